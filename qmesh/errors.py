@@ -1,0 +1,63 @@
+"""Every error that qmesh raises on purpose, its exit code and its hint.
+
+    QmeshError
+    ├── BadInput            2  what was typed, or a file that was given, is wrong
+    ├── MachineRefused      3  this machine does not allow or lacks something
+    │   ├── NeedsRoot
+    │   ├── MissingProgram
+    │   ├── KernelRefused
+    │   └── StateUnreadable    our own state is damaged: never read as "nothing there"
+    └── EnrolmentRefused    4  the invitation, or the other side, said no
+
+Exit code 1 is no error: it is a result that says no (drift, a finding).
+"""
+
+from __future__ import annotations
+
+
+class QmeshError(Exception):
+    """An error with what to do about it.
+
+    Args:
+        message: what is wrong, one line, no secret in it.
+        hint: what to do, one line.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadInput(QmeshError):
+    """What was typed, or a file that was given, is wrong."""
+
+    exit_code = 2
+
+
+class MachineRefused(QmeshError):
+    """This machine does not allow or lacks something."""
+
+
+class NeedsRoot(MachineRefused):
+    """The command changes the machine and was not run as root."""
+
+
+class MissingProgram(MachineRefused):
+    """A program or library that qmesh needs is not installed."""
+
+
+class KernelRefused(MachineRefused):
+    """The kernel, or the WireGuard process that stands in for it, said no."""
+
+
+class StateUnreadable(MachineRefused):
+    """State of our own is damaged, or too new to be understood."""
+
+
+class EnrolmentRefused(QmeshError):
+    """The invitation, or the control node, said no."""
+
+    exit_code = 4

@@ -1,0 +1,1 @@
+"""What decides: pure, typed, without a look at the machine."""

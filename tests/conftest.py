@@ -1,0 +1,41 @@
+"""What holds for all tests: which may be skipped, and when a skip is a failure."""
+
+import os
+
+import pytest
+
+CANNOT = "this machine cannot: "
+"""So begins the reason of a skip that is right even where nothing may be left out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if item.get_closest_marker("lab"):
+            item.add_marker(pytest.mark.skip(reason="needs root: sudo ./scripts/test"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    report = yield
+    fail_if_left_out(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    report = yield
+    fail_if_left_out(report)
+    return report
+
+
+def fail_if_left_out(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """With QMESH_NO_SKIP=1 a test that was skipped without need has failed."""
+    if os.environ.get("QMESH_NO_SKIP") != "1" or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    reason = reason.removeprefix("Skipped: ")
+    if not reason.startswith(CANNOT):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be: {reason}"
