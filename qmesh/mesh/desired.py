@@ -1,0 +1,101 @@
+"""What a machine should be: inventory and a machine's name in, `NodeState` out."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+
+import msgspec
+
+from qmesh.mesh.inventory import Inventory, ports_of
+from qmesh.mesh.model import (
+    KEEPALIVE_S,
+    TUNNEL_MTU,
+    Endpoint,
+    Guard,
+    InterfaceKind,
+    Machine,
+    NodeState,
+    Peer,
+    Secret,
+    Tunnel,
+)
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """What only the machine itself knows about its end of the tunnel.
+
+    endpoints: by machine name, the IP address and port at which WireGuard is to reach it, already
+        looked up; a machine left out is one that will call us, or whose lookup failed.
+    up: False after `qmesh down`: no tunnel, while the guard stays.
+    """
+
+    interface: str
+    kind: InterfaceKind
+    listen_port: int
+    endpoints: Mapping[str, Endpoint] = {}
+    up: bool = True
+
+
+def desired(inventory: Inventory, name: str, place: Place, preshared: Mapping[str, Secret]) -> NodeState:
+    """The state that machine `name` should be in.
+
+    preshared: preshared keys by the public key of the peer they are shared with.
+
+    Hub and spoke: the control node has every machine as a peer, a worker machine only the control
+    node, each with that one tunnel address as allowed IP. Raises BadInput for an unknown name.
+    """
+    machine = inventory.machine(name)
+    ports = ports_of(inventory, name)
+    return NodeState(
+        guard=_guard(inventory, machine, place, ports),
+        tunnel=_tunnel(inventory, machine, place, preshared) if place.up else None,
+        reserved_ports=ports,
+    )
+
+
+def _guard(inventory: Inventory, machine: Machine, place: Place, ports: tuple[int, ...]) -> Guard:
+    return Guard(
+        role="control" if machine.name == inventory.control else "worker",
+        interface=place.interface,
+        kind=place.kind,
+        listen_port=place.listen_port,
+        control_address=inventory.control_node.address,
+        service_port=inventory.service_port,
+        ports=ports,
+    )
+
+
+def _tunnel(inventory: Inventory, machine: Machine, place: Place, preshared: Mapping[str, Secret]) -> Tunnel:
+    prefix_length = ipaddress.ip_network(inventory.network).prefixlen
+    is_control = machine.name == inventory.control
+    others = (
+        (other for other in inventory.machines if other.name != machine.name)
+        if is_control
+        else (inventory.control_node,)
+    )
+    peers = (
+        Peer(
+            public_key=other.public_key,
+            allowed_ips=(host_network(other.address),),
+            endpoint=place.endpoints.get(other.name),
+            preshared_key=preshared.get(other.public_key),
+            keepalive_s=0 if is_control else KEEPALIVE_S,
+        )
+        for other in others
+    )
+    return Tunnel(
+        interface=place.interface,
+        kind=place.kind,
+        public_key=machine.public_key,
+        listen_port=place.listen_port,
+        addresses=(f"{machine.address}/{prefix_length}",),
+        mtu=TUNNEL_MTU,
+        up=True,
+        peers=tuple(sorted(peers, key=lambda peer: peer.public_key)),
+    )
+
+
+def host_network(address: str) -> str:
+    """The network of one address: `10.77.0.2/32`, `fd00::2/128`."""
+    return f"{address}/{128 if ':' in address else 32}"

@@ -1,0 +1,162 @@
+"""The worker guard as an nftables ruleset, and back.
+
+`render` writes the table in just the words in which `nft -s list table` prints it, so `parse`
+need not understand rules: it reads the parameters and compares with what it would write itself.
+Anything else that bears the table's name is an `AlteredGuard`.
+
+The chains, in the order in which a packet meets them (docs/guard.md has the reasons):
+
+asked_for   prerouting, before destination NAT: the port is still the one that was asked for
+arrived_at  input, after destination NAT: the port that a socket of this machine would see
+passed_on   forward: to a container of this machine
+sent        output: a connection that is older than the guard is not taken up again
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from qmesh.errors import QmeshError
+from qmesh.mesh.model import AlteredGuard, Guard, ip_address, ranges_text
+
+TABLE: Final = "qmesh"
+_FORMAT: Final = "qmesh guard 1"
+_HEADER = re.compile(
+    r'comment "qmesh guard 1: (?P<role>control|worker) (?P<interface>\S+) (?P<kind>wireguard|tun)'
+    r' (?P<listen_port>\d{1,5}) (?P<control_address>[0-9a-f.:]+) (?P<service_port>\d{1,5})"'
+)
+_PORTS = re.compile(r"set worker_ports \{[^}]*elements = \{ (?P<ports>[0-9, -]+) \}")
+_SPACE = re.compile(r"\s+")
+
+
+def render(guard: Guard) -> str:
+    """The table as `nft -s list table inet qmesh` prints it, without comments or counters' values."""
+    family = "ip6" if ":" in guard.control_address else "ip"
+    header = (
+        f"{_FORMAT}: {guard.role} {guard.interface} {guard.kind} {guard.listen_port}"
+        f" {guard.control_address} {guard.service_port}"
+    )
+    elements = f"\n\t\telements = {{ {ranges_text(guard.ports)} }}" if guard.ports else ""
+    return f"""\
+table inet {TABLE} {{
+	comment "{header}"
+	set worker_ports {{
+		type inet_service
+		flags interval{elements}
+	}}
+
+	set control_node {{
+		type {"ipv6_addr" if family == "ip6" else "ipv4_addr"}
+		elements = {{ {guard.control_address} }}
+	}}
+
+	chain asked_for {{
+		type filter hook prerouting priority mangle; policy accept;
+		iifname "{guard.interface}" goto through_tunnel
+		meta l4proto {{ tcp, udp }} th dport @worker_ports fib daddr type local goto worker_port
+	}}
+
+	chain arrived_at {{
+		type filter hook input priority mangle; policy accept;
+		meta l4proto {{ tcp, udp }} th dport @worker_ports goto worker_port
+	}}
+
+	chain passed_on {{
+		type filter hook forward priority mangle; policy accept;
+		meta l4proto {{ tcp, udp }} th dport @worker_ports ct status dnat goto worker_port
+		meta l4proto {{ tcp, udp }} th dport @worker_ports meta oifkind "bridge" goto worker_port
+	}}
+
+	chain sent {{
+		type filter hook output priority mangle; policy accept;
+		tcp sport @worker_ports ct direction original ct state new goto taken_up
+	}}
+
+	chain worker_port {{
+		ct direction reply accept
+		udp dport {guard.listen_port} accept
+		{_who_may_reach_workers(guard, family)}
+		counter drop
+	}}
+
+	chain through_tunnel {{
+		ct direction reply accept
+		meta l4proto {{ icmp, ipv6-icmp }} fib daddr type local accept
+		{_what_members_may_reach(guard, family)}
+		counter drop
+	}}
+
+	chain taken_up {{
+		tcp flags syn accept
+		counter drop
+	}}
+}}
+"""
+
+
+def _who_may_reach_workers(guard: Guard, family: str) -> str:
+    if guard.role == "control":
+        return "meta iiftype loopback accept"
+    return f'iifname "{guard.interface}" meta iifkind "{guard.kind}" {family} saddr @control_node accept'
+
+
+def _what_members_may_reach(guard: Guard, family: str) -> str:
+    if guard.role == "control":
+        return (
+            f'meta iifkind "{guard.kind}" {family} daddr @control_node tcp dport {guard.service_port} accept'
+        )
+    return (
+        f'meta iifkind "{guard.kind}" {family} saddr @control_node'
+        " meta l4proto { tcp, udp } th dport @worker_ports accept"
+    )
+
+
+def load_script(guard: Guard) -> str:
+    """Nftables commands that put the guard in place of whatever has its name, in one transaction."""
+    return f"add table inet {TABLE}\ndelete table inet {TABLE}\n{render(guard)}"
+
+
+def unload_script() -> str:
+    """Nftables commands that take the guard away, whether it is there or not."""
+    return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
+
+
+def parse(listing: str) -> Guard | AlteredGuard:
+    """Read back what `nft -s list table inet qmesh` printed."""
+    guard = _parameters(listing)
+    if guard is not None and _words(render(guard)) == _words(listing):
+        return guard
+    return AlteredGuard(listing)
+
+
+def _parameters(listing: str) -> Guard | None:
+    header = _HEADER.search(listing)
+    if header is None:
+        return None
+    ports = _PORTS.search(listing)
+    try:
+        return Guard(
+            role="control" if header["role"] == "control" else "worker",
+            interface=header["interface"],
+            kind="tun" if header["kind"] == "tun" else "wireguard",
+            listen_port=int(header["listen_port"]),
+            control_address=ip_address(header["control_address"]),
+            service_port=int(header["service_port"]),
+            ports=_ports(ports["ports"]) if ports else (),
+        )
+    except (QmeshError, ValueError):
+        return None
+
+
+def _ports(text: str) -> tuple[int, ...]:
+    ports: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        ports.extend(range(int(first), min(int(last or first), 65535) + 1))
+    return tuple(ports)
+
+
+def _words(listing: str) -> str:
+    """A listing with its line breaks and indentation folded: nft versions wrap long sets unlike."""
+    return _SPACE.sub(" ", listing).strip()

@@ -1,0 +1,252 @@
+"""The members of a mesh, in the order of their cores, and the rules for changing them.
+
+Core 0 is the control process. The data workers are numbered from 1 over all active machines in
+inventory order, and core N listens on port `base_port + N - 1`. So the order is the numbering,
+and a machine that is appended renumbers nobody.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from typing import TypeAlias
+
+import msgspec
+
+from qmesh.errors import BadInput
+from qmesh.mesh.model import Cores, Machine, Port, Profile, port_number, quoted
+
+IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+CANDIDATE_NETWORKS = (
+    *(f"10.{octet}.0.0/20" for octet in range(77, 256)),
+    *(f"172.{octet}.16.0/20" for octet in range(31, 15, -1)),
+    *(f"192.168.{octet}.0/20" for octet in range(240, -1, -16)),
+)
+"""Networks that `init` tries in this order: room for 4,094 machines each."""
+
+
+class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a mesh's machines agree on. Valid by construction: building one raises BadInput.
+
+    mesh: the mesh's identifier, hexadecimal.
+    network: the tunnel network, canonical text.
+    control: name of the control node.
+    node: profile of the node software.
+    base_port: the port of core 1.
+    service_port: TCP port of the membership service, on the control node's tunnel address only.
+    revision: grows by one with each change.
+    machines: active ones in core order; where paused and invited ones stand does not matter.
+    """
+
+    mesh: str
+    network: str
+    control: str
+    node: Profile
+    base_port: Port
+    service_port: Port
+    revision: int
+    machines: tuple[Machine, ...]
+
+    def __post_init__(self) -> None:
+        network = ipaddress.ip_network(self.network)
+        _refuse_repeats("name", (machine.name for machine in self.machines))
+        _refuse_repeats("tunnel address", (machine.address for machine in self.machines))
+        _refuse_repeats("public key", (machine.public_key for machine in self.machines))
+        for machine in self.machines:
+            _refuse_outside(machine, network)
+        if self.machine(self.control).state != "active":
+            raise BadInput(
+                f"the control node {self.control} is {self.machine(self.control).state}",
+                hint="the control node must be an active machine",
+            )
+        self._refuse_ports_that_do_not_fit()
+
+    def _refuse_ports_that_do_not_fit(self) -> None:
+        port_number(self.base_port, "worker base port")
+        port_number(self.service_port, "service port")
+        most = 65535 - self.base_port + 1
+        count = sum(machine.workers or 0 for machine in self.machines)
+        if count > most:
+            raise BadInput(
+                f"{count} workers do not fit into the ports from {self.base_port} to 65535",
+                hint=f"the whole mesh can have {most}; use fewer, or a lower --worker-base-port",
+            )
+        if self.service_port in cores_of(self)[self.control].ports(self.base_port):
+            raise BadInput(
+                f"port {self.service_port} would be both WireGuard's and a worker's on {self.control}",
+                hint="choose another --listen-port or --worker-base-port",
+            )
+
+    def machine(self, name: str) -> Machine:
+        """The machine of that name. Raises BadInput when there is none."""
+        for machine in self.machines:
+            if machine.name == name:
+                return machine
+        known = ", ".join(machine.name for machine in self.machines[:8])
+        raise BadInput(f"no machine is named {quoted(name)}", hint=f"machines of this mesh: {known}")
+
+    @property
+    def control_node(self) -> Machine:
+        """The machine that runs the control process."""
+        return self.machine(self.control)
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """One data worker: its core number, its machine, and where it listens."""
+
+    core: int
+    machine: str
+    address: str
+    port: int
+
+    @property
+    def multiaddr(self) -> str:
+        """As the node's list has it: `/ip4/10.77.0.2/tcp/40003`. Source: multiformats/multiaddr."""
+        version = 6 if ":" in self.address else 4
+        return f"/ip{version}/{self.address}/tcp/{self.port}"
+
+
+def cores_of(inventory: Inventory) -> dict[str, Cores]:
+    """Each active machine's cores, by name, in core order."""
+    cores: dict[str, Cores] = {}
+    first = 1
+    for machine in inventory.machines:
+        if machine.state == "active":
+            assert machine.workers is not None
+            cores[machine.name] = Cores(first, machine.workers)
+            first += machine.workers
+    return cores
+
+
+def workers_of(inventory: Inventory) -> Iterator[Worker]:
+    """Every data worker of the mesh, in core order: the order of the node's list."""
+    cores = cores_of(inventory)
+    for machine in inventory.machines:
+        if machine.name in cores:
+            mine = cores[machine.name]
+            for core, port in zip(mine.numbers, mine.ports(inventory.base_port), strict=True):
+                yield Worker(core, machine.name, machine.address, port)
+
+
+def ports_of(inventory: Inventory, name: str) -> tuple[int, ...]:
+    """The worker ports of one machine, ascending; none while it is not active."""
+    cores = cores_of(inventory).get(name)
+    return () if cores is None else tuple(cores.ports(inventory.base_port))
+
+
+def add(inventory: Inventory, machine: Machine, *, resting: Collection[str] = ()) -> Inventory:
+    """The inventory with one machine more, at the end. Raises BadInput when it does not fit in."""
+    if any(other.name == machine.name for other in inventory.machines):
+        raise BadInput(f"a machine named {machine.name} is already in the mesh", hint="choose another name")
+    if machine.address in resting:
+        raise BadInput(f"tunnel address {machine.address} still rests", hint="let qmesh choose the address")
+    return msgspec.structs.replace(inventory, machines=(*inventory.machines, machine))
+
+
+def admit(inventory: Inventory, name: str, *, public_key: str, workers: int) -> Inventory:
+    """The invited machine `name` becomes active, behind every other, with its own key.
+
+    Raises BadInput when it is not invited or does not fit in.
+    """
+    invited = inventory.machine(name)
+    if invited.state != "invited":
+        raise BadInput(f"{name} is {invited.state}, not invited", hint="make a new invitation")
+    member = msgspec.structs.replace(invited, public_key=public_key, workers=workers, state="active")
+    others = tuple(machine for machine in inventory.machines if machine.name != name)
+    return msgspec.structs.replace(inventory, machines=(*others, member), revision=inventory.revision + 1)
+
+
+def free_address(network: str, taken: Collection[str]) -> str:
+    """The lowest address of `network` that is not taken.
+
+    The first and last address of an IPv4 network are left out, and an IPv6 network's first.
+    Raises BadInput when all are taken.
+    """
+    hosts = ipaddress.ip_network(network)
+    for number in range(1, _capacity(hosts) + 1):
+        address = str(hosts.network_address + number)
+        if address not in taken:
+            return address
+    raise BadInput(
+        f"every address of the tunnel network {network} is taken",
+        hint="remove machines, or make a new mesh with a larger --network",
+    )
+
+
+def refuse_small(network: str) -> None:
+    """Raise BadInput when a tunnel network has no room for two machines."""
+    if _capacity(ipaddress.ip_network(network)) < 2:
+        raise BadInput(
+            f"the tunnel network {network} has no room for two machines",
+            hint="use a larger one, such as 10.77.0.0/20",
+        )
+
+
+def choose_network(occupied: Iterable[str]) -> str:
+    """The first candidate network that overlaps with none of `occupied` (networks, as text).
+
+    Raises BadInput when all do.
+    """
+    in_the_way = [ipaddress.ip_network(text, strict=False) for text in occupied]
+    for candidate in CANDIDATE_NETWORKS:
+        if overlap(candidate, in_the_way) is None:
+            return candidate
+    raise BadInput(
+        "every private network that qmesh tries is in use on this machine",
+        hint="choose one that is free with --network, such as fd12:3456:789a::/64",
+    )
+
+
+def refuse_collision(network: str, occupied: Iterable[str], *, hint: str) -> None:
+    """Raise BadInput when `network` overlaps with one of `occupied`, naming both."""
+    other = overlap(network, [ipaddress.ip_network(text, strict=False) for text in occupied])
+    if other is not None:
+        raise BadInput(f"the tunnel network {network} collides with {other} of this machine", hint=hint)
+
+
+def overlap(network: str, occupied: Iterable[IPNetwork]) -> str | None:
+    """The first of `occupied` that shares an address with `network`; a default route never does."""
+    wanted = ipaddress.ip_network(network)
+    for other in occupied:
+        if other.prefixlen > 0 and other.version == wanted.version and other.overlaps(wanted):
+            return str(other)
+    return None
+
+
+def refuse_endpoint_inside(network: str, host: str) -> None:
+    """Raise BadInput when an endpoint's host is an address of the tunnel network itself."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return
+    if address in ipaddress.ip_network(network):
+        raise BadInput(
+            f"endpoint {host} lies in the tunnel network {network}",
+            hint="give the address at which the machine is reached without the tunnel",
+        )
+
+
+def _capacity(network: IPNetwork) -> int:
+    """How many machines fit: all but the network's first address, and IPv4's broadcast."""
+    return int(network.num_addresses) - (2 if network.version == 4 else 1)
+
+
+def _refuse_repeats(what: str, values: Iterable[str]) -> None:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise BadInput(
+            f"two machines have the {what} {repeated[0]}", hint=f"each machine needs a {what} of its own"
+        )
+
+
+def _refuse_outside(machine: Machine, network: IPNetwork) -> None:
+    offset = int(ipaddress.ip_address(machine.address)) - int(network.network_address)
+    if not 1 <= offset <= _capacity(network) or (":" in machine.address) != (network.version == 6):
+        raise BadInput(
+            f"tunnel address {machine.address} of {machine.name} is no host address of {network}",
+            hint="let qmesh choose the address",
+        )
+    for endpoint in machine.endpoints:
+        refuse_endpoint_inside(str(network), endpoint.host)

@@ -1,0 +1,363 @@
+"""The nouns of qmesh: frozen values that cannot be built wrong.
+
+Addresses, networks and keys are canonical text (`10.77.0.2`, `10.77.0.0/20`, 44 characters
+of base64), so that values compare, sort and hash as they print.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from typing import Annotated, Final, Literal, Self, TypeAlias, get_args
+
+import msgspec
+
+from qmesh.errors import BadInput
+
+Profile: TypeAlias = Literal["1.4", "2.0", "2.1", "2.1-rust"]
+PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
+
+InterfaceKind: TypeAlias = Literal["wireguard", "tun"]
+"""What the kernel calls a tunnel interface: its own WireGuard, or a process behind a TUN."""
+
+MachineState: TypeAlias = Literal["active", "paused", "invited"]
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+DEFAULT_INTERFACE: Final = "qmesh0"
+DEFAULT_LISTEN_PORT: Final = 51820
+TUNNEL_MTU: Final = 1420
+"""Octets. WireGuard's 80 octets of overhead over IPv6 fit an Ethernet frame. Source: wg-quick(8)."""
+KEEPALIVE_S: Final = 25
+"""Seconds between a worker machine's keepalives. Source: wg(8), "persistent-keepalive"."""
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_INTERFACE = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,14}")
+_HOST = re.compile(
+    r"(?=.{1,253}\Z)[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+    r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*\.?"
+)
+
+
+def machine_name(text: str) -> str:
+    """Return `text` when it is a machine name: 1 to 63 of `a-z 0-9 -`, no hyphen at an end.
+
+    Raises BadInput otherwise.
+    """
+    if _NAME.fullmatch(text):
+        return text
+    raise BadInput(
+        f"{quoted(text)} is not a machine name",
+        hint="use 1 to 63 of a-z, 0-9 and -, starting and ending with a letter or digit",
+    )
+
+
+def interface_name(text: str) -> str:
+    """Return `text` when it can name a network interface: 1 to 15 of letters, digits, `_`, `-`.
+
+    Raises BadInput otherwise. Source: Linux, IFNAMSIZ.
+    """
+    if _INTERFACE.fullmatch(text):
+        return text
+    raise BadInput(
+        f"{quoted(text)} is not an interface name",
+        hint="use 1 to 15 letters, digits, _ and -, starting with a letter, such as qmesh0",
+    )
+
+
+def quoted(text: str, limit: int = 60) -> str:
+    """`text` as it can be shown in a one-line message: control characters escaped, cut short."""
+    shown = ascii(text[: limit + 1])
+    return shown if len(text) <= limit else f"{text[:limit]!a}..."
+
+
+def ip_address(text: str) -> str:
+    """The canonical text of an IPv4 or IPv6 address. Raises BadInput; scopes are refused."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        address = None
+    if address is None or "%" in text:
+        raise BadInput(f"{quoted(text)} is not an IP address", hint="write it as 10.77.0.2 or fd00::2")
+    return str(address)
+
+
+def ip_network(text: str) -> str:
+    """The canonical text of a network such as `10.77.0.0/20`. Raises BadInput when host bits are set."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise BadInput(
+            f"{quoted(text)} is not a network",
+            hint="write it as 10.77.0.0/20 or fd12:3456:789a::/64, with no host bits set",
+        ) from None
+
+
+def wireguard_key(text: str) -> str:
+    """Return `text` when it is a WireGuard key: 32 octets in canonical base64.
+
+    Raises BadInput, without repeating the text, which might be a private key.
+    """
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != 32 or base64.b64encode(raw).decode() != text:
+        raise BadInput("this is not a WireGuard key", hint="a key is 44 characters of base64, ending in =")
+    return text
+
+
+def port_number(number: int, what: str) -> int:
+    """Return `number` when it is a port, 1 to 65535. Raises BadInput naming `what`."""
+    if 1 <= number <= 65535:
+        return number
+    raise BadInput(f"{what} {number} is not a port", hint="use a number from 1 to 65535")
+
+
+class Secret:
+    """Text that no message, log, JSON or traceback shows: it has to be asked for by `reveal()`."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The secret itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class Endpoint(msgspec.Struct, frozen=True, order=True):
+    """Where WireGuard's UDP port of a machine is reached: a host (DNS name or IP) and a port."""
+
+    host: str
+    port: Port
+
+    def __post_init__(self) -> None:
+        port_number(self.port, "endpoint port")
+        if ":" in self.host:
+            if ip_address(self.host) != self.host:
+                raise BadInput(
+                    f"endpoint {quoted(self.host)} is not canonical",
+                    hint=f"write it as {ip_address(self.host)}",
+                )
+        elif not _HOST.fullmatch(self.host) or _all_digits_but_no_ipv4(self.host):
+            raise BadInput(
+                f"{quoted(self.host)} is not a host",
+                hint="use a DNS name or an IP address, such as 203.0.113.5 or node.example.org",
+            )
+
+    @classmethod
+    def parse(cls, text: str, *, default_port: int | None = DEFAULT_LISTEN_PORT) -> Self:
+        """Read `HOST`, `HOST:PORT`, `[IPv6]:PORT` or a bare IPv6 address.
+
+        Raises BadInput, also where no port is given and `default_port` is None.
+        """
+        host, port_text = _split_endpoint(text)
+        if port_text is None and default_port is None:
+            raise BadInput(f"endpoint {quoted(text)} has no port", hint="write it as HOST:PORT")
+        if port_text is not None and not re.fullmatch(r"[0-9]{1,5}", port_text):
+            raise BadInput(
+                f"endpoint {quoted(text)} has no port that is a number",
+                hint="write it as 203.0.113.5:51820 or [2001:db8::5]:51820",
+            )
+        port = int(port_text) if port_text is not None else default_port
+        assert port is not None
+        return cls(ip_address(host) if ":" in host else host, port)
+
+    @property
+    def is_address(self) -> bool:
+        """Whether the host is an IP address, so that no DNS is needed."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _all_digits_but_no_ipv4(host: str) -> bool:
+    """Whether a host's last label is a number (no DNS name then) without being an IPv4 address."""
+    if not host.rstrip(".").rpartition(".")[2].isdigit():
+        return False
+    try:
+        return str(ipaddress.IPv4Address(host)) != host
+    except ValueError:
+        return True
+
+
+def _split_endpoint(text: str) -> tuple[str, str | None]:
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")) or ":" not in host:
+            raise BadInput(
+                f"endpoint {quoted(text)} is not understood", hint="write IPv6 as [2001:db8::5]:51820"
+            )
+        return host, rest[1:] if rest else None
+    if text.count(":") > 1:
+        return text, None
+    host, colon, port_text = text.partition(":")
+    return host, port_text if colon else None
+
+
+class Cores(msgspec.Struct, frozen=True, order=True):
+    """A machine's data workers: `count` cores from core number `first` (1 is the mesh's first)."""
+
+    first: int
+    count: int
+
+    @property
+    def numbers(self) -> range:
+        """The core numbers, in order."""
+        return range(self.first, self.first + self.count)
+
+    def ports(self, base_port: int) -> range:
+        """The listen ports, in the order of the cores: port = base_port + core - 1."""
+        return range(base_port + self.first - 1, base_port + self.first - 1 + self.count)
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """A member of a mesh, or one that is invited to be.
+
+    public_key: its WireGuard public key; the invitation's throwaway one while invited.
+    address: its tunnel address.
+    workers: how many data workers it runs, at least 1; None while invited and not yet known.
+    endpoints: where its WireGuard is reached, best first; often none for a worker machine.
+    """
+
+    name: str
+    public_key: str
+    address: str
+    workers: Annotated[int, msgspec.Meta(ge=1)] | None
+    state: MachineState = "active"
+    endpoints: tuple[Endpoint, ...] = ()
+
+    def __post_init__(self) -> None:
+        machine_name(self.name)
+        wireguard_key(self.public_key)
+        if ip_address(self.address) != self.address:
+            raise BadInput(
+                f"address {quoted(self.address)} is not canonical",
+                hint=f"write it as {ip_address(self.address)}",
+            )
+        if self.workers is None and self.state != "invited":
+            raise BadInput(f"{self.name} has no worker count", hint="give it one with --workers")
+        if self.workers is not None:
+            worker_count(self.workers)
+
+
+def worker_count(number: int) -> int:
+    """Return `number` when it can be a count of data workers: at least 1. Raises BadInput."""
+    if 1 <= number <= 65535:
+        return number
+    raise BadInput(
+        f"{number} is not a number of workers",
+        hint="a machine runs at least 1 data worker, one per core",
+    )
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """A WireGuard peer as it is configured. Source: wg(8).
+
+    allowed_ips: networks in canonical text, sorted.
+    endpoint: an IP address and port; in a desired state None means "whatever it is".
+    keepalive_s: seconds between persistent keepalives, 0 for none.
+    """
+
+    public_key: str
+    allowed_ips: tuple[str, ...]
+    endpoint: Endpoint | None = None
+    preshared_key: Secret | None = None
+    keepalive_s: int = 0
+
+
+class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
+    """The tunnel interface with its WireGuard configuration.
+
+    public_key: of the private key it is configured with; None when it has none.
+    addresses: with prefix length, `10.77.0.2/20`, sorted.
+    peers: sorted by public key.
+    """
+
+    interface: str
+    kind: InterfaceKind
+    public_key: str | None
+    listen_port: int
+    addresses: tuple[str, ...]
+    mtu: int
+    up: bool
+    peers: tuple[Peer, ...] = ()
+
+
+class Guard(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker guard lets in, in one machine's terms.
+
+    role: `control` lets its own processes reach its own workers, and members its service;
+        `worker` lets only the control node in.
+    interface, kind: the tunnel's; both have to match for a packet to count as the tunnel's.
+    listen_port: WireGuard's UDP port, which is never closed.
+    control_address: the control node's tunnel address.
+    service_port: TCP port of the membership service on the control node's tunnel address.
+    ports: the machine's worker ports, ascending.
+    """
+
+    role: Literal["control", "worker"]
+    interface: str
+    kind: InterfaceKind
+    listen_port: int
+    control_address: str
+    service_port: int
+    ports: tuple[int, ...]
+
+
+class AlteredGuard(msgspec.Struct, frozen=True):
+    """A table with the guard's name that is not the guard: changed by others, or by another version.
+
+    text: the table as nftables lists it.
+    """
+
+    text: str
+
+
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
+    """What qmesh is answerable for on one machine: desired or observed, one type for both.
+
+    guard: None when there is none.
+    tunnel: None when there is no such interface.
+    reserved_ports: ports that qmesh keeps out of the ephemeral range, ascending.
+    """
+
+    guard: Guard | AlteredGuard | None
+    tunnel: Tunnel | None
+    reserved_ports: tuple[int, ...] = ()
+
+
+def port_ranges(ports: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Ascending ports as first-to-last ranges: `(1, 2, 3, 7)` gives `((1, 3), (7, 7))`."""
+    ranges: list[tuple[int, int]] = []
+    for port in ports:
+        if ranges and ranges[-1][1] == port - 1:
+            ranges[-1] = (ranges[-1][0], port)
+        else:
+            ranges.append((port, port))
+    return tuple(ranges)
+
+
+def ranges_text(ports: tuple[int, ...], separator: str = ", ") -> str:
+    """Ascending ports as people and nftables write them: `40000-40002, 40007`."""
+    return separator.join(
+        str(first) if first == last else f"{first}-{last}" for first, last in port_ranges(ports)
+    )

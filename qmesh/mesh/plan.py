@@ -1,0 +1,387 @@
+"""Two `NodeState`s in, steps out; and `after`, the pure model of what a step does to a machine.
+
+The law: folding `after` over `plan(desired, observed)` from `observed` settles at `desired`, and
+`plan` of a machine that is as desired is `()`. Order: the guard is loaded before anything of the
+tunnel is touched, and is taken away last.
+
+Every step is a value with old and new, so that the same value is printed, logged and applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+import msgspec
+
+from qmesh.mesh.model import AlteredGuard, Guard, InterfaceKind, NodeState, Peer, Tunnel, ranges_text
+
+
+class LoadGuard(msgspec.Struct, frozen=True):
+    """Put the guard in place, in one transaction with taking away what stood there."""
+
+    old: Guard | AlteredGuard | None
+    new: Guard
+    kind = "load-guard"
+
+    @property
+    def subject(self) -> str:
+        """The table."""
+        return "inet qmesh"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        done = {True: "add", False: "replace"}[self.old is None]
+        ports = ranges_text(self.new.ports) or "none"
+        return f"{done} the guard; worker ports: {ports}; control node: {self.new.control_address}"
+
+
+class UnloadGuard(msgspec.Struct, frozen=True):
+    """Take the guard away: the worker ports are open to everyone after this."""
+
+    old: Guard | AlteredGuard
+    kind = "unload-guard"
+
+    @property
+    def subject(self) -> str:
+        """The table."""
+        return "inet qmesh"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        return "remove the guard; whoever reaches a worker port can use the worker"
+
+
+class CreateTunnel(msgspec.Struct, frozen=True):
+    """Make the tunnel interface: bare, down."""
+
+    subject: str
+    interface_kind: InterfaceKind
+    kind = "create-tunnel"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        how = "kernel WireGuard" if self.interface_kind == "wireguard" else "userspace WireGuard"
+        return f"create the interface with {how}"
+
+
+class DeleteTunnel(msgspec.Struct, frozen=True):
+    """Remove the tunnel interface with all that is configured on it."""
+
+    old: Tunnel
+    kind = "delete-tunnel"
+
+    @property
+    def subject(self) -> str:
+        """The interface."""
+        return self.old.interface
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        return f"delete the interface with {len(self.old.peers)} peers"
+
+
+class SetKey(msgspec.Struct, frozen=True):
+    """Configure the machine's private key, named here by its public key."""
+
+    subject: str
+    old: str | None
+    new: str | None
+    kind = "set-key"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        return f"public key {self.old or 'none'} -> {self.new or 'none'}"
+
+
+class SetListenPort(msgspec.Struct, frozen=True):
+    """Set WireGuard's UDP listen port."""
+
+    subject: str
+    old: int
+    new: int
+    kind = "set-listen-port"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        return f"listen port {self.old or 'none'} -> {self.new}"
+
+
+class RemoveAddress(msgspec.Struct, frozen=True):
+    """Take an address off the interface."""
+
+    subject: str
+    old: str
+    kind = "remove-address"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        return f"remove address {self.old}"
+
+
+class AddAddress(msgspec.Struct, frozen=True):
+    """Put an address, with its prefix length, on the interface."""
+
+    subject: str
+    new: str
+    kind = "add-address"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        return f"add address {self.new}"
+
+
+class SetMtu(msgspec.Struct, frozen=True):
+    """Set the interface's MTU, in octets."""
+
+    subject: str
+    old: int
+    new: int
+    kind = "set-mtu"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        return f"MTU {self.old} -> {self.new}"
+
+
+class SetUp(msgspec.Struct, frozen=True):
+    """Bring the interface up, or down."""
+
+    subject: str
+    new: bool
+    kind = "set-up"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        return "bring the interface up" if self.new else "bring the interface down"
+
+
+class RemovePeer(msgspec.Struct, frozen=True):
+    """Take a peer out of WireGuard."""
+
+    subject: str
+    old: Peer
+    kind = "remove-peer"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        return f"remove peer {self.old.public_key} ({', '.join(self.old.allowed_ips) or 'no allowed IPs'})"
+
+
+class SetPeer(msgspec.Struct, frozen=True):
+    """Configure a peer whole: allowed IPs are replaced, an absent preshared key is cleared.
+
+    An endpoint of None leaves whatever endpoint the peer has.
+    """
+
+    subject: str
+    old: Peer | None
+    new: Peer
+    kind = "set-peer"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        done = "add" if self.old is None else "change"
+        where = f" at {self.new.endpoint}" if self.new.endpoint else ""
+        return f"{done} peer {self.new.public_key} ({', '.join(self.new.allowed_ips)}){where}"
+
+
+class ReservePorts(msgspec.Struct, frozen=True):
+    """Keep just these ports out of the ephemeral range, on behalf of qmesh."""
+
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+    kind = "reserve-ports"
+
+    @property
+    def subject(self) -> str:
+        """The sysctl."""
+        return "net.ipv4.ip_local_reserved_ports"
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        return f"reserve {ranges_text(self.old) or 'none'} -> {ranges_text(self.new) or 'none'}"
+
+
+Step: TypeAlias = (
+    LoadGuard
+    | UnloadGuard
+    | CreateTunnel
+    | DeleteTunnel
+    | SetKey
+    | SetListenPort
+    | RemoveAddress
+    | AddAddress
+    | SetMtu
+    | SetUp
+    | RemovePeer
+    | SetPeer
+    | ReservePorts
+)
+
+
+def plan(desired: NodeState, observed: NodeState) -> tuple[Step, ...]:
+    """The steps that take a machine from `observed` to `desired`, in order."""
+    return tuple(_steps(desired, observed))
+
+
+def _steps(desired: NodeState, observed: NodeState) -> Iterator[Step]:
+    if isinstance(desired.guard, Guard) and desired.guard != observed.guard:
+        yield LoadGuard(observed.guard, desired.guard)
+    if desired.reserved_ports != observed.reserved_ports:
+        yield ReservePorts(observed.reserved_ports, desired.reserved_ports)
+    yield from _tunnel_steps(desired.tunnel, observed.tunnel)
+    if desired.guard is None and observed.guard is not None:
+        yield UnloadGuard(observed.guard)
+
+
+def _tunnel_steps(desired: Tunnel | None, observed: Tunnel | None) -> Iterator[Step]:
+    if observed is not None and (desired is None or not _same_device(desired, observed)):
+        yield DeleteTunnel(observed)
+        observed = None
+    if desired is None:
+        return
+    if observed is None:
+        yield CreateTunnel(desired.interface, desired.kind)
+        observed = bare_tunnel(desired.interface, desired.kind)
+    yield from _device_steps(desired, observed)
+    yield from _peer_steps(desired, observed)
+    if desired.up != observed.up:
+        yield SetUp(desired.interface, desired.up)
+
+
+def _same_device(desired: Tunnel, observed: Tunnel) -> bool:
+    return (desired.interface, desired.kind) == (observed.interface, observed.kind)
+
+
+def bare_tunnel(interface: str, kind: InterfaceKind) -> Tunnel:
+    """A tunnel interface just made."""
+    return Tunnel(
+        interface=interface, kind=kind, public_key=None, listen_port=0, addresses=(), mtu=0, up=False
+    )
+
+
+def _device_steps(desired: Tunnel, observed: Tunnel) -> Iterator[Step]:
+    name = desired.interface
+    if desired.public_key != observed.public_key:
+        yield SetKey(name, observed.public_key, desired.public_key)
+    if desired.listen_port != observed.listen_port:
+        yield SetListenPort(name, observed.listen_port, desired.listen_port)
+    if desired.mtu != observed.mtu:
+        yield SetMtu(name, observed.mtu, desired.mtu)
+    yield from _address_steps(desired, observed)
+
+
+def _address_steps(desired: Tunnel, observed: Tunnel) -> Iterator[Step]:
+    # Deleting a primary address takes its secondaries with it, so where one goes, all go first.
+    stays = observed.addresses if set(observed.addresses) <= set(desired.addresses) else ()
+    for old in observed.addresses:
+        if old not in stays:
+            yield RemoveAddress(desired.interface, old)
+    for new in desired.addresses:
+        if new not in stays:
+            yield AddAddress(desired.interface, new)
+
+
+def _peer_steps(desired: Tunnel, observed: Tunnel) -> Iterator[Step]:
+    wanted = {peer.public_key: peer for peer in desired.peers}
+    seen = {peer.public_key: peer for peer in observed.peers}
+    for key, peer in seen.items():
+        if key not in wanted:
+            yield RemovePeer(desired.interface, peer)
+    for key, peer in wanted.items():
+        if not same_peer(peer, seen.get(key)):
+            yield SetPeer(desired.interface, seen.get(key), peer)
+
+
+def same_peer(wanted: Peer, seen: Peer | None) -> bool:
+    """Whether a peer is as wanted; a wanted endpoint of None is content with any."""
+    return seen is not None and settled_peer(wanted, seen) == wanted
+
+
+def settled_peer(wanted: Peer, seen: Peer) -> Peer:
+    """`seen`, less the endpoint where `wanted` leaves it open."""
+    return seen if wanted.endpoint is not None else msgspec.structs.replace(seen, endpoint=None)
+
+
+def settled(desired: NodeState, observed: NodeState) -> NodeState:
+    """`observed`, less what `desired` leaves open: the endpoints of peers that will call us."""
+    if desired.tunnel is None or observed.tunnel is None:
+        return observed
+    wanted = {peer.public_key: peer for peer in desired.tunnel.peers}
+    peers = tuple(settled_peer(wanted.get(peer.public_key, peer), peer) for peer in observed.tunnel.peers)
+    return msgspec.structs.replace(observed, tunnel=msgspec.structs.replace(observed.tunnel, peers=peers))
+
+
+def after(state: NodeState, step: Step) -> NodeState:
+    """The state of a machine in `state` once `step` was taken: the pure model of a machine."""
+    match step:
+        case LoadGuard(new=guard):
+            return msgspec.structs.replace(state, guard=guard)
+        case UnloadGuard():
+            return msgspec.structs.replace(state, guard=None)
+        case ReservePorts(new=ports):
+            return msgspec.structs.replace(state, reserved_ports=ports)
+        case _:
+            return msgspec.structs.replace(state, tunnel=_tunnel_after(state.tunnel, step))
+
+
+def _tunnel_after(tunnel: Tunnel | None, step: Step) -> Tunnel | None:
+    if isinstance(step, CreateTunnel):
+        return bare_tunnel(step.subject, step.interface_kind)
+    if isinstance(step, DeleteTunnel):
+        return None
+    assert tunnel is not None, "a step for a tunnel needs a tunnel"
+    match step:
+        case SetPeer(new=peer):
+            return msgspec.structs.replace(tunnel, peers=_peers_with(tunnel.peers, peer))
+        case RemovePeer(old=old):
+            left = (peer for peer in tunnel.peers if peer.public_key != old.public_key)
+            return msgspec.structs.replace(tunnel, peers=tuple(left))
+        case AddAddress(new=address):
+            there = tuple(sorted({*tunnel.addresses, address}))
+            return msgspec.structs.replace(tunnel, addresses=there)
+        case RemoveAddress(old=address):
+            left_over = tuple(other for other in tunnel.addresses if other != address)
+            return msgspec.structs.replace(tunnel, addresses=left_over)
+        case _:
+            return _device_after(tunnel, step)
+
+
+def _device_after(tunnel: Tunnel, step: Step) -> Tunnel:
+    match step:
+        case SetKey(new=key):
+            return msgspec.structs.replace(tunnel, public_key=key)
+        case SetListenPort(new=port):
+            return msgspec.structs.replace(tunnel, listen_port=port)
+        case SetMtu(new=octets):
+            return msgspec.structs.replace(tunnel, mtu=octets)
+        case SetUp(new=up):
+            return msgspec.structs.replace(tunnel, up=up)
+        case _:  # pragma: no cover
+            raise AssertionError(f"no model of {step.kind}")
+
+
+def _peers_with(peers: Iterable[Peer], new: Peer) -> tuple[Peer, ...]:
+    """WireGuard gives an allowed IP to the last peer that asks for it, and takes it from the others."""
+    kept: dict[str, Peer] = {}
+    for peer in peers:
+        left = tuple(ip for ip in peer.allowed_ips if ip not in new.allowed_ips)
+        kept[peer.public_key] = msgspec.structs.replace(peer, allowed_ips=left)
+    old = kept.get(new.public_key)
+    endpoint = new.endpoint or (old.endpoint if old else None)
+    kept[new.public_key] = msgspec.structs.replace(new, endpoint=endpoint)
+    return tuple(kept[key] for key in sorted(kept))

@@ -1,0 +1,159 @@
+"""The systemd units of a machine, as text. Source: systemd.unit(5), systemd.service(5), systemd.exec(5)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+AGENT: Final = "qmesh.service"
+BOOT_GUARD: Final = "qmesh-guard.service"
+CONTROL_PROCESS: Final = "qmesh-control.service"
+WORKER: Final = "qmesh-worker@.service"
+WORKERS: Final = "qmesh-workers.target"
+
+
+class Paths(msgspec.Struct, frozen=True, kw_only=True):
+    """Where things are on this machine, absolute.
+
+    python: the interpreter that has qmesh.
+    state: the state directory.
+    guard_file: the guard as nftables commands.
+    nft: the nft program.
+    program: the node's program.
+    config_directory: of the node's config.yml.
+    """
+
+    python: str
+    state: str
+    guard_file: str
+    nft: str
+    program: str
+    config_directory: str
+
+
+def unit_files(paths: Paths, *, is_control: bool, cores: range) -> dict[str, str]:
+    """The text of each unit by its file name; the control process's only on the control node."""
+    units = qmesh_units(paths)
+    if is_control:
+        units[CONTROL_PROCESS] = _control_process(paths)
+    units[WORKER] = _worker(paths)
+    units[WORKERS] = _workers(cores)
+    return units
+
+
+def qmesh_units(paths: Paths) -> dict[str, str]:
+    """The units of qmesh itself: the agent, and the guard at boot."""
+    return {AGENT: _agent(paths), BOOT_GUARD: _boot_guard(paths)}
+
+
+def _boot_guard(paths: Paths) -> str:
+    return f"""\
+[Unit]
+Description=qmesh guard for data-worker ports, from before the network is up
+Documentation=man:nft(8)
+DefaultDependencies=no
+RequiresMountsFor={_word(paths.guard_file)}
+After=local-fs.target nftables.service
+Before=network-pre.target shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+AssertPathExists={_word(paths.guard_file)}
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={_word(paths.nft)} -f {_word(paths.guard_file)}
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+
+def _agent(paths: Paths) -> str:
+    # KillMode=process: where WireGuard is a process, the tunnel outlives a restart of the agent.
+    return f"""\
+[Unit]
+Description=qmesh agent: keeps the tunnel and the guard as desired
+Documentation=man:wg(8)
+Wants={BOOT_GUARD}
+After={BOOT_GUARD} network.target
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={_word(paths.python)} -m qmesh agent --state {_word(paths.state)}
+KillMode=process
+Restart=always
+RestartSec=2
+TimeoutStopSec=20
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _control_process(paths: Paths) -> str:
+    return f"""\
+[Unit]
+Description=Quilibrium control process (core 0)
+Requires={BOOT_GUARD}
+Wants={AGENT}
+After={BOOT_GUARD} {AGENT} {WORKERS} network-online.target
+
+[Service]
+ExecStart={_word(paths.program)} --config {_word(paths.config_directory)}
+{_node_service(paths)}
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _worker(paths: Paths) -> str:
+    return f"""\
+[Unit]
+Description=Quilibrium data worker, core %i
+Requires={BOOT_GUARD}
+Wants={AGENT}
+After={BOOT_GUARD} {AGENT}
+PartOf={WORKERS}
+
+[Service]
+ExecStart={_word(paths.program)} --config {_word(paths.config_directory)} --core %i
+{_node_service(paths)}
+[Install]
+WantedBy={WORKERS}
+"""
+
+
+def _node_service(paths: Paths) -> str:
+    return f"""\
+WorkingDirectory={_path(paths.config_directory)}/..
+LimitNOFILE=1048576
+KillSignal=SIGINT
+TimeoutStopSec=30
+Restart=always
+RestartSec=5
+"""
+
+
+def _workers(cores: range) -> str:
+    wants = "".join(f"Wants=qmesh-worker@{core}.service\n" for core in cores)
+    return f"""\
+[Unit]
+Description=Quilibrium data workers of this machine
+{wants}
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _path(path: str) -> str:
+    """A path as a setting that is one path takes it: specifiers escaped."""
+    return path.replace("%", "%%")
+
+
+def _word(path: str) -> str:
+    """A path as one word of a command line: specifiers and variables escaped, quoted where needed."""
+    escaped = _path(path).replace("\\", "\\\\").replace("$", "$$").replace('"', '\\"')
+    return f'"{escaped}"' if any(character in escaped for character in " \\'\";") else escaped
