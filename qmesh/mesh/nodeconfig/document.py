@@ -1,0 +1,268 @@
+"""A YAML text as a tree whose nodes know their place in the text.
+
+PyYAML's events are taken, never its constructed values: events name aliases instead of
+expanding them, show duplicate keys, need no recursion, and carry the marks that an edit needs.
+What a node's config never has (several documents, aliases before their anchor, keys that are
+no plain words) is refused here, once, so that nobody behind has to think of it.
+
+No error repeats a word of the text: it may hold secrets, and a damaged text may hold them anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import yaml
+
+from qmesh.errors import BadInput
+
+BOM: Final = "\ufeff"
+BREAKS: Final = "\r\n\x85\u2028\u2029"
+"""The characters that end a line. Source: YAML 1.1, 4.2."""
+MAX_CHARACTERS: Final = 8 * 1024 * 1024
+"""A list for 65,535 workers takes some 3 million."""
+MAX_NODES: Final = 200_000
+MAX_DEPTH: Final = 50
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BREAK = re.compile(f"\r\n|[{BREAKS}]")
+# U+FEFF is printable to YAML, but libyaml leaves a leading one out of its marks: the caller takes
+# that off, and any other is damage.
+_NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_QUOTED = re.compile(r"'[^']{5,}'|\"[^\"]{5,}\"|(?P<short>'[^']*'|\"[^\"]*\")")
+_NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
+_BLOCK_STYLES: Final = frozenset({"|", ">"})
+
+
+class Mark(NamedTuple):
+    """A place in the text; all three count from 0, in characters: `at` from the text's start."""
+
+    at: int
+    line: int
+    column: int
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What all nodes have. The span [start, end) holds the anchor and the tag too.
+
+    A block collection's end is where the next thing starts, behind comments and blank lines.
+    """
+
+    start: Mark
+    end: Mark
+    anchor: str | None = None
+    tag: str | None = None
+
+
+class Scalar(Node, frozen=True, kw_only=True, eq=False):
+    """One value, as text. style: `'`, `"`, `|`, `>`, or nothing for a plain one."""
+
+    value: str
+    style: str = ""
+
+    @property
+    def is_null(self) -> bool:
+        """Whether nothing stands here, or a word for nothing."""
+        return not self.style and self.tag is None and self.value in _NULLS
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it is written over the lines below a `|` or `>`."""
+        return self.style in _BLOCK_STYLES
+
+
+class Sequence(Node, frozen=True, kw_only=True, eq=False):
+    """A list. flow: written in brackets."""
+
+    flow: bool
+    items: tuple[Node, ...]
+
+
+class Mapping(Node, frozen=True, kw_only=True, eq=False):
+    """Keys with their values, in the order of the text, no key twice. flow: written in braces."""
+
+    flow: bool
+    pairs: tuple[tuple[Scalar, Node], ...]
+
+
+class Alias(Node, frozen=True, kw_only=True, eq=False):
+    """Stands for the node whose anchor it names."""
+
+    target: Node
+
+
+def load(text: str) -> Node | None:
+    """The root of the one document in `text`, None for an empty text. A leading BOM is not counted.
+
+    Raises BadInput, with line and column, when the text is not YAML, or is YAML of a kind that no
+    node's config is.
+    """
+    return parse(text.removeprefix(BOM))
+
+
+def parse(text: str) -> Node | None:
+    """As `load`, for a text without a leading BOM."""
+    _refuse_damage(text)
+    composer = _Composer()
+    for event in _events(text):
+        composer.take(event)
+    return composer.root
+
+
+def wrong(mark: Mark, problem: str, hint: str) -> BadInput:
+    """A BadInput that names the place, as editors count it: from 1."""
+    return BadInput(f"config.yml, line {mark.line + 1}, column {mark.column + 1}: {problem}", hint=hint)
+
+
+def value_of(mapping: Mapping, key: str) -> tuple[Scalar, Node] | None:
+    """A mapping's key and value, None when it has no such key.
+
+    Raises BadInput when the mapping has a merge key, behind which anything may stand.
+    """
+    found = None
+    for name, value in mapping.pairs:
+        if name.value == "<<":
+            raise wrong(name.start, "a merge key (<<) stands here", "write the merged keys out")
+        if name.value == key:
+            found = name, value
+    return found
+
+
+def resolved(node: Node) -> Node:
+    """What an alias stands for; any other node itself."""
+    return node.target if isinstance(node, Alias) else node
+
+
+def _refuse_damage(text: str) -> None:
+    if len(text) > MAX_CHARACTERS:
+        raise BadInput(
+            f"config.yml is longer than {MAX_CHARACTERS} characters", hint="is it the node's config.yml?"
+        )
+    if damage := _NOT_TEXT.search(text):
+        raise wrong(
+            mark_at(text, damage.start()),
+            f"the character U+{ord(damage.group()):04X} is not allowed in YAML",
+            "take it out; if there are many, the file is damaged",
+        )
+
+
+def mark_at(text: str, index: int) -> Mark:
+    """The place of the character at `index`."""
+    line, start = 0, 0
+    for line, end in enumerate(_BREAK.finditer(text, 0, index), 1):  # noqa: B007  # the last one's number
+        start = end.end()
+    return Mark(index, line, index - start)
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    try:
+        yield from yaml.parse(text, Loader=_LOADER)
+    except yaml.YAMLError as error:
+        raise _not_yaml(error, text) from None
+
+
+def _not_yaml(error: yaml.YAMLError, text: str) -> BadInput:
+    place = getattr(error, "problem_mark", None)
+    mark = _mark(place) if place else Mark(0, 0, 0)
+    # What is quoted and more than a character may be a word of the text.
+    said = getattr(error, "problem", None) or "the text cannot be read"
+    problem = _QUOTED.sub(lambda quote: quote["short"] or "...", said)
+    if text[mark.at : mark.at + 1] == "\t":
+        return wrong(mark, "a tab stands where YAML wants spaces", "indent with spaces")
+    return wrong(mark, f"this is not YAML: {problem}", "correct this line, or the one before it")
+
+
+def _mark(mark: Any) -> Mark:  # PyYAML has two types of marks, and none in common
+    return Mark(mark.index, mark.line, mark.column)
+
+
+class _Composer:
+    """Builds the tree from events, with a stack of its own and bounds on depth and size."""
+
+    def __init__(self) -> None:
+        self.root: Node | None = None
+        self._open: list[tuple[yaml.CollectionStartEvent, list[Node]]] = []
+        self._anchored: dict[str | None, Node] = {}
+        self._count = 0
+
+    def take(self, event: yaml.Event) -> None:
+        match event:
+            case yaml.DocumentStartEvent() if self.root is not None:
+                raise wrong(_mark(event.start_mark), "a second document starts here", "keep only one")
+            case yaml.AliasEvent():
+                self._put(self._alias(event))
+            case yaml.ScalarEvent():
+                self._put(Scalar(**_common(event, event), value=event.value, style=event.style or ""))
+            case yaml.CollectionStartEvent():
+                self._begin(event)
+            case yaml.CollectionEndEvent():
+                self._put(_collection(*self._open.pop(), event))
+
+    def _alias(self, event: yaml.AliasEvent) -> Alias:
+        target = self._anchored.get(event.anchor)
+        if target is None:
+            raise wrong(
+                _mark(event.start_mark),
+                "this alias (*) has no anchor (&) that ends before it",
+                "write the value out instead",
+            )
+        start, end = _mark(event.start_mark), _mark(event.end_mark)
+        return Alias(start=start, end=end, anchor=event.anchor, target=target)
+
+    def _begin(self, event: yaml.CollectionStartEvent) -> None:
+        if len(self._open) == MAX_DEPTH:
+            raise wrong(
+                _mark(event.start_mark),
+                f"nested deeper than {MAX_DEPTH} levels",
+                "is it the node's config.yml?",
+            )
+        self._open.append((event, []))
+
+    def _put(self, node: Node) -> None:
+        self._count += 1
+        if self._count > MAX_NODES:
+            raise wrong(node.start, f"more than {MAX_NODES} values", "is it the node's config.yml?")
+        if node.anchor is not None and not isinstance(node, Alias):
+            self._anchored[node.anchor] = node
+        if self._open:
+            self._open[-1][1].append(node)
+        else:
+            self.root = node
+
+
+def _common(first: yaml.NodeEvent, last: yaml.Event) -> dict[str, Any]:
+    return {
+        "start": _mark(first.start_mark),
+        "end": _mark(last.end_mark),
+        "anchor": first.anchor,
+        "tag": getattr(first, "tag", None),
+    }
+
+
+def _collection(first: yaml.CollectionStartEvent, children: list[Node], last: yaml.Event) -> Node:
+    common = _common(first, last)
+    flow = bool(first.flow_style)
+    if isinstance(first, yaml.SequenceStartEvent):
+        return Sequence(**common, flow=flow, items=tuple(children))
+    keys = _keys(children[::2])
+    return Mapping(**common, flow=flow, pairs=tuple(zip(keys, children[1::2], strict=True)))
+
+
+def _keys(nodes: list[Node]) -> list[Scalar]:
+    first_at: dict[str, Mark] = {}
+    keys = []
+    for node in nodes:
+        if not isinstance(node, Scalar) or node.tag is not None:
+            raise wrong(node.start, "this key is not a plain word", "write the key out, without * or !")
+        if node.value in first_at:
+            raise wrong(
+                node.start,
+                f"this key already stands in line {first_at[node.value].line + 1}",
+                "keep one of the two: the node would not load this",
+            )
+        first_at[node.value] = node.start
+        keys.append(node)
+    return keys

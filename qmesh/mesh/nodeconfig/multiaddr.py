@@ -1,0 +1,41 @@
+"""The one kind of multiaddr that a data worker's entry may be: an IP address and a TCP port.
+
+Source: multiformats/multiaddr.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from qmesh.errors import BadInput
+from qmesh.mesh.model import port_number, quoted
+
+_LISTEN = re.compile(
+    r"/ip4/(?P<v4>[0-9.]{7,15})/tcp/(?P<port4>0|[1-9][0-9]{0,4})"
+    r"|/ip6/(?P<v6>[0-9a-fA-F:.]{2,45})/tcp/(?P<port6>0|[1-9][0-9]{0,4})"
+)
+
+
+def listen_address(entry: str) -> tuple[str, int]:
+    """The canonical IP address and the TCP port of `/ip4/A/tcp/P` or `/ip6/A/tcp/P`.
+
+    Raises BadInput for every other multiaddr, and for ports that are not 1 to 65535.
+    """
+    parts = _LISTEN.fullmatch(entry)
+    if parts is None:
+        raise _not_an_address(entry)
+    try:
+        address = str(
+            ipaddress.IPv4Address(parts["v4"]) if parts["v4"] else ipaddress.IPv6Address(parts["v6"])
+        )
+    except ValueError:
+        raise _not_an_address(entry) from None
+    return address, port_number(int(parts["port4"] or parts["port6"]), "the worker's TCP port")
+
+
+def _not_an_address(entry: str) -> BadInput:
+    return BadInput(
+        f"{quoted(entry)} is not a data worker's multiaddr",
+        hint="write it as /ip4/10.77.0.2/tcp/40000 or /ip6/fd00::2/tcp/40000",
+    )

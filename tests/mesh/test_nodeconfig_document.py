@@ -1,0 +1,218 @@
+"""What is hostile or damaged is refused with its place, and without a word of it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmesh.errors import BadInput
+from qmesh.mesh.nodeconfig import detect, document, misplaced, redacted, secret, with_workers, workers_in
+from qmesh.mesh.nodeconfig.document import (
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    MAX_NODES,
+    Alias,
+    Mapping,
+    Mark,
+    Scalar,
+    Sequence,
+    load,
+    mark_at,
+    value_of,
+)
+
+HEX = "0badc0de5ec12e7f"
+
+REFUSED = {
+    "NUL": (f"a: {HEX}\r\nb: \0", "line 2, column 4: the character U+0000 is not allowed"),
+    "escape character": (f"a: {HEX}\n\x1b[31m", "line 2, column 1: the character U+001B"),
+    "half of a surrogate pair": (f"a: {HEX}\ud800", "line 1, column 20: the character U+D800"),
+    "byte order mark inside": (f"a: {HEX}\n\ufeffb: 1", "line 2, column 1: the character U+FEFF"),
+    "two byte order marks": ("\ufeff\ufeffa: 1", "line 1, column 1: the character U+FEFF"),
+    "tab": (f"a:\n  b: {HEX}\n\tc: 1", "line 3, column 1: a tab stands where"),
+    "open quote": (f"a: '{HEX}", "this is not YAML: found unexpected end of stream"),
+    "open bracket": (f"a: [{HEX}", "this is not YAML: "),
+    "two values": (f'a: "{HEX}" {HEX}', "line 1, column 23: this is not YAML: "),
+    "unknown tag handle": (
+        f"a: !{HEX}!x 1",
+        "line 1, column 4: this is not YAML: found undefined tag handle",
+    ),
+    "value in a value": (
+        f"a: {HEX}: 1",
+        "line 1, column 20: this is not YAML: mapping values are not allowed",
+    ),
+    "second document": (f"a: 1\n---\n{HEX}: 1", "line 2, column 1: a second document"),
+    "second document without marks": ("--- a\n--- b\n", "line 2, column 1: a second document"),
+    "key twice": (f"a: 1\n{HEX}: 1\nb: 1\n{HEX}: 2", "line 4, column 1: this key already stands in line 2"),
+    "key twice, quoted": ("x:\n- {a: 1, 'a': 2}", "line 2, column 10: this key already stands in line 2"),
+    "section twice": ("engine: {}\nengine: {}", "line 2, column 1: this key already stands in line 1"),
+    "merge key twice": ("a: &a {}\nb:\n  <<: *a\n  <<: *a", "line 4, column 3: this key already stands"),
+    "alias of nothing": (f"a: *{HEX}", "line 1, column 4: this alias (*) has no anchor"),
+    "alias inside what it names": ("a: &a [*a]", "line 1, column 8: this alias (*) has no anchor"),
+    "alias as a key": (f"a: &a {HEX}\n*a : 1", "line 2, column 1: this key is not a plain word"),
+    "list as a key": (f"[{HEX}]: 1", "line 1, column 1: this key is not a plain word"),
+    "tagged key": ("!!binary ZW5naW5l: 1", "line 1, column 1: this key is not a plain word"),
+    "nested too deep in brackets": ("[" * (MAX_DEPTH + 1), f"column {MAX_DEPTH + 1}: nested deeper than"),
+    "nested very deep in brackets": ("[" * 1_000_000, "nested deeper than"),
+    "nested very deep in braces": ("{a: " * 1_000_000, "nested deeper than"),
+    "nested very deep in dashes": ("- " * 1_000_000, "nested deeper than"),
+    "nested very deep in question marks": ("? " * 1_000_000, "nested deeper than"),
+    "too many values": (f"[{'a,' * (MAX_NODES + 1)}]", f"more than {MAX_NODES} values"),
+    "too long": ("#" * (MAX_CHARACTERS + 1), f"longer than {MAX_CHARACTERS} characters"),
+}
+
+NULLS = [("", True), ("~", True), ("null", True), ("Null", True), ("NULL", True)]
+
+READERS = {
+    "load": load,
+    "workers_in": lambda text: workers_in(text, "2.0"),
+    "with_workers": lambda text: with_workers(text, ("/ip4/10.77.0.1/tcp/40000",), "2.0"),
+    "misplaced": lambda text: misplaced(text, "2.0"),
+    "secret": lambda text: secret(text, "p2p.peerPrivKey"),
+    "redacted": redacted,
+    "detect": detect,
+}
+
+
+def refusal(reader, text) -> BadInput:
+    with pytest.raises(BadInput) as caught:
+        reader(text)
+    return caught.value
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_with_its_place(text, message):
+    error = refusal(load, text)
+    assert message in error.message
+    assert HEX not in f"{error!r} {error.message} {error.hint}"
+    assert "\n" not in error.message
+    assert error.__suppress_context__ or error.__context__ is None
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+@pytest.mark.parametrize("text", ["a: \0", "- [", "a: 1\na: 2", "[" * 100_000])
+def test_every_reader_refuses(reader, text):
+    refusal(reader, text)
+
+
+@pytest.mark.parametrize("text", [text for text, _ in REFUSED.values() if len(text) < 100_000])
+def test_the_slow_parser_refuses_the_same_and_says_no_more(text, monkeypatch):
+    monkeypatch.setattr(document, "_LOADER", yaml.SafeLoader)
+    error = refusal(load, text)
+    assert HEX not in f"{error!r} {error.message} {error.hint}"
+
+
+def test_a_single_character_may_be_named():
+    assert "expected ',' or ']'" in refusal(load, f"a: [{HEX}").message
+
+
+def test_a_parser_error_without_a_place(monkeypatch):
+    def broken(*_, **__):
+        raise yaml.YAMLError(HEX)
+
+    monkeypatch.setattr(yaml, "parse", broken)
+    message = "config.yml, line 1, column 1: this is not YAML: the text cannot be read"
+    assert refusal(load, "a: 1").message == message
+
+
+def test_an_alias_bomb_is_not_expanded():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 100)]
+    text = "\n".join([*lines, "peerPrivKey: *a99", ""])
+    started = time.perf_counter()
+    assert redacted(text).startswith("a0: &a0 [<not shown>, <not shown>")
+    assert with_workers(text, (), "2.0").startswith(text)
+    assert detect(text) is None
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    "fill", ["#", " ", "x ", "x: ", "\n", "\r", "'", '"', "secret ", "# token", "# key :  "]
+)
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+def test_a_huge_file_is_answered_in_bounded_time(reader, fill):
+    text = "a: " + fill * (1_000_000 // len(fill))
+    started = time.perf_counter()
+    try:
+        reader(text)
+    except BadInput as error:
+        assert "line" in error.message  # noqa: PT017  # either answer will do, if it is quick
+    assert time.perf_counter() - started < 5
+
+
+class TestTree:
+    def test_nodes_know_their_place(self):
+        root = load("\ufeffa:\r\n  - 'x' # c\r\n  - &b ~\r\nc: *b\r\n")
+        assert isinstance(root, Mapping)
+        (_, listed), (key, alias) = root.pairs
+        assert isinstance(listed, Sequence)
+        assert isinstance(alias, Alias)
+        assert (key.start, key.end) == (Mark(27, 3, 0), Mark(28, 3, 1))
+        first, second = listed.items
+        assert isinstance(first, Scalar)
+        assert (first.style, first.start, first.end) == ("'", Mark(8, 1, 4), Mark(11, 1, 7))
+        assert alias.target is second
+        assert isinstance(second, Scalar)
+        assert second.is_null
+
+    @pytest.mark.parametrize("text", ["", "\ufeff", "\n", "# only a comment\n"])
+    def test_nothing_is_no_root(self, text):
+        assert load(text) is None
+
+    def test_an_anchor_may_be_used_again(self):
+        root = load("[&a 1, *a, *a, &a 2, *a]")
+        assert isinstance(root, Sequence)
+        first, second = root.items[0], root.items[3]
+        targets = [item.target for item in root.items if isinstance(item, Alias)]
+        assert [id(target) for target in targets] == [id(first), id(first), id(second)]
+
+    @pytest.mark.parametrize(
+        ("text", "is_null"), [*NULLS, ("'~'", False), ("!!null ~", False), ("nil", False)]
+    )
+    def test_null(self, text, is_null):
+        root = load(f"a: {text}")
+        assert isinstance(root, Mapping)
+        value = root.pairs[0][1]
+        assert isinstance(value, Scalar)
+        assert value.is_null == is_null
+
+    def test_bounds_are_met_from_below(self):
+        assert load("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+        assert load(f"[{'a,' * (MAX_NODES - 1)}]")
+        assert load("a#".ljust(MAX_CHARACTERS, "#"))
+
+    def test_value_of(self):
+        root = load("a: 1\nb: 2")
+        assert isinstance(root, Mapping)
+        pair = value_of(root, "b")
+        assert pair is not None
+        assert pair == root.pairs[1]
+        assert value_of(root, "c") is None
+
+    def test_libyaml_is_used_where_it_is(self):
+        assert document._LOADER is getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@given(st.text(st.sampled_from("a\r\n\x85\u2028😀")), st.data())
+def test_law_marks_count_as_the_parser_counts(text, data):
+    index = data.draw(st.integers(0, len(text)))
+    if text[index - 1 : index + 1] == "\r\n":
+        index += 1
+    line = 0
+    column = 0
+    before = text[:index].replace("\r\n", "\n")
+    for character in before:
+        line, column = (line + 1, 0) if character in "\r\n\x85\u2028" else (line, column + 1)
+    assert mark_at(text, index) == Mark(index, line, column)
+
+
+@given(st.text(max_size=60))
+def test_law_any_text_loads_or_is_bad_input(text):
+    try:
+        load(text)
+    except BadInput as error:
+        assert error.message.startswith("config.yml, line ")  # noqa: PT017  # both answers are right

@@ -1,0 +1,86 @@
+"""Which node version a config was written for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmesh.errors import BadInput
+from qmesh.mesh.model import PROFILES
+from qmesh.mesh.nodeconfig import Facts, detect, facts
+from qmesh.mesh.nodeconfig.profiles import _SINCE, _UNTIL
+
+TABLE = {
+    "empty": ("", None),
+    "not a mapping": ("[p2p]", None),
+    "keys of all versions": ("key: {}\np2p:\n  d: 1\n  peerPrivKey: x\nengine:\n  filter: x\n", None),
+    "only of 1.4": ("p2p:\n  minPeers: 1\n", "1.4"),
+    "of 1.4 and 2.0": ("engine:\n  dataWorkerMultiaddrs: []\n  dataWorkerBaseListenPort: 40000\n", None),
+    "of 2.0 and later": ("engine:\n  dataWorkerCount: 3\np2p:\n  directPeers: []\n", None),
+    "one until 2.0, one since 2.0": ("engine:\n  dataWorkerMultiaddrs: []\n  dataWorkerCount: 3\n", "2.0"),
+    "only of 2.0": ("engine:\n  fullProver: false\n", "2.0"),
+    "only of 2.0, without a value": ("engine:\n  autoMergeCoins:\n", "2.0"),
+    "left from 1.4": ("p2p:\n  minPeers: 1\n  pingTimeout: 5s\n", "2.0"),
+    "left from 2.0": ("engine:\n  fullProver: false\n  archiveMode: false\n", "2.1"),
+    "of 2.1": ("engine:\n  dataWorkerStreamMultiaddrs: []\n", "2.1"),
+    "of 2.1, at the root": ("logger:\n", "2.1"),
+    "of 2.1, Go only": ("engine:\n  dataWorkerP2PMultiaddrs: []\n", "2.1"),
+    "of 2.1-rust": ("engine:\n  dataWorkerP2pMultiaddrs: []\n  archiveMode: false\n", "2.1-rust"),
+    "of 2.1-rust, at the root": ("explorer:\n  enabled: true\n", "2.1-rust"),
+    "at another level": ("minPeers: 1\nengine:\n  p2p: {minPeers: 1}\nengine.fullProver: true\n", None),
+    "in another section": ("p2p:\n  fullProver: false\n  archiveMode: true\n", None),
+    "in another letter case": ("engine:\n  fullprover: false\n", None),
+}
+
+
+@pytest.mark.parametrize(("text", "profile"), TABLE.values(), ids=TABLE)
+def test_detect(text, profile):
+    assert detect(text) == profile
+
+
+def text_with(section: str, name: str) -> str:
+    return f"{section}:\n  {name}: 1\n" if section else f"{name}: 1\n"
+
+
+@pytest.mark.parametrize("profile", PROFILES[1:])
+def test_a_key_that_came_later_tells(profile):
+    """Beside a key that 2.0 was the last to know, so that the keys of 2.0 tell as well."""
+    last: dict[str, dict[str, object]] = {"engine": {"dataWorkerMultiaddrs": []}}
+    for section, names in _SINCE[profile].items():
+        for name in names.split():
+            keys = {name: 1} if not section else {section: {**last.get(section, {}), name: 1}}
+            assert detect(json.dumps({**last, **keys})) == profile
+
+
+@pytest.mark.parametrize("profile", _UNTIL)
+def test_no_newer_profile_is_named_for_a_key_that_went(profile):
+    for section, names in _UNTIL[profile].items():
+        for name in names.split():
+            found = detect(text_with(section, name))
+            assert found is None or PROFILES.index(found) <= PROFILES.index(profile)
+
+
+@given(
+    st.permutations(["p2p:\n  minPeers: 1\n", "engine:\n  fullProver: 1\n", "alias:\n", "db:\n  path: x\n"])
+)
+def test_law_the_order_of_sections_does_not_matter(parts):
+    assert detect("".join(parts)) == "2.1"
+
+
+def test_facts():
+    assert facts("1.4") == Facts(
+        profile="1.4", section="engine", list_name="dataWorkerMultiaddrs", base_port=40000, secrets=()
+    )
+    assert facts("2.0").secrets == ("p2p.peerPrivKey",)
+    assert facts("2.0").list_key == "engine.dataWorkerMultiaddrs"
+
+
+@pytest.mark.parametrize("profile", ["2.1", "2.1-rust"])
+def test_facts_of_profiles_to_come(profile):
+    with pytest.raises(BadInput, match="does not support") as caught:
+        facts(profile)
+    assert profile in caught.value.message
+    assert "1.4 and 2.0" in caught.value.hint

@@ -1,0 +1,83 @@
+"""The list as it stands, and lists that the node would ignore."""
+
+from __future__ import annotations
+
+import pytest
+
+from qmesh.errors import BadInput
+from qmesh.mesh.nodeconfig import Misplaced, misplaced, workers_in
+
+WORKERS = {
+    "absent": ("p2p: {}\n", None),
+    "no text": ("", None),
+    "marked, but empty": ("---\n", None),
+    "section null": ("engine:\n", None),
+    "null": ("engine:\n  dataWorkerMultiaddrs: ~\n", None),
+    "list absent": ("engine:\n  filter: x\n", None),
+    "empty": ("engine:\n  dataWorkerMultiaddrs: []\n", ()),
+    "as it is, also where it is wrong": (
+        "engine:\n  dataWorkerMultiaddrs:\n  - /ip4/1.1.1.1/tcp/1\n  - 'two words'\n  -\n  - 40000\n",
+        ("/ip4/1.1.1.1/tcp/1", "two words", "", "40000"),
+    ),
+    "entries of unusual looks": (
+        "engine: {dataWorkerMultiaddrs: [&a x, !!str y]}\n",
+        ("x", "y"),
+    ),
+    "the node's section only": (
+        "x:\n  engine:\n    dataWorkerMultiaddrs: [a]\ndataWorkerMultiaddrs: [b]\n",
+        None,
+    ),
+}
+
+MISPLACED = {
+    "nothing": ("", []),
+    "right": ("engine:\n  dataWorkerMultiaddrs: [x]\n  dataWorkerBaseListenMultiaddr: y\n", []),
+    "right in wrong places as well": (
+        "dataWorkerMultiaddrs: [x]\nengine:\n  dataWorkerMultiaddrs: [x]\n  a:\n  - dataWorkerMultiaddrs:\n",
+        [("dataWorkerMultiaddrs", 1, 1), ("dataWorkerMultiaddrs", 5, 5)],
+    ),
+    "misspelt": (
+        "engine:\n  dataWorkersMultiaddrs:\n  'dataworkerMultiaddrs': x\n  dataWorkerMultiaddr: [y]\n",
+        [("dataWorkersMultiaddrs", 2, 3), ("dataworkerMultiaddrs", 3, 3), ("dataWorkerMultiaddr", 4, 3)],
+    ),
+    "2.1's": (
+        "engine: {dataWorkerStreamMultiaddrs: [], dataWorkerP2PMultiaddrs: []}\nx: &a [1]\ny: *a\n",
+        [("dataWorkerStreamMultiaddrs", 1, 10), ("dataWorkerP2PMultiaddrs", 1, 42)],
+    ),
+    "section null": (
+        "engine:\np2p:\n  dataWorkerAnnounceP2PMultiaddrs: []\n",
+        [("dataWorkerAnnounceP2PMultiaddrs", 3, 3)],
+    ),
+    "the name as a value": ("- dataWorkersMultiaddrs\n- x: dataWorkersMultiaddrs\n", []),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), WORKERS.values(), ids=WORKERS)
+def test_workers_in(text, expected):
+    assert workers_in(text, "1.4") == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "engine: x",
+        "engine:\n  dataWorkerMultiaddrs: x",
+        "engine:\n  dataWorkerMultiaddrs: [[x]]",
+        "x: &x a\nengine:\n  dataWorkerMultiaddrs: [*x]",
+        "x: &x {}\nengine:\n  <<: *x",
+    ],
+)
+def test_workers_in_what_is_no_list(text):
+    with pytest.raises(BadInput, match=r"line \d, column \d+: "):
+        workers_in(text, "2.0")
+
+
+@pytest.mark.parametrize(("text", "expected"), MISPLACED.values(), ids=MISPLACED)
+def test_misplaced(text, expected):
+    assert misplaced(text, "2.0") == tuple(Misplaced(*each) for each in expected)
+
+
+@pytest.mark.parametrize("reader", [workers_in, misplaced])
+def test_profiles_to_come_are_refused(reader):
+    with pytest.raises(BadInput, match="does not support"):
+        reader("", "2.1")
