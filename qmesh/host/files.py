@@ -1,0 +1,183 @@
+"""Files, whole or not at all: keys, documents, and the node's config.yml."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
+from qmesh.mesh.model import quoted
+
+PRIVATE_MODE = 0o600
+MAX_OCTETS = 64 * 1024 * 1024
+"""Octets that a file of ours is read to at most: a membership of thousands is some megabytes."""
+
+
+def read(path: Path, *, limit: int = MAX_OCTETS) -> bytes | None:
+    """The octets of a regular file that is no symbolic link; None where nothing is.
+
+    Raises StateUnreadable when something is there that cannot be read so: never "nothing there".
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root") from None
+    except OSError as error:
+        raise _unreadable(path, _reason(error)) from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _unreadable(path, "is not a regular file")
+        try:
+            octets = file.read(limit + 1)
+        except OSError as error:
+            raise _unreadable(path, _reason(error)) from None
+    if len(octets) > limit:
+        raise _unreadable(path, f"is larger than {limit} bytes")
+    return octets
+
+
+def mode_of(path: Path) -> int | None:
+    """The permission bits of a file, links not followed; None where nothing is."""
+    try:
+        return stat.S_IMODE(path.lstat().st_mode)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, _reason(error)) from None
+
+
+def write(
+    path: Path, octets: bytes, *, mode: int = PRIVATE_MODE, owner: tuple[int, int] | None = None
+) -> None:
+    """Put `octets` at `path`, whole or not at all, and on the disk before this returns.
+
+    A symbolic link at `path` is replaced, not followed. The file has `mode` from its first byte.
+    Raises MachineRefused when the disk refuses; then the old file is as it was.
+    """
+    try:
+        with _temporary(path) as (descriptor, temporary):
+            os.fchmod(descriptor, mode)
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            _write_all(descriptor, octets)
+            os.fsync(descriptor)
+            temporary.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise MachineRefused(
+            f"{path} could not be written: {_reason(error)}",
+            hint="look for a full disk, a read-only file system, or missing rights; nothing was changed",
+        ) from None
+
+
+def _write_all(descriptor: int, octets: bytes) -> None:
+    left = memoryview(octets)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[tuple[int, Path]]:
+    """A new file beside `path`, 0600; gone afterwards unless it was renamed."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        yield descriptor, Path(name)
+    finally:
+        os.close(descriptor)
+        Path(name).unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename or removal in `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, durably; nothing there is fine."""
+    try:
+        path.unlink(missing_ok=True)
+        sync_directory(path.parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise MachineRefused(
+            f"{path} could not be removed: {_reason(error)}", hint="look for a read-only file system"
+        ) from None
+
+
+def make_private_directory(path: Path) -> None:
+    """Make a directory that only its owner enters; mend its mode where it is wider.
+
+    Raises MachineRefused when it is a link, no directory, or somebody else's.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise MachineRefused(
+            f"{path} could not be made: {_reason(error)}", hint="choose another place with --state"
+        ) from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise MachineRefused(
+            f"{path} is a link, no directory, or somebody else's",
+            hint="remove it, or choose another place with --state",
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        path.chmod(0o700)
+
+
+def write_in_place_of(path: Path, octets: bytes) -> Path:
+    """Replace somebody's existing file, or make a new one, and keep the old as `NAME.bak`.
+
+    Owner and mode stay, only never wider than 0600 when new. A symbolic link is followed when it
+    and its target belong to one user, and the target is what is replaced. Returns what was written.
+    Raises BadInput for a link that leads to somebody else's file.
+    """
+    real = followed(path)
+    old = read(real)
+    if old is None:
+        parent = real.parent.stat()
+        write(real, octets, owner=(parent.st_uid, parent.st_gid))
+        return real
+    found = real.stat()
+    mode, owner = stat.S_IMODE(found.st_mode) & 0o770, (found.st_uid, found.st_gid)
+    write(real.with_name(real.name + ".bak"), old, mode=mode, owner=owner)
+    write(real, octets, mode=mode, owner=owner)
+    return real
+
+
+def followed(path: Path) -> Path:
+    """The file itself, where `path` is a link to a file of the same owner; else `path`.
+
+    Raises BadInput for a link that leads elsewhere.
+    """
+    if not path.is_symlink():
+        return path
+    real = path.resolve()
+    if not real.is_file() or real.stat().st_uid not in {path.lstat().st_uid, os.geteuid()}:
+        raise BadInput(
+            f"{path} is a link to {quoted(str(real))}, which is no file of the same owner",
+            hint="put the file itself there, or name its directory with --config",
+        )
+    return real
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def _unreadable(path: Path, why: str) -> StateUnreadable:
+    return StateUnreadable(
+        f"{path} cannot be read: {why}",
+        hint="mend or restore it; qmesh does not guess at its contents",
+    )

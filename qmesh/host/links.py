@@ -1,0 +1,287 @@
+"""Links, addresses and routes of this machine, by rtnetlink. Source: rtnetlink(7).
+
+Nothing here may be called from a coroutine: pyroute2 runs an event loop of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOOPBACK, IFF_UP
+
+from qmesh.errors import KernelRefused
+from qmesh.host.netlink import fine, refusals, rtnetlink, whole_dump
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+RESOLVER_FILES: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+"""The second has the true resolvers where the first names only systemd's own at 127.0.0.53."""
+
+CONTAINER_BRIDGES: Final = ("docker", "br-", "virbr", "cni", "podman")
+"""How names of bridges begin whose addresses nobody reaches from outside."""
+
+_SCOPE_GLOBAL = 0
+_MAIN, _LOCAL = 254, 255
+_UNICAST = 1
+_NO_DAD = 0x02
+_PASSING = 0x01 | 0x08 | 0x20  # IFA_F_TEMPORARY (for IPv6), IFA_F_DADFAILED, IFA_F_DEPRECATED
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A network interface.
+
+    kind: what the kernel calls it, "wireguard" or "tun" for a tunnel; None for most hardware.
+    mtu: octets.
+    addresses: of global scope, with prefix length, `10.77.0.2/20`, sorted.
+    """
+
+    name: str
+    index: int
+    kind: str | None
+    mtu: int
+    up: bool
+    addresses: tuple[str, ...]
+
+
+def read(interface: str) -> Link | None:
+    """The interface as it is; None when there is none. Raises MachineRefused when it cannot look."""
+    with rtnetlink(f"look at {interface}") as netlink:
+        found = _find(netlink, interface)
+        if found is None:
+            return None
+        addresses = _addresses(netlink, found["index"])
+    return Link(
+        name=interface,
+        index=found["index"],
+        kind=found.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND"),
+        mtu=found.get_attr("IFLA_MTU"),
+        up=bool(found["flags"] & IFF_UP),
+        addresses=tuple(sorted(addresses)),
+    )
+
+
+def create(interface: str, kind: str) -> None:
+    """Make an interface of a kind such as "wireguard", down. Raises MachineRefused."""
+    with rtnetlink(f"create {interface}") as netlink:
+        netlink.link("add", ifname=interface, kind=kind)
+
+
+def delete(interface: str) -> None:
+    """Delete an interface; one that is not there is fine. Raises MachineRefused."""
+    with rtnetlink(f"delete {interface}") as netlink, fine(errno.ENODEV):
+        netlink.link("del", index=_index(netlink, interface))
+
+
+def set_up(interface: str, *, up: bool) -> None:
+    """Bring an interface up or down. Raises MachineRefused."""
+    with rtnetlink(f"bring {interface} {'up' if up else 'down'}") as netlink:
+        netlink.link("set", index=_index(netlink, interface), state="up" if up else "down")
+
+
+def set_mtu(interface: str, octets: int) -> None:
+    """Set an interface's MTU, in octets. Raises MachineRefused."""
+    with rtnetlink(f"set the MTU of {interface} to {octets}") as netlink:
+        netlink.link("set", index=_index(netlink, interface), mtu=octets)
+
+
+def add_address(interface: str, address: str) -> None:
+    """Add an address, `10.77.0.2/20`; one that is there is fine. Raises MachineRefused.
+
+    IPv6 is not tried for duplicates first (IFA_F_NODAD): nobody else is on a tunnel to ask.
+    """
+    with rtnetlink(f"add {address} to {interface}") as netlink:
+        index = _index(netlink, interface)
+        wanted = _address_arguments(address)
+        try:
+            netlink.addr("add", index=index, flags=_NO_DAD if ":" in address else 0, **wanted)
+        except NetlinkError as error:
+            # IPv6 also says EEXIST to the same address with another prefix length.
+            if error.code != errno.EEXIST or address not in _addresses(netlink, index):
+                raise
+
+
+def remove_address(interface: str, address: str) -> None:
+    """Remove an address, `10.77.0.2/20`; one that is not there is fine. Raises MachineRefused."""
+    with (
+        rtnetlink(f"remove {address} from {interface}") as netlink,
+        fine(errno.EADDRNOTAVAIL, errno.ENODEV),
+    ):
+        netlink.addr("del", index=_index(netlink, interface), **_address_arguments(address))
+
+
+def occupied_networks(except_interface: str) -> tuple[str, ...]:
+    """Every network that this machine has a use for, other than by `except_interface`.
+
+    Those of routes in the main and local tables, of addresses, and the resolvers; one that lies
+    within another is left out, as are the default route (also in parts, `0.0.0.0/1`), loopback,
+    link-local IPv6 and multicast. Raises MachineRefused when it cannot look.
+    """
+    with rtnetlink("read the routes") as netlink:
+        link = _find(netlink, except_interface)
+        routes, addresses = whole_dump(netlink.get_routes), whole_dump(netlink.get_addr)
+    index = None if link is None else link["index"]
+    found = [
+        *(_destination(route) for route in routes if _occupies(route, index)),
+        *(
+            ipaddress.ip_interface(_address_text(message)).network
+            for message in addresses
+            if message["index"] != index
+        ),
+        *_resolvers(),
+    ]
+    return tuple(str(network) for network in _outermost(filter(_is_somewhere, found)))
+
+
+def global_addresses(except_interface: str) -> tuple[str, ...]:
+    """This machine's own addresses at which others may reach it, best first.
+
+    Of global scope, lasting, on interfaces that are up and are no loopback or container bridge;
+    first those of the default routes' interfaces, IPv4 before IPv6. Raises MachineRefused.
+    """
+    with rtnetlink("read the addresses") as netlink:
+        outward = {link["index"] for link in whole_dump(netlink.get_links) if _is_outward(link)}
+        link = _find(netlink, except_interface)
+        routes, addresses = whole_dump(netlink.get_routes), whole_dump(netlink.get_addr)
+    outward.discard(None if link is None else link["index"])
+    defaults = {family: _default_interface(routes, family) for family in (socket.AF_INET, socket.AF_INET6)}
+    candidates = [message for message in addresses if message["index"] in outward and _is_lasting(message)]
+    candidates.sort(
+        key=lambda message: (
+            message["index"] != defaults.get(message["family"]),
+            message["family"] != socket.AF_INET,
+            message["index"],
+        )
+    )
+    found = (ipaddress.ip_interface(_address_text(message)).ip for message in candidates)
+    return tuple(dict.fromkeys(str(address) for address in found if _is_reachable(address)))
+
+
+def _find(netlink: Any, interface: str) -> Any | None:
+    try:
+        (found,) = netlink.link("get", ifname=interface)
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+    name = found.get_attr("IFLA_IFNAME")
+    if name != interface:
+        raise KernelRefused(
+            f"{interface} is another name of {name}", hint="remove it with `ip link property del`"
+        )
+    return found
+
+
+def _index(netlink: Any, interface: str) -> int:
+    found = _find(netlink, interface)
+    if found is None:
+        raise NetlinkError(errno.ENODEV)
+    return int(found["index"])
+
+
+def _addresses(netlink: Any, index: int) -> list[str]:
+    messages = whole_dump(lambda: netlink.get_addr(index=index))
+    return [_address_text(message) for message in messages if message["scope"] == _SCOPE_GLOBAL]
+
+
+def _address_text(message: Any) -> str:
+    # With a point-to-point address, IFA_ADDRESS is the other side's.
+    own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+    return ipaddress.ip_interface(f"{own}/{message['prefixlen']}").with_prefixlen
+
+
+def _address_arguments(address: str) -> dict[str, Any]:
+    own = ipaddress.ip_interface(address)
+    return {"address": str(own.ip), "prefixlen": own.network.prefixlen}
+
+
+def _is_lasting(message: Any) -> bool:
+    flags = message.get_attr("IFA_FLAGS") or message["flags"]
+    # For IPv4 the lowest flag means a second address of a network, which lasts.
+    passing = flags & _PASSING if message["family"] == socket.AF_INET6 else 0
+    return message["scope"] == _SCOPE_GLOBAL and not passing
+
+
+def _is_outward(link: Any) -> bool:
+    up = link["flags"] & IFF_UP and not link["flags"] & IFF_LOOPBACK
+    return bool(up) and not link.get_attr("IFLA_IFNAME").startswith(CONTAINER_BRIDGES)
+
+
+def _destination(route: Any) -> Network:
+    nowhere = "0.0.0.0" if route["family"] == socket.AF_INET else "::"  # noqa: S104 - not bound to
+    return ipaddress.ip_network(f"{route.get_attr('RTA_DST') or nowhere}/{route['dst_len']}")
+
+
+def _table(route: Any) -> int:
+    return int(route.get_attr("RTA_TABLE") or route["table"])
+
+
+def _occupies(route: Any, except_index: int | None) -> bool:
+    return (
+        route["family"] in {socket.AF_INET, socket.AF_INET6}
+        and _table(route) in {_MAIN, _LOCAL}
+        and (except_index is None or route.get_attr("RTA_OIF") != except_index)
+    )
+
+
+def _default_interface(routes: list[Any], family: int) -> int | None:
+    defaults = [
+        route
+        for route in routes
+        if (route["family"], route["dst_len"], route["type"]) == (family, 0, _UNICAST)
+        and _table(route) == _MAIN
+    ]
+    best = min(defaults, key=lambda route: route.get_attr("RTA_PRIORITY") or 0, default=None)
+    if best is None:
+        return None
+    hops = best.get_attr("RTA_MULTIPATH") or ({"oif": best.get_attr("RTA_OIF")},)
+    index: int | None = hops[0]["oif"]
+    return index
+
+
+def _resolvers() -> Iterator[Network]:
+    for file in RESOLVER_FILES:
+        with refusals(f"read {file}"):
+            text = file.read_text(errors="replace") if file.exists() else ""
+        for words in map(str.split, text.splitlines()):
+            if words[:1] == ["nameserver"]:
+                yield from _host_network(words[1:])
+
+
+def _host_network(words: list[str]) -> Iterator[Network]:
+    try:
+        yield ipaddress.ip_network(words[0])
+    except (IndexError, ValueError):
+        return  # what no resolver can be reached at occupies nothing
+
+
+def _is_somewhere(network: Network) -> bool:
+    """Whether somebody's addresses are meant, and not the default route or a part of it."""
+    shortest = 8 if network.version == 4 else 16
+    return network.prefixlen >= shortest and _is_ordinary(network)
+
+
+def _is_ordinary(place: Network | Address) -> bool:
+    return not (place.is_multicast or place.is_loopback or (place.version == 6 and place.is_link_local))
+
+
+def _is_reachable(address: Address) -> bool:
+    return _is_ordinary(address) and not address.is_link_local
+
+
+def _outermost(networks: Iterable[Network]) -> list[Network]:
+    found: list[Network] = []
+    for network in sorted(
+        set(networks), key=lambda each: (each.version, each.network_address, each.prefixlen)
+    ):
+        # Sorted so, what could hold a network comes before it with nothing in between that could.
+        if not (found and found[-1].version == network.version and network.subnet_of(found[-1])):  # type: ignore[arg-type] # versions are one
+            found.append(network)
+    return found

@@ -1,0 +1,126 @@
+"""The one place where a step meets the machine: observe it, or take a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from qmesh.errors import KernelRefused, StateUnreadable
+from qmesh.host import files, links, nftables, ports, wireguard
+from qmesh.host.state import State
+from qmesh.mesh.enrolment import public_key_of
+from qmesh.mesh.guard import load_script, parse, unload_script
+from qmesh.mesh.model import NodeState, Secret, Tunnel
+from qmesh.mesh.plan import (
+    AddAddress,
+    CreateTunnel,
+    DeleteTunnel,
+    LoadGuard,
+    RemoveAddress,
+    RemovePeer,
+    ReservePorts,
+    SetKey,
+    SetListenPort,
+    SetMtu,
+    SetPeer,
+    SetUp,
+    Step,
+    UnloadGuard,
+)
+
+
+class Linux:
+    """This machine, as far as qmesh is answerable for it.
+
+    private_keys: those that a `SetKey` step may name by their public keys.
+    """
+
+    def __init__(self, state: State, interface: str, private_keys: Iterable[Secret]) -> None:
+        self._state = state
+        self._interface = interface
+        self._keys = {public_key_of(key): key for key in private_keys}
+        self._wireguard = wireguard.backend_for(interface)
+
+    @property
+    def backend(self) -> wireguard.Backend:
+        """What does WireGuard here: the kernel, or a process."""
+        return self._wireguard
+
+    def observe(self) -> NodeState:
+        """The machine as it is. Raises MachineRefused where it could not look."""
+        listing = nftables.read_guard_table()
+        return NodeState(
+            guard=None if listing is None else parse(listing),
+            tunnel=self._tunnel(),
+            reserved_ports=ports.held(self._state),
+        )
+
+    def _tunnel(self) -> Tunnel | None:
+        link = links.read(self._interface)
+        if link is None:
+            return None
+        device = self._wireguard.read(self._interface)
+        return Tunnel(
+            interface=link.name,
+            kind=self._wireguard.kind,
+            public_key=device.public_key,
+            listen_port=device.listen_port,
+            addresses=link.addresses,
+            mtu=link.mtu,
+            up=link.up,
+            peers=device.peers,
+        )
+
+    def apply(self, step: Step) -> None:
+        """Take one step. Raises MachineRefused; then the step was not taken."""
+        match step:
+            case LoadGuard(new=guard):
+                script = load_script(guard)
+                # The boot guard first: should the power go in between, closed is what comes up.
+                files.write(self._state.guard_file, script.encode())
+                nftables.run(script)
+            case UnloadGuard():
+                nftables.run(unload_script())
+                files.remove(self._state.guard_file)
+            case ReservePorts(new=wanted):
+                ports.hold(self._state, wanted)
+            case _:
+                self._apply_to_tunnel(step)
+
+    def _apply_to_tunnel(self, step: Step) -> None:
+        match step:
+            case CreateTunnel(subject=interface):
+                self._wireguard.create(interface)
+            case DeleteTunnel(old=tunnel):
+                wireguard.backend_for(tunnel.interface).delete(tunnel.interface)
+            case SetKey(subject=interface, new=public_key):
+                self._wireguard.set_key(interface, self._private_key(public_key))
+            case SetListenPort(subject=interface, new=port):
+                self._wireguard.set_listen_port(interface, port)
+            case SetPeer(subject=interface, new=peer):
+                self._wireguard.set_peers(interface, [peer])
+            case RemovePeer(subject=interface, old=peer):
+                self._wireguard.remove_peers(interface, [peer.public_key])
+            case _:
+                _apply_to_link(step)
+
+    def _private_key(self, public_key: str | None) -> Secret:
+        if public_key not in self._keys:
+            raise StateUnreadable(
+                "the private key of this machine is not the one that its mesh knows",
+                hint=f"restore {self._state.private_key_file} from a backup, or join this machine anew",
+            )
+        return self._keys[public_key]
+
+
+def _apply_to_link(step: Step) -> None:
+    match step:
+        case SetMtu(subject=interface, new=octets):
+            links.set_mtu(interface, octets)
+        case SetUp(subject=interface, new=up):
+            links.set_up(interface, up=up)
+        case AddAddress(subject=interface, new=address):
+            links.add_address(interface, address)
+        case RemoveAddress(subject=interface, old=address):
+            links.remove_address(interface, address)
+        case _:
+            raise KernelRefused(f"no way to take the step {step.kind}", hint="report this as a bug")

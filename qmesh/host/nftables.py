@@ -1,0 +1,55 @@
+"""The kernel's nftables, through libnftables: load our table, read it, in the words of nft(8)."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import nftables
+
+from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
+from qmesh.mesh.guard import TABLE
+
+
+@cache
+def _library() -> Any:
+    try:
+        library = nftables.Nftables()
+    except OSError:
+        raise MissingProgram(
+            "libnftables is not installed", hint="apt-get install nftables libnftables1"
+        ) from None
+    library.set_stateless_output(True)
+    return library
+
+
+def run(script: str) -> str:
+    """Run nftables commands as one transaction and return what they print.
+
+    Raises NeedsRoot or KernelRefused; then nothing of the script was done.
+    """
+    code, output, error = _library().cmd(script)
+    if code == 0:
+        return str(output)
+    if "Operation not permitted" in error:
+        raise NeedsRoot("nftables may not be used by this user", hint="run the command as root")
+    reason = next((line for line in error.splitlines() if line.strip()), "no reason given")
+    raise KernelRefused(
+        f"nftables refused: {reason.strip()}",
+        hint="the ruleset is as it was; qmesh needs nftables of 1.0.6 or newer and Linux 5.10 or newer",
+    )
+
+
+def read_guard_table() -> str | None:
+    """The table that bears the guard's name as `nft -s list table` prints it; None without one.
+
+    Raises as `run` does: could not look is never nothing there.
+    """
+    there = f"table inet {TABLE}"
+    while there in run("list tables inet").splitlines():
+        try:
+            return run(f"list {there}")
+        except KernelRefused:  # gone between the two looks, or truly unreadable: look once more
+            if there in run("list tables inet").splitlines():
+                raise
+    return None

@@ -1,0 +1,422 @@
+"""The control node's registry: SQLite, every change one durable transaction with its event.
+
+The rules are the inventory's (`qmesh.mesh.inventory`); the database refuses besides, by `UNIQUE`
+and `CHECK`, what must never be: two machines with one name, address, key or place (E5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, Self, TypeAlias
+
+import msgspec
+
+from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, NeedsRoot, QmeshError, StateUnreadable
+from qmesh.host import files
+from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
+from qmesh.mesh.inventory import Inventory, add, admit, free_address
+from qmesh.mesh.model import Endpoint, Machine, Secret
+
+_APPLICATION: Final = 0x716D6573  # "qmes"
+_SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE mesh (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    mesh TEXT NOT NULL,
+    network TEXT NOT NULL,
+    control TEXT NOT NULL REFERENCES machines (name) DEFERRABLE INITIALLY DEFERRED,
+    node TEXT NOT NULL,
+    base_port INTEGER NOT NULL,
+    service_port INTEGER NOT NULL,
+    revision INTEGER NOT NULL
+) STRICT;
+CREATE TABLE machines (
+    name TEXT PRIMARY KEY NOT NULL,
+    public_key TEXT NOT NULL UNIQUE,
+    address TEXT NOT NULL UNIQUE,
+    place INTEGER UNIQUE,
+    workers INTEGER CHECK (workers BETWEEN 1 AND 65535),
+    state TEXT NOT NULL CHECK (state IN ('active', 'paused', 'invited')),
+    endpoints TEXT NOT NULL,
+    preshared_key TEXT,
+    CHECK ((state = 'invited') = (place IS NULL))
+) STRICT;
+CREATE TABLE invitations (
+    identifier TEXT PRIMARY KEY NOT NULL,
+    machine TEXT NOT NULL,
+    secret BLOB,
+    expires_at INTEGER NOT NULL,
+    outcome TEXT NOT NULL CHECK (outcome IN ('open', 'redeemed', 'withdrawn', 'expired')),
+    redeemed_by TEXT,
+    CHECK ((outcome = 'redeemed') = (redeemed_by IS NOT NULL))
+) STRICT;
+CREATE UNIQUE INDEX one_open_invitation ON invitations (machine) WHERE outcome = 'open';
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    command TEXT NOT NULL,
+    what TEXT NOT NULL,
+    machine TEXT,
+    revision INTEGER NOT NULL
+) STRICT;
+"""
+
+EventKind: TypeAlias = Literal["mesh-made", "invited", "invitation-withdrawn", "invitation-expired", "joined"]
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that changed the mesh. at: Unix time in seconds."""
+
+    at: int
+    command: str
+    what: str
+    machine: str | None
+    revision: int
+
+
+class Issued(NamedTuple):
+    """An invitation as the registry keeps it. expires_at: Unix time in seconds."""
+
+    secret: bytes
+    machine: Machine
+    expires_at: int
+
+
+class Registry:
+    """An open registry. Use as a context manager; every method is one transaction.
+
+    Raises StateUnreadable when the file is not there, damaged, or of a newer qmesh.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        mode = files.mode_of(path)
+        if mode is None:
+            raise StateUnreadable(f"{path} is missing", hint="restore it from a backup: it is the mesh")
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root")
+        self._connection = _connect(path)
+        try:
+            self._refuse_foreign()
+        except QmeshError:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    @classmethod
+    def create(cls, path: Path, inventory: Inventory, *, now: int) -> None:
+        """Make a registry that holds `inventory`, whole or not at all.
+
+        now: Unix time in seconds.
+        """
+        building = path.with_name(path.name + ".new")
+        _remove_database(building)
+        _remove_database(path)
+        os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, files.PRIVATE_MODE))
+        with contextlib.closing(_connect(building, journal="DELETE")) as connection:
+            connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            with _transaction(connection):
+                _insert_mesh(connection, inventory)
+                _record(connection, now, "init", "mesh-made", inventory.control, inventory.revision)
+        building.replace(path)
+        files.sync_directory(path.parent)
+
+    def _refuse_foreign(self) -> None:
+        with _ours(self._path):
+            (application,) = self._connection.execute("PRAGMA application_id").fetchone()
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if application != _APPLICATION:
+            raise StateUnreadable(f"{self._path} is not a qmesh registry", hint="restore it from a backup")
+        if version > _SCHEMA_VERSION:
+            raise StateUnreadable(
+                f"{self._path} was written by a newer qmesh", hint="install that version, or a newer one"
+            )
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with _ours(self._path), _transaction(self._connection):
+            yield self._connection
+
+    def inventory(self) -> Inventory:
+        """The whole mesh, invited machines included."""
+        with self._change() as connection:
+            return _inventory(connection)
+
+    def preshared_keys(self) -> dict[str, Secret]:
+        """The preshared key of each machine, throwaway ones included, by public key."""
+        with self._change() as connection:
+            rows = connection.execute(
+                "SELECT public_key, preshared_key FROM machines WHERE preshared_key IS NOT NULL"
+            )
+            return {public_key: Secret(text) for public_key, text in rows}
+
+    def events(self) -> tuple[Event, ...]:
+        """All that changed the mesh, oldest first."""
+        with self._change() as connection:
+            rows = connection.execute(
+                "SELECT at, command, what, machine, revision FROM events ORDER BY number"
+            )
+            return tuple(Event(*row) for row in rows)
+
+    def invite(
+        self, name: str, *, workers: int | None, endpoint: Endpoint | None, expires_at: int, now: int
+    ) -> Issued:
+        """Make an invitation, and the invited machine with its future address.
+
+        An invitation that is still open for the name is withdrawn. Raises BadInput when the name
+        is a member's, or the machine does not fit in.
+        """
+        with self._change() as connection:
+            _expire(connection, now)
+            self._withdraw(connection, name, now)
+            inventory = _inventory(connection)
+            secret = secrets.token_bytes(32)
+            derived = derive(secret)
+            machine = Machine(
+                name=name,
+                public_key=derived.public_key,
+                address=free_address(inventory.network, {other.address for other in inventory.machines}),
+                workers=workers,
+                state="invited",
+                endpoints=() if endpoint is None else (endpoint,),
+            )
+            add(inventory, machine)
+            _insert_machine(connection, machine, None, derived.preshared_key)
+            connection.execute(
+                "INSERT INTO invitations (identifier, machine, secret, expires_at, outcome)"
+                " VALUES (?, ?, ?, ?, 'open')",
+                (derived.identifier, name, secret, expires_at),
+            )
+            _record(connection, now, "invite", "invited", name, inventory.revision)
+        return Issued(secret, machine, expires_at)
+
+    @staticmethod
+    def _withdraw(connection: sqlite3.Connection, name: str, now: int) -> None:
+        ended = connection.execute(
+            "UPDATE invitations SET outcome = 'withdrawn', secret = NULL"
+            " WHERE machine = ? AND outcome = 'open'",
+            (name,),
+        )
+        if ended.rowcount:
+            connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
+            _record(connection, now, "invite", "invitation-withdrawn", name, _revision(connection))
+
+    def redeem(self, message: Redemption, *, sender: str, now: int) -> Inventory:
+        """Make the sender a member, or find that it already is: the same message twice is once (E4).
+
+        sender: the tunnel address that WireGuard vouches for.
+        Raises EnrolmentRefused for an unknown, used, withdrawn, expired or unproven invitation.
+        """
+        try:
+            with self._change() as connection:
+                _expire(connection, now)
+                name = self._redeem(connection, message, sender)
+                inventory = _inventory(connection)
+                if name is not None:
+                    _record(connection, now, "join", "joined", name, inventory.revision)
+        except (sqlite3.IntegrityError, BadInput) as error:
+            raise EnrolmentRefused(
+                f"the control node refused: {error}", hint="look at `qmesh status` on the control node"
+            ) from None
+        return inventory
+
+    def _redeem(self, connection: sqlite3.Connection, message: Redemption, sender: str) -> str | None:
+        """Admit the sender; the name of a machine that became a member just now."""
+        row = connection.execute(
+            "SELECT machine, secret, outcome, redeemed_by FROM invitations WHERE identifier = ?",
+            (message.identifier,),
+        ).fetchone()
+        name, secret, outcome, redeemed_by = row or ("", b"", "unknown", None)
+        if outcome == "redeemed" and redeemed_by == message.public_key:
+            return None
+        if outcome != "open":
+            raise EnrolmentRefused(f"this invitation is {_SPENT[outcome]}", hint="ask for a new one")
+        refuse_unproven(message, secret)
+        before = _inventory(connection)
+        invited = before.machine(name)
+        if sender != invited.address:
+            raise EnrolmentRefused(
+                "the redemption did not come from the invitation's tunnel address",
+                hint="run `qmesh join` again",
+            )
+        after = admit(before, name, public_key=message.public_key, workers=invited.workers or message.workers)
+        shared = permanent_preshared_key(secret, before.control_node.public_key, message.public_key)
+        _update_admitted(connection, after, name, shared, message)
+        return name
+
+    def expire(self, *, now: int) -> bool:
+        """End the invitations whose time is over; whether there were any."""
+        with self._change() as connection:
+            return _expire(connection, now)
+
+
+_SPENT: Final = {
+    "redeemed": "used already, by another machine",
+    "withdrawn": "withdrawn",
+    "expired": "expired",
+    "unknown": "not known to this control node",
+}
+
+
+def _update_admitted(
+    connection: sqlite3.Connection, after: Inventory, name: str, shared: Secret, message: Redemption
+) -> None:
+    member = after.machine(name)
+    endpoints = (
+        (Endpoint.parse(message.endpoint, default_port=None),) if message.endpoint else member.endpoints
+    )
+    # Built anew so that an endpoint inside the tunnel network is refused here too.
+    machine = msgspec.structs.replace(member, endpoints=endpoints)
+    msgspec.structs.replace(after, machines=(*after.machines[:-1], machine))
+    connection.execute(
+        "UPDATE machines SET public_key = ?, workers = ?, state = 'active', endpoints = ?, preshared_key = ?,"
+        " place = (SELECT coalesce(max(place), 0) + 1 FROM machines) WHERE name = ?",
+        (machine.public_key, machine.workers, _endpoints(machine), shared.reveal(), name),
+    )
+    connection.execute(
+        "UPDATE invitations SET outcome = 'redeemed', redeemed_by = ?, secret = NULL WHERE identifier = ?",
+        (message.public_key, message.identifier),
+    )
+    connection.execute("UPDATE mesh SET revision = ?", (after.revision,))
+
+
+def _expire(connection: sqlite3.Connection, now: int) -> bool:
+    rows = connection.execute(
+        "UPDATE invitations SET outcome = 'expired', secret = NULL WHERE outcome = 'open' AND expires_at <= ?"
+        " RETURNING machine",
+        (now,),
+    ).fetchall()
+    for (name,) in rows:
+        connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
+        _record(connection, now, "agent", "invitation-expired", name, _revision(connection))
+    return bool(rows)
+
+
+def _connect(path: Path, *, journal: str = "WAL") -> sqlite3.Connection:
+    """Open without Python's own transactions, so that ours are the only ones."""
+    with _ours(path):
+        connection = sqlite3.connect(path, isolation_level=None, timeout=15, check_same_thread=False)
+        connection.execute(f"PRAGMA journal_mode = {journal}")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def _ours(path: Path) -> Iterator[None]:
+    """SQLite's errors become ours; what a constraint refuses is for the caller to word."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.OperationalError as error:
+        raise MachineRefused(
+            f"{path} could not be used: {error}", hint="look for a full disk or a read-only file system"
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise StateUnreadable(f"{path} is damaged: {error}", hint="restore it from a backup") from None
+
+
+def _remove_database(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _inventory(connection: sqlite3.Connection) -> Inventory:
+    (*mesh,) = connection.execute(
+        "SELECT mesh, network, control, node, base_port, service_port, revision FROM mesh"
+    ).fetchone()
+    rows = connection.execute(
+        "SELECT name, public_key, address, workers, state, endpoints FROM machines"
+        " ORDER BY place IS NULL, place, name"
+    )
+    machines = tuple(
+        Machine(
+            name=name,
+            public_key=public_key,
+            address=address,
+            workers=workers,
+            state=state,
+            endpoints=msgspec.json.decode(endpoints, type=tuple[Endpoint, ...]),
+        )
+        for name, public_key, address, workers, state, endpoints in rows
+    )
+    names = ("mesh", "network", "control", "node", "base_port", "service_port", "revision")
+    return Inventory(**dict(zip(names, mesh, strict=True)), machines=machines)
+
+
+def _revision(connection: sqlite3.Connection) -> int:
+    (revision,) = connection.execute("SELECT revision FROM mesh").fetchone()
+    return int(revision)
+
+
+def _insert_mesh(connection: sqlite3.Connection, inventory: Inventory) -> None:
+    connection.execute(
+        "INSERT INTO mesh VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            inventory.mesh,
+            inventory.network,
+            inventory.control,
+            inventory.node,
+            inventory.base_port,
+            inventory.service_port,
+            inventory.revision,
+        ),
+    )
+    for place, machine in enumerate(inventory.machines, 1):
+        _insert_machine(connection, machine, place, None)
+
+
+def _insert_machine(
+    connection: sqlite3.Connection, machine: Machine, place: int | None, preshared: Secret | None
+) -> None:
+    connection.execute(
+        "INSERT INTO machines (name, public_key, address, place, workers, state, endpoints, preshared_key)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            machine.name,
+            machine.public_key,
+            machine.address,
+            place,
+            machine.workers,
+            machine.state,
+            _endpoints(machine),
+            None if preshared is None else preshared.reveal(),
+        ),
+    )
+
+
+def _endpoints(machine: Machine) -> str:
+    return msgspec.json.encode(machine.endpoints).decode()
+
+
+def _record(
+    connection: sqlite3.Connection, now: int, command: str, what: EventKind, machine: str, revision: int
+) -> None:
+    connection.execute(
+        "INSERT INTO events (at, command, what, machine, revision) VALUES (?, ?, ?, ?, ?)",
+        (now, command, what, machine, revision),
+    )

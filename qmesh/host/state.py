@@ -1,0 +1,221 @@
+"""The state directory: what this machine remembers between commands, and the lock around it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from qmesh.errors import BadInput, QmeshError, StateUnreadable
+from qmesh.host import files
+from qmesh.mesh.enrolment import public_key_of
+from qmesh.mesh.model import Endpoint, Port, Secret
+
+DEFAULT_STATE = Path("/var/lib/qmesh")
+
+T = TypeVar("T")
+
+log = logging.getLogger("qmesh")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this machine knows of itself; that it is there makes the machine part of a mesh.
+
+    mesh, name: the mesh's identifier, and this machine's name in it.
+    control: whether this machine is the control node, which has the registry.
+    interface, listen_port: of the tunnel.
+    verification_key: Ed25519, 32 octets: whose memberships are believed.
+    control_endpoints: where a worker machine reaches the control node, best first.
+    config_directory: of the node's config.yml; None while unknown.
+    up: False after `qmesh down`.
+    guarded: False after `qmesh down --open`.
+    """
+
+    mesh: str
+    name: str
+    control: bool
+    interface: str
+    listen_port: Port
+    verification_key: bytes
+    control_endpoints: tuple[Endpoint, ...] = ()
+    config_directory: str | None = None
+    up: bool = True
+    guarded: bool = True
+
+
+class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A redemption that was begun, and may have reached the control node.
+
+    identifier: of the invitation.
+    """
+
+    identifier: str
+
+
+class HeldPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ports that qmesh wants reserved: those it reserved itself, and those that already were."""
+
+    ours: tuple[int, ...] = ()
+    others: tuple[int, ...] = ()
+
+
+class State:
+    """The state directory of this machine. Reading never makes anything."""
+
+    def __init__(self, directory: Path = DEFAULT_STATE) -> None:
+        self.directory = directory
+        self.private_key_file = directory / "private.key"
+        self.signing_key_file = directory / "signing.key"
+        self.preshared_key_file = directory / "preshared.key"
+        self.registry_file = directory / "mesh.db"
+        self.membership_file = directory / "membership.json"
+        self.guard_file = directory / "guard.nft"
+        self.log_file = directory / "agent.log"
+        self.agent_lock_file = directory / "agent.lock"
+        self.worker_config_directory = directory / "node"
+        self._settings_file = directory / "machine.json"
+        self._pending_file = directory / "joining.json"
+        self._held_ports_file = directory / "reserved-ports.json"
+        self._lock_file = directory / "lock"
+
+    def prepare(self) -> None:
+        """Make the state directory, 0700."""
+        files.make_private_directory(self.directory)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the one lock of this machine's qmesh; waits, and says so, while another has it."""
+        self.prepare()
+        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            _lock(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def settings(self) -> Settings:
+        """This machine's settings. Raises BadInput when it is in no mesh."""
+        found = self.settings_or_none()
+        if found is None:
+            raise BadInput(
+                f"this machine is in no mesh: {self.directory} holds none",
+                hint="start one with `qmesh init`, or join one with `qmesh join`",
+            )
+        return found
+
+    def settings_or_none(self) -> Settings | None:
+        """This machine's settings; None when it is in no mesh."""
+        return _decoded(self._settings_file, Settings)
+
+    def save_settings(self, settings: Settings) -> None:
+        """Remember; durable when this returns."""
+        files.write(self._settings_file, msgspec.json.format(msgspec.json.encode(settings)))
+
+    def pending(self) -> Pending | None:
+        """The redemption that was begun and not ended, if any."""
+        return _decoded(self._pending_file, Pending)
+
+    def save_pending(self, pending: Pending | None) -> None:
+        """Remember that a redemption is under way, or that none is any more."""
+        if pending is None:
+            files.remove(self._pending_file)
+        else:
+            files.write(self._pending_file, msgspec.json.encode(pending))
+
+    def held_ports(self) -> HeldPorts:
+        """Which ports qmesh keeps reserved."""
+        return _decoded(self._held_ports_file, HeldPorts) or HeldPorts()
+
+    def save_held_ports(self, held: HeldPorts) -> None:
+        """Remember which ports qmesh keeps reserved."""
+        if held == HeldPorts():
+            files.remove(self._held_ports_file)
+        else:
+            files.write(self._held_ports_file, msgspec.json.encode(held))
+
+    def private_key(self) -> Secret | None:
+        """This machine's WireGuard private key; None when there is none yet."""
+        return self._key(self.private_key_file)
+
+    def make_private_key(self) -> Secret:
+        """The machine's private key, made now if there is none: E1, 0600 from the first byte."""
+        key = self.private_key()
+        if key is None:
+            raw = X25519PrivateKey.generate().private_bytes_raw()
+            key = Secret(base64.b64encode(raw).decode())
+            files.write(self.private_key_file, key.reveal().encode() + b"\n")
+        return key
+
+    def preshared_key(self) -> Secret | None:
+        """The key that a worker machine shares with the control node."""
+        return self._key(self.preshared_key_file)
+
+    def save_preshared_key(self, key: Secret) -> None:
+        """Remember the key that a worker machine shares with the control node."""
+        files.write(self.preshared_key_file, key.reveal().encode() + b"\n")
+
+    def _key(self, path: Path) -> Secret | None:
+        octets = files.read(path, limit=1024)
+        if octets is None:
+            return None
+        try:
+            key = Secret(octets.decode("ascii").strip())
+            public_key_of(key)
+        except (UnicodeDecodeError, QmeshError):
+            raise StateUnreadable(
+                f"{path} holds no WireGuard key", hint="restore it from a backup, or join this machine anew"
+            ) from None
+        return key
+
+    def signing_key(self) -> Ed25519PrivateKey:
+        """The control node's key for memberships. Raises StateUnreadable when it is not there."""
+        octets = files.read(self.signing_key_file, limit=1024)
+        if octets is None or len(octets) != 32:
+            raise StateUnreadable(
+                f"{self.signing_key_file} holds no signing key", hint="restore it from a backup"
+            )
+        return Ed25519PrivateKey.from_private_bytes(octets)
+
+    def make_signing_key(self) -> Ed25519PrivateKey:
+        """The signing key, made now if there is none."""
+        if files.read(self.signing_key_file, limit=1024) is None:
+            files.write(self.signing_key_file, secrets.token_bytes(32))
+        return self.signing_key()
+
+
+def _decoded(path: Path, kind: type[T]) -> T | None:
+    octets = files.read(path)
+    if octets is None:
+        return None
+    try:
+        return msgspec.json.decode(octets, type=kind)
+    except (msgspec.DecodeError, QmeshError):
+        raise StateUnreadable(
+            f"{path} is damaged", hint="restore it from a backup; qmesh does not guess at its contents"
+        ) from None
+
+
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        begun = time.monotonic()
+        # A command usually ends within a second: only a longer wait is worth a word.
+        while time.monotonic() - begun < 1:
+            time.sleep(0.02)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+        log.info("waiting for another qmesh command on this machine to end ...")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)

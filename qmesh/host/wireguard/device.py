@@ -1,0 +1,148 @@
+"""What both backends share: a WireGuard interface as it is observed, and what a backend can do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from qmesh.errors import MachineRefused
+from qmesh.host.netlink import refusal
+from qmesh.mesh.model import Endpoint, InterfaceKind, Peer, Secret
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """What a peer has been doing.
+
+    last_handshake_s: Unix time in seconds; None when there never was one.
+    endpoint: where its packets come from now.
+    """
+
+    last_handshake_s: int | None
+    rx_bytes: int
+    tx_bytes: int
+    endpoint: Endpoint | None
+
+
+class Device(msgspec.Struct, frozen=True):
+    """A WireGuard interface as it is.
+
+    public_key: of its private key; None when it has none.
+    listen_port: 0 while none was chosen.
+    peers: sorted by public key.
+    counters: by public key.
+    """
+
+    public_key: str | None
+    listen_port: int
+    peers: tuple[Peer, ...]
+    counters: dict[str, Counters]
+
+
+class Backend(Protocol):
+    """Kernel or userspace WireGuard. Every method raises NeedsRoot or KernelRefused."""
+
+    @property
+    def kind(self) -> InterfaceKind:
+        """What the kernel calls the interfaces of this backend."""
+
+    def create(self, interface: str) -> None:
+        """Make the interface: bare, down. Raises KernelRefused when one of that name is there."""
+
+    def delete(self, interface: str) -> None:
+        """Delete the interface, and wait until nothing is left; nothing there is fine."""
+
+    def read(self, interface: str) -> Device:
+        """The interface as it is. Raises when it is not there, or could not be looked at whole."""
+
+    def set_key(self, interface: str, private_key: Secret) -> None:
+        """Configure the private key."""
+
+    def set_listen_port(self, interface: str, port: int) -> None:
+        """Set the UDP listen port. Raises KernelRefused when another program has it, up or down."""
+
+    def set_peers(self, interface: str, peers: Sequence[Peer]) -> None:
+        """Add peers, or configure them whole; other peers stay.
+
+        Allowed IPs are replaced, and taken from the peers that have them; an absent preshared key
+        and a keepalive of 0 are cleared; an endpoint of None leaves the one there is.
+        When it raises, some of the peers may be set.
+        """
+
+    def remove_peers(self, interface: str, public_keys: Sequence[str]) -> None:
+        """Remove peers; one that is not there is fine."""
+
+    def forget_session(self, interface: str, peer: Peer) -> None:
+        """Remove a peer and add it again, so that its next packet is a new handshake.
+
+        Where `peer` has no endpoint it keeps the one it was last heard from.
+        """
+
+
+def observed(public_key: str | None, listen_port: int, peers: Iterable[tuple[Peer, Counters]]) -> Device:
+    """A Device, with its peers put in order."""
+    found = sorted(peers, key=lambda pair: pair[0].public_key)
+    return Device(
+        public_key=public_key,
+        listen_port=listen_port,
+        peers=tuple(peer for peer, _ in found),
+        counters={peer.public_key: counters for peer, counters in found},
+    )
+
+
+def with_known_endpoint(peer: Peer, device: Device) -> Peer:
+    """`peer`, at the endpoint where it was last heard from unless it names one itself."""
+    known = device.counters.get(peer.public_key)
+    if peer.endpoint is not None or known is None:
+        return peer
+    return msgspec.structs.replace(peer, endpoint=known.endpoint)
+
+
+def endpoint_of(host: str, port: int) -> Endpoint | None:
+    """An endpoint as WireGuard reports it; a link-local one loses its scope, and port 0 is none."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return Endpoint(str(address), port) if port else None
+
+
+def allowed_ip(text: str) -> str:
+    """The canonical text of an allowed IP as WireGuard reports it."""
+    return str(ipaddress.ip_network(text, strict=False))
+
+
+def port_hint(port: int) -> dict[int, str]:
+    """The hint for a listen port that is taken, for `netlink.refusals`."""
+    return {
+        errno.EADDRINUSE: f"another program has UDP port {port}, see `ss -lunp`; stop it or use another port"
+    }
+
+
+def refuse_taken_port(interface: str, port: int) -> None:
+    """Raise KernelRefused, before anything is changed, when another socket has UDP port `port`.
+
+    WireGuard that is down takes any port and fails later, wireguard-go without a word; and one that
+    is up reports the new port from then on, although it could not have it.
+    """
+    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - as WireGuard does
+        if _is_taken(family, address, port):
+            raise port_taken(interface, port)
+
+
+def port_taken(interface: str, port: int) -> MachineRefused:
+    """The refusal of a listen port that another program has."""
+    return refusal(errno.EADDRINUSE, f"let {interface} listen on UDP port {port}", port_hint(port))
+
+
+def _is_taken(family: int, address: str, port: int) -> bool:
+    with contextlib.ExitStack() as stack:
+        try:
+            probe = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+            probe.bind((address, port))
+        except OSError as error:
+            # A machine without IPv6 says EAFNOSUPPORT: that is no taken port.
+            return error.errno == errno.EADDRINUSE
+    return False

@@ -1,0 +1,165 @@
+"""Userspace WireGuard: `wireguard-go`, a process behind a TUN interface. Source: its README.
+
+The process outlives us, and is found again by its socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from itertools import chain
+from typing import Final
+
+from qmesh.errors import KernelRefused, MachineRefused, MissingProgram, NeedsRoot
+from qmesh.host import links
+from qmesh.host.netlink import refusal, refusals
+from qmesh.host.wireguard import uapi
+from qmesh.host.wireguard.device import Device, port_hint, refuse_taken_port, with_known_endpoint
+from qmesh.mesh.model import InterfaceKind, Peer, Secret, quoted
+
+PROGRAM: Final = "wireguard-go"
+START_TIMEOUT_S = 10.0
+END_TIMEOUT_S = 10.0
+_POLL_S = 0.01
+
+
+def program() -> str:
+    """Where wireguard-go is. Raises MissingProgram."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/bin", "/usr/sbin", "/sbin"])
+    found = shutil.which(PROGRAM, path=path)
+    if found is None:
+        raise MissingProgram(
+            f"this kernel has no WireGuard, and {PROGRAM} is not installed",
+            hint=f"apt-get install {PROGRAM}",
+        )
+    return found
+
+
+class UserspaceWireGuard:
+    """WireGuard by one `wireguard-go` process for each interface."""
+
+    kind: InterfaceKind = "tun"
+
+    def create(self, interface: str) -> None:
+        if links.read(interface) is not None:
+            raise refusal(errno.EEXIST, f"create {interface}")
+        # A process whose interface was just deleted is about to end.
+        if not _await_end(interface, timeout_s=2):
+            raise KernelRefused(
+                f"{uapi.socket_path(interface)} belongs to an interface that is not here",
+                hint="its WireGuard process may serve another network namespace: use another name",
+            )
+        _remove_dead_socket(interface)
+        printed = _start(interface)
+        try:
+            _await_answer(interface, printed)
+        except MachineRefused:
+            links.delete(interface)
+            raise
+
+    def delete(self, interface: str) -> None:
+        if links.read(interface) is not None:
+            # wireguard-go ends, and removes its socket, when its interface goes.
+            links.delete(interface)
+            if not _await_end(interface, timeout_s=END_TIMEOUT_S):
+                raise KernelRefused(
+                    f"the WireGuard process of {interface} did not end",
+                    hint=f"end it yourself; `fuser {uapi.socket_path(interface)}` finds it",
+                )
+        if not uapi.answers(interface):
+            _remove_dead_socket(interface)
+
+    def read(self, interface: str) -> Device:
+        return uapi.read(interface)
+
+    def set_key(self, interface: str, private_key: Secret) -> None:
+        uapi.configure(interface, uapi.key_lines(private_key))
+
+    def set_listen_port(self, interface: str, port: int) -> None:
+        if port not in {0, self.read(interface).listen_port}:
+            refuse_taken_port(interface, port)
+        uapi.configure(interface, [f"listen_port={port}"], port_hint(port))
+
+    def set_peers(self, interface: str, peers: Sequence[Peer]) -> None:
+        uapi.configure(interface, chain.from_iterable(map(uapi.peer_lines, peers)))
+
+    def remove_peers(self, interface: str, public_keys: Sequence[str]) -> None:
+        uapi.configure(interface, chain.from_iterable(map(uapi.removal_lines, public_keys)))
+
+    def forget_session(self, interface: str, peer: Peer) -> None:
+        whole = with_known_endpoint(peer, self.read(interface))
+        uapi.configure(interface, chain(uapi.removal_lines(peer.public_key), uapi.peer_lines(whole)))
+
+
+def _start(interface: str) -> str:
+    """Start the process, which leaves a daemon behind, and return what it printed."""
+    found = program()
+    # The daemon may keep what it prints to: neither our output nor a pipe, or it would hold our caller.
+    with os.fdopen(os.memfd_create(PROGRAM), "w+b") as output:
+        try:
+            ended = subprocess.run(
+                [found, interface],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env=_environment(),
+                start_new_session=True,
+                timeout=START_TIMEOUT_S,
+                check=False,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise _not_started(interface, type(error).__name__) from None
+        output.seek(0)
+        printed = _last_line(output.read())
+    if ended.returncode != 0:
+        raise _not_started(interface, printed)
+    return printed
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would make wireguard-go stay in the foreground, or print all its life."""
+    ours = ("LOG_LEVEL", "WG_PROCESS_FOREGROUND", "WG_TUN_FD", "WG_UAPI_FD")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def _last_line(octets: bytes) -> str:
+    lines = [line.strip() for line in octets.decode(errors="replace").splitlines()]
+    return quoted(next((line for line in reversed(lines) if line), "nothing"), 300)
+
+
+def _not_started(interface: str, printed: str) -> MachineRefused:
+    reason = f"{PROGRAM} could not make {interface}; it said: {printed}"
+    if os.geteuid() != 0:
+        return NeedsRoot(reason, hint="run the command as root")
+    return KernelRefused(
+        reason, hint="it needs /dev/net/tun (`modprobe tun`) and, in a container, CAP_NET_ADMIN"
+    )
+
+
+def _await_answer(interface: str, printed: str) -> None:
+    end = time.monotonic() + START_TIMEOUT_S
+    while not uapi.answers(interface):
+        if time.monotonic() > end:
+            raise _not_started(interface, printed)
+        time.sleep(_POLL_S)
+    uapi.read(interface)
+
+
+def _await_end(interface: str, *, timeout_s: float) -> bool:
+    """Whether neither interface nor process is left, within `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    while links.read(interface) is not None or uapi.answers(interface):
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _remove_dead_socket(interface: str) -> None:
+    with refusals(f"remove {uapi.socket_path(interface)}"):
+        uapi.socket_path(interface).unlink(missing_ok=True)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+from pyroute2.netlink import NLM_F_DUMP_INTR
+
+from qmesh.errors import KernelRefused, NeedsRoot
+from qmesh.host import netlink
+
+
+def message(name: str, flags: int = 0) -> dict[str, object]:
+    return {"header": {"flags": flags}, "name": name}
+
+
+def test_a_torn_dump_is_asked_for_again():
+    answers = [[message("old"), message("new", NLM_F_DUMP_INTR)], [message("new")]]
+
+    assert netlink.whole_dump(lambda: answers.pop(0)) == [message("new")]
+
+
+def test_a_dump_that_is_always_torn_is_refused():
+    with pytest.raises(KernelRefused, match="too fast"):
+        netlink.whole_dump(lambda: [message("new", NLM_F_DUMP_INTR)])
+
+
+def test_an_empty_dump_is_empty():
+    assert netlink.whole_dump(tuple) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "hint"),
+    [
+        (errno.EPERM, NeedsRoot, "root"),
+        (errno.ENODEV, KernelRefused, "qmesh up"),
+        (errno.ENOBUFS, KernelRefused, "memory"),
+        (errno.EOPNOTSUPP, KernelRefused, "lacks"),
+        (errno.EADDRINUSE, KernelRefused, "ours"),
+        (errno.EINVAL, KernelRefused, "dmesg"),
+    ],
+)
+def test_every_refusal_has_a_hint(code, kind, hint):
+    refused = netlink.refusal(code, "do it", {errno.EADDRINUSE: "ours"})
+
+    assert type(refused) is kind
+    assert refused.message.startswith("could not do it: ")
+    assert hint in refused.hint
