@@ -1,0 +1,405 @@
+"""The demo: three machines become one guarded cluster, and a neighbour on their LAN attacks it.
+
+The machines are namespaces (tests/lab), the commands are qmesh's own, typed as a user types
+them. Stand-ins take the place of the node: its workers listen where config.yml says, and its
+control process dials every one of them.
+
+Exit code 0 when everything held; 1 when something did not; 130 or 143 when interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.lab.attack import WAYS, Attempt, attack, attempts_on, make_gullible
+from tests.lab.machines import TOOLS, Lab, Machine, Running
+
+CONFIG = "/root/node/.config"
+SERVICE_PORT = 2222
+SHOWN_FAILURES = 12
+
+NODE_CONFIG = """\
+# Written by the node at its first start. Holds this node's identity: keep a copy elsewhere.
+key:
+  keyManagerType: file
+  keyManagerFile:
+    path: .config/keys.yml
+    createIfMissing: false
+    encryptionKey: "{encryption_key}"
+p2p:
+  listenMultiaddr: /ip4/0.0.0.0/udp/8336/quic
+  bootstrapPeers: []
+  # the identity itself; whoever has it is this node
+  peerPrivKey: {private_key}
+  minPeers: 3
+  network: 0
+engine:
+  provingKeyId: default-proving-key
+  filter: "1111111111111111111111111111111111111111111111111111111111111111"
+  statsMultiaddr: ""
+  pendingCommitWorkers: 4   # as many as the disk bears
+  difficulty: 0
+db:
+  path: .config/store
+listenGrpcMultiaddr: ""
+listenRESTMultiaddr: ""
+logFile: ""
+"""
+
+console = Console(width=100, highlight=False, markup=False, soft_wrap=False)
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM; the exit code is the shell's way to tell which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+class Failed(Exception):
+    """A command did not do what the rest of the demo needs."""
+
+
+@dataclass
+class Member:
+    """A machine of the cluster and what the demo knows about it."""
+
+    machine: Machine
+    workers: int
+    address: str = ""
+    cores: range = range(0)
+    ports: list[int] = field(default_factory=list)
+    worker: Running | None = None
+    file: str = ""
+    reached_by_control: int = 0
+
+    @property
+    def core_range(self) -> str:
+        """The cores as the worker's `--core` takes them."""
+        return f"{self.cores[0]}..{self.cores[-1]}"
+
+
+class Demo:
+    """What happens, in order, and what is known meanwhile."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.members: list[Member] = []
+        self.failures: list[str] = []
+        self.attempts: list[Attempt] = []
+        self.times: list[tuple[str, str]] = []
+
+    def run(self) -> int:
+        """Do all of it; return the exit code."""
+        try:
+            self.make_the_mesh()
+            self.join_the_first()
+            self.join_the_second()
+            self.check_everything()
+            self.attack_everything()
+        except Failed as failure:
+            self.failures.append(str(failure))
+        self.show()
+        return 1 if self.failures else 0
+
+    # The cluster
+
+    def make_the_mesh(self) -> None:
+        """Machine A becomes the control node, with 3 workers of its own."""
+        heading("Machine A runs a node already. It becomes the control node, with 3 workers.")
+        control = Member(self.lab.machine("machine-a", "192.168.0.200", "fd00:1a::200"), 3)
+        self.members.append(control)
+        identity = {"encryption_key": secrets.token_hex(32), "private_key": secrets.token_hex(114)}
+        control.machine.write(f"{CONFIG}/config.yml", NODE_CONFIG.format(**identity), 0o600)
+        self.type_in(control, f"qmesh init --endpoint 192.168.0.200 --workers 3 --node 1.4 --config {CONFIG}")
+
+    def join_the_first(self) -> None:
+        """Machine B joins with 4 workers, and the clock runs."""
+        heading("Machine B joins with 4 workers, by a one-use invitation.")
+        member = Member(self.lab.machine("machine-b", "192.168.0.201", "fd00:1a::201"), 4)
+        seconds = self.join(member)
+        self.times.append(("qmesh join until the control node reached machine-b", f"{seconds:.2f} s"))
+        self.render(self.control)
+        self.start_workers()
+        self.dial_all()
+
+    def join_the_second(self) -> None:
+        """Machine C joins with 10 workers, and every file is brought up to date."""
+        heading("Machine C joins with 10 workers.")
+        member = Member(self.lab.machine("machine-c", "192.168.0.203", "fd00:1a::203"), 10)
+        seconds = self.join(member)
+        self.times.append(("qmesh join until the control node reached machine-c", f"{seconds:.2f} s"))
+        for each in self.members:
+            self.render(each)
+        self.start_workers()
+        self.dial_all()
+
+    def join(self, member: Member) -> float:
+        """Invite a machine and let it join; seconds from `join` to its worker's first answer."""
+        name, machine = member.machine.name, member.machine
+        file = f"{name}.invitation"
+        self.type_in(self.control, f"qmesh invite {name} --workers {member.workers} --out {file}")
+        machine.write(f"/root/{file}", self.control.machine.read(f"/root/{file}"), 0o600)
+        say(f"  ({file} is carried to {name})")
+        self.members.append(member)
+        self.learn()
+        self.type_in(member, "mkdir -p node/.config")
+        # The node's service waits for its config.yml, as systemd would make it wait.
+        member.worker = self.worker(member, "--wait", "60")
+        first = f"{member.address}:{member.ports[0]}"
+        dialler = self.control.machine.start(["python", TOOLS / "control.py", "--first", first])
+        time.sleep(0.3)
+        began = time.monotonic()
+        self.type_in(member, f"qmesh join {file} --config {CONFIG}")
+        if dialler.wait():
+            raise Failed(f"the control node did not reach {name}: {dialler.error_output().strip()}")
+        answer = json.loads(dialler.output())
+        say(f"  (the control node's first connection: {answer['by']!r})")
+        return float(answer["at"]) - began
+
+    def render(self, member: Member) -> None:
+        """Bring a machine's config.yml up to date."""
+        self.type_in(member, "qmesh render-config --write")
+
+    def learn(self) -> None:
+        """Ask the control node for every machine's address, cores and ports."""
+        told = self.facts(self.control, "qmesh status")["machines"]
+        by_name = {machine["name"]: machine for machine in told if machine["role"] != "control"}
+        by_name[self.control.machine.name] = next(machine for machine in told if machine["role"] == "control")
+        for member in self.members:
+            machine = by_name[member.machine.name]
+            first, count = machine["cores"]["first"], machine["cores"]["count"]
+            member.address = machine["address"]
+            member.cores = range(first, first + count)
+            member.ports = machine["ports"]
+
+    # The node's stand-ins
+
+    def worker(self, member: Member, *options: str) -> Running:
+        """Start the workers of a machine."""
+        return member.machine.start(
+            ["python", f"{TOOLS}/worker.py", "--config", CONFIG, "--core", member.core_range, *options]
+        )
+
+    def start_workers(self) -> None:
+        """Start the workers of every machine whose config.yml is not the one they were started with."""
+        self.learn()
+        for member in self.members:
+            file = member.machine.read(f"{CONFIG}/config.yml")
+            if file != member.file:
+                self.restart_workers(member)
+                member.file = file
+
+    def restart_workers(self, member: Member, *options: str) -> None:
+        """End the workers of a machine and start them again."""
+        if member.worker:
+            member.worker.stop()
+        how = "listens on every address" if options else "listens where config.yml says"
+        prompt(member, f"node --core {member.core_range} &    (a stand-in: {how})")
+        member.worker = self.worker(member, *options)
+        try:
+            member.worker.wait_for("ready")
+        except TimeoutError as late:
+            raise Failed(f"the workers of {member.machine.name} did not start: {late}") from late
+
+    def dial_all(self) -> None:
+        """Let the control process dial every worker of its list, in order."""
+        prompt(self.control, "node    (a stand-in: dials every worker of the list, in order)")
+        words = ["python", f"{TOOLS}/control.py", "--config", CONFIG]
+        dialled = json.loads(self.control.machine.run(words, timeout=60).stdout)
+        for member in self.members:
+            answers = [f"core {core} on {member.machine.name}" for core in member.cores]
+            by = [entry["by"] for entry in dialled if entry["core"] in member.cores]
+            member.reached_by_control = sum(map(str.__eq__, by, answers))
+            self.expect(by == answers, f"{member.machine.name}: wanted {answers}, got {by}")
+        wanted = sum(member.workers for member in self.members)
+        self.expect(len(dialled) == wanted, f"the list has {len(dialled)} entries instead of {wanted}")
+        slowest = max((entry["milliseconds"] for entry in dialled), default=0.0)
+        answered = sum(entry["answered"] for entry in dialled)
+        say(f"  {answered} of {wanted} workers answered in their places, the slowest after {slowest} ms")
+
+    # The proof
+
+    def check_everything(self) -> None:
+        """`check` on every machine, and the cluster at a glance."""
+        heading("All three say that everything is as it should be.")
+        for member in self.members:
+            self.type_in(member, "qmesh check")
+        self.type_in(self.control, "qmesh status")
+
+    def attack_everything(self) -> None:
+        """Every worker, by every way, twice: as rendered, and with the guard as the only obstacle."""
+        heading("A neighbour on the LAN attacks all 17 workers, by 5 ways, twice.")
+        attacker = self.lab.machine("attacker", "192.168.0.66", "fd00:1a::66")
+        for member in self.members:
+            make_gullible(member.machine)
+            member.machine.start(["python", TOOLS / "service.py", str(SERVICE_PORT)]).wait_for("ready")
+        say("1. against the workers as config.yml has them: listening on the tunnel address only")
+        self.attack_once(attacker)
+        say("2. against careless workers, listening on every address: only the guard is in the way")
+        for member in self.members:
+            self.restart_workers(member, "--careless")
+        self.dial_all()
+        self.attack_once(attacker)
+
+    def attack_once(self, attacker: Machine) -> None:
+        """One attempt by each way on every worker and, as positive control, on an ordinary service."""
+        attempts = [
+            attempt
+            for member in self.members
+            for attempt in attempts_on(
+                member.machine,
+                [*member.ports, SERVICE_PORT],
+                tunnel_address=member.address,
+                control_address=self.control.address,
+            )
+        ]
+        began = time.monotonic()
+        made = attack(attacker, [member.machine for member in self.members], attempts)
+        at_workers = [attempt for attempt in made if attempt.port != SERVICE_PORT]
+        at_service = [attempt for attempt in made if attempt.port == SERVICE_PORT]
+        say(f"  workers reached: {count(at_workers)} attempts, {time.monotonic() - began:.1f} s")
+        say(f"  an ordinary service on the same machines, port {SERVICE_PORT}: {count(at_service)}")
+        self.attempts += made
+        for attempt in at_workers:
+            self.expect(not attempt.reached, f"the attacker reached a worker: {attempt}")
+        for attempt in at_service:
+            self.expect(attempt.reached, f"an attack that proves nothing: {attempt}")
+
+    # The answer
+
+    def show(self) -> None:
+        """The table, the times, and what did not hold."""
+        heading("What it came to")
+        console.print(self.table())
+        say("control node: workers that answered it, each in its place.")
+        say("ipv4 ... forged source: workers that the attacker reached that way. None is right.")
+        say("service: the same attempts on an ordinary port of these machines. All must arrive.")
+        say("")
+        for what, took in self.times:
+            say(f"{what}: {took}")
+        for failure in self.failures[:SHOWN_FAILURES]:
+            say(f"did not hold: {failure}")
+        if len(self.failures) > SHOWN_FAILURES:
+            say(f"did not hold: {len(self.failures) - SHOWN_FAILURES} more of the kind")
+
+    def table(self) -> Table:
+        """A row per machine."""
+        table = Table()
+        ways = [way.replace("-", "\n") for way in WAYS]
+        for title in ("machine", "cores", "ports", "control\nnode", *ways, "service"):
+            table.add_column(title, justify="left" if title == "machine" else "right")
+        for member in self.members:
+            table.add_row(*self.row(member))
+        return table
+
+    def row(self, member: Member) -> list[str]:
+        """The cells of a machine."""
+        name = member.machine.name
+        made = [attempt for attempt in self.attempts if attempt.machine == name]
+        at_workers = [attempt for attempt in made if attempt.port != SERVICE_PORT]
+        return [
+            name,
+            f"{member.cores[0]}-{member.cores[-1]}" if member.cores else "",
+            f"{member.ports[0]}-{member.ports[-1]}" if member.ports else "",
+            f"{member.reached_by_control}/{member.workers}",
+            *(workers_reached(at_workers, way) for way in WAYS),
+            count([attempt for attempt in made if attempt.port == SERVICE_PORT]),
+        ]
+
+    # Means
+
+    @property
+    def control(self) -> Member:
+        """The control node."""
+        return self.members[0]
+
+    def type_in(self, member: Member, line: str) -> None:
+        """Run a command as a user types it, and show it with its answer; it must exit with 0."""
+        prompt(member, line)
+        done = member.machine.run(shlex.split(line), check=False, timeout=90)
+        if answer := f"{done.stdout}{done.stderr}".rstrip("\n"):
+            say(answer)
+        if done.returncode:
+            raise Failed(f"{member.machine.name}# {line}: exit code {done.returncode}")
+
+    def facts(self, member: Member, line: str) -> Any:
+        """What a command answers to `--json`."""
+        done = member.machine.run([*shlex.split(line), "--json"], check=False)
+        if done.returncode:
+            raise Failed(f"{member.machine.name}# {line} --json: {done.stderr}")
+        return json.loads(done.stdout)
+
+    def expect(self, held: bool, otherwise: str) -> None:  # noqa: FBT001  # reads as a sentence
+        """Note what did not hold."""
+        if not held:
+            self.failures.append(otherwise)
+
+
+def workers_reached(attempts: Sequence[Attempt], way: str) -> str:
+    """`reached/tried` workers that way; a worker counts as reached when one of the attacks did."""
+    tried = {attempt.port: False for attempt in attempts if attempt.way == way}
+    for attempt in attempts:
+        if attempt.way == way:
+            tried[attempt.port] |= attempt.reached
+    return f"{sum(tried.values())}/{len(tried)}"
+
+
+def count(attempts: Sequence[Attempt]) -> str:
+    """`reached/made`."""
+    return f"{sum(attempt.reached for attempt in attempts)}/{len(attempts)}"
+
+
+def heading(text: str) -> None:
+    """What comes next."""
+    console.print(f"\n== {text}", style="bold")
+
+
+def prompt(member: Member, line: str) -> None:
+    """A command as it stands in a terminal."""
+    console.print(f"{member.machine.name}# {line}", style="cyan", soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line of output."""
+    console.print(text, soft_wrap=True)
+
+
+def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    """Leave at once, but tidily: further signals have nothing to add."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise Interrupted(number)
+
+
+def main() -> int:
+    """Run the demo in a lab, and take the lab down whatever happens."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, interrupt)
+    began = time.monotonic()
+    try:
+        with Lab() as lab:
+            exit_code = Demo(lab).run()
+    except Interrupted as interrupted:
+        say("\ninterrupted: all machines were taken down, nothing is left of them")
+        return interrupted.exit_code
+    say(f"the demo took {time.monotonic() - began:.1f} s; nothing of it is left on this machine")
+    say("Everything held." if exit_code == 0 else "NOT everything held, see above.")
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,351 @@
+"""A lab: machines on one LAN, each in namespaces of its own, gone without a trace when closed.
+
+    with Lab() as lab:
+        a = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
+        b = lab.machine("machine-b", "192.168.0.201", "fd00:1a::201")
+        a.run(["ping", "-c1", "192.168.0.201"])
+
+A machine has mount, network, UTS, IPC and PID namespaces of its own: its own /proc, /sys, /run,
+/tmp, /root and /var/lib/qmesh, and a copy-on-write /etc and /var/lib. No systemd runs there.
+Nothing of it has a name in the host, so nothing has to be tidied up: all of it lives by the
+first process of each machine, and that lives by a pipe whose other end this process holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ipaddress
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Self
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+TOOLS = Path(__file__).resolve().parent
+"""The worker, the control process and the attacker are programs in this directory."""
+
+_PID1 = TOOLS / "pid1.py"
+_NEW_PID_NAMESPACE = 0x20000000
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_END_SECONDS = 10.0
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class CommandFailed(subprocess.CalledProcessError):
+    """A command of a machine ended with another exit code than 0; its message shows the output."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.stdout}{self.stderr}".rstrip()
+
+
+class Running(subprocess.Popen[str]):
+    """A command that runs in a machine; what it says goes to files, so it never has to be read.
+
+    Signals reach the command itself: it is a child of this process, in the machine's namespaces.
+    """
+
+    def __init__(self, argv: Sequence[str], *, input: str | None) -> None:  # noqa: A002
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # until forget()
+        self._complained: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        with tempfile.TemporaryFile() if input else Path(os.devnull).open("rb") as given:
+            if input:
+                given.write(input.encode())
+                given.seek(0)
+            super().__init__(
+                argv,
+                stdin=given,
+                stdout=self._said,
+                stderr=self._complained,
+                start_new_session=True,
+                env={},
+            )
+
+    def output(self) -> str:
+        """What the command wrote to standard output until now."""
+        return _text(self._said)
+
+    def error_output(self) -> str:
+        """What the command wrote to standard error until now."""
+        return _text(self._complained)
+
+    def wait_for(self, text: str, *, timeout: float = 5.0) -> None:
+        """Wait until the text is in the output.
+
+        Args:
+            text: what to wait for.
+            timeout: seconds.
+
+        Raises TimeoutError, with all that was said, when the command ended or said it too late.
+        """
+        deadline = time.monotonic() + timeout
+        while text not in self.output():
+            if self.poll() is not None or time.monotonic() > deadline:
+                if text in self.output():
+                    return
+                raise TimeoutError(f"no {text!r} from {self.args!r}:\n{self.output()}{self.error_output()}")
+            time.sleep(0.005)
+
+    def stop(self, *, timeout: float = 5.0) -> int:
+        """Ask the command to end, wait for it, and return its exit code; after `timeout` s kill it."""
+        with contextlib.suppress(ProcessLookupError):
+            self.terminate()
+        try:
+            return self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return self.kill_session()
+
+    def kill_session(self) -> int:
+        """Kill the command and the children that stayed in its session; return its exit code."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        return self.wait()
+
+    def forget(self) -> None:
+        """Let go of the output."""
+        self._said.close()
+        self._complained.close()
+
+
+class Machine:
+    """One machine of a lab, made by `Lab.machine`.
+
+    Attributes:
+        name: the host name.
+        ipv4: address on the LAN.
+        ipv6: global address on the LAN, or None.
+        link_local: IPv6 link-local address on the LAN, without scope.
+        pid: the host's number of the machine's first process, for `nsenter --target`.
+    """
+
+    def __init__(self, name: str, *, ipv4: str = "", ipv6: str | None = None) -> None:
+        self.name = name
+        self.ipv4 = ipv4
+        self.ipv6 = ipv6
+        self.link_local = f"fe80::{int(ipaddress.IPv4Address(ipv4)) & 0xFFFF:x}" if ipv4 else ""
+        self._running: list[Running] = []
+        self._first = _boot(name)
+        self.pid = self._first.pid
+        self._pids = os.open(f"/proc/{self.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        check: bool = True,
+        input: str | None = None,  # noqa: A002
+        env: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; a daemon that it leaves behind is not waited for.
+
+        Args:
+            argv: program and arguments; `python` and `qmesh` are those of the running interpreter.
+            check: raise CommandFailed unless the exit code is 0.
+            input: text for standard input, which is empty otherwise.
+            env: variables in addition to a clean environment.
+            timeout: seconds, then the command is killed and subprocess.TimeoutExpired raised.
+        """
+        words = [str(word) for word in argv]
+        running = self.start(words, input=input, env=env)
+        try:
+            code = running.wait(timeout)
+        except subprocess.TimeoutExpired:
+            running.kill_session()
+            raise subprocess.TimeoutExpired(
+                words, timeout, running.output(), running.error_output()
+            ) from None
+        finally:
+            self._running.remove(running)
+            if running.returncode is None:
+                running.kill_session()
+            said, complained = running.output(), running.error_output()
+            running.forget()
+        if check and code:
+            raise CommandFailed(code, words, said, complained)
+        return subprocess.CompletedProcess(words, code, said, complained)
+
+    def start(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        input: str | None = None,  # noqa: A002
+        env: Mapping[str, str] | None = None,
+    ) -> Running:
+        """Start a command that runs on; it ends with the machine at the latest. As `run` otherwise."""
+        variables = {**_clean_environment(), **(env or {})}
+        enter = ["/usr/bin/nsenter", f"--target={self.pid}", "--mount", "--net", "--uts", "--ipc"]
+        settings = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in variables.items())]
+        words = [*enter, "--wdns=/root", "--", *settings, *(str(word) for word in argv)]
+        with _next_child_in(self._pids):
+            running = Running(words, input=input)
+        self._running.append(running)
+        return running
+
+    def write(self, path: str | Path, text: str, mode: int = 0o644) -> None:
+        """Write a file of the machine, with its directories; `mode` holds from the first byte."""
+        script = (
+            'mkdir -p "$(dirname "$1")" && rm -f "$1" && umask 077 && : >"$1" && chmod "$2" "$1" && cat >"$1"'
+        )
+        self.run(["sh", "-c", script, "sh", path, f"{mode:o}"], input=text)
+
+    def read(self, path: str | Path) -> str:
+        """The text of a file of the machine; CommandFailed when it has none."""
+        return self.run(["cat", path]).stdout
+
+    def close(self) -> None:
+        """End every process of the machine, and wait until they and the namespaces are gone."""
+        self._first.kill()
+        for running in self._running:
+            running.wait()
+            running.forget()
+        self._running.clear()
+        _close_first(self._first)
+        with contextlib.suppress(OSError):
+            os.close(self._pids)
+
+
+class Lab:
+    """Machines on one LAN. Use as a context manager; see the module's docstring."""
+
+    def __init__(self) -> None:
+        self._undo = contextlib.ExitStack()
+        self._machines: list[Machine] = []
+        self._lan: Machine | None = None
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as undo:
+            self._lan = Machine("lan")
+            undo.callback(self._lan.close)
+            bridge = "link add lan type bridge forward_delay 0 mcast_snooping 0\nlink set lan up\n"
+            _ip(self._lan.pid, bridge)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def machine(self, name: str, ipv4: str, ipv6: str | None = None) -> Machine:
+        """A machine on the LAN, ready for use.
+
+        Args:
+            name: host name.
+            ipv4: its address on eth0, in a /24.
+            ipv6: its global address on eth0, in a /64; it has a link-local one in any case.
+        """
+        if self._lan is None:
+            raise RuntimeError("a lab is used with `with`")
+        machine = Machine(name, ipv4=ipv4, ipv6=ipv6)
+        self._undo.callback(machine.close)
+        port = f"port{len(self._machines)}"
+        self._machines.append(machine)
+        _ip(
+            self._lan.pid,
+            f"link add {port} type veth peer name eth0 netns {machine.pid}\nlink set {port} master lan up\n",
+        )
+        _ip(machine.pid, _addresses(machine))
+        return machine
+
+    def close(self) -> None:
+        """End all machines, the last made first. May be called twice."""
+        self._undo.close()
+        self._machines.clear()
+        self._lan = None
+
+
+def _boot(name: str) -> subprocess.Popen[bytes]:
+    """Start a machine's first process in new namespaces; return it once the machine is ready."""
+    keep = sorted({str(CHECKOUT), sys.prefix, sys.base_prefix})
+    wanted = json.dumps({"name": name, "keep": keep})
+    with _next_child_in(None):
+        first = subprocess.Popen(
+            ["/usr/bin/unshare", "--mount", "--net", "--uts", "--ipc", "--",
+             sys.executable, "-I", "-S", _PID1, wanted],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    assert first.stdin is not None
+    assert first.stdout is not None
+    said = first.stdout.readline()
+    if said != b"ready\n":
+        first.stdin.close()
+        said += first.stdout.read()
+        _close_first(first)
+        raise OSError(f"machine {name} did not come up: {said.decode().strip()}")
+    return first
+
+
+def _close_first(first: subprocess.Popen[bytes]) -> None:
+    """Let go of a machine's first process and wait for its end."""
+    for pipe in (first.stdin, first.stdout):
+        if pipe is not None:
+            pipe.close()
+    first.wait(_END_SECONDS)
+
+
+@contextlib.contextmanager
+def _next_child_in(namespace: int | None) -> Iterator[None]:
+    """What this thread forks in here begins in that PID namespace; None is a new one.
+
+    That way a command is our own child, and signals and exit codes need no middleman. It does
+    not concern other threads, see pid_namespaces(7).
+    """
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if namespace is None:
+            _succeed(_libc.unshare(_NEW_PID_NAMESPACE))
+        else:
+            _succeed(_libc.setns(namespace, _NEW_PID_NAMESPACE))
+        yield
+    finally:
+        _succeed(_libc.setns(own, _NEW_PID_NAMESPACE))
+        os.close(own)
+
+
+def _succeed(result: int) -> None:
+    if result:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def _clean_environment() -> dict[str, str]:
+    return {
+        "HOME": "/root",
+        "PATH": f"{sys.prefix}/bin:{_SYSTEM_PATH}",
+        "TERM": os.environ.get("TERM", "dumb"),
+        "LANG": "C.UTF-8",
+    }
+
+
+def _addresses(machine: Machine) -> str:
+    """Commands for `ip -batch` that bring up a machine's loopback and its port on the LAN."""
+    lines = [
+        "link set lo up",
+        "link set eth0 up",
+        f"addr add {machine.ipv4}/24 dev eth0",
+        f"addr add {machine.link_local}/64 dev eth0 nodad",
+    ]
+    if machine.ipv6:
+        lines.append(f"addr add {machine.ipv6}/64 dev eth0 nodad")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _ip(pid: int, commands: str) -> None:
+    """Run iproute2 commands in the network namespace of a process."""
+    words = ["/usr/bin/nsenter", f"--target={pid}", "--net", "--", "ip", "-batch", "-"]
+    subprocess.run(words, input=commands, text=True, check=True, stdout=subprocess.DEVNULL)
+
+
+def _text(file: IO[Any]) -> str:
+    """All of an output file; the offset is the writer's as well, so it stays where it is."""
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), size, 0).decode(errors="replace")

@@ -1,0 +1,339 @@
+"""The lab itself: that it is a lab, that it leaves nothing behind, and that its attacks are attacks."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.lab import attack
+from tests.lab.machines import CHECKOUT, TOOLS, CommandFailed, Lab, Machine, Running
+
+pytestmark = pytest.mark.lab
+
+CONTROL, TUNNEL, NETWORK = "10.77.0.1", "10.77.0.2", "10.77.0.0/20"
+WORKER_PORT, SERVICE_PORT = 40003, 2222
+
+
+@pytest.fixture
+def lab():
+    with Lab() as lab:
+        yield lab
+
+
+def host_state() -> dict[str, list[str]]:
+    """What a lab could leave behind in the host: interfaces, mounts, names, rules."""
+    asked = (
+        ["ip", "-o", "link"],
+        ["ip", "netns"],
+        ["nft", "list", "ruleset"],
+        ["cat", "/proc/self/mountinfo"],
+    )
+    answers = [subprocess.run(words, capture_output=True, text=True, check=True).stdout for words in asked]
+    return {" ".join(words): sorted(said.splitlines()) for words, said in zip(asked, answers, strict=True)}
+
+
+def own_namespaces(pid: int | str) -> set[str]:
+    return {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in ("net", "mnt", "pid", "uts")}
+
+
+def namespaces_in_use() -> set[str]:
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/ns/*"):
+        with contextlib.suppress(OSError):
+            found.add(str(link.readlink()))
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class TestMachine:
+    def test_has_a_world_of_its_own(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
+        assert machine.run(["hostname"]).stdout == "machine-a\n"
+        assert machine.run(["sh", "-c", "ls /sys/class/net"]).stdout.split() == ["eth0", "lo"]
+        assert machine.run(["sh", "-c", "ls -A /root /run /var/lib/qmesh; pwd"]).stdout.split() == [
+            "/root:",
+            "/run:",
+            "/var/lib/qmesh:",
+            "/root",
+        ]
+
+    def test_writes_nothing_to_the_host(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        paths = ["/etc/qm-lab", "/var/lib/qm-lab", "/var/lib/qmesh/qm-lab", "/run/qm-lab", "/root/qm-lab"]
+        for path in paths:
+            machine.write(path, "here", 0o640)
+            assert machine.read(path) == "here"
+            assert machine.run(["stat", "-c%a", path]).stdout == "640\n"
+            assert not Path(path).exists()
+
+    def test_cannot_change_sysctls_of_the_host(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        assert machine.run(["sh", "-c", "echo 1 >/proc/sys/kernel/panic"], check=False).returncode
+        machine.run(["sysctl", "-qw", "net.ipv4.ip_local_reserved_ports=40000-40016"])
+        assert "40016" not in Path("/proc/sys/net/ipv4/ip_local_reserved_ports").read_text()
+
+    def test_runs_the_product_of_this_interpreter(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        said = machine.run(["python", "-c", "import sys, qmesh; print(sys.prefix, qmesh.__file__)"]).stdout
+        assert said.split() == [sys.prefix, str(CHECKOUT / "qmesh/__init__.py")]
+
+    def test_reaches_its_neighbours_at_once(self, lab):
+        a = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
+        b = lab.machine("machine-b", "192.168.0.201", "fd00:1a::201")
+        b.start(["python", TOOLS / "service.py", SERVICE_PORT]).wait_for("ready")
+        for address in (b.ipv4, b.ipv6, f"{b.link_local}%eth0"):
+            script = f"import socket; print(socket.create_connection(({address!r}, 2222), 1).recv(99))"
+            assert "service on machine-b" in a.run(["python", "-c", script]).stdout
+
+    def test_is_made_within_half_a_second(self, lab):
+        began = time.monotonic()
+        lab.machine("machine-a", "192.168.0.200")
+        assert time.monotonic() - began < 0.5
+
+
+class TestRun:
+    def test_passes_input_and_environment_and_nothing_else(self, lab, monkeypatch):
+        monkeypatch.setenv("QM_HOST_SECRET", "x")
+        machine = lab.machine("machine-a", "192.168.0.200")
+        said = machine.run(["sh", "-c", "cat; env"], input="in", env={"QM": "1"}).stdout
+        assert said.startswith("in")
+        assert "QM=1\n" in said
+        assert "QM_HOST_SECRET" not in said
+
+    def test_a_failure_shows_what_was_said(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        with pytest.raises(CommandFailed, match="the reason"):
+            machine.run(["sh", "-c", "echo the reason >&2; exit 3"])
+        assert machine.run(["sh", "-c", "exit 3"], check=False).returncode == 3
+
+    def test_does_not_wait_for_a_daemon(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        began = time.monotonic()
+        machine.run(["sh", "-c", "sleep 30 & echo started"])
+        assert time.monotonic() - began < 5
+
+    def test_kills_what_takes_too_long(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        with pytest.raises(subprocess.TimeoutExpired):
+            machine.run(["sleep", "31"], timeout=0.1)
+        assert "sleep 31" not in machine.run(["ps", "ax"]).stdout
+
+    def test_signals_reach_the_command_itself(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        started = machine.start(
+            ["sh", "-c", "trap 'echo caught; exit 7' TERM; echo up; while :; do sleep .01; done"]
+        )
+        started.wait_for("up")
+        assert started.stop() == 7
+        assert "caught" in started.output()
+
+    def test_orphans_are_reaped(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        machine.run(["sh", "-c", "(sleep 0.05 &)"])
+        time.sleep(0.1)
+        assert "defunct" not in machine.run(["ps", "ax"]).stdout
+
+
+class TestClosing:
+    def test_leaves_nothing(self):
+        before = host_state()
+        with Lab() as lab:
+            machine = lab.machine("machine-a", "192.168.0.200")
+            machine.start(["sleep", "1000"])
+            machine.run(["sh", "-c", "setsid sleep 1001 & nft add table inet lab"])
+            namespaces = own_namespaces(machine.pid)
+            assert namespaces <= namespaces_in_use()
+        assert not namespaces & namespaces_in_use()
+        assert host_state() == before
+
+    def test_leaves_nothing_after_a_failure(self):
+        before = host_state()
+        with contextlib.suppress(ZeroDivisionError), Lab() as lab:
+            lab.machine("machine-a", "192.168.0.200").start(["sleep", "1000"])
+            raise ZeroDivisionError
+        assert host_state() == before
+
+    def test_leaves_nothing_when_its_python_is_killed(self):
+        before = host_state()
+        script = """
+            import os, time
+            from tests.lab.machines import Lab
+            with Lab() as lab:
+                a, b = lab.machine("machine-a", "192.168.0.200"), lab.machine("machine-b", "192.168.0.201")
+                a.start(["sleep", "1000"])
+                a.run(["sh", "-c", "setsid sleep 1001 &"])
+                print(a.pid, b.pid, flush=True)
+                time.sleep(60)
+        """
+        words = [sys.executable, "-c", textwrap.dedent(script)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as holder:
+            assert holder.stdout is not None
+            namespaces: set[str] = set().union(*map(own_namespaces, holder.stdout.readline().split()))
+            namespaces -= own_namespaces("self")
+            assert namespaces <= namespaces_in_use()
+            holder.send_signal(signal.SIGKILL)
+        wait_until(lambda: not namespaces & namespaces_in_use())
+        wait_until(lambda: host_state() == before)
+
+
+CONFIG = """\
+engine:
+  dataWorkerMultiaddrs:
+  - /ip4/127.0.0.1/tcp/40000
+  - /ip6/::1/tcp/40001
+  - /ip4/127.0.0.2/tcp/40002
+"""
+
+
+class TestStandIns:
+    def dialled(self, machine: Machine) -> str:
+        return machine.run(["python", TOOLS / "control.py", "--config", "/root"]).stdout
+
+    def worker(self, machine: Machine, *arguments: str) -> Running:
+        return machine.start(["python", TOOLS / "worker.py", "--config", "/root", *arguments])
+
+    def test_each_worker_answers_at_its_entry(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        machine.write("/root/config.yml", CONFIG)
+        self.worker(machine, "--core", "1").wait_for("ready")
+        self.worker(machine, "--core", "2..3").wait_for("ready")
+        said = self.dialled(machine)
+        assert said.count('"answered": true') == 3
+        assert '"by": "core 3 on machine-a"' in said
+        with pytest.raises(CommandFailed):
+            machine.run(
+                ["python", TOOLS / "control.py", "--first", f"{machine.ipv4}:40000", "--patience", "0.2"]
+            )
+
+    def test_a_worker_in_another_place_is_not_taken_for_the_right_one(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        machine.write("/root/config.yml", CONFIG.replace("127.0.0.2/tcp/40002", "127.0.0.1/tcp/40000"))
+        self.worker(machine, "--core", "1").wait_for("ready")
+        said = self.dialled(machine)
+        assert said.count('"answered": true') == 1
+        assert '"answered": false, "by": "core 1 on machine-a"' in said
+        assert "Connect call failed" in said
+
+    @pytest.mark.parametrize(
+        ("config", "complaint"),
+        [(CONFIG, "has 3 entries"), ("engine:\n", "no list"), (CONFIG.replace("tcp", "udp"), "multiaddr")],
+    )
+    def test_a_worker_without_an_entry_does_not_start(self, lab, config, complaint):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        machine.write("/root/config.yml", config)
+        worker = self.worker(machine, "--core", "4")
+        assert worker.wait(5) == 1
+        assert complaint in worker.error_output()
+
+    def test_a_worker_waits_for_its_entry_and_its_address(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        worker = self.worker(machine, "--core", "1", "--wait", "10")
+        dialler = machine.start(["python", TOOLS / "control.py", "--first", "10.77.0.1:40000"])
+        machine.write("/root/config.yml", CONFIG.replace("127.0.0.1", CONTROL))
+        machine.run(["ip", "addr", "add", CONTROL, "dev", "lo"])
+        worker.wait_for("ready")
+        assert dialler.wait(5) == 0
+        assert "core 1 on machine-a" in dialler.output()
+        assert worker.stop() == 0
+
+
+def tunnel(machine: Machine, address: str, peer: str) -> None:
+    """Hand-made userspace WireGuard on a machine: interface wg0 with one peer."""
+    machine.run(["wireguard-go", "wg0"])
+    machine.write("/root/wg.conf", "[Interface]\n" + peer, 0o600)
+    machine.run(["wg", "setconf", "wg0", "/root/wg.conf"])
+    machine.run(["ip", "addr", "add", f"{address}/20", "dev", "wg0"])
+    machine.run(["ip", "link", "set", "wg0", "up"])
+
+
+@pytest.fixture
+def attacked(lab):
+    """Control node and worker machine with a tunnel between them, careless listeners, an attacker."""
+    control = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
+    victim = lab.machine("machine-b", "192.168.0.201", "fd00:1a::201")
+    attacker = lab.machine("attacker", "192.168.0.66", "fd00:1a::66")
+    keys = [control.run(["wg", "genkey"]).stdout.strip() for _ in range(2)]
+    publics = [control.run(["wg", "pubkey"], input=key).stdout.strip() for key in keys]
+    for machine, address, own, other, peer, peer_address in (
+        (control, CONTROL, keys[0], publics[1], victim, TUNNEL),
+        (victim, TUNNEL, keys[1], publics[0], control, CONTROL),
+    ):
+        ends = f"Endpoint = {peer.ipv4}:51820\nAllowedIPs = {peer_address}/32\n"
+        tunnel(
+            machine, address, f"PrivateKey = {own}\nListenPort = 51820\n[Peer]\nPublicKey = {other}\n{ends}"
+        )
+    for machine in (control, victim):
+        attack.make_gullible(machine)
+        for port in (WORKER_PORT, SERVICE_PORT):
+            machine.start(["python", TOOLS / "service.py", port]).wait_for("ready")
+    return control, victim, attacker
+
+
+def attempts(
+    control: Machine, victim: Machine, ports: Iterable[int] = (WORKER_PORT, SERVICE_PORT)
+) -> list[attack.Attempt]:
+    return [
+        *attack.attempts_on(control, ports, tunnel_address=CONTROL, control_address=CONTROL),
+        *attack.attempts_on(victim, ports, tunnel_address=TUNNEL, control_address=CONTROL),
+    ]
+
+
+class TestAttack:
+    def test_reaches_an_unguarded_port_in_every_way(self, attacked):
+        control, victim, attacker = attacked
+        told = attack.attack(attacker, [control, victim], attempts(control, victim))
+        assert [attempt for attempt in told if not attempt.reached] == []
+        assert {(attempt.machine, attempt.way) for attempt in told} == {
+            (name, way) for name in ("machine-a", "machine-b") for way in attack.WAYS
+        }
+
+    def test_is_stopped_by_a_rule_and_says_how(self, attacked):
+        control, victim, attacker = attacked
+        for machine in (control, victim):
+            chain = "chain c { type filter hook input priority 0; iifname eth0 tcp dport 40003 drop; }\n"
+            machine.run(["nft", "-f", "-"], input=f"table inet lab {{ {chain} }}\n")
+        told = attack.attack(attacker, [control, victim], attempts(control, victim))
+        assert {attempt.outcome for attempt in told if attempt.port == WORKER_PORT} == {
+            "timeout",
+            "unanswered",
+        }
+        assert all(attempt.reached for attempt in told if attempt.port == SERVICE_PORT)
+
+    def test_tells_refused_from_unreachable(self, attacked):
+        control, victim, attacker = attacked
+        victim.run(["ip", "route", "add", "prohibit", "192.168.0.66"])
+        told = attack.attack(attacker, [victim], attempts(control, victim, [9999]))
+        outcomes = {(attempt.machine, attempt.outcome) for attempt in told}
+        assert outcomes >= {("machine-a", "refused"), ("machine-a", "unanswered")}
+        assert not any(attempt.reached for attempt in told)
+
+    def test_sees_a_forged_packet_also_when_the_answer_is_dropped(self, attacked):
+        control, victim, attacker = attacked
+        chain = "chain c { type filter hook output priority 0; tcp sport 40003 drop; }\n"
+        victim.run(["nft", "-f", "-"], input=f"table inet lab {{ {chain} }}\n")
+        forged = [
+            a for a in attempts(control, victim, [WORKER_PORT]) if a.source and a.machine == victim.name
+        ]
+        assert [a.outcome for a in attack.attack(attacker, [victim], forged)] == ["answered"]
+
+    def test_sees_a_forged_packet_also_when_the_tunnel_is_gone(self, attacked):
+        control, victim, attacker = attacked
+        victim.run(["ip", "link", "del", "wg0"])
+        victim.run(["ip", "addr", "add", TUNNEL, "dev", "lo"])
+        victim.run(["ip", "route", "add", CONTROL, "dev", "eth0"])
+        forged = [
+            a for a in attempts(control, victim, [WORKER_PORT]) if a.source and a.machine == victim.name
+        ]
+        assert [a.outcome for a in attack.attack(attacker, [victim], forged)] == ["answered"]
