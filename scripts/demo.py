@@ -183,8 +183,10 @@ class Demo:
             machine = by_name[member.machine.name]
             first, count = machine["cores"]["first"], machine["cores"]["count"]
             member.address = machine["address"]
+            if first is None:  # invited: it will stand behind the others
+                first = self.members[-2].cores[-1] + 1
             member.cores = range(first, first + count)
-            member.ports = machine["ports"]
+            member.ports = machine["ports"] or [self.control.ports[0] + core - 1 for core in member.cores]
 
     # The node's stand-ins
 

@@ -140,9 +140,9 @@ class Service:
         self._thread.start()
 
     @property
-    def answers(self) -> bool:
-        """Whether it is up."""
-        return self._server.started and self._thread.is_alive()
+    def is_alive(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """End it, and wait until it has ended."""

@@ -103,6 +103,7 @@ class Registry:
         self._connection = _connect(path)
         try:
             self._refuse_foreign()
+            self._refuse_damaged()
         except QmeshError:
             self._connection.close()
             raise
@@ -120,18 +121,21 @@ class Registry:
         now: Unix time in seconds.
         """
         building = path.with_name(path.name + ".new")
-        _remove_database(building)
-        _remove_database(path)
-        os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, files.PRIVATE_MODE))
-        with contextlib.closing(_connect(building, journal="DELETE")) as connection:
-            connection.executescript(_SCHEMA)
-            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            with _transaction(connection):
-                _insert_mesh(connection, inventory)
-                _record(connection, now, "init", "mesh-made", inventory.control, inventory.revision)
-        building.replace(path)
-        files.sync_directory(path.parent)
+        with _ours(path):
+            _remove_database(building)
+            _remove_database(path)
+            os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, files.PRIVATE_MODE))
+            with contextlib.closing(_connect(building)) as connection:
+                connection.executescript(_SCHEMA)
+                connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+                connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+                with _transaction(connection):
+                    _insert_mesh(connection, inventory)
+                    _record(connection, now, "init", "mesh-made", inventory.control, inventory.revision)
+                # Lasts in the file. Set when it is opened, it would fail where another process writes.
+                connection.execute("PRAGMA journal_mode = WAL")
+            building.replace(path)
+            files.sync_directory(path.parent)
 
     def _refuse_foreign(self) -> None:
         with _ours(self._path):
@@ -144,6 +148,13 @@ class Registry:
                 f"{self._path} was written by a newer qmesh", hint="install that version, or a newer one"
             )
 
+    def _refuse_damaged(self) -> None:
+        # SQLite reads what is left of a truncated file as rows; the look costs less than reading them.
+        with _ours(self._path):
+            (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise StateUnreadable(f"{self._path} is damaged", hint="restore it from a backup")
+
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         with _ours(self._path), _transaction(self._connection):
@@ -153,6 +164,11 @@ class Registry:
         """The whole mesh, invited machines included."""
         with self._change() as connection:
             return _inventory(connection)
+
+    def revision(self) -> int:
+        """The revision of the membership."""
+        with self._change() as connection:
+            return _revision(connection)
 
     def preshared_keys(self) -> dict[str, Secret]:
         """The preshared key of each machine, throwaway ones included, by public key."""
@@ -304,13 +320,16 @@ def _expire(connection: sqlite3.Connection, now: int) -> bool:
     return bool(rows)
 
 
-def _connect(path: Path, *, journal: str = "WAL") -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     """Open without Python's own transactions, so that ours are the only ones."""
     with _ours(path):
         connection = sqlite3.connect(path, isolation_level=None, timeout=15, check_same_thread=False)
-        connection.execute(f"PRAGMA journal_mode = {journal}")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except sqlite3.Error:
+            connection.close()
+            raise
     return connection
 
 
@@ -338,6 +357,11 @@ def _ours(path: Path) -> Iterator[None]:
         ) from None
     except sqlite3.DatabaseError as error:
         raise StateUnreadable(f"{path} is damaged: {error}", hint="restore it from a backup") from None
+    except OSError as error:
+        raise MachineRefused(
+            f"{path} could not be used: {error.strerror}",
+            hint="look for a full disk or a read-only file system",
+        ) from None
 
 
 def _remove_database(path: Path) -> None:
@@ -346,6 +370,13 @@ def _remove_database(path: Path) -> None:
 
 
 def _inventory(connection: sqlite3.Connection) -> Inventory:
+    try:
+        return _rows_as_inventory(connection)
+    except (QmeshError, TypeError, ValueError) as error:
+        raise sqlite3.DatabaseError(f"its rows are no mesh ({error})") from None
+
+
+def _rows_as_inventory(connection: sqlite3.Connection) -> Inventory:
     (*mesh,) = connection.execute(
         "SELECT mesh, network, control, node, base_port, service_port, revision FROM mesh"
     ).fetchone()

@@ -87,7 +87,6 @@ class State:
         self._settings_file = directory / "machine.json"
         self._pending_file = directory / "joining.json"
         self._held_ports_file = directory / "reserved-ports.json"
-        self._lock_file = directory / "lock"
 
     def prepare(self) -> None:
         """Make the state directory, 0700."""
@@ -97,7 +96,7 @@ class State:
     def lock(self) -> Iterator[None]:
         """Hold the one lock of this machine's qmesh; waits, and says so, while another has it."""
         self.prepare()
-        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _lock(descriptor)
             yield
@@ -121,6 +120,19 @@ class State:
     def save_settings(self, settings: Settings) -> None:
         """Remember; durable when this returns."""
         files.write(self._settings_file, msgspec.json.format(msgspec.json.encode(settings)))
+
+    def forget(self, *, keep_private_key: bool) -> None:
+        """Leave the mesh, in the files: the settings go first, so that a rest of them means nothing."""
+        files.remove(self._settings_file)
+        for path in (
+            *(self.registry_file.with_name(self.registry_file.name + end) for end in ("", "-wal", "-shm")),
+            self.membership_file,
+            self.preshared_key_file,
+            self.signing_key_file,
+            self._pending_file,
+            *(() if keep_private_key else (self.private_key_file,)),
+        ):
+            files.remove(path)
 
     def pending(self) -> Pending | None:
         """The redemption that was begun and not ended, if any."""
@@ -200,7 +212,7 @@ def _decoded(path: Path, kind: type[T]) -> T | None:
         return None
     try:
         return msgspec.json.decode(octets, type=kind)
-    except (msgspec.DecodeError, QmeshError):
+    except (ValueError, QmeshError):  # text that is no UTF-8 is a ValueError of Python's own
         raise StateUnreadable(
             f"{path} is damaged", hint="restore it from a backup; qmesh does not guess at its contents"
         ) from None

@@ -6,6 +6,9 @@ from typing import Final
 
 import msgspec
 
+from qmesh.errors import BadInput
+from qmesh.mesh.model import quoted
+
 AGENT: Final = "qmesh.service"
 BOOT_GUARD: Final = "qmesh-guard.service"
 CONTROL_PROCESS: Final = "qmesh-control.service"
@@ -14,7 +17,10 @@ WORKERS: Final = "qmesh-workers.target"
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things are on this machine, absolute.
+    """Where things are on this machine. Building one raises BadInput when systemd would not take it.
+
+    Each is absolute and without `..`, as systemd.exec(5) wants it, and each program without quotes
+    and backslashes, which systemd takes in no name of a program.
 
     python: the interpreter that has qmesh.
     state: the state directory.
@@ -30,6 +36,20 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     nft: str
     program: str
     config_directory: str
+
+    def __post_init__(self) -> None:
+        for path in (self.python, self.nft, self.program):
+            if any(character in path for character in "\"'\\"):
+                raise BadInput(
+                    f"systemd runs no program named {quoted(path)}",
+                    hint="install it where no quote and no backslash is in the path",
+                )
+        for path in msgspec.structs.astuple(self):
+            if not path.startswith("/") or ".." in path.split("/") or not path.isprintable():
+                raise BadInput(
+                    f"{quoted(path)} is no path for a systemd unit",
+                    hint="write it from / on, with no .. and no control characters in it",
+                )
 
 
 def unit_files(paths: Paths, *, is_control: bool, cores: range) -> dict[str, str]:
@@ -53,17 +73,17 @@ def _boot_guard(paths: Paths) -> str:
 Description=qmesh guard for data-worker ports, from before the network is up
 Documentation=man:nft(8)
 DefaultDependencies=no
-RequiresMountsFor={_word(paths.guard_file)}
+RequiresMountsFor={_quoted(paths.guard_file)}
 After=local-fs.target nftables.service
 Before=network-pre.target shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target
-AssertPathExists={_word(paths.guard_file)}
+AssertPathExists={_path(paths.guard_file)}
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart={_word(paths.nft)} -f {_word(paths.guard_file)}
+ExecStart={_quoted(paths.nft)} -f {_word(paths.guard_file)}
 
 [Install]
 WantedBy=sysinit.target
@@ -78,11 +98,12 @@ Description=qmesh agent: keeps the tunnel and the guard as desired
 Documentation=man:wg(8)
 Wants={BOOT_GUARD}
 After={BOOT_GUARD} network.target
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={_word(paths.python)} -m qmesh agent --state {_word(paths.state)}
+ExecStart={_quoted(paths.python)} -m qmesh agent --state {_word(paths.state)}
 KillMode=process
 Restart=always
 RestartSec=2
@@ -102,7 +123,7 @@ Wants={AGENT}
 After={BOOT_GUARD} {AGENT} {WORKERS} network-online.target
 
 [Service]
-ExecStart={_word(paths.program)} --config {_word(paths.config_directory)}
+ExecStart={_quoted(paths.program)} --config {_word(paths.config_directory)}
 {_node_service(paths)}
 [Install]
 WantedBy=multi-user.target
@@ -119,7 +140,7 @@ After={BOOT_GUARD} {AGENT}
 PartOf={WORKERS}
 
 [Service]
-ExecStart={_word(paths.program)} --config {_word(paths.config_directory)} --core %i
+ExecStart={_quoted(paths.program)} --config {_word(paths.config_directory)} --core %i
 {_node_service(paths)}
 [Install]
 WantedBy={WORKERS}
@@ -127,8 +148,10 @@ WantedBy={WORKERS}
 
 
 def _node_service(paths: Paths) -> str:
+    parent = paths.config_directory.rstrip("/").rpartition("/")[0]
+    # The slash at the end keeps a space or backslash there; systemd takes no "..".
     return f"""\
-WorkingDirectory={_path(paths.config_directory)}/..
+WorkingDirectory={_path(parent)}/
 LimitNOFILE=1048576
 KillSignal=SIGINT
 TimeoutStopSec=30
@@ -153,7 +176,12 @@ def _path(path: str) -> str:
     return path.replace("%", "%%")
 
 
-def _word(path: str) -> str:
-    """A path as one word of a command line: specifiers and variables escaped, quoted where needed."""
-    escaped = _path(path).replace("\\", "\\\\").replace("$", "$$").replace('"', '\\"')
+def _quoted(path: str) -> str:
+    """A path as a command line's program or one word of a setting: quoted where needed."""
+    escaped = _path(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"' if any(character in escaped for character in " \\'\";") else escaped
+
+
+def _word(path: str) -> str:
+    """A path as an argument on a command line: variables escaped too."""
+    return _quoted(path).replace("$", "$$")

@@ -1,0 +1,5 @@
+"""`python -m qmesh`."""
+
+from qmesh.cli import main
+
+main()

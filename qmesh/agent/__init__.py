@@ -1,0 +1,1 @@
+"""What puts deciding and acting together, once or for ever."""

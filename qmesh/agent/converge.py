@@ -1,0 +1,75 @@
+"""Observe, plan, apply, observe: once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed
+from qmesh.errors import KernelRefused, QmeshError
+from qmesh.host.linux import Linux
+from qmesh.mesh.model import NodeState
+from qmesh.mesh.plan import Step, plan
+
+log = logging.getLogger("qmesh")
+
+
+def wanted_and_observed(
+    here: Here, linux: Linux, *, follow_roaming: bool = False
+) -> tuple[NodeState, NodeState]:
+    """What this machine should be, and what it is.
+
+    follow_roaming: leave the endpoints of peers alone that shook hands a moment ago.
+    """
+    observed = linux.observe()
+    endpoints = endpoints_wanted(here, observed)
+    if follow_roaming and observed.tunnel is not None:
+        endpoints |= {name: where for name, where in roamed(here, linux).items() if name in endpoints}
+    return desired_here(here, linux.backend.kind, endpoints), observed
+
+
+def steps_for(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple[Step, ...]:
+    """The steps that this machine needs to be as desired."""
+    return plan(*wanted_and_observed(here, linux, follow_roaming=follow_roaming))
+
+
+def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple[Step, ...]:
+    """Take the steps that this machine needs, see that it is as desired, and return them.
+
+    Raises MachineRefused when a step is refused, or when the machine is not as desired afterwards.
+    """
+    steps = take(linux, steps_for(here, linux, follow_roaming=follow_roaming))
+    if steps:
+        left = steps_for(here, linux, follow_roaming=follow_roaming)
+        if left:
+            raise KernelRefused(
+                f"after all steps the machine is not as desired: {left[0].kind} {left[0].subject}",
+                hint="does another program manage this interface or table? run `qmesh check`",
+            )
+    return steps
+
+
+def take(linux: Linux, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Take steps in order; returns them. Raises MachineRefused at the first that is refused."""
+    for step in steps:
+        linux.apply(step)
+        log.debug("%s %s: %s", step.kind, step.subject, step.detail)
+    return steps
+
+
+def reach(linux: Linux, wanted: NodeState) -> None:
+    """Take the machine to a state that is not (yet) its mesh's."""
+    take(linux, plan(wanted, linux.observe()))
+
+
+@contextlib.contextmanager
+def undone_on_failure(linux: Linux, *, back_to: NodeState) -> Iterator[None]:
+    """When the block fails or is interrupted, the machine is put back to the state `back_to`."""
+    try:
+        yield
+    except BaseException:
+        log.info("putting this machine back as it was ...")
+        with contextlib.suppress(QmeshError):
+            reach(linux, back_to)
+        raise

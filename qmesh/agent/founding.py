@@ -1,0 +1,230 @@
+"""`init`: make the mesh, with this machine as its control node."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from qmesh.agent import nodefile
+from qmesh.agent.converge import converge, undone_on_failure
+from qmesh.agent.here import Here, Standing, linux_for, load, require_root, standing
+from qmesh.agent.service import ensure_agent
+from qmesh.errors import BadInput
+from qmesh.host import links, nftables, ports, wireguard
+from qmesh.host.registry import Registry
+from qmesh.host.state import Settings, State
+from qmesh.mesh import inventory as inventories
+from qmesh.mesh.enrolment import mesh_identifier, public_key_of
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import (
+    DEFAULT_INTERFACE,
+    DEFAULT_LISTEN_PORT,
+    PROFILES,
+    Endpoint,
+    Machine,
+    Profile,
+    interface_name,
+    ip_network,
+    machine_name,
+    port_number,
+    quoted,
+    worker_count,
+)
+from qmesh.mesh.nodeconfig import facts
+
+log = logging.getLogger("qmesh")
+
+_NO_KEY = "A" * 43 + "="
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What `init` was asked for; None where it was left to qmesh."""
+
+    name: str | None
+    endpoints: tuple[str, ...]
+    network: str | None
+    listen_port: int | None
+    workers: int | None
+    node: str | None
+    worker_base_port: int | None
+    config: Path | None
+    interface: str | None
+
+
+def init(state: State, wish: Wish, *, apply: bool) -> Standing:
+    """Make the mesh, guard and tunnel first, then the agent; or go on with an init that was cut off.
+
+    Raises BadInput before anything is written, or MachineRefused with everything put back.
+    """
+    require_root("qmesh init")
+    directory = nodefile.find_directory(wish.config)
+    founding = _founding(wish, directory)
+    if apply:
+        nftables.run("list tables")
+        wireguard.available_kind()
+    with state.lock():
+        if state.settings_or_none() is None:
+            _refuse_what_collides(founding)
+            _found(state, founding, apply=apply)
+        else:
+            _go_on(state, wish, apply=apply)
+        here = load(state)
+    if apply:
+        ensure_agent(state)
+    return standing(here)
+
+
+class Founding(msgspec.Struct, frozen=True, kw_only=True):
+    """A mesh about to be made: everything decided and valid, nothing written."""
+
+    inventory: Inventory
+    interface: str
+    listen_port: int
+    config_directory: str | None
+
+
+def _founding(wish: Wish, directory: Path | None) -> Founding:
+    interface = interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface)
+    listen_port = port_number(
+        DEFAULT_LISTEN_PORT if wish.listen_port is None else wish.listen_port, "listen port"
+    )
+    network = _network(wish.network, interface)
+    machine = Machine(
+        name=machine_name(wish.name if wish.name is not None else "control"),
+        public_key=_NO_KEY,
+        address=inventories.free_address(network, ()),
+        workers=worker_count(_default_workers() if wish.workers is None else wish.workers),
+        endpoints=tuple(Endpoint.parse(text, default_port=listen_port) for text in wish.endpoints),
+    )
+    profile = _profile(wish.node, directory)
+    base_port = facts(profile).base_port if wish.worker_base_port is None else wish.worker_base_port
+    inventory = Inventory(
+        mesh="",
+        network=network,
+        control=machine.name,
+        node=profile,
+        base_port=port_number(base_port, "worker base port"),
+        service_port=listen_port,
+        revision=1,
+        machines=(machine,),
+    )
+    return Founding(
+        inventory=inventory,
+        interface=interface,
+        listen_port=listen_port,
+        config_directory=None if directory is None else str(directory),
+    )
+
+
+def _default_workers() -> int:
+    """A data worker for each core but one, which the control process keeps."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def _network(given: str | None, interface: str) -> str:
+    occupied = links.occupied_networks(interface)
+    if given is None:
+        return inventories.choose_network(occupied)
+    network = ip_network(given)
+    inventories.refuse_small(network)
+    inventories.refuse_collision(network, occupied, hint="choose another --network, or leave it to qmesh")
+    return network
+
+
+def _profile(given: str | None, directory: Path | None) -> Profile:
+    """The profile asked for, or that of the node's config.yml, or 2.0. Raises BadInput."""
+    asked = next((profile for profile in PROFILES if profile == given), None)
+    if given is not None and asked is None:
+        raise BadInput(
+            f"{quoted(given)} is no version of the node's config", hint=f"use {' or '.join(PROFILES)}"
+        )
+    found = nodefile.profile_of(directory)
+    profile = asked or found or "2.0"
+    facts(profile)
+    nodefile.refuse_other_key(profile, found)
+    return profile
+
+
+def _refuse_what_collides(founding: Founding) -> None:
+    if links.read(founding.interface) is not None:
+        raise BadInput(
+            f"there is an interface {founding.interface} already, and qmesh did not make it",
+            hint="choose another name with --interface",
+        )
+    if ports.udp_port_in_use(founding.listen_port):
+        raise BadInput(
+            f"UDP port {founding.listen_port} is in use on this machine",
+            hint=f"see by whom: `ss -lunp sport = :{founding.listen_port}`; or choose another --listen-port",
+        )
+
+
+def _found(state: State, founding: Founding, *, apply: bool) -> None:
+    """Write the state, the settings last: until they are there, an init may start over."""
+    state.prepare()
+    had_key = state.private_key() is not None
+    try:
+        _remember(state, founding)
+        if apply:
+            here = load(state)
+            linux = linux_for(state, here)
+            with undone_on_failure(linux, back_to=linux.observe()):
+                converge(here, linux)
+    except BaseException:
+        state.forget(keep_private_key=had_key)
+        raise
+
+
+def _remember(state: State, founding: Founding) -> None:
+    private_key = state.make_private_key()
+    verification_key = state.make_signing_key().public_key().public_bytes_raw()
+    machine = msgspec.structs.replace(founding.inventory.control_node, public_key=public_key_of(private_key))
+    mesh = msgspec.structs.replace(
+        founding.inventory, mesh=mesh_identifier(verification_key), machines=(machine,)
+    )
+    Registry.create(state.registry_file, mesh, now=int(time.time()))
+    state.save_settings(
+        Settings(
+            mesh=mesh.mesh,
+            name=machine.name,
+            control=True,
+            interface=founding.interface,
+            listen_port=founding.listen_port,
+            verification_key=verification_key,
+            config_directory=founding.config_directory,
+        )
+    )
+
+
+def _go_on(state: State, wish: Wish, *, apply: bool) -> None:
+    """This machine is in a mesh already: fine when an init that was cut off is said again."""
+    here = load(state)
+    _refuse_another_mesh(here, wish)
+    log.info("this machine is the control node of mesh %s already: going on with it", here.inventory.mesh)
+    if apply:
+        converge(here, linux_for(state, here))
+
+
+def _refuse_another_mesh(here: Here, wish: Wish) -> None:
+    settings, inventory, machine = here.settings, here.inventory, here.machine
+    said_and_is: tuple[tuple[str, object, object], ...] = (
+        ("--name", wish.name, machine.name),
+        ("--network", wish.network and str(ipaddress.ip_network(wish.network)), inventory.network),
+        ("--listen-port", wish.listen_port, settings.listen_port),
+        ("--workers", wish.workers, machine.workers),
+        ("--node", wish.node, inventory.node),
+        ("--worker-base-port", wish.worker_base_port, inventory.base_port),
+        ("--interface", wish.interface, settings.interface),
+    )
+    differs = [option for option, said, now in said_and_is if said is not None and said != now]
+    if not settings.control or differs:
+        role = "the control node" if settings.control else "a member"
+        other = f", with another {' and '.join(differs)}" if differs else ""
+        raise BadInput(
+            f"this machine is {role} of mesh {inventory.mesh} already{other}",
+            hint="see it with `qmesh status`; a machine is in one mesh only",
+        )

@@ -1,0 +1,190 @@
+"""This machine and its mesh, as they are remembered; and what the machine should therefore be."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from qmesh.errors import BadInput, NeedsRoot, StateUnreadable
+from qmesh.host import files, names
+from qmesh.host.linux import Linux
+from qmesh.host.registry import Registry
+from qmesh.host.state import Settings, State
+from qmesh.mesh.desired import Place, desired
+from qmesh.mesh.enrolment import read_membership
+from qmesh.mesh.inventory import Inventory, cores_of, ports_of
+from qmesh.mesh.model import Cores, Endpoint, InterfaceKind, Machine, NodeState, Secret
+
+FRESH_S = 180
+"""Seconds that a handshake counts as fresh. Source: WireGuard's REJECT_AFTER_TIME."""
+
+
+class Here(msgspec.Struct, frozen=True):
+    """All that this machine knows: its settings, the mesh, the preshared keys by public key."""
+
+    settings: Settings
+    inventory: Inventory
+    preshared: Mapping[str, Secret]
+
+    @property
+    def machine(self) -> Machine:
+        """This machine in the mesh."""
+        return self.inventory.machine(self.settings.name)
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Where a machine stands in its mesh: what `init` and `join` answer. `ports` in core order."""
+
+    mesh: str
+    name: str
+    address: str
+    network: str
+    public_key: str
+    interface: str
+    listen_port: int
+    node: str
+    cores: Cores
+    ports: tuple[int, ...]
+
+
+def standing(here: Here) -> Standing:
+    """The machine's standing, from what it remembers."""
+    name = here.settings.name
+    return Standing(
+        mesh=here.inventory.mesh,
+        name=name,
+        address=here.machine.address,
+        network=here.inventory.network,
+        public_key=here.machine.public_key,
+        interface=here.settings.interface,
+        listen_port=here.settings.listen_port,
+        node=here.inventory.node,
+        cores=cores_of(here.inventory)[name],
+        ports=ports_of(here.inventory, name),
+    )
+
+
+def require_root(what: str) -> None:
+    """Raise NeedsRoot unless this process may change the machine."""
+    if os.geteuid() != 0:
+        raise NeedsRoot(f"`{what}` needs root; nothing was changed", hint=f"sudo {what}")
+
+
+def require_control(here: Here, what: str) -> None:
+    """Raise BadInput unless this machine is the control node."""
+    if not here.settings.control:
+        raise BadInput(
+            f"{here.settings.name} is not the control node",
+            hint=f"run `{what}` on {here.inventory.control}",
+        )
+
+
+def load(state: State) -> Here:
+    """What this machine remembers. Raises BadInput when it is in no mesh, StateUnreadable when damaged."""
+    settings = state.settings()
+    if settings.control:
+        with Registry(state.registry_file) as registry:
+            return Here(settings, registry.inventory(), registry.preshared_keys())
+    inventory = held_membership(state, settings)
+    shared = state.preshared_key()
+    if shared is None:
+        raise _missing(state.preshared_key_file)
+    return Here(settings, inventory, {inventory.control_node.public_key: shared})
+
+
+def held_membership(state: State, settings: Settings) -> Inventory:
+    """The membership that a worker machine holds; believed anew each time it is read (E6)."""
+    octets = files.read(state.membership_file)
+    if octets is None:
+        raise _missing(state.membership_file)
+    return read_membership(octets, settings.verification_key, mesh=settings.mesh)
+
+
+def _missing(path: object) -> StateUnreadable:
+    return StateUnreadable(f"{path} is missing", hint="restore it from a backup, or join this machine anew")
+
+
+def linux_for(state: State, here: Here) -> Linux:
+    """This machine, ready to be observed and changed. Raises MachineRefused."""
+    key = state.private_key()
+    return Linux(state, here.settings.interface, [] if key is None else [key])
+
+
+def risen(here: Here) -> Here:
+    """The machine as `qmesh apply` wants it: tunnel up and guard in place, whatever `down` said."""
+    return msgspec.structs.replace(
+        here, settings=msgspec.structs.replace(here.settings, up=True, guarded=True)
+    )
+
+
+def desired_here(here: Here, kind: InterfaceKind, endpoints: Mapping[str, Endpoint]) -> NodeState:
+    """What this machine should be.
+
+    endpoints: by machine name, as `Place` has them.
+    """
+    settings = here.settings
+    place = Place(
+        interface=settings.interface,
+        kind=kind,
+        listen_port=settings.listen_port,
+        endpoints=endpoints,
+        up=settings.up,
+    )
+    wanted = desired(here.inventory, settings.name, place, here.preshared)
+    if settings.guarded:
+        return wanted
+    return msgspec.structs.replace(wanted, guard=None, reserved_ports=())
+
+
+def endpoints_wanted(here: Here, observed: NodeState) -> dict[str, Endpoint]:
+    """Where each other machine is to be reached: where it is now, if that is one of its endpoints.
+
+    A name is looked up only for a peer that has no endpoint yet: DNS that is slow, down or changing
+    must not disturb a tunnel that works.
+    """
+    peers = observed.tunnel.peers if observed.tunnel else ()
+    seen = {peer.public_key: peer.endpoint for peer in peers}
+    wanted = {}
+    for machine, endpoints in _known_endpoints(here):
+        endpoint = _endpoint_wanted(endpoints, seen.get(machine.public_key))
+        if endpoint is not None:
+            wanted[machine.name] = endpoint
+    return wanted
+
+
+def _endpoint_wanted(endpoints: tuple[Endpoint, ...], seen: Endpoint | None) -> Endpoint | None:
+    if seen in endpoints:
+        return seen
+    if seen is not None and not endpoints[0].is_address:
+        return None
+    found = (names.resolve(endpoint) for endpoint in endpoints)
+    return next((endpoint for endpoint in found if endpoint is not None), None)
+
+
+def _known_endpoints(here: Here) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
+    """The machines that this one knows how to reach, each with its endpoints, best first."""
+    if not here.settings.control:
+        return [(here.inventory.control_node, here.settings.control_endpoints)]
+    return [
+        (machine, machine.endpoints)
+        for machine in here.inventory.machines
+        if machine.endpoints and machine.name != here.settings.name
+    ]
+
+
+def roamed(here: Here, linux: Linux) -> dict[str, Endpoint]:
+    """Where peers with a fresh handshake are now: WireGuard followed them, and was right to."""
+    counters = linux.backend.read(here.settings.interface).counters
+    by_key = {machine.public_key: machine.name for machine in here.inventory.machines}
+    now = time.time()
+    return {
+        by_key[key]: count.endpoint
+        for key, count in counters.items()
+        if key in by_key
+        and count.endpoint is not None
+        and count.last_handshake_s is not None
+        and now - count.last_handshake_s < FRESH_S
+    }

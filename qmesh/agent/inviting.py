@@ -1,0 +1,120 @@
+"""`invite`: a one-use invitation for a new machine."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from pathlib import Path
+
+import msgspec
+
+from qmesh.agent.converge import converge
+from qmesh.agent.here import Here, linux_for, load, require_control, require_root
+from qmesh.errors import BadInput
+from qmesh.host import files, links
+from qmesh.host.registry import Registry
+from qmesh.host.state import State
+from qmesh.mesh.enrolment import PREFIX, Invitation
+from qmesh.mesh.model import Endpoint, machine_name, quoted, worker_count
+
+log = logging.getLogger("qmesh")
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_S = 30 * 86400
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What `invite` was asked for."""
+
+    name: str
+    workers: int | None
+    endpoint: str | None
+    expires: str
+
+
+def duration_s(text: str) -> int:
+    """Seconds in `90s`, `30m`, `24h` or `7d`. Raises BadInput; a minute at least, 30 days at most."""
+    said = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", text)
+    seconds = int(said[1]) * _UNITS[said[2]] if said else 0
+    if not 60 <= seconds <= _LONGEST_S:
+        raise BadInput(
+            f"{quoted(text)} is not a time for which an invitation can be good",
+            hint="use a number and m, h or d, from 1m to 30d, such as 24h",
+        )
+    return seconds
+
+
+def invite(state: State, wish: Wish) -> Invitation:
+    """Make an invitation and let WireGuard know it. Raises BadInput with nothing written."""
+    require_root("qmesh invite")
+    name = machine_name(wish.name)
+    workers = None if wish.workers is None else worker_count(wish.workers)
+    endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
+    lasts_s = duration_s(wish.expires)
+    with state.lock():
+        here = load(state)
+        require_control(here, "qmesh invite")
+        endpoints = _control_endpoints(here)
+        now = int(time.time())
+        with Registry(state.registry_file) as registry:
+            issued = registry.invite(
+                name, workers=workers, endpoint=endpoint, expires_at=now + lasts_s, now=now
+            )
+        _let_in(state, load(state))
+    return Invitation(
+        secret=issued.secret,
+        mesh=here.inventory.mesh,
+        verification_key=here.settings.verification_key,
+        control_key=here.machine.public_key,
+        control_address=here.machine.address,
+        network=here.inventory.network,
+        service_port=here.inventory.service_port,
+        endpoints=endpoints,
+        name=issued.machine.name,
+        address=issued.machine.address,
+        workers=issued.machine.workers,
+        expires_at=issued.expires_at,
+    )
+
+
+def _control_endpoints(here: Here) -> tuple[Endpoint, ...]:
+    """Where the invited machine is to look for this one: as `init` was told, or its own addresses."""
+    if here.machine.endpoints:
+        return here.machine.endpoints
+    addresses = links.global_addresses(here.settings.interface)[:8]
+    if not addresses:
+        raise BadInput(
+            "this machine has no address at which others could reach it",
+            hint="make the mesh anew with `qmesh init --endpoint HOST`",
+        )
+    log.info("the invitation names this machine's own addresses: %s", ", ".join(addresses))
+    return tuple(Endpoint(address, here.settings.listen_port) for address in addresses)
+
+
+def _let_in(state: State, here: Here) -> None:
+    if here.settings.up:
+        converge(here, linux_for(state, here), follow_roaming=True)
+    else:
+        log.info("the tunnel is down: run `qmesh apply` before the machine joins")
+
+
+def refuse_file(path: Path | None) -> None:
+    """Raise BadInput where an invitation cannot be written, or would replace something else."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise BadInput(f"there is no directory {path.parent}", hint="name a file in one that is there")
+    if path.is_dir():
+        raise BadInput(f"{path} is a directory", hint="name a file with --out")
+    if path.is_symlink() or path.exists():
+        there = None if path.is_symlink() else files.read(path)
+        if there is None or (there and not there.startswith(PREFIX.encode())):
+            raise BadInput(
+                f"{path} is there already, and is no invitation", hint="name a new file with --out"
+            )
+
+
+def write_file(path: Path, invitation: Invitation) -> None:
+    """Write the invitation, 0600 from the first byte."""
+    files.write(path, invitation.text().encode() + b"\n")

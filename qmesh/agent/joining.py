@@ -1,0 +1,336 @@
+"""`join`: redeem an invitation, and become a member.
+
+The order is what makes a join that is cut off safe to run again (E4): the private key is synced
+first; the guard is up before the tunnel; that a redemption is under way is remembered before it is
+sent; and the settings, which make this machine a member, are written last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from qmesh.agent import nodefile
+from qmesh.agent.converge import converge, reach, undone_on_failure
+from qmesh.agent.here import Here, Standing, linux_for, load, require_root, standing
+from qmesh.agent.service import ensure_agent
+from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
+from qmesh.host import files, links, names, nftables, ports
+from qmesh.host.channel import Client, Silent
+from qmesh.host.linux import Linux
+from qmesh.host.state import Pending, Settings, State
+from qmesh.mesh import inventory as inventories
+from qmesh.mesh.desired import host_network
+from qmesh.mesh.enrolment import (
+    Invitation,
+    parse_invitation,
+    permanent_preshared_key,
+    public_key_of,
+    read_membership,
+    redemption,
+)
+from qmesh.mesh.model import (
+    DEFAULT_INTERFACE,
+    DEFAULT_LISTEN_PORT,
+    KEEPALIVE_S,
+    TUNNEL_MTU,
+    Endpoint,
+    Guard,
+    NodeState,
+    Peer,
+    Secret,
+    Tunnel,
+    interface_name,
+    port_number,
+)
+
+log = logging.getLogger("qmesh")
+
+_PATIENCE_S = (1.0, 2.0, 5.0)
+"""Seconds to wait for a connection, a round: WireGuard repeats a handshake after 5 by itself."""
+_ANSWER_S = 5.0
+_CONFIRM_S = 15.0
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What `join` was asked for. endpoint: where this machine's WireGuard is reached from outside."""
+
+    endpoint: str | None
+    config: Path | None
+    listen_port: int | None
+    interface: str | None
+
+
+class Joiner(msgspec.Struct, frozen=True):
+    """A join under way: what was asked for, valid, and this machine's own key."""
+
+    invitation: Invitation
+    interface: str
+    listen_port: int
+    endpoint: Endpoint | None
+    config_directory: Path | None
+    public_key: str
+
+    @property
+    def preshared(self) -> Secret:
+        """The permanent preshared key."""
+        return permanent_preshared_key(self.invitation.secret, self.invitation.control_key, self.public_key)
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """How to knock: with which key pair and preshared key, where, and for how many seconds.
+
+    endpoint: of the control node, as the invitation has it; address: the same, looked up.
+    """
+
+    public_key: str
+    preshared: Secret
+    endpoint: Endpoint
+    address: Endpoint
+    patience_s: float
+
+
+def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
+    """Make this machine a member; also goes on with a join of the same invitation that was cut off.
+
+    Raises BadInput before anything is written, EnrolmentRefused with everything put back.
+    """
+    require_root("qmesh join")
+    invitation = parse_invitation(text)
+    endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
+    listen_port = _listen_port(wish, endpoint)
+    interface = interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface)
+    directory = nodefile.find_directory(wish.config)
+    nodefile.profile_of(directory)
+    nftables.run("list tables")
+    with state.lock():
+        if state.settings_or_none() is None:
+            _refuse_what_collides(invitation, interface, listen_port, begun=state.pending() is not None)
+            joiner = Joiner(invitation, interface, listen_port, endpoint, directory, _own_key(state))
+            _become_member(state, joiner, apply=apply)
+        here = load(state)
+        _refuse_another_mesh(here, invitation)
+        if apply:
+            linux = linux_for(state, here)
+            converge(here, linux, follow_roaming=True)
+            _confirm(here, linux)
+        _write_config(state, here)
+    if apply:
+        ensure_agent(state)
+    return standing(here)
+
+
+def _listen_port(wish: Wish, endpoint: Endpoint | None) -> int:
+    if wish.listen_port is not None:
+        return port_number(wish.listen_port, "listen port")
+    return DEFAULT_LISTEN_PORT if endpoint is None else endpoint.port
+
+
+def _own_key(state: State) -> str:
+    state.prepare()
+    return public_key_of(state.make_private_key())
+
+
+def _refuse_what_collides(invitation: Invitation, interface: str, listen_port: int, *, begun: bool) -> None:
+    inventories.refuse_collision(
+        invitation.network,
+        links.occupied_networks(interface),
+        hint="make the mesh anew with another --network, or take that network off this machine",
+    )
+    if links.read(interface) is not None:
+        if not begun:
+            raise BadInput(
+                f"there is an interface {interface} already, and qmesh did not make it",
+                hint="choose another name with --interface",
+            )
+    elif ports.udp_port_in_use(listen_port):
+        raise BadInput(
+            f"UDP port {listen_port} is in use on this machine",
+            hint=f"see by whom with `ss -lunp sport = :{listen_port}`, or choose another --listen-port",
+        )
+
+
+def _refuse_another_mesh(here: Here, invitation: Invitation) -> None:
+    if here.inventory.mesh != invitation.mesh or here.settings.name != invitation.name:
+        raise BadInput(
+            f"this machine is {here.settings.name} of mesh {here.inventory.mesh} already",
+            hint="a machine is in one mesh only, under one name; see it with `qmesh status`",
+        )
+
+
+def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
+    """Redeem and remember; on failure the machine is as before, and a fresh key is kept for a retry."""
+    own_key, derived = state.make_private_key(), joiner.invitation.derived
+    linux = Linux(state, joiner.interface, [own_key, derived.private_key])
+    # What an earlier join left behind when it was killed is not worth going back to.
+    nothing = NodeState(guard=None, tunnel=None)
+    with undone_on_failure(linux, back_to=linux.observe() if state.pending() is None else nothing):
+        answer, endpoint = _redeem(state, joiner, linux)
+        inventory = read_membership(answer, joiner.invitation.verification_key, mesh=joiner.invitation.mesh)
+        _refuse_wrong_place(inventory, joiner)
+        state.save_preshared_key(joiner.preshared)
+        files.write(state.membership_file, answer)
+        state.save_settings(_settings(joiner, endpoint))
+    state.save_pending(None)
+    if not apply:
+        reach(linux, nothing)
+
+
+def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
+    others = (endpoint for endpoint in joiner.invitation.endpoints if endpoint != answered)
+    return Settings(
+        mesh=joiner.invitation.mesh,
+        name=joiner.invitation.name,
+        control=False,
+        interface=joiner.interface,
+        listen_port=joiner.listen_port,
+        verification_key=joiner.invitation.verification_key,
+        control_endpoints=(answered, *others),
+        config_directory=None if joiner.config_directory is None else str(joiner.config_directory),
+    )
+
+
+def _refuse_wrong_place(inventory: inventories.Inventory, joiner: Joiner) -> None:
+    me, wanted = inventory.machine(joiner.invitation.name), joiner.invitation
+    if (me.public_key, me.address) != (joiner.public_key, wanted.address):
+        raise EnrolmentRefused(
+            f"the control node has another machine as {wanted.name}", hint="ask for a new invitation"
+        )
+
+
+def _redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]:
+    """Knock until the control node answers: the throwaway key first, our own once it may be known.
+
+    Returns the signed membership, and the endpoint by way of which it came.
+    """
+    invitation, derived = joiner.invitation, joiner.invitation.derived
+    message = redemption(
+        derived,
+        public_key=joiner.public_key,
+        workers=len(os.sched_getaffinity(0)),
+        endpoint=joiner.endpoint,
+    )
+    begun = state.pending() == Pending(derived.identifier)
+    state.save_pending(Pending(derived.identifier))
+    client = Client(address=invitation.control_address, port=invitation.service_port)
+    try:
+        for attempt in _attempts(joiner, begun=begun):
+            _knock(linux, joiner, attempt)
+            try:
+                answer = client.redeem(message, connect_s=attempt.patience_s, read_s=_ANSWER_S)
+            except Silent:
+                log.info("no answer by way of %s yet ...", attempt.endpoint)
+            else:
+                return answer, attempt.endpoint
+    finally:
+        client.close()
+    tried = ", ".join(str(endpoint) for endpoint in invitation.endpoints)
+    raise EnrolmentRefused(
+        f"the control node does not answer at {tried}",
+        hint="is that UDP port open, the agent there running, the invitation unused and not expired?",
+    )
+
+
+def _attempts(joiner: Joiner, *, begun: bool) -> Iterator[Attempt]:
+    invitation = joiner.invitation
+    throwaway = (invitation.derived.public_key, invitation.derived.preshared_key)
+    own = (joiner.public_key, joiner.preshared)
+    found = [(endpoint, names.resolve(endpoint)) for endpoint in invitation.endpoints]
+    reachable = [(endpoint, address) for endpoint, address in found if address is not None]
+    for turn, patience_s in enumerate(_PATIENCE_S):
+        for keys in (throwaway, own) if begun or turn else (throwaway,):
+            for endpoint, address in reachable:
+                yield Attempt(*keys, endpoint, address, patience_s)
+
+
+def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
+    """Guard and tunnel for one attempt; a peer that is there already shakes hands anew."""
+    invitation = joiner.invitation
+    peer = Peer(
+        public_key=invitation.control_key,
+        allowed_ips=(host_network(invitation.control_address),),
+        endpoint=attempt.address,
+        preshared_key=attempt.preshared,
+        keepalive_s=KEEPALIVE_S,
+    )
+    prefix_length = invitation.network.rpartition("/")[2]
+    tunnel = Tunnel(
+        interface=joiner.interface,
+        kind=linux.backend.kind,
+        public_key=attempt.public_key,
+        listen_port=joiner.listen_port,
+        addresses=(f"{invitation.address}/{prefix_length}",),
+        mtu=TUNNEL_MTU,
+        up=True,
+        peers=(peer,),
+    )
+    # No worker port is known yet; what this guard already denies is everything in the tunnel.
+    guard = Guard(
+        role="worker",
+        interface=joiner.interface,
+        kind=linux.backend.kind,
+        listen_port=joiner.listen_port,
+        control_address=invitation.control_address,
+        service_port=invitation.service_port,
+        ports=(),
+    )
+    known = linux.observe().tunnel is not None
+    reach(linux, NodeState(guard=guard, tunnel=tunnel))
+    if known:
+        linux.backend.forget_session(joiner.interface, peer)
+
+
+def _confirm(here: Here, linux: Linux) -> None:
+    """See that the control node knows this machine by its own key now."""
+    control = here.inventory.control_node
+    observed = linux.observe().tunnel
+    peers = () if observed is None else observed.peers
+    client = Client(address=control.address, port=here.inventory.service_port)
+    deadline = time.monotonic() + _CONFIRM_S
+    try:
+        while time.monotonic() < deadline:
+            try:
+                client.membership(newer_than=here.inventory.revision, connect_s=0.5, read_s=_ANSWER_S)
+            except Silent:
+                # The control node takes our own key a moment after its answer: shake hands anew.
+                for peer in peers:
+                    linux.backend.forget_session(here.settings.interface, peer)
+            else:
+                return
+    finally:
+        client.close()
+    log.warning(
+        "%s is a member, but the control node does not answer yet; the agent keeps trying", here.settings.name
+    )
+
+
+def _write_config(state: State, here: Here) -> None:
+    """Give this machine a config.yml with the mesh's worker list, and remember where it is.
+
+    The machine is a member whatever becomes of this: what stands in the way is said, and `check`
+    goes on saying it.
+    """
+    try:
+        path, changed = _config_written(state, here)
+    except QmeshError as error:
+        log.warning("the node's config.yml was not written: %s", error.message)
+        log.warning("hint: %s", error.hint)
+    else:
+        log.info("%s %s", "wrote the worker list to" if changed else "the worker list is as desired:", path)
+
+
+def _config_written(state: State, here: Here) -> tuple[Path, bool]:
+    given = here.settings.config_directory
+    directory = state.worker_config_directory if given is None else Path(given)
+    text = nodefile.read(directory).text if directory.is_dir() else None
+    if text is None:
+        nodefile.refuse_to_create(here, directory)
+    if given is None:
+        files.make_private_directory(directory)
+        state.save_settings(msgspec.structs.replace(here.settings, config_directory=str(directory)))
+    return nodefile.write(directory, nodefile.render(here, text))

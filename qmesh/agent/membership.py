@@ -1,0 +1,55 @@
+"""How a worker machine comes by the newest membership."""
+
+from __future__ import annotations
+
+import logging
+
+from qmesh.agent.here import Here, held_membership, load
+from qmesh.host import files
+from qmesh.host.channel import Client, Silent
+from qmesh.host.state import State
+from qmesh.mesh.enrolment import newer, read_membership
+
+log = logging.getLogger("qmesh")
+
+_ANSWER_S = 5.0
+
+
+def refresh(state: State, here: Here, *, connect_s: float) -> bool:
+    """Ask the control node for a newer membership and keep it; whether there was one.
+
+    connect_s: seconds to wait for a connection.
+    Raises Silent when the control node does not answer, EnrolmentRefused when it says no, or when
+    its answer is not to be believed (E6).
+    """
+    client = Client(address=here.inventory.control_node.address, port=here.inventory.service_port)
+    try:
+        answer = client.membership(newer_than=here.inventory.revision, connect_s=connect_s, read_s=_ANSWER_S)
+    finally:
+        client.close()
+    if answer is None:
+        return False
+    settings = here.settings
+    offered = read_membership(answer, settings.verification_key, mesh=settings.mesh)
+    offered.machine(settings.name)
+    with state.lock():
+        if not newer(held_membership(state, settings), offered):
+            return False
+        files.write(state.membership_file, answer)
+    return True
+
+
+def latest(state: State) -> Here:
+    """What this machine remembers, after a short try to learn what is new."""
+    here = load(state)
+    if here.settings.control or not here.settings.up:
+        return here
+    try:
+        return load(state) if refresh(state, here, connect_s=1.0) else here
+    except Silent:
+        log.info(
+            "%s does not answer: this is revision %d, as it was last known here",
+            here.inventory.control,
+            here.inventory.revision,
+        )
+        return here

@@ -1,0 +1,128 @@
+"""`render-config` and `units`: what the node on this machine is to be started with."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+
+from qmesh.agent import nodefile
+from qmesh.agent.here import Here, load, require_control, require_root
+from qmesh.agent.membership import latest
+from qmesh.errors import BadInput
+from qmesh.host import files, services
+from qmesh.host.state import State
+from qmesh.mesh import nodeconfig
+from qmesh.mesh.inventory import cores_of
+from qmesh.mesh.units import unit_files
+
+log = logging.getLogger("qmesh")
+
+
+class Rendered(msgspec.Struct, frozen=True, kw_only=True):
+    """A config.yml as it is and as it should be. Never to be printed but by `shown`.
+
+    directory: where the node has it; None when that is not known, or for another machine's.
+    old: None when there is none.
+    """
+
+    here: Here
+    directory: Path | None
+    old: str | None
+    new: str
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """Old and new without their secrets."""
+        return nodeconfig.redacted(self.old or ""), nodeconfig.redacted(self.new)
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The worker list."""
+        return nodefile.multiaddrs(self.here.inventory)
+
+    def __repr__(self) -> str:
+        return f"Rendered({self.directory})"
+
+
+def render(state: State, *, config: Path | None, for_name: str | None) -> Rendered:
+    """Render this machine's config.yml, or with `for_name` the least one for another machine.
+
+    Raises BadInput when a file is damaged, of another node, or lacks what is needed.
+    """
+    require_root("qmesh render-config")
+    here = latest(state)
+    directory = _directory(here, config)
+    old = None if directory is None else nodefile.read(directory).text
+    if for_name is not None:
+        require_control(here, "qmesh render-config --for")
+        return Rendered(here=here, directory=None, old=None, new=nodefile.render_for(here, for_name, old))
+    if old is not None:
+        _say_what_is_ignored(directory, old, here)
+    return Rendered(here=here, directory=directory, old=old, new=nodefile.render(here, old))
+
+
+def _directory(here: Here, given: Path | None) -> Path | None:
+    found, remembered = nodefile.find_directory(given), here.settings.config_directory
+    if found is None:
+        return None if remembered is None else Path(remembered)
+    if given is None and remembered not in {None, str(found)}:
+        log.info("the config.yml found here, in %s, is not the one remembered, in %s", found, remembered)
+    return found
+
+
+def _say_what_is_ignored(directory: Path | None, text: str, here: Here) -> None:
+    for key in nodeconfig.misplaced(text, here.inventory.node):
+        log.warning(
+            "%s/%s line %d column %d: the node ignores %s silently; delete it by hand",
+            directory,
+            nodefile.FILE_NAME,
+            key.line,
+            key.column,
+            key.key,
+        )
+
+
+def write(state: State, rendered: Rendered) -> tuple[Path, bool]:
+    """Put the rendered config.yml in its place and remember where; the file, and whether it changed."""
+    here, directory = rendered.here, rendered.directory
+    if directory is None:
+        raise BadInput(
+            "it is not known where this machine's node has its config.yml",
+            hint="name its directory with --config",
+        )
+    if rendered.old is None:
+        nodefile.refuse_to_create(here, directory)
+    with state.lock():
+        done = nodefile.write(directory, rendered.new)
+        settings = state.settings()
+        if settings.config_directory != str(directory):
+            state.save_settings(msgspec.structs.replace(settings, config_directory=str(directory)))
+    return done
+
+
+def write_elsewhere(rendered: Rendered, path: Path) -> None:
+    """Write the rendered config.yml, secrets and all, to a new file, 0600. Raises BadInput."""
+    if path.is_symlink() or path.exists():
+        raise BadInput(f"{path} is there already", hint="name a new file with -o, or remove that one")
+    if not path.parent.is_dir():
+        raise BadInput(
+            f"there is no directory {path.parent}", hint="name a file in one that is there with -o"
+        )
+    files.write(path, rendered.new.encode("utf-8"))
+
+
+def units(state: State, *, program: str) -> dict[str, str]:
+    """The systemd units for this machine, by file name."""
+    require_root("qmesh units")
+    here = load(state)
+    directory = here.settings.config_directory
+    if directory is None:
+        raise BadInput(
+            "it is not known where this machine's node has its config.yml",
+            hint="`qmesh render-config --write --config DIR` says it once for all",
+        )
+    where = services.paths(state, config_directory=directory, program=program)
+    cores = cores_of(here.inventory)[here.settings.name].numbers
+    return unit_files(where, is_control=here.settings.control, cores=cores)

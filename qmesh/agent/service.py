@@ -1,0 +1,170 @@
+"""The agent: observe, plan, apply, for ever; and, on the control node, serve those who join."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import signal
+import time
+from typing import Final, Literal, TypeAlias
+
+from qmesh.agent.converge import converge
+from qmesh.agent.here import Here, linux_for, load, require_root
+from qmesh.agent.membership import refresh
+from qmesh.agent.serving import ControlNode
+from qmesh.errors import MachineRefused, QmeshError
+from qmesh.host import links, services
+from qmesh.host.channel import Service, Silent
+from qmesh.host.registry import Registry
+from qmesh.host.state import State
+from qmesh.mesh.units import qmesh_units
+
+log = logging.getLogger("qmesh")
+
+LOOK_S: Final = 5.0
+"""Seconds between two looks at the machine."""
+ASK_S: Final = 15.0
+"""Seconds between two questions of a member for a newer membership, on average."""
+_START_S: Final = 20.0
+
+Call: TypeAlias = Literal["look", "stop"]
+
+
+def ensure_agent(state: State) -> None:
+    """See that the agent runs: under systemd where that is the init, else in the background."""
+    if services.systemd_runs():
+        where = services.paths(state, config_directory="/", program=services.DEFAULT_PROGRAM)
+        services.install_agent(qmesh_units(where))
+        log.info("the agent runs as qmesh.service; qmesh-guard.service loads the guard at boot")
+    elif services.agent_runs(state):
+        log.info("the agent runs already")
+    else:
+        process = services.start_in_background(state, wait_s=_START_S)
+        log.info(
+            "no systemd here: the agent was started in the background (process %d, log %s);"
+            " after a reboot start it with `qmesh agent`",
+            process,
+            state.log_file,
+        )
+
+
+def run(state: State) -> None:
+    """Be this machine's agent until SIGTERM or SIGINT; tunnel and guard stay as they are then.
+
+    Raises MachineRefused when there is one already, BadInput when the machine is in no mesh.
+    """
+    require_root("qmesh agent")
+    load(state)
+    with services.only_agent(state) as alone:
+        if not alone:
+            raise MachineRefused(
+                "this machine's agent runs already", hint="stop that one first, or leave it to its work"
+            )
+        Agent(state).run()
+
+
+class Agent:
+    """The loop. All that it does to the machine, it does from the thread that calls `run`."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        # SimpleQueue.put may be called from a signal handler.
+        self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._calls.put("look")
+        self._service: tuple[object, Service] | None = None
+        self._ask_at = 0.0
+        self._ready = False
+        self._said = ""
+
+    def run(self) -> None:
+        """Go on until a signal says stop."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._calls.put("stop"))
+        log.info("the agent has begun")
+        try:
+            while self._next_call() != "stop":
+                self._turn()
+        finally:
+            services.notify("STOPPING=1")
+            self._stop_service()
+        log.info("the agent has ended; tunnel and guard stay as they are")
+
+    def _next_call(self) -> Call:
+        try:
+            return self._calls.get(timeout=LOOK_S)
+        except queue.Empty:
+            return "look"
+
+    def _turn(self) -> None:
+        """One look; what goes wrong is said once, and tried again at the next."""
+        try:
+            here = self._look()
+            self._say_ready()
+            if not here.settings.control and here.settings.up:
+                self._ask(here)
+        except QmeshError as error:
+            self._say(f"{error.message} (hint: {error.hint})")
+        except OSError as error:
+            self._say(f"this look failed: {error}")
+        except Silent:
+            self._say("the control node does not answer")
+        else:
+            self._say("all is as desired")
+
+    def _look(self) -> Here:
+        with self._state.lock():
+            here = load(self._state)
+            if here.settings.control:
+                here = self._without_expired(here)
+            for step in converge(here, linux_for(self._state, here), follow_roaming=True):
+                log.info("%s %s: %s", step.kind, step.subject, step.detail)
+        if here.settings.control:
+            self._keep_service(here)
+        return here
+
+    def _without_expired(self, here: Here) -> Here:
+        with Registry(self._state.registry_file) as registry:
+            expired = registry.expire(now=int(time.time()))
+        return load(self._state) if expired else here
+
+    def _keep_service(self, here: Here) -> None:
+        """The service is bound to the interface as it is: one that was made anew wants a new one."""
+        link = links.read(here.settings.interface) if here.settings.up else None
+        wanted = None if link is None else (link.index, here.machine.address, here.inventory.service_port)
+        if self._service is not None and (self._service[0] != wanted or not self._service[1].is_alive):
+            self._stop_service()
+        if self._service is None and wanted is not None:
+            service = Service(
+                ControlNode(self._state, changed=lambda: self._calls.put("look")),
+                address=here.machine.address,
+                port=here.inventory.service_port,
+                interface=here.settings.interface,
+            )
+            service.start()
+            self._service = wanted, service
+            log.info("members are served at %s port %d", here.machine.address, here.inventory.service_port)
+
+    def _stop_service(self) -> None:
+        if self._service is not None:
+            self._service[1].stop()
+            self._service = None
+
+    def _ask(self, here: Here) -> None:
+        now = time.monotonic()
+        if now < self._ask_at:
+            return
+        # Jitter, so that members which started together do not ask together.
+        self._ask_at = now + ASK_S * random.uniform(0.7, 1.3)  # noqa: S311 - no secret depends on it
+        if refresh(self._state, here, connect_s=2.0):
+            log.info("a newer membership has arrived: see `qmesh status`; `qmesh render-config` has its list")
+
+    def _say_ready(self) -> None:
+        if not self._ready:
+            self._ready = True
+            services.notify("READY=1")
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            log.info("%s", text)

@@ -1,0 +1,35 @@
+"""`qmesh check`."""
+
+from __future__ import annotations
+
+import typer
+
+from qmesh.agent.checking import Report, check
+from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.host.state import State
+
+EXAMPLES = ("qmesh check", "qmesh check --json")
+
+
+def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
+    """Audit keys, tunnel, guard, listeners and config.yml.
+
+    Nothing is changed. Exit code 0 when there is no error, 1 otherwise; every finding names the
+    command that cures it.
+    """
+    report = check(State(state))
+    answer(report, as_json=as_json, text=_in_words)
+    if not report.is_fine:
+        raise typer.Exit(1)
+
+
+def _in_words(report: Report) -> str:
+    if not report.findings:
+        return f"{report.machine} is as desired (revision {report.revision})"
+    return "\n".join(
+        f"{finding.severity}: {finding.code} {finding.subject}\n"
+        f"  wanted: {finding.wanted}\n"
+        f"  seen:   {finding.seen}\n"
+        f"  cure:   {finding.cure}"
+        for finding in report.findings
+    )

@@ -1,0 +1,42 @@
+"""`qmesh down`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from qmesh.agent.applying import down
+from qmesh.agent.here import load, require_root, standing
+from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.cli.steps import Steps
+from qmesh.host.state import State
+from qmesh.mesh.model import ranges_text
+
+log = logging.getLogger("qmesh")
+
+EXAMPLES = ("qmesh down", "qmesh down --open")
+
+
+def command(
+    unguarded: Annotated[
+        bool, typer.Option("--open", help="Remove the guard too: the worker ports are open then.")
+    ] = False,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Take the tunnel down; the guard stays.
+
+    The worker ports stay closed, also over a reboot, until `--open` or until `qmesh apply` brings
+    the tunnel back. The control process reaches no worker of this machine meanwhile.
+    """
+    require_root("qmesh down")
+    steps = Steps.of(down(State(state), unguarded=unguarded))
+    ports = ranges_text(standing(load(State(state))).ports)
+    if unguarded:
+        log.warning("worker ports %s are OPEN to whoever reaches this machine", ports)
+        log.warning("close them with `qmesh apply`")
+    else:
+        log.info("worker ports %s stay closed; `qmesh apply` brings the tunnel back", ports)
+    answer(steps, as_json=as_json, text=lambda it: it.in_words() or "it was down already")

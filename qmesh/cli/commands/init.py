@@ -1,0 +1,72 @@
+"""`qmesh init`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qmesh.agent.founding import Wish, init
+from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
+from qmesh.cli.standing import in_words
+from qmesh.host.state import State
+
+EXAMPLES = (
+    "qmesh init --endpoint 203.0.113.5 --workers 3",
+    "qmesh init --endpoint 203.0.113.5 --endpoint 192.168.0.200 --config /root/node/.config",
+)
+
+
+def command(
+    name: Annotated[str | None, typer.Option(help="This machine's name.", show_default="control")] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="HOST[:PORT] at which others reach this machine; the best first, may be repeated.",
+            show_default="its own addresses",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="The tunnel network.", show_default="one that is free here")
+    ] = None,
+    listen_port: Annotated[
+        int | None, typer.Option(help="WireGuard's UDP port.", show_default="51820")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Data workers of this machine.", show_default="its cores but one")
+    ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(help="The node's version: 1.4 or 2.0.", show_default="as config.yml tells, or 2.0"),
+    ] = None,
+    worker_base_port: Annotated[
+        int | None, typer.Option(help="Port of the first worker.", show_default="40000")
+    ] = None,
+    config: ConfigOption = None,
+    interface: Annotated[
+        str | None, typer.Option(help="The tunnel interface.", show_default="qmesh0")
+    ] = None,
+    no_apply: Annotated[
+        bool, typer.Option("--no-apply", help="Only write the state; `qmesh apply` does the rest.")
+    ] = False,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a mesh; this machine is its control node.
+
+    The guard is loaded first, then the tunnel, then the agent is started. Run again with the same
+    options it goes on where it was cut off.
+    """
+    wish = Wish(
+        name=name,
+        endpoints=tuple(endpoint or ()),
+        network=network,
+        listen_port=listen_port,
+        workers=workers,
+        node=node,
+        worker_base_port=worker_base_port,
+        config=config,
+        interface=interface,
+    )
+    standing = init(State(state), wish, apply=not no_apply)
+    answer(standing, as_json=as_json, text=in_words)

@@ -1,0 +1,30 @@
+"""`qmesh log`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from qmesh.agent.reporting import events
+from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.host.registry import Event
+from qmesh.host.state import State
+
+EXAMPLES = ("qmesh log", "qmesh log --json")
+
+
+def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
+    """Show who joined and what changed, and when.
+
+    On the control node, oldest first; times are local.
+    """
+    found = events(State(state))
+    answer({"events": found}, as_json=as_json, text=lambda _: _in_words(found))
+
+
+def _in_words(found: Sequence[Event]) -> str:
+    return "\n".join(
+        f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event.at))}  revision {event.revision:<5}"
+        f" {event.what:<21} {event.machine or ''} (by {event.command})"
+        for event in found
+    )

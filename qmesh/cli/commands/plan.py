@@ -1,0 +1,23 @@
+"""`qmesh plan`."""
+
+from __future__ import annotations
+
+import typer
+
+from qmesh.agent.applying import plan
+from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.cli.steps import Steps
+from qmesh.host.state import State
+
+EXAMPLES = ("qmesh plan", "qmesh plan --json")
+
+
+def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
+    """Show the steps that `apply` would take.
+
+    Nothing is changed. Exit code 0 when there are none, 1 otherwise.
+    """
+    steps = Steps.of(plan(State(state)))
+    answer(steps, as_json=as_json, text=lambda it: it.in_words() or "as desired: nothing to do")
+    if steps.steps:
+        raise typer.Exit(1)

@@ -1,0 +1,87 @@
+"""`qmesh render-config`."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qmesh.agent.rendering import Rendered, render, write, write_elsewhere
+from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
+from qmesh.errors import BadInput
+from qmesh.host.state import State
+
+log = logging.getLogger("qmesh")
+
+EXAMPLES = (
+    "qmesh render-config",
+    "qmesh render-config --diff",
+    "qmesh render-config --write --config /root/node/.config",
+    "qmesh render-config --for machine-b -o machine-b-config.yml",
+)
+
+
+def command(
+    config: ConfigOption = None,
+    in_place: Annotated[
+        bool, typer.Option("--write", help="Edit config.yml in place; the old one stays as config.yml.bak.")
+    ] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show what would change; exit code 1 if anything.")
+    ] = False,
+    for_name: Annotated[
+        str | None,
+        typer.Option("--for", help="The least file for another machine.", metavar="NAME", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Write it to a new FILE, 0600.", metavar="FILE", show_default=False),
+    ] = None,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the worker list into the node's config.yml.
+
+    Only the worker list changes, every other byte stays. What is printed has no secrets in it: use
+    `--write` or `-o FILE` for a file that the node can be started with.
+    """
+    if sum((in_place, diff, out is not None)) > 1 or (in_place and for_name is not None):
+        raise BadInput("these options do not go together", hint="use one of --write, --diff and -o FILE")
+    rendered = render(State(state), config=config, for_name=for_name)
+    if in_place:
+        _written(State(state), rendered, as_json=as_json)
+    elif out is not None:
+        write_elsewhere(rendered, out)
+        log.info("wrote %s, mode 0600, with %d workers", out, len(rendered.workers))
+        answer({"path": str(out), "workers": rendered.workers}, as_json=as_json, text=lambda _: "")
+    elif diff:
+        _differences(rendered, as_json=as_json)
+    else:
+        _old, new = rendered.shown
+        facts = {"config": new, "workers": rendered.workers}
+        answer(facts, as_json=as_json, text=lambda _: new.rstrip("\n"))
+
+
+def _written(state: State, rendered: Rendered, *, as_json: bool) -> None:
+    path, changed = write(state, rendered)
+    facts = {"path": str(path), "changed": changed, "workers": rendered.workers}
+    count = len(rendered.workers)
+    done = f"wrote {path}: {count} workers" if changed else f"{path} is as desired: {count} workers"
+    answer(facts, as_json=as_json, text=lambda _: done)
+    if changed:
+        log.info("restart the workers whose entry changed, then the control process, to make it count")
+
+
+def _differences(rendered: Rendered, *, as_json: bool) -> None:
+    old, new = rendered.shown
+    lines = difflib.unified_diff(
+        old.splitlines(), new.splitlines(), "config.yml", "config.yml as rendered", lineterm=""
+    )
+    text = "\n".join(lines)
+    changed = rendered.old != rendered.new
+    answer({"diff": text, "changed": changed}, as_json=as_json, text=lambda _: text or "as desired")
+    if changed:
+        raise typer.Exit(1)

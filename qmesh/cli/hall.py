@@ -1,0 +1,140 @@
+"""Which commands there are; each is loaded when it is used, so that `qmesh --help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+import typer.core
+import typer.main
+
+from qmesh import __version__
+from qmesh.cli.answers import refuse
+from qmesh.errors import BadInput, QmeshError
+
+COMMANDS: Final = {
+    "init": "Make a mesh; this machine is its control node.",
+    "invite": "Make a one-use invitation for a new machine.",
+    "join": "Make this machine a member, with an invitation.",
+    "plan": "Show the steps that `apply` would take.",
+    "apply": "Make this machine as desired, guard first.",
+    "down": "Take the tunnel down; the guard stays.",
+    "agent": "Keep this machine as desired, and serve members on the control node.",
+    "render-config": "Write the worker list into the node's config.yml.",
+    "check": "Audit keys, tunnel, guard, listeners and config.yml.",
+    "status": "Show every machine of the mesh.",
+    "log": "Show who joined and what changed, and when.",
+    "units": "Write systemd units for the agent, the boot guard and the node.",
+}
+"""The first line of each command's docstring, by name, in the order in which a user meets them."""
+
+INTERRUPTED: Final = 130
+# Typer brings its own click, or uses the one that is installed: its version decides.
+_ClickException: Final[Any] = typer.BadParameter.__mro__[2]
+
+
+class Hall(typer.core.TyperGroup):
+    """The commands by name. Asked for one it gives a stub with its summary, until that one is run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        summary = COMMANDS.get(cmd_name)
+        return summary and typer.core.TyperCommand(cmd_name, help=summary)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, stub, rest = super().resolve_command(ctx, args)
+        return name, stub and command(str(name)), rest
+
+
+def command(name: str) -> Any:
+    """The command of that name, loaded."""
+    module = importlib.import_module(f"qmesh.cli.commands.{name.replace('-', '_')}")
+    alone = typer.Typer(add_completion=False)
+    examples = "\n\n".join(f"  {example}" for example in module.EXAMPLES)
+    alone.command(name, epilog=f"Examples:\n\n{examples}")(module.command)
+    return typer.main.get_command(alone)
+
+
+app = typer.Typer(
+    cls=Hall,
+    no_args_is_help=True,
+    epilog="Start with `qmesh init` on the machine of the control process."
+    " Exit codes: 0 as desired, 1 not so, 2 bad input, 3 this machine refused, 4 enrolment refused.",
+)
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        typer.echo(f"qmesh {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def qmesh(
+    state: Annotated[
+        Path | None, typer.Option(help="The state directory, for any command.", show_default=False)
+    ] = None,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A guarded WireGuard mesh for a cluster of Quilibrium node machines."""
+    if state is not None:
+        os.environ["QMESH_STATE"] = str(state)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command line without the program's name; returns the exit code."""
+    _talk_on_standard_error()
+    as_json = "--json" in words
+    try:
+        code = typer.main.get_command(app).main(list(words), prog_name="qmesh", standalone_mode=False)
+    except QmeshError as error:
+        return refuse(error, as_json=as_json)
+    except _ClickException as error:
+        return refuse(_usage(error, words), as_json=as_json)
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo(
+            "\nerror: interrupted\nhint: run the same command again; it goes on or starts over", err=True
+        )
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("QMESH_TRACEBACK"):
+            raise
+        return refuse(_bug(error), as_json=as_json)
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any, words: Sequence[str]) -> BadInput:
+    name = next((word for word in words if word in COMMANDS), "")
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return BadInput(message, hint=f"see `qmesh {name} --help`" if name else "see `qmesh --help`")
+
+
+def _bug(error: Exception) -> QmeshError:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
+    return QmeshError(
+        f"qmesh itself failed: {type(error).__name__} at {place}",
+        hint="report it with what QMESH_TRACEBACK=1 shows; `qmesh check` tells where this machine stands",
+    )
+
+
+def _talk_on_standard_error() -> None:
+    talk = logging.getLogger("qmesh")
+    if not talk.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        talk.addHandler(handler)
+        talk.setLevel(logging.INFO)
+        talk.propagate = False
