@@ -15,7 +15,7 @@ import binascii
 import hashlib
 import hmac
 import ipaddress
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -33,12 +33,13 @@ from qmesh.mesh.model import (
     ip_address,
     ip_network,
     machine_name,
+    quoted,
     wireguard_key,
     worker_count,
 )
 
 PREFIX: Final = "qmesh1"
-MAX_TEXT: Final = 4096
+MAX_TEXT: Final = 8192
 """Characters that an invitation has at most, white space around it included."""
 
 _CHECKSUM_OCTETS: Final = 6
@@ -78,7 +79,9 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
             raise BadInput("an invitation's keys have 32 octets", hint=_NOT_AN_INVITATION)
         wireguard_key(self.control_key)
         machine_name(self.name)
-        network = ipaddress.ip_network(ip_network(self.network))
+        if ip_network(self.network) != self.network:
+            raise BadInput("an invitation's network is canonical", hint=_NOT_AN_INVITATION)
+        network = ipaddress.ip_network(self.network)
         for address in (self.address, self.control_address):
             if ip_address(address) != address or ipaddress.ip_address(address) not in network:
                 raise BadInput("an invitation's addresses lie in its network", hint=_NOT_AN_INVITATION)
@@ -89,6 +92,9 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     def __repr__(self) -> str:
         return f"Invitation(name={self.name!r}, mesh={self.mesh!r}, secret=...)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # rich shows every field of a Struct otherwise
+        return [("name", self.name), ("mesh", self.mesh)]
 
     def text(self) -> str:
         """The one line that `qmesh invite` prints."""
@@ -148,6 +154,9 @@ class Derived(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Derived(identifier={self.identifier!r}, ...)"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("identifier", self.identifier)]
+
 
 def derive(secret: bytes) -> Derived:
     """Derive the throwaway keys from an invitation's 32-byte secret."""
@@ -198,17 +207,17 @@ class Redemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proof: HMAC-SHA256 of the rest, hexadecimal.
     """
 
-    identifier: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    identifier: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
     public_key: str
     workers: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     endpoint: Annotated[str, msgspec.Meta(max_length=300)] | None
-    proof: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    proof: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 def redemption(derived: Derived, *, public_key: str, workers: int, endpoint: Endpoint | None) -> Redemption:
     """The message with which a machine redeems its invitation."""
     where = None if endpoint is None else str(endpoint)
-    proof = _proof(derived, public_key, workers, where)
+    proof = _proof(derived.proof_key, derived.identifier, public_key, workers, where)
     return Redemption(derived.identifier, public_key, workers, where, proof)
 
 
@@ -219,7 +228,7 @@ def read_redemption(body: bytes) -> Redemption:
         wireguard_key(message.public_key)
         if message.endpoint is not None:
             Endpoint.parse(message.endpoint, default_port=None)
-    except (msgspec.DecodeError, QmeshError):
+    except (msgspec.DecodeError, QmeshError, UnicodeDecodeError):
         raise EnrolmentRefused(
             "the redemption is not understood", hint="use the same version of qmesh on both machines"
         ) from None
@@ -229,14 +238,16 @@ def read_redemption(body: bytes) -> Redemption:
 
 def refuse_unproven(message: Redemption, secret: bytes) -> None:
     """Raise EnrolmentRefused unless the sender of `message` holds the invitation's secret."""
-    expected = _proof(derive(secret), message.public_key, message.workers, message.endpoint)
+    expected = _proof(
+        derive(secret).proof_key, message.identifier, message.public_key, message.workers, message.endpoint
+    )
     if not hmac.compare_digest(expected, message.proof):
         raise EnrolmentRefused("the redemption is not proven", hint="make a new invitation")
 
 
-def _proof(derived: Derived, public_key: str, workers: int, endpoint: str | None) -> str:
-    said = msgspec.json.encode([derived.identifier, public_key, workers, endpoint])
-    return hmac.new(derived.proof_key, said, hashlib.sha256).hexdigest()
+def _proof(key: bytes, identifier: str, public_key: str, workers: int, endpoint: str | None) -> str:
+    said = msgspec.json.encode([identifier, public_key, workers, endpoint])
+    return hmac.new(key, said, hashlib.sha256).hexdigest()
 
 
 class SignedMembership(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -278,7 +289,7 @@ def read_membership(octets: bytes, verification_key: bytes, *, mesh: str) -> Inv
         ) from None
     if inventory.mesh != mesh:
         raise EnrolmentRefused(
-            f"the membership is of mesh {inventory.mesh}, not of {mesh}",
+            f"the membership is of mesh {quoted(inventory.mesh)}, not of {quoted(mesh)}",
             hint="look at the control node: is it the one that invited this machine?",
         )
     return inventory

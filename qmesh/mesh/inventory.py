@@ -15,7 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import Cores, Machine, Port, Profile, port_number, quoted
+from qmesh.mesh.model import Cores, Machine, Port, Profile, ip_network, port_number, quoted
 
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -50,6 +50,11 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     machines: tuple[Machine, ...]
 
     def __post_init__(self) -> None:
+        if ip_network(self.network) != self.network:
+            raise BadInput(
+                f"network {quoted(self.network)} is not canonical",
+                hint=f"write it as {ip_network(self.network)}",
+            )
         network = ipaddress.ip_network(self.network)
         _refuse_repeats("name", (machine.name for machine in self.machines))
         _refuse_repeats("tunnel address", (machine.address for machine in self.machines))

@@ -74,25 +74,34 @@ def quoted(text: str, limit: int = 60) -> str:
 
 
 def ip_address(text: str) -> str:
-    """The canonical text of an IPv4 or IPv6 address. Raises BadInput; scopes are refused."""
+    """The canonical text of an IPv4 or IPv6 address.
+
+    Raises BadInput, also for scopes, and for IPv4 in IPv6's clothes (`::ffff:192.0.2.1`).
+    """
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         address = None
-    if address is None or "%" in text:
+    if address is None or "%" in text or getattr(address, "ipv4_mapped", None) is not None:
         raise BadInput(f"{quoted(text)} is not an IP address", hint="write it as 10.77.0.2 or fd00::2")
     return str(address)
 
 
 def ip_network(text: str) -> str:
-    """The canonical text of a network such as `10.77.0.0/20`. Raises BadInput when host bits are set."""
+    """The canonical text of a network such as `10.77.0.0/20`.
+
+    Raises BadInput, also when host bits are set; scopes are refused.
+    """
     try:
-        return str(ipaddress.ip_network(text))
+        network = ipaddress.ip_network(text)
     except ValueError:
+        network = None
+    if network is None or "%" in text:
         raise BadInput(
             f"{quoted(text)} is not a network",
             hint="write it as 10.77.0.0/20 or fd12:3456:789a::/64, with no host bits set",
-        ) from None
+        )
+    return str(network)
 
 
 def wireguard_key(text: str) -> str:

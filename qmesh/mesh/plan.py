@@ -216,21 +216,11 @@ class ReservePorts(msgspec.Struct, frozen=True):
         return f"reserve {ranges_text(self.old) or 'none'} -> {ranges_text(self.new) or 'none'}"
 
 
-Step: TypeAlias = (
-    LoadGuard
-    | UnloadGuard
-    | CreateTunnel
-    | DeleteTunnel
-    | SetKey
-    | SetListenPort
-    | RemoveAddress
-    | AddAddress
-    | SetMtu
-    | SetUp
-    | RemovePeer
-    | SetPeer
-    | ReservePorts
+DeviceStep: TypeAlias = SetKey | SetListenPort | SetMtu | SetUp
+TunnelStep: TypeAlias = (
+    CreateTunnel | DeleteTunnel | RemoveAddress | AddAddress | RemovePeer | SetPeer | DeviceStep
 )
+Step: TypeAlias = LoadGuard | UnloadGuard | ReservePorts | TunnelStep
 
 
 def plan(desired: NodeState, observed: NodeState) -> tuple[Step, ...]:
@@ -339,7 +329,7 @@ def after(state: NodeState, step: Step) -> NodeState:
             return msgspec.structs.replace(state, tunnel=_tunnel_after(state.tunnel, step))
 
 
-def _tunnel_after(tunnel: Tunnel | None, step: Step) -> Tunnel | None:
+def _tunnel_after(tunnel: Tunnel | None, step: TunnelStep) -> Tunnel | None:
     if isinstance(step, CreateTunnel):
         return bare_tunnel(step.subject, step.interface_kind)
     if isinstance(step, DeleteTunnel):
@@ -361,7 +351,7 @@ def _tunnel_after(tunnel: Tunnel | None, step: Step) -> Tunnel | None:
             return _device_after(tunnel, step)
 
 
-def _device_after(tunnel: Tunnel, step: Step) -> Tunnel:
+def _device_after(tunnel: Tunnel, step: DeviceStep) -> Tunnel:
     match step:
         case SetKey(new=key):
             return msgspec.structs.replace(tunnel, public_key=key)
@@ -369,10 +359,8 @@ def _device_after(tunnel: Tunnel, step: Step) -> Tunnel:
             return msgspec.structs.replace(tunnel, listen_port=port)
         case SetMtu(new=octets):
             return msgspec.structs.replace(tunnel, mtu=octets)
-        case SetUp(new=up):
-            return msgspec.structs.replace(tunnel, up=up)
-        case _:  # pragma: no cover
-            raise AssertionError(f"no model of {step.kind}")
+        case _:
+            return msgspec.structs.replace(tunnel, up=step.new)
 
 
 def _peers_with(peers: Iterable[Peer], new: Peer) -> tuple[Peer, ...]:

@@ -1,0 +1,295 @@
+"""What `check` finds: by table, one thing wrong at a time; and nothing on a machine as desired."""
+
+import ast
+import inspect
+
+import msgspec
+import pytest
+
+from qmesh.mesh import audit as audit_module
+from qmesh.mesh.audit import ConfigFile, Finding, KeyFile, SecretFile, Surroundings, audit
+from qmesh.mesh.desired import Place, desired
+from qmesh.mesh.inventory import Inventory, workers_of
+from qmesh.mesh.model import AlteredGuard, Endpoint, Guard, Machine, NodeState, Secret
+
+replace = msgspec.structs.replace
+
+CONTROL_KEY, OWN_KEY, OTHER_KEY = ("A" * 42 + end for end in ("A=", "E=", "I="))
+SHARED = Secret("A" * 42 + "M=")
+KEY_FILE = KeyFile("/s/private.key", 0o600, OWN_KEY)
+MESH = Inventory(
+    mesh="0011223344556677",
+    network="10.77.0.0/20",
+    control="control",
+    node="1.4",
+    base_port=40000,
+    service_port=51820,
+    revision=2,
+    machines=(
+        Machine(name="control", public_key=CONTROL_KEY, address="10.77.0.1", workers=2),
+        Machine(name="machine-b", public_key=OWN_KEY, address="10.77.0.2", workers=3),
+    ),
+)
+WORKERS = tuple(worker.multiaddr for worker in workers_of(MESH))
+HERE = Place(
+    interface="qmesh0", kind="tun", listen_port=51820, endpoints={"control": Endpoint("192.0.2.1", 51820)}
+)
+WANTED = desired(MESH, "machine-b", HERE, {CONTROL_KEY: SHARED})
+assert WANTED.tunnel is not None
+assert isinstance(WANTED.guard, Guard)
+TUNNEL, (PEER,), GUARD = WANTED.tunnel, WANTED.tunnel.peers, WANTED.guard
+
+
+def config(entries: tuple[str, ...] = WORKERS, *, more: str = "") -> str:
+    lines = "".join(f"    - {entry}\n" for entry in entries)
+    return f"engine:\n  dataWorkerMultiaddrs:{' []' if not entries else ''}\n{lines}{more}"
+
+
+AROUND = Surroundings(
+    public_key=OWN_KEY,
+    names={machine.public_key: machine.name for machine in MESH.machines},
+    workers=WORKERS,
+    profile="1.4",
+    is_control=False,
+    key_file=KEY_FILE,
+    secret_files=(SecretFile("/s/preshared.key", 0o600),),
+    config=ConfigFile("/c/config.yml", config(), 0o600),
+    listeners=(("10.77.0.2", 40002), ("192.0.2.7", 22), ("127.0.0.1", 40003), ("::1", 40003)),
+)
+
+
+def found(seen: NodeState = WANTED, around: Surroundings = AROUND) -> list[tuple[str, str, str]]:
+    """Code, severity and subject of each finding."""
+    findings = audit(WANTED, seen, around)
+    for finding in findings:
+        assert all((finding.subject, finding.wanted, finding.seen, finding.cure)), finding
+        assert all(part.isprintable() for part in msgspec.structs.astuple(finding)), finding
+    return [(finding.code, finding.severity, finding.subject) for finding in findings]
+
+
+def with_tunnel(**changes: object) -> NodeState:
+    return replace(WANTED, tunnel=replace(TUNNEL, **changes))
+
+
+def with_peer(**changes: object) -> NodeState:
+    return with_tunnel(peers=(replace(PEER, **changes),))
+
+
+def with_config(text: str | None, mode: int | None = 0o600) -> Surroundings:
+    return replace(AROUND, config=ConfigFile("/c/config.yml", text, mode))
+
+
+def test_a_machine_as_desired_has_no_finding():
+    assert found() == []
+
+
+STRANGER = replace(PEER, public_key=OTHER_KEY, allowed_ips=())
+
+
+@pytest.mark.parametrize(
+    ("seen", "code", "subject"),
+    [
+        (replace(WANTED, tunnel=None), "tunnel-missing", "qmesh0"),
+        (with_tunnel(up=False), "tunnel-down", "qmesh0"),
+        (with_tunnel(addresses=()), "tunnel-address", "qmesh0"),
+        (with_tunnel(addresses=("10.77.0.2/20", "10.77.0.9/20")), "tunnel-address", "qmesh0"),
+        (with_tunnel(listen_port=51821), "tunnel-port", "qmesh0"),
+        (with_tunnel(listen_port=0), "tunnel-port", "qmesh0"),
+        (with_tunnel(mtu=1500), "tunnel-mtu", "qmesh0"),
+        (with_tunnel(public_key=OTHER_KEY), "key-mismatch", "qmesh0"),
+        (with_tunnel(public_key=None), "key-mismatch", "qmesh0"),
+        (with_tunnel(peers=()), "peer-missing", "control"),
+        (with_tunnel(peers=(PEER, STRANGER)), "peer-unexpected", OTHER_KEY),
+        (with_tunnel(peers=(PEER, replace(STRANGER, public_key=OWN_KEY))), "peer-unexpected", "machine-b"),
+        (with_peer(allowed_ips=("10.77.0.0/20",)), "peer-allowed-ips", "control"),
+        (with_peer(allowed_ips=()), "peer-allowed-ips", "control"),
+        (with_peer(endpoint=Endpoint("192.0.2.9", 51820)), "peer-endpoint", "control"),
+        (with_peer(endpoint=None), "peer-endpoint", "control"),
+        (with_peer(preshared_key=None), "peer-psk", "control"),
+        (with_peer(preshared_key=Secret("A" * 42 + "Q=")), "peer-psk", "control"),
+        (with_peer(keepalive_s=0), "peer-keepalive", "control"),
+        (replace(WANTED, guard=None), "guard-missing", "table inet qmesh"),
+        (replace(WANTED, guard=AlteredGuard("table inet qmesh {}")), "guard-drift", "table inet qmesh"),
+        (
+            replace(WANTED, guard=replace(GUARD, control_address="10.77.0.9")),
+            "guard-drift",
+            "table inet qmesh",
+        ),
+        (replace(WANTED, reserved_ports=(40002,)), "port-not-reserved", "40003-40004"),
+    ],
+)
+def test_what_the_machine_is_not(seen, code, subject):
+    expected = [(code, "error", subject)]
+    without_guard = [("worker-exposed", "error", "10.77.0.2:40002")]
+    is_unguarded = getattr(seen.guard, "ports", ()) != GUARD.ports
+    assert found(seen) == expected + (without_guard if is_unguarded else [])
+
+
+def test_a_guard_for_other_ports_is_named_with_them():
+    (finding,) = audit(WANTED, replace(WANTED, guard=replace(GUARD, ports=(40002,))), AROUND)
+    assert finding.seen == "a guard for ports 40002"
+    (finding, _) = audit(WANTED, replace(WANTED, guard=replace(GUARD, ports=())), AROUND)
+    assert finding.seen == "a guard for ports none"
+
+
+def test_a_tunnel_that_was_taken_down_on_purpose_is_a_warning():
+    around = replace(AROUND, taken_down=True)
+    assert found(replace(WANTED, tunnel=None), around) == [("tunnel-missing", "warning", "qmesh0")]
+
+
+@pytest.mark.parametrize(
+    ("around", "code", "severity", "subject"),
+    [
+        (
+            replace(AROUND, key_file=KeyFile("/s/private.key", None, None)),
+            "key-missing",
+            "error",
+            "/s/private.key",
+        ),
+        (
+            replace(AROUND, key_file=replace(KEY_FILE, public_key=OTHER_KEY)),
+            "key-mismatch",
+            "error",
+            "/s/private.key",
+        ),
+        (
+            replace(AROUND, key_file=replace(KEY_FILE, public_key=None)),
+            "key-mismatch",
+            "error",
+            "/s/private.key",
+        ),
+        (replace(AROUND, key_file=replace(KEY_FILE, mode=0o640)), "key-mode", "error", "/s/private.key"),
+        (replace(AROUND, key_file=replace(KEY_FILE, mode=0o700)), "key-mode", "error", "/s/private.key"),
+        (replace(AROUND, secret_files=(SecretFile("/s/mesh.db", 0o604),)), "key-mode", "error", "/s/mesh.db"),
+        (replace(AROUND, config=None), "config-missing", "warning", "config.yml"),
+        (with_config(None, None), "config-missing", "error", "/c/config.yml"),
+        (with_config(config(), 0o644), "config-mode", "error", "/c/config.yml"),
+        (with_config(config(()), 0o600), "config-stale", "error", "/c/config.yml"),
+        (with_config("engine:\n  maxFrames: 1\n"), "config-stale", "error", "/c/config.yml"),
+        (with_config(config(WORKERS[:-1])), "config-stale", "error", "/c/config.yml"),
+        (
+            with_config(config((*WORKERS, "/ip4/10.77.0.3/tcp/40005"))),
+            "config-stale",
+            "warning",
+            "/c/config.yml",
+        ),
+        (with_config(config(("x", *WORKERS[1:]))), "config-stale", "warning", "/c/config.yml"),
+        (with_config("engine: [\n"), "config-lint", "error", "/c/config.yml"),
+        (
+            with_config(config(more="dataworkerMultiaddrs: []\n")),
+            "config-lint",
+            "warning",
+            "/c/config.yml:8:1",
+        ),
+    ],
+)
+def test_what_is_around_it(around, code, severity, subject):
+    assert found(around=around) == [(code, severity, subject)]
+
+
+def test_a_stale_list_on_the_control_node_is_an_error_whatever_differs():
+    more = with_config(config((*WORKERS, "/ip4/10.77.0.3/tcp/40005")))
+    assert found(around=replace(more, is_control=True)) == [("config-stale", "error", "/c/config.yml")]
+
+
+def test_a_stale_list_is_named_by_its_first_wrong_core():
+    (finding,) = audit(
+        WANTED, WANTED, with_config(config((*WORKERS[:3], "/ip4/192.0.2.1/tcp/1", WORKERS[4])))
+    )
+    assert finding.seen == "core 4 at '/ip4/192.0.2.1/tcp/1', not /ip4/10.77.0.2/tcp/40003"
+    (finding,) = audit(WANTED, WANTED, with_config(config(WORKERS[:2])))
+    assert finding.seen == "2 workers"
+
+
+def test_a_file_that_cannot_be_read_is_a_finding_and_nothing_else_is_guessed():
+    unreadable = ConfigFile("/c/config.yml", None, None, unreadable="/c/config.yml is not UTF-8")
+    assert found(around=replace(AROUND, config=unreadable)) == [("config-lint", "error", "/c/config.yml")]
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.7", "2001:db8::7"])  # noqa: S104 - not bound to
+def test_a_worker_that_listens_beyond_its_tunnel_address_is_wide(address):
+    where = f"[{address}]:40002" if ":" in address else f"{address}:40002"
+    around = replace(AROUND, listeners=((address, 40002),))
+    assert found(around=around) == [("worker-wide", "warning", where)]
+    assert found(replace(WANTED, guard=None), around) == [
+        ("guard-missing", "error", "table inet qmesh"),
+        ("worker-exposed", "error", where),
+        ("worker-wide", "warning", where),
+    ]
+
+
+@pytest.mark.parametrize("entry", ["/ip4/10.77.0.2/tcp/40999", "/ip4/0.0.0.0/tcp/40999"])
+def test_a_worker_at_a_port_that_only_the_config_names_is_exposed(entry):
+    around = replace(with_config(config((*WORKERS, entry))), listeners=(("10.77.0.2", 40999),))
+    exposed, stale = audit(WANTED, WANTED, around)
+    assert (exposed.code, exposed.subject) == ("worker-exposed", "10.77.0.2:40999")
+    assert exposed.cure == "qmesh render-config --write, and restart the worker"
+    assert stale.code == "config-stale"
+
+
+def test_listeners_at_ports_of_no_worker_are_nobodys_business():
+    elsewhere = (("0.0.0.0", 8337), ("10.77.0.2", 39999), ("10.77.0.2", 40005))  # noqa: S104 - not bound to
+    others = with_config(config((*WORKERS, "/ip4/10.77.0.3/tcp/8337", "/dns/x/tcp/39999")))
+    assert found(around=replace(others, listeners=elsewhere)) == [
+        ("config-stale", "warning", "/c/config.yml")
+    ]
+
+
+def test_listeners_are_told_even_where_the_config_is_damaged():
+    around = replace(with_config("engine: ["), listeners=(("::", 40003),))
+    assert [code for code, _, _ in found(around=around)] == ["worker-wide", "config-lint"]
+
+
+def test_a_path_with_a_space_is_quoted_in_its_cure():
+    around = replace(AROUND, key_file=KeyFile("/my state/private.key", 0o644, OWN_KEY))
+    (finding,) = audit(WANTED, WANTED, around)
+    assert finding.cure == "chmod 600 '/my state/private.key'"
+
+
+def test_no_finding_shows_a_secret():
+    text = config(("x", *WORKERS[1:])) + "p2p:\n  peerPrivKey: 5ecret\n"
+    around = with_config(text, 0o644)
+    said = repr((audit(WANTED, with_peer(preshared_key=Secret("A" * 42 + "Q=")), around), around))
+    assert "5ecret" not in said
+    assert "A" * 42 + "Q=" not in said
+    assert SHARED.reveal() not in said
+
+
+def test_the_control_nodes_audit_wants_its_own_role():
+    place = replace(HERE, endpoints={})
+    wanted = desired(MESH, "control", place, {OWN_KEY: SHARED})
+    around = replace(AROUND, public_key=CONTROL_KEY, is_control=True, listeners=(("10.77.0.1", 40000),))
+    around = replace(around, key_file=replace(KEY_FILE, public_key=CONTROL_KEY))
+    assert audit(wanted, wanted, around) == ()
+
+
+def test_every_code_is_one_that_stays():
+    """The codes that tools are written against; more may be added, none may be renamed."""
+    stable = {
+        *("key-missing", "key-mode", "key-mismatch"),
+        *("tunnel-missing", "tunnel-down", "tunnel-address", "tunnel-port", "tunnel-mtu"),
+        *(
+            "peer-missing",
+            "peer-unexpected",
+            "peer-allowed-ips",
+            "peer-endpoint",
+            "peer-psk",
+            "peer-keepalive",
+        ),
+        *("guard-missing", "guard-drift", "worker-wide", "worker-exposed", "port-not-reserved"),
+        *("config-missing", "config-stale", "config-mode", "config-lint"),
+    }
+    source = ast.parse(inspect.getsource(audit_module))
+    words = {
+        node.value
+        for node in ast.walk(source)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert stable == {
+        word
+        for word in words
+        if word.partition("-")[0] in {"key", "tunnel", "peer", "guard", "config", "worker", "port"}
+        and "-" in word
+        and " " not in word
+    }
+    assert Finding.__struct_fields__ == ("code", "severity", "subject", "wanted", "seen", "cure")

@@ -1,0 +1,168 @@
+"""Hub and spoke: what each machine of a mesh is to be."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from qmesh.errors import BadInput
+from qmesh.mesh.desired import Place, desired, host_network
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import Endpoint, Guard, Machine, NodeState, Peer, Secret, Tunnel
+
+
+def key(number: int) -> str:
+    return base64.b64encode(number.to_bytes(32, "big")).decode()
+
+
+def mesh(*machines: Machine, **named: Any) -> Inventory:
+    values: dict[str, Any] = {
+        "mesh": "0123456789abcdef",
+        "network": "10.77.0.0/20",
+        "control": "a",
+        "node": "2.0",
+        "base_port": 40000,
+        "service_port": 51821,
+        "revision": 1,
+    }
+    return Inventory(**{**values, **named}, machines=machines)
+
+
+# The keys are in another order than the machines, so that sorting shows.
+A = Machine(name="a", public_key=key(3), address="10.77.0.1", workers=3)
+B = Machine(name="b", public_key=key(2), address="10.77.0.2", workers=4)
+C = Machine(name="c", public_key=key(1), address="10.77.0.3", workers=None, state="invited")
+MESH = mesh(A, B, C)
+PLACE = Place(interface="qmesh0", kind="wireguard", listen_port=51820)
+
+
+def test_the_control_node_has_every_machine_as_peer_with_its_one_address() -> None:
+    place = Place(
+        interface="wg7",
+        kind="tun",
+        listen_port=5555,
+        endpoints={"b": Endpoint("203.0.113.5", 5), "a": Endpoint("203.0.113.1", 1)},
+    )
+    preshared = {key(1): Secret("throwaway"), key(3): Secret("own")}
+    assert desired(MESH, "a", place, preshared) == NodeState(
+        guard=Guard(
+            role="control",
+            interface="wg7",
+            kind="tun",
+            listen_port=5555,
+            control_address="10.77.0.1",
+            service_port=51821,
+            ports=(40000, 40001, 40002),
+        ),
+        tunnel=Tunnel(
+            interface="wg7",
+            kind="tun",
+            public_key=key(3),
+            listen_port=5555,
+            addresses=("10.77.0.1/20",),
+            mtu=1420,
+            up=True,
+            peers=(
+                Peer(public_key=key(1), allowed_ips=("10.77.0.3/32",), preshared_key=Secret("throwaway")),
+                Peer(public_key=key(2), allowed_ips=("10.77.0.2/32",), endpoint=Endpoint("203.0.113.5", 5)),
+            ),
+        ),
+        reserved_ports=(40000, 40001, 40002),
+    )
+
+
+def test_a_worker_machine_has_only_the_control_node_as_peer_and_keeps_alive() -> None:
+    place = Place(
+        interface="qmesh0",
+        kind="wireguard",
+        listen_port=51820,
+        endpoints={"a": Endpoint("203.0.113.1", 1), "c": Endpoint("203.0.113.9", 9)},
+    )
+    assert desired(MESH, "b", place, {key(3): Secret("shared")}) == NodeState(
+        guard=Guard(
+            role="worker",
+            interface="qmesh0",
+            kind="wireguard",
+            listen_port=51820,
+            control_address="10.77.0.1",
+            service_port=51821,
+            ports=(40003, 40004, 40005, 40006),
+        ),
+        tunnel=Tunnel(
+            interface="qmesh0",
+            kind="wireguard",
+            public_key=key(2),
+            listen_port=51820,
+            addresses=("10.77.0.2/20",),
+            mtu=1420,
+            up=True,
+            peers=(
+                Peer(
+                    public_key=key(3),
+                    allowed_ips=("10.77.0.1/32",),
+                    endpoint=Endpoint("203.0.113.1", 1),
+                    preshared_key=Secret("shared"),
+                    keepalive_s=25,
+                ),
+            ),
+        ),
+        reserved_ports=(40003, 40004, 40005, 40006),
+    )
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_g3_a_machine_that_is_down_keeps_its_guard_and_has_no_tunnel(name: str) -> None:
+    up = desired(MESH, name, PLACE, {})
+    down = desired(MESH, name, Place(interface="qmesh0", kind="wireguard", listen_port=51820, up=False), {})
+    assert up.tunnel is not None
+    assert down.tunnel is None
+    assert (down.guard, down.reserved_ports) == (up.guard, up.reserved_ports)
+
+
+def test_the_control_node_need_not_be_the_first() -> None:
+    inventory = mesh(A, B, control="b")
+    state = desired(inventory, "b", PLACE, {})
+    assert isinstance(state.guard, Guard)
+    assert (state.guard.role, state.guard.control_address) == ("control", "10.77.0.2")
+    assert state.guard.ports == (40003, 40004, 40005, 40006)
+    worker = desired(inventory, "a", PLACE, {})
+    assert worker.tunnel is not None
+    assert [peer.public_key for peer in worker.tunnel.peers] == [B.public_key]
+
+
+def test_a_paused_machine_is_still_a_peer_and_has_a_tunnel_and_no_worker_ports() -> None:
+    paused = Machine(name="b", public_key=key(2), address="10.77.0.2", workers=4, state="paused")
+    control, worker = (desired(mesh(A, paused), name, PLACE, {}) for name in ("a", "b"))
+    assert control.tunnel is not None
+    assert [peer.public_key for peer in control.tunnel.peers] == [key(2)]
+    assert worker.tunnel is not None
+    assert isinstance(worker.guard, Guard)
+    assert worker.guard.ports == worker.reserved_ports == ()
+
+
+def test_an_ipv6_mesh_has_ipv6_addresses_throughout() -> None:
+    inventory = mesh(
+        Machine(name="a", public_key=key(3), address="fd00::1", workers=3),
+        Machine(name="b", public_key=key(2), address="fd00::2", workers=4),
+        network="fd00::/64",
+    )
+    state = desired(inventory, "b", PLACE, {})
+    assert isinstance(state.guard, Guard)
+    assert state.guard.control_address == "fd00::1"
+    assert state.tunnel is not None
+    assert state.tunnel.addresses == ("fd00::2/64",)
+    assert state.tunnel.peers[0].allowed_ips == ("fd00::1/128",)
+
+
+def test_a_machine_of_no_mesh_has_no_state() -> None:
+    with pytest.raises(BadInput, match="no machine is named 'x'"):
+        desired(MESH, "x", PLACE, {})
+
+
+@pytest.mark.parametrize(
+    ("address", "network"), [("10.77.0.2", "10.77.0.2/32"), ("fd00::2", "fd00::2/128"), ("::", "::/128")]
+)
+def test_the_network_of_one_address_holds_just_that(address: str, network: str) -> None:
+    assert host_network(address) == network

@@ -1,0 +1,307 @@
+"""The guard is written in nftables' own words, and known again only when it is whole and unchanged."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmesh.mesh.guard import load_script, parse, render, unload_script
+from qmesh.mesh.model import AlteredGuard, Guard
+from tests.mesh.strategies import addresses
+
+# As nft 1.0.6 lists it (`nft -s list table inet qmesh`).
+WORKER_LISTING = """\
+table inet qmesh {
+	comment "qmesh guard 1: worker qmesh0 wireguard 51820 10.77.0.1 51821"
+	set worker_ports {
+		type inet_service
+		elements = { 40003, 40004, 40005, 40006 }
+	}
+
+	set control_node {
+		type ipv4_addr
+		elements = { 10.77.0.1 }
+	}
+
+	chain asked_for {
+		type filter hook prerouting priority mangle; policy accept;
+		iifname "qmesh0" goto through_tunnel
+		meta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port
+	}
+
+	chain arrived_at {
+		type filter hook input priority mangle; policy accept;
+		meta l4proto { tcp, udp } th dport @worker_ports goto worker_port
+	}
+
+	chain passed_on {
+		type filter hook forward priority mangle; policy accept;
+		meta l4proto { tcp, udp } th dport @worker_ports ct status dnat goto worker_port
+		meta l4proto { tcp, udp } th dport @worker_ports meta oifkind "bridge" goto worker_port
+	}
+
+	chain sent {
+		type filter hook output priority mangle; policy accept;
+		tcp sport @worker_ports ct direction original ct state new goto taken_up
+		meta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port
+	}
+
+	chain worker_port {
+		ct direction reply goto answered
+		udp dport 51820 accept
+		iifname "qmesh0" meta iifkind "wireguard" ip saddr @control_node accept
+		counter drop
+	}
+
+	chain through_tunnel {
+		ct direction reply accept
+		meta l4proto { icmp, ipv6-icmp } fib daddr type local accept
+		meta iifkind "wireguard" ip saddr @control_node meta l4proto { tcp, udp } th dport @worker_ports accept
+		counter drop
+	}
+
+	chain answered {
+		meta l4proto udp accept
+		tcp flags rst,ack accept
+		counter drop
+	}
+
+	chain taken_up {
+		tcp flags syn accept
+		counter drop
+	}
+}
+"""  # noqa: E501
+
+
+def guard(**named: Any) -> Guard:
+    values: dict[str, Any] = {
+        "role": "worker",
+        "interface": "qmesh0",
+        "kind": "wireguard",
+        "listen_port": 51820,
+        "control_address": "10.77.0.1",
+        "service_port": 51821,
+        "ports": (40003, 40004, 40005, 40006),
+    }
+    return Guard(**{**values, **named})
+
+
+WORKER = guard()
+CONTROL = guard(role="control", ports=(40000, 40001, 40002))
+ELEMENTS = "40003, 40004, 40005, 40006"
+MEMBERS_TO_WORKERS = "ip saddr @control_node meta l4proto { tcp, udp } th dport @worker_ports accept"
+GUARDS = {
+    "worker": WORKER,
+    "control": CONTROL,
+    "IPv6, userspace": guard(kind="tun", control_address="fd00::1", ports=(1, 3, 5, 65534, 65535)),
+    "control, IPv6, userspace": guard(role="control", kind="tun", control_address="fd00::1"),
+    "no ports": guard(ports=()),
+}
+
+ports = st.sets(st.integers(1, 65535) | st.integers(40000, 40020), max_size=40).map(
+    lambda numbers: tuple(sorted(numbers))
+)
+guards = st.builds(
+    Guard,
+    role=st.sampled_from(["control", "worker"]),
+    interface=st.from_regex(r"[a-zA-Z][a-zA-Z0-9_-]{0,14}", fullmatch=True),
+    kind=st.sampled_from(["wireguard", "tun"]),
+    listen_port=st.integers(1, 65535),
+    control_address=addresses,
+    service_port=st.integers(1, 65535),
+    ports=ports,
+)
+
+
+def changed_lines(one: str, other: str) -> list[str]:
+    """The lines by which two texts differ, as a diff shows them."""
+    diff = difflib.unified_diff(one.splitlines(), other.splitlines(), lineterm="", n=0)
+    return [line.replace("\t", "") for line in diff if not re.match(r"---|\+\+\+|@@", line)]
+
+
+def test_g1_a_workers_guard_is_this_table() -> None:
+    assert render(WORKER) == WORKER_LISTING
+
+
+def test_g1_the_control_nodes_guard_lets_in_its_own_processes_and_members_to_its_service() -> None:
+    assert changed_lines(WORKER_LISTING, render(guard(role="control"))) == [
+        '-comment "qmesh guard 1: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
+        '+comment "qmesh guard 1: control qmesh0 wireguard 51820 10.77.0.1 51821"',
+        "-meta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port",
+        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr @control_node accept',
+        "+meta iiftype loopback accept",
+        f'-meta iifkind "wireguard" {MEMBERS_TO_WORKERS}',
+        '+meta iifkind "wireguard" ip daddr @control_node tcp dport 51821 accept',
+    ]
+
+
+def test_g1_a_guard_of_an_ipv6_mesh_in_userspace_differs_only_in_its_family_and_kind() -> None:
+    assert changed_lines(WORKER_LISTING, render(guard(kind="tun", control_address="fd00::1"))) == [
+        '-comment "qmesh guard 1: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
+        '+comment "qmesh guard 1: worker qmesh0 tun 51820 fd00::1 51821"',
+        "-type ipv4_addr",
+        "-elements = { 10.77.0.1 }",
+        "+type ipv6_addr",
+        "+elements = { fd00::1 }",
+        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr @control_node accept',
+        '+iifname "qmesh0" meta iifkind "tun" ip6 saddr @control_node accept',
+        f'-meta iifkind "wireguard" {MEMBERS_TO_WORKERS}',
+        f'+meta iifkind "tun" {MEMBERS_TO_WORKERS.replace("ip", "ip6")}',
+    ]
+
+
+def test_the_control_nodes_service_is_reached_over_ipv6_in_an_ipv6_mesh() -> None:
+    listing = render(GUARDS["control, IPv6, userspace"])
+    assert 'meta iifkind "tun" ip6 daddr @control_node tcp dport 51821 accept\n' in listing
+
+
+def test_the_interface_the_ports_and_wireguards_port_are_the_machines_own() -> None:
+    assert changed_lines(WORKER_LISTING, render(guard(interface="wg7", listen_port=5555, ports=(7,)))) == [
+        '-comment "qmesh guard 1: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
+        '+comment "qmesh guard 1: worker wg7 wireguard 5555 10.77.0.1 51821"',
+        "-elements = { 40003, 40004, 40005, 40006 }",
+        "+elements = { 7 }",
+        '-iifname "qmesh0" goto through_tunnel',
+        '+iifname "wg7" goto through_tunnel',
+        "-udp dport 51820 accept",
+        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr @control_node accept',
+        "+udp dport 5555 accept",
+        '+iifname "wg7" meta iifkind "wireguard" ip saddr @control_node accept',
+    ]
+
+
+def test_a_guard_without_worker_ports_has_an_empty_set() -> None:
+    assert changed_lines(WORKER_LISTING, render(guard(ports=()))) == [
+        "-elements = { 40003, 40004, 40005, 40006 }"
+    ]
+
+
+@given(guards)
+def test_a_guard_is_known_again(guard: Guard) -> None:
+    assert parse(render(guard)) == guard
+
+
+@given(guards, st.data())
+def test_a_listing_that_nft_wraps_is_known_again(guard: Guard, data: st.DataObject) -> None:
+    listing = render(guard)
+    wraps = data.draw(st.lists(st.booleans(), min_size=listing.count(", "), max_size=listing.count(", ")))
+    parts = listing.split(", ")
+    wrapped = parts[0]
+    for wrap, part in zip(wraps, parts[1:], strict=True):
+        wrapped += (",\n\t\t\t     " if wrap else ", ") + part
+    assert parse(wrapped) == guard
+
+
+def test_a_long_set_is_known_again_as_nft_wraps_it() -> None:
+    wrapped = WORKER_LISTING.replace(ELEMENTS, "1, 3, 5, 6, 7,\n\t\t\t     9, 11, 13, 15, 17,\n\t\t\t     19")
+    long = guard(ports=(1, 3, 5, 6, 7, 9, 11, 13, 15, 17, 19))
+    assert parse(wrapped) == long
+    assert render(long) == wrapped
+
+
+@given(guards, guards)
+def test_two_guards_never_look_alike(one: Guard, other: Guard) -> None:
+    assert (render(one) == render(other)) == (one == other)
+
+
+def alterations(listing: str) -> Iterator[str]:
+    """Listings with one line removed, doubled, moved or altered in one of its words or characters."""
+    lines = listing.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        before, behind = "".join(lines[:number]), "".join(lines[number + 1 :])
+        yield before + behind
+        yield before + line + line + behind
+        yield before + "\t\taccept\n" + line + behind
+        yield before + "".join(lines[number : number + 2][::-1]) + "".join(lines[number + 2 :])
+        for word in re.finditer(r"\S+", line):
+            for new in ("", "accept", word[0] + "x", word[0][1:], word[0][:-1], "x " + word[0]):
+                yield before + line[: word.start()] + new + line[word.end() :] + behind
+
+
+@pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
+def test_g1_a_guard_altered_in_any_line_is_never_taken_for_the_guard(guard: Guard) -> None:
+    listing = render(guard)
+    altered = [text for text in alterations(listing) if text.split() != listing.split()]
+    assert len(altered) > 1000
+    assert [text for text in altered if parse(text) == guard] == []
+
+
+@pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
+def test_g1_a_guard_with_other_rules_is_an_altered_guard_and_is_told_whole(guard: Guard) -> None:
+    listing = render(guard)
+    parameters = re.compile(r"\tcomment .*\n|\t\telements = \{ [0-9,\s]+ \}\n")
+    rules = parameters.sub("", listing).split()
+    other_rules = [text for text in alterations(listing) if parameters.sub("", text).split() != rules]
+    assert len(other_rules) > 1000
+    assert [text for text in other_rules if parse(text) != AlteredGuard(text)] == []
+
+
+@given(guards, st.data())
+def test_g1_a_guard_altered_in_any_character_is_never_taken_for_the_guard(
+    guard: Guard, data: st.DataObject
+) -> None:
+    listing = render(guard)
+    place = data.draw(st.integers(0, len(listing) - 1))
+    new = data.draw(st.text(max_size=3))
+    altered = listing[:place] + new + listing[place + 1 :]
+    if altered.split() != listing.split():
+        assert parse(altered) != guard
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        *("-", "1-", "-1", "1-2-3", "1,,2", ",", "99999999999999999999", "70000", "0-99999999999", "1 2"),
+        *("2-1", "40003-40006", "7, 5", "5, 5", "40000-40002, 40002", "", "\u0664\u0660"),
+    ],
+)
+def test_a_set_that_qmesh_would_not_write_is_an_altered_guard(elements: str) -> None:
+    altered = WORKER_LISTING.replace(ELEMENTS, elements)
+    assert parse(altered) == AlteredGuard(altered)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("10.77.0.1", "10.77.0.1.1"),
+        ("10.77.0.1", "10.77.0.01"),
+        ("51820", "051820"),
+        ("51820", "0051820"),
+        ("51820", "\u0665"),
+        ("guard 1:", "guard 2:"),
+        ("worker qmesh0", "hub qmesh0"),
+        (" wireguard ", " veth "),
+        ('"wireguard"', '"tun"'),
+        ("policy accept", "policy drop"),
+        ("priority mangle", "priority filter"),
+        ("counter drop", "counter packets 1 bytes 1 drop"),
+        ("counter drop", "drop"),
+        ("inet qmesh", "ip qmesh"),
+    ],
+)
+def test_a_table_of_another_make_is_an_altered_guard(old: str, new: str) -> None:
+    altered = WORKER_LISTING.replace(old, new)
+    assert parse(altered) == AlteredGuard(altered)
+
+
+@given(st.text() | st.text().map(lambda text: WORKER_LISTING + text) | st.text(st.sampled_from('{}"\n ,;')))
+def test_no_listing_is_too_strange_to_be_read(text: str) -> None:
+    if text.split() != WORKER_LISTING.split():
+        assert parse(text) == AlteredGuard(text)
+
+
+@given(guards)
+def test_g3_the_guard_is_loaded_in_one_transaction(guard: Guard) -> None:
+    add, delete, table = load_script(guard).split("\n", 2)
+    assert (add, delete, table) == ("add table inet qmesh", "delete table inet qmesh", render(guard))
+
+
+def test_the_guard_is_unloaded_whether_it_is_there_or_not() -> None:
+    assert unload_script() == "add table inet qmesh\ndelete table inet qmesh\n"

@@ -1,0 +1,481 @@
+"""The members of a mesh: cores without a hole, nothing twice, nobody renumbered by who comes after."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from itertools import combinations, pairwise
+from typing import Any, TypeAlias
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmesh.errors import BadInput
+from qmesh.mesh.inventory import (
+    CANDIDATE_NETWORKS,
+    Inventory,
+    Worker,
+    add,
+    admit,
+    choose_network,
+    cores_of,
+    free_address,
+    overlap,
+    ports_of,
+    refuse_collision,
+    refuse_endpoint_inside,
+    refuse_small,
+    workers_of,
+)
+from qmesh.mesh.model import Cores, Endpoint, Machine
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def key(number: int) -> str:
+    return base64.b64encode(number.to_bytes(32, "big")).decode()
+
+
+def machine(name: str, number: int, workers: int | None = 1, **named: Any) -> Machine:
+    values = {"public_key": key(number), "address": f"10.77.0.{number}", **named}
+    return Machine(name=name, workers=workers, **values)
+
+
+A, B, C = machine("a", 1, 3), machine("b", 2, 4), machine("c", 3, 10)
+
+
+def mesh(*machines: Machine, **named: Any) -> Inventory:
+    values: dict[str, Any] = {
+        "mesh": "0123456789abcdef",
+        "network": "10.77.0.0/20",
+        "control": "a",
+        "node": "2.0",
+        "base_port": 40000,
+        "service_port": 51820,
+        "revision": 7,
+        "machines": machines,
+    }
+    return Inventory(**{**values, **named})
+
+
+TUTORIAL = mesh(A, B, C)
+
+
+def assert_refused(message: str, call: Any, *args: Any, **named: Any) -> BadInput:
+    with pytest.raises(BadInput) as caught:
+        call(*args, **named)
+    assert message in caught.value.message
+    assert caught.value.message.isprintable()
+    assert caught.value.hint.isprintable()
+    return caught.value
+
+
+def test_the_rendered_list_is_the_tutorials_entry_for_entry() -> None:
+    assert [worker.multiaddr for worker in workers_of(TUTORIAL)] == [
+        "/ip4/10.77.0.1/tcp/40000",
+        "/ip4/10.77.0.1/tcp/40001",
+        "/ip4/10.77.0.1/tcp/40002",
+        "/ip4/10.77.0.2/tcp/40003",
+        "/ip4/10.77.0.2/tcp/40004",
+        "/ip4/10.77.0.2/tcp/40005",
+        "/ip4/10.77.0.2/tcp/40006",
+        *(f"/ip4/10.77.0.3/tcp/{port}" for port in range(40007, 40017)),
+    ]
+
+
+def test_the_cores_and_ports_are_the_tutorials() -> None:
+    assert cores_of(TUTORIAL) == {"a": Cores(1, 3), "b": Cores(4, 4), "c": Cores(8, 10)}
+    assert ports_of(TUTORIAL, "a") == (40000, 40001, 40002)
+    assert ports_of(TUTORIAL, "b") == (40003, 40004, 40005, 40006)
+    assert ports_of(TUTORIAL, "c") == tuple(range(40007, 40017))
+
+
+def test_a_worker_is_listed_with_its_core_and_machine() -> None:
+    assert list(workers_of(TUTORIAL))[3] == Worker(4, "b", "10.77.0.2", 40003)
+
+
+def test_an_ipv6_worker_is_listed_as_ip6() -> None:
+    assert Worker(1, "a", "fd00::1", 40000).multiaddr == "/ip6/fd00::1/tcp/40000"
+
+
+@pytest.mark.parametrize("state", ["paused", "invited"])
+def test_a_machine_that_is_not_active_has_no_cores_and_leaves_no_hole(state: str) -> None:
+    inventory = mesh(A, machine("b", 2, 4, state=state), C)
+    assert cores_of(inventory) == {"a": Cores(1, 3), "c": Cores(4, 10)}
+    assert ports_of(inventory, "b") == ()
+    assert {worker.machine for worker in workers_of(inventory)} == {"a", "c"}
+
+
+def test_a_machine_is_found_by_its_name() -> None:
+    assert TUTORIAL.machine("b") is B
+    assert TUTORIAL.control_node is A
+    assert mesh(A, B, control="b").control_node is B
+
+
+def test_an_unknown_machine_is_answered_with_some_of_those_that_are_known() -> None:
+    many = mesh(A, *(machine(f"m{number}", number) for number in range(2, 12)))
+    error = assert_refused(r"no machine is named 'x\n'", many.machine, "x\n")
+    assert error.hint == "machines of this mesh: a, m2, m3, m4, m5, m6, m7, m8"
+
+
+V6 = {"network": "fd00::/126", "control": "a"}
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "name twice": ({"machines": (A, B, machine("b", 3))}, "two machines have the name b"),
+    "address twice": (
+        {"machines": (A, B, machine("c", 3, address="10.77.0.2"))},
+        "two machines have the tunnel address 10.77.0.2",
+    ),
+    "key twice": (
+        {"machines": (A, B, machine("c", 3, public_key=key(2)))},
+        f"two machines have the public key {key(2)}",
+    ),
+    "address outside": (
+        {"machines": (machine("a", 1, address="10.77.16.1"),)},
+        "tunnel address 10.77.16.1 of a is no host address of 10.77.0.0/20",
+    ),
+    "address below": ({"machines": (machine("a", 1, address="10.76.255.255"),)}, "is no host address"),
+    "network's address": ({"machines": (machine("a", 1, address="10.77.0.0"),)}, "is no host address"),
+    "broadcast": ({"machines": (machine("a", 1, address="10.77.15.255"),)}, "is no host address"),
+    "IPv6 network's address": (
+        {**V6, "machines": (machine("a", 1, address="fd00::"),)},
+        "is no host address",
+    ),
+    "IPv6 outside": ({**V6, "machines": (machine("a", 1, address="fd00::4"),)}, "is no host address"),
+    "IPv4 in an IPv6 network": ({"network": "::/64", "machines": (A,)}, "is no host address of ::/64"),
+    "IPv6 in an IPv4 network": (
+        {"machines": (machine("a", 1, address="::a4d:1"),)},
+        "tunnel address ::a4d:1 of a is no host address",
+    ),
+    "no control node": ({"control": "x"}, "no machine is named 'x'"),
+    "no machine": ({"machines": ()}, "no machine is named 'a'"),
+    "control node paused": (
+        {"machines": (machine("a", 1, 3, state="paused"), B)},
+        "the control node a is paused",
+    ),
+    "control node invited": (
+        {"machines": (machine("a", 1, 3, state="invited"), B)},
+        "the control node a is invited",
+    ),
+    "endpoint inside": (
+        {"machines": (A, machine("b", 2, endpoints=(Endpoint("host", 5), Endpoint("10.77.9.9", 5))))},
+        "endpoint 10.77.9.9 lies in the tunnel network 10.77.0.0/20",
+    ),
+    "ports beyond 65535": ({"base_port": 65520}, "17 workers do not fit into the ports from 65520 to 65535"),
+    "ports of a paused machine": (
+        {"base_port": 65533, "machines": (A, machine("b", 2, 1, state="paused"))},
+        "4 workers do not fit",
+    ),
+    "service port is a worker's": (
+        {"service_port": 40000},
+        "port 40000 would be both WireGuard's and a worker's on a",
+    ),
+    "service port is the last worker's": ({"service_port": 40002}, "port 40002 would be both"),
+    "base port 0": ({"base_port": 0}, "worker base port 0 is not a port"),
+    "service port 65536": ({"service_port": 65536}, "service port 65536 is not a port"),
+    "network with host bits": ({"network": "10.77.0.1/20"}, "'10.77.0.1/20' is not a network"),
+    "no network": ({"network": "\n"}, r"'\n' is not a network"),
+    "network not canonical": (
+        {"network": "10.77.0.0/255.255.240.0"},
+        "network '10.77.0.0/255.255.240.0' is not canonical",
+    ),
+}
+
+
+@pytest.mark.parametrize(("wrong", "message"), REFUSED.values(), ids=REFUSED)
+def test_e5_an_inventory_cannot_be_built_wrong(wrong: dict[str, Any], message: str) -> None:
+    assert_refused(message, mesh, **{"machines": TUTORIAL.machines, **wrong})
+
+
+def test_the_hint_for_a_network_that_is_not_canonical_says_how_to_write_it() -> None:
+    error = assert_refused("not canonical", mesh, A, network="10.77.0.0/255.255.240.0")
+    assert error.hint == "write it as 10.77.0.0/20"
+
+
+def test_the_hint_for_too_many_workers_says_how_many_fit() -> None:
+    assert "the whole mesh can have 16;" in assert_refused("do not fit", mesh, A, B, C, base_port=65520).hint
+
+
+ALLOWED: dict[str, dict[str, Any]] = {
+    "last address": {"machines": (machine("a", 1, address="10.77.15.254"),)},
+    "IPv6's last address": {"network": "fd00::/126", "machines": (machine("a", 1, address="fd00::3"),)},
+    "the last port": {"base_port": 65518},
+    "service port behind the control node's workers": {"service_port": 40003},
+    "service port before the control node's workers": {"service_port": 39999},
+    "endpoint outside": {"machines": (machine("a", 1, endpoints=(Endpoint("10.77.16.1", 5),)),)},
+}
+
+
+@pytest.mark.parametrize("right", ALLOWED.values(), ids=ALLOWED)
+def test_an_inventory_may_go_to_the_edge(right: dict[str, Any]) -> None:
+    named = {"machines": (A, B, machine("c", 3, 11)), **right}
+    assert mesh(**named).machines == named["machines"]
+
+
+def test_an_inventory_outlives_a_message() -> None:
+    inventory = mesh(A, machine("b", 2, None, state="invited", endpoints=(Endpoint("::1", 5),)))
+    assert msgspec.json.decode(msgspec.json.encode(inventory), type=Inventory) == inventory
+
+
+def test_an_added_machine_stands_at_the_end() -> None:
+    assert add(mesh(A, B), C) == TUTORIAL
+
+
+def test_a_machine_is_not_added_under_a_name_that_is_taken() -> None:
+    assert_refused("a machine named b is already in the mesh", add, TUTORIAL, machine("b", 9))
+
+
+def test_e5_a_resting_address_is_not_given() -> None:
+    assert_refused("tunnel address 10.77.0.3 still rests", add, mesh(A, B), C, resting={"10.77.0.3"})
+    assert add(mesh(A, B), C, resting={"10.77.0.4"}) == TUTORIAL
+
+
+def test_e5_an_added_machine_takes_nobodys_address_or_key() -> None:
+    assert_refused("the tunnel address 10.77.0.2", add, TUTORIAL, machine("d", 4, address="10.77.0.2"))
+    assert_refused("the public key", add, TUTORIAL, machine("d", 4, public_key=key(2)))
+
+
+def test_an_admitted_machine_is_active_behind_every_other_with_its_own_key() -> None:
+    invited = machine("b", 2, None, state="invited", endpoints=(Endpoint("host", 5),))
+    after = admit(mesh(A, invited, C), "b", public_key=key(9), workers=4)
+    member = machine("b", 2, 4, public_key=key(9), endpoints=(Endpoint("host", 5),))
+    assert after == mesh(A, C, member, revision=8)
+
+
+@pytest.mark.parametrize("state", ["active", "paused"])
+def test_e3_a_member_is_not_admitted_again(state: str) -> None:
+    inventory = mesh(A, machine("b", 2, 4, state=state))
+    assert_refused(f"b is {state}, not invited", admit, inventory, "b", public_key=key(9), workers=4)
+
+
+def test_an_unknown_machine_is_not_admitted() -> None:
+    assert_refused("no machine is named 'x'", admit, TUTORIAL, "x", public_key=key(9), workers=4)
+
+
+def test_e5_nobody_is_admitted_with_anothers_key() -> None:
+    inventory = mesh(A, B, machine("c", 3, None, state="invited"))
+    assert_refused("the public key", admit, inventory, "c", public_key=key(2), workers=4)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Inventory]:
+    """The inventories that a mesh goes through while machines are invited, admitted and added."""
+    history = [mesh(machine("a", 1, draw(st.integers(1, 9))))]
+    for number in range(2, draw(st.integers(2, 10))):
+        now = history[-1]
+        invited = [member.name for member in now.machines if member.state == "invited"]
+        if draw(st.booleans()) and invited:
+            name, workers = draw(st.sampled_from(invited)), draw(st.integers(1, 9))
+            history.append(admit(now, name, public_key=key(100 + number), workers=workers))
+        else:
+            address = free_address(now.network, {member.address for member in now.machines})
+            state: str = draw(st.sampled_from(["active", "invited", "paused"]))
+            workers = draw(st.integers(1, 9))
+            new = machine(f"m{number}", number, workers, state=state, address=address)
+            history.append(add(now, new))
+    return history
+
+
+@given(histories())
+def test_e5_no_name_address_key_core_or_port_is_anothers(history: list[Inventory]) -> None:
+    machines, workers = history[-1].machines, list(workers_of(history[-1]))
+    for values in (
+        [member.name for member in machines],
+        [member.address for member in machines],
+        [member.public_key for member in machines],
+        [worker.core for worker in workers],
+        [worker.port for worker in workers],
+        [port for member in machines for port in ports_of(history[-1], member.name)],
+    ):
+        assert len(set(values)) == len(values)
+
+
+@given(histories())
+def test_cores_count_from_1_without_a_hole_in_the_order_of_the_machines(history: list[Inventory]) -> None:
+    inventory = history[-1]
+    workers = list(workers_of(inventory))
+    active = [member for member in inventory.machines if member.state == "active"]
+    assert [worker.core for worker in workers] == list(range(1, len(workers) + 1))
+    assert [worker.port for worker in workers] == list(range(40000, 40000 + len(workers)))
+    assert [worker.machine for worker in workers] == [
+        member.name for member in active for _ in range(member.workers or 0)
+    ]
+
+
+@given(histories())
+def test_a_newcomer_renumbers_nobody(history: list[Inventory]) -> None:
+    for before, after in pairwise(history):
+        assert cores_of(before).items() <= cores_of(after).items()
+
+
+@given(histories())
+def test_e6_the_revision_grows_by_one_with_each_admission(history: list[Inventory]) -> None:
+    for before, after in pairwise(history):
+        admitted = len(after.machines) == len(before.machines)
+        assert after.revision == before.revision + admitted
+
+
+FREE = [
+    ("10.77.0.0/20", (), "10.77.0.1"),
+    ("10.77.0.0/20", ("10.77.0.1", "10.77.0.3"), "10.77.0.2"),
+    ("10.77.0.0/24", tuple(f"10.77.0.{last}" for last in range(1, 254)), "10.77.0.254"),
+    ("10.77.0.0/30", (), "10.77.0.1"),
+    ("10.77.0.0/30", ("10.77.0.1",), "10.77.0.2"),
+    ("fd00::/64", ("fd00::1",), "fd00::2"),
+    ("fd00::/126", ("fd00::1", "fd00::2"), "fd00::3"),
+    ("fd00::/127", (), "fd00::1"),
+]
+
+
+@pytest.mark.parametrize(("network", "taken", "address"), FREE)
+def test_the_lowest_free_address_is_given(network: str, taken: tuple[str, ...], address: str) -> None:
+    assert free_address(network, taken) == address
+
+
+@pytest.mark.parametrize(
+    ("network", "taken"),
+    [
+        ("10.77.0.0/30", {"10.77.0.1", "10.77.0.2"}),
+        ("10.77.0.0/31", set[str]()),
+        ("10.77.0.0/32", set[str]()),
+        ("fd00::/126", {"fd00::1", "fd00::2", "fd00::3"}),
+        ("fd00::/127", {"fd00::1"}),
+        ("fd00::/128", set[str]()),
+    ],
+)
+def test_a_full_network_has_no_free_address(network: str, taken: set[str]) -> None:
+    assert_refused(f"every address of the tunnel network {network} is taken", free_address, network, taken)
+
+
+@given(
+    st.sampled_from(["10.77.0.0/28", "10.77.0.0/30", "fd00::/124", "fd00::/127"]), st.sets(st.integers(0, 15))
+)
+def test_e5_a_free_address_is_a_host_never_a_taken_one_and_none_lower_is_free(
+    network: str, numbers: set[int]
+) -> None:
+    inside = ipaddress.ip_network(network)
+    hosts = [str(address) for address in inside][1 : None if inside.version == 6 else -1]
+    taken = {str(inside.network_address + number) for number in numbers}
+    free = [address for address in hosts if address not in taken]
+    if free:
+        assert free_address(network, taken) == free[0]
+    else:
+        assert_refused("is taken", free_address, network, taken)
+
+
+@pytest.mark.parametrize("network", ["10.77.0.0/31", "10.77.0.0/32", "fd00::/127", "fd00::/128"])
+def test_a_network_without_room_for_two_is_refused(network: str) -> None:
+    assert_refused(f"the tunnel network {network} has no room for two", refuse_small, network)
+
+
+@pytest.mark.parametrize("network", ["10.77.0.0/30", "10.77.0.0/20", "fd00::/126"])
+def test_a_network_with_room_for_two_is_taken(network: str) -> None:
+    refuse_small(network)
+    first = free_address(network, ())
+    assert free_address(network, {first}) != first
+
+
+def test_the_candidate_networks_are_private_large_and_apart() -> None:
+    candidates = [ipaddress.IPv4Network(text) for text in CANDIDATE_NETWORKS]
+    private = [ipaddress.IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
+    assert candidates[0] == ipaddress.IPv4Network("10.77.0.0/20")
+    assert len(candidates) == 179 + 16 + 16
+    assert all(any(network.subnet_of(outer) for outer in private) for network in candidates)
+    assert all(network.prefixlen == 20 for network in candidates)
+    assert not any(one.overlaps(other) for one, other in combinations(candidates, 2))
+
+
+@pytest.mark.parametrize(
+    ("occupied", "chosen"),
+    [
+        ((), "10.77.0.0/20"),
+        (("0.0.0.0/0", "::/0", "fd00::/8"), "10.77.0.0/20"),
+        (("10.77.15.255",), "10.78.0.0/20"),
+        (("10.77.16.0/20", "10.76.255.255/32"), "10.77.0.0/20"),
+        (("10.77.3.4/24", "10.78.0.0/16"), "10.79.0.0/20"),
+        (("10.0.0.0/8",), "172.31.16.0/20"),
+        (("10.0.0.0/8", "172.16.0.0/12"), "192.168.240.0/20"),
+    ],
+)
+def test_the_first_network_that_is_not_in_the_way_is_chosen(occupied: tuple[str, ...], chosen: str) -> None:
+    assert choose_network(occupied) == chosen
+
+
+def test_there_may_be_no_network_left() -> None:
+    error = assert_refused("is in use", choose_network, ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])
+    assert "--network" in error.hint
+
+
+def inside(first: str) -> st.SearchStrategy[str]:
+    """Networks that share addresses with a private one, given by its first address and prefix length."""
+    outer = ipaddress.IPv4Network(first)
+    return st.builds(
+        lambda number, length: f"{outer.network_address + number}/{length}",
+        st.integers(0, outer.num_addresses - 1),
+        st.integers(outer.prefixlen + 1, 32),
+    )
+
+
+@given(st.lists(st.one_of(*map(inside, ["10.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"])), max_size=30))
+def test_a_chosen_network_overlaps_with_nothing_that_is_occupied(occupied: list[str]) -> None:
+    try:
+        chosen = ipaddress.ip_network(choose_network(occupied))
+    except BadInput:
+        chosen = None
+    others = [ipaddress.ip_network(text, strict=False) for text in occupied]
+    for candidate in map(ipaddress.ip_network, CANDIDATE_NETWORKS):
+        in_the_way = any(
+            candidate[0] <= other[-1] and other[0] <= candidate[-1]  # type: ignore[operator]
+            for other in others
+        )
+        if candidate == chosen:
+            assert not in_the_way
+            return
+        assert in_the_way
+    assert chosen is None
+
+
+@pytest.mark.parametrize(
+    ("occupied", "found"),
+    [
+        (["10.78.0.0/16", "10.77.3.0/24", "10.77.4.0/24"], "10.77.3.0/24"),
+        (["10.0.0.0/8"], "10.0.0.0/8"),
+        (["0.0.0.0/1"], "0.0.0.0/1"),
+        (["0.0.0.0/0", "10.77.16.0/20", "fd00::/8"], None),
+        ([], None),
+    ],
+)
+def test_the_first_network_in_the_way_is_found(occupied: list[str], found: str | None) -> None:
+    assert overlap("10.77.0.0/20", [ipaddress.ip_network(text) for text in occupied]) == found
+
+
+def test_networks_of_different_versions_are_never_in_the_way() -> None:
+    assert overlap("fd00::/64", [ipaddress.ip_network("10.0.0.0/8")]) is None
+    assert overlap("fd00::/64", [ipaddress.ip_network("fd00::/8")]) == "fd00::/8"
+
+
+def test_a_collision_names_both_networks() -> None:
+    error = assert_refused(
+        "the tunnel network 10.77.0.0/20 collides with 10.77.1.0/24 of this machine",
+        *(refuse_collision, "10.77.0.0/20", ["192.168.0.0/16", "10.77.1.5/24"]),
+        hint="what to do",
+    )
+    assert error.hint == "what to do"
+
+
+@pytest.mark.parametrize("host", ["10.77.0.1", "10.77.15.255", "10.77.0.0"])
+def test_an_endpoint_inside_the_tunnel_network_is_refused(host: str) -> None:
+    assert_refused(f"endpoint {host} lies in", refuse_endpoint_inside, "10.77.0.0/20", host)
+
+
+@pytest.mark.parametrize("host", ["10.77.16.0", "203.0.113.5", "node.example.org", "fd00::1", "::a4d:1"])
+def test_an_endpoint_outside_the_tunnel_network_is_taken(host: str) -> None:
+    assert mesh(machine("a", 1, endpoints=(Endpoint(host, 5),))).control_node.endpoints[0].host == host
+
+
+def test_nothing_in_the_way_is_no_collision() -> None:
+    occupied = ["0.0.0.0/0", "10.78.0.0/16"]
+    refuse_collision("10.77.0.0/20", occupied, hint="what to do")
+    assert choose_network(occupied) == "10.77.0.0/20"

@@ -1,0 +1,281 @@
+"""The systemd units: guarded before the network, the node as its makers want it, paths as they are."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmesh.errors import BadInput
+from qmesh.mesh.units import (
+    AGENT,
+    BOOT_GUARD,
+    CONTROL_PROCESS,
+    WORKER,
+    WORKERS,
+    Paths,
+    qmesh_units,
+    unit_files,
+)
+
+
+def paths(**named: str) -> Paths:
+    values = {
+        "python": "/opt/qmesh/bin/python",
+        "state": "/var/lib/qmesh",
+        "guard_file": "/var/lib/qmesh/guard.nft",
+        "nft": "/usr/sbin/nft",
+        "program": "/usr/local/bin/node",
+        "config_directory": "/root/ceremonyclient/node/.config",
+    }
+    return Paths(**{**values, **named})
+
+
+CONTROL_UNITS = unit_files(paths(), is_control=True, cores=range(1, 4))
+WORKER_UNITS = unit_files(paths(), is_control=False, cores=range(4, 8))
+
+NODE_SETTINGS = """\
+WorkingDirectory=/root/ceremonyclient/node/
+LimitNOFILE=1048576
+KillSignal=SIGINT
+TimeoutStopSec=30
+Restart=always
+RestartSec=5
+"""
+
+UNITS = {
+    BOOT_GUARD: """\
+[Unit]
+Description=qmesh guard for data-worker ports, from before the network is up
+Documentation=man:nft(8)
+DefaultDependencies=no
+RequiresMountsFor=/var/lib/qmesh/guard.nft
+After=local-fs.target nftables.service
+Before=network-pre.target shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+AssertPathExists=/var/lib/qmesh/guard.nft
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/sbin/nft -f /var/lib/qmesh/guard.nft
+
+[Install]
+WantedBy=sysinit.target
+""",
+    AGENT: """\
+[Unit]
+Description=qmesh agent: keeps the tunnel and the guard as desired
+Documentation=man:wg(8)
+Wants=qmesh-guard.service
+After=qmesh-guard.service network.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart=/opt/qmesh/bin/python -m qmesh agent --state /var/lib/qmesh
+KillMode=process
+Restart=always
+RestartSec=2
+TimeoutStopSec=20
+
+[Install]
+WantedBy=multi-user.target
+""",
+    CONTROL_PROCESS: f"""\
+[Unit]
+Description=Quilibrium control process (core 0)
+Requires=qmesh-guard.service
+Wants=qmesh.service
+After=qmesh-guard.service qmesh.service qmesh-workers.target network-online.target
+
+[Service]
+ExecStart=/usr/local/bin/node --config /root/ceremonyclient/node/.config
+{NODE_SETTINGS}
+[Install]
+WantedBy=multi-user.target
+""",
+    WORKER: f"""\
+[Unit]
+Description=Quilibrium data worker, core %i
+Requires=qmesh-guard.service
+Wants=qmesh.service
+After=qmesh-guard.service qmesh.service
+PartOf=qmesh-workers.target
+
+[Service]
+ExecStart=/usr/local/bin/node --config /root/ceremonyclient/node/.config --core %i
+{NODE_SETTINGS}
+[Install]
+WantedBy=qmesh-workers.target
+""",
+    WORKERS: """\
+[Unit]
+Description=Quilibrium data workers of this machine
+Wants=qmesh-worker@1.service
+Wants=qmesh-worker@2.service
+Wants=qmesh-worker@3.service
+
+[Install]
+WantedBy=multi-user.target
+""",
+}
+
+
+def settings(text: str, name: str) -> list[str]:
+    """All values of a setting in a unit."""
+    return re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_of_the_control_node_is_this_text(name: str) -> None:
+    assert CONTROL_UNITS[name] == UNITS[name]
+
+
+def test_the_control_node_has_all_units_and_a_worker_machine_all_but_the_control_process() -> None:
+    of_workers = {"qmesh.service", "qmesh-guard.service", "qmesh-worker@.service", "qmesh-workers.target"}
+    assert set(WORKER_UNITS) == of_workers
+    assert set(CONTROL_UNITS) == of_workers | {"qmesh-control.service"}
+
+
+def test_a_worker_machines_units_differ_from_the_control_nodes_only_in_the_cores() -> None:
+    wants = [f"qmesh-worker@{core}.service" for core in (4, 5, 6, 7)]
+    assert settings(WORKER_UNITS[WORKERS], "Wants") == wants
+    for name in (AGENT, BOOT_GUARD, WORKER):
+        assert WORKER_UNITS[name] == CONTROL_UNITS[name]
+
+
+def test_qmeshs_own_units_are_the_agent_and_the_guard() -> None:
+    assert qmesh_units(paths()) == {AGENT: UNITS[AGENT], BOOT_GUARD: UNITS[BOOT_GUARD]}
+
+
+@pytest.mark.parametrize("name", [CONTROL_PROCESS, WORKER])
+def test_a_node_process_has_the_limits_that_its_makers_want(name: str) -> None:
+    lines = CONTROL_UNITS[name].splitlines()
+    assert {"LimitNOFILE=1048576", "KillSignal=SIGINT", "TimeoutStopSec=30"} <= set(lines)
+
+
+@pytest.mark.parametrize("name", [CONTROL_PROCESS, WORKER])
+def test_g3_no_node_process_starts_without_the_guard(name: str) -> None:
+    assert settings(CONTROL_UNITS[name], "Requires") == [BOOT_GUARD]
+    assert BOOT_GUARD in settings(CONTROL_UNITS[name], "After")[0].split()
+
+
+def test_g3_the_guard_is_there_before_the_network() -> None:
+    assert "network-pre.target" in settings(CONTROL_UNITS[BOOT_GUARD], "Before")[0].split()
+
+
+# (path, as a whole setting, as a program or a word of a setting, as an argument of a command line)
+ESCAPED = {
+    "plain": ("/a-b_c.d/e", "/a-b_c.d/e", "/a-b_c.d/e", "/a-b_c.d/e"),
+    "space": ("/a b/c", "/a b/c", '"/a b/c"', '"/a b/c"'),
+    "percent sign": ("/a%i/c", "/a%%i/c", "/a%%i/c", "/a%%i/c"),
+    "dollar sign": ("/a$b/c", "/a$b/c", "/a$b/c", "/a$$b/c"),
+    "variable": ("/a${b}/c", "/a${b}/c", "/a${b}/c", "/a$${b}/c"),
+    "semicolon": ("/a;b/c", "/a;b/c", '"/a;b/c"', '"/a;b/c"'),
+    "letters of other languages": ("/ä/é", "/ä/é", "/ä/é", "/ä/é"),
+    "double quote": ('/a"b/c', '/a"b/c', r'"/a\"b/c"', r'"/a\"b/c"'),
+    "single quote": ("/a'b/c", "/a'b/c", '"/a\'b/c"', '"/a\'b/c"'),
+    "backslash": (r"/a\nb/c", r"/a\nb/c", r'"/a\\nb/c"', r'"/a\\nb/c"'),
+    "all": ("/%$ \"'\\/c", "/%%$ \"'\\/c", r'''"/%%$ \"'\\/c"''', r'''"/%%$$ \"'\\/c"'''),
+}
+FOR_PROGRAMS = {name: row for name, row in ESCAPED.items() if not set(row[0]) & set("\"'\\")}
+
+
+@pytest.mark.parametrize(("path", "whole", "word", "argument"), ESCAPED.values(), ids=ESCAPED)
+def test_a_path_is_escaped_as_its_setting_wants_it(path: str, whole: str, word: str, argument: str) -> None:
+    units = unit_files(
+        paths(guard_file=path, state=path, config_directory=path), is_control=True, cores=range(1, 2)
+    )
+    assert settings(units[BOOT_GUARD], "AssertPathExists") == [whole]
+    assert settings(units[BOOT_GUARD], "RequiresMountsFor") == [word]
+    assert settings(units[BOOT_GUARD], "ExecStart") == [f"/usr/sbin/nft -f {argument}"]
+    assert settings(units[AGENT], "ExecStart") == [f"/opt/qmesh/bin/python -m qmesh agent --state {argument}"]
+    for name, core in ((CONTROL_PROCESS, ""), (WORKER, " --core %i")):
+        assert settings(units[name], "ExecStart") == [f"/usr/local/bin/node --config {argument}{core}"]
+        assert settings(units[name], "WorkingDirectory") == [whole.rpartition("/")[0] + "/"]
+
+
+@pytest.mark.parametrize(("path", "word"), [row[::2] for row in FOR_PROGRAMS.values()], ids=FOR_PROGRAMS)
+def test_a_program_is_escaped_but_for_variables_which_systemd_does_not_look_for_there(
+    path: str, word: str
+) -> None:
+    units = unit_files(paths(python=path, nft=path, program=path), is_control=True, cores=range(1, 2))
+    for name in (AGENT, BOOT_GUARD, CONTROL_PROCESS, WORKER):
+        assert settings(units[name], "ExecStart")[0].startswith(f"{word} -")
+
+
+@pytest.mark.parametrize(
+    ("directory", "parent"),
+    [
+        ("/root/node/.config", "/root/node/"),
+        ("/root/node/.config/", "/root/node/"),
+        ("/config", "/"),
+        ("/", "/"),
+        ("/a b /.config", "/a b /"),
+        ("/a\\/.config", "/a\\/"),
+    ],
+)
+def test_a_node_works_in_the_directory_that_holds_its_config_directory(directory: str, parent: str) -> None:
+    units = unit_files(paths(config_directory=directory), is_control=True, cores=range(1, 2))
+    for name in (CONTROL_PROCESS, WORKER):
+        assert settings(units[name], "WorkingDirectory") == [parent]
+
+
+def words(command: str) -> list[str]:
+    """A command line as systemd reads it: quotes, backslashes, specifiers; variables behind the program."""
+    found = [
+        re.sub(r"\\(.)", r"\1", match[1] if match[1] is not None else match[2])
+        for match in re.finditer(r'"((?:[^"\\]|\\.)*)"(?= |$)|([^ "\'\\;]+)(?= |$)', command)
+    ]
+    assert "%" not in "".join(found).replace("%%", "").replace("%i", "")
+    program, *arguments = [word.replace("%%", "%") for word in found]
+    assert "$" not in "".join(arguments).replace("$$", "")
+    return [program, *(word.replace("$$", "$") for word in arguments)]
+
+
+special = st.text(st.sampled_from("ab%$ \"'\\;{}#-=~@")).map("/x{}/y".format)
+
+
+@given(special)
+def test_a_command_line_holds_just_the_words_that_it_was_given(path: str) -> None:
+    units = unit_files(paths(config_directory=path, state=path), is_control=True, cores=range(1, 2))
+    node = ["/usr/local/bin/node", "--config", path]
+    assert words(settings(units[CONTROL_PROCESS], "ExecStart")[0]) == node
+    assert words(settings(units[WORKER], "ExecStart")[0]) == [*node, "--core", "%i"]
+    assert words(settings(units[AGENT], "ExecStart")[0])[1:] == ["-m", "qmesh", "agent", "--state", path]
+
+
+PATHS = ("python", "state", "guard_file", "nft", "program", "config_directory")
+
+
+def assert_refused(message: str, **named: Any) -> None:
+    with pytest.raises(BadInput) as caught:
+        paths(**named)
+    assert message in caught.value.message
+    assert caught.value.message.isprintable()
+    assert caught.value.hint.isprintable()
+
+
+@pytest.mark.parametrize("field", PATHS)
+@pytest.mark.parametrize(
+    "path",
+    ["", "node", "./node", "~/node", "/a/../b", "/a/..", "/a\nExecStartPre=/bin/x", "/a\tb", "/\ud800"],
+)
+def test_what_systemd_takes_for_no_path_is_refused(field: str, path: str) -> None:
+    assert_refused("is no path for a systemd unit", **{field: path})
+
+
+@pytest.mark.parametrize("field", ["python", "nft", "program"])
+@pytest.mark.parametrize("path", ['/a"b', "/a'b", "/a\\b"])
+def test_a_program_whose_name_systemd_does_not_take_is_refused(field: str, path: str) -> None:
+    assert_refused("systemd runs no program named", **{field: path})
+
+
+def test_two_dots_inside_a_name_are_no_way_up() -> None:
+    assert paths(config_directory="/a..b/..c/d..").config_directory == "/a..b/..c/d.."
