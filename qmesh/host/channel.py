@@ -6,6 +6,7 @@ asks is known by the tunnel address, for which WireGuard vouches. Bodies and tim
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, QmeshError
 from qmesh.mesh.enrolment import Redemption
@@ -29,6 +31,8 @@ MAX_BODY: Final = 16 * 1024
 """Octets of a request's body."""
 MAX_ANSWER: Final = 32 * 1024 * 1024
 """Octets of an answer's body: a membership of thousands of machines."""
+REQUEST_S: Final = 20.0
+"""Seconds from the connection until the request has arrived whole."""
 
 _SAME_VERSION: Final = "use the same version of qmesh on both machines"
 _REDEMPTIONS: Final = "/v1/redemptions"
@@ -110,6 +114,19 @@ def _refused(error: QmeshError, status: int) -> Response:
     return Response(body, status_code=status, media_type="application/json")
 
 
+class _OneRequest(H11Protocol):
+    """A connection serves one request, and is hung up on when that has not arrived in time."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(REQUEST_S, self._hang_up)
+
+    def _hang_up(self) -> None:
+        # Before the head of a request has arrived there is no cycle, whatever its type says.
+        if getattr(self.cycle, "more_body", True):
+            self.transport.abort()
+
+
 class Service:
     """The running service: a thread of its own, from `start` to `stop`."""
 
@@ -122,7 +139,9 @@ class Service:
                 log_config=None,
                 lifespan="off",
                 ws="none",
-                http="h11",
+                http=_OneRequest,
+                headers=[("connection", "close")],
+                proxy_headers=False,
                 limit_concurrency=512,
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=2,
@@ -154,7 +173,8 @@ class Service:
 
 def _listen(address: str, port: int, interface: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio sends an answer's parts at once (TCP_NODELAY) and saves 40 ms.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Linux answers for any of its addresses on any interface: the address alone binds nothing.
@@ -226,7 +246,7 @@ def _bounded(response: httpx.Response) -> bytes:
 def _refusal(body: bytes) -> EnrolmentRefused:
     try:
         said = msgspec.json.decode(body, type=Refusal)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # also for text that is no UTF-8, and for a thousand brackets
         said = Refusal("the control node's answer is not understood", _SAME_VERSION)
     return EnrolmentRefused(_line(said.error), hint=_line(said.hint))
 

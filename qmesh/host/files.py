@@ -30,9 +30,11 @@ def read(path: Path, *, limit: int = MAX_OCTETS) -> bytes | None:
         raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root") from None
     except OSError as error:
         raise _unreadable(path, _reason(error)) from None
+    # Looked at before it becomes a file object: Python makes none of a directory, and leaves it open.
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _unreadable(path, "is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _unreadable(path, "is not a regular file")
         try:
             octets = file.read(limit + 1)
         except OSError as error:
@@ -139,21 +141,30 @@ def make_private_directory(path: Path) -> None:
 def write_in_place_of(path: Path, octets: bytes) -> Path:
     """Replace somebody's existing file, or make a new one, and keep the old as `NAME.bak`.
 
-    Owner and mode stay, only never wider than 0600 when new. A symbolic link is followed when it
+    Owner and mode stay, less what others may do; a new one is 0600. A symbolic link is followed when it
     and its target belong to one user, and the target is what is replaced. Returns what was written.
     Raises BadInput for a link that leads to somebody else's file.
     """
     real = followed(path)
     old = read(real)
     if old is None:
-        parent = real.parent.stat()
-        write(real, octets, owner=(parent.st_uid, parent.st_gid))
+        write(real, octets, owner=_owner_of_directory(real.parent))
         return real
     found = real.stat()
     mode, owner = stat.S_IMODE(found.st_mode) & 0o770, (found.st_uid, found.st_gid)
     write(real.with_name(real.name + ".bak"), old, mode=mode, owner=owner)
     write(real, octets, mode=mode, owner=owner)
     return real
+
+
+def _owner_of_directory(directory: Path) -> tuple[int, int]:
+    try:
+        found = directory.stat()
+    except OSError as error:
+        raise MachineRefused(
+            f"{directory} cannot be written to: {_reason(error)}", hint="make the directory first"
+        ) from None
+    return found.st_uid, found.st_gid
 
 
 def followed(path: Path) -> Path:
@@ -163,8 +174,9 @@ def followed(path: Path) -> Path:
     """
     if not path.is_symlink():
         return path
-    real = path.resolve()
-    if not real.is_file() or real.stat().st_uid not in {path.lstat().st_uid, os.geteuid()}:
+    real = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError where links go in a circle
+    # Not even where the file is ours: a user's link to a file of root's would have root replace it.
+    if not real.is_file() or real.stat().st_uid != path.lstat().st_uid:
         raise BadInput(
             f"{path} is a link to {quoted(str(real))}, which is no file of the same owner",
             hint="put the file itself there, or name its directory with --config",

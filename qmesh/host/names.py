@@ -16,5 +16,6 @@ def resolve(endpoint: Endpoint) -> Endpoint | None:
     except OSError:
         return None
     addresses = (str(entry[4][0]) for entry in found)
-    usable = [address for address in addresses if "%" not in address]
+    # A link-local one is good on one interface only, which Python does not name in the address.
+    usable = [address for address in addresses if not address.startswith("fe80:")]
     return Endpoint(usable[0], endpoint.port) if usable else None

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import nftables
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 from qmesh.mesh.guard import TABLE
 
+_LIBRARY: Final = "libnftables.so.1"
+
 
 @cache
 def _library() -> Any:
     try:
-        library = nftables.Nftables()
+        ctypes.CDLL(_LIBRARY)  # looked for first: an Nftables() without it complains once more when it goes
+        library = nftables.Nftables(_LIBRARY)
     except OSError:
         raise MissingProgram(
             "libnftables is not installed", hint="apt-get install nftables libnftables1"

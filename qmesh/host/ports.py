@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import socket
 from collections.abc import Iterable
@@ -14,12 +15,16 @@ from qmesh.host.state import HeldPorts, State
 from qmesh.mesh.model import ranges_text
 
 RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+_MOST_OCTETS = 6 * 65536
+"""That the list of reserved ports can have: five digits and a comma for each."""
 
 
 def reserved() -> frozenset[int]:
     """The ports that the kernel gives to no outgoing connection. Source: ip-sysctl."""
     try:
-        text = RESERVED.read_text()
+        with RESERVED.open("rb", buffering=0) as file:
+            # The kernel answers the first read only, and as far as that has room.
+            text = file.read(_MOST_OCTETS).decode("ascii")
     except OSError as error:
         raise KernelRefused(f"{RESERVED} cannot be read: {error.strerror}", hint="mount /proc") from None
     found: set[int] = set()
@@ -77,6 +82,8 @@ def udp_port_in_use(port: int) -> bool:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 probe.bind((address, port))
-            except OSError:
-                return True
+            except OSError as error:
+                # A low port is refused to a user, and all of IPv6 by a machine without: nobody has those.
+                if error.errno == errno.EADDRINUSE:
+                    return True
     return False

@@ -103,7 +103,6 @@ class Registry:
         self._connection = _connect(path)
         try:
             self._refuse_foreign()
-            self._refuse_damaged()
         except QmeshError:
             self._connection.close()
             raise
@@ -148,21 +147,18 @@ class Registry:
                 f"{self._path} was written by a newer qmesh", hint="install that version, or a newer one"
             )
 
-    def _refuse_damaged(self) -> None:
-        # SQLite reads what is left of a truncated file as rows; the look costs less than reading them.
-        with _ours(self._path):
-            (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise StateUnreadable(f"{self._path} is damaged", hint="restore it from a backup")
-
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         with _ours(self._path), _transaction(self._connection):
             yield self._connection
 
     def inventory(self) -> Inventory:
-        """The whole mesh, invited machines included."""
+        """The whole mesh, invited machines included. Looks for damage of the file as well."""
         with self._change() as connection:
+            # Of a truncated file SQLite reads rows still; the check costs less than reading them does.
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
             return _inventory(connection)
 
     def revision(self) -> int:

@@ -1,0 +1,756 @@
+"""The service and its client over real sockets, on a machine of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused
+from qmesh.host import channel
+from qmesh.host.channel import Client, Service, Silent
+from qmesh.mesh.enrolment import Redemption
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+HERE, PORT = "127.0.0.1", 51820
+MESSAGE = Redemption("0" * 32, "A" * 43 + "=", 4, "203.0.113.5:51820", "f" * 64)
+
+
+class Agent:
+    """An agent that remembers what it was asked."""
+
+    def __init__(
+        self,
+        *,
+        redeem: Callable[[bytes], bytes] = lambda _: b'{"members": 1}',
+        membership: Callable[[int], bytes | None] = lambda _: b'{"members": 2}',
+    ) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self._redeem = redeem
+        self._membership = membership
+
+    def redeem(self, body: bytes, *, sender: str) -> bytes:
+        self.asked.append(("redeem", body, sender))
+        return self._redeem(body)
+
+    def redeemed(self) -> None:
+        self.asked.append(("redeemed",))
+
+    def membership(self, *, newer_than: int, sender: str) -> bytes | None:
+        self.asked.append(("membership", newer_than, sender))
+        return self._membership(newer_than)
+
+
+@contextlib.contextmanager
+def service(
+    agent: Agent, *, address: str = HERE, port: int = PORT, interface: str = "lo"
+) -> Iterator[Service]:
+    found = Service(agent, address=address, port=port, interface=interface)
+    found.start()
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+@contextlib.contextmanager
+def client(*, address: str = HERE, port: int = PORT) -> Iterator[Client]:
+    with contextlib.closing(Client(address=address, port=port)) as found:
+        yield found
+
+
+def membership(newer_than: int = 0, *, address: str = HERE) -> bytes | None:
+    with client(address=address) as asking:
+        return asking.membership(newer_than=newer_than, connect_s=5, read_s=5)
+
+
+def redeem(message: Redemption = MESSAGE, *, address: str = HERE) -> bytes:
+    with client(address=address) as asking:
+        return asking.redeem(message, connect_s=5, read_s=5)
+
+
+def ask(method: str, path: str, **rest: object) -> httpx.Response:
+    """What somebody asks who is not our client."""
+    with httpx.Client(trust_env=False) as asking:
+        return asking.request(method, f"http://{HERE}:{PORT}{path}", **rest)  # type: ignore[arg-type]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def another_interface(address: str) -> None:
+    ip("link", "add", "tunnel", "type", "veth", "peer", "name", "p-tunnel")
+    ip("address", "add", address, "dev", "tunnel")
+    for name in ("tunnel", "p-tunnel"):
+        ip("link", "set", name, "up")
+
+
+def until(true: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def other_side(octets: bytes, *, hang_up: bool = True) -> Iterator[None]:
+    """Somebody who answers every request with the same octets."""
+    with socket.create_server((HERE, PORT)) as listening:
+        ended = threading.Event()
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with listening.accept()[0] as connection:
+                        connection.recv(65536)
+                        connection.sendall(octets)
+                        if not hang_up:
+                            ended.wait(20)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def http(status: int, body: bytes, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} x", f"Content-Length: {len(body)}", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def test_a_redemption_goes_there_and_its_answer_comes_back():
+    agent = Agent()
+    with service(agent):
+        assert redeem() == b'{"members": 1}'
+        until(lambda: len(agent.asked) == 2)
+    (_, body, sender), last = agent.asked
+
+    assert isinstance(body, bytes)
+    assert json.loads(body) == {
+        "identifier": "0" * 32,
+        "public_key": "A" * 43 + "=",
+        "workers": 4,
+        "endpoint": "203.0.113.5:51820",
+        "proof": "f" * 64,
+    }
+    assert sender == HERE
+    # The throwaway peer may go only when the answer is on its way through it.
+    assert last == ("redeemed",)
+
+
+@pytest.mark.parametrize("answer", [b'{"members": 2}', b"x" * 5_000_000])
+def test_a_membership_goes_there_and_back(answer):
+    agent = Agent(membership=lambda _: answer)
+    with service(agent):
+        assert membership(7) == answer
+
+    assert agent.asked == [("membership", 7, HERE)]
+
+
+def test_a_membership_that_is_no_newer_is_none():
+    agent = Agent(membership=lambda newer_than: None if newer_than >= 3 else b"{}")
+    with service(agent):
+        assert [membership(2), membership(3), membership(4)] == [b"{}", None, None]
+
+
+def test_one_client_asks_again_and_again():
+    agent = Agent()
+    with service(agent), client() as asking:
+        for number in range(20):
+            assert asking.membership(newer_than=number, connect_s=5, read_s=5) == b'{"members": 2}'
+            assert asking.redeem(MESSAGE, connect_s=5, read_s=5) == b'{"members": 1}'
+
+    assert len(agent.asked) == 60
+
+
+def test_over_ipv6():
+    agent = Agent()
+    with service(agent, address="::1"):
+        assert membership(address="::1") == b'{"members": 2}'
+        redeem(address="::1")
+
+    assert [asked[-1] for asked in agent.asked[:2]] == ["::1", "::1"]
+
+
+def test_who_asks_is_known_by_the_address_of_the_connection():
+    agent = Agent()
+    addresses = ["127.0.0.1", "127.0.0.77", "127.1.2.3"]
+    with service(agent):
+        for address in addresses:
+            transport = httpx.HTTPTransport(local_address=address)
+            with httpx.Client(transport=transport, trust_env=False) as asking:
+                asking.get(f"http://{HERE}:{PORT}/v1/membership")
+                asking.post(f"http://{HERE}:{PORT}/v1/redemptions", content=b"{}")
+
+    assert [asked[-1] for asked in agent.asked if asked[0] == "membership"] == addresses
+    assert [asked[-1] for asked in agent.asked if asked[0] == "redeem"] == addresses
+
+
+@pytest.mark.parametrize("trusted", [None, "*"])
+def test_e2_nobody_says_of_himself_who_he_is(monkeypatch, trusted):
+    if trusted is not None:
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", trusted)
+    agent = Agent()
+    headers = {"X-Forwarded-For": "10.77.0.9", "Forwarded": "for=10.77.0.9", "X-Real-IP": "10.77.0.9"}
+    with service(agent):
+        ask("GET", "/v1/membership", headers=headers)
+        ask("POST", "/v1/redemptions", headers=headers, content=b"{}")
+
+    assert [asked[-1] for asked in agent.asked[:2]] == [HERE, HERE]
+
+
+def refuse(error: Exception) -> Agent:
+    def no(_: object) -> bytes:
+        raise error
+
+    return Agent(redeem=no, membership=no)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EnrolmentRefused("this invitation is withdrawn", hint="ask for a new one"),
+        MachineRefused("the disk is full", hint="look at the control node"),
+    ],
+)
+def test_a_refusal_arrives_with_its_hint(error):
+    agent = refuse(error)
+    with service(agent):
+        for attempt in (redeem, membership):
+            with pytest.raises(EnrolmentRefused) as refused:
+                attempt()
+
+            assert (refused.value.message, refused.value.hint) == (error.message, error.hint)
+        assert ask("GET", "/v1/membership").status_code == (
+            403 if isinstance(error, EnrolmentRefused) else 503
+        )
+
+    assert ("redeemed",) not in agent.asked
+
+
+def test_a_bug_of_the_agents_is_no_answer_and_the_service_goes_on(caplog):
+    caplog.set_level(logging.CRITICAL, "uvicorn.error")
+    broken = [True]
+
+    def answer(_: object) -> bytes:
+        if broken:
+            raise RuntimeError("5ec2e7")
+        return b"{}"
+
+    with service(Agent(redeem=answer, membership=answer)):
+        for attempt in (redeem, membership):
+            with pytest.raises(EnrolmentRefused, match="answer is not understood"):
+                attempt()
+        assert b"5ec2e7" not in ask("GET", "/v1/membership").content
+        broken.clear()
+
+        assert membership() == redeem() == b"{}"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_of_just_the_limit_is_taken_and_a_larger_one_is_not(chunked):
+    agent = Agent()
+    with service(agent):
+        found = []
+        for octets in (channel.MAX_BODY, channel.MAX_BODY + 1):
+            body = b"x" * octets
+            content = iter([body[:9000], body[9000:]]) if chunked else body
+            found.append(ask("POST", "/v1/redemptions", content=content))
+
+    assert [answer.status_code for answer in found] == [200, 413]
+    assert found[1].json() == {"error": "the request is too large", "hint": "use qmesh"}
+
+    assert [asked[0] for asked in agent.asked] == ["redeem", "redeemed"]
+
+
+def test_a_body_without_end_is_cut_off():
+    agent = Agent()
+    with service(agent):
+        with socket.create_connection((HERE, PORT), timeout=10) as connection:
+            connection.sendall(
+                b"POST /v1/redemptions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            sent = 0
+            with contextlib.suppress(ConnectionError):
+                while sent < 200 * 2**20:
+                    connection.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+                    sent += 65536
+            assert sent < 100 * 2**20
+        assert membership() == b'{"members": 2}'
+
+    assert [asked[0] for asked in agent.asked] == ["membership"]
+
+
+GARBAGE = (
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 200,
+    b"\r\n\r\n\r\n",
+    b"GET\r\n\r\n",
+    b"\xff" * 100 + b"\r\n\r\n",
+    b"GET /v1/membership HTTP/1.1\r\n\r\n",
+    b"GET /v1/membership HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"x" * 1_000_000 + b"\r\n\r\n",
+    b"GET /v1/membership HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200_000 + b"\r\n",
+    b"POST /v1/redemptions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+    b"POST /v1/redemptions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nxxxxx",
+)
+
+
+def test_garbage_is_refused_and_the_service_goes_on():
+    agent = Agent()
+    with service(agent):
+        for octets in GARBAGE:
+            with (
+                contextlib.suppress(OSError),  # it may hang up while we speak
+                socket.create_connection((HERE, PORT), timeout=5) as connection,
+            ):
+                connection.sendall(octets)
+                connection.shutdown(socket.SHUT_WR)
+                answer = connection.recv(65536)
+                assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+            assert membership() == b'{"members": 2}'
+
+    assert [asked[0] for asked in agent.asked] == ["membership"] * len(GARBAGE)
+
+
+def test_nothing_else_is_answered():
+    agent = Agent()
+    with service(agent):
+        for method, path, status in (
+            ("GET", "/", 404),
+            ("GET", "/v1/membership/", 307),
+            ("GET", "/v1/redemptions", 405),
+            ("POST", "/v1/membership", 405),
+            ("DELETE", "/v1/membership", 405),
+            ("GET", "/v1/../../etc/passwd", 404),
+        ):
+            assert ask(method, path).status_code == status
+
+    assert agent.asked == []
+
+
+def test_a_revision_that_is_none_asks_for_the_whole():
+    agent = Agent()
+    texts = ("", "-1", "x", "1.5", "9" * 19, "9" * 10_000, "0x1", "1_0", "%00", "%C2%B2")
+    with service(agent):
+        for text in texts:
+            ask("GET", f"/v1/membership?newer_than={text}")
+
+    assert agent.asked == [("membership", 0, HERE)] * len(texts)
+
+
+BEGINNINGS = (
+    b"",
+    b"GET /v1/mem",
+    b"POST /v1/redemptions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+)
+
+
+def test_slow_clients_keep_nobody_else_waiting():
+    with service(Agent()), contextlib.ExitStack() as stack:
+        for number in range(90):
+            slow = stack.enter_context(socket.create_connection((HERE, PORT), timeout=5))
+            slow.sendall(BEGINNINGS[number % 3])
+        begun = time.monotonic()
+        assert membership() == b'{"members": 2}'
+        assert redeem() == b'{"members": 1}'
+        assert time.monotonic() - begun < 3
+
+
+def test_who_does_not_finish_asking_is_hung_up_on(monkeypatch):
+    monkeypatch.setattr(channel, "REQUEST_S", 0.5)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    with service(Agent()), contextlib.ExitStack() as stack:
+        # More than are served at once.
+        slow = [stack.enter_context(socket.create_connection((HERE, PORT), timeout=10)) for _ in range(600)]
+        for number, connection in enumerate(slow):
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(BEGINNINGS[number % 3])
+        until(lambda: ask("GET", "/v1/membership").status_code == 200, 10)
+        for connection in slow:
+            with contextlib.suppress(ConnectionError):
+                answer = connection.recv(1000)
+                assert answer == b"" or b" 503 " in answer
+
+
+def test_who_waits_for_a_long_answer_is_not_hung_up_on(monkeypatch):
+    monkeypatch.setattr(channel, "REQUEST_S", 0.2)
+
+    def late(_: int) -> bytes:
+        time.sleep(1)
+        return b"late"
+
+    with service(Agent(membership=late)):
+        assert membership() == b"late"
+
+
+def test_an_answer_that_takes_long_keeps_nobody_else_waiting():
+    go_on = threading.Event()
+
+    def wait(_: bytes) -> bytes:
+        go_on.wait(20)
+        return b"late"
+
+    with service(Agent(redeem=wait)):
+        found: list[bytes] = []
+        waiting = [threading.Thread(target=lambda: found.append(redeem())) for _ in range(8)]
+        for thread in waiting:
+            thread.start()
+        begun = time.monotonic()
+        assert membership() == b'{"members": 2}'
+        assert time.monotonic() - begun < 3
+        assert found == []
+
+        go_on.set()
+        for thread in waiting:
+            thread.join()
+    assert found == [b"late"] * 8
+
+
+def test_a_machine_that_hangs_up_before_its_answer_does_no_harm():
+    agent = Agent()
+    with service(agent):
+        for _ in range(5):
+            with socket.create_connection((HERE, PORT), timeout=5) as connection:
+                connection.sendall(b"GET /v1/membership HTTP/1.1\r\nHost: x\r\n\r\n")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        assert membership() == b'{"members": 2}'
+
+
+def test_where_nobody_listens_it_is_silent():
+    for attempt in (redeem, membership):
+        with pytest.raises(Silent):
+            attempt()
+
+
+def test_where_nobody_is_it_is_silent_in_the_time_given():
+    another_interface("10.77.0.2/20")
+    begun = time.monotonic()
+    with client(address="10.77.0.1") as asking, pytest.raises(Silent):
+        asking.membership(newer_than=0, connect_s=0.3, read_s=5)
+
+    assert time.monotonic() - begun < 3
+
+
+def test_who_takes_the_call_and_says_nothing_is_silent_in_the_time_given():
+    for octets in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"):
+        with other_side(octets, hang_up=False):
+            begun = time.monotonic()
+            with client() as asking, pytest.raises(Silent):
+                asking.redeem(MESSAGE, connect_s=5, read_s=0.3)
+
+            assert time.monotonic() - begun < 3
+
+
+BROKEN_ANSWERS = [
+    b"",
+    b"\0\xff" * 100,
+    b"SSH-2.0-OpenSSH_9.2\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbreaks off",
+    b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+    http(200, b"not gzip", "Content-Encoding: gzip"),
+]
+
+
+def test_what_is_no_whole_answer_is_none():
+    for octets in BROKEN_ANSWERS:
+        with other_side(octets):
+            for attempt in (redeem, membership):
+                with pytest.raises(Silent):
+                    attempt()
+
+
+REFUSALS_OF_SORTS = [
+    http(403, b""),
+    http(403, b"no"),
+    http(403, b"\xff\xfe"),
+    http(403, b'{"error": "\xff", "hint": "x"}'),
+    http(403, b'{"error": "x"}'),
+    http(403, b'{"error": 1, "hint": 2}'),
+    http(403, b'{"error": "x", "hint": "y", "z": ' + b"[" * 100_000),
+    http(500, b"Internal Server Error"),
+    http(302, b"", "Location: http://127.0.0.1:1/"),
+    http(201, b"{}"),
+]
+
+
+def test_a_refusal_that_is_not_understood_is_a_refusal():
+    for octets in REFUSALS_OF_SORTS:
+        with other_side(octets):
+            for attempt in (redeem, membership):
+                with pytest.raises(EnrolmentRefused, match="answer is not understood") as refused:
+                    attempt()
+
+                assert refused.value.hint == "use the same version of qmesh on both machines"
+
+
+WORDS = ["\x1b[2J\x1b]0;x\x07", "one\ntwo\r\nthree", "a\0b", "a\u2028b", "a\u202eb", "\x9b31m", "\ud800"]
+
+
+def test_words_of_the_other_side_are_printed_without_what_moves_a_terminal():
+    for text in WORDS:
+        with other_side(http(403, json.dumps({"error": f"no: {text}", "hint": f"do: {text}"}).encode())):
+            for attempt in (redeem, membership):
+                with pytest.raises(EnrolmentRefused) as refused:
+                    attempt()
+
+                assert refused.value.message.isprintable()
+                assert refused.value.hint.isprintable()
+
+
+def test_words_of_the_other_side_are_as_short_as_a_line():
+    with (
+        other_side(http(403, json.dumps({"error": "e" * 10_000, "hint": "h" * 10_000}).encode())),
+        pytest.raises(EnrolmentRefused) as refused,
+    ):
+        redeem()
+
+    assert (len(refused.value.message), len(refused.value.hint)) == (300, 300)
+
+
+def test_umlauts_are_no_control_characters():
+    with (
+        other_side(http(403, '{"error": "schön \u2603", "hint": "\u00e4"}'.encode())),
+        pytest.raises(EnrolmentRefused) as refused,
+    ):
+        redeem()
+
+    assert (refused.value.message, refused.value.hint) == ("schön \u2603", "\u00e4")
+
+
+def test_an_answer_that_is_too_large_is_refused(monkeypatch):
+    monkeypatch.setattr(channel, "MAX_ANSWER", 100_000)
+    answer = [b"x" * 100_000]
+    with service(Agent(membership=lambda _: answer[0])):
+        assert membership() == b"x" * 100_000
+
+        answer[0] += b"x"
+        with pytest.raises(EnrolmentRefused, match="answer is too large"):
+            membership()
+
+
+def test_a_small_answer_that_unpacks_to_a_large_one_is_refused(monkeypatch):
+    import gzip  # noqa: PLC0415 - for this test alone
+
+    monkeypatch.setattr(channel, "MAX_ANSWER", 100_000)
+    with (
+        other_side(http(200, gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip")),
+        pytest.raises(EnrolmentRefused, match="answer is too large"),
+    ):
+        redeem()
+
+
+def test_no_proxy_of_the_environment_is_asked(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with service(Agent()):
+        assert membership() == b'{"members": 2}'
+
+
+def test_a_service_on_another_interface_is_not_reached_from_this_machine():
+    another_interface("10.77.0.1/20")
+    ip("address", "add", "10.88.0.1/32", "dev", "lo")
+    with service(Agent(), address="10.88.0.1", interface="tunnel"), pytest.raises(Silent):
+        membership(address="10.88.0.1")
+    with service(Agent(), address="10.88.0.1", interface="lo"):
+        assert membership(address="10.88.0.1") == b'{"members": 2}'
+    # To Linux, what a machine says to an address of its own comes by the interface that has the address.
+    with service(Agent(), address="10.77.0.1", interface="tunnel"):
+        assert membership(address="10.77.0.1") == b'{"members": 2}'
+
+
+ASK = """
+import sys
+from qmesh.host.channel import Client, Silent
+client = Client(address="10.77.0.1", port=51820)
+try:
+    print(client.membership(newer_than=0, connect_s=2, read_s=5).decode())
+except Silent:
+    print("silent")
+client.close()
+"""
+
+
+@contextlib.contextmanager
+def neighbour() -> Iterator[Callable[[str], str]]:
+    """A machine that is joined to this one by `tunnel` and by `lan`; it asks by one of them."""
+    with subprocess.Popen(["unshare", "--net", "sleep", "1000"]) as there:
+        own = Path("/proc/self/ns/net").readlink()
+        until(lambda: Path(f"/proc/{there.pid}/ns/net").readlink() != own)
+        inside = ["nsenter", f"--net=/proc/{there.pid}/ns/net"]
+        for name, network in (("tunnel", "10.77.0"), ("lan", "192.168.7")):
+            ip("link", "add", name, "type", "veth", "peer", "name", f"p-{name}")
+            ip("link", "set", f"p-{name}", "netns", str(there.pid))
+            ip("address", "add", f"{network}.1/24", "dev", name)
+            ip("link", "set", name, "up")
+            for words in (f"address add {network}.2/24 dev p-{name}", f"link set p-{name} up"):
+                subprocess.run([*inside, "ip", *words.split()], check=True)
+
+        def by(name: str) -> str:
+            route = (
+                "dev p-tunnel src 10.77.0.2"
+                if name == "tunnel"
+                else "via 192.168.7.1 dev p-lan src 192.168.7.2"
+            )
+            subprocess.run([*inside, "ip", "route", "replace", "10.77.0.1/32", *route.split()], check=True)
+            told = subprocess.run(
+                [*inside, sys.executable, "-c", ASK], check=True, capture_output=True, text=True
+            )
+            return told.stdout.strip()
+
+        try:
+            yield by
+        finally:
+            there.kill()
+
+
+def test_e2_the_service_is_reached_through_the_tunnel_alone_and_knows_who_asks():
+    agent = Agent()
+    with neighbour() as by:
+        with service(agent, address="10.77.0.1", interface="tunnel"):
+            assert [by("tunnel"), by("lan"), by("tunnel")] == ['{"members": 2}', "silent", '{"members": 2}']
+        assert agent.asked == [("membership", 0, "10.77.0.2")] * 2
+
+        # The way that was silent is a way: were the service there, it would be reached.
+        with service(agent, address="10.77.0.1", interface="lan"):
+            assert by("lan") == '{"members": 2}'
+    assert agent.asked[2:] == [("membership", 0, "192.168.7.2")]
+
+
+@pytest.mark.parametrize(
+    ("address", "interface", "why"),
+    [
+        ("127.0.0.1", "no-such", "No such device"),
+        ("10.77.0.1", "lo", "Cannot assign requested address"),
+        ("fd00::1", "lo", "Cannot assign requested address"),
+    ],
+)
+def test_where_it_cannot_listen_it_says_why(address, interface, why):
+    with pytest.raises(KernelRefused, match=f"cannot listen on {address} port 51820: {why}") as refused:
+        Service(Agent(), address=address, port=PORT, interface=interface)
+
+    assert "ss -ltnp" in refused.value.hint
+
+
+def test_a_port_that_another_has_is_refused():
+    with (
+        socket.create_server((HERE, PORT)),
+        pytest.raises(KernelRefused, match="Address already in use"),
+    ):
+        Service(Agent(), address=HERE, port=PORT, interface="lo")
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "membership service"]
+
+
+def is_free() -> bool:
+    with socket.create_server((HERE, PORT)):
+        return True
+
+
+def test_it_lives_from_start_to_stop():
+    found = Service(Agent(), address=HERE, port=PORT, interface="lo")
+
+    assert (found.is_alive, threads()) == (False, [])
+
+    found.start()
+
+    assert membership() == b'{"members": 2}'
+    assert (found.is_alive, threads()) == (True, ["membership service"])
+
+    found.stop()
+
+    assert (found.is_alive, threads()) == (False, [])
+    assert is_free()
+    with pytest.raises(Silent):
+        membership()
+
+
+def test_a_service_that_was_never_started_is_stopped_and_frees_its_port():
+    found = Service(Agent(), address=HERE, port=PORT, interface="lo")
+    found.stop()
+    found.stop()
+
+    assert is_free()
+
+
+def test_it_is_stopped_at_once_after_it_was_started():
+    for _ in range(5):
+        found = Service(Agent(), address=HERE, port=PORT, interface="lo")
+        found.start()
+        found.stop()
+
+        assert threads() == []
+        assert is_free()
+
+
+def test_slow_clients_do_not_keep_it_from_stopping():
+    found = Service(Agent(), address=HERE, port=PORT, interface="lo")
+    found.start()
+    with client() as asking, contextlib.ExitStack() as stack:
+        asking.membership(newer_than=0, connect_s=5, read_s=5)
+        for begin in BEGINNINGS * 2:
+            stack.enter_context(socket.create_connection((HERE, PORT), timeout=5)).sendall(begin)
+        begun = time.monotonic()
+        found.stop()
+
+        assert time.monotonic() - begun < 5
+        assert threads() == []
+    with service(Agent()):
+        assert membership() == b'{"members": 2}'
+
+
+def test_what_is_being_answered_is_answered_before_it_stops():
+    begun = threading.Event()
+
+    def late(_: bytes) -> bytes:
+        begun.set()
+        time.sleep(0.5)
+        return b"late"
+
+    found = Service(Agent(redeem=late), address=HERE, port=PORT, interface="lo")
+    found.start()
+    answers: list[bytes] = []
+    waiting = threading.Thread(target=lambda: answers.append(redeem()))
+    waiting.start()
+    begun.wait(10)
+    found.stop()
+    waiting.join()
+
+    assert answers == [b"late"]
+
+
+def test_a_service_that_comes_after_another_is_reached_by_who_knew_the_first():
+    with client() as asking:
+        for _ in range(3):
+            with service(Agent()):
+                assert asking.membership(newer_than=0, connect_s=5, read_s=5) == b'{"members": 2}'
+            with pytest.raises(Silent):
+                asking.membership(newer_than=0, connect_s=5, read_s=5)
+
+
+def test_the_access_of_members_is_not_logged(caplog, capfd):
+    caplog.set_level(logging.INFO)
+    with service(Agent()):
+        redeem()
+        ask("GET", "/v1/membership?newer_than=5ec2e7")
+
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn.access")]
+    assert not [text for name, _, text in caplog.record_tuples if name != "httpx" and "5ec2e7" in text]
+    assert capfd.readouterr() == ("", "")

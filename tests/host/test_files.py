@@ -1,0 +1,535 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
+from qmesh.host import files
+
+NOBODY = 65534
+
+lab = pytest.mark.lab
+own_machine = pytest.mark.usefixtures("own_machine")
+
+
+@contextlib.contextmanager
+def working(work: Callable[[int], object]) -> Iterator[None]:
+    """Another process that does `work` over and over, counting, until it is killed half way."""
+    identifier = os.fork()
+    if identifier == 0:
+        with contextlib.suppress(BaseException):
+            os.umask(0)
+            for number in range(10**9):
+                work(number)
+        os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(identifier, signal.SIGKILL)
+        _, status = os.waitpid(identifier, 0)
+    assert os.WIFSIGNALED(status), "the other process did not work until it was killed"
+
+
+def modes_in(directory: Path) -> dict[str, int]:
+    """Name and mode of every file, temporary ones too, that is there when it is looked at."""
+    found = {}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                found[entry.name] = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+    return found
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def owned(path: Path, owner: int, group: int | None = None) -> Path:
+    os.chown(path, owner, owner if group is None else group, follow_symlinks=False)
+    return path
+
+
+def test_what_was_written_is_read(tmp_path):
+    for octets in (b"", b"one", bytes(range(256)) * 5000):
+        files.write(tmp_path / "file", octets)
+
+        assert files.read(tmp_path / "file") == octets
+        assert names_in(tmp_path) == ["file"]
+
+
+def test_nothing_there_reads_as_none(tmp_path):
+    assert files.read(tmp_path / "file") is None
+    assert files.read(tmp_path / "no" / "file") is None
+    assert files.mode_of(tmp_path / "file") is None
+
+
+def test_a_file_whose_writer_is_killed_is_the_old_or_the_new_and_never_a_part(tmp_path):
+    path = tmp_path / "file"
+    versions = [bytes([letter]) * 300_000 for letter in b"abcdefgh"]
+    seen = set()
+    files.write(path, versions[0])
+    for _ in range(25):
+        with working(lambda number: files.write(path, versions[number % len(versions)])):
+            time.sleep(random.uniform(0.001, 0.03))  # noqa: S311 - the moment of the crash
+        octets = files.read(path)
+
+        assert octets in versions
+        seen.add(octets[:1])
+
+    assert len(seen) > 1, "no writer got as far as to write"
+    # What a killed process leaves behind nobody else may read.
+    assert set(modes_in(tmp_path).values()) == {0o600}
+
+
+def test_a_reader_never_sees_a_part(tmp_path):
+    path = tmp_path / "file"
+    versions = [bytes([letter]) * (100_000 + letter) for letter in b"abcdefgh"]
+    files.write(path, versions[0])
+    seen: set[bytes | None] = set()
+    end = time.monotonic() + 10
+    with working(lambda number: files.write(path, versions[number % len(versions)])):
+        while len(seen) < 5:
+            octets = files.read(path)
+            assert octets in versions
+            seen.add(octets)
+            assert time.monotonic() < end, "the writer was not seen to write"
+
+
+def test_e1_a_private_file_is_0600_from_its_first_byte(tmp_path):
+    path = tmp_path / "private.key"
+    temporaries = 0
+    modes: set[int] = set()
+    end = time.monotonic() + 20
+
+    def anew(number: int) -> None:
+        files.write(path, b"secret" * 20_000)
+        path.unlink()
+
+    with working(anew):
+        while temporaries < 30:
+            found = modes_in(tmp_path)
+            modes.update(found.values())
+            temporaries += any(name != path.name for name in found)
+            assert time.monotonic() < end, "no file was seen while it was written"
+
+    assert modes == {0o600}
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o400])
+def test_the_mode_is_as_asked_whatever_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        files.write(tmp_path / "file", b"octets", mode=mode)
+    finally:
+        os.umask(before)
+
+    assert files.mode_of(tmp_path / "file") == mode
+
+
+def test_a_wider_file_is_replaced_by_a_private_one(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "file").chmod(0o666)
+    files.write(tmp_path / "file", b"new")
+
+    assert files.mode_of(tmp_path / "file") == 0o600
+
+
+def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "other").write_bytes(b"somebody else's")
+    for target in ("other", "nowhere"):
+        (tmp_path / "file").unlink(missing_ok=True)
+        (tmp_path / "file").symlink_to(target)
+        files.write(tmp_path / "file", b"ours")
+
+        assert not (tmp_path / "file").is_symlink()
+        assert files.read(tmp_path / "file") == b"ours"
+    assert (tmp_path / "other").read_bytes() == b"somebody else's"
+    assert names_in(tmp_path) == ["file", "other"]
+
+
+def test_another_hard_link_keeps_what_it_had(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "other").hardlink_to(tmp_path / "file")
+    files.write(tmp_path / "file", b"new")
+
+    assert (tmp_path / "other").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: (path / "in").mkdir(parents=True)])
+def test_where_a_directory_is_nothing_can_be_written_and_nothing_is_left(tmp_path, make):
+    make(tmp_path / "file")
+
+    with pytest.raises(MachineRefused, match="could not be written: Is a directory") as refused:
+        files.write(tmp_path / "file", b"octets")
+
+    assert "nothing was changed" in refused.value.hint
+    assert names_in(tmp_path) == ["file"]
+
+
+def test_without_its_directory_a_file_is_refused(tmp_path):
+    with pytest.raises(MachineRefused, match="No such file or directory"):
+        files.write(tmp_path / "no" / "file", b"octets")
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(MachineRefused, match="too long"):
+        files.write(tmp_path / ("x" * 250), b"octets")
+
+    assert names_in(tmp_path) == []
+
+
+def test_an_interrupted_write_leaves_no_temporary(tmp_path, monkeypatch):
+    files.write(tmp_path / "file", b"old")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("_write_all", "sync_directory"):
+        with monkeypatch.context() as patch:
+            patch.setattr(files, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                files.write(tmp_path / "file", b"new")
+
+        assert names_in(tmp_path) == ["file"]
+    assert files.read(tmp_path / "file") == b"new"
+
+
+@contextlib.contextmanager
+def small_disk() -> Iterator[Path]:
+    """A file system with room for 64 KiB, on the test's own machine."""
+    small = Path("/run/small")
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=True)
+    yield small
+    subprocess.run(["umount", small], check=True)
+
+
+@lab
+@own_machine
+def test_a_full_disk_is_refused_and_the_old_file_is_as_it_was():
+    with small_disk() as disk:
+        files.write(disk / "file", b"old" * 1000)
+        with pytest.raises(MachineRefused, match="could not be written: No space left") as refused:
+            files.write(disk / "file", b"new" * 100_000)
+
+        assert "full disk" in refused.value.hint
+        assert files.read(disk / "file") == b"old" * 1000
+        assert names_in(disk) == ["file"]
+
+
+@lab
+@own_machine
+@pytest.mark.parametrize(("octets", "left"), [(50_000, []), (20_000, ["config.yml.bak"])])
+def test_a_full_disk_leaves_the_nodes_file_alone(octets, left):
+    with small_disk() as disk:
+        (disk / "config.yml").write_bytes(b"old" * (octets // 3))
+        with pytest.raises(MachineRefused, match=r"config\.yml.* could not be written: No space left"):
+            files.write_in_place_of(disk / "config.yml", b"new" * 10_000)
+
+        for name in ["config.yml", *left]:
+            assert (disk / name).read_bytes() == b"old" * (octets // 3)
+        assert names_in(disk) == ["config.yml", *left]
+
+
+@lab
+@own_machine
+def test_a_read_only_disk_is_refused():
+    with small_disk() as disk:
+        files.write(disk / "file", b"old")
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+
+        with pytest.raises(MachineRefused, match="could not be written: Read-only file system"):
+            files.write(disk / "file", b"new")
+        with pytest.raises(MachineRefused, match="could not be removed: Read-only file system"):
+            files.remove(disk / "file")
+        assert files.read(disk / "file") == b"old"
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_socket(path: Path) -> None:
+    # A socket's path has at most 107 octets, so it is made elsewhere.
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{directory}/socket")
+        Path(directory, "socket").rename(path)
+
+
+def a_link(path: Path) -> None:
+    (path.parent / "real").write_bytes(b"octets")
+    path.symlink_to("real")
+
+
+def a_dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def a_large_file(path: Path) -> None:
+    path.write_bytes(b"x" * 1001)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (a_link, "symbolic links"),
+        (a_dangling_link, "symbolic links"),
+        (a_fifo, "is not a regular file"),
+        (a_socket, "No such device or address"),
+        (Path.mkdir, "is not a regular file"),
+        (a_large_file, "is larger than 1000 bytes"),
+    ],
+)
+def test_what_is_no_plain_file_of_a_decent_size_is_not_read_and_not_nothing(tmp_path, make, why):
+    make(tmp_path / "file")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    with pytest.raises(StateUnreadable, match=f"cannot be read: .*{why}") as unreadable:
+        files.read(tmp_path / "file", limit=1000)
+
+    assert unreadable.value.hint
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_file_of_just_the_limit_is_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+
+    assert files.read(tmp_path / "file", limit=1000) == b"x" * 1000
+
+
+def test_a_file_below_a_file_is_not_nothing(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StateUnreadable, match="Not a directory"):
+        files.read(tmp_path / "file" / "below")
+    with pytest.raises(StateUnreadable, match="Not a directory"):
+        files.mode_of(tmp_path / "file" / "below")
+
+
+@lab
+@own_machine
+def test_a_file_that_this_user_may_not_read_asks_for_root():
+    path = Path("/run/file")
+    files.write(path, b"octets")
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(NeedsRoot, match="/run/file cannot be read by this user"):
+            files.read(path)
+    finally:
+        os.seteuid(0)
+
+
+def test_a_links_own_mode_is_told_and_not_its_targets(tmp_path):
+    files.write(tmp_path / "real", b"")
+    (tmp_path / "link").symlink_to("real")
+
+    assert files.mode_of(tmp_path / "real") == 0o600
+    assert files.mode_of(tmp_path / "link") == 0o777
+
+
+def test_a_file_is_removed_and_one_that_is_gone_is_fine(tmp_path):
+    (tmp_path / "file").touch()
+    for _ in range(2):
+        files.remove(tmp_path / "file")
+
+        assert names_in(tmp_path) == []
+    files.remove(tmp_path / "no" / "file")
+
+
+def test_a_link_is_removed_and_its_target_stays(tmp_path):
+    (tmp_path / "real").touch()
+    (tmp_path / "link").symlink_to("real")
+    files.remove(tmp_path / "link")
+
+    assert names_in(tmp_path) == ["real"]
+
+
+def test_a_directory_is_not_removed(tmp_path):
+    (tmp_path / "file").mkdir()
+
+    with pytest.raises(MachineRefused, match="could not be removed"):
+        files.remove(tmp_path / "file")
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_private_directory_is_0700_whatever_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        files.make_private_directory(tmp_path / "a" / "b")
+        files.make_private_directory(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
+
+    assert files.mode_of(tmp_path / "a" / "b") == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o777, 0o770, 0o701, 0o1777])
+def test_a_directory_that_others_enter_is_closed(tmp_path, mode):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(mode)
+    files.make_private_directory(tmp_path / "state")
+
+    assert files.mode_of(tmp_path / "state") == 0o700
+
+
+def a_file(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def a_link_to_a_directory(path: Path) -> None:
+    (path.parent / "real").mkdir(mode=0o755)
+    path.symlink_to("real")
+
+
+@pytest.mark.parametrize("make", [a_file, a_link, a_dangling_link, a_link_to_a_directory, a_fifo])
+def test_what_is_no_directory_is_no_private_one(tmp_path, make):
+    make(tmp_path / "state")
+
+    with pytest.raises(MachineRefused) as refused:
+        files.make_private_directory(tmp_path / "state")
+
+    assert "--state" in refused.value.hint
+    assert not (tmp_path / "real").is_dir() or files.mode_of(tmp_path / "real") == 0o755
+
+
+@lab
+def test_somebody_elses_directory_is_no_private_one(tmp_path):
+    (tmp_path / "state").mkdir(mode=0o755)
+    owned(tmp_path / "state", NOBODY)
+
+    with pytest.raises(MachineRefused, match="somebody else's"):
+        files.make_private_directory(tmp_path / "state")
+
+    assert files.mode_of(tmp_path / "state") == 0o755
+
+
+@lab
+@own_machine
+def test_a_private_directory_where_this_user_may_write_nothing_is_refused():
+    Path("/run/roots").mkdir(mode=0o755)
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(MachineRefused, match="could not be made: Permission denied"):
+            files.make_private_directory(Path("/run/roots/state"))
+    finally:
+        os.seteuid(0)
+
+
+@lab
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o400])
+def test_a_replaced_file_keeps_owner_and_mode_and_the_old_one_is_beside_it(tmp_path, mode):
+    path = tmp_path / "config.yml"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    owned(path, 1001, 1002)
+
+    assert files.write_in_place_of(path, b"new") == path
+
+    for name, octets in (("config.yml", b"new"), ("config.yml.bak", b"old")):
+        found = (tmp_path / name).stat()
+        assert (tmp_path / name).read_bytes() == octets
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1001, 1002, mode)
+    assert names_in(tmp_path) == ["config.yml", "config.yml.bak"]
+
+
+def test_what_others_could_read_they_can_no_more(tmp_path):
+    path = tmp_path / "config.yml"
+    path.write_bytes(b"old")
+    path.chmod(0o644)
+    files.write_in_place_of(path, b"new")
+
+    assert (files.mode_of(path), files.mode_of(tmp_path / "config.yml.bak")) == (0o640, 0o640)
+
+
+@lab
+def test_a_new_file_is_private_and_its_directorys_owners(tmp_path):
+    (tmp_path / "home").mkdir()
+    owned(tmp_path / "home", 1001, 1002)
+    path = files.write_in_place_of(tmp_path / "home" / "config.yml", b"new")
+
+    assert (path.stat().st_uid, path.stat().st_gid) == (1001, 1002)
+    assert files.mode_of(path) == 0o600
+    assert names_in(tmp_path / "home") == ["config.yml"]
+
+
+def test_a_new_file_needs_its_directory(tmp_path):
+    with pytest.raises(MachineRefused, match="No such file or directory"):
+        files.write_in_place_of(tmp_path / "no" / "config.yml", b"new")
+
+
+def test_the_old_backup_and_a_link_in_its_place_are_replaced(tmp_path):
+    (tmp_path / "other").write_bytes(b"somebody else's")
+    (tmp_path / "config.yml").write_bytes(b"old")
+    (tmp_path / "config.yml.bak").symlink_to("other")
+    files.write_in_place_of(tmp_path / "config.yml", b"new")
+    files.write_in_place_of(tmp_path / "config.yml", b"newer")
+
+    assert (tmp_path / "config.yml.bak").read_bytes() == b"new"
+    assert (tmp_path / "other").read_bytes() == b"somebody else's"
+
+
+@lab
+@pytest.mark.parametrize("owner", [0, 1001])
+def test_a_link_to_a_file_of_the_same_owner_is_followed(tmp_path, owner):
+    (tmp_path / "there").mkdir()
+    real = tmp_path / "there" / "real.yml"
+    real.write_bytes(b"old")
+    (tmp_path / "config.yml").symlink_to("there/real.yml")
+    owned(real, owner)
+    owned(tmp_path / "config.yml", owner)
+
+    assert files.write_in_place_of(tmp_path / "config.yml", b"new") == real
+    assert (tmp_path / "config.yml").is_symlink()
+    assert real.read_bytes() == b"new"
+    assert real.stat().st_uid == owner
+    assert names_in(tmp_path / "there") == ["real.yml", "real.yml.bak"]
+
+
+@lab
+@pytest.mark.parametrize(("link", "target"), [(1001, 0), (1001, 1002), (0, 1001)])
+def test_a_link_to_another_users_file_is_refused(tmp_path, link, target):
+    real = tmp_path / "shadow"
+    real.write_bytes(b"old")
+    owned(real, target)
+    (tmp_path / "config.yml").symlink_to("shadow")
+    owned(tmp_path / "config.yml", link)
+
+    with pytest.raises(BadInput, match="no file of the same owner"):
+        files.write_in_place_of(tmp_path / "config.yml", b"new")
+
+    assert real.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["config.yml", "shadow"]
+
+
+@pytest.mark.parametrize("target", ["nowhere", "config.yml", "."])
+def test_a_link_to_no_file_is_refused(tmp_path, target):
+    (tmp_path / "config.yml").symlink_to(target)
+
+    with pytest.raises(BadInput, match="is a link to"):
+        files.write_in_place_of(tmp_path / "config.yml", b"new")
+
+    assert names_in(tmp_path) == ["config.yml"]
+
+
+def test_a_killed_replacement_loses_nothing(tmp_path):
+    path = tmp_path / "config.yml"
+    versions = [bytes([letter]) * 100_000 for letter in b"abcdefgh"]
+    files.write(path, versions[0])
+    for _ in range(10):
+        with working(lambda number: files.write_in_place_of(path, versions[number % len(versions)])):
+            time.sleep(random.uniform(0.001, 0.03))  # noqa: S311 - the moment of the crash
+
+        assert files.read(path) in versions
+        assert files.read(tmp_path / "config.yml.bak") in [None, *versions]

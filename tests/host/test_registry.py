@@ -1,0 +1,920 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import stat
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, NeedsRoot, StateUnreadable
+from qmesh.host.registry import Event, Issued, Registry
+from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, redemption
+from qmesh.mesh.inventory import Inventory, cores_of, workers_of
+from qmesh.mesh.model import Endpoint, Machine
+
+NOBODY = 65534
+NOW = 1_800_000_000
+DAY_S = 86400
+
+
+def key(number: int) -> str:
+    """A public key of nobody: the numbered octets."""
+    return base64.b64encode(number.to_bytes(32, "big")).decode()
+
+
+CONTROL = Machine(
+    name="control",
+    public_key=key(9000),
+    address="10.77.0.1",
+    workers=3,
+    endpoints=(Endpoint("203.0.113.5", 51820), Endpoint("2001:db8::5", 51821)),
+)
+MESH = Inventory(
+    mesh="0123456789abcdef",
+    network="10.77.0.0/20",
+    control="control",
+    node="2.0",
+    base_port=40000,
+    service_port=51820,
+    revision=1,
+    machines=(CONTROL,),
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    Registry.create(tmp_path / "mesh.db", MESH, now=NOW)
+    return tmp_path / "mesh.db"
+
+
+@pytest.fixture
+def registry(path):
+    with Registry(path) as found:
+        yield found
+
+
+def invite(registry: Registry, name: str = "machine-b", *, workers: int | None = 2, now: int = NOW) -> Issued:
+    return registry.invite(name, workers=workers, endpoint=None, expires_at=now + DAY_S, now=now)
+
+
+def message(
+    issued: Issued, own_key: str, *, workers: int = 7, endpoint: Endpoint | None = None
+) -> Redemption:
+    return redemption(derive(issued.secret), public_key=own_key, workers=workers, endpoint=endpoint)
+
+
+def redeem(registry: Registry, issued: Issued, own_key: str, *, now: int = NOW + 5) -> Inventory:
+    return registry.redeem(message(issued, own_key), sender=issued.machine.address, now=now)
+
+
+def told(registry: Registry) -> list[tuple[str, str | None, int]]:
+    return [(event.what, event.machine, event.revision) for event in registry.events()]
+
+
+def children(*works: Callable[[], object]) -> list[int]:
+    """One process for each work; 0 for each that ended well, in order."""
+    identifiers = []
+    for work in works:
+        identifier = os.fork()
+        if identifier == 0:
+            with contextlib.suppress(BaseException):
+                work()
+                os._exit(0)
+            os._exit(1)
+        identifiers.append(identifier)
+    return [os.waitstatus_to_exitcode(os.waitpid(identifier, 0)[1]) for identifier in identifiers]
+
+
+def sql(path: Path, *statements: str) -> None:
+    """What another program, or a mistake of ours, would do to the file."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        for statement in statements:
+            connection.execute(statement)
+
+
+def is_sound(path: Path) -> Inventory:
+    """The inventory of a registry of which SQLite and the rules of the mesh find nothing to say."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        names = {
+            name for (name,) in connection.execute("SELECT machine FROM invitations WHERE outcome = 'open'")
+        }
+        invited = {
+            name for (name,) in connection.execute("SELECT name FROM machines WHERE state = 'invited'")
+        }
+        (joined,) = connection.execute("SELECT count(*) FROM events WHERE what = 'joined'").fetchone()
+    with Registry(path) as registry:
+        inventory = registry.inventory()
+    assert names == invited
+    assert inventory.revision == MESH.revision + joined
+    assert len([machine for machine in inventory.machines if machine.state == "active"]) == 1 + joined
+    return inventory
+
+
+def test_a_mesh_is_read_as_it_was_created(registry):
+    assert registry.inventory() == MESH
+    assert registry.preshared_keys() == {}
+    assert registry.events() == (Event(NOW, "init", "mesh-made", "control", 1),)
+
+
+@pytest.mark.parametrize("node", ["1.4", "2.1-rust"])
+def test_a_mesh_over_ipv6_is_read_as_it_was_created(tmp_path, node):
+    mesh = msgspec.structs.replace(
+        MESH,
+        network="fd12:3456:789a::/64",
+        node=node,
+        machines=(msgspec.structs.replace(CONTROL, address="fd12:3456:789a::1", endpoints=()),),
+    )
+    Registry.create(tmp_path / "mesh.db", mesh, now=NOW)
+    with Registry(tmp_path / "mesh.db") as registry:
+        assert registry.inventory() == mesh
+        assert invite(registry).machine.address == "fd12:3456:789a::2"
+
+
+def test_all_its_files_are_0600_whatever_the_umask(tmp_path):
+    path = tmp_path / "mesh.db"
+    before = os.umask(0)
+    try:
+        Registry.create(path, MESH, now=NOW)
+        modes = {found.name: stat.S_IMODE(found.stat().st_mode) for found in tmp_path.iterdir()}
+        with Registry(path) as registry:
+            invite(registry)
+            modes |= {found.name: stat.S_IMODE(found.stat().st_mode) for found in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+
+    assert modes == {"mesh.db": 0o600, "mesh.db-wal": 0o600, "mesh.db-shm": 0o600}
+
+
+def test_an_invited_machine_has_its_future_address_and_no_cores(registry):
+    first, second = invite(registry, "machine-b"), invite(registry, "machine-c", workers=None)
+    inventory = registry.inventory()
+
+    assert inventory.machines == (CONTROL, first.machine, second.machine)
+    assert first.machine == Machine(
+        name="machine-b",
+        public_key=derive(first.secret).public_key,
+        address="10.77.0.2",
+        workers=2,
+        state="invited",
+    )
+    assert (second.machine.address, second.machine.workers) == ("10.77.0.3", None)
+    assert cores_of(inventory).keys() == {"control"}
+    assert inventory.revision == 1
+    assert registry.preshared_keys() == {
+        issued.machine.public_key: derive(issued.secret).preshared_key for issued in (first, second)
+    }
+
+
+def test_a_redeemed_invitation_makes_a_member(registry):
+    issued = invite(registry, workers=None)
+    endpoint = Endpoint("198.51.100.7", 51820)
+    after = registry.redeem(message(issued, key(1), endpoint=endpoint), sender="10.77.0.2", now=NOW + 5)
+    member = Machine(
+        name="machine-b", public_key=key(1), address="10.77.0.2", workers=7, endpoints=(endpoint,)
+    )
+
+    assert (
+        after == registry.inventory() == msgspec.structs.replace(MESH, revision=2, machines=(CONTROL, member))
+    )
+    assert registry.preshared_keys() == {
+        key(1): permanent_preshared_key(issued.secret, CONTROL.public_key, key(1))
+    }
+    assert [(worker.core, worker.port) for worker in workers_of(after)][3:5] == [(4, 40003), (5, 40004)]
+
+
+def test_the_invitations_worker_count_goes_before_the_machines_own(registry):
+    assert redeem(registry, invite(registry, workers=2), key(1)).machine("machine-b").workers == 2
+
+
+def test_the_invitations_endpoint_stays_where_the_machine_names_none(registry):
+    endpoint = Endpoint("node.example.org", 51820)
+    issued = registry.invite("machine-b", workers=1, endpoint=endpoint, expires_at=NOW + DAY_S, now=NOW)
+
+    assert redeem(registry, issued, key(1)).machine("machine-b").endpoints == (endpoint,)
+
+
+def test_cores_are_numbered_in_the_order_of_joining_and_not_of_inviting_or_of_names(registry):
+    names = ["machine-a", "machine-z", "machine-m", "machine-b"]
+    issued = {name: invite(registry, name) for name in names}
+    for number, name in enumerate(reversed(names)):
+        redeem(registry, issued[name], key(number + 1))
+
+    assert list(cores_of(registry.inventory())) == ["control", *reversed(names)]
+
+
+def test_the_secret_is_gone_when_it_is_used(path, registry):
+    issued = invite(registry)
+    shared = derive(issued.secret).preshared_key.reveal()
+    redeem(registry, issued, key(1))
+    sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT secret FROM invitations").fetchall()
+        keys = [text for (text,) in connection.execute("SELECT preshared_key FROM machines") if text]
+
+    assert rows == [(None,)]
+    assert shared not in keys
+
+
+def test_e3_an_invitation_works_once(registry):
+    issued = invite(registry)
+    after = redeem(registry, issued, key(1))
+    for now in (NOW + 6, NOW + 2 * DAY_S, NOW - DAY_S):
+        with pytest.raises(EnrolmentRefused, match="used already, by another machine") as refused:
+            redeem(registry, issued, key(2), now=now)
+
+        assert refused.value.hint
+    assert registry.inventory() == after
+
+
+def test_e3_an_unknown_invitation_is_refused(registry):
+    issued = invite(registry)
+    stranger = Issued(bytes(32), issued.machine, issued.expires_at)
+
+    with pytest.raises(EnrolmentRefused, match="not known to this control node"):
+        redeem(registry, stranger, key(1))
+
+
+def test_e3_an_invitation_expires_by_the_control_nodes_clock(path, registry):
+    early, late = invite(registry, "machine-b"), invite(registry, "machine-c")
+    redeem(registry, early, key(1), now=NOW + DAY_S - 1)
+    with pytest.raises(EnrolmentRefused, match="this invitation is expired"):
+        redeem(registry, late, key(2), now=NOW + DAY_S)
+
+    assert registry.expire(now=NOW + DAY_S)
+    assert not registry.expire(now=NOW + DAY_S)
+    assert [machine.name for machine in registry.inventory().machines] == ["control", "machine-b"]
+    assert derive(late.secret).public_key not in registry.preshared_keys()
+    assert told(registry)[-1] == ("invitation-expired", "machine-c", 2)
+
+    # Setting the clock back helps nobody.
+    with pytest.raises(EnrolmentRefused, match="this invitation is expired"):
+        redeem(registry, late, key(2), now=NOW)
+    is_sound(path)
+
+
+def test_expiring_nothing_says_so_and_tells_nothing(registry):
+    invite(registry)
+
+    assert not registry.expire(now=NOW + DAY_S - 1)
+    assert [what for what, _, _ in told(registry)] == ["mesh-made", "invited"]
+
+
+def test_inviting_again_expires_what_is_over(registry):
+    invite(registry, "machine-b")
+    again = invite(registry, "machine-c", now=NOW + 2 * DAY_S)
+
+    assert [machine.name for machine in registry.inventory().machines] == ["control", "machine-c"]
+    assert again.machine.address == "10.77.0.2"
+
+
+def test_e3_inviting_again_withdraws(path, registry):
+    first, second = invite(registry), invite(registry)
+
+    assert first.secret != second.secret
+    assert [machine.name for machine in registry.inventory().machines] == ["control", "machine-b"]
+    with pytest.raises(EnrolmentRefused, match="this invitation is withdrawn"):
+        redeem(registry, first, key(1))
+
+    assert redeem(registry, second, key(1)).machine("machine-b").public_key == key(1)
+    with pytest.raises(EnrolmentRefused, match="this invitation is withdrawn"):
+        redeem(registry, first, key(1))
+    assert told(registry) == [
+        ("mesh-made", "control", 1),
+        ("invited", "machine-b", 1),
+        ("invitation-withdrawn", "machine-b", 1),
+        ("invited", "machine-b", 1),
+        ("joined", "machine-b", 2),
+    ]
+    is_sound(path)
+
+
+def test_e3_spent_invitations_are_remembered_when_the_registry_is_opened_again_and_copied(path, tmp_path):
+    with Registry(path) as registry:
+        used, withdrawn, expired = invite(registry, "b"), invite(registry, "c"), invite(registry, "d")
+        redeem(registry, used, key(1))
+        invite(registry, "c", now=NOW + 1)
+        registry.expire(now=NOW + DAY_S)
+    shutil.copyfile(path, tmp_path / "backup.db")
+    for place in (path, tmp_path / "backup.db"):
+        with Registry(place) as registry:
+            for issued in (used, withdrawn, expired):
+                with pytest.raises(EnrolmentRefused, match=r"used|withdrawn|expired"):
+                    redeem(registry, issued, key(2), now=NOW)
+
+
+def test_e3_an_invitation_is_remembered_although_its_machine_is_gone(path, registry):
+    issued = invite(registry)
+    redeem(registry, issued, key(1))
+    sql(path, "DELETE FROM machines WHERE name = 'machine-b'")
+
+    with pytest.raises(EnrolmentRefused, match="used already"):
+        redeem(registry, issued, key(2))
+
+
+def test_e4_the_same_redemption_again_is_the_same_membership(path, registry):
+    issued = invite(registry)
+    first = redeem(registry, issued, key(1))
+    keys, events = registry.preshared_keys(), registry.events()
+    for now in (NOW + 6, NOW + 2 * DAY_S):
+        assert redeem(registry, issued, key(1), now=now) == first
+
+    with Registry(path) as another:
+        assert redeem(another, issued, key(1)) == first
+    assert (registry.preshared_keys(), registry.events()) == (keys, events)
+    assert len(first.machines) == 2
+
+
+def test_e4_the_same_redemption_at_once_is_one_membership(path):
+    with Registry(path) as registry:
+        issued = invite(registry)
+
+    def again(_: int) -> Inventory:
+        with Registry(path) as registry:
+            return redeem(registry, issued, key(1))
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(again, range(24)))
+
+    assert found == [is_sound(path)] * 24
+    assert found[0].revision == 2
+
+
+def test_e4_others_that_join_in_between_change_neither_name_nor_address_nor_cores(registry):
+    issued = invite(registry)
+    before = redeem(registry, issued, key(1))
+    redeem(registry, invite(registry, "machine-c"), key(2))
+    after = redeem(registry, issued, key(1))
+
+    assert after.machine("machine-b") == before.machine("machine-b")
+    assert cores_of(after)["machine-b"] == cores_of(before)["machine-b"]
+    assert after.revision == 3
+
+
+def test_an_unproven_redemption_is_refused(path, registry):
+    issued = invite(registry)
+    whole = message(issued, key(1), endpoint=Endpoint("198.51.100.7", 51820))
+    forged = [
+        msgspec.structs.replace(whole, public_key=key(2)),
+        msgspec.structs.replace(whole, workers=8),
+        msgspec.structs.replace(whole, endpoint="203.0.113.66:51820"),
+        msgspec.structs.replace(whole, endpoint=None),
+        msgspec.structs.replace(whole, proof="0" * 64),
+    ]
+    for each in forged:
+        with pytest.raises(EnrolmentRefused, match="not proven"):
+            registry.redeem(each, sender="10.77.0.2", now=NOW)
+
+    assert registry.inventory().machine("machine-b") == issued.machine
+    registry.redeem(whole, sender="10.77.0.2", now=NOW)
+    is_sound(path)
+
+
+@pytest.mark.parametrize(
+    "sender", ["10.77.0.1", "10.77.0.3", "127.0.0.1", "", "10.77.0.22", "::ffff:10.77.0.2"]
+)
+def test_a_redemption_from_another_address_is_refused_and_burns_nothing(path, registry, sender):
+    issued = invite(registry)
+    with pytest.raises(EnrolmentRefused, match="did not come from the invitation's tunnel address"):
+        registry.redeem(message(issued, key(1)), sender=sender, now=NOW)
+
+    assert registry.inventory().machine("machine-b").state == "invited"
+    redeem(registry, issued, key(1))
+    is_sound(path)
+
+
+@pytest.mark.parametrize(
+    ("own_key", "workers", "endpoint", "why"),
+    [
+        (CONTROL.public_key, 2, None, "public key"),
+        (key(1), 65000, None, "do not fit into the ports"),
+        (key(1), 2, "10.77.0.9:51820", "lies in the tunnel network"),
+    ],
+)
+def test_a_machine_that_does_not_fit_in_is_refused_and_burns_nothing(
+    path, registry, own_key, workers, endpoint, why
+):
+    issued = invite(registry, workers=None)
+    where = None if endpoint is None else Endpoint.parse(endpoint)
+    with pytest.raises(EnrolmentRefused, match=f"the control node refused: .*{why}") as refused:
+        registry.redeem(
+            message(issued, own_key, workers=workers, endpoint=where), sender="10.77.0.2", now=NOW
+        )
+
+    assert refused.value.hint
+    assert registry.inventory().machine("machine-b") == issued.machine
+    redeem(registry, issued, key(1))
+    is_sound(path)
+
+
+def test_two_invitations_with_one_key_make_one_member(path, registry):
+    first, second = invite(registry, "machine-b"), invite(registry, "machine-c")
+    redeem(registry, first, key(1))
+
+    with pytest.raises(EnrolmentRefused, match="public key"):
+        redeem(registry, second, key(1))
+    assert redeem(registry, second, key(2)).revision == 3
+    is_sound(path)
+
+
+@pytest.mark.parametrize("name", ["control", "machine-b"])
+def test_a_member_is_not_invited_again(registry, name):
+    redeem(registry, invite(registry), key(1))
+    before = (registry.inventory(), registry.events())
+
+    with pytest.raises(BadInput, match="already in the mesh"):
+        invite(registry, name)
+    assert (registry.inventory(), registry.events()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "why"),
+    [
+        ("Machine_B", 2, "not a machine name"),
+        ("machine-b", 65000, "do not fit into the ports"),
+        ("machine-b", 0, "not a number of workers"),
+    ],
+)
+def test_what_cannot_be_invited_withdraws_nothing(registry, name, workers, why):
+    issued = invite(registry)
+    before = (registry.inventory(), registry.events(), registry.preshared_keys())
+
+    with pytest.raises(BadInput, match=why):
+        invite(registry, name, workers=workers)
+    assert (registry.inventory(), registry.events(), registry.preshared_keys()) == before
+    redeem(registry, issued, key(1))
+
+
+def test_a_full_network_invites_nobody(tmp_path):
+    Registry.create(tmp_path / "mesh.db", msgspec.structs.replace(MESH, network="10.77.0.0/30"), now=NOW)
+    with Registry(tmp_path / "mesh.db") as registry:
+        invite(registry, "machine-b")
+        with pytest.raises(BadInput, match="every address of the tunnel network"):
+            invite(registry, "machine-c")
+        # The one that is invited anew takes its own place.
+        assert invite(registry, "machine-b").machine.address == "10.77.0.2"
+
+
+def test_a_join_raises_the_revision_by_one_and_an_invitation_does_not(registry):
+    revisions = [registry.inventory().revision]
+    for number in range(5):
+        issued = invite(registry, f"machine-{number}")
+        revisions.append(registry.inventory().revision)
+        revisions.append(redeem(registry, issued, key(number + 1)).revision)
+
+    assert revisions == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6]
+
+
+def test_events_are_told_in_order_with_their_times_and_commands(registry):
+    issued = invite(registry)
+    invite(registry, "machine-c", now=NOW + 1)
+    redeem(registry, issued, key(1), now=NOW + 2)
+    registry.expire(now=NOW + 2 * DAY_S)
+
+    assert registry.events() == (
+        Event(NOW, "init", "mesh-made", "control", 1),
+        Event(NOW, "invite", "invited", "machine-b", 1),
+        Event(NOW + 1, "invite", "invited", "machine-c", 1),
+        Event(NOW + 2, "join", "joined", "machine-b", 2),
+        Event(NOW + 2 * DAY_S, "agent", "invitation-expired", "machine-c", 2),
+    )
+
+
+def test_no_event_holds_a_secret(path, registry):
+    issued = invite(registry)
+    redeem(registry, issued, key(1))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        text = repr(connection.execute("SELECT * FROM events").fetchall())
+
+    assert issued.secret.hex() not in text
+    assert derive(issued.secret).preshared_key.reveal() not in text
+
+
+def distinct(inventory: Inventory, count: int) -> bool:
+    """Whether no two of so many machines share name, address, key or core: E5."""
+    machines, workers = inventory.machines, list(workers_of(inventory))
+    return (
+        len(machines)
+        == len({machine.name for machine in machines})
+        == len({machine.address for machine in machines})
+        == len({machine.public_key for machine in machines})
+        == count
+    ) and len({worker.core for worker in workers}) == len({worker.port for worker in workers}) == len(workers)
+
+
+def test_e5_machines_that_join_at_once_from_many_threads_share_nothing(path):
+    def join(number: int) -> int:
+        with Registry(path) as registry:
+            issued = invite(registry, f"machine-{number}", workers=1 + number % 3)
+            return redeem(registry, issued, key(number + 1)).revision
+
+    with ThreadPoolExecutor(12) as pool:
+        revisions = list(pool.map(join, range(36)))
+    inventory = is_sound(path)
+
+    assert sorted(revisions) == list(range(2, 38))
+    assert distinct(inventory, 37)
+    assert {machine.address for machine in inventory.machines} == {f"10.77.0.{n}" for n in range(1, 38)}
+    with Registry(path) as registry:
+        told_revisions = [event.revision for event in registry.events()]
+    assert all(later - earlier in {0, 1} for earlier, later in pairwise(told_revisions))
+
+
+def test_e5_machines_that_join_at_once_from_many_processes_share_nothing(path):
+    def join(first: int) -> None:
+        for number in range(first, first + 5):
+            with Registry(path) as registry:
+                redeem(registry, invite(registry, f"machine-{number}"), key(number + 1))
+
+    ends = children(*(lambda first=first: join(first) for first in range(0, 30, 5)))
+
+    assert ends == [0] * 6
+    assert distinct(is_sound(path), 31)
+
+
+def test_e5_one_name_that_is_invited_by_many_at_once_is_one_machine(path):
+    with ThreadPoolExecutor(8) as pool:
+
+        def again(_: int) -> Issued:
+            with Registry(path) as registry:
+                return invite(registry)
+
+        issued = list(pool.map(again, range(16)))
+    refused = 0
+    with Registry(path) as registry:
+        for number, each in enumerate(issued):
+            try:
+                redeem(registry, each, key(number + 1))
+            except EnrolmentRefused as error:
+                assert "withdrawn" in error.message  # noqa: PT017 - one of them is not refused
+                refused += 1
+
+    assert refused == 15
+    assert distinct(is_sound(path), 2)
+
+
+def test_e5_one_invitation_that_is_redeemed_at_once_with_many_keys_makes_one_member(path):
+    with Registry(path) as registry:
+        issued = invite(registry)
+
+    def grab(number: int) -> str | None:
+        with Registry(path) as registry:
+            try:
+                return redeem(registry, issued, key(number + 1)).machine("machine-b").public_key
+            except EnrolmentRefused:
+                return None
+
+    with ThreadPoolExecutor(8) as pool:
+        won = [own_key for own_key in pool.map(grab, range(16)) if own_key]
+
+    assert len(won) == 1
+    assert is_sound(path).machine("machine-b").public_key == won[0]
+
+
+A_MACHINE = "INSERT INTO machines (name, public_key, address, place, workers, state, endpoints) VALUES "
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"{A_MACHINE} ('machine-b', 'k', '10.77.0.9', 9, 1, 'active', '[]')",
+        f"{A_MACHINE} ('new', '{key(1)}', '10.77.0.9', 9, 1, 'active', '[]')",
+        f"{A_MACHINE} ('new', 'k', '10.77.0.2', 9, 1, 'active', '[]')",
+        f"{A_MACHINE} ('new', 'k', '10.77.0.9', 2, 1, 'active', '[]')",
+        f"{A_MACHINE} ('new', 'k', '10.77.0.9', NULL, 1, 'active', '[]')",
+        f"{A_MACHINE} ('new', 'k', '10.77.0.9', 9, 1, 'invited', '[]')",
+        f"{A_MACHINE} ('new', 'k', '10.77.0.9', 9, 0, 'active', '[]')",
+        f"{A_MACHINE} ('new', 'k', '10.77.0.9', 9, 65536, 'active', '[]')",
+        f"{A_MACHINE} ('new', 'k', '10.77.0.9', 9, 'many', 'active', '[]')",
+        f"{A_MACHINE} ('new', 'k', '10.77.0.9', 9, 1, 'removed', '[]')",
+        f"{A_MACHINE} (NULL, 'k', '10.77.0.9', 9, 1, 'active', '[]')",
+        f"{A_MACHINE} ('new', NULL, '10.77.0.9', 9, 1, 'active', '[]')",
+        f"{A_MACHINE} ('new', 'k', NULL, 9, 1, 'active', '[]')",
+        "UPDATE machines SET address = '10.77.0.1' WHERE name = 'machine-b'",
+        "UPDATE machines SET place = 1 WHERE name = 'machine-b'",
+        "UPDATE machines SET public_key = (SELECT public_key FROM machines WHERE name = 'control')",
+        "DELETE FROM machines WHERE name = 'control'",
+        "INSERT INTO mesh SELECT 2, mesh, network, control, node, base_port, service_port, 1 FROM mesh",
+        "INSERT INTO invitations SELECT identifier, 'new', secret, 0, 'withdrawn', NULL FROM invitations",
+        "INSERT INTO invitations VALUES ('x', 'machine-c', NULL, 0, 'open', NULL)",
+        "INSERT INTO invitations VALUES ('x', 'new', NULL, 0, 'redeemed', NULL)",
+        "INSERT INTO invitations VALUES ('x', 'new', NULL, 0, 'withdrawn', 'k')",
+        "INSERT INTO invitations VALUES ('x', 'new', NULL, 0, 'lost', NULL)",
+    ],
+)
+def test_e5_the_database_refuses_what_must_never_be(path, registry, statement):
+    redeem(registry, invite(registry), key(1))
+    invite(registry, "machine-c")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        sql(path, statement)
+    is_sound(path)
+
+
+def test_e5_the_database_allows_what_may_be(path, registry):
+    redeem(registry, invite(registry), key(1))
+    sql(path, f"{A_MACHINE} ('new', '{key(2)}', '10.77.0.9', 9, 1, 'active', '[]')")
+
+    assert distinct(registry.inventory(), 3)
+
+
+def crash_in(path: Path, work: Callable[[Registry], object], statement: str) -> int:
+    """Do `work` in a process that is killed just before SQLite carries out `statement`."""
+    identifier = os.fork()
+    if identifier == 0:
+        with contextlib.suppress(BaseException), Registry(path) as registry:
+
+            def crash(sentence: str) -> None:
+                if sentence.startswith(statement):
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            registry._connection.set_trace_callback(crash)
+            work(registry)
+        os._exit(0)
+    return -os.waitstatus_to_exitcode(os.waitpid(identifier, 0)[1])
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE invitations SET outcome = 'expired'",
+        "UPDATE machines SET public_key",
+        "UPDATE invitations SET outcome = 'redeemed'",
+        "UPDATE mesh SET revision",
+        "INSERT INTO events",
+        "COMMIT",
+    ],
+)
+def test_e4_a_control_node_that_is_killed_in_a_redemption_has_done_nothing(path, statement):
+    with Registry(path) as registry:
+        issued = invite(registry)
+        before = (registry.inventory(), registry.events(), registry.preshared_keys())
+
+    assert crash_in(path, lambda registry: redeem(registry, issued, key(1)), statement) == signal.SIGKILL
+    is_sound(path)
+    with Registry(path) as registry:
+        assert (registry.inventory(), registry.events(), registry.preshared_keys()) == before
+        assert redeem(registry, issued, key(1)).machine("machine-b").public_key == key(1)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE invitations SET outcome = 'withdrawn'",
+        "DELETE FROM machines",
+        "INSERT INTO machines",
+        "INSERT INTO invitations",
+        "COMMIT",
+    ],
+)
+def test_a_control_node_that_is_killed_in_an_invitation_has_withdrawn_nothing(path, statement):
+    with Registry(path) as registry:
+        issued = invite(registry)
+
+    assert crash_in(path, invite, statement) == signal.SIGKILL
+    is_sound(path)
+    with Registry(path) as registry:
+        assert redeem(registry, issued, key(1)).machine("machine-b").address == "10.77.0.2"
+
+
+def test_e4_killed_at_any_instant_every_join_is_whole_or_not_at_all(path):
+    def join_on_and_on() -> None:
+        with Registry(path) as registry:
+            for number in range(len(registry.events()), 10**6):
+                redeem(registry, invite(registry, f"machine-{number}", workers=1), key(number + 1))
+
+    for _ in range(12):
+        before = is_sound(path)
+        identifier = os.fork()
+        if identifier == 0:
+            with contextlib.suppress(BaseException):
+                join_on_and_on()
+            os._exit(1)
+        time.sleep(random.uniform(0.02, 0.15))  # noqa: S311 - the moment of the crash
+        os.kill(identifier, signal.SIGKILL)
+        _, status = os.waitpid(identifier, 0)
+        after = is_sound(path)
+
+        assert os.WIFSIGNALED(status)
+        assert distinct(after, len(after.machines))
+        assert after.machines[: before.revision] == before.machines[: before.revision]
+    assert is_sound(path).revision > 1
+
+
+def test_a_creation_that_is_killed_leaves_no_registry_and_can_be_said_again(tmp_path):
+    path = tmp_path / "mesh.db"
+    for _ in range(10):
+        identifier = os.fork()
+        if identifier == 0:
+            with contextlib.suppress(BaseException):
+                while True:
+                    Registry.create(path, MESH, now=NOW)
+                    path.unlink()
+            os._exit(1)
+        time.sleep(random.uniform(0.005, 0.05))  # noqa: S311 - the moment of the crash
+        os.kill(identifier, signal.SIGKILL)
+        _, status = os.waitpid(identifier, 0)
+
+        assert os.WIFSIGNALED(status)
+        assert not path.exists() or is_sound(path) == MESH
+    Registry.create(path, MESH, now=NOW)
+
+    assert is_sound(path) == MESH
+    assert [found.name for found in tmp_path.iterdir()] == ["mesh.db"]
+
+
+def test_what_is_left_of_an_older_registry_does_not_get_into_a_new_one(path):
+    with Registry(path) as registry:
+        invite(registry)
+        wal = path.with_name("mesh.db-wal").read_bytes()
+    path.with_name("mesh.db-wal").write_bytes(wal)
+    path.with_name("mesh.db.new").write_bytes(b"half of one")
+    Registry.create(path, MESH, now=NOW)
+
+    assert is_sound(path) == MESH
+
+
+def test_a_missing_registry_is_an_error_and_is_not_made(tmp_path):
+    with pytest.raises(StateUnreadable, match=r"mesh\.db is missing") as missing:
+        Registry(tmp_path / "mesh.db")
+
+    assert "backup" in missing.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def with_pages(path: Path) -> bytes:
+    """The octets of a registry of some pages, all in its one file."""
+    with Registry(path) as registry:
+        for number in range(40):
+            redeem(registry, invite(registry, f"machine-{number}"), key(number + 1))
+    octets = path.read_bytes()
+    assert len(octets) > 6 * 4096
+    return octets
+
+
+def look(path: Path) -> None:
+    with Registry(path) as registry:
+        registry.inventory()
+        registry.events()
+        registry.preshared_keys()
+
+
+@pytest.mark.parametrize("length", [0, 1, 16, 50, 99, 100, 1000, 4096, 5000, 3 * 4096, -4096, -1000])
+def test_a_truncated_registry_is_an_error(path, length):
+    octets = with_pages(path)
+    path.write_bytes(octets[:length])
+
+    with pytest.raises(StateUnreadable, match=r"mesh\.db") as unreadable:
+        look(path)
+
+    assert "backup" in unreadable.value.hint
+
+
+@pytest.mark.parametrize("octets", [b"no database", b"\0" * 8192, b"SQLite format 3\0" + b"\xff" * 8192])
+def test_what_is_no_database_is_an_error(path, octets):
+    path.write_bytes(octets)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    with pytest.raises(StateUnreadable, match=r"mesh\.db") as unreadable:
+        look(path)
+
+    assert unreadable.value.hint
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_an_overwritten_page_is_an_error(path):
+    octets = with_pages(path)
+    path.write_bytes(octets[:4096] + b"\xa5" * (len(octets) - 4096))
+
+    with pytest.raises(StateUnreadable, match="is damaged"):
+        look(path)
+
+
+def test_another_programs_database_is_an_error_and_stays_as_it_was(tmp_path):
+    path = tmp_path / "mesh.db"
+    sql(path, "CREATE TABLE machines (name)", "PRAGMA application_id = 7")
+    before = path.read_bytes()
+
+    with pytest.raises(StateUnreadable, match="is not a qmesh registry"):
+        Registry(path)
+    assert path.read_bytes() == before
+
+
+def test_a_newer_registry_is_an_error_and_not_damage(path):
+    sql(path, "PRAGMA user_version = 2")
+
+    with pytest.raises(StateUnreadable, match="was written by a newer qmesh") as newer:
+        Registry(path)
+
+    assert "install" in newer.value.hint
+
+
+def test_a_registry_without_its_mesh_is_an_error(path):
+    sql(path, "DELETE FROM mesh")
+
+    with pytest.raises(StateUnreadable, match="is damaged"):
+        look(path)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE machines SET endpoints = '['",
+        "UPDATE machines SET public_key = 'short'",
+        "UPDATE machines SET address = '192.0.2.1'",
+        "UPDATE mesh SET network = 'nowhere'",
+    ],
+)
+def test_a_registry_that_breaks_the_rules_of_a_mesh_is_an_error(path, statement):
+    sql(path, statement)
+
+    with pytest.raises(StateUnreadable, match="is damaged"):
+        look(path)
+
+
+def test_a_directory_in_its_place_is_an_error(tmp_path):
+    (tmp_path / "mesh.db").mkdir()
+
+    with pytest.raises(MachineRefused, match="could not be used"):
+        Registry(tmp_path / "mesh.db")
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_a_user_who_may_not_read_it_is_told_to_be_root():
+    path = Path("/run/mesh.db")
+    Registry.create(path, MESH, now=NOW)
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        with pytest.raises(NeedsRoot, match=r"mesh\.db cannot be read by this user"):
+            Registry(path)
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def invite_many(registry: Registry) -> None:
+    for number in range(100):
+        invite(registry, f"machine-{number}")
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_a_full_disk_is_refused_and_changes_nothing():
+    disk = Path("/run/small")
+    disk.mkdir()
+    os.system(f"mount -t tmpfs -o size=256k tmpfs {disk}")  # noqa: S605 - the test's own machine
+    path = disk / "mesh.db"
+    Registry.create(path, MESH, now=NOW)
+    with Registry(path) as registry:
+        before = registry.inventory()
+        (disk / "filler").write_bytes(b"")
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(b"x" * 4096)
+        with pytest.raises(MachineRefused, match=r"mesh\.db could not be used: .*full") as refused:
+            invite_many(registry)
+
+        assert "full disk" in refused.value.hint
+        (disk / "filler").unlink()
+        invited = registry.inventory()
+        invite(registry, "machine-x")
+    assert before.machines == invited.machines[:1]
+    is_sound(path)
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_a_full_disk_makes_no_registry():
+    disk = Path("/run/small")
+    disk.mkdir()
+    os.system(f"mount -t tmpfs -o size=16k tmpfs {disk}")  # noqa: S605 - the test's own machine
+    with pytest.raises(MachineRefused, match=r"mesh\.db could not be used: .*full"):
+        Registry.create(disk / "mesh.db", MESH, now=NOW)
+
+    assert not (disk / "mesh.db").exists()
+
+
+def test_another_who_writes_is_waited_for(path):
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(1) as pool, Registry(path) as registry:
+            waiting = pool.submit(invite, registry)
+            time.sleep(0.3)
+
+            assert not waiting.done()
+
+            other.execute("COMMIT")
+            assert waiting.result().machine.name == "machine-b"

@@ -1,0 +1,438 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import logging
+import os
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qmesh.errors import BadInput, MachineRefused, StateUnreadable
+from qmesh.host.state import HeldPorts, Pending, Settings, State
+from qmesh.mesh.enrolment import public_key_of
+from qmesh.mesh.model import Endpoint, Secret
+
+SETTINGS = Settings(
+    mesh="0123456789abcdef",
+    name="machine-b",
+    control=False,
+    interface="qmesh0",
+    listen_port=51820,
+    verification_key=bytes(range(32)),
+    control_endpoints=(Endpoint("203.0.113.5", 51820), Endpoint("2001:db8::5", 51820)),
+    config_directory="/root/.config",
+    up=False,
+    guarded=False,
+)
+KEY = Secret(base64.b64encode(bytes(range(32))).decode())
+
+
+@pytest.fixture
+def state(tmp_path):
+    found = State(tmp_path / "state")
+    found.prepare()
+    return found
+
+
+def names_in(state: State) -> list[str]:
+    return sorted(path.name for path in state.directory.iterdir())
+
+
+def modes_in(state: State) -> set[int]:
+    return {stat.S_IMODE(path.lstat().st_mode) for path in state.directory.iterdir()}
+
+
+@contextlib.contextmanager
+def another_process(work: Callable[[], object]) -> Iterator[int]:
+    """Another process that does `work`, says so, and then waits to be killed."""
+    reading, writing = os.pipe()
+    identifier = os.fork()
+    if identifier == 0:
+        with contextlib.suppress(BaseException):
+            os.close(reading)
+            work_and_tell(work, writing)
+        os._exit(1)
+    os.close(writing)
+    try:
+        assert os.read(reading, 1) == b"!", "the other process failed"
+        yield identifier
+    finally:
+        os.close(reading)
+        os.kill(identifier, signal.SIGKILL)
+        os.waitpid(identifier, 0)
+
+
+def work_and_tell(work: Callable[[], object], writing: int) -> None:
+    kept = work()
+    os.write(writing, b"!")
+    signal.pause()
+    del kept
+
+
+def test_reading_makes_nothing(tmp_path):
+    state = State(tmp_path / "state")
+
+    assert state.settings_or_none() is None
+    assert state.pending() is None
+    assert state.private_key() is None
+    assert state.preshared_key() is None
+    assert state.held_ports() == HeldPorts()
+    assert not state.directory.exists()
+
+
+def test_in_no_mesh_it_is_told_how_to_be_in_one(state):
+    with pytest.raises(BadInput, match="in no mesh") as refused:
+        state.settings()
+
+    assert "qmesh init" in refused.value.hint
+    assert "qmesh join" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SETTINGS,
+        msgspec.structs.replace(SETTINGS, control=True, control_endpoints=(), config_directory=None, up=True),
+        msgspec.structs.replace(SETTINGS, config_directory="/home/käthe/ \u2603"),
+    ],
+)
+def test_settings_are_read_as_they_were_saved(state, settings):
+    state.save_settings(settings)
+
+    assert state.settings() == settings
+    assert State(state.directory).settings_or_none() == settings
+
+
+def test_a_redemption_under_way_is_remembered_until_it_is_not(state):
+    state.save_pending(Pending("0" * 32))
+
+    assert state.pending() == Pending("0" * 32)
+
+    for _ in range(2):
+        state.save_pending(None)
+
+        assert state.pending() is None
+        assert names_in(state) == []
+
+
+def test_held_ports_are_remembered_until_there_are_none(state):
+    held = HeldPorts(ours=(40000, 40001), others=(40002,))
+    state.save_held_ports(held)
+
+    assert state.held_ports() == held
+
+    for _ in range(2):
+        state.save_held_ports(HeldPorts())
+
+        assert state.held_ports() == HeldPorts()
+        assert names_in(state) == []
+
+
+def filled(state: State) -> State:
+    state.save_settings(SETTINGS)
+    state.save_pending(Pending("0" * 32))
+    state.save_held_ports(HeldPorts(ours=(40000,)))
+    state.make_private_key()
+    state.save_preshared_key(KEY)
+    state.make_signing_key()
+    return state
+
+
+READERS: dict[str, Callable[[State], object]] = {
+    "machine.json": State.settings_or_none,
+    "joining.json": State.pending,
+    "reserved-ports.json": State.held_ports,
+    "private.key": State.private_key,
+    "preshared.key": State.preshared_key,
+    "signing.key": State.signing_key,
+}
+
+
+def test_all_that_is_remembered_is_0600_in_a_directory_that_is_0700(state):
+    before = os.umask(0)
+    try:
+        with filled(state).lock():
+            pass
+    finally:
+        os.umask(before)
+
+    assert set(READERS) <= set(names_in(state))
+    assert modes_in(state) == {0o600}
+    assert stat.S_IMODE(state.directory.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "octets",
+    [b"", b"\0", b"\xff\xfe", b"null", b"[]", b"{}x", b"\n", b'"\xff"', b"x" * 2000, b'{"new": 1}'],
+)
+def test_a_damaged_file_is_an_error_and_never_nothing_there(state, name, octets):
+    (filled(state).directory / name).write_bytes(octets)
+
+    with pytest.raises(StateUnreadable) as unreadable:
+        READERS[name](state)
+
+    assert name in unreadable.value.message
+    assert unreadable.value.hint
+    assert "\n" not in unreadable.value.message + unreadable.value.hint
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_truncated_file_is_an_error_whatever_is_left_of_it(state, name):
+    path = filled(state).directory / name
+    whole = path.read_bytes()
+    for length in range(len(whole.rstrip())):
+        path.write_bytes(whole[:length])
+
+        with pytest.raises(StateUnreadable):
+            READERS[name](state)
+
+
+def test_text_in_the_settings_that_is_no_text_is_damage(state):
+    path = filled(state).directory / "machine.json"
+    path.write_bytes(path.read_bytes().replace(b"machine-b", b"machine-\xff"))
+
+    with pytest.raises(StateUnreadable, match="is damaged"):
+        state.settings()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"51820", b"0"),
+        (b"51820", b"65536"),
+        (b'"203.0.113.5"', b'"203.0.113.555"'),
+        (b'"up"', b'"upward"'),
+        (b'"control": false', b'"control": "no"'),
+    ],
+)
+def test_settings_that_cannot_be_are_damage(state, old, new):
+    path = filled(state).directory / "machine.json"
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+    with pytest.raises(StateUnreadable, match="is damaged"):
+        state.settings()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_link_or_directory_in_the_place_of_a_file_is_an_error(state, name):
+    path = filled(state).directory / name
+    path.rename(path.with_suffix(".moved"))
+    path.symlink_to(path.with_suffix(".moved"))
+    with pytest.raises(StateUnreadable):
+        READERS[name](state)
+
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StateUnreadable):
+        READERS[name](state)
+
+
+def test_e1_the_private_key_is_made_once_and_is_0600(state):
+    before = os.umask(0)
+    try:
+        key = state.make_private_key()
+    finally:
+        os.umask(before)
+
+    assert modes_in(state) == {0o600}
+    assert state.make_private_key() == state.private_key() == State(state.directory).make_private_key() == key
+    assert len(public_key_of(key)) == 44
+
+
+def test_keys_of_two_machines_are_not_the_same(tmp_path):
+    states = [State(tmp_path / name) for name in ("a", "b")]
+    for state in states:
+        state.prepare()
+
+    assert len({state.make_private_key() for state in states}) == 2
+    assert len({state.make_signing_key().private_bytes_raw() for state in states}) == 2
+
+
+def test_e1_a_damaged_private_key_is_not_made_anew(state):
+    state.private_key_file.write_bytes(b"")
+
+    with pytest.raises(StateUnreadable, match=r"private\.key holds no WireGuard key"):
+        state.make_private_key()
+
+    assert state.private_key_file.read_bytes() == b""
+
+
+def test_e1_no_error_repeats_what_stood_in_a_key_file(state):
+    text = base64.b64encode(b"5ec2e7" * 5).decode()
+    state.private_key_file.write_text(text)
+
+    with pytest.raises(StateUnreadable) as unreadable:
+        state.private_key()
+
+    assert text not in repr(unreadable.value) + unreadable.value.hint
+    assert unreadable.value.__suppress_context__
+
+
+def test_a_key_is_read_with_and_without_its_line_break(state):
+    for text in (KEY.reveal(), KEY.reveal() + "\n", KEY.reveal() + "\r\n"):
+        state.preshared_key_file.write_text(text)
+
+        assert state.preshared_key() == KEY
+
+
+def test_the_preshared_key_is_replaced(state):
+    state.save_preshared_key(Secret(base64.b64encode(bytes(32)).decode()))
+    state.save_preshared_key(KEY)
+
+    assert state.preshared_key() == KEY
+    assert modes_in(state) == {0o600}
+
+
+def test_the_signing_key_is_made_once_and_its_absence_is_an_error(state):
+    with pytest.raises(StateUnreadable, match="holds no signing key"):
+        state.signing_key()
+
+    key = state.make_signing_key().private_bytes_raw()
+
+    assert state.make_signing_key().private_bytes_raw() == key
+    assert state.signing_key().private_bytes_raw() == key
+    assert modes_in(state) == {0o600}
+
+
+@pytest.mark.parametrize("octets", [b"", b"x" * 31, b"x" * 33])
+def test_a_damaged_signing_key_is_not_made_anew(state, octets):
+    state.signing_key_file.write_bytes(octets)
+
+    with pytest.raises(StateUnreadable, match="holds no signing key"):
+        state.make_signing_key()
+
+    assert state.signing_key_file.read_bytes() == octets
+
+
+def test_the_lock_waits_for_another_process_and_says_so(state, caplog):
+    caplog.set_level(logging.INFO, "qmesh")
+
+    def hold() -> object:
+        lock = state.lock()
+        lock.__enter__()
+        return lock
+
+    with another_process(hold) as holder:
+        killer = threading.Timer(1.5, os.kill, (holder, signal.SIGKILL))
+        begun = time.monotonic()
+        killer.start()
+        with state.lock():
+            waited = time.monotonic() - begun
+        killer.join()
+
+    # Its holder was killed: nobody had to clean up.
+    assert 1.3 < waited < 10
+    assert ["waiting for another qmesh command" in text for text in caplog.messages] == [True]
+
+
+def test_a_short_wait_for_the_lock_is_not_worth_a_word(state, caplog):
+    caplog.set_level(logging.INFO, "qmesh")
+
+    def hold() -> object:
+        lock = state.lock()
+        lock.__enter__()
+        return lock
+
+    with another_process(hold) as holder:
+        killer = threading.Timer(0.3, os.kill, (holder, signal.SIGKILL))
+        killer.start()
+        with state.lock():
+            pass
+        killer.join()
+
+    assert caplog.messages == []
+
+
+def test_two_processes_are_never_in_the_lock_at_once(state):
+    counter = state.directory / "counter"
+    counter.write_text("0")
+
+    def count() -> None:
+        for _ in range(60):
+            with state.lock():
+                number = int(counter.read_text())
+                time.sleep(0.001)
+                counter.write_text(str(number + 1))
+
+    children = []
+    for _ in range(3):
+        identifier = os.fork()
+        if identifier == 0:
+            with contextlib.suppress(BaseException):
+                count()
+                os._exit(0)
+            os._exit(1)
+        children.append(identifier)
+    ends = [os.waitpid(identifier, 0)[1] for identifier in children]
+
+    assert ends == [0, 0, 0]
+    assert counter.read_text() == "180"
+
+
+def test_the_lock_is_free_after_the_block_however_that_ended(state):
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt), state.lock():
+            raise KeyboardInterrupt
+    with state.lock():
+        pass
+
+
+def test_a_program_that_was_started_under_the_lock_does_not_hold_it(state):
+    with state.lock():
+        numbers = [
+            int(path.name)
+            for path in Path("/proc/self/fd").iterdir()
+            if path.is_symlink() and path.readlink() == state.directory
+        ]
+
+        assert numbers
+        assert not any(os.get_inheritable(number) for number in numbers)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_forgotten_mesh_leaves_nothing_but_what_is_the_machines(state, keep):
+    filled(state)
+    for name in ("mesh.db", "mesh.db-wal", "mesh.db-shm", "membership.json"):
+        (state.directory / name).write_bytes(b"octets")
+    for _ in range(2):
+        state.forget(keep_private_key=keep)
+
+        assert names_in(state) == [*(["private.key"] if keep else []), "reserved-ports.json"]
+        assert state.settings_or_none() is None
+
+
+def test_a_mesh_that_was_half_forgotten_is_none(state):
+    (filled(state).directory / "membership.json").mkdir()  # which cannot be removed as a file
+
+    with pytest.raises(MachineRefused, match="could not be removed"):
+        state.forget(keep_private_key=False)
+
+    assert state.settings_or_none() is None
+    state.membership_file.rmdir()
+    state.forget(keep_private_key=False)
+
+    assert names_in(state) == ["reserved-ports.json"]
+
+
+def test_the_lock_makes_the_directory(tmp_path):
+    with State(tmp_path / "a" / "state").lock():
+        assert stat.S_IMODE((tmp_path / "a" / "state").stat().st_mode) == 0o700
+
+
+def test_a_directory_that_is_a_link_is_no_state(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "state").symlink_to("real")
+
+    with pytest.raises(MachineRefused, match="is a link"), State(tmp_path / "state").lock():
+        pass
+
+    assert list((tmp_path / "real").iterdir()) == []
