@@ -7,8 +7,10 @@ import logging
 import msgspec
 
 from qmesh.agent.converge import converge, steps_for
-from qmesh.agent.here import linux_for, load, require_root, risen
+from qmesh.agent.here import linux_for, load, require_root, rise, risen
+from qmesh.agent.service import ensure_agent
 from qmesh.host.state import State
+from qmesh.mesh.inventory import ports_of
 from qmesh.mesh.plan import Step
 
 log = logging.getLogger("qmesh")
@@ -22,18 +24,28 @@ def plan(state: State) -> tuple[Step, ...]:
 
 
 def apply(state: State) -> tuple[Step, ...]:
-    """Take the steps, guard first; also ends what `down` began. Returns those that were taken."""
+    """Take the steps, guard first, and see that the agent runs; also ends what `down` began.
+
+    Returns the steps that were taken.
+    """
     require_root("qmesh apply")
     with state.lock():
-        here = load(state)
-        wanted = risen(here)
-        if wanted.settings != here.settings:
-            state.save_settings(wanted.settings)
-        return converge(wanted, linux_for(state, wanted))
+        here = rise(state, load(state))
+        steps = converge(here, linux_for(state, here))
+    ensure_agent(state)
+    return steps
 
 
-def down(state: State, *, unguarded: bool) -> tuple[Step, ...]:
-    """Take the tunnel down; the guard too when `unguarded`. Returns the steps that were taken."""
+class Down(msgspec.Struct, frozen=True):
+    """What `down` did. ports: this machine's worker ports; closed: whether the guard has them."""
+
+    steps: tuple[Step, ...]
+    ports: tuple[int, ...]
+    closed: bool
+
+
+def down(state: State, *, unguarded: bool) -> Down:
+    """Take the tunnel down; the guard too when `unguarded`."""
     require_root("qmesh down")
     with state.lock():
         here = load(state)
@@ -42,4 +54,5 @@ def down(state: State, *, unguarded: bool) -> tuple[Step, ...]:
         # Remembered first, or the agent would put back what is taken away here.
         state.save_settings(settings)
         here = msgspec.structs.replace(here, settings=settings)
-        return converge(here, linux_for(state, here))
+        steps = converge(here, linux_for(state, here))
+    return Down(steps, ports_of(here.inventory, settings.name), guarded)

@@ -10,7 +10,7 @@ from qmesh.agent import nodefile
 from qmesh.agent.converge import wanted_and_observed
 from qmesh.agent.here import Here, load, require_root, risen
 from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, ports
+from qmesh.host import files, ports, services
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
 from qmesh.mesh.audit import ConfigFile, Finding, KeyFile, SecretFile, Surroundings, audit
@@ -55,6 +55,7 @@ def _surroundings(state: State, here: Here, *, taken_down: bool) -> Surroundings
         config=_config_file(here.settings.config_directory),
         listeners=ports.listeners(),
         taken_down=taken_down,
+        agent_runs=services.agent_runs(state),
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from qmesh.agent import nodefile
 from qmesh.agent.converge import converge, undone_on_failure
-from qmesh.agent.here import Here, Standing, linux_for, load, require_root, standing
+from qmesh.agent.here import Here, Standing, linux_for, load, require_root, rise, standing
 from qmesh.agent.service import ensure_agent
 from qmesh.errors import BadInput
 from qmesh.host import links, nftables, ports, wireguard
@@ -72,7 +72,7 @@ def init(state: State, wish: Wish, *, apply: bool) -> Standing:
             _refuse_what_collides(founding)
             _found(state, founding, apply=apply)
         else:
-            _go_on(state, wish, apply=apply)
+            _go_on(state, wish, directory, apply=apply)
         here = load(state)
     if apply:
         ensure_agent(state)
@@ -140,9 +140,7 @@ def _profile(given: str | None, directory: Path | None) -> Profile:
     """The profile asked for, or that of the node's config.yml, or 2.0. Raises BadInput."""
     asked = next((profile for profile in PROFILES if profile == given), None)
     if given is not None and asked is None:
-        raise BadInput(
-            f"{quoted(given)} is no version of the node's config", hint=f"use {' or '.join(PROFILES)}"
-        )
+        raise BadInput(f"{quoted(given)} is no version of the node's config", hint="use 1.4 or 2.0")
     found = nodefile.profile_of(directory)
     profile = asked or found or "2.0"
     facts(profile)
@@ -170,7 +168,7 @@ def _found(state: State, founding: Founding, *, apply: bool) -> None:
     try:
         _remember(state, founding)
         if apply:
-            here = load(state)
+            here = rise(state, load(state))
             linux = linux_for(state, here)
             with undone_on_failure(linux, back_to=linux.observe()):
                 converge(here, linux)
@@ -196,21 +194,25 @@ def _remember(state: State, founding: Founding) -> None:
             listen_port=founding.listen_port,
             verification_key=verification_key,
             config_directory=founding.config_directory,
+            up=False,
+            guarded=False,
         )
     )
 
 
-def _go_on(state: State, wish: Wish, *, apply: bool) -> None:
+def _go_on(state: State, wish: Wish, directory: Path | None, *, apply: bool) -> None:
     """This machine is in a mesh already: fine when an init that was cut off is said again."""
     here = load(state)
-    _refuse_another_mesh(here, wish)
+    _refuse_another_mesh(here, wish, directory)
     log.info("this machine is the control node of mesh %s already: going on with it", here.inventory.mesh)
     if apply:
+        here = rise(state, here)
         converge(here, linux_for(state, here))
 
 
-def _refuse_another_mesh(here: Here, wish: Wish) -> None:
+def _refuse_another_mesh(here: Here, wish: Wish, directory: Path | None) -> None:
     settings, inventory, machine = here.settings, here.inventory, here.machine
+    endpoints = tuple(Endpoint.parse(text, default_port=settings.listen_port) for text in wish.endpoints)
     said_and_is: tuple[tuple[str, object, object], ...] = (
         ("--name", wish.name, machine.name),
         ("--network", wish.network and str(ipaddress.ip_network(wish.network)), inventory.network),
@@ -219,6 +221,8 @@ def _refuse_another_mesh(here: Here, wish: Wish) -> None:
         ("--node", wish.node, inventory.node),
         ("--worker-base-port", wish.worker_base_port, inventory.base_port),
         ("--interface", wish.interface, settings.interface),
+        ("--endpoint", endpoints or None, machine.endpoints),
+        ("--config", wish.config and str(directory), settings.config_directory),
     )
     differs = [option for option, said, now in said_and_is if said is not None and said != now]
     if not settings.control or differs:
@@ -226,5 +230,5 @@ def _refuse_another_mesh(here: Here, wish: Wish) -> None:
         other = f", with another {' and '.join(differs)}" if differs else ""
         raise BadInput(
             f"this machine is {role} of mesh {inventory.mesh} already{other}",
-            hint="see it with `qmesh status`; a machine is in one mesh only",
+            hint="see `qmesh status`; to start over: `qmesh down --open`, stop the agent, delete its state",
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
-from qmesh.errors import BadInput, NeedsRoot, StateUnreadable
+from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, StateUnreadable
 from qmesh.host import files, names
 from qmesh.host.linux import Linux
 from qmesh.host.registry import Registry
@@ -91,7 +92,7 @@ def load(state: State) -> Here:
     inventory = held_membership(state, settings)
     shared = state.preshared_key()
     if shared is None:
-        raise _missing(state.preshared_key_file)
+        raise _lost(state.preshared_key_file, "is missing")
     return Here(settings, inventory, {inventory.control_node.public_key: shared})
 
 
@@ -99,12 +100,15 @@ def held_membership(state: State, settings: Settings) -> Inventory:
     """The membership that a worker machine holds; believed anew each time it is read (E6)."""
     octets = files.read(state.membership_file)
     if octets is None:
-        raise _missing(state.membership_file)
-    return read_membership(octets, settings.verification_key, mesh=settings.mesh)
+        raise _lost(state.membership_file, "is missing")
+    try:
+        return read_membership(octets, settings.verification_key, mesh=settings.mesh)
+    except EnrolmentRefused as error:
+        raise _lost(state.membership_file, f"is not to be believed: {error.message}") from None
 
 
-def _missing(path: object) -> StateUnreadable:
-    return StateUnreadable(f"{path} is missing", hint="restore it from a backup, or join this machine anew")
+def _lost(path: Path, why: str) -> StateUnreadable:
+    return StateUnreadable(f"{path} {why}", hint="restore it from a backup, or join this machine anew")
 
 
 def linux_for(state: State, here: Here) -> Linux:
@@ -118,6 +122,14 @@ def risen(here: Here) -> Here:
     return msgspec.structs.replace(
         here, settings=msgspec.structs.replace(here.settings, up=True, guarded=True)
     )
+
+
+def rise(state: State, here: Here) -> Here:
+    """End what `down` or `--no-apply` said, and remember it."""
+    risen_here = risen(here)
+    if risen_here.settings != here.settings:
+        state.save_settings(risen_here.settings)
+    return risen_here
 
 
 def desired_here(here: Here, kind: InterfaceKind, endpoints: Mapping[str, Endpoint]) -> NodeState:

@@ -12,7 +12,7 @@ import msgspec
 from qmesh.agent.converge import converge
 from qmesh.agent.here import Here, linux_for, load, require_control, require_root
 from qmesh.errors import BadInput
-from qmesh.host import files, links
+from qmesh.host import files, links, services
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import PREFIX, Invitation
@@ -62,6 +62,11 @@ def invite(state: State, wish: Wish) -> Invitation:
                 name, workers=workers, endpoint=endpoint, expires_at=now + lasts_s, now=now
             )
         _let_in(state, load(state))
+    if not here.machine.endpoints:
+        said = ", ".join(endpoint.host for endpoint in endpoints)
+        log.info("the invitation names this machine's own addresses: %s", said)
+    if not services.agent_runs(state):
+        log.warning("the agent does not run here, and nobody can join without it: `qmesh apply` starts it")
     return Invitation(
         secret=issued.secret,
         mesh=here.inventory.mesh,
@@ -88,7 +93,6 @@ def _control_endpoints(here: Here) -> tuple[Endpoint, ...]:
             "this machine has no address at which others could reach it",
             hint="make the mesh anew with `qmesh init --endpoint HOST`",
         )
-    log.info("the invitation names this machine's own addresses: %s", ", ".join(addresses))
     return tuple(Endpoint(address, here.settings.listen_port) for address in addresses)
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent import nodefile
-from qmesh.agent.converge import converge, reach, undone_on_failure
-from qmesh.agent.here import Here, Standing, linux_for, load, require_root, standing
+from qmesh.agent.converge import converge, reach, take, undone_on_failure
+from qmesh.agent.here import Here, Standing, linux_for, load, require_root, rise, standing
 from qmesh.agent.service import ensure_agent
-from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
-from qmesh.host import files, links, names, nftables, ports
+from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
+from qmesh.host import files, links, names, nftables, ports, wireguard
 from qmesh.host.channel import Client, Silent
 from qmesh.host.linux import Linux
 from qmesh.host.state import Pending, Settings, State
@@ -48,10 +48,11 @@ from qmesh.mesh.model import (
     interface_name,
     port_number,
 )
+from qmesh.mesh.plan import plan
 
 log = logging.getLogger("qmesh")
 
-_PATIENCE_S = (1.0, 2.0, 5.0)
+_PATIENCE_S = (1.0, 2.0, 6.0)
 """Seconds to wait for a connection, a round: WireGuard repeats a handshake after 5 by itself."""
 _ANSWER_S = 5.0
 _CONFIRM_S = 15.0
@@ -109,13 +110,16 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
     nodefile.profile_of(directory)
     nftables.run("list tables")
     with state.lock():
-        if state.settings_or_none() is None:
-            _refuse_what_collides(invitation, interface, listen_port, begun=state.pending() is not None)
-            joiner = Joiner(invitation, interface, listen_port, endpoint, directory, _own_key(state))
+        if not _is_member(state):
+            left_behind = _is_left_behind(state, interface)
+            _refuse_what_collides(invitation, interface, listen_port, left_behind=left_behind)
+            own_key = _own_key(state)
+            joiner = Joiner(invitation, interface, listen_port, endpoint, directory, own_key)
             _become_member(state, joiner, apply=apply)
         here = load(state)
         _refuse_another_mesh(here, invitation)
         if apply:
+            here = rise(state, here)
             linux = linux_for(state, here)
             converge(here, linux, follow_roaming=True)
             _confirm(here, linux)
@@ -123,6 +127,31 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
     if apply:
         ensure_agent(state)
     return standing(here)
+
+
+def _is_member(state: State) -> bool:
+    """Whether this machine holds its membership whole; a damaged one is asked for again."""
+    try:
+        if state.settings_or_none() is None:
+            return False
+        load(state)
+    except StateUnreadable as error:
+        if files.mode_of(state.signing_key_file) is not None:
+            raise
+        log.info("%s: asking the control node for it", error.message)
+        return False
+    return True
+
+
+def _is_left_behind(state: State, interface: str) -> bool:
+    """Whether the interface is from a join that was cut off, or from this machine's lost membership."""
+    link, key = links.read(interface), state.private_key()
+    if link is None or link.kind not in {"wireguard", "tun"}:
+        return False
+    if state.pending() is not None:
+        return True
+    public_key = wireguard.backend_for(interface).read(interface).public_key
+    return key is not None and public_key == public_key_of(key)
 
 
 def _listen_port(wish: Wish, endpoint: Endpoint | None) -> int:
@@ -136,14 +165,16 @@ def _own_key(state: State) -> str:
     return public_key_of(state.make_private_key())
 
 
-def _refuse_what_collides(invitation: Invitation, interface: str, listen_port: int, *, begun: bool) -> None:
+def _refuse_what_collides(
+    invitation: Invitation, interface: str, listen_port: int, *, left_behind: bool
+) -> None:
     inventories.refuse_collision(
         invitation.network,
         links.occupied_networks(interface),
         hint="make the mesh anew with another --network, or take that network off this machine",
     )
     if links.read(interface) is not None:
-        if not begun:
+        if not left_behind:
             raise BadInput(
                 f"there is an interface {interface} already, and qmesh did not make it",
                 hint="choose another name with --interface",
@@ -167,9 +198,7 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
     """Redeem and remember; on failure the machine is as before, and a fresh key is kept for a retry."""
     own_key, derived = state.make_private_key(), joiner.invitation.derived
     linux = Linux(state, joiner.interface, [own_key, derived.private_key])
-    # What an earlier join left behind when it was killed is not worth going back to.
-    nothing = NodeState(guard=None, tunnel=None)
-    with undone_on_failure(linux, back_to=linux.observe() if state.pending() is None else nothing):
+    with undone_on_failure(linux, back_to=_before(state, linux)):
         answer, endpoint = _redeem(state, joiner, linux)
         inventory = read_membership(answer, joiner.invitation.verification_key, mesh=joiner.invitation.mesh)
         _refuse_wrong_place(inventory, joiner)
@@ -178,7 +207,19 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
         state.save_settings(_settings(joiner, endpoint))
     state.save_pending(None)
     if not apply:
-        reach(linux, nothing)
+        reach(linux, NodeState(guard=None, tunnel=None))
+
+
+def _before(state: State, linux: Linux) -> NodeState:
+    """What a join that fails goes back to: not to what an earlier one left behind when it was killed."""
+    before = linux.observe()
+    if state.pending() is None:
+        return before
+    return NodeState(guard=before.guard if _worker_ports(before) else None, tunnel=None)
+
+
+def _worker_ports(state: NodeState) -> tuple[int, ...]:
+    return state.guard.ports if isinstance(state.guard, Guard) else ()
 
 
 def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
@@ -192,6 +233,8 @@ def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
         verification_key=joiner.invitation.verification_key,
         control_endpoints=(answered, *others),
         config_directory=None if joiner.config_directory is None else str(joiner.config_directory),
+        up=False,
+        guarded=False,
     )
 
 
@@ -215,11 +258,11 @@ def _redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint
         workers=len(os.sched_getaffinity(0)),
         endpoint=joiner.endpoint,
     )
-    begun = state.pending() == Pending(derived.identifier)
+    may_be_known = state.pending() is not None or linux.observe().tunnel is not None
     state.save_pending(Pending(derived.identifier))
     client = Client(address=invitation.control_address, port=invitation.service_port)
     try:
-        for attempt in _attempts(joiner, begun=begun):
+        for attempt in _attempts(joiner, may_be_known=may_be_known):
             _knock(linux, joiner, attempt)
             try:
                 answer = client.redeem(message, connect_s=attempt.patience_s, read_s=_ANSWER_S)
@@ -232,18 +275,18 @@ def _redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint
     tried = ", ".join(str(endpoint) for endpoint in invitation.endpoints)
     raise EnrolmentRefused(
         f"the control node does not answer at {tried}",
-        hint="is that UDP port open, the agent there running, the invitation unused and not expired?",
+        hint="is its UDP port open, does its firewall let qmesh0 in, does its agent run, is this one unused?",
     )
 
 
-def _attempts(joiner: Joiner, *, begun: bool) -> Iterator[Attempt]:
+def _attempts(joiner: Joiner, *, may_be_known: bool) -> Iterator[Attempt]:
     invitation = joiner.invitation
     throwaway = (invitation.derived.public_key, invitation.derived.preshared_key)
     own = (joiner.public_key, joiner.preshared)
     found = [(endpoint, names.resolve(endpoint)) for endpoint in invitation.endpoints]
     reachable = [(endpoint, address) for endpoint, address in found if address is not None]
     for turn, patience_s in enumerate(_PATIENCE_S):
-        for keys in (throwaway, own) if begun or turn else (throwaway,):
+        for keys in (throwaway, own) if may_be_known or turn else (throwaway,):
             for endpoint, address in reachable:
                 yield Attempt(*keys, endpoint, address, patience_s)
 
@@ -269,7 +312,8 @@ def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
         up=True,
         peers=(peer,),
     )
-    # No worker port is known yet; what this guard already denies is everything in the tunnel.
+    before = linux.observe()
+    # A new machine knows no worker port of its own yet; one that lost its membership keeps them closed.
     guard = Guard(
         role="worker",
         interface=joiner.interface,
@@ -277,11 +321,10 @@ def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
         listen_port=joiner.listen_port,
         control_address=invitation.control_address,
         service_port=invitation.service_port,
-        ports=(),
+        ports=_worker_ports(before),
     )
-    known = linux.observe().tunnel is not None
-    reach(linux, NodeState(guard=guard, tunnel=tunnel))
-    if known:
+    steps = take(linux, plan(NodeState(guard=guard, tunnel=tunnel), before))
+    if not steps:
         linux.backend.forget_session(joiner.interface, peer)
 
 

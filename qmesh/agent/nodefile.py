@@ -39,9 +39,9 @@ def find_directory(given: Path | None) -> Path | None:
         return here.resolve() if (here / FILE_NAME).is_file() else None
     if given.is_dir():
         return given.resolve()
-    if given.exists():
+    if given.exists() or given.name == FILE_NAME:
         raise BadInput(
-            f"{given} is not a directory", hint="name the directory that holds config.yml, not the file"
+            f"{given} is not a directory", hint=f"name the directory that holds {FILE_NAME}, not the file"
         )
     raise BadInput(
         f"there is no directory {given}",
@@ -112,7 +112,8 @@ def refuse_to_create(here: Here, directory: Path) -> None:
         control, needed = here.inventory.control, " and ".join(secrets)
         raise BadInput(
             f"there is no config.yml in {directory}, and a worker of node {profile} needs {needed}",
-            hint=f"on {control}: `qmesh render-config --for {here.settings.name} -o FILE`; bring FILE here",
+            hint=f"`qmesh render-config --for {here.settings.name} -o config.yml` on {control} makes one;"
+            " put it there, then `qmesh render-config --write --config DIR` here",
         )
 
 

@@ -15,7 +15,7 @@ from qmesh.host import files, services
 from qmesh.host.state import State
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.inventory import cores_of
-from qmesh.mesh.units import unit_files
+from qmesh.mesh.units import qmesh_units, unit_files
 
 log = logging.getLogger("qmesh")
 
@@ -84,6 +84,20 @@ def _say_what_is_ignored(directory: Path | None, text: str, here: Here) -> None:
         )
 
 
+def restart_advice(rendered: Rendered) -> str:
+    """What has to be started anew on this machine for the new list to count."""
+    here = rendered.here
+    old = () if rendered.old is None else nodeconfig.workers_in(rendered.old, here.inventory.node) or ()
+    numbers = cores_of(here.inventory)[here.settings.name].numbers
+    moved = any(old[core - 1 : core] != rendered.workers[core - 1 : core] for core in numbers)
+    control = (
+        "the control process" if here.settings.control else f"the control process on {here.inventory.control}"
+    )
+    if moved:
+        return f"restart this machine's workers, then {control}: they read the list only when they start"
+    return f"no worker of this machine has moved; restart {control}, which reads the list only when it starts"
+
+
 def write(state: State, rendered: Rendered) -> tuple[Path, bool]:
     """Put the rendered config.yml in its place and remember where; the file, and whether it changed."""
     here, directory = rendered.here, rendered.directory
@@ -119,10 +133,11 @@ def units(state: State, *, program: str) -> dict[str, str]:
     here = load(state)
     directory = here.settings.config_directory
     if directory is None:
-        raise BadInput(
-            "it is not known where this machine's node has its config.yml",
-            hint="`qmesh render-config --write --config DIR` says it once for all",
+        log.warning(
+            "no units for the node: it is not known where it has its config.yml;"
+            " `qmesh render-config --write --config DIR` says it once for all"
         )
+        return qmesh_units(services.paths(state, config_directory="/", program=program))
     where = services.paths(state, config_directory=directory, program=program)
     cores = cores_of(here.inventory)[here.settings.name].numbers
     return unit_files(where, is_control=here.settings.control, cores=cores)

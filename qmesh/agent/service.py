@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
@@ -13,9 +14,10 @@ from qmesh.agent.converge import converge
 from qmesh.agent.here import Here, linux_for, load, require_root
 from qmesh.agent.membership import refresh
 from qmesh.agent.serving import ControlNode
-from qmesh.errors import MachineRefused, QmeshError
+from qmesh.errors import MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import links, services
 from qmesh.host.channel import Service, Silent
+from qmesh.host.linux import close_as_at_boot
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
 from qmesh.mesh.units import qmesh_units
@@ -35,12 +37,16 @@ def ensure_agent(state: State) -> None:
     """See that the agent runs: under systemd where that is the init, else in the background."""
     if services.systemd_runs():
         where = services.paths(state, config_directory="/", program=services.DEFAULT_PROGRAM)
-        services.install_agent(qmesh_units(where))
+        units = qmesh_units(where)
+        if services.agent_runs(state) and services.are_installed(units):
+            return
+        services.install_agent(units)
         log.info("the agent runs as qmesh.service; qmesh-guard.service loads the guard at boot")
-    elif services.agent_runs(state):
-        log.info("the agent runs already")
-    else:
-        process = services.start_in_background(state, wait_s=_START_S)
+        return
+    if services.agent_runs(state):
+        return
+    process = services.start_in_background(state, wait_s=_START_S)
+    if process is not None:
         log.info(
             "no systemd here: the agent was started in the background (process %d, log %s);"
             " after a reboot start it with `qmesh agent`",
@@ -55,7 +61,8 @@ def run(state: State) -> None:
     Raises MachineRefused when there is one already, BadInput when the machine is in no mesh.
     """
     require_root("qmesh agent")
-    load(state)
+    with contextlib.suppress(StateUnreadable):  # then it keeps the ports closed at least
+        state.settings()
     with services.only_agent(state) as alone:
         if not alone:
             raise MachineRefused(
@@ -105,12 +112,18 @@ class Agent:
                 self._ask(here)
         except QmeshError as error:
             self._say(f"{error.message} (hint: {error.hint})")
+            self._stay_closed()
         except OSError as error:
             self._say(f"this look failed: {error}")
         except Silent:
             self._say("the control node does not answer")
         else:
             self._say("all is as desired")
+
+    def _stay_closed(self) -> None:
+        with contextlib.suppress(QmeshError):
+            if close_as_at_boot(self._state):
+                log.warning("the guard was gone: it was loaded as at boot")
 
     def _look(self) -> Here:
         with self._state.lock():

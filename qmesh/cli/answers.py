@@ -14,12 +14,19 @@ from qmesh.errors import QmeshError
 T = TypeVar("T")
 
 StateOption: TypeAlias = Annotated[
-    Path, typer.Option("--state", envvar="QMESH_STATE", help="The state directory.", metavar="DIR")
+    Path,
+    typer.Option("--state", envvar="QMESH_STATE", help="The state directory.", metavar="DIR", readable=False),
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 ConfigOption: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--config", help="Directory of the node's config.yml.", metavar="DIR", show_default=False),
+    typer.Option(
+        "--config",
+        help="Directory of the node's config.yml.",
+        metavar="DIR",
+        show_default=False,
+        readable=False,
+    ),
 ]
 
 STATE = Path("/var/lib/qmesh")

@@ -65,7 +65,7 @@ def command(name: str) -> Any:
 
 app = typer.Typer(
     cls=Hall,
-    no_args_is_help=True,
+    invoke_without_command=True,
     epilog="Start with `qmesh init` on the machine of the control process."
     " Exit codes: 0 as desired, 1 not so, 2 bad input, 3 this machine refused, 4 enrolment refused.",
 )
@@ -79,8 +79,10 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
 
 @app.callback()
 def qmesh(
+    ctx: typer.Context,
     state: Annotated[
-        Path | None, typer.Option(help="The state directory, for any command.", show_default=False)
+        Path | None,
+        typer.Option(help="The state directory, for any command.", show_default=False, readable=False),
     ] = None,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
@@ -89,6 +91,8 @@ def qmesh(
     """A guarded WireGuard mesh for a cluster of Quilibrium node machines."""
     if state is not None:
         os.environ["QMESH_STATE"] = str(state)
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
 
 
 def run(words: Sequence[str]) -> int:
@@ -102,14 +106,15 @@ def run(words: Sequence[str]) -> int:
     except _ClickException as error:
         return refuse(_usage(error, words), as_json=as_json)
     except (typer.Abort, KeyboardInterrupt):
-        typer.echo(
-            "\nerror: interrupted\nhint: run the same command again; it goes on or starts over", err=True
-        )
-        return INTERRUPTED
+        code = INTERRUPTED
     except Exception as error:
         if os.environ.get("QMESH_TRACEBACK"):
             raise
         return refuse(_bug(error), as_json=as_json)
+    if code == INTERRUPTED:
+        typer.echo(
+            "\nerror: interrupted\nhint: run the same command again, it starts over or goes on", err=True
+        )
     return code if isinstance(code, int) else 0
 
 

@@ -9,7 +9,7 @@ from qmesh.host import files, links, nftables, ports, wireguard
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.guard import load_script, parse, unload_script
-from qmesh.mesh.model import NodeState, Secret, Tunnel
+from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Secret, Tunnel
 from qmesh.mesh.plan import (
     AddAddress,
     CreateTunnel,
@@ -47,12 +47,24 @@ class Linux:
 
     def observe(self) -> NodeState:
         """The machine as it is. Raises MachineRefused where it could not look."""
-        listing = nftables.read_guard_table()
         return NodeState(
-            guard=None if listing is None else parse(listing),
+            guard=self._guard(),
             tunnel=self._tunnel(),
             reserved_ports=ports.held(self._state),
         )
+
+    def _guard(self) -> Guard | AlteredGuard | None:
+        listing = nftables.read_guard_table()
+        if listing is None:
+            return None
+        guard = parse(listing)
+        if isinstance(guard, Guard) and self._boot_guard() != load_script(guard):
+            return AlteredGuard(listing, loaded=guard)
+        return guard
+
+    def _boot_guard(self) -> str | None:
+        octets = files.read(self._state.guard_file)
+        return None if octets is None else octets.decode("utf-8", "replace")
 
     def _tunnel(self) -> Tunnel | None:
         link = links.read(self._interface)
@@ -124,3 +136,16 @@ def _apply_to_link(step: Step) -> None:
             links.remove_address(interface, address)
         case _:
             raise KernelRefused(f"no way to take the step {step.kind}", hint="report this as a bug")
+
+
+def close_as_at_boot(state: State) -> bool:
+    """Load the guard as the boot guard does, where none is loaded; whether that was so.
+
+    For an agent that does not know what its machine should be: closed is the state to fail to (G3).
+    Raises MachineRefused; nothing is done where no guard is wanted, after `down --open`.
+    """
+    script = files.read(state.guard_file)
+    if script is None or nftables.read_guard_table() is not None:
+        return False
+    nftables.run(script.decode("utf-8", "replace"))
+    return True

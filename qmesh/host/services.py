@@ -54,6 +54,11 @@ def install_agent(units: Mapping[str, str]) -> None:
     _systemctl("restart", BOOT_GUARD, AGENT)
 
 
+def are_installed(units: Mapping[str, str]) -> bool:
+    """Whether these very units are systemd's already."""
+    return all(files.read(UNIT_DIRECTORY / name) == text.encode() for name, text in units.items())
+
+
 def _systemctl(*words: str) -> None:
     done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -63,10 +68,11 @@ def _systemctl(*words: str) -> None:
         )
 
 
-def start_in_background(state: State, *, wait_s: float) -> int:
-    """Start the agent as a process that outlives this command; returns its process id.
+def start_in_background(state: State, *, wait_s: float) -> int | None:
+    """Start the agent as a process that outlives this command.
 
     wait_s: seconds to wait until it says that it is ready.
+    Returns its process id; None when another command has started one at the same time.
     Raises MachineRefused when it ends, or is not ready in time.
     """
     command = [sys.executable, "-m", "qmesh", "agent", "--state", str(state.directory.absolute())]
@@ -81,7 +87,13 @@ def start_in_background(state: State, *, wait_s: float) -> int:
             env={**os.environ, "NOTIFY_SOCKET": address},
             start_new_session=True,
         )
-        _await_ready(ready, agent, state, wait_s)
+        if not _is_ready(ready, agent, wait_s):
+            if agent.poll() is not None and agent_runs(state):
+                return None
+            raise MachineRefused(
+                "the agent did not start" if agent.poll() is not None else "the agent is not ready yet",
+                hint=f"read {state.log_file}, then run `qmesh agent` to see it fail",
+            )
     agent.returncode = 0  # it outlives this command on purpose: nobody is to wait for it
     return agent.pid
 
@@ -96,16 +108,13 @@ def _ready_socket() -> Iterator[tuple[socket.socket, str]]:
             yield ready, address
 
 
-def _await_ready(ready: socket.socket, agent: subprocess.Popen[bytes], state: State, wait_s: float) -> None:
+def _is_ready(ready: socket.socket, agent: subprocess.Popen[bytes], wait_s: float) -> bool:
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline and agent.poll() is None:
         with contextlib.suppress(TimeoutError):
             if b"READY=1" in ready.recv(4096):
-                return
-    raise MachineRefused(
-        "the agent did not start" if agent.poll() is not None else "the agent is not ready yet",
-        hint=f"read {state.log_file}, then run `qmesh agent` to see it fail",
-    )
+                return True
+    return False
 
 
 def notify(message: str) -> None:

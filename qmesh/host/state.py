@@ -107,9 +107,12 @@ class State:
         """This machine's settings. Raises BadInput when it is in no mesh."""
         found = self.settings_or_none()
         if found is None:
+            begun = self.pending() is not None
             raise BadInput(
                 f"this machine is in no mesh: {self.directory} holds none",
-                hint="start one with `qmesh init`, or join one with `qmesh join`",
+                hint="a join was cut off: run it again with the same invitation"
+                if begun
+                else "start one with `qmesh init`, or join one with `qmesh join`",
             )
         return found
 

@@ -79,6 +79,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     config: None when it is not known where the node's config.yml is.
     listeners: address and port of each listening TCP socket.
     taken_down: whether the tunnel is down because `qmesh down` said so.
+    agent_runs: whether this machine's agent does.
     """
 
     public_key: str
@@ -91,6 +92,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     config: ConfigFile | None
     listeners: tuple[tuple[str, int], ...]
     taken_down: bool = False
+    agent_runs: bool = True
 
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
@@ -101,6 +103,7 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
         *_port_findings(desired, observed),
         *_listener_findings(desired, observed, around),
         *_tunnel_findings(desired.tunnel, observed.tunnel, around),
+        *_agent_findings(around),
         *_config_findings(desired, around),
     )
 
@@ -140,17 +143,25 @@ def _guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding
     closed = f"worker ports {ranges_text(wanted.ports)} open to {wanted.control_address} only"
     if seen is None:
         yield _error("guard-missing", "table inet qmesh", closed, "no such table")
+    elif _loaded(seen) == wanted:
+        yield _error("guard-boot", "guard.nft", "the guard, for the next boot", "no such file, or another")
     else:
         yield _error("guard-drift", "table inet qmesh", closed, _difference(wanted, seen))
 
 
+def _loaded(seen: Guard | AlteredGuard | None) -> Guard | None:
+    """The guard that is in the kernel, whatever the next boot would load."""
+    return seen.loaded if isinstance(seen, AlteredGuard) else seen
+
+
 def _difference(wanted: Guard, seen: Guard | AlteredGuard) -> str:
-    if isinstance(seen, AlteredGuard):
+    loaded = _loaded(seen)
+    if loaded is None:
         return "a table that was changed by another program or hand"
     differs = (
-        f"{name.replace('_', ' ')} {_shown(getattr(seen, name))}"
+        f"{name.replace('_', ' ')} {_shown(getattr(loaded, name))}"
         for name in wanted.__struct_fields__
-        if getattr(seen, name) != getattr(wanted, name)
+        if getattr(loaded, name) != getattr(wanted, name)
     )
     return "a guard for " + ", ".join(differs)
 
@@ -174,7 +185,8 @@ def _listener_findings(desired: NodeState, observed: NodeState, around: Surround
     """Workers that listen where they should not. A port counts as a worker's when the list says so."""
     mine = _own_address(desired)
     ports = {*desired.reserved_ports, *_ports_listed(around, mine)}
-    guarded = observed.guard.ports if isinstance(observed.guard, Guard) else ()
+    loaded = _loaded(observed.guard)
+    guarded = () if loaded is None else loaded.ports
     for address, port in around.listeners:
         if port not in ports or ipaddress.ip_address(address).is_loopback:
             continue
@@ -183,7 +195,7 @@ def _listener_findings(desired: NodeState, observed: NodeState, around: Surround
             cure = _APPLY if port in desired.reserved_ports else f"{_RENDER}, and restart the worker"
             yield _error("worker-exposed", where, "a port that the guard closes", "open to everyone", cure)
         if address != mine:
-            restart = f"{_RENDER}, and restart the worker"
+            restart = "restart the worker as config.yml has it; `qmesh render-config --diff` shows that"
             yield _warning("worker-wide", where, f"a worker on {mine} only", _wide(address), restart)
 
 
@@ -238,6 +250,12 @@ def _tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: Surroun
     yield from _peers_findings(wanted.peers, seen.peers, around.names)
 
 
+def _agent_findings(around: Surroundings) -> Iterator[Finding]:
+    if not around.agent_runs:
+        does = "mends this machine and lets others join" if around.is_control else "mends this machine"
+        yield _warning("agent-missing", "qmesh agent", f"an agent that {does}", "none runs")
+
+
 def _peers_findings(
     wanted: Iterable[Peer], seen: Iterable[Peer], names: Mapping[str, str]
 ) -> Iterator[Finding]:
@@ -278,7 +296,8 @@ def _config_findings(desired: NodeState, around: Surroundings) -> Iterator[Findi
         yield _error("config-lint", config.path, "a file that the node can read", config.unreadable, mend)
         return
     if config.text is None:
-        yield _error("config-missing", config.path, "the node's config.yml", "no such file", _RENDER)
+        cure = _cure_of_no_config(around)
+        yield _error("config-missing", config.path, "the node's config.yml", "no such file", cure)
         return
     if config.mode is not None and config.mode & ~PRIVATE_MODE:
         yield _mode("config-mode", config.path, config.mode)
@@ -294,6 +313,15 @@ def _config_findings(desired: NodeState, around: Surroundings) -> Iterator[Findi
         cure = f"delete the key {key.key} by hand"
         yield _warning("config-lint", where, f"the worker list at {right} only", f"{key.key}, ignored", cure)
     yield from _list_findings(config.path, entries or (), desired, around)
+
+
+def _cure_of_no_config(around: Surroundings) -> str:
+    if around.is_control:
+        return f"restore the node's own from a backup, or name the right directory: {_RENDER} --config DIR"
+    if nodeconfig.facts(around.profile).secrets:
+        name = around.names[around.public_key]
+        return f"put there what `qmesh render-config --for {name} -o FILE` writes on the control node"
+    return _RENDER
 
 
 def _list_findings(

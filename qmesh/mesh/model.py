@@ -274,7 +274,7 @@ def worker_count(number: int) -> int:
         return number
     raise BadInput(
         f"{number} is not a number of workers",
-        hint="a machine runs at least 1 data worker, one per core",
+        hint="a machine runs from 1 to 65535 data workers, one per core",
     )
 
 
@@ -336,9 +336,11 @@ class AlteredGuard(msgspec.Struct, frozen=True):
     """A table with the guard's name that is not the guard: changed by others, or by another version.
 
     text: the table as nftables lists it.
+    loaded: the guard that it is, where only the file for the next boot is another.
     """
 
     text: str
+    loaded: Guard | None = None
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):

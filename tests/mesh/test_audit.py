@@ -132,6 +132,41 @@ def test_a_guard_for_other_ports_is_named_with_them():
     assert finding.seen == "a guard for ports none"
 
 
+def test_a_guard_that_the_next_boot_would_not_have_is_named_though_the_ports_are_closed():
+    altered = AlteredGuard("table inet qmesh {}", loaded=GUARD)
+    assert found(replace(WANTED, guard=altered)) == [("guard-boot", "error", "guard.nft")]
+
+
+def test_a_guard_that_lost_a_port_is_drift_whatever_the_next_boot_would_load():
+    fewer = replace(GUARD, ports=(40003, 40004))
+    for seen in (fewer, AlteredGuard("table inet qmesh {}", loaded=fewer)):
+        assert found(replace(WANTED, guard=seen)) == [
+            ("guard-drift", "error", "table inet qmesh"),
+            ("worker-exposed", "error", "10.77.0.2:40002"),
+        ]
+
+
+@pytest.mark.parametrize(("is_control", "does"), [(True, "lets others join"), (False, "mends this machine")])
+def test_an_agent_that_does_not_run_is_a_warning(is_control, does):
+    (finding,) = audit(WANTED, WANTED, replace(AROUND, agent_runs=False, is_control=is_control))
+    assert (finding.code, finding.severity) == ("agent-missing", "warning")
+    assert does in finding.wanted
+
+
+@pytest.mark.parametrize(
+    ("is_control", "profile", "cure"),
+    [
+        (True, "1.4", "restore"),
+        (False, "1.4", "qmesh render-config --write"),
+        (False, "2.0", "--for machine-b"),
+    ],
+)
+def test_no_cure_would_make_a_node_without_its_identity(is_control, profile, cure):
+    around = replace(with_config(None, None), is_control=is_control, profile=profile)
+    (finding,) = audit(WANTED, WANTED, around)
+    assert cure in finding.cure
+
+
 def test_a_tunnel_that_was_taken_down_on_purpose_is_a_warning():
     around = replace(AROUND, taken_down=True)
     assert found(replace(WANTED, tunnel=None), around) == [("tunnel-missing", "warning", "qmesh0")]
@@ -276,7 +311,15 @@ def test_every_code_is_one_that_stays():
             "peer-psk",
             "peer-keepalive",
         ),
-        *("guard-missing", "guard-drift", "worker-wide", "worker-exposed", "port-not-reserved"),
+        *(
+            "guard-missing",
+            "guard-drift",
+            "guard-boot",
+            "agent-missing",
+            "worker-wide",
+            "worker-exposed",
+            "port-not-reserved",
+        ),
         *("config-missing", "config-stale", "config-mode", "config-lint"),
     }
     source = ast.parse(inspect.getsource(audit_module))
@@ -288,7 +331,7 @@ def test_every_code_is_one_that_stays():
     assert stable == {
         word
         for word in words
-        if word.partition("-")[0] in {"key", "tunnel", "peer", "guard", "config", "worker", "port"}
+        if word.partition("-")[0] in {"key", "agent", "tunnel", "peer", "guard", "config", "worker", "port"}
         and "-" in word
         and " " not in word
     }

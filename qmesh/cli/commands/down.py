@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.applying import down
-from qmesh.agent.here import load, require_root, standing
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
 from qmesh.cli.steps import Steps
 from qmesh.host.state import State
@@ -31,12 +30,11 @@ def command(
     The worker ports stay closed, also over a reboot, until `--open` or until `qmesh apply` brings
     the tunnel back. The control process reaches no worker of this machine meanwhile.
     """
-    require_root("qmesh down")
-    steps = Steps.of(down(State(state), unguarded=unguarded))
-    ports = ranges_text(standing(load(State(state))).ports)
-    if unguarded:
+    done = down(State(state), unguarded=unguarded)
+    ports = ranges_text(done.ports)
+    if done.closed:
+        log.info("worker ports %s stay closed; `qmesh apply` brings the tunnel back", ports)
+    else:
         log.warning("worker ports %s are OPEN to whoever reaches this machine", ports)
         log.warning("close them with `qmesh apply`")
-    else:
-        log.info("worker ports %s stay closed; `qmesh apply` brings the tunnel back", ports)
-    answer(steps, as_json=as_json, text=lambda it: it.in_words() or "it was down already")
+    answer(Steps.of(done.steps), as_json=as_json, text=lambda it: it.in_words() or "it was down already")

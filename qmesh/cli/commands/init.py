@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -11,6 +12,8 @@ from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answ
 from qmesh.cli.standing import in_words
 from qmesh.host.state import State
 
+log = logging.getLogger("qmesh")
+
 EXAMPLES = (
     "qmesh init --endpoint 203.0.113.5 --workers 3",
     "qmesh init --endpoint 203.0.113.5 --endpoint 192.168.0.200 --config /root/node/.config",
@@ -18,7 +21,9 @@ EXAMPLES = (
 
 
 def command(
-    name: Annotated[str | None, typer.Option(help="This machine's name.", show_default="control")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="This machine's name.", metavar="NAME", show_default="control")
+    ] = None,
     endpoint: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,3 +75,4 @@ def command(
     )
     standing = init(State(state), wish, apply=not no_apply)
     answer(standing, as_json=as_json, text=in_words)
+    log.info("next: `qmesh render-config --write` here, and `qmesh invite NAME` for each further machine")

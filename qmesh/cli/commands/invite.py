@@ -31,7 +31,12 @@ def command(
     expires: Annotated[str, typer.Option(help="How long the invitation is good: 30m, 24h, 7d.")] = "24h",
     out: Annotated[
         Path | None,
-        typer.Option(help="Write it to FILE, mode 0600.", metavar="FILE", show_default="standard output"),
+        typer.Option(
+            help="Write it to FILE, mode 0600.",
+            metavar="FILE",
+            show_default="standard output",
+            readable=False,
+        ),
     ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
@@ -43,7 +48,7 @@ def command(
     """
     refuse_file(out)
     invitation = invite(State(state), Wish(name=name, workers=workers, endpoint=endpoint, expires=expires))
-    until = time.strftime("%Y-%m-%d %H:%M", time.localtime(invitation.expires_at))
+    until = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(invitation.expires_at))
     if out is None:
         facts = {"invitation": invitation.text()}
     else:

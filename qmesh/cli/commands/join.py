@@ -13,7 +13,6 @@ from qmesh.agent.joining import Wish, join
 from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
 from qmesh.cli.standing import in_words
 from qmesh.errors import BadInput
-from qmesh.host import files
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import MAX_TEXT, PREFIX
 from qmesh.mesh.model import quoted
@@ -72,10 +71,13 @@ def _invitation(file: str | None) -> str:
             "an invitation is a secret: as an argument, every user of this machine could read it",
             hint="put it in a file, or run `qmesh join` and paste it when asked; it was not used",
         )
-    if not Path(file).is_file():
-        raise BadInput(f"there is no file {quoted(file)}", hint="name the file with the invitation")
-    octets = files.read(Path(file).resolve(), limit=16 * MAX_TEXT)
-    return (octets or b"").decode("ascii", "replace")
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(MAX_TEXT + 1).decode("ascii", "replace")
+    except OSError as error:
+        raise BadInput(
+            f"{quoted(file)} cannot be read: {error.strerror}", hint="name the file with the invitation"
+        ) from None
 
 
 def _asked_for() -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.rendering import Rendered, render, write, write_elsewhere
+from qmesh.agent.rendering import Rendered, render, restart_advice, write, write_elsewhere
 from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
 from qmesh.errors import BadInput
 from qmesh.host.state import State
@@ -38,7 +38,14 @@ def command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Write it to a new FILE, 0600.", metavar="FILE", show_default=False),
+        typer.Option(
+            "-o",
+            "--out",
+            help="Write it to a new FILE, 0600.",
+            metavar="FILE",
+            show_default=False,
+            readable=False,
+        ),
     ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
@@ -72,7 +79,7 @@ def _written(state: State, rendered: Rendered, *, as_json: bool) -> None:
     done = f"wrote {path}: {count} workers" if changed else f"{path} is as desired: {count} workers"
     answer(facts, as_json=as_json, text=lambda _: done)
     if changed:
-        log.info("restart the workers whose entry changed, then the control process, to make it count")
+        log.info("%s", restart_advice(rendered))
 
 
 def _differences(rendered: Rendered, *, as_json: bool) -> None:

@@ -16,6 +16,7 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     """Show every machine of the mesh.
 
     The control node knows all handshakes and counters, a worker machine those with the control node.
+    `in` and `out` are what this machine received from that one, and sent to it, through the tunnel.
     """
     answer(status(State(state)), as_json=as_json, text=_in_words)
 

@@ -26,7 +26,13 @@ EXAMPLES = (
 def command(
     directory: Annotated[
         Path | None,
-        typer.Option("--write", help="Write the units into DIR.", metavar="DIR", show_default="prints them"),
+        typer.Option(
+            "--write",
+            help="Write the units into DIR.",
+            metavar="DIR",
+            show_default="prints them",
+            readable=False,
+        ),
     ] = None,
     program: Annotated[str, typer.Option(help="The node's program.", metavar="PATH")] = DEFAULT_PROGRAM,
     state: StateOption = STATE,
