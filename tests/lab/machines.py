@@ -182,7 +182,13 @@ class Machine:
         """Start a command that runs on; it ends with the machine at the latest. As `run` otherwise."""
         variables = {**_clean_environment(), **(env or {})}
         enter = ["/usr/bin/nsenter", f"--target={self.pid}", "--mount", "--net", "--uts", "--ipc"]
-        settings = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in variables.items())]
+        # A shell's background jobs ignore SIGINT, and hand that on.
+        settings = [
+            "/usr/bin/env",
+            "--default-signal=INT",
+            "-i",
+            *(f"{key}={value}" for key, value in variables.items()),
+        ]
         words = [*enter, "--wdns=/root", "--", *settings, *(str(word) for word in argv)]
         with _next_child_in(self._pids):
             running = Running(words, input=input)

@@ -6,24 +6,17 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.lab import attack
 from tests.lab.machines import CHECKOUT, TOOLS, CommandFailed, Lab, Machine, Running
 
 pytestmark = pytest.mark.lab
 
 CONTROL, TUNNEL, NETWORK = "10.77.0.1", "10.77.0.2", "10.77.0.0/20"
 WORKER_PORT, SERVICE_PORT = 40003, 2222
-
-
-@pytest.fixture
-def lab():
-    with Lab() as lab:
-        yield lab
 
 
 def host_state() -> dict[str, list[str]]:
@@ -256,84 +249,3 @@ def tunnel(machine: Machine, address: str, peer: str) -> None:
     machine.run(["wg", "setconf", "wg0", "/root/wg.conf"])
     machine.run(["ip", "addr", "add", f"{address}/20", "dev", "wg0"])
     machine.run(["ip", "link", "set", "wg0", "up"])
-
-
-@pytest.fixture
-def attacked(lab):
-    """Control node and worker machine with a tunnel between them, careless listeners, an attacker."""
-    control = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
-    victim = lab.machine("machine-b", "192.168.0.201", "fd00:1a::201")
-    attacker = lab.machine("attacker", "192.168.0.66", "fd00:1a::66")
-    keys = [control.run(["wg", "genkey"]).stdout.strip() for _ in range(2)]
-    publics = [control.run(["wg", "pubkey"], input=key).stdout.strip() for key in keys]
-    for machine, address, own, other, peer, peer_address in (
-        (control, CONTROL, keys[0], publics[1], victim, TUNNEL),
-        (victim, TUNNEL, keys[1], publics[0], control, CONTROL),
-    ):
-        ends = f"Endpoint = {peer.ipv4}:51820\nAllowedIPs = {peer_address}/32\n"
-        tunnel(
-            machine, address, f"PrivateKey = {own}\nListenPort = 51820\n[Peer]\nPublicKey = {other}\n{ends}"
-        )
-    for machine in (control, victim):
-        attack.make_gullible(machine)
-        for port in (WORKER_PORT, SERVICE_PORT):
-            machine.start(["python", TOOLS / "service.py", port]).wait_for("ready")
-    return control, victim, attacker
-
-
-def attempts(
-    control: Machine, victim: Machine, ports: Iterable[int] = (WORKER_PORT, SERVICE_PORT)
-) -> list[attack.Attempt]:
-    return [
-        *attack.attempts_on(control, ports, tunnel_address=CONTROL, control_address=CONTROL),
-        *attack.attempts_on(victim, ports, tunnel_address=TUNNEL, control_address=CONTROL),
-    ]
-
-
-class TestAttack:
-    def test_reaches_an_unguarded_port_in_every_way(self, attacked):
-        control, victim, attacker = attacked
-        told = attack.attack(attacker, [control, victim], attempts(control, victim))
-        assert [attempt for attempt in told if not attempt.reached] == []
-        assert {(attempt.machine, attempt.way) for attempt in told} == {
-            (name, way) for name in ("machine-a", "machine-b") for way in attack.WAYS
-        }
-
-    def test_is_stopped_by_a_rule_and_says_how(self, attacked):
-        control, victim, attacker = attacked
-        for machine in (control, victim):
-            chain = "chain c { type filter hook input priority 0; iifname eth0 tcp dport 40003 drop; }\n"
-            machine.run(["nft", "-f", "-"], input=f"table inet lab {{ {chain} }}\n")
-        told = attack.attack(attacker, [control, victim], attempts(control, victim))
-        assert {attempt.outcome for attempt in told if attempt.port == WORKER_PORT} == {
-            "timeout",
-            "unanswered",
-        }
-        assert all(attempt.reached for attempt in told if attempt.port == SERVICE_PORT)
-
-    def test_tells_refused_from_unreachable(self, attacked):
-        control, victim, attacker = attacked
-        victim.run(["ip", "route", "add", "prohibit", "192.168.0.66"])
-        told = attack.attack(attacker, [victim], attempts(control, victim, [9999]))
-        outcomes = {(attempt.machine, attempt.outcome) for attempt in told}
-        assert outcomes >= {("machine-a", "refused"), ("machine-a", "unanswered")}
-        assert not any(attempt.reached for attempt in told)
-
-    def test_sees_a_forged_packet_also_when_the_answer_is_dropped(self, attacked):
-        control, victim, attacker = attacked
-        chain = "chain c { type filter hook output priority 0; tcp sport 40003 drop; }\n"
-        victim.run(["nft", "-f", "-"], input=f"table inet lab {{ {chain} }}\n")
-        forged = [
-            a for a in attempts(control, victim, [WORKER_PORT]) if a.source and a.machine == victim.name
-        ]
-        assert [a.outcome for a in attack.attack(attacker, [victim], forged)] == ["answered"]
-
-    def test_sees_a_forged_packet_also_when_the_tunnel_is_gone(self, attacked):
-        control, victim, attacker = attacked
-        victim.run(["ip", "link", "del", "wg0"])
-        victim.run(["ip", "addr", "add", TUNNEL, "dev", "lo"])
-        victim.run(["ip", "route", "add", CONTROL, "dev", "eth0"])
-        forged = [
-            a for a in attempts(control, victim, [WORKER_PORT]) if a.source and a.machine == victim.name
-        ]
-        assert [a.outcome for a in attack.attack(attacker, [victim], forged)] == ["answered"]

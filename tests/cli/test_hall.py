@@ -1,0 +1,127 @@
+"""The hall: what it costs to enter, what `--help` tells, and that every error has two lines."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qmesh import __version__
+from qmesh.cli import hall
+from qmesh.cli.hall import COMMANDS, command
+from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, QmeshError
+
+HEAVY = (
+    "pyroute2",
+    "cryptography",
+    "httpx",
+    "uvicorn",
+    "starlette",
+    "nftables",
+    "msgspec",
+    "yaml",
+    "sqlite3",
+)
+
+
+def qmesh(*words: str) -> subprocess.CompletedProcess[str]:
+    command_line = [sys.executable, "-m", "qmesh", *words]
+    return subprocess.run(command_line, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin"})
+
+
+def loaded_by(*words: str) -> set[str]:
+    """The top-level modules that a command line loads. Source: python -X importtime."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "qmesh", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = (line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line)
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["--state", "/x", "--help"]])
+def test_help_and_version_load_nothing_heavy(words):
+    assert not loaded_by(*words) & set(HEAVY)
+
+
+def test_the_detector_of_heavy_modules_detects():
+    assert {"pyroute2", "cryptography", "httpx"} <= loaded_by("join", "--help")
+
+
+def test_version_does_not_even_load_typer():
+    assert "typer" not in loaded_by("--version")
+    assert qmesh("--version").stdout == f"qmesh {__version__}\n"
+    assert qmesh("--version", "status").stdout == f"qmesh {__version__}\n"
+
+
+def test_help_names_every_command_with_its_summary():
+    said = " ".join(qmesh("--help").stdout.replace("│", " ").split())
+    for name, summary in COMMANDS.items():
+        assert f"{name} {summary}" in said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_help_begins_with_its_summary_and_ends_with_an_example(name):
+    found = command(name)
+    assert found.help.splitlines()[0] == COMMANDS[name]
+    examples = found.epilog.split("\n\n")
+    assert examples[0] == "Examples:"
+    assert examples[1].strip().startswith(f"qmesh {name}")
+    done = qmesh(name, "--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert f"qmesh {name}" in done.stdout.partition("Examples:")[2]
+
+
+def test_every_command_module_is_in_the_hall():
+    modules = Path(sys.modules["qmesh.cli.hall"].__file__ or "").parent.glob("commands/[a-z]*.py")
+    assert {module.stem.replace("_", "-") for module in modules} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["frob"], "see `qmesh --help`"),
+        (["--frob"], "see `qmesh --help`"),
+        (["init", "--frob"], "see `qmesh init --help`"),
+        (["init", "--workers", "x"], "see `qmesh init --help`"),
+        (["invite"], "see `qmesh invite --help`"),
+        (["check", "surplus"], "see `qmesh check --help`"),
+    ],
+)
+def test_wrong_usage_is_two_lines_and_exit_code_2(words, hint):
+    done = qmesh(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    error, second = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert second == f"hint: {hint}"
+    told = json.loads(qmesh(*words, "--json").stderr)
+    assert (told["hint"], told["exit_code"]) == (hint, 2)
+
+
+def test_without_a_command_it_shows_its_help():
+    assert "Usage: qmesh" in qmesh().stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(BadInput, 2), (MachineRefused, 3), (EnrolmentRefused, 4), (QmeshError, 3)]
+)
+def test_each_kind_of_error_has_its_exit_code(kind, code):
+    error = kind("what", hint="what to do")
+    assert (error.exit_code, error.message, error.hint) == (code, "what", "what to do")
+
+
+def test_a_bug_is_no_traceback_but_two_lines(monkeypatch, capsys):
+    def broken(_name: str) -> object:
+        raise ZeroDivisionError("5ecret")
+
+    monkeypatch.setattr(hall, "command", broken)
+    assert hall.run(["status"]) == 3
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 2
+    assert "ZeroDivisionError at test_hall.py:" in said
+    assert "5ecret" not in said

@@ -1,0 +1,118 @@
+"""Clusters in a lab, made by the product's own commands; for tests and whoever wants one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+from tests.lab.machines import TOOLS, Lab, Machine, Running
+
+STATE = "/var/lib/qmesh"
+CONFIG = "/root/node/.config"
+NODE_CONFIG = """\
+# mine
+engine:
+  maxFrames: -1
+  dataWorkerMultiaddrs: []
+p2p:
+  peerPrivKey: 5ec4e7a11b1e
+  minPeers: 3
+"""
+
+
+def qmesh(machine: Machine, *words: str, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command of qmesh on a machine; it must end with that exit code."""
+    done = machine.run(["qmesh", *words], check=False, **options)
+    assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done
+
+
+def facts(machine: Machine, *words: str, code: int = 0) -> Any:
+    """What a command of qmesh answers to --json."""
+    return json.loads(qmesh(machine, *words, "--json", code=code).stdout)
+
+
+def refusal(machine: Machine, *words: str, code: int, **options: Any) -> str:
+    """The error and hint, two lines each of its kind, of a command that must be refused."""
+    done = qmesh(machine, *words, code=code, **options)
+    lines = done.stderr.splitlines()
+    assert done.stdout == ""
+    assert [line.partition(": ")[0] for line in lines[-2:]] == ["error", "hint"], done.stderr
+    assert all(line.isprintable() for line in lines)
+    return done.stderr
+
+
+def make_control(lab: Lab, *options: str, workers: int = 3) -> Machine:
+    """Machine A with a config.yml of node 1.4, as the control node."""
+    machine = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
+    machine.write(f"{CONFIG}/config.yml", NODE_CONFIG, 0o600)
+    node = ("--node", "1.4", "--config", CONFIG)
+    where = () if "--endpoint" in options else ("--endpoint", "192.168.0.200")
+    qmesh(machine, "init", "--workers", str(workers), *node, *where, *options)
+    return machine
+
+
+def invite(control: Machine, machine: Machine, *options: str) -> str:
+    """Invite a machine under its host name and put the invitation there; returns its text."""
+    text = qmesh(control, "invite", machine.name, *options).stdout
+    machine.write("/root/invitation", text, 0o600)
+    return text
+
+
+def make_member(lab: Lab, control: Machine, number: int, workers: int) -> Machine:
+    """Machine B (201) or another, joined."""
+    name = f"machine-{'bcdefgh'[number - 201]}"
+    machine = lab.machine(name, f"192.168.0.{number}", f"fd00:1a::{number}")
+    invite(control, machine, "--workers", str(workers))
+    machine.run(["mkdir", "-p", CONFIG])
+    qmesh(machine, "join", "invitation", "--config", CONFIG)
+    return machine
+
+
+def start_workers(machine: Machine, cores: str, *options: str) -> Running:
+    """Stand-ins for a machine's data workers, as its config.yml has them."""
+    running = machine.start(["python", TOOLS / "worker.py", "--config", CONFIG, "--core", cores, *options])
+    running.wait_for("ready")
+    return running
+
+
+def dial(control: Machine) -> list[str | None]:
+    """What each worker of the control node's list says, in order; None where none answers."""
+    done = control.run(["python", TOOLS / "control.py", "--config", CONFIG], timeout=60)
+    return [entry["by"] if entry["answered"] else None for entry in json.loads(done.stdout)]
+
+
+def stop_agent(machine: Machine, signal: str = "TERM") -> None:
+    """End a machine's agent and wait until it is gone."""
+    machine.run(["pkill", f"-{signal}", "-f", "qmesh agen[t]"])
+    machine.run(["sh", "-c", "while pgrep -f 'qmesh agen[t]' >/dev/null; do sleep 0.02; done"])
+
+
+def what_is_there(machine: Machine) -> dict[str, str]:
+    """What qmesh could leave on a machine: state, interfaces, rules, sysctl, processes, units."""
+    asked = {
+        "state": f"cd {STATE} && find . -type f ! -name agent.lock | sort",
+        "links": "ip -o link | cut -d: -f2",
+        "rules": "nft list ruleset",
+        "reserved": "cat /proc/sys/net/ipv4/ip_local_reserved_ports",
+        "processes": "pgrep -af 'wireguard-go|qmesh' | cut -d' ' -f2- | grep -v pgrep || true",
+        "files": "find /root /etc/systemd/system /run /tmp -newer /proc/1 -type f | sort",
+    }
+    whole = "; printf '\\0'; ".join(f"( {script} )" for script in asked.values())
+    return dict(zip(asked, machine.run(["sh", "-c", whole]).stdout.split("\0"), strict=True))
+
+
+def files_with(machine: Machine, secret: str) -> set[str]:
+    """The files of a machine, and the arguments and environments of its processes, that hold a text."""
+    script = (
+        "import glob, os, sys\n"
+        "secret = sys.stdin.buffer.read()\n"
+        "paths = [os.path.join(top, name) for root in ('/root', '/run', '/tmp', '/etc/systemd', '/var/lib')"
+        " for top, _, names in os.walk(root) for name in names]\n"
+        "paths += glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/environ')\n"
+        "for path in paths:\n"
+        "    if os.path.isfile(path) and secret in open(path, 'rb').read():\n"
+        "        print(path)\n"
+    )
+    return set(machine.run(["python", "-c", script], input=secret).stdout.split())
