@@ -11,7 +11,7 @@ import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Peer, Profile, Tunnel, ranges_text
+from qmesh.mesh.model import Guard, NodeState, Peer, Profile, Tunnel, ranges_text
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 
@@ -143,19 +143,13 @@ def _guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding
     closed = f"worker ports {ranges_text(wanted.ports)} open to {wanted.control_address} only"
     if seen is None:
         yield _error("guard-missing", "table inet qmesh", closed, "no such table")
-    elif _loaded(seen) == wanted:
+    elif observed.loaded_guard == wanted:
         yield _error("guard-boot", "guard.nft", "the guard, for the next boot", "no such file, or another")
     else:
-        yield _error("guard-drift", "table inet qmesh", closed, _difference(wanted, seen))
+        yield _error("guard-drift", "table inet qmesh", closed, _difference(wanted, observed.loaded_guard))
 
 
-def _loaded(seen: Guard | AlteredGuard | None) -> Guard | None:
-    """The guard that is in the kernel, whatever the next boot would load."""
-    return seen.loaded if isinstance(seen, AlteredGuard) else seen
-
-
-def _difference(wanted: Guard, seen: Guard | AlteredGuard) -> str:
-    loaded = _loaded(seen)
+def _difference(wanted: Guard, loaded: Guard | None) -> str:
     if loaded is None:
         return "a table that was changed by another program or hand"
     differs = (
@@ -185,8 +179,7 @@ def _listener_findings(desired: NodeState, observed: NodeState, around: Surround
     """Workers that listen where they should not. A port counts as a worker's when the list says so."""
     mine = _own_address(desired)
     ports = {*desired.reserved_ports, *_ports_listed(around, mine)}
-    loaded = _loaded(observed.guard)
-    guarded = () if loaded is None else loaded.ports
+    guarded = () if observed.loaded_guard is None else observed.loaded_guard.ports
     for address, port in around.listeners:
         if port not in ports or ipaddress.ip_address(address).is_loopback:
             continue

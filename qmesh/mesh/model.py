@@ -355,6 +355,11 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     tunnel: Tunnel | None
     reserved_ports: tuple[int, ...] = ()
 
+    @property
+    def loaded_guard(self) -> Guard | None:
+        """The guard that is in the kernel, whatever the next boot would load."""
+        return self.guard.loaded if isinstance(self.guard, AlteredGuard) else self.guard
+
 
 def port_ranges(ports: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """Ascending ports as first-to-last ranges: `(1, 2, 3, 7)` gives `((1, 3), (7, 7))`."""

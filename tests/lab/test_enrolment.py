@@ -144,7 +144,7 @@ def test_e2_a_false_control_node_learns_and_gains_nothing(lab):
 
 def nothing_but_a_key(after: dict[str, str], before: dict[str, str]) -> bool:
     """Whether a refused join left no more than a fresh key, kept for the next try."""
-    kept = {"./private.key", "./joining.json"}
+    kept = {"./private.key"}
     new = set(after.pop("state").split()) - set(before["state"].split())
     assert new <= kept, new
     assert after == {what: said for what, said in before.items() if what != "state"}

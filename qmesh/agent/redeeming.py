@@ -1,0 +1,138 @@
+"""Redeeming an invitation: knock by every way until the control node answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from qmesh.agent.converge import take
+from qmesh.errors import EnrolmentRefused
+from qmesh.host import names
+from qmesh.host.channel import Client, Silent
+from qmesh.host.linux import Linux
+from qmesh.host.state import Pending, State
+from qmesh.mesh.desired import host_network
+from qmesh.mesh.enrolment import Invitation, permanent_preshared_key, redemption
+from qmesh.mesh.model import KEEPALIVE_S, TUNNEL_MTU, Endpoint, Guard, NodeState, Peer, Secret, Tunnel
+from qmesh.mesh.plan import plan
+
+log = logging.getLogger("qmesh")
+
+_PATIENCE_S = (1.0, 2.0, 6.0)
+"""Seconds to wait for a connection, a round: WireGuard repeats a handshake after 5 by itself."""
+_ANSWER_S = 5.0
+
+
+class Joiner(msgspec.Struct, frozen=True):
+    """A join under way: what was asked for, valid, and this machine's own key."""
+
+    invitation: Invitation
+    interface: str
+    listen_port: int
+    endpoint: Endpoint | None
+    config_directory: Path | None
+    public_key: str
+
+    @property
+    def preshared(self) -> Secret:
+        """The permanent preshared key."""
+        return permanent_preshared_key(self.invitation.secret, self.invitation.control_key, self.public_key)
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """How to knock: with which key pair and preshared key, where, and for how many seconds.
+
+    endpoint: of the control node, as the invitation has it; address: the same, looked up.
+    """
+
+    public_key: str
+    preshared: Secret
+    endpoint: Endpoint
+    address: Endpoint
+    patience_s: float
+
+
+def redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]:
+    """Knock until the control node answers: the throwaway key first, our own once it may be known.
+
+    Returns the signed membership, and the endpoint by way of which it came.
+    """
+    invitation, derived = joiner.invitation, joiner.invitation.derived
+    message = redemption(
+        derived,
+        public_key=joiner.public_key,
+        workers=len(os.sched_getaffinity(0)),
+        endpoint=joiner.endpoint,
+    )
+    may_be_known = state.pending() is not None or linux.observe().tunnel is not None
+    state.save_pending(Pending(derived.identifier))
+    client = Client(address=invitation.control_address, port=invitation.service_port)
+    try:
+        for attempt in _attempts(joiner, may_be_known=may_be_known):
+            _knock(linux, joiner, attempt)
+            try:
+                answer = client.redeem(message, connect_s=attempt.patience_s, read_s=_ANSWER_S)
+            except Silent:
+                log.info("no answer by way of %s yet ...", attempt.endpoint)
+            else:
+                return answer, attempt.endpoint
+    finally:
+        client.close()
+    tried = ", ".join(str(endpoint) for endpoint in invitation.endpoints)
+    raise EnrolmentRefused(
+        f"the control node does not answer at {tried}",
+        hint="is its UDP port open, does its firewall let qmesh0 in, does its agent run, is this one unused?",
+    )
+
+
+def _attempts(joiner: Joiner, *, may_be_known: bool) -> Iterator[Attempt]:
+    invitation = joiner.invitation
+    throwaway = (invitation.derived.public_key, invitation.derived.preshared_key)
+    own = (joiner.public_key, joiner.preshared)
+    found = [(endpoint, names.resolve(endpoint)) for endpoint in invitation.endpoints]
+    reachable = [(endpoint, address) for endpoint, address in found if address is not None]
+    for turn, patience_s in enumerate(_PATIENCE_S):
+        for keys in (throwaway, own) if may_be_known or turn else (throwaway,):
+            for endpoint, address in reachable:
+                yield Attempt(*keys, endpoint, address, patience_s)
+
+
+def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
+    """Guard and tunnel for one attempt; a peer that is there already shakes hands anew."""
+    invitation = joiner.invitation
+    peer = Peer(
+        public_key=invitation.control_key,
+        allowed_ips=(host_network(invitation.control_address),),
+        endpoint=attempt.address,
+        preshared_key=attempt.preshared,
+        keepalive_s=KEEPALIVE_S,
+    )
+    prefix_length = invitation.network.rpartition("/")[2]
+    tunnel = Tunnel(
+        interface=joiner.interface,
+        kind=linux.backend.kind,
+        public_key=attempt.public_key,
+        listen_port=joiner.listen_port,
+        addresses=(f"{invitation.address}/{prefix_length}",),
+        mtu=TUNNEL_MTU,
+        up=True,
+        peers=(peer,),
+    )
+    before = linux.observe()
+    # A new machine knows no worker port of its own yet; one that lost its membership keeps them closed.
+    guard = Guard(
+        role="worker",
+        interface=joiner.interface,
+        kind=linux.backend.kind,
+        listen_port=joiner.listen_port,
+        control_address=invitation.control_address,
+        service_port=invitation.service_port,
+        ports=() if before.loaded_guard is None else before.loaded_guard.ports,
+    )
+    steps = take(linux, plan(NodeState(guard=guard, tunnel=tunnel), before))
+    if not steps:
+        linux.backend.forget_session(joiner.interface, peer)
