@@ -7,7 +7,8 @@
     │   ├── MissingProgram
     │   ├── KernelRefused
     │   └── StateUnreadable    our own state is damaged: never read as "nothing there"
-    └── EnrolmentRefused    4  the invitation, or the other side, said no
+    ├── EnrolmentRefused    4  the invitation, or the other side, said no
+    └── Interrupted       130  the user said stop
 
 Exit code 1 is no error: it is a result that says no (drift, a finding).
 """
@@ -61,3 +62,9 @@ class EnrolmentRefused(QmeshError):
     """The invitation, or the control node, said no."""
 
     exit_code = 4
+
+
+class Interrupted(QmeshError):
+    """The user said stop: Ctrl-C."""
+
+    exit_code = 130

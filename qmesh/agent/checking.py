@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -50,8 +52,11 @@ def _surroundings(state: State, here: Here, *, taken_down: bool) -> Surroundings
         workers=nodefile.multiaddrs(here.inventory),
         profile=here.inventory.node,
         is_control=here.settings.control,
-        key_file=_key_file(state),
-        secret_files=_secret_files(state),
+        key_files=_key_files(state, here),
+        secret_files=tuple(
+            SecretFile(str(path), files.mode_of(path))
+            for path in (state.preshared_key_file, state.registry_file)
+        ),
         config=_config_file(here.settings.config_directory),
         listeners=ports.listeners(),
         taken_down=taken_down,
@@ -59,19 +64,33 @@ def _surroundings(state: State, here: Here, *, taken_down: bool) -> Surroundings
     )
 
 
-def _key_file(state: State) -> KeyFile:
-    path = state.private_key_file
+def _key_files(state: State, here: Here) -> tuple[KeyFile, ...]:
+    found = [_key_file(state.private_key_file, here.machine.public_key, lambda: _public_key(state))]
+    if here.settings.control:
+        wanted = _text(here.settings.verification_key)
+        found.append(_key_file(state.signing_key_file, wanted, lambda: _signing_public_key(state)))
+    return tuple(found)
+
+
+def _key_file(path: Path, wanted: str, public_key: Callable[[], str | None]) -> KeyFile:
     try:
-        key = state.private_key()
+        known = public_key()
     except StateUnreadable:
-        key = None
-    return KeyFile(str(path), files.mode_of(path), None if key is None else public_key_of(key))
+        known = None
+    return KeyFile(str(path), wanted, files.mode_of(path), known)
 
 
-def _secret_files(state: State) -> tuple[SecretFile, ...]:
-    paths = (state.signing_key_file, state.preshared_key_file, state.registry_file)
-    found = ((path, files.mode_of(path)) for path in paths)
-    return tuple(SecretFile(str(path), mode) for path, mode in found if mode is not None)
+def _public_key(state: State) -> str | None:
+    key = state.private_key()
+    return None if key is None else public_key_of(key)
+
+
+def _signing_public_key(state: State) -> str:
+    return _text(state.signing_key().public_key().public_bytes_raw())
+
+
+def _text(octets: bytes) -> str:
+    return base64.b64encode(octets).decode()
 
 
 def _config_file(directory: str | None) -> ConfigFile | None:

@@ -10,7 +10,7 @@ from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed
 from qmesh.errors import KernelRefused, QmeshError
 from qmesh.host.linux import Linux
 from qmesh.mesh.model import NodeState
-from qmesh.mesh.plan import Step, plan
+from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, plan
 
 log = logging.getLogger("qmesh")
 
@@ -20,11 +20,12 @@ def wanted_and_observed(
 ) -> tuple[NodeState, NodeState]:
     """What this machine should be, and what it is.
 
-    follow_roaming: leave the endpoints of peers alone that shook hands a moment ago.
+    follow_roaming: leave the endpoints of peers alone that shook hands a moment ago. The control
+        node always does: where a worker machine says that it is reached is a hint, its packets are proof.
     """
     observed = linux.observe()
     endpoints = endpoints_wanted(here, observed)
-    if follow_roaming and observed.tunnel is not None:
+    if (follow_roaming or here.settings.control) and observed.tunnel is not None:
         endpoints |= {name: where for name, where in roamed(here, linux).items() if name in endpoints}
     return desired_here(here, linux.backend.kind, endpoints), observed
 
@@ -39,7 +40,7 @@ def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple
 
     Raises MachineRefused when a step is refused, or when the machine is not as desired afterwards.
     """
-    steps = take(linux, steps_for(here, linux, follow_roaming=follow_roaming))
+    steps = close(here, linux) + take(linux, steps_for(here, linux, follow_roaming=follow_roaming))
     if steps:
         left = steps_for(here, linux, follow_roaming=follow_roaming)
         if left:
@@ -48,6 +49,12 @@ def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple
                 hint="does another program manage this interface or table? run `qmesh check`",
             )
     return steps
+
+
+def close(here: Here, linux: Linux) -> tuple[Step, ...]:
+    """Take the guard's steps alone: it does not wait for DNS."""
+    steps = plan(desired_here(here, linux.backend.kind, {}), linux.observe())
+    return take(linux, tuple(step for step in steps if isinstance(step, LoadGuard | ReservePorts)))
 
 
 def take(linux: Linux, steps: tuple[Step, ...]) -> tuple[Step, ...]:
@@ -70,6 +77,8 @@ def undone_on_failure(linux: Linux, *, back_to: NodeState) -> Iterator[None]:
         yield
     except BaseException:
         log.info("putting this machine back as it was ...")
-        with contextlib.suppress(QmeshError):
+        try:
             reach(linux, back_to)
+        except QmeshError as error:
+            log.error("that failed as well: %s (hint: %s)", error.message, error.hint)  # noqa: TRY400
         raise

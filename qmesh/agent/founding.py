@@ -14,8 +14,8 @@ from qmesh.agent import nodefile
 from qmesh.agent.converge import converge, undone_on_failure
 from qmesh.agent.here import Here, Standing, linux_for, load, require_root, rise, standing
 from qmesh.agent.service import ensure_agent
-from qmesh.errors import BadInput
-from qmesh.host import links, nftables, ports, wireguard
+from qmesh.errors import BadInput, StateUnreadable
+from qmesh.host import files, links, nftables, ports, wireguard
 from qmesh.host.registry import Registry
 from qmesh.host.state import Settings, State
 from qmesh.mesh import inventory as inventories
@@ -67,8 +67,10 @@ def init(state: State, wish: Wish, *, apply: bool) -> Standing:
     if apply:
         nftables.run("list tables")
         wireguard.available_kind()
+    state.prepare()
     with state.lock():
         if state.settings_or_none() is None:
+            _refuse_lost_settings(state)
             _refuse_what_collides(founding)
             _found(state, founding, apply=apply)
         else:
@@ -148,6 +150,23 @@ def _profile(given: str | None, directory: Path | None) -> Profile:
     return profile
 
 
+def _refuse_lost_settings(state: State) -> None:
+    """Raise StateUnreadable where a mesh is held whose settings were lost: it is not to be overwritten.
+
+    What an init left behind that was cut off is no mesh yet: nobody was invited to it.
+    """
+    if files.mode_of(state.membership_file) is None:
+        if files.mode_of(state.registry_file) is None:
+            return
+        with Registry(state.registry_file) as registry:
+            if len(registry.events()) == 1:
+                return
+    raise StateUnreadable(
+        f"{state.directory} holds a mesh, but its machine.json is missing",
+        hint="restore it from a backup; a member joins again; or delete the directory to give the mesh up",
+    )
+
+
 def _refuse_what_collides(founding: Founding) -> None:
     if links.read(founding.interface) is not None:
         raise BadInput(
@@ -163,7 +182,6 @@ def _refuse_what_collides(founding: Founding) -> None:
 
 def _found(state: State, founding: Founding, *, apply: bool) -> None:
     """Write the state, the settings last: until they are there, an init may start over."""
-    state.prepare()
     had_key = state.private_key() is not None
     try:
         _remember(state, founding)

@@ -108,7 +108,9 @@ def held_membership(state: State, settings: Settings) -> Inventory:
 
 
 def _lost(path: Path, why: str) -> StateUnreadable:
-    return StateUnreadable(f"{path} {why}", hint="restore it from a backup, or join this machine anew")
+    return StateUnreadable(
+        f"{path} {why}", hint="restore it from a backup, or `qmesh join` again with the same invitation"
+    )
 
 
 def linux_for(state: State, here: Here) -> Linux:

@@ -7,6 +7,7 @@ sent; and the settings, which make this machine a member, are written last.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -67,15 +68,25 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
     directory = nodefile.find_directory(wish.config)
     nodefile.profile_of(directory)
     nftables.run("list tables")
+    state.prepare()
     with state.lock():
         if not _is_member(state):
-            left_behind = _is_left_behind(state, interface)
-            _refuse_what_collides(invitation, interface, listen_port, left_behind=left_behind)
-            own_key = _own_key(state)
-            joiner = Joiner(invitation, interface, listen_port, endpoint, directory, own_key)
+            if _is_nobodys(state, invitation, interface):
+                _refuse_what_collides(invitation, interface, listen_port)
+            joiner = Joiner(
+                invitation=invitation,
+                interface=interface,
+                listen_port=listen_port,
+                endpoint=endpoint,
+                config_directory=directory or _remembered_directory(state),
+                public_key=public_key_of(state.make_private_key()),
+                ports=state.ports_closed(),
+            )
             _become_member(state, joiner, apply=apply)
         here = load(state)
         _refuse_another_mesh(here, invitation)
+        _refuse_other_options(here, wish)
+        here = _with_directory(state, here, directory)
         if apply:
             here = rise(state, here)
             linux = linux_for(state, here)
@@ -101,15 +112,23 @@ def _is_member(state: State) -> bool:
     return True
 
 
-def _is_left_behind(state: State, interface: str) -> bool:
-    """Whether the interface is from a join that was cut off, or from this machine's lost membership."""
+def _is_nobodys(state: State, invitation: Invitation, interface: str) -> bool:
+    """Whether an interface of that name, if any, is not from a join cut off or a membership lost."""
     link, key = links.read(interface), state.private_key()
     if link is None or link.kind not in {"wireguard", "tun"}:
-        return False
-    if state.pending() is not None:
         return True
-    public_key = wireguard.backend_for(interface).read(interface).public_key
-    return key is not None and public_key == public_key_of(key)
+    found = wireguard.backend_for(interface).read(interface).public_key
+    if found is None:
+        return state.pending() is None
+    return found not in {invitation.derived.public_key, None if key is None else public_key_of(key)}
+
+
+def _remembered_directory(state: State) -> Path | None:
+    with contextlib.suppress(StateUnreadable):
+        settings = state.settings_or_none()
+        if settings is not None and settings.config_directory is not None:
+            return Path(settings.config_directory)
+    return None
 
 
 def _listen_port(wish: Wish, endpoint: Endpoint | None) -> int:
@@ -118,26 +137,18 @@ def _listen_port(wish: Wish, endpoint: Endpoint | None) -> int:
     return DEFAULT_LISTEN_PORT if endpoint is None else endpoint.port
 
 
-def _own_key(state: State) -> str:
-    state.prepare()
-    return public_key_of(state.make_private_key())
-
-
-def _refuse_what_collides(
-    invitation: Invitation, interface: str, listen_port: int, *, left_behind: bool
-) -> None:
+def _refuse_what_collides(invitation: Invitation, interface: str, listen_port: int) -> None:
     inventories.refuse_collision(
         invitation.network,
         links.occupied_networks(interface),
         hint="make the mesh anew with another --network, or take that network off this machine",
     )
     if links.read(interface) is not None:
-        if not left_behind:
-            raise BadInput(
-                f"there is an interface {interface} already, and qmesh did not make it",
-                hint="choose another name with --interface",
-            )
-    elif ports.udp_port_in_use(listen_port):
+        raise BadInput(
+            f"there is an interface {interface} already, and qmesh did not make it",
+            hint="choose another --interface, or delete it if a join with another invitation left it",
+        )
+    if ports.udp_port_in_use(listen_port):
         raise BadInput(
             f"UDP port {listen_port} is in use on this machine",
             hint=f"see by whom with `ss -lunp sport = :{listen_port}`, or choose another --listen-port",
@@ -152,12 +163,35 @@ def _refuse_another_mesh(here: Here, invitation: Invitation) -> None:
         )
 
 
+def _refuse_other_options(here: Here, wish: Wish) -> None:
+    settings = here.settings
+    said_and_is = (
+        ("--listen-port", wish.listen_port, settings.listen_port),
+        ("--interface", wish.interface, settings.interface),
+    )
+    differs = [option for option, said, now in said_and_is if said is not None and said != now]
+    if differs:
+        raise BadInput(
+            f"this machine is a member already, with another {' and '.join(differs)}",
+            hint="leave the option out; to start over: `qmesh down`, delete the state, join under a new name",
+        )
+
+
+def _with_directory(state: State, here: Here, directory: Path | None) -> Here:
+    """Remember another config directory, if one was named."""
+    if directory is None or str(directory) == here.settings.config_directory:
+        return here
+    settings = msgspec.structs.replace(here.settings, config_directory=str(directory))
+    state.save_settings(settings)
+    return msgspec.structs.replace(here, settings=settings)
+
+
 def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
     """Redeem and remember; on failure the machine is as before, and a fresh key is kept for a retry."""
     own_key, derived = state.make_private_key(), joiner.invitation.derived
     linux = Linux(state, joiner.interface, [own_key, derived.private_key])
     try:
-        with undone_on_failure(linux, back_to=_before(state, linux)):
+        with undone_on_failure(linux, back_to=_before(state, joiner, linux)):
             answer, endpoint = redeem(state, joiner, linux)
             inventory = read_membership(
                 answer, joiner.invitation.verification_key, mesh=joiner.invitation.mesh
@@ -169,16 +203,21 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
     finally:
         state.save_pending(None)
     if not apply:
-        reach(linux, NodeState(guard=None, tunnel=None))
+        reach(linux, _without_tunnel(joiner, linux))
 
 
-def _before(state: State, linux: Linux) -> NodeState:
-    """What a join that fails goes back to: not to what an earlier one left behind when it was killed."""
+def _before(state: State, joiner: Joiner, linux: Linux) -> NodeState:
+    """What a join that fails goes back to: not to a rest of one that was killed, nor to open ports."""
     before = linux.observe()
-    if state.pending() is None:
-        return before
-    loaded = before.loaded_guard
-    return NodeState(guard=loaded if loaded is not None and loaded.ports else None, tunnel=None)
+    if state.pending() is not None:
+        return _without_tunnel(joiner, linux)
+    guard = before.loaded_guard or _without_tunnel(joiner, linux).guard
+    return msgspec.structs.replace(before, guard=guard, reserved_ports=joiner.ports)
+
+
+def _without_tunnel(joiner: Joiner, linux: Linux) -> NodeState:
+    """Nothing; or on a machine whose worker ports were closed before, those still closed."""
+    return joiner.closed(linux.backend.kind) if joiner.ports else NodeState(guard=None, tunnel=None)
 
 
 def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
@@ -193,7 +232,7 @@ def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
         control_endpoints=(answered, *others),
         config_directory=None if joiner.config_directory is None else str(joiner.config_directory),
         up=False,
-        guarded=False,
+        guarded=bool(joiner.ports),
     )
 
 

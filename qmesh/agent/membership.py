@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from qmesh.agent.here import Here, held_membership, load
+from qmesh.errors import EnrolmentRefused
 from qmesh.host import files
 from qmesh.host.channel import Client, Silent
 from qmesh.host.state import State
@@ -31,7 +32,8 @@ def refresh(state: State, here: Here, *, connect_s: float) -> bool:
         return False
     settings = here.settings
     offered = read_membership(answer, settings.verification_key, mesh=settings.mesh)
-    offered.machine(settings.name)
+    if all(machine.name != settings.name for machine in offered.machines):
+        raise EnrolmentRefused("this machine is no member any more", hint="ask whoever runs the control node")
     with state.lock():
         if not newer(held_membership(state, settings), offered):
             return False
@@ -46,10 +48,6 @@ def latest(state: State) -> Here:
         return here
     try:
         return load(state) if refresh(state, here, connect_s=1.0) else here
-    except Silent:
-        log.info(
-            "%s does not answer: this is revision %d, as it was last known here",
-            here.inventory.control,
-            here.inventory.revision,
-        )
+    except (Silent, EnrolmentRefused) as error:
+        log.warning("this is revision %d, as it was last known here: %s", here.inventory.revision, error)
         return here

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from qmesh.agent.here import Here
 from qmesh.errors import BadInput
 from qmesh.host import files
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.inventory import Inventory, workers_of
-from qmesh.mesh.model import Profile
+from qmesh.mesh.model import Profile, Unshown
 
 FILE_NAME = "config.yml"
 MAX_OCTETS = 8 * 1024 * 1024
 NOT_SHOWN = "<not shown>"
 
 
-class NodeFile(msgspec.Struct, frozen=True):
+class NodeFile(Unshown, frozen=True):
     """A node's config.yml. text: None when there is no such file; never to be printed as it is."""
 
     path: Path
     text: str | None
     mode: int | None
-
-    def __repr__(self) -> str:
-        return f"NodeFile({str(self.path)!r})"
 
 
 def find_directory(given: Path | None) -> Path | None:
@@ -35,7 +30,7 @@ def find_directory(given: Path | None) -> Path | None:
     Raises BadInput when a given one is no directory.
     """
     if given is None:
-        here = Path.cwd() / ".config"
+        here = Path(".config")
         return here.resolve() if (here / FILE_NAME).is_file() else None
     if given.is_dir():
         return given.resolve()
@@ -99,19 +94,24 @@ def render(here: Here, text: str | None) -> str:
     return nodeconfig.with_workers(text, wanted, profile)
 
 
-def refuse_to_create(here: Here, directory: Path) -> None:
+def refuse_to_create(here: Here, directory: Path | None) -> None:
     """Raise BadInput where a new config.yml would be a node without its identity or a worker's secret."""
     profile = here.inventory.node
     secrets = nodeconfig.facts(profile).secrets
+    missing = (
+        "it is not known where config.yml is"
+        if directory is None
+        else f"there is no config.yml in {directory}"
+    )
     if here.settings.control:
         raise BadInput(
-            f"there is no config.yml in {directory}, and a new one would be a node with a new identity",
+            f"{missing}, and a new one would be a node with a new identity",
             hint="name the directory of the node's own config.yml with --config, or start the node once",
         )
     if secrets:
         control, needed = here.inventory.control, " and ".join(secrets)
         raise BadInput(
-            f"there is no config.yml in {directory}, and a worker of node {profile} needs {needed}",
+            f"{missing}, and a worker of node {profile} needs {needed}",
             hint=f"`qmesh render-config --for {here.settings.name} -o config.yml` on {control} makes one;"
             " put it there, then `qmesh render-config --write --config DIR` here",
         )

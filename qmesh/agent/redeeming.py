@@ -17,7 +17,17 @@ from qmesh.host.linux import Linux
 from qmesh.host.state import Pending, State
 from qmesh.mesh.desired import host_network
 from qmesh.mesh.enrolment import Invitation, permanent_preshared_key, redemption
-from qmesh.mesh.model import KEEPALIVE_S, TUNNEL_MTU, Endpoint, Guard, NodeState, Peer, Secret, Tunnel
+from qmesh.mesh.model import (
+    KEEPALIVE_S,
+    TUNNEL_MTU,
+    Endpoint,
+    Guard,
+    InterfaceKind,
+    NodeState,
+    Peer,
+    Secret,
+    Tunnel,
+)
 from qmesh.mesh.plan import plan
 
 log = logging.getLogger("qmesh")
@@ -28,7 +38,10 @@ _ANSWER_S = 5.0
 
 
 class Joiner(msgspec.Struct, frozen=True):
-    """A join under way: what was asked for, valid, and this machine's own key."""
+    """A join under way: what was asked for, valid, and this machine's own key.
+
+    ports: worker ports that were closed before, on a machine that lost its membership: they stay so.
+    """
 
     invitation: Invitation
     interface: str
@@ -36,11 +49,25 @@ class Joiner(msgspec.Struct, frozen=True):
     endpoint: Endpoint | None
     config_directory: Path | None
     public_key: str
+    ports: tuple[int, ...]
 
     @property
     def preshared(self) -> Secret:
         """The permanent preshared key."""
         return permanent_preshared_key(self.invitation.secret, self.invitation.control_key, self.public_key)
+
+    def closed(self, kind: InterfaceKind, tunnel: Tunnel | None = None) -> NodeState:
+        """This machine while it joins: with a guard, and such a tunnel."""
+        guard = Guard(
+            role="worker",
+            interface=self.interface,
+            kind=kind,
+            listen_port=self.listen_port,
+            control_address=self.invitation.control_address,
+            service_port=self.invitation.service_port,
+            ports=self.ports,
+        )
+        return NodeState(guard=guard, tunnel=tunnel, reserved_ports=self.ports)
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -76,8 +103,8 @@ def redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]
             _knock(linux, joiner, attempt)
             try:
                 answer = client.redeem(message, connect_s=attempt.patience_s, read_s=_ANSWER_S)
-            except Silent:
-                log.info("no answer by way of %s yet ...", attempt.endpoint)
+            except Silent as silent:
+                log.info("no answer by way of %s yet: %s ...", attempt.endpoint, silent)
             else:
                 return answer, attempt.endpoint
     finally:
@@ -85,7 +112,7 @@ def redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]
     tried = ", ".join(str(endpoint) for endpoint in invitation.endpoints)
     raise EnrolmentRefused(
         f"the control node does not answer at {tried}",
-        hint="is its UDP port open, does its firewall let qmesh0 in, does its agent run, is this one unused?",
+        hint="is its UDP port open, does its firewall let the tunnel in, its agent run, is this one unused?",
     )
 
 
@@ -95,6 +122,9 @@ def _attempts(joiner: Joiner, *, may_be_known: bool) -> Iterator[Attempt]:
     own = (joiner.public_key, joiner.preshared)
     found = [(endpoint, names.resolve(endpoint)) for endpoint in invitation.endpoints]
     reachable = [(endpoint, address) for endpoint, address in found if address is not None]
+    for endpoint, address in found:
+        if address is None:
+            log.warning("%s cannot be looked up in DNS here", endpoint.host)
     for turn, patience_s in enumerate(_PATIENCE_S):
         for keys in (throwaway, own) if may_be_known or turn else (throwaway,):
             for endpoint, address in reachable:
@@ -122,17 +152,6 @@ def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
         up=True,
         peers=(peer,),
     )
-    before = linux.observe()
-    # A new machine knows no worker port of its own yet; one that lost its membership keeps them closed.
-    guard = Guard(
-        role="worker",
-        interface=joiner.interface,
-        kind=linux.backend.kind,
-        listen_port=joiner.listen_port,
-        control_address=invitation.control_address,
-        service_port=invitation.service_port,
-        ports=() if before.loaded_guard is None else before.loaded_guard.ports,
-    )
-    steps = take(linux, plan(NodeState(guard=guard, tunnel=tunnel), before))
+    steps = take(linux, plan(joiner.closed(linux.backend.kind, tunnel), linux.observe()))
     if not steps:
         linux.backend.forget_session(joiner.interface, peer)

@@ -15,19 +15,22 @@ from qmesh.host import files, services
 from qmesh.host.state import State
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.inventory import cores_of
+from qmesh.mesh.model import Unshown
 from qmesh.mesh.units import qmesh_units, unit_files
 
 log = logging.getLogger("qmesh")
 
 
-class Rendered(msgspec.Struct, frozen=True, kw_only=True):
+class Rendered(Unshown, frozen=True, kw_only=True):
     """A config.yml as it is and as it should be. Never to be printed but by `shown`.
 
+    is_for_another: whether it is another machine's, with all that that one needs.
     directory: where the node has it; None when that is not known, or for another machine's.
     old: None when there is none.
     """
 
     here: Here
+    is_for_another: bool
     directory: Path | None
     old: str | None
     new: str
@@ -42,9 +45,6 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
         """The worker list."""
         return nodefile.multiaddrs(self.here.inventory)
 
-    def __repr__(self) -> str:
-        return f"Rendered({self.directory})"
-
 
 def render(state: State, *, config: Path | None, for_name: str | None) -> Rendered:
     """Render this machine's config.yml, or with `for_name` the least one for another machine.
@@ -57,10 +57,12 @@ def render(state: State, *, config: Path | None, for_name: str | None) -> Render
     old = None if directory is None else nodefile.read(directory).text
     if for_name is not None:
         require_control(here, "qmesh render-config --for")
-        return Rendered(here=here, directory=None, old=None, new=nodefile.render_for(here, for_name, old))
+        new = nodefile.render_for(here, for_name, old)
+        return Rendered(here=here, is_for_another=True, directory=None, old=None, new=new)
     if old is not None:
         _say_what_is_ignored(directory, old, here)
-    return Rendered(here=here, directory=directory, old=old, new=nodefile.render(here, old))
+    new = nodefile.render(here, old)
+    return Rendered(here=here, is_for_another=False, directory=directory, old=old, new=new)
 
 
 def _directory(here: Here, given: Path | None) -> Path | None:
@@ -109,6 +111,10 @@ def write(state: State, rendered: Rendered) -> tuple[Path, bool]:
     if rendered.old is None:
         nodefile.refuse_to_create(here, directory)
     with state.lock():
+        if nodefile.read(directory).text != rendered.old:
+            raise BadInput(
+                f"the config.yml in {directory} was changed meanwhile", hint="run the same command again"
+            )
         done = nodefile.write(directory, rendered.new)
         settings = state.settings()
         if settings.config_directory != str(directory):
@@ -118,6 +124,8 @@ def write(state: State, rendered: Rendered) -> tuple[Path, bool]:
 
 def write_elsewhere(rendered: Rendered, path: Path) -> None:
     """Write the rendered config.yml, secrets and all, to a new file, 0600. Raises BadInput."""
+    if rendered.old is None and not rendered.is_for_another:
+        nodefile.refuse_to_create(rendered.here, rendered.directory)
     if path.is_symlink() or path.exists():
         raise BadInput(f"{path} is there already", hint="name a new file with -o, or remove that one")
     if not path.parent.is_dir():

@@ -14,7 +14,7 @@ from qmesh.agent.converge import converge
 from qmesh.agent.here import Here, linux_for, load, require_root
 from qmesh.agent.membership import refresh
 from qmesh.agent.serving import ControlNode
-from qmesh.errors import MachineRefused, QmeshError, StateUnreadable
+from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import links, services
 from qmesh.host.channel import Service, Silent
 from qmesh.host.linux import close_as_at_boot
@@ -83,6 +83,7 @@ class Agent:
         self._ask_at = 0.0
         self._ready = False
         self._said = ""
+        self._trouble = ""
 
     def run(self) -> None:
         """Go on until a signal says stop."""
@@ -115,10 +116,9 @@ class Agent:
             self._stay_closed()
         except OSError as error:
             self._say(f"this look failed: {error}")
-        except Silent:
-            self._say("the control node does not answer")
+            self._stay_closed()
         else:
-            self._say("all is as desired")
+            self._say(self._trouble or "all is as desired")
 
     def _stay_closed(self) -> None:
         with contextlib.suppress(QmeshError):
@@ -169,8 +169,12 @@ class Agent:
             return
         # Jitter, so that members which started together do not ask together.
         self._ask_at = now + ASK_S * random.uniform(0.7, 1.3)  # noqa: S311 - no secret depends on it
-        if refresh(self._state, here, connect_s=2.0):
-            log.info("a newer membership has arrived: see `qmesh status`; `qmesh render-config` has its list")
+        try:
+            if refresh(self._state, here, connect_s=2.0):
+                log.info("a newer membership has arrived; `qmesh render-config` has its list")
+            self._trouble = ""
+        except (Silent, EnrolmentRefused) as error:
+            self._trouble = f"this machine is as desired, but {error}"
 
     def _say_ready(self) -> None:
         if not self._ready:

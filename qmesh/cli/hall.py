@@ -16,7 +16,7 @@ import typer.main
 
 from qmesh import __version__
 from qmesh.cli.answers import refuse
-from qmesh.errors import BadInput, QmeshError
+from qmesh.errors import BadInput, Interrupted, QmeshError
 
 COMMANDS: Final = {
     "init": "Make a mesh; this machine is its control node.",
@@ -34,7 +34,7 @@ COMMANDS: Final = {
 }
 """The first line of each command's docstring, by name, in the order in which a user meets them."""
 
-INTERRUPTED: Final = 130
+INTERRUPTED: Final = Interrupted.exit_code
 # Typer brings its own click, or uses the one that is installed: its version decides.
 _ClickException: Final[Any] = typer.BadParameter.__mro__[2]
 
@@ -97,8 +97,8 @@ def qmesh(
 
 def run(words: Sequence[str]) -> int:
     """Run a command line without the program's name; returns the exit code."""
-    _talk_on_standard_error()
     as_json = "--json" in words
+    _talk_on_standard_error(quiet=as_json)
     try:
         code = typer.main.get_command(app).main(list(words), prog_name="qmesh", standalone_mode=False)
     except QmeshError as error:
@@ -112,10 +112,15 @@ def run(words: Sequence[str]) -> int:
             raise
         return refuse(_bug(error), as_json=as_json)
     if code == INTERRUPTED:
-        typer.echo(
-            "\nerror: interrupted\nhint: run the same command again, it starts over or goes on", err=True
-        )
+        return _interrupted(as_json=as_json)
     return code if isinstance(code, int) else 0
+
+
+def _interrupted(*, as_json: bool) -> int:
+    if sys.stderr.isatty():
+        typer.echo(err=True)  # behind the terminal's ^C
+    error = Interrupted("interrupted", hint="run the same command again, it starts over or goes on")
+    return refuse(error, as_json=as_json)
 
 
 def _usage(error: Any, words: Sequence[str]) -> BadInput:
@@ -135,11 +140,12 @@ def _bug(error: Exception) -> QmeshError:
     )
 
 
-def _talk_on_standard_error() -> None:
+def _talk_on_standard_error(*, quiet: bool) -> None:
+    """quiet: say nothing, so that an error in JSON is all that is there."""
     talk = logging.getLogger("qmesh")
     if not talk.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
         talk.addHandler(handler)
-        talk.setLevel(logging.INFO)
+        talk.setLevel(logging.CRITICAL if quiet else logging.INFO)
         talk.propagate = False

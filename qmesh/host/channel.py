@@ -191,7 +191,7 @@ def _listen(address: str, port: int, interface: str) -> socket.socket:
 
 
 class Silent(Exception):
-    """The control node did not answer in time."""
+    """The control node did not answer in time, or is in trouble itself; its text says which."""
 
 
 class Client:
@@ -226,10 +226,13 @@ class Client:
                 body = _bounded(response)
                 status = response.status_code
         except httpx.HTTPError:
-            raise Silent from None
+            raise Silent("nobody answers") from None
         if status in {200, 204}:
             return body
-        raise _refusal(body)
+        refusal = _refusal(body)
+        if status >= 500:  # its own trouble, which it may get over
+            raise Silent(f"the control node has trouble of its own: {refusal.message}")
+        raise refusal
 
 
 def _bounded(response: httpx.Response) -> bytes:

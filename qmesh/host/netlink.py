@@ -26,7 +26,7 @@ _HINTS: Final = {
     errno.EADDRINUSE: "another program has the interface's UDP port; see `ss -lunp`",
     errno.EEXIST: "see `ip address`; what others made, qmesh does not touch",
     errno.ENOBUFS: "the kernel is short of memory; try again",
-    errno.ENODEV: "see `ip link`; `qmesh up` makes the interface anew",
+    errno.ENODEV: "see `ip link`; `qmesh apply` makes the interface anew",
     errno.ENOMEM: "the kernel is short of memory; try again",
     errno.EOPNOTSUPP: "this kernel lacks it; qmesh needs Linux 5.10 or newer, with WireGuard or TUN",
 }

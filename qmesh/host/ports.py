@@ -52,7 +52,8 @@ def hold(state: State, ports: Iterable[int]) -> None:
         RESERVED.write_text(ranges_text(tuple(sorted(after)), ",") + "\n")
     except OSError as error:
         raise KernelRefused(
-            f"{RESERVED} cannot be written: {error.strerror}", hint="run the command as root"
+            f"{RESERVED} cannot be written: {error.strerror}",
+            hint="run as root, where /proc/sys is writable: some containers forbid it",
         ) from None
 
 

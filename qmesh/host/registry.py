@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 
 import msgspec
 
@@ -20,7 +20,7 @@ from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, NeedsRoot, 
 from qmesh.host import files
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
 from qmesh.mesh.inventory import Inventory, add, admit, free_address
-from qmesh.mesh.model import Endpoint, Machine, Secret
+from qmesh.mesh.model import Endpoint, Machine, Secret, Unshown
 
 _APPLICATION: Final = 0x716D6573  # "qmes"
 _SCHEMA_VERSION: Final = 1
@@ -79,7 +79,7 @@ class Event(msgspec.Struct, frozen=True):
     revision: int
 
 
-class Issued(NamedTuple):
+class Issued(Unshown, frozen=True):
     """An invitation as the registry keeps it. expires_at: Unix time in seconds."""
 
     secret: bytes

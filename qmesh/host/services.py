@@ -51,7 +51,9 @@ def install_agent(units: Mapping[str, str]) -> None:
     write_units(units, UNIT_DIRECTORY)
     _systemctl("daemon-reload")
     _systemctl("enable", BOOT_GUARD, AGENT)
-    _systemctl("restart", BOOT_GUARD, AGENT)
+    # Restarting the boot guard would restart what requires it: the node.
+    _systemctl("start", BOOT_GUARD)
+    _systemctl("restart", AGENT)
 
 
 def are_installed(units: Mapping[str, str]) -> bool:
@@ -60,7 +62,13 @@ def are_installed(units: Mapping[str, str]) -> bool:
 
 
 def _systemctl(*words: str) -> None:
-    done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise MachineRefused(
+            f"systemctl cannot be run: {error.strerror}",
+            hint="systemd is the init here: is it in PATH?",
+        ) from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines() or ["no reason given"]
         raise MachineRefused(
@@ -76,7 +84,13 @@ def start_in_background(state: State, *, wait_s: float) -> int | None:
     Raises MachineRefused when it ends, or is not ready in time.
     """
     command = [sys.executable, "-m", "qmesh", "agent", "--state", str(state.directory.absolute())]
-    log = os.open(state.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, files.PRIVATE_MODE)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        log = os.open(state.log_file, flags, files.PRIVATE_MODE)
+    except OSError as error:
+        raise MachineRefused(
+            f"{state.log_file} cannot be written: {error.strerror}", hint="is it a link? remove it"
+        ) from None
     with _ready_socket() as (ready, address), os.fdopen(log, "ab") as log_file:
         agent = subprocess.Popen(
             command,
@@ -132,7 +146,6 @@ def notify(message: str) -> None:
 @contextlib.contextmanager
 def only_agent(state: State) -> Iterator[bool]:
     """Be this machine's one agent while the block runs; gives False when another is already."""
-    state.prepare()
     descriptor = os.open(
         state.agent_lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, files.PRIVATE_MODE
     )

@@ -17,12 +17,13 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qmesh.errors import BadInput, QmeshError, StateUnreadable
+from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.model import Endpoint, Port, Secret
 
 DEFAULT_STATE = Path("/var/lib/qmesh")
+_START_OVER = "`qmesh down`, delete the state, join under a new name"
 
 T = TypeVar("T")
 
@@ -74,6 +75,7 @@ class State:
     """The state directory of this machine. Reading never makes anything."""
 
     def __init__(self, directory: Path = DEFAULT_STATE) -> None:
+        directory = directory.absolute()
         self.directory = directory
         self.private_key_file = directory / "private.key"
         self.signing_key_file = directory / "signing.key"
@@ -89,14 +91,35 @@ class State:
         self._held_ports_file = directory / "reserved-ports.json"
 
     def prepare(self) -> None:
-        """Make the state directory, 0700."""
+        """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""
+        if self._is_somebody_elses():
+            raise MachineRefused(
+                f"{self.directory} holds other files, and is open to other users",
+                hint="choose another place with --state; qmesh wants a directory of its own",
+            )
         files.make_private_directory(self.directory)
+
+    def _is_somebody_elses(self) -> bool:
+        mode = files.mode_of(self.directory)
+        if mode is None or not mode & 0o077 or not self.directory.is_dir():
+            return False
+        return any(self.directory.iterdir()) and files.mode_of(self.private_key_file) is None
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the one lock of this machine's qmesh; waits, and says so, while another has it."""
-        self.prepare()
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        """Hold the one lock of this machine's qmesh; waits, and says so, while another has it.
+
+        Raises BadInput when there is no state directory: then the machine is in no mesh.
+        """
+        try:
+            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise self._in_no_mesh() from None
+        except OSError as error:
+            raise MachineRefused(
+                f"{self.directory} cannot be used: it is a link, no directory, or: {error.strerror}",
+                hint="remove it, or choose another place with --state",
+            ) from None
         try:
             _lock(descriptor)
             yield
@@ -107,14 +130,24 @@ class State:
         """This machine's settings. Raises BadInput when it is in no mesh."""
         found = self.settings_or_none()
         if found is None:
-            begun = self.pending() is not None
-            raise BadInput(
-                f"this machine is in no mesh: {self.directory} holds none",
-                hint="a join was cut off: run it again with the same invitation"
-                if begun
-                else "start one with `qmesh init`, or join one with `qmesh join`",
-            )
+            raise self._in_no_mesh()
         return found
+
+    def _in_no_mesh(self) -> QmeshError:
+        if self.holds_a_rest():
+            return StateUnreadable(
+                f"{self._settings_file} is missing, though this machine was to be in a mesh",
+                hint="if an `init` or `join` was cut off, run it again; else restore the file from a backup",
+            )
+        return BadInput(
+            f"this machine is in no mesh: {self.directory} holds none",
+            hint="start one with `qmesh init`, or join one with `qmesh join`",
+        )
+
+    def holds_a_rest(self) -> bool:
+        """Whether there is state of a mesh besides the settings: theirs was lost, or not yet written."""
+        rests = (self.registry_file, self.membership_file, self._pending_file)
+        return any(files.mode_of(path) is not None for path in rests)
 
     def settings_or_none(self) -> Settings | None:
         """This machine's settings; None when it is in no mesh."""
@@ -159,6 +192,11 @@ class State:
         else:
             files.write(self._held_ports_file, msgspec.json.encode(held))
 
+    def ports_closed(self) -> tuple[int, ...]:
+        """The worker ports that were this machine's when it was last looked at, ascending."""
+        held = self.held_ports()
+        return tuple(sorted((*held.ours, *held.others)))
+
     def private_key(self) -> Secret | None:
         """This machine's WireGuard private key; None when there is none yet."""
         return self._key(self.private_key_file)
@@ -189,7 +227,8 @@ class State:
             public_key_of(key)
         except (UnicodeDecodeError, QmeshError):
             raise StateUnreadable(
-                f"{path} holds no WireGuard key", hint="restore it from a backup, or join this machine anew"
+                f"{path} holds no WireGuard key",
+                hint=f"restore it from a backup; without one: {_START_OVER}",
             ) from None
         return key
 

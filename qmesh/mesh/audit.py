@@ -11,7 +11,7 @@ import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.model import Guard, NodeState, Peer, Profile, Tunnel, ranges_text
+from qmesh.mesh.model import Guard, NodeState, Peer, Profile, Tunnel, Unshown, ranges_text
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 
@@ -37,25 +37,27 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class KeyFile(msgspec.Struct, frozen=True):
-    """The private key's file.
+    """A private key's file: WireGuard's, or on the control node the one that signs.
 
+    wanted: the public key that the mesh knows.
     mode: permission bits; None when there is no such file.
     public_key: of the key in it; None when that is no key.
     """
 
     path: str
+    wanted: str
     mode: int | None
     public_key: str | None
 
 
 class SecretFile(msgspec.Struct, frozen=True):
-    """Another file that only root may read. mode: permission bits."""
+    """Another file that only root may read. mode: permission bits; None when there is no such file."""
 
     path: str
-    mode: int
+    mode: int | None
 
 
-class ConfigFile(msgspec.Struct, frozen=True):
+class ConfigFile(Unshown, frozen=True):
     """The node's config.yml. text, mode: None when there is no such file; the text is never shown.
 
     unreadable: why its text could not be read, though it is there.
@@ -65,9 +67,6 @@ class ConfigFile(msgspec.Struct, frozen=True):
     text: str | None
     mode: int | None
     unreadable: str | None = None
-
-    def __repr__(self) -> str:
-        return f"ConfigFile({self.path!r})"
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +86,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[str, ...]
     profile: Profile
     is_control: bool
-    key_file: KeyFile
+    key_files: tuple[KeyFile, ...]
     secret_files: tuple[SecretFile, ...]
     config: ConfigFile | None
     listeners: tuple[tuple[str, int], ...]
@@ -117,19 +116,17 @@ def _warning(code: str, subject: str, wanted: str, seen: str, cure: str = _APPLY
 
 
 def _key_findings(around: Surroundings) -> Iterator[Finding]:
-    file = around.key_file
-    restore = f"restore {file.path} from a backup, or join this machine anew"
-    if file.mode is None:
-        yield _error("key-missing", file.path, "this machine's private key", "no such file", restore)
-    elif file.public_key != around.public_key:
-        seen = file.public_key or "no WireGuard key"
-        yield _error("key-mismatch", file.path, f"the key of {around.public_key}", seen, restore)
-    files = [*around.secret_files]
-    if file.mode is not None:
-        files.insert(0, SecretFile(file.path, file.mode))
-    for secret_file in files:
-        if secret_file.mode & ~PRIVATE_MODE:
-            yield _mode("key-mode", secret_file.path, secret_file.mode)
+    for file in around.key_files:
+        restore = f"restore {file.path} from a backup"
+        if file.mode is None:
+            yield _error("key-missing", file.path, f"the key of {file.wanted}", "no such file", restore)
+        elif file.public_key != file.wanted:
+            seen = file.public_key or "no such key"
+            yield _error("key-mismatch", file.path, f"the key of {file.wanted}", seen, restore)
+    files: tuple[KeyFile | SecretFile, ...] = (*around.key_files, *around.secret_files)
+    for path, mode in ((file.path, file.mode) for file in files):
+        if mode is not None and mode & ~PRIVATE_MODE:
+            yield _mode("key-mode", path, mode)
 
 
 def _mode(code: str, path: str, mode: int) -> Finding:

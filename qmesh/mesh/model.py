@@ -10,7 +10,7 @@ import base64
 import binascii
 import ipaddress
 import re
-from typing import Annotated, Final, Literal, Self, TypeAlias, get_args
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
 import msgspec
 
@@ -145,6 +145,17 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._text)
+
+
+class Unshown(msgspec.Struct, frozen=True):
+    """A struct that holds secrets among other things: no repr, traceback or log shows what."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """As `__repr__`: msgspec's own would show the fields."""
+        return []
 
 
 class Endpoint(msgspec.Struct, frozen=True, order=True):

@@ -223,14 +223,8 @@ def refuse(error: Exception) -> Agent:
     return Agent(redeem=no, membership=no)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        EnrolmentRefused("this invitation is withdrawn", hint="ask for a new one"),
-        MachineRefused("the disk is full", hint="look at the control node"),
-    ],
-)
-def test_a_refusal_arrives_with_its_hint(error):
+def test_a_refusal_arrives_with_its_hint():
+    error = EnrolmentRefused("this invitation is withdrawn", hint="ask for a new one")
     agent = refuse(error)
     with service(agent):
         for attempt in (redeem, membership):
@@ -238,11 +232,17 @@ def test_a_refusal_arrives_with_its_hint(error):
                 attempt()
 
             assert (refused.value.message, refused.value.hint) == (error.message, error.hint)
-        assert ask("GET", "/v1/membership").status_code == (
-            403 if isinstance(error, EnrolmentRefused) else 503
-        )
+        assert ask("GET", "/v1/membership").status_code == 403
 
     assert ("redeemed",) not in agent.asked
+
+
+def test_trouble_of_the_control_nodes_own_is_no_refusal():
+    with service(refuse(MachineRefused("the disk is full", hint="look at the control node"))):
+        for attempt in (redeem, membership):
+            with pytest.raises(Silent, match="trouble of its own: the disk is full"):
+                attempt()
+        assert ask("GET", "/v1/membership").status_code == 503
 
 
 def test_a_bug_of_the_agents_is_no_answer_and_the_service_goes_on(caplog):
@@ -256,7 +256,7 @@ def test_a_bug_of_the_agents_is_no_answer_and_the_service_goes_on(caplog):
 
     with service(Agent(redeem=answer, membership=answer)):
         for attempt in (redeem, membership):
-            with pytest.raises(EnrolmentRefused, match="answer is not understood"):
+            with pytest.raises(Silent, match="trouble of its own"):
                 attempt()
         assert b"5ec2e7" not in ask("GET", "/v1/membership").content
         broken.clear()
@@ -483,7 +483,6 @@ REFUSALS_OF_SORTS = [
     http(403, b'{"error": "x"}'),
     http(403, b'{"error": 1, "hint": 2}'),
     http(403, b'{"error": "x", "hint": "y", "z": ' + b"[" * 100_000),
-    http(500, b"Internal Server Error"),
     http(302, b"", "Location: http://127.0.0.1:1/"),
     http(201, b"{}"),
 ]

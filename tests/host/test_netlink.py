@@ -32,7 +32,7 @@ def test_an_empty_dump_is_empty():
     ("code", "kind", "hint"),
     [
         (errno.EPERM, NeedsRoot, "root"),
-        (errno.ENODEV, KernelRefused, "qmesh up"),
+        (errno.ENODEV, KernelRefused, "qmesh apply"),
         (errno.ENOBUFS, KernelRefused, "memory"),
         (errno.EOPNOTSUPP, KernelRefused, "lacks"),
         (errno.EADDRINUSE, KernelRefused, "ours"),

@@ -32,7 +32,9 @@ with only_agent(State(Path(sys.argv[1]))) as alone:
 
 @pytest.fixture
 def state(tmp_path):
-    return State(tmp_path / "state")
+    found = State(tmp_path / "state")
+    found.prepare()
+    return found
 
 
 @contextlib.contextmanager
@@ -53,7 +55,7 @@ def an_agent(state: State) -> Iterator[tuple[subprocess.Popen[str], bool]]:
 
 def test_where_none_was_ever_started_no_agent_runs_and_nothing_is_made(state):
     assert not services.agent_runs(state)
-    assert not state.directory.exists()
+    assert list(state.directory.iterdir()) == []
 
 
 def test_there_is_one_agent(state):
@@ -97,9 +99,12 @@ def test_an_agent_that_fails_runs_no_more(state):
 
 
 def test_agents_of_two_states_are_in_nobodys_way(tmp_path):
+    states = [State(tmp_path / name) for name in "ab"]
+    for each in states:
+        each.prepare()
     with (
-        services.only_agent(State(tmp_path / "a")) as first,
-        services.only_agent(State(tmp_path / "b")) as second,
+        services.only_agent(states[0]) as first,
+        services.only_agent(states[1]) as second,
     ):
         assert (first, second) == (True, True)
 
@@ -293,5 +298,6 @@ def test_the_agent_is_enabled_and_started_after_its_units_are_read(monkeypatch):
     assert Path("/run/said").read_text().splitlines() == [
         "daemon-reload",
         f"enable {BOOT_GUARD} {AGENT}",
-        f"restart {BOOT_GUARD} {AGENT}",
+        f"start {BOOT_GUARD}",
+        f"restart {AGENT}",
     ]

@@ -423,9 +423,38 @@ def test_a_mesh_that_was_half_forgotten_is_none(state):
     assert names_in(state) == ["reserved-ports.json"]
 
 
-def test_the_lock_makes_the_directory(tmp_path):
-    with State(tmp_path / "a" / "state").lock():
-        assert stat.S_IMODE((tmp_path / "a" / "state").stat().st_mode) == 0o700
+def test_the_directory_is_made_where_it_is_wanted_and_never_by_the_lock(tmp_path):
+    state = State(tmp_path / "a" / "state")
+    with pytest.raises(BadInput, match="in no mesh"), state.lock():
+        pass
+    assert not (tmp_path / "a").exists()
+
+    state.prepare()
+
+    with state.lock():
+        assert stat.S_IMODE(state.directory.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o1777, 0o770])
+def test_a_directory_of_other_things_keeps_its_mode(tmp_path, mode):
+    (tmp_path / "theirs").write_text("")
+    tmp_path.chmod(mode)
+
+    with pytest.raises(MachineRefused, match="other files"):
+        State(tmp_path).prepare()
+    with State(tmp_path).lock():
+        pass
+
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode
+
+
+def test_a_directory_of_ours_that_was_opened_to_others_is_closed(state):
+    state.make_private_key()
+    state.directory.chmod(0o755)
+
+    state.prepare()
+
+    assert stat.S_IMODE(state.directory.stat().st_mode) == 0o700
 
 
 def test_a_directory_that_is_a_link_is_no_state(tmp_path):

@@ -16,7 +16,7 @@ replace = msgspec.structs.replace
 
 CONTROL_KEY, OWN_KEY, OTHER_KEY = ("A" * 42 + end for end in ("A=", "E=", "I="))
 SHARED = Secret("A" * 42 + "M=")
-KEY_FILE = KeyFile("/s/private.key", 0o600, OWN_KEY)
+KEY_FILE = KeyFile("/s/private.key", OWN_KEY, 0o600, OWN_KEY)
 MESH = Inventory(
     mesh="0011223344556677",
     network="10.77.0.0/20",
@@ -51,7 +51,7 @@ AROUND = Surroundings(
     workers=WORKERS,
     profile="1.4",
     is_control=False,
-    key_file=KEY_FILE,
+    key_files=(KEY_FILE,),
     secret_files=(SecretFile("/s/preshared.key", 0o600),),
     config=ConfigFile("/c/config.yml", config(), 0o600),
     listeners=(("10.77.0.2", 40002), ("192.0.2.7", 22), ("127.0.0.1", 40003), ("::1", 40003)),
@@ -176,25 +176,25 @@ def test_a_tunnel_that_was_taken_down_on_purpose_is_a_warning():
     ("around", "code", "severity", "subject"),
     [
         (
-            replace(AROUND, key_file=KeyFile("/s/private.key", None, None)),
+            replace(AROUND, key_files=(replace(KEY_FILE, mode=None, public_key=None),)),
             "key-missing",
             "error",
             "/s/private.key",
         ),
         (
-            replace(AROUND, key_file=replace(KEY_FILE, public_key=OTHER_KEY)),
+            replace(AROUND, key_files=(replace(KEY_FILE, public_key=OTHER_KEY),)),
             "key-mismatch",
             "error",
             "/s/private.key",
         ),
         (
-            replace(AROUND, key_file=replace(KEY_FILE, public_key=None)),
+            replace(AROUND, key_files=(replace(KEY_FILE, public_key=None),)),
             "key-mismatch",
             "error",
             "/s/private.key",
         ),
-        (replace(AROUND, key_file=replace(KEY_FILE, mode=0o640)), "key-mode", "error", "/s/private.key"),
-        (replace(AROUND, key_file=replace(KEY_FILE, mode=0o700)), "key-mode", "error", "/s/private.key"),
+        (replace(AROUND, key_files=(replace(KEY_FILE, mode=0o640),)), "key-mode", "error", "/s/private.key"),
+        (replace(AROUND, key_files=(replace(KEY_FILE, mode=0o700),)), "key-mode", "error", "/s/private.key"),
         (replace(AROUND, secret_files=(SecretFile("/s/mesh.db", 0o604),)), "key-mode", "error", "/s/mesh.db"),
         (replace(AROUND, config=None), "config-missing", "warning", "config.yml"),
         (with_config(None, None), "config-missing", "error", "/c/config.yml"),
@@ -276,7 +276,7 @@ def test_listeners_are_told_even_where_the_config_is_damaged():
 
 
 def test_a_path_with_a_space_is_quoted_in_its_cure():
-    around = replace(AROUND, key_file=KeyFile("/my state/private.key", 0o644, OWN_KEY))
+    around = replace(AROUND, key_files=(KeyFile("/my state/private.key", OWN_KEY, 0o644, OWN_KEY),))
     (finding,) = audit(WANTED, WANTED, around)
     assert finding.cure == "chmod 600 '/my state/private.key'"
 
@@ -294,7 +294,7 @@ def test_the_control_nodes_audit_wants_its_own_role():
     place = replace(HERE, endpoints={})
     wanted = desired(MESH, "control", place, {OWN_KEY: SHARED})
     around = replace(AROUND, public_key=CONTROL_KEY, is_control=True, listeners=(("10.77.0.1", 40000),))
-    around = replace(around, key_file=replace(KEY_FILE, public_key=CONTROL_KEY))
+    around = replace(around, key_files=(KeyFile("/s/private.key", CONTROL_KEY, 0o600, CONTROL_KEY),))
     assert audit(wanted, wanted, around) == ()
 
 

@@ -66,7 +66,7 @@ def _invitation(file: str | None) -> str:
         return _asked_for()
     if file == "-":
         return sys.stdin.buffer.read(MAX_TEXT + 1).decode("ascii", "replace")
-    if file.startswith(PREFIX) and not Path(file).exists():
+    if file.startswith(PREFIX) and (len(file) > 100 or not Path(file).exists()):
         raise BadInput(
             "an invitation is a secret: as an argument, every user of this machine could read it",
             hint="put it in a file, or run `qmesh join` and paste it when asked; it was not used",

@@ -114,7 +114,7 @@ def _connection_errors(interface: str) -> Iterator[None]:
     except OSError as error:
         raise KernelRefused(
             f"the WireGuard process of {interface} cannot be reached: {error.strerror}",
-            hint="it has ended, or the interface was deleted; `qmesh up` makes it anew",
+            hint="it has ended, or the interface was deleted; `qmesh apply` makes it anew",
         ) from None
 
 
