@@ -12,7 +12,16 @@ import msgspec
 
 from qmesh.agent import nodefile
 from qmesh.agent.converge import converge, undone_on_failure
-from qmesh.agent.here import Here, Standing, linux_for, load, require_root, rise, standing
+from qmesh.agent.here import (
+    Here,
+    Standing,
+    linux_for,
+    load,
+    refuse_foreign_guard,
+    require_root,
+    rise,
+    standing,
+)
 from qmesh.agent.service import ensure_agent
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files, links, nftables, ports, wireguard
@@ -72,6 +81,7 @@ def init(state: State, wish: Wish, *, apply: bool) -> Standing:
         if state.settings_or_none() is None:
             _refuse_lost_settings(state)
             _refuse_what_collides(founding)
+            refuse_foreign_guard(state)
             _found(state, founding, apply=apply)
         else:
             _go_on(state, wish, directory, apply=apply)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, StateUnreadable
-from qmesh.host import files, names
+from qmesh.host import files, names, nftables
 from qmesh.host.linux import Linux
 from qmesh.host.registry import Registry
 from qmesh.host.state import Settings, State
@@ -80,6 +80,15 @@ def require_control(here: Here, what: str) -> None:
         raise BadInput(
             f"{here.settings.name} is not the control node",
             hint=f"run `{what}` on {here.inventory.control}",
+        )
+
+
+def refuse_foreign_guard(state: State) -> None:
+    """Raise BadInput where a guard is loaded that this state knows nothing of: another one's, or a rest."""
+    if nftables.read_guard_table() is not None and files.mode_of(state.guard_file) is None:
+        raise BadInput(
+            f"a guard is loaded on this machine already, and {state.directory} knows nothing of it",
+            hint="is there another --state? if not, `nft delete table inet qmesh` opens what it still closes",
         )
 
 

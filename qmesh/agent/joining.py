@@ -16,7 +16,16 @@ import msgspec
 
 from qmesh.agent import nodefile
 from qmesh.agent.converge import converge, reach, undone_on_failure
-from qmesh.agent.here import Here, Standing, linux_for, load, require_root, rise, standing
+from qmesh.agent.here import (
+    Here,
+    Standing,
+    linux_for,
+    load,
+    refuse_foreign_guard,
+    require_root,
+    rise,
+    standing,
+)
 from qmesh.agent.redeeming import Joiner, redeem
 from qmesh.agent.service import ensure_agent
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
@@ -73,6 +82,7 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
         if not _is_member(state):
             if _is_nobodys(state, invitation, interface):
                 _refuse_what_collides(invitation, interface, listen_port)
+                refuse_foreign_guard(state)
             joiner = Joiner(
                 invitation=invitation,
                 interface=interface,

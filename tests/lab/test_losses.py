@@ -97,6 +97,20 @@ def test_a_state_directory_of_somebody_elses_is_left_alone(lab):
     assert machine.run(["ls", "/root"]).stdout == "shared\n"
 
 
+def test_a_guard_of_another_state_directory_is_not_replaced(lab):
+    control = make_control(lab)
+    invitation = qmesh(control, "invite", "machine-b").stdout
+    rules = what_is_there(control)["rules"]
+    elsewhere = ("--state", "/root/st", "--interface", "q1", "--listen-port", "51900")
+    assert "a guard is loaded" in refusal(
+        control, "init", *elsewhere, "--workers", "1", "--network", "10.99.0.0/24", code=2
+    )
+    other = lab.machine("other", "192.168.0.210")
+    qmesh(other, "init", "--workers", "1", "--network", "10.99.0.0/24")
+    assert "a guard is loaded" in refusal(other, "join", "-", *elsewhere, code=2, input=invitation)
+    assert what_is_there(control)["rules"] == rules
+
+
 def test_an_invitation_as_an_argument_is_refused_and_not_repeated(lab):
     control = make_control(lab)
     text = qmesh(control, "invite", "machine-b").stdout.strip()
