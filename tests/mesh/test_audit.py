@@ -5,6 +5,7 @@ import inspect
 
 import msgspec
 import pytest
+from rich.pretty import pretty_repr
 
 from qmesh.mesh import audit as audit_module
 from qmesh.mesh.audit import ConfigFile, Finding, KeyFile, SecretFile, Surroundings, audit
@@ -336,3 +337,10 @@ def test_every_code_is_one_that_stays():
         and " " not in word
     }
     assert Finding.__struct_fields__ == ("code", "severity", "subject", "wanted", "seen", "cure")
+
+
+def test_a_config_file_shows_neither_itself_nor_by_rich_what_it_holds():
+    file = ConfigFile("/c/config.yml", "p2p:\n  peerPrivKey: 5ecret\n", 0o600)
+    for shown in (repr(file), str(file), pretty_repr(file), pretty_repr([file])):
+        assert "5ecret" not in shown
+        assert "ConfigFile" in shown
