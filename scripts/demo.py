@@ -291,6 +291,11 @@ class Demo:
         say("ipv4 ... forged source: workers that the attacker reached that way. None is right.")
         say("service: the same attempts on an ordinary port of these machines. All must arrive.")
         say("")
+        reached = {(attempt.machine, attempt.port) for attempt in self.attempts if attempt.reached}
+        workers = {(member.machine.name, port) for member in self.members for port in member.ports}
+        by_control = sum(member.reached_by_control for member in self.members)
+        say(f"workers that the control node reached: {by_control} of {len(workers)}")
+        say(f"workers that the attacker reached: {len(workers & reached)} of {len(workers)}")
         for what, took in self.times:
             say(f"{what}: {took}")
         for failure in self.failures[:SHOWN_FAILURES]:
