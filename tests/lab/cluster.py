@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import Any
 
-from tests.lab.machines import TOOLS, Lab, Machine, Running
+from tests.lab.machines import CHECKOUT, TOOLS, Lab, Machine, Running
 
 STATE = "/var/lib/qmesh"
 CONFIG = "/root/node/.config"
@@ -97,7 +97,8 @@ def what_is_there(machine: Machine) -> dict[str, str]:
         "rules": "nft list ruleset",
         "reserved": "cat /proc/sys/net/ipv4/ip_local_reserved_ports",
         "processes": "pgrep -af 'wireguard-go|qmesh' | cut -d' ' -f2- | grep -v pgrep || true",
-        "files": "find /root /etc/systemd/system /run /tmp -newer /proc/1 -type f | sort",
+        "files": "find /root /etc/systemd/system /run /tmp -newer /proc/1 -type f"
+        f" ! -path '{CHECKOUT}/*' | sort",
     }
     whole = "; printf '\\0'; ".join(f"( {script} )" for script in asked.values())
     return dict(zip(asked, machine.run(["sh", "-c", whole]).stdout.split("\0"), strict=True))
