@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from qmesh.host.wireguard import kernel
 from tests.lab.cluster import (
     CONFIG,
     NODE_CONFIG,
@@ -216,3 +217,20 @@ def test_a_relative_state_directory_is_found_again_from_elsewhere(lab):
     done = member.run(["sh", "-c", "cd /; qmesh check --state /root/st; qmesh units --state /root/st"])
     assert "as desired" in done.stdout
     assert "--config /root/st/node" in done.stdout
+
+
+@pytest.mark.parametrize("program", ["exit 1", "exit 0", "sleep 60"], ids=["fails", "does nothing", "hangs"])
+def test_where_wireguard_fails_nothing_is_left_half_made(lab, program):
+    if kernel.available():
+        pytest.skip("this machine cannot: its kernel has WireGuard, so no program is asked")
+    control = make_control(lab)
+    machine = lab.machine("machine-b", "192.168.0.201")
+    invite(control, machine)
+    machine.write("/root/bin/wireguard-go", f"#!/bin/sh\n{program}\n", 0o755)
+    broken = {"PATH": f"/root/bin:{machine.run(['sh', '-c', 'echo $PATH']).stdout.strip()}"}
+    before = what_is_there(machine)
+    for words in (("init", "--workers", "3"), ("join", "invitation")):
+        refusal(machine, *words, code=3, env=broken, timeout=60)
+        after = what_is_there(machine)
+        assert set(after.pop("state").split()) <= {"./private.key"}
+        assert after == {what: said for what, said in before.items() if what != "state"}
