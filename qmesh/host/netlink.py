@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 # pyroute2's package imports all of itself, some 0.1 s, whichever of its modules is asked for.
 from pyroute2.iproute.linux import IPRoute
@@ -18,6 +18,8 @@ from pyroute2.netlink import NLM_F_DUMP_INTR
 from pyroute2.netlink.exceptions import NetlinkError
 
 from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
+
+T = TypeVar("T")
 
 _DUMP_ATTEMPTS = 10
 
@@ -53,13 +55,24 @@ def refusal(code: int, doing: str, hints: Mapping[int, str] = MappingProxyType({
 
 
 def whole_dump(ask: Callable[[], Iterable[Any]]) -> list[Any]:
+    """The messages of a dump by pyroute2, as `whole` has them."""
+
+    def dump() -> tuple[list[Any], bool]:
+        messages = list(ask())
+        return messages, any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages)
+
+    return whole(dump)
+
+
+def whole(dump: Callable[[], tuple[list[T], bool]]) -> list[T]:
     """The messages of a netlink dump, asked for again while changes under way tear it.
 
+    dump: asks once, and tells the messages and whether NLM_F_DUMP_INTR was among their flags.
     Raises KernelRefused when it never came whole.
     """
     for _ in range(_DUMP_ATTEMPTS):
-        messages = list(ask())
-        if not any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages):
+        messages, torn = dump()
+        if not torn:
             return messages
     raise KernelRefused("the kernel's tables change too fast to be read", hint="try again")
 

@@ -158,7 +158,7 @@ class Unshown(msgspec.Struct, frozen=True):
         return []
 
 
-class Endpoint(msgspec.Struct, frozen=True, order=True):
+class Endpoint(msgspec.Struct, frozen=True, order=True, gc=False):
     """Where WireGuard's UDP port of a machine is reached: a host (DNS name or IP) and a port."""
 
     host: str
@@ -289,7 +289,7 @@ def worker_count(number: int) -> int:
     )
 
 
-class Peer(msgspec.Struct, frozen=True, kw_only=True):
+class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A WireGuard peer as it is configured. Source: wg(8).
 
     allowed_ips: networks in canonical text, sorted.

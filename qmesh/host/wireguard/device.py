@@ -6,8 +6,10 @@ import contextlib
 import errno
 import ipaddress
 import socket
+from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from functools import lru_cache
+from typing import Final, Protocol
 
 import msgspec
 
@@ -15,8 +17,11 @@ from qmesh.errors import MachineRefused
 from qmesh.host.netlink import refusal
 from qmesh.mesh.model import Endpoint, InterfaceKind, Peer, Secret
 
+_REMEMBERED: Final = 1 << 15
+"""How many addresses are kept as they were understood: an audit of thousands of peers sees them again."""
 
-class Counters(msgspec.Struct, frozen=True):
+
+class Counters(msgspec.Struct, frozen=True, gc=False):
     """What a peer has been doing.
 
     last_handshake_s: Unix time in seconds; None when there never was one.
@@ -103,15 +108,24 @@ def with_known_endpoint(peer: Peer, device: Device) -> Peer:
     return msgspec.structs.replace(peer, endpoint=known.endpoint)
 
 
+@lru_cache(_REMEMBERED)
 def endpoint_of(host: str, port: int) -> Endpoint | None:
     """An endpoint as WireGuard reports it; a link-local one loses its scope, and port 0 is none."""
     address = ipaddress.ip_address(host.partition("%")[0])
     return Endpoint(str(address), port) if port else None
 
 
-def allowed_ip(text: str) -> str:
-    """The canonical text of an allowed IP as WireGuard reports it."""
+@lru_cache(_REMEMBERED)
+def canonical_network(text: str) -> str:
+    """The canonical text of an allowed IP as WireGuard reports it. Raises ValueError."""
     return str(ipaddress.ip_network(text, strict=False))
+
+
+def key_text(octets: bytes) -> str:
+    """The text of a WireGuard key. Raises ValueError unless it has 32 octets."""
+    if len(octets) != 32:
+        raise ValueError("a key of another length")
+    return b2a_base64(octets, newline=False).decode()
 
 
 def port_hint(port: int) -> dict[int, str]:

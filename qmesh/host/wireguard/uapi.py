@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, KernelRefused, NeedsRoot
 from qmesh.host.netlink import refusal
-from qmesh.host.wireguard.device import Counters, Device, allowed_ip, endpoint_of, observed
-from qmesh.mesh.model import Endpoint, Peer, Secret, wireguard_key
+from qmesh.host.wireguard.device import Counters, Device, canonical_network, endpoint_of, key_text, observed
+from qmesh.mesh.model import Endpoint, Peer, Secret
 
 SOCKETS: Final = Path("/var/run/wireguard")
 ANSWER_TIMEOUT_S = 30.0
@@ -27,9 +27,6 @@ MAX_ANSWER_OCTETS: Final = 64 * 1024 * 1024
 """An answer has some 500 octets a peer: enough for a hundred thousand."""
 
 _UNSET_HEX = "00" * 32
-
-Section = dict[str, list[str]]
-"""The lines of the device, or of one peer: values by key, in order."""
 
 
 def socket_path(interface: str) -> Path:
@@ -49,9 +46,9 @@ def answers(interface: str) -> bool:
 
 def read(interface: str) -> Device:
     """The interface as its process says it is. Raises KernelRefused unless the answer is whole."""
-    pairs = _ask(interface, Secret("get=1\n\n"))
+    answer = _ask(interface, Secret("get=1\n\n"))
     try:
-        return _device(pairs)
+        return _device(answer)
     except (ValueError, BadInput):
         raise _not_understood(interface) from None
 
@@ -118,32 +115,29 @@ def _connection_errors(interface: str) -> Iterator[None]:
         ) from None
 
 
-def _ask(
-    interface: str, request: Secret, hints: Mapping[int, str] = MappingProxyType({})
-) -> list[tuple[str, str]]:
-    """Make one request and return the key and value of each line of the answer, errno left out."""
+def _ask(interface: str, request: Secret, hints: Mapping[int, str] = MappingProxyType({})) -> str:
+    """Make one request and return the lines of the answer, a newline before each, errno left out."""
     with _connection_errors(interface), _connect(interface) as connection:
         # It closes on a request it refuses halfway; why, is there to be read then.
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(request.reveal().encode())
         answer = _receive(interface, connection)
-    pairs = [(key, value) for key, _, value in (line.partition("=") for line in answer)]
-    last, code = pairs.pop()
-    if last != "errno" or not code.removeprefix("-").isdecimal():
+    lines, found, code = answer.rpartition("\nerrno=")
+    if not found or not code.removeprefix("-").isdecimal():
         raise _not_understood(interface)
     if int(code) != 0:
         raise refusal(abs(int(code)), f"configure {interface}", hints)
-    return pairs
+    return lines
 
 
-def _receive(interface: str, connection: socket.socket) -> list[str]:
-    answer = bytearray()
+def _receive(interface: str, connection: socket.socket) -> str:
+    answer = bytearray(b"\n")
     while not answer.endswith(b"\n\n"):
         part = connection.recv(65536)
         answer += part
         if not part or len(answer) > MAX_ANSWER_OCTETS:
             raise _not_understood(interface)
-    return answer.decode("ascii", errors="replace").removesuffix("\n\n").split("\n")
+    return answer.decode("ascii", errors="replace").removesuffix("\n\n")
 
 
 def _not_understood(interface: str) -> KernelRefused:
@@ -159,52 +153,50 @@ def _hex(key: str) -> str:
 
 
 def _base64(hexadecimal: str) -> str:
-    return wireguard_key(base64.b64encode(bytes.fromhex(hexadecimal)).decode())
+    return key_text(bytes.fromhex(hexadecimal))
 
 
-def _device(pairs: Iterable[tuple[str, str]]) -> Device:
-    device, *peers = _sections(pairs)
+def _device(answer: str) -> Device:
+    own, *peers = answer.split("\npublic_key=")
+    values = dict(_pairs(own))
     return observed(
-        public_key=_public_key(_value(device, "private_key", _UNSET_HEX)),
-        listen_port=int(_value(device, "listen_port", "0")),
-        peers=(_peer(section) for section in peers),
+        public_key=_public_key(values.get("private_key", _UNSET_HEX)),
+        listen_port=int(values.get("listen_port", "0")),
+        peers=map(_peer, peers),
     )
 
 
-def _sections(pairs: Iterable[tuple[str, str]]) -> list[Section]:
-    sections: list[Section] = [{}]
-    for key, value in pairs:
-        if key == "public_key":
-            sections.append({})
-        sections[-1].setdefault(key, []).append(value)
-    return sections
-
-
-def _value(section: Section, key: str, default: str) -> str:
-    return section.get(key, [default])[-1]
+def _pairs(lines: str) -> list[list[str]]:
+    """The keys with their values, in order. A bare device has an empty line."""
+    return [line.split("=", 1) for line in lines.split("\n") if line]
 
 
 def _public_key(private_key: str) -> str | None:
     if private_key == _UNSET_HEX:
         return None
     public_key = X25519PrivateKey.from_private_bytes(bytes.fromhex(private_key)).public_key()
-    return base64.b64encode(public_key.public_bytes_raw()).decode()
+    return key_text(public_key.public_bytes_raw())
 
 
-def _peer(section: Section) -> tuple[Peer, Counters]:
-    preshared_key = _value(section, "preshared_key", _UNSET_HEX)
+def _peer(section: str) -> tuple[Peer, Counters]:
+    public_key, _, lines = section.partition("\n")
+    pairs = _pairs(lines)
+    values = dict(pairs)
+    endpoint = _endpoint(values.get("endpoint", ""))
+    preshared_key = values.get("preshared_key", _UNSET_HEX)
+    networks = [value for key, value in pairs if key == "allowed_ip"]
     peer = Peer(
-        public_key=_base64(section["public_key"][0]),
-        allowed_ips=tuple(sorted(map(allowed_ip, section.get("allowed_ip", ())))),
-        endpoint=_endpoint(_value(section, "endpoint", "")),
+        public_key=_base64(public_key),
+        allowed_ips=tuple(sorted(map(canonical_network, networks))),
+        endpoint=endpoint,
         preshared_key=None if preshared_key == _UNSET_HEX else Secret(_base64(preshared_key)),
-        keepalive_s=int(_value(section, "persistent_keepalive_interval", "0")),
+        keepalive_s=int(values.get("persistent_keepalive_interval", "0")),
     )
     counters = Counters(
-        last_handshake_s=int(_value(section, "last_handshake_time_sec", "0")) or None,
-        rx_bytes=int(_value(section, "rx_bytes", "0")),
-        tx_bytes=int(_value(section, "tx_bytes", "0")),
-        endpoint=peer.endpoint,
+        last_handshake_s=int(values.get("last_handshake_time_sec", "0")) or None,
+        rx_bytes=int(values.get("rx_bytes", "0")),
+        tx_bytes=int(values.get("tx_bytes", "0")),
+        endpoint=endpoint,
     )
     return peer, counters
 
