@@ -6,6 +6,8 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
+import msgspec
+
 from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed
 from qmesh.errors import KernelRefused, QmeshError
 from qmesh.host.linux import Linux
@@ -23,10 +25,10 @@ def wanted_and_observed(
     follow_roaming: leave the endpoints of peers alone that shook hands a moment ago. The control
         node always does: where a worker machine says that it is reached is a hint, its packets are proof.
     """
-    observed = linux.observe()
+    observed, counters = linux.look()
     endpoints = endpoints_wanted(here, observed)
     if (follow_roaming or here.settings.control) and observed.tunnel is not None:
-        endpoints |= {name: where for name, where in roamed(here, linux).items() if name in endpoints}
+        endpoints |= {name: where for name, where in roamed(here, counters).items() if name in endpoints}
     return desired_here(here, linux.backend.kind, endpoints), observed
 
 
@@ -53,14 +55,15 @@ def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple
 
 def close(here: Here, linux: Linux) -> tuple[Step, ...]:
     """Take the guard's steps alone: it does not wait for DNS."""
-    steps = plan(desired_here(here, linux.backend.kind, {}), linux.observe())
+    wanted = msgspec.structs.replace(desired_here(here, linux.backend.kind, {}), tunnel=None)
+    steps = plan(wanted, linux.observe_guard())
     return take(linux, tuple(step for step in steps if isinstance(step, LoadGuard | ReservePorts)))
 
 
 def take(linux: Linux, steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """Take steps in order; returns them. Raises MachineRefused at the first that is refused."""
+    linux.apply(*steps)
     for step in steps:
-        linux.apply(step)
         log.debug("%s %s: %s", step.kind, step.subject, step.detail)
     return steps
 

@@ -14,6 +14,7 @@ from qmesh.host import files, names, nftables
 from qmesh.host.linux import Linux
 from qmesh.host.registry import Registry
 from qmesh.host.state import Settings, State
+from qmesh.host.wireguard import Counters
 from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.enrolment import read_membership
 from qmesh.mesh.inventory import Inventory, cores_of, ports_of
@@ -172,16 +173,20 @@ def endpoints_wanted(here: Here, observed: NodeState) -> dict[str, Endpoint]:
     seen = {peer.public_key: peer.endpoint for peer in peers}
     wanted = {}
     for machine, endpoints in _known_endpoints(here):
-        endpoint = _endpoint_wanted(endpoints, seen.get(machine.public_key))
+        endpoint = endpoint_wanted(endpoints, seen.get(machine.public_key))
         if endpoint is not None:
             wanted[machine.name] = endpoint
     return wanted
 
 
-def _endpoint_wanted(endpoints: tuple[Endpoint, ...], seen: Endpoint | None) -> Endpoint | None:
+def endpoint_wanted(endpoints: tuple[Endpoint, ...], seen: Endpoint | None) -> Endpoint | None:
+    """Where a machine with these endpoints is to be reached, best first; None leaves it open.
+
+    seen: where it is now. Names are looked up only while it is nowhere.
+    """
     if seen in endpoints:
         return seen
-    if seen is not None and not endpoints[0].is_address:
+    if not endpoints or (seen is not None and not endpoints[0].is_address):
         return None
     found = (names.resolve(endpoint) for endpoint in endpoints)
     return next((endpoint for endpoint in found if endpoint is not None), None)
@@ -198,9 +203,8 @@ def _known_endpoints(here: Here) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
     ]
 
 
-def roamed(here: Here, linux: Linux) -> dict[str, Endpoint]:
+def roamed(here: Here, counters: Mapping[str, Counters]) -> dict[str, Endpoint]:
     """Where peers with a fresh handshake are now: WireGuard followed them, and was right to."""
-    counters = linux.backend.read(here.settings.interface).counters
     by_key = {machine.public_key: machine.name for machine in here.inventory.machines}
     now = time.time()
     return {

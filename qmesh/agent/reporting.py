@@ -14,8 +14,8 @@ from qmesh.host import links
 from qmesh.host.registry import Event, Registry
 from qmesh.host.state import State
 from qmesh.host.wireguard import Counters
-from qmesh.mesh.inventory import cores_of, ports_of
-from qmesh.mesh.model import Machine
+from qmesh.mesh.inventory import Inventory, cores_of
+from qmesh.mesh.model import Cores, Machine
 
 
 class CoreRange(msgspec.Struct, frozen=True):
@@ -56,13 +56,23 @@ def status(state: State) -> Status:
     require_root("qmesh status")
     here = latest(state)
     counters = _counters(state, here)
+    cores = cores_of(here.inventory)
     now = time.time()
     return Status(
         mesh=here.inventory.mesh,
         revision=here.inventory.revision,
         node=here.inventory.node,
         control=here.inventory.control,
-        machines=tuple(_machine(here, machine, counters, now) for machine in here.inventory.machines),
+        machines=tuple(
+            _machine(
+                here.inventory,
+                machine,
+                cores.get(machine.name),
+                counters.get(machine.public_key),
+                now,
+            )
+            for machine in here.inventory.machines
+        ),
     )
 
 
@@ -73,19 +83,19 @@ def _counters(state: State, here: Here) -> Mapping[str, Counters]:
     return linux_for(state, here).backend.read(interface).counters
 
 
-def _machine(here: Here, machine: Machine, counters: Mapping[str, Counters], now: float) -> MachineStatus:
-    count = counters.get(machine.public_key)
-    cores = cores_of(here.inventory).get(machine.name)
+def _machine(
+    inventory: Inventory, machine: Machine, cores: Cores | None, count: Counters | None, now: float
+) -> MachineStatus:
     declared = str(machine.endpoints[0]) if machine.endpoints else None
     handshake = None if count is None else count.last_handshake_s
     return MachineStatus(
         name=machine.name,
-        role="control" if machine.name == here.inventory.control else "worker",
+        role="control" if machine.name == inventory.control else "worker",
         address=machine.address,
         public_key=machine.public_key,
         endpoint=str(count.endpoint) if count is not None and count.endpoint is not None else declared,
         cores=CoreRange(None if cores is None else cores.first, machine.workers),
-        ports=ports_of(here.inventory, machine.name),
+        ports=() if cores is None else tuple(cores.ports(inventory.base_port)),
         state=machine.state,
         last_handshake=None if handshake is None else max(0.0, round(now - handshake, 1)),
         rx_bytes=None if count is None else count.rx_bytes,

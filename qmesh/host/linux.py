@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+
+import msgspec
 
 from qmesh.errors import KernelRefused, StateUnreadable
 from qmesh.host import files, links, nftables, ports, wireguard
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import public_key_of
-from qmesh.mesh.guard import load_script, parse, unload_script
+from qmesh.mesh.guard import change_script, load_script, parse, unload_script
 from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Secret, Tunnel
 from qmesh.mesh.plan import (
     AddAddress,
@@ -26,6 +29,13 @@ from qmesh.mesh.plan import (
     Step,
     UnloadGuard,
 )
+
+
+class Outline(msgspec.Struct, frozen=True):
+    """A machine without its peers. guarded: a state that names no tunnel; link: the tunnel's interface."""
+
+    guarded: NodeState
+    link: links.Link | None
 
 
 class Linux:
@@ -47,11 +57,33 @@ class Linux:
 
     def observe(self) -> NodeState:
         """The machine as it is. Raises MachineRefused where it could not look."""
-        return NodeState(
-            guard=self._guard(),
-            tunnel=self._tunnel(),
-            reserved_ports=ports.held(self._state),
+        return self.look()[0]
+
+    def look(self) -> tuple[NodeState, Mapping[str, wireguard.Counters]]:
+        """The machine as it is, and what each peer has been doing, by public key. Raises alike."""
+        link, guarded = links.read(self._interface), self.observe_guard()
+        if link is None:
+            return guarded, {}
+        device = self._wireguard.read(self._interface)
+        tunnel = Tunnel(
+            interface=link.name,
+            kind=self._wireguard.kind,
+            public_key=device.public_key,
+            listen_port=device.listen_port,
+            addresses=link.addresses,
+            mtu=link.mtu,
+            up=link.up,
+            peers=device.peers,
         )
+        return msgspec.structs.replace(guarded, tunnel=tunnel), device.counters
+
+    def observe_guard(self) -> NodeState:
+        """The machine as it is, without a look at its tunnel: it names none. Raises as `observe` does."""
+        return NodeState(guard=self._guard(), tunnel=None, reserved_ports=ports.held(self._state))
+
+    def outline(self) -> Outline:
+        """What can be seen of the machine at a cost that does not grow with its peers."""
+        return Outline(self.observe_guard(), links.read(self._interface))
 
     def _guard(self) -> Guard | AlteredGuard | None:
         listing = nftables.read_guard_table()
@@ -66,52 +98,44 @@ class Linux:
         octets = files.read(self._state.guard_file)
         return None if octets is None else octets.decode("utf-8", "replace")
 
-    def _tunnel(self) -> Tunnel | None:
-        link = links.read(self._interface)
-        if link is None:
-            return None
-        device = self._wireguard.read(self._interface)
-        return Tunnel(
-            interface=link.name,
-            kind=self._wireguard.kind,
-            public_key=device.public_key,
-            listen_port=device.listen_port,
-            addresses=link.addresses,
-            mtu=link.mtu,
-            up=link.up,
-            peers=device.peers,
-        )
+    def apply(self, *steps: Step) -> None:
+        """Take steps, in order. Raises MachineRefused at the first that is refused, which was not taken.
 
-    def apply(self, step: Step) -> None:
-        """Take one step. Raises MachineRefused; then the step was not taken."""
+        Peers that follow one another go to WireGuard together; where that is refused, some may be set.
+        """
+        for _, together in groupby(steps, key=_together):
+            self._apply(*together)
+
+    def _apply(self, step: Step, *alike: Step) -> None:
         match step:
-            case LoadGuard(new=guard):
-                script = load_script(guard)
+            case LoadGuard(old=old, new=guard):
                 # The boot guard first: should the power go in between, closed is what comes up.
-                files.write(self._state.guard_file, script.encode())
-                nftables.run(script)
+                files.write(self._state.guard_file, load_script(guard).encode())
+                nftables.run(change_script(old, guard))
             case UnloadGuard():
                 nftables.run(unload_script())
                 files.remove(self._state.guard_file)
             case ReservePorts(new=wanted):
                 ports.hold(self._state, wanted)
             case _:
-                self._apply_to_tunnel(step)
+                self._apply_to_tunnel(step, *alike)
 
-    def _apply_to_tunnel(self, step: Step) -> None:
+    def _apply_to_tunnel(self, step: Step, *alike: Step) -> None:
         match step:
             case CreateTunnel(subject=interface):
                 self._wireguard.create(interface)
             case DeleteTunnel(old=tunnel):
                 wireguard.backend_for(tunnel.interface).delete(tunnel.interface)
+            case SetPeer(subject=interface, new=peer):
+                peers = [peer, *(other.new for other in alike if isinstance(other, SetPeer))]
+                self._wireguard.set_peers(interface, peers)
+            case RemovePeer(subject=interface, old=peer):
+                peers = [peer, *(other.old for other in alike if isinstance(other, RemovePeer))]
+                self._wireguard.remove_peers(interface, [peer.public_key for peer in peers])
             case SetKey(subject=interface, new=public_key):
                 self._wireguard.set_key(interface, self._private_key(public_key))
             case SetListenPort(subject=interface, new=port):
                 self._wireguard.set_listen_port(interface, port)
-            case SetPeer(subject=interface, new=peer):
-                self._wireguard.set_peers(interface, [peer])
-            case RemovePeer(subject=interface, old=peer):
-                self._wireguard.remove_peers(interface, [peer.public_key])
             case _:
                 _apply_to_link(step)
 
@@ -122,6 +146,11 @@ class Linux:
                 hint=f"restore {self._state.private_key_file} from a backup, or join this machine anew",
             )
         return self._keys[public_key]
+
+
+def _together(step: Step) -> tuple[type[Step], str, int]:
+    """Equal for steps that can be taken together."""
+    return type(step), step.subject, 0 if isinstance(step, SetPeer | RemovePeer) else id(step)
 
 
 def _apply_to_link(step: Step) -> None:

@@ -75,12 +75,11 @@ def _tunnel(inventory: Inventory, machine: Machine, place: Place, preshared: Map
         else (inventory.control_node,)
     )
     peers = (
-        Peer(
-            public_key=other.public_key,
-            allowed_ips=(host_network(other.address),),
+        peer_of(
+            other,
             endpoint=place.endpoints.get(other.name),
             preshared_key=preshared.get(other.public_key),
-            keepalive_s=0 if is_control else KEEPALIVE_S,
+            calls=not is_control,
         )
         for other in others
     )
@@ -93,6 +92,22 @@ def _tunnel(inventory: Inventory, machine: Machine, place: Place, preshared: Map
         mtu=TUNNEL_MTU,
         up=True,
         peers=tuple(sorted(peers, key=lambda peer: peer.public_key)),
+    )
+
+
+def peer_of(
+    machine: Machine, *, endpoint: Endpoint | None, preshared_key: Secret | None, calls: bool
+) -> Peer:
+    """A machine as another one's WireGuard peer.
+
+    calls: whether that other one keeps the tunnel open, as worker machines do: NAT may be in between.
+    """
+    return Peer(
+        public_key=machine.public_key,
+        allowed_ips=(host_network(machine.address),),
+        endpoint=endpoint,
+        preshared_key=preshared_key,
+        keepalive_s=KEEPALIVE_S if calls else 0,
     )
 
 

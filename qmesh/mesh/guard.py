@@ -15,7 +15,10 @@ sent        output: a connection that is older than the guard is not taken up ag
 from __future__ import annotations
 
 import re
+from collections.abc import Set as AbstractSet
 from typing import Final
+
+import msgspec
 
 from qmesh.errors import QmeshError
 from qmesh.mesh.model import AlteredGuard, Guard, ip_address
@@ -139,6 +142,22 @@ def _what_members_may_reach(guard: Guard, family: str) -> str:
 def load_script(guard: Guard) -> str:
     """Nftables commands that put the guard in place of whatever has its name, in one transaction."""
     return f"add table inet {TABLE}\ndelete table inet {TABLE}\n{render(guard)}"
+
+
+def change_script(old: Guard | AlteredGuard | None, new: Guard) -> str:
+    """Nftables commands that take the table from `old` to `new`, in one transaction.
+
+    Where only the ports differ, they name just those ports; else the table is replaced.
+    """
+    if not isinstance(old, Guard) or msgspec.structs.replace(old, ports=new.ports) != new:
+        return load_script(new)
+    gone, come = set(old.ports) - set(new.ports), set(new.ports) - set(old.ports)
+    return _ports_script("delete", gone) + _ports_script("add", come)
+
+
+def _ports_script(verb: str, ports: AbstractSet[int]) -> str:
+    listed = ", ".join(map(str, sorted(ports)))
+    return f"{verb} element inet {TABLE} worker_ports {{ {listed} }}\n" if ports else ""
 
 
 def unload_script() -> str:

@@ -248,7 +248,7 @@ def _tunnel_steps(desired: Tunnel | None, observed: Tunnel | None) -> Iterator[S
         yield CreateTunnel(desired.interface, desired.kind)
         observed = bare_tunnel(desired.interface, desired.kind)
     yield from _device_steps(desired, observed)
-    yield from _peer_steps(desired, observed)
+    yield from peer_steps(desired.interface, desired.peers, observed.peers)
     if desired.up != observed.up:
         yield SetUp(desired.interface, desired.up)
 
@@ -286,15 +286,16 @@ def _address_steps(desired: Tunnel, observed: Tunnel) -> Iterator[Step]:
             yield AddAddress(desired.interface, new)
 
 
-def _peer_steps(desired: Tunnel, observed: Tunnel) -> Iterator[Step]:
-    wanted = {peer.public_key: peer for peer in desired.peers}
-    seen = {peer.public_key: peer for peer in observed.peers}
+def peer_steps(interface: str, desired: Iterable[Peer], observed: Iterable[Peer]) -> Iterator[Step]:
+    """The steps that make these peers of an interface as desired, whether they are all of its or some."""
+    wanted = {peer.public_key: peer for peer in desired}
+    seen = {peer.public_key: peer for peer in observed}
     for key, peer in seen.items():
         if key not in wanted:
-            yield RemovePeer(desired.interface, peer)
+            yield RemovePeer(interface, peer)
     for key, peer in wanted.items():
         if not same_peer(peer, seen.get(key)):
-            yield SetPeer(desired.interface, seen.get(key), peer)
+            yield SetPeer(interface, seen.get(key), peer)
 
 
 def same_peer(wanted: Peer, seen: Peer | None) -> bool:
