@@ -10,15 +10,14 @@ import signal
 import time
 from typing import Final, Literal, TypeAlias
 
-from qmesh.agent.converge import converge
-from qmesh.agent.here import Here, linux_for, load, require_root
+from qmesh.agent.here import Here, require_root
 from qmesh.agent.membership import refresh
 from qmesh.agent.serving import ControlNode
+from qmesh.agent.watching import Watch
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import links, services
 from qmesh.host.channel import Service, Silent
 from qmesh.host.linux import close_as_at_boot
-from qmesh.host.registry import Registry
 from qmesh.host.state import State
 from qmesh.mesh.units import qmesh_units
 
@@ -28,6 +27,8 @@ LOOK_S: Final = 5.0
 """Seconds between two looks at the machine."""
 ASK_S: Final = 15.0
 """Seconds between two questions of a member for a newer membership, on average."""
+MOST_STEPS_TOLD: Final = 20
+"""Of one look; a first apply has one for each peer."""
 _START_S: Final = 20.0
 
 Call: TypeAlias = Literal["look", "stop"]
@@ -76,6 +77,7 @@ class Agent:
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self._watch = Watch(state)
         # SimpleQueue.put may be called from a signal handler.
         self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._calls.put("look")
@@ -127,19 +129,14 @@ class Agent:
 
     def _look(self) -> Here:
         with self._state.lock():
-            here = load(self._state)
-            if here.settings.control:
-                here = self._without_expired(here)
-            for step in converge(here, linux_for(self._state, here), follow_roaming=True):
-                log.info("%s %s: %s", step.kind, step.subject, step.detail)
+            here, steps = self._watch.look()
+        for step in steps[:MOST_STEPS_TOLD]:
+            log.info("%s %s: %s", step.kind, step.subject, step.detail)
+        if len(steps) > MOST_STEPS_TOLD:
+            log.info("and %d steps more", len(steps) - MOST_STEPS_TOLD)
         if here.settings.control:
             self._keep_service(here)
         return here
-
-    def _without_expired(self, here: Here) -> Here:
-        with Registry(self._state.registry_file) as registry:
-            expired = registry.expire(now=int(time.time()))
-        return load(self._state) if expired else here
 
     def _keep_service(self, here: Here) -> None:
         """The service is bound to the interface as it is: one that was made anew wants a new one."""

@@ -54,6 +54,17 @@ def mode_of(path: Path) -> int | None:
         raise _unreadable(path, _reason(error)) from None
 
 
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """Inode, time of the last change in nanoseconds and octets of a file; None where nothing is."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, _reason(error)) from None
+    return found.st_ino, found.st_ctime_ns, found.st_size
+
+
 def write(
     path: Path, octets: bytes, *, mode: int = PRIVATE_MODE, owner: tuple[int, int] | None = None
 ) -> None:

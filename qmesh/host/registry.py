@@ -20,7 +20,7 @@ from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, NeedsRoot, 
 from qmesh.host import files
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
 from qmesh.mesh.inventory import Inventory, add, admit, free_address
-from qmesh.mesh.model import Endpoint, Machine, Secret, Unshown
+from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret, Unshown
 
 _APPLICATION: Final = 0x716D6573  # "qmes"
 _SCHEMA_VERSION: Final = 1
@@ -67,6 +67,8 @@ CREATE TABLE events (
 """
 
 EventKind: TypeAlias = Literal["mesh-made", "invited", "invitation-withdrawn", "invitation-expired", "joined"]
+_OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
+"""Events after which nothing of the control node is another but its peers: who joins, comes last."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -85,6 +87,20 @@ class Issued(Unshown, frozen=True):
     secret: bytes
     machine: Machine
     expires_at: int
+
+
+class Known(Unshown, frozen=True):
+    """A machine with the preshared key that the control node shares with it."""
+
+    machine: Machine
+    preshared_key: Secret | None
+
+
+class News(Unshown, frozen=True):
+    """What became of machines, by name; None for one that is gone. event: the last that is told of."""
+
+    event: int
+    machines: dict[str, Known | None]
 
 
 class Registry:
@@ -173,6 +189,26 @@ class Registry:
                 "SELECT public_key, preshared_key FROM machines WHERE preshared_key IS NOT NULL"
             )
             return {public_key: Secret(text) for public_key, text in rows}
+
+    def last_event(self) -> int:
+        """The number of the last event."""
+        with self._change() as connection:
+            (number,) = connection.execute("SELECT max(number) FROM events").fetchone()
+            return int(number)
+
+    def news(self, *, since: int) -> News | None:
+        """What became of machines after the event of this number.
+
+        None when more has changed than who is a peer, or when this registry has no such event.
+        """
+        with self._change() as connection:
+            rows = connection.execute(
+                "SELECT number, what, machine FROM events WHERE number >= ? ORDER BY number", (since,)
+            ).fetchall()
+            if not rows or rows[0][0] != since or not _OF_PEERS.issuperset(what for _, what, _ in rows[1:]):
+                return None
+            names = {name for _, _, name in rows[1:]}
+            return News(rows[-1][0], {name: _known(connection, name) for name in names})
 
     def events(self) -> tuple[Event, ...]:
         """All that changed the mesh, oldest first."""
@@ -372,6 +408,18 @@ def _inventory(connection: sqlite3.Connection) -> Inventory:
         raise sqlite3.DatabaseError(f"its rows are no mesh ({error})") from None
 
 
+def _known(connection: sqlite3.Connection, name: str) -> Known | None:
+    row = connection.execute(
+        "SELECT name, public_key, address, workers, state, endpoints, preshared_key FROM machines"
+        " WHERE name = ?",
+        (name,),
+    ).fetchone()
+    if row is None:
+        return None
+    *machine, preshared_key = row
+    return Known(_machine(*machine), None if preshared_key is None else Secret(preshared_key))
+
+
 def _rows_as_inventory(connection: sqlite3.Connection) -> Inventory:
     (*mesh,) = connection.execute(
         "SELECT mesh, network, control, node, base_port, service_port, revision FROM mesh"
@@ -380,19 +428,22 @@ def _rows_as_inventory(connection: sqlite3.Connection) -> Inventory:
         "SELECT name, public_key, address, workers, state, endpoints FROM machines"
         " ORDER BY place IS NULL, place, name"
     )
-    machines = tuple(
-        Machine(
-            name=name,
-            public_key=public_key,
-            address=address,
-            workers=workers,
-            state=state,
-            endpoints=msgspec.json.decode(endpoints, type=tuple[Endpoint, ...]),
-        )
-        for name, public_key, address, workers, state, endpoints in rows
-    )
+    machines = tuple(_machine(*row) for row in rows)
     names = ("mesh", "network", "control", "node", "base_port", "service_port", "revision")
     return Inventory(**dict(zip(names, mesh, strict=True)), machines=machines)
+
+
+def _machine(
+    name: str, public_key: str, address: str, workers: int | None, state: MachineState, endpoints: str
+) -> Machine:
+    return Machine(
+        name=name,
+        public_key=public_key,
+        address=address,
+        workers=workers,
+        state=state,
+        endpoints=msgspec.json.decode(endpoints, type=tuple[Endpoint, ...]),
+    )
 
 
 def _revision(connection: sqlite3.Connection) -> int:

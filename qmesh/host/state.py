@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -148,6 +148,14 @@ class State:
         """Whether there is state of a mesh besides the settings: theirs was lost, or not yet written."""
         rests = (self.registry_file, self.membership_file, self._pending_file)
         return any(files.mode_of(path) is not None for path in rests)
+
+    def stamp(self) -> Hashable:
+        """What is another once a file was replaced of which this machine's desired state is made.
+
+        SQLite writes into the registry's file: that is another only where it was put in its place.
+        """
+        written = (self._settings_file, self.membership_file, self.preshared_key_file, self.private_key_file)
+        return (*map(files.stamp, written), (files.stamp(self.registry_file) or (None,))[0])
 
     def settings_or_none(self) -> Settings | None:
         """This machine's settings; None when it is in no mesh."""

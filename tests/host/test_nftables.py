@@ -18,7 +18,7 @@ import pytest
 
 from qmesh.errors import KernelRefused, NeedsRoot
 from qmesh.host import nftables
-from qmesh.mesh.guard import load_script, parse, render, unload_script
+from qmesh.mesh.guard import change_script, load_script, parse, render, unload_script
 from qmesh.mesh.model import AlteredGuard, Guard, InterfaceKind
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -344,6 +344,46 @@ def test_g3_a_guard_is_replaced_in_one_transaction():
     assert "delete table inet qmesh" in found
     assert "add table inet qmesh" in found
     assert len([line for line in generations if "python" in line or "pytest" in line]) == 1
+
+
+PORTS = (
+    ((40003, 40004), (40003, 40004, 40005)),
+    ((40003, 40004), (40004,)),
+    ((), (40003,)),
+    ((40003,), ()),
+    ((40003,), (40004,)),
+    (tuple(range(40000, 40300)), tuple(range(40150, 40450))),
+    (tuple(range(1, 5000)), tuple(range(1, 5001))),
+)
+
+
+@pytest.mark.parametrize(("old", "new"), PORTS)
+def test_a_guard_whose_ports_were_changed_is_the_guard_with_those_ports(old, new):
+    before, after = (msgspec.structs.replace(WORKER, ports=ports) for ports in (old, new))
+    load(before)
+    nftables.run(change_script(before, after))
+
+    assert read() == after
+
+
+def test_a_port_more_is_one_set_element_and_no_rule_is_touched():
+    more = msgspec.structs.replace(WORKER, ports=(*WORKER.ports, 40007))
+    load(WORKER)
+    with monitor() as events:
+        nftables.run(change_script(WORKER, more))
+        found = [line for line in events() if "generation" not in line and "begin" not in line]
+
+    assert found == ["add element inet qmesh worker_ports { 40007 }"]
+
+
+def test_ports_of_a_guard_that_others_changed_meanwhile_are_refused_whole():
+    load(WORKER)
+    nft("delete element inet qmesh worker_ports { 40003 }")
+    fewer = msgspec.structs.replace(WORKER, ports=(40004, 40009))
+
+    with pytest.raises(KernelRefused):
+        nftables.run(change_script(WORKER, fewer))
+    assert read() == msgspec.structs.replace(WORKER, ports=(40004, 40005, 40006))
 
 
 RELOAD = """

@@ -918,3 +918,48 @@ def test_another_who_writes_is_waited_for(path):
 
             other.execute("COMMIT")
             assert waiting.result().machine.name == "machine-b"
+
+
+def test_news_is_who_became_of_machines_since_an_event(registry):
+    begun = registry.last_event()
+    kept, gone = invite(registry, "machine-b"), invite(registry, "machine-c", now=NOW - 2 * DAY_S)
+    redeem(registry, kept, key(7))
+    registry.expire(now=NOW)
+    news = registry.news(since=begun)
+
+    assert news is not None
+    assert news.event == registry.last_event()
+    assert set(news.machines) == {"machine-b", "machine-c"}
+    assert news.machines[gone.machine.name] is None
+    known = news.machines[kept.machine.name]
+    assert known is not None
+    assert known.machine == registry.inventory().machine("machine-b")
+    assert known.preshared_key == registry.preshared_keys()[key(7)]
+
+
+def test_without_news_there_is_none_to_tell(registry):
+    invite(registry)
+    news = registry.news(since=registry.last_event())
+
+    assert news is not None
+    assert (news.event, news.machines) == (registry.last_event(), {})
+
+
+def test_news_since_an_event_that_is_not_there_is_not_known(registry):
+    assert registry.news(since=registry.last_event() + 1) is None
+
+
+def test_news_of_another_kind_is_not_told_as_that_of_machines(registry, path):
+    begun = registry.last_event()
+    insert = "INSERT INTO events (at, command, what, machine, revision)"
+    sql(path, f"{insert} VALUES (1, 'set', 'moved', 'control', 2)")
+    invite(registry)
+
+    assert registry.news(since=begun) is None
+
+
+def test_no_news_shows_a_key(registry):
+    begun = registry.last_event()
+    issued = invite(registry)
+
+    assert derive(issued.secret).preshared_key.reveal() not in repr(registry.news(since=begun))

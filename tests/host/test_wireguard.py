@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 from qmesh.host import links, wireguard
-from qmesh.host.wireguard import device, kernel, uapi, userspace
+from qmesh.host.wireguard import device, kernel, messages, uapi, userspace
 from qmesh.mesh.model import Endpoint, Peer, Secret
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -447,6 +447,55 @@ def test_no_log_and_no_traceback_has_a_key(backend, caplog):
 
     assert key(0x5EC2E7) not in text
     assert "5ec2e7" not in text
+
+
+def test_a_dump_that_is_interrupted_is_read_again(in_kernel, monkeypatch):
+    wanted = [peer(number) for number in range(1, 2001)]
+    in_kernel.create(NAME)
+    in_kernel.set_peers(NAME, wanted)
+    torn: list[bool] = []
+    dump = kernel._Kernel.dump
+
+    def watched(self, message):
+        found, is_torn = dump(self, message)
+        torn.append(is_torn)
+        return found, is_torn
+
+    monkeypatch.setattr(kernel._Kernel, "dump", watched)
+    # The same peer again and again, as it is: to the kernel each is a change of the device.
+    script = f"while :; do wg set {NAME} peer {key(1)} allowed-ips 10.77.0.1/32; done"
+    other = subprocess.Popen(["sh", "-c", script])
+    try:
+        end = time.monotonic() + 120
+        while not any(torn) and time.monotonic() < end:
+            with contextlib.suppress(KernelRefused):  # the kernel's tables may change too fast
+                assert len(in_kernel.read(NAME).peers) == 2000
+    finally:
+        other.kill()
+        other.wait()
+
+    assert any(torn)
+    assert in_kernel.read(NAME).peers == tuple(sorted(wanted, key=lambda each: each.public_key))
+
+
+def test_a_kernel_that_lost_its_wireguard_is_said_to_have():
+    if kernel.available():
+        pytest.skip("this machine cannot: its kernel has WireGuard")
+
+    with pytest.raises(KernelRefused, match="the kernel has no WireGuard now") as refused:
+        kernel.KernelWireGuard().read(NAME)
+
+    assert "modprobe wireguard" in refused.value.hint
+
+
+def test_a_kernel_that_does_not_answer_does_not_hang_us(in_kernel, monkeypatch):
+    monkeypatch.setattr(kernel, "ANSWER_TIMEOUT_S", 0.1)
+    # What asks for no acknowledgement gets none.
+    monkeypatch.setattr(messages, "_ACK", 0)
+    in_kernel.create(NAME)
+
+    with pytest.raises(KernelRefused, match="Connection timed out"):
+        in_kernel.set_key(NAME, Secret(key(7)))
 
 
 def test_a_new_tunnel_is_the_kernels_where_it_can_be():

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from qmesh.mesh.guard import load_script, parse, render, unload_script
+from qmesh.mesh.guard import change_script, load_script, parse, render, unload_script
 from qmesh.mesh.model import AlteredGuard, Guard
 from tests.mesh.strategies import addresses
 
@@ -305,3 +306,27 @@ def test_g3_the_guard_is_loaded_in_one_transaction(guard: Guard) -> None:
 
 def test_the_guard_is_unloaded_whether_it_is_there_or_not() -> None:
     assert unload_script() == "add table inet qmesh\ndelete table inet qmesh\n"
+
+
+def test_a_port_more_is_one_set_element() -> None:
+    old = guard(ports=(40000, 40001))
+
+    assert change_script(old, guard(ports=(40000, 40001, 40007))) == (
+        "add element inet qmesh worker_ports { 40007 }\n"
+    )
+    assert change_script(old, guard(ports=(40001, 40002))) == (
+        "delete element inet qmesh worker_ports { 40000 }\nadd element inet qmesh worker_ports { 40002 }\n"
+    )
+
+
+@given(guards, guards)
+def test_a_guard_that_differs_in_more_than_its_ports_is_replaced(old: Guard, new: Guard) -> None:
+    if replace(old, ports=()) != replace(new, ports=()):
+        assert change_script(old, new) == load_script(new)
+
+
+@given(guards)
+def test_g1_what_is_no_guard_is_replaced_whole(new: Guard) -> None:
+    assert change_script(None, new) == load_script(new)
+    assert change_script(AlteredGuard(render(new)), new) == load_script(new)
+    assert change_script(AlteredGuard(render(new), loaded=new), new) == load_script(new)

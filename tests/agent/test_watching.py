@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import base64
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Sized
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from qmesh.agent import founding, watching
+from qmesh.agent.converge import steps_for
+from qmesh.agent.here import linux_for, load, rise
+from qmesh.agent.watching import Watch
+from qmesh.errors import StateUnreadable
+from qmesh.host import links, wireguard
+from qmesh.host.registry import Issued, Registry
+from qmesh.host.state import State
+from qmesh.mesh.enrolment import derive, public_key_of, redemption
+from qmesh.mesh.model import Endpoint, Guard, Secret
+from qmesh.mesh.plan import Step
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+NAME = "qmesh0"
+
+
+class Control:
+    """A control node whose agent looks when it is told to, and what its looks asked of WireGuard."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not Path("/dev/net/tun").exists() and wireguard.available_kind() == "tun":
+            pytest.skip("this machine cannot: it has no /dev/net/tun")
+        self.state = State(directory)
+        wish = founding.Wish(
+            name=None,
+            endpoints=("192.0.2.1",),
+            network="10.77.0.0/20",
+            listen_port=None,
+            workers=3,
+            node="2.0",
+            worker_base_port=None,
+            config=None,
+            interface=None,
+        )
+        founding.init(self.state, wish, apply=False)
+        rise(self.state, load(self.state))
+        self.watch = Watch(self.state)
+        self.asked: list[str] = []
+        backend = type(wireguard.backend_for(NAME))
+        for name in ("read", "set_peers", "remove_peers"):
+            monkeypatch.setattr(backend, name, self._counting(name, getattr(backend, name)))
+
+    def _counting(self, name: str, method: Any) -> Callable[..., Any]:
+        def counted(backend: wireguard.Backend, interface: str, *rest: Sized) -> Any:
+            self.asked.append(" ".join([name, *(str(len(each)) for each in rest)]))
+            return method(backend, interface, *rest)
+
+        return counted
+
+    def look(self) -> list[str]:
+        """The kinds of the steps that one look took."""
+        self.asked.clear()
+        with self.state.lock():
+            _, steps = self.watch.look()
+        return [step.kind for step in steps]
+
+    def left(self) -> tuple[Step, ...]:
+        """What a look at everything, from the beginning, would do."""
+        here = load(self.state)
+        return steps_for(here, linux_for(self.state, here), follow_roaming=True)
+
+    def invite(self, name: str, *, endpoint: str | None = None, lasts_s: int = 3600) -> Issued:
+        now = int(time.time())
+        where = None if endpoint is None else Endpoint.parse(endpoint)
+        with Registry(self.state.registry_file) as registry:
+            return registry.invite(name, workers=2, endpoint=where, expires_at=now + lasts_s, now=now)
+
+    def redeem(self, issued: Issued, endpoint: str | None = None) -> str:
+        """Let a machine join; its public key."""
+        public_key = public_key_of(Secret(base64.b64encode(os.urandom(32)).decode()))
+        where = None if endpoint is None else Endpoint.parse(endpoint)
+        message = redemption(derive(issued.secret), public_key=public_key, workers=2, endpoint=where)
+        with Registry(self.state.registry_file) as registry:
+            registry.redeem(message, sender=issued.machine.address, now=int(time.time()))
+        return public_key
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def rare_audits(monkeypatch):
+    monkeypatch.setattr(watching, "AUDIT_S_A_MACHINE", 1000.0)
+
+
+@pytest.fixture
+def audits_at_every_look(monkeypatch):
+    monkeypatch.setattr(watching, "AUDIT_S_A_MACHINE", 0.0)
+
+
+def test_the_first_look_makes_the_machine_as_desired_and_the_next_has_nothing_to_do(
+    directory, monkeypatch, rare_audits
+):
+    control = Control(directory, monkeypatch)
+
+    assert control.look()[0] == "load-guard"
+    assert control.left() == ()
+    assert control.look() == []
+    assert control.asked == []
+
+
+def test_a_change_of_one_member_is_one_message_of_one_peer(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    for number in range(40):
+        control.invite(f"machine-{number}")
+    control.look()
+
+    issued = control.invite("machine-b")
+
+    assert (control.look(), control.asked) == (["set-peer"], ["set_peers 1"])
+    control.redeem(issued)
+    assert control.look() == ["remove-peer", "set-peer"]
+    assert control.asked == ["remove_peers 1", "set_peers 1"]
+    assert control.left() == ()
+
+
+def test_who_joins_is_reached_where_it_says(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    control.look()
+    issued = control.invite("machine-b", endpoint="192.0.2.8:51820")
+    control.look()
+    public_key = control.redeem(issued, "192.0.2.9:51821")
+    control.look()
+    (peer,) = wireguard.backend_for(NAME).read(NAME).peers
+
+    assert (peer.public_key, peer.endpoint) == (public_key, Endpoint("192.0.2.9", 51821))
+    assert peer.preshared_key is not None
+
+
+def test_an_event_that_was_done_already_leaves_the_peer_as_it_is(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    control.look()
+    public_key = control.redeem(control.invite("machine-b"), "192.0.2.9:51821")
+    control.look()
+    control.invite("machine-c")
+    wg("peer", public_key, "endpoint", "198.51.100.1:4000")  # it roamed
+    audited(control).event -= 2
+
+    assert control.look() == ["set-peer"]
+    assert Endpoint("198.51.100.1", 4000) in {
+        peer.endpoint for peer in wireguard.backend_for(NAME).read(NAME).peers
+    }
+
+
+def test_an_invitation_that_expires_takes_its_peer_along(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    control.invite("machine-b", lasts_s=1)
+    control.look()
+    time.sleep(1.1)
+
+    assert control.look() == ["remove-peer"]
+    assert control.left() == ()
+
+
+def test_what_others_did_to_a_peer_is_found_by_an_audit(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    control.redeem(control.invite("machine-b"))
+    control.look()
+    (peer,) = wireguard.backend_for(NAME).read(NAME).peers
+    wg("peer", peer.public_key, "remove")
+
+    assert control.look() == []
+
+    audited(control).until = 0.0
+
+    assert control.look() == ["set-peer"]
+    assert control.left() == ()
+
+
+def audited(control: Control) -> watching._Audited:
+    assert control.watch._held is not None
+    assert control.watch._held.audited is not None
+    return control.watch._held.audited
+
+
+def test_an_audit_comes_the_later_the_more_machines_there_are(directory, monkeypatch):
+    control = Control(directory, monkeypatch)
+    for number in range(20):
+        control.invite(f"machine-{number}")
+    begun = time.monotonic()
+    control.look()
+    ended = time.monotonic()
+
+    assert begun + 0.21 <= audited(control).until <= ended + 0.21
+
+
+def test_audits_follow_one_another(directory, monkeypatch, audits_at_every_look):
+    control = Control(directory, monkeypatch)
+    control.look()
+    control.look()
+
+    assert "read" in control.asked
+
+
+@pytest.mark.parametrize(
+    ("harm", "cure"),
+    [
+        ("nft delete table inet qmesh", ["load-guard"]),
+        ("nft insert rule inet qmesh worker_port accept", ["load-guard"]),
+        (f"ip link set {NAME} down", ["set-up"]),
+        (f"ip link set {NAME} mtu 1280", ["set-mtu"]),
+        (f"ip address delete 10.77.0.1/20 dev {NAME}", ["add-address"]),
+    ],
+)
+def test_other_harm_is_found_by_the_next_look(directory, monkeypatch, rare_audits, harm, cure):
+    control = Control(directory, monkeypatch)
+    control.look()
+    subprocess.run(harm.split(), check=True)
+
+    assert control.look() == cure
+    assert control.look() == []
+
+
+def test_an_interface_that_was_deleted_comes_back_with_all_its_peers(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    for number in range(3):
+        control.invite(f"machine-{number}")
+    control.look()
+    subprocess.run(["ip", "link", "delete", NAME], check=True)
+
+    assert control.look().count("set-peer") == 3
+    assert control.left() == ()
+
+
+def test_an_interface_that_was_made_anew_by_others_is_not_taken_for_ours(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    control.invite("machine-b")
+    control.look()
+    # Like a program that restarts WireGuard with its own idea of it; all that an outline shows is alike.
+    backend = wireguard.backend_for(NAME)
+    backend.delete(NAME)
+    backend.create(NAME)
+    links.set_mtu(NAME, 1420)
+    links.add_address(NAME, "10.77.0.1/20")
+    links.set_up(NAME, up=True)
+
+    assert "set-peer" in control.look()
+
+
+def test_settings_that_were_changed_are_followed(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    control.invite("machine-b")
+    control.look()
+    settings = control.state.settings()
+    control.state.save_settings(msgspec.structs.replace(settings, up=False))
+
+    assert control.look() == ["delete-tunnel"]
+    control.invite("machine-c")
+    assert control.look() == []
+
+    control.state.save_settings(settings)
+
+    assert control.look().count("set-peer") == 2
+    assert control.left() == ()
+
+
+def test_a_registry_that_was_put_in_place_of_another_is_read_anew(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    control.look()
+    backup = control.state.registry_file.read_bytes()
+    control.redeem(control.invite("machine-b"))
+    control.look()
+    replace_with(control.state.registry_file, backup)
+
+    assert control.look() == ["remove-peer"]
+
+
+def replace_with(path: Path, octets: bytes) -> None:
+    for end in ("-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+    new = path.with_name("restored")
+    new.write_bytes(octets)
+    new.replace(path)
+
+
+def test_after_a_look_that_failed_nothing_is_believed(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    control.look()
+    hidden = control.state.registry_file.rename(directory / "hidden")
+    with pytest.raises(StateUnreadable):
+        control.look()
+    hidden.rename(control.state.registry_file)
+
+    assert control.look() == []
+    assert "read" in control.asked
+
+
+def test_a_step_that_failed_is_tried_again(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    control.look()
+    control.invite("machine-b")
+    subprocess.run(["ip", "link", "delete", NAME], check=True)
+
+    assert "set-peer" in control.look()
+    assert control.left() == ()
+
+
+def test_events_of_other_kinds_are_an_audits_to_follow(directory, monkeypatch, rare_audits):
+    control = Control(directory, monkeypatch)
+    control.look()
+    with Registry(control.state.registry_file) as registry, registry._change() as connection:
+        connection.execute("UPDATE machines SET workers = 5 WHERE name = 'control'")
+        connection.execute(
+            "INSERT INTO events (at, command, what, machine, revision)"
+            " VALUES (1, 'set', 'changed', 'control', 2)"
+        )
+
+    assert control.look() == ["load-guard", "reserve-ports"]
+    guard = linux_for(control.state, load(control.state)).observe().guard
+    assert isinstance(guard, Guard)
+    assert len(guard.ports) == 5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_to_a_mesh_what_is_followed_is_what_an_audit_would_do(
+    directory, monkeypatch, rare_audits, seed
+):
+    control = Control(directory, monkeypatch)
+    control.look()
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    issued: dict[str, Issued] = {}
+    for _ in range(30):
+        name = f"machine-{chance.randrange(8)}"
+        what = chance.choice(["invite", "redeem", "withdraw", "look"])
+        if what == "redeem" and name in issued:
+            control.redeem(issued.pop(name), chance.choice([None, "192.0.2.9:51821"]))
+        elif what == "look":
+            control.look()
+            assert "read" not in control.asked
+        elif all(machine.name != name or machine.state == "invited" for machine in machines(control)):
+            issued[name] = control.invite(name)
+    control.look()
+
+    assert control.left() == ()
+
+
+def machines(control: Control):
+    return load(control.state).inventory.machines
+
+
+def wg(*words: str) -> None:
+    subprocess.run(["wg", "set", NAME, *words], check=True)
+
+
+def test_the_peers_of_a_first_apply_go_to_wireguard_together(directory, monkeypatch):
+    control = Control(directory, monkeypatch)
+    for number in range(3):
+        control.invite(f"machine-{number}")
+
+    assert control.look().count("set-peer") == 3
+    assert "set_peers 3" in control.asked
