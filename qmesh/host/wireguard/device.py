@@ -17,7 +17,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host.netlink import refusal
 from qmesh.mesh.model import Endpoint, InterfaceKind, Peer, Secret
 
-_REMEMBERED: Final = 1 << 15
+REMEMBERED: Final = 1 << 15
 """How many addresses are kept as they were understood: an audit of thousands of peers sees them again."""
 
 
@@ -108,14 +108,14 @@ def with_known_endpoint(peer: Peer, device: Device) -> Peer:
     return msgspec.structs.replace(peer, endpoint=known.endpoint)
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(REMEMBERED)
 def endpoint_of(host: str, port: int) -> Endpoint | None:
     """An endpoint as WireGuard reports it; a link-local one loses its scope, and port 0 is none."""
     address = ipaddress.ip_address(host.partition("%")[0])
     return Endpoint(str(address), port) if port else None
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(REMEMBERED)
 def canonical_network(text: str) -> str:
     """The canonical text of an allowed IP as WireGuard reports it. Raises ValueError."""
     return str(ipaddress.ip_network(text, strict=False))

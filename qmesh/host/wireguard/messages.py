@@ -11,10 +11,14 @@ import socket
 import struct
 from binascii import a2b_base64
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 
+import msgspec
+
 from qmesh.host.wireguard.device import (
+    REMEMBERED,
     Counters,
     Device,
     canonical_network,
@@ -136,26 +140,28 @@ def device(dump: Sequence[bytes]) -> Device:
     """
     try:
         return _device(dump)
-    except (KeyError, struct.error):
+    except (LookupError, OSError, struct.error):
         raise ValueError("this is no WireGuard device") from None
 
 
 def _device(dump: Sequence[bytes]) -> Device:
-    peers: dict[bytes, tuple[bytes, Spans, set[str]]] = {}
+    peers: dict[bytes, tuple[Peer, Counters]] = {}
     own = [_spans(message, _PAYLOAD, len(message)) for message in dump]
     for message, attributes in zip(dump, own, strict=True):
         for start, end in _items(message, attributes.get(_PEERS)):
-            spans = _spans(message, start, end)
-            key = message[slice(*spans[_PEER_KEY])]
-            _, _, networks = peers.setdefault(key, (message, spans, set()))
-            networks.update(_networks(message, spans))
+            key, peer, counters = _peer(message, _spans(message, start, end))
+            if key in peers:
+                begun, counters = peers[key]
+                networks = tuple(sorted({*begun.allowed_ips, *peer.allowed_ips}))
+                peer = msgspec.structs.replace(begun, allowed_ips=networks)
+            peers[key] = peer, counters
     if not own or _LISTEN_PORT not in own[0]:
         raise ValueError("this tells of no device")
     public_key = _value(dump[0], own[0], _PUBLIC_KEY)
     return observed(
         public_key=key_text(public_key) if public_key else None,
         listen_port=_number(dump[0], own[0], _LISTEN_PORT, _U16),
-        peers=(_peer(key, *parts) for key, parts in peers.items()),
+        peers=peers.values(),
     )
 
 
@@ -238,12 +244,14 @@ def _number(message: bytes, spans: Spans, kind: int, layout: Struct) -> int:
     return int(layout.unpack(_value(message, spans, kind))[0])
 
 
-def _peer(key: bytes, message: bytes, spans: Spans, networks: Iterable[str]) -> tuple[Peer, Counters]:
+def _peer(message: bytes, spans: Spans) -> tuple[bytes, Peer, Counters]:
+    start, end = spans[_PEER_KEY]
+    key = message[start:end]
     preshared_key = _value(message, spans, _PRESHARED_KEY) or _UNSET
     endpoint = _endpoint(_value(message, spans, _ENDPOINT))
     peer = Peer(
         public_key=key_text(key),
-        allowed_ips=tuple(sorted(networks)),
+        allowed_ips=_networks(_value(message, spans, _ALLOWED_IPS)),
         endpoint=endpoint,
         preshared_key=None if preshared_key == _UNSET else Secret(key_text(preshared_key)),
         keepalive_s=_number(message, spans, _KEEPALIVE, _U16),
@@ -254,17 +262,22 @@ def _peer(key: bytes, message: bytes, spans: Spans, networks: Iterable[str]) -> 
         tx_bytes=_number(message, spans, _TX, _U64),
         endpoint=endpoint,
     )
-    return peer, counters
+    return key, peer, counters
 
 
-def _networks(message: bytes, spans: Spans) -> Iterator[str]:
-    for start, end in _items(message, spans.get(_ALLOWED_IPS)):
-        network = _spans(message, start, end)
-        family = _number(message, network, _FAMILY, _U16)
-        address = socket.inet_ntop(family, _value(message, network, _ADDRESS))
-        yield canonical_network(f"{address}/{message[network[_PREFIX_LENGTH][0]]}")
+@lru_cache(REMEMBERED)
+def _networks(allowed_ips: bytes) -> tuple[str, ...]:
+    found = set()
+    for start, end in _items(allowed_ips, (0, len(allowed_ips))):
+        spans = _spans(allowed_ips, start, end)
+        family = _number(allowed_ips, spans, _FAMILY, _U16)
+        address = socket.inet_ntop(family, _value(allowed_ips, spans, _ADDRESS))
+        prefix_length = allowed_ips[spans[_PREFIX_LENGTH][0]]
+        found.add(canonical_network(f"{address}/{prefix_length}"))
+    return tuple(sorted(found))
 
 
+@lru_cache(REMEMBERED)
 def _endpoint(value: bytes) -> Endpoint | None:
     """A socket address as the kernel tells it: of family 0, or none at all, while there is none."""
     family = _U16.unpack_from(value)[0] if value else 0
