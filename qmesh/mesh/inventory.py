@@ -10,12 +10,13 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import Cores, Machine, Port, Profile, ip_network, port_number, quoted
+from qmesh.mesh.model import Cores, Machine, Port, Profile, ip_network, parsed_address, port_number, quoted
 
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -55,12 +56,14 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
                 f"network {quoted(self.network)} is not canonical",
                 hint=f"write it as {ip_network(self.network)}",
             )
-        network = ipaddress.ip_network(self.network)
+        network = _parsed_network(self.network)
         _refuse_repeats("name", (machine.name for machine in self.machines))
         _refuse_repeats("tunnel address", (machine.address for machine in self.machines))
         _refuse_repeats("public key", (machine.public_key for machine in self.machines))
         for machine in self.machines:
             _refuse_outside(machine, network)
+            for endpoint in machine.endpoints:
+                refuse_endpoint_inside(self.network, endpoint.host)
         if self.machine(self.control).state != "active":
             raise BadInput(
                 f"the control node {self.control} is {self.machine(self.control).state}",
@@ -222,15 +225,17 @@ def overlap(network: str, occupied: Iterable[IPNetwork]) -> str | None:
 
 def refuse_endpoint_inside(network: str, host: str) -> None:
     """Raise BadInput when an endpoint's host is an address of the tunnel network itself."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return
-    if address in ipaddress.ip_network(network):
+    address = parsed_address(host)
+    if address is not None and address in _parsed_network(network):
         raise BadInput(
             f"endpoint {host} lies in the tunnel network {network}",
             hint="give the address at which the machine is reached without the tunnel",
         )
+
+
+@lru_cache(64)
+def _parsed_network(text: str) -> IPNetwork:
+    return ipaddress.ip_network(text)
 
 
 def _capacity(network: IPNetwork) -> int:
@@ -247,11 +252,10 @@ def _refuse_repeats(what: str, values: Iterable[str]) -> None:
 
 
 def _refuse_outside(machine: Machine, network: IPNetwork) -> None:
-    offset = int(ipaddress.ip_address(machine.address)) - int(network.network_address)
+    address = parsed_address(machine.address)
+    offset = 0 if address is None else int(address) - int(network.network_address)
     if not 1 <= offset <= _capacity(network) or (":" in machine.address) != (network.version == 6):
         raise BadInput(
             f"tunnel address {machine.address} of {machine.name} is no host address of {network}",
             hint="let qmesh choose the address",
         )
-    for endpoint in machine.endpoints:
-        refuse_endpoint_inside(str(network), endpoint.host)

@@ -10,11 +10,14 @@ import base64
 import binascii
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
 import msgspec
 
 from qmesh.errors import BadInput
+
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 Profile: TypeAlias = Literal["1.4", "2.0", "2.1", "2.1-rust"]
 PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
@@ -73,15 +76,21 @@ def quoted(text: str, limit: int = 60) -> str:
     return shown if len(text) <= limit else f"{text[:limit]!a}..."
 
 
+@lru_cache(1 << 15)
+def parsed_address(text: str) -> IPAddress | None:
+    """The address that `text` is, if it is one. Of thousands of machines each is asked for again."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
 def ip_address(text: str) -> str:
     """The canonical text of an IPv4 or IPv6 address.
 
     Raises BadInput, also for scopes, and for IPv4 in IPv6's clothes (`::ffff:192.0.2.1`).
     """
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        address = None
+    address = parsed_address(text)
     if address is None or "%" in text or getattr(address, "ipv4_mapped", None) is not None:
         raise BadInput(f"{quoted(text)} is not an IP address", hint="write it as 10.77.0.2 or fd00::2")
     return str(address)
@@ -199,11 +208,7 @@ class Endpoint(msgspec.Struct, frozen=True, order=True, gc=False):
     @property
     def is_address(self) -> bool:
         """Whether the host is an IP address, so that no DNS is needed."""
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        return True
+        return parsed_address(self.host) is not None
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -213,10 +218,7 @@ def _all_digits_but_no_ipv4(host: str) -> bool:
     """Whether a host's last label is a number (no DNS name then) without being an IPv4 address."""
     if not host.rstrip(".").rpartition(".")[2].isdigit():
         return False
-    try:
-        return str(ipaddress.IPv4Address(host)) != host
-    except ValueError:
-        return True
+    return str(parsed_address(host)) != host
 
 
 def _split_endpoint(text: str) -> tuple[str, str | None]:
