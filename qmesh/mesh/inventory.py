@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 import msgspec
@@ -28,7 +28,7 @@ CANDIDATE_NETWORKS = (
 """Networks that `init` tries in this order: room for 4,094 machines each."""
 
 
-class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """All that a mesh's machines agree on. Valid by construction: building one raises BadInput.
 
     mesh: the mesh's identifier, hexadecimal.
@@ -89,11 +89,26 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
     def machine(self, name: str) -> Machine:
         """The machine of that name. Raises BadInput when there is none."""
-        for machine in self.machines:
-            if machine.name == name:
-                return machine
+        found = self._by_name.get(name)
+        if found is not None:
+            return found
         known = ", ".join(machine.name for machine in self.machines[:8])
         raise BadInput(f"no machine is named {quoted(name)}", hint=f"machines of this mesh: {known}")
+
+    @cached_property
+    def _by_name(self) -> dict[str, Machine]:
+        return {machine.name: machine for machine in self.machines}
+
+    @cached_property
+    def _cores(self) -> dict[str, Cores]:
+        cores: dict[str, Cores] = {}
+        first = 1
+        for machine in self.machines:
+            if machine.state == "active":
+                assert machine.workers is not None
+                cores[machine.name] = Cores(first, machine.workers)
+                first += machine.workers
+        return cores
 
     @property
     def control_node(self) -> Machine:
@@ -116,16 +131,9 @@ class Worker(msgspec.Struct, frozen=True):
         return f"/ip{version}/{self.address}/tcp/{self.port}"
 
 
-def cores_of(inventory: Inventory) -> dict[str, Cores]:
+def cores_of(inventory: Inventory) -> Mapping[str, Cores]:
     """Each active machine's cores, by name, in core order."""
-    cores: dict[str, Cores] = {}
-    first = 1
-    for machine in inventory.machines:
-        if machine.state == "active":
-            assert machine.workers is not None
-            cores[machine.name] = Cores(first, machine.workers)
-            first += machine.workers
-    return cores
+    return inventory._cores  # noqa: SLF001 - counted once for all who ask
 
 
 def workers_of(inventory: Inventory) -> Iterator[Worker]:

@@ -9,6 +9,7 @@ import socket
 from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final, Protocol
 
 import msgspec
@@ -91,13 +92,13 @@ class Backend(Protocol):
 
 def observed(public_key: str | None, listen_port: int, peers: Iterable[tuple[Peer, Counters]]) -> Device:
     """A Device, with its peers put in order."""
-    found = sorted(peers, key=lambda pair: pair[0].public_key)
-    return Device(
-        public_key=public_key,
-        listen_port=listen_port,
-        peers=tuple(peer for peer, _ in found),
-        counters={peer.public_key: counters for peer, counters in found},
-    )
+    found: list[Peer] = []
+    counters: dict[str, Counters] = {}
+    for peer, counts in peers:
+        found.append(peer)
+        counters[peer.public_key] = counts
+    found.sort(key=attrgetter("public_key"))
+    return Device(public_key=public_key, listen_port=listen_port, peers=tuple(found), counters=counters)
 
 
 def with_known_endpoint(peer: Peer, device: Device) -> Peer:
@@ -116,9 +117,9 @@ def endpoint_of(host: str, port: int) -> Endpoint | None:
 
 
 @lru_cache(REMEMBERED)
-def canonical_network(text: str) -> str:
-    """The canonical text of an allowed IP as WireGuard reports it. Raises ValueError."""
-    return str(ipaddress.ip_network(text, strict=False))
+def allowed_ips_of(*networks: str) -> tuple[str, ...]:
+    """A peer's allowed IPs as WireGuard reports them: canonical, sorted, each once. Raises ValueError."""
+    return tuple(sorted({str(ipaddress.ip_network(network, strict=False)) for network in networks}))
 
 
 def key_text(octets: bytes) -> str:

@@ -21,7 +21,7 @@ from qmesh.host.wireguard.device import (
     REMEMBERED,
     Counters,
     Device,
-    canonical_network,
+    allowed_ips_of,
     endpoint_of,
     key_text,
     observed,
@@ -267,14 +267,14 @@ def _peer(message: bytes, spans: Spans) -> tuple[bytes, Peer, Counters]:
 
 @lru_cache(REMEMBERED)
 def _networks(allowed_ips: bytes) -> tuple[str, ...]:
-    found = set()
+    found = []
     for start, end in _items(allowed_ips, (0, len(allowed_ips))):
         spans = _spans(allowed_ips, start, end)
         family = _number(allowed_ips, spans, _FAMILY, _U16)
         address = socket.inet_ntop(family, _value(allowed_ips, spans, _ADDRESS))
         prefix_length = allowed_ips[spans[_PREFIX_LENGTH][0]]
-        found.add(canonical_network(f"{address}/{prefix_length}"))
-    return tuple(sorted(found))
+        found.append(f"{address}/{prefix_length}")
+    return allowed_ips_of(*found)
 
 
 @lru_cache(REMEMBERED)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, KernelRefused, NeedsRoot
 from qmesh.host.netlink import refusal
-from qmesh.host.wireguard.device import Counters, Device, canonical_network, endpoint_of, key_text, observed
+from qmesh.host.wireguard.device import Counters, Device, allowed_ips_of, endpoint_of, key_text, observed
 from qmesh.mesh.model import Endpoint, Peer, Secret
 
 SOCKETS: Final = Path("/var/run/wireguard")
@@ -166,9 +166,11 @@ def _device(answer: str) -> Device:
     )
 
 
-def _pairs(lines: str) -> list[list[str]]:
+def _pairs(lines: str) -> list[tuple[str, str]]:
     """The keys with their values, in order. A bare device has an empty line."""
-    return [line.split("=", 1) for line in lines.split("\n") if line]
+    # Split at once: of a line each, thousands of peers would be felt. No value has a `=`.
+    words = lines.strip("\n").replace("=", "\n").split("\n") if lines else []
+    return list(zip(words[::2], words[1::2], strict=True))
 
 
 def _public_key(private_key: str) -> str | None:
@@ -184,10 +186,9 @@ def _peer(section: str) -> tuple[Peer, Counters]:
     values = dict(pairs)
     endpoint = _endpoint(values.get("endpoint", ""))
     preshared_key = values.get("preshared_key", _UNSET_HEX)
-    networks = [value for key, value in pairs if key == "allowed_ip"]
     peer = Peer(
         public_key=_base64(public_key),
-        allowed_ips=tuple(sorted(map(canonical_network, networks))),
+        allowed_ips=allowed_ips_of(*[value for key, value in pairs if key == "allowed_ip"]),
         endpoint=endpoint,
         preshared_key=None if preshared_key == _UNSET_HEX else Secret(_base64(preshared_key)),
         keepalive_s=int(values.get("persistent_keepalive_interval", "0")),

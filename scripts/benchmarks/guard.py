@@ -1,0 +1,63 @@
+"""The guard for thousands of worker ports, loaded."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks import sample
+from benchmarks.measuring import Figure, paired, seconds
+
+from qmesh.host import nftables
+from qmesh.mesh.desired import Place, desired
+from qmesh.mesh.guard import load_script
+from qmesh.mesh.model import Guard
+
+SCRIPT = Path("/run/guard.nft")
+
+
+def figures(sizes: Iterable[int]) -> list[Figure]:
+    """Rows for so many worker ports of one machine, and for so many members of its mesh."""
+    found = []
+    for size in sizes:
+        found += [
+            loaded(guard_with(tuple(range(20000, 20000 + size))), f"{size:,} worker ports"),
+            loaded(guard_of(size), f"{size:,} members"),
+        ]
+    return found
+
+
+def guard_of(members: int) -> Guard:
+    """The control node's, in a mesh of so many."""
+    place = Place(interface=sample.INTERFACE, kind="wireguard", listen_port=51820)
+    guard = desired(sample.inventory(members), "control", place, {}).guard
+    assert isinstance(guard, Guard)
+    return guard
+
+
+def guard_with(ports: tuple[int, ...]) -> Guard:
+    """A worker machine's, with these ports."""
+    return Guard(
+        role="worker",
+        interface=sample.INTERFACE,
+        kind="wireguard",
+        listen_port=51820,
+        control_address="10.64.0.1",
+        service_port=51820,
+        ports=ports,
+    )
+
+
+def loaded(guard: Guard, size: str) -> Figure:
+    """Rendered and loaded in one transaction, against nft(8) with the text already written."""
+    SCRIPT.write_text(load_script(guard))
+
+    def theirs(_: int) -> float:
+        return seconds(lambda: subprocess.run(["nft", "-f", str(SCRIPT)], check=True))
+
+    wall, nft = paired(11, lambda _: seconds(lambda: nftables.run(load_script(guard))), theirs)
+    nftables.run("delete table inet qmesh")
+    return Figure(
+        "the guard, loaded", size, wall * 1e3, nft * 1e3, "ms", "<= 1.5 x `nft -f`", wall <= 1.5 * nft
+    )

@@ -1,0 +1,68 @@
+"""Paired timings and the table they are printed in."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+Work = Callable[[], object]
+
+
+class Figure(NamedTuple):
+    """One row: medians in `unit`, at a size; `kept` is None where there is no promise to keep.
+
+    theirs: of what a user would use instead, measured in turn with ours; None where nothing does it.
+    """
+
+    work: str
+    size: str
+    ours: float
+    theirs: float | None
+    unit: str
+    must_be: str
+    kept: bool | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours to theirs."""
+        return self.ours / self.theirs if self.theirs else None
+
+
+def seconds(work: Work) -> float:
+    """Wall time of one run, without garbage of the runs before."""
+    gc.collect()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def paired(runs: int, ours: Callable[[int], float], theirs: Callable[[int], float]) -> tuple[float, float]:
+    """Medians of `runs` measurements each, in turn: what else the machine does falls on both alike."""
+    pairs = [(ours(run), theirs(run)) for run in range(runs)]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+
+
+def table(figures: list[Figure]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| work | size | qmesh | instead | ratio | must be | |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
+    for each in figures:
+        theirs = "" if each.theirs is None else shown(each.theirs, each.unit)
+        ratio = "" if each.ratio is None else f"{each.ratio:.2f}"
+        verdict = {None: "", True: "kept", False: "NOT kept"}[each.kept]
+        ours = shown(each.ours, each.unit)
+        lines.append(
+            f"| {each.work} | {each.size} | {ours} | {theirs} | {ratio} | {each.must_be} | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def shown(value: float, unit: str) -> str:
+    """Three digits that count."""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f} {unit}"

@@ -1,0 +1,120 @@
+"""Deciding what thousands of machines should be, and writing it down."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks import sample
+from benchmarks.measuring import Figure, paired, seconds
+
+from qmesh.host.registry import Registry
+from qmesh.mesh.desired import Place, desired
+from qmesh.mesh.guard import load_script
+from qmesh.mesh.inventory import workers_of
+from qmesh.mesh.model import Guard, NodeState
+from qmesh.mesh.nodeconfig import with_workers
+from qmesh.mesh.plan import plan
+
+PLACE = Place(interface=sample.INTERFACE, kind="wireguard", listen_port=51820)
+MESHED = 200
+"""Machines for which wg-meshconf still answers within seconds: it writes every pair."""
+
+
+def figures(sizes: Iterable[int]) -> list[Figure]:
+    """The control node's own state at each size, and a cluster's configuration."""
+    return [*(empty_plan(size) for size in sizes), *configuration(100), *configuration(1000)]
+
+
+def empty_plan(members: int) -> Figure:
+    """From the registry's file to "nothing to do"."""
+    with sample.control_node(members) as state:
+        observed = wanted(state.registry_file)
+
+        def decide() -> None:
+            assert plan(wanted(state.registry_file), observed) == ()
+
+        wall, _ = paired(11, lambda _: seconds(decide), lambda _: 0.0)
+    return Figure(
+        "desired state from the registry, and an empty plan",
+        f"{members:,}",
+        wall * 1e3,
+        None,
+        "ms",
+        "< 150 ms",
+        wall < 0.150,
+    )
+
+
+def wanted(registry_file: Path) -> NodeState:
+    """The control node's desired state."""
+    with Registry(registry_file) as registry:
+        return desired(registry.inventory(), "control", PLACE, registry.preshared_keys())
+
+
+def configuration(machines: int) -> list[Figure]:
+    """Every machine's tunnel and guard, and the node's config.yml with every worker; then only that file."""
+    inventory = sample.inventory(machines - 1)
+    workers = [worker.multiaddr for worker in workers_of(inventory)]
+    before = with_workers("engine:\n  statsMultiaddr: ''\n", workers[:-1], inventory.node)
+
+    def file() -> None:
+        assert workers[-1] in with_workers(before, workers, inventory.node)
+
+    def everything() -> None:
+        for machine in inventory.machines:
+            state = desired(inventory, machine.name, PLACE, {})
+            assert isinstance(state.guard, Guard)
+            assert load_script(state.guard)
+        file()
+
+    with tempfile.TemporaryDirectory(dir="/run") as directory:
+        database = meshed(Path(directory) / "mesh.csv")
+        wall, mesh = paired(
+            3, lambda _: seconds(everything), lambda run: seconds(lambda: genconfig(database, run))
+        )
+    alone, _ = paired(5, lambda _: seconds(file), lambda _: 0.0)
+    beside = f"wg-meshconf: {MESHED} machines"
+    size = f"{machines:,} machines"
+    return [
+        Figure(
+            f"configuration of every machine ({beside})",
+            size,
+            wall * 1e3,
+            mesh * 1e3,
+            "ms",
+            "< 1 s" if machines == 1000 else "",
+            wall < 1 if machines == 1000 else None,
+        ),
+        Figure("config.yml alone, one worker more", size, alone * 1e3, None, "ms", "", None),
+    ]
+
+
+def meshed(database: Path) -> Path:
+    """The database of wg-meshconf for its machines."""
+    run_meshconf(database, "init")
+    run_meshconf(database, "addpeer", "m", "--address", "10.64.0.1/16", "--endpoint", "192.0.2.1")
+    with database.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    with database.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row), quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        for number in range(1, MESHED + 1):
+            each = sample.machine(number)
+            writer.writerow(row | {"Name": each.name, "Address": f"{each.address}/16"})
+    return database
+
+
+def genconfig(database: Path, run: int) -> None:
+    """Have wg-meshconf write every machine's file."""
+    run_meshconf(database, "genconfig", "--output", f"{database}.{run}")
+
+
+def run_meshconf(database: Path, *words: str) -> None:
+    """Run wg-meshconf, which scripts/bench has installed beside us."""
+    command = [sys.executable, "-m", "wg_meshconf", "--database", str(database), *words]
+    subprocess.run(command, check=True, capture_output=True)

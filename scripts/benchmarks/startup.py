@@ -1,0 +1,51 @@
+"""How long a command line takes to answer, against a Python that has loaded typer."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from benchmarks.measuring import Figure, seconds
+
+RUNS: Final = 10
+MOST: Final = 2.0
+"""How many times as long as the measure `qmesh --version` may take."""
+
+QMESH: Final = str(Path(sys.executable).with_name("qmesh"))
+MEASURE: Final = [sys.executable, "-c", "import typer"]
+COMMANDS: Final = {
+    "qmesh --version": [QMESH, "--version"],
+    "qmesh --help": [QMESH, "--help"],
+    "qmesh status --help": [QMESH, "status", "--help"],
+}
+
+
+def figures() -> list[Figure]:
+    """Each command in turn with the measure; medians of the whole process's wall time."""
+    every = {"": MEASURE, **COMMANDS}
+    for words in every.values():
+        run(words)  # the files are in memory after this
+    taken = [
+        {name: seconds(lambda c=command: run(c)) for name, command in every.items()} for _ in range(RUNS)
+    ]
+    medians = {name: statistics.median(each[name] for each in taken) for name in every}
+    return [
+        Figure(
+            f"`{name}`, beside `import typer`",
+            "",
+            medians[name] * 1e3,
+            medians[""] * 1e3,
+            "ms",
+            f"<= {MOST:.0f} x" if name.endswith("--version") else "",
+            medians[name] <= MOST * medians[""] if name.endswith("--version") else None,
+        )
+        for name in COMMANDS
+    ]
+
+
+def run(command: list[str]) -> None:
+    """One run of a command."""
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)

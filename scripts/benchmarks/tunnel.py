@@ -1,0 +1,172 @@
+"""WireGuard for thousands: one member more, all of them at first, and a look at them."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks import sample
+from benchmarks.measuring import Figure, paired, seconds
+
+from qmesh.agent.converge import wanted_and_observed
+from qmesh.agent.here import linux_for, load
+from qmesh.agent.watching import Watch
+from qmesh.host import wireguard
+from qmesh.host.state import State
+from qmesh.mesh.model import Peer, Secret
+from qmesh.mesh.plan import Step, peer_steps
+
+CONFIGURATION = Path("/run/wg.conf")
+
+
+def figures(sizes: Iterable[int]) -> list[Figure]:
+    """All rows of the backend that this machine has."""
+    how = "kernel" if wireguard.available_kind() == "wireguard" else "userspace"
+    return [figure for size in sizes for figure in of_size(size, how)]
+
+
+def of_size(members: int, how: str) -> list[Figure]:
+    """The rows for so many members."""
+    with sample.control_node(members) as state:
+        first = first_apply(state, members, how)
+        watch = Watch(state)
+        watch.look()
+        # No audit meanwhile: how often there is one is another row's.
+        assert watch._held is not None  # noqa: SLF001
+        assert watch._held.audited is not None  # noqa: SLF001
+        watch._held.audited.until = float("inf")  # noqa: SLF001
+        return [*one_member(state, watch, members, how), *first, observe(state, members, how)]
+
+
+def one_member(state: State, watch: Watch, members: int, how: str) -> list[Figure]:
+    """A machine is invited; the agent learns of it, plans and applies."""
+    own: list[float] = []
+    peers = wireguard.backend_for(sample.INTERFACE).read(sample.INTERFACE).peers
+
+    def ours(run: int) -> float:
+        sample.invite(state, f"new-{run}")
+        return seconds(look)
+
+    def look() -> None:
+        began = time.thread_time()
+        _, steps = watch.look()
+        own.append(time.thread_time() - began)
+        assert [step.kind for step in steps] == ["set-peer"], steps
+
+    def theirs(run: int) -> float:
+        # The same work for `wg`: a file of all, with one that is not yet there.
+        extra = Peer(public_key=sample.key(10**7 + run), allowed_ips=(f"10.65.0.{run + 1}/32",))
+        CONFIGURATION.write_text(configuration([*there(), extra]))
+        taken = seconds(lambda: wg("syncconf", sample.INTERFACE, str(CONFIGURATION)))
+        wireguard.backend_for(sample.INTERFACE).remove_peers(sample.INTERFACE, [extra.public_key])
+        return taken
+
+    def there() -> tuple[Peer, ...]:
+        return wireguard.backend_for(sample.INTERFACE).read(sample.INTERFACE).peers
+
+    assert len(peers) == members
+    wall, syncconf = paired(11, ours, theirs)
+    own.sort()
+    size = f"{members:,}"
+    limit = "< 20 ms, and < `wg syncconf`"
+    kept = wall < 0.020 and wall < syncconf
+    return [
+        Figure(f"one member more, {how}", size, wall * 1e3, syncconf * 1e3, "ms", limit, kept),
+        Figure(f"the same, our processor time, {how}", size, own[len(own) // 2] * 1e3, None, "ms", "", None),
+    ]
+
+
+def first_apply(state: State, members: int, how: str) -> list[Figure]:
+    """All peers at once, into an interface that has none."""
+    here = load(state)
+    linux = linux_for(state, here)
+    wanted, _ = wanted_and_observed(here, linux)
+    assert wanted.tunnel is not None
+    peers = wanted.tunnel.peers
+    CONFIGURATION.write_text(configuration(peers))
+    backend = linux.backend
+    verified: list[float] = []
+
+    def bare() -> None:
+        backend.delete(sample.INTERFACE)
+        backend.create(sample.INTERFACE)
+        backend.set_key(sample.INTERFACE, Secret(sample.key(2)))
+
+    def apply() -> None:
+        steps: tuple[Step, ...] = tuple(peer_steps(sample.INTERFACE, peers, ()))
+        linux.apply(*steps)
+
+    def ours(_: int) -> float:
+        bare()
+        taken = seconds(apply)
+        verified.append(taken + seconds(verify))
+        return taken
+
+    def verify() -> None:
+        seen, _ = linux.look()
+        assert seen.tunnel is not None
+        assert not tuple(peer_steps(sample.INTERFACE, peers, seen.tunnel.peers))
+
+    def theirs(_: int) -> float:
+        bare()
+        return seconds(lambda: wg("setconf", sample.INTERFACE, str(CONFIGURATION)))
+
+    wall, setconf = paired(5, ours, theirs)
+    verified.sort()
+    size = f"{members:,}"
+    return [
+        Figure(
+            f"first apply of all, {how}",
+            size,
+            wall * 1e3,
+            setconf * 1e3,
+            "ms",
+            "<= 1.3 x `wg setconf`",
+            wall <= 1.3 * setconf,
+        ),
+        Figure(
+            f"the same, read back and compared, {how}",
+            size,
+            verified[len(verified) // 2] * 1e3,
+            setconf * 1e3,
+            "ms",
+            "",
+            None,
+        ),
+    ]
+
+
+def observe(state: State, members: int, how: str) -> Figure:
+    """The whole machine, with every peer."""
+    linux = linux_for(state, load(state))
+    wall, dump = paired(
+        15, lambda _: seconds(linux.observe), lambda _: seconds(lambda: wg("show", sample.INTERFACE, "dump"))
+    )
+    return Figure(
+        f"observe, {how}",
+        f"{members:,}",
+        wall * 1e3,
+        dump * 1e3,
+        "ms",
+        "<= 2 x `wg show dump`",
+        wall <= 2 * dump,
+    )
+
+
+def wg(*words: str) -> None:
+    """Have the program wg do something."""
+    subprocess.run(["wg", *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def configuration(peers: Iterable[Peer]) -> str:
+    """These peers as `wg setconf` reads them, with the key and port of our interface."""
+    lines = ["[Interface]", f"PrivateKey = {sample.key(2)}", "ListenPort = 51820"]
+    for peer in peers:
+        lines += ["[Peer]", f"PublicKey = {peer.public_key}", f"AllowedIPs = {', '.join(peer.allowed_ips)}"]
+        if peer.preshared_key is not None:
+            lines.append(f"PresharedKey = {peer.preshared_key.reveal()}")
+        if peer.endpoint is not None:
+            lines.append(f"Endpoint = {peer.endpoint}")
+    return "\n".join(lines) + "\n"
