@@ -16,7 +16,7 @@ import msgspec
 from qmesh.agent.converge import converge
 from qmesh.agent.here import Here, endpoint_wanted, linux_for, load
 from qmesh.host.linux import Linux, Outline
-from qmesh.host.registry import News, Registry
+from qmesh.host.registry import Known, Registry
 from qmesh.host.state import State
 from qmesh.mesh.desired import peer_of
 from qmesh.mesh.model import Peer
@@ -41,15 +41,15 @@ class _Audited(msgspec.Struct, kw_only=True):
     """A control node that was found as desired, peer by peer.
 
     outline: the machine without its peers.
-    event: the registry's last event that is in `peers`.
-    peers: of each machine by name, as desired; no endpoints.
+    event: the registry's last event that is in `keys`.
+    keys: the public key of each machine's peer, by the machine's name.
     until: on the monotonic clock, when the next audit is due.
     """
 
     linux: Linux
     outline: Outline
     event: int
-    peers: dict[str, Peer]
+    keys: dict[str, str]
     until: float
 
 
@@ -63,7 +63,7 @@ class Watch:
     def look(self) -> tuple[Here, tuple[Step, ...]]:
         """See that the machine is as desired; what it remembers, and the steps that were taken.
 
-        On a control node what it remembers lacks the machines that came since the last audit.
+        A control node's inventory has just itself then: the others are the registry's to remember.
         Raises what `load` and `converge` raise; then the next look is at everything.
         """
         held, self._held = self._held, None
@@ -84,16 +84,17 @@ class Watch:
         here = load(self._state)
         linux = linux_for(self._state, here)
         steps = converge(here, linux, follow_roaming=True)
-        if not here.settings.up:
-            return _Held(here=here, stamp=held.stamp, audited=None), steps
+        machines = here.inventory.machines
         audited = _Audited(
             linux=linux,
             outline=linux.outline(),
             event=event,
-            peers=_peers(here),
-            until=time.monotonic() + AUDIT_S_A_MACHINE * len(here.inventory.machines),
+            keys={machine.name: machine.public_key for machine in machines},
+            until=time.monotonic() + AUDIT_S_A_MACHINE * len(machines),
         )
-        return _Held(here=here, stamp=held.stamp, audited=audited), steps
+        alone = msgspec.structs.replace(here.inventory, machines=(here.machine,))
+        here = Here(here.settings, alone, {})
+        return _Held(here=here, stamp=held.stamp, audited=audited if here.settings.up else None), steps
 
     def _last_event(self) -> int:
         with Registry(self._state.registry_file) as registry:
@@ -109,41 +110,31 @@ class Watch:
             news = registry.news(since=audited.event)
         if news is None:
             return None
-        seen = {name: audited.peers[name] for name in news.machines if name in audited.peers}
-        wanted = _wanted(news, seen)
-        steps = tuple(peer_steps(here.settings.interface, wanted.values(), seen.values()))
+        # One with the key that it had is as it was, but for its endpoint: that WireGuard may know better.
+        changed = {
+            name: known
+            for name, known in news.machines.items()
+            if known is None or known.machine.public_key != audited.keys.get(name)
+        }
+        gone = [
+            Peer(public_key=audited.keys[name], allowed_ips=()) for name in changed if name in audited.keys
+        ]
+        come = [_peer(known) for known in changed.values() if known is not None]
+        steps = tuple(peer_steps(here.settings.interface, come, gone))
         audited.linux.apply(*steps)
-        for name in seen.keys() - wanted.keys():
-            del audited.peers[name]
-        audited.peers |= wanted
+        for name, known in changed.items():
+            if known is None:
+                audited.keys.pop(name, None)
+            else:
+                audited.keys[name] = known.machine.public_key
         audited.event = news.event
         return steps
 
 
-def _peers(here: Here) -> dict[str, Peer]:
-    return {
-        machine.name: peer_of(
-            machine, endpoint=None, preshared_key=here.preshared.get(machine.public_key), calls=False
-        )
-        for machine in here.inventory.machines
-        if machine.name != here.settings.name
-    }
-
-
-def _wanted(news: News, seen: dict[str, Peer]) -> dict[str, Peer]:
-    """The peers of the machines that are in the news and in the mesh.
-
-    One with the key that it had is left as it is: its endpoint may have changed for the better since.
-    """
-    wanted = {}
-    for name, known in news.machines.items():
-        if known is None:
-            continue
-        if name in seen and seen[name].public_key == known.machine.public_key:
-            wanted[name] = seen[name]
-            continue
-        endpoint = endpoint_wanted(known.machine.endpoints, None)
-        wanted[name] = peer_of(
-            known.machine, endpoint=endpoint, preshared_key=known.preshared_key, calls=False
-        )
-    return wanted
+def _peer(known: Known) -> Peer:
+    return peer_of(
+        known.machine,
+        endpoint=endpoint_wanted(known.machine.endpoints, None),
+        preshared_key=known.preshared_key,
+        calls=False,
+    )

@@ -1,15 +1,21 @@
 """The hall: parse, call one function, print, exit."""
 
 import sys
+from pathlib import Path
 
 from qmesh import __version__
 
 
 def main() -> None:
     """The program `qmesh`."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"qmesh {__version__}")  # noqa: T201 - before anything that takes time to load
-        return
-    from qmesh.cli.hall import run  # noqa: PLC0415 - see above
+    match sys.argv[1:]:
+        case ["--version"]:
+            print(f"qmesh {__version__}")  # noqa: T201 - before anything that takes time to load
+        case ["agent", "--state", directory] if Path(directory).is_absolute():
+            from qmesh.cli import resident  # noqa: PLC0415 - and nothing of typer, for all its life
 
-    sys.exit(run(sys.argv[1:]))
+            sys.exit(resident.run(Path(directory)))
+        case words:
+            from qmesh.cli import hall  # noqa: PLC0415 - see above
+
+            sys.exit(hall.run(words))

@@ -1,15 +1,12 @@
-"""How answers and errors are printed: the answer on standard output, all talk on standard error."""
+"""How answers are printed: on standard output, all talk being on standard error."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
 
 import typer
-
-from qmesh.errors import QmeshError
 
 T = TypeVar("T")
 
@@ -44,13 +41,3 @@ def answer(facts: T, *, as_json: bool, text: Callable[[T], str]) -> None:
         typer.echo(msgspec.json.encode(facts).decode())
     elif words := text(facts):
         typer.echo(words)
-
-
-def refuse(error: QmeshError, *, as_json: bool) -> int:
-    """Print an error with its hint on standard error; returns the exit code."""
-    if as_json:
-        facts = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        typer.echo(json.dumps(facts), err=True)
-    else:
-        typer.echo(f"error: {error.message}\nhint: {error.hint}", err=True)
-    return error.exit_code

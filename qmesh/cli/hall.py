@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,7 +13,7 @@ import typer.core
 import typer.main
 
 from qmesh import __version__
-from qmesh.cli.answers import refuse
+from qmesh.cli.refusals import bug, interrupted, refuse, talk_on_standard_error
 from qmesh.errors import BadInput, Interrupted, QmeshError
 
 COMMANDS: Final = {
@@ -98,7 +96,7 @@ def qmesh(
 def run(words: Sequence[str]) -> int:
     """Run a command line without the program's name; returns the exit code."""
     as_json = "--json" in words
-    _talk_on_standard_error(quiet=as_json)
+    talk_on_standard_error(quiet=as_json)
     try:
         code = typer.main.get_command(app).main(list(words), prog_name="qmesh", standalone_mode=False)
     except QmeshError as error:
@@ -110,42 +108,13 @@ def run(words: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get("QMESH_TRACEBACK"):
             raise
-        return refuse(_bug(error), as_json=as_json)
+        return refuse(bug(error), as_json=as_json)
     if code == INTERRUPTED:
-        return _interrupted(as_json=as_json)
+        return interrupted(as_json=as_json)
     return code if isinstance(code, int) else 0
-
-
-def _interrupted(*, as_json: bool) -> int:
-    if sys.stderr.isatty():
-        typer.echo(err=True)  # behind the terminal's ^C
-    error = Interrupted("interrupted", hint="run the same command again, it starts over or goes on")
-    return refuse(error, as_json=as_json)
 
 
 def _usage(error: Any, words: Sequence[str]) -> BadInput:
     name = next((word for word in words if word in COMMANDS), "")
     message = " ".join(error.format_message().split()).rstrip(".")
     return BadInput(message, hint=f"see `qmesh {name} --help`" if name else "see `qmesh --help`")
-
-
-def _bug(error: Exception) -> QmeshError:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
-    return QmeshError(
-        f"qmesh itself failed: {type(error).__name__} at {place}",
-        hint="report it with what QMESH_TRACEBACK=1 shows; `qmesh check` tells where this machine stands",
-    )
-
-
-def _talk_on_standard_error(*, quiet: bool) -> None:
-    """quiet: say nothing, so that an error in JSON is all that is there."""
-    talk = logging.getLogger("qmesh")
-    if not talk.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        talk.addHandler(handler)
-        talk.setLevel(logging.CRITICAL if quiet else logging.INFO)
-        talk.propagate = False

@@ -127,12 +127,20 @@ class _OneRequest(H11Protocol):
             self.transport.abort()
 
 
+class _Server(uvicorn.Server):
+    """At rest it looks at the clock twice a second; uvicorn's own does ten times, which is felt."""
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # noqa: ASYNC110 - a signal handler may ask it to end
+            await asyncio.sleep(0.5)
+
+
 class Service:
     """The running service: a thread of its own, from `start` to `stop`."""
 
     def __init__(self, answers: Answers, *, address: str, port: int, interface: str) -> None:
         self._socket = _listen(address, port, interface)
-        self._server = uvicorn.Server(
+        self._server = _Server(
             uvicorn.Config(
                 application(answers),
                 access_log=False,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import os
+import sys
 
-from qmesh.agent.service import run
 from qmesh.cli.answers import STATE, StateOption
-from qmesh.host.state import State
 
 EXAMPLES = ("qmesh agent", "systemctl status qmesh    (where `init` or `join` installed it)")
 
@@ -17,6 +16,6 @@ def command(state: StateOption = STATE) -> None:
     Runs until SIGTERM or Ctrl-C; tunnel and guard stay as they are then. `init` and `join` start
     it by themselves, with systemd where that runs.
     """
-    for handler in logging.getLogger("qmesh").handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    run(State(state))
+    # Begun anew, without the libraries that have read the command line: see `qmesh.cli.main`.
+    words = ["-m", "qmesh", "agent", "--state", str(state.absolute())]
+    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - no shell is wanted

@@ -1,0 +1,52 @@
+"""How errors are printed: in a line with a hint, or as JSON, on standard error like all talk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+from qmesh.errors import Interrupted, QmeshError
+
+
+def refuse(error: QmeshError, *, as_json: bool) -> int:
+    """Print an error with its hint; returns the exit code."""
+    facts = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    text = json.dumps(facts) if as_json else f"error: {error.message}\nhint: {error.hint}"
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is where it is printed
+    return error.exit_code
+
+
+def interrupted(*, as_json: bool) -> int:
+    """Print that the command was interrupted; returns the exit code."""
+    if sys.stderr.isatty():
+        print(file=sys.stderr)  # noqa: T201 - behind the terminal's ^C
+    error = Interrupted("interrupted", hint="run the same command again, it starts over or goes on")
+    return refuse(error, as_json=as_json)
+
+
+def bug(error: Exception) -> QmeshError:
+    """An error of ours that nobody foresaw, in one line."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
+    return QmeshError(
+        f"qmesh itself failed: {type(error).__name__} at {place}",
+        hint="report it with what QMESH_TRACEBACK=1 shows; `qmesh check` tells where this machine stands",
+    )
+
+
+def talk_on_standard_error(*, quiet: bool = False, times: bool = False) -> None:
+    """Let what is logged be seen.
+
+    quiet: say nothing, so that an error in JSON is all that is there. times: before each line.
+    """
+    talk = logging.getLogger("qmesh")
+    if not talk.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s" if times else "%(message)s"))
+        talk.addHandler(handler)
+        talk.setLevel(logging.CRITICAL if quiet else logging.INFO)
+        talk.propagate = False
