@@ -6,6 +6,7 @@ Runs as process 1 of network, mount and process namespaces of its own: what it m
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import platform
 import shutil
@@ -66,6 +67,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no such rows: {', '.join(sorted(unknown))}")
     furnish()
+    gc.freeze()  # as the agent does
     print(machine(), end="\n\n", flush=True)
     figures: list[Figure] = []
     for name in chosen:

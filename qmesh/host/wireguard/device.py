@@ -109,7 +109,6 @@ def with_known_endpoint(peer: Peer, device: Device) -> Peer:
     return msgspec.structs.replace(peer, endpoint=known.endpoint)
 
 
-@lru_cache(REMEMBERED)
 def endpoint_of(host: str, port: int) -> Endpoint | None:
     """An endpoint as WireGuard reports it; a link-local one loses its scope, and port 0 is none."""
     address = ipaddress.ip_address(host.partition("%")[0])

@@ -9,6 +9,7 @@ import base64
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -17,7 +18,15 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, KernelRefused, NeedsRoot
 from qmesh.host.netlink import refusal
-from qmesh.host.wireguard.device import Counters, Device, allowed_ips_of, endpoint_of, key_text, observed
+from qmesh.host.wireguard.device import (
+    REMEMBERED,
+    Counters,
+    Device,
+    allowed_ips_of,
+    endpoint_of,
+    key_text,
+    observed,
+)
 from qmesh.mesh.model import Endpoint, Peer, Secret
 
 SOCKETS: Final = Path("/var/run/wireguard")
@@ -26,6 +35,7 @@ ANSWER_TIMEOUT_S = 30.0
 MAX_ANSWER_OCTETS: Final = 64 * 1024 * 1024
 """An answer has some 500 octets a peer: enough for a hundred thousand."""
 
+_PART_OCTETS = 1 << 20
 _UNSET_HEX = "00" * 32
 
 
@@ -133,7 +143,7 @@ def _ask(interface: str, request: Secret, hints: Mapping[int, str] = MappingProx
 def _receive(interface: str, connection: socket.socket) -> str:
     answer = bytearray(b"\n")
     while not answer.endswith(b"\n\n"):
-        part = connection.recv(65536)
+        part = connection.recv(_PART_OCTETS)
         answer += part
         if not part or len(answer) > MAX_ANSWER_OCTETS:
             raise _not_understood(interface)
@@ -158,7 +168,7 @@ def _base64(hexadecimal: str) -> str:
 
 def _device(answer: str) -> Device:
     own, *peers = answer.split("\npublic_key=")
-    values = dict(_pairs(own))
+    values = dict(zip(*_keys_and_values(own.strip("\n")), strict=True))
     return observed(
         public_key=_public_key(values.get("private_key", _UNSET_HEX)),
         listen_port=int(values.get("listen_port", "0")),
@@ -166,11 +176,10 @@ def _device(answer: str) -> Device:
     )
 
 
-def _pairs(lines: str) -> list[tuple[str, str]]:
-    """The keys with their values, in order. A bare device has an empty line."""
-    # Split at once: of a line each, thousands of peers would be felt. No value has a `=`.
-    words = lines.strip("\n").replace("=", "\n").split("\n") if lines else []
-    return list(zip(words[::2], words[1::2], strict=True))
+def _keys_and_values(lines: str) -> tuple[list[str], list[str]]:
+    """The keys and the values of lines. Split at once, for one by one thousands of peers would be felt."""
+    words = lines.replace("=", "\n").split("\n") if lines else []  # no value has a `=`
+    return words[::2], words[1::2]
 
 
 def _public_key(private_key: str) -> str | None:
@@ -181,14 +190,14 @@ def _public_key(private_key: str) -> str | None:
 
 
 def _peer(section: str) -> tuple[Peer, Counters]:
-    public_key, _, lines = section.partition("\n")
-    pairs = _pairs(lines)
-    values = dict(pairs)
+    keys, texts = _keys_and_values(f"public_key={section}")
+    values = dict(zip(keys, texts, strict=True))
     endpoint = _endpoint(values.get("endpoint", ""))
     preshared_key = values.get("preshared_key", _UNSET_HEX)
+    networks = [text for key, text in zip(keys, texts, strict=True) if key == "allowed_ip"]
     peer = Peer(
-        public_key=_base64(public_key),
-        allowed_ips=allowed_ips_of(*[value for key, value in pairs if key == "allowed_ip"]),
+        public_key=_base64(texts[0]),
+        allowed_ips=allowed_ips_of(*networks),
         endpoint=endpoint,
         preshared_key=None if preshared_key == _UNSET_HEX else Secret(_base64(preshared_key)),
         keepalive_s=int(values.get("persistent_keepalive_interval", "0")),
@@ -202,6 +211,7 @@ def _peer(section: str) -> tuple[Peer, Counters]:
     return peer, counters
 
 
+@lru_cache(REMEMBERED)
 def _endpoint(text: str) -> Endpoint | None:
     if not text:
         return None
