@@ -49,11 +49,6 @@ table inet {TABLE} {{
 		type inet_service{elements}
 	}}
 
-	set control_node {{
-		type {"ipv6_addr" if family == "ip6" else "ipv4_addr"}
-		elements = {{ {guard.control_address} }}
-	}}
-
 	chain asked_for {{
 		type filter hook prerouting priority mangle; policy accept;
 		iifname "{guard.interface}" goto through_tunnel
@@ -77,16 +72,16 @@ table inet {TABLE} {{
 	}}
 
 	chain worker_port {{
+		{_who_may_reach_workers(guard, family)}
 		ct direction reply goto answered
 		udp dport {guard.listen_port} accept
-		{_who_may_reach_workers(guard, family)}
 		counter drop
 	}}
 
 	chain through_tunnel {{
+		{_what_members_may_reach(guard, family)}
 		ct direction reply accept
 		meta l4proto {{ icmp, ipv6-icmp }} fib daddr type local accept
-		{_what_members_may_reach(guard, family)}
 		counter drop
 	}}
 
@@ -119,7 +114,8 @@ def _listed(ports: tuple[int, ...]) -> str:
 def _who_may_reach_workers(guard: Guard, family: str) -> str:
     if guard.role == "control":
         return "meta iiftype loopback accept"
-    return f'iifname "{guard.interface}" meta iifkind "{guard.kind}" {family} saddr @control_node accept'
+    tunnel = f'iifname "{guard.interface}" meta iifkind "{guard.kind}"'
+    return f"{tunnel} {family} saddr {guard.control_address} accept"
 
 
 def _who_may_not_send(guard: Guard) -> str:
@@ -131,10 +127,11 @@ def _who_may_not_send(guard: Guard) -> str:
 def _what_members_may_reach(guard: Guard, family: str) -> str:
     if guard.role == "control":
         return (
-            f'meta iifkind "{guard.kind}" {family} daddr @control_node tcp dport {guard.service_port} accept'
+            f'meta iifkind "{guard.kind}" {family} daddr {guard.control_address}'
+            f" tcp dport {guard.service_port} accept"
         )
     return (
-        f'meta iifkind "{guard.kind}" {family} saddr @control_node'
+        f'meta iifkind "{guard.kind}" {family} saddr {guard.control_address}'
         " meta l4proto { tcp, udp } th dport @worker_ports accept"
     )
 

@@ -25,11 +25,6 @@ table inet qmesh {
 		elements = { 40003, 40004, 40005, 40006 }
 	}
 
-	set control_node {
-		type ipv4_addr
-		elements = { 10.77.0.1 }
-	}
-
 	chain asked_for {
 		type filter hook prerouting priority mangle; policy accept;
 		iifname "qmesh0" goto through_tunnel
@@ -54,16 +49,16 @@ table inet qmesh {
 	}
 
 	chain worker_port {
+		iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept
 		ct direction reply goto answered
 		udp dport 51820 accept
-		iifname "qmesh0" meta iifkind "wireguard" ip saddr @control_node accept
 		counter drop
 	}
 
 	chain through_tunnel {
+		meta iifkind "wireguard" ip saddr 10.77.0.1 meta l4proto { tcp, udp } th dport @worker_ports accept
 		ct direction reply accept
 		meta l4proto { icmp, ipv6-icmp } fib daddr type local accept
-		meta iifkind "wireguard" ip saddr @control_node meta l4proto { tcp, udp } th dport @worker_ports accept
 		counter drop
 	}
 
@@ -78,7 +73,7 @@ table inet qmesh {
 		counter drop
 	}
 }
-"""  # noqa: E501
+"""
 
 
 def guard(**named: Any) -> Guard:
@@ -97,7 +92,7 @@ def guard(**named: Any) -> Guard:
 WORKER = guard()
 CONTROL = guard(role="control", ports=(40000, 40001, 40002))
 ELEMENTS = "40003, 40004, 40005, 40006"
-MEMBERS_TO_WORKERS = "ip saddr @control_node meta l4proto { tcp, udp } th dport @worker_ports accept"
+MEMBERS_TO_WORKERS = "ip saddr 10.77.0.1 meta l4proto { tcp, udp } th dport @worker_ports accept"
 GUARDS = {
     "worker": WORKER,
     "control": CONTROL,
@@ -136,10 +131,10 @@ def test_g1_the_control_nodes_guard_lets_in_its_own_processes_and_members_to_its
         '-comment "qmesh guard 1: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
         '+comment "qmesh guard 1: control qmesh0 wireguard 51820 10.77.0.1 51821"',
         "-meta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port",
-        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr @control_node accept',
+        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
         "+meta iiftype loopback accept",
         f'-meta iifkind "wireguard" {MEMBERS_TO_WORKERS}',
-        '+meta iifkind "wireguard" ip daddr @control_node tcp dport 51821 accept',
+        '+meta iifkind "wireguard" ip daddr 10.77.0.1 tcp dport 51821 accept',
     ]
 
 
@@ -147,20 +142,16 @@ def test_g1_a_guard_of_an_ipv6_mesh_in_userspace_differs_only_in_its_family_and_
     assert changed_lines(WORKER_LISTING, render(guard(kind="tun", control_address="fd00::1"))) == [
         '-comment "qmesh guard 1: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
         '+comment "qmesh guard 1: worker qmesh0 tun 51820 fd00::1 51821"',
-        "-type ipv4_addr",
-        "-elements = { 10.77.0.1 }",
-        "+type ipv6_addr",
-        "+elements = { fd00::1 }",
-        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr @control_node accept',
-        '+iifname "qmesh0" meta iifkind "tun" ip6 saddr @control_node accept',
+        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
+        '+iifname "qmesh0" meta iifkind "tun" ip6 saddr fd00::1 accept',
         f'-meta iifkind "wireguard" {MEMBERS_TO_WORKERS}',
-        f'+meta iifkind "tun" {MEMBERS_TO_WORKERS.replace("ip", "ip6")}',
+        f'+meta iifkind "tun" {MEMBERS_TO_WORKERS.replace("ip", "ip6").replace("10.77.0.1", "fd00::1")}',
     ]
 
 
 def test_the_control_nodes_service_is_reached_over_ipv6_in_an_ipv6_mesh() -> None:
     listing = render(GUARDS["control, IPv6, userspace"])
-    assert 'meta iifkind "tun" ip6 daddr @control_node tcp dport 51821 accept\n' in listing
+    assert 'meta iifkind "tun" ip6 daddr fd00::1 tcp dport 51821 accept\n' in listing
 
 
 def test_the_interface_the_ports_and_wireguards_port_are_the_machines_own() -> None:
@@ -171,10 +162,10 @@ def test_the_interface_the_ports_and_wireguards_port_are_the_machines_own() -> N
         "+elements = { 7 }",
         '-iifname "qmesh0" goto through_tunnel',
         '+iifname "wg7" goto through_tunnel',
+        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
+        '+iifname "wg7" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
         "-udp dport 51820 accept",
-        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr @control_node accept',
         "+udp dport 5555 accept",
-        '+iifname "wg7" meta iifkind "wireguard" ip saddr @control_node accept',
     ]
 
 
