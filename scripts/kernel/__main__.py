@@ -21,6 +21,7 @@ NO_MACHINE: Final = 125
 
 TESTS: Final = [
     *(f"tests/host/test_{name}.py" for name in ("netlink", "links", "wireguard", "linux")),
+    "tests/lab/test_systemd.py",
 ]
 OPTIONS: Final = ["-m", "not userspace", "--durations=10"]
 
