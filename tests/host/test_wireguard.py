@@ -45,7 +45,12 @@ def process() -> wireguard.Backend:
     return userspace.UserspaceWireGuard()
 
 
-@pytest.fixture(params=[pytest.param("in_kernel", id="kernel"), pytest.param("process", id="userspace")])
+@pytest.fixture(
+    params=[
+        pytest.param("in_kernel", id="kernel"),
+        pytest.param("process", id="userspace", marks=pytest.mark.userspace),
+    ]
+)
 def backend(request):
     return request.getfixturevalue(request.param)
 
@@ -520,6 +525,7 @@ def test_an_interface_of_another_kind_is_somebody_elses():
     assert "somebody else's" in refused.value.hint
 
 
+@pytest.mark.userspace
 def test_a_tun_without_a_process_is_told_apart(process):
     subprocess.run(["ip", "tuntap", "add", NAME, "mode", "tun"], check=True)
 
@@ -536,6 +542,7 @@ def test_a_tun_without_a_process_is_told_apart(process):
     assert f"ip link delete {NAME}" in refused.value.hint
 
 
+@pytest.mark.userspace
 def test_the_socket_of_a_dead_process_is_in_nobodys_way(process):
     process.create(NAME)
     for identifier in running("wireguard-go"):
@@ -556,6 +563,7 @@ def test_the_socket_of_a_dead_process_is_in_nobodys_way(process):
     assert not uapi.socket_path(NAME).exists()
 
 
+@pytest.mark.userspace
 def test_the_process_of_another_network_namespace_is_left_alone(process):
     process.create(NAME)
     subprocess.run(["ip", "link", "set", NAME, "netns", str(elsewhere())], check=True)
@@ -567,6 +575,7 @@ def test_the_process_of_another_network_namespace_is_left_alone(process):
     assert uapi.answers(NAME)
 
 
+@pytest.mark.userspace
 def test_a_process_that_is_about_to_end_is_waited_for(process):
     process.create(NAME)
     (identifier,) = running("wireguard-go")
@@ -588,6 +597,7 @@ def elsewhere() -> int:
     return there.pid
 
 
+@pytest.mark.userspace
 def test_the_process_outlives_its_maker_and_holds_none_of_its_files(process, monkeypatch):
     monkeypatch.setenv("LOG_LEVEL", "debug")
     code = "from qmesh.host.wireguard.userspace import UserspaceWireGuard as W; W().create('qmesh0')"
@@ -602,6 +612,7 @@ def test_the_process_outlives_its_maker_and_holds_none_of_its_files(process, mon
     assert process.read(NAME).peers == ()
 
 
+@pytest.mark.userspace
 def test_a_process_that_hangs_does_not_hang_us(process, monkeypatch):
     process.create(NAME)
     (identifier,) = running("wireguard-go")
@@ -620,6 +631,7 @@ def test_a_process_that_hangs_does_not_hang_us(process, monkeypatch):
         process.delete(NAME)
 
 
+@pytest.mark.userspace
 def test_without_the_program_it_says_what_to_install(process):
     where = userspace.program()
     subprocess.run(["mount", "--bind", "/dev/null", where], check=True)
@@ -630,6 +642,7 @@ def test_without_the_program_it_says_what_to_install(process):
     assert missing.value.hint == "apt-get install wireguard-go"
 
 
+@pytest.mark.userspace
 def test_a_program_that_fails_is_quoted(process):
     Path("/run/tun").touch()
     subprocess.run(["mount", "--bind", "/run/tun", "/dev/net/tun"], check=True)
@@ -678,6 +691,7 @@ def answering(octets: bytes) -> threading.Thread:
         b"\xff\xfe=1\nerrno=0\xff\n\n",
     ],
 )
+@pytest.mark.userspace
 def test_an_answer_that_is_not_whole_is_no_empty_device(process, octets):
     thread = answering(octets)
 
@@ -688,6 +702,7 @@ def test_an_answer_that_is_not_whole_is_no_empty_device(process, octets):
     assert "5ec2e7" not in str(refused.value)
 
 
+@pytest.mark.userspace
 def test_an_answer_without_end_is_cut_off(process, monkeypatch):
     monkeypatch.setattr(uapi, "MAX_ANSWER_OCTETS", 1000)
     thread = answering(b"x" * 1001)
@@ -697,6 +712,7 @@ def test_an_answer_without_end_is_cut_off(process, monkeypatch):
     thread.join()
 
 
+@pytest.mark.userspace
 def test_an_error_of_the_process_is_ours(process):
     thread = answering(b"errno=-1\n\n")
 
@@ -705,6 +721,7 @@ def test_an_error_of_the_process_is_ours(process):
     thread.join()
 
 
+@pytest.mark.userspace
 def test_what_newer_programs_add_is_no_matter_and_a_scope_is_left_out(process):
     lines = (
         b"listen_port=1\nnew=x\npublic_key="

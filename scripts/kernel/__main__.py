@@ -1,0 +1,102 @@
+"""The command line of scripts/test-kernel: which machine, and what is done in it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+import machine
+from cache import ROOT
+from errors import NoMachine
+from lifetime import Interrupted, interruptible
+from qemu import Emulated
+from uml import UserMode
+
+NO_MACHINE: Final = 125
+"""The exit status when the machine did not come up, died or ran out of time."""
+
+TESTS: Final = [
+    *(f"tests/host/test_{name}.py" for name in ("netlink", "links", "wireguard", "linux")),
+    "tests/lab/test_systemd.py",
+]
+OPTIONS: Final = ["-m", "not userspace", "--durations=10"]
+
+PASSED_ON: Final = re.compile(r"PATH|HOME|USER|LANG|LC_.*|CI|PY.*|COLUMNS|QMESH_(?!KERNEL_).*")
+"""The environment that a job has from here."""
+
+
+def main() -> int:
+    """Do what the command line says; the exit status."""
+    options, rest = _parsed()
+    interruptible()
+    try:
+        return machine.run(UserMode() if options.uml else Emulated(), _job(options, rest))
+    except NoMachine as none:
+        print(f"error: {none.message}\nhint: {none.hint}", file=sys.stderr)
+        return NO_MACHINE
+    except Interrupted as interrupted:
+        return interrupted.exit_code
+    except BrokenPipeError:  # whoever read along has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_MACHINE
+
+
+def _parsed() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="scripts/test-kernel",
+        usage="%(prog)s [options] [PYTEST ARGUMENTS...] | %(prog)s [options] --run COMMAND...",
+        description="Tests against kernel WireGuard, or any command, in a throw-away machine.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--uml", action="store_true", help="a user-mode Linux instead of QEMU; built once")
+    parser.add_argument(
+        "--systemd", action="store_true", help="with systemd as init; the tests always have it"
+    )
+    parser.add_argument(
+        "--rw",
+        metavar="FOLDER",
+        type=lambda path: Path(path).absolute(),
+        action="append",
+        default=[],
+        help="a folder in which the machine's writes arrive; all others are lost",
+    )
+    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=900, help="900 unless given")
+    parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="run this, no tests")
+    return parser.parse_known_args()
+
+
+def _job(options: argparse.Namespace, rest: list[str]) -> machine.Job:
+    tests = options.run is None
+    writable = [*options.rw, *(_reports(rest) if tests else [])]
+    return machine.Job(
+        command=_pytest(rest) if tests else options.run,
+        directory=ROOT,
+        environment={name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)},
+        writable=list(dict.fromkeys(writable)),
+        systemd=tests or options.systemd,
+        timeout_s=options.timeout,
+    )
+
+
+def _pytest(arguments: list[str]) -> list[str]:
+    """Without a test named, those of the kernel's."""
+    named = any((ROOT / argument.partition("::")[0]).exists() for argument in arguments)
+    python = str(ROOT / ".venv/bin/python")
+    return [python, "-m", "pytest", "-p", "no:cacheprovider", *OPTIONS, *([] if named else TESTS), *arguments]
+
+
+def _reports(arguments: list[str]) -> list[Path]:
+    """Where pytest's reports go."""
+    return [
+        Path(argument.partition("=")[2]).absolute().parent
+        for argument in arguments
+        if argument.startswith(("--junitxml=", "--junit-xml="))
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

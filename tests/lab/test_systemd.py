@@ -1,0 +1,155 @@
+"""qmesh under systemd, in a throw-away machine: sudo ./scripts/test-kernel
+
+These tests change the machine they run on. So they run only on one whose kernel was told when it
+was started that it will be thrown away.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qmesh.agent.service import LOOK_S
+from tests.lab.cluster import CONFIG, NODE_CONFIG
+
+pytestmark = pytest.mark.lab
+
+QMESH = str(Path(".venv/bin/qmesh").absolute())
+GUARD_TABLE = ("nft", "list", "table", "inet", "qmesh")
+
+
+def run(*words: str, code: int = 0) -> str:
+    """What a command says; it must end with that exit code."""
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def until(true: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.2)
+
+
+def shown(unit: str, *names: str) -> tuple[str, ...]:
+    """Properties of a unit, in the order asked for."""
+    answer = run("systemctl", "show", unit, f"--property={','.join(names)}")
+    values = dict(line.split("=", 1) for line in answer.splitlines())
+    return tuple(values[name] for name in names)
+
+
+def is_loaded() -> bool:
+    return subprocess.run(GUARD_TABLE, check=False, capture_output=True).returncode == 0
+
+
+def rules() -> str:
+    """The guard, with the handles that the kernel gave its rules: one that was made anew has others."""
+    return run("nft", "-a", "list", "table", "inet", "qmesh")
+
+
+def agent() -> int:
+    """The agent's process, 0 when there is none."""
+    return int(shown("qmesh.service", "MainPID")[0])
+
+
+@pytest.fixture(scope="module")
+def mesh() -> None:
+    """A mesh with this machine as its control node."""
+    if "qmesh.throwaway" not in Path("/proc/cmdline").read_text().split():
+        pytest.skip("this machine cannot: it is not to be thrown away; ./scripts/test-kernel has one")
+    if Path("/proc/1/comm").read_text() != "systemd\n":
+        pytest.skip("this machine cannot: systemd is not its init")
+    shutil.rmtree("/var/lib/qmesh", ignore_errors=True)  # the host may be in a mesh, and shows its files
+    Path(CONFIG).mkdir(parents=True)
+    Path(CONFIG, "config.yml").write_text(NODE_CONFIG)
+    Path(CONFIG, "config.yml").chmod(0o600)
+    run(QMESH, "init", "--endpoint", "192.0.2.1", "--workers", "3", "--node", "1.4", "--config", CONFIG)
+
+
+def test_init_starts_agent_and_guard_and_enables_both(mesh):
+    state = ("UnitFileState", "ActiveState", "SubState", "Result")
+
+    assert shown("qmesh.service", *state) == ("enabled", "active", "running", "success")
+    assert shown("qmesh-guard.service", *state) == ("enabled", "active", "exited", "success")
+    assert '"wireguard"' in run("ip", "-json", "-details", "link", "show", "qmesh0")
+    assert is_loaded()
+    files = [f"/etc/systemd/system/{name}" for name in ("qmesh.service", "qmesh-guard.service")]
+    assert run("systemd-analyze", "verify", "--man=no", *files) == ""
+
+
+def test_the_boot_guard_is_before_the_network_in_the_order_of_a_boot(mesh):
+    """Its place in the next boot, as systemd has understood the unit."""
+    before, wanted_by = shown("qmesh-guard.service", "Before", "WantedBy")
+
+    assert {"network-pre.target", "qmesh.service"} <= set(before.split())
+    assert "sysinit.target" in wanted_by.split()
+
+
+def test_g3_the_guard_stays_when_the_agent_is_stopped_and_at_boot_is_loaded_without_it(mesh):
+    """After a stop, what a boot does in its order: nothing is there, and the guard's unit is started."""
+    before = rules()
+    run("systemctl", "stop", "qmesh.service")
+
+    assert rules() == before
+    assert Path("/sys/class/net/qmesh0").exists()
+
+    run("systemctl", "stop", "qmesh-guard.service")
+    run("nft", "delete", "table", "inet", "qmesh")
+    run("ip", "link", "delete", "qmesh0")
+    run("systemctl", "start", "qmesh-guard.service")
+
+    assert is_loaded()
+    assert agent() == 0
+
+    run("systemctl", "start", "qmesh.service")
+    until(lambda: Path("/sys/class/net/qmesh0").exists())
+
+
+def test_g3_an_agent_that_is_killed_is_started_again_and_the_guard_was_never_away(mesh):
+    before, killed, restarts = rules(), agent(), int(shown("qmesh.service", "NRestarts")[0])
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: agent() not in {0, killed} and shown("qmesh.service", "SubState") == ("running",))
+
+    assert rules() == before
+    assert int(shown("qmesh.service", "NRestarts")[0]) == restarts + 1
+
+
+def test_g3_the_guard_stays_when_the_agent_is_restarted(mesh):
+    before = rules()
+    run("systemctl", "restart", "qmesh.service")
+
+    assert rules() == before
+
+
+def test_a_guard_that_somebody_deletes_is_put_back_by_the_agent(mesh):
+    run("nft", "delete", "table", "inet", "qmesh")
+    until(is_loaded)
+
+
+def test_a_machine_under_systemd_is_as_check_wants_it(mesh):
+    run(QMESH, "render-config", "--write")
+
+    assert run(QMESH, "check").startswith("control is as desired")
+
+
+def test_down_open_opens_and_says_so_until_apply(mesh):
+    said = run(QMESH, "down", "--open")
+
+    assert "worker ports 40000-40002 are OPEN" in said
+    assert not is_loaded()
+    assert not Path("/sys/class/net/qmesh0").exists()
+    assert shown("qmesh.service", "SubState") == ("running",)
+    time.sleep(LOOK_S + 1)
+    assert not is_loaded()
+
+    run(QMESH, "apply")
+    assert is_loaded()
+    assert Path("/sys/class/net/qmesh0").exists()

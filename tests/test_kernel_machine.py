@@ -1,0 +1,135 @@
+"""The throw-away machine of scripts/test-kernel: what comes out of it, and that nothing is left of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.lab
+
+CHECKOUT = Path(__file__).parents[1]
+CACHE = Path(os.environ.get("QMESH_KERNEL_CACHE") or CHECKOUT / ".cache" / "kernel")
+
+
+@pytest.fixture(params=["emulated", "uml"])
+def machine(request):
+    """The command that starts one."""
+    if request.param == "uml" and not any(CACHE.glob("uml-*")):
+        pytest.skip("this machine cannot: it has no user-mode Linux, which takes long to build")
+    return [CHECKOUT / "scripts/test-kernel", *(["--uml"] if request.param == "uml" else [])]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request, tmp_path) -> Iterator[None]:
+    """No file and no mount is left of a machine, and no process that knew of this test's folder."""
+    mounts = Path("/proc/self/mounts").read_text()
+    (tmp_path / "tmp").mkdir()
+    yield
+    end = time.monotonic() + 10
+    while left := {*processes_that_name(tmp_path), *(tmp_path / "tmp").iterdir()}:
+        assert time.monotonic() < end, left
+        time.sleep(0.05)
+    assert Path("/proc/self/mounts").read_text() == mounts
+    assert not list(CACHE.glob("half-made"))
+
+
+def processes_that_name(folder: Path) -> list[str]:
+    """The processes that have a folder in their arguments or in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            if bytes(folder) in words:
+                found.append(words.replace(b"\0", b" ").decode())
+    return found
+
+
+def environment(tmp_path: Path) -> Mapping[str, str]:
+    return {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "QMESH_HERE": "here too"}
+
+
+def done(
+    machine: list[str | Path], tmp_path: Path, *words: str, read_after_s: float = 0
+) -> subprocess.CompletedProcess[bytes]:
+    """What came of a command in a machine that may write to the test's folder `written`.
+
+    read_after_s: seconds in which nobody reads what it says.
+    """
+    (tmp_path / "written").mkdir()
+    command = [*machine, "--rw", tmp_path / "written", *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(tmp_path)
+    ) as process:
+        time.sleep(read_after_s)
+        try:
+            output, errors = process.communicate(timeout=300)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def test_a_command_is_as_if_it_ran_here_but_for_what_it_writes(machine, tmp_path):
+    script = f"""
+        echo "$QMESH_HERE, $(uname -n), $(pwd)" >&2
+        echo lost >{tmp_path}/lost
+        echo kept >{tmp_path}/written/kept
+        ip link add wg0 type wireguard || exit 1
+        test -t 1 && exit 2
+        sleep 1000 &
+        seq 300000
+        exit 7
+    """
+    ended = done(machine, tmp_path, "--run", "sh", "-c", script, read_after_s=10)
+
+    whole = "".join(f"{number}\n" for number in range(1, 300001)).encode()
+    assert hashlib.sha256(ended.stdout).digest() == hashlib.sha256(whole).digest()
+    assert ended.stderr.decode().splitlines()[-1] == f"here too, throwaway, {CHECKOUT}"
+    assert ended.returncode == 7
+    assert (tmp_path / "written/kept").read_text() == "kept\n"
+    assert not (tmp_path / "lost").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--run", "busybox", "poweroff", "-f"), "error: the machine ended without an answer"),
+        (("--timeout", "8", "--run", "sleep", "1000"), "error: the machine was not done after 8 s"),
+    ],
+    ids=["dies", "hangs"],
+)
+def test_a_machine_that_does_not_answer_is_told_apart(machine, tmp_path, words, error):
+    ended = done(machine, tmp_path, *words)
+
+    assert ended.returncode == 125
+    assert ended.stderr.decode().splitlines()[-2] == error
+    assert ended.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)],
+)
+def test_nothing_is_left_of_one_that_is_interrupted(machine, tmp_path, number, code):
+    words = ("--rw", tmp_path, "--run", "sh", "-c", "echo up; sleep 1000")
+    with subprocess.Popen(
+        [*machine, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(tmp_path),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        assert processes_that_name(tmp_path)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=30)
+
+    assert process.returncode == code
+    assert (output, errors.splitlines()[1:]) == (b"", [])  # the first line is of scripts/install
