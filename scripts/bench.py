@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import agent, guard, packets, rendering, startup, tunnel
-from benchmarks.measuring import Figure, table
+from benchmarks.measuring import Figure, growth, table
 
 SIZES = (500, 5000)
 ROWS: dict[str, Callable[[], list[Figure]]] = {
@@ -73,8 +73,10 @@ def main() -> int:
     for name in chosen:
         print(f"measuring: {name} ...", file=sys.stderr, flush=True)
         figures += ROWS[name]()
-    print(table(figures), flush=True)
-    return 0 if all(each.kept is not False for each in figures) else 1
+    print(table(figures), end="\n\n")
+    grown, is_linear = growth(figures, SIZES[1] / SIZES[0])
+    print(f"From {SIZES[0]} to {SIZES[1]:,}:\n\n{grown}", flush=True)
+    return 0 if is_linear and all(each.kept is not False for each in figures) else 1
 
 
 if __name__ == "__main__":

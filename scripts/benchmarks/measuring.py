@@ -14,6 +14,7 @@ Work = Callable[[], object]
 class Figure(NamedTuple):
     """One row: medians in `unit`, at a size; `kept` is None where there is no promise to keep.
 
+    size: of the mesh; what is compared from size to size has a name in `growing`.
     theirs: of what a user would use instead, measured in turn with ours; None where nothing does it.
     """
 
@@ -24,6 +25,7 @@ class Figure(NamedTuple):
     unit: str
     must_be: str
     kept: bool | None
+    growing: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -60,6 +62,34 @@ def table(figures: list[Figure]) -> str:
             f"| {each.work} | {each.size} | {ours} | {theirs} | {ratio} | {each.must_be} | {verdict} |"
         )
     return "\n".join(lines)
+
+
+NOISE = 1.25
+"""By how much a figure of a shared machine may be off."""
+
+
+def growth(figures: list[Figure], times: float) -> tuple[str, bool]:
+    """As Markdown, how each figure grows with a mesh that is `times` larger; and whether none does by more.
+
+    Of one change, time must stay as it is; of all else it may grow as the mesh does.
+    """
+    lines = ["| work | qmesh | instead | must be | |", "|---|---:|---:|---|---|"]
+    all_kept = True
+    by_work: dict[str, list[Figure]] = {}
+    for figure in figures:
+        by_work.setdefault(figure.growing, []).append(figure)
+    for work, found in by_work.items():
+        if not work or len(found) != 2:
+            continue
+        small, large = found
+        ours = large.ours / small.ours
+        theirs = f"{large.theirs / small.theirs:.1f} x" if small.theirs and large.theirs else ""
+        most = 1.0 if work.startswith("one member") else times
+        kept = ours <= most * NOISE
+        all_kept &= kept
+        verdict = "kept" if kept else "NOT kept"
+        lines.append(f"| {work} | {ours:.1f} x | {theirs} | <= {most:.0f} x | {verdict} |")
+    return "\n".join(lines), all_kept
 
 
 def shown(value: float, unit: str) -> str:

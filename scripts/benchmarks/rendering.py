@@ -47,6 +47,7 @@ def empty_plan(members: int) -> Figure:
         "ms",
         "< 150 ms",
         wall < 0.150,
+        "desired state from the registry, and an empty plan",
     )
 
 

@@ -73,7 +73,16 @@ def one_member(state: State, watch: Watch, members: int, how: str) -> list[Figur
     limit = "< 20 ms, and < `wg syncconf`"
     kept = wall < 0.020 and wall < syncconf
     return [
-        Figure(f"one member more, {how}", size, wall * 1e3, syncconf * 1e3, "ms", limit, kept),
+        Figure(
+            f"one member more, {how}",
+            size,
+            wall * 1e3,
+            syncconf * 1e3,
+            "ms",
+            limit,
+            kept,
+            f"one member more, {how}",
+        ),
         Figure(f"the same, our processor time, {how}", size, own[len(own) // 2] * 1e3, None, "ms", "", None),
     ]
 
@@ -125,6 +134,7 @@ def first_apply(state: State, members: int, how: str) -> list[Figure]:
             "ms",
             "<= 1.3 x `wg setconf`",
             wall <= 1.3 * setconf,
+            f"first apply of all, {how}",
         ),
         Figure(
             f"the same, read back and compared, {how}",
@@ -152,6 +162,7 @@ def observe(state: State, members: int, how: str) -> Figure:
         "ms",
         "<= 2 x `wg show dump`",
         wall <= 2 * dump,
+        f"observe, {how}",
     )
 
 
