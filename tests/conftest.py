@@ -3,6 +3,11 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that is busy with something else is slow, and no test of ours is about that.
+settings.register_profile("qmesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("qmesh")
 
 CANNOT = "this machine cannot: "
 """So begins the reason of a skip that is right even where nothing may be left out."""

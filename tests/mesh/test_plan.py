@@ -439,6 +439,12 @@ def test_a_peer_set_without_an_endpoint_keeps_the_one_it_has() -> None:
         assert done.tunnel == tunnel(peer(1, endpoint=left))
 
 
+def test_a_peer_that_is_removed_leaves_the_others() -> None:
+    state = after(RUNNING, RemovePeer("qmesh0", peer(1)))
+
+    assert state == msgspec.structs.replace(RUNNING, tunnel=tunnel(peer(2)))
+
+
 def test_an_address_that_is_there_is_not_there_twice() -> None:
     assert after(RUNNING, AddAddress("qmesh0", "10.77.0.1/20")) == RUNNING
 
