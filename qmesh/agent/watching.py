@@ -30,6 +30,7 @@ class _Held(msgspec.Struct, kw_only=True):
     """A machine that was found as desired, and what that came from.
 
     stamp: of the files of which the desired state is made.
+    audited: None where every look is at everything: on a worker machine, and while the tunnel is down.
     """
 
     here: Here
@@ -63,38 +64,40 @@ class Watch:
     def look(self) -> tuple[Here, tuple[Step, ...]]:
         """See that the machine is as desired; what it remembers, and the steps that were taken.
 
-        A control node's inventory has just itself then: the others are the registry's to remember.
+        What a control node remembers may lack machines that came after the last audit.
         Raises what `load` and `converge` raise; then the next look is at everything.
         """
         held, self._held = self._held, None
         # Taken first: what is written from here on, the next look sees.
         stamp = self._state.stamp()
-        if held is None or held.stamp != stamp:
-            held = _Held(here=load(self._state), stamp=stamp, audited=None)
-        steps = None if held.audited is None else self._follow(held.audited, held.here)
-        if steps is None:
-            held, steps = self._audit(held)
-        self._held = held
-        return held.here, steps
+        if held is not None and held.stamp != stamp:
+            held = None
+        if held is not None and held.audited is not None:
+            steps = self._follow(held.audited, held.here)
+            if steps is not None:
+                self._held = held
+                return held.here, steps
+            held = None  # two meshes of thousands in memory at once would be felt
+        return self._audit(stamp, None if held is None else held.here)
 
-    def _audit(self, held: _Held) -> tuple[_Held, tuple[Step, ...]]:
-        if not held.here.settings.control:
-            return held, converge(held.here, linux_for(self._state, held.here), follow_roaming=True)
-        event = self._last_event()
-        here = load(self._state)
+    def _audit(self, stamp: Hashable, known: Here | None) -> tuple[Here, tuple[Step, ...]]:
+        """Look at everything. known: what the files of that stamp say; what a registry says is not in it."""
+        event = self._last_event() if self._state.settings().control else None
+        here = load(self._state) if known is None or event is not None else known
         linux = linux_for(self._state, here)
         steps = converge(here, linux, follow_roaming=True)
-        machines = here.inventory.machines
-        audited = _Audited(
-            linux=linux,
-            outline=linux.outline(),
-            event=event,
-            keys={machine.name: machine.public_key for machine in machines},
-            until=time.monotonic() + AUDIT_S_A_MACHINE * len(machines),
-        )
-        alone = msgspec.structs.replace(here.inventory, machines=(here.machine,))
-        here = Here(here.settings, alone, {})
-        return _Held(here=here, stamp=held.stamp, audited=audited if here.settings.up else None), steps
+        audited = None
+        if event is not None and here.settings.up:
+            machines = here.inventory.machines
+            audited = _Audited(
+                linux=linux,
+                outline=linux.outline(),
+                event=event,
+                keys={machine.name: machine.public_key for machine in machines},
+                until=time.monotonic() + AUDIT_S_A_MACHINE * len(machines),
+            )
+        self._held = _Held(here=here, stamp=stamp, audited=audited)
+        return here, steps
 
     def _last_event(self) -> int:
         with Registry(self._state.registry_file) as registry:
