@@ -19,11 +19,13 @@ CHECKOUT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("QMESH_KERNEL_CACHE") or CHECKOUT / ".cache" / "kernel")
 
 
-@pytest.fixture(params=["emulated", "uml"])
+# User-mode Linux takes long to build: it is tried where somebody has it already.
+KINDS = ["emulated", *(["uml"] if any(CACHE.glob("uml-*")) else [])]
+
+
+@pytest.fixture(params=KINDS)
 def machine(request):
     """The command that starts one."""
-    if request.param == "uml" and not any(CACHE.glob("uml-*")):
-        pytest.skip("this machine cannot: it has no user-mode Linux, which takes long to build")
     return [CHECKOUT / "scripts/test-kernel", *(["--uml"] if request.param == "uml" else [])]
 
 
@@ -113,11 +115,8 @@ def test_a_machine_that_does_not_answer_is_told_apart(machine, tmp_path, words, 
     assert ended.stdout == b""
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)],
-)
-def test_nothing_is_left_of_one_that_is_interrupted(machine, tmp_path, number, code):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_nothing_is_left_of_one_that_is_interrupted(machine, tmp_path, number):
     words = ("--rw", tmp_path, "--run", "sh", "-c", "echo up; sleep 1000")
     with subprocess.Popen(
         [*machine, *words],
@@ -131,5 +130,5 @@ def test_nothing_is_left_of_one_that_is_interrupted(machine, tmp_path, number, c
         process.send_signal(number)
         output, errors = process.communicate(timeout=30)
 
-    assert process.returncode == code
+    assert process.returncode == -number
     assert (output, errors.splitlines()[1:]) == (b"", [])  # the first line is of scripts/install

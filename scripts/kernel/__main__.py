@@ -39,7 +39,7 @@ def main() -> int:
         print(f"error: {none.message}\nhint: {none.hint}", file=sys.stderr)
         return NO_MACHINE
     except Interrupted as interrupted:
-        return interrupted.exit_code
+        interrupted.end()
     except BrokenPipeError:  # whoever read along has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_MACHINE
@@ -64,7 +64,7 @@ def _parsed() -> tuple[argparse.Namespace, list[str]]:
         default=[],
         help="a folder in which the machine's writes arrive; all others are lost",
     )
-    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=900, help="900 unless given")
+    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=1800, help="1800 unless given")
     parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="run this, no tests")
     return parser.parse_known_args()
 

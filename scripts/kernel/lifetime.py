@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import IO, Final
+from typing import IO, Final, NoReturn
 
 # A process namespace: when its first process is killed, the kernel kills all that it ever started.
 # The first one is killed when `unshare` ends, and that one when this program does, however it does.
@@ -16,11 +16,17 @@ _TIED: Final = ("setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--fork", "--
 
 
 class Interrupted(BaseException):
-    """SIGINT, SIGTERM or SIGHUP; the exit code is the shell's way to tell which."""
+    """SIGINT, SIGTERM or SIGHUP has come."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.exit_code = 128 + number
+        self._number = number
+
+    def end(self) -> NoReturn:
+        """End this program by the signal itself: a shell then sees that its loop or script is to end too."""
+        signal.signal(self._number, signal.SIG_DFL)
+        signal.raise_signal(self._number)
+        raise AssertionError(self._number)
 
 
 def interruptible() -> None:

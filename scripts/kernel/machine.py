@@ -54,7 +54,7 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     writable: Sequence[Path] = ()
     systemd: bool = False
-    timeout_s: float = 900
+    timeout_s: float = 1800
 
 
 class Ports:
