@@ -30,13 +30,18 @@ def _library() -> Any:
 def run(script: str) -> str:
     """Run nftables commands as one transaction and return what they print.
 
-    Raises NeedsRoot or KernelRefused; then nothing of the script was done.
+    Raises NeedsRoot, MissingProgram or KernelRefused; then nothing of the script was done.
     """
     code, output, error = _library().cmd(script)
     if code == 0:
         return str(output)
     if "Operation not permitted" in error:
         raise NeedsRoot("nftables may not be used by this user", hint="run the command as root")
+    if "resolve protocol name" in error:
+        raise MissingProgram(
+            "/etc/protocols is missing, where nftables looks up icmp and the like",
+            hint="apt-get install netbase",
+        )
     reason = next((line for line in error.splitlines() if line.strip()), "no reason given")
     raise KernelRefused(
         f"nftables refused: {reason.strip()}",

@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 import pytest
 
-from qmesh.errors import KernelRefused, NeedsRoot
+from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 from qmesh.host import nftables
 from qmesh.mesh.guard import change_script, load_script, parse, render, unload_script
 from qmesh.mesh.model import AlteredGuard, Guard, InterfaceKind
@@ -494,6 +494,16 @@ def test_without_the_right_it_cannot_load_here_either():
     finally:
         os.seteuid(0)
 
+    assert nftables.read_guard_table() is None
+
+
+def test_without_the_names_of_protocols_it_says_what_to_install():
+    # As in a small image of Debian: libnftables depends on no package that has them.
+    subprocess.run(["mount", "--bind", "/dev/null", "/etc/protocols"], check=True)
+    with pytest.raises(MissingProgram, match="/etc/protocols") as missing:
+        load(WORKER)
+
+    assert missing.value.hint == "apt-get install netbase"
     assert nftables.read_guard_table() is None
 
 
