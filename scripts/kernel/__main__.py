@@ -59,7 +59,7 @@ def _parsed() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--rw",
         metavar="FOLDER",
-        type=lambda path: Path(path).absolute(),
+        type=_folder,
         action="append",
         default=[],
         help="a folder in which the machine's writes arrive; all others are lost",
@@ -67,6 +67,13 @@ def _parsed() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=1800, help="1800 unless given")
     parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="run this, no tests")
     return parser.parse_known_args()
+
+
+def _folder(path: str) -> Path:
+    folder = Path(path).absolute()
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path}")
+    return folder
 
 
 def _job(options: argparse.Namespace, rest: list[str]) -> machine.Job:
