@@ -82,12 +82,17 @@ class Ports:
 class Kind(Protocol):
     """A way to have a machine."""
 
-    settings: Mapping[str, str]
-    """SHARED_BY: how the host's folders are mounted; PORTS: the ports' device files but for their number."""
-    archive: bytes
-    """What of its own the machine starts with."""
-    shares: Sequence[Share]
-    """The host's folders that it needs."""
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """SHARED_BY: how the host's folders are mounted; PORTS: the ports' files but for their number."""
+
+    @property
+    def archive(self) -> bytes:
+        """What of its own the machine starts with."""
+
+    @property
+    def shares(self) -> Sequence[Share]:
+        """The host's folders that it needs."""
 
     def command(
         self,
