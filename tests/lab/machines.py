@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -190,9 +191,9 @@ class Machine:
             *(f"{key}={value}" for key, value in variables.items()),
         ]
         words = [*enter, "--wdns=/root", "--", *settings, *(str(word) for word in argv)]
-        with _next_child_in(self._pids):
+        with _interrupted_later(), _next_child_in(self._pids):
             running = Running(words, input=input)
-        self._running.append(running)
+            self._running.append(running)
         return running
 
     def write(self, path: str | Path, text: str, mode: int = 0o644) -> None:
@@ -228,8 +229,9 @@ class Lab:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
-            self._lan = Machine("lan")
-            undo.callback(self._lan.close)
+            with _interrupted_later():
+                self._lan = Machine("lan")
+                undo.callback(self._lan.close)
             bridge = "link add lan type bridge forward_delay 0 mcast_snooping 0\nlink set lan up\n"
             _ip(self._lan.pid, bridge)
             self._undo = undo.pop_all()
@@ -248,8 +250,9 @@ class Lab:
         """
         if self._lan is None:
             raise RuntimeError("a lab is used with `with`")
-        machine = Machine(name, ipv4=ipv4, ipv6=ipv6)
-        self._undo.callback(machine.close)
+        with _interrupted_later():
+            machine = Machine(name, ipv4=ipv4, ipv6=ipv6)
+            self._undo.callback(machine.close)
         port = f"port{len(self._machines)}"
         self._machines.append(machine)
         _ip(
@@ -315,6 +318,29 @@ def _next_child_in(namespace: int | None) -> Iterator[None]:
     finally:
         _succeed(_libc.setns(own, _NEW_PID_NAMESPACE))
         os.close(own)
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM at the end of this only, so that each child made here is known.
+
+    A child that nobody knows is waited for by nobody, and as a zombie keeps its machine from ending.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no handler runs in another thread
+        return
+    came: list[int] = []
+    handlers = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _succeed(result: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import machines
 from tests.lab.machines import CHECKOUT, TOOLS, CommandFailed, Lab, Machine, Running
 
 pytestmark = pytest.mark.lab
@@ -155,6 +156,38 @@ class TestClosing:
         with contextlib.suppress(ZeroDivisionError), Lab() as lab:
             lab.machine("machine-a", "192.168.0.200").start(["sleep", "1000"])
             raise ZeroDivisionError
+        assert host_state() == before
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize(
+        ("what", "make"),
+        [
+            ("_boot", lambda lab, _: lab.machine("machine-b", "192.168.0.201")),
+            ("Running", lambda _, machine: machine.start(["sleep", "1000"])),
+        ],
+        ids=["machine", "command"],
+    )
+    def test_leaves_nothing_when_interrupted_before_a_child_is_known(self, monkeypatch, number, what, make):
+        made = getattr(machines, what)
+
+        def interrupted(*arguments, **options):
+            child = made(*arguments, **options)
+            signal.raise_signal(number)
+            return child
+
+        def leave(*_: object):
+            raise ZeroDivisionError
+
+        before, handler = host_state(), signal.signal(number, leave)
+        try:
+            with Lab() as lab:
+                machine = lab.machine("machine-a", "192.168.0.200")
+                monkeypatch.setattr(machines, what, interrupted)
+                with pytest.raises(ZeroDivisionError):
+                    make(lab, machine)
+            assert signal.getsignal(number) is leave
+        finally:
+            signal.signal(number, handler)
         assert host_state() == before
 
     def test_leaves_nothing_when_its_python_is_killed(self):
