@@ -17,7 +17,7 @@ from qmesh.host.state import Settings, State
 from qmesh.host.wireguard import Counters
 from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.enrolment import read_membership
-from qmesh.mesh.inventory import Inventory, cores_of, ports_of
+from qmesh.mesh.inventory import Inventory, ports_of
 from qmesh.mesh.model import Cores, Endpoint, InterfaceKind, Machine, NodeState, Secret
 
 FRESH_S = 180
@@ -64,7 +64,7 @@ def standing(here: Here) -> Standing:
         interface=here.settings.interface,
         listen_port=here.settings.listen_port,
         node=here.inventory.node,
-        cores=cores_of(here.inventory)[name],
+        cores=here.inventory.cores[name],
         ports=ports_of(here.inventory, name),
     )
 

@@ -14,7 +14,7 @@ from qmesh.host import links
 from qmesh.host.registry import Event, Registry
 from qmesh.host.state import State
 from qmesh.host.wireguard import Counters
-from qmesh.mesh.inventory import Inventory, cores_of
+from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Cores, Machine
 
 
@@ -56,7 +56,7 @@ def status(state: State) -> Status:
     require_root("qmesh status")
     here = latest(state)
     counters = _counters(state, here)
-    cores = cores_of(here.inventory)
+    cores = here.inventory.cores
     now = time.time()
     return Status(
         mesh=here.inventory.mesh,

@@ -55,10 +55,14 @@ class _Audited(msgspec.Struct, kw_only=True):
 
 
 class Watch:
-    """Over one machine, by the one agent that it has."""
+    """Over one machine, by the one agent that it has.
 
-    def __init__(self, state: State) -> None:
+    audit_s_a_machine: seconds between two audits of a control node, for each machine of the mesh.
+    """
+
+    def __init__(self, state: State, *, audit_s_a_machine: float = AUDIT_S_A_MACHINE) -> None:
         self._state = state
+        self._audit_s_a_machine = audit_s_a_machine
         self._held: _Held | None = None
 
     def look(self) -> tuple[Here, tuple[Step, ...]]:
@@ -94,7 +98,7 @@ class Watch:
                 outline=linux.outline(),
                 event=event,
                 keys={machine.name: machine.public_key for machine in machines},
-                until=time.monotonic() + AUDIT_S_A_MACHINE * len(machines),
+                until=time.monotonic() + self._audit_s_a_machine * len(machines),
             )
         self._held = _Held(here=here, stamp=stamp, audited=audited)
         return here, steps

@@ -13,8 +13,8 @@ import typer.core
 import typer.main
 
 from qmesh import __version__
-from qmesh.cli.refusals import bug, interrupted, refuse, talk_on_standard_error
-from qmesh.errors import BadInput, Interrupted, QmeshError
+from qmesh.cli.refusals import ended, interrupted, refuse, talk_on_standard_error
+from qmesh.errors import BadInput, Interrupted
 
 COMMANDS: Final = {
     "init": "Make a mesh; this machine is its control node.",
@@ -99,16 +99,12 @@ def run(words: Sequence[str]) -> int:
     talk_on_standard_error(quiet=as_json)
     try:
         code = typer.main.get_command(app).main(list(words), prog_name="qmesh", standalone_mode=False)
-    except QmeshError as error:
-        return refuse(error, as_json=as_json)
     except _ClickException as error:
         return refuse(_usage(error, words), as_json=as_json)
-    except (typer.Abort, KeyboardInterrupt):
+    except typer.Abort:
         code = INTERRUPTED
-    except Exception as error:
-        if os.environ.get("QMESH_TRACEBACK"):
-            raise
-        return refuse(bug(error), as_json=as_json)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - printed, a bug too
+        return ended(error, as_json=as_json)
     if code == INTERRUPTED:
         return interrupted(as_json=as_json)
     return code if isinstance(code, int) else 0

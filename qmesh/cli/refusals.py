@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,17 @@ def refuse(error: QmeshError, *, as_json: bool) -> int:
     return error.exit_code
 
 
+def ended(error: BaseException, *, as_json: bool) -> int:
+    """Print what a command ended with; returns the exit code. With QMESH_TRACEBACK a bug is raised again."""
+    if isinstance(error, QmeshError):
+        return refuse(error, as_json=as_json)
+    if isinstance(error, KeyboardInterrupt):
+        return interrupted(as_json=as_json)
+    if os.environ.get("QMESH_TRACEBACK") or not isinstance(error, Exception):
+        raise error
+    return refuse(_bug(error), as_json=as_json)
+
+
 def interrupted(*, as_json: bool) -> int:
     """Print that the command was interrupted; returns the exit code."""
     if sys.stderr.isatty():
@@ -26,7 +38,7 @@ def interrupted(*, as_json: bool) -> int:
     return refuse(error, as_json=as_json)
 
 
-def bug(error: Exception) -> QmeshError:
+def _bug(error: Exception) -> QmeshError:
     """An error of ours that nobody foresaw, in one line."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

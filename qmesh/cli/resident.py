@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from qmesh.agent.service import run as run_agent
-from qmesh.cli.refusals import bug, interrupted, refuse, talk_on_standard_error
-from qmesh.errors import QmeshError
+from qmesh.cli.refusals import ended, talk_on_standard_error
 from qmesh.host.state import State
 
 
@@ -16,12 +14,6 @@ def run(state: Path) -> int:
     talk_on_standard_error(times=True)
     try:
         run_agent(State(state))
-    except QmeshError as error:
-        return refuse(error, as_json=False)
-    except KeyboardInterrupt:
-        return interrupted(as_json=False)
-    except Exception as error:
-        if os.environ.get("QMESH_TRACEBACK"):
-            raise
-        return refuse(bug(error), as_json=False)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - printed as every command's are
+        return ended(error, as_json=False)
     return 0

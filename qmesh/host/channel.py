@@ -131,7 +131,7 @@ class _Server(uvicorn.Server):
     """At rest it looks at the clock twice a second; uvicorn's own does ten times, which is felt."""
 
     async def main_loop(self) -> None:
-        while not await self.on_tick(0):  # noqa: ASYNC110 - a signal handler may ask it to end
+        while not await self.on_tick(0):  # noqa: ASYNC110 - another thread, in `stop`, asks it to end
             await asyncio.sleep(0.5)
 
 

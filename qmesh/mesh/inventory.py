@@ -81,7 +81,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 f"{count} workers do not fit into the ports from {self.base_port} to 65535",
                 hint=f"the whole mesh can have {most}; use fewer, or a lower --worker-base-port",
             )
-        if self.service_port in cores_of(self)[self.control].ports(self.base_port):
+        if self.service_port in self.cores[self.control].ports(self.base_port):
             raise BadInput(
                 f"port {self.service_port} would be both WireGuard's and a worker's on {self.control}",
                 hint="choose another --listen-port or --worker-base-port",
@@ -100,7 +100,8 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return {machine.name: machine for machine in self.machines}
 
     @cached_property
-    def _cores(self) -> dict[str, Cores]:
+    def cores(self) -> Mapping[str, Cores]:
+        """Each active machine's cores, by name, in core order. Counted once for all who ask."""
         cores: dict[str, Cores] = {}
         first = 1
         for machine in self.machines:
@@ -131,14 +132,9 @@ class Worker(msgspec.Struct, frozen=True):
         return f"/ip{version}/{self.address}/tcp/{self.port}"
 
 
-def cores_of(inventory: Inventory) -> Mapping[str, Cores]:
-    """Each active machine's cores, by name, in core order."""
-    return inventory._cores  # noqa: SLF001 - counted once for all who ask
-
-
 def workers_of(inventory: Inventory) -> Iterator[Worker]:
     """Every data worker of the mesh, in core order: the order of the node's list."""
-    cores = cores_of(inventory)
+    cores = inventory.cores
     for machine in inventory.machines:
         if machine.name in cores:
             mine = cores[machine.name]
@@ -148,7 +144,7 @@ def workers_of(inventory: Inventory) -> Iterator[Worker]:
 
 def ports_of(inventory: Inventory, name: str) -> tuple[int, ...]:
     """The worker ports of one machine, ascending; none while it is not active."""
-    cores = cores_of(inventory).get(name)
+    cores = inventory.cores.get(name)
     return () if cores is None else tuple(cores.ports(inventory.base_port))
 
 

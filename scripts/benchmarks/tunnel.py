@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import time
 from collections.abc import Iterable
@@ -31,12 +32,9 @@ def of_size(members: int, how: str) -> list[Figure]:
     """The rows for so many members."""
     with sample.control_node(members) as state:
         first = first_apply(state, members, how)
-        watch = Watch(state)
-        watch.look()
         # No audit meanwhile: how often there is one is another row's.
-        assert watch._held is not None  # noqa: SLF001
-        assert watch._held.audited is not None  # noqa: SLF001
-        watch._held.audited.until = float("inf")  # noqa: SLF001
+        watch = Watch(state, audit_s_a_machine=math.inf)
+        watch.look()
         return [*one_member(state, watch, members, how), *first, observe(state, members, how)]
 
 

@@ -32,7 +32,9 @@ NAME = "qmesh0"
 class Control:
     """A control node whose agent looks when it is told to, and what its looks asked of WireGuard."""
 
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, *, audit_s_a_machine: float = 1000
+    ) -> None:
         if not Path("/dev/net/tun").exists() and wireguard.available_kind() == "tun":
             pytest.skip("this machine cannot: it has no /dev/net/tun")
         self.state = State(directory)
@@ -49,7 +51,7 @@ class Control:
         )
         founding.init(self.state, wish, apply=False)
         rise(self.state, load(self.state))
-        self.watch = Watch(self.state)
+        self.watch = Watch(self.state, audit_s_a_machine=audit_s_a_machine)
         self.asked: list[str] = []
         backend = type(wireguard.backend_for(NAME))
         for name in ("read", "set_peers", "remove_peers"):
@@ -95,19 +97,7 @@ def directory(tmp_path):
     return tmp_path / "state"
 
 
-@pytest.fixture
-def rare_audits(monkeypatch):
-    monkeypatch.setattr(watching, "AUDIT_S_A_MACHINE", 1000.0)
-
-
-@pytest.fixture
-def audits_at_every_look(monkeypatch):
-    monkeypatch.setattr(watching, "AUDIT_S_A_MACHINE", 0.0)
-
-
-def test_the_first_look_makes_the_machine_as_desired_and_the_next_has_nothing_to_do(
-    directory, monkeypatch, rare_audits
-):
+def test_the_first_look_makes_the_machine_as_desired_and_the_next_has_nothing_to_do(directory, monkeypatch):
     control = Control(directory, monkeypatch)
 
     assert control.look()[0] == "load-guard"
@@ -116,7 +106,7 @@ def test_the_first_look_makes_the_machine_as_desired_and_the_next_has_nothing_to
     assert control.asked == []
 
 
-def test_a_change_of_one_member_is_one_message_of_one_peer(directory, monkeypatch, rare_audits):
+def test_a_change_of_one_member_is_one_message_of_one_peer(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     for number in range(40):
         control.invite(f"machine-{number}")
@@ -131,7 +121,7 @@ def test_a_change_of_one_member_is_one_message_of_one_peer(directory, monkeypatc
     assert control.left() == ()
 
 
-def test_who_joins_is_reached_where_it_says(directory, monkeypatch, rare_audits):
+def test_who_joins_is_reached_where_it_says(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.look()
     issued = control.invite("machine-b", endpoint="192.0.2.8:51820")
@@ -144,7 +134,7 @@ def test_who_joins_is_reached_where_it_says(directory, monkeypatch, rare_audits)
     assert peer.preshared_key is not None
 
 
-def test_an_event_that_was_done_already_leaves_the_peer_as_it_is(directory, monkeypatch, rare_audits):
+def test_an_event_that_was_done_already_leaves_the_peer_as_it_is(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.look()
     public_key = control.redeem(control.invite("machine-b"), "192.0.2.9:51821")
@@ -159,7 +149,7 @@ def test_an_event_that_was_done_already_leaves_the_peer_as_it_is(directory, monk
     }
 
 
-def test_an_invitation_that_expires_takes_its_peer_along(directory, monkeypatch, rare_audits):
+def test_an_invitation_that_expires_takes_its_peer_along(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.invite("machine-b")
     control.look()
@@ -170,7 +160,7 @@ def test_an_invitation_that_expires_takes_its_peer_along(directory, monkeypatch,
     assert control.left() == ()
 
 
-def test_what_others_did_to_a_peer_is_found_by_an_audit(directory, monkeypatch, rare_audits):
+def test_what_others_did_to_a_peer_is_found_by_an_audit(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.redeem(control.invite("machine-b"))
     control.look()
@@ -192,7 +182,7 @@ def audited(control: Control) -> watching._Audited:
 
 
 def test_an_audit_comes_the_later_the_more_machines_there_are(directory, monkeypatch):
-    control = Control(directory, monkeypatch)
+    control = Control(directory, monkeypatch, audit_s_a_machine=watching.AUDIT_S_A_MACHINE)
     for number in range(20):
         control.invite(f"machine-{number}")
     begun = time.monotonic()
@@ -202,8 +192,8 @@ def test_an_audit_comes_the_later_the_more_machines_there_are(directory, monkeyp
     assert begun + 0.21 <= audited(control).until <= ended + 0.21
 
 
-def test_audits_follow_one_another(directory, monkeypatch, audits_at_every_look):
-    control = Control(directory, monkeypatch)
+def test_audits_follow_one_another(directory, monkeypatch):
+    control = Control(directory, monkeypatch, audit_s_a_machine=0)
     control.look()
     control.look()
 
@@ -220,7 +210,7 @@ def test_audits_follow_one_another(directory, monkeypatch, audits_at_every_look)
         (f"ip address delete 10.77.0.1/20 dev {NAME}", ["add-address"]),
     ],
 )
-def test_other_harm_is_found_by_the_next_look(directory, monkeypatch, rare_audits, harm, cure):
+def test_other_harm_is_found_by_the_next_look(directory, monkeypatch, harm, cure):
     control = Control(directory, monkeypatch)
     control.look()
     subprocess.run(harm.split(), check=True)
@@ -229,7 +219,7 @@ def test_other_harm_is_found_by_the_next_look(directory, monkeypatch, rare_audit
     assert control.look() == []
 
 
-def test_an_interface_that_was_deleted_comes_back_with_all_its_peers(directory, monkeypatch, rare_audits):
+def test_an_interface_that_was_deleted_comes_back_with_all_its_peers(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     for number in range(3):
         control.invite(f"machine-{number}")
@@ -240,7 +230,7 @@ def test_an_interface_that_was_deleted_comes_back_with_all_its_peers(directory, 
     assert control.left() == ()
 
 
-def test_an_interface_that_was_made_anew_by_others_is_not_taken_for_ours(directory, monkeypatch, rare_audits):
+def test_an_interface_that_was_made_anew_by_others_is_not_taken_for_ours(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.invite("machine-b")
     control.look()
@@ -255,7 +245,7 @@ def test_an_interface_that_was_made_anew_by_others_is_not_taken_for_ours(directo
     assert "set-peer" in control.look()
 
 
-def test_settings_that_were_changed_are_followed(directory, monkeypatch, rare_audits):
+def test_settings_that_were_changed_are_followed(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.invite("machine-b")
     control.look()
@@ -272,7 +262,7 @@ def test_settings_that_were_changed_are_followed(directory, monkeypatch, rare_au
     assert control.left() == ()
 
 
-def test_a_registry_that_was_put_in_place_of_another_is_read_anew(directory, monkeypatch, rare_audits):
+def test_a_registry_that_was_put_in_place_of_another_is_read_anew(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.look()
     backup = control.state.registry_file.read_bytes()
@@ -291,7 +281,7 @@ def replace_with(path: Path, octets: bytes) -> None:
     new.replace(path)
 
 
-def test_after_a_look_that_failed_nothing_is_believed(directory, monkeypatch, rare_audits):
+def test_after_a_look_that_failed_nothing_is_believed(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.look()
     hidden = control.state.registry_file.rename(directory / "hidden")
@@ -303,7 +293,7 @@ def test_after_a_look_that_failed_nothing_is_believed(directory, monkeypatch, ra
     assert "read" in control.asked
 
 
-def test_a_step_that_failed_is_tried_again(directory, monkeypatch, rare_audits):
+def test_a_step_that_failed_is_tried_again(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.look()
     control.invite("machine-b")
@@ -313,7 +303,7 @@ def test_a_step_that_failed_is_tried_again(directory, monkeypatch, rare_audits):
     assert control.left() == ()
 
 
-def test_events_of_other_kinds_are_an_audits_to_follow(directory, monkeypatch, rare_audits):
+def test_events_of_other_kinds_are_an_audits_to_follow(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.look()
     with Registry(control.state.registry_file) as registry, registry._change() as connection:
@@ -330,9 +320,7 @@ def test_events_of_other_kinds_are_an_audits_to_follow(directory, monkeypatch, r
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_happens_to_a_mesh_what_is_followed_is_what_an_audit_would_do(
-    directory, monkeypatch, rare_audits, seed
-):
+def test_whatever_happens_to_a_mesh_what_is_followed_is_what_an_audit_would_do(directory, monkeypatch, seed):
     control = Control(directory, monkeypatch)
     control.look()
     chance = random.Random(seed)  # noqa: S311 - no secret

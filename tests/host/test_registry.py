@@ -20,7 +20,7 @@ import pytest
 from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, NeedsRoot, StateUnreadable
 from qmesh.host.registry import Event, Issued, Registry
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, redemption
-from qmesh.mesh.inventory import Inventory, cores_of, workers_of
+from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import Endpoint, Machine
 
 NOBODY = 65534
@@ -172,7 +172,7 @@ def test_an_invited_machine_has_its_future_address_and_no_cores(registry):
         state="invited",
     )
     assert (second.machine.address, second.machine.workers) == ("10.77.0.3", None)
-    assert cores_of(inventory).keys() == {"control"}
+    assert inventory.cores.keys() == {"control"}
     assert inventory.revision == 1
     assert registry.preshared_keys() == {
         issued.machine.public_key: derive(issued.secret).preshared_key for issued in (first, second)
@@ -213,7 +213,7 @@ def test_cores_are_numbered_in_the_order_of_joining_and_not_of_inviting_or_of_na
     for number, name in enumerate(reversed(names)):
         redeem(registry, issued[name], key(number + 1))
 
-    assert list(cores_of(registry.inventory())) == ["control", *reversed(names)]
+    assert list(registry.inventory().cores) == ["control", *reversed(names)]
 
 
 def test_the_secret_is_gone_when_it_is_used(path, registry):
@@ -360,7 +360,7 @@ def test_e4_others_that_join_in_between_change_neither_name_nor_address_nor_core
     after = redeem(registry, issued, key(1))
 
     assert after.machine("machine-b") == before.machine("machine-b")
-    assert cores_of(after)["machine-b"] == cores_of(before)["machine-b"]
+    assert after.cores["machine-b"] == before.cores["machine-b"]
     assert after.revision == 3
 
 

@@ -20,7 +20,6 @@ from qmesh.mesh.inventory import (
     add,
     admit,
     choose_network,
-    cores_of,
     free_address,
     overlap,
     ports_of,
@@ -86,7 +85,7 @@ def test_the_rendered_list_is_the_tutorials_entry_for_entry() -> None:
 
 
 def test_the_cores_and_ports_are_the_tutorials() -> None:
-    assert cores_of(TUTORIAL) == {"a": Cores(1, 3), "b": Cores(4, 4), "c": Cores(8, 10)}
+    assert TUTORIAL.cores == {"a": Cores(1, 3), "b": Cores(4, 4), "c": Cores(8, 10)}
     assert ports_of(TUTORIAL, "a") == (40000, 40001, 40002)
     assert ports_of(TUTORIAL, "b") == (40003, 40004, 40005, 40006)
     assert ports_of(TUTORIAL, "c") == tuple(range(40007, 40017))
@@ -103,7 +102,7 @@ def test_an_ipv6_worker_is_listed_as_ip6() -> None:
 @pytest.mark.parametrize("state", ["paused", "invited"])
 def test_a_machine_that_is_not_active_has_no_cores_and_leaves_no_hole(state: str) -> None:
     inventory = mesh(A, machine("b", 2, 4, state=state), C)
-    assert cores_of(inventory) == {"a": Cores(1, 3), "c": Cores(4, 10)}
+    assert inventory.cores == {"a": Cores(1, 3), "c": Cores(4, 10)}
     assert ports_of(inventory, "b") == ()
     assert {worker.machine for worker in workers_of(inventory)} == {"a", "c"}
 
@@ -307,7 +306,7 @@ def test_cores_count_from_1_without_a_hole_in_the_order_of_the_machines(history:
 @given(histories())
 def test_a_newcomer_renumbers_nobody(history: list[Inventory]) -> None:
     for before, after in pairwise(history):
-        assert cores_of(before).items() <= cores_of(after).items()
+        assert before.cores.items() <= after.cores.items()
 
 
 @given(histories())
