@@ -16,8 +16,8 @@ from typing import Final, Literal, Self, TypeAlias
 
 import msgspec
 
-from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, NeedsRoot, QmeshError, StateUnreadable
-from qmesh.host import files
+from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, QmeshError, StateUnreadable
+from qmesh.host import database, files
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
 from qmesh.mesh.inventory import Inventory, add, admit, free_address
 from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret, Unshown
@@ -116,7 +116,7 @@ class Registry:
             raise StateUnreadable(f"{path} is missing", hint="restore it from a backup: it is the mesh")
         if not os.access(path, os.R_OK | os.W_OK):
             raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root")
-        self._connection = _connect(path)
+        self._connection = database.connect(path)
         try:
             self._refuse_foreign()
         except QmeshError:
@@ -136,15 +136,15 @@ class Registry:
         now: Unix time in seconds.
         """
         building = path.with_name(path.name + ".new")
-        with _ours(path):
-            _remove_database(building)
-            _remove_database(path)
+        with database.named(path):
+            database.remove(building)
+            database.remove(path)
             os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, files.PRIVATE_MODE))
-            with contextlib.closing(_connect(building)) as connection:
+            with contextlib.closing(database.connect(building)) as connection:
                 connection.executescript(_SCHEMA)
                 connection.execute(f"PRAGMA application_id = {_APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-                with _transaction(connection):
+                with database.transaction(connection):
                     _insert_mesh(connection, inventory)
                     _record(connection, now, "init", "mesh-made", inventory.control, inventory.revision)
                 # Lasts in the file. Set when it is opened, it would fail where another process writes.
@@ -153,7 +153,7 @@ class Registry:
             files.sync_directory(path.parent)
 
     def _refuse_foreign(self) -> None:
-        with _ours(self._path):
+        with database.named(self._path):
             (application,) = self._connection.execute("PRAGMA application_id").fetchone()
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if application != _APPLICATION:
@@ -165,7 +165,7 @@ class Registry:
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        with _ours(self._path), _transaction(self._connection):
+        with database.named(self._path), database.transaction(self._connection):
             yield self._connection
 
     def inventory(self) -> Inventory:
@@ -350,55 +350,6 @@ def _expire(connection: sqlite3.Connection, now: int) -> bool:
         connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
         _record(connection, now, "agent", "invitation-expired", name, _revision(connection))
     return bool(rows)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """Open without Python's own transactions, so that ours are the only ones."""
-    with _ours(path):
-        connection = sqlite3.connect(path, isolation_level=None, timeout=15, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-        except sqlite3.Error:
-            connection.close()
-            raise
-    return connection
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
-@contextlib.contextmanager
-def _ours(path: Path) -> Iterator[None]:
-    """SQLite's errors become ours; what a constraint refuses is for the caller to word."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.OperationalError as error:
-        raise MachineRefused(
-            f"{path} could not be used: {error}", hint="look for a full disk or a read-only file system"
-        ) from None
-    except sqlite3.DatabaseError as error:
-        raise StateUnreadable(f"{path} is damaged: {error}", hint="restore it from a backup") from None
-    except OSError as error:
-        raise MachineRefused(
-            f"{path} could not be used: {error.strerror}",
-            hint="look for a full disk or a read-only file system",
-        ) from None
-
-
-def _remove_database(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _inventory(connection: sqlite3.Connection) -> Inventory:

@@ -1,0 +1,64 @@
+"""SQLite as qmesh uses it: durable, in transactions that are begun and ended by us alone."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from qmesh.errors import MachineRefused, StateUnreadable
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open without Python's own transactions, so that ours are the only ones. Raises as `named` does."""
+    with named(path):
+        connection = sqlite3.connect(path, isolation_level=None, timeout=15, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except sqlite3.Error:
+            connection.close()
+            raise
+    return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of the block or nothing of it; it waits for other writers first."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """SQLite's errors become ours; what a constraint refuses is for the caller to word.
+
+    Raises MachineRefused for what the machine did not let be done, StateUnreadable for a damaged file.
+    """
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.OperationalError as error:
+        raise MachineRefused(
+            f"{path} could not be used: {error}", hint="look for a full disk or a read-only file system"
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise StateUnreadable(f"{path} is damaged: {error}", hint="restore it from a backup") from None
+    except OSError as error:
+        raise MachineRefused(
+            f"{path} could not be used: {error.strerror}",
+            hint="look for a full disk or a read-only file system",
+        ) from None
+
+
+def remove(path: Path) -> None:
+    """Remove a database with the files that SQLite keeps beside it; it need not exist."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
