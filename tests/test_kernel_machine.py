@@ -82,14 +82,14 @@ def test_a_command_is_as_if_it_ran_here_but_for_what_it_writes(machine, tmp_path
     script = f"""
         echo "$QMESH_HERE, $(uname -n), $(pwd)" >&2
         echo lost >{tmp_path}/lost
-        echo kept >{tmp_path}/written/kept
+        echo kept >{tmp_path}/written/"$*"
         ip link add wg0 type wireguard || exit 1
         test -t 1 && exit 2
         sleep 1000 &
         seq 300000
         exit 7
     """
-    ended = done(machine, tmp_path, "--run", "sh", "-c", script, read_after_s=10)
+    ended = done(machine, tmp_path, "--run", "--", "sh", "-c", script, "--", "kept", read_after_s=10)
 
     whole = "".join(f"{number}\n" for number in range(1, 300001)).encode()
     assert hashlib.sha256(ended.stdout).digest() == hashlib.sha256(whole).digest()

@@ -66,7 +66,15 @@ def _parsed() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=1800, help="1800 unless given")
     parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="run this, no tests")
-    return parser.parse_known_args()
+    # argparse would take the command's own `--` for one of these options'.
+    words = sys.argv[1:]
+    at = words.index("--run") if "--run" in words else len(words)
+    options, rest = parser.parse_known_args(words[: at + 1])
+    if options.run is not None:
+        options.run = words[at + 1 :][words[at + 1 : at + 2] == ["--"] :]
+        if not options.run:
+            parser.error("--run wants a command")
+    return options, rest
 
 
 def _folder(path: str) -> Path:

@@ -57,6 +57,16 @@ class Job:
     timeout_s: float = 1800
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a machine starts with. initramfs: its path; ports: open files by their names."""
+
+    initramfs: str
+    kernel_arguments: Sequence[str]
+    shares: Sequence[Share]
+    ports: Mapping[str, int]
+
+
 class Ports:
     """The host's and the machine's ends of what comes out of it, in the order of `NAMES`."""
 
@@ -94,15 +104,8 @@ class Kind(Protocol):
     def shares(self) -> Sequence[Share]:
         """The host's folders that it needs."""
 
-    def command(
-        self,
-        *,
-        initramfs: str,
-        kernel_arguments: Sequence[str],
-        shares: Sequence[Share],
-        ports: Mapping[str, int],
-    ) -> list[str]:
-        """The program that is the machine, and its arguments. `ports` are open files by their names."""
+    def command(self, start: Start) -> list[str]:
+        """The program that is the machine, and its arguments."""
 
 
 def run(kind: Kind, job: Job) -> int:
@@ -111,14 +114,16 @@ def run(kind: Kind, job: Job) -> int:
     end = secrets.token_hex(16)
     with contextlib.closing(Ports()) as ports, _memory_file(_initramfs(kind, job, end)) as initramfs:
         theirs = {name: end.fileno() for name, end in ports.theirs.items()}
-        command = kind.command(
+        start = Start(
             initramfs=f"/proc/self/fd/{initramfs}",
             kernel_arguments=["quiet", "panic=-1", "fstab=no", "qmesh.throwaway"],
             shares=_shares(kind, job),
             ports=theirs,
         )
         console = theirs["console"]
-        with tied(command, output=console, errors=console, pass_fds=[initramfs, *theirs.values()]) as machine:
+        with tied(
+            kind.command(start), output=console, errors=console, pass_fds=[initramfs, *theirs.values()]
+        ) as machine:
             ports.close_theirs()
             said = Said(b"\x1e" + end.encode())
             try:

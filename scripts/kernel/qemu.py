@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import debian
-from machine import Share
+from machine import Share, Start
 
 MEMORY_MIB: Final = 1024
 # What a machine of a few minutes can do without, and what takes an emulated one seconds.
@@ -31,25 +30,22 @@ class Emulated:
         modules = self._kernel.modules
         self.shares = [Share("modules", modules, Path("/usr/lib/modules", self._kernel.release))]
 
-    def command(
-        self,
-        *,
-        initramfs: str,
-        kernel_arguments: Sequence[str],
-        shares: Sequence[Share],
-        ports: Mapping[str, int],
-    ) -> list[str]:
+    def command(self, start: Start) -> list[str]:
         """QEMU's command line."""
         return [
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
             *("-machine", "q35", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB)),
             *_accelerators(),
-            *("-kernel", str(self._kernel.image), "-initrd", initramfs),
-            *("-append", " ".join(["console=ttyS0", *_QUICKER, *kernel_arguments])),
+            *("-kernel", str(self._kernel.image), "-initrd", start.initramfs),
+            *("-append", " ".join(["console=ttyS0", *_QUICKER, *start.kernel_arguments])),
             # First, so that its ports are those of /dev/vport0.
             *("-device", "virtio-serial-pci", "-device", "virtio-rng-pci"),
-            *(word for number, name in enumerate(ports) for word in _port(number, name, ports[name])),
-            *(word for share in shares for word in _share(share)),
+            *(
+                word
+                for number, name in enumerate(start.ports)
+                for word in _port(number, name, start.ports[name])
+            ),
+            *(word for share in start.shares for word in _share(share)),
         ]
 
 

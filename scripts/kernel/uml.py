@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +11,7 @@ import cache
 from errors import NoMachine
 from initramfs import archive
 from lifetime import tied
-from machine import Share
+from machine import Share, Start
 
 MEMORY_MIB: Final = 1024
 HERE: Final = Path(__file__).parent
@@ -33,27 +33,19 @@ class UserMode:
         folder = cache.made("uml", [HERE / "build-uml", HERE / "uml.config"], _build)
         self._linux = folder / "linux"
 
-    def command(
-        self,
-        *,
-        initramfs: str,
-        kernel_arguments: Sequence[str],
-        shares: Sequence[Share],
-        ports: Mapping[str, int],
-    ) -> list[str]:
-        """The kernel's own command line."""
-        del shares  # it sees the host's files as any program does
+    def command(self, start: Start) -> list[str]:
+        """The kernel's own command line; it sees the host's files as any program does, without shares."""
         return [
             *_WITH_A_FOLDER,
             str(self._linux),
             f"mem={MEMORY_MIB}M",
-            f"initrd={initramfs}",
+            f"initrd={start.initramfs}",
             "seccomp=auto",
             "ncpus=1",
             f"uml_dir={_FOLDER}/",
             "con=null",
-            *(f"con{number}=null,fd:{ports[name]}" for number, name in enumerate(ports)),
-            *kernel_arguments,
+            *(f"con{number}=null,fd:{start.ports[name]}" for number, name in enumerate(start.ports)),
+            *start.kernel_arguments,
         ]
 
 
