@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import queue
+import os
 import random
+import select
 import signal
 import time
-from typing import Final, Literal, TypeAlias
+from collections.abc import Sequence
+from socket import socket
+from typing import Final
 
 from qmesh.agent.here import Here, require_root
 from qmesh.agent.membership import refresh
@@ -20,19 +23,20 @@ from qmesh.host import links, services
 from qmesh.host.channel import Service, Silent
 from qmesh.host.linux import close_as_at_boot
 from qmesh.host.state import State
+from qmesh.mesh.plan import LoadGuard, Step
 from qmesh.mesh.units import qmesh_units
 
 log = logging.getLogger("qmesh")
 
 LOOK_S: Final = 5.0
-"""Seconds between two looks at the machine."""
+"""Seconds between two looks at the machine, at most."""
+BREATH_S: Final = 0.02
+"""Seconds between two looks, at least: another program may change the rules without end."""
 ASK_S: Final = 15.0
 """Seconds between two questions of a member for a newer membership, on average."""
 MOST_STEPS_TOLD: Final = 20
 """Of one look; a first apply has one for each peer."""
 _START_S: Final = 20.0
-
-Call: TypeAlias = Literal["look", "stop"]
 
 
 def ensure_agent(state: State) -> None:
@@ -73,41 +77,73 @@ def run(state: State) -> None:
         Agent(state).run()
 
 
+class Calls:
+    """What the loop waits for: that it is time, a word from elsewhere in this process, or a notice.
+
+    notices: readable when the kernel has something to tell.
+    """
+
+    def __init__(self, notices: Sequence[socket]) -> None:
+        self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._notices = notices
+        self._stopped = False
+        self._next = 0.0
+        self.look()
+
+    def close(self) -> None:
+        """Wait no more."""
+        os.close(self._woken)
+        os.close(self._wake)
+
+    def look(self) -> None:
+        """Have a look come at once. From any thread, and from a signal handler."""
+        with contextlib.suppress(BlockingIOError):  # then many are waiting to be read
+            os.write(self._wake, b"\n")
+
+    def stop(self) -> None:
+        """Have no look come any more. As `look`."""
+        self._stopped = True
+        self.look()
+
+    def wait(self) -> bool:
+        """Wait for the next look; False when there is to be none."""
+        time.sleep(max(0.0, self._next - time.monotonic()))
+        select.select([self._woken, *(each.fileno() for each in self._notices)], [], [], LOOK_S)
+        self._next = time.monotonic() + BREATH_S
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._woken, 1 << 16)
+        return not self._stopped
+
+
 class Agent:
     """The loop. All that it does to the machine, it does from the thread that calls `run`."""
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._watch = Watch(state)
-        # SimpleQueue.put may be called from a signal handler.
-        self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
-        self._calls.put("look")
+        self._calls = Calls(self._watch.notices.sockets)
         self._service: tuple[object, Service] | None = None
         self._ask_at = 0.0
         self._ready = False
         self._said = ""
         self._trouble = ""
+        self._told: tuple[list[str], float] = ([], 0.0)
 
     def run(self) -> None:
         """Go on until a signal says stop."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._calls.put("stop"))
+            signal.signal(number, lambda *_: self._calls.stop())
         # What is loaded by now lives as long as this process: no collection need look at it again.
         gc.freeze()
         log.info("the agent has begun")
-        try:
-            while self._next_call() != "stop":
-                self._turn()
-        finally:
-            services.notify("STOPPING=1")
-            self._stop_service()
+        with contextlib.closing(self._calls), self._watch:
+            try:
+                while self._calls.wait():
+                    self._turn()
+            finally:
+                services.notify("STOPPING=1")
+                self._stop_service()
         log.info("the agent has ended; tunnel and guard stay as they are")
-
-    def _next_call(self) -> Call:
-        try:
-            return self._calls.get(timeout=LOOK_S)
-        except queue.Empty:
-            return "look"
 
     def _turn(self) -> None:
         """One look; what goes wrong is said once, and tried again at the next."""
@@ -117,29 +153,40 @@ class Agent:
             if not here.settings.control and here.settings.up:
                 self._ask(here)
         except QmeshError as error:
-            self._say(f"{error.message} (hint: {error.hint})")
-            self._stay_closed()
+            self._fail(f"{error.message} (hint: {error.hint})")
         except OSError as error:
-            self._say(f"this look failed: {error}")
-            self._stay_closed()
+            self._fail(f"this look failed: {error}")
         else:
             self._say(self._trouble or "all is as desired")
 
-    def _stay_closed(self) -> None:
+    def _fail(self, text: str) -> None:
+        self._say(text)
         with contextlib.suppress(QmeshError):
             if close_as_at_boot(self._state):
                 log.warning("the guard was gone: it was loaded as at boot")
+        self._watch.notices.take()  # a look that failed early has not; the next is at everything
 
     def _look(self) -> Here:
         with self._state.lock():
             here, steps = self._watch.look()
-        for step in steps[:MOST_STEPS_TOLD]:
-            log.info("%s %s: %s", step.kind, step.subject, step.detail)
-        if len(steps) > MOST_STEPS_TOLD:
-            log.info("and %d steps more", len(steps) - MOST_STEPS_TOLD)
+        self._tell(steps)
         if here.settings.control:
             self._keep_service(here)
         return here
+
+    def _tell(self, steps: tuple[Step, ...]) -> None:
+        """Log what was done, and who made it necessary; the same again and again but every few seconds."""
+        noticed = self._watch.noticed
+        lines = [f"{step.kind} {step.subject}: {step.detail}" for step in steps[:MOST_STEPS_TOLD]]
+        if noticed is not None and noticed.by and any(isinstance(step, LoadGuard) for step in steps):
+            lines.insert(0, f"the guard's table was changed by {noticed.by}")
+        if len(steps) > MOST_STEPS_TOLD:
+            lines.append(f"and {len(steps) - MOST_STEPS_TOLD} steps more")
+        if not lines or (self._told[0] == [step.kind for step in steps] and time.monotonic() < self._told[1]):
+            return
+        self._told = [step.kind for step in steps], time.monotonic() + LOOK_S
+        for line in lines:
+            log.info("%s", line)
 
     def _keep_service(self, here: Here) -> None:
         """The service is bound to the interface as it is: one that was made anew wants a new one."""
@@ -149,7 +196,7 @@ class Agent:
             self._stop_service()
         if self._service is None and wanted is not None:
             service = Service(
-                ControlNode(self._state, changed=lambda: self._calls.put("look")),
+                ControlNode(self._state, changed=self._calls.look),
                 address=here.machine.address,
                 port=here.inventory.service_port,
                 interface=here.settings.interface,

@@ -1,4 +1,4 @@
-"""The agent's look at its machine: at what may have changed every few seconds, at all of it at intervals.
+"""The agent's look at its machine: at what changed when the kernel says so, at all of it at intervals.
 
 What the agent found as desired, it holds. A machine that joins is then one peer to set, among ten as
 among ten thousand, and a look costs the same in a mesh of any size. Only the control node's audits
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
-from qmesh.agent.converge import converge
+from qmesh.agent.converge import close, converge
 from qmesh.agent.here import Here, endpoint_wanted, linux_for, load
 from qmesh.host.linux import Linux, Outline
+from qmesh.host.notices import Notice, Notices
 from qmesh.host.registry import Known, Registry
 from qmesh.host.state import State
 from qmesh.mesh.desired import peer_of
@@ -24,6 +25,8 @@ from qmesh.mesh.plan import Step, peer_steps
 
 AUDIT_S_A_MACHINE: Final = 0.01
 """Seconds between two audits for each machine of the mesh: 50 s where there are 5,000."""
+OUTLINE_S: Final = 4.0
+"""Seconds between two looks at a machine whose kernel says nothing: of files and sysctls it tells nobody."""
 
 
 class _Held(msgspec.Struct, kw_only=True):
@@ -42,6 +45,7 @@ class _Audited(msgspec.Struct, kw_only=True):
     """A control node that was found as desired, peer by peer.
 
     outline: the machine without its peers.
+    outlined: on the monotonic clock, when that was seen last.
     event: the registry's last event that is in `keys`.
     keys: the public key of each machine's peer, by the machine's name.
     until: on the monotonic clock, when the next audit is due.
@@ -49,21 +53,32 @@ class _Audited(msgspec.Struct, kw_only=True):
 
     linux: Linux
     outline: Outline
+    outlined: float
     event: int
     keys: dict[str, str]
     until: float
 
 
 class Watch:
-    """Over one machine, by the one agent that it has.
+    """Over one machine, by the one agent that it has. Use as a context manager.
 
+    notices: to be waited for, so that the next look comes at once.
+    noticed: what the last look was told.
     audit_s_a_machine: seconds between two audits of a control node, for each machine of the mesh.
     """
 
     def __init__(self, state: State, *, audit_s_a_machine: float = AUDIT_S_A_MACHINE) -> None:
+        self.notices = Notices()
+        self.noticed: Notice | None = None
         self._state = state
         self._audit_s_a_machine = audit_s_a_machine
         self._held: _Held | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.notices.close()
 
     def look(self) -> tuple[Here, tuple[Step, ...]]:
         """See that the machine is as desired; what it remembers, and the steps that were taken.
@@ -72,30 +87,48 @@ class Watch:
         Raises what `load` and `converge` raise; then the next look is at everything.
         """
         held, self._held = self._held, None
-        # Taken first: what is written from here on, the next look sees.
+        # Taken first: what is written or changed from here on, the next look sees.
         stamp = self._state.stamp()
+        self.noticed = self.notices.take()
         if held is not None and held.stamp != stamp:
             held = None
+        closed: tuple[Step, ...] = ()
         if held is not None and held.audited is not None:
-            steps = self._follow(held.audited, held.here)
-            if steps is not None:
-                self._held = held
-                return held.here, steps
+            if self._is_changed(held.audited):
+                # Before the registry is read, which takes time: the guard is this machine's alone.
+                closed = close(held.here, held.audited.linux)
+            else:
+                steps = self._follow(held.audited, held.here)
+                if steps is not None:
+                    self._held = held
+                    return held.here, steps
             held = None  # two meshes of thousands in memory at once would be felt
-        return self._audit(stamp, None if held is None else held.here)
+        here, steps = self._audit(stamp, None if held is None else held.here)
+        return here, closed + steps
+
+    def _is_changed(self, audited: _Audited) -> bool:
+        """Whether the machine is not what it was, but for its peers."""
+        now = time.monotonic()
+        if self.noticed is None and now < audited.outlined + OUTLINE_S:
+            return False
+        audited.outlined = now
+        return audited.linux.outline() != audited.outline
 
     def _audit(self, stamp: Hashable, known: Here | None) -> tuple[Here, tuple[Step, ...]]:
         """Look at everything. known: what the files of that stamp say; what a registry says is not in it."""
         event = self._last_event() if self._state.settings().control else None
         here = load(self._state) if known is None or event is not None else known
         linux = linux_for(self._state, here)
+        # Before all is looked at: this is how a machine looks that is then found as desired.
+        outlined, outline = time.monotonic(), linux.outline()
         steps = converge(here, linux, follow_roaming=True)
         audited = None
-        if event is not None and here.settings.up:
+        if event is not None and here.settings.up and not steps:
             machines = here.inventory.machines
             audited = _Audited(
                 linux=linux,
-                outline=linux.outline(),
+                outline=outline,
+                outlined=outlined,
                 event=event,
                 keys={machine.name: machine.public_key for machine in machines},
                 until=time.monotonic() + self._audit_s_a_machine * len(machines),
@@ -110,7 +143,7 @@ class Watch:
 
     def _follow(self, audited: _Audited, here: Here) -> tuple[Step, ...] | None:
         """Do what the registry's events ask for since the last look; None where an audit has to."""
-        if time.monotonic() > audited.until or audited.linux.outline() != audited.outline:
+        if time.monotonic() > audited.until:
             return None
         with Registry(self._state.registry_file) as registry:
             registry.expire(now=int(time.time()))

@@ -1,4 +1,4 @@
-"""Netlink's errors as ours, and its dumps whole: for every module of this room that speaks netlink.
+"""Netlink's errors as ours, its dumps whole, its octets apart: for all of this room that speak netlink.
 
 Nothing built on it may be called from a coroutine: pyroute2 runs an event loop of its own.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -20,6 +21,12 @@ from pyroute2.netlink.exceptions import NetlinkError
 from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
 
 T = TypeVar("T")
+
+HEADER: Final = struct.Struct("=IHHII")
+"""Of a message: length with these octets, type, flags, sequence number, port."""
+ATTRIBUTE: Final = struct.Struct("=HH")
+"""Before an attribute's value: length with these octets, type."""
+_TYPE: Final = 0x3FFF
 
 _DUMP_ATTEMPTS = 10
 
@@ -75,6 +82,33 @@ def whole(dump: Callable[[], tuple[list[T], bool]]) -> list[T]:
         if not torn:
             return messages
     raise KernelRefused("the kernel's tables change too fast to be read", hint="try again")
+
+
+def messages_in(octets: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The type and the flags of each message in what the kernel sent, and the message itself.
+
+    Raises ValueError when one breaks off.
+    """
+    start = 0
+    while start + HEADER.size <= len(octets):
+        length, kind, flags, _, _ = HEADER.unpack_from(octets, start)
+        if not HEADER.size <= length <= len(octets) - start:
+            raise ValueError("a netlink message breaks off")
+        yield kind, flags, octets[start : start + length]
+        start += length + -length % 4
+
+
+def attributes(message: bytes, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """The type of each attribute between two places of a message, and where its value lies.
+
+    Raises ValueError or struct.error when one breaks off.
+    """
+    while start < end:
+        length, kind = ATTRIBUTE.unpack_from(message, start)
+        if not ATTRIBUTE.size <= length <= end - start:
+            raise ValueError("a netlink attribute breaks off")
+        yield kind & _TYPE, (start + ATTRIBUTE.size, start + length)
+        start += length + -length % 4
 
 
 @contextmanager

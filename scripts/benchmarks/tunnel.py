@@ -33,9 +33,11 @@ def of_size(members: int, how: str) -> list[Figure]:
     with sample.control_node(members) as state:
         first = first_apply(state, members, how)
         # No audit meanwhile: how often there is one is another row's.
-        watch = Watch(state, audit_s_a_machine=math.inf)
-        watch.look()
-        return [*one_member(state, watch, members, how), *first, observe(state, members, how)]
+        with Watch(state, audit_s_a_machine=math.inf) as watch:
+            while watch.look()[1]:
+                pass
+            one = one_member(state, watch, members, how)
+        return [*one, *first, observe(state, members, how)]
 
 
 def one_member(state: State, watch: Watch, members: int, how: str) -> list[Figure]:

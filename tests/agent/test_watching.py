@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import os
 import random
+import re
 import subprocess
 import time
 from collections.abc import Callable, Sized
@@ -32,9 +33,7 @@ NAME = "qmesh0"
 class Control:
     """A control node whose agent looks when it is told to, and what its looks asked of WireGuard."""
 
-    def __init__(
-        self, directory: Path, monkeypatch: pytest.MonkeyPatch, *, audit_s_a_machine: float = 1000
-    ) -> None:
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if not Path("/dev/net/tun").exists() and wireguard.available_kind() == "tun":
             pytest.skip("this machine cannot: it has no /dev/net/tun")
         self.state = State(directory)
@@ -51,7 +50,7 @@ class Control:
         )
         founding.init(self.state, wish, apply=False)
         rise(self.state, load(self.state))
-        self.watch = Watch(self.state, audit_s_a_machine=audit_s_a_machine)
+        self.watch = Watch(self.state, audit_s_a_machine=1000)
         self.asked: list[str] = []
         backend = type(wireguard.backend_for(NAME))
         for name in ("read", "set_peers", "remove_peers"):
@@ -64,12 +63,22 @@ class Control:
 
         return counted
 
+    def watch_anew(self, audit_s_a_machine: float) -> None:
+        """With other intervals between audits, which are long otherwise."""
+        self.watch.notices.close()
+        self.watch = Watch(self.state, audit_s_a_machine=audit_s_a_machine)
+
     def look(self) -> list[str]:
         """The kinds of the steps that one look took."""
         self.asked.clear()
         with self.state.lock():
             _, steps = self.watch.look()
         return [step.kind for step in steps]
+
+    def settle(self) -> None:
+        """Look until there is nothing to do."""
+        while self.look():
+            pass
 
     def left(self) -> tuple[Step, ...]:
         """What a look at everything, from the beginning, would do."""
@@ -103,14 +112,35 @@ def test_the_first_look_makes_the_machine_as_desired_and_the_next_has_nothing_to
     assert control.look()[0] == "load-guard"
     assert control.left() == ()
     assert control.look() == []
+    assert control.asked == ["read"]
+    assert control.look() == []
     assert control.asked == []
+
+
+def test_what_another_program_did_is_said_with_its_name(directory, monkeypatch):
+    control = Control(directory, monkeypatch)
+    control.settle()
+    subprocess.run(["nft", "flush ruleset"], check=True)
+
+    assert control.look() == ["load-guard"]
+    assert control.watch.noticed is not None
+    assert re.fullmatch(r"nft \(process \d+\)", control.watch.noticed.by)
+
+
+def test_what_no_notice_tells_of_is_found_in_time(directory, monkeypatch):
+    control = Control(directory, monkeypatch)
+    control.settle()
+    control.state.guard_file.unlink()
+    audited(control).outlined -= watching.OUTLINE_S
+
+    assert control.look() == ["load-guard"]
 
 
 def test_a_change_of_one_member_is_one_message_of_one_peer(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     for number in range(40):
         control.invite(f"machine-{number}")
-    control.look()
+    control.settle()
 
     issued = control.invite("machine-b")
 
@@ -123,11 +153,11 @@ def test_a_change_of_one_member_is_one_message_of_one_peer(directory, monkeypatc
 
 def test_who_joins_is_reached_where_it_says(directory, monkeypatch):
     control = Control(directory, monkeypatch)
-    control.look()
+    control.settle()
     issued = control.invite("machine-b", endpoint="192.0.2.8:51820")
-    control.look()
+    control.settle()
     public_key = control.redeem(issued, "192.0.2.9:51821")
-    control.look()
+    control.settle()
     (peer,) = wireguard.backend_for(NAME).read(NAME).peers
 
     assert (peer.public_key, peer.endpoint) == (public_key, Endpoint("192.0.2.9", 51821))
@@ -136,9 +166,9 @@ def test_who_joins_is_reached_where_it_says(directory, monkeypatch):
 
 def test_an_event_that_was_done_already_leaves_the_peer_as_it_is(directory, monkeypatch):
     control = Control(directory, monkeypatch)
-    control.look()
+    control.settle()
     public_key = control.redeem(control.invite("machine-b"), "192.0.2.9:51821")
-    control.look()
+    control.settle()
     control.invite("machine-c")
     wg("peer", public_key, "endpoint", "198.51.100.1:4000")  # it roamed
     audited(control).event -= 2
@@ -152,7 +182,7 @@ def test_an_event_that_was_done_already_leaves_the_peer_as_it_is(directory, monk
 def test_an_invitation_that_expires_takes_its_peer_along(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.invite("machine-b")
-    control.look()
+    control.settle()
     with Registry(control.state.registry_file) as registry, registry._change() as connection:
         connection.execute("UPDATE invitations SET expires_at = 1")
 
@@ -163,7 +193,7 @@ def test_an_invitation_that_expires_takes_its_peer_along(directory, monkeypatch)
 def test_what_others_did_to_a_peer_is_found_by_an_audit(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.redeem(control.invite("machine-b"))
-    control.look()
+    control.settle()
     (peer,) = wireguard.backend_for(NAME).read(NAME).peers
     wg("peer", peer.public_key, "remove")
 
@@ -182,19 +212,21 @@ def audited(control: Control) -> watching._Audited:
 
 
 def test_an_audit_comes_the_later_the_more_machines_there_are(directory, monkeypatch):
-    control = Control(directory, monkeypatch, audit_s_a_machine=watching.AUDIT_S_A_MACHINE)
+    control = Control(directory, monkeypatch)
+    control.watch_anew(watching.AUDIT_S_A_MACHINE)
     for number in range(20):
         control.invite(f"machine-{number}")
     begun = time.monotonic()
-    control.look()
+    control.settle()
     ended = time.monotonic()
 
     assert begun + 0.21 <= audited(control).until <= ended + 0.21
 
 
 def test_audits_follow_one_another(directory, monkeypatch):
-    control = Control(directory, monkeypatch, audit_s_a_machine=0)
-    control.look()
+    control = Control(directory, monkeypatch)
+    control.watch_anew(0)
+    control.settle()
     control.look()
 
     assert "read" in control.asked
@@ -212,7 +244,7 @@ def test_audits_follow_one_another(directory, monkeypatch):
 )
 def test_other_harm_is_found_by_the_next_look(directory, monkeypatch, harm, cure):
     control = Control(directory, monkeypatch)
-    control.look()
+    control.settle()
     subprocess.run(harm.split(), check=True)
 
     assert control.look() == cure
@@ -223,7 +255,7 @@ def test_an_interface_that_was_deleted_comes_back_with_all_its_peers(directory, 
     control = Control(directory, monkeypatch)
     for number in range(3):
         control.invite(f"machine-{number}")
-    control.look()
+    control.settle()
     subprocess.run(["ip", "link", "delete", NAME], check=True)
 
     assert control.look().count("set-peer") == 3
@@ -233,7 +265,7 @@ def test_an_interface_that_was_deleted_comes_back_with_all_its_peers(directory, 
 def test_an_interface_that_was_made_anew_by_others_is_not_taken_for_ours(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.invite("machine-b")
-    control.look()
+    control.settle()
     # Like a program that restarts WireGuard with its own idea of it; all that an outline shows is alike.
     backend = wireguard.backend_for(NAME)
     backend.delete(NAME)
@@ -248,7 +280,7 @@ def test_an_interface_that_was_made_anew_by_others_is_not_taken_for_ours(directo
 def test_settings_that_were_changed_are_followed(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.invite("machine-b")
-    control.look()
+    control.settle()
     settings = control.state.settings()
     control.state.save_settings(msgspec.structs.replace(settings, up=False))
 
@@ -264,10 +296,10 @@ def test_settings_that_were_changed_are_followed(directory, monkeypatch):
 
 def test_a_registry_that_was_put_in_place_of_another_is_read_anew(directory, monkeypatch):
     control = Control(directory, monkeypatch)
-    control.look()
+    control.settle()
     backup = control.state.registry_file.read_bytes()
     control.redeem(control.invite("machine-b"))
-    control.look()
+    control.settle()
     replace_with(control.state.registry_file, backup)
 
     assert control.look() == ["remove-peer"]
@@ -283,7 +315,7 @@ def replace_with(path: Path, octets: bytes) -> None:
 
 def test_after_a_look_that_failed_nothing_is_believed(directory, monkeypatch):
     control = Control(directory, monkeypatch)
-    control.look()
+    control.settle()
     hidden = control.state.registry_file.rename(directory / "hidden")
     with pytest.raises(StateUnreadable):
         control.look()
@@ -295,7 +327,7 @@ def test_after_a_look_that_failed_nothing_is_believed(directory, monkeypatch):
 
 def test_a_step_that_failed_is_tried_again(directory, monkeypatch):
     control = Control(directory, monkeypatch)
-    control.look()
+    control.settle()
     control.invite("machine-b")
     subprocess.run(["ip", "link", "delete", NAME], check=True)
 
@@ -305,7 +337,7 @@ def test_a_step_that_failed_is_tried_again(directory, monkeypatch):
 
 def test_events_of_other_kinds_are_an_audits_to_follow(directory, monkeypatch):
     control = Control(directory, monkeypatch)
-    control.look()
+    control.settle()
     with Registry(control.state.registry_file) as registry, registry._change() as connection:
         connection.execute("UPDATE machines SET workers = 5 WHERE name = 'control'")
         connection.execute(
@@ -322,7 +354,7 @@ def test_events_of_other_kinds_are_an_audits_to_follow(directory, monkeypatch):
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_to_a_mesh_what_is_followed_is_what_an_audit_would_do(directory, monkeypatch, seed):
     control = Control(directory, monkeypatch)
-    control.look()
+    control.settle()
     chance = random.Random(seed)  # noqa: S311 - no secret
     issued: dict[str, Issued] = {}
     for _ in range(30):
@@ -335,7 +367,7 @@ def test_whatever_happens_to_a_mesh_what_is_followed_is_what_an_audit_would_do(d
             assert "read" not in control.asked
         elif all(machine.name != name or machine.state == "invited" for machine in machines(control)):
             issued[name] = control.invite(name)
-    control.look()
+    control.settle()
 
     assert control.left() == ()
 

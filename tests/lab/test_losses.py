@@ -1,5 +1,6 @@
 """What is lost, late or wrong on a machine opens nothing, destroys nothing, and is said."""
 
+import re
 import time
 
 import pytest
@@ -66,6 +67,18 @@ def test_g3_a_join_of_a_machine_that_lost_its_membership_never_opens_its_ports(l
     assert guards(member)
     qmesh(member, "apply")
     assert facts(member, "plan")["steps"] == []
+
+
+def test_g3_the_agent_puts_a_flushed_guard_back_at_the_kernels_word_and_says_who_flushed_it(lab):
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 4)
+    for machine, ports in ((control, "40000"), (member, "40003")):
+        for _ in range(3):
+            machine.run(["nft", "flush", "ruleset"])
+            # Long before a look that nobody asked for.
+            wait_until(lambda: guards(machine, ports), seconds=2)  # noqa: B023 - called before the next
+        said = machine.read(f"{STATE}/agent.log")
+        assert re.search(r"the guard's table was changed by nft \(process \d+\)\n.* load-guard ", said)
 
 
 def test_a_failed_join_takes_no_interface_that_is_somebody_elses(lab):

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from qmesh.host.netlink import ATTRIBUTE, HEADER, attributes, messages_in
 from qmesh.host.wireguard.device import (
     REMEMBERED,
     Counters,
@@ -38,17 +39,15 @@ ALLOWED_IPS_A_BLOCK: Final = 500
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _ERROR, _DONE = 2, 3
 _DUMP_INTERRUPTED = 0x10
-_NESTED, _TYPE = 0x8000, 0x3FFF
+_NESTED = 0x8000
 _VERSION = 1
 
-_HEADER = Struct("=IHHII")  # length, type, flags, sequence number, port
 _GENERIC = Struct("=BBH")  # command, version, reserved
-_ATTRIBUTE = Struct("=HH")  # length with these four octets, type
 _CODE = Struct("=i")
 _U16, _U32, _U64, _TIME = Struct("=H"), Struct("=I"), Struct("=Q"), Struct("=qq")
 _IN = Struct("=H2s4s8x")  # sockaddr_in: family; port and address in network order
 _IN6 = Struct("=H2s4x16s4x")
-_PAYLOAD = _HEADER.size + _GENERIC.size
+_PAYLOAD = HEADER.size + _GENERIC.size
 
 _IFNAME, _PRIVATE_KEY, _PUBLIC_KEY, _LISTEN_PORT, _PEERS = 2, 3, 4, 6, 8  # WGDEVICE_A_*
 # WGPEER_A_*
@@ -121,15 +120,11 @@ def answers(octets: bytes) -> Iterator[tuple[bytes, int | None, bool]]:
     Each as the message itself; the errno it ends the answer with, 0 for success, None where more
     will come; and whether it says that what it lists was changed meanwhile.
     """
-    start = 0
-    while start + _HEADER.size <= len(octets):
-        length, kind, flags, _, _ = _HEADER.unpack_from(octets, start)
-        if not _PAYLOAD <= length <= len(octets) - start:
+    for kind, flags, message in messages_in(octets):
+        if len(message) < _PAYLOAD:
             raise ValueError("a netlink message breaks off")
-        message = octets[start : start + length]
-        code = -_CODE.unpack_from(message, _HEADER.size)[0] if kind in {_ERROR, _DONE} else None
+        code = -_CODE.unpack_from(message, HEADER.size)[0] if kind in {_ERROR, _DONE} else None
         yield message, code, bool(flags & _DUMP_INTERRUPTED)
-        start += length + -length % 4
 
 
 def device(dump: Sequence[bytes]) -> Device:
@@ -147,8 +142,8 @@ def device(dump: Sequence[bytes]) -> Device:
 def _device(dump: Sequence[bytes]) -> Device:
     peers: dict[bytes, tuple[Peer, Counters]] = {}
     own = [_spans(message, _PAYLOAD, len(message)) for message in dump]
-    for message, attributes in zip(dump, own, strict=True):
-        for start, end in _items(message, attributes.get(_PEERS)):
+    for message, spans in zip(dump, own, strict=True):
+        for start, end in _items(message, spans.get(_PEERS)):
             key, peer, counters = _peer(message, _spans(message, start, end))
             if key in peers:
                 begun, counters = peers[key]
@@ -170,7 +165,7 @@ def _set(family: int, interface: str, attribute: bytes) -> bytes:
 
 
 def _message(family: int, flags: int, command: int, attributes: bytes) -> bytes:
-    header = _HEADER.pack(_PAYLOAD + len(attributes), family, flags, 1, 0)
+    header = HEADER.pack(_PAYLOAD + len(attributes), family, flags, 1, 0)
     return header + _GENERIC.pack(command, _VERSION, 0) + attributes
 
 
@@ -179,8 +174,8 @@ def _name(interface: str) -> bytes:
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
-    length = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
+    length = ATTRIBUTE.size + len(value)
+    return ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
 
 
 def _nested(kind: int, *attributes: bytes) -> bytes:
@@ -216,21 +211,12 @@ def _family_of(address: str) -> int:
 
 def _spans(message: bytes, start: int, end: int) -> Spans:
     """Where the values of the attributes between `start` and `end` lie, by type."""
-    return dict(_attributes(message, start, end))
+    return dict(attributes(message, start, end))
 
 
 def _items(message: bytes, span: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
     """Where the attributes of a list lie; an absent list is an empty one."""
-    return (where for _, where in _attributes(message, *span)) if span else iter(())
-
-
-def _attributes(message: bytes, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    while start < end:
-        length, kind = _ATTRIBUTE.unpack_from(message, start)
-        if not _ATTRIBUTE.size <= length <= end - start:
-            raise ValueError("a netlink attribute breaks off")
-        yield kind & _TYPE, (start + _ATTRIBUTE.size, start + length)
-        start += length + -length % 4
+    return (where for _, where in attributes(message, *span)) if span else iter(())
 
 
 def _value(message: bytes, spans: Spans, kind: int) -> bytes:

@@ -168,7 +168,7 @@ def _base64(hexadecimal: str) -> str:
 
 def _device(answer: str) -> Device:
     own, *peers = answer.split("\npublic_key=")
-    values = dict(zip(*_keys_and_values(own.strip("\n")), strict=True))
+    values, _ = _values(own.strip("\n"))
     return observed(
         public_key=_public_key(values.get("private_key", _UNSET_HEX)),
         listen_port=int(values.get("listen_port", "0")),
@@ -176,10 +176,17 @@ def _device(answer: str) -> Device:
     )
 
 
-def _keys_and_values(lines: str) -> tuple[list[str], list[str]]:
-    """The keys and the values of lines. Split at once, for one by one thousands of peers would be felt."""
+def _values(lines: str) -> tuple[dict[str, str], list[str]]:
+    """The value of each key, and those of `allowed_ip`, the one key that comes more than once.
+
+    The lines are split all at once, for one by one thousands of peers would be felt.
+    """
     words = lines.replace("=", "\n").split("\n") if lines else []  # no value has a `=`
-    return words[::2], words[1::2]
+    keys = words[::2]
+    values = dict(zip(keys, words[1::2], strict=True))
+    if len(values) == len(keys):
+        return values, [values["allowed_ip"]] if "allowed_ip" in values else []
+    return values, [words[at + 1] for at in range(0, len(words), 2) if words[at] == "allowed_ip"]
 
 
 def _public_key(private_key: str) -> str | None:
@@ -190,13 +197,12 @@ def _public_key(private_key: str) -> str | None:
 
 
 def _peer(section: str) -> tuple[Peer, Counters]:
-    keys, texts = _keys_and_values(f"public_key={section}")
-    values = dict(zip(keys, texts, strict=True))
+    public_key, _, rest = section.partition("\n")
+    values, networks = _values(rest)
     endpoint = _endpoint(values.get("endpoint", ""))
     preshared_key = values.get("preshared_key", _UNSET_HEX)
-    networks = [text for key, text in zip(keys, texts, strict=True) if key == "allowed_ip"]
     peer = Peer(
-        public_key=_base64(texts[0]),
+        public_key=_base64(public_key),
         allowed_ips=allowed_ips_of(*networks),
         endpoint=endpoint,
         preshared_key=None if preshared_key == _UNSET_HEX else Secret(_base64(preshared_key)),
