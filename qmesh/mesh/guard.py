@@ -2,7 +2,8 @@
 
 `render` writes the table in just the words in which `nft -s list table` prints it, so `parse`
 need not understand rules: it reads the parameters and compares with what it would write itself.
-Anything else that bears the table's name is an `AlteredGuard`.
+Anything else that bears the table's name is an `AlteredGuard`. What comes most stands first:
+WireGuard's own packets, and on a worker machine the control node's.
 
 The chains, in the order in which a packet meets them (docs/guard.md has the reasons):
 
@@ -52,11 +53,13 @@ table inet {TABLE} {{
 	chain asked_for {{
 		type filter hook prerouting priority mangle; policy accept;
 		iifname "{guard.interface}" goto through_tunnel
+		udp dport {guard.listen_port} accept
 		meta l4proto {{ tcp, udp }} th dport @worker_ports fib daddr type local goto worker_port
 	}}
 
 	chain arrived_at {{
-		type filter hook input priority mangle; policy accept;
+		type filter hook input priority mangle; policy accept;{_who_has_passed(guard, family)}
+		udp dport {guard.listen_port} accept
 		meta l4proto {{ tcp, udp }} th dport @worker_ports goto worker_port
 	}}
 
@@ -74,7 +77,6 @@ table inet {TABLE} {{
 	chain worker_port {{
 		{_who_may_reach_workers(guard, family)}
 		ct direction reply goto answered
-		udp dport {guard.listen_port} accept
 		counter drop
 	}}
 
@@ -116,6 +118,11 @@ def _who_may_reach_workers(guard: Guard, family: str) -> str:
         return "meta iiftype loopback accept"
     tunnel = f'iifname "{guard.interface}" meta iifkind "{guard.kind}"'
     return f"{tunnel} {family} saddr {guard.control_address} accept"
+
+
+def _who_has_passed(guard: Guard, family: str) -> str:
+    """What `worker_port` would let in, before the port is looked up."""
+    return "" if guard.role == "control" else f"\n\t\t{_who_may_reach_workers(guard, family)}"
 
 
 def _who_may_not_send(guard: Guard) -> str:
