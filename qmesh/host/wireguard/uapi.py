@@ -142,12 +142,14 @@ def _ask(interface: str, request: Secret, hints: Mapping[int, str] = MappingProx
 
 def _receive(interface: str, connection: socket.socket) -> str:
     answer = bytearray(b"\n")
+    part = bytearray(_PART_OCTETS)
     while not answer.endswith(b"\n\n"):
-        part = connection.recv(_PART_OCTETS)
-        answer += part
-        if not part or len(answer) > MAX_ANSWER_OCTETS:
+        count = connection.recv_into(part)
+        answer += memoryview(part)[:count]
+        if not count or len(answer) > MAX_ANSWER_OCTETS:
             raise _not_understood(interface)
-    return answer.decode("ascii", errors="replace").removesuffix("\n\n")
+    del answer[-2:]
+    return answer.decode("ascii", errors="replace")
 
 
 def _not_understood(interface: str) -> KernelRefused:
