@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import agent, guard, packets, rendering, startup, tunnel
+from benchmarks import agent, guard, packets, rendering, startup, storm, tunnel
 from benchmarks.measuring import Figure, growth, table
 
 SIZES = (500, 5000)
@@ -25,6 +25,7 @@ ROWS: dict[str, Callable[[], list[Figure]]] = {
     "tunnel": lambda: tunnel.figures(SIZES),
     "guard": lambda: guard.figures(SIZES),
     "packets": packets.figures,
+    "storm": storm.figures,
     "agent": lambda: agent.figures(SIZES),
 }
 

@@ -17,6 +17,7 @@ from qmesh.host.state import Settings, State
 from qmesh.host.wireguard import Counters
 from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.enrolment import read_membership
+from qmesh.mesh.guard import TABLE
 from qmesh.mesh.inventory import Inventory, ports_of
 from qmesh.mesh.model import Cores, Endpoint, InterfaceKind, Machine, NodeState, Secret
 
@@ -86,10 +87,11 @@ def require_control(here: Here, what: str) -> None:
 
 def refuse_foreign_guard(state: State) -> None:
     """Raise BadInput where a guard is loaded that this state knows nothing of: another one's, or a rest."""
-    if nftables.read_guard_table() is not None and files.mode_of(state.guard_file) is None:
+    if nftables.read_table(TABLE) is not None and files.mode_of(state.guard_file) is None:
         raise BadInput(
             f"a guard is loaded on this machine already, and {state.directory} knows nothing of it",
-            hint="is there another --state? if not, `nft delete table inet qmesh` opens what it still closes",
+            hint="is there another --state? if not, `pkill qmesh-hold; nft delete table inet qmesh` opens"
+            " what it still closes",
         )
 
 

@@ -19,7 +19,7 @@ from qmesh.agent.membership import refresh
 from qmesh.agent.serving import ControlNode
 from qmesh.agent.watching import Watch
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import links, services
+from qmesh.host import links, processes, services
 from qmesh.host.channel import Service, Silent
 from qmesh.host.linux import close_as_at_boot
 from qmesh.host.state import State
@@ -51,7 +51,7 @@ def ensure_agent(state: State) -> None:
         return
     if services.agent_runs(state):
         return
-    process = services.start_in_background(state, wait_s=_START_S)
+    process = services.start_in_background(state, "agent", wait_s=_START_S)
     if process is not None:
         log.info(
             "no systemd here: the agent was started in the background (process %d, log %s);"
@@ -69,7 +69,7 @@ def run(state: State) -> None:
     require_root("qmesh agent")
     with contextlib.suppress(StateUnreadable):  # then it keeps the ports closed at least
         state.settings()
-    with services.only_agent(state) as alone:
+    with processes.only(state.agent_lock_file) as alone:
         if not alone:
             raise MachineRefused(
                 "this machine's agent runs already", hint="stop that one first, or leave it to its work"
@@ -141,7 +141,7 @@ class Agent:
                 while self._calls.wait():
                     self._turn()
             finally:
-                services.notify("STOPPING=1")
+                processes.notify("STOPPING=1")
                 self._stop_service()
         log.info("the agent has ended; tunnel and guard stay as they are")
 
@@ -226,7 +226,7 @@ class Agent:
     def _say_ready(self) -> None:
         if not self._ready:
             self._ready = True
-            services.notify("READY=1")
+            processes.notify("READY=1")
 
     def _say(self, text: str) -> None:
         if text != self._said:

@@ -15,6 +15,10 @@ def main() -> None:
             from qmesh.cli import resident  # noqa: PLC0415 - and nothing of typer, for all its life
 
             sys.exit(resident.run(Path(directory)))
+        case ["hold", "--state", directory] if Path(directory).is_absolute():
+            from qmesh.cli import holding  # noqa: PLC0415 - alike
+
+            sys.exit(holding.run(Path(directory)))
         case words:
             from qmesh.cli import hall  # noqa: PLC0415 - see above
 

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "apply": "Make this machine as desired, guard first.",
     "down": "Take the tunnel down; the guard stays.",
     "agent": "Keep this machine as desired, and serve members on the control node.",
+    "hold": "Hold the guard's second table, which no flush of the ruleset takes away.",
     "render-config": "Write the worker list into the node's config.yml.",
     "check": "Audit keys, tunnel, guard, listeners and config.yml.",
     "status": "Show every machine of the mesh.",

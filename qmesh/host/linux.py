@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 import msgspec
 
-from qmesh.errors import KernelRefused, StateUnreadable
-from qmesh.host import files, links, nftables, ports, wireguard
+from qmesh.errors import KernelRefused, MachineRefused, StateUnreadable
+from qmesh.host import files, held, links, nftables, ports, wireguard
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import public_key_of
-from qmesh.mesh.guard import change_script, load_script, parse, unload_script
+from qmesh.mesh.guard import HELD, TABLE, change_script, load_script, seen, unload_script
 from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Secret, Tunnel
 from qmesh.mesh.plan import (
     AddAddress,
@@ -86,13 +87,7 @@ class Linux:
         return Outline(self.observe_guard(), links.read(self._interface))
 
     def _guard(self) -> Guard | AlteredGuard | None:
-        listing = nftables.read_guard_table()
-        if listing is None:
-            return None
-        guard = parse(listing)
-        if isinstance(guard, Guard) and self._boot_guard() != load_script(guard):
-            return AlteredGuard(listing, loaded=guard)
-        return guard
+        return seen(nftables.read_table(TABLE), nftables.read_table(HELD), self._boot_guard())
 
     def _boot_guard(self) -> str | None:
         octets = files.read(self._state.guard_file)
@@ -112,7 +107,9 @@ class Linux:
                 # The boot guard first: should the power go in between, closed is what comes up.
                 files.write(self._state.guard_file, load_script(guard).encode())
                 nftables.run(change_script(old, guard))
+                held.hold(self._state, guard)
             case UnloadGuard():
+                held.let_go(self._state)
                 nftables.run(unload_script())
                 files.remove(self._state.guard_file)
             case ReservePorts(new=wanted):
@@ -174,7 +171,9 @@ def close_as_at_boot(state: State) -> bool:
     Raises MachineRefused; nothing is done where no guard is wanted, after `down --open`.
     """
     script = files.read(state.guard_file)
-    if script is None or nftables.read_guard_table() is not None:
+    if script is None or nftables.read_table(TABLE) is not None:
         return False
     nftables.run(script.decode("utf-8", "replace"))
+    with contextlib.suppress(MachineRefused):
+        held.hold_again(state)
     return True

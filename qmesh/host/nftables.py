@@ -9,7 +9,6 @@ from typing import Any, Final
 import nftables
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
-from qmesh.mesh.guard import TABLE
 
 _LIBRARY: Final = "libnftables.so.1"
 
@@ -49,12 +48,12 @@ def run(script: str) -> str:
     )
 
 
-def read_guard_table() -> str | None:
-    """The table that bears the guard's name as `nft -s list table` prints it; None without one.
+def read_table(name: str) -> str | None:
+    """The table of this name and family inet, as `nft -s list table` prints it; None without one.
 
     Raises as `run` does: could not look is never nothing there.
     """
-    there = f"table inet {TABLE}"
+    there = f"table inet {name}"
     while there in run("list tables inet").splitlines():
         try:
             return run(f"list {there}")

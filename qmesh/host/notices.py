@@ -17,12 +17,12 @@ from pyroute2.netlink import NETLINK_NETFILTER, NETLINK_ROUTE
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
 
 from qmesh.host.netlink import HEADER, attributes, messages_in, refusals
-from qmesh.mesh.guard import TABLE
+from qmesh.mesh.guard import HELD, TABLE
 
 _NFTABLES_GROUP: Final = 1 << (7 - 1)  # NFNLGRP_NFTABLES
 _NEW_GENERATION: Final = 10 << 8 | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: the end of a transaction
 _TABLE: Final = 1
-_OUR_TABLE: Final = TABLE.encode() + b"\0"
+_OUR_TABLES: Final = frozenset(name.encode() + b"\0" for name in (TABLE, HELD))
 _PROCESS, _PROGRAM = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
 _PAYLOAD: Final = HEADER.size + 4  # struct nfgenmsg
 _PID: Final = struct.Struct(">I")
@@ -69,7 +69,7 @@ class Notices:
                     notice = Notice(_who(message)) if self._touched else notice
                     self._touched = False
                 else:
-                    self._touched = self._touched or _value(message, _TABLE) == _OUR_TABLE
+                    self._touched = self._touched or _value(message, _TABLE) in _OUR_TABLES
         return notice
 
 

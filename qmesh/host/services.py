@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import socket
@@ -16,11 +15,13 @@ from pathlib import Path
 
 from qmesh.errors import MachineRefused
 from qmesh.host import files
+from qmesh.host.processes import is_locked
 from qmesh.host.state import State
-from qmesh.mesh.units import AGENT, BOOT_GUARD, Paths
+from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER, Paths, qmesh_units
 
 UNIT_DIRECTORY = Path("/etc/systemd/system")
 DEFAULT_PROGRAM = "/usr/local/bin/quilibrium-node"
+_START_S = 20.0
 
 
 def systemd_runs() -> bool:
@@ -34,6 +35,7 @@ def paths(state: State, *, config_directory: str, program: str) -> Paths:
         python=sys.executable,
         state=str(state.directory.absolute()),
         guard_file=str(state.guard_file.absolute()),
+        held_file=str(state.held_file.absolute()),
         nft=shutil.which("nft") or "/usr/sbin/nft",
         program=program,
         config_directory=config_directory,
@@ -50,9 +52,10 @@ def install_agent(units: Mapping[str, str]) -> None:
     """Install and start the agent and the boot guard under systemd; a running agent is restarted."""
     write_units(units, UNIT_DIRECTORY)
     _systemctl("daemon-reload")
-    _systemctl("enable", BOOT_GUARD, AGENT)
-    # Restarting the boot guard would restart what requires it: the node.
-    _systemctl("start", BOOT_GUARD)
+    _systemctl("enable", BOOT_GUARD, HOLDER, AGENT)
+    # Restarting the boot guard would restart what requires it: the node. The holder is only restarted
+    # by what it is for, a change of the guard: while it is away, a flush would open the ports.
+    _systemctl("start", BOOT_GUARD, HOLDER)
     _systemctl("restart", AGENT)
 
 
@@ -76,14 +79,34 @@ def _systemctl(*words: str) -> None:
         )
 
 
-def start_in_background(state: State, *, wait_s: float) -> int | None:
-    """Start the agent as a process that outlives this command.
+def start_holder(state: State) -> None:
+    """Start the process that holds the guard, and wait until it does. Raises MachineRefused."""
+    if systemd_runs():
+        where = paths(state, config_directory="/", program=DEFAULT_PROGRAM)
+        unit = {HOLDER: qmesh_units(where)[HOLDER]}
+        if not are_installed(unit):
+            write_units(unit, UNIT_DIRECTORY)
+            _systemctl("daemon-reload")
+        _systemctl("start", HOLDER)
+    else:
+        start_in_background(state, "hold", wait_s=_START_S)
 
+
+def stop_holder() -> None:
+    """Have systemd, where that is the init, end the process that holds the guard."""
+    if systemd_runs() and (UNIT_DIRECTORY / HOLDER).exists():
+        _systemctl("stop", HOLDER)
+
+
+def start_in_background(state: State, command: str, *, wait_s: float) -> int | None:
+    """Start one of qmesh's commands as a process that outlives this one.
+
+    command: `agent` or `hold`.
     wait_s: seconds to wait until it says that it is ready.
     Returns its process id; None when another command has started one at the same time.
     Raises MachineRefused when it ends, or is not ready in time.
     """
-    command = [sys.executable, "-m", "qmesh", "agent", "--state", str(state.directory.absolute())]
+    words = [sys.executable, "-m", "qmesh", command, "--state", str(state.directory.absolute())]
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         log = os.open(state.log_file, flags, files.PRIVATE_MODE)
@@ -92,8 +115,8 @@ def start_in_background(state: State, *, wait_s: float) -> int | None:
             f"{state.log_file} cannot be written: {error.strerror}", hint="is it a link? remove it"
         ) from None
     with _ready_socket() as (ready, address), os.fdopen(log, "ab") as log_file:
-        agent = subprocess.Popen(
-            command,
+        process = subprocess.Popen(
+            words,
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=log_file,
@@ -101,15 +124,20 @@ def start_in_background(state: State, *, wait_s: float) -> int | None:
             env={**os.environ, "NOTIFY_SOCKET": address},
             start_new_session=True,
         )
-        if not _is_ready(ready, agent, wait_s):
-            if agent.poll() is not None and agent_runs(state):
+        if not _is_ready(ready, process, wait_s):
+            if process.poll() is not None and is_locked(_lock_file(state, command)):
                 return None
             raise MachineRefused(
-                "the agent did not start" if agent.poll() is not None else "the agent is not ready yet",
-                hint=f"read {state.log_file}, then run `qmesh agent` to see it fail",
+                f"`qmesh {command}` "
+                + ("did not start" if process.poll() is not None else "is not ready yet"),
+                hint=f"read {state.log_file}, then run `qmesh {command}` to see it fail",
             )
-    agent.returncode = 0  # it outlives this command on purpose: nobody is to wait for it
-    return agent.pid
+    process.returncode = 0  # it outlives this command on purpose: nobody is to wait for it
+    return process.pid
+
+
+def _lock_file(state: State, command: str) -> Path:
+    return {"agent": state.agent_lock_file, "hold": state.hold_lock_file}[command]
 
 
 @contextlib.contextmanager
@@ -122,58 +150,15 @@ def _ready_socket() -> Iterator[tuple[socket.socket, str]]:
             yield ready, address
 
 
-def _is_ready(ready: socket.socket, agent: subprocess.Popen[bytes], wait_s: float) -> bool:
+def _is_ready(ready: socket.socket, process: subprocess.Popen[bytes], wait_s: float) -> bool:
     deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline and agent.poll() is None:
+    while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(TimeoutError):
             if b"READY=1" in ready.recv(4096):
                 return True
     return False
 
 
-def notify(message: str) -> None:
-    """Tell whoever started this service how it is: `READY=1`, `STOPPING=1`. Source: sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return
-    with (
-        contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as out,
-        contextlib.suppress(OSError),
-    ):
-        out.sendto(message.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
-
-
-@contextlib.contextmanager
-def only_agent(state: State) -> Iterator[bool]:
-    """Be this machine's one agent while the block runs; gives False when another is already."""
-    descriptor = os.open(
-        state.agent_lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, files.PRIVATE_MODE
-    )
-    try:
-        yield _locked(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    for _ in range(10):  # `agent_runs` holds it for an instant
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(0.02)
-    return False
-
-
 def agent_runs(state: State) -> bool:
     """Whether this machine's agent runs, by whomever it was started."""
-    try:
-        descriptor = os.open(state.agent_lock_file, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_locked(state.agent_lock_file)

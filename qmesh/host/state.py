@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import files
+from qmesh.host import files, holder
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.model import Endpoint, Port, Secret
 
@@ -83,6 +83,9 @@ class State:
         self.registry_file = directory / "mesh.db"
         self.membership_file = directory / "membership.json"
         self.guard_file = directory / "guard.nft"
+        self.held_file = directory / holder.SCRIPT
+        self.hold_socket = directory / holder.SOCKET
+        self.hold_lock_file = directory / holder.LOCK
         self.log_file = directory / "agent.log"
         self.agent_lock_file = directory / "agent.lock"
         self.worker_config_directory = directory / "node"

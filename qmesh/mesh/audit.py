@@ -11,7 +11,7 @@ import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.model import Guard, NodeState, Peer, Profile, Tunnel, Unshown, ranges_text
+from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Peer, Profile, Tunnel, Unshown, ranges_text
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 
@@ -138,10 +138,15 @@ def _guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding
     if not isinstance(wanted, Guard) or wanted == seen:
         return
     closed = f"worker ports {ranges_text(wanted.ports)} open to {wanted.control_address} only"
+    lack = seen.lack if isinstance(seen, AlteredGuard) and seen.loaded == wanted else None
     if seen is None:
         yield _error("guard-missing", "table inet qmesh", closed, "no such table")
-    elif observed.loaded_guard == wanted:
+    elif lack == "table":
+        yield _error("guard-missing", "table inet qmesh", closed, "only the held table closes them")
+    elif lack == "boot file":
         yield _error("guard-boot", "guard.nft", "the guard, for the next boot", "no such file, or another")
+    elif lack == "held table":
+        yield _error("guard-held", "table inet qmesh-held", "the guard, held by a process", "not there")
     else:
         yield _error("guard-drift", "table inet qmesh", closed, _difference(wanted, observed.loaded_guard))
 

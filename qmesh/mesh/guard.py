@@ -2,8 +2,9 @@
 
 `render` writes the table in just the words in which `nft -s list table` prints it, so `parse`
 need not understand rules: it reads the parameters and compares with what it would write itself.
-Anything else that bears the table's name is an `AlteredGuard`. What comes most stands first:
-WireGuard's own packets, and on a worker machine the control node's.
+Anything else that bears the table's name is an `AlteredGuard`. `render_held` writes it a second
+time, for a table that belongs to a process: no flush of others takes that one away. What comes most
+stands first: WireGuard's own packets, and on a worker machine the control node's.
 
 The chains, in the order in which a packet meets them (docs/guard.md has the reasons):
 
@@ -22,9 +23,11 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import QmeshError
-from qmesh.mesh.model import AlteredGuard, Guard, ip_address
+from qmesh.mesh.model import AlteredGuard, Guard, Lack, ip_address
 
 TABLE: Final = "qmesh"
+HELD: Final = "qmesh-held"
+"""The second table."""
 _FORMAT: Final = "qmesh guard 1"
 _HEADER = re.compile(
     r'comment "qmesh guard 1: (?P<role>control|worker) (?P<interface>\S+) (?P<kind>wireguard|tun)'
@@ -33,25 +36,43 @@ _HEADER = re.compile(
 _PORTS = re.compile(r"set worker_ports \{[^}]*elements = \{ (?P<ports>[0-9, -]+) \}")
 _WRAP: Final = ",\n\t\t\t     "
 _SPACE = re.compile(r"\s+")
+_HOLDER = re.compile(rf"\A(table inet {HELD} {{) # progname [^\n]*")
 
 
 def render(guard: Guard) -> str:
     """The table as `nft -s list table inet qmesh` prints it, without comments or counters' values."""
-    family = "ip6" if ":" in guard.control_address else "ip"
+    return _render(guard, TABLE)
+
+
+def render_held(guard: Guard) -> str:
+    """The same for the table that belongs to a process.
+
+    Of the tunnel's packets it does not ask for more than G1: the control node's pass at once.
+    """
+    passing = "" if guard.role == "control" else f"\n\t\t{_who_may_reach_workers(guard, _family(guard))}"
+    return _render(guard, HELD, flags="\n\tflags owner", passing=passing)
+
+
+def _family(guard: Guard) -> str:
+    return "ip6" if ":" in guard.control_address else "ip"
+
+
+def _render(guard: Guard, table: str, *, flags: str = "", passing: str = "") -> str:
+    family = _family(guard)
     header = (
         f"{_FORMAT}: {guard.role} {guard.interface} {guard.kind} {guard.listen_port}"
         f" {guard.control_address} {guard.service_port}"
     )
     elements = f"\n\t\telements = {{ {_listed(guard.ports)} }}" if guard.ports else ""
     return f"""\
-table inet {TABLE} {{
+table inet {table} {{{flags}
 	comment "{header}"
 	set worker_ports {{
 		type inet_service{elements}
 	}}
 
 	chain asked_for {{
-		type filter hook prerouting priority mangle; policy accept;
+		type filter hook prerouting priority mangle; policy accept;{passing}
 		iifname "{guard.interface}" goto through_tunnel
 		udp dport {guard.listen_port} accept
 		meta l4proto {{ tcp, udp }} th dport @worker_ports fib daddr type local goto worker_port
@@ -148,6 +169,16 @@ def load_script(guard: Guard) -> str:
     return f"add table inet {TABLE}\ndelete table inet {TABLE}\n{render(guard)}"
 
 
+def held_script(guard: Guard) -> str:
+    """Nftables commands by which a process puts the held table in place of the one it has."""
+    return f"{release_script()}{render_held(guard)}"
+
+
+def release_script() -> str:
+    """Nftables commands by which that process takes its table away, whether it has one or not."""
+    return f"add table inet {HELD} {{ flags owner; }}\ndelete table inet {HELD}\n"
+
+
 def change_script(old: Guard | AlteredGuard | None, new: Guard) -> str:
     """Nftables commands that take the table from `old` to `new`, in one transaction.
 
@@ -172,9 +203,15 @@ def unload_script() -> str:
 def parse(listing: str) -> Guard | AlteredGuard:
     """Read back what `nft -s list table inet qmesh` printed."""
     guard = _parameters(listing)
-    if guard is not None and _words(render(guard)) == _words(listing):
-        return guard
-    return AlteredGuard(listing)
+    return guard if guard is not None and _words(render(guard)) == _words(listing) else AlteredGuard(listing)
+
+
+def parse_held(listing: str) -> Guard | AlteredGuard:
+    """Read back what `nft -s list table inet qmesh-held` printed, whichever process holds it."""
+    guard = _parameters(listing)
+    nobodys = _HOLDER.sub(r"\1", listing)
+    is_whole = guard is not None and _words(render_held(guard)) == _words(nobodys)
+    return guard if guard is not None and is_whole else AlteredGuard(listing)
 
 
 def _parameters(listing: str) -> Guard | None:
@@ -207,3 +244,24 @@ def _ports(text: str) -> tuple[int, ...]:
 def _words(listing: str) -> str:
     """A listing with its line breaks and indentation folded: nft versions wrap long sets unlike."""
     return _SPACE.sub(" ", listing).strip()
+
+
+def seen(listing: str | None, held: str | None, boot: str | None) -> Guard | AlteredGuard | None:
+    """The guard of a machine, from the listings of both tables and the file for the next boot.
+
+    It is a Guard where all three are one, None where neither table is there.
+    """
+    if listing is None:
+        if held is None:
+            return None
+        found = parse_held(held)
+        return AlteredGuard(held, loaded=found if isinstance(found, Guard) else None, lack="table")
+    guard = parse(listing)
+    if isinstance(guard, AlteredGuard):
+        return guard
+    lack: Lack | None = None
+    if boot != load_script(guard):
+        lack = "boot file"
+    elif held is None or parse_held(held) != guard:
+        lack = "held table"
+    return guard if lack is None else AlteredGuard(listing, loaded=guard, lack=lack)

@@ -345,15 +345,20 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[int, ...]
 
 
+Lack: TypeAlias = Literal["table", "held table", "boot file"]
+
+
 class AlteredGuard(msgspec.Struct, frozen=True):
-    """A table with the guard's name that is not the guard: changed by others, or by another version.
+    """What stands in the guard's place and is not it whole: changed by others, or by another version.
 
     text: the table as nftables lists it.
-    loaded: the guard that it is, where only the file for the next boot is another.
+    loaded: the guard that it is, where only a part is missing or another.
+    lack: that part.
     """
 
     text: str
     loaded: Guard | None = None
+    lack: Lack | None = None
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
@@ -370,7 +375,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def loaded_guard(self) -> Guard | None:
-        """The guard that is in the kernel, whatever the next boot would load."""
+        """The guard that is in the kernel, in one table at least, whatever the next boot would load."""
         return self.guard.loaded if isinstance(self.guard, AlteredGuard) else self.guard
 
 

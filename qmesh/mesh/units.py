@@ -11,6 +11,7 @@ from qmesh.mesh.model import quoted
 
 AGENT: Final = "qmesh.service"
 BOOT_GUARD: Final = "qmesh-guard.service"
+HOLDER: Final = "qmesh-hold.service"
 CONTROL_PROCESS: Final = "qmesh-control.service"
 WORKER: Final = "qmesh-worker@.service"
 WORKERS: Final = "qmesh-workers.target"
@@ -24,7 +25,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
 
     python: the interpreter that has qmesh.
     state: the state directory.
-    guard_file: the guard as nftables commands.
+    guard_file, held_file: the guard as nftables commands, and its second table.
     nft: the nft program.
     program: the node's program.
     config_directory: of the node's config.yml.
@@ -33,6 +34,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     state: str
     guard_file: str
+    held_file: str
     nft: str
     program: str
     config_directory: str
@@ -63,8 +65,8 @@ def unit_files(paths: Paths, *, is_control: bool, cores: range) -> dict[str, str
 
 
 def qmesh_units(paths: Paths) -> dict[str, str]:
-    """The units of qmesh itself: the agent, and the guard at boot."""
-    return {AGENT: _agent(paths), BOOT_GUARD: _boot_guard(paths)}
+    """The units of qmesh itself: the agent, the guard at boot, and who holds it."""
+    return {AGENT: _agent(paths), BOOT_GUARD: _boot_guard(paths), HOLDER: _holder(paths)}
 
 
 def _boot_guard(paths: Paths) -> str:
@@ -90,14 +92,43 @@ WantedBy=sysinit.target
 """
 
 
+def _holder(paths: Paths) -> str:
+    # Should it hang, the network comes up after TimeoutStartSec: the boot guard has closed the ports.
+    return f"""\
+[Unit]
+Description=qmesh guard held: its second table, which no flush takes away
+Documentation=man:nft(8)
+DefaultDependencies=no
+RequiresMountsFor={_quoted(paths.held_file)} {_quoted(paths.python)}
+After=local-fs.target {BOOT_GUARD}
+Before=network-pre.target shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+ConditionPathExists={_path(paths.held_file)}
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={_quoted(paths.python)} -m qmesh hold --state {_word(paths.state)}
+Restart=always
+RestartSec=1
+TimeoutStartSec=20
+OOMScoreAdjust=-900
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+
 def _agent(paths: Paths) -> str:
     # KillMode=process: where WireGuard is a process, the tunnel outlives a restart of the agent.
     return f"""\
 [Unit]
 Description=qmesh agent: keeps the tunnel and the guard as desired
 Documentation=man:wg(8)
-Wants={BOOT_GUARD}
-After={BOOT_GUARD} network.target
+Wants={BOOT_GUARD} {HOLDER}
+After={BOOT_GUARD} {HOLDER} network.target
 StartLimitIntervalSec=0
 
 [Service]

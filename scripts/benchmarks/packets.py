@@ -16,7 +16,7 @@ from benchmarks.measuring import Figure
 
 from qmesh.host import links, nftables, wireguard
 from qmesh.mesh.enrolment import public_key_of
-from qmesh.mesh.guard import load_script
+from qmesh.mesh.guard import held_script, load_script
 from qmesh.mesh.model import Endpoint, Guard, Peer, Secret
 
 NAMESPACE = "far"
@@ -57,7 +57,7 @@ def figures() -> list[Figure]:
             time.sleep(SECONDS / 5)
             return received_a_second()
 
-        scripts = {"guard": load_script(guard), "stateful": STATEFUL, "none": ""}
+        scripts = {"guard": load_script(guard) + held_script(guard), "stateful": STATEFUL, "none": ""}
         with flood():
             # In turn and many times: how the two ends share the processors changes by the second.
             taken = [{name: with_script(script) for name, script in scripts.items()} for _ in range(TIMES)]

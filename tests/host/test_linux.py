@@ -16,7 +16,7 @@ from qmesh.host.linux import Linux
 from qmesh.host.state import State
 from qmesh.host.wireguard import uapi
 from qmesh.mesh.enrolment import public_key_of
-from qmesh.mesh.guard import load_script
+from qmesh.mesh.guard import TABLE, load_script
 from qmesh.mesh.model import (
     AlteredGuard,
     Endpoint,
@@ -176,7 +176,7 @@ def test_and_back_to_nothing_the_guard_last(state):
     assert not uapi.socket_path(NAME).exists()
     assert nftables.run("list ruleset") == ""
     assert RESERVED.read_text().strip() == ""
-    assert list(state.directory.iterdir()) == []
+    assert {path.name for path in state.directory.iterdir()} == {"agent.log", "hold.lock"}
 
 
 def test_a_worker_machine_over_ipv6(state):
@@ -227,7 +227,7 @@ def test_g3_a_guard_that_the_kernel_refuses_is_on_disk_all_the_same(state):
     )
 
     assert "NeedsRoot: nftables may not be used by this user" in ended.stderr
-    assert nftables.read_guard_table() is None
+    assert nftables.read_table(TABLE) is None
     assert state.guard_file.read_text() == load_script(wanted.guard)
 
 
@@ -308,7 +308,7 @@ def test_a_guard_that_somebody_changed_is_observed_as_it_is(state):
     found = linux.observe().guard
 
     assert isinstance(found, AlteredGuard)
-    assert found.text == nftables.read_guard_table()
+    assert found.text == nftables.read_table(TABLE)
 
 
 def test_an_endpoint_that_is_left_open_is_no_drift(state):

@@ -18,7 +18,7 @@ import pytest
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 from qmesh.host import nftables
-from qmesh.mesh.guard import change_script, load_script, parse, render, unload_script
+from qmesh.mesh.guard import TABLE, change_script, load_script, parse, render, unload_script
 from qmesh.mesh.model import AlteredGuard, Guard, InterfaceKind
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -50,7 +50,7 @@ def load(guard: Guard) -> None:
 
 
 def read() -> Guard | AlteredGuard:
-    listing = nftables.read_guard_table()
+    listing = nftables.read_table(TABLE)
     assert listing is not None
     return parse(listing)
 
@@ -92,7 +92,7 @@ def guards_with(ports: tuple[int, ...]) -> Iterator[Guard]:
 def test_what_is_rendered_is_what_the_kernel_lists(ports):
     for guard in guards_with(ports):
         load(guard)
-        listing = nftables.read_guard_table()
+        listing = nftables.read_table(TABLE)
 
         assert listing is not None
         assert folded(listing) == folded(render(guard)) == folded(nft("-s", "list", "table", "inet", "qmesh"))
@@ -103,7 +103,7 @@ def test_a_short_guard_is_listed_word_for_word_and_line_for_line():
     for guard in (WORKER, CONTROL, OVER_IPV6, WITHOUT_PORTS):
         load(guard)
 
-        assert nftables.read_guard_table() == render(guard)
+        assert nftables.read_table(TABLE) == render(guard)
 
 
 def test_any_ports_read_back_as_they_were_loaded():
@@ -117,7 +117,7 @@ def test_any_ports_read_back_as_they_were_loaded():
 
 
 def test_without_a_guard_there_is_none():
-    assert nftables.read_guard_table() is None
+    assert nftables.read_table(TABLE) is None
 
 
 @pytest.mark.parametrize("table", ["ip qmesh", "ip6 qmesh", "bridge qmesh", "inet qmesh2", "inet qmes"])
@@ -125,7 +125,7 @@ def test_another_table_is_not_the_guard_and_survives_it(table):
     family, name = table.split()
     nftables.run(f"add table {table}")
 
-    assert nftables.read_guard_table() is None
+    assert nftables.read_table(TABLE) is None
 
     load(WORKER)
 
@@ -178,7 +178,7 @@ def test_the_guard_is_unloaded_whether_it_is_there_or_not(there):
     for _ in range(2):
         nftables.run(unload_script())
 
-        assert nftables.read_guard_table() is None
+        assert nftables.read_table(TABLE) is None
     assert nft("list", "ruleset") == ""
 
 
@@ -282,14 +282,14 @@ def test_any_rule_that_was_deleted_by_hand_is_missed():
 
 def test_counted_packets_change_nothing():
     load(CONTROL)
-    listing = nftables.read_guard_table()
+    listing = nftables.read_table(TABLE)
     subprocess.run(["ip", "link", "add", "p", "type", "veth", "peer", "name", "q"], check=True)
     # Rules with numbers in their counters are still the guard's.
     script = render(CONTROL).replace("counter drop", "counter packets 7 bytes 420 drop")
     nftables.run(unload_script() + script)
 
     assert "packets 7 bytes 420" in nft("list", "table", "inet", "qmesh")
-    assert nftables.read_guard_table() == listing
+    assert nftables.read_table(TABLE) == listing
     assert read() == CONTROL
 
 
@@ -435,7 +435,7 @@ def test_a_table_that_goes_between_two_looks_is_none_and_no_error(monkeypatch):
     load(WORKER)
     monkeypatch.setattr(nftables, "run", run)
 
-    assert nftables.read_guard_table() is None
+    assert nftables.read_table(TABLE) is None
 
 
 def test_a_table_that_cannot_be_read_is_not_none(monkeypatch):
@@ -447,14 +447,14 @@ def test_a_table_that_cannot_be_read_is_not_none(monkeypatch):
     )
 
     with pytest.raises(KernelRefused, match="No such file or directory"):
-        nftables.read_guard_table()
+        nftables.read_table(TABLE)
 
 
 CHILD = """
 import sys
 from qmesh.errors import QmeshError
 from qmesh.host import nftables
-for ask in (nftables.read_guard_table, lambda: nftables.run("add table inet qmesh")):
+for ask in (lambda: nftables.read_table('qmesh'), lambda: nftables.run("add table inet qmesh")):
     try:
         print(ask())
     except QmeshError as error:
@@ -490,11 +490,11 @@ def test_without_the_right_it_cannot_load_here_either():
         with pytest.raises(NeedsRoot):
             load(WORKER)
         with pytest.raises(NeedsRoot):
-            nftables.read_guard_table()
+            nftables.read_table(TABLE)
     finally:
         os.seteuid(0)
 
-    assert nftables.read_guard_table() is None
+    assert nftables.read_table(TABLE) is None
 
 
 def test_without_the_names_of_protocols_it_says_what_to_install():
@@ -504,7 +504,7 @@ def test_without_the_names_of_protocols_it_says_what_to_install():
         load(WORKER)
 
     assert missing.value.hint == "apt-get install netbase"
-    assert nftables.read_guard_table() is None
+    assert nftables.read_table(TABLE) is None
 
 
 def test_without_the_library_it_says_what_to_install():

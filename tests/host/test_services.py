@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import MachineRefused
-from qmesh.host import services
+from qmesh.host import processes, services
 from qmesh.host.state import State
-from qmesh.mesh.units import AGENT, BOOT_GUARD
+from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER
 
 AGENT_OF_SORTS = """
 import sys, time
 from pathlib import Path
-from qmesh.host.services import only_agent
+from qmesh.host.processes import only
 from qmesh.host.state import State
-with only_agent(State(Path(sys.argv[1]))) as alone:
+with only(State(Path(sys.argv[1])).agent_lock_file) as alone:
     print(alone, flush=True)
     sys.stdin.read()
 """
@@ -62,7 +62,7 @@ def test_there_is_one_agent(state):
     with an_agent(state) as (_, first), an_agent(state) as (_, second):
         assert (first, second) == (True, False)
         assert services.agent_runs(state)
-        with services.only_agent(state) as third:
+        with processes.only(state.agent_lock_file) as third:
             assert not third
         assert services.agent_runs(state)
     assert not services.agent_runs(state)
@@ -82,13 +82,13 @@ def test_an_agent_that_is_killed_runs_no_more(state):
         process.wait()
 
         assert not services.agent_runs(state)
-        with services.only_agent(state) as alone:
+        with processes.only(state.agent_lock_file) as alone:
             assert alone
 
 
 def test_an_agent_that_fails_runs_no_more(state):
     def fail() -> None:
-        with services.only_agent(state) as alone:
+        with processes.only(state.agent_lock_file) as alone:
             assert alone
             raise KeyboardInterrupt
 
@@ -103,8 +103,8 @@ def test_agents_of_two_states_are_in_nobodys_way(tmp_path):
     for each in states:
         each.prepare()
     with (
-        services.only_agent(states[0]) as first,
-        services.only_agent(states[1]) as second,
+        processes.only(states[0].agent_lock_file) as first,
+        processes.only(states[1].agent_lock_file) as second,
     ):
         assert (first, second) == (True, True)
 
@@ -120,18 +120,18 @@ def test_looking_for_an_agent_keeps_none_from_starting(state):
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with services.only_agent(state):  # makes the file
+        with processes.only(state.agent_lock_file):  # makes the file
             pass
         try:
             for _ in range(100):
-                with services.only_agent(state) as alone:
+                with processes.only(state.agent_lock_file) as alone:
                     assert alone
         finally:
             process.kill()
 
 
 def test_programs_that_the_agent_starts_do_not_stand_for_it(state):
-    with services.only_agent(state) as alone:
+    with processes.only(state.agent_lock_file) as alone:
         assert alone
         child = subprocess.Popen(["sleep", "1000"], close_fds=False)
     try:
@@ -142,7 +142,7 @@ def test_programs_that_the_agent_starts_do_not_stand_for_it(state):
 
 
 def test_the_agents_lock_is_0600_in_a_directory_that_is_0700(state):
-    with services.only_agent(state):
+    with processes.only(state.agent_lock_file):
         assert state.agent_lock_file.stat().st_mode & 0o777 == 0o600
         assert state.directory.stat().st_mode & 0o777 == 0o700
 
@@ -163,8 +163,8 @@ def listener(request, tmp_path, monkeypatch):
 
 
 def test_who_started_the_service_is_told(listener):
-    services.notify("READY=1")
-    services.notify("STOPPING=1")
+    processes.notify("READY=1")
+    processes.notify("STOPPING=1")
 
     assert [listener.recv(100), listener.recv(100)] == [b"READY=1", b"STOPPING=1"]
 
@@ -175,15 +175,15 @@ def test_where_nobody_listens_nothing_happens(monkeypatch, address):
     if address is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
 
-    services.notify("READY=1")
+    processes.notify("READY=1")
 
 
 def test_what_waits_for_the_agent_hears_it(monkeypatch):
     with services._ready_socket() as (ready, address):
         directory = Path(address).parent
         monkeypatch.setenv("NOTIFY_SOCKET", address)
-        services.notify("STATUS=starting")
-        services.notify("STATUS=here\nREADY=1")
+        processes.notify("STATUS=starting")
+        processes.notify("STATUS=here\nREADY=1")
         with subprocess.Popen(["sleep", "1000"]) as agent:
             try:
                 assert services._is_ready(ready, agent, 5)
@@ -209,8 +209,8 @@ def test_an_agent_that_does_not_start_is_told_with_where_to_read_on(state, monke
     monkeypatch.setattr(sys, "executable", "/bin/false")
     state.prepare()
 
-    with pytest.raises(MachineRefused, match="the agent did not start") as refused:
-        services.start_in_background(state, wait_s=10)
+    with pytest.raises(MachineRefused, match="`qmesh agent` did not start") as refused:
+        services.start_in_background(state, "agent", wait_s=10)
 
     assert str(state.log_file) in refused.value.hint
     assert state.log_file.stat().st_mode & 0o777 == 0o600
@@ -297,7 +297,7 @@ def test_the_agent_is_enabled_and_started_after_its_units_are_read(monkeypatch):
 
     assert Path("/run/said").read_text().splitlines() == [
         "daemon-reload",
-        f"enable {BOOT_GUARD} {AGENT}",
-        f"start {BOOT_GUARD}",
+        f"enable {BOOT_GUARD} {HOLDER} {AGENT}",
+        f"start {BOOT_GUARD} {HOLDER}",
         f"restart {AGENT}",
     ]

@@ -92,7 +92,7 @@ def stop_agent(machine: Machine, signal: str = "TERM") -> None:
 def what_is_there(machine: Machine) -> dict[str, str]:
     """What qmesh could leave on a machine: state, interfaces, rules, sysctl, processes, units."""
     asked = {
-        "state": f"cd {STATE} && find . -type f ! -name agent.lock | sort",
+        "state": f"cd {STATE} && find . -type f ! -name '*.lock' ! -name agent.log | sort",
         "links": "ip -o link | cut -d: -f2",
         "rules": "nft list ruleset",
         "reserved": "cat /proc/sys/net/ipv4/ip_local_reserved_ports",

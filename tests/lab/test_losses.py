@@ -40,10 +40,10 @@ def test_e3_e6_init_never_overwrites_a_mesh_whose_settings_were_lost(lab):
         machine.run(["rm", f"{STATE}/machine.json"])
         machine.run(["ip", "link", "delete", "qmesh0"])  # as after a reboot
         before = what_is_there(machine)
-        hashes = machine.run(["sh", "-c", f"sha256sum {STATE}/*"]).stdout
+        hashes = machine.run(["sh", "-c", f"find {STATE} -type f -exec sha256sum {{}} +"]).stdout
         for words in (("init", "--workers", "3"), ("status",), ("apply",), ("down", "--open")):
             assert "machine.json is missing" in refusal(machine, *words, code=3)
-        assert machine.run(["sh", "-c", f"sha256sum {STATE}/*"]).stdout == hashes
+        assert machine.run(["sh", "-c", f"find {STATE} -type f -exec sha256sum {{}} +"]).stdout == hashes
         assert what_is_there(machine) == before
 
 

@@ -133,9 +133,17 @@ def test_a_guard_for_other_ports_is_named_with_them():
     assert finding.seen == "a guard for ports none"
 
 
-def test_a_guard_that_the_next_boot_would_not_have_is_named_though_the_ports_are_closed():
-    altered = AlteredGuard("table inet qmesh {}", loaded=GUARD)
-    assert found(replace(WANTED, guard=altered)) == [("guard-boot", "error", "guard.nft")]
+@pytest.mark.parametrize(
+    ("lack", "code", "subject"),
+    [
+        ("table", "guard-missing", "table inet qmesh"),
+        ("held table", "guard-held", "table inet qmesh-held"),
+        ("boot file", "guard-boot", "guard.nft"),
+    ],
+)
+def test_a_guard_that_lacks_a_part_is_named_by_it_though_the_ports_are_closed(lack, code, subject):
+    altered = AlteredGuard("table inet qmesh {}", loaded=GUARD, lack=lack)
+    assert found(replace(WANTED, guard=altered)) == [(code, "error", subject)]
 
 
 def test_a_guard_that_lost_a_port_is_drift_whatever_the_next_boot_would_load():
@@ -316,6 +324,7 @@ def test_every_code_is_one_that_stays():
             "guard-missing",
             "guard-drift",
             "guard-boot",
+            "guard-held",
             "agent-missing",
             "worker-wide",
             "worker-exposed",

@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from qmesh.mesh.guard import change_script, load_script, parse, render, unload_script
+from qmesh.mesh.guard import (
+    change_script,
+    held_script,
+    load_script,
+    parse,
+    parse_held,
+    render,
+    render_held,
+    seen,
+    unload_script,
+)
 from qmesh.mesh.model import AlteredGuard, Guard
 from tests.mesh.strategies import addresses
 
@@ -316,3 +326,67 @@ def test_g1_what_is_no_guard_is_replaced_whole(new: Guard) -> None:
     assert change_script(None, new) == load_script(new)
     assert change_script(AlteredGuard(render(new)), new) == load_script(new)
     assert change_script(AlteredGuard(render(new), loaded=new), new) == load_script(new)
+
+
+def test_g1_the_held_table_is_the_guard_less_what_the_tunnel_denies_the_control_node() -> None:
+    assert changed_lines(WORKER_LISTING, render_held(WORKER)) == [
+        "-table inet qmesh {",
+        "+table inet qmesh-held {",
+        "+flags owner",
+        '+iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
+    ]
+    assert changed_lines(render(CONTROL), render_held(CONTROL)) == [
+        "-table inet qmesh {",
+        "+table inet qmesh-held {",
+        "+flags owner",
+    ]
+
+
+def listed_held(guard: Guard, program: str = "qmesh-hold") -> str:
+    """The held table as nft lists it to others than its owner."""
+    return render_held(guard).replace("{", "{ # progname " + program, 1)
+
+
+@given(guards, st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=15))
+def test_a_held_guard_is_known_again_whoever_holds_it(guard: Guard, program: str) -> None:
+    assert parse_held(listed_held(guard, program)) == guard
+
+
+@pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
+def test_g3_a_table_that_no_process_holds_or_with_other_rules_is_not_the_held_guard(guard: Guard) -> None:
+    held = listed_held(guard)
+    for other in (held.replace("\tflags owner\n", ""), held.replace("drop", "accept"), render(guard)):
+        assert parse_held(other) == AlteredGuard(other)
+
+
+@given(guards)
+def test_g3_a_process_loads_the_held_table_in_one_transaction(guard: Guard) -> None:
+    add, delete, table = held_script(guard).split("\n", 2)
+    assert add == "add table inet qmesh-held { flags owner; }"
+    assert (delete, table) == ("delete table inet qmesh-held", render_held(guard))
+
+
+LISTING, HELD_LISTING, BOOT = render(WORKER), listed_held(WORKER), load_script(WORKER)
+FEWER = guard(ports=(40003,))
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ((LISTING, HELD_LISTING, BOOT), WORKER),
+        ((None, None, None), None),
+        ((None, None, BOOT), None),
+        ((None, HELD_LISTING, BOOT), AlteredGuard(HELD_LISTING, loaded=WORKER, lack="table")),
+        ((None, LISTING, BOOT), AlteredGuard(LISTING, loaded=None, lack="table")),
+        ((LISTING, HELD_LISTING, None), AlteredGuard(LISTING, loaded=WORKER, lack="boot file")),
+        ((LISTING, HELD_LISTING, HELD_LISTING), AlteredGuard(LISTING, loaded=WORKER, lack="boot file")),
+        ((LISTING, None, BOOT), AlteredGuard(LISTING, loaded=WORKER, lack="held table")),
+        ((LISTING, listed_held(FEWER), BOOT), AlteredGuard(LISTING, loaded=WORKER, lack="held table")),
+        ((LISTING, LISTING, BOOT), AlteredGuard(LISTING, loaded=WORKER, lack="held table")),
+        ((HELD_LISTING, HELD_LISTING, BOOT), AlteredGuard(HELD_LISTING)),
+    ],
+)
+def test_g3_the_guard_is_whole_where_both_tables_and_the_next_boots_are_one(
+    found: tuple[str | None, str | None, str | None], expected: Guard | AlteredGuard | None
+) -> None:
+    assert seen(*found) == expected

@@ -14,6 +14,7 @@ from qmesh.mesh.units import (
     AGENT,
     BOOT_GUARD,
     CONTROL_PROCESS,
+    HOLDER,
     WORKER,
     WORKERS,
     Paths,
@@ -27,6 +28,7 @@ def paths(**named: str) -> Paths:
         "python": "/opt/qmesh/bin/python",
         "state": "/var/lib/qmesh",
         "guard_file": "/var/lib/qmesh/guard.nft",
+        "held_file": "/var/lib/qmesh/held.nft",
         "nft": "/usr/sbin/nft",
         "program": "/usr/local/bin/node",
         "config_directory": "/root/ceremonyclient/node/.config",
@@ -67,12 +69,37 @@ ExecStart=/usr/sbin/nft -f /var/lib/qmesh/guard.nft
 [Install]
 WantedBy=sysinit.target
 """,
+    HOLDER: """\
+[Unit]
+Description=qmesh guard held: its second table, which no flush takes away
+Documentation=man:nft(8)
+DefaultDependencies=no
+RequiresMountsFor=/var/lib/qmesh/held.nft /opt/qmesh/bin/python
+After=local-fs.target qmesh-guard.service
+Before=network-pre.target shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+ConditionPathExists=/var/lib/qmesh/held.nft
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart=/opt/qmesh/bin/python -m qmesh hold --state /var/lib/qmesh
+Restart=always
+RestartSec=1
+TimeoutStartSec=20
+OOMScoreAdjust=-900
+
+[Install]
+WantedBy=sysinit.target
+""",
     AGENT: """\
 [Unit]
 Description=qmesh agent: keeps the tunnel and the guard as desired
 Documentation=man:wg(8)
-Wants=qmesh-guard.service
-After=qmesh-guard.service network.target
+Wants=qmesh-guard.service qmesh-hold.service
+After=qmesh-guard.service qmesh-hold.service network.target
 StartLimitIntervalSec=0
 
 [Service]
@@ -138,7 +165,7 @@ def test_a_unit_of_the_control_node_is_this_text(name: str) -> None:
 
 
 def test_the_control_node_has_all_units_and_a_worker_machine_all_but_the_control_process() -> None:
-    of_workers = {"qmesh.service", "qmesh-guard.service", "qmesh-worker@.service", "qmesh-workers.target"}
+    of_workers = {AGENT, BOOT_GUARD, HOLDER, "qmesh-worker@.service", "qmesh-workers.target"}
     assert set(WORKER_UNITS) == of_workers
     assert set(CONTROL_UNITS) == of_workers | {"qmesh-control.service"}
 
@@ -146,12 +173,12 @@ def test_the_control_node_has_all_units_and_a_worker_machine_all_but_the_control
 def test_a_worker_machines_units_differ_from_the_control_nodes_only_in_the_cores() -> None:
     wants = [f"qmesh-worker@{core}.service" for core in (4, 5, 6, 7)]
     assert settings(WORKER_UNITS[WORKERS], "Wants") == wants
-    for name in (AGENT, BOOT_GUARD, WORKER):
+    for name in (AGENT, BOOT_GUARD, HOLDER, WORKER):
         assert WORKER_UNITS[name] == CONTROL_UNITS[name]
 
 
-def test_qmeshs_own_units_are_the_agent_and_the_guard() -> None:
-    assert qmesh_units(paths()) == {AGENT: UNITS[AGENT], BOOT_GUARD: UNITS[BOOT_GUARD]}
+def test_qmeshs_own_units_are_the_agent_the_guard_and_its_holder() -> None:
+    assert qmesh_units(paths()) == {name: UNITS[name] for name in (AGENT, BOOT_GUARD, HOLDER)}
 
 
 @pytest.mark.parametrize("name", [CONTROL_PROCESS, WORKER])
@@ -166,8 +193,9 @@ def test_g3_no_node_process_starts_without_the_guard(name: str) -> None:
     assert BOOT_GUARD in settings(CONTROL_UNITS[name], "After")[0].split()
 
 
-def test_g3_the_guard_is_there_before_the_network() -> None:
-    assert "network-pre.target" in settings(CONTROL_UNITS[BOOT_GUARD], "Before")[0].split()
+@pytest.mark.parametrize("name", [BOOT_GUARD, HOLDER])
+def test_g3_the_guard_is_there_before_the_network(name: str) -> None:
+    assert "network-pre.target" in settings(CONTROL_UNITS[name], "Before")[0].split()
 
 
 # (path, as a whole setting, as a program or a word of a setting, as an argument of a command line)
@@ -190,12 +218,17 @@ FOR_PROGRAMS = {name: row for name, row in ESCAPED.items() if not set(row[0]) & 
 @pytest.mark.parametrize(("path", "whole", "word", "argument"), ESCAPED.values(), ids=ESCAPED)
 def test_a_path_is_escaped_as_its_setting_wants_it(path: str, whole: str, word: str, argument: str) -> None:
     units = unit_files(
-        paths(guard_file=path, state=path, config_directory=path), is_control=True, cores=range(1, 2)
+        paths(guard_file=path, held_file=path, state=path, config_directory=path),
+        is_control=True,
+        cores=range(1, 2),
     )
     assert settings(units[BOOT_GUARD], "AssertPathExists") == [whole]
     assert settings(units[BOOT_GUARD], "RequiresMountsFor") == [word]
     assert settings(units[BOOT_GUARD], "ExecStart") == [f"/usr/sbin/nft -f {argument}"]
-    assert settings(units[AGENT], "ExecStart") == [f"/opt/qmesh/bin/python -m qmesh agent --state {argument}"]
+    assert settings(units[HOLDER], "ConditionPathExists") == [whole]
+    for name, command in ((AGENT, "agent"), (HOLDER, "hold")):
+        expected = f"/opt/qmesh/bin/python -m qmesh {command} --state {argument}"
+        assert settings(units[name], "ExecStart") == [expected]
     for name, core in ((CONTROL_PROCESS, ""), (WORKER, " --core %i")):
         assert settings(units[name], "ExecStart") == [f"/usr/local/bin/node --config {argument}{core}"]
         assert settings(units[name], "WorkingDirectory") == [whole.rpartition("/")[0] + "/"]
@@ -206,7 +239,7 @@ def test_a_program_is_escaped_but_for_variables_which_systemd_does_not_look_for_
     path: str, word: str
 ) -> None:
     units = unit_files(paths(python=path, nft=path, program=path), is_control=True, cores=range(1, 2))
-    for name in (AGENT, BOOT_GUARD, CONTROL_PROCESS, WORKER):
+    for name in (AGENT, BOOT_GUARD, HOLDER, CONTROL_PROCESS, WORKER):
         assert settings(units[name], "ExecStart")[0].startswith(f"{word} -")
 
 
@@ -251,7 +284,7 @@ def test_a_command_line_holds_just_the_words_that_it_was_given(path: str) -> Non
     assert words(settings(units[AGENT], "ExecStart")[0])[1:] == ["-m", "qmesh", "agent", "--state", path]
 
 
-PATHS = ("python", "state", "guard_file", "nft", "program", "config_directory")
+PATHS = ("python", "state", "guard_file", "held_file", "nft", "program", "config_directory")
 
 
 def assert_refused(message: str, **named: Any) -> None:

@@ -1,0 +1,65 @@
+"""The guard's second table, held by a process of its own: have it hold another, or let go.
+
+The process is `qmesh.host.holder`.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from qmesh.errors import KernelRefused
+from qmesh.host import files, holder, nftables, services
+from qmesh.host.state import State
+from qmesh.mesh.guard import HELD, held_script, release_script
+from qmesh.mesh.model import Guard
+
+
+def hold(state: State, guard: Guard) -> None:
+    """Have this guard held, by the process that runs or by one that is started now.
+
+    Raises MachineRefused when it cannot be; then what was held before still is.
+    """
+    files.write(state.held_file, held_script(guard).encode())
+    hold_again(state)
+
+
+def hold_again(state: State) -> None:
+    """Have held what was last. Raises as `hold` does."""
+    listing = nftables.read_table(HELD)
+    if listing is not None and "flags owner" not in listing:
+        nftables.run(f"delete table inet {HELD}")  # nobody's, and in the way
+    if not _told(state, holder.LOAD):
+        services.start_holder(state)
+
+
+def let_go(state: State) -> None:
+    """End the process, and with it the table; nothing there is fine. Raises MachineRefused."""
+    services.stop_holder()
+    files.write(state.held_file, release_script().encode())
+    if _told(state, holder.LOAD):
+        _told(state, holder.END)
+    files.remove(state.held_file)
+
+
+def _told(state: State, what: bytes) -> bool:
+    """Tell the process, and wait until it has done it; False when there is none. Raises KernelRefused."""
+    try:
+        with holder.place(state.directory) as path, socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(holder.ANSWER_TIMEOUT_S)
+            connection.connect(path)
+            connection.sendall(what)
+            answer = connection.makefile().readline()
+    except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
+        return False
+    except OSError as error:
+        raise _not_held(f"its process does not answer ({error.strerror or error})") from None
+    if answer.strip():
+        raise _not_held(answer.strip())
+    return answer == "\n"  # else it was just ending
+
+
+def _not_held(why: str) -> KernelRefused:
+    return KernelRefused(
+        f"the guard could not be held against a flush: {why}",
+        hint="qmesh needs Linux 5.12 or newer for it; see `pgrep -a qmesh-hold` and `nft list tables`",
+    )

@@ -1,0 +1,60 @@
+"""Of a process that runs on: that it is the only one of its kind, and that it tells how it is."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_PRIVATE_MODE = 0o600
+
+
+def notify(message: str) -> None:
+    """Tell whoever started this service how it is: `READY=1`, `STOPPING=1`. Source: sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with (
+        contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as out,
+        contextlib.suppress(OSError),
+    ):
+        out.sendto(message.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
+
+
+@contextlib.contextmanager
+def only(lock_file: Path) -> Iterator[bool]:
+    """Be the one process of its kind while the block runs; gives False when another is already."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(lock_file, flags, _PRIVATE_MODE)
+    try:
+        yield _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    for _ in range(10):  # `agent_runs` holds it for an instant
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def is_locked(lock_file: Path) -> bool:
+    """Whether there is one."""
+    try:
+        descriptor = os.open(lock_file, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

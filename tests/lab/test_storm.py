@@ -1,0 +1,41 @@
+"""G3 while all rules are flushed and replaced without end, under attack."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lab.cluster import make_control, make_member, stop_agent
+from tests.lab.storm import ATTACKER, NOBODYS, WORKER, siege, storm, told
+
+pytestmark = pytest.mark.lab
+
+TIMES = 60
+
+
+@pytest.mark.parametrize("kill_agent", [True, False], ids=["agent killed", "agent alive"])
+def test_g3_nothing_gets_through_while_the_rules_are_flushed_and_replaced(lab, kill_agent):
+    counted = storm(lab, TIMES, kill_agent=kill_agent)
+
+    assert counted.of_others(WORKER) == 0
+    assert counted.tried[f"tcp {WORKER}"] > TIMES
+    assert counted.tried[f"udp {WORKER}"] > TIMES
+    # The same to a port of no worker arrives: it is an attack.
+    assert counted.came[f"tcp {NOBODYS} {ATTACKER}"] > TIMES
+    assert counted.came[f"udp {NOBODYS} {ATTACKER}"] > TIMES
+    assert counted.dialled["answered"] > TIMES
+    assert counted.dialled.get("refused", 0) <= counted.dialled["answered"] / 1000
+    assert counted.came[f"tcp {WORKER} 10.77.0.1"] >= counted.dialled["answered"]
+
+
+def test_g3_where_nothing_is_held_a_flush_would_have_been_found(lab):
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 4)
+    attacker = lab.machine("machine-x", ATTACKER)
+    server = siege(member, "serve", WORKER, NOBODYS)
+    attack = siege(attacker, "attack", member.ipv4, WORKER, NOBODYS)
+    stop_agent(member, "KILL")
+    member.run(["pkill", "-KILL", "qmesh-hold"])
+    member.run(["sh", "-c", "for i in 1 2 3 4 5; do nft flush ruleset; sleep 0.1; done"])
+    told(attack)
+
+    assert any(f" {WORKER} {ATTACKER}" in who for who in told(server))
