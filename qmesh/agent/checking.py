@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -12,11 +13,20 @@ from qmesh.agent import nodefile
 from qmesh.agent.converge import wanted_and_observed
 from qmesh.agent.here import Here, load, require_root, risen
 from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, ports, services
+from qmesh.host import files, firewalls, links, ports, services
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
 from qmesh.mesh.audit import ConfigFile, Finding, KeyFile, SecretFile, Surroundings, audit
 from qmesh.mesh.enrolment import public_key_of
+from qmesh.mesh.foreign.listing import tables_of
+from qmesh.mesh.foreign.obstacles import Obstacle, obstacles
+from qmesh.mesh.foreign.packets import needed
+from qmesh.mesh.inventory import workers_of
+from qmesh.mesh.model import DEFAULT_LISTEN_PORT, Guard, NodeState
+
+SAMPLE: Final = 16
+STRANGERS: Final = (("192.0.2.1", DEFAULT_LISTEN_PORT), ("2001:db8::1", DEFAULT_LISTEN_PORT))
+"""Addresses of nobody (RFC 5737, RFC 3849): for machines that may ask the control node from anywhere."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -40,11 +50,35 @@ def check(state: State) -> Report:
         here = risen(remembered)
         linux = Linux(state, here.settings.interface, [])
         desired, observed = wanted_and_observed(here, linux)
-        around = _surroundings(state, here, taken_down=not remembered.settings.up)
+        around = _surroundings(
+            state,
+            here,
+            taken_down=not remembered.settings.up,
+            obstacles=_obstacles(here, desired, observed),
+        )
     return Report(here.settings.name, here.inventory.revision, audit(desired, observed, around))
 
 
-def _surroundings(state: State, here: Here, *, taken_down: bool) -> Surroundings:
+def _obstacles(here: Here, desired: NodeState, observed: NodeState) -> tuple[Obstacle, ...]:
+    """What other firewalls do to this machine's packets. Rules rarely tell members apart: some stand for all."""
+    guard, tunnel = desired.guard, desired.tunnel
+    assert isinstance(guard, Guard)
+    assert tunnel is not None
+    listing = firewalls.read()
+    peers = () if observed.tunnel is None else observed.tunnel.peers
+    ends = [(peer.endpoint.host, peer.endpoint.port) for peer in peers if peer.endpoint is not None]
+    if here.settings.control:
+        ends = [*ends[:SAMPLE], *STRANGERS]
+    ways = tuple(way for host, port in ends if (way := links.way_to(host, port)) is not None)
+    others = [worker for worker in workers_of(here.inventory) if worker.machine != here.settings.name]
+    members = dict.fromkeys((worker.address, worker.port) for worker in others)
+    packets = needed(guard, tunnel, tuple(members)[:SAMPLE], ways)
+    return obstacles(tables_of(listing), packets, listing.lasting)
+
+
+def _surroundings(
+    state: State, here: Here, *, taken_down: bool, obstacles: tuple[Obstacle, ...]
+) -> Surroundings:
     machines = here.inventory.machines
     return Surroundings(
         public_key=here.machine.public_key,
@@ -61,6 +95,7 @@ def _surroundings(state: State, here: Here, *, taken_down: bool) -> Surroundings
         listeners=ports.listeners(),
         taken_down=taken_down,
         agent_runs=services.agent_runs(state),
+        obstacles=obstacles,
     )
 
 

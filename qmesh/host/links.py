@@ -18,6 +18,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOOPBACK, IFF_UP
 
 from qmesh.errors import KernelRefused
 from qmesh.host.netlink import fine, refusals, rtnetlink, whole_dump
+from qmesh.mesh.foreign.packets import Way
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -162,6 +163,25 @@ def global_addresses(except_interface: str) -> tuple[str, ...]:
     )
     found = (ipaddress.ip_interface(_address_text(message)).ip for message in candidates)
     return tuple(dict.fromkeys(str(address) for address in found if _is_reachable(address)))
+
+
+def way_to(address: str, port: int) -> Way | None:
+    """The way of datagrams to another machine; None where the kernel knows none.
+
+    Raises MachineRefused when it cannot look.
+    """
+    with rtnetlink(f"look for the way to {address}") as netlink:
+        try:
+            (route, *_) = netlink.route("get", dst=address)
+        except NetlinkError as error:
+            if error.code in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}:
+                return None
+            raise
+        (link,) = netlink.get_links(route.get_attr("RTA_OIF"))
+    source = route.get_attr("RTA_PREFSRC")
+    if source is None:
+        return None
+    return Way(link.get_attr("IFLA_IFNAME"), source, address, port)
 
 
 def _find(netlink: Any, interface: str) -> Any | None:

@@ -6,6 +6,7 @@ import ctypes
 from functools import cache
 from typing import Any, Final
 
+import msgspec
 import nftables
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
@@ -46,6 +47,24 @@ def run(script: str) -> str:
         f"nftables refused: {reason.strip()}",
         hint="the ruleset is as it was; qmesh needs nftables of 1.0.6 or newer and Linux 5.10 or newer",
     )
+
+
+def read_ruleset() -> tuple[list[dict[str, Any]], str]:
+    """Every table twice: as the objects of libnftables-json(5), and as `nft -a -s list ruleset` prints it.
+
+    Raises as `run` does.
+    """
+    library = _library()
+    library.set_json_output(True)
+    try:
+        printed = run("list ruleset")
+    finally:
+        library.set_json_output(False)
+    library.set_handle_output(True)
+    try:
+        return msgspec.json.decode(printed)["nftables"], run("list ruleset")
+    finally:
+        library.set_handle_output(False)
 
 
 def read_table(name: str) -> str | None:

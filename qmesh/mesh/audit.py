@@ -11,6 +11,7 @@ import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
+from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Peer, Profile, Tunnel, Unshown, ranges_text
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
@@ -79,6 +80,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     listeners: address and port of each listening TCP socket.
     taken_down: whether the tunnel is down because `qmesh down` said so.
     agent_runs: whether this machine's agent does.
+    obstacles: what other programs' rules do to the mesh's packets.
     """
 
     public_key: str
@@ -92,6 +94,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[tuple[str, int], ...]
     taken_down: bool = False
     agent_runs: bool = True
+    obstacles: tuple[Obstacle, ...] = ()
 
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
@@ -99,6 +102,7 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
     return (
         *_key_findings(around),
         *_guard_findings(desired, observed),
+        *_foreign_findings(around.obstacles),
         *_port_findings(desired, observed),
         *_listener_findings(desired, observed, around),
         *_tunnel_findings(desired.tunnel, observed.tunnel, around),
@@ -164,6 +168,12 @@ def _difference(wanted: Guard, loaded: Guard | None) -> str:
 
 def _shown(value: object) -> str:
     return (ranges_text(value) or "none") if isinstance(value, tuple) else str(value)
+
+
+def _foreign_findings(obstacles: Iterable[Obstacle]) -> Iterator[Finding]:
+    for each in obstacles:
+        say = _error if each.is_certain else _warning
+        yield say("foreign-drop", each.place, each.wanted, each.seen, each.cure)
 
 
 def _port_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]:

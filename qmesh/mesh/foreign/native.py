@@ -1,0 +1,327 @@
+"""Read what `nft -j list ruleset` prints into values. Source: libnftables-json(5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from qmesh.mesh.foreign.rules import Chain, Change, Condition, Ending, Rule, Table
+from qmesh.mesh.foreign.values import (
+    PROTOCOLS,
+    Collection,
+    Masked,
+    Members,
+    NotUnderstood,
+    Unclear,
+    network,
+    scalar,
+    span,
+)
+from qmesh.mesh.guard import HELD, TABLE
+
+FAMILIES: Final = frozenset({"inet", "ip", "ip6", "netdev"})
+_HARMLESS: Final = frozenset({"counter", "log", "notrack", "ct helper", "ct timeout", "dup", "flow", "last"})
+_ENDINGS: Final[Mapping[str, Ending]] = {
+    "accept": "accept", "drop": "drop", "reject": "drop", "return": "return", "continue": "continue",
+    "masquerade": "accept", "snat": "accept", "dnat": "unclear", "redirect": "unclear",
+    "queue": "unclear", "tproxy": "unclear", "synproxy": "unclear", "fwd": "unclear",
+}  # fmt: skip
+_OURS: Final = {("inet", TABLE), ("inet", HELD)}
+_RULE = re.compile(r"(?P<text>.*[^{]) # handle (?P<handle>\d+)")
+_QUOTED = re.compile(r'"([^"]+)"')
+_STATEMENT_OF_XT: Final = frozenset({"LOG", "NFLOG", "TRACE", "CT"})
+
+Key = tuple[str, str]
+Conditions = tuple[Condition, ...]
+
+
+class _Listing(msgspec.Struct):
+    """What a ruleset has, by family, table and name."""
+
+    tables: dict[Key, dict[str, Any]]
+    chains: dict[Key, dict[str, dict[str, Any]]]
+    rules: dict[tuple[str, str, str], list[dict[str, Any]]]
+    sets: dict[tuple[str, str, str], dict[str, Any]]
+
+
+class _Printed(msgspec.Struct):
+    """What only nft's own print tells, or tells truly (nft 1.0.6).
+
+    rules: each rule's text, by `family table` and handle. devices: of chains at ingress.
+    """
+
+    rules: dict[tuple[str, int], str]
+    devices: dict[tuple[str, str], tuple[str, ...]]
+    dormant: set[str]
+
+
+def read(objects: list[dict[str, Any]], text: str) -> tuple[Table, ...]:
+    """All tables of the families that an IP packet passes, but the guard's own two.
+
+    objects: what `nft -j list ruleset` has under "nftables". text: what `nft -a list ruleset` prints.
+    """
+    listing, printed = _sorted(objects), _printed(text)
+    return tuple(
+        _Reader(listing, key, printed).table()
+        for key in listing.tables
+        if key[0] in FAMILIES and key not in _OURS and " ".join(key) not in printed.dormant
+    )
+
+
+def _printed(text: str) -> _Printed:
+    printed = _Printed({}, {}, set())
+    table = chain = ""
+    for line in map(str.strip, text.splitlines()):
+        words = line.split()
+        if line.startswith("table "):
+            table = f"{words[1]} {words[2]}"
+        elif line.startswith("chain "):
+            chain = words[1]
+        elif line.startswith("flags ") and "dormant" in line:
+            printed.dormant.add(table)
+        elif " hook " in line and "device" in line:
+            printed.devices[table, chain] = tuple(_QUOTED.findall(line))
+        elif (found := _RULE.fullmatch(line)) is not None:
+            printed.rules[table, int(found["handle"])] = found["text"]
+    return printed
+
+
+def _sorted(objects: list[dict[str, Any]]) -> _Listing:
+    listing = _Listing({}, {}, {}, {})
+    for each in objects:
+        for kind, found in each.items():
+            key = (found.get("family", ""), found.get("table", ""))
+            match kind:
+                case "table":
+                    listing.tables[found["family"], found["name"]] = found
+                case "chain":
+                    listing.chains.setdefault(key, {})[found["name"]] = found
+                case "rule":
+                    listing.rules.setdefault((*key, found["chain"]), []).append(found)
+                case "set" | "map":
+                    listing.sets[*key, found["name"]] = found
+    return listing
+
+
+class _Reader:
+    """Reads one table; each named set is read once."""
+
+    def __init__(self, listing: _Listing, key: Key, printed: _Printed) -> None:
+        self._listing = listing
+        self._key = key
+        self._printed = printed
+        self._members: dict[str, tuple[tuple[Collection, ...], ...]] = {}
+
+    def table(self) -> Table:
+        family, name = self._key
+        found = self._listing.chains.get(self._key, {})
+        chains = {chain: self._chain(about) for chain, about in found.items()}
+        return Table(program="nft", family=family, name=name, chains=chains)
+
+    def _chain(self, about: dict[str, Any]) -> Chain:
+        devices = self._printed.devices.get((" ".join(self._key), about["name"]), ())
+        found = self._listing.rules.get((*self._key, about["name"]), [])
+        return Chain(
+            name=about["name"],
+            rules=tuple(rule for each in found for rule in self._rules(each)),
+            hook=about.get("hook", ""),
+            priority=int(about.get("prio", 0)),
+            drops=about.get("policy") == "drop",
+            devices=devices,
+        )
+
+    def _rules(self, about: dict[str, Any]) -> Iterator[Rule]:
+        """The rule, or several that say the same: one for each verdict of a map."""
+        expressions = about.get("expr", [])
+        text = self._printed.rules.get((" ".join(self._key), about["handle"])) or _shown(expressions)
+        conditions: list[Condition] = []
+        changes: list[Change] = []
+        for expression in expressions:
+            ((word, content),) = expression.items()
+            if word == "vmap":
+                yield from self._verdicts(content, text, tuple(conditions), about["handle"])
+                return
+            ending, target = _ending(word, content)
+            if ending is not None:
+                yield Rule(text, tuple(conditions), ending, target, tuple(changes), about["handle"])
+                return
+            conditions += self._conditions(word, content)
+            changes += _changes(word, content)
+        yield Rule(text, tuple(conditions), "continue", "", tuple(changes), about["handle"])
+
+    def _verdicts(self, content: Any, text: str, before: Conditions, handle: int) -> Iterator[Rule]:
+        pairs = content["data"]
+        if isinstance(pairs, str):
+            pairs = self._listing.sets[*self._key, pairs[1:]].get("elem", [])
+        else:
+            pairs = pairs["set"]
+        rest: Rule | None = None
+        for key, verdict in pairs:
+            ((word, where),) = verdict.items()
+            ending, target = _ending(word, where)
+            key_there = _element(key)
+            condition = self._comparison(content["key"], "==", key_there)
+            rule = Rule(text, (*before, condition), ending or "unclear", target, (), handle)
+            if key_there == "*":
+                rest = rule
+            else:
+                yield rule
+        if rest is not None:  # of the element for everything else it is not known when it counts
+            yield msgspec.structs.replace(rest, conditions=(*before, Condition()))
+
+    def _conditions(self, word: str, content: Any) -> Iterator[Condition]:
+        if word == "match":
+            yield self._comparison(content["left"], content["op"], content["right"])
+        elif word in {"set", "map"} and isinstance(content, dict) and content.get("stmt"):
+            yield Condition()
+        elif word == "xt":
+            if (content or {}).get("name") not in _STATEMENT_OF_XT:
+                yield Condition()
+        elif word not in _HARMLESS | {"mangle", "set", "map"}:
+            yield Condition()
+
+    def _comparison(self, left: Any, op: str, right: Any) -> Condition:
+        try:
+            fields, mask = _fields(left)
+            if op in {"<", ">", "<=", ">="}:
+                return Condition(fields, ((_ordered(op, right),),)) if mask is None else Condition()
+            among = self._among(right, fields)
+            if op not in {"==", "!=", "in"}:
+                return Condition()
+            if mask is not None:
+                among = tuple((Masked(mask, _only(row)),) for row in among)
+            return Condition(fields, among, op == "!=")
+        except (NotUnderstood, KeyError, TypeError, ValueError, AttributeError):
+            return Condition()
+
+    def _among(self, right: Any, fields: tuple[str, ...]) -> tuple[tuple[Collection, ...], ...]:
+        if isinstance(right, str) and right.startswith("@"):
+            if right not in self._members:
+                elements = self._listing.sets[*self._key, right[1:]].get("elem", [])
+                self._members[right] = _rows(elements, fields)
+            return self._members[right]
+        if isinstance(right, dict) and "set" in right:
+            right = right["set"]
+        return _rows(right if isinstance(right, list) else [right], fields)
+
+
+def _shown(expressions: Any) -> str:
+    return msgspec.json.encode(expressions).decode()
+
+
+def _ending(word: str, content: Any) -> tuple[Ending | None, str]:
+    if word in {"jump", "goto"}:
+        return ("jump" if word == "jump" else "goto"), content["target"]
+    if word == "xt" and (content or {}).get("type") == "target":
+        return (None if content["name"] in _STATEMENT_OF_XT else "unclear"), ""
+    return _ENDINGS.get(word), ""
+
+
+def _changes(word: str, content: Any) -> Iterator[Change]:
+    if word == "notrack":
+        yield from (Change("ct state", "untracked"), Change("ct direction", None), Change("ct status", None))
+    elif word == "mangle":
+        value = content["value"]
+        try:
+            fields, mask = _fields(content["key"])
+        except NotUnderstood:
+            return
+        known = isinstance(value, int | str) and mask is None
+        for field in fields:
+            yield Change(field, _named(scalar(value), field) if known else None)
+
+
+def _fields(left: Any) -> tuple[tuple[str, ...], int | None]:
+    """The names of what is compared, and the mask that is laid on it first."""
+    ((kind, content),) = left.items()
+    match kind:
+        case "concat":
+            parts = [_fields(each) for each in content]
+            if any(mask is not None for _, mask in parts):
+                raise NotUnderstood("mask")
+            return tuple(field for fields, _ in parts for field in fields), None
+        case "&":
+            fields, mask = _fields(content[0])
+            if mask is not None or not isinstance(content[1], int):
+                raise NotUnderstood("mask")
+            return fields, content[1]
+    return (_field(kind, content),), None
+
+
+def _field(kind: str, content: Any) -> str:
+    match kind:
+        case "payload" if "protocol" in content:
+            return f"{content['protocol']} {content['field']}"
+        case "meta":
+            return f"meta {content['key']}"
+        case "ct" if "dir" not in content:
+            return f"ct {content['key']}"
+        case "fib":
+            flags = content["flags"]
+            about = {flags} if isinstance(flags, str) else set(flags)
+            (which,) = about & {"saddr", "daddr"}
+            return f"fib {content['result']} {which}"
+    raise NotUnderstood(kind)
+
+
+def _element(element: Any) -> Any:
+    """An element of a set without its timeout, comment and counter."""
+    return element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
+
+
+def _rows(elements: list[Any], fields: tuple[str, ...]) -> tuple[tuple[Collection, ...], ...]:
+    values = [_element(each) for each in elements]
+    if len(fields) == 1:
+        return ((Members(_one(each, fields[0]) for each in values),),)
+    return tuple(
+        tuple(Members([_one(part, field)]) for part, field in zip(each["concat"], fields, strict=True))
+        for each in values
+    )
+
+
+def _one(value: Any, field: str) -> int | str | tuple[int, int]:
+    if isinstance(value, dict):
+        if "prefix" in value:
+            return network(f"{value['prefix']['addr']}/{value['prefix']['len']}")
+        if "range" in value:
+            return span(*(_plain(each, field) for each in value["range"]))
+        raise NotUnderstood(str(value))
+    return _named(_plain(value, field), field)
+
+
+def _plain(value: Any, field: str) -> int | str:
+    if isinstance(value, bool):  # of a route that is missing
+        return str(value)
+    if not isinstance(value, int | str):
+        raise NotUnderstood(str(value))
+    if field.endswith((" saddr", " daddr")) or not isinstance(value, str):
+        return scalar(value)
+    found = scalar(value)
+    if field.endswith("port") and isinstance(found, str):
+        raise NotUnderstood(found)
+    return value if field.startswith(("meta iif", "meta oif")) else found
+
+
+def _named(value: int | str, field: str) -> int | str:
+    if isinstance(value, int) and field in {"meta l4proto", "ip protocol", "ip6 nexthdr"}:
+        return PROTOCOLS.get(value, str(value))
+    return value
+
+
+def _ordered(op: str, right: Any) -> Collection:
+    value = scalar(right)
+    if not isinstance(value, int):
+        return Unclear()
+    greatest = (1 << 128) - 1
+    ends = {"<": (0, value - 1), "<=": (0, value), ">": (value + 1, greatest), ">=": (value, greatest)}
+    return Members([ends[op]])
+
+
+def _only(row: tuple[Collection, ...]) -> Members:
+    (found,) = row
+    if not isinstance(found, Members):
+        raise NotUnderstood("mask")
+    return found

@@ -1,0 +1,187 @@
+"""What stands in the way of the mesh's packets, and the command of that firewall that cures it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from qmesh.mesh.foreign.packets import Packet, Traffic
+from qmesh.mesh.foreign.rules import Drop, Table, drops
+from qmesh.mesh.model import ranges_text
+
+Firewall: TypeAlias = Literal["ufw", "firewalld", "fail2ban", "nft", "iptables"]
+
+_ONE_WAY: Final[dict[Traffic, str]] = {
+    "wireguard in": "WireGuard's packets in by",
+    "wireguard out": "WireGuard's packets out by",
+    "tunnel in": "the mesh's packets in by",
+    "tunnel out": "the mesh's packets out by",
+    "loopback": "own packets to own workers by",
+}
+
+
+class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule or policy of another program that takes the mesh's packets away, or might.
+
+    place: table and chain. seen: the rule. wanted: the packets. cure: a shell command.
+    is_certain: False where the rule could not be understood.
+    """
+
+    place: str
+    seen: str
+    wanted: str
+    cure: str
+    is_certain: bool
+
+
+def obstacles(
+    tables: Iterable[Table], packets: Iterable[Packet], lasting: str | None = None
+) -> tuple[Obstacle, ...]:
+    """Each obstacle once, with all packets that it takes.
+
+    lasting: text of /etc/nftables.conf, None without one.
+    """
+    tables = tuple(tables)
+    found: dict[tuple[str, str, str, bool], list[Packet]] = {}
+    for packet in packets:
+        for drop in drops(tables, packet):
+            key = (_place(drop), _seen(drop), _cure(drop, packet, lasting), drop.is_certain)
+            found.setdefault(key, []).append(packet)
+    return tuple(
+        Obstacle(place=place, seen=seen, wanted=_wanted(taken), cure=cure, is_certain=is_certain)
+        for (place, seen, cure, is_certain), taken in found.items()
+    )
+
+
+def _place(drop: Drop) -> str:
+    table = drop.table
+    by = "" if table.program == "nft" else f" of {_command(table)}"
+    return f"table {table.family} {table.name} chain {drop.chain}{by}"
+
+
+def _seen(drop: Drop) -> str:
+    if drop.rule is None:
+        return "policy drop"
+    handle = "" if drop.rule.handle is None else f" (handle {drop.rule.handle})"
+    return f"{'' if drop.is_certain else 'not understood: '}{drop.rule.text}{handle}"
+
+
+def _wanted(packets: list[Packet]) -> str:
+    first = packets[0]
+    protocols = sorted({packet.protocol for packet in packets})
+    parts = []
+    for protocol in protocols:
+        ports = {_known_port(each) for each in packets if each.protocol == protocol}
+        parts.append(f"{protocol.upper()} port {ranges_text(tuple(sorted(ports)))}")
+    return f"{_ONE_WAY[first.traffic]} {first.interface}: {', '.join(parts)}"
+
+
+def _known_port(packet: Packet) -> int:
+    """The port that the packet is about: of whom is asked, or WireGuard's own."""
+    if packet.traffic.startswith("wireguard"):
+        return packet.target_port if packet.iif else packet.source_port
+    return packet.source_port if packet.is_reply else packet.target_port
+
+
+def firewall(drop: Drop) -> Firewall:
+    """Whose table it is, by the names of its table and chains."""
+    table = drop.table
+    text = "" if drop.rule is None else drop.rule.text
+    if "f2b-" in f"{table.name} {drop.chain} {text}":
+        return "fail2ban"
+    if table.program == "nft":
+        return "firewalld" if table.name.startswith("firewalld") else "nft"
+    if any(chain.startswith(("ufw-", "ufw6-")) for chain in table.chains):
+        return "ufw"
+    return "firewalld" if "INPUT_ZONES" in table.chains else "iptables"
+
+
+def _cure(drop: Drop, packet: Packet, lasting: str | None) -> str:
+    match firewall(drop):
+        case "fail2ban":
+            return f"fail2ban-client unban {packet.remote}"
+        case "ufw":
+            return _ufw(drop, packet)
+        case "firewalld":
+            return _firewalld(drop, packet)
+        case "nft":
+            return _nft(drop, packet, lasting)
+    return _iptables(drop, packet)
+
+
+def _ufw(drop: Drop, packet: Packet) -> str:
+    if drop.rule is not None and not drop.chain.startswith(
+        ("ufw-user", "ufw6-user", "ufw-reject", "ufw-skip")
+    ):
+        return f"{_iptables(drop, packet)}  # and in ufw's files /etc/ufw/*.rules, or a reload takes it away"
+    ufw = "ufw" if drop.rule is None else "ufw prepend"
+    port = _known_port(packet)
+    match packet.traffic:
+        case "wireguard in":
+            return f"{ufw} allow {port}/udp"
+        case "wireguard out":
+            return f"{ufw} allow out on {packet.oif} to any port {packet.target_port} proto udp"
+    return f"{ufw} allow {'in' if packet.iif else 'out'} on {packet.interface}"
+
+
+def _firewalld(drop: Drop, packet: Packet) -> str:
+    if drop.table.name == "firewalld_policy_drop":
+        return "firewall-cmd --panic-off"
+    if packet.traffic == "tunnel in":
+        change = f"--zone=trusted --change-interface={packet.iif}"
+    elif packet.traffic == "wireguard in":
+        allow = f"--add-port={packet.target_port}/udp"
+        if drop.chain.endswith(("_deny", "_pre")):
+            rule = f'rule priority="-32768" port port="{packet.target_port}" protocol="udp" accept'
+            allow = f"--add-rich-rule='{rule}'"
+        change = f"--zone={_zone(drop)} {allow}"
+    else:
+        return "firewall-cmd --list-all-policies  # and take out the rule that is named"
+    return f"firewall-cmd --permanent {change} && firewall-cmd --reload"
+
+
+def _zone(drop: Drop) -> str:
+    """The zone by which the packet came in: that of the first chain of one."""
+    for chain in drop.visited:
+        for beginning in ("filter_IN_", "IN_"):
+            zone = chain.removeprefix(beginning)
+            if zone != chain and not zone.startswith("policy_"):
+                return zone
+    return "public"
+
+
+def _nft(drop: Drop, packet: Packet, lasting: str | None) -> str:
+    table = f"{drop.table.family} {drop.table.name}"
+    insert = f"nft insert rule {table} {drop.chain} {_asked(packet)} accept"
+    is_lasting = lasting is not None and f"table {table}" in " ".join(lasting.split())
+    return f"{insert}  # and in /etc/nftables.conf, or a reload takes it away" if is_lasting else insert
+
+
+def _asked(packet: Packet) -> str:
+    """The packets, in nft's words."""
+    match packet.traffic:
+        case "wireguard in":
+            return f"udp dport {packet.target_port}"
+        case "wireguard out":
+            return f"udp sport {packet.source_port}"
+    return f"{'iifname' if packet.iif else 'oifname'} {packet.interface}"
+
+
+def _iptables(drop: Drop, packet: Packet) -> str:
+    match packet.traffic:
+        case "wireguard in":
+            asked = f"-p udp --dport {packet.target_port}"
+        case "wireguard out":
+            asked = f"-p udp --sport {packet.source_port}"
+        case _:
+            asked = f"{'-i' if packet.iif else '-o'} {packet.interface}"
+    table = "" if drop.table.name == "filter" else f" -t {drop.table.name}"
+    return f"{_command(drop.table)}{table} -I {drop.chain} {asked} -j ACCEPT"
+
+
+def _command(table: Table) -> str:
+    names = {"iptables": "iptables", "iptables-legacy": "iptables-legacy"}
+    name = names.get(table.program, "iptables")
+    return name.replace("iptables", "ip6tables") if table.family == "ip6" else name

@@ -1,0 +1,210 @@
+"""Rulesets as values, and one packet against them.
+
+A rule that was not understood is never silently one that lets pass: both ways are followed, and
+where they end unlike, the answer says which rule it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from qmesh.mesh.foreign.packets import Packet
+from qmesh.mesh.foreign.values import Collection, Truth, Value, all_of, any_of
+
+Ending: TypeAlias = Literal["accept", "drop", "return", "jump", "goto", "unclear", "continue"]
+Program: TypeAlias = Literal["nft", "iptables", "iptables-legacy"]
+Fields: TypeAlias = dict[str, Value | None]
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """Something that a rule asks of a packet.
+
+    fields: what is compared; several for a concatenation. Empty: it could not be understood.
+    among: alternatives, of which each has a collection for each field.
+    """
+
+    fields: tuple[str, ...] = ()
+    among: tuple[tuple[Collection, ...], ...] = ()
+    negated: bool = False
+
+    def holds(self, known: Mapping[str, Value | None]) -> Truth:
+        """Whether a packet of these fields is meant. What it does not have at all is no match."""
+        if not self.fields:
+            return None
+        values: list[Value] = []
+        for field in self.fields:
+            if known.get(field, 0) is None or known.get(field.partition(" ")[0], 0) is None:
+                return False
+            value = known.get(field)
+            if value is None:
+                return None
+            values.append(value)
+        truth = any_of(
+            [all_of([each.has(value) for each, value in zip(row, values, strict=True)]) for row in self.among]
+        )
+        return truth if truth is None else truth is not self.negated
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A field that a rule sets; None: to something unclear."""
+
+    field: str
+    value: Value | None
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A rule, or one of the alternatives of a verdict map.
+
+    text: as its program prints it. handle: nft's number of it.
+    target: the chain of a jump or goto.
+    """
+
+    text: str
+    conditions: tuple[Condition, ...] = ()
+    ending: Ending = "continue"
+    target: str = ""
+    changes: tuple[Change, ...] = ()
+    handle: int | None = None
+
+
+class Chain(msgspec.Struct, frozen=True, kw_only=True):
+    """A chain; a base chain where it has a hook. device: of one at ingress, else ""."""
+
+    name: str
+    rules: tuple[Rule, ...] = ()
+    hook: str = ""
+    priority: int = 0
+    drops: bool = False
+    devices: tuple[str, ...] = ()
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """A table with its chains, by name; family: by nft's name."""
+
+    program: Program
+    family: str
+    name: str
+    chains: Mapping[str, Chain]
+
+
+class Drop(msgspec.Struct, frozen=True, kw_only=True):
+    """What takes a packet away, or might.
+
+    rule: None where it is the base chain's policy.
+    is_certain: False where `rule` could not be understood.
+    visited: the chains that the packet came into, in order.
+    """
+
+    table: Table
+    chain: str
+    rule: Rule | None
+    is_certain: bool
+    visited: tuple[str, ...]
+
+
+def drops(tables: Iterable[Table], packet: Packet) -> Iterator[Drop]:
+    """Every base chain's drop of a packet, in the order in which it would meet them."""
+    known = packet.fields()
+    found = [
+        (packet.hooks.index(chain.hook), chain.priority, table, chain)
+        for table in tables
+        if table.family in {"inet", "netdev", packet.family}
+        for chain in table.chains.values()
+        if chain.hook in packet.hooks and (not chain.devices or packet.interface in chain.devices)
+    ]
+    for _, _, table, chain in sorted(found, key=lambda each: each[:2]):
+        at_hook = known if chain.hook != "ingress" else _before_tracking(known)
+        drop = _Walk(table, at_hook).through(chain)
+        if drop is not None:
+            yield drop
+
+
+def _before_tracking(known: Fields) -> Fields:
+    return {field: value for field, value in known.items() if not field.startswith(("ct ", "fib "))}
+
+
+class _Ends(msgspec.Struct):
+    """How a walk through a chain may end: several at once, where a rule was not understood.
+
+    drop: the chain and the rule. doubt: the first that was not understood.
+    """
+
+    accepts: bool = False
+    falls: bool = False
+    unclear: bool = False
+    drop: tuple[str, Rule] | None = None
+    doubt: tuple[str, Rule] | None = None
+
+    def take(self, other: _Ends) -> None:
+        self.accepts |= other.accepts
+        self.unclear |= other.unclear
+        self.drop = self.drop or other.drop
+        self.doubt = self.doubt or other.doubt
+
+
+class _Walk:
+    def __init__(self, table: Table, known: Fields) -> None:
+        self._table = table
+        self._known = known
+        self._visited: list[str] = []
+
+    def through(self, chain: Chain) -> Drop | None:
+        ends = self._ends_of(chain.name, certain=True)
+        if not ends.unclear and ends.drop is None and not (ends.falls and chain.drops):
+            return None
+        is_certain = not ends.accepts and not ends.unclear and (chain.drops or not ends.falls)
+        place = ends.drop if is_certain else ends.doubt
+        return Drop(
+            table=self._table,
+            chain=place[0] if place else chain.name,
+            rule=place[1] if place else None,
+            is_certain=is_certain,
+            visited=tuple(self._visited),
+        )
+
+    def _ends_of(self, name: str, *, certain: bool) -> _Ends:
+        """The ways in which a chain may end. certain: whether the packet surely comes into it."""
+        self._visited.append(name)
+        ends = _Ends()
+        for rule in self._table.chains[name].rules:
+            truth = all_of([condition.holds(self._known) for condition in rule.conditions])
+            if truth is False:
+                continue
+            if truth is None and rule.ending != "continue":
+                ends.doubt = ends.doubt or (name, rule)
+            self._change(rule, certain=certain and truth is True)
+            if self._take(ends, name, rule, certain=certain and truth is True) and truth:
+                return ends
+        ends.falls = True
+        return ends
+
+    def _take(self, ends: _Ends, name: str, rule: Rule, *, certain: bool) -> bool:
+        """Note how the chain may end by this rule; return whether a match ends it."""
+        match rule.ending:
+            case "continue":
+                return False
+            case "accept":
+                ends.accepts = True
+            case "drop":
+                ends.drop = ends.drop or (name, rule)
+            case "return":
+                ends.falls = True
+            case "unclear":
+                ends.unclear = True
+                ends.doubt = ends.doubt or (name, rule)
+            case "jump" | "goto":
+                inner = self._ends_of(rule.target, certain=certain)
+                ends.take(inner)
+                ends.falls |= inner.falls and rule.ending == "goto"
+                return rule.ending == "goto" or not inner.falls
+        return True
+
+    def _change(self, rule: Rule, *, certain: bool) -> None:
+        for change in rule.changes:
+            if certain and change.value is not None:
+                self._known[change.field] = change.value
+            else:
+                self._known.pop(change.field, None)

@@ -1,0 +1,161 @@
+"""Read what `iptables-save` and `ip6tables-save` print into values. Source: iptables-extensions(8)."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from qmesh.mesh.foreign.rules import Chain, Change, Condition, Ending, Program, Rule, Table
+from qmesh.mesh.foreign.values import Masked, Members, NotUnderstood, network, scalar, span
+
+TABLES: Final = frozenset({"filter", "nat", "mangle", "raw", "security"})
+_HOOKS: Final = {
+    "PREROUTING": "prerouting", "INPUT": "input", "FORWARD": "forward",
+    "OUTPUT": "output", "POSTROUTING": "postrouting",
+}  # fmt: skip
+_PRIORITIES: Final = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
+_ENDINGS: Final[Mapping[str, Ending]] = {
+    "ACCEPT": "accept", "DROP": "drop", "REJECT": "drop", "RETURN": "return",
+    "MASQUERADE": "accept", "SNAT": "accept",
+    **dict.fromkeys(
+        ("LOG", "NFLOG", "ULOG", "TRACE", "CT", "NOTRACK", "MARK", "CONNMARK", "TCPMSS", "SET", "TOS",
+         "DSCP", "TTL", "CLASSIFY", "CHECKSUM", "AUDIT", "TEE"), "continue",
+    ),
+}  # fmt: skip
+_SAY_NOTHING: Final = frozenset({
+    "tcp", "udp", "comment", "conntrack", "state", "addrtype", "multiport", "mark", "icmp", "icmp6", "icmpv6",
+})  # fmt: skip
+"""Matches that ask for nothing by being named, only by their options."""
+
+
+def read(text: str, *, family: str, program: Program) -> tuple[Table, ...]:
+    """All tables of what a program saved. family: `ip` or `ip6`."""
+    tables: list[Table] = []
+    name, policies, rules = "", {}, {}
+    for line in text.splitlines():
+        if line.startswith("*"):
+            name, policies, rules = line[1:], {}, {}
+        elif line.startswith(":"):
+            chain, policy = line[1:].split()[:2]
+            policies[chain] = policy
+            rules[chain] = []
+        elif line.startswith("-A "):
+            chain = shlex.split(line)[1]
+            rules[chain].append(_rule(line, policies))
+        elif line == "COMMIT":
+            chains = {each: _chain(name, each, policies[each], tuple(rules[each])) for each in policies}
+            tables.append(Table(program=program, family=family, name=name, chains=chains))
+    return tuple(tables)
+
+
+def _chain(table: str, name: str, policy: str, rules: tuple[Rule, ...]) -> Chain:
+    hook = _HOOKS.get(name, "") if policy != "-" else ""
+    is_after = table == "nat" and hook in {"input", "postrouting"}
+    priority = 100 if is_after else _PRIORITIES.get(table, 0)
+    return Chain(name=name, rules=rules, hook=hook, priority=priority, drops=policy == "DROP")
+
+
+def _rule(line: str, chains: Mapping[str, str]) -> Rule:
+    words = shlex.split(line)[2:]
+    conditions: list[Condition] = []
+    negated = False
+    while words:
+        word = words.pop(0)
+        if word == "!":
+            negated = True
+        elif word in {"-j", "-g"}:
+            ending, target = _ending(word, words[0], chains)
+            return Rule(line, tuple(conditions), ending, target, tuple(_changes(words)))
+        else:
+            arguments = _arguments(words)
+            conditions += _conditions(word, arguments, negated=negated)
+            negated = False
+    return Rule(line, tuple(conditions))
+
+
+def _arguments(words: list[str]) -> list[str]:
+    """The words up to the next option."""
+    found = []
+    while words and not (words[0].startswith("-") or words[0] == "!"):
+        found.append(words.pop(0))
+    return found
+
+
+def _ending(word: str, target: str, chains: Mapping[str, str]) -> tuple[Ending, str]:
+    if target in chains:
+        return ("goto" if word == "-g" else "jump"), target
+    return _ENDINGS.get(target, "unclear"), ""
+
+
+def _changes(words: list[str]) -> Iterator[Change]:
+    if words[0] == "NOTRACK" or "--notrack" in words:
+        yield from (Change("ct state", "untracked"), Change("ct direction", None), Change("ct status", None))
+    elif words[0] in {"MARK", "CONNMARK"}:
+        yield from (Change("meta mark", None), Change("ct mark", None))
+
+
+def _conditions(word: str, arguments: list[str], *, negated: bool) -> Iterator[Condition]:
+    if word == "-m":
+        if arguments[0] not in _SAY_NOTHING:
+            yield Condition()
+    elif word not in {"--comment", "--reject-with"}:
+        yield _condition(word, arguments, negated=negated)
+
+
+def _condition(word: str, arguments: list[str], *, negated: bool) -> Condition:
+    known = _OPTIONS.get(word)
+    if known is None or len(arguments) != 1:
+        return Condition()
+    field, understand = known
+    try:
+        members = understand(arguments[0])
+    except (NotUnderstood, ValueError):
+        return Condition()
+    return Condition((field,), ((members,),), negated)
+
+
+def _interfaces(text: str) -> Members:
+    return Members([text[:-1] + "*" if text.endswith("+") else text])
+
+
+def _protocols(text: str) -> Members:
+    return Members([{"icmpv6": "ipv6-icmp"}.get(text, text)])
+
+
+def _networks(text: str) -> Members:
+    return Members([network(text)])
+
+
+def _ports(text: str) -> Members:
+    parts = (part.partition(":") for part in text.split(","))
+    return Members([span(first or 0, last or (65535 if colon else first)) for first, colon, last in parts])
+
+
+def _words(text: str) -> Members:
+    return Members(text.lower().split(","))
+
+
+def _mark(text: str) -> Members | Masked:
+    value, slash, mask = text.partition("/")
+    members = Members([scalar(value)])
+    return Masked(int(mask, 0), members) if slash else members
+
+
+_OPTIONS: Final[Mapping[str, tuple[str, Callable[[str], Members | Masked]]]] = {
+    "-i": ("meta iifname", _interfaces),
+    "-o": ("meta oifname", _interfaces),
+    "-s": ("saddr", _networks),
+    "-d": ("daddr", _networks),
+    "-p": ("meta l4proto", _protocols),
+    "--dport": ("th dport", _ports),
+    "--sport": ("th sport", _ports),
+    "--dports": ("th dport", _ports),
+    "--sports": ("th sport", _ports),
+    "--ctstate": ("ct state", _words),
+    "--state": ("ct state", _words),
+    "--ctdir": ("ct direction", _words),
+    "--dst-type": ("fib type daddr", _words),
+    "--src-type": ("fib type saddr", _words),
+    "--mark": ("meta mark", _mark),
+}
