@@ -164,6 +164,12 @@ def global_addresses(except_interface: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(address) for address in found if _is_reachable(address)))
 
 
+def own_addresses() -> frozenset[str]:
+    """Every address of this machine, on whichever interface. Raises MachineRefused when it cannot look."""
+    with rtnetlink("read the addresses") as netlink:
+        return frozenset(_address_text(message).partition("/")[0] for message in whole_dump(netlink.get_addr))
+
+
 def _find(netlink: Any, interface: str) -> Any | None:
     try:
         (found,) = netlink.link("get", ifname=interface)

@@ -9,7 +9,7 @@ from itertools import groupby
 import msgspec
 
 from qmesh.errors import KernelRefused, MachineRefused, StateUnreadable
-from qmesh.host import files, held, links, nftables, ports, wireguard
+from qmesh.host import files, flows, held, links, nftables, ports, wireguard
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.guard import HELD, TABLE, change_script, load_script, seen, unload_script
@@ -107,6 +107,7 @@ class Linux:
                 # The boot guard first: should the power go in between, closed is what comes up.
                 files.write(self._state.guard_file, load_script(guard).encode())
                 nftables.run(change_script(old, guard))
+                flows.cut_strangers(guard)
                 held.hold(self._state, guard)
             case UnloadGuard():
                 held.let_go(self._state)
@@ -129,6 +130,7 @@ class Linux:
             case RemovePeer(subject=interface, old=peer):
                 peers = [peer, *(other.old for other in alike if isinstance(other, RemovePeer))]
                 self._wireguard.remove_peers(interface, [peer.public_key for peer in peers])
+                flows.cut_from({ip.partition("/")[0] for peer in peers for ip in peer.allowed_ips})
             case SetKey(subject=interface, new=public_key):
                 self._wireguard.set_key(interface, self._private_key(public_key))
             case SetListenPort(subject=interface, new=port):
