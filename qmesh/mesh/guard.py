@@ -10,7 +10,7 @@ The chains, in the order in which a packet meets them (docs/guard.md has the rea
 
 asked_for   prerouting, before destination NAT: the port is still the one that was asked for
 arrived_at  input, after destination NAT: the port that a socket of this machine would see
-passed_on   forward: to a container of this machine
+passed_on   forward: to a container of this machine; nobody sends through the tunnel by way of this machine
 sent        output: a connection that is older than the guard is neither answered nor taken up again; no
             local user asks
 """
@@ -88,6 +88,7 @@ table inet {table} {{{flags}
 
 	chain passed_on {{
 		type filter hook forward priority mangle; policy accept;
+		oifname "{guard.interface}" goto into_tunnel
 		meta l4proto {{ tcp, udp }} th dport @worker_ports ct status dnat goto worker_port
 		meta l4proto {{ tcp, udp }} th dport @worker_ports meta oifkind "bridge" goto worker_port
 		tcp sport @worker_ports meta iifkind "bridge" ct direction original ct state new goto taken_up
@@ -110,6 +111,11 @@ table inet {table} {{{flags}
 		{_what_members_may_reach(guard, family)}
 		ct direction reply accept
 		meta l4proto {{ icmp, ipv6-icmp }} fib daddr type local accept
+		counter drop
+	}}
+
+	chain into_tunnel {{
+		ct direction reply accept
 		counter drop
 	}}
 

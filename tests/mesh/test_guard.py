@@ -52,6 +52,7 @@ table inet qmesh {
 
 	chain passed_on {
 		type filter hook forward priority mangle; policy accept;
+		oifname "qmesh0" goto into_tunnel
 		meta l4proto { tcp, udp } th dport @worker_ports ct status dnat goto worker_port
 		meta l4proto { tcp, udp } th dport @worker_ports meta oifkind "bridge" goto worker_port
 		tcp sport @worker_ports meta iifkind "bridge" ct direction original ct state new goto taken_up
@@ -76,6 +77,11 @@ table inet qmesh {
 		meta iifkind "wireguard" ip saddr 10.77.0.1 meta l4proto { tcp, udp } th dport @worker_ports accept
 		ct direction reply accept
 		meta l4proto { icmp, ipv6-icmp } fib daddr type local accept
+		counter drop
+	}
+
+	chain into_tunnel {
+		ct direction reply accept
 		counter drop
 	}
 
