@@ -12,11 +12,12 @@ from qmesh.agent import nodefile
 from qmesh.agent.converge import wanted_and_observed
 from qmesh.agent.here import Here, load, require_root, risen
 from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, ports, services
+from qmesh.host import files, ports, services, sysctls
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
 from qmesh.mesh.audit import ConfigFile, Finding, KeyFile, SecretFile, Surroundings, audit
 from qmesh.mesh.enrolment import public_key_of
+from qmesh.mesh.sysctls import Weakness, weaknesses
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -61,7 +62,13 @@ def _surroundings(state: State, here: Here, *, taken_down: bool) -> Surroundings
         listeners=ports.listeners(),
         taken_down=taken_down,
         agent_runs=services.agent_runs(state),
+        weaknesses=_weaknesses(here.settings.interface),
     )
+
+
+def _weaknesses(interface: str) -> tuple[Weakness, ...]:
+    settings = sysctls.per_interface(except_interfaces=frozenset({"lo", interface}))
+    return tuple(weaknesses(settings, sysctls.forwarding()))
 
 
 def _key_files(state: State, here: Here) -> tuple[KeyFile, ...]:

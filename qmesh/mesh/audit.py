@@ -12,6 +12,7 @@ import msgspec
 from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Peer, Profile, Tunnel, Unshown, ranges_text
+from qmesh.mesh.sysctls import Weakness
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 
@@ -79,6 +80,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     listeners: address and port of each listening TCP socket.
     taken_down: whether the tunnel is down because `qmesh down` said so.
     agent_runs: whether this machine's agent does.
+    weaknesses: what its kernel is set to.
     """
 
     public_key: str
@@ -92,6 +94,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[tuple[str, int], ...]
     taken_down: bool = False
     agent_runs: bool = True
+    weaknesses: tuple[Weakness, ...] = ()
 
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
@@ -100,6 +103,7 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
         *_key_findings(around),
         *_guard_findings(desired, observed),
         *_port_findings(desired, observed),
+        *_sysctl_findings(desired, observed, around),
         *_listener_findings(desired, observed, around),
         *_tunnel_findings(desired.tunnel, observed.tunnel, around),
         *_agent_findings(around),
@@ -175,6 +179,15 @@ def _port_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]
             "in net.ipv4.ip_local_reserved_ports",
             "an outgoing connection may take it",
         )
+
+
+def _sysctl_findings(desired: NodeState, observed: NodeState, around: Surroundings) -> Iterator[Finding]:
+    is_whole = observed.guard == desired.guard
+    for weak in around.weaknesses:
+        if weak.always:
+            yield _warning("sysctl", weak.setting, weak.wanted, weak.seen, weak.cure)
+        elif not is_whole:
+            yield Finding("sysctl", "info", weak.setting, weak.wanted, weak.seen, weak.cure)
 
 
 def _listener_findings(desired: NodeState, observed: NodeState, around: Surroundings) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from qmesh.mesh.audit import ConfigFile, Finding, KeyFile, SecretFile, Surroundi
 from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import AlteredGuard, Endpoint, Guard, Machine, NodeState, Secret
+from qmesh.mesh.sysctls import Weakness
 
 replace = msgspec.structs.replace
 
@@ -144,6 +145,18 @@ def test_a_guard_for_other_ports_is_named_with_them():
 def test_a_guard_that_lacks_a_part_is_named_by_it_though_the_ports_are_closed(lack, code, subject):
     altered = AlteredGuard("table inet qmesh {}", loaded=GUARD, lack=lack)
     assert found(replace(WANTED, guard=altered)) == [(code, "error", subject)]
+
+
+ALWAYS = Weakness("net.ipv4.conf.*.route_localnet", "off", "on", "sysctl -w x=0", always=True)
+SOMETIMES = Weakness("net.ipv4.ip_forward", "off", "on", "sysctl -w y=0")
+
+
+def test_a_weak_setting_is_told_where_it_matters_and_the_rest_only_while_the_guard_is_not_whole():
+    around = replace(AROUND, weaknesses=(ALWAYS, SOMETIMES))
+    assert found(around=around) == [("sysctl", "warning", "net.ipv4.conf.*.route_localnet")]
+    codes = found(replace(WANTED, guard=None), around)
+    assert ("sysctl", "info", "net.ipv4.ip_forward") in codes
+    assert ("sysctl", "warning", "net.ipv4.conf.*.route_localnet") in codes
 
 
 def test_a_guard_that_lost_a_port_is_drift_whatever_the_next_boot_would_load():
