@@ -12,8 +12,8 @@ from qmesh.mesh.guard import HELD, TABLE, load_script, render_held
 from qmesh.mesh.model import Guard
 from tests.lab.cluster import CONFIG, invite, make_control, qmesh
 from tests.lab.machines import Lab, Machine
+from tests.lab.mesh import ip
 from tests.lab.probe import QUIET_SECONDS, Place
-from tests.lab.test_guard import ip
 
 pytestmark = pytest.mark.lab
 

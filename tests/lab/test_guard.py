@@ -1,16 +1,5 @@
 """The guard's promises, packet by packet, against the kernel's nftables and a real WireGuard tunnel.
 
-    attacker 192.168.0.66 ------ LAN ------ control node .200  10.77.0.1
-                                  |-------- member       .202  10.77.0.3, 10.77.0.4
-                                  '-------- worker       .201  10.77.0.2, 10.77.1.2
-                                              |- docker0: container-a 172.17.0.2
-                                              |- br0:     container-b 172.18.0.2
-                                              '- router   10.50.0.1 - beyond 10.50.0.2
-
-Every machine believes forged sources, every server listens on every address, and the worker
-machine forwards: only the guard is left to refuse. 10.77.0.3 is a member whose WireGuard peer
-the worker itself is, 10.77.0.4 one that comes by way of the hub, to 10.77.1.2.
-
 A packet that does not arrive shows nothing by itself. So each hostile probe is made three times:
 without the guard, when it must arrive; with it, when it must not; and with it to a port of no
 worker, the worker ports' neighbour, where it must arrive.
@@ -22,319 +11,62 @@ import contextlib
 import itertools
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Callable, Iterator
 
-import msgspec
 import pytest
 
 from qmesh.mesh.guard import load_script, parse
 from qmesh.mesh.model import Guard
 from tests.lab import attack
-from tests.lab.machines import Lab, Machine, Running, _ip
+from tests.lab.machines import Machine, Running
+from tests.lab.mesh import (
+    ADDRESSES,
+    CONTROL,
+    CONTROL6,
+    ELSEWHERE,
+    GUARDS,
+    LAST_WORKER,
+    LISTEN,
+    MEMBER_BY_HUB,
+    MEMBERSHIP,
+    NEIGHBOUR,
+    PORTS,
+    PROTOCOLS,
+    SILENT_WORKER,
+    SSH,
+    WORKER,
+    WORKER_BY_HUB,
+    Mesh,
+    all_arrived,
+    ip,
+    nft,
+)
 from tests.lab.probe import (
-    BROADCAST,
-    DESTINATION_OPTIONS,
-    IP_TRANSPARENT,
-    IPV6_TRANSPARENT,
     QUIET_SECONDS,
     Attempt,
     Listeners,
     Option,
-    Place,
     Probe,
-    Protocol,
     attempts,
     eventually,
     reach,
 )
-
-pytestmark = pytest.mark.lab
-
-Role: TypeAlias = Literal["control", "worker"]
-Probes: TypeAlias = Callable[[int], list[Probe]]
-"""The probes to a port."""
-
-WORKER, LAST_WORKER, SILENT_WORKER, NEIGHBOUR = 40001, 40002, 40003, 40004
-"""Nothing listens at the silent worker's port, as when a worker has ended."""
-SSH, MEMBERSHIP, ELSEWHERE, LISTEN = 22, 9377, 9001, 51820
-PORTS = tuple(range(40000, NEIGHBOUR))
-
-CONTROL, CONTROL6 = "10.77.0.1", "fd77::1"
-ADDRESSES: Final = {"control": (CONTROL, CONTROL6), "worker": ("10.77.0.2", "fd77::2")}
-MEMBER, MEMBER_BY_HUB, WORKER_BY_HUB = "10.77.0.3", "10.77.0.4", "10.77.1.2"
-PROTOCOLS: Final[tuple[Protocol, ...]] = ("tcp", "udp")
-
-GUARDS: Final[dict[Role, Guard]] = {
-    role: Guard(
-        role=role,
-        interface="qmesh0",
-        kind="tun",
-        listen_port=LISTEN,
-        control_address=CONTROL,
-        service_port=MEMBERSHIP,
-        ports=PORTS,
-    )
-    for role in ("control", "worker")
-}
-
-PEERS: Final = {
-    "control": {
-        "worker": "10.77.0.2/32, 10.77.1.2/32, fd77::2/128",
-        "member": "10.77.0.3/32, 10.77.0.4/32, fd77::3/128",
-    },
-    "worker": {
-        "control": "10.77.0.1/32, 10.77.0.4/32, fd77::1/128",
-        "member": "10.77.0.3/32, fd77::3/128",
-    },
-    "member": {
-        "control": "10.77.0.1/32, 10.77.1.2/32, fd77::1/128",
-        "worker": "10.77.0.2/32, fd77::2/128",
-    },
-}
-"""Each machine's peers with their allowed IPs: more than qmesh gives them, so that more is tried."""
-
-TUNNEL_ADDRESSES: Final = {
-    "control": ("10.77.0.1/20", "fd77::1/64"),
-    "worker": ("10.77.0.2/20", "10.77.1.2/20", "fd77::2/64"),
-    "member": ("10.77.0.3/20", "10.77.0.4/20", "fd77::3/64"),
-}
-
-SYSCTLS = (
-    "net.ipv4.conf.all.accept_local=1",
-    "net.ipv4.conf.all.route_localnet=1",
-    "net.ipv4.conf.all.rp_filter=0",
-    "net.ipv4.conf.default.rp_filter=0",
-    "net.ipv4.conf.eth0.rp_filter=0",
-    "net.ipv4.ip_forward=1",
-    "net.ipv4.ip_nonlocal_bind=1",
-    "net.ipv6.conf.all.forwarding=1",
+from tests.lab.ways import (
+    IMPOSTORS,
+    LAN_WAYS,
+    NETS,
+    cable,
+    forged,
+    impostor,
+    lan_ways,
+    published,
+    restore_tunnel,
+    to_each,
+    translations,
+    without_tunnel,
 )
 
-
-class Mesh:
-    """The machines of the module's docstring, with what the tests do to them."""
-
-    def __init__(self, lab: Lab, listeners: Listeners, undo: contextlib.ExitStack) -> None:
-        self.listeners = listeners
-        self._undo = undo
-        numbers = {"control": 200, "worker": 201, "member": 202, "attacker": 66}
-        self.machines = {
-            name: lab.machine(name, f"192.168.0.{number}", f"fd00:1a::{number}")
-            for name, number in numbers.items()
-        }
-        self.control, self.worker, self.member, self.attacker = self.machines.values()
-        self.at = {name: self._place(machine) for name, machine in self.machines.items()}
-        for machine in self.machines.values():
-            machine.run(["sysctl", "-qw", *SYSCTLS])
-        keys = {name: self.machines[name].run(["wg", "genkey"]).stdout.strip() for name in PEERS}
-        self._private = keys
-        self.public = {
-            name: self.control.run(["wg", "pubkey"], input=key).stdout.strip() for name, key in keys.items()
-        }
-        for name in PEERS:
-            self.make_tunnel(name)
-        for name, peer in itertools.permutations(PEERS, 2):  # so that no test waits for a handshake
-            assert self.at[name].ping(TUNNEL_ADDRESSES[peer][0].partition("/")[0])
-        self._make_networks_behind_the_worker()
-        self._listen()
-        routes = [f"{ADDRESSES[name][0]} via {self.machines[name].ipv4}" for name in ADDRESSES]
-        routes += [f"{ADDRESSES[name][1]} via {self.machines[name].ipv6}" for name in ADDRESSES]
-        routes += [
-            f"{net} via {self.worker.ipv4}" for net in ("172.17.0.0/16", "172.18.0.0/16", "10.50.0.0/24")
-        ]
-        routes += [f"{net} via {self.worker.ipv6}" for net in ("fd17::/64", "fd18::/64", "fd50::/64")]
-        ip(self.attacker, *(f"route add {route}" for route in routes))
-
-    def _place(self, machine: Machine, netns: str = "") -> Place:
-        place = Place(machine, netns)
-        self._undo.callback(place.close)
-        return place
-
-    def make_tunnel(self, name: str) -> None:
-        """Userspace WireGuard on a machine, configured and up."""
-        machine = self.machines[name]
-        machine.run(["wireguard-go", "qmesh0"])
-        lines = ["[Interface]", f"PrivateKey = {self._private[name]}", f"ListenPort = {LISTEN}"]
-        for peer, allowed in PEERS[name].items():
-            endpoint = f"{self.machines[peer].ipv4}:{LISTEN}"
-            lines += [
-                "[Peer]",
-                f"PublicKey = {self.public[peer]}",
-                f"Endpoint = {endpoint}",
-                f"AllowedIPs = {allowed}",
-            ]
-        machine.write("/root/wg.conf", "\n".join(lines) + "\n", 0o600)
-        machine.run(["wg", "setconf", "qmesh0", "/root/wg.conf"])
-        addresses = [f"addr add {address} dev qmesh0" for address in TUNNEL_ADDRESSES[name]]
-        ip(machine, *addresses, "link set qmesh0 mtu 1420 up")
-        if name == "worker":
-            ip(machine, f"route add {MEMBER_BY_HUB} dev qmesh0 src {WORKER_BY_HUB}")
-        if name == "member":
-            ip(machine, f"route add {WORKER_BY_HUB} dev qmesh0 src {MEMBER_BY_HUB}")
-
-    def delete_tunnel(self, name: str) -> None:
-        """Delete a machine's tunnel, and wait until its process has ended."""
-        ip(self.machines[name], "link del qmesh0")
-        sock = Path(f"/proc/{self.machines[name].pid}/root/run/wireguard/qmesh0.sock")
-        assert eventually(lambda: not sock.exists())
-
-    def _make_networks_behind_the_worker(self) -> None:
-        behind = (("container-a", "docker0", 17), ("container-b", "br0", 18), ("beyond", "", 0))
-        for name, bridge, number in behind:
-            net, net6 = (f"172.{number}.0.", f"fd{number}::") if bridge else ("10.50.0.", "fd50::")
-            port, own = f"veth{number}", bridge or f"veth{number}"
-            self.worker.run(["ip", "netns", "add", name])
-            ip(self.worker, f"link add {port} type veth peer name eth0 netns {name}")
-            if bridge:
-                ip(self.worker, f"link add {bridge} type bridge forward_delay 0")
-                ip(self.worker, f"link set {port} master {bridge}")
-            addresses = (f"{net}1/24", f"{net6}1/64", "fe80::1/64")
-            ip(self.worker, *given(addresses, own), f"link set {port} up", f"link set {own} up")
-            inside = given((f"{net}2/24", f"{net6}2/64"), "eth0")
-            inside += ["link set lo up", "link set eth0 up"]
-            inside += [f"route add default via {net}1", f"route add default via {net6}1"]
-            commands = "".join(f"{line}\n" for line in inside)
-            self.worker.run(["ip", "-n", name, "-batch", "-"], input=commands)
-            self.at[name] = self._place(self.worker, name)
-
-    def _listen(self) -> None:
-        workers = (WORKER, LAST_WORKER)
-        for name in ("control", "worker"):
-            self.listeners.listen(self.at[name], [SSH, NEIGHBOUR, MEMBERSHIP, *workers])
-        for name in ("member", "attacker", "beyond"):
-            self.listeners.listen(self.at[name], [SSH, NEIGHBOUR, *workers])
-        for name in ("container-a", "container-b"):
-            self.listeners.listen(self.at[name], [8080, NEIGHBOUR, *workers])
-
-    def guard(self, role: Role, **changed: object) -> None:
-        """Load the guard on the machine of a role."""
-        guard = msgspec.structs.replace(GUARDS[role], **changed)
-        nft(self.machines[role], load_script(guard))
-
-    def settle(self) -> None:
-        """No rules but the guards'."""
-        for role in GUARDS:
-            nft(self.machines[role], "flush ruleset\n" + load_script(GUARDS[role]))
-
-    def arrived(self, probes: list[Probe], wanted: Iterable[Probe] = ()) -> set[str]:
-        return {str(probe) for probe in reach(self.listeners, probes, wanted=wanted)}
-
-    def assert_all_arrive(self, probes: list[Probe]) -> None:
-        assert {str(probe) for probe in probes} - self.arrived(probes, probes) == set()
-
-    def assert_guarded(
-        self,
-        role: Role,
-        probes: Probes,
-        *,
-        port: int = WORKER,
-        other_port: int | None = NEIGHBOUR,
-    ) -> None:
-        """That none of the probes reaches a worker, although they are real.
-
-        other_port: the port of no worker to which they must arrive as well; None where the guard
-            denies that too.
-        """
-        hostile = probes(port)
-        nft(self.machines[role], "delete table inet qmesh\n")
-        self.assert_all_arrive(hostile)
-        self.guard(role)
-        ordinary = probes(other_port) if other_port else []
-        assert self.arrived([*hostile, *ordinary], ordinary) == {str(probe) for probe in ordinary}
-
-
-def ip(machine: Machine, *commands: str) -> None:
-    """Commands of ip(8) in a machine."""
-    machine.run(["ip", "-batch", "-"], input="".join(f"{command}\n" for command in commands))
-
-
-def nft(machine: Machine, script: str) -> None:
-    machine.run(["nft", "-f", "-"], input=script)
-
-
-@pytest.fixture(scope="module")
-def whole_mesh() -> Iterator[Mesh]:
-    with Lab() as lab, contextlib.ExitStack() as undo, Listeners() as listeners:
-        yield Mesh(lab, listeners, undo)
-
-
-@pytest.fixture
-def mesh(whole_mesh: Mesh) -> Mesh:
-    whole_mesh.settle()
-    return whole_mesh
-
-
-def to_each(
-    way: str,
-    place: Place,
-    targets: Iterable[str],
-    port: int,
-    *,
-    source: str = "",
-    options: tuple[Option, ...] = (),
-    protocols: Iterable[Protocol] = PROTOCOLS,
-) -> list[Probe]:
-    return [
-        Probe(way, place, protocol, target, port, source=source, options=options)
-        for target in targets
-        for protocol in protocols
-    ]
-
-
-def forged(place: Place, targets: Iterable[str], port: int) -> list[Probe]:
-    """Datagrams in the control node's name; of a connection only the request could be forged."""
-    return [
-        Probe(
-            "forged",
-            place,
-            "udp",
-            target,
-            port,
-            source=CONTROL6 if ":" in target else CONTROL,
-            options=(IPV6_TRANSPARENT if ":" in target else IP_TRANSPARENT,),
-        )
-        for target in targets
-    ]
-
-
-def lan_ways(place: Place, machine: Machine, role: Role) -> dict[str, Probes]:
-    """Every way that a neighbour on the LAN has without forging who it is, and some that are odd."""
-    ipv4, ipv6, link_local = machine.ipv4, f"{machine.ipv6}", f"{machine.link_local}%eth0"
-    everyone = {"protocol": "udp", "listener": machine.name}
-
-    def to(*targets: str, **more: Any) -> Probes:
-        protocols = (more.pop("protocol"),) if "protocol" in more else PROTOCOLS
-        return lambda port: [
-            Probe("LAN", place, protocol, target, port, **more)
-            for target in targets
-            for protocol in protocols
-        ]
-
-    return {
-        "IPv4": to(ipv4),
-        "global IPv6": to(ipv6),
-        "link-local IPv6": to(link_local),
-        "tunnel address": to(*ADDRESSES[role]),
-        "broadcast": to("192.168.0.255", options=(BROADCAST,), **everyone),
-        "multicast": to("ff02::1%eth0", **everyone),
-        "fragments": to(ipv4, ipv6, protocol="udp", size=4000),
-        "extension header": to(ipv6, link_local, options=(DESTINATION_OPTIONS,)),
-    }
-
-
-LAN_WAYS = (
-    "IPv4", "global IPv6", "link-local IPv6", "tunnel address",
-    "broadcast", "multicast", "fragments", "extension header",
-)  # fmt: skip
-
-
-IMPOSTORS: Final = {
-    "veth": ("link set cable down", "link set cable name qmesh0"),
-    "bridge": ("link add qmesh0 type bridge forward_delay 0", "link set cable master qmesh0"),
-    "macvlan": ("link add link cable name qmesh0 type macvlan",),
-}
+pytestmark = pytest.mark.lab
 
 
 @pytest.mark.parametrize("role", ["worker", "control"])
@@ -446,78 +178,8 @@ class TestG1FromTheLan:
             assert all(again(mesh, a) == (a.probe.port == NEIGHBOUR) for a in opened)
 
 
-def all_arrived(mesh: Mesh, opened: list[Attempt]) -> bool:
-    for attempt in opened:
-        attempt.push()
-    return all(attempt.arrived(mesh.listeners) for attempt in opened)
-
-
 def again(mesh: Mesh, attempt: Attempt) -> bool:
     return mesh.listeners.came(f"{attempt.line}-again")
-
-
-def translations(whereto: dict[int, str]) -> str:
-    """A container runtime's table: for each port asked of this machine where it leads, 4 and 6."""
-    rules = []
-    for asked, target in whereto.items():
-        to, to6 = target, f"[fd{target.partition('.')[2][:2]}::2]{target[target.rindex(':') :]}"
-        how = "redirect to" if target.startswith(":") else "dnat ip to"
-        match = f"meta l4proto {{ tcp, udp }} th dport {asked} fib daddr type local"
-        if target.startswith(":"):
-            rules.append(f"{match} {how} {target}")
-        else:
-            rules += [f"meta nfproto ipv4 {match} {how} {to}", f"meta nfproto ipv6 {match} dnat ip6 to {to6}"]
-    text = "\n".join(rules)
-    chains = "".join(
-        f"chain {hook} {{ type nat hook {hook} priority -100;\n{text}\n}}\n"
-        for hook in ("prerouting", "output")
-    )
-    return f"table inet theirs {{\n{chains}}}\n"
-
-
-@contextlib.contextmanager
-def cable(one: Machine, *addresses: str, to: Machine) -> Iterator[None]:
-    """A cable between two machines, whose ends are called so; `one` has addresses at its end."""
-    _ip(one.pid, f"link add cable type veth peer name cable netns {to.pid}\n")
-    ip(one, "link set cable up", *given(addresses, "cable"))
-    ip(to, "link set cable up")
-    try:
-        yield
-    finally:
-        one.run(["ip", "link", "del", "cable"], check=False)  # one that was renamed is gone by now
-
-
-@contextlib.contextmanager
-def impostor(machine: Machine, kind: str, *addresses: str) -> Iterator[None]:
-    """An interface qmesh0 of another kind, at the end of the machine's cable."""
-    ip(machine, *IMPOSTORS[kind], "link set qmesh0 up", *given(addresses, "qmesh0"))
-    try:
-        yield
-    finally:
-        ip(machine, "link del qmesh0")
-
-
-def given(addresses: Iterable[str], interface: str) -> list[str]:
-    return [
-        f"addr add {address} dev {interface}{' nodad' if ':' in address else ''}" for address in addresses
-    ]
-
-
-@contextlib.contextmanager
-def without_tunnel(mesh: Mesh, name: str) -> Iterator[None]:
-    """Meanwhile the machine has no tunnel interface."""
-    mesh.delete_tunnel(name)
-    try:
-        yield
-    finally:
-        restore_tunnel(mesh, name)
-
-
-def restore_tunnel(mesh: Mesh, name: str) -> None:
-    """The tunnel of a machine anew, and connected: the others learn that it lost their sessions."""
-    mesh.make_tunnel(name)
-    for peer in PEERS[name]:
-        assert mesh.at[name].ping(TUNNEL_ADDRESSES[peer][0].partition("/")[0])
 
 
 class TestG1OnAWorkerMachine:
@@ -620,18 +282,6 @@ class TestG1OnAWorkerMachine:
         mesh.assert_all_arrive(probes)
         mesh.guard("worker", kind="wireguard")
         assert mesh.arrived(probes) == set()
-
-
-def published(mesh: Mesh, place: str, container: str, offset: int) -> Probes:
-    """Probes to the port that the worker machine publishes for a container, 4 and 6."""
-    return lambda port: [
-        Probe("published", mesh.at[place], protocol, f"{target}", port + offset, listener=container)
-        for target in (mesh.worker.ipv4, mesh.worker.ipv6)
-        for protocol in PROTOCOLS
-    ]
-
-
-NETS: Final = {"container-a": ("172.17.0.2", "fd17::2"), "container-b": ("172.18.0.2", "fd18::2")}
 
 
 def test_g1_a_worker_published_from_a_routed_network_is_closed(mesh):

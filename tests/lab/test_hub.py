@@ -8,19 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab.test_guard import (
-    ADDRESSES,
-    CONTROL6,
-    Mesh,
-    forged,
-    ip,
-    mesh,
-    nft,
-    to_each,
-    whole_mesh,
-)
-
-__all__ = ["mesh", "whole_mesh"]
+from tests.lab.mesh import ADDRESSES, CONTROL6, Mesh, ip, nft
+from tests.lab.ways import forged, to_each
 
 pytestmark = pytest.mark.lab
 
