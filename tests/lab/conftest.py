@@ -26,3 +26,10 @@ def whole_mesh() -> Iterator[Mesh]:
 def mesh(whole_mesh: Mesh) -> Mesh:
     whole_mesh.settle()
     return whole_mesh
+
+
+@pytest.fixture
+def bare(whole_mesh: Mesh) -> Mesh:
+    """The mesh without any rules."""
+    whole_mesh.strip()
+    return whole_mesh

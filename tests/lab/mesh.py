@@ -187,6 +187,11 @@ class Mesh:
         for role in GUARDS:
             nft(self.machines[role], "flush ruleset\n" + load_script(GUARDS[role]))
 
+    def strip(self) -> None:
+        """No rules anywhere."""
+        for machine in self.machines.values():
+            nft(machine, "flush ruleset\n")
+
     def arrived(self, probes: list[Probe], wanted: Iterable[Probe] = ()) -> set[str]:
         return {str(probe) for probe in reach(self.listeners, probes, wanted=wanted)}
 
