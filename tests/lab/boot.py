@@ -33,27 +33,27 @@ def run(*words: str) -> str:
     return done.stdout
 
 
-def shown(unit: str, *names: str) -> dict[str, str]:
-    answer = run("systemctl", "show", unit, f"--property={','.join(names)}")
-    return dict(line.split("=", 1) for line in answer.splitlines())
+def shown(name: str, *units: str) -> list[str]:
+    """A property of units, in their order."""
+    return run("systemctl", "show", "--value", f"--property={name}", *units).split("\n\n")
 
 
-def process(unit: str) -> int:
-    return int(shown(unit, "MainPID")["MainPID"])
+def processes(*units: str) -> list[int]:
+    return list(map(int, shown("MainPID", *units)))
 
 
-def state(unit: str) -> str:
-    found = shown(unit, "ActiveState", "SubState")
-    return f"{found['ActiveState']} {found['SubState']}"
+def states(*units: str) -> list[str]:
+    return [state.strip() for state in shown("ActiveState", *units)]
 
 
-def began(unit: str) -> float:
-    """Seconds of uptime at which a unit was active."""
-    return int(shown(unit, "ActiveEnterTimestampMonotonic")["ActiveEnterTimestampMonotonic"]) / 1e6
+def began(*units: str) -> dict[str, float]:
+    """Seconds of uptime at which units were active."""
+    found = shown("ActiveEnterTimestampMonotonic", *units)
+    return {unit: int(microseconds) / 1e6 for unit, microseconds in zip(units, found, strict=True)}
 
 
-def is_active(*units: str) -> bool:
-    return all(state(unit).startswith("active ") for unit in units)
+def are_active(*units: str) -> bool:
+    return set(states(*units)) == {"active"}
 
 
 def tables() -> list[str]:
@@ -84,21 +84,21 @@ def knocks() -> dict[str, Any]:
 
 
 def neighbour_came() -> bool:
-    return {"tcp 39999", "udp 39999"} <= recorded("came")["found"].keys()
+    return {"tcp 39999", "udp 39999"} <= set(recorded("came")["found"])
 
 
 def kill(unit: str) -> None:
-    number = process(unit)
-    os.kill(number, signal.SIGKILL)
-    until(lambda: process(unit) not in {0, number} and is_active(unit), f"{unit} anew")
+    until(lambda: processes(unit) != [0], f"{unit} runs")
+    os.kill(processes(unit)[0], signal.SIGKILL)
 
 
 def systemctl(*words: str) -> Callable[[], object]:
     return lambda: run("systemctl", *words)
 
 
+# Those of the agent and the holder are not waited for: the next finds them on their way up. While no
+# agent runs, only what systemd does brings the first table back.
 DISTURBANCES: dict[str, Callable[[], object]] = {
-    # While no agent runs, only what systemd does brings the first table back.
     "stop qmesh": systemctl("stop", "qmesh"),
     "restart nftables": systemctl("restart", "nftables"),
     "reload nftables": systemctl("reload", "nftables"),
@@ -106,16 +106,16 @@ DISTURBANCES: dict[str, Callable[[], object]] = {
     "start nftables": systemctl("start", "nftables"),
     "start qmesh": systemctl("start", "qmesh"),
     "restart nftables under the agent": systemctl("restart", "nftables"),
-    "restart qmesh": systemctl("restart", "qmesh"),
+    "daemon-reload": systemctl("daemon-reload"),
     "kill -9 of the agent": lambda: kill("qmesh.service"),
     "kill -9 of the holder": lambda: kill("qmesh-hold.service"),
-    "restart qmesh-hold": systemctl("restart", "qmesh-hold"),
-    "daemon-reload": systemctl("daemon-reload"),
+    "restart qmesh": systemctl("restart", "--no-block", "qmesh"),
+    "restart qmesh-hold": systemctl("restart", "--no-block", "qmesh-hold"),
 }
 
 
 def disturbed(disturb: Callable[[], object]) -> dict[str, Any]:
-    before, processes = knocks(), [process(unit) for unit in WORKERS]
+    before, workers = knocks(), processes(*WORKERS)
     disturb()
     at_once = tables()
     time.sleep(QUIET_S)
@@ -123,24 +123,23 @@ def disturbed(disturb: Callable[[], object]) -> dict[str, Any]:
         "before": before,
         "after": knocks(),
         "tables": at_once,
-        "workers_went_on": processes == [process(unit) for unit in WORKERS] and is_active(*WORKERS),
+        "workers_went_on": workers == processes(*WORKERS) and are_active(*WORKERS),
     }
 
 
 def guarded() -> dict[str, Any]:
-    until(lambda: is_active(*UNITS), "all units")
+    until(lambda: are_active(*UNITS), "all units")
     until(neighbour_came, "the network")
     boot = {
         "tables": tables(),
-        "began": {unit: began(unit) for unit in (*UNITS, "network-pre.target", "lan.service")},
+        "began": began(*UNITS, "network-pre.target", "lan.service"),
         "reserved": (RECORDS / "reserved").read_text().strip(),
         "knocks": knocks(),
     }
-    return {
-        "boot": boot,
-        "disturbed": {name: disturbed(disturb) for name, disturb in DISTURBANCES.items()},
-        "verified": verified(),
-    }
+    found = {name: disturbed(disturb) for name, disturb in DISTURBANCES.items()}
+    answer = {"boot": boot, "disturbed": found, "verified": verified()}
+    until(lambda: are_active(*UNITS), "all units again")
+    return {**answer, "end": knocks(), "tables": tables()}
 
 
 def verified() -> str:
@@ -153,17 +152,16 @@ def verified() -> str:
 
 def broken() -> dict[str, Any]:
     until(neighbour_came, "the network")
-    boot = {"guard": state("qmesh-guard.service"), "workers": [state(unit) for unit in WORKERS]}
-    until(lambda: is_active("qmesh.service", "qmesh-hold.service"), "the agent and the holder")
+    boot = states("qmesh-guard.service", *WORKERS)
+    until(lambda: are_active("qmesh.service", "qmesh-hold.service"), "the agent and the holder")
     mended = time.clock_gettime(time.CLOCK_BOOTTIME)
     time.sleep(QUIET_S)
     closed = knocks()
     run("systemctl", "start", "qmesh-workers.target")
-    until(lambda: is_active(*UNITS), "the workers")
+    until(lambda: are_active(*UNITS), "the workers")
     return {
         "boot": boot,
-        "failed": run("systemctl", "list-units", "--no-legend", "--plain", "--state=failed").split()[:1],
-        "began": {unit: began(unit) for unit in ("network-pre.target", "lan.service")},
+        "began": began("network-pre.target", "lan.service"),
         "mended": mended,
         "tables": tables(),
         "closed": closed,

@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROUND_S = 0.002
+ROUND_S = 0.005
 TRY_S = 0.1
 """How long a connection may take to come about; a SYN that was dropped has no answer to wait for."""
-AT_ONCE = 16
+AT_ONCE = 12
 """Connections to one port of one address that are under way."""
 RECORD_S = 0.1
 LINGER = struct.pack("ii", 1, 0)
