@@ -21,7 +21,7 @@ from typing import Any
 RECORDS = Path("/run/knock")
 WORKERS = [f"qmesh-worker@{core}.service" for core in (1, 2, 3)]
 UNITS = ["qmesh-guard.service", "qmesh-hold.service", "qmesh.service", *WORKERS]
-UNTIL_S = 90.0
+UNTIL_S = 240.0
 QUIET_S = 0.7
 """How long each disturbance is watched at least."""
 

@@ -145,7 +145,7 @@ def write(path: Path, text: str) -> None:
 def booted(disk: Path, what: str) -> Any:
     """What boot.py tells of a machine with that disk."""
     program = [sys.executable, TOOLS / "boot.py", what]
-    machine = [CHECKOUT / "scripts/test-kernel", "--systemd", "--timeout", "300", "--over", disk]
+    machine = [CHECKOUT / "scripts/test-kernel", "--systemd", "--timeout", "600", "--over", disk]
     words = [*map(str, machine), "--run", *map(str, program)]
     done = subprocess.run(words, check=False, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
