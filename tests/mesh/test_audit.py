@@ -353,7 +353,8 @@ def test_every_code_is_one_that_stays():
     assert stable == {
         word
         for word in words
-        if word.partition("-")[0] in {"key", "agent", "tunnel", "peer", "guard", "config", "worker", "port"}
+        if word.partition("-")[0]
+        in {"key", "agent", "tunnel", "peer", "guard", "config", "worker", "port", "foreign"}
         and "-" in word
         and " " not in word
     }
