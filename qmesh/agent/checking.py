@@ -12,12 +12,14 @@ from qmesh.agent import nodefile
 from qmesh.agent.converge import wanted_and_observed
 from qmesh.agent.here import Here, load, require_root, risen
 from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, ports, services, sysctls
+from qmesh.host import files, nftables, ports, services, sysctls
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
-from qmesh.mesh.audit import ConfigFile, Finding, KeyFile, SecretFile, Surroundings, audit
+from qmesh.mesh.audit import ConfigFile, Finding, Flusher, KeyFile, SecretFile, Surroundings, audit
 from qmesh.mesh.enrolment import public_key_of
+from qmesh.mesh.guard import HELD
 from qmesh.mesh.sysctls import Weakness, weaknesses
+from qmesh.mesh.units import AFTER_FLUSH, qmesh_units
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -63,12 +65,21 @@ def _surroundings(state: State, here: Here, *, taken_down: bool) -> Surroundings
         taken_down=taken_down,
         agent_runs=services.agent_runs(state),
         weaknesses=_weaknesses(here.settings.interface),
+        flusher=_flusher(state),
+        held=nftables.read_table(HELD) is not None,
     )
 
 
 def _weaknesses(interface: str) -> tuple[Weakness, ...]:
     settings = sysctls.per_interface(except_interfaces=frozenset({"lo", interface}))
     return tuple(weaknesses(settings, sysctls.forwarding()))
+
+
+def _flusher(state: State) -> Flusher | None:
+    if not services.flushes():
+        return None
+    units = qmesh_units(services.paths(state, config_directory="/", program=services.DEFAULT_PROGRAM))
+    return Flusher(services.FLUSHER, services.are_installed({AFTER_FLUSH: units[AFTER_FLUSH]}))
 
 
 def _key_files(state: State, here: Here) -> tuple[KeyFile, ...]:

@@ -258,5 +258,5 @@ def _refuse_another_mesh(here: Here, wish: Wish, directory: Path | None) -> None
         other = f", with another {' and '.join(differs)}" if differs else ""
         raise BadInput(
             f"this machine is {role} of mesh {inventory.mesh} already{other}",
-            hint="see `qmesh status`; to start over: `qmesh down --open`, stop the agent, delete its state",
+            hint="see `qmesh status`; to start over: `qmesh uninstall --delete-state`",
         )

@@ -183,7 +183,7 @@ def _refuse_other_options(here: Here, wish: Wish) -> None:
     if differs:
         raise BadInput(
             f"this machine is a member already, with another {' and '.join(differs)}",
-            hint="leave the option out; to start over: `qmesh down`, delete the state, join under a new name",
+            hint="leave the option out; or `qmesh uninstall --delete-state`, then join under a new name",
         )
 
 

@@ -110,9 +110,7 @@ class Linux:
                 flows.cut_strangers(guard)
                 held.hold(self._state, guard)
             case UnloadGuard():
-                held.let_go(self._state)
-                nftables.run(unload_script())
-                files.remove(self._state.guard_file)
+                unload_guard(self._state)
             case ReservePorts(new=wanted):
                 ports.hold(self._state, wanted)
             case _:
@@ -164,6 +162,13 @@ def _apply_to_link(step: Step) -> None:
             links.remove_address(interface, address)
         case _:
             raise KernelRefused(f"no way to take the step {step.kind}", hint="report this as a bug")
+
+
+def unload_guard(state: State) -> None:
+    """Take away all that there may be of the guard: both tables and their files; none is fine."""
+    held.let_go(state)
+    nftables.run(unload_script())
+    files.remove(state.guard_file)
 
 
 def close_as_at_boot(state: State) -> bool:

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import files, holder
+from qmesh.host import files, holder, reserved
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.model import Endpoint, Port, Secret
 
 DEFAULT_STATE = Path("/var/lib/qmesh")
-_START_OVER = "`qmesh down`, delete the state, join under a new name"
+_START_OVER = "`qmesh uninstall --delete-state`, join under a new name"
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class State:
         self.worker_config_directory = directory / "node"
         self._settings_file = directory / "machine.json"
         self._pending_file = directory / "joining.json"
-        self._held_ports_file = directory / "reserved-ports.json"
+        self._held_ports_file = directory / reserved.REMEMBERED
 
     def prepare(self) -> None:
         """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""

@@ -70,6 +70,13 @@ class ConfigFile(Unshown, frozen=True):
     unreadable: str | None = None
 
 
+class Flusher(msgspec.Struct, frozen=True):
+    """A unit that takes away all rules. answered: whether its drop-in of qmesh brings the guard back."""
+
+    unit: str
+    answered: bool
+
+
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What of a machine matters besides its `NodeState`.
 
@@ -81,6 +88,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     taken_down: whether the tunnel is down because `qmesh down` said so.
     agent_runs: whether this machine's agent does.
     weaknesses: what its kernel is set to.
+    flusher: None where no unit that runs takes away all rules, as far as can be told.
+    held: whether the guard's second table is there, which no flush takes away.
     """
 
     public_key: str
@@ -95,6 +104,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     taken_down: bool = False
     agent_runs: bool = True
     weaknesses: tuple[Weakness, ...] = ()
+    flusher: Flusher | None = None
+    held: bool = True
 
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
@@ -102,6 +113,7 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
     return (
         *_key_findings(around),
         *_guard_findings(desired, observed),
+        *_flush_findings(around),
         *_port_findings(desired, observed),
         *_sysctl_findings(desired, observed, around),
         *_listener_findings(desired, observed, around),
@@ -153,6 +165,13 @@ def _guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding
         yield _error("guard-held", "table inet qmesh-held", "the guard, held by a process", "not there")
     else:
         yield _error("guard-drift", "table inet qmesh", closed, _difference(wanted, observed.loaded_guard))
+
+
+def _flush_findings(around: Surroundings) -> Iterator[Finding]:
+    if around.flusher is not None and not around.flusher.answered and not around.held:
+        wanted = "the guard, loaded again after each flush, or held"
+        seen = "it flushes all rules when it starts, is reloaded or stops"
+        yield _error("foreign-flush", around.flusher.unit, wanted, seen)
 
 
 def _difference(wanted: Guard, loaded: Guard | None) -> str:

@@ -8,7 +8,7 @@ import pytest
 from rich.pretty import pretty_repr
 
 from qmesh.mesh import audit as audit_module
-from qmesh.mesh.audit import ConfigFile, Finding, KeyFile, SecretFile, Surroundings, audit
+from qmesh.mesh.audit import ConfigFile, Finding, Flusher, KeyFile, SecretFile, Surroundings, audit
 from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import AlteredGuard, Endpoint, Guard, Machine, NodeState, Secret
@@ -175,6 +175,17 @@ def test_an_agent_that_does_not_run_is_a_warning(is_control, does):
     assert does in finding.wanted
 
 
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("held", [True, False])
+def test_a_unit_that_flushes_is_an_error_where_nothing_of_the_guard_outlasts_it(answered, held):
+    around = replace(AROUND, flusher=Flusher("nftables.service", answered), held=held)
+    found = audit(WANTED, WANTED, around)
+    assert [(each.code, each.severity, each.subject, each.cure) for each in found] == (
+        [] if answered or held else [("foreign-flush", "error", "nftables.service", "qmesh apply")]
+    )
+    assert audit(WANTED, WANTED, replace(around, flusher=None)) == ()
+
+
 @pytest.mark.parametrize(
     ("is_control", "profile", "cure"),
     [
@@ -338,6 +349,7 @@ def test_every_code_is_one_that_stays():
             "guard-drift",
             "guard-boot",
             "guard-held",
+            "foreign-flush",
             "agent-missing",
             "worker-wide",
             "worker-exposed",
@@ -354,7 +366,8 @@ def test_every_code_is_one_that_stays():
     assert stable == {
         word
         for word in words
-        if word.partition("-")[0] in {"key", "agent", "tunnel", "peer", "guard", "config", "worker", "port"}
+        if word.partition("-")[0]
+        in {"key", "agent", "tunnel", "peer", "guard", "config", "worker", "port", "foreign"}
         and "-" in word
         and " " not in word
     }
