@@ -1,4 +1,4 @@
-"""Of a process that runs on: that it is the only one of its kind, and that it tells how it is."""
+"""Of processes: that one is the only one of its kind, that it tells how it is, and which another is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _PRIVATE_MODE = 0o600
 
@@ -58,3 +59,21 @@ def is_locked(lock_file: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+class Seen(NamedTuple):
+    """A process. parent: its parent's number; started: clock ticks since boot. Source: proc(5), stat."""
+
+    parent: int
+    started: int
+
+
+def seen(process: int) -> Seen | None:
+    """A process as it is; None when there is none."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text("ascii", "replace")
+    except OSError:
+        return None
+    # Its name is in parentheses, and may hold any character.
+    fields = text.rpartition(")")[2].split()
+    return Seen(int(fields[1]), int(fields[19]))
