@@ -11,11 +11,12 @@ import msgspec
 from qmesh.agent import nodefile
 from qmesh.agent.converge import wanted_and_observed
 from qmesh.agent.here import Here, load, require_root, risen
+from qmesh.agent.undoing import put_back_when_due
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files, ports, services
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
-from qmesh.mesh.audit import ConfigFile, Finding, KeyFile, SecretFile, Surroundings, audit
+from qmesh.mesh.audit import Change, ConfigFile, Finding, KeyFile, SecretFile, Surroundings, audit
 from qmesh.mesh.enrolment import public_key_of
 
 
@@ -36,6 +37,7 @@ def check(state: State) -> Report:
     """Audit this machine. Raises MachineRefused where it could not look."""
     require_root("qmesh check")
     with state.lock():
+        put_back_when_due(state)
         remembered = load(state)
         here = risen(remembered)
         linux = Linux(state, here.settings.interface, [])
@@ -61,7 +63,15 @@ def _surroundings(state: State, here: Here, *, taken_down: bool) -> Surroundings
         listeners=ports.listeners(),
         taken_down=taken_down,
         agent_runs=services.agent_runs(state),
+        change=_change(state),
     )
+
+
+def _change(state: State) -> Change | None:
+    undoing = state.undoing()
+    if undoing is None:
+        return None
+    return "undone" if undoing.undone else "unconfirmed"
 
 
 def _key_files(state: State, here: Here) -> tuple[KeyFile, ...]:

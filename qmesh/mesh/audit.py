@@ -15,6 +15,8 @@ from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Peer, Profile, Tunn
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 
+Change: TypeAlias = Literal["unconfirmed", "undone"]
+
 PRIVATE_MODE: Final = 0o600
 _APPLY: Final = "qmesh apply"
 _RENDER: Final = "qmesh render-config --write"
@@ -79,6 +81,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     listeners: address and port of each listening TCP socket.
     taken_down: whether the tunnel is down because `qmesh down` said so.
     agent_runs: whether this machine's agent does.
+    change: of `apply --confirm`, that waits to be confirmed, or that was not.
     """
 
     public_key: str
@@ -92,6 +95,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[tuple[str, int], ...]
     taken_down: bool = False
     agent_runs: bool = True
+    change: Change | None = None
 
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
@@ -103,6 +107,7 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
         *_listener_findings(desired, observed, around),
         *_tunnel_findings(desired.tunnel, observed.tunnel, around),
         *_agent_findings(around),
+        *_change_findings(around),
         *_config_findings(desired, around),
     )
 
@@ -249,6 +254,20 @@ def _agent_findings(around: Surroundings) -> Iterator[Finding]:
     if not around.agent_runs:
         does = "mends this machine and lets others join" if around.is_control else "mends this machine"
         yield _warning("agent-missing", "qmesh agent", f"an agent that {does}", "none runs")
+
+
+def _change_findings(around: Surroundings) -> Iterator[Finding]:
+    if around.change == "unconfirmed":
+        yield _warning(
+            "change-unconfirmed",
+            "qmesh apply",
+            "a change that stays",
+            "undone unless confirmed",
+            "qmesh confirm",
+        )
+    elif around.change == "undone":
+        kept = "put back, as nobody confirmed; the agent leaves it so"
+        yield _error("change-undone", "qmesh apply", "a machine as desired", kept)
 
 
 def _peers_findings(
