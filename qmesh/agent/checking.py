@@ -11,11 +11,12 @@ import msgspec
 from qmesh.agent import nodefile
 from qmesh.agent.converge import wanted_and_observed
 from qmesh.agent.here import Here, load, require_root, risen
+from qmesh.agent.undoing import put_back_when_due
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files, nftables, ports, services, sysctls
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
-from qmesh.mesh.audit import ConfigFile, Finding, Flusher, KeyFile, SecretFile, Surroundings, audit
+from qmesh.mesh.audit import Change, ConfigFile, Finding, Flusher, KeyFile, SecretFile, Surroundings, audit
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.guard import HELD
 from qmesh.mesh.sysctls import Weakness, weaknesses
@@ -39,6 +40,7 @@ def check(state: State) -> Report:
     """Audit this machine. Raises MachineRefused where it could not look."""
     require_root("qmesh check")
     with state.lock():
+        put_back_when_due(state)
         remembered = load(state)
         here = risen(remembered)
         linux = Linux(state, here.settings.interface, [])
@@ -67,6 +69,7 @@ def _surroundings(state: State, here: Here, *, taken_down: bool) -> Surroundings
         weaknesses=_weaknesses(here.settings.interface),
         flusher=_flusher(state),
         held=nftables.read_table(HELD) is not None,
+        change=_change(state),
     )
 
 
@@ -80,6 +83,13 @@ def _flusher(state: State) -> Flusher | None:
         return None
     units = qmesh_units(services.paths(state, config_directory="/", program=services.DEFAULT_PROGRAM))
     return Flusher(services.FLUSHER, services.are_installed({AFTER_FLUSH: units[AFTER_FLUSH]}))
+
+
+def _change(state: State) -> Change | None:
+    undoing = state.undoing()
+    if undoing is None:
+        return None
+    return "undone" if undoing.undone else "unconfirmed"
 
 
 def _key_files(state: State, here: Here) -> tuple[KeyFile, ...]:

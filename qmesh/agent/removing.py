@@ -51,7 +51,8 @@ def uninstall(state: State, *, delete_state: bool) -> Removed:
     refuse_foreign_guard(state)
     settings, closed, with_config = _remembered(state)
     removal.stop_units()
-    processes.end(state.agent_lock_file, timeout_s=_END_S)
+    for each in (state.agent_lock_file, state.undo_lock_file):
+        processes.end(each, timeout_s=_END_S)
     steps = _opened(state, settings)
     processes.end(state.hold_lock_file, timeout_s=_END_S)
     deleted, kept = removal.delete_units()
@@ -95,6 +96,7 @@ def _opened(state: State, settings: Settings | None) -> tuple[Step, ...]:
         if settings is not None:
             # As `down --open` does: should this be cut off, nothing brings the half of it back.
             state.save_settings(msgspec.structs.replace(settings, up=False, guarded=False))
+            state.save_undoing(None)
         steps: tuple[Step, ...] = ()
         if settings is not None or _has_more_than_keys(state):
             interface = DEFAULT_INTERFACE if settings is None else settings.interface

@@ -19,6 +19,10 @@ def main() -> None:
             from qmesh.cli import holding  # noqa: PLC0415 - alike
 
             sys.exit(holding.run(Path(directory)))
+        case ["undo", "--state", directory] if Path(directory).is_absolute():
+            from qmesh.cli import undoing  # noqa: PLC0415 - alike
+
+            sys.exit(undoing.run(Path(directory)))
         case words:
             from qmesh.cli import hall  # noqa: PLC0415 - see above
 

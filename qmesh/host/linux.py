@@ -56,6 +56,10 @@ class Linux:
         """What does WireGuard here: the kernel, or a process."""
         return self._wireguard
 
+    def has_key(self, public_key: str | None) -> bool:
+        """Whether a `SetKey` step may name this key."""
+        return public_key in self._keys
+
     def observe(self) -> NodeState:
         """The machine as it is. Raises MachineRefused where it could not look."""
         return self.look()[0]

@@ -1,4 +1,4 @@
-"""Of a process that runs on: that it is the only one of its kind, and that it tells how it is."""
+"""Of processes: that one is the only one of its kind, that it tells how it is, and which another is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from qmesh.errors import MachineRefused
 
@@ -105,3 +106,21 @@ def name_of(number: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{number}/comm").read_text(encoding="utf-8", errors="replace").strip()
     return ""
+
+
+class Seen(NamedTuple):
+    """A process. parent: its parent's number; started: clock ticks since boot. Source: proc(5), stat."""
+
+    parent: int
+    started: int
+
+
+def seen(process: int) -> Seen | None:
+    """A process as it is; None when there is none."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text("ascii", "replace")
+    except OSError:
+        return None
+    # Its name is in parentheses, and may hold any character.
+    fields = text.rpartition(")")[2].split()
+    return Seen(int(fields[1]), int(fields[19]))

@@ -15,12 +15,13 @@ from qmesh.mesh.units import (
     BOOT_GUARD,
     CONTROL_PROCESS,
     HOLDER,
+    UNDO,
     WORKER,
     WORKERS,
     is_unedited,
 )
 
-_KNOWN = (AGENT, BOOT_GUARD, HOLDER, CONTROL_PROCESS, WORKER, WORKERS, AFTER_FLUSH)
+_KNOWN = (AGENT, BOOT_GUARD, HOLDER, UNDO, CONTROL_PROCESS, WORKER, WORKERS, AFTER_FLUSH)
 
 
 def units() -> dict[str, bool]:
@@ -100,6 +101,7 @@ def _files(state: State) -> tuple[Path, ...]:
         state.hold_socket,
         state.hold_lock_file,
         state.agent_lock_file,
+        state.undo_lock_file,
         state.log_file,
         state.directory / reserved.REMEMBERED,
     )

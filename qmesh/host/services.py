@@ -18,7 +18,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.processes import is_locked
 from qmesh.host.state import State
-from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER, Paths, qmesh_units
+from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER, UNDO, Paths, qmesh_units, undo_unit
 
 FLUSHER = "nftables.service"
 UNIT_DIRECTORY = Path("/etc/systemd/system")
@@ -48,7 +48,9 @@ def write_units(units: Mapping[str, str], directory: Path) -> None:
     """Write unit files, 0644, each whole or not at all."""
     for name, text in units.items():
         path = directory / name
-        path.parent.mkdir(exist_ok=True)  # that of a drop-in
+        if path.parent != directory:  # that of a drop-in
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(exist_ok=True)
         files.write(path, text.encode(), mode=0o644)
 
 
@@ -120,10 +122,26 @@ def stop_holder() -> None:
         systemctl("stop", HOLDER)
 
 
+def start_undo(state: State) -> None:
+    """Start the process that undoes a change at its time, anew where it runs. Raises MachineRefused.
+
+    Under systemd it is in a unit of its own, and so in nobody's session, which is enabled for the next boot.
+    """
+    if systemd_runs():
+        units = {UNDO: undo_unit(paths(state, config_directory="/", program=DEFAULT_PROGRAM))}
+        if not are_installed(units):
+            write_units(units, UNIT_DIRECTORY)
+            systemctl("daemon-reload")
+        systemctl("enable", UNDO)
+        systemctl("restart", UNDO)
+    else:
+        start_in_background(state, "undo", wait_s=_START_S)
+
+
 def start_in_background(state: State, command: str, *, wait_s: float) -> int | None:
     """Start one of qmesh's commands as a process that outlives this one.
 
-    command: `agent` or `hold`.
+    command: `agent`, `hold` or `undo`.
     wait_s: seconds to wait until it says that it is ready.
     Returns its process id; None when another command has started one at the same time.
     Raises MachineRefused when it ends, or is not ready in time.
@@ -159,7 +177,11 @@ def start_in_background(state: State, command: str, *, wait_s: float) -> int | N
 
 
 def _lock_file(state: State, command: str) -> Path:
-    return {"agent": state.agent_lock_file, "hold": state.hold_lock_file}[command]
+    return {
+        "agent": state.agent_lock_file,
+        "hold": state.hold_lock_file,
+        "undo": state.undo_lock_file,
+    }[command]
 
 
 @contextlib.contextmanager

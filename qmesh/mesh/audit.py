@@ -16,6 +16,8 @@ from qmesh.mesh.sysctls import Weakness
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 
+Change: TypeAlias = Literal["unconfirmed", "undone"]
+
 PRIVATE_MODE: Final = 0o600
 _APPLY: Final = "qmesh apply"
 _RENDER: Final = "qmesh render-config --write"
@@ -90,6 +92,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     weaknesses: what its kernel is set to.
     flusher: None where no unit that runs takes away all rules, as far as can be told.
     held: whether the guard's second table is there, which no flush takes away.
+    change: of `apply --confirm`, that waits to be confirmed, or that was not.
     """
 
     public_key: str
@@ -106,6 +109,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     weaknesses: tuple[Weakness, ...] = ()
     flusher: Flusher | None = None
     held: bool = True
+    change: Change | None = None
 
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
@@ -119,6 +123,7 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
         *_listener_findings(desired, observed, around),
         *_tunnel_findings(desired.tunnel, observed.tunnel, around),
         *_agent_findings(around),
+        *_change_findings(around),
         *_config_findings(desired, around),
     )
 
@@ -281,6 +286,20 @@ def _agent_findings(around: Surroundings) -> Iterator[Finding]:
     if not around.agent_runs:
         does = "mends this machine and lets others join" if around.is_control else "mends this machine"
         yield _warning("agent-missing", "qmesh agent", f"an agent that {does}", "none runs")
+
+
+def _change_findings(around: Surroundings) -> Iterator[Finding]:
+    if around.change == "unconfirmed":
+        yield _warning(
+            "change-unconfirmed",
+            "qmesh apply",
+            "a change that stays",
+            "undone unless confirmed",
+            "qmesh confirm",
+        )
+    elif around.change == "undone":
+        kept = "put back, as nobody confirmed; the agent leaves it so"
+        yield _error("change-undone", "qmesh apply", "a machine as desired", kept)
 
 
 def _peers_findings(

@@ -15,6 +15,7 @@ BOOT_GUARD: Final = "qmesh-guard.service"
 HOLDER: Final = "qmesh-hold.service"
 AFTER_FLUSH: Final = "nftables.service.d/qmesh.conf"
 """No unit, but what qmesh adds to one of the distribution's, which flushes all rules."""
+UNDO: Final = "qmesh-undo.service"
 CONTROL_PROCESS: Final = "qmesh-control.service"
 WORKER: Final = "qmesh-worker@.service"
 WORKERS: Final = "qmesh-workers.target"
@@ -155,6 +156,38 @@ OOMScoreAdjust=-900
 [Install]
 WantedBy=sysinit.target
 """
+
+
+def undo_unit(paths: Paths) -> str:
+    """The unit that undoes a change which nobody confirmed; at boot before anything loads the guard.
+
+    KillMode=process: where WireGuard is a process, the tunnel that was put back outlives it.
+    """
+    return marked(f"""\
+[Unit]
+Description=qmesh undo: puts back what nobody confirmed in time
+DefaultDependencies=no
+RequiresMountsFor={_quoted(paths.state)} {_quoted(paths.python)}
+After=local-fs.target
+Before={BOOT_GUARD} {HOLDER} {AGENT} network-pre.target shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+ConditionPathExists={_path(paths.state)}/undo.json
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={_quoted(paths.python)} -m qmesh undo --state {_word(paths.state)}
+KillMode=process
+Restart=on-failure
+RestartSec=1
+TimeoutStartSec=60
+OOMScoreAdjust=-900
+
+[Install]
+WantedBy=sysinit.target
+""")
 
 
 def _agent(paths: Paths) -> str:

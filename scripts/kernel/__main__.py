@@ -22,6 +22,7 @@ NO_MACHINE: Final = 125
 TESTS: Final = [
     *(f"tests/host/test_{name}.py" for name in ("netlink", "links", "wireguard", "linux")),
     "tests/lab/test_systemd.py",
+    "tests/lab/test_systemd_confirm.py",
 ]
 OPTIONS: Final = ["-m", "not userspace", "--durations=10"]
 

@@ -168,6 +168,18 @@ def test_a_guard_that_lost_a_port_is_drift_whatever_the_next_boot_would_load():
         ]
 
 
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        ("unconfirmed", ("change-unconfirmed", "warning", "qmesh confirm")),
+        ("undone", ("change-undone", "error", "qmesh apply")),
+    ],
+)
+def test_a_change_that_is_not_kept_is_told(change, finding):
+    (told,) = audit(WANTED, WANTED, replace(AROUND, change=change))
+    assert (told.code, told.severity, told.cure) == finding
+
+
 @pytest.mark.parametrize(("is_control", "does"), [(True, "lets others join"), (False, "mends this machine")])
 def test_an_agent_that_does_not_run_is_a_warning(is_control, does):
     (finding,) = audit(WANTED, WANTED, replace(AROUND, agent_runs=False, is_control=is_control))
@@ -351,6 +363,8 @@ def test_every_code_is_one_that_stays():
             "guard-held",
             "foreign-flush",
             "agent-missing",
+            "change-unconfirmed",
+            "change-undone",
             "worker-wide",
             "worker-exposed",
             "port-not-reserved",
@@ -367,7 +381,7 @@ def test_every_code_is_one_that_stays():
         word
         for word in words
         if word.partition("-")[0]
-        in {"key", "agent", "tunnel", "peer", "guard", "config", "worker", "port", "foreign"}
+        in {"key", "agent", "tunnel", "peer", "guard", "config", "worker", "port", "foreign", "change"}
         and "-" in word
         and " " not in word
     }

@@ -22,6 +22,7 @@ from qmesh.mesh.units import (
     is_unedited,
     marked,
     qmesh_units,
+    undo_unit,
     unit_files,
 )
 
@@ -341,3 +342,13 @@ def test_a_program_whose_name_systemd_does_not_take_is_refused(field: str, path:
 
 def test_two_dots_inside_a_name_are_no_way_up() -> None:
     assert paths(config_directory="/a..b/..c/d..").config_directory == "/a..b/..c/d.."
+
+
+def test_the_undoing_is_before_whatever_loads_the_guard_and_in_nobodys_session():
+    text = undo_unit(paths(state="/var/lib/q mesh%"))
+    assert is_unedited(text)
+    assert "Before=qmesh-guard.service qmesh-hold.service qmesh.service network-pre.target" in text
+    assert "ConditionPathExists=/var/lib/q mesh%%/undo.json\n" in text
+    assert 'ExecStart=/opt/qmesh/bin/python -m qmesh undo --state "/var/lib/q mesh%%"\n' in text
+    for setting in ("DefaultDependencies=no", "Restart=on-failure", "KillMode=process"):
+        assert f"{setting}\n" in text
