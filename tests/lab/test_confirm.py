@@ -70,9 +70,10 @@ def kill(machine: Machine, what: str, signal: str = "KILL") -> None:
 
 def start_anew(machine: Machine) -> None:
     """A reboot, as far as qmesh sees: processes, tables and interfaces are gone, the boot is another."""
-    machine.run(
-        ["sh", "-c", "pkill -KILL -f 'qmes[h]|wireguard-g[o]'; sleep 0.2; ip link delete qmesh0; true"]
-    )
+    for name in ("qmes[h]", "wireguard-g[o]"):
+        machine.run(["pkill", "-KILL", "-f", name], check=False)
+    wait_until(lambda: not what_is_there(machine)["processes"].strip())
+    machine.run(["ip", "link", "delete", "qmesh0"], check=False)
     machine.run(["nft", "flush", "ruleset"])
     machine.run(["sh", "-c", "echo > /proc/sys/net/ipv4/ip_local_reserved_ports; rm -rf /run/wireguard"])
     machine.write("/root/boot_id", "0dd0b007-0000-4000-8000-000000000000\n")

@@ -52,7 +52,7 @@ def has_tunnel() -> bool:
 def test_the_process_that_undoes_is_in_nobodys_session_and_survives_its_death():
     # A login's scope is ended with all its processes; so is this one.
     words = ["systemd-run", "--scope", "--unit=login", "-p", "KillMode=control-group"]
-    run(*words, "sh", "-c", f"{QMESH} apply --confirm 60; sleep 600 & true")
+    run(*words, "sh", "-c", f"{QMESH} apply --confirm 60; sleep 600 >/dev/null 2>&1 & true")
     run("systemctl", "kill", "--signal=KILL", "login.scope")
     assert shown(UNDO, "ActiveState", "UnitFileState") == ("active", "enabled")
     assert UNDO in Path(f"/proc/{waiting()}/cgroup").read_text()
