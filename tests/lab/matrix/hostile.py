@@ -184,6 +184,11 @@ HOSTILE: Final = (
         others=False,
     ),
     Hostile(
+        "another member, to what is no worker",
+        lambda mesh, role, port: to_each("member", mesh.at["member"], ADDRESSES[role], NEIGHBOUR),
+        others=False,
+    ),
+    Hostile(
         "another member, by an unguarded hub",
         lambda mesh, role, port: to_each(
             "by the hub", mesh.at["member"], [WORKER_BY_HUB], port, source=MEMBER_BY_HUB

@@ -118,6 +118,13 @@ LEGITIMATE: Final = (
         ],
         ("control",),
     ),
+    Legitimate(
+        "a member to the membership service, and its answer",
+        lambda mesh, role, overlay: [
+            Probe("member", mesh.at["worker"], "tcp", _of(ADDRESSES["control"], overlay), MEMBERSHIP)
+        ],
+        ("worker",),
+    ),
     *map(_from_outside, ("IPv4", "global IPv6", "link-local IPv6", "extension header")),
     Legitimate(
         "SSH on the machine itself",
