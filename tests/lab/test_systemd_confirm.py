@@ -73,7 +73,7 @@ def test_the_undoing_is_first_in_the_order_of_a_boot_and_changes_what_is_loaded_
     assert {"qmesh-guard.service", "qmesh-hold.service", "qmesh.service", "network-pre.target"} <= order
     assert run("systemd-analyze", "verify", "--man=no", f"/etc/systemd/system/{UNDO}") == ""
     # As after a reboot: nothing runs, nothing is loaded, and the boot is another.
-    units = ("qmesh.service", UNDO, "qmesh-hold.service", "qmesh-guard.service")
+    units = (UNDO, "qmesh.service", "qmesh-hold.service", "qmesh-guard.service")
     run("systemctl", "stop", *units)
     run("nft", "delete", "table", "inet", "qmesh")
     run("ip", "link", "delete", "qmesh0")
@@ -81,7 +81,7 @@ def test_the_undoing_is_first_in_the_order_of_a_boot_and_changes_what_is_loaded_
     Path("/run/boot_id").write_text("0dd0b007-0000-4000-8000-000000000000\n")
     run("mount", "--bind", "/run/boot_id", "/proc/sys/kernel/random/boot_id")
     try:
-        # All at once, as a boot does: their order is the units'.
+        # systemctl asks for one after the other, a boot for all at once; both wait for the first.
         run("systemctl", "start", *units)
         assert undone()
         assert (STATE / "guard.nft").read_text() == before
