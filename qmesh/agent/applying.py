@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from qmesh.agent.converge import converge, steps_for
+from qmesh.agent.converge import converge, steps_for, steps_without_names
 from qmesh.agent.cutting import refuse_cut, warn_of_cut
 from qmesh.agent.here import linux_for, load, require_root, rise, risen
 from qmesh.agent.service import ensure_agent
@@ -47,7 +47,7 @@ def apply(state: State) -> tuple[Step, ...]:
         refuse_while_waiting(state)
         here = load(state)
         linux = linux_for(state, here)
-        refuse_cut(linux, steps_for(risen(here), linux))
+        refuse_cut(linux, steps_without_names(risen(here), linux))
         steps = converge(rise(state, here), linux)
     ensure_agent(state)
     return steps
@@ -75,7 +75,7 @@ def try_out(state: State, *, seconds: int) -> Tried:
         put_back_when_due(state)
         here = load(state)
         linux = linux_for(state, here)
-        steps = steps_for(risen(here), linux)
+        steps = steps_without_names(risen(here), linux) or steps_for(risen(here), linux)
         waiting = state.undoing()
         if not steps and (waiting is None or waiting.undone):
             rise(state, here)
@@ -128,6 +128,6 @@ def down(state: State, *, unguarded: bool) -> Down:
         state.save_undoing(None)
         here = msgspec.structs.replace(here, settings=settings)
         linux = linux_for(state, here)
-        warn_of_cut(linux, steps_for(here, linux))
+        warn_of_cut(linux, steps_without_names(here, linux))
         steps = converge(here, linux)
     return Down(steps, ports_of(here.inventory, settings.name), guarded)

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent import nodefile
-from qmesh.agent.converge import converge, steps_for, undone_on_failure
+from qmesh.agent.converge import converge, steps_without_names, undone_on_failure
 from qmesh.agent.cutting import warn_of_cut
 from qmesh.agent.here import (
     Here,
@@ -201,7 +201,7 @@ def _found(state: State, founding: Founding, *, apply: bool) -> None:
         if apply:
             here = rise(state, load(state))
             linux = linux_for(state, here)
-            warn_of_cut(linux, steps_for(here, linux))
+            warn_of_cut(linux, steps_without_names(here, linux))
             with undone_on_failure(linux, back_to=linux.observe()):
                 converge(here, linux)
     except BaseException:
@@ -240,7 +240,7 @@ def _go_on(state: State, wish: Wish, directory: Path | None, *, apply: bool) -> 
     if apply:
         here = rise(state, here)
         linux = linux_for(state, here)
-        warn_of_cut(linux, steps_for(here, linux))
+        warn_of_cut(linux, steps_without_names(here, linux))
         converge(here, linux)
 
 

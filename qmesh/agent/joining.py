@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent import nodefile
-from qmesh.agent.converge import converge, reach, steps_for, undone_on_failure
+from qmesh.agent.converge import converge, reach, steps_without_names, undone_on_failure
 from qmesh.agent.cutting import warn_of_cut
 from qmesh.agent.here import (
     Here,
@@ -103,7 +103,7 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
         if apply:
             here = rise(state, here)
             linux = linux_for(state, here)
-            warn_of_cut(linux, steps_for(here, linux, follow_roaming=True))
+            warn_of_cut(linux, steps_without_names(here, linux))
             converge(here, linux, follow_roaming=True)
             _confirm(here, linux)
         _write_config(state, here)
