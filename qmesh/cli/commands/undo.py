@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated
 
 import typer
 
 from qmesh.agent.undoing import undo_now
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.cli.resident import begin_anew
 from qmesh.host.state import State
 
 EXAMPLES = ("qmesh undo --now", "systemctl status qmesh-undo    (where systemd runs)")
@@ -31,6 +30,4 @@ def command(
             {"undone": undone}, as_json=as_json, text=lambda _: "put back" if undone else "nothing to undo"
         )
         return
-    # Begun anew, without the libraries that have read the command line: see `qmesh.cli.main`.
-    words = ["-m", "qmesh", "undo", "--state", str(state.absolute())]
-    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - no shell is wanted
+    begin_anew("undo", state)
