@@ -5,28 +5,24 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from qmesh.agent import nodefile
 from qmesh.agent.converge import wanted_and_observed
+from qmesh.agent.firewalls import found_obstacles
 from qmesh.agent.here import Here, load, require_root, risen
+from qmesh.agent.undoing import put_back_when_due
 from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, firewalls, links, ports, services
+from qmesh.host import files, nftables, ports, services, sysctls
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
-from qmesh.mesh.audit import ConfigFile, Finding, KeyFile, SecretFile, Surroundings, audit
+from qmesh.mesh.audit import Change, ConfigFile, Finding, Flusher, KeyFile, SecretFile, Surroundings, audit
 from qmesh.mesh.enrolment import public_key_of
-from qmesh.mesh.foreign.listing import tables_of
-from qmesh.mesh.foreign.obstacles import Obstacle, obstacles
-from qmesh.mesh.foreign.packets import needed
-from qmesh.mesh.inventory import workers_of
-from qmesh.mesh.model import DEFAULT_LISTEN_PORT, Guard, NodeState
-
-SAMPLE: Final = 16
-STRANGERS: Final = (("192.0.2.1", DEFAULT_LISTEN_PORT), ("2001:db8::1", DEFAULT_LISTEN_PORT))
-"""Addresses of nobody (RFC 5737, RFC 3849): for machines that may ask the control node from anywhere."""
+from qmesh.mesh.foreign.obstacles import Obstacle
+from qmesh.mesh.guard import HELD
+from qmesh.mesh.sysctls import Weakness, weaknesses
+from qmesh.mesh.units import AFTER_FLUSH, qmesh_units
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -46,6 +42,7 @@ def check(state: State) -> Report:
     """Audit this machine. Raises MachineRefused where it could not look."""
     require_root("qmesh check")
     with state.lock():
+        put_back_when_due(state)
         remembered = load(state)
         here = risen(remembered)
         linux = Linux(state, here.settings.interface, [])
@@ -54,26 +51,9 @@ def check(state: State) -> Report:
             state,
             here,
             taken_down=not remembered.settings.up,
-            obstacles=_obstacles(here, desired, observed),
+            obstacles=found_obstacles(here, desired, observed),
         )
     return Report(here.settings.name, here.inventory.revision, audit(desired, observed, around))
-
-
-def _obstacles(here: Here, desired: NodeState, observed: NodeState) -> tuple[Obstacle, ...]:
-    """What other firewalls do to this machine's packets. Rules rarely tell members apart: some stand for all."""
-    guard, tunnel = desired.guard, desired.tunnel
-    assert isinstance(guard, Guard)
-    assert tunnel is not None
-    listing = firewalls.read()
-    peers = () if observed.tunnel is None else observed.tunnel.peers
-    ends = [(peer.endpoint.host, peer.endpoint.port) for peer in peers if peer.endpoint is not None]
-    if here.settings.control:
-        ends = [*ends[:SAMPLE], *STRANGERS]
-    ways = tuple(way for host, port in ends if (way := links.way_to(host, port)) is not None)
-    others = [worker for worker in workers_of(here.inventory) if worker.machine != here.settings.name]
-    members = dict.fromkeys((worker.address, worker.port) for worker in others)
-    packets = needed(guard, tunnel, tuple(members)[:SAMPLE], ways)
-    return obstacles(tables_of(listing), packets, listing.lasting)
 
 
 def _surroundings(
@@ -96,7 +76,30 @@ def _surroundings(
         taken_down=taken_down,
         agent_runs=services.agent_runs(state),
         obstacles=obstacles,
+        weaknesses=_weaknesses(here.settings.interface),
+        flusher=_flusher(state),
+        held=nftables.read_table(HELD) is not None,
+        change=_change(state),
     )
+
+
+def _weaknesses(interface: str) -> tuple[Weakness, ...]:
+    settings = sysctls.per_interface(except_interfaces=frozenset({"lo", interface}))
+    return tuple(weaknesses(settings, sysctls.forwarding()))
+
+
+def _flusher(state: State) -> Flusher | None:
+    if not services.flushes():
+        return None
+    units = qmesh_units(services.paths(state, config_directory="/", program=services.DEFAULT_PROGRAM))
+    return Flusher(services.FLUSHER, services.are_installed({AFTER_FLUSH: units[AFTER_FLUSH]}))
+
+
+def _change(state: State) -> Change | None:
+    undoing = state.undoing()
+    if undoing is None:
+        return None
+    return "undone" if undoing.undone else "unconfirmed"
 
 
 def _key_files(state: State, here: Here) -> tuple[KeyFile, ...]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent import nodefile
-from qmesh.agent.converge import converge, undone_on_failure
+from qmesh.agent.converge import converge, steps_without_names, undone_on_failure
+from qmesh.agent.cutting import warn_of_cut
 from qmesh.agent.here import (
     Here,
     Standing,
@@ -23,6 +24,7 @@ from qmesh.agent.here import (
     standing,
 )
 from qmesh.agent.service import ensure_agent
+from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files, links, nftables, ports, wireguard
 from qmesh.host.registry import Registry
@@ -84,6 +86,7 @@ def init(state: State, wish: Wish, *, apply: bool) -> Standing:
             refuse_foreign_guard(state)
             _found(state, founding, apply=apply)
         else:
+            refuse_while_waiting(state)
             _go_on(state, wish, directory, apply=apply)
         here = load(state)
     if apply:
@@ -198,6 +201,7 @@ def _found(state: State, founding: Founding, *, apply: bool) -> None:
         if apply:
             here = rise(state, load(state))
             linux = linux_for(state, here)
+            warn_of_cut(linux, steps_without_names(here, linux))
             with undone_on_failure(linux, back_to=linux.observe()):
                 converge(here, linux)
     except BaseException:
@@ -235,7 +239,9 @@ def _go_on(state: State, wish: Wish, directory: Path | None, *, apply: bool) -> 
     log.info("this machine is the control node of mesh %s already: going on with it", here.inventory.mesh)
     if apply:
         here = rise(state, here)
-        converge(here, linux_for(state, here))
+        linux = linux_for(state, here)
+        warn_of_cut(linux, steps_without_names(here, linux))
+        converge(here, linux)
 
 
 def _refuse_another_mesh(here: Here, wish: Wish, directory: Path | None) -> None:
@@ -258,5 +264,5 @@ def _refuse_another_mesh(here: Here, wish: Wish, directory: Path | None) -> None
         other = f", with another {' and '.join(differs)}" if differs else ""
         raise BadInput(
             f"this machine is {role} of mesh {inventory.mesh} already{other}",
-            hint="see `qmesh status`; to start over: `qmesh down --open`, stop the agent, delete its state",
+            hint="see `qmesh status`; to start over: `qmesh uninstall --delete-state`",
         )

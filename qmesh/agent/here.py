@@ -138,11 +138,16 @@ def risen(here: Here) -> Here:
     )
 
 
-def rise(state: State, here: Here) -> Here:
-    """End what `down` or `--no-apply` said, and remember it."""
+def rise(state: State, here: Here, *, keep_undoing: bool = False) -> Here:
+    """End what `down` or `--no-apply` said, and remember it; so ends that the machine was put back.
+
+    keep_undoing: this is a change that is undone unless it is confirmed.
+    """
     risen_here = risen(here)
     if risen_here.settings != here.settings:
         state.save_settings(risen_here.settings)
+    if not keep_undoing:
+        state.save_undoing(None)
     return risen_here
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent import nodefile
-from qmesh.agent.converge import converge, reach, undone_on_failure
+from qmesh.agent.converge import converge, reach, steps_without_names, undone_on_failure
+from qmesh.agent.cutting import warn_of_cut
 from qmesh.agent.here import (
     Here,
     Standing,
@@ -28,6 +29,7 @@ from qmesh.agent.here import (
 )
 from qmesh.agent.redeeming import Joiner, redeem
 from qmesh.agent.service import ensure_agent
+from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files, links, nftables, ports, wireguard
 from qmesh.host.channel import Client, Silent
@@ -79,6 +81,7 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
     nftables.run("list tables")
     state.prepare()
     with state.lock():
+        refuse_while_waiting(state)
         if not _is_member(state):
             if _is_nobodys(state, invitation, interface):
                 _refuse_what_collides(invitation, interface, listen_port)
@@ -100,6 +103,7 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
         if apply:
             here = rise(state, here)
             linux = linux_for(state, here)
+            warn_of_cut(linux, steps_without_names(here, linux))
             converge(here, linux, follow_roaming=True)
             _confirm(here, linux)
         _write_config(state, here)
@@ -183,7 +187,7 @@ def _refuse_other_options(here: Here, wish: Wish) -> None:
     if differs:
         raise BadInput(
             f"this machine is a member already, with another {' and '.join(differs)}",
-            hint="leave the option out; to start over: `qmesh down`, delete the state, join under a new name",
+            hint="leave the option out; or `qmesh uninstall --delete-state`, then join under a new name",
         )
 
 

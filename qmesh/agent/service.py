@@ -17,6 +17,7 @@ from typing import Final
 from qmesh.agent.here import Here, require_root
 from qmesh.agent.membership import refresh
 from qmesh.agent.serving import ControlNode
+from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.watching import Watch
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import links, processes, services
@@ -168,6 +169,7 @@ class Agent:
 
     def _look(self) -> Here:
         with self._state.lock():
+            put_back_when_due(self._state)  # whoever else should have is gone
             here, steps = self._watch.look()
         self._tell(steps)
         if here.settings.control:

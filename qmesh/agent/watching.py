@@ -15,6 +15,7 @@ import msgspec
 
 from qmesh.agent.converge import close, converge
 from qmesh.agent.here import Here, endpoint_wanted, linux_for, load
+from qmesh.agent.undoing import keep_put_back, undone_here
 from qmesh.host.linux import Linux, Outline
 from qmesh.host.notices import Notice, Notices
 from qmesh.host.registry import Known, Registry
@@ -92,6 +93,9 @@ class Watch:
         self.noticed = self.notices.take()
         if held is not None and held.stamp != stamp:
             held = None
+        undoing = undone_here(self._state)
+        if undoing is not None:
+            return load(self._state), keep_put_back(self._state, undoing)
         closed: tuple[Step, ...] = ()
         if held is not None and held.audited is not None:
             if self._is_changed(held.audited):

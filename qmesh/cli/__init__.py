@@ -11,14 +11,10 @@ def main() -> None:
     match sys.argv[1:]:
         case ["--version"]:
             print(f"qmesh {__version__}")  # noqa: T201 - before anything that takes time to load
-        case ["agent", "--state", directory] if Path(directory).is_absolute():
+        case ["agent" | "hold" | "undo" as name, "--state", directory] if Path(directory).is_absolute():
             from qmesh.cli import resident  # noqa: PLC0415 - and nothing of typer, for all its life
 
-            sys.exit(resident.run(Path(directory)))
-        case ["hold", "--state", directory] if Path(directory).is_absolute():
-            from qmesh.cli import holding  # noqa: PLC0415 - alike
-
-            sys.exit(holding.run(Path(directory)))
+            sys.exit(resident.run(name, Path(directory)))
         case words:
             from qmesh.cli import hall  # noqa: PLC0415 - see above
 

@@ -22,6 +22,8 @@ COMMANDS: Final = {
     "join": "Make this machine a member, with an invitation.",
     "plan": "Show the steps that `apply` would take.",
     "apply": "Make this machine as desired, guard first.",
+    "confirm": "Keep what `apply --confirm` did.",
+    "undo": "Put back what `apply --confirm` did and nobody confirms.",
     "down": "Take the tunnel down; the guard stays.",
     "agent": "Keep this machine as desired, and serve members on the control node.",
     "hold": "Hold the guard's second table, which no flush of the ruleset takes away.",
@@ -30,6 +32,7 @@ COMMANDS: Final = {
     "status": "Show every machine of the mesh.",
     "log": "Show who joined and what changed, and when.",
     "units": "Write systemd units for the agent, the boot guard and the node.",
+    "uninstall": "Take qmesh off this machine, and tell what is open then.",
 }
 """The first line of each command's docstring, by name, in the order in which a user meets them."""
 

@@ -1,19 +1,51 @@
-"""The agent's process. It lives as long as its machine: the command line's libraries stay out of it."""
+"""The processes that live as long as their machine: the command line's libraries stay out of them."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final, NoReturn
 
-from qmesh.agent.service import run as run_agent
 from qmesh.cli.refusals import ended, talk_on_standard_error
-from qmesh.host.state import State
 
 
-def run(state: Path) -> int:
-    """Be the agent until a signal ends it; returns the exit code."""
+def _agent(state: Path) -> None:
+    from qmesh.agent.service import run  # noqa: PLC0415 - each process loads what it needs itself
+    from qmesh.host.state import State  # noqa: PLC0415 - see above
+
+    run(State(state))
+
+
+def _hold(state: Path) -> None:
+    from qmesh.host.holder import run  # noqa: PLC0415 - see above
+
+    run(state)
+
+
+def _undo(state: Path) -> None:
+    from qmesh.agent.undoing import run  # noqa: PLC0415 - see above
+    from qmesh.host.state import State  # noqa: PLC0415 - see above
+
+    run(State(state))
+
+
+RESIDENTS: Final[dict[str, Callable[[Path], None]]] = {"agent": _agent, "hold": _hold, "undo": _undo}
+"""What each of these commands does until it is ended, by its name."""
+
+
+def run(name: str, state: Path) -> int:
+    """Be one of them until a signal ends it; returns the exit code."""
     talk_on_standard_error(times=True)
     try:
-        run_agent(State(state))
+        RESIDENTS[name](state)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - printed as every command's are
         return ended(error, as_json=False)
     return 0
+
+
+def begin_anew(name: str, state: Path) -> NoReturn:
+    """Become one of them, without the libraries that have read the command line: see `qmesh.cli.main`."""
+    words = ["-m", "qmesh", name, "--state", str(state.absolute())]
+    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - no shell is wanted

@@ -3,7 +3,8 @@
 A table with an owner is changed by nobody but the socket that made it, and goes with that socket
 (nft(8), "owner"; Linux 5.12). So a process that does nothing else keeps one open: a flush of all rules
 takes the first table and leaves this one. It understands no guard: it loads a file of nftables
-commands when it begins, and again when it is told to. It lives as long as its machine, and imports little.
+commands when it begins, and again when it is told to. Being there before the network at boot, it also
+brings back the reserved ports then. It lives as long as its machine, and imports little.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from qmesh.errors import MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import nftables, processes
+from qmesh.host import nftables, processes, reserved
 
 SCRIPT: Final = "held.nft"
 SOCKET: Final = "hold.sock"
@@ -41,6 +42,7 @@ def run(directory: Path) -> None:
             raise MachineRefused("the guard is held already", hint="leave it to the process that does")
         ctypes.CDLL(None).prctl(_SET_NAME, _NAME, 0, 0, 0)
         _load(directory)
+        reserved.bring_back(directory)
         with _listening(directory) as listening:
             processes.notify("READY=1")
             while _answered(directory, listening):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -165,6 +165,27 @@ def global_addresses(except_interface: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(address) for address in found if _is_reachable(address)))
 
 
+def ways_in(
+    except_interface: str, strangers: Mapping[socket.AddressFamily, str], port: int
+) -> tuple[Way, ...]:
+    """How strangers' datagrams come to each of this machine's own addresses. Raises MachineRefused.
+
+    strangers: an address that stands for all of its family, by socket.AF_*; port: theirs.
+    """
+    with rtnetlink("read the addresses") as netlink:
+        outward = {
+            link["index"]: link.get_attr("IFLA_IFNAME")
+            for link in whole_dump(netlink.get_links)
+            if _is_outward(link) and link.get_attr("IFLA_IFNAME") != except_interface
+        }
+        addresses = whole_dump(netlink.get_addr)
+    return tuple(
+        Way(outward[each["index"]], _address_text(each).partition("/")[0], strangers[each["family"]], port)
+        for each in addresses
+        if each["index"] in outward and _is_lasting(each)
+    )
+
+
 def way_to(address: str, port: int) -> Way | None:
     """The way of datagrams to another machine; None where the kernel knows none.
 
@@ -182,6 +203,12 @@ def way_to(address: str, port: int) -> Way | None:
     if source is None:
         return None
     return Way(link.get_attr("IFLA_IFNAME"), source, address, port)
+
+
+def own_addresses() -> frozenset[str]:
+    """Every address of this machine, on whichever interface. Raises MachineRefused when it cannot look."""
+    with rtnetlink("read the addresses") as netlink:
+        return frozenset(_address_text(message).partition("/")[0] for message in whole_dump(netlink.get_addr))
 
 
 def _find(netlink: Any, interface: str) -> Any | None:

@@ -9,7 +9,7 @@ from itertools import groupby
 import msgspec
 
 from qmesh.errors import KernelRefused, MachineRefused, StateUnreadable
-from qmesh.host import files, held, links, nftables, ports, wireguard
+from qmesh.host import files, flows, held, links, nftables, ports, wireguard
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.guard import HELD, TABLE, change_script, load_script, seen, unload_script
@@ -55,6 +55,10 @@ class Linux:
     def backend(self) -> wireguard.Backend:
         """What does WireGuard here: the kernel, or a process."""
         return self._wireguard
+
+    def has_key(self, public_key: str | None) -> bool:
+        """Whether a `SetKey` step may name this key."""
+        return public_key in self._keys
 
     def observe(self) -> NodeState:
         """The machine as it is. Raises MachineRefused where it could not look."""
@@ -107,11 +111,10 @@ class Linux:
                 # The boot guard first: should the power go in between, closed is what comes up.
                 files.write(self._state.guard_file, load_script(guard).encode())
                 nftables.run(change_script(old, guard))
+                flows.cut_strangers(guard)
                 held.hold(self._state, guard)
             case UnloadGuard():
-                held.let_go(self._state)
-                nftables.run(unload_script())
-                files.remove(self._state.guard_file)
+                unload_guard(self._state)
             case ReservePorts(new=wanted):
                 ports.hold(self._state, wanted)
             case _:
@@ -129,6 +132,7 @@ class Linux:
             case RemovePeer(subject=interface, old=peer):
                 peers = [peer, *(other.old for other in alike if isinstance(other, RemovePeer))]
                 self._wireguard.remove_peers(interface, [peer.public_key for peer in peers])
+                flows.cut_from({ip.partition("/")[0] for peer in peers for ip in peer.allowed_ips})
             case SetKey(subject=interface, new=public_key):
                 self._wireguard.set_key(interface, self._private_key(public_key))
             case SetListenPort(subject=interface, new=port):
@@ -162,6 +166,13 @@ def _apply_to_link(step: Step) -> None:
             links.remove_address(interface, address)
         case _:
             raise KernelRefused(f"no way to take the step {step.kind}", hint="report this as a bug")
+
+
+def unload_guard(state: State) -> None:
+    """Take away all that there may be of the guard: both tables and their files; none is fine."""
+    held.let_go(state)
+    nftables.run(unload_script())
+    files.remove(state.guard_file)
 
 
 def close_as_at_boot(state: State) -> bool:

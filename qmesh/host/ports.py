@@ -9,30 +9,23 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from qmesh.errors import KernelRefused
-from qmesh.host import files
+from qmesh.host import files, processes
+from qmesh.host import reserved as kernels
 from qmesh.host.state import HeldPorts, State
 from qmesh.mesh.model import ranges_text
 
-RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
-_MOST_OCTETS = 6 * 65536
-"""That the list of reserved ports can have: five digits and a comma for each."""
-
 
 def reserved() -> frozenset[int]:
-    """The ports that the kernel gives to no outgoing connection. Source: ip-sysctl."""
+    """The ports that the kernel gives to no outgoing connection. Raises KernelRefused."""
     try:
-        with RESERVED.open("rb", buffering=0) as file:
-            # The kernel answers the first read only, and as far as that has room.
-            text = file.read(_MOST_OCTETS).decode("ascii")
+        return kernels.ports()
     except OSError as error:
-        raise KernelRefused(f"{RESERVED} cannot be read: {error.strerror}", hint="mount /proc") from None
-    found: set[int] = set()
-    for part in text.replace("\n", "").split(","):
-        first, _, last = part.partition("-")
-        if first:
-            found.update(range(int(first), int(last or first) + 1))
-    return frozenset(found)
+        raise KernelRefused(
+            f"{kernels.SYSCTL} cannot be read: {error.strerror}", hint="mount /proc"
+        ) from None
 
 
 def held(state: State) -> tuple[int, ...]:
@@ -49,21 +42,62 @@ def hold(state: State, ports: Iterable[int]) -> None:
     state.save_held_ports(HeldPorts(tuple(sorted(ours)), tuple(sorted(wanted - ours))))
     after = (now - (set(before.ours) - wanted)) | wanted
     try:
-        RESERVED.write_text(ranges_text(tuple(sorted(after)), ",") + "\n")
+        kernels.SYSCTL.write_text(ranges_text(tuple(sorted(after)), ",") + "\n")
     except OSError as error:
         raise KernelRefused(
-            f"{RESERVED} cannot be written: {error.strerror}",
+            f"{kernels.SYSCTL} cannot be written: {error.strerror}",
             hint="run as root, where /proc/sys is writable: some containers forbid it",
         ) from None
 
 
+class Listener(msgspec.Struct, frozen=True, order=True):
+    """A socket that takes what strangers send. program, process: who has it; empty and 0 when unknown."""
+
+    protocol: str
+    address: str
+    port: int
+    program: str
+    process: int
+
+
 def listeners() -> tuple[tuple[str, int], ...]:
     """Address and port of every listening TCP socket of this machine. Source: proc(5), net/tcp."""
-    found: list[tuple[str, int]] = []
-    for name in ("tcp", "tcp6"):
-        lines = (files.read(Path("/proc/net") / name) or b"").decode("ascii").splitlines()[1:]
-        found.extend(_local(line) for line in lines if line.split()[3] == "0A")
-    return tuple(sorted(set(found)))
+    found = {_local(line) for name in ("tcp", "tcp6") for line in _lines(name) if line.split()[3] == "0A"}
+    return tuple(sorted(found))
+
+
+def listening_on(ports: Iterable[int]) -> tuple[Listener, ...]:
+    """Who listens on any of these ports, over TCP or UDP, beyond loopback."""
+    wanted = set(ports)
+    found = [
+        (name.removesuffix("6"), *_local(line), line.split()[9])
+        for name in ("tcp", "tcp6", "udp", "udp6")
+        for line in _lines(name)
+        if line.split()[3] in {"tcp": ("0A",), "udp": ("07",)}[name[:3]]
+    ]
+    mine = [each for each in found if each[2] in wanted and not ipaddress.ip_address(each[1]).is_loopback]
+    owners = _owners({each[3] for each in mine}) if mine else {}
+    return tuple(
+        sorted(
+            Listener(protocol, address, port, processes.name_of(owners.get(inode, 0)), owners.get(inode, 0))
+            for protocol, address, port, inode in mine
+        )
+    )
+
+
+def _owners(inodes: set[str]) -> dict[str, int]:
+    """Processes by the sockets that they have."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[str, int] = {}
+    for process, descriptor in processes.descriptors():
+        with contextlib.suppress(OSError, KeyError):
+            found[wanted[str(descriptor.readlink())]] = process
+    return found
+
+
+def _lines(name: str) -> list[str]:
+    """Sockets as /proc/net lists them."""
+    return (files.read(Path("/proc/net") / name) or b"").decode("ascii").splitlines()[1:]
 
 
 def _local(line: str) -> tuple[str, int]:

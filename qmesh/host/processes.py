@@ -1,14 +1,18 @@
-"""Of a process that runs on: that it is the only one of its kind, and that it tells how it is."""
+"""Of processes: that one is the only one of its kind, that it tells how it is, and which another is."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+from qmesh.errors import MachineRefused
 
 _PRIVATE_MODE = 0o600
 
@@ -58,3 +62,65 @@ def is_locked(lock_file: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def end(lock_file: Path, *, timeout_s: float) -> None:
+    """End the one whose lock file this is, if there is one. Raises MachineRefused when it does not end."""
+    deadline = time.monotonic() + timeout_s
+    told: set[int] = set()
+    while is_locked(lock_file):
+        for number in _with_open(lock_file) - told:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGTERM)
+            told.add(number)
+        if time.monotonic() > deadline:
+            who = ", ".join(map(str, sorted(told))) or "unknown"
+            raise MachineRefused(
+                f"the process that has {lock_file} does not end (process {who})",
+                hint="end it by hand, then run the same command again",
+            )
+        time.sleep(0.05)
+
+
+def _with_open(path: Path) -> set[int]:
+    """The processes that have a file open, but for this one."""
+    wanted = path.stat()
+    found = set()
+    for number, descriptor in descriptors():
+        with contextlib.suppress(OSError):
+            if os.path.samestat(descriptor.stat(), wanted):
+                found.add(number)
+    return found - {os.getpid()}
+
+
+def descriptors() -> Iterator[tuple[int, Path]]:
+    """Every process's number, with each of its open files as /proc has it."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended, or is another user's
+            for descriptor in (process / "fd").iterdir():
+                yield int(process.name), descriptor
+
+
+def name_of(number: int) -> str:
+    """What the kernel calls a process; empty when there is none. Source: proc(5), comm."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{number}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    return ""
+
+
+class Seen(NamedTuple):
+    """A process. parent: its parent's number; started: clock ticks since boot. Source: proc(5), stat."""
+
+    parent: int
+    started: int
+
+
+def seen(process: int) -> Seen | None:
+    """A process as it is; None when there is none."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text("ascii", "replace")
+    except OSError:
+        return None
+    # Its name is in parentheses, and may hold any character.
+    fields = text.rpartition(")")[2].split()
+    return Seen(int(fields[1]), int(fields[19]))

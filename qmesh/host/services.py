@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,8 +18,9 @@ from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.processes import is_locked
 from qmesh.host.state import State
-from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER, Paths, qmesh_units
+from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER, UNDO, Paths, qmesh_units, undo_unit
 
+FLUSHER = "nftables.service"
 UNIT_DIRECTORY = Path("/etc/systemd/system")
 DEFAULT_PROGRAM = "/usr/local/bin/quilibrium-node"
 _START_S = 20.0
@@ -45,18 +47,22 @@ def paths(state: State, *, config_directory: str, program: str) -> Paths:
 def write_units(units: Mapping[str, str], directory: Path) -> None:
     """Write unit files, 0644, each whole or not at all."""
     for name, text in units.items():
-        files.write(directory / name, text.encode(), mode=0o644)
+        path = directory / name
+        if path.parent != directory:  # that of a drop-in
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(exist_ok=True)
+        files.write(path, text.encode(), mode=0o644)
 
 
 def install_agent(units: Mapping[str, str]) -> None:
     """Install and start the agent and the boot guard under systemd; a running agent is restarted."""
     write_units(units, UNIT_DIRECTORY)
-    _systemctl("daemon-reload")
-    _systemctl("enable", BOOT_GUARD, HOLDER, AGENT)
+    systemctl("daemon-reload")
+    systemctl("enable", BOOT_GUARD, HOLDER, AGENT)
     # Restarting the boot guard would restart what requires it: the node. The holder is only restarted
     # by what it is for, a change of the guard: while it is away, a flush would open the ports.
-    _systemctl("start", BOOT_GUARD, HOLDER)
-    _systemctl("restart", AGENT)
+    systemctl("start", BOOT_GUARD, HOLDER)
+    systemctl("restart", AGENT)
 
 
 def are_installed(units: Mapping[str, str]) -> bool:
@@ -64,7 +70,8 @@ def are_installed(units: Mapping[str, str]) -> bool:
     return all(files.read(UNIT_DIRECTORY / name) == text.encode() for name, text in units.items())
 
 
-def _systemctl(*words: str) -> None:
+def systemctl(*words: str) -> str:
+    """Have systemd do something; what is said. Raises MachineRefused when it does not."""
     try:
         done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
     except OSError as error:
@@ -77,6 +84,23 @@ def _systemctl(*words: str) -> None:
         raise MachineRefused(
             f"systemctl {' '.join(words)} failed: {reason[0]}", hint=f"see `systemctl status {AGENT}`"
         )
+    return done.stdout
+
+
+def flushes() -> bool:
+    """Whether nftables.service runs, or will at boot, and takes away all rules when it begins or ends.
+
+    Only where it names its files as `nft -f FILE` can that be told.
+    """
+    if not systemd_runs():
+        return False
+    shown = systemctl("show", FLUSHER, "--property=ActiveState,UnitFileState,ExecStart,ExecReload,ExecStop")
+    states = {"ActiveState=active", "UnitFileState=enabled", "UnitFileState=enabled-runtime"}
+    if states.isdisjoint(shown.splitlines()):
+        return False
+    read = (files.read(Path(path)) or b"" for path in re.findall(r" -f (/\S+)", shown))
+    texts = [shown, *(octets.decode("utf-8", "replace") for octets in read)]
+    return any(re.search(r"^[^#]*\bflush ruleset\b", text, re.MULTILINE) for text in texts)
 
 
 def start_holder(state: State) -> None:
@@ -86,8 +110,8 @@ def start_holder(state: State) -> None:
         unit = {HOLDER: qmesh_units(where)[HOLDER]}
         if not are_installed(unit):
             write_units(unit, UNIT_DIRECTORY)
-            _systemctl("daemon-reload")
-        _systemctl("start", HOLDER)
+            systemctl("daemon-reload")
+        systemctl("start", HOLDER)
     else:
         start_in_background(state, "hold", wait_s=_START_S)
 
@@ -95,13 +119,29 @@ def start_holder(state: State) -> None:
 def stop_holder() -> None:
     """Have systemd, where that is the init, end the process that holds the guard."""
     if systemd_runs() and (UNIT_DIRECTORY / HOLDER).exists():
-        _systemctl("stop", HOLDER)
+        systemctl("stop", HOLDER)
+
+
+def start_undo(state: State) -> None:
+    """Start the process that undoes a change at its time, anew where it runs. Raises MachineRefused.
+
+    Under systemd it is in a unit of its own, and so in nobody's session, which is enabled for the next boot.
+    """
+    if systemd_runs():
+        units = {UNDO: undo_unit(paths(state, config_directory="/", program=DEFAULT_PROGRAM))}
+        if not are_installed(units):
+            write_units(units, UNIT_DIRECTORY)
+            systemctl("daemon-reload")
+        systemctl("enable", UNDO)
+        systemctl("restart", UNDO)
+    else:
+        start_in_background(state, "undo", wait_s=_START_S)
 
 
 def start_in_background(state: State, command: str, *, wait_s: float) -> int | None:
     """Start one of qmesh's commands as a process that outlives this one.
 
-    command: `agent` or `hold`.
+    command: `agent`, `hold` or `undo`.
     wait_s: seconds to wait until it says that it is ready.
     Returns its process id; None when another command has started one at the same time.
     Raises MachineRefused when it ends, or is not ready in time.
@@ -137,7 +177,11 @@ def start_in_background(state: State, command: str, *, wait_s: float) -> int | N
 
 
 def _lock_file(state: State, command: str) -> Path:
-    return {"agent": state.agent_lock_file, "hold": state.hold_lock_file}[command]
+    return {
+        "agent": state.agent_lock_file,
+        "hold": state.hold_lock_file,
+        "undo": state.undo_lock_file,
+    }[command]
 
 
 @contextlib.contextmanager

@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import files, holder
+from qmesh.host import files, holder, reserved
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.model import Endpoint, Port, Secret
+from qmesh.mesh.undoing import Undoing
 
 DEFAULT_STATE = Path("/var/lib/qmesh")
-_START_OVER = "`qmesh down`, delete the state, join under a new name"
+_START_OVER = "`qmesh uninstall --delete-state`, join under a new name"
 
 T = TypeVar("T")
 
@@ -88,10 +89,12 @@ class State:
         self.hold_lock_file = directory / holder.LOCK
         self.log_file = directory / "agent.log"
         self.agent_lock_file = directory / "agent.lock"
+        self.undo_file = directory / "undo.json"
+        self.undo_lock_file = directory / "undo.lock"
         self.worker_config_directory = directory / "node"
         self._settings_file = directory / "machine.json"
         self._pending_file = directory / "joining.json"
-        self._held_ports_file = directory / "reserved-ports.json"
+        self._held_ports_file = directory / reserved.REMEMBERED
 
     def prepare(self) -> None:
         """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""
@@ -129,6 +132,20 @@ class State:
         finally:
             os.close(descriptor)
 
+    @contextlib.contextmanager
+    def lock_within(self, seconds: float) -> Iterator[bool]:
+        """Hold the lock where it can be had in that time; gives whether it is held. Raises as `lock`."""
+        try:
+            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise MachineRefused(
+                f"{self.directory} cannot be used: {error.strerror}", hint="is it still there?"
+            ) from None
+        try:
+            yield _locked_within(descriptor, seconds)
+        finally:
+            os.close(descriptor)
+
     def settings(self) -> Settings:
         """This machine's settings. Raises BadInput when it is in no mesh."""
         found = self.settings_or_none()
@@ -157,7 +174,13 @@ class State:
 
         SQLite writes into the registry's file: that is another only where it was put in its place.
         """
-        written = (self._settings_file, self.membership_file, self.preshared_key_file, self.private_key_file)
+        written = (
+            self._settings_file,
+            self.membership_file,
+            self.preshared_key_file,
+            self.private_key_file,
+            self.undo_file,
+        )
         return (*map(files.stamp, written), (files.stamp(self.registry_file) or (None,))[0])
 
     def settings_or_none(self) -> Settings | None:
@@ -177,6 +200,7 @@ class State:
             self.preshared_key_file,
             self.signing_key_file,
             self._pending_file,
+            self.undo_file,
             *(() if keep_private_key else (self.private_key_file,)),
         ):
             files.remove(path)
@@ -191,6 +215,17 @@ class State:
             files.remove(self._pending_file)
         else:
             files.write(self._pending_file, msgspec.json.encode(pending))
+
+    def undoing(self) -> Undoing | None:
+        """The change that waits to be confirmed, or was undone; None where there is neither."""
+        return _decoded(self.undo_file, Undoing)
+
+    def save_undoing(self, undoing: Undoing | None) -> None:
+        """Remember what a change is undone to, durably, or that there is nothing to undo any more."""
+        if undoing is None:
+            files.remove(self.undo_file)
+        else:
+            files.write(self.undo_file, msgspec.json.encode(undoing, enc_hook=_revealed))
 
     def held_ports(self) -> HeldPorts:
         """Which ports qmesh keeps reserved."""
@@ -259,12 +294,24 @@ class State:
         return self.signing_key()
 
 
+def _revealed(value: object) -> str:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(type(value).__name__)
+
+
+def _hidden(kind: type, value: object) -> Secret:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise NotImplementedError(kind.__name__)
+
+
 def _decoded(path: Path, kind: type[T]) -> T | None:
     octets = files.read(path)
     if octets is None:
         return None
     try:
-        return msgspec.json.decode(octets, type=kind)
+        return msgspec.json.decode(octets, type=kind, dec_hook=_hidden)
     except (ValueError, QmeshError):  # text that is no UTF-8 is a ValueError of Python's own
         raise StateUnreadable(
             f"{path} is damaged", hint="restore it from a backup; qmesh does not guess at its contents"
@@ -275,12 +322,19 @@ def _lock(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        begun = time.monotonic()
         # A command usually ends within a second: only a longer wait is worth a word.
-        while time.monotonic() - begun < 1:
-            time.sleep(0.02)
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+        if _locked_within(descriptor, 1):
+            return
         log.info("waiting for another qmesh command on this machine to end ...")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _locked_within(descriptor: int, seconds: float) -> bool:
+    begun = time.monotonic()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() - begun >= seconds:
+            return False
+        time.sleep(0.02)

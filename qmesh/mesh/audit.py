@@ -13,8 +13,11 @@ from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Peer, Profile, Tunnel, Unshown, ranges_text
+from qmesh.mesh.sysctls import Weakness
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
+
+Change: TypeAlias = Literal["unconfirmed", "undone"]
 
 PRIVATE_MODE: Final = 0o600
 _APPLY: Final = "qmesh apply"
@@ -70,6 +73,13 @@ class ConfigFile(Unshown, frozen=True):
     unreadable: str | None = None
 
 
+class Flusher(msgspec.Struct, frozen=True):
+    """A unit that takes away all rules. answered: whether its drop-in of qmesh brings the guard back."""
+
+    unit: str
+    answered: bool
+
+
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What of a machine matters besides its `NodeState`.
 
@@ -81,6 +91,10 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     taken_down: whether the tunnel is down because `qmesh down` said so.
     agent_runs: whether this machine's agent does.
     obstacles: what other programs' rules do to the mesh's packets.
+    weaknesses: what its kernel is set to.
+    flusher: None where no unit that runs takes away all rules, as far as can be told.
+    held: whether the guard's second table is there, which no flush takes away.
+    change: of `apply --confirm`, that waits to be confirmed, or that was not.
     """
 
     public_key: str
@@ -95,6 +109,10 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     taken_down: bool = False
     agent_runs: bool = True
     obstacles: tuple[Obstacle, ...] = ()
+    weaknesses: tuple[Weakness, ...] = ()
+    flusher: Flusher | None = None
+    held: bool = True
+    change: Change | None = None
 
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
@@ -103,10 +121,13 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
         *_key_findings(around),
         *_guard_findings(desired, observed),
         *_foreign_findings(around.obstacles),
+        *_flush_findings(around),
         *_port_findings(desired, observed),
+        *_sysctl_findings(desired, observed, around),
         *_listener_findings(desired, observed, around),
         *_tunnel_findings(desired.tunnel, observed.tunnel, around),
         *_agent_findings(around),
+        *_change_findings(around),
         *_config_findings(desired, around),
     )
 
@@ -155,6 +176,13 @@ def _guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding
         yield _error("guard-drift", "table inet qmesh", closed, _difference(wanted, observed.loaded_guard))
 
 
+def _flush_findings(around: Surroundings) -> Iterator[Finding]:
+    if around.flusher is not None and not around.flusher.answered and not around.held:
+        wanted = "the guard, loaded again after each flush, or held"
+        seen = "it flushes all rules when it starts, is reloaded or stops"
+        yield _error("foreign-flush", around.flusher.unit, wanted, seen)
+
+
 def _difference(wanted: Guard, loaded: Guard | None) -> str:
     if loaded is None:
         return "a table that was changed by another program or hand"
@@ -185,6 +213,15 @@ def _port_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]
             "in net.ipv4.ip_local_reserved_ports",
             "an outgoing connection may take it",
         )
+
+
+def _sysctl_findings(desired: NodeState, observed: NodeState, around: Surroundings) -> Iterator[Finding]:
+    is_whole = observed.guard == desired.guard
+    for weak in around.weaknesses:
+        if weak.always:
+            yield _warning("sysctl", weak.setting, weak.wanted, weak.seen, weak.cure)
+        elif not is_whole:
+            yield Finding("sysctl", "info", weak.setting, weak.wanted, weak.seen, weak.cure)
 
 
 def _listener_findings(desired: NodeState, observed: NodeState, around: Surroundings) -> Iterator[Finding]:
@@ -259,6 +296,20 @@ def _agent_findings(around: Surroundings) -> Iterator[Finding]:
     if not around.agent_runs:
         does = "mends this machine and lets others join" if around.is_control else "mends this machine"
         yield _warning("agent-missing", "qmesh agent", f"an agent that {does}", "none runs")
+
+
+def _change_findings(around: Surroundings) -> Iterator[Finding]:
+    if around.change == "unconfirmed":
+        yield _warning(
+            "change-unconfirmed",
+            "qmesh apply",
+            "a change that stays",
+            "undone unless confirmed",
+            "qmesh confirm",
+        )
+    elif around.change == "undone":
+        kept = "put back, as nobody confirmed; the agent leaves it so"
+        yield _error("change-undone", "qmesh apply", "a machine as desired", kept)
 
 
 def _peers_findings(

@@ -10,12 +10,14 @@ The chains, in the order in which a packet meets them (docs/guard.md has the rea
 
 asked_for   prerouting, before destination NAT: the port is still the one that was asked for
 arrived_at  input, after destination NAT: the port that a socket of this machine would see
-passed_on   forward: to a container of this machine
-sent        output: a connection that is older than the guard is not taken up again; no local user asks
+passed_on   forward: to a container of this machine; nobody sends through the tunnel by way of this machine
+sent        output: a connection that is older than the guard is neither answered nor taken up again; no
+            local user asks
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Set as AbstractSet
 from typing import Final
@@ -86,13 +88,17 @@ table inet {table} {{{flags}
 
 	chain passed_on {{
 		type filter hook forward priority mangle; policy accept;
+		oifname "{guard.interface}" goto into_tunnel
 		meta l4proto {{ tcp, udp }} th dport @worker_ports ct status dnat goto worker_port
 		meta l4proto {{ tcp, udp }} th dport @worker_ports meta oifkind "bridge" goto worker_port
+		tcp sport @worker_ports meta iifkind "bridge" ct direction original ct state new goto taken_up
 	}}
 
 	chain sent {{
-		type filter hook output priority mangle; policy accept;
+		type filter hook output priority mangle; policy accept;{_who_is_answered(guard, family)}
 		tcp sport @worker_ports ct direction original ct state new goto taken_up{_who_may_not_send(guard)}
+		udp sport {guard.listen_port} accept
+		{_who_is_not_answered(guard)}
 	}}
 
 	chain worker_port {{
@@ -105,6 +111,11 @@ table inet {table} {{{flags}
 		{_what_members_may_reach(guard, family)}
 		ct direction reply accept
 		meta l4proto {{ icmp, ipv6-icmp }} fib daddr type local accept
+		counter drop
+	}}
+
+	chain into_tunnel {{
+		ct direction reply accept
 		counter drop
 	}}
 
@@ -146,6 +157,19 @@ def _who_has_passed(guard: Guard, family: str) -> str:
     return "" if guard.role == "control" else f"\n\t\t{_who_may_reach_workers(guard, family)}"
 
 
+def _who_is_answered(guard: Guard, family: str) -> str:
+    if guard.role == "control":
+        return ""
+    tunnel = f'oifname "{guard.interface}" meta oifkind "{guard.kind}"'
+    return f"\n\t\t{tunnel} {family} daddr {guard.control_address} accept"
+
+
+def _who_is_not_answered(guard: Guard) -> str:
+    """What a worker would still say to whoever reached it before the guard was there."""
+    answer = "meta l4proto { tcp, udp } th sport @worker_ports ct direction reply"
+    return f"{answer}{' meta oiftype != loopback' if guard.role == 'control' else ''} counter drop"
+
+
 def _who_may_not_send(guard: Guard) -> str:
     if guard.role == "control":
         return ""
@@ -162,6 +186,16 @@ def _what_members_may_reach(guard: Guard, family: str) -> str:
         f'meta iifkind "{guard.kind}" {family} saddr {guard.control_address}'
         " meta l4proto { tcp, udp } th dport @worker_ports accept"
     )
+
+
+def may_reach_workers(guard: Guard, source: str, own: AbstractSet[str]) -> bool:
+    """Whether the guard lets an address in to this machine's workers; its packets must still come its way.
+
+    own: the machine's addresses.
+    """
+    if guard.role == "worker":
+        return source == guard.control_address
+    return source in own or ipaddress.ip_address(source).is_loopback
 
 
 def load_script(guard: Guard) -> str:

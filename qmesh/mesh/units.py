@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 import msgspec
@@ -12,9 +13,14 @@ from qmesh.mesh.model import quoted
 AGENT: Final = "qmesh.service"
 BOOT_GUARD: Final = "qmesh-guard.service"
 HOLDER: Final = "qmesh-hold.service"
+AFTER_FLUSH: Final = "nftables.service.d/qmesh.conf"
+"""No unit, but what qmesh adds to one of the distribution's, which flushes all rules."""
+UNDO: Final = "qmesh-undo.service"
 CONTROL_PROCESS: Final = "qmesh-control.service"
 WORKER: Final = "qmesh-worker@.service"
 WORKERS: Final = "qmesh-workers.target"
+
+_MARK: Final = "# Made by qmesh, which deletes it again unless it was edited: "
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,17 +62,36 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
 
 def unit_files(paths: Paths, *, is_control: bool, cores: range) -> dict[str, str]:
     """The text of each unit by its file name; the control process's only on the control node."""
-    units = qmesh_units(paths)
+    units = {WORKER: _worker(paths), WORKERS: _workers(cores)}
     if is_control:
         units[CONTROL_PROCESS] = _control_process(paths)
-    units[WORKER] = _worker(paths)
-    units[WORKERS] = _workers(cores)
-    return units
+    return {**qmesh_units(paths), **_marked(units)}
 
 
 def qmesh_units(paths: Paths) -> dict[str, str]:
-    """The units of qmesh itself: the agent, the guard at boot, and who holds it."""
-    return {AGENT: _agent(paths), BOOT_GUARD: _boot_guard(paths), HOLDER: _holder(paths)}
+    """The units of qmesh itself: the agent, the guard at boot, who holds it, and what brings it back."""
+    return _marked(
+        {
+            AGENT: _agent(paths),
+            BOOT_GUARD: _boot_guard(paths),
+            HOLDER: _holder(paths),
+            AFTER_FLUSH: _after_flush(paths),
+        }
+    )
+
+
+def marked(text: str) -> str:
+    """A unit with a first line by which it is known again, whatever version of qmesh made it."""
+    return f"{_MARK}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def is_unedited(text: str) -> bool:
+    """Whether a unit is as qmesh made it."""
+    return text == marked(text.partition("\n")[2])
+
+
+def _marked(units: dict[str, str]) -> dict[str, str]:
+    return {name: marked(text) for name, text in units.items()}
 
 
 def _boot_guard(paths: Paths) -> str:
@@ -86,9 +111,21 @@ AssertPathExists={_path(paths.guard_file)}
 Type=oneshot
 RemainAfterExit=yes
 ExecStart={_quoted(paths.nft)} -f {_word(paths.guard_file)}
+TimeoutStartSec=60
 
 [Install]
 WantedBy=sysinit.target
+"""
+
+
+def _after_flush(paths: Paths) -> str:
+    # "-": where no guard is wanted there is no file. "+": that unit may not see the state directory.
+    load = f"-+{_quoted(paths.nft)} -f {_word(paths.guard_file)}"
+    return f"""\
+[Service]
+ExecStartPost={load}
+ExecReload={load}
+ExecStopPost={load}
 """
 
 
@@ -100,7 +137,7 @@ Description=qmesh guard held: its second table, which no flush takes away
 Documentation=man:nft(8)
 DefaultDependencies=no
 RequiresMountsFor={_quoted(paths.held_file)} {_quoted(paths.python)}
-After=local-fs.target {BOOT_GUARD}
+After=local-fs.target systemd-sysctl.service {BOOT_GUARD}
 Before=network-pre.target shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target
@@ -119,6 +156,38 @@ OOMScoreAdjust=-900
 [Install]
 WantedBy=sysinit.target
 """
+
+
+def undo_unit(paths: Paths) -> str:
+    """The unit that undoes a change which nobody confirmed; at boot before anything loads the guard.
+
+    KillMode=process: where WireGuard is a process, the tunnel that was put back outlives it.
+    """
+    return marked(f"""\
+[Unit]
+Description=qmesh undo: puts back what nobody confirmed in time
+DefaultDependencies=no
+RequiresMountsFor={_quoted(paths.state)} {_quoted(paths.python)}
+After=local-fs.target
+Before={BOOT_GUARD} {HOLDER} {AGENT} network-pre.target shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+ConditionPathExists={_path(paths.state)}/undo.json
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={_quoted(paths.python)} -m qmesh undo --state {_word(paths.state)}
+KillMode=process
+Restart=on-failure
+RestartSec=1
+TimeoutStartSec=60
+OOMScoreAdjust=-900
+
+[Install]
+WantedBy=sysinit.target
+""")
 
 
 def _agent(paths: Paths) -> str:
@@ -150,8 +219,8 @@ def _control_process(paths: Paths) -> str:
 [Unit]
 Description=Quilibrium control process (core 0)
 Requires={BOOT_GUARD}
-Wants={AGENT}
-After={BOOT_GUARD} {AGENT} {WORKERS} network-online.target
+Wants={HOLDER} {AGENT}
+After={BOOT_GUARD} {HOLDER} {AGENT} {WORKERS} network-online.target
 
 [Service]
 ExecStart={_quoted(paths.program)} --config {_word(paths.config_directory)}
@@ -166,8 +235,8 @@ def _worker(paths: Paths) -> str:
 [Unit]
 Description=Quilibrium data worker, core %i
 Requires={BOOT_GUARD}
-Wants={AGENT}
-After={BOOT_GUARD} {AGENT}
+Wants={HOLDER} {AGENT}
+After={BOOT_GUARD} {HOLDER} {AGENT}
 PartOf={WORKERS}
 
 [Service]

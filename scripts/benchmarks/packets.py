@@ -1,4 +1,4 @@
-"""Packets through the tunnel to a worker port, with the guard and without any table."""
+"""Packets and octets through the tunnel to a worker port, with both tables of the guard and without any."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 from benchmarks import sample
 from benchmarks.measuring import Figure
 
 from qmesh.host import links, nftables, wireguard
 from qmesh.mesh.enrolment import public_key_of
-from qmesh.mesh.guard import held_script, load_script
+from qmesh.mesh.guard import held_script, load_script, release_script
 from qmesh.mesh.model import Endpoint, Guard, Peer, Secret
 
 NAMESPACE = "far"
 NEAR, FAR = "10.64.0.2", "10.64.0.1"
 PORT = 20008
+WORKERS = (16, 5000)
 SECONDS = 0.2
-TIMES = 101
+TIMES = 51
 PAYLOAD_OCTETS = 64
 LEAST = 0.97
 
@@ -41,37 +44,97 @@ table inet other {
 
 def figures() -> list[Figure]:
     """The far end is the control node, this end the worker machine."""
-    with two_machines(), worker():
-        guard = Guard(
-            role="worker",
-            interface=sample.INTERFACE,
-            kind=wireguard.available_kind(),
-            listen_port=51820,
-            control_address=FAR,
-            service_port=51820,
-            ports=tuple(range(PORT, PORT + sample.WORKERS)),
-        )
+    with two_machines():
+        return [
+            figure
+            for workers in WORKERS
+            for works in (packets_a_second, octets_a_second)
+            for figure in works(guard_with(workers))
+        ]
 
-        def with_script(script: str) -> float:
-            nftables.run(f"flush ruleset\n{script}")
-            time.sleep(SECONDS / 5)
-            return received_a_second()
 
-        scripts = {"guard": load_script(guard) + held_script(guard), "stateful": STATEFUL, "none": ""}
-        with flood():
-            # In turn and many times: how the two ends share the processors changes by the second.
-            taken = [{name: with_script(script) for name, script in scripts.items()} for _ in range(TIMES)]
+def guard_with(workers: int) -> Guard:
+    """This machine's, with so many worker ports; the last is the one that is measured."""
+    return Guard(
+        role="worker",
+        interface=sample.INTERFACE,
+        kind=wireguard.available_kind(),
+        listen_port=51820 + 64,
+        control_address=FAR,
+        service_port=51820,
+        ports=tuple(range(PORT - workers + 1, PORT + 1)),
+    )
+
+
+def packets_a_second(guard: Guard) -> list[Figure]:
+    """Datagrams to a socket that nobody reads: what arrives is counted by the kernel."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
+        there.bind((NEAR, PORT))
+        with sending("datagrams"):
+            medians = medians_of(guard, datagrams)
+    return rows(guard, f"packets of {PAYLOAD_OCTETS} octets to a worker", "k/s", 1e3, medians)
+
+
+def octets_a_second(guard: Guard) -> list[Figure]:
+    """One TCP connection."""
+    with socket.create_server((NEAR, PORT)) as server, sending("stream"):
+        connection, _ = server.accept()
+        with connection, Reader(connection) as reader:
+            medians = medians_of(guard, lambda: reader.octets)
+    return rows(guard, "throughput to a worker", "Mbit/s", 1e6 / 8, medians)
+
+
+class Reader:
+    """Reads all that comes, and counts it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.octets = 0
+        self._connection = connection
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def _read(self) -> None:
+        room = bytearray(1 << 20)
+        with contextlib.suppress(OSError):
+            while got := self._connection.recv_into(room):
+                self.octets += got
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+
+def medians_of(guard: Guard, counted: Callable[[], int]) -> dict[str, float]:
+    """By ruleset, the median of what is counted in a second."""
+    scripts = {"guard": load_script(guard) + held_script(guard), "stateful": STATEFUL, "none": ""}
+
+    def with_script(script: str) -> float:
+        nftables.run(f"flush ruleset\n{release_script()}{script}")
+        time.sleep(SECONDS / 5)
+        before, began = counted(), time.perf_counter()
+        time.sleep(SECONDS)
+        return (counted() - before) / (time.perf_counter() - began)
+
+    # In turn and many times: how the two ends share the processors changes by the second.
+    taken = [{name: with_script(script) for name, script in scripts.items()} for _ in range(TIMES)]
+    nftables.run(f"flush ruleset\n{release_script()}")
+    return {name: statistics.median(each[name] for each in taken) for name in scripts}
+
+
+def rows(guard: Guard, work: str, unit: str, divisor: float, medians: dict[str, float]) -> list[Figure]:
+    """Beside no table, which is what is promised; and beside the least firewall that knows connections."""
     how = "kernel" if guard.kind == "wireguard" else "userspace"
-    medians = {name: statistics.median(each[name] for each in taken) / 1e3 for name in scripts}
-    ours, none = medians["guard"], medians["none"]
-    size = f"{PAYLOAD_OCTETS} octets"
-    work = f"packets a second to a worker, {how}"
+    size = f"{len(guard.ports):,} ports"
+    ours, stateful, none = (medians[name] / divisor for name in ("guard", "stateful", "none"))
     return [
-        Figure(f"{work}, beside no table", size, ours, none, "k/s", f">= {LEAST} x", ours >= LEAST * none),
-        Figure(f"{work}, beside one stateful rule", size, ours, medians["stateful"], "k/s", "", None),
         Figure(
-            f"one stateful rule, {how}, beside no table", size, medians["stateful"], none, "k/s", "", None
+            f"{work}, {how}, beside no table", size, ours, none, unit, f">= {LEAST} x", ours >= LEAST * none
         ),
+        Figure(f"{work}, {how}, beside one stateful rule", size, ours, stateful, unit, "", None),
     ]
 
 
@@ -122,17 +185,9 @@ def make_end(interface: str, *, own: int, other: int, address: str, peer: str, e
 
 
 @contextlib.contextmanager
-def worker() -> Iterator[None]:
-    """A socket at the port; nobody reads it, and what arrives is counted by the kernel."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
-        there.bind((NEAR, PORT))
-        yield
-
-
-@contextlib.contextmanager
-def flood() -> Iterator[None]:
-    """Meanwhile the control node sends as fast as it can."""
-    with subprocess.Popen(far(__file__), stdout=subprocess.PIPE) as sender:
+def sending(what: str) -> Iterator[None]:
+    """Meanwhile the control node sends as fast as it can: `datagrams`, or a `stream`."""
+    with subprocess.Popen(far(__file__, what), stdout=subprocess.PIPE) as sender:
         assert sender.stdout is not None
         sender.stdout.readline()
         time.sleep(1)  # the first handshake is over after this
@@ -142,14 +197,7 @@ def flood() -> Iterator[None]:
             sender.kill()
 
 
-def received_a_second() -> float:
-    """What arrives."""
-    before, began = arrived(), time.perf_counter()
-    time.sleep(SECONDS)
-    return (arrived() - before) / (time.perf_counter() - began)
-
-
-def arrived() -> int:
+def datagrams() -> int:
     """UDP datagrams that reached a socket of this namespace, room for them or not. Source: proc(5)."""
     names, values = (
         line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Udp:")
@@ -158,10 +206,11 @@ def arrived() -> int:
     return int(counts["InDatagrams"]) + int(counts["RcvbufErrors"])
 
 
-def send() -> None:
+def send(what: str) -> None:
     """Send for ever; called in the other namespace."""
-    payload = bytes(PAYLOAD_OCTETS)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
+    kind = socket.SOCK_DGRAM if what == "datagrams" else socket.SOCK_STREAM
+    payload = bytes(PAYLOAD_OCTETS if what == "datagrams" else 1 << 20)
+    with socket.socket(socket.AF_INET, kind) as here:
         here.connect((NEAR, PORT))
         print("ready", flush=True)
         while True:
@@ -185,4 +234,4 @@ def ip(*words: str) -> None:
 
 
 if __name__ == "__main__":
-    send()
+    send(sys.argv[1])

@@ -22,6 +22,7 @@ NO_MACHINE: Final = 125
 TESTS: Final = [
     *(f"tests/host/test_{name}.py" for name in ("netlink", "links", "wireguard", "linux")),
     "tests/lab/test_systemd.py",
+    "tests/lab/test_systemd_confirm.py",
 ]
 OPTIONS: Final = ["-m", "not userspace", "--durations=10"]
 
@@ -64,6 +65,12 @@ def _parsed() -> tuple[argparse.Namespace, list[str]]:
         default=[],
         help="a folder in which the machine's writes arrive; all others are lost",
     )
+    parser.add_argument(
+        "--over",
+        metavar="FOLDER",
+        type=_folder,
+        help="a folder laid over /, as it is when the machine is started: files and modes",
+    )
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=1800, help="1800 unless given")
     parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="run this, no tests")
     # argparse would take the command's own `--` for one of these options'.
@@ -92,6 +99,7 @@ def _job(options: argparse.Namespace, rest: list[str]) -> machine.Job:
         directory=ROOT,
         environment={name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)},
         writable=list(dict.fromkeys(writable)),
+        over=options.over,
         systemd=tests or options.systemd,
         timeout_s=options.timeout,
     )

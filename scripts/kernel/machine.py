@@ -45,6 +45,7 @@ class Job:
 
     directory: where the command runs.
     writable: the folders of the host in which the machine's writes arrive; all other writes are lost with it.
+    over: a folder that is laid over /; of units what is below /etc/systemd/system.
     systemd: whether systemd is to be its init.
     timeout_s: seconds from the start on, after which it is given up.
     """
@@ -53,6 +54,7 @@ class Job:
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     writable: Sequence[Path] = ()
+    over: Path | None = None
     systemd: bool = False
     timeout_s: float = 1800
 
@@ -240,12 +242,18 @@ def _end(machine: subprocess.Popen[bytes], console: socket.socket) -> None:
 def _initramfs(kind: Kind, job: Job, end: str) -> bytes:
     shares = [
         "\t".join((share.tag, "rw" if share.writable else "ro", str(share.source), str(share.target)))
-        for share in _shares(kind, job)[1:]
+        for share in _shares(kind, job)
+        if share.target != Path("/")
     ]
     files = {
         **guest_files(),
         "machine/settings": settings(
-            {**kind.settings, "INIT": "systemd" if job.systemd else "job", "END": end}
+            {
+                **kind.settings,
+                "INIT": "systemd" if job.systemd else "job",
+                "OVER": str(job.over or ""),
+                "END": end,
+            }
         ),
         "machine/shares": "".join(f"{share}\n" for share in shares).encode(),
         "machine/command": script(job.command, environment=job.environment, directory=job.directory),
@@ -258,7 +266,9 @@ def _shares(kind: Kind, job: Job) -> list[Share]:
     writable = [
         Share(f"writable{number}", path, path, writable=True) for number, path in enumerate(job.writable)
     ]
-    return [Share("root", Path("/"), Path("/")), *kind.shares, *writable]
+    # What is shown at / is no share among others: init puts / together of it.
+    over = [Share("over", job.over, Path("/"))] if job.over else []
+    return [Share("root", Path("/"), Path("/")), *over, *kind.shares, *writable]
 
 
 @contextlib.contextmanager

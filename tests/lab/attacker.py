@@ -42,18 +42,31 @@ def checksum(octets: bytes) -> int:
     return ~total & 0xFFFF
 
 
+def segment(source: str, source_port: int, target: str, port: int, flags: int) -> bytes:
+    """A TCP segment without data, for IPv4. Source: RFC 9293."""
+
+    def packed(check: int) -> bytes:
+        return struct.pack("!HHIIBBHHH", source_port, port, 1, 1, 5 << 4, flags, 65535, check, 0)
+
+    ends = socket.inet_aton(source) + socket.inet_aton(target)
+    pseudo_header = ends + struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(packed(0)))
+    return packed(checksum(pseudo_header + packed(0)))
+
+
+def ipv4_packet(
+    source: str, target: str, payload: bytes, *, identification: int = 0, fragment: int = 0
+) -> bytes:
+    """A packet for a raw socket; the kernel fills in what is 0 here, see raw(7). Source: RFC 791.
+
+    fragment: the field of flags and offset.
+    """
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 0, identification, fragment, 64, socket.IPPROTO_TCP, 0)
+    return head + socket.inet_aton(source) + socket.inet_aton(target) + payload
+
+
 def syn_packet(source: str, source_port: int, target: str, port: int) -> bytes:
-    """An IPv4 packet that asks for a TCP connection. Source: RFC 791, RFC 9293."""
-    from_, to = socket.inet_aton(source), socket.inet_aton(target)
-
-    def segment(check: int) -> bytes:
-        return struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, SYN, 65535, check, 0)
-
-    pseudo_header = from_ + to + struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(segment(0)))
-    tcp = segment(checksum(pseudo_header + segment(0)))
-    # The kernel fills in total length, identification and header checksum, see raw(7).
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_TCP, 0)
-    return header + from_ + to + tcp
+    """An IPv4 packet that asks for a TCP connection."""
+    return ipv4_packet(source, target, segment(source, source_port, target, port, SYN))
 
 
 async def send_forged(attempt: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from tests.lab.cluster import (
     stop_agent,
 )
 from tests.lab.machines import Lab, Machine
+from tests.lab.test_lab import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -38,6 +39,12 @@ class Case:
 
 PEER = "$(wg show qmesh0 peers)"
 CASES = [
+    Case(
+        "sysctl",
+        "sysctl -qw net.ipv4.conf.eth0.route_localnet=1",
+        "warning",
+        "net.ipv4.conf.*.route_localnet",
+    ),
     Case("key-missing", f"mv {KEY} /root/key", subject=KEY, mend=f"mv /root/key {KEY}"),
     Case("key-mode", f"chmod 640 {KEY}", subject=KEY),
     Case("key-mode", f"chmod 604 {STATE}/preshared.key", subject=f"{STATE}/preshared.key"),
@@ -160,6 +167,9 @@ def test_finds_workers_that_no_guard_covers(member):
     workers = start_workers(member, "4..7")
     assert facts(member, "check")["findings"] == []
     member.run(["nft", "delete", "table", "inet", "qmesh"])
+    assert [finding["code"] for finding in facts(member, "check", code=1)["findings"]] == ["guard-missing"]
+    member.run(["pkill", "-KILL", "qmesh-hold"])
+    wait_until(lambda: "qmesh" not in member.run(["nft", "list", "tables"]).stdout)
     report = facts(member, "check", code=1)
     qmesh(member, "apply")
     assert facts(member, "check")["findings"] == []

@@ -346,16 +346,20 @@ def test_the_units_are_what_systemd_takes(lab):
     control = make_control(lab)
     control.run(["mkdir", "/root/units"])
     qmesh(control, "units", "--write", "/root/units", "--program", "/bin/true")
-    names = set(control.run(["ls", "/root/units"]).stdout.split())
+    drop_in = "nftables.service.d/qmesh.conf"
+    listed = set(control.run(["ls", "/root/units"]).stdout.split())
+    names = listed - {"nftables.service.d"} | {drop_in}
     assert names == {
-        *("qmesh.service", "qmesh-guard.service", "qmesh-control.service"),
-        *("qmesh-worker@.service", "qmesh-workers.target"),
+        *("qmesh.service", "qmesh-guard.service", "qmesh-hold.service", "qmesh-control.service"),
+        *("qmesh-worker@.service", "qmesh-workers.target", drop_in),
     }
+    assert control.read(f"/root/units/{drop_in}") == facts(control, "units")["units"][drop_in]
     control.run(["cp", "/root/units/qmesh-worker@.service", "/root/units/qmesh-worker@1.service"])
     if control.run(["sh", "-c", "command -v systemd-analyze"], check=False).returncode:
         pytest.skip("this machine cannot: it has no systemd-analyze")
     files = sorted(
-        f"/root/units/{name}" for name in {*names, "qmesh-worker@1.service"} - {"qmesh-worker@.service"}
+        f"/root/units/{name}"
+        for name in {*names, "qmesh-worker@1.service"} - {"qmesh-worker@.service", drop_in}
     )
     done = control.run(["systemd-analyze", "verify", "--man=no", *files], check=False)
     assert done.returncode == 0, done.stderr

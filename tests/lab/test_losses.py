@@ -169,7 +169,8 @@ def test_g3_the_guard_does_not_wait_for_dns(lab):
     stop_agent(member)
     silent = "ip neighbour add 192.168.0.250 lladdr 02:00:00:00:00:01 dev eth0"
     member.run(["sh", "-c", f"{silent}; echo nameserver 192.168.0.250 >/etc/resolv.conf; echo >/etc/hosts"])
-    member.run(["sh", "-c", "nft flush ruleset; ip link delete qmesh0"])
+    member.run(["sh", "-c", "pkill -KILL qmesh-hold; nft flush ruleset; ip link delete qmesh0"])
+    wait_until(lambda: not guards(member))
     applying = member.start(["qmesh", "apply"])
     wait_until(lambda: guards(member), 4)
     assert applying.poll() is None, "the look-up was to be slow"

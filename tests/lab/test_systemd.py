@@ -60,9 +60,32 @@ def agent() -> int:
     return int(shown("qmesh.service", "MainPID")[0])
 
 
+def all_of_it() -> dict[str, str]:
+    """What qmesh could leave on a machine, byte for byte.
+
+    Left out is the sysctl that the kernel's WireGuard sets when any interface of it is brought up.
+    """
+    asked = {
+        "rules": "nft list ruleset",
+        "links": "ip -o link; ip -o address; ip route; ip -6 route",
+        "sysctls": "sysctl -a 2>/dev/null | grep '^net' | grep -v 'neigh\\|_count\\|all.send_redirects'",
+        "files": "find /etc/systemd /var/lib/qmesh 2>&1 | sort",
+        "units": "systemctl list-units --all --plain 'qmesh*'; systemctl list-unit-files 'qmesh*'",
+        "drop-ins": "systemctl show nftables.service --property=DropInPaths,ExecReload",
+        "processes": "pgrep -a 'qmesh|wireguard'; pgrep -af '[-]m qmesh'",
+        "sockets": "ss -Hlntu | sort",
+    }
+    return {name: said(script) for name, script in asked.items()}
+
+
+def said(script: str) -> str:
+    """What a script prints, however it ends."""
+    return subprocess.run(["sh", "-c", script], check=False, capture_output=True, text=True).stdout
+
+
 @pytest.fixture(scope="module")
-def mesh() -> None:
-    """A mesh with this machine as its control node."""
+def mesh() -> dict[str, str]:
+    """A mesh with this machine as its control node; gives what was there before."""
     if "qmesh.throwaway" not in Path("/proc/cmdline").read_text().split():
         pytest.skip("this machine cannot: it is not to be thrown away; ./scripts/test-kernel has one")
     if Path("/proc/1/comm").read_text() != "systemd\n":
@@ -71,6 +94,12 @@ def mesh() -> None:
     Path(CONFIG).mkdir(parents=True)
     Path(CONFIG, "config.yml").write_text(NODE_CONFIG)
     Path(CONFIG, "config.yml").chmod(0o600)
+    before = all_of_it()
+    init()
+    return before
+
+
+def init() -> None:
     run(QMESH, "init", "--endpoint", "192.0.2.1", "--workers", "3", "--node", "1.4", "--config", CONFIG)
 
 
@@ -153,3 +182,47 @@ def test_down_open_opens_and_says_so_until_apply(mesh):
     run(QMESH, "apply")
     assert is_loaded()
     assert Path("/sys/class/net/qmesh0").exists()
+
+
+def test_uninstall_leaves_nothing_but_what_was_edited(mesh):
+    """Byte for byte as before `init`; what was edited by hand is stopped and named."""
+    units = Path("/etc/systemd/system")
+    run(QMESH, "units", "--write", str(units), "--program", "/bin/sleep")
+    with (units / "qmesh-control.service").open("a") as unit:
+        unit.write("# mine\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "enable", "--now", "--no-block", "qmesh-workers.target", "qmesh-control.service")
+
+    try:
+        told = run(QMESH, "uninstall", "--delete-state")
+        edited = shown("qmesh-control.service", "ActiveState", "UnitFileState")
+        (units / "qmesh-control.service").unlink()
+        run("systemctl", "daemon-reload")
+        after = all_of_it()
+    finally:
+        init()  # for the other tests
+
+    kept = [line.split()[1] for line in told.splitlines() if line.startswith("kept")]
+    assert kept == [str(units / "qmesh-control.service")]
+    assert edited == ("inactive", "disabled")
+    assert "worker ports 40000-40002 are OPEN" in told
+    differs = {name: set(after[name].splitlines()) ^ set(mesh[name].splitlines()) for name in mesh}
+    assert {name: lines for name, lines in differs.items() if lines} == {}
+    assert after == mesh
+
+
+def test_check_finds_a_flush_that_nothing_outlasts_and_apply_is_its_cure(mesh):
+    drop_in = Path("/etc/systemd/system/nftables.service.d/qmesh.conf")
+    text = drop_in.read_text()
+    run("systemctl", "start", "nftables.service")
+    drop_in.write_text("")
+    run("systemctl", "stop", "qmesh.service", "qmesh-hold.service")
+
+    assert "error: foreign-flush nftables.service" in run(QMESH, "check", code=1)
+
+    run(QMESH, "apply")
+    assert "foreign-flush" not in said(f"{QMESH} check")
+    assert drop_in.read_text() == text
+    assert str(drop_in) in shown("nftables.service", "DropInPaths")[0]
+    run("systemctl", "stop", "nftables.service")
+    assert is_loaded()

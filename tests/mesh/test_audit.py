@@ -8,10 +8,11 @@ import pytest
 from rich.pretty import pretty_repr
 
 from qmesh.mesh import audit as audit_module
-from qmesh.mesh.audit import ConfigFile, Finding, KeyFile, SecretFile, Surroundings, audit
+from qmesh.mesh.audit import ConfigFile, Finding, Flusher, KeyFile, SecretFile, Surroundings, audit
 from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import AlteredGuard, Endpoint, Guard, Machine, NodeState, Secret
+from qmesh.mesh.sysctls import Weakness
 
 replace = msgspec.structs.replace
 
@@ -146,6 +147,18 @@ def test_a_guard_that_lacks_a_part_is_named_by_it_though_the_ports_are_closed(la
     assert found(replace(WANTED, guard=altered)) == [(code, "error", subject)]
 
 
+ALWAYS = Weakness("net.ipv4.conf.*.route_localnet", "off", "on", "sysctl -w x=0", always=True)
+SOMETIMES = Weakness("net.ipv4.ip_forward", "off", "on", "sysctl -w y=0")
+
+
+def test_a_weak_setting_is_told_where_it_matters_and_the_rest_only_while_the_guard_is_not_whole():
+    around = replace(AROUND, weaknesses=(ALWAYS, SOMETIMES))
+    assert found(around=around) == [("sysctl", "warning", "net.ipv4.conf.*.route_localnet")]
+    codes = found(replace(WANTED, guard=None), around)
+    assert ("sysctl", "info", "net.ipv4.ip_forward") in codes
+    assert ("sysctl", "warning", "net.ipv4.conf.*.route_localnet") in codes
+
+
 def test_a_guard_that_lost_a_port_is_drift_whatever_the_next_boot_would_load():
     fewer = replace(GUARD, ports=(40003, 40004))
     for seen in (fewer, AlteredGuard("table inet qmesh {}", loaded=fewer)):
@@ -155,11 +168,34 @@ def test_a_guard_that_lost_a_port_is_drift_whatever_the_next_boot_would_load():
         ]
 
 
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        ("unconfirmed", ("change-unconfirmed", "warning", "qmesh confirm")),
+        ("undone", ("change-undone", "error", "qmesh apply")),
+    ],
+)
+def test_a_change_that_is_not_kept_is_told(change, finding):
+    (told,) = audit(WANTED, WANTED, replace(AROUND, change=change))
+    assert (told.code, told.severity, told.cure) == finding
+
+
 @pytest.mark.parametrize(("is_control", "does"), [(True, "lets others join"), (False, "mends this machine")])
 def test_an_agent_that_does_not_run_is_a_warning(is_control, does):
     (finding,) = audit(WANTED, WANTED, replace(AROUND, agent_runs=False, is_control=is_control))
     assert (finding.code, finding.severity) == ("agent-missing", "warning")
     assert does in finding.wanted
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("held", [True, False])
+def test_a_unit_that_flushes_is_an_error_where_nothing_of_the_guard_outlasts_it(answered, held):
+    around = replace(AROUND, flusher=Flusher("nftables.service", answered), held=held)
+    found = audit(WANTED, WANTED, around)
+    assert [(each.code, each.severity, each.subject, each.cure) for each in found] == (
+        [] if answered or held else [("foreign-flush", "error", "nftables.service", "qmesh apply")]
+    )
+    assert audit(WANTED, WANTED, replace(around, flusher=None)) == ()
 
 
 @pytest.mark.parametrize(
@@ -325,7 +361,10 @@ def test_every_code_is_one_that_stays():
             "guard-drift",
             "guard-boot",
             "guard-held",
+            "foreign-flush",
             "agent-missing",
+            "change-unconfirmed",
+            "change-undone",
             "worker-wide",
             "worker-exposed",
             "port-not-reserved",
@@ -341,7 +380,8 @@ def test_every_code_is_one_that_stays():
     assert stable == {
         word
         for word in words
-        if word.partition("-")[0] in {"key", "agent", "tunnel", "peer", "guard", "config", "worker", "port"}
+        if word.partition("-")[0]
+        in {"key", "agent", "tunnel", "peer", "guard", "config", "worker", "port", "foreign", "change"}
         and "-" in word
         and " " not in word
     }

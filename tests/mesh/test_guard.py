@@ -16,6 +16,7 @@ from qmesh.mesh.guard import (
     change_script,
     held_script,
     load_script,
+    may_reach_workers,
     parse,
     parse_held,
     render,
@@ -51,14 +52,19 @@ table inet qmesh {
 
 	chain passed_on {
 		type filter hook forward priority mangle; policy accept;
+		oifname "qmesh0" goto into_tunnel
 		meta l4proto { tcp, udp } th dport @worker_ports ct status dnat goto worker_port
 		meta l4proto { tcp, udp } th dport @worker_ports meta oifkind "bridge" goto worker_port
+		tcp sport @worker_ports meta iifkind "bridge" ct direction original ct state new goto taken_up
 	}
 
 	chain sent {
 		type filter hook output priority mangle; policy accept;
+		oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 accept
 		tcp sport @worker_ports ct direction original ct state new goto taken_up
 		meta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port
+		udp sport 51820 accept
+		meta l4proto { tcp, udp } th sport @worker_ports ct direction reply counter drop
 	}
 
 	chain worker_port {
@@ -71,6 +77,11 @@ table inet qmesh {
 		meta iifkind "wireguard" ip saddr 10.77.0.1 meta l4proto { tcp, udp } th dport @worker_ports accept
 		ct direction reply accept
 		meta l4proto { icmp, ipv6-icmp } fib daddr type local accept
+		counter drop
+	}
+
+	chain into_tunnel {
+		ct direction reply accept
 		counter drop
 	}
 
@@ -103,6 +114,7 @@ def guard(**named: Any) -> Guard:
 
 WORKER = guard()
 CONTROL = guard(role="control", ports=(40000, 40001, 40002))
+ANSWERS = "meta l4proto { tcp, udp } th sport @worker_ports ct direction reply"
 ELEMENTS = "40003, 40004, 40005, 40006"
 MEMBERS_TO_WORKERS = "ip saddr 10.77.0.1 meta l4proto { tcp, udp } th dport @worker_ports accept"
 GUARDS = {
@@ -143,7 +155,10 @@ def test_g1_the_control_nodes_guard_lets_in_its_own_processes_and_members_to_its
         '-comment "qmesh guard 1: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
         '+comment "qmesh guard 1: control qmesh0 wireguard 51820 10.77.0.1 51821"',
         '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
+        '-oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 accept',
         "-meta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port",
+        f"-{ANSWERS} counter drop",
+        f"+{ANSWERS} meta oiftype != loopback counter drop",
         '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
         "+meta iiftype loopback accept",
         f'-meta iifkind "wireguard" {MEMBERS_TO_WORKERS}',
@@ -157,6 +172,8 @@ def test_g1_a_guard_of_an_ipv6_mesh_in_userspace_differs_only_in_its_family_and_
         '+comment "qmesh guard 1: worker qmesh0 tun 51820 fd00::1 51821"',
         '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
         '+iifname "qmesh0" meta iifkind "tun" ip6 saddr fd00::1 accept',
+        '-oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 accept',
+        '+oifname "qmesh0" meta oifkind "tun" ip6 daddr fd00::1 accept',
         '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
         '+iifname "qmesh0" meta iifkind "tun" ip6 saddr fd00::1 accept',
         f'-meta iifkind "wireguard" {MEMBERS_TO_WORKERS}',
@@ -390,3 +407,19 @@ def test_g3_the_guard_is_whole_where_both_tables_and_the_next_boots_are_one(
     found: tuple[str | None, str | None, str | None], expected: Guard | AlteredGuard | None
 ) -> None:
     assert seen(*found) == expected
+
+
+@pytest.mark.parametrize(
+    ("role", "source", "expected"),
+    [
+        ("worker", "10.77.0.1", True),
+        ("worker", "192.0.2.7", False),
+        ("worker", "127.0.0.1", False),
+        ("control", "192.0.2.7", True),
+        ("control", "127.0.0.9", True),
+        ("control", "::1", True),
+        ("control", "10.77.0.2", False),
+    ],
+)
+def test_g1_whose_connections_may_be_open_to_a_worker(role: str, source: str, expected: bool) -> None:
+    assert may_reach_workers(guard(role=role), source, frozenset({"192.0.2.7"})) is expected

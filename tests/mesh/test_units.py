@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
 from qmesh.mesh.units import (
+    AFTER_FLUSH,
     AGENT,
     BOOT_GUARD,
     CONTROL_PROCESS,
@@ -18,7 +19,10 @@ from qmesh.mesh.units import (
     WORKER,
     WORKERS,
     Paths,
+    is_unedited,
+    marked,
     qmesh_units,
+    undo_unit,
     unit_files,
 )
 
@@ -65,9 +69,16 @@ AssertPathExists=/var/lib/qmesh/guard.nft
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=/usr/sbin/nft -f /var/lib/qmesh/guard.nft
+TimeoutStartSec=60
 
 [Install]
 WantedBy=sysinit.target
+""",
+    AFTER_FLUSH: """\
+[Service]
+ExecStartPost=-+/usr/sbin/nft -f /var/lib/qmesh/guard.nft
+ExecReload=-+/usr/sbin/nft -f /var/lib/qmesh/guard.nft
+ExecStopPost=-+/usr/sbin/nft -f /var/lib/qmesh/guard.nft
 """,
     HOLDER: """\
 [Unit]
@@ -75,7 +86,7 @@ Description=qmesh guard held: its second table, which no flush takes away
 Documentation=man:nft(8)
 DefaultDependencies=no
 RequiresMountsFor=/var/lib/qmesh/held.nft /opt/qmesh/bin/python
-After=local-fs.target qmesh-guard.service
+After=local-fs.target systemd-sysctl.service qmesh-guard.service
 Before=network-pre.target shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target
@@ -118,8 +129,8 @@ WantedBy=multi-user.target
 [Unit]
 Description=Quilibrium control process (core 0)
 Requires=qmesh-guard.service
-Wants=qmesh.service
-After=qmesh-guard.service qmesh.service qmesh-workers.target network-online.target
+Wants=qmesh-hold.service qmesh.service
+After=qmesh-guard.service qmesh-hold.service qmesh.service qmesh-workers.target network-online.target
 
 [Service]
 ExecStart=/usr/local/bin/node --config /root/ceremonyclient/node/.config
@@ -131,8 +142,8 @@ WantedBy=multi-user.target
 [Unit]
 Description=Quilibrium data worker, core %i
 Requires=qmesh-guard.service
-Wants=qmesh.service
-After=qmesh-guard.service qmesh.service
+Wants=qmesh-hold.service qmesh.service
+After=qmesh-guard.service qmesh-hold.service qmesh.service
 PartOf=qmesh-workers.target
 
 [Service]
@@ -161,11 +172,11 @@ def settings(text: str, name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", UNITS)
 def test_a_unit_of_the_control_node_is_this_text(name: str) -> None:
-    assert CONTROL_UNITS[name] == UNITS[name]
+    assert CONTROL_UNITS[name] == marked(UNITS[name])
 
 
 def test_the_control_node_has_all_units_and_a_worker_machine_all_but_the_control_process() -> None:
-    of_workers = {AGENT, BOOT_GUARD, HOLDER, "qmesh-worker@.service", "qmesh-workers.target"}
+    of_workers = {AGENT, BOOT_GUARD, HOLDER, AFTER_FLUSH, "qmesh-worker@.service", "qmesh-workers.target"}
     assert set(WORKER_UNITS) == of_workers
     assert set(CONTROL_UNITS) == of_workers | {"qmesh-control.service"}
 
@@ -177,8 +188,26 @@ def test_a_worker_machines_units_differ_from_the_control_nodes_only_in_the_cores
         assert WORKER_UNITS[name] == CONTROL_UNITS[name]
 
 
-def test_qmeshs_own_units_are_the_agent_the_guard_and_its_holder() -> None:
-    assert qmesh_units(paths()) == {name: UNITS[name] for name in (AGENT, BOOT_GUARD, HOLDER)}
+def test_qmeshs_own_units_are_the_agent_the_guard_its_holder_and_what_a_flush_is_answered_by() -> None:
+    own = (AGENT, BOOT_GUARD, HOLDER, AFTER_FLUSH)
+    assert qmesh_units(paths()) == {name: marked(UNITS[name]) for name in own}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_is_known_again_until_it_is_edited(name: str) -> None:
+    text = CONTROL_UNITS[name]
+    assert is_unedited(text)
+    first, rest = text.split("\n", 1)
+    for edited in (UNITS[name], "", rest, f"{text}\n", f"{text}# mine", f"{first[:-1]}\n{rest}", first):
+        assert not is_unedited(edited)
+
+
+def test_after_a_flush_the_guard_is_loaded_whatever_that_service_may_see_and_where_it_is_not_wanted() -> None:
+    """Source: systemd.service(5), command lines: `-` for a failure that is none, `+` for no sandbox."""
+    text = CONTROL_UNITS[AFTER_FLUSH]
+    for setting in ("ExecStartPost", "ExecReload", "ExecStopPost"):
+        assert settings(text, setting) == ["-+/usr/sbin/nft -f /var/lib/qmesh/guard.nft"]
+    assert "[Unit]" not in text  # no order and no need, so no cycle
 
 
 @pytest.mark.parametrize("name", [CONTROL_PROCESS, WORKER])
@@ -225,6 +254,7 @@ def test_a_path_is_escaped_as_its_setting_wants_it(path: str, whole: str, word: 
     assert settings(units[BOOT_GUARD], "AssertPathExists") == [whole]
     assert settings(units[BOOT_GUARD], "RequiresMountsFor") == [word]
     assert settings(units[BOOT_GUARD], "ExecStart") == [f"/usr/sbin/nft -f {argument}"]
+    assert settings(units[AFTER_FLUSH], "ExecReload") == [f"-+/usr/sbin/nft -f {argument}"]
     assert settings(units[HOLDER], "ConditionPathExists") == [whole]
     for name, command in ((AGENT, "agent"), (HOLDER, "hold")):
         expected = f"/opt/qmesh/bin/python -m qmesh {command} --state {argument}"
@@ -312,3 +342,13 @@ def test_a_program_whose_name_systemd_does_not_take_is_refused(field: str, path:
 
 def test_two_dots_inside_a_name_are_no_way_up() -> None:
     assert paths(config_directory="/a..b/..c/d..").config_directory == "/a..b/..c/d.."
+
+
+def test_the_undoing_is_before_whatever_loads_the_guard_and_in_nobodys_session():
+    text = undo_unit(paths(state="/var/lib/q mesh%"))
+    assert is_unedited(text)
+    assert "Before=qmesh-guard.service qmesh-hold.service qmesh.service network-pre.target" in text
+    assert "ConditionPathExists=/var/lib/q mesh%%/undo.json\n" in text
+    assert 'ExecStart=/opt/qmesh/bin/python -m qmesh undo --state "/var/lib/q mesh%%"\n' in text
+    for setting in ("DefaultDependencies=no", "Restart=on-failure", "KillMode=process"):
+        assert f"{setting}\n" in text

@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
-from qmesh.agent.applying import apply
+import logging
+import time
+from typing import Annotated
+
+import typer
+
+from qmesh.agent.applying import Tried, apply, try_out
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
 from qmesh.cli.steps import Steps
 from qmesh.host.state import State
+from qmesh.mesh.model import ranges_text
 
-EXAMPLES = ("qmesh apply",)
+log = logging.getLogger("qmesh")
+
+EXAMPLES = ("qmesh apply", "qmesh apply --confirm 120    (then, in a new login: qmesh confirm)")
 
 
-def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
+def command(
+    confirm: Annotated[
+        int | None,
+        typer.Option(
+            help="Undo it all after 10 to 3600 seconds, unless `qmesh confirm` comes.",
+            metavar="SECONDS",
+            show_default=False,
+        ),
+    ] = None,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
     """Make this machine as desired, guard first.
 
-    Also ends what `qmesh down` began. A machine that is as desired is left alone.
+    Also ends what `qmesh down` began. A machine that is as desired is left alone. With `--confirm`
+    the previous state returns by itself, whatever becomes of this login, unless you confirm in time.
     """
-    steps = Steps.of(apply(State(state)))
+    if confirm is None:
+        _shown(Steps.of(apply(State(state))), as_json=as_json)
+        return
+    tried = try_out(State(state), seconds=confirm)
+    _shown(Steps.of(tried.steps), as_json=as_json)
+    _say_until_when(tried)
+
+
+def _shown(steps: Steps, *, as_json: bool) -> None:
     answer(steps, as_json=as_json, text=lambda it: it.in_words() or "as desired: nothing to do")
+
+
+def _say_until_when(tried: Tried) -> None:
+    if tried.undone_in_s is None:
+        return
+    until = time.strftime("%H:%M:%S", time.localtime(time.time() + tried.undone_in_s))
+    log.warning("NOT KEPT YET: undone at %s (in %d s) unless you confirm.", until, tried.undone_in_s)
+    log.warning("Log in anew, in a second terminal; if that works, type there: qmesh confirm")
+    if tried.opens:
+        log.warning("Undone means: no guard, worker ports %s OPEN to everyone.", ranges_text(tried.opens))

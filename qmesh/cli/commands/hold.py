@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 from qmesh.cli.answers import STATE, StateOption
+from qmesh.cli.resident import begin_anew
 
 EXAMPLES = ("qmesh hold", "systemctl status qmesh-hold    (where `init` or `join` installed it)")
 
@@ -16,6 +14,4 @@ def command(state: StateOption = STATE) -> None:
     `init`, `join`, `apply` and the agent start it by themselves, with systemd where that runs. When
     it ends, the first table still closes the worker ports.
     """
-    # Begun anew, without the libraries that have read the command line: see `qmesh.cli.main`.
-    words = ["-m", "qmesh", "hold", "--state", str(state.absolute())]
-    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - no shell is wanted
+    begin_anew("hold", state)

@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]+")
 PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
 
 
-class NotUnderstood(Exception):  # noqa: N818  # the answer None, on its way up
+class NotUnderstood(Exception):  # the answer None, on its way up
     """Something of a ruleset that this package has no words for."""
 
 

@@ -32,7 +32,9 @@ _SAY_NOTHING: Final = frozenset({
 def read(text: str, *, family: str, program: Program) -> tuple[Table, ...]:
     """All tables of what a program saved. family: `ip` or `ip6`."""
     tables: list[Table] = []
-    name, policies, rules = "", {}, {}
+    name = ""
+    policies: dict[str, str] = {}
+    rules: dict[str, list[Rule]] = {}
     for line in text.splitlines():
         if line.startswith("*"):
             name, policies, rules = line[1:], {}, {}

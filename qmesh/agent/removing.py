@@ -1,0 +1,112 @@
+"""`uninstall`: take off this machine all that qmesh put there, and tell what is open then."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import msgspec
+
+from qmesh.agent import nodefile
+from qmesh.agent.converge import take
+from qmesh.agent.here import load, refuse_foreign_guard, require_root
+from qmesh.errors import QmeshError, StateUnreadable
+from qmesh.host import files, ports, processes, removal
+from qmesh.host.linux import Linux, unload_guard
+from qmesh.host.ports import Listener
+from qmesh.host.state import Settings, State
+from qmesh.mesh.inventory import ports_of
+from qmesh.mesh.model import DEFAULT_INTERFACE, NodeState
+from qmesh.mesh.plan import Step, plan
+
+log = logging.getLogger("qmesh")
+
+_END_S = 30.0
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """What `uninstall` did.
+
+    deleted, kept: paths. kept: what somebody edited or put there, and the state directory.
+    ports: the worker ports that were closed, and are open now.
+    listeners: who listens on them, beyond loopback.
+    """
+
+    steps: tuple[Step, ...]
+    deleted: tuple[str, ...]
+    kept: tuple[str, ...]
+    ports: tuple[int, ...]
+    listeners: tuple[Listener, ...]
+
+
+def uninstall(state: State, *, delete_state: bool) -> Removed:
+    """End qmesh on this machine. Cut off in the middle, it goes on when it is run again.
+
+    What runs ends first, the guard goes next, and what would load it at boot only then: wherever
+    this ends too early, the machine is closed or says what it is at the next boot.
+    Raises BadInput where the guard is another state directory's, MachineRefused where something does
+    not let itself be taken away.
+    """
+    require_root("qmesh uninstall")
+    refuse_foreign_guard(state)
+    settings, closed, with_config = _remembered(state)
+    removal.stop_units()
+    for each in (state.agent_lock_file, state.undo_lock_file):
+        processes.end(each, timeout_s=_END_S)
+    steps = _opened(state, settings)
+    processes.end(state.hold_lock_file, timeout_s=_END_S)
+    deleted, kept = removal.delete_units()
+    if delete_state:
+        kept += removal.delete_state(state, with_config=with_config)
+        deleted += () if state.directory.exists() else (state.directory,)
+    elif state.directory.exists():
+        kept += (state.directory,)
+    return Removed(
+        steps=steps,
+        deleted=tuple(map(str, deleted)),
+        kept=tuple(map(str, kept)),
+        ports=closed,
+        listeners=ports.listening_on(closed),
+    )
+
+
+def _remembered(state: State) -> tuple[Settings | None, tuple[int, ...], bool]:
+    """The settings, the worker ports, and whether the config.yml of the state directory is qmesh's alone.
+
+    What is damaged is in nobody's way here.
+    """
+    settings, with_config = None, False
+    closed: tuple[int, ...] = ()
+    with contextlib.suppress(StateUnreadable):
+        settings = state.settings_or_none()
+    with contextlib.suppress(QmeshError):
+        closed = state.ports_closed()
+        here = load(state)
+        closed = ports_of(here.inventory, here.settings.name)
+        text = nodefile.read(state.worker_config_directory).text
+        with_config = text is not None and nodefile.render(here, text) == nodefile.render(here, None)
+    return settings, closed, with_config
+
+
+def _opened(state: State, settings: Settings | None) -> tuple[Step, ...]:
+    """Take away tunnel, reserved ports and guard."""
+    if not state.directory.is_dir():
+        return ()
+    with state.lock():
+        if settings is not None:
+            # As `down --open` does: should this be cut off, nothing brings the half of it back.
+            state.save_settings(msgspec.structs.replace(settings, up=False, guarded=False))
+            state.save_undoing(None)
+        steps: tuple[Step, ...] = ()
+        if settings is not None or _has_more_than_keys(state):
+            interface = DEFAULT_INTERFACE if settings is None else settings.interface
+            linux = Linux(state, interface, [])
+            steps = take(linux, plan(NodeState(guard=None, tunnel=None), linux.observe()))
+        # Also what a machine without its tables may have of it.
+        unload_guard(state)
+    return steps
+
+
+def _has_more_than_keys(state: State) -> bool:
+    """Whether there may be a tunnel, though the settings are lost or a join was cut off."""
+    return state.holds_a_rest() or files.mode_of(state.guard_file) is not None

@@ -1,0 +1,23 @@
+"""`qmesh confirm`."""
+
+from __future__ import annotations
+
+import typer
+
+from qmesh.agent.undoing import confirm
+from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.host.state import State
+
+EXAMPLES = ("qmesh confirm",)
+
+
+def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
+    """Keep what `apply --confirm` did.
+
+    Best typed in a new login: that it works shows that you are not cut off. Exit code 1 when it comes
+    too late; with nothing to confirm it says so, and the exit code is 0.
+    """
+    outcome = confirm(State(state))
+    answer(outcome, as_json=as_json, text=lambda it: it.found)
+    if not outcome.kept:
+        raise typer.Exit(1)

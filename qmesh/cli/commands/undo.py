@@ -1,0 +1,33 @@
+"""`qmesh undo`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qmesh.agent.undoing import undo_now
+from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.cli.resident import begin_anew
+from qmesh.host.state import State
+
+EXAMPLES = ("qmesh undo --now", "systemctl status qmesh-undo    (where systemd runs)")
+
+
+def command(
+    now: Annotated[bool, typer.Option("--now", help="Do not wait any longer.")] = False,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Put back what `apply --confirm` did and nobody confirms.
+
+    Without `--now` it is the process that waits until the time is over: `apply --confirm` starts it by
+    itself, with systemd where that runs.
+    """
+    if now:
+        undone = undo_now(State(state))
+        answer(
+            {"undone": undone}, as_json=as_json, text=lambda _: "put back" if undone else "nothing to undo"
+        )
+        return
+    begin_anew("undo", state)

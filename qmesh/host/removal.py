@@ -1,0 +1,112 @@
+"""What qmesh has put on this machine's disk: found, and taken away again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from qmesh.host import files, reserved, services
+from qmesh.host.services import UNIT_DIRECTORY
+from qmesh.host.state import State
+from qmesh.mesh.units import (
+    AFTER_FLUSH,
+    AGENT,
+    BOOT_GUARD,
+    CONTROL_PROCESS,
+    HOLDER,
+    UNDO,
+    WORKER,
+    WORKERS,
+    is_unedited,
+)
+
+_KNOWN = (AGENT, BOOT_GUARD, HOLDER, UNDO, CONTROL_PROCESS, WORKER, WORKERS, AFTER_FLUSH)
+
+
+def units() -> dict[str, bool]:
+    """The units of qmesh that systemd has, by file name, and whether each is as qmesh made it."""
+    names = {*_KNOWN, *(path.name for path in UNIT_DIRECTORY.glob("qmesh*.*"))}
+    found = {name: _is_unedited(UNIT_DIRECTORY / name) for name in sorted(names)}
+    # Another program's, though it is named like one of qmesh's.
+    return {name: made for name, made in found.items() if made or (made is not None and name in _KNOWN)}
+
+
+def _is_unedited(path: Path) -> bool | None:
+    """None where there is no such file."""
+    if path.is_dir() or not (path.exists() or path.is_symlink()):
+        return None
+    return not path.is_symlink() and is_unedited(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def stop_units() -> None:
+    """Stop what runs, the node first; all but the guard, which stays until it is unloaded."""
+    if services.systemd_runs():
+        _systemctl("stop", set(units()) - {BOOT_GUARD, HOLDER, AFTER_FLUSH})
+
+
+def delete_units() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Stop and disable them all, and delete those that nobody edited; which were deleted and which kept.
+
+    A unit that was edited is somebody's work: it is stopped and disabled, and stays.
+    """
+    found = units()
+    if services.systemd_runs():
+        _systemctl("stop", set(found) - {AFTER_FLUSH})
+        _systemctl("disable", set(found) - {AFTER_FLUSH})
+    deleted = tuple(UNIT_DIRECTORY / name for name, made in found.items() if made)
+    for path in deleted:
+        files.remove(path)
+    with contextlib.suppress(OSError):  # others have drop-ins for that unit too, or there is none
+        (UNIT_DIRECTORY / AFTER_FLUSH).parent.rmdir()
+    if services.systemd_runs():
+        services.systemctl("daemon-reload")
+        services.systemctl("reset-failed", "qmesh*")
+    return deleted, tuple(UNIT_DIRECTORY / name for name, made in found.items() if not made)
+
+
+def _systemctl(verb: str, names: Iterable[str]) -> None:
+    wanted = sorted(names)
+    if verb == "stop":  # of a template all that run
+        wanted = [name.replace("@.", "@*.") for name in wanted]
+    if wanted:
+        services.systemctl(verb, *wanted)
+
+
+def delete_state(state: State, *, with_config: bool) -> tuple[Path, ...]:
+    """Delete the state directory; what is in it that qmesh did not make stays. Returns what was kept.
+
+    with_config: also the node's config.yml in it.
+    """
+    directory, node = state.directory, state.worker_config_directory
+    if not directory.is_dir():
+        return ()
+    state.forget(keep_private_key=False)
+    for path in (*_files(state), *_half_written(directory)):
+        files.remove(path)
+    if with_config:
+        files.remove(node / "config.yml")
+        files.remove(node / "config.yml.bak")
+    for folder in (node, directory):
+        with contextlib.suppress(OSError):  # something is in it
+            folder.rmdir()
+    return tuple(sorted(directory.iterdir())) if directory.is_dir() else ()
+
+
+def _files(state: State) -> tuple[Path, ...]:
+    """Those that `State.forget` leaves."""
+    return (
+        state.guard_file,
+        state.held_file,
+        state.hold_socket,
+        state.hold_lock_file,
+        state.agent_lock_file,
+        state.undo_lock_file,
+        state.log_file,
+        state.directory / reserved.REMEMBERED,
+    )
+
+
+def _half_written(directory: Path) -> tuple[Path, ...]:
+    """What a command that was killed left beside the file that it was about to write: `.NAME.abcdefgh`."""
+    return tuple(path for path in directory.glob(".*.????????") if path.is_file())

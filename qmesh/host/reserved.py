@@ -1,0 +1,56 @@
+"""The kernel's list of ports that it gives to no outgoing connection. Source: ip-sysctl.
+
+It imports little, for the process that holds the guard: that one brings the list back at boot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+SYSCTL: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+REMEMBERED: Final = "reserved-ports.json"
+"""The file in the state directory that tells which of them are there because of qmesh."""
+_MOST_OCTETS: Final = 6 * 65536
+"""That the list can have: five digits and a comma for each port."""
+
+
+def listed() -> str:
+    """The list as the kernel writes it: `22,40000-40002`. Raises OSError."""
+    with SYSCTL.open("rb", buffering=0) as file:
+        # The kernel answers the first read only, and as far as that has room.
+        return file.read(_MOST_OCTETS).decode("ascii").strip()
+
+
+def ports() -> frozenset[int]:
+    """The ports that are reserved. Raises OSError."""
+    found: set[int] = set()
+    for part in filter(None, listed().split(",")):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return frozenset(found)
+
+
+def bring_back(directory: Path) -> None:
+    """Reserve what qmesh had reserved before the machine was started; what others have set stays.
+
+    directory: the state directory. A file that is missing or damaged is the agent's to mend, and
+    nothing here raises: that the guard is held does not depend on it.
+    """
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        ours = json.loads((directory / REMEMBERED).read_bytes())["ours"]
+        if not ports().issuperset(ours):
+            SYSCTL.write_text(",".join(filter(None, [listed(), _ranges(ours)])) + "\n", encoding="ascii")
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and number <= ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(f"{first:d}-{last:d}" for first, last in ranges)

@@ -1,0 +1,113 @@
+"""A change that is undone unless it is confirmed: what was before, until when, and what of it is due.
+
+Times are of the clock that counts from the machine's start and goes on while it sleeps
+(CLOCK_BOOTTIME): a wall clock that is set means nothing to a deadline.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from qmesh.errors import BadInput
+from qmesh.mesh.model import NodeState, Tunnel, Unshown
+
+LEAST_S: Final = 10
+MOST_S: Final = 3600
+"""Seconds that somebody may take to confirm."""
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """A point in time of one machine. boot: which of its starts; at_s: seconds since that."""
+
+    boot: str
+    at_s: float
+
+
+class GuardBefore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The guard as it was, as text, so that also one comes back that this version did not make.
+
+    script: nftables commands that put the first table in place of what is there; None: there was no guard.
+    boot_file, held_file: what the next boot and the holder would load; None where there was no such file.
+    """
+
+    script: str | None
+    boot_file: str | None
+    held_file: str | None
+
+
+class Before(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A machine before a change: all that qmesh is answerable for, and what it remembered of `down`."""
+
+    guard: GuardBefore
+    tunnel: Tunnel | None
+    reserved_ports: tuple[int, ...]
+    up: bool
+    guarded: bool
+
+
+class Author(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The process that makes a change. started: as proc(5) has it, so that no other is taken for it."""
+
+    process: int
+    started: int
+
+
+class Undoing(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """That a change waits to be confirmed, or was undone.
+
+    before: the state to return to.
+    boot, deadline_s: until when; after another start of the machine it is over in any case.
+    by: the process that makes the change.
+    undone: the machine was put back, and is kept so until somebody applies again.
+    """
+
+    before: Before
+    boot: str
+    deadline_s: float
+    by: Author
+    undone: bool = False
+
+    def left_s(self, now: Moment) -> float:
+        """Seconds left to confirm; 0 when it is over."""
+        return max(0.0, self.deadline_s - now.at_s) if now.boot == self.boot else 0.0
+
+    def is_due(self, now: Moment) -> bool:
+        """Whether the machine is to be put back now."""
+        return not self.undone and self.left_s(now) <= 0
+
+    def waits(self, now: Moment) -> bool:
+        """Whether it can still be confirmed."""
+        return not self.undone and self.left_s(now) > 0
+
+
+def seconds_to_confirm(seconds: int) -> int:
+    """Return `seconds` when it is a time to confirm in. Raises BadInput."""
+    if LEAST_S <= seconds <= MOST_S:
+        return seconds
+    raise BadInput(
+        f"{seconds} is no time to confirm in",
+        hint=f"use {LEAST_S} to {MOST_S} seconds; 120 gives time for a second login",
+    )
+
+
+def kept(before: Before, observed: NodeState) -> NodeState:
+    """What a machine that was put back is kept at: its tunnel and ports as before, the guard as it is.
+
+    A peer that is there may be anywhere by now; one that is not is reached where it was.
+    """
+    return NodeState(
+        guard=observed.guard,
+        tunnel=None if before.tunnel is None else _where_they_are(before.tunnel, observed.tunnel),
+        reserved_ports=before.reserved_ports,
+    )
+
+
+def _where_they_are(before: Tunnel, seen: Tunnel | None) -> Tunnel:
+    there = {peer.public_key for peer in (() if seen is None else seen.peers) if peer.endpoint is not None}
+    peers = (
+        msgspec.structs.replace(peer, endpoint=None) if peer.public_key in there else peer
+        for peer in before.peers
+    )
+    return msgspec.structs.replace(before, peers=tuple(peers))

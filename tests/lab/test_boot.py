@@ -1,0 +1,252 @@
+"""Boots under real systemd, with guard and units there before systemd is: sudo ./scripts/test-kernel is
+the machine, and this is not run in it but starts it.
+
+A mesh is made in a lab by the real commands. What they left on the disk is laid over / of a throw-away
+machine, with the distribution's nftables.service, whose configuration flushes all rules. In it a careless
+server listens on a worker's port and on the port beside it before there is a network, and somebody
+outside asks both without pause from before the network comes until the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.boot import DISTURBANCES, WORKERS
+from tests.lab.cluster import make_control, qmesh, stop_agent
+from tests.lab.machines import CHECKOUT, TOOLS, Lab
+
+pytestmark = pytest.mark.lab
+
+WORKER_PORT, NEIGHBOUR = 40000, 39999
+UNITS = Path("etc/systemd/system")
+NFTABLES = Path("/usr/lib/systemd/system/nftables.service")
+PROGRAM = "/usr/local/bin/stand-in"
+PYTHON = f"{sys.executable} -I -S {TOOLS / 'knock.py'}"
+
+FLUSHING = """\
+#!/usr/sbin/nft -f
+
+flush ruleset
+
+table inet filter {
+	chain input {
+		type filter hook input priority filter;
+	}
+}
+"""
+
+EARLY = "DefaultDependencies=no\nConflicts=shutdown.target\nBefore=shutdown.target\n"
+# The port is there as a card is: before its addresses. Nothing here waits for the guard, or for anything.
+OF_THE_TEST = {
+    "port.service": f"""\
+[Unit]
+{EARLY}
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/mkdir -p /run/knock
+ExecStart=ip netns add outside
+ExecStart=ip -batch /etc/port.ip
+ExecStart=ip -n outside -batch /etc/outside.ip
+""",
+    "careless.service": f"""\
+[Unit]
+{EARLY}Requires=port.service
+After=port.service
+
+[Service]
+Type=notify
+ExecStart={PYTHON} listen /run/knock/came {WORKER_PORT} {NEIGHBOUR}
+""",
+    "outsider.service": f"""\
+[Unit]
+{EARLY}Requires=port.service
+After=port.service
+
+[Service]
+Type=notify
+NetworkNamespacePath=/run/netns/outside
+ExecStart={PYTHON} ask /run/knock/asked 192.0.2.1 2001:db8::1 -- {WORKER_PORT} {NEIGHBOUR}
+""",
+    "lan.service": f"""\
+[Unit]
+Description=The network, as a server's own program brings it up
+{EARLY}Wants=network.target careless.service outsider.service
+After=network-pre.target systemd-sysctl.service careless.service outsider.service
+Before=network.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=sh -c 'cat /proc/sys/net/ipv4/ip_local_reserved_ports >/run/knock/reserved'
+ExecStart=ip -batch /etc/lan.ip
+""",
+    "job.service.d/boot.conf": "[Unit]\nWants=lan.service multi-user.target\n",
+}
+MAC = "02:00:00:00:00:01"
+OTHER_FILES = {
+    "etc/port.ip": f"link add lan0 address {MAC} type veth peer name eth0 netns outside\n",
+    "etc/outside.ip": "link set lo up\nlink set eth0 up\naddr add 192.0.2.2/24 dev eth0\n"
+    f"addr add 2001:db8::2/64 dev eth0 nodad\nneigh add 192.0.2.1 lladdr {MAC} dev eth0 nud permanent\n"
+    f"neigh add 2001:db8::1 lladdr {MAC} dev eth0 nud permanent\n",
+    "etc/lan.ip": "addr add 192.0.2.1/24 dev lan0\naddr add 2001:db8::1/64 dev lan0 nodad\n"
+    "link set lan0 up\n",
+    "etc/sysctl.d/50-of-others.conf": "net.ipv4.ip_local_reserved_ports = 33333\n",
+    "etc/nftables.conf": FLUSHING,
+    PROGRAM[1:]: "#!/bin/sh\nexec sleep infinity\n",
+}
+ENABLED = (
+    *("qmesh.service", "qmesh-guard.service", "qmesh-hold.service", "qmesh-workers.target"),
+    "nftables.service",
+)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory) -> Path:
+    """What the machine's disk has that this one's has not: a mesh, made by the real commands."""
+    if not NFTABLES.exists():
+        pytest.skip(f"this machine cannot: it has no {NFTABLES}")
+    root: Path = tmp_path_factory.mktemp("disk")
+    for name, text in OTHER_FILES.items():
+        write(root / name, text)
+    (root / PROGRAM[1:]).chmod(0o755)
+    with Lab() as lab:
+        control = make_control(lab)
+        control.run(["mkdir", "/root/units"])
+        qmesh(control, "units", "--write", "/root/units", "--program", PROGRAM)
+        stop_agent(control)
+        there = Path(f"/proc/{control.pid}/root/root")
+        (root / "var/lib").mkdir(parents=True)
+        (root / "root").mkdir(mode=0o700)
+        subprocess.run(["cp", "-a", there.with_name("var") / "lib/qmesh", root / "var/lib"], check=True)
+        subprocess.run(["cp", "-a", there / "node", root / "root"], check=True)
+        shutil.copytree(there / "units", root / UNITS)
+    for name, text in OF_THE_TEST.items():
+        write(root / UNITS / name, text)
+    (root / NFTABLES.parent.relative_to("/")).mkdir(parents=True)
+    shutil.copy(NFTABLES, root / NFTABLES.relative_to("/"))
+    subprocess.run(["systemctl", f"--root={root}", "enable", *ENABLED], check=True, capture_output=True)
+    return root
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def booted(disk: Path, what: str) -> Any:
+    """What boot.py tells of a machine with that disk."""
+    program = [sys.executable, TOOLS / "boot.py", what]
+    machine = [CHECKOUT / "scripts/test-kernel", "--systemd", "--timeout", "600", "--over", disk]
+    words = [*map(str, machine), "--run", *map(str, program)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def guarded(disk) -> Any:
+    """A boot as it is to be, and what is done to it then."""
+    return booted(disk, "guarded")
+
+
+@pytest.fixture(scope="module")
+def broken(disk, tmp_path_factory) -> Any:
+    """A boot with garbage for a guard, and a holder that hangs: it opens a pipe that nobody writes to."""
+    root = tmp_path_factory.mktemp("broken") / "disk"
+    subprocess.run(["cp", "-a", disk, root], check=True)
+    write(root / "var/lib/qmesh/guard.nft", "table inet qmesh { chain asked")
+    (root / "var/lib/qmesh/held.nft").unlink()
+    os.mkfifo(root / "var/lib/qmesh/held.nft", 0o600)
+    write(root / UNITS / "qmesh-hold.service.d/impatient.conf", "[Service]\nTimeoutStartSec=3\n")
+    return booted(root, "broken")
+
+
+def count(knocks: Any, which: str, port: int) -> int:
+    """How many went out or came at a port, by TCP and UDP."""
+    return sum(int(knocks[which].get(f"{each} {port}", {"count": 0})["count"]) for each in ("tcp", "udp"))
+
+
+def assert_closed(before: Any, after: Any, at_least: int) -> None:
+    """Meanwhile both ports were asked for, the neighbour was reached, and the worker was not."""
+    assert count(after, "asked", WORKER_PORT) - count(before, "asked", WORKER_PORT) >= at_least
+    assert count(after, "came", NEIGHBOUR) - count(before, "came", NEIGHBOUR) >= at_least // 2
+    assert count(after, "came", WORKER_PORT) == count(before, "came", WORKER_PORT)
+
+
+def test_g3_from_the_first_moment_of_the_network_nobody_reaches_a_worker(guarded):
+    boot = guarded["boot"]
+    asked, came = boot["knocks"]["asked"], boot["knocks"]["came"]
+
+    assert_closed({"asked": {}, "came": {}}, boot["knocks"], 200)
+    assert count(boot["knocks"], "came", WORKER_PORT) == 0
+    for each in ("tcp", "udp"):
+        assert asked[f"{each} {WORKER_PORT}"]["first"] < came[f"{each} {NEIGHBOUR}"]["first"]
+    network = min(came[f"{each} {NEIGHBOUR}"]["first"] for each in ("tcp", "udp"))
+    asked_s = min(asked[f"{each} {WORKER_PORT}"]["first"] for each in ("tcp", "udp"))
+    guard, times = boot["began"]["qmesh-guard.service"], count(boot["knocks"], "asked", WORKER_PORT)
+    print(  # noqa: T201 - the figures, with -s
+        f"\na worker was asked for {times} times, from {asked_s:.1f} s of uptime on;"
+        f" the network came at {network:.1f} s, the guard at {guard:.1f} s"
+    )
+
+
+def test_g3_guard_and_holder_are_there_before_the_network_and_the_agent_and_the_workers_after(guarded):
+    began = guarded["boot"]["began"]
+
+    assert began["qmesh-guard.service"] < began["qmesh-hold.service"] < began["network-pre.target"]
+    assert began["network-pre.target"] < began["lan.service"] < began["qmesh.service"]
+    # They wait for the agent only as long as a unit may take to start, which a busy emulator exceeds.
+    assert all(began["qmesh-hold.service"] < began[unit] for unit in WORKERS)
+    assert guarded["boot"]["tables"] == ["inet qmesh", "inet qmesh-held"]
+
+
+def test_worker_ports_are_reserved_before_the_network_and_others_stay(guarded):
+    assert guarded["boot"]["reserved"] == "33333,40000-40002"
+
+
+@pytest.mark.parametrize("name", DISTURBANCES)
+def test_g3_nothing_opens_by(guarded, name):
+    found = guarded["disturbed"][name]
+
+    assert_closed(found["before"], found["after"], 50)
+    assert "inet qmesh" in found["tables"]
+    assert found["workers_went_on"]
+
+
+def test_g3_in_all_that_time_nobody_reached_a_worker_and_all_is_there_in_the_end(guarded):
+    assert_closed({"asked": {}, "came": {}}, guarded["end"], 2000)
+    assert guarded["tables"] == ["inet qmesh", "inet qmesh-held"]
+
+
+def test_systemd_has_nothing_against_the_units(guarded):
+    assert guarded["verified"] == ""
+
+
+def test_g3_no_worker_starts_where_the_guard_cannot_be_loaded_and_that_is_seen(broken):
+    assert broken["boot"] == ["failed", *["inactive"] * len(WORKERS)]
+    assert "inet qmesh" in broken["tables"]
+
+
+def test_a_holder_that_hangs_delays_the_network_and_does_not_keep_it_away(broken):
+    assert broken["began"]["network-pre.target"] <= broken["began"]["lan.service"] < 60
+
+
+def test_g3_a_boot_without_the_guard_would_have_been_found(broken):
+    """The counter-experiment: the same machine and the same asking, and nothing is loaded at boot."""
+    assert count(broken["closed"], "came", WORKER_PORT) > 0
+
+
+def test_g3_the_agent_closes_what_a_damaged_file_left_open_and_the_workers_can_be_started(broken):
+    """boot.py waited until they ran."""
+    last = max(broken["closed"]["came"][f"{each} {WORKER_PORT}"]["last"] for each in ("tcp", "udp"))
+    assert last < broken["mended"]
+    assert_closed(broken["closed"], broken["end"], 50)

@@ -1,0 +1,252 @@
+"""The matrix notices a guard that was broken on purpose: each rule lost in turn, and worse."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from qmesh.mesh.guard import render
+from qmesh.mesh.model import Guard
+from tests.lab.matrix.case import Hostile, Legitimate, passes, reached
+from tests.lab.matrix.hostile import HOSTILE
+from tests.lab.matrix.legitimate import LEGITIMATE
+from tests.lab.matrix.rulesets import Ruleset
+from tests.lab.mesh import GUARDS, Mesh, Role
+
+pytestmark = pytest.mark.lab
+
+CASES: dict[str, Hostile | Legitimate] = {
+    **{case.name: case for case in HOSTILE},
+    **{case.name: case for case in LEGITIMATE},
+}
+
+
+class Break(NamedTuple):
+    """A way to break the guard of a role's machine. case: the one that notices."""
+
+    name: str
+    role: Role
+    old: str
+    new: str
+    case: str
+
+
+WORKER_PORT = "@worker_ports fib daddr type local goto worker_port"
+BREAKS = (
+    Break("set emptied", "worker", "elements = { 40000, 40001, 40002, 40003 }", "", "LAN: IPv4"),
+    Break("set emptied", "control", "elements = { 40000, 40001, 40002, 40003 }", "", "LAN: IPv4"),
+    Break("a port left out", "worker", "40001, ", "", "LAN: IPv4"),
+    Break("drop made accept", "worker", "counter drop", "counter accept", "LAN: IPv4"),
+    Break("drop made accept", "control", "counter drop", "counter accept", "LAN: global IPv6"),
+    Break("the interface's name swapped", "worker", '"qmesh0"', '"eth0"', "control node to every worker"),
+    Break("the interface's name swapped", "control", '"qmesh0"', '"eth0"', "SSH from the LAN: IPv4"),
+    Break(
+        "the kind of interface forgotten",
+        "worker",
+        'meta iifkind "tun" ',
+        "",
+        "a veth with the tunnel's name",
+    ),
+    Break(
+        "the address alone",
+        "worker",
+        'iifname "qmesh0" meta iifkind "tun" ip saddr',
+        "ip saddr",
+        "control node's address forged, tunnel up",
+    ),
+    Break(
+        "the interface alone",
+        "worker",
+        "ip saddr 10.77.0.1 ",
+        "",
+        "another member, through the tunnel",
+    ),
+    Break(
+        "established instead of direction",
+        "worker",
+        "ct direction reply goto answered",
+        "ct state established,new accept",
+        "LAN: IPv4",
+    ),
+    Break("only IPv4", "worker", "meta l4proto", "meta nfproto ipv4 meta l4proto", "LAN: global IPv6"),
+    Break("only TCP", "worker", "meta l4proto { tcp, udp }", "meta l4proto tcp", "LAN: broadcast"),
+    Break(
+        "looked at after destination NAT",
+        "worker",
+        "hook prerouting priority mangle",
+        "hook prerouting priority -90",
+        "container-a's port published, a port of its own under a worker's (attacker)",
+    ),
+    Break(
+        "input alone",
+        "worker",
+        WORKER_PORT,
+        "@worker_ports accept",
+        "Docker's own rules, a port of its own under a worker's",
+    ),
+    Break(
+        "no look at what is forwarded after NAT",
+        "worker",
+        "@worker_ports ct status dnat goto worker_port",
+        "@worker_ports ct status dnat accept",
+        "beyond's port published under another (attacker)",
+    ),
+    Break(
+        "no look at bridges",
+        "worker",
+        'meta oifkind "bridge" goto worker_port',
+        'meta oifkind "bridge" accept',
+        "container-a's own address",
+    ),
+    Break(
+        "no look at what arrives after NAT",
+        "control",
+        "th dport @worker_ports goto worker_port",
+        "th dport @worker_ports accept",
+        "another port redirected to the worker",
+    ),
+    Break(
+        "the hub forwards into the tunnel",
+        "control",
+        'oifname "qmesh0" goto into_tunnel',
+        'oifname "qmesh0" accept',
+        "the hub's LAN, by a hub that masquerades",
+    ),
+    Break(
+        "the hub forwards what bears its address",
+        "control",
+        'oifname "qmesh0" goto into_tunnel',
+        'oifname "qmesh0" accept',
+        "the hub's LAN, by a hub, the control node's address forged",
+    ),
+    Break(
+        "local users let in",
+        "worker",
+        "goto worker_port\n\t\tudp sport",
+        "accept\n\t\tudp sport",
+        "container-a's port published under its number (worker)",
+    ),
+    Break(
+        "the tunnel open to all",
+        "worker",
+        "goto through_tunnel",
+        "accept",
+        "another member, to what is no worker",
+    ),
+    Break(
+        "replies forgotten",
+        "worker",
+        "ct direction reply goto answered",
+        "",
+        "outward, from a worker port's number",
+    ),
+    Break(
+        "loopback forgotten",
+        "control",
+        "meta iiftype loopback accept",
+        "",
+        "the control machine to its own workers",
+    ),
+    Break(
+        "routing forgotten",
+        "worker",
+        'meta oifkind "bridge" goto worker_port',
+        "goto worker_port",
+        "routing for others to equal port numbers",
+    ),
+    Break(
+        "containers' answers forgotten",
+        "worker",
+        "chain into_tunnel {\n\t\tct direction reply accept",
+        "chain into_tunnel {",
+        "control node to a worker in Docker",
+    ),
+    Break(
+        "the begin of a connection forgotten",
+        "worker",
+        "tcp flags syn accept",
+        "",
+        "outward, from a worker port's number",
+    ),
+    Break(
+        "answers through the tunnel forgotten",
+        "worker",
+        "ct direction reply accept\n\t\tmeta l4proto { icmp",
+        "meta l4proto { icmp",
+        "a member to the membership service, and its answer",
+    ),
+    Break(
+        "the membership service forgotten",
+        "control",
+        "tcp dport 9377 accept",
+        "tcp dport 9378 accept",
+        "members to the membership service",
+    ),
+)
+
+
+BRIDGED = (
+    'passed_on: tcp sport @worker_ports meta iifkind "bridge"'
+    " ct direction original ct state new goto taken_up"
+)
+SHOWN_ELSEWHERE = {
+    "answered: tcp flags rst,ack accept": (
+        "test_g1_a_local_user_cannot_hold_a_worker_port_open_for_his_friend"
+    ),
+    "sent: tcp sport @worker_ports ct direction original ct state new goto taken_up": (
+        "test_g1_a_connection_opened_before_the_guard_is_dead"
+    ),
+    BRIDGED: "test_g1_a_container_does_not_take_up_a_connection_that_is_older_than_the_guard",
+    "asked_for: udp dport 51820 accept": "test_g2_wireguards_own_port_stays_open_though_it_were_a_workers",
+    "arrived_at: udp dport 51820 accept": "test_g2_wireguards_own_port_stays_open_though_it_were_a_workers",
+    "sent: udp sport 51820 accept": "test_g2_wireguards_own_port_stays_open_though_it_were_a_workers",
+}
+"""By rules, the tests that notice their loss: no case of the matrix is of one packet there."""
+
+
+def broken(found: Break) -> Callable[[Guard], str]:
+    def script(guard: Guard) -> str:
+        text = render(guard)
+        assert found.old in text, "there is nothing to break any more"
+        return text.replace(found.old, found.new)
+
+    return script
+
+
+def is_right(mesh: Mesh, name: str, role: Role, ruleset: Ruleset) -> bool:
+    case = CASES[name]
+    with case.arranged(mesh, role):
+        ruleset.guard(mesh, role, "IPv4")
+        if isinstance(case, Hostile):
+            return not reached(mesh, case, role)
+        return passes(mesh, case, role, "IPv4")
+
+
+@pytest.mark.parametrize("found", BREAKS, ids=lambda found: f"{found.name}, {found.role}")
+def test_g1_g2_a_broken_guard_is_noticed(bare: Mesh, found: Break):
+    assert is_right(bare, found.case, found.role, Ruleset("whole", render))
+    assert not is_right(bare, found.case, found.role, Ruleset(found.name, broken(found)))
+
+
+def test_every_rule_of_the_guard_is_broken_by_one_of_these_or_shown_elsewhere():
+    rules, touched = set(), set()
+    for role, guard in GUARDS.items():
+        lines = rules_of(render(guard))
+        rules |= lines
+        touched |= {
+            line for found in BREAKS if found.role == role for line in lines - rules_of(broken(found)(guard))
+        }
+    assert rules - touched == set(SHOWN_ELSEWHERE)
+
+
+def rules_of(text: str) -> set[str]:
+    """The lines of a table that end in a verdict, each after its chain."""
+    chain, found = "", set()
+    for line in map(str.strip, text.splitlines()):
+        chain = line.split()[1] if line.startswith("chain ") else chain
+        if re.search(r"\b(accept|drop|goto \w+)$", line):
+            found.add(f"{chain}: {line}")
+    return found

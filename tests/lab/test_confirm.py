@@ -1,0 +1,328 @@
+"""`apply --confirm`: what nobody confirms is undone, whoever dies; and no login is cut unasked."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.cluster import (
+    STATE,
+    facts,
+    invite,
+    make_control,
+    make_member,
+    qmesh,
+    refusal,
+    stop_agent,
+    what_is_there,
+)
+from tests.lab.machines import Lab, Machine, Running
+from tests.lab.test_lab import wait_until
+
+pytestmark = pytest.mark.lab
+
+SECONDS = 10
+PORTS = "40003"
+
+
+def unguarded_member(lab: Lab) -> Machine:
+    """A member that has no guard and no tunnel yet."""
+    control = make_control(lab)
+    member = lab.machine("machine-b", "192.168.0.201", "fd00:1a::201")
+    invite(control, member, "--workers", "4")
+    qmesh(member, "join", "invitation", "--no-apply")
+    return member
+
+
+def taken_down_member(lab: Lab) -> Machine:
+    """A member with a guard, and no tunnel."""
+    member = make_member(lab, make_control(lab), 201, 4)
+    qmesh(member, "down")
+    return member
+
+
+def as_it_is(machine: Machine) -> dict[str, str]:
+    """What an undoing has to put back: rules, interfaces, reserved ports, files of the guard, settings."""
+    seen = what_is_there(machine)
+    files = machine.run(
+        ["sh", "-c", f"cd {STATE}; for f in guard.nft held.nft; do cat $f || echo none; done"]
+    )
+    return {
+        "rules": re.sub(r"# progname \S+", "", seen["rules"]),
+        "links": seen["links"],
+        "reserved": seen["reserved"],
+        "files": files.stdout,
+        "settings": machine.read(f"{STATE}/machine.json"),
+    }
+
+
+def is_undone(machine: Machine) -> bool:
+    return '"undone":true' in machine.run(["cat", f"{STATE}/undo.json"], check=False).stdout
+
+
+def kill(machine: Machine, what: str, signal: str = "KILL") -> None:
+    machine.run(["pkill", f"-{signal}", "-f", what])
+
+
+def start_anew(machine: Machine) -> None:
+    """A reboot, as far as qmesh sees: processes, tables and interfaces are gone, the boot is another."""
+    for name in ("qmes[h]", "wireguard-g[o]"):
+        machine.run(["pkill", "-KILL", "-f", name], check=False)
+    wait_until(lambda: not what_is_there(machine)["processes"].strip())
+    machine.run(["ip", "link", "delete", "qmesh0"], check=False)
+    machine.run(["nft", "flush", "ruleset"])
+    machine.run(["sh", "-c", "echo > /proc/sys/net/ipv4/ip_local_reserved_ports; rm -rf /run/wireguard"])
+    machine.write("/root/boot_id", "0dd0b007-0000-4000-8000-000000000000\n")
+    machine.run(["mount", "--bind", "/root/boot_id", "/proc/sys/kernel/random/boot_id"])
+    wait_until(lambda: "qmesh" not in what_is_there(machine)["rules"])
+
+
+@pytest.mark.parametrize("begun", [unguarded_member, taken_down_member])
+def test_what_is_confirmed_stays(lab, begun):
+    member = begun(lab)
+    done = qmesh(member, "apply", "--confirm", str(SECONDS))
+    assert "qmesh confirm" in done.stderr
+    assert f"in {SECONDS} s" in done.stderr
+    assert ("OPEN" in done.stderr) == (begun is unguarded_member)
+    assert member.run(["stat", "-c%a", f"{STATE}/undo.json"]).stdout == "600\n"
+    assert [each["code"] for each in facts(member, "check")["findings"]][:1] == ["change-unconfirmed"]
+    applied = as_it_is(member)
+    assert "the change stays" in qmesh(member, "confirm").stdout
+    wait_until(lambda: "qmesh undo" not in what_is_there(member)["processes"], seconds=5)
+    time.sleep(SECONDS)
+    assert as_it_is(member) == applied
+    assert facts(member, "plan")["steps"] == []
+    assert "nothing waits" in qmesh(member, "confirm").stdout
+
+
+@pytest.mark.parametrize("begun", [unguarded_member, taken_down_member])
+def test_what_is_not_confirmed_is_undone_and_left_so_by_the_agent(lab, begun):
+    member = begun(lab)
+    before = as_it_is(member)
+    qmesh(member, "apply", "--confirm", str(SECONDS))
+    assert as_it_is(member) != before
+    wait_until(lambda: is_undone(member), seconds=SECONDS + 5)
+    assert as_it_is(member) == before
+    assert "put back" in member.read(f"{STATE}/agent.log")
+    time.sleep(6)  # the agent has looked at least once
+    assert as_it_is(member) == before
+    assert "change-undone" in [each["code"] for each in facts(member, "check", code=1)["findings"]]
+    assert "put back" in qmesh(member, "plan", code=1).stderr
+    assert "too late" in qmesh(member, "confirm", code=1).stdout
+    qmesh(member, "apply")
+    assert facts(member, "plan")["steps"] == []
+    assert not is_undone(member)
+
+
+def test_a_guard_that_was_put_back_is_kept_when_another_program_flushes_it(lab):
+    member = taken_down_member(lab)
+    qmesh(member, "apply", "--confirm", str(SECONDS))
+    qmesh(member, "undo", "--now")
+    put_back = as_it_is(member)
+    member.run(["nft", "flush", "ruleset"])
+    wait_until(lambda: as_it_is(member) == put_back, seconds=10)
+
+
+@pytest.mark.parametrize(
+    "killed",
+    ["qmesh und[o]", "qmesh agen[t]", "qmesh (und[o]|agen[t])"],
+    ids=["undo", "agent", "both, and a command comes"],
+)
+def test_whoever_is_killed_another_undoes_it(lab, killed):
+    member = taken_down_member(lab)
+    before = as_it_is(member)
+    qmesh(member, "apply", "--confirm", str(SECONDS))
+    kill(member, killed)
+    if "|" in killed:
+        time.sleep(SECONDS + 1)
+        assert not is_undone(member)
+        qmesh(member, "check", code=1)
+    wait_until(lambda: is_undone(member), seconds=SECONDS + 8)
+    assert as_it_is(member) == before
+
+
+@contextlib.contextmanager
+def slow_wireguard(machine: Machine, seconds: float) -> Iterator[dict[str, str]]:
+    """Where WireGuard is a process, one that takes its time."""
+    if (
+        "wireguard"
+        in machine.run(["sh", "-c", "ip link add w type wireguard && echo wireguard; true"]).stdout
+    ):
+        machine.run(["ip", "link", "delete", "w"])
+        pytest.skip("this machine cannot: its kernel has WireGuard, so no program is asked")
+    real = machine.run(["sh", "-c", "command -v wireguard-go"]).stdout.strip()
+    machine.write("/root/bin/wireguard-go", f'#!/bin/sh\nsleep {seconds}\nexec {real} "$@"\n', 0o755)
+    yield {"PATH": f"/root/bin:{machine.run(['sh', '-c', 'echo $PATH']).stdout.strip()}"}
+
+
+def begin(machine: Machine, env: dict[str, str] | None = None) -> Running:
+    return machine.start(["qmesh", "apply", "--confirm", str(SECONDS)], env=env)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.25, 0.5, 0.8, 1.2, 2.0])
+@pytest.mark.parametrize("begun", [unguarded_member, taken_down_member])
+def test_a_change_that_is_killed_at_any_moment_is_undone(lab, begun, delay):
+    """From when the undoing is armed: before that nothing is changed."""
+    member = begun(lab)
+    if begun is taken_down_member:
+        stop_agent(member)
+    before = as_it_is(member)
+    with slow_wireguard(member, 0.6) as env:
+        applying = begin(member, env)
+        member.run(["sh", "-c", f"until [ -s {STATE}/undo.json ]; do sleep 0.01; done"])
+        time.sleep(delay)
+        applying.kill()
+        applying.wait()
+    wait_until(
+        lambda: is_undone(member) or "qmesh und" not in what_is_there(member)["processes"],
+        seconds=SECONDS + 8,
+    )
+    qmesh(member, "check", code=1)  # where it was killed before the process began, the next command undoes
+    if not is_undone(member):
+        time.sleep(SECONDS)
+        facts(member, "check", code=1)
+    assert is_undone(member)
+    assert as_it_is(member) == before
+
+
+def test_a_change_that_hangs_with_the_lock_is_killed_and_undone(lab):
+    member = taken_down_member(lab)
+    stop_agent(member)
+    before = as_it_is(member)
+    with slow_wireguard(member, 3) as env:
+        applying = begin(member, env)
+        member.run(["sh", "-c", "until pgrep -f 'qmesh und[o]'; do sleep 0.01; done"])
+        time.sleep(0.7)
+        applying.send_signal(19)
+    wait_until(lambda: is_undone(member), seconds=SECONDS + 25)
+    assert applying.wait(5) == -9
+    time.sleep(3)
+    assert as_it_is(member) == before
+
+
+def test_ctrl_c_in_the_middle_says_that_it_is_undone(lab):
+    member = taken_down_member(lab)
+    stop_agent(member)
+    with slow_wireguard(member, 2) as env:
+        applying = begin(member, env)
+        member.run(["sh", "-c", "until pgrep -f 'qmesh und[o]'; do sleep 0.01; done"])
+        time.sleep(0.7)
+        applying.send_signal(2)
+        assert applying.wait(10) == 130
+    assert "is undone within" in applying.error_output()
+    assert "qmesh undo --now" in applying.error_output()
+
+
+@pytest.mark.parametrize("begun", [unguarded_member, taken_down_member])
+@pytest.mark.parametrize("first", ["undo", "agent"])
+def test_g3_after_a_reboot_the_previous_state_returns(lab, begun, first):
+    """Under systemd the undoing comes before whatever loads the guard; without it, the agent does it."""
+    member = begun(lab)
+    before = as_it_is(member)
+    qmesh(member, "apply", "--confirm", "600")
+    start_anew(member)
+    if first == "undo":
+        qmesh(member, "undo")
+        assert as_it_is(member)["files"] == before["files"]
+        loaded = what_is_there(member)["rules"]
+        assert ("table inet qmesh" in loaded) == (begun is taken_down_member)
+    member.start(["qmesh", "agent"])
+    wait_until(lambda: as_it_is(member) == before, seconds=20)
+    time.sleep(6)
+    assert as_it_is(member) == before
+
+
+def test_a_wall_clock_that_is_set_means_nothing(lab):
+    # Nobody sets the clock of a test's machine: the deadline is simply on no such clock.
+    member = taken_down_member(lab)
+    qmesh(member, "apply", "--confirm", "600")
+    deadline = float(re.findall(r'"deadline_s":([0-9.]+)', member.read(f"{STATE}/undo.json"))[0])
+    assert 590 < deadline - time.clock_gettime(time.CLOCK_BOOTTIME) <= 600
+
+
+def test_inside_the_time_other_changes_are_refused_and_the_first_state_is_kept(lab):
+    member = taken_down_member(lab)
+    before = as_it_is(member)
+    qmesh(member, "apply", "--confirm", "600")
+    for words in (("apply",), ("down",), ("down", "--open"), ("join", "invitation")):
+        assert "qmesh confirm" in refusal(member, *words, code=2)
+    assert facts(member, "apply", "--confirm", str(SECONDS))["steps"] == []
+    wait_until(lambda: is_undone(member), seconds=SECONDS + 5)
+    assert as_it_is(member) == before
+
+
+def test_two_at_once_are_one_change(lab):
+    member = taken_down_member(lab)
+    before = as_it_is(member)
+    both = [begin(member), begin(member)]
+    assert [each.wait(60) for each in both] == [0, 0]
+    assert member.run(["pgrep", "-cf", "qmesh und[o]"]).stdout == "1\n"
+    qmesh(member, "undo", "--now")
+    assert as_it_is(member) == before
+
+
+@pytest.mark.parametrize("seconds", ["0", "9", "3601", "-1", "x", "1e2", ""])
+def test_bad_times_are_refused(lab, seconds):
+    member = lab.machine("machine-a", "192.168.0.200")
+    refusal(member, "apply", "--confirm", seconds, code=2)
+
+
+# Logins
+
+_DAEMON = """
+import os, socket, subprocess, sys
+listening = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+print("ready", flush=True)
+connection, client = listening.accept()
+here = connection.getsockname()
+told = f"{client[0]} {client[1]} {here[0]} {here[1]}"
+os.environ["SSH_CONNECTION"] = told
+words = ["sh", "-c", "env -u SSH_CONNECTION qmesh " + sys.argv[2] + "; echo code $?"]
+done = subprocess.run(words, capture_output=True, text=True)
+print(done.stdout + done.stderr, flush=True)
+"""
+
+
+def by_login(member: Machine, control: Machine, port: int, words: str, *, to: str = "192.168.0.201") -> str:
+    """What a command says that is run from a login, by a shell whose child lost the variable, as by sudo."""
+    daemon = member.start(["python", "-c", _DAEMON, str(port), words])
+    daemon.wait_for("ready")
+    client = control.start(
+        ["python", "-c", f"import socket; s = socket.create_connection(('{to}', {port})); s.recv(1)"]
+    )
+    daemon.wait_for("code ", timeout=40)
+    client.stop()
+    daemon.wait(5)
+    return daemon.output()
+
+
+def test_a_change_that_would_cut_the_login_it_comes_from_is_refused_and_confirm_goes_on(lab):
+    control = make_control(lab)
+    member = lab.machine("machine-b", "192.168.0.201", "fd00:1a::201")
+    invite(control, member, "--workers", "4")
+    qmesh(member, "join", "invitation", "--no-apply")
+    before = as_it_is(member)
+    said = by_login(member, control, 40004, "apply")
+    assert "code 2" in said
+    assert "error: this would cut your own SSH session: the guard closes port 40004" in said
+    assert "qmesh apply --confirm 60" in said
+    assert as_it_is(member) == before
+    assert "cuts your own SSH session" in by_login(member, control, 40005, "plan")
+    said = by_login(member, control, 40006, f"apply --confirm {SECONDS}")
+    assert "cuts your own SSH session" in said
+    assert "code 0" in said
+    wait_until(lambda: is_undone(member), seconds=SECONDS + 5)
+    assert as_it_is(member) == before
+    assert "code 0" in by_login(member, control, 2222, "apply")
+
+
+def test_a_login_through_the_tunnel_is_told_that_down_cuts_it(lab):
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 4)
+    # A worker port is what the control node reaches there.
+    said = by_login(member, control, 40003, "down", to="10.77.0.2")
+    assert "cuts your own SSH session: qmesh0 is deleted" in said

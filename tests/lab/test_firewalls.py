@@ -1,0 +1,143 @@
+"""G4: other firewalls go on as they are, `check` names what of them is in the mesh's way, its cure cures."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.lab.cluster import dial as dial_all
+from tests.lab.cluster import facts, invite, make_control, make_member, qmesh, start_workers
+from tests.lab.firewalls import FIREWALLS, Firewall, NftablesConf
+from tests.lab.machines import Lab, Machine
+from tests.lab.test_lab import wait_until
+
+pytestmark = pytest.mark.lab
+
+
+def obstacles(machine: Machine) -> list[dict[str, str]]:
+    """What `check` says of other firewalls."""
+    report = json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)
+    return [finding for finding in report["findings"] if finding["code"] == "foreign-drop"]
+
+
+def cure(machine: Machine) -> list[str]:
+    """Do what is told until nothing is in the way any more; what was done."""
+    done: list[str] = []
+    for _ in range(6):
+        found = obstacles(machine)
+        if not found:
+            return done
+        command = found[0]["cure"]
+        assert command not in done, f"it did not cure: {found[0]}"
+        machine.run(["sh", "-ec", command], timeout=60)
+        done.append(command)
+    raise AssertionError(f"still in the way: {obstacles(machine)}")
+
+
+def theirs(machine: Machine) -> str:
+    """Every rule that is not qmesh's, without handles and counters."""
+    listed = machine.run(["nft", "-s", "list", "ruleset"]).stdout
+    tables = re.split(r"(?m)^(?=table )", listed)
+    saved = machine.run(["sh", "-c", "iptables-nft-save; ip6tables-nft-save"]).stdout
+    saved = re.sub(r"(?m)^#.*\n|\[\d+:\d+\]", "", saved)
+    return "".join(table for table in tables if not table.startswith("table inet qmesh")) + saved
+
+
+def reached(control: Machine) -> list[bool]:
+    """Which of the member's four workers the control node reaches."""
+    return [by is not None for by in dial_all(control)][3:]
+
+
+def is_closed(lab_attacker: Machine, victim: Machine) -> bool:
+    script = f"import socket; socket.create_connection(('{victim.ipv4}', 40003), 1)"
+    return lab_attacker.run(["python", "-c", script], check=False).returncode != 0
+
+
+@pytest.fixture
+def attacker(lab: Lab) -> Machine:
+    return lab.machine("machine-x", "192.168.0.240")
+
+
+@pytest.mark.parametrize("kind", FIREWALLS, ids=lambda kind: kind.name)
+def test_g4_on_a_worker_machine_what_is_in_the_way_is_named_and_cured(lab, attacker, kind: type[Firewall]):
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 4)
+    qmesh(control, "render-config", "--write")
+    own = start_workers(control, "1..3")
+    workers = start_workers(member, "4..7", "--careless")
+    assert obstacles(member) == []
+    assert reached(control) == [True] * 4
+    firewall = kind(member)
+    firewall.start()
+    made = theirs(member)
+
+    assert reached(control) == [False] * 4
+    found = obstacles(member)
+    assert found
+    assert {finding["severity"] for finding in found} == {"error"}
+    assert any("tunnel" in finding["wanted"] or "qmesh0" in finding["wanted"] for finding in found)
+    qmesh(member, "apply")
+    assert theirs(member) == made
+    cure(member)
+    assert reached(control) == [True] * 4
+    for again in (firewall.reload, firewall.restart):
+        if not isinstance(firewall, NftablesConf):  # where the cure says to write it into the file too
+            again()
+            assert obstacles(member) == []
+            wait_until(lambda: reached(control) == [True] * 4)
+        assert is_closed(attacker, member)
+    for running in (own, workers):
+        running.stop()
+
+
+@pytest.mark.parametrize("kind", FIREWALLS, ids=lambda kind: kind.name)
+def test_g4_on_a_control_node_that_had_it_before(lab, kind: type[Firewall]):
+    control = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
+    firewall = kind(control)
+    firewall.start()
+    made = theirs(control)
+    qmesh(control, "init", "--workers", "3", "--node", "1.4", "--endpoint", "192.168.0.200")
+    assert theirs(control) == made
+    found = obstacles(control)
+    assert any("UDP port 51820" in finding["wanted"] for finding in found), found
+    member = lab.machine("machine-b", "192.168.0.201")
+    invite(control, member, "--workers", "4")
+    cure(control)
+    qmesh(member, "join", "invitation")
+    assert cure(control) == []
+    assert facts(control, "status")["machines"][1]["state"] == "active"
+
+
+def test_g4_an_address_that_fail2ban_took_is_named_with_how_to_give_it_back(lab):
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 4)
+    banned = """
+table inet f2b-table {
+    set addr-set-sshd {
+        type ipv4_addr
+        elements = { 192.0.2.77, 10.77.0.1, 192.168.0.200 }
+    }
+    chain f2b-chain {
+        type filter hook input priority filter - 1; policy accept;
+        ip saddr @addr-set-sshd drop
+    }
+}
+"""
+    member.run(["nft", "-f", "-"], input=banned)
+    cures = {finding["cure"] for finding in obstacles(member)}
+    assert cures == {"fail2ban-client unban 10.77.0.1", "fail2ban-client unban 192.168.0.200"}
+    for address in ("10.77.0.1", "192.168.0.200"):
+        member.run(["nft", "delete", "element", "inet", "f2b-table", "addr-set-sshd", f"{{ {address} }}"])
+    assert obstacles(member) == []
+
+
+def test_g4_a_rule_that_is_not_understood_is_told_as_a_warning(lab):
+    control = make_control(lab)
+    rule = "meta cpu 0-1 udp dport 51820 drop"
+    script = f"table inet odd {{ chain c {{ type filter hook input priority 0; {rule}; }}; }}"
+    control.run(["nft", "-f", "-"], input=script)
+    (found,) = obstacles(control)
+    assert found["severity"] == "warning"
+    assert found["seen"].startswith("not understood: ")

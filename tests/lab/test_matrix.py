@@ -1,0 +1,49 @@
+"""G1 and G2 by the whole of `tests/lab/matrix`, on both kinds of machine and for both kinds of mesh."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from tests.lab.matrix.case import OVERLAYS, passes, reached
+from tests.lab.matrix.hostile import HOSTILE
+from tests.lab.matrix.legitimate import LEGITIMATE
+from tests.lab.matrix.rulesets import HELD_ALONE, LASTING, NONE, QMESH
+from tests.lab.mesh import NEIGHBOUR, WORKER
+
+pytestmark = pytest.mark.lab
+
+HOSTILE_ROWS = [
+    pytest.param(case, role, overlay, id=f"{case.name}, {role}, {overlay}")
+    for case, overlay in itertools.product(HOSTILE, OVERLAYS)
+    for role in case.roles
+]
+LEGITIMATE_ROWS = [
+    pytest.param(case, role, overlay, id=f"{case.name}, {role}, {overlay}")
+    for case in LEGITIMATE
+    for overlay in case.overlays
+    for role in case.roles
+]
+
+
+@pytest.mark.parametrize(("case", "role", "overlay"), HOSTILE_ROWS)
+def test_g1_nobody_reaches_a_worker(bare: Any, case, role, overlay):
+    with case.arranged(bare, role):
+        NONE.guard(bare, role, overlay)
+        bare.assert_all_arrive(case.probes(bare, role, WORKER))
+        # Each table must do alone: the other may be away. By the overlay they differ in one word.
+        for part in (LASTING, HELD_ALONE) if overlay == "IPv4" else ():
+            part.guard(bare, role, overlay)
+            assert reached(bare, case, role) == set()
+        QMESH.guard(bare, role, overlay)
+        ordinary = {str(probe) for probe in case.probes(bare, role, NEIGHBOUR)} if case.others else set()
+        assert reached(bare, case, role, others=case.others) == ordinary
+
+
+@pytest.mark.parametrize(("case", "role", "overlay"), LEGITIMATE_ROWS)
+def test_g2_who_may_gets_through(bare: Any, case, role, overlay):
+    with case.arranged(bare, role):
+        QMESH.guard(bare, role, overlay)
+        assert passes(bare, case, role, overlay)

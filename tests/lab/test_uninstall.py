@@ -1,0 +1,181 @@
+"""`qmesh uninstall` without systemd: nothing of qmesh is left, and what others have stays."""
+
+import json
+
+import pytest
+
+from tests.lab.cluster import (
+    CONFIG,
+    STATE,
+    facts,
+    make_control,
+    make_member,
+    qmesh,
+    refusal,
+    start_workers,
+    what_is_there,
+)
+from tests.lab.machines import Machine
+
+pytestmark = pytest.mark.lab
+
+RESERVED = "/proc/sys/net/ipv4/ip_local_reserved_ports"
+UNITS = "/etc/systemd/system"
+
+
+def is_there(machine: Machine, path: str) -> bool:
+    return machine.run(["test", "-e", path], check=False).returncode == 0
+
+
+def all_of_it(machine: Machine) -> dict[str, str]:
+    """What qmesh could leave, byte for byte; less of /root, where the node is."""
+    found = what_is_there(machine)
+    more = {
+        "state": f"find {STATE} | sort",
+        "units": f"find {UNITS} | sort",
+        "addresses": "ip -o address; ip route; ip -6 route",
+        "sysctls": "sysctl -a 2>/dev/null | grep '^net' | grep -v 'neigh\\|nf_conntrack_count'",
+        "sockets": "ss -Hlntu | sort; find /run/wireguard -mindepth 1 2>/dev/null || true",
+    }
+    del found["files"]
+    return found | {name: machine.run(["sh", "-c", script]).stdout for name, script in more.items()}
+
+
+def blank(lab) -> Machine:
+    machine: Machine = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
+    machine.run(
+        ["sh", "-c", f"echo 22,40001 >{RESERVED}; nft add table inet mine; umount {STATE}; rmdir {STATE}"]
+    )
+    return machine
+
+
+def found_mesh(machine: Machine) -> None:
+    machine.write(f"{CONFIG}/config.yml", "engine:\n  dataWorkerMultiaddrs: []\n", 0o600)
+    node = ("--node", "1.4", "--config", CONFIG, "--endpoint", "192.168.0.200")
+    qmesh(machine, "init", "--workers", "3", *node)
+
+
+def test_nothing_is_left_and_what_others_have_stays(lab):
+    machine = blank(lab)
+    before = all_of_it(machine)
+    found_mesh(machine)
+    qmesh(machine, "render-config", "--write")
+    qmesh(machine, "units", "--write", UNITS, "--program", "/bin/true")
+    config = machine.read(f"{CONFIG}/config.yml")
+    assert all_of_it(machine) != before
+
+    answer = facts(machine, "uninstall", "--delete-state")
+
+    assert all_of_it(machine) == before
+    assert machine.read(RESERVED) == "22,40001\n"
+    assert machine.read(f"{CONFIG}/config.yml") == config
+    assert f"{UNITS}/nftables.service.d/qmesh.conf" in answer["deleted"]
+    assert STATE in answer["deleted"]
+    assert (answer["kept"], answer["open_ports"]) == ([], [40000, 40001, 40002])
+    assert qmesh(machine, "uninstall").stdout == "nothing of qmesh is on this machine\n"
+
+
+def test_it_says_who_listens_where_it_is_open_now(lab):
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 2)
+    workers = start_workers(member, "4..5", "--careless")
+
+    done = qmesh(member, "uninstall")
+
+    assert "worker ports 40003-40004 are OPEN" in done.stderr
+    assert "tcp port 40003 at ::: python" in done.stderr
+    assert member.run(["pgrep", "-f", "worker.py"]).stdout.strip() in done.stderr
+    workers.stop()
+    assert "nothing listens there now" in qmesh(member, "uninstall").stderr
+
+
+def test_the_state_stays_unless_it_is_to_go_and_apply_takes_the_machine_up_again(lab):
+    machine = make_control(lab)
+    whole = what_is_there(machine)
+
+    assert STATE in facts(machine, "uninstall")["kept"]
+    assert "inet qmesh" not in what_is_there(machine)["rules"]
+
+    qmesh(machine, "apply")
+    again = what_is_there(machine)
+    assert (again["rules"], again["links"]) == (whole["rules"], whole["links"])
+
+
+def test_units_that_were_edited_and_files_of_others_are_kept_and_named(lab):
+    machine = make_control(lab)
+    qmesh(machine, "units", "--write", UNITS, "--program", "/bin/true")
+    edited = f"{UNITS}/qmesh-worker@.service"
+    others = f"{UNITS}/nftables.service.d/mine.conf"
+    alike = f"{UNITS}/qmesh-of-somebody.service"
+    machine.run(["sh", "-c", f"echo Nice=5 >>{edited}; touch {others} {alike} {STATE}/notes"])
+    machine.write(f"{STATE}/node/config.yml", "p2p:\n  peerPrivKey: 5ec4e7\n", 0o600)
+
+    answer = facts(machine, "uninstall", "--delete-state")
+
+    assert answer["kept"] == [edited, f"{STATE}/node", f"{STATE}/notes"]
+    assert all(is_there(machine, path) for path in (edited, others, alike, f"{STATE}/node/config.yml"))
+    assert machine.run(["ls", UNITS]).stdout.count("qmesh") == 2
+
+
+def test_a_config_that_join_wrote_goes_with_the_state(lab):
+    control = make_control(lab)
+    member = lab.machine("machine-b", "192.168.0.201")
+    member.write("/root/invitation", qmesh(control, "invite", "machine-b", "--workers", "1").stdout, 0o600)
+    qmesh(member, "join", "invitation")
+    assert is_there(member, f"{STATE}/node/config.yml")
+    qmesh(member, "uninstall", "--delete-state")
+    assert not is_there(member, f"{STATE}/node")
+
+
+@pytest.mark.parametrize("after_s", [0.5, 0.7, 0.9, 1.1])
+def test_one_that_was_killed_can_be_run_again(lab, after_s):
+    machine = blank(lab)
+    before = all_of_it(machine)
+    found_mesh(machine)
+    qmesh(machine, "units", "--write", UNITS, "--program", "/bin/true")
+    machine.run(
+        ["timeout", "--signal=KILL", str(after_s), "qmesh", "uninstall", "--delete-state"], check=False
+    )
+    qmesh(machine, "uninstall", "--delete-state")
+    assert all_of_it(machine) == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        f"rm {STATE}/machine.json",
+        f"echo x >{STATE}/machine.json",
+        f"rm {STATE}/mesh.db",
+        f"nft flush ruleset; rm {STATE}/guard.nft",
+        "ip link delete qmesh0",
+        "pkill -KILL -f 'qmesh [ah][go]'",
+    ],
+)
+def test_a_machine_that_is_damaged_can_be_left_too(lab, spoil):
+    machine = blank(lab)
+    before = all_of_it(machine)
+    found_mesh(machine)
+    machine.run(["pkill", "-f", "qmesh agen[t]"])
+    machine.run(["sh", "-c", spoil])
+    qmesh(machine, "uninstall", "--delete-state")
+    after = all_of_it(machine)
+    if "flush" in spoil:
+        before["rules"] = ""
+    assert after == before
+
+
+def test_a_guard_of_another_state_directory_is_left_alone(lab):
+    machine = make_control(lab)
+    before = all_of_it(machine)
+    said = refusal(machine, "uninstall", "--delete-state", "--state", "/root/other", code=2)
+    assert "/root/other knows nothing of it" in said
+    assert all_of_it(machine) == before
+
+
+def test_the_answer_in_json_names_who_listens(lab):
+    machine = make_control(lab)
+    qmesh(machine, "render-config", "--write")
+    start_workers(machine, "1", "--careless")
+    answer = json.loads(qmesh(machine, "uninstall", "--json").stdout)
+    (listener,) = answer["listeners"]
+    assert (listener["protocol"], listener["address"], listener["port"]) == ("tcp", "::", 40000)
