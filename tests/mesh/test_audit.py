@@ -10,6 +10,7 @@ from rich.pretty import pretty_repr
 from qmesh.mesh import audit as audit_module
 from qmesh.mesh.audit import ConfigFile, Finding, Flusher, KeyFile, SecretFile, Surroundings, audit
 from qmesh.mesh.desired import Place, desired
+from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import AlteredGuard, Endpoint, Guard, Machine, NodeState, Secret
 from qmesh.mesh.sysctls import Weakness
@@ -157,6 +158,21 @@ def test_a_weak_setting_is_told_where_it_matters_and_the_rest_only_while_the_gua
     codes = found(replace(WANTED, guard=None), around)
     assert ("sysctl", "info", "net.ipv4.ip_forward") in codes
     assert ("sysctl", "warning", "net.ipv4.conf.*.route_localnet") in codes
+
+
+@pytest.mark.parametrize(("is_certain", "severity"), [(True, "error"), (False, "warning")])
+def test_g4_what_another_firewall_drops_is_told_with_its_rule_and_its_cure(is_certain, severity):
+    obstacle = Obstacle(
+        place="table inet filter chain input",
+        seen="policy drop",
+        wanted="WireGuard's packets in by eth0: UDP port 51820",
+        cure="nft ...",
+        is_certain=is_certain,
+    )
+    (finding,) = audit(WANTED, WANTED, replace(AROUND, obstacles=(obstacle,)))
+    assert finding == Finding(
+        "foreign-drop", severity, obstacle.place, obstacle.wanted, obstacle.seen, obstacle.cure
+    )
 
 
 def test_a_guard_that_lost_a_port_is_drift_whatever_the_next_boot_would_load():
@@ -362,6 +378,7 @@ def test_every_code_is_one_that_stays():
             "guard-boot",
             "guard-held",
             "foreign-flush",
+            "foreign-drop",
             "agent-missing",
             "change-unconfirmed",
             "change-undone",

@@ -113,7 +113,7 @@ class _Reader:
         self._listing = listing
         self._key = key
         self._printed = printed
-        self._members: dict[str, tuple[tuple[Collection, ...], ...]] = {}
+        self._members: dict[str, tuple[tuple[Members, ...], ...]] = {}
 
     def table(self) -> Table:
         family, name = self._key
@@ -148,7 +148,11 @@ class _Reader:
             if ending is not None:
                 yield Rule(text, tuple(conditions), ending, target, tuple(changes), about["handle"])
                 return
-            conditions += self._conditions(word, content)
+            changed = {change.field for change in changes}
+            conditions += [
+                Condition() if changed.intersection(condition.fields) else condition
+                for condition in self._conditions(word, content)
+            ]
             changes += _changes(word, content)
         yield Rule(text, tuple(conditions), "continue", "", tuple(changes), about["handle"])
 
@@ -188,16 +192,16 @@ class _Reader:
             fields, mask = _fields(left)
             if op in {"<", ">", "<=", ">="}:
                 return Condition(fields, ((_ordered(op, right),),)) if mask is None else Condition()
-            among = self._among(right, fields)
+            among: tuple[tuple[Collection, ...], ...] = self._among(right, fields)
             if op not in {"==", "!=", "in"}:
                 return Condition()
             if mask is not None:
-                among = tuple((Masked(mask, _only(row)),) for row in among)
+                among = tuple((Masked(mask, row[0]),) for row in self._among(right, fields))
             return Condition(fields, among, op == "!=")
         except (NotUnderstood, KeyError, TypeError, ValueError, AttributeError):
             return Condition()
 
-    def _among(self, right: Any, fields: tuple[str, ...]) -> tuple[tuple[Collection, ...], ...]:
+    def _among(self, right: Any, fields: tuple[str, ...]) -> tuple[tuple[Members, ...], ...]:
         if isinstance(right, str) and right.startswith("@"):
             if right not in self._members:
                 elements = self._listing.sets[*self._key, right[1:]].get("elem", [])
@@ -272,7 +276,7 @@ def _element(element: Any) -> Any:
     return element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
 
 
-def _rows(elements: list[Any], fields: tuple[str, ...]) -> tuple[tuple[Collection, ...], ...]:
+def _rows(elements: list[Any], fields: tuple[str, ...]) -> tuple[tuple[Members, ...], ...]:
     values = [_element(each) for each in elements]
     if len(fields) == 1:
         return ((Members(_one(each, fields[0]) for each in values),),)
@@ -318,10 +322,3 @@ def _ordered(op: str, right: Any) -> Collection:
     greatest = (1 << 128) - 1
     ends = {"<": (0, value - 1), "<=": (0, value), ">": (value + 1, greatest), ">=": (value, greatest)}
     return Members([ends[op]])
-
-
-def _only(row: tuple[Collection, ...]) -> Members:
-    (found,) = row
-    if not isinstance(found, Members):
-        raise NotUnderstood("mask")
-    return found

@@ -195,7 +195,7 @@ class _Walk:
             case "unclear":
                 ends.unclear = True
                 ends.doubt = ends.doubt or (name, rule)
-            case "jump" | "goto":
+            case _:  # a jump or goto
                 inner = self._ends_of(rule.target, certain=certain)
                 ends.take(inner)
                 ends.falls |= inner.falls and rule.ending == "goto"

@@ -1,0 +1,95 @@
+"""What becomes of a datagram under other programs' rules: the kernel's word against the evaluator's."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qmesh.host import nftables
+from tests.mesh.foreign_cases import CASES, DATAGRAM
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+LISTINGS = Path(__file__).parents[1] / "mesh" / "foreign_listings.json"
+
+
+def two_ends() -> None:
+    """This machine at one end of a cable, and whoever sends at the other."""
+    subprocess.run(["ip", "netns", "add", "far"], check=True)
+    commands = [
+        "link add eth0 type veth peer name far0 netns far",
+        f"addr add {DATAGRAM.target}/24 dev eth0",
+        "link set eth0 up",
+    ]
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(commands) + "\n", text=True, check=True)
+    commands = [f"addr add {DATAGRAM.source}/24 dev far0", "link set far0 up"]
+    subprocess.run(
+        ["ip", "-n", "far", "-batch", "-"], input="\n".join(commands) + "\n", text=True, check=True
+    )
+
+
+@contextlib.contextmanager
+def far_socket() -> Iterator[socket.socket]:
+    own = os.open("/proc/self/ns/net", os.O_RDONLY)
+    far = os.open("/run/netns/far", os.O_RDONLY)
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        assert libc.setns(far, 0x40000000) == 0
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        assert libc.setns(own, 0x40000000) == 0
+    finally:
+        os.close(far)
+        os.close(own)
+    with made:
+        made.bind((DATAGRAM.source, DATAGRAM.source_port))
+        yield made
+
+
+def test_the_kernel_does_with_each_ruleset_what_is_expected_of_the_evaluator():
+    two_ends()
+    wrong = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here, far_socket() as there:
+        here.bind(("0.0.0.0", DATAGRAM.target_port))  # noqa: S104
+        here.settimeout(0.15)
+        there.sendto(b"first", (DATAGRAM.target, DATAGRAM.target_port))  # neighbours know each other after it
+        assert here.recv(100) == b"first"
+        for number, (name, (fate, ruleset)) in enumerate(CASES.items()):
+            nftables.run("flush ruleset\n")
+            nftables.run(ruleset)
+            there.sendto(f"{number}".encode(), (DATAGRAM.target, DATAGRAM.target_port))
+            try:
+                came = here.recv(100) == f"{number}".encode()
+            except TimeoutError:
+                came = False
+            if name != "the guard's own" and fate != "unclear" and came is not (fate == "passes"):
+                wrong.append(f"{name}: {fate}, but it {'came' if came else 'did not come'}")
+    assert wrong == []
+
+
+def test_nft_prints_of_each_ruleset_what_the_evaluator_is_tested_with():
+    """With QMESH_WRITE_LISTINGS=1 they are written anew, after a case was added."""
+    two_ends()
+    printed = {}
+    for name, (_, ruleset) in CASES.items():
+        nftables.run("flush ruleset\n")
+        nftables.run(ruleset)
+        objects, text = nftables.read_ruleset()
+        printed[name] = {"objects": [each for each in objects if "metainfo" not in each], "text": text}
+    if os.environ.get("QMESH_WRITE_LISTINGS") == "1":
+        LISTINGS.write_text(json.dumps(printed, indent=1, sort_keys=True) + "\n")
+    assert without_ages(json.loads(LISTINGS.read_text())) == without_ages(printed)
+
+
+def without_ages(listings: object) -> object:
+    """An element's time to live is another at each look."""
+    text = json.dumps(listings, sort_keys=True)
+    return re.sub(r'"expires": \d+|expires \w+', "", text)

@@ -1,0 +1,214 @@
+"""What other programs' rules do to the mesh's packets, by what their programs print of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from qmesh.mesh.foreign.listing import Listing, tables_of
+from qmesh.mesh.foreign.rules import Table, drops
+from tests.mesh.foreign_cases import CASES, DATAGRAM, Fate
+
+LISTINGS = json.loads(Path(__file__).with_name("foreign_listings.json").read_text(encoding="utf-8"))
+ANSWER = replace(DATAGRAM, is_reply=True)
+REQUEST = replace(DATAGRAM, protocol="tcp", traffic="tunnel in")
+
+
+def listing(**named: Any) -> Listing:
+    values: dict[str, Any] = {"objects": [], "text": "", "saved": {}, "lasting": None}
+    return Listing(**{**values, **named})
+
+
+def fate(tables: tuple[Table, ...], packet: Any = DATAGRAM) -> Fate:
+    found = list(drops(tables, packet))
+    if any(drop.is_certain for drop in found):
+        return "drops"
+    return "unclear" if found else "passes"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_datagram_under_a_ruleset(name: str) -> None:
+    expected, _ = CASES[name]
+    assert fate(tables_of(listing(**LISTINGS[name]))) == expected
+
+
+def test_every_listing_is_of_a_case() -> None:
+    assert set(LISTINGS) == set(CASES)
+
+
+def expressions(*found: Any) -> tuple[Table, ...]:
+    """A table whose one rule has these expressions, as libnftables-json(5) has them."""
+    chain = {"family": "inet", "table": "t", "name": "c", "handle": 1, "type": "filter", "hook": "input"}
+    rule = {"family": "inet", "table": "t", "chain": "c", "handle": 2, "expr": list(found)}
+    return tables_of(
+        listing(
+            objects=[
+                {"metainfo": {"json_schema_version": 1}},
+                {"table": {"family": "inet", "name": "t", "handle": 1}},
+                {"chain": {**chain, "prio": 0, "policy": "accept"}},
+                {"rule": rule},
+            ]
+        )
+    )
+
+
+PORT = {"payload": {"protocol": "udp", "field": "dport"}}
+DROP = {"drop": None}
+
+
+def match(left: Any, right: Any, op: str = "==") -> dict[str, Any]:
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+@pytest.mark.parametrize(
+    ("expected", "found"),
+    [
+        ("unclear", [{"queue": None}]),
+        ("unclear", [{"xt": None}, DROP]),
+        ("unclear", [{"xt": {"type": "match", "name": "cpu"}}, DROP]),
+        ("unclear", [{"xt": {"type": "target", "name": "TARPIT"}}]),
+        ("drops", [{"xt": {"type": "target", "name": "LOG"}}, DROP]),
+        ("unclear", [match({"rt": {"key": "nexthop"}}, 1), DROP]),
+        ("unclear", [match({"ct": {"key": "state", "dir": "original"}}, 1), DROP]),
+        ("unclear", [match(PORT, "ssh"), DROP]),
+        ("unclear", [match(PORT, {"odd": 1}), DROP]),
+        ("unclear", [match(PORT, {"range": [True, {"odd": 1}]}), DROP]),
+        ("unclear", [match(PORT, {"range": ["a", "b"]}), DROP]),
+        ("unclear", [match(PORT, "@nowhere"), DROP]),
+        ("unclear", [match(PORT, 1, "~"), DROP]),
+        ("unclear", [match(PORT, "x", "<"), DROP]),
+        ("unclear", [match({"&": [PORT, 3]}, 1, "<"), DROP]),
+        ("unclear", [match({"&": [PORT, "x"]}, 1), DROP]),
+        ("unclear", [match({"&": [{"&": [PORT, 3]}, 1]}, 1), DROP]),
+        ("unclear", [match({"concat": [{"&": [PORT, 3]}, PORT]}, 1), DROP]),
+        ("unclear", [match({"ip saddr": 1, "udp dport": 2}, 1), DROP]),
+        ("passes", [match({"&": [PORT, 1]}, 1), DROP]),
+        ("unclear", [match({"&": [{"meta": {"key": "iifname"}}, 1]}, 1), DROP]),
+        ("passes", [match({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, False), DROP]),
+        ("drops", [match({"meta": {"key": "l4proto"}}, 17), DROP]),
+        ("passes", [match({"meta": {"key": "l4proto"}}, 99), DROP]),
+        ("drops", [match(PORT, "0xca6c"), DROP]),
+        ("unclear", [match({"payload": {"base": "th", "offset": 0, "len": 16}}, 1), DROP]),
+        ("passes", [match({"payload": {"protocol": "ip", "field": "saddr"}}, "1.2.3.999"), DROP]),
+        ("unclear", [match({"payload": {"protocol": "ip", "field": "saddr"}},
+                           {"prefix": {"addr": "1.2.3.999", "len": 8}}), DROP]),
+        ("drops", [{"mangle": {"key": {"rt": {"key": "x"}}, "value": 1}}, DROP]),
+        ("unclear", [{"mangle": {"key": PORT, "value": {"odd": 1}}}, match(PORT, 51820), DROP]),
+        ("unclear", [{"set": {"op": "add", "elem": PORT, "set": "@s", "stmt": [{"limit": {}}]}}, DROP]),
+        ("drops", [{"map": {"op": "add", "elem": PORT, "data": 1, "map": "@s"}}, DROP]),
+        ("unclear", [{"limit": {"rate": 1}}, DROP]),
+        ("unclear", [{"vmap": {"key": PORT, "data": {"set": [[51820, {"queue": None}]]}}}]),
+        ("unclear", [{"vmap": {"key": PORT, "data": {"set": [[51820, {"odd": None}]]}}}]),
+        ("passes", [match(PORT, {"set": 22}), DROP]),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_never_taken_for_a_pass(expected: Fate, found: list[Any]) -> None:
+    assert fate(expressions(*found)) == expected
+
+
+def test_an_answer_is_of_a_connection_whose_translation_is_not_known() -> None:
+    for name, expected in (
+        ("established or related", "drops"),
+        ("new", "passes"),
+        ("the direction", "passes"),
+        ("translated", "unclear"),
+    ):
+        assert fate(tables_of(listing(**LISTINGS[name])), ANSWER) == expected
+
+
+def test_a_rule_is_told_as_nft_prints_it_with_its_handle() -> None:
+    (drop,) = drops(tables_of(listing(**LISTINGS["the port"])), DATAGRAM)
+    assert drop.rule is not None
+    assert drop.rule.text == "udp dport 51820 drop"
+    assert f"{drop.rule.text} # handle {drop.rule.handle}" in LISTINGS["the port"]["text"]
+    (drop,) = drops(expressions(DROP), DATAGRAM)
+    assert drop.rule is not None
+    assert drop.rule.text == '[{"drop":null}]'
+
+
+SAVED = """\
+# Generated by iptables-save
+*filter
+:INPUT {policy} [0:0]
+:OUTPUT ACCEPT [0:0]
+:other - [0:0]
+{rules}
+COMMIT
+"""
+
+
+@pytest.mark.parametrize(
+    ("expected", "rules"),
+    [
+        ("passes", ""),
+        ("drops", "-A INPUT -p udp -m udp --dport 51820 -j DROP"),
+        ("passes", "-A INPUT -p udp -m udp --dport 51821 -j DROP"),
+        ("passes", "-A INPUT -p tcp -m tcp --dport 51820 -j DROP"),
+        ("drops", "-A INPUT -p udp -m multiport --dports 22,51000:52000 -j REJECT --reject-with icmp-x"),
+        ("drops", "-A INPUT -p udp -m multiport --dports 51000:51900,51800:52000 -j DROP"),
+        ("drops", "-A INPUT -p udp --sport 51820: -j DROP"),
+        ("drops", "-A INPUT -p udp --dport :51820 -j DROP"),
+        ("passes", "-A INPUT -p udp ! --dport 51820 -j DROP"),
+        ("drops", "-A INPUT -i eth+ -j DROP"),
+        ("passes", "-A INPUT ! -i eth0 -j DROP"),
+        ("passes", "-A INPUT -o eth0 -j DROP"),
+        ("drops", "-A INPUT -s 192.0.2.0/24 -d 192.0.2.2/32 -j DROP"),
+        ("passes", "-A INPUT -s 10.0.0.0/255.0.0.0 -j DROP"),
+        ("drops", "-A INPUT -m conntrack --ctstate NEW -j DROP"),
+        ("passes", "-A INPUT -m state --state RELATED,ESTABLISHED -j DROP"),
+        ("drops", "-A INPUT -m conntrack --ctdir ORIGINAL -j DROP"),
+        ("drops", "-A INPUT -m addrtype --dst-type LOCAL -j DROP"),
+        ("passes", "-A INPUT -m mark --mark 0x1 -j DROP"),
+        ("drops", "-A INPUT -m mark --mark 0x0/0xff -j DROP"),
+        ("passes", "-A INPUT -p ipv6-icmp -j DROP\n-A INPUT -p icmpv6 -j DROP"),
+        ("drops", '-A INPUT -m comment --comment "a b" -j DROP'),
+        ("unclear", "-A INPUT -m recent --update --seconds 60 -j DROP"),
+        ("unclear", "-A INPUT -m limit --limit 3/min -j DROP"),
+        ("unclear", "-A INPUT -p udp --dport x -j DROP"),
+        ("unclear", "-A INPUT -s nowhere -j DROP"),
+        ("unclear", "-A INPUT --odd 1 2 -j DROP"),
+        ("unclear", "-A INPUT -j TARPIT"),
+        ("drops", "-A INPUT -j LOG --log-prefix x\n-A INPUT -j DROP"),
+        ("drops", "-A INPUT -p udp\n-A INPUT -j other\n-A other -j DROP"),
+        ("drops", "-A INPUT -j other\n-A INPUT -j DROP\n-A other -j RETURN"),
+        ("passes", "-A INPUT -g other\n-A INPUT -j DROP"),
+        ("passes", "-A INPUT -j ACCEPT\n-A INPUT -j DROP"),
+        ("unclear", "-A INPUT -j MARK --set-xmark 0x1/0xffffffff\n-A INPUT -m mark --mark 0x1 -j DROP"),
+        ("passes", "-A INPUT -j CT --notrack\n-A INPUT -m conntrack --ctstate NEW -j DROP"),
+        ("passes", "-A INPUT -j NOTRACK\n-A INPUT -m conntrack --ctstate NEW -j DROP"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("program", ["iptables", "iptables-legacy"])
+def test_a_datagram_under_what_iptables_saved(program: Any, expected: Fate, rules: str) -> None:
+    saved = {(program, "ip"): SAVED.format(policy="ACCEPT", rules=rules)}
+    assert fate(tables_of(listing(saved=saved))) == expected
+
+
+def test_the_policy_of_iptables_and_of_its_other_tables() -> None:
+    assert (
+        fate(tables_of(listing(saved={("iptables", "ip"): SAVED.format(policy="DROP", rules="")}))) == "drops"
+    )
+    text = "*nat\n:POSTROUTING ACCEPT [0:0]\n:INPUT DROP [0:0]\nCOMMIT\n"
+    (table,) = tables_of(listing(saved={("iptables", "ip"): text}))
+    assert [(chain.hook, chain.priority) for chain in table.chains.values()] == [
+        ("postrouting", 100),
+        ("input", 100),
+    ]
+    six = {("iptables", "ip6"): SAVED.format(policy="DROP", rules="")}
+    assert fate(tables_of(listing(saved=six))) == "passes"
+
+
+def test_a_table_of_iptables_is_read_once_and_in_its_own_words() -> None:
+    """nft sees it too, but says of what it does not know that it is xt."""
+    objects = [
+        {"table": {"family": "ip", "name": "filter", "handle": 1}},
+        {"table": {"family": "ip", "name": "mine", "handle": 2}},
+    ]
+    saved = {("iptables", "ip"): SAVED.format(policy="ACCEPT", rules="")}
+    found = tables_of(listing(objects=objects, saved=saved))
+    assert [(table.program, table.name) for table in found] == [("nft", "mine"), ("iptables", "filter")]
+    assert [table.program for table in tables_of(listing(objects=objects))] == ["nft", "nft"]

@@ -1,0 +1,237 @@
+"""Which packets a machine needs, and what cures each firewall that takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from qmesh.mesh.foreign.listing import tables_of
+from qmesh.mesh.foreign.obstacles import Obstacle, obstacles
+from qmesh.mesh.foreign.packets import Packet, Way, needed
+from qmesh.mesh.foreign.rules import Chain, Rule, Table
+from qmesh.mesh.foreign.values import Members, Unclear
+from qmesh.mesh.model import Guard, Tunnel
+from tests.mesh.foreign_cases import DATAGRAM
+from tests.mesh.test_foreign import SAVED, listing
+
+WAY = Way("eth0", "192.0.2.2", "192.0.2.1", 51820)
+
+
+def guard(**named: Any) -> Guard:
+    values: dict[str, Any] = {
+        "role": "worker",
+        "interface": "qmesh0",
+        "kind": "tun",
+        "listen_port": 51820,
+        "control_address": "10.77.0.1",
+        "service_port": 51821,
+        "ports": (40003, 40004),
+    }
+    return Guard(**{**values, **named})
+
+
+def tunnel(address: str) -> Tunnel:
+    return Tunnel(
+        interface="qmesh0",
+        kind="tun",
+        public_key=None,
+        listen_port=51820,
+        addresses=(f"{address}/20",),
+        mtu=1420,
+        up=True,
+        peers=(),
+    )
+
+
+def said(packets: Any) -> list[str]:
+    return [
+        f"{p.traffic} {p.protocol} {p.source}:{p.source_port} > {p.target}:{p.target_port}"
+        f"{' answer' if p.is_reply else ''}"
+        for p in packets
+    ]
+
+
+def test_what_a_worker_machine_needs() -> None:
+    found = said(needed(guard(ports=(40003,)), tunnel("10.77.0.2"), (), (WAY,)))
+    assert found == [
+        "wireguard in udp 192.0.2.1:51820 > 192.0.2.2:51820 answer",
+        "wireguard out udp 192.0.2.2:51820 > 192.0.2.1:51820",
+        "tunnel in tcp 10.77.0.1:32768 > 10.77.0.2:40003",
+        "tunnel out tcp 10.77.0.2:40003 > 10.77.0.1:32768 answer",
+        "tunnel in udp 10.77.0.1:32768 > 10.77.0.2:40003",
+        "tunnel out udp 10.77.0.2:40003 > 10.77.0.1:32768 answer",
+        "tunnel in tcp 10.77.0.1:51821 > 10.77.0.2:32768 answer",
+        "tunnel out tcp 10.77.0.2:32768 > 10.77.0.1:51821",
+    ]
+
+
+def test_what_the_control_node_needs() -> None:
+    control = guard(role="control", ports=(40000,))
+    found = said(needed(control, tunnel("10.77.0.1"), (("10.77.0.2", 40003),), (WAY,)))
+    assert found == [
+        "wireguard in udp 192.0.2.1:51820 > 192.0.2.2:51820",
+        "wireguard out udp 192.0.2.2:51820 > 192.0.2.1:51820 answer",
+        "tunnel in tcp 10.77.0.2:32768 > 10.77.0.1:51821",
+        "tunnel out tcp 10.77.0.1:51821 > 10.77.0.2:32768 answer",
+        "tunnel in tcp 10.77.0.2:40003 > 10.77.0.1:32768 answer",
+        "tunnel out tcp 10.77.0.1:32768 > 10.77.0.2:40003",
+        "tunnel in udp 10.77.0.2:40003 > 10.77.0.1:32768 answer",
+        "tunnel out udp 10.77.0.1:32768 > 10.77.0.2:40003",
+        *(f"loopback {way} 10.77.0.1:32768 > 10.77.0.1:40000" for way in ("tcp", "tcp", "udp", "udp")),
+    ]
+
+
+def test_a_packet_of_ipv6_is_one() -> None:
+    packet = replace(DATAGRAM, source="2001:db8::1", target="2001:db8::2")
+    assert (packet.family, packet.fields()["meta nfproto"], packet.fields()["ip"]) == ("ip6", "ipv6", None)
+    assert replace(DATAGRAM, iif="", oif="lo", traffic="loopback").fields()["meta oiftype"] == ("loopback",)
+    assert replace(DATAGRAM, iif="", oif="eth0").remote == "192.0.2.2"
+
+
+PACKETS: dict[str, Packet] = {
+    "wireguard in": DATAGRAM,
+    "wireguard out": replace(
+        DATAGRAM, traffic="wireguard out", iif="", oif="eth0", source="192.0.2.2", target="192.0.2.1"
+    ),
+    "tunnel in": Packet(
+        traffic="tunnel in", iif="qmesh0", protocol="tcp", source="10.77.0.1", source_port=32768,
+        target="10.77.0.2", target_port=40003,
+    ),
+    "tunnel out": Packet(
+        traffic="tunnel out", oif="qmesh0", protocol="tcp", source="10.77.0.2", source_port=40003,
+        target="10.77.0.1", target_port=32768, is_reply=True,
+    ),
+}  # fmt: skip
+EVERY = Rule("drop", ending="drop", handle=7)
+
+
+def under(
+    traffic: str,
+    *,
+    hook: str = "",
+    chain: str = "input",
+    rule: Rule | None = EVERY,
+    lasting: str | None = None,
+    **named: Any,
+) -> Obstacle:
+    """What is said of one packet where a table drops it in a chain, or by its policy."""
+    packet = PACKETS[traffic]
+    hook = hook or ("input" if packet.iif else "output")
+    base = Chain(
+        name="base" if rule else chain,
+        hook=hook,
+        rules=(Rule("jump", ending="jump", target=chain),) if rule else (),
+        drops=rule is None,
+    )
+    chains = {base.name: base}
+    if rule:
+        chains[chain] = Chain(name=chain, rules=(rule,))
+    more: dict[str, Any] = {"program": "nft", "family": "inet", "name": "filter", **named}
+    extra = more.pop("chains", {})
+    (found,) = obstacles([Table(chains={**extra, **chains}, **more)], [packet], lasting)
+    return found
+
+
+def test_an_obstacle_names_place_rule_and_packets() -> None:
+    found = under("wireguard in")
+    assert (found.place, found.seen) == ("table inet filter chain input", "drop (handle 7)")
+    assert found.wanted == "WireGuard's packets in by eth0: UDP port 51820"
+    assert found.is_certain
+    assert under("tunnel in", rule=None).seen == "policy drop"
+    assert under("tunnel out").wanted == "the mesh's packets out by qmesh0: TCP port 40003"
+    unclear = under("tunnel in", rule=Rule("odd", ending="unclear"))
+    assert (unclear.seen, unclear.is_certain) == ("not understood: odd", False)
+
+
+UFW: dict[str, Any] = {
+    "program": "iptables", "family": "ip", "chains": {"ufw-user-input": Chain(name="ufw-user-input")},
+}  # fmt: skip
+FIREWALLD: dict[str, Any] = {"name": "firewalld"}
+LEGACY: dict[str, Any] = {"program": "iptables-legacy", "family": "ip6"}
+PLAIN: dict[str, Any] = {"program": "iptables", "family": "ip"}
+RELOADED = "  # and in {}, or a reload takes it away"
+IIFNAME = "nft insert rule inet filter input iifname qmesh0 accept"
+THROUGH = "-i qmesh0 -j ACCEPT"
+
+
+@pytest.mark.parametrize(
+    ("traffic", "named", "cure"),
+    [
+        ("wireguard in", {}, "nft insert rule inet filter input udp dport 51820 accept"),
+        ("wireguard out", {}, "nft insert rule inet filter input udp sport 51820 accept"),
+        ("tunnel in", {}, "nft insert rule inet filter input iifname qmesh0 accept"),
+        ("tunnel out", {}, "nft insert rule inet filter input oifname qmesh0 accept"),
+        ("tunnel in", {"lasting": "table  inet filter {"},
+         IIFNAME + RELOADED.format("/etc/nftables.conf")),
+        ("tunnel in", {"lasting": "table inet other {"}, IIFNAME),
+        ("wireguard in", {**UFW, "rule": None, "chain": "INPUT"}, "ufw allow 51820/udp"),
+        ("wireguard in", {**UFW, "chain": "ufw-user-input"}, "ufw prepend allow 51820/udp"),
+        ("wireguard out", {**UFW, "rule": None}, "ufw allow out on eth0 to any port 51820 proto udp"),
+        ("tunnel in", {**UFW, "rule": None}, "ufw allow in on qmesh0"),
+        ("tunnel out", {**UFW, "rule": None}, "ufw allow out on qmesh0"),
+        ("tunnel in", {**UFW, "chain": "ufw-before-input"},
+         f"iptables -I ufw-before-input {THROUGH}" + RELOADED.format("ufw's files /etc/ufw/*.rules")),
+        ("wireguard in", FIREWALLD,
+         "firewall-cmd --permanent --zone=public --add-port=51820/udp && firewall-cmd --reload"),
+        ("wireguard in", {**FIREWALLD, "chain": "filter_IN_home"},
+         "firewall-cmd --permanent --zone=home --add-port=51820/udp && firewall-cmd --reload"),
+        ("wireguard in", {**FIREWALLD, "chain": "filter_IN_policy_x"},
+         "firewall-cmd --permanent --zone=public --add-port=51820/udp && firewall-cmd --reload"),
+        ("tunnel in", FIREWALLD,
+         "firewall-cmd --permanent --zone=trusted --change-interface=qmesh0 && firewall-cmd --reload"),
+        ("tunnel out", FIREWALLD, "firewall-cmd --list-all-policies  # and take out the rule that is named"),
+        ("tunnel in", {"name": "firewalld_policy_drop"}, "firewall-cmd --panic-off"),
+        ("tunnel in", {**PLAIN, "name": "filter", "chains": {"INPUT_ZONES": Chain(name="INPUT_ZONES")}},
+         "firewall-cmd --permanent --zone=trusted --change-interface=qmesh0 && firewall-cmd --reload"),
+        ("tunnel in", {"chain": "f2b-sshd"}, "fail2ban-client unban 10.77.0.1"),
+        ("wireguard in", {"rule": Rule("ip saddr @f2b-x drop", ending="drop")},
+         "fail2ban-client unban 192.0.2.1"),
+        ("wireguard in", {**PLAIN, "chain": "INPUT"}, "iptables -I INPUT -p udp --dport 51820 -j ACCEPT"),
+        ("wireguard out", {**PLAIN, "name": "raw", "chain": "OUTPUT"},
+         "iptables -t raw -I OUTPUT -p udp --sport 51820 -j ACCEPT"),
+        ("tunnel out", {**PLAIN, "chain": "OUTPUT"}, "iptables -I OUTPUT -o qmesh0 -j ACCEPT"),
+    ],
+)  # fmt: skip
+def test_the_cure_is_a_command_of_that_firewall(traffic: str, named: dict[str, Any], cure: str) -> None:
+    assert under(traffic, **named).cure == cure
+
+
+def test_of_ipv6_the_command_is_another() -> None:
+    packet = replace(PACKETS["tunnel in"], source="fd77::1", target="fd77::2")
+    chain = Chain(name="INPUT", hook="input", drops=True)
+    (found,) = obstacles([Table(chains={"INPUT": chain}, name="filter", **LEGACY)], [packet])
+    assert found.cure == "ip6tables-legacy -I INPUT -i qmesh0 -j ACCEPT"
+    assert found.place == "table ip6 filter chain INPUT of ip6tables-legacy"
+
+
+def test_many_packets_that_one_rule_takes_are_one_obstacle() -> None:
+    tables = tables_of(listing(saved={("iptables", "ip"): SAVED.format(policy="DROP", rules="")}))
+    (wireguard, through) = obstacles(
+        tables, [DATAGRAM, *(replace(PACKETS["tunnel in"], target_port=port) for port in (40003, 40004))]
+    )
+    assert wireguard.wanted == "WireGuard's packets in by eth0: UDP port 51820"
+    assert through.wanted == "the mesh's packets in by qmesh0: TCP port 40003-40004"
+
+
+def test_a_port_that_firewalld_denies_is_allowed_by_a_rule_that_comes_first() -> None:
+    chains = {
+        "filter_INPUT": Chain(
+            name="filter_INPUT", hook="input", rules=(Rule("", ending="jump", target="filter_IN_public"),)
+        ),
+        "filter_IN_public": Chain(
+            name="filter_IN_public", rules=(Rule("", ending="jump", target="filter_IN_public_deny"),)
+        ),
+        "filter_IN_public_deny": Chain(name="filter_IN_public_deny", rules=(EVERY,)),
+    }
+    (found,) = obstacles([Table(program="nft", family="inet", name="firewalld", chains=chains)], [DATAGRAM])
+    rule = 'rule priority="-32768" port port="51820" protocol="udp" accept'
+    assert found.cure == (
+        f"firewall-cmd --permanent --zone=public --add-rich-rule='{rule}' && firewall-cmd --reload"
+    )
+
+
+def test_of_what_nobody_knows_nothing_is_said() -> None:
+    assert Unclear().has(1) is None
+    assert Members([]).has(("a", "b")) is False
