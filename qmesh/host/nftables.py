@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from functools import cache
 from typing import Any, Final
@@ -12,6 +13,7 @@ import nftables
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 
 _LIBRARY: Final = "libnftables.so.1"
+_ATTEMPTS: Final = 10
 
 
 @cache
@@ -55,16 +57,24 @@ def read_ruleset() -> tuple[list[dict[str, Any]], str]:
     Raises as `run` does.
     """
     library = _library()
-    library.set_json_output(True)
-    try:
-        printed = run("list ruleset")
-    finally:
-        library.set_json_output(False)
     library.set_handle_output(True)
     try:
-        return msgspec.json.decode(printed)["nftables"], run("list ruleset")
+        return _objects(library), run("list ruleset")
     finally:
         library.set_handle_output(False)
+
+
+def _objects(library: Any) -> list[dict[str, Any]]:
+    library.set_json_output(True)
+    try:
+        for _ in range(_ATTEMPTS):
+            # libnftables 1.0.6 now and then breaks off at a table's flags, and says that all is well.
+            with contextlib.suppress(msgspec.DecodeError):
+                found: list[dict[str, Any]] = msgspec.json.decode(run("list ruleset"))["nftables"]
+                return found
+    finally:
+        library.set_json_output(False)
+    raise KernelRefused("nftables' list of all rules breaks off", hint="see `nft -j list ruleset`")
 
 
 def read_table(name: str) -> str | None:
