@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -84,7 +84,7 @@ def said(script: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def mesh() -> dict[str, str]:
+def mesh() -> Iterator[dict[str, str]]:
     """A mesh with this machine as its control node; gives what was there before."""
     if "qmesh.throwaway" not in Path("/proc/cmdline").read_text().split():
         pytest.skip("this machine cannot: it is not to be thrown away; ./scripts/test-kernel has one")
@@ -96,7 +96,8 @@ def mesh() -> dict[str, str]:
     Path(CONFIG, "config.yml").chmod(0o600)
     before = all_of_it()
     init()
-    return before
+    yield before
+    subprocess.run([QMESH, "uninstall", "--delete-state"], check=False, capture_output=True)
 
 
 def init() -> None:

@@ -32,8 +32,9 @@ def mesh():
         pytest.skip("this machine cannot: it is not to be thrown away; ./scripts/test-kernel has one")
     if Path("/proc/1/comm").read_text() != "systemd\n":
         pytest.skip("this machine cannot: systemd is not its init")
-    if not (STATE / "machine.json").exists():
-        run(QMESH, "init", "--endpoint", "192.0.2.1", "--workers", "3", "--node", "2.0")
+    run(QMESH, "init", "--endpoint", "192.0.2.1", "--workers", "3", "--node", "2.0")
+    yield
+    run(QMESH, "uninstall", "--delete-state")
 
 
 @pytest.fixture(autouse=True)
