@@ -95,7 +95,8 @@ def what_is_there(machine: Machine) -> dict[str, str]:
     But for what comes and goes with every look of an agent: locks, and SQLite's own files.
     """
     asked = {
-        "state": f"cd {STATE} && find . -type f ! -name '*.lock' ! -name agent.log ! -name 'mesh.db-*' | sort",
+        "state": f"cd {STATE} && find . -type f ! -name '*.lock' ! -name agent.log"
+        " ! -name 'mesh.db-*' | sort",
         "links": "ip -o link | cut -d: -f2",
         "rules": "nft list ruleset",
         "reserved": "cat /proc/sys/net/ipv4/ip_local_reserved_ports",
