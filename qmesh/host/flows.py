@@ -21,6 +21,7 @@ import msgspec
 from qmesh.errors import MachineRefused
 from qmesh.host.links import own_addresses
 from qmesh.host.netlink import HEADER, messages_in, refusal, refusals
+from qmesh.host.sockets import shortest
 from qmesh.mesh.guard import may_reach_workers
 from qmesh.mesh.model import Guard
 
@@ -110,9 +111,7 @@ def _flow(message: bytes) -> Flow:
 
 
 def _text(family: int, octets: bytes) -> str:
-    address = ipaddress.ip_address(octets if family == socket.AF_INET6 else octets[:4])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
+    return shortest(ipaddress.ip_address(octets if family == socket.AF_INET6 else octets[:4]))
 
 
 def _destroyed(flow: Flow) -> bool:

@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 
 from qmesh.errors import KernelRefused
-from qmesh.host import files, processes
+from qmesh.host import processes
 from qmesh.host import reserved as kernels
+from qmesh.host.sockets import LISTENING, UNCONNECTED, Socket, sockets
 from qmesh.host.state import HeldPorts, State
 from qmesh.mesh.model import ranges_text
 
@@ -61,28 +62,26 @@ class Listener(msgspec.Struct, frozen=True, order=True):
 
 
 def listeners() -> tuple[tuple[str, int], ...]:
-    """Address and port of every listening TCP socket of this machine. Source: proc(5), net/tcp."""
-    found = {_local(line) for name in ("tcp", "tcp6") for line in _lines(name) if line.split()[3] == "0A"}
-    return tuple(sorted(found))
+    """Address and port of every listening TCP socket of this machine."""
+    return tuple(sorted({(each.local, each.port) for each in sockets("tcp") if each.state == LISTENING}))
 
 
 def listening_on(ports: Iterable[int]) -> tuple[Listener, ...]:
     """Who listens on any of these ports, over TCP or UDP, beyond loopback."""
     wanted = set(ports)
-    found = [
-        (name.removesuffix("6"), *_local(line), line.split()[9])
-        for name in ("tcp", "tcp6", "udp", "udp6")
-        for line in _lines(name)
-        if line.split()[3] in {"tcp": ("0A",), "udp": ("07",)}[name[:3]]
+    mine = [
+        each
+        for each in (*sockets("tcp"), *sockets("udp"))
+        if each.state == {"tcp": LISTENING, "udp": UNCONNECTED}[each.protocol]
+        and each.port in wanted
+        and not ipaddress.ip_address(each.local).is_loopback
     ]
-    mine = [each for each in found if each[2] in wanted and not ipaddress.ip_address(each[1]).is_loopback]
-    owners = _owners({each[3] for each in mine}) if mine else {}
-    return tuple(
-        sorted(
-            Listener(protocol, address, port, processes.name_of(owners.get(inode, 0)), owners.get(inode, 0))
-            for protocol, address, port, inode in mine
-        )
-    )
+    owners = _owners({each.inode for each in mine}) if mine else {}
+    return tuple(sorted(_listener(each, owners.get(each.inode, 0)) for each in mine))
+
+
+def _listener(found: Socket, owner: int) -> Listener:
+    return Listener(found.protocol, found.local, found.port, processes.name_of(owner), owner)
 
 
 def _owners(inodes: set[str]) -> dict[str, int]:
@@ -93,17 +92,6 @@ def _owners(inodes: set[str]) -> dict[str, int]:
         with contextlib.suppress(OSError, KeyError):
             found[wanted[str(descriptor.readlink())]] = process
     return found
-
-
-def _lines(name: str) -> list[str]:
-    """Sockets as /proc/net lists them."""
-    return (files.read(Path("/proc/net") / name) or b"").decode("ascii").splitlines()[1:]
-
-
-def _local(line: str) -> tuple[str, int]:
-    address, _, port = line.split()[1].partition(":")
-    words = [bytes.fromhex(address[index : index + 8])[::-1] for index in range(0, len(address), 8)]
-    return str(ipaddress.ip_address(b"".join(words))), int(port, 16)
 
 
 def udp_port_in_use(port: int) -> bool:

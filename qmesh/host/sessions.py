@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from qmesh.host import processes
+from qmesh.host.sockets import ESTABLISHED, shortest, sockets
 from qmesh.mesh.sessions import Session
 
 _MOST_ANCESTORS: Final = 64
 _VARIABLE: Final = b"SSH_CONNECTION="
-_ESTABLISHED: Final = "01"
 
 
 def session_of(process: int) -> Session | None:
@@ -52,24 +52,11 @@ def _told(process: int) -> Iterator[Session]:
 
 
 def _canonical(text: str) -> str:
-    address = ipaddress.ip_address(text.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
+    return shortest(ipaddress.ip_address(text.partition("%")[0]))
 
 
 def _connected() -> Iterator[Session]:
     """The TCP connections of this machine, seen as those of a server."""
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = Path("/proc/net", name).read_text("ascii").splitlines()[1:]
-        except OSError:  # a kernel without IPv6
-            continue
-        for words in map(str.split, lines):
-            if words[3] == _ESTABLISHED:
-                yield Session(*_place(words[2]), *_place(words[1]))
-
-
-def _place(text: str) -> tuple[str, int]:
-    address, _, port = text.partition(":")
-    octets = b"".join(bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8))
-    return _canonical(str(ipaddress.ip_address(octets))), int(port, 16)
+    for each in sockets("tcp"):
+        if each.state == ESTABLISHED:
+            yield Session(each.remote, each.remote_port, each.local, each.port)

@@ -1,0 +1,53 @@
+"""The TCP and UDP sockets of this machine, as the kernel lists them. Source: proc(5), net/tcp."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from qmesh.host import files
+
+LISTENING: Final = "0A"
+ESTABLISHED: Final = "01"
+UNCONNECTED: Final = "07"
+"""The state of a UDP socket that takes what anybody sends."""
+
+
+class Socket(msgspec.Struct, frozen=True):
+    """One socket. Addresses in their shortest form, IPv4 as such also on a socket of IPv6.
+
+    protocol: `tcp` or `udp`. inode: what a process's descriptor of it names.
+    """
+
+    protocol: str
+    state: str
+    local: str
+    port: int
+    remote: str
+    remote_port: int
+    inode: str
+
+
+def sockets(protocol: str) -> Iterator[Socket]:
+    """All sockets of `tcp` or `udp`, of both families; none of a family that the kernel has not."""
+    for name in (protocol, f"{protocol}6"):
+        for line in (files.read(Path("/proc/net") / name) or b"").decode("ascii").splitlines()[1:]:
+            _, local, remote, state, *_, inode = line.split(maxsplit=10)[:10]
+            yield Socket(protocol, state, *_end(local), *_end(remote), inode)
+
+
+def shortest(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """An address as text, one of IPv4 as such also where it is written as one of IPv6."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+def _end(text: str) -> tuple[str, int]:
+    """Address and port. The address is in words of four octets, each in the machine's own order."""
+    address, _, port = text.partition(":")
+    octets = b"".join(bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8))
+    return shortest(ipaddress.ip_address(octets)), int(port, 16)
