@@ -1,0 +1,46 @@
+"""What is not as it should be on one machine: desired, observed and surroundings in, findings out.
+
+findings      what the answer is made of
+surroundings  what is looked at besides the node's state
+upkeep        keys, agent, a change that waits
+guard         the guard, and what weakens it
+listeners     workers that listen where they should not
+tunnel        the tunnel and its peers
+config        the node's config.yml
+"""
+
+from __future__ import annotations
+
+from qmesh.mesh.audit.config import config_findings
+from qmesh.mesh.audit.findings import Finding
+from qmesh.mesh.audit.guard import (
+    flush_findings,
+    foreign_findings,
+    guard_findings,
+    port_findings,
+    sysctl_findings,
+)
+from qmesh.mesh.audit.listeners import listener_findings
+from qmesh.mesh.audit.surroundings import Change, ConfigFile, Flusher, KeyFile, SecretFile, Surroundings
+from qmesh.mesh.audit.tunnel import tunnel_findings
+from qmesh.mesh.audit.upkeep import agent_findings, change_findings, key_findings
+from qmesh.mesh.model import NodeState
+
+__all__ = ["Change", "ConfigFile", "Finding", "Flusher", "KeyFile", "SecretFile", "Surroundings", "audit"]
+
+
+def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
+    """All findings, in the order of what they are about: keys, guard, ports, tunnel, peers, config."""
+    return (
+        *key_findings(around),
+        *guard_findings(desired, observed),
+        *foreign_findings(around.obstacles),
+        *flush_findings(around),
+        *port_findings(desired, observed),
+        *sysctl_findings(desired, observed, around),
+        *listener_findings(desired, observed, around),
+        *tunnel_findings(desired.tunnel, observed.tunnel, around),
+        *agent_findings(around),
+        *change_findings(around),
+        *config_findings(desired, around),
+    )

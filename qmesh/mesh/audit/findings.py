@@ -1,0 +1,45 @@
+"""What an audit answers with."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+Severity: TypeAlias = Literal["error", "warning", "info"]
+
+PRIVATE_MODE: Final = 0o600
+APPLY: Final = "qmesh apply"
+RENDER: Final = "qmesh render-config --write"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that is not as it should be.
+
+    code: one of those in docs/checks.md.
+    subject: what it is about: a file, an interface, a machine, a port.
+    cure: the command that mends it.
+    """
+
+    code: str
+    severity: Severity
+    subject: str
+    wanted: str
+    seen: str
+    cure: str
+
+
+def error(code: str, subject: str, wanted: str, seen: str, cure: str = APPLY) -> Finding:
+    """What has to be mended."""
+    return Finding(code, "error", subject, wanted, seen, cure)
+
+
+def warning(code: str, subject: str, wanted: str, seen: str, cure: str = APPLY) -> Finding:
+    """What should be looked at."""
+    return Finding(code, "warning", subject, wanted, seen, cure)
+
+
+def wide_mode(code: str, path: str, mode: int) -> Finding:
+    """A file that others may read."""
+    return error(code, path, "mode 0600, or less", f"mode {mode:04o}", f"chmod 600 {shlex.quote(path)}")

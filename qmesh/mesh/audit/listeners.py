@@ -1,0 +1,50 @@
+"""Workers that listen where they should not."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from qmesh.errors import BadInput
+from qmesh.mesh import nodeconfig
+from qmesh.mesh.audit.config import entries, own_address
+from qmesh.mesh.audit.findings import APPLY, RENDER, Finding, error, warning
+from qmesh.mesh.audit.surroundings import Surroundings
+from qmesh.mesh.model import NodeState
+
+
+def listener_findings(desired: NodeState, observed: NodeState, around: Surroundings) -> Iterator[Finding]:
+    """Workers that listen where they should not. A port counts as a worker's when the list says so."""
+    mine = own_address(desired)
+    ports = {*desired.reserved_ports, *_ports_listed(around, mine)}
+    guarded = () if observed.loaded_guard is None else observed.loaded_guard.ports
+    for address, port in around.listeners:
+        if port not in ports or ipaddress.ip_address(address).is_loopback:
+            continue
+        where = f"{_bracketed(address)}:{port}"
+        if port not in guarded:
+            cure = APPLY if port in desired.reserved_ports else f"{RENDER}, and restart the worker"
+            yield error("worker-exposed", where, "a port that the guard closes", "open to everyone", cure)
+        if address != mine:
+            restart = "restart the worker as config.yml has it; `qmesh render-config --diff` shows that"
+            yield warning("worker-wide", where, f"a worker on {mine} only", _wide(address), restart)
+
+
+def _ports_listed(around: Surroundings, mine: str) -> Iterator[int]:
+    """The ports of the config's entries that this machine's workers would listen on."""
+    for entry in entries(around) or ():
+        try:
+            address, port = nodeconfig.listen_address(entry)
+        except BadInput:
+            continue
+        if address == mine or ipaddress.ip_address(address).is_unspecified:
+            yield port
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _wide(address: str) -> str:
+    everywhere = ipaddress.ip_address(address).is_unspecified
+    return "it listens on every address" if everywhere else f"it listens on {address}"

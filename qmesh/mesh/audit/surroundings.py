@@ -1,0 +1,89 @@
+"""What of a machine an audit looks at, besides its `NodeState`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from qmesh.mesh.foreign.obstacles import Obstacle
+from qmesh.mesh.model import Profile, Unshown
+from qmesh.mesh.sysctls import Weakness
+
+Change: TypeAlias = Literal["unconfirmed", "undone"]
+
+
+class KeyFile(msgspec.Struct, frozen=True):
+    """A private key's file: WireGuard's, or on the control node the one that signs.
+
+    wanted: the public key that the mesh knows.
+    mode: permission bits; None when there is no such file.
+    public_key: of the key in it; None when that is no key.
+    """
+
+    path: str
+    wanted: str
+    mode: int | None
+    public_key: str | None
+
+
+class SecretFile(msgspec.Struct, frozen=True):
+    """Another file that only root may read. mode: permission bits; None when there is no such file."""
+
+    path: str
+    mode: int | None
+
+
+class ConfigFile(Unshown, frozen=True):
+    """The node's config.yml. text, mode: None when there is no such file; the text is never shown.
+
+    unreadable: why its text could not be read, though it is there.
+    """
+
+    path: str
+    text: str | None
+    mode: int | None
+    unreadable: str | None = None
+
+
+class Flusher(msgspec.Struct, frozen=True):
+    """A unit that takes away all rules. answered: whether its drop-in of qmesh brings the guard back."""
+
+    unit: str
+    answered: bool
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a machine matters besides its `NodeState`.
+
+    public_key: the one that the mesh knows this machine by.
+    names: of machines, by public key.
+    workers: the mesh's worker list, in core order.
+    config: None when it is not known where the node's config.yml is.
+    listeners: address and port of each listening TCP socket.
+    taken_down: whether the tunnel is down because `qmesh down` said so.
+    agent_runs: whether this machine's agent does.
+    obstacles: what other programs' rules do to the mesh's packets.
+    weaknesses: what its kernel is set to.
+    flusher: None where no unit that runs takes away all rules, as far as can be told.
+    held: whether the guard's second table is there, which no flush takes away.
+    change: of `apply --confirm`, that waits to be confirmed, or that was not.
+    """
+
+    public_key: str
+    names: Mapping[str, str]
+    workers: tuple[str, ...]
+    profile: Profile
+    is_control: bool
+    key_files: tuple[KeyFile, ...]
+    secret_files: tuple[SecretFile, ...]
+    config: ConfigFile | None
+    listeners: tuple[tuple[str, int], ...]
+    taken_down: bool = False
+    agent_runs: bool = True
+    obstacles: tuple[Obstacle, ...] = ()
+    weaknesses: tuple[Weakness, ...] = ()
+    flusher: Flusher | None = None
+    held: bool = True
+    change: Change | None = None

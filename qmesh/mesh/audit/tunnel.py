@@ -1,0 +1,63 @@
+"""The tunnel and its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from qmesh.mesh.audit.findings import APPLY, Finding, error
+from qmesh.mesh.audit.surroundings import Surroundings
+from qmesh.mesh.model import Peer, Tunnel
+
+
+def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: Surroundings) -> Iterator[Finding]:
+    """What of the interface and its peers is not as it should be."""
+    assert wanted is not None, "an audit is of a machine that should have its tunnel"
+    interface = wanted.interface
+    if seen is None:
+        why = "taken down by `qmesh down`" if around.taken_down else "no such interface"
+        yield Finding(
+            "tunnel-missing", "warning" if around.taken_down else "error", interface, "a tunnel", why, APPLY
+        )
+        return
+    if seen.public_key != wanted.public_key:
+        yield error("key-mismatch", interface, f"the key of {wanted.public_key}", seen.public_key or "no key")
+    if not seen.up:
+        yield error("tunnel-down", interface, "up", "down")
+    if seen.addresses != wanted.addresses:
+        had = ", ".join(seen.addresses) or "none"
+        yield error("tunnel-address", interface, ", ".join(wanted.addresses), had)
+    if seen.listen_port != wanted.listen_port:
+        had = str(seen.listen_port or "none")
+        yield error("tunnel-port", interface, f"listen port {wanted.listen_port}", had)
+    if seen.mtu != wanted.mtu:
+        yield error("tunnel-mtu", interface, f"MTU {wanted.mtu}", str(seen.mtu))
+    yield from _peers_findings(wanted.peers, seen.peers, around.names)
+
+
+def _peers_findings(
+    wanted: Iterable[Peer], seen: Iterable[Peer], names: Mapping[str, str]
+) -> Iterator[Finding]:
+    by_key = {peer.public_key: peer for peer in seen}
+    for peer in wanted:
+        name = names.get(peer.public_key, peer.public_key)
+        there = by_key.pop(peer.public_key, None)
+        if there is None:
+            yield error("peer-missing", name, f"a peer {peer.public_key}", "none")
+        else:
+            yield from _peer_findings(name, peer, there)
+    for key, peer in by_key.items():
+        networks = ", ".join(peer.allowed_ips) or "no networks"
+        yield error("peer-unexpected", names.get(key, key), "no such peer", f"a peer for {networks}")
+
+
+def _peer_findings(name: str, wanted: Peer, seen: Peer) -> Iterator[Finding]:
+    if seen.allowed_ips != wanted.allowed_ips:
+        had = ", ".join(seen.allowed_ips) or "none"
+        yield error("peer-allowed-ips", name, ", ".join(wanted.allowed_ips), had)
+    if wanted.endpoint is not None and seen.endpoint != wanted.endpoint:
+        yield error("peer-endpoint", name, str(wanted.endpoint), str(seen.endpoint or "none"))
+    if seen.preshared_key != wanted.preshared_key:
+        which = "none" if seen.preshared_key is None else "another one"
+        yield error("peer-psk", name, "the preshared key of its enrolment", which)
+    if seen.keepalive_s != wanted.keepalive_s:
+        yield error("peer-keepalive", name, f"every {wanted.keepalive_s} s", f"every {seen.keepalive_s} s")

@@ -1,0 +1,45 @@
+"""The keys, the agent, and a change that waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qmesh.mesh.audit.findings import PRIVATE_MODE, Finding, error, warning, wide_mode
+from qmesh.mesh.audit.surroundings import KeyFile, SecretFile, Surroundings
+
+
+def key_findings(around: Surroundings) -> Iterator[Finding]:
+    """Keys that are lost, wrong, or for others to read."""
+    for file in around.key_files:
+        restore = f"restore {file.path} from a backup"
+        if file.mode is None:
+            yield error("key-missing", file.path, f"the key of {file.wanted}", "no such file", restore)
+        elif file.public_key != file.wanted:
+            seen = file.public_key or "no such key"
+            yield error("key-mismatch", file.path, f"the key of {file.wanted}", seen, restore)
+    files: tuple[KeyFile | SecretFile, ...] = (*around.key_files, *around.secret_files)
+    for path, mode in ((file.path, file.mode) for file in files):
+        if mode is not None and mode & ~PRIVATE_MODE:
+            yield wide_mode("key-mode", path, mode)
+
+
+def agent_findings(around: Surroundings) -> Iterator[Finding]:
+    """Nobody who mends."""
+    if not around.agent_runs:
+        does = "mends this machine and lets others join" if around.is_control else "mends this machine"
+        yield warning("agent-missing", "qmesh agent", f"an agent that {does}", "none runs")
+
+
+def change_findings(around: Surroundings) -> Iterator[Finding]:
+    """What `apply --confirm` waits for, or put back."""
+    if around.change == "unconfirmed":
+        yield warning(
+            "change-unconfirmed",
+            "qmesh apply",
+            "a change that stays",
+            "undone unless confirmed",
+            "qmesh confirm",
+        )
+    elif around.change == "undone":
+        kept = "put back, as nobody confirmed; the agent leaves it so"
+        yield error("change-undone", "qmesh apply", "a machine as desired", kept)
