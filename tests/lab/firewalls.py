@@ -5,6 +5,7 @@ Their packages are unpacked, never installed: on whoever runs the tests they wou
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Final
 
 from tests.lab.machines import CHECKOUT, Machine, Running
@@ -37,7 +38,7 @@ IPT_MODULES=""
 """
 
 
-class Firewall:
+class Firewall(ABC):
     """One that refuses what comes in, SSH excepted. name: as it is known."""
 
     name = ""
@@ -45,17 +46,17 @@ class Firewall:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
+    @abstractmethod
     def start(self) -> None:
         """Put it in force."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reload(self) -> None:
         """As after a change of its settings."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restart(self) -> None:
         """End it and begin anew."""
-        raise NotImplementedError
 
 
 def unpack_on(machine: Machine) -> None:
