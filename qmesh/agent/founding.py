@@ -155,7 +155,9 @@ def _profile(given: str | None, directory: Path | None) -> Profile:
     """The profile asked for, or that of the node's config.yml, or 2.0. Raises BadInput."""
     asked = next((profile for profile in PROFILES if profile == given), None)
     if given is not None and asked is None:
-        raise BadInput(f"{quoted(given)} is no version of the node's config", hint="use 1.4 or 2.0")
+        raise BadInput(
+            f"{quoted(given)} is no version of the node's config", hint=f"use one of {', '.join(PROFILES)}"
+        )
     found = nodefile.profile_of(directory)
     profile = asked or found or "2.0"
     facts(profile)

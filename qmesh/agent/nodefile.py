@@ -80,18 +80,19 @@ def multiaddrs(inventory: Inventory) -> tuple[str, ...]:
 
 
 def render(here: Here, text: str | None) -> str:
-    """The config.yml of this machine: `text` with the mesh's worker list.
+    """The config.yml of this machine: `text` with the mesh's settings.
 
     Without a text it is the least one, in which `NOT_SHOWN` stands for each secret: fit to be read,
     and to be written only where `refuse_to_create` has nothing against it.
     Raises BadInput when the text is damaged, or is of a node that would ignore the list.
     """
-    wanted, profile = multiaddrs(here.inventory), here.inventory.node
+    profile = here.inventory.node
+    wanted = nodeconfig.wanted_settings(here.inventory, here.settings.name)
     if text is None:
         secrets = dict.fromkeys(nodeconfig.facts(profile).secrets, NOT_SHOWN)
         return nodeconfig.least(profile, wanted, secrets=secrets)
     refuse_other_key(profile, nodeconfig.detect(text))
-    return nodeconfig.with_workers(text, wanted, profile)
+    return nodeconfig.with_settings(text, wanted)
 
 
 def refuse_to_create(here: Here, directory: Path | None) -> None:
@@ -113,8 +114,12 @@ def refuse_to_create(here: Here, directory: Path | None) -> None:
         raise BadInput(
             f"{missing}, and a worker of node {profile} needs {needed}",
             hint=f"`qmesh render-config --for {here.settings.name} -o config.yml` on {control} makes one;"
-            " put it there, then `qmesh render-config --write --config DIR` here",
+            f" put it there{_and_keys(profile)}, then `qmesh render-config --write --config DIR` here",
         )
+
+
+def _and_keys(profile: Profile) -> str:
+    return ", and the node's keys.yml beside it" if nodeconfig.facts(profile).key_store else ""
 
 
 def render_for(here: Here, name: str, own_text: str | None) -> str:
@@ -122,7 +127,7 @@ def render_for(here: Here, name: str, own_text: str | None) -> str:
 
     Raises BadInput when the machine is unknown, or our own file lacks a secret.
     """
-    here.inventory.machine(name)
+    wanted = nodeconfig.wanted_settings(here.inventory, name)
     profile = here.inventory.node
     secrets = {}
     for path in nodeconfig.facts(profile).secrets:
@@ -133,7 +138,7 @@ def render_for(here: Here, name: str, own_text: str | None) -> str:
                 hint="run this on the control node, with --config naming the node's config directory",
             )
         secrets[path] = value
-    return nodeconfig.least(profile, multiaddrs(here.inventory), secrets=secrets)
+    return nodeconfig.least(profile, wanted, secrets=secrets)
 
 
 def write(directory: Path, text: str) -> tuple[Path, bool]:

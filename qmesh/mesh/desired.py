@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from qmesh.mesh.inventory import Inventory, ports_of
+from qmesh.mesh.inventory import Inventory, guarded_ports, reserved_ports
 from qmesh.mesh.model import (
+    CONTROL_PORTS,
     KEEPALIVE_S,
+    STREAM_PORT,
     TUNNEL_MTU,
     Endpoint,
     Guard,
@@ -46,11 +48,10 @@ def desired(inventory: Inventory, name: str, place: Place, preshared: Mapping[st
     node, each with that one tunnel address as allowed IP. Raises BadInput for an unknown name.
     """
     machine = inventory.machine(name)
-    ports = ports_of(inventory, name)
     return NodeState(
-        guard=_guard(inventory, machine, place, ports),
+        guard=_guard(inventory, machine, place, guarded_ports(inventory, name)),
         tunnel=_tunnel(inventory, machine, place, preshared) if place.up else None,
-        reserved_ports=ports,
+        reserved_ports=reserved_ports(inventory, name),
     )
 
 
@@ -62,6 +63,7 @@ def _guard(inventory: Inventory, machine: Machine, place: Place, ports: tuple[in
         listen_port=place.listen_port,
         control_address=inventory.control_node.address,
         service_port=inventory.service_port,
+        stream_port=STREAM_PORT if STREAM_PORT in CONTROL_PORTS[inventory.node] else None,
         ports=ports,
     )
 

@@ -33,7 +33,8 @@ HELD: Final = "qmesh-held"
 _FORMAT: Final = "qmesh guard 1"
 _HEADER = re.compile(
     r'comment "qmesh guard 1: (?P<role>control|worker) (?P<interface>\S+) (?P<kind>wireguard|tun)'
-    r' (?P<listen_port>\d{1,5}) (?P<control_address>[0-9a-f.:]+) (?P<service_port>\d{1,5})"'
+    r" (?P<listen_port>\d{1,5}) (?P<control_address>[0-9a-f.:]+) (?P<service_port>\d{1,5})"
+    r'(?: (?P<stream_port>\d{1,5}))?"'
 )
 _PORTS = re.compile(r"set worker_ports \{[^}]*elements = \{ (?P<ports>[0-9, -]+) \}")
 _WRAP: Final = ",\n\t\t\t     "
@@ -60,10 +61,10 @@ def _family(guard: Guard) -> str:
 
 
 def _render(guard: Guard, table: str, *, flags: str = "", passing: str = "") -> str:
-    family = _family(guard)
+    family, stream = _family(guard), guard.stream_port
     header = (
         f"{_FORMAT}: {guard.role} {guard.interface} {guard.kind} {guard.listen_port}"
-        f" {guard.control_address} {guard.service_port}"
+        f" {guard.control_address} {guard.service_port}{'' if stream is None else f' {stream}'}"
     )
     elements = f"\n\t\telements = {{ {_listed(guard.ports)} }}" if guard.ports else ""
     return f"""\
@@ -180,12 +181,17 @@ def _what_members_may_reach(guard: Guard, family: str) -> str:
     if guard.role == "control":
         return (
             f'meta iifkind "{guard.kind}" {family} daddr {guard.control_address}'
-            f" tcp dport {guard.service_port} accept"
+            f" tcp dport {_either(guard.service_port, guard.stream_port)} accept"
         )
     return (
         f'meta iifkind "{guard.kind}" {family} saddr {guard.control_address}'
         " meta l4proto { tcp, udp } th dport @worker_ports accept"
     )
+
+
+def _either(port: int, other: int | None) -> str:
+    """One port or two, as nft prints them."""
+    return str(port) if other is None else f"{{ {min(port, other)}, {max(port, other)} }}"
 
 
 def may_reach_workers(guard: Guard, source: str, own: AbstractSet[str]) -> bool:
@@ -262,6 +268,7 @@ def _parameters(listing: str) -> Guard | None:
             control_address=ip_address(header["control_address"]),
             service_port=int(header["service_port"]),
             ports=_ports(ports["ports"]) if ports else (),
+            stream_port=int(header["stream_port"]) if header["stream_port"] else None,
         )
     except (QmeshError, ValueError):
         return None

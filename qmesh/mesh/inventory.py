@@ -11,12 +11,25 @@ import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import Cores, Machine, Port, Profile, ip_network, parsed_address, port_number, quoted
+from qmesh.mesh.model import (
+    CONTROL_PORTS,
+    GRPC_PORTS,
+    Cores,
+    Machine,
+    Port,
+    Profile,
+    ip_network,
+    parsed_address,
+    port_number,
+    quoted,
+)
+
+Stream: TypeAlias = Literal["tunnel", "public"]
 
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -35,10 +48,15 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     network: the tunnel network, canonical text.
     control: name of the control node.
     node: profile of the node software.
-    base_port: the port of core 1.
+    base_port: the port of core 1, at which the control process dials it.
     service_port: TCP port of the membership service, on the control node's tunnel address only.
     revision: grows by one with each change.
     machines: active ones in core order; where paused and invited ones stand does not matter.
+    p2p_base_port: the port of core 1 at which other provers dial it; None before node 2.1.
+    stream: who may dial the workers' own ports: the control node through the `tunnel`, or the `public`,
+        at each machine's endpoint, from node 2.1 on.
+    master_proxy: whether other provers come to the workers by way of the control process.
+    restart: whether agents restart the node's processes that have to be.
     """
 
     mesh: str
@@ -49,6 +67,10 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     service_port: Port
     revision: int
     machines: tuple[Machine, ...]
+    p2p_base_port: Port | None = None
+    stream: Stream = "tunnel"
+    master_proxy: bool = False
+    restart: bool = False
 
     def __post_init__(self) -> None:
         if ip_network(self.network) != self.network:
@@ -70,22 +92,59 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 hint="the control node must be an active machine",
             )
         self._refuse_ports_that_do_not_fit()
+        self._refuse_what_the_node_has_not()
 
     def _refuse_ports_that_do_not_fit(self) -> None:
-        port_number(self.base_port, "worker base port")
         port_number(self.service_port, "service port")
-        most = 65535 - self.base_port + 1
+        bases = {"--worker-base-port": self.base_port}
+        if self.p2p_base_port is not None:
+            bases["--p2p-base-port"] = self.p2p_base_port
         count = sum(machine.workers or 0 for machine in self.machines)
-        if count > most:
+        for option, base in bases.items():
+            most = 65535 - port_number(base, "worker base port") + 1
+            if count > most:
+                raise BadInput(
+                    f"{count} workers do not fit into the ports from {base} to 65535",
+                    hint=f"the whole mesh can have {most}; use fewer, or a lower {option}",
+                )
+            taken = self.cores[self.control].ports(base)
+            others = {
+                self.service_port: "WireGuard",
+                **dict.fromkeys(CONTROL_PORTS[self.node], "the control process"),
+            }
+            for port, whose in others.items():
+                if port in taken:
+                    raise BadInput(
+                        f"port {port} would be both {whose}'s and a worker's on {self.control}",
+                        hint=f"choose another --listen-port or {option}",
+                    )
+        if self.p2p_base_port is not None:
+            apart = abs(self.p2p_base_port - self.base_port)
+            if any(cores.count > apart for cores in self.cores.values()):
+                raise BadInput(
+                    f"the ports from {self.p2p_base_port} and from {self.base_port} would meet",
+                    hint="choose --worker-base-port and --p2p-base-port further apart",
+                )
+
+    def _refuse_what_the_node_has_not(self) -> None:
+        if self.service_port in CONTROL_PORTS[self.node]:
             raise BadInput(
-                f"{count} workers do not fit into the ports from {self.base_port} to 65535",
-                hint=f"the whole mesh can have {most}; use fewer, or a lower --worker-base-port",
+                f"port {self.service_port} would be both WireGuard's and the control process's",
+                hint="choose another --listen-port",
             )
-        if self.service_port in self.cores[self.control].ports(self.base_port):
+        if (self.p2p_base_port is None) != (self.node in {"1.4", "2.0"}):
             raise BadInput(
-                f"port {self.service_port} would be both WireGuard's and a worker's on {self.control}",
-                hint="choose another --listen-port or --worker-base-port",
+                f"node {self.node} and a base port for other provers do not go together",
+                hint="set the node's version with `qmesh set --node`",
             )
+        if self.p2p_base_port is None and (self.stream == "public" or self.master_proxy):
+            raise BadInput(
+                f"node {self.node} has neither public streams nor a master proxy",
+                hint="they came with node 2.1",
+            )
+        if self.stream == "public":
+            for name in self.cores:
+                public_address(self.machine(name))
 
     def machine(self, name: str) -> Machine:
         """The machine of that name. Raises BadInput when there is none."""
@@ -138,14 +197,52 @@ def workers_of(inventory: Inventory) -> Iterator[Worker]:
     for machine in inventory.machines:
         if machine.name in cores:
             mine = cores[machine.name]
+            address = machine.address if inventory.stream == "tunnel" else public_address(machine)
             for core, port in zip(mine.numbers, mine.ports(inventory.base_port), strict=True):
-                yield Worker(core, machine.name, machine.address, port)
+                yield Worker(core, machine.name, address, port)
+
+
+def p2p_listeners_of(inventory: Inventory) -> Iterator[Worker]:
+    """Every data worker where other provers reach it, in core order; none before node 2.1.
+
+    On every address of its machine, or only in the tunnel where the control process stands in between.
+    """
+    base = inventory.p2p_base_port
+    for name, mine in inventory.cores.items() if base is not None else ():
+        address = inventory.machine(name).address if inventory.master_proxy else "0.0.0.0"  # noqa: S104
+        for core, port in zip(mine.numbers, mine.ports(base or 0), strict=True):
+            yield Worker(core, name, address, port)
+
+
+def public_address(machine: Machine) -> str:
+    """The IP address at which a machine is reached without the tunnel. Raises BadInput without one."""
+    for endpoint in machine.endpoints:
+        if endpoint.is_address:
+            return endpoint.host
+    raise BadInput(
+        f"{machine.name} has no endpoint that is an IP address",
+        hint=f"give it one, `qmesh set {machine.name} --endpoint ADDRESS`; or leave --stream at tunnel",
+    )
 
 
 def ports_of(inventory: Inventory, name: str) -> tuple[int, ...]:
     """The worker ports of one machine, ascending; none while it is not active."""
     cores = inventory.cores.get(name)
     return () if cores is None else tuple(cores.ports(inventory.base_port))
+
+
+def guarded_ports(inventory: Inventory, name: str) -> tuple[int, ...]:
+    """The ports of one machine that the guard closes: its workers', and what the node leaves open."""
+    workers = ports_of(inventory, name) if inventory.stream == "tunnel" else ()
+    own = GRPC_PORTS[inventory.node] if name == inventory.control else ()
+    return tuple(sorted((*workers, *own)))
+
+
+def reserved_ports(inventory: Inventory, name: str) -> tuple[int, ...]:
+    """The ports of one machine that no outgoing connection may take, ascending."""
+    cores = inventory.cores.get(name)
+    p2p = () if cores is None or inventory.p2p_base_port is None else cores.ports(inventory.p2p_base_port)
+    return tuple(sorted((*ports_of(inventory, name), *p2p)))
 
 
 def add(inventory: Inventory, machine: Machine, *, resting: Collection[str] = ()) -> Inventory:

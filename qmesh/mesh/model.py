@@ -22,6 +22,25 @@ IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Profile: TypeAlias = Literal["1.4", "2.0", "2.1", "2.1-rust"]
 PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 
+STREAM_PORT: Final = 8340
+"""TCP port at which the other machines' workers dial the control process, from node 2.1 on."""
+GRPC_PORT: Final = 8337
+"""TCP port of the node's own interface, which asks for no authorization."""
+GRPC_PORTS: Final[dict[Profile, tuple[int, ...]]] = {
+    "1.4": (),
+    "2.0": (),
+    "2.1": (),
+    "2.1-rust": (GRPC_PORT,),
+}
+"""Of each profile, the ports that its control process opens to everyone unasked."""
+CONTROL_PORTS: Final[dict[Profile, tuple[int, ...]]] = {
+    "1.4": (),
+    "2.0": (),
+    "2.1": (STREAM_PORT,),
+    "2.1-rust": (STREAM_PORT, GRPC_PORT),
+}
+"""Of each profile, the ports that its control process has beside the workers'."""
+
 InterfaceKind: TypeAlias = Literal["wireguard", "tun"]
 """What the kernel calls a tunnel interface: its own WireGuard, or a process behind a TUN."""
 
@@ -334,6 +353,7 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     control_address: the control node's tunnel address.
     service_port: TCP port of the membership service on the control node's tunnel address.
     ports: the machine's worker ports, ascending.
+    stream_port: TCP port of the control process at that address, which members may reach too.
     """
 
     role: Literal["control", "worker"]
@@ -343,6 +363,7 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     control_address: str
     service_port: int
     ports: tuple[int, ...]
+    stream_port: int | None = None
 
 
 Lack: TypeAlias = Literal["table", "held table", "boot file"]

@@ -69,6 +69,7 @@ def guards_with(ports: tuple[int, ...]) -> Iterator[Guard]:
             control_address=address,
             service_port=65535 if kind == "tun" else 1,
             ports=ports,
+            stream_port=8340 if ":" in address else None,
         )
 
 

@@ -136,6 +136,7 @@ guards = st.builds(
     listen_port=st.integers(1, 65535),
     control_address=addresses,
     service_port=st.integers(1, 65535),
+    stream_port=st.none() | st.integers(1, 65535),
     ports=ports,
 )
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig import document, with_workers, workers_in
+from qmesh.mesh.nodeconfig import Key, Setting, document, settings_in, with_settings, with_workers, workers_in
 from qmesh.mesh.nodeconfig.layout import Edit, edited, newline
 
 A, B, C = (f"/ip4/10.77.0.{n}/tcp/{39999 + n}" for n in (1, 2, 3))
@@ -401,39 +401,39 @@ REFUSED = {
     ),
     "entry has an anchor": (
         "engine:\n  dataWorkerMultiaddrs:\n  - &x y\nz: *x\n",
-        "line 3, column 5: this entry of the worker list is not plain text",
+        "line 3, column 5: this value is not plain text",
     ),
     "entry has a tag": (
         "engine:\n  dataWorkerMultiaddrs:\n  - !!str y\n",
-        "line 3, column 5: this entry of the worker list is not plain text",
+        "line 3, column 5: this value is not plain text",
     ),
     "entry is a text block": (
         f"engine:\n  dataWorkerMultiaddrs:\n  - q\n  - |\n    {HEX}\n",
-        "line 4, column 5: this entry of the worker list is not plain text",
+        "line 4, column 5: this value is not plain text",
     ),
     "entry is a folded text block": (
         f"engine:\n  dataWorkerMultiaddrs:\n  - >-\n    {HEX}\n",
-        "line 3, column 5: this entry of the worker list is not plain text",
+        "line 3, column 5: this value is not plain text",
     ),
     "entry to remove is below its dash": (
         f"engine:\n  dataWorkerMultiaddrs:\n  - q\n  - q\n  -\n    {HEX}\n",
-        "line 2, column 3: the worker list cannot be changed here",
+        "line 2, column 3: `dataWorkerMultiaddrs` cannot be changed here",
     ),
     "section written with question mark": (
         "? engine\n: x: 1\n",
-        "line 1, column 3: the worker list cannot be changed here",
+        "line 1, column 3: `dataWorkerMultiaddrs` cannot be changed here",
     ),
     "section in braces without a colon": (
         "{engine}",
-        "line 1, column 2: the worker list cannot be changed here",
+        "line 1, column 2: `dataWorkerMultiaddrs` cannot be changed here",
     ),
     "text block at the end without a line break": (
         "x: |\n  t",
-        "line 1, column 1: the worker list cannot be changed here",
+        "line 1, column 1: `dataWorkerMultiaddrs` cannot be changed here",
     ),
     "list written with question mark": (
         "engine:\n  ? dataWorkerMultiaddrs\n  : - q\n",
-        "line 2, column 5: the worker list cannot be changed here",
+        "line 2, column 5: `dataWorkerMultiaddrs` cannot be changed here",
     ),
 }
 
@@ -456,10 +456,82 @@ def test_a_bad_multiaddr_is_never_written(bad):
         with_workers("", (A, bad), "2.0")
 
 
+STREAM, PORT, TOP = Key("p2p", "streamListenMultiaddr"), Key("engine", "port", alias="Port"), Key("", "grpc")
+AT = "/ip4/10.77.0.1/tcp/8340"
+
+SINGLE = {
+    "changed in its quotes": (
+        STREAM,
+        "p2p:\n  streamListenMultiaddr: 'x' # c\n",
+        "p2p:\n  streamListenMultiaddr: '{v}' # c\n",
+    ),
+    "null": (
+        STREAM,
+        "p2p:\n  streamListenMultiaddr: # c\n  d: 1\n",
+        "p2p:\n  streamListenMultiaddr: {v} # c\n  d: 1\n",
+    ),
+    "a word for null": (STREAM, "p2p:\n  streamListenMultiaddr: ~\n", "p2p:\n  streamListenMultiaddr: {v}\n"),
+    "absent": (STREAM, "p2p: # c\n  d: 1\n", "p2p: # c\n  streamListenMultiaddr: {v}\n  d: 1\n"),
+    "section absent": (STREAM, "engine: {}\n", "engine: {}\np2p:\n  streamListenMultiaddr: {v}\n"),
+    "section null": (STREAM, "p2p: ~\nx: 1\n", "p2p:\n  streamListenMultiaddr: {v}\nx: 1\n"),
+    "in braces": (STREAM, "p2p: {d: 1}\n", "p2p: {streamListenMultiaddr: {v}, d: 1}\n"),
+    "in braces, null": (
+        STREAM,
+        "p2p: {streamListenMultiaddr: , d: 1}\n",
+        "p2p: {streamListenMultiaddr: {v} , d: 1}\n",
+    ),
+    "all in braces": (STREAM, "{d: 1}\n", "{p2p: {streamListenMultiaddr: {v}}, d: 1}\n"),
+    "by its other spelling": (PORT, "engine:\n  Port: 0\n", "engine:\n  Port: {v}\n"),
+    "at the top, no text": (TOP, "", "grpc: {v}\n"),
+    "at the top, absent": (TOP, "x: 1", "x: 1\ngrpc: {v}"),
+    "at the top, there": (TOP, "a: 1\r\ngrpc: ''\r\nb: 1\r\n", "a: 1\r\ngrpc: '{v}'\r\nb: 1\r\n"),
+    "at the top, null": (TOP, "grpc:\n", "grpc: {v}\n"),
+    "at the top, in braces": (TOP, "{x: 1}", "{grpc: {v}, x: 1}"),
+}
+
+
+@pytest.mark.parametrize(("key", "before", "after"), SINGLE.values(), ids=SINGLE)
+def test_a_single_value(key, before, after):
+    wanted = (Setting(key, AT),)
+    result = with_settings(before, wanted)
+    assert result == after.replace("{v}", AT)
+    assert with_settings(result, wanted) == result
+    assert settings_in(result, [(key, False)]) == (AT,)
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        (
+            "p2p:\n  streamListenMultiaddr: [x]\n",
+            "line 2, column 26: `streamListenMultiaddr` is not a single value",
+        ),
+        ("p2p:\n  streamListenMultiaddr: &a x\n", "an anchor"),
+        ("p2p:\n  streamListenMultiaddr: |\n    x\n", "this value is not plain text"),
+    ],
+)
+def test_a_single_value_refused(before, message):
+    with pytest.raises(BadInput) as caught:
+        with_settings(before, (Setting(STREAM, AT),))
+    assert message in caught.value.message
+
+
+def test_a_value_that_is_not_plain_is_never_written():
+    for value in ("", "x\ny", "a b", "{}", "*a", "- x", "x:"):
+        with pytest.raises(BadInput):
+            Setting(STREAM, value)
+        with pytest.raises(BadInput):
+            Setting(PORT, ("1", value))
+
+
+def test_two_spellings_of_one_key_are_refused():
+    with pytest.raises(BadInput, match="line 3, column 3: `Port` and `port` are two spellings"):
+        with_settings("engine:\n  port: 1\n  Port: 1\n", (Setting(PORT, "2"),))
+
+
 @pytest.mark.parametrize("profile", ["2.1", "2.1-rust"])
-def test_profiles_to_come_are_refused(profile):
-    with pytest.raises(BadInput, match=r"does not support the config of node 2\.1"):
-        with_workers("", (A,), profile)
+def test_the_list_of_2_1(profile):
+    assert with_workers("engine:\n", (A,), profile) == f"engine:\n  dataWorkerStreamMultiaddrs:\n    - {A}\n"
 
 
 def test_each_edit_of_five_thousand_entries_takes_less_than_a_second():

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmesh.errors import BadInput
 from qmesh.mesh.model import PROFILES
-from qmesh.mesh.nodeconfig import Facts, detect, facts
+from qmesh.mesh.nodeconfig import Facts, Key, detect, facts
 from qmesh.mesh.nodeconfig.profiles import _SINCE, _UNTIL
 
 TABLE = {
@@ -72,15 +71,22 @@ def test_law_the_order_of_sections_does_not_matter(parts):
 
 def test_facts():
     assert facts("1.4") == Facts(
-        profile="1.4", section="engine", list_name="dataWorkerMultiaddrs", base_port=40000, secrets=()
+        profile="1.4", list_key=Key("engine", "dataWorkerMultiaddrs"), base_port=40000, secrets=()
     )
     assert facts("2.0").secrets == ("p2p.peerPrivKey",)
-    assert facts("2.0").list_key == "engine.dataWorkerMultiaddrs"
+    assert str(facts("2.0").list_key) == "engine.dataWorkerMultiaddrs"
 
 
 @pytest.mark.parametrize("profile", ["2.1", "2.1-rust"])
-def test_facts_of_profiles_to_come(profile):
-    with pytest.raises(BadInput, match="does not support") as caught:
-        facts(profile)
-    assert profile in caught.value.message
-    assert "1.4 and 2.0" in caught.value.hint
+def test_facts_of_2_1(profile):
+    known = facts(profile)
+    assert (known.base_port, known.p2p_base_port) == (32500, 25000)
+    assert known.secrets == ("p2p.peerPrivKey", "key.keyManagerFile.encryptionKey")
+    assert known.key_store
+    assert [key.name for key in known.lists] == [
+        "dataWorkerStreamMultiaddrs",
+        "dataWorkerP2PMultiaddrs",
+        "dataWorkerAnnounceStreamMultiaddrs",
+        "dataWorkerAnnounceP2PMultiaddrs",
+    ]
+    assert (known.grpc_key is None) == (profile == "2.1")

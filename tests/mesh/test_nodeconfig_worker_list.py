@@ -77,7 +77,14 @@ def test_misplaced(text, expected):
     assert misplaced(text, "2.0") == tuple(Misplaced(*each) for each in expected)
 
 
-@pytest.mark.parametrize("reader", [workers_in, misplaced])
-def test_profiles_to_come_are_refused(reader):
-    with pytest.raises(BadInput, match="does not support"):
-        reader("", "2.1")
+def test_lists_of_2_1_are_known_to_it():
+    text = (
+        "engine:\n  dataWorkerStreamMultiaddrs: [a]\n  dataWorkerP2PMultiaddrs: []\n"
+        "  dataWorkerAnnounceP2pMultiaddrs: []\n  dataWorkerMultiaddrs: [b]\n"
+    )
+    assert workers_in(text, "2.1") == workers_in(text, "2.1-rust") == ("a",)
+    assert [key.key for key in misplaced(text, "2.1")] == [
+        "dataWorkerAnnounceP2pMultiaddrs",
+        "dataWorkerMultiaddrs",
+    ]
+    assert [key.key for key in misplaced(text, "2.1-rust")] == ["dataWorkerMultiaddrs"]

@@ -10,20 +10,21 @@ from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit.config import entries, own_address
 from qmesh.mesh.audit.findings import APPLY, RENDER, Finding, error, warning
 from qmesh.mesh.audit.surroundings import Surroundings
-from qmesh.mesh.model import NodeState
+from qmesh.mesh.model import Guard, NodeState
 
 
 def listener_findings(desired: NodeState, observed: NodeState, around: Surroundings) -> Iterator[Finding]:
     """Workers that listen where they should not. A port counts as a worker's when the list says so."""
     mine = own_address(desired)
-    ports = {*desired.reserved_ports, *_ports_listed(around, mine)}
+    own = desired.guard.ports if isinstance(desired.guard, Guard) else ()
+    ports = {*own, *_ports_listed(around, mine)}
     guarded = () if observed.loaded_guard is None else observed.loaded_guard.ports
     for address, port in around.listeners:
         if port not in ports or ipaddress.ip_address(address).is_loopback:
             continue
         where = f"{_bracketed(address)}:{port}"
         if port not in guarded:
-            cure = APPLY if port in desired.reserved_ports else f"{RENDER}, and restart the worker"
+            cure = APPLY if port in own else f"{RENDER}, and restart the worker"
             yield error("worker-exposed", where, "a port that the guard closes", "open to everyone", cure)
         if address != mine:
             restart = "restart the worker as config.yml has it; `qmesh render-config --diff` shows that"

@@ -3,25 +3,31 @@
 Text in, text out. The layers, from below:
 
 document       YAML text -> tree of nodes that know their place; refuses what is damaged
+place          tree -> where a key is, and what it holds
 profiles       what the format was in each node version
 multiaddr      the one kind of address that a data worker has
-worker_list    tree -> where the worker list is, and lists that the node would ignore
+worker_list    the list as it stands, and lists that the node would ignore
 layout         lines, indentation, exchanged spans
-edit           text + wanted list -> text
+edit           text + settings -> text
+wanted         inventory + a machine's name -> settings
 secret_values  text -> text without secrets
-least          wanted list + secrets -> a new text
+least          settings + secrets -> a new text
 """
 
-from qmesh.mesh.nodeconfig.edit import with_workers
+from qmesh.mesh.nodeconfig.edit import Setting, settings_in, with_settings, with_workers
 from qmesh.mesh.nodeconfig.least import least
 from qmesh.mesh.nodeconfig.multiaddr import listen_address
+from qmesh.mesh.nodeconfig.place import Key
 from qmesh.mesh.nodeconfig.profiles import Facts, detect, facts
 from qmesh.mesh.nodeconfig.secret_values import redacted, secret
+from qmesh.mesh.nodeconfig.wanted import wanted_settings
 from qmesh.mesh.nodeconfig.worker_list import Misplaced, misplaced, workers_in
 
 __all__ = [
     "Facts",
+    "Key",
     "Misplaced",
+    "Setting",
     "detect",
     "facts",
     "least",
@@ -29,6 +35,9 @@ __all__ = [
     "misplaced",
     "redacted",
     "secret",
+    "settings_in",
+    "wanted_settings",
+    "with_settings",
     "with_workers",
     "workers_in",
 ]

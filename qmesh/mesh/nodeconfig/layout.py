@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from qmesh.mesh.nodeconfig.document import BREAKS
+from qmesh.mesh.nodeconfig.place import Value
 
 _LINE_END = re.compile(f"[{BREAKS}]")
 _NEWLINE = re.compile(r"\r\n|\n|\r")
@@ -43,17 +44,17 @@ def newline(text: str, index: int = 0) -> str:
     return found.group() if found else "\n"
 
 
-def block_lines(names: tuple[str, ...], entries: tuple[str, ...], step: int = STEP) -> list[str]:
-    """The list under nested keys, a line each: `("a", "b")` gives `a:`, `  b:`, `    - ...`.
+def block_lines(names: tuple[str, ...], value: Value, step: int = STEP) -> list[str]:
+    """A value under nested keys, a line each: `("a", "b")` gives `a:`, `  b:`, `    - ...`.
 
-    With no name, the list's own lines.
+    With no name, a list's own lines.
     """
     if not names:
-        return [f"- {entry}" for entry in entries]
-    name, *rest = names
-    if not rest and not entries:
-        return [f"{name}: []"]
-    return [f"{name}:", *indented(block_lines(tuple(rest), entries, step), step)]
+        return [f"- {entry}" for entry in value]
+    name, *inner = names
+    if not inner and (isinstance(value, str) or not value):
+        return [f"{name}: {value or '[]'}"]
+    return [f"{name}:", *indented(block_lines(tuple(inner), value, step), step)]
 
 
 def indented(lines: Iterable[str], columns: int) -> list[str]:
@@ -61,9 +62,9 @@ def indented(lines: Iterable[str], columns: int) -> list[str]:
     return [" " * columns + line for line in lines]
 
 
-def flow_value(names: tuple[str, ...], entries: tuple[str, ...]) -> str:
-    """The list under nested keys in one line: `("a", "b")` gives `{a: {b: [...]}}`."""
-    value = f"[{', '.join(entries)}]"
+def flow_value(names: tuple[str, ...], value: Value) -> str:
+    """A value under nested keys in one line: `("a", "b")` gives `{a: {b: [...]}}`."""
+    shown = value if isinstance(value, str) else f"[{', '.join(value)}]"
     for name in reversed(names):
-        value = f"{{{name}: {value}}}"
-    return value
+        shown = f"{{{name}: {shown}}}"
+    return shown

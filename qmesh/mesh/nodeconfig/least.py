@@ -4,40 +4,33 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qmesh.errors import BadInput
 from qmesh.mesh.model import Profile
-from qmesh.mesh.nodeconfig.layout import STEP, block_lines, indented
-from qmesh.mesh.nodeconfig.multiaddr import listen_address
+from qmesh.mesh.nodeconfig.edit import Setting, with_settings
+from qmesh.mesh.nodeconfig.layout import STEP, indented
 from qmesh.mesh.nodeconfig.profiles import facts
 
 _COMMENT: Final = (
     "# Written by qmesh: the least that this machine's data workers need.",
-    "# Keys that you add stay; qmesh changes only the worker list.",
+    "# Keys that you add stay; qmesh changes only its own.",
 )
 _PRINTABLE = re.compile(r"[ -~]+")
 
 
-def least(profile: Profile, multiaddrs: Sequence[str], *, secrets: Mapping[str, str]) -> str:
-    """A whole config.yml with the worker list, in the order of the cores, and the profile's secrets.
+def least(profile: Profile, settings: Iterable[Setting], *, secrets: Mapping[str, str]) -> str:
+    """A whole config.yml with these settings and the profile's secrets.
 
-    multiaddrs: `/ip4/ADDRESS/tcp/PORT` or `/ip6/...`.
     secrets: values by dotted key, just those of `facts(profile).secrets`; printable ASCII.
 
-    Raises BadInput for a bad multiaddr, for a secret that is missing or not needed, and for
-    2.1 profiles. No message holds a secret.
+    Raises BadInput for a secret that is missing or not needed. No message holds a secret.
     """
-    known = facts(profile)
-    for multiaddr in multiaddrs:
-        listen_address(multiaddr)
-    _require(profile, known.secrets, secrets)
-    lines = [*_COMMENT]
-    for path in known.secrets:
-        lines += _secret_lines(path, secrets[path])
-    lines += block_lines((known.section, known.list_name), tuple(multiaddrs))
-    return "\n".join([*lines, ""])
+    needed = facts(profile).secrets
+    _require(profile, needed, secrets)
+    text = "\n".join([*_COMMENT, *_nested({path: secrets[path] for path in needed}), ""])
+    return with_settings(text, settings)
 
 
 def _require(profile: Profile, needed: tuple[str, ...], given: Mapping[str, str]) -> None:
@@ -54,7 +47,16 @@ def _require(profile: Profile, needed: tuple[str, ...], given: Mapping[str, str]
         )
 
 
-def _secret_lines(path: str, value: str) -> list[str]:
-    section, name = path.split(".")
-    # For printable ASCII, a JSON string is a double-quoted YAML scalar.
-    return [f"{section}:", *indented([f"{name}: {json.dumps(value)}"], STEP)]
+def _nested(values: Mapping[str, str]) -> list[str]:
+    """Values by dotted key as a block of YAML, those of one section together."""
+    lines = []
+    sections = dict.fromkeys(path.partition(".")[0] for path in values)
+    for section in sections:
+        below = {path: value for path, value in values.items() if path.startswith(f"{section}.")}
+        if below:
+            inner = {path.partition(".")[2]: value for path, value in below.items()}
+            lines += [f"{section}:", *indented(_nested(inner), STEP)]
+        else:
+            # For printable ASCII, a JSON string is a double-quoted YAML scalar.
+            lines.append(f"{section}: {json.dumps(values[section])}")
+    return lines

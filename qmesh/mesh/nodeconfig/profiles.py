@@ -10,41 +10,75 @@ from typing import Final
 
 import msgspec
 
-from qmesh.errors import BadInput
 from qmesh.mesh.model import PROFILES, Profile
 from qmesh.mesh.nodeconfig.document import Mapping, Node, load
+from qmesh.mesh.nodeconfig.place import Key
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What qmesh needs to know of one profile.
 
-    section, list_name: the worker list's key, in two parts: `engine` and `dataWorkerMultiaddrs`.
-    base_port: TCP port of core 1 where nothing else is said.
-    secrets: dotted keys that a worker machine's file needs besides the list.
+    list_key: the list of what the control process dials, an entry a core: it is what the guard closes.
+    p2p_key: the list of what other provers dial, as long as the first; None before 2.1.
+    announce_keys: lists that have to be as long, or are ignored.
+    base_port, p2p_base_port: TCP ports of core 1 in both, where nothing else is said.
+    base_port_key, p2p_base_port_key: where these have to be written out; None where they need not.
+    stream_key: where workers dial the control process, which listens there; None before 2.1.
+    grpc_key: what listens on every address unless it says otherwise; None where it listens on none.
+    secrets: dotted keys that a worker machine's file needs besides.
+    key_store: whether a worker machine needs the node's `keys.yml` too.
     """
 
     profile: Profile
-    section: str
-    list_name: str
+    list_key: Key
+    p2p_key: Key | None = None
+    announce_keys: tuple[Key, ...] = ()
     base_port: int
+    p2p_base_port: int | None = None
+    base_port_key: Key | None = None
+    p2p_base_port_key: Key | None = None
+    stream_key: Key | None = None
+    grpc_key: Key | None = None
     secrets: tuple[str, ...]
+    key_store: bool = False
 
     @property
-    def list_key(self) -> str:
-        """The worker list's dotted key."""
-        return f"{self.section}.{self.list_name}"
+    def lists(self) -> tuple[Key, ...]:
+        """The keys of all lists that have an entry a core."""
+        return (self.list_key, *(() if self.p2p_key is None else (self.p2p_key,)), *self.announce_keys)
 
 
-_FACTS: Final = {
-    "1.4": Facts(
-        profile="1.4", section="engine", list_name="dataWorkerMultiaddrs", base_port=40000, secrets=()
+_OLD_LIST: Final = Key("engine", "dataWorkerMultiaddrs")
+_GO_2_1: Final = Facts(
+    profile="2.1",
+    list_key=Key("engine", "dataWorkerStreamMultiaddrs"),
+    p2p_key=Key("engine", "dataWorkerP2PMultiaddrs"),
+    announce_keys=(
+        Key("engine", "dataWorkerAnnounceStreamMultiaddrs"),
+        Key("engine", "dataWorkerAnnounceP2PMultiaddrs"),
     ),
-    "2.0": Facts(
-        profile="2.0",
-        section="engine",
-        list_name="dataWorkerMultiaddrs",
-        base_port=40000,
-        secrets=("p2p.peerPrivKey",),
+    base_port=32500,
+    p2p_base_port=25000,
+    stream_key=Key("p2p", "streamListenMultiaddr"),
+    secrets=("p2p.peerPrivKey", "key.keyManagerFile.encryptionKey"),
+    key_store=True,
+)
+_FACTS: Final = {
+    "1.4": Facts(profile="1.4", list_key=_OLD_LIST, base_port=40000, secrets=()),
+    "2.0": Facts(profile="2.0", list_key=_OLD_LIST, base_port=40000, secrets=("p2p.peerPrivKey",)),
+    "2.1": _GO_2_1,
+    "2.1-rust": msgspec.structs.replace(
+        _GO_2_1,
+        profile="2.1-rust",
+        # It has a spelling of its own, and reads the other as well; a file with both it does not load.
+        p2p_key=Key("engine", "dataWorkerP2PMultiaddrs", alias="dataWorkerP2pMultiaddrs"),
+        announce_keys=(
+            Key("engine", "dataWorkerAnnounceStreamMultiaddrs"),
+            Key("engine", "dataWorkerAnnounceP2PMultiaddrs", alias="dataWorkerAnnounceP2pMultiaddrs"),
+        ),
+        base_port_key=Key("engine", "dataWorkerBaseStreamPort"),
+        p2p_base_port_key=Key("engine", "dataWorkerBaseP2PPort", alias="dataWorkerBaseP2pPort"),
+        grpc_key=Key("", "listenGrpcMultiaddr", alias="listenGRPCMultiaddr"),
     ),
 }
 
@@ -88,14 +122,8 @@ _UNTIL: Final[dict[Profile, dict[str, str]]] = {
 
 
 def facts(profile: Profile) -> Facts:
-    """The profile's facts. Raises BadInput for the profiles of node 2.1."""
-    known = _FACTS.get(profile)
-    if known is None:
-        raise BadInput(
-            f"this version of qmesh does not support the config of node {profile} yet",
-            hint=f"it writes the config of node {' and '.join(_FACTS)}",
-        )
-    return known
+    """The profile's facts."""
+    return _FACTS[profile]
 
 
 def detect(text: str) -> Profile | None:
