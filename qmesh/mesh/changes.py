@@ -1,0 +1,197 @@
+"""Changes of the mesh: inventory in, the inventory after it out, and what has to follow on the machines.
+
+Core numbers have no holes. Who comes, comes last, and renumbers nobody; who goes leaves a gap, which is
+closed so that as few machines as can be are renumbered (`qmesh.mesh.gaps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from qmesh.errors import BadInput
+from qmesh.mesh.gaps import closed, renumbered
+from qmesh.mesh.inventory import Inventory, Stream
+from qmesh.mesh.model import Cores, Endpoint, Machine, Profile
+from qmesh.mesh.nodeconfig import Setting, facts, wanted_settings
+
+
+class Renumbered(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
+    """A machine whose core numbers change. None where it has none, before or after."""
+
+    machine: str
+    was: Cores | None
+    now: Cores | None
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the whole mesh is to change; None stays."""
+
+    node: Profile | None = None
+    base_port: int | None = None
+    p2p_base_port: int | None = None
+    stream: Stream | None = None
+    master_proxy: bool | None = None
+    restart: bool | None = None
+
+
+def without(inventory: Inventory, name: str) -> Inventory:
+    """The mesh without that member. Raises BadInput for the control node and for one only invited."""
+    _refuse_control(inventory, name, "removed")
+    if inventory.machine(name).state == "invited":
+        raise BadInput(
+            f"{name} is no member yet", hint=f"`qmesh invite {name}` anew withdraws its invitation"
+        )
+    return _changed(inventory, machines=_leaving(inventory, name))
+
+
+def paused(inventory: Inventory, name: str) -> Inventory:
+    """The mesh with that machine out of the node's list, a member still."""
+    _refuse_control(inventory, name, "paused")
+    machine = _refuse_other_state(inventory, name, "active", "paused")
+    resting = msgspec.structs.replace(machine, state="paused")
+    return _changed(inventory, machines=(*_leaving(inventory, name), resting))
+
+
+def resumed(inventory: Inventory, name: str) -> Inventory:
+    """The mesh with that machine in the node's list again, behind all others."""
+    machine = _refuse_other_state(inventory, name, "paused", "resumed")
+    others = (other for other in inventory.machines if other.name != name)
+    return _changed(inventory, machines=(*others, msgspec.structs.replace(machine, state="active")))
+
+
+def with_worker_count(inventory: Inventory, name: str, count: int) -> Inventory:
+    """The mesh with so many data workers on that machine.
+
+    Where a machine with more of them would push others away, it goes behind them all if that
+    renumbers fewer; the control node stays where it is.
+    """
+    machine = inventory.machine(name)
+    wanted = msgspec.structs.replace(machine, workers=count)
+    in_place = tuple(wanted if other.name == name else other for other in inventory.machines)
+    old = machine.workers
+    if machine.state != "active" or old is None or old == count:
+        return _changed(inventory, machines=in_place)
+    behind = _active_behind(inventory, name)
+    if old > count:
+        order = closed(_sizes(behind), old - count)
+        return _changed(inventory, machines=_reordered(in_place, behind, order))
+    order = closed(_sizes(behind), old)
+    if name != inventory.control and renumbered(_sizes(behind), old, order) < len(behind):
+        return _changed(inventory, machines=(*_leaving(inventory, name), wanted))
+    return _changed(inventory, machines=in_place)
+
+
+def with_endpoints(inventory: Inventory, name: str, endpoints: Iterable[Endpoint]) -> Inventory:
+    """The mesh with that machine reached at these endpoints, best first."""
+    machine = msgspec.structs.replace(inventory.machine(name), endpoints=tuple(endpoints))
+    machines = (machine if other.name == name else other for other in inventory.machines)
+    return _changed(inventory, machines=tuple(machines))
+
+
+def with_options(inventory: Inventory, options: Options) -> Inventory:
+    """The mesh with these options. With another version of the node, its ports are that version's own."""
+    asked = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
+    known = facts(options.node or inventory.node)
+    if options.node is not None and known.list_key != facts(inventory.node).list_key:
+        # What only the other version has, it takes with it.
+        own = {"base_port": known.base_port, "p2p_base_port": known.p2p_base_port}
+        asked = {**own, "stream": "tunnel", "master_proxy": False, **asked}
+    return _changed(inventory, **asked)
+
+
+def renumberings(before: Inventory, after: Inventory) -> tuple[Renumbered, ...]:
+    """The machines that are in both and whose core numbers differ, in the new order."""
+    names = {machine.name for machine in before.machines}
+    return tuple(
+        Renumbered(machine.name, before.cores.get(machine.name), after.cores.get(machine.name))
+        for machine in after.machines
+        if machine.name in names and before.cores.get(machine.name) != after.cores.get(machine.name)
+    )
+
+
+def restarts(before: Inventory, after: Inventory) -> tuple[str, ...]:
+    """The machines whose part of the node has to be started anew, in this order: the control node last.
+
+    A worker reads its own entry when it starts, the control process reads all.
+    """
+    if wanted_settings(before, before.control) == wanted_settings(after, after.control):
+        return ()
+    workers = (
+        name
+        for name in after.cores
+        if name != after.control and name in before.cores and _own(before, name) != _own(after, name)
+    )
+    return (*workers, after.control)
+
+
+def workers_to_restart(before: Inventory, after: Inventory, name: str) -> tuple[int, ...]:
+    """The cores of a machine that are new, or that listen or dial elsewhere than before."""
+    old, new = _own(before, name), _own(after, name)
+    return tuple(core for core, reads in new.items() if old.get(core) != reads)
+
+
+def _own(inventory: Inventory, name: str) -> Mapping[int, object]:
+    """What each worker of a machine reads of its config, by core."""
+    lists: list[Setting] = []
+    single: list[Setting] = []
+    for setting in wanted_settings(inventory, name):
+        (lists if setting.is_list else single).append(setting)
+    cores = inventory.cores.get(name)
+    return {
+        core: (single, [(each.key, each.value[core - 1]) for each in lists])
+        for core in (() if cores is None else cores.numbers)
+    }
+
+
+def _changed(inventory: Inventory, **fields: Any) -> Inventory:
+    after = msgspec.structs.replace(inventory, **fields)
+    if after == inventory:
+        return inventory
+    return msgspec.structs.replace(after, revision=inventory.revision + 1)
+
+
+def _leaving(inventory: Inventory, name: str) -> tuple[Machine, ...]:
+    """The machines without that one, in the order that closes its gap."""
+    others = tuple(machine for machine in inventory.machines if machine.name != name)
+    cores = inventory.cores.get(name)
+    if cores is None:
+        return others
+    behind = _active_behind(inventory, name)
+    return _reordered(others, behind, closed(_sizes(behind), cores.count))
+
+
+def _active_behind(inventory: Inventory, name: str) -> tuple[Machine, ...]:
+    names = list(inventory.cores)
+    return tuple(inventory.machine(other) for other in names[names.index(name) + 1 :])
+
+
+def _reordered(
+    machines: tuple[Machine, ...], behind: tuple[Machine, ...], order: tuple[int, ...]
+) -> tuple[Machine, ...]:
+    """`machines` with those of `behind`, which are in it, in another order."""
+    names = {machine.name for machine in behind}
+    turn = iter(order)
+    return tuple(behind[next(turn)] if machine.name in names else machine for machine in machines)
+
+
+def _sizes(machines: Iterable[Machine]) -> list[int]:
+    return [machine.workers or 0 for machine in machines]
+
+
+def _refuse_control(inventory: Inventory, name: str, what: str) -> None:
+    if inventory.machine(name).name == inventory.control:
+        raise BadInput(
+            f"{name} is the control node, and cannot be {what}", hint="a mesh needs its control process"
+        )
+
+
+def _refuse_other_state(inventory: Inventory, name: str, wanted: str, what: str) -> Machine:
+    machine = inventory.machine(name)
+    if machine.state != wanted:
+        raise BadInput(
+            f"{name} is {machine.state}, and cannot be {what}", hint="see `qmesh status` for what is active"
+        )
+    return machine

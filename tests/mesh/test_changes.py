@@ -1,0 +1,184 @@
+"""Who goes, rests, comes back and grows: the laws of the core numbers, and what follows on the machines."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmesh.errors import BadInput
+from qmesh.mesh.changes import (
+    Options,
+    paused,
+    renumberings,
+    restarts,
+    resumed,
+    with_endpoints,
+    with_options,
+    with_worker_count,
+    without,
+    workers_to_restart,
+)
+from qmesh.mesh.inventory import Inventory, workers_of
+from qmesh.mesh.model import Cores, Endpoint, Machine
+from tests.mesh.test_inventory import key
+
+
+def cluster(*counts: int, **more: object) -> Inventory:
+    """Machines a (the control node), b, c and so on with these counts of workers."""
+    machines = tuple(
+        Machine(
+            name="abcdefgh"[place], public_key=key(place + 1), address=f"10.77.0.{place + 1}", workers=count
+        )
+        for place, count in enumerate(counts)
+    )
+    mesh = Inventory(
+        mesh="0123456789abcdef",
+        network="10.77.0.0/20",
+        control="a",
+        node="2.0",
+        base_port=40000,
+        service_port=51820,
+        revision=7,
+        machines=machines,
+    )
+    return msgspec.structs.replace(mesh, **more)
+
+
+TUTORIAL = cluster(3, 4, 10)
+
+
+def order(mesh: Inventory) -> str:
+    return "".join(mesh.cores)
+
+
+def moved(before: Inventory, after: Inventory) -> dict[str, tuple[int, int]]:
+    found = renumberings(before, after)
+    return {each.machine: (each.was.first, each.now.first) for each in found if each.was and each.now}
+
+
+def test_who_goes_leaves_a_gap_that_those_behind_close():
+    after = without(TUTORIAL, "b")
+    assert after.revision == 8
+    assert after.cores == {"a": Cores(1, 3), "c": Cores(4, 10)}
+    assert moved(TUTORIAL, after) == {"c": (8, 4)}
+    assert restarts(TUTORIAL, after) == ("c", "a")
+    assert restarts(TUTORIAL, without(TUTORIAL, "c")) == ("a",)
+
+
+def test_the_last_machine_takes_the_place_of_one_with_as_many_workers():
+    before = cluster(3, 4, 10, 4)
+    after = without(before, "b")
+    assert order(after) == "adc"
+    assert moved(before, after) == {"d": (18, 4)}
+    assert restarts(before, after) == ("d", "a")
+
+
+def test_a_paused_machine_is_a_member_without_cores_and_comes_back_behind_all():
+    resting = paused(TUTORIAL, "b")
+    assert resting.machine("b").state == "paused"
+    assert order(resting) == "ac"
+    assert [each.machine for each in renumberings(TUTORIAL, resting)] == ["c", "b"]
+    assert restarts(TUTORIAL, resting) == ("c", "a")
+    back = resumed(resting, "b")
+    assert back.cores["b"] == Cores(14, 4)
+    assert renumberings(resting, back)[0].was is None
+    assert restarts(resting, back) == ("a",)
+    assert order(without(resting, "b")) == "ac"
+
+
+@pytest.mark.parametrize(
+    ("counts", "name", "count", "expected"),
+    [
+        ((3, 4, 10), "c", 12, "abc"),
+        ((3, 4, 10), "c", 2, "abc"),
+        ((3, 4, 10), "b", 6, "abc"),
+        ((3, 4, 10), "b", 2, "abc"),
+        ((3, 4, 10, 2), "b", 2, "abdc"),
+        ((3, 4, 10, 10, 4), "b", 6, "aecdb"),
+        ((3, 4, 4), "a", 4, "abc"),
+        ((3, 4, 4), "b", 4, "abc"),
+    ],
+)
+def test_another_count_of_workers(counts, name, count, expected):
+    before = cluster(*counts)
+    after = with_worker_count(before, name, count)
+    assert order(after) == expected
+    assert after.cores[name].count == count
+    assert (after.revision == 7) == (after == before) == (before.cores[name].count == count)
+
+
+def test_a_machine_that_is_not_active_may_change_its_count_too():
+    resting = with_worker_count(paused(TUTORIAL, "b"), "b", 5)
+    assert resting.machine("b").workers == 5
+    assert restarts(paused(TUTORIAL, "b"), resting) == ()
+
+
+def test_which_workers_start_anew():
+    grown = with_worker_count(TUTORIAL, "b", 6)
+    assert workers_to_restart(TUTORIAL, grown, "a") == ()
+    assert workers_to_restart(TUTORIAL, grown, "b") == (8, 9)
+    assert workers_to_restart(TUTORIAL, grown, "c") == (18, 19)  # 10 to 17 are where they were
+    assert workers_to_restart(TUTORIAL, paused(TUTORIAL, "b"), "b") == ()
+
+
+def test_another_endpoint_restarts_nobody():
+    after = with_endpoints(TUTORIAL, "b", [Endpoint("192.0.2.2", 51820)])
+    assert after.machine("b").endpoints == (Endpoint("192.0.2.2", 51820),)
+    assert after.revision == 8
+    assert restarts(TUTORIAL, after) == ()
+
+
+def test_another_version_of_the_node_has_its_own_ports_and_restarts_all():
+    after = with_options(TUTORIAL, Options(node="2.1"))
+    assert (after.base_port, after.p2p_base_port) == (32500, 25000)
+    assert restarts(TUTORIAL, after) == ("b", "c", "a")
+    assert workers_to_restart(TUTORIAL, after, "b") == (4, 5, 6, 7)
+    rust = with_options(after, Options(node="2.1-rust", base_port=33000))
+    assert (rust.base_port, rust.p2p_base_port) == (33000, 25000)
+    proxied = with_options(rust, Options(master_proxy=True, restart=True))
+    back = with_options(proxied, Options(node="2.0"))
+    assert (back.base_port, back.p2p_base_port, back.master_proxy, back.restart) == (40000, None, False, True)
+
+
+def test_what_changes_nothing_has_no_new_revision():
+    assert with_options(TUTORIAL, Options(node="2.0", restart=False)) is TUTORIAL
+    older = with_options(TUTORIAL, Options(node="1.4"))
+    assert older.base_port == 40000
+    assert restarts(TUTORIAL, older) == ()
+
+
+def test_what_cannot_be_done_is_refused():
+    invited = msgspec.structs.replace(TUTORIAL.machine("c"), state="invited", workers=None)
+    mesh = msgspec.structs.replace(TUTORIAL, machines=(*TUTORIAL.machines[:2], invited))
+    for change, name, message in (
+        (without, "a", "is the control node, and cannot be removed"),
+        (paused, "a", "is the control node, and cannot be paused"),
+        (without, "c", "is no member yet"),
+        (paused, "c", "is invited, and cannot be paused"),
+        (resumed, "b", "is active, and cannot be resumed"),
+        (without, "x", "no machine is named"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            change(mesh, name)
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=6), st.data())
+def test_law_positions_are_core_numbers_whatever_changes(counts, data):
+    mesh = cluster(*counts)
+    for _ in range(data.draw(st.integers(1, 5))):
+        name = data.draw(st.sampled_from([machine.name for machine in mesh.machines]))
+        state = mesh.machine(name).state
+        if name == "a" or data.draw(st.booleans()):
+            mesh = with_worker_count(mesh, name, data.draw(st.integers(1, 6)))
+        elif state == "paused":
+            before, mesh = mesh, resumed(mesh, name)
+            assert moved(before, mesh) == {}
+        else:
+            mesh = data.draw(st.sampled_from([without, paused]))(mesh, name)
+        workers = list(workers_of(mesh))
+        assert [worker.core for worker in workers] == list(range(1, len(workers) + 1))
+        assert [worker.port for worker in workers] == list(range(40000, 40000 + len(workers)))
+        assert len({(worker.address, worker.port) for worker in workers}) == len(workers)
+        assert next(iter(mesh.cores)) == "a"
