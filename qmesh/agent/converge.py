@@ -10,8 +10,9 @@ import msgspec
 
 from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed
 from qmesh.errors import KernelRefused, QmeshError
+from qmesh.host import ports
 from qmesh.host.linux import Linux
-from qmesh.mesh.model import NodeState
+from qmesh.mesh.model import Guard, NodeState
 from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, plan
 
 log = logging.getLogger("qmesh")
@@ -29,7 +30,23 @@ def wanted_and_observed(
     endpoints = endpoints_wanted(here, observed)
     if (follow_roaming or here.settings.control) and observed.tunnel is not None:
         endpoints |= {name: where for name, where in roamed(here, counters).items() if name in endpoints}
-    return desired_here(here, linux.backend.kind, endpoints), observed
+    return keeping_closed(desired_here(here, linux.backend.kind, endpoints), observed), observed
+
+
+def keeping_closed(wanted: NodeState, observed: NodeState) -> NodeState:
+    """What is wanted, and closed too what the guard closes now and somebody listens on still.
+
+    A worker that was renumbered, paused or taken out goes on at its old port until it is restarted.
+    """
+    loaded = observed.loaded_guard
+    if not isinstance(wanted.guard, Guard) or loaded is None:
+        return wanted
+    left = set(loaded.ports).difference(wanted.guard.ports)
+    still = left.intersection(port for _, port in ports.listeners()) if left else left
+    if not still:
+        return wanted
+    guard = msgspec.structs.replace(wanted.guard, ports=tuple(sorted(still.union(wanted.guard.ports))))
+    return msgspec.structs.replace(wanted, guard=guard)
 
 
 def steps_for(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple[Step, ...]:
@@ -39,7 +56,8 @@ def steps_for(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tupl
 
 def steps_without_names(here: Here, linux: Linux) -> tuple[Step, ...]:
     """The same, endpoints left aside: it looks up no name, so that nothing waits for DNS."""
-    return plan(desired_here(here, linux.backend.kind, {}), linux.observe())
+    observed = linux.observe()
+    return plan(keeping_closed(desired_here(here, linux.backend.kind, {}), observed), observed)
 
 
 def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple[Step, ...]:
@@ -60,8 +78,9 @@ def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple
 
 def close(here: Here, linux: Linux) -> tuple[Step, ...]:
     """Take the guard's steps alone: it does not wait for DNS."""
-    wanted = msgspec.structs.replace(desired_here(here, linux.backend.kind, {}), tunnel=None)
-    steps = plan(wanted, linux.observe_guard())
+    observed = linux.observe_guard()
+    wanted = keeping_closed(desired_here(here, linux.backend.kind, {}), observed)
+    steps = plan(msgspec.structs.replace(wanted, tunnel=None), observed)
     return take(linux, tuple(step for step in steps if isinstance(step, LoadGuard | ReservePorts)))
 
 

@@ -124,6 +124,7 @@ def _founding(wish: Wish, directory: Path | None) -> Founding:
         control=machine.name,
         node=profile,
         base_port=port_number(base_port, "worker base port"),
+        p2p_base_port=facts(profile).p2p_base_port,
         service_port=listen_port,
         revision=1,
         machines=(machine,),

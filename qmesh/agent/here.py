@@ -39,7 +39,10 @@ class Here(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Where a machine stands in its mesh: what `init` and `join` answer. `ports` in core order."""
+    """Where a machine stands in its mesh: what `init` and `join` answer. `ports` in core order.
+
+    cores: None while it is paused.
+    """
 
     mesh: str
     name: str
@@ -49,7 +52,7 @@ class Standing(msgspec.Struct, frozen=True):
     interface: str
     listen_port: int
     node: str
-    cores: Cores
+    cores: Cores | None
     ports: tuple[int, ...]
 
 
@@ -65,7 +68,7 @@ def standing(here: Here) -> Standing:
         interface=here.settings.interface,
         listen_port=here.settings.listen_port,
         node=here.inventory.node,
-        cores=here.inventory.cores[name],
+        cores=here.inventory.cores.get(name),
         ports=ports_of(here.inventory, name),
     )
 

@@ -89,7 +89,7 @@ def restart_advice(rendered: Rendered) -> str:
     """What has to be started anew on this machine for the new list to count."""
     here = rendered.here
     old = () if rendered.old is None else nodeconfig.workers_in(rendered.old, here.inventory.node) or ()
-    numbers = here.inventory.cores[here.settings.name].numbers
+    numbers = here.inventory.numbers(here.settings.name)
     moved = any(old[core - 1 : core] != rendered.workers[core - 1 : core] for core in numbers)
     control = (
         "the control process" if here.settings.control else f"the control process on {here.inventory.control}"
@@ -146,5 +146,5 @@ def units(state: State, *, program: str) -> dict[str, str]:
         )
         return qmesh_units(services.paths(state, config_directory="/", program=program))
     where = services.paths(state, config_directory=directory, program=program)
-    cores = here.inventory.cores[here.settings.name].numbers
+    cores = here.inventory.numbers(here.settings.name)
     return unit_files(where, is_control=here.settings.control, cores=cores)

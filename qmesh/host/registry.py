@@ -10,7 +10,7 @@ import contextlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal, Self, TypeAlias
 
@@ -23,7 +23,7 @@ from qmesh.mesh.inventory import Inventory, add, admit, free_address
 from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret, Unshown
 
 _APPLICATION: Final = 0x716D6573  # "qmes"
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE mesh (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -33,7 +33,11 @@ CREATE TABLE mesh (
     node TEXT NOT NULL,
     base_port INTEGER NOT NULL,
     service_port INTEGER NOT NULL,
-    revision INTEGER NOT NULL
+    revision INTEGER NOT NULL,
+    p2p_base_port INTEGER,
+    stream TEXT NOT NULL DEFAULT 'tunnel',
+    master_proxy INTEGER NOT NULL DEFAULT FALSE,
+    restart INTEGER NOT NULL DEFAULT FALSE
 ) STRICT;
 CREATE TABLE machines (
     name TEXT PRIMARY KEY NOT NULL,
@@ -66,7 +70,32 @@ CREATE TABLE events (
 ) STRICT;
 """
 
-EventKind: TypeAlias = Literal["mesh-made", "invited", "invitation-withdrawn", "invitation-expired", "joined"]
+_MIGRATIONS: Final = {
+    1: (
+        "ALTER TABLE mesh ADD COLUMN p2p_base_port INTEGER",
+        "ALTER TABLE mesh ADD COLUMN stream TEXT NOT NULL DEFAULT 'tunnel'",
+        "ALTER TABLE mesh ADD COLUMN master_proxy INTEGER NOT NULL DEFAULT FALSE",
+        "ALTER TABLE mesh ADD COLUMN restart INTEGER NOT NULL DEFAULT FALSE",
+    ),
+}
+"""By version, what makes the next one of it."""
+_OF_THE_MESH: Final = (
+    *("mesh", "network", "control", "node", "base_port", "service_port", "revision"),
+    *("p2p_base_port", "stream", "master_proxy", "restart"),
+)
+
+EventKind: TypeAlias = Literal[
+    "mesh-made",
+    "invited",
+    "invitation-withdrawn",
+    "invitation-expired",
+    "joined",
+    "removed",
+    "paused",
+    "resumed",
+    "machine-changed",
+    "mesh-changed",
+]
 _OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
 """Events after which nothing of the control node is another but its peers: who joins, comes last."""
 
@@ -162,6 +191,17 @@ class Registry:
             raise StateUnreadable(
                 f"{self._path} was written by a newer qmesh", hint="install that version, or a newer one"
             )
+        if version < _SCHEMA_VERSION:
+            self._migrate()
+
+    def _migrate(self) -> None:
+        with self._change() as connection:
+            # Asked for again: another process may have done it while this one waited for its turn.
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            for step in range(version, _SCHEMA_VERSION):
+                for statement in _MIGRATIONS[step]:
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
@@ -304,6 +344,27 @@ class Registry:
         _update_admitted(connection, after, name, shared, message)
         return name
 
+    def change(
+        self,
+        after: Callable[[Inventory], Inventory],
+        *,
+        command: str,
+        what: EventKind,
+        machine: str,
+        now: int,
+    ) -> tuple[Inventory, Inventory]:
+        """Make of the mesh what `after` makes of it; the mesh before and after.
+
+        `after` may raise BadInput, and changes no key, address or name. machine: what it is about.
+        """
+        with self._change() as connection:
+            old = _inventory(connection)
+            new = after(old)
+            if new != old:
+                _update(connection, old, new)
+                _record(connection, now, command, what, machine, new.revision)
+        return old, new
+
     def expire(self, *, now: int) -> bool:
         """End the invitations whose time is over; whether there were any."""
         with self._change() as connection:
@@ -372,16 +433,40 @@ def _known(connection: sqlite3.Connection, name: str) -> Known | None:
 
 
 def _rows_as_inventory(connection: sqlite3.Connection) -> Inventory:
-    (*mesh,) = connection.execute(
-        "SELECT mesh, network, control, node, base_port, service_port, revision FROM mesh"
-    ).fetchone()
+    names = ", ".join(_OF_THE_MESH)
+    values = connection.execute(f"SELECT {names} FROM mesh").fetchone()  # noqa: S608 - names of ours
+    mesh = dict(zip(_OF_THE_MESH, values, strict=True))
     rows = connection.execute(
         "SELECT name, public_key, address, workers, state, endpoints FROM machines"
         " ORDER BY place IS NULL, place, name"
     )
     machines = tuple(_machine(*row) for row in rows)
-    names = ("mesh", "network", "control", "node", "base_port", "service_port", "revision")
-    return Inventory(**dict(zip(names, mesh, strict=True)), machines=machines)
+    for name in ("master_proxy", "restart"):
+        mesh[name] = bool(mesh[name])
+    return Inventory(**mesh, machines=machines)
+
+
+def _update(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> None:
+    """Write what is another in `new`: of the mesh, of machines, their order, and who is gone."""
+    settings = ", ".join(f"{name} = ?" for name in _OF_THE_MESH)
+    connection.execute(f"UPDATE mesh SET {settings}", _of_the_mesh(new))  # noqa: S608 - names of ours
+    kept = {machine.name: machine for machine in new.machines}
+    gone = [(machine.name,) for machine in old.machines if machine.name not in kept]
+    connection.executemany("DELETE FROM machines WHERE name = ?", gone)
+    # Two must never have one place, not even while they change it.
+    connection.execute("UPDATE machines SET place = -place")
+    placed = [machine for machine in new.machines if machine.state != "invited"]
+    connection.executemany(
+        "UPDATE machines SET workers = ?, state = ?, endpoints = ?, place = ? WHERE name = ?",
+        [
+            (machine.workers, machine.state, _endpoints(machine), place, machine.name)
+            for place, machine in enumerate(placed, 1)
+        ],
+    )
+
+
+def _of_the_mesh(inventory: Inventory) -> tuple[object, ...]:
+    return tuple(getattr(inventory, name) for name in _OF_THE_MESH)
 
 
 def _machine(
@@ -404,16 +489,8 @@ def _revision(connection: sqlite3.Connection) -> int:
 
 def _insert_mesh(connection: sqlite3.Connection, inventory: Inventory) -> None:
     connection.execute(
-        "INSERT INTO mesh VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            inventory.mesh,
-            inventory.network,
-            inventory.control,
-            inventory.node,
-            inventory.base_port,
-            inventory.service_port,
-            inventory.revision,
-        ),
+        f"INSERT INTO mesh VALUES (1{', ?' * len(_OF_THE_MESH)})",  # noqa: S608 - question marks
+        _of_the_mesh(inventory),
     )
     for place, machine in enumerate(inventory.machines, 1):
         _insert_machine(connection, machine, place, None)

@@ -139,10 +139,9 @@ def _own(inventory: Inventory, name: str) -> Mapping[int, object]:
     single: list[Setting] = []
     for setting in wanted_settings(inventory, name):
         (lists if setting.is_list else single).append(setting)
-    cores = inventory.cores.get(name)
     return {
         core: (single, [(each.key, each.value[core - 1]) for each in lists])
-        for core in (() if cores is None else cores.numbers)
+        for core in inventory.numbers(name)
     }
 
 

@@ -170,6 +170,11 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 first += machine.workers
         return cores
 
+    def numbers(self, name: str) -> range:
+        """The core numbers of a machine's workers; none while it is not active."""
+        cores = self.cores.get(name)
+        return range(0) if cores is None else cores.numbers
+
     @property
     def control_node(self) -> Machine:
         """The machine that runs the control process."""

@@ -13,12 +13,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, NeedsRoot, StateUnreadable
-from qmesh.host.registry import Event, Issued, Registry
+from qmesh.host.registry import Event, EventKind, Issued, Registry
+from qmesh.mesh.changes import (
+    Options,
+    paused,
+    resumed,
+    with_endpoints,
+    with_options,
+    with_worker_count,
+    without,
+)
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, redemption
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import Endpoint, Machine
@@ -136,6 +146,7 @@ def test_a_mesh_over_ipv6_is_read_as_it_was_created(tmp_path, node):
         MESH,
         network="fd12:3456:789a::/64",
         node=node,
+        p2p_base_port=None if node == "1.4" else 25000,
         machines=(msgspec.structs.replace(CONTROL, address="fd12:3456:789a::1", endpoints=()),),
     )
     Registry.create(tmp_path / "mesh.db", mesh, now=NOW)
@@ -607,7 +618,7 @@ A_MACHINE = "INSERT INTO machines (name, public_key, address, place, workers, st
         "UPDATE machines SET place = 1 WHERE name = 'machine-b'",
         "UPDATE machines SET public_key = (SELECT public_key FROM machines WHERE name = 'control')",
         "DELETE FROM machines WHERE name = 'control'",
-        "INSERT INTO mesh SELECT 2, mesh, network, control, node, base_port, service_port, 1 FROM mesh",
+        "INSERT INTO mesh SELECT 2, mesh, '', control, node, 1, 1, 1, NULL, stream, 0, 0 FROM mesh",
         "INSERT INTO invitations SELECT identifier, 'new', secret, 0, 'withdrawn', NULL FROM invitations",
         "INSERT INTO invitations VALUES ('x', 'machine-c', NULL, 0, 'open', NULL)",
         "INSERT INTO invitations VALUES ('x', 'new', NULL, 0, 'redeemed', NULL)",
@@ -813,8 +824,62 @@ def test_another_programs_database_is_an_error_and_stays_as_it_was(tmp_path):
     assert path.read_bytes() == before
 
 
+def _as_of_version_1(path: Path) -> None:
+    added = ("p2p_base_port", "stream", "master_proxy", "restart")
+    sql(path, *(f"ALTER TABLE mesh DROP COLUMN {name}" for name in added), "PRAGMA user_version = 1")
+
+
+def test_an_older_registry_is_brought_forward_with_all_that_is_in_it(path, registry):
+    redeem(registry, invite(registry), key(1))
+    before = registry.inventory()
+    _as_of_version_1(path)
+    assert children(*[lambda: Registry(path).inventory()] * 4) == [0] * 4
+    with Registry(path) as migrated:
+        assert migrated.inventory() == before
+        options = Options(restart=True)
+        migrated.change(lambda mesh: with_options(mesh, options), **change("mesh-changed", "control"))
+        assert migrated.inventory().restart
+
+
+def change(what: EventKind, machine: str) -> dict[str, Any]:
+    return {"command": "set", "what": what, "machine": machine, "now": NOW + 9}
+
+
+def test_a_change_is_written_whole_with_its_event(path, registry):
+    for number, name in enumerate(("machine-b", "machine-c", "machine-d"), 1):
+        redeem(registry, invite(registry, name, workers=number), key(number))
+    old, new = registry.change(lambda mesh: without(mesh, "machine-b"), **change("removed", "machine-b"))
+    assert [machine.name for machine in old.machines] == ["control", "machine-b", "machine-c", "machine-d"]
+    assert registry.inventory() == new
+    assert list(new.cores) == ["control", "machine-c", "machine-d"]
+    assert set(registry.preshared_keys()) == {key(2), key(3)}
+    assert told(registry)[-1] == ("removed", "machine-b", new.revision)
+    for after in (
+        lambda mesh: paused(mesh, "machine-c"),
+        lambda mesh: with_worker_count(mesh, "machine-d", 9),
+        lambda mesh: with_endpoints(mesh, "machine-d", [Endpoint("192.0.2.4", 51820)]),
+        lambda mesh: with_options(mesh, Options(node="2.1", master_proxy=True)),
+        lambda mesh: resumed(mesh, "machine-c"),
+    ):
+        _, new = registry.change(after, **change("machine-changed", "machine-c"))
+        assert registry.inventory() == new
+        with Registry(path) as again:
+            assert again.inventory() == new
+    assert new.node == "2.1"
+    # A machine that was removed may be invited anew.
+    assert invite(registry, "machine-b").machine.name == "machine-b"
+
+
+def test_a_change_that_is_refused_or_none_leaves_no_trace(registry):
+    before = registry.inventory(), registry.events()
+    with pytest.raises(BadInput):
+        registry.change(lambda mesh: without(mesh, "control"), **change("removed", "control"))
+    registry.change(lambda mesh: mesh, **change("mesh-changed", "control"))
+    assert (registry.inventory(), registry.events()) == before
+
+
 def test_a_newer_registry_is_an_error_and_not_damage(path):
-    sql(path, "PRAGMA user_version = 2")
+    sql(path, "PRAGMA user_version = 3")
 
     with pytest.raises(StateUnreadable, match="was written by a newer qmesh") as newer:
         Registry(path)

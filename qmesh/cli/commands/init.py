@@ -42,10 +42,12 @@ def command(
     ] = None,
     node: Annotated[
         str | None,
-        typer.Option(help="The node's version: 1.4 or 2.0.", show_default="as config.yml tells, or 2.0"),
+        typer.Option(
+            help="The node's version: 1.4, 2.0, 2.1 or 2.1-rust.", show_default="as config.yml tells, or 2.0"
+        ),
     ] = None,
     worker_base_port: Annotated[
-        int | None, typer.Option(help="Port of the first worker.", show_default="40000")
+        int | None, typer.Option(help="Port of the first worker.", show_default="40000; 32500 from 2.1 on")
     ] = None,
     config: ConfigOption = None,
     interface: Annotated[

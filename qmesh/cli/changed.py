@@ -1,0 +1,46 @@
+"""What the commands that change the mesh answer, in words."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from qmesh.agent.changing import Changed
+from qmesh.cli.answers import answer
+from qmesh.mesh.changes import Renumbered
+from qmesh.mesh.model import Cores
+
+log = logging.getLogger("qmesh")
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    revision: int
+    renumbered: tuple[Renumbered, ...]
+    restart: tuple[str, ...]
+
+
+def show(changed: Changed, *, as_json: bool, done: str) -> None:
+    """Print what was done, who has other cores, and what to restart."""
+    facts = _Facts(changed.revision, changed.renumbered, changed.restart)
+    answer(
+        facts, as_json=as_json, text=lambda it: "\n".join([f"{done}: revision {it.revision}", *_moved(it)])
+    )
+    if not changed.restart:
+        return
+    if changed.restarts_by_itself:
+        log.info("the agents render config.yml and restart what has to be, the control process last")
+        return
+    log.info("members hear of it within a quarter of a minute. Then, in this order:")
+    for name in changed.restart:
+        unit = "qmesh-control.service" if name == changed.control else "qmesh-workers.target"
+        log.info("  on %s: qmesh render-config --write && systemctl restart %s", name, unit)
+
+
+def _moved(facts: Any) -> list[str]:
+    return [f"  {each.machine}: {_cores(each.was)} -> {_cores(each.now)}" for each in facts.renumbered]
+
+
+def _cores(cores: Cores | None) -> str:
+    return "no cores" if cores is None else f"cores {cores.first}-{cores.first + cores.count - 1}"

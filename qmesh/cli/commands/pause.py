@@ -1,0 +1,26 @@
+"""`qmesh pause`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qmesh.agent.changing import pause
+from qmesh.cli.answers import STATE, JsonOption, StateOption
+from qmesh.cli.changed import show
+from qmesh.host.state import State
+
+EXAMPLES = ("qmesh pause machine-b",)
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="The machine.", show_default=False)],
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a machine out of the node's list, for repair; it stays a member.
+
+    As few others as can be are renumbered. `qmesh resume` takes it back, behind all others.
+    """
+    show(pause(State(state), name), as_json=as_json, done=f"{name} is paused")

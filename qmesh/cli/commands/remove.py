@@ -1,0 +1,27 @@
+"""`qmesh remove`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qmesh.agent.changing import remove
+from qmesh.cli.answers import STATE, JsonOption, StateOption
+from qmesh.cli.changed import show
+from qmesh.host.state import State
+
+EXAMPLES = ("qmesh remove machine-b",)
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="The member.", show_default=False)],
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a machine out of the mesh.
+
+    Its key counts no more at once, and its connections with the control node are cut. As few others as
+    can be are renumbered. To have it back, invite it anew.
+    """
+    show(remove(State(state), name), as_json=as_json, done=f"{name} is no member any more")

@@ -1,0 +1,99 @@
+"""`qmesh set`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qmesh.agent.changing import refuse_nothing, set_machine, set_options
+from qmesh.cli.answers import STATE, JsonOption, StateOption
+from qmesh.cli.changed import show
+from qmesh.errors import BadInput
+from qmesh.host.state import State
+from qmesh.mesh.changes import Options
+from qmesh.mesh.inventory import Stream
+from qmesh.mesh.model import Profile
+
+EXAMPLES = (
+    "qmesh set machine-b --workers 8",
+    "qmesh set machine-b --endpoint 203.0.113.7:51820",
+    "qmesh set --node 2.1",
+    "qmesh set --restart",
+)
+
+
+def command(
+    name: Annotated[
+        str | None, typer.Argument(help="The machine; left out for the whole mesh.", show_default=False)
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Its data workers.", show_default=False)] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="HOST:PORT at which it is reached, the best first; `none` for none.", show_default=False
+        ),
+    ] = None,
+    node: Annotated[Profile | None, typer.Option(help="The node's version.", show_default=False)] = None,
+    worker_base_port: Annotated[
+        int | None, typer.Option(help="Port of the first worker.", show_default=False)
+    ] = None,
+    p2p_base_port: Annotated[
+        int | None,
+        typer.Option(help="From 2.1: where other provers reach the first worker.", show_default=False),
+    ] = None,
+    stream: Annotated[
+        Stream | None,
+        typer.Option(
+            help="From 2.1: who may dial the workers, `tunnel` for the control node alone, or `public`.",
+            show_default=False,
+        ),
+    ] = None,
+    master_proxy: Annotated[
+        bool | None,
+        typer.Option(
+            "--master-proxy/--no-master-proxy",
+            help="From 2.1: other provers come by way of the control process.",
+            show_default=False,
+        ),
+    ] = None,
+    restart: Annotated[
+        bool | None,
+        typer.Option(
+            "--restart/--no-restart",
+            help="Let the agents restart what a change makes necessary.",
+            show_default=False,
+        ),
+    ] = None,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a machine, or with no NAME the whole mesh.
+
+    The answer names the machines with other cores, and what has to be restarted, in which order.
+    """
+    for_all = (node, worker_base_port, p2p_base_port, stream, master_proxy, restart)
+    refuse_nothing(workers, endpoint, *for_all)
+    if name is not None:
+        if any(option is not None for option in for_all):
+            raise BadInput(
+                f"these options are not {name}'s alone", hint="leave the name out: `qmesh set ...`"
+            )
+        changed = set_machine(State(state), name, workers=workers, endpoints=_endpoints(endpoint))
+        show(changed, as_json=as_json, done=f"{name} is changed")
+        return
+    if workers is not None or endpoint is not None:
+        raise BadInput("whose workers or endpoints?", hint="name the machine: `qmesh set NAME ...`")
+    options = Options(
+        node=node,
+        base_port=worker_base_port,
+        p2p_base_port=p2p_base_port,
+        stream=stream,
+        master_proxy=master_proxy,
+        restart=restart,
+    )
+    show(set_options(State(state), options), as_json=as_json, done="the mesh is changed")
+
+
+def _endpoints(said: list[str] | None) -> tuple[str, ...] | None:
+    return None if said is None else () if said == ["none"] else tuple(said)

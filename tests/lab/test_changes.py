@@ -1,0 +1,156 @@
+"""The life of a cluster: machines come, grow, rest and go; who is renumbered, and what stays closed."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+import pytest
+
+from tests.lab.cluster import (
+    CONFIG,
+    dial,
+    facts,
+    make_control,
+    make_member,
+    qmesh,
+    refusal,
+    start_workers,
+)
+from tests.lab.machines import Machine
+from tests.lab.test_lab import wait_until
+
+pytestmark = pytest.mark.lab
+
+REACH = textwrap.dedent("""
+    import json, socket, sys
+    reached = []
+    for port in map(int, sys.argv[2:]):
+        try:
+            with socket.create_connection((sys.argv[1], port), timeout=0.7) as connection:
+                connection.settimeout(0.7)
+                reached += [port] if connection.recv(1) else []
+        except OSError:
+            pass
+    print(json.dumps(reached))
+""")
+
+
+@pytest.fixture
+def tutorial(lab):
+    """Machines A with 3 workers, B with 4 and C with 10."""
+    control = make_control(lab)
+    b, c = (make_member(lab, control, number, workers) for number, workers in ((201, 4), (202, 10)))
+    for machine in (control, b, c):
+        qmesh(machine, "render-config", "--write", "--config", CONFIG)
+    return control, b, c
+
+
+def reached(attacker: Machine, address: str, ports: list[int]) -> list[int]:
+    done = attacker.run(["python", "-c", REACH, address, *map(str, ports)], timeout=60)
+    found: list[int] = json.loads(done.stdout)
+    return found
+
+
+def knows(machine: Machine, revision: int) -> None:
+    """Wait until a machine has that revision of the membership, and its agent has made it so."""
+    wait_until(lambda: facts(machine, "status")["revision"] == revision, seconds=30)
+    wait_until(lambda: machine.run(["qmesh", "plan"], check=False).returncode == 0, seconds=30)
+
+
+def has_the_control_node(machine: Machine) -> bool:
+    """Whether the membership service answers a machine through its tunnel."""
+    connect = "import socket; socket.create_connection(('10.77.0.1', 51820), timeout=2)"
+    return machine.run(["python", "-c", connect], check=False).returncode == 0
+
+
+def cores(control: Machine) -> dict[str, tuple[int, int]]:
+    machines = facts(control, "status")["machines"]
+    return {each["name"]: (each["cores"]["first"], each["cores"]["count"]) for each in machines}
+
+
+def test_the_tutorials_cluster_lives(tutorial):
+    control, b, c = tutorial
+    for machine, numbers in ((control, "1..3"), (b, "4..7"), (c, "8..17")):
+        start_workers(machine, numbers)
+    assert [by is not None for by in dial(control)] == [True] * 17
+
+    done = facts(control, "pause", "machine-b")
+    assert done["renumbered"] == [
+        {"machine": "machine-c", "from": {"first": 8, "count": 10}, "to": {"first": 4, "count": 10}},
+        {"machine": "machine-b", "from": {"first": 4, "count": 4}, "to": None},
+    ]
+    assert done["restart"] == ["machine-c", "control"]
+    knows(c, done["revision"])
+    knows(b, done["revision"])
+    for machine in (control, b, c):
+        qmesh(machine, "render-config", "--write", "--config", CONFIG)
+        assert machine.read(f"{CONFIG}/config.yml").count("- /ip4/") == 13
+    assert cores(control)["machine-c"] == (4, 10)
+
+    done = facts(control, "resume", "machine-b")
+    assert [each["machine"] for each in done["renumbered"]] == ["machine-b"]
+    assert done["restart"] == ["control"]
+    assert cores(control)["machine-b"] == (14, 4)
+
+    assert "cannot be removed" in refusal(control, "remove", "control", code=2)
+    shrunk = qmesh(control, "set", "machine-c", "--workers", "3").stdout
+    assert "machine-b: cores 14-17 -> cores 7-10" in shrunk
+    assert [each["what"] for each in facts(control, "log")["events"]][-3:] == [
+        "paused",
+        "resumed",
+        "machine-changed",
+    ]
+
+
+def test_g3_a_worker_that_was_renumbered_stays_closed_at_its_old_port(lab, tutorial):
+    control, _b, c = tutorial
+    attacker = lab.machine("attacker", "192.168.0.66", "fd00:1a::66")
+    running = start_workers(c, "8..17", "--careless")
+    old = list(range(40007, 40017))
+    assert reached(attacker, "192.168.0.202", old) == []
+    done = facts(control, "remove", "machine-b")
+    knows(c, done["revision"])
+    # Its ports are 40003 to 40012 now; whoever still listens at the four behind is closed as before.
+    assert reached(attacker, "192.168.0.202", old) == []
+    running.stop()
+    wait_until(lambda: " 40016" not in c.run(["nft", "list", "table", "inet", "qmesh"]).stdout, seconds=15)
+
+
+def test_who_is_removed_is_no_peer_and_the_rest_goes_on(tutorial):
+    control, b, c = tutorial
+    start_workers(c, "8..17")
+    assert has_the_control_node(b)
+    done = facts(control, "remove", "machine-b")
+    assert done["restart"] == ["machine-c", "control"]
+    peers = control.run(["wg", "show", "qmesh0", "peers"]).stdout.split()
+    assert len(peers) == 1
+    assert not has_the_control_node(b)
+    assert has_the_control_node(c)
+
+
+def test_changes_are_for_the_control_node_and_want_something_to_do(tutorial):
+    control, b, _ = tutorial
+    assert "not the control node" in refusal(b, "pause", "machine-c", code=2)
+    assert "nothing to change" in refusal(control, "set", code=2)
+    assert "leave the name out" in refusal(control, "set", "machine-b", "--node", "2.1", code=2)
+    assert "name the machine" in refusal(control, "set", "--workers", "3", code=2)
+    assert "no machine is named" in refusal(control, "remove", "nobody", code=2)
+    before = facts(control, "status")["revision"]
+    assert facts(control, "set", "machine-b", "--workers", "4")["restart"] == []
+    assert facts(control, "status")["revision"] == before
+
+
+def test_another_version_of_the_node_opens_its_streams_to_members_only(lab, tutorial):
+    control, b, _ = tutorial
+    attacker = lab.machine("attacker", "192.168.0.66", "fd00:1a::66")
+    done = facts(control, "set", "--node", "2.1")
+    assert done["restart"] == ["machine-b", "machine-c", "control"]
+    knows(b, done["revision"])
+    listen = "import socket; s = socket.create_server(('10.77.0.1', 8340)); print('ready', flush=True);"
+    control.start(["python", "-c", f"{listen}\nwhile True: s.accept()[0].send(b'x')"]).wait_for("ready")
+    assert reached(b, "10.77.0.1", [8340]) == [8340]
+    assert reached(attacker, "10.77.0.1", [8340]) == []
+    assert "2.0" not in qmesh(control, "plan").stdout
+    message = refusal(control, "render-config", "--config", CONFIG, code=2)
+    assert "ignores its list" in message
