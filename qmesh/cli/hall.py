@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "init": "Make a mesh; this machine is its control node.",
     "invite": "Make a one-use invitation for a new machine.",
     "join": "Make this machine a member, with an invitation.",
+    "import": "Propose how a cluster that runs already becomes a mesh.",
     "plan": "Show the steps that `apply` would take.",
     "apply": "Make this machine as desired, guard first.",
     "confirm": "Keep what `apply --confirm` did.",

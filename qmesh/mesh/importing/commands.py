@@ -13,10 +13,11 @@ from qmesh.mesh.importing.proposal import Proposal, Proposed
 from qmesh.mesh.model import DEFAULT_LISTEN_PORT, Endpoint
 
 _HEAD = """\
-# Proposed by `qmesh import`; nothing was changed. Read it, then type these lines as root on the control
-# machine, or run them as a script: the first that fails ends it. Then mend what it says, type that line
-# again, and go on behind it. A machine gets its cores when it joins: so one after another, in this order.
-# No ssh to a machine? Carry its invitation, a secret, there by a safe way, and type the join there."""
+# Proposed by `qmesh import`; nothing was changed. Read it; then type these lines as root on the control
+# machine, or run all as a script, which the first that fails ends. Then mend what it says, type that line
+# again, and ask `qmesh import` for the rest. A machine gets its cores when it joins: so let them join one
+# after another, in this order. No ssh to a machine? Carry its invitation, a secret, there by a safe way,
+# and type the join there."""
 
 _TITLES = ("machine", "address", "workers", "cores", "cores now", "ports")
 
@@ -47,9 +48,10 @@ def script(proposal: Proposal, options: Options) -> str:
         textwrap.fill(note, 110, initial_indent="# note: ", subsequent_indent="#       ")
         for note in proposal.notes
     ]
-    blocks.append("set -e")
+    # In parentheses, so that whoever pastes all of it is not logged out by what fails.
+    blocks.append("(\nset -e")
     blocks += [f"\n# {title}\n" + "\n".join(commands) for title, commands in _parts(proposal, options)]
-    return "\n".join(blocks)
+    return "\n".join([*blocks, ")"])
 
 
 def _parts(proposal: Proposal, options: Options) -> Iterator[tuple[str, tuple[str, ...]]]:
