@@ -116,7 +116,7 @@ def _founding(wish: Wish, directory: Path | None) -> Founding:
         workers=worker_count(_default_workers() if wish.workers is None else wish.workers),
         endpoints=tuple(Endpoint.parse(text, default_port=listen_port) for text in wish.endpoints),
     )
-    profile = _profile(wish.node, directory)
+    profile = profile_wanted(wish.node, directory)
     base_port = facts(profile).base_port if wish.worker_base_port is None else wish.worker_base_port
     inventory = Inventory(
         mesh="",
@@ -152,7 +152,7 @@ def _network(given: str | None, interface: str) -> str:
     return network
 
 
-def _profile(given: str | None, directory: Path | None) -> Profile:
+def profile_wanted(given: str | None, directory: Path | None) -> Profile:
     """The profile asked for, or that of the node's config.yml, or 2.0. Raises BadInput."""
     asked = next((profile for profile in PROFILES if profile == given), None)
     if given is not None and asked is None:

@@ -1,0 +1,78 @@
+"""`qmesh import`."""  # noqa: N999 - modules of commands bear their names, and are loaded by name
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qmesh.agent.importing import Wish, propose_mesh
+from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
+from qmesh.errors import BadInput
+from qmesh.host.state import State
+from qmesh.mesh.model import quoted
+
+EXAMPLES = (
+    "qmesh import --config /root/node/.config",
+    "qmesh import --config /root/node/.config > adopt.sh",
+    "qmesh import --csv machines.txt --json",
+)
+
+_MAX_OCTETS = 1024 * 1024
+
+
+def command(
+    config: ConfigOption = None,
+    csv: Annotated[
+        str | None,
+        typer.Option(
+            help="File with a line for each machine, such as root@192.168.0.201/4, or - for standard input.",
+            metavar="[FILE|-]",
+            show_default="config.yml's worker list",
+        ),
+    ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(help="The node's version: 1.4 or 2.0.", show_default="as config.yml tells, or 2.0"),
+    ] = None,
+    here: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An address of the list that is this machine's though no interface has it, as behind NAT.",
+            metavar="ADDRESS",
+            show_default=False,
+        ),
+    ] = None,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Propose how a cluster that runs already becomes a mesh.
+
+    Nothing is changed. The answer is a shell script to read first: which machine gets which cores, what
+    changes, and the commands in the order that keeps the core numbers.
+    """
+    lines = None if csv is None else _lines(csv)
+    wish = Wish(config=config, lines=lines, node=node, here=tuple(here or ()))
+    proposal, text = propose_mesh(State(state), wish)
+    answer(proposal, as_json=as_json, text=lambda _: text)
+
+
+def _lines(file: str) -> str:
+    try:
+        if file == "-":
+            octets = sys.stdin.buffer.read(_MAX_OCTETS + 1)
+        else:
+            with Path(file).open("rb") as opened:
+                octets = opened.read(_MAX_OCTETS + 1)
+    except OSError as error:
+        raise BadInput(
+            f"{quoted(file)} cannot be read: {error.strerror}", hint="name the file with the machines"
+        ) from None
+    if len(octets) > _MAX_OCTETS:
+        raise BadInput("the list of machines is longer than 1 MiB", hint="is it the right file?")
+    try:
+        return octets.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadInput("the list of machines is not UTF-8", hint="save it as UTF-8") from None

@@ -1,0 +1,64 @@
+"""One machine of a cluster, as a worker list or a file of lines has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from qmesh.mesh.model import parsed_address
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine of the cluster.
+
+    control: whether it is to be the control node.
+    addresses: where it is, as listed and canonical, the first one first; none for a control machine
+        without workers. Those that every machine calls its own, such as 127.0.0.1, are left out.
+    was: its core numbers, ascending; none where they are not known.
+    ports: of these cores, in their order; none where they are not known.
+    workers: None where only the machine itself can tell.
+    user, ssh_port: how to log in by ssh; None where that was not said.
+    """
+
+    control: bool
+    addresses: tuple[str, ...]
+    was: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()
+    workers: int | None = None
+    user: str | None = None
+    ssh_port: int | None = None
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What was read: the machines by their first core, one of them the control machine; and notes."""
+
+    machines: tuple[Listed, ...]
+    notes: tuple[str, ...] = ()
+
+
+def is_everyones(address: str) -> bool:
+    """Whether each machine calls the address its own: loopback, `0.0.0.0`, `::`."""
+    parsed = parsed_address(address)
+    return parsed is not None and (parsed.is_loopback or parsed.is_unspecified)
+
+
+def has_a_gap(cores: Sequence[int]) -> bool:
+    """Whether other machines' cores lie between these, which ascend and are one machine's."""
+    return cores[-1] - cores[0] + 1 > len(cores)
+
+
+def numbers_text(numbers: Sequence[int]) -> str:
+    """Numbers in their order, as people write them: `4-7, 9`."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def core_text(numbers: Sequence[int]) -> str:
+    """Core numbers with their noun: `core 4`, `cores 4-7`."""
+    return f"core{'' if len(numbers) == 1 else 's'} {numbers_text(numbers)}"
