@@ -421,6 +421,15 @@ def test_a_machine_that_has_no_name_is_named_by_its_address():
     assert found(text, mesh=nameless) == ["2:3 error* there is no entry for core 6 of 10.77.0.3"]
 
 
+def test_public_addresses_are_right_where_the_mesh_has_them():
+    text = f"engine:\n  dataWorkerMultiaddrs:\n{RIGHT}".replace("10.77.0.3", "203.0.113.7")
+    public = msgspec.structs.replace(MESH, workers=(*MESH.workers[:-1], "/ip4/203.0.113.7/tcp/40005"))
+    assert found(text, mesh=public) == []
+    assert found(text.replace("203.0.113.7", "192.168.0.7"), mesh=public) == [
+        "8:5 error* core 6 has a LAN address, where 203.0.113.7 belongs"
+    ]
+
+
 def test_the_mesh_counts_the_announced_workers():
     text = "engine:\n  dataWorkerAnnounceStreamMultiaddrs: [/ip4/203.0.113.5/tcp/1]\n"
     said = found(text, "2.1", MESH)

@@ -36,9 +36,13 @@ class _Against(msgspec.Struct, frozen=True, dict=True):
         """Address and port of each core."""
         return tuple(listen_address(worker) for worker in self.mesh.workers)
 
-    def owner(self, core: int) -> str | None:
-        """The machine of a core; None where no machine has it."""
-        return self.names.get(self.places[core - 1][0]) if core <= len(self.places) else None
+    def belongs(self, core: int) -> str:
+        """What should stand at a core, in words."""
+        if core > len(self.places):
+            return "and the mesh has no such core"
+        address, _ = self.places[core - 1]
+        name = self.names.get(address)
+        return f"where {address} belongs" if name is None else f"where the tunnel address of {name} belongs"
 
 
 def mesh_problems(mesh: Mesh, dialled: Listed | None, place: Mark) -> Iterator[Problem]:
@@ -55,15 +59,17 @@ def mesh_problems(mesh: Mesh, dialled: Listed | None, place: Mark) -> Iterator[P
 
 def _wrong_address(entry: Entry, against: _Against) -> tuple[int, Problem] | None:
     """The core with its problem, where it has another address than a machine of the mesh."""
-    address, owner = entry.address, against.owner(entry.core)
+    address = entry.address
     if address is None or str(address) in against.names or entry.is_placeholder:
+        return None
+    # Where streams are public, that is a public address, which no tunnel has.
+    if against.places[entry.core - 1 : entry.core] == ((str(address), entry.port),):
         return None
     if address in against.network:
         message = f"core {entry.core} is at {address}, which is no machine of the mesh"
         return entry.core, error(entry.mark, "stranger", message, _RENDER, cured=True)
-    should = f"where the tunnel address of {owner} belongs" if owner else "and the mesh has no such core"
     kind = kind_of(address)
-    message = f"core {entry.core} has a {kind} address, {should}"
+    message = f"core {entry.core} has a {kind} address, {against.belongs(entry.core)}"
     return entry.core, error(entry.mark, kind, message, _RENDER, cured=True)
 
 
