@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 SECTION, LIST = "engine", "dataWorkerMultiaddrs"
+"""Where the list of nodes 1.4 and 2.0 is; node 2.1 has others beside it."""
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _LARGE = 4000
 """Characters from which on PyYAML's parser in C is asked: the one in Python takes seconds."""
@@ -30,24 +31,24 @@ class _Found(NamedTuple):
     entry: tuple[yaml.Node, yaml.Node] | None
 
 
-def entries_of(text: str) -> tuple[str, ...]:
+def entries_of(text: str, name: str = LIST) -> tuple[str, ...]:
     """The worker list as PyYAML loads it."""
-    return _without_list(_loaded(text))[1]
+    return _without_list(_loaded(text), name)[1]
 
 
-def octets_changed(old: str, new: str, wanted: tuple[str, ...]) -> int:
+def octets_changed(old: str, new: str, wanted: tuple[str, ...], name: str = LIST) -> int:
     """How many octets outside of the worker list an edit changed.
 
     Raises AssertionError where the new text does not hold the wanted list, or loads otherwise as
     something else than the old one.
     """
-    before, entries = _without_list(_loaded(old))
-    after, there = _without_list(_loaded(new))
+    before, entries = _without_list(_loaded(old), name)
+    after, there = _without_list(_loaded(new), name)
     assert there == wanted, "the list is not the wanted one"
     assert after == before, "the file loads as something else"
     bodies = old.removeprefix("\ufeff"), new.removeprefix("\ufeff")
     marks = len(old) - len(bodies[0]), len(new) - len(bodies[1])
-    found = _find(bodies[0]), _find(bodies[1])
+    found = _find(bodies[0], name), _find(bodies[1], name)
     changed = _difference(_outside(bodies[0], found[0], found[0]), _outside(bodies[1], found[1], found[0]))
     both = min(len(entries), len(wanted))
     lines = [_beside(body, each)[:both] for body, each in zip(bodies, found, strict=True)]
@@ -63,22 +64,22 @@ def _loaded(text: str) -> Any:
     return yaml.load(text, Loader=_loader(text, small=yaml.BaseLoader, large=yaml.CBaseLoader))  # noqa: S506  # builds only text
 
 
-def _without_list(loaded: dict[str, Any] | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _without_list(loaded: dict[str, Any] | None, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """All but the list, and the list. A section with nothing else counts as none."""
     others = dict(loaded or {})
     section = others.pop(SECTION, None)
     section = dict(section) if isinstance(section, dict) else {}  # BaseLoader builds no None of null
-    entries = section.pop(LIST, None)
+    entries = section.pop(name, None)
     return others | ({SECTION: section} if section else {}), tuple(
         entries if isinstance(entries, list) else ()
     )
 
 
-def _find(text: str) -> _Found:
+def _find(text: str, name: str) -> _Found:
     root = yaml.compose(text, Loader=_loader(text, small=yaml.SafeLoader, large=yaml.CSafeLoader))
     section = _pair(root, SECTION)
     assert root is None or isinstance(root, yaml.MappingNode)
-    return _Found(root, section, _pair(section[1], LIST) if section else None)
+    return _Found(root, section, _pair(section[1], name) if section else None)
 
 
 def _pair(node: yaml.Node | None, name: str) -> tuple[yaml.Node, yaml.Node] | None:

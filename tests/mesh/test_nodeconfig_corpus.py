@@ -5,11 +5,23 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qmesh.mesh.nodeconfig import redacted, with_workers
+from qmesh.mesh.inventory import Inventory, workers_of
+from qmesh.mesh.model import PROFILES, Machine, Profile
+from qmesh.mesh.nodeconfig import (
+    Mesh,
+    facts,
+    lint,
+    redacted,
+    wanted_settings,
+    with_settings,
+    with_workers,
+)
 from tests.mesh.config_files import corpus, lists_for, random_edit
 from tests.mesh.outside import entries_of, octets_changed
 
@@ -34,6 +46,60 @@ def test_an_edit_changes_nothing_outside_the_list(text):
         result = with_workers(text, wanted, "2.0")
         assert octets_changed(text, result, wanted) == 0, what
         assert with_workers(result, wanted, "2.0") == result, what
+
+
+@pytest.mark.parametrize("profile", ["2.1", "2.1-rust"])
+@pytest.mark.parametrize("name", [name for name in FILES if "thousands" not in name])
+def test_nor_does_an_edit_of_the_stream_list_of_node_2_1(name, profile):
+    text, key = FILES[name], "dataWorkerStreamMultiaddrs"
+    lists = lists_for(entries_of(text, key))
+    for what in ("same", "longer", "shorter", "one changed", "empty"):
+        result = with_workers(text, lists[what], profile)
+        assert octets_changed(text, result, lists[what], key) == 0, what
+        assert with_workers(result, lists[what], profile) == result, what
+
+
+@pytest.mark.parametrize("node", PROFILES)
+@pytest.mark.parametrize("name", [name for name in FILES if "-full-" in name])
+def test_what_qmesh_writes_has_no_problem_that_was_not_there(name, node):
+    """All settings of a machine, in every node's file: lint finds nothing in them."""
+    mesh = inventory(node)
+    for machine in mesh.machines:
+        result = with_settings(FILES[name], wanted_settings(mesh, machine.name))
+        held_against = Mesh(
+            network=mesh.network,
+            own=machine.address,
+            members={each.name: each.address for each in mesh.machines},
+            workers=tuple(worker.multiaddr for worker in workers_of(mesh)),
+        )
+        problems = lint(result, profile=node, mesh=held_against)
+        assert {problem.kind for problem in problems} <= {"profile", "announce", "length"}
+        assert not [problem for problem in problems if problem.cured]
+        assert with_settings(result, wanted_settings(mesh, machine.name)) == result
+
+
+def inventory(node: Profile) -> Inventory:
+    """Two machines of three and four workers."""
+    machines = tuple(
+        Machine(
+            name=f"machine-{number}",
+            public_key=base64.b64encode(number.to_bytes(32, "big")).decode(),
+            address=f"10.77.0.{number}",
+            workers=2 + number,
+        )
+        for number in (1, 2)
+    )
+    return Inventory(
+        mesh="0011223344556677",
+        network="10.77.0.0/20",
+        control="machine-1",
+        node=node,
+        base_port=facts(node).base_port,
+        p2p_base_port=facts(node).p2p_base_port,
+        service_port=51820,
+        revision=1,
+        machines=machines,
+    )
 
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,30 +7,28 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from qmesh.mesh.model import PROFILES, Profile
 from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, resolved
+from qmesh.mesh.nodeconfig.profiles import facts
 
 SECTION: Final = "engine"
 
 Role: TypeAlias = Literal["dialled", "p2p", "announced", "announced p2p"]
 """What a list is for: where the control process dials workers, where other nodes do, what these are told."""
 
-_SPELLINGS: Final[dict[Profile, dict[Role, tuple[str, ...]]]] = {
-    "1.4": {"dialled": ("dataWorkerMultiaddrs",)},
-    "2.0": {"dialled": ("dataWorkerMultiaddrs",)},
-    "2.1": {
-        "dialled": ("dataWorkerStreamMultiaddrs",),
-        "p2p": ("dataWorkerP2PMultiaddrs",),
-        "announced": ("dataWorkerAnnounceStreamMultiaddrs",),
-        "announced p2p": ("dataWorkerAnnounceP2PMultiaddrs",),
-    },
-    "2.1-rust": {
-        "dialled": ("dataWorkerStreamMultiaddrs",),
-        "p2p": ("dataWorkerP2PMultiaddrs", "dataWorkerP2pMultiaddrs"),
-        "announced": ("dataWorkerAnnounceStreamMultiaddrs",),
-        "announced p2p": ("dataWorkerAnnounceP2PMultiaddrs", "dataWorkerAnnounceP2pMultiaddrs"),
-    },
-}
-"""Each list's name; its first one where it has two, which 2.1-rust takes from files of 2.1."""
+_ORDER: Final[tuple[Role, ...]] = ("dialled", "p2p", "announced", "announced p2p")
 
+
+def _spellings(profile: Profile) -> dict[Role, tuple[str, ...]]:
+    """Each list's names, the usual one first."""
+    known = facts(profile)
+    keys = (known.list_key, known.p2p_key, *known.announce_keys)
+    return {
+        role: tuple(name for name in (key.name, key.alias) if name)
+        for role, key in zip(_ORDER, keys, strict=False)
+        if key is not None
+    }
+
+
+_SPELLINGS: Final = {profile: _spellings(profile) for profile in PROFILES}
 _LIKE_A_LIST = re.compile(r"dataworkers?(stream|p2p|announcestream|announcep2p|)multiaddrs?", re.IGNORECASE)
 _ROLES: Final[dict[str, Role]] = {
     "": "dialled",
