@@ -15,12 +15,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import agent, guard, packets, rendering, startup, storm, tunnel
+from benchmarks import agent, config, edits, guard, packets, rendering, startup, storm, tunnel
 from benchmarks.measuring import Figure, growth, table
 
 SIZES = (500, 5000)
 ROWS: dict[str, Callable[[], list[Figure]]] = {
     "startup": startup.figures,
+    "edits": edits.figures,
+    "render": config.figures,
     "rendering": lambda: rendering.figures(SIZES),
     "tunnel": lambda: tunnel.figures(SIZES),
     "guard": lambda: guard.figures(SIZES),

@@ -63,6 +63,7 @@ def _surroundings(
     return Surroundings(
         public_key=here.machine.public_key,
         names={machine.public_key: machine.name for machine in machines},
+        members=nodefile.addresses(here.inventory),
         workers=nodefile.multiaddrs(here.inventory),
         profile=here.inventory.node,
         is_control=here.settings.control,
@@ -72,6 +73,8 @@ def _surroundings(
             for path in (state.preshared_key_file, state.registry_file)
         ),
         config=_config_file(here.settings.config_directory),
+        ephemeral=ports.ephemeral(),
+        reserved=ports.reserved(),
         listeners=ports.listeners(),
         taken_down=taken_down,
         agent_runs=services.agent_runs(state),

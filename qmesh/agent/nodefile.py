@@ -54,8 +54,11 @@ def read(directory: Path) -> NodeFile:
     try:
         return NodeFile(path, octets.decode("utf-8"), files.mode_of(real))
     except UnicodeDecodeError as error:
+        before = octets[: error.start].decode("utf-8")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise BadInput(
-            f"{path} is not UTF-8: byte {error.start} is none", hint="save it as UTF-8; nothing was changed"
+            f"{path}, line {line}, column {column}: this is not UTF-8",
+            hint="correct this character and save the file as UTF-8; nothing was changed",
         ) from None
 
 
@@ -72,6 +75,29 @@ def refuse_other_key(profile: Profile, found: Profile | None) -> None:
             f"the mesh is for node {profile}, but this config.yml is of node {found}, which ignores its list",
             hint="name the right directory with --config",
         )
+
+
+def refuse_spoilt(text: str, profile: Profile) -> None:
+    """Raise BadInput where the node would not read the mesh's worker list, were it written there."""
+    for problem in nodeconfig.lint(text, profile=profile):
+        if problem.spoils_writing:
+            where = f"{FILE_NAME}, line {problem.line}, column {problem.column}"
+            raise BadInput(f"{where}: {problem.message}", hint=problem.hint)
+
+
+def mesh_of(here: Here) -> nodeconfig.Mesh:
+    """What a config on this machine is held against."""
+    return nodeconfig.Mesh(
+        network=here.inventory.network,
+        own=here.machine.address,
+        members=addresses(here.inventory),
+        workers=multiaddrs(here.inventory),
+    )
+
+
+def addresses(inventory: Inventory) -> dict[str, str]:
+    """The tunnel addresses of the machines that have cores, by name."""
+    return {name: inventory.machine(name).address for name in inventory.cores}
 
 
 def multiaddrs(inventory: Inventory) -> tuple[str, ...]:
@@ -91,6 +117,7 @@ def render(here: Here, text: str | None) -> str:
     if text is None:
         secrets = dict.fromkeys(nodeconfig.facts(profile).secrets, NOT_SHOWN)
         return nodeconfig.least(profile, wanted, secrets=secrets)
+    refuse_spoilt(text, profile)
     refuse_other_key(profile, nodeconfig.detect(text))
     return nodeconfig.with_settings(text, wanted)
 

@@ -59,7 +59,7 @@ def render(state: State, *, config: Path | None, for_name: str | None) -> Render
         new = nodefile.render_for(here, for_name, old)
         return Rendered(here=here, is_for_another=True, directory=None, old=None, new=new)
     if old is not None:
-        _say_what_is_ignored(directory, old, here)
+        _say_what_is_wrong(directory, old, here)
     new = nodefile.render(here, old)
     return Rendered(here=here, is_for_another=False, directory=directory, old=old, new=new)
 
@@ -73,16 +73,19 @@ def _directory(here: Here, given: Path | None) -> Path | None:
     return found
 
 
-def _say_what_is_ignored(directory: Path | None, text: str, here: Here) -> None:
-    for key in nodeconfig.misplaced(text, here.inventory.node):
-        log.warning(
-            "%s/%s line %d column %d: the node ignores %s silently; delete it by hand",
-            directory,
-            nodefile.FILE_NAME,
-            key.line,
-            key.column,
-            key.key,
-        )
+def _say_what_is_wrong(directory: Path | None, text: str, here: Here) -> None:
+    """What the mesh's list does not cure. What spoils it as well is refused, so not said here."""
+    for problem in nodeconfig.lint(text, profile=here.inventory.node, mesh=nodefile.mesh_of(here)):
+        if not problem.cured and not problem.spoils_writing:
+            log.warning(
+                "%s/%s line %d column %d: %s; %s",
+                directory,
+                nodefile.FILE_NAME,
+                problem.line,
+                problem.column,
+                problem.message,
+                problem.hint,
+            )
 
 
 def restart_advice(rendered: Rendered) -> str:

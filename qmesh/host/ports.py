@@ -29,6 +29,17 @@ def reserved() -> frozenset[int]:
         ) from None
 
 
+def ephemeral() -> tuple[int, int]:
+    """The first and the last port that the kernel gives to outgoing connections. Raises KernelRefused."""
+    try:
+        first, last = kernels.EPHEMERAL.read_text(encoding="ascii").split()
+    except OSError as error:
+        raise KernelRefused(
+            f"{kernels.EPHEMERAL} cannot be read: {error.strerror}", hint="mount /proc"
+        ) from None
+    return int(first), int(last)
+
+
 def held(state: State) -> tuple[int, ...]:
     """The ports that qmesh wants reserved and that are."""
     wanted = state.held_ports()

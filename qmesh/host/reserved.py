@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 SYSCTL: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 REMEMBERED: Final = "reserved-ports.json"
 """The file in the state directory that tells which of them are there because of qmesh."""
 _MOST_OCTETS: Final = 6 * 65536

@@ -93,6 +93,8 @@ def growth(figures: list[Figure], times: float) -> tuple[str, bool]:
 
 
 def shown(value: float, unit: str) -> str:
-    """Three digits that count."""
+    """Three digits that count; what has no unit was counted."""
+    if not unit:
+        return f"{value:,.0f}"
     digits = 0 if value >= 100 else 1 if value >= 10 else 2
     return f"{value:,.{digits}f} {unit}"

@@ -29,24 +29,24 @@ def key(number: int) -> str:
     return base64.b64encode(number.to_bytes(32, "little")).decode()
 
 
-def machine(number: int) -> Machine:
+def machine(number: int, *, workers: int = WORKERS) -> Machine:
     """The numbered worker machine."""
     return Machine(
         name=f"worker-{number}",
         public_key=key(1000 + number),
         address=str(NETWORK[number + 1]),
-        workers=WORKERS,
+        workers=workers,
         endpoints=(Endpoint(f"198.51.{number >> 8}.{number & 255}", 51820),),
     )
 
 
-def inventory(members: int) -> Inventory:
-    """A mesh of a control node and so many machines more."""
+def inventory(members: int, *, workers: int = WORKERS) -> Inventory:
+    """A mesh of a control node and so many machines more, each with as many workers."""
     control = Machine(
         name="control",
         public_key=key(1),
         address=str(NETWORK[1]),
-        workers=WORKERS,
+        workers=workers,
         endpoints=(Endpoint("192.0.2.1", 51820),),
     )
     return Inventory(
@@ -57,26 +57,26 @@ def inventory(members: int) -> Inventory:
         base_port=20000,
         service_port=51820,
         revision=1,
-        machines=(control, *map(machine, range(1, members + 1))),
+        machines=(control, *(machine(number, workers=workers) for number in range(1, members + 1))),
     )
 
 
 @contextlib.contextmanager
-def control_node(members: int) -> Iterator[State]:
+def control_node(members: int, *, workers: int = WORKERS) -> Iterator[State]:
     """The state of a control node that was told to be up; at the end its guard and tunnel go."""
     with tempfile.TemporaryDirectory(dir="/run") as directory:
-        yield _control_node(State(Path(directory) / "state"), members)
+        yield _control_node(State(Path(directory) / "state"), members, workers)
         wireguard.backend_for(INTERFACE).delete(INTERFACE)
         nftables.run(unload_script())
 
 
-def _control_node(state: State, members: int) -> State:
+def _control_node(state: State, members: int, workers: int) -> State:
     wish = founding.Wish(
         name="control",
         endpoints=("192.0.2.1",),
         network=str(NETWORK),
         listen_port=None,
-        workers=WORKERS,
+        workers=workers,
         node="2.0",
         worker_base_port=20000,
         config=None,
@@ -84,9 +84,10 @@ def _control_node(state: State, members: int) -> State:
     )
     founding.init(state, wish, apply=False)
     rise(state, load(state))
+    others = (machine(number, workers=workers) for number in range(1, members + 1))
     rows = [
         (each.name, each.public_key, each.address, place, each.workers, endpoints(each), key(10**6 + place))
-        for place, each in enumerate(map(machine, range(1, members + 1)), start=2)
+        for place, each in enumerate(others, start=2)
     ]
     with contextlib.closing(sqlite3.connect(state.registry_file)) as connection, connection:
         connection.executemany(

@@ -69,6 +69,11 @@ def test_reserved_ports_are_read_as_the_kernel_writes_them(text, expected):
     assert ports.reserved() == expected
 
 
+def test_the_ephemeral_range_is_the_kernels():
+    Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40039")
+    assert ports.ephemeral() == (40000, 40039)
+
+
 def test_held_ports_are_kept_out_of_the_ephemeral_range(state):
     Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40039")
     ports.hold(state, range(40010, 40030))
@@ -178,6 +183,12 @@ def test_damaged_memory_is_an_error_and_reserves_nothing(state):
     with pytest.raises(StateUnreadable):
         ports.hold(state, (40000,))
     assert in_kernel() == ""
+
+
+def test_where_there_is_no_ephemeral_range_to_read_it_is_told():
+    subprocess.run(["mount", "-t", "tmpfs", "none", "/proc/sys/net"], check=True)
+    with pytest.raises(KernelRefused, match="ip_local_port_range cannot be read"):
+        ports.ephemeral()
 
 
 def test_where_the_kernel_refuses_it_is_told(state):

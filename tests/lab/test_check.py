@@ -167,7 +167,10 @@ def test_finds_workers_that_no_guard_covers(member):
     workers = start_workers(member, "4..7")
     assert facts(member, "check")["findings"] == []
     member.run(["nft", "delete", "table", "inet", "qmesh"])
-    assert [finding["code"] for finding in facts(member, "check", code=1)["findings"]] == ["guard-missing"]
+    report = facts(member, "check", code=1)
+    # What the kernel is set to, which is told while there is no guard, depends on the tests before.
+    found = [finding["code"] for finding in report["findings"] if finding["severity"] != "info"]
+    assert found == ["guard-missing"]
     member.run(["pkill", "-KILL", "qmesh-hold"])
     wait_until(lambda: "qmesh" not in member.run(["nft", "list", "tables"]).stdout)
     report = facts(member, "check", code=1)

@@ -339,7 +339,7 @@ def test_a_list_under_a_key_that_the_node_ignores_is_reported(lab):
     control = make_control(lab)
     control.write(f"{CONFIG}/config.yml", NODE_CONFIG.replace("dataWorkerMulti", "dataWorkersMulti"), 0o600)
     done = qmesh(control, "render-config", "--write")
-    assert "line 4 column 3: the node ignores dataWorkersMultiaddrs" in done.stderr
+    assert "line 4 column 3: `dataWorkersMultiaddrs` is misspelt" in done.stderr
 
 
 def test_the_units_are_what_systemd_takes(lab):

@@ -51,6 +51,7 @@ def config(entries: tuple[str, ...] = WORKERS, *, more: str = "") -> str:
 AROUND = Surroundings(
     public_key=OWN_KEY,
     names={machine.public_key: machine.name for machine in MESH.machines},
+    members={machine.name: machine.address for machine in MESH.machines},
     workers=WORKERS,
     profile="1.4",
     is_control=False,
@@ -270,7 +271,16 @@ def test_a_tunnel_that_was_taken_down_on_purpose_is_a_warning():
             "/c/config.yml",
         ),
         (with_config(config(("x", *WORKERS[1:]))), "config-stale", "warning", "/c/config.yml"),
-        (with_config("engine: [\n"), "config-lint", "error", "/c/config.yml"),
+        (with_config("engine: [\n"), "config-lint", "error", "/c/config.yml:2:1"),
+        (with_config("engine: 1\n"), "config-lint", "error", "/c/config.yml:1:9"),
+        (with_config("engine: &x {}\ny: *x\n"), "config-lint", "error", "/c/config.yml"),
+        (with_config("- engine\n"), "config-lint", "error", "/c/config.yml:1:1"),
+        (
+            with_config(config(more="p2p:\n")),
+            "config-lint",
+            "error",
+            "/c/config.yml:8:1",
+        ),
         (
             with_config(config(more="dataworkerMultiaddrs: []\n")),
             "config-lint",
@@ -292,9 +302,40 @@ def test_a_stale_list_is_named_by_its_first_wrong_core():
     (finding,) = audit(
         WANTED, WANTED, with_config(config((*WORKERS[:3], "/ip4/192.0.2.1/tcp/1", WORKERS[4])))
     )
-    assert finding.seen == "core 4 at '/ip4/192.0.2.1/tcp/1', not /ip4/10.77.0.2/tcp/40003"
+    assert finding.seen == (
+        "core 4 at '/ip4/192.0.2.1/tcp/1', not /ip4/10.77.0.2/tcp/40003;"
+        " core 4 has a public address, where the tunnel address of machine-b belongs"
+    )
     (finding,) = audit(WANTED, WANTED, with_config(config(WORKERS[:2])))
-    assert finding.seen == "2 workers"
+    assert finding.seen == "2 workers; there is no entry for cores 3-5 of machine-b"
+
+
+def test_what_the_list_cures_is_told_with_the_list_and_all_else_by_itself():
+    text = config(("/ip4/0.0.0.0/tcp/40000", "/ip4/0.0.0.0/tcp/40001", *WORKERS[2:]))
+    around = with_config(f"{text}  dataWorkerBaseListenMultiaddr: /ip4/127.0.0.1/tcp/40000\n")
+    template, stale = audit(WANTED, WANTED, around)
+    assert (template.code, template.subject) == ("config-lint", "/c/config.yml:8:34")
+    assert template.seen == "`dataWorkerBaseListenMultiaddr` has no `%d`, where one core's port belongs"
+    assert template.cure == "write it as /ip4/127.0.0.1/tcp/%d"
+    assert stale.seen.endswith(
+        "; core 1 has a wildcard address, where the tunnel address of control belongs, and 1 more like it"
+    )
+
+
+def test_a_port_of_the_lists_own_that_an_outgoing_connection_may_take():
+    entries = (*WORKERS[:-1], "/ip4/10.77.0.2/tcp/50004", "/ip4/10.77.0.2/tcp/50005")
+    around = replace(with_config(config(entries)), ephemeral=(32768, 60999), reserved=frozenset({50005}))
+    lint, stale = audit(WANTED, WANTED, around)
+    assert (lint.code, lint.severity, lint.subject) == ("config-lint", "warning", "/c/config.yml:7:7")
+    assert "may take port 50004, " in lint.seen
+    assert stale.code == "config-stale"
+
+
+def test_a_list_that_qmesh_cannot_read_is_told_with_what_else_there_is():
+    around = with_config("x: &x []\nengine:\n  dataWorkerMultiaddrs: *x\ndataWorkersMultiaddrs: []\n")
+    wrong = [finding.seen for finding in audit(WANTED, WANTED, around)]
+    assert any("is misspelt" in each for each in wrong)
+    assert any("an anchor (&), alias (*) or tag (!)" in each for each in wrong)
 
 
 def test_a_file_that_cannot_be_read_is_a_finding_and_nothing_else_is_guessed():

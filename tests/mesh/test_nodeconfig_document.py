@@ -49,7 +49,7 @@ REFUSED = {
     "second document without marks": ("--- a\n--- b\n", "line 2, column 1: a second document"),
     "key twice": (f"a: 1\n{HEX}: 1\nb: 1\n{HEX}: 2", "line 4, column 1: this key already stands in line 2"),
     "key twice, quoted": ("x:\n- {a: 1, 'a': 2}", "line 2, column 10: this key already stands in line 2"),
-    "section twice": ("engine: {}\nengine: {}", "line 2, column 1: this key already stands in line 1"),
+    "section twice": ("engine: {}\nengine: {}", "line 2, column 1: a second `engine:`, the first"),
     "merge key twice": ("a: &a {}\nb:\n  <<: *a\n  <<: *a", "line 4, column 3: this key already stands"),
     "alias of nothing": (f"a: *{HEX}", "line 1, column 4: this alias (*) has no anchor"),
     "alias inside what it names": ("a: &a [*a]", "line 1, column 8: this alias (*) has no anchor"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 
 from qmesh.errors import BadInput
@@ -28,20 +29,46 @@ def config_findings(desired: NodeState, around: Surroundings) -> Iterator[Findin
         return
     if config.mode is not None and config.mode & ~PRIVATE_MODE:
         yield wide_mode("config-mode", config.path, config.mode)
+    problems = _problems(config.text, desired, around)
     try:
-        entries = nodeconfig.workers_in(config.text, around.profile)
-        ignored = nodeconfig.misplaced(config.text, around.profile)
+        entries = nodeconfig.workers_in(config.text, around.profile) or ()
     except BadInput as refused:
-        yield error(
-            "config-lint", config.path, "a file that the node can read", refused.message, refused.hint
-        )
+        left = [problem for problem in problems if not problem.cured]
+        yield from (_lint_finding(config.path, problem) for problem in left)
+        if all(problem.severity == "warning" for problem in left):
+            readable = "a file that the node can read"
+            yield error("config-lint", config.path, readable, refused.message, refused.hint)
         return
-    for key in ignored:
-        where = f"{config.path}:{key.line}:{key.column}"
-        right = nodeconfig.facts(around.profile).list_key
-        cure = f"delete the key {key.key} by hand"
-        yield warning("config-lint", where, f"the worker list at {right} only", f"{key.key}, ignored", cure)
-    yield from _list_findings(config.path, entries or (), desired, around)
+    is_stale = entries != around.workers
+    # What the mesh's list cures is told with the list, once.
+    reasons = tuple(problem.message for problem in problems if problem.cured and is_stale)
+    left = [problem for problem in problems if not (problem.cured and is_stale)]
+    yield from (_lint_finding(config.path, problem) for problem in left)
+    if is_stale:
+        yield _stale(config.path, entries, reasons, desired, around)
+
+
+def _problems(text: str, desired: NodeState, around: Surroundings) -> tuple[nodeconfig.Problem, ...]:
+    assert desired.tunnel is not None, "an audit is of a machine that should have its tunnel"
+    mesh = nodeconfig.Mesh(
+        network=str(ipaddress.ip_interface(desired.tunnel.addresses[0]).network),
+        own=own_address(desired),
+        members=around.members,
+        workers=around.workers,
+    )
+    # That a port of the mesh's is not reserved is a finding of its own.
+    reserved = around.reserved.union(desired.reserved_ports)
+    return nodeconfig.lint(
+        text, profile=around.profile, mesh=mesh, ephemeral=around.ephemeral, reserved=reserved
+    )
+
+
+def _lint_finding(path: str, problem: nodeconfig.Problem) -> Finding:
+    say = error if problem.severity == "error" else warning
+    where = f"{path}:{problem.line}:{problem.column}"
+    return say(
+        "config-lint", where, "a file that the node reads as it is meant", problem.message, problem.hint
+    )
 
 
 def _cure_of_no_config(around: Surroundings) -> str:
@@ -53,11 +80,9 @@ def _cure_of_no_config(around: Surroundings) -> str:
     return RENDER
 
 
-def _list_findings(
-    path: str, entries: tuple[str, ...], desired: NodeState, around: Surroundings
-) -> Iterator[Finding]:
-    if entries == around.workers:
-        return
+def _stale(
+    path: str, entries: tuple[str, ...], reasons: tuple[str, ...], desired: NodeState, around: Surroundings
+) -> Finding:
     wanted, seen = f"the mesh's {len(around.workers)} workers", _first_difference(around.workers, entries)
     # A worker listens at its own entry and has no use for the others.
     mine = f"/{own_address(desired)}/"
@@ -66,7 +91,7 @@ def _list_findings(
         entries[place : place + 1] == around.workers[place : place + 1] for place in own
     )
     say = warning if is_harmless else error
-    yield say("config-stale", path, wanted, seen, RENDER)
+    return say("config-stale", path, wanted, "; ".join((seen, *reasons)), RENDER)
 
 
 def _first_difference(wanted: tuple[str, ...], seen: tuple[str, ...]) -> str:

@@ -59,8 +59,11 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
     public_key: the one that the mesh knows this machine by.
     names: of machines, by public key.
+    members: tunnel addresses of its machines, by name.
     workers: the mesh's worker list, in core order.
     config: None when it is not known where the node's config.yml is.
+    ephemeral: first and last port that an outgoing connection may take; None when that is not known.
+    reserved: ports that it may not, whoever said so.
     listeners: address and port of each listening TCP socket.
     taken_down: whether the tunnel is down because `qmesh down` said so.
     agent_runs: whether this machine's agent does.
@@ -73,6 +76,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
     public_key: str
     names: Mapping[str, str]
+    members: Mapping[str, str]
     workers: tuple[str, ...]
     profile: Profile
     is_control: bool
@@ -87,3 +91,5 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     flusher: Flusher | None = None
     held: bool = True
     change: Change | None = None
+    ephemeral: tuple[int, int] | None = None
+    reserved: frozenset[int] = frozenset()

@@ -1,4 +1,4 @@
-"""The node's config.yml: profiles, surgical edit.
+"""The node's config.yml: profiles, surgical edit, lint.
 
 Text in, text out. The layers, from below:
 
@@ -12,12 +12,17 @@ edit           text + settings -> text
 wanted         inventory + a machine's name -> settings
 secret_values  text -> text without secrets
 least          settings + secrets -> a new text
+list_names     what the worker lists are called, and what people call them
+problems       what lint answers with
+lint           text + mesh -> problems; by lint_keys, lint_lists, lint_mesh
 """
 
 from qmesh.mesh.nodeconfig.edit import Setting, settings_in, with_settings, with_workers
 from qmesh.mesh.nodeconfig.least import least
+from qmesh.mesh.nodeconfig.lint import lint
 from qmesh.mesh.nodeconfig.multiaddr import listen_address
 from qmesh.mesh.nodeconfig.place import Key
+from qmesh.mesh.nodeconfig.problems import Mesh, Problem
 from qmesh.mesh.nodeconfig.profiles import Facts, detect, facts
 from qmesh.mesh.nodeconfig.secret_values import redacted, secret
 from qmesh.mesh.nodeconfig.wanted import wanted_settings
@@ -26,11 +31,14 @@ from qmesh.mesh.nodeconfig.worker_list import Misplaced, misplaced, workers_in
 __all__ = [
     "Facts",
     "Key",
+    "Mesh",
     "Misplaced",
+    "Problem",
     "Setting",
     "detect",
     "facts",
     "least",
+    "lint",
     "listen_address",
     "misplaced",
     "redacted",

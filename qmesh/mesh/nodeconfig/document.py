@@ -34,7 +34,18 @@ _BREAK = re.compile(f"\r\n|[{BREAKS}]")
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _QUOTED = re.compile(r"'[^']{5,}'|\"[^\"]{5,}\"|(?P<short>'[^']*'|\"[^\"]*\")")
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
+_SECTIONS: Final = frozenset({"alias", "db", "engine", "key", "logger", "p2p"})
+"""The node's own words, which are shown: any other key may be a secret in the wrong place."""
 _BLOCK_STYLES: Final = frozenset({"|", ">"})
+
+
+class Misread(BadInput):
+    """A BadInput about one place of the text. problem: the message without the place."""
+
+    def __init__(self, mark: Mark, problem: str, *, hint: str) -> None:
+        super().__init__(f"config.yml, line {mark.line + 1}, column {mark.column + 1}: {problem}", hint=hint)
+        self.mark = mark
+        self.problem = problem
 
 
 class Mark(NamedTuple):
@@ -112,9 +123,9 @@ def parse(text: str) -> Node | None:
     return composer.root
 
 
-def wrong(mark: Mark, problem: str, hint: str) -> BadInput:
+def wrong(mark: Mark, problem: str, hint: str) -> Misread:
     """A BadInput that names the place, as editors count it: from 1."""
-    return BadInput(f"config.yml, line {mark.line + 1}, column {mark.column + 1}: {problem}", hint=hint)
+    return Misread(mark, problem, hint=hint)
 
 
 def value_of(mapping: Mapping, key: str) -> tuple[Scalar, Node] | None:
@@ -258,11 +269,22 @@ def _keys(nodes: list[Node]) -> list[Scalar]:
         if not isinstance(node, Scalar) or node.tag is not None:
             raise wrong(node.start, "this key is not a plain word", "write the key out, without * or !")
         if node.value in first_at:
-            raise wrong(
-                node.start,
-                f"this key already stands in line {first_at[node.value].line + 1}",
-                "keep one of the two: the node would not load this",
-            )
+            raise _repeated(node, first_at[node.value])
         first_at[node.value] = node.start
         keys.append(node)
     return keys
+
+
+def _repeated(key: Scalar, first: Mark) -> Misread:
+    line = first.line + 1
+    if key.value in _SECTIONS:
+        return wrong(
+            key.start,
+            f"a second `{key.value}:`, the first is in line {line}",
+            f"move what is below it to line {line}, and take it out: the node would not load this",
+        )
+    return wrong(
+        key.start,
+        f"this key already stands in line {line}",
+        "keep one of the two: the node would not load this",
+    )

@@ -1,0 +1,54 @@
+"""What in a config the node reads otherwise than its owner means.
+
+problems    what the answer is made of
+list_names  the worker lists' keys in every profile
+lint_keys   keys, sections, the template
+lint_lists  the lists, by themselves and against each other; in lint_entries they are read
+lint_mesh   the list that is dialled, against the mesh
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from qmesh.errors import BadInput
+from qmesh.mesh.model import Profile
+from qmesh.mesh.nodeconfig.document import Mapping, Mark, Misread, Node, load
+from qmesh.mesh.nodeconfig.lint_keys import key_problems
+from qmesh.mesh.nodeconfig.lint_lists import list_problems
+from qmesh.mesh.nodeconfig.problems import Mesh, Problem, error
+
+
+def lint(
+    text: str,
+    *,
+    profile: Profile,
+    mesh: Mesh | None = None,
+    ephemeral: tuple[int, int] | None = None,
+    reserved: Collection[int] = (),
+) -> tuple[Problem, ...]:
+    """Every problem of a config.yml, in the order of the text; nothing is raised.
+
+    mesh: None for what can be said without one.
+    ephemeral: first and last port that outgoing connections of this machine take; None to leave that out.
+    reserved: ports that they do not take.
+    """
+    try:
+        root = load(text)
+    except Misread as refused:
+        return (error(refused.mark, "unreadable", refused.problem, refused.hint),)
+    except BadInput as refused:
+        return (error(Mark(0, 0, 0), "unreadable", refused.message, refused.hint),)
+    ports = () if ephemeral is None else set(range(ephemeral[0], ephemeral[1] + 1)) - set(reserved)
+    return tuple(sorted(_problems(root, profile, mesh, ports)))
+
+
+def _problems(
+    root: Node | None, profile: Profile, mesh: Mesh | None, ephemeral: Collection[int]
+) -> Iterator[Problem]:
+    if root is not None and not isinstance(root, Mapping):
+        message = "the file's top level is not a mapping of keys to values"
+        yield error(root.start, "unreadable", message, "is it the node's config.yml?")
+        return
+    yield from key_problems(root, profile)
+    yield from list_problems(root, profile, mesh, ephemeral)

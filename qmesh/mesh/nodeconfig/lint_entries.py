@@ -1,0 +1,93 @@
+"""The lists as they stand in a config, entry by entry."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from qmesh.mesh.model import IPAddress, parsed_address
+from qmesh.mesh.nodeconfig.document import Mark, Node, Scalar, Sequence, resolved
+from qmesh.mesh.nodeconfig.list_names import Found, Role
+
+WRITTEN: Final = frozenset({"dialled", "p2p"})
+"""The lists that qmesh writes, where the workers listen."""
+_MULTIADDR = re.compile(r"/ip[46]/(?P<address>[^/]+)/(?P<protocol>tcp|udp)/(?P<port>[0-9]+)(?:/.*)?")
+_PLACEHOLDER = re.compile(
+    r"<[a-z][\w .-]*>|\$\{?\w|\{\{|\bx+\.x+\.x+\.x+\b|\b(?:your|worker|machine|node)[_-]\w*(?:ip|address)\b",
+    re.IGNORECASE,
+)
+_LAN: Final = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)
+"""Where no router of the internet leads. Source: RFC 1918, 3927, 4193, 4291, 6598."""
+
+
+AddressKind: TypeAlias = Literal["wildcard", "loopback", "LAN", "public"]
+
+
+class Entry(NamedTuple):
+    """One entry of a list. address, protocol, port: as far as it is a multiaddr of that kind."""
+
+    core: int
+    mark: Mark
+    text: str | None
+    address: IPAddress | None
+    protocol: str
+    port: int
+
+    @property
+    def is_placeholder(self) -> bool:
+        """Whether somebody was to fill it in."""
+        return self.text is not None and bool(_PLACEHOLDER.search(self.text))
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A list that is one, with its entries."""
+
+    role: Role
+    key: Scalar
+    entries: tuple[Entry, ...]
+
+    @property
+    def is_written(self) -> bool:
+        """Whether qmesh writes it."""
+        return self.role in WRITTEN
+
+
+def listed(found: Found) -> Listed:
+    """The entries below a list's key."""
+    assert isinstance(found.value, Sequence)
+    items = enumerate(found.value.items, 1)
+    return Listed(found.role, found.key, tuple(_entry(core, item) for core, item in items))
+
+
+def _entry(core: int, item: Node) -> Entry:
+    value = resolved(item)
+    if not isinstance(value, Scalar):
+        return Entry(core, item.start, None, None, "", 0)
+    parts = _MULTIADDR.fullmatch(value.value)
+    if parts is None:
+        return Entry(core, item.start, value.value, None, "", 0)
+    address = parsed_address(parts["address"])
+    return Entry(core, item.start, value.value, address, parts["protocol"], int(parts["port"][:9]))
+
+
+def kind_of(address: IPAddress) -> AddressKind:
+    """From where the address is reached."""
+    if address.is_unspecified:
+        return "wildcard"
+    if address.is_loopback:
+        return "loopback"
+    return "LAN" if any(address in lan for lan in _LAN) else "public"

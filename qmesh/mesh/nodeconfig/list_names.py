@@ -1,0 +1,86 @@
+"""The worker lists' keys in every profile, and what people write instead."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from qmesh.mesh.model import PROFILES, Profile
+from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, resolved
+from qmesh.mesh.nodeconfig.profiles import facts
+
+SECTION: Final = "engine"
+
+Role: TypeAlias = Literal["dialled", "p2p", "announced", "announced p2p"]
+"""What a list is for: where the control process dials workers, where other nodes do, what these are told."""
+
+_ORDER: Final[tuple[Role, ...]] = ("dialled", "p2p", "announced", "announced p2p")
+
+
+def _spellings(profile: Profile) -> dict[Role, tuple[str, ...]]:
+    """Each list's names, the usual one first."""
+    known = facts(profile)
+    keys = (known.list_key, known.p2p_key, *known.announce_keys)
+    return {
+        role: tuple(name for name in (key.name, key.alias) if name)
+        for role, key in zip(_ORDER, keys, strict=False)
+        if key is not None
+    }
+
+
+_SPELLINGS: Final = {profile: _spellings(profile) for profile in PROFILES}
+_LIKE_A_LIST = re.compile(r"dataworkers?(stream|p2p|announcestream|announcep2p|)multiaddrs?", re.IGNORECASE)
+_ROLES: Final[dict[str, Role]] = {
+    "": "dialled",
+    "stream": "dialled",
+    "p2p": "p2p",
+    "announcestream": "announced",
+    "announcep2p": "announced p2p",
+}
+
+
+class Found(NamedTuple):
+    """A list's key where the node looks for it, with its value."""
+
+    role: Role
+    key: Scalar
+    value: Node
+
+
+def role_of(name: str) -> Role | None:
+    """What a key that looks like a worker list's is for, however it is spelt; None for other keys."""
+    like = _LIKE_A_LIST.fullmatch(name)
+    return None if like is None else _ROLES[like[1].lower()]
+
+
+def spelling(role: Role, profile: Profile) -> str:
+    """The name of such a list, or where the profile has none, of that which the control process dials."""
+    lists = _SPELLINGS[profile]
+    return lists.get(role, lists["dialled"])[0]
+
+
+def profiles_with(name: str) -> tuple[Profile, ...]:
+    """The profiles that know a list by just this name."""
+    return tuple(
+        profile
+        for profile in PROFILES
+        if any(name in spellings for spellings in _SPELLINGS[profile].values())
+    )
+
+
+def lists_in(root: Node | None, profile: Profile) -> tuple[Found, ...]:
+    """The profile's lists in a config, in the order of the text."""
+    sections = (value for key, value in pairs(root) if key.value == SECTION)
+    return tuple(
+        Found(role, key, resolved(value))
+        for section in sections
+        for key, value in pairs(section)
+        for role, spellings in _SPELLINGS[profile].items()
+        if key.value in spellings
+    )
+
+
+def pairs(node: Node | None) -> tuple[tuple[Scalar, Node], ...]:
+    """The keys and values of a mapping, also of one that an alias stands for; none of anything else."""
+    mapping = None if node is None else resolved(node)
+    return mapping.pairs if isinstance(mapping, Mapping) else ()

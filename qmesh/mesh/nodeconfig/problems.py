@@ -1,0 +1,85 @@
+"""What lint answers with, and what it is told of the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from qmesh.mesh.nodeconfig.document import Mark
+
+Kind: TypeAlias = Literal[
+    "unreadable", "misspelt", "level", "profile", "empty", "length", "repeated",
+    "wildcard", "loopback", "LAN", "public", "stranger", "missing", "announce", "placeholder",
+    "entry", "template", "port", "ephemeral",
+]  # fmt: skip
+
+
+_SPOILERS: Final = frozenset({"unreadable", "profile", "repeated"})
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """Something in a config that the node reads otherwise than its owner means. Never holds a secret.
+
+    line, column: counted from 1.
+    hint: what to do.
+    severity: `error` where the node does not start, or its workers are not reached.
+    cured: whether writing the mesh's worker list takes it away.
+    """
+
+    line: int
+    column: int
+    kind: Kind
+    message: str
+    hint: str
+    severity: Literal["error", "warning"]
+    cured: bool = False
+
+    @property
+    def spoils_writing(self) -> bool:
+        """Whether the node would still not read the mesh's worker list once it is written."""
+        return self.severity == "error" and not self.cured and self.kind in _SPOILERS
+
+
+class Mesh(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the mesh a config is held against.
+
+    network: the tunnel network, such as `10.77.0.0/20`.
+    own: this machine's tunnel address.
+    members: tunnel addresses by machine name.
+    workers: what the control process should dial, in core order.
+    """
+
+    network: str
+    own: str
+    members: Mapping[str, str]
+    workers: tuple[str, ...]
+
+
+def error(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool = False) -> Problem:
+    """What keeps the node from starting, or its workers from being reached."""
+    return Problem(
+        line=mark.line + 1,
+        column=mark.column + 1,
+        kind=kind,
+        message=message,
+        hint=hint,
+        severity="error",
+        cured=cured,
+    )
+
+
+def warning(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool = False) -> Problem:
+    """What the node bears, but hardly as it is meant."""
+    return msgspec.structs.replace(error(mark, kind, message, hint, cured=cured), severity="warning")
+
+
+def first_of_each(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Of each kind the first, with how many more there are: a list may have thousands of entries."""
+    found: dict[Kind, list[Problem]] = {}
+    for problem in problems:
+        found.setdefault(problem.kind, []).append(problem)
+    for first, *more in found.values():
+        count = f", and {len(more)} more like it" if more else ""
+        yield msgspec.structs.replace(first, message=f"{first.message}{count}")

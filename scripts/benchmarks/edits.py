@@ -1,0 +1,38 @@
+"""What an edit of the worker list changes outside of it: nothing, in files of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+
+from benchmarks.measuring import Figure
+
+from qmesh.mesh.nodeconfig import with_workers
+from tests.mesh.config_files import corpus, lists_for, random_edit
+from tests.mesh.outside import entries_of, octets_changed
+
+RANDOM_FILES = 10_000
+
+
+def figures() -> list[Figure]:
+    """Octets outside the list that edits changed, judged as the tests judge them."""
+    files = corpus().values()
+    kept = [(text, wanted) for text in files for wanted in lists_for(entries_of(text)).values()]
+    return [
+        *judged(f"{len(files)} files, {len(kept):,} edits", kept),
+        # The same files each time, so that what is found is found again.
+        *judged(f"{RANDOM_FILES:,} random files", map(random_edit, map(Random, range(RANDOM_FILES)))),
+    ]
+
+
+def judged(size: str, edits: Iterable[tuple[str, tuple[str, ...]]]) -> list[Figure]:
+    """Octets changed outside, and by rendering once more."""
+    outside, again = 0, 0
+    for text, wanted in edits:
+        result = with_workers(text, wanted, "2.0")
+        outside += octets_changed(text, result, wanted)
+        again += with_workers(result, wanted, "2.0") != result
+    return [
+        Figure("octets changed outside the worker list", size, outside, None, "", "0", outside == 0),
+        Figure("files that a second rendering changed", size, again, None, "", "0", again == 0),
+    ]
