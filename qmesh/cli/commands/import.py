@@ -35,7 +35,9 @@ def command(
     ] = None,
     node: Annotated[
         str | None,
-        typer.Option(help="The node's version: 1.4 or 2.0.", show_default="as config.yml tells, or 2.0"),
+        typer.Option(
+            help="The node's version: 1.4, 2.0, 2.1 or 2.1-rust.", show_default="as config.yml tells, or 2.0"
+        ),
     ] = None,
     here: Annotated[
         list[str] | None,
