@@ -17,6 +17,7 @@ from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files, nftables, ports, services, sysctls
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
+from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit import Change, ConfigFile, Finding, Flusher, KeyFile, SecretFile, Surroundings, audit
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.foreign.obstacles import Obstacle
@@ -65,6 +66,7 @@ def _surroundings(
         names={machine.public_key: machine.name for machine in machines},
         members=nodefile.addresses(here.inventory),
         workers=nodefile.multiaddrs(here.inventory),
+        settings=nodeconfig.wanted_settings(here.inventory, here.settings.name)[1:],
         profile=here.inventory.node,
         is_control=here.settings.control,
         key_files=_key_files(state, here),

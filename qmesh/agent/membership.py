@@ -7,7 +7,6 @@ import logging
 from qmesh.agent.here import Here, held_membership, load
 from qmesh.errors import EnrolmentRefused
 from qmesh.host import files
-from qmesh.host.channel import Client, Silent
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import newer, read_membership
 
@@ -23,6 +22,8 @@ def refresh(state: State, here: Here, *, connect_s: float) -> bool:
     Raises Silent when the control node does not answer, EnrolmentRefused when it says no, or when
     its answer is not to be believed (E6).
     """
+    from qmesh.host.channel import Client  # noqa: PLC0415 - 15 MB that a control node has no use for
+
     client = Client(address=here.inventory.control_node.address, port=here.inventory.service_port)
     try:
         answer = client.membership(newer_than=here.inventory.revision, connect_s=connect_s, read_s=_ANSWER_S)
@@ -46,6 +47,8 @@ def latest(state: State) -> Here:
     here = load(state)
     if here.settings.control or not here.settings.up:
         return here
+    from qmesh.host.channel import Silent  # noqa: PLC0415 - as above
+
     try:
         return load(state) if refresh(state, here, connect_s=1.0) else here
     except (Silent, EnrolmentRefused) as error:

@@ -13,6 +13,7 @@ from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import AlteredGuard, Endpoint, Guard, Machine, NodeState, Secret
+from qmesh.mesh.nodeconfig import wanted_settings, with_settings
 from qmesh.mesh.sysctls import Weakness
 
 replace = msgspec.structs.replace
@@ -296,6 +297,24 @@ def test_what_is_around_it(around, code, severity, subject):
 def test_a_stale_list_on_the_control_node_is_an_error_whatever_differs():
     more = with_config(config((*WORKERS, "/ip4/10.77.0.3/tcp/40005")))
     assert found(around=replace(more, is_control=True)) == [("config-stale", "error", "/c/config.yml")]
+
+
+def test_what_2_1_wants_besides_the_list_is_compared_as_well():
+    mesh = replace(MESH, node="2.1", base_port=32500, p2p_base_port=25000)
+    settings = wanted_settings(mesh, "machine-b")
+    text = with_settings("", settings)
+    workers = tuple(worker.multiaddr for worker in workers_of(mesh))
+    around = replace(AROUND, profile="2.1", workers=workers, settings=settings[1:], listeners=(), config=None)
+
+    def stale(text: str) -> list[str]:
+        there = replace(around, config=ConfigFile("/c/config.yml", text, 0o600))
+        wanted = desired(mesh, "machine-b", HERE, {CONTROL_KEY: SHARED})
+        return [finding.seen for finding in audit(wanted, wanted, there) if finding.code == "config-stale"]
+
+    assert stale(text) == []
+    elsewhere = text.replace("/ip4/10.77.0.1/tcp/8340", "/ip4/0.0.0.0/tcp/8340").replace("25003", "26003")
+    assert stale(elsewhere) == ["another engine.dataWorkerP2PMultiaddrs, another p2p.streamListenMultiaddr"]
+    assert stale(text.replace("streamListenMultiaddr: ", "streamListenMultiaddr: [x] # ")) == []
 
 
 def test_a_stale_list_is_named_by_its_first_wrong_core():

@@ -39,6 +39,7 @@ def config_findings(desired: NodeState, around: Surroundings) -> Iterator[Findin
             readable = "a file that the node can read"
             yield error("config-lint", config.path, readable, refused.message, refused.hint)
         return
+    others = _others_that_differ(config.text, around)
     is_stale = entries != around.workers
     # What the mesh's list cures is told with the list, once.
     reasons = tuple(problem.message for problem in problems if problem.cured and is_stale)
@@ -46,6 +47,19 @@ def config_findings(desired: NodeState, around: Surroundings) -> Iterator[Findin
     yield from (_lint_finding(config.path, problem) for problem in left)
     if is_stale:
         yield _stale(config.path, entries, reasons, desired, around)
+    if others:
+        wanted = "the mesh's settings of this machine"
+        yield error("config-stale", config.path, wanted, f"another {', another '.join(others)}", RENDER)
+
+
+def _others_that_differ(text: str, around: Surroundings) -> list[str]:
+    """The keys beside the worker list that do not hold what the mesh wants of this machine."""
+    try:
+        held = nodeconfig.settings_in(text, [(each.key, each.is_list) for each in around.settings])
+    except BadInput:  # which the worker list's own finding tells, or the lint
+        return []
+    pairs = zip(around.settings, held, strict=True)
+    return [str(setting.key) for setting, there in pairs if there != setting.value]
 
 
 def _problems(text: str, desired: NodeState, around: Surroundings) -> tuple[nodeconfig.Problem, ...]:

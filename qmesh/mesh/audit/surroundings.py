@@ -9,6 +9,7 @@ import msgspec
 
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.model import Profile, Unshown
+from qmesh.mesh.nodeconfig import Setting
 from qmesh.mesh.sysctls import Weakness
 
 Change: TypeAlias = Literal["unconfirmed", "undone"]
@@ -61,6 +62,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     names: of machines, by public key.
     members: tunnel addresses of its machines, by name.
     workers: the mesh's worker list, in core order.
+    settings: what else the node's config.yml is to say here; nothing before node 2.1.
     config: None when it is not known where the node's config.yml is.
     ephemeral: first and last port that an outgoing connection may take; None when that is not known.
     reserved: ports that it may not, whoever said so.
@@ -91,5 +93,6 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     flusher: Flusher | None = None
     held: bool = True
     change: Change | None = None
+    settings: tuple[Setting, ...] = ()
     ephemeral: tuple[int, int] | None = None
     reserved: frozenset[int] = frozenset()
