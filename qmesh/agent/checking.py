@@ -13,12 +13,23 @@ from qmesh.agent.converge import wanted_and_observed
 from qmesh.agent.firewalls import found_obstacles
 from qmesh.agent.here import Here, load, require_root, risen
 from qmesh.agent.undoing import put_back_when_due
+from qmesh.agent.workers import watch_workers
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files, nftables, ports, services, sysctls
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.audit import Change, ConfigFile, Finding, Flusher, KeyFile, SecretFile, Surroundings, audit
+from qmesh.mesh.audit import (
+    Change,
+    ConfigFile,
+    Finding,
+    Flusher,
+    KeyFile,
+    SecretFile,
+    SilentWorkers,
+    Surroundings,
+    audit,
+)
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import HELD
@@ -66,6 +77,7 @@ def _surroundings(
         names={machine.public_key: machine.name for machine in machines},
         members=nodefile.addresses(here.inventory),
         workers=nodefile.multiaddrs(here.inventory),
+        silent=() if taken_down else _silent(here),
         settings=nodeconfig.wanted_settings(here.inventory, here.settings.name)[1:],
         profile=here.inventory.node,
         is_control=here.settings.control,
@@ -85,6 +97,16 @@ def _surroundings(
         flusher=_flusher(state),
         held=nftables.read_table(HELD) is not None,
         change=_change(state),
+    )
+
+
+def _silent(here: Here) -> tuple[SilentWorkers, ...]:
+    return tuple(
+        SilentWorkers(
+            name, here.inventory.machine(name).address, tuple(w.core for w in each.silent), each.alive == 0
+        )
+        for name, each in watch_workers(here).items()
+        if each.silent
     )
 
 

@@ -1,4 +1,4 @@
-"""`status` and `log`: how the mesh is, and how it came to be so."""
+"""`status` and `log`: how the mesh and its workers are, and how it came to be so."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import msgspec
 
 from qmesh.agent.here import Here, linux_for, load, require_control, require_root
 from qmesh.agent.membership import latest
+from qmesh.agent.workers import Watched, circumstances, watch_workers
 from qmesh.host import links
 from qmesh.host.registry import Event, Registry
 from qmesh.host.state import State
 from qmesh.host.wireguard import Counters
+from qmesh.mesh.advice import advice
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Cores, Machine
 
@@ -26,7 +28,11 @@ class CoreRange(msgspec.Struct, frozen=True):
 
 
 class MachineStatus(msgspec.Struct, frozen=True):
-    """One machine of the mesh. last_handshake: seconds ago; None when never, or not known here."""
+    """One machine of the mesh.
+
+    last_handshake: seconds ago; None when never, or not known here.
+    workers: None where this machine can't tell: another one than the control node of others.
+    """
 
     name: str
     role: Literal["control", "worker"]
@@ -39,6 +45,7 @@ class MachineStatus(msgspec.Struct, frozen=True):
     last_handshake: float | None
     rx_bytes: int | None
     tx_bytes: int | None
+    workers: Watched | None
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -49,6 +56,7 @@ class Status(msgspec.Struct, frozen=True):
     node: str
     control: str
     machines: tuple[MachineStatus, ...]
+    advice: tuple[str, ...]
 
 
 def status(state: State) -> Status:
@@ -57,6 +65,7 @@ def status(state: State) -> Status:
     here = latest(state)
     counters = _counters(state, here)
     cores = here.inventory.cores
+    watched = watch_workers(here)
     now = time.time()
     return Status(
         mesh=here.inventory.mesh,
@@ -70,9 +79,11 @@ def status(state: State) -> Status:
                 cores.get(machine.name),
                 counters.get(machine.public_key),
                 now,
+                watched.get(machine.name),
             )
             for machine in here.inventory.machines
         ),
+        advice=advice(here.inventory, circumstances(here, watched)),
     )
 
 
@@ -84,7 +95,12 @@ def _counters(state: State, here: Here) -> Mapping[str, Counters]:
 
 
 def _machine(
-    inventory: Inventory, machine: Machine, cores: Cores | None, count: Counters | None, now: float
+    inventory: Inventory,
+    machine: Machine,
+    cores: Cores | None,
+    count: Counters | None,
+    now: float,
+    workers: Watched | None,
 ) -> MachineStatus:
     declared = str(machine.endpoints[0]) if machine.endpoints else None
     handshake = None if count is None else count.last_handshake_s
@@ -100,6 +116,7 @@ def _machine(
         last_handshake=None if handshake is None else max(0.0, round(now - handshake, 1)),
         rx_bytes=None if count is None else count.rx_bytes,
         tx_bytes=None if count is None else count.tx_bytes,
+        workers=workers,
     )
 
 

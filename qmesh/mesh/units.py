@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -58,6 +59,17 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
                     f"{quoted(path)} is no path for a systemd unit",
                     hint="write it from / on, with no .. and no control characters in it",
                 )
+
+
+def worker_unit(core: int) -> str:
+    """The unit of one data worker."""
+    return WORKER.replace("@", f"@{core}")
+
+
+def restart_command(cores: Sequence[int], *, are_all: bool) -> str:
+    """What restarts these workers. are_all: whether they are all of their machine."""
+    units = " ".join(map(worker_unit, cores))
+    return f"systemctl restart {WORKERS if are_all else units}"
 
 
 def unit_files(paths: Paths, *, is_control: bool, cores: range) -> dict[str, str]:

@@ -81,10 +81,10 @@ def test_answers_have_the_shape_that_tools_are_written_against(lab):
     assert told["ports"] == [40003, 40004]
     assert (told["mesh"], told["node"], told["address"]) == (made["mesh"], "1.4", "10.77.0.2")
     status = facts(control, "status")
-    assert list(status) == ["mesh", "revision", "node", "control", "machines"]
+    assert list(status) == ["mesh", "revision", "node", "control", "machines", "advice"]
     assert list(status["machines"][1]) == [
         *("name", "role", "address", "public_key", "endpoint", "cores", "ports", "state"),
-        *("last_handshake", "rx_bytes", "tx_bytes"),
+        *("last_handshake", "rx_bytes", "tx_bytes", "workers"),
     ]
     assert status["machines"][1]["last_handshake"] < 30
     assert [event["what"] for event in facts(control, "log")["events"]] == ["mesh-made", "invited", "joined"]

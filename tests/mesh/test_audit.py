@@ -8,7 +8,16 @@ import pytest
 from rich.pretty import pretty_repr
 
 from qmesh.mesh import audit as audit_module
-from qmesh.mesh.audit import ConfigFile, Finding, Flusher, KeyFile, SecretFile, Surroundings, audit
+from qmesh.mesh.audit import (
+    ConfigFile,
+    Finding,
+    Flusher,
+    KeyFile,
+    SecretFile,
+    SilentWorkers,
+    Surroundings,
+    audit,
+)
 from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.inventory import Inventory, workers_of
@@ -299,6 +308,24 @@ def test_a_stale_list_on_the_control_node_is_an_error_whatever_differs():
     assert found(around=replace(more, is_control=True)) == [("config-stale", "error", "/c/config.yml")]
 
 
+def test_workers_that_nobody_answers_for_are_named_with_what_restarts_them():
+    one = SilentWorkers("machine-b", "10.77.0.2", (4,), are_all=False)
+    rest = SilentWorkers("control", "10.77.0.1", (1, 2), are_all=True)
+    around = replace(AROUND, silent=(one, rest))
+    findings = audit(WANTED, WANTED, around)
+    assert [
+        (each.severity, each.subject, each.cure) for each in findings if each.code == "worker-silent"
+    ] == [
+        ("warning", "machine-b core 4", "on machine-b: systemctl restart qmesh-worker@4.service"),
+        ("warning", "control core 1-2", "on control: systemctl restart qmesh-workers.target"),
+    ]
+    # Before the node's file has the mesh's list, no worker is to be there.
+    unready = replace(around, config=ConfigFile("/c/config.yml", config(()), 0o600))
+    assert [each.code for each in audit(WANTED, WANTED, unready)] == ["config-stale"]
+    nowhere = replace(around, config=None)
+    assert [each.code for each in audit(WANTED, WANTED, nowhere)] == ["config-missing"]
+
+
 def test_what_2_1_wants_besides_the_list_is_compared_as_well():
     mesh = replace(MESH, node="2.1", base_port=32500, p2p_base_port=25000)
     settings = wanted_settings(mesh, "machine-b")
@@ -443,6 +470,7 @@ def test_every_code_is_one_that_stays():
             "change-unconfirmed",
             "change-undone",
             "worker-wide",
+            "worker-silent",
             "worker-exposed",
             "port-not-reserved",
         ),

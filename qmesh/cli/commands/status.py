@@ -2,31 +2,84 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+from rich.live import Live
+from rich.text import Text
+
 from qmesh.agent.reporting import CoreRange, MachineStatus, Status, status
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
 from qmesh.host.state import State
 from qmesh.mesh.model import ranges_text
+from qmesh.mesh.units import restart_command
 
-EXAMPLES = ("qmesh status", "qmesh status --json")
+EXAMPLES = ("qmesh status", "qmesh status --watch", "qmesh status --json")
 
-_TITLES = ("machine", "state", "tunnel address", "endpoint", "cores", "ports", "handshake", "in", "out")
+EVERY_S = 2.0
+"""Seconds between two looks of `--watch`."""
+
+_TITLES = (
+    *("machine", "state", "tunnel address", "endpoint", "cores", "ports"),
+    *("alive", "answer", "handshake", "in", "out"),
+)
 
 
-def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
-    """Show every machine of the mesh.
+def command(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every machine of the mesh, and which workers answer.
 
-    The control node knows all handshakes and counters, a worker machine those with the control node.
-    `in` and `out` are what this machine received from that one, and sent to it, through the tunnel.
+    The control node dials every worker, and knows all handshakes and counters; a worker machine sees
+    its own. `in` and `out` are what this machine received from that one, and sent to it, through the
+    tunnel.
     """
-    answer(status(State(state)), as_json=as_json, text=_in_words)
+    if watch:
+        _watch(State(state), as_json=as_json)
+    else:
+        answer(status(State(state)), as_json=as_json, text=_in_words)
+
+
+def _watch(state: State, *, as_json: bool) -> None:
+    """In place on a terminal; elsewhere one answer after the other, in JSON a line each."""
+    with contextlib.suppress(KeyboardInterrupt), ExitStack() as stack:
+        screen = None
+        if sys.stdout.isatty() and not as_json:
+            screen = stack.enter_context(Live(auto_refresh=False))
+        while True:
+            facts = status(state)
+            if screen is None:
+                answer(facts, as_json=as_json, text=_in_words)
+                sys.stdout.flush()
+            else:
+                screen.update(Text(_in_words(facts), no_wrap=True, overflow="ellipsis"), refresh=True)
+            time.sleep(EVERY_S)
 
 
 def _in_words(facts: Status) -> str:
+    """The table, then each core that does not answer, then advice."""
     rows = [_TITLES, *(_row(machine) for machine in facts.machines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     head = f"mesh {facts.mesh}, revision {facts.revision}, node {facts.node}, control node {facts.control}"
-    return "\n".join((head, *lines))
+    return "\n".join((head, *lines, *_silent(facts), *(f"note: {line}" for line in facts.advice)))
+
+
+def _silent(facts: Status) -> Iterator[str]:
+    """A line for each machine with workers that do not answer."""
+    for machine in facts.machines:
+        silent = () if machine.workers is None else machine.workers.silent
+        if silent and machine.workers is not None:
+            cores = tuple(each.core for each in silent)
+            restart = restart_command(cores, are_all=machine.workers.alive == 0)
+            yield f"silent: core {ranges_text(cores)} of {machine.name}; there: {restart}"
 
 
 def _row(machine: MachineStatus) -> tuple[str, ...]:
@@ -37,10 +90,17 @@ def _row(machine: MachineStatus) -> tuple[str, ...]:
         machine.endpoint or "-",
         _cores(machine.cores),
         ranges_text(machine.ports) or "-",
+        "-" if machine.workers is None else f"{machine.workers.alive} of {len(machine.ports)}",
+        _milliseconds(machine),
         "-" if machine.last_handshake is None else f"{_ago(machine.last_handshake)} ago",
         "-" if machine.rx_bytes is None else _octets(machine.rx_bytes),
         "-" if machine.tx_bytes is None else _octets(machine.tx_bytes),
     )
+
+
+def _milliseconds(machine: MachineStatus) -> str:
+    latency = None if machine.workers is None else machine.workers.latency
+    return "-" if latency is None else f"{latency * 1000:.1f} ms"
 
 
 def _cores(cores: CoreRange) -> str:

@@ -4,7 +4,7 @@ findings      what the answer is made of
 surroundings  what is looked at besides the node's state
 upkeep        keys, agent, a change that waits
 guard         the guard, and what weakens it
-listeners     workers that listen where they should not
+listeners     workers that listen where they should not, or do not
 tunnel        the tunnel and its peers
 config        the node's config.yml
 """
@@ -20,13 +20,31 @@ from qmesh.mesh.audit.guard import (
     port_findings,
     sysctl_findings,
 )
-from qmesh.mesh.audit.listeners import listener_findings
-from qmesh.mesh.audit.surroundings import Change, ConfigFile, Flusher, KeyFile, SecretFile, Surroundings
+from qmesh.mesh.audit.listeners import listener_findings, silence_findings
+from qmesh.mesh.audit.surroundings import (
+    Change,
+    ConfigFile,
+    Flusher,
+    KeyFile,
+    SecretFile,
+    SilentWorkers,
+    Surroundings,
+)
 from qmesh.mesh.audit.tunnel import tunnel_findings
 from qmesh.mesh.audit.upkeep import agent_findings, change_findings, key_findings
 from qmesh.mesh.model import NodeState
 
-__all__ = ["Change", "ConfigFile", "Finding", "Flusher", "KeyFile", "SecretFile", "Surroundings", "audit"]
+__all__ = [
+    "Change",
+    "ConfigFile",
+    "Finding",
+    "Flusher",
+    "KeyFile",
+    "SecretFile",
+    "SilentWorkers",
+    "Surroundings",
+    "audit",
+]
 
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
@@ -39,6 +57,7 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
         *port_findings(desired, observed),
         *sysctl_findings(desired, observed, around),
         *listener_findings(desired, observed, around),
+        *silence_findings(around),
         *tunnel_findings(desired.tunnel, observed.tunnel, around),
         *agent_findings(around),
         *change_findings(around),

@@ -1,4 +1,4 @@
-"""Workers that listen where they should not."""
+"""Workers that listen where they should not, or do not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit.config import entries, own_address
 from qmesh.mesh.audit.findings import APPLY, RENDER, Finding, error, warning
 from qmesh.mesh.audit.surroundings import Surroundings
-from qmesh.mesh.model import Guard, NodeState
+from qmesh.mesh.model import Guard, NodeState, ranges_text
+from qmesh.mesh.units import restart_command
 
 
 def listener_findings(desired: NodeState, observed: NodeState, around: Surroundings) -> Iterator[Finding]:
@@ -29,6 +30,16 @@ def listener_findings(desired: NodeState, observed: NodeState, around: Surroundi
         if address != mine:
             restart = "restart the worker as config.yml has it; `qmesh render-config --diff` shows that"
             yield warning("worker-wide", where, f"a worker on {mine} only", _wide(address), restart)
+
+
+def silence_findings(around: Surroundings) -> Iterator[Finding]:
+    """Workers that nobody answers for, once the node's file has them: before, none is to be there."""
+    if entries(around) != around.workers:
+        return
+    for each in around.silent:
+        cure = f"on {each.machine}: {restart_command(each.cores, are_all=each.are_all)}"
+        where = f"{each.machine} core {ranges_text(each.cores)}"
+        yield warning("worker-silent", where, f"a worker at {each.address}", "nobody answers", cure)
 
 
 def _ports_listed(around: Surroundings, mine: str) -> Iterator[int]:

@@ -55,6 +55,15 @@ class Flusher(msgspec.Struct, frozen=True):
     answered: bool
 
 
+class SilentWorkers(msgspec.Struct, frozen=True):
+    """Cores of a machine that nobody answers for. are_all: whether they are all that it has."""
+
+    machine: str
+    address: str
+    cores: tuple[int, ...]
+    are_all: bool
+
+
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What of a machine matters besides its `NodeState`.
 
@@ -73,6 +82,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     weaknesses: what its kernel is set to.
     flusher: None where no unit that runs takes away all rules, as far as can be told.
     held: whether the guard's second table is there, which no flush takes away.
+    silent: workers that do not answer, as far as this machine can tell.
     change: of `apply --confirm`, that waits to be confirmed, or that was not.
     """
 
@@ -94,5 +104,6 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = True
     change: Change | None = None
     settings: tuple[Setting, ...] = ()
+    silent: tuple[SilentWorkers, ...] = ()
     ephemeral: tuple[int, int] | None = None
     reserved: frozenset[int] = frozenset()

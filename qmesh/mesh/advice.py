@@ -1,0 +1,122 @@
+"""What a node runner should know of a cluster that is as desired: one line each, only when it applies.
+
+Source of the numbers: the node's published sources and what its runners go by; see the guide.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from qmesh.mesh.inventory import Inventory, ports_of
+from qmesh.mesh.model import ranges_text
+
+STEPS: Final = (128, 1024, 2048)
+"""Workers above which each proof costs the cluster more (PolySize), before node 2.1."""
+NEAR: Final = 16
+"""Workers that are few enough to think of adding or leaving out."""
+MEMORY_A_WORKER: Final = 2 * 10**9
+DISK_A_WORKER: Final = 4 * 10**9
+SLOW_S: Final = 0.1
+UNLIKE: Final = 4
+FEWEST_LIVE: Final = 3
+"""Workers that answer, below which node 2.0 proves nothing."""
+
+
+class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
+    """What this machine knows at the moment.
+
+    name: this machine's. memory, disk: its own, in octets, used or free; None where it is not known.
+    latencies: seconds that a machine's workers take to answer, by name; alive: how many of all answer, or
+        None where nobody asked: only the control node does.
+    ephemeral: the first and last port that the kernel gives away, but for `reserved`.
+    """
+
+    name: str
+    memory: int | None = None
+    disk: int | None = None
+    latencies: Mapping[str, float] = {}
+    alive: int | None = None
+    ephemeral: tuple[int, int] = (32768, 60999)
+    reserved: frozenset[int] = frozenset()
+
+
+def advice(inventory: Inventory, here: Circumstances) -> tuple[str, ...]:
+    """The lines, those about the whole cluster first."""
+    return (
+        *_of_the_steps(inventory),
+        *_of_the_living(inventory, here),
+        *_of_unlike_machines(inventory),
+        *_of_slow_ones(here),
+        *_of_the_rust_node(inventory),
+        *_of_this_machine(inventory, here),
+    )
+
+
+def _of_the_steps(inventory: Inventory) -> Iterator[str]:
+    if inventory.node not in {"1.4", "2.0"}:
+        return
+    count = sum(cores.count for cores in inventory.cores.values())
+    if count > STEPS[-1]:
+        yield (
+            f"{count} workers: above {STEPS[-1]} performance falls steeply; {count - STEPS[-1]} fewer"
+            " would do better"
+        )
+        return
+    top = next(step for step in STEPS if count <= step)
+    below = max((step for step in STEPS if step < count), default=0)
+    if below:
+        yield (
+            f"{count} workers: above {below} each proof costs more; {top - count} more fill this step,"
+            f" {count - below} fewer leave it"
+        )
+    elif 0 < top - count <= NEAR:
+        yield f"{count} workers: {top - count} more fill this step; above {top} each proof costs more"
+
+
+def _of_the_living(inventory: Inventory, here: Circumstances) -> Iterator[str]:
+    if inventory.node == "2.0" and here.alive is not None and here.alive < FEWEST_LIVE:
+        yield f"{here.alive} workers answer: node 2.0 proves nothing with fewer than {FEWEST_LIVE}"
+
+
+def _of_unlike_machines(inventory: Inventory) -> Iterator[str]:
+    counts = {name: cores.count for name, cores in inventory.cores.items() if name != inventory.control}
+    if len(counts) > 1:
+        most, fewest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+        if counts[most] >= UNLIKE * counts[fewest]:
+            yield (
+                f"{most} has {counts[most]} workers, {fewest} {counts[fewest]}:"
+                " machines of a cluster should be alike, the slowest core holds back the rest"
+            )
+
+
+def _of_slow_ones(here: Circumstances) -> Iterator[str]:
+    slow = {name: latency for name, latency in here.latencies.items() if latency >= SLOW_S}
+    if slow:
+        said = ", ".join(f"{name} {latency * 1000:.0f} ms" for name, latency in sorted(slow.items()))
+        usual = statistics.median(here.latencies.values()) * 1000
+        yield f"far away: {said} (the median is {usual:.0f} ms); above 100 ms a worker's answers come late"
+
+
+def _of_the_rust_node(inventory: Inventory) -> Iterator[str]:
+    if inventory.node == "2.1-rust" and len(inventory.cores) > 1:
+        yield "control processes of node 2.1.0.23 to 2.1.0.25 never dial workers on other machines"
+
+
+def _of_this_machine(inventory: Inventory, here: Circumstances) -> Iterator[str]:
+    count = len(inventory.numbers(here.name))
+    for what, there, each in (("memory", here.memory, MEMORY_A_WORKER), ("disk", here.disk, DISK_A_WORKER)):
+        if there is not None and there < count * each:
+            yield (
+                f"{here.name} has {there / 10**9:.0f} GB of {what} for {count} workers: each wants"
+                f" {each // 10**9} GB"
+            )
+    first, last = here.ephemeral
+    loose = tuple(
+        port for port in ports_of(inventory, here.name) if first <= port <= last and port not in here.reserved
+    )
+    if loose:
+        yield f"an outgoing connection of {here.name} may take port {ranges_text(loose)}: `qmesh apply`"

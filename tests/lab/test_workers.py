@@ -1,0 +1,88 @@
+"""Which workers answer: `status` and `check`, on the control node and on a worker machine."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.lab.cluster import CONFIG, facts, make_control, make_member, qmesh, start_workers
+from tests.lab.machines import Machine
+from tests.lab.test_lab import wait_until
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def cluster(lab):
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 4)
+    for machine in (control, member):
+        qmesh(machine, "render-config", "--write", "--config", CONFIG)
+    return control, member
+
+
+def silent(machine: Machine, name: str) -> list[int]:
+    (found,) = [each for each in facts(machine, "status")["machines"] if each["name"] == name]
+    return [each["core"] for each in found["workers"]["silent"]]
+
+
+def test_a_worker_that_is_killed_is_named_with_machine_unit_and_command(cluster):
+    control, member = cluster
+    start_workers(control, "1..3")
+    running = {core: start_workers(member, str(core)) for core in range(4, 8)}
+    status = facts(control, "status")
+    assert [each["workers"]["alive"] for each in status["machines"]] == [3, 4]
+    assert all(0 < each["workers"]["latency"] < 1 for each in status["machines"])
+    assert status["advice"] == []
+
+    running[5].kill()
+    began = time.monotonic()
+    wait_until(lambda: silent(control, "machine-b") == [5], seconds=5)
+    assert time.monotonic() - began < 5
+    (named,) = facts(control, "status")["machines"][1]["workers"]["silent"]
+    assert named == {
+        "core": 5,
+        "address": "10.77.0.2",
+        "port": 40004,
+        "unit": "qmesh-worker@5.service",
+        "restart": "on machine-b: systemctl restart qmesh-worker@5.service",
+    }
+    shown = qmesh(control, "status").stdout
+    assert "3 of 4" in shown
+    assert "silent: core 5 of machine-b; there: systemctl restart qmesh-worker@5.service" in shown
+    assert silent(member, "machine-b") == [5]
+    assert facts(member, "status")["machines"][0]["workers"] is None
+    for machine in (control, member):
+        codes = [(each["code"], each["subject"]) for each in facts(machine, "check")["findings"]]
+        assert codes == [("worker-silent", "machine-b core 5")]
+
+    start_workers(member, "5")
+    assert facts(control, "check")["findings"] == facts(member, "check")["findings"] == []
+
+
+def test_a_worker_at_another_address_than_its_own_is_none(cluster):
+    control, member = cluster
+    start_workers(member, "4..7", "--careless")
+    assert silent(control, "machine-b") == []
+    assert silent(member, "machine-b") == [4, 5, 6, 7]
+
+
+def test_a_machine_that_is_down_is_not_waited_for_core_by_core(cluster):
+    control, member = cluster
+    member.run(["ip", "link", "set", "eth0", "down"])
+    began = time.monotonic()
+    assert silent(control, "machine-b") == [4, 5, 6, 7]
+    assert time.monotonic() - began < 8
+    assert "there: systemctl restart qmesh-workers.target" in qmesh(control, "status").stdout
+
+
+def test_watching_goes_on_until_ctrl_c(cluster):
+    control, _ = cluster
+    watching = control.start(["sh", "-c", "exec qmesh status --watch --json >/root/seen"])
+    wait_until(lambda: len(control.read("/root/seen").splitlines()) >= 2, seconds=20)
+    control.run(["pkill", "-INT", "-f", "qmesh status"])
+    assert watching.wait(10) == 0
+    for line in control.read("/root/seen").splitlines():
+        assert json.loads(line)["machines"][0]["name"] == "control"

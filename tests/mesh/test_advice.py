@@ -1,0 +1,90 @@
+"""Each line of advice, where it applies and where it does not."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from qmesh.mesh.advice import Circumstances, advice
+from tests.mesh.test_changes import cluster
+
+FINE = Circumstances(name="a", memory=10**15, disk=10**15, reserved=frozenset(range(1, 65536)))
+TUTORIAL = cluster(3, 4, 10)
+UNLIKE = "b has 16 workers, c 4: machines of a cluster should be alike, the slowest core holds back the rest"
+
+
+def test_a_cluster_that_is_fine_gets_none():
+    assert advice(TUTORIAL, FINE) == ()
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (111, []),
+        (112, ["112 workers: 16 more fill this step; above 128 each proof costs more"]),
+        (128, []),
+        (
+            129,
+            [
+                "129 workers: above 128 each proof costs more; 895 more fill this step, 1 fewer leave it",
+            ],
+        ),
+        (
+            2048,
+            [
+                "2048 workers: above 1024 each proof costs more; 0 more fill this step, 1024 fewer leave it",
+            ],
+        ),
+        (2049, ["2049 workers: above 2048 performance falls steeply; 1 fewer would do better"]),
+    ],
+)
+def test_where_the_cluster_stands(count, expected):
+    assert list(advice(cluster(count), FINE)) == expected
+    newer = msgspec.structs.replace(cluster(count), node="2.1", p2p_base_port=25000)
+    assert advice(newer, FINE) == ()
+
+
+@pytest.mark.parametrize(
+    ("mesh", "here", "expected"),
+    [
+        (TUTORIAL, {"alive": 2}, "2 workers answer: node 2.0 proves nothing with fewer than 3"),
+        (
+            cluster(1, 16, 4),
+            {},
+            UNLIKE,
+        ),
+        (
+            TUTORIAL,
+            {"latencies": {"b": 0.1, "c": 0.02}},
+            "far away: b 100 ms (the median is 60 ms); above 100 ms a worker's answers come late",
+        ),
+        (TUTORIAL, {"memory": 5 * 10**9}, "a has 5 GB of memory for 3 workers: each wants 2 GB"),
+        (TUTORIAL, {"disk": 11 * 10**9}, "a has 11 GB of disk for 3 workers: each wants 4 GB"),
+        (
+            TUTORIAL,
+            {"reserved": frozenset({40001})},
+            "an outgoing connection of a may take port 40000, 40002: `qmesh apply`",
+        ),
+        (
+            msgspec.structs.replace(TUTORIAL, node="2.1-rust", p2p_base_port=25000),
+            {},
+            "control processes of node 2.1.0.23 to 2.1.0.25 never dial workers on other machines",
+        ),
+    ],
+)
+def test_what_applies_is_said(mesh, here, expected):
+    assert advice(mesh, msgspec.structs.replace(FINE, **here)) == (expected,)
+
+
+@pytest.mark.parametrize(
+    "here",
+    [
+        {"alive": 3},
+        {"latencies": {"b": 0.099}},
+        {"memory": 6 * 10**9},
+        {"memory": None, "disk": None},
+        {"reserved": frozenset(), "ephemeral": (40003, 60999)},
+    ],
+)
+def test_what_does_not_apply_is_not(here):
+    assert advice(TUTORIAL, msgspec.structs.replace(FINE, **here)) == ()
