@@ -7,7 +7,7 @@ import pytest
 from tests.lab.cluster import (
     CONFIG,
     STATE,
-    facts,
+    checked,
     make_control,
     make_member,
     qmesh,
@@ -120,11 +120,11 @@ def member():
         machine = make_member(lab, control, 201, 4)
         qmesh(control, "render-config", "--write")
         for each in (control, machine):
-            assert facts(each, "check")["findings"] == []
+            assert checked(each)["findings"] == []
             stop_agent(each)
-            assert [finding["code"] for finding in facts(each, "check")["findings"]] == ["agent-missing"]
+            assert [finding["code"] for finding in checked(each)["findings"]] == ["agent-missing"]
             be_the_agent(each)
-            assert facts(each, "check")["findings"] == []
+            assert checked(each)["findings"] == []
         yield machine
 
 
@@ -142,7 +142,7 @@ def cure(member: Machine, finding: dict[str, str], mend: str) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.code} by {case.spoil[:40]}")
 def test_finds_it_names_the_cure_and_the_cure_cures_it(member, case):
     member.run(["sh", "-c", case.spoil])
-    report = facts(member, "check", code=1 if case.severity == "error" else 0)
+    report = checked(member, code=1 if case.severity == "error" else 0)
     found = [finding for finding in report["findings"] if finding["code"] == case.code]
     assert len(found) == 1, report
     (finding,) = found
@@ -151,12 +151,12 @@ def test_finds_it_names_the_cure_and_the_cure_cures_it(member, case):
     assert all(finding[field] for field in ("wanted", "seen", "cure"))
     for each in report["findings"]:
         cure(member, each, case.mend)
-    assert facts(member, "check")["findings"] == []
+    assert checked(member)["findings"] == []
 
 
 def test_finds_workers_that_listen_on_every_address(member):
     workers = start_workers(member, "4..7", "--careless")
-    report = facts(member, "check")
+    report = checked(member)
     workers.stop()
     assert {finding["code"] for finding in report["findings"]} == {"worker-wide"}
     ports = {finding["subject"].rpartition(":")[2] for finding in report["findings"]}
@@ -165,17 +165,17 @@ def test_finds_workers_that_listen_on_every_address(member):
 
 def test_finds_workers_that_no_guard_covers(member):
     workers = start_workers(member, "4..7")
-    assert facts(member, "check")["findings"] == []
+    assert checked(member)["findings"] == []
     member.run(["nft", "delete", "table", "inet", "qmesh"])
-    report = facts(member, "check", code=1)
+    report = checked(member, code=1)
     # What the kernel is set to, which is told while there is no guard, depends on the tests before.
     found = [finding["code"] for finding in report["findings"] if finding["severity"] != "info"]
     assert found == ["guard-missing"]
     member.run(["pkill", "-KILL", "qmesh-hold"])
     wait_until(lambda: "qmesh" not in member.run(["nft", "list", "tables"]).stdout)
-    report = facts(member, "check", code=1)
+    report = checked(member, code=1)
     qmesh(member, "apply")
-    assert facts(member, "check")["findings"] == []
+    assert checked(member)["findings"] == []
     workers.stop()
     exposed = [finding["subject"] for finding in report["findings"] if finding["code"] == "worker-exposed"]
     assert exposed == [f"10.77.0.2:{port}" for port in range(40003, 40007)]
@@ -184,12 +184,12 @@ def test_finds_workers_that_no_guard_covers(member):
 def test_finds_a_worker_at_a_port_of_a_list_of_somebodys_own(member):
     member.run(["sed", "-i", "s,10.77.0.2/tcp/40004,10.77.0.2/tcp/40104,", f"{CONFIG}/config.yml"])
     workers = start_workers(member, "4..7")
-    report = facts(member, "check", code=1)
+    report = checked(member, code=1)
     workers.stop()
     qmesh(member, "render-config", "--write")
     exposed = [finding["subject"] for finding in report["findings"] if finding["code"] == "worker-exposed"]
     assert exposed == ["10.77.0.2:40104"]
-    assert facts(member, "check")["findings"] == []
+    assert checked(member)["findings"] == []
 
 
 def test_says_in_words_what_it_says_in_json(member):

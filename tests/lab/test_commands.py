@@ -8,6 +8,7 @@ import pytest
 from tests.lab.cluster import (
     CONFIG,
     NODE_CONFIG,
+    checked,
     dial,
     facts,
     invite,
@@ -212,7 +213,7 @@ def test_apply_starts_an_agent_where_none_runs(lab):
     machine = make_control(lab)
     stop_agent(machine, "KILL")
     assert facts(machine, "apply")["steps"] == []
-    assert [each["code"] for each in facts(machine, "check", code=1)["findings"]] == ["config-stale"]
+    assert [each["code"] for each in checked(machine, code=1)["findings"]] == ["config-stale"]
     assert machine.run(["pgrep", "-cf", "qmesh agen[t]"]).stdout == "1\n"
 
 
@@ -331,7 +332,7 @@ def test_a_worker_of_node_2_0_gets_just_the_secret_it_needs(lab):
     member.write(f"{CONFIG}/config.yml", text, 0o600)
     qmesh(member, "render-config", "--write", "--config", CONFIG)
     assert member.read(f"{CONFIG}/config.yml") == text
-    assert facts(member, "check")["findings"] == []
+    assert checked(member)["findings"] == []
     refusal(member, "render-config", "--for", "control", code=2)
 
 
@@ -408,4 +409,4 @@ def test_works_without_ipv6(lab):
     qmesh(control, "init", "--workers", "3", "--node", "1.4")
     invite(control, member, "--workers", "4")
     qmesh(member, "join", "invitation")
-    assert facts(member, "check")["findings"] == []
+    assert checked(member)["findings"] == []

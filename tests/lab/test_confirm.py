@@ -11,6 +11,7 @@ import pytest
 
 from tests.lab.cluster import (
     STATE,
+    checked,
     facts,
     invite,
     make_control,
@@ -89,7 +90,7 @@ def test_what_is_confirmed_stays(lab, begun):
     assert f"in {SECONDS} s" in done.stderr
     assert ("OPEN" in done.stderr) == (begun is unguarded_member)
     assert member.run(["stat", "-c%a", f"{STATE}/undo.json"]).stdout == "600\n"
-    assert [each["code"] for each in facts(member, "check")["findings"]][:1] == ["change-unconfirmed"]
+    assert [each["code"] for each in checked(member)["findings"]][:1] == ["change-unconfirmed"]
     applied = as_it_is(member)
     assert "the change stays" in qmesh(member, "confirm").stdout
     wait_until(lambda: "qmesh undo" not in what_is_there(member)["processes"], seconds=5)
@@ -110,7 +111,7 @@ def test_what_is_not_confirmed_is_undone_and_left_so_by_the_agent(lab, begun):
     assert "put back" in member.read(f"{STATE}/agent.log")
     time.sleep(6)  # the agent has looked at least once
     assert as_it_is(member) == before
-    assert "change-undone" in [each["code"] for each in facts(member, "check", code=1)["findings"]]
+    assert "change-undone" in [each["code"] for each in checked(member, code=1)["findings"]]
     assert "put back" in qmesh(member, "plan", code=1).stderr
     assert "too late" in qmesh(member, "confirm", code=1).stdout
     qmesh(member, "apply")
@@ -184,7 +185,7 @@ def test_a_change_that_is_killed_at_any_moment_is_undone(lab, begun, delay):
     qmesh(member, "check", code=1)  # where it was killed before the process began, the next command undoes
     if not is_undone(member):
         time.sleep(SECONDS)
-        facts(member, "check", code=1)
+        checked(member, code=1)
     assert is_undone(member)
     assert as_it_is(member) == before
 

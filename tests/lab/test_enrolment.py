@@ -11,6 +11,7 @@ import pytest
 from tests.lab.cluster import (
     CONFIG,
     STATE,
+    checked,
     dial,
     facts,
     files_with,
@@ -97,7 +98,7 @@ def test_works_over_ipv6_outside_and_inside(lab):
     workers = [start_workers(control, "1..3"), start_workers(member, "4..7")]
     assert dial(control)[3] == "core 4 on machine-b"
     for machine in (control, member):
-        assert facts(machine, "check")["findings"] == []
+        assert checked(machine)["findings"] == []
     for worker in workers:
         worker.stop()
 
@@ -108,7 +109,7 @@ def test_takes_the_endpoint_that_answers_and_looks_names_up(lab):
     member.run(["sh", "-c", "echo '192.168.0.200 control.example' >>/etc/hosts"])
     invite(control, member, "--workers", "4")
     qmesh(member, "join", "invitation")
-    assert facts(member, "check")["findings"] == []
+    assert checked(member)["findings"] == []
     assert facts(member, "status")["machines"][0]["endpoint"] == "192.168.0.200:51820"
 
 
@@ -165,7 +166,7 @@ class TestE3:
         refusal(thief, "join", "invitation", code=4, timeout=60)
         assert nothing_but_a_key(what_is_there(thief), before)
         assert [each["name"] for each in facts(control, "status")["machines"]] == ["control", "machine-b"]
-        assert facts(member, "check", code=0)["machine"] == "machine-b"
+        assert checked(member, code=0)["machine"] == "machine-b"
 
     def test_refuses_withdrawn_and_expired_ones(self, lab):
         control = make_control(lab)
@@ -219,7 +220,7 @@ class TestE4:
             ("machine-b", "10.77.0.2", "active"),
         ]
         assert machines[1]["cores"] == {"first": 4, "count": 4}
-        assert facts(member, "check")["findings"] == []
+        assert checked(member)["findings"] == []
         assert [event["what"] for event in facts(control, "log")["events"]].count("joined") == 1
 
     @pytest.mark.parametrize("lost", ["machine.json", "membership.json", "preshared.key"])
@@ -233,7 +234,7 @@ class TestE4:
         qmesh(member, "join", "invitation", "--config", CONFIG, timeout=60)
         after = what_is_there(member)
         assert all(after[what] == before[what] for what in ("state", "rules", "links", "reserved"))
-        assert facts(member, "check")["findings"] == []
+        assert checked(member)["findings"] == []
         assert facts(control, "status")["revision"] == 2
 
     def test_said_twice_it_is_said_once(self, lab):

@@ -10,6 +10,7 @@ from tests.lab.cluster import (
     CONFIG,
     NODE_CONFIG,
     STATE,
+    checked,
     facts,
     invite,
     make_control,
@@ -187,7 +188,7 @@ def test_check_knows_the_key_that_signs_the_membership(lab):
         ("cp -p {} /root/k; head -c32 /dev/urandom >{}", "key-mismatch"),
     ):
         control.run(["sh", "-c", spoil.format(*[f"{STATE}/signing.key"] * 2)])
-        findings = facts(control, "check", code=1)["findings"]
+        findings = checked(control, code=1)["findings"]
         assert (findings[0]["code"], findings[0]["subject"]) == (code, f"{STATE}/signing.key")
         control.run(["mv", "/root/k", f"{STATE}/signing.key"])
 
@@ -220,7 +221,7 @@ def test_options_that_a_member_can_not_change_by_joining_again_are_refused(lab):
     member.run(["mkdir", "other"])
     qmesh(member, "join", "invitation", "--config", "other")
     assert "/ip4/10.77.0.2/tcp/40003" in member.read("/root/other/config.yml")
-    assert facts(member, "check")["findings"] == []
+    assert checked(member)["findings"] == []
 
 
 def test_a_relative_state_directory_is_found_again_from_elsewhere(lab):
