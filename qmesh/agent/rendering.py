@@ -148,3 +148,10 @@ def units(state: State, *, program: str) -> dict[str, str]:
     where = services.paths(state, config_directory=directory, program=program)
     cores = here.inventory.cores[here.settings.name].numbers
     return unit_files(where, is_control=here.settings.control, cores=cores)
+
+
+def removed_workers(state: State) -> tuple[int, ...]:
+    """The cores whose workers systemd runs here, and that are another machine's now, or nobody's."""
+    here = load(state)
+    own = here.inventory.cores[here.settings.name].numbers
+    return tuple(core for core in services.running_workers() if core not in own)
