@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from qmesh.agent.here import Here
 from qmesh.errors import BadInput
 from qmesh.host import files
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import Profile, Unshown
+
+if TYPE_CHECKING:  # `ready` reads a file a core, and has no use for the registry
+    from qmesh.agent.here import Here
 
 FILE_NAME = "config.yml"
 MAX_OCTETS = 8 * 1024 * 1024

@@ -151,3 +151,10 @@ def units(state: State, *, program: str) -> dict[str, str]:
     where = services.paths(state, config_directory=directory, program=program)
     cores = here.inventory.numbers(here.settings.name)
     return unit_files(where, is_control=here.settings.control, cores=cores)
+
+
+def removed_workers(state: State) -> tuple[int, ...]:
+    """The cores whose workers systemd runs here, and that are another machine's now, or nobody's."""
+    here = load(state)
+    own = here.inventory.numbers(here.settings.name)
+    return tuple(core for core in services.running_workers() if core not in own)

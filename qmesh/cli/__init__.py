@@ -15,6 +15,12 @@ def main() -> None:
             from qmesh.cli import resident  # noqa: PLC0415 - and nothing of typer, for all its life
 
             sys.exit(resident.run(name, Path(directory)))
+        case ["ready", core, "--config", directory, "--timeout", seconds, *rest] if (
+            core.isdecimal() and seconds.isdecimal() and rest in ([], ["--listening"])
+        ):
+            from qmesh.cli import starting  # noqa: PLC0415 - a hundred cores may start at once
+
+            sys.exit(starting.run(int(core), Path(directory), float(seconds), listening=bool(rest)))
         case words:
             from qmesh.cli import hall  # noqa: PLC0415 - see above
 

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "status": "Show every machine of the mesh.",
     "log": "Show who joined and what changed, and when.",
     "units": "Write systemd units for the agent, the boot guard and the node.",
+    "ready": "Wait until a core's worker can start, or listens; its systemd unit asks.",
     "uninstall": "Take qmesh off this machine, and tell what is open then.",
 }
 """The first line of each command's docstring, by name, in the order in which a user meets them."""

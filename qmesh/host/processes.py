@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import socket
 import time
@@ -106,6 +107,21 @@ def name_of(number: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{number}/comm").read_text(encoding="utf-8", errors="replace").strip()
     return ""
+
+
+def ends_within(number: int | None, seconds: float) -> bool:
+    """Wait so many seconds, or until a process ends; whether it has. None: there is none to end."""
+    if number is None:
+        time.sleep(seconds)
+        return False
+    try:
+        descriptor = os.pidfd_open(number)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
 
 
 class Seen(NamedTuple):

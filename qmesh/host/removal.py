@@ -18,7 +18,6 @@ from qmesh.mesh.units import (
     UNDO,
     WORKER,
     WORKERS,
-    is_unedited,
 )
 
 _KNOWN = (AGENT, BOOT_GUARD, HOLDER, UNDO, CONTROL_PROCESS, WORKER, WORKERS, AFTER_FLUSH)
@@ -27,16 +26,9 @@ _KNOWN = (AGENT, BOOT_GUARD, HOLDER, UNDO, CONTROL_PROCESS, WORKER, WORKERS, AFT
 def units() -> dict[str, bool]:
     """The units of qmesh that systemd has, by file name, and whether each is as qmesh made it."""
     names = {*_KNOWN, *(path.name for path in UNIT_DIRECTORY.glob("qmesh*.*"))}
-    found = {name: _is_unedited(UNIT_DIRECTORY / name) for name in sorted(names)}
+    found = {name: services.is_as_made(UNIT_DIRECTORY / name) for name in sorted(names)}
     # Another program's, though it is named like one of qmesh's.
     return {name: made for name, made in found.items() if made or (made is not None and name in _KNOWN)}
-
-
-def _is_unedited(path: Path) -> bool | None:
-    """None where there is no such file."""
-    if path.is_dir() or not (path.exists() or path.is_symlink()):
-        return None
-    return not path.is_symlink() and is_unedited(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def stop_units() -> None:

@@ -11,14 +11,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.processes import is_locked
 from qmesh.host.state import State
-from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER, UNDO, Paths, qmesh_units, undo_unit
+from qmesh.mesh.units import (
+    AGENT,
+    BOOT_GUARD,
+    CONTROL_PROCESS,
+    HOLDER,
+    UNDO,
+    WORKER,
+    WORKERS,
+    Paths,
+    is_unedited,
+    qmesh_units,
+    undo_unit,
+    worker_unit,
+)
 
 FLUSHER = "nftables.service"
 UNIT_DIRECTORY = Path("/etc/systemd/system")
@@ -54,6 +68,30 @@ def write_units(units: Mapping[str, str], directory: Path) -> None:
         files.write(path, text.encode(), mode=0o644)
 
 
+class Written(NamedTuple):
+    """Names of units: those that were written, and those that somebody edited, which stay as they are."""
+
+    written: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def update_units(units: Mapping[str, str], directory: Path) -> Written:
+    """Write the unit files that are not there or not like this, but none that somebody edited."""
+    differ = {name: text for name, text in units.items() if not _holds(directory / name, text)}
+    kept = tuple(name for name in differ if is_as_made(directory / name) is False)
+    for name in kept:
+        del differ[name]
+    write_units(differ, directory)
+    return Written(tuple(differ), kept)
+
+
+def is_as_made(path: Path) -> bool | None:
+    """Whether a unit's file is as qmesh made it; None where there is no such file."""
+    if path.is_dir() or not (path.exists() or path.is_symlink()):
+        return None
+    return not path.is_symlink() and is_unedited(path.read_text(encoding="utf-8", errors="replace"))
+
+
 def install_agent(units: Mapping[str, str]) -> None:
     """Install and start the agent and the boot guard under systemd; a running agent is restarted."""
     write_units(units, UNIT_DIRECTORY)
@@ -67,7 +105,59 @@ def install_agent(units: Mapping[str, str]) -> None:
 
 def are_installed(units: Mapping[str, str]) -> bool:
     """Whether these very units are systemd's already."""
-    return all(files.read(UNIT_DIRECTORY / name) == text.encode() for name, text in units.items())
+    return all(_holds(UNIT_DIRECTORY / name, text) for name, text in units.items())
+
+
+def _holds(path: Path, text: str) -> bool:
+    return not path.is_symlink() and files.read(path) == text.encode()
+
+
+def worker_units_are_installed() -> bool:
+    """Whether systemd is the init here and has the units of the workers, and no mask over them."""
+    if not systemd_runs():
+        return False
+    shown = systemctl("show", "--property=LoadState", WORKERS, worker_unit(1))
+    return shown.split() == ["LoadState=loaded"] * 2
+
+
+def start_workers(cores: Iterable[int]) -> None:
+    """Start the workers of these cores, and wait until each listens; those that run are fine.
+
+    Raises MachineRefused when one does not. systemd goes on trying.
+    """
+    _systemctl_workers("start", cores)
+
+
+def restart_workers(cores: Iterable[int]) -> None:
+    """As `start_workers`, after an end of those that run."""
+    _systemctl_workers("restart", cores)
+
+
+def stop_workers(cores: Iterable[int]) -> None:
+    """Stop the workers of these cores, and wait until they have ended; those that do not run are fine.
+
+    Raises MachineRefused when systemd does not take the order.
+    """
+    _systemctl_workers("stop", cores)
+
+
+def _systemctl_workers(verb: str, cores: Iterable[int]) -> None:
+    if units := [worker_unit(core) for core in cores]:
+        systemctl(verb, *units)
+
+
+def restart_control_process() -> None:
+    """End the control process where it runs, and start it. Raises MachineRefused when it does not start."""
+    systemctl("restart", CONTROL_PROCESS)
+
+
+def running_workers() -> tuple[int, ...]:
+    """The cores whose workers systemd runs, or is about to; none where systemd is not the init."""
+    if not systemd_runs():
+        return ()
+    states = "--state=active,activating,reloading,deactivating"
+    listed = systemctl("list-units", "--plain", "--no-legend", states, WORKER.replace("@", "@*"))
+    return tuple(sorted(map(int, re.findall(r"^qmesh-worker@(\d+)\.service ", listed, re.MULTILINE))))
 
 
 def systemctl(*words: str) -> str:
@@ -81,8 +171,10 @@ def systemctl(*words: str) -> str:
         ) from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines() or ["no reason given"]
+        # Of many units it names only those that failed.
+        unit = next(iter(re.findall(r"qmesh[\w@-]*\.(?:service|target)", done.stderr)), AGENT)
         raise MachineRefused(
-            f"systemctl {' '.join(words)} failed: {reason[0]}", hint=f"see `systemctl status {AGENT}`"
+            f"systemctl {' '.join(words)} failed: {reason[0]}", hint=f"see `systemctl status {unit}`"
         )
     return done.stdout
 

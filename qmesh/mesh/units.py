@@ -21,6 +21,11 @@ CONTROL_PROCESS: Final = "qmesh-control.service"
 WORKER: Final = "qmesh-worker@.service"
 WORKERS: Final = "qmesh-workers.target"
 
+_STARTABLE_S: Final = 60
+"""Seconds that a start waits for guard and tunnel; then it counts as failed, and is tried again."""
+_LISTENING_S: Final = 180
+"""Seconds that a worker has until it listens. Too few would be the end of one that is only slow."""
+
 _MARK: Final = "# Made by qmesh, which deletes it again unless it was edited: "
 
 
@@ -230,11 +235,9 @@ def _control_process(paths: Paths) -> str:
     return f"""\
 [Unit]
 Description=Quilibrium control process (core 0)
-Requires={BOOT_GUARD}
-Wants={HOLDER} {AGENT}
-After={BOOT_GUARD} {HOLDER} {AGENT} {WORKERS} network-online.target
-
+{_node_unit(f"{WORKERS} network-online.target")}
 [Service]
+{_ready(paths, "ExecStartPre", "0", _STARTABLE_S)}
 ExecStart={_quoted(paths.program)} --config {_word(paths.config_directory)}
 {_node_service(paths)}
 [Install]
@@ -246,33 +249,55 @@ def _worker(paths: Paths) -> str:
     return f"""\
 [Unit]
 Description=Quilibrium data worker, core %i
-Requires={BOOT_GUARD}
-Wants={HOLDER} {AGENT}
-After={BOOT_GUARD} {HOLDER} {AGENT}
 PartOf={WORKERS}
-
+{_node_unit()}
 [Service]
+{_ready(paths, "ExecStartPre", "%i", _STARTABLE_S)}
 ExecStart={_quoted(paths.program)} --config {_word(paths.config_directory)} --core %i
+{_ready(paths, "ExecStartPost", "%i", _LISTENING_S)} --listening
 {_node_service(paths)}
 [Install]
 WantedBy={WORKERS}
 """
 
 
+def _node_unit(after: str = "") -> str:
+    # No Requires=: it would stop the node whenever that unit is stopped or restarted, and never start it
+    # again when the agent has mended the guard. `qmesh ready` asks the kernel for the guard itself.
+    return f"""\
+Wants={BOOT_GUARD} {HOLDER} {AGENT}
+After={" ".join(filter(None, (BOOT_GUARD, HOLDER, AGENT, after)))}
+StartLimitIntervalSec=0
+"""
+
+
+def _ready(paths: Paths, setting: str, core: str, timeout_s: int) -> str:
+    # "+": it asks for the guard as root, whichever user a drop-in has the node run as.
+    command = f"{_quoted(paths.python)} -m qmesh ready {core}"
+    return f"{setting}=+{command} --config {_word(paths.config_directory)} --timeout {timeout_s}"
+
+
 def _node_service(paths: Paths) -> str:
     parent = paths.config_directory.rstrip("/").rpartition("/")[0]
     # The slash at the end keeps a space or backslash there; systemd takes no "..".
     return f"""\
+Type=exec
 WorkingDirectory={_path(parent)}/
 LimitNOFILE=1048576
 KillSignal=SIGINT
+TimeoutStartSec={_STARTABLE_S + _LISTENING_S + 60}
 TimeoutStopSec=30
 Restart=always
-RestartSec=5
+RestartSec=2
 """
 
 
-def _workers(cores: range) -> str:
+def workers_target(cores: Sequence[int]) -> str:
+    """The unit of all of a machine's workers."""
+    return marked(_workers(cores))
+
+
+def _workers(cores: Sequence[int]) -> str:
     wants = "".join(f"Wants=qmesh-worker@{core}.service\n" for core in cores)
     return f"""\
 [Unit]

@@ -24,6 +24,7 @@ from qmesh.mesh.units import (
     qmesh_units,
     undo_unit,
     unit_files,
+    worker_unit,
 )
 
 
@@ -44,13 +45,17 @@ CONTROL_UNITS = unit_files(paths(), is_control=True, cores=range(1, 4))
 WORKER_UNITS = unit_files(paths(), is_control=False, cores=range(4, 8))
 
 NODE_SETTINGS = """\
+Type=exec
 WorkingDirectory=/root/ceremonyclient/node/
 LimitNOFILE=1048576
 KillSignal=SIGINT
+TimeoutStartSec=300
 TimeoutStopSec=30
 Restart=always
-RestartSec=5
+RestartSec=2
 """
+READY = "+/opt/qmesh/bin/python -m qmesh ready"
+CONFIG = "/root/ceremonyclient/node/.config"
 
 UNITS = {
     BOOT_GUARD: """\
@@ -128,11 +133,12 @@ WantedBy=multi-user.target
     CONTROL_PROCESS: f"""\
 [Unit]
 Description=Quilibrium control process (core 0)
-Requires=qmesh-guard.service
-Wants=qmesh-hold.service qmesh.service
+Wants=qmesh-guard.service qmesh-hold.service qmesh.service
 After=qmesh-guard.service qmesh-hold.service qmesh.service qmesh-workers.target network-online.target
+StartLimitIntervalSec=0
 
 [Service]
+ExecStartPre={READY} 0 --config {CONFIG} --timeout 60
 ExecStart=/usr/local/bin/node --config /root/ceremonyclient/node/.config
 {NODE_SETTINGS}
 [Install]
@@ -141,13 +147,15 @@ WantedBy=multi-user.target
     WORKER: f"""\
 [Unit]
 Description=Quilibrium data worker, core %i
-Requires=qmesh-guard.service
-Wants=qmesh-hold.service qmesh.service
-After=qmesh-guard.service qmesh-hold.service qmesh.service
 PartOf=qmesh-workers.target
+Wants=qmesh-guard.service qmesh-hold.service qmesh.service
+After=qmesh-guard.service qmesh-hold.service qmesh.service
+StartLimitIntervalSec=0
 
 [Service]
-ExecStart=/usr/local/bin/node --config /root/ceremonyclient/node/.config --core %i
+ExecStartPre={READY} %i --config {CONFIG} --timeout 60
+ExecStart=/usr/local/bin/node --config {CONFIG} --core %i
+ExecStartPost={READY} %i --config {CONFIG} --timeout 180 --listening
 {NODE_SETTINGS}
 [Install]
 WantedBy=qmesh-workers.target
@@ -216,10 +224,31 @@ def test_a_node_process_has_the_limits_that_its_makers_want(name: str) -> None:
     assert {"LimitNOFILE=1048576", "KillSignal=SIGINT", "TimeoutStopSec=30"} <= set(lines)
 
 
+@pytest.mark.parametrize(("name", "core"), [(CONTROL_PROCESS, "0"), (WORKER, "%i")])
+def test_g3_no_node_process_starts_without_the_guard(name: str, core: str) -> None:
+    text = CONTROL_UNITS[name]
+    assert settings(text, "ExecStartPre") == [f"{READY} {core} --config {CONFIG} --timeout 60"]
+    assert text.index("ExecStartPre=") < text.index("ExecStart=")
+    for setting in ("Wants", "After"):
+        assert {BOOT_GUARD, HOLDER, AGENT} <= set(settings(text, setting)[0].split())
+
+
 @pytest.mark.parametrize("name", [CONTROL_PROCESS, WORKER])
-def test_g3_no_node_process_starts_without_the_guard(name: str) -> None:
-    assert settings(CONTROL_UNITS[name], "Requires") == [BOOT_GUARD]
-    assert BOOT_GUARD in settings(CONTROL_UNITS[name], "After")[0].split()
+def test_nothing_that_ends_or_restarts_takes_the_node_along(name: str) -> None:
+    """Source: systemd.unit(5): what each of these is stopped or restarted with."""
+    text = CONTROL_UNITS[name]
+    for setting in ("Requires", "Requisite", "BindsTo"):
+        assert settings(text, setting) == []
+    assert settings(text, "PartOf") == ([WORKERS] if name == WORKER else [])
+
+
+@pytest.mark.parametrize("name", [CONTROL_PROCESS, WORKER])
+def test_a_node_process_is_started_again_for_ever_and_has_the_time_that_its_start_takes(name: str) -> None:
+    text = CONTROL_UNITS[name]
+    assert settings(text, "Restart") == ["always"]
+    assert settings(text, "StartLimitIntervalSec") == ["0"]
+    waits = [int(seconds) for seconds in re.findall(r"--timeout (\d+)", text)]
+    assert int(settings(text, "TimeoutStartSec")[0]) > sum(waits)
 
 
 @pytest.mark.parametrize("name", [BOOT_GUARD, HOLDER])
@@ -262,6 +291,8 @@ def test_a_path_is_escaped_as_its_setting_wants_it(path: str, whole: str, word: 
     for name, core in ((CONTROL_PROCESS, ""), (WORKER, " --core %i")):
         assert settings(units[name], "ExecStart") == [f"/usr/local/bin/node --config {argument}{core}"]
         assert settings(units[name], "WorkingDirectory") == [whole.rpartition("/")[0] + "/"]
+        assert f" --config {argument} --timeout 60" in settings(units[name], "ExecStartPre")[0]
+    assert f" --config {argument} --timeout 180" in settings(units[WORKER], "ExecStartPost")[0]
 
 
 @pytest.mark.parametrize(("path", "word"), [row[::2] for row in FOR_PROGRAMS.values()], ids=FOR_PROGRAMS)
@@ -271,6 +302,8 @@ def test_a_program_is_escaped_but_for_variables_which_systemd_does_not_look_for_
     units = unit_files(paths(python=path, nft=path, program=path), is_control=True, cores=range(1, 2))
     for name in (AGENT, BOOT_GUARD, HOLDER, CONTROL_PROCESS, WORKER):
         assert settings(units[name], "ExecStart")[0].startswith(f"{word} -")
+    for setting in ("ExecStartPre", "ExecStartPost"):
+        assert settings(units[WORKER], setting)[0].startswith(f"+{word} -m qmesh ready %i ")
 
 
 @pytest.mark.parametrize(
@@ -352,3 +385,7 @@ def test_the_undoing_is_before_whatever_loads_the_guard_and_in_nobodys_session()
     assert 'ExecStart=/opt/qmesh/bin/python -m qmesh undo --state "/var/lib/q mesh%%"\n' in text
     for setting in ("DefaultDependencies=no", "Restart=on-failure", "KillMode=process"):
         assert f"{setting}\n" in text
+
+
+def test_a_workers_unit_is_an_instance_of_the_template_by_its_core():
+    assert worker_unit(17) == "qmesh-worker@17.service"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from qmesh.agent.rendering import units
+from qmesh.agent.rendering import removed_workers, units
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
 from qmesh.errors import BadInput
-from qmesh.host.services import DEFAULT_PROGRAM, write_units
+from qmesh.host.services import DEFAULT_PROGRAM, Written, update_units
 from qmesh.host.state import State
+from qmesh.mesh.units import worker_unit
 
 log = logging.getLogger("qmesh")
 
@@ -40,17 +41,41 @@ def command(
 ) -> None:
     """Write systemd units for the agent, the boot guard and the node.
 
-    One template unit runs each data worker, and a target all of this machine's.
+    One template unit runs each data worker, and a target all of this machine's. Only what changed is
+    written. A unit that was edited is kept, and the exit code is 1.
     """
     if not program.startswith("/"):
         raise BadInput("--program is not an absolute path", hint="systemd wants one, such as /root/node/node")
     texts = units(State(state), program=program)
+    done, removed = Written((), ()), tuple[int, ...]()
     if directory is not None:
         if not directory.is_dir():
             raise BadInput(f"there is no directory {directory}", hint="/etc/systemd/system is the usual one")
-        write_units(texts, directory)
-        log.info("wrote %s; run `systemctl daemon-reload`", ", ".join(texts))
-    answer({"units": texts}, as_json=as_json, text=lambda _: "" if directory else _in_words(texts))
+        done, removed = update_units(texts, directory), removed_workers(State(state))
+        _say(directory, done, removed)
+    facts = {"units": texts, "written": done.written, "kept": done.kept, "removed_cores": removed}
+    answer(facts, as_json=as_json, text=lambda _: "" if directory else _in_words(texts))
+    if done.kept:
+        raise typer.Exit(1)
+
+
+def _say(directory: Path, done: Written, removed: Sequence[int]) -> None:
+    for name in done.kept:
+        log.warning(
+            "kept %s, which was edited; for changes of your own use `systemctl edit %s`,"
+            " delete that file, and run this again",
+            directory / name,
+            name.partition(".d/")[0],
+        )
+    if done.written:
+        log.info("wrote %s; run `systemctl daemon-reload`", ", ".join(done.written))
+    elif not done.kept:
+        log.info("the units in %s are as they have to be", directory)
+    if removed:
+        log.warning(
+            "no cores of this machine any more, and still run: `systemctl stop %s`",
+            " ".join(map(worker_unit, removed)),
+        )
 
 
 def _in_words(texts: Mapping[str, str]) -> str:

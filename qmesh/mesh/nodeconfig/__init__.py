@@ -7,6 +7,7 @@ place          tree -> where a key is, and what it holds
 profiles       what the format was in each node version
 multiaddr      the one kind of address that a data worker has
 worker_list    the list as it stands, and lists that the node would ignore
+core_place     text + core -> address and port of that core's worker
 layout         lines, indentation, exchanged spans
 edit           text + settings -> text
 wanted         inventory + a machine's name -> settings
@@ -17,6 +18,7 @@ problems       what lint answers with
 lint           text + mesh -> problems; by lint_keys, lint_lists, lint_mesh
 """
 
+from qmesh.mesh.nodeconfig.core_place import place_of
 from qmesh.mesh.nodeconfig.edit import Setting, settings_in, with_settings, with_workers
 from qmesh.mesh.nodeconfig.least import least
 from qmesh.mesh.nodeconfig.lint import lint
@@ -41,6 +43,7 @@ __all__ = [
     "lint",
     "listen_address",
     "misplaced",
+    "place_of",
     "redacted",
     "secret",
     "settings_in",

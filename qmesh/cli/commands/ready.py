@@ -1,0 +1,33 @@
+"""`qmesh ready`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qmesh.cli.answers import ConfigOption, JsonOption, answer
+from qmesh.cli.starting import in_words, wait
+
+EXAMPLES = (
+    "qmesh ready 4 --config /root/node/.config",
+    "qmesh ready 4 --config /root/node/.config --listening --timeout 180",
+)
+
+
+def command(
+    core: Annotated[int, typer.Argument(help="A data worker's number; 0 for the control process.", min=0)],
+    config: ConfigOption = None,
+    listening: Annotated[
+        bool, typer.Option("--listening", help="Wait until the worker listens, not until it can start.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=0)] = 60,
+    as_json: JsonOption = False,
+) -> None:
+    """Wait until a core's worker can start, or listens; its systemd unit asks.
+
+    It can start when the guard is loaded, the address of its entry in config.yml is this machine's, and
+    nobody has its port. Of the mesh nothing is asked, so this works without agent, registry and network.
+    """
+    ready = wait(core, config, timeout, listening=listening)
+    answer(ready, as_json=as_json, text=in_words)

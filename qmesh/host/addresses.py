@@ -1,0 +1,75 @@
+"""Whether an address is this machine's, asked of the kernel in little time: each core asks when it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from qmesh.errors import KernelRefused
+
+_Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_UP, _GATEWAY, _REJECT = 0x1, 0x2, 0x200
+"""Flags of a route. Source: linux/route.h."""
+_ABSENT: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
+def can_be_bound(address: str) -> bool:
+    """Whether a server can listen on this address now.
+
+    Not so where no interface has it, or IPv6 is still looking for a second machine with it.
+    Raises KernelRefused when the kernel does not tell.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with contextlib.closing(socket.socket(family, socket.SOCK_DGRAM)) as probe:
+            probe.bind((address, 0))
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return False
+        raise KernelRefused(
+            f"it cannot be told whether {address} is this machine's: {error.strerror}",
+            hint="see `ip address`",
+        ) from None
+    return True
+
+
+def network_around(address: str) -> str | None:
+    """The network and interface, `10.77.0.0/20 of qmesh0`, by which an address is reached without a router.
+
+    None where there is no such network: then the address may yet become this machine's.
+    """
+    wanted = ipaddress.ip_address(address)
+    for network, interface in _routes_6() if wanted.version == 6 else _routes_4():
+        if network.prefixlen and wanted in network:
+            return f"{network} of {interface}"
+    return None
+
+
+def _routes_4() -> Iterator[tuple[_Network, str]]:
+    """The networks of routes without a router. Source: proc(5), net/route."""
+    for interface, to, _, flags, *_, mask, _, _, _ in _lines("route", header=True):
+        if _is_direct(int(flags, 16)):
+            prefix = int(mask, 16).bit_count()
+            yield ipaddress.IPv4Network((bytes.fromhex(to)[::-1], prefix)), interface
+
+
+def _routes_6() -> Iterator[tuple[_Network, str]]:
+    """As `_routes_4`. Source: the kernel's net/ipv6/route.c, rt6_info_route."""
+    for to, prefix, *_, flags, interface in _lines("ipv6_route", header=False):
+        if _is_direct(int(flags, 16)):
+            yield ipaddress.IPv6Network((bytes.fromhex(to), int(prefix, 16))), interface
+
+
+def _is_direct(flags: int) -> bool:
+    return flags & (_UP | _GATEWAY | _REJECT) == _UP
+
+
+def _lines(name: str, *, header: bool) -> Iterator[list[str]]:
+    with contextlib.suppress(FileNotFoundError):  # this kernel has none of that family
+        yield from map(str.split, Path("/proc/net", name).read_text("ascii").splitlines()[header:])

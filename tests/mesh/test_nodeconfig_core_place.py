@@ -1,0 +1,70 @@
+"""Where a core's worker is to listen, by its entry in the worker list."""
+
+from __future__ import annotations
+
+import pytest
+
+from qmesh.errors import BadInput
+from qmesh.mesh.nodeconfig import place_of
+
+ENTRIES = ("/ip4/10.77.0.1/tcp/40000", "/ip4/10.77.0.2/tcp/40001", "/ip6/fd00:77::3/tcp/40002")
+
+
+def config(*entries: str, more: str = "") -> str:
+    lines = "".join(f"    - {entry}\n" for entry in entries)
+    return f"engine:\n  maxFrames: -1\n{more}  dataWorkerMultiaddrs:\n{lines}"
+
+
+def refused(core: int, text: str) -> BadInput:
+    with pytest.raises(BadInput) as caught:
+        place_of(core, text)
+    return caught.value
+
+
+@pytest.mark.parametrize("more", ["", "  autoMergeCoins: true\n"], ids=["1.4", "2.0"])
+@pytest.mark.parametrize(
+    ("core", "place"), [(1, ("10.77.0.1", 40000)), (2, ("10.77.0.2", 40001)), (3, ("fd00:77::3", 40002))]
+)
+def test_a_core_listens_at_the_entry_of_its_number(core: int, place: tuple[str, int], more: str) -> None:
+    assert place_of(core, config(*ENTRIES, more=more)) == place
+
+
+def test_a_core_beyond_the_list_is_told_where_the_list_ends() -> None:
+    error = refused(4, config(*ENTRIES))
+    assert error.message == "core 4 is beyond the worker list, which ends with core 3"
+    assert "qmesh status" in error.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["engine:\n  maxFrames: -1\n", "engine:\n  dataWorkerMultiaddrs: []\n", "p2p:\n  minPeers: 3\n", ""],
+)
+def test_without_a_list_there_is_no_worker(text: str) -> None:
+    error = refused(1, text)
+    assert error.message == "config.yml has no workers in engine.dataWorkerMultiaddrs"
+    assert "qmesh render-config --write" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        ("/ip4/0.0.0.0/tcp/40000", "every address of this machine"),
+        ("/ip6/::/tcp/40000", "every address of this machine"),
+        ("/ip4/127.0.0.1/tcp/40000", "for this machine's own programs only"),
+        ("/ip6/::1/tcp/40000", "for this machine's own programs only"),
+        ("/ip4/224.0.0.1/tcp/40000", "no machine's own address"),
+    ],
+)
+def test_an_entry_that_no_other_machine_reaches_or_everybody_does_is_refused(entry: str, what: str) -> None:
+    error = refused(1, config(entry))
+    assert error.message.startswith("core 1 would listen on ")
+    assert error.message.endswith(f", which is {what}")
+
+
+@pytest.mark.parametrize("entry", ["<WORKER_IP>", "/dns4/machine-b/tcp/40000", "/ip4/10.77.0.1/udp/40000"])
+def test_what_is_no_workers_address_is_refused(entry: str) -> None:
+    assert "is not a data worker's multiaddr" in refused(1, config(entry)).message
+
+
+def test_a_text_that_does_not_load_is_refused_with_its_place() -> None:
+    assert "line 2" in refused(1, "engine:\n\t- x\n").message
