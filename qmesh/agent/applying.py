@@ -10,9 +10,11 @@ import msgspec
 
 from qmesh.agent.converge import converge, steps_for, steps_without_names
 from qmesh.agent.cutting import refuse_cut, warn_of_cut
+from qmesh.agent.following import render_in_hand
 from qmesh.agent.here import linux_for, load, require_root, rise, risen
 from qmesh.agent.service import ensure_agent
 from qmesh.agent.undoing import arm, put_back_when_due, rearm, refuse_while_waiting
+from qmesh.errors import BadInput
 from qmesh.host.state import State
 from qmesh.mesh.inventory import ports_of
 from qmesh.mesh.plan import Step
@@ -49,6 +51,8 @@ def apply(state: State) -> tuple[Step, ...]:
         linux = linux_for(state, here)
         refuse_cut(linux, steps_without_names(risen(here), linux))
         steps = converge(rise(state, here), linux)
+    with contextlib.suppress(BadInput):  # `check` has it
+        render_in_hand(state, here)
     ensure_agent(state)
     return steps
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from socket import socket
 from typing import Final
 
+from qmesh.agent.following import Follower
 from qmesh.agent.here import Here, require_root
 from qmesh.agent.membership import refresh
 from qmesh.agent.serving import ControlNode
@@ -122,6 +123,7 @@ class Agent:
     def __init__(self, state: State) -> None:
         self._state = state
         self._watch = Watch(state)
+        self._follower = Follower(state)
         self._calls = Calls(self._watch.notices.sockets)
         self._service: tuple[object, Service] | None = None
         self._ask_at = 0.0
@@ -151,6 +153,7 @@ class Agent:
         try:
             here = self._look()
             self._say_ready()
+            self._follower.turn(here)
             if not here.settings.control and here.settings.up:
                 self._ask(here)
         except QmeshError as error:
@@ -220,7 +223,8 @@ class Agent:
         self._ask_at = now + ASK_S * random.uniform(0.7, 1.3)  # noqa: S311 - no secret depends on it
         try:
             if refresh(self._state, here, connect_s=2.0):
-                log.info("a newer membership has arrived; `qmesh render-config` has its list")
+                log.info("a newer membership has arrived")
+                self._calls.look()
             self._trouble = ""
         except (Silent, EnrolmentRefused) as error:
             self._trouble = f"this machine is as desired, but {error}"

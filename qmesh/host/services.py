@@ -120,6 +120,17 @@ def worker_units_are_installed() -> bool:
     return shown.split() == ["LoadState=loaded"] * 2
 
 
+def order(verb: str, *units: str) -> None:
+    """Have systemd begin with something, and wait for nothing; no unit is fine. Raises MachineRefused."""
+    if units:
+        systemctl("--no-block", verb, *units)
+
+
+def is_active(unit: str) -> bool:
+    """Whether systemd has started a unit, or is about to."""
+    return systemctl("show", "--property=ActiveState", "--value", unit).strip() in {"active", "activating"}
+
+
 def start_workers(cores: Iterable[int]) -> None:
     """Start the workers of these cores, and wait until each listens; those that run are fine.
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import files, holder, reserved
 from qmesh.mesh.enrolment import public_key_of
+from qmesh.mesh.following import Due
 from qmesh.mesh.model import Endpoint, Port, Secret
 from qmesh.mesh.undoing import Undoing
 
@@ -95,6 +96,7 @@ class State:
         self._settings_file = directory / "machine.json"
         self._pending_file = directory / "joining.json"
         self._held_ports_file = directory / reserved.REMEMBERED
+        self._due_file = directory / "due.json"
 
     def prepare(self) -> None:
         """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""
@@ -201,6 +203,7 @@ class State:
             self.signing_key_file,
             self._pending_file,
             self.undo_file,
+            self._due_file,
             *(() if keep_private_key else (self.private_key_file,)),
         ):
             files.remove(path)
@@ -226,6 +229,17 @@ class State:
             files.remove(self.undo_file)
         else:
             files.write(self.undo_file, msgspec.json.encode(undoing, enc_hook=_revealed))
+
+    def due(self) -> Due | None:
+        """What the node's processes have to do still for a config that is written; None for nothing."""
+        return _decoded(self._due_file, Due)
+
+    def save_due(self, due: Due | None) -> None:
+        """Remember what the node's processes have to do, durably, or that there is nothing."""
+        if due:
+            files.write(self._due_file, msgspec.json.encode(due))
+        else:
+            files.remove(self._due_file)
 
     def held_ports(self) -> HeldPorts:
         """Which ports qmesh keeps reserved."""

@@ -1,0 +1,158 @@
+"""How a machine's config.yml and its node's processes follow the mesh, once its owner has begun with it.
+
+What is due is remembered before the file is written, so that a crash in between forgets nothing. The control
+process comes last: it is restarted when every worker of the list answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+from qmesh.agent import nodefile
+from qmesh.agent.here import Here, load
+from qmesh.agent.workers import ANSWER_S
+from qmesh.errors import QmeshError
+from qmesh.host import dialling, files, services
+from qmesh.host.registry import Registry
+from qmesh.host.state import State
+from qmesh.mesh.following import Due, due, is_in_hand
+from qmesh.mesh.inventory import workers_of
+from qmesh.mesh.model import ranges_text
+from qmesh.mesh.units import CONTROL_PROCESS, WORKERS, restart_command, worker_unit, workers_target
+
+log = logging.getLogger("qmesh")
+
+LOOK_S: Final = 1.0
+"""Seconds between two looks at whether there is something new, at least."""
+DIAL_S: Final = 5.0
+PATIENCE_S: Final = 120.0
+"""Seconds after which the control process of a node that bears a dead worker is restarted all the same."""
+
+
+def render_in_hand(state: State, here: Here) -> bool:
+    """Write the mesh's settings into a config.yml that is in qmesh's hands; whether that changed it.
+
+    Raises BadInput when the file does not load or cannot be changed.
+    """
+    directory = here.settings.config_directory
+    if directory is None:
+        return False
+    with state.lock():
+        found = nodefile.read(Path(directory))
+        if found.text is None or not is_in_hand(found.text, here.inventory):
+            return False
+        new = nodefile.render(here, found.text)
+        if new == found.text:
+            return False
+        asked = due(found.text, new, here.inventory, here.settings.name)
+        state.save_due((state.due() or Due()).then(asked))
+        nodefile.write(Path(directory), new)
+    log.info("config.yml has the mesh's list of revision %d", here.inventory.revision)
+    return True
+
+
+class Follower:
+    """For the agent's loop: cheap while nothing changes, and never waits for the node."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._seen: object = None
+        self._look_at = 0.0
+        self._dial_at = 0.0
+        self._control_since: float | None = None
+
+    def turn(self, here: Here) -> None:
+        """Follow what is new. What goes wrong is logged, and tried again when something changes."""
+        now = time.monotonic()
+        if now < self._look_at or here.settings.config_directory is None:
+            return
+        self._look_at = now + LOOK_S
+        try:
+            seen = self._stamp(here)
+            if seen != self._seen:
+                # Read anew: what the agent's look knows of a control node may lack who came since.
+                here = load(self._state)
+                render_in_hand(self._state, here)
+                self._seen = self._stamp(here)
+            waiting = self._state.due()
+            if waiting is not None:
+                self._go_on(load(self._state), waiting)
+        except QmeshError as error:
+            self._seen = self._stamp(here)
+            log.warning("config.yml does not follow the mesh: %s (hint: %s)", error.message, error.hint)
+
+    def _stamp(self, here: Here) -> object:
+        directory = here.settings.config_directory
+        file = (
+            None if directory is None else files.stamp(files.followed(Path(directory) / nodefile.FILE_NAME))
+        )
+        if not here.settings.control:
+            return file, here.inventory.revision
+        with Registry(self._state.registry_file) as registry:
+            return file, registry.revision()
+
+    def _go_on(self, here: Here, waiting: Due) -> None:
+        if not (here.inventory.restart and services.worker_units_are_installed()):
+            self._tell(here, waiting)
+            self._state.save_due(None)
+            return
+        if waiting.restart or waiting.stop:
+            _restart_workers(here, waiting)
+            waiting = Due(control=waiting.control)
+            self._state.save_due(waiting or None)
+        if waiting.control and self._is_time(here):
+            services.order("try-restart", CONTROL_PROCESS)
+            log.info("restarted %s", CONTROL_PROCESS)
+            self._control_since = None
+            self._state.save_due(None)
+
+    def _is_time(self, here: Here) -> bool:
+        """Whether the control process may be restarted; node 1.4's ends when a worker does not answer."""
+        now = time.monotonic()
+        if self._control_since is None:
+            self._control_since, self._dial_at = now, 0.0
+        if now < self._dial_at:
+            return False
+        self._dial_at = now + DIAL_S
+        places = {(worker.address, worker.port): worker for worker in workers_of(here.inventory)}
+        found = dialling.answer_times(places, wait_s=ANSWER_S)
+        silent = [worker for place, worker in places.items() if place not in found]
+        if not silent:
+            return True
+        first = silent[0]
+        log.info(
+            "the control process waits for %d workers, such as core %d of %s",
+            len(silent),
+            first.core,
+            first.machine,
+        )
+        return here.inventory.node != "1.4" and now - self._control_since > PATIENCE_S
+
+    @staticmethod
+    def _tell(here: Here, waiting: Due) -> None:
+        """What to run, where nobody allowed the agent to."""
+        if waiting.stop:
+            log.info("stop cores %s, which are not this machine's any more", ranges_text(waiting.stop))
+        if waiting.restart:
+            are_all = waiting.restart == tuple(here.inventory.numbers(here.settings.name))
+            log.info("now run: %s", restart_command(waiting.restart, are_all=are_all))
+        if waiting.control:
+            log.info("when all workers are restarted: systemctl restart %s", CONTROL_PROCESS)
+
+
+def _restart_workers(here: Here, waiting: Due) -> None:
+    """Stop, start and restart just these; those of a node that its owner stopped stay so."""
+    cores = tuple(here.inventory.numbers(here.settings.name))
+    written = services.update_units({WORKERS: workers_target(cores)}, services.UNIT_DIRECTORY)
+    if written.written:
+        services.systemctl("daemon-reload")
+    services.order("stop", *map(worker_unit, waiting.stop))
+    wanted = tuple(core for core in waiting.restart if core in cores)
+    verb = "restart" if services.is_active(WORKERS) else "try-restart"
+    services.order(verb, *map(worker_unit, wanted))
+    for what, which in (("stopped", waiting.stop), ("restarted", wanted)):
+        if which:
+            log.info("%s the workers of cores %s", what, ranges_text(which))
