@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "status": "Show every machine of the mesh.",
     "log": "Show who joined and what changed, and when.",
     "units": "Write systemd units for the agent, the boot guard and the node.",
+    "export": "Show this machine's tunnel or guard, or the mesh, as other tools read it.",
     "uninstall": "Take qmesh off this machine, and tell what is open then.",
 }
 """The first line of each command's docstring, by name, in the order in which a user meets them."""
