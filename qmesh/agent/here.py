@@ -182,7 +182,7 @@ def endpoints_wanted(here: Here, observed: NodeState) -> dict[str, Endpoint]:
     peers = observed.tunnel.peers if observed.tunnel else ()
     seen = {peer.public_key: peer.endpoint for peer in peers}
     wanted = {}
-    for machine, endpoints in _known_endpoints(here):
+    for machine, endpoints in known_endpoints(here):
         endpoint = endpoint_wanted(endpoints, seen.get(machine.public_key))
         if endpoint is not None:
             wanted[machine.name] = endpoint
@@ -202,7 +202,7 @@ def endpoint_wanted(endpoints: tuple[Endpoint, ...], seen: Endpoint | None) -> E
     return next((endpoint for endpoint in found if endpoint is not None), None)
 
 
-def _known_endpoints(here: Here) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
+def known_endpoints(here: Here) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
     """The machines that this one knows how to reach, each with its endpoints, best first."""
     if not here.settings.control:
         return [(here.inventory.control_node, here.settings.control_endpoints)]

@@ -9,14 +9,13 @@ from qmesh.errors import BadInput
 from qmesh.host import files
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.inventory import Inventory, workers_of
-from qmesh.mesh.model import Profile, Unshown
+from qmesh.mesh.model import NOT_SHOWN, Profile, Unshown
 
 if TYPE_CHECKING:  # `ready` reads a file a core, and has no use for the registry
     from qmesh.agent.here import Here
 
 FILE_NAME = "config.yml"
 MAX_OCTETS = 8 * 1024 * 1024
-NOT_SHOWN = "<not shown>"
 
 
 class NodeFile(Unshown, frozen=True):

@@ -128,13 +128,7 @@ def write_elsewhere(rendered: Rendered, path: Path) -> None:
     """Write the rendered config.yml, secrets and all, to a new file, 0600. Raises BadInput."""
     if rendered.old is None and not rendered.is_for_another:
         nodefile.refuse_to_create(rendered.here, rendered.directory)
-    if path.is_symlink() or path.exists():
-        raise BadInput(f"{path} is there already", hint="name a new file with -o, or remove that one")
-    if not path.parent.is_dir():
-        raise BadInput(
-            f"there is no directory {path.parent}", hint="name a file in one that is there with -o"
-        )
-    files.write(path, rendered.new.encode("utf-8"))
+    files.write_new(path, rendered.new.encode("utf-8"))
 
 
 def units(state: State, *, program: str) -> dict[str, str]:

@@ -25,6 +25,17 @@ ConfigOption: TypeAlias = Annotated[
         readable=False,
     ),
 ]
+NewFileOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        help="Write it to a new FILE, 0600.",
+        metavar="FILE",
+        show_default=False,
+        readable=False,
+    ),
+]
 
 STATE = Path("/var/lib/qmesh")
 

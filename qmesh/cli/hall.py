@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "log": "Show who joined and what changed, and when.",
     "units": "Write systemd units for the agent, the boot guard and the node.",
     "ready": "Wait until a core's worker can start, or listens; its systemd unit asks.",
+    "export": "Show this machine's tunnel or guard, or the mesh, as other tools read it.",
     "uninstall": "Take qmesh off this machine, and tell what is open then.",
 }
 """The first line of each command's docstring, by name, in the order in which a user meets them."""

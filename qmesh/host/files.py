@@ -89,6 +89,17 @@ def write(
         ) from None
 
 
+def write_new(path: Path, octets: bytes) -> None:
+    """Put `octets` into a file that was not there, 0600. Raises BadInput where it cannot be new."""
+    if path.is_symlink() or path.exists():
+        raise BadInput(f"{path} is there already", hint="name a new file with -o, or remove that one")
+    if not path.parent.is_dir():
+        raise BadInput(
+            f"there is no directory {path.parent}", hint="name a file in one that is there with -o"
+        )
+    write(path, octets)
+
+
 def _write_all(descriptor: int, octets: bytes) -> None:
     left = memoryview(octets)
     while left:

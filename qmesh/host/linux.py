@@ -134,13 +134,14 @@ class Linux:
                 self._wireguard.remove_peers(interface, [peer.public_key for peer in peers])
                 flows.cut_from({ip.partition("/")[0] for peer in peers for ip in peer.allowed_ips})
             case SetKey(subject=interface, new=public_key):
-                self._wireguard.set_key(interface, self._private_key(public_key))
+                self._wireguard.set_key(interface, self.private_key(public_key))
             case SetListenPort(subject=interface, new=port):
                 self._wireguard.set_listen_port(interface, port)
             case _:
                 _apply_to_link(step)
 
-    def _private_key(self, public_key: str | None) -> Secret:
+    def private_key(self, public_key: str | None) -> Secret:
+        """The private key of this public one. Raises StateUnreadable when it was not given."""
         if public_key not in self._keys:
             raise StateUnreadable(
                 "the private key of this machine is not the one that its mesh knows",

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
-from qmesh.mesh.inventory import Inventory, refuse_endpoint_inside
+from qmesh.mesh.inventory import Inventory, members, refuse_endpoint_inside
 from qmesh.mesh.model import (
     Endpoint,
     Port,
@@ -266,8 +266,7 @@ _SIGNED_FOR: Final = b"qmesh membership 1\n"
 
 def sign_membership(inventory: Inventory, signing_key: Ed25519PrivateKey) -> SignedMembership:
     """Sign what every member may know. The same inventory gives the same octets."""
-    members = tuple(machine for machine in inventory.machines if machine.state != "invited")
-    payload = msgspec.json.encode(msgspec.structs.replace(inventory, machines=members))
+    payload = msgspec.json.encode(msgspec.structs.replace(inventory, machines=members(inventory)))
     return SignedMembership(payload, signing_key.sign(_SIGNED_FOR + payload))
 
 

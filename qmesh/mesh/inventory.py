@@ -230,6 +230,11 @@ def public_address(machine: Machine) -> str:
     )
 
 
+def members(inventory: Inventory) -> tuple[Machine, ...]:
+    """The machines that are more than invited, in their order: what every member may know."""
+    return tuple(machine for machine in inventory.machines if machine.state != "invited")
+
+
 def ports_of(inventory: Inventory, name: str) -> tuple[int, ...]:
     """The worker ports of one machine, ascending; none while it is not active."""
     cores = inventory.cores.get(name)

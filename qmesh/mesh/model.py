@@ -153,6 +153,10 @@ def port_number(number: int, what: str) -> int:
     raise BadInput(f"{what} {number} is not a port", hint="use a number from 1 to 65535")
 
 
+NOT_SHOWN: Final = "<not shown>"
+"""What stands for a secret where something is shown that holds one."""
+
+
 class Secret:
     """Text that no message, log, JSON or traceback shows: it has to be asked for by `reveal()`."""
 

@@ -480,6 +480,17 @@ def test_the_old_backup_and_a_link_in_its_place_are_replaced(tmp_path):
     assert (tmp_path / "other").read_bytes() == b"somebody else's"
 
 
+def test_a_new_file_is_private_and_never_takes_anothers_place(tmp_path):
+    files.write_new(tmp_path / "new", b"secret")
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("new", "link", ".", "none/new"):
+        with pytest.raises(BadInput):
+            files.write_new(tmp_path / name, b"other")
+    assert (tmp_path / "new").read_bytes() == b"secret"
+    assert names_in(tmp_path) == ["link", "new"]
+
+
 @lab
 @pytest.mark.parametrize("owner", [0, 1001])
 def test_a_link_to_a_file_of_the_same_owner_is_followed(tmp_path, owner):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qmesh.agent.rendering import Rendered, render, restart_advice, write, write_elsewhere
-from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
+from qmesh.cli.answers import STATE, ConfigOption, JsonOption, NewFileOption, StateOption, answer
 from qmesh.errors import BadInput
 from qmesh.host.state import State
 
@@ -36,17 +35,7 @@ def command(
         str | None,
         typer.Option("--for", help="The least file for another machine.", metavar="NAME", show_default=False),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            help="Write it to a new FILE, 0600.",
-            metavar="FILE",
-            show_default=False,
-            readable=False,
-        ),
-    ] = None,
+    out: NewFileOption = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from qmesh.mesh.model import NOT_SHOWN
 from qmesh.mesh.nodeconfig.document import (
     BOM,
     BREAKS,
@@ -21,8 +22,6 @@ from qmesh.mesh.nodeconfig.document import (
     wrong,
 )
 from qmesh.mesh.nodeconfig.layout import Edit, edited
-
-NOT_SHOWN: Final = "<not shown>"
 
 # Of the node's own keys these are peerPrivKey, encryptionKey and alertKey. The rest is for what
 # owners and tools put beside them: better one value too many hidden than one too few.

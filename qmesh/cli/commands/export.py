@@ -1,0 +1,43 @@
+"""`qmesh export`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from qmesh.agent.exporting import export, write
+from qmesh.cli.answers import STATE, JsonOption, NewFileOption, StateOption, answer
+from qmesh.host.state import State
+
+log = logging.getLogger("qmesh")
+
+EXAMPLES = (
+    "qmesh export wg-quick -o qmesh0.conf",
+    "qmesh export nft",
+    "qmesh export hosts",
+    "qmesh export ansible -o mesh.yml",
+)
+
+
+def command(
+    wanted: Annotated[
+        str,
+        typer.Argument(help="The format.", metavar="wg-quick|nft|hosts|ansible", show_default=False),
+    ],
+    out: NewFileOption = None,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show this machine's tunnel or guard, or the mesh, as other tools read it.
+
+    What is printed has no secrets in it: use `-o FILE` for a wg-quick file that can be used.
+    """
+    made = export(State(state), wanted)
+    if out is None:
+        answer(made.facts, as_json=as_json, text=lambda _: made.text.rstrip("\n"))
+        return
+    write(made, out)
+    log.info("wrote %s, mode 0600", out)
+    answer({"path": str(out)}, as_json=as_json, text=lambda _: "")

@@ -1,0 +1,110 @@
+"""The mesh as an inventory for Ansible, in YAML. Source: ansible.builtin.yaml, an inventory plugin.
+
+Groups have an underscore in their names, as no machine's name has: Ansible keeps both in one namespace.
+A machine's `ansible_host` is its tunnel address, the only one of which qmesh knows whose it is: an endpoint
+may be that of a router with several machines behind it. SSH needs another one, since the guard lets none
+through the tunnel, and the file says how Ansible is told.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import yaml
+
+from qmesh.mesh.exports.wording import head, in_tunnel, is_plain
+from qmesh.mesh.inventory import Inventory, members, ports_of
+from qmesh.mesh.model import Machine, machine_name
+
+MACHINES: Final = "qmesh_machines"
+CONTROL: Final = "qmesh_control"
+WORKERS: Final = "qmesh_workers"
+
+_ANSIBLES_OWN: Final = frozenset({"all", "localhost", "ungrouped"})
+
+
+def host_name(name: str) -> str:
+    """A machine's name as Ansible knows it: with `.qmesh` where its own means something to Ansible."""
+    return in_tunnel(name) if name in _ANSIBLES_OWN else machine_name(name)
+
+
+def inventory_tree(inventory: Inventory) -> dict[str, Any]:
+    """All that Ansible is told, as it is told it: of members, not of machines that are invited only."""
+    control = {host_name(inventory.control): _host(inventory, inventory.control_node)}
+    others = (machine for machine in members(inventory) if machine.name != inventory.control)
+    workers = {host_name(machine.name): _host(inventory, machine) for machine in others}
+    return {
+        MACHINES: {
+            "children": {CONTROL: {"hosts": control}, WORKERS: {"hosts": workers}},
+            "vars": _mesh(inventory),
+        }
+    }
+
+
+def _mesh(inventory: Inventory) -> dict[str, Any]:
+    return {
+        "qmesh_mesh": inventory.mesh,
+        "qmesh_revision": inventory.revision,
+        "qmesh_network": inventory.network,
+        "qmesh_node": inventory.node,
+        "qmesh_control_name": inventory.control,
+        "qmesh_control_address": inventory.control_node.address,
+        "qmesh_service_port": inventory.service_port,
+        "qmesh_base_port": inventory.base_port,
+    }
+
+
+def _host(inventory: Inventory, machine: Machine) -> dict[str, Any]:
+    """The machine's variables. qmesh_cores: `first` is null, and there are no ports, while it is paused."""
+    cores = inventory.cores.get(machine.name)
+    return {
+        "ansible_host": machine.address,
+        "qmesh_name": machine.name,
+        "qmesh_address": machine.address,
+        "qmesh_role": "control" if machine.name == inventory.control else "worker",
+        "qmesh_state": machine.state,
+        "qmesh_cores": {"first": None if cores is None else cores.first, "count": machine.workers},
+        "qmesh_ports": list(ports_of(inventory, machine.name)),
+        "qmesh_endpoint": str(machine.endpoints[0]) if machine.endpoints else None,
+        "qmesh_public_key": machine.public_key,
+    }
+
+
+class _Literal(str):
+    """Text in which Ansible is to look for no template."""
+
+    __slots__ = ()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists on one line, no anchors, and Ansible's tag for text that is no template."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        return True
+
+
+_Dumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+)
+_Dumper.add_representer(
+    _Literal, lambda dumper, text: dumper.represent_scalar("!unsafe", str(text), style="'")
+)
+
+
+def render(tree: dict[str, Any], name: str) -> str:
+    """The inventory's text, as the machine `name` made it."""
+    top = head(
+        "ansible",
+        name,
+        tree[MACHINES]["vars"]["qmesh_revision"],
+        "The guard lets no SSH through the tunnel. To go where `ssh NAME` goes instead:",
+        "ansible -e 'ansible_host={{ inventory_hostname }}' ...",
+    )
+    return top + yaml.dump(_literal(tree), Dumper=_Dumper, sort_keys=False, width=2**31)
+
+
+def _literal(value: Any) -> Any:
+    """The same with each text marked that might be a template: none that is plain is one."""
+    if isinstance(value, dict):
+        return {key: _literal(each) for key, each in value.items()}
+    return _Literal(value) if isinstance(value, str) and not is_plain(value) else value

@@ -1,0 +1,39 @@
+"""The mesh's tunnel addresses as lines for /etc/hosts. Source: hosts(5)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qmesh.mesh.exports.wording import head, in_tunnel, plain
+from qmesh.mesh.inventory import Inventory, members
+
+
+class Host(msgspec.Struct, frozen=True):
+    """One line. name: the machine's with `.qmesh` behind it.
+
+    Its own name is left to mean what it means: `ssh machine-b` would else go to the tunnel address, where
+    the guard drops it. And a machine may be called localhost.
+    """
+
+    address: str
+    name: str
+
+
+class HostsFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Every member, in the order of the inventory; no machine that is invited only."""
+
+    machine: str
+    revision: int
+    hosts: tuple[Host, ...]
+
+
+def hosts_file(inventory: Inventory, name: str) -> HostsFile:
+    """The members' names as the machine `name` knows them."""
+    hosts = (Host(machine.address, in_tunnel(machine.name)) for machine in members(inventory))
+    return HostsFile(machine=name, revision=inventory.revision, hosts=tuple(hosts))
+
+
+def render(file: HostsFile) -> str:
+    """The lines."""
+    top = head("hosts", file.machine, file.revision)
+    return top + "".join(f"{plain(host.address)}\t{plain(host.name)}\n" for host in file.hosts)
