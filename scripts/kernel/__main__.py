@@ -23,6 +23,7 @@ TESTS: Final = [
     *(f"tests/host/test_{name}.py" for name in ("netlink", "links", "wireguard", "linux")),
     "tests/lab/test_systemd.py",
     "tests/lab/test_systemd_confirm.py",
+    "tests/lab/test_systemd_node.py",
 ]
 OPTIONS: Final = ["-m", "not userspace", "--durations=10"]
 

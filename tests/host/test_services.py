@@ -17,7 +17,7 @@ import pytest
 from qmesh.errors import MachineRefused
 from qmesh.host import processes, services
 from qmesh.host.state import State
-from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER
+from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER, marked
 
 AGENT_OF_SORTS = """
 import sys, time
@@ -241,6 +241,49 @@ def test_a_unit_that_was_linked_away_is_replaced_and_not_followed(tmp_path):
 def test_without_the_directory_units_are_refused(tmp_path):
     with pytest.raises(MachineRefused, match="could not be written"):
         services.write_units(UNITS, tmp_path / "no")
+
+
+MADE = {name: marked(text) for name, text in UNITS.items()}
+
+
+def test_only_units_that_changed_are_written(tmp_path):
+    assert services.update_units(MADE, tmp_path) == services.Written((AGENT, BOOT_GUARD), ())
+    before = {path: path.stat().st_ino for path in tmp_path.iterdir()}
+    assert services.update_units(MADE, tmp_path) == services.Written((), ())
+    assert {path: path.stat().st_ino for path in tmp_path.iterdir()} == before
+
+    changed = {**MADE, AGENT: marked("[Unit]\nDescription=another version's\n")}
+    assert services.update_units(changed, tmp_path) == services.Written((AGENT,), ())
+    assert (tmp_path / AGENT).read_text() == changed[AGENT]
+
+
+@pytest.mark.parametrize("edit", ["append", "replace", "mask"])
+def test_a_unit_that_somebody_edited_is_kept_and_the_others_are_written(tmp_path, edit):
+    services.update_units(MADE, tmp_path)
+    path = tmp_path / AGENT
+    (tmp_path / BOOT_GUARD).unlink()
+    if edit == "mask":
+        path.unlink()
+        path.symlink_to("/dev/null")
+    else:
+        path.write_text({"append": MADE[AGENT] + "# mine\n", "replace": "[Unit]\n"}[edit])
+    before = path.read_text()
+
+    assert services.update_units(MADE, tmp_path) == services.Written((BOOT_GUARD,), (AGENT,))
+    assert path.read_text() == before
+    assert path.is_symlink() == (edit == "mask")
+
+
+def test_a_unit_that_somebody_wrote_just_so_is_neither_written_nor_told_of(tmp_path):
+    (tmp_path / AGENT).write_text(UNITS[AGENT])
+    assert services.update_units({AGENT: UNITS[AGENT]}, tmp_path) == services.Written((), ())
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_without_systemd_no_units_of_workers_are_installed_and_none_run():
+    assert not services.worker_units_are_installed()
+    assert services.running_workers() == ()
 
 
 def test_paths_are_absolute_whatever_the_directory_was_called(tmp_path, monkeypatch):

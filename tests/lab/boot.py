@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 RECORDS = Path("/run/knock")
-WORKERS = [f"qmesh-worker@{core}.service" for core in (1, 2, 3)]
+WORKERS = [f"qmesh-worker@{core}.service" for core in (2, 3)]
+KEPT_OUT = "qmesh-worker@1.service"
+"""The careless server has its port."""
 UNITS = ["qmesh-guard.service", "qmesh-hold.service", "qmesh.service", *WORKERS]
 UNTIL_S = 240.0
 QUIET_S = 0.7
@@ -130,7 +132,11 @@ def disturbed(disturb: Callable[[], object]) -> dict[str, Any]:
 def guarded() -> dict[str, Any]:
     until(lambda: are_active(*UNITS), "all units")
     until(neighbour_came, "the network")
+    until(
+        lambda: "is in use" in run("journalctl", "--boot", "--output=cat", f"--unit={KEPT_OUT}"), "a refusal"
+    )
     boot = {
+        "kept_out": processes(KEPT_OUT),
         "tables": tables(),
         "began": began(*UNITS, "network-pre.target", "lan.service"),
         "reserved": (RECORDS / "reserved").read_text().strip(),
@@ -157,11 +163,10 @@ def broken() -> dict[str, Any]:
     mended = time.clock_gettime(time.CLOCK_BOOTTIME)
     time.sleep(QUIET_S)
     closed = knocks()
-    run("systemctl", "start", "qmesh-workers.target")
-    until(lambda: are_active(*UNITS), "the workers")
+    until(lambda: are_active(*WORKERS), "the workers")
     return {
         "boot": boot,
-        "began": began("network-pre.target", "lan.service"),
+        "began": began("network-pre.target", "lan.service", *WORKERS),
         "mended": mended,
         "tables": tables(),
         "closed": closed,

@@ -64,14 +64,15 @@ def listen_at(address: str, port: int) -> socket.socket:
 
 
 def answer_until_terminated(lines: list[tuple[socket.socket, str]]) -> None:
-    """Answer every connection of a listener with its line, say `ready`, return on SIGTERM."""
+    """Answer every connection of a listener with its line, say `ready`, return on SIGTERM or SIGINT."""
     asyncio.run(_answer(lines))
 
 
 async def _answer(lines: list[tuple[socket.socket, str]]) -> None:
     loop = asyncio.get_running_loop()
     terminated = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, terminated.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, terminated.set)
     for listener, line in lines:
         await asyncio.start_server(_say(f"{line} on {socket.gethostname()}\n"), sock=listener)
     print("ready", flush=True)
