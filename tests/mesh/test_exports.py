@@ -19,7 +19,7 @@ from qmesh.mesh.exports import ansible, hosts, nft, wg_quick
 from qmesh.mesh.exports.wording import is_plain, plain
 from qmesh.mesh.guard import load_script, parse
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import NOT_SHOWN, Endpoint, Guard, Machine, Secret, Tunnel
+from qmesh.mesh.model import NOT_SHOWN, PROFILES, Endpoint, Guard, Machine, Profile, Secret, Tunnel
 
 HOSTILE = (
     *("\n[Peer]\n", "a\nb", "a\r", "a b", "a\t", "", "\x00", "\x1b[1m", "\u2028", "ä"),
@@ -221,7 +221,7 @@ def read_back(text: str) -> Any:
 
 def test_the_inventory_has_groups_of_the_mesh_and_variables_of_each_machine() -> None:
     text = ansible.render(ansible.inventory_tree(MESH), "a")
-    assert "{{ inventory_hostname }}" in divided(text)[0]
+    assert "`ssh NAME`" in divided(text)[0]
     group = read_back(text)["qmesh_machines"]
     assert group["vars"] == {
         "qmesh_mesh": "0123456789abcdef",
@@ -239,7 +239,6 @@ def test_the_inventory_has_groups_of_the_mesh_and_variables_of_each_machine() ->
     }
     workers = group["children"]["qmesh_workers"]["hosts"]
     assert group["children"]["qmesh_control"]["hosts"]["a"] == {
-        "ansible_host": "10.77.0.1",
         "qmesh_name": "a",
         "qmesh_address": "10.77.0.1",
         "qmesh_role": "control",
@@ -265,7 +264,7 @@ def test_no_machines_name_is_one_that_means_something_to_ansible(name: str) -> N
     mesh = replace(MESH, machines=(A, replace(B, name=name)))
     workers = ansible.inventory_tree(mesh)["qmesh_machines"]["children"]["qmesh_workers"]["hosts"]
     assert list(workers) == [f"{name}.qmesh"]
-    assert workers[f"{name}.qmesh"]["qmesh_name"] == name
+    assert workers[f"{name}.qmesh"]["qmesh_name"] == workers[f"{name}.qmesh"]["ansible_host"] == name
 
 
 @pytest.mark.parametrize("name", ["no", "null", "10", "1e3", "0x1", "0b1", "2026-11-24", "1-2"])
@@ -302,12 +301,14 @@ def meshes(draw: st.DrawFn) -> Inventory:
         )
         for number, name in enumerate(draw(st.lists(names, min_size=1, max_size=5, unique=True)), start=1)
     ]
+    node: Profile = draw(st.sampled_from(PROFILES))
     return Inventory(
         mesh=draw(st.text()),
         network=str(network),
         control=machines[0].name,
-        node=draw(st.sampled_from(["1.4", "2.0", "2.1", "2.1-rust"])),
-        base_port=draw(st.integers(1024, 65000)),
+        node=node,
+        p2p_base_port=None if node in {"1.4", "2.0"} else 9000,
+        base_port=draw(st.integers(10000, 65000)),
         service_port=draw(st.integers(1, 1023)),
         revision=draw(st.integers(0, 10**9)),
         machines=tuple(machines),

@@ -1,9 +1,8 @@
 """The mesh as an inventory for Ansible, in YAML. Source: ansible.builtin.yaml, an inventory plugin.
 
 Groups have an underscore in their names, as no machine's name has: Ansible keeps both in one namespace.
-A machine's `ansible_host` is its tunnel address, the only one of which qmesh knows whose it is: an endpoint
-may be that of a router with several machines behind it. SSH needs another one, since the guard lets none
-through the tunnel, and the file says how Ansible is told.
+Ansible goes where `ssh NAME` goes, as the guard lets no SSH through the tunnel, and an endpoint may be that
+of a router with several machines behind it.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def _host(inventory: Inventory, machine: Machine) -> dict[str, Any]:
     """The machine's variables. qmesh_cores: `first` is null, and there are no ports, while it is paused."""
     cores = inventory.cores.get(machine.name)
     return {
-        "ansible_host": machine.address,
+        **({} if host_name(machine.name) == machine.name else {"ansible_host": machine.name}),
         "qmesh_name": machine.name,
         "qmesh_address": machine.address,
         "qmesh_role": "control" if machine.name == inventory.control else "worker",
@@ -97,8 +96,7 @@ def render(tree: dict[str, Any], name: str) -> str:
         "ansible",
         name,
         tree[MACHINES]["vars"]["qmesh_revision"],
-        "The guard lets no SSH through the tunnel. To go where `ssh NAME` goes instead:",
-        "ansible -e 'ansible_host={{ inventory_hostname }}' ...",
+        "Ansible goes where `ssh NAME` goes: the guard lets no SSH through the tunnel.",
     )
     return top + yaml.dump(_literal(tree), Dumper=_Dumper, sort_keys=False, width=2**31)
 
