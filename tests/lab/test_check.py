@@ -193,9 +193,11 @@ def test_finds_a_worker_at_a_port_of_a_list_of_somebodys_own(member):
 
 
 def test_says_in_words_what_it_says_in_json(member):
+    workers = start_workers(member, "4..7")
     member.run(["ip", "link", "set", "qmesh0", "down"])
     said = qmesh(member, "check", code=1).stdout
     qmesh(member, "apply")
     assert said.splitlines()[0] == "error: tunnel-down qmesh0"
     assert [line.split()[0] for line in said.splitlines()[1:4]] == ["wanted:", "seen:", "cure:"]
     assert qmesh(member, "check").stdout.startswith("machine-b is as desired")
+    workers.stop()

@@ -81,7 +81,7 @@ def blank():
                 "x" * 300,
             )
         ),
-        *(("--node", node) for node in ("1.5", "2.1", "2.1-rust", "")),
+        *(("--node", node) for node in ("1.5", "2.2", "rust", "")),
         *(("--interface", name) for name in ("", "a b", "x" * 16, "../x", "taken0", "lo", "eth0")),
         *(("--config", path) for path in ("/root/none", "/root/broken", "/root/new", "/etc/hosts")),
         ("--frob",),

@@ -48,7 +48,7 @@ __all__ = [
 
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
-    """All findings, in the order of what they are about: keys, guard, ports, tunnel, peers, config."""
+    """All findings, in the order of what they are about: keys, guard, ports, tunnel, peers, config, workers."""
     return (
         *key_findings(around),
         *guard_findings(desired, observed),
@@ -57,9 +57,9 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
         *port_findings(desired, observed),
         *sysctl_findings(desired, observed, around),
         *listener_findings(desired, observed, around),
-        *silence_findings(around),
         *tunnel_findings(desired.tunnel, observed.tunnel, around),
         *agent_findings(around),
         *change_findings(around),
         *config_findings(desired, around),
+        *silence_findings(around),
     )
