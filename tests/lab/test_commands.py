@@ -37,7 +37,6 @@ def blank():
         listen = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('0.0.0.0', 51999));"
         machine.start(["python", "-c", f"{listen} print('ready', flush=True); s.recv(1)"]).wait_for("ready")
         machine.write("/root/broken/config.yml", "engine:\n\t- [", 0o600)
-        machine.write("/root/new/config.yml", "p2p:\n  announceListenMultiaddr: x\n", 0o600)
         machine.write("/root/invitations/long", "qmesh1" + "A" * 10_000_000)
         machine.write("/root/invitations/empty", "")
         machine.write("/root/invitations/other", "not an invitation\n\x1b[31mred")
@@ -83,7 +82,7 @@ def blank():
         ),
         *(("--node", node) for node in ("1.5", "2.2", "rust", "")),
         *(("--interface", name) for name in ("", "a b", "x" * 16, "../x", "taken0", "lo", "eth0")),
-        *(("--config", path) for path in ("/root/none", "/root/broken", "/root/new", "/etc/hosts")),
+        *(("--config", path) for path in ("/root/none", "/root/broken", "/etc/hosts")),
         ("--frob",),
         ("surplus",),
     ],
