@@ -48,7 +48,7 @@ __all__ = [
 
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
-    """All findings, in the order of what they are about: keys, guard, ports, tunnel, peers, config, workers."""
+    """All findings, in the order of what they are about: keys, guard, tunnel, peers, config, workers."""
     return (
         *key_findings(around),
         *guard_findings(desired, observed),
