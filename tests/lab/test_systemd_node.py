@@ -421,3 +421,23 @@ def test_what_systemd_says_of_a_worker_that_does_not_start_is_told():
 
     assert "systemctl status qmesh-worker@9.service" in caught.value.hint
     assert listens(1)
+
+
+def test_a_change_restarts_just_what_it_is_about_and_nothing_that_its_owner_stopped():
+    run(QMESH, "set", "--restart")
+    before, control = processes(*WORKERS), processes(CONTROL)
+    try:
+        run(QMESH, "set", "control", "--workers", "4")
+        until(lambda: listens(4))
+        until(lambda: processes(CONTROL) not in {control, (0,)})
+        assert processes(*WORKERS) == before
+        assert worker(4) in (UNITS / TARGET).read_text()
+        run("systemctl", "stop", CONTROL)
+        run(QMESH, "set", "control", "--workers", "3")
+        until(lambda: states(worker(4)) == ("inactive",))
+        assert processes(*WORKERS) == before
+        until(lambda: not Path("/var/lib/qmesh/due.json").exists())
+        assert states(CONTROL) == ("inactive",)
+    finally:
+        run(QMESH, "set", "control", "--workers", "3")
+        run(QMESH, "set", "--no-restart")
