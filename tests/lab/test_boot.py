@@ -167,7 +167,7 @@ def broken(disk, tmp_path_factory) -> Any:
     write(root / "var/lib/qmesh/guard.nft", "table inet qmesh { chain asked")
     (root / "var/lib/qmesh/held.nft").unlink()
     os.mkfifo(root / "var/lib/qmesh/held.nft", 0o600)
-    write(root / UNITS / "qmesh-hold.service.d/impatient.conf", "[Service]\nTimeoutStartSec=3\n")
+    write(root / UNITS / "qmesh-hold.service.d/impatient.conf", "[Service]\nTimeoutStartSec=10\n")
     return booted(root, "broken")
 
 
