@@ -72,7 +72,7 @@ def _parsed() -> tuple[argparse.Namespace, list[str]]:
         type=_folder,
         help="a folder laid over /, as it is when the machine is started: files and modes",
     )
-    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=1800, help="1800 unless given")
+    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=3600, help="3600 unless given")
     parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="run this, no tests")
     # argparse would take the command's own `--` for one of these options'.
     words = sys.argv[1:]

@@ -56,7 +56,7 @@ class Job:
     writable: Sequence[Path] = ()
     over: Path | None = None
     systemd: bool = False
-    timeout_s: float = 1800
+    timeout_s: float = 3600
 
 
 @dataclass(frozen=True)
