@@ -25,6 +25,7 @@ from qmesh.mesh.units import (
     undo_unit,
     unit_files,
     worker_unit,
+    workers_target,
 )
 
 
@@ -389,3 +390,7 @@ def test_the_undoing_is_before_whatever_loads_the_guard_and_in_nobodys_session()
 
 def test_a_workers_unit_is_an_instance_of_the_template_by_its_core():
     assert worker_unit(17) == "qmesh-worker@17.service"
+
+
+def test_the_target_alone_is_as_among_all_units():
+    assert workers_target((4, 5)) == unit_files(paths(), is_control=False, cores=range(4, 6))[WORKERS]
