@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import agent, config, edits, guard, packets, rendering, startup, storm, tunnel
+from benchmarks import agent, config, edits, guard, packets, rendering, startup, storm, tunnel, watching
 from benchmarks.measuring import Figure, growth, table
 
 SIZES = (500, 5000)
@@ -28,6 +28,7 @@ ROWS: dict[str, Callable[[], list[Figure]]] = {
     "guard": lambda: guard.figures(SIZES),
     "packets": packets.figures,
     "storm": storm.figures,
+    "watching": watching.figures,
     "agent": lambda: agent.figures(SIZES),
 }
 

@@ -61,6 +61,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     network: str | None
     listen_port: int | None
     workers: int | None
+    reserve: int | None = None
     node: str | None
     worker_base_port: int | None
     config: Path | None
@@ -113,7 +114,7 @@ def _founding(wish: Wish, directory: Path | None) -> Founding:
         name=machine_name(wish.name if wish.name is not None else "control"),
         public_key=_NO_KEY,
         address=inventories.free_address(network, ()),
-        workers=worker_count(_default_workers() if wish.workers is None else wish.workers),
+        workers=worker_count(_default_workers(wish.reserve) if wish.workers is None else wish.workers),
         endpoints=tuple(Endpoint.parse(text, default_port=listen_port) for text in wish.endpoints),
     )
     profile = profile_wanted(wish.node, directory)
@@ -137,9 +138,17 @@ def _founding(wish: Wish, directory: Path | None) -> Founding:
     )
 
 
-def _default_workers() -> int:
-    """A data worker for each core but one, which the control process keeps."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+def _default_workers(reserve: int | None) -> int:
+    """A data worker for each core but those that the control process keeps: one, unless it is said."""
+    there = len(os.sched_getaffinity(0))
+    if reserve is None:
+        return max(1, there - 1)
+    if not 0 <= reserve < there:
+        raise BadInput(
+            f"{reserve} of {there} cores cannot be left to the control process",
+            hint=f"--reserve goes from 0 to {there - 1} here; or say --workers",
+        )
+    return there - reserve
 
 
 def _network(given: str | None, interface: str) -> str:

@@ -10,6 +10,7 @@ import typer
 from qmesh.agent.founding import Wish, init
 from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
 from qmesh.cli.standing import in_words
+from qmesh.errors import BadInput
 from qmesh.host.state import State
 
 log = logging.getLogger("qmesh")
@@ -40,6 +41,9 @@ def command(
     workers: Annotated[
         int | None, typer.Option(help="Data workers of this machine.", show_default="its cores but one")
     ] = None,
+    reserve: Annotated[
+        int | None, typer.Option(help="Cores left to the control process.", show_default="1")
+    ] = None,
     node: Annotated[
         str | None,
         typer.Option(
@@ -64,12 +68,15 @@ def command(
     The guard is loaded first, then the tunnel, then the agent is started. Run again with the same
     options it goes on where it was cut off.
     """
+    if workers is not None and reserve is not None:
+        raise BadInput("--workers and --reserve do not go together", hint="say one of the two")
     wish = Wish(
         name=name,
         endpoints=tuple(endpoint or ()),
         network=network,
         listen_port=listen_port,
         workers=workers,
+        reserve=reserve,
         node=node,
         worker_base_port=worker_base_port,
         config=config,
