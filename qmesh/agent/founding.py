@@ -114,7 +114,7 @@ def _founding(wish: Wish, directory: Path | None) -> Founding:
         name=machine_name(wish.name if wish.name is not None else "control"),
         public_key=_NO_KEY,
         address=inventories.free_address(network, ()),
-        workers=worker_count(_default_workers(wish.reserve) if wish.workers is None else wish.workers),
+        workers=worker_count(default_workers(wish.reserve) if wish.workers is None else wish.workers),
         endpoints=tuple(Endpoint.parse(text, default_port=listen_port) for text in wish.endpoints),
     )
     profile = profile_wanted(wish.node, directory)
@@ -138,7 +138,7 @@ def _founding(wish: Wish, directory: Path | None) -> Founding:
     )
 
 
-def _default_workers(reserve: int | None) -> int:
+def default_workers(reserve: int | None) -> int:
     """A data worker for each core but those that the control process keeps: one, unless it is said."""
     there = len(os.sched_getaffinity(0))
     if reserve is None:

@@ -50,7 +50,6 @@ def blank():
             ("--name", name)
             for name in ("", "A", "a_b", "-a", "a-", "a" * 64, "a\nb", "../a", "a b", "ä", "a\x1b[1m")
         ),
-        *(("--reserve", count) for count in ("-1", "4096", "x")),
         ("--reserve", "1", "--workers", "1"),
         *(("--workers", count) for count in ("0", "-1", "65536", "25537", "3.5", "many", "")),
         *(("--listen-port", port) for port in ("0", "-1", "65536", "51999", "40001", "x")),
