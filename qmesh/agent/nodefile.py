@@ -9,7 +9,7 @@ from qmesh.errors import BadInput
 from qmesh.host import files
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.inventory import Inventory, workers_of
-from qmesh.mesh.model import NOT_SHOWN, Profile, Unshown
+from qmesh.mesh.model import NOT_SHOWN, PROFILES, Profile, Unshown
 
 if TYPE_CHECKING:  # `ready` reads a file a core, and has no use for the registry
     from qmesh.agent.here import Here
@@ -71,11 +71,16 @@ def profile_of(directory: Path | None) -> Profile | None:
 
 
 def refuse_other_key(profile: Profile, found: Profile | None) -> None:
-    """Raise BadInput where a file is of a node that would ignore this profile's worker list."""
-    if found is not None and nodeconfig.facts(found).list_key != nodeconfig.facts(profile).list_key:
+    """Raise BadInput where a file is of a newer node, which would ignore this profile's worker list.
+
+    One of an older node is that of a node that is upgraded, as its owner said.
+    """
+    if found is None or nodeconfig.facts(found).list_key == nodeconfig.facts(profile).list_key:
+        return
+    if PROFILES.index(found) > PROFILES.index(profile):
         raise BadInput(
             f"the mesh is for node {profile}, but this config.yml is of node {found}, which ignores its list",
-            hint="name the right directory with --config",
+            hint=f"`qmesh set --node {found}` on the control node; or name the right directory with --config",
         )
 
 

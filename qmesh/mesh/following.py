@@ -9,6 +9,7 @@ import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import PROFILES
 from qmesh.mesh.nodeconfig import listen_address, settings_in, wanted_settings, workers_in
 
 
@@ -42,7 +43,9 @@ def is_in_hand(text: str, inventory: Inventory) -> bool:
     """
     network = ipaddress.ip_network(inventory.network)
     endpoints = {each.host for machine in inventory.machines for each in machine.endpoints}
-    entries = workers_in(text, inventory.node) or ()
+    # A node that was upgraded has the list under its older key still.
+    lists = (workers_in(text, profile) or () for profile in (inventory.node, *PROFILES))
+    entries = next(filter(None, lists), ())
     try:
         addresses = [listen_address(entry)[0] for entry in entries]
     except BadInput:

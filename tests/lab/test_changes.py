@@ -152,5 +152,10 @@ def test_another_version_of_the_node_opens_its_streams_to_members_only(lab, tuto
     assert reached(b, "10.77.0.1", [8340]) == [8340]
     assert reached(attacker, "10.77.0.1", [8340]) == []
     assert "2.0" not in qmesh(control, "plan").stdout
+    qmesh(control, "render-config", "--write", "--config", CONFIG)
+    config = control.read(f"{CONFIG}/config.yml")
+    assert "  dataWorkerStreamMultiaddrs:\n    - /ip4/10.77.0.1/tcp/32500\n" in config
+    assert "  streamListenMultiaddr: /ip4/0.0.0.0/tcp/8340\n" in config
+    facts(control, "set", "--node", "1.4")
     message = refusal(control, "render-config", "--config", CONFIG, code=2)
-    assert "ignores its list" in message
+    assert "qmesh set --node 2.1" in message

@@ -79,6 +79,12 @@ def test_what_the_owner_wrote_is_not_in_hand(entries, expected):
     assert is_in_hand(config, TUTORIAL) == expected
 
 
+def test_the_list_of_a_node_that_is_upgraded_is_in_hand_under_its_older_key():
+    upgraded = with_options(TUTORIAL, Options(node="2.1"))
+    assert is_in_hand(text(TUTORIAL, "b"), upgraded)
+    assert follows(TUTORIAL, upgraded, "b") == Due(restart=(4, 5, 6, 7))
+
+
 def test_public_streams_are_in_hand_at_the_endpoints():
     machines = tuple(
         msgspec.structs.replace(machine, endpoints=(Endpoint(f"192.0.2.{place}", 51820),))
