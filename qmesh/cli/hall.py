@@ -34,7 +34,7 @@ COMMANDS: Final = {
     "hold": "Hold the guard's second table, which no flush of the ruleset takes away.",
     "render-config": "Write the worker list into the node's config.yml.",
     "check": "Audit keys, tunnel, guard, listeners and config.yml.",
-    "status": "Show every machine of the mesh.",
+    "status": "Show every machine of the mesh, and which workers answer.",
     "log": "Show who joined and what changed, and when.",
     "units": "Write systemd units for the agent, the boot guard and the node.",
     "ready": "Wait until a core's worker can start, or listens; its systemd unit asks.",

@@ -25,7 +25,7 @@ from tests.lab.cluster import CONFIG, NODE_CONFIG
 from tests.lab.machines import CHECKOUT, TOOLS
 from tests.lab.test_systemd import QMESH, init, is_loaded, run, shown, until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 UNITS = Path("/etc/systemd/system")
 PROGRAM = Path("/usr/local/bin/stand-in")
@@ -171,7 +171,6 @@ def test_the_target_is_started_when_every_worker_listens_and_the_control_process
     assert int(shown(CONTROL, "ExecMainStartTimestampMonotonic")[0]) > max(ready)
 
 
-@pytest.mark.long
 def test_each_worker_has_the_limits_and_signals_of_its_makers():
     for unit in WORKERS:
         limits = Path(f"/proc/{processes(unit)[0]}/limits").read_text()
@@ -193,7 +192,6 @@ def test_a_worker_that_is_killed_is_started_again_and_no_other():
     assert processes(CONTROL) == control
 
 
-@pytest.mark.long
 def test_a_control_process_that_is_killed_is_started_again_and_the_workers_go_on():
     before, control = processes(*WORKERS), processes(CONTROL)[0]
     os.kill(control, signal.SIGKILL)
@@ -202,7 +200,6 @@ def test_a_control_process_that_is_killed_is_started_again_and_the_workers_go_on
     assert processes(*WORKERS) == before
 
 
-@pytest.mark.long
 def test_a_worker_is_started_again_however_often_it_ends():
     """systemd gives up after five starts in ten seconds where it is not told otherwise."""
     drop_in(1, "RestartSec=100ms\nExecStartPre=\nExecStartPost=\nExecStart=\nExecStart=/bin/false\n")
@@ -213,7 +210,6 @@ def test_a_worker_is_started_again_however_often_it_ends():
     assert shown(WORKERS[0], "StartLimitIntervalUSec") == ("0",)
 
 
-@pytest.mark.long
 def test_a_stop_of_the_target_stops_all_workers_by_their_signal_and_a_restart_restarts_them():
     before = processes(*WORKERS)
     run("systemctl", "restart", TARGET)
@@ -229,7 +225,6 @@ def test_a_stop_of_the_target_stops_all_workers_by_their_signal_and_a_restart_re
         assert shown(unit, "Result", "ExecMainCode", "ExecMainStatus") == ("success", "1", "0")
 
 
-@pytest.mark.long
 def test_g3_the_guards_unit_may_be_restarted_and_stopped_and_the_node_goes_on():
     before = processes(*WORKERS, CONTROL)
     for verb in ("restart", "stop", "start"):
@@ -239,7 +234,6 @@ def test_g3_the_guards_unit_may_be_restarted_and_stopped_and_the_node_goes_on():
         assert states(*WORKERS, CONTROL) == ("active",) * 4
 
 
-@pytest.mark.long
 def test_a_worker_that_required_the_guards_unit_would_be_restarted_with_it():
     """The counter-experiment to the test before."""
     drop_in(1, "Requires=qmesh-guard.service\n", "Unit")
@@ -250,7 +244,6 @@ def test_a_worker_that_required_the_guards_unit_would_be_restarted_with_it():
     assert processes(*WORKERS[1:]) == before[1:]
 
 
-@pytest.mark.long
 def test_the_agent_and_the_holder_may_end_and_the_node_goes_on_and_starts():
     before = processes(*WORKERS, CONTROL)
     with without_agent(holder=False):
@@ -260,7 +253,6 @@ def test_the_agent_and_the_holder_may_end_and_the_node_goes_on_and_starts():
         assert states("qmesh.service", "qmesh-hold.service") == ("inactive", "inactive")
 
 
-@pytest.mark.long
 def test_a_worker_waits_for_the_tunnels_address_and_starts_as_soon_as_it_is_there(told):
     with without_agent():
         run("ip", "link", "delete", "qmesh0")
@@ -273,7 +265,6 @@ def test_a_worker_waits_for_the_tunnels_address_and_starts_as_soon_as_it_is_ther
     until(lambda: listens(1) and states(WORKERS[0]) == ("active",))
 
 
-@pytest.mark.long
 def test_a_worker_whose_address_does_not_come_fails_with_a_reason_and_tries_on_until_it_does(told):
     impatient(1, startable_s=1)
     with without_agent():
@@ -301,7 +292,6 @@ def test_g3_no_worker_starts_without_the_guard_and_each_does_as_soon_as_it_is_lo
     until(lambda: processes(CONTROL) != (0,))
 
 
-@pytest.mark.long
 def test_a_worker_that_does_not_listen_is_told_of_and_started_again(told):
     impatient(1, listening_s=3)
     (MODES / "1").write_text("deaf")
@@ -313,7 +303,6 @@ def test_a_worker_that_does_not_listen_is_told_of_and_started_again(told):
     until(lambda: listens(1) and states(WORKERS[0]) == ("active",))
 
 
-@pytest.mark.long
 def test_a_worker_that_ends_before_it_listens_is_not_waited_for(told):
     (MODES / "1").write_text("short-lived")
     begun = time.monotonic()
@@ -325,7 +314,6 @@ def test_a_worker_that_ends_before_it_listens_is_not_waited_for(told):
     until(lambda: listens(1) and states(WORKERS[0]) == ("active",))
 
 
-@pytest.mark.long
 def test_a_worker_whose_port_another_program_has_does_not_start(told):
     run("systemctl", "stop", WORKERS[0])
     impatient(1, startable_s=1)
@@ -335,7 +323,6 @@ def test_a_worker_whose_port_another_program_has_does_not_start(told):
         assert processes(WORKERS[0]) == (0,)
 
 
-@pytest.mark.long
 def test_a_core_beyond_the_list_does_not_start_and_says_why(told):
     begun = time.monotonic()
     run("systemctl", "start", worker(4), code=1)
@@ -344,7 +331,6 @@ def test_a_core_beyond_the_list_does_not_start_and_says_why(told):
     assert "error: core 4 is beyond the worker list, which ends with core 3" in told(worker(4))
 
 
-@pytest.mark.long
 def test_a_program_that_is_not_there_fails_at_once():
     drop_in(1, "ExecStart=\nExecStart=/usr/local/bin/no-such-node\n")
     begun = time.monotonic()
@@ -354,7 +340,6 @@ def test_a_program_that_is_not_there_fails_at_once():
     assert shown(WORKERS[0], "ExecMainStatus") == ("203",)
 
 
-@pytest.mark.long
 def test_a_user_of_the_nodes_own_is_none_of_the_guards_business():
     drop_in(1, "User=nobody\n")
     for path in (Path("/root"), Path("/root/node"), Path(CONFIG)):
@@ -369,7 +354,6 @@ def test_a_user_of_the_nodes_own_is_none_of_the_guards_business():
     assert Path(f"/proc/{processes(WORKERS[0])[0]}").stat().st_uid == 65534
 
 
-@pytest.mark.long
 def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_cores():
     words = (QMESH, "units", "--write", str(UNITS), "--program", str(PROGRAM))
     assert run(*words) == f"the units in {UNITS} are as they have to be\n"
@@ -395,7 +379,6 @@ def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_co
     assert target.read_text() == text
 
 
-@pytest.mark.long
 def test_the_workers_units_are_installed_where_systemd_has_them():
     assert services.worker_units_are_installed()
     shutil.move(UNITS / "qmesh-worker@.service", "/run/away")
@@ -408,7 +391,6 @@ def test_the_workers_units_are_installed_where_systemd_has_them():
         run("systemctl", "daemon-reload")
 
 
-@pytest.mark.long
 def test_workers_are_restarted_stopped_and_started_by_their_cores():
     before, control = processes(*WORKERS), processes(CONTROL)
     services.restart_workers(range(1, 3))
@@ -433,7 +415,6 @@ def test_workers_are_restarted_stopped_and_started_by_their_cores():
     assert processes(CONTROL)[0] not in {0, *control}
 
 
-@pytest.mark.long
 def test_what_systemd_says_of_a_worker_that_does_not_start_is_told(told):
     with pytest.raises(MachineRefused, match=r"Job for qmesh-worker@9\.service failed") as caught:
         services.start_workers([1, 9])

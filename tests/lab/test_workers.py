@@ -80,8 +80,9 @@ def test_a_machine_that_is_down_is_not_waited_for_core_by_core(cluster):
 
 def test_watching_goes_on_until_ctrl_c(cluster):
     control, _ = cluster
-    watching = control.start(["sh", "-c", "exec qmesh status --watch --json >/root/seen"])
-    wait_until(lambda: len(control.read("/root/seen").splitlines()) >= 2, seconds=20)
+    control.write("/root/seen", "")
+    watching = control.start(["sh", "-c", "exec qmesh status --watch --json >>/root/seen"])
+    wait_until(lambda: len(control.read("/root/seen").splitlines()) >= 2, seconds=30)
     control.run(["pkill", "-INT", "-f", "qmesh status"])
     assert watching.wait(10) == 0
     for line in control.read("/root/seen").splitlines():
