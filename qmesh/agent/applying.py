@@ -14,7 +14,7 @@ from qmesh.agent.following import render_in_hand
 from qmesh.agent.here import linux_for, load, require_root, rise, risen
 from qmesh.agent.service import ensure_agent
 from qmesh.agent.undoing import arm, put_back_when_due, rearm, refuse_while_waiting
-from qmesh.errors import BadInput
+from qmesh.errors import QmeshError
 from qmesh.host.state import State
 from qmesh.mesh.inventory import ports_of
 from qmesh.mesh.plan import Step
@@ -51,9 +51,11 @@ def apply(state: State) -> tuple[Step, ...]:
         linux = linux_for(state, here)
         refuse_cut(linux, steps_without_names(risen(here), linux))
         steps = converge(rise(state, here), linux)
-    with contextlib.suppress(BadInput):  # `check` has it
-        render_in_hand(state, here)
     ensure_agent(state)
+    try:
+        render_in_hand(state, here)
+    except QmeshError as error:
+        log.warning("config.yml stays as it is: %s (hint: %s)", error.message, error.hint)
     return steps
 
 

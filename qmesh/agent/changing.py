@@ -11,7 +11,6 @@ import msgspec
 from qmesh.agent.converge import converge
 from qmesh.agent.here import linux_for, load, require_control, require_root
 from qmesh.agent.undoing import refuse_while_waiting
-from qmesh.errors import BadInput
 from qmesh.host.registry import EventKind, Registry
 from qmesh.host.state import State
 from qmesh.mesh import changes
@@ -23,12 +22,18 @@ log = logging.getLogger("qmesh")
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """What a change of the mesh answers. restart: machines, in order; the control node is the last."""
+    """What a change of the mesh answers. restart: machines, in order; the control node is the last.
 
+    is_another: whether the mesh is another one than before.
+    control_workers: whether workers of the control node itself have to be restarted.
+    """
+
+    is_another: bool
     revision: int
     renumbered: tuple[Renumbered, ...]
     restart: tuple[str, ...]
     control: str
+    control_workers: bool
     restarts_by_itself: bool
 
 
@@ -107,15 +112,11 @@ def _change(
             here = load(state)
             converge(here, linux_for(state, here), follow_roaming=True)
     return Changed(
+        is_another=new != old,
         revision=new.revision,
         renumbered=changes.renumberings(old, new),
         restart=changes.restarts(old, new),
         control=new.control,
+        control_workers=bool(changes.workers_to_restart(old, new, new.control)),
         restarts_by_itself=new.restart,
     )
-
-
-def refuse_nothing(*wishes: object) -> None:
-    """Raise BadInput where a command was given nothing to do."""
-    if all(wish is None for wish in wishes):
-        raise BadInput("nothing to change was given", hint="see `qmesh set --help`")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed
 from qmesh.errors import KernelRefused, QmeshError
-from qmesh.host import ports
 from qmesh.host.linux import Linux
-from qmesh.mesh.model import Guard, NodeState
+from qmesh.mesh.model import Endpoint, Guard, NodeState
 from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, plan
 
 log = logging.getLogger("qmesh")
@@ -30,22 +29,19 @@ def wanted_and_observed(
     endpoints = endpoints_wanted(here, observed)
     if (follow_roaming or here.settings.control) and observed.tunnel is not None:
         endpoints |= {name: where for name, where in roamed(here, counters).items() if name in endpoints}
-    return keeping_closed(desired_here(here, linux.backend.kind, endpoints), observed), observed
+    return _closing_on(here, linux, endpoints), observed
 
 
-def keeping_closed(wanted: NodeState, observed: NodeState) -> NodeState:
-    """What is wanted, and closed too what the guard closes now and somebody listens on still.
+def _closing_on(here: Here, linux: Linux, endpoints: Mapping[str, Endpoint]) -> NodeState:
+    """What this machine should be, and closed too what qmesh closed before and somebody listens on still.
 
     A worker that was renumbered, paused or taken out goes on at its old port until it is restarted.
     """
-    loaded = observed.loaded_guard
-    if not isinstance(wanted.guard, Guard) or loaded is None:
+    wanted = desired_here(here, linux.backend.kind, endpoints)
+    if not isinstance(wanted.guard, Guard):
         return wanted
-    left = set(loaded.ports).difference(wanted.guard.ports)
-    still = left.intersection(port for _, port in ports.listeners()) if left else left
-    if not still:
-        return wanted
-    guard = msgspec.structs.replace(wanted.guard, ports=tuple(sorted(still.union(wanted.guard.ports))))
+    closed = linux.closed_and_listened().union(wanted.guard.ports)
+    guard = msgspec.structs.replace(wanted.guard, ports=tuple(sorted(closed)))
     return msgspec.structs.replace(wanted, guard=guard)
 
 
@@ -56,8 +52,7 @@ def steps_for(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tupl
 
 def steps_without_names(here: Here, linux: Linux) -> tuple[Step, ...]:
     """The same, endpoints left aside: it looks up no name, so that nothing waits for DNS."""
-    observed = linux.observe()
-    return plan(keeping_closed(desired_here(here, linux.backend.kind, {}), observed), observed)
+    return plan(_closing_on(here, linux, {}), linux.observe())
 
 
 def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple[Step, ...]:
@@ -78,9 +73,8 @@ def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple
 
 def close(here: Here, linux: Linux) -> tuple[Step, ...]:
     """Take the guard's steps alone: it does not wait for DNS."""
-    observed = linux.observe_guard()
-    wanted = keeping_closed(desired_here(here, linux.backend.kind, {}), observed)
-    steps = plan(msgspec.structs.replace(wanted, tunnel=None), observed)
+    wanted = msgspec.structs.replace(_closing_on(here, linux, {}), tunnel=None)
+    steps = plan(wanted, linux.observe_guard())
     return take(linux, tuple(step for step in steps if isinstance(step, LoadGuard | ReservePorts)))
 
 

@@ -60,29 +60,36 @@ class Follower:
     def __init__(self, state: State) -> None:
         self._state = state
         self._seen: object = None
+        self._said = ""
         self._look_at = 0.0
         self._dial_at = 0.0
         self._control_since: float | None = None
 
     def turn(self, here: Here) -> None:
-        """Follow what is new. What goes wrong is logged, and tried again when something changes."""
+        """Follow what is new. What goes wrong is said once, and tried again when something changes."""
         now = time.monotonic()
         if now < self._look_at or here.settings.config_directory is None:
             return
         self._look_at = now + LOOK_S
         try:
-            seen = self._stamp(here)
-            if seen != self._seen:
-                # Read anew: what the agent's look knows of a control node may lack who came since.
-                here = load(self._state)
-                render_in_hand(self._state, here)
-                self._seen = self._stamp(here)
-            waiting = self._state.due()
-            if waiting is not None:
-                self._go_on(load(self._state), waiting)
+            self._follow(here)
+            self._said = ""
         except QmeshError as error:
-            self._seen = self._stamp(here)
-            log.warning("config.yml does not follow the mesh: %s (hint: %s)", error.message, error.hint)
+            if error.message != self._said:
+                log.warning("config.yml does not follow the mesh: %s (hint: %s)", error.message, error.hint)
+            self._said = error.message
+
+    def _follow(self, here: Here) -> None:
+        seen = self._stamp(here)
+        if seen != self._seen:
+            self._seen = seen
+            # Read anew: what the agent's look knows of a control node may lack who came since.
+            here = load(self._state)
+            if render_in_hand(self._state, here):
+                self._seen = self._stamp(here)
+        waiting = self._state.due()
+        if waiting is not None:
+            self._go_on(load(self._state), waiting)
 
     def _stamp(self, here: Here) -> object:
         directory = here.settings.config_directory
@@ -95,8 +102,11 @@ class Follower:
             return file, registry.revision()
 
     def _go_on(self, here: Here, waiting: Due) -> None:
-        if not (here.inventory.restart and services.worker_units_are_installed()):
-            self._tell(here, waiting)
+        installed = services.worker_units_are_installed()
+        if installed:
+            _list_cores(here)
+        if not (installed and here.inventory.restart):
+            _tell(here, waiting)
             self._state.save_due(None)
             return
         if waiting.restart or waiting.stop:
@@ -131,24 +141,29 @@ class Follower:
         )
         return here.inventory.node != "1.4" and now - self._control_since > PATIENCE_S
 
-    @staticmethod
-    def _tell(here: Here, waiting: Due) -> None:
-        """What to run, where nobody allowed the agent to."""
-        if waiting.stop:
-            log.info("stop cores %s, which are not this machine's any more", ranges_text(waiting.stop))
-        if waiting.restart:
-            are_all = waiting.restart == tuple(here.inventory.numbers(here.settings.name))
-            log.info("now run: %s", restart_command(waiting.restart, are_all=are_all))
-        if waiting.control:
-            log.info("when all workers are restarted: systemctl restart %s", CONTROL_PROCESS)
+
+def _list_cores(here: Here) -> None:
+    """Have the target of all workers name this machine's cores, unless somebody edited it."""
+    cores = tuple(here.inventory.numbers(here.settings.name))
+    if services.update_units({WORKERS: workers_target(cores)}, services.UNIT_DIRECTORY).written:
+        services.systemctl("daemon-reload")
+
+
+def _tell(here: Here, waiting: Due) -> None:
+    """What to run, where nobody allowed the agent to."""
+    if waiting.stop:
+        units = " ".join(map(worker_unit, waiting.stop))
+        log.info("stop cores %s, another machine's now: systemctl stop %s", ranges_text(waiting.stop), units)
+    if waiting.restart:
+        are_all = waiting.restart == tuple(here.inventory.numbers(here.settings.name))
+        log.info("now run: %s", restart_command(waiting.restart, are_all=are_all))
+    if waiting.control:
+        log.info("when all workers are restarted: systemctl restart %s", CONTROL_PROCESS)
 
 
 def _restart_workers(here: Here, waiting: Due) -> None:
     """Stop, start and restart just these; those of a node that its owner stopped stay so."""
-    cores = tuple(here.inventory.numbers(here.settings.name))
-    written = services.update_units({WORKERS: workers_target(cores)}, services.UNIT_DIRECTORY)
-    if written.written:
-        services.systemctl("daemon-reload")
+    cores = here.inventory.numbers(here.settings.name)
     services.order("stop", *map(worker_unit, waiting.stop))
     wanted = tuple(core for core in waiting.restart if core in cores)
     verb = "restart" if services.is_active(WORKERS) else "try-restart"

@@ -35,7 +35,6 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import (
     DEFAULT_INTERFACE,
     DEFAULT_LISTEN_PORT,
-    PROFILES,
     Endpoint,
     Machine,
     Profile,
@@ -43,7 +42,6 @@ from qmesh.mesh.model import (
     ip_network,
     machine_name,
     port_number,
-    quoted,
     worker_count,
 )
 from qmesh.mesh.nodeconfig import facts
@@ -62,7 +60,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     listen_port: int | None
     workers: int | None
     reserve: int | None = None
-    node: str | None
+    node: Profile | None
     worker_base_port: int | None
     config: Path | None
     interface: str | None
@@ -161,16 +159,10 @@ def _network(given: str | None, interface: str) -> str:
     return network
 
 
-def profile_wanted(given: str | None, directory: Path | None) -> Profile:
+def profile_wanted(given: Profile | None, directory: Path | None) -> Profile:
     """The profile asked for, or that of the node's config.yml, or 2.0. Raises BadInput."""
-    asked = next((profile for profile in PROFILES if profile == given), None)
-    if given is not None and asked is None:
-        raise BadInput(
-            f"{quoted(given)} is no version of the node's config", hint=f"use one of {', '.join(PROFILES)}"
-        )
     found = nodefile.profile_of(directory)
-    profile = asked or found or "2.0"
-    facts(profile)
+    profile = given or found or "2.0"
     nodefile.refuse_other_key(profile, found)
     return profile
 

@@ -38,7 +38,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     config: Path | None
     lines: str | None
-    node: str | None
+    node: Profile | None
     here: tuple[str, ...]
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, TypeAlias, TypeVar
 
 import typer
 
+from qmesh.mesh.model import Profile
+
 T = TypeVar("T")
 
 StateOption: TypeAlias = Annotated[
@@ -35,6 +37,10 @@ NewFileOption: TypeAlias = Annotated[
         show_default=False,
         readable=False,
     ),
+]
+
+NodeOption: TypeAlias = Annotated[
+    Profile | None, typer.Option(help="The node's version.", show_default="as config.yml tells, or 2.0")
 ]
 
 STATE = Path("/var/lib/qmesh")

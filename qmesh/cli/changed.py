@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import msgspec
 
@@ -11,6 +10,7 @@ from qmesh.agent.changing import Changed
 from qmesh.cli.answers import answer
 from qmesh.mesh.changes import Renumbered
 from qmesh.mesh.model import Cores
+from qmesh.mesh.units import CONTROL_PROCESS, WORKERS
 
 log = logging.getLogger("qmesh")
 
@@ -24,9 +24,9 @@ class _Facts(msgspec.Struct, frozen=True):
 def show(changed: Changed, *, as_json: bool, done: str) -> None:
     """Print what was done, who has other cores, and what to restart."""
     facts = _Facts(changed.revision, changed.renumbered, changed.restart)
-    answer(
-        facts, as_json=as_json, text=lambda it: "\n".join([f"{done}: revision {it.revision}", *_moved(it)])
-    )
+    head = done if changed.is_another else "nothing to change, the mesh is so already"
+    lines = [f"{head}: revision {changed.revision}", *map(_moved, changed.renumbered)]
+    answer(facts, as_json=as_json, text=lambda _: "\n".join(lines))
     if not changed.restart:
         return
     if changed.restarts_by_itself:
@@ -34,12 +34,13 @@ def show(changed: Changed, *, as_json: bool, done: str) -> None:
         return
     log.info("members hear of it within a quarter of a minute. Then, in this order:")
     for name in changed.restart:
-        unit = "qmesh-control.service" if name == changed.control else "qmesh-workers.target"
-        log.info("  on %s: qmesh render-config --write && systemctl restart %s", name, unit)
+        units = [] if name == changed.control and not changed.control_workers else [WORKERS]
+        units += [CONTROL_PROCESS] if name == changed.control else []
+        log.info("  on %s: qmesh render-config --write && systemctl restart %s", name, " ".join(units))
 
 
-def _moved(facts: Any) -> list[str]:
-    return [f"  {each.machine}: {_cores(each.was)} -> {_cores(each.now)}" for each in facts.renumbered]
+def _moved(each: Renumbered) -> str:
+    return f"  {each.machine}: {_cores(each.was)} -> {_cores(each.now)}"
 
 
 def _cores(cores: Cores | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import selectors
 import socket
@@ -70,5 +69,4 @@ def _take(selector: selectors.BaseSelector, found: dict[tuple[str, int], float],
 def _done(selector: selectors.BaseSelector, end: object) -> None:
     assert isinstance(end, socket.socket)
     selector.unregister(end)
-    with contextlib.closing(end):
-        pass
+    end.close()

@@ -86,6 +86,10 @@ class Linux:
         """The machine as it is, without a look at its tunnel: it names none. Raises as `observe` does."""
         return NodeState(guard=self._guard(), tunnel=None, reserved_ports=ports.held(self._state))
 
+    def closed_and_listened(self) -> frozenset[int]:
+        """The ports that qmesh closed last, and that somebody listens on now."""
+        return frozenset(self._state.ports_closed()).intersection(port for _, port in ports.listeners())
+
     def outline(self) -> Outline:
         """What can be seen of the machine at a cost that does not grow with its peers."""
         return Outline(self.observe_guard(), links.read(self._interface))

@@ -21,7 +21,8 @@ from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import files, holder, reserved
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.following import Due
-from qmesh.mesh.model import Endpoint, Port, Secret
+from qmesh.mesh.guard import parse_script
+from qmesh.mesh.model import Endpoint, Guard, Port, Secret
 from qmesh.mesh.undoing import Undoing
 
 DEFAULT_STATE = Path("/var/lib/qmesh")
@@ -253,7 +254,14 @@ class State:
             files.write(self._held_ports_file, msgspec.json.encode(held))
 
     def ports_closed(self) -> tuple[int, ...]:
-        """The worker ports that were this machine's when it was last looked at, ascending."""
+        """The ports that qmesh closed here last, ascending: by the guard's file, else by what it reserved.
+
+        What others did to the loaded table is not in it.
+        """
+        script = files.read(self.guard_file)
+        guard = None if script is None else parse_script(script.decode("utf-8", "replace"))
+        if isinstance(guard, Guard):
+            return guard.ports
         held = self.held_ports()
         return tuple(sorted((*held.ours, *held.others)))
 

@@ -206,7 +206,7 @@ def may_reach_workers(guard: Guard, source: str, own: AbstractSet[str]) -> bool:
 
 def load_script(guard: Guard) -> str:
     """Nftables commands that put the guard in place of whatever has its name, in one transaction."""
-    return f"add table inet {TABLE}\ndelete table inet {TABLE}\n{render(guard)}"
+    return f"{unload_script()}{render(guard)}"
 
 
 def held_script(guard: Guard) -> str:
@@ -244,6 +244,11 @@ def parse(listing: str) -> Guard | AlteredGuard:
     """Read back what `nft -s list table inet qmesh` printed."""
     guard = _parameters(listing)
     return guard if guard is not None and _words(render(guard)) == _words(listing) else AlteredGuard(listing)
+
+
+def parse_script(script: str) -> Guard | AlteredGuard:
+    """Read back what `load_script` wrote."""
+    return parse(script.removeprefix(unload_script()))
 
 
 def parse_held(listing: str) -> Guard | AlteredGuard:

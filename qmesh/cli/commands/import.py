@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.importing import Wish, propose_mesh
-from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
+from qmesh.cli.answers import STATE, ConfigOption, JsonOption, NodeOption, StateOption, answer
 from qmesh.errors import BadInput
 from qmesh.host.state import State
 from qmesh.mesh.model import quoted
@@ -33,12 +33,7 @@ def command(
             show_default="config.yml's worker list",
         ),
     ] = None,
-    node: Annotated[
-        str | None,
-        typer.Option(
-            help="The node's version: 1.4, 2.0, 2.1 or 2.1-rust.", show_default="as config.yml tells, or 2.0"
-        ),
-    ] = None,
+    node: NodeOption = None,
     here: Annotated[
         list[str] | None,
         typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.founding import Wish, init
-from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
+from qmesh.cli.answers import STATE, ConfigOption, JsonOption, NodeOption, StateOption, answer
 from qmesh.cli.standing import in_words
 from qmesh.errors import BadInput
 from qmesh.host.state import State
@@ -44,12 +44,7 @@ def command(
     reserve: Annotated[
         int | None, typer.Option(help="Cores left to the control process.", show_default="1")
     ] = None,
-    node: Annotated[
-        str | None,
-        typer.Option(
-            help="The node's version: 1.4, 2.0, 2.1 or 2.1-rust.", show_default="as config.yml tells, or 2.0"
-        ),
-    ] = None,
+    node: NodeOption = None,
     worker_base_port: Annotated[
         int | None, typer.Option(help="Port of the first worker.", show_default="40000; 32500 from 2.1 on")
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.changing import refuse_nothing, set_machine, set_options
+from qmesh.agent.changing import set_machine, set_options
 from qmesh.cli.answers import STATE, JsonOption, StateOption
 from qmesh.cli.changed import show
 from qmesh.errors import BadInput
@@ -73,7 +73,8 @@ def command(
     The answer names the machines with other cores, and what has to be restarted, in which order.
     """
     for_all = (node, worker_base_port, p2p_base_port, stream, master_proxy, restart)
-    refuse_nothing(workers, endpoint, *for_all)
+    if all(option is None for option in (workers, endpoint, *for_all)):
+        raise BadInput("nothing to change was given", hint="see `qmesh set --help`")
     if name is not None:
         if any(option is not None for option in for_all):
             raise BadInput(
