@@ -29,7 +29,7 @@ from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files, links, nftables, ports, wireguard
 from qmesh.host.registry import Registry
 from qmesh.host.state import Settings, State
-from qmesh.mesh import inventory as inventories
+from qmesh.mesh import networks
 from qmesh.mesh.enrolment import mesh_identifier, public_key_of
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import (
@@ -111,7 +111,7 @@ def _founding(wish: Wish, directory: Path | None) -> Founding:
     machine = Machine(
         name=machine_name(wish.name if wish.name is not None else "control"),
         public_key=_NO_KEY,
-        address=inventories.free_address(network, ()),
+        address=networks.free_address(network, ()),
         workers=worker_count(default_workers(wish.reserve) if wish.workers is None else wish.workers),
         endpoints=tuple(Endpoint.parse(text, default_port=listen_port) for text in wish.endpoints),
     )
@@ -152,10 +152,10 @@ def default_workers(reserve: int | None) -> int:
 def _network(given: str | None, interface: str) -> str:
     occupied = links.occupied_networks(interface)
     if given is None:
-        return inventories.choose_network(occupied)
+        return networks.choose_network(occupied)
     network = ip_network(given)
-    inventories.refuse_small(network)
-    inventories.refuse_collision(network, occupied, hint="choose another --network, or leave it to qmesh")
+    networks.refuse_small(network)
+    networks.refuse_collision(network, occupied, hint="choose another --network, or leave it to qmesh")
     return network
 
 

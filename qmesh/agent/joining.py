@@ -35,13 +35,14 @@ from qmesh.host import files, links, nftables, ports, wireguard
 from qmesh.host.channel import Client, Silent
 from qmesh.host.linux import Linux
 from qmesh.host.state import Settings, State
-from qmesh.mesh import inventory as inventories
+from qmesh.mesh import networks
 from qmesh.mesh.enrolment import (
     Invitation,
     parse_invitation,
     public_key_of,
     read_membership,
 )
+from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import (
     DEFAULT_INTERFACE,
     DEFAULT_LISTEN_PORT,
@@ -152,7 +153,7 @@ def _listen_port(wish: Wish, endpoint: Endpoint | None) -> int:
 
 
 def _refuse_what_collides(invitation: Invitation, interface: str, listen_port: int) -> None:
-    inventories.refuse_collision(
+    networks.refuse_collision(
         invitation.network,
         links.occupied_networks(interface),
         hint="make the mesh anew with another --network, or take that network off this machine",
@@ -250,7 +251,7 @@ def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
     )
 
 
-def _refuse_wrong_place(inventory: inventories.Inventory, joiner: Joiner) -> None:
+def _refuse_wrong_place(inventory: Inventory, joiner: Joiner) -> None:
     me, wanted = inventory.machine(joiner.invitation.name), joiner.invitation
     if (me.public_key, me.address) != (joiner.public_key, wanted.address):
         raise EnrolmentRefused(

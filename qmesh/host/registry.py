@@ -19,8 +19,9 @@ import msgspec
 from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, QmeshError, StateUnreadable
 from qmesh.host import database, files
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
-from qmesh.mesh.inventory import Inventory, add, admit, free_address
+from qmesh.mesh.inventory import Inventory, add, admit
 from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret, Unshown
+from qmesh.mesh.networks import free_address
 
 _APPLICATION: Final = 0x716D6573  # "qmes"
 _SCHEMA_VERSION: Final = 2

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
-from qmesh.mesh.inventory import Inventory, members, refuse_endpoint_inside
+from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.model import (
     Endpoint,
     Port,
@@ -37,6 +37,7 @@ from qmesh.mesh.model import (
     wireguard_key,
     worker_count,
 )
+from qmesh.mesh.networks import refuse_endpoint_inside
 
 PREFIX: Final = "qmesh1"
 MAX_TEXT: Final = 8192

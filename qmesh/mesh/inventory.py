@@ -7,10 +7,9 @@ and a machine that is appended renumbers nobody.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -28,17 +27,9 @@ from qmesh.mesh.model import (
     port_number,
     quoted,
 )
+from qmesh.mesh.networks import IPNetwork, capacity, parsed_network, refuse_endpoint_inside
 
 Stream: TypeAlias = Literal["tunnel", "public"]
-
-IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-CANDIDATE_NETWORKS = (
-    *(f"10.{octet}.0.0/20" for octet in range(77, 256)),
-    *(f"172.{octet}.16.0/20" for octet in range(31, 15, -1)),
-    *(f"192.168.{octet}.0/20" for octet in range(240, -1, -16)),
-)
-"""Networks that `init` tries in this order: room for 4,094 machines each."""
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -78,7 +69,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 f"network {quoted(self.network)} is not canonical",
                 hint=f"write it as {ip_network(self.network)}",
             )
-        network = _parsed_network(self.network)
+        network = parsed_network(self.network)
         _refuse_repeats("name", (machine.name for machine in self.machines))
         _refuse_repeats("tunnel address", (machine.address for machine in self.machines))
         _refuse_repeats("public key", (machine.public_key for machine in self.machines))
@@ -277,83 +268,6 @@ def admit(inventory: Inventory, name: str, *, public_key: str, workers: int) -> 
     return msgspec.structs.replace(inventory, machines=(*others, member), revision=inventory.revision + 1)
 
 
-def free_address(network: str, taken: Collection[str]) -> str:
-    """The lowest address of `network` that is not taken.
-
-    The first and last address of an IPv4 network are left out, and an IPv6 network's first.
-    Raises BadInput when all are taken.
-    """
-    hosts = ipaddress.ip_network(network)
-    for number in range(1, _capacity(hosts) + 1):
-        address = str(hosts.network_address + number)
-        if address not in taken:
-            return address
-    raise BadInput(
-        f"every address of the tunnel network {network} is taken",
-        hint="remove machines, or make a new mesh with a larger --network",
-    )
-
-
-def refuse_small(network: str) -> None:
-    """Raise BadInput when a tunnel network has no room for two machines."""
-    if _capacity(ipaddress.ip_network(network)) < 2:
-        raise BadInput(
-            f"the tunnel network {network} has no room for two machines",
-            hint="use a larger one, such as 10.77.0.0/20",
-        )
-
-
-def choose_network(occupied: Iterable[str]) -> str:
-    """The first candidate network that overlaps with none of `occupied` (networks, as text).
-
-    Raises BadInput when all do.
-    """
-    in_the_way = [ipaddress.ip_network(text, strict=False) for text in occupied]
-    for candidate in CANDIDATE_NETWORKS:
-        if overlap(candidate, in_the_way) is None:
-            return candidate
-    raise BadInput(
-        "every private network that qmesh tries is in use on this machine",
-        hint="choose one that is free with --network, such as fd12:3456:789a::/64",
-    )
-
-
-def refuse_collision(network: str, occupied: Iterable[str], *, hint: str) -> None:
-    """Raise BadInput when `network` overlaps with one of `occupied`, naming both."""
-    other = overlap(network, [ipaddress.ip_network(text, strict=False) for text in occupied])
-    if other is not None:
-        raise BadInput(f"the tunnel network {network} collides with {other} of this machine", hint=hint)
-
-
-def overlap(network: str, occupied: Iterable[IPNetwork]) -> str | None:
-    """The first of `occupied` that shares an address with `network`; a default route never does."""
-    wanted = ipaddress.ip_network(network)
-    for other in occupied:
-        if other.prefixlen > 0 and other.version == wanted.version and other.overlaps(wanted):
-            return str(other)
-    return None
-
-
-def refuse_endpoint_inside(network: str, host: str) -> None:
-    """Raise BadInput when an endpoint's host is an address of the tunnel network itself."""
-    address = parsed_address(host)
-    if address is not None and address in _parsed_network(network):
-        raise BadInput(
-            f"endpoint {host} lies in the tunnel network {network}",
-            hint="give the address at which the machine is reached without the tunnel",
-        )
-
-
-@lru_cache(64)
-def _parsed_network(text: str) -> IPNetwork:
-    return ipaddress.ip_network(text)
-
-
-def _capacity(network: IPNetwork) -> int:
-    """How many machines fit: all but the network's first address, and IPv4's broadcast."""
-    return int(network.num_addresses) - (2 if network.version == 4 else 1)
-
-
 def _refuse_repeats(what: str, values: Iterable[str]) -> None:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
@@ -365,7 +279,7 @@ def _refuse_repeats(what: str, values: Iterable[str]) -> None:
 def _refuse_outside(machine: Machine, network: IPNetwork) -> None:
     address = parsed_address(machine.address)
     offset = 0 if address is None else int(address) - int(network.network_address)
-    if not 1 <= offset <= _capacity(network) or (":" in machine.address) != (network.version == 6):
+    if not 1 <= offset <= capacity(network) or (":" in machine.address) != (network.version == 6):
         raise BadInput(
             f"tunnel address {machine.address} of {machine.name} is no host address of {network}",
             hint="let qmesh choose the address",
