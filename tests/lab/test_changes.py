@@ -117,6 +117,16 @@ def test_g3_a_worker_that_was_renumbered_stays_closed_at_its_old_port(lab, tutor
     wait_until(lambda: " 40016" not in c.run(["nft", "list", "table", "inet", "qmesh"]).stdout, seconds=15)
 
 
+def test_g4_a_port_that_somebody_put_into_the_guard_is_opened_again_though_sshd_listens_there(tutorial):
+    _, b, _ = tutorial
+    ssh = b.start(["python", "-c", "import socket, time; socket.create_server(('', 22)); time.sleep(99)"])
+    b.run(["nft", "add", "element", "inet", "qmesh", "worker_ports", "{ 22 }"])
+    closed = ["nft", "list", "set", "inet", "qmesh", "worker_ports"]
+    wait_until(lambda: " 22," not in b.run(closed).stdout, seconds=20)
+    assert "40003" in b.run(closed).stdout
+    ssh.stop()
+
+
 def test_who_is_removed_is_no_peer_and_the_rest_goes_on(tutorial):
     control, b, c = tutorial
     start_workers(c, "8..17")

@@ -19,6 +19,7 @@ from qmesh.mesh.guard import (
     may_reach_workers,
     parse,
     parse_held,
+    parse_script,
     render,
     render_held,
     seen,
@@ -424,3 +425,9 @@ def test_g3_the_guard_is_whole_where_both_tables_and_the_next_boots_are_one(
 )
 def test_g1_whose_connections_may_be_open_to_a_worker(role: str, source: str, expected: bool) -> None:
     assert may_reach_workers(guard(role=role), source, frozenset({"192.0.2.7"})) is expected
+
+
+@given(guards)
+def test_law_what_is_written_for_the_next_boot_is_read_back(found: Guard) -> None:
+    assert parse_script(load_script(found)) == found
+    assert isinstance(parse_script(load_script(found) + "# more"), AlteredGuard)

@@ -18,72 +18,11 @@ import msgspec
 
 from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, QmeshError, StateUnreadable
 from qmesh.host import database, files
+from qmesh.host.registry import rows, schema
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
 from qmesh.mesh.inventory import Inventory, add, admit
-from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret, Unshown
+from qmesh.mesh.model import Endpoint, Machine, Secret, Unshown
 from qmesh.mesh.networks import free_address
-
-_APPLICATION: Final = 0x716D6573  # "qmes"
-_SCHEMA_VERSION: Final = 2
-_SCHEMA: Final = """
-CREATE TABLE mesh (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    mesh TEXT NOT NULL,
-    network TEXT NOT NULL,
-    control TEXT NOT NULL REFERENCES machines (name) DEFERRABLE INITIALLY DEFERRED,
-    node TEXT NOT NULL,
-    base_port INTEGER NOT NULL,
-    service_port INTEGER NOT NULL,
-    revision INTEGER NOT NULL,
-    p2p_base_port INTEGER,
-    stream TEXT NOT NULL DEFAULT 'tunnel',
-    master_proxy INTEGER NOT NULL DEFAULT FALSE,
-    restart INTEGER NOT NULL DEFAULT FALSE
-) STRICT;
-CREATE TABLE machines (
-    name TEXT PRIMARY KEY NOT NULL,
-    public_key TEXT NOT NULL UNIQUE,
-    address TEXT NOT NULL UNIQUE,
-    place INTEGER UNIQUE,
-    workers INTEGER CHECK (workers BETWEEN 1 AND 65535),
-    state TEXT NOT NULL CHECK (state IN ('active', 'paused', 'invited')),
-    endpoints TEXT NOT NULL,
-    preshared_key TEXT,
-    CHECK ((state = 'invited') = (place IS NULL))
-) STRICT;
-CREATE TABLE invitations (
-    identifier TEXT PRIMARY KEY NOT NULL,
-    machine TEXT NOT NULL,
-    secret BLOB,
-    expires_at INTEGER NOT NULL,
-    outcome TEXT NOT NULL CHECK (outcome IN ('open', 'redeemed', 'withdrawn', 'expired')),
-    redeemed_by TEXT,
-    CHECK ((outcome = 'redeemed') = (redeemed_by IS NOT NULL))
-) STRICT;
-CREATE UNIQUE INDEX one_open_invitation ON invitations (machine) WHERE outcome = 'open';
-CREATE TABLE events (
-    number INTEGER PRIMARY KEY,
-    at INTEGER NOT NULL,
-    command TEXT NOT NULL,
-    what TEXT NOT NULL,
-    machine TEXT,
-    revision INTEGER NOT NULL
-) STRICT;
-"""
-
-_MIGRATIONS: Final = {
-    1: (
-        "ALTER TABLE mesh ADD COLUMN p2p_base_port INTEGER",
-        "ALTER TABLE mesh ADD COLUMN stream TEXT NOT NULL DEFAULT 'tunnel'",
-        "ALTER TABLE mesh ADD COLUMN master_proxy INTEGER NOT NULL DEFAULT FALSE",
-        "ALTER TABLE mesh ADD COLUMN restart INTEGER NOT NULL DEFAULT FALSE",
-    ),
-}
-"""By version, what makes the next one of it."""
-_OF_THE_MESH: Final = (
-    *("mesh", "network", "control", "node", "base_port", "service_port", "revision"),
-    *("p2p_base_port", "stream", "master_proxy", "restart"),
-)
 
 EventKind: TypeAlias = Literal[
     "mesh-made",
@@ -171,11 +110,9 @@ class Registry:
             database.remove(path)
             os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, files.PRIVATE_MODE))
             with contextlib.closing(database.connect(building)) as connection:
-                connection.executescript(_SCHEMA)
-                connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-                connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+                schema.create(connection)
                 with database.transaction(connection):
-                    _insert_mesh(connection, inventory)
+                    rows.insert_mesh(connection, inventory)
                     _record(connection, now, "init", "mesh-made", inventory.control, inventory.revision)
                 # Lasts in the file. Set when it is opened, it would fail where another process writes.
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -186,23 +123,15 @@ class Registry:
         with database.named(self._path):
             (application,) = self._connection.execute("PRAGMA application_id").fetchone()
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if application != _APPLICATION:
+        if application != schema.APPLICATION:
             raise StateUnreadable(f"{self._path} is not a qmesh registry", hint="restore it from a backup")
-        if version > _SCHEMA_VERSION:
+        if version > schema.VERSION:
             raise StateUnreadable(
                 f"{self._path} was written by a newer qmesh", hint="install that version, or a newer one"
             )
-        if version < _SCHEMA_VERSION:
-            self._migrate()
-
-    def _migrate(self) -> None:
-        with self._change() as connection:
-            # Asked for again: another process may have done it while this one waited for its turn.
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            for step in range(version, _SCHEMA_VERSION):
-                for statement in _MIGRATIONS[step]:
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        if version < schema.VERSION:
+            with self._change() as connection:
+                schema.migrate(connection)
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
@@ -216,20 +145,20 @@ class Registry:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
-            return _inventory(connection)
+            return rows.inventory(connection)
 
     def revision(self) -> int:
         """The revision of the membership."""
         with self._change() as connection:
-            return _revision(connection)
+            return rows.revision(connection)
 
     def preshared_keys(self) -> dict[str, Secret]:
         """The preshared key of each machine, throwaway ones included, by public key."""
         with self._change() as connection:
-            rows = connection.execute(
+            found = connection.execute(
                 "SELECT public_key, preshared_key FROM machines WHERE preshared_key IS NOT NULL"
             )
-            return {public_key: Secret(text) for public_key, text in rows}
+            return {public_key: Secret(text) for public_key, text in found}
 
     def last_event(self) -> int:
         """The number of the last event."""
@@ -243,21 +172,25 @@ class Registry:
         None when more has changed than who is a peer, or when this registry has no such event.
         """
         with self._change() as connection:
-            rows = connection.execute(
+            found = connection.execute(
                 "SELECT number, what, machine FROM events WHERE number >= ? ORDER BY number", (since,)
             ).fetchall()
-            if not rows or rows[0][0] != since or not _OF_PEERS.issuperset(what for _, what, _ in rows[1:]):
+            if (
+                not found
+                or found[0][0] != since
+                or not _OF_PEERS.issuperset(what for _, what, _ in found[1:])
+            ):
                 return None
-            names = {name for _, _, name in rows[1:]}
-            return News(rows[-1][0], {name: _known(connection, name) for name in names})
+            names = {name for _, _, name in found[1:]}
+            return News(found[-1][0], {name: _known(connection, name) for name in names})
 
     def events(self) -> tuple[Event, ...]:
         """All that changed the mesh, oldest first."""
         with self._change() as connection:
-            rows = connection.execute(
+            found = connection.execute(
                 "SELECT at, command, what, machine, revision FROM events ORDER BY number"
             )
-            return tuple(Event(*row) for row in rows)
+            return tuple(Event(*row) for row in found)
 
     def invite(
         self, name: str, *, workers: int | None, endpoint: Endpoint | None, expires_at: int, now: int
@@ -270,7 +203,7 @@ class Registry:
         with self._change() as connection:
             _expire(connection, now)
             self._withdraw(connection, name, now)
-            inventory = _inventory(connection)
+            inventory = rows.inventory(connection)
             secret = secrets.token_bytes(32)
             derived = derive(secret)
             machine = Machine(
@@ -282,7 +215,7 @@ class Registry:
                 endpoints=() if endpoint is None else (endpoint,),
             )
             add(inventory, machine)
-            _insert_machine(connection, machine, None, derived.preshared_key)
+            rows.insert_machine(connection, machine, None, derived.preshared_key)
             connection.execute(
                 "INSERT INTO invitations (identifier, machine, secret, expires_at, outcome)"
                 " VALUES (?, ?, ?, ?, 'open')",
@@ -300,7 +233,7 @@ class Registry:
         )
         if ended.rowcount:
             connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
-            _record(connection, now, "invite", "invitation-withdrawn", name, _revision(connection))
+            _record(connection, now, "invite", "invitation-withdrawn", name, rows.revision(connection))
 
     def redeem(self, message: Redemption, *, sender: str, now: int) -> Inventory:
         """Make the sender a member, or find that it already is: the same message twice is once (E4).
@@ -312,7 +245,7 @@ class Registry:
             with self._change() as connection:
                 _expire(connection, now)
                 name = self._redeem(connection, message, sender)
-                inventory = _inventory(connection)
+                inventory = rows.inventory(connection)
                 if name is not None:
                     _record(connection, now, "join", "joined", name, inventory.revision)
         except (sqlite3.IntegrityError, BadInput) as error:
@@ -333,7 +266,7 @@ class Registry:
         if outcome != "open":
             raise EnrolmentRefused(f"this invitation is {_SPENT[outcome]}", hint="ask for a new one")
         refuse_unproven(message, secret)
-        before = _inventory(connection)
+        before = rows.inventory(connection)
         invited = before.machine(name)
         if sender != invited.address:
             raise EnrolmentRefused(
@@ -359,10 +292,10 @@ class Registry:
         `after` may raise BadInput, and changes no key, address or name. machine: what it is about.
         """
         with self._change() as connection:
-            old = _inventory(connection)
+            old = rows.inventory(connection)
             new = after(old)
             if new != old:
-                _update(connection, old, new)
+                rows.update(connection, old, new)
                 _record(connection, now, command, what, machine, new.revision)
         return old, new
 
@@ -393,7 +326,7 @@ def _update_admitted(
     connection.execute(
         "UPDATE machines SET public_key = ?, workers = ?, state = 'active', endpoints = ?, preshared_key = ?,"
         " place = (SELECT coalesce(max(place), 0) + 1 FROM machines) WHERE name = ?",
-        (machine.public_key, machine.workers, _endpoints(machine), shared.reveal(), name),
+        (machine.public_key, machine.workers, rows.endpoints(machine), shared.reveal(), name),
     )
     connection.execute(
         "UPDATE invitations SET outcome = 'redeemed', redeemed_by = ?, secret = NULL WHERE identifier = ?",
@@ -403,22 +336,15 @@ def _update_admitted(
 
 
 def _expire(connection: sqlite3.Connection, now: int) -> bool:
-    rows = connection.execute(
+    ended = connection.execute(
         "UPDATE invitations SET outcome = 'expired', secret = NULL WHERE outcome = 'open' AND expires_at <= ?"
         " RETURNING machine",
         (now,),
     ).fetchall()
-    for (name,) in rows:
+    for (name,) in ended:
         connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
-        _record(connection, now, "agent", "invitation-expired", name, _revision(connection))
-    return bool(rows)
-
-
-def _inventory(connection: sqlite3.Connection) -> Inventory:
-    try:
-        return _rows_as_inventory(connection)
-    except (QmeshError, TypeError, ValueError) as error:
-        raise sqlite3.DatabaseError(f"its rows are no mesh ({error})") from None
+        _record(connection, now, "agent", "invitation-expired", name, rows.revision(connection))
+    return bool(ended)
 
 
 def _known(connection: sqlite3.Connection, name: str) -> Known | None:
@@ -430,94 +356,7 @@ def _known(connection: sqlite3.Connection, name: str) -> Known | None:
     if row is None:
         return None
     *machine, preshared_key = row
-    return Known(_machine(*machine), None if preshared_key is None else Secret(preshared_key))
-
-
-def _rows_as_inventory(connection: sqlite3.Connection) -> Inventory:
-    names = ", ".join(_OF_THE_MESH)
-    values = connection.execute(f"SELECT {names} FROM mesh").fetchone()  # noqa: S608 - names of ours
-    mesh = dict(zip(_OF_THE_MESH, values, strict=True))
-    rows = connection.execute(
-        "SELECT name, public_key, address, workers, state, endpoints FROM machines"
-        " ORDER BY place IS NULL, place, name"
-    )
-    machines = tuple(_machine(*row) for row in rows)
-    for name in ("master_proxy", "restart"):
-        mesh[name] = bool(mesh[name])
-    return Inventory(**mesh, machines=machines)
-
-
-def _update(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> None:
-    """Write what is another in `new`: of the mesh, of machines, their order, and who is gone."""
-    settings = ", ".join(f"{name} = ?" for name in _OF_THE_MESH)
-    connection.execute(f"UPDATE mesh SET {settings}", _of_the_mesh(new))  # noqa: S608 - names of ours
-    kept = {machine.name: machine for machine in new.machines}
-    gone = [(machine.name,) for machine in old.machines if machine.name not in kept]
-    connection.executemany("DELETE FROM machines WHERE name = ?", gone)
-    # Two must never have one place, not even while they change it.
-    connection.execute("UPDATE machines SET place = -place")
-    placed = [machine for machine in new.machines if machine.state != "invited"]
-    connection.executemany(
-        "UPDATE machines SET workers = ?, state = ?, endpoints = ?, place = ? WHERE name = ?",
-        [
-            (machine.workers, machine.state, _endpoints(machine), place, machine.name)
-            for place, machine in enumerate(placed, 1)
-        ],
-    )
-
-
-def _of_the_mesh(inventory: Inventory) -> tuple[object, ...]:
-    return tuple(getattr(inventory, name) for name in _OF_THE_MESH)
-
-
-def _machine(
-    name: str, public_key: str, address: str, workers: int | None, state: MachineState, endpoints: str
-) -> Machine:
-    return Machine(
-        name=name,
-        public_key=public_key,
-        address=address,
-        workers=workers,
-        state=state,
-        endpoints=msgspec.json.decode(endpoints, type=tuple[Endpoint, ...]),
-    )
-
-
-def _revision(connection: sqlite3.Connection) -> int:
-    (revision,) = connection.execute("SELECT revision FROM mesh").fetchone()
-    return int(revision)
-
-
-def _insert_mesh(connection: sqlite3.Connection, inventory: Inventory) -> None:
-    connection.execute(
-        f"INSERT INTO mesh VALUES (1{', ?' * len(_OF_THE_MESH)})",  # noqa: S608 - question marks
-        _of_the_mesh(inventory),
-    )
-    for place, machine in enumerate(inventory.machines, 1):
-        _insert_machine(connection, machine, place, None)
-
-
-def _insert_machine(
-    connection: sqlite3.Connection, machine: Machine, place: int | None, preshared: Secret | None
-) -> None:
-    connection.execute(
-        "INSERT INTO machines (name, public_key, address, place, workers, state, endpoints, preshared_key)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            machine.name,
-            machine.public_key,
-            machine.address,
-            place,
-            machine.workers,
-            machine.state,
-            _endpoints(machine),
-            None if preshared is None else preshared.reveal(),
-        ),
-    )
-
-
-def _endpoints(machine: Machine) -> str:
-    return msgspec.json.encode(machine.endpoints).decode()
+    return Known(rows.machine(*machine), None if preshared_key is None else Secret(preshared_key))
 
 
 def _record(

@@ -1,0 +1,10 @@
+"""The control node's registry, which is the mesh.
+
+schema  the tables, and how older ones become these
+rows    rows as values, and back
+store   what happens to the mesh: each change one transaction with its event
+"""
+
+from qmesh.host.registry.store import Event, EventKind, Issued, Known, News, Registry
+
+__all__ = ["Event", "EventKind", "Issued", "Known", "News", "Registry"]

@@ -1,0 +1,117 @@
+"""The mesh as rows of the registry's tables, and back."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+import msgspec
+
+from qmesh.errors import QmeshError
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret
+
+_OF_THE_MESH: Final = (
+    *("mesh", "network", "control", "node", "base_port", "service_port", "revision"),
+    *("p2p_base_port", "stream", "master_proxy", "restart"),
+)
+
+
+def inventory(connection: sqlite3.Connection) -> Inventory:
+    """The whole mesh. Raises sqlite3.DatabaseError where the rows are none."""
+    try:
+        return _rows_as_inventory(connection)
+    except (QmeshError, TypeError, ValueError) as error:
+        raise sqlite3.DatabaseError(f"its rows are no mesh ({error})") from None
+
+
+def _rows_as_inventory(connection: sqlite3.Connection) -> Inventory:
+    names = ", ".join(_OF_THE_MESH)
+    values = connection.execute(f"SELECT {names} FROM mesh").fetchone()  # noqa: S608 - names of ours
+    mesh = dict(zip(_OF_THE_MESH, values, strict=True))
+    rows = connection.execute(
+        "SELECT name, public_key, address, workers, state, endpoints FROM machines"
+        " ORDER BY place IS NULL, place, name"
+    )
+    machines = tuple(machine(*row) for row in rows)
+    for name in ("master_proxy", "restart"):
+        mesh[name] = bool(mesh[name])
+    return Inventory(**mesh, machines=machines)
+
+
+def update(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> None:
+    """Write what is another in `new`: of the mesh, of machines, their order, and who is gone."""
+    settings = ", ".join(f"{name} = ?" for name in _OF_THE_MESH)
+    connection.execute(f"UPDATE mesh SET {settings}", _of_the_mesh(new))  # noqa: S608 - names of ours
+    kept = {machine.name: machine for machine in new.machines}
+    gone = [(machine.name,) for machine in old.machines if machine.name not in kept]
+    connection.executemany("DELETE FROM machines WHERE name = ?", gone)
+    # Two must never have one place, not even while they change it.
+    connection.execute("UPDATE machines SET place = -place")
+    placed = [machine for machine in new.machines if machine.state != "invited"]
+    connection.executemany(
+        "UPDATE machines SET workers = ?, state = ?, endpoints = ?, place = ? WHERE name = ?",
+        [
+            (machine.workers, machine.state, endpoints(machine), place, machine.name)
+            for place, machine in enumerate(placed, 1)
+        ],
+    )
+
+
+def _of_the_mesh(inventory: Inventory) -> tuple[object, ...]:
+    return tuple(getattr(inventory, name) for name in _OF_THE_MESH)
+
+
+def machine(
+    name: str, public_key: str, address: str, workers: int | None, state: MachineState, endpoints: str
+) -> Machine:
+    """A row of `machines` as a value."""
+    return Machine(
+        name=name,
+        public_key=public_key,
+        address=address,
+        workers=workers,
+        state=state,
+        endpoints=msgspec.json.decode(endpoints, type=tuple[Endpoint, ...]),
+    )
+
+
+def revision(connection: sqlite3.Connection) -> int:
+    """The revision of the membership."""
+    (revision,) = connection.execute("SELECT revision FROM mesh").fetchone()
+    return int(revision)
+
+
+def insert_mesh(connection: sqlite3.Connection, inventory: Inventory) -> None:
+    """Write a mesh into empty tables."""
+    connection.execute(
+        f"INSERT INTO mesh VALUES (1{', ?' * len(_OF_THE_MESH)})",  # noqa: S608 - question marks
+        _of_the_mesh(inventory),
+    )
+    for place, machine in enumerate(inventory.machines, 1):
+        insert_machine(connection, machine, place, None)
+
+
+def insert_machine(
+    connection: sqlite3.Connection, machine: Machine, place: int | None, preshared: Secret | None
+) -> None:
+    """Write one machine more; one that is invited has no place."""
+    connection.execute(
+        "INSERT INTO machines (name, public_key, address, place, workers, state, endpoints, preshared_key)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            machine.name,
+            machine.public_key,
+            machine.address,
+            place,
+            machine.workers,
+            machine.state,
+            endpoints(machine),
+            None if preshared is None else preshared.reveal(),
+        ),
+    )
+
+
+def endpoints(machine: Machine) -> str:
+    """A machine's endpoints as they are kept: JSON."""
+    return msgspec.json.encode(machine.endpoints).decode()
