@@ -20,7 +20,7 @@ ANSWER_S = 2.0
 """Seconds in which a worker has to answer; a lost packet is sent again after one."""
 
 
-class Silent(msgspec.Struct, frozen=True):
+class SilentCore(msgspec.Struct, frozen=True):
     """A core that nobody answers for. unit, restart: what runs it under systemd, and how to restart it."""
 
     core: int
@@ -38,7 +38,7 @@ class Watched(msgspec.Struct, frozen=True):
     """
 
     alive: int
-    silent: tuple[Silent, ...]
+    silent: tuple[SilentCore, ...]
     latency: float | None
 
 
@@ -66,10 +66,10 @@ def _watched(
     return Watched(len(taken), silent, latency)
 
 
-def _silent(name: str, worker: Worker) -> Silent:
+def _silent(name: str, worker: Worker) -> SilentCore:
     unit = worker_unit(worker.core)
     restart = f"on {name}: {restart_command((worker.core,), are_all=False)}"
-    return Silent(worker.core, worker.address, worker.port, unit, restart)
+    return SilentCore(worker.core, worker.address, worker.port, unit, restart)
 
 
 def circumstances(here: Here, watched: Mapping[str, Watched]) -> Circumstances:
