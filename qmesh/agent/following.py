@@ -49,7 +49,7 @@ def render_in_hand(state: State, here: Here) -> bool:
             return False
         asked = due(found.text, new, here.inventory, here.settings.name)
         state.save_due((state.due() or Due()).then(asked))
-        nodefile.write(Path(directory), new)
+        nodefile.write(Path(directory), found.text, new)
     log.info("config.yml has the mesh's list of revision %d", here.inventory.revision)
     return True
 

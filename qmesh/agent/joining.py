@@ -307,4 +307,4 @@ def _config_written(state: State, here: Here) -> tuple[Path, bool]:
     if given is None:
         files.make_private_directory(directory)
         state.save_settings(msgspec.structs.replace(here.settings, config_directory=str(directory)))
-    return nodefile.write(directory, nodefile.render(here, text))
+    return nodefile.write(directory, text, nodefile.render(here, text))

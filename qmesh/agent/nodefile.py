@@ -175,9 +175,13 @@ def render_for(here: Here, name: str, own_text: str | None) -> str:
     return nodeconfig.least(profile, wanted, secrets=secrets)
 
 
-def write(directory: Path, text: str) -> tuple[Path, bool]:
-    """Put a rendered config.yml in place; the file that was written, and whether it changed."""
-    found = read(directory)
-    if found.text == text:
-        return found.path, False
-    return files.write_in_place_of(found.path, text.encode("utf-8")), True
+def write(directory: Path, old: str | None, new: str) -> tuple[Path, bool]:
+    """Put a rendered config.yml in place of `old`; the file that was written, and whether it changed.
+
+    Raises BadInput where another one is there by now.
+    """
+    path = directory / FILE_NAME
+    if new == old:
+        return path, False
+    before = None if old is None else old.encode("utf-8")
+    return files.write_in_place_of(path, new.encode("utf-8"), instead_of=before), True

@@ -113,11 +113,7 @@ def write(state: State, rendered: Rendered) -> tuple[Path, bool]:
     if rendered.old is None:
         nodefile.refuse_to_create(here, directory)
     with state.lock():
-        if nodefile.read(directory).text != rendered.old:
-            raise BadInput(
-                f"the config.yml in {directory} was changed meanwhile", hint="run the same command again"
-            )
-        done = nodefile.write(directory, rendered.new)
+        done = nodefile.write(directory, rendered.old, rendered.new)
         settings = state.settings()
         if settings.config_directory != str(directory):
             state.save_settings(msgspec.structs.replace(settings, config_directory=str(directory)))

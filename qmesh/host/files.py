@@ -22,26 +22,33 @@ def read(path: Path, *, limit: int = MAX_OCTETS) -> bytes | None:
 
     Raises StateUnreadable when something is there that cannot be read so: never "nothing there".
     """
+    found = _read(path, path, limit)
+    return None if found is None else found[0]
+
+
+def _read(path: Path, named: Path, limit: int = MAX_OCTETS) -> tuple[bytes, os.stat_result] | None:
+    """A file with what the kernel says of it. named: what messages call it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except PermissionError:
-        raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root") from None
+        raise NeedsRoot(f"{named} cannot be read by this user", hint="run the command as root") from None
     except OSError as error:
-        raise _unreadable(path, _reason(error)) from None
+        raise _unreadable(named, _reason(error)) from None
     # Looked at before it becomes a file object: Python makes none of a directory, and leaves it open.
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise _unreadable(path, "is not a regular file")
+        raise _unreadable(named, "is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
         try:
             octets = file.read(limit + 1)
         except OSError as error:
-            raise _unreadable(path, _reason(error)) from None
+            raise _unreadable(named, _reason(error)) from None
     if len(octets) > limit:
-        raise _unreadable(path, f"is larger than {limit} bytes")
-    return octets
+        raise _unreadable(named, f"is larger than {limit} bytes")
+    return octets, status
 
 
 def mode_of(path: Path) -> int | None:
@@ -73,6 +80,10 @@ def write(
     A symbolic link at `path` is replaced, not followed. The file has `mode` from its first byte.
     Raises MachineRefused when the disk refuses; then the old file is as it was.
     """
+    _write(path, path, octets, mode, owner)
+
+
+def _write(path: Path, named: Path, octets: bytes, mode: int, owner: tuple[int, int] | None) -> None:
     try:
         with _temporary(path) as (descriptor, temporary):
             os.fchmod(descriptor, mode)
@@ -84,7 +95,7 @@ def write(
         sync_directory(path.parent)
     except OSError as error:
         raise MachineRefused(
-            f"{path} could not be written: {_reason(error)}",
+            f"{named} could not be written: {_reason(error)}",
             hint="look for a full disk, a read-only file system, or missing rights; nothing was changed",
         ) from None
 
@@ -160,33 +171,47 @@ def make_private_directory(path: Path) -> None:
         path.chmod(0o700)
 
 
-def write_in_place_of(path: Path, octets: bytes) -> Path:
+def write_in_place_of(path: Path, octets: bytes, *, instead_of: bytes | None) -> Path:
     """Replace somebody's existing file, or make a new one, and keep the old as `NAME.bak`.
 
-    Owner and mode stay, less what others may do; a new one is 0600. A symbolic link is followed when it
-    and its target belong to one user, and the target is what is replaced. Returns what was written.
-    Raises BadInput for a link that leads to somebody else's file.
+    instead_of: what the file holds; None for a new one. Owner and mode stay, less what others may do; a
+    new one is 0600. A symbolic link is followed when it and its target belong to one user, and the target
+    is what is replaced. Returns what was written.
+
+    The directory may be a user's, who may put another in its place at any moment: all is done in the one
+    that is there at first. Raises BadInput for a link that leads to somebody else's file, and where
+    something was changed meanwhile.
     """
     real = followed(path)
-    old = read(real)
-    if old is None:
-        write(real, octets, owner=_owner_of_directory(real.parent))
-        return real
-    found = real.stat()
-    mode, owner = stat.S_IMODE(found.st_mode) & 0o770, (found.st_uid, found.st_gid)
-    write(real.with_name(real.name + ".bak"), old, mode=mode, owner=owner)
-    write(real, octets, mode=mode, owner=owner)
+    with _pinned(real.parent) as directory:
+        place = directory / real.name
+        old = _read(place, real)
+        if (None if old is None else old[0]) != instead_of:
+            raise BadInput(f"{real} was changed meanwhile", hint="run the same command again")
+        if old is None:
+            found = directory.stat()
+            _write(place, real, octets, PRIVATE_MODE, (found.st_uid, found.st_gid))
+            return real
+        before, found = old
+        mode, owner = stat.S_IMODE(found.st_mode) & 0o770, (found.st_uid, found.st_gid)
+        _write(place.with_name(f"{real.name}.bak"), real, before, mode, owner)
+        _write(place, real, octets, mode, owner)
     return real
 
 
-def _owner_of_directory(directory: Path) -> tuple[int, int]:
+@contextlib.contextmanager
+def _pinned(directory: Path) -> Iterator[Path]:
+    """A path by which a directory is reached whatever is put in its place. Source: proc(5), pid/fd."""
     try:
-        found = directory.stat()
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise MachineRefused(
             f"{directory} cannot be written to: {_reason(error)}", hint="make the directory first"
         ) from None
-    return found.st_uid, found.st_gid
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def followed(path: Path) -> Path:
