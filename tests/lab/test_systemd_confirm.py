@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab.test_systemd import QMESH, is_loaded, run, shown, until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 STATE = Path("/var/lib/qmesh")
 UNDO = "qmesh-undo.service"
