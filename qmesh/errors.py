@@ -8,6 +8,7 @@
     │   ├── KernelRefused
     │   └── StateUnreadable    our own state is damaged: never read as "nothing there"
     ├── EnrolmentRefused    4  the invitation, or the other side, said no
+    │   └── Removed            this machine is a member of its mesh no more
     └── Interrupted       130  the user said stop
 
 Exit code 1 is no error: it is a result that says no (drift, a finding).
@@ -62,6 +63,16 @@ class EnrolmentRefused(QmeshError):
     """The invitation, or the control node, said no."""
 
     exit_code = 4
+
+
+class Removed(EnrolmentRefused):
+    """This machine is a member of its mesh no more."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this machine was removed from its mesh: its tunnel is closed, and so are its worker ports",
+            hint="`qmesh join` with a new invitation, or `qmesh uninstall` to have qmesh gone",
+        )
 
 
 class Interrupted(QmeshError):

@@ -11,7 +11,7 @@ import msgspec
 from qmesh.agent.converge import converge, steps_for, steps_without_names
 from qmesh.agent.cutting import refuse_cut, warn_of_cut
 from qmesh.agent.following import render_in_hand
-from qmesh.agent.here import linux_for, load, require_root, rise, risen
+from qmesh.agent.here import linux_for, load, refuse_removed, require_root, rise, risen
 from qmesh.agent.service import ensure_agent
 from qmesh.agent.undoing import arm, put_back_when_due, rearm, refuse_while_waiting
 from qmesh.errors import QmeshError
@@ -26,7 +26,9 @@ log = logging.getLogger("qmesh")
 def plan(state: State) -> tuple[Step, ...]:
     """The steps that `apply` would take; none when the machine is as desired."""
     require_root("qmesh plan")
-    here = risen(load(state))
+    remembered = load(state)
+    refuse_removed(remembered)
+    here = risen(remembered)
     linux = linux_for(state, here)
     steps = steps_for(here, linux)
     warn_of_cut(linux, steps)
@@ -48,6 +50,7 @@ def apply(state: State) -> tuple[Step, ...]:
     with state.lock():
         refuse_while_waiting(state)
         here = load(state)
+        refuse_removed(here)
         linux = linux_for(state, here)
         refuse_cut(linux, steps_without_names(risen(here), linux))
         steps = converge(rise(state, here), linux)
@@ -80,6 +83,7 @@ def try_out(state: State, *, seconds: int) -> Tried:
     with state.lock():
         put_back_when_due(state)
         here = load(state)
+        refuse_removed(here)
         linux = linux_for(state, here)
         steps = steps_without_names(risen(here), linux) or steps_for(risen(here), linux)
         waiting = state.undoing()

@@ -11,6 +11,7 @@ import msgspec
 from qmesh.agent.converge import converge
 from qmesh.agent.here import linux_for, load, require_control, require_root
 from qmesh.agent.undoing import refuse_while_waiting
+from qmesh.host import telling
 from qmesh.host.registry import EventKind, Registry
 from qmesh.host.state import State
 from qmesh.mesh import changes
@@ -19,6 +20,9 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Endpoint, worker_count
 
 log = logging.getLogger("qmesh")
+
+_FAREWELL_S = 1.5
+"""Seconds that members have to take the news, before one that was removed is cut off."""
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -108,6 +112,7 @@ def _change(
                 machine=machine or here.inventory.control,
                 now=int(time.time()),
             )
+        telling.tell(state.directory, wait_s=_FAREWELL_S)
         if here.settings.up:
             here = load(state)
             converge(here, linux_for(state, here), follow_roaming=True)

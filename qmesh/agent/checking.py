@@ -56,7 +56,7 @@ def check(state: State) -> Report:
     with state.lock():
         put_back_when_due(state)
         remembered = load(state)
-        here = risen(remembered)
+        here = remembered if remembered.settings.removed else risen(remembered)
         linux = Linux(state, here.settings.interface, [])
         desired, observed = wanted_and_observed(here, linux)
         around = _surroundings(
@@ -91,6 +91,7 @@ def _surroundings(
         reserved=ports.reserved(),
         listeners=ports.listeners(),
         taken_down=taken_down,
+        removed=here.settings.removed,
         agent_runs=services.agent_runs(state),
         obstacles=obstacles,
         weaknesses=_weaknesses(here.settings.interface),

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, StateUnreadable
+from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, Removed, StateUnreadable
 from qmesh.host import files, names, nftables
 from qmesh.host.linux import Linux
 from qmesh.host.registry import Registry
 from qmesh.host.state import Settings, State
 from qmesh.host.wireguard import Counters
 from qmesh.mesh.desired import Place, desired
-from qmesh.mesh.enrolment import read_membership
 from qmesh.mesh.guard import TABLE
 from qmesh.mesh.inventory import Inventory, ports_of
+from qmesh.mesh.membership import believed, read_stored
 from qmesh.mesh.model import Cores, Endpoint, InterfaceKind, Machine, NodeState, Secret
 
 FRESH_S = 180
@@ -88,6 +88,12 @@ def require_control(here: Here, what: str) -> None:
         )
 
 
+def refuse_removed(here: Here) -> None:
+    """Raise Removed where the mesh has this machine no more."""
+    if here.settings.removed:
+        raise Removed
+
+
 def refuse_foreign_guard(state: State) -> None:
     """Raise BadInput where a guard is loaded that this state knows nothing of: another one's, or a rest."""
     if nftables.read_table(TABLE) is not None and files.mode_of(state.guard_file) is None:
@@ -117,7 +123,7 @@ def held_membership(state: State, settings: Settings) -> Inventory:
     if octets is None:
         raise _lost(state.membership_file, "is missing")
     try:
-        return read_membership(octets, settings.verification_key, mesh=settings.mesh)
+        return believed(read_stored(octets), settings.verification_key, mesh=settings.mesh)
     except EnrolmentRefused as error:
         raise _lost(state.membership_file, f"is not to be believed: {error.message}") from None
 
@@ -145,7 +151,9 @@ def rise(state: State, here: Here, *, keep_undoing: bool = False) -> Here:
     """End what `down` or `--no-apply` said, and remember it; so ends that the machine was put back.
 
     keep_undoing: this is a change that is undone unless it is confirmed.
+    Raises Removed where the mesh has it no more.
     """
+    refuse_removed(here)
     risen_here = risen(here)
     if risen_here.settings != here.settings:
         state.save_settings(risen_here.settings)

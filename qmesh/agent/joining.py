@@ -40,9 +40,9 @@ from qmesh.mesh.enrolment import (
     Invitation,
     parse_invitation,
     public_key_of,
-    read_membership,
 )
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.membership import believed, read_update, stored, updated
 from qmesh.mesh.model import (
     DEFAULT_INTERFACE,
     DEFAULT_LISTEN_PORT,
@@ -116,7 +116,8 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
 def _is_member(state: State) -> bool:
     """Whether this machine holds its membership whole; a damaged one is asked for again."""
     try:
-        if state.settings_or_none() is None:
+        settings = state.settings_or_none()
+        if settings is None or settings.removed:
             return False
         load(state)
     except StateUnreadable as error:
@@ -208,12 +209,11 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
     try:
         with undone_on_failure(linux, back_to=_before(state, joiner, linux)):
             answer, endpoint = redeem(state, joiner, linux)
-            inventory = read_membership(
-                answer, joiner.invitation.verification_key, mesh=joiner.invitation.mesh
-            )
+            signed = updated(read_update(answer), None)
+            inventory = believed(signed, joiner.invitation.verification_key, mesh=joiner.invitation.mesh)
             _refuse_wrong_place(inventory, joiner)
             state.save_preshared_key(joiner.preshared)
-            files.write(state.membership_file, answer)
+            files.write(state.membership_file, stored(signed))
             state.save_settings(_settings(joiner, endpoint))
     finally:
         state.save_pending(None)

@@ -2,44 +2,81 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from qmesh.agent.here import Here, held_membership, load
-from qmesh.errors import EnrolmentRefused
+from qmesh.errors import EnrolmentRefused, Removed
 from qmesh.host import files
 from qmesh.host.state import State
-from qmesh.mesh.enrolment import newer, read_membership
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.membership import SignedMembership, believed, newer, read_stored, read_update, stored, updated
+
+if TYPE_CHECKING:
+    from qmesh.host.channel import Client
 
 log = logging.getLogger("qmesh")
 
 _ANSWER_S = 5.0
 
 
-def refresh(state: State, here: Here, *, connect_s: float) -> bool:
+def refresh(state: State, here: Here, *, connect_s: float, wait_s: int = 0) -> bool:
     """Ask the control node for a newer membership and keep it; whether there was one.
 
     connect_s: seconds to wait for a connection.
+    wait_s: seconds to wait for a newer one to come.
     Raises Silent when the control node does not answer, EnrolmentRefused when it says no, or when
-    its answer is not to be believed (E6).
+    its answer is not to be believed (E6); Removed when it is, and this machine is not in it.
     """
     from qmesh.host.channel import Client  # noqa: PLC0415 - 15 MB that a control node has no use for
 
     client = Client(address=here.inventory.control_node.address, port=here.inventory.service_port)
-    try:
-        answer = client.membership(newer_than=here.inventory.revision, connect_s=connect_s, read_s=_ANSWER_S)
-    finally:
-        client.close()
-    if answer is None:
+    with contextlib.closing(client):
+        offered = _asked(client, state, here, connect_s=connect_s, wait_s=wait_s)
+    if offered is None:
         return False
-    settings = here.settings
-    offered = read_membership(answer, settings.verification_key, mesh=settings.mesh)
-    if all(machine.name != settings.name for machine in offered.machines):
-        raise EnrolmentRefused("this machine is no member any more", hint="ask whoever runs the control node")
+    signed, inventory = offered
     with state.lock():
-        if not newer(held_membership(state, settings), offered):
+        if not newer(held_membership(state, here.settings), inventory):
             return False
-        files.write(state.membership_file, answer)
+        if all(machine.name != here.settings.name for machine in inventory.machines):
+            _leave(state)
+            raise Removed
+        files.write(state.membership_file, stored(signed))
     return True
+
+
+def _leave(state: State) -> None:
+    """Remember that this machine is removed. The agent takes the tunnel down; the guard stays."""
+    settings = state.settings()
+    state.save_settings(msgspec.structs.replace(settings, up=False, removed=True))
+
+
+def _asked(
+    client: Client, state: State, here: Here, *, connect_s: float, wait_s: int
+) -> tuple[SignedMembership, Inventory] | None:
+    """The newer membership, believed: by a difference, or as a whole where that leads to nothing."""
+    held = files.read(state.membership_file)
+    revision = here.inventory.revision
+    answer = client.membership(newer_than=revision, connect_s=connect_s, read_s=_ANSWER_S, wait_s=wait_s)
+    if answer is None:
+        return None
+    update = read_update(answer)
+    if update.base is not None and held is not None:
+        with contextlib.suppress(EnrolmentRefused):
+            return _believed(updated(update, read_stored(held)), here)
+        answer = client.membership(newer_than=revision, connect_s=connect_s, read_s=_ANSWER_S, whole=True)
+        if answer is None:
+            return None
+        update = read_update(answer)
+    return _believed(updated(update, None), here)
+
+
+def _believed(signed: SignedMembership, here: Here) -> tuple[SignedMembership, Inventory]:
+    return signed, believed(signed, here.settings.verification_key, mesh=here.settings.mesh)
 
 
 def latest(state: State) -> Here:
@@ -51,6 +88,9 @@ def latest(state: State) -> Here:
 
     try:
         return load(state) if refresh(state, here, connect_s=1.0) else here
+    except Removed as error:
+        log.warning("%s", error.message)
+        return load(state)
     except (Silent, EnrolmentRefused) as error:
         log.warning("this is revision %d, as it was last known here: %s", here.inventory.revision, error)
         return here

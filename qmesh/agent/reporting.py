@@ -80,6 +80,7 @@ def status(state: State) -> Status:
                 counters.get(machine.public_key),
                 now,
                 watched.get(machine.name),
+                removed=here.settings.removed and machine.name == here.settings.name,
             )
             for machine in here.inventory.machines
         ),
@@ -101,6 +102,8 @@ def _machine(
     count: Counters | None,
     now: float,
     workers: Watched | None,
+    *,
+    removed: bool,
 ) -> MachineStatus:
     declared = str(machine.endpoints[0]) if machine.endpoints else None
     handshake = None if count is None else count.last_handshake_s
@@ -112,7 +115,7 @@ def _machine(
         endpoint=str(count.endpoint) if count is not None and count.endpoint is not None else declared,
         cores=CoreRange(None if cores is None else cores.first, machine.workers),
         ports=() if cores is None else tuple(cores.ports(inventory.base_port)),
-        state=machine.state,
+        state="removed" if removed else machine.state,
         last_handshake=None if handshake is None else max(0.0, round(now - handshake, 1)),
         rx_bytes=None if count is None else count.rx_bytes,
         tx_bytes=None if count is None else count.tx_bytes,

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import logging
 import os
-import random
 import select
 import signal
 import time
@@ -14,15 +13,15 @@ from collections.abc import Sequence
 from socket import socket
 from typing import Final
 
+from qmesh.agent.asking import Asking
 from qmesh.agent.following import Follower
 from qmesh.agent.here import Here, require_root
-from qmesh.agent.membership import refresh
 from qmesh.agent.serving import ControlNode
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.watching import Watch
-from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import links, processes, services
-from qmesh.host.channel import Service, Silent
+from qmesh.errors import MachineRefused, QmeshError, StateUnreadable
+from qmesh.host import links, processes, services, telling
+from qmesh.host.channel import Service
 from qmesh.host.linux import close_as_at_boot
 from qmesh.host.state import State
 from qmesh.mesh.plan import LoadGuard, Step
@@ -34,8 +33,6 @@ LOOK_S: Final = 5.0
 """Seconds between two looks at the machine, at most."""
 BREATH_S: Final = 0.02
 """Seconds between two looks, at least: another program may change the rules without end."""
-ASK_S: Final = 15.0
-"""Seconds between two questions of a member for a newer membership, on average."""
 MOST_STEPS_TOLD: Final = 20
 """Of one look; a first apply has one for each peer."""
 _START_S: Final = 20.0
@@ -126,10 +123,9 @@ class Agent:
         self._follower = Follower(state)
         self._calls = Calls(self._watch.notices.sockets)
         self._service: tuple[object, Service] | None = None
-        self._ask_at = 0.0
+        self._asking = Asking(state, arrived=self._calls.look)
         self._ready = False
         self._said = ""
-        self._trouble = ""
         self._told: tuple[list[str], float] = ([], 0.0)
 
     def run(self) -> None:
@@ -145,6 +141,7 @@ class Agent:
                     self._turn()
             finally:
                 processes.notify("STOPPING=1")
+                self._asking.stop()
                 self._stop_service()
         log.info("the agent has ended; tunnel and guard stay as they are")
 
@@ -154,14 +151,14 @@ class Agent:
             here = self._look()
             self._say_ready()
             self._follower.turn(here)
-            if not here.settings.control and here.settings.up:
-                self._ask(here)
+            if not here.settings.control:
+                self._asking.start()
         except QmeshError as error:
             self._fail(f"{error.message} (hint: {error.hint})")
         except OSError as error:
             self._fail(f"this look failed: {error}")
         else:
-            self._say(self._trouble or "all is as desired")
+            self._say(self._asking.trouble or "all is as desired")
 
     def _fail(self, text: str) -> None:
         self._say(text)
@@ -205,6 +202,7 @@ class Agent:
                 address=here.machine.address,
                 port=here.inventory.service_port,
                 interface=here.settings.interface,
+                told=telling.listen(self._state.directory),
             )
             service.start()
             self._service = wanted, service
@@ -214,20 +212,6 @@ class Agent:
         if self._service is not None:
             self._service[1].stop()
             self._service = None
-
-    def _ask(self, here: Here) -> None:
-        now = time.monotonic()
-        if now < self._ask_at:
-            return
-        # Jitter, so that members which started together do not ask together.
-        self._ask_at = now + ASK_S * random.uniform(0.7, 1.3)  # noqa: S311 - no secret depends on it
-        try:
-            if refresh(self._state, here, connect_s=2.0):
-                log.info("a newer membership has arrived")
-                self._calls.look()
-            self._trouble = ""
-        except (Silent, EnrolmentRefused) as error:
-            self._trouble = f"this machine is as desired, but {error}"
 
     def _say_ready(self) -> None:
         if not self._ready:

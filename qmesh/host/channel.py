@@ -7,6 +7,8 @@ asks is known by the tunnel address, for which WireGuard vouches. Bodies and tim
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 import socket
 import threading
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, QmeshError
+from qmesh.host import telling
 from qmesh.mesh.enrolment import Redemption
 
 MAX_BODY: Final = 16 * 1024
@@ -37,19 +40,37 @@ REQUEST_S: Final = 20.0
 _SAME_VERSION: Final = "use the same version of qmesh on both machines"
 _REDEMPTIONS: Final = "/v1/redemptions"
 _MEMBERSHIP: Final = "/v1/membership"
+_MESSAGEPACK: Final = "application/vnd.msgpack"
+
+
+LONGEST_WAIT_S: Final = 60.0
+"""Seconds that a member is kept waiting for a newer membership, at most."""
+BETWEEN_NEWS_S: Final = 0.2
+"""Seconds between two times that all who wait are told, at least: a hundred changes are told as a few."""
+_FAREWELL_S: Final = 1.0
+"""Seconds that a machine has to take the news that it is no member any more."""
 
 
 class Answers(Protocol):
-    """What the service asks of the agent. Both return the JSON of a SignedMembership."""
+    """What the service asks of the agent. Memberships are the MessagePack of an Update."""
 
     def redeem(self, body: bytes, *, sender: str) -> bytes:
-        """Admit a machine. Raises EnrolmentRefused."""
+        """Admit a machine; the whole membership. Raises EnrolmentRefused."""
 
     def redeemed(self) -> None:
         """Called once the answer to a redemption is on its way: the throwaway peer may go."""
 
-    def membership(self, *, newer_than: int, sender: str) -> bytes | None:
-        """The membership, None when it is no newer. Raises EnrolmentRefused for a stranger."""
+    def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
+        """What makes the newest of the one of that revision, or all of it; None when none is newer.
+
+        Doesn't block. Raises EnrolmentRefused for a stranger.
+        """
+
+    def refresh(self) -> None:
+        """See whether there is a newer one. Raises QmeshError where that can't be seen."""
+
+    def departed(self) -> frozenset[str]:
+        """The addresses of machines that were members, and are none in the newest membership."""
 
 
 class Refusal(msgspec.Struct):
@@ -59,7 +80,30 @@ class Refusal(msgspec.Struct):
     hint: str
 
 
-def application(answers: Answers) -> Starlette:
+class News:
+    """Those who wait for a newer membership, and how they are woken. Of one event loop."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._told = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        """Until there is news, or that time is over."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._told.wait(), seconds)
+
+    def tell(self) -> None:
+        """Wake all who wait now."""
+        self._told.set()
+        self._told = asyncio.Event()
+
+    def end(self) -> None:
+        """Wake all who wait, for ever."""
+        self.is_over = True
+        self.tell()
+
+
+def application(answers: Answers, news: News) -> Starlette:
     """The service as an ASGI application."""
 
     async def redeem(request: Request) -> Response:
@@ -73,20 +117,18 @@ def application(answers: Answers) -> Starlette:
         except QmeshError as error:
             return _refused(error, 503)
         task = BackgroundTask(answers.redeemed)
-        return Response(answer, media_type="application/json", background=task)
+        return Response(answer, media_type=_MESSAGEPACK, background=task)
 
     async def membership(request: Request) -> Response:
-        newer_than = request.query_params.get("newer_than", "0")
         try:
-            revision = int(newer_than) if newer_than.isdecimal() and len(newer_than) < 19 else 0
-            answer = await run_in_threadpool(answers.membership, newer_than=revision, sender=_sender(request))
+            found = await _membership(request, answers, news)
         except EnrolmentRefused as error:
             return _refused(error, 403)
         except QmeshError as error:
             return _refused(error, 503)
-        if answer is None:
+        if found is None:
             return Response(status_code=204)
-        return Response(answer, media_type="application/json")
+        return Response(found, media_type=_MESSAGEPACK)
 
     return Starlette(
         routes=[
@@ -96,6 +138,27 @@ def application(answers: Answers) -> Starlette:
     )
 
 
+async def _membership(request: Request, answers: Answers, news: News) -> bytes | None:
+    """Now, or once there is one that is newer, or None when the time is over."""
+    asked = request.query_params
+    wait_s = min(_number(asked.get("wait", "")), LONGEST_WAIT_S)
+
+    def answer() -> bytes | None:
+        return answers.membership(
+            newer_than=_number(asked.get("newer_than", "")),
+            whole=asked.get("whole") == "1",
+            sender=_sender(request),
+        )
+
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait_s
+    found = answer()
+    while found is None and loop.time() < until and not news.is_over:
+        await news.wait(until - loop.time())
+        found = answer()
+    return found
+
+
 async def _bounded_body(request: Request) -> bytes | None:
     body = b""
     async for part in request.stream():
@@ -103,6 +166,10 @@ async def _bounded_body(request: Request) -> bytes | None:
         if len(body) > MAX_BODY:
             return None
     return body
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 def _sender(request: Request) -> str:
@@ -127,22 +194,92 @@ class _OneRequest(H11Protocol):
             self.transport.abort()
 
 
+_MOST_FILES: Final = 65536
+
+
 class _Server(uvicorn.Server):
-    """At rest it looks at the clock twice a second; uvicorn's own does ten times, which is felt."""
+    """With what else runs in its event loop: who waits for news, and the socket by which it is told."""
+
+    def __init__(self, config: uvicorn.Config, answers: Answers, news: News, told: socket.socket) -> None:
+        super().__init__(config)
+        self._answers = answers
+        self._news = news
+        self._told = told
+        self._telling: asyncio.Task[None] | None = None
+        self._next = 0.0
 
     async def main_loop(self) -> None:
-        while not await self.on_tick(0):  # noqa: ASYNC110 - another thread, in `stop`, asks it to end
-            await asyncio.sleep(0.5)
+        """At rest it looks at the clock twice a second; uvicorn's own does ten times, which is felt."""
+        async with await asyncio.start_unix_server(self._hear, sock=self._told):
+            while not await self.on_tick(0):  # noqa: ASYNC110 - another thread, in `stop`, asks it to end
+                await asyncio.sleep(0.5)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Who waits for news is answered first."""
+        self._news.end()
+        await super().shutdown(sockets)
+
+    async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        try:
+            await self.spread()
+            await self._see_off()
+            writer.write(telling.PASSED_ON)
+            await writer.drain()
+        except OSError:
+            pass  # who told it did not wait
+        finally:
+            writer.close()
+
+    async def spread(self) -> None:
+        """Look for a newer membership, and have all know who wait; many at once are one look."""
+        if self._telling is None:
+            self._telling = asyncio.create_task(self._spread())
+        await asyncio.shield(self._telling)
+
+    async def _spread(self) -> None:
+        now = asyncio.get_running_loop().time()
+        await asyncio.sleep(max(0.0, self._next - now))
+        self._next = asyncio.get_running_loop().time() + BETWEEN_NEWS_S
+        self._telling = None  # what changes from here on, another look sees
+        with contextlib.suppress(QmeshError):  # the agent says what is wrong with its registry
+            await run_in_threadpool(self._answers.refresh)
+        self._news.tell()
+
+    async def _see_off(self) -> None:
+        """Wait until those who were members have taken the news, and hung up."""
+        departed = self._answers.departed()
+        until = asyncio.get_running_loop().time() + _FAREWELL_S
+        while asyncio.get_running_loop().time() < until:
+            if departed.isdisjoint(map(_peer_of, self.server_state.connections)):
+                return
+            await asyncio.sleep(0.01)
+
+
+def _peer_of(connection: object) -> str:
+    client: tuple[str, int] | None = getattr(connection, "client", None)
+    return "" if client is None else client[0]
 
 
 class Service:
-    """The running service: a thread of its own, from `start` to `stop`."""
+    """The running service: a thread of its own, from `start` to `stop`.
 
-    def __init__(self, answers: Answers, *, address: str, port: int, interface: str) -> None:
-        self._socket = _listen(address, port, interface)
+    told: a listening socket, from here on the service's; whoever connects to it says that the
+        membership may be another.
+    """
+
+    def __init__(
+        self, answers: Answers, *, address: str, port: int, interface: str, told: socket.socket
+    ) -> None:
+        try:
+            self._socket = _listen(address, port, interface)
+        except KernelRefused:
+            told.close()
+            raise
+        news = News()
         self._server = _Server(
             uvicorn.Config(
-                application(answers),
+                application(answers, news),
                 access_log=False,
                 log_config=None,
                 lifespan="off",
@@ -150,20 +287,26 @@ class Service:
                 http=_OneRequest,
                 headers=[("connection", "close")],
                 proxy_headers=False,
-                limit_concurrency=512,
+                limit_concurrency=16384,
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=2,
                 h11_max_incomplete_event_size=MAX_BODY,
                 server_header=False,
                 date_header=False,
-            )
+            ),
+            answers,
+            news,
+            told,
         )
+        self._told = told
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="membership service"
         )
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Begin to answer. Of a large mesh each member has a connection that waits."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_FILES)), hard))
         self._thread.start()
 
     @property
@@ -177,6 +320,7 @@ class Service:
         if self._thread.ident is not None:
             self._thread.join()
         self._socket.close()
+        self._told.close()
 
 
 def _listen(address: str, port: int, interface: str) -> socket.socket:
@@ -188,7 +332,7 @@ def _listen(address: str, port: int, interface: str) -> socket.socket:
         # Linux answers for any of its addresses on any interface: the address alone binds nothing.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         listening.bind((address, port))
-        listening.listen(512)
+        listening.listen(4096)
     except OSError as error:
         listening.close()
         raise KernelRefused(
@@ -202,12 +346,26 @@ class Silent(Exception):
     """The control node did not answer in time, or is in trouble itself; its text says which."""
 
 
+_SOON_NOTICED: Final = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
+"""A control node that is gone while it is waited for is noticed within 25 seconds."""
+
+
 class Client:
     """Asks the control node's membership service. Timeouts in seconds."""
 
     def __init__(self, *, address: str, port: int) -> None:
         host = f"[{address}]" if ":" in address else address
-        self._http = httpx.Client(base_url=f"http://{host}:{port}", trust_env=False, follow_redirects=False)
+        self._http = httpx.Client(
+            base_url=f"http://{host}:{port}",
+            transport=httpx.HTTPTransport(socket_options=_SOON_NOTICED),
+            trust_env=False,
+            follow_redirects=False,
+        )
 
     def close(self) -> None:
         """Close its connections."""
@@ -219,10 +377,17 @@ class Client:
         timeout = httpx.Timeout(read_s, connect=connect_s)
         return self._answer(lambda: self._http.stream("POST", _REDEMPTIONS, content=body, timeout=timeout))
 
-    def membership(self, *, newer_than: int, connect_s: float, read_s: float) -> bytes | None:
-        """The signed membership; None when it is no newer. Raises Silent, or EnrolmentRefused."""
-        timeout = httpx.Timeout(read_s, connect=connect_s)
-        parameters = {"newer_than": newer_than}
+    def membership(
+        self, *, newer_than: int, connect_s: float, read_s: float, wait_s: int = 0, whole: bool = False
+    ) -> bytes | None:
+        """An Update to the newest membership; None when it is no newer. Raises Silent, or EnrolmentRefused.
+
+        newer_than: the revision of the one that is held.
+        wait_s: seconds to wait for a newer one to come; read_s is then added to them.
+        whole: whether all of it is wanted, not a difference.
+        """
+        timeout = httpx.Timeout(wait_s + read_s, connect=connect_s)
+        parameters = {"newer_than": newer_than, "wait": wait_s, "whole": int(whole)}
         return (
             self._answer(lambda: self._http.stream("GET", _MEMBERSHIP, params=parameters, timeout=timeout))
             or None

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import files, holder, reserved
+from qmesh.host import files, holder, reserved, telling
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.following import Due
 from qmesh.mesh.guard import parse_script
@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     config_directory: of the node's config.yml; None while unknown.
     up: False after `qmesh down`.
     guarded: False after `qmesh down --open`.
+    removed: whether the mesh has this machine no more; its worker ports stay closed.
     """
 
     mesh: str
@@ -56,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     config_directory: str | None = None
     up: bool = True
     guarded: bool = True
+    removed: bool = False
 
 
 class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,6 +89,7 @@ class State:
         self.membership_file = directory / "membership.json"
         self.guard_file = directory / "guard.nft"
         self.held_file = directory / holder.SCRIPT
+        self.agent_socket = directory / telling.SOCKET
         self.hold_socket = directory / holder.SOCKET
         self.hold_lock_file = directory / holder.LOCK
         self.log_file = directory / "agent.log"

@@ -1,4 +1,4 @@
-"""Invitation, redemption and signed membership: the messages, and the rules for believing them.
+"""Invitation and redemption: the messages, and the rules for believing them.
 
 An invitation is one line of text, `qmesh1` and base64url of a MessagePack array and a checksum.
 Everything that joining needs besides is derived from its 32-byte secret by HKDF-SHA256 (RFC 5869):
@@ -18,14 +18,11 @@ import ipaddress
 from typing import Annotated, Any, Final
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
-from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.model import (
     Endpoint,
     Port,
@@ -33,7 +30,6 @@ from qmesh.mesh.model import (
     ip_address,
     ip_network,
     machine_name,
-    quoted,
     wireguard_key,
     worker_count,
 )
@@ -249,55 +245,6 @@ def refuse_unproven(message: Redemption, secret: bytes) -> None:
 def _proof(key: bytes, identifier: str, public_key: str, workers: int, endpoint: str | None) -> str:
     said = msgspec.json.encode([identifier, public_key, workers, endpoint])
     return hmac.new(key, said, hashlib.sha256).hexdigest()
-
-
-class SignedMembership(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The membership document as it travels and as it is stored.
-
-    payload: JSON of the Inventory, invited machines left out.
-    signature: Ed25519, 64 octets.
-    """
-
-    payload: bytes
-    signature: bytes
-
-
-_SIGNED_FOR: Final = b"qmesh membership 1\n"
-
-
-def sign_membership(inventory: Inventory, signing_key: Ed25519PrivateKey) -> SignedMembership:
-    """Sign what every member may know. The same inventory gives the same octets."""
-    payload = msgspec.json.encode(msgspec.structs.replace(inventory, machines=members(inventory)))
-    return SignedMembership(payload, signing_key.sign(_SIGNED_FOR + payload))
-
-
-def read_membership(octets: bytes, verification_key: bytes, *, mesh: str) -> Inventory:
-    """Believe a signed membership, or raise EnrolmentRefused: E6.
-
-    octets: JSON of a SignedMembership.
-    verification_key: Ed25519, 32 octets, from the invitation.
-    """
-    try:
-        signed = msgspec.json.decode(octets, type=SignedMembership)
-        key = Ed25519PublicKey.from_public_bytes(verification_key)
-        key.verify(signed.signature, _SIGNED_FOR + signed.payload)
-        inventory = msgspec.json.decode(signed.payload, type=Inventory)
-    except (msgspec.DecodeError, InvalidSignature, QmeshError, ValueError):
-        raise EnrolmentRefused(
-            "the membership is not signed by this mesh's key, or is damaged",
-            hint="look at the control node: is it the one that invited this machine?",
-        ) from None
-    if inventory.mesh != mesh:
-        raise EnrolmentRefused(
-            f"the membership is of mesh {quoted(inventory.mesh)}, not of {quoted(mesh)}",
-            hint="look at the control node: is it the one that invited this machine?",
-        )
-    return inventory
-
-
-def newer(held: Inventory, offered: Inventory) -> bool:
-    """Whether a believed membership replaces the one that is held: only a higher revision does."""
-    return offered.revision > held.revision
 
 
 def mesh_identifier(verification_key: bytes) -> str:

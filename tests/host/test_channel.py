@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused
-from qmesh.host import channel
+from qmesh.host import channel, telling
 from qmesh.host.channel import Client, Service, Silent
 from qmesh.mesh.enrolment import Redemption
 
@@ -40,6 +40,7 @@ class Agent:
         self.asked: list[tuple[object, ...]] = []
         self._redeem = redeem
         self._membership = membership
+        self.leaving: frozenset[str] = frozenset()
 
     def redeem(self, body: bytes, *, sender: str) -> bytes:
         self.asked.append(("redeem", body, sender))
@@ -48,16 +49,35 @@ class Agent:
     def redeemed(self) -> None:
         self.asked.append(("redeemed",))
 
-    def membership(self, *, newer_than: int, sender: str) -> bytes | None:
-        self.asked.append(("membership", newer_than, sender))
+    def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
+        self.asked.append(("membership", newer_than, sender, *(["whole"] if whole else [])))
         return self._membership(newer_than)
+
+    def refresh(self) -> None:
+        self.asked.append(("refresh",))
+
+    def departed(self) -> frozenset[str]:
+        return self.leaving
+
+
+def told_by() -> socket.socket:
+    """A socket by which nobody tells anything."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind("")
+    listening.listen()
+    return listening
 
 
 @contextlib.contextmanager
 def service(
-    agent: Agent, *, address: str = HERE, port: int = PORT, interface: str = "lo"
+    agent: Agent,
+    *,
+    address: str = HERE,
+    port: int = PORT,
+    interface: str = "lo",
+    told: socket.socket | None = None,
 ) -> Iterator[Service]:
-    found = Service(agent, address=address, port=port, interface=interface)
+    found = Service(agent, address=address, port=port, interface=interface, told=told or told_by())
     found.start()
     try:
         yield found
@@ -641,7 +661,7 @@ def test_e2_the_service_is_reached_through_the_tunnel_alone_and_knows_who_asks()
 )
 def test_where_it_cannot_listen_it_says_why(address, interface, why):
     with pytest.raises(KernelRefused, match=f"cannot listen on {address} port 51820: {why}") as refused:
-        Service(Agent(), address=address, port=PORT, interface=interface)
+        Service(Agent(), told=told_by(), address=address, port=PORT, interface=interface)
 
     assert "ss -ltnp" in refused.value.hint
 
@@ -651,7 +671,7 @@ def test_a_port_that_another_has_is_refused():
         socket.create_server((HERE, PORT)),
         pytest.raises(KernelRefused, match="Address already in use"),
     ):
-        Service(Agent(), address=HERE, port=PORT, interface="lo")
+        Service(Agent(), told=told_by(), address=HERE, port=PORT, interface="lo")
 
 
 def threads() -> list[str]:
@@ -664,7 +684,7 @@ def is_free() -> bool:
 
 
 def test_it_lives_from_start_to_stop():
-    found = Service(Agent(), address=HERE, port=PORT, interface="lo")
+    found = Service(Agent(), told=told_by(), address=HERE, port=PORT, interface="lo")
 
     assert (found.is_alive, threads()) == (False, [])
 
@@ -682,7 +702,7 @@ def test_it_lives_from_start_to_stop():
 
 
 def test_a_service_that_was_never_started_is_stopped_and_frees_its_port():
-    found = Service(Agent(), address=HERE, port=PORT, interface="lo")
+    found = Service(Agent(), told=told_by(), address=HERE, port=PORT, interface="lo")
     found.stop()
     found.stop()
 
@@ -691,7 +711,7 @@ def test_a_service_that_was_never_started_is_stopped_and_frees_its_port():
 
 def test_it_is_stopped_at_once_after_it_was_started():
     for _ in range(5):
-        found = Service(Agent(), address=HERE, port=PORT, interface="lo")
+        found = Service(Agent(), told=told_by(), address=HERE, port=PORT, interface="lo")
         found.start()
         found.stop()
 
@@ -700,7 +720,7 @@ def test_it_is_stopped_at_once_after_it_was_started():
 
 
 def test_slow_clients_do_not_keep_it_from_stopping():
-    found = Service(Agent(), address=HERE, port=PORT, interface="lo")
+    found = Service(Agent(), told=told_by(), address=HERE, port=PORT, interface="lo")
     found.start()
     with client() as asking, contextlib.ExitStack() as stack:
         asking.membership(newer_than=0, connect_s=5, read_s=5)
@@ -723,7 +743,7 @@ def test_what_is_being_answered_is_answered_before_it_stops():
         time.sleep(0.5)
         return b"late"
 
-    found = Service(Agent(redeem=late), address=HERE, port=PORT, interface="lo")
+    found = Service(Agent(redeem=late), told=told_by(), address=HERE, port=PORT, interface="lo")
     found.start()
     answers: list[bytes] = []
     waiting = threading.Thread(target=lambda: answers.append(redeem()))
@@ -753,3 +773,96 @@ def test_the_access_of_members_is_not_logged(caplog, capfd):
     assert not [record for record in caplog.records if record.name.startswith("uvicorn.access")]
     assert not [text for name, _, text in caplog.record_tuples if name != "httpx" and "5ec2e7" in text]
     assert capfd.readouterr() == ("", "")
+
+
+def wait_for_news(*, wait_s: int = 20) -> bytes | None:
+    with client() as asking:
+        return asking.membership(newer_than=3, connect_s=5, read_s=5, wait_s=wait_s)
+
+
+def told(place: Path) -> tuple[socket.socket, Callable[[], bool]]:
+    """What the service listens on, and how it is told."""
+    return telling.listen(place), lambda: telling.tell(place, wait_s=10)
+
+
+def answering_after(change: threading.Event) -> Agent:
+    return Agent(membership=lambda _: b"news" if change.is_set() else None)
+
+
+def test_who_waits_gets_what_is_new_once_the_service_is_told(tmp_path):
+    listening, tell = told(tmp_path)
+    change, found = threading.Event(), []
+    agent = answering_after(change)
+    with service(agent, told=listening):
+        waiting = [threading.Thread(target=lambda: found.append(wait_for_news())) for _ in range(20)]
+        for thread in waiting:
+            thread.start()
+        until(lambda: len(agent.asked) == 20, 10)
+        assert tell()  # nothing new: nobody is answered, and all wait on
+        assert found == []
+        change.set()
+        assert tell()
+        for thread in waiting:
+            thread.join()
+    assert found == [b"news"] * 20
+
+
+def test_who_waits_in_vain_is_told_so():
+    begun = time.monotonic()
+    with service(answering_after(threading.Event())):
+        assert wait_for_news(wait_s=1) is None
+    assert time.monotonic() - begun >= 1
+
+
+def test_a_service_that_ends_keeps_nobody_waiting():
+    found = []
+    with service(answering_after(threading.Event())) as ending:
+        waiting = threading.Thread(target=lambda: found.append(wait_for_news()))
+        waiting.start()
+        time.sleep(0.5)
+        begun = time.monotonic()
+        ending.stop()
+        waiting.join()
+        assert time.monotonic() - begun < 10
+    assert found == [None]
+
+
+def test_a_hundred_changes_at_once_are_looked_for_a_few_times(tmp_path):
+    listening, tell = told(tmp_path)
+    agent = answering_after(threading.Event())
+    with service(agent, told=listening):
+        telling_threads = [threading.Thread(target=tell) for _ in range(100)]
+        for thread in telling_threads:
+            thread.start()
+        for thread in telling_threads:
+            thread.join()
+    assert 1 <= agent.asked.count(("refresh",)) < 20
+
+
+def test_e7_the_teller_waits_until_a_departed_machine_has_hung_up(tmp_path):
+    listening, tell = told(tmp_path)
+    change, found = threading.Event(), []
+    agent = answering_after(change)
+    with service(agent, told=listening):
+        waiting = threading.Thread(target=lambda: found.append(wait_for_news()))
+        waiting.start()
+        until(lambda: agent.asked, 10)
+        agent.leaving = frozenset({HERE})
+        change.set()
+        assert tell()
+        assert agent.asked[-1] == ("membership", 3, HERE)
+        waiting.join()
+        # One that never hangs up is waited for a moment only.
+        with socket.create_connection((HERE, PORT)):
+            assert tell()
+    assert found == [b"news"]
+
+
+def test_nobody_is_told_where_no_agent_is(tmp_path):
+    listening, tell = told(tmp_path)
+    assert (tmp_path / telling.SOCKET).stat().st_mode & 0o777 == 0o600
+    listening.close()
+    assert not tell()
+    (tmp_path / telling.SOCKET).unlink()
+    assert not tell()
+    assert not telling.tell(tmp_path / "nowhere", wait_s=1)

@@ -107,7 +107,8 @@ def what_is_there(machine: Machine) -> dict[str, str]:
         "links": "ip -o link | cut -d: -f2",
         "rules": "nft list ruleset",
         "reserved": "cat /proc/sys/net/ipv4/ip_local_reserved_ports",
-        "processes": "pgrep -af 'wireguard-go|qmesh' | cut -d' ' -f2- | grep -v -e pgrep -e '<defunct>' || true",
+        "processes": "pgrep -af 'wireguard-go|qmesh' | cut -d' ' -f2-"
+        " | grep -v -e pgrep -e '<defunct>' || true",
         "files": "find /root /etc/systemd/system /run /tmp -newer /proc/1 -type f"
         f" ! -path '{CHECKOUT}/*' | sort",
     }

@@ -31,7 +31,7 @@ from qmesh.mesh.audit.surroundings import (
     Surroundings,
 )
 from qmesh.mesh.audit.tunnel import tunnel_findings
-from qmesh.mesh.audit.upkeep import agent_findings, change_findings, key_findings
+from qmesh.mesh.audit.upkeep import agent_findings, change_findings, key_findings, membership_findings
 from qmesh.mesh.model import NodeState
 
 __all__ = [
@@ -60,6 +60,7 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
         *tunnel_findings(desired.tunnel, observed.tunnel, around),
         *agent_findings(around),
         *change_findings(around),
+        *membership_findings(around),
         *config_findings(desired, around),
         *silence_findings(around),
     )

@@ -77,6 +77,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     reserved: ports that it may not, whoever said so.
     listeners: address and port of each listening TCP socket.
     taken_down: whether the tunnel is down because `qmesh down` said so.
+    removed: whether the mesh has this machine no more; then it is to have no tunnel.
     agent_runs: whether this machine's agent does.
     obstacles: what other programs' rules do to the mesh's packets.
     weaknesses: what its kernel is set to.
@@ -97,6 +98,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     config: ConfigFile | None
     listeners: tuple[tuple[str, int], ...]
     taken_down: bool = False
+    removed: bool = False
     agent_runs: bool = True
     obstacles: tuple[Obstacle, ...] = ()
     weaknesses: tuple[Weakness, ...] = ()

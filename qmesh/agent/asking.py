@@ -1,0 +1,86 @@
+"""A worker machine's agent asks for newer memberships, in a thread of its own: it waits nearly always."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from qmesh.agent.here import load
+from qmesh.agent.membership import refresh
+from qmesh.errors import EnrolmentRefused, QmeshError, Removed
+from qmesh.host.state import State
+
+log = logging.getLogger("qmesh")
+
+WAIT_S: Final = 50
+"""Seconds that the control node keeps the question waiting for something new."""
+CONNECT_S: Final = 2.0
+AGAIN_S: Final = (0.5, 2.0, 5.0, 15.0)
+"""Seconds until the next try, on average, after so many that failed."""
+REST_S: Final = 5.0
+"""Seconds between two looks at a machine that has nothing to ask, as its tunnel is down."""
+SPREAD_S: Final = 0.5
+"""Seconds over which members ask anew that were told at once."""
+
+
+class Asking:
+    """Asks for ever, once started. It changes no more than files; what they ask for, the agent does.
+
+    arrived: called when there is a newer membership, or when this machine was removed.
+    """
+
+    def __init__(self, state: State, *, arrived: Callable[[], None]) -> None:
+        self.trouble = ""
+        """What stands in the way of an answer; empty when nothing does."""
+        self._state = state
+        self._arrived = arrived
+        self._failed = 0
+        self._stopped = threading.Event()
+        # It may wait for an answer when the agent ends: that is nothing to wait for.
+        self._thread = threading.Thread(target=self._run, name="asking for memberships", daemon=True)
+
+    def start(self) -> None:
+        """Begin, if that was not done."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        pause_s = 0.0
+        while not self._stopped.wait(pause_s):
+            pause_s = self._asked()
+
+    def _asked(self) -> float:
+        """Ask once; seconds until the next time."""
+        from qmesh.host.channel import Silent  # noqa: PLC0415 - 15 MB that a control node has no use for
+
+        try:
+            here = load(self._state)
+            if here.settings.control or not here.settings.up:
+                self.trouble = ""
+                return REST_S
+            arrived = refresh(self._state, here, connect_s=CONNECT_S, wait_s=WAIT_S)
+        except Removed as error:
+            log.warning("%s (hint: %s)", error.message, error.hint)
+            self._arrived()
+            return REST_S
+        except (Silent, EnrolmentRefused) as error:
+            self.trouble = f"this machine is as desired, but {error}"
+        except (QmeshError, OSError):  # the agent's own look says what is wrong
+            pass
+        else:
+            self.trouble, self._failed = "", 0
+            if not arrived:
+                return 0.0
+            log.info("a newer membership has arrived")
+            self._arrived()
+            return random.uniform(0, SPREAD_S)  # noqa: S311 - no secret depends on it
+        pause_s = AGAIN_S[min(self._failed, len(AGAIN_S) - 1)]
+        self._failed += 1
+        return pause_s * random.uniform(0.7, 1.3)  # noqa: S311 - as above

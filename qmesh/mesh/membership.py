@@ -1,0 +1,193 @@
+"""The signed membership: what it is, when it is believed, and how a newer one travels.
+
+A member that holds a membership gets the difference to the newer one: Zstandard (RFC 8878) with the
+older payload as the prefix. It is believed as a whole one is: what the difference makes must bear the
+mesh's signature.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from qmesh.errors import EnrolmentRefused, QmeshError
+from qmesh.mesh.inventory import Inventory, members
+from qmesh.mesh.model import quoted
+
+if sys.version_info >= (3, 14):  # pragma: no cover
+    from compression import zstd
+else:
+    from backports import zstd
+
+MAX_PAYLOAD: Final = 32 * 1024 * 1024
+"""Octets of a membership's payload: thousands of machines."""
+_WINDOW_LOG_MAX: Final = 27
+
+
+class SignedMembership(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The membership document as it travels and as it is stored.
+
+    payload: JSON of the Inventory, invited machines left out.
+    signature: Ed25519, 64 octets.
+    """
+
+    payload: bytes
+    signature: bytes
+
+
+_NOT_OURS: Final = "the membership is not signed by this mesh's key, or is damaged"
+_LOOK_THERE: Final = "look at the control node: is it the one that invited this machine?"
+_SIGNED_FOR: Final = b"qmesh membership 1\n"
+
+
+def sign_membership(inventory: Inventory, signing_key: Ed25519PrivateKey) -> SignedMembership:
+    """Sign what every member may know. The same inventory gives the same octets."""
+    payload = msgspec.json.encode(msgspec.structs.replace(inventory, machines=members(inventory)))
+    return SignedMembership(payload, signing_key.sign(_SIGNED_FOR + payload))
+
+
+def believed(signed: SignedMembership, verification_key: bytes, *, mesh: str) -> Inventory:
+    """The mesh as a signed membership says it is, or EnrolmentRefused is raised: E6.
+
+    verification_key: Ed25519, 32 octets, from the invitation.
+    """
+    try:
+        key = Ed25519PublicKey.from_public_bytes(verification_key)
+        key.verify(signed.signature, _SIGNED_FOR + signed.payload)
+        inventory = msgspec.json.decode(signed.payload, type=Inventory)
+    except (InvalidSignature, QmeshError, ValueError):
+        raise EnrolmentRefused(_NOT_OURS, hint=_LOOK_THERE) from None
+    if inventory.mesh != mesh:
+        raise EnrolmentRefused(
+            f"the membership is of mesh {quoted(inventory.mesh)}, not of {quoted(mesh)}", hint=_LOOK_THERE
+        )
+    return inventory
+
+
+def newer(held: Inventory, offered: Inventory) -> bool:
+    """Whether a believed membership replaces the one that is held: only a higher revision does."""
+    return offered.revision > held.revision
+
+
+class Update(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How a membership travels: as MessagePack.
+
+    base: the revision whose payload the first part is the difference to; None where that part is whole.
+    parts: each, decompressed with the payload before it as prefix, gives the next payload.
+    signature: of the last payload, as in SignedMembership.
+    """
+
+    base: int | None
+    parts: tuple[bytes, ...]
+    signature: bytes
+
+
+def whole(signed: SignedMembership) -> Update:
+    """The membership for one that holds none."""
+    return Update(None, (difference(b"", signed.payload),), signed.signature)
+
+
+def difference(old: bytes, new: bytes) -> bytes:
+    """What makes the payload `new` of the payload `old`; of an empty one, `new` compressed."""
+    return zstd.compress(
+        new,
+        options={
+            zstd.CompressionParameter.compression_level: 3,
+            # So that all of the older payload is in reach, wherever the same octets stand in the new one.
+            zstd.CompressionParameter.window_log: max(
+                10, min((len(old) + len(new)).bit_length(), _WINDOW_LOG_MAX)
+            ),
+        },
+        zstd_dict=zstd.ZstdDict(old, is_raw=True).as_prefix if len(old) >= _LEAST_PREFIX else None,
+    )
+
+
+_LEAST_PREFIX: Final = 8
+"""Octets below which Zstandard takes no prefix."""
+
+
+def updated(update: Update, held: SignedMembership | None) -> SignedMembership:
+    """The membership that an update makes of the one that is held. Nothing of it is believed yet.
+
+    held: the one of revision `update.base`; None goes with a whole one.
+    Raises EnrolmentRefused where the update does not fit.
+    """
+    payload = b"" if held is None else held.payload
+    for part in update.parts:
+        payload = _patched(payload, part)
+    return SignedMembership(payload, update.signature)
+
+
+def _patched(old: bytes, part: bytes) -> bytes:
+    prefix = zstd.ZstdDict(old, is_raw=True).as_prefix if len(old) >= _LEAST_PREFIX else None
+    decompressor = zstd.ZstdDecompressor(
+        zstd_dict=prefix, options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
+    )
+    try:
+        payload = decompressor.decompress(part, max_length=MAX_PAYLOAD)
+    except zstd.ZstdError:
+        payload = b""
+    if not decompressor.eof or decompressor.unused_data:
+        raise EnrolmentRefused(
+            "the membership arrived damaged", hint="use the same version of qmesh on both machines"
+        )
+    return payload
+
+
+class History:
+    """The membership as it is now, and the differences that lead to it from what members still hold.
+
+    depth: how many differences are kept.
+    """
+
+    def __init__(self, signed: SignedMembership, revision: int, *, depth: int = 256) -> None:
+        self.signed = signed
+        self.revision = revision
+        self._steps: dict[int, tuple[int, bytes]] = {}
+        self._depth = depth
+
+    def advance(self, signed: SignedMembership, revision: int) -> None:
+        """A newer membership is the one now."""
+        self._steps[self.revision] = revision, difference(self.signed.payload, signed.payload)
+        while len(self._steps) > self._depth:
+            del self._steps[next(iter(self._steps))]
+        self.signed, self.revision = signed, revision
+
+    def update_for(self, held: int | None) -> Update:
+        """What brings one up to date that holds the membership of this revision, or none."""
+        parts: list[bytes] = []
+        at = held
+        while at is not None and at in self._steps:
+            at, part = self._steps[at]
+            parts.append(part)
+        if at != self.revision:
+            return whole(self.signed)
+        return Update(held, tuple(parts), self.signed.signature)
+
+
+def read_update(octets: bytes) -> Update:
+    """Read an update as it arrived. Raises EnrolmentRefused."""
+    try:
+        return msgspec.msgpack.decode(octets, type=Update)
+    except ValueError:
+        raise EnrolmentRefused(
+            "the control node's answer is not understood",
+            hint="use the same version of qmesh on both machines",
+        ) from None
+
+
+def stored(signed: SignedMembership) -> bytes:
+    """A membership as it is kept in a file, which `read_membership` reads."""
+    return msgspec.json.encode(signed)
+
+
+def read_stored(octets: bytes) -> SignedMembership:
+    """The membership that `stored` made; not believed yet. Raises EnrolmentRefused."""
+    try:
+        return msgspec.json.decode(octets, type=SignedMembership)
+    except ValueError:
+        raise EnrolmentRefused(_NOT_OURS, hint=_LOOK_THERE) from None

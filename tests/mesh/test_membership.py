@@ -1,0 +1,268 @@
+"""The signed membership: what is genuine and newer is believed, and nothing else is; and how it travels."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmesh.errors import EnrolmentRefused, QmeshError
+from qmesh.mesh.enrolment import mesh_identifier
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.membership import (
+    History,
+    SignedMembership,
+    Update,
+    believed,
+    difference,
+    newer,
+    read_stored,
+    read_update,
+    sign_membership,
+    stored,
+    updated,
+    whole,
+)
+from qmesh.mesh.model import Endpoint, Machine
+
+SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
+VERIFICATION_KEY = SIGNING_KEY.public_key().public_bytes_raw()
+OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
+MESH = mesh_identifier(VERIFICATION_KEY)
+
+
+def in_one_line(error: QmeshError) -> str:
+    assert "\n" not in error.message + error.hint
+    return error.message
+
+
+def member(name: str, number: int, **named: Any) -> Machine:
+    values = {"public_key": base64.b64encode(bytes([number]) * 32).decode(), "workers": 3, **named}
+    return Machine(name=name, address=f"10.77.0.{number}", **values)
+
+
+INVENTORY = Inventory(
+    mesh=MESH,
+    network="10.77.0.0/20",
+    control="a",
+    node="2.0",
+    base_port=40000,
+    service_port=51820,
+    revision=5,
+    machines=(
+        member("a", 1, endpoints=(Endpoint("203.0.113.5", 51820),)),
+        member("b", 2, state="invited", workers=None),
+        member("c", 3, state="paused"),
+        member("d", 4, state="invited"),
+        member("e", 5),
+    ),
+)
+SIGNED = sign_membership(INVENTORY, SIGNING_KEY)
+
+
+def believe(signed: SignedMembership, *, key: bytes = VERIFICATION_KEY, mesh: str = MESH) -> Inventory:
+    return believed(read_stored(stored(signed)), key, mesh=mesh)
+
+
+def assert_not_believed(octets: bytes, **named: Any) -> None:
+    with pytest.raises(EnrolmentRefused, match="is not signed by this mesh's key, or is damaged") as caught:
+        believed(read_stored(octets), named.get("key", VERIFICATION_KEY), mesh=MESH)
+    assert in_one_line(caught.value)
+
+
+def test_e6_a_signed_membership_is_believed_without_those_who_are_only_invited() -> None:
+    found = believe(SIGNED)
+    assert [machine.name for machine in found.machines] == ["a", "c", "e"]
+    assert found == msgspec.structs.replace(INVENTORY, machines=found.machines)
+    assert set(found.machines) <= set(INVENTORY.machines)
+    assert INVENTORY.machine("b").public_key.encode() not in SIGNED.payload
+
+
+def test_the_same_membership_is_signed_as_the_same_octets() -> None:
+    assert sign_membership(INVENTORY, SIGNING_KEY) == SIGNED
+
+
+def test_e6_a_membership_altered_in_any_octet_is_not_believed() -> None:
+    for place in range(len(SIGNED.payload)):
+        altered = bytearray(SIGNED.payload)
+        altered[place] ^= 1
+        assert_not_believed(msgspec.json.encode(SignedMembership(bytes(altered), SIGNED.signature)))
+
+
+def test_e6_a_signature_altered_in_any_octet_is_not_believed() -> None:
+    for place in range(64):
+        altered = bytearray(SIGNED.signature)
+        altered[place] ^= 1
+        assert_not_believed(msgspec.json.encode(SignedMembership(SIGNED.payload, bytes(altered))))
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        *(b"", SIGNED.signature[:-1], SIGNED.signature + b"\0"),
+        OTHER_KEY.sign(b"qmesh membership 1\n" + SIGNED.payload),
+        SIGNING_KEY.sign(SIGNED.payload),
+        SIGNING_KEY.sign(b"qmesh membership 2\n" + SIGNED.payload),
+    ],
+    ids=["none", "short", "long", "another key's", "of the payload alone", "for another purpose"],
+)
+def test_e6_a_membership_with_another_signature_is_not_believed(signature: bytes) -> None:
+    assert_not_believed(msgspec.json.encode(SignedMembership(SIGNED.payload, signature)))
+
+
+@pytest.mark.parametrize("key", [OTHER_KEY.public_key().public_bytes_raw(), b"", b"x" * 31, b"x" * 33])
+def test_e6_a_membership_is_believed_by_the_meshs_key_only(key: bytes) -> None:
+    assert_not_believed(msgspec.json.encode(SIGNED), key=key)
+
+
+NOT_A_MEMBERSHIP: dict[str, bytes] = {
+    "nothing": b"",
+    "null": b"null",
+    "no object": b"[]",
+    "empty object": b"{}",
+    "no base64": b'{"payload":"!","signature":"!"}',
+    "no UTF-8": b'{"payload":"\xff","signature":""}',
+    "unknown field": msgspec.json.encode({**msgspec.to_builtins(SIGNED), "x": 1}),
+    "cut": msgspec.json.encode(SIGNED)[:-1],
+    "something behind": msgspec.json.encode(SIGNED) + b"x",
+    "nested deep": b"[" * 10**6,
+}
+
+
+@pytest.mark.parametrize("octets", NOT_A_MEMBERSHIP.values(), ids=NOT_A_MEMBERSHIP)
+def test_e6_what_is_no_membership_is_an_error_and_never_an_empty_one(octets: bytes) -> None:
+    assert_not_believed(octets)
+
+
+SIGNED_NONSENSE: dict[str, bytes] = {
+    "nothing": b"",
+    "empty object": b"{}",
+    "no UTF-8": b'{"mesh":"\xff"}',
+    "no machines": SIGNED.payload.replace(b"machines", b"machinas"),
+    "no control node": SIGNED.payload.replace(b'"control":"a"', b'"control":"x"'),
+    "no network": SIGNED.payload.replace(b"10.77.0.0/20", b"10.77.0.1/20"),
+    "address twice": SIGNED.payload.replace(b'"10.77.0.3"', b'"10.77.0.1"'),
+    "unknown profile": SIGNED.payload.replace(b'"2.0"', b'"3.0"'),
+}
+
+
+@pytest.mark.parametrize("payload", SIGNED_NONSENSE.values(), ids=SIGNED_NONSENSE)
+def test_e6_even_what_is_signed_has_to_be_valid(payload: bytes) -> None:
+    assert payload != SIGNED.payload
+    signature = SIGNING_KEY.sign(b"qmesh membership 1\n" + payload)
+    assert_not_believed(msgspec.json.encode(SignedMembership(payload, signature)))
+
+
+@given(st.binary())
+def test_e6_arbitrary_octets_are_no_membership(octets: bytes) -> None:
+    assert_not_believed(octets)
+
+
+def test_e6_a_membership_of_another_mesh_is_not_believed() -> None:
+    with pytest.raises(EnrolmentRefused) as caught:
+        believe(SIGNED, mesh="0" * 16)
+    assert in_one_line(caught.value).startswith(f"the membership is of mesh '{MESH}', not of '{'0' * 16}'")
+
+
+def test_e6_a_meshs_name_cannot_break_the_line_that_refuses_it() -> None:
+    signed = sign_membership(msgspec.structs.replace(INVENTORY, mesh="a\nb\x1b"), SIGNING_KEY)
+    with pytest.raises(EnrolmentRefused) as caught:
+        believe(signed, mesh="c\nd")
+    assert r"of mesh 'a\nb\x1b', not of 'c\nd'" in in_one_line(caught.value)
+
+
+@pytest.mark.parametrize(("revision", "is_newer"), [(4, False), (5, False), (6, True), (-1, False)])
+def test_e6_only_a_higher_revision_replaces_what_is_held(revision: int, is_newer: bool) -> None:
+    offered = msgspec.structs.replace(INVENTORY, revision=revision)
+    assert newer(INVENTORY, offered) is is_newer
+
+
+def signed(revision: int, count: int = 40) -> SignedMembership:
+    machines = tuple(member(f"m{number}", number, workers=revision) for number in range(1, count + 1))
+    mesh = msgspec.structs.replace(
+        INVENTORY, control="m1", base_port=1024, machines=machines, revision=revision
+    )
+    return sign_membership(mesh, SIGNING_KEY)
+
+
+def through(update: Update, held: SignedMembership | None) -> SignedMembership:
+    return updated(read_update(msgspec.msgpack.encode(update)), held)
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_a_difference_makes_the_newer_of_the_older(old: bytes, new: bytes) -> None:
+    update = Update(1, (difference(old, new),), b"s")
+    assert through(update, SignedMembership(old, b"")) == SignedMembership(new, b"s")
+
+
+def test_a_whole_membership_needs_none_that_is_held() -> None:
+    assert through(whole(SIGNED), None) == SIGNED
+
+
+def test_a_difference_is_as_small_as_the_change_is() -> None:
+    history = History(signed(1, 250), 1)
+    history.advance(signed(2, 250), 2)
+    small = len(msgspec.msgpack.encode(history.update_for(1)))
+    assert small < 4000  # each of 250 machines is another
+    history.advance(sign_membership(msgspec.structs.replace(INVENTORY, revision=3), SIGNING_KEY), 3)
+    history.advance(sign_membership(msgspec.structs.replace(INVENTORY, revision=4), SIGNING_KEY), 4)
+    assert len(msgspec.msgpack.encode(history.update_for(3))) < 64 + 60
+
+
+def test_who_holds_any_that_is_remembered_gets_the_steps_and_others_the_whole() -> None:
+    history = History(signed(1), 1, depth=3)
+    for revision in (2, 4, 5, 9):
+        history.advance(signed(revision), revision)
+    for held in (2, 4, 5):
+        update = history.update_for(held)
+        assert update.base == held
+        assert through(update, signed(held)) == signed(9)
+    assert len(history.update_for(2).parts) == 3
+    for unknown in (None, 1, 3, 8, 10):
+        update = history.update_for(unknown)
+        assert (update.base, through(update, None)) == (None, signed(9))
+    assert history.update_for(9) == Update(9, (), signed(9).signature)
+
+
+@given(st.data())
+def test_e6_a_difference_to_another_than_the_held_one_is_never_believed(data: st.DataObject) -> None:
+    history = History(signed(1), 1)
+    history.advance(signed(2), 2)
+    update = history.update_for(1)
+    place = data.draw(st.integers(0, len(signed(1).payload) - 1))
+    other = bytearray(signed(1).payload)
+    other[place] ^= data.draw(st.integers(1, 255))
+    try:
+        made = updated(update, SignedMembership(bytes(other), b""))
+        assert believe(made) == believe(signed(2))  # where the altered octet is not of what is kept
+    except EnrolmentRefused:
+        pass
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"",
+        b"no Zstandard",
+        difference(b"", b"x" * 100)[:-1],
+        difference(b"", b"x" * 100) + b"more",
+        difference(b"", bytes(33 * 1024 * 1024)),
+    ],
+    ids=["empty", "nonsense", "cut", "with more behind", "of 33 MiB from few octets"],
+)
+def test_e6_what_is_no_difference_is_refused(part: bytes) -> None:
+    with pytest.raises(EnrolmentRefused, match="arrived damaged"):
+        updated(Update(None, (part,), b"s"), None)
+
+
+@pytest.mark.parametrize(
+    "octets", [b"", b"{}", msgspec.msgpack.encode([1]), msgspec.msgpack.encode(whole(SIGNED)) + b"x"]
+)
+def test_what_is_no_update_is_refused(octets: bytes) -> None:
+    with pytest.raises(EnrolmentRefused, match="is not understood"):
+        read_update(octets)
