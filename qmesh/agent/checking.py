@@ -56,7 +56,7 @@ def check(state: State) -> Report:
     with state.lock():
         put_back_when_due(state)
         remembered = load(state)
-        here = remembered if remembered.settings.removed else risen(remembered)
+        here = risen(remembered)
         linux = Linux(state, here.settings.interface, [])
         desired, observed = wanted_and_observed(here, linux)
         around = _surroundings(

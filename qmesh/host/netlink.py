@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-# pyroute2's package imports all of itself, some 0.1 s, whichever of its modules is asked for.
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink import NLM_F_DUMP_INTR
 from pyroute2.netlink.exceptions import NetlinkError

@@ -7,7 +7,6 @@ mesh's signature.
 
 from __future__ import annotations
 
-import sys
 from typing import Final
 
 import msgspec
@@ -18,9 +17,9 @@ from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.model import quoted
 
-if sys.version_info >= (3, 14):  # pragma: no cover
-    from compression import zstd
-else:
+try:
+    from compression import zstd  # type: ignore[import-not-found, unused-ignore]
+except ImportError:  # before Python 3.14
     from backports import zstd
 
 MAX_PAYLOAD: Final = 32 * 1024 * 1024
@@ -93,7 +92,7 @@ def whole(signed: SignedMembership) -> Update:
 
 def difference(old: bytes, new: bytes) -> bytes:
     """What makes the payload `new` of the payload `old`; of an empty one, `new` compressed."""
-    return zstd.compress(
+    made: bytes = zstd.compress(
         new,
         options={
             zstd.CompressionParameter.compression_level: 3,
@@ -104,6 +103,7 @@ def difference(old: bytes, new: bytes) -> bytes:
         },
         zstd_dict=zstd.ZstdDict(old, is_raw=True).as_prefix if len(old) >= _LEAST_PREFIX else None,
     )
+    return made
 
 
 _LEAST_PREFIX: Final = 8
@@ -128,7 +128,7 @@ def _patched(old: bytes, part: bytes) -> bytes:
         zstd_dict=prefix, options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
     )
     try:
-        payload = decompressor.decompress(part, max_length=MAX_PAYLOAD)
+        payload: bytes = decompressor.decompress(part, max_length=MAX_PAYLOAD)
     except zstd.ZstdError:
         payload = b""
     if not decompressor.eof or decompressor.unused_data:

@@ -239,6 +239,14 @@ def test_no_cure_would_make_a_node_without_its_identity(is_control, profile, cur
     assert cure in finding.cure
 
 
+def test_e7_a_removed_machine_is_told_so_and_is_to_be_closed_still():
+    around = replace(AROUND, removed=True)
+    closed = ("membership-stale", "error", "membership")
+    assert found(replace(WANTED, tunnel=None), around) == [closed]
+    opened = ("guard-missing", "error", "table inet qmesh")
+    assert found(replace(WANTED, tunnel=None, guard=None), around) == [closed, opened]
+
+
 def test_a_tunnel_that_was_taken_down_on_purpose_is_a_warning():
     around = replace(AROUND, taken_down=True)
     assert found(replace(WANTED, tunnel=None), around) == [("tunnel-missing", "warning", "qmesh0")]

@@ -49,6 +49,9 @@ __all__ = [
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
     """All findings, in the order of what they are about: keys, guard, tunnel, peers, config, workers."""
+    if around.removed:  # of all that a member has, the guard alone is to be there still
+        closed = (*guard_findings(desired, observed), *flush_findings(around))
+        return (*membership_findings(), *key_findings(around), *closed, *agent_findings(around))
     return (
         *key_findings(around),
         *guard_findings(desired, observed),
@@ -60,7 +63,6 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
         *tunnel_findings(desired.tunnel, observed.tunnel, around),
         *agent_findings(around),
         *change_findings(around),
-        *membership_findings(around),
         *config_findings(desired, around),
         *silence_findings(around),
     )

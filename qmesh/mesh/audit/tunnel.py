@@ -11,8 +11,6 @@ from qmesh.mesh.model import Peer, Tunnel
 
 def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: Surroundings) -> Iterator[Finding]:
     """What of the interface and its peers is not as it should be."""
-    if around.removed:
-        return
     assert wanted is not None, "an audit is of a machine that should have its tunnel"
     interface = wanted.interface
     if seen is None:

@@ -30,16 +30,15 @@ def agent_findings(around: Surroundings) -> Iterator[Finding]:
         yield warning("agent-missing", "qmesh agent", f"an agent that {does}", "none runs")
 
 
-def membership_findings(around: Surroundings) -> Iterator[Finding]:
+def membership_findings() -> Iterator[Finding]:
     """A mesh that has this machine no more."""
-    if around.removed:
-        yield error(
-            "membership-stale",
-            "membership",
-            "a mesh that this machine is in",
-            "it was removed; its tunnel is closed, and so are its worker ports",
-            "`qmesh join` with a new invitation, or `qmesh uninstall`",
-        )
+    yield error(
+        "membership-stale",
+        "membership",
+        "a mesh that has this machine",
+        "it was removed; its tunnel is closed, and so are its worker ports",
+        "`qmesh join` with a new invitation, or `qmesh uninstall`",
+    )
 
 
 def change_findings(around: Surroundings) -> Iterator[Finding]:
