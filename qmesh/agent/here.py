@@ -15,7 +15,9 @@ from qmesh.host.linux import Linux
 from qmesh.host.registry import Registry
 from qmesh.host.state import Settings, State
 from qmesh.host.wireguard import Counters
+from qmesh.mesh.changes import with_key
 from qmesh.mesh.desired import Place, desired
+from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.guard import TABLE
 from qmesh.mesh.inventory import Inventory, ports_of
 from qmesh.mesh.membership import believed, read_stored
@@ -114,7 +116,20 @@ def load(state: State) -> Here:
     shared = state.preshared_key()
     if shared is None:
         raise _lost(state.preshared_key_file, "is missing")
-    return Here(settings, inventory, {inventory.control_node.public_key: shared})
+    return Here(
+        settings, _with_own_key(state, settings, inventory), {inventory.control_node.public_key: shared}
+    )
+
+
+def _with_own_key(state: State, settings: Settings, inventory: Inventory) -> Inventory:
+    """The mesh with the key that this machine has changed to, where the membership lacks it still."""
+    rotation = state.rotation()
+    own = None if rotation is None else state.private_key()
+    if rotation is None or own is None or public_key_of(own) != rotation.new:
+        return inventory
+    # It is the mesh of that revision still: the newer one is to be asked for.
+    changed = with_key(inventory, settings.name, rotation.new)
+    return msgspec.structs.replace(changed, revision=inventory.revision)
 
 
 def held_membership(state: State, settings: Settings) -> Inventory:

@@ -13,7 +13,7 @@ from qmesh.agent.converge import converge
 from qmesh.agent.here import Here, linux_for, load, require_control, require_root
 from qmesh.errors import BadInput
 from qmesh.host import files, links, services
-from qmesh.host.registry import Registry
+from qmesh.host.registry import Open, Registry
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import PREFIX, Invitation
 from qmesh.mesh.model import Endpoint, machine_name, quoted, worker_count
@@ -25,12 +25,13 @@ _LONGEST_S = 30 * 86400
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What `invite` was asked for."""
+    """What `invite` was asked for. replace: for the place of the member of that name."""
 
     name: str
     workers: int | None
     endpoint: str | None
     expires: str
+    replace: bool = False
 
 
 def duration_s(text: str) -> int:
@@ -52,6 +53,11 @@ def invite(state: State, wish: Wish) -> Invitation:
     workers = None if wish.workers is None else worker_count(wish.workers)
     endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
     lasts_s = duration_s(wish.expires)
+    if wish.replace and (workers is not None or endpoint is not None):
+        raise BadInput(
+            "whoever takes a machine's place has its workers and endpoint",
+            hint=f"change them with `qmesh set {name}`",
+        )
     with state.lock():
         here = load(state)
         require_control(here, "qmesh invite")
@@ -59,7 +65,12 @@ def invite(state: State, wish: Wish) -> Invitation:
         now = int(time.time())
         with Registry(state.registry_file) as registry:
             issued = registry.invite(
-                name, workers=workers, endpoint=endpoint, expires_at=now + lasts_s, now=now
+                name,
+                workers=workers,
+                endpoint=endpoint,
+                expires_at=now + lasts_s,
+                now=now,
+                replace=wish.replace,
             )
         _let_in(state, load(state))
     if not here.machine.endpoints:
@@ -80,7 +91,40 @@ def invite(state: State, wish: Wish) -> Invitation:
         address=issued.machine.address,
         workers=issued.machine.workers,
         expires_at=issued.expires_at,
+        from_address=issued.from_address,
     )
+
+
+class Invitations(msgspec.Struct, frozen=True):
+    """Those that can still be used. now: Unix time in seconds, when that was so."""
+
+    invitations: tuple[Open, ...]
+    now: int
+
+
+def open_invitations(state: State) -> Invitations:
+    """The invitations that nobody has used yet."""
+    require_root("qmesh invite --list")
+    with state.lock():
+        require_control(load(state), "qmesh invite --list")
+        now = int(time.time())
+        with Registry(state.registry_file) as registry:
+            return Invitations(registry.invitations(now=now), now)
+
+
+def withdraw(state: State, name: str) -> None:
+    """End the open invitation of that name. Raises BadInput where there is none."""
+    require_root("qmesh invite --withdraw")
+    with state.lock():
+        require_control(load(state), "qmesh invite --withdraw")
+        with Registry(state.registry_file) as registry:
+            if not registry.withdraw(machine_name(name), now=int(time.time())):
+                raise BadInput(
+                    f"there is no invitation for {name}", hint="see `qmesh invite --list` for those there are"
+                )
+        here = load(state)
+        if here.settings.up:
+            converge(here, linux_for(state, here), follow_roaming=True)
 
 
 def _control_endpoints(here: Here) -> tuple[Endpoint, ...]:

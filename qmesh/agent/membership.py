@@ -46,6 +46,9 @@ def refresh(state: State, here: Here, *, connect_s: float, wait_s: int = 0) -> b
             _leave(state)
             raise Removed
         files.write(state.membership_file, stored(signed))
+        rotation = state.rotation()
+        if rotation is not None and inventory.machine(here.settings.name).public_key == rotation.new:
+            state.save_rotation(None)
     return True
 
 

@@ -73,11 +73,13 @@ class Joiner(msgspec.Struct, frozen=True):
 class Attempt(msgspec.Struct, frozen=True):
     """How to knock: with which key pair and preshared key, where, and for how many seconds.
 
+    source: this machine's tunnel address.
     endpoint: of the control node, as the invitation has it; address: the same, looked up.
     """
 
     public_key: str
     preshared: Secret
+    source: str
     endpoint: Endpoint
     address: Endpoint
     patience_s: float
@@ -118,8 +120,9 @@ def redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]
 
 def _attempts(joiner: Joiner, *, may_be_known: bool) -> Iterator[Attempt]:
     invitation = joiner.invitation
-    throwaway = (invitation.derived.public_key, invitation.derived.preshared_key)
-    own = (joiner.public_key, joiner.preshared)
+    derived = invitation.derived
+    throwaway = (derived.public_key, derived.preshared_key, invitation.comes_from)
+    own = (joiner.public_key, joiner.preshared, invitation.address)
     found = [(endpoint, names.resolve(endpoint)) for endpoint in invitation.endpoints]
     reachable = [(endpoint, address) for endpoint, address in found if address is not None]
     for endpoint, address in found:
@@ -147,7 +150,7 @@ def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
         kind=linux.backend.kind,
         public_key=attempt.public_key,
         listen_port=joiner.listen_port,
-        addresses=(f"{invitation.address}/{prefix_length}",),
+        addresses=(f"{attempt.source}/{prefix_length}",),
         mtu=TUNNEL_MTU,
         up=True,
         peers=(peer,),

@@ -16,7 +16,7 @@ from typing import Final
 from qmesh.agent.asking import Asking
 from qmesh.agent.following import Follower
 from qmesh.agent.here import Here, require_root
-from qmesh.agent.serving import ControlNode
+from qmesh.agent.serving import ControlNode, Turns
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.watching import Watch
 from qmesh.errors import MachineRefused, QmeshError, StateUnreadable
@@ -31,6 +31,8 @@ log = logging.getLogger("qmesh")
 
 LOOK_S: Final = 5.0
 """Seconds between two looks at the machine, at most."""
+CHANGING_S: Final = 0.1
+"""The same, while a machine changes its key: what it sends before that is seen is lost."""
 BREATH_S: Final = 0.02
 """Seconds between two looks, at least: another program may change the rules without end."""
 MOST_STEPS_TOLD: Final = 20
@@ -104,10 +106,10 @@ class Calls:
         self._stopped = True
         self.look()
 
-    def wait(self) -> bool:
-        """Wait for the next look; False when there is to be none."""
+    def wait(self, seconds: float = LOOK_S) -> bool:
+        """Wait for the next look, so long at most; False when there is to be none."""
         time.sleep(max(0.0, self._next - time.monotonic()))
-        select.select([self._woken, *(each.fileno() for each in self._notices)], [], [], LOOK_S)
+        select.select([self._woken, *(each.fileno() for each in self._notices)], [], [], seconds)
         self._next = time.monotonic() + BREATH_S
         with contextlib.suppress(BlockingIOError):
             os.read(self._woken, 1 << 16)
@@ -123,6 +125,9 @@ class Agent:
         self._follower = Follower(state)
         self._calls = Calls(self._watch.notices.sockets)
         self._service: tuple[object, Service] | None = None
+        self._control_node: ControlNode | None = None
+        self._announced: int | None = None
+        self._turns = Turns(self._calls.look)
         self._asking = Asking(state, arrived=self._calls.look)
         self._ready = False
         self._said = ""
@@ -137,7 +142,7 @@ class Agent:
         log.info("the agent has begun")
         with contextlib.closing(self._calls), self._watch:
             try:
-                while self._calls.wait():
+                while self._calls.wait(CHANGING_S if self._watch.is_changing else LOOK_S):
                     self._turn()
             finally:
                 processes.notify("STOPPING=1")
@@ -148,7 +153,8 @@ class Agent:
     def _turn(self) -> None:
         """One look; what goes wrong is said once, and tried again at the next."""
         try:
-            here = self._look()
+            with self._turns.one():
+                here = self._look()
             self._say_ready()
             self._follower.turn(here)
             if not here.settings.control:
@@ -174,6 +180,11 @@ class Agent:
         self._tell(steps)
         if here.settings.control:
             self._keep_service(here)
+            if self._control_node is not None:
+                self._control_node.write_acknowledged()
+            if self._service is not None and self._watch.event != self._announced:
+                self._announced = self._watch.event
+                self._service[1].announce()
         return here
 
     def _tell(self, steps: tuple[Step, ...]) -> None:
@@ -197,8 +208,9 @@ class Agent:
         if self._service is not None and (self._service[0] != wanted or not self._service[1].is_alive):
             self._stop_service()
         if self._service is None and wanted is not None:
+            self._control_node = ControlNode(self._state, changed=self._calls.look, turns=self._turns)
             service = Service(
-                ControlNode(self._state, changed=self._calls.look),
+                self._control_node,
                 address=here.machine.address,
                 port=here.inventory.service_port,
                 interface=here.settings.interface,
@@ -211,7 +223,7 @@ class Agent:
     def _stop_service(self) -> None:
         if self._service is not None:
             self._service[1].stop()
-            self._service = None
+            self._service = self._control_node = None
 
     def _say_ready(self) -> None:
         if not self._ready:

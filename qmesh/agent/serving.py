@@ -2,32 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import msgspec
 
-from qmesh.errors import EnrolmentRefused
+from qmesh.errors import EnrolmentRefused, MachineRefused
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
-from qmesh.mesh.enrolment import read_redemption
+from qmesh.mesh.enrolment import read_key_offer, read_redemption
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.membership import History, sign_membership, whole
+
+_TURN_S: Final = 8.0
+
+
+class Turns:
+    """The agent's looks at its machine, for other threads that need one more.
+
+    ask: has one come.
+    """
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        self._ask = ask
+        self._begun = self._ended = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """One that ends well when the block does."""
+        with self._changed:
+            self._begun += 1
+        yield
+        with self._changed:
+            self._ended = self._begun
+            self._changed.notify_all()
+
+    def wait_for_one(self, seconds: float) -> bool:
+        """Wait for one that begins from now on; whether it ended well in that time."""
+        with self._changed:
+            before = self._begun
+            self._ask()
+            return self._changed.wait_for(lambda: self._ended > before, seconds)
 
 
 class ControlNode:
     """Implements `qmesh.host.channel.Answers` from the registry.
 
     changed: called after a redemption was answered, from a thread of the service.
+    turns: those of the agent, which sees to it that WireGuard knows what the registry says.
     """
 
-    def __init__(self, state: State, *, changed: Callable[[], None]) -> None:
+    def __init__(self, state: State, *, changed: Callable[[], None], turns: Turns) -> None:
         self._state = state
         self._changed = changed
+        self._turns = turns
         self._signing_key = state.signing_key()
         self._lock = threading.Lock()
         self._departed: frozenset[str] = frozenset()
+        self._acknowledged: dict[str, int] = {}
+        self._unwritten: dict[str, int] = {}
         with Registry(state.registry_file) as registry:
             inventory = registry.inventory()
         self._addresses = _addresses(inventory)
@@ -45,11 +82,21 @@ class ControlNode:
     def redeemed(self) -> None:
         self._changed()
 
+    def offer_key(self, body: bytes, *, sender: str) -> None:
+        """Remember the key, and have WireGuard know it. Raises MachineRefused where it does not."""
+        public_key = read_key_offer(body)
+        with Registry(self._state.registry_file) as registry:
+            registry.offer_key(public_key, sender=sender, now=int(time.time()))
+        if not self._turns.wait_for_one(_TURN_S):
+            raise MachineRefused("the agent is busy", hint="try again")
+
     def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         """An update, for members only, and for those who were until just now: they are to know."""
         with self._lock:
             if sender not in self._addresses and sender not in self._departed:
                 raise EnrolmentRefused("this machine is no member of the mesh", hint="ask for an invitation")
+            if self._acknowledged.get(sender) != newer_than and sender in self._addresses:
+                self._acknowledged[sender] = self._unwritten[sender] = newer_than
             if newer_than >= self._history.revision:
                 return None
             return msgspec.msgpack.encode(self._history.update_for(None if whole else newer_than))
@@ -62,6 +109,16 @@ class ControlNode:
             inventory = registry.inventory()
         self._advance(inventory)
 
+    def write_acknowledged(self) -> None:
+        """Have the registry know which revisions members have said that they hold."""
+        with self._lock:
+            unwritten, self._unwritten = self._unwritten, {}
+            # None can hold one that there is not.
+            known = {sender: min(held, self._history.revision) for sender, held in unwritten.items()}
+        if known:
+            with Registry(self._state.registry_file) as registry:
+                registry.acknowledge(known)
+
     def departed(self) -> frozenset[str]:
         """The addresses of those who were members since this service began, and are none now."""
         return self._departed
@@ -73,6 +130,8 @@ class ControlNode:
                 self._history.advance(signed, inventory.revision)
                 self._departed = (self._departed | self._addresses) - addresses
                 self._addresses = addresses
+                for address in self._departed:
+                    self._acknowledged.pop(address, None)
 
 
 def _addresses(inventory: Inventory) -> frozenset[str]:

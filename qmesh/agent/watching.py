@@ -26,6 +26,8 @@ from qmesh.mesh.plan import Step, peer_steps
 
 AUDIT_S_A_MACHINE: Final = 0.015
 """Seconds between two audits for each machine of the mesh: 75 s where there are 5,000."""
+KEY_S: Final = 60.0
+"""Seconds for which a machine that offered a key is looked for often."""
 OUTLINE_S: Final = 4.0
 """Seconds between two looks at a machine whose kernel says nothing: of files and sysctls it tells nobody."""
 
@@ -65,15 +67,23 @@ class Watch:
 
     notices: to be waited for, so that the next look comes at once.
     noticed: what the last look was told.
+    event: the registry's last event that it has followed; None on a worker machine.
     audit_s_a_machine: seconds between two audits of a control node, for each machine of the mesh.
     """
 
     def __init__(self, state: State, *, audit_s_a_machine: float = AUDIT_S_A_MACHINE) -> None:
         self.notices = Notices()
         self.noticed: Notice | None = None
+        self.event: int | None = None
         self._state = state
         self._audit_s_a_machine = audit_s_a_machine
         self._held: _Held | None = None
+        self._changing: tuple[frozenset[str], float] = frozenset(), 0.0
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a machine is about to change its key: it then looks at handshakes, often."""
+        return bool(self._changing[0]) and time.monotonic() < self._changing[1]
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +107,8 @@ class Watch:
         if undoing is not None:
             return load(self._state), keep_put_back(self._state, undoing)
         closed: tuple[Step, ...] = ()
+        if held is not None and self._key_is_taken_up(held.here):
+            held = None
         if held is not None and held.audited is not None:
             if self._is_changed(held.audited):
                 # Before the registry is read, which takes time: the guard is this machine's alone.
@@ -110,6 +122,18 @@ class Watch:
         here, steps = self._audit(stamp, None if held is None else held.here)
         return here, closed + steps
 
+    def _key_is_taken_up(self, here: Here) -> bool:
+        """Whether a machine came with the key that it had offered; then that is its only one."""
+        offered, _ = self._changing
+        if not offered:
+            return False
+        counters = linux_for(self._state, here).backend.read(here.settings.interface).counters
+        came = [key for key in offered if key in counters and counters[key].last_handshake_s]
+        with Registry(self._state.registry_file) as registry:
+            for key in came:
+                registry.take_up_key(key, now=int(time.time()))
+        return bool(came)
+
     def _is_changed(self, audited: _Audited) -> bool:
         """Whether the machine is not what it was, but for its peers."""
         now = time.monotonic()
@@ -120,7 +144,7 @@ class Watch:
 
     def _audit(self, stamp: Hashable, known: Here | None) -> tuple[Here, tuple[Step, ...]]:
         """Look at everything. known: what the files of that stamp say; what a registry says is not in it."""
-        event = self._last_event() if self._state.settings().control else None
+        self.event = event = self._last_event() if self._state.settings().control else None
         here = load(self._state) if known is None or event is not None else known
         linux = linux_for(self._state, here)
         # Before all is looked at: this is how a machine looks that is then found as desired.
@@ -138,6 +162,9 @@ class Watch:
                 until=time.monotonic() + self._audit_s_a_machine * len(machines),
             )
         self._held = _Held(here=here, stamp=stamp, audited=audited)
+        offered = frozenset(each.public_key for each in here.inventory.stand_ins if each.address is None)
+        if offered != self._changing[0]:
+            self._changing = offered, time.monotonic() + KEY_S
         return here, steps
 
     def _last_event(self) -> int:
@@ -171,7 +198,7 @@ class Watch:
                 audited.keys.pop(name, None)
             else:
                 audited.keys[name] = known.machine.public_key
-        audited.event = news.event
+        self.event = audited.event = news.event
         return steps
 
 

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "pause": "Take a machine out of the node's list, for repair; it stays a member.",
     "resume": "Take a paused machine into the node's list again.",
     "remove": "Take a machine out of the mesh.",
+    "rotate-key": "Give this worker machine a new WireGuard key.",
     "import": "Propose how a cluster that runs already becomes a mesh.",
     "plan": "Show the steps that `apply` would take.",
     "apply": "Make this machine as desired, guard first.",

@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import httpx
 import msgspec
@@ -28,7 +28,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, QmeshError
 from qmesh.host import telling
-from qmesh.mesh.enrolment import Redemption
+from qmesh.mesh.enrolment import KeyOffer, Redemption
+
+T = TypeVar("T")
 
 MAX_BODY: Final = 16 * 1024
 """Octets of a request's body."""
@@ -39,6 +41,7 @@ REQUEST_S: Final = 20.0
 
 _SAME_VERSION: Final = "use the same version of qmesh on both machines"
 _REDEMPTIONS: Final = "/v1/redemptions"
+_KEYS: Final = "/v1/keys"
 _MEMBERSHIP: Final = "/v1/membership"
 _MESSAGEPACK: Final = "application/vnd.msgpack"
 
@@ -59,6 +62,9 @@ class Answers(Protocol):
 
     def redeemed(self) -> None:
         """Called once the answer to a redemption is on its way: the throwaway peer may go."""
+
+    def offer_key(self, body: bytes, *, sender: str) -> None:
+        """Know the key to which a member changes, and have WireGuard know it. Raises EnrolmentRefused."""
 
     def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         """What makes the newest of the one of that revision, or all of it; None when none is newer.
@@ -106,26 +112,21 @@ class News:
 def application(answers: Answers, news: News) -> Starlette:
     """The service as an ASGI application."""
 
-    async def redeem(request: Request) -> Response:
+    async def told(request: Request, do: Callable[..., T]) -> T:
         body = await _bounded_body(request)
-        if body is None:
-            return _refused(EnrolmentRefused("the request is too large", hint="use qmesh"), 413)
-        try:
-            answer = await run_in_threadpool(answers.redeem, body, sender=_sender(request))
-        except EnrolmentRefused as error:
-            return _refused(error, 403)
-        except QmeshError as error:
-            return _refused(error, 503)
+        return await run_in_threadpool(do, body, sender=_sender(request))
+
+    async def redeem(request: Request) -> Response:
+        answer = await told(request, answers.redeem)
         task = BackgroundTask(answers.redeemed)
         return Response(answer, media_type=_MESSAGEPACK, background=task)
 
+    async def offer_key(request: Request) -> Response:
+        await told(request, answers.offer_key)
+        return Response(status_code=204)
+
     async def membership(request: Request) -> Response:
-        try:
-            found = await _membership(request, answers, news)
-        except EnrolmentRefused as error:
-            return _refused(error, 403)
-        except QmeshError as error:
-            return _refused(error, 503)
+        found = await _membership(request, answers, news)
         if found is None:
             return Response(status_code=204)
         return Response(found, media_type=_MESSAGEPACK)
@@ -133,8 +134,10 @@ def application(answers: Answers, news: News) -> Starlette:
     return Starlette(
         routes=[
             Route(_REDEMPTIONS, redeem, methods=["POST"]),
+            Route(_KEYS, offer_key, methods=["POST"]),
             Route(_MEMBERSHIP, membership, methods=["GET"]),
-        ]
+        ],
+        exception_handlers={QmeshError: _refusing},
     )
 
 
@@ -159,13 +162,20 @@ async def _membership(request: Request, answers: Answers, news: News) -> bytes |
     return found
 
 
-async def _bounded_body(request: Request) -> bytes | None:
+async def _bounded_body(request: Request) -> bytes:
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY:
-            return None
+            raise _TooLarge
     return body
+
+
+class _TooLarge(QmeshError):
+    """A request that is none of qmesh's."""
+
+    def __init__(self) -> None:
+        super().__init__("the request is too large", hint="use qmesh")
 
 
 def _number(text: str) -> int:
@@ -176,8 +186,10 @@ def _sender(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _refused(error: QmeshError, status: int) -> Response:
+async def _refusing(_: Request, error: Exception) -> Response:
+    assert isinstance(error, QmeshError)
     body = msgspec.json.encode(Refusal(error.message, error.hint))
+    status = 413 if isinstance(error, _TooLarge) else 403 if isinstance(error, EnrolmentRefused) else 503
     return Response(body, status_code=status, media_type="application/json")
 
 
@@ -207,12 +219,23 @@ class _Server(uvicorn.Server):
         self._told = told
         self._telling: asyncio.Task[None] | None = None
         self._next = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def announce(self) -> None:
+        """Spread the news. From any thread; nothing before it has begun, when nobody can wait."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                asyncio.run_coroutine_threadsafe(self.spread(), self._loop)
 
     async def main_loop(self) -> None:
         """At rest it looks at the clock twice a second; uvicorn's own does ten times, which is felt."""
-        async with await asyncio.start_unix_server(self._hear, sock=self._told):
-            while not await self.on_tick(0):  # noqa: ASYNC110 - another thread, in `stop`, asks it to end
-                await asyncio.sleep(0.5)
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with await asyncio.start_unix_server(self._hear, sock=self._told):
+                while not await self.on_tick(0):  # noqa: ASYNC110 - another thread, in `stop`, asks it to end
+                    await asyncio.sleep(0.5)
+        finally:
+            self._loop = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Who waits for news is answered first."""
@@ -309,6 +332,10 @@ class Service:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_FILES)), hard))
         self._thread.start()
 
+    def announce(self) -> None:
+        """Have all who wait know that the membership may be another. From any thread."""
+        self._server.announce()
+
     @property
     def is_alive(self) -> bool:
         """Whether it has not ended by itself."""
@@ -376,6 +403,12 @@ class Client:
         body = msgspec.json.encode(message)
         timeout = httpx.Timeout(read_s, connect=connect_s)
         return self._answer(lambda: self._http.stream("POST", _REDEMPTIONS, content=body, timeout=timeout))
+
+    def offer_key(self, public_key: str, *, connect_s: float, read_s: float) -> None:
+        """Offer a key to change to; it is known when this returns. Raises Silent, or EnrolmentRefused."""
+        body = msgspec.json.encode(KeyOffer(public_key))
+        timeout = httpx.Timeout(read_s, connect=connect_s)
+        self._answer(lambda: self._http.stream("POST", _KEYS, content=body, timeout=timeout))
 
     def membership(
         self, *, newer_than: int, connect_s: float, read_s: float, wait_s: int = 0, whole: bool = False

@@ -150,6 +150,21 @@ def remove(path: Path) -> None:
         ) from None
 
 
+def move(path: Path, to: Path) -> None:
+    """Put a file in the place of another, in the same directory; durable when this returns.
+
+    Raises MachineRefused.
+    """
+    try:
+        path.replace(to)
+        sync_directory(to.parent)
+    except OSError as error:
+        raise MachineRefused(
+            f"{path} could not be put in the place of {to}: {_reason(error)}",
+            hint="look for a full disk or a read-only file system",
+        ) from None
+
+
 def make_private_directory(path: Path) -> None:
     """Make a directory that only its owner enters; mend its mode where it is wider.
 

@@ -13,7 +13,7 @@ from qmesh.host import files, flows, held, links, nftables, ports, wireguard
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.guard import HELD, TABLE, change_script, load_script, seen, unload_script
-from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Secret, Tunnel
+from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Peer, Secret, Tunnel
 from qmesh.mesh.plan import (
     AddAddress,
     CreateTunnel,
@@ -105,9 +105,15 @@ class Linux:
         """Take steps, in order. Raises MachineRefused at the first that is refused, which was not taken.
 
         Peers that follow one another go to WireGuard together; where that is refused, some may be set.
+        The connections of who is a peer no more are cut, but not where another peer has its addresses:
+        that is the same machine, with another key.
         """
         for _, together in groupby(steps, key=_together):
             self._apply(*together)
+        gone = _networks(step.old for step in steps if isinstance(step, RemovePeer))
+        there = _networks(step.new for step in steps if isinstance(step, SetPeer))
+        if gone - there:
+            flows.cut_from({network.partition("/")[0] for network in gone - there})
 
     def _apply(self, step: Step, *alike: Step) -> None:
         match step:
@@ -136,7 +142,6 @@ class Linux:
             case RemovePeer(subject=interface, old=peer):
                 peers = [peer, *(other.old for other in alike if isinstance(other, RemovePeer))]
                 self._wireguard.remove_peers(interface, [peer.public_key for peer in peers])
-                flows.cut_from({ip.partition("/")[0] for peer in peers for ip in peer.allowed_ips})
             case SetKey(subject=interface, new=public_key):
                 self._wireguard.set_key(interface, self.private_key(public_key))
             case SetListenPort(subject=interface, new=port):
@@ -152,6 +157,10 @@ class Linux:
                 hint=f"restore {self._state.private_key_file} from a backup, or join this machine anew",
             )
         return self._keys[public_key]
+
+
+def _networks(peers: Iterable[Peer]) -> set[str]:
+    return {network for peer in peers for network in peer.allowed_ips}
 
 
 def _together(step: Step) -> tuple[type[Step], str, int]:

@@ -69,6 +69,13 @@ class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identifier: str
 
 
+class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A change of this machine's key that the membership does not know of yet: public keys."""
+
+    old: str
+    new: str
+
+
 class HeldPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ports that qmesh wants reserved: those it reserved itself, and those that already were."""
 
@@ -100,6 +107,8 @@ class State:
         self._settings_file = directory / "machine.json"
         self._pending_file = directory / "joining.json"
         self._held_ports_file = directory / reserved.REMEMBERED
+        self._next_key_file = directory / "next.key"
+        self._rotation_file = directory / "rotating.json"
         self._due_file = directory / "due.json"
 
     def prepare(self) -> None:
@@ -208,6 +217,8 @@ class State:
             self._pending_file,
             self.undo_file,
             self._due_file,
+            self._next_key_file,
+            self._rotation_file,
             *(() if keep_private_key else (self.private_key_file,)),
         ):
             files.remove(path)
@@ -275,11 +286,34 @@ class State:
     def make_private_key(self) -> Secret:
         """The machine's private key, made now if there is none: E1, 0600 from the first byte."""
         key = self.private_key()
-        if key is None:
-            raw = X25519PrivateKey.generate().private_bytes_raw()
-            key = Secret(base64.b64encode(raw).decode())
-            files.write(self.private_key_file, key.reveal().encode() + b"\n")
+        return self._new_key(self.private_key_file) if key is None else key
+
+    @staticmethod
+    def _new_key(path: Path) -> Secret:
+        raw = X25519PrivateKey.generate().private_bytes_raw()
+        key = Secret(base64.b64encode(raw).decode())
+        files.write(path, key.reveal().encode() + b"\n")
         return key
+
+    def make_next_key(self) -> Secret:
+        """The key that this machine is to change to, made now if there is none."""
+        key = self._key(self._next_key_file)
+        return self._new_key(self._next_key_file) if key is None else key
+
+    def take_up_next_key(self) -> None:
+        """Make it this machine's private key; durable when this returns."""
+        files.move(self._next_key_file, self.private_key_file)
+
+    def rotation(self) -> Rotation | None:
+        """The change of the key that is under way, if any."""
+        return _decoded(self._rotation_file, Rotation)
+
+    def save_rotation(self, rotation: Rotation | None) -> None:
+        """Remember a change of the key, durably, or that it is done."""
+        if rotation is None:
+            files.remove(self._rotation_file)
+        else:
+            files.write(self._rotation_file, msgspec.json.encode(rotation))
 
     def preshared_key(self) -> Secret | None:
         """The key that a worker machine shares with the control node."""

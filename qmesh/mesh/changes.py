@@ -44,7 +44,8 @@ def without(inventory: Inventory, name: str) -> Inventory:
         raise BadInput(
             f"{name} is no member yet", hint=f"`qmesh invite {name}` anew withdraws its invitation"
         )
-    return _changed(inventory, machines=_leaving(inventory, name))
+    others = tuple(each for each in inventory.stand_ins if each.machine != name)
+    return _changed(inventory, machines=_leaving(inventory, name), stand_ins=others)
 
 
 def paused(inventory: Inventory, name: str) -> Inventory:
@@ -89,6 +90,19 @@ def with_endpoints(inventory: Inventory, name: str, endpoints: Iterable[Endpoint
     machine = msgspec.structs.replace(inventory.machine(name), endpoints=tuple(endpoints))
     machines = (machine if other.name == name else other for other in inventory.machines)
     return _changed(inventory, machines=tuple(machines))
+
+
+def refuse_to_replace(inventory: Inventory, name: str) -> None:
+    """Raise BadInput unless another machine can take the place of that one."""
+    _refuse_control(inventory, name, "replaced")
+
+
+def with_key(inventory: Inventory, name: str, public_key: str) -> Inventory:
+    """The mesh with another key for that machine, which none of its stand-ins outlives."""
+    machine = msgspec.structs.replace(inventory.machine(name), public_key=public_key)
+    machines = tuple(machine if other.name == name else other for other in inventory.machines)
+    others = tuple(each for each in inventory.stand_ins if each.machine != name)
+    return _changed(inventory, machines=machines, stand_ins=others)
 
 
 def with_options(inventory: Inventory, options: Options) -> Inventory:

@@ -20,6 +20,7 @@ from qmesh.mesh.model import (
     NodeState,
     Peer,
     Secret,
+    StandIn,
     Tunnel,
 )
 
@@ -85,6 +86,10 @@ def _tunnel(inventory: Inventory, machine: Machine, place: Place, preshared: Map
         )
         for other in others
     )
+    stand_ins = (
+        stand_in_peer(each, preshared.get(each.public_key))
+        for each in (inventory.stand_ins if is_control else ())
+    )
     return Tunnel(
         interface=place.interface,
         kind=place.kind,
@@ -93,7 +98,7 @@ def _tunnel(inventory: Inventory, machine: Machine, place: Place, preshared: Map
         addresses=(f"{machine.address}/{prefix_length}",),
         mtu=TUNNEL_MTU,
         up=True,
-        peers=tuple(sorted(peers, key=lambda peer: peer.public_key)),
+        peers=tuple(sorted((*peers, *stand_ins), key=lambda peer: peer.public_key)),
     )
 
 
@@ -110,6 +115,16 @@ def peer_of(
         endpoint=endpoint,
         preshared_key=preshared_key,
         keepalive_s=KEEPALIVE_S if calls else 0,
+    )
+
+
+def stand_in_peer(stand_in: StandIn, preshared_key: Secret | None) -> Peer:
+    """A stand-in as a peer; without an address of its own it can shake hands, and no more."""
+    address = stand_in.address
+    return Peer(
+        public_key=stand_in.public_key,
+        allowed_ips=() if address is None else (host_network(address),),
+        preshared_key=preshared_key,
     )
 
 

@@ -54,6 +54,8 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     service_port: TCP port of the membership service on the control node's tunnel address.
     endpoints: where the control node's WireGuard may be reached, best first.
     name, address: what the machine is to be called, and its tunnel address.
+    from_address: where it comes from until it is a member, if not from there: the address is in use
+        still by the machine whose place it takes.
     workers: its data workers, or None when the machine is to say.
     expires_at: Unix time in seconds, by the control node's clock.
     """
@@ -70,6 +72,7 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     address: str
     workers: int | None
     expires_at: int
+    from_address: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.secret) != 32 or len(self.verification_key) != 32:
@@ -79,13 +82,18 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         if ip_network(self.network) != self.network:
             raise BadInput("an invitation's network is canonical", hint=_NOT_AN_INVITATION)
         network = ipaddress.ip_network(self.network)
-        for address in (self.address, self.control_address):
+        for address in (self.address, self.control_address, self.comes_from):
             if ip_address(address) != address or ipaddress.ip_address(address) not in network:
                 raise BadInput("an invitation's addresses lie in its network", hint=_NOT_AN_INVITATION)
         if self.workers is not None:
             worker_count(self.workers)
         for endpoint in self.endpoints:
             refuse_endpoint_inside(self.network, endpoint.host)
+
+    @property
+    def comes_from(self) -> str:
+        """The tunnel address with which the invitation is redeemed."""
+        return self.from_address or self.address
 
     def __repr__(self) -> str:
         return f"Invitation(name={self.name!r}, mesh={self.mesh!r}, secret=...)"
@@ -209,6 +217,25 @@ class Redemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     endpoint: Annotated[str, msgspec.Meta(max_length=300)] | None
     proof: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+
+
+class KeyOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a member sends before it changes to another key of its own."""
+
+    public_key: str
+
+
+def read_key_offer(body: bytes) -> str:
+    """The public key that a member offers. Raises EnrolmentRefused."""
+    try:
+        offered = msgspec.json.decode(body, type=KeyOffer)
+        wireguard_key(offered.public_key)
+    except (QmeshError, ValueError):
+        raise EnrolmentRefused(
+            "the key is not understood", hint="use the same version of qmesh on both machines"
+        ) from None
+    refuse_weak_key(offered.public_key)
+    return offered.public_key
 
 
 def redemption(derived: Derived, *, public_key: str, workers: int, endpoint: Endpoint | None) -> Redemption:

@@ -22,6 +22,7 @@ from qmesh.mesh.model import (
     Machine,
     Port,
     Profile,
+    StandIn,
     ip_network,
     parsed_address,
     port_number,
@@ -48,6 +49,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         at each machine's endpoint, from node 2.1 on.
     master_proxy: whether other provers come to the workers by way of the control process.
     restart: whether agents restart the node's processes that have to be.
+    stand_ins: second keys of machines; only the control node knows of them.
     """
 
     mesh: str
@@ -62,6 +64,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     stream: Stream = "tunnel"
     master_proxy: bool = False
     restart: bool = False
+    stand_ins: tuple[StandIn, ...] = ()
 
     def __post_init__(self) -> None:
         if ip_network(self.network) != self.network:
@@ -71,8 +74,8 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             )
         network = parsed_network(self.network)
         _refuse_repeats("name", (machine.name for machine in self.machines))
-        _refuse_repeats("tunnel address", (machine.address for machine in self.machines))
-        _refuse_repeats("public key", (machine.public_key for machine in self.machines))
+        _refuse_repeats("tunnel address", addresses_of(self))
+        _refuse_repeats("public key", _keys_of(self))
         for machine in self.machines:
             _refuse_outside(machine, network)
             for endpoint in machine.endpoints:
@@ -170,6 +173,17 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def control_node(self) -> Machine:
         """The machine that runs the control process."""
         return self.machine(self.control)
+
+
+def addresses_of(inventory: Inventory) -> Iterator[str]:
+    """The tunnel addresses that are in use, those of stand-ins among them."""
+    yield from (machine.address for machine in inventory.machines)
+    yield from (each.address for each in inventory.stand_ins if each.address is not None)
+
+
+def _keys_of(inventory: Inventory) -> Iterator[str]:
+    yield from (machine.public_key for machine in inventory.machines)
+    yield from (each.public_key for each in inventory.stand_ins)
 
 
 class Worker(msgspec.Struct, frozen=True):

@@ -45,7 +45,8 @@ _SIGNED_FOR: Final = b"qmesh membership 1\n"
 
 def sign_membership(inventory: Inventory, signing_key: Ed25519PrivateKey) -> SignedMembership:
     """Sign what every member may know. The same inventory gives the same octets."""
-    payload = msgspec.json.encode(msgspec.structs.replace(inventory, machines=members(inventory)))
+    known = msgspec.structs.replace(inventory, machines=members(inventory), stand_ins=())
+    payload = msgspec.json.encode(known)
     return SignedMembership(payload, signing_key.sign(_SIGNED_FOR + payload))
 
 

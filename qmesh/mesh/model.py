@@ -304,6 +304,22 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
             worker_count(self.workers)
 
 
+class StandIn(msgspec.Struct, frozen=True):
+    """A second key by which the control node knows a machine, until it is the machine's only one.
+
+    machine: its name.
+    address: from which whoever is invited to take its place comes; None for a key that the machine
+        itself is about to change to.
+    """
+
+    machine: str
+    public_key: str
+    address: str | None
+
+    def __post_init__(self) -> None:
+        wireguard_key(self.public_key)
+
+
 def worker_count(number: int) -> int:
     """Return `number` when it can be a count of data workers: at least 1. Raises BadInput."""
     if 1 <= number <= 65535:

@@ -53,6 +53,10 @@ class Agent:
         self.asked.append(("membership", newer_than, sender, *(["whole"] if whole else [])))
         return self._membership(newer_than)
 
+    def offer_key(self, body: bytes, *, sender: str) -> None:
+        self.asked.append(("offer_key", body, sender))
+        self._redeem(body)
+
     def refresh(self) -> None:
         self.asked.append(("refresh",))
 
@@ -866,3 +870,22 @@ def test_nobody_is_told_where_no_agent_is(tmp_path):
     (tmp_path / telling.SOCKET).unlink()
     assert not tell()
     assert not telling.tell(tmp_path / "nowhere", wait_s=1)
+
+
+def test_a_key_is_offered_by_who_is_known_by_its_address():
+    agent = Agent()
+    with service(agent), client() as asking:
+        asking.offer_key("A" * 43 + "=", connect_s=5, read_s=5)
+        assert ask("GET", "/v1/keys").status_code == 405
+        assert ask("POST", "/v1/keys", content=b"x" * (channel.MAX_BODY + 1)).status_code == 413
+    assert agent.asked == [("offer_key", b'{"public_key":"' + b"A" * 43 + b'="}', HERE)]
+
+
+@pytest.mark.parametrize("error", [EnrolmentRefused("no", hint="why"), MachineRefused("busy", hint="later")])
+def test_a_key_that_is_refused_is_told_so(error):
+    def no(_: bytes) -> bytes:
+        raise error
+
+    told_as = EnrolmentRefused if isinstance(error, EnrolmentRefused) else Silent
+    with service(Agent(redeem=no)), client() as asking, pytest.raises(told_as):
+        asking.offer_key("A" * 43 + "=", connect_s=5, read_s=5)

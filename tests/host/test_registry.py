@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -19,7 +20,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, NeedsRoot, StateUnreadable
-from qmesh.host.registry import Event, EventKind, Issued, Registry
+from qmesh.host.registry import Event, EventKind, Issued, Open, Registry
 from qmesh.mesh.changes import (
     Options,
     paused,
@@ -31,7 +32,7 @@ from qmesh.mesh.changes import (
 )
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, redemption
 from qmesh.mesh.inventory import Inventory, workers_of
-from qmesh.mesh.model import Endpoint, Machine
+from qmesh.mesh.model import Endpoint, Machine, StandIn
 
 NOBODY = 65534
 NOW = 1_800_000_000
@@ -125,12 +126,17 @@ def is_sound(path: Path) -> Inventory:
         invited = {
             name for (name,) in connection.execute("SELECT name FROM machines WHERE state = 'invited'")
         }
-        (joined,) = connection.execute("SELECT count(*) FROM events WHERE what = 'joined'").fetchone()
+        found = connection.execute("SELECT machine FROM stand_ins WHERE invitation IS NOT NULL")
+        replacing = {name for (name,) in found}
+        happened = Counter(what for (what,) in connection.execute("SELECT what FROM events"))
     with Registry(path) as registry:
         inventory = registry.inventory()
-    assert names == invited
-    assert inventory.revision == MESH.revision + joined
-    assert len([machine for machine in inventory.machines if machine.state == "active"]) == 1 + joined
+    assert names == invited | replacing
+    joined, removed = happened["joined"], happened["removed"]
+    changes = joined + removed + happened["replaced"] + happened["key-rotated"]
+    assert inventory.revision == MESH.revision + changes
+    active = [machine for machine in inventory.machines if machine.state == "active"]
+    assert len(active) == 1 + joined - removed
     return inventory
 
 
@@ -253,7 +259,7 @@ def test_e3_an_invitation_works_once(registry):
 
 def test_e3_an_unknown_invitation_is_refused(registry):
     issued = invite(registry)
-    stranger = Issued(bytes(32), issued.machine, issued.expires_at)
+    stranger = Issued(bytes(32), issued.machine, None, issued.expires_at)
 
     with pytest.raises(EnrolmentRefused, match="not known to this control node"):
         redeem(registry, stranger, key(1))
@@ -824,21 +830,40 @@ def test_another_programs_database_is_an_error_and_stays_as_it_was(tmp_path):
     assert path.read_bytes() == before
 
 
+def _as_of_version_2(path: Path) -> None:
+    sql(
+        path,
+        *(f"DROP TRIGGER {name}" for name in ("machine_is_one", "stand_in_is_one")),
+        *("DROP TABLE stand_ins", "DROP TABLE resting"),
+        *("ALTER TABLE machines DROP COLUMN acknowledged", "PRAGMA user_version = 2"),
+    )
+
+
 def _as_of_version_1(path: Path) -> None:
+    _as_of_version_2(path)
     added = ("p2p_base_port", "stream", "master_proxy", "restart")
     sql(path, *(f"ALTER TABLE mesh DROP COLUMN {name}" for name in added), "PRAGMA user_version = 1")
 
 
-def test_an_older_registry_is_brought_forward_with_all_that_is_in_it(path, registry):
+def tables(path: Path) -> dict[str, str]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+        return {name: " ".join(text.split()) for name, text in found}
+
+
+@pytest.mark.parametrize("older", [_as_of_version_1, _as_of_version_2])
+def test_an_older_registry_is_brought_forward_with_all_that_is_in_it(path, registry, older):
     redeem(registry, invite(registry), key(1))
-    before = registry.inventory()
-    _as_of_version_1(path)
+    before, made = registry.inventory(), tables(path)
+    older(path)
     assert children(*[lambda: Registry(path).inventory()] * 4) == [0] * 4
     with Registry(path) as migrated:
         assert migrated.inventory() == before
         options = Options(restart=True)
         migrated.change(lambda mesh: with_options(mesh, options), **change("mesh-changed", "control"))
         assert migrated.inventory().restart
+    assert tables(path).keys() == made.keys()
+    assert all(tables(path)[name] == made[name] for name in made if name not in {"mesh", "machines"})
 
 
 def change(what: EventKind, machine: str) -> dict[str, Any]:
@@ -879,7 +904,7 @@ def test_a_change_that_is_refused_or_none_leaves_no_trace(registry):
 
 
 def test_a_newer_registry_is_an_error_and_not_damage(path):
-    sql(path, "PRAGMA user_version = 3")
+    sql(path, "PRAGMA user_version = 4")
 
     with pytest.raises(StateUnreadable, match="was written by a newer qmesh") as newer:
         Registry(path)
@@ -1028,3 +1053,174 @@ def test_no_news_shows_a_key(registry):
     issued = invite(registry)
 
     assert derive(issued.secret).preshared_key.reveal() not in repr(registry.news(since=begun))
+
+
+def replacement(registry: Registry, *, now: int = NOW + 6) -> Issued:
+    return registry.invite(
+        "machine-b", workers=None, endpoint=None, expires_at=now + DAY_S, now=now, replace=True
+    )
+
+
+def redeem_replacement(
+    registry: Registry, issued: Issued, own_key: str, *, sender: str | None = None
+) -> Inventory:
+    assert issued.from_address is not None
+    return registry.redeem(message(issued, own_key), sender=sender or issued.from_address, now=NOW + 7)
+
+
+def test_a_machine_is_replaced_in_its_place_by_who_has_a_new_invitation(path, registry):
+    old = redeem(registry, invite(registry), key(1))
+    redeem(registry, invite(registry, "machine-c"), key(2))
+    issued = replacement(registry)
+    assert (issued.machine.address, issued.from_address) == ("10.77.0.2", "10.77.0.4")
+    waiting = registry.inventory()
+    assert waiting.machine("machine-b") == old.machine("machine-b")  # until it is used
+    throwaway = derive(issued.secret)
+    assert waiting.stand_ins == (StandIn("machine-b", throwaway.public_key, "10.77.0.4"),)
+    assert registry.preshared_keys()[throwaway.public_key] == throwaway.preshared_key
+
+    new = redeem_replacement(registry, issued, key(3))
+    assert redeem_replacement(registry, issued, key(3)) == new == registry.inventory()
+    assert (new.machine("machine-b").public_key, new.stand_ins) == (key(3), ())
+    assert new.cores == waiting.cores
+    assert new.revision == waiting.revision + 1
+    assert told(registry)[-1] == ("replaced", "machine-b", new.revision)
+    shared = permanent_preshared_key(issued.secret, CONTROL.public_key, key(3))
+    assert registry.preshared_keys()[key(3)] == shared
+    assert key(1) not in registry.preshared_keys()
+    for thief in (key(1), key(4)):
+        with pytest.raises(EnrolmentRefused, match="used already"):
+            redeem_replacement(registry, issued, thief)
+    assert is_sound(path) == new
+
+
+def test_a_replacement_comes_from_its_own_address_alone(registry):
+    redeem(registry, invite(registry), key(1))
+    issued = replacement(registry)
+    before = registry.inventory()
+    for elsewhere in ("10.77.0.2", "10.77.0.1", "10.77.0.5"):
+        with pytest.raises(EnrolmentRefused, match="did not come from"):
+            redeem_replacement(registry, issued, key(3), sender=elsewhere)
+    with pytest.raises(EnrolmentRefused, match="refused"):
+        redeem_replacement(registry, issued, CONTROL.public_key)
+    assert registry.inventory() == before
+
+
+def test_a_replacement_that_ends_leaves_the_machine_as_it_was(registry):
+    before = redeem(registry, invite(registry), key(1))
+    replacement(registry)
+    second = replacement(registry)
+    assert [each.public_key for each in registry.inventory().stand_ins] == [derive(second.secret).public_key]
+    assert registry.withdraw("machine-b", now=NOW + 7)
+    assert registry.inventory() == before
+    assert not registry.withdraw("machine-b", now=NOW + 7)
+    replacement(registry)
+    assert registry.expire(now=NOW + 2 * DAY_S)
+    assert registry.inventory() == before
+    assert [what for what, _, _ in told(registry)[-2:]] == ["replacement-invited", "replacement-ended"]
+
+
+def test_nobody_takes_the_place_of_the_control_node_or_of_one_that_is_not_there(registry):
+    for name in ("control", "machine-b"):
+        with pytest.raises(BadInput):
+            registry.invite(name, workers=None, endpoint=None, expires_at=NOW + 9, now=NOW, replace=True)
+
+
+def test_a_removed_machine_takes_what_stood_in_for_it_with_it(path, registry):
+    redeem(registry, invite(registry), key(1))
+    issued = replacement(registry)
+    registry.change(lambda mesh: without(mesh, "machine-b"), **change("removed", "machine-b"))
+    assert is_sound(path).stand_ins == ()
+    with pytest.raises(EnrolmentRefused):
+        redeem_replacement(registry, issued, key(3))
+
+
+def test_open_invitations_are_listed_and_no_others(registry):
+    redeem(registry, invite(registry), key(1))
+    invite(registry, "machine-c", workers=None)
+    invite(registry, "machine-d", now=NOW - 2 * DAY_S)
+    replacement(registry)
+    assert registry.invitations(now=NOW + 9) == (
+        Open("machine-b", "10.77.0.2", 2, NOW + 6 + DAY_S, replaces=True),
+        Open("machine-c", "10.77.0.3", None, NOW + DAY_S, replaces=False),
+    )
+
+
+def test_an_address_rests_until_every_member_knows_that_its_machine_is_gone(registry):
+    for number, name in enumerate(("machine-b", "machine-c", "machine-d"), 1):
+        redeem(registry, invite(registry, name), key(number))
+    _, gone = registry.change(lambda mesh: without(mesh, "machine-b"), **change("removed", "machine-b"))
+
+    def given() -> str:
+        address = invite(registry, "machine-e").machine.address
+        assert registry.withdraw("machine-e", now=NOW)
+        return address
+
+    assert given() == "10.77.0.5"
+    registry.acknowledge({"10.77.0.3": gone.revision, "10.77.0.4": gone.revision - 1})
+    assert given() == "10.77.0.5"
+    registry.acknowledge({"10.77.0.4": gone.revision + 7, "10.77.0.3": 1, "10.77.0.99": 1})
+    assert given() == "10.77.0.2"
+
+
+def test_a_key_is_offered_and_then_taken_up(path, registry):
+    before = redeem(registry, invite(registry), key(1))
+    shared = registry.preshared_keys()[key(1)]
+    for _ in range(2):
+        registry.offer_key(key(2), sender="10.77.0.2", now=NOW + 6)
+    registry.offer_key(key(1), sender="10.77.0.2", now=NOW + 6)  # its own, still
+    offered = registry.inventory()
+    assert offered == msgspec.structs.replace(before, stand_ins=(StandIn("machine-b", key(2), None),))
+    assert registry.preshared_keys() == {key(1): shared, key(2): shared}
+
+    registry.offer_key(key(3), sender="10.77.0.2", now=NOW + 6)  # another try
+    registry.take_up_key(key(2), now=NOW + 7)
+    assert registry.inventory().machine("machine-b").public_key == key(1)
+    for _ in range(2):
+        registry.take_up_key(key(3), now=NOW + 7)
+    after = is_sound(path)
+    assert (after.machine("machine-b").public_key, after.stand_ins) == (key(3), ())
+    assert (after.revision, registry.preshared_keys()) == (before.revision + 1, {key(3): shared})
+    assert [what for what, _, _ in told(registry)[-3:]] == ["key-offered", "key-offered", "key-rotated"]
+
+
+def test_e5_a_key_that_another_has_can_be_offered_by_nobody(registry):
+    redeem(registry, invite(registry), key(1))
+    redeem(registry, invite(registry, "machine-c"), key(2))
+    waiting = derive(invite(registry, "machine-d").secret).public_key
+    registry.offer_key(key(5), sender="10.77.0.3", now=NOW)
+    before = registry.inventory()
+    for taken in (key(2), key(5), CONTROL.public_key, waiting):
+        with pytest.raises(EnrolmentRefused, match="that key is in use"):
+            registry.offer_key(taken, sender="10.77.0.2", now=NOW)
+    for stranger in ("10.77.0.4", "10.77.0.99", ""):
+        with pytest.raises(EnrolmentRefused, match="no member"):
+            registry.offer_key(key(7), sender=stranger, now=NOW)
+    assert registry.inventory() == before
+
+
+def test_who_is_to_be_replaced_can_offer_no_key(registry):
+    redeem(registry, invite(registry), key(1))
+    registry.offer_key(key(5), sender="10.77.0.2", now=NOW)
+    issued = replacement(registry)
+    with pytest.raises(EnrolmentRefused, match="invited to take the place of machine-b"):
+        registry.offer_key(key(6), sender="10.77.0.2", now=NOW)
+    assert [each.address for each in registry.inventory().stand_ins] == [issued.from_address]
+    redeem_replacement(registry, issued, key(3))
+
+
+def test_e5_the_database_refuses_what_two_would_have(path, registry):
+    redeem(registry, invite(registry), key(1))
+    issued = replacement(registry)
+    insert = "INSERT INTO machines (name, public_key, address, place, workers, state, endpoints) VALUES"
+    stand_in = "INSERT INTO stand_ins (public_key, machine, address, invitation) VALUES"
+    refused = (
+        f"{insert} ('x', '{key(7)}', '{issued.from_address}', 9, 1, 'active', '[]')",
+        f"{insert} ('x', '{issued.machine.public_key}', '10.77.0.9', 9, 1, 'active', '[]')",
+        f"{stand_in} ('{key(1)}', 'machine-b', NULL, NULL)",
+        f"{stand_in} ('{key(7)}', 'machine-b', '10.77.0.2', 'x')",
+        f"{stand_in} ('{key(7)}', 'nobody', NULL, NULL)",
+    )
+    for statement in refused:
+        with pytest.raises(sqlite3.IntegrityError):
+            sql(path, statement)

@@ -12,8 +12,17 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.inviting import Wish, invite, refuse_file, write_file
+from qmesh.agent.inviting import (
+    Invitations,
+    Wish,
+    invite,
+    open_invitations,
+    refuse_file,
+    withdraw,
+    write_file,
+)
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.errors import BadInput
 from qmesh.host.state import State
 
 log = logging.getLogger("qmesh")
@@ -21,11 +30,16 @@ log = logging.getLogger("qmesh")
 EXAMPLES = (
     "qmesh invite machine-b --workers 4 --out machine-b.invitation",
     "qmesh invite machine-b --expires 2h > machine-b.invitation",
+    "qmesh invite machine-b --replace --out machine-b.invitation",
+    "qmesh invite --list",
+    "qmesh invite --withdraw machine-b",
 )
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="What the new machine is to be called.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Argument(help="What the new machine is to be called.", show_default=False)
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Its data workers.", show_default="its cores")] = None,
     endpoint: Annotated[
         str | None,
@@ -41,6 +55,15 @@ def command(
             readable=False,
         ),
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="For the place of the member of that name, as after a reinstall."),
+    ] = False,
+    shown: Annotated[bool, typer.Option("--list", help="Show the invitations that can be used.")] = False,
+    withdrawn: Annotated[
+        str | None,
+        typer.Option("--withdraw", metavar="NAME", help="End that invitation.", show_default=False),
+    ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,11 +71,44 @@ def command(
 
     Whoever has the invitation can join in the machine's place: carry it there by a safe way, such
     as scp. An earlier one for the same name, not yet used, is withdrawn.
+
+    With --replace it is for the place of a member whose disk is lost or was wiped: its tunnel address,
+    cores and workers. That member stays one until the invitation is used.
     """
+    if sum((name is not None, shown, withdrawn is not None)) != 1:
+        raise BadInput(
+            "one of three is wanted: the name of a new machine, --list or --withdraw",
+            hint="`qmesh invite machine-b` invites",
+        )
+    if shown:
+        return answer(open_invitations(State(state)), as_json=as_json, text=_listed)
+    if withdrawn is not None:
+        withdraw(State(state), withdrawn)
+        log.info("the invitation for %s is withdrawn: nobody can use it any more", withdrawn)
+        return answer({"name": withdrawn}, as_json=as_json, text=lambda _: "")
+    assert name is not None
+    return _invite(
+        State(state),
+        Wish(name=name, workers=workers, endpoint=endpoint, expires=expires, replace=replace),
+        out,
+        as_json=as_json,
+    )
+
+
+def _listed(found: Invitations) -> str:
+    lines = [
+        f"{each.name}: {'takes the place of' if each.replaces else 'will be'} {each.address},"
+        f" good for {(each.expires_at - found.now) // 60} min"
+        for each in found.invitations
+    ]
+    return "\n".join(lines) or "no invitation is open"
+
+
+def _invite(state: State, wish: Wish, out: Path | None, *, as_json: bool) -> None:
     refuse_file(out)
     if out is None and _others_may_read(sys.stdout.fileno()):
         log.warning("the file that this goes to may be read by other users: chmod 600 it, or use --out")
-    invitation = invite(State(state), Wish(name=name, workers=workers, endpoint=endpoint, expires=expires))
+    invitation = invite(state, wish)
     until = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(invitation.expires_at))
     if out is None:
         facts = {"invitation": invitation.text()}
@@ -60,8 +116,9 @@ def command(
         write_file(out, invitation)
         facts = {"file": str(out)}
     log.info(
-        "%s will be %s; one use, until %s. On it: qmesh join%s",
-        name,
+        "%s %s %s; one use, until %s. On it: qmesh join%s",
+        invitation.name,
+        "takes the place of the machine at" if wish.replace else "will be",
         invitation.address,
         until,
         "" if out is None else f" {out.name}",

@@ -5,6 +5,6 @@ rows    rows as values, and back
 store   what happens to the mesh: each change one transaction with its event
 """
 
-from qmesh.host.registry.store import Event, EventKind, Issued, Known, News, Registry
+from qmesh.host.registry.store import Event, EventKind, Issued, Known, News, Open, Registry
 
-__all__ = ["Event", "EventKind", "Issued", "Known", "News", "Registry"]
+__all__ = ["Event", "EventKind", "Issued", "Known", "News", "Open", "Registry"]

@@ -8,8 +8,9 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import QmeshError
-from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret
+from qmesh.mesh.inventory import Inventory, addresses_of
+from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret, StandIn
+from qmesh.mesh.networks import free_address
 
 _OF_THE_MESH: Final = (
     *("mesh", "network", "control", "node", "base_port", "service_port", "revision"),
@@ -34,9 +35,11 @@ def _rows_as_inventory(connection: sqlite3.Connection) -> Inventory:
         " ORDER BY place IS NULL, place, name"
     )
     machines = tuple(machine(*row) for row in rows)
+    found = connection.execute("SELECT machine, public_key, address FROM stand_ins ORDER BY public_key")
+    stand_ins = tuple(StandIn(*row) for row in found)
     for name in ("master_proxy", "restart"):
         mesh[name] = bool(mesh[name])
-    return Inventory(**mesh, machines=machines)
+    return Inventory(**mesh, machines=machines, stand_ins=stand_ins)
 
 
 def update(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> None:
@@ -44,8 +47,12 @@ def update(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> No
     settings = ", ".join(f"{name} = ?" for name in _OF_THE_MESH)
     connection.execute(f"UPDATE mesh SET {settings}", _of_the_mesh(new))  # noqa: S608 - names of ours
     kept = {machine.name: machine for machine in new.machines}
-    gone = [(machine.name,) for machine in old.machines if machine.name not in kept]
-    connection.executemany("DELETE FROM machines WHERE name = ?", gone)
+    gone = [machine for machine in old.machines if machine.name not in kept]
+    connection.executemany("DELETE FROM machines WHERE name = ?", [(machine.name,) for machine in gone])
+    connection.executemany(
+        "INSERT INTO resting (address, revision) VALUES (?, ?)",
+        [(machine.address, new.revision) for machine in gone],
+    )
     # Two must never have one place, not even while they change it.
     connection.execute("UPDATE machines SET place = -place")
     placed = [machine for machine in new.machines if machine.state != "invited"]
@@ -56,6 +63,16 @@ def update(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> No
             for place, machine in enumerate(placed, 1)
         ],
     )
+
+
+def change_key(connection: sqlite3.Connection, new: Inventory, name: str, preshared: Secret | None) -> None:
+    """Write that a machine has another key, and no stand-in any more. preshared: None leaves it."""
+    connection.execute("DELETE FROM stand_ins WHERE machine = ?", (name,))
+    connection.execute(
+        "UPDATE machines SET public_key = ?, preshared_key = coalesce(?, preshared_key) WHERE name = ?",
+        (new.machine(name).public_key, None if preshared is None else preshared.reveal(), name),
+    )
+    connection.execute("UPDATE mesh SET revision = ?", (new.revision,))
 
 
 def _of_the_mesh(inventory: Inventory) -> tuple[object, ...]:
@@ -90,6 +107,20 @@ def insert_mesh(connection: sqlite3.Connection, inventory: Inventory) -> None:
     )
     for place, machine in enumerate(inventory.machines, 1):
         insert_machine(connection, machine, place, None)
+
+
+def free(connection: sqlite3.Connection, inventory: Inventory) -> str:
+    """The lowest tunnel address that can be given to a machine. Raises BadInput when there is none.
+
+    One whose machine was removed rests until every member knows of that: until then some could take
+    the new machine for the old one.
+    """
+    (known,) = connection.execute(
+        "SELECT min(acknowledged) FROM machines WHERE state <> 'invited' AND name <> ?", (inventory.control,)
+    ).fetchone()
+    connection.execute("DELETE FROM resting WHERE ? IS NULL OR revision <= ?", (known, known))
+    rest = {address for (address,) in connection.execute("SELECT address FROM resting")}
+    return free_address(inventory.network, rest.union(addresses_of(inventory)))
 
 
 def insert_machine(

@@ -6,8 +6,31 @@ import sqlite3
 from typing import Final
 
 APPLICATION: Final = 0x716D6573  # "qmes"
-VERSION: Final = 2
-SCHEMA: Final = """
+VERSION: Final = 3
+_OF_THE_THIRD: Final = (
+    """CREATE TABLE stand_ins (
+    public_key TEXT PRIMARY KEY NOT NULL,
+    machine TEXT NOT NULL REFERENCES machines (name) ON DELETE CASCADE,
+    address TEXT UNIQUE,
+    preshared_key TEXT,
+    invitation TEXT UNIQUE REFERENCES invitations (identifier),
+    CHECK ((address IS NULL) = (invitation IS NULL))
+) STRICT""",
+    """CREATE TABLE resting (
+    address TEXT PRIMARY KEY NOT NULL,
+    revision INTEGER NOT NULL
+) STRICT""",
+    """CREATE UNIQUE INDEX one_next_key ON stand_ins (machine) WHERE invitation IS NULL""",
+    """CREATE TRIGGER machine_is_one BEFORE INSERT ON machines
+WHEN EXISTS (SELECT 1 FROM stand_ins WHERE NEW.address IS address OR NEW.public_key IS public_key)
+    OR EXISTS (SELECT 1 FROM resting WHERE address = NEW.address)
+BEGIN SELECT RAISE(ABORT, 'the address or key is in use, or the address rests'); END""",
+    """CREATE TRIGGER stand_in_is_one BEFORE INSERT ON stand_ins
+WHEN EXISTS (SELECT 1 FROM machines WHERE NEW.address IS address OR NEW.public_key IS public_key)
+    OR EXISTS (SELECT 1 FROM resting WHERE address = NEW.address)
+BEGIN SELECT RAISE(ABORT, 'the address or key is in use, or the address rests'); END""",
+)
+SCHEMA: Final = f"""
 CREATE TABLE mesh (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     mesh TEXT NOT NULL,
@@ -31,6 +54,7 @@ CREATE TABLE machines (
     state TEXT NOT NULL CHECK (state IN ('active', 'paused', 'invited')),
     endpoints TEXT NOT NULL,
     preshared_key TEXT,
+    acknowledged INTEGER NOT NULL DEFAULT 0,
     CHECK ((state = 'invited') = (place IS NULL))
 ) STRICT;
 CREATE TABLE invitations (
@@ -43,6 +67,7 @@ CREATE TABLE invitations (
     CHECK ((outcome = 'redeemed') = (redeemed_by IS NOT NULL))
 ) STRICT;
 CREATE UNIQUE INDEX one_open_invitation ON invitations (machine) WHERE outcome = 'open';
+{";".join(_OF_THE_THIRD)};
 CREATE TABLE events (
     number INTEGER PRIMARY KEY,
     at INTEGER NOT NULL,
@@ -60,6 +85,7 @@ _MIGRATIONS: Final = {
         "ALTER TABLE mesh ADD COLUMN master_proxy INTEGER NOT NULL DEFAULT FALSE",
         "ALTER TABLE mesh ADD COLUMN restart INTEGER NOT NULL DEFAULT FALSE",
     ),
+    2: ("ALTER TABLE machines ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 0", *_OF_THE_THIRD),
 }
 """By version, what makes the next one of it."""
 

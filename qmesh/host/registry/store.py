@@ -10,7 +10,7 @@ import contextlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal, Self, TypeAlias
 
@@ -19,10 +19,10 @@ import msgspec
 from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, QmeshError, StateUnreadable
 from qmesh.host import database, files
 from qmesh.host.registry import rows, schema
+from qmesh.mesh.changes import refuse_to_replace, with_key
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
 from qmesh.mesh.inventory import Inventory, add, admit
 from qmesh.mesh.model import Endpoint, Machine, Secret, Unshown
-from qmesh.mesh.networks import free_address
 
 EventKind: TypeAlias = Literal[
     "mesh-made",
@@ -35,6 +35,11 @@ EventKind: TypeAlias = Literal[
     "resumed",
     "machine-changed",
     "mesh-changed",
+    "replacement-invited",
+    "replacement-ended",
+    "replaced",
+    "key-offered",
+    "key-rotated",
 ]
 _OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
 """Events after which nothing of the control node is another but its peers: who joins, comes last."""
@@ -51,11 +56,27 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Issued(Unshown, frozen=True):
-    """An invitation as the registry keeps it. expires_at: Unix time in seconds."""
+    """An invitation as the registry keeps it.
+
+    machine: as it will be, with the throwaway key.
+    from_address: where it comes from until then, if the machine it is to replace is there still.
+    expires_at: Unix time in seconds.
+    """
 
     secret: bytes
     machine: Machine
+    from_address: str | None
     expires_at: int
+
+
+class Open(msgspec.Struct, frozen=True):
+    """An invitation that nobody has used yet. expires_at: Unix time in seconds."""
+
+    name: str
+    address: str
+    workers: int | None
+    expires_at: int
+    replaces: bool
 
 
 class Known(Unshown, frozen=True):
@@ -157,6 +178,7 @@ class Registry:
         with self._change() as connection:
             found = connection.execute(
                 "SELECT public_key, preshared_key FROM machines WHERE preshared_key IS NOT NULL"
+                " UNION ALL SELECT public_key, preshared_key FROM stand_ins WHERE preshared_key IS NOT NULL"
             )
             return {public_key: Secret(text) for public_key, text in found}
 
@@ -193,47 +215,87 @@ class Registry:
             return tuple(Event(*row) for row in found)
 
     def invite(
-        self, name: str, *, workers: int | None, endpoint: Endpoint | None, expires_at: int, now: int
+        self,
+        name: str,
+        *,
+        workers: int | None,
+        endpoint: Endpoint | None,
+        expires_at: int,
+        now: int,
+        replace: bool = False,
     ) -> Issued:
         """Make an invitation, and the invited machine with its future address.
 
-        An invitation that is still open for the name is withdrawn. Raises BadInput when the name
-        is a member's, or the machine does not fit in.
+        replace: it is for the place of the member of that name, which stays until the invitation is used.
+        An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a
+        member's and none is to be replaced, or the machine does not fit in.
         """
         with self._change() as connection:
             _expire(connection, now)
-            self._withdraw(connection, name, now)
+            _withdraw(connection, name, now, command="invite")
             inventory = rows.inventory(connection)
             secret = secrets.token_bytes(32)
             derived = derive(secret)
-            machine = Machine(
-                name=name,
-                public_key=derived.public_key,
-                address=free_address(inventory.network, {other.address for other in inventory.machines}),
-                workers=workers,
-                state="invited",
-                endpoints=() if endpoint is None else (endpoint,),
-            )
-            add(inventory, machine)
-            rows.insert_machine(connection, machine, None, derived.preshared_key)
+            address = rows.free(connection, inventory)
+            if replace:
+                refuse_to_replace(inventory, name)
+                connection.execute("DELETE FROM stand_ins WHERE machine = ?", (name,))
+                member = inventory.machine(name)
+                machine = msgspec.structs.replace(member, public_key=derived.public_key)
+            else:
+                machine = Machine(
+                    name=name,
+                    public_key=derived.public_key,
+                    address=address,
+                    workers=workers,
+                    state="invited",
+                    endpoints=() if endpoint is None else (endpoint,),
+                )
+                add(inventory, machine)
+                rows.insert_machine(connection, machine, None, derived.preshared_key)
             connection.execute(
                 "INSERT INTO invitations (identifier, machine, secret, expires_at, outcome)"
                 " VALUES (?, ?, ?, ?, 'open')",
                 (derived.identifier, name, secret, expires_at),
             )
-            _record(connection, now, "invite", "invited", name, inventory.revision)
-        return Issued(secret, machine, expires_at)
+            if replace:
+                connection.execute(
+                    "INSERT INTO stand_ins (public_key, machine, address, preshared_key, invitation)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    (derived.public_key, name, address, derived.preshared_key.reveal(), derived.identifier),
+                )
+            what: EventKind = "replacement-invited" if replace else "invited"
+            _record(connection, now, "invite", what, name, inventory.revision)
+        return Issued(secret, machine, address if replace else None, expires_at)
 
-    @staticmethod
-    def _withdraw(connection: sqlite3.Connection, name: str, now: int) -> None:
-        ended = connection.execute(
-            "UPDATE invitations SET outcome = 'withdrawn', secret = NULL"
-            " WHERE machine = ? AND outcome = 'open'",
-            (name,),
-        )
-        if ended.rowcount:
-            connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
-            _record(connection, now, "invite", "invitation-withdrawn", name, rows.revision(connection))
+    def withdraw(self, name: str, *, now: int) -> bool:
+        """End the invitation that is open for that name; whether there was one."""
+        with self._change() as connection:
+            _expire(connection, now)
+            return _withdraw(connection, name, now, command="invite")
+
+    def invitations(self, *, now: int) -> tuple[Open, ...]:
+        """Those that can still be used, by name."""
+        with self._change() as connection:
+            _expire(connection, now)
+            found = connection.execute(
+                "SELECT i.machine, m.address, m.workers, i.expires_at, s.address IS NOT NULL"
+                " FROM invitations i JOIN machines m ON m.name = i.machine"
+                " LEFT JOIN stand_ins s ON s.invitation = i.identifier"
+                " WHERE i.outcome = 'open' ORDER BY i.machine"
+            )
+            return tuple(
+                Open(name, address, workers, expires_at, bool(replaces))
+                for name, address, workers, expires_at, replaces in found
+            )
+
+    def acknowledge(self, revisions: Mapping[str, int]) -> None:
+        """Remember which revision members have, by tunnel address; it only grows."""
+        with self._change() as connection:
+            connection.executemany(
+                "UPDATE machines SET acknowledged = ? WHERE address = ? AND acknowledged < ?",
+                [(revision, address, revision) for address, revision in revisions.items()],
+            )
 
     def redeem(self, message: Redemption, *, sender: str, now: int) -> Inventory:
         """Make the sender a member, or find that it already is: the same message twice is once (E4).
@@ -244,39 +306,96 @@ class Registry:
         try:
             with self._change() as connection:
                 _expire(connection, now)
-                name = self._redeem(connection, message, sender)
+                happened = self._redeem(connection, message, sender)
                 inventory = rows.inventory(connection)
-                if name is not None:
-                    _record(connection, now, "join", "joined", name, inventory.revision)
+                if happened is not None:
+                    name, what = happened
+                    _record(connection, now, "join", what, name, inventory.revision)
         except (sqlite3.IntegrityError, BadInput) as error:
             raise EnrolmentRefused(
                 f"the control node refused: {error}", hint="look at `qmesh status` on the control node"
             ) from None
         return inventory
 
-    def _redeem(self, connection: sqlite3.Connection, message: Redemption, sender: str) -> str | None:
-        """Admit the sender; the name of a machine that became a member just now."""
+    def _redeem(
+        self, connection: sqlite3.Connection, message: Redemption, sender: str
+    ) -> tuple[str, EventKind] | None:
+        """Admit the sender; what happened to which machine, if that was just now."""
         row = connection.execute(
             "SELECT machine, secret, outcome, redeemed_by FROM invitations WHERE identifier = ?",
             (message.identifier,),
         ).fetchone()
         name, secret, outcome, redeemed_by = row or ("", b"", "unknown", None)
-        if outcome == "redeemed" and redeemed_by == message.public_key:
+        if outcome == "redeemed" and redeemed_by == message.public_key and _is_key(connection, redeemed_by):
             return None
         if outcome != "open":
             raise EnrolmentRefused(f"this invitation is {_SPENT[outcome]}", hint="ask for a new one")
         refuse_unproven(message, secret)
         before = rows.inventory(connection)
         invited = before.machine(name)
-        if sender != invited.address:
+        stand_in = next((s for s in before.stand_ins if s.public_key == derive(secret).public_key), None)
+        if sender != (invited.address if stand_in is None else stand_in.address):
             raise EnrolmentRefused(
                 "the redemption did not come from the invitation's tunnel address",
                 hint="run `qmesh join` again",
             )
-        after = admit(before, name, public_key=message.public_key, workers=invited.workers or message.workers)
         shared = permanent_preshared_key(secret, before.control_node.public_key, message.public_key)
-        _update_admitted(connection, after, name, shared, message)
-        return name
+        if stand_in is None:
+            workers = invited.workers or message.workers
+            after = admit(before, name, public_key=message.public_key, workers=workers)
+            _update_admitted(connection, after, name, shared, message)
+        else:
+            rows.change_key(connection, with_key(before, name, message.public_key), name, shared)
+        connection.execute(
+            "UPDATE invitations SET outcome = 'redeemed', redeemed_by = ?, secret = NULL"
+            " WHERE identifier = ?",
+            (message.public_key, message.identifier),
+        )
+        return name, "joined" if stand_in is None else "replaced"
+
+    def offer_key(self, public_key: str, *, sender: str, now: int) -> None:
+        """Know the key that the member at that tunnel address is about to change to; twice is once.
+
+        Raises EnrolmentRefused where the sender is no member, the key is another's, or another machine is
+        invited to take the sender's place: whoever has its key then is not to keep it.
+        """
+        try:
+            with self._change() as connection:
+                row = connection.execute(
+                    "SELECT name, public_key, preshared_key FROM machines WHERE address = ?"
+                    " AND state <> 'invited'",
+                    (sender,),
+                ).fetchone()
+                if row is None:
+                    raise EnrolmentRefused(
+                        "this machine is no member of the mesh", hint="ask for an invitation"
+                    )
+                name, known, shared = row
+                if public_key == known or _is_offered(connection, public_key, name):
+                    return
+                _refuse_replaced(connection, name)
+                connection.execute("DELETE FROM stand_ins WHERE machine = ?", (name,))
+                connection.execute(
+                    "INSERT INTO stand_ins (public_key, machine, preshared_key) VALUES (?, ?, ?)",
+                    (public_key, name, shared),
+                )
+                _record(connection, now, "rotate-key", "key-offered", name, rows.revision(connection))
+        except sqlite3.IntegrityError:
+            raise EnrolmentRefused(
+                "that key is in use", hint="remove next.key from the state directory, and try again"
+            ) from None
+
+    def take_up_key(self, public_key: str, *, now: int) -> None:
+        """Make the key that a machine offered its only one; nothing, where it is not offered any more."""
+        with self._change() as connection:
+            before = rows.inventory(connection)
+            for each in before.stand_ins:
+                if each.public_key == public_key and each.address is None:
+                    rows.change_key(
+                        connection, with_key(before, each.machine, public_key), each.machine, None
+                    )
+                    revision = before.revision + 1
+                    _record(connection, now, "rotate-key", "key-rotated", each.machine, revision)
 
     def change(
         self,
@@ -295,6 +414,9 @@ class Registry:
             old = rows.inventory(connection)
             new = after(old)
             if new != old:
+                kept = {each.name for each in new.machines}
+                for name in (each.name for each in old.machines if each.name not in kept):
+                    _withdraw(connection, name, now, command=command)
                 rows.update(connection, old, new)
                 _record(connection, now, command, what, machine, new.revision)
         return old, new
@@ -325,26 +447,65 @@ def _update_admitted(
     msgspec.structs.replace(after, machines=(*after.machines[:-1], machine))
     connection.execute(
         "UPDATE machines SET public_key = ?, workers = ?, state = 'active', endpoints = ?, preshared_key = ?,"
-        " place = (SELECT coalesce(max(place), 0) + 1 FROM machines) WHERE name = ?",
-        (machine.public_key, machine.workers, rows.endpoints(machine), shared.reveal(), name),
-    )
-    connection.execute(
-        "UPDATE invitations SET outcome = 'redeemed', redeemed_by = ?, secret = NULL WHERE identifier = ?",
-        (message.public_key, message.identifier),
+        " acknowledged = ?, place = (SELECT coalesce(max(place), 0) + 1 FROM machines) WHERE name = ?",
+        (
+            *(machine.public_key, machine.workers, rows.endpoints(machine), shared.reveal()),
+            *(after.revision, name),
+        ),
     )
     connection.execute("UPDATE mesh SET revision = ?", (after.revision,))
+
+
+def _is_key(connection: sqlite3.Connection, public_key: str) -> bool:
+    """Whether a machine of the mesh has that key."""
+    query = "SELECT 1 FROM machines WHERE public_key = ?"
+    return connection.execute(query, (public_key,)).fetchone() is not None
+
+
+def _refuse_replaced(connection: sqlite3.Connection, name: str) -> None:
+    query = "SELECT 1 FROM stand_ins WHERE machine = ? AND invitation IS NOT NULL"
+    if connection.execute(query, (name,)).fetchone() is not None:
+        raise EnrolmentRefused(
+            f"another machine is invited to take the place of {name}",
+            hint=f"`qmesh invite --withdraw {name}` on the control node, if none is to",
+        )
+
+
+def _is_offered(connection: sqlite3.Connection, public_key: str, name: str) -> bool:
+    query = "SELECT 1 FROM stand_ins WHERE public_key = ? AND machine = ? AND invitation IS NULL"
+    return connection.execute(query, (public_key, name)).fetchone() is not None
 
 
 def _expire(connection: sqlite3.Connection, now: int) -> bool:
     ended = connection.execute(
         "UPDATE invitations SET outcome = 'expired', secret = NULL WHERE outcome = 'open' AND expires_at <= ?"
-        " RETURNING machine",
+        " RETURNING machine, identifier",
         (now,),
     ).fetchall()
-    for (name,) in ended:
-        connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
-        _record(connection, now, "agent", "invitation-expired", name, rows.revision(connection))
+    for name, identifier in ended:
+        _end(connection, name, identifier, now, command="agent", what="invitation-expired")
     return bool(ended)
+
+
+def _withdraw(connection: sqlite3.Connection, name: str, now: int, *, command: str) -> bool:
+    ended = connection.execute(
+        "UPDATE invitations SET outcome = 'withdrawn', secret = NULL"
+        " WHERE machine = ? AND outcome = 'open' RETURNING identifier",
+        (name,),
+    ).fetchall()
+    for (identifier,) in ended:
+        _end(connection, name, identifier, now, command=command, what="invitation-withdrawn")
+    return bool(ended)
+
+
+def _end(
+    connection: sqlite3.Connection, name: str, identifier: str, now: int, *, command: str, what: EventKind
+) -> None:
+    """Take away what an invitation that ended had let in."""
+    if connection.execute("DELETE FROM stand_ins WHERE invitation = ?", (identifier,)).rowcount:
+        what = "replacement-ended"
+    connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
+    _record(connection, now, command, what, name, rows.revision(connection))
 
 
 def _known(connection: sqlite3.Connection, name: str) -> Known | None:

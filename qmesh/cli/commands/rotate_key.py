@@ -1,0 +1,23 @@
+"""`qmesh rotate-key`."""
+
+from __future__ import annotations
+
+from qmesh.agent.rotating import Rotated, rotate_key
+from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.host.state import State
+
+EXAMPLES = ("qmesh rotate-key",)
+
+
+def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
+    """Give this worker machine a new WireGuard key.
+
+    The control node knows the new key before it is used. What is lost at the change, TCP sends again:
+    open connections go on.
+    """
+    answer(rotate_key(State(state)), as_json=as_json, text=_in_words)
+
+
+def _in_words(done: Rotated) -> str:
+    known = "the mesh has it" if done.confirmed else "the mesh does not have it yet"
+    return f"{done.machine} has the key {done.now}: {known}"
