@@ -23,6 +23,7 @@ from qmesh.agent.here import (
     linux_for,
     load,
     refuse_foreign_guard,
+    refuse_while_restoring,
     require_root,
     rise,
     standing,
@@ -83,6 +84,7 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
     state.prepare()
     with state.lock():
         refuse_while_waiting(state)
+        refuse_while_restoring(state)
         if not _is_member(state):
             if _is_nobodys(state, invitation, interface):
                 _refuse_what_collides(invitation, interface, listen_port)

@@ -67,6 +67,13 @@ class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identifier: str
 
 
+class Restoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A restore that was begun. digest: SHA-256 of the backup, hexadecimal; done: whether it was ended."""
+
+    digest: str
+    done: bool = False
+
+
 class HeldPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ports that qmesh wants reserved: those it reserved itself, and those that already were."""
 
@@ -96,6 +103,7 @@ class State:
         self.worker_config_directory = directory / "node"
         self._settings_file = directory / "machine.json"
         self._pending_file = directory / "joining.json"
+        self._restoring_file = directory / "restored.json"
         self._held_ports_file = directory / reserved.REMEMBERED
         self._due_file = directory / "due.json"
 
@@ -160,7 +168,7 @@ class State:
         if self.holds_a_rest():
             return StateUnreadable(
                 f"{self._settings_file} is missing, though this machine was to be in a mesh",
-                hint="if an `init` or `join` was cut off, run it again; else restore the file from a backup",
+                hint="if an `init`, `join` or `restore` was cut off, run it again; else restore the file",
             )
         return BadInput(
             f"this machine is in no mesh: {self.directory} holds none",
@@ -169,7 +177,7 @@ class State:
 
     def holds_a_rest(self) -> bool:
         """Whether there is state of a mesh besides the settings: theirs was lost, or not yet written."""
-        rests = (self.registry_file, self.membership_file, self._pending_file)
+        rests = (self.registry_file, self.membership_file, self._pending_file, self._restoring_file)
         return any(files.mode_of(path) is not None for path in rests)
 
     def stamp(self) -> Hashable:
@@ -206,6 +214,7 @@ class State:
             self.undo_file,
             self._due_file,
             *(() if keep_private_key else (self.private_key_file,)),
+            self._restoring_file,
         ):
             files.remove(path)
 
@@ -219,6 +228,14 @@ class State:
             files.remove(self._pending_file)
         else:
             files.write(self._pending_file, msgspec.json.encode(pending))
+
+    def restoring(self) -> Restoring | None:
+        """The restore that made this machine what it is, or was cut off; None where there was none."""
+        return _decoded(self._restoring_file, Restoring)
+
+    def save_restoring(self, restoring: Restoring) -> None:
+        """Remember that a restore is under way, or done; durably."""
+        files.write(self._restoring_file, msgspec.json.encode(restoring))
 
     def undoing(self) -> Undoing | None:
         """The change that waits to be confirmed, or was undone; None where there is neither."""
@@ -275,8 +292,12 @@ class State:
         if key is None:
             raw = X25519PrivateKey.generate().private_bytes_raw()
             key = Secret(base64.b64encode(raw).decode())
-            files.write(self.private_key_file, key.reveal().encode() + b"\n")
+            self.save_private_key(key)
         return key
+
+    def save_private_key(self, key: Secret) -> None:
+        """Have this private key, 0600 from the first byte."""
+        files.write(self.private_key_file, key.reveal().encode() + b"\n")
 
     def preshared_key(self) -> Secret | None:
         """The key that a worker machine shares with the control node."""
@@ -312,8 +333,12 @@ class State:
     def make_signing_key(self) -> Ed25519PrivateKey:
         """The signing key, made now if there is none."""
         if files.read(self.signing_key_file, limit=1024) is None:
-            files.write(self.signing_key_file, secrets.token_bytes(32))
+            self.save_signing_key(secrets.token_bytes(32))
         return self.signing_key()
+
+    def save_signing_key(self, octets: bytes) -> None:
+        """Have this signing key, 32 octets, 0600 from the first byte."""
+        files.write(self.signing_key_file, octets)
 
 
 def _revealed(value: object) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import sys
 import time
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.inviting import Wish, invite, refuse_file, write_file
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.cli.answers import STATE, JsonOption, StateOption, answer, others_may_read
 from qmesh.host.state import State
 
 log = logging.getLogger("qmesh")
@@ -50,7 +48,7 @@ def command(
     as scp. An earlier one for the same name, not yet used, is withdrawn.
     """
     refuse_file(out)
-    if out is None and _others_may_read(sys.stdout.fileno()):
+    if out is None and others_may_read(sys.stdout.fileno()):
         log.warning("the file that this goes to may be read by other users: chmod 600 it, or use --out")
     invitation = invite(State(state), Wish(name=name, workers=workers, endpoint=endpoint, expires=expires))
     until = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(invitation.expires_at))
@@ -68,8 +66,3 @@ def command(
     )
     known = {"name": invitation.name, "address": invitation.address, "expires_at": invitation.expires_at}
     answer(facts | known, as_json=as_json, text=lambda _: facts.get("invitation", ""))
-
-
-def _others_may_read(descriptor: int) -> bool:
-    found = os.fstat(descriptor)
-    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & 0o077)

@@ -35,6 +35,7 @@ EventKind: TypeAlias = Literal[
     "resumed",
     "machine-changed",
     "mesh-changed",
+    "restored",
 ]
 _OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
 """Events after which nothing of the control node is another but its peers: who joins, comes last."""
@@ -225,7 +226,7 @@ class Registry:
         return Issued(secret, machine, expires_at)
 
     @staticmethod
-    def _withdraw(connection: sqlite3.Connection, name: str, now: int) -> None:
+    def _withdraw(connection: sqlite3.Connection, name: str, now: int, *, command: str = "invite") -> None:
         ended = connection.execute(
             "UPDATE invitations SET outcome = 'withdrawn', secret = NULL"
             " WHERE machine = ? AND outcome = 'open'",
@@ -233,7 +234,7 @@ class Registry:
         )
         if ended.rowcount:
             connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
-            _record(connection, now, "invite", "invitation-withdrawn", name, rows.revision(connection))
+            _record(connection, now, command, "invitation-withdrawn", name, rows.revision(connection))
 
     def redeem(self, message: Redemption, *, sender: str, now: int) -> Inventory:
         """Make the sender a member, or find that it already is: the same message twice is once (E4).
@@ -298,6 +299,12 @@ class Registry:
                 rows.update(connection, old, new)
                 _record(connection, now, command, what, machine, new.revision)
         return old, new
+
+    def copied(self) -> bytes:
+        """The database's octets as of one moment, whatever others write meanwhile."""
+        with database.named(self._path), contextlib.closing(sqlite3.connect(":memory:")) as copy:
+            self._connection.backup(copy)  # all pages in one step, which is one transaction
+            return copy.serialize()
 
     def expire(self, *, now: int) -> bool:
         """End the invitations whose time is over; whether there were any."""
