@@ -27,6 +27,8 @@ from qmesh.host.registry.schema import SCHEMA
 from qmesh.host.state import State
 from qmesh.mesh.backup import JUMP, MAGIC, pack, unpack
 
+pytestmark = [pytest.mark.lab]
+
 WISH = restoring.Wish(endpoints=(), config=None)
 CALLS = ("open", "write", "fsync", "rename", "replace", "unlink", "mkdir", "chmod")
 """Of the system, by which anything becomes durable or visible."""
