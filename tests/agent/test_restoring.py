@@ -191,6 +191,25 @@ def test_e3_what_was_open_is_withdrawn_and_its_secret_is_in_no_octet(own_machine
         assert connection.execute("SELECT outcome FROM invitations").fetchall() == [("open",)]
 
 
+def test_e3_of_what_was_deleted_before_there_is_no_octet(own_machine, tmp_path):
+    state = made(tmp_path / "old")
+    with contextlib.closing(sqlite3.connect(state.registry_file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA secure_delete = OFF")
+        row = (1, "burnt secret " * 1000, "", 1)
+        connection.execute("INSERT INTO events (at, command, what, revision) VALUES (?, ?, ?, ?)", row)
+        connection.execute("DELETE FROM events WHERE command LIKE 'burnt%'")
+    assert b"burnt secret" in state.registry_file.read_bytes()
+    assert b"burnt secret" not in take(state, None)[0]
+
+
+def test_what_was_committed_a_moment_ago_is_in_it(own_machine, tmp_path):
+    state = made(tmp_path / "old")
+    with Registry(state.registry_file) as held:  # as the agent does, so that it is in SQLite's log only
+        set_machine(state, "control", workers=5, endpoints=None)
+        found = contents(unpack(take(state, None)[0], None)).inventory
+        assert (found.revision, found.control_node.workers) == (held.revision(), 5) == (2, 5)
+
+
 def test_a_sealed_backup_takes_its_passphrase(own_machine, tmp_path):
     octets, taken = take(made(tmp_path / "old"), b"correct horse")
     assert taken.encrypted

@@ -54,7 +54,7 @@ def new_hardware(lab: Lab, backup_of: Machine, ipv4: str = "192.168.0.200") -> M
 def holds(machine: Machine, revision: int) -> bool:
     """Whether a member has that membership by itself: nothing is run there that would ask for it."""
     signed = json.loads(machine.read(f"{STATE}/membership.json"))
-    return json.loads(base64.b64decode(signed["payload"]))["revision"] == revision
+    return bool(json.loads(base64.b64decode(signed["payload"]))["revision"] == revision)
 
 
 def reaches(source: Machine, address: str, port: int) -> bool:

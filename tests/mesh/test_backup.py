@@ -162,5 +162,5 @@ def test_e6_restored_it_has_a_revision_that_no_member_can_hold(endpoints):
 
 
 def test_a_new_endpoint_inside_the_tunnel_is_refused():
-    with pytest.raises(BadInput, match="10.77.0.9"):
+    with pytest.raises(BadInput, match="lies in the tunnel network"):
         restored(MESH, (Endpoint("10.77.0.9", 51820),))
