@@ -249,12 +249,15 @@ def _rise(state: State, *, undo: bool = False) -> None:
 
 
 def _answer(found: Contents, mesh: Inventory, control: Standing) -> Restored:
-    taken_at = found.backup.taken_at
+    taken_at, now = found.backup.taken_at, int(time.time())
+    if now < taken_at:
+        log.warning("the backup was made later than it is by this machine's clock: members do not believe")
+        log.warning("a control node whose clock goes back, when it calls them: set it right")
     return Restored(
         **msgspec.structs.asdict(control),
         revision=mesh.revision,
         taken_at=taken_at,
-        age_s=max(0, int(time.time()) - taken_at),
+        age_s=max(0, now - taken_at),
         endpoints=mesh.control_node.endpoints,
         machines=tuple(
             Member(

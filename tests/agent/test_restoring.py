@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import sqlite3
@@ -345,6 +346,19 @@ def test_what_does_not_belong_together_is_refused_with_nothing_written(own_machi
         with pytest.raises(BadInput):
             restored(State(tmp_path / "new"), octets)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_clock_that_is_behind_the_backup_is_said(own_machine, tmp_path):
+    backup = unpack(take(made(tmp_path / "old"), None)[0], None)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("qmesh").addHandler(handler)
+    for taken_at, name in ((2**40, "ahead"), (1, "behind")):
+        octets = pack(msgspec.structs.replace(backup, taken_at=taken_at), None)
+        assert (restored(State(tmp_path / name), octets).age_s == 0) == (name == "ahead")
+        assert any("clock" in line for line in said) == (name == "ahead")
+        said.clear()
 
 
 def test_a_damaged_control_node_gives_no_backup(own_machine, tmp_path):
