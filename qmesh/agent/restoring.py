@@ -32,7 +32,7 @@ from qmesh.agent.service import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files, links, nftables, ports, wireguard
-from qmesh.host.registry import RegistryImage
+from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.registry.image import put
 from qmesh.host.state import Restoring, Settings, State
 from qmesh.mesh import networks
@@ -131,7 +131,7 @@ def _endpoints(found: Contents, wish: Wish) -> tuple[Endpoint, ...]:
 def _refuse_a_rest(state: State) -> None:
     """Raise StateUnreadable where there is state that no restore which was cut off has written."""
     restoring = state.restoring()
-    if restoring is not None and not restoring.done:
+    if restoring is not None and not restoring.done and not _went_on(state):
         return
     keys = (state.private_key_file, state.signing_key_file)
     if state.holds_a_rest() or any(files.mode_of(path) is not None for path in keys):
@@ -139,6 +139,14 @@ def _refuse_a_rest(state: State) -> None:
             f"{state.directory} holds keys or a mesh already, though no settings",
             hint="a restore never replaces them: give them up first with `qmesh uninstall --delete-state`",
         )
+
+
+def _went_on(state: State) -> bool:
+    """Whether a mesh whose restore was cut off was used all the same, and lost its settings later."""
+    if files.mode_of(state.registry_file) is None:
+        return False
+    with Registry(state.registry_file) as registry:
+        return registry.events()[-1].what != "restored"
 
 
 def _refuse_what_collides(found: Contents) -> None:

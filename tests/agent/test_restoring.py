@@ -287,6 +287,22 @@ def test_a_machine_that_has_a_mesh_or_keys_is_never_overwritten(own_machine, tmp
         restored(done, octets)
 
 
+def test_a_mesh_that_went_on_after_a_restore_cut_off_is_never_overwritten(own_machine, tmp_path):
+    octets, _ = take(made(tmp_path / "old"), None)
+    for number, state in in_turn(tmp_path):
+        killed_at(number, state, octets)
+        if (state.directory / "machine.json").exists():
+            break
+    else:
+        pytest.fail("it never came so far")
+    set_machine(state, "control", workers=5, endpoints=None)
+    (state.directory / "machine.json").unlink()
+    with pytest.raises(StateUnreadable, match="keys or a mesh"):
+        restored(state, octets)
+    with Registry(state.registry_file) as registry:
+        assert registry.revision() == 2 + JUMP
+
+
 def older(image: bytes) -> bytes:
     """A registry as version 1 had it."""
     columns = ("p2p_base_port", "stream", "master_proxy", "restart")

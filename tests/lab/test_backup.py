@@ -74,6 +74,9 @@ def test_e3_e6_members_go_on_untouched_with_a_control_node_that_was_restored(lab
     members[0].start(["python", "-m", "http.server", "8000"])
     taken = facts(control, "backup", BACKUP)
     assert (taken["revision"], taken["machines"], taken["withdrawn"]) == (3, 3, ["machine-d"])
+    qmesh(control, "set", "machine-c", "--workers", "3")  # what the backup knows nothing of
+    for member in members:
+        assert facts(member, "status")["revision"] == 4
     new = new_hardware(lab, control)
 
     done = facts(new, "restore", BACKUP, "--config", CONFIG)
