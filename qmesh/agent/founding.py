@@ -19,6 +19,7 @@ from qmesh.agent.here import (
     linux_for,
     load,
     refuse_foreign_guard,
+    refuse_while_restoring,
     require_root,
     rise,
     standing,
@@ -79,6 +80,7 @@ def init(state: State, wish: Wish, *, apply: bool) -> Standing:
         wireguard.available_kind()
     state.prepare()
     with state.lock():
+        refuse_while_restoring(state)
         if state.settings_or_none() is None:
             _refuse_lost_settings(state)
             _refuse_what_collides(founding)

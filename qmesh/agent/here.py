@@ -106,6 +106,16 @@ def refuse_foreign_guard(state: State) -> None:
         )
 
 
+def refuse_while_restoring(state: State) -> None:
+    """Raise StateUnreadable where a restore was cut off: the keys there may be another machine's."""
+    restoring = state.restoring()
+    if restoring is not None and not restoring.done and state.settings_or_none() is None:
+        raise StateUnreadable(
+            "a `qmesh restore` was cut off on this machine",
+            hint="run it again; or give it up with `qmesh uninstall --delete-state`",
+        )
+
+
 def load(state: State) -> Here:
     """What this machine remembers. Raises BadInput when it is in no mesh, StateUnreadable when damaged."""
     settings = state.settings()

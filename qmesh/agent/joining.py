@@ -23,6 +23,7 @@ from qmesh.agent.here import (
     linux_for,
     load,
     refuse_foreign_guard,
+    refuse_while_restoring,
     require_root,
     rise,
     standing,
@@ -83,7 +84,8 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
     state.prepare()
     with state.lock():
         refuse_while_waiting(state)
-        if not _is_member(state):
+        refuse_while_restoring(state)
+        if not _is_member(state, invitation):
             if _is_nobodys(state, invitation, interface):
                 _refuse_what_collides(invitation, interface, listen_port)
                 refuse_foreign_guard(state)
@@ -98,7 +100,6 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
             )
             _become_member(state, joiner, apply=apply)
         here = load(state)
-        _refuse_another_mesh(here, invitation)
         _refuse_other_options(here, wish)
         here = _with_directory(state, here, directory)
         if apply:
@@ -113,11 +114,18 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
     return standing(here)
 
 
-def _is_member(state: State) -> bool:
-    """Whether this machine holds its membership whole; a damaged one is asked for again."""
+def _is_member(state: State, invitation: Invitation) -> bool:
+    """Whether this machine has redeemed the invitation, and holds its membership whole.
+
+    A damaged membership is asked for again; with another invitation the machine becomes a member anew.
+    Raises BadInput where it is in another mesh, or under another name.
+    """
     try:
         settings = state.settings_or_none()
-        if settings is None or settings.removed:
+        if settings is None:
+            return False
+        _refuse_another_mesh(settings, invitation)
+        if settings.removed or settings.invitation not in {None, invitation.derived.identifier}:
             return False
         load(state)
     except StateUnreadable as error:
@@ -171,10 +179,10 @@ def _refuse_what_collides(invitation: Invitation, interface: str, listen_port: i
         )
 
 
-def _refuse_another_mesh(here: Here, invitation: Invitation) -> None:
-    if here.inventory.mesh != invitation.mesh or here.settings.name != invitation.name:
+def _refuse_another_mesh(settings: Settings, invitation: Invitation) -> None:
+    if (settings.mesh, settings.name) != (invitation.mesh, invitation.name):
         raise BadInput(
-            f"this machine is {here.settings.name} of mesh {here.inventory.mesh} already",
+            f"this machine is {settings.name} of mesh {settings.mesh} already",
             hint="a machine is in one mesh only, under one name; see it with `qmesh status`",
         )
 
@@ -248,6 +256,7 @@ def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
         config_directory=None if joiner.config_directory is None else str(joiner.config_directory),
         up=False,
         guarded=bool(joiner.ports),
+        invitation=joiner.invitation.derived.identifier,
     )
 
 

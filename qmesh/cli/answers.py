@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
@@ -58,3 +60,9 @@ def answer(facts: T, *, as_json: bool, text: Callable[[T], str]) -> None:
         typer.echo(msgspec.json.encode(facts).decode())
     elif words := text(facts):
         typer.echo(words)
+
+
+def others_may_read(descriptor: int) -> bool:
+    """Whether that is a file which other users may read: no place for a secret."""
+    found = os.fstat(descriptor)
+    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & 0o077)

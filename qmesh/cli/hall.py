@@ -37,6 +37,8 @@ COMMANDS: Final = {
     "check": "Audit keys, tunnel, guard, listeners and config.yml.",
     "status": "Show every machine of the mesh, and which workers answer.",
     "log": "Show who joined and what changed, and when.",
+    "backup": "Write the control node into one file, for `qmesh restore`.",
+    "restore": "Make this machine the control node that a backup is of.",
     "units": "Write systemd units for the agent, the boot guard and the node.",
     "ready": "Wait until a core's worker can start, or listens; its systemd unit asks.",
     "export": "Show this machine's tunnel or guard, or the mesh, as other tools read it.",

@@ -51,6 +51,23 @@ def _read(path: Path, named: Path, limit: int = MAX_OCTETS) -> tuple[bytes, os.s
     return octets, status
 
 
+def head(path: Path, count: int) -> bytes:
+    """The first octets of a regular file that is no symbolic link; StateUnreadable for anything else."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise _unreadable(path, _reason(error)) from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _unreadable(path, "is not a regular file")
+        return os.pread(descriptor, count, 0)
+    except OSError as error:
+        raise _unreadable(path, _reason(error)) from None
+    finally:
+        os.close(descriptor)
+
+
 def mode_of(path: Path) -> int | None:
     """The permission bits of a file, links not followed; None where nothing is."""
     try:

@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     up: False after `qmesh down`.
     guarded: False after `qmesh down --open`.
     removed: whether the mesh has this machine no more; its worker ports stay closed.
+    invitation: the identifier of the one that was redeemed here.
     """
 
     mesh: str
@@ -58,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     up: bool = True
     guarded: bool = True
     removed: bool = False
+    invitation: str | None = None
 
 
 class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +76,13 @@ class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     old: str
     new: str
+
+
+class Restoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A restore that was begun. digest: SHA-256 of the backup, hexadecimal; done: whether it was ended."""
+
+    digest: str
+    done: bool = False
 
 
 class HeldPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,6 +115,7 @@ class State:
         self.worker_config_directory = directory / "node"
         self._settings_file = directory / "machine.json"
         self._pending_file = directory / "joining.json"
+        self._restoring_file = directory / "restored.json"
         self._held_ports_file = directory / reserved.REMEMBERED
         self._next_key_file = directory / "next.key"
         self._rotation_file = directory / "rotating.json"
@@ -172,7 +182,7 @@ class State:
         if self.holds_a_rest():
             return StateUnreadable(
                 f"{self._settings_file} is missing, though this machine was to be in a mesh",
-                hint="if an `init` or `join` was cut off, run it again; else restore the file from a backup",
+                hint="if an `init`, `join` or `restore` was cut off, run it again; else restore the file",
             )
         return BadInput(
             f"this machine is in no mesh: {self.directory} holds none",
@@ -181,7 +191,7 @@ class State:
 
     def holds_a_rest(self) -> bool:
         """Whether there is state of a mesh besides the settings: theirs was lost, or not yet written."""
-        rests = (self.registry_file, self.membership_file, self._pending_file)
+        rests = (self.registry_file, self.membership_file, self._pending_file, self._restoring_file)
         return any(files.mode_of(path) is not None for path in rests)
 
     def stamp(self) -> Hashable:
@@ -220,6 +230,7 @@ class State:
             self._next_key_file,
             self._rotation_file,
             *(() if keep_private_key else (self.private_key_file,)),
+            self._restoring_file,
         ):
             files.remove(path)
 
@@ -233,6 +244,14 @@ class State:
             files.remove(self._pending_file)
         else:
             files.write(self._pending_file, msgspec.json.encode(pending))
+
+    def restoring(self) -> Restoring | None:
+        """The restore that made this machine what it is, or was cut off; None where there was none."""
+        return _decoded(self._restoring_file, Restoring)
+
+    def save_restoring(self, restoring: Restoring) -> None:
+        """Remember that a restore is under way, or done; durably."""
+        files.write(self._restoring_file, msgspec.json.encode(restoring))
 
     def undoing(self) -> Undoing | None:
         """The change that waits to be confirmed, or was undone; None where there is neither."""
@@ -315,6 +334,10 @@ class State:
         else:
             files.write(self._rotation_file, msgspec.json.encode(rotation))
 
+    def save_private_key(self, key: Secret) -> None:
+        """Have this private key, 0600 from the first byte."""
+        files.write(self.private_key_file, key.reveal().encode() + b"\n")
+
     def preshared_key(self) -> Secret | None:
         """The key that a worker machine shares with the control node."""
         return self._key(self.preshared_key_file)
@@ -349,8 +372,12 @@ class State:
     def make_signing_key(self) -> Ed25519PrivateKey:
         """The signing key, made now if there is none."""
         if files.read(self.signing_key_file, limit=1024) is None:
-            files.write(self.signing_key_file, secrets.token_bytes(32))
+            self.save_signing_key(secrets.token_bytes(32))
         return self.signing_key()
+
+    def save_signing_key(self, octets: bytes) -> None:
+        """Have this signing key, 32 octets, 0600 from the first byte."""
+        files.write(self.signing_key_file, octets)
 
 
 def _revealed(value: object) -> str:

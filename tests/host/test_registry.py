@@ -33,6 +33,7 @@ from qmesh.mesh.changes import (
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, redemption
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import Endpoint, Machine, StandIn
+from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_2
 
 NOBODY = 65534
 NOW = 1_800_000_000
@@ -830,32 +831,17 @@ def test_another_programs_database_is_an_error_and_stays_as_it_was(tmp_path):
     assert path.read_bytes() == before
 
 
-def _as_of_version_2(path: Path) -> None:
-    sql(
-        path,
-        *(f"DROP TRIGGER {name}" for name in ("machine_is_one", "stand_in_is_one")),
-        *("DROP TABLE stand_ins", "DROP TABLE resting"),
-        *("ALTER TABLE machines DROP COLUMN acknowledged", "PRAGMA user_version = 2"),
-    )
-
-
-def _as_of_version_1(path: Path) -> None:
-    _as_of_version_2(path)
-    added = ("p2p_base_port", "stream", "master_proxy", "restart")
-    sql(path, *(f"ALTER TABLE mesh DROP COLUMN {name}" for name in added), "PRAGMA user_version = 1")
-
-
 def tables(path: Path) -> dict[str, str]:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         found = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
         return {name: " ".join(text.split()) for name, text in found}
 
 
-@pytest.mark.parametrize("older", [_as_of_version_1, _as_of_version_2])
+@pytest.mark.parametrize("older", [AS_OF_VERSION_1, AS_OF_VERSION_2])
 def test_an_older_registry_is_brought_forward_with_all_that_is_in_it(path, registry, older):
     redeem(registry, invite(registry), key(1))
     before, made = registry.inventory(), tables(path)
-    older(path)
+    sql(path, *older)
     assert children(*[lambda: Registry(path).inventory()] * 4) == [0] * 4
     with Registry(path) as migrated:
         assert migrated.inventory() == before

@@ -96,3 +96,8 @@ def test_e7_who_was_away_when_it_was_removed_is_cut_off_all_the_same(lab):
     assert control.run(["ping", "-c1", "-W1", "10.77.0.2"], check=False).returncode != 0
     assert reached(stranger, "192.168.0.201", [40003, 40004]) == []
     assert has_tunnel(member)  # nobody told it, and nobody answers it
+
+    # It takes itself for a member still; a new invitation makes it one.
+    invite(control, member, "--workers", "2")
+    qmesh(member, "join", "invitation")
+    wait_until(lambda: reached(control, "10.77.0.2", [40003, 40004]) == [40003, 40004], seconds=20)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import sys
 import time
 from pathlib import Path
@@ -21,7 +19,7 @@ from qmesh.agent.inviting import (
     withdraw,
     write_file,
 )
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.cli.answers import STATE, JsonOption, StateOption, answer, others_may_read
 from qmesh.errors import BadInput
 from qmesh.host.state import State
 
@@ -106,7 +104,7 @@ def _listed(found: Invitations) -> str:
 
 def _invite(state: State, wish: Wish, out: Path | None, *, as_json: bool) -> None:
     refuse_file(out)
-    if out is None and _others_may_read(sys.stdout.fileno()):
+    if out is None and others_may_read(sys.stdout.fileno()):
         log.warning("the file that this goes to may be read by other users: chmod 600 it, or use --out")
     invitation = invite(state, wish)
     until = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(invitation.expires_at))
@@ -125,8 +123,3 @@ def _invite(state: State, wish: Wish, out: Path | None, *, as_json: bool) -> Non
     )
     known = {"name": invitation.name, "address": invitation.address, "expires_at": invitation.expires_at}
     answer(facts | known, as_json=as_json, text=lambda _: facts.get("invitation", ""))
-
-
-def _others_may_read(descriptor: int) -> bool:
-    found = os.fstat(descriptor)
-    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & 0o077)

@@ -40,6 +40,7 @@ EventKind: TypeAlias = Literal[
     "replaced",
     "key-offered",
     "key-rotated",
+    "restored",
 ]
 _OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
 """Events after which nothing of the control node is another but its peers: who joins, comes last."""
@@ -232,7 +233,7 @@ class Registry:
         """
         with self._change() as connection:
             _expire(connection, now)
-            _withdraw(connection, name, now, command="invite")
+            end_open(connection, name, now, command="invite")
             inventory = rows.inventory(connection)
             secret = secrets.token_bytes(32)
             derived = derive(secret)
@@ -272,7 +273,7 @@ class Registry:
         """End the invitation that is open for that name; whether there was one."""
         with self._change() as connection:
             _expire(connection, now)
-            return _withdraw(connection, name, now, command="invite")
+            return end_open(connection, name, now, command="invite")
 
     def invitations(self, *, now: int) -> tuple[Open, ...]:
         """Those that can still be used, by name."""
@@ -416,10 +417,16 @@ class Registry:
             if new != old:
                 kept = {each.name for each in new.machines}
                 for name in (each.name for each in old.machines if each.name not in kept):
-                    _withdraw(connection, name, now, command=command)
+                    end_open(connection, name, now, command=command)
                 rows.update(connection, old, new)
                 _record(connection, now, command, what, machine, new.revision)
         return old, new
+
+    def copied(self) -> bytes:
+        """The database's octets as of one moment, whatever others write meanwhile."""
+        with database.named(self._path), contextlib.closing(sqlite3.connect(":memory:")) as copy:
+            self._connection.backup(copy)  # all pages in one step, which is one transaction
+            return copy.serialize()
 
     def expire(self, *, now: int) -> bool:
         """End the invitations whose time is over; whether there were any."""
@@ -487,7 +494,8 @@ def _expire(connection: sqlite3.Connection, now: int) -> bool:
     return bool(ended)
 
 
-def _withdraw(connection: sqlite3.Connection, name: str, now: int, *, command: str) -> bool:
+def end_open(connection: sqlite3.Connection, name: str, now: int, *, command: str) -> bool:
+    """Withdraw the invitation that is open for that name; whether there was one."""
     ended = connection.execute(
         "UPDATE invitations SET outcome = 'withdrawn', secret = NULL"
         " WHERE machine = ? AND outcome = 'open' RETURNING identifier",

@@ -1,0 +1,131 @@
+"""`backup`: the control node as one file."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+import msgspec
+
+from qmesh import __version__
+from qmesh.agent.here import load, require_control, require_root
+from qmesh.errors import BadInput, QmeshError, StateUnreadable
+from qmesh.host import files
+from qmesh.host.registry import RegistryImage, image_of
+from qmesh.host.state import Settings, State
+from qmesh.mesh import backup as format_
+from qmesh.mesh.backup import NONCE_OCTETS, SALT_OCTETS, Backup, Seal, odd_key
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import Secret
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What a backup holds. taken_at: Unix time in seconds.
+
+    withdrawn: the machines whose invitations are open, but not in the backup.
+    """
+
+    mesh: str
+    revision: int
+    taken_at: int
+    machines: int
+    encrypted: bool
+    withdrawn: tuple[str, ...]
+
+
+class Contents(msgspec.Struct, frozen=True):
+    """A backup that was looked into, and is whole."""
+
+    backup: Backup
+    settings: Settings
+    inventory: Inventory
+
+
+def take(state: State, passphrase: bytes | None) -> tuple[bytes, Taken]:
+    """The backup's octets, as of one moment; the agent may go on. Raises StateUnreadable for damaged state.
+
+    passphrase: None leaves it plain.
+    """
+    require_root("qmesh backup")
+    now = int(time.time())
+    with state.lock():
+        here = load(state)
+        require_control(here, "qmesh backup")
+        key = state.private_key()
+        if key is None:
+            raise StateUnreadable(f"{state.private_key_file} is missing", hint="see `qmesh check`")
+        with image_of(state.registry_file) as image:
+            withdrawn = image.withdraw_open(command="backup", now=now)
+            registry = image.octets()
+        backup = Backup(
+            taken_at=now,
+            written_by=__version__,
+            settings=msgspec.json.encode(here.settings),
+            private_key=key.reveal(),
+            signing_key=state.signing_key().private_bytes_raw(),
+            registry=registry,
+            withdrawn=withdrawn,
+        )
+    try:
+        mesh = contents(backup).inventory
+    except BadInput as error:
+        raise StateUnreadable(
+            f"this machine's state is no good for a backup: {error.message}", hint="see `qmesh check`"
+        ) from None
+    seal = None if passphrase is None else _seal(passphrase)
+    taken = Taken(mesh.mesh, mesh.revision, now, len(mesh.machines), seal is not None, withdrawn)
+    return format_.pack(backup, seal), taken
+
+
+def _seal(passphrase: bytes) -> Seal:
+    return Seal(
+        passphrase=passphrase,
+        salt=secrets.token_bytes(SALT_OCTETS),
+        nonce=secrets.token_bytes(NONCE_OCTETS),
+    )
+
+
+def contents(backup: Backup) -> Contents:
+    """Look at all that is in a backup. Raises BadInput where something does not belong to the rest."""
+    try:
+        settings = msgspec.json.decode(backup.settings, type=Settings)
+        with RegistryImage(backup.registry) as image:
+            mesh = image.inventory()
+    except ValueError:
+        raise BadInput(
+            "the backup's settings cannot be read",
+            hint="was it written by a newer qmesh? else take an older backup",
+        ) from None
+    except QmeshError as error:
+        raise BadInput(error.message, hint=error.hint) from None
+    odd = odd_key(
+        mesh,
+        private_key=Secret(backup.private_key),
+        signing_key=backup.signing_key,
+        verification_key=settings.verification_key,
+    )
+    if odd is None and (not settings.control or (settings.mesh, settings.name) != (mesh.mesh, mesh.control)):
+        odd = "settings"
+    if odd is not None:
+        raise BadInput(f"the {odd} is not that of its mesh", hint="take an older backup; nothing was changed")
+    return Contents(backup, settings, mesh)
+
+
+def refuse_file(path: Path) -> None:
+    """Raise BadInput where a backup cannot be written, or would replace something else."""
+    if not path.parent.is_dir():
+        raise BadInput(f"there is no directory {path.parent}", hint="name a file in one that is there")
+    if path.is_dir():
+        raise BadInput(f"{path} is a directory", hint="name a file in it")
+    if (path.is_symlink() or path.exists()) and not _may_be_replaced(path):
+        raise BadInput(f"{path} is there already, and is no backup", hint="name a new file")
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Whether it is a regular file that is empty or a backup."""
+    try:
+        begins = files.head(path, len(format_.MAGIC))
+    except StateUnreadable:
+        return False
+    return begins in {b"", format_.MAGIC}

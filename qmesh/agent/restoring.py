@@ -1,0 +1,282 @@
+"""`restore`: make this machine the control node that a backup is of.
+
+That a restore is under way is remembered first, that it is done last, and the settings, which make this
+machine part of the mesh, come after the keys and the registry: cut off at any instant, the same command
+again begins anew or goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from pathlib import Path
+
+import msgspec
+
+from qmesh.agent import nodefile
+from qmesh.agent.backup import Contents, contents
+from qmesh.agent.converge import converge, steps_without_names, undone_on_failure
+from qmesh.agent.cutting import warn_of_cut
+from qmesh.agent.here import (
+    Here,
+    Standing,
+    linux_for,
+    load,
+    refuse_foreign_guard,
+    require_root,
+    rise,
+    standing,
+)
+from qmesh.agent.service import ensure_agent
+from qmesh.agent.undoing import refuse_while_waiting
+from qmesh.errors import BadInput, StateUnreadable
+from qmesh.host import files, links, nftables, ports, wireguard
+from qmesh.host.registry import Registry, RegistryImage
+from qmesh.host.registry.image import put
+from qmesh.host.state import Restoring, Settings, State
+from qmesh.mesh import networks
+from qmesh.mesh.backup import JUMP, restored, unpack
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import Cores, Endpoint, Secret
+
+log = logging.getLogger("qmesh")
+
+_MOST_JUMP = 1_000 * JUMP
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What `restore` was asked for. jump: by how much the revision grows."""
+
+    endpoints: tuple[str, ...]
+    config: Path | None
+    jump: int = JUMP
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A machine of the restored mesh. endpoint: where this one can call it; None where it has to call."""
+
+    name: str
+    state: str
+    address: str
+    cores: Cores | None
+    endpoint: Endpoint | None
+
+
+class Restored(Standing, frozen=True):
+    """What `restore` answers: where this machine stands, and what of the mesh is restored.
+
+    taken_at: when the backup was made, Unix time in seconds; age_s: how long that is ago, by this clock.
+    endpoints: where invitations say that the control node is; empty for its own addresses.
+    withdrawn: the machines whose invitations were open then.
+    """
+
+    revision: int
+    taken_at: int
+    age_s: int
+    endpoints: tuple[Endpoint, ...]
+    machines: tuple[Member, ...]
+    withdrawn: tuple[str, ...]
+
+
+def restore(state: State, octets: bytes, passphrase: bytes | None, wish: Wish, *, apply: bool) -> Restored:
+    """Be the control node of a backup; or go on with a restore of it that was cut off.
+
+    Raises BadInput before anything is written, or MachineRefused with everything put back.
+    """
+    require_root("qmesh restore")
+    found = contents(unpack(octets, passphrase))
+    wanted = _wanted(found, wish)
+    directory = nodefile.find_directory(wish.config)
+    nodefile.refuse_other_key(wanted.node, nodefile.profile_of(directory))
+    restoring = Restoring(hashlib.sha256(octets).hexdigest())
+    nftables.run("list tables")
+    if apply:
+        wireguard.available_kind()
+    state.prepare()
+    with state.lock():
+        refuse_while_waiting(state)
+        if state.settings_or_none() is None:
+            _refuse_a_rest(state)
+            _refuse_what_collides(found)
+            refuse_foreign_guard(state)
+            _begin(state, found, wish, restoring, directory, apply=apply)
+        else:
+            _refuse_another(state, restoring)
+            _refuse_other_options(load(state), _endpoints(found, wish), directory)
+            log.info("this backup was restored here before: going on with that; the mesh stays as it is now")
+            if apply:
+                _rise(state)
+        here = load(state)
+    if apply:
+        ensure_agent(state)
+    state.save_restoring(msgspec.structs.replace(restoring, done=True))
+    return _answer(found, here.inventory, standing(here))
+
+
+def _wanted(found: Contents, wish: Wish) -> Inventory:
+    """The mesh as it is to be. Raises BadInput."""
+    if not JUMP <= wish.jump <= _MOST_JUMP:
+        raise BadInput(
+            f"the revision cannot jump by {wish.jump}", hint=f"--jump goes from {JUMP} to {_MOST_JUMP}"
+        )
+    return restored(found.inventory, _endpoints(found, wish), jump=wish.jump)
+
+
+def _endpoints(found: Contents, wish: Wish) -> tuple[Endpoint, ...]:
+    port = found.settings.listen_port
+    return tuple(Endpoint.parse(text, default_port=port) for text in wish.endpoints)
+
+
+def _refuse_a_rest(state: State) -> None:
+    """Raise StateUnreadable where there is state that no restore which was cut off has written."""
+    restoring = state.restoring()
+    if restoring is not None and not restoring.done and not _went_on(state):
+        return
+    keys = (state.private_key_file, state.signing_key_file)
+    if state.holds_a_rest() or any(files.mode_of(path) is not None for path in keys):
+        raise StateUnreadable(
+            f"{state.directory} holds keys or a mesh already, though no settings",
+            hint="a restore never replaces them: give them up first with `qmesh uninstall --delete-state`",
+        )
+
+
+def _went_on(state: State) -> bool:
+    """Whether a mesh whose restore was cut off was used all the same, and lost its settings later."""
+    if files.mode_of(state.registry_file) is None:
+        return False
+    with Registry(state.registry_file) as registry:
+        return registry.events()[-1].what != "restored"
+
+
+def _refuse_what_collides(found: Contents) -> None:
+    interface, listen_port = found.settings.interface, found.settings.listen_port
+    networks.refuse_collision(
+        found.inventory.network,
+        links.occupied_networks(interface),
+        hint="take that network off this machine, or restore on another",
+    )
+    if links.read(interface) is not None:
+        raise BadInput(
+            f"there is an interface {interface} already, and qmesh did not make it",
+            hint=f"rename or delete that {interface}: the restored one is to have its name",
+        )
+    if ports.udp_port_in_use(listen_port):
+        raise BadInput(
+            f"UDP port {listen_port} is in use on this machine, and the members dial it",
+            hint=f"see by whom with `ss -lunp sport = :{listen_port}`, and end that",
+        )
+
+
+def _refuse_another(state: State, restoring: Restoring) -> None:
+    begun = state.restoring()
+    if begun is None or begun.digest != restoring.digest:
+        settings = state.settings()
+        raise BadInput(
+            f"this machine is {settings.name} of mesh {settings.mesh} already",
+            hint="restore on another machine; to give this one's state up: `qmesh uninstall --delete-state`",
+        )
+
+
+def _refuse_other_options(here: Here, endpoints: tuple[Endpoint, ...], directory: Path | None) -> None:
+    said_and_is = (
+        ("--endpoint", endpoints or None, here.machine.endpoints),
+        ("--config", directory and str(directory), here.settings.config_directory),
+    )
+    differs = [option for option, said, now in said_and_is if said is not None and said != now]
+    if differs:
+        raise BadInput(
+            f"this backup was restored here before, with another {' and '.join(differs)}",
+            hint="leave it out; see `qmesh set --endpoint` and `qmesh render-config --write --config`",
+        )
+
+
+def _begin(
+    state: State,
+    found: Contents,
+    wish: Wish,
+    restoring: Restoring,
+    directory: Path | None,
+    *,
+    apply: bool,
+) -> None:
+    """Write the state, the settings last; on failure this machine is in no mesh."""
+    try:
+        state.save_restoring(restoring)
+        state.save_private_key(Secret(found.backup.private_key))
+        state.save_signing_key(found.backup.signing_key)
+        put(state.registry_file, _registry(found, wish))
+        state.save_settings(_settings(found.settings, directory))
+        if apply:
+            _rise(state, undo=True)
+    except BaseException:
+        state.forget(keep_private_key=False)
+        raise
+
+
+def _registry(found: Contents, wish: Wish) -> bytes:
+    """The registry as it is to be, with the event that tells of the restore."""
+    endpoints, now = _endpoints(found, wish), int(time.time())
+    with RegistryImage(found.backup.registry) as image:
+        image.withdraw_open(command="restore", now=now)
+        image.change(
+            lambda mesh: restored(mesh, endpoints, jump=wish.jump),
+            command="restore",
+            what="restored",
+            machine=found.inventory.control,
+            now=now,
+        )
+        return image.octets()
+
+
+def _settings(settings: Settings, directory: Path | None) -> Settings:
+    known = settings.config_directory
+    if directory is None and known is not None:
+        if Path(known).is_dir():
+            directory = Path(known)
+        else:
+            log.warning("there is no %s here: say `qmesh render-config --write --config DIR` later", known)
+    return msgspec.structs.replace(
+        settings,
+        config_directory=None if directory is None else str(directory),
+        up=False,
+        guarded=False,
+    )
+
+
+def _rise(state: State, *, undo: bool = False) -> None:
+    """Guard, then tunnel. undo: on failure this machine is put back as it was."""
+    here = rise(state, load(state))
+    linux = linux_for(state, here)
+    warn_of_cut(linux, steps_without_names(here, linux))
+    if undo:
+        with undone_on_failure(linux, back_to=linux.observe()):
+            converge(here, linux)
+    else:
+        converge(here, linux)
+
+
+def _answer(found: Contents, mesh: Inventory, control: Standing) -> Restored:
+    taken_at, now = found.backup.taken_at, int(time.time())
+    if now < taken_at:
+        log.warning("the backup was made later than it is by this machine's clock: members do not believe")
+        log.warning("a control node whose clock goes back, when it calls them: set it right")
+    return Restored(
+        **msgspec.structs.asdict(control),
+        revision=mesh.revision,
+        taken_at=taken_at,
+        age_s=max(0, now - taken_at),
+        endpoints=mesh.control_node.endpoints,
+        machines=tuple(
+            Member(
+                machine.name,
+                machine.state,
+                machine.address,
+                mesh.cores.get(machine.name),
+                machine.endpoints[0] if machine.endpoints else None,
+            )
+            for machine in mesh.machines
+            if machine.name != mesh.control
+        ),
+        withdrawn=found.backup.withdrawn,
+    )

@@ -1,0 +1,59 @@
+"""A passphrase from a file or, hidden, from a terminal; never from an argument."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from qmesh.errors import BadInput
+from qmesh.mesh.model import quoted
+
+_MOST = 4096
+
+PassphraseFileOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        help="FILE whose only line is the passphrase.",
+        metavar="FILE",
+        show_default=False,
+        readable=False,
+    ),
+]
+
+
+def from_file(path: Path) -> bytes:
+    """The one line of a file, without its end. Raises BadInput."""
+    try:
+        with path.open("rb") as file:
+            octets = file.read(_MOST + 1)
+    except OSError as error:
+        raise BadInput(
+            f"{quoted(str(path))} cannot be read: {error.strerror}", hint="name the file with the passphrase"
+        ) from None
+    line = octets.removesuffix(b"\n").removesuffix(b"\r")
+    if not line or b"\n" in line or len(octets) > _MOST:
+        raise BadInput(
+            f"{quoted(str(path))} is not one line", hint="put the passphrase into it, nothing else"
+        )
+    return line
+
+
+def asked_for(*, twice: bool) -> bytes:
+    """What was typed at the terminal. twice: it is a new one, so a slip would be fatal. Raises BadInput."""
+    if not sys.stdin.isatty():
+        raise BadInput("there is no terminal to ask for the passphrase", hint="say --passphrase-file FILE")
+    try:
+        typed = getpass.getpass("Passphrase (is not shown): ")
+        again = getpass.getpass("The same again: ") if twice else typed
+    except EOFError:
+        typed = again = ""
+    if not typed or typed != again:
+        raise BadInput(
+            "the two are not the same" if typed else "no passphrase was given", hint="run the command again"
+        )
+    return typed.encode()

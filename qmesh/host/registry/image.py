@@ -1,0 +1,69 @@
+"""A registry in memory, as it comes out of a backup and goes into one: no plain copy touches the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from qmesh.errors import StateUnreadable
+from qmesh.host import database, files
+from qmesh.host.registry.store import Registry, end_open
+
+_NAME: Final = Path("the backup's registry")
+_WAL: Final = b"\2\2"
+_ROLLBACK: Final = b"\1\1"
+"""Journal modes as octets 18 and 19 of the file have them; in memory there is no WAL.
+Source: the SQLite file format, https://www.sqlite.org/fileformat2.html."""
+
+
+class RegistryImage(Registry):
+    """A registry that is a database's octets. Use as a context manager, like the one on disk.
+
+    An older one is brought forward. Raises StateUnreadable when it is damaged, or of a newer qmesh.
+    """
+
+    def __init__(self, octets: bytes) -> None:
+        self._path = _NAME
+        if len(octets) < 512:
+            raise StateUnreadable(f"{_NAME} is cut short", hint="take an older backup")
+        self._connection = database.connect(Path(":memory:"))
+        try:
+            with database.named(_NAME):
+                self._connection.deserialize(_with_journal(octets, _ROLLBACK))
+                self._refuse_foreign()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def withdraw_open(self, *, command: str, now: int) -> tuple[str, ...]:
+        """Withdraw every invitation that is open; the machines that they were for, by name."""
+        with self._change() as connection:
+            found = connection.execute(
+                "SELECT machine FROM invitations WHERE outcome = 'open' ORDER BY machine"
+            ).fetchall()
+            for (name,) in found:
+                end_open(connection, name, now, command=command)
+        return tuple(name for (name,) in found)
+
+    def octets(self) -> bytes:
+        """The database as a file would have it, without a rest of what was deleted in it."""
+        with database.named(_NAME):
+            self._connection.execute("VACUUM")
+            return _with_journal(self._connection.serialize(), _WAL)
+
+
+def image_of(path: Path) -> RegistryImage:
+    """A copy of the registry at `path` as of one moment, whatever others write meanwhile."""
+    with Registry(path) as registry:
+        return RegistryImage(registry.copied())
+
+
+def put(path: Path, octets: bytes) -> None:
+    """Make a registry's file of `octets`, whole or not at all; what SQLite left beside an older one goes."""
+    with database.named(path):
+        database.remove(path)
+    files.write(path, octets)
+
+
+def _with_journal(octets: bytes, mode: bytes) -> bytes:
+    return octets[:18] + mode + octets[20:]
