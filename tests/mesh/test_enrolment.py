@@ -128,6 +128,12 @@ def test_an_invitation_reads_back_whatever_its_octets(secret: bytes, key: bytes,
     assert parse_invitation(made.text()) == made
 
 
+def test_an_invitation_has_one_spelling() -> None:
+    packed = octets_of(TEXT)[:-6]
+    assert packed[0] == 0x9C  # an array of twelve; the same with its length in two octets:
+    assert_no_invitation(pack(b"\xdc\x00\x0c" + packed[1:]), because="this invitation is damaged")
+
+
 def test_an_invitation_is_one_line_of_plain_characters() -> None:
     assert TEXT.startswith("qmesh1")
     assert set(TEXT) <= set(ALPHABET)

@@ -57,7 +57,7 @@ def command(
     if out is None:
         facts = {"invitation": invitation.text()}
     else:
-        write_file(out, invitation)
+        write_file(out, invitation.text())
         facts = {"file": str(out)}
     log.info(
         "%s will be %s; one use, until %s. On it: qmesh join%s",

@@ -235,10 +235,11 @@ class Registry:
             connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
             _record(connection, now, "invite", "invitation-withdrawn", name, rows.revision(connection))
 
-    def redeem(self, message: Redemption, *, sender: str, now: int) -> Inventory:
+    def redeem(self, message: Redemption, *, sender: str | None, now: int) -> Inventory:
         """Make the sender a member, or find that it already is: the same message twice is once (E4).
 
-        sender: the tunnel address that WireGuard vouches for.
+        sender: the tunnel address that WireGuard vouches for; None for a message that came as a file, which
+            its proof alone vouches for.
         Raises EnrolmentRefused for an unknown, used, withdrawn, expired or unproven invitation.
         """
         try:
@@ -247,14 +248,15 @@ class Registry:
                 name = self._redeem(connection, message, sender)
                 inventory = rows.inventory(connection)
                 if name is not None:
-                    _record(connection, now, "join", "joined", name, inventory.revision)
+                    command = "admit" if sender is None else "join"
+                    _record(connection, now, command, "joined", name, inventory.revision)
         except (sqlite3.IntegrityError, BadInput) as error:
             raise EnrolmentRefused(
                 f"the control node refused: {error}", hint="look at `qmesh status` on the control node"
             ) from None
         return inventory
 
-    def _redeem(self, connection: sqlite3.Connection, message: Redemption, sender: str) -> str | None:
+    def _redeem(self, connection: sqlite3.Connection, message: Redemption, sender: str | None) -> str | None:
         """Admit the sender; the name of a machine that became a member just now."""
         row = connection.execute(
             "SELECT machine, secret, outcome, redeemed_by FROM invitations WHERE identifier = ?",
@@ -268,7 +270,7 @@ class Registry:
         refuse_unproven(message, secret)
         before = rows.inventory(connection)
         invited = before.machine(name)
-        if sender != invited.address:
+        if sender not in {invited.address, None}:
             raise EnrolmentRefused(
                 "the redemption did not come from the invitation's tunnel address",
                 hint="run `qmesh join` again",
