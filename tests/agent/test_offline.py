@@ -22,7 +22,7 @@ from qmesh.agent.offline import ask, enter
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import database, files
 from qmesh.host.registry import Registry
-from qmesh.host.state import State
+from qmesh.host.state import HeldPorts, State
 from qmesh.mesh.enrolment import Invitation, permanent_preshared_key, public_key_of
 from qmesh.mesh.offline import parse_request
 from tests.lab.cut_off import cut_offs
@@ -309,6 +309,16 @@ def test_e6_an_older_membership_is_never_taken(directory):
     cluster.ask(invitation)
     enter(machine, old, apply=False)
     assert load(machine).inventory.revision == 2
+
+
+@pytest.mark.parametrize("ports", [(), (40003, 40004)])
+def test_e4_ports_that_were_closed_stay_so_without_apply(directory, ports):
+    cluster = Cluster(directory)
+    machine = cluster.machine()
+    request = cluster.ask(cluster.invite())
+    machine.save_held_ports(HeldPorts(ours=ports))
+    enter(machine, cluster.admit(request).answer, apply=False)
+    assert machine.settings().guarded is bool(ports)
 
 
 def test_a_member_by_files_may_say_its_invitation_again(directory):
