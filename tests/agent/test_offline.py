@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -319,6 +320,24 @@ def test_e4_ports_that_were_closed_stay_so_without_apply(directory, ports):
     machine.save_held_ports(HeldPorts(ours=ports))
     enter(machine, cluster.admit(request).answer, apply=False)
     assert machine.settings().guarded is bool(ports)
+
+
+def test_what_collides_is_refused_when_asking_and_when_entering(directory):
+    cluster = Cluster(directory)
+    machine = cluster.machine()
+    invitation = cluster.invite()
+    subprocess.run(["ip", "link", "add", "lan", "type", "bridge"], check=True)
+    subprocess.run(["ip", "link", "set", "lan", "up"], check=True)
+    collide = ["dev", "lan", "10.77.3.1/24"]
+    subprocess.run(["ip", "address", "add", *collide], check=True)
+    refused(lambda: cluster.ask(invitation), BadInput, "collides with 10.77.3.0/24")
+    assert contents(machine) == {}
+    subprocess.run(["ip", "address", "del", *collide], check=True)
+    answer = cluster.admit(cluster.ask(invitation)).answer
+    before = contents(machine)
+    subprocess.run(["ip", "address", "add", *collide], check=True)
+    refused(lambda: enter(machine, answer, apply=False), BadInput, "collides with 10.77.3.0/24")
+    assert contents(machine) == before
 
 
 def test_a_member_by_files_may_say_its_invitation_again(directory):
