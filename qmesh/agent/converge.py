@@ -10,11 +10,14 @@ import msgspec
 
 from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed
 from qmesh.errors import KernelRefused, QmeshError
+from qmesh.host import dialling
 from qmesh.host.linux import Linux
 from qmesh.mesh.model import Endpoint, Guard, NodeState
 from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, plan
 
 log = logging.getLogger("qmesh")
+
+_ANSWER_S = 0.5
 
 
 def wanted_and_observed(
@@ -24,12 +27,20 @@ def wanted_and_observed(
 
     follow_roaming: leave the endpoints of peers alone that shook hands a moment ago. The control
         node always does: where a worker machine says that it is reached is a hint, its packets are proof.
+        So does a worker machine while the control node answers from there, as it may from behind NAT.
     """
     observed, counters = linux.look()
     endpoints = endpoints_wanted(here, observed)
-    if (follow_roaming or here.settings.control) and observed.tunnel is not None:
-        endpoints |= {name: where for name, where in roamed(here, counters).items() if name in endpoints}
+    moved = {name: at for name, at in roamed(here, counters).items() if endpoints.get(name, at) != at}
+    if moved and (follow_roaming or here.settings.control or _answers(here)):
+        endpoints |= moved
     return _closing_on(here, linux, endpoints), observed
+
+
+def _answers(here: Here) -> bool:
+    """Whether the control node answers through the tunnel as it is."""
+    service = (here.inventory.control_node.address, here.inventory.service_port)
+    return bool(dialling.answer_times([service], wait_s=_ANSWER_S))
 
 
 def _closing_on(here: Here, linux: Linux, endpoints: Mapping[str, Endpoint]) -> NodeState:

@@ -147,8 +147,11 @@ def _let_in(state: State, here: Here) -> None:
         log.info("the tunnel is down: run `qmesh apply` before the machine joins")
 
 
-def refuse_file(path: Path | None) -> None:
-    """Raise BadInput where an invitation cannot be written, or would replace something else."""
+def refuse_file(path: Path | None, *, prefix: str = PREFIX, what: str = "invitation") -> None:
+    """Raise BadInput where a line cannot be written, or would replace something else.
+
+    prefix: how lines of that kind begin, one of which may be replaced.
+    """
     if path is None:
         return
     if not path.parent.is_dir():
@@ -157,12 +160,10 @@ def refuse_file(path: Path | None) -> None:
         raise BadInput(f"{path} is a directory", hint="name a file with --out")
     if path.is_symlink() or path.exists():
         there = None if path.is_symlink() else files.read(path)
-        if there is None or (there and not there.startswith(PREFIX.encode())):
-            raise BadInput(
-                f"{path} is there already, and is no invitation", hint="name a new file with --out"
-            )
+        if there is None or (there and not there.startswith(prefix.encode())):
+            raise BadInput(f"{path} is there already, and is no {what}", hint="name a new file with --out")
 
 
-def write_file(path: Path, invitation: Invitation) -> None:
-    """Write the invitation, 0600 from the first byte."""
-    files.write(path, invitation.text().encode() + b"\n")
+def write_file(path: Path, line: str) -> None:
+    """Write an invitation, or another line, 0600 from the first byte."""
+    files.write(path, line.encode() + b"\n")

@@ -49,6 +49,7 @@ from qmesh.mesh.model import (
     DEFAULT_LISTEN_PORT,
     Endpoint,
     NodeState,
+    Secret,
     interface_name,
     port_number,
 )
@@ -75,76 +76,115 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
     """
     require_root("qmesh join")
     invitation = parse_invitation(text)
-    endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
-    listen_port = _listen_port(wish, endpoint)
-    interface = interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface)
-    directory = nodefile.find_directory(wish.config)
-    nodefile.profile_of(directory)
-    nftables.run("list tables")
+    options = checked(wish)
     state.prepare()
     with state.lock():
         refuse_while_waiting(state)
         refuse_while_restoring(state)
-        if not _is_member(state, invitation):
-            if _is_nobodys(state, invitation, interface):
-                _refuse_what_collides(invitation, interface, listen_port)
-                refuse_foreign_guard(state)
-            joiner = Joiner(
-                invitation=invitation,
-                interface=interface,
-                listen_port=listen_port,
-                endpoint=endpoint,
-                config_directory=directory or _remembered_directory(state),
-                public_key=public_key_of(state.make_private_key()),
-                ports=state.ports_closed(),
-            )
-            _become_member(state, joiner, apply=apply)
+        refuse_another_mesh(state, invitation.mesh, invitation.name)
+        if not is_member(state, invitation.derived.identifier):
+            _become_member(state, joiner_of(state, invitation, options), apply=apply)
         here = load(state)
         _refuse_other_options(here, wish)
-        here = _with_directory(state, here, directory)
-        if apply:
-            here = rise(state, here)
-            linux = linux_for(state, here)
-            warn_of_cut(linux, steps_without_names(here, linux))
-            converge(here, linux, follow_roaming=True)
-            _confirm(here, linux)
-        _write_config(state, here)
+        here = _with_directory(state, here, options.config_directory)
+        here = come_up(state, here, apply=apply, patience_s=_CONFIRM_S)
     if apply:
         ensure_agent(state)
     return standing(here)
 
 
-def _is_member(state: State, invitation: Invitation) -> bool:
-    """Whether this machine has redeemed the invitation, and holds its membership whole.
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish that is valid, on a machine that can be guarded."""
+
+    endpoint: Endpoint | None
+    listen_port: int
+    interface: str
+    config_directory: Path | None
+
+
+def checked(wish: Wish) -> Options:
+    """Read what was asked for. Raises BadInput, or MachineRefused where there is no nftables."""
+    endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
+    directory = nodefile.find_directory(wish.config)
+    options = Options(
+        endpoint=endpoint,
+        listen_port=_listen_port(wish, endpoint),
+        interface=interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface),
+        config_directory=directory,
+    )
+    nodefile.profile_of(directory)
+    nftables.run("list tables")
+    return options
+
+
+def joiner_of(state: State, invitation: Invitation, options: Options) -> Joiner:
+    """A machine that may join, with its own key, which is durable now.
+
+    Raises BadInput, with no key made, where something is in the way.
+    """
+    if is_nobodys(state, {invitation.derived.public_key}, options.interface):
+        refuse_what_collides(invitation.network, options.interface, options.listen_port)
+        refuse_foreign_guard(state)
+    return Joiner(
+        invitation=invitation,
+        interface=options.interface,
+        listen_port=options.listen_port,
+        endpoint=options.endpoint,
+        config_directory=options.config_directory or _remembered_directory(state),
+        public_key=public_key_of(state.make_private_key()),
+        ports=state.ports_closed(),
+    )
+
+
+def come_up(state: State, here: Here, *, apply: bool, patience_s: float) -> Here:
+    """The end of every join: guard and tunnel, if they are wanted, and the node's config.yml.
+
+    patience_s: seconds to wait for the control node's answer, at most.
+    """
+    state.save_pending(None)
+    state.save_asked(None)
+    if apply:
+        here = rise(state, here)
+        linux = linux_for(state, here)
+        warn_of_cut(linux, steps_without_names(here, linux))
+        converge(here, linux, follow_roaming=True)
+        _confirm(here, linux, patience_s=patience_s)
+    _write_config(state, here)
+    return here
+
+
+def is_member(state: State, identifier: str | None) -> bool:
+    """Whether this machine has redeemed that invitation, or any, and holds its membership whole.
 
     A damaged membership is asked for again; with another invitation the machine becomes a member anew.
-    Raises BadInput where it is in another mesh, or under another name.
     """
     try:
         settings = state.settings_or_none()
-        if settings is None:
+        if settings is None or settings.removed:
             return False
-        _refuse_another_mesh(settings, invitation)
-        if settings.removed or settings.invitation not in {None, invitation.derived.identifier}:
+        if identifier is not None and settings.invitation not in {None, identifier}:
             return False
         load(state)
     except StateUnreadable as error:
         if files.mode_of(state.signing_key_file) is not None:
             raise
-        log.info("%s: asking the control node for it", error.message)
+        log.info("%s: the control node is asked for it", error.message)
         return False
     return True
 
 
-def _is_nobodys(state: State, invitation: Invitation, interface: str) -> bool:
-    """Whether an interface of that name, if any, is not from a join cut off or a membership lost."""
+def is_nobodys(state: State, throwaway: set[str], interface: str) -> bool:
+    """Whether an interface of that name, if any, is not from a join cut off or a membership lost.
+
+    throwaway: public keys that such a join gave it, besides this machine's own.
+    """
     link, key = links.read(interface), state.private_key()
     if link is None or link.kind not in {"wireguard", "tun"}:
         return True
     found = wireguard.backend_for(interface).read(interface).public_key
     if found is None:
         return state.pending() is None
-    return found not in {invitation.derived.public_key, None if key is None else public_key_of(key)}
+    return found not in {*throwaway, None if key is None else public_key_of(key)}
 
 
 def _remembered_directory(state: State) -> Path | None:
@@ -161,9 +201,10 @@ def _listen_port(wish: Wish, endpoint: Endpoint | None) -> int:
     return DEFAULT_LISTEN_PORT if endpoint is None else endpoint.port
 
 
-def _refuse_what_collides(invitation: Invitation, interface: str, listen_port: int) -> None:
+def refuse_what_collides(network: str, interface: str, listen_port: int) -> None:
+    """Raise BadInput where the tunnel's network, interface or UDP port is in use on this machine."""
     networks.refuse_collision(
-        invitation.network,
+        network,
         links.occupied_networks(interface),
         hint="make the mesh anew with another --network, or take that network off this machine",
     )
@@ -179,8 +220,12 @@ def _refuse_what_collides(invitation: Invitation, interface: str, listen_port: i
         )
 
 
-def _refuse_another_mesh(settings: Settings, invitation: Invitation) -> None:
-    if (settings.mesh, settings.name) != (invitation.mesh, invitation.name):
+def refuse_another_mesh(state: State, mesh: str, name: str) -> None:
+    """Raise BadInput where this machine is in another mesh, or under another name."""
+    with contextlib.suppress(StateUnreadable):
+        settings = state.settings_or_none()
+        if settings is None or (settings.mesh, settings.name) == (mesh, name):
+            return
         raise BadInput(
             f"this machine is {settings.name} of mesh {settings.mesh} already",
             hint="a machine is in one mesh only, under one name; see it with `qmesh status`",
@@ -217,28 +262,27 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
     try:
         with undone_on_failure(linux, back_to=_before(state, joiner, linux)):
             answer, endpoint = redeem(state, joiner, linux)
+            wanted = joiner.invitation
             signed = updated(read_update(answer), None)
-            inventory = believed(signed, joiner.invitation.verification_key, mesh=joiner.invitation.mesh)
-            _refuse_wrong_place(inventory, joiner)
-            state.save_preshared_key(joiner.preshared)
-            files.write(state.membership_file, stored(signed))
-            state.save_settings(_settings(joiner, endpoint))
+            inventory = believed(signed, wanted.verification_key, mesh=wanted.mesh)
+            refuse_wrong_place(inventory, wanted.name, wanted.address, joiner.public_key)
+            keep(state, joiner.preshared, stored(signed), _settings(joiner, endpoint))
     finally:
         state.save_pending(None)
     if not apply:
-        reach(linux, _without_tunnel(joiner, linux))
+        reach(linux, without_tunnel(joiner, linux))
 
 
 def _before(state: State, joiner: Joiner, linux: Linux) -> NodeState:
     """What a join that fails goes back to: not to a rest of one that was killed, nor to open ports."""
     before = linux.observe()
     if state.pending() is not None:
-        return _without_tunnel(joiner, linux)
-    guard = before.loaded_guard or _without_tunnel(joiner, linux).guard
+        return without_tunnel(joiner, linux)
+    guard = before.loaded_guard or without_tunnel(joiner, linux).guard
     return msgspec.structs.replace(before, guard=guard, reserved_ports=joiner.ports)
 
 
-def _without_tunnel(joiner: Joiner, linux: Linux) -> NodeState:
+def without_tunnel(joiner: Joiner, linux: Linux) -> NodeState:
     """Nothing; or on a machine whose worker ports were closed before, those still closed."""
     return joiner.closed(linux.backend.kind) if joiner.ports else NodeState(guard=None, tunnel=None)
 
@@ -260,21 +304,28 @@ def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
     )
 
 
-def _refuse_wrong_place(inventory: Inventory, joiner: Joiner) -> None:
-    me, wanted = inventory.machine(joiner.invitation.name), joiner.invitation
-    if (me.public_key, me.address) != (joiner.public_key, wanted.address):
+def keep(state: State, preshared: Secret, membership: bytes, settings: Settings) -> None:
+    """Become a member, in the files: the settings, which make this machine one, are the last."""
+    state.save_preshared_key(preshared)
+    files.write(state.membership_file, membership)
+    state.save_settings(settings)
+
+
+def refuse_wrong_place(inventory: Inventory, name: str, address: str, public_key: str) -> None:
+    """Raise EnrolmentRefused unless the mesh has a machine with this name, address and key."""
+    if (name, address, public_key) not in ((me.name, me.address, me.public_key) for me in inventory.machines):
         raise EnrolmentRefused(
-            f"the control node has another machine as {wanted.name}", hint="ask for a new invitation"
+            f"the control node has no machine {name} with this key", hint="ask for a new invitation"
         )
 
 
-def _confirm(here: Here, linux: Linux) -> None:
+def _confirm(here: Here, linux: Linux, *, patience_s: float) -> None:
     """See that the control node knows this machine by its own key now."""
     control = here.inventory.control_node
     observed = linux.observe().tunnel
     peers = () if observed is None else observed.peers
     client = Client(address=control.address, port=here.inventory.service_port)
-    deadline = time.monotonic() + _CONFIRM_S
+    deadline = time.monotonic() + patience_s
     try:
         while time.monotonic() < deadline:
             try:

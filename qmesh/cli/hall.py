@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "init": "Make a mesh; this machine is its control node.",
     "invite": "Make a one-use invitation for a new machine.",
     "join": "Make this machine a member, with an invitation.",
+    "admit": "Make a machine a member that asked by a file, and write the answer.",
     "set": "Change a machine, or with no NAME the whole mesh.",
     "pause": "Take a machine out of the node's list, for repair; it stays a member.",
     "resume": "Take a paused machine into the node's list again.",

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import files, holder, reserved, telling
-from qmesh.mesh.enrolment import public_key_of
+from qmesh.mesh.enrolment import Redemption, public_key_of
 from qmesh.mesh.following import Due
 from qmesh.mesh.guard import parse_script
-from qmesh.mesh.model import Endpoint, Guard, Port, Secret
+from qmesh.mesh.model import Endpoint, Guard, Port, Secret, Unshown
 from qmesh.mesh.undoing import Undoing
 
 DEFAULT_STATE = Path("/var/lib/qmesh")
@@ -85,6 +85,27 @@ class Restoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     done: bool = False
 
 
+class Asked(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a machine that asked by a file needs for the answer; of the invitation's secret only one key.
+
+    mesh, name, address, endpoints, verification_key: as the invitation has them.
+    interface, listen_port, config_directory: as `join --offline` was told.
+    redemption: as it was sent.
+    preshared_key: the permanent one, which the machine keeps once it is a member.
+    """
+
+    mesh: str
+    name: str
+    address: str
+    endpoints: tuple[Endpoint, ...]
+    verification_key: bytes
+    interface: str
+    listen_port: Port
+    config_directory: str | None
+    redemption: Redemption
+    preshared_key: Secret
+
+
 class HeldPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ports that qmesh wants reserved: those it reserved itself, and those that already were."""
 
@@ -116,6 +137,7 @@ class State:
         self._settings_file = directory / "machine.json"
         self._pending_file = directory / "joining.json"
         self._restoring_file = directory / "restored.json"
+        self._asked_file = directory / "request.json"
         self._held_ports_file = directory / reserved.REMEMBERED
         self._next_key_file = directory / "next.key"
         self._rotation_file = directory / "rotating.json"
@@ -184,6 +206,11 @@ class State:
                 f"{self._settings_file} is missing, though this machine was to be in a mesh",
                 hint="if an `init`, `join` or `restore` was cut off, run it again; else restore the file",
             )
+        if files.mode_of(self._asked_file) is not None:
+            return BadInput(
+                "this machine is in no mesh yet: it waits for the answer to its request",
+                hint="`qmesh admit` the request on the control node, then `qmesh join --answer FILE` here",
+            )
         return BadInput(
             f"this machine is in no mesh: {self.directory} holds none",
             hint="start one with `qmesh init`, or join one with `qmesh join`",
@@ -225,6 +252,7 @@ class State:
             self.preshared_key_file,
             self.signing_key_file,
             self._pending_file,
+            self._asked_file,
             self.undo_file,
             self._due_file,
             self._next_key_file,
@@ -252,6 +280,22 @@ class State:
     def save_restoring(self, restoring: Restoring) -> None:
         """Remember that a restore is under way, or done; durably."""
         files.write(self._restoring_file, msgspec.json.encode(restoring))
+
+    def asked(self) -> Asked | None:
+        """The request by a file that waits for its answer, if any."""
+        try:
+            return _decoded(self._asked_file, Asked)
+        except StateUnreadable as error:
+            raise StateUnreadable(
+                error.message, hint="`qmesh join --offline` with the same invitation writes it anew"
+            ) from None
+
+    def save_asked(self, asked: Asked | None) -> None:
+        """Remember what a request's answer will need, durably, or that none waits any more."""
+        if asked is None:
+            files.remove(self._asked_file)
+        else:
+            files.write(self._asked_file, msgspec.json.encode(asked, enc_hook=_revealed))
 
     def undoing(self) -> Undoing | None:
         """The change that waits to be confirmed, or was undone; None where there is neither."""

@@ -11,7 +11,6 @@ No randomness and no clock here: keys, secrets and times are arguments.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
+from qmesh.mesh.lines import line_of, octets_of
 from qmesh.mesh.model import (
     Endpoint,
     Port,
@@ -39,7 +39,6 @@ PREFIX: Final = "qmesh1"
 MAX_TEXT: Final = 8192
 """Characters that an invitation has at most, white space around it included."""
 
-_CHECKSUM_OCTETS: Final = 6
 _NOT_AN_INVITATION: Final = "copy the whole line that `qmesh invite` printed, from qmesh1 to its end"
 
 
@@ -103,9 +102,7 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     def text(self) -> str:
         """The one line that `qmesh invite` prints."""
-        packed = msgspec.msgpack.encode(self)
-        checksum = hashlib.sha256(packed).digest()[:_CHECKSUM_OCTETS]
-        return PREFIX + base64.urlsafe_b64encode(packed + checksum).decode().rstrip("=")
+        return line_of(PREFIX, msgspec.msgpack.encode(self))
 
     @property
     def derived(self) -> Derived:
@@ -115,19 +112,9 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 def parse_invitation(text: str) -> Invitation:
     """Read the line that `qmesh invite` printed. Raises BadInput, repeating nothing of the text."""
-    line = text.strip()
-    if len(text) > MAX_TEXT or not line.startswith(PREFIX):
-        raise BadInput("this is not a qmesh invitation", hint=_NOT_AN_INVITATION)
-    try:
-        body = line.removeprefix(PREFIX).encode("ascii")
-        octets = base64.b64decode(body + b"=" * (-len(body) % 4), altchars=b"-_", validate=True)
-    except (UnicodeEncodeError, binascii.Error):
-        raise BadInput("this invitation is damaged", hint=_NOT_AN_INVITATION) from None
-    packed, checksum = octets[:-_CHECKSUM_OCTETS], octets[-_CHECKSUM_OCTETS:]
-    if not hmac.compare_digest(hashlib.sha256(packed).digest()[:_CHECKSUM_OCTETS], checksum):
-        raise BadInput("this invitation is damaged or incomplete", hint=_NOT_AN_INVITATION)
+    packed = octets_of(text, PREFIX, what="invitation", most=MAX_TEXT, hint=_NOT_AN_INVITATION)
     invitation = _unpacked(packed)
-    if invitation.text() != line:  # base64 has several spellings of one ending
+    if invitation.text() != text.strip():  # MessagePack has several spellings of one value
         raise BadInput("this invitation is damaged", hint=_NOT_AN_INVITATION)
     return invitation
 

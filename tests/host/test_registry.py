@@ -401,6 +401,24 @@ def test_an_unproven_redemption_is_refused(path, registry):
     is_sound(path)
 
 
+def test_a_redemption_that_came_as_a_file_is_vouched_for_by_its_proof(path, registry):
+    issued = invite(registry)
+    whole = message(issued, key(1))
+    for altered in (
+        msgspec.structs.replace(whole, workers=whole.workers + 1),
+        msgspec.structs.replace(whole, public_key=key(2)),
+        msgspec.structs.replace(whole, endpoint="203.0.113.66:51820"),
+    ):
+        with pytest.raises(EnrolmentRefused, match="not proven"):
+            registry.redeem(altered, sender=None, now=NOW)
+    after = registry.redeem(whole, sender=None, now=NOW)
+    assert registry.redeem(whole, sender=None, now=NOW) == after
+    assert after.machine("machine-b").public_key == key(1)
+    assert [(event.command, event.what) for event in registry.events()][-1] == ("admit", "joined")
+    assert after.revision == 2
+    is_sound(path)
+
+
 @pytest.mark.parametrize(
     "sender", ["10.77.0.1", "10.77.0.3", "127.0.0.1", "", "10.77.0.22", "::ffff:10.77.0.2"]
 )

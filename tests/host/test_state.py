@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused, StateUnreadable
-from qmesh.host.state import HeldPorts, Pending, Settings, State
-from qmesh.mesh.enrolment import public_key_of
+from qmesh.host.state import Asked, HeldPorts, Pending, Settings, State
+from qmesh.mesh.enrolment import Redemption, public_key_of
 from qmesh.mesh.model import Endpoint, Secret
 
 SETTINGS = Settings(
@@ -32,6 +32,18 @@ SETTINGS = Settings(
     guarded=False,
 )
 KEY = Secret(base64.b64encode(bytes(range(32))).decode())
+ASKED = Asked(
+    mesh=SETTINGS.mesh,
+    name=SETTINGS.name,
+    address="10.77.0.2",
+    endpoints=SETTINGS.control_endpoints,
+    verification_key=SETTINGS.verification_key,
+    interface="qmesh0",
+    listen_port=51820,
+    config_directory=None,
+    redemption=Redemption("0" * 32, public_key_of(KEY), 4, None, "0" * 64),
+    preshared_key=KEY,
+)
 
 
 @pytest.fixture
@@ -122,6 +134,32 @@ def test_a_redemption_under_way_is_remembered_until_it_is_not(state):
         assert names_in(state) == []
 
 
+def test_a_request_is_remembered_until_it_is_not(state):
+    state.save_asked(ASKED)
+
+    assert state.asked() == ASKED
+    assert KEY.reveal() not in repr(state.asked())
+    with pytest.raises(BadInput, match="in no mesh yet") as waiting:
+        state.settings()
+    assert "--answer" in waiting.value.hint
+
+    for _ in range(2):
+        state.save_asked(None)
+
+        assert state.asked() is None
+        assert names_in(state) == []
+
+
+def test_a_damaged_request_is_made_anew_by_its_invitation(state):
+    state.save_asked(ASKED)
+    path = state.directory / "request.json"
+    path.write_bytes(path.read_bytes()[:-1])
+
+    with pytest.raises(StateUnreadable, match=r"request\.json is damaged") as damaged:
+        state.asked()
+    assert "`qmesh join --offline`" in damaged.value.hint
+
+
 def test_held_ports_are_remembered_until_there_are_none(state):
     held = HeldPorts(ours=(40000, 40001), others=(40002,))
     state.save_held_ports(held)
@@ -138,6 +176,7 @@ def test_held_ports_are_remembered_until_there_are_none(state):
 def filled(state: State) -> State:
     state.save_settings(SETTINGS)
     state.save_pending(Pending("0" * 32))
+    state.save_asked(ASKED)
     state.save_held_ports(HeldPorts(ours=(40000,)))
     state.make_private_key()
     state.save_preshared_key(KEY)
@@ -148,6 +187,7 @@ def filled(state: State) -> State:
 READERS: dict[str, Callable[[State], object]] = {
     "machine.json": State.settings_or_none,
     "joining.json": State.pending,
+    "request.json": State.asked,
     "reserved-ports.json": State.held_ports,
     "private.key": State.private_key,
     "preshared.key": State.preshared_key,

@@ -11,17 +11,19 @@ from qmesh.errors import BadInput
 from qmesh.mesh.changes import (
     Options,
     paused,
+    refuse_to_replace,
     renumberings,
     restarts,
     resumed,
     with_endpoints,
+    with_key,
     with_options,
     with_worker_count,
     without,
     workers_to_restart,
 )
 from qmesh.mesh.inventory import Inventory, workers_of
-from qmesh.mesh.model import Cores, Endpoint, Machine
+from qmesh.mesh.model import Cores, Endpoint, Machine, StandIn
 from tests.mesh.test_inventory import key
 
 
@@ -182,3 +184,45 @@ def test_law_positions_are_core_numbers_whatever_changes(counts, data):
         assert [worker.port for worker in workers] == list(range(40000, 40000 + len(workers)))
         assert len({(worker.address, worker.port) for worker in workers}) == len(workers)
         assert next(iter(mesh.cores)) == "a"
+
+
+STAND_INS = (StandIn("b", key(90), "10.77.0.9"), StandIn("c", key(91), None))
+
+
+def test_another_key_is_all_that_is_another_and_no_stand_in_outlives_it():
+    mesh = msgspec.structs.replace(TUTORIAL, stand_ins=STAND_INS)
+    after = with_key(mesh, "b", key(50))
+    assert after.machine("b") == msgspec.structs.replace(mesh.machine("b"), public_key=key(50))
+    assert (after.stand_ins, after.revision) == (STAND_INS[1:], mesh.revision + 1)
+    assert [after.machine(name) for name in "ac"] == [mesh.machine(name) for name in "ac"]
+    assert restarts(mesh, after) == renumberings(mesh, after) == ()
+    assert with_key(mesh, "c", key(91)).machine("c").public_key == key(91)
+    with pytest.raises(BadInput):  # another's
+        with_key(mesh, "b", key(3))
+
+
+def test_who_goes_takes_its_stand_ins_along():
+    mesh = msgspec.structs.replace(TUTORIAL, stand_ins=STAND_INS)
+    assert without(mesh, "b").stand_ins == STAND_INS[1:]
+
+
+@pytest.mark.parametrize(
+    "stand_in",
+    [
+        *(StandIn("b", key(3), "10.77.0.9"), StandIn("b", key(91), "10.77.0.9")),
+        *(StandIn("b", key(90), "10.77.0.3"), StandIn("b", key(90), "10.77.0.8")),
+    ],
+)
+def test_e5_a_stand_in_shares_no_key_and_no_address(stand_in):
+    others = (StandIn("c", key(91), "10.77.0.8"),)
+    with pytest.raises(BadInput, match="two machines have the"):
+        msgspec.structs.replace(TUTORIAL, stand_ins=(*others, stand_in))
+    with pytest.raises(BadInput):
+        StandIn("b", "no key", None)
+
+
+def test_the_control_node_is_not_replaced():
+    refuse_to_replace(TUTORIAL, "b")
+    for name in ("a", "nobody"):
+        with pytest.raises(BadInput):
+            refuse_to_replace(TUTORIAL, name)

@@ -29,6 +29,7 @@ from qmesh.mesh.enrolment import (
     parse_invitation,
     permanent_preshared_key,
     public_key_of,
+    read_key_offer,
     read_redemption,
     redemption,
     refuse_unproven,
@@ -121,6 +122,12 @@ def test_the_largest_invitation_reads_back() -> None:
 def test_an_invitation_reads_back_whatever_its_octets(secret: bytes, key: bytes, expires_at: int) -> None:
     made = invitation(secret=secret, verification_key=key, expires_at=expires_at)
     assert parse_invitation(made.text()) == made
+
+
+def test_an_invitation_has_one_spelling() -> None:
+    packed = octets_of(TEXT)[:-6]
+    assert packed[0] == 0x9D  # an array of thirteen; the same with its length in two octets:
+    assert_no_invitation(pack(b"\xdc\x00\x0d" + packed[1:]), because="this invitation is damaged")
 
 
 def test_an_invitation_is_one_line_of_plain_characters() -> None:
@@ -572,3 +579,22 @@ def test_a_redemption_holds_nothing_secret() -> None:
         assert base64.b64encode(secret).decode() not in sent
     assert derived.private_key.reveal() not in sent
     assert derived.preshared_key.reveal() not in sent
+
+
+def test_where_an_invited_machine_comes_from_is_its_address_unless_that_is_in_use() -> None:
+    assert invitation().comes_from == invitation().address
+    made = invitation(from_address="10.77.0.9")
+    assert parse_invitation(made.text()).comes_from == "10.77.0.9"
+    with pytest.raises(BadInput):
+        invitation(from_address="10.99.0.9")
+
+
+def test_a_key_that_is_offered_is_one() -> None:
+    assert read_key_offer(msgspec.json.encode({"public_key": MEMBER_KEY})) == MEMBER_KEY
+    for octets in (b"", b"{}", b'{"public_key":"x"}', b'{"public_key":"\xff"}', b'{"public_key":1}'):
+        with pytest.raises(EnrolmentRefused, match="not understood"):
+            read_key_offer(octets)
+    for weak in (bytes(32), (1).to_bytes(32, "little")):
+        octets = msgspec.json.encode({"public_key": base64.b64encode(weak).decode()})
+        with pytest.raises(EnrolmentRefused, match="not usable"):
+            read_key_offer(octets)

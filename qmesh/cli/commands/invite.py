@@ -76,7 +76,7 @@ def command(
     if sum((name is not None, shown, withdrawn is not None)) != 1:
         raise BadInput(
             "one of three is wanted: the name of a new machine, --list or --withdraw",
-            hint="`qmesh invite machine-b` invites",
+            hint="see `qmesh invite --help`",
         )
     if shown:
         return answer(open_invitations(State(state)), as_json=as_json, text=_listed)
@@ -111,7 +111,7 @@ def _invite(state: State, wish: Wish, out: Path | None, *, as_json: bool) -> Non
     if out is None:
         facts = {"invitation": invitation.text()}
     else:
-        write_file(out, invitation)
+        write_file(out, invitation.text())
         facts = {"file": str(out)}
     log.info(
         "%s %s %s; one use, until %s. On it: qmesh join%s",

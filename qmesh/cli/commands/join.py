@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
+from qmesh.agent.inviting import refuse_file, write_file
 from qmesh.agent.joining import Wish, join
+from qmesh.agent.offline import ask, enter
 from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
+from qmesh.cli.given import text_of
 from qmesh.cli.standing import in_words
 from qmesh.errors import BadInput
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import MAX_TEXT, PREFIX
-from qmesh.mesh.model import quoted
+from qmesh.mesh.offline import MAX_ANSWER, REQUEST_PREFIX
+
+log = logging.getLogger("qmesh")
 
 EXAMPLES = (
     "qmesh join machine-b.invitation",
     "qmesh join machine-b.invitation --config /root/node/.config",
     "ssh control qmesh invite machine-b | qmesh join -",
+    "qmesh join machine-b.invitation --offline --out machine-b.request",
+    "qmesh join --answer machine-b.answer",
 )
 
 
@@ -47,6 +56,27 @@ def command(
     no_apply: Annotated[
         bool, typer.Option("--no-apply", help="Become a member, but leave no tunnel and no guard yet.")
     ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Write a request, for `qmesh admit` on the control node.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --offline: write the request to FILE, mode 0600.",
+            metavar="FILE",
+            show_default="standard output",
+            readable=False,
+        ),
+    ] = None,
+    answered: Annotated[
+        str | None,
+        typer.Option(
+            "--answer",
+            help="End a join that was begun with --offline: file with the answer, or - for standard input.",
+            metavar="FILE|-",
+            show_default=False,
+        ),
+    ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,30 +84,62 @@ def command(
 
     The guard is up before the tunnel, and the worker ports are closed throughout. A join that was
     cut off can be run again with the same invitation.
+
+    Where the control node cannot be reached, files do: --offline here, `qmesh admit` there, --answer here.
     """
     wish = Wish(endpoint=endpoint, config=config, listen_port=listen_port, interface=interface)
-    standing = join(State(state), _invitation(file), wish, apply=not no_apply)
-    answer(standing, as_json=as_json, text=in_words)
+    if answered is not None:
+        _refuse_beside_answer(file, wish, offline=offline)
+    if offline and no_apply:
+        raise BadInput("--offline applies nothing", hint="say --no-apply with `qmesh join --answer`")
+    if out is not None and not offline:
+        raise BadInput("--out is for the request of --offline", hint="leave it out, or say --offline")
+    if offline:
+        _ask(State(state), file, wish, out, as_json=as_json)
+    elif answered is not None:
+        text = text_of(answered, most=MAX_ANSWER, hint="name the file that `qmesh admit` wrote")
+        answer(enter(State(state), text, apply=not no_apply), as_json=as_json, text=in_words)
+    else:
+        standing = join(State(state), _invitation(file), wish, apply=not no_apply)
+        answer(standing, as_json=as_json, text=in_words)
+
+
+def _refuse_beside_answer(file: str | None, wish: Wish, *, offline: bool) -> None:
+    if offline or file is not None:
+        raise BadInput(
+            "--answer ends a join: no invitation goes with it, nor --offline",
+            hint="`qmesh join --answer FILE`, with the file that `qmesh admit` wrote",
+        )
+    if wish != Wish(endpoint=None, config=None, listen_port=None, interface=None):
+        raise BadInput(
+            "--answer ends a join whose options were given with --offline",
+            hint="give them there: the request can be made anew",
+        )
+
+
+def _ask(state: State, file: str | None, wish: Wish, out: Path | None, *, as_json: bool) -> None:
+    refuse_file(out, prefix=REQUEST_PREFIX, what="request")
+    requested = ask(state, _invitation(file), wish)
+    facts = msgspec.structs.asdict(requested)
+    if out is not None:
+        write_file(out, requested.request)
+        facts = {"file": str(out)} | facts
+        del facts["request"]
+    log.info("%s asks with public key %s", requested.name, requested.public_key)
+    log.info("on the control node: qmesh admit %s", "FILE" if out is None else out.name)
+    answer(facts, as_json=as_json, text=lambda _: "" if out is not None else requested.request)
 
 
 def _invitation(file: str | None) -> str:
     """The text of the invitation, never more than a little longer than one can be."""
     if file is None:
         return _asked_for()
-    if file == "-":
-        return sys.stdin.buffer.read(MAX_TEXT + 1).decode("ascii", "replace")
     if file.startswith(PREFIX) and (len(file) > 100 or not Path(file).exists()):
         raise BadInput(
             "an invitation is a secret: as an argument, every user of this machine could read it",
             hint="put it in a file, or run `qmesh join` and paste it when asked; it was not used",
         )
-    try:
-        with Path(file).open("rb") as opened:
-            return opened.read(MAX_TEXT + 1).decode("ascii", "replace")
-    except OSError as error:
-        raise BadInput(
-            f"{quoted(file)} cannot be read: {error.strerror}", hint="name the file with the invitation"
-        ) from None
+    return text_of(file, most=MAX_TEXT, hint="name the file with the invitation")
 
 
 def _asked_for() -> str:

@@ -298,10 +298,11 @@ class Registry:
                 [(revision, address, revision) for address, revision in revisions.items()],
             )
 
-    def redeem(self, message: Redemption, *, sender: str, now: int) -> Inventory:
+    def redeem(self, message: Redemption, *, sender: str | None, now: int) -> Inventory:
         """Make the sender a member, or find that it already is: the same message twice is once (E4).
 
-        sender: the tunnel address that WireGuard vouches for.
+        sender: the tunnel address that WireGuard vouches for; None for a message that came as a file, which
+            its proof alone vouches for.
         Raises EnrolmentRefused for an unknown, used, withdrawn, expired or unproven invitation.
         """
         try:
@@ -311,7 +312,8 @@ class Registry:
                 inventory = rows.inventory(connection)
                 if happened is not None:
                     name, what = happened
-                    _record(connection, now, "join", what, name, inventory.revision)
+                    command = "admit" if sender is None else "join"
+                    _record(connection, now, command, what, name, inventory.revision)
         except (sqlite3.IntegrityError, BadInput) as error:
             raise EnrolmentRefused(
                 f"the control node refused: {error}", hint="look at `qmesh status` on the control node"
@@ -319,7 +321,7 @@ class Registry:
         return inventory
 
     def _redeem(
-        self, connection: sqlite3.Connection, message: Redemption, sender: str
+        self, connection: sqlite3.Connection, message: Redemption, sender: str | None
     ) -> tuple[str, EventKind] | None:
         """Admit the sender; what happened to which machine, if that was just now."""
         row = connection.execute(
@@ -327,15 +329,20 @@ class Registry:
             (message.identifier,),
         ).fetchone()
         name, secret, outcome, redeemed_by = row or ("", b"", "unknown", None)
-        if outcome == "redeemed" and redeemed_by == message.public_key and _is_key(connection, redeemed_by):
-            return None
+        if outcome == "redeemed" and redeemed_by == message.public_key:
+            if _is_key(connection, redeemed_by):
+                return None
+            raise EnrolmentRefused(
+                "this invitation is used already, and its machine is no member any more",
+                hint="ask for a new one",
+            )
         if outcome != "open":
             raise EnrolmentRefused(f"this invitation is {_SPENT[outcome]}", hint="ask for a new one")
         refuse_unproven(message, secret)
         before = rows.inventory(connection)
         invited = before.machine(name)
         stand_in = next((s for s in before.stand_ins if s.public_key == derive(secret).public_key), None)
-        if sender != (invited.address if stand_in is None else stand_in.address):
+        if sender not in {invited.address if stand_in is None else stand_in.address, None}:
             raise EnrolmentRefused(
                 "the redemption did not come from the invitation's tunnel address",
                 hint="run `qmesh join` again",

@@ -1,0 +1,66 @@
+"""`qmesh admit`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from qmesh.agent.admitting import Admitted, admit
+from qmesh.agent.inviting import refuse_file, write_file
+from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.cli.given import text_of
+from qmesh.host.state import State
+from qmesh.mesh.offline import ANSWER_PREFIX, MAX_REQUEST
+
+log = logging.getLogger("qmesh")
+
+EXAMPLES = (
+    "qmesh admit machine-b.request --out machine-b.answer",
+    "qmesh admit machine-b.request > machine-b.answer",
+)
+
+
+def command(
+    file: Annotated[
+        str, typer.Argument(help="File with the request, or - for standard input.", metavar="FILE|-")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the answer to FILE, mode 0600.",
+            metavar="FILE",
+            show_default="standard output",
+            readable=False,
+        ),
+    ] = None,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a machine a member that asked by a file, and write the answer.
+
+    The request comes from `qmesh join --offline`, the answer goes to `qmesh join --answer`. Only the
+    machine that asked can read it. The same request again gives an answer for the same member.
+    """
+    refuse_file(out, prefix=ANSWER_PREFIX, what="answer")
+    text = text_of(file, most=MAX_REQUEST, hint="name the file that `qmesh join --offline` wrote")
+    admitted = admit(State(state), text)
+    if out is not None:
+        write_file(out, admitted.answer)
+    _say(admitted, out)
+    facts = msgspec.structs.asdict(admitted)
+    if out is not None:
+        facts = {"file": str(out)} | facts
+        del facts["answer"]
+    answer(facts, as_json=as_json, text=lambda _: "" if out is not None else admitted.answer)
+
+
+def _say(admitted: Admitted, out: Path | None) -> None:
+    cores = admitted.cores
+    numbers = "no cores" if cores is None else f"cores {cores.numbers[0]}-{cores.numbers[-1]}"
+    log.info("%s is a member, at %s with %s", admitted.name, admitted.address, numbers)
+    log.info("its public key is %s", admitted.public_key)
+    log.info("on it: qmesh join --answer %s", "FILE" if out is None else out.name)

@@ -1,0 +1,28 @@
+"""Options of `join` that do not go together are refused before anything is read or changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from qmesh.cli import hall
+
+
+@pytest.mark.parametrize(
+    ("words", "because"),
+    [
+        (["--answer", "answer", "invitation"], "no invitation goes with it"),
+        (["--answer", "answer", "--offline"], "no invitation goes with it"),
+        (["--answer", "answer", "--listen-port", "5"], "were given with --offline"),
+        (["--answer", "answer", "--endpoint", "192.0.2.1:5"], "were given with --offline"),
+        (["--answer", "answer", "--config", "/root"], "were given with --offline"),
+        (["invitation", "--offline", "--no-apply"], "--offline applies nothing"),
+        (["invitation", "--out", "request"], "--out is for the request of --offline"),
+        (["--answer", "answer", "--out", "request"], "--out is for the request of --offline"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(words, because, capfd):
+    assert hall.run(["join", *words]) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert because in said.err
+    assert "hint: " in said.err
