@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed
+from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed, stale
 from qmesh.errors import KernelRefused, QmeshError
+from qmesh.host import paths
 from qmesh.host.linux import Linux
-from qmesh.mesh.model import Endpoint, Guard, NodeState
+from qmesh.mesh.model import TUNNEL_MTU, Endpoint, Guard, NodeState
 from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, plan
+from qmesh.mesh.reaching import tunnel_mtu
 
 log = logging.getLogger("qmesh")
 
@@ -26,18 +28,32 @@ def wanted_and_observed(
         node always does: where a worker machine says that it is reached is a hint, its packets are proof.
     """
     observed, counters = linux.look()
-    endpoints = endpoints_wanted(here, observed)
+    endpoints = endpoints_wanted(here, observed, stale(counters) if here.settings.control else frozenset())
     if (follow_roaming or here.settings.control) and observed.tunnel is not None:
         endpoints |= {name: where for name, where in roamed(here, counters).items() if name in endpoints}
-    return _closing_on(here, linux, endpoints), observed
+    return _closing_on(here, linux, endpoints, observed), observed
 
 
-def _closing_on(here: Here, linux: Linux, endpoints: Mapping[str, Endpoint]) -> NodeState:
+def _mtu(here: Here, endpoints: Mapping[str, Endpoint], observed: NodeState) -> int:
+    """The tunnel's, by the paths to all peers. Worker machines probe theirs; the control node has many."""
+    if not here.settings.up:
+        return TUNNEL_MTU
+    known = {here.inventory.machine(name).public_key for name in endpoints}
+    peers = observed.tunnel.peers if observed.tunnel else ()
+    where = [peer.endpoint for peer in peers if peer.endpoint is not None and peer.public_key not in known]
+    found = paths.mtus((*endpoints.values(), *where), probe=not here.settings.control)
+    return tunnel_mtu(found, most=here.settings.mtu)
+
+
+def _closing_on(
+    here: Here, linux: Linux, endpoints: Mapping[str, Endpoint], observed: NodeState
+) -> NodeState:
     """What this machine should be, and closed too what qmesh closed before and somebody listens on still.
 
     A worker that was renumbered, paused or taken out goes on at its old port until it is restarted.
     """
-    wanted = desired_here(here, linux.backend.kind, endpoints)
+    mtu = _mtu(here, endpoints, observed)
+    wanted = desired_here(here, linux.backend.kind, endpoints, mtu=mtu)
     if not isinstance(wanted.guard, Guard):
         return wanted
     closed = linux.closed_and_listened().union(wanted.guard.ports)
@@ -52,7 +68,8 @@ def steps_for(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tupl
 
 def steps_without_names(here: Here, linux: Linux) -> tuple[Step, ...]:
     """The same, endpoints left aside: it looks up no name, so that nothing waits for DNS."""
-    return plan(_closing_on(here, linux, {}), linux.observe())
+    observed = linux.observe()
+    return plan(_closing_on(here, linux, {}, observed), observed)
 
 
 def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple[Step, ...]:
@@ -73,8 +90,9 @@ def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple
 
 def close(here: Here, linux: Linux) -> tuple[Step, ...]:
     """Take the guard's steps alone: it does not wait for DNS."""
-    wanted = msgspec.structs.replace(_closing_on(here, linux, {}), tunnel=None)
-    steps = plan(wanted, linux.observe_guard())
+    observed = linux.observe_guard()
+    wanted = msgspec.structs.replace(_closing_on(here, linux, {}, observed), tunnel=None)
+    steps = plan(wanted, observed)
     return take(linux, tuple(step for step in steps if isinstance(step, LoadGuard | ReservePorts)))
 
 

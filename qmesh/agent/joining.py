@@ -27,6 +27,7 @@ from qmesh.agent.here import (
     rise,
     standing,
 )
+from qmesh.agent.reaching import take_nearest
 from qmesh.agent.redeeming import Joiner, redeem
 from qmesh.agent.service import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
@@ -107,6 +108,7 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
             warn_of_cut(linux, steps_without_names(here, linux))
             converge(here, linux, follow_roaming=True)
             _confirm(here, linux)
+            take_nearest(state, here, linux)
         _write_config(state, here)
     if apply:
         ensure_agent(state)

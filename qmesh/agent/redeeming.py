@@ -11,7 +11,7 @@ import msgspec
 
 from qmesh.agent.converge import take
 from qmesh.errors import EnrolmentRefused
-from qmesh.host import names
+from qmesh.host import links, names
 from qmesh.host.channel import Client, Silent
 from qmesh.host.linux import Linux
 from qmesh.host.state import Pending, State
@@ -19,7 +19,6 @@ from qmesh.mesh.desired import host_network
 from qmesh.mesh.enrolment import Invitation, permanent_preshared_key, redemption
 from qmesh.mesh.model import (
     KEEPALIVE_S,
-    TUNNEL_MTU,
     Endpoint,
     Guard,
     InterfaceKind,
@@ -29,6 +28,7 @@ from qmesh.mesh.model import (
     Tunnel,
 )
 from qmesh.mesh.plan import plan
+from qmesh.mesh.reaching import LEAST_MTU, likely_first
 
 log = logging.getLogger("qmesh")
 
@@ -120,11 +120,13 @@ def _attempts(joiner: Joiner, *, may_be_known: bool) -> Iterator[Attempt]:
     invitation = joiner.invitation
     throwaway = (invitation.derived.public_key, invitation.derived.preshared_key)
     own = (joiner.public_key, joiner.preshared)
-    found = [(endpoint, names.resolve(endpoint)) for endpoint in invitation.endpoints]
-    reachable = [(endpoint, address) for endpoint, address in found if address is not None]
-    for endpoint, address in found:
-        if address is None:
+    found = {endpoint: names.addresses(endpoint) for endpoint in invitation.endpoints}
+    for endpoint, addresses in found.items():
+        if not addresses:
             log.warning("%s cannot be looked up in DNS here", endpoint.host)
+    of = {address: endpoint for endpoint, addresses in found.items() for address in addresses}
+    order = likely_first(of, links.attached_networks(joiner.interface))
+    reachable = [(of[way], way) for way in order if links.way_to(way.host, way.port) is not None]
     for turn, patience_s in enumerate(_PATIENCE_S):
         for keys in (throwaway, own) if may_be_known or turn else (throwaway,):
             for endpoint, address in reachable:
@@ -148,7 +150,7 @@ def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
         public_key=attempt.public_key,
         listen_port=joiner.listen_port,
         addresses=(f"{invitation.address}/{prefix_length}",),
-        mtu=TUNNEL_MTU,
+        mtu=LEAST_MTU,  # what the path carries is not known yet
         up=True,
         peers=(peer,),
     )

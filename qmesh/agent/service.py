@@ -17,6 +17,7 @@ from typing import Final
 from qmesh.agent.following import Follower
 from qmesh.agent.here import Here, require_root
 from qmesh.agent.membership import refresh
+from qmesh.agent.reaching import Reach
 from qmesh.agent.serving import ControlNode
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.watching import Watch
@@ -124,6 +125,7 @@ class Agent:
         self._state = state
         self._watch = Watch(state)
         self._follower = Follower(state)
+        self._reach = Reach(state)
         self._calls = Calls(self._watch.notices.sockets)
         self._service: tuple[object, Service] | None = None
         self._ask_at = 0.0
@@ -156,6 +158,7 @@ class Agent:
             self._follower.turn(here)
             if not here.settings.control and here.settings.up:
                 self._ask(here)
+                self._reach.turn(here)
         except QmeshError as error:
             self._fail(f"{error.message} (hint: {error.hint})")
         except OSError as error:
