@@ -36,10 +36,12 @@ FIRST_S: Final = 1.0
 LONGER_S: Final = 0.3
 """Seconds beyond the nearest way's time to wait for another: a slower one is of no use."""
 IN_ALL_S: Final = 5.0
-MOVED_S: Final = 2.0
+MOVED_S: Final = 1.0
 SMALL: Final = 100
 """Octets of a packet that every path carries."""
 _TIMES: Final = 3
+_DRAIN: Final = 3
+"""Round trips until nothing is under way any more of a connection that was hung up."""
 
 
 def take_nearest(state: State, here: Here, linux: Linux) -> None:
@@ -57,7 +59,7 @@ def take_nearest(state: State, here: Here, linux: Linux) -> None:
         _set_endpoint(here, linux.backend, peer, peer.endpoint)
         return
     nearest, *_ = found = by_nearness(order, times)
-    _set_endpoint(here, linux.backend, peer, nearest)
+    _settle(here, linux.backend, peer, nearest, drain_s=_DRAIN * max(times.values()))
     if nearest != peer.endpoint:
         log.info("the nearest way to the control node is %s: %.1f ms", nearest, times[nearest] * 1000)
     endpoints = tuple(dict.fromkeys(ways[way] for way in found))
@@ -83,10 +85,25 @@ def _measured(here: Here, backend: Backend, peer: Peer, order: tuple[Endpoint, .
         _set_endpoint(here, backend, peer, way)
         took = _round_trip(here, wait_s=min(times.values()) + LONGER_S if times else FIRST_S)
         # WireGuard follows its peer: what came by another way is no answer of this one.
-        now = _control_peer(here, backend)
-        if took is not None and now is not None and now.endpoint == way:
+        if took is not None and _is_at(here, backend, way):
             times[way] = took
+            time.sleep(_DRAIN * took)
     return times
+
+
+def _settle(here: Here, backend: Backend, peer: Peer, way: Endpoint, *, drain_s: float) -> None:
+    """Have both ends use a way, until what was under way by another, which they would follow, is through."""
+    for _ in range(_TIMES):
+        _set_endpoint(here, backend, peer, way)
+        _round_trip(here, wait_s=FIRST_S)
+        time.sleep(drain_s)
+        if _is_at(here, backend, way):
+            return
+
+
+def _is_at(here: Here, backend: Backend, way: Endpoint) -> bool:
+    peer = _control_peer(here, backend)
+    return peer is not None and peer.endpoint == way
 
 
 def _round_trip(here: Here, *, wait_s: float) -> float | None:
@@ -141,19 +158,28 @@ class Reach:
         self._contact: Contact | None = None
         self._ways: dict[Endpoint, Endpoint] = {}
 
-    def turn(self, here: Here) -> None:
-        """Look whether the control node was heard; raises MachineRefused. Blocks for some seconds at most."""
+    def turn(self, here: Here) -> bool:
+        """Look whether the control node was heard; whether to look again at once, as there are other ways.
+
+        Blocks for two seconds or so at most, and for a name that is looked up. Raises MachineRefused.
+        """
         if links.read(here.settings.interface) is None:
             self._contact = None
-            return
+            return False
         backend = wireguard.backend_for(here.settings.interface)
         contact = self._heard(here, backend)
         if contact is None or not contact.wants_an_answer(time.monotonic()):
-            return
-        _round_trip(here, wait_s=1.0)
-        contact = self._heard(here, backend)
-        if contact is not None and contact.is_lost(time.monotonic()):
-            self._change_over(here, backend, contact)
+            return False
+        if not contact.moves:
+            _round_trip(here, wait_s=FIRST_S)
+            contact = self._heard(here, backend)
+        if contact is None or not contact.is_lost(time.monotonic()):
+            return False
+        self._change_over(here, backend, contact)
+        return 0 < self._contact_moves() < len(self._ways)
+
+    def _contact_moves(self) -> int:
+        return 0 if self._contact is None else self._contact.moves
 
     def _heard(self, here: Here, backend: Backend) -> Contact | None:
         now = time.monotonic()
@@ -169,7 +195,11 @@ class Reach:
         return self._contact
 
     def _change_over(self, here: Here, backend: Backend, contact: Contact) -> None:
-        self._ways = ways_to_control(here)
+        self._ways = {
+            way: endpoint
+            for way, endpoint in ways_to_control(here).items()
+            if links.way_to(way.host, way.port) is not None
+        }
         with self._state.lock():
             peer = _control_peer(here, backend)
             way = None if peer is None else next_way(tuple(self._ways), peer.endpoint)

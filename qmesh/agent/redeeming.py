@@ -27,13 +27,14 @@ from qmesh.mesh.model import (
     Secret,
     Tunnel,
 )
-from qmesh.mesh.plan import plan
+from qmesh.mesh.plan import CreateTunnel, plan
 from qmesh.mesh.reaching import LEAST_MTU, likely_first
 
 log = logging.getLogger("qmesh")
 
-_PATIENCE_S = (1.0, 2.0, 6.0)
-"""Seconds to wait for a connection, a round: WireGuard repeats a handshake after 5 by itself."""
+_ROUNDS = 3
+_FEW = 4
+"""Endpoints for which there is time to wait twice as long."""
 _ANSWER_S = 5.0
 
 
@@ -127,10 +128,20 @@ def _attempts(joiner: Joiner, *, may_be_known: bool) -> Iterator[Attempt]:
     of = {address: endpoint for endpoint, addresses in found.items() for address in addresses}
     order = likely_first(of, links.attached_networks(joiner.interface))
     reachable = [(of[way], way) for way in order if links.way_to(way.host, way.port) is not None]
-    for turn, patience_s in enumerate(_PATIENCE_S):
+    for turn in range(_ROUNDS):
         for keys in (throwaway, own) if may_be_known or turn else (throwaway,):
-            for endpoint, address in reachable:
-                yield Attempt(*keys, endpoint, address, patience_s)
+            for number, (endpoint, address) in enumerate(reachable):
+                yield Attempt(*keys, endpoint, address, _patience_s(turn, number, len(reachable)))
+
+
+def _patience_s(turn: int, number: int, among: int) -> float:
+    """Seconds to wait for a connection. Once it is long enough for a control node behind NAT to call us.
+
+    Its WireGuard repeats a handshake after 5.
+    """
+    if turn == _ROUNDS - 1 and number == 0:
+        return 6.0
+    return 2.0 if turn and among <= _FEW else 1.0
 
 
 def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
@@ -155,5 +166,6 @@ def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
         peers=(peer,),
     )
     steps = take(linux, plan(joiner.closed(linux.backend.kind, tunnel), linux.observe()))
-    if not steps:
+    if not any(isinstance(step, CreateTunnel) for step in steps):
+        # Else WireGuard would not begin a handshake by this way within 5 s of one by another.
         linux.backend.forget_session(joiner.interface, peer)

@@ -158,7 +158,8 @@ class Agent:
             self._follower.turn(here)
             if not here.settings.control and here.settings.up:
                 self._ask(here)
-                self._reach.turn(here)
+                if self._reach.turn(here):
+                    self._calls.look()
         except QmeshError as error:
             self._fail(f"{error.message} (hint: {error.hint})")
         except OSError as error:
