@@ -127,7 +127,9 @@ def _attempts(joiner: Joiner, *, may_be_known: bool) -> Iterator[Attempt]:
             log.warning("%s cannot be looked up in DNS here", endpoint.host)
     of = {address: endpoint for endpoint, addresses in found.items() for address in addresses}
     order = likely_first(of, links.attached_networks(joiner.interface))
-    reachable = [(of[way], way) for way in order if links.way_to(way.host, way.port) is not None]
+    routed = [way for way in order if links.way_to(way.host, way.port) is not None]
+    # Where no way leads anywhere, the control node may still call this machine.
+    reachable = [(of[way], way) for way in routed or order]
     for turn in range(_ROUNDS):
         for keys in (throwaway, own) if may_be_known or turn else (throwaway,):
             for number, (endpoint, address) in enumerate(reachable):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import msgspec
 import pytest
 
 from qmesh.errors import BadInput
@@ -110,6 +111,20 @@ def test_a_worker_machine_has_only_the_control_node_as_peer_and_keeps_alive() ->
         ),
         reserved_ports=(40003, 40004, 40005, 40006),
     )
+
+
+def test_the_control_node_keeps_alive_the_ways_to_machines_that_it_can_call() -> None:
+    """Were it behind NAT itself, nobody else could open the way; whether the name is looked up or not."""
+    reached = msgspec.structs.replace(B, endpoints=(Endpoint("b.example.org", 51820),))
+    tunnel = desired(mesh(A, reached, C), "a", PLACE, {}).tunnel
+    assert tunnel is not None
+    assert {peer.public_key: peer.keepalive_s for peer in tunnel.peers} == {key(2): 25, key(1): 0}
+
+
+def test_the_tunnel_has_the_mtu_that_its_place_has() -> None:
+    tunnel = desired(MESH, "b", msgspec.structs.replace(PLACE, mtu=1340), {}).tunnel
+    assert tunnel is not None
+    assert tunnel.mtu == 1340
 
 
 @pytest.mark.parametrize("name", ["a", "b"])

@@ -41,9 +41,7 @@ def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: Surround
 def _black_hole_finding(interface: str, hole: BlackHole) -> Finding:
     wanted = f"packets of {hole.sent} octets arrive at {hole.to}, by way of {hole.by}"
     if hole.passes is None:
-        return error(
-            "tunnel-mtu", interface, wanted, "they vanish on the way, and smaller ones too", _NO_ROOM
-        )
+        return error("tunnel-mtu", interface, wanted, "only the smallest do", _NO_ROOM)
     seen = f"a black hole: those above {hole.passes} octets vanish on the way"
     return error("tunnel-mtu", interface, wanted, seen, f"qmesh apply --mtu {hole.passes}")
 
