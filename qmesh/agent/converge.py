@@ -26,12 +26,21 @@ def wanted_and_observed(
 
     follow_roaming: leave the endpoints of peers alone that shook hands a moment ago. The control
         node always does: where a worker machine says that it is reached is a hint, its packets are proof.
+        Other machines first see whether the control node answers.
     """
     observed, counters = linux.look()
     endpoints = endpoints_wanted(here, observed, stale(counters) if here.settings.control else frozenset())
-    if (follow_roaming or here.settings.control) and observed.tunnel is not None:
-        endpoints |= {name: where for name, where in roamed(here, counters).items() if name in endpoints}
+    if observed.tunnel is not None:
+        seen = roamed(here, counters)
+        moved = {name: seen[name] for name in endpoints if name in seen and seen[name] != endpoints[name]}
+        if moved and (follow_roaming or here.settings.control or _answers(here)):
+            endpoints |= moved
     return _closing_on(here, linux, endpoints, observed), observed
+
+
+def _answers(here: Here) -> bool:
+    """Whether the control node is where WireGuard sends to now: it may be behind NAT, and have called us."""
+    return paths.echo_time(here.inventory.control_node.address, 100, wait_s=1.0, tries=1) is not None
 
 
 def _mtu(here: Here, endpoints: Mapping[str, Endpoint], observed: NodeState) -> int:

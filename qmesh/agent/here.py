@@ -183,31 +183,37 @@ def endpoints_wanted(
     """Where each other machine is to be reached: where it is now, if that is one of its endpoints.
 
     stale: public keys of those that are not heard. Only their names are looked up again: DNS that is
-    slow, down or changing must not disturb a tunnel that works.
+    slow, down or changing must not disturb a tunnel that works. It takes two seconds or so at most.
     """
     peers = observed.tunnel.peers if observed.tunnel else ()
     seen = {peer.public_key: peer.endpoint for peer in peers}
     wanted = {}
+    until = time.monotonic() + names.WAIT_S
     for machine, endpoints in known_endpoints(here):
-        key = machine.public_key
-        endpoint = endpoint_wanted(endpoints, seen.get(key), is_stale=key in stale)
+        key, wait_s = machine.public_key, until - time.monotonic()
+        endpoint = endpoint_wanted(endpoints, seen.get(key), is_stale=key in stale, wait_s=wait_s)
         if endpoint is not None:
             wanted[machine.name] = endpoint
     return wanted
 
 
 def endpoint_wanted(
-    endpoints: tuple[Endpoint, ...], seen: Endpoint | None, *, is_stale: bool = False
+    endpoints: tuple[Endpoint, ...],
+    seen: Endpoint | None,
+    *,
+    is_stale: bool = False,
+    wait_s: float = names.WAIT_S,
 ) -> Endpoint | None:
     """Where a machine with these endpoints is to be reached, best first; None leaves it open.
 
     seen: where it is now. Names are looked up while it is nowhere, or is not heard there.
+    wait_s: seconds to wait for each; what is found later is there at the next look.
     """
     if seen in endpoints:
         return seen
     if seen is not None and not is_stale and not all(endpoint.is_address for endpoint in endpoints):
         return None
-    found = (address for endpoint in endpoints for address in names.addresses_lately(endpoint))
+    found = (address for endpoint in endpoints for address in names.addresses_lately(endpoint, wait_s=wait_s))
     if seen is None:
         return next(found, None)
     there = tuple(found)

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from qmesh.agent.here import Here, control_endpoints
+from qmesh.agent.undoing import undone_here
 from qmesh.host import dialling, links, names, paths, wireguard
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
@@ -69,7 +70,10 @@ def take_nearest(state: State, here: Here, linux: Linux) -> None:
 def ways_to_control(here: Here) -> dict[Endpoint, Endpoint]:
     """The addresses at which the control node may be, best first, each with the endpoint that it is of."""
     ways: dict[Endpoint, Endpoint] = {}
-    for endpoint in control_endpoints(here):
+    endpoints = control_endpoints(here)
+    for endpoint in endpoints:
+        names.begin(endpoint)
+    for endpoint in endpoints:
         for address in names.addresses(endpoint):
             ways.setdefault(address, endpoint)
     return ways
@@ -163,7 +167,7 @@ class Reach:
 
         Blocks for two seconds or so at most, and for a name that is looked up. Raises MachineRefused.
         """
-        if links.read(here.settings.interface) is None:
+        if links.read(here.settings.interface) is None or undone_here(self._state) is not None:
             self._contact = None
             return False
         backend = wireguard.backend_for(here.settings.interface)

@@ -16,6 +16,8 @@ from qmesh.mesh.model import Endpoint
 WAIT_S: Final = 2.0
 """Seconds that a look-up is waited for, by all who ask together."""
 LATELY_S: Final = 15.0
+LATE_S: Final = 60.0
+"""Seconds after which an answer is too old for who did not wait for it."""
 MOST_AT_ONCE: Final = 32
 """Look-ups that nobody answers may be under way; more are not begun."""
 _MOST_ADDRESSES: Final = 4
@@ -53,16 +55,28 @@ def addresses(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, 
     """All addresses of an endpoint's host, the best first; none when they cannot be looked up now."""
     if endpoint.is_address:
         return (endpoint,)
-    looking = _under_way.get(endpoint)
-    if looking is None:
-        if len(_under_way) >= MOST_AT_ONCE:
-            return ()
-        looking = _under_way[endpoint] = _LookUp(endpoint)
-    if not looking.done.wait(max(0.0, looking.asked + wait_s - time.monotonic())):
+    looking = _begun(endpoint)
+    if looking is None or not looking.done.wait(max(0.0, looking.asked + wait_s - time.monotonic())):
         return ()
     del _under_way[endpoint]
     _lately[endpoint] = looking
     return looking.found
+
+
+def begin(endpoint: Endpoint) -> None:
+    """Have a name looked up already, where more than one is going to be asked for."""
+    if not endpoint.is_address:
+        _begun(endpoint)
+
+
+def _begun(endpoint: Endpoint) -> _LookUp | None:
+    """The look-up that is under way, or that nobody asked for since it was done; else one begun now."""
+    looking = _under_way.get(endpoint)
+    if looking is None or (looking.done.is_set() and time.monotonic() - looking.asked > LATE_S):
+        if sum(not each.done.is_set() for each in _under_way.values()) >= MOST_AT_ONCE:
+            return None
+        looking = _under_way[endpoint] = _LookUp(endpoint)
+    return looking
 
 
 def addresses_lately(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, ...]:

@@ -135,7 +135,8 @@ def test_a_name_is_no_reason_to_fail_and_is_followed(lab):
     settings["control_endpoints"] = [{"host": "control.example", "port": 51820}]
     member.write(f"{STATE}/machine.json", json.dumps(settings), 0o600)
     member.write("/etc/hosts", hosts)
-    member.run(["sh", "-c", f"echo nameserver {CONTROL} >/etc/resolv.conf; nft flush ruleset"])
+    member.write("/etc/resolv.conf", f"nameserver {CONTROL}\noptions timeout:1\n")
+    member.run(["nft", "flush", "ruleset"])
     member.run(["ip", "link", "delete", "qmesh0"])
     agent = member.start(["qmesh", "agent"])
     wait_until(lambda: "table inet qmesh\n" in member.run(["nft", "list", "tables"]).stdout)
@@ -174,7 +175,7 @@ def test_works_from_behind_nat_and_goes_on_when_nobody_speaks(lab):
     control = make_control(lab)
     member = behind(lab, gates[0], "machine-b", "10.1.1")
     hidden = behind(lab, gates[1], "hidden", "10.2.2")
-    qmesh(hidden, "init", "--workers", "1", "--network", "10.99.0.0/24")
+    qmesh(hidden, "init", "--workers", "1", "--network", "10.99.0.0/24", "--node", "1.4")
     public = lab.machine("public", "192.168.0.210")
     public.run(["ip", "route", "add", "default", "via", "192.168.0.1"])
     for boss, machine, options in (
