@@ -20,6 +20,8 @@ PROBE_S: Final = 60.0
 WAIT_S: Final = 0.3
 """Seconds in which a router says that a packet was too large for it."""
 _PROBES: Final = 2
+_ROUTERS: Final = 4
+"""On one path, each with a narrower link than the one before."""
 _IP_MTU_DISCOVER, _IP_MTU, _IPV6_MTU_DISCOVER, _IPV6_MTU, _DO = 10, 14, 23, 24, 2
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _ECHO, _ECHO_REPLY, _ECHO6, _ECHO_REPLY6 = 8, 0, 128, 129
@@ -33,15 +35,15 @@ def mtus(endpoints: Iterable[Endpoint], *, probe: bool) -> dict[Endpoint, int]:
     probe: send full-size datagrams that nobody answers, and wait until a router says that they were
         too large; each endpoint's path at most once a minute.
     """
-    with contextlib.ExitStack() as stack:
-        found = {}
-        for endpoint in dict.fromkeys(endpoints):
-            path = _connected(endpoint)
-            if path is not None:
-                found[endpoint] = stack.enter_context(path)
-        if probe:
-            _probe([path for endpoint, path in found.items() if _is_due(endpoint)])
-        return {endpoint: _mtu(path) for endpoint, path in found.items()}
+    found = {}
+    for endpoint in dict.fromkeys(endpoints):
+        path = _connected(endpoint)
+        if path is not None:
+            with path:  # one after the other: there may be thousands
+                if probe and _is_due(endpoint):
+                    _probe(path)
+                found[endpoint] = _mtu(path)
+    return found
 
 
 def _is_due(endpoint: Endpoint) -> bool:
@@ -82,22 +84,21 @@ def _mtu(path: socket.socket) -> int:
     return path.getsockopt(socket.IPPROTO_IP, _IP_MTU)
 
 
-def _probe(asked: list[socket.socket]) -> None:
+def _probe(path: socket.socket) -> None:
     """Send until no router complains any more. What else is said, such as "no such port", is no matter."""
-    until = time.monotonic() + 4 * WAIT_S
-    while asked and time.monotonic() < until:
-        for path in asked:
-            room = _mtu(path) - (48 if path.family == socket.AF_INET6 else 28)
-            for _ in range(_PROBES):
-                with contextlib.suppress(OSError):  # also what a router said of the one before
-                    path.send(bytes(min(room, 1472)))
-        poll = select.poll()
-        for path in asked:
-            poll.register(path, 0)  # errors alone
-        said = {number for number, _ in poll.poll(WAIT_S * 1000)}
-        asked = [path for path in asked if path.fileno() in said]
-        for path in asked:
-            _forget_errors(path)
+    poll = select.poll()
+    poll.register(path, 0)  # errors alone
+    for _ in range(_ROUTERS):
+        mtu = _mtu(path)
+        room = mtu - (48 if path.family == socket.AF_INET6 else 28)
+        for _ in range(_PROBES):
+            with contextlib.suppress(OSError):  # also what a router said of the one before
+                path.send(bytes(min(room, 1472)))
+        if not poll.poll(WAIT_S * 1000):
+            return
+        _forget_errors(path)
+        if _mtu(path) == mtu:
+            return
 
 
 def _forget_errors(path: socket.socket) -> None:
