@@ -23,6 +23,7 @@ from qmesh.mesh.model import Endpoint, NodeState, Peer
 from qmesh.mesh.reaching import (
     LEAST_MTU,
     LEAST_MTU_IPV4,
+    MOST_ENDPOINTS,
     Contact,
     by_nearness,
     likely_first,
@@ -132,7 +133,7 @@ def _set_endpoint(here: Here, backend: Backend, peer: Peer, endpoint: Endpoint) 
 def _remember(state: State, endpoints: tuple[Endpoint, ...]) -> None:
     """Keep the order of endpoints for the next start. Holds the lock."""
     settings = state.settings()
-    ordered = tuple(dict.fromkeys(endpoints))
+    ordered = tuple(dict.fromkeys(endpoints))[:MOST_ENDPOINTS]
     if ordered != settings.control_endpoints:
         state.save_settings(msgspec.structs.replace(settings, control_endpoints=ordered))
 
