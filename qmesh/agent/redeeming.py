@@ -125,7 +125,10 @@ def _attempts(joiner: Joiner, *, may_be_known: bool) -> Iterator[Attempt]:
     for endpoint, addresses in found.items():
         if not addresses:
             log.warning("%s cannot be looked up in DNS here", endpoint.host)
-    of = {address: endpoint for endpoint, addresses in found.items() for address in addresses}
+    of: dict[Endpoint, Endpoint] = {}
+    for endpoint, addresses in found.items():
+        for address in addresses:
+            of.setdefault(address, endpoint)
     order = likely_first(of, links.attached_networks(joiner.interface))
     routed = [way for way in order if links.way_to(way.host, way.port) is not None]
     # Where no way leads anywhere, the control node may still call this machine.
