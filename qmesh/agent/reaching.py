@@ -56,9 +56,13 @@ def take_nearest(state: State, here: Here, linux: Linux) -> None:
     if peer is None or peer.endpoint is None or len(ways) < 2:
         return
     order = likely_first(ways, links.attached_networks(here.settings.interface))
-    times = _measured(here, linux.backend, peer, order)
+    times: dict[Endpoint, float] = {}
+    try:
+        times = _measured(here, linux.backend, peer, order)
+    finally:
+        if not times:  # or it was interrupted
+            _set_endpoint(here, linux.backend, peer, peer.endpoint)
     if not times:
-        _set_endpoint(here, linux.backend, peer, peer.endpoint)
         return
     nearest, *_ = found = by_nearness(order, times)
     _settle(here, linux.backend, peer, nearest, drain_s=_DRAIN * max(times.values()))
