@@ -18,6 +18,7 @@ from qmesh.errors import QmeshError
 from qmesh.host.state import State
 from qmesh.mesh.inventory import ports_of
 from qmesh.mesh.plan import Step
+from qmesh.mesh.reaching import said_mtu
 from qmesh.mesh.undoing import seconds_to_confirm
 
 log = logging.getLogger("qmesh")
@@ -40,9 +41,10 @@ def plan(state: State) -> tuple[Step, ...]:
     return steps
 
 
-def apply(state: State) -> tuple[Step, ...]:
+def apply(state: State, *, mtu: str | None = None) -> tuple[Step, ...]:
     """Take the steps, guard first, and see that the agent runs; also ends what `down` began.
 
+    mtu: most octets of a packet in the tunnel from now on; `auto` leaves it to the path again.
     Returns the steps that were taken. Raises BadInput, with nothing changed, while another change
     waits to be confirmed, and where the steps would cut the SSH session that this is run from.
     """
@@ -51,8 +53,13 @@ def apply(state: State) -> tuple[Step, ...]:
         refuse_while_waiting(state)
         here = load(state)
         refuse_removed(here)
+        if mtu is not None:
+            settings = msgspec.structs.replace(here.settings, mtu=said_mtu(mtu, here.inventory.network))
+            here = msgspec.structs.replace(here, settings=settings)
         linux = linux_for(state, here)
         refuse_cut(linux, steps_without_names(risen(here), linux))
+        if mtu is not None:
+            state.save_settings(here.settings)
         steps = converge(rise(state, here), linux)
     ensure_agent(state)
     try:

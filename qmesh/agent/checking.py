@@ -12,6 +12,7 @@ from qmesh.agent import nodefile
 from qmesh.agent.converge import wanted_and_observed
 from qmesh.agent.firewalls import found_obstacles
 from qmesh.agent.here import Here, load, require_root, risen
+from qmesh.agent.reaching import found_black_hole
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.workers import watch_workers
 from qmesh.errors import BadInput, StateUnreadable
@@ -20,6 +21,7 @@ from qmesh.host.linux import Linux
 from qmesh.host.state import State
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit import (
+    BlackHole,
     Change,
     ConfigFile,
     Finding,
@@ -64,12 +66,18 @@ def check(state: State) -> Report:
             here,
             taken_down=not remembered.settings.up,
             obstacles=found_obstacles(here, desired, observed),
+            black_hole=found_black_hole(here, observed),
         )
     return Report(here.settings.name, here.inventory.revision, audit(desired, observed, around))
 
 
 def _surroundings(
-    state: State, here: Here, *, taken_down: bool, obstacles: tuple[Obstacle, ...]
+    state: State,
+    here: Here,
+    *,
+    taken_down: bool,
+    obstacles: tuple[Obstacle, ...],
+    black_hole: BlackHole | None,
 ) -> Surroundings:
     machines = here.inventory.machines
     return Surroundings(
@@ -94,6 +102,7 @@ def _surroundings(
         removed=here.settings.removed,
         agent_runs=services.agent_runs(state),
         obstacles=obstacles,
+        black_hole=black_hole,
         weaknesses=_weaknesses(here.settings.interface),
         flusher=_flusher(state),
         held=nftables.read_table(HELD) is not None,

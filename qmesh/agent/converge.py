@@ -8,16 +8,15 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed
+from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed, stale
 from qmesh.errors import KernelRefused, QmeshError
-from qmesh.host import dialling
+from qmesh.host import paths
 from qmesh.host.linux import Linux
-from qmesh.mesh.model import Endpoint, Guard, NodeState
+from qmesh.mesh.model import TUNNEL_MTU, Endpoint, Guard, NodeState
 from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, plan
+from qmesh.mesh.reaching import tunnel_mtu
 
 log = logging.getLogger("qmesh")
-
-_ANSWER_S = 0.5
 
 
 def wanted_and_observed(
@@ -27,28 +26,43 @@ def wanted_and_observed(
 
     follow_roaming: leave the endpoints of peers alone that shook hands a moment ago. The control
         node always does: where a worker machine says that it is reached is a hint, its packets are proof.
-        So does a worker machine while the control node answers from there, as it may from behind NAT.
+        Other machines first see whether the control node answers.
     """
     observed, counters = linux.look()
-    endpoints = endpoints_wanted(here, observed)
-    moved = {name: at for name, at in roamed(here, counters).items() if endpoints.get(name, at) != at}
-    if moved and (follow_roaming or here.settings.control or _answers(here)):
-        endpoints |= moved
-    return _closing_on(here, linux, endpoints), observed
+    endpoints = endpoints_wanted(here, observed, stale(counters) if here.settings.control else frozenset())
+    if observed.tunnel is not None:
+        seen = roamed(here, counters)
+        moved = {name: seen[name] for name in endpoints if name in seen and seen[name] != endpoints[name]}
+        if moved and (follow_roaming or here.settings.control or _answers(here)):
+            endpoints |= moved
+    return _closing_on(here, linux, endpoints, observed), observed
 
 
 def _answers(here: Here) -> bool:
-    """Whether the control node answers through the tunnel as it is."""
-    service = (here.inventory.control_node.address, here.inventory.service_port)
-    return bool(dialling.answer_times([service], wait_s=_ANSWER_S))
+    """Whether the control node is where WireGuard sends to now: it may be behind NAT, and have called us."""
+    return paths.echo_time(here.inventory.control_node.address, 100, wait_s=1.0, tries=1) is not None
 
 
-def _closing_on(here: Here, linux: Linux, endpoints: Mapping[str, Endpoint]) -> NodeState:
+def _mtu(here: Here, endpoints: Mapping[str, Endpoint], observed: NodeState) -> int:
+    """The tunnel's, by the paths to all peers. Worker machines probe theirs; the control node has many."""
+    if not here.settings.up:
+        return TUNNEL_MTU
+    known = {here.inventory.machine(name).public_key for name in endpoints}
+    peers = observed.tunnel.peers if observed.tunnel else ()
+    where = [peer.endpoint for peer in peers if peer.endpoint is not None and peer.public_key not in known]
+    found = paths.mtus((*endpoints.values(), *where), probe=not here.settings.control)
+    return tunnel_mtu(found, most=here.settings.mtu)
+
+
+def _closing_on(
+    here: Here, linux: Linux, endpoints: Mapping[str, Endpoint], observed: NodeState
+) -> NodeState:
     """What this machine should be, and closed too what qmesh closed before and somebody listens on still.
 
     A worker that was renumbered, paused or taken out goes on at its old port until it is restarted.
     """
-    wanted = desired_here(here, linux.backend.kind, endpoints)
+    mtu = _mtu(here, endpoints, observed)
+    wanted = desired_here(here, linux.backend.kind, endpoints, mtu=mtu)
     if not isinstance(wanted.guard, Guard):
         return wanted
     closed = linux.closed_and_listened().union(wanted.guard.ports)
@@ -63,7 +77,8 @@ def steps_for(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tupl
 
 def steps_without_names(here: Here, linux: Linux) -> tuple[Step, ...]:
     """The same, endpoints left aside: it looks up no name, so that nothing waits for DNS."""
-    return plan(_closing_on(here, linux, {}), linux.observe())
+    observed = linux.observe()
+    return plan(_closing_on(here, linux, {}, observed), observed)
 
 
 def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple[Step, ...]:
@@ -84,8 +99,9 @@ def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple
 
 def close(here: Here, linux: Linux) -> tuple[Step, ...]:
     """Take the guard's steps alone: it does not wait for DNS."""
-    wanted = msgspec.structs.replace(_closing_on(here, linux, {}), tunnel=None)
-    steps = plan(wanted, linux.observe_guard())
+    observed = linux.observe_guard()
+    wanted = msgspec.structs.replace(_closing_on(here, linux, {}, observed), tunnel=None)
+    steps = plan(wanted, observed)
     return take(linux, tuple(step for step in steps if isinstance(step, LoadGuard | ReservePorts)))
 
 

@@ -11,13 +11,14 @@ import msgspec
 from qmesh.agent.here import Here, known_endpoints, linux_for, require_control, require_root
 from qmesh.agent.membership import latest
 from qmesh.errors import BadInput
-from qmesh.host import files, links
+from qmesh.host import files, links, paths
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
 from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.exports import ansible, hosts, nft, wg_quick
 from qmesh.mesh.inventory import members
 from qmesh.mesh.model import Endpoint, Guard, NodeState, Unshown, quoted
+from qmesh.mesh.reaching import tunnel_mtu
 
 
 class Export(Unshown, frozen=True, kw_only=True):
@@ -87,6 +88,7 @@ def _wanted(here: Here, linux: Linux, endpoints: dict[str, Endpoint]) -> NodeSta
         kind=linux.backend.kind,
         listen_port=settings.listen_port,
         endpoints=endpoints,
+        mtu=tunnel_mtu(paths.mtus(endpoints.values(), probe=False), most=settings.mtu),
     )
     joined = msgspec.structs.replace(here.inventory, machines=members(here.inventory))
     return desired(joined, settings.name, place, here.preshared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import msgspec
@@ -187,10 +188,12 @@ def rise(state: State, here: Here, *, keep_undoing: bool = False) -> Here:
     return risen_here
 
 
-def desired_here(here: Here, kind: InterfaceKind, endpoints: Mapping[str, Endpoint]) -> NodeState:
+def desired_here(
+    here: Here, kind: InterfaceKind, endpoints: Mapping[str, Endpoint], *, mtu: int
+) -> NodeState:
     """What this machine should be.
 
-    endpoints: by machine name, as `Place` has them.
+    endpoints: by machine name, as `Place` has them; mtu: the tunnel's.
     """
     settings = here.settings
     place = Place(
@@ -198,6 +201,7 @@ def desired_here(here: Here, kind: InterfaceKind, endpoints: Mapping[str, Endpoi
         kind=kind,
         listen_port=settings.listen_port,
         endpoints=endpoints,
+        mtu=mtu,
         up=settings.up,
     )
     wanted = desired(here.inventory, settings.name, place, here.preshared)
@@ -206,39 +210,53 @@ def desired_here(here: Here, kind: InterfaceKind, endpoints: Mapping[str, Endpoi
     return msgspec.structs.replace(wanted, guard=None, reserved_ports=())
 
 
-def endpoints_wanted(here: Here, observed: NodeState) -> dict[str, Endpoint]:
+def endpoints_wanted(
+    here: Here, observed: NodeState, stale: AbstractSet[str] = frozenset()
+) -> dict[str, Endpoint]:
     """Where each other machine is to be reached: where it is now, if that is one of its endpoints.
 
-    A name is looked up only for a peer that has no endpoint yet: DNS that is slow, down or changing
-    must not disturb a tunnel that works.
+    stale: public keys of those that are not heard. Only their names are looked up again: DNS that is
+    slow, down or changing must not disturb a tunnel that works. It takes two seconds or so at most.
     """
     peers = observed.tunnel.peers if observed.tunnel else ()
     seen = {peer.public_key: peer.endpoint for peer in peers}
     wanted = {}
+    until = time.monotonic() + names.WAIT_S
     for machine, endpoints in known_endpoints(here):
-        endpoint = endpoint_wanted(endpoints, seen.get(machine.public_key))
+        key, wait_s = machine.public_key, until - time.monotonic()
+        endpoint = endpoint_wanted(endpoints, seen.get(key), is_stale=key in stale, wait_s=wait_s)
         if endpoint is not None:
             wanted[machine.name] = endpoint
     return wanted
 
 
-def endpoint_wanted(endpoints: tuple[Endpoint, ...], seen: Endpoint | None) -> Endpoint | None:
+def endpoint_wanted(
+    endpoints: tuple[Endpoint, ...],
+    seen: Endpoint | None,
+    *,
+    is_stale: bool = False,
+    wait_s: float = names.WAIT_S,
+) -> Endpoint | None:
     """Where a machine with these endpoints is to be reached, best first; None leaves it open.
 
-    seen: where it is now. Names are looked up only while it is nowhere.
+    seen: where it is now. Names are looked up while it is nowhere, or is not heard there.
+    wait_s: seconds to wait for each; what is found later is there at the next look.
     """
     if seen in endpoints:
         return seen
-    if not endpoints or (seen is not None and not endpoints[0].is_address):
+    if seen is not None and not is_stale and not all(endpoint.is_address for endpoint in endpoints):
         return None
-    found = (names.resolve(endpoint) for endpoint in endpoints)
-    return next((endpoint for endpoint in found if endpoint is not None), None)
+    found = (address for endpoint in endpoints for address in names.addresses_lately(endpoint, wait_s=wait_s))
+    if seen is None:
+        return next(found, None)
+    there = tuple(found)
+    return seen if seen in there else next(iter(there), None)
 
 
 def known_endpoints(here: Here) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
     """The machines that this one knows how to reach, each with its endpoints, best first."""
     if not here.settings.control:
-        return [(here.inventory.control_node, here.settings.control_endpoints)]
+        return [(here.inventory.control_node, control_endpoints(here))]
     return [
         (machine, machine.endpoints)
         for machine in here.inventory.machines
@@ -246,15 +264,27 @@ def known_endpoints(here: Here) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
     ]
 
 
+def control_endpoints(here: Here) -> tuple[Endpoint, ...]:
+    """Where a worker machine may reach its control node: as it remembers, then as the membership says."""
+    return tuple(dict.fromkeys((*here.settings.control_endpoints, *here.inventory.control_node.endpoints)))
+
+
 def roamed(here: Here, counters: Mapping[str, Counters]) -> dict[str, Endpoint]:
     """Where peers with a fresh handshake are now: WireGuard followed them, and was right to."""
     by_key = {machine.public_key: machine.name for machine in here.inventory.machines}
-    now = time.time()
+    old = stale(counters)
     return {
         by_key[key]: count.endpoint
         for key, count in counters.items()
-        if key in by_key
-        and count.endpoint is not None
-        and count.last_handshake_s is not None
-        and now - count.last_handshake_s < FRESH_S
+        if key in by_key and count.endpoint is not None and key not in old
     }
+
+
+def stale(counters: Mapping[str, Counters]) -> frozenset[str]:
+    """The public keys of peers without a fresh handshake."""
+    now = time.time()
+    return frozenset(
+        key
+        for key, count in counters.items()
+        if count.last_handshake_s is None or now - count.last_handshake_s >= FRESH_S
+    )

@@ -17,6 +17,7 @@ from qmesh.host.registry import Open, Registry
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import PREFIX, Invitation
 from qmesh.mesh.model import Endpoint, machine_name, quoted, worker_count
+from qmesh.mesh.reaching import offered
 
 log = logging.getLogger("qmesh")
 
@@ -128,16 +129,15 @@ def withdraw(state: State, name: str) -> None:
 
 
 def _control_endpoints(here: Here) -> tuple[Endpoint, ...]:
-    """Where the invited machine is to look for this one: as `init` was told, or its own addresses."""
-    if here.machine.endpoints:
-        return here.machine.endpoints
-    addresses = links.global_addresses(here.settings.interface)[:8]
-    if not addresses:
+    """Where the invited machine is to look for this one."""
+    own = links.global_addresses(here.settings.interface)
+    endpoints = offered(here.machine.endpoints, own, here.settings.listen_port)
+    if not endpoints:
         raise BadInput(
             "this machine has no address at which others could reach it",
             hint="make the mesh anew with `qmesh init --endpoint HOST`",
         )
-    return tuple(Endpoint(address, here.settings.listen_port) for address in addresses)
+    return endpoints
 
 
 def _let_in(state: State, here: Here) -> None:

@@ -28,6 +28,7 @@ from qmesh.agent.here import (
     rise,
     standing,
 )
+from qmesh.agent.reaching import take_nearest
 from qmesh.agent.redeeming import Joiner, redeem
 from qmesh.agent.service import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
@@ -149,6 +150,7 @@ def come_up(state: State, here: Here, *, apply: bool, patience_s: float) -> Here
         warn_of_cut(linux, steps_without_names(here, linux))
         converge(here, linux, follow_roaming=True)
         _confirm(here, linux, patience_s=patience_s)
+        take_nearest(state, here, linux)
     _write_config(state, here)
     return here
 

@@ -11,7 +11,7 @@ import msgspec
 
 from qmesh.agent.converge import take
 from qmesh.errors import EnrolmentRefused
-from qmesh.host import names
+from qmesh.host import links, names
 from qmesh.host.channel import Client, Silent
 from qmesh.host.linux import Linux
 from qmesh.host.state import Pending, State
@@ -19,7 +19,6 @@ from qmesh.mesh.desired import host_network
 from qmesh.mesh.enrolment import Invitation, permanent_preshared_key, redemption
 from qmesh.mesh.model import (
     KEEPALIVE_S,
-    TUNNEL_MTU,
     Endpoint,
     Guard,
     InterfaceKind,
@@ -28,12 +27,14 @@ from qmesh.mesh.model import (
     Secret,
     Tunnel,
 )
-from qmesh.mesh.plan import plan
+from qmesh.mesh.plan import CreateTunnel, plan
+from qmesh.mesh.reaching import LEAST_MTU, likely_first
 
 log = logging.getLogger("qmesh")
 
-_PATIENCE_S = (1.0, 2.0, 6.0)
-"""Seconds to wait for a connection, a round: WireGuard repeats a handshake after 5 by itself."""
+_ROUNDS = 3
+_FEW = 4
+"""Endpoints for which there is time to wait twice as long."""
 _ANSWER_S = 5.0
 
 
@@ -123,15 +124,32 @@ def _attempts(joiner: Joiner, *, may_be_known: bool) -> Iterator[Attempt]:
     derived = invitation.derived
     throwaway = (derived.public_key, derived.preshared_key, invitation.comes_from)
     own = (joiner.public_key, joiner.preshared, invitation.address)
-    found = [(endpoint, names.resolve(endpoint)) for endpoint in invitation.endpoints]
-    reachable = [(endpoint, address) for endpoint, address in found if address is not None]
-    for endpoint, address in found:
-        if address is None:
+    found = {endpoint: names.addresses(endpoint) for endpoint in invitation.endpoints}
+    for endpoint, addresses in found.items():
+        if not addresses:
             log.warning("%s cannot be looked up in DNS here", endpoint.host)
-    for turn, patience_s in enumerate(_PATIENCE_S):
+    of: dict[Endpoint, Endpoint] = {}
+    for endpoint, addresses in found.items():
+        for address in addresses:
+            of.setdefault(address, endpoint)
+    order = likely_first(of, links.attached_networks(joiner.interface))
+    routed = [way for way in order if links.way_to(way.host, way.port) is not None]
+    # Where no way leads anywhere, the control node may still call this machine.
+    reachable = [(of[way], way) for way in routed or order]
+    for turn in range(_ROUNDS):
         for keys in (throwaway, own) if may_be_known or turn else (throwaway,):
-            for endpoint, address in reachable:
-                yield Attempt(*keys, endpoint, address, patience_s)
+            for number, (endpoint, address) in enumerate(reachable):
+                yield Attempt(*keys, endpoint, address, _patience_s(turn, number, len(reachable)))
+
+
+def _patience_s(turn: int, number: int, among: int) -> float:
+    """Seconds to wait for a connection. Once it is long enough for a control node behind NAT to call us.
+
+    Its WireGuard repeats a handshake after 5.
+    """
+    if turn == _ROUNDS - 1 and number == 0:
+        return 6.0
+    return 2.0 if turn and among <= _FEW else 1.0
 
 
 def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
@@ -151,10 +169,11 @@ def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
         public_key=attempt.public_key,
         listen_port=joiner.listen_port,
         addresses=(f"{attempt.source}/{prefix_length}",),
-        mtu=TUNNEL_MTU,
+        mtu=LEAST_MTU,  # what the path carries is not known yet
         up=True,
         peers=(peer,),
     )
     steps = take(linux, plan(joiner.closed(linux.backend.kind, tunnel), linux.observe()))
-    if not steps:
+    if not any(isinstance(step, CreateTunnel) for step in steps):
+        # Else WireGuard would not begin a handshake by this way within 5 s of one by another.
         linux.backend.forget_session(joiner.interface, peer)

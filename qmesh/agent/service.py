@@ -16,6 +16,7 @@ from typing import Final
 from qmesh.agent.asking import Asking
 from qmesh.agent.following import Follower
 from qmesh.agent.here import Here, require_root
+from qmesh.agent.reaching import Reach
 from qmesh.agent.serving import ControlNode, Turns
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.watching import Watch
@@ -123,6 +124,7 @@ class Agent:
         self._state = state
         self._watch = Watch(state)
         self._follower = Follower(state)
+        self._reach = Reach(state)
         self._calls = Calls(self._watch.notices.sockets)
         self._service: tuple[object, Service] | None = None
         self._control_node: ControlNode | None = None
@@ -159,6 +161,8 @@ class Agent:
             self._follower.turn(here)
             if not here.settings.control:
                 self._asking.start()
+                if here.settings.up and self._reach.turn(here):
+                    self._calls.look()
         except QmeshError as error:
             self._fail(f"{error.message} (hint: {error.hint})")
         except OSError as error:

@@ -207,5 +207,5 @@ def _peer(known: Known) -> Peer:
         known.machine,
         endpoint=endpoint_wanted(known.machine.endpoints, None),
         preshared_key=known.preshared_key,
-        calls=False,
+        calls=bool(known.machine.endpoints),
     )

@@ -165,6 +165,19 @@ def global_addresses(except_interface: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(address) for address in found if _is_reachable(address)))
 
 
+def attached_networks(except_interface: str) -> tuple[str, ...]:
+    """The networks that this machine has an address in, but for containers'. Raises MachineRefused."""
+    with rtnetlink("read the addresses") as netlink:
+        outward = {
+            link["index"]
+            for link in whole_dump(netlink.get_links)
+            if _is_outward(link) and link.get_attr("IFLA_IFNAME") != except_interface
+        }
+        addresses = whole_dump(netlink.get_addr)
+    found = (_address_text(each) for each in addresses if each["index"] in outward)
+    return tuple(sorted({str(ipaddress.ip_interface(address).network) for address in found}))
+
+
 def ways_in(
     except_interface: str, strangers: Mapping[socket.AddressFamily, str], port: int
 ) -> tuple[Way, ...]:
@@ -203,6 +216,16 @@ def way_to(address: str, port: int) -> Way | None:
     if source is None:
         return None
     return Way(link.get_attr("IFLA_IFNAME"), source, address, port)
+
+
+def is_routed(address: str) -> bool:
+    """Whether the way to another machine leads over a router. Raises MachineRefused."""
+    with rtnetlink(f"look for the way to {address}") as netlink:
+        try:
+            (route, *_) = netlink.route("get", dst=address)
+        except NetlinkError:
+            return False
+    return any(route.get_attr(name) is not None for name in ("RTA_GATEWAY", "RTA_VIA"))
 
 
 def own_addresses() -> frozenset[str]:

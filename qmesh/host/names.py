@@ -1,21 +1,98 @@
-"""DNS: names of endpoints to addresses. The only look-ups that qmesh makes."""
+"""DNS: names of endpoints to addresses. The only look-ups that qmesh makes.
+
+A look-up may take as long as it likes: it has a thread of its own, and is waited for a short time
+only. What comes too late is there for the next who asks.
+"""
 
 from __future__ import annotations
 
 import socket
+import threading
+import time
+from typing import Final
 
 from qmesh.mesh.model import Endpoint
 
+WAIT_S: Final = 2.0
+"""Seconds that a look-up is waited for, by all who ask together."""
+LATELY_S: Final = 15.0
+LATE_S: Final = 60.0
+"""Seconds after which an answer is too old for who did not wait for it."""
+MOST_AT_ONCE: Final = 32
+"""Look-ups that nobody answers may be under way; more are not begun."""
+_MOST_ADDRESSES: Final = 4
 
-def resolve(endpoint: Endpoint) -> Endpoint | None:
+
+class _LookUp:
+    """A look-up under way, or done. asked: monotonic time, when it was begun."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.asked = time.monotonic()
+        self.found: tuple[Endpoint, ...] = ()
+        self.done = threading.Event()
+        self._endpoint = endpoint
+        threading.Thread(target=self._run, name=f"dns {endpoint.host}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.found = _addresses(self._endpoint)
+        finally:
+            self.done.set()
+
+
+_under_way: dict[Endpoint, _LookUp] = {}
+_lately: dict[Endpoint, _LookUp] = {}
+
+
+def resolve(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> Endpoint | None:
     """The endpoint with an IP address for its host; None when the name cannot be looked up now."""
     if endpoint.is_address:
         return endpoint
+    return next(iter(addresses(endpoint, wait_s=wait_s)), None)
+
+
+def addresses(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, ...]:
+    """All addresses of an endpoint's host, the best first; none when they cannot be looked up now."""
+    if endpoint.is_address:
+        return (endpoint,)
+    looking = _begun(endpoint)
+    if looking is None or not looking.done.wait(max(0.0, looking.asked + wait_s - time.monotonic())):
+        return ()
+    del _under_way[endpoint]
+    _lately[endpoint] = looking
+    return looking.found
+
+
+def begin(endpoint: Endpoint) -> None:
+    """Have a name looked up already, where more than one is going to be asked for."""
+    if not endpoint.is_address:
+        _begun(endpoint)
+
+
+def _begun(endpoint: Endpoint) -> _LookUp | None:
+    """The look-up that is under way, or that nobody asked for since it was done; else one begun now."""
+    looking = _under_way.get(endpoint)
+    if looking is None or (looking.done.is_set() and time.monotonic() - looking.asked > LATE_S):
+        if sum(not each.done.is_set() for each in _under_way.values()) >= MOST_AT_ONCE:
+            return None
+        looking = _under_way[endpoint] = _LookUp(endpoint)
+    return looking
+
+
+def addresses_lately(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, ...]:
+    """As `addresses`, but one that was found is looked up again only after 15 seconds: for who often asks."""
+    last = _lately.get(endpoint)
+    if last is not None and last.found and time.monotonic() - last.asked < LATELY_S:
+        return last.found
+    return addresses(endpoint, wait_s=wait_s)
+
+
+def _addresses(endpoint: Endpoint) -> tuple[Endpoint, ...]:
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
-    except OSError:
-        return None
-    addresses = (str(entry[4][0]) for entry in found)
+    except (OSError, UnicodeError):
+        return ()
+    hosts = dict.fromkeys(str(entry[4][0]) for entry in found)
     # A link-local one is good on one interface only, which Python does not name in the address.
-    usable = [address for address in addresses if not address.startswith("fe80:")]
-    return Endpoint(usable[0], endpoint.port) if usable else None
+    usable = [host for host in hosts if not host.startswith("fe80:")]
+    return tuple(Endpoint(host, endpoint.port) for host in usable[:_MOST_ADDRESSES])

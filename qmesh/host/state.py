@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verification_key: Ed25519, 32 octets: whose memberships are believed.
     control_endpoints: where a worker machine reaches the control node, best first.
     config_directory: of the node's config.yml; None while unknown.
+    mtu: most octets of a packet in the tunnel, as its user said; None leaves it to the path.
     up: False after `qmesh down`.
     guarded: False after `qmesh down --open`.
     removed: whether the mesh has this machine no more; its worker ports stay closed.
@@ -56,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verification_key: bytes
     control_endpoints: tuple[Endpoint, ...] = ()
     config_directory: str | None = None
+    mtu: int | None = None
     up: bool = True
     guarded: bool = True
     removed: bool = False

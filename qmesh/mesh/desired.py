@@ -30,6 +30,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoints: by machine name, the IP address and port at which WireGuard is to reach it, already
         looked up; a machine left out is one that will call us, or whose lookup failed.
+    mtu: the tunnel's, in octets, as its paths allow.
     up: False after `qmesh down`: no tunnel, while the guard stays.
     """
 
@@ -37,6 +38,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     kind: InterfaceKind
     listen_port: int
     endpoints: Mapping[str, Endpoint] = {}
+    mtu: int = TUNNEL_MTU
     up: bool = True
 
 
@@ -82,7 +84,7 @@ def _tunnel(inventory: Inventory, machine: Machine, place: Place, preshared: Map
             other,
             endpoint=place.endpoints.get(other.name),
             preshared_key=preshared.get(other.public_key),
-            calls=not is_control,
+            calls=not is_control or bool(other.endpoints),
         )
         for other in others
     )
@@ -96,7 +98,7 @@ def _tunnel(inventory: Inventory, machine: Machine, place: Place, preshared: Map
         public_key=machine.public_key,
         listen_port=place.listen_port,
         addresses=(f"{machine.address}/{prefix_length}",),
-        mtu=TUNNEL_MTU,
+        mtu=place.mtu,
         up=True,
         peers=tuple(sorted((*peers, *stand_ins), key=lambda peer: peer.public_key)),
     )
@@ -107,7 +109,8 @@ def peer_of(
 ) -> Peer:
     """A machine as another one's WireGuard peer.
 
-    calls: whether that other one keeps the tunnel open, as worker machines do: NAT may be in between.
+    calls: whether that other one keeps the tunnel open, as whoever knows where to call does: it may be
+        behind NAT, which forgets a way that is not used.
     """
     return Peer(
         public_key=machine.public_key,

@@ -18,7 +18,7 @@ from qmesh.agent.converge import steps_for
 from qmesh.agent.here import linux_for, load, rise
 from qmesh.agent.watching import Watch
 from qmesh.errors import StateUnreadable
-from qmesh.host import links, wireguard
+from qmesh.host import links, names, wireguard
 from qmesh.host.registry import Issued, Registry
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import derive, public_key_of, redemption
@@ -388,3 +388,25 @@ def test_the_peers_of_a_first_apply_go_to_wireguard_together(directory, monkeypa
 
     assert control.look().count("set-peer") == 3
     assert "set_peers 3" in control.asked
+
+
+def test_the_name_of_a_machine_that_is_not_heard_is_looked_up_again(directory, monkeypatch):
+    monkeypatch.setattr(names, "LATELY_S", 0.0)
+    know_names("192.0.2.9 machine-b.example")
+    control = Control(directory, monkeypatch)
+    control.watch_anew(0)
+    control.redeem(control.invite("machine-b"), "machine-b.example:51821")
+    control.settle()
+    know_names("192.0.2.10 machine-b.example")
+    assert control.look() == ["set-peer"]
+    know_names()
+    assert control.look() == []  # a name that is unknown now changes nothing
+    (peer,) = wireguard.backend_for(NAME).read(NAME).peers
+    assert (peer.endpoint, peer.keepalive_s) == (Endpoint("192.0.2.10", 51821), 25)
+
+
+def know_names(*lines: str) -> None:
+    """What the test's machine knows of names: it has no network, and so no DNS."""
+    Path("/run/hosts").write_text("".join(f"{line}\n" for line in lines))
+    if "/etc/hosts" not in Path("/proc/self/mountinfo").read_text():
+        subprocess.run(["mount", "--bind", "/run/hosts", "/etc/hosts"], check=True)

@@ -135,6 +135,7 @@ def test_e2_a_false_control_node_learns_and_gains_nothing(lab):
     impostor = lab.machine("impostor", "192.168.0.66", "fd00:1a::66")
     qmesh(impostor, "init", "--workers", "1")
     member = newcomer(lab)
+    control.run(["ip", "link", "set", "eth0", "down"])  # its own addresses would be invited to as well
     invite(control, member)
     before = what_is_there(member)
     said = refusal(member, "join", "invitation", code=4, timeout=60)

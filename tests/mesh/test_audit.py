@@ -9,6 +9,7 @@ from rich.pretty import pretty_repr
 
 from qmesh.mesh import audit as audit_module
 from qmesh.mesh.audit import (
+    BlackHole,
     ConfigFile,
     Finding,
     Flusher,
@@ -452,6 +453,19 @@ def test_the_control_nodes_audit_wants_its_own_role():
     around = replace(AROUND, public_key=CONTROL_KEY, is_control=True, listeners=(("10.77.0.1", 40000),))
     around = replace(around, key_files=(KeyFile("/s/private.key", CONTROL_KEY, 0o600, CONTROL_KEY),))
     assert audit(wanted, wanted, around) == ()
+
+
+@pytest.mark.parametrize(
+    ("passes", "seen", "cure"),
+    [(1232, "above 1232 octets", "qmesh apply --mtu 1232"), (None, "only the smallest do", "find the link")],
+)
+def test_a_black_hole_is_named_with_what_passes(passes, seen, cure):
+    hole = BlackHole("control", "203.0.113.5:51820", 1420, passes)
+    (finding,) = audit(WANTED, WANTED, replace(AROUND, black_hole=hole))
+    assert (finding.code, finding.severity, finding.subject) == ("tunnel-mtu", "error", "qmesh0")
+    assert "203.0.113.5:51820" in finding.wanted
+    assert seen in finding.seen
+    assert finding.cure.startswith(cure)
 
 
 def test_every_code_is_one_that_stays():

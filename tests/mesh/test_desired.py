@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import msgspec
 import pytest
 
 from qmesh.errors import BadInput
 from qmesh.mesh.desired import Place, desired, host_network
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint, Guard, Machine, NodeState, Peer, Secret, Tunnel
+from qmesh.mesh.model import Endpoint, Guard, Machine, NodeState, Peer, Secret, StandIn, Tunnel
 
 
 def key(number: int) -> str:
@@ -73,6 +74,20 @@ def test_the_control_node_has_every_machine_as_peer_with_its_one_address() -> No
     )
 
 
+def test_the_control_node_alone_knows_second_keys_and_lets_them_send_from_their_own_address_or_none() -> None:
+    stand_ins = (StandIn("b", key(9), "10.77.0.9"), StandIn("b", key(8), None))
+    known = msgspec.structs.replace(MESH, stand_ins=stand_ins)
+    before, after = (desired(each, "a", PLACE, {key(9): Secret("s")}).tunnel for each in (MESH, known))
+    assert before is not None
+    assert after is not None
+    assert set(after.peers) - set(before.peers) == {
+        Peer(public_key=key(9), allowed_ips=("10.77.0.9/32",), preshared_key=Secret("s")),
+        Peer(public_key=key(8), allowed_ips=()),
+    }
+    assert list(after.peers) == sorted(after.peers, key=lambda peer: peer.public_key)
+    assert desired(known, "b", PLACE, {}) == desired(MESH, "b", PLACE, {})
+
+
 def test_a_worker_machine_has_only_the_control_node_as_peer_and_keeps_alive() -> None:
     place = Place(
         interface="qmesh0",
@@ -110,6 +125,20 @@ def test_a_worker_machine_has_only_the_control_node_as_peer_and_keeps_alive() ->
         ),
         reserved_ports=(40003, 40004, 40005, 40006),
     )
+
+
+def test_the_control_node_keeps_alive_the_ways_to_machines_that_it_can_call() -> None:
+    """Were it behind NAT itself, nobody else could open the way; whether the name is looked up or not."""
+    reached = msgspec.structs.replace(B, endpoints=(Endpoint("b.example.org", 51820),))
+    tunnel = desired(mesh(A, reached, C), "a", PLACE, {}).tunnel
+    assert tunnel is not None
+    assert {peer.public_key: peer.keepalive_s for peer in tunnel.peers} == {key(2): 25, key(1): 0}
+
+
+def test_the_tunnel_has_the_mtu_that_its_place_has() -> None:
+    tunnel = desired(MESH, "b", msgspec.structs.replace(PLACE, mtu=1340), {}).tunnel
+    assert tunnel is not None
+    assert tunnel.mtu == 1340
 
 
 @pytest.mark.parametrize("name", ["a", "b"])

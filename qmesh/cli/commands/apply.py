@@ -11,12 +11,17 @@ import typer
 from qmesh.agent.applying import Tried, apply, try_out
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
 from qmesh.cli.steps import Steps
+from qmesh.errors import BadInput
 from qmesh.host.state import State
 from qmesh.mesh.model import ranges_text
 
 log = logging.getLogger("qmesh")
 
-EXAMPLES = ("qmesh apply", "qmesh apply --confirm 120    (then, in a new login: qmesh confirm)")
+EXAMPLES = (
+    "qmesh apply",
+    "qmesh apply --confirm 120    (then, in a new login: qmesh confirm)",
+    "qmesh apply --mtu 1300",
+)
 
 
 def command(
@@ -25,6 +30,14 @@ def command(
         typer.Option(
             help="Undo it all after 10 to 3600 seconds, unless `qmesh confirm` comes.",
             metavar="SECONDS",
+            show_default=False,
+        ),
+    ] = None,
+    mtu: Annotated[
+        str | None,
+        typer.Option(
+            help="Most octets of a packet in the tunnel, where `check` found a black hole; `auto` ends that.",
+            metavar="OCTETS",
             show_default=False,
         ),
     ] = None,
@@ -37,8 +50,10 @@ def command(
     the previous state returns by itself, whatever becomes of this login, unless you confirm in time.
     """
     if confirm is None:
-        _shown(Steps.of(apply(State(state))), as_json=as_json)
+        _shown(Steps.of(apply(State(state), mtu=mtu)), as_json=as_json)
         return
+    if mtu is not None:
+        raise BadInput("--mtu stays once it is said, and --confirm would not undo it", hint="leave one out")
     tried = try_out(State(state), seconds=confirm)
     _shown(Steps.of(tried.steps), as_json=as_json)
     _say_until_when(tried)

@@ -22,6 +22,7 @@ from qmesh.mesh.audit.guard import (
 )
 from qmesh.mesh.audit.listeners import listener_findings, silence_findings
 from qmesh.mesh.audit.surroundings import (
+    BlackHole,
     Change,
     ConfigFile,
     Flusher,
@@ -35,6 +36,7 @@ from qmesh.mesh.audit.upkeep import agent_findings, change_findings, key_finding
 from qmesh.mesh.model import NodeState
 
 __all__ = [
+    "BlackHole",
     "Change",
     "ConfigFile",
     "Finding",

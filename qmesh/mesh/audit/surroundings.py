@@ -64,6 +64,19 @@ class SilentWorkers(msgspec.Struct, frozen=True):
     are_all: bool
 
 
+class BlackHole(msgspec.Struct, frozen=True):
+    """A path that swallows large packets and tells nobody.
+
+    to: the machine at the other end; by: where its WireGuard is; sent, passes: octets of a packet in the
+    tunnel that does not arrive, and of the largest that does, or None where that is none that helps.
+    """
+
+    to: str
+    by: str
+    sent: int
+    passes: int | None
+
+
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What of a machine matters besides its `NodeState`.
 
@@ -84,6 +97,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     flusher: None where no unit that runs takes away all rules, as far as can be told.
     held: whether the guard's second table is there, which no flush takes away.
     silent: workers that do not answer, as far as this machine can tell.
+    black_hole: on the way to the control node, where there is one.
     change: of `apply --confirm`, that waits to be confirmed, or that was not.
     """
 
@@ -107,5 +121,6 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     change: Change | None = None
     settings: tuple[Setting, ...] = ()
     silent: tuple[SilentWorkers, ...] = ()
+    black_hole: BlackHole | None = None
     ephemeral: tuple[int, int] | None = None
     reserved: frozenset[int] = frozenset()

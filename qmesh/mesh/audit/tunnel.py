@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from qmesh.mesh.audit.findings import APPLY, Finding, error
-from qmesh.mesh.audit.surroundings import Surroundings
+from qmesh.mesh.audit.surroundings import BlackHole, Surroundings
 from qmesh.mesh.model import Peer, Tunnel
+
+_NO_ROOM = "find the link on that path that carries less than other IPv6 links, and mend it"
 
 
 def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: Surroundings) -> Iterator[Finding]:
@@ -31,7 +33,17 @@ def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: Surround
         yield error("tunnel-port", interface, f"listen port {wanted.listen_port}", had)
     if seen.mtu != wanted.mtu:
         yield error("tunnel-mtu", interface, f"MTU {wanted.mtu}", str(seen.mtu))
+    if around.black_hole is not None:
+        yield _black_hole_finding(interface, around.black_hole)
     yield from _peers_findings(wanted.peers, seen.peers, around.names)
+
+
+def _black_hole_finding(interface: str, hole: BlackHole) -> Finding:
+    wanted = f"packets of {hole.sent} octets arrive at {hole.to}, by way of {hole.by}"
+    if hole.passes is None:
+        return error("tunnel-mtu", interface, wanted, "only the smallest do", _NO_ROOM)
+    seen = f"a black hole: those above {hole.passes} octets vanish on the way"
+    return error("tunnel-mtu", interface, wanted, seen, f"qmesh apply --mtu {hole.passes}")
 
 
 def _peers_findings(

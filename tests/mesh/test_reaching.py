@@ -1,0 +1,197 @@
+"""Which endpoints there are, which is nearest, when one is given up, and what fits a path."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmesh.errors import BadInput
+from qmesh.mesh.model import Endpoint
+from qmesh.mesh.reaching import (
+    ASK_S,
+    INITIATION,
+    MOST_ENDPOINTS,
+    QUIET_S,
+    Contact,
+    by_nearness,
+    is_private,
+    likely_first,
+    next_way,
+    offered,
+    remembered,
+    said_mtu,
+    tunnel_mtu,
+)
+
+
+def at(text: str) -> Endpoint:
+    return Endpoint.parse(text)
+
+
+PUBLIC, PUBLIC6, NAME = at("203.0.113.5"), at("2001:db8::5"), at("control.example.org")
+LAN, ULA, OTHER_LAN = at("192.168.0.200"), at("fd00:1a::200"), at("10.9.0.1")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "private"),
+    [
+        (LAN, True),
+        (OTHER_LAN, True),
+        (ULA, True),
+        (at("172.31.255.1"), True),
+        (at("100.100.0.1"), True),
+        (at("172.32.0.1"), False),
+        (PUBLIC, False),
+        (PUBLIC6, False),
+        (NAME, False),
+    ],
+)
+def test_knows_addresses_that_are_good_within_a_site_only(endpoint: Endpoint, private: bool) -> None:
+    assert is_private(endpoint) is private
+
+
+@pytest.mark.parametrize(
+    ("said", "own", "wanted"),
+    [
+        ((), ("203.0.113.5", "192.168.0.200"), (PUBLIC, LAN)),
+        ((NAME,), ("203.0.113.5", "192.168.0.200", "fd00:1a::200"), (NAME, LAN, ULA)),
+        ((LAN, PUBLIC), ("192.168.0.200",), (LAN, PUBLIC)),
+        ((NAME,), (), (NAME,)),
+        ((), (), ()),
+    ],
+)
+def test_an_invitation_has_what_was_said_and_the_private_ones(
+    said: tuple[Endpoint, ...], own: tuple[str, ...], wanted: tuple[Endpoint, ...]
+) -> None:
+    assert offered(said, own, 51820) == wanted
+
+
+def test_an_invitation_has_not_more_than_it_can_hold() -> None:
+    own = [f"10.0.0.{number}" for number in range(1, 40)]
+    found = offered((NAME,), own, 51821)
+    assert len(found) == MOST_ENDPOINTS
+    assert found[:2] == (NAME, Endpoint("10.0.0.1", 51821))
+
+
+def test_looks_first_in_its_own_networks_and_last_in_other_sites() -> None:
+    everywhere = (NAME, OTHER_LAN, PUBLIC, LAN, PUBLIC6, ULA)
+    attached = ("192.168.0.0/24", "2001:db8::/64")
+    assert likely_first(everywhere, attached) == (LAN, PUBLIC6, NAME, PUBLIC, OTHER_LAN, ULA)
+    assert likely_first(everywhere, ()) == (NAME, PUBLIC, PUBLIC6, OTHER_LAN, LAN, ULA)
+
+
+@pytest.mark.parametrize(
+    ("times", "wanted"),
+    [
+        ({PUBLIC: 0.030, LAN: 0.001}, (LAN, PUBLIC, ULA)),
+        ({PUBLIC: 0.001, LAN: 0.004}, (LAN, PUBLIC, ULA)),
+        ({PUBLIC: 0.001, LAN: 0.040}, (PUBLIC, LAN, ULA)),
+        ({PUBLIC: 0.010}, (PUBLIC, LAN, ULA)),
+        ({ULA: 0.020, PUBLIC: 0.010, LAN: 0.030}, (PUBLIC, ULA, LAN)),
+        ({}, (LAN, ULA, PUBLIC)),
+    ],
+)
+def test_the_nearest_is_first_and_among_equals_the_preferred(
+    times: dict[Endpoint, float], wanted: tuple[Endpoint, ...]
+) -> None:
+    assert by_nearness((LAN, ULA, PUBLIC), times) == wanted
+
+
+@given(
+    st.permutations([LAN, ULA, PUBLIC, NAME]),
+    st.dictionaries(st.sampled_from([LAN, ULA, PUBLIC, NAME]), st.floats(0, 10)),
+)
+def test_no_way_is_lost_by_its_time(ways: list[Endpoint], times: dict[Endpoint, float]) -> None:
+    found = by_nearness(ways, times)
+    assert sorted(found) == sorted(ways)
+    assert set(found[: len(times)]) == set(times)
+
+
+class TestContact:
+    def test_asks_and_then_gives_up_when_nothing_is_heard(self) -> None:
+        contact = Contact(500, 100.0)
+        assert not contact.wants_an_answer(100 + ASK_S - 1)
+        assert contact.wants_an_answer(100 + ASK_S)
+        assert not contact.is_lost(100 + QUIET_S - 1)
+        assert contact.is_lost(100 + QUIET_S)
+
+    def test_a_packet_begins_it_anew(self) -> None:
+        assert Contact(500, 100.0, moves=3).heard(532, 117.0) == Contact(532, 117.0)
+
+    def test_one_that_only_begins_handshakes_does_not_hear_us(self) -> None:
+        contact = Contact(500, 100.0).heard(500 + INITIATION, 105.0).heard(500 + 3 * INITIATION, 110.0)
+        assert contact == Contact(500 + 3 * INITIATION, 100.0)
+        assert contact.heard(500 + 4 * INITIATION + 96, 112.0).at_s == 112.0
+
+    def test_a_peer_made_anew_counts_anew(self) -> None:
+        moved = Contact(500, 100.0).moved()
+        assert moved == Contact(0, 100.0, moves=1)
+        assert moved.heard(0, 130.0) == moved
+        assert moved.heard(92, 130.0) == Contact(92, 130.0)
+        assert Contact(500, 100.0).heard(0, 130.0) == Contact(0, 100.0)
+        assert Contact(500, 100.0).heard(92, 130.0) == Contact(92, 130.0)
+
+
+@pytest.mark.parametrize(
+    ("ways", "now", "wanted"),
+    [
+        ((LAN, PUBLIC, NAME), LAN, PUBLIC),
+        ((LAN, PUBLIC, NAME), NAME, LAN),
+        ((LAN, PUBLIC), OTHER_LAN, LAN),
+        ((LAN, PUBLIC), None, LAN),
+        ((LAN,), LAN, None),
+        ((), LAN, None),
+    ],
+)
+def test_goes_round_the_ways(
+    ways: tuple[Endpoint, ...], now: Endpoint | None, wanted: Endpoint | None
+) -> None:
+    assert next_way(ways, now) == wanted
+
+
+def test_remembers_the_one_that_works_first() -> None:
+    assert remembered((LAN, PUBLIC, NAME), PUBLIC) == (PUBLIC, LAN, NAME)
+
+
+@pytest.mark.parametrize(
+    ("paths", "most", "wanted"),
+    [
+        ({}, None, 1420),
+        ({PUBLIC: 1500}, None, 1420),
+        ({PUBLIC6: 1500}, None, 1420),
+        ({PUBLIC: 9000}, None, 1420),
+        ({PUBLIC: 1492}, None, 1420),
+        ({PUBLIC6: 1492}, None, 1412),
+        ({PUBLIC: 1400}, None, 1340),
+        ({PUBLIC6: 1400}, None, 1320),
+        ({PUBLIC: 1500, PUBLIC6: 1400}, None, 1320),
+        ({PUBLIC: 1300}, None, 1280),
+        ({PUBLIC: 1500}, 1232, 1232),
+        ({PUBLIC: 1400}, 1400, 1340),
+        ({}, 1380, 1380),
+    ],
+)
+def test_a_tunnel_fits_its_paths(paths: dict[Endpoint, int], most: int | None, wanted: int) -> None:
+    assert tunnel_mtu(paths, most=most) == wanted
+
+
+def test_takes_a_users_word_for_the_mtu() -> None:
+    assert said_mtu("auto", "10.77.0.0/20") is None
+    assert said_mtu("576", "10.77.0.0/20") == 576
+    assert said_mtu("1420", "fd12::/64") == 1420
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("575", "10.77.0.0/20"),
+        ("1279", "fd12::/64"),
+        ("1421", "fd12::/64"),
+        ("", "fd12::/64"),
+        ("١٣٠٠", "10.0.0.0/8"),
+    ],
+)
+def test_refuses_what_is_no_mtu(text: str, network: str) -> None:
+    with pytest.raises(BadInput):
+        said_mtu(text, network)
