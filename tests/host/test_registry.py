@@ -336,6 +336,19 @@ def test_e3_an_invitation_is_remembered_although_its_machine_is_gone(path, regis
         redeem(registry, issued, key(2))
 
 
+def test_e3_who_was_removed_is_told_nothing_for_its_old_invitation(registry):
+    issued = invite(registry)
+    redeem(registry, issued, key(1))
+    remove = lambda mesh: without(mesh, "machine-b")  # noqa: E731
+    registry.change(remove, command="remove", what="removed", machine="machine-b", now=NOW)
+    with pytest.raises(EnrolmentRefused, match="no member any more"):
+        redeem(registry, issued, key(1))
+
+    redeem(registry, invite(registry), key(2))
+    with pytest.raises(EnrolmentRefused, match="no member any more"):
+        redeem(registry, issued, key(1))
+
+
 def test_e4_the_same_redemption_again_is_the_same_membership(path, registry):
     issued = invite(registry)
     first = redeem(registry, issued, key(1))
@@ -868,6 +881,18 @@ def test_a_change_is_written_whole_with_its_event(path, registry):
     assert new.node == "2.1"
     # A machine that was removed may be invited anew.
     assert invite(registry, "machine-b").machine.name == "machine-b"
+
+
+def test_a_machine_that_is_only_invited_is_changed_too(registry):
+    issued = invite(registry, workers=None)
+    where = [Endpoint("198.51.100.7", 51820)]
+
+    def after(mesh: Inventory) -> Inventory:
+        return with_endpoints(with_worker_count(mesh, "machine-b", 5), "machine-b", where)
+
+    _, new = registry.change(after, command="set", what="machine-changed", machine="machine-b", now=NOW)
+    assert registry.inventory() == new
+    assert redeem(registry, issued, key(1)).machine("machine-b").workers == 5
 
 
 def test_a_change_that_is_refused_or_none_leaves_no_trace(registry):

@@ -262,6 +262,12 @@ class Registry:
         ).fetchone()
         name, secret, outcome, redeemed_by = row or ("", b"", "unknown", None)
         if outcome == "redeemed" and redeemed_by == message.public_key:
+            known = _known(connection, name)
+            if known is None or known.machine.public_key != redeemed_by:
+                raise EnrolmentRefused(
+                    "this invitation is used already, and its machine is no member any more",
+                    hint="ask for a new one",
+                )
             return None
         if outcome != "open":
             raise EnrolmentRefused(f"this invitation is {_SPENT[outcome]}", hint="ask for a new one")
