@@ -127,8 +127,8 @@ class _FewAPeer(H11Protocol):
 
     def _of_same_peer(self) -> int:
         """How many connections who is at the other end has, this one included."""
-        mine = self.client and self.client[0]
-        return sum(other.client is not None and other.client[0] == mine for other in self.connections)
+        clients = [getattr(other, "client", None) or ("",) for other in self.connections]
+        return [address for address, *_ in clients].count(self.client[0] if self.client else "")
 
 
 class _OneRequest(_FewAPeer):
