@@ -35,11 +35,13 @@ class ControlNode:
         self._signing_key = state.signing_key()
         self._signed: Signed | None = None
         self._lock = threading.Lock()
+        # Whom SQLite lets wait, it lets look again at intervals: of many, some would never have their turn.
+        self._turn = threading.Lock()
 
     def redeem(self, body: bytes, *, sender: str) -> bytes:
         """Admit a machine; answers with the membership that has it."""
         message = read_redemption(body)
-        with Registry(self._state.registry_file) as registry:
+        with self._turn, Registry(self._state.registry_file) as registry:
             inventory = registry.redeem(message, sender=sender, now=int(time.time()))
         return self._sign(inventory).octets
 
@@ -54,7 +56,7 @@ class ControlNode:
         return signed.octets if signed.revision > newer_than else None
 
     def _current(self) -> Signed:
-        with Registry(self._state.registry_file) as registry:
+        with self._turn, Registry(self._state.registry_file) as registry:
             signed = self._signed
             if signed is not None and signed.revision == registry.revision():
                 return signed
