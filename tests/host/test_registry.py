@@ -569,6 +569,64 @@ def test_e5_machines_that_join_at_once_from_many_processes_share_nothing(path):
     assert distinct(is_sound(path), 31)
 
 
+def of_twenty(work: Callable[[int], object]) -> int:
+    """How many of twenty that do something at once are not refused."""
+
+    def is_done(number: int) -> bool:
+        try:
+            work(number)
+        except (BadInput, EnrolmentRefused):
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as pool:
+        return sum(pool.map(is_done, range(20)))
+
+
+def test_e5_twenty_that_want_ten_addresses_are_ten(tmp_path):
+    mesh = msgspec.structs.replace(MESH, network="10.77.0.0/28")
+    Registry.create(tmp_path / "mesh.db", mesh, now=NOW)
+
+    def invite_one(number: int) -> None:
+        with Registry(tmp_path / "mesh.db") as registry:
+            invite(registry, f"machine-{number}")
+
+    with Registry(tmp_path / "mesh.db") as registry:
+        for name in ("x", "y", "z"):  # of thirteen that are free
+            invite(registry, name)
+    assert of_twenty(invite_one) == 10
+    with Registry(tmp_path / "mesh.db") as registry:
+        assert distinct(registry.inventory(), 14)
+
+
+def test_e5_twenty_that_want_ten_ports_are_ten_and_the_others_burn_nothing(tmp_path):
+    mesh = msgspec.structs.replace(MESH, base_port=65535 - 12)  # three of the control node's, and ten
+    path = tmp_path / "mesh.db"
+    Registry.create(path, mesh, now=NOW)
+    with Registry(path) as registry:
+        issued = [invite(registry, f"machine-{number}", workers=None) for number in range(20)]
+
+    def redeem_one(number: int) -> None:
+        with Registry(path) as registry:
+            told = message(issued[number], key(number + 1), workers=1)
+            registry.redeem(told, sender=issued[number].machine.address, now=NOW)
+
+    assert of_twenty(redeem_one) == 10
+    with Registry(path) as registry:
+        assert len(list(workers_of(registry.inventory()))) == 13
+        left = [machine.name for machine in registry.inventory().machines if machine.state == "invited"]
+        assert len(left) == 10
+        gone = next(
+            machine.name
+            for machine in registry.inventory().machines
+            if machine.state == "active" and machine.name != "control"
+        )
+        registry.change(
+            lambda mesh: without(mesh, gone), command="remove", what="removed", machine=gone, now=NOW
+        )
+    redeem_one(int(left[0].removeprefix("machine-")))
+
+
 def test_e5_one_name_that_is_invited_by_many_at_once_is_one_machine(path):
     with ThreadPoolExecutor(8) as pool:
 
