@@ -49,7 +49,7 @@ def cluster() -> Iterator[Rig]:
 def test_a_disk_that_fails_at_any_point_is_an_error_and_the_same_command_works_afterwards(
     lab, command, fault
 ):
-    result = command(lab, fault=fault, every=40)
+    result = command(lab, fault=fault, every=15)
     assert result.tried > 1
     assert result.wrong == []
 
