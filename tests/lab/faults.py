@@ -97,8 +97,15 @@ class Faulty:
         self.machine.run(["sh", "-c", RESET])
 
 
+_OF_FILES = frozenset({"create", "write", "fsync", "replace", "unlink", "mkdir", "rmdir", "chmod"})
+
+
 def sample(points: list[str], every: int) -> list[int]:
-    """Numbers of points, from 1 on: the first of each kind, and every so many; 1 for all of them."""
+    """Numbers of points, from 1 on: every so many, 1 for all of them; and the first of each kind.
+
+    Of what is done to files there is one kind each; anything else is one with its object.
+    """
     kinds = [label.partition(" ")[0] for label in points]
+    kinds = [kind if kind in _OF_FILES else label for kind, label in zip(kinds, points, strict=True)]
     first = {kinds.index(kind) + 1 for kind in kinds}
     return sorted(first | set(range(every, len(points) + 1, every)))
