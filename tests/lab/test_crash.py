@@ -13,6 +13,6 @@ pytestmark = pytest.mark.lab
 
 @pytest.mark.parametrize("command", MATRICES)
 def test_e4_killed_at_any_point_it_is_run_again(lab, command):
-    result = MATRICES[command](lab, every=24)
+    result = MATRICES[command](lab, every=40)
     assert result.points > 5
     assert result.wrong == []
