@@ -44,8 +44,15 @@ def cluster() -> Iterator[Rig]:
         yield found
 
 
-@pytest.mark.parametrize("fault", disk.FAULTS)
-@pytest.mark.parametrize("command", [disk.init, disk.join])
+@pytest.mark.parametrize(
+    ("command", "fault"),
+    [
+        *((disk.init, fault) for fault in disk.FAULTS),
+        (disk.join, "failing"),
+        (disk.join, "read-only"),
+        pytest.param(disk.join, "full", marks=pytest.mark.long),  # much of the same
+    ],
+)
 def test_a_disk_that_fails_at_any_point_is_an_error_and_the_same_command_works_afterwards(
     lab, command, fault
 ):
