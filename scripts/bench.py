@@ -15,7 +15,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import agent, config, edits, guard, packets, rendering, startup, storm, tunnel, watching
+from benchmarks import (
+    agent,
+    config,
+    edits,
+    guard,
+    joins,
+    packets,
+    rendering,
+    startup,
+    storm,
+    tunnel,
+    watching,
+)
 from benchmarks.measuring import Figure, growth, table
 
 SIZES = (500, 5000)
@@ -29,6 +41,8 @@ ROWS: dict[str, Callable[[], list[Figure]]] = {
     "packets": packets.figures,
     "storm": storm.figures,
     "watching": watching.figures,
+    "join": joins.one_by_one,
+    "joins": joins.at_once,
     "agent": lambda: agent.figures(SIZES),
 }
 

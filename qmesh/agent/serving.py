@@ -62,6 +62,8 @@ class ControlNode:
         self._turns = turns
         self._signing_key = state.signing_key()
         self._lock = threading.Lock()
+        # Whom SQLite lets wait, it lets look again at intervals: of many, some would never have their turn.
+        self._turn = threading.Lock()
         self._departed: frozenset[str] = frozenset()
         self._acknowledged: dict[str, int] = {}
         self._unwritten: dict[str, int] = {}
@@ -73,7 +75,7 @@ class ControlNode:
     def redeem(self, body: bytes, *, sender: str) -> bytes:
         """Admit a machine; answers with the membership that has it."""
         message = read_redemption(body)
-        with Registry(self._state.registry_file) as registry:
+        with self._turn, Registry(self._state.registry_file) as registry:
             inventory = registry.redeem(message, sender=sender, now=int(time.time()))
         self._advance(inventory)
         with self._lock:

@@ -1,7 +1,8 @@
 """Enrolment and membership over HTTP, inside the tunnel only.
 
 The service listens on the control node's tunnel address and on the tunnel interface alone; who
-asks is known by the tunnel address, for which WireGuard vouches. Bodies and times are bounded.
+asks is known by the tunnel address, for which WireGuard vouches. Bodies, times and each peer's
+connections are bounded.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ MAX_ANSWER: Final = 32 * 1024 * 1024
 """Octets of an answer's body: a membership of thousands of machines."""
 REQUEST_S: Final = 20.0
 """Seconds from the connection until the request has arrived whole."""
+MAX_CONNECTIONS_A_PEER: Final = 8
+"""Connections that one tunnel address may have at once: what it wants beyond that is hung up on."""
 
 _SAME_VERSION: Final = "use the same version of qmesh on both machines"
 _REDEMPTIONS: Final = "/v1/redemptions"
@@ -193,7 +196,21 @@ async def _refusing(_: Request, error: Exception) -> Response:
     return Response(body, status_code=status, media_type="application/json")
 
 
-class _OneRequest(H11Protocol):
+class _FewAPeer(H11Protocol):
+    """No peer has so many connections that others go without."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self._of_same_peer() > MAX_CONNECTIONS_A_PEER:
+            transport.abort()
+
+    def _of_same_peer(self) -> int:
+        """How many connections who is at the other end has, this one included."""
+        clients = [getattr(other, "client", None) or ("",) for other in self.connections]
+        return [address for address, *_ in clients].count(self.client[0] if self.client else "")
+
+
+class _OneRequest(_FewAPeer):
     """A connection serves one request, and is hung up on when that has not arrived in time."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -289,12 +289,37 @@ def _lock_file(state: State, command: str) -> Path:
 
 @contextlib.contextmanager
 def _ready_socket() -> Iterator[tuple[socket.socket, str]]:
-    with tempfile.TemporaryDirectory(prefix="qmesh-") as directory:
+    with (
+        _temporary_directory() as directory,
+        contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ready,
+    ):
         address = f"{directory}/ready"
-        with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ready:
+        try:
             ready.bind(address)
-            ready.settimeout(0.1)
-            yield ready, address
+        except OSError as error:
+            raise _no_temporary_file(error) from None
+        ready.settimeout(0.1)
+        yield ready, address
+
+
+@contextlib.contextmanager
+def _temporary_directory() -> Iterator[str]:
+    """A directory that is gone afterwards, unless that is refused: then nobody need know."""
+    try:
+        directory = tempfile.mkdtemp(prefix="qmesh-")
+    except OSError as error:
+        raise _no_temporary_file(error) from None
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _no_temporary_file(error: OSError) -> MachineRefused:
+    return MachineRefused(
+        f"no temporary file could be made: {error.strerror}",
+        hint="look for a full or read-only disk at /tmp, or set TMPDIR",
+    )
 
 
 def _is_ready(ready: socket.socket, process: subprocess.Popen[bytes], wait_s: float) -> bool:

@@ -330,6 +330,10 @@ GARBAGE = (
     b"GET /v1/membership HTTP/1.1\r\n\r\n",
     b"GET /v1/membership HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"x" * 1_000_000 + b"\r\n\r\n",
     b"GET /v1/membership HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200_000 + b"\r\n",
+    b"GET /v1/membership\r\n\r\n",  # as before HTTP/1.0
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET /v1/membership HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+    b"POST /v1/redemptions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
     b"POST /v1/redemptions HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
     b"POST /v1/redemptions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nxxxxx",
 )
@@ -385,10 +389,55 @@ BEGINNINGS = (
 )
 
 
+def connected(source: str) -> socket.socket:
+    """A connection from one of this machine's addresses."""
+    return socket.create_connection((HERE, PORT), timeout=10, source_address=(source, 0))
+
+
+def are_open(connections: list[socket.socket]) -> int:
+    """How many of them nobody has hung up on."""
+    count = 0
+    for connection in connections:
+        connection.setblocking(False)
+        try:
+            count += connection.recv(1) != b""
+        except BlockingIOError:
+            count += 1
+        except ConnectionError:
+            pass
+    return count
+
+
+def test_one_peer_can_not_have_so_many_connections_that_others_go_without():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    with service(Agent()), contextlib.ExitStack() as stack:
+        # More than are served at once, of all peers.
+        slow = [stack.enter_context(connected("127.0.0.2")) for _ in range(600)]
+        assert membership() == b'{"members": 2}'
+        until(lambda: are_open(slow) == channel.MAX_CONNECTIONS_A_PEER)
+        neighbours = [stack.enter_context(connected("127.0.0.3")) for _ in range(4)]
+        assert are_open(neighbours) == 4
+
+        for connection in slow:
+            connection.close()
+        until(lambda: are_open([stack.enter_context(connected("127.0.0.2"))]) == 1)
+
+
+def test_many_requests_in_one_go_are_one_request():
+    agent = Agent()
+    asked = b"GET /v1/membership HTTP/1.1\r\nHost: x\r\n\r\n"
+    with service(agent), connected(HERE) as connection:
+        connection.sendall(asked * 200)
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.makefile("rb").read()
+    assert answer.count(b"HTTP/1.1 200") == 1
+    assert len(agent.asked) == 1
+
+
 def test_slow_clients_keep_nobody_else_waiting():
     with service(Agent()), contextlib.ExitStack() as stack:
         for number in range(90):
-            slow = stack.enter_context(socket.create_connection((HERE, PORT), timeout=5))
+            slow = stack.enter_context(connected(f"127.0.0.{2 + number // 5}"))
             slow.sendall(BEGINNINGS[number % 3])
         begun = time.monotonic()
         assert membership() == b'{"members": 2}'
@@ -401,7 +450,7 @@ def test_who_does_not_finish_asking_is_hung_up_on(monkeypatch):
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
     with service(Agent()), contextlib.ExitStack() as stack:
         # More than are served at once.
-        slow = [stack.enter_context(socket.create_connection((HERE, PORT), timeout=10)) for _ in range(600)]
+        slow = [stack.enter_context(connected(f"127.0.0.{2 + number // 5}")) for number in range(600)]
         for number, connection in enumerate(slow):
             with contextlib.suppress(ConnectionError):
                 connection.sendall(BEGINNINGS[number % 3])
@@ -432,7 +481,7 @@ def test_an_answer_that_takes_long_keeps_nobody_else_waiting():
 
     with service(Agent(redeem=wait)):
         found: list[bytes] = []
-        waiting = [threading.Thread(target=lambda: found.append(redeem())) for _ in range(8)]
+        waiting = [threading.Thread(target=lambda: found.append(redeem())) for _ in range(7)]
         for thread in waiting:
             thread.start()
         begun = time.monotonic()
@@ -443,7 +492,7 @@ def test_an_answer_that_takes_long_keeps_nobody_else_waiting():
         go_on.set()
         for thread in waiting:
             thread.join()
-    assert found == [b"late"] * 8
+    assert found == [b"late"] * 7
 
 
 def test_a_machine_that_hangs_up_before_its_answer_does_no_harm():
@@ -798,17 +847,17 @@ def test_who_waits_gets_what_is_new_once_the_service_is_told(tmp_path):
     change, found = threading.Event(), []
     agent = answering_after(change)
     with service(agent, told=listening):
-        waiting = [threading.Thread(target=lambda: found.append(wait_for_news())) for _ in range(20)]
+        waiting = [threading.Thread(target=lambda: found.append(wait_for_news())) for _ in range(7)]
         for thread in waiting:
             thread.start()
-        until(lambda: len(agent.asked) == 20, 10)
+        until(lambda: len(agent.asked) == 7, 10)
         assert tell()  # nothing new: nobody is answered, and all wait on
         assert found == []
         change.set()
         assert tell()
         for thread in waiting:
             thread.join()
-    assert found == [b"news"] * 20
+    assert found == [b"news"] * 7
 
 
 def test_who_waits_in_vain_is_told_so():

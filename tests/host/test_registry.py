@@ -343,6 +343,19 @@ def test_e3_an_invitation_is_remembered_although_its_machine_is_gone(path, regis
         redeem(registry, issued, key(2))
 
 
+def test_e3_who_was_removed_is_told_nothing_for_its_old_invitation(registry):
+    issued = invite(registry)
+    redeem(registry, issued, key(1))
+    remove = lambda mesh: without(mesh, "machine-b")  # noqa: E731
+    registry.change(remove, command="remove", what="removed", machine="machine-b", now=NOW)
+    with pytest.raises(EnrolmentRefused, match="no member any more"):
+        redeem(registry, issued, key(1))
+
+    redeem(registry, invite(registry), key(2))
+    with pytest.raises(EnrolmentRefused, match="no member any more"):
+        redeem(registry, issued, key(1))
+
+
 def test_e4_the_same_redemption_again_is_the_same_membership(path, registry):
     issued = invite(registry)
     first = redeem(registry, issued, key(1))
@@ -579,6 +592,64 @@ def test_e5_machines_that_join_at_once_from_many_processes_share_nothing(path):
 
     assert ends == [0] * 6
     assert distinct(is_sound(path), 31)
+
+
+def of_twenty(work: Callable[[int], object]) -> int:
+    """How many of twenty that do something at once are not refused."""
+
+    def is_done(number: int) -> bool:
+        try:
+            work(number)
+        except (BadInput, EnrolmentRefused):
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as pool:
+        return sum(pool.map(is_done, range(20)))
+
+
+def test_e5_twenty_that_want_ten_addresses_are_ten(tmp_path):
+    mesh = msgspec.structs.replace(MESH, network="10.77.0.0/28")
+    Registry.create(tmp_path / "mesh.db", mesh, now=NOW)
+
+    def invite_one(number: int) -> None:
+        with Registry(tmp_path / "mesh.db") as registry:
+            invite(registry, f"machine-{number}")
+
+    with Registry(tmp_path / "mesh.db") as registry:
+        for name in ("x", "y", "z"):  # of thirteen that are free
+            invite(registry, name)
+    assert of_twenty(invite_one) == 10
+    with Registry(tmp_path / "mesh.db") as registry:
+        assert distinct(registry.inventory(), 14)
+
+
+def test_e5_twenty_that_want_ten_ports_are_ten_and_the_others_burn_nothing(tmp_path):
+    mesh = msgspec.structs.replace(MESH, base_port=65535 - 12)  # three of the control node's, and ten
+    path = tmp_path / "mesh.db"
+    Registry.create(path, mesh, now=NOW)
+    with Registry(path) as registry:
+        issued = [invite(registry, f"machine-{number}", workers=None) for number in range(20)]
+
+    def redeem_one(number: int) -> None:
+        with Registry(path) as registry:
+            told = message(issued[number], key(number + 1), workers=1)
+            registry.redeem(told, sender=issued[number].machine.address, now=NOW)
+
+    assert of_twenty(redeem_one) == 10
+    with Registry(path) as registry:
+        assert len(list(workers_of(registry.inventory()))) == 13
+        left = [machine.name for machine in registry.inventory().machines if machine.state == "invited"]
+        assert len(left) == 10
+        gone = next(
+            machine.name
+            for machine in registry.inventory().machines
+            if machine.state == "active" and machine.name != "control"
+        )
+        registry.change(
+            lambda mesh: without(mesh, gone), command="remove", what="removed", machine=gone, now=NOW
+        )
+    redeem_one(int(left[0].removeprefix("machine-")))
 
 
 def test_e5_one_name_that_is_invited_by_many_at_once_is_one_machine(path):
@@ -897,6 +968,18 @@ def test_a_change_is_written_whole_with_its_event(path, registry):
     assert new.node == "2.1"
     # A machine that was removed may be invited anew.
     assert invite(registry, "machine-b").machine.name == "machine-b"
+
+
+def test_a_machine_that_is_only_invited_is_changed_too(registry):
+    issued = invite(registry, workers=None)
+    where = [Endpoint("198.51.100.7", 51820)]
+
+    def after(mesh: Inventory) -> Inventory:
+        return with_endpoints(with_worker_count(mesh, "machine-b", 5), "machine-b", where)
+
+    _, new = registry.change(after, command="set", what="machine-changed", machine="machine-b", now=NOW)
+    assert registry.inventory() == new
+    assert redeem(registry, issued, key(1)).machine("machine-b").workers == 5
 
 
 def test_a_change_that_is_refused_or_none_leaves_no_trace(registry):

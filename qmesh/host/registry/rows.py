@@ -55,12 +55,13 @@ def update(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> No
     )
     # Two must never have one place, not even while they change it.
     connection.execute("UPDATE machines SET place = -place")
-    placed = [machine for machine in new.machines if machine.state != "invited"]
+    placed = [machine.name for machine in new.machines if machine.state != "invited"]
+    places = {name: place for place, name in enumerate(placed, 1)}
     connection.executemany(
         "UPDATE machines SET workers = ?, state = ?, endpoints = ?, place = ? WHERE name = ?",
         [
-            (machine.workers, machine.state, endpoints(machine), place, machine.name)
-            for place, machine in enumerate(placed, 1)
+            (machine.workers, machine.state, endpoints(machine), places.get(machine.name), machine.name)
+            for machine in new.machines
         ],
     )
 

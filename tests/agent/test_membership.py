@@ -1,0 +1,179 @@
+"""What a member makes of memberships that are signed by the right key and are not what it holds."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from qmesh.agent.here import load
+from qmesh.agent.membership import refresh
+from qmesh.errors import EnrolmentRefused, Removed
+from qmesh.host import files, telling
+from qmesh.host.channel import Service
+from qmesh.host.state import Settings, State
+from qmesh.mesh.enrolment import mesh_identifier
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.membership import Update, difference, sign_membership, stored, whole
+from qmesh.mesh.model import Machine, Secret
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+VERIFICATION_KEY = KEY.public_key().public_bytes_raw()
+
+
+def mesh_of(revision: int, *names: str, workers: int = 1) -> Inventory:
+    machines = [
+        Machine(
+            name=name,
+            public_key=base64.b64encode(bytes([9 + number]) * 32).decode(),
+            address=f"10.77.0.{1 + number}",
+            workers=workers,
+        )
+        for number, name in enumerate(("control", *names))
+    ]
+    return Inventory(
+        mesh=mesh_identifier(VERIFICATION_KEY),
+        network="10.77.0.0/20",
+        control="control",
+        node="2.0",
+        base_port=40000,
+        service_port=51820,
+        revision=revision,
+        machines=tuple(machines),
+    )
+
+
+class Control:
+    """A control node that says what the test has it say, whatever it is asked."""
+
+    def __init__(self, answer: bytes, whole: bytes | None = None) -> None:
+        self.answer = answer
+        self.whole = answer if whole is None else whole
+
+    def redeem(self, body: bytes, *, sender: str) -> bytes:
+        raise NotImplementedError
+
+    def redeemed(self) -> None:
+        raise NotImplementedError
+
+    def offer_key(self, body: bytes, *, sender: str) -> None:
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        raise NotImplementedError
+
+    def departed(self) -> frozenset[str]:
+        raise NotImplementedError
+
+    def membership(
+        self,
+        *,
+        newer_than: int,  # noqa: ARG002 - the protocol's
+        whole: bool,
+        sender: str,  # noqa: ARG002 - the same
+    ) -> bytes | None:
+        return self.whole if whole else self.answer
+
+
+def signed(inventory: Inventory, key: Ed25519PrivateKey = KEY) -> bytes:
+    return msgspec.msgpack.encode(whole(sign_membership(inventory, key)))
+
+
+def kept(inventory: Inventory) -> bytes:
+    return stored(sign_membership(inventory, KEY))
+
+
+HELD = mesh_of(5, "machine-b")
+
+
+@pytest.fixture
+def member(tmp_path) -> State:
+    """A member that holds revision 5."""
+    state = State(tmp_path)
+    state.save_settings(
+        Settings(
+            mesh=HELD.mesh,
+            name="machine-b",
+            control=False,
+            interface="qmesh0",
+            listen_port=51820,
+            verification_key=VERIFICATION_KEY,
+        )
+    )
+    state.save_preshared_key(Secret(base64.b64encode(b"p" * 32).decode()))
+    files.write(state.membership_file, kept(HELD))
+    return state
+
+
+def ask(state: State, answer: bytes, whole: bytes | None = None) -> bool:
+    """Have the member ask; from a test itself only, which runs on a machine of its own."""
+    for words in ("link set lo up", "addr replace 10.77.0.1/32 dev lo"):
+        subprocess.run(["ip", *words.split()], check=True)
+    told = telling.listen(state.directory)
+    service = Service(Control(answer, whole), address="10.77.0.1", port=51820, interface="lo", told=told)
+    service.start()
+    try:
+        return refresh(state, load(state), connect_s=5)
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize("revision", [4, 5], ids=["lower", "the same"])
+def test_e6_a_membership_that_is_not_newer_is_not_kept_although_it_is_signed(member, revision):
+    before = member.membership_file.read_bytes()
+    assert ask(member, signed(mesh_of(revision, "machine-b", "machine-c", workers=7))) is False
+    assert member.membership_file.read_bytes() == before
+
+    newer = mesh_of(6, "machine-b", "machine-c")
+    assert ask(member, signed(newer)) is True
+    assert member.membership_file.read_bytes() == kept(newer)
+
+
+def test_a_difference_is_taken_and_one_that_leads_to_nothing_is_asked_for_as_a_whole(member):
+    newer = sign_membership(mesh_of(6, "machine-b", "machine-c"), KEY)
+    held = sign_membership(HELD, KEY)
+    part = difference(held.payload, newer.payload)
+    right = msgspec.msgpack.encode(Update(5, (part,), newer.signature))
+    assert ask(member, right, whole=b"") is True
+    assert member.membership_file.read_bytes() == stored(newer)
+
+    newest = mesh_of(7, "machine-b", "machine-c")
+    assert ask(member, right, whole=signed(newest)) is True
+    assert member.membership_file.read_bytes() == kept(newest)
+
+
+def test_e7_a_machine_that_is_not_in_it_takes_itself_for_removed(member):
+    before = member.membership_file.read_bytes()
+    with pytest.raises(Removed):
+        ask(member, signed(mesh_of(6, "machine-c")))
+    settings = member.settings()
+    assert (settings.removed, settings.up, settings.guarded) == (True, False, True)
+    assert member.membership_file.read_bytes() == before
+
+
+def test_e6_an_older_membership_without_this_machine_removes_nobody(member):
+    assert ask(member, signed(mesh_of(5, "machine-c"))) is False
+    assert not member.settings().removed
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        signed(mesh_of(6, "machine-b"), Ed25519PrivateKey.from_private_bytes(b"x" * 32)),
+        signed(msgspec.structs.replace(mesh_of(6, "machine-b"), mesh="0" * 16)),
+        signed(mesh_of(6, "machine-b"))[:-9],
+        b"{}",
+        b"\0" * 1000,
+    ],
+    ids=["another key", "another mesh", "cut off", "empty", "zeros"],
+)
+def test_e6_what_is_not_to_be_believed_changes_nothing(member, answer):
+    before = member.membership_file.read_bytes()
+    with pytest.raises(EnrolmentRefused):
+        ask(member, answer)
+    assert member.membership_file.read_bytes() == before

@@ -1,0 +1,18 @@
+"""E4: killed at any point where it writes or sends, a command is run again and ends as if it never was.
+
+Of each command's points every so many are tried here, and the first of each kind; `scripts/faults`
+tries them all.
+"""
+
+import pytest
+
+from tests.lab.crash import MATRICES
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.mark.parametrize("command", MATRICES)
+def test_e4_killed_at_any_point_it_is_run_again(lab, command):
+    result = MATRICES[command](lab, every=40)
+    assert result.points > 5
+    assert result.wrong == []
