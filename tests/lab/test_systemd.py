@@ -173,6 +173,7 @@ def test_a_machine_under_systemd_is_as_check_wants_it(mesh):
     assert [finding["code"] for finding in findings] == ["worker-silent"]
 
 
+@pytest.mark.long
 def test_down_open_opens_and_says_so_until_apply(mesh):
     said = run(QMESH, "down", "--open")
 
@@ -215,6 +216,7 @@ def test_uninstall_leaves_nothing_but_what_was_edited(mesh):
     assert after == mesh
 
 
+@pytest.mark.long
 def test_check_finds_a_flush_that_nothing_outlasts_and_apply_is_its_cure(mesh):
     drop_in = Path("/etc/systemd/system/nftables.service.d/qmesh.conf")
     text = drop_in.read_text()
