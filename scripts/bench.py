@@ -21,6 +21,7 @@ from benchmarks import (
     edits,
     guard,
     joins,
+    news,
     packets,
     rendering,
     startup,
@@ -43,6 +44,8 @@ ROWS: dict[str, Callable[[], list[Figure]]] = {
     "watching": watching.figures,
     "join": joins.one_by_one,
     "joins": joins.at_once,
+    "news": news.at_the_service,
+    "informed": news.with_tunnels,
     "agent": lambda: agent.figures(SIZES),
 }
 

@@ -1,12 +1,17 @@
 """The control node's registry, which is the mesh.
 
-schema  the tables, and how older ones become these
-rows    rows as values, and back
-store   what happens to the mesh: each change one transaction with its event
-image   the same in memory, for a backup
+schema       the tables, and how older ones become these
+rows         rows as values, and back
+events       what happened
+invitations  made, used, ended
+keys         a machine's change to another key
+store        what can happen to the mesh: each change one transaction with its event
+image        the same in memory, for a backup
 """
 
+from qmesh.host.registry.events import Event, EventKind
 from qmesh.host.registry.image import RegistryImage, image_of
-from qmesh.host.registry.store import Event, EventKind, Issued, Known, News, Open, Registry
+from qmesh.host.registry.invitations import Issued, Open
+from qmesh.host.registry.store import Known, News, Registry
 
 __all__ = ["Event", "EventKind", "Issued", "Known", "News", "Open", "Registry", "RegistryImage", "image_of"]

@@ -7,7 +7,8 @@ from typing import Final
 
 from qmesh.errors import StateUnreadable
 from qmesh.host import database, files
-from qmesh.host.registry.store import Registry, end_open
+from qmesh.host.registry.invitations import end_open
+from qmesh.host.registry.store import Registry
 
 _NAME: Final = Path("the backup's registry")
 _WAL: Final = b"\2\2"

@@ -8,76 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, Literal, Self, TypeAlias
-
-import msgspec
+from typing import Final, Self
 
 from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, QmeshError, StateUnreadable
 from qmesh.host import database, files
-from qmesh.host.registry import rows, schema
-from qmesh.mesh.changes import refuse_to_replace, with_key
-from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
-from qmesh.mesh.inventory import Inventory, add, admit
+from qmesh.host.registry import invitations, keys, rows, schema
+from qmesh.host.registry.events import Event, EventKind, record
+from qmesh.host.registry.invitations import Issued, Open
+from qmesh.mesh.enrolment import Redemption
+from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Endpoint, Machine, Secret, Unshown
 
-EventKind: TypeAlias = Literal[
-    "mesh-made",
-    "invited",
-    "invitation-withdrawn",
-    "invitation-expired",
-    "joined",
-    "removed",
-    "paused",
-    "resumed",
-    "machine-changed",
-    "mesh-changed",
-    "replacement-invited",
-    "replacement-ended",
-    "replaced",
-    "key-offered",
-    "key-rotated",
-    "restored",
-]
 _OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
 """Events after which nothing of the control node is another but its peers: who joins, comes last."""
-
-
-class Event(msgspec.Struct, frozen=True):
-    """Something that changed the mesh. at: Unix time in seconds."""
-
-    at: int
-    command: str
-    what: str
-    machine: str | None
-    revision: int
-
-
-class Issued(Unshown, frozen=True):
-    """An invitation as the registry keeps it.
-
-    machine: as it will be, with the throwaway key.
-    from_address: where it comes from until then, if the machine it is to replace is there still.
-    expires_at: Unix time in seconds.
-    """
-
-    secret: bytes
-    machine: Machine
-    from_address: str | None
-    expires_at: int
-
-
-class Open(msgspec.Struct, frozen=True):
-    """An invitation that nobody has used yet. expires_at: Unix time in seconds."""
-
-    name: str
-    address: str
-    workers: int | None
-    expires_at: int
-    replaces: bool
 
 
 class Known(Unshown, frozen=True):
@@ -135,7 +81,7 @@ class Registry:
                 schema.create(connection)
                 with database.transaction(connection):
                     rows.insert_mesh(connection, inventory)
-                    _record(connection, now, "init", "mesh-made", inventory.control, inventory.revision)
+                    record(connection, now, "init", "mesh-made", inventory.control, inventory.revision)
                 # Lasts in the file. Set when it is opened, it would fail where another process writes.
                 connection.execute("PRAGMA journal_mode = WAL")
             building.replace(path)
@@ -232,63 +178,27 @@ class Registry:
         member's and none is to be replaced, or the machine does not fit in.
         """
         with self._change() as connection:
-            _expire(connection, now)
-            end_open(connection, name, now, command="invite")
-            inventory = rows.inventory(connection)
-            secret = secrets.token_bytes(32)
-            derived = derive(secret)
-            address = rows.free(connection, inventory)
-            if replace:
-                refuse_to_replace(inventory, name)
-                connection.execute("DELETE FROM stand_ins WHERE machine = ?", (name,))
-                member = inventory.machine(name)
-                machine = msgspec.structs.replace(member, public_key=derived.public_key)
-            else:
-                machine = Machine(
-                    name=name,
-                    public_key=derived.public_key,
-                    address=address,
-                    workers=workers,
-                    state="invited",
-                    endpoints=() if endpoint is None else (endpoint,),
-                )
-                add(inventory, machine)
-                rows.insert_machine(connection, machine, None, derived.preshared_key)
-            connection.execute(
-                "INSERT INTO invitations (identifier, machine, secret, expires_at, outcome)"
-                " VALUES (?, ?, ?, ?, 'open')",
-                (derived.identifier, name, secret, expires_at),
+            return invitations.make(
+                connection,
+                name,
+                workers=workers,
+                endpoint=endpoint,
+                expires_at=expires_at,
+                now=now,
+                replace=replace,
             )
-            if replace:
-                connection.execute(
-                    "INSERT INTO stand_ins (public_key, machine, address, preshared_key, invitation)"
-                    " VALUES (?, ?, ?, ?, ?)",
-                    (derived.public_key, name, address, derived.preshared_key.reveal(), derived.identifier),
-                )
-            what: EventKind = "replacement-invited" if replace else "invited"
-            _record(connection, now, "invite", what, name, inventory.revision)
-        return Issued(secret, machine, address if replace else None, expires_at)
 
     def withdraw(self, name: str, *, now: int) -> bool:
         """End the invitation that is open for that name; whether there was one."""
         with self._change() as connection:
-            _expire(connection, now)
-            return end_open(connection, name, now, command="invite")
+            invitations.expire(connection, now)
+            return invitations.end_open(connection, name, now, command="invite")
 
     def invitations(self, *, now: int) -> tuple[Open, ...]:
         """Those that can still be used, by name."""
         with self._change() as connection:
-            _expire(connection, now)
-            found = connection.execute(
-                "SELECT i.machine, m.address, m.workers, i.expires_at, s.address IS NOT NULL"
-                " FROM invitations i JOIN machines m ON m.name = i.machine"
-                " LEFT JOIN stand_ins s ON s.invitation = i.identifier"
-                " WHERE i.outcome = 'open' ORDER BY i.machine"
-            )
-            return tuple(
-                Open(name, address, workers, expires_at, bool(replaces))
-                for name, address, workers, expires_at, replaces in found
-            )
+            invitations.expire(connection, now)
+            return invitations.open_ones(connection)
 
     def acknowledge(self, revisions: Mapping[str, int]) -> None:
         """Remember which revision members have, by tunnel address; it only grows."""
@@ -307,59 +217,18 @@ class Registry:
         """
         try:
             with self._change() as connection:
-                _expire(connection, now)
-                happened = self._redeem(connection, message, sender)
+                invitations.expire(connection, now)
+                happened = invitations.redeem(connection, message, sender)
                 inventory = rows.inventory(connection)
                 if happened is not None:
                     name, what = happened
                     command = "admit" if sender is None else "join"
-                    _record(connection, now, command, what, name, inventory.revision)
+                    record(connection, now, command, what, name, inventory.revision)
         except (sqlite3.IntegrityError, BadInput) as error:
             raise EnrolmentRefused(
                 f"the control node refused: {error}", hint="look at `qmesh status` on the control node"
             ) from None
         return inventory
-
-    def _redeem(
-        self, connection: sqlite3.Connection, message: Redemption, sender: str | None
-    ) -> tuple[str, EventKind] | None:
-        """Admit the sender; what happened to which machine, if that was just now."""
-        row = connection.execute(
-            "SELECT machine, secret, outcome, redeemed_by FROM invitations WHERE identifier = ?",
-            (message.identifier,),
-        ).fetchone()
-        name, secret, outcome, redeemed_by = row or ("", b"", "unknown", None)
-        if outcome == "redeemed" and redeemed_by == message.public_key:
-            if _is_key(connection, redeemed_by):
-                return None
-            raise EnrolmentRefused(
-                "this invitation is used already, and its machine is no member any more",
-                hint="ask for a new one",
-            )
-        if outcome != "open":
-            raise EnrolmentRefused(f"this invitation is {_SPENT[outcome]}", hint="ask for a new one")
-        refuse_unproven(message, secret)
-        before = rows.inventory(connection)
-        invited = before.machine(name)
-        stand_in = next((s for s in before.stand_ins if s.public_key == derive(secret).public_key), None)
-        if sender not in {invited.address if stand_in is None else stand_in.address, None}:
-            raise EnrolmentRefused(
-                "the redemption did not come from the invitation's tunnel address",
-                hint="run `qmesh join` again",
-            )
-        shared = permanent_preshared_key(secret, before.control_node.public_key, message.public_key)
-        if stand_in is None:
-            workers = invited.workers or message.workers
-            after = admit(before, name, public_key=message.public_key, workers=workers)
-            _update_admitted(connection, after, name, shared, message)
-        else:
-            rows.change_key(connection, with_key(before, name, message.public_key), name, shared)
-        connection.execute(
-            "UPDATE invitations SET outcome = 'redeemed', redeemed_by = ?, secret = NULL"
-            " WHERE identifier = ?",
-            (message.public_key, message.identifier),
-        )
-        return name, "joined" if stand_in is None else "replaced"
 
     def offer_key(self, public_key: str, *, sender: str, now: int) -> None:
         """Know the key that the member at that tunnel address is about to change to; twice is once.
@@ -369,25 +238,7 @@ class Registry:
         """
         try:
             with self._change() as connection:
-                row = connection.execute(
-                    "SELECT name, public_key, preshared_key FROM machines WHERE address = ?"
-                    " AND state <> 'invited'",
-                    (sender,),
-                ).fetchone()
-                if row is None:
-                    raise EnrolmentRefused(
-                        "this machine is no member of the mesh", hint="ask for an invitation"
-                    )
-                name, known, shared = row
-                if public_key == known or _is_offered(connection, public_key, name):
-                    return
-                _refuse_replaced(connection, name)
-                connection.execute("DELETE FROM stand_ins WHERE machine = ?", (name,))
-                connection.execute(
-                    "INSERT INTO stand_ins (public_key, machine, preshared_key) VALUES (?, ?, ?)",
-                    (public_key, name, shared),
-                )
-                _record(connection, now, "rotate-key", "key-offered", name, rows.revision(connection))
+                keys.offer(connection, public_key, sender=sender, now=now)
         except sqlite3.IntegrityError:
             raise EnrolmentRefused(
                 "that key is in use", hint="remove next.key from the state directory, and try again"
@@ -396,14 +247,7 @@ class Registry:
     def take_up_key(self, public_key: str, *, now: int) -> None:
         """Make the key that a machine offered its only one; nothing, where it is not offered any more."""
         with self._change() as connection:
-            before = rows.inventory(connection)
-            for each in before.stand_ins:
-                if each.public_key == public_key and each.address is None:
-                    rows.change_key(
-                        connection, with_key(before, each.machine, public_key), each.machine, None
-                    )
-                    revision = before.revision + 1
-                    _record(connection, now, "rotate-key", "key-rotated", each.machine, revision)
+            keys.take_up(connection, public_key, now=now)
 
     def change(
         self,
@@ -424,9 +268,9 @@ class Registry:
             if new != old:
                 kept = {each.name for each in new.machines}
                 for name in (each.name for each in old.machines if each.name not in kept):
-                    end_open(connection, name, now, command=command)
+                    invitations.end_open(connection, name, now, command=command)
                 rows.update(connection, old, new)
-                _record(connection, now, command, what, machine, new.revision)
+                record(connection, now, command, what, machine, new.revision)
         return old, new
 
     def copied(self) -> bytes:
@@ -438,89 +282,7 @@ class Registry:
     def expire(self, *, now: int) -> bool:
         """End the invitations whose time is over; whether there were any."""
         with self._change() as connection:
-            return _expire(connection, now)
-
-
-_SPENT: Final = {
-    "redeemed": "used already, by another machine",
-    "withdrawn": "withdrawn",
-    "expired": "expired",
-    "unknown": "not known to this control node",
-}
-
-
-def _update_admitted(
-    connection: sqlite3.Connection, after: Inventory, name: str, shared: Secret, message: Redemption
-) -> None:
-    member = after.machine(name)
-    endpoints = (
-        (Endpoint.parse(message.endpoint, default_port=None),) if message.endpoint else member.endpoints
-    )
-    # Built anew so that an endpoint inside the tunnel network is refused here too.
-    machine = msgspec.structs.replace(member, endpoints=endpoints)
-    msgspec.structs.replace(after, machines=(*after.machines[:-1], machine))
-    connection.execute(
-        "UPDATE machines SET public_key = ?, workers = ?, state = 'active', endpoints = ?, preshared_key = ?,"
-        " acknowledged = ?, place = (SELECT coalesce(max(place), 0) + 1 FROM machines) WHERE name = ?",
-        (
-            *(machine.public_key, machine.workers, rows.endpoints(machine), shared.reveal()),
-            *(after.revision, name),
-        ),
-    )
-    connection.execute("UPDATE mesh SET revision = ?", (after.revision,))
-
-
-def _is_key(connection: sqlite3.Connection, public_key: str) -> bool:
-    """Whether a machine of the mesh has that key."""
-    query = "SELECT 1 FROM machines WHERE public_key = ?"
-    return connection.execute(query, (public_key,)).fetchone() is not None
-
-
-def _refuse_replaced(connection: sqlite3.Connection, name: str) -> None:
-    query = "SELECT 1 FROM stand_ins WHERE machine = ? AND invitation IS NOT NULL"
-    if connection.execute(query, (name,)).fetchone() is not None:
-        raise EnrolmentRefused(
-            f"another machine is invited to take the place of {name}",
-            hint=f"`qmesh invite --withdraw {name}` on the control node, if none is to",
-        )
-
-
-def _is_offered(connection: sqlite3.Connection, public_key: str, name: str) -> bool:
-    query = "SELECT 1 FROM stand_ins WHERE public_key = ? AND machine = ? AND invitation IS NULL"
-    return connection.execute(query, (public_key, name)).fetchone() is not None
-
-
-def _expire(connection: sqlite3.Connection, now: int) -> bool:
-    ended = connection.execute(
-        "UPDATE invitations SET outcome = 'expired', secret = NULL WHERE outcome = 'open' AND expires_at <= ?"
-        " RETURNING machine, identifier",
-        (now,),
-    ).fetchall()
-    for name, identifier in ended:
-        _end(connection, name, identifier, now, command="agent", what="invitation-expired")
-    return bool(ended)
-
-
-def end_open(connection: sqlite3.Connection, name: str, now: int, *, command: str) -> bool:
-    """Withdraw the invitation that is open for that name; whether there was one."""
-    ended = connection.execute(
-        "UPDATE invitations SET outcome = 'withdrawn', secret = NULL"
-        " WHERE machine = ? AND outcome = 'open' RETURNING identifier",
-        (name,),
-    ).fetchall()
-    for (identifier,) in ended:
-        _end(connection, name, identifier, now, command=command, what="invitation-withdrawn")
-    return bool(ended)
-
-
-def _end(
-    connection: sqlite3.Connection, name: str, identifier: str, now: int, *, command: str, what: EventKind
-) -> None:
-    """Take away what an invitation that ended had let in."""
-    if connection.execute("DELETE FROM stand_ins WHERE invitation = ?", (identifier,)).rowcount:
-        what = "replacement-ended"
-    connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
-    _record(connection, now, command, what, name, rows.revision(connection))
+            return invitations.expire(connection, now)
 
 
 def _known(connection: sqlite3.Connection, name: str) -> Known | None:
@@ -533,12 +295,3 @@ def _known(connection: sqlite3.Connection, name: str) -> Known | None:
         return None
     *machine, preshared_key = row
     return Known(rows.machine(*machine), None if preshared_key is None else Secret(preshared_key))
-
-
-def _record(
-    connection: sqlite3.Connection, now: int, command: str, what: EventKind, machine: str, revision: int
-) -> None:
-    connection.execute(
-        "INSERT INTO events (at, command, what, machine, revision) VALUES (?, ?, ?, ?, ?)",
-        (now, command, what, machine, revision),
-    )

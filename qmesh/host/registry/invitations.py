@@ -1,0 +1,219 @@
+"""Invitations in the registry: made, used, and ended. Each function is part of a transaction."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from typing import Final
+
+import msgspec
+
+from qmesh.errors import EnrolmentRefused
+from qmesh.host.registry import rows
+from qmesh.host.registry.events import EventKind, record
+from qmesh.mesh.changes import refuse_to_replace, with_key
+from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
+from qmesh.mesh.inventory import Inventory, add, admit
+from qmesh.mesh.model import Endpoint, Machine, Secret, Unshown
+
+
+class Issued(Unshown, frozen=True):
+    """An invitation as the registry keeps it.
+
+    machine: as it will be, with the throwaway key.
+    from_address: where it comes from until then, if the machine it is to replace is there still.
+    expires_at: Unix time in seconds.
+    """
+
+    secret: bytes
+    machine: Machine
+    from_address: str | None
+    expires_at: int
+
+
+class Open(msgspec.Struct, frozen=True):
+    """An invitation that nobody has used yet. expires_at: Unix time in seconds."""
+
+    name: str
+    address: str
+    workers: int | None
+    expires_at: int
+    replaces: bool
+
+
+_SPENT: Final = {
+    "redeemed": "used already, by another machine",
+    "withdrawn": "withdrawn",
+    "expired": "expired",
+    "unknown": "not known to this control node",
+}
+
+
+def make(
+    connection: sqlite3.Connection,
+    name: str,
+    *,
+    workers: int | None,
+    endpoint: Endpoint | None,
+    expires_at: int,
+    now: int,
+    replace: bool = False,
+) -> Issued:
+    """Make an invitation, and the invited machine with its future address.
+
+    replace: it is for the place of the member of that name, which stays until the invitation is used.
+    An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a
+    member's and none is to be replaced, or the machine does not fit in.
+    """
+    expire(connection, now)
+    end_open(connection, name, now, command="invite")
+    inventory = rows.inventory(connection)
+    secret = secrets.token_bytes(32)
+    derived = derive(secret)
+    address = rows.free(connection, inventory)
+    if replace:
+        refuse_to_replace(inventory, name)
+        connection.execute("DELETE FROM stand_ins WHERE machine = ?", (name,))
+        member = inventory.machine(name)
+        machine = msgspec.structs.replace(member, public_key=derived.public_key)
+    else:
+        machine = Machine(
+            name=name,
+            public_key=derived.public_key,
+            address=address,
+            workers=workers,
+            state="invited",
+            endpoints=() if endpoint is None else (endpoint,),
+        )
+        add(inventory, machine)
+        rows.insert_machine(connection, machine, None, derived.preshared_key)
+    connection.execute(
+        "INSERT INTO invitations (identifier, machine, secret, expires_at, outcome)"
+        " VALUES (?, ?, ?, ?, 'open')",
+        (derived.identifier, name, secret, expires_at),
+    )
+    if replace:
+        connection.execute(
+            "INSERT INTO stand_ins (public_key, machine, address, preshared_key, invitation)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (derived.public_key, name, address, derived.preshared_key.reveal(), derived.identifier),
+        )
+    what: EventKind = "replacement-invited" if replace else "invited"
+    record(connection, now, "invite", what, name, inventory.revision)
+    return Issued(secret, machine, address if replace else None, expires_at)
+
+
+def open_ones(connection: sqlite3.Connection) -> tuple[Open, ...]:
+    """Those that can still be used, by name."""
+    found = connection.execute(
+        "SELECT i.machine, m.address, m.workers, i.expires_at, s.address IS NOT NULL"
+        " FROM invitations i JOIN machines m ON m.name = i.machine"
+        " LEFT JOIN stand_ins s ON s.invitation = i.identifier"
+        " WHERE i.outcome = 'open' ORDER BY i.machine"
+    )
+    return tuple(
+        Open(name, address, workers, expires_at, bool(replaces))
+        for name, address, workers, expires_at, replaces in found
+    )
+
+
+def redeem(
+    connection: sqlite3.Connection, message: Redemption, sender: str | None
+) -> tuple[str, EventKind] | None:
+    """Admit the sender, as `Registry.redeem` says; what happened to which machine, if that was just now."""
+    row = connection.execute(
+        "SELECT machine, secret, outcome, redeemed_by FROM invitations WHERE identifier = ?",
+        (message.identifier,),
+    ).fetchone()
+    name, secret, outcome, redeemed_by = row or ("", b"", "unknown", None)
+    if outcome == "redeemed" and redeemed_by == message.public_key:
+        if _is_key(connection, redeemed_by):
+            return None
+        raise EnrolmentRefused(
+            "this invitation is used already, and its machine is no member any more",
+            hint="ask for a new one",
+        )
+    if outcome != "open":
+        raise EnrolmentRefused(f"this invitation is {_SPENT[outcome]}", hint="ask for a new one")
+    refuse_unproven(message, secret)
+    before = rows.inventory(connection)
+    invited = before.machine(name)
+    stand_in = next((s for s in before.stand_ins if s.public_key == derive(secret).public_key), None)
+    if sender not in {invited.address if stand_in is None else stand_in.address, None}:
+        raise EnrolmentRefused(
+            "the redemption did not come from the invitation's tunnel address",
+            hint="run `qmesh join` again",
+        )
+    shared = permanent_preshared_key(secret, before.control_node.public_key, message.public_key)
+    if stand_in is None:
+        workers = invited.workers or message.workers
+        after = admit(before, name, public_key=message.public_key, workers=workers)
+        _update_admitted(connection, after, name, shared, message)
+    else:
+        rows.change_key(connection, with_key(before, name, message.public_key), name, shared)
+    connection.execute(
+        "UPDATE invitations SET outcome = 'redeemed', redeemed_by = ?, secret = NULL WHERE identifier = ?",
+        (message.public_key, message.identifier),
+    )
+    return name, "joined" if stand_in is None else "replaced"
+
+
+def _update_admitted(
+    connection: sqlite3.Connection, after: Inventory, name: str, shared: Secret, message: Redemption
+) -> None:
+    member = after.machine(name)
+    endpoints = (
+        (Endpoint.parse(message.endpoint, default_port=None),) if message.endpoint else member.endpoints
+    )
+    # Built anew so that an endpoint inside the tunnel network is refused here too.
+    machine = msgspec.structs.replace(member, endpoints=endpoints)
+    msgspec.structs.replace(after, machines=(*after.machines[:-1], machine))
+    connection.execute(
+        "UPDATE machines SET public_key = ?, workers = ?, state = 'active', endpoints = ?, preshared_key = ?,"
+        " acknowledged = ?, place = (SELECT coalesce(max(place), 0) + 1 FROM machines) WHERE name = ?",
+        (
+            *(machine.public_key, machine.workers, rows.endpoints(machine), shared.reveal()),
+            *(after.revision, name),
+        ),
+    )
+    connection.execute("UPDATE mesh SET revision = ?", (after.revision,))
+
+
+def _is_key(connection: sqlite3.Connection, public_key: str) -> bool:
+    """Whether a machine of the mesh has that key."""
+    query = "SELECT 1 FROM machines WHERE public_key = ?"
+    return connection.execute(query, (public_key,)).fetchone() is not None
+
+
+def expire(connection: sqlite3.Connection, now: int) -> bool:
+    """End those whose time is over; whether there were any."""
+    ended = connection.execute(
+        "UPDATE invitations SET outcome = 'expired', secret = NULL WHERE outcome = 'open' AND expires_at <= ?"
+        " RETURNING machine, identifier",
+        (now,),
+    ).fetchall()
+    for name, identifier in ended:
+        _end(connection, name, identifier, now, command="agent", what="invitation-expired")
+    return bool(ended)
+
+
+def end_open(connection: sqlite3.Connection, name: str, now: int, *, command: str) -> bool:
+    """Withdraw the invitation that is open for that name; whether there was one."""
+    ended = connection.execute(
+        "UPDATE invitations SET outcome = 'withdrawn', secret = NULL"
+        " WHERE machine = ? AND outcome = 'open' RETURNING identifier",
+        (name,),
+    ).fetchall()
+    for (identifier,) in ended:
+        _end(connection, name, identifier, now, command=command, what="invitation-withdrawn")
+    return bool(ended)
+
+
+def _end(
+    connection: sqlite3.Connection, name: str, identifier: str, now: int, *, command: str, what: EventKind
+) -> None:
+    """Take away what an invitation that ended had let in."""
+    if connection.execute("DELETE FROM stand_ins WHERE invitation = ?", (identifier,)).rowcount:
+        what = "replacement-ended"
+    connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
+    record(connection, now, command, what, name, rows.revision(connection))

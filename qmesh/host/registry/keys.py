@@ -1,0 +1,55 @@
+"""A machine's change to another key, in the registry. Each function is part of a transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from qmesh.errors import EnrolmentRefused
+from qmesh.host.registry import rows
+from qmesh.host.registry.events import record
+from qmesh.mesh.changes import with_key
+
+
+def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: int) -> None:
+    """As `Registry.offer_key`. Raises sqlite3.IntegrityError where the key is another's."""
+    row = connection.execute(
+        "SELECT name, public_key, preshared_key FROM machines WHERE address = ? AND state <> 'invited'",
+        (sender,),
+    ).fetchone()
+    if row is None:
+        raise EnrolmentRefused("this machine is no member of the mesh", hint="ask for an invitation")
+    name, known, shared = row
+    if public_key == known or _is_offered(connection, public_key, name):
+        return
+    _refuse_replaced(connection, name)
+    connection.execute("DELETE FROM stand_ins WHERE machine = ?", (name,))
+    connection.execute(
+        "INSERT INTO stand_ins (public_key, machine, preshared_key) VALUES (?, ?, ?)",
+        (public_key, name, shared),
+    )
+    record(connection, now, "rotate-key", "key-offered", name, rows.revision(connection))
+
+
+def take_up(connection: sqlite3.Connection, public_key: str, *, now: int) -> None:
+    """As `Registry.take_up_key`."""
+    before = rows.inventory(connection)
+    offers = {each.public_key: each.machine for each in before.stand_ins if each.address is None}
+    if public_key in offers:
+        name = offers[public_key]
+        after = with_key(before, name, public_key)
+        rows.change_key(connection, after, name, None)
+        record(connection, now, "rotate-key", "key-rotated", name, after.revision)
+
+
+def _refuse_replaced(connection: sqlite3.Connection, name: str) -> None:
+    query = "SELECT 1 FROM stand_ins WHERE machine = ? AND invitation IS NOT NULL"
+    if connection.execute(query, (name,)).fetchone() is not None:
+        raise EnrolmentRefused(
+            f"another machine is invited to take the place of {name}",
+            hint=f"`qmesh invite --withdraw {name}` on the control node, if none is to",
+        )
+
+
+def _is_offered(connection: sqlite3.Connection, public_key: str, name: str) -> bool:
+    query = "SELECT 1 FROM stand_ins WHERE public_key = ? AND machine = ? AND invitation IS NULL"
+    return connection.execute(query, (public_key, name)).fetchone() is not None
