@@ -105,7 +105,7 @@ class ControlNode:
 
     def refresh(self) -> None:
         """See what the registry has."""
-        with Registry(self._state.registry_file) as registry:
+        with self._turn, Registry(self._state.registry_file) as registry:
             if registry.revision() == self._history.revision:
                 return
             inventory = registry.inventory()

@@ -156,6 +156,8 @@ async def _membership(request: Request, answers: Answers, news: News) -> bytes |
             sender=_sender(request),
         )
 
+    if not wait_s:  # a command of somebody's, who wants to know how it is now
+        await run_in_threadpool(answers.refresh)
     loop = asyncio.get_running_loop()
     until = loop.time() + wait_s
     found = answer()

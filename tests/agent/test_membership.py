@@ -65,7 +65,7 @@ class Control:
         raise NotImplementedError
 
     def refresh(self) -> None:
-        raise NotImplementedError
+        pass
 
     def departed(self) -> frozenset[str]:
         raise NotImplementedError

@@ -107,6 +107,7 @@ def test_e3_e6_members_go_on_untouched_with_a_control_node_that_was_restored(lab
     assert facts(fresh, "status")["revision"] == revision + 1
 
 
+@pytest.mark.long
 def test_an_old_backup_over_a_newer_world_at_another_address(lab):
     control = make_control(lab)
     called = lab.machine("machine-b", "192.168.0.201")
@@ -146,7 +147,7 @@ def test_e4_a_restore_that_is_killed_while_it_applies_goes_on(lab):
     restoring.wait()
     assert facts(new, "restore", BACKUP, "--config", CONFIG)["revision"] == 1 + JUMP
     assert facts(new, "plan")["steps"] == []
-    wait_until(lambda: "members are served" in new.read(f"{STATE}/agent.log"))
+    wait_until(lambda: "members are served" in new.read(f"{STATE}/agent.log"), seconds=30)
 
 
 @pytest.fixture

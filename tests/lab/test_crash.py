@@ -1,7 +1,7 @@
 """E4: killed at any point where it writes or sends, a command is run again and ends as if it never was.
 
 Of each command's points every so many are tried here, and the first of each kind; `scripts/faults`
-tries them all.
+tries them all. Those that take long are left to it and to whoever names this file.
 """
 
 import pytest
@@ -11,7 +11,14 @@ from tests.lab.crash import MATRICES
 pytestmark = pytest.mark.lab
 
 
-@pytest.mark.parametrize("command", MATRICES)
+LONG = ("a machine that lost its membership", "agent of")
+ROWS = [
+    pytest.param(name, marks=[pytest.mark.long] if any(each in name for each in LONG) else [])
+    for name in MATRICES
+]
+
+
+@pytest.mark.parametrize("command", ROWS)
 def test_e4_killed_at_any_point_it_is_run_again(lab, command):
     result = MATRICES[command](lab, every=40)
     assert result.points > 5

@@ -447,6 +447,9 @@ def test_a_peer_that_is_removed_leaves_the_others() -> None:
 
 def test_an_address_that_is_there_is_not_there_twice() -> None:
     assert after(RUNNING, AddAddress("qmesh0", "10.77.0.1/20")) == RUNNING
+    two = after(RUNNING, AddAddress("qmesh0", "10.77.0.9/20"))
+    assert two != RUNNING
+    assert after(two, RemoveAddress("qmesh0", "10.77.0.9/20")) == RUNNING
 
 
 def test_a_step_for_a_tunnel_needs_a_tunnel() -> None:
