@@ -1260,11 +1260,13 @@ def test_a_key_is_offered_and_then_taken_up(path, registry):
     assert offered == msgspec.structs.replace(before, stand_ins=(StandIn("machine-b", key(2), None),))
     assert registry.preshared_keys() == {key(1): shared, key(2): shared}
 
-    registry.offer_key(key(3), sender="10.77.0.2", now=NOW + 6)  # another try
+    with pytest.raises(EnrolmentRefused, match="a moment ago"):
+        registry.offer_key(key(3), sender="10.77.0.2", now=NOW + 15)
+    registry.offer_key(key(3), sender="10.77.0.2", now=NOW + 16)  # another try
     registry.take_up_key(key(2), now=NOW + 7)
     assert registry.inventory().machine("machine-b").public_key == key(1)
     for _ in range(2):
-        registry.take_up_key(key(3), now=NOW + 7)
+        registry.take_up_key(key(3), now=NOW + 17)
     after = is_sound(path)
     assert (after.machine("machine-b").public_key, after.stand_ins) == (key(3), ())
     assert (after.revision, registry.preshared_keys()) == (before.revision + 1, {key(3): shared})

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Final
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.registry import rows
 from qmesh.host.registry.events import record
 from qmesh.mesh.changes import with_key
+
+BETWEEN_S: Final = 10
+"""Seconds between two keys that one machine offers, at least."""
 
 
 def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: int) -> None:
@@ -22,6 +26,7 @@ def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: 
     if public_key == known or _is_offered(connection, public_key, name):
         return
     _refuse_replaced(connection, name)
+    _refuse_too_soon(connection, name, now)
     connection.execute("DELETE FROM stand_ins WHERE machine = ?", (name,))
     connection.execute(
         "INSERT INTO stand_ins (public_key, machine, preshared_key) VALUES (?, ?, ?)",
@@ -47,6 +52,16 @@ def _refuse_replaced(connection: sqlite3.Connection, name: str) -> None:
         raise EnrolmentRefused(
             f"another machine is invited to take the place of {name}",
             hint=f"`qmesh invite --withdraw {name}` on the control node, if none is to",
+        )
+
+
+def _refuse_too_soon(connection: sqlite3.Connection, name: str, now: int) -> None:
+    """Events are kept for ever: a member must not be able to make them without end."""
+    query = "SELECT max(at) FROM events WHERE machine = ? AND what = 'key-offered'"
+    (before,) = connection.execute(query, (name,)).fetchone()
+    if before is not None and 0 <= now - before < BETWEEN_S:
+        raise EnrolmentRefused(
+            f"{name} offered another key a moment ago", hint=f"try again in {BETWEEN_S} seconds"
         )
 
 
