@@ -126,6 +126,7 @@ def joiner_of(state: State, invitation: Invitation, options: Options) -> Joiner:
     if is_nobodys(state, {invitation.derived.public_key}, options.interface):
         refuse_what_collides(invitation.network, options.interface, options.listen_port)
         refuse_foreign_guard(state)
+    has_new_key = state.private_key() is None
     return Joiner(
         invitation=invitation,
         interface=options.interface,
@@ -134,6 +135,7 @@ def joiner_of(state: State, invitation: Invitation, options: Options) -> Joiner:
         config_directory=options.config_directory or _remembered_directory(state),
         public_key=public_key_of(state.make_private_key()),
         ports=state.ports_closed(),
+        has_new_key=has_new_key,
     )
 
 

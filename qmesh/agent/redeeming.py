@@ -42,6 +42,7 @@ class Joiner(msgspec.Struct, frozen=True):
     """A join under way: what was asked for, valid, and this machine's own key.
 
     ports: worker ports that were closed before, on a machine that lost its membership: they stay so.
+    has_new_key: whether its key was made for this join, so that nobody can know it yet.
     """
 
     invitation: Invitation
@@ -51,6 +52,7 @@ class Joiner(msgspec.Struct, frozen=True):
     config_directory: Path | None
     public_key: str
     ports: tuple[int, ...]
+    has_new_key: bool
 
     @property
     def preshared(self) -> Secret:
@@ -98,15 +100,16 @@ def redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]
         workers=len(os.sched_getaffinity(0)),
         endpoint=joiner.endpoint,
     )
-    may_be_known = state.pending() is not None or linux.observe().tunnel is not None
+    may_be_known = [not joiner.has_new_key or state.pending() is not None]
     state.save_pending(Pending(derived.identifier))
     client = Client(address=invitation.control_address, port=invitation.service_port)
     try:
-        for attempt in _attempts(joiner, may_be_known=may_be_known):
+        for attempt in _attempts(joiner, may_be_known):
             _knock(linux, joiner, attempt)
             try:
                 answer = client.redeem(message, connect_s=attempt.patience_s, read_s=_ANSWER_S)
             except Silent as silent:
+                may_be_known[0] |= silent.was_reached  # it may have admitted us, and its answer is lost
                 log.info("no answer by way of %s yet: %s ...", attempt.endpoint, silent)
             else:
                 return answer, attempt.endpoint
@@ -119,7 +122,8 @@ def redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]
     )
 
 
-def _attempts(joiner: Joiner, *, may_be_known: bool) -> Iterator[Attempt]:
+def _attempts(joiner: Joiner, may_be_known: list[bool]) -> Iterator[Attempt]:
+    """How to knock, in turn. may_be_known: of one, whether the control node may know our own key by now."""
     invitation = joiner.invitation
     derived = invitation.derived
     throwaway = (derived.public_key, derived.preshared_key, invitation.comes_from)
@@ -137,7 +141,7 @@ def _attempts(joiner: Joiner, *, may_be_known: bool) -> Iterator[Attempt]:
     # Where no way leads anywhere, the control node may still call this machine.
     reachable = [(of[way], way) for way in routed or order]
     for turn in range(_ROUNDS):
-        for keys in (throwaway, own) if may_be_known or turn else (throwaway,):
+        for keys in (throwaway, own) if may_be_known[0] else (throwaway,):
             for number, (endpoint, address) in enumerate(reachable):
                 yield Attempt(*keys, endpoint, address, _patience_s(turn, number, len(reachable)))
 

@@ -389,7 +389,14 @@ def _listen(address: str, port: int, interface: str) -> socket.socket:
 
 
 class Silent(Exception):
-    """The control node did not answer in time, or is in trouble itself; its text says which."""
+    """The control node did not answer in time, or is in trouble itself; its text says which.
+
+    was_reached: whether there was a connection, so that it may have done what it was asked for.
+    """
+
+    def __init__(self, why: str, *, was_reached: bool = True) -> None:
+        super().__init__(why)
+        self.was_reached = was_reached
 
 
 _SOON_NOTICED: Final = [
@@ -451,6 +458,8 @@ class Client:
             with ask() as response:
                 body = _bounded(response)
                 status = response.status_code
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            raise Silent("nobody answers", was_reached=False) from None
         except httpx.HTTPError:
             raise Silent("nobody answers") from None
         if status in {200, 204}:

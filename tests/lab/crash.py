@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from qmesh.host.registry.keys import BETWEEN_S
 from qmesh.mesh.membership import SignedMembership
 from tests.lab.faults import Ended, Faulty, sample
 from tests.lab.machines import TOOLS, Lab
@@ -331,6 +333,29 @@ def remove(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
+def rotate_key(lab: Lab, *, every: int) -> Result:
+    """A machine is never without a key that the control node knows; run again, it has a new one."""
+    rig = _of_two(lab)
+    closed = rig.reached()
+
+    def crash(number: int) -> Ended:
+        wait_until(lambda: rig.member("rotate-key").code == 0, seconds=40)  # not too soon after the last
+        time.sleep(BETWEEN_S + 1)
+        return rig.member("rotate-key", kill=number)
+
+    def again() -> str:
+        wait_until(lambda: rig.member("rotate-key").code == 0, seconds=40)
+        key = rig.machine_b.run(["sh", "-c", "wg pubkey < /var/lib/qmesh/private.key"]).stdout.strip()
+        peers = rig.machine_a.run(["wg", "show", "qmesh0", "peers"]).stdout.split()
+        if peers != [key]:
+            return f"the control node knows {peers}, the machine has {key}"
+        reached = "" if rig.reached() == closed else "the worker was reached"
+        return trouble_of_membership(rig) or reached
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
 def agent_of_control(lab: Lab, *, every: int) -> Result:
     """The control node's agent, from a machine's first word to its last."""
     rig = Rig(lab, 40003)
@@ -423,6 +448,7 @@ MATRICES: Final[dict[str, Matrix]] = {
     "join of a machine that lost its membership": join_again,
     "set": set_workers,
     "remove": remove,
+    "rotate-key": rotate_key,
     "agent of the control node, while a machine joins": agent_of_control,
     "agent of a member, while the mesh changes": agent_of_member,
 }

@@ -233,21 +233,25 @@ def test_systemd_has_nothing_against_the_units(guarded):
     assert guarded["verified"] == ""
 
 
+@pytest.mark.long
 def test_g3_no_worker_starts_where_the_guard_cannot_be_loaded_and_that_is_seen(broken):
     assert broken["boot"][0] == "failed"
     assert set(broken["boot"][1:]) <= {"inactive", "activating"}
     assert "inet qmesh" in broken["tables"]
 
 
+@pytest.mark.long
 def test_a_holder_that_hangs_delays_the_network_and_does_not_keep_it_away(broken):
     assert broken["began"]["network-pre.target"] <= broken["began"]["lan.service"] < 60
 
 
+@pytest.mark.long
 def test_g3_a_boot_without_the_guard_would_have_been_found(broken):
     """The counter-experiment: the same machine and the same asking, and nothing is loaded at boot."""
     assert count(broken["closed"], "came", WORKER_PORT) > 0
 
 
+@pytest.mark.long
 def test_g3_the_agent_closes_what_a_damaged_file_left_open_and_the_workers_start_by_themselves(broken):
     """boot.py waited until they ran, and started none."""
     last = max(broken["closed"]["came"][f"{each} {WORKER_PORT}"]["last"] for each in ("tcp", "udp"))
