@@ -7,6 +7,7 @@ import base64
 import json
 import multiprocessing
 import re
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -75,6 +76,8 @@ def serve(state: State, ready: multiprocessing.synchronize.Event) -> None:
 
 def at_the_service() -> list[Figure]:
     """A hundred changes, one after the other, each with all members before the next."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection for each member
     subprocess.run(["ip", "route", "add", "local", str(sample.NETWORK), "dev", "lo"], check=True)
     with tempfile.TemporaryDirectory() as directory:
         state = State(Path(directory))
