@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 
 from qmesh.errors import KernelRefused
-from qmesh.host import files, holder, nftables, services
+from qmesh.host import files, holder, local_socket, nftables, services
 from qmesh.host.state import State
 from qmesh.mesh.guard import HELD, held_script, release_script
 from qmesh.mesh.model import Guard
@@ -44,7 +44,10 @@ def let_go(state: State) -> None:
 def _told(state: State, what: bytes) -> bool:
     """Tell the process, and wait until it has done it; False when there is none. Raises KernelRefused."""
     try:
-        with holder.place(state.directory) as path, socket.socket(socket.AF_UNIX) as connection:
+        with (
+            local_socket.place(state.directory, holder.SOCKET) as path,
+            socket.socket(socket.AF_UNIX) as connection,
+        ):
             connection.settimeout(holder.ANSWER_TIMEOUT_S)
             connection.connect(path)
             connection.sendall(what)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from qmesh.errors import MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import nftables, processes, reserved
+from qmesh.host import local_socket, nftables, processes, reserved
 
 SCRIPT: Final = "held.nft"
 SOCKET: Final = "hold.sock"
@@ -49,16 +49,6 @@ def run(directory: Path) -> None:
                 pass
 
 
-@contextlib.contextmanager
-def place(directory: Path) -> Iterator[str]:
-    """The socket's path, short enough for one wherever the state directory is."""
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{SOCKET}"
-    finally:
-        os.close(descriptor)
-
-
 def _load(directory: Path) -> None:
     path = directory / SCRIPT
     try:
@@ -73,14 +63,7 @@ def _load(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _listening(directory: Path) -> Iterator[socket.socket]:
-    with place(directory) as path, socket.socket(socket.AF_UNIX) as listening:
-        (directory / SOCKET).unlink(missing_ok=True)  # of one that was killed
-        before = os.umask(0o177)
-        try:
-            listening.bind(path)
-        finally:
-            os.umask(before)
-        listening.listen()
+    with local_socket.listen(directory, SOCKET) as listening:
         try:
             yield listening
         finally:

@@ -7,11 +7,11 @@ looks for itself.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from qmesh.host import local_socket
 
 SOCKET: Final = "agent.sock"
 
@@ -22,7 +22,11 @@ def tell(directory: Path, *, wait_s: float) -> bool:
     directory: the state directory.
     wait_s: seconds to wait for that.
     """
-    with contextlib.suppress(OSError), _place(directory) as path, socket.socket(socket.AF_UNIX) as connection:
+    with (
+        contextlib.suppress(OSError),
+        local_socket.place(directory, SOCKET) as path,
+        socket.socket(socket.AF_UNIX) as connection,
+    ):
         connection.settimeout(wait_s)
         connection.connect(path)
         return connection.recv(1) == PASSED_ON
@@ -34,27 +38,5 @@ PASSED_ON: Final = b"\n"
 
 
 def listen(directory: Path) -> socket.socket:
-    """The agent's end. What another agent left there is taken away: there is one agent at a time."""
-    listening = socket.socket(socket.AF_UNIX)
-    (directory / SOCKET).unlink(missing_ok=True)
-    with _place(directory) as path:
-        before = os.umask(0o177)
-        try:
-            listening.bind(path)
-        except OSError:
-            listening.close()
-            raise
-        finally:
-            os.umask(before)
-    listening.listen()
-    return listening
-
-
-@contextlib.contextmanager
-def _place(directory: Path) -> Iterator[str]:
-    """The socket's path, short enough for one wherever the state directory is."""
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{SOCKET}"
-    finally:
-        os.close(descriptor)
+    """The agent's end."""
+    return local_socket.listen(directory, SOCKET)

@@ -1,0 +1,36 @@
+"""A socket in the state directory, where only root can enter: one process of qmesh tells another."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def place(directory: Path, name: str) -> Iterator[str]:
+    """The socket's path, short enough for one wherever the state directory is."""
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
+
+
+def listen(directory: Path, name: str) -> socket.socket:
+    """The end that is told, 0600. There is one at a time: what one that was killed left is taken away."""
+    listening = socket.socket(socket.AF_UNIX)
+    (directory / name).unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        with place(directory, name) as path:
+            listening.bind(path)
+    except OSError:
+        listening.close()
+        raise
+    finally:
+        os.umask(before)
+    listening.listen()
+    return listening
