@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 from functools import cache
 from typing import Any, Final
@@ -13,7 +12,7 @@ import nftables
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 
 _LIBRARY: Final = "libnftables.so.1"
-_ATTEMPTS: Final = 10
+_ATTEMPTS: Final = 3
 
 
 @cache
@@ -65,16 +64,34 @@ def read_ruleset() -> tuple[list[dict[str, Any]], str]:
 
 
 def _objects(library: Any) -> list[dict[str, Any]]:
+    """The ruleset by chains: of a table printed whole, libnftables 1.0.6 reads the flag from freed memory."""
+    tables = [line.split()[1:3] for line in run("list tables").splitlines()]
+    named = [{"table": {"family": family, "name": name}} for family, name in tables]
     library.set_json_output(True)
     try:
-        for _ in range(_ATTEMPTS):
-            # libnftables 1.0.6 now and then breaks off at a table's flags, and says that all is well.
-            with contextlib.suppress(msgspec.DecodeError):
-                found: list[dict[str, Any]] = msgspec.json.decode(run("list ruleset"))["nftables"]
-                return found
+        return named + _chains() + _printed("list sets") + _printed("list maps")
     finally:
         library.set_json_output(False)
-    raise KernelRefused("nftables' list of all rules breaks off", hint="see `nft -j list ruleset`")
+
+
+def _chains(attempts: int = _ATTEMPTS) -> list[dict[str, Any]]:
+    """Every chain and its rules. The names go in JSON: there they may be words of nft's language too."""
+    chains = [each["chain"] for each in _printed("list chains")]
+    names = [{key: chain[key] for key in ("family", "table", "name")} for chain in chains]
+    asked = [msgspec.json.encode({"nftables": [{"list": {"chain": name}}]}).decode() for name in names]
+    try:
+        # One by one: of several in one run libnftables 1.0.6 looks only for the last.
+        return [found for each in asked for found in _printed(each)]
+    except KernelRefused:  # one went between the two looks, or truly can't be read
+        if attempts == 1:
+            raise
+        return _chains(attempts - 1)
+
+
+def _printed(command: str) -> list[dict[str, Any]]:
+    """What the library prints in JSON, but for the head."""
+    found: list[dict[str, Any]] = msgspec.json.decode(run(command))["nftables"]
+    return found[1:]
 
 
 def read_table(name: str) -> str | None:
