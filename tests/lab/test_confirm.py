@@ -27,6 +27,8 @@ from tests.lab.test_lab import wait_until
 pytestmark = pytest.mark.lab
 
 SECONDS = 10
+LONG = pytest.mark.long
+DELAYS = (0.1, 0.8, *(pytest.param(seconds, marks=LONG) for seconds in (0.0, 0.25, 0.5, 1.2, 2.0)))
 PORTS = "40003"
 
 
@@ -164,7 +166,7 @@ def begin(machine: Machine, env: dict[str, str] | None = None) -> Running:
     return machine.start(["qmesh", "apply", "--confirm", str(SECONDS)], env=env)
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.1, 0.25, 0.5, 0.8, 1.2, 2.0])
+@pytest.mark.parametrize("delay", DELAYS)
 @pytest.mark.parametrize("begun", [unguarded_member, taken_down_member])
 def test_a_change_that_is_killed_at_any_moment_is_undone(lab, begun, delay):
     """From when the undoing is armed: before that nothing is changed."""
@@ -218,8 +220,15 @@ def test_ctrl_c_in_the_middle_says_that_it_is_undone(lab):
     assert "qmesh undo --now" in applying.error_output()
 
 
-@pytest.mark.parametrize("begun", [unguarded_member, taken_down_member])
-@pytest.mark.parametrize("first", ["undo", "agent"])
+@pytest.mark.parametrize(
+    ("first", "begun"),
+    [
+        ("undo", unguarded_member),
+        ("agent", taken_down_member),
+        pytest.param("undo", taken_down_member, marks=LONG),
+        pytest.param("agent", unguarded_member, marks=LONG),
+    ],
+)
 def test_g3_after_a_reboot_the_previous_state_returns(lab, begun, first):
     """Under systemd the undoing comes before whatever loads the guard; without it, the agent does it."""
     member = begun(lab)

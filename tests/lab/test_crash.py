@@ -20,6 +20,6 @@ ROWS = [
 
 @pytest.mark.parametrize("command", ROWS)
 def test_e4_killed_at_any_point_it_is_run_again(lab, command):
-    result = MATRICES[command](lab, every=40)
+    result = MATRICES[command](lab, every=120)
     assert result.points > 5
     assert result.wrong == []

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -224,19 +225,20 @@ class TestE4:
         assert checked(member)["findings"] == []
         assert [event["what"] for event in facts(control, "log")["events"]].count("joined") == 1
 
-    @pytest.mark.parametrize("lost", ["machine.json", "membership.json", "preshared.key"])
-    def test_what_a_member_lost_it_gets_again_by_its_invitation(self, lab, lost):
+    def test_what_a_member_lost_it_gets_again_by_its_invitation(self, lab):
         """Also the instant between the answer and the first file; its workers are closed throughout."""
         control = make_control(lab)
         member = make_member(lab, control, 201, 4)
         stop_agent(member)
         before = what_is_there(member)
-        member.run(["rm", f"{STATE}/{lost}"])
-        qmesh(member, "join", "invitation", "--config", CONFIG, timeout=60)
-        after = what_is_there(member)
-        assert all(after[what] == before[what] for what in ("state", "rules", "links", "reserved"))
-        assert checked(member)["findings"] == []
-        assert facts(control, "status")["revision"] == 2
+        for lost in ("machine.json", "membership.json", "preshared.key"):
+            member.run(["rm", f"{STATE}/{lost}"])
+            qmesh(member, "join", "invitation", "--config", CONFIG, timeout=60)
+            after = what_is_there(member)
+            assert all(after[what] == before[what] for what in ("state", "rules", "links", "reserved")), lost
+            assert checked(member)["findings"] == []
+            assert facts(control, "status")["revision"] == 2
+            stop_agent(member)
 
     def test_said_twice_it_is_said_once(self, lab):
         control = make_control(lab)
@@ -303,34 +305,39 @@ def test_e5_machines_that_join_at_once_have_nothing_in_common(lab):
     assert all(facts(member, "plan")["steps"] == [] for member in members)
 
 
+def is_guarded_as(machine: Machine, rules: str) -> bool:
+    return what_is_there(machine)["rules"] == rules
+
+
 class TestE6:
     """A member believes only a membership signed by the mesh's key; damaged state is an error."""
 
-    @pytest.mark.parametrize(
-        ("file", "spoil"),
-        [
-            ("membership.json", lambda text: text.replace("eyJ", "eyK", 1)),
-            ("membership.json", lambda text: text[: len(text) // 2]),
-            ("membership.json", lambda _: ""),
-            ("machine.json", lambda text: text[:-9]),
-            ("preshared.key", lambda _: ""),
-            ("private.key", lambda _: "x"),
-        ],
+    DAMAGED = (
+        ("membership.json", lambda text: text.replace("eyJ", "eyK", 1)),
+        ("membership.json", lambda text: text[: len(text) // 2]),
+        ("membership.json", lambda _: ""),
+        ("machine.json", lambda text: text[:-9]),
+        ("preshared.key", lambda _: ""),
+        ("private.key", lambda _: "x"),
     )
-    def test_damaged_state_is_an_error_with_a_cure(self, lab, file, spoil):
+
+    def test_damaged_state_is_an_error_with_a_cure(self, lab):
         control = make_control(lab)
         member = make_member(lab, control, 201, 4)
         stop_agent(member)
-        member.write(f"{STATE}/{file}", spoil(member.read(f"{STATE}/{file}")), 0o600)
-        before = what_is_there(member)
-        said = refusal(member, "apply", code=3)
-        assert file in said
-        assert re.search(r"hint: .*(restore|join)", said)
-        assert what_is_there(member) == before
-        agent = member.start(["qmesh", "agent"])  # whatever it does not know, the ports stay closed (G3)
-        member.run(["nft", "flush", "ruleset"])
-        wait_until(lambda: what_is_there(member)["rules"] == before["rules"])
-        agent.stop()
+        for file, spoil in self.DAMAGED:
+            whole = member.read(f"{STATE}/{file}")
+            member.write(f"{STATE}/{file}", spoil(whole), 0o600)
+            before = what_is_there(member)
+            said = refusal(member, "apply", code=3)
+            assert file in said
+            assert re.search(r"hint: .*(restore|join)", said)
+            assert what_is_there(member) == before
+            agent = member.start(["qmesh", "agent"])  # whatever it does not know, the ports stay closed (G3)
+            member.run(["nft", "flush", "ruleset"])
+            wait_until(partial(is_guarded_as, member, before["rules"]))
+            agent.stop()
+            member.write(f"{STATE}/{file}", whole, 0o600)
 
     def test_a_registry_that_is_gone_is_no_empty_mesh(self, lab):
         control = make_control(lab)

@@ -48,7 +48,10 @@ def test_e3_e6_init_never_overwrites_a_mesh_whose_settings_were_lost(lab):
         assert what_is_there(machine) == before
 
 
-@pytest.mark.parametrize("guard", ["as it was", "altered", "flushed"])
+@pytest.mark.parametrize(
+    "guard",
+    ["flushed", *(pytest.param(name, marks=pytest.mark.long) for name in ("as it was", "altered"))],
+)
 def test_g3_a_join_of_a_machine_that_lost_its_membership_never_opens_its_ports(lab, guard):
     control = make_control(lab)
     member = make_member(lab, control, 201, 4)

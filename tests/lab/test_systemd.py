@@ -196,7 +196,8 @@ def test_uninstall_leaves_nothing_but_what_was_edited(mesh):
     with (units / "qmesh-control.service").open("a") as unit:
         unit.write("# mine\n")
     run("systemctl", "daemon-reload")
-    run("systemctl", "enable", "--now", "--no-block", "qmesh-workers.target", "qmesh-control.service")
+    run("systemctl", "enable", "qmesh-workers.target")
+    run("systemctl", "enable", "--now", "--no-block", "qmesh-control.service")
 
     try:
         told = run(QMESH, "uninstall", "--delete-state")
