@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+AS_OF_VERSION_3: Final = ("DROP TABLE succession", "PRAGMA user_version = 3")
 AS_OF_VERSION_2: Final = (
+    *AS_OF_VERSION_3,
     *(f"DROP TRIGGER {name}" for name in ("machine_is_one", "stand_in_is_one")),
     *("DROP TABLE stand_ins", "DROP TABLE resting", "ALTER TABLE machines DROP COLUMN acknowledged"),
     "PRAGMA user_version = 2",

@@ -12,7 +12,7 @@ from qmesh.agent.converge import converge, steps_for, steps_without_names
 from qmesh.agent.cutting import refuse_cut, warn_of_cut
 from qmesh.agent.following import render_in_hand
 from qmesh.agent.here import linux_for, load, refuse_removed, require_root, rise, risen
-from qmesh.agent.service import ensure_agent
+from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.undoing import arm, put_back_when_due, rearm, refuse_while_waiting
 from qmesh.errors import QmeshError
 from qmesh.host.state import State

@@ -17,6 +17,8 @@ log = logging.getLogger("qmesh")
 
 WAIT_S: Final = 50
 """Seconds that the control node keeps the question waiting for something new."""
+PROGRESS_S: Final = 1
+"""The same for the successor of the control node, which says each time how far it is."""
 CONNECT_S: Final = 2.0
 AGAIN_S: Final = (0.5, 2.0, 5.0, 15.0)
 """Seconds until the next try, on average, after so many that failed."""
@@ -58,14 +60,19 @@ class Asking:
 
     def _asked(self) -> float:
         """Ask once; seconds until the next time."""
-        from qmesh.host.channel import Silent  # noqa: PLC0415 - 15 MB that a control node has no use for
+        from qmesh.agent.succeeding import say_progress  # noqa: PLC0415 - 15 MB no control node has a use for
+        from qmesh.host.channel import Silent  # noqa: PLC0415 - as above
 
         try:
             here = load(self._state)
             if here.settings.control or not here.settings.up:
                 self.trouble = ""
                 return REST_S
-            arrived = refresh(self._state, here, connect_s=CONNECT_S, wait_s=WAIT_S)
+            is_successor = here.inventory.successor == here.settings.name
+            wait_s = PROGRESS_S if is_successor else WAIT_S
+            arrived = refresh(self._state, here, connect_s=CONNECT_S, wait_s=wait_s)
+            if is_successor and not arrived and say_progress(self._state, here):
+                self._arrived()
         except Removed as error:
             log.warning("%s (hint: %s)", error.message, error.hint)
             self._arrived()

@@ -57,6 +57,7 @@ def take(state: State, passphrase: bytes | None) -> tuple[bytes, Taken]:
             raise StateUnreadable(f"{state.private_key_file} is missing", hint="see `qmesh check`")
         with image_of(state.registry_file) as image:
             withdrawn = image.withdraw_open(command="backup", now=now)
+            image.without_handover()
             registry = image.octets()
         backup = Backup(
             taken_at=now,

@@ -13,7 +13,7 @@ import msgspec
 from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, Removed, StateUnreadable
 from qmesh.host import files, names, nftables
 from qmesh.host.linux import Linux
-from qmesh.host.registry import Registry
+from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.state import Settings, State
 from qmesh.host.wireguard import Counters
 from qmesh.mesh.changes import with_key
@@ -122,14 +122,35 @@ def load(state: State) -> Here:
     settings = state.settings()
     if settings.control:
         with Registry(state.registry_file) as registry:
-            return Here(settings, registry.inventory(), registry.preshared_keys())
+            return Here(settings, _served(settings, registry.inventory()), registry.preshared_keys())
     inventory = held_membership(state, settings)
-    shared = state.preshared_key()
-    if shared is None:
-        raise _lost(state.preshared_key_file, "is missing")
-    return Here(
-        settings, _with_own_key(state, settings, inventory), {inventory.control_node.public_key: shared}
-    )
+    preshared = _preshared_keys(state, settings, inventory)
+    return Here(settings, _with_own_key(state, settings, inventory), preshared)
+
+
+def _served(settings: Settings, inventory: Inventory) -> Inventory:
+    """The mesh, and until its new control node answers also as this one: by it the others know of that."""
+    if inventory.control == settings.name:
+        return inventory
+    return msgspec.structs.replace(inventory, control=settings.name, successor=inventory.control)
+
+
+def _preshared_keys(state: State, settings: Settings, inventory: Inventory) -> dict[str, Secret]:
+    """A worker machine's: with the control node, and with the next one; that one's own with all."""
+    keys = {}
+    if inventory.successor == settings.name and (estate := state.estate()) is not None:
+        with RegistryImage(estate.registry) as image:
+            keys = image.preshared_keys()
+    coming = state.next_shared()
+    if coming is not None:
+        keys[coming.public_key] = coming.preshared_key
+    control_key = inventory.control_node.public_key
+    if coming is None or coming.public_key != control_key:
+        shared = state.preshared_key()
+        if shared is None:
+            raise _lost(state.preshared_key_file, "is missing")
+        keys[control_key] = shared
+    return keys
 
 
 def _with_own_key(state: State, settings: Settings, inventory: Inventory) -> Inventory:
@@ -255,13 +276,14 @@ def endpoint_wanted(
 
 def known_endpoints(here: Here) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
     """The machines that this one knows how to reach, each with its endpoints, best first."""
-    if not here.settings.control:
-        return [(here.inventory.control_node, control_endpoints(here))]
-    return [
+    mesh, own = here.inventory, here.settings.name
+    others = mesh.machines if here.machine in mesh.hubs else mesh.hubs
+    known = [
         (machine, machine.endpoints)
-        for machine in here.inventory.machines
-        if machine.endpoints and machine.name != here.settings.name
+        for machine in others
+        if machine.endpoints and machine.name not in {own, mesh.control}
     ]
+    return known if here.settings.control else [(mesh.control_node, control_endpoints(here)), *known]
 
 
 def control_endpoints(here: Here) -> tuple[Endpoint, ...]:

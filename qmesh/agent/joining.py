@@ -28,9 +28,9 @@ from qmesh.agent.here import (
     rise,
     standing,
 )
+from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.reaching import take_nearest
 from qmesh.agent.redeeming import Joiner, redeem
-from qmesh.agent.service import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files, links, nftables, ports, wireguard

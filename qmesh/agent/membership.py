@@ -31,24 +31,47 @@ def refresh(state: State, here: Here, *, connect_s: float, wait_s: int = 0) -> b
     Raises Silent when the control node does not answer, EnrolmentRefused when it says no, or when
     its answer is not to be believed (E6); Removed when it is, and this machine is not in it.
     """
-    from qmesh.host.channel import Client  # noqa: PLC0415 - 15 MB that a control node has no use for
+    from qmesh.host.channel import Client, Silent  # noqa: PLC0415 - 15 MB that a control node has no use for
 
-    client = Client(address=here.inventory.control_node.address, port=here.inventory.service_port)
-    with contextlib.closing(client):
-        offered = _asked(client, state, here, connect_s=connect_s, wait_s=wait_s)
+    offered = None
+    own = here.settings.name
+    for hub in (machine for machine in here.inventory.hubs if machine.name != own):
+        client = Client(address=hub.address, port=here.inventory.service_port)
+        try:
+            with contextlib.closing(client):
+                offered = _asked(client, state, here, connect_s=connect_s, wait_s=wait_s)
+            break
+        except Silent:  # the next control node may be it already
+            if here.inventory.successor in {None, own, hub.name}:
+                raise
     if offered is None:
         return False
-    signed, inventory = offered
     with state.lock():
-        if not newer(held_membership(state, here.settings), inventory):
-            return False
-        if all(machine.name != here.settings.name for machine in inventory.machines):
-            _leave(state)
-            raise Removed
-        files.write(state.membership_file, stored(signed))
-        rotation = state.rotation()
-        if rotation is not None and inventory.machine(here.settings.name).public_key == rotation.new:
-            state.save_rotation(None)
+        return take_up(state, *offered)
+
+
+def take_up(state: State, signed: SignedMembership, inventory: Inventory) -> bool:
+    """Hold a membership that is believed, if it is newer; whether it is. Holds the lock.
+
+    Raises Removed where this machine is not in it.
+    """
+    from qmesh.agent import succeeding  # noqa: PLC0415 - as above
+
+    settings = state.settings()
+    if settings.control:
+        return False
+    held = held_membership(state, settings)
+    if not newer(held, inventory):
+        return False
+    if all(machine.name != settings.name for machine in inventory.machines):
+        _leave(state)
+        raise Removed
+    succeeding.prepare(state, held, inventory)
+    files.write(state.membership_file, stored(signed))
+    succeeding.follow(state, inventory)
+    rotation = state.rotation()
+    if rotation is not None and inventory.machine(settings.name).public_key == rotation.new:
+        state.save_rotation(None)
     return True
 
 

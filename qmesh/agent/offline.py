@@ -35,8 +35,8 @@ from qmesh.agent.joining import (
     refuse_wrong_place,
     without_tunnel,
 )
+from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.redeeming import Joiner
-from qmesh.agent.service import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused, StateUnreadable
 from qmesh.host import files, nftables, wireguard

@@ -28,7 +28,7 @@ from qmesh.agent.here import (
     rise,
     standing,
 )
-from qmesh.agent.service import ensure_agent
+from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files, links, nftables, ports, wireguard

@@ -63,7 +63,7 @@ def _refuse_where_none_can_be(here: Here) -> None:
     if here.settings.control:
         raise BadInput(
             "the control node's key is the one that every member knows, and stays",
-            hint="run it on a worker machine; a control node whose key was stolen: make the mesh anew",
+            hint="it can change on a member: `qmesh handover NAME`, then `qmesh rotate-key`, then hand back",
         )
     if not here.settings.up:
         raise BadInput("the tunnel is down, and the control node has to know", hint="`qmesh apply` first")

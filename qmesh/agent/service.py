@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from socket import socket
 from typing import Final
 
+from qmesh.agent import succeeding
 from qmesh.agent.asking import Asking
 from qmesh.agent.following import Follower
 from qmesh.agent.here import Here, require_root
@@ -21,12 +22,11 @@ from qmesh.agent.serving import ControlNode, Turns
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.watching import Watch
 from qmesh.errors import MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import links, processes, services, telling
+from qmesh.host import links, processes, telling
 from qmesh.host.channel import Service
 from qmesh.host.linux import close_as_at_boot
 from qmesh.host.state import State
 from qmesh.mesh.plan import LoadGuard, Step
-from qmesh.mesh.units import qmesh_units
 
 log = logging.getLogger("qmesh")
 
@@ -38,29 +38,6 @@ BREATH_S: Final = 0.02
 """Seconds between two looks, at least: another program may change the rules without end."""
 MOST_STEPS_TOLD: Final = 20
 """Of one look; a first apply has one for each peer."""
-_START_S: Final = 20.0
-
-
-def ensure_agent(state: State) -> None:
-    """See that the agent runs: under systemd where that is the init, else in the background."""
-    if services.systemd_runs():
-        where = services.paths(state, config_directory="/", program=services.DEFAULT_PROGRAM)
-        units = qmesh_units(where)
-        if services.agent_runs(state) and services.are_installed(units):
-            return
-        services.install_agent(units)
-        log.info("the agent runs as qmesh.service; qmesh-guard.service loads the guard at boot")
-        return
-    if services.agent_runs(state):
-        return
-    process = services.start_in_background(state, "agent", wait_s=_START_S)
-    if process is not None:
-        log.info(
-            "no systemd here: the agent was started in the background (process %d, log %s);"
-            " after a reboot start it with `qmesh agent`",
-            process,
-            state.log_file,
-        )
 
 
 def run(state: State) -> None:
@@ -180,6 +157,7 @@ class Agent:
     def _look(self) -> Here:
         with self._state.lock():
             put_back_when_due(self._state)  # whoever else should have is gone
+            succeeding.go_on(self._state)
             here, steps = self._watch.look()
         self._tell(steps)
         if here.settings.control:
@@ -189,6 +167,10 @@ class Agent:
             if self._service is not None and self._watch.event != self._announced:
                 self._announced = self._watch.event
                 self._service[1].announce()
+            if here.inventory.successor is not None and succeeding.retire_when_answered(self._state, here):
+                self._calls.look()
+        else:
+            self._stop_service()
         return here
 
     def _tell(self, steps: tuple[Step, ...]) -> None:

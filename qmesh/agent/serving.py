@@ -11,11 +11,12 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import EnrolmentRefused, MachineRefused
-from qmesh.host.registry import Registry
+from qmesh.host.registry import Registry, image_of
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import read_key_offer, read_redemption
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.membership import History, sign_membership, whole
+from qmesh.mesh.succession import Estate, packed, read_progress
 
 _TURN_S: Final = 8.0
 
@@ -91,6 +92,18 @@ class ControlNode:
             registry.offer_key(public_key, sender=sender, now=int(time.time()))
         if not self._turns.wait_for_one(_TURN_S):
             raise MachineRefused("the agent is busy", hint="try again")
+
+    def succeed(self, body: bytes, *, sender: str) -> bytes | None:
+        """Note how far the successor is; what it lacks."""
+        said = read_progress(body)
+        self.write_acknowledged()
+        with Registry(self._state.registry_file) as registry:
+            if registry.note_progress(said, sender=sender):
+                return None
+        with image_of(self._state.registry_file) as image:
+            event, octets = image.bequeathed()
+        key = self._signing_key.private_bytes_raw()
+        return packed(Estate(event=event, registry=octets, signing_key=key))
 
     def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         """An update, for members only, and for those who were until just now: they are to know."""

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "resume": "Take a paused machine into the node's list again.",
     "remove": "Take a machine out of the mesh.",
     "rotate-key": "Give this worker machine a new WireGuard key.",
+    "handover": "Make another member the control node.",
     "import": "Propose how a cluster that runs already becomes a mesh.",
     "plan": "Show the steps that `apply` would take.",
     "apply": "Make this machine as desired, guard first.",

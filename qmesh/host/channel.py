@@ -30,6 +30,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from qmesh.errors import EnrolmentRefused, KernelRefused, QmeshError
 from qmesh.host import telling
 from qmesh.mesh.enrolment import KeyOffer, Redemption
+from qmesh.mesh.succession import Progress
 
 T = TypeVar("T")
 
@@ -45,6 +46,7 @@ MAX_CONNECTIONS_A_PEER: Final = 8
 _SAME_VERSION: Final = "use the same version of qmesh on both machines"
 _REDEMPTIONS: Final = "/v1/redemptions"
 _KEYS: Final = "/v1/keys"
+_SUCCESSION: Final = "/v1/succession"
 _MEMBERSHIP: Final = "/v1/membership"
 _MESSAGEPACK: Final = "application/vnd.msgpack"
 
@@ -68,6 +70,9 @@ class Answers(Protocol):
 
     def offer_key(self, body: bytes, *, sender: str) -> None:
         """Know the key to which a member changes, and have WireGuard know it. Raises EnrolmentRefused."""
+
+    def succeed(self, body: bytes, *, sender: str) -> bytes | None:
+        """Note how far the successor is; the estate, where it lacks that. Raises EnrolmentRefused."""
 
     def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         """What makes the newest of the one of that revision, or all of it; None when none is newer.
@@ -128,20 +133,27 @@ def application(answers: Answers, news: News) -> Starlette:
         await told(request, answers.offer_key)
         return Response(status_code=204)
 
+    async def succeed(request: Request) -> Response:
+        return _found(await told(request, answers.succeed))
+
     async def membership(request: Request) -> Response:
-        found = await _membership(request, answers, news)
-        if found is None:
-            return Response(status_code=204)
-        return Response(found, media_type=_MESSAGEPACK)
+        return _found(await _membership(request, answers, news))
 
     return Starlette(
         routes=[
             Route(_REDEMPTIONS, redeem, methods=["POST"]),
             Route(_KEYS, offer_key, methods=["POST"]),
+            Route(_SUCCESSION, succeed, methods=["POST"]),
             Route(_MEMBERSHIP, membership, methods=["GET"]),
         ],
         exception_handlers={QmeshError: _refusing},
     )
+
+
+def _found(octets: bytes | None) -> Response:
+    if octets is None:
+        return Response(status_code=204)
+    return Response(octets, media_type=_MESSAGEPACK)
 
 
 async def _membership(request: Request, answers: Answers, news: News) -> bytes | None:
@@ -436,6 +448,15 @@ class Client:
         body = msgspec.json.encode(KeyOffer(public_key))
         timeout = httpx.Timeout(read_s, connect=connect_s)
         self._answer(lambda: self._http.stream("POST", _KEYS, content=body, timeout=timeout))
+
+    def succeed(self, said: Progress, *, connect_s: float, read_s: float) -> bytes | None:
+        """Say how far this successor is; the estate, where it lacks that. Raises as `offer_key`."""
+        body = msgspec.json.encode(said)
+        timeout = httpx.Timeout(read_s, connect=connect_s)
+        return (
+            self._answer(lambda: self._http.stream("POST", _SUCCESSION, content=body, timeout=timeout))
+            or None
+        )
 
     def membership(
         self, *, newer_than: int, connect_s: float, read_s: float, wait_s: int = 0, whole: bool = False

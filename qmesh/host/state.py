@@ -17,12 +17,13 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
+from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import files, holder, reserved, telling
 from qmesh.mesh.enrolment import Redemption, public_key_of
 from qmesh.mesh.following import Due
 from qmesh.mesh.guard import parse_script
 from qmesh.mesh.model import Endpoint, Guard, Port, Secret, Unshown
+from qmesh.mesh.succession import Estate, unpacked
 from qmesh.mesh.undoing import Undoing
 
 DEFAULT_STATE = Path("/var/lib/qmesh")
@@ -78,6 +79,13 @@ class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     old: str
     new: str
+
+
+class NextShared(Unshown, frozen=True, forbid_unknown_fields=True):
+    """The key that this machine shares with the next control node. public_key: of that."""
+
+    public_key: str
+    preshared_key: Secret
 
 
 class Restoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,6 +152,8 @@ class State:
         self._next_key_file = directory / "next.key"
         self._rotation_file = directory / "rotating.json"
         self._due_file = directory / "due.json"
+        self._next_shared_file = directory / "successor.json"
+        self.estate_file = directory / "estate.msgpack"
 
     def prepare(self) -> None:
         """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""
@@ -234,6 +244,8 @@ class State:
             self.preshared_key_file,
             self.private_key_file,
             self.undo_file,
+            self._next_shared_file,
+            self.estate_file,
         )
         return (*map(files.stamp, written), (files.stamp(self.registry_file) or (None,))[0])
 
@@ -248,11 +260,12 @@ class State:
     def forget(self, *, keep_private_key: bool) -> None:
         """Leave the mesh, in the files: the settings go first, so that a rest of them means nothing."""
         files.remove(self._settings_file)
+        self.forget_mesh()
         for path in (
-            *(self.registry_file.with_name(self.registry_file.name + end) for end in ("", "-wal", "-shm")),
             self.membership_file,
             self.preshared_key_file,
-            self.signing_key_file,
+            self._next_shared_file,
+            self.estate_file,
             self._pending_file,
             self._asked_file,
             self.undo_file,
@@ -263,6 +276,41 @@ class State:
             self._restoring_file,
         ):
             files.remove(path)
+
+    def forget_mesh(self) -> None:
+        """Have no signing key and no registry any more."""
+        files.remove(self.signing_key_file)
+        for end in ("", "-wal", "-shm"):
+            files.remove(self.registry_file.with_name(self.registry_file.name + end))
+
+    def next_shared(self) -> NextShared | None:
+        """The key that this machine will share with the next control node, if one is named."""
+        return _decoded(self._next_shared_file, NextShared)
+
+    def save_next_shared(self, shared: NextShared | None) -> None:
+        """Remember it, durably, or that there is none."""
+        if shared is None:
+            files.remove(self._next_shared_file)
+        else:
+            files.write(self._next_shared_file, msgspec.json.encode(shared, enc_hook=_revealed))
+
+    def estate(self) -> Estate | None:
+        """What this machine will be the control node from, if it is named to be the next."""
+        octets = files.read(self.estate_file)
+        try:
+            return None if octets is None else unpacked(octets)
+        except EnrolmentRefused:
+            raise StateUnreadable(
+                f"{self.estate_file} is damaged",
+                hint="delete it: the control node gives it again while the handover lasts",
+            ) from None
+
+    def save_estate(self, octets: bytes | None) -> None:
+        """Remember it, durably, or that there is none."""
+        if octets is None:
+            files.remove(self.estate_file)
+        else:
+            files.write(self.estate_file, octets)
 
     def pending(self) -> Pending | None:
         """The redemption that was begun and not ended, if any."""
@@ -389,8 +437,9 @@ class State:
         return self._key(self.preshared_key_file)
 
     def save_preshared_key(self, key: Secret) -> None:
-        """Remember the key that a worker machine shares with the control node."""
+        """Remember the key that a worker machine shares with the control node, and with no next one yet."""
         files.write(self.preshared_key_file, key.reveal().encode() + b"\n")
+        self.save_next_shared(None)
 
     def _key(self, path: Path) -> Secret | None:
         octets = files.read(path, limit=1024)

@@ -13,7 +13,7 @@ import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.mesh.gaps import closed, renumbered
-from qmesh.mesh.inventory import Inventory, Stream
+from qmesh.mesh.inventory import Inventory, Stream, members
 from qmesh.mesh.model import Cores, Endpoint, Machine, Profile
 from qmesh.mesh.nodeconfig import Setting, facts, wanted_settings
 
@@ -103,6 +103,35 @@ def with_key(inventory: Inventory, name: str, public_key: str) -> Inventory:
     machines = tuple(machine if other.name == name else other for other in inventory.machines)
     others = tuple(each for each in inventory.stand_ins if each.machine != name)
     return _changed(inventory, machines=machines, stand_ins=others)
+
+
+def to_be_succeeded(inventory: Inventory, name: str) -> Inventory:
+    """The mesh with that member as the next control node. Raises BadInput where some could not reach it."""
+    if name == inventory.control:
+        raise BadInput(f"{name} is the control node already", hint="name the machine that is to be it")
+    successor = _refuse_other_state(inventory, name, "active", "the control node")
+    unreachable = [
+        machine.name
+        for machine in members(inventory)
+        if machine.name != name and not (machine.endpoints or successor.endpoints)
+    ]
+    if unreachable:
+        raise BadInput(
+            f"neither {name} nor {unreachable[0]} has an endpoint: nobody could call the other",
+            hint=f"say where {name} is reached: `qmesh set {name} --endpoint HOST:PORT`",
+        )
+    return _changed(inventory, successor=name)
+
+
+def handed_over(inventory: Inventory) -> Inventory:
+    """The mesh with its successor as the control node."""
+    assert inventory.successor is not None
+    return _changed(inventory, control=inventory.successor, successor=None)
+
+
+def kept(inventory: Inventory) -> Inventory:
+    """The mesh whose control node stays it."""
+    return _changed(inventory, successor=None)
 
 
 def with_options(inventory: Inventory, options: Options) -> Inventory:

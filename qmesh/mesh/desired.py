@@ -48,7 +48,9 @@ def desired(inventory: Inventory, name: str, place: Place, preshared: Mapping[st
     preshared: preshared keys by the public key of the peer they are shared with.
 
     Hub and spoke: the control node has every machine as a peer, a worker machine only the control
-    node, each with that one tunnel address as allowed IP. Raises BadInput for an unknown name.
+    node, each with that one tunnel address as allowed IP. While the control role is handed over, its
+    successor is a second hub, for those with whom it shares a preshared key already.
+    Raises BadInput for an unknown name.
     """
     machine = inventory.machine(name)
     return NodeState(
@@ -73,20 +75,17 @@ def _guard(inventory: Inventory, machine: Machine, place: Place, ports: tuple[in
 
 def _tunnel(inventory: Inventory, machine: Machine, place: Place, preshared: Mapping[str, Secret]) -> Tunnel:
     prefix_length = ipaddress.ip_network(inventory.network).prefixlen
-    is_control = machine.name == inventory.control
-    others = (
-        (other for other in inventory.machines if other.name != machine.name)
-        if is_control
-        else (inventory.control_node,)
-    )
+    is_control, is_hub = machine.name == inventory.control, machine in inventory.hubs
     peers = (
         peer_of(
             other,
             endpoint=place.endpoints.get(other.name),
             preshared_key=preshared.get(other.public_key),
-            calls=not is_control or bool(other.endpoints),
+            calls=other.name == inventory.control or not is_hub or bool(other.endpoints),
         )
-        for other in others
+        for other in (inventory.machines if is_hub else inventory.hubs)
+        if other.name != machine.name
+        and (inventory.control in {machine.name, other.name} or other.public_key in preshared)
     )
     stand_ins = (
         stand_in_peer(each, preshared.get(each.public_key))

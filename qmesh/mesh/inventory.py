@@ -50,6 +50,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     master_proxy: whether other provers come to the workers by way of the control process.
     restart: whether agents restart the node's processes that have to be.
     stand_ins: second keys of machines; only the control node knows of them.
+    successor: the member that is about to become the control node; all get ready for it.
     """
 
     mesh: str
@@ -65,6 +66,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     master_proxy: bool = False
     restart: bool = False
     stand_ins: tuple[StandIn, ...] = ()
+    successor: str | None = None
 
     def __post_init__(self) -> None:
         if ip_network(self.network) != self.network:
@@ -80,11 +82,12 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             _refuse_outside(machine, network)
             for endpoint in machine.endpoints:
                 refuse_endpoint_inside(self.network, endpoint.host)
-        if self.machine(self.control).state != "active":
-            raise BadInput(
-                f"the control node {self.control} is {self.machine(self.control).state}",
-                hint="the control node must be an active machine",
-            )
+        for name in (self.control, self.successor or self.control):
+            if self.machine(name).state != "active":
+                raise BadInput(
+                    f"the control node {name} is {self.machine(name).state}",
+                    hint="the control node must be an active machine",
+                )
         self._refuse_ports_that_do_not_fit()
         self._refuse_what_the_node_has_not()
 
@@ -173,6 +176,12 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def control_node(self) -> Machine:
         """The machine that runs the control process."""
         return self.machine(self.control)
+
+    @property
+    def hubs(self) -> tuple[Machine, ...]:
+        """The machines that have a tunnel to every member: the control node, and who is to be it next."""
+        names = (self.control, self.successor)
+        return tuple(self.machine(name) for name in names if name is not None)
 
 
 def addresses_of(inventory: Inventory) -> Iterator[str]:

@@ -64,6 +64,9 @@ class Control:
     def offer_key(self, body: bytes, *, sender: str) -> None:
         raise NotImplementedError
 
+    def succeed(self, body: bytes, *, sender: str) -> bytes | None:
+        raise NotImplementedError
+
     def refresh(self) -> None:
         pass
 

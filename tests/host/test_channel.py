@@ -21,6 +21,7 @@ from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused
 from qmesh.host import channel, telling
 from qmesh.host.channel import Client, Service, Silent
 from qmesh.mesh.enrolment import Redemption
+from qmesh.mesh.succession import Progress
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -57,6 +58,10 @@ class Agent:
     def offer_key(self, body: bytes, *, sender: str) -> None:
         self.asked.append(("offer_key", body, sender))
         self._redeem(body)
+
+    def succeed(self, body: bytes, *, sender: str) -> bytes | None:
+        self.asked.append(("succeed", body, sender))
+        return self._redeem(body) or None
 
     def refresh(self) -> None:
         self.refreshed += 1
@@ -929,6 +934,16 @@ def test_a_key_is_offered_by_who_is_known_by_its_address():
         assert ask("GET", "/v1/keys").status_code == 405
         assert ask("POST", "/v1/keys", content=b"x" * (channel.MAX_BODY + 1)).status_code == 413
     assert agent.asked == [("offer_key", b'{"public_key":"' + b"A" * 43 + b'="}', HERE)]
+
+
+@pytest.mark.parametrize("estate", [b"all of it", None])
+def test_a_successor_says_how_far_it_is_and_is_given_what_it_lacks(estate):
+    agent = Agent(redeem=lambda _: estate or b"")
+    said = Progress(holds=3, silent=("10.77.0.3",))
+    with service(agent), client() as asking:
+        assert asking.succeed(said, connect_s=5, read_s=5) == estate
+        assert ask("GET", "/v1/succession").status_code == 405
+    assert agent.asked == [("succeed", b'{"holds":3,"silent":["10.77.0.3"]}', HERE)]
 
 
 @pytest.mark.parametrize("error", [EnrolmentRefused("no", hint="why"), MachineRefused("busy", hint="later")])

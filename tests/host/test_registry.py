@@ -33,7 +33,7 @@ from qmesh.mesh.changes import (
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, redemption
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import Endpoint, Machine, StandIn
-from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_2
+from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_2, AS_OF_VERSION_3
 
 NOBODY = 65534
 NOW = 1_800_000_000
@@ -926,7 +926,7 @@ def tables(path: Path) -> dict[str, str]:
         return {name: " ".join(text.split()) for name, text in found}
 
 
-@pytest.mark.parametrize("older", [AS_OF_VERSION_1, AS_OF_VERSION_2])
+@pytest.mark.parametrize("older", [AS_OF_VERSION_1, AS_OF_VERSION_2, AS_OF_VERSION_3])
 def test_an_older_registry_is_brought_forward_with_all_that_is_in_it(path, registry, older):
     redeem(registry, invite(registry), key(1))
     before, made = registry.inventory(), tables(path)
@@ -991,7 +991,7 @@ def test_a_change_that_is_refused_or_none_leaves_no_trace(registry):
 
 
 def test_a_newer_registry_is_an_error_and_not_damage(path):
-    sql(path, "PRAGMA user_version = 4")
+    sql(path, "PRAGMA user_version = 99")
 
     with pytest.raises(StateUnreadable, match="was written by a newer qmesh") as newer:
         Registry(path)

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused, StateUnreadable
-from qmesh.host.state import Asked, HeldPorts, Pending, Settings, State
+from qmesh.host.state import Asked, HeldPorts, NextShared, Pending, Settings, State
 from qmesh.mesh.enrolment import Redemption, public_key_of
 from qmesh.mesh.model import Endpoint, Secret
 
@@ -181,6 +181,7 @@ def filled(state: State) -> State:
     state.make_private_key()
     state.save_preshared_key(KEY)
     state.make_signing_key()
+    state.save_next_shared(NextShared(public_key_of(KEY), KEY))
     return state
 
 
@@ -192,6 +193,7 @@ READERS: dict[str, Callable[[State], object]] = {
     "private.key": State.private_key,
     "preshared.key": State.preshared_key,
     "signing.key": State.signing_key,
+    "successor.json": State.next_shared,
 }
 
 

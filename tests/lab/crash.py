@@ -414,6 +414,83 @@ def _is_up_to_date(rig: Rig, revision: int) -> bool:
     return not trouble_of_plan(rig.member)
 
 
+def handover(lab: Lab, *, every: int) -> Result:
+    """There is one control node at any time, and run again the command ends with the new one."""
+    rig = _of_two(lab)
+    closed = rig.reached()
+
+    def crash(number: int) -> Ended:
+        _to_have_control(rig, rig.control, rig.member)
+        return rig.control("handover", "machine-b", kill=number)
+
+    def again() -> str:
+        return _trouble_of_handover(rig) or ("" if rig.reached() == closed else "the worker was reached")
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
+def _to_have_control(rig: Rig, wanted: Faulty, other: Faulty) -> None:
+    """See that a machine is the control node, whatever became of the last handover."""
+    name = "control" if wanted is rig.control else "machine-b"
+    if wanted.facts("status")["control"] != name:
+        other.succeed("handover", name)
+    wait_until(lambda: other.facts("status")["control"] == name, seconds=20)
+
+
+def _trouble_of_handover(rig: Rig) -> str:
+    """What is wrong where machine-b is to be the control node, once the command was run again."""
+    ended = rig.control("handover", "machine-b")
+    if ended.code and not (ended.refused(2) and "is not the control node" in ended.err):
+        return f"the same command again: {ended.err}"
+    return _trouble_of_new_control(rig)
+
+
+def _trouble_of_new_control(rig: Rig) -> str:
+    def ended() -> bool:
+        return all(each.facts("status")["control"] == "machine-b" for each in (rig.control, rig.member))
+
+    try:
+        wait_until(ended, seconds=30)
+        wait_until(lambda: not trouble_of_plan(rig.control) + trouble_of_plan(rig.member), seconds=20)
+    except AssertionError:
+        return f"it is not followed: {trouble_of_plan(rig.control)} {trouble_of_plan(rig.member)}"
+    for machine, there in ((rig.machine_a, False), (rig.machine_b, True)):
+        state = Path(f"/proc/{machine.pid}/root/var/lib/qmesh")
+        if {state.joinpath(name).exists() for name in ("mesh.db", "signing.key")} != {there}:
+            return f"the registry or the signing key is at the wrong place: {machine.name}"
+    return ""
+
+
+def agents_in_a_handover(lab: Lab, *, every: int) -> Result:
+    """Either agent dies while the control role moves, and another begins."""
+    rig = _of_two(lab)
+    closed = rig.reached()
+    result = Result(0)
+    for dying in (rig.member, rig.control):
+
+        def once(kill: int, dying: Faulty = dying) -> tuple[list[str], str]:
+            _to_have_control(rig, rig.control, rig.member)
+            agent = Agent(dying, kill=kill)
+            wait_until(lambda: bool(rig.machine_a.run(["ss", "-Hltn"]).stdout))
+            agent.arm()
+            ended: list[Ended] = []
+            moving = threading.Thread(target=lambda: ended.append(rig.control("handover", "machine-b")))
+            moving.start()
+            wait_until(lambda: agent.is_dead() or not moving.is_alive(), seconds=120)
+            points = agent.points()
+            agent.follow()
+            moving.join()
+            trouble = _trouble_of_handover(rig)
+            return points, trouble or ("" if rig.reached() == closed else "the worker was reached")
+
+        of_one = _agent_in_turn(rig, every, once)
+        result.points += of_one.points
+        result.tried += of_one.tried
+        result.wrong += of_one.wrong
+    return result
+
+
 def _agent_in_turn(rig: Rig, every: int, once: Callable[[int], tuple[list[str], str]]) -> Result:
     """Kill an agent at its points one by one."""
     points, trouble = once(0)
@@ -449,6 +526,8 @@ MATRICES: Final[dict[str, Matrix]] = {
     "set": set_workers,
     "remove": remove,
     "rotate-key": rotate_key,
+    "handover": handover,
+    "agent of either machine, while the control role moves": agents_in_a_handover,
     "agent of the control node, while a machine joins": agent_of_control,
     "agent of a member, while the mesh changes": agent_of_member,
 }

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from qmesh.errors import BadInput
 from qmesh.mesh.changes import (
     Options,
+    handed_over,
+    kept,
     paused,
     refuse_to_replace,
     renumberings,
     restarts,
     resumed,
+    to_be_succeeded,
     with_endpoints,
     with_key,
     with_options,
@@ -49,6 +52,49 @@ def cluster(*counts: int, **more: object) -> Inventory:
 
 
 TUTORIAL = cluster(3, 4, 10)
+
+
+CALLED = with_endpoints(TUTORIAL, "b", [Endpoint("203.0.113.2", 51820)])
+
+
+def test_the_control_role_goes_to_another_machine_in_two_changes_and_no_core_moves() -> None:
+    named = to_be_succeeded(CALLED, "b")
+    assert (named.control, named.successor, named.revision) == ("a", "b", CALLED.revision + 1)
+    assert [machine.name for machine in named.hubs] == ["a", "b"]
+    after = handed_over(named)
+    assert (after.control, after.successor, after.revision) == ("b", None, CALLED.revision + 2)
+    assert [machine.name for machine in after.hubs] == ["b"]
+    assert renumberings(CALLED, after) == ()
+    assert kept(named) == msgspec.structs.replace(CALLED, revision=CALLED.revision + 2)
+    assert kept(CALLED) == CALLED
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "complaint"),
+    [
+        ("a", CALLED, "a is the control node already"),
+        ("b", paused(CALLED, "b"), "b is paused, and cannot be the control node"),
+        ("z", CALLED, "no machine is named 'z'"),
+        ("b", CALLED, ""),
+        ("c", with_endpoints(CALLED, "a", [Endpoint("203.0.113.1", 51820)]), ""),  # it calls both
+        ("c", CALLED, "neither c nor a has an endpoint: nobody could call the other"),
+        ("b", cluster(3, 4, 10), "neither b nor a has an endpoint: nobody could call the other"),
+    ],
+)
+def test_the_control_role_goes_only_to_a_member_that_all_others_can_reach(
+    name: str, before: Inventory, complaint: str
+) -> None:
+    if not complaint:
+        assert to_be_succeeded(before, name).successor == name
+        return
+    with pytest.raises(BadInput) as caught:
+        to_be_succeeded(before, name)
+    assert caught.value.message == complaint
+
+
+def test_who_is_no_active_machine_can_be_no_successor() -> None:
+    with pytest.raises(BadInput, match="the control node b is paused"):
+        msgspec.structs.replace(paused(CALLED, "b"), successor="b")
 
 
 def order(mesh: Inventory) -> str:

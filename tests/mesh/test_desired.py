@@ -135,6 +135,36 @@ def test_the_control_node_keeps_alive_the_ways_to_machines_that_it_can_call() ->
     assert {peer.public_key: peer.keepalive_s for peer in tunnel.peers} == {key(2): 25, key(1): 0}
 
 
+def peers_of(inventory: Inventory, name: str, *shared: int) -> dict[str, tuple[str, int]]:
+    """Each peer's address and keepalive, by the machine's name."""
+    preshared = {key(number): Secret(f"with {number}") for number in shared}
+    tunnel = desired(inventory, name, PLACE, preshared).tunnel
+    assert tunnel is not None
+    names = {machine.public_key: machine.name for machine in inventory.machines}
+    for peer in tunnel.peers:
+        assert peer.preshared_key == preshared.get(peer.public_key)
+    return {names[p.public_key]: (p.allowed_ips[0], p.keepalive_s) for p in tunnel.peers}
+
+
+def test_while_the_control_role_is_handed_over_its_successor_is_a_second_hub_for_who_shares_a_key() -> None:
+    called = msgspec.structs.replace(B, endpoints=(Endpoint("203.0.113.5", 5),))
+    c = msgspec.structs.replace(C, workers=1, state="active")
+    between = mesh(A, called, c, successor="b")
+    assert peers_of(between, "a", 1, 2) == {"b": ("10.77.0.2/32", 25), "c": ("10.77.0.3/32", 0)}
+    assert peers_of(between, "b", 3, 1) == {"a": ("10.77.0.1/32", 25), "c": ("10.77.0.3/32", 0)}
+    assert peers_of(between, "c", 3, 2) == {"a": ("10.77.0.1/32", 25), "b": ("10.77.0.2/32", 25)}
+    # Before it has the estate, and before a member has derived its key, they are no peers.
+    assert peers_of(between, "b", 3) == {"a": ("10.77.0.1/32", 25)}
+    assert peers_of(between, "c", 3) == {"a": ("10.77.0.1/32", 25)}
+    for name in "bc":  # and worker ports accept the control node alone until the change
+        guard = desired(between, name, PLACE, {}).guard
+        assert isinstance(guard, Guard)
+        assert (guard.role, guard.control_address) == ("worker", "10.77.0.1")
+    after = mesh(A, called, c, control="b")
+    assert peers_of(after, "c", 2, 3) == {"b": ("10.77.0.2/32", 25)}
+    assert peers_of(after, "a", 2) == {"b": ("10.77.0.2/32", 25)}
+
+
 def test_the_tunnel_has_the_mtu_that_its_place_has() -> None:
     tunnel = desired(MESH, "b", msgspec.structs.replace(PLACE, mtu=1340), {}).tunnel
     assert tunnel is not None

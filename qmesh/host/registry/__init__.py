@@ -5,13 +5,26 @@ rows         rows as values, and back
 events       what happened
 invitations  made, used, ended
 keys         a machine's change to another key
+handing_over the control role on its way to another machine
 store        what can happen to the mesh: each change one transaction with its event
 image        the same in memory, for a backup
 """
 
 from qmesh.host.registry.events import Event, EventKind
+from qmesh.host.registry.handing_over import Readiness
 from qmesh.host.registry.image import RegistryImage, image_of
 from qmesh.host.registry.invitations import Issued, Open
 from qmesh.host.registry.store import Known, News, Registry
 
-__all__ = ["Event", "EventKind", "Issued", "Known", "News", "Open", "Registry", "RegistryImage", "image_of"]
+__all__ = [
+    "Event",
+    "EventKind",
+    "Issued",
+    "Known",
+    "News",
+    "Open",
+    "Readiness",
+    "Registry",
+    "RegistryImage",
+    "image_of",
+]

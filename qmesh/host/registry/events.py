@@ -24,6 +24,9 @@ EventKind: TypeAlias = Literal[
     "key-offered",
     "key-rotated",
     "restored",
+    "handover-begun",
+    "handover-ended",
+    "handed-over",
 ]
 
 

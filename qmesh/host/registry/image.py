@@ -7,8 +7,10 @@ from typing import Final
 
 from qmesh.errors import StateUnreadable
 from qmesh.host import database, files
-from qmesh.host.registry.invitations import end_open
+from qmesh.host.registry import handing_over
+from qmesh.host.registry.invitations import end_all_open
 from qmesh.host.registry.store import Registry
+from qmesh.mesh.inventory import Inventory
 
 _NAME: Final = Path("the backup's registry")
 _WAL: Final = b"\2\2"
@@ -39,12 +41,25 @@ class RegistryImage(Registry):
     def withdraw_open(self, *, command: str, now: int) -> tuple[str, ...]:
         """Withdraw every invitation that is open; the machines that they were for, by name."""
         with self._change() as connection:
-            found = connection.execute(
-                "SELECT machine FROM invitations WHERE outcome = 'open' ORDER BY machine"
-            ).fetchall()
-            for (name,) in found:
-                end_open(connection, name, now, command=command)
-        return tuple(name for (name,) in found)
+            return end_all_open(connection, now, command=command)
+
+    def without_handover(self) -> None:
+        """Forget a handover that was under way: what comes of the registry has this control node."""
+        with self._change() as connection:
+            connection.execute("DELETE FROM succession")
+
+    def bequeathed(self) -> tuple[int, bytes]:
+        """The number of the last event, and the registry as the successor will have it."""
+        with self._change() as connection:
+            event = handing_over.bequeath(connection)
+        return event, self.octets()
+
+    def inherited(self, *, now: int) -> Inventory:
+        """Make its successor the control node; the mesh after it."""
+        with self._change() as connection:
+            after = handing_over.hand_over(connection, now=now)
+            connection.execute("DELETE FROM succession")
+            return after
 
     def octets(self) -> bytes:
         """The database as a file would have it, without a rest of what was deleted in it."""

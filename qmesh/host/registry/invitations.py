@@ -209,6 +209,15 @@ def end_open(connection: sqlite3.Connection, name: str, now: int, *, command: st
     return bool(ended)
 
 
+def end_all_open(connection: sqlite3.Connection, now: int, *, command: str) -> tuple[str, ...]:
+    """Withdraw every invitation that is open; the machines that they were for, by name."""
+    found = connection.execute("SELECT machine FROM invitations WHERE outcome = 'open' ORDER BY machine")
+    names = tuple(name for (name,) in found.fetchall())
+    for name in names:
+        end_open(connection, name, now, command=command)
+    return names
+
+
 def _end(
     connection: sqlite3.Connection, name: str, identifier: str, now: int, *, command: str, what: EventKind
 ) -> None:

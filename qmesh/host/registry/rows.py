@@ -39,7 +39,16 @@ def _rows_as_inventory(connection: sqlite3.Connection) -> Inventory:
     stand_ins = tuple(StandIn(*row) for row in found)
     for name in ("master_proxy", "restart"):
         mesh[name] = bool(mesh[name])
-    return Inventory(**mesh, machines=machines, stand_ins=stand_ins)
+    named = successor(connection)
+    # Where it is the control node by now, this is the registry of the one before it.
+    awaited = None if named == mesh["control"] else named
+    return Inventory(**mesh, machines=machines, stand_ins=stand_ins, successor=awaited)
+
+
+def successor(connection: sqlite3.Connection) -> str | None:
+    """Whom the control role is being handed over to, or was."""
+    row = connection.execute("SELECT successor FROM succession").fetchone()
+    return None if row is None else str(row[0])
 
 
 def update(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> None:

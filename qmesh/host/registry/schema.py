@@ -6,7 +6,7 @@ import sqlite3
 from typing import Final
 
 APPLICATION: Final = 0x716D6573  # "qmes"
-VERSION: Final = 3
+VERSION: Final = 4
 _OF_THE_THIRD: Final = (
     """CREATE TABLE stand_ins (
     public_key TEXT PRIMARY KEY NOT NULL,
@@ -30,6 +30,12 @@ WHEN EXISTS (SELECT 1 FROM machines WHERE NEW.address IS address OR NEW.public_k
     OR EXISTS (SELECT 1 FROM resting WHERE address = NEW.address)
 BEGIN SELECT RAISE(ABORT, 'the address or key is in use, or the address rests'); END""",
 )
+_OF_THE_FOURTH: Final = """CREATE TABLE succession (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    successor TEXT NOT NULL REFERENCES machines (name),
+    holds INTEGER NOT NULL DEFAULT 0,
+    silent TEXT NOT NULL DEFAULT '[]'
+) STRICT"""
 SCHEMA: Final = f"""
 CREATE TABLE mesh (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -68,6 +74,7 @@ CREATE TABLE invitations (
 ) STRICT;
 CREATE UNIQUE INDEX one_open_invitation ON invitations (machine) WHERE outcome = 'open';
 {";".join(_OF_THE_THIRD)};
+{_OF_THE_FOURTH};
 CREATE TABLE events (
     number INTEGER PRIMARY KEY,
     at INTEGER NOT NULL,
@@ -86,6 +93,7 @@ _MIGRATIONS: Final = {
         "ALTER TABLE mesh ADD COLUMN restart INTEGER NOT NULL DEFAULT FALSE",
     ),
     2: ("ALTER TABLE machines ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 0", *_OF_THE_THIRD),
+    3: (_OF_THE_FOURTH,),
 }
 """By version, what makes the next one of it."""
 

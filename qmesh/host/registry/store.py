@@ -15,12 +15,14 @@ from typing import Final, Self
 
 from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, QmeshError, StateUnreadable
 from qmesh.host import database, files
-from qmesh.host.registry import invitations, keys, rows, schema
+from qmesh.host.registry import handing_over, invitations, keys, rows, schema
 from qmesh.host.registry.events import Event, EventKind, record
+from qmesh.host.registry.handing_over import Readiness
 from qmesh.host.registry.invitations import Issued, Open
 from qmesh.mesh.enrolment import Redemption
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Endpoint, Machine, Secret, Unshown
+from qmesh.mesh.succession import Progress
 
 _OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
 """Events after which nothing of the control node is another but its peers: who joins, comes last."""
@@ -132,8 +134,7 @@ class Registry:
     def last_event(self) -> int:
         """The number of the last event."""
         with self._change() as connection:
-            (number,) = connection.execute("SELECT max(number) FROM events").fetchone()
-            return int(number)
+            return handing_over.last_event(connection)
 
     def news(self, *, since: int) -> News | None:
         """What became of machines after the event of this number.
@@ -178,6 +179,7 @@ class Registry:
         member's and none is to be replaced, or the machine does not fit in.
         """
         with self._change() as connection:
+            handing_over.refuse_during(connection)
             return invitations.make(
                 connection,
                 name,
@@ -238,7 +240,10 @@ class Registry:
         """
         try:
             with self._change() as connection:
+                handing_over.refuse_during(connection)
                 keys.offer(connection, public_key, sender=sender, now=now)
+        except BadInput as error:
+            raise EnrolmentRefused(error.message, hint="try again in a minute") from None
         except sqlite3.IntegrityError:
             raise EnrolmentRefused(
                 "that key is in use", hint="remove next.key from the state directory, and try again"
@@ -263,6 +268,7 @@ class Registry:
         `after` may raise BadInput, and changes no key, address or name. machine: what it is about.
         """
         with self._change() as connection:
+            handing_over.refuse_during(connection)
             old = rows.inventory(connection)
             new = after(old)
             if new != old:
@@ -272,6 +278,46 @@ class Registry:
                 rows.update(connection, old, new)
                 record(connection, now, command, what, machine, new.revision)
         return old, new
+
+    def successor(self) -> str | None:
+        """Whom the control role is being handed over to, or was."""
+        with self._change() as connection:
+            return rows.successor(connection)
+
+    def begin_handover(self, name: str, *, now: int) -> tuple[str, ...]:
+        """Name the successor; the machines whose invitations, which name this one, are withdrawn for it.
+
+        Until it is ended nothing else of the mesh changes. Raises BadInput where it can't be the control
+        node. Begun for it already, nothing changes.
+        """
+        with self._change() as connection:
+            return handing_over.begin(connection, name, now=now)
+
+    def end_handover(self, *, now: int) -> bool:
+        """Name no successor any more; whether there was one that is not the control node yet."""
+        with self._change() as connection:
+            return handing_over.end(connection, now=now)
+
+    def note_progress(self, said: Progress, *, sender: str) -> bool:
+        """Remember how far the successor is; whether what it holds is all. Raises EnrolmentRefused."""
+        with self._change() as connection:
+            handing_over.progress(connection, said, sender=sender)
+            return said.holds == handing_over.last_event(connection)
+
+    def readiness(self) -> Readiness:
+        """Who is ready for the handover that was begun."""
+        with self._change() as connection:
+            return handing_over.readiness(connection)
+
+    def hand_over(self, *, now: int) -> Inventory:
+        """Make the successor the control node; the mesh after it. From here on this registry is the past.
+
+        Raises BadInput where the successor holds less than this registry has.
+        """
+        with self._change() as connection:
+            if not handing_over.readiness(connection).holds:
+                raise BadInput("the successor does not hold all of the registry yet", hint="try again")
+            return handing_over.hand_over(connection, now=now)
 
     def copied(self) -> bytes:
         """The database's octets as of one moment, whatever others write meanwhile."""

@@ -1,0 +1,36 @@
+"""That a machine has an agent, for the commands that begin or change something."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from qmesh.host import services
+from qmesh.host.state import State
+from qmesh.mesh.units import qmesh_units
+
+log = logging.getLogger("qmesh")
+
+_START_S: Final = 20.0
+
+
+def ensure_agent(state: State) -> None:
+    """See that the agent runs: under systemd where that is the init, else in the background."""
+    if services.systemd_runs():
+        where = services.paths(state, config_directory="/", program=services.DEFAULT_PROGRAM)
+        units = qmesh_units(where)
+        if services.agent_runs(state) and services.are_installed(units):
+            return
+        services.install_agent(units)
+        log.info("the agent runs as qmesh.service; qmesh-guard.service loads the guard at boot")
+        return
+    if services.agent_runs(state):
+        return
+    process = services.start_in_background(state, "agent", wait_s=_START_S)
+    if process is not None:
+        log.info(
+            "no systemd here: the agent was started in the background (process %d, log %s);"
+            " after a reboot start it with `qmesh agent`",
+            process,
+            state.log_file,
+        )

@@ -1,0 +1,177 @@
+"""How the control role passes from one machine to another, seen from each of them.
+
+All follow one signed membership after the other. In the first the successor is named: members make it a
+second peer, it fetches the registry and the signing key and shakes hands with each of them. In the next it
+is the control node: members have no other peer any more, it serves them, and the one before it is a member
+once it was answered there. Every step is found again from files, so that each may be cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from qmesh.agent.here import Here, held_membership, stale
+from qmesh.errors import EnrolmentRefused, StateUnreadable
+from qmesh.host import files, wireguard
+from qmesh.host.channel import Client, Silent
+from qmesh.host.registry import Registry, RegistryImage
+from qmesh.host.registry.image import put
+from qmesh.host.state import NextShared, State
+from qmesh.mesh.inventory import Inventory, members
+from qmesh.mesh.membership import believed, read_stored, read_update, sign_membership, stored, updated
+from qmesh.mesh.succession import MOST_SILENT, Progress, preshared_key_with, unpacked
+
+log = logging.getLogger("qmesh")
+
+_ANSWER_S = 10.0
+_CONNECT_S = 0.5
+
+
+def prepare(state: State, held: Inventory, coming: Inventory) -> None:
+    """Have ready what a worker machine needs for a newer membership, before it holds it. Holds the lock."""
+    settings = state.settings()
+    _settle(state, held)
+    is_another = coming.control != held.control
+    if is_another:
+        state.save_settings(msgspec.structs.replace(settings, control_endpoints=()))
+    hub = coming.control if is_another else coming.successor
+    shared = state.preshared_key()
+    if hub is None or hub == settings.name or shared is None:
+        state.save_next_shared(None)
+    else:
+        key = coming.machine(hub).public_key
+        state.save_next_shared(NextShared(key, preshared_key_with(key, shared)))
+
+
+def follow(state: State, held: Inventory) -> None:
+    """Be what the membership that is held makes of this machine; from any point on. Holds the lock."""
+    settings = state.settings()
+    if settings.control:
+        _clear(state)
+    elif held.control == settings.name:
+        _take_over(state, held)
+    else:
+        _settle(state, held)
+        if held.successor != settings.name:
+            state.save_estate(None)
+        state.forget_mesh()
+
+
+def go_on(state: State) -> None:
+    """End what was cut off, if anything was. Holds the lock."""
+    settings = state.settings()
+    rests = (state.estate_file,) if settings.control else (state.estate_file, state.signing_key_file)
+    if all(files.mode_of(path) is None for path in rests):
+        return
+    if settings.control:
+        _clear(state)
+    else:
+        follow(state, held_membership(state, settings))
+
+
+def _settle(state: State, held: Inventory) -> None:
+    """What was shared with the next control node is, once it is the control node, what is shared."""
+    coming = state.next_shared()
+    if coming is not None and coming.public_key == held.control_node.public_key:
+        state.save_preshared_key(coming.preshared_key)
+
+
+def _take_over(state: State, held: Inventory) -> None:
+    """Be the control node. The settings, which make this machine it, come last."""
+    estate = state.estate()
+    if estate is None:
+        raise StateUnreadable(
+            f"this machine is the control node now, and {state.estate_file} is missing",
+            hint="restore that file; or `qmesh restore` a backup of the machine that was it before",
+        )
+    octets = files.read(state.membership_file)
+    with RegistryImage(estate.registry) as image:
+        mesh = image.inherited(now=int(time.time()))
+        registry = image.octets()
+    signs = Ed25519PrivateKey.from_private_bytes(estate.signing_key)
+    if octets is None or sign_membership(mesh, signs) != read_stored(octets):
+        raise StateUnreadable(
+            f"what {state.estate_file} holds is not the mesh of revision {held.revision}",
+            hint="`qmesh restore` a backup of the machine that was the control node before",
+        )
+    put(state.registry_file, registry)
+    state.save_signing_key(estate.signing_key)
+    settings = state.settings()
+    state.save_settings(msgspec.structs.replace(settings, control=True, control_endpoints=()))
+    _clear(state)
+    log.info("this machine is the control node now")
+
+
+def _clear(state: State) -> None:
+    """Have nothing any more that only a worker machine has, or who is about to be the control node."""
+    files.remove(state.membership_file)
+    files.remove(state.preshared_key_file)
+    state.save_next_shared(None)
+    state.save_estate(None)
+
+
+def say_progress(state: State, here: Here) -> bool:
+    """Tell the control node how far this successor is; whether it was given what it lacks.
+
+    Raises Silent, or EnrolmentRefused.
+    """
+    estate = state.estate()
+    counters = wireguard.backend_for(here.settings.interface).read(here.settings.interface).counters
+    heard = counters.keys() - stale(counters)
+    hubs = {here.inventory.control, here.inventory.successor}
+    silent = tuple(
+        machine.address
+        for machine in members(here.inventory)
+        if machine.name not in hubs and machine.public_key not in heard
+    )
+    said = Progress(holds=0 if estate is None else estate.event, silent=silent[:MOST_SILENT])
+    with contextlib.closing(_client(here, here.inventory.control)) as client:
+        octets = client.succeed(said, connect_s=_CONNECT_S, read_s=_ANSWER_S)
+    if octets is None:
+        return False
+    unpacked(octets)
+    with state.lock():
+        state.save_estate(octets)
+    return True
+
+
+def retire_when_answered(state: State, here: Here) -> bool:
+    """Where this was the control node: be a member as soon as the new one answers; whether that is done."""
+    with Registry(state.registry_file) as registry:
+        mesh, keys = registry.inventory(), registry.preshared_keys()
+    if mesh.control == here.settings.name:
+        return False
+    try:
+        with contextlib.closing(_client(here, mesh.control)) as client:
+            answer = client.membership(
+                newer_than=mesh.revision - 1, connect_s=_CONNECT_S, read_s=_ANSWER_S, whole=True
+            )
+        if answer is None:
+            return False
+        signed = updated(read_update(answer), None)
+        known = believed(signed, here.settings.verification_key, mesh=mesh.mesh)
+    except Silent:
+        return False
+    except EnrolmentRefused as error:
+        log.warning("%s is not the control node yet: %s", mesh.control, error.message)
+        return False
+    if known.control == here.settings.name:
+        return False
+    with state.lock():
+        settings = state.settings()
+        if settings.control:
+            files.write(state.membership_file, stored(signed))
+            state.save_preshared_key(keys[mesh.control_node.public_key])
+            state.save_settings(msgspec.structs.replace(settings, control=False, control_endpoints=()))
+            state.forget_mesh()
+            log.info("%s is the control node now, and this machine a member", mesh.control)
+    return True
+
+
+def _client(here: Here, name: str) -> Client:
+    return Client(address=here.inventory.machine(name).address, port=here.inventory.service_port)

@@ -1,0 +1,87 @@
+"""`qmesh handover`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from qmesh.agent.handing_over import Handed, cancel, handover
+from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.errors import BadInput
+from qmesh.host.state import State
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.units import CONTROL_PROCESS
+
+log = logging.getLogger("qmesh")
+
+EXAMPLES = (
+    "qmesh handover machine-b",
+    "qmesh handover machine-b --wait 300 --leave-behind",
+    "qmesh handover --cancel",
+)
+
+
+def command(
+    name: Annotated[
+        str | None, typer.Argument(help="The member that is to be the control node.", show_default=False)
+    ] = None,
+    wait: Annotated[
+        int, typer.Option(min=5, max=86400, help="Seconds to wait until every member is ready.")
+    ] = 60,
+    leave_behind: Annotated[
+        bool,
+        typer.Option(
+            "--leave-behind",
+            help="Go on without members that are not ready then; they need an invitation afterwards.",
+        ),
+    ] = False,
+    cancelled: Annotated[
+        bool, typer.Option("--cancel", help="Give up a handover that was cut off before it was done.")
+    ] = False,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Make another member the control node.
+
+    The registry and the signing key pass through the tunnel, every member is told, and the new control
+    node shakes hands with each of them before anything changes. From then on worker ports accept its
+    tunnel address alone. This machine stays a member, with its workers.
+
+    Where not all are ready in time, nothing is changed. The node itself, with its keys, is yours to move.
+    """
+    if (name is None) != cancelled:
+        raise BadInput(
+            "one of two is wanted: the name of a member, or --cancel", hint="see `qmesh handover --help`"
+        )
+    if name is None:
+        answer(cancel(State(state)), as_json=as_json, text=_kept)
+        return
+    done = handover(State(state), name, wait_s=wait, leave_behind=leave_behind)
+    answer(done, as_json=as_json, text=_in_words)
+    _say_what_is_next(done)
+
+
+def _kept(mesh: Inventory) -> str:
+    return f"{mesh.control} stays the control node: revision {mesh.revision}"
+
+
+def _in_words(done: Handed) -> str:
+    return f"{done.now} is the control node: revision {done.revision}, worker ports accept {done.address}"
+
+
+def _say_what_is_next(done: Handed) -> None:
+    if not done.answers:
+        log.warning("%s has not answered yet; the agents go on with it, see `qmesh status` there", done.now)
+    for name in done.left_behind:
+        log.warning("%s knows nothing of it: on %s `qmesh invite %s --replace`", name, done.now, name)
+    if done.withdrawn:
+        names = ", ".join(done.withdrawn)
+        log.info("invitations named this machine, and are withdrawn: make them anew for %s", names)
+    log.info("now move the node; its keys must never be in use on two machines at once:")
+    log.info("  on %s: systemctl disable --now %s", done.was, CONTROL_PROCESS)
+    log.info("  copy the node's directory, with config.yml and keys.yml, from there to %s", done.now)
+    log.info("  on both: qmesh render-config --write --config DIR")
+    log.info("  on %s: qmesh units --write /etc/systemd/system, and start the node", done.now)
+    log.info("and back %s up anew: older backups make the machine before it the control node again", done.now)

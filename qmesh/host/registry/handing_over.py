@@ -1,0 +1,140 @@
+"""The control role on its way to another machine. Each function is part of a transaction.
+
+From its beginning on nothing else of the mesh changes, so that what the successor holds stays true.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.host.registry import rows
+from qmesh.host.registry.events import record
+from qmesh.host.registry.invitations import end_all_open
+from qmesh.mesh import changes
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import Secret
+from qmesh.mesh.succession import Progress, missing, preshared_key_with
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Who is ready for a handover.
+
+    holds: whether the successor has the registry as it is, and the signing key.
+    missing: members that do not know of the successor, or whom it has not reached.
+    """
+
+    holds: bool
+    missing: tuple[str, ...]
+
+
+def refuse_during(connection: sqlite3.Connection) -> None:
+    """Raise BadInput while the control role is on its way to another machine, and once it is there."""
+    name = rows.successor(connection)
+    if name is None:
+        return
+    (control,) = connection.execute("SELECT control FROM mesh").fetchone()
+    if name == control:
+        raise BadInput(f"{name} is the control node now", hint="run it there")
+    raise BadInput(
+        f"the control role is being handed over to {name}",
+        hint="wait until that is done, or give it up with `qmesh handover --cancel`",
+    )
+
+
+def begin(connection: sqlite3.Connection, name: str, *, now: int) -> tuple[str, ...]:
+    """As `Registry.begin_handover`."""
+    if rows.successor(connection) == name:
+        return ()
+    refuse_during(connection)
+    after = changes.to_be_succeeded(rows.inventory(connection), name)
+    withdrawn = end_all_open(connection, now, command="handover")
+    connection.execute("INSERT INTO succession (one, successor) VALUES (1, ?)", (name,))
+    _written(connection, after)
+    record(connection, now, "handover", "handover-begun", name, after.revision)
+    return withdrawn
+
+
+def end(connection: sqlite3.Connection, *, now: int) -> bool:
+    """As `Registry.end_handover`."""
+    before = rows.inventory(connection)
+    if before.successor is None:
+        return False
+    after = changes.kept(before)
+    connection.execute("DELETE FROM succession")
+    _written(connection, after)
+    record(connection, now, "handover", "handover-ended", before.successor, after.revision)
+    return True
+
+
+def progress(connection: sqlite3.Connection, said: Progress, *, sender: str) -> None:
+    """Remember how far the successor is. Raises EnrolmentRefused where the sender is none."""
+    done = connection.execute(
+        "UPDATE succession SET holds = ?, silent = ?"
+        " WHERE successor = (SELECT name FROM machines WHERE address = ?)"
+        " AND successor <> (SELECT control FROM mesh)",
+        (said.holds, msgspec.json.encode(said.silent).decode(), sender),
+    )
+    if not done.rowcount:
+        raise EnrolmentRefused(
+            "the control role is not handed over to this machine", hint="see `qmesh status`"
+        )
+
+
+def readiness(connection: sqlite3.Connection) -> Readiness:
+    """As `Registry.readiness`."""
+    holds, silent = connection.execute("SELECT holds, silent FROM succession").fetchone()
+    known = connection.execute("SELECT address, acknowledged FROM machines").fetchall()
+    return Readiness(
+        holds=holds == last_event(connection),
+        missing=missing(
+            rows.inventory(connection), dict(known), msgspec.json.decode(silent, type=tuple[str, ...])
+        ),
+    )
+
+
+def last_event(connection: sqlite3.Connection) -> int:
+    """The number of the last event."""
+    (number,) = connection.execute("SELECT max(number) FROM events").fetchone()
+    return int(number)
+
+
+def hand_over(connection: sqlite3.Connection, *, now: int) -> Inventory:
+    """Make the successor the control node; the mesh after it."""
+    after = changes.handed_over(rows.inventory(connection))
+    _written(connection, after)
+    record(connection, now, "handover", "handed-over", after.control, after.revision)
+    return after
+
+
+def bequeath(connection: sqlite3.Connection) -> int:
+    """Make of a copy of the registry the successor's; the number of its last event."""
+    mesh = rows.inventory(connection)
+    assert mesh.successor is not None
+    successor, control = mesh.machine(mesh.successor), mesh.control_node
+    for table, name in (("machines", "name"), ("stand_ins", "machine")):
+        found = connection.execute(
+            f"SELECT public_key, preshared_key FROM {table}"  # noqa: S608 - names of ours
+            f" WHERE preshared_key IS NOT NULL AND {name} <> ?",
+            (successor.name,),
+        ).fetchall()
+        connection.executemany(
+            f"UPDATE {table} SET preshared_key = ? WHERE public_key = ?",  # noqa: S608 - as above
+            [
+                (preshared_key_with(successor.public_key, Secret(shared)).reveal(), public_key)
+                for public_key, shared in found
+            ],
+        )
+    connection.execute(
+        "UPDATE machines SET preshared_key = (SELECT preshared_key FROM machines WHERE name = ?)"
+        " WHERE name = ?",
+        (successor.name, control.name),
+    )
+    connection.execute("UPDATE machines SET preshared_key = NULL WHERE name = ?", (successor.name,))
+    return last_event(connection)
+
+
+def _written(connection: sqlite3.Connection, mesh: Inventory) -> None:
+    connection.execute("UPDATE mesh SET control = ?, revision = ?", (mesh.control, mesh.revision))

@@ -1,0 +1,150 @@
+"""The control role moves to another machine, planned: members follow, and so do the worker ports."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.lab.cluster import (
+    STATE,
+    checked,
+    facts,
+    invite,
+    make_control,
+    make_member,
+    qmesh,
+    refusal,
+    start_workers,
+    stop_agent,
+)
+from tests.lab.machines import Lab, Machine
+from tests.lab.test_changes import reached
+from tests.lab.test_lab import wait_until
+from tests.lab.test_life import problems
+
+pytestmark = pytest.mark.lab
+
+PORTS_OF_C = [40007, 40008]
+
+
+def make_three(lab: Lab) -> tuple[Machine, Machine, Machine]:
+    """A, the control node; B, which can be called; and C, which cannot."""
+    control = make_control(lab)
+    members = make_member(lab, control, 201, 4), make_member(lab, control, 202, 2)
+    qmesh(control, "set", "machine-b", "--endpoint", "192.168.0.201:51820")
+    return control, *members
+
+
+def test_the_control_role_moves_and_the_worker_ports_follow(lab):
+    a, b, c = make_three(lab)
+    start_workers(c, "8..9", "--careless")
+    qmesh(a, "render-config", "--write")
+    start_workers(a, "1..3", "--careless")
+    assert reached(a, "10.77.0.3", PORTS_OF_C) == PORTS_OF_C
+    invite(a, lab.machine("machine-d", "192.168.0.203"))
+
+    done = facts(a, "handover", "machine-b")
+    assert (done["from"], done["to"], done["address"]) == ("control", "machine-b", "10.77.0.2")
+    assert (done["left_behind"], done["withdrawn"], done["answers"]) == ([], ["machine-d"], True)
+
+    wait_until(lambda: reached(b, "10.77.0.3", PORTS_OF_C) == PORTS_OF_C, seconds=10)
+    assert reached(a, "10.77.0.3", PORTS_OF_C) == []
+    wait_until(lambda: reached(b, "10.77.0.1", [40000, 40001, 40002]) == [40000, 40001, 40002], seconds=10)
+    for machine in (a, b, c):
+        found = facts(machine, "status")
+        assert (found["control"], found["revision"]) == ("machine-b", done["revision"])
+        assert {each["code"] for each in checked(machine)["findings"]} <= {"worker-wide"}
+    assert "not the control node" in refusal(a, "invite", "machine-e", code=2)
+    # Nothing is left on A that makes a control node, and nothing on B but that.
+    assert a.run(["sh", "-c", f"cd {STATE}; ls mesh.db signing.key"], check=False).stdout == ""
+    held = b.run(["sh", "-c", f"cd {STATE}; ls"]).stdout.split()
+    assert {"membership.json", "preshared.key", "estate.msgpack", "successor.json"}.isdisjoint(held)
+
+    new = make_member(lab, b, 204, 1)
+    assert facts(new, "status")["control"] == "machine-b"
+    wait_until(lambda: facts(c, "status")["revision"] == done["revision"] + 1, seconds=10)
+    assert [each["what"] for each in facts(b, "log")["events"]][-4:-1] == [
+        "handover-begun",
+        "handed-over",
+        "invited",
+    ]
+
+
+def test_where_one_is_not_ready_nothing_changes_or_it_is_left_behind(lab):
+    a, b, c = make_three(lab)
+    revision = facts(a, "status")["revision"]
+    start_workers(c, "8..9", "--careless")
+    stop_agent(c)
+    said = refusal(a, "handover", "machine-b", "--wait", "5", code=4)
+    assert "nothing was changed: 5 s were not enough for machine-c" in said
+    wait_until(lambda: facts(b, "status")["revision"] == revision + 2, seconds=10)
+    assert facts(a, "status")["control"] == facts(b, "status")["control"] == "control"
+    assert reached(a, "10.77.0.3", PORTS_OF_C) == PORTS_OF_C
+    wait_until(lambda: b.run(["wg", "show", "qmesh0", "peers"]).stdout.count("=") == 1, seconds=10)
+    assert b.run(["sh", "-c", f"ls {STATE}/estate.msgpack"], check=False).returncode == 2
+
+    moving = a.start(["qmesh", "handover", "machine-b"])
+    wait_until(lambda: "waiting for machine-c" in moving.error_output(), seconds=20)
+    moving.send_signal(signal.SIGINT)
+    assert moving.wait(20) == 130
+    assert "no handover is under way" in refusal(a, "handover", "--cancel", code=2)
+    moving = a.start(["qmesh", "handover", "machine-b"])
+    wait_until(lambda: "waiting for machine-c" in moving.error_output(), seconds=20)
+    moving.send_signal(signal.SIGKILL)
+    moving.wait(20)
+    assert "is being handed over to machine-b" in refusal(a, "pause", "machine-c", code=2)
+    assert "control stays the control node" in qmesh(a, "handover", "--cancel").stdout
+    qmesh(a, "pause", "machine-c")
+    qmesh(a, "resume", "machine-c")
+
+    done = qmesh(a, "handover", "machine-b", "--wait", "5", "--leave-behind")
+    assert "machine-b is the control node" in done.stdout
+    assert "machine-c knows nothing of it: on machine-b `qmesh invite machine-c --replace`" in done.stderr
+    assert reached(b, "10.77.0.3", PORTS_OF_C) == reached(a, "10.77.0.3", PORTS_OF_C) == []
+    invite(b, c, "--replace")
+    qmesh(c, "join", "invitation")
+    wait_until(lambda: reached(b, "10.77.0.3", PORTS_OF_C) == PORTS_OF_C, seconds=10)
+
+
+def test_a_control_node_changes_its_key_where_another_is_it_meanwhile(lab):
+    a, b, c = make_three(lab)
+    old = facts(c, "status")["machines"][0]["public_key"]
+    qmesh(a, "handover", "machine-b")
+    wait_until(lambda: a.run(["qmesh", "rotate-key"], check=False).returncode == 0, seconds=30)
+    qmesh(b, "handover", "control")
+    wait_until(lambda: facts(c, "status")["control"] == "control", seconds=10)
+    new = facts(c, "status")["machines"][0]["public_key"]
+    assert new != old
+    assert c.run(["wg", "show", "qmesh0", "peers"]).stdout.split() == [new]
+    start_workers(c, "8..9", "--careless")
+    assert reached(a, "10.77.0.3", PORTS_OF_C) == PORTS_OF_C
+    assert [problems(machine) - {"worker-wide"} for machine in (a, b, c)] == [set(), set(), set()]
+
+
+BEGIN = """
+import time
+from pathlib import Path
+from qmesh.host import telling
+from qmesh.host.registry import Readiness, Registry
+state = Path("/var/lib/qmesh")
+with Registry(state / "mesh.db") as registry:
+    registry.begin_handover("machine-b", now=int(time.time()))
+    telling.tell(state, wait_s=5)
+    while registry.readiness() != Readiness(holds=True, missing=()):
+        time.sleep(0.1)
+"""
+
+
+def test_a_member_that_does_not_hear_of_it_asks_the_next_control_node_itself(lab):
+    a, b, c = make_three(lab)
+    start_workers(c, "8..9", "--careless")
+    a.run(["python", "-c", BEGIN], timeout=60)
+    # All are ready. From here on nothing comes from A to C, and then A is no more.
+    c.run(["nft", "add table inet far; add chain inet far in { type filter hook prerouting priority -500; }"])
+    c.run(["nft", "add rule inet far in ip saddr 192.168.0.200 drop"])
+    qmesh(a, "handover", "machine-b")
+    a.run(["ip", "link", "delete", "eth0"])
+    assert reached(b, "10.77.0.3", PORTS_OF_C) == []
+    wait_until(lambda: reached(b, "10.77.0.3", PORTS_OF_C) == PORTS_OF_C, seconds=90)
+    assert facts(c, "status")["control"] == "machine-b"
