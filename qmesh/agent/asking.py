@@ -10,7 +10,9 @@ from typing import Final
 
 from qmesh.agent.here import load
 from qmesh.agent.membership import refresh
+from qmesh.agent.succeeding import say_progress
 from qmesh.errors import EnrolmentRefused, QmeshError, Removed
+from qmesh.host.channel.messages import Silent
 from qmesh.host.state import State
 
 log = logging.getLogger("qmesh")
@@ -60,9 +62,6 @@ class Asking:
 
     def _asked(self) -> float:
         """Ask once; seconds until the next time."""
-        from qmesh.agent.succeeding import say_progress  # noqa: PLC0415 - 15 MB no control node has a use for
-        from qmesh.host.channel import Silent  # noqa: PLC0415 - as above
-
         try:
             here = load(self._state)
             if here.settings.control or not here.settings.up:

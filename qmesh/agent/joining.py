@@ -34,7 +34,8 @@ from qmesh.agent.redeeming import Joiner, redeem
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files, links, nftables, ports, wireguard
-from qmesh.host.channel import Client, Silent
+from qmesh.host.channel.client import Client
+from qmesh.host.channel.messages import Silent
 from qmesh.host.linux import Linux
 from qmesh.host.state import Settings, State
 from qmesh.mesh import networks

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from qmesh.agent import succeeding
 from qmesh.agent.here import Here, held_membership, load
 from qmesh.errors import EnrolmentRefused, Removed
 from qmesh.host import files
+from qmesh.host.channel.messages import Silent
 from qmesh.host.state import State
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.membership import SignedMembership, believed, newer, read_stored, read_update, stored, updated
 
 if TYPE_CHECKING:
-    from qmesh.host.channel import Client
+    from qmesh.host.channel.client import Client
 
 log = logging.getLogger("qmesh")
 
@@ -31,7 +33,7 @@ def refresh(state: State, here: Here, *, connect_s: float, wait_s: int = 0) -> b
     Raises Silent when the control node does not answer, EnrolmentRefused when it says no, or when
     its answer is not to be believed (E6); Removed when it is, and this machine is not in it.
     """
-    from qmesh.host.channel import Client, Silent  # noqa: PLC0415 - 15 MB that a control node has no use for
+    from qmesh.host.channel.client import Client  # noqa: PLC0415 - 15 MB that a control node has no use for
 
     offered = None
     own = here.settings.name
@@ -55,8 +57,6 @@ def take_up(state: State, signed: SignedMembership, inventory: Inventory) -> boo
 
     Raises Removed where this machine is not in it.
     """
-    from qmesh.agent import succeeding  # noqa: PLC0415 - as above
-
     settings = state.settings()
     if settings.control:
         return False
@@ -110,8 +110,6 @@ def latest(state: State) -> Here:
     here = load(state)
     if here.settings.control or not here.settings.up:
         return here
-    from qmesh.host.channel import Silent  # noqa: PLC0415 - as above
-
     try:
         return load(state) if refresh(state, here, connect_s=1.0) else here
     except Removed as error:

@@ -12,7 +12,8 @@ import msgspec
 from qmesh.agent.converge import take
 from qmesh.errors import EnrolmentRefused
 from qmesh.host import links, names
-from qmesh.host.channel import Client, Silent
+from qmesh.host.channel.client import Client
+from qmesh.host.channel.messages import Silent
 from qmesh.host.linux import Linux
 from qmesh.host.state import Pending, State
 from qmesh.mesh.desired import host_network

@@ -18,7 +18,8 @@ from qmesh.agent.here import Here, linux_for, load, refuse_removed, require_root
 from qmesh.agent.membership import refresh
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused
-from qmesh.host.channel import Client, Silent
+from qmesh.host.channel.client import Client
+from qmesh.host.channel.messages import Silent
 from qmesh.host.state import Rotation, State
 from qmesh.mesh.enrolment import public_key_of
 

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Sequence
 from socket import socket
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qmesh.agent import succeeding
 from qmesh.agent.asking import Asking
@@ -23,10 +23,12 @@ from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.watching import Watch
 from qmesh.errors import MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import links, processes, telling
-from qmesh.host.channel import Service
 from qmesh.host.linux import close_as_at_boot
 from qmesh.host.state import State
 from qmesh.mesh.plan import LoadGuard, Step
+
+if TYPE_CHECKING:
+    from qmesh.host.channel.service import Service
 
 log = logging.getLogger("qmesh")
 
@@ -194,6 +196,8 @@ class Agent:
         if self._service is not None and (self._service[0] != wanted or not self._service[1].is_alive):
             self._stop_service()
         if self._service is None and wanted is not None:
+            from qmesh.host.channel.service import Service  # noqa: PLC0415 - no worker machine has a use for it
+
             self._control_node = ControlNode(self._state, changed=self._calls.look, turns=self._turns)
             service = Service(
                 self._control_node,

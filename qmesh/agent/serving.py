@@ -51,7 +51,7 @@ class Turns:
 
 
 class ControlNode:
-    """Implements `qmesh.host.channel.Answers` from the registry.
+    """Implements `qmesh.host.channel.service.Answers` from the registry.
 
     changed: called after a redemption was answered, from a thread of the service.
     turns: those of the agent, which sees to it that WireGuard knows what the registry says.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,13 +19,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from qmesh.agent.here import Here, held_membership, stale
 from qmesh.errors import EnrolmentRefused, StateUnreadable
 from qmesh.host import files, wireguard
-from qmesh.host.channel import Client, Silent
+from qmesh.host.channel.messages import Silent
 from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.registry.image import put
 from qmesh.host.state import NextShared, State
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.membership import believed, read_stored, read_update, sign_membership, stored, updated
 from qmesh.mesh.succession import MOST_SILENT, Progress, preshared_key_with, unpacked
+
+if TYPE_CHECKING:
+    from qmesh.host.channel.client import Client
 
 log = logging.getLogger("qmesh")
 
@@ -174,4 +178,6 @@ def retire_when_answered(state: State, here: Here) -> bool:
 
 
 def _client(here: Here, name: str) -> Client:
+    from qmesh.host.channel.client import Client  # noqa: PLC0415 - 15 MB that a control node has no use for
+
     return Client(address=here.inventory.machine(name).address, port=here.inventory.service_port)

@@ -20,7 +20,7 @@ from benchmarks.measuring import Figure
 
 from qmesh.agent.serving import ControlNode, Turns
 from qmesh.host import telling
-from qmesh.host.channel import Service
+from qmesh.host.channel.service import Service
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
 from qmesh.mesh.changes import with_worker_count

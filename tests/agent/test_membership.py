@@ -13,7 +13,7 @@ from qmesh.agent.here import load
 from qmesh.agent.membership import refresh
 from qmesh.errors import EnrolmentRefused, Removed
 from qmesh.host import files, telling
-from qmesh.host.channel import Service
+from qmesh.host.channel.service import Service
 from qmesh.host.state import Settings, State
 from qmesh.mesh.enrolment import mesh_identifier
 from qmesh.mesh.inventory import Inventory

@@ -18,8 +18,13 @@ import httpx
 import pytest
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused
-from qmesh.host import channel, telling
-from qmesh.host.channel import Client, Service, Silent
+from qmesh.host import telling
+from qmesh.host.channel import client as answers
+from qmesh.host.channel import messages
+from qmesh.host.channel import service as serving
+from qmesh.host.channel.client import Client
+from qmesh.host.channel.messages import Silent
+from qmesh.host.channel.service import Service
 from qmesh.mesh.enrolment import Redemption
 from qmesh.mesh.succession import Progress
 
@@ -299,7 +304,7 @@ def test_a_body_of_just_the_limit_is_taken_and_a_larger_one_is_not(chunked):
     agent = Agent()
     with service(agent):
         found = []
-        for octets in (channel.MAX_BODY, channel.MAX_BODY + 1):
+        for octets in (messages.MAX_BODY, messages.MAX_BODY + 1):
             body = b"x" * octets
             content = iter([body[:9000], body[9000:]]) if chunked else body
             found.append(ask("POST", "/v1/redemptions", content=content))
@@ -420,7 +425,7 @@ def test_one_peer_can_not_have_so_many_connections_that_others_go_without():
         # More than are served at once, of all peers.
         slow = [stack.enter_context(connected("127.0.0.2")) for _ in range(600)]
         assert membership() == b'{"members": 2}'
-        until(lambda: are_open(slow) == channel.MAX_CONNECTIONS_A_PEER)
+        until(lambda: are_open(slow) == serving.MAX_CONNECTIONS_A_PEER)
         neighbours = [stack.enter_context(connected("127.0.0.3")) for _ in range(4)]
         assert are_open(neighbours) == 4
 
@@ -452,7 +457,7 @@ def test_slow_clients_keep_nobody_else_waiting():
 
 
 def test_who_does_not_finish_asking_is_hung_up_on(monkeypatch):
-    monkeypatch.setattr(channel, "REQUEST_S", 0.5)
+    monkeypatch.setattr(serving, "REQUEST_S", 0.5)
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
     with service(Agent()), contextlib.ExitStack() as stack:
         # More than are served at once.
@@ -468,7 +473,7 @@ def test_who_does_not_finish_asking_is_hung_up_on(monkeypatch):
 
 
 def test_who_waits_for_a_long_answer_is_not_hung_up_on(monkeypatch):
-    monkeypatch.setattr(channel, "REQUEST_S", 0.2)
+    monkeypatch.setattr(serving, "REQUEST_S", 0.2)
 
     def late(_: int) -> bytes:
         time.sleep(1)
@@ -612,7 +617,7 @@ def test_umlauts_are_no_control_characters():
 
 
 def test_an_answer_that_is_too_large_is_refused(monkeypatch):
-    monkeypatch.setattr(channel, "MAX_ANSWER", 100_000)
+    monkeypatch.setattr(answers, "MAX_ANSWER", 100_000)
     answer = [b"x" * 100_000]
     with service(Agent(membership=lambda _: answer[0])):
         assert membership() == b"x" * 100_000
@@ -625,7 +630,7 @@ def test_an_answer_that_is_too_large_is_refused(monkeypatch):
 def test_a_small_answer_that_unpacks_to_a_large_one_is_refused(monkeypatch):
     import gzip  # noqa: PLC0415 - for this test alone
 
-    monkeypatch.setattr(channel, "MAX_ANSWER", 100_000)
+    monkeypatch.setattr(answers, "MAX_ANSWER", 100_000)
     with (
         other_side(http(200, gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip")),
         pytest.raises(EnrolmentRefused, match="answer is too large"),
@@ -654,7 +659,8 @@ def test_a_service_on_another_interface_is_not_reached_from_this_machine():
 
 ASK = """
 import sys
-from qmesh.host.channel import Client, Silent
+from qmesh.host.channel.client import Client
+from qmesh.host.channel.messages import Silent
 client = Client(address="10.77.0.1", port=51820)
 try:
     print(client.membership(newer_than=0, connect_s=2, read_s=5).decode())
@@ -932,7 +938,7 @@ def test_a_key_is_offered_by_who_is_known_by_its_address():
     with service(agent), client() as asking:
         asking.offer_key("A" * 43 + "=", connect_s=5, read_s=5)
         assert ask("GET", "/v1/keys").status_code == 405
-        assert ask("POST", "/v1/keys", content=b"x" * (channel.MAX_BODY + 1)).status_code == 413
+        assert ask("POST", "/v1/keys", content=b"x" * (messages.MAX_BODY + 1)).status_code == 413
     assert agent.asked == [("offer_key", b'{"public_key":"' + b"A" * 43 + b'="}', HERE)]
 
 

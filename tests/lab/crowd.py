@@ -23,7 +23,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.agent.serving import ControlNode, Turns
-from qmesh.host.channel import Service
+from qmesh.host.channel.service import Service
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import Invitation, parse_invitation, redemption
 

@@ -37,7 +37,13 @@ from typing import Any, NoReturn
 
 RANDOM_PART = re.compile(r"^\.(.+)\.[a-z0-9_]{8}$")
 NAME_OF_AGENT = "faulty-agent"
-PREPARED = ("qmesh.host.channel", "qmesh.host.registry", "qmesh.agent.joining", "qmesh.agent.service")
+PREPARED = (
+    "qmesh.host.channel.service",
+    "qmesh.host.channel.client",
+    "qmesh.host.registry",
+    "qmesh.agent.joining",
+    "qmesh.agent.service",
+)
 
 
 class Points:

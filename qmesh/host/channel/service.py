@@ -1,9 +1,4 @@
-"""Enrolment and membership over HTTP, inside the tunnel only.
-
-The service listens on the control node's tunnel address and on the tunnel interface alone; who
-asks is known by the tunnel address, for which WireGuard vouches. Bodies, times and each peer's
-connections are bounded.
-"""
+"""The control node's end. It listens on its tunnel address and on the tunnel interface alone."""
 
 from __future__ import annotations
 
@@ -13,10 +8,8 @@ import resource
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Final, Protocol, TypeVar
 
-import httpx
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
@@ -29,28 +22,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, QmeshError
 from qmesh.host import telling
-from qmesh.mesh.enrolment import KeyOffer, Redemption
-from qmesh.mesh.succession import Progress
+from qmesh.host.channel.messages import KEYS, MAX_BODY, MEMBERSHIP, REDEMPTIONS, SUCCESSION, Refusal
 
 T = TypeVar("T")
 
-MAX_BODY: Final = 16 * 1024
-"""Octets of a request's body."""
-MAX_ANSWER: Final = 32 * 1024 * 1024
-"""Octets of an answer's body: a membership of thousands of machines."""
 REQUEST_S: Final = 20.0
 """Seconds from the connection until the request has arrived whole."""
 MAX_CONNECTIONS_A_PEER: Final = 8
 """Connections that one tunnel address may have at once: what it wants beyond that is hung up on."""
-
-_SAME_VERSION: Final = "use the same version of qmesh on both machines"
-_REDEMPTIONS: Final = "/v1/redemptions"
-_KEYS: Final = "/v1/keys"
-_SUCCESSION: Final = "/v1/succession"
-_MEMBERSHIP: Final = "/v1/membership"
 _MESSAGEPACK: Final = "application/vnd.msgpack"
-
-
 LONGEST_WAIT_S: Final = 60.0
 """Seconds that a member is kept waiting for a newer membership, at most."""
 BETWEEN_NEWS_S: Final = 0.2
@@ -85,13 +65,6 @@ class Answers(Protocol):
 
     def departed(self) -> frozenset[str]:
         """The addresses of machines that were members, and are none in the newest membership."""
-
-
-class Refusal(msgspec.Struct):
-    """The body of an answer that says no."""
-
-    error: str
-    hint: str
 
 
 class News:
@@ -141,10 +114,10 @@ def application(answers: Answers, news: News) -> Starlette:
 
     return Starlette(
         routes=[
-            Route(_REDEMPTIONS, redeem, methods=["POST"]),
-            Route(_KEYS, offer_key, methods=["POST"]),
-            Route(_SUCCESSION, succeed, methods=["POST"]),
-            Route(_MEMBERSHIP, membership, methods=["GET"]),
+            Route(REDEMPTIONS, redeem, methods=["POST"]),
+            Route(KEYS, offer_key, methods=["POST"]),
+            Route(SUCCESSION, succeed, methods=["POST"]),
+            Route(MEMBERSHIP, membership, methods=["GET"]),
         ],
         exception_handlers={QmeshError: _refusing},
     )
@@ -398,118 +371,3 @@ def _listen(address: str, port: int, interface: str) -> socket.socket:
             hint=f"see who does with `ss -ltnp sport = :{port}`",
         ) from None
     return listening
-
-
-class Silent(Exception):
-    """The control node did not answer in time, or is in trouble itself; its text says which.
-
-    was_reached: whether there was a connection, so that it may have done what it was asked for.
-    """
-
-    def __init__(self, why: str, *, was_reached: bool = True) -> None:
-        super().__init__(why)
-        self.was_reached = was_reached
-
-
-_SOON_NOTICED: Final = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 6),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-]
-"""A control node that is gone while it is waited for is noticed within some 20 seconds; and one that is
-there is heard every 6, so that nobody has to dial it to see that."""
-
-
-class Client:
-    """Asks the control node's membership service. Timeouts in seconds."""
-
-    def __init__(self, *, address: str, port: int) -> None:
-        host = f"[{address}]" if ":" in address else address
-        self._http = httpx.Client(
-            base_url=f"http://{host}:{port}",
-            transport=httpx.HTTPTransport(socket_options=_SOON_NOTICED),
-            trust_env=False,
-            follow_redirects=False,
-        )
-
-    def close(self) -> None:
-        """Close its connections."""
-        self._http.close()
-
-    def redeem(self, message: Redemption, *, connect_s: float, read_s: float) -> bytes:
-        """Redeem an invitation. Raises Silent, or EnrolmentRefused."""
-        body = msgspec.json.encode(message)
-        timeout = httpx.Timeout(read_s, connect=connect_s)
-        return self._answer(lambda: self._http.stream("POST", _REDEMPTIONS, content=body, timeout=timeout))
-
-    def offer_key(self, public_key: str, *, connect_s: float, read_s: float) -> None:
-        """Offer a key to change to; it is known when this returns. Raises Silent, or EnrolmentRefused."""
-        body = msgspec.json.encode(KeyOffer(public_key))
-        timeout = httpx.Timeout(read_s, connect=connect_s)
-        self._answer(lambda: self._http.stream("POST", _KEYS, content=body, timeout=timeout))
-
-    def succeed(self, said: Progress, *, connect_s: float, read_s: float) -> bytes | None:
-        """Say how far this successor is; the estate, where it lacks that. Raises as `offer_key`."""
-        body = msgspec.json.encode(said)
-        timeout = httpx.Timeout(read_s, connect=connect_s)
-        return (
-            self._answer(lambda: self._http.stream("POST", _SUCCESSION, content=body, timeout=timeout))
-            or None
-        )
-
-    def membership(
-        self, *, newer_than: int, connect_s: float, read_s: float, wait_s: int = 0, whole: bool = False
-    ) -> bytes | None:
-        """An Update to the newest membership; None when it is no newer. Raises Silent, or EnrolmentRefused.
-
-        newer_than: the revision of the one that is held.
-        wait_s: seconds to wait for a newer one to come; read_s is then added to them.
-        whole: whether all of it is wanted, not a difference.
-        """
-        timeout = httpx.Timeout(wait_s + read_s, connect=connect_s)
-        parameters = {"newer_than": newer_than, "wait": wait_s, "whole": int(whole)}
-        return (
-            self._answer(lambda: self._http.stream("GET", _MEMBERSHIP, params=parameters, timeout=timeout))
-            or None
-        )
-
-    def _answer(self, ask: Callable[[], AbstractContextManager[httpx.Response]]) -> bytes:
-        try:
-            with ask() as response:
-                body = _bounded(response)
-                status = response.status_code
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            raise Silent("nobody answers", was_reached=False) from None
-        except httpx.HTTPError:
-            raise Silent("nobody answers") from None
-        if status in {200, 204}:
-            return body
-        refusal = _refusal(body)
-        if status >= 500:  # its own trouble, which it may get over
-            raise Silent(f"the control node has trouble of its own: {refusal.message}")
-        raise refusal
-
-
-def _bounded(response: httpx.Response) -> bytes:
-    body = bytearray()
-    for part in response.iter_bytes():
-        body += part
-        if len(body) > MAX_ANSWER:
-            raise EnrolmentRefused(
-                "the control node's answer is too large", hint="use the same qmesh on both"
-            )
-    return bytes(body)
-
-
-def _refusal(body: bytes) -> EnrolmentRefused:
-    try:
-        said = msgspec.json.decode(body, type=Refusal)
-    except (ValueError, RecursionError):  # also for text that is no UTF-8, and for a thousand brackets
-        said = Refusal("the control node's answer is not understood", _SAME_VERSION)
-    return EnrolmentRefused(_line(said.error), hint=_line(said.hint))
-
-
-def _line(text: str) -> str:
-    """Words from another machine, as they can be printed: one line, no control characters."""
-    return "".join(character if character.isprintable() else " " for character in text[:300])

@@ -1,0 +1,34 @@
+"""What both ends of the channel agree on: where it is asked, how large it may be, and how it says no."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+MAX_BODY: Final = 16 * 1024
+"""Octets of a request's body."""
+MAX_ANSWER: Final = 32 * 1024 * 1024
+"""Octets of an answer's body: a membership of thousands of machines."""
+REDEMPTIONS: Final = "/v1/redemptions"
+KEYS: Final = "/v1/keys"
+SUCCESSION: Final = "/v1/succession"
+MEMBERSHIP: Final = "/v1/membership"
+
+
+class Refusal(msgspec.Struct):
+    """The body of an answer that says no."""
+
+    error: str
+    hint: str
+
+
+class Silent(Exception):
+    """The control node did not answer in time, or is in trouble itself; its text says which.
+
+    was_reached: whether there was a connection, so that it may have done what it was asked for.
+    """
+
+    def __init__(self, why: str, *, was_reached: bool = True) -> None:
+        super().__init__(why)
+        self.was_reached = was_reached
