@@ -20,6 +20,7 @@ from benchmarks import (
     config,
     edits,
     guard,
+    handover,
     joins,
     news,
     packets,
@@ -46,6 +47,7 @@ ROWS: dict[str, Callable[[], list[Figure]]] = {
     "joins": joins.at_once,
     "news": news.at_the_service,
     "informed": news.with_tunnels,
+    "handover": handover.figures,
     "agent": lambda: agent.figures(SIZES),
 }
 

@@ -235,6 +235,35 @@ def invite(lab: Lab, *, every: int) -> Result:
     return result
 
 
+def replace(lab: Lab, *, every: int) -> Result:
+    """The member keeps its place until the invitation that the command printed at last is used."""
+    rig = _of_two(lab)
+    closed = rig.reached()
+    words = ("invite", "machine-b", "--replace")
+
+    def crash(number: int) -> Ended:
+        return rig.control(*words, kill=number)
+
+    def again() -> str:
+        if trouble := trouble_of_plan(rig.member):
+            return f"the member that is to be replaced: {trouble}"
+        rig.put(rig.control.succeed(*words).out)
+        before = rig.reached()
+        rig.member.end_agent()
+        rig.machine_b.run(["sh", "-c", "cd /var/lib/qmesh && rm machine.json membership.json private.key"])
+        rig.machine_b.run(["ip", "link", "delete", "qmesh0"])
+        ended = rig.join()
+        if ended.code:
+            return f"the new machine: {ended.err}"
+        found = rig.control.facts("status")["machines"]
+        if [(each["name"], each["address"]) for each in found[1:]] != [("machine-b", "10.77.0.2")]:
+            return f"the mesh is {found}"
+        return trouble_of_plan(rig.member) or ("" if rig.reached() == before == closed else "it was reached")
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
 def join(lab: Lab, *, every: int) -> Result:
     """A machine that was never a member: its workers are closed from when they were first."""
     rig = Rig(lab, 40003)
@@ -525,6 +554,7 @@ MATRICES: Final[dict[str, Matrix]] = {
     "join of a machine that lost its membership": join_again,
     "set": set_workers,
     "remove": remove,
+    "invite --replace": replace,
     "rotate-key": rotate_key,
     "handover": handover,
     "agent of either machine, while the control role moves": agents_in_a_handover,

@@ -11,7 +11,7 @@ from tests.lab.crash import MATRICES
 pytestmark = pytest.mark.lab
 
 
-LONG = ("a machine that lost its membership", "agent of", "rotate-key", "agent of either", "handover")
+LONG = ("a machine that lost its membership", "agent of", "--replace", "rotate-key", "handover")
 ROWS = [
     pytest.param(name, marks=[pytest.mark.long] if any(each in name for each in LONG) else [])
     for name in MATRICES

@@ -170,6 +170,25 @@ class TestE3:
         assert [each["name"] for each in facts(control, "status")["machines"]] == ["control", "machine-b"]
         assert checked(member, code=0)["machine"] == "machine-b"
 
+    def test_of_two_machines_that_use_one_at_once_one_is_a_member(self, lab):
+        """Both have the throwaway key, and with it one tunnel address: WireGuard goes to and fro."""
+        control = make_control(lab)
+        both = newcomer(lab), newcomer(lab, 202)
+        text = invite(control, both[0], "--workers", "4")
+        both[1].write("/root/invitation", text, 0o600)
+        joining = [machine.start(["qmesh", "join", "invitation"]) for machine in both]
+        codes = [each.wait(90) for each in joining]
+        assert sorted(codes) == [0, 4], [each.error_output() for each in joining]
+        member, other = both if codes[0] == 0 else both[::-1]
+        known = facts(control, "status")["machines"]
+        assert [each["name"] for each in known] == ["control", "machine-b"]
+        key = member.run(["sh", "-c", f"wg pubkey < {STATE}/private.key"]).stdout.strip()
+        assert known[1]["public_key"] == key
+        assert control.run(["wg", "show", "qmesh0", "peers"]).stdout.split() == [key]
+        assert "in no mesh" in refusal(other, "status", code=2)
+        assert [event["what"] for event in facts(control, "log")["events"]].count("joined") == 1
+        assert {each["code"] for each in checked(member)["findings"]} <= {"config-missing"}
+
     def test_refuses_withdrawn_and_expired_ones(self, lab):
         control = make_control(lab)
         member = newcomer(lab)
