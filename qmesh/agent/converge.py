@@ -127,6 +127,8 @@ def undone_on_failure(linux: Linux, *, back_to: NodeState) -> Iterator[None]:
         log.info("putting this machine back as it was ...")
         try:
             reach(linux, back_to)
+            if back_to.guard is None:
+                linux.forget_guard()
         except QmeshError as error:
             log.error("that failed as well: %s (hint: %s)", error.message, error.hint)  # noqa: TRY400
         raise

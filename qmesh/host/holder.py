@@ -44,6 +44,8 @@ def run(directory: Path) -> None:
         _load(directory)
         reserved.bring_back(directory)
         with _listening(directory) as listening:
+            if not (directory / SCRIPT).exists():
+                return  # it was to end, and nobody could tell it yet
             processes.notify("READY=1")
             while _answered(directory, listening):
                 pass

@@ -101,6 +101,12 @@ class Linux:
         octets = files.read(self._state.guard_file)
         return None if octets is None else octets.decode("utf-8", "replace")
 
+    def forget_guard(self) -> None:
+        """Take away what there is of a guard that was cut off while it was loaded, files included."""
+        rests = (self._state.guard_file, self._state.held_file)
+        if any(files.mode_of(path) is not None for path in rests):
+            unload_guard(self._state)
+
     def apply(self, *steps: Step) -> None:
         """Take steps, in order. Raises MachineRefused at the first that is refused, which was not taken.
 

@@ -267,7 +267,13 @@ def start_in_background(state: State, command: str, *, wait_s: float) -> int | N
             env={**os.environ, "NOTIFY_SOCKET": address},
             start_new_session=True,
         )
-        if not _is_ready(ready, process, wait_s):
+        try:
+            is_ready = _is_ready(ready, process, wait_s)
+        except BaseException:  # Ctrl-C: whoever asked for it puts things back, and it is half there
+            process.kill()
+            process.wait()
+            raise
+        if not is_ready:
             if process.poll() is not None and is_locked(_lock_file(state, command)):
                 return None
             raise MachineRefused(

@@ -215,7 +215,7 @@ def test_ctrl_c_in_the_middle_says_that_it_is_undone(lab):
         member.run(["sh", "-c", "until pgrep -f 'qmesh und[o]'; do sleep 0.01; done"])
         time.sleep(0.7)
         applying.send_signal(2)
-        assert applying.wait(10) == 130
+        assert applying.wait(10) == 130, applying.error_output()
     assert "is undone within" in applying.error_output()
     assert "qmesh undo --now" in applying.error_output()
 

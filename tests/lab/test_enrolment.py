@@ -269,16 +269,16 @@ class TestE4:
 
     def test_an_interrupted_join_leaves_nothing(self, lab):
         control = make_control(lab)
-        stop_agent(control)
         member = newcomer(lab)
         invite(control, member)
+        control.run(["ip", "link", "set", "eth0", "down"])  # each knock has to wait
         before = what_is_there(member)
         joining = member.start(["qmesh", "join", "invitation"])
         member.run(
             ["sh", "-c", "until nft list table inet qmesh >/dev/null 2>&1; do sleep 0.02; done; sleep 0.3"]
         )
         joining.send_signal(signal.SIGINT)
-        assert joining.wait(40) == 130
+        assert joining.wait(40) == 130, joining.error_output()
         assert "error: interrupted\nhint: " in joining.error_output()
         assert nothing_but_a_key(what_is_there(member), before)
 

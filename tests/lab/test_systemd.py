@@ -189,6 +189,7 @@ def test_down_open_opens_and_says_so_until_apply(mesh):
     assert Path("/sys/class/net/qmesh0").exists()
 
 
+@pytest.mark.long
 def test_uninstall_leaves_nothing_but_what_was_edited(mesh):
     """Byte for byte as before `init`; what was edited by hand is stopped and named."""
     units = Path("/etc/systemd/system")

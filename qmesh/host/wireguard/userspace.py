@@ -54,11 +54,11 @@ class UserspaceWireGuard:
                 hint="its WireGuard process may serve another network namespace: use another name",
             )
         _remove_dead_socket(interface)
-        printed = _start(interface)
         try:
-            _await_answer(interface, printed)
-        except MachineRefused:
-            links.delete(interface)
+            _await_answer(interface, _start(interface))
+        except BaseException:  # Ctrl-C too: a daemon that is half started would go on by itself
+            if links.read(interface) is not None:
+                links.delete(interface)
             raise
 
     def delete(self, interface: str) -> None:
