@@ -17,7 +17,7 @@ import msgspec
 from qmesh.agent.converge import converge
 from qmesh.agent.here import Here, linux_for, load, require_control, require_root
 from qmesh.agent.undoing import refuse_while_waiting
-from qmesh.errors import EnrolmentRefused
+from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host import telling
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
@@ -55,6 +55,11 @@ def admit(state: State, text: str) -> Admitted:
         refuse_while_waiting(state)
         here = load(state)
         require_control(here, "qmesh admit")
+        if here.inventory.successor is not None:
+            raise BadInput(
+                f"the control role is being handed over to {here.inventory.successor}",
+                hint="wait until that is done: the request may need a new invitation then",
+            )
         if request.mesh != here.inventory.mesh:
             raise EnrolmentRefused(
                 f"this request is for mesh {request.mesh}, this is mesh {here.inventory.mesh}",

@@ -63,10 +63,13 @@ class Asking:
     def _asked(self) -> float:
         """Ask once; seconds until the next time."""
         try:
-            here = load(self._state)
-            if here.settings.control or not here.settings.up:
+            settings = self._state.settings()
+            if settings.control or not settings.up:
                 self.trouble = ""
                 return REST_S
+            here = load(self._state)
+            if here.inventory.control == here.settings.name:
+                return REST_S  # the agent's own look takes over
             is_successor = here.inventory.successor == here.settings.name
             wait_s = PROGRESS_S if is_successor else WAIT_S
             arrived = refresh(self._state, here, connect_s=CONNECT_S, wait_s=wait_s)

@@ -50,7 +50,7 @@ def _mtu(here: Here, endpoints: Mapping[str, Endpoint], observed: NodeState) -> 
     known = {here.inventory.machine(name).public_key for name in endpoints}
     peers = observed.tunnel.peers if observed.tunnel else ()
     where = [peer.endpoint for peer in peers if peer.endpoint is not None and peer.public_key not in known]
-    found = paths.mtus((*endpoints.values(), *where), probe=not here.settings.control)
+    found = paths.mtus((*endpoints.values(), *where), probe=here.machine not in here.inventory.hubs)
     return tunnel_mtu(found, most=here.settings.mtu)
 
 

@@ -8,9 +8,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.agent import succeeding
-from qmesh.agent.converge import converge
-from qmesh.agent.here import Here, linux_for, load, refuse_removed, require_control, require_root
+from qmesh.agent.here import Here, load, refuse_removed, require_control, require_root
 from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused
@@ -22,7 +20,7 @@ from qmesh.mesh.inventory import Inventory
 log = logging.getLogger("qmesh")
 
 _PASSED_ON_S: Final = 1.5
-_LOOK_S: Final = 0.2
+_LOOK_S: Final = 0.5
 _ANSWERS_S: Final = 30.0
 _NAMED: Final = 5
 """Machines that a line names, at most."""
@@ -49,23 +47,27 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
     """Make that member the control node, and this machine a member like others.
 
     wait_s: how long to wait until all are ready. leave_behind: go on without those that are not.
-    Raises BadInput or EnrolmentRefused with everything as it was.
+    Raises BadInput or EnrolmentRefused where this machine stays the control node.
     """
     require_root("qmesh handover")
-    here, withdrawn = _begun(state, name)
+    here, withdrawn = _begin(state, name)
     missing: tuple[str, ...] = ()
     with Registry(state.registry_file) as registry:
         mesh = registry.inventory()
         if mesh.control != name:
             try:
+                ensure_agent(state)
+                telling.tell(state.directory, wait_s=_PASSED_ON_S)
                 missing = _ready(registry, name, wait_s=wait_s, leave_behind=leave_behind)
                 with state.lock():
-                    mesh = registry.hand_over(now=int(time.time()))
+                    mesh = registry.hand_over(name, now=int(time.time()))
             except BaseException:
                 _give_up(state, registry)
                 raise
+    log.info("the control role has passed to %s; waiting until it answers", name)
+    for each in missing:
+        log.warning("%s knows nothing of it: on %s `qmesh invite %s --replace`", each, name, each)
     telling.tell(state.directory, wait_s=_PASSED_ON_S)
-    answers = _follow(state, here)
     return Handed(
         was=here.settings.name,
         now=name,
@@ -73,12 +75,12 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
         revision=mesh.revision,
         left_behind=missing,
         withdrawn=withdrawn,
-        answers=answers,
+        answers=_is_member_in_time(state),
     )
 
 
-def _begun(state: State, name: str) -> tuple[Here, tuple[str, ...]]:
-    """This machine with all ready for it, and whose invitations were withdrawn."""
+def _begin(state: State, name: str) -> tuple[Here, tuple[str, ...]]:
+    """Name the successor; this machine, and whose invitations were withdrawn."""
     with state.lock():
         refuse_while_waiting(state)
         here = load(state)
@@ -88,8 +90,8 @@ def _begun(state: State, name: str) -> tuple[Here, tuple[str, ...]]:
             raise BadInput("the tunnel is down, and all members have to know", hint="`qmesh apply` first")
         with Registry(state.registry_file) as registry:
             withdrawn = registry.begin_handover(name, now=int(time.time()))
-    ensure_agent(state)
-    telling.tell(state.directory, wait_s=_PASSED_ON_S)
+    if withdrawn:
+        log.warning("withdrawn, as they name this control node: the invitations of %s", ", ".join(withdrawn))
     return here, withdrawn
 
 
@@ -98,7 +100,7 @@ def _ready(registry: Registry, name: str, *, wait_s: float, leave_behind: bool) 
     until = time.monotonic() + wait_s
     said = ""
     while True:
-        now = registry.readiness()
+        now = registry.readiness(name, now=int(time.time()))
         if now.holds and not now.missing:
             return ()
         if time.monotonic() > until:
@@ -111,10 +113,10 @@ def _ready(registry: Registry, name: str, *, wait_s: float, leave_behind: bool) 
     if now.holds and leave_behind:
         return now.missing
     raise EnrolmentRefused(
-        f"nothing was changed: {wait_s:.0f} s were not enough for {_waiting_for(now, name)}",
-        hint=f"is qmesh up there, and does UDP pass to and from {name}? see `qmesh status`"
+        f"the control role stays here: {wait_s:.0f} s were not enough for {_waiting_for(now, name)}",
+        hint=f"is qmesh up and as new there as here, and does UDP pass to and from {name}?"
         if now.holds
-        else f"is the agent of {name} up, and qmesh as new there as here? see `qmesh status`",
+        else f"is the agent of {name} up, as new as here, and no change there waiting to be confirmed?",
     )
 
 
@@ -132,15 +134,11 @@ def _give_up(state: State, registry: Registry) -> None:
         telling.tell(state.directory, wait_s=_PASSED_ON_S)
 
 
-def _follow(state: State, here: Here) -> bool:
-    """Be a member, once the new control node answers; whether it does."""
+def _is_member_in_time(state: State) -> bool:
+    """Wait until the agent has made this machine a member, which is when the new control node answers."""
     until = time.monotonic() + _ANSWERS_S
     while time.monotonic() < until:
-        # The agent does the same.
-        if not state.settings().control or succeeding.retire_when_answered(state, here):
-            with state.lock():
-                here = load(state)
-                converge(here, linux_for(state, here), follow_roaming=True)
+        if not state.settings().control:
             return True
         time.sleep(_LOOK_S)
     return False

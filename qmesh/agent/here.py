@@ -23,6 +23,7 @@ from qmesh.mesh.guard import TABLE
 from qmesh.mesh.inventory import Inventory, ports_of
 from qmesh.mesh.membership import believed, read_stored
 from qmesh.mesh.model import Cores, Endpoint, InterfaceKind, Machine, NodeState, Secret
+from qmesh.mesh.succession import preshared_key_with
 
 FRESH_S = 180
 """Seconds that a handshake counts as fresh. Source: WireGuard's REJECT_AFTER_TIME."""
@@ -150,6 +151,10 @@ def _preshared_keys(state: State, settings: Settings, inventory: Inventory) -> d
         if shared is None:
             raise _lost(state.preshared_key_file, "is missing")
         keys[control_key] = shared
+    if inventory.successor not in {None, settings.name}:
+        # Where the membership came by an invitation, nothing was prepared for it.
+        successor_key = inventory.machine(inventory.successor or "").public_key
+        keys.setdefault(successor_key, preshared_key_with(successor_key, keys[control_key]))
     return keys
 
 

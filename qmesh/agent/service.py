@@ -35,7 +35,8 @@ log = logging.getLogger("qmesh")
 LOOK_S: Final = 5.0
 """Seconds between two looks at the machine, at most."""
 CHANGING_S: Final = 0.1
-"""The same, while a machine changes its key: what it sends before that is seen is lost."""
+"""The same, while a machine changes its key: what it sends before that is seen is lost; and while another
+machine is about to be heard as the control node."""
 BREATH_S: Final = 0.02
 """Seconds between two looks, at least: another program may change the rules without end."""
 MOST_STEPS_TOLD: Final = 20
@@ -123,7 +124,9 @@ class Agent:
         log.info("the agent has begun")
         with contextlib.closing(self._calls), self._watch:
             try:
-                while self._calls.wait(CHANGING_S if self._watch.is_changing else LOOK_S):
+                while self._calls.wait(
+                    CHANGING_S if self._watch.is_changing or self._is_succeeded else LOOK_S
+                ):
                     self._turn()
             finally:
                 processes.notify("STOPPING=1")
@@ -169,11 +172,20 @@ class Agent:
             if self._service is not None and self._watch.event != self._announced:
                 self._announced = self._watch.event
                 self._service[1].announce()
-            if here.inventory.successor is not None and succeeding.retire_when_answered(self._state, here):
+            if (
+                self._control_node is not None
+                and self._control_node.is_due_to_all
+                and self._service is not None
+            ):
+                self._service[1].announce()
+            if self._is_succeeded and succeeding.retire_when_answered(self._state, here):
+                self._stop_service()  # before the tunnels to the members go: it tells them
                 self._calls.look()
-        else:
-            self._stop_service()
         return here
+
+    @property
+    def _is_succeeded(self) -> bool:
+        return self._control_node is not None and self._control_node.is_succeeded
 
     def _tell(self, steps: tuple[Step, ...]) -> None:
         """Log what was done, and who made it necessary; the same again and again but every few seconds."""
@@ -212,6 +224,8 @@ class Agent:
 
     def _stop_service(self) -> None:
         if self._service is not None:
+            if self._control_node is not None:
+                self._control_node.tell_all()
             self._service[1].stop()
             self._service = self._control_node = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +17,11 @@ from qmesh.host.state import State
 from qmesh.mesh.enrolment import read_key_offer, read_redemption
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.membership import History, sign_membership, whole
-from qmesh.mesh.succession import Estate, packed, read_progress
+from qmesh.mesh.succession import NONCE_OCTETS, Estate, packed, read_progress, seal, unseal
 
 _TURN_S: Final = 8.0
+_ALONE_S: Final = 10.0
+"""Seconds for which only the new control node is told that it is it: the others have none until it serves."""
 
 
 class Turns:
@@ -68,9 +71,13 @@ class ControlNode:
         self._departed: frozenset[str] = frozenset()
         self._acknowledged: dict[str, int] = {}
         self._unwritten: dict[str, int] = {}
+        self._own = state.settings().name
+        self._first: str | None = None
+        self._alone_until = 0.0
         with Registry(state.registry_file) as registry:
             inventory = registry.inventory()
         self._addresses = _addresses(inventory)
+        self._note_succession(inventory)
         self._history = History(sign_membership(inventory, self._signing_key), inventory.revision)
 
     def redeem(self, body: bytes, *, sender: str) -> bytes:
@@ -95,15 +102,17 @@ class ControlNode:
 
     def succeed(self, body: bytes, *, sender: str) -> bytes | None:
         """Note how far the successor is; what it lacks."""
-        said = read_progress(body)
         self.write_acknowledged()
         with Registry(self._state.registry_file) as registry:
-            if registry.note_progress(said, sender=sender):
+            shared = registry.shared_with_successor(sender)
+            said = read_progress(unseal(body, shared))
+            if registry.note_progress(said, sender=sender, now=int(time.time())):
                 return None
         with image_of(self._state.registry_file) as image:
             event, octets = image.bequeathed()
         key = self._signing_key.private_bytes_raw()
-        return packed(Estate(event=event, registry=octets, signing_key=key))
+        estate = packed(Estate(event=event, registry=octets, signing_key=key))
+        return seal(estate, shared, nonce=secrets.token_bytes(NONCE_OCTETS))
 
     def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         """An update, for members only, and for those who were until just now: they are to know."""
@@ -112,7 +121,7 @@ class ControlNode:
                 raise EnrolmentRefused("this machine is no member of the mesh", hint="ask for an invitation")
             if self._acknowledged.get(sender) != newer_than and sender in self._addresses:
                 self._acknowledged[sender] = self._unwritten[sender] = newer_than
-            if newer_than >= self._history.revision:
+            if newer_than >= self._history.revision or self._is_withheld(sender):
                 return None
             return msgspec.msgpack.encode(self._history.update_for(None if whole else newer_than))
 
@@ -123,6 +132,23 @@ class ControlNode:
                 return
             inventory = registry.inventory()
         self._advance(inventory)
+
+    @property
+    def is_succeeded(self) -> bool:
+        """Whether another machine is the control node by now, and this one serves until that is heard."""
+        return self._first is not None
+
+    def _is_withheld(self, sender: str) -> bool:
+        return self._first not in {None, sender} and time.monotonic() < self._alone_until
+
+    @property
+    def is_due_to_all(self) -> bool:
+        """Whether the others are to be told of it, though the new control node was not heard."""
+        return self.is_succeeded and time.monotonic() >= self._alone_until
+
+    def tell_all(self) -> None:
+        """Withhold nothing from anybody any more."""
+        self._alone_until = 0.0
 
     def write_acknowledged(self) -> None:
         """Have the registry know which revisions members have said that they hold."""
@@ -140,6 +166,7 @@ class ControlNode:
 
     def _advance(self, inventory: Inventory) -> None:
         signed, addresses = sign_membership(inventory, self._signing_key), _addresses(inventory)
+        self._note_succession(inventory)
         with self._lock:
             if inventory.revision > self._history.revision:
                 self._history.advance(signed, inventory.revision)
@@ -147,6 +174,12 @@ class ControlNode:
                 self._addresses = addresses
                 for address in self._departed:
                     self._acknowledged.pop(address, None)
+
+    def _note_succession(self, inventory: Inventory) -> None:
+        if inventory.control != self._own and self._first is None:
+            self._first = inventory.control_node.address
+            self._alone_until = time.monotonic() + _ALONE_S
+            self._changed()
 
 
 def _addresses(inventory: Inventory) -> frozenset[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import time
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,15 @@ from qmesh.host.registry.image import put
 from qmesh.host.state import NextShared, State
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.membership import believed, read_stored, read_update, sign_membership, stored, updated
-from qmesh.mesh.succession import MOST_SILENT, Progress, preshared_key_with, unpacked
+from qmesh.mesh.succession import (
+    MOST_SILENT,
+    NONCE_OCTETS,
+    Progress,
+    preshared_key_with,
+    seal,
+    unpacked,
+    unseal,
+)
 
 if TYPE_CHECKING:
     from qmesh.host.channel.client import Client
@@ -33,7 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("qmesh")
 
 _ANSWER_S = 10.0
-_CONNECT_S = 0.5
+_CONNECT_S = 2.0
 
 
 def prepare(state: State, held: Inventory, coming: Inventory) -> None:
@@ -69,7 +78,9 @@ def follow(state: State, held: Inventory) -> None:
 def go_on(state: State) -> None:
     """End what was cut off, if anything was. Holds the lock."""
     settings = state.settings()
-    rests = (state.estate_file,) if settings.control else (state.estate_file, state.signing_key_file)
+    rests = [state.estate_file]
+    if not settings.control:
+        rests += [state.signing_key_file, state.registry_file]
     if all(files.mode_of(path) is None for path in rests):
         return
     if settings.control:
@@ -101,7 +112,7 @@ def _take_over(state: State, held: Inventory) -> None:
     if octets is None or sign_membership(mesh, signs) != read_stored(octets):
         raise StateUnreadable(
             f"what {state.estate_file} holds is not the mesh of revision {held.revision}",
-            hint="`qmesh restore` a backup of the machine that was the control node before",
+            hint="the machine that was the control node before has all still; keep it, and report this",
         )
     put(state.registry_file, registry)
     state.save_signing_key(estate.signing_key)
@@ -124,6 +135,8 @@ def say_progress(state: State, here: Here) -> bool:
 
     Raises Silent, or EnrolmentRefused.
     """
+    if state.undoing() is not None:
+        return False  # what is put back here must not be a control node
     estate = state.estate()
     counters = wireguard.backend_for(here.settings.interface).read(here.settings.interface).counters
     heard = counters.keys() - stale(counters)
@@ -134,10 +147,13 @@ def say_progress(state: State, here: Here) -> bool:
         if machine.name not in hubs and machine.public_key not in heard
     )
     said = Progress(holds=0 if estate is None else estate.event, silent=silent[:MOST_SILENT])
+    shared = here.preshared[here.inventory.control_node.public_key]
+    body = seal(msgspec.json.encode(said), shared, nonce=secrets.token_bytes(NONCE_OCTETS))
     with contextlib.closing(_client(here, here.inventory.control)) as client:
-        octets = client.succeed(said, connect_s=_CONNECT_S, read_s=_ANSWER_S)
-    if octets is None:
+        answer = client.succeed(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
+    if answer is None:
         return False
+    octets = unseal(answer, shared)
     unpacked(octets)
     with state.lock():
         state.save_estate(octets)
@@ -148,8 +164,6 @@ def retire_when_answered(state: State, here: Here) -> bool:
     """Where this was the control node: be a member as soon as the new one answers; whether that is done."""
     with Registry(state.registry_file) as registry:
         mesh, keys = registry.inventory(), registry.preshared_keys()
-    if mesh.control == here.settings.name:
-        return False
     try:
         with contextlib.closing(_client(here, mesh.control)) as client:
             answer = client.membership(
@@ -171,7 +185,9 @@ def retire_when_answered(state: State, here: Here) -> bool:
         if settings.control:
             files.write(state.membership_file, stored(signed))
             state.save_preshared_key(keys[mesh.control_node.public_key])
-            state.save_settings(msgspec.structs.replace(settings, control=False, control_endpoints=()))
+            # No invitation made it a member: one for its place is to be redeemed.
+            member = msgspec.structs.replace(settings, control=False, control_endpoints=(), invitation="")
+            state.save_settings(member)
             state.forget_mesh()
             log.info("%s is the control node now, and this machine a member", mesh.control)
     return True

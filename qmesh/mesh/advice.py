@@ -47,6 +47,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
 def advice(inventory: Inventory, here: Circumstances) -> tuple[str, ...]:
     """The lines, those about the whole cluster first."""
     return (
+        *_of_a_handover(inventory),
         *_of_the_steps(inventory),
         *_of_the_living(inventory, here),
         *_of_unlike_machines(inventory),
@@ -54,6 +55,14 @@ def advice(inventory: Inventory, here: Circumstances) -> tuple[str, ...]:
         *_of_the_rust_node(inventory),
         *_of_this_machine(inventory, here),
     )
+
+
+def _of_a_handover(inventory: Inventory) -> Iterator[str]:
+    if inventory.successor is not None:
+        yield (
+            f"the control role is being handed over to {inventory.successor}: nothing else changes until"
+            f" then; `qmesh handover {inventory.successor}` goes on, `qmesh handover --cancel` gives it up"
+        )
 
 
 def _of_the_steps(inventory: Inventory) -> Iterator[str]:

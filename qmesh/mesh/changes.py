@@ -120,7 +120,9 @@ def to_be_succeeded(inventory: Inventory, name: str) -> Inventory:
             f"neither {name} nor {unreachable[0]} has an endpoint: nobody could call the other",
             hint=f"say where {name} is reached: `qmesh set {name} --endpoint HOST:PORT`",
         )
-    return _changed(inventory, successor=name)
+    named = _changed(inventory, successor=name)
+    handed_over(named)  # where its ports would collide, that is said now
+    return named
 
 
 def handed_over(inventory: Inventory) -> Inventory:

@@ -258,8 +258,8 @@ def ports_of(inventory: Inventory, name: str) -> tuple[int, ...]:
 def guarded_ports(inventory: Inventory, name: str) -> tuple[int, ...]:
     """The ports of one machine that the guard closes: its workers', and what the node leaves open."""
     workers = ports_of(inventory, name) if inventory.stream == "tunnel" else ()
-    own = GRPC_PORTS[inventory.node] if name == inventory.control else ()
-    return tuple(sorted((*workers, *own)))
+    # On every machine: the control process may still run where the control role was before.
+    return tuple(sorted((*workers, *GRPC_PORTS[inventory.node])))
 
 
 def reserved_ports(inventory: Inventory, name: str) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from qmesh.mesh.changes import with_endpoints
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.membership import sign_membership, stored
 from qmesh.mesh.model import Endpoint, Secret
-from qmesh.mesh.succession import Estate, packed, preshared_key_with
+from qmesh.mesh.succession import Estate, Progress, packed, preshared_key_with
 from tests.host.test_registry import MESH, NOW, invite, key, redeem
 
 SIGNS = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -86,10 +86,9 @@ class Mesh:
     def hand_over(self) -> Inventory:
         estate = self.estate()
         self.b.save_estate(estate)
-        self.registry._connection.execute(  # what B would have said
-            "UPDATE succession SET holds = (SELECT max(number) FROM events)"
-        )
-        return self.registry.hand_over(now=NOW + 2)
+        said = Progress(holds=self.registry.last_event(), silent=())
+        assert self.registry.note_progress(said, sender="10.77.0.2", now=NOW + 2)
+        return self.registry.hand_over("machine-b", now=NOW + 2)
 
 
 @pytest.fixture
@@ -252,8 +251,8 @@ def test_the_old_control_node_serves_on_until_it_is_a_member(mesh: Mesh, tmp_pat
     with Registry(state.registry_file) as registry:
         registry.begin_handover("machine-b", now=NOW)
         before = load(state).inventory
-        registry._connection.execute("UPDATE succession SET holds = (SELECT max(number) FROM events)")
-        registry.hand_over(now=NOW)
+        registry.note_progress(Progress(holds=registry.last_event(), silent=()), sender="10.77.0.2", now=NOW)
+        registry.hand_over("machine-b", now=NOW)
     after = load(state).inventory
     assert (after.control, after.successor) == (before.control, before.successor) == ("control", "machine-b")
     assert after.revision == before.revision + 1

@@ -26,7 +26,6 @@ from qmesh.host.channel.client import Client
 from qmesh.host.channel.messages import Silent
 from qmesh.host.channel.service import Service
 from qmesh.mesh.enrolment import Redemption
-from qmesh.mesh.succession import Progress
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -945,11 +944,10 @@ def test_a_key_is_offered_by_who_is_known_by_its_address():
 @pytest.mark.parametrize("estate", [b"all of it", None])
 def test_a_successor_says_how_far_it_is_and_is_given_what_it_lacks(estate):
     agent = Agent(redeem=lambda _: estate or b"")
-    said = Progress(holds=3, silent=("10.77.0.3",))
     with service(agent), client() as asking:
-        assert asking.succeed(said, connect_s=5, read_s=5) == estate
+        assert asking.succeed(b"sealed", connect_s=5, read_s=5) == estate
         assert ask("GET", "/v1/succession").status_code == 405
-    assert agent.asked == [("succeed", b'{"holds":3,"silent":["10.77.0.3"]}', HERE)]
+    assert agent.asked == [("succeed", b"sealed", HERE)]
 
 
 @pytest.mark.parametrize("error", [EnrolmentRefused("no", hint="why"), MachineRefused("busy", hint="later")])

@@ -87,35 +87,79 @@ def test_a_key_that_was_offered_before_is_taken_up_and_the_estate_is_fetched_ane
     three.offer_key(key(7), sender=C, now=NOW + 9)
     three.begin_handover("machine-b", now=NOW + 10)
     holds = three.last_event()
-    assert three.note_progress(Progress(holds=holds, silent=()), sender=B)
+    assert three.note_progress(Progress(holds=holds, silent=()), sender=B, now=NOW + 12)
     three.take_up_key(key(7), now=NOW + 11)
     assert three.inventory().machine("machine-c").public_key == key(7)
-    assert not three.note_progress(Progress(holds=holds, silent=()), sender=B)
+    assert not three.note_progress(Progress(holds=holds, silent=()), sender=B, now=NOW + 12)
     everyone_knows(three)
     with pytest.raises(BadInput, match="does not hold all"):
-        three.hand_over(now=NOW + 12)
+        three.hand_over("machine-b", now=NOW + 12)
 
 
 @pytest.mark.parametrize("sender", [C, "10.77.0.1", "10.77.0.9", ""])
 def test_nobody_else_says_how_far_the_successor_is(three, sender):
     said = Progress(holds=three.last_event(), silent=())
     with pytest.raises(EnrolmentRefused, match="not handed over to this machine"):
-        three.note_progress(said, sender=B)  # none was begun
+        three.note_progress(said, sender=B, now=NOW + 12)  # none was begun
     three.begin_handover("machine-b", now=NOW + 10)
     with pytest.raises(EnrolmentRefused, match="not handed over to this machine"):
-        three.note_progress(said, sender=sender)
-    assert not three.readiness().holds
+        three.note_progress(said, sender=sender, now=NOW + 12)
+    assert not three.readiness("machine-b", now=NOW + 13).holds
 
 
 def test_ready_is_who_has_said_so(three):
     three.begin_handover("machine-b", now=NOW + 10)
-    assert three.readiness() == Readiness(holds=False, missing=("machine-c",))
-    three.note_progress(Progress(holds=three.last_event(), silent=(C,)), sender=B)
-    assert three.readiness() == Readiness(holds=True, missing=("machine-c",))
+    assert three.readiness("machine-b", now=NOW + 13) == Readiness(holds=False, missing=("machine-c",))
+    three.note_progress(Progress(holds=three.last_event(), silent=(C,)), sender=B, now=NOW + 12)
+    assert three.readiness("machine-b", now=NOW + 13) == Readiness(holds=True, missing=("machine-c",))
     everyone_knows(three)
-    assert three.readiness() == Readiness(holds=True, missing=("machine-c",))
-    three.note_progress(Progress(holds=three.last_event(), silent=()), sender=B)
-    assert three.readiness() == Readiness(holds=True, missing=())
+    assert three.readiness("machine-b", now=NOW + 13) == Readiness(holds=True, missing=("machine-c",))
+    three.note_progress(Progress(holds=three.last_event(), silent=()), sender=B, now=NOW + 12)
+    assert three.readiness("machine-b", now=NOW + 13) == Readiness(holds=True, missing=())
+
+
+def test_what_was_said_a_while_ago_counts_no_more(three):
+    """Whoever is dead by now is not made the control node: not later, nor by the command run again."""
+    three.begin_handover("machine-b", now=NOW + 10)
+    said = Progress(holds=three.last_event(), silent=())
+    three.note_progress(said, sender=B, now=NOW + 12)
+    assert three.readiness("machine-b", now=NOW + 17).holds
+    for later in (NOW + 18, NOW - 100):
+        assert not three.readiness("machine-b", now=later).holds
+        with pytest.raises(BadInput, match="or is gone"):
+            three.hand_over("machine-b", now=later)
+    three.begin_handover("machine-b", now=NOW + 13)
+    assert not three.readiness("machine-b", now=NOW + 13).holds
+
+
+def test_a_handover_that_another_command_gave_up_is_not_gone_on_with(three):
+    three.begin_handover("machine-b", now=NOW + 10)
+    three.note_progress(Progress(holds=three.last_event(), silent=()), sender=B, now=NOW + 12)
+    for name in ("machine-c", "control"):
+        with pytest.raises(BadInput, match="given up"):
+            three.hand_over(name, now=NOW + 12)
+    three.end_handover(now=NOW + 12)
+    with pytest.raises(BadInput, match="given up"):
+        three.readiness("machine-b", now=NOW + 12)
+
+
+def test_the_registry_of_the_past_takes_up_no_key(three):
+    three.offer_key(key(7), sender=C, now=NOW + 9)
+    three.begin_handover("machine-b", now=NOW + 10)
+    three.note_progress(Progress(holds=three.last_event(), silent=()), sender=B, now=NOW + 12)
+    after = three.hand_over("machine-b", now=NOW + 12)
+    three.take_up_key(key(7), now=NOW + 13)
+    assert three.inventory() == after
+
+
+def test_only_the_successor_has_the_key_with_which_it_is_spoken_to(three):
+    with pytest.raises(EnrolmentRefused):
+        three.shared_with_successor(B)
+    three.begin_handover("machine-b", now=NOW + 10)
+    assert three.shared_with_successor(B) == three.preshared_keys()[key(1)]
+    for sender in (C, "10.77.0.1", ""):
+        with pytest.raises(EnrolmentRefused):
+            three.shared_with_successor(sender)
 
 
 def test_both_registries_have_one_mesh_afterwards_and_the_new_one_goes_on(three, path, tmp_path):
@@ -130,15 +174,15 @@ def test_both_registries_have_one_mesh_afterwards_and_the_new_one_goes_on(three,
     with image_of(path) as image:
         event, octets = image.bequeathed()
     assert event == three.last_event()
-    three.note_progress(Progress(holds=event, silent=()), sender=B)
+    three.note_progress(Progress(holds=event, silent=()), sender=B, now=NOW + 49)
 
-    after = three.hand_over(now=NOW + 50)
+    after = three.hand_over("machine-b", now=NOW + 50)
     assert (after.control, after.successor) == ("machine-b", None)
     assert three.inventory() == after
     with pytest.raises(BadInput, match="machine-b is the control node now"):
         invite(three, "machine-e")
     with pytest.raises(EnrolmentRefused):
-        three.note_progress(Progress(holds=0, silent=()), sender=B)
+        three.note_progress(Progress(holds=0, silent=()), sender=B, now=NOW + 12)
     assert not three.end_handover(now=NOW + 51)
 
     with RegistryImage(octets) as image:

@@ -77,7 +77,7 @@ def test_where_one_is_not_ready_nothing_changes_or_it_is_left_behind(lab):
     start_workers(c, "8..9", "--careless")
     stop_agent(c)
     said = refusal(a, "handover", "machine-b", "--wait", "5", code=4)
-    assert "nothing was changed: 5 s were not enough for machine-c" in said
+    assert "the control role stays here: 5 s were not enough for machine-c" in said
     wait_until(lambda: facts(b, "status")["revision"] == revision + 2, seconds=10)
     assert facts(a, "status")["control"] == facts(b, "status")["control"] == "control"
     assert reached(a, "10.77.0.3", PORTS_OF_C) == PORTS_OF_C
@@ -94,6 +94,10 @@ def test_where_one_is_not_ready_nothing_changes_or_it_is_left_behind(lab):
     moving.send_signal(signal.SIGKILL)
     moving.wait(20)
     assert "is being handed over to machine-b" in refusal(a, "pause", "machine-c", code=2)
+    assert "`qmesh handover machine-b` goes on" in qmesh(a, "status").stdout
+    # Any user of B's machine has its tunnel address, and gains nothing by it.
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    assert b.run([*nobody, "python", "-c", ASK_FOR_THE_ESTATE]).stdout.split() == ["403"]
     assert "control stays the control node" in qmesh(a, "handover", "--cancel").stdout
     qmesh(a, "pause", "machine-c")
     qmesh(a, "resume", "machine-c")
@@ -122,6 +126,12 @@ def test_a_control_node_changes_its_key_where_another_is_it_meanwhile(lab):
     assert [problems(machine) - {"worker-wide"} for machine in (a, b, c)] == [set(), set(), set()]
 
 
+ASK_FOR_THE_ESTATE = """
+import http.client
+asking = http.client.HTTPConnection("10.77.0.1", 51820, timeout=5)
+asking.request("POST", "/v1/succession", body=b'{"holds":0,"silent":[]}')
+print(asking.getresponse().status)
+"""
 BEGIN = """
 import time
 from pathlib import Path
@@ -131,7 +141,7 @@ state = Path("/var/lib/qmesh")
 with Registry(state / "mesh.db") as registry:
     registry.begin_handover("machine-b", now=int(time.time()))
     telling.tell(state, wait_s=5)
-    while registry.readiness() != Readiness(holds=True, missing=()):
+    while registry.readiness("machine-b", now=int(time.time())) != Readiness(holds=True, missing=()):
         time.sleep(0.1)
 """
 

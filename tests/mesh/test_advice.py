@@ -17,6 +17,14 @@ def test_a_cluster_that_is_fine_gets_none():
     assert advice(TUTORIAL, FINE) == ()
 
 
+def test_a_handover_that_was_cut_off_is_said_with_both_ways_out():
+    named = msgspec.structs.replace(TUTORIAL, successor="b")
+    (said,) = advice(named, FINE)
+    assert "handed over to b" in said
+    assert "`qmesh handover b` goes on" in said
+    assert "--cancel" in said
+
+
 @pytest.mark.parametrize(
     ("count", "expected"),
     [

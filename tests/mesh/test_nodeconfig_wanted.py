@@ -99,7 +99,8 @@ def test_ports_that_are_closed_and_ports_that_are_reserved():
     assert guarded_ports(new, "b") == (32503, 32504, 32505, 32506)
     assert reserved_ports(new, "b") == (*range(25003, 25007), *range(32503, 32507))
     assert guarded_ports(rust, "a") == (8337, 32500, 32501, 32502)
-    assert guarded_ports(rust, "b") == guarded_ports(new, "b")
+    # The control process may still run where the control role was before a handover.
+    assert guarded_ports(rust, "b") == (8337, *guarded_ports(new, "b"))
 
 
 def test_an_ipv6_tunnel():

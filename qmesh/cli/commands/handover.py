@@ -49,7 +49,8 @@ def command(
     node shakes hands with each of them before anything changes. From then on worker ports accept its
     tunnel address alone. This machine stays a member, with its workers.
 
-    Where not all are ready in time, nothing is changed. The node itself, with its keys, is yours to move.
+    Where not all are ready in time, it stays as it is. Once the role has changed, a control process that
+    still runs here reaches no worker: the node itself, with its keys, is yours to move.
     """
     if (name is None) != cancelled:
         raise BadInput(
@@ -74,11 +75,6 @@ def _in_words(done: Handed) -> str:
 def _say_what_is_next(done: Handed) -> None:
     if not done.answers:
         log.warning("%s has not answered yet; the agents go on with it, see `qmesh status` there", done.now)
-    for name in done.left_behind:
-        log.warning("%s knows nothing of it: on %s `qmesh invite %s --replace`", name, done.now, name)
-    if done.withdrawn:
-        names = ", ".join(done.withdrawn)
-        log.info("invitations named this machine, and are withdrawn: make them anew for %s", names)
     log.info("now move the node; its keys must never be in use on two machines at once:")
     log.info("  on %s: systemctl disable --now %s", done.was, CONTROL_PROCESS)
     log.info("  copy the node's directory, with config.yml and keys.yml, from there to %s", done.now)

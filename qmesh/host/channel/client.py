@@ -13,7 +13,6 @@ import msgspec
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.channel.messages import KEYS, MAX_ANSWER, MEMBERSHIP, REDEMPTIONS, SUCCESSION, Refusal, Silent
 from qmesh.mesh.enrolment import KeyOffer, Redemption
-from qmesh.mesh.succession import Progress
 
 _SAME_VERSION: Final = "use the same version of qmesh on both machines"
 
@@ -56,9 +55,8 @@ class Client:
         timeout = httpx.Timeout(read_s, connect=connect_s)
         self._answer(lambda: self._http.stream("POST", KEYS, content=body, timeout=timeout))
 
-    def succeed(self, said: Progress, *, connect_s: float, read_s: float) -> bytes | None:
-        """Say how far this successor is; the estate, where it lacks that. Raises as `offer_key`."""
-        body = msgspec.json.encode(said)
+    def succeed(self, body: bytes, *, connect_s: float, read_s: float) -> bytes | None:
+        """Say how far this successor is; the estate, where it lacks that. Sealed; raises as `offer_key`."""
         timeout = httpx.Timeout(read_s, connect=connect_s)
         return (
             self._answer(lambda: self._http.stream("POST", SUCCESSION, content=body, timeout=timeout)) or None

@@ -16,13 +16,13 @@ from qmesh.host.registry.invitations import end_all_open
 from qmesh.mesh import changes
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Secret
-from qmesh.mesh.succession import Progress, missing, preshared_key_with
+from qmesh.mesh.succession import FRESH_S, Progress, missing, preshared_key_with
 
 
 class Readiness(msgspec.Struct, frozen=True):
     """Who is ready for a handover.
 
-    holds: whether the successor has the registry as it is, and the signing key.
+    holds: whether the successor has the registry as it is, and the signing key, and said so just now.
     missing: members that do not know of the successor, or whom it has not reached.
     """
 
@@ -47,6 +47,7 @@ def refuse_during(connection: sqlite3.Connection) -> None:
 def begin(connection: sqlite3.Connection, name: str, *, now: int) -> tuple[str, ...]:
     """As `Registry.begin_handover`."""
     if rows.successor(connection) == name:
+        connection.execute("UPDATE succession SET holds = 0")  # what it said before counts no more
         return ()
     refuse_during(connection)
     after = changes.to_be_succeeded(rows.inventory(connection), name)
@@ -69,26 +70,45 @@ def end(connection: sqlite3.Connection, *, now: int) -> bool:
     return True
 
 
-def progress(connection: sqlite3.Connection, said: Progress, *, sender: str) -> None:
+def shared_with_successor(connection: sqlite3.Connection, sender: str) -> Secret:
+    """As `Registry.shared_with_successor`."""
+    row = connection.execute(
+        "SELECT preshared_key FROM machines JOIN succession ON successor = name"
+        " WHERE address = ? AND name <> (SELECT control FROM mesh)",
+        (sender,),
+    ).fetchone()
+    if row is None or row[0] is None:
+        raise _no_successor()
+    return Secret(row[0])
+
+
+def _no_successor() -> EnrolmentRefused:
+    return EnrolmentRefused("the control role is not handed over to this machine", hint="see `qmesh status`")
+
+
+def progress(connection: sqlite3.Connection, said: Progress, *, sender: str, now: int) -> None:
     """Remember how far the successor is. Raises EnrolmentRefused where the sender is none."""
     done = connection.execute(
-        "UPDATE succession SET holds = ?, silent = ?"
+        "UPDATE succession SET holds = ?, silent = ?, said_at = ?"
         " WHERE successor = (SELECT name FROM machines WHERE address = ?)"
         " AND successor <> (SELECT control FROM mesh)",
-        (said.holds, msgspec.json.encode(said.silent).decode(), sender),
+        (said.holds, msgspec.json.encode(said.silent).decode(), now, sender),
     )
     if not done.rowcount:
-        raise EnrolmentRefused(
-            "the control role is not handed over to this machine", hint="see `qmesh status`"
-        )
+        raise _no_successor()
 
 
-def readiness(connection: sqlite3.Connection) -> Readiness:
+def readiness(connection: sqlite3.Connection, name: str, *, now: int) -> Readiness:
     """As `Registry.readiness`."""
-    holds, silent = connection.execute("SELECT holds, silent FROM succession").fetchone()
+    row = connection.execute(
+        "SELECT holds, silent, said_at FROM succession WHERE successor = ?", (name,)
+    ).fetchone()
+    if row is None:
+        raise BadInput("the handover was given up, by another command", hint="see `qmesh log`")
+    holds, silent, said_at = row
     known = connection.execute("SELECT address, acknowledged FROM machines").fetchall()
     return Readiness(
-        holds=holds == last_event(connection),
+        holds=holds == last_event(connection) and abs(now - said_at) <= FRESH_S,
         missing=missing(
             rows.inventory(connection), dict(known), msgspec.json.decode(silent, type=tuple[str, ...])
         ),

@@ -34,7 +34,8 @@ _OF_THE_FOURTH: Final = """CREATE TABLE succession (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     successor TEXT NOT NULL REFERENCES machines (name),
     holds INTEGER NOT NULL DEFAULT 0,
-    silent TEXT NOT NULL DEFAULT '[]'
+    silent TEXT NOT NULL DEFAULT '[]',
+    said_at INTEGER NOT NULL DEFAULT 0
 ) STRICT"""
 SCHEMA: Final = f"""
 CREATE TABLE mesh (

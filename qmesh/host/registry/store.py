@@ -298,25 +298,30 @@ class Registry:
         with self._change() as connection:
             return handing_over.end(connection, now=now)
 
-    def note_progress(self, said: Progress, *, sender: str) -> bool:
+    def shared_with_successor(self, sender: str) -> Secret:
+        """The preshared key of the successor, if it is the sender. Raises EnrolmentRefused."""
+        with self._change() as connection:
+            return handing_over.shared_with_successor(connection, sender)
+
+    def note_progress(self, said: Progress, *, sender: str, now: int) -> bool:
         """Remember how far the successor is; whether what it holds is all. Raises EnrolmentRefused."""
         with self._change() as connection:
-            handing_over.progress(connection, said, sender=sender)
+            handing_over.progress(connection, said, sender=sender, now=now)
             return said.holds == handing_over.last_event(connection)
 
-    def readiness(self) -> Readiness:
-        """Who is ready for the handover that was begun."""
+    def readiness(self, name: str, *, now: int) -> Readiness:
+        """Who is ready for the handover to that machine. Raises BadInput where none is under way."""
         with self._change() as connection:
-            return handing_over.readiness(connection)
+            return handing_over.readiness(connection, name, now=now)
 
-    def hand_over(self, *, now: int) -> Inventory:
+    def hand_over(self, name: str, *, now: int) -> Inventory:
         """Make the successor the control node; the mesh after it. From here on this registry is the past.
 
-        Raises BadInput where the successor holds less than this registry has.
+        Raises BadInput where the successor holds less than this registry has, or was not heard just now.
         """
         with self._change() as connection:
-            if not handing_over.readiness(connection).holds:
-                raise BadInput("the successor does not hold all of the registry yet", hint="try again")
+            if not handing_over.readiness(connection, name, now=now).holds:
+                raise BadInput(f"{name} does not hold all of the registry, or is gone", hint="try again")
             return handing_over.hand_over(connection, now=now)
 
     def copied(self) -> bytes:
