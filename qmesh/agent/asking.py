@@ -58,7 +58,11 @@ class Asking:
     def _run(self) -> None:
         pause_s = 0.0
         while not self._stopped.wait(pause_s):
-            pause_s = self._asked()
+            try:
+                pause_s = self._asked()
+            except Exception:  # a thread that has ended is missed by nobody
+                log.exception("a question for the newest membership failed in an unforeseen way")
+                pause_s = REST_S
 
     def _asked(self) -> float:
         """Ask once; seconds until the next time."""

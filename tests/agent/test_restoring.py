@@ -399,10 +399,11 @@ def test_it_is_of_one_moment_whatever_is_written_meanwhile(own_machine, tmp_path
                     registry.invite(f"m{number % 50}", workers=1, endpoint=None, expires_at=2**40, now=number)
         os._exit(1)
     try:
-        for number in range(8):
+        seen: set[int] = set()
+        while len(seen) < 4:  # the other one does write meanwhile
             found = contents(unpack(take(state, None)[0], None))
             assert [each.name for each in found.inventory.machines] == ["control"]
-            assert len(found.backup.withdrawn) >= min(2, number)
+            seen.add(len(found.backup.withdrawn))
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -139,7 +139,18 @@ def cure(member: Machine, finding: dict[str, str], mend: str) -> None:
     member.run(["sh", "-c", mend or finding["cure"]])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.code} by {case.spoil[:40]}")
+def each_code_once() -> list[object]:
+    """The cases; those of a code that came before take long together, and are marked so."""
+    seen: set[str] = set()
+    params: list[object] = []
+    for case in CASES:
+        marks = [pytest.mark.long] if case.code in seen else []
+        params.append(pytest.param(case, marks=marks, id=f"{case.code} by {case.spoil[:40]}"))
+        seen.add(case.code)
+    return params
+
+
+@pytest.mark.parametrize("case", each_code_once())
 def test_finds_it_names_the_cure_and_the_cure_cures_it(member, case):
     member.run(["sh", "-c", case.spoil])
     report = checked(member, code=1 if case.severity == "error" else 0)

@@ -11,11 +11,8 @@ from tests.lab.crash import MATRICES
 pytestmark = pytest.mark.lab
 
 
-LONG = ("a machine that lost its membership", "agent of", "--replace", "rotate-key", "handover")
-ROWS = [
-    pytest.param(name, marks=[pytest.mark.long] if any(each in name for each in LONG) else [])
-    for name in MATRICES
-]
+SHORT = ("join",)
+ROWS = [pytest.param(name, marks=[] if name in SHORT else pytest.mark.long) for name in MATRICES]
 
 
 @pytest.mark.parametrize("command", ROWS)

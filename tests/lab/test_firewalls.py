@@ -92,7 +92,11 @@ def test_g4_on_a_worker_machine_what_is_in_the_way_is_named_and_cured(lab, attac
         running.stop()
 
 
-@pytest.mark.parametrize("kind", FIREWALLS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.long if kind is not FIREWALLS[0] else []) for kind in FIREWALLS],
+    ids=lambda kind: kind.name,
+)
 def test_g4_on_a_control_node_that_had_it_before(lab, kind: type[Firewall]):
     control = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
     firewall = kind(control)

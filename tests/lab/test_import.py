@@ -40,7 +40,11 @@ def type_it(machines: dict[str, Machine], line: str) -> None:
     machine.run(["sh", "-c", there], input=control.read(file), timeout=90)
 
 
-@pytest.mark.parametrize("counts", [CONTROL_FIRST, CONTROL_LATER], ids=["control first", "control later"])
+@pytest.mark.parametrize(
+    "counts",
+    [CONTROL_FIRST, pytest.param(CONTROL_LATER, marks=pytest.mark.long)],
+    ids=["control first", "control later"],
+)
 def test_a_lan_cluster_becomes_a_mesh_by_the_printed_commands(lab, counts):
     machines = lan_cluster(lab, counts)
     control = machines["machine-a"]
