@@ -12,7 +12,7 @@ import msgspec
 from tests.lab.cluster import make_control, make_member, stop_agent
 from tests.lab.machines import TOOLS, Lab, Machine, Running
 
-WORKER, NOBODYS = 40003, 40010
+WORKER, NOBODYS = 40003, 20010
 """The port that is attacked, and one that the guard does not close: what comes there shows the attack."""
 ATTACKER = "192.168.0.240"
 

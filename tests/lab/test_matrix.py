@@ -39,7 +39,10 @@ def test_g1_nobody_reaches_a_worker(bare: Any, case, role, overlay):
             assert reached(bare, case, role) == set()
         QMESH.guard(bare, role, overlay)
         ordinary = {str(probe) for probe in case.probes(bare, role, NEIGHBOUR)} if case.others else set()
-        assert reached(bare, case, role, others=case.others) == ordinary
+        found = reached(bare, case, role, others=case.others)
+        if found < ordinary:  # a packet is lost now and then; a second look forgives no attack
+            found |= reached(bare, case, role, others=case.others)
+        assert found == ordinary
 
 
 @pytest.mark.parametrize(("case", "role", "overlay"), LEGITIMATE_ROWS)
