@@ -62,7 +62,7 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
                 with state.lock():
                     mesh = registry.hand_over(name, now=int(time.time()))
             except BaseException:
-                _give_up(state, registry)
+                _give_up(state, registry, name)
                 raise
     log.info("the control role has passed to %s; waiting until it answers", name)
     for each in missing:
@@ -127,9 +127,10 @@ def _waiting_for(now: Readiness, name: str) -> str:
     return ", ".join(now.missing[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _give_up(state: State, registry: Registry) -> None:
+def _give_up(state: State, registry: Registry, name: str) -> None:
+    """End the handover to that machine; not one to another, which another command may have begun since."""
     with state.lock():
-        is_ended = registry.end_handover(now=int(time.time()))
+        is_ended = registry.successor() == name and registry.end_handover(now=int(time.time()))
     if is_ended:
         telling.tell(state.directory, wait_s=_PASSED_ON_S)
 
