@@ -84,7 +84,7 @@ def start_anew(machine: Machine) -> None:
     wait_until(lambda: "qmesh" not in what_is_there(machine)["rules"])
 
 
-@pytest.mark.parametrize("begun", [unguarded_member, taken_down_member])
+@pytest.mark.parametrize("begun", [unguarded_member, pytest.param(taken_down_member, marks=LONG)])
 def test_what_is_confirmed_stays(lab, begun):
     member = begun(lab)
     done = qmesh(member, "apply", "--confirm", str(SECONDS))
@@ -102,7 +102,7 @@ def test_what_is_confirmed_stays(lab, begun):
     assert "nothing waits" in qmesh(member, "confirm").stdout
 
 
-@pytest.mark.parametrize("begun", [unguarded_member, taken_down_member])
+@pytest.mark.parametrize("begun", [unguarded_member, pytest.param(taken_down_member, marks=LONG)])
 def test_what_is_not_confirmed_is_undone_and_left_so_by_the_agent(lab, begun):
     member = begun(lab)
     before = as_it_is(member)
@@ -132,7 +132,11 @@ def test_a_guard_that_was_put_back_is_kept_when_another_program_flushes_it(lab):
 
 @pytest.mark.parametrize(
     "killed",
-    ["qmesh und[o]", "qmesh agen[t]", "qmesh (und[o]|agen[t])"],
+    [
+        pytest.param("qmesh und[o]", marks=LONG),
+        pytest.param("qmesh agen[t]", marks=LONG),
+        "qmesh (und[o]|agen[t])",
+    ],
     ids=["undo", "agent", "both, and a command comes"],
 )
 def test_whoever_is_killed_another_undoes_it(lab, killed):
@@ -229,7 +233,7 @@ def test_ctrl_c_in_the_middle_says_that_it_is_undone(lab):
 @pytest.mark.parametrize(
     ("first", "begun"),
     [
-        ("undo", unguarded_member),
+        pytest.param("undo", unguarded_member, marks=LONG),
         ("agent", taken_down_member),
         pytest.param("undo", taken_down_member, marks=LONG),
         pytest.param("agent", unguarded_member, marks=LONG),

@@ -60,7 +60,14 @@ def attacker(lab: Lab) -> Machine:
     return lab.machine("machine-x", "192.168.0.240")
 
 
-@pytest.mark.parametrize("kind", FIREWALLS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.long if kind.name == "nftables.conf" else [])
+        for kind in FIREWALLS
+    ],
+    ids=lambda kind: kind.name,
+)
 def test_g4_on_a_worker_machine_what_is_in_the_way_is_named_and_cured(lab, attacker, kind: type[Firewall]):
     control = make_control(lab)
     member = make_member(lab, control, 201, 4)

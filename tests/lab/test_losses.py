@@ -237,7 +237,14 @@ def test_a_relative_state_directory_is_found_again_from_elsewhere(lab):
     assert "--config /root/st/node" in done.stdout
 
 
-@pytest.mark.parametrize("program", ["exit 1", "exit 0", "sleep 60"], ids=["fails", "does nothing", "hangs"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param("exit 1", id="fails"),
+        pytest.param("exit 0", id="does nothing", marks=pytest.mark.long),
+        pytest.param("sleep 60", id="hangs"),
+    ],
+)
 def test_where_wireguard_fails_nothing_is_left_half_made(lab, program):
     if kernel.available():
         pytest.skip("this machine cannot: its kernel has WireGuard, so no program is asked")

@@ -144,6 +144,8 @@ def test_g3_the_guard_stays_when_the_agent_is_stopped_and_at_boot_is_loaded_with
     until(lambda: Path("/sys/class/net/qmesh0").exists())
 
 
+# Beyond what tests/lab/test_boot.py does to it while somebody asks for a worker.
+@pytest.mark.long
 def test_g3_an_agent_that_is_killed_is_started_again_and_the_guard_was_never_away(mesh):
     before, killed, restarts = rules(), agent(), int(shown("qmesh.service", "NRestarts")[0])
     os.kill(killed, signal.SIGKILL)
@@ -153,6 +155,7 @@ def test_g3_an_agent_that_is_killed_is_started_again_and_the_guard_was_never_awa
     assert int(shown("qmesh.service", "NRestarts")[0]) == restarts + 1
 
 
+@pytest.mark.long
 def test_g3_the_guard_stays_when_the_agent_is_restarted(mesh):
     before = rules()
     run("systemctl", "restart", "qmesh.service")

@@ -127,7 +127,9 @@ def test_a_config_that_join_wrote_goes_with_the_state(lab):
     assert not is_there(member, f"{STATE}/node")
 
 
-@pytest.mark.parametrize("after_s", [0.5, 0.7, 0.9, 1.1])
+@pytest.mark.parametrize(
+    "after_s", [0.5, 0.9, *(pytest.param(after, marks=pytest.mark.long) for after in (0.7, 1.1))]
+)
 def test_one_that_was_killed_can_be_run_again(lab, after_s):
     machine = blank(lab)
     before = all_of_it(machine)
