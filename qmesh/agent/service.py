@@ -113,12 +113,14 @@ class Agent:
         self._asking = Asking(state, arrived=self._calls.look)
         self._ready = False
         self._said = ""
-        self._told: tuple[list[str], float] = ([], 0.0)
+        self._told: tuple[tuple[bool, list[str]], float] = ((False, []), 0.0)
 
     def run(self) -> None:
         """Go on until a signal says stop."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._calls.stop())
+        with contextlib.suppress(QmeshError), self._state.lock():
+            self._state.remove_half_written()
         # What is loaded by now lives as long as this process: no collection need look at it again.
         gc.freeze()
         log.info("the agent has begun")
@@ -167,17 +169,11 @@ class Agent:
         self._tell(steps)
         if here.settings.control:
             self._keep_service(here)
-            if self._control_node is not None:
+            if self._service is not None and self._control_node is not None:
                 self._control_node.write_acknowledged()
-            if self._service is not None and self._watch.event != self._announced:
-                self._announced = self._watch.event
-                self._service[1].announce()
-            if (
-                self._control_node is not None
-                and self._control_node.is_due_to_all
-                and self._service is not None
-            ):
-                self._service[1].announce()
+                if self._watch.event != self._announced or self._control_node.is_due_to_all:
+                    self._announced = self._watch.event
+                    self._service[1].announce()
             if self._is_succeeded and succeeding.retire_when_answered(self._state, here):
                 self._stop_service()  # before the tunnels to the members go: it tells them
                 self._calls.look()
@@ -191,13 +187,17 @@ class Agent:
         """Log what was done, and who made it necessary; the same again and again but every few seconds."""
         noticed = self._watch.noticed
         lines = [f"{step.kind} {step.subject}: {step.detail}" for step in steps[:MOST_STEPS_TOLD]]
-        if noticed is not None and noticed.by and any(isinstance(step, LoadGuard) for step in steps):
-            lines.insert(0, f"the guard's table was changed by {noticed.by}")
+        by = (
+            noticed.by if noticed is not None and any(isinstance(step, LoadGuard) for step in steps) else None
+        )
+        if by:
+            lines.insert(0, f"the guard's table was changed by {by}")
         if len(steps) > MOST_STEPS_TOLD:
             lines.append(f"and {len(steps) - MOST_STEPS_TOLD} steps more")
-        if not lines or (self._told[0] == [step.kind for step in steps] and time.monotonic() < self._told[1]):
+        what = bool(by), [step.kind for step in steps]  # who it was may be known of the next one only
+        if not lines or (self._told[0] == what and time.monotonic() < self._told[1]):
             return
-        self._told = [step.kind for step in steps], time.monotonic() + LOOK_S
+        self._told = what, time.monotonic() + LOOK_S
         for line in lines:
             log.info("%s", line)
 

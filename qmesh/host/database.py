@@ -6,14 +6,23 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from qmesh.errors import MachineRefused, StateUnreadable
 
+MEMORY: Final = Path(":memory:")
+
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open without Python's own transactions, so that ours are the only ones. Raises as `named` does."""
+    """Open without Python's own transactions, so that ours are the only ones. Raises as `named` does.
+
+    path: of a file that is there, or `MEMORY`. Where a file went away meanwhile, no empty one comes to be.
+    """
+    place = str(path) if path == MEMORY else f"{path.absolute().as_uri()}?mode=rw"
     with named(path):
-        connection = sqlite3.connect(path, isolation_level=None, timeout=15, check_same_thread=False)
+        connection = sqlite3.connect(
+            place, isolation_level=None, timeout=15, check_same_thread=False, uri=path != MEMORY
+        )
         try:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")

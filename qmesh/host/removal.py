@@ -74,7 +74,8 @@ def delete_state(state: State, *, with_config: bool) -> tuple[Path, ...]:
     if not directory.is_dir():
         return ()
     state.forget(keep_private_key=False)
-    for path in (*_files(state), *_half_written(directory)):
+    state.remove_half_written()
+    for path in _files(state):
         files.remove(path)
     if with_config:
         files.remove(node / "config.yml")
@@ -98,8 +99,3 @@ def _files(state: State) -> tuple[Path, ...]:
         state.log_file,
         state.directory / reserved.REMEMBERED,
     )
-
-
-def _half_written(directory: Path) -> tuple[Path, ...]:
-    """What a command that was killed left beside the file that it was about to write: `.NAME.abcdefgh`."""
-    return tuple(path for path in directory.glob(".*.????????") if path.is_file())

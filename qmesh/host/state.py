@@ -283,6 +283,15 @@ class State:
         for end in ("", "-wal", "-shm"):
             files.remove(self.registry_file.with_name(self.registry_file.name + end))
 
+    def remove_half_written(self) -> None:
+        """Remove what a process that was killed left beside a file that it was about to write: keys, maybe.
+
+        Holds the lock, as whoever writes does.
+        """
+        for path in self.directory.glob(".*.????????"):
+            if path.is_file() and not path.is_symlink():
+                files.remove(path)
+
     def next_shared(self) -> NextShared | None:
         """The key that this machine will share with the next control node, if one is named."""
         return _decoded(self._next_shared_file, NextShared)

@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, NeedsRoot, StateUnreadable
+from qmesh.host import database
 from qmesh.host.registry import Event, EventKind, Issued, Open, Registry
 from qmesh.mesh.changes import (
     Options,
@@ -918,6 +919,16 @@ def test_another_programs_database_is_an_error_and_stays_as_it_was(tmp_path):
     with pytest.raises(StateUnreadable, match="is not a qmesh registry"):
         Registry(path)
     assert path.read_bytes() == before
+
+
+def test_a_registry_that_goes_away_while_it_is_opened_is_not_made_empty(tmp_path):
+    odd = tmp_path / "100 %20? #1"
+    odd.mkdir()
+    with pytest.raises(MachineRefused, match="unable to open"):
+        database.connect(odd / "mesh.db")
+    (odd / "mesh.db").touch()
+    database.connect(odd / "mesh.db").close()
+    assert [path.name for path in odd.iterdir()] == ["mesh.db"]
 
 
 def tables(path: Path) -> dict[str, str]:

@@ -465,6 +465,19 @@ def test_a_mesh_that_was_half_forgotten_is_none(state):
     assert names_in(state) == ["reserved-ports.json"]
 
 
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(state):
+    state.make_private_key()
+    names = [".private.key.ab1_2xyz", ".estate.msgpack.abcdefgh"]
+    for name in names:
+        (state.directory / name).write_bytes(b"a key")
+    (state.directory / ".link.abcdefgh").symlink_to(state.private_key_file)
+    (state.directory / ".notes").write_bytes(b"")
+    with state.lock():
+        state.remove_half_written()
+    left = {path.name for path in state.directory.iterdir()}
+    assert left == {"private.key", ".link.abcdefgh", ".notes"}
+
+
 def test_the_directory_is_made_where_it_is_wanted_and_never_by_the_lock(tmp_path):
     state = State(tmp_path / "a" / "state")
     with pytest.raises(BadInput, match="in no mesh"), state.lock():

@@ -29,7 +29,7 @@ class RegistryImage(Registry):
         self._path = _NAME
         if len(octets) < 512:
             raise StateUnreadable(f"{_NAME} is cut short", hint="take an older backup")
-        self._connection = database.connect(Path(":memory:"))
+        self._connection = database.connect(database.MEMORY)
         try:
             with database.named(_NAME):
                 self._connection.deserialize(_with_journal(octets, _ROLLBACK))
