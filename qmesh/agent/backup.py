@@ -52,6 +52,8 @@ def take(state: State, passphrase: bytes | None) -> tuple[bytes, Taken]:
     with state.lock():
         here = load(state)
         require_control(here, "qmesh backup")
+        if here.is_succeeded:
+            raise BadInput(f"{here.inventory.successor} is the control node now", hint="run it there")
         key = state.private_key()
         if key is None:
             raise StateUnreadable(f"{state.private_key_file} is missing", hint="see `qmesh check`")

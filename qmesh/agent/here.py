@@ -30,11 +30,15 @@ FRESH_S = 180
 
 
 class Here(msgspec.Struct, frozen=True):
-    """All that this machine knows: its settings, the mesh, the preshared keys by public key."""
+    """All that this machine knows: its settings, the mesh, the preshared keys by public key.
+
+    is_succeeded: whether the mesh has another control node, and this one serves until that one answers it.
+    """
 
     settings: Settings
     inventory: Inventory
     preshared: Mapping[str, Secret]
+    is_succeeded: bool = False
 
     @property
     def machine(self) -> Machine:
@@ -123,7 +127,8 @@ def load(state: State) -> Here:
     settings = state.settings()
     if settings.control:
         with Registry(state.registry_file) as registry:
-            return Here(settings, _served(settings, registry.inventory()), registry.preshared_keys())
+            mesh, preshared = registry.inventory(), registry.preshared_keys()
+        return Here(settings, _served(settings, mesh), preshared, is_succeeded=mesh.control != settings.name)
     inventory = held_membership(state, settings)
     preshared = _preshared_keys(state, settings, inventory)
     return Here(settings, _with_own_key(state, settings, inventory), preshared)

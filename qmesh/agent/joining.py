@@ -161,7 +161,8 @@ def come_up(state: State, here: Here, *, apply: bool, patience_s: float) -> Here
 def is_member(state: State, identifier: str | None) -> bool:
     """Whether this machine has redeemed that invitation, or any, and holds its membership whole.
 
-    A damaged membership is asked for again; with another invitation the machine becomes a member anew.
+    A damaged membership is asked for again; with another invitation the machine becomes a member anew, also
+    one that handed the control role over and was not answered since.
     """
     try:
         settings = state.settings_or_none()
@@ -169,13 +170,13 @@ def is_member(state: State, identifier: str | None) -> bool:
             return False
         if identifier is not None and settings.invitation not in {None, identifier}:
             return False
-        load(state)
+        here = load(state)
     except StateUnreadable as error:
         if files.mode_of(state.signing_key_file) is not None:
             raise
         log.info("%s: the control node is asked for it", error.message)
         return False
-    return True
+    return identifier is None or not here.is_succeeded
 
 
 def is_nobodys(state: State, throwaway: set[str], interface: str) -> bool:

@@ -80,6 +80,7 @@ def circumstances(here: Here, watched: Mapping[str, Watched]) -> Circumstances:
         ephemeral, reserved = (1, 0), frozenset()
     return Circumstances(
         name=here.settings.name,
+        is_succeeded=here.is_succeeded,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         disk=_disk(here.settings.config_directory),
         latencies={name: each.latency for name, each in watched.items() if each.latency is not None},

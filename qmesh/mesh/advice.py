@@ -29,13 +29,15 @@ FEWEST_LIVE: Final = 3
 class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     """What this machine knows at the moment.
 
-    name: this machine's. memory, disk: its own, in octets, used or free; None where it is not known.
+    name: this machine's. is_succeeded: whether another is the control node, and was not heard as that here.
+    memory, disk: its own, in octets, used or free; None where it is not known.
     latencies: seconds that a machine's workers take to answer, by name; alive: how many of all answer, or
         None where nobody asked: only the control node does.
     ephemeral: the first and last port that the kernel gives away, but for `reserved`.
     """
 
     name: str
+    is_succeeded: bool = False
     memory: int | None = None
     disk: int | None = None
     latencies: Mapping[str, float] = {}
@@ -47,7 +49,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
 def advice(inventory: Inventory, here: Circumstances) -> tuple[str, ...]:
     """The lines, those about the whole cluster first."""
     return (
-        *_of_a_handover(inventory),
+        *_of_a_handover(inventory, here),
         *_of_the_steps(inventory),
         *_of_the_living(inventory, here),
         *_of_unlike_machines(inventory),
@@ -57,8 +59,13 @@ def advice(inventory: Inventory, here: Circumstances) -> tuple[str, ...]:
     )
 
 
-def _of_a_handover(inventory: Inventory) -> Iterator[str]:
-    if inventory.successor is not None:
+def _of_a_handover(inventory: Inventory, here: Circumstances) -> Iterator[str]:
+    if here.is_succeeded:
+        yield (
+            f"{inventory.successor} is the control node since revision {inventory.revision}, and has not"
+            f" answered here yet; if another is it by now, there `qmesh invite {here.name} --replace`"
+        )
+    elif inventory.successor is not None:
         yield (
             f"the control role is being handed over to {inventory.successor}: nothing else changes until"
             f" then; `qmesh handover {inventory.successor}` goes on, `qmesh handover --cancel` gives it up"

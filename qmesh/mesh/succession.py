@@ -22,6 +22,7 @@ from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.model import Secret, Unshown
 
+NONCE_OCTETS: Final = 12
 MOST_SILENT: Final = 200
 FRESH_S: Final = 5
 """Seconds for which it counts what the successor said last."""
@@ -55,9 +56,6 @@ def preshared_key_with(successor_key: str, shared: Secret) -> Secret:
     """The key that a member shares with the successor. shared: the one of member and control node."""
     info = b"preshared key with a successor" + base64.b64decode(successor_key)
     return Secret(base64.b64encode(_derived(shared, info)).decode())
-
-
-NONCE_OCTETS: Final = 12
 
 
 def seal(octets: bytes, shared: Secret, *, nonce: bytes) -> bytes:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.agent import succeeding
+from qmesh.agent import handing_over, succeeding
+from qmesh.agent.backup import take
 from qmesh.agent.here import load
+from qmesh.agent.joining import is_member
 from qmesh.agent.membership import take_up
-from qmesh.errors import StateUnreadable
+from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files
 from qmesh.host.registry import Registry, image_of
 from qmesh.host.state import NextShared, Settings, State
@@ -233,7 +235,9 @@ def test_a_successor_without_its_estate_or_with_another_says_so_and_is_none(mesh
         mesh.b.estate()
 
 
-def test_the_old_control_node_serves_on_until_it_is_a_member(mesh: Mesh, tmp_path: Path) -> None:
+@pytest.fixture
+def control(mesh: Mesh, tmp_path: Path) -> State:
+    """The control node's state, with a registry of its own."""
     state = State(tmp_path / "control")
     state.prepare()
     files.write(state.registry_file, mesh.registry.copied())
@@ -248,14 +252,45 @@ def test_the_old_control_node_serves_on_until_it_is_a_member(mesh: Mesh, tmp_pat
             verification_key=settings.verification_key,
         )
     )
-    with Registry(state.registry_file) as registry:
+    return state
+
+
+def test_the_old_control_node_serves_on_until_it_is_a_member(control: State) -> None:
+    with Registry(control.registry_file) as registry:
         registry.begin_handover("machine-b", now=NOW)
-        before = load(state).inventory
+        before_it = load(control)
+        before = before_it.inventory
         registry.note_progress(Progress(holds=registry.last_event(), silent=()), sender="10.77.0.2", now=NOW)
         registry.hand_over("machine-b", now=NOW)
-    after = load(state).inventory
+    assert not before_it.is_succeeded
+    here = load(control)
+    after = here.inventory
     assert (after.control, after.successor) == (before.control, before.successor) == ("control", "machine-b")
     assert after.revision == before.revision + 1
+    assert here.is_succeeded
+    with pytest.raises(BadInput, match="machine-b is the control node now"):
+        take(control, None)
+    # Where nobody answers it any more, an invitation for its place makes it a member.
+    assert is_member(control, None)
+    assert not is_member(control, "an invitation")
+
+
+def test_a_command_that_is_cut_off_gives_up_no_handover_that_another_began_meanwhile(control: State) -> None:
+    with Registry(control.registry_file) as registry:
+        registry.begin_handover("machine-b", now=NOW)
+        registry.end_handover(now=NOW + 1)
+        registry.change(
+            lambda mesh: with_endpoints(mesh, "machine-c", [Endpoint("203.0.113.3", 51820)]),
+            command="set",
+            what="machine-changed",
+            machine="machine-c",
+            now=NOW + 1,
+        )
+        registry.begin_handover("machine-c", now=NOW + 2)
+        handing_over._give_up(control, registry, "machine-b")
+        assert registry.successor() == "machine-c"
+        handing_over._give_up(control, registry, "machine-c")
+        assert registry.successor() is None
 
 
 def test_an_invitation_ends_what_was_to_be_shared(mesh: Mesh) -> None:

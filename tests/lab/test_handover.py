@@ -126,6 +126,43 @@ def test_a_control_node_changes_its_key_where_another_is_it_meanwhile(lab):
     assert [problems(machine) - {"worker-wide"} for machine in (a, b, c)] == [set(), set(), set()]
 
 
+def test_who_was_off_while_the_role_moved_on_twice_joins_in_its_place(lab):
+    a, b, c = make_three(lab)
+    qmesh(a, "set", "machine-c", "--endpoint", "192.168.0.202:51820")
+    stop_agent(a)
+    a.run(["sh", "-c", f"cd {STATE}; cp -a machine.json mesh.db* signing.key /root"])
+    qmesh(a, "apply")
+    qmesh(a, "handover", "machine-b")
+    qmesh(b, "handover", "machine-c")
+    wait_until(lambda: facts(a, "status")["control"] == "machine-c", seconds=10)
+    # As if A had died in the moment in which it made B the control node.
+    stop_agent(a)
+    then = "machine.json mesh.db* signing.key"
+    a.run(["sh", "-c", f"rm {STATE}/membership.json {STATE}/preshared.key; cd /root; cp -a {then} {STATE}"])
+    a.run(["python", "-c", HAND_OVER_AND_DIE])
+    qmesh(a, "apply")
+    said = qmesh(a, "status").stdout
+    assert "machine-b is the control node since revision" in said
+    assert "there `qmesh invite control --replace`" in said
+
+    a.write("/root/invitation", qmesh(c, "invite", "control", "--replace").stdout, 0o600)
+    qmesh(a, "join", "invitation")
+    assert facts(a, "status")["control"] == "machine-c"
+    wait_until(lambda: problems(a) <= {"worker-wide"}, seconds=20)
+    assert a.run(["sh", "-c", f"cd {STATE}; ls mesh.db signing.key"], check=False).stdout == ""
+
+
+HAND_OVER_AND_DIE = """
+import time
+from pathlib import Path
+from qmesh.host.registry import Registry
+from qmesh.mesh.succession import Progress
+with Registry(Path("/var/lib/qmesh/mesh.db")) as registry:
+    now = int(time.time())
+    registry.begin_handover("machine-b", now=now)
+    registry.note_progress(Progress(holds=registry.last_event(), silent=()), sender="10.77.0.2", now=now)
+    registry.hand_over("machine-b", now=now)
+"""
 ASK_FOR_THE_ESTATE = """
 import http.client
 asking = http.client.HTTPConnection("10.77.0.1", 51820, timeout=5)

@@ -25,6 +25,14 @@ def test_a_handover_that_was_cut_off_is_said_with_both_ways_out():
     assert "--cancel" in said
 
 
+def test_a_control_node_that_was_off_while_the_role_moved_on_is_told_the_way_back():
+    (said,) = advice(
+        msgspec.structs.replace(TUTORIAL, successor="b"), msgspec.structs.replace(FINE, is_succeeded=True)
+    )
+    assert said.startswith("b is the control node since revision")
+    assert said.endswith("if another is it by now, there `qmesh invite a --replace`")
+
+
 @pytest.mark.parametrize(
     ("count", "expected"),
     [
