@@ -8,7 +8,7 @@ from benchmarks.measuring import Figure
 
 from tests.lab.cluster import facts, invite, make_control, qmesh
 from tests.lab.machines import Lab, Machine
-from tests.lab.test_lab import wait_until
+from tests.lab.waiting import wait_until
 
 MACHINES, TURNS = 10, 6
 MOST_S = 5

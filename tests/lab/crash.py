@@ -18,7 +18,7 @@ from qmesh.host.registry.keys import BETWEEN_S
 from qmesh.mesh.membership import SignedMembership
 from tests.lab.faults import Ended, Faulty, sample
 from tests.lab.machines import TOOLS, Lab
-from tests.lab.test_lab import wait_until
+from tests.lab.waiting import wait_until
 
 _PROBE = """
 import socket, sys, time

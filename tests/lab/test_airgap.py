@@ -21,7 +21,7 @@ from tests.lab.cluster import (
 from tests.lab.machines import TOOLS, Machine, _ip
 from tests.lab.mesh import ip, nft
 from tests.lab.test_enrolment import newcomer
-from tests.lab.test_lab import wait_until
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -21,7 +21,7 @@ from tests.lab.cluster import (
     what_is_there,
 )
 from tests.lab.machines import Lab, Machine
-from tests.lab.test_lab import wait_until
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -18,7 +18,7 @@ from tests.lab.cluster import (
     start_workers,
 )
 from tests.lab.machines import Machine
-from tests.lab.test_lab import wait_until
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

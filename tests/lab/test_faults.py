@@ -15,7 +15,7 @@ from tests.lab.cluster import STATE
 from tests.lab.crash import Rig, trouble_of_membership
 from tests.lab.faults import Faulty
 from tests.lab.machines import Lab
-from tests.lab.test_lab import wait_until
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -11,7 +11,7 @@ from tests.lab.cluster import dial as dial_all
 from tests.lab.cluster import facts, invite, make_control, make_member, qmesh, start_workers
 from tests.lab.firewalls import FIREWALLS, Firewall, NftablesConf
 from tests.lab.machines import Lab, Machine
-from tests.lab.test_lab import wait_until
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

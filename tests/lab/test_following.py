@@ -6,7 +6,7 @@ import pytest
 
 from tests.lab.cluster import CONFIG, facts, make_control, make_member, qmesh, start_workers
 from tests.lab.machines import Machine
-from tests.lab.test_lab import wait_until
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -20,8 +20,8 @@ from tests.lab.cluster import (
 )
 from tests.lab.machines import Lab, Machine
 from tests.lab.test_changes import reached
-from tests.lab.test_lab import wait_until
 from tests.lab.test_life import problems
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

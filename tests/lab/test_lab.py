@@ -6,13 +6,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.lab import machines
 from tests.lab.machines import CHECKOUT, TOOLS, CommandFailed, Lab, Machine, Running
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -42,13 +42,6 @@ def namespaces_in_use() -> set[str]:
         with contextlib.suppress(OSError):
             found.add(str(link.readlink()))
     return found
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class TestMachine:

@@ -20,7 +20,7 @@ from tests.lab.cluster import (
 )
 from tests.lab.machines import Machine
 from tests.lab.test_changes import reached
-from tests.lab.test_lab import wait_until
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -20,7 +20,7 @@ from tests.lab.cluster import (
     stop_agent,
     what_is_there,
 )
-from tests.lab.test_lab import wait_until
+from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
