@@ -20,15 +20,16 @@ log = logging.getLogger("qmesh")
 
 
 def wanted_and_observed(
-    here: Here, linux: Linux, *, follow_roaming: bool = False
+    here: Here, linux: Linux, *, follow_roaming: bool = False, guarded: NodeState | None = None
 ) -> tuple[NodeState, NodeState]:
     """What this machine should be, and what it is.
 
     follow_roaming: leave the endpoints of peers alone that shook hands a moment ago. The control
         node always does: where a worker machine says that it is reached is a hint, its packets are proof.
         Other machines first see whether the control node answers.
+    guarded: as `Linux.look` has it.
     """
-    observed, counters = linux.look()
+    observed, counters = linux.look(guarded)
     endpoints = endpoints_wanted(here, observed, stale(counters) if here.settings.control else frozenset())
     if observed.tunnel is not None:
         seen = roamed(here, counters)
@@ -65,14 +66,16 @@ def _closing_on(
     wanted = desired_here(here, linux.backend.kind, endpoints, mtu=mtu)
     if not isinstance(wanted.guard, Guard):
         return wanted
-    closed = linux.closed_and_listened().union(wanted.guard.ports)
+    closed = linux.still_listened(wanted.guard.ports).union(wanted.guard.ports)
     guard = msgspec.structs.replace(wanted.guard, ports=tuple(sorted(closed)))
     return msgspec.structs.replace(wanted, guard=guard)
 
 
-def steps_for(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple[Step, ...]:
+def steps_for(
+    here: Here, linux: Linux, *, follow_roaming: bool = False, guarded: NodeState | None = None
+) -> tuple[Step, ...]:
     """The steps that this machine needs to be as desired."""
-    return plan(*wanted_and_observed(here, linux, follow_roaming=follow_roaming))
+    return plan(*wanted_and_observed(here, linux, follow_roaming=follow_roaming, guarded=guarded))
 
 
 def steps_without_names(here: Here, linux: Linux) -> tuple[Step, ...]:
@@ -86,7 +89,10 @@ def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple
 
     Raises MachineRefused when a step is refused, or when the machine is not as desired afterwards.
     """
-    steps = close(here, linux) + take(linux, steps_for(here, linux, follow_roaming=follow_roaming))
+    guarded = linux.observe_guard()
+    closed = _close(here, linux, guarded)
+    wanted = steps_for(here, linux, follow_roaming=follow_roaming, guarded=None if closed else guarded)
+    steps = closed + take(linux, wanted)
     if steps:
         left = steps_for(here, linux, follow_roaming=follow_roaming)
         if left:
@@ -99,7 +105,10 @@ def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple
 
 def close(here: Here, linux: Linux) -> tuple[Step, ...]:
     """Take the guard's steps alone: it does not wait for DNS."""
-    observed = linux.observe_guard()
+    return _close(here, linux, linux.observe_guard())
+
+
+def _close(here: Here, linux: Linux, observed: NodeState) -> tuple[Step, ...]:
     wanted = msgspec.structs.replace(_closing_on(here, linux, {}, observed), tunnel=None)
     steps = plan(wanted, observed)
     return take(linux, tuple(step for step in steps if isinstance(step, LoadGuard | ReservePorts)))

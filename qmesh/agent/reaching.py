@@ -172,10 +172,11 @@ class Reach:
 
         Blocks for two seconds or so at most, and for a name that is looked up. Raises MachineRefused.
         """
-        if links.read(here.settings.interface) is None or undone_here(self._state) is not None:
+        link = links.read(here.settings.interface)
+        if link is None or undone_here(self._state) is not None:
             self._contact = None
             return False
-        backend = wireguard.backend_for(here.settings.interface)
+        backend = wireguard.backend_of(link)
         contact = self._heard(here, backend)
         if contact is None or not contact.wants_an_answer(time.monotonic()):
             return False

@@ -148,10 +148,11 @@ class Watch:
         here = load(self._state) if known is None or event is not None else known
         linux = linux_for(self._state, here)
         # Before all is looked at: this is how a machine looks that is then found as desired.
-        outlined, outline = time.monotonic(), linux.outline()
+        outlined = time.monotonic()
+        outline = linux.outline() if event is not None and here.settings.up else None
         steps = converge(here, linux, follow_roaming=True)
         audited = None
-        if event is not None and here.settings.up and not steps:
+        if event is not None and outline is not None and not steps:
             machines = here.inventory.machines
             audited = _Audited(
                 linux=linux,

@@ -155,9 +155,9 @@ def sync_directory(directory: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, durably; nothing there is fine."""
+    """Remove a file, durably; nothing there is fine, and costs no write to the disk."""
     try:
-        path.unlink(missing_ok=True)
+        path.unlink()
         sync_directory(path.parent)
     except FileNotFoundError:
         return

@@ -64,9 +64,13 @@ class Linux:
         """The machine as it is. Raises MachineRefused where it could not look."""
         return self.look()[0]
 
-    def look(self) -> tuple[NodeState, Mapping[str, wireguard.Counters]]:
-        """The machine as it is, and what each peer has been doing, by public key. Raises alike."""
-        link, guarded = links.read(self._interface), self.observe_guard()
+    def look(self, guarded: NodeState | None = None) -> tuple[NodeState, Mapping[str, wireguard.Counters]]:
+        """The machine as it is, and what each peer has been doing, by public key. Raises alike.
+
+        guarded: what `observe_guard` has told a moment ago.
+        """
+        link = links.read(self._interface)
+        guarded = guarded or self.observe_guard()
         if link is None:
             return guarded, {}
         device = self._wireguard.read(self._interface)
@@ -86,9 +90,10 @@ class Linux:
         """The machine as it is, without a look at its tunnel: it names none. Raises as `observe` does."""
         return NodeState(guard=self._guard(), tunnel=None, reserved_ports=ports.held(self._state))
 
-    def closed_and_listened(self) -> frozenset[int]:
-        """The ports that qmesh closed last, and that somebody listens on now."""
-        return frozenset(self._state.ports_closed()).intersection(port for _, port in ports.listeners())
+    def still_listened(self, beyond: Iterable[int]) -> frozenset[int]:
+        """The ports beyond these that qmesh closed last, and that somebody listens on now."""
+        closed = frozenset(self._state.ports_closed()).difference(beyond)
+        return closed.intersection(port for _, port in ports.listeners()) if closed else closed
 
     def outline(self) -> Outline:
         """What can be seen of the machine at a cost that does not grow with its peers."""

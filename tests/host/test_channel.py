@@ -7,6 +7,7 @@ import json
 import logging
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -212,6 +213,15 @@ def test_one_client_asks_again_and_again():
             assert asking.redeem(MESSAGE, connect_s=5, read_s=5) == b'{"members": 1}'
 
     assert len(agent.asked) == 60
+
+
+def test_a_client_loads_no_certificates_for_a_service_without_tls(monkeypatch):
+    """It took longer than all else that a member does for a change."""
+    loaded: list[object] = []
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: loaded.append(None))
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda *_, **__: loaded.append(None))
+    Client(address=HERE, port=PORT).close()
+    assert loaded == []
 
 
 def test_over_ipv6():

@@ -349,6 +349,16 @@ def test_a_file_is_removed_and_one_that_is_gone_is_fine(tmp_path):
     files.remove(tmp_path / "no" / "file")
 
 
+def test_to_remove_what_is_not_there_costs_no_write(tmp_path, monkeypatch):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    files.remove(tmp_path / "file")
+    assert synced == []
+    (tmp_path / "file").touch()
+    files.remove(tmp_path / "file")
+    assert len(synced) == 1
+
+
 def test_a_link_is_removed_and_its_target_stays(tmp_path):
     (tmp_path / "real").touch()
     (tmp_path / "link").symlink_to("real")

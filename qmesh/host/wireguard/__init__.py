@@ -10,7 +10,7 @@ from qmesh.host.wireguard.kernel import KernelWireGuard
 from qmesh.host.wireguard.userspace import UserspaceWireGuard
 from qmesh.mesh.model import InterfaceKind
 
-__all__ = ["Backend", "Counters", "Device", "available_kind", "backend_for"]
+__all__ = ["Backend", "Counters", "Device", "available_kind", "backend_for", "backend_of"]
 
 
 def backend_for(interface: str) -> Backend:
@@ -20,7 +20,15 @@ def backend_for(interface: str) -> Backend:
     `available_kind` does.
     """
     link = links.read(interface)
-    kind = available_kind() if link is None else _tunnel_kind(interface, link.kind)
+    return _backend(available_kind()) if link is None else backend_of(link)
+
+
+def backend_of(link: links.Link) -> Backend:
+    """What made this interface. Raises KernelRefused when it is not WireGuard's."""
+    return _backend(_tunnel_kind(link.name, link.kind))
+
+
+def _backend(kind: InterfaceKind) -> Backend:
     return KernelWireGuard() if kind == "wireguard" else UserspaceWireGuard()
 
 
