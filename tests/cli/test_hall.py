@@ -15,7 +15,7 @@ from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, QmeshError
 HEAVY = (
     "pyroute2",
     "cryptography",
-    "httpx",
+    "httpcore",
     "uvicorn",
     "starlette",
     "nftables",
@@ -48,7 +48,7 @@ def test_help_and_version_load_nothing_heavy(words):
 
 
 def test_the_detector_of_heavy_modules_detects():
-    assert {"pyroute2", "cryptography", "httpx"} <= loaded_by("join", "--help")
+    assert {"pyroute2", "cryptography", "httpcore"} <= loaded_by("join", "--help")
 
 
 def test_version_does_not_even_load_typer():

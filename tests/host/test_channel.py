@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import httpx
+import httpcore
 import pytest
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused
@@ -116,10 +117,10 @@ def redeem(message: Redemption = MESSAGE, *, address: str = HERE) -> bytes:
         return asking.redeem(message, connect_s=5, read_s=5)
 
 
-def ask(method: str, path: str, **rest: object) -> httpx.Response:
-    """What somebody asks who is not our client."""
-    with httpx.Client(trust_env=False) as asking:
-        return asking.request(method, f"http://{HERE}:{PORT}{path}", **rest)  # type: ignore[arg-type]
+def ask(method: str, path: str, *, address: str | None = None, **rest: Any) -> httpcore.Response:
+    """What somebody asks who is not our client, maybe from another address."""
+    with httpcore.ConnectionPool(local_address=address) as asking:
+        return asking.request(method, f"http://{HERE}:{PORT}{path}", **rest)
 
 
 def ip(*words: str) -> None:
@@ -238,10 +239,8 @@ def test_who_asks_is_known_by_the_address_of_the_connection():
     addresses = ["127.0.0.1", "127.0.0.77", "127.1.2.3"]
     with service(agent):
         for address in addresses:
-            transport = httpx.HTTPTransport(local_address=address)
-            with httpx.Client(transport=transport, trust_env=False) as asking:
-                asking.get(f"http://{HERE}:{PORT}/v1/membership")
-                asking.post(f"http://{HERE}:{PORT}/v1/redemptions", content=b"{}")
+            ask("GET", "/v1/membership", address=address)
+            ask("POST", "/v1/redemptions", address=address, content=b"{}")
 
     assert [asked[-1] for asked in agent.asked if asked[0] == "membership"] == addresses
     assert [asked[-1] for asked in agent.asked if asked[0] == "redeem"] == addresses
@@ -276,7 +275,7 @@ def test_a_refusal_arrives_with_its_hint():
                 attempt()
 
             assert (refused.value.message, refused.value.hint) == (error.message, error.hint)
-        assert ask("GET", "/v1/membership").status_code == 403
+        assert ask("GET", "/v1/membership").status == 403
 
     assert ("redeemed",) not in agent.asked
 
@@ -286,7 +285,7 @@ def test_trouble_of_the_control_nodes_own_is_no_refusal():
         for attempt in (redeem, membership):
             with pytest.raises(Silent, match="trouble of its own: the disk is full"):
                 attempt()
-        assert ask("GET", "/v1/membership").status_code == 503
+        assert ask("GET", "/v1/membership").status == 503
 
 
 def test_a_bug_of_the_agents_is_no_answer_and_the_service_goes_on(caplog):
@@ -318,8 +317,8 @@ def test_a_body_of_just_the_limit_is_taken_and_a_larger_one_is_not(chunked):
             content = iter([body[:9000], body[9000:]]) if chunked else body
             found.append(ask("POST", "/v1/redemptions", content=content))
 
-    assert [answer.status_code for answer in found] == [200, 413]
-    assert found[1].json() == {"error": "the request is too large", "hint": "use qmesh"}
+    assert [answer.status for answer in found] == [200, 413]
+    assert json.loads(found[1].content) == {"error": "the request is too large", "hint": "use qmesh"}
 
     assert [asked[0] for asked in agent.asked] == ["redeem", "redeemed"]
 
@@ -387,7 +386,7 @@ def test_nothing_else_is_answered():
             ("DELETE", "/v1/membership", 405),
             ("GET", "/v1/../../etc/passwd", 404),
         ):
-            assert ask(method, path).status_code == status
+            assert ask(method, path).status == status
 
     assert agent.asked == []
 
@@ -474,7 +473,7 @@ def test_who_does_not_finish_asking_is_hung_up_on(monkeypatch):
         for number, connection in enumerate(slow):
             with contextlib.suppress(ConnectionError):
                 connection.sendall(BEGINNINGS[number % 3])
-        until(lambda: ask("GET", "/v1/membership").status_code == 200, 10)
+        until(lambda: ask("GET", "/v1/membership").status == 200, 10)
         for connection in slow:
             with contextlib.suppress(ConnectionError):
                 answer = connection.recv(1000)
@@ -556,7 +555,6 @@ BROKEN_ANSWERS = [
     b"SSH-2.0-OpenSSH_9.2\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbreaks off",
     b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
-    http(200, b"not gzip", "Content-Encoding: gzip"),
 ]
 
 
@@ -636,15 +634,13 @@ def test_an_answer_that_is_too_large_is_refused(monkeypatch):
             membership()
 
 
-def test_a_small_answer_that_unpacks_to_a_large_one_is_refused(monkeypatch):
+def test_an_answer_is_not_unpacked_whatever_it_says_that_it_is(monkeypatch):
     import gzip  # noqa: PLC0415 - for this test alone
 
     monkeypatch.setattr(answers, "MAX_ANSWER", 100_000)
-    with (
-        other_side(http(200, gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip")),
-        pytest.raises(EnrolmentRefused, match="answer is too large"),
-    ):
-        redeem()
+    packed = gzip.compress(bytes(50_000_000))
+    with other_side(http(200, packed, "Content-Encoding: gzip")):
+        assert redeem() == packed
 
 
 def test_no_proxy_of_the_environment_is_asked(monkeypatch):
@@ -845,7 +841,7 @@ def test_the_access_of_members_is_not_logged(caplog, capfd):
         ask("GET", "/v1/membership?newer_than=5ec2e7")
 
     assert not [record for record in caplog.records if record.name.startswith("uvicorn.access")]
-    assert not [text for name, _, text in caplog.record_tuples if name != "httpx" and "5ec2e7" in text]
+    assert not [text for _, _, text in caplog.record_tuples if "5ec2e7" in text]
     assert capfd.readouterr() == ("", "")
 
 
@@ -946,8 +942,8 @@ def test_a_key_is_offered_by_who_is_known_by_its_address():
     agent = Agent()
     with service(agent), client() as asking:
         asking.offer_key("A" * 43 + "=", connect_s=5, read_s=5)
-        assert ask("GET", "/v1/keys").status_code == 405
-        assert ask("POST", "/v1/keys", content=b"x" * (messages.MAX_BODY + 1)).status_code == 413
+        assert ask("GET", "/v1/keys").status == 405
+        assert ask("POST", "/v1/keys", content=b"x" * (messages.MAX_BODY + 1)).status == 413
     assert agent.asked == [("offer_key", b'{"public_key":"' + b"A" * 43 + b'="}', HERE)]
 
 
@@ -956,7 +952,7 @@ def test_a_successor_says_how_far_it_is_and_is_given_what_it_lacks(estate):
     agent = Agent(redeem=lambda _: estate or b"")
     with service(agent), client() as asking:
         assert asking.succeed(b"sealed", connect_s=5, read_s=5) == estate
-        assert ask("GET", "/v1/succession").status_code == 405
+        assert ask("GET", "/v1/succession").status == 405
     assert agent.asked == [("succeed", b"sealed", HERE)]
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Final
 
-import httpx
+import httpcore
 import msgspec
 
 from qmesh.errors import EnrolmentRefused
@@ -30,37 +28,26 @@ class Client:
     """Asks the control node's membership service. Timeouts in seconds."""
 
     def __init__(self, *, address: str, port: int) -> None:
-        host = f"[{address}]" if ":" in address else address
-        self._http = httpx.Client(
-            base_url=f"http://{host}:{port}",
-            # There is no TLS in the tunnel; to load every authority's certificate takes 30 ms.
-            transport=httpx.HTTPTransport(verify=False, socket_options=_SOON_NOTICED),
-            trust_env=False,
-            follow_redirects=False,
-        )
+        place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        self._url = f"http://{place}"
+        self._headers: dict[bytes | str, bytes | str] = {"Host": place}
+        self._connections = httpcore.ConnectionPool(socket_options=_SOON_NOTICED)
 
     def close(self) -> None:
         """Close its connections."""
-        self._http.close()
+        self._connections.close()
 
     def redeem(self, message: Redemption, *, connect_s: float, read_s: float) -> bytes:
         """Redeem an invitation. Raises Silent, or EnrolmentRefused."""
-        body = msgspec.json.encode(message)
-        timeout = httpx.Timeout(read_s, connect=connect_s)
-        return self._answer(lambda: self._http.stream("POST", REDEMPTIONS, content=body, timeout=timeout))
+        return self._answer(REDEMPTIONS, msgspec.json.encode(message), connect_s=connect_s, read_s=read_s)
 
     def offer_key(self, public_key: str, *, connect_s: float, read_s: float) -> None:
         """Offer a key to change to; it is known when this returns. Raises Silent, or EnrolmentRefused."""
-        body = msgspec.json.encode(KeyOffer(public_key))
-        timeout = httpx.Timeout(read_s, connect=connect_s)
-        self._answer(lambda: self._http.stream("POST", KEYS, content=body, timeout=timeout))
+        self._answer(KEYS, msgspec.json.encode(KeyOffer(public_key)), connect_s=connect_s, read_s=read_s)
 
     def succeed(self, body: bytes, *, connect_s: float, read_s: float) -> bytes | None:
         """Say how far this successor is; the estate, where it lacks that. Sealed; raises as `offer_key`."""
-        timeout = httpx.Timeout(read_s, connect=connect_s)
-        return (
-            self._answer(lambda: self._http.stream("POST", SUCCESSION, content=body, timeout=timeout)) or None
-        )
+        return self._answer(SUCCESSION, body, connect_s=connect_s, read_s=read_s) or None
 
     def membership(
         self, *, newer_than: int, connect_s: float, read_s: float, wait_s: int = 0, whole: bool = False
@@ -71,33 +58,37 @@ class Client:
         wait_s: seconds to wait for a newer one to come; read_s is then added to them.
         whole: whether all of it is wanted, not a difference.
         """
-        timeout = httpx.Timeout(wait_s + read_s, connect=connect_s)
-        parameters = {"newer_than": newer_than, "wait": wait_s, "whole": int(whole)}
-        return (
-            self._answer(lambda: self._http.stream("GET", MEMBERSHIP, params=parameters, timeout=timeout))
-            or None
-        )
+        path = f"{MEMBERSHIP}?newer_than={newer_than}&wait={wait_s}&whole={int(whole)}"
+        return self._answer(path, None, connect_s=connect_s, read_s=wait_s + read_s) or None
 
-    def _answer(self, ask: Callable[[], AbstractContextManager[httpx.Response]]) -> bytes:
+    def _answer(self, path: str, body: bytes | None, *, connect_s: float, read_s: float) -> bytes:
+        """What a POST of the body is answered with; a GET where there is none."""
+        method = "GET" if body is None else "POST"
+        timeouts = {"connect": connect_s, "read": read_s, "write": read_s, "pool": connect_s}
         try:
-            with ask() as response:
-                body = _bounded(response)
-                status = response.status_code
-        except (httpx.ConnectError, httpx.ConnectTimeout):
+            with self._connections.stream(
+                method,
+                self._url + path,
+                headers=self._headers,
+                content=body,
+                extensions={"timeout": timeouts},
+            ) as response:
+                answer, status = _bounded(response), response.status
+        except (httpcore.ConnectError, httpcore.ConnectTimeout):
             raise Silent("nobody answers", was_reached=False) from None
-        except httpx.HTTPError:
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError):
             raise Silent("nobody answers") from None
         if status in {200, 204}:
-            return body
-        refusal = _refusal(body)
+            return answer
+        refusal = _refusal(answer)
         if status >= 500:  # its own trouble, which it may get over
             raise Silent(f"the control node has trouble of its own: {refusal.message}")
         raise refusal
 
 
-def _bounded(response: httpx.Response) -> bytes:
+def _bounded(response: httpcore.Response) -> bytes:
     body = bytearray()
-    for part in response.iter_bytes():
+    for part in response.iter_stream():
         body += part
         if len(body) > MAX_ANSWER:
             raise EnrolmentRefused(
