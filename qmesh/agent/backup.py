@@ -12,8 +12,9 @@ from qmesh import __version__
 from qmesh.agent.here import load, require_control, require_root
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import files
+from qmesh.host.records import Settings
 from qmesh.host.registry import RegistryImage, image_of
-from qmesh.host.state import Settings, State
+from qmesh.host.state import State
 from qmesh.mesh import backup as format_
 from qmesh.mesh.backup import NONCE_OCTETS, SALT_OCTETS, Backup, Seal, odd_key
 from qmesh.mesh.inventory import Inventory

@@ -7,7 +7,7 @@ import socket
 from typing import Final
 
 from qmesh.agent.here import Here
-from qmesh.host import firewalls, links
+from qmesh.host import firewalls, surroundings
 from qmesh.mesh.foreign.listing import tables_of
 from qmesh.mesh.foreign.obstacles import Obstacle, obstacles
 from qmesh.mesh.foreign.packets import needed
@@ -30,9 +30,9 @@ def found_obstacles(here: Here, desired: NodeState, observed: NodeState) -> tupl
     listing = firewalls.read()
     peers = () if observed.tunnel is None else observed.tunnel.peers
     ends = [(peer.endpoint.host, peer.endpoint.port) for peer in peers if peer.endpoint is not None]
-    ways = tuple(way for host, port in ends[:SAMPLE] if (way := links.way_to(host, port)) is not None)
+    ways = tuple(way for host, port in ends[:SAMPLE] if (way := surroundings.way_to(host, port)) is not None)
     if here.settings.control:
-        ways += links.ways_in(guard.interface, STRANGERS, DEFAULT_LISTEN_PORT)
+        ways += surroundings.ways_in(guard.interface, STRANGERS, DEFAULT_LISTEN_PORT)
     others = [worker for worker in workers_of(here.inventory) if worker.machine != here.settings.name]
     members = tuple(dict.fromkeys((worker.address, worker.port) for worker in others))[:SAMPLE]
     # And one that has not joined yet.

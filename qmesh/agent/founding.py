@@ -27,9 +27,10 @@ from qmesh.agent.here import (
 from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, links, nftables, ports, wireguard
+from qmesh.host import files, links, nftables, ports, surroundings, wireguard
+from qmesh.host.records import Settings
 from qmesh.host.registry import Registry
-from qmesh.host.state import Settings, State
+from qmesh.host.state import State
 from qmesh.mesh import networks
 from qmesh.mesh.enrolment import mesh_identifier, public_key_of
 from qmesh.mesh.inventory import Inventory
@@ -152,7 +153,7 @@ def default_workers(reserve: int | None) -> int:
 
 
 def _network(given: str | None, interface: str) -> str:
-    occupied = links.occupied_networks(interface)
+    occupied = surroundings.occupied_networks(interface)
     if given is None:
         return networks.choose_network(occupied)
     network = ip_network(given)

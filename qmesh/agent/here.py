@@ -13,8 +13,9 @@ import msgspec
 from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, Removed, StateUnreadable
 from qmesh.host import files, names, nftables
 from qmesh.host.linux import Linux
+from qmesh.host.records import Settings
 from qmesh.host.registry import Registry, RegistryImage
-from qmesh.host.state import Settings, State
+from qmesh.host.state import State
 from qmesh.host.wireguard import Counters
 from qmesh.mesh.changes import with_key
 from qmesh.mesh.desired import Place, desired

@@ -10,7 +10,7 @@ from qmesh.agent import nodefile
 from qmesh.agent.founding import profile_wanted
 from qmesh.agent.here import load
 from qmesh.errors import BadInput, NeedsRoot
-from qmesh.host import links
+from qmesh.host import surroundings
 from qmesh.host.state import State
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.importing import (
@@ -73,7 +73,7 @@ def _propose(state: State, wish: Wish) -> tuple[Answer, str]:
     if node is not None and profile != node:
         raise BadInput(f"the mesh is for node {node}", hint="leave --node out")
     here = frozenset(map(ip_address, wish.here))
-    reading = _reading(wish, directory, profile, links.own_addresses() | here)
+    reading = _reading(wish, directory, profile, surroundings.own_addresses() | here)
     listed = {address for machine in reading.machines for address in machine.addresses}
     if here - listed:
         raise BadInput(

@@ -12,7 +12,7 @@ import msgspec
 from qmesh.agent.converge import converge
 from qmesh.agent.here import Here, linux_for, load, require_control, require_root
 from qmesh.errors import BadInput
-from qmesh.host import files, links, services
+from qmesh.host import files, services, surroundings
 from qmesh.host.registry import Open, Registry
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import PREFIX, Invitation
@@ -130,7 +130,7 @@ def withdraw(state: State, name: str) -> None:
 
 def _control_endpoints(here: Here) -> tuple[Endpoint, ...]:
     """Where the invited machine is to look for this one."""
-    own = links.global_addresses(here.settings.interface)
+    own = surroundings.global_addresses(here.settings.interface)
     endpoints = offered(here.machine.endpoints, own, here.settings.listen_port)
     if not endpoints:
         raise BadInput(

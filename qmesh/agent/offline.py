@@ -13,16 +13,7 @@ import os
 import msgspec
 
 from qmesh.agent.converge import reach
-from qmesh.agent.here import (
-    Here,
-    Standing,
-    load,
-    refuse_foreign_guard,
-    refuse_while_restoring,
-    require_root,
-    standing,
-)
-from qmesh.agent.joining import (
+from qmesh.agent.entering import (
     Wish,
     checked,
     come_up,
@@ -35,13 +26,23 @@ from qmesh.agent.joining import (
     refuse_wrong_place,
     without_tunnel,
 )
+from qmesh.agent.here import (
+    Here,
+    Standing,
+    load,
+    refuse_foreign_guard,
+    refuse_while_restoring,
+    require_root,
+    standing,
+)
 from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.redeeming import Joiner
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused, StateUnreadable
 from qmesh.host import files, nftables, wireguard
 from qmesh.host.linux import Linux
-from qmesh.host.state import Asked, Settings, State
+from qmesh.host.records import Asked, Settings
+from qmesh.host.state import State
 from qmesh.mesh.enrolment import parse_invitation, public_key_of, redemption
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.membership import believed, newer, read_stored

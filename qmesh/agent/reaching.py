@@ -14,7 +14,7 @@ import msgspec
 
 from qmesh.agent.here import Here, control_endpoints
 from qmesh.agent.undoing import undone_here
-from qmesh.host import dialling, links, names, paths, wireguard
+from qmesh.host import dialling, links, names, paths, surroundings, wireguard
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
 from qmesh.host.wireguard import Backend
@@ -55,7 +55,7 @@ def take_nearest(state: State, here: Here, linux: Linux) -> None:
     ways = ways_to_control(here)
     if peer is None or peer.endpoint is None or len(ways) < 2:
         return
-    order = likely_first(ways, links.attached_networks(here.settings.interface))
+    order = likely_first(ways, surroundings.attached_networks(here.settings.interface))
     times: dict[Endpoint, float] = {}
     try:
         times = _measured(here, linux.backend, peer, order)
@@ -89,7 +89,7 @@ def _measured(here: Here, backend: Backend, peer: Peer, order: tuple[Endpoint, .
     times: dict[Endpoint, float] = {}
     until = time.monotonic() + IN_ALL_S
     for way in sorted(order, key=lambda way: way != peer.endpoint):
-        if time.monotonic() > until or links.way_to(way.host, way.port) is None:
+        if time.monotonic() > until or surroundings.way_to(way.host, way.port) is None:
             continue
         _set_endpoint(here, backend, peer, way)
         took = _round_trip(here, wait_s=min(times.values()) + LONGER_S if times else FIRST_S)
@@ -208,7 +208,7 @@ class Reach:
         self._ways = {
             way: endpoint
             for way, endpoint in ways_to_control(here).items()
-            if links.way_to(way.host, way.port) is not None
+            if surroundings.way_to(way.host, way.port) is not None
         }
         with self._state.lock():
             peer = _control_peer(here, backend)

@@ -11,11 +11,12 @@ import msgspec
 
 from qmesh.agent.converge import take
 from qmesh.errors import EnrolmentRefused
-from qmesh.host import links, names
+from qmesh.host import names, surroundings
 from qmesh.host.channel.client import Client
 from qmesh.host.channel.messages import Silent
 from qmesh.host.linux import Linux
-from qmesh.host.state import Pending, State
+from qmesh.host.records import Pending
+from qmesh.host.state import State
 from qmesh.mesh.desired import host_network
 from qmesh.mesh.enrolment import Invitation, permanent_preshared_key, redemption
 from qmesh.mesh.model import (
@@ -137,8 +138,8 @@ def _attempts(joiner: Joiner, may_be_known: list[bool]) -> Iterator[Attempt]:
     for endpoint, addresses in found.items():
         for address in addresses:
             of.setdefault(address, endpoint)
-    order = likely_first(of, links.attached_networks(joiner.interface))
-    routed = [way for way in order if links.way_to(way.host, way.port) is not None]
+    order = likely_first(of, surroundings.attached_networks(joiner.interface))
+    routed = [way for way in order if surroundings.way_to(way.host, way.port) is not None]
     # Where no way leads anywhere, the control node may still call this machine.
     reachable = [(of[way], way) for way in routed or order]
     for turn in range(_ROUNDS):

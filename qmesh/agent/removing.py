@@ -14,7 +14,8 @@ from qmesh.errors import QmeshError, StateUnreadable
 from qmesh.host import files, ports, processes, removal
 from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.ports import Listener
-from qmesh.host.state import Settings, State
+from qmesh.host.records import Settings
+from qmesh.host.state import State
 from qmesh.mesh.inventory import ports_of
 from qmesh.mesh.model import DEFAULT_INTERFACE, NodeState
 from qmesh.mesh.plan import Step, plan

@@ -31,10 +31,11 @@ from qmesh.agent.here import (
 from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, links, nftables, ports, wireguard
+from qmesh.host import files, links, nftables, ports, surroundings, wireguard
+from qmesh.host.records import Restoring, Settings
 from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.registry.image import put
-from qmesh.host.state import Restoring, Settings, State
+from qmesh.host.state import State
 from qmesh.mesh import networks
 from qmesh.mesh.backup import JUMP, restored, unpack
 from qmesh.mesh.inventory import Inventory
@@ -153,7 +154,7 @@ def _refuse_what_collides(found: Contents) -> None:
     interface, listen_port = found.settings.interface, found.settings.listen_port
     networks.refuse_collision(
         found.inventory.network,
-        links.occupied_networks(interface),
+        surroundings.occupied_networks(interface),
         hint="take that network off this machine, or restore on another",
     )
     if links.read(interface) is not None:

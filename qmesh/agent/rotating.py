@@ -20,7 +20,8 @@ from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.channel.client import Client
 from qmesh.host.channel.messages import Silent
-from qmesh.host.state import Rotation, State
+from qmesh.host.records import Rotation
+from qmesh.host.state import State
 from qmesh.mesh.enrolment import public_key_of
 
 log = logging.getLogger("qmesh")

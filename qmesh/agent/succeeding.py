@@ -21,9 +21,10 @@ from qmesh.agent.here import Here, held_membership, stale
 from qmesh.errors import EnrolmentRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.channel.messages import Silent
+from qmesh.host.records import NextShared
 from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.registry.image import put
-from qmesh.host.state import NextShared, State
+from qmesh.host.state import State
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.membership import believed, read_stored, read_update, sign_membership, stored, updated
 from qmesh.mesh.succession import (

@@ -21,7 +21,8 @@ from qmesh.agent.here import Here, require_root
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import clock, ports, processes, putting_back, services
 from qmesh.host.linux import Linux
-from qmesh.host.state import Settings, State
+from qmesh.host.records import Settings
+from qmesh.host.state import State
 from qmesh.mesh.model import NodeState
 from qmesh.mesh.plan import Step, plan
 from qmesh.mesh.undoing import Author, Before, Undoing, kept

@@ -19,9 +19,9 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import MachineRefused
-from qmesh.host.links import own_addresses
 from qmesh.host.netlink import HEADER, messages_in, refusal, refusals
 from qmesh.host.sockets import shortest
+from qmesh.host.surroundings import own_addresses
 from qmesh.mesh.guard import may_reach_workers
 from qmesh.mesh.model import Guard
 

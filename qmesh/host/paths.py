@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from qmesh.host import links
+from qmesh.host import surroundings
 from qmesh.host.netlink import refusals
 from qmesh.mesh.model import Endpoint
 
@@ -52,7 +52,7 @@ def _is_due(endpoint: Endpoint) -> bool:
     if endpoint in _probed and now - _probed[endpoint] < PROBE_S:
         return False
     _probed[endpoint] = now
-    return links.is_routed(endpoint.host)
+    return surroundings.is_routed(endpoint.host)
 
 
 def _connected(endpoint: Endpoint) -> socket.socket | None:

@@ -14,8 +14,9 @@ import msgspec
 from qmesh.errors import KernelRefused
 from qmesh.host import processes
 from qmesh.host import reserved as kernels
+from qmesh.host.records import HeldPorts
 from qmesh.host.sockets import LISTENING, UNCONNECTED, Socket, sockets
-from qmesh.host.state import HeldPorts, State
+from qmesh.host.state import State
 from qmesh.mesh.model import ranges_text
 
 

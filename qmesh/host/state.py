@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import files, holder, reserved, telling
-from qmesh.mesh.enrolment import Redemption, public_key_of
+from qmesh.host.records import Asked, HeldPorts, NextShared, Pending, Restoring, Rotation, Settings
+from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.following import Due
 from qmesh.mesh.guard import parse_script
-from qmesh.mesh.model import Endpoint, Guard, Port, Secret, Unshown
+from qmesh.mesh.model import Guard, Secret
 from qmesh.mesh.succession import Estate, unpacked
 from qmesh.mesh.undoing import Undoing
 
@@ -32,95 +33,6 @@ _START_OVER = "`qmesh uninstall --delete-state`, join under a new name"
 T = TypeVar("T")
 
 log = logging.getLogger("qmesh")
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What this machine knows of itself; that it is there makes the machine part of a mesh.
-
-    mesh, name: the mesh's identifier, and this machine's name in it.
-    control: whether this machine is the control node, which has the registry.
-    interface, listen_port: of the tunnel.
-    verification_key: Ed25519, 32 octets: whose memberships are believed.
-    control_endpoints: where a worker machine reaches the control node, best first.
-    config_directory: of the node's config.yml; None while unknown.
-    mtu: most octets of a packet in the tunnel, as its user said; None leaves it to the path.
-    up: False after `qmesh down`.
-    guarded: False after `qmesh down --open`.
-    removed: whether the mesh has this machine no more; its worker ports stay closed.
-    invitation: the identifier of the one that was redeemed here.
-    """
-
-    mesh: str
-    name: str
-    control: bool
-    interface: str
-    listen_port: Port
-    verification_key: bytes
-    control_endpoints: tuple[Endpoint, ...] = ()
-    config_directory: str | None = None
-    mtu: int | None = None
-    up: bool = True
-    guarded: bool = True
-    removed: bool = False
-    invitation: str | None = None
-
-
-class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A redemption that was begun, and may have reached the control node.
-
-    identifier: of the invitation.
-    """
-
-    identifier: str
-
-
-class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A change of this machine's key that the membership does not know of yet: public keys."""
-
-    old: str
-    new: str
-
-
-class NextShared(Unshown, frozen=True, forbid_unknown_fields=True):
-    """The key that this machine shares with the next control node. public_key: of that."""
-
-    public_key: str
-    preshared_key: Secret
-
-
-class Restoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A restore that was begun. digest: SHA-256 of the backup, hexadecimal; done: whether it was ended."""
-
-    digest: str
-    done: bool = False
-
-
-class Asked(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a machine that asked by a file needs for the answer; of the invitation's secret only one key.
-
-    mesh, name, address, endpoints, verification_key: as the invitation has them.
-    interface, listen_port, config_directory: as `join --offline` was told.
-    redemption: as it was sent.
-    preshared_key: the permanent one, which the machine keeps once it is a member.
-    """
-
-    mesh: str
-    name: str
-    address: str
-    endpoints: tuple[Endpoint, ...]
-    verification_key: bytes
-    interface: str
-    listen_port: Port
-    config_directory: str | None
-    redemption: Redemption
-    preshared_key: Secret
-
-
-class HeldPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ports that qmesh wants reserved: those it reserved itself, and those that already were."""
-
-    ours: tuple[int, ...] = ()
-    others: tuple[int, ...] = ()
 
 
 class State:
@@ -484,6 +396,28 @@ class State:
         files.write(self.signing_key_file, octets)
 
 
+def _lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        # A command usually ends within a second: only a longer wait is worth a word.
+        if _locked_within(descriptor, 1):
+            return
+        log.info("waiting for another qmesh command on this machine to end ...")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _locked_within(descriptor: int, seconds: float) -> bool:
+    begun = time.monotonic()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() - begun >= seconds:
+            return False
+        time.sleep(0.02)
+
+
 def _revealed(value: object) -> str:
     if isinstance(value, Secret):
         return value.reveal()
@@ -506,25 +440,3 @@ def _decoded(path: Path, kind: type[T]) -> T | None:
         raise StateUnreadable(
             f"{path} is damaged", hint="restore it from a backup; qmesh does not guess at its contents"
         ) from None
-
-
-def _lock(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        # A command usually ends within a second: only a longer wait is worth a word.
-        if _locked_within(descriptor, 1):
-            return
-        log.info("waiting for another qmesh command on this machine to end ...")
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
-def _locked_within(descriptor: int, seconds: float) -> bool:
-    begun = time.monotonic()
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        if time.monotonic() - begun >= seconds:
-            return False
-        time.sleep(0.02)

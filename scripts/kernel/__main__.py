@@ -20,7 +20,7 @@ NO_MACHINE: Final = 125
 """The exit status when the machine did not come up, died or ran out of time."""
 
 TESTS: Final = [
-    *(f"tests/host/test_{name}.py" for name in ("netlink", "links", "wireguard", "linux")),
+    *(f"tests/host/test_{name}.py" for name in ("netlink", "links", "surroundings", "wireguard", "linux")),
     "tests/lab/test_systemd.py",
     "tests/lab/test_systemd_confirm.py",
     "tests/lab/test_systemd_node.py",

@@ -32,8 +32,9 @@ from qmesh.agent import changing, inviting
 from qmesh.agent.serving import ControlNode, Turns
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
 from qmesh.host import database
+from qmesh.host.records import Settings
 from qmesh.host.registry import Registry
-from qmesh.host.state import Settings, State
+from qmesh.host.state import State
 from qmesh.mesh.enrolment import derive, mesh_identifier, redemption
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.membership import SignedMembership, read_update, updated

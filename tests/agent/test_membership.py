@@ -14,7 +14,8 @@ from qmesh.agent.membership import refresh
 from qmesh.errors import EnrolmentRefused, Removed
 from qmesh.host import files, telling
 from qmesh.host.channel.service import Service
-from qmesh.host.state import Settings, State
+from qmesh.host.records import Settings
+from qmesh.host.state import State
 from qmesh.mesh.enrolment import mesh_identifier
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.membership import Update, difference, sign_membership, stored, whole

@@ -15,15 +15,17 @@ import pytest
 
 from qmesh.agent import changing, founding, inviting
 from qmesh.agent.admitting import Admitted, admit
+from qmesh.agent.entering import Wish
 from qmesh.agent.founding import init
 from qmesh.agent.here import load
 from qmesh.agent.inviting import invite
-from qmesh.agent.joining import Wish, join
+from qmesh.agent.joining import join
 from qmesh.agent.offline import ask, enter
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import database, files
+from qmesh.host.records import HeldPorts
 from qmesh.host.registry import Registry
-from qmesh.host.state import HeldPorts, State
+from qmesh.host.state import State
 from qmesh.mesh.enrolment import Invitation, permanent_preshared_key, public_key_of
 from qmesh.mesh.offline import parse_request
 from tests.lab.cut_off import cut_offs

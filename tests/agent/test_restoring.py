@@ -18,6 +18,7 @@ import pytest
 from qmesh.agent import founding, joining, restoring
 from qmesh.agent.backup import contents, refuse_file, take
 from qmesh.agent.changing import set_machine
+from qmesh.agent.entering import Wish
 from qmesh.agent.here import load
 from qmesh.agent.inviting import Wish as Invited
 from qmesh.agent.inviting import invite
@@ -157,7 +158,7 @@ def test_what_was_cut_off_is_no_start_for_another_mesh(own_machine, tmp_path):
     with pytest.raises(StateUnreadable, match="cut off"):
         made(state.directory)
     invitation = invite(State(tmp_path / "old"), Invited(name="x", workers=1, endpoint=None, expires="1h"))
-    wish = joining.Wish(endpoint=None, config=None, listen_port=None, interface=None)
+    wish = Wish(endpoint=None, config=None, listen_port=None, interface=None)
     with pytest.raises(StateUnreadable, match="cut off"):
         joining.join(state, invitation.text(), wish, apply=False)
     other, _ = take(made(tmp_path / "other"), None)

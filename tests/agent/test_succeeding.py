@@ -11,13 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent import handing_over, succeeding
 from qmesh.agent.backup import take
+from qmesh.agent.entering import is_member
 from qmesh.agent.here import load
-from qmesh.agent.joining import is_member
 from qmesh.agent.membership import take_up
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files
+from qmesh.host.records import NextShared, Settings
 from qmesh.host.registry import Registry, image_of
-from qmesh.host.state import NextShared, Settings, State
+from qmesh.host.state import State
 from qmesh.mesh.changes import with_endpoints
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.membership import sign_membership, stored

@@ -11,7 +11,8 @@ import pytest
 
 from qmesh.errors import KernelRefused, StateUnreadable
 from qmesh.host import ports
-from qmesh.host.state import HeldPorts, State
+from qmesh.host.records import HeldPorts
+from qmesh.host.state import State
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

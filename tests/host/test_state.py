@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused, StateUnreadable
-from qmesh.host.state import Asked, HeldPorts, NextShared, Pending, Settings, State
+from qmesh.host.records import Asked, HeldPorts, NextShared, Pending, Settings
+from qmesh.host.state import State
 from qmesh.mesh.enrolment import Redemption, public_key_of
 from qmesh.mesh.model import Endpoint, Secret
 

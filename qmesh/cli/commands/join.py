@@ -11,8 +11,9 @@ from typing import Annotated
 import msgspec
 import typer
 
+from qmesh.agent.entering import Wish
 from qmesh.agent.inviting import refuse_file, write_file
-from qmesh.agent.joining import Wish, join
+from qmesh.agent.joining import join
 from qmesh.agent.offline import ask, enter
 from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
 from qmesh.cli.given import text_of

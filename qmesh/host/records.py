@@ -1,0 +1,97 @@
+"""What a machine remembers between commands, file by file. The files are `qmesh.host.state`'s."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qmesh.mesh.enrolment import Redemption
+from qmesh.mesh.model import Endpoint, Port, Secret, Unshown
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this machine knows of itself; that it is there makes the machine part of a mesh.
+
+    mesh, name: the mesh's identifier, and this machine's name in it.
+    control: whether this machine is the control node, which has the registry.
+    interface, listen_port: of the tunnel.
+    verification_key: Ed25519, 32 octets: whose memberships are believed.
+    control_endpoints: where a worker machine reaches the control node, best first.
+    config_directory: of the node's config.yml; None while unknown.
+    mtu: most octets of a packet in the tunnel, as its user said; None leaves it to the path.
+    up: False after `qmesh down`.
+    guarded: False after `qmesh down --open`.
+    removed: whether the mesh has this machine no more; its worker ports stay closed.
+    invitation: the identifier of the one that was redeemed here.
+    """
+
+    mesh: str
+    name: str
+    control: bool
+    interface: str
+    listen_port: Port
+    verification_key: bytes
+    control_endpoints: tuple[Endpoint, ...] = ()
+    config_directory: str | None = None
+    mtu: int | None = None
+    up: bool = True
+    guarded: bool = True
+    removed: bool = False
+    invitation: str | None = None
+
+
+class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A redemption that was begun, and may have reached the control node.
+
+    identifier: of the invitation.
+    """
+
+    identifier: str
+
+
+class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A change of this machine's key that the membership does not know of yet: public keys."""
+
+    old: str
+    new: str
+
+
+class NextShared(Unshown, frozen=True, forbid_unknown_fields=True):
+    """The key that this machine shares with the next control node. public_key: of that."""
+
+    public_key: str
+    preshared_key: Secret
+
+
+class Restoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A restore that was begun. digest: SHA-256 of the backup, hexadecimal; done: whether it was ended."""
+
+    digest: str
+    done: bool = False
+
+
+class Asked(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a machine that asked by a file needs for the answer; of the invitation's secret only one key.
+
+    mesh, name, address, endpoints, verification_key: as the invitation has them.
+    interface, listen_port, config_directory: as `join --offline` was told.
+    redemption: as it was sent.
+    preshared_key: the permanent one, which the machine keeps once it is a member.
+    """
+
+    mesh: str
+    name: str
+    address: str
+    endpoints: tuple[Endpoint, ...]
+    verification_key: bytes
+    interface: str
+    listen_port: Port
+    config_directory: str | None
+    redemption: Redemption
+    preshared_key: Secret
+
+
+class HeldPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ports that qmesh wants reserved: those it reserved itself, and those that already were."""
+
+    ours: tuple[int, ...] = ()
+    others: tuple[int, ...] = ()
