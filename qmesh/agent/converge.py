@@ -11,7 +11,7 @@ import msgspec
 from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed, stale
 from qmesh.errors import KernelRefused, QmeshError
 from qmesh.host import paths
-from qmesh.host.linux import Linux
+from qmesh.host.linux import Linux, Outline
 from qmesh.mesh.model import TUNNEL_MTU, Endpoint, Guard, NodeState
 from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, plan
 from qmesh.mesh.reaching import tunnel_mtu
@@ -20,16 +20,16 @@ log = logging.getLogger("qmesh")
 
 
 def wanted_and_observed(
-    here: Here, linux: Linux, *, follow_roaming: bool = False, guarded: NodeState | None = None
+    here: Here, linux: Linux, *, follow_roaming: bool = False, outline: Outline | None = None
 ) -> tuple[NodeState, NodeState]:
     """What this machine should be, and what it is.
 
     follow_roaming: leave the endpoints of peers alone that shook hands a moment ago. The control
         node always does: where a worker machine says that it is reached is a hint, its packets are proof.
         Other machines first see whether the control node answers.
-    guarded: as `Linux.look` has it.
+    outline: as `Linux.look` has it.
     """
-    observed, counters = linux.look(guarded)
+    observed, counters = linux.look(outline)
     endpoints = endpoints_wanted(here, observed, stale(counters) if here.settings.control else frozenset())
     if observed.tunnel is not None:
         seen = roamed(here, counters)
@@ -72,10 +72,10 @@ def _closing_on(
 
 
 def steps_for(
-    here: Here, linux: Linux, *, follow_roaming: bool = False, guarded: NodeState | None = None
+    here: Here, linux: Linux, *, follow_roaming: bool = False, outline: Outline | None = None
 ) -> tuple[Step, ...]:
     """The steps that this machine needs to be as desired."""
-    return plan(*wanted_and_observed(here, linux, follow_roaming=follow_roaming, guarded=guarded))
+    return plan(*wanted_and_observed(here, linux, follow_roaming=follow_roaming, outline=outline))
 
 
 def steps_without_names(here: Here, linux: Linux) -> tuple[Step, ...]:
@@ -84,14 +84,17 @@ def steps_without_names(here: Here, linux: Linux) -> tuple[Step, ...]:
     return plan(_closing_on(here, linux, {}, observed), observed)
 
 
-def converge(here: Here, linux: Linux, *, follow_roaming: bool = False) -> tuple[Step, ...]:
+def converge(
+    here: Here, linux: Linux, *, follow_roaming: bool = False, outline: Outline | None = None
+) -> tuple[Step, ...]:
     """Take the steps that this machine needs, see that it is as desired, and return them.
 
+    outline: as `Linux.look` has it.
     Raises MachineRefused when a step is refused, or when the machine is not as desired afterwards.
     """
-    guarded = linux.observe_guard()
-    closed = _close(here, linux, guarded)
-    wanted = steps_for(here, linux, follow_roaming=follow_roaming, guarded=None if closed else guarded)
+    outline = outline or linux.outline()
+    closed = _close(here, linux, outline.guarded)
+    wanted = steps_for(here, linux, follow_roaming=follow_roaming, outline=None if closed else outline)
     steps = closed + take(linux, wanted)
     if steps:
         left = steps_for(here, linux, follow_roaming=follow_roaming)

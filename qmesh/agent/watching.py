@@ -8,7 +8,7 @@ read every peer, the less often the more there are.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Final, Self
 
 import msgspec
@@ -24,8 +24,9 @@ from qmesh.mesh.desired import peer_of
 from qmesh.mesh.model import Peer
 from qmesh.mesh.plan import Step, peer_steps
 
+AUDIT_S: Final = 7.5
 AUDIT_S_A_MACHINE: Final = 0.015
-"""Seconds between two audits for each machine of the mesh: 75 s where there are 5,000."""
+"""Seconds between two audits, at least and for each machine of the mesh: 15 s where there are 500."""
 KEY_S: Final = 60.0
 """Seconds for which a machine that offered a key is looked for often."""
 OUTLINE_S: Final = 4.0
@@ -62,21 +63,26 @@ class _Audited(msgspec.Struct, kw_only=True):
     until: float
 
 
+def audit_s(machines: int) -> float:
+    """Seconds between two audits of a control node."""
+    return AUDIT_S + AUDIT_S_A_MACHINE * machines
+
+
 class Watch:
     """Over one machine, by the one agent that it has. Use as a context manager.
 
     notices: to be waited for, so that the next look comes at once.
     noticed: what the last look was told.
     event: the registry's last event that it has followed; None on a worker machine.
-    audit_s_a_machine: seconds between two audits of a control node, for each machine of the mesh.
+    audit_s: seconds between two audits of a control node of so many machines.
     """
 
-    def __init__(self, state: State, *, audit_s_a_machine: float = AUDIT_S_A_MACHINE) -> None:
+    def __init__(self, state: State, *, audit_s: Callable[[int], float] = audit_s) -> None:
         self.notices = Notices()
         self.noticed: Notice | None = None
         self.event: int | None = None
         self._state = state
-        self._audit_s_a_machine = audit_s_a_machine
+        self._audit_s = audit_s
         self._held: _Held | None = None
         self._changing: tuple[frozenset[str], float] = frozenset(), 0.0
 
@@ -148,11 +154,10 @@ class Watch:
         here = load(self._state) if known is None or event is not None else known
         linux = linux_for(self._state, here)
         # Before all is looked at: this is how a machine looks that is then found as desired.
-        outlined = time.monotonic()
-        outline = linux.outline() if event is not None and here.settings.up else None
-        steps = converge(here, linux, follow_roaming=True)
+        outlined, outline = time.monotonic(), linux.outline()
+        steps = converge(here, linux, follow_roaming=True, outline=outline)
         audited = None
-        if event is not None and outline is not None and not steps:
+        if event is not None and here.settings.up and not steps:
             machines = here.inventory.machines
             audited = _Audited(
                 linux=linux,
@@ -160,7 +165,7 @@ class Watch:
                 outlined=outlined,
                 event=event,
                 keys={machine.name: machine.public_key for machine in machines},
-                until=time.monotonic() + self._audit_s_a_machine * len(machines),
+                until=time.monotonic() + self._audit_s(len(machines)),
             )
         self._held = _Held(here=here, stamp=stamp, audited=audited)
         offered = frozenset(each.public_key for each in here.inventory.stand_ins if each.address is None)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-from typing import Any, Final
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import msgspec
+from pyroute2.netlink import NETLINK_ROUTE
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from qmesh.errors import KernelRefused
-from qmesh.host.netlink import fine, rtnetlink, whole_dump
+from qmesh.host import link_messages
+from qmesh.host.netlink import asked, fine, refusals, rtnetlink, whole
 
-SCOPE_GLOBAL: Final = 0
-"""Of an address that is good everywhere. Source: rtnetlink(7)."""
 _NO_DAD = 0x02
 
 
@@ -39,19 +41,26 @@ class Link(msgspec.Struct, frozen=True):
 
 def read(interface: str) -> Link | None:
     """The interface as it is; None when there is none. Raises MachineRefused when it cannot look."""
-    with rtnetlink(f"look at {interface}") as netlink:
-        found = find(netlink, interface)
+    with _looking(interface) as netlink:
+        found = _find(netlink, interface)
         if found is None:
             return None
-        addresses = _addresses(netlink, found["index"])
-    return Link(
-        name=interface,
-        index=found["index"],
-        kind=found.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND"),
-        mtu=found.get_attr("IFLA_MTU"),
-        up=bool(found["flags"] & IFF_UP),
-        addresses=tuple(sorted(addresses)),
-    )
+        dump = whole(lambda: asked(netlink, link_messages.get_addresses()))
+        return Link(
+            name=interface,
+            index=found.index,
+            kind=found.kind,
+            mtu=found.mtu,
+            up=found.up,
+            addresses=tuple(sorted(link_messages.addresses(dump, found.index))),
+        )
+
+
+def index_of(interface: str) -> int | None:
+    """The kernel's number of an interface; None when there is none. Raises as `read` does."""
+    with _looking(interface) as netlink:
+        found = _find(netlink, interface)
+    return None if found is None else found.index
 
 
 def create(interface: str, kind: str) -> None:
@@ -63,19 +72,19 @@ def create(interface: str, kind: str) -> None:
 def delete(interface: str) -> None:
     """Delete an interface; one that is not there is fine. Raises MachineRefused."""
     with rtnetlink(f"delete {interface}") as netlink, fine(errno.ENODEV):
-        netlink.link("del", index=_index(netlink, interface))
+        netlink.link("del", index=_index(interface))
 
 
 def set_up(interface: str, *, up: bool) -> None:
     """Bring an interface up or down. Raises MachineRefused."""
     with rtnetlink(f"bring {interface} {'up' if up else 'down'}") as netlink:
-        netlink.link("set", index=_index(netlink, interface), state="up" if up else "down")
+        netlink.link("set", index=_index(interface), state="up" if up else "down")
 
 
 def set_mtu(interface: str, octets: int) -> None:
     """Set an interface's MTU, in octets. Raises MachineRefused."""
     with rtnetlink(f"set the MTU of {interface} to {octets}") as netlink:
-        netlink.link("set", index=_index(netlink, interface), mtu=octets)
+        netlink.link("set", index=_index(interface), mtu=octets)
 
 
 def add_address(interface: str, address: str) -> None:
@@ -84,13 +93,14 @@ def add_address(interface: str, address: str) -> None:
     IPv6 is not tried for duplicates first (IFA_F_NODAD): nobody else is on a tunnel to ask.
     """
     with rtnetlink(f"add {address} to {interface}") as netlink:
-        index = _index(netlink, interface)
         wanted = _address_arguments(address)
+        flags = _NO_DAD if ":" in address else 0
         try:
-            netlink.addr("add", index=index, flags=_NO_DAD if ":" in address else 0, **wanted)
+            netlink.addr("add", index=_index(interface), flags=flags, **wanted)
         except NetlinkError as error:
             # IPv6 also says EEXIST to the same address with another prefix length.
-            if error.code != errno.EEXIST or address not in _addresses(netlink, index):
+            link = read(interface)
+            if error.code != errno.EEXIST or link is None or address not in link.addresses:
                 raise
 
 
@@ -100,42 +110,44 @@ def remove_address(interface: str, address: str) -> None:
         rtnetlink(f"remove {address} from {interface}") as netlink,
         fine(errno.EADDRNOTAVAIL, errno.ENODEV),
     ):
-        netlink.addr("del", index=_index(netlink, interface), **_address_arguments(address))
+        netlink.addr("del", index=_index(interface), **_address_arguments(address))
 
 
-def find(netlink: Any, interface: str) -> Any | None:
-    """What the kernel tells of an interface, or None. Raises NetlinkError and KernelRefused."""
+@contextmanager
+def _looking(interface: str) -> Iterator[socket.socket]:
+    with (
+        refusals(f"look at {interface}"),
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE) as netlink,
+    ):
+        try:
+            yield netlink
+        except ValueError:
+            raise KernelRefused(
+                f"what the kernel told of {interface} is not understood",
+                hint="this kernel is newer than this qmesh knows? see `ip address`, and report it",
+            ) from None
+
+
+def _find(netlink: socket.socket, interface: str) -> link_messages.Found | None:
     try:
-        (found,) = netlink.link("get", ifname=interface)
+        (message,), _ = asked(netlink, link_messages.get_link(interface))
     except NetlinkError as error:
         if error.code == errno.ENODEV:
             return None
         raise
-    name = found.get_attr("IFLA_IFNAME")
-    if name != interface:
+    found = link_messages.link(message)
+    if found.name != interface:
         raise KernelRefused(
-            f"{interface} is another name of {name}", hint="remove it with `ip link property del`"
+            f"{interface} is another name of {found.name}", hint="remove it with `ip link property del`"
         )
     return found
 
 
-def _index(netlink: Any, interface: str) -> int:
-    found = find(netlink, interface)
-    if found is None:
+def _index(interface: str) -> int:
+    index = index_of(interface)
+    if index is None:
         raise NetlinkError(errno.ENODEV)
-    return int(found["index"])
-
-
-def _addresses(netlink: Any, index: int) -> list[str]:
-    messages = whole_dump(lambda: netlink.get_addr(index=index))
-    return [address_text(message) for message in messages if message["scope"] == SCOPE_GLOBAL]
-
-
-def address_text(message: Any) -> str:
-    """This machine's own side of an address that the kernel tells of, `10.77.0.2/20`."""
-    # With a point-to-point address, IFA_ADDRESS is the other side's.
-    own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-    return ipaddress.ip_interface(f"{own}/{message['prefixlen']}").with_prefixlen
+    return index
 
 
 def _address_arguments(address: str) -> dict[str, Any]:

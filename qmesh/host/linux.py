@@ -64,13 +64,13 @@ class Linux:
         """The machine as it is. Raises MachineRefused where it could not look."""
         return self.look()[0]
 
-    def look(self, guarded: NodeState | None = None) -> tuple[NodeState, Mapping[str, wireguard.Counters]]:
+    def look(self, outline: Outline | None = None) -> tuple[NodeState, Mapping[str, wireguard.Counters]]:
         """The machine as it is, and what each peer has been doing, by public key. Raises alike.
 
-        guarded: what `observe_guard` has told a moment ago.
+        outline: as it was told a moment ago; None looks at that too.
         """
-        link = links.read(self._interface)
-        guarded = guarded or self.observe_guard()
+        outline = outline or self.outline()
+        link, guarded = outline.link, outline.guarded
         if link is None:
             return guarded, {}
         device = self._wireguard.read(self._interface)

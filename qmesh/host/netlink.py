@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,14 @@ HEADER: Final = struct.Struct("=IHHII")
 ATTRIBUTE: Final = struct.Struct("=HH")
 """Before an attribute's value: length with these octets, type."""
 _TYPE: Final = 0x3FFF
+REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
+"""Flags of a request. Source: linux/netlink.h."""
+_ERROR, _DONE = 2, 3
+_DUMP_INTERRUPTED = 0x10
+_CODE: Final = struct.Struct("=i")
+ANSWER_TIMEOUT_S = 30.0
+_MOST_OCTETS: Final = 1 << 17
+"""That the kernel sends at once: a dump comes in buffers of at most 32 KiB."""
 
 _DUMP_ATTEMPTS = 10
 
@@ -95,6 +104,40 @@ def messages_in(octets: bytes) -> Iterator[tuple[int, int, bytes]]:
             raise ValueError("a netlink message breaks off")
         yield kind, flags, octets[start : start + length]
         start += length + -length % 4
+
+
+def answers(octets: bytes) -> Iterator[tuple[bytes, int | None, bool]]:
+    """What the kernel sent, message by message.
+
+    Each as the message itself; the errno it ends the answer with, 0 for success, None where more
+    will come; and whether it says that what it lists was changed meanwhile.
+    """
+    for kind, flags, message in messages_in(octets):
+        if len(message) < HEADER.size + _CODE.size:
+            raise ValueError("a netlink message breaks off")
+        code = -_CODE.unpack_from(message, HEADER.size)[0] if kind in {_ERROR, _DONE} else None
+        yield message, code, bool(flags & _DUMP_INTERRUPTED)
+
+
+def asked(netlink: Any, request: bytes) -> tuple[list[bytes], bool]:
+    """Send a message to the kernel; what it answers, and whether that was changed meanwhile.
+
+    netlink: a socket. request: one that is a dump, or has the flag `ACK`: so the answer has an end.
+    Raises NetlinkError for an errno, OSError, and ValueError.
+    """
+    netlink.sendto(request, (0, 0))
+    found: list[bytes] = []
+    is_torn = False
+    while True:
+        if not select.select([netlink.fileno()], [], [], ANSWER_TIMEOUT_S)[0]:
+            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
+        for message, code, torn in answers(netlink.recv(_MOST_OCTETS)):
+            is_torn |= torn
+            if code:
+                raise NetlinkError(code)
+            if code == 0:
+                return found, is_torn
+            found.append(message)
 
 
 def attributes(message: bytes, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:

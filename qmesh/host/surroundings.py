@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOOPBACK, IFF_UP
 
-from qmesh.host.links import SCOPE_GLOBAL, address_text, find
+from qmesh.host.links import index_of
 from qmesh.host.netlink import refusals, rtnetlink, whole_dump
 from qmesh.mesh.foreign.packets import Way
 
@@ -28,6 +28,7 @@ RESOLVER_FILES: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/re
 CONTAINER_BRIDGES: Final = ("docker", "br-", "virbr", "cni", "podman")
 """How names of bridges begin whose addresses nobody reaches from outside."""
 
+_SCOPE_GLOBAL = 0
 _MAIN, _LOCAL = 254, 255
 _UNICAST = 1
 _PASSING = 0x01 | 0x08 | 0x20  # IFA_F_TEMPORARY (for IPv6), IFA_F_DADFAILED, IFA_F_DEPRECATED
@@ -40,14 +41,13 @@ def occupied_networks(except_interface: str) -> tuple[str, ...]:
     within another is left out, as are the default route (also in parts, `0.0.0.0/1`), loopback,
     link-local IPv6 and multicast. Raises MachineRefused when it cannot look.
     """
+    index = index_of(except_interface)
     with rtnetlink("read the routes") as netlink:
-        link = find(netlink, except_interface)
         routes, addresses = whole_dump(netlink.get_routes), whole_dump(netlink.get_addr)
-    index = None if link is None else link["index"]
     found = [
         *(_destination(route) for route in routes if _occupies(route, index)),
         *(
-            ipaddress.ip_interface(address_text(message)).network
+            ipaddress.ip_interface(_address_text(message)).network
             for message in addresses
             if message["index"] != index
         ),
@@ -64,9 +64,8 @@ def global_addresses(except_interface: str) -> tuple[str, ...]:
     """
     with rtnetlink("read the addresses") as netlink:
         outward = {link["index"] for link in whole_dump(netlink.get_links) if _is_outward(link)}
-        link = find(netlink, except_interface)
         routes, addresses = whole_dump(netlink.get_routes), whole_dump(netlink.get_addr)
-    outward.discard(None if link is None else link["index"])
+    outward.discard(index_of(except_interface))
     defaults = {family: _default_interface(routes, family) for family in (socket.AF_INET, socket.AF_INET6)}
     candidates = [message for message in addresses if message["index"] in outward and _is_lasting(message)]
     candidates.sort(
@@ -76,7 +75,7 @@ def global_addresses(except_interface: str) -> tuple[str, ...]:
             message["index"],
         )
     )
-    found = (ipaddress.ip_interface(address_text(message)).ip for message in candidates)
+    found = (ipaddress.ip_interface(_address_text(message)).ip for message in candidates)
     return tuple(dict.fromkeys(str(address) for address in found if _is_reachable(address)))
 
 
@@ -89,7 +88,7 @@ def attached_networks(except_interface: str) -> tuple[str, ...]:
             if _is_outward(link) and link.get_attr("IFLA_IFNAME") != except_interface
         }
         addresses = whole_dump(netlink.get_addr)
-    found = (address_text(each) for each in addresses if each["index"] in outward)
+    found = (_address_text(each) for each in addresses if each["index"] in outward)
     return tuple(sorted({str(ipaddress.ip_interface(address).network) for address in found}))
 
 
@@ -108,7 +107,7 @@ def ways_in(
         }
         addresses = whole_dump(netlink.get_addr)
     return tuple(
-        Way(outward[each["index"]], address_text(each).partition("/")[0], strangers[each["family"]], port)
+        Way(outward[each["index"]], _address_text(each).partition("/")[0], strangers[each["family"]], port)
         for each in addresses
         if each["index"] in outward and _is_lasting(each)
     )
@@ -146,14 +145,20 @@ def is_routed(address: str) -> bool:
 def own_addresses() -> frozenset[str]:
     """Every address of this machine, on whichever interface. Raises MachineRefused when it cannot look."""
     with rtnetlink("read the addresses") as netlink:
-        return frozenset(address_text(message).partition("/")[0] for message in whole_dump(netlink.get_addr))
+        return frozenset(_address_text(message).partition("/")[0] for message in whole_dump(netlink.get_addr))
+
+
+def _address_text(message: Any) -> str:
+    # With a point-to-point address, IFA_ADDRESS is the other side's.
+    own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+    return ipaddress.ip_interface(f"{own}/{message['prefixlen']}").with_prefixlen
 
 
 def _is_lasting(message: Any) -> bool:
     flags = message.get_attr("IFA_FLAGS") or message["flags"]
     # For IPv4 the lowest flag means a second address of a network, which lasts.
     passing = flags & _PASSING if message["family"] == socket.AF_INET6 else 0
-    return message["scope"] == SCOPE_GLOBAL and not passing
+    return message["scope"] == _SCOPE_GLOBAL and not passing
 
 
 def _is_outward(link: Any) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import sample
 from benchmarks.measuring import Figure
 
-from qmesh.agent.watching import AUDIT_S_A_MACHINE
+from qmesh.agent.watching import audit_s
 
 MOST_MB = 80
 MOST_PERCENT = 0.5
@@ -34,7 +34,7 @@ def at_rest(members: int) -> list[Figure]:
         try:
             await_text(log, "members are served")
             time.sleep(10)
-            between = max(60.0, 2 * AUDIT_S_A_MACHINE * members + 10)
+            between = max(60.0, 2 * audit_s(members) + 10)
             before = processor_s(agent.pid)
             time.sleep(between)
             percent = 100 * (processor_s(agent.pid) - before) / between

@@ -21,6 +21,7 @@ from benchmarks.measuring import Figure
 from qmesh.agent.serving import ControlNode, Turns
 from qmesh.host import telling
 from qmesh.host.channel.service import Service
+from qmesh.host.records import Settings
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
 from qmesh.mesh.changes import with_worker_count
@@ -96,6 +97,15 @@ def at_the_service() -> list[Figure]:
         key = state.make_signing_key()
         mesh = sample.inventory(MEMBERS, workers=4)
         Registry.create(state.registry_file, mesh, now=int(time.time()))
+        settings = Settings(
+            mesh=mesh.mesh,
+            name=mesh.control,
+            control=True,
+            interface="lo",
+            listen_port=51820,
+            verification_key=key.public_key().public_bytes_raw(),
+        )
+        state.save_settings(settings)
         context = multiprocessing.get_context("fork")
         ready = context.Event()
         process = context.Process(target=serve, args=(state, ready), daemon=True)

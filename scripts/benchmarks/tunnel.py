@@ -33,7 +33,7 @@ def of_size(members: int, how: str) -> list[Figure]:
     with sample.control_node(members) as state:
         first = first_apply(state, members, how)
         # No audit meanwhile: how often there is one is another row's.
-        with Watch(state, audit_s_a_machine=math.inf) as watch:
+        with Watch(state, audit_s=lambda _: math.inf) as watch:
             while watch.look()[1]:
                 pass
             one = one_member(state, watch, members, how)

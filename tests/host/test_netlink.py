@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 
 import pytest
 from pyroute2.netlink import NLM_F_DUMP_INTR
@@ -45,3 +46,29 @@ def test_every_refusal_has_a_hint(code, kind, hint):
     assert type(refused) is kind
     assert refused.message.startswith("could not do it: ")
     assert hint in refused.hint
+
+
+def header(length: int, kind: int, flags: int = 0) -> bytes:
+    return struct.pack("=IHHII", length, kind, flags, 1, 0)
+
+
+def test_the_answers_in_a_buffer():
+    part = header(24, 29, flags=2) + b"some" + b"thin"
+    torn = header(20, 29, flags=0x12) + b"some"
+    error = header(36, 2) + struct.pack("=i", -19) + bytes(16)
+    success = header(36, 2) + struct.pack("=i", 0) + bytes(16)
+    done = header(20, 3, flags=2) + struct.pack("=i", 0)
+
+    assert list(netlink.answers(part + torn + done)) == [
+        (part, None, False),
+        (torn, None, True),
+        (done, 0, False),
+    ]
+    assert list(netlink.answers(error)) == [(error, 19, False)]
+    assert list(netlink.answers(success)) == [(success, 0, False)]
+
+
+@pytest.mark.parametrize("length", [0, 15, 19, 21, 2**31])
+def test_a_message_of_a_wrong_length_is_refused(length):
+    with pytest.raises(ValueError, match="breaks off"):
+        list(netlink.answers(header(length, 29) + b"some"))

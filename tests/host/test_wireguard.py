@@ -22,7 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
-from qmesh.host import links, wireguard
+from qmesh.host import links, netlink, wireguard
 from qmesh.host.wireguard import device, kernel, messages, uapi, userspace
 from qmesh.mesh.model import Endpoint, Peer, Secret
 
@@ -494,9 +494,9 @@ def test_a_kernel_that_lost_its_wireguard_is_said_to_have():
 
 
 def test_a_kernel_that_does_not_answer_does_not_hang_us(in_kernel, monkeypatch):
-    monkeypatch.setattr(kernel, "ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(netlink, "ANSWER_TIMEOUT_S", 0.1)
     # What asks for no acknowledgement gets none.
-    monkeypatch.setattr(messages, "_ACK", 0)
+    monkeypatch.setattr(messages, "ACK", 0)
     in_kernel.create(NAME)
 
     with pytest.raises(KernelRefused, match="Connection timed out"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import socket
-import struct
 from ipaddress import IPv4Network, ip_network
 from typing import Any
 
@@ -21,6 +20,7 @@ from pyroute2.netlink.generic.wireguard import (
     wgmsg,
 )
 
+from qmesh.host import netlink
 from qmesh.host.wireguard import messages
 from qmesh.host.wireguard.device import Counters, Device
 from qmesh.mesh.model import Endpoint, Peer, Secret
@@ -279,7 +279,7 @@ def sample() -> bytes:
 @pytest.mark.parametrize("size", range(0, len(sample()), 3))
 def test_a_message_cut_short_is_no_smaller_device(size):
     with pytest.raises(ValueError, match=r"breaks off|no (WireGuard )?device"):
-        messages.device([part for part, _, _ in messages.answers(sample()[:size])])
+        messages.device([part for part, _, _ in netlink.answers(sample()[:size])])
 
 
 @given(st.integers(20, len(sample()) - 1), st.integers(0, 255))
@@ -291,29 +291,3 @@ def test_a_damaged_message_is_an_error_of_the_expected_kind_or_another_device(wh
     except ValueError:
         return
     assert isinstance(found, Device)
-
-
-def header(length: int, kind: int, flags: int = 0) -> bytes:
-    return struct.pack("=IHHII", length, kind, flags, 1, 0)
-
-
-def test_the_answers_in_a_buffer():
-    part = header(24, FAMILY, flags=2) + b"some" + b"thin"
-    torn = header(20, FAMILY, flags=0x12) + b"some"
-    error = header(36, 2) + struct.pack("=i", -19) + bytes(16)
-    success = header(36, 2) + struct.pack("=i", 0) + bytes(16)
-    done = header(20, 3, flags=2) + struct.pack("=i", 0)
-
-    assert list(messages.answers(part + torn + done)) == [
-        (part, None, False),
-        (torn, None, True),
-        (done, 0, False),
-    ]
-    assert list(messages.answers(error)) == [(error, 19, False)]
-    assert list(messages.answers(success)) == [(success, 0, False)]
-
-
-@pytest.mark.parametrize("length", [0, 15, 19, 21, 2**31])
-def test_a_message_of_a_wrong_length_is_refused(length):
-    with pytest.raises(ValueError, match="breaks off"):
-        list(messages.answers(header(length, FAMILY) + b"some"))

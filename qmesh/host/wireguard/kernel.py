@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import select
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -17,15 +16,12 @@ from pyroute2.netlink.generic import GenericNetlinkSocket
 
 from qmesh.errors import KernelRefused
 from qmesh.host import links
-from qmesh.host.netlink import refusals, whole
+from qmesh.host.netlink import asked, refusals, whole
 from qmesh.host.wireguard import messages
 from qmesh.host.wireguard.device import Device, port_hint, refuse_taken_port, with_known_endpoint
 from qmesh.mesh.model import InterfaceKind, Peer, Secret
 
 FAMILY: Final = "wireguard"
-ANSWER_TIMEOUT_S = 30.0
-_MOST_OCTETS: Final = 1 << 17
-"""That the kernel sends at once: a dump comes in buffers of at most 32 KiB."""
 
 # At DEBUG it writes whole messages, private keys included.
 logging.getLogger("pyroute2.netlink.core").setLevel(logging.INFO)
@@ -109,31 +105,11 @@ class _Kernel(msgspec.Struct, frozen=True):
 
     def request(self, message: bytes) -> None:
         """Have something done."""
-        for _ in self._answers(message):
-            pass
+        asked(self.netlink, message)
 
     def dump(self, message: bytes) -> tuple[list[bytes], bool]:
         """What is asked for, message by message, and whether it was changed meanwhile."""
-        found = list(self._answers(message))
-        return [part for part, _ in found], any(torn for _, torn in found)
-
-    def _answers(self, message: bytes) -> Iterator[tuple[bytes, bool]]:
-        self.netlink.sendto(message, (0, 0))
-        while True:
-            for part, code, torn in messages.answers(self._received()):
-                if code:
-                    raise NetlinkError(code)
-                if code == 0:
-                    if torn:
-                        yield b"", torn
-                    return
-                yield part, torn
-
-    def _received(self) -> bytes:
-        if not select.select([self.netlink.fileno()], [], [], ANSWER_TIMEOUT_S)[0]:
-            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
-        octets: bytes = self.netlink.recv(_MOST_OCTETS)
-        return octets
+        return asked(self.netlink, message)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.host.netlink import ATTRIBUTE, HEADER, attributes, messages_in
+from qmesh.host.netlink import ACK, ATTRIBUTE, DUMP, HEADER, REQUEST, attributes
 from qmesh.host.wireguard.device import (
     REMEMBERED,
     Counters,
@@ -36,14 +36,10 @@ MOST_PEER_OCTETS: Final = 0xFFFF - 4
 ALLOWED_IPS_A_BLOCK: Final = 500
 """A peer is one attribute too, with room for some 1,400; those of a peer are sent in parts."""
 
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
-_ERROR, _DONE = 2, 3
-_DUMP_INTERRUPTED = 0x10
 _NESTED = 0x8000
 _VERSION = 1
 
 _GENERIC = Struct("=BBH")  # command, version, reserved
-_CODE = Struct("=i")
 _U16, _U32, _U64, _TIME = Struct("=H"), Struct("=I"), Struct("=Q"), Struct("=qq")
 _IN = Struct("=H2s4s8x")  # sockaddr_in: family; port and address in network order
 _IN6 = Struct("=H2s4x16s4x")
@@ -111,20 +107,7 @@ def removal_block(public_key: str) -> bytes:
 
 def get_device(family: int, interface: str) -> bytes:
     """The message that asks for an interface with all its peers."""
-    return _message(family, _REQUEST | _DUMP, GET_DEVICE, _name(interface))
-
-
-def answers(octets: bytes) -> Iterator[tuple[bytes, int | None, bool]]:
-    """What the kernel sent, message by message.
-
-    Each as the message itself; the errno it ends the answer with, 0 for success, None where more
-    will come; and whether it says that what it lists was changed meanwhile.
-    """
-    for kind, flags, message in messages_in(octets):
-        if len(message) < _PAYLOAD:
-            raise ValueError("a netlink message breaks off")
-        code = -_CODE.unpack_from(message, HEADER.size)[0] if kind in {_ERROR, _DONE} else None
-        yield message, code, bool(flags & _DUMP_INTERRUPTED)
+    return _message(family, REQUEST | DUMP, GET_DEVICE, _name(interface))
 
 
 def device(dump: Sequence[bytes]) -> Device:
@@ -161,7 +144,7 @@ def _device(dump: Sequence[bytes]) -> Device:
 
 
 def _set(family: int, interface: str, attribute: bytes) -> bytes:
-    return _message(family, _REQUEST | _ACK, SET_DEVICE, _name(interface) + attribute)
+    return _message(family, REQUEST | ACK, SET_DEVICE, _name(interface) + attribute)
 
 
 def _message(family: int, flags: int, command: int, attributes: bytes) -> bytes:
