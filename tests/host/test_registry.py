@@ -1109,8 +1109,8 @@ def test_another_who_writes_is_waited_for(path):
 
 
 def test_news_is_who_became_of_machines_since_an_event(registry):
-    begun = registry.last_event()
     kept, gone = invite(registry, "machine-b"), invite(registry, "machine-c", now=NOW - 2 * DAY_S)
+    begun = registry.last_event()
     redeem(registry, kept, key(7))
     registry.expire(now=NOW)
     news = registry.news(since=begun)
@@ -1123,6 +1123,16 @@ def test_news_is_who_became_of_machines_since_an_event(registry):
     assert known is not None
     assert known.machine == registry.inventory().machine("machine-b")
     assert known.preshared_key == registry.preshared_keys()[key(7)]
+
+
+def test_of_an_invitation_that_was_made_and_used_since_the_news_do_not_tell_all(registry):
+    """Its key was a peer, and is in the registry no more."""
+    begun = registry.last_event()
+    issued = invite(registry, "machine-b")
+    assert registry.news(since=begun) is not None
+    redeem(registry, issued, key(7))
+    assert registry.news(since=begun) is None
+    assert registry.news(since=begun + 1) is not None
 
 
 def test_without_news_there_is_none_to_tell(registry):

@@ -139,7 +139,8 @@ class Registry:
     def news(self, *, since: int) -> News | None:
         """What became of machines after the event of this number.
 
-        None when more has changed than who is a peer, or when this registry has no such event.
+        None when more has changed than who is a peer, when one came and went that nothing tells of now, as
+        the key of an invitation that was used, or when this registry has no such event.
         """
         with self._change() as connection:
             found = connection.execute(
@@ -151,7 +152,10 @@ class Registry:
                 or not _OF_PEERS.issuperset(what for _, what, _ in found[1:])
             ):
                 return None
-            names = {name for _, _, name in found[1:]}
+            last = {name: what for _, what, name in found[1:]}
+            if any(what == "invited" != last[name] for _, what, name in found[1:]):
+                return None
+            names = set(last)
             return News(found[-1][0], {name: _known(connection, name) for name in names})
 
     def events(self) -> tuple[Event, ...]:
