@@ -103,7 +103,7 @@ def test_takes_the_lan_and_changes_over_when_it_dies(lab):
     member.run(["ip", "route", "add", "blackhole", "fd00:1a::200/128"])
     member.run(["nft", "-f", "-"], input=cut_off(CONTROL))
     wait_until(lambda: endpoint_seen(member) == "192.168.0.5:51820", QUIET_S)
-    wait_until(lambda: dial(control)[3:] == ["core 4 on machine-b", "core 5 on machine-b"])
+    wait_until(lambda: dial(control)[3:] == ["core 4 on machine-b", "core 5 on machine-b"], seconds=30)
     assert checked(member)["findings"] == []
     wait_until(
         lambda: (
