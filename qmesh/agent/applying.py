@@ -13,10 +13,12 @@ from qmesh.agent.cutting import refuse_cut, warn_of_cut
 from qmesh.agent.following import render_in_hand
 from qmesh.agent.here import linux_for, load, refuse_removed, require_root, rise, risen
 from qmesh.agent.keeping import ensure_agent
+from qmesh.agent.reaching import take_way
 from qmesh.agent.undoing import arm, put_back_when_due, rearm, refuse_while_waiting
-from qmesh.errors import QmeshError
+from qmesh.errors import BadInput, QmeshError
 from qmesh.host.state import State
 from qmesh.mesh.inventory import ports_of
+from qmesh.mesh.model import Endpoint
 from qmesh.mesh.plan import Step
 from qmesh.mesh.reaching import said_mtu
 from qmesh.mesh.undoing import seconds_to_confirm
@@ -41,18 +43,26 @@ def plan(state: State) -> tuple[Step, ...]:
     return steps
 
 
-def apply(state: State, *, mtu: str | None = None) -> tuple[Step, ...]:
+def apply(state: State, *, mtu: str | None = None, control_endpoint: str | None = None) -> tuple[Step, ...]:
     """Take the steps, guard first, and see that the agent runs; also ends what `down` began.
 
     mtu: most octets of a packet in the tunnel from now on; `auto` leaves it to the path again.
+    control_endpoint: HOST:PORT at which a worker machine reaches the control node from now on.
     Returns the steps that were taken. Raises BadInput, with nothing changed, while another change
-    waits to be confirmed, and where the steps would cut the SSH session that this is run from.
+    waits to be confirmed, and where the steps would cut the SSH session that this is run from;
+    EnrolmentRefused where the control node does not answer at the endpoint.
     """
+    way = None if control_endpoint is None else Endpoint.parse(control_endpoint, default_port=None)
     require_root("qmesh apply")
     with state.lock():
         refuse_while_waiting(state)
         here = load(state)
         refuse_removed(here)
+        if way is not None and here.settings.control:
+            raise BadInput(
+                f"{here.settings.name} is the control node",
+                hint=f"say it of the others' way here: `qmesh set {here.settings.name} --endpoint {way}`",
+            )
         if mtu is not None:
             settings = msgspec.structs.replace(here.settings, mtu=said_mtu(mtu, here.inventory.network))
             here = msgspec.structs.replace(here, settings=settings)
@@ -60,7 +70,10 @@ def apply(state: State, *, mtu: str | None = None) -> tuple[Step, ...]:
         refuse_cut(linux, steps_without_names(risen(here), linux))
         if mtu is not None:
             state.save_settings(here.settings)
-        steps = converge(rise(state, here), linux)
+        here = rise(state, here)
+        steps = converge(here, linux)
+        if way is not None:
+            take_way(state, here, linux, way)
     ensure_agent(state)
     try:
         render_in_hand(state, here)

@@ -14,6 +14,7 @@ import msgspec
 
 from qmesh.agent.here import Here, control_endpoints
 from qmesh.agent.undoing import undone_here
+from qmesh.errors import EnrolmentRefused
 from qmesh.host import dialling, links, names, paths, surroundings, wireguard
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
@@ -70,6 +71,31 @@ def take_nearest(state: State, here: Here, linux: Linux) -> None:
         log.info("the nearest way to the control node is %s: %.1f ms", nearest, times[nearest] * 1000)
     endpoints = tuple(dict.fromkeys(ways[way] for way in found))
     _remember(state, (*endpoints, *control_endpoints(here)))
+
+
+def take_way(state: State, here: Here, linux: Linux, endpoint: Endpoint) -> None:
+    """Reach the control node there from now on. Holds the lock.
+
+    Raises EnrolmentRefused where it does not answer there, with the way as it was.
+    """
+    interface, peer = here.settings.interface, _control_peer(here, linux.backend)
+    if peer is None:
+        raise _no_answer(endpoint)
+    for way in names.addresses(endpoint):
+        # A session that the control node has lost, on a new machine, would keep this one silent for long.
+        linux.backend.forget_session(interface, msgspec.structs.replace(peer, endpoint=way))
+        if _round_trip(here, wait_s=MOVED_S * _TIMES) is not None and _is_at(here, linux.backend, way):
+            _remember(state, (endpoint, *control_endpoints(here)))
+            return
+    linux.backend.forget_session(interface, peer)
+    raise _no_answer(endpoint)
+
+
+def _no_answer(endpoint: Endpoint) -> EnrolmentRefused:
+    return EnrolmentRefused(
+        f"the control node does not answer at {endpoint}; the way to it is as it was",
+        hint="is that its address, its agent up, and its UDP port open to this machine?",
+    )
 
 
 def ways_to_control(here: Here) -> dict[Endpoint, Endpoint]:

@@ -196,6 +196,39 @@ def test_works_from_behind_nat_and_goes_on_when_nobody_speaks(lab):
     assert [answers(boss, machine) for boss, machine in pairs] == [True, True]
 
 
+ONLY_ANSWERS = """
+table inet nat {
+    chain in {
+        type filter hook input priority 0;
+        iifname eth0 ct state new drop
+    }
+}
+"""
+
+
+def test_a_machine_that_was_away_when_the_control_node_moved_is_told_where_it_is(lab):
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 2)
+    # As behind NAT: nobody calls this machine. The control node has another address all at once.
+    member.run(["nft", "-f", "-"], input=ONLY_ANSWERS)
+    ip(control, "address flush dev eth0", "address add 192.168.0.210/24 dev eth0")
+    said = refusal(member, "apply", "--control-endpoint", "192.168.0.211:51820", code=4)
+    assert "does not answer at 192.168.0.211:51820; the way to it is as it was" in said
+    assert json.loads(member.read(f"{STATE}/machine.json"))["control_endpoints"][0]["host"] == CONTROL
+
+    qmesh(member, "apply", "--control-endpoint", "192.168.0.210:51820")
+    assert endpoint_seen(member) == "192.168.0.210:51820"
+    revision = facts(control, "set", "machine-b", "--workers", "3")["revision"]
+    wait_until(lambda: facts(member, "status")["revision"] == revision)
+    qmesh(member, "down")
+    qmesh(member, "apply")
+    wait_until(lambda: endpoint_seen(member) == "192.168.0.210:51820")
+    assert "qmesh set control --endpoint" in refusal(
+        control, "apply", "--control-endpoint", "192.168.0.210:51820", code=2
+    )
+    assert "no port" in refusal(member, "apply", "--control-endpoint", "192.168.0.210", code=2)
+
+
 def test_the_tunnel_fits_its_path_and_a_black_hole_is_named(lab):
     gate = router(lab)
     gate.run(["ip", "link", "set", "eth0", "mtu", "1400"])

@@ -21,6 +21,7 @@ EXAMPLES = (
     "qmesh apply",
     "qmesh apply --confirm 120    (then, in a new login: qmesh confirm)",
     "qmesh apply --mtu 1300",
+    "qmesh apply --control-endpoint 203.0.113.9:51820",
 )
 
 
@@ -41,6 +42,14 @@ def command(
             show_default=False,
         ),
     ] = None,
+    control_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT at which this machine reaches the control node from now on, where that moved.",
+            metavar="HOST:PORT",
+            show_default=False,
+        ),
+    ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -50,10 +59,14 @@ def command(
     the previous state returns by itself, whatever becomes of this login, unless you confirm in time.
     """
     if confirm is None:
-        _shown(Steps.of(apply(State(state), mtu=mtu)), as_json=as_json)
+        taken = apply(State(state), mtu=mtu, control_endpoint=control_endpoint)
+        _shown(Steps.of(taken), as_json=as_json)
         return
-    if mtu is not None:
-        raise BadInput("--mtu stays once it is said, and --confirm would not undo it", hint="leave one out")
+    for option, said in (("--mtu", mtu), ("--control-endpoint", control_endpoint)):
+        if said is not None:
+            raise BadInput(
+                f"{option} stays once it is said, and --confirm would not undo it", hint="leave one out"
+            )
     tried = try_out(State(state), seconds=confirm)
     _shown(Steps.of(tried.steps), as_json=as_json)
     _say_until_when(tried)
