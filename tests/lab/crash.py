@@ -177,8 +177,13 @@ def in_turn(
     result = Result(len(points))
     for number in sample(points, every):
         ended = crash(number)
-        trouble = again() if ended.was_killed else f"it was not killed, but ended with {ended.code}"
-        result.note(number, points[number - 1], trouble)
+        label = points[number - 1]
+        if ended.was_killed:
+            result.note(number, label, again())
+        elif ended.code:
+            result.note(number, label, f"it was not killed, but ended with {ended.code}")
+        elif trouble := again():  # it asked once less than when the points were counted, and came to its end
+            result.wrong.append(f"{number} {label}, not killed: {trouble}")
     return result
 
 

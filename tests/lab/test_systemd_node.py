@@ -354,15 +354,23 @@ def test_a_user_of_the_nodes_own_is_none_of_the_guards_business():
     assert Path(f"/proc/{processes(WORKERS[0])[0]}").stat().st_uid == 65534
 
 
+def with_workers(count: int) -> None:
+    """Change how many there are, in the mesh and in this machine's config.yml."""
+    run(QMESH, "set", "control", "--workers", str(count))
+    run(QMESH, "render-config", "--write")
+
+
 def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_cores():
     words = (QMESH, "units", "--write", str(UNITS), "--program", str(PROGRAM))
     assert run(*words) == f"the units in {UNITS} are as they have to be\n"
-    config, target = Path(CONFIG, "config.yml"), UNITS / TARGET
-    text, listed = target.read_text(), config.read_text()
-    config.write_text(listed.replace("tcp/40002\n", f"tcp/40002\n    - /ip4/{ADDRESS}/tcp/40003\n"))
+    target = UNITS / TARGET
+    text = target.read_text()
     edited = f"{text}# mine\n"
+    run("systemctl", "stop", "qmesh.service")  # or it would have the target follow by itself
     try:
+        with_workers(4)
         run("systemctl", "start", worker(4))
+        with_workers(3)
         assert services.running_workers() == (1, 2, 3, 4)
         assert f"and still run: `systemctl stop {worker(4)}`" in run(*words)
 
@@ -373,9 +381,11 @@ def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_co
         assert f"wrote {CONTROL}; run `systemctl daemon-reload`" in answer
         assert target.read_text() == edited
     finally:
-        config.write_text(listed)
+        with_workers(3)
         target.unlink(missing_ok=True)
-    assert run(*words).startswith(f"wrote {TARGET}; run")
+        said = run(*words)
+        run("systemctl", "start", "qmesh.service")
+    assert said.startswith(f"wrote {TARGET}; run")
     assert target.read_text() == text
 
 
