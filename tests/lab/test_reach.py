@@ -218,6 +218,8 @@ def test_a_machine_that_was_away_when_the_control_node_moved_is_told_where_it_is
 
     qmesh(member, "apply", "--control-endpoint", "192.168.0.210:51820")
     assert endpoint_seen(member) == "192.168.0.210:51820"
+    settings = json.loads(member.read(f"{STATE}/machine.json"))
+    assert settings["control_endpoints"][0]["host"] == "192.168.0.210"
     revision = facts(control, "set", "machine-b", "--workers", "3")["revision"]
     wait_until(lambda: facts(member, "status")["revision"] == revision)
     qmesh(member, "down")
