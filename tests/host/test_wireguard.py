@@ -389,7 +389,8 @@ def joined(backend: wireguard.Backend) -> tuple[Peer, Peer]:
         backend.set_listen_port(name, port)
         backend.set_peers(name, [other])
         links.set_up(name, up=True)
-    until(lambda: counted(backend, "far", near).rx_bytes > 0)
+    # The far side counts octets of an initiation while the near one still waits for its answer.
+    until(lambda: all(counted(backend, at, of).last_handshake_s for at, of in (("near", far), ("far", near))))
     return far, near
 
 
