@@ -16,6 +16,13 @@ Exit code 1 is no error: it is a result that says no (drift, a finding).
 
 from __future__ import annotations
 
+from typing import Final
+
+JOIN_ANEW: Final = "`qmesh invite NAME --replace` on the control node, then `qmesh join` with it here"
+"""What makes a member whole that has lost its state, in the place that it had."""
+RESTORE: Final = "`qmesh uninstall --delete-state`, then `qmesh restore` a backup"
+"""The same for a control node."""
+
 
 class QmeshError(Exception):
     """An error with what to do about it.

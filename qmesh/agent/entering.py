@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent import nodefile
+from qmesh.agent.colliding import refuse_interface, refuse_listen_port
 from qmesh.agent.converge import converge, steps_without_names
 from qmesh.agent.cutting import warn_of_cut
 from qmesh.agent.here import Here, linux_for, load, refuse_foreign_guard, rise
 from qmesh.agent.reaching import take_nearest
 from qmesh.agent.redeeming import Joiner
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
-from qmesh.host import files, links, nftables, ports, surroundings, wireguard
+from qmesh.host import files, links, nftables, surroundings, wireguard
 from qmesh.host.channel.client import Client
 from qmesh.host.channel.messages import Silent
 from qmesh.host.linux import Linux
@@ -168,16 +169,8 @@ def refuse_what_collides(network: str, interface: str, listen_port: int) -> None
         surroundings.occupied_networks(interface),
         hint="make the mesh anew with another --network, or take that network off this machine",
     )
-    if links.read(interface) is not None:
-        raise BadInput(
-            f"there is an interface {interface} already, and qmesh did not make it",
-            hint="choose another --interface, or delete it if a join with another invitation left it",
-        )
-    if ports.udp_port_in_use(listen_port):
-        raise BadInput(
-            f"UDP port {listen_port} is in use on this machine",
-            hint=f"see by whom with `ss -lunp sport = :{listen_port}`, or choose another --listen-port",
-        )
+    refuse_interface(interface, instead="choose another --interface")
+    refuse_listen_port(listen_port, instead="or choose another --listen-port")
 
 
 def refuse_another_mesh(state: State, mesh: str, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from qmesh.agent import nodefile
 from qmesh.agent.here import Here, load
+from qmesh.agent.rendering import list_cores
 from qmesh.agent.workers import ANSWER_S
 from qmesh.errors import QmeshError
 from qmesh.host import dialling, files, services
@@ -21,7 +22,7 @@ from qmesh.host.state import State
 from qmesh.mesh.following import Due, due, is_in_hand
 from qmesh.mesh.inventory import workers_of
 from qmesh.mesh.model import ranges_text
-from qmesh.mesh.units import CONTROL_PROCESS, WORKERS, restart_command, worker_unit, workers_target
+from qmesh.mesh.units import CONTROL_PROCESS, WORKERS, restart_command, worker_unit
 
 log = logging.getLogger("qmesh")
 
@@ -104,7 +105,7 @@ class Follower:
     def _go_on(self, here: Here, waiting: Due) -> None:
         installed = services.worker_units_are_installed()
         if installed:
-            _list_cores(here)
+            list_cores(here)
         if not (installed and here.inventory.restart):
             _tell(here, waiting)
             self._state.save_due(None)
@@ -140,13 +141,6 @@ class Follower:
             first.machine,
         )
         return here.inventory.node != "1.4" and now - self._control_since > PATIENCE_S
-
-
-def _list_cores(here: Here) -> None:
-    """Have the target of all workers name this machine's cores, unless somebody edited it."""
-    cores = tuple(here.inventory.numbers(here.settings.name))
-    if services.update_units({WORKERS: workers_target(cores)}, services.UNIT_DIRECTORY).written:
-        services.systemctl("daemon-reload")
 
 
 def _tell(here: Here, waiting: Due) -> None:

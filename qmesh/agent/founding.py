@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent import nodefile
+from qmesh.agent.colliding import refuse_interface, refuse_listen_port
 from qmesh.agent.converge import converge, steps_without_names, undone_on_failure
 from qmesh.agent.cutting import warn_of_cut
 from qmesh.agent.here import (
@@ -26,8 +27,8 @@ from qmesh.agent.here import (
 )
 from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
-from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, links, nftables, ports, surroundings, wireguard
+from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, StateUnreadable
+from qmesh.host import files, nftables, surroundings, wireguard
 from qmesh.host.records import Settings
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
@@ -183,21 +184,13 @@ def _refuse_lost_settings(state: State) -> None:
                 return
     raise StateUnreadable(
         f"{state.directory} holds a mesh, but its machine.json is missing",
-        hint="restore it from a backup; a member joins again; or delete the directory to give the mesh up",
+        hint=f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}; to give it up: the first of that",
     )
 
 
 def _refuse_what_collides(founding: Founding) -> None:
-    if links.read(founding.interface) is not None:
-        raise BadInput(
-            f"there is an interface {founding.interface} already, and qmesh did not make it",
-            hint="choose another name with --interface",
-        )
-    if ports.udp_port_in_use(founding.listen_port):
-        raise BadInput(
-            f"UDP port {founding.listen_port} is in use on this machine",
-            hint=f"see by whom: `ss -lunp sport = :{founding.listen_port}`; or choose another --listen-port",
-        )
+    refuse_interface(founding.interface, instead="choose another --interface")
+    refuse_listen_port(founding.listen_port, instead="or choose another --listen-port")
 
 
 def _found(state: State, founding: Founding, *, apply: bool) -> None:

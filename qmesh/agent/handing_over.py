@@ -149,7 +149,7 @@ def cancel(state: State) -> Inventory:
     """Give a handover up that was begun. Raises BadInput where none is, or it is done."""
     require_root("qmesh handover")
     with state.lock(), Registry(state.registry_file) as registry:
-        require_control(load(state), "qmesh handover")
+        require_control(load(state), "qmesh handover --cancel")
         if registry.successor() == registry.inventory().control:
             raise BadInput("that handover is done", hint="hand over again from the control node there is now")
         if not registry.end_handover(now=int(time.time())):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, Removed, StateUnreadable
+from qmesh.errors import JOIN_ANEW, BadInput, EnrolmentRefused, NeedsRoot, Removed, StateUnreadable
 from qmesh.host import files, names, nftables
 from qmesh.host.linux import Linux
 from qmesh.host.records import Settings
@@ -188,7 +188,7 @@ def held_membership(state: State, settings: Settings) -> Inventory:
 
 def _lost(path: Path, why: str) -> StateUnreadable:
     return StateUnreadable(
-        f"{path} {why}", hint="restore it from a backup, or `qmesh join` again with the same invitation"
+        f"{path} {why}", hint=f"`qmesh join` again with the same invitation; or {JOIN_ANEW}"
     )
 
 

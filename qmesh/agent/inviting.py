@@ -135,7 +135,7 @@ def _control_endpoints(here: Here) -> tuple[Endpoint, ...]:
     if not endpoints:
         raise BadInput(
             "this machine has no address at which others could reach it",
-            hint="make the mesh anew with `qmesh init --endpoint HOST`",
+            hint=f"say where: `qmesh set {here.settings.name} --endpoint HOST:PORT`",
         )
     return endpoints
 

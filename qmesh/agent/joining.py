@@ -27,7 +27,7 @@ from qmesh.agent.here import Here, Standing, load, refuse_while_restoring, requi
 from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.redeeming import Joiner, redeem
 from qmesh.agent.undoing import refuse_while_waiting
-from qmesh.errors import BadInput
+from qmesh.errors import JOIN_ANEW, BadInput
 from qmesh.host.linux import Linux
 from qmesh.host.records import Settings
 from qmesh.host.state import State
@@ -72,7 +72,8 @@ def _refuse_other_options(here: Here, wish: Wish) -> None:
     if differs:
         raise BadInput(
             f"this machine is a member already, with another {' and '.join(differs)}",
-            hint="leave the option out; or `qmesh uninstall --delete-state`, then join under a new name",
+            hint="leave the option out; or `qmesh uninstall --delete-state`, which opens the worker ports,"
+            f" and {JOIN_ANEW}",
         )
 
 

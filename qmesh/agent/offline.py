@@ -196,7 +196,7 @@ def _refuse_another_key(state: State, asked: Asked) -> None:
     if key is None or public_key_of(key) != asked.redemption.public_key:
         raise StateUnreadable(
             f"{state.private_key_file} is not the key that the request was made with",
-            hint="restore it; without it this machine needs a new invitation, under a new name",
+            hint="restore it; or ask for a new invitation, of a member `qmesh invite NAME --replace`",
         )
 
 

@@ -15,7 +15,7 @@ from qmesh.host import files, services
 from qmesh.host.state import State
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.model import Unshown
-from qmesh.mesh.units import qmesh_units, unit_files
+from qmesh.mesh.units import WORKERS, qmesh_units, unit_files, worker_unit, workers_target
 
 log = logging.getLogger("qmesh")
 
@@ -117,6 +117,8 @@ def write(state: State, rendered: Rendered) -> tuple[Path, bool]:
         settings = state.settings()
         if settings.config_directory != str(directory):
             state.save_settings(msgspec.structs.replace(settings, config_directory=str(directory)))
+        if services.worker_units_are_installed():
+            list_cores(here)
     return done
 
 
@@ -144,7 +146,23 @@ def units(state: State, *, program: str) -> dict[str, str]:
 
 
 def removed_workers(state: State) -> tuple[int, ...]:
-    """The cores whose workers systemd runs here, and that are another machine's now, or nobody's."""
+    """The cores whose workers systemd runs here, and that are another machine's now, or nobody's.
+
+    Says what stops them.
+    """
     here = load(state)
     own = here.inventory.numbers(here.settings.name)
-    return tuple(core for core in services.running_workers() if core not in own)
+    removed = tuple(core for core in services.running_workers() if core not in own)
+    if removed:
+        log.warning(
+            "no cores of this machine any more, and still run: `systemctl stop %s`",
+            " ".join(map(worker_unit, removed)),
+        )
+    return removed
+
+
+def list_cores(here: Here) -> None:
+    """Have the target of all workers name this machine's cores, unless somebody edited it."""
+    cores = tuple(here.inventory.numbers(here.settings.name))
+    if services.update_units({WORKERS: workers_target(cores)}, services.UNIT_DIRECTORY).written:
+        services.systemctl("daemon-reload")

@@ -16,6 +16,7 @@ import msgspec
 
 from qmesh.agent import nodefile
 from qmesh.agent.backup import Contents, contents
+from qmesh.agent.colliding import refuse_interface, refuse_listen_port
 from qmesh.agent.converge import converge, steps_without_names, undone_on_failure
 from qmesh.agent.cutting import warn_of_cut
 from qmesh.agent.here import (
@@ -31,7 +32,7 @@ from qmesh.agent.here import (
 from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, links, nftables, ports, surroundings, wireguard
+from qmesh.host import files, nftables, surroundings, wireguard
 from qmesh.host.records import Restoring, Settings
 from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.registry.image import put
@@ -157,16 +158,8 @@ def _refuse_what_collides(found: Contents) -> None:
         surroundings.occupied_networks(interface),
         hint="take that network off this machine, or restore on another",
     )
-    if links.read(interface) is not None:
-        raise BadInput(
-            f"there is an interface {interface} already, and qmesh did not make it",
-            hint=f"rename or delete that {interface}: the restored one is to have its name",
-        )
-    if ports.udp_port_in_use(listen_port):
-        raise BadInput(
-            f"UDP port {listen_port} is in use on this machine, and the members dial it",
-            hint=f"see by whom with `ss -lunp sport = :{listen_port}`, and end that",
-        )
+    refuse_interface(interface, instead="the restored one is to have that name: rename that one")
+    refuse_listen_port(listen_port, instead="end that: the members dial this port")
 
 
 def _refuse_another(state: State, restoring: Restoring) -> None:
@@ -188,7 +181,8 @@ def _refuse_other_options(here: Here, endpoints: tuple[Endpoint, ...], directory
     if differs:
         raise BadInput(
             f"this backup was restored here before, with another {' and '.join(differs)}",
-            hint="leave it out; see `qmesh set --endpoint` and `qmesh render-config --write --config`",
+            hint=f"leave it out; see `qmesh set {here.settings.name} --endpoint`"
+            " and `qmesh render-config --write --config`",
         )
 
 

@@ -32,7 +32,7 @@ def show(changed: Changed, *, as_json: bool, done: str) -> None:
     if changed.restarts_by_itself:
         log.info("the agents render config.yml and restart what has to be, the control process last")
         return
-    log.info("members hear of it within a quarter of a minute. Then, in this order:")
+    log.info("members hear of it in a second or so. Then, in this order:")
     for name in changed.restart:
         units = [] if name == changed.control and not changed.control_workers else [WORKERS]
         units += [CONTROL_PROCESS] if name == changed.control else []

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from qmesh.errors import MachineRefused, StateUnreadable
+from qmesh.errors import RESTORE, MachineRefused, StateUnreadable
 
 MEMORY: Final = Path(":memory:")
 
@@ -59,7 +59,7 @@ def named(path: Path) -> Iterator[None]:
             f"{path} could not be used: {error}", hint="look for a full disk or a read-only file system"
         ) from None
     except sqlite3.DatabaseError as error:
-        raise StateUnreadable(f"{path} is damaged: {error}", hint="restore it from a backup") from None
+        raise StateUnreadable(f"{path} is damaged: {error}", hint=RESTORE) from None
     except OSError as error:
         raise MachineRefused(
             f"{path} could not be used: {error.strerror}",

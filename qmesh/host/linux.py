@@ -8,7 +8,7 @@ from itertools import groupby
 
 import msgspec
 
-from qmesh.errors import KernelRefused, MachineRefused, StateUnreadable
+from qmesh.errors import JOIN_ANEW, RESTORE, KernelRefused, MachineRefused, StateUnreadable
 from qmesh.host import files, flows, held, links, nftables, ports, wireguard
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import public_key_of
@@ -165,7 +165,7 @@ class Linux:
         if public_key not in self._keys:
             raise StateUnreadable(
                 "the private key of this machine is not the one that its mesh knows",
-                hint=f"restore {self._state.private_key_file} from a backup, or join this machine anew",
+                hint=f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}",
             )
         return self._keys[public_key]
 

@@ -29,6 +29,7 @@ from qmesh.mesh.units import (
     WORKERS,
     Paths,
     is_unedited,
+    program_of,
     qmesh_units,
     undo_unit,
     worker_unit,
@@ -56,6 +57,12 @@ def paths(state: State, *, config_directory: str, program: str) -> Paths:
         program=program,
         config_directory=config_directory,
     )
+
+
+def installed_program(directory: Path) -> str | None:
+    """The node's program that the worker's unit in a directory runs; None where there is no such unit."""
+    unit = files.read(directory / WORKER)
+    return None if unit is None else program_of(unit.decode("utf-8", "replace"))
 
 
 def write_units(units: Mapping[str, str], directory: Path) -> None:

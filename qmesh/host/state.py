@@ -17,7 +17,15 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
+from qmesh.errors import (
+    JOIN_ANEW,
+    RESTORE,
+    BadInput,
+    EnrolmentRefused,
+    MachineRefused,
+    QmeshError,
+    StateUnreadable,
+)
 from qmesh.host import files, holder, reserved, telling
 from qmesh.host.records import Asked, HeldPorts, NextShared, Pending, Restoring, Rotation, Settings
 from qmesh.mesh.enrolment import public_key_of
@@ -28,7 +36,6 @@ from qmesh.mesh.succession import Estate, unpacked
 from qmesh.mesh.undoing import Undoing
 
 DEFAULT_STATE = Path("/var/lib/qmesh")
-_START_OVER = "`qmesh uninstall --delete-state`, join under a new name"
 
 T = TypeVar("T")
 
@@ -128,7 +135,8 @@ class State:
         if self.holds_a_rest():
             return StateUnreadable(
                 f"{self._settings_file} is missing, though this machine was to be in a mesh",
-                hint="if an `init`, `join` or `restore` was cut off, run it again; else restore the file",
+                hint="if an `init`, `join` or `restore` was cut off, run it again; else,"
+                f" on a member: {JOIN_ANEW}; on a control node: {RESTORE}",
             )
         if files.mode_of(self._asked_file) is not None:
             return BadInput(
@@ -372,7 +380,7 @@ class State:
         except (UnicodeDecodeError, QmeshError):
             raise StateUnreadable(
                 f"{path} holds no WireGuard key",
-                hint=f"restore it from a backup; without one: {_START_OVER}",
+                hint=f"on a member: delete it, {JOIN_ANEW}; on a control node: {RESTORE}",
             ) from None
         return key
 
@@ -380,9 +388,7 @@ class State:
         """The control node's key for memberships. Raises StateUnreadable when it is not there."""
         octets = files.read(self.signing_key_file, limit=1024)
         if octets is None or len(octets) != 32:
-            raise StateUnreadable(
-                f"{self.signing_key_file} holds no signing key", hint="restore it from a backup"
-            )
+            raise StateUnreadable(f"{self.signing_key_file} holds no signing key", hint=RESTORE)
         return Ed25519PrivateKey.from_private_bytes(octets)
 
     def make_signing_key(self) -> Ed25519PrivateKey:
@@ -438,5 +444,6 @@ def _decoded(path: Path, kind: type[T]) -> T | None:
         return msgspec.json.decode(octets, type=kind, dec_hook=_hidden)
     except (ValueError, QmeshError):  # text that is no UTF-8 is a ValueError of Python's own
         raise StateUnreadable(
-            f"{path} is damaged", hint="restore it from a backup; qmesh does not guess at its contents"
+            f"{path} is damaged, and qmesh does not guess",
+            hint=f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}",
         ) from None

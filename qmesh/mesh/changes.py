@@ -42,7 +42,7 @@ def without(inventory: Inventory, name: str) -> Inventory:
     _refuse_control(inventory, name, "removed")
     if inventory.machine(name).state == "invited":
         raise BadInput(
-            f"{name} is no member yet", hint=f"`qmesh invite {name}` anew withdraws its invitation"
+            f"{name} is no member yet", hint=f"`qmesh invite --withdraw {name}` ends its invitation"
         )
     others = tuple(each for each in inventory.stand_ins if each.machine != name)
     return _changed(inventory, machines=_leaving(inventory, name), stand_ins=others)

@@ -240,7 +240,7 @@ def public_address(machine: Machine) -> str:
             return endpoint.host
     raise BadInput(
         f"{machine.name} has no endpoint that is an IP address",
-        hint=f"give it one, `qmesh set {machine.name} --endpoint ADDRESS`; or leave --stream at tunnel",
+        hint=f"give it one, `qmesh set {machine.name} --endpoint ADDRESS:PORT`; or leave --stream at tunnel",
     )
 
 
@@ -272,7 +272,10 @@ def reserved_ports(inventory: Inventory, name: str) -> tuple[int, ...]:
 def add(inventory: Inventory, machine: Machine, *, resting: Collection[str] = ()) -> Inventory:
     """The inventory with one machine more, at the end. Raises BadInput when it does not fit in."""
     if any(other.name == machine.name for other in inventory.machines):
-        raise BadInput(f"a machine named {machine.name} is already in the mesh", hint="choose another name")
+        raise BadInput(
+            f"a machine named {machine.name} is already in the mesh",
+            hint=f"choose another name; to put it back in its place, `qmesh invite {machine.name} --replace`",
+        )
     if machine.address in resting:
         raise BadInput(f"tunnel address {machine.address} still rests", hint="let qmesh choose the address")
     return msgspec.structs.replace(inventory, machines=(*inventory.machines, machine))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -75,6 +76,12 @@ def restart_command(cores: Sequence[int], *, are_all: bool) -> str:
     """What restarts these workers. are_all: whether they are all of their machine."""
     units = " ".join(map(worker_unit, cores))
     return f"systemctl restart {WORKERS if are_all else units}"
+
+
+def program_of(worker: str) -> str | None:
+    """The node's program that the unit of a data worker runs; None where it does not tell."""
+    found = re.search(r'^ExecStart=(?:"([^"]+)"|(\S+)) --config ', worker, re.MULTILINE)
+    return None if found is None else (found[1] or found[2]).replace("%%", "%")
 
 
 def unit_files(paths: Paths, *, is_control: bool, cores: range) -> dict[str, str]:

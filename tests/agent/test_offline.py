@@ -175,7 +175,7 @@ def test_e3_an_invitation_that_is_spent_is_refused(directory):
     request = cluster.ask(invitation)
     late = cluster.ask(invitation, "second")
     cluster.admit(request)
-    refused(lambda: cluster.admit(late), EnrolmentRefused, "used already, by another machine")
+    refused(lambda: cluster.admit(late), EnrolmentRefused, "used already, with another key")
     withdrawn = cluster.ask(cluster.invite("machine-c"), "third")
     expired = cluster.ask(cluster.invite("machine-c"), "third")
     refused(lambda: cluster.admit(withdrawn), EnrolmentRefused, "withdrawn")

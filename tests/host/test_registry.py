@@ -252,7 +252,7 @@ def test_e3_an_invitation_works_once(registry):
     issued = invite(registry)
     after = redeem(registry, issued, key(1))
     for now in (NOW + 6, NOW + 2 * DAY_S, NOW - DAY_S):
-        with pytest.raises(EnrolmentRefused, match="used already, by another machine") as refused:
+        with pytest.raises(EnrolmentRefused, match="used already, with another key") as refused:
             redeem(registry, issued, key(2), now=now)
 
         assert refused.value.hint

@@ -354,14 +354,14 @@ def test_a_user_of_the_nodes_own_is_none_of_the_guards_business():
     assert Path(f"/proc/{processes(WORKERS[0])[0]}").stat().st_uid == 65534
 
 
-def with_workers(count: int) -> None:
-    """Change how many there are, in the mesh and in this machine's config.yml."""
+def with_workers(count: int) -> str:
+    """Change how many there are, in the mesh and in this machine's config.yml; what the second says."""
     run(QMESH, "set", "control", "--workers", str(count))
-    run(QMESH, "render-config", "--write")
+    return run(QMESH, "render-config", "--write")
 
 
 def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_cores():
-    words = (QMESH, "units", "--write", str(UNITS), "--program", str(PROGRAM))
+    words = (QMESH, "units", "--write", str(UNITS))
     assert run(*words) == f"the units in {UNITS} are as they have to be\n"
     target = UNITS / TARGET
     text = target.read_text()
@@ -369,10 +369,12 @@ def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_co
     run("systemctl", "stop", "qmesh.service")  # or it would have the target follow by itself
     try:
         with_workers(4)
-        run("systemctl", "start", worker(4))
-        with_workers(3)
+        run("systemctl", "restart", TARGET)
         assert services.running_workers() == (1, 2, 3, 4)
-        assert f"and still run: `systemctl stop {worker(4)}`" in run(*words)
+        removed = f"and still run: `systemctl stop {worker(4)}`"
+        assert removed in with_workers(3)
+        assert target.read_text() == text
+        assert removed in run(*words)
 
         target.write_text(edited)
         (UNITS / "qmesh-control.service").unlink()

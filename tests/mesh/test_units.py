@@ -21,6 +21,7 @@ from qmesh.mesh.units import (
     Paths,
     is_unedited,
     marked,
+    program_of,
     qmesh_units,
     undo_unit,
     unit_files,
@@ -390,6 +391,23 @@ def test_the_undoing_is_before_whatever_loads_the_guard_and_in_nobodys_session()
 
 def test_a_workers_unit_is_an_instance_of_the_template_by_its_core():
     assert worker_unit(17) == "qmesh-worker@17.service"
+
+
+@given(
+    st.text(
+        st.characters(exclude_characters="\"'\\", exclude_categories=["C", "Z"]) | st.just(" "), min_size=1
+    )
+)
+def test_the_program_of_a_workers_unit_is_read_from_it(name):
+    program = f"/opt/{name}"
+    if ".." in program.split("/"):
+        return
+    unit = unit_files(paths(program=program), is_control=False, cores=range(1, 2))[WORKER]
+    assert program_of(unit) == program
+
+
+def test_a_unit_that_tells_of_no_program_has_none():
+    assert program_of(UNITS[BOOT_GUARD]) is None
 
 
 def test_the_target_alone_is_as_among_all_units():

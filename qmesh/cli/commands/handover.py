@@ -10,9 +10,10 @@ import typer
 from qmesh.agent.handing_over import Handed, cancel, handover
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
 from qmesh.errors import BadInput
+from qmesh.host.services import UNIT_DIRECTORY
 from qmesh.host.state import State
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.units import CONTROL_PROCESS
+from qmesh.mesh.units import CONTROL_PROCESS, WORKERS
 
 log = logging.getLogger("qmesh")
 
@@ -79,5 +80,6 @@ def _say_what_is_next(done: Handed) -> None:
     log.info("  on %s: systemctl disable --now %s", done.was, CONTROL_PROCESS)
     log.info("  copy the node's directory, with config.yml and keys.yml, from there to %s", done.now)
     log.info("  on both: qmesh render-config --write --config DIR")
-    log.info("  on %s: qmesh units --write /etc/systemd/system, and start the node", done.now)
+    log.info("  on %s: qmesh units --write %s, systemctl daemon-reload,", done.now, UNIT_DIRECTORY)
+    log.info("  systemctl restart %s, and last systemctl enable --now %s", WORKERS, CONTROL_PROCESS)
     log.info("and back %s up anew: older backups make the machine before it the control node again", done.now)

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.rendering import Rendered, render, restart_advice, write, write_elsewhere
+from qmesh.agent.rendering import (
+    Rendered,
+    removed_workers,
+    render,
+    restart_advice,
+    write,
+    write_elsewhere,
+)
 from qmesh.cli.answers import STATE, ConfigOption, JsonOption, NewFileOption, StateOption, answer
 from qmesh.errors import BadInput
 from qmesh.host.state import State
@@ -69,6 +76,7 @@ def _written(state: State, rendered: Rendered, *, as_json: bool) -> None:
     answer(facts, as_json=as_json, text=lambda _: done)
     if changed:
         log.info("%s", restart_advice(rendered))
+    removed_workers(state)
 
 
 def _differences(rendered: Rendered, *, as_json: bool) -> None:

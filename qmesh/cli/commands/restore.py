@@ -114,12 +114,15 @@ def _advise(done: Restored) -> None:
     log.info(
         "compare the machines above with what there is. Who joined after the backup is not among them: there"
         " `qmesh uninstall --delete-state`, then `qmesh invite` here. Who was removed after it is a member"
-        " again: `qmesh remove NAME` here"
+        " again: `qmesh remove NAME` here. Whose key is another since is cut off, and its old key counts:"
+        " `qmesh invite NAME --replace` here, and `qmesh join` there"
     )
     calling = [each.name for each in done.machines if each.endpoint is None]
     if calling:
         log.info(
-            "these come back only where this machine has the address that they dial: %s", ", ".join(calling)
+            "these come back only where this machine has the address that they dial: %s; else, on each,"
+            " `qmesh apply --control-endpoint HOST:PORT`",
+            ", ".join(calling),
         )
     log.info(
         "next: `qmesh status`, `qmesh render-config --write`, and a new `qmesh backup`, as this one is used"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +12,8 @@ import typer
 from qmesh.agent.rendering import removed_workers, units
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
 from qmesh.errors import BadInput
-from qmesh.host.services import DEFAULT_PROGRAM, Written, update_units
+from qmesh.host.services import DEFAULT_PROGRAM, UNIT_DIRECTORY, Written, installed_program, update_units
 from qmesh.host.state import State
-from qmesh.mesh.units import worker_unit
 
 log = logging.getLogger("qmesh")
 
@@ -35,7 +34,14 @@ def command(
             readable=False,
         ),
     ] = None,
-    program: Annotated[str, typer.Option(help="The node's program.", metavar="PATH")] = DEFAULT_PROGRAM,
+    program: Annotated[
+        str | None,
+        typer.Option(
+            help="The node's program.",
+            metavar="PATH",
+            show_default=f"as the units have it, or {DEFAULT_PROGRAM}",
+        ),
+    ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,22 +50,27 @@ def command(
     One template unit runs each data worker, and a target all of this machine's. Only what changed is
     written. A unit that was edited is kept, and the exit code is 1.
     """
+    if program is None:
+        program = installed_program(directory or UNIT_DIRECTORY) or DEFAULT_PROGRAM
     if not program.startswith("/"):
         raise BadInput("--program is not an absolute path", hint="systemd wants one, such as /root/node/node")
+    if not Path(program).is_file():
+        log.warning("there is no program %s: say where the node's is, with --program", program)
     texts = units(State(state), program=program)
     done, removed = Written((), ()), tuple[int, ...]()
     if directory is not None:
         if not directory.is_dir():
             raise BadInput(f"there is no directory {directory}", hint="/etc/systemd/system is the usual one")
-        done, removed = update_units(texts, directory), removed_workers(State(state))
-        _say(directory, done, removed)
+        done = update_units(texts, directory)
+        _say(directory, done)
+        removed = removed_workers(State(state))
     facts = {"units": texts, "written": done.written, "kept": done.kept, "removed_cores": removed}
     answer(facts, as_json=as_json, text=lambda _: "" if directory else _in_words(texts))
     if done.kept:
         raise typer.Exit(1)
 
 
-def _say(directory: Path, done: Written, removed: Sequence[int]) -> None:
+def _say(directory: Path, done: Written) -> None:
     for name in done.kept:
         log.warning(
             "kept %s, which was edited; for changes of your own use `systemctl edit %s`,"
@@ -71,11 +82,6 @@ def _say(directory: Path, done: Written, removed: Sequence[int]) -> None:
         log.info("wrote %s; run `systemctl daemon-reload`", ", ".join(done.written))
     elif not done.kept:
         log.info("the units in %s are as they have to be", directory)
-    if removed:
-        log.warning(
-            "no cores of this machine any more, and still run: `systemctl stop %s`",
-            " ".join(map(worker_unit, removed)),
-        )
 
 
 def _in_words(texts: Mapping[str, str]) -> str:

@@ -42,7 +42,7 @@ class Open(msgspec.Struct, frozen=True):
 
 
 _SPENT: Final = {
-    "redeemed": "used already, by another machine",
+    "redeemed": "used already, with another key",
     "withdrawn": "withdrawn",
     "expired": "expired",
     "unknown": "not known to this control node",
@@ -134,7 +134,13 @@ def redeem(
             hint="ask for a new one",
         )
     if outcome != "open":
-        raise EnrolmentRefused(f"this invitation is {_SPENT[outcome]}", hint="ask for a new one")
+        anew = (
+            f"`qmesh invite {name} --replace` on the control node, if this is {name} without its state; else "
+        )
+        raise EnrolmentRefused(
+            f"this invitation is {_SPENT[outcome]}",
+            hint=f"{anew if outcome == 'redeemed' else ''}ask for a new one",
+        )
     refuse_unproven(message, secret)
     before = rows.inventory(connection)
     invited = before.machine(name)

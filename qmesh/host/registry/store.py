@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Self
 
-from qmesh.errors import BadInput, EnrolmentRefused, NeedsRoot, QmeshError, StateUnreadable
+from qmesh.errors import RESTORE, BadInput, EnrolmentRefused, NeedsRoot, QmeshError, StateUnreadable
 from qmesh.host import database, files
 from qmesh.host.registry import handing_over, invitations, keys, rows, schema
 from qmesh.host.registry.events import Event, EventKind, record
@@ -52,7 +52,7 @@ class Registry:
         self._path = path
         mode = files.mode_of(path)
         if mode is None:
-            raise StateUnreadable(f"{path} is missing", hint="restore it from a backup: it is the mesh")
+            raise StateUnreadable(f"{path} is missing, and it is the mesh", hint=RESTORE)
         if not os.access(path, os.R_OK | os.W_OK):
             raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root")
         self._connection = database.connect(path)
@@ -94,7 +94,7 @@ class Registry:
             (application,) = self._connection.execute("PRAGMA application_id").fetchone()
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if application != schema.APPLICATION:
-            raise StateUnreadable(f"{self._path} is not a qmesh registry", hint="restore it from a backup")
+            raise StateUnreadable(f"{self._path} is not a qmesh registry", hint=RESTORE)
         if version > schema.VERSION:
             raise StateUnreadable(
                 f"{self._path} was written by a newer qmesh", hint="install that version, or a newer one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qmesh.errors import JOIN_ANEW, RESTORE
 from qmesh.mesh.audit.findings import PRIVATE_MODE, Finding, error, warning, wide_mode
 from qmesh.mesh.audit.surroundings import KeyFile, SecretFile, Surroundings
 
@@ -11,12 +12,12 @@ from qmesh.mesh.audit.surroundings import KeyFile, SecretFile, Surroundings
 def key_findings(around: Surroundings) -> Iterator[Finding]:
     """Keys that are lost, wrong, or for others to read."""
     for file in around.key_files:
-        restore = f"restore {file.path} from a backup"
+        cure = RESTORE if around.is_control else JOIN_ANEW
         if file.mode is None:
-            yield error("key-missing", file.path, f"the key of {file.wanted}", "no such file", restore)
+            yield error("key-missing", file.path, f"the key of {file.wanted}", "no such file", cure)
         elif file.public_key != file.wanted:
             seen = file.public_key or "no such key"
-            yield error("key-mismatch", file.path, f"the key of {file.wanted}", seen, restore)
+            yield error("key-mismatch", file.path, f"the key of {file.wanted}", seen, cure)
     files: tuple[KeyFile | SecretFile, ...] = (*around.key_files, *around.secret_files)
     for path, mode in ((file.path, file.mode) for file in files):
         if mode is not None and mode & ~PRIVATE_MODE:

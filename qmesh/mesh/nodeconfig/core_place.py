@@ -25,8 +25,7 @@ def place_of(core: int, text: str) -> tuple[str, int]:
     if core > len(workers):
         raise BadInput(
             f"core {core} is beyond the worker list, which ends with core {len(workers)}",
-            hint="`qmesh status` has this machine's cores, `qmesh units --write DIR` starts just those;"
-            f" {_RENDER}",
+            hint=f"`qmesh status` has this machine's cores; {_RENDER}",
         )
     address, port = listen_address(workers[core - 1])
     if reason := _unfit(ipaddress.ip_address(address)):
