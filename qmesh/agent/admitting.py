@@ -14,9 +14,8 @@ import time
 
 import msgspec
 
-from qmesh.agent.converge import converge
-from qmesh.agent.here import Here, linux_for, load, require_control, require_root
-from qmesh.agent.undoing import refuse_while_waiting
+from qmesh.agent.here import load, require_control, require_root
+from qmesh.agent.undoing import follow, refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host import telling
 from qmesh.host.registry import Registry
@@ -69,8 +68,10 @@ def admit(state: State, text: str) -> Admitted:
             inventory = registry.redeem(message, sender=None, now=int(time.time()))
         member = _member(inventory, message)
         telling.tell(state.directory, wait_s=_TOLD_S)
+        follow(state)
         here = load(state)
-        _let_in(state, here)
+        if not here.settings.up:
+            log.info("the tunnel is down: run `qmesh apply`, or the machine reaches nobody")
         answer = seal_answer(
             stored(sign_membership(here.inventory, state.signing_key())),
             identifier=message.identifier,
@@ -90,10 +91,3 @@ def admit(state: State, text: str) -> Admitted:
 def _member(inventory: Inventory, message: Redemption) -> Machine:
     """The machine of a request that is redeemed."""
     return next(each for each in inventory.machines if each.public_key == message.public_key)
-
-
-def _let_in(state: State, here: Here) -> None:
-    if here.settings.up:
-        converge(here, linux_for(state, here), follow_roaming=True)
-    else:
-        log.info("the tunnel is down: run `qmesh apply`, or the machine reaches nobody")

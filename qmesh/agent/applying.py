@@ -76,7 +76,7 @@ def apply(state: State, *, mtu: str | None = None, control_endpoint: str | None 
             take_way(state, here, linux, way)
     ensure_agent(state)
     try:
-        render_in_hand(state, here)
+        render_in_hand(state, load(state))
     except QmeshError as error:
         log.warning("config.yml stays as it is: %s (hint: %s)", error.message, error.hint)
     return steps

@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from qmesh.agent.converge import converge
-from qmesh.agent.here import linux_for, load, require_control, require_root
-from qmesh.agent.undoing import refuse_while_waiting
+from qmesh.agent.here import load, require_control, require_root
+from qmesh.agent.undoing import follow, refuse_while_waiting
 from qmesh.host import telling
 from qmesh.host.registry import EventKind, Registry
 from qmesh.host.state import State
@@ -113,9 +112,7 @@ def _change(
                 now=int(time.time()),
             )
         telling.tell(state.directory, wait_s=_FAREWELL_S)
-        if here.settings.up:
-            here = load(state)
-            converge(here, linux_for(state, here), follow_roaming=True)
+        follow(state)
     return Changed(
         is_another=new != old,
         revision=new.revision,

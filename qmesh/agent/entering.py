@@ -39,6 +39,7 @@ from qmesh.mesh.model import (
 log = logging.getLogger("qmesh")
 
 _ANSWER_S = 5.0
+_AGAIN_S = 0.2
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +186,15 @@ def refuse_another_mesh(state: State, mesh: str, name: str) -> None:
         )
 
 
+def refuse_control(here: Here) -> None:
+    """Raise BadInput where this machine is the control node of the mesh that it was to join."""
+    if here.settings.control:
+        raise BadInput(
+            f"{here.settings.name} is the control node of its mesh",
+            hint="run this on the machine that the invitation is for",
+        )
+
+
 def without_tunnel(joiner: Joiner, linux: Linux) -> NodeState:
     """Nothing; or on a machine whose worker ports were closed before, those still closed."""
     return joiner.closed(linux.backend.kind) if joiner.ports else NodeState(guard=None, tunnel=None)
@@ -192,6 +202,7 @@ def without_tunnel(joiner: Joiner, linux: Linux) -> NodeState:
 
 def keep(state: State, preshared: Secret, membership: bytes, settings: Settings) -> None:
     """Become a member, in the files: the settings, which make this machine one, are the last."""
+    state.save_rotation(None)
     state.save_preshared_key(preshared)
     files.write(state.membership_file, membership)
     state.save_settings(settings)
@@ -220,6 +231,7 @@ def _confirm(here: Here, linux: Linux, *, patience_s: float) -> None:
                 # The control node takes our own key a moment after its answer: shake hands anew.
                 for peer in peers:
                     linux.backend.forget_session(here.settings.interface, peer)
+                time.sleep(_AGAIN_S)
             else:
                 return
     finally:

@@ -108,17 +108,27 @@ class Follower:
             list_cores(here)
         if not (installed and here.inventory.restart):
             _tell(here, waiting)
-            self._state.save_due(None)
+            self._done(waiting, None)
             return
         if waiting.restart or waiting.stop:
             _restart_workers(here, waiting)
-            waiting = Due(control=waiting.control)
-            self._state.save_due(waiting or None)
+            left = Due(control=waiting.control)
+            if not self._done(waiting, left or None):
+                return
+            waiting = left
         if waiting.control and self._is_time(here):
             services.order("try-restart", CONTROL_PROCESS)
             log.info("restarted %s", CONTROL_PROCESS)
             self._control_since = None
-            self._state.save_due(None)
+            self._done(waiting, None)
+
+    def _done(self, was: Due, left: Due | None) -> bool:
+        """Remember what is left of it; whether nothing has come meanwhile, by a command or another list."""
+        with self._state.lock():
+            if self._state.due() != was:
+                return False
+            self._state.save_due(left)
+        return True
 
     def _is_time(self, here: Here) -> bool:
         """Whether the control process may be restarted; node 1.4's ends when a worker does not answer."""

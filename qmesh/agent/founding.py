@@ -20,6 +20,7 @@ from qmesh.agent.here import (
     linux_for,
     load,
     refuse_foreign_guard,
+    refuse_while_asking,
     refuse_while_restoring,
     require_root,
     rise,
@@ -84,6 +85,7 @@ def init(state: State, wish: Wish, *, apply: bool) -> Standing:
     with state.lock():
         refuse_while_restoring(state)
         if state.settings_or_none() is None:
+            refuse_while_asking(state)
             _refuse_lost_settings(state)
             _refuse_what_collides(founding)
             refuse_foreign_guard(state)

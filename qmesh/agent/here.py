@@ -123,6 +123,15 @@ def refuse_while_restoring(state: State) -> None:
         )
 
 
+def refuse_while_asking(state: State) -> None:
+    """Raise BadInput where a request by a file waits for its answer: what that needs would be lost."""
+    if files.mode_of(state.asked_file) is not None:
+        raise BadInput(
+            "this machine waits for the answer to its request to join a mesh",
+            hint="`qmesh join --answer FILE`; or give that up with `qmesh uninstall --delete-state`",
+        )
+
+
 def load(state: State) -> Here:
     """What this machine remembers. Raises BadInput when it is in no mesh, StateUnreadable when damaged."""
     settings = state.settings()

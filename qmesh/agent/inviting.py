@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from qmesh.agent.converge import converge
-from qmesh.agent.here import Here, linux_for, load, require_control, require_root
+from qmesh.agent.here import Here, load, require_control, require_root
+from qmesh.agent.undoing import follow
 from qmesh.errors import BadInput
 from qmesh.host import files, services, surroundings
 from qmesh.host.registry import Open, Registry
@@ -73,7 +73,9 @@ def invite(state: State, wish: Wish) -> Invitation:
                 now=now,
                 replace=wish.replace,
             )
-        _let_in(state, load(state))
+        follow(state)
+    if not here.settings.up:
+        log.info("the tunnel is down: run `qmesh apply` before the machine joins")
     if not here.machine.endpoints:
         said = ", ".join(endpoint.host for endpoint in endpoints)
         log.info("the invitation names this machine's own addresses: %s", said)
@@ -123,9 +125,7 @@ def withdraw(state: State, name: str) -> None:
                 raise BadInput(
                     f"there is no invitation for {name}", hint="see `qmesh invite --list` for those there are"
                 )
-        here = load(state)
-        if here.settings.up:
-            converge(here, linux_for(state, here), follow_roaming=True)
+        follow(state)
 
 
 def _control_endpoints(here: Here) -> tuple[Endpoint, ...]:
@@ -138,13 +138,6 @@ def _control_endpoints(here: Here) -> tuple[Endpoint, ...]:
             hint=f"say where: `qmesh set {here.settings.name} --endpoint HOST:PORT`",
         )
     return endpoints
-
-
-def _let_in(state: State, here: Here) -> None:
-    if here.settings.up:
-        converge(here, linux_for(state, here), follow_roaming=True)
-    else:
-        log.info("the tunnel is down: run `qmesh apply` before the machine joins")
 
 
 def refuse_file(path: Path | None, *, prefix: str = PREFIX, what: str = "invitation") -> None:

@@ -20,6 +20,7 @@ from qmesh.agent.entering import (
     joiner_of,
     keep,
     refuse_another_mesh,
+    refuse_control,
     refuse_wrong_place,
     without_tunnel,
 )
@@ -54,6 +55,7 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
         if not is_member(state, invitation.derived.identifier):
             _become_member(state, joiner_of(state, invitation, options), apply=apply)
         here = load(state)
+        refuse_control(here)
         _refuse_other_options(here, wish)
         here = _with_directory(state, here, options.config_directory)
         here = come_up(state, here, apply=apply, patience_s=_CONFIRM_S)

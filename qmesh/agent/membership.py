@@ -77,6 +77,8 @@ def take_up(state: State, signed: SignedMembership, inventory: Inventory) -> boo
 
 def _leave(state: State) -> None:
     """Remember that this machine is removed. The agent takes the tunnel down; the guard stays."""
+    state.save_estate(None)
+    state.save_next_shared(None)
     settings = state.settings()
     state.save_settings(msgspec.structs.replace(settings, up=False, removed=True))
 

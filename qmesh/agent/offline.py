@@ -22,6 +22,7 @@ from qmesh.agent.entering import (
     joiner_of,
     keep,
     refuse_another_mesh,
+    refuse_control,
     refuse_what_collides,
     refuse_wrong_place,
     without_tunnel,
@@ -155,11 +156,7 @@ def enter(state: State, text: str, *, apply: bool) -> Standing:
 def _take_newer(state: State, here: Here, answer: Answer) -> None:
     """Run again after success this changes nothing, and never does an older membership (E6)."""
     settings = here.settings
-    if settings.control:
-        raise BadInput(
-            f"{settings.name} is the control node of its mesh",
-            hint="run this on the machine that the answer is for",
-        )
+    refuse_control(here)
     octets = open_answer(answer, here.preshared[here.inventory.control_node.public_key])
     offered = believed(read_stored(octets), settings.verification_key, mesh=settings.mesh)
     refuse_wrong_place(offered, settings.name, here.machine.address, here.machine.public_key)

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.agent.here import Here, control_endpoints
+from qmesh.agent.here import Here, control_endpoints, load
 from qmesh.agent.undoing import undone_here
 from qmesh.errors import EnrolmentRefused
 from qmesh.host import dialling, links, names, paths, surroundings, wireguard
@@ -253,4 +253,6 @@ class Reach:
         endpoint = self._ways.get(works)
         if endpoint is not None:
             with self._state.lock():
-                _remember(self._state, remembered(control_endpoints(here), endpoint))
+                # The control role may have moved meanwhile: these are the old one's ways then.
+                if load(self._state).inventory.control == here.inventory.control:
+                    _remember(self._state, remembered(control_endpoints(here), endpoint))

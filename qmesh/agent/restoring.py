@@ -25,6 +25,7 @@ from qmesh.agent.here import (
     linux_for,
     load,
     refuse_foreign_guard,
+    refuse_while_asking,
     require_root,
     rise,
     standing,
@@ -99,6 +100,7 @@ def restore(state: State, octets: bytes, passphrase: bytes | None, wish: Wish, *
     with state.lock():
         refuse_while_waiting(state)
         if state.settings_or_none() is None:
+            refuse_while_asking(state)
             _refuse_a_rest(state)
             _refuse_what_collides(found)
             refuse_foreign_guard(state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import time
 
 import msgspec
@@ -16,13 +17,14 @@ import msgspec
 from qmesh.agent.converge import converge
 from qmesh.agent.here import Here, linux_for, load, refuse_removed, require_root
 from qmesh.agent.membership import refresh
-from qmesh.agent.undoing import refuse_while_waiting
+from qmesh.agent.undoing import refuse_while_waiting, undone_here
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.channel.client import Client
 from qmesh.host.channel.messages import Silent
 from qmesh.host.records import Rotation
 from qmesh.host.state import State
-from qmesh.mesh.enrolment import public_key_of
+from qmesh.mesh.enrolment import KEY_OFFER, KeyOffer, public_key_of
+from qmesh.mesh.sealing import NONCE_OCTETS, seal
 
 log = logging.getLogger("qmesh")
 
@@ -46,7 +48,7 @@ def rotate_key(state: State) -> Rotated:
     with state.lock():
         refuse_while_waiting(state)
         here = load(state)
-        _refuse_where_none_can_be(here)
+        _refuse_where_none_can_be(state, here)
         old = here.machine.public_key
         new = public_key_of(state.make_next_key())
         _offer(here, new)
@@ -60,8 +62,13 @@ def rotate_key(state: State) -> Rotated:
     return Rotated(here.settings.name, old, new, confirmed)
 
 
-def _refuse_where_none_can_be(here: Here) -> None:
+def _refuse_where_none_can_be(state: State, here: Here) -> None:
     refuse_removed(here)
+    if undone_here(state) is not None:
+        raise BadInput(
+            "this machine was put back as it was before `qmesh apply --confirm`, with the key of then",
+            hint="`qmesh apply` first",
+        )
     if here.settings.control:
         raise BadInput(
             "the control node's key is the one that every member knows, and stays",
@@ -72,10 +79,13 @@ def _refuse_where_none_can_be(here: Here) -> None:
 
 
 def _offer(here: Here, public_key: str) -> None:
+    shared = here.preshared[here.inventory.control_node.public_key]
+    offer = msgspec.json.encode(KeyOffer(public_key))
+    body = seal(offer, shared, about=KEY_OFFER, nonce=secrets.token_bytes(NONCE_OCTETS))
     client = Client(address=here.inventory.control_node.address, port=here.inventory.service_port)
     with contextlib.closing(client):
         try:
-            client.offer_key(public_key, connect_s=_CONNECT_S, read_s=_ANSWER_S)
+            client.offer_key(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
         except Silent as silent:
             raise EnrolmentRefused(
                 f"the key stays as it is: {silent}", hint="is the control node up? then run it again"

@@ -11,13 +11,14 @@ from typing import Final
 
 import msgspec
 
-from qmesh.errors import EnrolmentRefused, MachineRefused
+from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError
 from qmesh.host.registry import Registry, image_of
 from qmesh.host.state import State
-from qmesh.mesh.enrolment import read_key_offer, read_redemption
+from qmesh.mesh.enrolment import KEY_OFFER, read_key_offer, read_redemption
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.membership import History, sign_membership, whole
-from qmesh.mesh.succession import NONCE_OCTETS, Estate, packed, read_progress, seal, unseal
+from qmesh.mesh.sealing import NONCE_OCTETS, seal, unseal
+from qmesh.mesh.succession import ESTATE, PROGRESS, Estate, packed, read_progress
 
 _TURN_S: Final = 8.0
 _ALONE_S: Final = 10.0
@@ -94,8 +95,9 @@ class ControlNode:
 
     def offer_key(self, body: bytes, *, sender: str) -> None:
         """Remember the key, and have WireGuard know it. Raises MachineRefused where it does not."""
-        public_key = read_key_offer(body)
         with Registry(self._state.registry_file) as registry:
+            shared = registry.shared_with(sender)
+            public_key = read_key_offer(unseal(body, shared, about=KEY_OFFER))
             registry.offer_key(public_key, sender=sender, now=int(time.time()))
         if not self._turns.wait_for_one(_TURN_S):
             raise MachineRefused("the agent is busy", hint="try again")
@@ -105,14 +107,14 @@ class ControlNode:
         self.write_acknowledged()
         with Registry(self._state.registry_file) as registry:
             shared = registry.shared_with_successor(sender)
-            said = read_progress(unseal(body, shared))
+            said = read_progress(unseal(body, shared, about=PROGRESS))
             if registry.note_progress(said, sender=sender, now=int(time.time())):
                 return None
         with image_of(self._state.registry_file) as image:
             event, octets = image.bequeathed()
         key = self._signing_key.private_bytes_raw()
         estate = packed(Estate(event=event, registry=octets, signing_key=key))
-        return seal(estate, shared, nonce=secrets.token_bytes(NONCE_OCTETS))
+        return seal(estate, shared, about=ESTATE, nonce=secrets.token_bytes(NONCE_OCTETS))
 
     def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         """An update, for members only, and for those who were until just now: they are to know."""
@@ -156,9 +158,15 @@ class ControlNode:
             unwritten, self._unwritten = self._unwritten, {}
             # None can hold one that there is not.
             known = {sender: min(held, self._history.revision) for sender, held in unwritten.items()}
-        if known:
+        if not known:
+            return
+        try:
             with Registry(self._state.registry_file) as registry:
                 registry.acknowledge(known)
+        except QmeshError:
+            with self._lock:
+                self._unwritten = {**known, **self._unwritten}
+            raise
 
     def departed(self) -> frozenset[str]:
         """The addresses of those who were members since this service began, and are none now."""

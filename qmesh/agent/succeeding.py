@@ -27,14 +27,15 @@ from qmesh.host.registry.image import put
 from qmesh.host.state import State
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.membership import believed, read_stored, read_update, sign_membership, stored, updated
+from qmesh.mesh.sealing import NONCE_OCTETS, seal, unseal
 from qmesh.mesh.succession import (
+    ESTATE,
     MOST_SILENT,
-    NONCE_OCTETS,
+    PROGRESS,
+    Estate,
     Progress,
     preshared_key_with,
-    seal,
     unpacked,
-    unseal,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ log = logging.getLogger("qmesh")
 
 _ANSWER_S = 10.0
 _CONNECT_S = 2.0
+_SAME_QMESH = "use the same qmesh on both machines; `qmesh handover --cancel` on the control node gives it up"
 
 
 def prepare(state: State, held: Inventory, coming: Inventory) -> None:
@@ -105,12 +107,10 @@ def _take_over(state: State, held: Inventory) -> None:
             f"this machine is the control node now, and {state.estate_file} is missing",
             hint="restore that file; or `qmesh restore` a backup of the machine that was it before",
         )
-    octets = files.read(state.membership_file)
     with RegistryImage(estate.registry) as image:
         mesh = image.inherited(now=int(time.time()))
         registry = image.octets()
-    signs = Ed25519PrivateKey.from_private_bytes(estate.signing_key)
-    if octets is None or sign_membership(mesh, signs) != read_stored(octets):
+    if not _is_of(mesh, estate, state):
         raise StateUnreadable(
             f"what {state.estate_file} holds is not the mesh of revision {held.revision}",
             hint="the machine that was the control node before has all still; keep it, and report this",
@@ -149,16 +149,39 @@ def say_progress(state: State, here: Here) -> bool:
     )
     said = Progress(holds=0 if estate is None else estate.event, silent=silent[:MOST_SILENT])
     shared = here.preshared[here.inventory.control_node.public_key]
-    body = seal(msgspec.json.encode(said), shared, nonce=secrets.token_bytes(NONCE_OCTETS))
+    body = seal(msgspec.json.encode(said), shared, about=PROGRESS, nonce=secrets.token_bytes(NONCE_OCTETS))
     with contextlib.closing(_client(here, here.inventory.control)) as client:
         answer = client.succeed(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
     if answer is None:
         return False
-    octets = unseal(answer, shared)
-    unpacked(octets)
+    octets = unseal(answer, shared, about=ESTATE)
     with state.lock():
+        _refuse_unfit(unpacked(octets), held_membership(state, state.settings()), state)
         state.save_estate(octets)
     return True
+
+
+def _refuse_unfit(estate: Estate, held: Inventory, state: State) -> None:
+    """Raise EnrolmentRefused for an estate that this machine could not take over by, or not now.
+
+    Of a newer qmesh, or one that writes the membership otherwise: once the role had passed, nobody had it.
+    """
+    try:
+        with RegistryImage(estate.registry) as image:
+            mesh = image.inventory()
+    except StateUnreadable as error:
+        raise EnrolmentRefused(error.message, hint=_SAME_QMESH) from None
+    if mesh.revision != held.revision or not _is_of(mesh, estate, state):
+        raise EnrolmentRefused(
+            f"what was given for the handover is not the mesh of revision {held.revision}", hint=_SAME_QMESH
+        )
+
+
+def _is_of(mesh: Inventory, estate: Estate, state: State) -> bool:
+    """Whether a mesh, signed with the estate's key, is the very membership that is held."""
+    octets = files.read(state.membership_file)
+    signs = Ed25519PrivateKey.from_private_bytes(estate.signing_key)
+    return octets is not None and sign_membership(mesh, signs) == read_stored(octets)
 
 
 def retire_when_answered(state: State, here: Here) -> bool:

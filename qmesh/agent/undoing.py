@@ -16,14 +16,22 @@ from typing import Final
 
 import msgspec
 
-from qmesh.agent.converge import take
-from qmesh.agent.here import Here, require_root
+from qmesh.agent.converge import converge, take
+from qmesh.agent.here import (
+    Here,
+    desired_here,
+    endpoints_wanted,
+    linux_for,
+    load,
+    require_root,
+    risen,
+)
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import clock, ports, processes, putting_back, services
 from qmesh.host.linux import Linux
 from qmesh.host.records import Settings
 from qmesh.host.state import State
-from qmesh.mesh.model import NodeState
+from qmesh.mesh.model import NodeState, Tunnel
 from qmesh.mesh.plan import Step, plan
 from qmesh.mesh.undoing import Author, Before, Undoing, kept
 
@@ -118,7 +126,10 @@ def put_back(state: State, undoing: Undoing, *, at_boot: bool) -> None:
     ports.hold(state, before.reserved_ports)
     if settings is not None and not at_boot:
         linux = _linux(state, settings)
-        take(linux, _tunnel_steps(before, linux))
+        observed = linux.observe()
+        tunnel = _with_peers_of_now(state, settings, before.tunnel, observed)
+        exactly = msgspec.structs.replace(observed, tunnel=tunnel)
+        take(linux, plan(exactly, observed))
     if before.guard.script is None:
         putting_back.put_guard_back(state, before.guard, at_boot=at_boot)
     state.save_undoing(msgspec.structs.replace(undoing, undone=True))
@@ -134,10 +145,32 @@ def _linux(state: State, settings: Settings) -> Linux:
     return Linux(state, settings.interface, [] if key is None else [key])
 
 
-def _tunnel_steps(before: Before, linux: Linux) -> tuple[Step, ...]:
-    observed = linux.observe()
-    exactly = NodeState(guard=observed.guard, tunnel=before.tunnel, reserved_ports=observed.reserved_ports)
-    return plan(exactly, observed)
+def _with_peers_of_now(
+    state: State, settings: Settings, tunnel: Tunnel | None, observed: NodeState
+) -> Tunnel | None:
+    """A control node's tunnel as it was, but with the peers that it has by now: none comes back by this."""
+    if tunnel is None or not settings.control:
+        return tunnel
+    try:
+        here = risen(load(state))
+        endpoints = endpoints_wanted(here, observed)
+        wanted = desired_here(here, tunnel.kind, endpoints, mtu=tunnel.mtu).tunnel
+    except QmeshError as error:
+        log.warning("%s (hint: %s): the peers stay as they are", error.message, error.hint)
+        wanted = observed.tunnel
+    return msgspec.structs.replace(tunnel, peers=wanted.peers if wanted is not None else ())
+
+
+def follow(state: State) -> None:
+    """Have this machine be as its mesh is now; of one that was put back, only the peers. Holds the lock."""
+    undoing = undone_here(state)
+    if undoing is not None:
+        log.warning("this machine was put back, and is left so until `qmesh apply`: only its peers follow")
+        keep_put_back(state, undoing)
+        return
+    here = load(state)
+    if here.settings.up:
+        converge(here, linux_for(state, here), follow_roaming=True)
 
 
 def keep_put_back(state: State, undoing: Undoing) -> tuple[Step, ...]:
@@ -147,7 +180,9 @@ def keep_put_back(state: State, undoing: Undoing) -> tuple[Step, ...]:
         putting_back.put_guard_back(state, undoing.before.guard, at_boot=False)
     linux = _linux(state, state.settings())
     observed = linux.observe()
-    return take(linux, plan(kept(undoing.before, observed), observed))
+    tunnel = _with_peers_of_now(state, state.settings(), undoing.before.tunnel, observed)
+    before = msgspec.structs.replace(undoing.before, tunnel=tunnel)
+    return take(linux, plan(kept(before, observed), observed))
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ from qmesh.host.state import State
 from qmesh.mesh.desired import peer_of
 from qmesh.mesh.model import Peer
 from qmesh.mesh.plan import Step, peer_steps
+from qmesh.mesh.undoing import Undoing
 
 AUDIT_S: Final = 7.5
 AUDIT_S_A_MACHINE: Final = 0.015
@@ -111,7 +112,7 @@ class Watch:
             held = None
         undoing = undone_here(self._state)
         if undoing is not None:
-            return load(self._state), keep_put_back(self._state, undoing)
+            return self._keep_put_back(undoing)
         closed: tuple[Step, ...] = ()
         if held is not None and self._key_is_taken_up(held.here):
             held = None
@@ -127,6 +128,23 @@ class Watch:
             held = None  # two meshes of thousands in memory at once would be felt
         here, steps = self._audit(stamp, None if held is None else held.here)
         return here, closed + steps
+
+    def _keep_put_back(self, undoing: Undoing) -> tuple[Here, tuple[Step, ...]]:
+        """See that the machine is as it was put back; a control node goes on letting others in and out."""
+        here = load(self._state)
+        if here.settings.control:
+            self.event = self._last_event()
+            if self._key_is_taken_up(here):
+                here = load(self._state)
+        steps = keep_put_back(self._state, undoing)
+        self._expect(here)
+        return here, steps
+
+    def _expect(self, here: Here) -> None:
+        """Look often for a while where a machine has offered a key."""
+        offered = frozenset(each.public_key for each in here.inventory.stand_ins if each.address is None)
+        if offered != self._changing[0]:
+            self._changing = offered, time.monotonic() + KEY_S
 
     def _key_is_taken_up(self, here: Here) -> bool:
         """Whether a machine came with the key that it had offered; then that is its only one."""
@@ -168,9 +186,7 @@ class Watch:
                 until=time.monotonic() + self._audit_s(len(machines)),
             )
         self._held = _Held(here=here, stamp=stamp, audited=audited)
-        offered = frozenset(each.public_key for each in here.inventory.stand_ins if each.address is None)
-        if offered != self._changing[0]:
-            self._changing = offered, time.monotonic() + KEY_S
+        self._expect(here)
         return here, steps
 
     def _last_event(self) -> int:

@@ -37,6 +37,9 @@ from qmesh.mesh.undoing import Undoing
 
 DEFAULT_STATE = Path("/var/lib/qmesh")
 
+_ANEW = f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}"
+_DELETE = "delete it: it only tells of what was under way"
+
 T = TypeVar("T")
 
 log = logging.getLogger("qmesh")
@@ -66,7 +69,7 @@ class State:
         self._settings_file = directory / "machine.json"
         self._pending_file = directory / "joining.json"
         self._restoring_file = directory / "restored.json"
-        self._asked_file = directory / "request.json"
+        self.asked_file = directory / "request.json"
         self._held_ports_file = directory / reserved.REMEMBERED
         self._next_key_file = directory / "next.key"
         self._rotation_file = directory / "rotating.json"
@@ -135,10 +138,9 @@ class State:
         if self.holds_a_rest():
             return StateUnreadable(
                 f"{self._settings_file} is missing, though this machine was to be in a mesh",
-                hint="if an `init`, `join` or `restore` was cut off, run it again; else,"
-                f" on a member: {JOIN_ANEW}; on a control node: {RESTORE}",
+                hint=f"if an `init`, `join` or `restore` was cut off, run it again; else {_ANEW}",
             )
-        if files.mode_of(self._asked_file) is not None:
+        if files.mode_of(self.asked_file) is not None:
             return BadInput(
                 "this machine is in no mesh yet: it waits for the answer to its request",
                 hint="`qmesh admit` the request on the control node, then `qmesh join --answer FILE` here",
@@ -187,7 +189,7 @@ class State:
             self._next_shared_file,
             self.estate_file,
             self._pending_file,
-            self._asked_file,
+            self.asked_file,
             self.undo_file,
             self._due_file,
             self._next_key_file,
@@ -214,7 +216,7 @@ class State:
 
     def next_shared(self) -> NextShared | None:
         """The key that this machine will share with the next control node, if one is named."""
-        return _decoded(self._next_shared_file, NextShared)
+        return _decoded(self._next_shared_file, NextShared, hint=_DELETE)
 
     def save_next_shared(self, shared: NextShared | None) -> None:
         """Remember it, durably, or that there is none."""
@@ -243,7 +245,7 @@ class State:
 
     def pending(self) -> Pending | None:
         """The redemption that was begun and not ended, if any."""
-        return _decoded(self._pending_file, Pending)
+        return _decoded(self._pending_file, Pending, hint=_DELETE)
 
     def save_pending(self, pending: Pending | None) -> None:
         """Remember that a redemption is under way, or that none is any more."""
@@ -254,7 +256,7 @@ class State:
 
     def restoring(self) -> Restoring | None:
         """The restore that made this machine what it is, or was cut off; None where there was none."""
-        return _decoded(self._restoring_file, Restoring)
+        return _decoded(self._restoring_file, Restoring, hint=_DELETE)
 
     def save_restoring(self, restoring: Restoring) -> None:
         """Remember that a restore is under way, or done; durably."""
@@ -263,7 +265,7 @@ class State:
     def asked(self) -> Asked | None:
         """The request by a file that waits for its answer, if any."""
         try:
-            return _decoded(self._asked_file, Asked)
+            return _decoded(self.asked_file, Asked)
         except StateUnreadable as error:
             raise StateUnreadable(
                 error.message, hint="`qmesh join --offline` with the same invitation writes it anew"
@@ -272,13 +274,13 @@ class State:
     def save_asked(self, asked: Asked | None) -> None:
         """Remember what a request's answer will need, durably, or that none waits any more."""
         if asked is None:
-            files.remove(self._asked_file)
+            files.remove(self.asked_file)
         else:
-            files.write(self._asked_file, msgspec.json.encode(asked, enc_hook=_revealed))
+            files.write(self.asked_file, msgspec.json.encode(asked, enc_hook=_revealed))
 
     def undoing(self) -> Undoing | None:
         """The change that waits to be confirmed, or was undone; None where there is neither."""
-        return _decoded(self.undo_file, Undoing)
+        return _decoded(self.undo_file, Undoing, hint=_DELETE)
 
     def save_undoing(self, undoing: Undoing | None) -> None:
         """Remember what a change is undone to, durably, or that there is nothing to undo any more."""
@@ -289,7 +291,7 @@ class State:
 
     def due(self) -> Due | None:
         """What the node's processes have to do still for a config that is written; None for nothing."""
-        return _decoded(self._due_file, Due)
+        return _decoded(self._due_file, Due, hint=_DELETE)
 
     def save_due(self, due: Due | None) -> None:
         """Remember what the node's processes have to do, durably, or that there is nothing."""
@@ -300,7 +302,7 @@ class State:
 
     def held_ports(self) -> HeldPorts:
         """Which ports qmesh keeps reserved."""
-        return _decoded(self._held_ports_file, HeldPorts) or HeldPorts()
+        return _decoded(self._held_ports_file, HeldPorts, hint=_DELETE) or HeldPorts()
 
     def save_held_ports(self, held: HeldPorts) -> None:
         """Remember which ports qmesh keeps reserved."""
@@ -348,7 +350,7 @@ class State:
 
     def rotation(self) -> Rotation | None:
         """The change of the key that is under way, if any."""
-        return _decoded(self._rotation_file, Rotation)
+        return _decoded(self._rotation_file, Rotation, hint=_DELETE)
 
     def save_rotation(self, rotation: Rotation | None) -> None:
         """Remember a change of the key, durably, or that it is done."""
@@ -436,14 +438,11 @@ def _hidden(kind: type, value: object) -> Secret:
     raise NotImplementedError(kind.__name__)
 
 
-def _decoded(path: Path, kind: type[T]) -> T | None:
+def _decoded(path: Path, kind: type[T], hint: str = _ANEW) -> T | None:
     octets = files.read(path)
     if octets is None:
         return None
     try:
         return msgspec.json.decode(octets, type=kind, dec_hook=_hidden)
     except (ValueError, QmeshError):  # text that is no UTF-8 is a ValueError of Python's own
-        raise StateUnreadable(
-            f"{path} is damaged, and qmesh does not guess",
-            hint=f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}",
-        ) from None
+        raise StateUnreadable(f"{path} is damaged, and qmesh does not guess", hint=hint) from None

@@ -206,6 +206,10 @@ class Redemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proof: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
+KEY_OFFER: Final = b"the key that a member changes to"
+"""The kind of message, for `qmesh.mesh.sealing`."""
+
+
 class KeyOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a member sends before it changes to another key of its own."""
 

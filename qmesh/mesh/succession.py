@@ -2,8 +2,7 @@
 
 No private key is in it: the successor has its own, which every member knows. Nor does a preshared key
 cross the wire to a member: it derives the one that it shares with the successor, as the control node
-did for the successor. What the two say to each other is sealed with a key that they share: any user of the
-successor's machine could speak from its tunnel address.
+did for the successor. What the two say to each other is sealed.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ from collections.abc import Mapping
 from typing import Annotated, Final
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -22,7 +19,9 @@ from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.model import Secret, Unshown
 
-NONCE_OCTETS: Final = 12
+PROGRESS: Final = b"how far the successor is"
+ESTATE: Final = b"what the successor is to have"
+"""The two kinds of message, for `qmesh.mesh.sealing`."""
 MOST_SILENT: Final = 200
 FRESH_S: Final = 5
 """Seconds for which it counts what the successor said last."""
@@ -55,29 +54,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def preshared_key_with(successor_key: str, shared: Secret) -> Secret:
     """The key that a member shares with the successor. shared: the one of member and control node."""
     info = b"preshared key with a successor" + base64.b64decode(successor_key)
-    return Secret(base64.b64encode(_derived(shared, info)).decode())
-
-
-def seal(octets: bytes, shared: Secret, *, nonce: bytes) -> bytes:
-    """What only the other one of control node and successor can read. nonce: fresh random octets, 12."""
-    return nonce + _cipher(shared).encrypt(nonce, octets, None)
-
-
-def unseal(octets: bytes, shared: Secret) -> bytes:
-    """Read what was sealed. Raises EnrolmentRefused where it was not by the other one."""
-    try:
-        return _cipher(shared).decrypt(octets[:NONCE_OCTETS], octets[NONCE_OCTETS:], None)
-    except (InvalidTag, ValueError):
-        raise _not_understood() from None
-
-
-def _cipher(shared: Secret) -> ChaCha20Poly1305:
-    return ChaCha20Poly1305(_derived(shared, b"what control node and successor say"))
-
-
-def _derived(shared: Secret, info: bytes) -> bytes:
     kdf = HKDF(algorithm=SHA256(), length=32, salt=b"qmesh handover 1", info=info)
-    return kdf.derive(base64.b64decode(shared.reveal()))
+    return Secret(base64.b64encode(kdf.derive(base64.b64decode(shared.reveal()))).decode())
 
 
 def read_progress(body: bytes) -> Progress:

@@ -14,7 +14,7 @@ from qmesh.agent.membership import refresh
 from qmesh.errors import EnrolmentRefused, Removed
 from qmesh.host import files, telling
 from qmesh.host.channel.service import Service
-from qmesh.host.records import Settings
+from qmesh.host.records import NextShared, Settings
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import mesh_identifier
 from qmesh.mesh.inventory import Inventory
@@ -153,8 +153,12 @@ def test_a_difference_is_taken_and_one_that_leads_to_nothing_is_asked_for_as_a_w
 
 def test_e7_a_machine_that_is_not_in_it_takes_itself_for_removed(member):
     before = member.membership_file.read_bytes()
+    member.save_estate(b"all keys of a mesh that it was to be the control node of")
+    member.save_next_shared(NextShared("a key", Secret("another")))
     with pytest.raises(Removed):
         ask(member, signed(mesh_of(6, "machine-c")))
+    assert not member.estate_file.exists()
+    assert member.next_shared() is None
     settings = member.settings()
     assert (settings.removed, settings.up, settings.guarded) == (True, False, True)
     assert member.membership_file.read_bytes() == before

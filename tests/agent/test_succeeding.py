@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -14,7 +16,7 @@ from qmesh.agent.backup import take
 from qmesh.agent.entering import is_member
 from qmesh.agent.here import load
 from qmesh.agent.membership import take_up
-from qmesh.errors import BadInput, StateUnreadable
+from qmesh.errors import BadInput, EnrolmentRefused, StateUnreadable
 from qmesh.host import files
 from qmesh.host.records import NextShared, Settings
 from qmesh.host.registry import Registry, image_of
@@ -23,7 +25,7 @@ from qmesh.mesh.changes import with_endpoints
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.membership import sign_membership, stored
 from qmesh.mesh.model import Endpoint, Secret
-from qmesh.mesh.succession import Estate, Progress, packed, preshared_key_with
+from qmesh.mesh.succession import Estate, Progress, packed, preshared_key_with, unpacked
 from tests.host.test_registry import MESH, NOW, invite, key, redeem
 
 SIGNS = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -234,6 +236,35 @@ def test_a_successor_without_its_estate_or_with_another_says_so_and_is_none(mesh
     mesh.b.save_estate(b"x")
     with pytest.raises(StateUnreadable, match="is damaged"):
         mesh.b.estate()
+
+
+def test_a_successor_does_not_say_that_it_holds_what_it_could_not_take_over_by(mesh: Mesh) -> None:
+    mesh.begin()
+    mesh.tell(mesh.b)
+    held = mesh.registry.inventory()
+    fits = unpacked(mesh.estate())
+    succeeding._refuse_unfit(fits, held, mesh.b)
+
+    with sqlite3.connect(":memory:") as newer:
+        newer.deserialize(fits.registry[:18] + b"\1\1" + fits.registry[20:])
+        newer.execute("PRAGMA user_version = 999")
+        of_a_newer_qmesh = newer.serialize()
+    another_key = Ed25519PrivateKey.generate().private_bytes_raw()
+    others = (
+        msgspec.structs.replace(fits, registry=of_a_newer_qmesh),
+        msgspec.structs.replace(fits, registry=b""),
+        msgspec.structs.replace(fits, signing_key=another_key),
+    )
+    for estate in others:
+        with pytest.raises(EnrolmentRefused) as refused:
+            succeeding._refuse_unfit(estate, held, mesh.b)
+        assert "--cancel" in refused.value.hint
+
+    mesh.registry.end_handover(now=NOW + 2)
+    mesh.begin()
+    mesh.tell(mesh.b)
+    with pytest.raises(EnrolmentRefused, match="is not the mesh of revision"):
+        succeeding._refuse_unfit(fits, mesh.registry.inventory(), mesh.b)
 
 
 @pytest.fixture

@@ -96,6 +96,16 @@ def test_a_key_that_was_offered_before_is_taken_up_and_the_estate_is_fetched_ane
         three.hand_over("machine-b", now=NOW + 12)
 
 
+def test_a_key_that_the_successor_has_offered_is_forgotten(three):
+    """It would be known with a preshared key that is nobody's by then."""
+    three.offer_key(key(7), sender=B, now=NOW + 9)
+    three.begin_handover("machine-b", now=NOW + 10)
+    with image_of(three._path) as image:
+        image.bequeathed()
+        assert image.inventory().stand_ins == ()
+    assert [each.public_key for each in three.inventory().stand_ins] == [key(7)]
+
+
 @pytest.mark.parametrize("sender", [C, "10.77.0.1", "10.77.0.9", ""])
 def test_nobody_else_says_how_far_the_successor_is(three, sender):
     said = Progress(holds=three.last_event(), silent=())

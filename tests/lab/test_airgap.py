@@ -168,6 +168,8 @@ def test_e4_both_ways_may_be_begun_and_either_ends_it(lab):
     there = what_is_there(member)
     assert "qmesh" not in there["links"] + there["rules"]
     assert set(there["state"].split()) == {"./private.key", "./request.json"}
+    assert "waits for the answer" in refusal(member, "init", code=2)
+    assert set(what_is_there(member)["state"].split()) == {"./private.key", "./request.json"}
     told = facts(control, "admit", "request")
     member.write("/root/answer", told["answer"])
     # At once, and not because an agent saw to it: none runs.

@@ -130,6 +130,27 @@ def test_a_guard_that_was_put_back_is_kept_when_another_program_flushes_it(lab):
     wait_until(lambda: as_it_is(member) == put_back, seconds=10)
 
 
+def test_a_control_node_that_was_put_back_follows_its_mesh_and_keeps_the_guard_that_it_had(lab):
+    control = make_control(lab)
+    make_member(lab, control, 201, 4)
+    stop_agent(control)
+    control.run(["nft", "add", "rule", "inet", "qmesh", "arrived_at", "tcp", "dport", "9", "drop"])
+    qmesh(control, "apply", "--confirm", str(SECONDS))
+    assert "dport 9" not in as_it_is(control)["rules"]
+    qmesh(control, "undo", "--now")
+    put_back = as_it_is(control)
+    assert "dport 9" in put_back["rules"]
+
+    qmesh(control, "remove", "machine-b")
+    other = make_member(lab, control, 202, 2)
+    had = facts(other, "status")["machines"]
+    assert facts(other, "rotate-key")["confirmed"]
+    time.sleep(6)  # the agent has looked at least once
+    assert as_it_is(control) == put_back
+    peers = control.run(["wg", "show", "qmesh0", "allowed-ips"]).stdout.split()[1::2]
+    assert peers == [each["address"] + "/32" for each in had if each["name"] == "machine-c"]
+
+
 @pytest.mark.parametrize(
     "killed",
     [

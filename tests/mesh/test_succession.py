@@ -15,9 +15,7 @@ from qmesh.mesh.succession import (
     packed,
     preshared_key_with,
     read_progress,
-    seal,
     unpacked,
-    unseal,
 )
 from tests.mesh.test_changes import cluster
 from tests.mesh.test_inventory import key
@@ -79,13 +77,3 @@ def test_an_estate_and_progress_travel_whole_or_are_refused() -> None:
     ):
         with pytest.raises(EnrolmentRefused, match="not understood"):
             read_progress(body)
-
-
-def test_what_control_node_and_successor_say_nobody_else_reads_or_says() -> None:
-    sealed = seal(b"all of it", SHARED, nonce=bytes(12))
-    assert unseal(sealed, SHARED) == b"all of it"
-    assert b"all" not in sealed
-    other = Secret(key(78))
-    for octets, shared in ((sealed, other), (sealed[:-1], SHARED), (b"", SHARED), (b"x" * 40, SHARED)):
-        with pytest.raises(EnrolmentRefused, match="not understood"):
-            unseal(octets, shared)

@@ -10,7 +10,7 @@ import msgspec
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.channel.messages import KEYS, MAX_ANSWER, MEMBERSHIP, REDEMPTIONS, SUCCESSION, Refusal, Silent
-from qmesh.mesh.enrolment import KeyOffer, Redemption
+from qmesh.mesh.enrolment import Redemption
 
 _SAME_VERSION: Final = "use the same version of qmesh on both machines"
 
@@ -41,9 +41,9 @@ class Client:
         """Redeem an invitation. Raises Silent, or EnrolmentRefused."""
         return self._answer(REDEMPTIONS, msgspec.json.encode(message), connect_s=connect_s, read_s=read_s)
 
-    def offer_key(self, public_key: str, *, connect_s: float, read_s: float) -> None:
-        """Offer a key to change to; it is known when this returns. Raises Silent, or EnrolmentRefused."""
-        self._answer(KEYS, msgspec.json.encode(KeyOffer(public_key)), connect_s=connect_s, read_s=read_s)
+    def offer_key(self, body: bytes, *, connect_s: float, read_s: float) -> None:
+        """Offer a key, sealed; it is known when this returns. Raises Silent, or EnrolmentRefused."""
+        self._answer(KEYS, body, connect_s=connect_s, read_s=read_s)
 
     def succeed(self, body: bytes, *, connect_s: float, read_s: float) -> bytes | None:
         """Say how far this successor is; the estate, where it lacks that. Sealed; raises as `offer_key`."""

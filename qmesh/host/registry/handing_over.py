@@ -133,6 +133,8 @@ def bequeath(connection: sqlite3.Connection) -> int:
     """Make of a copy of the registry the successor's; the number of its last event."""
     mesh = rows.inventory(connection)
     assert mesh.successor is not None
+    # A key that it has offered would be known with a preshared key that nobody has.
+    connection.execute("DELETE FROM stand_ins WHERE machine = ?", (mesh.successor,))
     successor, control = mesh.machine(mesh.successor), mesh.control_node
     for table, name in (("machines", "name"), ("stand_ins", "machine")):
         found = connection.execute(

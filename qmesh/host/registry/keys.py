@@ -9,20 +9,21 @@ from qmesh.errors import EnrolmentRefused
 from qmesh.host.registry import rows
 from qmesh.host.registry.events import record
 from qmesh.mesh.changes import with_key
+from qmesh.mesh.model import Secret
 
 BETWEEN_S: Final = 10
 """Seconds between two keys that one machine offers, at least."""
 
 
+def shared_with(connection: sqlite3.Connection, sender: str) -> Secret:
+    """As `Registry.shared_with`."""
+    _name, _known, shared = _member_at(connection, sender)
+    return Secret(shared)
+
+
 def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: int) -> None:
     """As `Registry.offer_key`. Raises sqlite3.IntegrityError where the key is another's."""
-    row = connection.execute(
-        "SELECT name, public_key, preshared_key FROM machines WHERE address = ? AND state <> 'invited'",
-        (sender,),
-    ).fetchone()
-    if row is None:
-        raise EnrolmentRefused("this machine is no member of the mesh", hint="ask for an invitation")
-    name, known, shared = row
+    name, known, shared = _member_at(connection, sender)
     if public_key == known or _is_offered(connection, public_key, name):
         return
     _refuse_replaced(connection, name)
@@ -33,6 +34,18 @@ def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: 
         (public_key, name, shared),
     )
     record(connection, now, "rotate-key", "key-offered", name, rows.revision(connection))
+
+
+def _member_at(connection: sqlite3.Connection, sender: str) -> tuple[str, str, str]:
+    """Name, public key and preshared key."""
+    row: tuple[str, str, str] | None = connection.execute(
+        "SELECT name, public_key, preshared_key FROM machines"
+        " WHERE address = ? AND state <> 'invited' AND preshared_key IS NOT NULL",
+        (sender,),
+    ).fetchone()
+    if row is None:
+        raise EnrolmentRefused("this machine is no member of the mesh", hint="ask for an invitation")
+    return row
 
 
 def take_up(connection: sqlite3.Connection, public_key: str, *, now: int) -> None:

@@ -302,6 +302,11 @@ class Registry:
         with self._change() as connection:
             return handing_over.end(connection, now=now)
 
+    def shared_with(self, sender: str) -> Secret:
+        """The preshared key of the member at that tunnel address. Raises EnrolmentRefused."""
+        with self._change() as connection:
+            return keys.shared_with(connection, sender)
+
     def shared_with_successor(self, sender: str) -> Secret:
         """The preshared key of the successor, if it is the sender. Raises EnrolmentRefused."""
         with self._change() as connection:

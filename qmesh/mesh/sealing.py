@@ -1,0 +1,44 @@
+"""What two machines say to each other, sealed with the preshared key of their tunnel.
+
+WireGuard vouches for the machine that a packet comes from, not for the user on it: any program there can
+speak from the tunnel address. Only root has the preshared key.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from qmesh.errors import EnrolmentRefused
+from qmesh.mesh.model import Secret
+
+NONCE_OCTETS: Final = 12
+
+
+def seal(octets: bytes, shared: Secret, *, about: bytes, nonce: bytes) -> bytes:
+    """What only the other one of the two can read, and knows to be of this one.
+
+    about: which kind of message it is; nonce: fresh random octets, 12.
+    """
+    return nonce + _cipher(shared, about).encrypt(nonce, octets, None)
+
+
+def unseal(octets: bytes, shared: Secret, *, about: bytes) -> bytes:
+    """Read what was sealed. Raises EnrolmentRefused where it was not by the other one."""
+    try:
+        return _cipher(shared, about).decrypt(octets[:NONCE_OCTETS], octets[NONCE_OCTETS:], None)
+    except (InvalidTag, ValueError):
+        raise EnrolmentRefused(
+            "what was said is not sealed with the preshared key of the two machines",
+            hint="use the same qmesh on both machines",
+        ) from None
+
+
+def _cipher(shared: Secret, about: bytes) -> ChaCha20Poly1305:
+    kdf = HKDF(algorithm=SHA256(), length=32, salt=b"qmesh sealed 1", info=about)
+    return ChaCha20Poly1305(kdf.derive(base64.b64decode(shared.reveal())))
