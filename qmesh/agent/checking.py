@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
@@ -16,10 +17,10 @@ from qmesh.agent.reaching import found_black_hole
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.workers import watch_workers
 from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, nftables, ports, services, sysctls
+from qmesh.host import files, nftables, ports, services, surroundings, sysctls
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
-from qmesh.mesh import nodeconfig
+from qmesh.mesh import networks, nodeconfig
 from qmesh.mesh.audit import (
     BlackHole,
     Change,
@@ -79,6 +80,7 @@ def _surroundings(
     obstacles: tuple[Obstacle, ...],
     black_hole: BlackHole | None,
 ) -> Surroundings:
+    occupied = map(ip_network, surroundings.occupied_networks(here.settings.interface))
     machines = here.inventory.machines
     return Surroundings(
         public_key=here.machine.public_key,
@@ -103,6 +105,7 @@ def _surroundings(
         agent_runs=services.agent_runs(state),
         obstacles=obstacles,
         black_hole=black_hole,
+        collision=networks.overlap(here.inventory.network, occupied),
         weaknesses=_weaknesses(here.settings.interface),
         flusher=_flusher(state),
         held=nftables.read_table(HELD) is not None,

@@ -58,6 +58,11 @@ CASES = [
     Case("tunnel-address", "ip address flush dev qmesh0"),
     Case("tunnel-port", "wg set qmesh0 listen-port 51999"),
     Case("tunnel-mtu", "ip link set qmesh0 mtu 1300"),
+    Case(
+        "route-collision",
+        "ip route add 10.77.4.0/24 via 192.168.0.200",
+        mend="ip route delete 10.77.4.0/24",
+    ),
     Case("peer-missing", f"wg set qmesh0 peer {PEER} remove", subject="control"),
     Case("peer-unexpected", f"wg set qmesh0 peer {OTHER_KEY} allowed-ips 10.77.0.9/32", subject=OTHER_KEY),
     Case("peer-allowed-ips", f"wg set qmesh0 peer {PEER} allowed-ips 10.77.0.0/20", subject="control"),

@@ -456,6 +456,24 @@ def test_the_control_nodes_audit_wants_its_own_role():
 
 
 @pytest.mark.parametrize(
+    ("other", "severity"),
+    [("10.77.4.0/24", "error"), ("10.77.0.0/20", "error"), ("10.0.0.0/8", "warning")],
+)
+def test_another_network_in_the_tunnels_is_named(other, severity):
+    (finding,) = audit(WANTED, WANTED, replace(AROUND, collision=other))
+    assert (finding.code, finding.severity) == ("route-collision", severity)
+    assert other in finding.seen
+    assert finding.wanted.startswith("10.77.0.0/20")
+
+
+def test_another_network_is_named_where_the_tunnel_has_no_address():
+    bare = replace(WANTED, tunnel=replace(TUNNEL, addresses=()))
+    found = {each.code: each for each in audit(WANTED, bare, replace(AROUND, collision="10.0.0.0/8"))}
+    assert found.keys() == {"tunnel-address", "route-collision"}
+    assert found["route-collision"].severity == "error"
+
+
+@pytest.mark.parametrize(
     ("passes", "seen", "cure"),
     [(1232, "above 1232 octets", "qmesh apply --mtu 1232"), (None, "only the smallest do", "find the link")],
 )

@@ -98,6 +98,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     held: whether the guard's second table is there, which no flush takes away.
     silent: workers that do not answer, as far as this machine can tell.
     black_hole: on the way to the control node, where there is one.
+    collision: a network that this machine has another use for, and that overlaps with the tunnel's.
     change: of `apply --confirm`, that waits to be confirmed, or that was not.
     """
 
@@ -122,5 +123,6 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     settings: tuple[Setting, ...] = ()
     silent: tuple[SilentWorkers, ...] = ()
     black_hole: BlackHole | None = None
+    collision: str | None = None
     ephemeral: tuple[int, int] | None = None
     reserved: frozenset[int] = frozenset()

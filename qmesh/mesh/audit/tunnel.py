@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_interface, ip_network
 
 from qmesh.mesh.audit.findings import APPLY, Finding, error
 from qmesh.mesh.audit.surroundings import BlackHole, Surroundings
@@ -33,9 +34,25 @@ def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: Surround
         yield error("tunnel-port", interface, f"listen port {wanted.listen_port}", had)
     if seen.mtu != wanted.mtu:
         yield error("tunnel-mtu", interface, f"MTU {wanted.mtu}", str(seen.mtu))
+    if around.collision is not None:
+        yield _collision_finding(interface, seen.addresses, around.collision)
     if around.black_hole is not None:
         yield _black_hole_finding(interface, around.black_hole)
     yield from _peers_findings(wanted.peers, seen.peers, around.names)
+
+
+def _collision_finding(interface: str, addresses: tuple[str, ...], other: str) -> Finding:
+    """Routes go by the longest prefix: a wider network takes nothing from the tunnel's."""
+    own = next((ip_interface(address).network for address in addresses), None)
+    hides = own is None or ip_network(other).prefixlen >= own.prefixlen
+    return Finding(
+        "route-collision",
+        "error" if hides else "warning",
+        interface,
+        f"{own} for the mesh alone",
+        f"{other} is in use by another interface, route or resolver",
+        "take that network off this machine; `ip route` and `ip address` show by what it is there",
+    )
 
 
 def _black_hole_finding(interface: str, hole: BlackHole) -> Finding:
