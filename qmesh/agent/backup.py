@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from pathlib import Path
 
 import msgspec
 
 from qmesh import __version__
 from qmesh.agent.here import load, require_control, require_root
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
-from qmesh.host import files
 from qmesh.host.records import Settings
 from qmesh.host.registry import RegistryImage, image_of
 from qmesh.host.state import State
@@ -114,22 +112,3 @@ def contents(backup: Backup) -> Contents:
     if odd is not None:
         raise BadInput(f"the {odd} is not that of its mesh", hint="take an older backup; nothing was changed")
     return Contents(backup, settings, mesh)
-
-
-def refuse_file(path: Path) -> None:
-    """Raise BadInput where a backup cannot be written, or would replace something else."""
-    if not path.parent.is_dir():
-        raise BadInput(f"there is no directory {path.parent}", hint="name a file in one that is there")
-    if path.is_dir():
-        raise BadInput(f"{path} is a directory", hint="name a file in it")
-    if (path.is_symlink() or path.exists()) and not _may_be_replaced(path):
-        raise BadInput(f"{path} is there already, and is no backup", hint="name a new file")
-
-
-def _may_be_replaced(path: Path) -> bool:
-    """Whether it is a regular file that is empty or a backup."""
-    try:
-        begins = files.head(path, len(format_.MAGIC))
-    except StateUnreadable:
-        return False
-    return begins in {b"", format_.MAGIC}

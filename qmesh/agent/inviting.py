@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import re
 import time
-from pathlib import Path
 
 import msgspec
 
 from qmesh.agent.here import Here, load, require_control, require_root
 from qmesh.agent.undoing import follow
 from qmesh.errors import BadInput
-from qmesh.host import files, services, surroundings
+from qmesh.host import services, surroundings
 from qmesh.host.registry import Open, Registry
 from qmesh.host.state import State
-from qmesh.mesh.enrolment import PREFIX, Invitation
+from qmesh.mesh.enrolment import Invitation
 from qmesh.mesh.model import Endpoint, machine_name, quoted, worker_count
 from qmesh.mesh.reaching import offered
 
@@ -138,25 +137,3 @@ def _control_endpoints(here: Here) -> tuple[Endpoint, ...]:
             hint=f"say where: `qmesh set {here.settings.name} --endpoint HOST:PORT`",
         )
     return endpoints
-
-
-def refuse_file(path: Path | None, *, prefix: str = PREFIX, what: str = "invitation") -> None:
-    """Raise BadInput where a line cannot be written, or would replace something else.
-
-    prefix: how lines of that kind begin, one of which may be replaced.
-    """
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        raise BadInput(f"there is no directory {path.parent}", hint="name a file in one that is there")
-    if path.is_dir():
-        raise BadInput(f"{path} is a directory", hint="name a file with --out")
-    if path.is_symlink() or path.exists():
-        there = None if path.is_symlink() else files.read(path)
-        if there is None or (there and not there.startswith(prefix.encode())):
-            raise BadInput(f"{path} is there already, and is no {what}", hint="name a new file with --out")
-
-
-def write_file(path: Path, line: str) -> None:
-    """Write an invitation, or another line, 0600 from the first byte."""
-    files.write(path, line.encode() + b"\n")

@@ -16,7 +16,7 @@ from qmesh.host.registry import Registry, image_of
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import KEY_OFFER, read_key_offer, read_redemption
 from qmesh.mesh.inventory import Inventory, members
-from qmesh.mesh.membership import History, sign_membership, whole
+from qmesh.mesh.membership import History, sign_membership
 from qmesh.mesh.sealing import NONCE_OCTETS, seal, unseal
 from qmesh.mesh.succession import ESTATE, PROGRESS, Estate, packed, read_progress
 
@@ -88,7 +88,7 @@ class ControlNode:
             inventory = registry.redeem(message, sender=sender, now=int(time.time()))
         self._advance(inventory)
         with self._lock:
-            return msgspec.msgpack.encode(whole(self._history.signed))
+            return msgspec.msgpack.encode(self._history.update_for(None))
 
     def redeemed(self) -> None:
         self._changed()

@@ -150,13 +150,14 @@ class History:
         self.revision = revision
         self._steps: dict[int, tuple[int, bytes]] = {}
         self._depth = depth
+        self._whole: Update | None = None
 
     def advance(self, signed: SignedMembership, revision: int) -> None:
         """A newer membership is the one now."""
         self._steps[self.revision] = revision, difference(self.signed.payload, signed.payload)
         while len(self._steps) > self._depth:
             del self._steps[next(iter(self._steps))]
-        self.signed, self.revision = signed, revision
+        self.signed, self.revision, self._whole = signed, revision, None
 
     def update_for(self, held: int | None) -> Update:
         """What brings one up to date that holds the membership of this revision, or none."""
@@ -166,7 +167,9 @@ class History:
             at, part = self._steps[at]
             parts.append(part)
         if at != self.revision:
-            return whole(self.signed)
+            # Of thousands that come at once to a control node that was started anew, each needs it.
+            self._whole = self._whole or whole(self.signed)
+            return self._whole
         return Update(held, tuple(parts), self.signed.signature)
 
 

@@ -16,12 +16,13 @@ import msgspec
 import pytest
 
 from qmesh.agent import founding, joining, restoring
-from qmesh.agent.backup import contents, refuse_file, take
+from qmesh.agent.backup import contents, take
 from qmesh.agent.changing import set_machine
 from qmesh.agent.entering import Wish
 from qmesh.agent.here import load
 from qmesh.agent.inviting import Wish as Invited
 from qmesh.agent.inviting import invite
+from qmesh.agent.outfile import refuse_file
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.registry import Registry
@@ -412,17 +413,17 @@ def test_it_is_of_one_moment_whatever_is_written_meanwhile(own_machine, tmp_path
 
 
 def test_only_a_backup_is_replaced_by_one(tmp_path):
-    refuse_file(tmp_path / "new")
+    refuse_file(tmp_path / "new", begins=MAGIC, what="backup")
     for name, octets in (("empty", b""), ("old", MAGIC + bytes(40))):
         (tmp_path / name).write_bytes(octets)
-        refuse_file(tmp_path / name)
+        refuse_file(tmp_path / name, begins=MAGIC, what="backup")
     (tmp_path / "theirs").write_bytes(b"notes")
     (tmp_path / "link").symlink_to(tmp_path / "old")
     (tmp_path / "dangling").symlink_to(tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
     for name in ("theirs", "link", "dangling", "pipe", ".", "none/file"):
         with pytest.raises(BadInput):
-            refuse_file(tmp_path / name)
+            refuse_file(tmp_path / name, begins=MAGIC, what="backup")
 
 
 def test_a_rest_of_sqlites_beside_an_earlier_registry_is_not_read_into_the_restored_one(

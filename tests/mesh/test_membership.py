@@ -227,6 +227,8 @@ def test_who_holds_any_that_is_remembered_gets_the_steps_and_others_the_whole() 
         update = history.update_for(unknown)
         assert (update.base, through(update, None)) == (None, signed(9))
     assert history.update_for(9) == Update(9, (), signed(9).signature)
+    history.advance(signed(10), 10)
+    assert through(history.update_for(None), None) == signed(10)
 
 
 @given(st.data())

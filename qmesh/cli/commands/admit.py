@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from qmesh.agent.admitting import Admitted, admit
-from qmesh.agent.inviting import refuse_file, write_file
+from qmesh.agent.outfile import refuse_file, write_line
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
 from qmesh.cli.given import text_of
 from qmesh.host.state import State
@@ -45,11 +45,11 @@ def command(
     The request comes from `qmesh join --offline`, the answer goes to `qmesh join --answer`. Only the
     machine that asked can read it. The same request again gives an answer for the same member.
     """
-    refuse_file(out, prefix=ANSWER_PREFIX, what="answer")
+    refuse_file(out, begins=ANSWER_PREFIX.encode(), what="answer")
     text = text_of(file, most=MAX_REQUEST, hint="name the file that `qmesh join --offline` wrote")
     admitted = admit(State(state), text)
     if out is not None:
-        write_file(out, admitted.answer)
+        write_line(out, admitted.answer)
     _say(admitted, out)
     facts = msgspec.structs.asdict(admitted)
     if out is not None:

@@ -10,13 +10,15 @@ from typing import Annotated
 import msgspec
 import typer
 
-from qmesh.agent.backup import Taken, refuse_file, take
+from qmesh.agent.backup import Taken, take
+from qmesh.agent.outfile import refuse_file
 from qmesh.cli import passphrase
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer, others_may_read
 from qmesh.cli.passphrase import PassphraseFileOption
 from qmesh.errors import BadInput, MachineRefused
 from qmesh.host import files
 from qmesh.host.state import State
+from qmesh.mesh.backup import MAGIC
 
 log = logging.getLogger("qmesh")
 
@@ -62,7 +64,7 @@ def command(
 
 def _refuse(file: str, *, to_output: bool, as_json: bool) -> None:
     if not to_output:
-        refuse_file(Path(file))
+        refuse_file(Path(file), begins=MAGIC, what="backup")
     elif as_json:
         raise BadInput("--json and - do not go together", hint="standard output is the backup then")
     elif sys.stdout.isatty():

@@ -15,13 +15,13 @@ from qmesh.agent.inviting import (
     Wish,
     invite,
     open_invitations,
-    refuse_file,
     withdraw,
-    write_file,
 )
+from qmesh.agent.outfile import refuse_file, write_line
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer, others_may_read
 from qmesh.errors import BadInput
 from qmesh.host.state import State
+from qmesh.mesh.enrolment import PREFIX
 
 log = logging.getLogger("qmesh")
 
@@ -103,7 +103,7 @@ def _listed(found: Invitations) -> str:
 
 
 def _invite(state: State, wish: Wish, out: Path | None, *, as_json: bool) -> None:
-    refuse_file(out)
+    refuse_file(out, begins=PREFIX.encode(), what="invitation")
     if out is None and others_may_read(sys.stdout.fileno()):
         log.warning("the file that this goes to may be read by other users: chmod 600 it, or use --out")
     invitation = invite(state, wish)
@@ -111,7 +111,7 @@ def _invite(state: State, wish: Wish, out: Path | None, *, as_json: bool) -> Non
     if out is None:
         facts = {"invitation": invitation.text()}
     else:
-        write_file(out, invitation.text())
+        write_line(out, invitation.text())
         facts = {"file": str(out)}
     log.info(
         "%s %s %s; one use, until %s. On it: qmesh join%s",

@@ -12,9 +12,9 @@ import msgspec
 import typer
 
 from qmesh.agent.entering import Wish
-from qmesh.agent.inviting import refuse_file, write_file
 from qmesh.agent.joining import join
 from qmesh.agent.offline import ask, enter
+from qmesh.agent.outfile import refuse_file, write_line
 from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
 from qmesh.cli.given import text_of
 from qmesh.cli.standing import in_words
@@ -119,11 +119,11 @@ def _refuse_beside_answer(file: str | None, wish: Wish, *, offline: bool) -> Non
 
 
 def _ask(state: State, file: str | None, wish: Wish, out: Path | None, *, as_json: bool) -> None:
-    refuse_file(out, prefix=REQUEST_PREFIX, what="request")
+    refuse_file(out, begins=REQUEST_PREFIX.encode(), what="request")
     requested = ask(state, _invitation(file), wish)
     facts = msgspec.structs.asdict(requested)
     if out is not None:
-        write_file(out, requested.request)
+        write_line(out, requested.request)
         facts = {"file": str(out)} | facts
         del facts["request"]
     log.info("%s asks with public key %s", requested.name, requested.public_key)
