@@ -18,6 +18,7 @@ from tests.lab.cluster import (
     qmesh,
     refusal,
     start_workers,
+    stop_agent,
     what_is_there,
 )
 from tests.lab.machines import Lab, Machine
@@ -115,8 +116,10 @@ def test_an_old_backup_over_a_newer_world_at_another_address(lab):
     qmesh(called, "join", "invitation")
     qmesh(control, "backup", BACKUP)
     newer = make_member(lab, control, 202, 2)
+    stop_agent(called)  # who hears that it is removed closes its tunnel
     qmesh(control, "remove", "machine-b")
     new = new_hardware(lab, control, "192.168.0.210")
+    qmesh(called, "apply")
 
     done = qmesh(new, "restore", BACKUP, "--config", CONFIG, "--endpoint", "192.168.0.210")
     assert "machine-b  active  10.77.0.2  cores 4-7" in done.stdout
