@@ -54,9 +54,9 @@ def command(
         program = installed_program(directory or UNIT_DIRECTORY) or DEFAULT_PROGRAM
     if not program.startswith("/"):
         raise BadInput("--program is not an absolute path", hint="systemd wants one, such as /root/node/node")
+    texts = units(State(state), program=program)
     if not Path(program).is_file():
         log.warning("there is no program %s: say where the node's is, with --program", program)
-    texts = units(State(state), program=program)
     done, removed = Written((), ()), tuple[int, ...]()
     if directory is not None:
         if not directory.is_dir():
