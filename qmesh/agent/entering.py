@@ -202,9 +202,9 @@ def without_tunnel(joiner: Joiner, linux: Linux) -> NodeState:
 
 def keep(state: State, preshared: Secret, membership: bytes, settings: Settings) -> None:
     """Become a member, in the files: the settings, which make this machine one, are the last."""
-    state.save_rotation(None)
     state.save_preshared_key(preshared)
     files.write(state.membership_file, membership)
+    state.save_rotation(None)  # after it: until then the key that it tells of is in no membership here
     state.save_settings(settings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.serving import ControlNode, Turns
-from qmesh.errors import EnrolmentRefused, MachineRefused
+from qmesh.errors import EnrolmentRefused, StateUnreadable
 from qmesh.host import database
 from qmesh.host.records import Settings
 from qmesh.host.registry import Registry
@@ -83,20 +84,17 @@ def test_a_key_is_taken_of_root_on_the_machine_alone(state: State, node: Control
 
 
 def test_what_members_hold_is_not_forgotten_where_it_cannot_be_written(
-    state: State, node: ControlNode, monkeypatch: pytest.MonkeyPatch
+    state: State, node: ControlNode
 ) -> None:
-    node.membership(newer_than=MESH.revision, whole=False, sender=B)
-    with monkeypatch.context() as patch:
-        patch.setattr(Registry, "acknowledge", refuse)
-        with pytest.raises(MachineRefused):
-            node.write_acknowledged()
+    with contextlib.closing(database.connect(state.registry_file)) as connection:
+        connection.execute("UPDATE machines SET acknowledged = 0")
+    node.membership(newer_than=MESH.revision + 1, whole=False, sender=B)
+    away = state.registry_file.with_suffix(".away")
+    state.registry_file.rename(away)
+    with pytest.raises(StateUnreadable):
+        node.write_acknowledged()
+    away.rename(state.registry_file)
     node.write_acknowledged()
-    with database.named(state.registry_file):
-        found = database.connect(state.registry_file).execute(
-            "SELECT acknowledged FROM machines WHERE name = 'machine-b'"
-        )
-    assert found.fetchone()[0] >= MESH.revision
-
-
-def refuse(*_: object) -> None:
-    raise MachineRefused("the disk is full", hint="make room")
+    with contextlib.closing(database.connect(state.registry_file)) as connection:
+        found = connection.execute("SELECT acknowledged FROM machines WHERE name = 'machine-b'")
+        assert found.fetchone() == (MESH.revision + 1,)
