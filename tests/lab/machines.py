@@ -123,7 +123,7 @@ class Machine:
         ipv4: address on the LAN.
         ipv6: global address on the LAN, or None.
         link_local: IPv6 link-local address on the LAN, without scope.
-        pid: the host's number of the machine's first process, for `nsenter --target`.
+        pid: the host's number of the machine's first process.
     """
 
     def __init__(self, name: str, *, ipv4: str = "", ipv6: str | None = None) -> None:
@@ -182,7 +182,7 @@ class Machine:
     ) -> Running:
         """Start a command that runs on; it ends with the machine at the latest. As `run` otherwise."""
         variables = {**_clean_environment(), **(env or {})}
-        enter = ["/usr/bin/nsenter", f"--target={self.pid}", "--mount", "--net", "--uts", "--ipc"]
+        enter = _entering(self.pid, mount="mnt", net="net", uts="uts", ipc="ipc")
         # A shell's background jobs ignore SIGINT, and hand that on.
         settings = [
             "/usr/bin/env",
@@ -301,6 +301,15 @@ def _close_first(first: subprocess.Popen[bytes]) -> None:
     first.wait(_END_SECONDS)
 
 
+def _entering(pid: int, **namespaces: str) -> list[str]:
+    """nsenter with namespaces of a process: option=name in /proc/PID/ns.
+
+    By their files and not by `--target`: a command has a number of the machine's already, and among those
+    the host's number may be another process's, even its own.
+    """
+    return ["/usr/bin/nsenter", *(f"--{option}=/proc/{pid}/ns/{name}" for option, name in namespaces.items())]
+
+
 @contextlib.contextmanager
 def _next_child_in(namespace: int | None) -> Iterator[None]:
     """What this thread forks in here begins in that PID namespace; None is a new one.
@@ -373,7 +382,7 @@ def _addresses(machine: Machine) -> str:
 
 def _ip(pid: int, commands: str) -> None:
     """Run iproute2 commands in the network namespace of a process."""
-    words = ["/usr/bin/nsenter", f"--target={pid}", "--net", "--", "ip", "-batch", "-"]
+    words = [*_entering(pid, net="net"), "--", "ip", "-batch", "-"]
     subprocess.run(words, input=commands, text=True, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -75,6 +75,14 @@ class TestMachine:
         said = machine.run(["python", "-c", "import sys, qmesh; print(sys.prefix, qmesh.__file__)"]).stdout
         assert said.split() == [sys.prefix, str(CHECKOUT / "qmesh/__init__.py")]
 
+    def test_a_command_is_inside_whatever_its_number(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        # The next number of the machine's is the one that its first process has in the host.
+        with machines._next_child_in(machine._pids):
+            subprocess.run(["sh", "-c", f"echo {machine.pid - 1} >/proc/sys/kernel/ns_last_pid"], check=True)
+        said = machine.run(["sh", "-c", "echo $$; hostname"]).stdout.split()
+        assert said == [str(machine.pid), "machine-a"]
+
     def test_reaches_its_neighbours_at_once(self, lab):
         a = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
         b = lab.machine("machine-b", "192.168.0.201", "fd00:1a::201")

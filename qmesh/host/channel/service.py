@@ -235,7 +235,8 @@ class _Server(uvicorn.Server):
         """At rest it looks at the clock twice a second; uvicorn's own does ten times, which is felt."""
         self._loop = asyncio.get_running_loop()
         try:
-            async with await asyncio.start_unix_server(self._hear, sock=self._told):
+            # As any stream: what knows of Unix sockets would look for the file that the socket's name says.
+            async with await asyncio.start_server(self._hear, sock=self._told):
                 while not await self.on_tick(0):  # noqa: ASYNC110 - another thread, in `stop`, asks it to end
                     await asyncio.sleep(0.5)
         finally:
