@@ -6,6 +6,7 @@
     │   ├── NeedsRoot
     │   ├── MissingProgram
     │   ├── KernelRefused
+    │   ├── Busy               another command of qmesh is at work on this machine
     │   └── StateUnreadable    our own state is damaged: never read as "nothing there"
     ├── EnrolmentRefused    4  the invitation, or the other side, said no
     │   └── Removed            this machine is a member of its mesh no more
@@ -60,6 +61,10 @@ class MissingProgram(MachineRefused):
 
 class KernelRefused(MachineRefused):
     """The kernel, or the WireGuard process that stands in for it, said no."""
+
+
+class Busy(MachineRefused):
+    """Another command of qmesh is at work on this machine."""
 
 
 class StateUnreadable(MachineRefused):

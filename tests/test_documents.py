@@ -102,8 +102,8 @@ def test_codes_are_found_in_the_code():
         for node in nodes_of_the_audit()
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    first_words = "key|guard|port|worker|tunnel|peer|config|membership|agent|foreign|route|clock|sysctl"
-    alike = {text for text in strings if re.fullmatch(f"(?:{first_words})(?:-[a-z]+)+", text)}
+    words = "key|guard|port|worker|tunnel|peer|config|membership|agent|foreign|route|clock|sysctl|service"
+    alike = {text for text in strings if re.fullmatch(f"(?:{words})(?:-[a-z]+)+", text)}
     assert findings_in_the_code() >= alike
     assert len(findings_in_the_code()) >= 20
 

@@ -1,4 +1,4 @@
-"""A worker machine's agent asks for newer memberships, in a thread of its own: it waits nearly always."""
+"""A worker machine's agent asks for newer memberships; it waits nearly always."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Final
 from qmesh.agent.here import load
 from qmesh.agent.membership import refresh
 from qmesh.agent.succeeding import say_progress
+from qmesh.agent.supervisor import CONTROL_NODE, Troubles
 from qmesh.errors import EnrolmentRefused, QmeshError, Removed
+from qmesh.host import pulse
 from qmesh.host.channel.messages import Silent
 from qmesh.host.state import State
 
@@ -26,50 +28,45 @@ AGAIN_S: Final = (0.5, 2.0, 5.0, 15.0)
 """Seconds until the next try, on average, after so many that failed."""
 REST_S: Final = 5.0
 """Seconds between two looks at a machine that has nothing to ask, as its tunnel is down."""
+_SEE_CONTROL: Final = "run `qmesh check` on the control node"
 SPREAD_S: Final = 0.5
 """Seconds over which members ask anew that were told at once."""
 
 
 class Asking:
-    """Asks for ever, once started. It changes no more than files; what they ask for, the agent does.
+    """Asks again and again, in `run`. It changes no more than files; what they ask for, the agent does.
 
     arrived: called when there is a newer membership, or when this machine was removed.
+    troubles: where it says what stands in the way of an answer.
+    stopped: set when it is to ask no more.
     """
 
-    def __init__(self, state: State, *, arrived: Callable[[], None]) -> None:
-        self.trouble = ""
-        """What stands in the way of an answer; empty when nothing does."""
+    def __init__(
+        self, state: State, *, arrived: Callable[[], None], troubles: Troubles, stopped: threading.Event
+    ) -> None:
         self._state = state
         self._arrived = arrived
+        self._troubles = troubles
+        self._stopped = stopped
         self._failed = 0
-        self._stopped = threading.Event()
-        # It may wait for an answer when the agent ends: that is nothing to wait for.
-        self._thread = threading.Thread(target=self._run, name="asking for memberships", daemon=True)
 
-    def start(self) -> None:
-        """Begin, if that was not done."""
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Ask no more."""
-        self._stopped.set()
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Ask until it is stopped. Raises what nobody has foreseen."""
         pause_s = 0.0
-        while not self._stopped.wait(pause_s):
-            try:
-                pause_s = self._asked()
-            except Exception:  # a thread that has ended is missed by nobody
-                log.exception("a question for the newest membership failed in an unforeseen way")
-                pause_s = REST_S
+        while not self._rested(pause_s):
+            pause_s = self._asked()
+            self._troubles.tell()
+
+    def _rested(self, seconds: float) -> bool:
+        with pulse.allowed(seconds):
+            return self._stopped.wait(seconds)
 
     def _asked(self) -> float:
         """Ask once; seconds until the next time."""
         try:
             settings = self._state.settings()
             if settings.control or not settings.up:
-                self.trouble = ""
+                self._troubles.clear(CONTROL_NODE)
                 return REST_S
             here = load(self._state)
             if here.inventory.control == here.settings.name:
@@ -84,11 +81,12 @@ class Asking:
             self._arrived()
             return REST_S
         except (Silent, EnrolmentRefused) as error:
-            self.trouble = f"this machine is as desired, but {error}"
+            self._troubles.note(CONTROL_NODE, str(error), hint=getattr(error, "hint", _SEE_CONTROL))
         except (QmeshError, OSError):  # the agent's own look says what is wrong
             pass
         else:
-            self.trouble, self._failed = "", 0
+            self._failed = 0
+            self._troubles.clear(CONTROL_NODE)
             if not arrived:
                 return 0.0
             log.info("a newer membership has arrived")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import time
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,12 +18,15 @@ from qmesh.agent.here import Here, load, require_root, risen
 from qmesh.agent.reaching import found_black_hole
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.workers import watch_workers
-from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, nftables, ports, services, surroundings, sysctls
+from qmesh.errors import BadInput, EnrolmentRefused, StateUnreadable
+from qmesh.host import files, health, nftables, ports, services, surroundings, sysctls
+from qmesh.host.channel.messages import Silent
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
 from qmesh.mesh import networks, nodeconfig
 from qmesh.mesh.audit import (
+    Agent,
+    AgentTrouble,
     BlackHole,
     Change,
     ConfigFile,
@@ -38,6 +43,11 @@ from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import HELD
 from qmesh.mesh.sysctls import Weakness, weaknesses
 from qmesh.mesh.units import AFTER_FLUSH, qmesh_units
+
+AGENT_ANSWER_S = 3.0
+SEE_LOG = "see the agent's log: `journalctl -u qmesh`, or agent.log in the state directory"
+LATE_S = 30.0
+"""Seconds since an agent's last whole look that cannot be explained by what it waits for."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -56,6 +66,7 @@ class Report(msgspec.Struct, frozen=True):
 def check(state: State) -> Report:
     """Audit this machine. Raises MachineRefused where it could not look."""
     require_root("qmesh check")
+    agent = _agent(state)  # before it has to wait for this command
     with state.lock():
         put_back_when_due(state)
         remembered = load(state)
@@ -68,6 +79,7 @@ def check(state: State) -> Report:
             taken_down=not remembered.settings.up,
             obstacles=found_obstacles(here, desired, observed),
             black_hole=found_black_hole(here, observed),
+            agent=agent,
         )
     return Report(here.settings.name, here.inventory.revision, audit(desired, observed, around))
 
@@ -79,6 +91,7 @@ def _surroundings(
     taken_down: bool,
     obstacles: tuple[Obstacle, ...],
     black_hole: BlackHole | None,
+    agent: Agent | None,
 ) -> Surroundings:
     occupied = map(ip_network, surroundings.occupied_networks(here.settings.interface))
     machines = here.inventory.machines
@@ -102,7 +115,8 @@ def _surroundings(
         listeners=ports.listeners(),
         taken_down=taken_down,
         removed=here.settings.removed,
-        agent_runs=services.agent_runs(state),
+        agent=agent,
+        unanswered=None if taken_down or here.settings.removed else _unanswered(here),
         obstacles=obstacles,
         black_hole=black_hole,
         collision=networks.overlap(here.inventory.network, occupied),
@@ -111,6 +125,46 @@ def _surroundings(
         held=nftables.read_table(HELD) is not None,
         change=_change(state),
     )
+
+
+def _agent(state: State) -> Agent | None:
+    """This machine's agent, by its own word; None where none runs."""
+    if not services.agent_runs(state):
+        return None
+    restart = services.restart_agent_command(state)
+    try:
+        said = health.ask(state.directory, wait_s=AGENT_ANSWER_S)
+    except health.NoAnswer as error:
+        if not services.agent_runs(state):
+            return None
+        return Agent(f"it runs and does not say how it is: {error}", (), restart)
+    troubles = tuple(AgentTrouble(each.part, each.reason, each.hint) for each in said.troubles)
+    late = said.looked_s is not None and said.looked_s > LATE_S
+    restarts = tuple(AgentTrouble(each.part, _restarted(each), SEE_LOG) for each in said.restarts)
+    return Agent(f"its last look is {said.looked_s:.0f} s ago" if late else None, troubles, restart, restarts)
+
+
+def _restarted(restart: health.Restart) -> str:
+    ago = max(0, round((time.time() - restart.last) / 60))
+    often = "once" if restart.times == 1 else f"{restart.times} times"
+    return f"begun anew {often} within an hour, last {ago} min ago: {restart.reason}"
+
+
+def _unanswered(here: Here) -> str | None:
+    """Why the control node does not answer a question of this machine's; None where it does."""
+    if here.settings.control or here.inventory.control == here.settings.name:
+        return None
+    from qmesh.host.channel.client import Client  # noqa: PLC0415 - a control node has no use for it
+
+    hub = here.inventory.control_node
+    try:
+        with contextlib.closing(Client(address=hub.address, port=here.inventory.service_port)) as client:
+            client.membership(newer_than=here.inventory.revision, connect_s=2.0, read_s=3.0)
+    except EnrolmentRefused as error:
+        return f"{hub.name} says no: {error.message}"
+    except Silent as error:
+        return f"{hub.name}, {hub.address} port {here.inventory.service_port}: {error}"
+    return None
 
 
 def _silent(here: Here) -> tuple[SilentWorkers, ...]:

@@ -1,4 +1,8 @@
-"""The agent: observe, plan, apply, for ever; and, on the control node, serve those who join."""
+"""The agent: observe, plan, apply, for ever; and, on the control node, serve those who join.
+
+The loop does all that is done to the machine. What waits for others is done beside it, in parts of
+their own (`qmesh.agent.supervisor`), none of which ends or hangs without being noticed.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,30 @@ import logging
 import os
 import select
 import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Final
 
-from qmesh.agent import succeeding
+from qmesh.agent import succeeding, supervisor
 from qmesh.agent.asking import Asking
 from qmesh.agent.following import Follower
 from qmesh.agent.here import Here, require_root
 from qmesh.agent.reaching import Reach
 from qmesh.agent.serving import ControlNode, Turns
+from qmesh.agent.supervisor import Part, Retries, Troubles, Watchdog
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.watching import Watch
-from qmesh.errors import MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import links, processes, telling
+from qmesh.errors import Busy, KernelRefused, MachineRefused, QmeshError, StateUnreadable
+from qmesh.host import health, held, links, processes, telling
+from qmesh.host.channel.messages import Unanswered
 from qmesh.host.linux import close_as_at_boot
+from qmesh.host.pulse import STUCK_S, Pulse
 from qmesh.host.state import State
 from qmesh.mesh.plan import LoadGuard, Step
+from qmesh.mesh.units import WATCHDOG_S
 
 if TYPE_CHECKING:
     from qmesh.host.channel.service import Service
@@ -41,14 +51,24 @@ BREATH_S: Final = 0.02
 """Seconds between two looks, at least: another program may change the rules without end."""
 MOST_STEPS_TOLD: Final = 20
 """Of one look; a first apply has one for each peer."""
+PATIENCE_S: Final = 3.0
+"""Seconds to wait for another command of qmesh on this machine; then the look is tried again."""
+BUSY_S: Final = 60.0
+"""Seconds of that after which something is wrong: commands end."""
+PROBE_S: Final = 2.5
+"""Seconds between two questions of the monitor to the service and to the holder of the guard."""
+_STARTING_S: Final = 0.1
+PROBED_S: Final = 2.0
+"""Seconds that each has for an answer. Who gives none twice in a row is begun anew."""
 
 
-def run(state: State) -> None:
-    """Be this machine's agent until SIGTERM or SIGINT; tunnel and guard stay as they are then.
+def run(directory: Path) -> None:
+    """Be the agent of a state directory until SIGTERM or SIGINT; tunnel and guard stay as they are then.
 
     Raises MachineRefused when there is one already, BadInput when the machine is in no mesh.
     """
     require_root("qmesh agent")
+    state = State(directory, patience_s=PATIENCE_S)
     with contextlib.suppress(StateUnreadable):  # then it keeps the ports closed at least
         state.settings()
     with processes.only(state.agent_lock_file) as alone:
@@ -62,10 +82,10 @@ def run(state: State) -> None:
 class Calls:
     """What the loop waits for: that it is time, a word from elsewhere in this process, or a notice.
 
-    notices: readable when the kernel has something to tell.
+    notices: gives what is readable when the kernel has something to tell.
     """
 
-    def __init__(self, notices: Sequence[socket]) -> None:
+    def __init__(self, notices: Callable[[], Sequence[socket]]) -> None:
         self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._notices = notices
         self._stopped = False
@@ -90,7 +110,8 @@ class Calls:
     def wait(self, seconds: float = LOOK_S) -> bool:
         """Wait for the next look, so long at most; False when there is to be none."""
         time.sleep(max(0.0, self._next - time.monotonic()))
-        select.select([self._woken, *(each.fileno() for each in self._notices)], [], [], seconds)
+        self._next = time.monotonic() + BREATH_S
+        select.select([self._woken, *(each.fileno() for each in self._notices())], [], [], seconds)
         self._next = time.monotonic() + BREATH_S
         with contextlib.suppress(BlockingIOError):
             os.read(self._woken, 1 << 16)
@@ -103,17 +124,32 @@ class Agent:
     def __init__(self, state: State) -> None:
         self._state = state
         self._watch = Watch(state)
-        self._follower = Follower(state)
-        self._reach = Reach(state)
-        self._calls = Calls(self._watch.notices.sockets)
+        self._calls = Calls(lambda: self._watch.notices.sockets)
         self._service: tuple[object, Service] | None = None
+        self._service_retries = Retries()
+        self._serves = False
         self._control_node: ControlNode | None = None
         self._announced: int | None = None
         self._turns = Turns(self._calls.look)
-        self._asking = Asking(state, arrived=self._calls.look)
+        self._here: Here | None = None
+        self._looked_at: float | None = None
+        self._looked = threading.Event()
+        self._busy_since: float | None = None
         self._ready = False
-        self._said = ""
         self._told: tuple[tuple[bool, list[str]], float] = ((False, []), 0.0)
+        self._pulse = Pulse()
+        self._is_slow = False
+        self._probe_at = 0.0
+        self._called = threading.Event()
+        self._silent: dict[str, int] = {}
+        self._suspects: set[str] = set()
+        self._troubles = Troubles(self._say)
+        self._asking = Part(supervisor.ASKING, self._ask, self._troubles)
+        self._parts = {
+            supervisor.MONITOR: Part(supervisor.MONITOR, self._monitor, self._troubles),
+            supervisor.ANSWERING: Part(supervisor.ANSWERING, self._answer_check, self._troubles),
+            supervisor.FOLLOWING: Part(supervisor.FOLLOWING, self._follow, self._troubles),
+        }
 
     def run(self) -> None:
         """Go on until a signal says stop."""
@@ -124,47 +160,100 @@ class Agent:
         # What is loaded by now lives as long as this process: no collection need look at it again.
         gc.freeze()
         log.info("the agent has begun")
+        self._pulse.adopt()
         with contextlib.closing(self._calls), self._watch:
             try:
-                while self._calls.wait(
-                    CHANGING_S if self._watch.is_changing or self._is_succeeded else LOOK_S
-                ):
+                while self._is_next():
                     self._turn()
             finally:
                 processes.notify("STOPPING=1")
-                self._asking.stop()
+                for part in (*self._parts.values(), self._asking):
+                    part.stop()
                 self._stop_service()
         log.info("the agent has ended; tunnel and guard stay as they are")
 
+    def _is_next(self) -> bool:
+        """Wait until the next look is due; False when there is to be none."""
+        is_near = self._watch.is_changing or self._is_succeeded
+        seconds = CHANGING_S if is_near else LOOK_S
+        if self._service_retries.wait_s:
+            seconds = min(seconds, self._service_retries.wait_s)
+        self._pulse.beat(allowed_s=seconds)
+        try:
+            goes_on = self._calls.wait(seconds)
+        except (OSError, ValueError) as error:  # one of the kernel's sockets is none any more
+            self._listen_anew(error)
+            goes_on = self._calls.wait(0.0)
+        self._pulse.beat()
+        return goes_on
+
     def _turn(self) -> None:
-        """One look; what goes wrong is said once, and tried again at the next."""
+        """One look, whatever comes of it; systemd's watchdog hears when it has come to its end."""
+        for part in self._parts.values():
+            part.start()
         try:
             with self._turns.one():
                 here = self._look()
-            self._say_ready()
-            self._follower.turn(here)
+        except Busy as error:
+            self._wait_for_others(error)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the next look may succeed
+            self._fail(error)
+        else:
+            self._busy_since = None
+            self._looked_at = time.monotonic()
+            self._troubles.clear(supervisor.LOOK)
+            self._here = here
+            self._looked.set()
             if not here.settings.control:
                 self._asking.start()
-                if here.settings.up and self._reach.turn(here):
-                    self._calls.look()
-        except QmeshError as error:
-            self._fail(f"{error.message} (hint: {error.hint})")
-        except OSError as error:
-            self._fail(f"this look failed: {error}")
-        else:
-            self._say(self._asking.trouble or "all is as desired")
+            self._say_ready(here)
+        self._troubles.tell()
+        processes.notify(
+            "WATCHDOG=1" + (f"\nWATCHDOG_USEC={WATCHDOG_S * 1_000_000}" if self._is_slow else "")
+        )
+        self._is_slow = False
 
-    def _fail(self, text: str) -> None:
-        self._say(text)
-        with contextlib.suppress(QmeshError):
+    def _wait_for_others(self, error: Busy) -> None:
+        """Another command changes this machine: the guard stays this one's concern meanwhile."""
+        self._close_ports()
+        now = time.monotonic()
+        if self._busy_since is None:
+            self._busy_since = now
+        elif now - self._busy_since > BUSY_S:
+            self._troubles.note_error(supervisor.LOOK, error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._troubles.note_error(supervisor.LOOK, error)
+        if not isinstance(error, QmeshError | OSError):
+            self._troubles.restarted(supervisor.LOOK, supervisor.described(error))
+        self._close_ports()
+        try:
+            self._watch.notices.take()  # a look that failed early has not; the next is at everything
+        except (OSError, ValueError) as broken:
+            self._listen_anew(broken)
+
+    def _close_ports(self) -> None:
+        try:
             if close_as_at_boot(self._state):
                 log.warning("the guard was gone: it was loaded as at boot")
-        self._watch.notices.take()  # a look that failed early has not; the next is at everything
+        except Exception as error:  # noqa: BLE001 - what else can be done is tried at the next look
+            self._troubles.note_error(supervisor.LOOK, error)
+
+    def _listen_anew(self, error: Exception) -> None:
+        """Where that fails as well, a look every few seconds sees what the kernel would have told."""
+        self._troubles.note_error(supervisor.NOTICES, error)
+        with contextlib.suppress(MachineRefused):
+            self._watch.listen_anew()
+            self._troubles.clear(supervisor.NOTICES)
 
     def _look(self) -> Here:
         with self._state.lock():
             put_back_when_due(self._state)  # whoever else should have is gone
             succeeding.go_on(self._state)
+            if supervisor.HOLDER in self._suspects:
+                log.warning("the holder of the guard does not answer: another one is started")
+                held.begin_anew(self._state)
+                self._suspects.discard(supervisor.HOLDER)
             here, steps = self._watch.look()
         self._tell(steps)
         if here.settings.control:
@@ -205,36 +294,184 @@ class Agent:
         """The service is bound to the interface as it is: one that was made anew wants a new one."""
         link = links.read(here.settings.interface) if here.settings.up else None
         wanted = None if link is None else (link.index, here.machine.address, here.inventory.service_port)
-        if self._service is not None and (self._service[0] != wanted or not self._service[1].is_alive):
-            self._stop_service()
-        if self._service is None and wanted is not None:
-            from qmesh.host.channel.service import Service  # noqa: PLC0415 - no worker machine has a use for it
+        if self._service is not None:
+            place, service = self._service
+            if not service.is_alive:
+                self._stop_service()
+                self._service_failed(service.failure)
+            elif place != wanted or supervisor.SERVICE in self._suspects:
+                self._stop_service()
+        if wanted is None:
+            self._troubles.clear(supervisor.SERVICE)
+        elif self._service is None and not self._service_retries.wait_s:
+            try:
+                self._start_service(here, wanted)
+            except Exception as error:  # noqa: BLE001 - the look at the machine goes on without it
+                self._service_failed(error)
 
-            self._control_node = ControlNode(self._state, changed=self._calls.look, turns=self._turns)
-            service = Service(
-                self._control_node,
-                address=here.machine.address,
-                port=here.inventory.service_port,
-                interface=here.settings.interface,
-                told=telling.listen(self._state.directory),
-            )
-            service.start()
-            self._service = wanted, service
-            log.info("members are served at %s port %d", here.machine.address, here.inventory.service_port)
+    def _start_service(self, here: Here, place: object) -> None:
+        from qmesh.host.channel.service import Service  # noqa: PLC0415 - no worker machine has a use for it
+
+        control_node = ControlNode(self._state, changed=self._calls.look, turns=self._turns)
+        service = Service(
+            control_node,
+            address=here.machine.address,
+            port=here.inventory.service_port,
+            interface=here.settings.interface,
+            told=telling.listen(self._state.directory),
+            ended=self._calls.look,
+        )
+        service.start()
+        self._service_retries.begun()
+        self._control_node = control_node
+        self._service = place, service
+        self._called.set()
+        log.info("members are served at %s port %d", here.machine.address, here.inventory.service_port)
+
+    def _service_failed(self, error: BaseException | None) -> None:
+        error = error or KernelRefused("it ended by itself", hint="")
+        self._service_retries.failed()
+        self._troubles.note_error(supervisor.SERVICE, error)
+        self._troubles.restarted(supervisor.SERVICE, supervisor.described(error))
 
     def _stop_service(self) -> None:
+        self._serves = False
+        self._suspects.discard(supervisor.SERVICE)
         if self._service is not None:
             if self._control_node is not None:
                 self._control_node.tell_all()
             self._service[1].stop()
             self._service = self._control_node = None
 
-    def _say_ready(self) -> None:
-        if not self._ready:
+    def _say_ready(self, here: Here) -> None:
+        """To whoever started it, once: a control node's service serves by then."""
+        if not self._ready and (self._serves or not (here.settings.control and here.settings.up)):
             self._ready = True
             processes.notify("READY=1")
 
     def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
+        processes.notify(f"STATUS={text}")
+        if text == supervisor.WELL:
             log.info("%s", text)
+
+    # Beside the loop, each in a thread of its own
+
+    def _ask(self) -> None:
+        Asking(
+            self._state, arrived=self._calls.look, troubles=self._troubles, stopped=self._asking.stopped
+        ).run()
+
+    def _follow(self) -> None:
+        """After each look: config.yml, the node's processes, and on a member the way to the control node."""
+        part = self._parts[supervisor.FOLLOWING]
+        follower, reach = Follower(self._state), Reach(self._state)
+        while not part.stopped.is_set():
+            part.pulse.beat(allowed_s=LOOK_S)
+            self._looked.wait(LOOK_S)
+            self._looked.clear()
+            here = self._here
+            if here is None:
+                continue
+            part.pulse.beat()
+            try:
+                follower.turn(here)
+                if not here.settings.control and here.settings.up and reach.turn(here):
+                    self._calls.look()
+            except Busy:
+                pass  # the next time, then
+            except (QmeshError, OSError) as error:
+                self._troubles.note_error(supervisor.FOLLOWING, error)
+            else:
+                self._troubles.clear(supervisor.FOLLOWING)
+
+    def _answer_check(self) -> None:
+        """Say how this agent is, to whoever asks at its socket."""
+        part, monitor = self._parts[supervisor.ANSWERING], self._parts[supervisor.MONITOR]
+        with contextlib.closing(health.listen(self._state.directory)) as listening:
+            listening.settimeout(1.0)
+            while not part.stopped.is_set():
+                part.pulse.beat()
+                if monitor.pulse.is_stuck:  # which sees to all others
+                    self._begin_anew(monitor.name, monitor.pulse)
+                with contextlib.suppress(TimeoutError):
+                    caller, _ = listening.accept()
+                    health.tell(caller, self._health())
+
+    def _health(self) -> health.Health:
+        looked_s = None if self._looked_at is None else time.monotonic() - self._looked_at
+        return health.Health(
+            process=os.getpid(),
+            looked_s=looked_s,
+            troubles=self._troubles.all(),
+            restarts=self._troubles.restarts(),
+        )
+
+    def _monitor(self) -> None:
+        """See that no thread hangs, that the service serves, and that the guard's holder answers."""
+        part = self._parts[supervisor.MONITOR]
+        watchdog = Watchdog(self._pulses, self._troubles, self._begin_anew)
+        while not part.stopped.is_set():
+            self._called.wait(
+                _STARTING_S if self._service is not None and not self._serves else Watchdog.EVERY_S
+            )
+            part.pulse.beat()
+            watchdog.look()
+            if self._pulse.silent_s > STUCK_S and self._ready and not self._is_slow:
+                self._is_slow = True  # and does not hang: it works, or waits for what has an end
+                processes.notify(f"WATCHDOG_USEC={10 * WATCHDOG_S * 1_000_000}")
+            if self._called.is_set() or not self._serves or time.monotonic() >= self._probe_at:
+                self._called.clear()
+                self._probe_at = time.monotonic() + PROBE_S
+                self._probe_service()
+                self._probe_holder()
+
+    def _probe_service(self) -> None:
+        service = self._service
+        if service is None:
+            return
+        try:
+            service[1].probe(wait_s=PROBED_S)
+        except Unanswered as error:
+            self._serves = False
+            self._suspect(supervisor.SERVICE, error)
+        except ConnectionError as error:  # a fault of the way to it, which another one would not mend
+            self._serves = False
+            self._troubles.note_error(supervisor.SERVICE, error)
+        except OSError:
+            pass  # it was just ended
+        else:
+            self._silent.pop(supervisor.SERVICE, None)
+            self._troubles.clear(supervisor.SERVICE)
+            if not self._serves:
+                self._serves = True
+                self._calls.look()
+
+    def _probe_holder(self) -> None:
+        try:
+            held.answers(self._state, wait_s=PROBED_S)
+        except KernelRefused as error:
+            self._suspect(supervisor.HOLDER, error)
+        else:
+            self._silent.pop(supervisor.HOLDER, None)
+            self._troubles.clear(supervisor.HOLDER)
+
+    def _suspect(self, part: str, error: Exception) -> None:
+        """Have the loop begin it anew, where it gave no answer the second time."""
+        self._silent[part] = self._silent.get(part, 0) + 1
+        self._probe_at = 0.0
+        if self._silent[part] > 1:
+            self._silent[part] = 0
+            self._troubles.note_error(part, error)
+            self._troubles.restarted(part, supervisor.described(error))
+            self._suspects.add(part)
+            self._calls.look()
+
+    def _begin_anew(self, part: str, pulse: Pulse) -> None:
+        supervisor.begin_anew_for(part, pulse, self._troubles, self._state.directory)
+
+    def _pulses(self) -> Mapping[str, Pulse]:
+        pulses = {name: part.pulse for name, part in self._parts.items() if name != supervisor.MONITOR}
+        service = self._service
+        if service is not None:
+            pulses[supervisor.SERVICE] = service[1].pulse
+        return {supervisor.LOOK: self._pulse, supervisor.ASKING: self._asking.pulse, **pulses}

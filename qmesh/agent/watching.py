@@ -98,6 +98,11 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.notices.close()
 
+    def listen_anew(self) -> None:
+        """Listen for notices by other sockets, where something is wrong with these. Raises MachineRefused."""
+        self.notices.close()
+        self.notices = Notices()
+
     def look(self) -> tuple[Here, tuple[Step, ...]]:
         """See that the machine is as desired; what it remembers, and the steps that were taken.
 

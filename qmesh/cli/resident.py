@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
@@ -13,9 +12,8 @@ from qmesh.cli.refusals import ended, talk_on_standard_error
 
 def _agent(state: Path) -> None:
     from qmesh.agent.service import run  # noqa: PLC0415 - each process loads what it needs itself
-    from qmesh.host.state import State  # noqa: PLC0415 - see above
 
-    run(State(state))
+    run(state)
 
 
 def _hold(state: Path) -> None:
@@ -47,5 +45,7 @@ def run(name: str, state: Path) -> int:
 
 def begin_anew(name: str, state: Path) -> NoReturn:
     """Become one of them, without the libraries that have read the command line: see `qmesh.cli.main`."""
-    words = ["-m", "qmesh", name, "--state", str(state.absolute())]
-    os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - no shell is wanted
+    from qmesh.host import processes  # noqa: PLC0415 - see above
+
+    words = processes.own_words(name, state)
+    os.execv(words[0], words)  # noqa: S606 - no shell is wanted

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from qmesh.errors import RESTORE, MachineRefused, StateUnreadable
+from qmesh.host import pulse
 
 MEMORY: Final = Path(":memory:")
+BUSY_S: Final = 15.0
+"""Seconds to wait for another process that writes."""
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -21,7 +24,7 @@ def connect(path: Path) -> sqlite3.Connection:
     place = str(path) if path == MEMORY else f"{path.absolute().as_uri()}?mode=rw"
     with named(path):
         connection = sqlite3.connect(
-            place, isolation_level=None, timeout=15, check_same_thread=False, uri=path != MEMORY
+            place, isolation_level=None, timeout=BUSY_S, check_same_thread=False, uri=path != MEMORY
         )
         try:
             connection.execute("PRAGMA synchronous = FULL")
@@ -35,7 +38,8 @@ def connect(path: Path) -> sqlite3.Connection:
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All of the block or nothing of it; it waits for other writers first."""
-    connection.execute("BEGIN IMMEDIATE")
+    with pulse.allowed(BUSY_S):
+        connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")

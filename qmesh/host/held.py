@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 
 from qmesh.errors import KernelRefused
-from qmesh.host import files, holder, local_socket, nftables, services
+from qmesh.host import files, holder, local_socket, nftables, processes, pulse, services
 from qmesh.host.state import State
 from qmesh.mesh.guard import HELD, held_script, release_script
 from qmesh.mesh.model import Guard
@@ -41,21 +41,36 @@ def let_go(state: State) -> None:
     _told(state, holder.END)  # one that is just beginning finds no file, and ends by itself
 
 
-def _told(state: State, what: bytes) -> bool:
+def answers(state: State, *, wait_s: float) -> None:
+    """See whether the process answers, if there is one. Raises KernelRefused where it does not in time."""
+    _told(state, holder.NOTHING, wait_s)
+
+
+def begin_anew(state: State) -> None:
+    """Have another process hold what this one does, which does not answer. Raises as `hold` does."""
+    processes.kill(state.hold_lock_file)
+    hold_again(state)
+
+
+def _told(state: State, what: bytes, wait_s: float = holder.ANSWER_TIMEOUT_S) -> bool:
     """Tell the process, and wait until it has done it; False when there is none. Raises KernelRefused."""
     try:
         with (
             local_socket.place(state.directory, holder.SOCKET) as path,
             socket.socket(socket.AF_UNIX) as connection,
         ):
-            connection.settimeout(holder.ANSWER_TIMEOUT_S)
+            connection.settimeout(wait_s)
             connection.connect(path)
             connection.sendall(what)
-            answer = connection.makefile().readline()
+            with pulse.allowed(wait_s), connection.makefile() as said:
+                answer = said.readline()
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
         return False
     except OSError as error:
-        raise _not_held(f"its process does not answer ({error.strerror or error})") from None
+        raise KernelRefused(
+            f"the process that holds the guard does not answer: {error.strerror or error}",
+            hint="`pkill -KILL qmesh-hold; qmesh apply` has another one hold it",
+        ) from None
     if answer.strip():
         raise _not_held(answer.strip())
     return answer == "\n"  # else it was just ending

@@ -24,7 +24,7 @@ SCRIPT: Final = "held.nft"
 SOCKET: Final = "hold.sock"
 LOCK: Final = "hold.lock"
 """Its files in the state directory."""
-LOAD, END = b"load", b"end"
+LOAD, END, NOTHING = b"load", b"end", b"nothing"
 """What it can be told. It answers with a line: empty, or why it could not."""
 ANSWER_TIMEOUT_S: Final = 20.0
 

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Final
 
+from qmesh.host import pulse
 from qmesh.mesh.model import Endpoint
 
 WAIT_S: Final = 2.0
@@ -56,9 +57,10 @@ def addresses(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, 
     if endpoint.is_address:
         return (endpoint,)
     looking = _begun(endpoint)
-    if looking is None or not looking.done.wait(max(0.0, looking.asked + wait_s - time.monotonic())):
-        return ()
-    del _under_way[endpoint]
+    with pulse.allowed(wait_s):
+        if looking is None or not looking.done.wait(max(0.0, looking.asked + wait_s - time.monotonic())):
+            return ()
+    _under_way.pop(endpoint, None)  # another thread may have had it too
     _lately[endpoint] = looking
     return looking.found
 
@@ -73,7 +75,7 @@ def _begun(endpoint: Endpoint) -> _LookUp | None:
     """The look-up that is under way, or that nobody asked for since it was done; else one begun now."""
     looking = _under_way.get(endpoint)
     if looking is None or (looking.done.is_set() and time.monotonic() - looking.asked > LATE_S):
-        if sum(not each.done.is_set() for each in _under_way.values()) >= MOST_AT_ONCE:
+        if sum(not each.done.is_set() for each in tuple(_under_way.values())) >= MOST_AT_ONCE:
             return None
         looking = _under_way[endpoint] = _LookUp(endpoint)
     return looking

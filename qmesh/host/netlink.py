@@ -19,6 +19,7 @@ from pyroute2.netlink import NLM_F_DUMP_INTR
 from pyroute2.netlink.exceptions import NetlinkError
 
 from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
+from qmesh.host import pulse
 
 T = TypeVar("T")
 
@@ -129,7 +130,9 @@ def asked(netlink: Any, request: bytes) -> tuple[list[bytes], bool]:
     found: list[bytes] = []
     is_torn = False
     while True:
-        if not select.select([netlink.fileno()], [], [], ANSWER_TIMEOUT_S)[0]:
+        with pulse.allowed(ANSWER_TIMEOUT_S):
+            has_come = bool(select.select([netlink.fileno()], [], [], ANSWER_TIMEOUT_S)[0])
+        if not has_come:
             raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
         for message, code, torn in answers(netlink.recv(_MOST_OCTETS)):
             is_torn |= torn

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from qmesh.host import surroundings
+from qmesh.host import pulse, surroundings
 from qmesh.host.netlink import refusals
 from qmesh.mesh.model import Endpoint
 
@@ -115,7 +115,7 @@ def echo_time(address: str, octets: int, *, wait_s: float, tries: int = 2) -> fl
     """
     with refusals(f"ask {address} for an echo"):
         asking = _echo_socket(address)
-    with asking:
+    with asking, pulse.allowed(tries * wait_s):
         for number in range(tries):
             took = _echoed(asking, address, octets, number, wait_s)
             if took is not None:

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,14 @@ from typing import NamedTuple
 from qmesh.errors import MachineRefused
 
 _PRIVATE_MODE = 0o600
+
+
+def own_words(command: str, directory: Path) -> list[str]:
+    """How qmesh starts one of its processes that live as long as their machine.
+
+    command: `agent`, `hold` or `undo`. directory: the state directory.
+    """
+    return [sys.executable, "-m", "qmesh", command, "--state", str(directory.absolute())]
 
 
 def notify(message: str) -> None:
@@ -70,7 +79,7 @@ def end(lock_file: Path, *, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     told: set[int] = set()
     while is_locked(lock_file):
-        for number in _with_open(lock_file) - told:
+        for number in with_open(lock_file) - told:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGTERM)
             told.add(number)
@@ -83,7 +92,15 @@ def end(lock_file: Path, *, timeout_s: float) -> None:
         time.sleep(0.05)
 
 
-def _with_open(path: Path) -> set[int]:
+def kill(lock_file: Path) -> None:
+    """End at once who has this lock, also where it has been stopped; nobody is fine."""
+    if is_locked(lock_file):
+        for number in with_open(lock_file):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+
+def with_open(path: Path) -> set[int]:
     """The processes that have a file open, but for this one."""
     wanted = path.stat()
     found = set()

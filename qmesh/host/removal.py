@@ -92,6 +92,7 @@ def _files(state: State) -> tuple[Path, ...]:
         state.guard_file,
         state.held_file,
         state.agent_socket,
+        state.health_socket,
         state.hold_socket,
         state.hold_lock_file,
         state.agent_lock_file,

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qmesh.errors import MachineRefused
-from qmesh.host import files
-from qmesh.host.processes import is_locked
+from qmesh.host import files, pulse
+from qmesh.host.processes import is_locked, own_words, with_open
 from qmesh.host.state import State
 from qmesh.mesh.units import (
     AGENT,
@@ -39,6 +39,8 @@ FLUSHER = "nftables.service"
 UNIT_DIRECTORY = Path("/etc/systemd/system")
 DEFAULT_PROGRAM = "/usr/local/bin/quilibrium-node"
 _START_S = 20.0
+_SYSTEMCTL_S = 90.0
+"""Seconds that systemd gives a unit to start, where that says nothing else."""
 
 
 def systemd_runs() -> bool:
@@ -181,7 +183,8 @@ def running_workers() -> tuple[int, ...]:
 def systemctl(*words: str) -> str:
     """Have systemd do something; what is said. Raises MachineRefused when it does not."""
     try:
-        done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+        with pulse.allowed(_SYSTEMCTL_S):
+            done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
     except OSError as error:
         raise MachineRefused(
             f"systemctl cannot be run: {error.strerror}",
@@ -256,7 +259,6 @@ def start_in_background(state: State, command: str, *, wait_s: float) -> int | N
     Returns its process id; None when another command has started one at the same time.
     Raises MachineRefused when it ends, or is not ready in time.
     """
-    words = [sys.executable, "-m", "qmesh", command, "--state", str(state.directory.absolute())]
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         log = os.open(state.log_file, flags, files.PRIVATE_MODE)
@@ -266,7 +268,7 @@ def start_in_background(state: State, command: str, *, wait_s: float) -> int | N
         ) from None
     with _ready_socket() as (ready, address), os.fdopen(log, "ab") as log_file:
         process = subprocess.Popen(
-            words,
+            own_words(command, state.directory),
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=log_file,
@@ -275,7 +277,7 @@ def start_in_background(state: State, command: str, *, wait_s: float) -> int | N
             start_new_session=True,
         )
         try:
-            is_ready = _is_ready(ready, process, wait_s)
+            is_ready, status = _is_ready(ready, process, wait_s)
         except BaseException:  # Ctrl-C: whoever asked for it puts things back, and it is half there
             process.kill()
             process.wait()
@@ -285,7 +287,8 @@ def start_in_background(state: State, command: str, *, wait_s: float) -> int | N
                 return None
             raise MachineRefused(
                 f"`qmesh {command}` "
-                + ("did not start" if process.poll() is not None else "is not ready yet"),
+                + ("did not start" if process.poll() is not None else "is not ready yet")
+                + (f": {status}" if status else ""),
                 hint=f"read {state.log_file}, then run `qmesh {command}` to see it fail",
             )
     process.returncode = 0  # it outlives this command on purpose: nobody is to wait for it
@@ -335,15 +338,28 @@ def _no_temporary_file(error: OSError) -> MachineRefused:
     )
 
 
-def _is_ready(ready: socket.socket, process: subprocess.Popen[bytes], wait_s: float) -> bool:
+def _is_ready(ready: socket.socket, process: subprocess.Popen[bytes], wait_s: float) -> tuple[bool, str]:
+    """Whether it says that it is, in that time; and what else it says of itself, the last of it."""
+    status = ""
     deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(TimeoutError):
-            if b"READY=1" in ready.recv(4096):
-                return True
-    return False
+    with pulse.allowed(wait_s):
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(TimeoutError):
+                said = ready.recv(4096).decode("utf-8", "replace").splitlines()
+                status = next((line[7:] for line in said if line.startswith("STATUS=")), status)
+                if "READY=1" in said:
+                    return True, status
+    return False, status
 
 
 def agent_runs(state: State) -> bool:
     """Whether this machine's agent runs, by whomever it was started."""
     return is_locked(state.agent_lock_file)
+
+
+def restart_agent_command(state: State) -> str:
+    """What begins this machine's agent anew, for who types it."""
+    if systemd_runs():
+        return f"systemctl restart {AGENT}"
+    processes = " ".join(map(str, sorted(with_open(state.agent_lock_file))))
+    return f"kill -KILL {processes}; qmesh apply"

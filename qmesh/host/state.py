@@ -21,12 +21,13 @@ from qmesh.errors import (
     JOIN_ANEW,
     RESTORE,
     BadInput,
+    Busy,
     EnrolmentRefused,
     MachineRefused,
     QmeshError,
     StateUnreadable,
 )
-from qmesh.host import files, holder, reserved, telling
+from qmesh.host import files, health, holder, processes, reserved, telling
 from qmesh.host.records import Asked, HeldPorts, NextShared, Pending, Restoring, Rotation, Settings
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.following import Due
@@ -48,7 +49,9 @@ log = logging.getLogger("qmesh")
 class State:
     """The state directory of this machine. Reading never makes anything."""
 
-    def __init__(self, directory: Path = DEFAULT_STATE) -> None:
+    def __init__(self, directory: Path = DEFAULT_STATE, *, patience_s: float | None = None) -> None:
+        """patience_s: seconds that `lock` waits; None is as long as it takes."""
+        self._patience_s = patience_s
         directory = directory.absolute()
         self.directory = directory
         self.private_key_file = directory / "private.key"
@@ -63,6 +66,7 @@ class State:
         self.hold_lock_file = directory / holder.LOCK
         self.log_file = directory / "agent.log"
         self.agent_lock_file = directory / "agent.lock"
+        self.health_socket = directory / health.SOCKET
         self.undo_file = directory / "undo.json"
         self.undo_lock_file = directory / "undo.lock"
         self.worker_config_directory = directory / "node"
@@ -96,7 +100,8 @@ class State:
     def lock(self) -> Iterator[None]:
         """Hold the one lock of this machine's qmesh; waits, and says so, while another has it.
 
-        Raises BadInput when there is no state directory: then the machine is in no mesh.
+        Raises BadInput when there is no state directory: then the machine is in no mesh; Busy when
+        this state's patience is over.
         """
         try:
             descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -108,10 +113,20 @@ class State:
                 hint="remove it, or choose another place with --state",
             ) from None
         try:
-            _lock(descriptor)
+            if self._patience_s is None:
+                _lock(descriptor)
+            elif not _locked_within(descriptor, self._patience_s):
+                raise self._busy()
             yield
         finally:
             os.close(descriptor)
+
+    def _busy(self) -> Busy:
+        others = ", ".join(map(str, sorted(processes.with_open(self.directory)))) or "unknown"
+        return Busy(
+            f"another command of qmesh is at work on this machine (process {others})",
+            hint="wait for it to end; one that was stopped by Ctrl-Z goes on by `fg`",
+        )
 
     @contextlib.contextmanager
     def lock_within(self, seconds: float) -> Iterator[bool]:

@@ -27,6 +27,9 @@ _STARTABLE_S: Final = 60
 _LISTENING_S: Final = 180
 """Seconds that a worker has until it listens. Too few would be the end of one that is only slow."""
 
+WATCHDOG_S: Final = 8
+"""Seconds after which systemd ends an agent that has not come to the end of a look: it has one every 5."""
+
 _MARK: Final = "# Made by qmesh, which deletes it again unless it was edited: "
 
 
@@ -216,6 +219,7 @@ WantedBy=sysinit.target
 
 def _agent(paths: Paths) -> str:
     # KillMode=process: where WireGuard is a process, the tunnel outlives a restart of the agent.
+    # SIGKILL: the agent itself says where a thread hangs; what the watchdog finds is stopped as a whole.
     return f"""\
 [Unit]
 Description=qmesh agent: keeps the tunnel and the guard as desired
@@ -229,8 +233,11 @@ Type=notify
 NotifyAccess=main
 ExecStart={_quoted(paths.python)} -m qmesh agent --state {_word(paths.state)}
 KillMode=process
+WatchdogSec={WATCHDOG_S}
+WatchdogSignal=SIGKILL
 Restart=always
-RestartSec=2
+RestartSec=1
+TimeoutStartSec=60
 TimeoutStopSec=20
 
 [Install]

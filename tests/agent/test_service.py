@@ -23,7 +23,7 @@ def notices():
 
 @pytest.fixture
 def calls(notices):
-    with contextlib.closing(Calls([notices[0]])) as calls:
+    with contextlib.closing(Calls(lambda: [notices[0]])) as calls:
         assert calls.wait()  # the first look is at once
         yield calls
 

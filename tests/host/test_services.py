@@ -198,7 +198,7 @@ def test_an_agent_that_does_not_get_ready_is_not_waited_for_longer_than_was_said
     begun = time.monotonic()
     with services._ready_socket() as (ready, _), subprocess.Popen(command.split()) as agent:
         try:
-            assert not services._is_ready(ready, agent, 0.5)
+            assert services._is_ready(ready, agent, 0.5) == (False, "")
         finally:
             agent.kill()
 

@@ -196,7 +196,7 @@ def said(connection: socket.socket, octets: Any) -> str | None:
         return f"netlink {kind}" if len(first) >= 16 and 16 <= kind < 100 and kind & 3 != 2 else None
     if connection.family == socket.AF_UNIX:
         begun = first[:8].decode("ascii", "replace").strip()
-        return None if begun.startswith(("get=", "\0")) or len(begun) < 2 else f"unix {begun.split()[0]}"
+        return None if begun.startswith(("get=", "\0", "{")) or len(begun) < 2 else f"unix {begun.split()[0]}"
     head = first.partition(b" HTTP/")[0].partition(b"?")[0]
     return f"http {head.decode('ascii') if head[:4] in {b'GET ', b'POST', b'HTTP'} else 'body'}"
 
@@ -215,6 +215,8 @@ def be(asked: Mapping[str, Any], log: int) -> int:
         watch(points)
     if asked.get("clock"):
         shift_clock(asked["clock"])
+    # It only asks, and at times of its own: no two runs would have the same points.
+    importlib.import_module("qmesh.agent.service").Agent._monitor = lambda agent: agent._asking.stopped.wait()
     sys.argv = ["qmesh", *asked["words"]]
     main = importlib.import_module("qmesh.cli").main
     try:

@@ -116,6 +116,21 @@ def test_init_starts_agent_and_guard_and_enables_both(mesh):
     assert run("systemd-analyze", "verify", "--man=no", *files) == ""
 
 
+def test_a1_the_agent_is_ready_when_its_service_answers_and_says_how_it_is(mesh):
+    until(lambda: shown("qmesh.service", "StatusText") == ("all is as desired",))
+    assert shown("qmesh.service", "Type", "WatchdogUSec") == ("notify", "8s")
+
+
+def test_a1_an_agent_that_is_stopped_as_a_whole_is_ended_and_started_again(mesh):
+    stopped = agent()
+    os.kill(stopped, signal.SIGSTOP)
+    until(lambda: agent() not in {0, stopped})
+    until(lambda: shown("qmesh.service", "ActiveState") == ("active",))
+    assert is_loaded()
+    assert not Path(f"/proc/{stopped}").exists()
+    assert "watchdog" in run("journalctl", "-u", "qmesh.service", "--no-pager").lower()
+
+
 def test_the_boot_guard_is_before_the_network_in_the_order_of_a_boot(mesh):
     """Its place in the next boot, as systemd has understood the unit."""
     before, wanted_by = shown("qmesh-guard.service", "Before", "WantedBy")

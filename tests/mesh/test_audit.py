@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,6 +10,8 @@ from rich.pretty import pretty_repr
 
 from qmesh.mesh import audit as audit_module
 from qmesh.mesh.audit import (
+    Agent,
+    AgentTrouble,
     BlackHole,
     ConfigFile,
     Finding,
@@ -19,6 +22,7 @@ from qmesh.mesh.audit import (
     Surroundings,
     audit,
 )
+from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE
 from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.inventory import Inventory, workers_of
@@ -210,9 +214,48 @@ def test_a_change_that_is_not_kept_is_told(change, finding):
 
 @pytest.mark.parametrize(("is_control", "does"), [(True, "lets others join"), (False, "mends this machine")])
 def test_an_agent_that_does_not_run_is_a_warning(is_control, does):
-    (finding,) = audit(WANTED, WANTED, replace(AROUND, agent_runs=False, is_control=is_control))
+    (finding,) = audit(WANTED, WANTED, replace(AROUND, agent=None, is_control=is_control))
     assert (finding.code, finding.severity) == ("agent-missing", "warning")
     assert does in finding.wanted
+
+
+RESTART = "systemctl restart qmesh.service"
+
+
+def told(**changed: Any) -> list[tuple[str, str, str, str]]:
+    found = audit(WANTED, WANTED, replace(AROUND, **changed))
+    return [(each.code, each.severity, each.subject, each.cure) for each in found]
+
+
+def test_a1_an_agent_that_does_not_answer_is_an_error_cured_by_another() -> None:
+    agent = Agent("no answer within 3 s", (), RESTART)
+    assert told(agent=agent) == [("agent-silent", "error", "qmesh agent", RESTART)]
+
+
+@pytest.mark.parametrize(("hint", "cure"), [("free the disk", "free the disk"), ("", RESTART)])
+def test_a1_a_part_of_the_agent_that_is_down_is_an_error(hint, cure):
+    agent = Agent(None, (AgentTrouble("holder of the guard", "it ended", hint),), RESTART)
+    assert told(agent=agent) == [("agent-failing", "error", "holder of the guard", cure)]
+
+
+@pytest.mark.parametrize(("hint", "cure"), [("free the port", "free the port"), ("", RESTART)])
+def test_a1_a_membership_service_that_is_down_is_an_error_on_the_control_node(hint, cure):
+    agent = Agent(None, (AgentTrouble(SERVICE, "it ended", hint),), RESTART)
+    assert told(agent=agent) == [("service-silent", "error", SERVICE, cure)]
+
+
+def test_a1_a_control_node_that_does_not_answer_is_one_error_on_a_member() -> None:
+    agent = Agent(None, (AgentTrouble(CONTROL_NODE, "nobody answers", "see there"),), RESTART)
+    (found,) = audit(WANTED, WANTED, replace(AROUND, agent=agent, unanswered="nobody answers"))
+    assert (found.code, found.severity, found.seen) == ("service-silent", "error", "nobody answers")
+    assert "control node" in found.cure
+    # What the agent heard a while ago is of no matter, where it is answered now.
+    assert told(agent=agent) == []
+
+
+def test_a1_a_part_that_was_begun_anew_is_a_warning() -> None:
+    agent = Agent(None, (), RESTART, (AgentTrouble("monitor", "it hung", "see the log"),))
+    assert told(agent=agent) == [("agent-restarted", "warning", "monitor", "see the log")]
 
 
 @pytest.mark.parametrize("answered", [True, False])
@@ -507,6 +550,10 @@ def test_every_code_is_one_that_stays():
             "foreign-flush",
             "foreign-drop",
             "agent-missing",
+            "agent-silent",
+            "agent-failing",
+            "agent-restarted",
+            "service-silent",
             "change-unconfirmed",
             "change-undone",
             "worker-wide",
@@ -516,6 +563,7 @@ def test_every_code_is_one_that_stays():
         ),
         *("config-missing", "config-stale", "config-mode", "config-lint"),
     }
+    first_words = {*"key agent tunnel peer guard config worker port foreign change service".split()}  # noqa: SIM905
     sources = Path(audit_module.__file__).parent.glob("*.py")
     words = {
         node.value
@@ -524,12 +572,7 @@ def test_every_code_is_one_that_stays():
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert stable == {
-        word
-        for word in words
-        if word.partition("-")[0]
-        in {"key", "agent", "tunnel", "peer", "guard", "config", "worker", "port", "foreign", "change"}
-        and "-" in word
-        and " " not in word
+        word for word in words if word.partition("-")[0] in first_words and "-" in word and " " not in word
     }
     assert Finding.__struct_fields__ == ("code", "severity", "subject", "wanted", "seen", "cure")
 

@@ -125,8 +125,11 @@ Type=notify
 NotifyAccess=main
 ExecStart=/opt/qmesh/bin/python -m qmesh agent --state /var/lib/qmesh
 KillMode=process
+WatchdogSec=8
+WatchdogSignal=SIGKILL
 Restart=always
-RestartSec=2
+RestartSec=1
+TimeoutStartSec=60
 TimeoutStopSec=20
 
 [Install]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import socket
-from typing import Final
+import time
+from collections.abc import Iterable
+from typing import Any, Final
 
 import httpcore
 import msgspec
 
 from qmesh.errors import EnrolmentRefused
+from qmesh.host import pulse
 from qmesh.host.channel.messages import KEYS, MAX_ANSWER, MEMBERSHIP, REDEMPTIONS, SUCCESSION, Refusal, Silent
 from qmesh.mesh.enrolment import Redemption
 
 _SAME_VERSION: Final = "use the same version of qmesh on both machines"
+
+_BEAT_S: Final = 1.0
 
 _SOON_NOTICED: Final = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -24,6 +30,50 @@ _SOON_NOTICED: Final = [
 there is heard every 6, so that nobody has to dial it to see that."""
 
 
+class _Beating(httpcore.NetworkBackend):
+    """Connections whose reader shows while it waits that it does not hang."""
+
+    def __init__(self) -> None:
+        self._connecting = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        pulse.beat()
+        stream = self._connecting.connect_tcp(host, port, timeout, local_address, socket_options)
+        return _BeatingStream(stream)
+
+
+class _BeatingStream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            pulse.beat()
+            left_s = until - time.monotonic()
+            try:
+                return self._stream.read(max_bytes, min(_BEAT_S, max(0.001, left_s)))
+            except httpcore.ReadTimeout:
+                if left_s <= _BEAT_S:
+                    raise
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, timeout)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
 class Client:
     """Asks the control node's membership service. Timeouts in seconds."""
 
@@ -31,7 +81,7 @@ class Client:
         place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         self._url = f"http://{place}"
         self._headers: dict[bytes | str, bytes | str] = {"Host": place}
-        self._connections = httpcore.ConnectionPool(socket_options=_SOON_NOTICED)
+        self._connections = httpcore.ConnectionPool(socket_options=_SOON_NOTICED, network_backend=_Beating())
 
     def close(self) -> None:
         """Close its connections."""

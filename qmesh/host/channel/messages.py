@@ -14,6 +14,8 @@ REDEMPTIONS: Final = "/v1/redemptions"
 KEYS: Final = "/v1/keys"
 SUCCESSION: Final = "/v1/succession"
 MEMBERSHIP: Final = "/v1/membership"
+HEALTH: Final = "/v1/health"
+"""Answered to the control node itself alone, which so sees that its service serves."""
 
 
 class Refusal(msgspec.Struct):
@@ -32,3 +34,7 @@ class Silent(Exception):
     def __init__(self, why: str, *, was_reached: bool = True) -> None:
         super().__init__(why)
         self.was_reached = was_reached
+
+
+class Unanswered(Exception):
+    """The service has taken a question and does not answer it as it should; the text tells how."""

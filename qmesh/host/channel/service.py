@@ -21,8 +21,18 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, QmeshError
-from qmesh.host import telling
-from qmesh.host.channel.messages import KEYS, MAX_BODY, MEMBERSHIP, REDEMPTIONS, SUCCESSION, Refusal
+from qmesh.host import pulse, telling
+from qmesh.host.channel.messages import (
+    HEALTH,
+    KEYS,
+    MAX_BODY,
+    MEMBERSHIP,
+    REDEMPTIONS,
+    SUCCESSION,
+    Refusal,
+    Unanswered,
+)
+from qmesh.host.pulse import Pulse
 
 T = TypeVar("T")
 
@@ -35,6 +45,8 @@ LONGEST_WAIT_S: Final = 60.0
 """Seconds that a member is kept waiting for a newer membership, at most."""
 BETWEEN_NEWS_S: Final = 0.2
 """Seconds between two times that all who wait are told, at least: a hundred changes are told as a few."""
+_STOP_S: Final = 10.0
+_LINE_END: Final = b"\r\n"
 _FAREWELL_S: Final = 1.0
 """Seconds that a machine has to take the news that it is no member any more."""
 
@@ -109,6 +121,12 @@ def application(answers: Answers, news: News) -> Starlette:
     async def succeed(request: Request) -> Response:
         return _found(await told(request, answers.succeed))
 
+    async def health(request: Request) -> Response:
+        if request.scope["server"][0] != _sender(request):  # nobody else's business, and no work for others
+            return Response(status_code=404)
+        await run_in_threadpool(answers.refresh)
+        return Response(status_code=204)
+
     async def membership(request: Request) -> Response:
         return _found(await _membership(request, answers, news))
 
@@ -118,6 +136,7 @@ def application(answers: Answers, news: News) -> Starlette:
             Route(KEYS, offer_key, methods=["POST"]),
             Route(SUCCESSION, succeed, methods=["POST"]),
             Route(MEMBERSHIP, membership, methods=["GET"]),
+            Route(HEALTH, health, methods=["GET"]),
         ],
         exception_handlers={QmeshError: _refusing},
     )
@@ -214,7 +233,10 @@ _MOST_FILES: Final = 65536
 
 
 class _Server(uvicorn.Server):
-    """With what else runs in its event loop: who waits for news, and the socket by which it is told."""
+    """With what else runs in its event loop: who waits for news, and the socket by which it is told.
+
+    failure: what ended one of the tasks by which it tells news, and so all of it.
+    """
 
     def __init__(self, config: uvicorn.Config, answers: Answers, news: News, told: socket.socket) -> None:
         super().__init__(config)
@@ -224,12 +246,13 @@ class _Server(uvicorn.Server):
         self._telling: asyncio.Task[None] | None = None
         self._next = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.failure: BaseException | None = None
 
     def announce(self) -> None:
         """Spread the news. From any thread; nothing before it has begun, when nobody can wait."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended
-                asyncio.run_coroutine_threadsafe(self.spread(), self._loop)
+                asyncio.run_coroutine_threadsafe(self._announced(), self._loop)
 
     async def main_loop(self) -> None:
         """At rest it looks at the clock twice a second; uvicorn's own does ten times, which is felt."""
@@ -237,7 +260,8 @@ class _Server(uvicorn.Server):
         try:
             # As any stream: what knows of Unix sockets would look for the file that the socket's name says.
             async with await asyncio.start_server(self._hear, sock=self._told):
-                while not await self.on_tick(0):  # noqa: ASYNC110 - another thread, in `stop`, asks it to end
+                while not await self.on_tick(0):  # another thread, in `stop`, asks it to end
+                    pulse.beat()
                     await asyncio.sleep(0.5)
         finally:
             self._loop = None
@@ -256,8 +280,20 @@ class _Server(uvicorn.Server):
             await writer.drain()
         except OSError:
             pass  # who told it did not wait
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task
+            self._fail(error)
         finally:
             writer.close()
+
+    async def _announced(self) -> None:
+        try:
+            await self.spread()
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self.should_exit = True
 
     async def spread(self) -> None:
         """Look for a newer membership, and have all know who wait; many at once are one look."""
@@ -289,16 +325,33 @@ def _peer_of(connection: object) -> str:
     return "" if client is None else client[0]
 
 
+def _nobody() -> None:
+    pass
+
+
 class Service:
     """The running service: a thread of its own, from `start` to `stop`.
 
     told: a listening socket, from here on the service's; whoever connects to it says that the
         membership may be another.
+    ended: called from its thread when that ends.
     """
 
     def __init__(
-        self, answers: Answers, *, address: str, port: int, interface: str, told: socket.socket
+        self,
+        answers: Answers,
+        *,
+        address: str,
+        port: int,
+        interface: str,
+        told: socket.socket,
+        ended: Callable[[], None] = _nobody,
     ) -> None:
+        self.pulse = Pulse()
+        self.failure: BaseException | None = None
+        """What ended it, where it was not `stop` and not without an error."""
+        self._ended = ended
+        self._interface = interface
         try:
             self._socket = _listen(address, port, interface)
         except KernelRefused:
@@ -327,15 +380,51 @@ class Service:
             told,
         )
         self._told = told
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, name="membership service"
-        )
+        self._thread = threading.Thread(target=self._run, name="membership service", daemon=True)
 
     def start(self) -> None:
         """Begin to answer. Of a large mesh each member has a connection that waits."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_FILES)), hard))
         self._thread.start()
+
+    def _run(self) -> None:
+        self.pulse.adopt()
+        try:
+            self._server.run(sockets=[self._socket])
+        except BaseException as error:  # noqa: BLE001 - who keeps it asks what ended it
+            self.failure = error
+        finally:
+            self.failure = self.failure or self._server.failure
+            self.pulse.rest()
+            self._ended()
+
+    def probe(self, *, wait_s: float) -> None:
+        """Ask it as a member does, through the kernel and all of its rules, whether it serves.
+
+        wait_s: seconds to wait for the connection, and for the answer.
+        Raises ConnectionError where there is no connection, Unanswered where nothing sensible is said then.
+        """
+        place = self._socket.getsockname()[:2]
+        with pulse.allowed(2 * wait_s), socket.socket(self._socket.family, socket.SOCK_STREAM) as asking:
+            asking.settimeout(wait_s)
+            asking.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface.encode())
+            try:
+                asking.connect(place)
+            except OSError as error:
+                why = error.strerror or "no connection in time: does a firewall drop it?"
+                raise ConnectionError(
+                    f"{place[0]} port {place[1]} cannot be reached from here: {why}"
+                ) from None
+            try:
+                asking.sendall(f"GET {HEALTH} HTTP/1.1\r\nHost: qmesh\r\n\r\n".encode())
+                answer = asking.recv(64)
+            except OSError as error:
+                raise Unanswered(
+                    f"it took a question and did not answer: {error.strerror or error}"
+                ) from None
+        if not answer.startswith(b"HTTP/1.1 204 "):
+            raise Unanswered(f"its answer was {answer.partition(_LINE_END)[0].decode('ascii', 'replace')!r}")
 
     def announce(self) -> None:
         """Have all who wait know that the membership may be another. From any thread."""
@@ -347,10 +436,11 @@ class Service:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """End it, and wait until it has ended."""
+        """End it, and wait until it has ended. One that hangs is left to the end of this process."""
         self._server.should_exit = True
         if self._thread.ident is not None:
-            self._thread.join()
+            with pulse.allowed(_STOP_S):
+                self._thread.join(_STOP_S)
         self._socket.close()
         self._told.close()
 

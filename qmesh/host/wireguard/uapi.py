@@ -17,6 +17,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, KernelRefused, NeedsRoot
+from qmesh.host import pulse
 from qmesh.host.netlink import refusal
 from qmesh.host.wireguard.device import (
     REMEMBERED,
@@ -108,7 +109,8 @@ def _connect(interface: str) -> socket.socket:
 @contextmanager
 def _connection_errors(interface: str) -> Iterator[None]:
     try:
-        yield
+        with pulse.allowed(ANSWER_TIMEOUT_S):
+            yield
     except PermissionError:
         raise NeedsRoot(
             f"{socket_path(interface)} may not be used by this user", hint="run the command as root"

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Final
 
 from qmesh.errors import KernelRefused, MachineRefused, MissingProgram, NeedsRoot
-from qmesh.host import links
+from qmesh.host import links, pulse
 from qmesh.host.netlink import refusal, refusals
 from qmesh.host.wireguard import uapi
 from qmesh.host.wireguard.device import Device, port_hint, refuse_taken_port, with_known_endpoint
@@ -101,17 +101,18 @@ def _start(interface: str) -> str:
     # The daemon may keep what it prints to: neither our output nor a pipe, or it would hold our caller.
     with os.fdopen(os.memfd_create(PROGRAM), "w+b") as output:
         try:
-            ended = subprocess.run(
-                [found, interface],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd="/",
-                env=_environment(),
-                start_new_session=True,
-                timeout=START_TIMEOUT_S,
-                check=False,
-            )
+            with pulse.allowed(START_TIMEOUT_S):
+                ended = subprocess.run(
+                    [found, interface],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd="/",
+                    env=_environment(),
+                    start_new_session=True,
+                    timeout=START_TIMEOUT_S,
+                    check=False,
+                )
         except (OSError, subprocess.SubprocessError) as error:
             raise _not_started(interface, type(error).__name__) from None
         output.seek(0)

@@ -22,6 +22,8 @@ from qmesh.mesh.audit.guard import (
 )
 from qmesh.mesh.audit.listeners import listener_findings, silence_findings
 from qmesh.mesh.audit.surroundings import (
+    Agent,
+    AgentTrouble,
     BlackHole,
     Change,
     ConfigFile,
@@ -32,10 +34,18 @@ from qmesh.mesh.audit.surroundings import (
     Surroundings,
 )
 from qmesh.mesh.audit.tunnel import tunnel_findings
-from qmesh.mesh.audit.upkeep import agent_findings, change_findings, key_findings, membership_findings
+from qmesh.mesh.audit.upkeep import (
+    agent_findings,
+    change_findings,
+    key_findings,
+    membership_findings,
+    service_findings,
+)
 from qmesh.mesh.model import NodeState
 
 __all__ = [
+    "Agent",
+    "AgentTrouble",
     "BlackHole",
     "Change",
     "ConfigFile",
@@ -64,6 +74,7 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
         *listener_findings(desired, observed, around),
         *tunnel_findings(desired.tunnel, observed.tunnel, around),
         *agent_findings(around),
+        *service_findings(around),
         *change_findings(around),
         *config_findings(desired, around),
         *silence_findings(around),

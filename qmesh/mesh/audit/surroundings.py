@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -11,6 +11,10 @@ from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.model import Profile, Unshown
 from qmesh.mesh.nodeconfig import Setting
 from qmesh.mesh.sysctls import Weakness
+
+SERVICE: Final = "membership service"
+CONTROL_NODE: Final = "answers of the control node"
+"""Parts of the agent: what it serves itself, and what it hears of the control node."""
 
 Change: TypeAlias = Literal["unconfirmed", "undone"]
 
@@ -64,6 +68,29 @@ class SilentWorkers(msgspec.Struct, frozen=True):
     are_all: bool
 
 
+class Agent(msgspec.Struct, frozen=True):
+    """This machine's agent, where it runs.
+
+    silent: why it is known not to answer; None where it does.
+    troubles: what it says is wrong with its parts.
+    restarts: which of them were begun anew lately, and why.
+    restart: the command that begins it anew.
+    """
+
+    silent: str | None
+    troubles: tuple[AgentTrouble, ...]
+    restart: str
+    restarts: tuple[AgentTrouble, ...] = ()
+
+
+class AgentTrouble(msgspec.Struct, frozen=True):
+    """What is wrong with a part of the agent, and what to do; that is empty where nothing is known."""
+
+    part: str
+    reason: str
+    hint: str
+
+
 class BlackHole(msgspec.Struct, frozen=True):
     """A path that swallows large packets and tells nobody.
 
@@ -75,6 +102,10 @@ class BlackHole(msgspec.Struct, frozen=True):
     by: str
     sent: int
     passes: int | None
+
+
+RUNS: Final = Agent(silent=None, troubles=(), restart="")
+"""An agent that is well."""
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +122,9 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     listeners: address and port of each listening TCP socket.
     taken_down: whether the tunnel is down because `qmesh down` said so.
     removed: whether the mesh has this machine no more; then it is to have no tunnel.
-    agent_runs: whether this machine's agent does.
+    agent: None where none runs.
+    unanswered: why the membership service does not answer this machine's question; None where it does, or
+        where it was not asked.
     obstacles: what other programs' rules do to the mesh's packets.
     weaknesses: what its kernel is set to.
     flusher: None where no unit that runs takes away all rules, as far as can be told.
@@ -114,7 +147,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[tuple[str, int], ...]
     taken_down: bool = False
     removed: bool = False
-    agent_runs: bool = True
+    agent: Agent | None = RUNS
+    unanswered: str | None = None
     obstacles: tuple[Obstacle, ...] = ()
     weaknesses: tuple[Weakness, ...] = ()
     flusher: Flusher | None = None

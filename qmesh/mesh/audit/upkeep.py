@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from qmesh.errors import JOIN_ANEW, RESTORE
 from qmesh.mesh.audit.findings import PRIVATE_MODE, Finding, error, warning, wide_mode
-from qmesh.mesh.audit.surroundings import KeyFile, SecretFile, Surroundings
+from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE, KeyFile, SecretFile, Surroundings
+
+_SEE_CONTROL: Final = "run `qmesh check` on the control node"
 
 
 def key_findings(around: Surroundings) -> Iterator[Finding]:
@@ -25,10 +28,37 @@ def key_findings(around: Surroundings) -> Iterator[Finding]:
 
 
 def agent_findings(around: Surroundings) -> Iterator[Finding]:
-    """Nobody who mends."""
-    if not around.agent_runs:
+    """Nobody who mends, or one who is not well."""
+    agent = around.agent
+    if agent is None:
         does = "mends this machine and lets others join" if around.is_control else "mends this machine"
         yield warning("agent-missing", "qmesh agent", f"an agent that {does}", "none runs")
+        return
+    if agent.silent is not None:
+        wanted = "an agent that says how it is"
+        yield error("agent-silent", "qmesh agent", wanted, agent.silent, agent.restart)
+    for trouble in agent.troubles:
+        if trouble.part not in {SERVICE, CONTROL_NODE}:
+            cure = trouble.hint or agent.restart
+            yield error("agent-failing", trouble.part, "a part of the agent that works", trouble.reason, cure)
+
+    for each in agent.restarts:
+        yield warning(
+            "agent-restarted", each.part, "a part of the agent that goes on", each.reason, each.hint
+        )
+
+
+def service_findings(around: Surroundings) -> Iterator[Finding]:
+    """A membership service that does not answer: this machine's own, or the control node's."""
+    own = (
+        next((each for each in around.agent.troubles if each.part == SERVICE), None) if around.agent else None
+    )
+    if own is not None and around.agent is not None:
+        cure = own.hint or around.agent.restart
+        yield error("service-silent", SERVICE, "members and those who join are answered", own.reason, cure)
+    if around.unanswered is not None:
+        wanted = "the control node answers this machine's questions"
+        yield error("service-silent", SERVICE, wanted, around.unanswered, _SEE_CONTROL)
 
 
 def membership_findings() -> Iterator[Finding]:

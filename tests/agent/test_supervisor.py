@@ -1,0 +1,177 @@
+"""Parts that end are begun again and named; what hangs is found, and borne longer each time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qmesh.agent import supervisor
+from qmesh.agent.supervisor import WELL, Part, Retries, Troubles, Watchdog
+from qmesh.errors import MachineRefused
+from qmesh.host.pulse import Pulse
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr(supervisor, "AGAIN_S", (0.01, 0.02))
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def troubles(told) -> Troubles:
+    return Troubles(told.append)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a1_what_is_wrong_is_said_once_with_what_to_do_and_so_is_its_end(troubles, told, caplog):
+    caplog.set_level(logging.INFO, "qmesh")
+    for _ in range(3):
+        troubles.note_error("disk", MachineRefused("it is full", hint="free it"))
+        troubles.tell()
+    (now,) = troubles.all()
+    assert (now.part, now.reason, now.hint) == ("disk", "it is full", "free it")
+    troubles.note("disk", "it is gone")
+    troubles.tell()
+    for _ in range(3):
+        troubles.clear("disk")
+        troubles.tell()
+    assert caplog.messages == ["disk: it is full (hint: free it)", "disk: it is gone", "disk: well again"]
+    assert told == ["disk: it is full", "disk: it is gone", WELL]
+
+
+def test_of_an_unforeseen_error_the_log_has_the_place(troubles, caplog):
+    with pytest.raises(ZeroDivisionError) as unforeseen:
+        _ = 1 / 0
+    troubles.note_error("look", unforeseen.value)
+    troubles.note_error("disk", OSError(28, "No space left on device"))
+    assert [record.exc_info is not None for record in caplog.records] == [True, False]
+
+
+@pytest.mark.parametrize("end", [None, KeyError("x"), SystemExit(3), MachineRefused("no", hint="wait")])
+def test_a1_a_part_that_ends_is_begun_again_and_named(troubles, end):
+    runs, go = [], threading.Event()
+
+    def run() -> None:
+        runs.append(troubles.all())
+        if len(runs) < 4:
+            if end is not None:
+                raise end
+            return
+        go.wait()
+
+    part = Part("part", run, troubles)
+    part.start()
+    part.start()  # it runs already
+    until(lambda: len(runs) == 4)
+    assert runs == [(), (), (), ()]  # while it runs nothing is wrong
+    (restart,) = troubles.restarts()
+    assert (restart.part, restart.times) == ("part", 3)
+    part.stop()
+    go.set()
+
+
+def test_a1_a_part_that_is_down_is_named_until_it_runs(troubles, told, monkeypatch):
+    monkeypatch.setattr(supervisor, "AGAIN_S", (3600.0,))
+    part = Part("part", lambda: 1 / 0, troubles)
+    part.start()
+    until(lambda: bool(troubles.all()))
+    assert troubles.all()[0].reason == "ZeroDivisionError: division by zero"
+    until(lambda: told == ["part: ZeroDivisionError: division by zero"])
+    part.stop()
+
+
+def test_intervals_grow_until_it_has_run_for_a_while(monkeypatch):
+    monkeypatch.setattr(supervisor, "AGAIN_S", (10.0, 20.0, 30.0))
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    retries = Retries()
+    assert retries.wait_s == 0
+    waits = []
+    for _ in range(4):
+        retries.begun()
+        now[0] += 5
+        retries.failed()
+        waits.append(retries.wait_s)
+        now[0] += waits[-1]
+    assert waits == [10, 20, 30, 30]
+    retries.begun()
+    now[0] += supervisor.SETTLED_S + 1
+    retries.failed()
+    assert retries.wait_s == 10
+
+
+class Hung(Pulse):
+    """One that says what it is told to."""
+
+    seconds = 0.0
+
+    @property
+    def silent_s(self) -> float:
+        return self.seconds
+
+    @property
+    def is_stuck(self) -> bool:
+        return self.seconds > 5
+
+    def excuse(self) -> None:
+        self.seconds = 0.0
+
+
+def test_a1_what_hangs_is_found_and_borne_longer_each_time(troubles):
+    pulse, found = Hung(), []
+    watchdog = Watchdog(lambda: {"part": pulse}, troubles, lambda name, _: found.append(name))
+    for seconds, times in [(4, 0), (6, 1), (0, 1)]:
+        pulse.seconds = seconds
+        watchdog.look()
+        assert found == ["part"] * times
+    for _ in range(4):
+        troubles.restarted("part", "it hung")
+    for seconds, times in [(15, 1), (17, 2)]:
+        pulse.seconds = seconds
+        watchdog.look()
+        assert found == ["part"] * times
+
+
+def test_a_process_that_had_stopped_as_a_whole_is_not_taken_for_one_that_hangs(troubles, monkeypatch):
+    pulse, found = Hung(), []
+    watchdog = Watchdog(lambda: {"part": pulse}, troubles, lambda name, _: found.append(name))
+    pulse.seconds = 60
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    watchdog.look()
+    assert found == []
+
+
+def test_an_agent_that_has_begun_anew_knows_of_it(troubles, monkeypatch):
+    for _ in range(2):
+        troubles.restarted("part", "it hung")
+    monkeypatch.setenv(supervisor._RESTARTS, "")
+    with pytest.MonkeyPatch.context() as patch:
+        words = []
+        patch.setattr("os.execv", lambda path, argv: words.append((path, argv)))
+        supervisor.begin_anew_for("part", Hung(), troubles, Path("/state"))
+        (restart,) = Troubles(lambda _: None).restarts()
+    assert (restart.part, restart.times) == ("part", 3)
+    assert words[0][1][1:] == ["-m", "qmesh", "agent", "--state", "/state"]
+    assert Troubles(lambda _: None).restarts() == ()  # it is not handed on for ever
+
+
+@pytest.mark.parametrize("said", ["", "no", "{}", '[{"part": 1}]', "[" * 1000])
+def test_an_environment_of_somebody_elses_is_no_matter(said, monkeypatch):
+    monkeypatch.setenv(supervisor._RESTARTS, said)
+    assert Troubles(lambda _: None).restarts() == ()

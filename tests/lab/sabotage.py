@@ -1,0 +1,64 @@
+"""An agent, a part of which can be broken: `python sabotage.py`, then a file /root/HOW-PART.
+
+HOW is `hang`, which blocks the part's thread for ever, or `crash`, which ends it by an error that nobody
+has foreseen; `hang` and `crash` happen once for each such file, which is removed by that. What comes after
+an agent that has begun anew is an ordinary one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qmesh.agent import asking, following
+from qmesh.agent.service import Agent
+from qmesh.cli.resident import run
+from qmesh.host import notices
+from qmesh.host.channel.service import _Server
+
+PARTS = {
+    "look": (Agent, "_look"),
+    "service": (_Server, "on_tick"),
+    "asking": (asking.Asking, "_asked"),
+    "following": (following.Follower, "turn"),
+    "monitor": (Agent, "_probe_holder"),
+    "answering": (Agent, "_health"),
+    "notices": (notices.Notices, "take"),
+}
+"""What each part calls again and again."""
+
+
+class Sabotage(BaseException):
+    """No part expects this."""
+
+
+def breakable(part: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def broken(*arguments: Any, **rest: Any) -> Any:
+        for how in ("hang", "crash"):
+            try:
+                os.unlink(f"/root/{how}-{part}")  # noqa: PTH108 - quick: it is tried at each call
+            except FileNotFoundError:
+                continue
+            if how == "hang":
+                threading.Event().wait()
+            if part == "notices":  # both sockets are none any more
+                arguments[0].close()
+                continue
+            raise Sabotage(f"sabotaged {part}")
+        return real(*arguments, **rest)
+
+    return broken
+
+
+def main() -> int:
+    for part, (owner, name) in PARTS.items():
+        setattr(owner, name, breakable(part, getattr(owner, name)))
+    return run("agent", Path("/var/lib/qmesh"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

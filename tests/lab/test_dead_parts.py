@@ -1,0 +1,234 @@
+"""No part of the agent ends or hangs unnoticed: it is begun anew, and `check` says so (A1)."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from qmesh.mesh.guard import HELD, TABLE
+from tests.lab.cluster import STATE, facts, make_control, make_member, qmesh, stop_agent
+from tests.lab.machines import TOOLS, Lab, Machine, Running
+from tests.lab.waiting import wait_until
+
+pytestmark = pytest.mark.lab
+
+NODES_OWN = {"config-stale", "worker-silent", "config-missing"}
+HOW = ("crash", "hang")
+NAMES = {
+    "look": "look at this machine",
+    "service": "membership service",
+    "asking": "questions for the membership",
+    "following": "config.yml and way to the control node",
+    "monitor": "monitor",
+    "answering": "answers to `qmesh check`",
+}
+
+
+class Cluster(NamedTuple):
+    control: Machine
+    member: Machine
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Lab() as lab:
+        control = make_control(lab)
+        yield Cluster(control, make_member(lab, control, 201, 2))
+
+
+def findings(machine: Machine) -> dict[str, Any]:
+    """What `check` finds wrong, by code, but for the node, which is not there."""
+    found = json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)["findings"]
+    return {each["code"]: each for each in found if each["code"] not in NODES_OWN}
+
+
+def is_well(machine: Machine) -> bool:
+    return findings(machine) == {}
+
+
+@contextlib.contextmanager
+def breakable_agent(machine: Machine) -> Iterator[Running]:
+    """An agent in the place of the machine's, whose parts are broken by `spoil`; it is well by then."""
+    stop_agent(machine)
+    agent = machine.start(["python", TOOLS / "sabotage.py"])
+    try:
+        wait_until(lambda: is_well(machine), seconds=30)
+        yield agent
+        assert agent.poll() is None  # whatever was done to it, it never ended
+    finally:
+        agent.stop(timeout=15)
+        qmesh(machine, "apply")
+
+
+def spoil(machine: Machine, how: str, part: str, *, news: Callable[[], object] = lambda: None) -> None:
+    """Break a part, and wait until it has come to where that shows."""
+    machine.write(f"/root/{how}-{part}", "")
+    news()  # for who waits for that
+    if part == "answering":  # only when it is asked
+        findings(machine)
+    wait_until(
+        lambda: machine.run(["test", "-e", f"/root/{how}-{part}"], check=False).returncode == 1, seconds=30
+    )
+
+
+def is_mended(machine: Machine, part: str) -> bool:
+    """Whether nothing is wrong any more but that the part was begun anew, which is said."""
+    found = findings(machine)
+    return set(found) == {"agent-restarted"} and found["agent-restarted"]["subject"] == NAMES[part]
+
+
+def is_told(log: str, part: str, how: str) -> bool:
+    """Whether the log has it once, with the place where it was."""
+    said = f"{NAMES[part]}: it hung" if how == "hang" else f"{NAMES[part]}: Sabotage: sabotaged {part}"
+    return log.count(said) == 1 and "in broken" in log
+
+
+PARTS = [
+    ("service", "crash"),
+    ("service", "hang"),
+    ("look", "hang"),
+    *(
+        pytest.param(part, how, marks=pytest.mark.long)
+        for part, how in [("look", "crash"), *itertools.product(("monitor", "answering", "following"), HOW)]
+    ),
+]
+
+
+@pytest.mark.parametrize(("part", "how"), PARTS)
+def test_a1_a_part_of_the_control_nodes_agent_is_begun_anew_and_named(cluster, part, how):
+    with breakable_agent(cluster.control) as agent:
+        spoil(cluster.control, how, part)
+        wait_until(lambda: is_mended(cluster.control, part), seconds=30)
+        wait_until(lambda: is_well(cluster.member), seconds=10)  # it is answered
+        assert is_told(agent.error_output(), part, how)
+
+
+@pytest.mark.parametrize(
+    ("part", "how"),
+    [
+        ("asking", "hang"),
+        *(
+            pytest.param(part, how, marks=pytest.mark.long)
+            for part, how in [("asking", "crash"), *itertools.product(("look", "following"), HOW)]
+        ),
+    ],
+)
+def test_a1_a_part_of_a_members_agent_is_begun_anew_and_named(cluster, part, how):
+    control, member = cluster
+    with breakable_agent(member) as agent:
+        workers = itertools.count(3)
+        spoil(
+            member,
+            how,
+            part,
+            news=lambda: qmesh(control, "set", "machine-b", "--workers", str(next(workers))),
+        )
+        wait_until(lambda: is_mended(member, part), seconds=30)
+        assert is_told(agent.error_output(), part, how)
+        # It hears of what changes, as before.
+        revision = facts(control, "set", "machine-b", "--workers", "2")["revision"]
+        wait_until(lambda: held_revision(member) == revision, seconds=20)
+
+
+def held_revision(member: Machine) -> int:
+    """Of the membership that its agent has, without a command that would ask for a newer one."""
+    signed = json.loads(member.read(f"{STATE}/membership.json"))
+    revision: int = json.loads(base64.b64decode(signed["payload"]))["revision"]
+    return revision
+
+
+def test_a1_the_kernels_notices_are_taken_by_new_sockets(cluster):
+    control = cluster.control
+    with breakable_agent(control) as agent:
+        spoil(control, "crash", "notices")
+        wait_until(lambda: is_well(control), seconds=20)
+        control.run(["nft", "delete", "table", "inet", TABLE])
+        wait_until(lambda: has_table(control, TABLE), seconds=3)  # less than it looks away
+        assert "notices of the kernel" in agent.error_output()
+
+
+def has_table(machine: Machine, name: str) -> bool:
+    return machine.run(["nft", "list", "table", "inet", name], check=False).returncode == 0
+
+
+def test_a1_a_look_that_fails_in_an_unforeseen_way_leaves_the_ports_closed(cluster):
+    control = cluster.control
+    with breakable_agent(control) as agent:
+        control.write("/root/crash-look", "")
+        control.run(["nft", "flush", "ruleset"])
+        wait_until(lambda: has_table(control, TABLE), seconds=3)
+        wait_until(lambda: is_mended(control, "look"), seconds=20)
+        assert is_told(agent.error_output(), "look", "crash")
+
+
+def test_a1_an_agent_that_is_stopped_as_a_whole_is_named_here_and_on_a_member(cluster):
+    control, member = cluster
+    agent = control.run(["pgrep", "-f", "qmesh agen[t]"]).stdout.strip()
+    control.run(["kill", "-STOP", agent])
+    found = findings(control)["agent-silent"]
+    assert found["severity"] == "error"
+    assert found["cure"] == f"kill -KILL {agent}; qmesh apply"
+    silent = findings(member)["service-silent"]
+    assert silent["severity"] == "error"
+    assert "10.77.0.1" in silent["seen"]
+    control.run(["sh", "-c", found["cure"]])
+    wait_until(lambda: is_well(control) and is_well(member), seconds=20)
+
+
+def test_a1_a_holder_that_hangs_is_named_and_another_holds_the_guard(cluster):
+    control = cluster.control
+    hung = control.run(["pgrep", "-x", "qmesh-hold"]).stdout
+    control.run(["pkill", "-STOP", "-x", "qmesh-hold"])
+    wait_until(
+        lambda: control.run(["pgrep", "-x", "qmesh-hold"], check=False).stdout not in {hung, ""}, seconds=30
+    )
+    wait_until(lambda: set(findings(control)) == {"agent-restarted"}, seconds=20)
+    assert findings(control)["agent-restarted"]["subject"] == "holder of the guard"
+    control.run(["nft", "flush", "ruleset"])
+    assert has_table(control, HELD)
+    stop_agent(control)
+    qmesh(control, "apply")
+
+
+def test_a1_a_service_that_cannot_listen_is_named_and_tried_again_while_the_guard_is_kept(cluster):
+    control, member = cluster
+    stop_agent(control)
+    taken = control.start(["python", "-c", TAKE_THE_PORT])
+    taken.wait_for("taken")
+    agent = control.start(["qmesh", "agent"])
+    wait_until(lambda: "service-silent" in findings(control), seconds=20)
+    found = findings(control)["service-silent"]
+    assert "Address already in use" in found["seen"]
+    assert "ss -ltnp" in found["cure"]
+    control.run(["nft", "flush", "ruleset"])
+    wait_until(lambda: has_table(control, TABLE), seconds=5)
+    assert agent.error_output().count("Address already in use") == 1  # said once
+    taken.stop()
+    wait_until(lambda: "service-silent" not in findings(control), seconds=30)
+    wait_until(lambda: is_well(member), seconds=20)
+    agent.stop(timeout=15)
+    qmesh(control, "apply")
+
+
+TAKE_THE_PORT = """
+import socket
+listening = socket.create_server(("10.77.0.1", 51820))
+print("taken", flush=True)
+while True:
+    listening.accept()
+"""
+
+
+def test_a1_a_command_that_was_stopped_halfway_opens_no_port(cluster):
+    control = cluster.control
+    stopped = control.start(["flock", "--close", STATE, "sleep", "1000"])
+    control.run(["nft", "flush", "ruleset"])
+    wait_until(lambda: has_table(control, TABLE), seconds=10)
+    stopped.stop()
+    wait_until(lambda: is_well(control), seconds=20)
