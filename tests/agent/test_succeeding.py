@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,8 +98,21 @@ class Mesh:
 
 
 @pytest.fixture
-def mesh(tmp_path: Path) -> Mesh:
-    return Mesh(tmp_path / "mesh")
+def another_mesh(tmp_path: Path) -> Iterator[Callable[[], Mesh]]:
+    numbers = itertools.count()
+    with contextlib.ExitStack() as registries:
+
+        def another() -> Mesh:
+            mesh = Mesh(tmp_path / f"mesh-{next(numbers)}")
+            registries.enter_context(mesh.registry)
+            return mesh
+
+        yield another
+
+
+@pytest.fixture
+def mesh(another_mesh: Callable[[], Mesh]) -> Mesh:
+    return another_mesh()
 
 
 @contextlib.contextmanager
@@ -166,10 +180,10 @@ def both_changes(mesh: Mesh) -> None:
 
 
 def test_a_member_that_is_killed_anywhere_has_the_right_keys_all_the_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    another_mesh: Callable[[], Mesh], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(1, 40):
-        mesh = Mesh(tmp_path / str(number))
+        mesh = another_mesh()
         derived = preshared_key_with(B, mesh.shared[C])
         died = True
         with killed_at(number, monkeypatch), contextlib.suppress(Killed):
@@ -190,10 +204,10 @@ def test_a_member_that_is_killed_anywhere_has_the_right_keys_all_the_time(
 
 
 def test_a_successor_that_is_killed_anywhere_is_the_control_node_in_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    another_mesh: Callable[[], Mesh], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(1, 40):
-        mesh = Mesh(tmp_path / str(number))
+        mesh = another_mesh()
         mesh.begin()
         mesh.tell(mesh.b)
         wanted = mesh.hand_over()
@@ -245,7 +259,7 @@ def test_a_successor_does_not_say_that_it_holds_what_it_could_not_take_over_by(m
     fits = unpacked(mesh.estate())
     succeeding._refuse_unfit(fits, held, mesh.b)
 
-    with sqlite3.connect(":memory:") as newer:
+    with contextlib.closing(sqlite3.connect(":memory:")) as newer:
         newer.deserialize(fits.registry[:18] + b"\1\1" + fits.registry[20:])
         newer.execute("PRAGMA user_version = 999")
         of_a_newer_qmesh = newer.serialize()

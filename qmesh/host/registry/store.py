@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Self
 
-from qmesh.errors import RESTORE, BadInput, EnrolmentRefused, NeedsRoot, QmeshError, StateUnreadable
+from qmesh.errors import RESTORE, BadInput, EnrolmentRefused, NeedsRoot, StateUnreadable
 from qmesh.host import database, files
 from qmesh.host.registry import handing_over, invitations, keys, rows, schema
 from qmesh.host.registry.events import Event, EventKind, record
@@ -58,7 +58,7 @@ class Registry:
         self._connection = database.connect(path)
         try:
             self._refuse_foreign()
-        except QmeshError:
+        except BaseException:
             self._connection.close()
             raise
 
