@@ -55,8 +55,10 @@ class Open:
 
 
 def furnish() -> None:
-    for address in (CONTROL, STRANGER, OWN, "fd77::1", "fd77::66"):
+    for address in (CONTROL, STRANGER, OWN):
         subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
+    for address in ("fd77::1", "fd77::66"):
+        subprocess.run(["ip", "address", "add", address, "dev", "lo", "nodad"], check=True)
 
 
 def opened(*ends: tuple[str, int]) -> Iterator[Open]:

@@ -20,7 +20,7 @@ from tests.mesh.foreign_cases import CASES, DATAGRAM
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
 OUR_OWN = "the guard's own"
-LISTINGS = Path(__file__).parents[1] / "mesh" / "foreign_listings.json"
+LISTINGS = Path(__file__).parents[1] / "mesh" / "foreign_listings"
 
 
 def two_ends() -> None:
@@ -78,7 +78,7 @@ def test_the_kernel_does_with_each_ruleset_what_is_expected_of_the_evaluator():
 
 
 def test_nft_prints_of_each_ruleset_what_the_evaluator_is_tested_with():
-    """With QMESH_WRITE_LISTINGS=1 they are written anew, after a case was added."""
+    """With QMESH_WRITE_LISTINGS=NAME what this nft prints is kept, after a case was added."""
     two_ends()
     printed = {}
     for name, (_, ruleset) in CASES.items():
@@ -86,9 +86,10 @@ def test_nft_prints_of_each_ruleset_what_the_evaluator_is_tested_with():
         nftables.run(ruleset)
         objects, text = nftables.read_ruleset()
         printed[name] = {"objects": objects, "text": text}
-    if os.environ.get("QMESH_WRITE_LISTINGS") == "1":
-        LISTINGS.write_text(json.dumps(printed, indent=1, sort_keys=True) + "\n")
-    assert without_ages(json.loads(LISTINGS.read_text())) == without_ages(printed)
+    if kept_as := os.environ.get("QMESH_WRITE_LISTINGS"):
+        (LISTINGS / f"{kept_as}.json").write_text(json.dumps(printed, indent=1, sort_keys=True) + "\n")
+    kept = [without_ages(json.loads(path.read_text())) for path in LISTINGS.glob("*.json")]
+    assert without_ages(printed) in kept
 
 
 def test_a_table_with_a_flag_is_read_the_same_each_time():

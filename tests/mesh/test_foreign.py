@@ -13,7 +13,11 @@ from qmesh.mesh.foreign.listing import Listing, tables_of
 from qmesh.mesh.foreign.rules import Table, drops
 from tests.mesh.foreign_cases import CASES, DATAGRAM, Fate
 
-LISTINGS = json.loads(Path(__file__).with_name("foreign_listings.json").read_text(encoding="utf-8"))
+LISTINGS = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted(Path(__file__).with_name("foreign_listings").glob("*.json"))
+}
+"""By the nft that printed them, the oldest that does so."""
 ANSWER = replace(DATAGRAM, is_reply=True)
 REQUEST = replace(DATAGRAM, protocol="tcp", traffic="tunnel in")
 
@@ -30,14 +34,16 @@ def fate(tables: tuple[Table, ...], packet: Any = DATAGRAM) -> Fate:
     return "unclear" if found else "passes"
 
 
+@pytest.mark.parametrize("nft", LISTINGS)
 @pytest.mark.parametrize("name", CASES)
-def test_a_datagram_under_a_ruleset(name: str) -> None:
+def test_a_datagram_under_a_ruleset(name: str, nft: str) -> None:
     expected, _ = CASES[name]
-    assert fate(tables_of(listing(**LISTINGS[name]))) == expected
+    assert fate(tables_of(listing(**LISTINGS[nft][name]))) == expected
 
 
 def test_every_listing_is_of_a_case() -> None:
-    assert set(LISTINGS) == set(CASES)
+    assert set(LISTINGS) == {"nft-1.0.6", "nft-1.1.3"}
+    assert all(set(printed) == set(CASES) for printed in LISTINGS.values())
 
 
 def expressions(*found: Any) -> tuple[Table, ...]:
@@ -110,21 +116,23 @@ def test_what_is_not_understood_is_never_taken_for_a_pass(expected: Fate, found:
     assert fate(expressions(*found)) == expected
 
 
-def test_an_answer_is_of_a_connection_whose_translation_is_not_known() -> None:
+@pytest.mark.parametrize("printed", LISTINGS.values(), ids=LISTINGS)
+def test_an_answer_is_of_a_connection_whose_translation_is_not_known(printed: dict[str, Any]) -> None:
     for name, expected in (
         ("established or related", "drops"),
         ("new", "passes"),
         ("the direction", "passes"),
         ("translated", "unclear"),
     ):
-        assert fate(tables_of(listing(**LISTINGS[name])), ANSWER) == expected
+        assert fate(tables_of(listing(**printed[name])), ANSWER) == expected
 
 
-def test_a_rule_is_told_as_nft_prints_it_with_its_handle() -> None:
-    (drop,) = drops(tables_of(listing(**LISTINGS["the port"])), DATAGRAM)
+@pytest.mark.parametrize("printed", LISTINGS.values(), ids=LISTINGS)
+def test_a_rule_is_told_as_nft_prints_it_with_its_handle(printed: dict[str, Any]) -> None:
+    (drop,) = drops(tables_of(listing(**printed["the port"])), DATAGRAM)
     assert drop.rule is not None
     assert drop.rule.text == "udp dport 51820 drop"
-    assert f"{drop.rule.text} # handle {drop.rule.handle}" in LISTINGS["the port"]["text"]
+    assert f"{drop.rule.text} # handle {drop.rule.handle}" in printed["the port"]["text"]
     (drop,) = drops(expressions(DROP), DATAGRAM)
     assert drop.rule is not None
     assert drop.rule.text == '[{"drop":null}]'
