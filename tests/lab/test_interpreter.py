@@ -1,0 +1,62 @@
+"""The interpreter has nothing to say against what qmesh does: no warning, no object left open."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.lab.cluster import CONFIG, NODE_CONFIG, STATE
+from tests.lab.machines import Machine
+from tests.lab.waiting import wait_until
+
+pytestmark = pytest.mark.lab
+
+# Development mode reports what is left open, at the end at the latest; the agent and the holder inherit both.
+STRICT = {"PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1"}
+SERVICES = "qmesh (agen[t]|hol[d])"
+COMPLAINT = re.compile(r"Warning|Traceback|Exception ignored|never awaited|Executing .* took")
+
+
+def strictly(machine: Machine, *words: str, code: int = 0, input: str | None = None) -> str:  # noqa: A002
+    done = machine.run(["qmesh", *words], check=False, env=STRICT, input=input, timeout=60)
+    assert (done.returncode, COMPLAINT.findall(done.stderr)) == (code, []), done.stderr
+    return done.stdout
+
+
+def end_all_of(machine: Machine) -> str:
+    """End agent and holder in order; what they said."""
+    machine.run(["pkill", "-TERM", "-f", SERVICES])
+    wait_until(lambda: not machine.run(["pgrep", "-f", SERVICES], check=False).stdout)
+    return machine.read(f"{STATE}/agent.log")
+
+
+def test_no_command_and_no_service_gives_a_warning(lab):
+    control, member = (
+        lab.machine(f"machine-{name}", f"192.168.0.{number}", f"fd00:1a::{number}")
+        for name, number in (("a", 200), ("b", 201))
+    )
+    for machine in (control, member):
+        machine.write(f"{CONFIG}/config.yml", NODE_CONFIG, 0o600)
+    node = ("--node", "1.4", "--config", CONFIG)
+    strictly(control, "init", "--workers", "3", "--endpoint", "192.168.0.200", *node)
+    member.write("/root/invitation", strictly(control, "invite", "machine-b", "--workers", "2"), 0o600)
+    strictly(member, "join", "invitation", "--config", CONFIG)
+    for machine in (control, member):
+        environments = machine.run(
+            ["sh", "-c", f"cat $(pgrep -f '{SERVICES}' | sed 's|.*|/proc/&/environ|')"]
+        )
+        assert environments.stdout.count("PYTHONDEVMODE=1") == 2
+    revision = json.loads(strictly(control, "set", "machine-b", "--workers", "3", "--json"))["revision"]
+    wait_until(lambda: json.loads(strictly(member, "status", "--json"))["revision"] == revision, 60)
+    strictly(control, "check", code=1)
+    for words in (("status",), ("plan",), ("log",), ("export", "hosts"), ("render-config", "--write")):
+        strictly(control, *words)
+    strictly(member, "rotate-key")
+    strictly(control, "backup", "/root/backup")
+    strictly(control, "remove", "machine-b")
+    for machine in (control, member):
+        said = end_all_of(machine)
+        assert "as desired" in said
+        assert COMPLAINT.findall(said) == [], said
