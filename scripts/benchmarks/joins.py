@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from benchmarks.measuring import Figure
 
 from tests.lab.cluster import invite, qmesh
-from tests.lab.faults import RESET, Ended, Faulty
+from tests.lab.faults import Ended, Faulty, reset
 from tests.lab.machines import TOOLS, Lab, Machine, Running
 
 RUNS, PHASED_RUNS = 50, 15
@@ -75,7 +75,7 @@ def one_by_one() -> list[Figure]:
 
 def start_over(faulty: Faulty, control: Machine, member: Machine) -> None:
     """A machine that never heard of the mesh, with an invitation."""
-    member.run(["sh", "-c", RESET])
+    reset(member)
     faulty("remove", "machine-b")
     invite(control, member, "--workers", "4")
 

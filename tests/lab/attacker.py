@@ -27,6 +27,7 @@ import sys
 from typing import Any
 
 from tests.lab.node import dial
+from tests.lab.waiting import patience
 
 CONNECT_SECONDS = 1.0
 SYN_TIMES = 3
@@ -83,7 +84,7 @@ async def send_forged(attempt: dict[str, Any]) -> str:
 async def connect(attempt: dict[str, Any]) -> str:
     """Try to connect as anyone would; what the other side says makes no difference."""
     try:
-        await dial(attempt["target"], attempt["port"], seconds=CONNECT_SECONDS)
+        await dial(attempt["target"], attempt["port"], seconds=patience(CONNECT_SECONDS))
     except TimeoutError:
         return "timeout"
     except ConnectionRefusedError:

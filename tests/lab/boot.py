@@ -18,12 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.lab.waiting import Deadline, idle, pause
+
 RECORDS = Path("/run/knock")
 WORKERS = [f"qmesh-worker@{core}.service" for core in (2, 3)]
 KEPT_OUT = "qmesh-worker@1.service"
 """The careless server has its port."""
 UNITS = ["qmesh-guard.service", "qmesh-hold.service", "qmesh.service", *WORKERS]
-UNTIL_S = 240.0
+UNTIL_S = 60.0
 QUIET_S = 0.7
 """How long each disturbance is watched at least."""
 
@@ -64,11 +66,11 @@ def tables() -> list[str]:
 
 
 def until(true: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + UNTIL_S
+    deadline = Deadline(UNTIL_S)
     while not true():
-        if time.monotonic() > end:
-            raise RuntimeError(f"it did not come about in time: {what}")
-        time.sleep(0.1)
+        if deadline.is_over():
+            raise RuntimeError(f"it did not come about within {deadline}: {what}")
+        pause(0.1)
 
 
 def recorded(name: str) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def disturbed(disturb: Callable[[], object]) -> dict[str, Any]:
     before, workers = knocks(), processes(*WORKERS)
     disturb()
     at_once = tables()
-    time.sleep(QUIET_S)
+    idle(QUIET_S)
     return {
         "before": before,
         "after": knocks(),
@@ -161,7 +163,7 @@ def broken() -> dict[str, Any]:
     boot = states("qmesh-guard.service", *WORKERS)
     until(lambda: are_active("qmesh.service", "qmesh-hold.service"), "the agent and the holder")
     mended = time.clock_gettime(time.CLOCK_BOOTTIME)
-    time.sleep(QUIET_S)
+    idle(QUIET_S)
     closed = knocks()
     until(lambda: are_active(*WORKERS), "the workers")
     return {

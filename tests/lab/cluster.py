@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from typing import Any
 
 from tests.lab.machines import CHECKOUT, TOOLS, Lab, Machine, Running
+from tests.lab.waiting import comes_true, wait_until
 
 STATE = "/var/lib/qmesh"
 CONFIG = "/root/node/.config"
@@ -90,10 +92,31 @@ def dial(control: Machine) -> list[str | None]:
     return [entry["by"] if entry["answered"] else None for entry in json.loads(done.stdout)]
 
 
-def stop_agent(machine: Machine, signal: str = "TERM") -> None:
-    """End a machine's agent and wait until it is gone."""
-    machine.run(["pkill", f"-{signal}", "-f", "qmesh agen[t]"])
-    machine.run(["sh", "-c", "while pgrep -f 'qmesh agen[t]' >/dev/null; do sleep 0.02; done"])
+AGENT, HOLDER, UNDOING, TUNNEL = "qmesh agent", "qmesh hold", "qmesh undo", "wireguard-go"
+"""How a machine's processes that run on are known, for `processes` and `kill`."""
+
+
+def stop_agent(machine: Machine, number: int = signal.SIGTERM) -> None:
+    """End a machine's agent, which there must be, and wait until it is gone."""
+    assert machine.kill(AGENT, number)
+
+
+def start_agent(machine: Machine) -> Running:
+    """Start the agent of a machine that has none, and wait until it is in its place."""
+    agent = machine.start(["qmesh", "agent"])
+    wait_until(lambda: has_agent(machine), 30)
+    return agent
+
+
+def has_agent(machine: Machine) -> bool:
+    report = json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)
+    return "agent-missing" not in [each["code"] for each in report["findings"]]
+
+
+def agents(machine: Machine) -> int:
+    """How many agents a machine has. What one of them starts is one for a moment too: it is waited for."""
+    comes_true(lambda: len(machine.processes(AGENT)) == 1, 5)
+    return len(machine.processes(AGENT))
 
 
 def what_is_there(machine: Machine) -> dict[str, str]:
@@ -107,13 +130,13 @@ def what_is_there(machine: Machine) -> dict[str, str]:
         "links": "ip -o link | cut -d: -f2",
         "rules": "nft list ruleset",
         "reserved": "cat /proc/sys/net/ipv4/ip_local_reserved_ports",
-        "processes": "pgrep -af 'wireguard-go|qmesh' | cut -d' ' -f2-"
-        " | grep -v -e pgrep -e '<defunct>' || true",
         "files": "find /root /etc/systemd/system /run /tmp -newer /proc/1 -type f"
         f" ! -path '{CHECKOUT}/*' | sort",
     }
     whole = "; printf '\\0'; ".join(f"( {script} )" for script in asked.values())
-    return dict(zip(asked, machine.run(["sh", "-c", whole]).stdout.split("\0"), strict=True))
+    found = dict(zip(asked, machine.run(["sh", "-c", whole]).stdout.split("\0"), strict=True))
+    # One that is being started is for a moment as the one that starts it.
+    return {**found, "processes": "\n".join(sorted(set(machine.processes("wireguard-go|qmesh").values())))}
 
 
 def files_with(machine: Machine, secret: str) -> set[str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.node import NodeRefuses, WorkerAddress, dial, read_list
+from tests.lab.waiting import Deadline, patience
 
 DIAL_SECONDS = 1.0
 POLL_SECONDS = 0.010
@@ -29,7 +30,7 @@ async def dial_worker(core: int, worker: WorkerAddress) -> dict[str, Any]:
     """Dial one entry; `by` is the line that came back, or what went wrong."""
     began = time.monotonic()
     try:
-        line = await dial(worker.address, worker.port, seconds=DIAL_SECONDS)
+        line = await dial(worker.address, worker.port, seconds=patience(DIAL_SECONDS))
     except OSError as error:
         line = str(error) or "timeout"
     return {
@@ -47,15 +48,15 @@ async def dial_all(workers: list[WorkerAddress]) -> list[dict[str, Any]]:
     return [await dial_worker(core, worker) for core, worker in enumerate(workers, start=1)]
 
 
-async def dial_until_answered(worker: WorkerAddress, patience: float) -> dict[str, Any]:
+async def dial_until_answered(worker: WorkerAddress, seconds: float) -> dict[str, Any]:
     """Dial every 10 ms, not waiting for what is still under way: a lost SYN is sent again after 1 s.
 
     `at` is the monotonic clock's time of the first answer.
     """
     under_way: set[asyncio.Task[str]] = set()
-    deadline = time.monotonic() + patience
+    deadline = Deadline(seconds)
     try:
-        while time.monotonic() < deadline:
+        while not deadline.is_over():
             under_way.add(asyncio.create_task(dial(worker.address, worker.port, seconds=0.5)))
             await asyncio.sleep(POLL_SECONDS)
             for attempt in [task for task in under_way if task.done()]:
@@ -66,7 +67,7 @@ async def dial_until_answered(worker: WorkerAddress, patience: float) -> dict[st
         for attempt in under_way:
             attempt.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
-    sys.exit(f"control: {worker.address} port {worker.port} did not answer within {patience:.0f} s")
+    sys.exit(f"control: {worker.address} port {worker.port} did not answer within {deadline}")
 
 
 def worker_address(text: str) -> WorkerAddress:

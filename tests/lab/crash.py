@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -18,7 +17,7 @@ from qmesh.host.registry.keys import BETWEEN_S
 from qmesh.mesh.membership import SignedMembership
 from tests.lab.faults import Ended, Faulty, sample
 from tests.lab.machines import TOOLS, Lab
-from tests.lab.waiting import wait_until
+from tests.lab.waiting import idle, wait_until
 
 _PROBE = """
 import socket, sys, time
@@ -374,7 +373,7 @@ def rotate_key(lab: Lab, *, every: int) -> Result:
 
     def crash(number: int) -> Ended:
         wait_until(lambda: rig.member("rotate-key").code == 0, seconds=40)  # not too soon after the last
-        time.sleep(BETWEEN_S + 1)
+        idle(BETWEEN_S + 1)
         return rig.member("rotate-key", kill=number)
 
     def again() -> str:

@@ -9,26 +9,19 @@ from typing import Any
 
 import msgspec
 
-from tests.lab.cluster import STATE
+from tests.lab.cluster import AGENT, HOLDER, STATE, TUNNEL
+from tests.lab.faulty import NAME_OF_AGENT
 from tests.lab.machines import TOOLS, Machine
+from tests.lab.waiting import patience, wait_until
 
 _SOCKET = "/run/faulty.sock"
 
-END_AGENT = """
-pkill -KILL -f 'qmesh agen[t]'; pkill -KILL -x faulty-agent
-while pgrep -f 'qmesh agen[t]' >/dev/null || pgrep -x faulty-agent >/dev/null; do sleep 0.01; done
-"""
-RESET = f"""
-{END_AGENT}
-pkill -KILL -f 'qmesh hol[d]'; pkill -KILL -x qmesh-hold
-while pgrep -x qmesh-hold >/dev/null; do sleep 0.01; done
-ip link delete qmesh0 2>/dev/null
-while pgrep -x wireguard-go >/dev/null; do sleep 0.01; done
+_ANY_AGENT = rf"{AGENT}|^\[{NAME_OF_AGENT}\]"
+_FORGET = f"""
 rm -rf {STATE}/* {STATE}/.[!.]* /run/wireguard/*.sock
 nft flush ruleset
 echo >/proc/sys/net/ipv4/ip_local_reserved_ports
 """
-"""Makes a machine one that never heard of qmesh."""
 
 
 class Ended(msgspec.Struct):
@@ -65,7 +58,7 @@ class Faulty:
     def __call__(self, *words: str, **how: Any) -> Ended:
         """Run a command; `how` as faulty.py has it."""
         with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(120)
+            asking.settimeout(patience(120))
             asking.connect(f"/proc/{self.machine.pid}/root{_SOCKET}")
             asking.sendall(json.dumps({"words": words, **how}).encode() + b"\n")
             asking.shutdown(socket.SHUT_WR)
@@ -90,11 +83,19 @@ class Faulty:
 
     def end_agent(self) -> None:
         """Kill whatever agent there is, and wait until it is gone."""
-        self.machine.run(["sh", "-c", END_AGENT])
+        self.machine.kill(_ANY_AGENT)
 
     def reset(self) -> None:
         """Make the machine one that never heard of qmesh."""
-        self.machine.run(["sh", "-c", RESET])
+        reset(self.machine)
+
+
+def reset(machine: Machine) -> None:
+    """Make a machine one that never heard of qmesh."""
+    machine.kill(f"{_ANY_AGENT}|{HOLDER}")
+    machine.run(["ip", "link", "delete", "qmesh0"], check=False)
+    wait_until(lambda: not machine.processes(TUNNEL))
+    machine.run(["sh", "-c", _FORGET])
 
 
 _OF_FILES = frozenset({"create", "write", "fsync", "replace", "unlink", "mkdir", "rmdir", "chmod"})

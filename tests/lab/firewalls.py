@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from typing import Final
 
 from tests.lab.machines import CHECKOUT, Machine, Running
+from tests.lab.waiting import wait_until
 
 UNPACKED: Final = CHECKOUT / ".cache" / "firewalls"
 NFTABLES_CONF: Final = """\
@@ -107,10 +108,8 @@ class Firewalld(Firewall):
 
     def _begin(self) -> None:
         self._daemon = self.machine.start(["/usr/sbin/firewalld", "--nofork", "--nopid"])
-        script = (
-            "for i in $(seq 300); do firewall-cmd --state >/dev/null 2>&1 && exit; sleep 0.1; done; exit 1"
-        )
-        self.machine.run(["sh", "-c", script], timeout=90)
+        asking = ["firewall-cmd", "--state"]
+        wait_until(lambda: self.machine.run(asking, check=False).returncode == 0, 60)
 
     def reload(self) -> None:
         """Read the zones anew."""

@@ -18,15 +18,18 @@ import ctypes
 import ipaddress
 import json
 import os
+import re
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
+
+from tests.lab.waiting import HANDED_ON, Deadline, comes_true, patience, slowness, wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TOOLS = Path(__file__).resolve().parent
@@ -35,7 +38,7 @@ TOOLS = Path(__file__).resolve().parent
 _PID1 = TOOLS / "pid1.py"
 _NEW_PID_NAMESPACE = 0x20000000
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_END_SECONDS = 10.0
+_END_SECONDS = 30.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -82,17 +85,25 @@ class Running(subprocess.Popen[str]):
 
         Args:
             text: what to wait for.
-            timeout: seconds.
+            timeout: seconds of an idle machine.
 
         Raises TimeoutError, with all that was said, when the command ended or said it too late.
         """
-        deadline = time.monotonic() + timeout
-        while text not in self.output():
-            if self.poll() is not None or time.monotonic() > deadline:
-                if text in self.output():
-                    return
-                raise TimeoutError(f"no {text!r} from {self.args!r}:\n{self.output()}{self.error_output()}")
-            time.sleep(0.005)
+        comes_true(lambda: text in self.output() or self.poll() is not None, timeout)
+        if text not in self.output():
+            raise TimeoutError(f"no {text!r} from {self.args!r}:\n{self.output()}{self.error_output()}")
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As of any process; but for the time-out, whose seconds are those of an idle machine."""
+        if timeout is None:
+            return super().wait()
+        deadline = Deadline(timeout)
+        while True:
+            try:
+                return super().wait(deadline.left())
+            except subprocess.TimeoutExpired:
+                if deadline.is_over():
+                    raise
 
     def stop(self, *, timeout: float = 5.0) -> int:
         """Ask the command to end, wait for it, and return its exit code; after `timeout` s kill it."""
@@ -152,7 +163,8 @@ class Machine:
             check: raise CommandFailed unless the exit code is 0.
             input: text for standard input, which is empty otherwise.
             env: variables in addition to a clean environment.
-            timeout: seconds, then the command is killed and subprocess.TimeoutExpired raised.
+            timeout: seconds of an idle machine, then the command is killed and subprocess.TimeoutExpired
+                raised.
         """
         words = [str(word) for word in argv]
         running = self.start(words, input=input, env=env)
@@ -181,7 +193,7 @@ class Machine:
         env: Mapping[str, str] | None = None,
     ) -> Running:
         """Start a command that runs on; it ends with the machine at the latest. As `run` otherwise."""
-        variables = {**_clean_environment(), **(env or {})}
+        variables = {**_clean_environment(), HANDED_ON: f"{slowness():.1f}", **(env or {})}
         enter = _entering(self.pid, mount="mnt", net="net", uts="uts", ipc="ipc")
         # A shell's background jobs ignore SIGINT, and hand that on.
         settings = [
@@ -206,6 +218,44 @@ class Machine:
     def read(self, path: str | Path) -> str:
         """The text of a file of the machine; CommandFailed when it has none."""
         return self.run(["cat", path]).stdout
+
+    def processes(self, pattern: str = "") -> dict[int, str]:
+        """Its processes whose description matches a regular expression, by the host's numbers.
+
+        A description is `[NAME] ARGUMENTS`; NAME is what the kernel calls it. The first process is not
+        among them, and none that has ended.
+        """
+        namespace = os.fstat(self._pids).st_ino
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if process.name == str(self.pid) or (process / "ns/pid").stat().st_ino != namespace:
+                    continue
+                arguments = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                described = f"[{(process / 'comm').read_text().strip()}] {arguments}"
+                if arguments and re.search(pattern, described):
+                    found[int(process.name)] = described
+        return found
+
+    def kill(self, pattern: str = "", number: int = signal.SIGKILL) -> int:
+        """Send a signal to its processes that match, and wait until none is left; how many there were.
+
+        What is being started meanwhile gets it too. Without a pattern that is all but the first process.
+        """
+        count = 0
+        while found := self.processes(pattern):
+            count += len(found)
+            with contextlib.ExitStack() as stack:
+                ends = [stack.enter_context(end) for process in found if (end := _End.of(process))]
+                for end in ends:
+                    end.signal(number)
+                for end in ends:
+                    wait_until(end.has_come, _END_SECONDS)
+        return count
+
+    def path(self, path: str | Path) -> Path:
+        """A path of the machine, as it is reached from here; no link on it may be absolute."""
+        return Path(f"/proc/{self.pid}/root{path}")
 
     def close(self) -> None:
         """End every process of the machine, and wait until they and the namespaces are gone."""
@@ -269,6 +319,32 @@ class Lab:
         self._lan = None
 
 
+class _End(contextlib.AbstractContextManager["_End"]):
+    """The end of a process, whoever its parent is; no other process is taken for it, whatever its number."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def of(cls, process: int) -> Self | None:
+        """None where it has come already."""
+        try:
+            return cls(os.pidfd_open(process))
+        except ProcessLookupError:
+            return None
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    def has_come(self) -> bool:
+        """Whether the last of its threads has ended."""
+        return bool(select.select([self._descriptor], [], [], 0)[0])
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
 def _boot(name: str) -> subprocess.Popen[bytes]:
     """Start a machine's first process in new namespaces; return it once the machine is ready."""
     keep = sorted({str(CHECKOUT), sys.prefix, sys.base_prefix})
@@ -298,7 +374,7 @@ def _close_first(first: subprocess.Popen[bytes]) -> None:
     for pipe in (first.stdin, first.stdout):
         if pipe is not None:
             pipe.close()
-    first.wait(_END_SECONDS)
+    first.wait(patience(_END_SECONDS))
 
 
 def _entering(pid: int, **namespaces: str) -> list[str]:

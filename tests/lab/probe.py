@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, Self, TypeAlias
 
 from tests.lab.attacker import checksum
 from tests.lab.machines import Machine
+from tests.lab.waiting import Deadline, comes_true, pause
 
 QUIET_SECONDS = 0.35
 """How long a probe that must not arrive is given to do so; a dropped one never answers."""
@@ -76,9 +77,9 @@ class Place:
         return made
 
     def ping(
-        self, target: str, *, source: str = "", device: str = "", patience: float = PATIENCE_SECONDS
+        self, target: str, *, source: str = "", device: str = "", seconds: float = PATIENCE_SECONDS
     ) -> bool:
-        """Whether an echo request is answered in so many seconds; one is sent every 0.2 s."""
+        """Whether an echo request is answered in time; one is sent every 0.2 s."""
         is_ipv6 = ":" in target
         family, protocol = (
             (socket.AF_INET6, socket.IPPROTO_ICMPV6) if is_ipv6 else (socket.AF_INET, socket.IPPROTO_ICMP)
@@ -95,11 +96,11 @@ class Place:
             answer = struct.pack("!B", 129 if is_ipv6 else 0)
             if not is_ipv6:  # for IPv6 the kernel adds it
                 request = request[:2] + struct.pack("!H", checksum(request)) + word
-            deadline = time.monotonic() + patience
-            while time.monotonic() < deadline:
+            deadline = Deadline(seconds)
+            while not deadline.is_over():
                 with contextlib.suppress(OSError):
                     raw.send(request)
-                    while time.monotonic() < deadline:
+                    while deadline.left():
                         packet = raw.recv(65536)[0 if is_ipv6 else 20 :]
                         if packet.startswith(answer) and packet[4:8] == word:
                             return True
@@ -354,22 +355,17 @@ def reach(listeners: Listeners, probes: Sequence[Probe], *, wanted: Iterable[Pro
     wanted = set(wanted)
     with attempts(probes) as made:
         hostile = [attempt for attempt in made if attempt.probe not in wanted]
-        began = time.monotonic()
-        while time.monotonic() < began + PATIENCE_SECONDS:
+        began, deadline = time.monotonic(), Deadline(PATIENCE_SECONDS)
+        while not deadline.is_over():
             for attempt in made:
                 attempt.push()
             quiet = not hostile or time.monotonic() > began + QUIET_SECONDS
             if quiet and all(a.arrived(listeners) for a in made if a.probe in wanted):
                 break
-            time.sleep(0.01)
+            pause()
         return {a.probe for a in made if a.arrived(listeners) or a.touched}
 
 
 def eventually(condition: Any, seconds: float = PATIENCE_SECONDS) -> bool:
     """Whether a condition comes true in that time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
+    return comes_true(condition, seconds)

@@ -28,6 +28,7 @@ from pathlib import Path
 from qmesh.host import held, nftables
 from qmesh.host.state import State
 from qmesh.mesh.guard import TABLE
+from tests.lab.waiting import patience, some_time
 
 ATTACKS_AT_ONCE = 32
 ATTACK_S = 0.3
@@ -118,7 +119,7 @@ async def dial(host: str, port: int) -> None:
     told = asyncio.create_task(until_told())
     while not told.done():
         try:
-            async with asyncio.timeout(DIAL_S):
+            async with asyncio.timeout(patience(DIAL_S)):
                 reader, writer = await asyncio.open_connection(host, port)
                 dialled["answered" if await reader.readline() == b"hello\n" else "refused"] += 1
                 writer.close()
@@ -155,7 +156,7 @@ def delete(times: int) -> None:
     """How long the agent takes to put the table back, in milliseconds."""
     taken = []
     for _ in range(times):
-        time.sleep(random.uniform(0.1, 0.2))  # noqa: S311 - no secret
+        some_time(0.1, 0.2)
         nftables.run(f"delete table inet {TABLE}")
         began = time.perf_counter()
         while f"table inet {TABLE}" not in nftables.run("list tables inet").splitlines():

@@ -45,7 +45,7 @@ def storm(lab: Lab, times: int, *, kill_agent: bool = True) -> Storm:
     dial = siege(control, "dial", "10.77.0.2", WORKER)
     shaking = member.start(["python", TOOLS / "siege.py", "shake", str(times)])
     if kill_agent:
-        stop_agent(member, "KILL")
+        stop_agent(member, signal.SIGKILL)
     assert shaking.wait(600) == 0, shaking.error_output()
     counted = [told(each) for each in (attack, dial, server)]
     return Storm(tried=counted[0], dialled=counted[1], came=counted[2], shaken=json.loads(shaking.output()))

@@ -15,6 +15,7 @@ from tests.lab.cluster import (
     make_member,
     qmesh,
     refusal,
+    start_agent,
     stop_agent,
     what_is_there,
 )
@@ -60,11 +61,12 @@ def reaches(source: Machine, address: str, port: int) -> bool:
     """Whether packets pass: somebody accepts, or a machine says that nobody listens."""
     script = (
         "import socket, sys\n"
+        "from tests.lab.waiting import patience\n"
         "asking = socket.socket()\n"
-        "asking.settimeout(1)\n"
+        "asking.settimeout(patience(1))\n"
         "sys.exit(asking.connect_ex((sys.argv[1], int(sys.argv[2]))))\n"
     )
-    done = source.run(["python", "-I", "-S", "-c", script, address, str(port)], check=False)
+    done = source.run(["python", "-c", script, address, str(port)], check=False)
     return done.returncode in {0, errno.ECONNREFUSED}
 
 
@@ -155,10 +157,10 @@ def test_e4_both_ways_may_be_begun_and_either_ends_it(lab):
     member = newcomer(lab)
     request(control, member)
     stop_agent(control)
-    waiting = f"until [ -e {STATE}/joining.json ] && [ -e /sys/class/net/qmesh0 ]; do sleep 0.02; done"
     for number in (signal.SIGINT, signal.SIGKILL):
         joining = member.start(["qmesh", "join", "invitation"])
-        member.run(["sh", "-c", waiting])
+        wait_until(member.path(f"{STATE}/joining.json").exists)
+        wait_until(lambda: "qmesh0" in member.run(["ls", "/sys/class/net"]).stdout)
         joining.send_signal(number)
         joining.wait(20)
         assert "request.json" in what_is_there(member)["state"]
@@ -174,7 +176,7 @@ def test_e4_both_ways_may_be_begun_and_either_ends_it(lab):
     member.write("/root/answer", told["answer"])
     # At once, and not because an agent saw to it: none runs.
     assert control.run(["wg", "show", "qmesh0", "peers"]).stdout == told["public_key"] + "\n"
-    control.run(["sh", "-c", "qmesh agent >/dev/null 2>&1 &"])
+    start_agent(control)
     qmesh(member, "join", "invitation", timeout=60)  # the throwaway key is gone: by its own
     assert checked(member)["findings"] == []
     qmesh(member, "join", "--answer", "answer")

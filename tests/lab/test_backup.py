@@ -145,7 +145,7 @@ def test_e4_a_restore_that_is_killed_while_it_applies_goes_on(lab):
     qmesh(control, "backup", BACKUP)
     new = new_hardware(lab, control)
     restoring = new.start(["qmesh", "restore", BACKUP, "--config", CONFIG])
-    new.run(["sh", "-c", "until nft list table inet qmesh >/dev/null 2>&1; do sleep 0.01; done"])
+    wait_until(lambda: "inet qmesh" in new.run(["nft", "list", "tables"]).stdout)
     restoring.kill()
     restoring.wait()
     assert facts(new, "restore", BACKUP, "--config", CONFIG)["revision"] == 1 + JUMP

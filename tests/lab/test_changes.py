@@ -18,17 +18,18 @@ from tests.lab.cluster import (
     start_workers,
 )
 from tests.lab.machines import Machine
-from tests.lab.waiting import wait_until
+from tests.lab.waiting import patience, wait_until
 
 pytestmark = pytest.mark.lab
 
 REACH = textwrap.dedent("""
     import json, socket, sys
+    from tests.lab.waiting import patience
     reached = []
     for port in map(int, sys.argv[2:]):
         try:
-            with socket.create_connection((sys.argv[1], port), timeout=0.7) as connection:
-                connection.settimeout(0.7)
+            with socket.create_connection((sys.argv[1], port), timeout=patience(0.7)) as connection:
+                connection.settimeout(patience(0.7))
                 reached += [port] if connection.recv(1) else []
         except OSError:
             pass
@@ -60,8 +61,8 @@ def knows(machine: Machine, revision: int) -> None:
 
 def has_the_control_node(machine: Machine) -> bool:
     """Whether the membership service answers a machine through its tunnel."""
-    connect = "import socket; socket.create_connection(('10.77.0.1', 51820), timeout=2)"
-    return machine.run(["python", "-c", connect], check=False).returncode == 0
+    connect = "import socket, sys; socket.create_connection(('10.77.0.1', 51820), timeout=float(sys.argv[1]))"
+    return machine.run(["python", "-c", connect, f"{patience(2)}"], check=False).returncode == 0
 
 
 def cores(control: Machine) -> dict[str, tuple[int, int]]:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.lab.cluster import (
     CONFIG,
+    HOLDER,
     STATE,
     checked,
     make_control,
@@ -187,7 +188,7 @@ def test_finds_workers_that_no_guard_covers(member):
     # What the kernel is set to, which is told while there is no guard, depends on the tests before.
     found = [finding["code"] for finding in report["findings"] if finding["severity"] != "info"]
     assert found == ["guard-missing"]
-    member.run(["pkill", "-KILL", "qmesh-hold"])
+    assert member.kill(HOLDER)
     wait_until(lambda: "qmesh" not in member.run(["nft", "list", "tables"]).stdout)
     report = checked(member, code=1)
     qmesh(member, "apply")

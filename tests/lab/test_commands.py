@@ -1,13 +1,14 @@
 """What the commands do to a machine, what they refuse, and what the agent does between them."""
 
 import json
-import time
+import signal
 
 import pytest
 
 from tests.lab.cluster import (
     CONFIG,
     NODE_CONFIG,
+    agents,
     checked,
     dial,
     facts,
@@ -16,12 +17,13 @@ from tests.lab.cluster import (
     make_member,
     qmesh,
     refusal,
+    start_agent,
     start_workers,
     stop_agent,
     what_is_there,
 )
 from tests.lab.machines import Lab
-from tests.lab.waiting import wait_until
+from tests.lab.waiting import idle, some_time, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -192,7 +194,7 @@ def test_two_commands_wait_for_each_other(lab):
     assert [command.wait(60) for command in commands] == [0, 0, 0, 0]
     assert len({command.output() for command in commands}) == 1
     assert [event["what"] for event in facts(machine, "log")["events"]] == ["mesh-made"]
-    assert machine.run(["pgrep", "-cf", "qmesh agen[t]"]).stdout == "1\n"
+    assert agents(machine) == 1
 
 
 @pytest.mark.parametrize(
@@ -211,23 +213,23 @@ def test_init_again_with_other_options_is_refused_by_their_names(control, other)
 
 def test_apply_starts_an_agent_where_none_runs(lab):
     machine = make_control(lab)
-    stop_agent(machine, "KILL")
+    stop_agent(machine, signal.SIGKILL)
     assert facts(machine, "apply")["steps"] == []
     assert [each["code"] for each in checked(machine, code=1)["findings"]] == ["config-stale"]
-    assert machine.run(["pgrep", "-cf", "qmesh agen[t]"]).stdout == "1\n"
+    assert agents(machine) == 1
 
 
 def test_an_init_that_was_killed_can_be_run_again(lab):
     machine = lab.machine("machine-a", "192.168.0.200")
     for delay_s in (0.3, 0.4, 0.5, 0.6, 0.7, 0.9):
         begun = machine.start(["qmesh", "init", *GOOD])
-        time.sleep(delay_s)
+        some_time(delay_s, delay_s + 0.1)
         begun.kill()
         begun.wait()
     made = facts(machine, "init", *GOOD)
     assert facts(machine, "plan")["steps"] == []
     assert facts(machine, "status")["mesh"] == made["mesh"]
-    assert machine.run(["pgrep", "-cf", "qmesh agen[t]"]).stdout == "1\n"
+    assert agents(machine) == 1
 
 
 def test_down_keeps_the_guard_and_open_says_what_it_exposes(lab):
@@ -236,7 +238,7 @@ def test_down_keeps_the_guard_and_open_says_what_it_exposes(lab):
     qmesh(machine, "down")
     assert "qmesh0" not in what_is_there(machine)["links"]
     assert what_is_there(machine)["rules"] == whole["rules"]
-    time.sleep(6)  # longer than the agent looks away: it does not bring back what was taken down
+    idle(6)  # longer than the agent looks away: it does not bring back what was taken down
     assert "qmesh0" not in what_is_there(machine)["links"]
     done = qmesh(machine, "down", "--open")
     assert "40000-40002 are OPEN" in done.stderr
@@ -272,15 +274,13 @@ def test_tunnel_and_guard_outlive_the_agent(lab):
     member = make_member(lab, control, 201, 4)
     qmesh(control, "render-config", "--write")
     start_workers(member, "4..7")
-    for how in ("TERM", "KILL"):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         for machine in (control, member):
-            stop_agent(machine, how)
+            stop_agent(machine, number)
         assert dial(control)[3:] == [f"core {core} on machine-b" for core in range(4, 8)]
         for machine in (control, member):
             assert facts(machine, "plan")["steps"] == []
-            machine.start(["qmesh", "agent"])
-            machine.run(["sh", "-c", "until pgrep -f 'qmesh agen[t]' >/dev/null; do sleep 0.05; done"])
-        time.sleep(1)
+            start_agent(machine)
     assert "runs already" in refusal(control, "agent", code=3)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.lab.machines import CHECKOUT
 from tests.lab.test_lab import host_state
+from tests.lab.waiting import patience
 
 pytestmark = pytest.mark.lab
 
@@ -16,7 +17,7 @@ DEMO = [sys.executable, f"{CHECKOUT}/scripts/demo.py"]
 
 def test_everything_holds():
     before = host_state()
-    done = subprocess.run(DEMO, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(DEMO, capture_output=True, text=True, timeout=patience(120), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("Everything held.\n")
     assert host_state() == before

@@ -11,7 +11,7 @@ import pytest
 
 from qmesh.mesh.enrolment import parse_invitation
 from tests.lab import disk
-from tests.lab.cluster import STATE
+from tests.lab.cluster import AGENT, STATE
 from tests.lab.crash import Rig, trouble_of_membership
 from tests.lab.faults import Faulty
 from tests.lab.machines import Lab
@@ -103,7 +103,7 @@ def test_a_file_system_that_takes_nothing_refuses_every_change_and_loses_none(la
     assert control.facts("status") == before
     for words in (("invite", "machine-c"), ("set", "control", "--workers", "9")):
         control.succeed(*words)
-    control.machine.run(["pgrep", "-f", "qmesh agen[t]"])
+    assert control.machine.processes(AGENT)
     wait_until(lambda: control.facts("plan")["steps"] == [])
 
 

@@ -14,6 +14,7 @@ from tests.lab.cluster import CONFIG, invite, make_control, qmesh
 from tests.lab.machines import Lab, Machine
 from tests.lab.mesh import ip
 from tests.lab.probe import QUIET_SECONDS, Place
+from tests.lab.waiting import patience
 
 pytestmark = pytest.mark.lab
 
@@ -42,13 +43,13 @@ class Conversation:
         server = answering.socket("tcp", socket.AF_INET)
         server.bind(("0.0.0.0", port))  # noqa: S104
         server.listen()
-        server.settimeout(5)
+        server.settimeout(patience(5))
         self.asker = asking.socket("tcp", socket.AF_INET)
-        self.asker.settimeout(5)
+        self.asker.settimeout(patience(5))
         self.asker.connect((host, port))
         self.answerer, _ = server.accept()
         for end in (self.asker, self.answerer):
-            end.settimeout(QUIET_SECONDS)
+            end.settimeout(patience(5) if port == NEIGHBOUR else QUIET_SECONDS)
         self._server = server
 
     def says(self, speaker: socket.socket) -> bool:

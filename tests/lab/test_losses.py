@@ -1,13 +1,13 @@
 """What is lost, late or wrong on a machine opens nothing, destroys nothing, and is said."""
 
 import re
-import time
 
 import pytest
 
 from qmesh.host.wireguard import kernel
 from tests.lab.cluster import (
     CONFIG,
+    HOLDER,
     NODE_CONFIG,
     STATE,
     checked,
@@ -90,7 +90,7 @@ def test_a_failed_join_takes_no_interface_that_is_somebody_elses(lab):
     member = lab.machine("machine-b", "192.168.0.201")
     invite(control, member)
     joining = member.start(["qmesh", "join", "invitation"])
-    member.run(["sh", "-c", f"until [ -e {STATE}/joining.json ]; do sleep 0.01; done"])
+    wait_until(member.path(f"{STATE}/joining.json").exists)
     joining.kill()
     joining.wait()
     member.run(
@@ -154,11 +154,12 @@ def test_no_config_without_the_nodes_identity_is_written_for_the_control_node(la
 
 def test_a_config_that_changes_while_a_command_waits_is_not_overwritten(lab):
     control = make_control(lab)
-    holding = control.start(["flock", STATE, "sh", "-c", "echo held; sleep 3"])
+    holding = control.start(["flock", STATE, "sh", "-c", "echo held; sleep 1000"])
     holding.wait_for("held")
     writing = control.start(["qmesh", "render-config", "--write"])
-    time.sleep(1.5)
+    wait_until(lambda: "waiting for another qmesh command" in writing.error_output())
     control.write(f"{CONFIG}/config.yml", NODE_CONFIG + "# the node was here\n", 0o600)
+    holding.kill_session()
     assert writing.wait(30) == 2
     assert "changed meanwhile" in writing.error_output()
     assert control.read(f"{CONFIG}/config.yml") == NODE_CONFIG + "# the node was here\n"
@@ -173,12 +174,16 @@ def test_g3_the_guard_does_not_wait_for_dns(lab):
     stop_agent(member)
     silent = "ip neighbour add 192.168.0.250 lladdr 02:00:00:00:00:01 dev eth0"
     member.run(["sh", "-c", f"{silent}; echo nameserver 192.168.0.250 >/etc/resolv.conf; echo >/etc/hosts"])
-    member.run(["sh", "-c", "pkill -KILL qmesh-hold; nft flush ruleset; ip link delete qmesh0"])
+    assert member.kill(HOLDER)
+    member.run(["sh", "-c", "nft flush ruleset; ip link delete qmesh0"])
     wait_until(lambda: not guards(member))
+    seen = member.start(["sh", "-c", "nft monitor tables & ip -o monitor link & exec sleep 1000"])
+    listened_to = ["nft", "add table inet seen; delete table inet seen"]
+    wait_until(lambda: member.run(listened_to) and "inet seen" in seen.output())
     applying = member.start(["qmesh", "apply"])
-    wait_until(lambda: guards(member), 4)
-    assert applying.poll() is None, "the look-up was to be slow"
-    assert "qmesh0" not in what_is_there(member)["links"]
+    seen.wait_for("qmesh0", timeout=30)
+    assert guards(member)
+    assert "table inet qmesh" in seen.output().partition("qmesh0")[0], "the look-up was to be slow"
     applying.kill_session()
 
 

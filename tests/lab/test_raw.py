@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import struct
-import time
 from collections.abc import Iterable
 
 import pytest
@@ -14,6 +13,7 @@ from tests.lab.attacker import ipv4_packet, segment
 from tests.lab.matrix.rulesets import HELD_ALONE, LASTING, NONE, Ruleset
 from tests.lab.mesh import CONTROL, NEIGHBOUR, WORKER, Mesh, Role, nft
 from tests.lab.probe import QUIET_SECONDS
+from tests.lab.waiting import idle
 
 pytestmark = pytest.mark.lab
 
@@ -55,7 +55,7 @@ def came(mesh: Mesh, role: Role, packets: Iterable[bytes]) -> dict[str, int]:
     ):
         for packet in packets:
             raw.sendto(packet, (machine.ipv4, 0))
-    time.sleep(QUIET_SECONDS)
+    idle(QUIET_SECONDS)
     rules = json.loads(machine.run(["nft", "-j", "list", "table", "inet", "lab"]).stdout)["nftables"]
     counted = [each["rule"] for each in rules if "rule" in each]
     return {rule["comment"]: rule["expr"][1]["counter"]["packets"] for rule in counted}

@@ -1,7 +1,6 @@
 """How machines find each other: the nearest way, another when it dies, NAT, and paths that carry less."""
 
 import json
-import time
 
 import pytest
 
@@ -19,7 +18,7 @@ from tests.lab.cluster import (
     stop_agent,
 )
 from tests.lab.machines import TOOLS, Lab, Machine, _ip
-from tests.lab.waiting import wait_until
+from tests.lab.waiting import idle, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -192,7 +191,7 @@ def test_works_from_behind_nat_and_goes_on_when_nobody_speaks(lab):
         stop_agent(boss)
     assert endpoint_seen(control).startswith("192.168.0.1:")
     assert endpoint_seen(public).startswith("192.168.0.2:")
-    time.sleep(31)
+    idle(31)
     assert [answers(boss, machine) for boss, machine in pairs] == [True, True]
 
 

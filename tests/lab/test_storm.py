@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-from tests.lab.cluster import make_control, make_member, stop_agent
+from tests.lab.cluster import HOLDER, make_control, make_member, stop_agent
 from tests.lab.storm import ATTACKER, NOBODYS, WORKER, siege, storm, told
+from tests.lab.waiting import idle
 
 pytestmark = pytest.mark.lab
 
@@ -33,9 +36,11 @@ def test_g3_where_nothing_is_held_a_flush_would_have_been_found(lab):
     attacker = lab.machine("machine-x", ATTACKER)
     server = siege(member, "serve", WORKER, NOBODYS)
     attack = siege(attacker, "attack", member.ipv4, WORKER, NOBODYS)
-    stop_agent(member, "KILL")
-    member.run(["pkill", "-KILL", "qmesh-hold"])
-    member.run(["sh", "-c", "for i in 1 2 3 4 5; do nft flush ruleset; sleep 0.1; done"])
+    stop_agent(member, signal.SIGKILL)
+    assert member.kill(HOLDER)
+    for _ in range(5):
+        member.run(["nft", "flush", "ruleset"])
+        idle(0.1)
     told(attack)
 
     assert any(f" {WORKER} {ATTACKER}" in who for who in told(server))

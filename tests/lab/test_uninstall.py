@@ -6,6 +6,7 @@ import pytest
 
 from tests.lab.cluster import (
     CONFIG,
+    HOLDER,
     STATE,
     facts,
     make_control,
@@ -13,6 +14,7 @@ from tests.lab.cluster import (
     qmesh,
     refusal,
     start_workers,
+    stop_agent,
     what_is_there,
 )
 from tests.lab.machines import Machine
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.lab
 
 RESERVED = "/proc/sys/net/ipv4/ip_local_reserved_ports"
 UNITS = "/etc/systemd/system"
+HOLDER_IS_KILLED = "the holder is killed"
 
 
 def is_there(machine: Machine, path: str) -> bool:
@@ -150,15 +153,18 @@ def test_one_that_was_killed_can_be_run_again(lab, after_s):
         f"rm {STATE}/mesh.db",
         f"nft flush ruleset; rm {STATE}/guard.nft",
         "ip link delete qmesh0",
-        "pkill -KILL -f 'qmesh [ah][go]'",
+        HOLDER_IS_KILLED,
     ],
 )
 def test_a_machine_that_is_damaged_can_be_left_too(lab, spoil):
     machine = blank(lab)
     before = all_of_it(machine)
     found_mesh(machine)
-    machine.run(["pkill", "-f", "qmesh agen[t]"])
-    machine.run(["sh", "-c", spoil])
+    stop_agent(machine)
+    if spoil == HOLDER_IS_KILLED:
+        assert machine.kill(HOLDER)
+    else:
+        machine.run(["sh", "-c", spoil])
     qmesh(machine, "uninstall", "--delete-state")
     after = all_of_it(machine)
     if "flush" in spoil:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
+import signal
 
 import pytest
 
 from tests.lab.cluster import CONFIG, facts, make_control, make_member, qmesh, start_workers
 from tests.lab.machines import Machine
-from tests.lab.waiting import wait_until
+from tests.lab.waiting import wait_until, within
 
 pytestmark = pytest.mark.lab
 
@@ -38,9 +38,7 @@ def test_a_worker_that_is_killed_is_named_with_machine_unit_and_command(cluster)
     assert status["advice"] == []
 
     running[5].kill()
-    began = time.monotonic()
     wait_until(lambda: silent(control, "machine-b") == [5], seconds=5)
-    assert time.monotonic() - began < 5
     (named,) = facts(control, "status")["machines"][1]["workers"]["silent"]
     assert named == {
         "core": 5,
@@ -72,9 +70,8 @@ def test_a_worker_at_another_address_than_its_own_is_none(cluster):
 def test_a_machine_that_is_down_is_not_waited_for_core_by_core(cluster):
     control, member = cluster
     member.run(["ip", "link", "set", "eth0", "down"])
-    began = time.monotonic()
-    assert silent(control, "machine-b") == [4, 5, 6, 7]
-    assert time.monotonic() - began < 8
+    with within(8):
+        assert silent(control, "machine-b") == [4, 5, 6, 7]
     assert "there: systemctl restart qmesh-workers.target" in qmesh(control, "status").stdout
 
 
@@ -83,7 +80,7 @@ def test_watching_goes_on_until_ctrl_c(cluster):
     control.write("/root/seen", "")
     watching = control.start(["sh", "-c", "exec qmesh status --watch --json >>/root/seen"])
     wait_until(lambda: len(control.read("/root/seen").splitlines()) >= 2, seconds=30)
-    control.run(["pkill", "-INT", "-f", "qmesh status"])
+    watching.send_signal(signal.SIGINT)
     assert watching.wait(10) == 0
     for line in control.read("/root/seen").splitlines():
         assert json.loads(line)["machines"][0]["name"] == "control"

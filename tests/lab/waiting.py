@@ -1,14 +1,117 @@
-"""Waiting for what comes about by itself, and failing where it does not in time."""
+"""Waiting for what comes about by itself, and failing where it does not in time.
+
+Every time-out of the tests is from here. Its seconds are those of an idle machine; where this one is
+slower, because it is busy or emulated, the time-out is as many times longer.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
+import random
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Final
+
+REFERENCE_S: Final = 0.18
+"""What `_measured` takes on an idle machine of two cores."""
+HANDED_ON: Final = "QMESH_TEST_SLOWNESS"
+"""The variable by which a program of the lab knows how slow this machine is."""
+POLL_S: Final = 0.01
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    """Ask again and again, for so many seconds at most. Raises AssertionError."""
-    deadline = time.monotonic() + seconds
+def slowness(*, anew: bool = False) -> float:
+    """How many times slower than an idle machine this one is; 1 at least, and never less than before.
+
+    anew: measure again, instead of taking what was measured at first.
+    """
+    if anew:
+        _slowest[0] = max(_slowest[0], _measured() / REFERENCE_S)
+    return max(_slowest[0], _at_first())
+
+
+_slowest = [1.0]
+
+
+@functools.cache
+def _at_first() -> float:
+    told = os.environ.get(HANDED_ON)
+    return float(told) if told else _measured() / REFERENCE_S
+
+
+def _measured() -> float:
+    """Seconds of a small piece of work of the kind that the tests wait for: starts of a Python."""
+    began = time.monotonic()
+    for _ in range(3):
+        subprocess.run([sys.executable, "-I", "-S", "-c", "import asyncio, ssl"], check=True)
+    return time.monotonic() - began
+
+
+def patience(seconds: float) -> float:
+    """Seconds of this machine for so many of an idle one."""
+    return seconds * slowness()
+
+
+class Deadline:
+    """So many seconds of an idle machine from now on."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._began = time.monotonic()
+
+    def left(self) -> float:
+        """Seconds until it is over, 0 when it is."""
+        return max(0.0, self._began + patience(self.seconds) - time.monotonic())
+
+    def is_over(self) -> bool:
+        """Whether it is; where it seems so, by how slow this machine is by now."""
+        if self.left():
+            return False
+        slowness(anew=True)
+        return not self.left()
+
+    def __str__(self) -> str:
+        return f"{self.seconds:g} s, {slowness():.1f} times as long here"
+
+
+def comes_true(condition: Callable[[], object], seconds: float, *, every_s: float = POLL_S) -> bool:
+    """Whether it does in that time."""
+    deadline = Deadline(seconds)
     while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        if deadline.is_over():
+            return False
+        pause(every_s)
+    return True
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 15.0, *, every_s: float = POLL_S) -> None:
+    """Ask again and again, for so many seconds at most. Raises AssertionError."""
+    assert comes_true(condition, seconds, every_s=every_s), (
+        f"not within {Deadline(seconds)}"
+    )
+
+
+def pause(seconds: float = POLL_S) -> None:
+    """Let others go on, between asking and asking again."""
+    time.sleep(seconds)
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """What is done inside takes no longer. Raises AssertionError."""
+    deadline = Deadline(seconds)
+    yield
+    assert not deadline.is_over(), f"it took longer than {deadline}"
+
+
+def idle(seconds: float) -> None:
+    """Let time pass in which nothing is to happen; that nothing did is for the caller to see."""
+    time.sleep(seconds)
+
+
+def some_time(least_s: float, most_s: float) -> None:
+    """Let time pass until a moment that nobody chose, for a crash."""
+    time.sleep(random.uniform(least_s, most_s))  # noqa: S311 - no secret

@@ -13,12 +13,10 @@ import argparse
 import errno
 import socket
 import sys
-import time
 from pathlib import Path
 
 from tests.lab.node import NodeRefuses, answer_until_terminated, listen_at, read_list
-
-POLL_SECONDS = 0.005
+from tests.lab.waiting import Deadline, pause
 
 
 def cores(text: str) -> range:
@@ -50,15 +48,15 @@ def listeners(arguments: argparse.Namespace) -> list[tuple[socket.socket, str]]:
 
 def listeners_in_time(arguments: argparse.Namespace) -> list[tuple[socket.socket, str]]:
     """As `listeners`; until the time is over, a list or a tunnel address may yet come."""
-    deadline = time.monotonic() + arguments.wait
+    deadline = Deadline(arguments.wait)
     while True:
         try:
             return listeners(arguments)
         except (NodeRefuses, OSError) as error:
             to_come = isinstance(error, NodeRefuses) or error.errno == errno.EADDRNOTAVAIL
-            if not to_come or time.monotonic() > deadline:
+            if not to_come or deadline.is_over():
                 raise
-        time.sleep(POLL_SECONDS)
+        pause()
 
 
 def main() -> None:
