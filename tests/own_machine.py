@@ -19,6 +19,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.lab.waiting import patience, slowness
+
 TEST_TIMEOUT_S = float(os.environ.get("QMESH_TEST_TIMEOUT_S", "300"))
 
 _NEW_NAMESPACES = 0x00020000 | 0x40000000 | 0x20000000  # CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWPID
@@ -46,6 +48,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 def _run_apart(pyfuncitem: pytest.Function) -> tuple[str, str]:
+    slowness()  # so that the test knows, and does not measure it
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
@@ -65,12 +68,12 @@ def _run_apart(pyfuncitem: pytest.Function) -> tuple[str, str]:
 
 def _report(reading: int) -> tuple[str, str]:
     octets = b""
-    while select.select([reading], [], [], TEST_TIMEOUT_S)[0]:
+    while select.select([reading], [], [], patience(TEST_TIMEOUT_S))[0]:
         part = os.read(reading, 65536)
         if not part:
             return pickle.loads(octets) if octets else ("failed", "the test's process died")  # noqa: S301 - ours
         octets += part
-    return "failed", f"the test did not end within {TEST_TIMEOUT_S:.0f} s"
+    return "failed", f"the test did not end within {patience(TEST_TIMEOUT_S):.0f} s"
 
 
 def _be_outer(pyfuncitem: pytest.Function, writing: int) -> NoReturn:

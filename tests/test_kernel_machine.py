@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import signal
+import struct
 import subprocess
-import time
+import termios
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import pytest
+
+from tests.lab.waiting import idle, patience, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -35,10 +40,7 @@ def nothing_is_left(request, tmp_path) -> Iterator[None]:
     mounts = Path("/proc/self/mounts").read_text()
     (tmp_path / "tmp").mkdir()
     yield
-    end = time.monotonic() + 10
-    while left := {*processes_that_name(tmp_path), *(tmp_path / "tmp").iterdir()}:
-        assert time.monotonic() < end, left
-        time.sleep(0.05)
+    wait_until(lambda: not {*processes_that_name(tmp_path), *(tmp_path / "tmp").iterdir()}, 10)
     assert Path("/proc/self/mounts").read_text() == mounts
     assert not list(CACHE.glob("half-made"))
 
@@ -59,23 +61,32 @@ def environment(tmp_path: Path) -> Mapping[str, str]:
 
 
 def done(
-    machine: list[str | Path], tmp_path: Path, *words: str, read_after_s: float = 0
+    machine: list[str | Path], tmp_path: Path, *words: str, reluctant: bool = False
 ) -> subprocess.CompletedProcess[bytes]:
     """What came of a command in a machine that may write to the test's folder `written`.
 
-    read_after_s: seconds in which nobody reads what it says.
+    reluctant: what it says is not read before no more of it fits where it is kept.
     """
     (tmp_path / "written").mkdir()
     command = [*machine, "--rw", tmp_path / "written", *words]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(tmp_path)
     ) as process:
-        time.sleep(read_after_s)
+        if reluctant:
+            wait_until(lambda: is_full(process.stdout), 120)
+            idle(1)
         try:
-            output, errors = process.communicate(timeout=300)
+            output, errors = process.communicate(timeout=patience(300))
         finally:
             process.kill()
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def is_full(pipe: IO[bytes] | None) -> bool:
+    """Whether whoever writes to it has to wait, but for less than a page."""
+    assert pipe is not None
+    kept = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+    return bool(kept > fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) - 4096)
 
 
 def test_a_command_is_as_if_it_ran_here_but_for_what_it_writes(machine, tmp_path):
@@ -89,7 +100,7 @@ def test_a_command_is_as_if_it_ran_here_but_for_what_it_writes(machine, tmp_path
         seq 300000
         exit 7
     """
-    ended = done(machine, tmp_path, "--run", "--", "sh", "-c", script, "--", "kept", read_after_s=10)
+    ended = done(machine, tmp_path, "--run", "--", "sh", "-c", script, "--", "kept", reluctant=True)
 
     whole = "".join(f"{number}\n" for number in range(1, 300001)).encode()
     assert hashlib.sha256(ended.stdout).digest() == hashlib.sha256(whole).digest()
@@ -128,7 +139,7 @@ def test_nothing_is_left_of_one_that_is_interrupted(machine, tmp_path, number):
         assert process.stdout.readline() == b"up\n"
         assert processes_that_name(tmp_path)
         process.send_signal(number)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=patience(30))
 
     assert process.returncode == -number
     assert (output, errors.splitlines()[1:]) == (b"", [])  # the first line is of scripts/install

@@ -16,6 +16,7 @@ import pytest
 
 from qmesh.cli.hall import command
 from tests.conftest import CANNOT
+from tests.lab.waiting import patience
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 VAGRANTFILE = CHECKOUT / "Vagrantfile"
@@ -47,7 +48,7 @@ def validated(vagrantfile: Path, scratch: Path) -> subprocess.CompletedProcess[s
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
         check=False,
     )
 

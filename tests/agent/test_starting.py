@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from qmesh.agent.starting import Ready, wait_until_listening, wait_until_startable
 from qmesh.errors import BadInput, MachineRefused
+from tests.lab.waiting import wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -49,12 +50,20 @@ def tunnel(*addresses: str) -> None:
 
 
 @contextlib.contextmanager
-def later(seconds: float, *words: str) -> Iterator[None]:
-    """Have a command run in the middle of what the block does."""
-    timer = threading.Timer(seconds, run, words)
+def waiting_for(do: Callable[..., object], *words: Any) -> Iterator[None]:
+    """What the block waits for is done meanwhile; it is not over before."""
+    done = threading.Event()
+
+    def begin() -> None:
+        done.set()
+        do(*words)
+
+    timer = threading.Timer(1, begin)
     timer.start()
     try:
-        yield
+        with within(10):
+            yield
+        assert done.is_set()
     finally:
         timer.join()
 
@@ -69,30 +78,25 @@ def listening(address: str, port: int = PORT) -> Iterator[None]:
 def test_a_core_with_guard_address_and_free_port_can_start_at_once(config, table):
     guard(table)
     tunnel()
-    begun = time.monotonic()
 
-    assert wait_until_startable(CORE, config, timeout_s=60) == Ready(
+    # As soon as it can: it is looked at once.
+    assert wait_until_startable(CORE, config, timeout_s=0) == Ready(
         core=CORE, address=ADDRESS, port=PORT, listens=False
     )
-    assert time.monotonic() - begun < 1
 
 
 def test_a_core_waits_for_the_tunnels_address(config):
     guard()
     made = f"ip link add qmesh0 type bridge && ip address add {ADDRESS}/20 dev qmesh0"
-    with later(1, "sh", "-c", made):
-        begun = time.monotonic()
-        wait_until_startable(CORE, config, timeout_s=30)
-        assert 0.9 < time.monotonic() - begun < 10
+    with waiting_for(run, "sh", "-c", made):
+        wait_until_startable(CORE, config, timeout_s=60)
 
 
 def test_g3_a_core_and_the_control_process_wait_for_the_guard(config):
     tunnel()
     for core in (CORE, 0):
-        with later(1, "nft", "add", "table", "inet", "qmesh"):
-            begun = time.monotonic()
-            wait_until_startable(core, config, timeout_s=30)
-            assert 0.9 < time.monotonic() - begun < 10
+        with waiting_for(run, "nft", "add", "table", "inet", "qmesh"):
+            wait_until_startable(core, config, timeout_s=60)
         run("nft", "delete", "table", "inet", "qmesh")
 
 
@@ -116,18 +120,15 @@ def test_an_address_that_does_not_come_is_told(config):
 def test_for_another_machines_address_nobody_waits_longer_than_addresses_take_to_come(config):
     guard()
     tunnel("10.77.0.9/20")
-    begun = time.monotonic()
-    with pytest.raises(
-        BadInput, match=r"core 2 is another machine's: 10\.77\.0\.2 is in 10\.77\.0\.0/20 of qmesh0"
-    ):
-        wait_until_startable(CORE, config, timeout_s=60)
-    assert time.monotonic() - begun < 10
+    whose = r"core 2 is another machine's: 10\.77\.0\.2 is in 10\.77\.0\.0/20 of qmesh0"
+    with within(10), pytest.raises(BadInput, match=whose):
+        wait_until_startable(CORE, config, timeout_s=600)
 
 
 def test_an_interface_may_get_its_addresses_one_by_one(config):
     guard()
     tunnel("10.77.0.9/20")
-    with later(1, "ip", "address", "add", f"{ADDRESS}/20", "dev", "qmesh0"):
+    with waiting_for(run, "ip", "address", "add", f"{ADDRESS}/20", "dev", "qmesh0"):
         wait_until_startable(CORE, config, timeout_s=60)
 
 
@@ -151,20 +152,22 @@ def test_the_same_port_elsewhere_and_another_port_are_in_nobodys_way(config, add
 
 def test_a_worker_that_listens_is_seen_and_one_that_begins_to_is_waited_for(config):
     tunnel()
-    server = f"time.sleep(1); mine = socket.create_server(('{ADDRESS}', {PORT})); time.sleep(1000)"
-    with subprocess.Popen([sys.executable, "-c", f"import socket, time; {server}"]) as worker:
-        begun = time.monotonic()
+    server = f"input(); mine = socket.create_server(('{ADDRESS}', {PORT})); input()"
+    program = [sys.executable, "-c", f"import socket; {server}"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, bufsize=0) as worker:
+        assert worker.stdin is not None
         try:
-            ready = wait_until_listening(CORE, config, timeout_s=30)
+            with waiting_for(worker.stdin.write, b"\n"):
+                ready = wait_until_listening(CORE, config, timeout_s=60)
         finally:
             worker.kill()
-    assert 0.5 < time.monotonic() - begun < 20
     assert ready == Ready(core=CORE, address=ADDRESS, port=PORT, listens=True)
 
 
 def test_a_worker_of_ipv6_is_seen(config):
     tunnel("fd00:77::2/64")
-    time.sleep(2)  # until IPv6 knows that nobody else has the address
+    asking = ["ip", "-6", "address", "show", "tentative"]  # until IPv6 knows that nobody else has it
+    wait_until(lambda: not subprocess.run(asking, check=True, capture_output=True).stdout)
     with listening("fd00:77::2", 40004):
         assert wait_until_listening(3, config, timeout_s=5).address == "fd00:77::2"
 
@@ -172,20 +175,18 @@ def test_a_worker_of_ipv6_is_seen(config):
 @pytest.mark.parametrize("address", EVERY)
 def test_a_worker_that_listens_on_every_address_does_not_count(config, address):
     tunnel()
-    begun = time.monotonic()
-    with listening(address), pytest.raises(BadInput, match=rf"{address} port {PORT}, every address"):
-        wait_until_listening(CORE, config, timeout_s=60)
-    assert time.monotonic() - begun < 10
+    wide = rf"{address} port {PORT}, every address"
+    with within(10), listening(address), pytest.raises(BadInput, match=wide):
+        wait_until_listening(CORE, config, timeout_s=600)
 
 
 def test_a_worker_that_has_ended_is_not_waited_for(config, monkeypatch):
     tunnel()
-    with subprocess.Popen(["sleep", "1"]) as worker:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as worker:
+        assert worker.stdin is not None
         monkeypatch.setenv("MAINPID", str(worker.pid))
-        begun = time.monotonic()
-        with pytest.raises(MachineRefused, match="its process ended"):
+        with waiting_for(worker.stdin.close), pytest.raises(MachineRefused, match="its process ended"):
             wait_until_listening(CORE, config, timeout_s=60)
-    assert 0.5 < time.monotonic() - begun < 10
     with pytest.raises(MachineRefused, match="its process ended"):  # nor one that is long gone
         wait_until_listening(CORE, config, timeout_s=60)
 

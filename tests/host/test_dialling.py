@@ -12,6 +12,7 @@ import pytest
 
 from qmesh.host import dialling
 from qmesh.host.dialling import answer_times
+from tests.lab.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -39,10 +40,10 @@ def test_who_says_nothing_is_waited_for_once_and_together():
     rule = "add table inet t; add chain inet t c { type filter hook input priority 0; tcp dport 1-999 drop; }"
     subprocess.run(["nft", rule], check=True)
     began = time.monotonic()
-    with listening("127.0.0.1", 40000):
+    with within(5), listening("127.0.0.1", 40000):
         places = [("127.0.0.1", port) for port in (*range(1, 100), 40000)]
         assert list(answer_times(places, wait_s=0.5)) == [("127.0.0.1", 40000)]
-    assert 0.5 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.5
 
 
 def test_more_than_are_dialled_at_once(monkeypatch):

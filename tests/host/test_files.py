@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import socket
 import stat
@@ -17,6 +16,7 @@ import pytest
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, QmeshError, StateUnreadable
 from qmesh.host import files
+from tests.lab.waiting import Deadline, some_time
 
 NOBODY = 65534
 
@@ -82,7 +82,7 @@ def test_a_file_whose_writer_is_killed_is_the_old_or_the_new_and_never_a_part(tm
     files.write(path, versions[0])
     for _ in range(25):
         with working(lambda number: files.write(path, versions[number % len(versions)])):
-            time.sleep(random.uniform(0.001, 0.03))  # noqa: S311 - the moment of the crash
+            some_time(0.001, 0.03)
         octets = files.read(path)
 
         assert octets in versions
@@ -98,20 +98,20 @@ def test_a_reader_never_sees_a_part(tmp_path):
     versions = [bytes([letter]) * (100_000 + letter) for letter in b"abcdefgh"]
     files.write(path, versions[0])
     seen: set[bytes | None] = set()
-    end = time.monotonic() + 10
+    deadline = Deadline(10)
     with working(lambda number: files.write(path, versions[number % len(versions)])):
         while len(seen) < 5:
             octets = files.read(path)
             assert octets in versions
             seen.add(octets)
-            assert time.monotonic() < end, "the writer was not seen to write"
+            assert not deadline.is_over(), "the writer was not seen to write"
 
 
 def test_e1_a_private_file_is_0600_from_its_first_byte(tmp_path):
     path = tmp_path / "private.key"
     temporaries = 0
     modes: set[int] = set()
-    end = time.monotonic() + 20
+    deadline = Deadline(20)
 
     def anew(number: int) -> None:
         files.write(path, b"secret" * 20_000)
@@ -122,7 +122,7 @@ def test_e1_a_private_file_is_0600_from_its_first_byte(tmp_path):
             found = modes_in(tmp_path)
             modes.update(found.values())
             temporaries += any(name != path.name for name in found)
-            assert time.monotonic() < end, "no file was seen while it was written"
+            assert not deadline.is_over(), "no file was seen while it was written"
 
     assert modes == {0o600}
 
@@ -597,7 +597,7 @@ def test_a_killed_replacement_loses_nothing(tmp_path):
     files.write(path, versions[0])
     for _ in range(10):
         with working(lambda number: replaced(path, versions[number % len(versions)])):
-            time.sleep(random.uniform(0.001, 0.03))  # noqa: S311 - the moment of the crash
+            some_time(0.001, 0.03)
 
         assert files.read(path) in versions
         assert files.read(tmp_path / "config.yml.bak") in [None, *versions]

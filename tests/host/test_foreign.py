@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.host import nftables
+from tests.lab.waiting import patience
 from tests.mesh.foreign_cases import CASES, DATAGRAM
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -60,13 +61,13 @@ def test_the_kernel_does_with_each_ruleset_what_is_expected_of_the_evaluator():
     wrong = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here, far_socket() as there:
         here.bind(("0.0.0.0", DATAGRAM.target_port))  # noqa: S104
-        here.settimeout(5)
+        here.settimeout(patience(5))
         there.sendto(b"first", (DATAGRAM.target, DATAGRAM.target_port))  # neighbours know each other after it
         assert here.recv(100) == b"first"
         for number, (name, (fate, ruleset)) in enumerate(CASES.items()):
             nftables.run("flush ruleset\n")
             nftables.run(ruleset)
-            here.settimeout(5 if fate == "passes" and name != OUR_OWN else 0.15)
+            here.settimeout(patience(5) if fate == "passes" and name != OUR_OWN else 0.15)
             there.sendto(f"{number}".encode(), (DATAGRAM.target, DATAGRAM.target_port))
             try:
                 came = here.recv(100) == f"{number}".encode()

@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from qmesh.host import files, held, holder, nftables
 from qmesh.host.state import State
 from qmesh.mesh.guard import HELD, held_script, parse_held
 from qmesh.mesh.model import Guard
+from tests.lab.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -50,18 +49,9 @@ def found() -> Guard | None:
 
 def process() -> int:
     """The one process that holds."""
-    return int(
-        subprocess.run(
-            ["pgrep", "--runstates", "R,S", "qmesh-hold"], capture_output=True, text=True, check=True
-        ).stdout
-    )
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    lines = (path.read_text() for path in Path("/proc").glob("[0-9]*/stat"))
+    (found,) = [line for line in lines if "(qmesh-hold)" in line and ") Z" not in line]
+    return int(found.split()[0])
 
 
 def test_what_is_written_is_held_and_by_the_same_process_when_it_is_another(state):
@@ -98,7 +88,7 @@ def test_it_goes_with_its_process_and_the_next_call_brings_it_back(state):
     held.hold(state, guard(40003))
     first = process()
     os.kill(first, signal.SIGKILL)
-    until(lambda: nftables.read_table(HELD) is None)
+    wait_until(lambda: nftables.read_table(HELD) is None)
     held.hold_again(state)
 
     assert found() == guard(40003)
@@ -155,7 +145,7 @@ def test_let_go_ends_it_and_takes_the_table_away_and_can_be_said_twice(state):
 
     assert found() is None
     held.let_go(state)
-    until(lambda: not state.hold_socket.exists())
+    wait_until(lambda: not state.hold_socket.exists())
     held.hold(state, guard(40004))
     assert found() == guard(40004)
 

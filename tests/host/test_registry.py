@@ -3,12 +3,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import random
 import shutil
 import signal
 import sqlite3
 import stat
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +32,7 @@ from qmesh.mesh.changes import (
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, redemption
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import Endpoint, Machine, StandIn
+from tests.lab.waiting import idle, some_time
 from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_2, AS_OF_VERSION_3
 
 NOBODY = 65534
@@ -53,6 +52,7 @@ CONTROL = Machine(
     workers=3,
     endpoints=(Endpoint("203.0.113.5", 51820), Endpoint("2001:db8::5", 51821)),
 )
+
 MESH = Inventory(
     mesh="0123456789abcdef",
     network="10.77.0.0/20",
@@ -811,7 +811,7 @@ def test_e4_killed_at_any_instant_every_join_is_whole_or_not_at_all(path):
             with contextlib.suppress(BaseException):
                 join_on_and_on()
             os._exit(1)
-        time.sleep(random.uniform(0.02, 0.15))  # noqa: S311 - the moment of the crash
+        some_time(0.02, 0.15)
         os.kill(identifier, signal.SIGKILL)
         _, status = os.waitpid(identifier, 0)
         after = is_sound(path)
@@ -832,7 +832,7 @@ def test_a_creation_that_is_killed_leaves_no_registry_and_can_be_said_again(tmp_
                     Registry.create(path, MESH, now=NOW)
                     path.unlink()
             os._exit(1)
-        time.sleep(random.uniform(0.005, 0.05))  # noqa: S311 - the moment of the crash
+        some_time(0.005, 0.05)
         os.kill(identifier, signal.SIGKILL)
         _, status = os.waitpid(identifier, 0)
 
@@ -1100,7 +1100,7 @@ def test_another_who_writes_is_waited_for(path):
         other.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(1) as pool, Registry(path) as registry:
             waiting = pool.submit(invite, registry)
-            time.sleep(0.3)
+            idle(0.3)
 
             assert not waiting.done()
 

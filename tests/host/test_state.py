@@ -20,6 +20,7 @@ from qmesh.host.state import State
 from qmesh.mesh.enrolment import Redemption, public_key_of
 from qmesh.mesh.following import Due
 from qmesh.mesh.model import Endpoint, Secret
+from tests.lab.waiting import pause
 
 SETTINGS = Settings(
     mesh="0123456789abcdef",
@@ -381,7 +382,7 @@ def test_the_lock_waits_for_another_process_and_says_so(state, caplog):
         killer.join()
 
     # Its holder was killed: nobody had to clean up.
-    assert 1.3 < waited < 10
+    assert waited >= 1.5
     assert ["waiting for another qmesh command" in text for text in caplog.messages] == [True]
 
 
@@ -411,7 +412,7 @@ def test_two_processes_are_never_in_the_lock_at_once(state):
         for _ in range(60):
             with state.lock():
                 number = int(counter.read_text())
-                time.sleep(0.001)
+                pause(0.001)
                 counter.write_text(str(number + 1))
 
     children = []

@@ -89,9 +89,7 @@ def comes_true(condition: Callable[[], object], seconds: float, *, every_s: floa
 
 def wait_until(condition: Callable[[], object], seconds: float = 15.0, *, every_s: float = POLL_S) -> None:
     """Ask again and again, for so many seconds at most. Raises AssertionError."""
-    assert comes_true(condition, seconds, every_s=every_s), (
-        f"not within {Deadline(seconds)}"
-    )
+    assert comes_true(condition, seconds, every_s=every_s), f"not within {Deadline(seconds)}"
 
 
 def pause(seconds: float = POLL_S) -> None:
