@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -220,20 +220,17 @@ class Machine:
         return self.run(["cat", path]).stdout
 
     def processes(self, pattern: str = "") -> dict[int, str]:
-        """Its processes whose description matches a regular expression, by the host's numbers.
+        """Its processes whose description matches a regular expression, by the machine's numbers.
 
         A description is `[NAME] ARGUMENTS`; NAME is what the kernel calls it. The first process is not
         among them, and none that has ended.
         """
-        namespace = os.fstat(self._pids).st_ino
         found = {}
-        for process in Path("/proc").glob("[0-9]*"):
+        for process in self.path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if process.name == str(self.pid) or (process / "ns/pid").stat().st_ino != namespace:
-                    continue
                 arguments = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 described = f"[{(process / 'comm').read_text().strip()}] {arguments}"
-                if arguments and re.search(pattern, described):
+                if process.name != "1" and arguments and re.search(pattern, described):
                     found[int(process.name)] = described
         return found
 
@@ -244,14 +241,26 @@ class Machine:
         """
         count = 0
         while found := self.processes(pattern):
-            count += len(found)
             with contextlib.ExitStack() as stack:
-                ends = [stack.enter_context(end) for process in found if (end := _End.of(process))]
+                ends = [stack.enter_context(end) for end in map(_End.of, self._on_host(found)) if end]
+                count += len(ends)
                 for end in ends:
                     end.signal(number)
                 for end in ends:
                     wait_until(end.has_come, _END_SECONDS)
         return count
+
+    def _on_host(self, numbers: Collection[int]) -> list[int]:
+        """The host's numbers of some of its processes."""
+        namespace = os.fstat(self._pids).st_ino
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (process / "ns/pid").stat().st_ino == namespace:
+                    status = (process / "status").read_text()
+                    if int(status.partition("\nNSpid:")[2].partition("\n")[0].split()[-1]) in numbers:
+                        found.append(int(process.name))
+        return found
 
     def path(self, path: str | Path) -> Path:
         """A path of the machine, as it is reached from here; no link on it may be absolute."""

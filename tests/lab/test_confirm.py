@@ -35,7 +35,7 @@ PORTS = "40003"
 
 def soon() -> int:
     """Seconds after which an undoing is due; so long that on a busy machine it can be confirmed too."""
-    return round(patience(10))
+    return max(10, round(patience(3)))
 
 
 def unguarded_member(lab: Lab) -> Machine:
@@ -231,7 +231,7 @@ def test_a_change_that_hangs_with_the_lock_is_killed_and_undone(lab):
     before = as_it_is(member)
     with slow_wireguard(member, 3) as env:
         applying = begin(member, env)
-        wait_until(lambda: member.processes(UNDOING) and member.processes("bin/wireguard-go"))
+        wait_until(lambda: member.processes(UNDOING) and member.processes("bin/wireguard-go"), every_s=0.05)
         applying.send_signal(19)
     wait_until(lambda: is_undone(member), seconds=40)
     assert applying.wait(5) == -9
@@ -244,7 +244,7 @@ def test_ctrl_c_in_the_middle_says_that_it_is_undone(lab):
     stop_agent(member)
     with slow_wireguard(member, 2) as env:
         applying = begin(member, env)
-        wait_until(lambda: member.processes(UNDOING) and member.processes("bin/wireguard-go"))
+        wait_until(lambda: member.processes(UNDOING) and member.processes("bin/wireguard-go"), every_s=0.05)
         applying.send_signal(2)
         assert applying.wait(10) == 130, applying.error_output()
     assert "is undone within" in applying.error_output()

@@ -87,7 +87,8 @@ def test_it_says_who_listens_where_it_is_open_now(lab):
 
     assert "worker ports 40003-40004 are OPEN" in done.stderr
     assert "tcp port 40003 at ::: python" in done.stderr
-    assert member.run(["pgrep", "-f", "worker.py"]).stdout.strip() in done.stderr
+    (worker,) = member.processes(r"worker\.py")
+    assert str(worker) in done.stderr
     workers.stop()
     assert "nothing listens there now" in qmesh(member, "uninstall").stderr
 
