@@ -102,7 +102,9 @@ class Firewalld(Firewall):
     def start(self) -> None:
         """Bus, then daemon."""
         unpack_on(self.machine)
-        self.machine.run(["sh", "-ec", "mkdir -p /run/dbus /var/lib/dbus; dbus-uuidgen --ensure"])
+        # Where the bus is not installed, its user is not there either.
+        user = "id messagebus >/dev/null 2>&1 || useradd --system --user-group messagebus"
+        self.machine.run(["sh", "-ec", f"{user}; mkdir -p /run/dbus /var/lib/dbus; dbus-uuidgen --ensure"])
         self.machine.run(["dbus-daemon", "--system", "--fork"])
         self._begin()
 
