@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,12 +151,3 @@ def test_nothing_of_one_machine_is_in_the_repository():
 @pytest.mark.parametrize("lock", sorted((CHECKOUT / "scripts").glob("*.lock")), ids=name_of)
 def test_locks_have_no_address_in_them(lock):
     assert "://" not in lock.read_text(encoding="utf-8")
-
-
-def test_the_benchmarks_want_nothing_that_only_tests_have():
-    """scripts/bench runs where qmesh is installed as users do it."""
-    without = "import sys; sys.modules.update(dict.fromkeys(['pytest', 'hypothesis']))"
-    words = [sys.executable, "-c", f"{without}; import bench"]
-    paths = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{CHECKOUT}/scripts:{CHECKOUT}"}
-    done = subprocess.run(words, env=paths, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
