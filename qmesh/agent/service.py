@@ -17,28 +17,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from socket import socket
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from qmesh.agent import succeeding, supervisor
 from qmesh.agent.asking import Asking
 from qmesh.agent.following import Follower
 from qmesh.agent.here import Here, require_root
+from qmesh.agent.membership_service import MembershipService
+from qmesh.agent.monitor import Monitor
 from qmesh.agent.reaching import Reach
-from qmesh.agent.serving import ControlNode, Turns
-from qmesh.agent.supervisor import Part, Retries, Troubles, Watchdog
+from qmesh.agent.serving import Turns
+from qmesh.agent.supervisor import Part, Troubles
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.watching import Watch
-from qmesh.errors import Busy, KernelRefused, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import health, held, links, processes, telling
-from qmesh.host.channel.messages import Unanswered
+from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
+from qmesh.host import health, held, processes
 from qmesh.host.linux import close_as_at_boot
-from qmesh.host.pulse import STUCK_S, Pulse
+from qmesh.host.pulse import Pulse
 from qmesh.host.state import State
 from qmesh.mesh.plan import LoadGuard, Step
-from qmesh.mesh.units import WATCHDOG_S
-
-if TYPE_CHECKING:
-    from qmesh.host.channel.service import Service
 
 log = logging.getLogger("qmesh")
 
@@ -55,11 +52,6 @@ PATIENCE_S: Final = 3.0
 """Seconds to wait for another command of qmesh on this machine; then the look is tried again."""
 BUSY_S: Final = 60.0
 """Seconds of that after which something is wrong: commands end."""
-PROBE_S: Final = 2.5
-"""Seconds between two questions of the monitor to the service and to the holder of the guard."""
-_STARTING_S: Final = 0.1
-PROBED_S: Final = 2.0
-"""Seconds that each has for an answer. Who gives none twice in a row is begun anew."""
 
 
 def run(directory: Path) -> None:
@@ -125,11 +117,6 @@ class Agent:
         self._state = state
         self._watch = Watch(state)
         self._calls = Calls(lambda: self._watch.notices.sockets)
-        self._service: tuple[object, Service] | None = None
-        self._service_retries = Retries()
-        self._serves = False
-        self._control_node: ControlNode | None = None
-        self._announced: int | None = None
         self._turns = Turns(self._calls.look)
         self._here: Here | None = None
         self._looked_at: float | None = None
@@ -138,15 +125,21 @@ class Agent:
         self._ready = False
         self._told: tuple[tuple[bool, list[str]], float] = ((False, []), 0.0)
         self._pulse = Pulse()
-        self._is_slow = False
-        self._probe_at = 0.0
-        self._called = threading.Event()
-        self._silent: dict[str, int] = {}
-        self._suspects: set[str] = set()
         self._troubles = Troubles(self._say)
+        self._service = MembershipService(
+            state, look=self._calls.look, turns=self._turns, troubles=self._troubles
+        )
+        self._monitor = Monitor(
+            state,
+            self._service,
+            pulses=self._pulses,
+            troubles=self._troubles,
+            look=self._calls.look,
+            begin_anew=self._begin_anew,
+        )
         self._asking = Part(supervisor.ASKING, self._ask, self._troubles)
         self._parts = {
-            supervisor.MONITOR: Part(supervisor.MONITOR, self._monitor, self._troubles),
+            supervisor.MONITOR: Part(supervisor.MONITOR, self._run_monitor, self._troubles),
             supervisor.ANSWERING: Part(supervisor.ANSWERING, self._answer_check, self._troubles),
             supervisor.FOLLOWING: Part(supervisor.FOLLOWING, self._follow, self._troubles),
         }
@@ -169,15 +162,13 @@ class Agent:
                 processes.notify("STOPPING=1")
                 for part in (*self._parts.values(), self._asking):
                     part.stop()
-                self._stop_service()
+                self._service.stop()
         log.info("the agent has ended; tunnel and guard stay as they are")
 
     def _is_next(self) -> bool:
         """Wait until the next look is due; False when there is to be none."""
-        is_near = self._watch.is_changing or self._is_succeeded
-        seconds = CHANGING_S if is_near else LOOK_S
-        if self._service_retries.wait_s:
-            seconds = min(seconds, self._service_retries.wait_s)
+        is_near = self._watch.is_changing or self._service.is_succeeded
+        seconds = CHANGING_S if is_near else min(LOOK_S, self._service.wait_s or LOOK_S)
         self._pulse.beat(allowed_s=seconds)
         try:
             goes_on = self._calls.wait(seconds)
@@ -208,10 +199,7 @@ class Agent:
                 self._asking.start()
             self._say_ready(here)
         self._troubles.tell()
-        processes.notify(
-            "WATCHDOG=1" + (f"\nWATCHDOG_USEC={WATCHDOG_S * 1_000_000}" if self._is_slow else "")
-        )
-        self._is_slow = False
+        self._monitor.look_ended()
 
     def _wait_for_others(self, error: Busy) -> None:
         """Another command changes this machine: the guard stays this one's concern meanwhile."""
@@ -250,27 +238,15 @@ class Agent:
         with self._state.lock():
             put_back_when_due(self._state)  # whoever else should have is gone
             succeeding.go_on(self._state)
-            if supervisor.HOLDER in self._suspects:
+            if self._monitor.holder_is_silent:
                 log.warning("the holder of the guard does not answer: another one is started")
                 held.begin_anew(self._state)
-                self._suspects.discard(supervisor.HOLDER)
+                self._monitor.holder_is_silent = False
             here, steps = self._watch.look()
         self._tell(steps)
         if here.settings.control:
-            self._keep_service(here)
-            if self._service is not None and self._control_node is not None:
-                self._control_node.write_acknowledged()
-                if self._watch.event != self._announced or self._control_node.is_due_to_all:
-                    self._announced = self._watch.event
-                    self._service[1].announce()
-            if self._is_succeeded and succeeding.retire_when_answered(self._state, here):
-                self._stop_service()  # before the tunnels to the members go: it tells them
-                self._calls.look()
+            self._service.keep(here, self._watch.event)
         return here
-
-    @property
-    def _is_succeeded(self) -> bool:
-        return self._control_node is not None and self._control_node.is_succeeded
 
     def _tell(self, steps: tuple[Step, ...]) -> None:
         """Log what was done, and who made it necessary; the same again and again but every few seconds."""
@@ -290,62 +266,9 @@ class Agent:
         for line in lines:
             log.info("%s", line)
 
-    def _keep_service(self, here: Here) -> None:
-        """The service is bound to the interface as it is: one that was made anew wants a new one."""
-        link = links.read(here.settings.interface) if here.settings.up else None
-        wanted = None if link is None else (link.index, here.machine.address, here.inventory.service_port)
-        if self._service is not None:
-            place, service = self._service
-            if not service.is_alive:
-                self._stop_service()
-                self._service_failed(service.failure)
-            elif place != wanted or supervisor.SERVICE in self._suspects:
-                self._stop_service()
-        if wanted is None:
-            self._troubles.clear(supervisor.SERVICE)
-        elif self._service is None and not self._service_retries.wait_s:
-            try:
-                self._start_service(here, wanted)
-            except Exception as error:  # noqa: BLE001 - the look at the machine goes on without it
-                self._service_failed(error)
-
-    def _start_service(self, here: Here, place: object) -> None:
-        from qmesh.host.channel.service import Service  # noqa: PLC0415 - no worker machine has a use for it
-
-        control_node = ControlNode(self._state, changed=self._calls.look, turns=self._turns)
-        service = Service(
-            control_node,
-            address=here.machine.address,
-            port=here.inventory.service_port,
-            interface=here.settings.interface,
-            told=telling.listen(self._state.directory),
-            ended=self._calls.look,
-        )
-        service.start()
-        self._service_retries.begun()
-        self._control_node = control_node
-        self._service = place, service
-        self._called.set()
-        log.info("members are served at %s port %d", here.machine.address, here.inventory.service_port)
-
-    def _service_failed(self, error: BaseException | None) -> None:
-        error = error or KernelRefused("it ended by itself", hint="")
-        self._service_retries.failed()
-        self._troubles.note_error(supervisor.SERVICE, error)
-        self._troubles.restarted(supervisor.SERVICE, supervisor.described(error))
-
-    def _stop_service(self) -> None:
-        self._serves = False
-        self._suspects.discard(supervisor.SERVICE)
-        if self._service is not None:
-            if self._control_node is not None:
-                self._control_node.tell_all()
-            self._service[1].stop()
-            self._service = self._control_node = None
-
     def _say_ready(self, here: Here) -> None:
         """To whoever started it, once: a control node's service serves by then."""
-        if not self._ready and (self._serves or not (here.settings.control and here.settings.up)):
+        if not self._ready and (self._service.serves or not (here.settings.control and here.settings.up)):
             self._ready = True
             processes.notify("READY=1")
 
@@ -360,6 +283,9 @@ class Agent:
         Asking(
             self._state, arrived=self._calls.look, troubles=self._troubles, stopped=self._asking.stopped
         ).run()
+
+    def _run_monitor(self) -> None:
+        self._monitor.run(self._parts[supervisor.MONITOR].stopped)
 
     def _follow(self) -> None:
         """After each look: config.yml, the node's processes, and on a member the way to the control node."""
@@ -406,72 +332,11 @@ class Agent:
             restarts=self._troubles.restarts(),
         )
 
-    def _monitor(self) -> None:
-        """See that no thread hangs, that the service serves, and that the guard's holder answers."""
-        part = self._parts[supervisor.MONITOR]
-        watchdog = Watchdog(self._pulses, self._troubles, self._begin_anew)
-        while not part.stopped.is_set():
-            self._called.wait(
-                _STARTING_S if self._service is not None and not self._serves else Watchdog.EVERY_S
-            )
-            part.pulse.beat()
-            watchdog.look()
-            if self._pulse.silent_s > STUCK_S and self._ready and not self._is_slow:
-                self._is_slow = True  # and does not hang: it works, or waits for what has an end
-                processes.notify(f"WATCHDOG_USEC={10 * WATCHDOG_S * 1_000_000}")
-            if self._called.is_set() or not self._serves or time.monotonic() >= self._probe_at:
-                self._called.clear()
-                self._probe_at = time.monotonic() + PROBE_S
-                self._probe_service()
-                self._probe_holder()
-
-    def _probe_service(self) -> None:
-        service = self._service
-        if service is None:
-            return
-        try:
-            service[1].probe(wait_s=PROBED_S)
-        except Unanswered as error:
-            self._serves = False
-            self._suspect(supervisor.SERVICE, error)
-        except ConnectionError as error:  # a fault of the way to it, which another one would not mend
-            self._serves = False
-            self._troubles.note_error(supervisor.SERVICE, error)
-        except OSError:
-            pass  # it was just ended
-        else:
-            self._silent.pop(supervisor.SERVICE, None)
-            self._troubles.clear(supervisor.SERVICE)
-            if not self._serves:
-                self._serves = True
-                self._calls.look()
-
-    def _probe_holder(self) -> None:
-        try:
-            held.answers(self._state, wait_s=PROBED_S)
-        except KernelRefused as error:
-            self._suspect(supervisor.HOLDER, error)
-        else:
-            self._silent.pop(supervisor.HOLDER, None)
-            self._troubles.clear(supervisor.HOLDER)
-
-    def _suspect(self, part: str, error: Exception) -> None:
-        """Have the loop begin it anew, where it gave no answer the second time."""
-        self._silent[part] = self._silent.get(part, 0) + 1
-        self._probe_at = 0.0
-        if self._silent[part] > 1:
-            self._silent[part] = 0
-            self._troubles.note_error(part, error)
-            self._troubles.restarted(part, supervisor.described(error))
-            self._suspects.add(part)
-            self._calls.look()
-
     def _begin_anew(self, part: str, pulse: Pulse) -> None:
         supervisor.begin_anew_for(part, pulse, self._troubles, self._state.directory)
 
     def _pulses(self) -> Mapping[str, Pulse]:
-        pulses = {name: part.pulse for name, part in self._parts.items() if name != supervisor.MONITOR}
-        service = self._service
-        if service is not None:
-            pulses[supervisor.SERVICE] = service[1].pulse
-        return {supervisor.LOOK: self._pulse, supervisor.ASKING: self._asking.pulse, **pulses}
+        parts = (self._asking, self._parts[supervisor.ANSWERING], self._parts[supervisor.FOLLOWING])
+        pulses = {supervisor.LOOK: self._pulse, **{part.name: part.pulse for part in parts}}
+        service = self._service.pulse
+        return pulses if service is None else {**pulses, supervisor.SERVICE: service}

@@ -285,11 +285,14 @@ def start_in_background(state: State, command: str, *, wait_s: float) -> int | N
         if not is_ready:
             if process.poll() is not None and is_locked(_lock_file(state, command)):
                 return None
+            has_ended = process.poll() is not None
             raise MachineRefused(
                 f"`qmesh {command}` "
-                + ("did not start" if process.poll() is not None else "is not ready yet")
+                + ("did not start" if has_ended else "is not ready yet")
                 + (f": {status}" if status else ""),
-                hint=f"read {state.log_file}, then run `qmesh {command}` to see it fail",
+                hint=f"read {state.log_file}, then run `qmesh {command}` to see it fail"
+                if has_ended
+                else "it goes on trying; `qmesh check` tells whether it is well",
             )
     process.returncode = 0  # it outlives this command on purpose: nobody is to wait for it
     return process.pid

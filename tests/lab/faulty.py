@@ -216,7 +216,7 @@ def be(asked: Mapping[str, Any], log: int) -> int:
     if asked.get("clock"):
         shift_clock(asked["clock"])
     # It only asks, and at times of its own: no two runs would have the same points.
-    importlib.import_module("qmesh.agent.service").Agent._monitor = lambda agent: agent._asking.stopped.wait()
+    importlib.import_module("qmesh.agent.monitor").Monitor.run = lambda _, stopped: stopped.wait()
     sys.argv = ["qmesh", *asked["words"]]
     main = importlib.import_module("qmesh.cli").main
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qmesh.agent import asking, following
+from qmesh.agent.monitor import Monitor
 from qmesh.agent.service import Agent
 from qmesh.cli.resident import run
 from qmesh.host import notices
@@ -25,7 +26,7 @@ PARTS = {
     "service": (_Server, "on_tick"),
     "asking": (asking.Asking, "_asked"),
     "following": (following.Follower, "turn"),
-    "monitor": (Agent, "_probe_holder"),
+    "monitor": (Monitor, "_probe_holder"),
     "answering": (Agent, "_health"),
     "notices": (notices.Notices, "take"),
 }

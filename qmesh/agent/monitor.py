@@ -1,0 +1,119 @@
+"""The part of the agent that watches the others: that none hangs, and that what serves answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from qmesh.agent.membership_service import MembershipService
+from qmesh.agent.supervisor import HOLDER, LOOK, SERVICE, Troubles, Watchdog, described
+from qmesh.errors import KernelRefused
+from qmesh.host import held, processes, pulse
+from qmesh.host.channel.messages import Unanswered
+from qmesh.host.pulse import Pulse
+from qmesh.host.state import State
+from qmesh.mesh.units import WATCHDOG_S
+
+PROBE_S: Final = 2.5
+"""Seconds between two questions to the service, and to the holder of the guard."""
+PROBED_S: Final = 2.0
+"""Seconds that each has for an answer. Who gives none twice in a row is begun anew."""
+STARTING_S: Final = 0.1
+"""Seconds between two questions to a service that has just begun: who started the agent waits for it."""
+SLOW_S: Final = 6.5
+"""Seconds without a word of the loop after which systemd's watchdog is told to bear with it: it waits for
+what has an end, or works. One that hangs has been found by then."""
+
+
+class Monitor:
+    """`run` is a part's; all else belongs to the loop.
+
+    pulses: of the agent's threads, by their parts' names; the loop's as `LOOK`.
+    look: has a look at the machine come.
+    begin_anew: called with the name and the pulse of a thread that hangs.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        service: MembershipService,
+        *,
+        pulses: Callable[[], Mapping[str, Pulse]],
+        troubles: Troubles,
+        look: Callable[[], None],
+        begin_anew: Callable[[str, Pulse], None],
+    ) -> None:
+        self.holder_is_silent = False
+        """Whether the loop is to have another process hold the guard."""
+        self._state = state
+        self._service = service
+        self._pulses = pulses
+        self._troubles = troubles
+        self._look = look
+        self._watchdog = Watchdog(pulses, troubles, begin_anew)
+        self._silent: dict[str, int] = {}
+        self._probe_at = 0.0
+        self._is_borne = False
+
+    def run(self, stopped: threading.Event) -> None:
+        """Watch until that is set."""
+        while not stopped.wait(STARTING_S if self._service.is_starting else Watchdog.EVERY_S):
+            pulse.beat()
+            self._watchdog.look()
+            self._bear_with_a_slow_loop()
+            if self._service.is_starting or time.monotonic() >= self._probe_at:
+                self._probe_at = time.monotonic() + PROBE_S
+                self._probe_service()
+                self._probe_holder()
+
+    def look_ended(self) -> None:
+        """Feed systemd's watchdog: the loop has come to the end of a look."""
+        processes.notify("WATCHDOG=1" + (_watchdog(WATCHDOG_S) if self._is_borne else ""))
+        self._is_borne = False
+
+    def _bear_with_a_slow_loop(self) -> None:
+        if self._pulses()[LOOK].silent_s > SLOW_S and not self._is_borne:
+            self._is_borne = True
+            processes.notify(_watchdog(10 * WATCHDOG_S).lstrip())
+
+    def _probe_service(self) -> None:
+        try:
+            self._service.probe(wait_s=PROBED_S)
+        except Unanswered as error:
+            if self._is_silent_again(SERVICE, error):
+                self._service.is_suspect = True
+                self._look()
+        except ConnectionError as error:  # a fault of the way to it, which another one would not mend
+            self._troubles.note_error(SERVICE, error)
+        except OSError:
+            pass  # it was just ended
+        else:
+            self._silent.pop(SERVICE, None)
+
+    def _probe_holder(self) -> None:
+        try:
+            held.answers(self._state, wait_s=PROBED_S)
+        except KernelRefused as error:
+            if self._is_silent_again(HOLDER, error):
+                self.holder_is_silent = True
+                self._look()
+        else:
+            self._silent.pop(HOLDER, None)
+            self._troubles.clear(HOLDER)
+
+    def _is_silent_again(self, part: str, error: Exception) -> bool:
+        """Whether it gave no answer the second time; that is said then."""
+        self._probe_at = 0.0
+        self._silent[part] = self._silent.get(part, 0) + 1
+        if self._silent[part] < 2:
+            return False
+        del self._silent[part]
+        self._troubles.note_error(part, error)
+        self._troubles.restarted(part, described(error))
+        return True
+
+
+def _watchdog(seconds: int) -> str:
+    return f"\nWATCHDOG_USEC={seconds * 1_000_000}"
