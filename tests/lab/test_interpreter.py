@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 
 import pytest
 
@@ -26,10 +27,15 @@ def strictly(machine: Machine, *words: str, code: int = 0, input: str | None = N
 
 
 def end_all_of(machine: Machine) -> str:
-    """End agent and holder in order; what they said."""
-    machine.run(["pkill", "-TERM", "-f", SERVICES])
-    wait_until(lambda: not machine.run(["pgrep", "-f", SERVICES], check=False).stdout)
+    """End agent and holder, in that order: the other way the agent starts a holder anew. What they said."""
+    for service in ("qmesh agen[t]", "qmesh hol[d]"):
+        machine.run(["pkill", "-TERM", "-f", service])
+        wait_until(partial(is_gone, machine, service), 60)
     return machine.read(f"{STATE}/agent.log")
+
+
+def is_gone(machine: Machine, service: str) -> bool:
+    return not machine.run(["pgrep", "-f", service], check=False).stdout
 
 
 def test_no_command_and_no_service_gives_a_warning(lab):
