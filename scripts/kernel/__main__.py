@@ -36,7 +36,8 @@ def main() -> int:
     options, rest = _parsed()
     interruptible()
     try:
-        return machine.run(UserMode() if options.uml else Emulated(), _job(options, rest))
+        kind = UserMode() if options.uml else Emulated()
+        return 0 if options.get else machine.run(kind, _job(options, rest))
     except NoMachine as none:
         print(f"error: {none.message}\nhint: {none.hint}", file=sys.stderr)
         return NO_MACHINE
@@ -73,6 +74,7 @@ def _parsed() -> tuple[argparse.Namespace, list[str]]:
         help="a folder laid over /, as it is when the machine is started: files and modes",
     )
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=3600, help="3600 unless given")
+    parser.add_argument("--get", action="store_true", help="only have the kernel in the cache, start nothing")
     parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="run this, no tests")
     # argparse would take the command's own `--` for one of these options'.
     words = sys.argv[1:]
