@@ -126,7 +126,14 @@ def test_a_machine_that_does_not_answer_is_told_apart(machine, tmp_path, words, 
     assert ended.stdout == b""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+# By Ctrl-C, and in the way that nobody can be told of; others end it as Ctrl-C does.
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(signal.SIGINT, signal.SIGKILL),
+        *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGTERM, signal.SIGHUP)),
+    ],
+)
 def test_nothing_is_left_of_one_that_is_interrupted(machine, tmp_path, number):
     words = ("--rw", tmp_path, "--run", "sh", "-c", "echo up; sleep 1000")
     with subprocess.Popen(
