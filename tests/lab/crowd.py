@@ -26,6 +26,7 @@ from qmesh.agent.serving import ControlNode, Turns
 from qmesh.host.channel.service import Service
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import Invitation, parse_invitation, redemption
+from tests.lab.waiting import pause
 
 PORT = 51821
 GO = Path("/run/go")
@@ -46,7 +47,7 @@ def redeem(invitation: Invitation, found: list[tuple[float, int]]) -> None:
     key = base64.b64encode(X25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
     message = redemption(invitation.derived, public_key=key, workers=1, endpoint=None)
     while not GO.exists():
-        time.sleep(0.01)
+        pause()
     begun = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", PORT, 120, source_address=(invitation.address, 0))
     connection.request("POST", "/v1/redemptions", msgspec.json.encode(message))

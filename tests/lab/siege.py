@@ -28,7 +28,7 @@ from pathlib import Path
 from qmesh.host import held, nftables
 from qmesh.host.state import State
 from qmesh.mesh.guard import TABLE
-from tests.lab.waiting import patience, some_time
+from tests.lab.waiting import patience, pause, some_time
 
 ATTACKS_AT_ONCE = 32
 ATTACK_S = 0.3
@@ -160,7 +160,7 @@ def delete(times: int) -> None:
         nftables.run(f"delete table inet {TABLE}")
         began = time.perf_counter()
         while f"table inet {TABLE}" not in nftables.run("list tables inet").splitlines():
-            time.sleep(0.0005)
+            pause(0.0005)
         taken.append((time.perf_counter() - began) * 1e3)
     print(json.dumps(taken))
 

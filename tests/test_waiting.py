@@ -1,0 +1,66 @@
+"""Tests wait in one way: for what they can see, for as long as the machine is slow."""
+
+from __future__ import annotations
+
+import ast
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab import waiting
+from tests.lab.waiting import Deadline, comes_true, slowness, wait_until, within
+
+TESTS = Path(__file__).parent
+PROGRAMS = [path for path in sorted(TESTS.rglob("*.py")) if path != Path(waiting.__file__)]
+SLEEPS = {"lab/knock.py": "its machine has no more than the standard library when it begins"}
+
+
+def sleeps(program: Path) -> bool:
+    calls = (node for node in ast.walk(ast.parse(program.read_text())) if isinstance(node, ast.Call))
+    return "time.sleep" in {ast.unparse(call.func) for call in calls}
+
+
+def test_who_sleeps_says_what_for():
+    """`idle`: nothing is to happen. `some_time`: a moment for a crash. `pause`: between asking and asking."""
+    assert {str(path.relative_to(TESTS)) for path in PROGRAMS if sleeps(path)} == SLEEPS.keys()
+
+
+def test_nobody_is_killed_by_a_name_that_another_may_be_about_to_have():
+    """`Machine.kill` goes on until none is left."""
+    found = [path.name for path in PROGRAMS if re.search(r"\bp[k]ill\b|\bkill[a]ll\b", path.read_text())]
+    assert found == []
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """A machine that gets ten times slower."""
+    measured = iter([waiting.REFERENCE_S, 10 * waiting.REFERENCE_S])
+    monkeypatch.setattr(waiting, "_measured", lambda: next(measured, 10 * waiting.REFERENCE_S))
+    monkeypatch.setattr(waiting, "_slowest", [1.0])
+    monkeypatch.delenv(waiting.HANDED_ON, raising=False)
+    waiting._at_first.cache_clear()
+    yield
+    waiting._at_first.cache_clear()
+
+
+def test_a_time_out_is_as_long_as_the_machine_is_slow_by_the_time_that_it_would_be_over(busy):
+    deadline, began = Deadline(0.2), time.monotonic()
+    assert slowness() == 1
+    assert comes_true(deadline.is_over, 10)
+
+    assert time.monotonic() - began >= 2
+    assert slowness() == 10
+
+
+def test_a_machine_that_is_quicker_is_given_the_time_of_an_idle_one(busy, monkeypatch):
+    monkeypatch.setattr(waiting, "_measured", lambda: 0.0)
+    assert slowness(anew=True) == 1
+
+
+def test_what_does_not_come_is_a_failure_that_says_how_long_it_was_waited_for(busy):
+    with pytest.raises(AssertionError, match=r"not within 0\.01 s, 10\.0 times as long here"):
+        wait_until(lambda: False, 0.01)
+    with pytest.raises(AssertionError, match=r"longer than 0\.01 s"), within(0.01):
+        waiting.idle(0.2)
