@@ -28,6 +28,8 @@ UNITS = ["qmesh-guard.service", "qmesh-hold.service", "qmesh.service", *WORKERS]
 UNTIL_S = 60.0
 QUIET_S = 0.7
 """How long each disturbance is watched at least."""
+ENOUGH = 50
+"""How often a worker is asked for meanwhile, at least."""
 
 
 def run(*words: str) -> str:
@@ -87,6 +89,12 @@ def knocks() -> dict[str, Any]:
     return {"asked": recorded("asked")["found"], "came": recorded("came")["found"]}
 
 
+def times_asked(found: dict[str, Any] | None = None) -> int:
+    """How often workers were asked for, by what was recorded; by now unless given."""
+    found = recorded("asked")["found"] if found is None else found
+    return sum(int(entry["count"]) for what, entry in found.items() if what.endswith(" 40000"))
+
+
 def neighbour_came() -> bool:
     return {"tcp 39999", "udp 39999"} <= set(recorded("came")["found"])
 
@@ -123,6 +131,7 @@ def disturbed(disturb: Callable[[], object]) -> dict[str, Any]:
     disturb()
     at_once = tables()
     idle(QUIET_S)
+    until(lambda: times_asked() >= times_asked(before["asked"]) + ENOUGH, "questions")
     return {
         "before": before,
         "after": knocks(),
@@ -134,6 +143,7 @@ def disturbed(disturb: Callable[[], object]) -> dict[str, Any]:
 def guarded() -> dict[str, Any]:
     until(lambda: are_active(*UNITS), "all units")
     until(neighbour_came, "the network")
+    until(lambda: times_asked() >= 4 * ENOUGH, "questions")
     until(
         lambda: "is in use" in run("journalctl", "--boot", "--output=cat", f"--unit={KEPT_OUT}"), "a refusal"
     )
@@ -147,6 +157,7 @@ def guarded() -> dict[str, Any]:
     found = {name: disturbed(disturb) for name, disturb in DISTURBANCES.items()}
     answer = {"boot": boot, "disturbed": found, "verified": verified()}
     until(lambda: are_active(*UNITS), "all units again")
+    until(lambda: times_asked() >= 40 * ENOUGH, "questions")
     return {**answer, "end": knocks(), "tables": tables()}
 
 
@@ -166,6 +177,7 @@ def broken() -> dict[str, Any]:
     idle(QUIET_S)
     closed = knocks()
     until(lambda: are_active(*WORKERS), "the workers")
+    until(lambda: times_asked() >= times_asked(closed["asked"]) + ENOUGH, "questions")
     return {
         "boot": boot,
         "began": began("network-pre.target", "lan.service", *WORKERS),

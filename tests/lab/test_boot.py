@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.boot import DISTURBANCES, WORKERS
+from tests.lab.boot import DISTURBANCES, ENOUGH, WORKERS
 from tests.lab.cluster import make_control, qmesh, stop_agent
 from tests.lab.machines import CHECKOUT, TOOLS, Lab
 
@@ -187,7 +187,7 @@ def test_g3_from_the_first_moment_of_the_network_nobody_reaches_a_worker(guarded
     boot = guarded["boot"]
     asked, came = boot["knocks"]["asked"], boot["knocks"]["came"]
 
-    assert_closed({"asked": {}, "came": {}}, boot["knocks"], 200)
+    assert_closed({"asked": {}, "came": {}}, boot["knocks"], 4 * ENOUGH)
     assert count(boot["knocks"], "came", WORKER_PORT) == 0
     for each in ("tcp", "udp"):
         assert asked[f"{each} {WORKER_PORT}"]["first"] < came[f"{each} {NEIGHBOUR}"]["first"]
@@ -219,13 +219,13 @@ def test_worker_ports_are_reserved_before_the_network_and_others_stay(guarded):
 def test_g3_nothing_opens_by(guarded, name):
     found = guarded["disturbed"][name]
 
-    assert_closed(found["before"], found["after"], 50)
+    assert_closed(found["before"], found["after"], ENOUGH)
     assert "inet qmesh" in found["tables"]
     assert found["workers_went_on"]
 
 
 def test_g3_in_all_that_time_nobody_reached_a_worker_and_all_is_there_in_the_end(guarded):
-    assert_closed({"asked": {}, "came": {}}, guarded["end"], 2000)
+    assert_closed({"asked": {}, "came": {}}, guarded["end"], 40 * ENOUGH)
     assert guarded["tables"] == ["inet qmesh", "inet qmesh-held"]
 
 
@@ -257,4 +257,4 @@ def test_g3_the_agent_closes_what_a_damaged_file_left_open_and_the_workers_start
     last = max(broken["closed"]["came"][f"{each} {WORKER_PORT}"]["last"] for each in ("tcp", "udp"))
     assert last < broken["mended"]
     assert all(last < broken["began"][unit] for unit in WORKERS)
-    assert_closed(broken["closed"], broken["end"], 50)
+    assert_closed(broken["closed"], broken["end"], ENOUGH)

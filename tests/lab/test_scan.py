@@ -12,7 +12,8 @@ from tests.lab.machines import TOOLS
 pytestmark = pytest.mark.lab
 
 SCAN = """
-import errno, json, select, socket, sys, time
+import errno, json, select, socket, sys
+from tests.lab.waiting import Deadline, patience
 
 COMMON = (53, 67, 69, 123, 137, 161, 500, 1194, 1900, 4500, 5353, 9377, 33434, 40000, 40003, 51820, 51821)
 
@@ -29,8 +30,8 @@ def tcp(address, ports):
             waiting[each.fileno()] = each, port
         elif code == 0:
             opened.append(port)
-    end = time.monotonic() + 0.4
-    while waiting and time.monotonic() < end:
+    deadline = Deadline(0.4)
+    while waiting and deadline.left():
         for number, _ in poll.poll(0.1):
             each, port = waiting.pop(number)
             if each.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
@@ -46,7 +47,7 @@ def udp(address):
     for port in COMMON:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as each:
             each.connect((address, port))
-            each.settimeout(0.05)
+            each.settimeout(patience(5) if port == 5353 else 0.05)  # somebody is to answer there
             for said in (b"", b"\\0" * 148, b"\\1\\0\\0\\0" + b"\\7" * 144, b"GET / HTTP/1.1\\r\\n\\r\\n"):
                 try:
                     each.send(said)
