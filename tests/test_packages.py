@@ -6,10 +6,11 @@ import fcntl
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.lab.waiting import patience, wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -60,7 +61,7 @@ def test_who_installs_waits_for_who_has_apt():
                 until_it_waits(install)
                 assert install.poll() is None
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
-                assert install.wait(300) == 0
+                assert install.wait(patience(300)) == 0
             finally:
                 install.terminate()
     finally:
@@ -69,10 +70,6 @@ def test_who_installs_waits_for_who_has_apt():
 
 def until_it_waits(process: subprocess.Popen[bytes]) -> None:
     """Until somebody waits for the lock of apt that we have."""
-    end = time.monotonic() + 300
-    while not re.search(
-        rf"-> FLOCK .*:{Path('/var/lib/apt').stat().st_ino} ", Path("/proc/locks").read_text()
-    ):
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    waiting = rf"-> FLOCK .*:{Path('/var/lib/apt').stat().st_ino} "
+    wait_until(lambda: process.poll() is not None or re.search(waiting, Path("/proc/locks").read_text()), 300)
+    assert process.poll() is None

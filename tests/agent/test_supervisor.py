@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from qmesh.agent import supervisor
 from qmesh.agent.supervisor import WELL, Part, Retries, Troubles, Watchdog
 from qmesh.errors import MachineRefused
 from qmesh.host.pulse import Pulse
+from tests.lab.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +29,6 @@ def told() -> list[str]:
 @pytest.fixture
 def troubles(told) -> Troubles:
     return Troubles(told.append)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a1_what_is_wrong_is_said_once_with_what_to_do_and_so_is_its_end(troubles, told, caplog):
@@ -77,7 +70,7 @@ def test_a1_a_part_that_ends_is_begun_again_and_named(troubles, end):
     part = Part("part", run, troubles)
     part.start()
     part.start()  # it runs already
-    until(lambda: len(runs) == 4)
+    wait_until(lambda: len(runs) == 4)
     assert runs == [(), (), (), ()]  # while it runs nothing is wrong
     (restart,) = troubles.restarts()
     assert (restart.part, restart.times) == ("part", 3)
@@ -89,9 +82,9 @@ def test_a1_a_part_that_is_down_is_named_until_it_runs(troubles, told, monkeypat
     monkeypatch.setattr(supervisor, "AGAIN_S", (3600.0,))
     part = Part("part", lambda: 1 / 0, troubles)
     part.start()
-    until(lambda: bool(troubles.all()))
+    wait_until(lambda: bool(troubles.all()))
     assert troubles.all()[0].reason == "ZeroDivisionError: division by zero"
-    until(lambda: told == ["part: ZeroDivisionError: division by zero"])
+    wait_until(lambda: told == ["part: ZeroDivisionError: division by zero"])
     part.stop()
 
 

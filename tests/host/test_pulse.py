@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from qmesh.host import pulse
 from qmesh.host.pulse import Pulse
+from tests.lab.waiting import comes_true
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +42,7 @@ def thread(do: Callable[[threading.Event], object]) -> Iterator[Pulse]:
 
 
 def becomes_stuck(found: Pulse, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found.is_stuck:
-            return True
-        time.sleep(0.01)
-    return False
+    return comes_true(lambda: found.is_stuck, seconds)
 
 
 def work(over: threading.Event) -> None:

@@ -250,6 +250,13 @@ class Machine:
                     wait_until(end.has_come, _END_SECONDS)
         return count
 
+    def freeze(self, pattern: str) -> None:
+        """Stop those of its processes that match, of which there must be one at least: they hang."""
+        found = self._on_host(self.processes(pattern))
+        assert found, f"no {pattern!r} runs"
+        for process in found:
+            os.kill(process, signal.SIGSTOP)
+
     def _on_host(self, numbers: Collection[int]) -> list[int]:
         """The host's numbers of some of its processes."""
         namespace = os.fstat(self._pids).st_ino

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from qmesh.mesh.guard import HELD, TABLE
-from tests.lab.cluster import STATE, facts, make_control, make_member, qmesh, stop_agent
+from tests.lab.cluster import AGENT, HOLDER, STATE, facts, make_control, make_member, qmesh, stop_agent
 from tests.lab.machines import TOOLS, Lab, Machine, Running
 from tests.lab.waiting import wait_until
 
@@ -169,8 +169,8 @@ def test_a1_a_look_that_fails_in_an_unforeseen_way_leaves_the_ports_closed(clust
 
 def test_a1_an_agent_that_is_stopped_as_a_whole_is_named_here_and_on_a_member(cluster):
     control, member = cluster
-    agent = control.run(["pgrep", "-f", "qmesh agen[t]"]).stdout.strip()
-    control.run(["kill", "-STOP", agent])
+    (agent,) = control.processes(AGENT)
+    control.freeze(AGENT)
     found = findings(control)["agent-silent"]
     assert found["severity"] == "error"
     assert found["cure"] == f"kill -KILL {agent}; qmesh apply"
@@ -183,11 +183,9 @@ def test_a1_an_agent_that_is_stopped_as_a_whole_is_named_here_and_on_a_member(cl
 
 def test_a1_a_holder_that_hangs_is_named_and_another_holds_the_guard(cluster):
     control = cluster.control
-    hung = control.run(["pgrep", "-x", "qmesh-hold"]).stdout
-    control.run(["pkill", "-STOP", "-x", "qmesh-hold"])
-    wait_until(
-        lambda: control.run(["pgrep", "-x", "qmesh-hold"], check=False).stdout not in {hung, ""}, seconds=30
-    )
+    hung = control.processes(HOLDER)
+    control.freeze(HOLDER)
+    wait_until(lambda: control.processes(HOLDER).keys() - hung.keys(), seconds=30)
     wait_until(lambda: set(findings(control)) == {"agent-restarted"}, seconds=20)
     assert findings(control)["agent-restarted"]["subject"] == "holder of the guard"
     control.run(["nft", "flush", "ruleset"])

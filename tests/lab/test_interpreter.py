@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
+import signal
 
 import pytest
 
-from tests.lab.cluster import CONFIG, NODE_CONFIG, STATE
+from tests.lab.cluster import AGENT, CONFIG, HOLDER, NODE_CONFIG, STATE
 from tests.lab.machines import Machine
 from tests.lab.waiting import wait_until
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.lab
 
 # Development mode reports what is left open, at the end at the latest; the agent and the holder inherit both.
 STRICT = {"PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1"}
-SERVICES = "qmesh (agen[t]|hol[d])"
+SERVICES = f"{AGENT}|{HOLDER}"
 COMPLAINT = re.compile(r"Warning|Traceback|Exception ignored|never awaited")
 
 
@@ -28,14 +28,9 @@ def strictly(machine: Machine, *words: str, code: int = 0, input: str | None = N
 
 def end_all_of(machine: Machine) -> str:
     """End agent and holder, in that order: the other way the agent starts a holder anew. What they said."""
-    for service in ("qmesh agen[t]", "qmesh hol[d]"):
-        machine.run(["pkill", "-TERM", "-f", service])
-        wait_until(partial(is_gone, machine, service), 60)
+    for service in (AGENT, HOLDER):
+        assert machine.kill(service, signal.SIGTERM)
     return machine.read(f"{STATE}/agent.log")
-
-
-def is_gone(machine: Machine, service: str) -> bool:
-    return not machine.run(["pgrep", "-f", service], check=False).stdout
 
 
 def test_no_command_and_no_service_gives_a_warning(lab):
@@ -50,10 +45,8 @@ def test_no_command_and_no_service_gives_a_warning(lab):
     member.write("/root/invitation", strictly(control, "invite", "machine-b", "--workers", "2"), 0o600)
     strictly(member, "join", "invitation", "--config", CONFIG)
     for machine in (control, member):
-        environments = machine.run(
-            ["sh", "-c", f"cat $(pgrep -f '{SERVICES}' | sed 's|.*|/proc/&/environ|')"]
-        )
-        assert environments.stdout.count("PYTHONDEVMODE=1") == 2
+        running = [machine.path(f"/proc/{number}/environ") for number in machine.processes(SERVICES)]
+        assert [b"PYTHONDEVMODE=1" in path.read_bytes() for path in running] == [True, True]
     revision = json.loads(strictly(control, "set", "machine-b", "--workers", "3", "--json"))["revision"]
     wait_until(lambda: json.loads(strictly(member, "status", "--json"))["revision"] == revision, 60)
     strictly(control, "check", code=1)
