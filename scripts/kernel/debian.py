@@ -19,8 +19,8 @@ from lifetime import tied
 
 KERNELS: Final = ("linux-image-amd64", "linux-image-generic")
 """Debian's package of its newest kernel, and Ubuntu's."""
-PARTS: Final = ("linux-image", "linux-modules", "linux-modules-extra")
-"""Where a kernel may be spread over: Debian has all in the first."""
+PARTS: Final = ("linux-image", "linux-binary", "linux-base", "linux-modules", "linux-modules-extra")
+"""What a kernel may be spread over: up to Debian 13 all is in the first."""
 
 _APT_DOWNLOAD: Final = ("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download")
 
@@ -102,7 +102,9 @@ def _unpack(folder: Path, release: str) -> None:
     if not (folder / "lib").exists():  # newer packages have all below /usr
         (folder / "lib").symlink_to("usr/lib")
     _run("depmod", "-b", folder, release)
-    (folder / "image").write_bytes(_bootable((folder / "boot" / f"vmlinuz-{release}").read_bytes()))
+    places = (folder / "boot" / f"vmlinuz-{release}", folder / "lib/modules" / release / "vmlinuz")
+    image = next(place for place in places if place.exists())
+    (folder / "image").write_bytes(_bootable(image.read_bytes()))
     (folder / "modules.cpio").write_bytes(archive(_first_modules(folder, release)))
 
 
