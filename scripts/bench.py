@@ -1,60 +1,116 @@
-"""Every figure of docs/performance.md as a table: see scripts/bench.
+"""Every figure of docs/performance.md, as tables: see scripts/bench.
 
-Runs as process 1 of network, mount and process namespaces of its own: what it makes ends with it.
+Each row is a module of `benchmarks`, and each of its sizes is measured on fresh ground: by process 1 of
+process, network, mount, IPC and host name namespaces of its own. When that process ends, however it does, the
+kernel ends all that it started, and all that it made goes with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import gc
+import importlib
+import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
+from typing import Final, NamedTuple
 
-from benchmarks import (
-    agent,
-    config,
-    edits,
-    guard,
-    handover,
-    joins,
-    news,
-    packets,
-    rendering,
-    startup,
-    storm,
-    tunnel,
-    watching,
-)
 from benchmarks.measuring import Figure, growth, table
+from kernel.lifetime import Interrupted, interruptible, tied
 
-SIZES = (500, 5000)
-ROWS: dict[str, Callable[[], list[Figure]]] = {
-    "startup": startup.figures,
-    "edits": edits.figures,
-    "render": config.figures,
-    "rendering": lambda: rendering.figures(SIZES),
-    "tunnel": lambda: tunnel.figures(SIZES),
-    "guard": lambda: guard.figures(SIZES),
-    "packets": packets.figures,
-    "storm": storm.figures,
-    "watching": watching.figures,
-    "join": joins.one_by_one,
-    "joins": joins.at_once,
-    "news": news.at_the_service,
-    "informed": news.with_tunnels,
-    "handover": handover.figures,
-    "agent": lambda: agent.figures(SIZES),
+SCRIPTS: Final = Path(__file__).resolve().parent
+PAGE: Final = SCRIPTS.parent / "docs/performance.md"
+LONGEST_S: Final = 1200
+"""Seconds after which a row at one size has not ended, and is given up."""
+
+Size = dict[str, float]
+
+
+class Row(NamedTuple):
+    """What a row's `figures` is called with: at each of its sizes, and to see no more than that it runs."""
+
+    sizes: tuple[Size, ...]
+    smallest: tuple[Size, ...]
+
+
+ROWS: Final = {
+    "startup": Row(({"runs": 10},), ({"runs": 1},)),
+    "edits": Row(({"one_in": 1, "random_files": 10_000},), ({"one_in": 20, "random_files": 10},)),
+    "render": Row(
+        ({"machines": 128, "each": 16, "lines": 3000, "runs": 7},),
+        ({"machines": 2, "each": 1, "lines": 300, "runs": 1},),
+    ),
+    "rendering": Row(
+        (
+            {"members": 500, "machines": 100, "meshed": 200, "runs": 5},
+            {"members": 5000, "machines": 1000, "meshed": 200, "runs": 5},
+        ),
+        (
+            {"members": 1, "machines": 1, "meshed": 1, "runs": 1},
+            {"members": 2, "machines": 2, "meshed": 2, "runs": 1},
+        ),
+    ),
+    "tunnel": Row(
+        ({"members": 500, "runs": 11}, {"members": 5000, "runs": 11}),
+        ({"members": 1, "runs": 1}, {"members": 2, "runs": 1}),
+    ),
+    "guard": Row(
+        ({"members": 500, "runs": 11}, {"members": 5000, "runs": 11}),
+        ({"members": 1, "runs": 1}, {"members": 2, "runs": 1}),
+    ),
+    "packets": Row(({"ports": 16, "runs": 51}, {"ports": 5000, "runs": 51}), ({"ports": 1, "runs": 1},)),
+    "storm": Row(({"flushes": 500, "deletions": 51},), ({"flushes": 10, "deletions": 1},)),
+    "watching": Row(({"workers": 512, "times": 5},), ({"workers": 2, "times": 1},)),
+    "join": Row(({"runs": 50, "phased_runs": 15},), ({"runs": 1, "phased_runs": 1},)),
+    "joins": Row(({"members": 200, "tunnels": 30},), ({"members": 2, "tunnels": 1},)),
+    "news": Row(({"members": 2000, "changes": 40},), ({"members": 2, "changes": 1},)),
+    "informed": Row(({"machines": 50, "times": 10},), ({"machines": 1, "times": 1},)),
+    "handover": Row(({"machines": 10, "turns": 6},), ({"machines": 2, "turns": 1},)),
+    # Over two audits of the agent, which has one in 62 s or so, and in 82.
+    "agent": Row(
+        ({"members": 500, "rest_s": 130}, {"members": 5000, "rest_s": 170}),
+        ({"members": 1, "rest_s": 0.5}, {"members": 2, "rest_s": 0.5}),
+    ),
 }
+OF_THE_KERNEL: Final = ("tunnel", "packets")
+"""The rows in which it matters whose WireGuard it is."""
+
+
+class Answer(NamedTuple):
+    """What came of a row at one size: what is measured there, on what machine, and the figures."""
+
+    about: str
+    machine: str
+    figures: list[Figure]
+
+
+def measure(name: str, size: Size) -> None:
+    """Measure, as process 1 of fresh namespaces, and write the answer to standard output as JSON."""
+    if os.getpid() != 1:
+        raise SystemExit("error: only scripts/bench measures, where nothing else is")
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
+        os.dup2(2, 1)  # what programs say meanwhile is no answer
+        furnish()
+        row = importlib.import_module(f"benchmarks.{name}")
+        gc.freeze()  # as the agent does
+        figures = row.figures(**size)
+        json.dump(Answer(row.__doc__, machine(), figures), answer)
 
 
 def furnish() -> None:
-    """Make the namespaces a machine: an empty /run, loopback."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", "/run"], check=True)
+    """Make the namespaces a machine: an empty /run with room for temporary files, loopback."""
+    # With its notes, for which it makes a folder, mount(8) would leave one in the /run below.
+    words = ["mount", "--no-mtab", "-t", "tmpfs", "-o", "mode=755", "none", "/run"]
+    subprocess.run(words, check=True)
+    temporary = Path("/run/tmp")
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    os.environ["TMPDIR"] = str(temporary)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
@@ -65,41 +121,148 @@ def machine() -> str:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("model name")
     ]
-    return "\n".join(
-        [
-            f"{len(os.sched_getaffinity(0))} x {fields[0] if fields else platform.machine()}",
-            f"Linux {platform.release()}, Python {platform.python_version()}",
-            *(version(command) for command in (["wg", "--version"], ["nft", "--version"])),
-            *(version(command) for command in (["wireguard-go", "--version"],) if shutil.which(command[0])),
-        ]
+    parts = [
+        f"{len(os.sched_getaffinity(0))} x {fields[0] if fields else platform.machine()}",
+        f"Linux {platform.release()}",
+        f"Python {platform.python_version()}",
+        *(version(program) for program in ("wg", "nft", "wireguard-go")),
+    ]
+    return ", ".join(parts)
+
+
+def version(program: str) -> str:
+    """The first line of what a program says of itself, without its address."""
+    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
+    return (said.stdout or said.stderr).splitlines()[0].partition(" - ")[0]
+
+
+def measured(name: str, size: Size, *, in_the_kernel: bool) -> Answer | None:
+    """A row at one size, on fresh ground; None when that did not end well."""
+    words = [
+        *("unshare", "--mount", "--net", "--ipc", "--uts", "--mount-proc", "--"),
+        *(sys.executable, __file__, "--measure", name, json.dumps(size)),
+    ]
+    if in_the_kernel:
+        words = [str(SCRIPTS / "test-kernel"), "--uml", "--run", "unshare", "--pid", "--fork", *words]
+    with tied(words, output=subprocess.PIPE) as process:
+        try:
+            said, _ = process.communicate(timeout=LONGEST_S)
+        except subprocess.TimeoutExpired:
+            return None
+    if process.returncode:
+        return None
+    about, where, figures = json.loads(said)
+    return Answer(about, where, [Figure(*each) for each in figures])
+
+
+class Section(NamedTuple):
+    """A row as the page has it, and whether all its promises were kept."""
+
+    text: str
+    kept: bool
+
+
+def section(name: str, answers: list[Answer], sizes: tuple[Size, ...], *, judged: bool) -> Section:
+    """Make one of what was measured at each size. judged: else nothing is but what was counted."""
+    figures = [
+        each if judged or not each.unit else each._replace(kept=None)
+        for answer in answers
+        for each in answer.figures
+    ]
+    blocks = [f"### {name}", answers[0].about.strip(), table(figures)]
+    kept = all(each.kept is not False for each in figures)
+    if any(each.growing for each in figures):
+        small, large = (size["members"] for size in sizes)
+        grown, is_linear = growth(figures, large / small, judged=judged)
+        blocks += [f"From {small:,} to {large:,}:", grown]
+        kept &= is_linear
+    return Section("\n\n".join(blocks), kept)
+
+
+def put_into(page: str, command: str, printed: str) -> str:
+    """The page with what a command printed, in place of what it did last."""
+    first, last = f"<!-- printed by `{command}` -->\n", "<!-- so far -->\n"
+    before, _, rest = page.partition(first)
+    _, _, after = rest.partition(last)
+    return f"{before}{first}\n{printed}\n{last}{after}"
+
+
+def parsed() -> argparse.Namespace:
+    """What is to be done."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure, and print tables.",
+        epilog="Exit code: 0; 1 where a promise was not kept; 3 where a row could not be run.",
     )
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all unless given")
+    parser.add_argument("--smallest", action="store_true", help="only see that they run; no time is judged")
+    parser.add_argument(
+        "--kernel",
+        action="store_true",
+        help=f"{', '.join(OF_THE_KERNEL)} by kernel WireGuard, in user-mode Linux",
+    )
+    parser.add_argument("--page", action="store_true", help=f"also put what is printed into {PAGE.name}")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if unknown := set(options.rows) - set(ROWS):
+        parser.error(f"no such rows: {', '.join(sorted(unknown))}")
+    if options.page and (options.rows or options.smallest):
+        parser.error("the page is of one whole run")
+    options.rows = options.rows or (OF_THE_KERNEL if options.kernel else tuple(ROWS))
+    return options
 
 
-def version(command: list[str]) -> str:
-    """The first line of what a program says of itself."""
-    said = subprocess.run(command, check=False, capture_output=True, text=True)
-    return (said.stdout or said.stderr).splitlines()[0]
+def run(options: argparse.Namespace) -> int:
+    """Measure all, and print; the exit code."""
+    printed, kept, failed = "", True, []
+    for name in options.rows:
+        sizes = ROWS[name].smallest if options.smallest else ROWS[name].sizes
+        answers = []
+        for size in sizes:
+            print(f"measuring: {name} {json.dumps(size)}", file=sys.stderr, flush=True)
+            began = time.monotonic()
+            answer = measured(name, size, in_the_kernel=options.kernel)
+            how = "not measured" if answer is None else "measured"
+            print(f"{how}: {name}, in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            if answer is None:
+                failed.append(name)
+                break
+            answers.append(answer)
+        else:
+            part = section(name, answers, sizes, judged=not options.smallest)
+            kept &= part.kept
+            if not printed:
+                today = dt.datetime.now(tz=dt.UTC).date()
+                printed = say(f"{today}: {answers[0].machine}\n")
+            printed += say(f"\n{part.text}\n")
+    if options.page:
+        command = "sudo ./scripts/bench" + (" --kernel" if options.kernel else "")
+        PAGE.write_text(put_into(PAGE.read_text(encoding="utf-8"), command, printed), encoding="utf-8")
+    if failed:
+        print(f"error: could not be run: {', '.join(failed)}", file=sys.stderr)
+        print("hint: what they said stands above", file=sys.stderr)
+        return 3
+    return 0 if kept else 1
+
+
+def say(text: str) -> str:
+    """Print it at once, and give it back."""
+    print(text, end="", flush=True)
+    return text
 
 
 def main() -> int:
-    """Measure, print, and say whether every promise was kept."""
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="ROWS", help=f"some of: {', '.join(ROWS)}")
-    chosen = parser.parse_args().rows or list(ROWS)
-    unknown = set(chosen) - set(ROWS)
-    if unknown:
-        parser.error(f"no such rows: {', '.join(sorted(unknown))}")
-    furnish()
-    gc.freeze()  # as the agent does
-    print(machine(), end="\n\n", flush=True)
-    figures: list[Figure] = []
-    for name in chosen:
-        print(f"measuring: {name} ...", file=sys.stderr, flush=True)
-        figures += ROWS[name]()
-    print(table(figures), end="\n\n")
-    grown, is_linear = growth(figures, SIZES[1] / SIZES[0])
-    print(f"From {SIZES[0]} to {SIZES[1]:,}:\n\n{grown}", flush=True)
-    return 0 if is_linear and all(each.kept is not False for each in figures) else 1
+    """Do what the command line says."""
+    options = parsed()
+    if options.measure:
+        measure(options.measure[0], json.loads(options.measure[1]))
+        return 0
+    os.environ["PYTHONPATH"] = f"{SCRIPTS}:{SCRIPTS.parent}"  # also for what a row starts
+    interruptible()
+    try:
+        return run(options)
+    except Interrupted as interrupted:
+        interrupted.end()
 
 
 if __name__ == "__main__":

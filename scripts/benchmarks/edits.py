@@ -11,17 +11,18 @@ from qmesh.mesh.nodeconfig import with_workers
 from tests.mesh.config_files import corpus, lists_for, random_edit
 from tests.mesh.outside import entries_of, octets_changed
 
-RANDOM_FILES = 10_000
 
+def figures(one_in: int, random_files: int) -> list[Figure]:
+    """Octets outside the list that edits changed, judged as the tests judge them.
 
-def figures() -> list[Figure]:
-    """Octets outside the list that edits changed, judged as the tests judge them."""
-    files = corpus().values()
+    one_in: of how many of the corpus's files one is edited, in every way.
+    """
+    files = list(corpus().values())[::one_in]
     kept = [(text, wanted) for text in files for wanted in lists_for(entries_of(text)).values()]
     return [
         *judged(f"{len(files)} files, {len(kept):,} edits", kept),
         # The same files each time, so that what is found is found again.
-        *judged(f"{RANDOM_FILES:,} random files", map(random_edit, map(Random, range(RANDOM_FILES)))),
+        *judged(f"{random_files:,} random files", map(random_edit, map(Random, range(random_files)))),
     ]
 
 

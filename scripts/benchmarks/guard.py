@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import sample
@@ -17,15 +16,12 @@ from qmesh.mesh.model import Guard
 SCRIPT = Path("/run/guard.nft")
 
 
-def figures(sizes: Iterable[int]) -> list[Figure]:
+def figures(members: int, runs: int) -> list[Figure]:
     """Rows for so many worker ports of one machine, and for so many members of its mesh."""
-    found = []
-    for size in sizes:
-        found += [
-            loaded(guard_with(tuple(range(20000, 20000 + size))), f"{size:,} worker ports"),
-            loaded(guard_of(size), f"{size:,} members"),
-        ]
-    return found
+    return [
+        loaded(guard_with(tuple(range(20000, 20000 + members))), f"{members:,} worker ports", runs),
+        loaded(guard_of(members), f"{members:,} members", runs),
+    ]
 
 
 def guard_of(members: int) -> Guard:
@@ -49,14 +45,14 @@ def guard_with(ports: tuple[int, ...]) -> Guard:
     )
 
 
-def loaded(guard: Guard, size: str) -> Figure:
+def loaded(guard: Guard, size: str, runs: int) -> Figure:
     """Rendered and loaded in one transaction, against nft(8) with the text already written."""
     SCRIPT.write_text(load_script(guard))
 
     def theirs(_: int) -> float:
         return seconds(lambda: subprocess.run(["nft", "-f", str(SCRIPT)], check=True))
 
-    wall, nft = paired(11, lambda _: seconds(lambda: nftables.run(load_script(guard))), theirs)
+    wall, nft = paired(runs, lambda _: seconds(lambda: nftables.run(load_script(guard))), theirs)
     nftables.run("delete table inet qmesh")
     return Figure(
         "the guard, loaded",

@@ -24,9 +24,7 @@ from qmesh.mesh.model import Endpoint, Guard, Peer, Secret
 NAMESPACE = "far"
 NEAR, FAR = "10.64.0.2", "10.64.0.1"
 PORT = 20008
-WORKERS = (16, 5000)
 SECONDS = 0.2
-TIMES = 51
 PAYLOAD_OCTETS = 64
 LEAST = 0.97
 
@@ -42,15 +40,11 @@ table inet other {
 """The least firewall that knows connections: what it costs, every firewall does."""
 
 
-def figures() -> list[Figure]:
+def figures(ports: int, runs: int) -> list[Figure]:
     """The far end is the control node, this end the worker machine."""
-    with two_machines():
-        return [
-            figure
-            for workers in WORKERS
-            for works in (packets_a_second, octets_a_second)
-            for figure in works(guard_with(workers))
-        ]
+    two_machines()
+    guard = guard_with(ports)
+    return [*packets_a_second(guard, runs), *octets_a_second(guard, runs)]
 
 
 def guard_with(workers: int) -> Guard:
@@ -66,21 +60,21 @@ def guard_with(workers: int) -> Guard:
     )
 
 
-def packets_a_second(guard: Guard) -> list[Figure]:
+def packets_a_second(guard: Guard, runs: int) -> list[Figure]:
     """Datagrams to a socket that nobody reads: what arrives is counted by the kernel."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
         there.bind((NEAR, PORT))
         with sending("datagrams"):
-            medians = medians_of(guard, datagrams)
+            medians = medians_of(guard, runs, datagrams)
     return rows(guard, f"packets of {PAYLOAD_OCTETS} octets to a worker", "k/s", 1e3, medians)
 
 
-def octets_a_second(guard: Guard) -> list[Figure]:
+def octets_a_second(guard: Guard, runs: int) -> list[Figure]:
     """One TCP connection."""
     with socket.create_server((NEAR, PORT)) as server, sending("stream"):
         connection, _ = server.accept()
         with connection, Reader(connection) as reader:
-            medians = medians_of(guard, lambda: reader.octets)
+            medians = medians_of(guard, runs, lambda: reader.octets)
     return rows(guard, "throughput to a worker", "Mbit/s", 1e6 / 8, medians)
 
 
@@ -108,7 +102,7 @@ class Reader:
         self._thread.join()
 
 
-def medians_of(guard: Guard, counted: Callable[[], int]) -> dict[str, float]:
+def medians_of(guard: Guard, runs: int, counted: Callable[[], int]) -> dict[str, float]:
     """By ruleset, the median of what is counted in a second."""
     scripts = {"guard": load_script(guard) + held_script(guard), "stateful": STATEFUL, "none": ""}
 
@@ -120,7 +114,7 @@ def medians_of(guard: Guard, counted: Callable[[], int]) -> dict[str, float]:
         return (counted() - before) / (time.perf_counter() - began)
 
     # In turn and many times: how the two ends share the processors changes by the second.
-    taken = [{name: with_script(script) for name, script in scripts.items()} for _ in range(TIMES)]
+    taken = [{name: with_script(script) for name, script in scripts.items()} for _ in range(runs)]
     nftables.run(f"flush ruleset\n{release_script()}")
     return {name: statistics.median(each[name] for each in taken) for name in scripts}
 
@@ -138,8 +132,7 @@ def rows(guard: Guard, work: str, unit: str, divisor: float, medians: dict[str, 
     ]
 
 
-@contextlib.contextmanager
-def two_machines() -> Iterator[None]:
+def two_machines() -> None:
     """This namespace and another, with a tunnel over a veth pair."""
     ip("netns", "add", NAMESPACE)
     ip("link", "add", "near", "type", "veth", "peer", "name", "far", "netns", NAMESPACE)
@@ -149,13 +142,7 @@ def two_machines() -> Iterator[None]:
     ip("-n", NAMESPACE, "link", "set", "far", "up")
     make_end(sample.INTERFACE, own=64, other=128, address=NEAR, peer=FAR, endpoint="192.0.2.2")
     code = "from benchmarks.packets import make_far; make_far()"
-    run_far("-c", code)
-    try:
-        yield
-    finally:
-        run_far("-c", "from qmesh.host import wireguard; wireguard.backend_for('far0').delete('far0')")
-        wireguard.backend_for(sample.INTERFACE).delete(sample.INTERFACE)
-        ip("netns", "delete", NAMESPACE)
+    subprocess.run(far("-c", code), check=True)
 
 
 def make_far() -> None:
@@ -221,11 +208,6 @@ def send(what: str) -> None:
 def far(*words: str) -> list[str]:
     """The command that runs Python in the other namespace."""
     return ["ip", "netns", "exec", NAMESPACE, sys.executable, *words]
-
-
-def run_far(*words: str) -> None:
-    """Run Python in the other namespace."""
-    subprocess.run(far(*words), check=True, cwd=Path(__file__).parents[1])
 
 
 def ip(*words: str) -> None:

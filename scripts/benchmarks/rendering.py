@@ -6,7 +6,6 @@ import csv
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import sample
@@ -21,24 +20,25 @@ from qmesh.mesh.nodeconfig import with_workers
 from qmesh.mesh.plan import plan
 
 PLACE = Place(interface=sample.INTERFACE, kind="wireguard", listen_port=51820)
-MESHED = 200
-"""Machines for which wg-meshconf still answers within seconds: it writes every pair."""
 
 
-def figures(sizes: Iterable[int]) -> list[Figure]:
-    """The control node's own state at each size, and a cluster's configuration."""
-    return [*(empty_plan(size) for size in sizes), *configuration(100), *configuration(1000)]
+def figures(members: int, machines: int, meshed: int, runs: int) -> list[Figure]:
+    """The control node's own state, and a cluster's configuration.
+
+    meshed: machines for which wg-meshconf still answers within seconds: it writes every pair.
+    """
+    return [empty_plan(members, runs), *configuration(machines, meshed, runs)]
 
 
-def empty_plan(members: int) -> Figure:
+def empty_plan(members: int, runs: int) -> Figure:
     """From the registry's file to "nothing to do"."""
-    with sample.control_node(members) as state:
-        observed = wanted(state.registry_file)
+    state = sample.control_node(members)
+    observed = wanted(state.registry_file)
 
-        def decide() -> None:
-            assert plan(wanted(state.registry_file), observed) == ()
+    def decide() -> None:
+        assert plan(wanted(state.registry_file), observed) == ()
 
-        wall, _ = paired(11, lambda _: seconds(decide), lambda _: 0.0)
+    wall, _ = paired(runs, lambda _: seconds(decide), lambda _: 0.0)
     return Figure(
         "desired state from the registry, and an empty plan",
         f"{members:,}",
@@ -57,7 +57,7 @@ def wanted(registry_file: Path) -> NodeState:
         return desired(registry.inventory(), "control", PLACE, registry.preshared_keys())
 
 
-def configuration(machines: int) -> list[Figure]:
+def configuration(machines: int, others: int, runs: int) -> list[Figure]:
     """Every machine's tunnel and guard, and the node's config.yml with every worker; then only that file."""
     inventory = sample.inventory(machines - 1)
     workers = [worker.multiaddr for worker in workers_of(inventory)]
@@ -74,12 +74,12 @@ def configuration(machines: int) -> list[Figure]:
         file()
 
     with tempfile.TemporaryDirectory(dir="/run") as directory:
-        database = meshed(Path(directory) / "mesh.csv")
+        database = meshed(Path(directory) / "mesh.csv", others)
         wall, mesh = paired(
-            3, lambda _: seconds(everything), lambda run: seconds(lambda: genconfig(database, run))
+            runs, lambda _: seconds(everything), lambda run: seconds(lambda: genconfig(database, run))
         )
-    alone, _ = paired(5, lambda _: seconds(file), lambda _: 0.0)
-    beside = f"wg-meshconf: {MESHED} machines"
+    alone, _ = paired(runs, lambda _: seconds(file), lambda _: 0.0)
+    beside = f"wg-meshconf: {others} machines"
     size = f"{machines:,} machines"
     return [
         Figure(
@@ -95,7 +95,7 @@ def configuration(machines: int) -> list[Figure]:
     ]
 
 
-def meshed(database: Path) -> Path:
+def meshed(database: Path, machines: int) -> Path:
     """The database of wg-meshconf for its machines."""
     run_meshconf(database, "init")
     run_meshconf(database, "addpeer", "m", "--address", "10.64.0.1/16", "--endpoint", "192.0.2.1")
@@ -104,7 +104,7 @@ def meshed(database: Path) -> Path:
     with database.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(row), quoting=csv.QUOTE_ALL)
         writer.writeheader()
-        for number in range(1, MESHED + 1):
+        for number in range(1, machines + 1):
             each = sample.machine(number)
             writer.writerow(row | {"Name": each.name, "Address": f"{each.address}/16"})
     return database
@@ -116,6 +116,6 @@ def genconfig(database: Path, run: int) -> None:
 
 
 def run_meshconf(database: Path, *words: str) -> None:
-    """Run wg-meshconf, which scripts/bench has installed beside us."""
+    """Run wg-meshconf."""
     command = [sys.executable, "-m", "wg_meshconf", "--database", str(database), *words]
     subprocess.run(command, check=True, capture_output=True)

@@ -7,15 +7,12 @@ import contextlib
 import ipaddress
 import sqlite3
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from qmesh.agent import founding
 from qmesh.agent.here import load, rise
-from qmesh.host import nftables, wireguard
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
-from qmesh.mesh.guard import unload_script
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Endpoint, Machine
 
@@ -61,16 +58,9 @@ def inventory(members: int, *, workers: int = WORKERS) -> Inventory:
     )
 
 
-@contextlib.contextmanager
-def control_node(members: int, *, workers: int = WORKERS) -> Iterator[State]:
-    """The state of a control node that was told to be up; at the end its guard and tunnel go."""
-    with tempfile.TemporaryDirectory(dir="/run") as directory:
-        yield _control_node(State(Path(directory) / "state"), members, workers)
-        wireguard.backend_for(INTERFACE).delete(INTERFACE)
-        nftables.run(unload_script())
-
-
-def _control_node(state: State, members: int, workers: int) -> State:
+def control_node(members: int, *, workers: int = WORKERS) -> State:
+    """The state of a control node that was told to be up; nobody tidies it up, or is to make a second one."""
+    state = State(Path(tempfile.mkdtemp()) / "state")
     wish = founding.Wish(
         name="control",
         endpoints=("192.0.2.1",),

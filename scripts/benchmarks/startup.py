@@ -10,7 +10,6 @@ from typing import Final
 
 from benchmarks.measuring import Figure, seconds
 
-RUNS: Final = 10
 MOST: Final = 2.0
 """How many times as long as the measure `qmesh --version` may take."""
 
@@ -23,13 +22,13 @@ COMMANDS: Final = {
 }
 
 
-def figures() -> list[Figure]:
+def figures(runs: int) -> list[Figure]:
     """Each command in turn with the measure; medians of the whole process's wall time."""
     every = {"": MEASURE, **COMMANDS}
     for words in every.values():
         run(words)  # the files are in memory after this
     taken = [
-        {name: seconds(lambda c=command: run(c)) for name, command in every.items()} for _ in range(RUNS)
+        {name: seconds(lambda c=command: run(c)) for name, command in every.items()} for _ in range(runs)
     ]
     medians = {name: statistics.median(each[name] for each in taken) for name in every}
     return [

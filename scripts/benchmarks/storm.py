@@ -11,22 +11,20 @@ from tests.lab.cluster import make_control, make_member
 from tests.lab.machines import TOOLS, Lab
 from tests.lab.storm import WORKER, storm
 
-TIMES = 500
-DELETIONS = 51
 MOST_MS = 100
 LEAST_PERCENT = 99.9
 
 
-def figures() -> list[Figure]:
+def figures(flushes: int, deletions: int) -> list[Figure]:
     """Rows of a storm with the agent and one without, and of a table that is deleted."""
-    return [*of_storm(kill_agent=False), *of_storm(kill_agent=True), deleted()]
+    return [*of_storm(flushes, kill_agent=False), *of_storm(flushes, kill_agent=True), deleted(deletions)]
 
 
-def of_storm(*, kill_agent: bool) -> list[Figure]:
+def of_storm(flushes: int, *, kill_agent: bool) -> list[Figure]:
     """So many flushes, and as many replacements of each table."""
     with Lab() as lab:
-        counted = storm(lab, TIMES, kill_agent=kill_agent)
-    size = f"{TIMES} flushes, " + ("agent killed" if kill_agent else "agent alive")
+        counted = storm(lab, flushes, kill_agent=kill_agent)
+    size = f"{flushes} flushes, " + ("agent killed" if kill_agent else "agent alive")
     through = counted.of_others(WORKER)
     tried = counted.tried[f"tcp {WORKER}"] + counted.tried[f"udp {WORKER}"]
     answered = counted.dialled["answered"]
@@ -46,12 +44,12 @@ def of_storm(*, kill_agent: bool) -> list[Figure]:
     ]
 
 
-def deleted() -> Figure:
+def deleted(times: int) -> Figure:
     """From the end of `nft delete table` to the table's return."""
     with Lab() as lab:
         member = make_member(lab, make_control(lab), 201, 4)
-        done = member.run(["python", TOOLS / "siege.py", "delete", str(DELETIONS)], timeout=120)
+        done = member.run(["python", TOOLS / "siege.py", "delete", str(times)], timeout=120)
     taken = statistics.median(json.loads(done.stdout))
     return Figure(
-        "a deleted table is back", f"{DELETIONS} times", taken, None, "ms", f"< {MOST_MS} ms", taken < MOST_MS
+        "a deleted table is back", f"{times} times", taken, None, "ms", f"< {MOST_MS} ms", taken < MOST_MS
     )

@@ -22,25 +22,20 @@ from qmesh.mesh.plan import Step, peer_steps
 CONFIGURATION = Path("/run/wg.conf")
 
 
-def figures(sizes: Iterable[int]) -> list[Figure]:
-    """All rows of the backend that this machine has."""
+def figures(members: int, runs: int) -> list[Figure]:
+    """All rows of the backend that this machine has, for so many members."""
     how = "kernel" if wireguard.available_kind() == "wireguard" else "userspace"
-    return [figure for size in sizes for figure in of_size(size, how)]
+    state = sample.control_node(members)
+    first = first_apply(state, members, how, runs)
+    # No audit meanwhile: how often there is one is another row's.
+    with Watch(state, audit_s=lambda _: math.inf) as watch:
+        while watch.look()[1]:
+            pass
+        one = one_member(state, watch, members, how, runs)
+    return [*one, *first, observe(state, members, how, runs)]
 
 
-def of_size(members: int, how: str) -> list[Figure]:
-    """The rows for so many members."""
-    with sample.control_node(members) as state:
-        first = first_apply(state, members, how)
-        # No audit meanwhile: how often there is one is another row's.
-        with Watch(state, audit_s=lambda _: math.inf) as watch:
-            while watch.look()[1]:
-                pass
-            one = one_member(state, watch, members, how)
-        return [*one, *first, observe(state, members, how)]
-
-
-def one_member(state: State, watch: Watch, members: int, how: str) -> list[Figure]:
+def one_member(state: State, watch: Watch, members: int, how: str, runs: int) -> list[Figure]:
     """A machine is invited; the agent learns of it, plans and applies."""
     own: list[float] = []
     peers = wireguard.backend_for(sample.INTERFACE).read(sample.INTERFACE).peers
@@ -67,7 +62,7 @@ def one_member(state: State, watch: Watch, members: int, how: str) -> list[Figur
         return wireguard.backend_for(sample.INTERFACE).read(sample.INTERFACE).peers
 
     assert len(peers) == members
-    wall, syncconf = paired(11, ours, theirs)
+    wall, syncconf = paired(runs, ours, theirs)
     own.sort()
     size = f"{members:,}"
     limit = "< 20 ms, and < `wg syncconf`"
@@ -87,7 +82,7 @@ def one_member(state: State, watch: Watch, members: int, how: str) -> list[Figur
     ]
 
 
-def first_apply(state: State, members: int, how: str) -> list[Figure]:
+def first_apply(state: State, members: int, how: str, runs: int) -> list[Figure]:
     """All peers at once, into an interface that has none."""
     here = load(state)
     linux = linux_for(state, here)
@@ -122,7 +117,7 @@ def first_apply(state: State, members: int, how: str) -> list[Figure]:
         bare()
         return seconds(lambda: wg("setconf", sample.INTERFACE, str(CONFIGURATION)))
 
-    wall, setconf = paired(5, ours, theirs)
+    wall, setconf = paired(runs, ours, theirs)
     verified.sort()
     size = f"{members:,}"
     return [
@@ -148,11 +143,13 @@ def first_apply(state: State, members: int, how: str) -> list[Figure]:
     ]
 
 
-def observe(state: State, members: int, how: str) -> Figure:
+def observe(state: State, members: int, how: str, runs: int) -> Figure:
     """The whole machine, with every peer."""
     linux = linux_for(state, load(state))
     wall, dump = paired(
-        15, lambda _: seconds(linux.observe), lambda _: seconds(lambda: wg("show", sample.INTERFACE, "dump"))
+        runs,
+        lambda _: seconds(linux.observe),
+        lambda _: seconds(lambda: wg("show", sample.INTERFACE, "dump")),
     )
     return Figure(
         f"observe, {how}",

@@ -11,36 +11,36 @@ from benchmarks.measuring import Figure
 from tests.lab.cluster import CONFIG, facts, make_control, make_member, qmesh, start_workers
 from tests.lab.machines import Lab, Machine
 
-TIMES = 5
-MANY = 512
 MOST_S = 5
 
 
-def figures() -> list[Figure]:
+def figures(workers: int, times: int) -> list[Figure]:
     """From SIGKILL to the answer of `status --json` that names the core; and `status` of many workers."""
     with Lab() as lab:
         control = make_control(lab)
-        member = make_member(lab, control, 201, MANY)
+        member = make_member(lab, control, 201, workers)
         for machine in (control, member):
             qmesh(machine, "render-config", "--write", "--config", CONFIG)
         start_workers(control, "1..3")
-        start_workers(member, f"5..{MANY + 3}")
-        taken = statistics.median(_named(control, member) for _ in range(TIMES))
+        start_workers(member, f"5..{workers + 3}")
+        taken = statistics.median(_named(control, member) for _ in range(times))
         began = time.monotonic()
         answering = facts(control, "status")["machines"][1]["workers"]["alive"]
         looked = 1000 * (time.monotonic() - began)
-    assert answering == MANY - 1
+    assert answering == workers - 1
     return [
         Figure(
             "a killed worker is named",
-            f"{MANY + 3} workers",
+            f"{workers + 3} workers",
             taken,
             None,
             "s",
             f"< {MOST_S} s",
             taken < MOST_S,
         ),
-        Figure("`qmesh status`, every worker dialled", f"{MANY + 3} workers", looked, None, "ms", "", None),
+        Figure(
+            "`qmesh status`, every worker dialled", f"{workers + 3} workers", looked, None, "ms", "", None
+        ),
     ]
 
 

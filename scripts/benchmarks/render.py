@@ -1,16 +1,18 @@
-"""A large cluster's worker list put into a large config.yml, beside what people use instead."""
+"""A large cluster's worker list put into a large config.yml of node 2.0, beside what people use instead.
+
+What is called yq is Debian's, a wrapper of jq.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import yaml
 from benchmarks import sample
@@ -21,49 +23,70 @@ from qmesh.mesh.nodeconfig import with_workers
 from tests.mesh.config_files import corpus
 from tests.mesh.outside import octets_changed
 
-MACHINES: Final = 128
-WORKERS: Final = 2048
-LINES: Final = 3000
-SIZE: Final = f"{WORKERS:,} workers, {LINES:,} lines"
 MOST_MS: Final = 100
 MOST_MB: Final = 60
-RUNS: Final = 7
+YQ: Final = "/usr/bin/yq"
+"""Debian's: another program has the same name and other options."""
 
 
-def figures() -> list[Figure]:
+class Case(NamedTuple):
+    """A file with `lines` lines, and the mesh whose workers are to be in it, `each` on a machine."""
+
+    machines: int
+    each: int
+    lines: int
+    runs: int
+
+    @property
+    def inventory(self) -> Inventory:
+        """The mesh."""
+        return sample.inventory(self.machines - 1, workers=self.each)
+
+    @property
+    def wanted(self) -> list[str]:
+        """Its worker list."""
+        return [worker.multiaddr for worker in workers_of(self.inventory)]
+
+    @property
+    def before(self) -> str:
+        """The file, with a list of as many entries that are all others."""
+        return config([entry.replace("/10.64.", "/192.168.") for entry in self.wanted], self.lines)
+
+    @property
+    def size(self) -> str:
+        """In words."""
+        return f"{self.machines * self.each:,} workers, {self.lines:,} lines"
+
+
+def figures(machines: int, each: int, lines: int, runs: int) -> list[Figure]:
     """Time and memory of every entry changed, and of the last machine's entries added."""
-    inventory = sample.inventory(MACHINES - 1, workers=WORKERS // MACHINES)
-    wanted = [worker.multiaddr for worker in workers_of(inventory)]
-    assert len(wanted) == WORKERS
-    strangers = [entry.replace("/10.64.", "/192.168.") for entry in wanted]
-    before = config(strangers)
-    shorter = with_workers(before, wanted[: -WORKERS // MACHINES], "2.0")
+    case = Case(machines, each, lines, runs)
+    before, wanted, inventory = case.before, case.wanted, case.inventory
+    shorter = with_workers(before, wanted[:-each], "2.0")
     rows = [
-        beside("PyYAML, loaded and dumped", before, inventory, by_pyyaml),
-        beside("PyYAML in C, loaded and dumped", before, inventory, by_pyyaml_in_c),
+        beside(case, "PyYAML, loaded and dumped", by_pyyaml),
+        beside(case, "PyYAML in C, loaded and dumped", by_pyyaml_in_c),
+        beside(case, "yq", by_yq),
     ]
-    if has_yq():
-        rows.append(beside("yq, jq's wrapper", before, inventory, by_yq))
-    assert octets_changed(before, with_workers(before, wanted, "2.0"), tuple(wanted)) == 0
-    more, _ = paired(RUNS, lambda _: seconds(lambda: ours(shorter, inventory)), lambda _: 0.0)
+    more, _ = paired(runs, lambda _: seconds(lambda: ours(shorter, inventory)), lambda _: 0.0)
     return [
         *(row for pair in rows for row in pair),
-        timed("worker list rendered, one machine more", more, None),
-        alone(before, wanted),
-        whole_command(before),
+        timed(case, "worker list rendered, one machine more", more, None),
+        alone(case),
+        whole_command(case),
     ]
 
 
-def config(entries: list[str]) -> str:
+def config(entries: list[str], lines: int) -> str:
     """A node's file with this list, and as many lines of comments and of bootstrap peers as it takes."""
     text = with_workers(corpus()["2.0-full-three-machines.yml"], entries, "2.0")
-    missing = LINES - text.count("\n")
+    missing = lines - text.count("\n")
     peers = "".join(
         f"  # met on day {day}\n  - /dns4/peer-{day}.example.org/udp/8336/quic-v1/p2p/QmNobody{day}\n"
         for day in range(missing // 2)
     )
     grown = text.replace("  bootstrapPeers:\n", f"  bootstrapPeers:\n{peers}") + "#\n" * (missing % 2)
-    assert grown.count("\n") == LINES
+    assert grown.count("\n") == lines
     return grown
 
 
@@ -91,41 +114,39 @@ def by_yq(text: str, wanted: list[str]) -> str:
     with tempfile.TemporaryDirectory(dir="/run") as directory:
         entries = Path(directory) / "entries.json"
         entries.write_text(json.dumps(wanted), encoding="utf-8")
-        command = ["yq", "-y", "--slurpfile", "w", str(entries), ".engine.dataWorkerMultiaddrs = $w[0]"]
+        command = [YQ, "-y", "--slurpfile", "w", str(entries), ".engine.dataWorkerMultiaddrs = $w[0]"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
     return done.stdout
 
 
-def has_yq() -> bool:
-    """Whether Debian's yq is there: another program has the same name and other options."""
-    command = ["yq", "--help"]
-    return (
-        shutil.which(command[0]) is not None
-        and "jq wrapper" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    )
-
-
-def beside(
-    name: str, before: str, inventory: Inventory, theirs: Callable[[str, list[str]], str]
-) -> tuple[Figure, Figure]:
+def beside(case: Case, name: str, theirs: Callable[[str, list[str]], str]) -> tuple[Figure, Figure]:
     """Time in turn, and what the other way does to the rest of the file."""
-    wanted = [worker.multiaddr for worker in workers_of(inventory)]
+    before, wanted, inventory = case.before, case.wanted, case.inventory
     mine, other = paired(
-        RUNS,
+        case.runs,
         lambda _: seconds(lambda: ours(before, inventory)),
         lambda _: seconds(lambda: theirs(before, wanted)),
     )
     lost = octets_lost(before, theirs(before, wanted))
+    changed = octets_changed(before, ours(before, inventory), tuple(wanted))
     return (
-        timed(f"worker list rendered, every entry another, beside {name}", mine, other),
-        Figure("octets outside the list that are then other ones", SIZE, 0, lost, "", "0", kept=True),
+        timed(case, f"worker list rendered, every entry another, beside {name}", mine, other),
+        Figure(
+            "octets outside the list that are then other ones",
+            case.size,
+            changed,
+            lost,
+            "",
+            "0",
+            changed == 0,
+        ),
     )
 
 
-def timed(work: str, taken_s: float, theirs_s: float | None) -> Figure:
+def timed(case: Case, what: str, taken_s: float, theirs_s: float | None) -> Figure:
     """A time, which has to be short."""
     theirs = None if theirs_s is None else theirs_s * 1e3
-    return Figure(work, SIZE, taken_s * 1e3, theirs, "ms", f"< {MOST_MS} ms", taken_s * 1e3 < MOST_MS)
+    return Figure(what, case.size, taken_s * 1e3, theirs, "ms", f"< {MOST_MS} ms", taken_s * 1e3 < MOST_MS)
 
 
 def octets_lost(before: str, after: str) -> int:
@@ -145,17 +166,17 @@ config.write_text(with_workers(config.read_text(), entries.read_text().split(), 
 COMMAND: Final = "from qmesh.cli import main; main()"
 
 
-def alone(before: str, wanted: list[str]) -> Figure:
+def alone(case: Case) -> Figure:
     """The most memory of a process that does only the rendering."""
     with tempfile.TemporaryDirectory(dir="/run") as directory:
         file, entries = Path(directory) / "config.yml", Path(directory) / "entries"
-        file.write_text(before, encoding="utf-8")
-        entries.write_text("\n".join(wanted), encoding="utf-8")
+        file.write_text(case.before, encoding="utf-8")
+        entries.write_text("\n".join(case.wanted), encoding="utf-8")
         peak = peak_mb(ALONE, str(file), str(entries))
-        assert wanted[-1] in file.read_text(encoding="utf-8")
+        assert case.wanted[-1] in file.read_text(encoding="utf-8")
     return Figure(
         "worker list rendered, a process's peak memory",
-        SIZE,
+        case.size,
         peak,
         None,
         "MB",
@@ -164,17 +185,17 @@ def alone(before: str, wanted: list[str]) -> Figure:
     )
 
 
-def whole_command(before: str) -> Figure:
+def whole_command(case: Case) -> Figure:
     """The most memory that `qmesh render-config --write` has had, from start to end, libraries and all."""
-    with sample.control_node(MACHINES - 1, workers=WORKERS // MACHINES) as state:
-        directory = state.directory / "node"
-        directory.mkdir()
-        file = directory / "config.yml"
-        file.write_text(before, encoding="utf-8")
-        words = ["render-config", "--write", "--config", str(directory), "--state", str(state.directory)]
-        peak = peak_mb(COMMAND, *words)
-        assert "/192.168." not in file.read_text(encoding="utf-8")
-    return Figure("`qmesh render-config --write`, peak memory", SIZE, peak, None, "MB", "", None)
+    state = sample.control_node(case.machines - 1, workers=case.each)
+    directory = state.directory / "node"
+    directory.mkdir()
+    file = directory / "config.yml"
+    file.write_text(case.before, encoding="utf-8")
+    words = ["render-config", "--write", "--config", str(directory), "--state", str(state.directory)]
+    peak = peak_mb(COMMAND, *words)
+    assert "/192.168." not in file.read_text(encoding="utf-8")
+    return Figure("`qmesh render-config --write`, peak memory", case.size, peak, None, "MB", "", None)
 
 
 LAST_WORD: Final = """

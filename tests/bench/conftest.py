@@ -1,0 +1,3 @@
+from tests.own_machine import own_machine, pytest_pyfunc_call
+
+__all__ = ["own_machine", "pytest_pyfunc_call"]
