@@ -10,7 +10,7 @@ from qmesh.agent import succeeding
 from qmesh.agent.here import Here
 from qmesh.agent.serving import ControlNode, Turns
 from qmesh.agent.supervisor import SERVICE, Retries, Troubles, described
-from qmesh.errors import KernelRefused
+from qmesh.errors import KernelRefused, QmeshError
 from qmesh.host import links, telling
 from qmesh.host.pulse import Pulse
 from qmesh.host.state import State
@@ -63,10 +63,14 @@ class MembershipService:
         return self._running is not None and self._running[2].is_succeeded
 
     def keep(self, here: Here, event: int | None) -> None:
-        """See that it runs as the machine is, and that who waits hears of what is new.
+        """See that it runs as the machine is, and that who waits hears of what is new. On a member none runs.
 
         event: the registry's last one.
         """
+        if not here.settings.control:
+            self.stop()
+            self._troubles.clear(SERVICE)
+            return
         self._keep_running(here)
         if self._running is not None:
             _, service, control_node = self._running
@@ -90,6 +94,8 @@ class MembershipService:
                 self._failed(error)
                 self._troubles.restarted(SERVICE, described(error))
             elif place != wanted or self.is_suspect:
+                if self.is_suspect:
+                    self._retries.failed()
                 self.stop()
         if wanted is None:
             self._troubles.clear(SERVICE)
@@ -140,7 +146,7 @@ class MembershipService:
         was_seen = self.serves
         try:
             running[1].probe(wait_s=wait_s)
-        except Exception:
+        except QmeshError:
             self.serves = False
             raise
         self.serves = True

@@ -9,7 +9,7 @@ from typing import Final
 
 from qmesh.agent.membership_service import MembershipService
 from qmesh.agent.supervisor import HOLDER, LOOK, SERVICE, Troubles, Watchdog, described
-from qmesh.errors import KernelRefused
+from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host import held, processes, pulse
 from qmesh.host.channel.messages import Unanswered
 from qmesh.host.pulse import Pulse
@@ -85,7 +85,7 @@ class Monitor:
             if self._is_silent_again(SERVICE, error):
                 self._service.is_suspect = True
                 self._look()
-        except ConnectionError as error:  # a fault of the way to it, which another one would not mend
+        except MachineRefused as error:  # another one would not mend that
             self._troubles.note_error(SERVICE, error)
         except OSError:
             pass  # it was just ended

@@ -244,8 +244,7 @@ class Agent:
                 self._monitor.holder_is_silent = False
             here, steps = self._watch.look()
         self._tell(steps)
-        if here.settings.control:
-            self._service.keep(here, self._watch.event)
+        self._service.keep(here, self._watch.event)
         return here
 
     def _tell(self, steps: tuple[Step, ...]) -> None:

@@ -25,7 +25,7 @@ from qmesh.host.channel import client as answers
 from qmesh.host.channel import messages
 from qmesh.host.channel import service as serving
 from qmesh.host.channel.client import Client
-from qmesh.host.channel.messages import Silent
+from qmesh.host.channel.messages import Silent, Unanswered
 from qmesh.host.channel.service import Service
 from qmesh.mesh.enrolment import Redemption
 from tests.lab.waiting import idle, patience, pause, wait_until, within
@@ -650,7 +650,7 @@ def test_a_service_on_another_interface_is_not_reached_from_this_machine():
 ASK = """
 import sys
 from qmesh.host.channel.client import Client
-from qmesh.host.channel.messages import Silent
+from qmesh.host.channel.messages import Silent, Unanswered
 client = Client(address="10.77.0.1", port=51820)
 try:
     print(client.membership(newer_than=0, connect_s=2, read_s=5).decode())
@@ -736,6 +736,67 @@ def threads() -> list[str]:
 def is_free() -> bool:
     with socket.create_server((HERE, PORT)):
         return True
+
+
+def test_a1_a_service_that_serves_answers_its_own_machine_through_the_kernel():
+    agent = Agent()
+    with service(agent) as found:
+        found.probe(wait_s=10)
+    assert agent.refreshed == 1
+
+
+def test_what_a_machine_asks_of_itself_is_no_answer_to_another():
+    with service(Agent()):
+        answer = ask("GET", messages.HEALTH, address="127.0.0.2")
+    assert answer.status == 404
+
+
+def test_a1_a_service_that_hangs_is_known_by_its_silence():
+    hangs = threading.Event()
+    agent = Agent()
+    agent.refresh = hangs.wait  # type: ignore[assignment, method-assign]
+    with service(agent) as found:
+        try:
+            with pytest.raises(Unanswered, match="does not answer"):
+                found.probe(wait_s=0.3)
+        finally:
+            hangs.set()
+
+
+def test_a1_a_service_that_cannot_serve_says_why():
+    def refuse() -> None:
+        raise MachineRefused("the registry is away", hint="restore it")
+
+    agent = Agent()
+    agent.refresh = refuse  # type: ignore[method-assign]
+    with service(agent) as found, pytest.raises(MachineRefused, match="the registry is away") as refused:
+        found.probe(wait_s=10)
+    assert refused.value.hint == "restore it"
+
+
+def test_a1_a_service_that_is_not_reached_is_told_apart_from_one_that_is_silent():
+    found = Service(Agent(), address=HERE, port=PORT, interface="lo", told=told_by())
+    found._socket.shutdown(socket.SHUT_RDWR)  # it listens no more
+    with pytest.raises(KernelRefused, match="is not reached"):
+        found.probe(wait_s=10)
+    found.stop()
+
+
+def test_a1_a_task_of_it_that_fails_ends_it_and_who_keeps_it_is_told():
+    ended = threading.Event()
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    agent = Agent()
+    agent.refresh = fail  # type: ignore[method-assign]
+    found = Service(agent, address=HERE, port=PORT, interface="lo", told=told_by(), ended=ended.set)
+    found.start()
+    with within(30):
+        while not ended.wait(0.05):
+            found.announce()
+    assert isinstance(found.failure, ZeroDivisionError)
+    found.stop()
 
 
 def test_it_lives_from_start_to_stop():

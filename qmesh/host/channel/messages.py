@@ -6,6 +6,8 @@ from typing import Final
 
 import msgspec
 
+from qmesh.errors import MachineRefused
+
 MAX_BODY: Final = 16 * 1024
 """Octets of a request's body."""
 MAX_ANSWER: Final = 32 * 1024 * 1024
@@ -36,5 +38,8 @@ class Silent(Exception):
         self.was_reached = was_reached
 
 
-class Unanswered(Exception):
-    """The service has taken a question and does not answer it as it should; the text tells how."""
+class Unanswered(MachineRefused):
+    """The service of this machine has taken a question and gave no answer."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"it takes questions and does not answer: {why}", hint="the agent begins it anew")

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from qmesh.errors import EnrolmentRefused, KernelRefused, QmeshError
+from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused, QmeshError
 from qmesh.host import pulse, telling
 from qmesh.host.channel.messages import (
     HEALTH,
@@ -46,7 +46,7 @@ LONGEST_WAIT_S: Final = 60.0
 BETWEEN_NEWS_S: Final = 0.2
 """Seconds between two times that all who wait are told, at least: a hundred changes are told as a few."""
 _STOP_S: Final = 10.0
-_LINE_END: Final = b"\r\n"
+_MOST_SAID: Final = 4096
 _FAREWELL_S: Final = 1.0
 """Seconds that a machine has to take the news that it is no member any more."""
 
@@ -329,6 +329,15 @@ def _nobody() -> None:
     pass
 
 
+def _said(body: bytes) -> MachineRefused:
+    """Why it does not serve, in its own words."""
+    try:
+        refusal = msgspec.json.decode(body, type=Refusal)
+    except ValueError:
+        return MachineRefused("it fails", hint="see the agent's log")
+    return MachineRefused(refusal.error, hint=refusal.hint)
+
+
 class Service:
     """The running service: a thread of its own, from `start` to `stop`.
 
@@ -403,7 +412,8 @@ class Service:
         """Ask it as a member does, through the kernel and all of its rules, whether it serves.
 
         wait_s: seconds to wait for the connection, and for the answer.
-        Raises ConnectionError where there is no connection, Unanswered where nothing sensible is said then.
+        Raises KernelRefused where it is not reached, Unanswered where it takes a question and says nothing,
+        MachineRefused with its own words where it answers that it can't serve.
         """
         place = self._socket.getsockname()[:2]
         with pulse.allowed(2 * wait_s), socket.socket(self._socket.family, socket.SOCK_STREAM) as asking:
@@ -412,19 +422,20 @@ class Service:
             try:
                 asking.connect(place)
             except OSError as error:
-                why = error.strerror or "no connection in time: does a firewall drop it?"
-                raise ConnectionError(
-                    f"{place[0]} port {place[1]} cannot be reached from here: {why}"
+                raise KernelRefused(
+                    f"it is not reached from this machine: {error.strerror or error}",
+                    hint="does a rule drop what this machine sends to itself? see `nft list ruleset`",
                 ) from None
             try:
                 asking.sendall(f"GET {HEALTH} HTTP/1.1\r\nHost: qmesh\r\n\r\n".encode())
-                answer = asking.recv(64)
+                with asking.makefile("rb") as said:
+                    head, _, body = said.read(_MOST_SAID).partition(b"\r\n\r\n")
             except OSError as error:
-                raise Unanswered(
-                    f"it took a question and did not answer: {error.strerror or error}"
-                ) from None
-        if not answer.startswith(b"HTTP/1.1 204 "):
-            raise Unanswered(f"its answer was {answer.partition(_LINE_END)[0].decode('ascii', 'replace')!r}")
+                raise Unanswered(error.strerror or str(error)) from None
+        if not head.startswith(b"HTTP/1.1 "):
+            raise Unanswered("it hung up")
+        if not head.startswith(b"HTTP/1.1 204 "):
+            raise _said(body)
 
     def announce(self) -> None:
         """Have all who wait know that the membership may be another. From any thread."""
