@@ -10,9 +10,9 @@ from typing import Final
 
 from benchmarks.measuring import Figure
 
+from tests.lab.broken_parts import NAMES, breakable_agent, findings, spoil
 from tests.lab.cluster import make_control, make_member, qmesh
 from tests.lab.machines import Lab, Machine
-from tests.lab.test_dead_parts import NAMES, breakable_agent, findings
 from tests.lab.waiting import wait_until
 
 MOST_S: Final = 10
@@ -22,15 +22,15 @@ PARTS: Final = {
 }
 
 
-def figures(runs: int, parts: int) -> list[Figure]:
-    """Of so many parts of each machine, each broken in both ways so many times; the longest of each."""
+def figures(runs: int, parts: int, ways: int) -> list[Figure]:
+    """Of so many parts of each machine, each broken in so many ways so many times; the longest of each."""
     found = []
     with Lab() as lab:
         control = make_control(lab)
         machines = {"control": control, "member": make_member(lab, control, 201, 2)}
         for which, names in PARTS.items():
             for part in names[:parts]:
-                for how in ("crash", "hang"):
+                for how in ("crash", "hang")[:ways]:
                     times = [_broken(machines[which], control, part, how) for _ in range(runs)]
                     found += _figures(part, how, times)
     return found
@@ -47,21 +47,16 @@ def _figures(part: str, how: str, times: list[tuple[float, float]]) -> list[Figu
 
 def _broken(machine: Machine, control: Machine, part: str, how: str) -> tuple[float, float]:
     """Seconds from its being broken until it is named, and until nothing else is said any more."""
+    named: list[float] = []
+
+    def is_well() -> bool:
+        found = findings(machine)
+        if found and not named:
+            named.append(time.monotonic() - began)
+        return set(found) == {"agent-restarted"}
+
     with breakable_agent(machine):
-        machine.write(f"/root/{how}-{part}", "")
-        if part == "asking":  # it waits for news
-            qmesh(control, "set", "machine-b", "--workers", "3")
-        if part == "answering":  # it waits for a question
-            findings(machine)
-        wait_until(lambda: not machine.path(f"/root/{how}-{part}").exists(), seconds=30)
+        spoil(machine, how, part, news=lambda: qmesh(control, "set", "machine-b", "--workers", "3"))
         began = time.monotonic()
-        named: list[float] = []
-
-        def is_well() -> bool:
-            found = findings(machine)
-            if found and not named:
-                named.append(time.monotonic() - began)
-            return set(found) == {"agent-restarted"}
-
         wait_until(is_well, seconds=60)
         return named[0], time.monotonic() - began
