@@ -15,7 +15,7 @@ from tests.lab.cluster import (
     start_workers,
     stop_agent,
 )
-from tests.lab.machines import Lab, Machine
+from tests.lab.machines import TOOLS, Lab, Machine
 from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
@@ -135,9 +135,8 @@ def member():
 
 
 def be_the_agent(machine: Machine) -> None:
-    """Hold the agent's place with a process that does nothing."""
-    holder = machine.start(["flock", f"{STATE}/agent.lock", "sh", "-c", "echo held; sleep infinity"])
-    holder.wait_for("held")
+    """Have one that mends nothing in the agent's place."""
+    machine.start(["python", TOOLS / "idle_agent.py"]).wait_for("held")
 
 
 def cure(member: Machine, finding: dict[str, str], mend: str) -> None:

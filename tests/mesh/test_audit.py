@@ -249,6 +249,11 @@ def test_a1_a_control_node_that_does_not_answer_is_one_error_on_a_member() -> No
     (found,) = audit(WANTED, WANTED, replace(AROUND, agent=agent, unanswered="nobody answers"))
     assert (found.code, found.severity, found.seen) == ("service-silent", "error", "nobody answers")
     assert "control node" in found.cure
+    # Where there is no tunnel, that is why, and it is named.
+    without = audit(
+        WANTED, msgspec.structs.replace(WANTED, tunnel=None), replace(AROUND, unanswered="nobody")
+    )
+    assert [each.code for each in without] == ["tunnel-missing"]
     # What the agent heard a while ago is of no matter, where it is answered now.
     assert told(agent=agent) == []
 

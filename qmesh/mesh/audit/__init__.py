@@ -64,6 +64,7 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
     if around.removed:  # of all that a member has, the guard alone is to be there still
         closed = (*guard_findings(desired, observed), *flush_findings(around))
         return (*membership_findings(), *key_findings(around), *closed, *agent_findings(around))
+    tunnel = tuple(tunnel_findings(desired.tunnel, observed.tunnel, around))
     return (
         *key_findings(around),
         *guard_findings(desired, observed),
@@ -72,9 +73,9 @@ def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
         *port_findings(desired, observed),
         *sysctl_findings(desired, observed, around),
         *listener_findings(desired, observed, around),
-        *tunnel_findings(desired.tunnel, observed.tunnel, around),
+        *tunnel,
         *agent_findings(around),
-        *service_findings(around),
+        *service_findings(around, has_way=not tunnel),
         *change_findings(around),
         *config_findings(desired, around),
         *silence_findings(around),

@@ -48,15 +48,18 @@ def agent_findings(around: Surroundings) -> Iterator[Finding]:
         )
 
 
-def service_findings(around: Surroundings) -> Iterator[Finding]:
-    """A membership service that does not answer: this machine's own, or the control node's."""
+def service_findings(around: Surroundings, *, has_way: bool) -> Iterator[Finding]:
+    """A membership service that does not answer: this machine's own, or the control node's.
+
+    has_way: whether nothing is wrong with the tunnel, which would be why.
+    """
     own = (
         next((each for each in around.agent.troubles if each.part == SERVICE), None) if around.agent else None
     )
     if own is not None and around.agent is not None:
         cure = own.hint or around.agent.restart
         yield error("service-silent", SERVICE, "members and those who join are answered", own.reason, cure)
-    if around.unanswered is not None:
+    if around.unanswered is not None and has_way:
         wanted = "the control node answers this machine's questions"
         yield error("service-silent", SERVICE, wanted, around.unanswered, _SEE_CONTROL)
 

@@ -1,0 +1,45 @@
+"""In the agent's place a process that says it is well, serves members, and mends nothing: `idle_agent.py`.
+
+Prints `held` once it has that place.
+"""
+
+# ruff: noqa: T201  # a program of the lab, it prints its answer
+
+from __future__ import annotations
+
+import os
+
+from qmesh.agent.here import load
+from qmesh.agent.serving import ControlNode, Turns
+from qmesh.host import health, processes, telling
+from qmesh.host.channel.service import Service
+from qmesh.host.state import State
+
+
+def serve(state: State) -> None:
+    """Answer members, as the control node's agent does."""
+    here = load(state)
+    Service(
+        ControlNode(state, changed=lambda: None, turns=Turns(lambda: None)),
+        address=here.machine.address,
+        port=here.inventory.service_port,
+        interface=here.settings.interface,
+        told=telling.listen(state.directory),
+    ).start()
+
+
+def main() -> None:
+    """Hold the place until killed."""
+    state = State()
+    well = health.Health(process=os.getpid(), looked_s=0.0, troubles=(), restarts=())
+    with processes.only(state.agent_lock_file) as alone, health.listen(state.directory) as listening:
+        assert alone
+        if state.settings().control:
+            serve(state)
+        print("held", flush=True)
+        while True:
+            health.tell(listening.accept()[0], well)
+
+
+if __name__ == "__main__":
+    main()
