@@ -210,14 +210,20 @@ class Machine:
 
     def write(self, path: str | Path, text: str, mode: int = 0o644) -> None:
         """Write a file of the machine, with its directories; `mode` holds from the first byte."""
-        script = (
-            'mkdir -p "$(dirname "$1")" && rm -f "$1" && umask 077 && : >"$1" && chmod "$2" "$1" && cat >"$1"'
-        )
-        self.run(["sh", "-c", script, "sh", path, f"{mode:o}"], input=text)
+        there = self.path(path)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.unlink(missing_ok=True)
+        with os.fdopen(
+            os.open(there, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0), "w", encoding="utf-8"
+        ) as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
 
     def read(self, path: str | Path) -> str:
-        """The text of a file of the machine; CommandFailed when it has none."""
-        return self.run(["cat", path]).stdout
+        """The text of a file of the machine; OSError when it has none."""
+        if Path(path).is_relative_to("/proc"):  # much of it is about whoever reads it
+            return self.run(["cat", path]).stdout
+        return self.path(path).read_text(encoding="utf-8")
 
     def processes(self, pattern: str = "") -> dict[int, str]:
         """Its processes whose description matches a regular expression, by the machine's numbers.
@@ -270,8 +276,11 @@ class Machine:
         return found
 
     def path(self, path: str | Path) -> Path:
-        """A path of the machine, as it is reached from here; no link on it may be absolute."""
-        return Path(f"/proc/{self.pid}/root{path}")
+        """A path of the machine, as it is reached from here; no link on it may be absolute.
+
+        As for commands, it begins at /root unless it begins with a slash.
+        """
+        return Path(f"/proc/{self.pid}/root{Path('/root', path)}")
 
     def close(self) -> None:
         """End every process of the machine, and wait until they and the namespaces are gone."""

@@ -22,6 +22,7 @@ import pytest
 from tests.lab.boot import DISTURBANCES, ENOUGH, WORKERS
 from tests.lab.cluster import make_control, qmesh, stop_agent
 from tests.lab.machines import CHECKOUT, TOOLS, Lab
+from tests.lab.waiting import patience
 
 pytestmark = pytest.mark.lab
 
@@ -146,7 +147,14 @@ def write(path: Path, text: str) -> None:
 def booted(disk: Path, what: str) -> Any:
     """What boot.py tells of a machine with that disk."""
     program = [sys.executable, TOOLS / "boot.py", what]
-    machine = [CHECKOUT / "scripts/test-kernel", "--systemd", "--timeout", "600", "--over", disk]
+    machine = [
+        CHECKOUT / "scripts/test-kernel",
+        "--systemd",
+        "--timeout",
+        f"{patience(300):.0f}",
+        "--over",
+        disk,
+    ]
     words = [*map(str, machine), "--run", *map(str, program)]
     done = subprocess.run(words, check=False, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr

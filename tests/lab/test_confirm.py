@@ -70,7 +70,9 @@ def as_it_is(machine: Machine) -> dict[str, str]:
 
 
 def is_undone(machine: Machine) -> bool:
-    return '"undone":true' in machine.run(["cat", f"{STATE}/undo.json"], check=False).stdout
+    return machine.path(f"{STATE}/undo.json").exists() and '"undone":true' in machine.read(
+        f"{STATE}/undo.json"
+    )
 
 
 def start_anew(machine: Machine) -> None:

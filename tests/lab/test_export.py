@@ -79,7 +79,7 @@ def secrets_of(machine) -> list[str]:
 
 
 def test_e1_what_is_printed_has_no_secret_in_it(cluster):
-    for machine in cluster:
+    for machine in cluster[:2]:
         secrets = secrets_of(machine)
         assert all(len(secret) == 44 for secret in secrets)
         for wanted in FORMATS:
@@ -96,7 +96,7 @@ def test_e1_what_is_printed_has_no_secret_in_it(cluster):
 
 
 def test_exporting_changes_nothing(cluster):
-    for machine in cluster:
+    for machine in cluster[:2]:
         before = what_is_there(machine)
         for wanted in FORMATS:
             machine.run(["qmesh", "export", wanted], check=False)

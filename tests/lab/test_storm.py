@@ -15,7 +15,10 @@ pytestmark = pytest.mark.lab
 TIMES = 60
 
 
-@pytest.mark.parametrize("kill_agent", [True, False], ids=["agent killed", "agent alive"])
+@pytest.mark.parametrize(
+    "kill_agent",
+    [pytest.param(True, id="agent killed"), pytest.param(False, id="agent alive", marks=pytest.mark.long)],
+)
 def test_g3_nothing_gets_through_while_the_rules_are_flushed_and_replaced(lab, kill_agent):
     counted = storm(lab, TIMES, kill_agent=kill_agent)
 

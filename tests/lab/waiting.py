@@ -82,11 +82,13 @@ class Deadline:
 
 def comes_true(condition: Callable[[], object], seconds: float, *, every_s: float = POLL_S) -> bool:
     """Whether it does in that time."""
-    deadline = Deadline(seconds)
+    deadline, asked = Deadline(seconds), time.monotonic()
     while not condition():
         if deadline.is_over():
             return False
-        pause(every_s)
+        # Who asks by whole commands would leave no processor to what is waited for.
+        pause(max(every_s, time.monotonic() - asked))
+        asked = time.monotonic()
     return True
 
 

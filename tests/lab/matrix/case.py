@@ -69,9 +69,10 @@ def reached(mesh: Mesh, case: Hostile, role: Role, *, others: bool = False) -> s
     return mesh.arrived([*case.probes(mesh, role, WORKER), *ordinary], ordinary)
 
 
-def passes(mesh: Mesh, case: Legitimate, role: Role, overlay: Overlay) -> bool:
-    """Whether all of its probes arrive and are answered."""
+def passes(mesh: Mesh, case: Legitimate, role: Role, overlay: Overlay, *, seconds: float = 3) -> bool:
+    """Whether all of its probes arrive and are answered, in so many seconds at most."""
     with attempts(case.probes(mesh, role, overlay)) as made:
-        return eventually(lambda: all_arrived(mesh, made), 3) and all(
-            eventually(lambda attempt=attempt: attempt.line in attempt.received(), 3) for attempt in made
+        return eventually(lambda: all_arrived(mesh, made), seconds) and all(
+            eventually(lambda attempt=attempt: attempt.line in attempt.received(), seconds)
+            for attempt in made
         )
