@@ -33,6 +33,7 @@ def figures(members: int, tunnels: int) -> list[Figure]:
         joined = list(pool.map(timed_join, real))
         asking.wait(120)
         took = time.perf_counter() - begun
+        assert asking.returncode == 0, asking.error_output()
         redeemed = json.loads(asking.output().splitlines()[-1])
         failed = sum(code != 0 for _, code in joined) + sum(status != 200 for _, status in redeemed)
         failed += members - tunnels - len(redeemed)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import signal
 import socket
 import sys
 import threading
@@ -40,6 +41,7 @@ def serve() -> None:
     told.listen()
     Service(node, address="127.0.0.1", port=PORT, interface="lo", told=told).start()
     print("ready", flush=True)
+    signal.pause()
 
 
 def redeem(invitation: Invitation, found: list[tuple[float, int]]) -> None:
