@@ -95,13 +95,13 @@ def growth(figures: list[Figure], times: float, *, judged: bool) -> tuple[str, b
         if not work or len(found) != 2:
             continue
         small, large = found
-        ours = large.ours / small.ours
+        ours = f"{large.ours / small.ours:.1f} x" if small.ours else ""
         theirs = f"{large.theirs / small.theirs:.1f} x" if small.theirs and large.theirs else ""
         most = 1.0 if work.startswith("one member") else times
-        kept = ours <= most * NOISE
+        kept = large.ours <= most * NOISE * small.ours
         all_kept &= kept or not judged
         said = VERDICTS[kept if judged else None]
-        lines.append(f"| {work} | {ours:.1f} x | {theirs} | <= {most:.0f} x | {said} |")
+        lines.append(f"| {work} | {ours} | {theirs} | <= {most:.0f} x | {said} |")
     return "\n".join(lines), all_kept
 
 
