@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Final
 
@@ -20,6 +21,8 @@ PARTS: Final = {
     "control": ("service", "look", "monitor", "answering", "following"),
     "member": ("asking",),
 }
+_OTHER: Final = itertools.cycle("34")
+"""Workers of the member: only what is another number than before is news."""
 
 
 def figures(runs: int, parts: int, ways: int) -> list[Figure]:
@@ -56,7 +59,7 @@ def _broken(machine: Machine, control: Machine, part: str, how: str) -> tuple[fl
         return set(found) == {"agent-restarted"}
 
     with breakable_agent(machine):
-        spoil(machine, how, part, news=lambda: qmesh(control, "set", "machine-b", "--workers", "3"))
+        spoil(machine, how, part, news=lambda: qmesh(control, "set", "machine-b", "--workers", next(_OTHER)))
         began = time.monotonic()
         wait_until(is_well, seconds=60)
         return named[0], time.monotonic() - began
