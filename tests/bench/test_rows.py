@@ -132,11 +132,14 @@ def test_nothing_is_left_of_one_that_is_interrupted(own_machine, tmp_path, numbe
     before = traces(tmp_path)
 
     with subprocess.Popen([*BENCH, "--smallest", "tunnel"], env=variables, stdout=subprocess.PIPE) as process:
-        wait_until((tmp_path / "held").exists, seconds=LONGEST_S)
-        assert any("sleep 1000" in other for other in others())
-        process.send_signal(number)
-        said, _ = process.communicate(timeout=patience(LONGEST_S))
+        try:
+            wait_until(lambda: any(other.startswith("sleep 1000") for other in others()), seconds=LONGEST_S)
+            process.send_signal(number)
+            said, _ = process.communicate(timeout=patience(LONGEST_S))
+        finally:
+            process.kill()
 
+    assert (tmp_path / "held").exists()
     assert process.returncode == -number
     assert said == b""
     wait_until(lambda: others() == [])
