@@ -1,6 +1,6 @@
 """One run shared by several pytest processes: each takes what no other has begun with.
 
-    pytest -p tests.sharing --share FOLDER ...     as often as there are to be processes, all alike
+    pytest -p tests.sharing --share=FOLDER ...     as often as there are to be processes, all alike
 
 The folder is empty at first. A test goes by itself; those that have a set-up of their module in common go
 together. What takes long comes first, so that in the end no process is left alone with it.
@@ -30,6 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     folder: Path | None = session.config.option.share
+    if folder is not None and session.config.inipath is None:
+        # Of an option's value apart from it, pytest makes a place to look for its settings.
+        raise pytest.UsageError("pyproject.toml was not read: write --share=FOLDER")
     if folder is None or session.config.option.collectonly or session.testsfailed:
         return None
     for items in _taken(session.items, folder):
