@@ -1,0 +1,47 @@
+"""What CI types is what the README says, and the README's table of systems has those that CI runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+CI = CHECKOUT / ".ci"
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("heading", "first"),
+    [
+        ("Install on a machine", ["sudo apt-get update", "sudo apt-get install nftables netbase pipx git"]),
+        ("Try it", ["sudo ./scripts/demo"]),
+        ("Test it", ["sudo ./scripts/test"]),
+    ],
+)
+def test_ci_reads_the_commands_below_a_heading(heading, first):
+    words = [CI / "readme", "--print", heading]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    typed = done.stdout.splitlines()
+    assert typed[: len(first)] == first
+    assert f"```\n{done.stdout}```\n" in README.split(f"\n## {heading}\n")[1]
+
+
+def test_ci_finds_no_commands_where_there_are_none():
+    done = subprocess.run([CI / "readme", "More"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the README has no commands below 'More'\n"
+
+
+def test_the_table_of_systems_has_what_ci_runs():
+    (suites,) = re.findall(r"^suites=\((.*)\)$", (CI / "run").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    table = README.split("\n### Systems\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line]
+    title, _, *systems = rows
+    run = [row for row in systems if row[-1] != "not run"]
+    assert [re.findall(r"\((\w+)\)", system)[0] for system, *_ in run] == suites.split()
+    assert all(all(row) for row in run)
+    assert f"| {' | '.join(title)} |" in (CI / "run").read_text(encoding="utf-8")
+    assert [row[0] for row in systems if row not in run] == ["Ubuntu 24.04 and newer"]
