@@ -46,7 +46,8 @@ def processes_in(folder: Path) -> list[str]:
 
 def started(scratch: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [CHECKOUT / "scripts/fresh", *words],
+        # What is started beside something else ignores some signals, and a shell can't change that.
+        ["env", "--default-signal=HUP,INT,TERM", CHECKOUT / "scripts/fresh", *words],
         env={**os.environ, "TMPDIR": str(scratch), **variables},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
