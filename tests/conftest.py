@@ -1,6 +1,7 @@
 """What holds for all tests: which may be skipped, and when a skip is a failure."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -8,6 +9,10 @@ from hypothesis import HealthCheck, settings
 # A machine that is busy with something else is slow, and no test of ours is about that.
 settings.register_profile("qmesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("qmesh")
+
+# Who is started in the background may be deaf to it, and so would be all that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CANNOT = "this machine cannot: "
 """So begins the reason of a skip that is right even where nothing may be left out."""

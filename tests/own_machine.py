@@ -1,7 +1,7 @@
 """Tests that touch a machine run on one of their own.
 
 A test that uses the fixture `own_machine` runs as process 1 of fresh network, mount and process
-namespaces, with loopback up, an empty /run and a /proc of its own. What it started dies with it,
+namespaces, with loopback up, empty /run and /dev/shm, and a /proc of its own. What it started dies with it,
 and what it raised is raised here.
 """
 
@@ -128,7 +128,8 @@ def _outcome(pyfuncitem: pytest.Function) -> tuple[str, str]:
 def _furnish() -> None:
     _call("mount", b"none", b"/", None, _PRIVATE, None)
     _call("mount", b"proc", b"/proc", b"proc", 0, None)
-    _call("mount", b"tmpfs", b"/run", b"tmpfs", 0, None)
+    for folder in (b"/run", b"/dev/shm"):
+        _call("mount", b"tmpfs", folder, b"tmpfs", 0, None)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 

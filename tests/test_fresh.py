@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.lab.waiting import patience
 
 pytestmark = pytest.mark.lab
 
@@ -44,8 +47,9 @@ def processes_in(folder: Path) -> list[str]:
     return found
 
 
-def started(scratch: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def started(scratch: Path, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
         # What is started beside something else ignores some signals, and a shell can't change that.
         ["env", "--default-signal=HUP,INT,TERM", CHECKOUT / "scripts/fresh", *words],
         env={**os.environ, "TMPDIR": str(scratch), **variables},
@@ -53,16 +57,17 @@ def started(scratch: Path, *words: str, **variables: str) -> subprocess.Popen[st
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # what does not end is not waited for
 
 
 def done(scratch: Path, *words: str, **variables: str) -> tuple[int, str, str]:
     """Exit status, output and errors of a command in a root."""
     with started(scratch, *words, **variables) as process:
-        try:
-            output, errors = process.communicate(timeout=MAKING_S)
-        finally:
-            process.terminate()
+        output, errors = process.communicate(timeout=patience(MAKING_S))
     return process.returncode, output, errors
 
 
@@ -132,7 +137,7 @@ def test_two_at_once_know_nothing_of_each_other(scratch):
         assert first.stdout is not None
         assert first.stdout.readline() == "mine\n"
         assert done(scratch, SUITE, *touch)[:2] == (0, "mine\n")
-        assert first.communicate("and mine\n", timeout=30)[0] == "and mine\n"
+        assert first.communicate("and mine\n", timeout=patience(30))[0] == "and mine\n"
     assert first.returncode == 0
 
 
@@ -143,7 +148,7 @@ def test_nothing_is_left_of_one_that_is_interrupted(scratch, number):
         assert process.stdout.readline() == "up\n"
         assert processes_in(scratch)
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=patience(30))
     assert process.returncode == 128 + number
 
 
@@ -153,7 +158,7 @@ def test_what_a_killed_one_leaves_the_next_one_takes_away(scratch):
         assert process.stdout.readline() == "up\n"
         process.kill()
         # Until what ran there has gone too: it had the other end.
-        process.communicate(timeout=30)
+        process.communicate(timeout=patience(30))
     assert list(scratch.iterdir())
     assert done(scratch, SUITE, "true")[0] == 0
 
