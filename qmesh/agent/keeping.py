@@ -11,7 +11,7 @@ from qmesh.mesh.units import qmesh_units
 
 log = logging.getLogger("qmesh")
 
-_START_S: Final = 20.0
+_START_S: Final = 60.0
 
 
 def ensure_agent(state: State) -> None:

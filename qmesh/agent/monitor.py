@@ -20,6 +20,8 @@ PROBE_S: Final = 2.5
 """Seconds between two questions to the service, and to the holder of the guard."""
 PROBED_S: Final = 2.0
 """Seconds that each has for an answer. Who gives none twice in a row is begun anew."""
+_STARTABLE_S: Final = 60
+"""Seconds that systemd gives an agent more, again and again, that is starting and finds nothing wrong."""
 STARTING_S: Final = 0.1
 """Seconds between two questions to a service that has just begun: who started the agent waits for it."""
 SLOW_S: Final = 6.5
@@ -56,6 +58,8 @@ class Monitor:
         self._silent: dict[str, int] = {}
         self._probe_at = 0.0
         self._is_borne = False
+        self.is_ready = False
+        """Whether who started the agent was told that it serves."""
 
     def run(self, stopped: threading.Event) -> None:
         """Watch until that is set."""
@@ -63,6 +67,8 @@ class Monitor:
             pulse.beat()
             self._watchdog.look()
             self._bear_with_a_slow_loop()
+            if not self.is_ready and not self._troubles.all():  # slow, and nothing else
+                processes.notify(f"EXTEND_TIMEOUT_USEC={_STARTABLE_S * 1_000_000}")
             if self._service.is_starting or time.monotonic() >= self._probe_at:
                 self._probe_at = time.monotonic() + PROBE_S
                 self._probe_service()

@@ -122,7 +122,6 @@ class Agent:
         self._looked_at: float | None = None
         self._looked = threading.Event()
         self._busy_since: float | None = None
-        self._ready = False
         self._told: tuple[tuple[bool, list[str]], float] = ((False, []), 0.0)
         self._pulse = Pulse()
         self._troubles = Troubles(self._say)
@@ -267,8 +266,9 @@ class Agent:
 
     def _say_ready(self, here: Here) -> None:
         """To whoever started it, once: a control node's service serves by then."""
-        if not self._ready and (self._service.serves or not (here.settings.control and here.settings.up)):
-            self._ready = True
+        is_served = self._service.serves or not (here.settings.control and here.settings.up)
+        if is_served and not self._monitor.is_ready:
+            self._monitor.is_ready = True
             processes.notify("READY=1")
 
     def _say(self, text: str) -> None:

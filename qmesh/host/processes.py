@@ -51,7 +51,7 @@ def only(lock_file: Path) -> Iterator[bool]:
 
 
 def _locked(descriptor: int) -> bool:
-    for _ in range(10):  # `agent_runs` holds it for an instant
+    for _ in range(100):  # `agent_runs` holds it for an instant, on a busy machine for longer
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True

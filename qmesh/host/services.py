@@ -38,7 +38,7 @@ from qmesh.mesh.units import (
 FLUSHER = "nftables.service"
 UNIT_DIRECTORY = Path("/etc/systemd/system")
 DEFAULT_PROGRAM = "/usr/local/bin/quilibrium-node"
-_START_S = 20.0
+_START_S = 60.0
 _SYSTEMCTL_S = 90.0
 """Seconds that systemd gives a unit to start, where that says nothing else."""
 

@@ -237,7 +237,7 @@ WatchdogSec={WATCHDOG_S}
 WatchdogSignal=SIGKILL
 Restart=always
 RestartSec=1
-TimeoutStartSec=60
+TimeoutStartSec=90
 TimeoutStopSec=20
 
 [Install]

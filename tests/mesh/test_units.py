@@ -129,7 +129,7 @@ WatchdogSec=8
 WatchdogSignal=SIGKILL
 Restart=always
 RestartSec=1
-TimeoutStartSec=60
+TimeoutStartSec=90
 TimeoutStopSec=20
 
 [Install]

@@ -22,7 +22,7 @@ from qmesh.host.wireguard.device import Device, port_hint, refuse_taken_port, wi
 from qmesh.mesh.model import InterfaceKind, Peer, Secret, quoted
 
 PROGRAM: Final = "wireguard-go"
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 10.0
 _POLL_S = 0.01
 
