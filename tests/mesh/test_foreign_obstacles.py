@@ -177,6 +177,8 @@ THROUGH = "-i qmesh0 -j ACCEPT"
          "firewall-cmd --permanent --zone=public --add-port=51820/udp && firewall-cmd --reload"),
         ("wireguard in", {**FIREWALLD, "chain": "filter_IN_home"},
          "firewall-cmd --permanent --zone=home --add-port=51820/udp && firewall-cmd --reload"),
+        ("wireguard in", {**FIREWALLD, "chain": "filter_IN_home_to_HOST"},
+         "firewall-cmd --permanent --zone=home --add-port=51820/udp && firewall-cmd --reload"),
         ("wireguard in", {**FIREWALLD, "chain": "filter_IN_policy_x"},
          "firewall-cmd --permanent --zone=public --add-port=51820/udp && firewall-cmd --reload"),
         ("tunnel in", FIREWALLD,

@@ -148,7 +148,7 @@ def _zone(drop: Drop) -> str:
         for beginning in ("filter_IN_", "IN_"):
             zone = chain.removeprefix(beginning)
             if zone != chain and not zone.startswith("policy_"):
-                return zone
+                return zone.removesuffix("_to_HOST")  # firewalld 2.5 has one for each pair
     return "public"
 
 
