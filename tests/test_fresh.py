@@ -141,13 +141,14 @@ def test_two_at_once_know_nothing_of_each_other(scratch):
     assert first.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_of_one_that_is_interrupted(scratch, number):
     with started(scratch, SUITE, "sh", "-c", "sleep 1000 & echo up; sleep 1000") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         assert processes_in(scratch)
         process.send_signal(number)
+        process.send_signal(number)  # as Ctrl-C is pressed twice, or a runner hands it on
         process.communicate(timeout=patience(30))
     assert process.returncode == 128 + number
 
