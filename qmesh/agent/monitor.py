@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from qmesh.agent.membership_service import MembershipService
-from qmesh.agent.supervisor import HOLDER, LOOK, SERVICE, Troubles, Watchdog, described
+from qmesh.agent.supervisor import HOLDER, SERVICE, Troubles, Watchdog, described
 from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host import held, processes, pulse
 from qmesh.host.channel.messages import Unanswered
@@ -24,9 +24,12 @@ _STARTABLE_S: Final = 60
 """Seconds that systemd gives an agent more, again and again, that is starting and finds nothing wrong."""
 STARTING_S: Final = 0.1
 """Seconds between two questions to a service that has just begun: who started the agent waits for it."""
-SLOW_S: Final = 6.5
-"""Seconds without a word of the loop after which systemd's watchdog is told to bear with it: it waits for
-what has an end, or works. One that hangs has been found by then."""
+SLOW_S: Final = 5.5
+"""Seconds after a look after which systemd's watchdog is told to bear with the next one: the loop waits for
+what has an end, or works. One that hangs the monitor itself finds."""
+_LOOKS: Final = 5
+"""By how many looks like the longest of late the watchdog waits longer: on a machine that is so busy, this
+part comes too late to ask for more time."""
 
 
 class Monitor:
@@ -51,13 +54,14 @@ class Monitor:
         """Whether the loop is to have another process hold the guard."""
         self._state = state
         self._service = service
-        self._pulses = pulses
         self._troubles = troubles
         self._look = look
         self._watchdog = Watchdog(pulses, troubles, begin_anew)
         self._silent: dict[str, int] = {}
         self._probe_at = 0.0
-        self._is_borne = False
+        self._watchdog_s = 0
+        self._longest_s = 0.0
+        self._look_ended = time.monotonic()
         self.is_ready = False
         """Whether who started the agent was told that it serves."""
 
@@ -74,15 +78,22 @@ class Monitor:
                 self._probe_service()
                 self._probe_holder()
 
-    def look_ended(self) -> None:
-        """Feed systemd's watchdog: the loop has come to the end of a look."""
-        processes.notify("WATCHDOG=1" + (_watchdog(WATCHDOG_S) if self._is_borne else ""))
-        self._is_borne = False
+    def look_ended(self, took_s: float) -> None:
+        """Feed systemd's watchdog: the loop has come to the end of a look. took_s: seconds that it took."""
+        self._longest_s = max(took_s, 0.9 * self._longest_s)
+        processes.notify("WATCHDOG=1")
+        self._give_watchdog(WATCHDOG_S + int(_LOOKS * self._longest_s))
+        self._look_ended = time.monotonic()
 
     def _bear_with_a_slow_loop(self) -> None:
-        if self._pulses()[LOOK].silent_s > SLOW_S and not self._is_borne:
-            self._is_borne = True
-            processes.notify(_watchdog(10 * WATCHDOG_S).lstrip())
+        if time.monotonic() > self._look_ended + SLOW_S:
+            self._give_watchdog(10 * WATCHDOG_S)
+
+    def _give_watchdog(self, seconds: int) -> None:
+        """Have systemd wait so long for the end of the next look."""
+        if seconds != self._watchdog_s:
+            self._watchdog_s = seconds
+            processes.notify(f"WATCHDOG_USEC={seconds * 1_000_000}")
 
     def _probe_service(self) -> None:
         try:
@@ -119,7 +130,3 @@ class Monitor:
         self._troubles.note_error(part, error)
         self._troubles.restarted(part, described(error))
         return True
-
-
-def _watchdog(seconds: int) -> str:
-    return f"\nWATCHDOG_USEC={seconds * 1_000_000}"

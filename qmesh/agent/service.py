@@ -179,6 +179,7 @@ class Agent:
 
     def _turn(self) -> None:
         """One look, whatever comes of it; systemd's watchdog hears when it has come to its end."""
+        began = time.monotonic()
         for part in self._parts.values():
             part.start()
         try:
@@ -198,7 +199,7 @@ class Agent:
                 self._asking.start()
             self._say_ready(here)
         self._troubles.tell()
-        self._monitor.look_ended()
+        self._monitor.look_ended(time.monotonic() - began)
 
     def _wait_for_others(self, error: Busy) -> None:
         """Another command changes this machine: the guard stays this one's concern meanwhile."""

@@ -151,7 +151,7 @@ def booted(disk: Path, what: str) -> Any:
         CHECKOUT / "scripts/test-kernel",
         "--systemd",
         "--timeout",
-        f"{patience(300):.0f}",
+        f"{patience(1200):.0f}",  # how busy the machine will be, nobody knows yet
         "--over",
         disk,
     ]

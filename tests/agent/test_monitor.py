@@ -1,0 +1,95 @@
+"""What systemd's watchdog is told by an agent: more time where looks are slow, and none less than is safe."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from qmesh.agent import monitor as monitoring
+from qmesh.agent.membership_service import MembershipService
+from qmesh.agent.monitor import Monitor
+from qmesh.agent.serving import Turns
+from qmesh.agent.supervisor import LOOK, Troubles
+from qmesh.host.pulse import Pulse
+from qmesh.host.state import State
+from qmesh.mesh.units import WATCHDOG_S
+from tests.lab.waiting import wait_until
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+@pytest.fixture
+def systemd(tmp_path, monkeypatch) -> Iterator[list[str]]:
+    """What it was told, in order."""
+    path = tmp_path / "notify"
+    told: list[str] = []
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as here:
+        here.bind(str(path))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+
+        def hear() -> None:
+            while (said := here.recv(4096)) != b"end":
+                told.append(said.decode())
+
+        hearing = threading.Thread(target=hear)
+        hearing.start()
+        yield told
+        with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as last:
+            last.sendto(b"end", str(path))
+        hearing.join()
+
+
+@pytest.fixture
+def monitor(tmp_path) -> Monitor:
+    state, troubles = State(tmp_path / "state"), Troubles(nothing)
+    service = MembershipService(state, look=nothing, turns=Turns(nothing), troubles=troubles)
+    pulse = Pulse()
+    return Monitor(
+        state, service, pulses=lambda: {LOOK: pulse}, troubles=troubles, look=nothing, begin_anew=nothing
+    )
+
+
+def seconds(told: list[str]) -> list[int]:
+    """Those that the watchdog was given, one after the other."""
+    said = "WATCHDOG_USEC="
+    return [int(each.removeprefix(said)) // 1_000_000 for each in told if each.startswith(said)]
+
+
+def test_a1_the_watchdog_is_fed_by_each_look_and_waits_longer_where_they_are_slow(monitor, systemd):
+    for took_s in (0.02, 0.02, 3.0, 0.02):
+        monitor.look_ended(took_s)
+    wait_until(lambda: systemd.count("WATCHDOG=1") == 4)
+    quick, slow, less_slow = seconds(systemd)
+    assert quick == WATCHDOG_S
+    assert slow >= WATCHDOG_S + 3 * 3  # the next one may take three times as long
+    assert WATCHDOG_S < less_slow < slow
+
+
+def test_a1_the_watchdog_is_as_quick_again_when_looks_are(monitor, systemd):
+    for took_s in (3.0, *[0.02] * 60):
+        monitor.look_ended(took_s)
+    wait_until(lambda: systemd.count("WATCHDOG=1") == 61)
+    assert seconds(systemd)[-1] == WATCHDOG_S
+
+
+def test_a1_a_look_that_is_not_ended_in_time_is_borne_once_and_no_longer_than_it_takes(
+    monitor, systemd, monkeypatch
+):
+    monitor.look_ended(0.02)
+    monkeypatch.setattr(monitoring, "SLOW_S", 0.0)
+    stopped = threading.Event()
+    watching = threading.Thread(target=monitor.run, args=(stopped,))
+    watching.start()
+    try:
+        wait_until(lambda: len(seconds(systemd)) == 2)
+    finally:
+        stopped.set()
+        watching.join()
+    monkeypatch.undo()
+    assert seconds(systemd) == [WATCHDOG_S, 10 * WATCHDOG_S]
