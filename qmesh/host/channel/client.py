@@ -13,10 +13,19 @@ import msgspec
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.host import pulse
-from qmesh.host.channel.messages import KEYS, MAX_ANSWER, MEMBERSHIP, REDEMPTIONS, SUCCESSION, Refusal, Silent
+from qmesh.host.channel.messages import (
+    KEYS,
+    MAX_ANSWER,
+    MEMBERSHIP,
+    REDEMPTIONS,
+    SUCCESSION,
+    Silent,
+    words_of,
+)
 from qmesh.mesh.enrolment import Redemption
 
 _SAME_VERSION: Final = "use the same version of qmesh on both machines"
+_ITS_WORDS: Final = "that is what it says; `qmesh status` and `qmesh check` there tell how it is"
 
 _BEAT_S: Final = 1.0
 
@@ -130,10 +139,10 @@ class Client:
             raise Silent("nobody answers") from None
         if status in {200, 204}:
             return answer
-        refusal = _refusal(answer)
         if status >= 500:  # its own trouble, which it may get over
-            raise Silent(f"the control node has trouble of its own: {refusal.message}")
-        raise refusal
+            words = words_of(answer) or "its answer is not understood"
+            raise Silent(f"the control node has trouble of its own: {words}")
+        raise _refusal(answer)
 
 
 def _bounded(response: httpcore.Response) -> bytes:
@@ -148,13 +157,7 @@ def _bounded(response: httpcore.Response) -> bytes:
 
 
 def _refusal(body: bytes) -> EnrolmentRefused:
-    try:
-        said = msgspec.json.decode(body, type=Refusal)
-    except (ValueError, RecursionError):  # also for text that is no UTF-8, and for a thousand brackets
-        said = Refusal("the control node's answer is not understood", _SAME_VERSION)
-    return EnrolmentRefused(_line(said.error), hint=_line(said.hint))
-
-
-def _line(text: str) -> str:
-    """Words from another machine, as they can be printed: one line, no control characters."""
-    return "".join(character if character.isprintable() else " " for character in text[:300])
+    words = words_of(body)
+    if words is None:
+        return EnrolmentRefused("the control node's answer is not understood", hint=_SAME_VERSION)
+    return EnrolmentRefused(f"the control node answered: {words}", hint=_ITS_WORDS)

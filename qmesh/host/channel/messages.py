@@ -20,11 +20,33 @@ HEALTH: Final = "/v1/health"
 """Answered to the control node itself alone, which so sees that its service serves."""
 
 
+_MOST_WORDS: Final = 300
+"""Characters of another machine's words that are repeated, of what is wrong and of what to do each."""
+
+
 class Refusal(msgspec.Struct):
     """The body of an answer that says no."""
 
     error: str
     hint: str
+
+
+def words_of(body: bytes) -> str | None:
+    """What an answer that says no says, quoted, in one line that can be printed; None for what is no Refusal.
+
+    They are another machine's words, or of whoever answers in its place: never to be said as qmesh's own.
+    """
+    try:
+        said = msgspec.json.decode(body, type=Refusal)
+    except (ValueError, RecursionError):  # also for text that is no UTF-8, and for a thousand brackets
+        return None
+    advice = f" (its advice: {_quoted(said.hint)})" if said.hint else ""
+    return _quoted(said.error) + advice
+
+
+def _quoted(text: str) -> str:
+    line = "".join(character if character.isprintable() else " " for character in text[:_MOST_WORDS])
+    return '"' + line.replace('"', "'") + '"'
 
 
 class Silent(Exception):

@@ -31,6 +31,7 @@ from qmesh.host.channel.messages import (
     SUCCESSION,
     Refusal,
     Unanswered,
+    words_of,
 )
 from qmesh.host.pulse import Pulse
 
@@ -330,12 +331,9 @@ def _nobody() -> None:
 
 
 def _said(body: bytes) -> MachineRefused:
-    """Why it does not serve, in its own words."""
-    try:
-        refusal = msgspec.json.decode(body, type=Refusal)
-    except ValueError:
-        return MachineRefused("it fails", hint="see the agent's log")
-    return MachineRefused(refusal.error, hint=refusal.hint)
+    """Why it does not serve, in the words of whoever answers there."""
+    words = words_of(body)
+    return MachineRefused("it fails" if words is None else f"it answers: {words}", hint="see the agent's log")
 
 
 class Service:
