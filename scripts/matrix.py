@@ -21,7 +21,7 @@ Row = tuple[Hostile | Legitimate, Role, Overlay]
 def rows() -> Iterator[Row]:
     """Each case on each kind of machine, in each kind of mesh in which there is such."""
     for case in (*HOSTILE, *LEGITIMATE):
-        for overlay in OVERLAYS if isinstance(case, Hostile) else case.overlays:
+        for overlay in case.overlays:
             yield from ((case, role, overlay) for role in case.roles)
 
 

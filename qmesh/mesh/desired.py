@@ -61,8 +61,10 @@ def desired(inventory: Inventory, name: str, place: Place, preshared: Mapping[st
 
 
 def _guard(inventory: Inventory, machine: Machine, place: Place, ports: tuple[int, ...]) -> Guard:
+    is_control = machine.name == inventory.control
+    successor = inventory.successor if is_control else None
     return Guard(
-        role="control" if machine.name == inventory.control else "worker",
+        role="control" if is_control else "worker",
         interface=place.interface,
         kind=place.kind,
         listen_port=place.listen_port,
@@ -70,6 +72,7 @@ def _guard(inventory: Inventory, machine: Machine, place: Place, ports: tuple[in
         service_port=inventory.service_port,
         stream_port=STREAM_PORT if STREAM_PORT in CONTROL_PORTS[inventory.node] else None,
         ports=ports,
+        successor_address=None if successor is None else inventory.machine(successor).address,
     )
 
 

@@ -12,7 +12,7 @@ asked_for   prerouting, before destination NAT: the port is still the one that w
 arrived_at  input, after destination NAT: the port that a socket of this machine would see
 passed_on   forward: to a container of this machine; nobody sends through the tunnel by way of this machine
 sent        output: a connection that is older than the guard is neither answered nor taken up again; no
-            local user asks
+            local user asks a worker, and none but root the membership service
 """
 
 from __future__ import annotations
@@ -30,13 +30,24 @@ from qmesh.mesh.model import AlteredGuard, Guard, Lack, ip_address
 TABLE: Final = "qmesh"
 HELD: Final = "qmesh-held"
 """The second table."""
-_FORMAT: Final = "qmesh guard 1"
+_FORMAT: Final = "qmesh guard 2"
 _HEADER = re.compile(
-    r'comment "qmesh guard 1: (?P<role>control|worker) (?P<interface>\S+) (?P<kind>wireguard|tun)'
+    r'comment "qmesh guard 2: (?P<role>control|worker) (?P<interface>\S+) (?P<kind>wireguard|tun)'
     r" (?P<listen_port>\d{1,5}) (?P<control_address>[0-9a-f.:]+) (?P<service_port>\d{1,5})"
     r'(?: (?P<stream_port>\d{1,5}))?"'
 )
 _PORTS = re.compile(r"set worker_ports \{[^}]*elements = \{ (?P<ports>[0-9, -]+) \}")
+_SUCCESSOR = re.compile(r"goto asks_service tcp dport \d+ ip6? daddr (?P<address>\S+) goto asks_service")
+"""Not in the header: two long addresses are more than nft takes for a comment."""
+_OPENINGS: Final = "limit rate over 10/second burst 50 packets"
+"""Connections to the membership service that one member may open: one that hears of each change opens five a
+second at most, and whoever asks for more waits until TCP asks again."""
+_ASKER: Final = rf"[0-9a-f.:]+ {_OPENINGS}(?: timeout \w+)?(?: expires \w+)?"
+_ASKERS = re.compile(
+    r"(set askers \{ type ipv[46]_addr size 65535)(?: # count \d+)?( flags dynamic,timeout timeout 10s)"
+    rf"(?: elements = \{{ {_ASKER}(?:, {_ASKER})* \}})?"
+)
+"""The set of who asked lately, as nft lists it: its elements come and go, and are no change of the guard."""
 _WRAP: Final = ",\n\t\t\t     "
 _SPACE = re.compile(r"\s+")
 _HOLDER = re.compile(rf"\A(table inet {HELD} {{) # progname [^\n]*")
@@ -66,6 +77,7 @@ def _render(guard: Guard, table: str, *, flags: str = "", passing: str = "") -> 
         f"{_FORMAT}: {guard.role} {guard.interface} {guard.kind} {guard.listen_port}"
         f" {guard.control_address} {guard.service_port}{'' if stream is None else f' {stream}'}"
     )
+    speaks_first = _what_is_roots(guard, family) + _who_is_answered(guard, family)
     elements = f"\n\t\telements = {{ {_listed(guard.ports)} }}" if guard.ports else ""
     return f"""\
 table inet {table} {{{flags}
@@ -73,7 +85,7 @@ table inet {table} {{{flags}
 	set worker_ports {{
 		type inet_service{elements}
 	}}
-
+{_who_asked(guard, family)}
 	chain asked_for {{
 		type filter hook prerouting priority mangle; policy accept;{passing}
 		iifname "{guard.interface}" goto through_tunnel
@@ -96,7 +108,7 @@ table inet {table} {{{flags}
 	}}
 
 	chain sent {{
-		type filter hook output priority mangle; policy accept;{_who_is_answered(guard, family)}
+		type filter hook output priority mangle; policy accept;{speaks_first}
 		tcp sport @worker_ports ct direction original ct state new goto taken_up{_who_may_not_send(guard)}
 		udp sport {guard.listen_port} accept
 		{_who_is_not_answered(guard)}
@@ -108,7 +120,7 @@ table inet {table} {{{flags}
 		counter drop
 	}}
 
-	chain through_tunnel {{
+	chain through_tunnel {{{_how_often(guard, family)}
 		{_what_members_may_reach(guard, family)}
 		ct direction reply accept
 		meta l4proto {{ icmp, ipv6-icmp }} fib daddr type local accept
@@ -129,6 +141,12 @@ table inet {table} {{{flags}
 	chain taken_up {{
 		tcp flags syn accept
 		counter drop
+	}}
+
+	chain asks_service {{
+		meta skuid 0 accept
+		meta skuid != 0 counter drop
+		tcp flags syn counter drop
 	}}
 }}
 """
@@ -163,6 +181,41 @@ def _who_is_answered(guard: Guard, family: str) -> str:
         return ""
     tunnel = f'oifname "{guard.interface}" meta oifkind "{guard.kind}"'
     return f"\n\t\t{tunnel} {family} daddr {guard.control_address} accept"
+
+
+def _what_is_roots(guard: Guard, family: str) -> str:
+    """Whose sockets speak with the membership service, and on the control node as it, before all else.
+
+    Through a member's tunnel there is no other service of that port, whichever hub it is. The control node's
+    leads to workers too, some of which may have that port: there the hubs' addresses count.
+    """
+    asks = f"\n\t\ttcp dport {guard.service_port}"
+    if guard.role == "worker":
+        return f'{asks} oifname "{guard.interface}" goto asks_service'
+    hubs = [hub for hub in (guard.control_address, guard.successor_address) if hub is not None]
+    asked = "".join(f"{asks} {family} daddr {hub} goto asks_service" for hub in hubs)
+    answers = f"tcp sport {guard.service_port} {family} saddr {guard.control_address}"
+    return f"{asked}\n\t\t{answers} meta skuid != 0 counter drop"
+
+
+def _who_asked(guard: Guard, family: str) -> str:
+    if guard.role == "worker":
+        return ""
+    return f"""
+	set askers {{
+		type {"ipv6" if family == "ip6" else "ipv4"}_addr
+		size 65535
+		flags dynamic,timeout
+		timeout 10s
+	}}
+"""
+
+
+def _how_often(guard: Guard, family: str) -> str:
+    if guard.role == "worker":
+        return ""
+    counted = f"update @askers {{ {family} saddr {_OPENINGS} }}"
+    return f"\n\t\ttcp dport {guard.service_port} tcp flags syn {counted} counter drop"
 
 
 def _who_is_not_answered(guard: Guard) -> str:
@@ -263,7 +316,8 @@ def _parameters(listing: str) -> Guard | None:
     header = _HEADER.search(listing)
     if header is None:
         return None
-    ports = _PORTS.search(_words(listing))
+    words = _words(listing)
+    ports, successor = _PORTS.search(words), _SUCCESSOR.search(words)
     try:
         return Guard(
             role="control" if header["role"] == "control" else "worker",
@@ -274,6 +328,7 @@ def _parameters(listing: str) -> Guard | None:
             service_port=int(header["service_port"]),
             ports=_ports(ports["ports"]) if ports else (),
             stream_port=int(header["stream_port"]) if header["stream_port"] else None,
+            successor_address=ip_address(successor["address"]) if successor else None,
         )
     except (QmeshError, ValueError):
         return None
@@ -288,8 +343,11 @@ def _ports(text: str) -> tuple[int, ...]:
 
 
 def _words(listing: str) -> str:
-    """A listing with its line breaks and indentation folded: nft versions wrap long sets unlike."""
-    return _SPACE.sub(" ", listing).strip()
+    """A listing with its line breaks and indentation folded, as nft versions wrap long sets unlike.
+
+    And without those who asked lately.
+    """
+    return _ASKERS.sub(r"\1\2", _SPACE.sub(" ", listing)).strip()
 
 
 def seen(listing: str | None, held: str | None, boot: str | None) -> Guard | AlteredGuard | None:

@@ -374,6 +374,7 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     service_port: TCP port of the membership service on the control node's tunnel address.
     ports: the machine's worker ports, ascending.
     stream_port: TCP port of the control process at that address, which members may reach too.
+    successor_address: on the control node, the tunnel address where the service is to be next, or is already.
     """
 
     role: Literal["control", "worker"]
@@ -384,6 +385,7 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     service_port: int
     ports: tuple[int, ...]
     stream_port: int | None = None
+    successor_address: str | None = None
 
 
 Lack: TypeAlias = Literal["table", "held table", "boot file"]

@@ -71,6 +71,7 @@ def guards_with(ports: tuple[int, ...]) -> Iterator[Guard]:
             service_port=65535 if kind == "tun" else 1,
             ports=ports,
             stream_port=8340 if ":" in address else None,
+            successor_address=address[:-1] + "9" if (role, kind) == ("control", "tun") else None,
         )
 
 

@@ -32,6 +32,7 @@ Probes: TypeAlias = Callable[[int], list[Probe]]
 """The probes to a port."""
 WORKER, LAST_WORKER, SILENT_WORKER, NEIGHBOUR = 40001, 40002, 40003, 40004
 """Nothing listens at the silent worker's port, as when a worker has ended."""
+USER = 1000
 SSH, MEMBERSHIP, ELSEWHERE, LISTEN = 22, 9377, 9001, 51820
 PORTS = tuple(range(40000, NEIGHBOUR))
 CONTROL, CONTROL6 = "10.77.0.1", "fd77::1"
@@ -173,7 +174,7 @@ class Mesh:
         for name in ("control", "worker"):
             self.listeners.listen(self.at[name], [SSH, NEIGHBOUR, MEMBERSHIP, *workers])
         for name in ("member", "attacker", "beyond"):
-            self.listeners.listen(self.at[name], [SSH, NEIGHBOUR, *workers])
+            self.listeners.listen(self.at[name], [SSH, NEIGHBOUR, MEMBERSHIP, *workers])
         for name in ("container-a", "container-b"):
             self.listeners.listen(self.at[name], [8080, NEIGHBOUR, *workers])
 

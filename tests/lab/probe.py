@@ -69,9 +69,9 @@ class Place:
             _enter(own)
             os.close(own)
 
-    def socket(self, protocol: Protocol, family: int) -> socket.socket:
-        """A socket of this place that never blocks."""
-        with self.inside():
+    def socket(self, protocol: Protocol, family: int, user: int = 0) -> socket.socket:
+        """A socket of this place that never blocks, and of a user: the kernel asks who opened it."""
+        with self.inside(), _opening_as(user):
             made = socket.socket(family, _TYPES[protocol])
         made.setblocking(False)
         return made
@@ -149,10 +149,10 @@ class Listeners:
             _socket(key).close()
         self._selector.close()
 
-    def listen(self, place: Place, ports: Iterable[int]) -> None:
-        """Serve TCP and UDP at ports of a place, over IPv4 and IPv6."""
+    def listen(self, place: Place, ports: Iterable[int], *, user: int = 0) -> None:
+        """Serve TCP and UDP at ports of a place, over IPv4 and IPv6, as a user."""
         for port, protocol in itertools.product(ports, ("tcp", "udp")):
-            server = place.socket("tcp" if protocol == "tcp" else "udp", socket.AF_INET6)
+            server = place.socket("tcp" if protocol == "tcp" else "udp", socket.AF_INET6, user)
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind(("::", port))
             if protocol == "tcp":
@@ -208,6 +208,16 @@ def _socket(key: selectors.SelectorKey) -> socket.socket:
     return key.fileobj
 
 
+@contextlib.contextmanager
+def _opening_as(user: int) -> Iterator[None]:
+    """What this thread opens meanwhile is that user's. Source: setfsuid(2)."""
+    _libc.setfsuid(user)
+    try:
+        yield
+    finally:
+        _libc.setfsuid(os.geteuid())
+
+
 @dataclass(frozen=True)
 class Probe:
     """One try to reach a port.
@@ -223,6 +233,7 @@ class Probe:
         options: of the socket, as setsockopt(2) takes them.
         size: octets of the line at least, to be sent in fragments.
         listener: the place at which it is meant to arrive, where there may be several, or "".
+        user: the number of the user whose socket it is.
     """
 
     way: str
@@ -235,6 +246,7 @@ class Probe:
     options: tuple[Option, ...] = ()
     size: int = 0
     listener: str = ""
+    user: int = 0
 
     def __str__(self) -> str:
         return f"{self.way}: {self.place.name} by {self.protocol} to {self.target} port {self.port}"
@@ -248,7 +260,7 @@ class Attempt:
         self.line = f"line-{next(_words)}"
         self.met: int | None = None
         family = socket.AF_INET6 if ":" in probe.target else socket.AF_INET
-        self._socket = probe.place.socket(probe.protocol, family)
+        self._socket = probe.place.socket(probe.protocol, family, probe.user)
         try:
             for option in probe.options:
                 self._socket.setsockopt(*option)

@@ -1,13 +1,12 @@
-"""G1 and G2 by the whole of `tests/lab/matrix`, on both kinds of machine and for both kinds of mesh."""
+"""G1, G2 and G5 by the whole of `tests/lab/matrix`, on both kinds of machine and for both kinds of mesh."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
 
-from tests.lab.matrix.case import OVERLAYS, passes, reached
+from tests.lab.matrix.case import passes, reached
 from tests.lab.matrix.hostile import HOSTILE
 from tests.lab.matrix.legitimate import LEGITIMATE
 from tests.lab.matrix.rulesets import HELD_ALONE, LASTING, NONE, QMESH
@@ -17,7 +16,8 @@ pytestmark = pytest.mark.lab
 
 HOSTILE_ROWS = [
     pytest.param(case, role, overlay, id=f"{case.name}, {role}, {overlay}")
-    for case, overlay in itertools.product(HOSTILE, OVERLAYS)
+    for case in HOSTILE
+    for overlay in case.overlays
     for role in case.roles
 ]
 LEGITIMATE_ROWS = [
@@ -29,7 +29,7 @@ LEGITIMATE_ROWS = [
 
 
 @pytest.mark.parametrize(("case", "role", "overlay"), HOSTILE_ROWS)
-def test_g1_nobody_reaches_a_worker(bare: Any, case, role, overlay):
+def test_g1_g5_nobody_reaches_a_worker_nor_a_user_the_service(bare: Any, case, role, overlay):
     with case.arranged(bare, role):
         NONE.guard(bare, role, overlay)
         bare.assert_all_arrive(case.probes(bare, role, WORKER))

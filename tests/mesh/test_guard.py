@@ -31,7 +31,7 @@ from tests.mesh.strategies import addresses
 # As nft 1.0.6 lists it (`nft -s list table inet qmesh`).
 WORKER_LISTING = """\
 table inet qmesh {
-	comment "qmesh guard 1: worker qmesh0 wireguard 51820 10.77.0.1 51821"
+	comment "qmesh guard 2: worker qmesh0 wireguard 51820 10.77.0.1 51821"
 	set worker_ports {
 		type inet_service
 		elements = { 40003, 40004, 40005, 40006 }
@@ -61,6 +61,7 @@ table inet qmesh {
 
 	chain sent {
 		type filter hook output priority mangle; policy accept;
+		tcp dport 51821 oifname "qmesh0" goto asks_service
 		oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 accept
 		tcp sport @worker_ports ct direction original ct state new goto taken_up
 		meta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port
@@ -96,6 +97,12 @@ table inet qmesh {
 		tcp flags syn accept
 		counter drop
 	}
+
+	chain asks_service {
+		meta skuid 0 accept
+		meta skuid != 0 counter drop
+		tcp flags syn counter drop
+	}
 }
 """
 
@@ -115,6 +122,7 @@ def guard(**named: Any) -> Guard:
 
 WORKER = guard()
 CONTROL = guard(role="control", ports=(40000, 40001, 40002))
+OPENINGS = "limit rate over 10/second burst 50 packets"
 ANSWERS = "meta l4proto { tcp, udp } th sport @worker_ports ct direction reply"
 ELEMENTS = "40003, 40004, 40005, 40006"
 MEMBERS_TO_WORKERS = "ip saddr 10.77.0.1 meta l4proto { tcp, udp } th dport @worker_ports accept"
@@ -123,6 +131,7 @@ GUARDS = {
     "control": CONTROL,
     "IPv6, userspace": guard(kind="tun", control_address="fd00::1", ports=(1, 3, 5, 65534, 65535)),
     "control, IPv6, userspace": guard(role="control", kind="tun", control_address="fd00::1"),
+    "control, handing over": guard(role="control", successor_address="10.77.0.9", stream_port=8340),
     "no ports": guard(ports=()),
 }
 
@@ -139,6 +148,12 @@ guards = st.builds(
     service_port=st.integers(1, 65535),
     stream_port=st.none() | st.integers(1, 65535),
     ports=ports,
+).flatmap(
+    lambda guard: (
+        st.builds(replace, st.just(guard), successor_address=st.none() | addresses)
+        if guard.role == "control"
+        else st.just(guard)
+    )
 )
 
 
@@ -154,24 +169,37 @@ def test_g1_a_workers_guard_is_this_table() -> None:
 
 def test_g1_the_control_nodes_guard_lets_in_its_own_processes_and_members_to_its_service() -> None:
     assert changed_lines(WORKER_LISTING, render(guard(role="control"))) == [
-        '-comment "qmesh guard 1: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
-        '+comment "qmesh guard 1: control qmesh0 wireguard 51820 10.77.0.1 51821"',
+        '-comment "qmesh guard 2: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
+        '+comment "qmesh guard 2: control qmesh0 wireguard 51820 10.77.0.1 51821"',
+        *(
+            "+}",
+            "+",
+            "+set askers {",
+            "+type ipv4_addr",
+            "+size 65535",
+            "+flags dynamic,timeout",
+            "+timeout 10s",
+        ),
         '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
+        '-tcp dport 51821 oifname "qmesh0" goto asks_service',
         '-oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 accept',
+        "+tcp dport 51821 ip daddr 10.77.0.1 goto asks_service",
+        "+tcp sport 51821 ip saddr 10.77.0.1 meta skuid != 0 counter drop",
         "-meta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port",
         f"-{ANSWERS} counter drop",
         f"+{ANSWERS} meta oiftype != loopback counter drop",
         '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
         "+meta iiftype loopback accept",
         f'-meta iifkind "wireguard" {MEMBERS_TO_WORKERS}',
+        f"+tcp dport 51821 tcp flags syn update @askers {{ ip saddr {OPENINGS} }} counter drop",
         '+meta iifkind "wireguard" ip daddr 10.77.0.1 tcp dport 51821 accept',
     ]
 
 
 def test_g1_a_guard_of_an_ipv6_mesh_in_userspace_differs_only_in_its_family_and_kind() -> None:
     assert changed_lines(WORKER_LISTING, render(guard(kind="tun", control_address="fd00::1"))) == [
-        '-comment "qmesh guard 1: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
-        '+comment "qmesh guard 1: worker qmesh0 tun 51820 fd00::1 51821"',
+        '-comment "qmesh guard 2: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
+        '+comment "qmesh guard 2: worker qmesh0 tun 51820 fd00::1 51821"',
         '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
         '+iifname "qmesh0" meta iifkind "tun" ip6 saddr fd00::1 accept',
         '-oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 accept',
@@ -186,6 +214,13 @@ def test_g1_a_guard_of_an_ipv6_mesh_in_userspace_differs_only_in_its_family_and_
 def test_the_control_nodes_service_is_reached_over_ipv6_in_an_ipv6_mesh() -> None:
     listing = render(GUARDS["control, IPv6, userspace"])
     assert 'meta iifkind "tun" ip6 daddr fd00::1 tcp dport 51821 accept\n' in listing
+
+
+def test_g5_while_the_control_role_is_handed_over_its_next_place_is_asked_by_root_alone_too() -> None:
+    now = guard(role="control")
+    assert changed_lines(render(now), render(replace(now, successor_address="10.77.0.9"))) == [
+        "+tcp dport 51821 ip daddr 10.77.0.9 goto asks_service",
+    ]
 
 
 def test_the_interface_the_ports_and_wireguards_port_are_the_machines_own() -> None:
@@ -222,6 +257,59 @@ def test_a_long_set_is_known_again_as_nft_wraps_it() -> None:
     assert render(long) == wrapped
 
 
+WRAP = "\n\t\t\t     "
+ASKERS = {
+    "1.0.6": f"""\
+		type ipv4_addr
+		size 65535
+		flags dynamic,timeout
+		timeout 10s
+		elements = {{ 10.77.0.2 {OPENINGS} expires 9s980ms, 10.77.0.3 {OPENINGS} expires 1m2s }}
+""",
+    "1.1.3": f"""\
+		type ipv4_addr
+		size 65535
+		flags dynamic,timeout
+		timeout 10s
+		elements = {{ 10.77.0.2 {OPENINGS},{WRAP}10.77.0.3 {OPENINGS} }}
+""",
+    "1.1.7": f"""\
+		type ipv4_addr
+		size 65535	# count 1
+		flags dynamic,timeout
+		timeout 10s
+		elements = {{ 10.77.0.2 {OPENINGS} timeout 10s expires 9s }}
+""",
+}
+"""The set of who asked lately, as versions of nft list it."""
+NOBODY = "\t\ttype ipv4_addr\n\t\tsize 65535\n\t\tflags dynamic,timeout\n\t\ttimeout 10s\n"
+
+
+@pytest.mark.parametrize("version", ASKERS)
+def test_who_asked_lately_is_no_change_of_the_guard(version: str) -> None:
+    for listing, read in ((render(CONTROL), parse), (listed_held(CONTROL), parse_held)):
+        asked = listing.replace(NOBODY, ASKERS[version])
+        assert asked != listing
+        assert read(asked) == CONTROL
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("10/second", "9/second"),
+        (f"10.77.0.2 {OPENINGS}", "10.77.0.2"),
+        ("elements = {", "elements = { 10.77.0.2,"),
+        ("timeout 10s", "timeout 10d"),
+        ("ipv4_addr", "mark"),
+    ],
+)
+def test_g5_a_member_whose_connections_another_program_counts_otherwise_is_a_change(
+    old: str, new: str
+) -> None:
+    asked = render(CONTROL).replace(NOBODY, ASKERS["1.0.6"])
+    assert isinstance(parse(asked.replace(old, new)), AlteredGuard)
+
+
 @given(guards, guards)
 def test_two_guards_never_look_alike(one: Guard, other: Guard) -> None:
     assert (render(one) == render(other)) == (one == other)
@@ -252,7 +340,9 @@ def test_g1_a_guard_altered_in_any_line_is_never_taken_for_the_guard(guard: Guar
 @pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
 def test_g1_a_guard_with_other_rules_is_an_altered_guard_and_is_told_whole(guard: Guard) -> None:
     listing = render(guard)
-    parameters = re.compile(r"\tcomment .*\n|\t\telements = \{ [0-9,\s]+ \}\n")
+    parameters = re.compile(
+        r"\tcomment .*\n|\t\telements = \{ [0-9,\s]+ \}\n|\t\ttcp dport 51821 ip6? daddr \S+ goto .*\n"
+    )
     rules = parameters.sub("", listing).split()
     other_rules = [text for text in alterations(listing) if parameters.sub("", text).split() != rules]
     assert len(other_rules) > 1000
@@ -291,7 +381,7 @@ def test_a_set_that_qmesh_would_not_write_is_an_altered_guard(elements: str) -> 
         ("51820", "051820"),
         ("51820", "0051820"),
         ("51820", "\u0665"),
-        ("guard 1:", "guard 2:"),
+        ("guard 2:", "guard 1:"),
         ("worker qmesh0", "hub qmesh0"),
         (" wireguard ", " veth "),
         ('"wireguard"', '"tun"'),

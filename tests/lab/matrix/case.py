@@ -1,4 +1,4 @@
-"""The attack matrix: who must not reach a worker port, and who must, each as a value.
+"""The attack matrix, as values: who must not reach a worker port or the membership service, and who must.
 
 A hostile case is shown three times: without rules its packets arrive, with the guard they do not, and
 with the guard the same to a port of no worker does. Only the machine of the case's role has rules.
@@ -43,6 +43,7 @@ class Hostile:
         roles: whose guard it is that must refuse.
         arranged: what has to be so meanwhile.
         others: whether a port of no worker is reached that way although there is a guard.
+        overlays: of the meshes in which there is such.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Hostile:
     roles: tuple[Role, ...] = BOTH
     arranged: Arrangement = as_it_is
     others: bool = True
+    overlays: tuple[Overlay, ...] = OVERLAYS
 
 
 @dataclass(frozen=True)

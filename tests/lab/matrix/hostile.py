@@ -1,4 +1,4 @@
-"""Who must not reach a worker port."""
+"""Who must not reach a worker port, or the membership service."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from tests.lab.mesh import (
     CONTROL6,
     ELSEWHERE,
     MEMBER_BY_HUB,
+    MEMBERSHIP,
     NEIGHBOUR,
     PROTOCOLS,
+    SILENT_WORKER,
+    USER,
     WORKER,
     WORKER_BY_HUB,
     Mesh,
     Role,
 )
-from tests.lab.probe import Probe
+from tests.lab.probe import Option, Probe
 from tests.lab.ways import (
     IMPOSTORS,
     LAN_WAYS,
@@ -122,6 +125,30 @@ def own_addresses(mesh: Mesh, role: Role) -> tuple[str, ...]:
 
 _REDIRECTS: Final = {ELSEWHERE: f":{WORKER}", ELSEWHERE + NEIGHBOUR - WORKER: f":{NEIGHBOUR}"}
 _DEVICE: Final = ((1, 25, b"cable"),)  # SOL_SOCKET, SO_BINDTODEVICE
+
+
+def _user_asks(how: str, address: str, options: tuple[Option, ...] = (), source_port: int = 0) -> Hostile:
+    """Of each machine's own users, the membership service of a mesh of that address."""
+    return Hostile(
+        f"a local user to the membership service at {address}{how}",
+        lambda mesh, role, port: [
+            Probe(
+                "user",
+                mesh.at[role],
+                "tcp",
+                address,
+                MEMBERSHIP,
+                options=options,
+                source_port=source_port,
+                user=USER,
+            )
+        ],
+        others=False,
+        overlays=("IPv6" if ":" in address else "IPv4",),
+    )
+
+
+_TUNNEL: Final = ((1, 25, b"qmesh0"),)  # SOL_SOCKET, SO_BINDTODEVICE
 HOSTILE: Final = (
     *map(_lan, LAN_WAYS),
     Hostile(
@@ -263,5 +290,14 @@ HOSTILE: Final = (
             ("worker",),
         )
         for container in NETS
+    ),
+    *(
+        case
+        for address in ADDRESSES["control"]
+        for case in (
+            _user_asks("", address),
+            _user_asks(", bound to the tunnel", address, _TUNNEL),
+            _user_asks(", from a worker port's number", address, source_port=SILENT_WORKER),
+        )
     ),
 )

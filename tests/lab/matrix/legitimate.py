@@ -18,11 +18,12 @@ from tests.lab.mesh import (
     PROTOCOLS,
     SILENT_WORKER,
     SSH,
+    USER,
     WORKER,
     Mesh,
     Role,
 )
-from tests.lab.probe import Probe
+from tests.lab.probe import Option, Probe
 from tests.lab.ways import (
     NETS,
     lan_ways,
@@ -51,6 +52,16 @@ def _outward(number: int, what: str) -> Legitimate:
                 (mesh.member.ipv4, f"{mesh.member.ipv6}"), PROTOCOLS, (SSH, WORKER)
             )
         ],
+    )
+
+
+def _root_asks(how: str, options: tuple[Option, ...]) -> Legitimate:
+    return Legitimate(
+        f"root of the control machine to its own membership service{how}",
+        lambda mesh, role, overlay: [
+            Probe("own", mesh.at[role], "tcp", _of(ADDRESSES[role], overlay), MEMBERSHIP, options=options)
+        ],
+        ("control",),
     )
 
 
@@ -124,6 +135,22 @@ LEGITIMATE: Final = (
             Probe("member", mesh.at["worker"], "tcp", _of(ADDRESSES["control"], overlay), MEMBERSHIP)
         ],
         ("worker",),
+    ),
+    _root_asks("", ()),
+    _root_asks(", bound to the tunnel", ((1, 25, b"qmesh0"),)),  # SOL_SOCKET, SO_BINDTODEVICE
+    Legitimate(
+        "a local user to the service's port of others",
+        lambda mesh, role, overlay: [
+            Probe("user", mesh.at[role], "tcp", target, MEMBERSHIP, user=USER)
+            for target in (mesh.attacker.ipv4, f"{mesh.attacker.ipv6}")
+        ],
+    ),
+    Legitimate(
+        "the control machine's user to a worker whose port has the service's number",
+        lambda mesh, role, overlay: [
+            Probe("user", mesh.at["control"], "tcp", _of(TO_WORKER, overlay), MEMBERSHIP, user=USER)
+        ],
+        ("control",),
     ),
     *map(_from_outside, ("IPv4", "global IPv6", "link-local IPv6", "extension header")),
     Legitimate(
