@@ -69,10 +69,13 @@ class Place:
             _enter(own)
             os.close(own)
 
-    def socket(self, protocol: Protocol, family: int, user: int = 0) -> socket.socket:
-        """A socket of this place that never blocks, and of a user: the kernel asks who opened it."""
+    def socket(self, protocol: Protocol, family: int, user: int = 0, number: int = 0) -> socket.socket:
+        """A socket of this place that never blocks, and of a user: the kernel asks who opened it.
+
+        number: of another protocol of the kind.
+        """
         with self.inside(), _opening_as(user):
-            made = socket.socket(family, _TYPES[protocol])
+            made = socket.socket(family, _TYPES[protocol], number)
         made.setblocking(False)
         return made
 

@@ -10,7 +10,7 @@ import pytest
 
 from qmesh.mesh.guard import render
 from qmesh.mesh.model import Guard
-from tests.lab.matrix.case import Hostile, Legitimate, passes, reached
+from tests.lab.matrix.case import BOTH, Hostile, Legitimate, passes, reached
 from tests.lab.matrix.hostile import HOSTILE
 from tests.lab.matrix.legitimate import LEGITIMATE
 from tests.lab.matrix.rulesets import Ruleset
@@ -185,6 +185,30 @@ BREAKS = (
         "tcp dport 9377 accept",
         "tcp dport 9378 accept",
         "members to the membership service",
+    ),
+    *(
+        Break(
+            "users ask the service",
+            role,
+            "goto asks_service",
+            "accept",
+            "a local user to the membership service at 10.77.0.1",
+        )
+        for role in BOTH
+    ),
+    Break(
+        "root does not ask the service",
+        "worker",
+        "meta skuid 0 accept",
+        "",
+        "a member to the membership service, and its answer",
+    ),
+    Break(
+        "root does not ask the service",
+        "control",
+        "meta skuid 0 accept",
+        "",
+        "root of the control machine to its own membership service",
     ),
 )
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from qmesh.mesh.guard import load_script, parse
-from qmesh.mesh.model import Guard
+from qmesh.mesh.guard import change_script, load_script, parse
+from qmesh.mesh.model import AlteredGuard, Guard
 from tests.lab import attack
 from tests.lab.machines import Machine, Running
 from tests.lab.matrix.arrangements import MASQUERADE
@@ -34,6 +35,7 @@ from tests.lab.mesh import (
     PROTOCOLS,
     SILENT_WORKER,
     SSH,
+    USER,
     WORKER,
     WORKER_BY_HUB,
     Mesh,
@@ -41,6 +43,7 @@ from tests.lab.mesh import (
     nft,
 )
 from tests.lab.probe import (
+    PATIENCE_SECONDS,
     QUIET_SECONDS,
     Attempt,
     Listeners,
@@ -49,8 +52,9 @@ from tests.lab.probe import (
     eventually,
     reach,
 )
-from tests.lab.waiting import Deadline, idle
+from tests.lab.waiting import Deadline, idle, patience
 from tests.lab.ways import LAN_WAYS, forged, lan_ways, to_each, without_tunnel
+from tests.older_guard import as_of_format_1
 
 pytestmark = pytest.mark.lab
 
@@ -312,6 +316,119 @@ class TestG2NothingElseChanges:
             mesh.settle()
             mesh.control.run(["wg", "set", "qmesh0", "listen-port", f"{LISTEN}"])
             assert mesh.at["control"].ping("10.77.0.2")
+
+
+USERS, ROOTS = 9378, 9379
+"""Ports of servers on the control machine: a user's, and root's."""
+SERVING = ("fin-wait-1", "fin-wait-2", "close-wait", "closing", "last-ack")
+"""How a connection is that one side alone has ended."""
+
+
+def half_open(machine: Machine) -> str:
+    """Connections with the service that one side alone has ended."""
+    states = [word for state in SERVING for word in ("state", state)]
+    where = f"( sport = :{MEMBERSHIP} or dport = :{MEMBERSHIP} )"
+    return machine.run(["ss", "-Htn", *states, where]).stdout
+
+
+class TestG5TheServiceIsRoots:
+    @pytest.mark.parametrize("role", ["worker", "control"])
+    def test_g5_a_users_connection_that_is_older_than_the_guard_is_dead(self, mesh, role):
+        nft(mesh.machines[role], "delete table inet qmesh\n")
+        probes = [Probe("own", mesh.at[role], "tcp", CONTROL, MEMBERSHIP, user=user) for user in (0, USER)]
+        with attempts(probes) as opened:
+            assert eventually(lambda: all_arrived(mesh, opened))
+            mesh.guard(role)
+            for attempt in opened:
+                attempt.send(f"{attempt.line}-again")
+            roots, users = opened
+            assert eventually(lambda: again(mesh, roots))
+            idle(QUIET_SECONDS)
+            assert not again(mesh, users)
+
+    def test_g5_a_user_who_has_the_services_port_cannot_answer_as_the_service(self, mesh):
+        """As while the agent restarts: whoever keeps the port is asked by every member."""
+        with Listeners() as late:
+            late.listen(mesh.at["control"], [USERS], user=USER)
+            late.listen(mesh.at["control"], [ROOTS])
+            for port, wanted in ((ROOTS, True), (USERS, False)):
+                probe = Probe("member", mesh.at["member"], "tcp", CONTROL, port)
+                nft(mesh.control, "delete table inet qmesh\n")
+                assert reach(late, [probe], wanted=[probe]) == {probe}
+                mesh.guard("control", service_port=port)
+                assert reach(late, [probe], wanted=[probe] if wanted else []) == (
+                    {probe} if wanted else set()
+                )
+
+    @pytest.mark.parametrize("role", ["worker", "control"])
+    @pytest.mark.parametrize("cookies", ["1", "2"], ids=["", "syn cookies"])
+    def test_g5_roots_connections_begin_and_end_as_any(self, mesh, role, cookies):
+        """The last packets of a connection are of no socket any more, and so of no user."""
+        mesh.control.run(["sysctl", "-qw", f"net.ipv4.tcp_syncookies={cookies}"])
+        try:
+            probes = [Probe("own", mesh.at[role], "tcp", CONTROL, MEMBERSHIP)] * 20
+            assert_answered(mesh, probes)
+            assert eventually(lambda: not half_open(mesh.machines[role]) and not half_open(mesh.control))
+        finally:
+            mesh.control.run(["sysctl", "-qw", "net.ipv4.tcp_syncookies=1"])
+
+    def test_g5_a_connection_that_the_kernel_opens_for_a_user_is_none_of_roots(self, mesh):
+        """A user's friend has the kernel open a subflow of MPTCP to the service: no user is known of it."""
+        mesh.guard("worker", service_port=ROOTS)
+        mesh.worker.run(["ip", "mptcp", "limits", "set", "subflow", "2", "add_addr_accepted", "2"])
+        mesh.attacker.run(["ip", "mptcp", "limits", "set", "subflow", "2"])
+        mesh.attacker.run(["ip", "mptcp", "endpoint", "add", CONTROL, "signal"])
+        sockets = [
+            mesh.at[name].socket("tcp", socket.AF_INET, user, MPTCP)
+            for name, user in (("attacker", 0), ("worker", USER))
+        ]
+        with sockets[0] as friend, sockets[1] as user:
+            friend.bind((mesh.attacker.ipv4, ROOTS))
+            friend.listen()
+            user.connect_ex((mesh.attacker.ipv4, ROOTS))
+            friend.settimeout(patience(PATIENCE_SECONDS))
+            with friend.accept()[0]:
+                assert eventually(lambda: dropped(mesh.worker, "tcp flags syn") > 0)
+        assert dropped(mesh.worker, "meta skuid != 0") == 0
+
+    def test_g5_a_member_that_opens_connections_without_end_is_slowed_and_no_other_is(self, mesh):
+        flood = [Probe("flood", mesh.at["member"], "tcp", CONTROL, MEMBERSHIP)] * 300
+        other = Probe("other", mesh.at["worker"], "tcp", CONTROL, MEMBERSHIP)
+        with attempts(flood) as made:
+            assert mesh.arrived([other], [other]) == {str(other)}
+            idle(QUIET_SECONDS)
+            for attempt in made:
+                attempt.push()
+            assert 50 <= sum(attempt.touched for attempt in made) <= 150
+        assert (
+            parse(mesh.control.run(["nft", "-s", "list", "table", "inet", "qmesh"]).stdout)
+            == GUARDS["control"]
+        )
+        nft(mesh.control, "delete table inet qmesh\n")
+        with attempts(flood) as made:
+            assert eventually(lambda: all_arrived(mesh, made))
+
+    @pytest.mark.parametrize("role", ["worker", "control"])
+    def test_g5_an_older_guard_is_replaced_and_users_are_kept_out_from_then_on(self, mesh, role):
+        script = as_of_format_1(load_script(GUARDS[role]))
+        nft(mesh.machines[role], "flush ruleset\n" + script)
+        old = parse(mesh.machines[role].run(["nft", "-s", "list", "table", "inet", "qmesh"]).stdout)
+        assert isinstance(old, AlteredGuard)
+        probe = Probe("user", mesh.at[role], "tcp", CONTROL, MEMBERSHIP, user=USER)
+        mesh.assert_all_arrive([probe])
+        nft(mesh.machines[role], change_script(old, GUARDS[role]))
+        assert mesh.arrived([probe]) == set()
+
+
+MPTCP = 262
+
+
+def dropped(machine: Machine, rule: str) -> int:
+    """Packets that a rule of the chain `asks_service` has dropped."""
+    listed = machine.run(["nft", "list", "chain", "inet", "qmesh", "asks_service"]).stdout
+    found = re.search(rf"{re.escape(rule)} counter packets (\d+)", listed)
+    assert found is not None
+    return int(found[1])
 
 
 @pytest.mark.parametrize("role", ["worker", "control"])
