@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import time
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -158,8 +157,8 @@ def _unanswered(here: Here) -> str | None:
 
     hub = here.inventory.control_node
     try:
-        with contextlib.closing(Client(address=hub.address, port=here.inventory.service_port)) as client:
-            client.membership(newer_than=here.inventory.revision, connect_s=2.0, read_s=3.0)
+        client = Client(address=hub.address, port=here.inventory.service_port)
+        client.membership(newer_than=here.inventory.revision, connect_s=2.0, read_s=3.0)
     except EnrolmentRefused as error:
         return f"{hub.name} says no: {error.message}"
     except Silent as error:

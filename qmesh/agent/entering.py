@@ -223,19 +223,16 @@ def _confirm(here: Here, linux: Linux, *, patience_s: float) -> None:
     peers = () if observed is None else observed.peers
     client = Client(address=control.address, port=here.inventory.service_port)
     deadline = time.monotonic() + patience_s
-    try:
-        while time.monotonic() < deadline:
-            try:
-                client.membership(newer_than=here.inventory.revision, connect_s=0.5, read_s=_ANSWER_S)
-            except Silent:
-                # The control node takes our own key a moment after its answer: shake hands anew.
-                for peer in peers:
-                    linux.backend.forget_session(here.settings.interface, peer)
-                time.sleep(_AGAIN_S)
-            else:
-                return
-    finally:
-        client.close()
+    while time.monotonic() < deadline:
+        try:
+            client.membership(newer_than=here.inventory.revision, connect_s=0.5, read_s=_ANSWER_S)
+        except Silent:
+            # The control node takes our own key a moment after its answer: shake hands anew.
+            for peer in peers:
+                linux.backend.forget_session(here.settings.interface, peer)
+            time.sleep(_AGAIN_S)
+        else:
+            return
     log.warning(
         "%s is a member, but the control node does not answer yet; the agent keeps trying", here.settings.name
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +16,18 @@ from qmesh.host import files
 from qmesh.host.channel.messages import Silent
 from qmesh.host.state import State
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.membership import SignedMembership, believed, newer, read_stored, read_update, stored, updated
+from qmesh.mesh.membership import (
+    SignedMembership,
+    believed,
+    newer,
+    read_stored,
+    read_update,
+    sealed_held,
+    stored,
+    updated,
+)
+from qmesh.mesh.model import Machine
+from qmesh.mesh.sealing import NONCE_OCTETS
 
 if TYPE_CHECKING:
     from qmesh.host.channel.client import Client
@@ -33,15 +45,14 @@ def refresh(state: State, here: Here, *, connect_s: float, wait_s: int = 0) -> b
     Raises Silent when the control node does not answer, EnrolmentRefused when it says no, or when
     its answer is not to be believed (E6); Removed when it is, and this machine is not in it.
     """
-    from qmesh.host.channel.client import Client  # noqa: PLC0415 - 15 MB that a control node has no use for
+    from qmesh.host.channel.client import Client  # noqa: PLC0415 - a control node has no use for it
 
     offered = None
     own = here.settings.name
     for hub in (machine for machine in here.inventory.hubs if machine.name != own):
         client = Client(address=hub.address, port=here.inventory.service_port)
         try:
-            with contextlib.closing(client):
-                offered = _asked(client, state, here, connect_s=connect_s, wait_s=wait_s)
+            offered = _asked(client, state, here, hub, connect_s=connect_s, wait_s=wait_s)
             break
         except Silent:  # the next control node may be it already
             if here.inventory.successor in {None, own, hub.name}:
@@ -84,12 +95,21 @@ def _leave(state: State) -> None:
 
 
 def _asked(
-    client: Client, state: State, here: Here, *, connect_s: float, wait_s: int
+    client: Client, state: State, here: Here, hub: Machine, *, connect_s: float, wait_s: int
 ) -> tuple[SignedMembership, Inventory] | None:
     """The newer membership, believed: by a difference, or as a whole where that leads to nothing."""
     held = files.read(state.membership_file)
     revision = here.inventory.revision
-    answer = client.membership(newer_than=revision, connect_s=connect_s, read_s=_ANSWER_S, wait_s=wait_s)
+    shared = here.preshared.get(hub.public_key)
+    answer = client.membership(
+        newer_than=revision,
+        connect_s=connect_s,
+        read_s=_ANSWER_S,
+        wait_s=wait_s,
+        holds=b""
+        if shared is None
+        else sealed_held(revision, shared, nonce=secrets.token_bytes(NONCE_OCTETS)),
+    )
     if answer is None:
         return None
     update = read_update(answer)

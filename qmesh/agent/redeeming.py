@@ -105,18 +105,15 @@ def redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]
     may_be_known = [not joiner.has_new_key or state.pending() is not None]
     state.save_pending(Pending(derived.identifier))
     client = Client(address=invitation.control_address, port=invitation.service_port)
-    try:
-        for attempt in _attempts(joiner, may_be_known):
-            _knock(linux, joiner, attempt)
-            try:
-                answer = client.redeem(message, connect_s=attempt.patience_s, read_s=_ANSWER_S)
-            except Silent as silent:
-                may_be_known[0] |= silent.was_reached  # it may have admitted us, and its answer is lost
-                log.info("no answer by way of %s yet: %s ...", attempt.endpoint, silent)
-            else:
-                return answer, attempt.endpoint
-    finally:
-        client.close()
+    for attempt in _attempts(joiner, may_be_known):
+        _knock(linux, joiner, attempt)
+        try:
+            answer = client.redeem(message, connect_s=attempt.patience_s, read_s=_ANSWER_S)
+        except Silent as silent:
+            may_be_known[0] |= silent.was_reached  # it may have admitted us, and its answer is lost
+            log.info("no answer by way of %s yet: %s ...", attempt.endpoint, silent)
+        else:
+            return answer, attempt.endpoint
     tried = ", ".join(str(endpoint) for endpoint in invitation.endpoints)
     raise EnrolmentRefused(
         f"the control node does not answer at {tried}",

@@ -83,13 +83,12 @@ def _offer(here: Here, public_key: str) -> None:
     offer = msgspec.json.encode(KeyOffer(public_key))
     body = seal(offer, shared, about=KEY_OFFER, nonce=secrets.token_bytes(NONCE_OCTETS))
     client = Client(address=here.inventory.control_node.address, port=here.inventory.service_port)
-    with contextlib.closing(client):
-        try:
-            client.offer_key(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
-        except Silent as silent:
-            raise EnrolmentRefused(
-                f"the key stays as it is: {silent}", hint="is the control node up? then run it again"
-            ) from None
+    try:
+        client.offer_key(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
+    except Silent as silent:
+        raise EnrolmentRefused(
+            f"the key stays as it is: {silent}", hint="is the control node up? then run it again"
+        ) from None
 
 
 def _is_known(state: State) -> bool:

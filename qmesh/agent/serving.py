@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
-
-import msgspec
 
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError
 from qmesh.host.registry import Registry, image_of
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import KEY_OFFER, read_key_offer, read_redemption
 from qmesh.mesh.inventory import Inventory, members
-from qmesh.mesh.membership import History, sign_membership
+from qmesh.mesh.membership import History, read_held, sign_membership
+from qmesh.mesh.model import Secret
 from qmesh.mesh.sealing import NONCE_OCTETS, seal, unseal
 from qmesh.mesh.succession import ESTATE, PROGRESS, Estate, packed, read_progress
 
@@ -71,7 +71,9 @@ class ControlNode:
         self._turn = threading.Lock()
         self._departed: frozenset[str] = frozenset()
         self._acknowledged: dict[str, int] = {}
-        self._unwritten: dict[str, int] = {}
+        self._unread: dict[str, bytes] = {}
+        self._offered: dict[str, str] = {}
+        self._is_redeemed = False
         self._own = state.settings().name
         self._first: str | None = None
         self._alone_until = 0.0
@@ -84,30 +86,40 @@ class ControlNode:
     def redeem(self, body: bytes, *, sender: str) -> bytes:
         """Admit a machine; answers with the membership that has it."""
         message = read_redemption(body)
-        with self._turn, Registry(self._state.registry_file) as registry:
-            inventory = registry.redeem(message, sender=sender, now=int(time.time()))
-        self._advance(inventory)
+        with Registry(self._state.registry_file) as registry:
+            # Said again, as by one whose answer was lost, it costs no more than to see that.
+            known = registry.redeemed(message)
+            if known is None or known != self._history.revision:
+                with self._turn:
+                    inventory = registry.redeem(message, sender=sender, now=int(time.time()))
+                self._advance(inventory)
+                self._is_redeemed = True
         with self._lock:
-            return msgspec.msgpack.encode(self._history.update_for(None))
+            return self._history.packed_for(None)
 
     def redeemed(self) -> None:
-        self._changed()
+        if self._is_redeemed:
+            self._is_redeemed = False
+            self._changed()
 
     def offer_key(self, body: bytes, *, sender: str) -> None:
         """Remember the key, and have WireGuard know it. Raises MachineRefused where it does not."""
         with Registry(self._state.registry_file) as registry:
             shared = registry.shared_with(sender)
             public_key = read_key_offer(unseal(body, shared, about=KEY_OFFER))
-            registry.offer_key(public_key, sender=sender, now=int(time.time()))
+            is_new = registry.offer_key(public_key, sender=sender, now=int(time.time()))
+        if not is_new and self._offered.get(sender) == public_key:
+            return  # said again: a look at all of the machine would show the same
         if not self._turns.wait_for_one(_TURN_S):
             raise MachineRefused("the agent is busy", hint="try again")
+        self._offered[sender] = public_key
 
     def succeed(self, body: bytes, *, sender: str) -> bytes | None:
         """Note how far the successor is; what it lacks."""
-        self.write_acknowledged()
         with Registry(self._state.registry_file) as registry:
             shared = registry.shared_with_successor(sender)
             said = read_progress(unseal(body, shared, about=PROGRESS))
+            self.write_acknowledged()
             if registry.note_progress(said, sender=sender, now=int(time.time())):
                 return None
         with image_of(self._state.registry_file) as image:
@@ -121,11 +133,15 @@ class ControlNode:
         with self._lock:
             if sender not in self._addresses and sender not in self._departed:
                 raise EnrolmentRefused("this machine is no member of the mesh", hint="ask for an invitation")
-            if self._acknowledged.get(sender) != newer_than and sender in self._addresses:
-                self._acknowledged[sender] = self._unwritten[sender] = newer_than
             if newer_than >= self._history.revision or self._is_withheld(sender):
                 return None
-            return msgspec.msgpack.encode(self._history.update_for(None if whole else newer_than))
+            return self._history.packed_for(None if whole else newer_than)
+
+    def acknowledge(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
+        """Note it, where it is news, for `write_acknowledged` to read."""
+        with self._lock:
+            if sender in self._addresses and self._acknowledged.get(sender) != newer_than:
+                self._unread[sender] = sealed
 
     def refresh(self) -> None:
         """See what the registry has."""
@@ -153,20 +169,27 @@ class ControlNode:
         self._alone_until = 0.0
 
     def write_acknowledged(self) -> None:
-        """Have the registry know which revisions members have said that they hold."""
+        """Have the registry know which revisions members have said, sealed, that they hold.
+
+        What is not sealed counts for nothing, nor what is of a member that is none any more.
+        """
         with self._lock:
-            unwritten, self._unwritten = self._unwritten, {}
-            # None can hold one that there is not.
-            known = {sender: min(held, self._history.revision) for sender, held in unwritten.items()}
-        if not known:
+            unread, self._unread = self._unread, {}
+            newest = self._history.revision
+        if not unread:
             return
         try:
             with Registry(self._state.registry_file) as registry:
+                shared = registry.shared_with_members(unread)
+                # None can hold one that there is not.
+                known = {at: min(held, newest) for at, held in _read(unread, shared).items()}
                 registry.acknowledge(known)
         except QmeshError:
             with self._lock:
-                self._unwritten = {**known, **self._unwritten}
+                self._unread = {**unread, **self._unread}
             raise
+        with self._lock:
+            self._acknowledged.update(known)
 
     def departed(self) -> frozenset[str]:
         """The addresses of those who were members since this service began, and are none now."""
@@ -188,6 +211,15 @@ class ControlNode:
             self._first = inventory.control_node.address
             self._alone_until = time.monotonic() + _ALONE_S
             self._changed()
+
+
+def _read(unread: Mapping[str, bytes], shared: Mapping[str, Secret]) -> dict[str, int]:
+    """The revisions that members hold, by address, of what they have said, sealed and in base64."""
+    found: dict[str, int] = {}
+    for address, said in unread.items():
+        with contextlib.suppress(EnrolmentRefused, ValueError, KeyError):
+            found[address] = read_held(base64.b64decode(said), shared[address])
+    return found
 
 
 def _addresses(inventory: Inventory) -> frozenset[str]:

@@ -8,7 +8,6 @@ once it was answered there. Every step is found again from files, so that each m
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
 import time
@@ -150,8 +149,7 @@ def say_progress(state: State, here: Here) -> bool:
     said = Progress(holds=0 if estate is None else estate.event, silent=silent[:MOST_SILENT])
     shared = here.preshared[here.inventory.control_node.public_key]
     body = seal(msgspec.json.encode(said), shared, about=PROGRESS, nonce=secrets.token_bytes(NONCE_OCTETS))
-    with contextlib.closing(_client(here, here.inventory.control)) as client:
-        answer = client.succeed(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
+    answer = _client(here, here.inventory.control).succeed(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
     if answer is None:
         return False
     octets = unseal(answer, shared, about=ESTATE)
@@ -189,10 +187,9 @@ def retire_when_answered(state: State, here: Here) -> bool:
     with Registry(state.registry_file) as registry:
         mesh, keys = registry.inventory(), registry.preshared_keys()
     try:
-        with contextlib.closing(_client(here, mesh.control)) as client:
-            answer = client.membership(
-                newer_than=mesh.revision - 1, connect_s=_CONNECT_S, read_s=_ANSWER_S, whole=True
-            )
+        answer = _client(here, mesh.control).membership(
+            newer_than=mesh.revision - 1, connect_s=_CONNECT_S, read_s=_ANSWER_S, whole=True
+        )
         if answer is None:
             return False
         signed = updated(read_update(answer), None)
@@ -218,6 +215,6 @@ def retire_when_answered(state: State, here: Here) -> bool:
 
 
 def _client(here: Here, name: str) -> Client:
-    from qmesh.host.channel.client import Client  # noqa: PLC0415 - 15 MB that a control node has no use for
+    from qmesh.host.channel.client import Client  # noqa: PLC0415 - what never hands over has no use for it
 
     return Client(address=here.inventory.machine(name).address, port=here.inventory.service_port)

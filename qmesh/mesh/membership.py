@@ -7,7 +7,7 @@ mesh's signature.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.mesh.inventory import Inventory, members
-from qmesh.mesh.model import quoted
+from qmesh.mesh.model import Secret, quoted
+from qmesh.mesh.sealing import seal, unseal
 
 try:
     from compression import zstd  # type: ignore[import-not-found, unused-ignore]
@@ -23,7 +24,11 @@ except ImportError:  # before Python 3.14
     from backports import zstd
 
 MAX_PAYLOAD: Final = 32 * 1024 * 1024
-"""Octets of a membership's payload: thousands of machines."""
+"""Octets of a membership's payload: thousands of machines; and of all that the parts of an update make."""
+MAX_PARTS: Final = 256
+"""Parts of an update."""
+HOLDS: Final = b"which membership a member holds"
+"""The kind of message, for `qmesh.mesh.sealing`."""
 _WINDOW_LOG_MAX: Final = 27
 
 
@@ -82,7 +87,7 @@ class Update(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """
 
     base: int | None
-    parts: tuple[bytes, ...]
+    parts: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=MAX_PARTS)]
     signature: bytes
 
 
@@ -118,18 +123,20 @@ def updated(update: Update, held: SignedMembership | None) -> SignedMembership:
     Raises EnrolmentRefused where the update does not fit.
     """
     payload = b"" if held is None else held.payload
+    left = MAX_PAYLOAD
     for part in update.parts:
-        payload = _patched(payload, part)
+        payload = _patched(payload, part, left)
+        left -= len(payload)
     return SignedMembership(payload, update.signature)
 
 
-def _patched(old: bytes, part: bytes) -> bytes:
+def _patched(old: bytes, part: bytes, most: int) -> bytes:
     prefix = zstd.ZstdDict(old, is_raw=True).as_prefix if len(old) >= _LEAST_PREFIX else None
     decompressor = zstd.ZstdDecompressor(
         zstd_dict=prefix, options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
     )
     try:
-        payload: bytes = decompressor.decompress(part, max_length=MAX_PAYLOAD)
+        payload: bytes = decompressor.decompress(part, max_length=most)
     except zstd.ZstdError:
         payload = b""
     if not decompressor.eof or decompressor.unused_data:
@@ -145,28 +152,40 @@ class History:
     depth: how many differences are kept.
     """
 
-    def __init__(self, signed: SignedMembership, revision: int, *, depth: int = 256) -> None:
+    def __init__(self, signed: SignedMembership, revision: int, *, depth: int = MAX_PARTS) -> None:
         self.signed = signed
         self.revision = revision
-        self._steps: dict[int, tuple[int, bytes]] = {}
+        self._steps: dict[int, tuple[int, bytes, int]] = {}
         self._depth = depth
         self._whole: Update | None = None
+        self._packed_whole = b""
 
     def advance(self, signed: SignedMembership, revision: int) -> None:
         """A newer membership is the one now."""
-        self._steps[self.revision] = revision, difference(self.signed.payload, signed.payload)
+        part = difference(self.signed.payload, signed.payload)
+        self._steps[self.revision] = revision, part, len(signed.payload)
         while len(self._steps) > self._depth:
             del self._steps[next(iter(self._steps))]
-        self.signed, self.revision, self._whole = signed, revision, None
+        self.signed, self.revision = signed, revision
+        self._whole, self._packed_whole = None, b""
+
+    def packed_for(self, held: int | None) -> bytes:
+        """The same as `update_for`, as it travels; a whole one is the same octets for all who need it."""
+        update = self.update_for(held)
+        if update is not self._whole:
+            return msgspec.msgpack.encode(update)
+        self._packed_whole = self._packed_whole or msgspec.msgpack.encode(update)
+        return self._packed_whole
 
     def update_for(self, held: int | None) -> Update:
         """What brings one up to date that holds the membership of this revision, or none."""
         parts: list[bytes] = []
-        at = held
-        while at is not None and at in self._steps:
-            at, part = self._steps[at]
+        at, made = held, 0
+        while at is not None and at in self._steps and made <= MAX_PAYLOAD:
+            at, part, octets = self._steps[at]
             parts.append(part)
-        if at != self.revision:
+            made += octets
+        if at != self.revision or made > MAX_PAYLOAD:
             # Of thousands that come at once to a control node that was started anew, each needs it.
             self._whole = self._whole or whole(self.signed)
             return self._whole
@@ -181,6 +200,24 @@ def read_update(octets: bytes) -> Update:
         raise EnrolmentRefused(
             "the control node's answer is not understood",
             hint="use the same version of qmesh on both machines",
+        ) from None
+
+
+def sealed_held(revision: int, shared: Secret, *, nonce: bytes) -> bytes:
+    """What a member says to the control node: that it holds the membership of this revision.
+
+    shared: the preshared key of the two. nonce: see `qmesh.mesh.sealing.seal`.
+    """
+    return seal(msgspec.json.encode(revision), shared, about=HOLDS, nonce=nonce)
+
+
+def read_held(sealed: bytes, shared: Secret) -> int:
+    """The revision that a member says it holds. Raises EnrolmentRefused where it is not sealed so."""
+    try:
+        return msgspec.json.decode(unseal(sealed, shared, about=HOLDS), type=int)
+    except ValueError:
+        raise EnrolmentRefused(
+            "what a member says that it holds is not understood", hint="use the same qmesh on both machines"
         ) from None
 
 

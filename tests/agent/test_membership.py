@@ -18,13 +18,14 @@ from qmesh.host.records import NextShared, Settings
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import mesh_identifier
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.membership import Update, difference, sign_membership, stored, whole
+from qmesh.mesh.membership import Update, difference, read_held, sign_membership, stored, whole
 from qmesh.mesh.model import Machine, Secret
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 VERIFICATION_KEY = KEY.public_key().public_bytes_raw()
+SHARED = Secret(base64.b64encode(b"p" * 32).decode())
 
 
 def mesh_of(revision: int, *names: str, workers: int = 1) -> Inventory:
@@ -54,6 +55,7 @@ class Control:
 
     def __init__(self, answer: bytes, whole: bytes | None = None) -> None:
         self.answer = answer
+        self.acknowledged: list[tuple[int, int, str]] = []
         self.whole = answer if whole is None else whole
 
     def redeem(self, body: bytes, *, sender: str) -> bytes:
@@ -64,6 +66,9 @@ class Control:
 
     def offer_key(self, body: bytes, *, sender: str) -> None:
         raise NotImplementedError
+
+    def acknowledge(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
+        self.acknowledged.append((newer_than, read_held(base64.b64decode(sealed), SHARED), sender))
 
     def succeed(self, body: bytes, *, sender: str) -> bytes | None:
         raise NotImplementedError
@@ -109,22 +114,33 @@ def member(tmp_path) -> State:
             verification_key=VERIFICATION_KEY,
         )
     )
-    state.save_preshared_key(Secret(base64.b64encode(b"p" * 32).decode()))
+    state.save_preshared_key(SHARED)
     files.write(state.membership_file, kept(HELD))
     return state
 
 
 def ask(state: State, answer: bytes, whole: bytes | None = None) -> bool:
     """Have the member ask; from a test itself only, which runs on a machine of its own."""
+    return asked(state, Control(answer, whole))
+
+
+def asked(state: State, control: Control) -> bool:
     for words in ("link set lo up", "addr replace 10.77.0.1/32 dev lo"):
         subprocess.run(["ip", *words.split()], check=True)
     told = telling.listen(state.directory)
-    service = Service(Control(answer, whole), address="10.77.0.1", port=51820, interface="lo", told=told)
+    service = Service(control, address="10.77.0.1", port=51820, interface="lo", told=told)
     service.start()
     try:
         return refresh(state, load(state), connect_s=5)
     finally:
         service.stop()
+
+
+def test_what_a_member_holds_it_says_sealed_with_its_preshared_key(member):
+    control = Control(signed(mesh_of(6, "machine-b")))
+    asked(member, control)
+    asked(member, control)
+    assert control.acknowledged == [(5, 5, "10.77.0.1"), (6, 6, "10.77.0.1")]
 
 
 @pytest.mark.parametrize("revision", [4, 5], ids=["lower", "the same"])

@@ -23,7 +23,7 @@ from qmesh.host.channel.service import _Server
 
 PARTS = {
     "look": (Agent, "_look"),
-    "service": (_Server, "on_tick"),
+    "service": (_Server, "tick"),
     "asking": (asking.Asking, "_asked"),
     "following": (following.Follower, "turn"),
     "monitor": (Monitor, "_probe_holder"),

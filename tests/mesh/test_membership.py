@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from typing import Any
 
 import msgspec
@@ -15,20 +16,25 @@ from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.mesh.enrolment import mesh_identifier
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.membership import (
+    HOLDS,
+    MAX_PARTS,
     History,
     SignedMembership,
     Update,
     believed,
     difference,
     newer,
+    read_held,
     read_stored,
     read_update,
+    sealed_held,
     sign_membership,
     stored,
     updated,
     whole,
 )
-from qmesh.mesh.model import Endpoint, Machine
+from qmesh.mesh.model import Endpoint, Machine, Secret
+from qmesh.mesh.sealing import seal
 
 SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 VERIFICATION_KEY = SIGNING_KEY.public_key().public_bytes_raw()
@@ -229,6 +235,66 @@ def test_who_holds_any_that_is_remembered_gets_the_steps_and_others_the_whole() 
     assert history.update_for(9) == Update(9, (), signed(9).signature)
     history.advance(signed(10), 10)
     assert through(history.update_for(None), None) == signed(10)
+
+
+def test_an_update_has_no_more_parts_than_are_kept() -> None:
+    for count in (MAX_PARTS, MAX_PARTS + 1):
+        packed = msgspec.msgpack.encode([1, [difference(b"", b"x")] * count, b"s"])
+        if count <= MAX_PARTS:
+            assert len(read_update(packed).parts) == count
+        else:
+            with pytest.raises(EnrolmentRefused, match="not understood"):
+                read_update(packed)
+
+
+def test_what_all_parts_of_an_update_make_is_no_more_than_one_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few octets make thousands of times as many: 256 parts made 8 GiB."""
+    monkeypatch.setattr("qmesh.mesh.membership.MAX_PAYLOAD", 100_000)
+    part = difference(b"", bytes(10_000))
+    assert updated(Update(None, (part,) * 10, b"s"), None).payload == bytes(10_000)
+    with pytest.raises(EnrolmentRefused, match="damaged"):
+        updated(Update(None, (part,) * 11, b"s"), None)
+
+
+def test_who_is_so_far_behind_that_the_steps_are_too_large_gets_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    octets = len(signed(1).payload)
+    monkeypatch.setattr("qmesh.mesh.membership.MAX_PAYLOAD", 3 * octets + 10)
+    history = History(signed(1), 1)
+    for revision in (2, 3, 4, 5):
+        history.advance(signed(revision), revision)
+    assert [history.update_for(held).base for held in (1, 2, 3, 4)] == [None, 2, 3, 4]
+    for held in (1, 2, 3, 4):
+        assert through(history.update_for(held), signed(held)) == signed(5)
+
+
+def test_a_whole_membership_is_packed_once_for_all_who_need_it() -> None:
+    history = History(signed(1), 1)
+    history.advance(signed(2), 2)
+    packed = history.packed_for(None)
+    assert packed is history.packed_for(7)
+    assert through(read_update(packed), None) == signed(2)
+    assert through(read_update(history.packed_for(1)), signed(1)) == signed(2)
+    history.advance(signed(3), 3)
+    assert through(read_update(history.packed_for(None)), None) == signed(3)
+
+
+SHARED, OTHERS = (Secret(base64.b64encode(bytes([octet]) * 32).decode()) for octet in (1, 2))
+
+
+def test_what_a_member_holds_is_read_with_its_preshared_key_alone() -> None:
+    sealed = sealed_held(7, SHARED, nonce=bytes(12))
+    assert read_held(sealed, SHARED) == 7
+    with pytest.raises(EnrolmentRefused):
+        read_held(sealed, OTHERS)
+
+
+@given(st.binary(max_size=100))
+def test_what_a_member_says_that_it_holds_is_read_or_refused(octets: bytes) -> None:
+    for said in (octets, seal(octets, SHARED, about=HOLDS, nonce=bytes(12))):
+        with contextlib.suppress(EnrolmentRefused):
+            assert isinstance(read_held(said, SHARED), int)
 
 
 @given(st.data())

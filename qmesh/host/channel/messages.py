@@ -18,8 +18,8 @@ SUCCESSION: Final = "/v1/succession"
 MEMBERSHIP: Final = "/v1/membership"
 HEALTH: Final = "/v1/health"
 """Answered to the control node itself alone, which so sees that its service serves."""
-
-
+HOLDS: Final = "qmesh-holds"
+"""The header of a question for a membership in which a member says, sealed, which one it holds: base64."""
 _MOST_WORDS: Final = 300
 """Characters of another machine's words that are repeated, of what is wrong and of what to do each."""
 

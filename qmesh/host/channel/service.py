@@ -7,29 +7,23 @@ import contextlib
 import resource
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
 import msgspec
-import uvicorn
-from starlette.applications import Starlette
-from starlette.background import BackgroundTask
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused, QmeshError
 from qmesh.host import pulse, telling
+from qmesh.host.channel.client import exchange
+from qmesh.host.channel.connections import Answer, Connections, Question, TooLarge
 from qmesh.host.channel.messages import (
     HEALTH,
     KEYS,
-    MAX_BODY,
     MEMBERSHIP,
     REDEMPTIONS,
     SUCCESSION,
     Refusal,
+    Silent,
     Unanswered,
     words_of,
 )
@@ -37,19 +31,22 @@ from qmesh.host.pulse import Pulse
 
 T = TypeVar("T")
 
-REQUEST_S: Final = 20.0
-"""Seconds from the connection until the request has arrived whole."""
-MAX_CONNECTIONS_A_PEER: Final = 8
-"""Connections that one tunnel address may have at once: what it wants beyond that is hung up on."""
+MAX_JOBS: Final = 8
+"""Threads that work for peers at once; fewer for one of them, see `connections`."""
 _MESSAGEPACK: Final = "application/vnd.msgpack"
+_JSON: Final = "application/json"
 LONGEST_WAIT_S: Final = 60.0
 """Seconds that a member is kept waiting for a newer membership, at most."""
 BETWEEN_NEWS_S: Final = 0.2
 """Seconds between two times that all who wait are told, at least: a hundred changes are told as a few."""
+BETWEEN_LOOKS_S: Final = 0.02
+"""Seconds between two looks at the registry, at least, where questions come faster."""
 _STOP_S: Final = 10.0
-_MOST_SAID: Final = 4096
+_GRACE_S: Final = 2.0
+_TICK_S: Final = 0.5
 _FAREWELL_S: Final = 1.0
 """Seconds that a machine has to take the news that it is no member any more."""
+_MOST_FILES: Final = 65536
 
 
 class Answers(Protocol):
@@ -73,6 +70,9 @@ class Answers(Protocol):
         Doesn't block. Raises EnrolmentRefused for a stranger.
         """
 
+    def acknowledge(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
+        """Note that a member says, sealed, that it holds the membership of that revision. Doesn't block."""
+
     def refresh(self) -> None:
         """See whether there is a newer one. Raises QmeshError where that can't be seen."""
 
@@ -85,17 +85,32 @@ class News:
 
     def __init__(self) -> None:
         self.is_over = False
-        self._told = asyncio.Event()
+        self._waiting: set[asyncio.Future[None]] = set()
 
-    async def wait(self, seconds: float) -> None:
-        """Until there is news, or that time is over."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._told.wait(), seconds)
+    async def wait(self, seconds: float, hung_up: asyncio.Future[None]) -> None:
+        """Until there is news, or that time is over, or nobody waits for it any more."""
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: object = None) -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        timer = loop.call_later(seconds, wake)
+        hung_up.add_done_callback(wake)
+        self._waiting.add(woken)
+        try:
+            await woken
+        finally:
+            self._waiting.discard(woken)
+            hung_up.remove_done_callback(wake)
+            timer.cancel()
 
     def tell(self) -> None:
         """Wake all who wait now."""
-        self._told.set()
-        self._told = asyncio.Event()
+        for woken in self._waiting:
+            if not woken.done():
+                woken.set_result(None)
 
     def end(self) -> None:
         """Wake all who wait, for ever."""
@@ -103,150 +118,160 @@ class News:
         self.tell()
 
 
-def application(answers: Answers, news: News) -> Starlette:
-    """The service as an ASGI application."""
-
-    async def told(request: Request, do: Callable[..., T]) -> T:
-        body = await _bounded_body(request)
-        return await run_in_threadpool(do, body, sender=_sender(request))
-
-    async def redeem(request: Request) -> Response:
-        answer = await told(request, answers.redeem)
-        task = BackgroundTask(answers.redeemed)
-        return Response(answer, media_type=_MESSAGEPACK, background=task)
-
-    async def offer_key(request: Request) -> Response:
-        await told(request, answers.offer_key)
-        return Response(status_code=204)
-
-    async def succeed(request: Request) -> Response:
-        return _found(await told(request, answers.succeed))
-
-    async def health(request: Request) -> Response:
-        if request.scope["server"][0] != _sender(request):  # nobody else's business, and no work for others
-            return Response(status_code=404)
-        await run_in_threadpool(answers.refresh)
-        return Response(status_code=204)
-
-    async def membership(request: Request) -> Response:
-        return _found(await _membership(request, answers, news))
-
-    return Starlette(
-        routes=[
-            Route(REDEMPTIONS, redeem, methods=["POST"]),
-            Route(KEYS, offer_key, methods=["POST"]),
-            Route(SUCCESSION, succeed, methods=["POST"]),
-            Route(MEMBERSHIP, membership, methods=["GET"]),
-            Route(HEALTH, health, methods=["GET"]),
-        ],
-        exception_handlers={QmeshError: _refusing},
-    )
-
-
-def _found(octets: bytes | None) -> Response:
-    if octets is None:
-        return Response(status_code=204)
-    return Response(octets, media_type=_MESSAGEPACK)
-
-
-async def _membership(request: Request, answers: Answers, news: News) -> bytes | None:
-    """Now, or once there is one that is newer, or None when the time is over."""
-    asked = request.query_params
-    wait_s = min(_number(asked.get("wait", "")), LONGEST_WAIT_S)
-
-    def answer() -> bytes | None:
-        return answers.membership(
-            newer_than=_number(asked.get("newer_than", "")),
-            whole=asked.get("whole") == "1",
-            sender=_sender(request),
-        )
-
-    if not wait_s:  # a command of somebody's, who wants to know how it is now
-        await run_in_threadpool(answers.refresh)
-    loop = asyncio.get_running_loop()
-    until = loop.time() + wait_s
-    found = answer()
-    while found is None and loop.time() < until and not news.is_over:
-        await news.wait(until - loop.time())
-        found = answer()
-    return found
-
-
-async def _bounded_body(request: Request) -> bytes:
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY:
-            raise _TooLarge
-    return body
-
-
-class _TooLarge(QmeshError):
-    """A request that is none of qmesh's."""
+class Work:
+    """What may block, in threads: so many at once, and of one peer so few that others have their turn."""
 
     def __init__(self) -> None:
-        super().__init__("the request is too large", hint="use qmesh")
+        self._jobs = asyncio.Semaphore(MAX_JOBS)
+
+    async def for_peer(self, question: Question, do: Callable[[], T]) -> T:
+        """The result, once it is this peer's turn. Raises what `do` does, and Gone."""
+        async with question.peer.jobs, self._jobs:
+            if question.hung_up.done():
+                raise Gone
+            return await in_thread(do)
+
+
+class Gone(QmeshError):
+    """Who asked has hung up."""
+
+    def __init__(self) -> None:
+        super().__init__("who asked has hung up", hint="ask again")
+
+
+async def in_thread(do: Callable[[], T]) -> T:
+    """The result of something that may block. Raises what it does.
+
+    Its thread keeps no process alive; one that waits for this and is cancelled leaves it to end by itself.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[tuple[T, None] | tuple[None, BaseException]] = loop.create_future()
+
+    def tell(found: tuple[T, None] | tuple[None, BaseException]) -> None:
+        if not done.done():
+            done.set_result(found)
+
+    def run() -> None:
+        found: tuple[T, None] | tuple[None, BaseException]
+        try:
+            found = do(), None
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            found = None, error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, found)
+
+    threading.Thread(target=run, name="membership work", daemon=True).start()
+    result, error = await done
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # it is the result's where there is no error
+
+
+class Routes:
+    """What each question is answered with.
+
+    address: the service's own.
+    look: has a look at the registry come, and waits for it.
+    """
+
+    def __init__(
+        self, answers: Answers, news: News, *, address: str, look: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._answers = answers
+        self._news = news
+        self._address = address
+        self._look = look
+        self._work = Work()
+        self._routes: dict[str, tuple[str, Callable[[Question], Awaitable[Answer]]]] = {
+            REDEMPTIONS: ("POST", self._redeem),
+            KEYS: ("POST", self._offer_key),
+            SUCCESSION: ("POST", self._succeed),
+            MEMBERSHIP: ("GET", self._membership),
+            HEALTH: ("GET", self._health),
+        }
+
+    async def answer(self, question: Question) -> Answer:
+        """Raises QmeshError, which `refusing` words."""
+        method, found = self._routes.get(question.path, ("", None))
+        if found is None:
+            return Answer(404)
+        return await found(question) if question.method == method else Answer(405)
+
+    async def _redeem(self, question: Question) -> Answer:
+        answer = await self._told(question, self._answers.redeem)
+        return Answer(200, answer, _MESSAGEPACK, self._answers.redeemed)
+
+    async def _offer_key(self, question: Question) -> Answer:
+        await self._told(question, self._answers.offer_key)
+        return Answer(204)
+
+    async def _succeed(self, question: Question) -> Answer:
+        return _found(await self._told(question, self._answers.succeed))
+
+    async def _told(self, question: Question, do: Callable[..., T]) -> T:
+        return await self._work.for_peer(question, lambda: do(question.body, sender=question.peer.address))
+
+    async def _health(self, question: Question) -> Answer:
+        if question.peer.address != self._address:  # nobody else's business, and no work for others
+            return Answer(404)
+        await self._look()
+        return Answer(204)
+
+    async def _membership(self, question: Question) -> Answer:
+        """Now, or once there is one that is newer; none when the time is over, or nobody waits any more."""
+        newer_than = _number(question.asked.get("newer_than", ""))
+        wait_s = min(_number(question.asked.get("wait", "")), LONGEST_WAIT_S)
+        sender = question.peer.address
+
+        def answer() -> bytes | None:
+            is_whole = question.asked.get("whole") == "1"
+            return self._answers.membership(newer_than=newer_than, whole=is_whole, sender=sender)
+
+        if question.sealed:
+            self._answers.acknowledge(question.sealed, newer_than=newer_than, sender=sender)
+        if not wait_s:  # a command of somebody's, who wants to know how it is now
+            await self._look()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        found = answer()
+        while found is None and loop.time() < until and not (self._news.is_over or question.hung_up.done()):
+            await self._news.wait(until - loop.time(), question.hung_up)
+            found = answer()
+        return _found(found)
+
+
+def _found(octets: bytes | None) -> Answer:
+    return Answer(204) if octets is None else Answer(200, octets, _MESSAGEPACK)
 
 
 def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
-def _sender(request: Request) -> str:
-    return request.client.host if request.client else ""
+def refusing(error: QmeshError) -> Answer:
+    """How an error is told."""
+    status = 413 if isinstance(error, TooLarge) else 403 if isinstance(error, EnrolmentRefused) else 503
+    return Answer(status, msgspec.json.encode(Refusal(error.message, error.hint)), _JSON)
 
 
-async def _refusing(_: Request, error: Exception) -> Response:
-    assert isinstance(error, QmeshError)
-    body = msgspec.json.encode(Refusal(error.message, error.hint))
-    status = 413 if isinstance(error, _TooLarge) else 403 if isinstance(error, EnrolmentRefused) else 503
-    return Response(body, status_code=status, media_type="application/json")
+class _Server:
+    """All that runs in one event loop: connections, who waits for news, and the socket by which it is told.
 
-
-class _FewAPeer(H11Protocol):
-    """No peer has so many connections that others go without."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if self._of_same_peer() > MAX_CONNECTIONS_A_PEER:
-            transport.abort()
-
-    def _of_same_peer(self) -> int:
-        """How many connections who is at the other end has, this one included."""
-        clients = [getattr(other, "client", None) or ("",) for other in self.connections]
-        return [address for address, *_ in clients].count(self.client[0] if self.client else "")
-
-
-class _OneRequest(_FewAPeer):
-    """A connection serves one request, and is hung up on when that has not arrived in time."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.loop.call_later(REQUEST_S, self._hang_up)
-
-    def _hang_up(self) -> None:
-        # Before the head of a request has arrived there is no cycle, whatever its type says.
-        if getattr(self.cycle, "more_body", True):
-            self.transport.abort()
-
-
-_MOST_FILES: Final = 65536
-
-
-class _Server(uvicorn.Server):
-    """With what else runs in its event loop: who waits for news, and the socket by which it is told.
-
+    should_exit: set from another thread, has it end.
     failure: what ended one of the tasks by which it tells news, and so all of it.
     """
 
-    def __init__(self, config: uvicorn.Config, answers: Answers, news: News, told: socket.socket) -> None:
-        super().__init__(config)
+    def __init__(self, answers: Answers, listening: socket.socket, told: socket.socket) -> None:
         self._answers = answers
-        self._news = news
+        self._listening = listening
         self._told = told
+        self._news = News()
+        self._looking: asyncio.Task[None] | None = None
+        self._next_look: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
         self._next = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.should_exit = False
         self.failure: BaseException | None = None
 
     def announce(self) -> None:
@@ -255,22 +280,27 @@ class _Server(uvicorn.Server):
             with contextlib.suppress(RuntimeError):  # it has ended
                 asyncio.run_coroutine_threadsafe(self._announced(), self._loop)
 
-    async def main_loop(self) -> None:
-        """At rest it looks at the clock twice a second; uvicorn's own does ten times, which is felt."""
+    async def run(self) -> None:
+        """Until it is to end. At rest it looks at the clock twice a second."""
         self._loop = asyncio.get_running_loop()
+        address = self._listening.getsockname()[0]
+        routes = Routes(self._answers, self._news, address=address, look=self.look)
+        self._connections = Connections(self._listening, routes.answer, refusing)
+        self._connections.begin()
         try:
             # As any stream: what knows of Unix sockets would look for the file that the socket's name says.
             async with await asyncio.start_server(self._hear, sock=self._told):
-                while not await self.on_tick(0):  # another thread, in `stop`, asks it to end
-                    pulse.beat()
-                    await asyncio.sleep(0.5)
+                while not self.should_exit:
+                    self.tick()
+                    await asyncio.sleep(_TICK_S)
         finally:
             self._loop = None
+            self._news.end()
+            await self._connections.end(grace_s=_GRACE_S)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Who waits for news is answered first."""
-        self._news.end()
-        await super().shutdown(sockets)
+    def tick(self) -> None:
+        """Show that it goes on."""
+        pulse.beat()
 
     async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader
@@ -296,6 +326,19 @@ class _Server(uvicorn.Server):
         self.failure = error
         self.should_exit = True
 
+    async def look(self) -> None:
+        """Look for a newer membership, from now on; many at once are one look. Raises what that does."""
+        if self._next_look is None:
+            self._next_look = asyncio.create_task(self._look_after(self._looking))
+        await asyncio.shield(self._next_look)
+
+    async def _look_after(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None and not before.done():
+            await asyncio.wait({before})
+            await asyncio.sleep(BETWEEN_LOOKS_S)
+        self._looking, self._next_look = self._next_look, None  # what changes from here on, another look sees
+        await in_thread(self._answers.refresh)
+
     async def spread(self) -> None:
         """Look for a newer membership, and have all know who wait; many at once are one look."""
         if self._telling is None:
@@ -308,7 +351,7 @@ class _Server(uvicorn.Server):
         self._next = asyncio.get_running_loop().time() + BETWEEN_NEWS_S
         self._telling = None  # what changes from here on, another look sees
         with contextlib.suppress(QmeshError):  # the agent says what is wrong with its registry
-            await run_in_threadpool(self._answers.refresh)
+            await self.look()
         self._news.tell()
 
     async def _see_off(self) -> None:
@@ -316,14 +359,9 @@ class _Server(uvicorn.Server):
         departed = self._answers.departed()
         until = asyncio.get_running_loop().time() + _FAREWELL_S
         while asyncio.get_running_loop().time() < until:
-            if departed.isdisjoint(map(_peer_of, self.server_state.connections)):
+            if not self._connections.has_any_of(departed):
                 return
             await asyncio.sleep(0.01)
-
-
-def _peer_of(connection: object) -> str:
-    client: tuple[str, int] | None = getattr(connection, "client", None)
-    return "" if client is None else client[0]
 
 
 def _nobody() -> None:
@@ -364,28 +402,7 @@ class Service:
         except KernelRefused:
             told.close()
             raise
-        news = News()
-        self._server = _Server(
-            uvicorn.Config(
-                application(answers, news),
-                access_log=False,
-                log_config=None,
-                lifespan="off",
-                ws="none",
-                http=_OneRequest,
-                headers=[("connection", "close")],
-                proxy_headers=False,
-                limit_concurrency=16384,
-                timeout_keep_alive=5,
-                timeout_graceful_shutdown=2,
-                h11_max_incomplete_event_size=MAX_BODY,
-                server_header=False,
-                date_header=False,
-            ),
-            answers,
-            news,
-            told,
-        )
+        self._server = _Server(answers, self._socket, told)
         self._told = told
         self._thread = threading.Thread(target=self._run, name="membership service", daemon=True)
 
@@ -398,7 +415,7 @@ class Service:
     def _run(self) -> None:
         self.pulse.adopt()
         try:
-            self._server.run(sockets=[self._socket])
+            asyncio.run(self._server.run())
         except BaseException as error:  # noqa: BLE001 - who keeps it asks what ended it
             self.failure = error
         finally:
@@ -425,14 +442,10 @@ class Service:
                     hint="does a rule drop what this machine sends to itself? see `nft list ruleset`",
                 ) from None
             try:
-                asking.sendall(f"GET {HEALTH} HTTP/1.1\r\nHost: qmesh\r\n\r\n".encode())
-                with asking.makefile("rb") as said:
-                    head, _, body = said.read(_MOST_SAID).partition(b"\r\n\r\n")
-            except OSError as error:
-                raise Unanswered(error.strerror or str(error)) from None
-        if not head.startswith(b"HTTP/1.1 "):
-            raise Unanswered("it hung up")
-        if not head.startswith(b"HTTP/1.1 204 "):
+                status, body = exchange(asking, "GET", HEALTH, host="qmesh", read_s=wait_s)
+            except Silent as error:
+                raise Unanswered(str(error)) from None
+        if status != 204:
             raise _said(body)
 
     def announce(self) -> None:

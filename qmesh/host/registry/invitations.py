@@ -117,30 +117,40 @@ def open_ones(connection: sqlite3.Connection) -> tuple[Open, ...]:
     )
 
 
-def redeem(
-    connection: sqlite3.Connection, message: Redemption, sender: str | None
-) -> tuple[str, EventKind] | None:
-    """Admit the sender, as `Registry.redeem` says; what happened to which machine, if that was just now."""
+def redeemed(connection: sqlite3.Connection, message: Redemption) -> int | None:
+    """As `Registry.redeemed`."""
     row = connection.execute(
-        "SELECT machine, secret, outcome, redeemed_by FROM invitations WHERE identifier = ?",
+        "SELECT machine, outcome, redeemed_by, (SELECT revision FROM mesh),"
+        " EXISTS (SELECT 1 FROM machines WHERE public_key = redeemed_by)"
+        " FROM invitations WHERE identifier = ?",
         (message.identifier,),
     ).fetchone()
-    name, secret, outcome, redeemed_by = row or ("", b"", "unknown", None)
+    name, outcome, redeemed_by, revision, is_member = row or ("", "unknown", None, 0, 0)
+    if outcome == "open":
+        return None
     if outcome == "redeemed" and redeemed_by == message.public_key:
-        if _is_key(connection, redeemed_by):
-            return None
+        if is_member:
+            return int(revision)
         raise EnrolmentRefused(
             "this invitation is used already, and its machine is no member any more",
             hint="ask for a new one",
         )
-    if outcome != "open":
-        anew = (
-            f"`qmesh invite {name} --replace` on the control node, if this is {name} without its state; else "
-        )
-        raise EnrolmentRefused(
-            f"this invitation is {_SPENT[outcome]}",
-            hint=f"{anew if outcome == 'redeemed' else ''}ask for a new one",
-        )
+    anew = f"`qmesh invite {name} --replace` on the control node, if this is {name} without its state; else "
+    raise EnrolmentRefused(
+        f"this invitation is {_SPENT[outcome]}",
+        hint=f"{anew if outcome == 'redeemed' else ''}ask for a new one",
+    )
+
+
+def redeem(
+    connection: sqlite3.Connection, message: Redemption, sender: str | None
+) -> tuple[str, EventKind] | None:
+    """Admit the sender, as `Registry.redeem` says; what happened to which machine, if that was just now."""
+    if redeemed(connection, message) is not None:
+        return None
+    name, secret = connection.execute(
+        "SELECT machine, secret FROM invitations WHERE identifier = ?", (message.identifier,)
+    ).fetchone()
     refuse_unproven(message, secret)
     before = rows.inventory(connection)
     invited = before.machine(name)
@@ -183,12 +193,6 @@ def _update_admitted(
         ),
     )
     connection.execute("UPDATE mesh SET revision = ?", (after.revision,))
-
-
-def _is_key(connection: sqlite3.Connection, public_key: str) -> bool:
-    """Whether a machine of the mesh has that key."""
-    query = "SELECT 1 FROM machines WHERE public_key = ?"
-    return connection.execute(query, (public_key,)).fetchone() is not None
 
 
 def expire(connection: sqlite3.Connection, now: int) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterable
 from typing import Final
 
 from qmesh.errors import EnrolmentRefused
@@ -21,11 +23,20 @@ def shared_with(connection: sqlite3.Connection, sender: str) -> Secret:
     return Secret(shared)
 
 
-def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: int) -> None:
+def shared_with_members(connection: sqlite3.Connection, addresses: Iterable[str]) -> dict[str, Secret]:
+    """As `Registry.shared_with_members`."""
+    found: dict[str, Secret] = {}
+    for address in addresses:
+        with contextlib.suppress(EnrolmentRefused):
+            found[address] = shared_with(connection, address)
+    return found
+
+
+def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: int) -> bool:
     """As `Registry.offer_key`. Raises sqlite3.IntegrityError where the key is another's."""
     name, known, shared = _member_at(connection, sender)
     if public_key == known or _is_offered(connection, public_key, name):
-        return
+        return False
     _refuse_replaced(connection, name)
     _refuse_too_soon(connection, name, now)
     connection.execute("DELETE FROM stand_ins WHERE machine = ?", (name,))
@@ -34,6 +45,7 @@ def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: 
         (public_key, name, shared),
     )
     record(connection, now, "rotate-key", "key-offered", name, rows.revision(connection))
+    return True
 
 
 def _member_at(connection: sqlite3.Connection, sender: str) -> tuple[str, str, str]:

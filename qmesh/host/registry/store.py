@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Self
 
@@ -214,6 +214,14 @@ class Registry:
                 [(revision, address, revision) for address, revision in revisions.items()],
             )
 
+    def redeemed(self, message: Redemption) -> int | None:
+        """The membership's revision where the sender has redeemed that already; None where it may do so now.
+
+        One SELECT, beside writers. Raises EnrolmentRefused where it is to do neither.
+        """
+        with database.named(self._path):
+            return invitations.redeemed(self._connection, message)
+
     def redeem(self, message: Redemption, *, sender: str | None, now: int) -> Inventory:
         """Make the sender a member, or find that it already is: the same message twice is once (E4).
 
@@ -236,8 +244,8 @@ class Registry:
             ) from None
         return inventory
 
-    def offer_key(self, public_key: str, *, sender: str, now: int) -> None:
-        """Know the key that the member at that tunnel address is about to change to; twice is once.
+    def offer_key(self, public_key: str, *, sender: str, now: int) -> bool:
+        """Know the key that the member at that tunnel address is about to change to; whether that is new.
 
         Raises EnrolmentRefused where the sender is no member, the key is another's, or another machine is
         invited to take the sender's place: whoever has its key then is not to keep it.
@@ -245,7 +253,7 @@ class Registry:
         try:
             with self._change() as connection:
                 handing_over.refuse_during(connection)
-                keys.offer(connection, public_key, sender=sender, now=now)
+                return keys.offer(connection, public_key, sender=sender, now=now)
         except BadInput as error:
             raise EnrolmentRefused(error.message, hint="try again in a minute") from None
         except sqlite3.IntegrityError:
@@ -306,6 +314,11 @@ class Registry:
         """The preshared key of the member at that tunnel address. Raises EnrolmentRefused."""
         with self._change() as connection:
             return keys.shared_with(connection, sender)
+
+    def shared_with_members(self, addresses: Iterable[str]) -> dict[str, Secret]:
+        """The preshared key of each member at one of these tunnel addresses."""
+        with self._change() as connection:
+            return keys.shared_with_members(connection, addresses)
 
     def shared_with_successor(self, sender: str) -> Secret:
         """The preshared key of the successor, if it is the sender. Raises EnrolmentRefused."""
