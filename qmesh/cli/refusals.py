@@ -50,15 +50,15 @@ def _bug(error: Exception) -> QmeshError:
     )
 
 
-def talk_on_standard_error(*, quiet: bool = False, times: bool = False) -> None:
+def talk_on_standard_error(*, quiet: bool = False) -> None:
     """Let what is logged be seen.
 
-    quiet: say nothing, so that an error in JSON is all that is there. times: before each line.
+    quiet: say nothing, so that an error in JSON is all that is there.
     """
     talk = logging.getLogger("qmesh")
     if not talk.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s" if times else "%(message)s"))
+        handler.setFormatter(logging.Formatter("%(message)s"))
         talk.addHandler(handler)
         talk.setLevel(logging.CRITICAL if quiet else logging.INFO)
         talk.propagate = False

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
-from qmesh.cli.refusals import ended, talk_on_standard_error
+from qmesh.cli.refusals import ended
 
 
 def _agent(state: Path) -> None:
@@ -35,7 +35,9 @@ RESIDENTS: Final[dict[str, Callable[[Path], None]]] = {"agent": _agent, "hold": 
 
 def run(name: str, state: Path) -> int:
     """Be one of them until a signal ends it; returns the exit code."""
-    talk_on_standard_error(times=True)
+    from qmesh.host import logs  # noqa: PLC0415 - see above
+
+    logs.talk(state / logs.NAME)
     try:
         RESIDENTS[name](state)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - printed as every command's are

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from qmesh.host import files, reserved, services
+from qmesh.host import files, logs, reserved, services
 from qmesh.host.services import UNIT_DIRECTORY
 from qmesh.host.state import State
 from qmesh.mesh.units import (
@@ -98,5 +98,6 @@ def _files(state: State) -> tuple[Path, ...]:
         state.agent_lock_file,
         state.undo_lock_file,
         state.log_file,
+        logs.put_aside(state.log_file),
         state.directory / reserved.REMEMBERED,
     )

@@ -27,7 +27,7 @@ from qmesh.errors import (
     QmeshError,
     StateUnreadable,
 )
-from qmesh.host import files, health, holder, processes, reserved, telling
+from qmesh.host import files, health, holder, logs, processes, reserved, telling
 from qmesh.host.records import Asked, HeldPorts, NextShared, Pending, Restoring, Rotation, Settings
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.following import Due
@@ -64,7 +64,7 @@ class State:
         self.agent_socket = directory / telling.SOCKET
         self.hold_socket = directory / holder.SOCKET
         self.hold_lock_file = directory / holder.LOCK
-        self.log_file = directory / "agent.log"
+        self.log_file = directory / logs.NAME
         self.agent_lock_file = directory / "agent.lock"
         self.health_socket = directory / health.SOCKET
         self.undo_file = directory / "undo.json"
