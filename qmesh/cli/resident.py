@@ -37,6 +37,7 @@ def run(name: str, state: Path) -> int:
     """Be one of them until a signal ends it; returns the exit code."""
     from qmesh.host import logs  # noqa: PLC0415 - see above
 
+    os.chdir("/")  # the directory that it was typed in may be anybody's, and is to be unmounted one day
     logs.talk(state / logs.NAME)
     try:
         RESIDENTS[name](state)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from qmesh.errors import KernelRefused, MissingProgram
-from qmesh.host import nftables
+from qmesh.host import nftables, programs
 from qmesh.mesh.foreign import xtables
 from qmesh.mesh.foreign.listing import Listing
 from qmesh.mesh.foreign.rules import Program
@@ -38,7 +37,7 @@ def _saved_by_nft(families: set[str]) -> Iterator[tuple[tuple[Program, str], str
     """Without the program the tables are still seen as nft sees them."""
     for family in sorted(families & _COMMANDS.keys()):
         program = f"{_COMMANDS[family]}-nft-save"
-        if shutil.which(program) is not None:
+        if programs.find(program) is not None:
             yield ("iptables", family), _run(program)
 
 
@@ -48,7 +47,7 @@ def _saved_by_legacy() -> Iterator[tuple[tuple[Program, str], str]]:
         names = Path(f"/proc/net/{family}_tables_names")
         loaded = names.read_text(encoding="ascii").split() if names.exists() else []
         program = f"{command}-legacy-save"
-        if loaded and shutil.which(program) is None:
+        if loaded and programs.find(program) is None:
             raise MissingProgram(
                 f"{names} names tables that only {program} can read", hint="apt-get install iptables"
             )
@@ -58,7 +57,8 @@ def _saved_by_legacy() -> Iterator[tuple[tuple[Program, str], str]]:
 
 
 def _run(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    words = [programs.find(argv[0]) or argv[0], *argv[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=programs.DIRECTORY, check=False)
     if done.returncode:
         reason = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
         raise KernelRefused(f"could not list rules: {argv[0]}: {reason}", hint=f"run `{argv[0]}` and see")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qmesh.errors import MachineRefused
+from qmesh.mesh import itself
 
 _PRIVATE_MODE = 0o600
 
@@ -22,9 +23,13 @@ _PRIVATE_MODE = 0o600
 def own_words(command: str, directory: Path) -> list[str]:
     """How qmesh starts one of its processes that live as long as their machine.
 
+    It is as strict with warnings as this process, whatever the environment says.
+
     command: `agent`, `hold` or `undo`. directory: the state directory.
     """
-    return [sys.executable, "-m", "qmesh", command, "--state", str(directory.absolute())]
+    strict = [*(["-Xdev"] if sys.flags.dev_mode else []), *(f"-W{each}" for each in sys.warnoptions)]
+    words = (command, "--state", str(directory.absolute()))
+    return list(itself.own_words(sys.executable, *words, options=strict))
 
 
 def notify(message: str) -> None:

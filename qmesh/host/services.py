@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qmesh.errors import MachineRefused
-from qmesh.host import files, pulse
+from qmesh.host import files, programs, pulse
 from qmesh.host.processes import is_locked, own_words, with_open
 from qmesh.host.state import State
 from qmesh.mesh.units import (
@@ -55,7 +55,7 @@ def paths(state: State, *, config_directory: str, program: str) -> Paths:
         state=str(state.directory.absolute()),
         guard_file=str(state.guard_file.absolute()),
         held_file=str(state.held_file.absolute()),
-        nft=shutil.which("nft") or "/usr/sbin/nft",
+        nft=programs.find("nft") or "/usr/sbin/nft",
         program=program,
         config_directory=config_directory,
     )
@@ -184,7 +184,13 @@ def systemctl(*words: str) -> str:
     """Have systemd do something; what is said. Raises MachineRefused when it does not."""
     try:
         with pulse.allowed(_SYSTEMCTL_S):
-            done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [programs.find("systemctl") or "systemctl", *words],
+                capture_output=True,
+                text=True,
+                cwd=programs.DIRECTORY,
+                check=False,
+            )
     except OSError as error:
         raise MachineRefused(
             f"systemctl cannot be run: {error.strerror}",
@@ -272,7 +278,7 @@ def start_in_background(state: State, command: str, *, wait_s: float) -> int | N
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=log_file,
-            cwd="/",
+            cwd=programs.DIRECTORY,
             env={**os.environ, "NOTIFY_SOCKET": address},
             start_new_session=True,
         )

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import BadInput
+from qmesh.mesh.itself import own_words
 from qmesh.mesh.model import quoted
 
 AGENT: Final = "qmesh.service"
@@ -174,7 +175,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={_quoted(paths.python)} -m qmesh hold --state {_word(paths.state)}
+ExecStart={_own(paths, "hold", "--state", paths.state)}
 Restart=always
 RestartSec=1
 TimeoutStartSec=20
@@ -205,7 +206,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={_quoted(paths.python)} -m qmesh undo --state {_word(paths.state)}
+ExecStart={_own(paths, "undo", "--state", paths.state)}
 KillMode=process
 Restart=on-failure
 RestartSec=1
@@ -231,7 +232,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={_quoted(paths.python)} -m qmesh agent --state {_word(paths.state)}
+ExecStart={_own(paths, "agent", "--state", paths.state)}
 KillMode=process
 WatchdogSec={WATCHDOG_S}
 WatchdogSignal=SIGKILL
@@ -287,8 +288,9 @@ StartLimitIntervalSec=0
 
 def _ready(paths: Paths, setting: str, core: str, timeout_s: int) -> str:
     # "+": it asks for the guard as root, whichever user a drop-in has the node run as.
-    command = f"{_quoted(paths.python)} -m qmesh ready {core}"
-    return f"{setting}=+{command} --config {_word(paths.config_directory)} --timeout {timeout_s}"
+    # Then the user's directory is the working directory of root, and the user's home is $HOME.
+    words = ("--config", paths.config_directory, "--timeout", str(timeout_s))
+    return f"{setting}=+{_own(paths, 'ready', core, *words)}"
 
 
 def _node_service(paths: Paths) -> str:
@@ -320,6 +322,13 @@ Description=Quilibrium data workers of this machine
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _own(paths: Paths, command: str, *arguments: str) -> str:
+    """A command line of qmesh itself. An argument of `%i` is systemd's to fill in."""
+    program, *words = own_words(paths.python, command)
+    rest = (each if each == "%i" else _word(each) for each in arguments)
+    return " ".join([_quoted(program), *words, *rest])
 
 
 def _path(path: str) -> str:

@@ -160,7 +160,7 @@ def test_an_agent_that_has_begun_anew_knows_of_it(troubles, monkeypatch):
         supervisor.begin_anew_for("part", Hung(), troubles, Path("/state"))
         (restart,) = Troubles(lambda _: None).restarts()
     assert (restart.part, restart.times) == ("part", 3)
-    assert words[0][1][1:] == ["-m", "qmesh", "agent", "--state", "/state"]
+    assert words[0][1][-6:] == ["-I", "-m", "qmesh", "agent", "--state", "/state"]
     assert Troubles(lambda _: None).restarts() == ()  # it is not handed on for ever
 
 

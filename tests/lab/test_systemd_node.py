@@ -128,7 +128,7 @@ def drop_in(core: int, text: str, section: str = "Service") -> None:
 
 def impatient(core: int, *, startable_s: int = 60, listening_s: int = 180) -> None:
     """Have a core's start give up sooner."""
-    ready = f"+{sys.executable} -m qmesh ready {core} --config {CONFIG} --timeout"
+    ready = f"+{sys.executable} -I -m qmesh ready {core} --config {CONFIG} --timeout"
     drop_in(
         core,
         f"ExecStartPre=\nExecStartPre={ready} {startable_s}\n"

@@ -56,7 +56,7 @@ TimeoutStopSec=30
 Restart=always
 RestartSec=2
 """
-READY = "+/opt/qmesh/bin/python -m qmesh ready"
+READY = "+/opt/qmesh/bin/python -I -m qmesh ready"
 CONFIG = "/root/ceremonyclient/node/.config"
 
 UNITS = {
@@ -103,7 +103,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart=/opt/qmesh/bin/python -m qmesh hold --state /var/lib/qmesh
+ExecStart=/opt/qmesh/bin/python -I -m qmesh hold --state /var/lib/qmesh
 Restart=always
 RestartSec=1
 TimeoutStartSec=20
@@ -123,7 +123,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart=/opt/qmesh/bin/python -m qmesh agent --state /var/lib/qmesh
+ExecStart=/opt/qmesh/bin/python -I -m qmesh agent --state /var/lib/qmesh
 KillMode=process
 WatchdogSec=8
 WatchdogSignal=SIGKILL
@@ -291,7 +291,7 @@ def test_a_path_is_escaped_as_its_setting_wants_it(path: str, whole: str, word: 
     assert settings(units[AFTER_FLUSH], "ExecReload") == [f"-+/usr/sbin/nft -f {argument}"]
     assert settings(units[HOLDER], "ConditionPathExists") == [whole]
     for name, command in ((AGENT, "agent"), (HOLDER, "hold")):
-        expected = f"/opt/qmesh/bin/python -m qmesh {command} --state {argument}"
+        expected = f"/opt/qmesh/bin/python -I -m qmesh {command} --state {argument}"
         assert settings(units[name], "ExecStart") == [expected]
     for name, core in ((CONTROL_PROCESS, ""), (WORKER, " --core %i")):
         assert settings(units[name], "ExecStart") == [f"/usr/local/bin/node --config {argument}{core}"]
@@ -308,7 +308,7 @@ def test_a_program_is_escaped_but_for_variables_which_systemd_does_not_look_for_
     for name in (AGENT, BOOT_GUARD, HOLDER, CONTROL_PROCESS, WORKER):
         assert settings(units[name], "ExecStart")[0].startswith(f"{word} -")
     for setting in ("ExecStartPre", "ExecStartPost"):
-        assert settings(units[WORKER], setting)[0].startswith(f"+{word} -m qmesh ready %i ")
+        assert settings(units[WORKER], setting)[0].startswith(f"+{word} -I -m qmesh ready %i ")
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,14 @@ def test_a_command_line_holds_just_the_words_that_it_was_given(path: str) -> Non
     node = ["/usr/local/bin/node", "--config", path]
     assert words(settings(units[CONTROL_PROCESS], "ExecStart")[0]) == node
     assert words(settings(units[WORKER], "ExecStart")[0]) == [*node, "--core", "%i"]
-    assert words(settings(units[AGENT], "ExecStart")[0])[1:] == ["-m", "qmesh", "agent", "--state", path]
+    assert words(settings(units[AGENT], "ExecStart")[0])[1:] == [
+        "-I",
+        "-m",
+        "qmesh",
+        "agent",
+        "--state",
+        path,
+    ]
 
 
 PATHS = ("python", "state", "guard_file", "held_file", "nft", "program", "config_directory")
@@ -387,7 +394,7 @@ def test_the_undoing_is_before_whatever_loads_the_guard_and_in_nobodys_session()
     assert is_unedited(text)
     assert "Before=qmesh-guard.service qmesh-hold.service qmesh.service network-pre.target" in text
     assert "ConditionPathExists=/var/lib/q mesh%%/undo.json\n" in text
-    assert 'ExecStart=/opt/qmesh/bin/python -m qmesh undo --state "/var/lib/q mesh%%"\n' in text
+    assert 'ExecStart=/opt/qmesh/bin/python -I -m qmesh undo --state "/var/lib/q mesh%%"\n' in text
     for setting in ("DefaultDependencies=no", "Restart=on-failure", "KillMode=process"):
         assert f"{setting}\n" in text
 

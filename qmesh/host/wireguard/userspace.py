@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from itertools import chain
 from typing import Final
 
 from qmesh.errors import KernelRefused, MachineRefused, MissingProgram, NeedsRoot
-from qmesh.host import links, pulse
+from qmesh.host import links, programs, pulse
 from qmesh.host.netlink import refusal, refusals
 from qmesh.host.wireguard import uapi
 from qmesh.host.wireguard.device import Device, port_hint, refuse_taken_port, with_known_endpoint
@@ -29,8 +28,7 @@ _POLL_S = 0.01
 
 def program() -> str:
     """Where wireguard-go is. Raises MissingProgram."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/bin", "/usr/sbin", "/sbin"])
-    found = shutil.which(PROGRAM, path=path)
+    found = programs.find(PROGRAM)
     if found is None:
         raise MissingProgram(
             f"this kernel has no WireGuard, and {PROGRAM} is not installed",
@@ -107,7 +105,7 @@ def _start(interface: str) -> str:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    cwd="/",
+                    cwd=programs.DIRECTORY,
                     env=_environment(),
                     start_new_session=True,
                     timeout=START_TIMEOUT_S,
