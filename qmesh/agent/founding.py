@@ -28,8 +28,8 @@ from qmesh.agent.here import (
 )
 from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
-from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, StateUnreadable
-from qmesh.host import files, nftables, surroundings, wireguard
+from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, MachineRefused, StateUnreadable
+from qmesh.host import files, nftables, ports, surroundings, wireguard
 from qmesh.host.records import Settings
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
@@ -39,6 +39,7 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import (
     DEFAULT_INTERFACE,
     DEFAULT_LISTEN_PORT,
+    SERVICE_PORTS,
     Endpoint,
     Machine,
     Profile,
@@ -130,15 +131,28 @@ def _founding(wish: Wish, directory: Path | None) -> Founding:
         node=profile,
         base_port=port_number(base_port, "worker base port"),
         p2p_base_port=facts(profile).p2p_base_port,
-        service_port=listen_port,
+        service_port=_service_port(),
         revision=1,
         machines=(machine,),
     )
+    msgspec.structs.replace(inventory, service_port=listen_port)  # nor may that be the node's
     return Founding(
         inventory=inventory,
         interface=interface,
         listen_port=listen_port,
         config_directory=None if directory is None else str(directory),
+    )
+
+
+def _service_port() -> int:
+    """The first of those for the membership service that nobody has here. Raises MachineRefused."""
+    for port in SERVICE_PORTS:
+        if not ports.tcp_port_in_use(port):
+            return port
+    first, last = SERVICE_PORTS[0], SERVICE_PORTS[-1]
+    raise MachineRefused(
+        f"TCP ports {first} to {last} are all in use on this machine, and members are to be served at one",
+        hint=f"see by whom with `ss -ltnp sport '>=' :{first} and sport '<=' :{last}`",
     )
 
 

@@ -108,11 +108,22 @@ def _owners(inodes: set[str]) -> dict[str, int]:
 
 def udp_port_in_use(port: int) -> bool:
     """Whether another socket of this machine has a UDP port, on any address."""
+    return _in_use(port, socket.SOCK_DGRAM)
+
+
+def tcp_port_in_use(port: int) -> bool:
+    """Whether another socket of this machine listens at a TCP port, on any address."""
+    return _in_use(port, socket.SOCK_STREAM)
+
+
+def _in_use(port: int, kind: socket.SocketKind) -> bool:
     families = [(socket.AF_INET, "0.0.0.0")]  # noqa: S104 - where WireGuard listens
     if Path("/proc/net/if_inet6").exists():
         families.append((socket.AF_INET6, "::"))
     for family, address in families:
-        with contextlib.closing(socket.socket(family, socket.SOCK_DGRAM)) as probe:
+        with contextlib.closing(socket.socket(family, kind)) as probe:
+            if kind == socket.SOCK_STREAM:  # a connection that has ended is nobody
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:

@@ -18,6 +18,7 @@ from qmesh.errors import BadInput
 from qmesh.mesh.model import (
     CONTROL_PORTS,
     GRPC_PORTS,
+    SERVICE_PORTS,
     Cores,
     Machine,
     Port,
@@ -106,14 +107,14 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 )
             taken = self.cores[self.control].ports(base)
             others = {
-                self.service_port: "WireGuard",
+                self.service_port: self._whose_service_port,
                 **dict.fromkeys(CONTROL_PORTS[self.node], "the control process"),
             }
             for port, whose in others.items():
                 if port in taken:
                     raise BadInput(
                         f"port {port} would be both {whose}'s and a worker's on {self.control}",
-                        hint=f"choose another --listen-port or {option}",
+                        hint=f"choose another {'--listen-port or ' * (whose == 'WireGuard')}{option}",
                     )
         if self.p2p_base_port is not None:
             apart = abs(self.p2p_base_port - self.base_port)
@@ -122,6 +123,11 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                     f"the ports from {self.p2p_base_port} and from {self.base_port} would meet",
                     hint="choose --worker-base-port and --p2p-base-port further apart",
                 )
+
+    @property
+    def _whose_service_port(self) -> str:
+        """By what name the user knows it: a mesh may have it at WireGuard's number."""
+        return "the membership service" if self.service_port in SERVICE_PORTS else "WireGuard"
 
     def _refuse_what_the_node_has_not(self) -> None:
         if self.service_port in CONTROL_PORTS[self.node]:

@@ -50,6 +50,9 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 DEFAULT_INTERFACE: Final = "qmesh0"
 DEFAULT_LISTEN_PORT: Final = 51820
+SERVICE_PORTS: Final = range(325, 333)
+"""TCP ports for the membership service of a new mesh: no user can take one while the agent restarts. None is
+assigned to anything, and RPC takes its own above 600. Source: IANA's registry of 2026-11; bindresvport(3)."""
 TUNNEL_MTU: Final = 1420
 """Octets. WireGuard's 80 octets of overhead over IPv6 fit an Ethernet frame. Source: wg-quick(8)."""
 KEEPALIVE_S: Final = 25

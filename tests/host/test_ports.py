@@ -278,6 +278,17 @@ def test_a_tcp_port_is_no_udp_port():
         assert not ports.udp_port_in_use(51820)
 
 
+@pytest.mark.parametrize(
+    ("family", "address"),
+    [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::1")],  # noqa: S104
+)
+def test_a_tcp_port_is_in_use_while_somebody_listens_at_it_on_any_address(family, address):
+    with socket.create_server((address, 325), family=family):
+        assert ports.tcp_port_in_use(325)
+        assert not ports.tcp_port_in_use(326)
+    assert not ports.tcp_port_in_use(325)
+
+
 def test_a_machine_without_ipv6_has_free_udp_ports_too():
     for name in ("all", "default", "lo"):
         Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")

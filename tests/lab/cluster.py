@@ -7,10 +7,13 @@ import signal
 import subprocess
 from typing import Any
 
+from qmesh.mesh.model import SERVICE_PORTS
 from tests.lab.machines import CHECKOUT, TOOLS, Lab, Machine, Running
 from tests.lab.waiting import comes_true, wait_until
 
 STATE = "/var/lib/qmesh"
+SERVICE = SERVICE_PORTS[0]
+"""Where the membership service of a new mesh is."""
 CONFIG = "/root/node/.config"
 NODE_CONFIG = """\
 # mine

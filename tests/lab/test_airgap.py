@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from tests.lab.cluster import (
+    SERVICE,
     STATE,
     checked,
     facts,
@@ -105,7 +106,7 @@ def test_e2_machines_without_a_network_become_a_cluster_once_there_is_one(lab):
     assert (standing["address"], standing["ports"]) == ("10.77.0.2", [40003, 40004, 40005, 40006])
     assert facts(member, "plan")["steps"] == []
     ip(member, "link set eth0 up")
-    wait_until(lambda: reaches(member, "10.77.0.1", 51820), 40)
+    wait_until(lambda: reaches(member, "10.77.0.1", SERVICE), 40)
     assert reaches(control, "10.77.0.2", 40003)
     assert json.loads(qmesh(member, "join", "--answer", "-", "--json", input=again).stdout) == standing
     assert checked(member)["findings"] == []
@@ -128,7 +129,7 @@ def test_a_control_node_behind_nat_dials_the_machine(lab):
     answer(control, member)
     qmesh(member, "join", "--answer", "answer")
     wait_until(lambda: reaches(control, "10.77.0.2", 40003))
-    assert reaches(member, "10.77.0.1", 51820)
+    assert reaches(member, "10.77.0.1", SERVICE)
     assert facts(member, "status")["machines"][0]["endpoint"].startswith("192.168.0.9:")
     assert facts(member, "plan")["steps"] == []  # where it answers is where it is
     assert checked(member)["findings"] == []

@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab.cluster import (
     CONFIG,
+    SERVICE,
     dial,
     facts,
     make_control,
@@ -61,8 +62,11 @@ def knows(machine: Machine, revision: int) -> None:
 
 def has_the_control_node(machine: Machine) -> bool:
     """Whether the membership service answers a machine through its tunnel."""
-    connect = "import socket, sys; socket.create_connection(('10.77.0.1', 51820), timeout=float(sys.argv[1]))"
-    return machine.run(["python", "-c", connect, f"{patience(2)}"], check=False).returncode == 0
+    connect = (
+        "import socket, sys; socket.create_connection(('10.77.0.1', int(sys.argv[1])), float(sys.argv[2]))"
+    )
+    words = ["python", "-c", connect, "10.77.0.1", f"{SERVICE}", f"{patience(2)}"]
+    return machine.run(words, check=False).returncode == 0
 
 
 def cores(control: Machine) -> dict[str, tuple[int, int]]:

@@ -12,7 +12,17 @@ import pytest
 
 from qmesh.mesh.guard import HELD, TABLE
 from tests.lab.broken_parts import NAMES, breakable_agent, findings, is_mended, is_well, spoil
-from tests.lab.cluster import AGENT, HOLDER, STATE, facts, make_control, make_member, qmesh, stop_agent
+from tests.lab.cluster import (
+    AGENT,
+    HOLDER,
+    SERVICE,
+    STATE,
+    facts,
+    make_control,
+    make_member,
+    qmesh,
+    stop_agent,
+)
 from tests.lab.machines import Lab, Machine
 from tests.lab.waiting import wait_until
 
@@ -164,9 +174,9 @@ def test_a1_a_service_that_cannot_listen_is_named_and_tried_again_while_the_guar
     qmesh(control, "apply")
 
 
-TAKE_THE_PORT = """
+TAKE_THE_PORT = f"""
 import socket
-listening = socket.create_server(("10.77.0.1", 51820))
+listening = socket.create_server(("10.77.0.1", {SERVICE}))
 print("taken", flush=True)
 while True:
     listening.accept()

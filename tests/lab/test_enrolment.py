@@ -11,6 +11,7 @@ import pytest
 from tests.lab.cluster import (
     AGENT,
     CONFIG,
+    SERVICE,
     STATE,
     checked,
     dial,
@@ -367,9 +368,9 @@ class TestE6:
 def test_the_service_listens_in_the_tunnel_only(lab):
     control = make_control(lab)
     sockets = control.run(["ss", "-Hltn"]).stdout.splitlines()
-    assert [line.split()[3] for line in sockets] == ["10.77.0.1%qmesh0:51820"]
+    assert [line.split()[3] for line in sockets] == [f"10.77.0.1%qmesh0:{SERVICE}"]
     stranger = lab.machine("stranger", "192.168.0.66")
-    script = "import socket, sys; sys.exit(socket.socket().connect_ex(('192.168.0.200', 51820)))"
+    script = f"import socket, sys; sys.exit(socket.socket().connect_ex(('192.168.0.200', {SERVICE})))"
     assert stranger.run(["python", "-c", script], check=False).returncode == 111
 
 

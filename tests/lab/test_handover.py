@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from tests.lab.cluster import (
+    SERVICE,
     STATE,
     checked,
     facts,
@@ -164,10 +165,10 @@ with Registry(Path("/var/lib/qmesh/mesh.db")) as registry:
     registry.note_progress(Progress(holds=registry.last_event(), silent=()), sender="10.77.0.2", now=now)
     registry.hand_over("machine-b", now=now)
 """
-ASK_FOR_THE_ESTATE = """
+ASK_FOR_THE_ESTATE = f"""
 import http.client
-asking = http.client.HTTPConnection("10.77.0.1", 51820, timeout=5)
-asking.request("POST", "/v1/succession", body=b'{"holds":0,"silent":[]}')
+asking = http.client.HTTPConnection("10.77.0.1", {SERVICE}, timeout=5)
+asking.request("POST", "/v1/succession", body=b'{{"holds":0,"silent":[]}}')
 print(asking.getresponse().status)
 """
 BEGIN = """

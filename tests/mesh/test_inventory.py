@@ -168,6 +168,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "port 40000 would be both WireGuard's and a worker's on a",
     ),
     "service port is the last worker's": ({"service_port": 40002}, "port 40002 would be both"),
+    "port of a new mesh's service is a worker's": (
+        {"service_port": 325, "base_port": 324},
+        "port 325 would be both the membership service's and a worker's on a",
+    ),
     "base port 0": ({"base_port": 0}, "worker base port 0 is not a port"),
     "service port 65536": ({"service_port": 65536}, "service port 65536 is not a port"),
     "network with host bits": ({"network": "10.77.0.1/20"}, "'10.77.0.1/20' is not a network"),

@@ -1,0 +1,107 @@
+"""Local users of a member and of the control machine: the service is none of their concern (G5)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.lab.cluster import SERVICE, STATE, facts, make_control, make_member, qmesh, stop_agent
+from tests.lab.machines import TOOLS, Lab, Machine
+from tests.lab.mesh import USER
+from tests.lab.test_membership import all_hold
+from tests.lab.waiting import comes_true
+
+pytestmark = pytest.mark.lab
+
+WAYS = ("plain", "bound to the tunnel", "by MPTCP", "called root")
+
+
+@pytest.fixture(scope="module", params=["10.77.0.1", "fd77::1"])
+def cluster(request):
+    with Lab() as lab:
+        network = ("--network", "fd77::/64") if ":" in request.param else ()
+        control = make_control(lab, *network)
+        yield request.param, control, make_member(lab, control, 201, 4)
+
+
+def answered(machine: Machine, user: int, address: str, times: int, *, port: int = SERVICE) -> dict[str, int]:
+    """How often the membership service answers a user of a machine, by the way he asks."""
+    words = ["python", f"{TOOLS / 'user.py'}", f"{user}", address, f"{port}", f"{times}"]
+    found: dict[str, int] = json.loads(machine.run(words, timeout=60).stdout)
+    assert tuple(found) == WAYS
+    return found
+
+
+def test_g5_users_are_answered_never_and_root_always(cluster):
+    address, *machines = cluster
+    for machine in machines:
+        assert answered(machine, 0, address, 3) == dict.fromkeys(WAYS, 3)  # the positive control
+        assert answered(machine, USER, address, 25) == dict.fromkeys(WAYS, 0)
+
+
+def test_g5_a_members_agent_hears_of_changes_while_a_user_asks_without_end(cluster):
+    address, control, member = cluster
+    words = ["python", f"{TOOLS / 'user.py'}", f"{USER}", address, f"{SERVICE}", "200"]
+    asking = [member.start(words), control.start(words)]
+    for workers in ("5", "6"):
+        change = facts(control, "set", "control", "--workers", workers)
+        all_hold([member], change["revision"], within_s=6)
+    assert all(running.returncode is None for running in asking)
+    for running in asking:
+        running.stop()
+
+
+def test_no_user_can_take_the_services_port_while_the_agent_restarts(cluster):
+    address, control, _ = cluster
+    stop_agent(control)
+    bind = (
+        "import os, socket, sys\n"
+        "os.setuid(int(sys.argv[1]))\n"
+        "socket.create_server((sys.argv[2], int(sys.argv[3])),"
+        " family=socket.AF_INET6 if ':' in sys.argv[2] else socket.AF_INET)\n"
+    )
+    words = ["python", "-c", bind]
+    refused = control.run([*words, f"{USER}", address, f"{SERVICE}"], check=False)
+    assert "PermissionError" in refused.stderr
+    for user, port in ((0, SERVICE), (USER, 51820)):  # the positive controls
+        control.run([*words, f"{user}", address, f"{port}"])
+    qmesh(control, "apply")
+    assert comes_true(lambda: answered(control, 0, address, 1) == dict.fromkeys(WAYS, 1), 20)
+
+
+def test_where_another_program_has_the_port_the_next_one_is_the_services(lab):
+    machine = lab.machine("machine-a", "192.168.0.200")
+    taken = "import socket; s = socket.create_server(('0.0.0.0', %d)); print('ready', flush=True); s.accept()"
+    machine.start(["python", "-c", taken % SERVICE]).wait_for("ready")
+    qmesh(machine, "init", "--workers", "3", "--node", "1.4")
+    sockets = machine.run(["ss", "-Hltn"]).stdout.split()
+    assert f"10.77.0.1%qmesh0:{SERVICE + 1}" in sockets
+
+
+def test_g5_a_mesh_that_has_its_service_at_wireguards_number_keeps_it(lab):
+    control = make_control(lab, "--no-apply")
+    control.run(["python", "-c", OLDER])
+    qmesh(control, "apply")
+    member = make_member(lab, control, 201, 4)
+    for machine in (control, member):
+        assert answered(machine, 0, "10.77.0.1", 1, port=51820) == dict.fromkeys(WAYS, 1)
+        assert answered(machine, USER, "10.77.0.1", 5, port=51820) == dict.fromkeys(WAYS, 0)
+
+
+OLDER = """
+import sqlite3
+with sqlite3.connect("/var/lib/qmesh/mesh.db") as registry:
+    registry.execute("UPDATE mesh SET service_port = 51820")
+"""
+
+
+def test_a_user_is_told_at_once_that_commands_are_roots(cluster):
+    _, control, member = cluster
+    drop = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    for machine in (control, member):
+        assert machine.run(["stat", "-c%a", STATE]).stdout == "700\n"
+        for command in ("status", "check", "log"):
+            done = machine.run([*drop, "qmesh", command], check=False, timeout=10)
+            assert done.returncode == 3, done.stderr
+            assert "root" in done.stderr
