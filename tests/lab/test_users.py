@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 
-from tests.lab.cluster import SERVICE, STATE, facts, make_control, make_member, qmesh, stop_agent
+from tests.lab.cluster import (
+    HOLDER,
+    SERVICE,
+    STATE,
+    facts,
+    make_control,
+    make_member,
+    qmesh,
+    start_agent,
+    stop_agent,
+)
 from tests.lab.machines import TOOLS, Lab, Machine
 from tests.lab.mesh import USER
 from tests.lab.test_membership import all_hold
-from tests.lab.waiting import comes_true
+from tests.lab.waiting import comes_true, wait_until
+from tests.older_guard import as_of_format_1
 
 pytestmark = pytest.mark.lab
 
@@ -50,6 +62,36 @@ def test_g5_a_members_agent_hears_of_changes_while_a_user_asks_without_end(clust
     assert all(running.returncode is None for running in asking)
     for running in asking:
         running.stop()
+
+
+def test_g5_the_agent_replaces_the_guard_of_an_older_qmesh_in_both_tables(cluster):
+    address, control, member = cluster
+    for machine in (member, control):
+        stop_agent(machine)
+        for name in ("guard.nft", "held.nft"):
+            machine.write(f"{STATE}/{name}", as_of_format_1(machine.read(f"{STATE}/{name}")), 0o600)
+        machine.run(["nft", "-f", f"{STATE}/guard.nft"])
+        machine.kill(HOLDER)
+        machine.start(["qmesh", "hold"])
+        await_format(1, machine, "qmesh-held")
+        if machine is member:  # the positive control
+            assert answered(member, USER, address, 2) == dict.fromkeys(WAYS, 2)
+        start_agent(machine)
+        for name in ("qmesh", "qmesh-held"):
+            await_format(2, machine, name)
+        assert comes_true(partial(has_nothing_to_do, machine), 20)
+        assert answered(machine, USER, address, 5) == dict.fromkeys(WAYS, 0)
+    assert comes_true(lambda: answered(member, 0, address, 1) == dict.fromkeys(WAYS, 1), 20)
+
+
+def await_format(number: int, machine: Machine, table: str) -> None:
+    """Wait until a table of the guard is of that format."""
+    words = ["nft", "-s", "list", "table", "inet", table]
+    wait_until(lambda: f"qmesh guard {number}:" in machine.run(words, check=False).stdout, 20)
+
+
+def has_nothing_to_do(machine: Machine) -> bool:
+    return machine.run(["qmesh", "plan"], check=False).returncode == 0
 
 
 def test_no_user_can_take_the_services_port_while_the_agent_restarts(cluster):
