@@ -54,6 +54,10 @@ class Limit:
         self._at = clock()
         self._unsaid = 0
 
+    def is_known(self, text: str) -> bool:
+        """Whether it was said lately: what more there is to it then was said too."""
+        return text in self._texts and self._clock() - self._texts[text][0] <= SAME_S
+
     def admit(self, text: str, octets: int) -> int | None:
         """How many were not said since one was, where this one is said; else None.
 
@@ -92,8 +96,11 @@ class Bounded(logging.Handler):
         if not is_ours and record.levelno < logging.ERROR:
             return
         with contextlib.suppress(Exception):  # there is nobody to be told of it
+            text = record.getMessage()
+            if self._limit.is_known(text):
+                record = _bare(record)
             line = self.format(record)[:MOST_LINE]
-            unsaid = self._limit.admit(record.getMessage(), len(line))
+            unsaid = self._limit.admit(text, len(line))
             if unsaid is None:
                 return
             if unsaid:
@@ -102,6 +109,13 @@ class Bounded(logging.Handler):
 
     def _write(self, octets: bytes) -> None:
         os.write(2, octets)
+
+
+def _bare(record: logging.LogRecord) -> logging.LogRecord:
+    """The same without a traceback."""
+    bare = logging.makeLogRecord(vars(record))
+    bare.exc_info = bare.exc_text = bare.stack_info = None
+    return bare
 
 
 class Kept(Bounded):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import logging
+import os
 import resource
 import socket
 import ssl
@@ -27,6 +29,7 @@ from qmesh.host.channel.client import Client
 from qmesh.host.channel.messages import Silent, Unanswered
 from qmesh.host.channel.service import Service
 from qmesh.mesh.enrolment import Redemption
+from tests.lab.machines import CHECKOUT
 from tests.lab.waiting import idle, patience, pause, wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -404,6 +407,8 @@ def test_a_revision_that_is_none_asks_for_the_whole():
     assert agent.asked == [("membership", 0, HERE)] * len(texts)
 
 
+RESET = b"\1\0\0\0\0\0\0\0"
+"""SO_LINGER with no time: who closes resets."""
 BEGINNINGS = (
     b"",
     b"GET /v1/mem",
@@ -481,6 +486,190 @@ def test_who_does_not_finish_asking_is_hung_up_on(monkeypatch):
                 assert answer == b"" or b" 503 " in answer
 
 
+def polled(source: str) -> socket.socket:
+    """A connection by which somebody has asked, and waits for news."""
+    connection = connected(source)
+    connection.sendall(b"GET /v1/membership?newer_than=3&wait=60 HTTP/1.1\r\nHost: x\r\n\r\n")
+    return connection
+
+
+def posted(source: str, body: bytes = b"{}", *, length: int | None = None) -> socket.socket:
+    """A connection by which somebody has redeemed, or has begun to."""
+    connection = connected(source)
+    head = f"POST /v1/redemptions HTTP/1.1\r\nHost: x\r\nContent-Length: {length or len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_a_question_that_is_given_up_waits_no_longer(tmp_path):
+    """Else what one machine left behind in 27 s was all that there is room for, and everybody got 503."""
+    listening, tell = told(tmp_path)
+    agent = answering_after(threading.Event())
+
+    def is_news_to_somebody() -> bool:
+        before = len(agent.asked)
+        assert tell()
+        return len(agent.asked) > before
+
+    with service(agent, told=listening):
+        for _ in range(10):
+            polls = [polled("127.0.0.2") for _ in range(connections.MAX_UNDER_WAY_A_PEER)]
+            wait_until(is_news_to_somebody)
+            for poll in polls:
+                poll.close()
+        wait_until(lambda: not is_news_to_somebody(), 10)
+        assert ask("GET", "/v1/membership", address="127.0.0.2").status == 204
+
+
+def test_what_was_begun_for_a_peer_counts_until_it_has_ended():
+    """It hangs up and comes again: no more threads work for it for that, and others have theirs."""
+    go_on, agent = threading.Event(), Agent()
+
+    def wait(body: bytes) -> bytes:
+        if body == b"{}":
+            go_on.wait(60)
+        return b"done"
+
+    agent = Agent(redeem=wait)
+    with service(agent):
+        try:
+            for _ in range(20):
+                for _ in range(connections.MAX_UNDER_WAY_A_PEER):
+                    with contextlib.suppress(OSError):
+                        posted("127.0.0.2").close()
+                pause(0.02)
+            with within(3):
+                assert redeem() == b"done"
+        finally:
+            go_on.set()
+        # Whoever hung up before his turn has none.
+        wait_until(lambda: agent.asked.count(("redeemed",)) == 1 + connections.MAX_JOBS_A_PEER)
+        assert agent.asked.count(("redeem", b"{}", "127.0.0.2")) == connections.MAX_JOBS_A_PEER
+
+
+def test_questions_for_now_are_answered_by_a_few_looks():
+    looks: list[float] = []
+
+    def look() -> None:
+        looks.append(time.monotonic())
+        pause(0.05)
+
+    agent = Agent()
+    agent.refresh = look  # type: ignore[method-assign]
+    with service(agent):
+        began = time.monotonic()
+        asking = [
+            threading.Thread(target=lambda own=own: ask("GET", "/v1/membership", address=f"127.0.0.{own}"))
+            for own in range(2, 102)
+        ]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join()
+        assert len(agent.asked) == 100
+        assert len(looks) <= 2 + (time.monotonic() - began) / 0.07
+
+
+def test_a_body_that_breaks_off_is_no_error(caplog):
+    caplog.set_level(logging.DEBUG)
+    agent = Agent()
+    with service(agent):
+        for _ in range(50):
+            with posted("127.0.0.2", b"x" * 9000, length=16_000) as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            posted("127.0.0.2", b"x" * 9000, length=16_000).close()
+        assert membership() == b'{"members": 2}'
+    assert agent.asked == [("membership", 0, HERE)]
+    assert not [text for _, level, text in caplog.record_tuples if level > logging.DEBUG]
+
+
+SERVE = """
+import signal, socket, sys
+from pathlib import Path
+from qmesh.host import logs
+from qmesh.host.channel.service import Service
+from tests.host.test_channel import Agent, HERE, PORT, told_by
+def fail(_):
+    raise RuntimeError("5ec2e7 " + "x" * 500)
+logs.talk(Path(sys.argv[1]))
+Service(Agent(redeem=fail), address=HERE, port=PORT, interface="lo", told=told_by()).start()
+print("ready", flush=True)
+signal.pause()
+"""
+HOSTILE_REQUESTS = (
+    b"GET /v1/membership?newer_than=999&wait=60 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /v1/redemptions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+    b"POST /v1/redemptions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"GET /\xff HTTP/1.1\r\n\r\n",
+    b"",
+)
+
+
+def test_ten_thousand_hostile_requests_leave_less_than_ten_kilobytes(tmp_path):
+    """Also where each of them finds a bug of ours."""
+    log = tmp_path / "agent.log"
+    with log.open("ab") as output:
+        words = [sys.executable, "-c", SERVE, str(log)]
+        running = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=output, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        )
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        for number in range(10_000):
+            with contextlib.suppress(OSError), connected(f"127.0.0.{2 + number % 50}") as connection:
+                connection.sendall(HOSTILE_REQUESTS[number % len(HOSTILE_REQUESTS)])
+                if number % 7 == 0:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        assert membership() == b'{"members": 2}'
+    finally:
+        running.kill()
+        running.communicate()
+    text = log.read_text()
+    assert len(text) < 10_000
+    assert "RuntimeError: 5ec2e7" in text
+
+
+def test_answers_that_nobody_takes_are_not_held_in_memory():
+    answer = bytes(30_000_000)
+    with service(Agent(membership=lambda _: answer)), contextlib.ExitStack() as stack:
+        membership()
+        before = resident_mb()
+        for number in range(2 * connections.MAX_UNDER_WAY_A_PEER):
+            connection = stack.enter_context(connected(f"127.0.0.{2 + number % 2}"))
+            connection.sendall(b"GET /v1/membership HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+        assert membership() == answer
+        assert resident_mb() - before < 100
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) * 1024 / 1e6
+
+
+def test_who_does_not_take_his_answer_is_hung_up_on(monkeypatch):
+    monkeypatch.setattr(connections, "TAKEN_S", 0.5)
+    agent = Agent(membership=lambda _: bytes(30_000_000), redeem=lambda _: b"short")
+    with service(agent), connected("127.0.0.2") as large, posted("127.0.0.2") as small:
+        large.sendall(b"GET /v1/membership HTTP/1.1\r\nHost: x\r\n\r\n")
+        # Also who does not hang up once he has it: `redeemed` is called then.
+        wait_until(lambda: ("redeemed",) in agent.asked)
+        with contextlib.suppress(ConnectionError):
+            while large.recv(1 << 20):
+                pass
+        assert b"short" in small.makefile("rb").read()
+
+
+def test_what_a_member_holds_comes_with_its_question_as_it_was_sealed():
+    agent = Agent()
+    with service(agent):
+        client().membership(newer_than=7, connect_s=5, read_s=5, holds=b"\0\xffsealed")
+        client().membership(newer_than=7, connect_s=5, read_s=5)
+    sealed = base64.b64encode(b"\0\xffsealed")
+    assert agent.asked == [("acknowledge", sealed, 7, HERE), *[("membership", 7, HERE)] * 2]
+
+
 def test_who_waits_for_a_long_answer_is_not_hung_up_on(monkeypatch):
     monkeypatch.setattr(connections, "REQUEST_S", 0.2)
 
@@ -520,7 +709,7 @@ def test_a_machine_that_hangs_up_before_its_answer_does_no_harm():
         for _ in range(5):
             with socket.create_connection((HERE, PORT), timeout=patience(5)) as connection:
                 connection.sendall(b"GET /v1/membership HTTP/1.1\r\nHost: x\r\n\r\n")
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         assert membership() == b'{"members": 2}'
 
 
@@ -540,6 +729,64 @@ def test_who_takes_the_call_and_says_nothing_is_silent_in_the_time_given():
     for octets in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"):
         with other_side(octets, hang_up=False), within(3), pytest.raises(Silent):
             client().redeem(MESSAGE, connect_s=60, read_s=0.3)
+
+
+@contextlib.contextmanager
+def dripping(first: bytes, drop: bytes) -> Iterator[None]:
+    """Somebody who answers every request with the same octets, and then says others again and again."""
+    ended = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(first)
+            while not ended.wait(0.1):
+                connection.sendall(drop)
+
+    def take() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                threading.Thread(target=answer, args=(connection,)).start()
+
+    with socket.create_server((HERE, PORT)) as listening:
+        taking = threading.Thread(target=take)
+        taking.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            listening.shutdown(socket.SHUT_RDWR)
+            taking.join()
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+DRIPPED = {
+    "an octet of the body": (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b"x"),
+    "an octet of a chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "an octet of a header": (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+    "a header": (b"HTTP/1.1 200 OK\r\n", b"X: x\r\n"),
+    "a continuation": (b"", CONTINUE),
+    "many continuations": (b"", CONTINUE * 10_000),
+    "an octet of a continuation": (CONTINUE[:20], b"x"),
+    "a trailer": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: x\r\n"),
+}
+
+
+@pytest.mark.parametrize("what", DRIPPED)
+def test_who_says_a_little_again_and_again_is_silent_in_the_time_for_the_whole(monkeypatch, what):
+    monkeypatch.setattr(answers, "WHOLE_S", 1.0, raising=False)
+    with dripping(*DRIPPED[what]), within(6):
+        with pytest.raises(Silent):
+            client().redeem(MESSAGE, connect_s=5, read_s=0.5)
+        with pytest.raises(Silent):
+            client().membership(newer_than=0, connect_s=5, read_s=0.5, wait_s=1)
+
+
+def test_an_answer_may_come_after_a_few_that_say_nothing():
+    for count in (1, answers._MOST_INFORMATIONAL):
+        with other_side(CONTINUE * count + http(200, b"{}")):
+            assert membership() == b"{}"
 
 
 BROKEN_ANSWERS = [

@@ -175,7 +175,7 @@ class _Wire(asyncio.Protocol):
 
     async def say(self, answer: Answer) -> None:
         """Send it, and wait until it has been taken, for `TAKEN_S` at most."""
-        with contextlib.suppress(TimeoutError, h11.LocalProtocolError):
+        with contextlib.suppress(OSError, h11.LocalProtocolError):  # TimeoutError among them
             async with asyncio.timeout(TAKEN_S):
                 await self._send(answer)
                 if not self.hung_up.done():
