@@ -70,6 +70,7 @@ ROWS: Final = {
     "joins": Row(({"members": 200, "tunnels": 30},), ({"members": 2, "tunnels": 1},)),
     "news": Row(({"members": 2000, "changes": 40},), ({"members": 2, "changes": 1},)),
     "informed": Row(({"machines": 50, "times": 10},), ({"machines": 1, "times": 1},)),
+    "floods": Row(({"seconds": 60},), ({"seconds": 0.5},)),
     "handover": Row(({"machines": 10, "turns": 6},), ({"machines": 2, "turns": 1},)),
     "recovery": Row(({"runs": 1, "parts": 5, "ways": 2},), ({"runs": 1, "parts": 1, "ways": 1},)),
     # Over two audits of the agent, which has one in 62 s or so, and in 82.

@@ -47,6 +47,10 @@ class Flood:
                 self.answered += is_first and said.startswith(b"HTTP/1.1 2")
                 is_first = False
 
+    def nothing(self) -> None:
+        """To compare the others with."""
+        pause(0.5)
+
     def polls(self) -> None:
         """Questions that would wait, given up at once."""
         with self._connected() as connection:

@@ -20,23 +20,28 @@ from tests.lab.waiting import patience, pause
 
 KINDS = ("polls", "bodies", "redemptions", "connections", "documents")
 MOST_HEARD_S, MOST_MB, MOST_SHARE, MOST_LOGGED = 2.0, 150.0, 0.5, 64 * 1024
+MOST_GUARD_MS = 100.0
 _EVERY_S = 1.0
+_DELETIONS = 10
 
 
 class Flooded(msgspec.Struct, frozen=True):
-    """What a flood did. heard_s: of the changes meanwhile, the longest until another member had it.
+    """What a flood did.
 
-    megabytes: of the control node's agent, at most. share: of one processor that it used. logged: octets by
-    which its log grew. begun: connections of the flood.
+    heard_s: of the changes meanwhile, the longest until another member had it.
+    guard_ms: the longest until the control node's guard was back that was deleted.
+    megabytes: of the control node's agent, at most; share: of one processor that it used; logged: octets by
+        which its log grew.
+    begun: connections of the flood.
     """
 
     kind: str
     heard_s: float
+    guard_ms: float
     megabytes: float
     share: float
     logged: int
     begun: int
-    answered: int
 
 
 class Floods:
@@ -64,6 +69,7 @@ class Floods:
         watching.start()
         try:
             heard = [self._change()]
+            deleting = self.control.start(["python", TOOLS / "siege.py", "delete", str(_DELETIONS)])
             while time.monotonic() < began + seconds:
                 pause(_EVERY_S)
                 heard.append(self._change())
@@ -73,10 +79,19 @@ class Floods:
             share = (_used_s(agent) - used) / (time.monotonic() - began)
             flooding.send_signal(signal.SIGTERM)
         assert flooding.wait(30) == 0, flooding.error_output()
+        assert deleting.wait(30) == 0, deleting.error_output()
         assert _process(self.control) == agent, "the agent was begun anew"
         told = json.loads(flooding.output().removeprefix("ready\n"))
         logged = _logged(self.control) - before
-        return Flooded(kind, max(heard), max(most), share, logged, told["begun"], told["answered"])
+        return Flooded(
+            kind=kind,
+            heard_s=max(heard),
+            guard_ms=max(json.loads(deleting.output())),
+            megabytes=max(most),
+            share=share,
+            logged=logged,
+            begun=told["begun"],
+        )
 
     def _change(self) -> float:
         """Seconds from the begin of a command that changes the mesh until the other member has it."""

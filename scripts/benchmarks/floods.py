@@ -1,0 +1,74 @@
+"""Root of one member asks the control node's service as fast as it can, while the mesh changes once a second.
+
+Nothing is what the same takes without it.
+"""
+
+from __future__ import annotations
+
+from benchmarks.measuring import Figure
+
+from tests.lab.floods import (
+    KINDS,
+    MOST_GUARD_MS,
+    MOST_HEARD_S,
+    MOST_LOGGED,
+    MOST_MB,
+    MOST_SHARE,
+    Flooded,
+    Floods,
+)
+from tests.lab.machines import Lab
+
+
+def figures(seconds: float) -> list[Figure]:
+    """So many seconds of each kind."""
+    with Lab() as lab:
+        floods = Floods(lab)
+        return [figure for kind in ("nothing", *KINDS) for figure in of(floods.flood(kind, seconds))]
+
+
+def of(flooded: Flooded) -> list[Figure]:
+    """What one kind did."""
+    size, share, logged = flooded.kind, 100 * flooded.share, flooded.logged / 1e3
+    return [
+        Figure("connections that were begun", size, flooded.begun, None, "", "", None),
+        Figure(
+            "a change, until another member has it, the longest",
+            size,
+            flooded.heard_s,
+            None,
+            "s",
+            f"< {MOST_HEARD_S:.0f} s",
+            flooded.heard_s < MOST_HEARD_S,
+        ),
+        Figure(
+            "a deleted guard is back, the longest",
+            size,
+            flooded.guard_ms,
+            None,
+            "ms",
+            f"< {MOST_GUARD_MS:.0f} ms",
+            flooded.guard_ms < MOST_GUARD_MS,
+        ),
+        Figure(
+            "the agent's memory, at most",
+            size,
+            flooded.megabytes,
+            None,
+            "MB",
+            f"< {MOST_MB:.0f} MB",
+            flooded.megabytes < MOST_MB,
+        ),
+        Figure(
+            "the agent, of one core", size, share, None, "%", f"< {MOST_SHARE:.0%}", share < 100 * MOST_SHARE
+        ),
+        Figure(
+            "its log has grown by",
+            size,
+            logged,
+            None,
+            "kB",
+            f"< {MOST_LOGGED / 1e3:.0f} kB",
+            flooded.logged < MOST_LOGGED,
+        ),
+    ]

@@ -1,0 +1,34 @@
+"""Root of one member is root of that machine and no more: what it can do to the others by asking.
+
+`scripts/bench floods` measures how soon others hear of changes; here they hear at all, and the agent goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.cluster import AGENT
+from tests.lab.floods import KINDS, MOST_LOGGED, MOST_MB, Floods
+from tests.lab.machines import Lab
+from tests.lab.waiting import patience
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def floods() -> Iterator[Floods]:
+    with Lab() as lab:
+        yield Floods(lab)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flood_by_root_of_one_member_keeps_no_other_from_hearing(floods: Floods, kind: str) -> None:
+    agents = floods.control.processes(AGENT)
+    flooded = floods.flood(kind, 4)
+    assert flooded.begun > 20
+    assert flooded.heard_s < patience(10)
+    assert flooded.megabytes < MOST_MB
+    assert flooded.logged < MOST_LOGGED
+    assert floods.control.processes(AGENT) == agents
