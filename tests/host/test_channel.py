@@ -670,6 +670,38 @@ def test_what_a_member_holds_comes_with_its_question_as_it_was_sealed():
     assert agent.asked == [("acknowledge", sealed, 7, HERE), *[("membership", 7, HERE)] * 2]
 
 
+def test_there_is_room_for_so_many_in_all_and_again_once_they_are_gone(monkeypatch):
+    monkeypatch.setattr(connections, "MAX_UNDER_WAY", 5)
+    with service(Agent()) as found:
+        with contextlib.ExitStack() as stack:
+            many = [stack.enter_context(connected(f"127.0.0.{2 + number}")) for number in range(9)]
+            wait_until(lambda: are_open(many) == 5)
+        wait_until(lambda: found._server._connections._peers == {})
+        assert membership() == b'{"members": 2}'
+
+
+def test_where_there_is_no_room_for_a_connection_the_next_are_taken_later(monkeypatch, caplog):
+    monkeypatch.setattr(connections, "_FULL_S", 0.1)
+    with service(Agent()):
+        membership()
+        waiting = [socket.socket() for _ in range(5)]
+        free = os.open("/dev/null", os.O_RDONLY)
+        os.close(free)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            for each in waiting:
+                each.settimeout(patience(10))
+                each.connect((HERE, PORT))
+                each.sendall(b"GET /v1/membership HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_until(lambda: "no connection can be taken" in caplog.text)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert all(each.recv(100).startswith(b"HTTP/1.1 200") for each in waiting)
+        for each in waiting:
+            each.close()
+
+
 def test_who_waits_for_a_long_answer_is_not_hung_up_on(monkeypatch):
     monkeypatch.setattr(connections, "REQUEST_S", 0.2)
 

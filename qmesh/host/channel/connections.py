@@ -82,11 +82,10 @@ class Answer(NamedTuple):
     then: Callable[[], None] | None = None
 
 
-class _Broken(Exception):
-    """What arrived is no question, and is answered with this status; with none where nobody is there."""
+class _Broken(NamedTuple):
+    """What arrived is no question, and is answered with this status; not at all where it is 0."""
 
-    def __init__(self, status: int = 0) -> None:
-        self.status = status
+    status: int = 0
 
 
 class _Wire(asyncio.Protocol):
@@ -98,7 +97,7 @@ class _Wire(asyncio.Protocol):
     def __init__(self, peer: Peer) -> None:
         loop = asyncio.get_running_loop()
         self.hung_up: asyncio.Future[None] = loop.create_future()
-        self.question: asyncio.Future[Question | Exception] = loop.create_future()
+        self.question: asyncio.Future[Question | TooLarge | _Broken] = loop.create_future()
         self._peer = peer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_BODY)
         self._request: h11.Request | None = None
@@ -265,10 +264,11 @@ class Connections:
                 loop.remove_reader(self._listening)
                 loop.call_later(_FULL_S, self._take_again)
                 return
-            peer = self._peers.setdefault(address, Peer(address))
+            peer = self._peers.get(address) or Peer(address)
             if peer.under_way >= MAX_UNDER_WAY_A_PEER or self._count >= MAX_UNDER_WAY:
                 connection.close()
                 continue
+            self._peers[address] = peer
             peer.under_way += 1
             task = loop.create_task(self._serve(connection, peer))
             self._arriving.add(task)
@@ -317,14 +317,11 @@ class Connections:
         finally:
             wire.abort()
 
-    async def _answered(self, question: Question | Exception) -> Answer | None:
-        match question:
-            case _Broken():
-                return Answer(question.status) if question.status else None
-            case QmeshError():
-                return self._refusal(question)
-            case Exception():
-                raise question
+    async def _answered(self, question: Question | TooLarge | _Broken) -> Answer | None:
+        if isinstance(question, _Broken):
+            return Answer(question.status) if question.status else None
+        if isinstance(question, TooLarge):
+            return self._refusal(question)
         try:
             return await self._answer(question)
         except QmeshError as error:
