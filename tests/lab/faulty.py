@@ -111,7 +111,8 @@ def watch_descriptors(points: Points) -> None:
         return real_open(path, flags, *rest, **named)
 
     def written(descriptor: int, octets: Any) -> int:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        # What is said, on standard error, is said at times of its own.
+        if descriptor > 2 and stat.S_ISREG(os.fstat(descriptor).st_mode):
             points.cross("write", behind(descriptor))
         return real_write(descriptor, octets)
 
