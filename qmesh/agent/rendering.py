@@ -11,10 +11,10 @@ from qmesh.agent import nodefile
 from qmesh.agent.here import Here, load, require_control, require_root
 from qmesh.agent.membership import latest
 from qmesh.errors import BadInput
-from qmesh.host import files, services
+from qmesh.host import files, node_user, services
 from qmesh.host.state import State
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.model import Unshown
+from qmesh.mesh.model import Unshown, quoted
 from qmesh.mesh.units import WORKERS, qmesh_units, unit_files, worker_unit, workers_target
 
 log = logging.getLogger("qmesh")
@@ -141,8 +141,20 @@ def units(state: State, *, program: str) -> dict[str, str]:
         )
         return qmesh_units(services.paths(state, config_directory="/", program=program))
     where = services.paths(state, config_directory=directory, program=program)
+    _tell_of_others(Path(directory))
     cores = here.inventory.numbers(here.settings.name)
     return unit_files(where, is_control=here.settings.control, cores=cores)
+
+
+def _tell_of_others(directory: Path) -> None:
+    """Say what the node's user will not be able to use, where that is another user's."""
+    user = node_user.owner(directory)
+    if user and (found := node_user.first_of_others(directory, user)) is not None:
+        name = node_user.name(user)
+        log.warning(
+            "the node will run as %s, and %s is another user's: `chown -R %s %s`, before it is restarted",
+            *(name, quoted(str(found)), name, directory),
+        )
 
 
 def removed_workers(state: State) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qmesh.errors import MachineRefused
-from qmesh.host import files, programs, pulse
+from qmesh.host import files, node_user, programs, pulse
 from qmesh.host.processes import is_locked, own_words, with_open
 from qmesh.host.state import State
 from qmesh.mesh.units import (
@@ -58,6 +58,7 @@ def paths(state: State, *, config_directory: str, program: str) -> Paths:
         nft=programs.find("nft") or "/usr/sbin/nft",
         program=program,
         config_directory=config_directory,
+        user=node_user.name(node_user.owner(Path(config_directory))),
     )
 
 

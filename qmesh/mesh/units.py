@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import BadInput
+from qmesh.mesh import sandbox
 from qmesh.mesh.itself import own_words
 from qmesh.mesh.model import quoted
 
@@ -46,6 +47,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     nft: the nft program.
     program: the node's program.
     config_directory: of the node's config.yml.
+    user: who owns that, by name or number: the node's processes run as that user.
     """
 
     python: str
@@ -55,6 +57,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     nft: str
     program: str
     config_directory: str
+    user: str = sandbox.ROOT
 
     def __post_init__(self) -> None:
         for path in (self.python, self.nft, self.program):
@@ -63,7 +66,11 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
                     f"systemd runs no program named {quoted(path)}",
                     hint="install it where no quote and no backslash is in the path",
                 )
-        for path in msgspec.structs.astuple(self):
+        if not sandbox.is_user(self.user):
+            raise BadInput(
+                f"systemd runs nothing as a user named {quoted(self.user)}", hint="name the user by number"
+            )
+        for path in msgspec.structs.astuple(self)[:-1]:
             if not path.startswith("/") or ".." in path.split("/") or not path.isprintable():
                 raise BadInput(
                     f"{quoted(path)} is no path for a systemd unit",
@@ -140,7 +147,7 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart={_quoted(paths.nft)} -f {_word(paths.guard_file)}
 TimeoutStartSec=60
-
+{sandbox.of_guard()}
 [Install]
 WantedBy=sysinit.target
 """
@@ -180,7 +187,7 @@ Restart=always
 RestartSec=1
 TimeoutStartSec=20
 OOMScoreAdjust=-900
-
+{sandbox.of_holder(_quoted(paths.state))}
 [Install]
 WantedBy=sysinit.target
 """
@@ -212,7 +219,7 @@ Restart=on-failure
 RestartSec=1
 TimeoutStartSec=60
 OOMScoreAdjust=-900
-
+{sandbox.of_agent()}
 [Install]
 WantedBy=sysinit.target
 """)
@@ -240,7 +247,7 @@ Restart=always
 RestartSec=1
 TimeoutStartSec=90
 TimeoutStopSec=20
-
+{sandbox.of_agent()}
 [Install]
 WantedBy=multi-user.target
 """
@@ -287,7 +294,7 @@ StartLimitIntervalSec=0
 
 
 def _ready(paths: Paths, setting: str, core: str, timeout_s: int) -> str:
-    # "+": it asks for the guard as root, whichever user a drop-in has the node run as.
+    # "+": it asks for the guard as root and outside the sandbox, whichever user the node runs as.
     # Then the user's directory is the working directory of root, and the user's home is $HOME.
     words = ("--config", paths.config_directory, "--timeout", str(timeout_s))
     return f"{setting}=+{_own(paths, 'ready', core, *words)}"
@@ -305,7 +312,7 @@ TimeoutStartSec={_STARTABLE_S + _LISTENING_S + 60}
 TimeoutStopSec=30
 Restart=always
 RestartSec=2
-"""
+{sandbox.of_node(paths.user)}"""
 
 
 def workers_target(cores: Sequence[int]) -> str:

@@ -39,6 +39,7 @@ def paths(**named: str) -> Paths:
         "nft": "/usr/sbin/nft",
         "program": "/usr/local/bin/node",
         "config_directory": "/root/ceremonyclient/node/.config",
+        "user": "root",
     }
     return Paths(**{**values, **named})
 
@@ -46,7 +47,56 @@ def paths(**named: str) -> Paths:
 CONTROL_UNITS = unit_files(paths(), is_control=True, cores=range(1, 4))
 WORKER_UNITS = unit_files(paths(), is_control=False, cores=range(4, 8))
 
-NODE_SETTINGS = """\
+EVERYBODYS = """\
+NoNewPrivileges=yes
+LimitCORE=0
+LockPersonality=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallErrorNumber=EPERM
+SystemCallFilter=@system-service
+"""
+QMESHS = f"""\
+{EVERYBODYS}MemoryDenyWriteExecute=yes
+ReadWritePaths=-/proc/sys/net/ipv4/ip_local_reserved_ports
+UMask=0077
+LogRateLimitIntervalSec=30s
+LogRateLimitBurst=500
+"""
+GUARDS = f"""\
+{QMESHS}CapabilityBoundingSet=CAP_NET_ADMIN
+PrivateDevices=yes
+ProtectHome=read-only
+ProtectProc=invisible
+ProtectSystem=strict
+RestrictAddressFamilies=AF_UNIX AF_NETLINK
+MemoryHigh=256M
+"""
+AGENTS = f"""\
+{QMESHS}CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW
+CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_SETGID CAP_SETUID
+DevicePolicy=closed
+DeviceAllow=/dev/net/tun rw
+ProtectSystem=full
+ReadWritePaths=/etc/systemd/system
+RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6
+MemoryHigh=1G
+"""
+NODES = f"""\
+{EVERYBODYS}CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_NET_BIND_SERVICE
+PrivateDevices=yes
+ProtectSystem=full
+RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6
+"""
+NODE_SETTINGS = f"""\
 Type=exec
 WorkingDirectory=/root/ceremonyclient/node/
 LimitNOFILE=1048576
@@ -55,12 +105,13 @@ TimeoutStartSec=300
 TimeoutStopSec=30
 Restart=always
 RestartSec=2
-"""
+User=root
+{NODES}"""
 READY = "+/opt/qmesh/bin/python -I -m qmesh ready"
 CONFIG = "/root/ceremonyclient/node/.config"
 
 UNITS = {
-    BOOT_GUARD: """\
+    BOOT_GUARD: f"""\
 [Unit]
 Description=qmesh guard for data-worker ports, from before the network is up
 Documentation=man:nft(8)
@@ -77,7 +128,7 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart=/usr/sbin/nft -f /var/lib/qmesh/guard.nft
 TimeoutStartSec=60
-
+{GUARDS}
 [Install]
 WantedBy=sysinit.target
 """,
@@ -87,7 +138,7 @@ ExecStartPost=-+/usr/sbin/nft -f /var/lib/qmesh/guard.nft
 ExecReload=-+/usr/sbin/nft -f /var/lib/qmesh/guard.nft
 ExecStopPost=-+/usr/sbin/nft -f /var/lib/qmesh/guard.nft
 """,
-    HOLDER: """\
+    HOLDER: f"""\
 [Unit]
 Description=qmesh guard held: its second table, which no flush takes away
 Documentation=man:nft(8)
@@ -108,11 +159,12 @@ Restart=always
 RestartSec=1
 TimeoutStartSec=20
 OOMScoreAdjust=-900
+{GUARDS}ReadWritePaths=/var/lib/qmesh
 
 [Install]
 WantedBy=sysinit.target
 """,
-    AGENT: """\
+    AGENT: f"""\
 [Unit]
 Description=qmesh agent: keeps the tunnel and the guard as desired
 Documentation=man:wg(8)
@@ -131,7 +183,7 @@ Restart=always
 RestartSec=1
 TimeoutStartSec=90
 TimeoutStopSec=20
-
+{AGENTS}
 [Install]
 WantedBy=multi-user.target
 """,
@@ -239,6 +291,20 @@ def test_g3_no_node_process_starts_without_the_guard(name: str, core: str) -> No
 
 
 @pytest.mark.parametrize("name", [CONTROL_PROCESS, WORKER])
+@pytest.mark.parametrize("user", ["alice", "node-user_1", "_n", "1000", "4294967294"])
+def test_a_node_process_has_the_rights_of_the_config_directorys_owner_alone(name: str, user: str) -> None:
+    text = unit_files(paths(user=user), is_control=True, cores=range(1, 4))[name]
+    assert settings(text, "User") == [user]
+    assert settings(text, "CapabilityBoundingSet") == [""]
+    assert settings(text, "NoNewPrivileges") == ["yes"]
+
+
+@pytest.mark.parametrize("user", ["", "Alice", "a b", "alice\nUser=root", "%u", "-1", "1-", "ä", "a" * 40])
+def test_a_user_that_not_every_systemd_takes_is_refused(user: str) -> None:
+    assert_refused("systemd runs nothing as a user named", user=user)
+
+
+@pytest.mark.parametrize("name", [CONTROL_PROCESS, WORKER])
 def test_nothing_that_ends_or_restarts_takes_the_node_along(name: str) -> None:
     """Source: systemd.unit(5): what each of these is stopped or restarted with."""
     text = CONTROL_UNITS[name]
@@ -290,6 +356,7 @@ def test_a_path_is_escaped_as_its_setting_wants_it(path: str, whole: str, word: 
     assert settings(units[BOOT_GUARD], "ExecStart") == [f"/usr/sbin/nft -f {argument}"]
     assert settings(units[AFTER_FLUSH], "ExecReload") == [f"-+/usr/sbin/nft -f {argument}"]
     assert settings(units[HOLDER], "ConditionPathExists") == [whole]
+    assert settings(units[HOLDER], "ReadWritePaths")[-1] == word
     for name, command in ((AGENT, "agent"), (HOLDER, "hold")):
         expected = f"/opt/qmesh/bin/python -I -m qmesh {command} --state {argument}"
         assert settings(units[name], "ExecStart") == [expected]

@@ -1,0 +1,61 @@
+"""As whom the node runs: as whoever can have it do what he wants, so that this is all it can do."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from qmesh.mesh import sandbox
+
+_MOST_ENTRIES: Final = 10_000
+"""Files that are looked at: a store has a hundred thousand, all made by the same process."""
+
+
+def owner(directory: Path) -> int:
+    """The user's number: who owns the config directory, or the first part of its way that is not root's.
+
+    The latter counts where the directory is root's: its owner can put another one in its place at any
+    time. What is not there yet counts as of whoever would make it.
+    """
+    users = list(_owners(directory))
+    return users[-1] or next((user for user in users if user), 0)
+
+
+def _owners(directory: Path) -> Iterator[int]:
+    """Who owns each part of the way, from / on, links as such."""
+    for part in (*reversed(directory.parents), directory):
+        try:
+            yield part.lstat().st_uid
+        except OSError:
+            return
+
+
+def name(number: int) -> str:
+    """A user as a unit names him; by number where that is nobody's, or not to be said in a unit."""
+    try:
+        found = pwd.getpwuid(number).pw_name
+    except KeyError:
+        found = ""
+    return found if sandbox.is_user(found) else str(number)
+
+
+def first_of_others(directory: Path, user: int) -> Path | None:
+    """Something in a directory, or itself, that is another user's; None where all is this user's."""
+    return next((path for path in islice(_all_in(directory), _MOST_ENTRIES) if _is_others(path, user)), None)
+
+
+def _all_in(directory: Path) -> Iterator[Path]:
+    yield directory
+    for where, folders, files in os.walk(directory, followlinks=False):
+        yield from (Path(where, each) for each in (*folders, *files))
+
+
+def _is_others(path: Path, user: int) -> bool:
+    try:
+        return path.lstat().st_uid != user
+    except OSError:  # it went meanwhile
+        return False

@@ -1,0 +1,142 @@
+"""How far each unit's processes are shut in, as systemd itself judges it; and as whom the node runs."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from qmesh.host import node_user, programs, services
+from qmesh.host.state import State
+from qmesh.mesh.units import undo_unit, unit_files
+
+MOST = {
+    "qmesh.service": 4.0,
+    "qmesh-hold.service": 4.0,
+    "qmesh-guard.service": 4.0,
+    "qmesh-undo.service": 4.0,
+    "qmesh-control.service": 3.5,
+    "qmesh-worker@1.service": 3.5,
+}
+
+
+@pytest.fixture(scope="module")
+def units(tmp_path_factory) -> Path:
+    """Every unit, in a directory."""
+    directory: Path = tmp_path_factory.mktemp("units")
+    where = services.paths(
+        State(Path("/var/lib/qmesh")), config_directory="/root/node/.config", program="/bin/true"
+    )
+    texts = {**unit_files(where, is_control=True, cores=range(1, 4)), "qmesh-undo.service": undo_unit(where)}
+    services.write_units({name.replace("@.", "@1."): text for name, text in texts.items()}, directory)
+    return directory
+
+
+def test_all_of_them_are_judged(units):
+    assert set(MOST) == {path.name for path in units.glob("*.service")}
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_systemd_says_of_a_unit_that_it_is_shut_in(units, name):
+    analyze = programs.find("systemd-analyze")
+    if analyze is None:
+        pytest.skip("this machine cannot: it has no systemd-analyze")
+    words = [analyze, "security", "--offline=yes", "--no-pager", f"--threshold={MOST[name] * 10:.0f}"]
+    done = subprocess.run([*words, units / name], check=False, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Overall exposure level for {name}" in done.stdout
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_a_process_leaves_no_image_of_its_memory(units, name):
+    assert "\nLimitCORE=0\n" in (units / name).read_text()
+
+
+def users_home(path: Path, *owned: tuple[str, int]) -> Path:
+    """Directories below a path, each with its owner; the last of them."""
+    where = path
+    for name, owner in owned:
+        where /= name
+        where.mkdir()
+        os.chown(where, owner, owner)
+    return where
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+@pytest.mark.parametrize(
+    ("owned", "user"),
+    [
+        ((("node", 0), (".config", 0)), 0),
+        ((("home", 0), ("alice", 1000), ("node", 1000), (".config", 1000)), 1000),
+        ((("node", 0), (".config", 1000)), 1000),
+        ((("alice", 1000), ("node", 1001), (".config", 1001)), 1001),
+        ((("alice", 1000), ("node", 1000), (".config", 0)), 1000),  # she can put her own in its place
+        ((("alice", 1000), ("node", 0), (".config", 0)), 1000),
+    ],
+)
+def test_the_node_runs_as_whoever_can_say_what_it_does(owned, user):
+    assert node_user.owner(users_home(Path("/run"), *owned)) == user
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_a_users_link_to_what_is_roots_makes_nobody_root():
+    home = users_home(Path("/run"), ("alice", 1000))
+    users_home(Path("/run"), ("roots", 0), (".config", 0))
+    for name, target in ((".config", "/run/roots/.config"), ("node", "/run/roots")):
+        (home / name).symlink_to(target)
+        os.chown(home / name, 1000, 1000, follow_symlinks=False)
+
+    assert node_user.owner(home / ".config") == 1000
+    assert node_user.owner(home / "node" / ".config") == 1000
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_what_is_not_there_is_of_whoever_will_make_it():
+    home = users_home(Path("/run"), ("alice", 1000))
+
+    assert node_user.owner(home / "node" / ".config") == 1000
+    assert node_user.owner(Path("/run/no/such")) == 0
+
+
+def test_a_user_is_named_as_systemd_takes_it():
+    assert node_user.name(0) == "root"
+    nobody = pwd.getpwnam("nobody")
+    assert node_user.name(nobody.pw_uid) == "nobody"
+    unknown = next(
+        number for number in range(54321, 60000) if number not in {each.pw_uid for each in pwd.getpwall()}
+    )
+    assert node_user.name(unknown) == str(unknown)
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_what_is_another_users_in_the_nodes_directory_is_found():
+    config = users_home(Path("/run"), ("alice", 1000), (".config", 1000))
+    users_home(config, ("store", 1000))
+    assert node_user.first_of_others(config, 1000) is None
+
+    (config / "link").symlink_to("/etc")
+    os.chown(config / "link", 1000, 1000, follow_symlinks=False)
+    assert node_user.first_of_others(config, 1000) is None
+
+    (config / "store" / "000001.sst").touch()
+    assert node_user.first_of_others(config, 1000) == config / "store" / "000001.sst"
+    assert node_user.first_of_others(config, 0) == config
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_the_units_of_a_users_node_run_as_that_user():
+    config = users_home(Path("/run"), ("alice", 54321), (".config", 54321))
+    where = services.paths(State(Path("/run/state")), config_directory=str(config), program="/bin/true")
+
+    assert where.user == "54321"
+    for name, text in unit_files(where, is_control=True, cores=range(1, 2)).items():
+        assert ("\nUser=54321\n" in text) == (name in {"qmesh-control.service", "qmesh-worker@.service"})

@@ -1,0 +1,288 @@
+"""What the units' sandboxes let through, and what not, under systemd: sudo ./scripts/test-kernel
+
+The node is a user's, in his home, with every trap there that he could set. It is a stand-in that says
+what it could do.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import trap
+from tests.lab.cluster import NODE_CONFIG
+from tests.lab.machines import CHECKOUT, TOOLS
+from tests.lab.test_systemd import QMESH, agent, is_loaded, run, said, shown, until
+
+pytestmark = [pytest.mark.lab, pytest.mark.long]
+
+OWNER = 12345
+NODE = Path("/home/user/node")
+CONFIG = NODE / ".config"
+UNITS = Path("/etc/systemd/system")
+PROGRAM = Path("/usr/local/bin/stand-in")
+RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+TUNNEL = Path("/sys/class/net/qmesh0")
+NO_MODULE = Path("/etc/modprobe.d/no-wireguard.conf")
+WORKER, TARGET, CONTROL = "qmesh-worker@1.service", "qmesh-workers.target", "qmesh-control.service"
+
+STAND_IN = f"""\
+#!/bin/sh
+touch {CONFIG}/made
+touch /etc/made /usr/made 2>/dev/null
+case "$*" in *--core*) ;; *) exec sleep infinity ;; esac
+PYTHONPATH={CHECKOUT} exec {sys.executable} {TOOLS / "worker.py"} "$@"
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def node() -> Iterator[None]:
+    if "qmesh.throwaway" not in Path("/proc/cmdline").read_text().split():
+        pytest.skip("this machine cannot: it is not to be thrown away; ./scripts/test-kernel has one")
+    if Path("/proc/1/comm").read_text() != "systemd\n":
+        pytest.skip("this machine cannot: systemd is not its init")
+    shutil.rmtree("/var/lib/qmesh", ignore_errors=True)
+    CONFIG.mkdir(parents=True)
+    Path(CONFIG, "config.yml").write_text(NODE_CONFIG)
+    Path(CONFIG, "config.yml").chmod(0o600)
+    for path in (NODE.parent, NODE, CONFIG, CONFIG / "config.yml"):
+        os.chown(path, OWNER, OWNER)
+    PROGRAM.write_text(STAND_IN)
+    PROGRAM.chmod(0o755)
+    mesh = ("--endpoint", "192.0.2.1", "--workers", "3", "--node", "1.4", "--config", str(CONFIG))
+    run(QMESH, "init", *mesh)
+    try:
+        run(QMESH, "render-config", "--write", "--config", str(CONFIG))
+        run(QMESH, "units", "--write", str(UNITS), "--program", str(PROGRAM))
+        run("systemctl", "daemon-reload")
+        trap.set_up(NODE)
+        start(TARGET, CONTROL)
+        yield
+    finally:
+        subprocess.run([QMESH, "uninstall", "--delete-state"], check=False, capture_output=True)
+        shutil.rmtree(NODE.parent)
+
+
+def start(*units: str) -> None:
+    """Start them; where one does not, with what its log says of that."""
+    done = subprocess.run(["systemctl", "start", *units], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + said("journalctl --no-pager --boot --lines=80")
+
+
+def status(process: int, *names: str) -> tuple[str, ...]:
+    """What the kernel says of a process. Source: proc(5), status."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    values = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    return tuple(values[name] for name in names)
+
+
+def process_of(unit: str) -> int:
+    return int(shown(unit, "MainPID")[0])
+
+
+def capabilities(process: int) -> set[int]:
+    """What it may, and could ever. Source: capabilities(7); the numbers are linux/capability.h's."""
+    bounding, effective = status(process, "CapBnd", "CapEff")
+    assert bounding == effective
+    return {each for each in range(64) if int(bounding, 16) >> each & 1}
+
+
+def modules() -> set[str]:
+    return {line.split()[0] for line in Path("/proc/modules").read_text().splitlines()}
+
+
+def unload(*beginnings: str) -> None:
+    """Unload the modules whose names begin so, and those that only they use."""
+
+    def gone() -> bool:
+        there = [name for name in modules() if name.startswith(beginnings)]
+        subprocess.run(["rmmod", *there], check=False, capture_output=True)
+        return not there
+
+    until(gone)
+
+
+def without_tunnel() -> None:
+    run("systemctl", "stop", "qmesh.service")
+    run("ip", "link", "delete", "qmesh0")
+    unload("wireguard")
+
+
+def test_r1_nothing_in_the_users_directory_is_run_as_root_when_his_node_starts_and_stops():
+    for unit in (WORKER, CONTROL):
+        run("systemctl", "restart", unit)
+    run("systemctl", "restart", "qmesh.service", "qmesh-hold.service")
+
+    assert trap.caught(NODE) == []
+
+
+def test_the_trap_catches_the_units_of_an_earlier_version():
+    earlier = UNITS / f"{CONTROL}.d" / "earlier.conf"
+    earlier.parent.mkdir()
+    earlier.write_text(f"[Service]\nExecStartPre=\nExecStartPre=-+{sys.executable} -m qmesh ready 0\n")
+    run("systemctl", "daemon-reload")
+    try:
+        run("systemctl", "restart", CONTROL)
+        assert trap.caught(NODE) != []
+    finally:
+        shutil.rmtree(earlier.parent)
+        run("systemctl", "daemon-reload")
+        for found in NODE.rglob(trap.RAN):
+            found.unlink()
+
+
+def test_the_nodes_processes_are_their_owners_and_can_do_nothing_more():
+    for unit in (WORKER, CONTROL):
+        process = process_of(unit)
+        assert Path(f"/proc/{process}").stat().st_uid == OWNER
+        assert status(process, "NoNewPrivs", "Seccomp") == ("1", "2")
+        assert capabilities(process) == set()
+    assert (CONFIG / "made").stat().st_uid == OWNER
+    assert not any(Path(each, "made").exists() for each in ("/etc", "/usr"))
+
+
+NET_ADMIN, NET_BIND_SERVICE, NET_RAW = 12, 10, 13
+CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID = 0, 1, 3, 6, 7
+
+
+def test_agent_and_holder_have_what_they_need_and_no_more():
+    holder = process_of("qmesh-hold.service")
+    assert status(holder, "NoNewPrivs", "Seccomp") == status(agent(), "NoNewPrivs", "Seccomp") == ("1", "2")
+    assert capabilities(holder) == {NET_ADMIN}
+    own = {CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID}
+    assert capabilities(agent()) == {NET_ADMIN, NET_BIND_SERVICE, NET_RAW, *own}
+
+
+@pytest.mark.parametrize(("unit", "high"), [("qmesh.service", 1 << 30), ("qmesh-hold.service", 256 << 20)])
+def test_no_core_is_dumped_and_log_and_memory_have_their_bounds(unit, high):
+    names = ("LimitCORE", "MemoryHigh", "LogRateLimitBurst", "LogRateLimitIntervalUSec")
+    assert shown(unit, *names) == ("0", str(high), "500", "30s")
+
+
+def test_the_agent_makes_the_tunnel_where_the_module_of_wireguard_is_not_loaded():
+    without_tunnel()
+    run("systemctl", "start", "qmesh.service")
+    until(TUNNEL.exists)
+
+    assert "wireguard" in modules()
+    until(lambda: shown("qmesh.service", "StatusText") == ("all is as desired",))
+
+
+def test_the_guard_is_loaded_where_no_module_of_nftables_is():
+    run("systemctl", "stop", "qmesh.service", "qmesh-hold.service", "qmesh-guard.service")
+    run("nft", "flush", "ruleset")
+    unload("nft_", "nf_tables", "nf_conntrack_netlink")
+    run("systemctl", "start", "qmesh-guard.service")
+    assert is_loaded()
+    run("systemctl", "start", "qmesh-hold.service", "qmesh.service")
+
+    assert run("nft", "list", "tables", "inet") == "table inet qmesh\ntable inet qmesh-held\n"
+
+
+@pytest.mark.parametrize("unit", ["qmesh-hold.service", "qmesh.service"])
+def test_holder_and_agent_reserve_the_worker_ports(unit):
+    run("systemctl", "stop", "qmesh.service")
+    RESERVED.write_text("\n")
+    run("systemctl", "restart", unit)
+    until(lambda: RESERVED.read_text() == "40000-40002\n")
+    run("systemctl", "start", "qmesh.service")
+
+
+def test_no_other_setting_of_the_kernel_can_be_written_by_them():
+    for unit in ("qmesh-hold.service", "qmesh.service"):
+        words = ("nsenter", f"--target={process_of(unit)}", "--mount", "sh", "-c")
+        other = "echo 0 >/proc/sys/net/ipv4/tcp_syncookies"
+        assert "Read-only file system" in run(*words, other, code=2)
+        assert "Read-only file system" in run(*words, "touch /etc/made", code=1)
+
+
+def test_the_agent_has_the_wireguard_of_a_process_where_the_kernel_has_none_and_that_outlives_it():
+    NO_MODULE.write_text("install wireguard /bin/false\n")
+    try:
+        without_tunnel()
+        run("systemctl", "start", "qmesh.service")
+        until(TUNNEL.exists)
+        until(lambda: shown("qmesh.service", "StatusText") == ("all is as desired",))
+        (process,) = map(int, said("pgrep -x wireguard-go").split())
+        assert "wireguard" not in modules()
+        assert status(process, "NoNewPrivs", "Seccomp") == ("1", "2")
+        run("systemctl", "restart", "qmesh.service")
+        until(lambda: shown("qmesh.service", "StatusText") == ("all is as desired",))
+        assert said("pgrep -x wireguard-go").split() == [str(process)]
+    finally:
+        NO_MODULE.unlink()
+        run("systemctl", "stop", "qmesh.service")
+        run("ip", "link", "delete", "qmesh0")
+        run("systemctl", "start", "qmesh.service")
+        until(TUNNEL.exists)
+
+
+def test_the_agent_writes_the_users_config_and_it_stays_his_and_it_restarts_his_workers():
+    config = CONFIG / "config.yml"
+    run(QMESH, "set", "--restart")
+    try:
+        run(QMESH, "set", "control", "--workers", "4")
+        until(lambda: "40003" in config.read_text())
+        until(lambda: shown("qmesh-worker@4.service", "ActiveState") == ("active",))
+        assert (config.stat().st_uid, config.stat().st_gid, config.stat().st_mode & 0o777) == (
+            OWNER,
+            OWNER,
+            0o600,
+        )
+        assert "qmesh-worker@4.service" in (UNITS / TARGET).read_text()
+        assert Path(f"/proc/{process_of('qmesh-worker@4.service')}").stat().st_uid == OWNER
+    finally:
+        run(QMESH, "set", "control", "--workers", "3")
+        run(QMESH, "set", "--no-restart")
+
+
+def answer_every_name(port: socket.socket) -> None:
+    """A name server of 203.0.113.9 for whatever it is asked. Source: RFC 1035, 4.1."""
+    while True:
+        asked, who = port.recvfrom(512)
+        if asked == b"end":
+            return
+        end = asked.index(b"\0", 12) + 5
+        is_ipv4 = asked[end - 4 : end - 2] == b"\0\1"
+        record = b"\xc0\x0c\0\1\0\1" + struct.pack("!IH4s", 60, 4, socket.inet_aton("203.0.113.9"))
+        head = struct.pack("!HHHHHH", *struct.unpack("!H", asked[:2]), 0x8180, 1, int(is_ipv4), 0, 0)
+        port.sendto(head + asked[12:end] + (record if is_ipv4 else b""), who)
+
+
+def test_names_are_looked_up_in_the_agents_sandbox():
+    resolv = Path("/etc/resolv.conf")
+    before = resolv.read_bytes() if resolv.exists() else b""
+    settings = [
+        f"--property={line}"
+        for line in (UNITS / "qmesh.service")
+        .read_text()
+        .split("LimitCORE=0\n")[1]
+        .split("\n\n")[0]
+        .splitlines()
+        if not line.startswith("LogRate")
+    ]
+    look = "import socket; print(socket.getaddrinfo('control.example.org', 51820)[0][4])"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as port:
+        port.bind(("127.0.0.1", 53))
+        server = threading.Thread(target=answer_every_name, args=[port], daemon=True)
+        server.start()
+        resolv.unlink(missing_ok=True)
+        resolv.write_text("nameserver 127.0.0.1\n")
+        try:
+            found = run(
+                "systemd-run", "--wait", "--pipe", "--quiet", *settings, sys.executable, "-I", "-c", look
+            )
+        finally:
+            resolv.write_bytes(before)
+            port.sendto(b"end", port.getsockname())
+            server.join()
+    assert found == "('203.0.113.9', 51820)\n"
