@@ -1,6 +1,7 @@
 """The hall: what it costs to enter, what `--help` tells, and that every error has two lines."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,14 +30,15 @@ def qmesh(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command_line, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin"})
 
 
-def loaded_by(*words: str) -> set[str]:
+def loaded_by(*words: str, code: int = 0) -> set[str]:
     """The top-level modules that a command line loads. Source: python -X importtime."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "qmesh", *words],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert done.returncode == code
     names = (line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line)
     return {name.partition(".")[0] for name in names}
 
@@ -48,6 +50,32 @@ def test_help_and_version_load_nothing_heavy(words):
 
 def test_the_detector_of_heavy_modules_detects():
     assert {"pyroute2", "cryptography", "h11"} <= loaded_by("join", "--help")
+
+
+@pytest.mark.parametrize("words", [["status", "--json"], ["invite", "machine-b"], ["pause", "machine-b"]])
+def test_what_needs_no_conversion_has_typer_load_no_pydantic(words):
+    """None of them is root, or in a mesh, and all of them were read."""
+    assert "pydantic" not in loaded_by(*words, code=2 if os.geteuid() == 0 else 3)
+
+
+def test_the_detector_of_pydantic_detects():
+    assert "pydantic" in loaded_by("status", "--state", "/nowhere", code=2 if os.geteuid() == 0 else 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["apply", "--confirm", "soon"], "--confirm"),
+        (["backup"], "Missing argument"),
+        (["pause", "a", "b"], "unexpected extra argument"),
+        (["status", "--state"], "requires an argument"),
+        (["status", "--no-such"], "No such option"),
+    ],
+)
+def test_what_typer_refuses_is_refused(words, said):
+    done = qmesh(*words)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[0]
 
 
 def test_version_does_not_even_load_typer():
