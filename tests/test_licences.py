@@ -1,4 +1,4 @@
-"""Others' code that runs as root: it is what it is said to be, without known holes, and its licence is named."""
+"""Others' code that runs as root: what it is said to be, without known holes, its licence named."""
 
 from __future__ import annotations
 

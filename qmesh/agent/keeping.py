@@ -17,6 +17,7 @@ _START_S: Final = 60.0
 def ensure_agent(state: State) -> None:
     """See that the agent runs: under systemd where that is the init, else in the background."""
     if services.systemd_runs():
+        _tell_of_older_units()
         where = services.paths(state, config_directory="/", program=services.DEFAULT_PROGRAM)
         units = qmesh_units(where)
         if services.agent_runs(state) and services.are_installed(units):
@@ -33,4 +34,13 @@ def ensure_agent(state: State) -> None:
             " after a reboot start it with `qmesh agent`",
             process,
             state.log_file,
+        )
+
+
+def _tell_of_older_units() -> None:
+    for name in services.units_that_run_what_is_there(services.UNIT_DIRECTORY):
+        log.warning(
+            "%s is of an earlier version: who owns the node's directory can have it run his own code as root;"
+            " `qmesh units --write %s && systemctl daemon-reload` mends that",
+            *(name, services.UNIT_DIRECTORY),
         )

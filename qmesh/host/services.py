@@ -102,6 +102,12 @@ def is_as_made(path: Path) -> bool | None:
     return not path.is_symlink() and is_unedited(path.read_text(encoding="utf-8", errors="replace"))
 
 
+def units_that_run_what_is_there(directory: Path) -> tuple[str, ...]:
+    """The node's units of earlier versions in a directory, which start qmesh without `own_words`."""
+    texts = {name: files.read(directory / name) or b"" for name in (WORKER, CONTROL_PROCESS)}
+    return tuple(name for name, text in texts.items() if re.search(rb" (?<! -I )-m qmesh ready ", text))
+
+
 def install_agent(units: Mapping[str, str]) -> None:
     """Install and start the agent and the boot guard under systemd; a running agent is restarted."""
     write_units(units, UNIT_DIRECTORY)

@@ -17,7 +17,7 @@ import pytest
 from qmesh.errors import MachineRefused
 from qmesh.host import processes, services
 from qmesh.host.state import State
-from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER, marked
+from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER, WORKER, marked, unit_files
 from tests.lab.waiting import patience, within
 
 AGENT_OF_SORTS = """
@@ -270,6 +270,20 @@ def test_a_unit_that_somebody_edited_is_kept_and_the_others_are_written(tmp_path
     assert services.update_units(MADE, tmp_path) == services.Written((BOOT_GUARD,), (AGENT,))
     assert path.read_text() == before
     assert path.is_symlink() == (edit == "mask")
+
+
+@pytest.mark.parametrize("mark", [marked, lambda text: text + "# mine\n"], ids=["as made", "edited"])
+def test_r1_a_unit_of_an_earlier_version_is_found_edited_or_not(tmp_path, mark):
+    where = services.paths(State(tmp_path), config_directory="/root/.config", program="/bin/true")
+    units = unit_files(where, is_control=True, cores=range(1, 2))
+    services.write_units(units, tmp_path)
+    assert services.units_that_run_what_is_there(tmp_path) == ()
+
+    earlier = units[WORKER].replace(" -I -m qmesh ", " -m qmesh ").partition("\n")[2]
+    assert earlier.count(" -m qmesh ready %i ") == 2
+    services.write_units({WORKER: mark(earlier)}, tmp_path)
+    assert services.units_that_run_what_is_there(tmp_path) == (WORKER,)
+    assert services.units_that_run_what_is_there(tmp_path / "no") == ()
 
 
 def test_a_unit_that_somebody_wrote_just_so_is_neither_written_nor_told_of(tmp_path):
