@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from qmesh.errors import BadInput
 from qmesh.mesh import sandbox
 
 _MOST_ENTRIES: Final = 10_000
@@ -35,11 +36,17 @@ def _owners(directory: Path) -> Iterator[int]:
 
 
 def name(number: int) -> str:
-    """A user as a unit names him; by number where that is nobody's, or not to be said in a unit."""
+    """A user as a unit names him; by number where not every systemd takes the name.
+
+    Raises BadInput where there is no such user: systemd starts nothing as him.
+    """
     try:
         found = pwd.getpwuid(number).pw_name
     except KeyError:
-        found = ""
+        raise BadInput(
+            f"the node's directory is of user number {number}, and there is no such user here",
+            hint="give it to the user that the node is to run as: `chown -R USER DIRECTORY`",
+        ) from None
     return found if sandbox.is_user(found) else str(number)
 
 

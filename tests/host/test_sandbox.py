@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qmesh.errors import BadInput
 from qmesh.host import node_user, programs, services
 from qmesh.host.state import State
 from qmesh.mesh.units import undo_unit, unit_files
@@ -109,10 +110,9 @@ def test_a_user_is_named_as_systemd_takes_it():
     assert node_user.name(0) == "root"
     nobody = pwd.getpwnam("nobody")
     assert node_user.name(nobody.pw_uid) == "nobody"
-    unknown = next(
-        number for number in range(54321, 60000) if number not in {each.pw_uid for each in pwd.getpwall()}
-    )
-    assert node_user.name(unknown) == str(unknown)
+    unknown = max(set(range(60000)) - {each.pw_uid for each in pwd.getpwall()})
+    with pytest.raises(BadInput, match=f"user number {unknown}"):
+        node_user.name(unknown)
 
 
 @pytest.mark.lab
@@ -134,9 +134,9 @@ def test_what_is_another_users_in_the_nodes_directory_is_found():
 @pytest.mark.lab
 @pytest.mark.usefixtures("own_machine")
 def test_the_units_of_a_users_node_run_as_that_user():
-    config = users_home(Path("/run"), ("alice", 54321), (".config", 54321))
+    config = users_home(Path("/run"), ("alice", 65534), (".config", 65534))
     where = services.paths(State(Path("/run/state")), config_directory=str(config), program="/bin/true")
 
-    assert where.user == "54321"
+    assert where.user == "nobody"
     for name, text in unit_files(where, is_control=True, cores=range(1, 2)).items():
-        assert ("\nUser=54321\n" in text) == (name in {"qmesh-control.service", "qmesh-worker@.service"})
+        assert ("\nUser=nobody\n" in text) == (name in {"qmesh-control.service", "qmesh-worker@.service"})

@@ -51,6 +51,9 @@ def node() -> Iterator[None]:
     if Path("/proc/1/comm").read_text() != "systemd\n":
         pytest.skip("this machine cannot: systemd is not its init")
     shutil.rmtree("/var/lib/qmesh", ignore_errors=True)
+    for name, line in (("passwd", f"user:x:{OWNER}:{OWNER}::{NODE}:/bin/sh"), ("group", f"user:x:{OWNER}:")):
+        with Path("/etc", name).open("a") as file:
+            file.write(f"{line}\n")
     CONFIG.mkdir(parents=True)
     Path(CONFIG, "config.yml").write_text(NODE_CONFIG)
     Path(CONFIG, "config.yml").chmod(0o600)
@@ -75,7 +78,9 @@ def node() -> Iterator[None]:
 def start(*units: str) -> None:
     """Start them; where one does not, with what its log says of that."""
     done = subprocess.run(["systemctl", "start", *units], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr + said("journalctl --no-pager --boot --lines=80")
+    assert done.returncode == 0, done.stderr + "".join(
+        said(f"systemctl status -n 40 {unit}") for unit in units
+    )
 
 
 def status(process: int, *names: str) -> tuple[str, ...]:
