@@ -17,9 +17,10 @@ from qmesh.agent.here import Here, load, require_root, risen
 from qmesh.agent.reaching import found_black_hole
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.workers import watch_workers
-from qmesh.errors import BadInput, EnrolmentRefused, StateUnreadable
+from qmesh.errors import EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files, health, nftables, ports, services, surroundings, sysctls
 from qmesh.host.channel.messages import Silent
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux
 from qmesh.host.state import State
 from qmesh.mesh import networks, nodeconfig
@@ -108,7 +109,7 @@ def _surroundings(
             SecretFile(str(path), files.mode_of(path))
             for path in (state.preshared_key_file, state.registry_file)
         ),
-        config=_config_file(here.settings.config_directory),
+        config=_config_file(here.settings.node),
         ephemeral=ports.ephemeral(),
         reserved=ports.reserved(),
         listeners=ports.listeners(),
@@ -224,12 +225,12 @@ def _text(octets: bytes) -> str:
     return base64.b64encode(octets).decode()
 
 
-def _config_file(directory: str | None) -> ConfigFile | None:
+def _config_file(directory: ConfigDirectory | None) -> ConfigFile | None:
     if directory is None:
         return None
-    path = Path(directory) / nodefile.FILE_NAME
+    path = directory.path / nodefile.FILE_NAME
     try:
-        found = nodefile.read(Path(directory))
-    except (BadInput, StateUnreadable) as error:
+        found = nodefile.read(directory)
+    except QmeshError as error:
         return ConfigFile(str(path), None, None, unreadable=error.message)
     return ConfigFile(str(path), found.text, found.mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files, links, nftables, surroundings, wireguard
 from qmesh.host.channel.client import Client
 from qmesh.host.channel.messages import Silent
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux
 from qmesh.host.records import Settings
 from qmesh.host.state import State
@@ -57,7 +59,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: Endpoint | None
     listen_port: int
     interface: str
-    config_directory: Path | None
+    config_directory: ConfigDirectory | None
 
 
 def checked(wish: Wish) -> Options:
@@ -149,11 +151,10 @@ def is_nobodys(state: State, throwaway: set[str], interface: str) -> bool:
     return found not in {*throwaway, None if key is None else public_key_of(key)}
 
 
-def _remembered_directory(state: State) -> Path | None:
+def _remembered_directory(state: State) -> ConfigDirectory | None:
     with contextlib.suppress(StateUnreadable):
         settings = state.settings_or_none()
-        if settings is not None and settings.config_directory is not None:
-            return Path(settings.config_directory)
+        return None if settings is None else settings.node
     return None
 
 
@@ -254,12 +255,12 @@ def _write_config(state: State, here: Here) -> None:
 
 
 def _config_written(state: State, here: Here) -> tuple[Path, bool]:
-    given = here.settings.config_directory
-    directory = state.worker_config_directory if given is None else Path(given)
-    text = nodefile.read(directory).text if directory.is_dir() else None
+    given = here.settings.node
+    directory = given or ConfigDirectory(state.worker_config_directory.absolute(), os.geteuid())
+    text = nodefile.read(directory).text
     if text is None:
         nodefile.refuse_to_create(here, directory)
     if given is None:
-        files.make_private_directory(directory)
-        state.save_settings(msgspec.structs.replace(here.settings, config_directory=str(directory)))
+        files.make_private_directory(directory.path)
+        state.save_settings(here.settings.with_node(directory))
     return nodefile.write(directory, text, nodefile.render(here, text))

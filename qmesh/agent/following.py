@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import Final
 
 from qmesh.agent import nodefile
@@ -16,7 +15,8 @@ from qmesh.agent.here import Here, load
 from qmesh.agent.rendering import list_cores
 from qmesh.agent.workers import ANSWER_S
 from qmesh.errors import QmeshError
-from qmesh.host import dialling, files, services
+from qmesh.host import config_directory, dialling, services
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
 from qmesh.mesh.following import Due, due, is_in_hand
@@ -28,6 +28,8 @@ log = logging.getLogger("qmesh")
 
 LOOK_S: Final = 1.0
 """Seconds between two looks at whether there is something new, at least."""
+REST: Final = 10
+"""Times of the processor time that a look took, until the next: a user may change his file without end."""
 DIAL_S: Final = 5.0
 PATIENCE_S: Final = 120.0
 """Seconds after which the control process of a node that bears a dead worker is restarted all the same."""
@@ -36,23 +38,50 @@ PATIENCE_S: Final = 120.0
 def render_in_hand(state: State, here: Here) -> bool:
     """Write the mesh's settings into a config.yml that is in qmesh's hands; whether that changed it.
 
+    The agent's loop waits for the lock, which is therefore not held while a user's file is read or written.
     Raises BadInput when the file does not load or cannot be changed.
     """
-    directory = here.settings.config_directory
+    directory = here.settings.node
     if directory is None:
         return False
-    with state.lock():
-        found = nodefile.read(Path(directory))
-        if found.text is None or not is_in_hand(found.text, here.inventory):
-            return False
-        new = nodefile.render(here, found.text)
-        if new == found.text:
-            return False
-        asked = due(found.text, new, here.inventory, here.settings.name)
-        state.save_due((state.due() or Due()).then(asked))
-        nodefile.write(Path(directory), found.text, new)
+    if directory.owner is None:
+        directory = _with_owner(state, directory)
+    found = nodefile.read(directory)
+    if found.text is None or not is_in_hand(found.text, here.inventory):
+        return False
+    new = nodefile.render(here, found.text)
+    if new == found.text:
+        return False
+    asked = due(found.text, new, here.inventory, here.settings.name)
+    _ask_for(state, asked)
+    _, changed = nodefile.write(directory, found.text, new)
+    # Again, where that was done by somebody who came before the file did.
+    _ask_for(state, asked)
+    if not changed:
+        return False
     log.info("config.yml has the mesh's list of revision %d", here.inventory.revision)
     return True
+
+
+def _with_owner(state: State, directory: ConfigDirectory) -> ConfigDirectory:
+    """Remember whose a directory is that was remembered by an earlier version, which did not ask."""
+    found = config_directory.find(directory.path)
+    if found is None or found.path != directory.path:
+        return directory
+    with state.lock():
+        settings = state.settings()
+        if settings.node == directory:
+            state.save_settings(settings.with_node(found))
+    return found
+
+
+def _ask_for(state: State, asked: Due) -> None:
+    """Remember what is due besides what already is."""
+    with state.lock():
+        before = state.due() or Due()
+        after = before.then(asked)
+        if after != before:
+            state.save_due(after)
 
 
 class Follower:
@@ -71,7 +100,7 @@ class Follower:
         now = time.monotonic()
         if now < self._look_at or here.settings.config_directory is None:
             return
-        self._look_at = now + LOOK_S
+        begun = time.thread_time()
         try:
             self._follow(here)
             self._said = ""
@@ -79,6 +108,8 @@ class Follower:
             if error.message != self._said:
                 log.warning("config.yml does not follow the mesh: %s (hint: %s)", error.message, error.hint)
             self._said = error.message
+        finally:
+            self._look_at = now + max(LOOK_S, REST * (time.thread_time() - begun))
 
     def _follow(self, here: Here) -> None:
         seen = self._stamp(here)
@@ -93,10 +124,8 @@ class Follower:
             self._go_on(load(self._state), waiting)
 
     def _stamp(self, here: Here) -> object:
-        directory = here.settings.config_directory
-        file = (
-            None if directory is None else files.stamp(files.followed(Path(directory) / nodefile.FILE_NAME))
-        )
+        directory = here.settings.node
+        file = None if directory is None else config_directory.stamp(directory, nodefile.FILE_NAME)
         if not here.settings.control:
             return file, here.inventory.revision
         with Registry(self._state.registry_file) as registry:

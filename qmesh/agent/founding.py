@@ -30,6 +30,7 @@ from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, MachineRefused, StateUnreadable
 from qmesh.host import files, nftables, ports, surroundings, wireguard
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.records import Settings
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
@@ -106,10 +107,10 @@ class Founding(msgspec.Struct, frozen=True, kw_only=True):
     inventory: Inventory
     interface: str
     listen_port: int
-    config_directory: str | None
+    config_directory: ConfigDirectory | None
 
 
-def _founding(wish: Wish, directory: Path | None) -> Founding:
+def _founding(wish: Wish, directory: ConfigDirectory | None) -> Founding:
     interface = interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface)
     listen_port = port_number(
         DEFAULT_LISTEN_PORT if wish.listen_port is None else wish.listen_port, "listen port"
@@ -140,7 +141,7 @@ def _founding(wish: Wish, directory: Path | None) -> Founding:
         inventory=inventory,
         interface=interface,
         listen_port=listen_port,
-        config_directory=None if directory is None else str(directory),
+        config_directory=directory,
     )
 
 
@@ -179,7 +180,7 @@ def _network(given: str | None, interface: str) -> str:
     return network
 
 
-def profile_wanted(given: Profile | None, directory: Path | None) -> Profile:
+def profile_wanted(given: Profile | None, directory: ConfigDirectory | None) -> Profile:
     """The profile asked for, or that of the node's config.yml, or 2.0. Raises BadInput."""
     found = nodefile.profile_of(directory)
     profile = given or found or "2.0"
@@ -233,22 +234,21 @@ def _remember(state: State, founding: Founding) -> None:
         founding.inventory, mesh=mesh_identifier(verification_key), machines=(machine,)
     )
     Registry.create(state.registry_file, mesh, now=int(time.time()))
-    state.save_settings(
-        Settings(
-            mesh=mesh.mesh,
-            name=machine.name,
-            control=True,
-            interface=founding.interface,
-            listen_port=founding.listen_port,
-            verification_key=verification_key,
-            config_directory=founding.config_directory,
-            up=False,
-            guarded=False,
-        )
+    settings = Settings(
+        mesh=mesh.mesh,
+        name=machine.name,
+        control=True,
+        interface=founding.interface,
+        listen_port=founding.listen_port,
+        verification_key=verification_key,
+        up=False,
+        guarded=False,
     )
+    directory = founding.config_directory
+    state.save_settings(settings if directory is None else settings.with_node(directory))
 
 
-def _go_on(state: State, wish: Wish, directory: Path | None, *, apply: bool) -> None:
+def _go_on(state: State, wish: Wish, directory: ConfigDirectory | None, *, apply: bool) -> None:
     """This machine is in a mesh already: fine when an init that was cut off is said again."""
     here = load(state)
     _refuse_another_mesh(here, wish, directory)
@@ -260,7 +260,7 @@ def _go_on(state: State, wish: Wish, directory: Path | None, *, apply: bool) -> 
         converge(here, linux)
 
 
-def _refuse_another_mesh(here: Here, wish: Wish, directory: Path | None) -> None:
+def _refuse_another_mesh(here: Here, wish: Wish, directory: ConfigDirectory | None) -> None:
     settings, inventory, machine = here.settings, here.inventory, here.machine
     endpoints = tuple(Endpoint.parse(text, default_port=settings.listen_port) for text in wish.endpoints)
     said_and_is: tuple[tuple[str, object, object], ...] = (

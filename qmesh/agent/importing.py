@@ -11,6 +11,7 @@ from qmesh.agent.founding import profile_wanted
 from qmesh.agent.here import load
 from qmesh.errors import BadInput, NeedsRoot
 from qmesh.host import surroundings
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.state import State
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.importing import (
@@ -124,7 +125,9 @@ def _mesh(state: State) -> tuple[Mesh | None, Profile | None]:
     return Mesh(control=inventory.control, base_port=inventory.base_port, machines=machines), inventory.node
 
 
-def _reading(wish: Wish, directory: Path | None, profile: Profile, own_addresses: frozenset[str]) -> Reading:
+def _reading(
+    wish: Wish, directory: ConfigDirectory | None, profile: Profile, own_addresses: frozenset[str]
+) -> Reading:
     if wish.lines is not None:
         return machines_in_lines(wish.lines, own_addresses)
     if directory is None:

@@ -7,8 +7,6 @@ sent; and the settings, which make this machine a member, are written last.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
 from qmesh.agent.converge import reach, undone_on_failure
@@ -29,6 +27,7 @@ from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.redeeming import Joiner, redeem
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import JOIN_ANEW, BadInput
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux
 from qmesh.host.records import Settings
 from qmesh.host.state import State
@@ -79,11 +78,11 @@ def _refuse_other_options(here: Here, wish: Wish) -> None:
         )
 
 
-def _with_directory(state: State, here: Here, directory: Path | None) -> Here:
+def _with_directory(state: State, here: Here, directory: ConfigDirectory | None) -> Here:
     """Remember another config directory, if one was named."""
-    if directory is None or str(directory) == here.settings.config_directory:
+    if directory is None or directory == here.settings.node:
         return here
-    settings = msgspec.structs.replace(here.settings, config_directory=str(directory))
+    settings = here.settings.with_node(directory)
     state.save_settings(settings)
     return msgspec.structs.replace(here, settings=settings)
 
@@ -117,7 +116,7 @@ def _before(state: State, joiner: Joiner, linux: Linux) -> NodeState:
 
 def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
     others = (endpoint for endpoint in joiner.invitation.endpoints if endpoint != answered)
-    return Settings(
+    settings = Settings(
         mesh=joiner.invitation.mesh,
         name=joiner.invitation.name,
         control=False,
@@ -125,8 +124,8 @@ def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
         listen_port=joiner.listen_port,
         verification_key=joiner.invitation.verification_key,
         control_endpoints=(answered, *others),
-        config_directory=None if joiner.config_directory is None else str(joiner.config_directory),
         up=False,
         guarded=bool(joiner.ports),
         invitation=joiner.invitation.derived.identifier,
     )
+    return settings if joiner.config_directory is None else settings.with_node(joiner.config_directory)

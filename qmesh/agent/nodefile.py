@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmesh.errors import BadInput
-from qmesh.host import files
+from qmesh.errors import BadInput, QmeshError
+from qmesh.host import config_directory
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import NOT_SHOWN, PROFILES, Profile, Unshown
@@ -14,8 +17,9 @@ from qmesh.mesh.model import NOT_SHOWN, PROFILES, Profile, Unshown
 if TYPE_CHECKING:  # `ready` reads a file a core, and has no use for the registry
     from qmesh.agent.here import Here
 
+log = logging.getLogger("qmesh")
+
 FILE_NAME = "config.yml"
-MAX_OCTETS = 8 * 1024 * 1024
 
 
 class NodeFile(Unshown, frozen=True):
@@ -26,35 +30,62 @@ class NodeFile(Unshown, frozen=True):
     mode: int | None
 
 
-def find_directory(given: Path | None) -> Path | None:
+def find_directory(given: Path | None) -> ConfigDirectory | None:
     """The node's config directory: as given, or `.config` here when it holds a config.yml.
 
-    Raises BadInput when a given one is no directory.
+    What `.config` is here is decided by whoever made the directory in which somebody happens to be: it is
+    taken only where it is root's, or that of the user who typed `sudo`.
+    Raises BadInput when a given one is no directory, or is reached by a link that is not root's.
     """
     if given is None:
-        here = Path(".config")
-        return here.resolve() if (here / FILE_NAME).is_file() else None
-    if given.is_dir():
-        return given.resolve()
-    if given.exists() or given.name == FILE_NAME:
-        raise BadInput(
-            f"{given} is not a directory", hint=f"name the directory that holds {FILE_NAME}, not the file"
-        )
+        return _here()
+    found = config_directory.find(given.absolute())
+    if found is not None:
+        return found
     raise BadInput(
         f"there is no directory {given}",
         hint=f"is that where the node has its config.yml? make it with `mkdir -p {given}` if it is to be",
     )
 
 
-def read(directory: Path) -> NodeFile:
-    """The config.yml in `directory`. Raises StateUnreadable, NeedsRoot, or BadInput when it is no text."""
-    path = directory / FILE_NAME
-    real = files.followed(path)
-    octets = files.read(real, limit=MAX_OCTETS)
-    if octets is None:
-        return NodeFile(path, None, None)
+def _here() -> ConfigDirectory | None:
     try:
-        return NodeFile(path, octets.decode("utf-8"), files.mode_of(real))
+        path = Path.cwd() / ".config"
+    except FileNotFoundError:  # somebody deleted the directory that this is
+        return None
+    try:
+        found = config_directory.find(path)
+        if found is None or config_directory.stamp(found, FILE_NAME) is None:
+            return None
+    except QmeshError as error:
+        log.warning("%s is not used: %s (hint: %s)", path, error.message, error.hint)
+        return None
+    if is_trusted(found):
+        return found
+    log.warning(
+        "%s is not used: it is user %d's; if it is the node's, say so with --config", found, found.owner
+    )
+    return None
+
+
+def is_trusted(directory: ConfigDirectory) -> bool:
+    """Whether it is root's, or that of the user who typed `sudo`; of who is not root nothing can be had."""
+    trusted = {0, os.geteuid()}
+    by_sudo = os.environ.get("SUDO_UID", "")
+    if by_sudo.isdecimal():
+        trusted.add(int(by_sudo))
+    return directory.owner in trusted
+
+
+def read(directory: ConfigDirectory) -> NodeFile:
+    """The config.yml in `directory`. Raises MachineRefused, or BadInput when it is no text."""
+    path = directory.path / FILE_NAME
+    found = config_directory.read(directory, FILE_NAME)
+    if found is None:
+        return NodeFile(path, None, None)
+    octets, mode = found
+    try:
+        return NodeFile(path, octets.decode("utf-8"), mode)
     except UnicodeDecodeError as error:
         before = octets[: error.start].decode("utf-8")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
@@ -64,7 +95,7 @@ def read(directory: Path) -> NodeFile:
         ) from None
 
 
-def profile_of(directory: Path | None) -> Profile | None:
+def profile_of(directory: ConfigDirectory | None) -> Profile | None:
     """The node's profile as its config.yml tells; None when it does not."""
     text = None if directory is None else read(directory).text
     return None if text is None else nodeconfig.detect(text)
@@ -121,6 +152,12 @@ def render(here: Here, text: str | None) -> str:
     """
     profile = here.inventory.node
     wanted = nodeconfig.wanted_settings(here.inventory, here.settings.name)
+    count = sum(len(setting.values) for setting in wanted)
+    if count > nodeconfig.MAX_NODES:
+        raise BadInput(
+            f"config.yml would hold {count} values, and is not read beyond {nodeconfig.MAX_NODES}",
+            hint="make two meshes of so many workers",
+        )
     if text is None:
         secrets = dict.fromkeys(nodeconfig.facts(profile).secrets, NOT_SHOWN)
         return nodeconfig.least(profile, wanted, secrets=secrets)
@@ -129,7 +166,7 @@ def render(here: Here, text: str | None) -> str:
     return nodeconfig.with_settings(text, wanted)
 
 
-def refuse_to_create(here: Here, directory: Path | None) -> None:
+def refuse_to_create(here: Here, directory: ConfigDirectory | None) -> None:
     """Raise BadInput where a new config.yml would be a node without its identity or a worker's secret."""
     profile = here.inventory.node
     secrets = nodeconfig.facts(profile).secrets
@@ -175,13 +212,12 @@ def render_for(here: Here, name: str, own_text: str | None) -> str:
     return nodeconfig.least(profile, wanted, secrets=secrets)
 
 
-def write(directory: Path, old: str | None, new: str) -> tuple[Path, bool]:
+def write(directory: ConfigDirectory, old: str | None, new: str) -> tuple[Path, bool]:
     """Put a rendered config.yml in place of `old`; the file that was written, and whether it changed.
 
     Raises BadInput where another one is there by now.
     """
-    path = directory / FILE_NAME
     if new == old:
-        return path, False
+        return directory.path / FILE_NAME, False
     before = None if old is None else old.encode("utf-8")
-    return files.write_in_place_of(path, new.encode("utf-8"), instead_of=before), True
+    return config_directory.write(directory, FILE_NAME, new.encode("utf-8"), instead_of=before)

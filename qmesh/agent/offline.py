@@ -119,6 +119,7 @@ def _asked(state: State, joiner: Joiner) -> Asked:
         interface=joiner.interface,
         listen_port=joiner.listen_port,
         config_directory=None if directory is None else str(directory),
+        config_owner=None if directory is None else directory.owner,
         redemption=message,
         preshared_key=joiner.preshared,
     )
@@ -226,6 +227,7 @@ def _settings(state: State, asked: Asked, offered: Inventory) -> Settings:
         verification_key=asked.verification_key,
         control_endpoints=tuple(endpoints),
         config_directory=asked.config_directory,
+        config_owner=asked.config_owner,
         up=False,
         guarded=bool(state.ports_closed()),
         invitation=asked.redemption.identifier,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -14,6 +13,7 @@ from qmesh.errors import EnrolmentRefused
 from qmesh.host import names, surroundings
 from qmesh.host.channel.client import Client
 from qmesh.host.channel.messages import Silent
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux
 from qmesh.host.records import Pending
 from qmesh.host.state import State
@@ -51,7 +51,7 @@ class Joiner(msgspec.Struct, frozen=True):
     interface: str
     listen_port: int
     endpoint: Endpoint | None
-    config_directory: Path | None
+    config_directory: ConfigDirectory | None
     public_key: str
     ports: tuple[int, ...]
     has_new_key: bool

@@ -12,6 +12,7 @@ from qmesh.agent.converge import take
 from qmesh.agent.here import load, refuse_foreign_guard, require_root
 from qmesh.errors import QmeshError, StateUnreadable
 from qmesh.host import files, ports, processes, removal
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.ports import Listener
 from qmesh.host.records import Settings
@@ -84,7 +85,7 @@ def _remembered(state: State) -> tuple[Settings | None, tuple[int, ...], bool]:
         closed = state.ports_closed()
         here = load(state)
         closed = ports_of(here.inventory, here.settings.name)
-        text = nodefile.read(state.worker_config_directory).text
+        text = nodefile.read(ConfigDirectory(state.worker_config_directory, None)).text
         with_config = text is not None and nodefile.render(here, text) == nodefile.render(here, None)
     return settings, closed, with_config
 

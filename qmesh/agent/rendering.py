@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import msgspec
-
 from qmesh.agent import nodefile
 from qmesh.agent.here import Here, load, require_control, require_root
 from qmesh.agent.membership import latest
 from qmesh.errors import BadInput
 from qmesh.host import files, node_user, services
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.state import State
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.model import Unshown, quoted
@@ -30,7 +29,7 @@ class Rendered(Unshown, frozen=True, kw_only=True):
 
     here: Here
     is_for_another: bool
-    directory: Path | None
+    directory: ConfigDirectory | None
     old: str | None
     new: str
 
@@ -64,16 +63,18 @@ def render(state: State, *, config: Path | None, for_name: str | None) -> Render
     return Rendered(here=here, is_for_another=False, directory=directory, old=old, new=new)
 
 
-def _directory(here: Here, given: Path | None) -> Path | None:
-    found, remembered = nodefile.find_directory(given), here.settings.config_directory
+def _directory(here: Here, given: Path | None) -> ConfigDirectory | None:
+    found, remembered = nodefile.find_directory(given), here.settings.node
     if found is None:
-        return None if remembered is None else Path(remembered)
-    if given is None and remembered not in {None, str(found)}:
+        return remembered
+    if given is None and remembered is not None:
+        if remembered.path == found.path:  # that it was looked for is no word about whose it is now
+            return remembered
         log.info("the config.yml found here, in %s, is not the one remembered, in %s", found, remembered)
     return found
 
 
-def _say_what_is_wrong(directory: Path | None, text: str, here: Here) -> None:
+def _say_what_is_wrong(directory: ConfigDirectory | None, text: str, here: Here) -> None:
     """What the mesh's list does not cure. What spoils it as well is refused, so not said here."""
     for problem in nodeconfig.lint(text, profile=here.inventory.node, mesh=nodefile.mesh_of(here)):
         if not problem.cured and not problem.spoils_writing:
@@ -112,11 +113,12 @@ def write(state: State, rendered: Rendered) -> tuple[Path, bool]:
         )
     if rendered.old is None:
         nodefile.refuse_to_create(here, directory)
+    # Without the lock: the agent's loop waits for that, and a user's directory for whoever it likes.
+    done = nodefile.write(directory, rendered.old, rendered.new)
     with state.lock():
-        done = nodefile.write(directory, rendered.old, rendered.new)
         settings = state.settings()
-        if settings.config_directory != str(directory):
-            state.save_settings(msgspec.structs.replace(settings, config_directory=str(directory)))
+        if settings.node != directory:
+            state.save_settings(settings.with_node(directory))
         if services.worker_units_are_installed():
             list_cores(here)
     return done

@@ -32,8 +32,9 @@ from qmesh.agent.here import (
 )
 from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
-from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files, nftables, surroundings, wireguard
+from qmesh.errors import BadInput, QmeshError, StateUnreadable
+from qmesh.host import config_directory, files, nftables, surroundings, wireguard
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.records import Restoring, Settings
 from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.registry.image import put
@@ -174,7 +175,9 @@ def _refuse_another(state: State, restoring: Restoring) -> None:
         )
 
 
-def _refuse_other_options(here: Here, endpoints: tuple[Endpoint, ...], directory: Path | None) -> None:
+def _refuse_other_options(
+    here: Here, endpoints: tuple[Endpoint, ...], directory: ConfigDirectory | None
+) -> None:
     said_and_is = (
         ("--endpoint", endpoints or None, here.machine.endpoints),
         ("--config", directory and str(directory), here.settings.config_directory),
@@ -193,7 +196,7 @@ def _begin(
     found: Contents,
     wish: Wish,
     restoring: Restoring,
-    directory: Path | None,
+    directory: ConfigDirectory | None,
     *,
     apply: bool,
 ) -> None:
@@ -226,19 +229,28 @@ def _registry(found: Contents, wish: Wish) -> bytes:
         return image.octets()
 
 
-def _settings(settings: Settings, directory: Path | None) -> Settings:
-    known = settings.config_directory
-    if directory is None and known is not None:
-        if Path(known).is_dir():
-            directory = Path(known)
-        else:
-            log.warning("there is no %s here: say `qmesh render-config --write --config DIR` later", known)
-    return msgspec.structs.replace(
-        settings,
-        config_directory=None if directory is None else str(directory),
-        up=False,
-        guarded=False,
+def _settings(settings: Settings, directory: ConfigDirectory | None) -> Settings:
+    if directory is None and settings.node is not None:
+        directory = _still_there(settings.node)
+    bare = msgspec.structs.replace(
+        settings, config_directory=None, config_owner=None, up=False, guarded=False
     )
+    return bare if directory is None else bare.with_node(directory)
+
+
+def _still_there(known: ConfigDirectory) -> ConfigDirectory | None:
+    """The directory that the backup names, where it is here too, and the same user's."""
+    why = "there is no such directory here"
+    try:
+        found = config_directory.find(known.path)
+    except QmeshError as error:
+        found, why = None, error.message
+    if found is not None:
+        if known.owner == found.owner or (known.owner is None and nodefile.is_trusted(found)):
+            return found
+        why = f"it is user {found.owner}'s here"
+    log.warning("%s: %s; say `qmesh render-config --write --config DIR` later", known, why)
+    return None
 
 
 def _rise(state: State, *, undo: bool = False) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 from collections.abc import Mapping
 
 import msgspec
 
 from qmesh.agent.here import Here
-from qmesh.errors import MachineRefused
+from qmesh.errors import MachineRefused, QmeshError
 from qmesh.host import dialling, ports
+from qmesh.host.config_directory import ConfigDirectory, disk_octets
 from qmesh.mesh.advice import Circumstances
 from qmesh.mesh.inventory import Worker, workers_of
 from qmesh.mesh.units import restart_command, worker_unit
@@ -82,7 +82,7 @@ def circumstances(here: Here, watched: Mapping[str, Watched]) -> Circumstances:
         name=here.settings.name,
         is_succeeded=here.is_succeeded,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        disk=_disk(here.settings.config_directory),
+        disk=_disk(here.settings.node),
         latencies={name: each.latency for name, each in watched.items() if each.latency is not None},
         alive=sum(each.alive for each in watched.values()) if here.settings.control else None,
         ephemeral=ephemeral,
@@ -90,9 +90,9 @@ def circumstances(here: Here, watched: Mapping[str, Watched]) -> Circumstances:
     )
 
 
-def _disk(config_directory: str | None) -> int | None:
+def _disk(directory: ConfigDirectory | None) -> int | None:
     """Octets of the disk that the node's config is on, in use or free: its store is there as well."""
     try:
-        return None if config_directory is None else shutil.disk_usage(config_directory).total
-    except OSError:
+        return None if directory is None else disk_octets(directory)
+    except (QmeshError, OSError):
         return None

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
-from qmesh.mesh.model import quoted
 
 PRIVATE_MODE = 0o600
 MAX_OCTETS = 64 * 1024 * 1024
@@ -22,33 +21,26 @@ def read(path: Path, *, limit: int = MAX_OCTETS) -> bytes | None:
 
     Raises StateUnreadable when something is there that cannot be read so: never "nothing there".
     """
-    found = _read(path, path, limit)
-    return None if found is None else found[0]
-
-
-def _read(path: Path, named: Path, limit: int = MAX_OCTETS) -> tuple[bytes, os.stat_result] | None:
-    """A file with what the kernel says of it. named: what messages call it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except PermissionError:
-        raise NeedsRoot(f"{named} cannot be read by this user", hint="run the command as root") from None
+        raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root") from None
     except OSError as error:
-        raise _unreadable(named, _reason(error)) from None
+        raise _unreadable(path, _reason(error)) from None
     # Looked at before it becomes a file object: Python makes none of a directory, and leaves it open.
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise _unreadable(named, "is not a regular file")
+        raise _unreadable(path, "is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
         try:
             octets = file.read(limit + 1)
         except OSError as error:
-            raise _unreadable(named, _reason(error)) from None
+            raise _unreadable(path, _reason(error)) from None
     if len(octets) > limit:
-        raise _unreadable(named, f"is larger than {limit} bytes")
-    return octets, status
+        raise _unreadable(path, f"is larger than {limit} bytes")
+    return octets
 
 
 def head(path: Path, count: int) -> bytes:
@@ -89,23 +81,25 @@ def stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_ctime_ns, found.st_size
 
 
-def write(
-    path: Path, octets: bytes, *, mode: int = PRIVATE_MODE, owner: tuple[int, int] | None = None
-) -> None:
+def write(path: Path, octets: bytes, *, mode: int = PRIVATE_MODE) -> None:
     """Put `octets` at `path`, whole or not at all, and on the disk before this returns.
 
     A symbolic link at `path` is replaced, not followed. The file has `mode` from its first byte.
     Raises MachineRefused when the disk refuses; then the old file is as it was.
     """
-    _write(path, path, octets, mode, owner)
+    write_at(path, path, octets, mode, None)
 
 
-def _write(path: Path, named: Path, octets: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+def write_at(path: Path, named: Path, octets: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    """As `write`. named: what messages call it. owner: user and group, whose the file is to be.
+
+    Where this thread may not give it to them, it gives nothing to others than whose it is then.
+    """
     try:
         with _temporary(path) as (descriptor, temporary):
+            if owner is not None and not _given(descriptor, owner):
+                mode &= 0o700
             os.fchmod(descriptor, mode)
-            if owner is not None:
-                os.fchown(descriptor, *owner)
             _write_all(descriptor, octets)
             os.fsync(descriptor)
             temporary.replace(path)
@@ -126,6 +120,14 @@ def write_new(path: Path, octets: bytes) -> None:
             f"there is no directory {path.parent}", hint="name a file in one that is there with -o"
         )
     write(path, octets)
+
+
+def _given(descriptor: int, owner: tuple[int, int]) -> bool:
+    try:
+        os.fchown(descriptor, *owner)
+    except PermissionError:
+        return False
+    return True
 
 
 def _write_all(descriptor: int, octets: bytes) -> None:
@@ -201,66 +203,6 @@ def make_private_directory(path: Path) -> None:
         )
     if stat.S_IMODE(found.st_mode) & 0o077:
         path.chmod(0o700)
-
-
-def write_in_place_of(path: Path, octets: bytes, *, instead_of: bytes | None) -> Path:
-    """Replace somebody's existing file, or make a new one, and keep the old as `NAME.bak`.
-
-    instead_of: what the file holds; None for a new one. Owner and mode stay, less what others may do; a
-    new one is 0600. A symbolic link is followed when it and its target belong to one user, and the target
-    is what is replaced. Returns what was written.
-
-    The directory may be a user's, who may put another in its place at any moment: all is done in the one
-    that is there at first. Raises BadInput for a link that leads to somebody else's file, and where
-    something was changed meanwhile.
-    """
-    real = followed(path)
-    with _pinned(real.parent) as directory:
-        place = directory / real.name
-        old = _read(place, real)
-        if (None if old is None else old[0]) != instead_of:
-            raise BadInput(f"{real} was changed meanwhile", hint="run the same command again")
-        if old is None:
-            found = directory.stat()
-            _write(place, real, octets, PRIVATE_MODE, (found.st_uid, found.st_gid))
-            return real
-        before, found = old
-        mode, owner = stat.S_IMODE(found.st_mode) & 0o770, (found.st_uid, found.st_gid)
-        _write(place.with_name(f"{real.name}.bak"), real, before, mode, owner)
-        _write(place, real, octets, mode, owner)
-    return real
-
-
-@contextlib.contextmanager
-def _pinned(directory: Path) -> Iterator[Path]:
-    """A path by which a directory is reached whatever is put in its place. Source: proc(5), pid/fd."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise MachineRefused(
-            f"{directory} cannot be written to: {_reason(error)}", hint="make the directory first"
-        ) from None
-    try:
-        yield Path(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
-
-
-def followed(path: Path) -> Path:
-    """The file itself, where `path` is a link to a file of the same owner; else `path`.
-
-    Raises BadInput for a link that leads elsewhere.
-    """
-    if not path.is_symlink():
-        return path
-    real = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError where links go in a circle
-    # Not even where the file is ours: a user's link to a file of root's would have root replace it.
-    if not real.is_file() or real.stat().st_uid != path.lstat().st_uid:
-        raise BadInput(
-            f"{path} is a link to {quoted(str(real))}, which is no file of the same owner",
-            hint="put the file itself there, or name its directory with --config",
-        )
-    return real
 
 
 def _reason(error: OSError) -> str:

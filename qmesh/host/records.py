@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.mesh.enrolment import Redemption
 from qmesh.mesh.model import Endpoint, Port, Secret, Unshown
 
@@ -17,6 +20,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verification_key: Ed25519, 32 octets: whose memberships are believed.
     control_endpoints: where a worker machine reaches the control node, best first.
     config_directory: of the node's config.yml; None while unknown.
+    config_owner: the number of the user whose directory that is; None where nobody has looked yet.
     mtu: most octets of a packet in the tunnel, as its user said; None leaves it to the path.
     up: False after `qmesh down`.
     guarded: False after `qmesh down --open`.
@@ -32,11 +36,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verification_key: bytes
     control_endpoints: tuple[Endpoint, ...] = ()
     config_directory: str | None = None
+    config_owner: int | None = None
     mtu: int | None = None
     up: bool = True
     guarded: bool = True
     removed: bool = False
     invitation: str | None = None
+
+    @property
+    def node(self) -> ConfigDirectory | None:
+        """Where the node has its config.yml, and whose that is."""
+        if self.config_directory is None:
+            return None
+        return ConfigDirectory(Path(self.config_directory), self.config_owner)
+
+    def with_node(self, directory: ConfigDirectory) -> Settings:
+        """These settings with another directory of the node's."""
+        return msgspec.structs.replace(
+            self, config_directory=str(directory.path), config_owner=directory.owner
+        )
 
 
 class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +91,7 @@ class Asked(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a machine that asked by a file needs for the answer; of the invitation's secret only one key.
 
     mesh, name, address, endpoints, verification_key: as the invitation has them.
-    interface, listen_port, config_directory: as `join --offline` was told.
+    interface, listen_port, config_directory, config_owner: as `join --offline` was told.
     redemption: as it was sent.
     preshared_key: the permanent one, which the machine keeps once it is a member.
     """
@@ -88,6 +106,7 @@ class Asked(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
     config_directory: str | None
     redemption: Redemption
     preshared_key: Secret
+    config_owner: int | None = None
 
 
 class HeldPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

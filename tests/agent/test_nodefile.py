@@ -6,6 +6,7 @@ import pytest
 
 from qmesh.agent import nodefile
 from qmesh.errors import BadInput
+from qmesh.host.config_directory import ConfigDirectory
 
 HEX = "0badc0de5ec12e7f"
 
@@ -21,7 +22,7 @@ HEX = "0badc0de5ec12e7f"
 def test_what_is_not_utf_8_is_named_by_its_place(tmp_path, octets, place):
     (tmp_path / "config.yml").write_bytes(octets)
     with pytest.raises(BadInput, match=place) as refused:
-        nodefile.read(tmp_path)
+        nodefile.read(ConfigDirectory(tmp_path, None))
     assert "UTF-8" in refused.value.message
     assert HEX not in refused.value.message
     assert (tmp_path / "config.yml").read_bytes() == octets

@@ -14,6 +14,7 @@ from qmesh.mesh.nodeconfig import detect, document, misplaced, redacted, secret,
 from qmesh.mesh.nodeconfig.document import (
     MAX_CHARACTERS,
     MAX_DEPTH,
+    MAX_DIRECTIVES,
     MAX_NODES,
     Alias,
     Mapping,
@@ -58,10 +59,19 @@ REFUSED = {
     "tagged key": ("!!binary ZW5naW5l: 1", "line 1, column 1: this key is not a plain word"),
     "nested too deep in brackets": ("[" * (MAX_DEPTH + 1), f"column {MAX_DEPTH + 1}: nested deeper than"),
     "nested very deep in brackets": ("[" * 1_000_000, "nested deeper than"),
-    "nested very deep in braces": ("{a: " * 1_000_000, "nested deeper than"),
-    "nested very deep in dashes": ("- " * 1_000_000, "nested deeper than"),
-    "nested very deep in question marks": ("? " * 1_000_000, "nested deeper than"),
+    "nested very deep in braces": ("{a: " * 250_000, "nested deeper than"),
+    "nested very deep in dashes": ("- " * 500_000, "nested deeper than"),
+    "nested very deep in question marks": ("? " * 500_000, "nested deeper than"),
     "too many values": (f"[{'a,' * (MAX_NODES + 1)}]", f"more than {MAX_NODES} values"),
+    "too many aliases": (f"a: &a 1\nb: [{'*a,' * MAX_NODES}]", f"more than {MAX_NODES} values"),
+    "too many directives": (
+        "".join(f"%TAG !{number}! tag:x\n" for number in range(40_000)) + "---\na: 1",
+        f"line {MAX_DIRECTIVES + 1}, column 1: more than {MAX_DIRECTIVES} lines begin with %",
+    ),
+    "too many directives behind the document": (
+        "a: 1\n...\n" + "".join(f"%TAG !{number}! tag:x\n" for number in range(40_000)) + "---\n",
+        f"more than {MAX_DIRECTIVES} lines begin with %",
+    ),
     "too long": ("#" * (MAX_CHARACTERS + 1), f"longer than {MAX_CHARACTERS} characters"),
 }
 
@@ -184,6 +194,20 @@ class TestTree:
         assert load("[" * MAX_DEPTH + "]" * MAX_DEPTH)
         assert load(f"[{'a,' * (MAX_NODES - 1)}]")
         assert load("a#".ljust(MAX_CHARACTERS, "#"))
+        assert load("%YAML 1.1\n" + "#\n%TAG !a! tag:x\n---\na: 1")
+
+    def test_a_file_is_read_to_a_mebibyte_and_twenty_thousand_values(self):
+        assert (MAX_CHARACTERS, MAX_NODES) == (1024 * 1024, 20_000)
+
+    def test_an_alias_of_aliases_is_counted_once_and_stands_for_nothing_twice(self):
+        """Ten times ten times ... each: written out, ten to the power of twenty values."""
+        lines = ["a0: &a0 [x]"]
+        lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 21)]
+        text = "\n".join([*lines, "peerPrivKey: *a20", "engine:", "  dataWorkerMultiaddrs: []", ""])
+        for reader in READERS.values():
+            if reader is not READERS["secret"]:
+                reader(text)
+        assert with_workers(text, ("/ip4/10.77.0.1/tcp/40000",), "2.0").count("*a19") == 10
 
     def test_value_of(self):
         root = load("a: 1\nb: 2")

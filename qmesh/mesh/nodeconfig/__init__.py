@@ -19,6 +19,7 @@ lint           text + mesh -> problems; by lint_keys, lint_lists, lint_mesh
 """
 
 from qmesh.mesh.nodeconfig.core_place import place_of
+from qmesh.mesh.nodeconfig.document import MAX_NODES
 from qmesh.mesh.nodeconfig.edit import Setting, settings_in, with_settings, with_workers
 from qmesh.mesh.nodeconfig.least import least
 from qmesh.mesh.nodeconfig.lint import lint
@@ -31,6 +32,7 @@ from qmesh.mesh.nodeconfig.wanted import wanted_settings
 from qmesh.mesh.nodeconfig.worker_list import Misplaced, misplaced, workers_in
 
 __all__ = [
+    "MAX_NODES",
     "Facts",
     "Key",
     "Mesh",

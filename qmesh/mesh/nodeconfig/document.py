@@ -22,10 +22,13 @@ from qmesh.errors import BadInput
 BOM: Final = "\ufeff"
 BREAKS: Final = "\r\n\x85\u2028\u2029"
 """The characters that end a line. Source: YAML 1.1, 4.2."""
-MAX_CHARACTERS: Final = 8 * 1024 * 1024
-"""A list for 65,535 workers takes some 3 million."""
-MAX_NODES: Final = 200_000
+MAX_CHARACTERS: Final = 1024 * 1024
+"""A list of 20,000 workers takes some 0.6 million."""
+MAX_NODES: Final = 20_000
+"""Keys, values, lists and aliases: an alias is one, and never what it stands for again."""
 MAX_DEPTH: Final = 50
+MAX_DIRECTIVES: Final = 10
+"""libyaml looks for each among all before it, with Python's lock held: 40,000 take it two seconds."""
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BREAK = re.compile(f"\r\n|[{BREAKS}]")
@@ -33,6 +36,7 @@ _BREAK = re.compile(f"\r\n|[{BREAKS}]")
 # that off, and any other is damage.
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _QUOTED = re.compile(r"'[^']{5,}'|\"[^\"]{5,}\"|(?P<short>'[^']*'|\"[^\"]*\")")
+_DIRECTIVE = re.compile(f"(?:\\A|[{BREAKS}])%")
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _SECTIONS: Final = frozenset({"alias", "db", "engine", "key", "logger", "p2p"})
 """The node's own words, which are shown: any other key may be a secret in the wrong place."""
@@ -158,6 +162,12 @@ def _refuse_damage(text: str) -> None:
             f"the character U+{ord(damage.group()):04X} is not allowed in YAML",
             "take it out; if there are many, the file is damaged",
         )
+    for number, directive in enumerate(_DIRECTIVE.finditer(text), 1):
+        if number > MAX_DIRECTIVES:
+            mark = mark_at(text, directive.end() - 1)
+            raise wrong(
+                mark, f"more than {MAX_DIRECTIVES} lines begin with %", "is it the node's config.yml?"
+            )
 
 
 def mark_at(text: str, index: int) -> Mark:

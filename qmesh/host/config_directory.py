@@ -1,0 +1,427 @@
+"""The directory of a node, which may be a user's: reached without his links, read and written as that user.
+
+Root's rights could be lent to whoever owns a part of the way: by a link, by another directory in its place,
+by a file that never ends. So the way is gone from `/`, a directory at a time; who owns the last one is
+compared with who owned it; and what is done in it is done with that user's rights, in a thread that nobody
+waits for too long.
+Source: openat(2), O_PATH; setfsuid(2): of one thread, and nobody may send signals to it for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import posixpath
+import pwd
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from qmesh.errors import BadInput, MachineRefused, NeedsRoot, QmeshError, StateUnreadable
+from qmesh.host import files, pulse
+from qmesh.mesh.model import quoted
+
+MAX_OCTETS: Final = 1024 * 1024
+WAIT_S: Final = 4.0
+"""Seconds until a file system counts as one that does not answer; a disk that is asleep takes some three."""
+WRITE_S: Final = 30.0
+"""The same for a file that is to be on the disk."""
+_MOST_LINKS: Final = 40
+_NOBODY: Final = 65534
+_FIND: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_NAME_IT: Final = "`qmesh render-config --write --config DIR` names another, or takes this one as it is now"
+
+_libc = ctypes.CDLL(None)
+for _call in (_libc.setfsuid, _libc.setfsgid):
+    _call.argtypes, _call.restype = (ctypes.c_uint,), ctypes.c_uint
+
+_T = TypeVar("_T")
+
+
+class _NothingThereError(Exception):
+    """Something on the way is not there. FileNotFoundError could be about /proc as well."""
+
+
+_hanging: dict[Path, threading.Thread] = {}
+
+
+class ConfigDirectory(msgspec.Struct, frozen=True):
+    """A directory, and whose it is to be.
+
+    path: absolute, without links. owner: a user's number; None for whoever's it is.
+    """
+
+    path: Path
+    owner: int | None
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+class Content(NamedTuple):
+    """A file's octets and permission bits."""
+
+    octets: bytes
+    mode: int
+
+
+class _Found(NamedTuple):
+    """What is open, only to be looked at (O_PATH), where that is, and what the kernel says of it."""
+
+    descriptor: int
+    path: Path
+    status: os.stat_result
+
+
+def find(path: Path) -> ConfigDirectory | None:
+    """The directory at `path`, with who owns it now; None where nothing is.
+
+    Raises BadInput where the way leads through a link that root did not put there, or to no directory.
+    """
+    with contextlib.suppress(_NothingThereError):
+        return _apart(path, lambda: _look_at(path))
+    return None
+
+
+def read(directory: ConfigDirectory, name: str) -> Content | None:
+    """A regular file of the directory, of `MAX_OCTETS` at most; None where nothing is.
+
+    Raises BadInput where the directory or the file is not what it was, StateUnreadable for a file that can't
+    be read, MachineRefused where the disk does not answer, NeedsRoot.
+    """
+    with contextlib.suppress(_NothingThereError):
+        return _apart(directory.path, lambda: _read(directory, name))
+    return None
+
+
+def stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int] | None:
+    """Inode, time of the last change in nanoseconds and octets of a file; None where nothing is.
+
+    Nothing of the file is read. Raises as `read`.
+    """
+    with contextlib.suppress(_NothingThereError):
+        return _apart(directory.path, lambda: _stamp(directory, name))
+    return None
+
+
+def disk_octets(directory: ConfigDirectory) -> int:
+    """Octets of the disk that the directory is on. Raises OSError, and as `read`."""
+
+    def look() -> int:
+        with _entered(directory) as found:
+            disk = os.fstatvfs(found.descriptor)
+            return disk.f_blocks * disk.f_frsize
+
+    return _apart(directory.path, look)
+
+
+def write(
+    directory: ConfigDirectory, name: str, octets: bytes, *, instead_of: bytes | None
+) -> tuple[Path, bool]:
+    """Replace a file, or make a new one, and keep the old as `NAME.bak`.
+
+    Returns what was written, and whether that changed it.
+    instead_of: what the file holds; None for a new one. Owner and mode stay, less what others may do, as far
+    as the directory's owner may have it so; a new one is 0600 and that user's. Where a link to a file of the
+    same owner stands, that file is replaced.
+
+    Raises BadInput where something was changed meanwhile, MachineRefused where there is no such directory or
+    it can't be written to; else as `read`.
+    """
+    try:
+        return _apart(directory.path, lambda: _write(directory, name, octets, instead_of), wait_s=WRITE_S)
+    except _NothingThereError:
+        raise MachineRefused(f"there is no directory {directory}", hint="make the directory first") from None
+
+
+def _look_at(path: Path) -> ConfigDirectory:
+    with _descended(path) as found:
+        return ConfigDirectory(found.path, found.status.st_uid)
+
+
+def _read(directory: ConfigDirectory, name: str) -> Content:
+    with _entered(directory) as place, _file(place, name) as (_, found):
+        return _content(place, found)
+
+
+def _stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int]:
+    with _entered(directory) as place, _file(place, name) as (_, found):
+        return found.status.st_ino, found.status.st_ctime_ns, found.status.st_size
+
+
+def _write(
+    directory: ConfigDirectory, name: str, octets: bytes, instead_of: bytes | None
+) -> tuple[Path, bool]:
+    with _entered(directory) as place, contextlib.ExitStack() as opened:
+        try:
+            at, found = opened.enter_context(_file(place, name))
+        except _NothingThereError:
+            at, real, before, mode, owner = place, place.path / name, None, files.PRIVATE_MODE, None
+        else:
+            content = _content(place, found)
+            real, before, mode = found.path, content.octets, content.mode & 0o770
+            owner = found.status.st_uid, found.status.st_gid
+        if before == octets:
+            return real, False
+        if before != instead_of:
+            raise BadInput(f"{real} was changed meanwhile", hint="run the same command again")
+        # By the descriptor: whatever is put in its place meanwhile, this is the directory that was looked at.
+        target = Path(f"/proc/self/fd/{at.descriptor}") / real.name
+        with _acting_as(place.status.st_uid):
+            if before is not None:
+                files.write_at(target.with_name(f"{real.name}.bak"), real, before, mode, owner)
+            files.write_at(target, real, octets, mode, owner)
+        return real, True
+
+
+def _content(place: _Found, found: _Found) -> Content:
+    with _acting_as(place.status.st_uid):
+        try:
+            descriptor = os.open(
+                f"/proc/self/fd/{found.descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            )
+            with os.fdopen(descriptor, "rb") as file:
+                octets = file.read(MAX_OCTETS + 1)
+        except PermissionError:
+            raise _not_readable(place, found) from None
+        except OSError as error:
+            raise _unreadable(found.path, error.strerror or type(error).__name__) from None
+    if len(octets) > MAX_OCTETS:
+        raise _unreadable(found.path, f"is larger than {MAX_OCTETS} bytes")
+    return Content(octets, stat.S_IMODE(found.status.st_mode))
+
+
+@contextlib.contextmanager
+def _entered(directory: ConfigDirectory) -> Iterator[_Found]:
+    """The directory, where it is still whose it was."""
+    with _descended(directory.path) as found:
+        owner = found.status.st_uid
+        if directory.owner not in {None, owner}:
+            raise BadInput(
+                f"{directory} was user {directory.owner}'s, and is user {owner}'s now", hint=_NAME_IT
+            )
+        yield found
+
+
+@contextlib.contextmanager
+def _descended(path: Path) -> Iterator[_Found]:
+    """Go to a directory from `/`, without links but those that only root can have put there.
+
+    Who is not root has no rights to lend, and goes his way as he likes.
+    """
+    is_root = os.geteuid() == 0
+    with contextlib.ExitStack() as opened:
+        if is_root:
+            found = _by_steps(path, opened)
+        else:
+            real = Path(os.path.realpath(path))
+            found = _component(real, real, None, opened)
+        if not stat.S_ISDIR(found.status.st_mode):
+            raise BadInput(f"{path} is not a directory", hint="name the directory that holds config.yml")
+        yield found
+
+
+def _by_steps(path: Path, opened: contextlib.ExitStack) -> _Found:
+    for _ in range(_MOST_LINKS):
+        waiting = Path(posixpath.normpath(path)).parts[1:]
+        here = _component(Path("/"), Path("/"), None, opened)
+        is_roots = _is_roots(here.status)
+        for number, name in enumerate(waiting):
+            below = _component(Path(name), here.path / name, here, opened)
+            if stat.S_ISLNK(below.status.st_mode):
+                if not is_roots:
+                    raise _is_link(below)
+                path = here.path.joinpath(_target(below), *waiting[number + 1 :])
+                break
+            is_roots = is_roots and _is_roots(below.status)
+            here = below
+        else:
+            return here
+    raise BadInput(f"{path} is a link that leads to links without end", hint="name the directory itself")
+
+
+def _is_roots(status: os.stat_result) -> bool:
+    """Whether nobody but root can put something there."""
+    return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _component(name: Path, path: Path, within: _Found | None, opened: contextlib.ExitStack) -> _Found:
+    """Open what has a name, only to look at it. path: as it is called in messages."""
+    place = None if within is None else within.descriptor
+    try:
+        descriptor = os.open(name, _FIND, dir_fd=place)
+    except FileNotFoundError:
+        raise _NothingThereError from None
+    except PermissionError:
+        raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root") from None
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be looked at: {error.strerror}", hint="name the directory that holds config.yml"
+        ) from None
+    opened.callback(os.close, descriptor)
+    if within is not None:  # before anything is asked of it
+        _refuse_users_file_system(descriptor, within.descriptor, path)
+    return _Found(descriptor, path, os.fstat(descriptor))
+
+
+@contextlib.contextmanager
+def _file(place: _Found, name: str) -> Iterator[tuple[_Found, _Found]]:
+    """A regular file of a directory, and the directory that it is in: another one where a link leads there.
+
+    Raises BadInput for a link unless link, file and the file's directory are of one owner.
+    """
+    with contextlib.ExitStack() as opened:
+        at, found = place, _component(Path(name), place.path / name, place, opened)
+        if stat.S_ISLNK(found.status.st_mode):
+            link, target = found, place.path / _target(found)
+            try:
+                at = opened.enter_context(_descended(target.parent))
+                found = _component(Path(target.name), at.path / target.name, at, opened)
+            except _NothingThereError:
+                raise _leads_elsewhere(link) from None
+            owners = {each.status.st_uid for each in (place, link, at, found)}
+            if len(owners) > 1 or not stat.S_ISREG(found.status.st_mode):
+                raise _leads_elsewhere(link)
+        if not stat.S_ISREG(found.status.st_mode):
+            raise _unreadable(found.path, "is not a regular file")
+        yield at, found
+
+
+def _target(link: _Found) -> str:
+    return os.readlink("", dir_fd=link.descriptor)
+
+
+def _refuse_users_file_system(descriptor: int, within: int, path: Path) -> None:
+    """Raise BadInput where something that a user mounted begins: his program need not ever answer.
+
+    Source: fuse(4), mount option user_id; proc(5), fdinfo and mountinfo.
+    """
+    mount = _mount_of(descriptor)
+    if mount == _mount_of(within):
+        return
+    for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
+        fields = line.split()
+        if fields[0] != mount:
+            continue
+        kind, _, options = fields[fields.index("-") + 1 :][:3]
+        users = [each for each in options.split(",") if each.startswith("user_id=")]
+        if kind.startswith("fuse") and users and users != ["user_id=0"]:
+            raise BadInput(
+                f"{path} is a file system that a user mounted", hint="have the node's config.yml on the disk"
+            )
+
+
+def _mount_of(descriptor: int) -> str:
+    told = Path(f"/proc/self/fdinfo/{descriptor}").read_text("ascii")
+    return told.partition("mnt_id:")[2].split(maxsplit=1)[0]
+
+
+@contextlib.contextmanager
+def _acting_as(owner: int) -> Iterator[None]:
+    """Have this thread open, make and rename files with a user's rights and no others.
+
+    Root's other groups go for good, in the whole process, which has no use for them.
+    Raises MachineRefused where this process may not become somebody else.
+    """
+    if os.geteuid() != 0 or owner == 0:
+        yield
+        return
+    group = _group_of(owner)
+    try:
+        if os.getgroups():
+            os.setgroups([])
+        _libc.setfsgid(group)
+        _libc.setfsuid(owner)
+        if (_now(_libc.setfsuid), _now(_libc.setfsgid)) != (owner, group):
+            raise MachineRefused(
+                f"the rights of user {owner} can't be taken", hint="qmesh needs CAP_SETUID and CAP_SETGID"
+            )
+        yield
+    finally:
+        _libc.setfsuid(os.geteuid())
+        _libc.setfsgid(os.getegid())
+
+
+def _now(call: Callable[[int], int]) -> int:
+    """What a call would change. Source: setfsuid(2): no user has the number -1."""
+    return call(2**32 - 1)
+
+
+def _group_of(owner: int) -> int:
+    try:
+        return pwd.getpwuid(owner).pw_gid
+    except KeyError:
+        return _NOBODY
+
+
+def _apart(path: Path, work: Callable[[], _T], *, wait_s: float | None = None) -> _T:
+    """What `work` returns or raises, in a thread of its own, with which another user's rights end.
+
+    Raises MachineRefused where it does not end in time, and at once while it has not.
+    """
+    before = _hanging.get(path)
+    if before is not None and before.is_alive():
+        raise _silent(path)
+    ended: list[_T | BaseException] = []
+
+    def run() -> None:
+        try:
+            ended.append(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
+            ended.append(error)
+
+    thread = threading.Thread(target=run, name="config directory", daemon=True)
+    thread.start()
+    seconds = WAIT_S if wait_s is None else wait_s
+    with pulse.allowed(seconds):
+        thread.join(seconds)
+    if not ended:
+        _hanging[path] = thread
+        raise _silent(path)
+    (outcome,) = ended
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def _silent(path: Path) -> MachineRefused:
+    return MachineRefused(
+        f"the disk of {path} does not answer",
+        hint="is it a network's, that is away? mount it anew, or name another directory with --config",
+    )
+
+
+def _is_link(found: _Found) -> BadInput:
+    return BadInput(
+        f"{found.path} is a link to {quoted(_target(found))}, in a directory that is not root's alone",
+        hint="name the directory that it leads to itself with --config: whoever can exchange the link could"
+        " have root write elsewhere",
+    )
+
+
+def _leads_elsewhere(link: _Found) -> BadInput:
+    return BadInput(
+        f"{link.path} is a link to {quoted(_target(link))}, which is no file of the same owner",
+        hint="put the file itself there, or name its directory with --config",
+    )
+
+
+def _not_readable(place: _Found, found: _Found) -> QmeshError:
+    if os.geteuid() != 0:
+        return NeedsRoot(f"{found.path} cannot be read by this user", hint="run the command as root")
+    owner = place.status.st_uid
+    return BadInput(
+        f"{found.path} cannot be read by user {owner}, whose directory that is",
+        hint=f"`chown {owner} {found.path}`: qmesh does there what that user may do, and no more",
+    )
+
+
+def _unreadable(path: Path, why: str) -> StateUnreadable:
+    return StateUnreadable(
+        f"{path} cannot be read: {why}", hint="is that the node's own file? mend or restore it"
+    )

@@ -1,0 +1,511 @@
+"""The node's directory, when its owner is who attacks: a user without root, on a machine of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
+from qmesh.host import config_directory
+from qmesh.host.config_directory import MAX_OCTETS, ConfigDirectory, find, read, stamp, write
+from tests.lab.waiting import some_time, wait_until
+
+USER, OTHER = 1001, 1002
+NAME = "config.yml"
+HOME = Path("/run/home/alice")
+NODE = HOME / "node"
+CONFIG = NODE / ".config"
+VICTIM = Path("/run/victim")
+ROOTS = Path("/run/roots")
+"""Root's, with a link to the victim."""
+SECRET = b"root's own\n"
+
+lab = pytest.mark.lab
+own_machine = pytest.mark.usefixtures("own_machine")
+
+
+def as_user(script: str, user: int = USER) -> None:
+    """Run a shell script without root's rights."""
+    subprocess.run(
+        ["/bin/sh", "-e", "-u", "-c", script], check=True, user=user, group=user, extra_groups=[], cwd="/"
+    )
+
+
+def furnish() -> ConfigDirectory:
+    """A user's home with a node's directory, and one of root's with a file that is nobody else's to read."""
+    Path("/run").chmod(0o755)
+    VICTIM.mkdir(mode=0o700)
+    (VICTIM / NAME).write_bytes(SECRET)
+    (VICTIM / NAME).chmod(0o600)
+    ROOTS.mkdir()
+    (ROOTS / ".config").symlink_to(VICTIM)
+    HOME.mkdir(parents=True)
+    os.chown(HOME, USER, USER)
+    as_user(f"umask 077; mkdir -p {CONFIG}; echo old > {CONFIG}/{NAME}")
+    return ConfigDirectory(CONFIG, USER)
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def is_untouched(directory: Path = VICTIM) -> bool:
+    return names_in(directory) == [NAME] and (directory / NAME).read_bytes() == SECRET
+
+
+def attempts(directory: ConfigDirectory) -> Iterator[Callable[[], object]]:
+    """All that qmesh does with a directory that it remembers."""
+    yield lambda: read(directory, NAME)
+    yield lambda: stamp(directory, NAME)
+    yield lambda: write(directory, NAME, b"new\n", instead_of=b"old\n")
+    yield lambda: write(directory, NAME, b"new\n", instead_of=SECRET)
+    yield lambda: write(directory, NAME, b"new\n", instead_of=None)
+    yield lambda: config_directory.disk_octets(directory)
+
+
+def all_refused(directory: ConfigDirectory, message: str) -> None:
+    for attempt in attempts(directory):
+        with pytest.raises(BadInput, match=message):
+            attempt()
+    assert is_untouched()
+
+
+@lab
+@own_machine
+@pytest.mark.parametrize(("place", "target"), [(CONFIG, VICTIM), (NODE, ROOTS)])
+def test_a_users_link_in_place_of_the_directory_leads_root_nowhere(place, target):
+    furnish()
+    as_user(f"mv {place} {HOME}/spare; ln -s {target} {place}")
+    message = f"is a link to '{target}', in a directory that is not root's alone"
+    for owner in (USER, 0, None):
+        all_refused(ConfigDirectory(CONFIG, owner), message)
+    with pytest.raises(BadInput, match=message) as refused:
+        find(CONFIG)
+    assert "name the directory that it leads to itself with --config" in refused.value.hint
+
+
+@lab
+@own_machine
+def test_also_a_link_of_roots_own_is_refused_where_a_user_may_put_it():
+    """Root's link lies in the user's home; he calls it as he likes."""
+    directory = furnish()
+    (HOME / "roots").symlink_to(VICTIM)
+    as_user(f"mv {CONFIG} {HOME}/spare; mv {HOME}/roots {CONFIG}")
+    all_refused(ConfigDirectory(directory.path, None), "is a link")
+
+
+@lab
+@own_machine
+@pytest.mark.parametrize("target", ["/run/data", "data", "../run/data", "/run/more"])
+def test_a_link_that_only_root_can_have_put_there_is_followed(target):
+    furnish()
+    Path("/run/more").symlink_to("data")
+    Path("/run/home").rename("/run/data")
+    Path("/run/home").symlink_to(target)
+    found = find(CONFIG)
+    assert found == ConfigDirectory(Path("/run/data/alice/node/.config"), USER)
+    assert read(found, NAME) == (b"old\n", 0o600)
+
+
+@lab
+@own_machine
+def test_links_without_end_are_refused():
+    furnish()
+    Path("/run/round").symlink_to("round")
+    with pytest.raises(BadInput, match="links without end"):
+        find(Path("/run/round/node"))
+
+
+@lab
+@own_machine
+def test_another_owners_directory_in_its_place_is_refused_until_it_is_named_again():
+    directory = furnish()
+    VICTIM.rename(NODE / "roots")  # root's, below the user's: he may rename it
+    as_user(f"mv {CONFIG} {NODE}/spare; mv {NODE}/roots {CONFIG}")
+    for attempt in attempts(directory):
+        with pytest.raises(BadInput, match="was user 1001's, and is user 0's now") as refused:
+            attempt()
+        assert "--config" in refused.value.hint
+    assert is_untouched(CONFIG)
+    assert find(CONFIG) == ConfigDirectory(CONFIG, 0)
+
+
+@lab
+@own_machine
+def test_a_file_is_read_as_the_directorys_owner_and_not_as_root():
+    directory = furnish()
+    (VICTIM / NAME).chmod(0o640)  # root's group is none of the owner's
+    (CONFIG / NAME).unlink()
+    (CONFIG / NAME).hardlink_to(VICTIM / NAME)
+    os.setgroups([0])  # as in root's login
+    for attempt in (lambda: read(directory, NAME), lambda: write(directory, NAME, b"new", instead_of=SECRET)):
+        with pytest.raises(BadInput, match="cannot be read by user 1001, whose directory that is") as refused:
+            attempt()
+        assert f"chown 1001 {CONFIG / NAME}" in refused.value.hint
+    assert is_untouched()
+    assert names_in(CONFIG) == [NAME]
+
+
+@lab
+@own_machine
+def test_what_the_owner_may_not_write_root_does_not_write_for_him():
+    directory = furnish()
+    os.chown(CONFIG, USER, USER)
+    CONFIG.chmod(0o555)
+    with pytest.raises(MachineRefused, match="could not be written: Permission denied"):
+        write(directory, NAME, b"new\n", instead_of=b"old\n")
+    assert names_in(CONFIG) == [NAME]
+    assert (CONFIG / NAME).read_bytes() == b"old\n"
+
+
+@lab
+@own_machine
+def test_what_is_written_is_the_owners():
+    directory = furnish()
+    assert write(directory, NAME, b"new\n", instead_of=b"old\n") == (CONFIG / NAME, True)
+    assert write(directory, NAME, b"new\n", instead_of=b"old\n") == (CONFIG / NAME, False)
+    assert names_in(CONFIG) == [NAME, f"{NAME}.bak"]
+    for name, octets in ((NAME, b"new\n"), (f"{NAME}.bak", b"old\n")):
+        found = (CONFIG / name).stat()
+        assert ((CONFIG / name).read_bytes(), found.st_uid) == (octets, USER)
+        assert not stat.S_IMODE(found.st_mode) & 0o077
+    (CONFIG / NAME).unlink()
+    write(directory, NAME, b"newer\n", instead_of=None)
+    assert (CONFIG / NAME).stat().st_uid == USER
+    assert stat.S_IMODE((CONFIG / NAME).stat().st_mode) == 0o600
+
+
+@lab
+@own_machine
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o400])
+def test_in_roots_directory_a_replaced_file_keeps_owner_and_mode(mode):
+    furnish()
+    (VICTIM / NAME).chmod(mode)
+    os.chown(VICTIM / NAME, USER, OTHER)
+    write(ConfigDirectory(VICTIM, 0), NAME, b"new", instead_of=SECRET)
+    for name, octets in ((NAME, b"new"), (f"{NAME}.bak", SECRET)):
+        found = (VICTIM / name).stat()
+        assert (VICTIM / name).read_bytes() == octets
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (USER, OTHER, mode)
+
+
+@lab
+@own_machine
+def test_a_group_that_the_owner_is_not_in_gets_nothing():
+    directory = furnish()
+    os.chown(CONFIG / NAME, USER, OTHER)
+    (CONFIG / NAME).chmod(0o660)
+    write(directory, NAME, b"new\n", instead_of=b"old\n")
+    assert stat.S_IMODE((CONFIG / NAME).stat().st_mode) == 0o600
+
+
+@lab
+@own_machine
+def test_only_the_thread_that_works_there_has_the_owners_rights():
+    """Nobody else's look at the machine is as that user, and he may end nothing of root's."""
+    furnish()
+    found: dict[str, object] = {}
+
+    def work() -> None:
+        with config_directory._acting_as(USER):
+            try:
+                (VICTIM / NAME).read_bytes()
+            except PermissionError:
+                found["here"] = "refused"
+            status = Path(f"/proc/self/task/{threading.get_native_id()}/status").read_text("ascii")
+            found["uids"] = next(line.split()[1:] for line in status.splitlines() if line.startswith("Uid"))
+            worker.append(threading.get_native_id())
+            inside.set()
+            checked.wait()
+        found["after"] = (VICTIM / NAME).read_bytes()
+
+    worker: list[int] = []
+    inside, checked = threading.Event(), threading.Event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait()
+    assert (VICTIM / NAME).read_bytes() == SECRET
+    for task in (os.getpid(), *worker):  # dash's `kill` has no other way to say which one
+        refused = subprocess.run(
+            ["/bin/sh", "-c", f"kill -KILL {task}"], user=USER, check=False, capture_output=True, cwd="/"
+        )
+        assert refused.returncode != 0
+    checked.set()
+    thread.join()
+    assert found == {"here": "refused", "uids": ["0", "0", "0", str(USER)], "after": SECRET}
+
+
+def make_device(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # /dev/zero: it never ends
+    path.chmod(0o666)
+
+
+def link_through_a_link(path: Path) -> None:
+    (path.parent / "way").symlink_to(VICTIM)
+    path.symlink_to(f"way/{NAME}")
+
+
+STRANGE: dict[str, Callable[[Path], object]] = {
+    "fifo": lambda path: os.mkfifo(path, 0o666),
+    "device": make_device,
+    "directory": Path.mkdir,
+    "link to the shadow": lambda path: path.symlink_to("/etc/shadow"),
+    "link to root's": lambda path: path.symlink_to(VICTIM / NAME),
+    "link to a device": lambda path: path.symlink_to("/dev/zero"),
+    "link to nowhere": lambda path: path.symlink_to("nowhere"),
+    "link to itself": lambda path: path.symlink_to(NAME),
+    "link through a link": link_through_a_link,
+}
+
+
+@lab
+@own_machine
+@pytest.mark.parametrize("kind", STRANGE)
+def test_what_is_no_file_of_the_owners_is_refused_and_not_opened(kind):
+    directory = furnish()
+    (CONFIG / NAME).unlink()
+    STRANGE[kind](CONFIG / NAME)
+    for path in CONFIG.iterdir():
+        os.chown(path, USER, USER, follow_symlinks=False)
+    for attempt in list(attempts(directory))[:5]:
+        with pytest.raises((BadInput, StateUnreadable), match=r"is a link to|is not a regular file"):
+            attempt()
+    assert is_untouched()
+
+
+@lab
+@own_machine
+@pytest.mark.parametrize(
+    ("octets", "fits"), [(MAX_OCTETS, True), (MAX_OCTETS + 1, False), (6_000_000, False)]
+)
+def test_a_file_is_read_to_a_mebibyte(octets, fits):
+    directory = furnish()
+    (CONFIG / NAME).write_bytes(b"#" * octets)
+    if fits:
+        assert read(directory, NAME) == (b"#" * octets, 0o600)
+        return
+    with pytest.raises(StateUnreadable, match=f"larger than {MAX_OCTETS} bytes"):
+        read(directory, NAME)
+
+
+@lab
+@own_machine
+@pytest.mark.parametrize("owner", [0, USER])
+def test_a_link_to_a_file_of_the_same_owner_is_followed(owner):
+    furnish()
+    place = Path("/run/elsewhere")
+    place.mkdir()
+    os.chown(place, owner, owner)
+    real = place / "real.yml"
+    real.write_bytes(b"old\n")
+    real.chmod(0o600)
+    os.chown(real, owner, owner)
+    directory = ConfigDirectory(VICTIM if owner == 0 else CONFIG, owner)
+    (directory.path / NAME).unlink()
+    (directory.path / NAME).symlink_to(real)
+    os.chown(directory.path / NAME, owner, owner, follow_symlinks=False)
+
+    assert read(directory, NAME) == (b"old\n", 0o600)
+    assert write(directory, NAME, b"new\n", instead_of=b"old\n") == (real, True)
+    assert (directory.path / NAME).is_symlink()
+    assert (real.read_bytes(), real.stat().st_uid) == (b"new\n", owner)
+    assert names_in(place) == ["real.yml", "real.yml.bak"]
+
+
+@lab
+@own_machine
+@pytest.mark.parametrize("whose", ["link", "file", "directory"])
+def test_a_link_is_refused_where_anything_of_it_is_another_users(whose):
+    directory = furnish()
+    place = Path("/run/elsewhere")
+    place.mkdir()
+    (place / NAME).write_bytes(SECRET)
+    (CONFIG / NAME).unlink()
+    (CONFIG / NAME).symlink_to(place / NAME)
+    everything = {"link": CONFIG / NAME, "file": place / NAME, "directory": place}
+    for what, path in everything.items():
+        os.chown(path, OTHER if what == whose else USER, USER, follow_symlinks=False)
+    for attempt in list(attempts(directory))[:5]:
+        with pytest.raises(BadInput, match="no file of the same owner"):
+            attempt()
+    assert is_untouched(place)
+
+
+@lab
+@own_machine
+def test_the_old_backup_and_a_link_in_its_place_are_replaced():
+    directory = furnish()
+    as_user(f"ln -s {VICTIM}/{NAME} {CONFIG}/{NAME}.bak")
+    write(directory, NAME, b"new\n", instead_of=b"old\n")
+    assert (CONFIG / f"{NAME}.bak").read_bytes() == b"old\n"
+    assert is_untouched()
+
+
+@lab
+@own_machine
+def test_what_was_changed_meanwhile_is_not_replaced():
+    directory = furnish()
+    for instead_of in (b"other", None):
+        with pytest.raises(BadInput, match="was changed meanwhile"):
+            write(directory, NAME, b"new", instead_of=instead_of)
+    assert names_in(CONFIG) == [NAME]
+
+
+@lab
+@own_machine
+def test_where_no_directory_is_nothing_is_found_and_nothing_written():
+    furnish()
+    as_user(f"rm -r {CONFIG}")
+    for owner in (USER, None):
+        directory = ConfigDirectory(CONFIG, owner)
+        assert (find(CONFIG), read(directory, NAME), stamp(directory, NAME)) == (None, None, None)
+        with pytest.raises(MachineRefused, match="there is no directory"):
+            write(directory, NAME, b"new", instead_of=None)
+    as_user(f"echo > {CONFIG}")
+    with pytest.raises(BadInput, match="is not a directory"):
+        find(CONFIG)
+
+
+@contextlib.contextmanager
+def working(*words: str) -> Iterator[None]:
+    """A user's program that goes on all the while."""
+    process = subprocess.Popen(["/bin/sh", "-c", *words], user=USER, group=USER, extra_groups=[], cwd="/")
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+EXCHANGE = f"while :; do mv {{0}} {HOME}/spare; ln -s {{1}} {{0}}; rm {{0}}; mv {HOME}/spare {{0}}; done"
+
+
+@lab
+@own_machine
+@pytest.mark.parametrize(
+    ("exchanged", "link"), [(CONFIG, VICTIM), (NODE, ROOTS), (CONFIG / NAME, VICTIM / NAME)]
+)
+def test_a_directory_that_is_exchanged_at_any_moment_leads_nowhere_else(exchanged, link):
+    """Its owner has a link to a place of root's put there and taken away, as fast as can be."""
+    directory = furnish()
+    number = done = 0
+    with working(EXCHANGE.format(exchanged, link)):
+        while done < 100:
+            number += 1
+            with contextlib.suppress(QmeshError):
+                content = read(directory, NAME)
+                if content is None:
+                    continue
+                assert content.octets != SECRET
+                write(directory, NAME, b"%d\n" % number, instead_of=content.octets)
+                done += 1
+    assert is_untouched()
+    assert {path.stat().st_uid for path in HOME.rglob("config.yml*")} == {USER}
+
+
+@lab
+@own_machine
+def test_a_file_that_grows_while_it_is_read_ends():
+    directory = furnish()
+    with working(f"while :; do head -c 100000 /dev/zero >> {CONFIG}/{NAME}; done"):
+        wait_until(lambda: (CONFIG / NAME).stat().st_size > MAX_OCTETS, seconds=30)
+        for _ in range(20):
+            with pytest.raises(StateUnreadable, match="larger than"):
+                read(directory, NAME)
+
+
+def mount_fuse(place: Path, *, user: int) -> int:
+    """A file system whose program never answers; what keeps it there. Source: mount.fuse(8)."""
+    descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={descriptor},rootmode=40000,user_id={user},group_id={user},allow_other"
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"evil", os.fsencode(place), b"fuse.evil", 0, options.encode()) != 0:
+        pytest.skip(f"no FUSE here: {os.strerror(ctypes.get_errno())}")
+    return descriptor
+
+
+@lab
+@own_machine
+@pytest.mark.parametrize("place", [CONFIG, NODE, HOME, CONFIG / NAME])
+def test_a_file_system_that_a_user_mounted_is_asked_for_nothing(place):
+    directory = furnish()
+    if place == CONFIG / NAME:
+        descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        options = f"fd={descriptor},rootmode=100000,user_id={USER},group_id={USER},allow_other"
+        ctypes.CDLL(None).mount(b"evil", os.fsencode(place), b"fuse.evil", 0, options.encode())
+    else:
+        mount_fuse(place, user=USER)
+    for attempt in list(attempts(directory))[:5]:
+        with pytest.raises(BadInput, match="is a file system that a user mounted"):
+            attempt()
+    assert not config_directory._hanging
+
+
+@lab
+@own_machine
+def test_a_disk_that_does_not_answer_is_waited_for_once_and_not_for_long(monkeypatch):
+    directory = furnish()
+    mount_fuse(CONFIG, user=0)  # by root: like the disk of a network that is away
+    monkeypatch.setattr(config_directory, "WAIT_S", 0.2)
+    monkeypatch.setattr(config_directory, "WRITE_S", 0.2)
+    with pytest.raises(MachineRefused, match=r"the disk of /run/home/alice/node/\.config does not answer"):
+        read(directory, NAME)
+    threads = threading.active_count()
+    for attempt in attempts(directory):
+        with pytest.raises(MachineRefused, match="does not answer"):
+            attempt()
+    assert threading.active_count() == threads
+
+
+@contextlib.contextmanager
+def small_disk() -> Iterator[Path]:
+    """A file system with room for 64 KiB, on the test's own machine."""
+    small = Path("/run/small")
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", small], check=True)
+    yield small
+    subprocess.run(["umount", small], check=True)
+
+
+@lab
+@own_machine
+@pytest.mark.parametrize(("octets", "left"), [(50_000, []), (20_000, ["config.yml.bak"])])
+def test_a_full_disk_leaves_the_nodes_file_alone(octets, left):
+    with small_disk() as disk:
+        old = b"old" * (octets // 3)
+        (disk / NAME).write_bytes(old)
+        with pytest.raises(MachineRefused, match=r"config\.yml.* could not be written: No space left"):
+            write(ConfigDirectory(disk, 0), NAME, b"new" * 10_000, instead_of=old)
+        for name in [NAME, *left]:
+            assert (disk / name).read_bytes() == old
+        assert names_in(disk) == [NAME, *left]
+
+
+def test_a_killed_replacement_loses_nothing(tmp_path):
+    directory = ConfigDirectory(tmp_path, os.geteuid())
+    versions = [bytes([letter]) * 100_000 for letter in b"abcdefgh"]
+    (tmp_path / NAME).write_bytes(versions[0])
+    for _ in range(10):
+        identifier = os.fork()
+        if identifier == 0:
+            with contextlib.suppress(BaseException):
+                for number in range(10**9):
+                    content = read(directory, NAME)
+                    assert content
+                    write(directory, NAME, versions[number % 8], instead_of=content.octets)
+            os._exit(1)
+        some_time(0.001, 0.03)
+        os.kill(identifier, signal.SIGKILL)
+        os.waitpid(identifier, 0)
+        for name in (NAME, f"{NAME}.bak"):
+            with contextlib.suppress(FileNotFoundError):
+                assert (tmp_path / name).read_bytes() in versions
