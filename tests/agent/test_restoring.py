@@ -25,6 +25,7 @@ from qmesh.agent.inviting import invite
 from qmesh.agent.outfile import refuse_file
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import files
+from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.registry import Registry
 from qmesh.host.registry.schema import SCHEMA
 from qmesh.host.state import State
@@ -238,6 +239,22 @@ def test_endpoints_and_config_directory_are_the_new_machines(own_machine, tmp_pa
     assert load(new).settings.config_directory == str(tmp_path / ".config")
     assert done.revision == 1 + JUMP
     assert restored(State(tmp_path / "third"), octets, jump=2 * JUMP).revision == 1 + 2 * JUMP
+
+
+@pytest.mark.parametrize(("owner", "is_kept"), [(1001, True), (1002, False), (0, False)])
+def test_a_directory_of_the_backups_is_kept_only_where_it_is_the_same_users(
+    own_machine, tmp_path, owner, is_kept
+):
+    config = tmp_path / ".config"
+    config.mkdir()
+    os.chown(config, 1001, 1001)
+    old = made(tmp_path / "old")
+    old.save_settings(old.settings().with_node(ConfigDirectory(config, 1001)))
+    octets, _ = take(old, None)
+    os.chown(config, owner, owner)
+    new = State(tmp_path / "new")
+    restored(new, octets)
+    assert new.settings().node == (ConfigDirectory(config, 1001) if is_kept else None)
 
 
 @pytest.mark.parametrize(
