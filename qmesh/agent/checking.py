@@ -66,7 +66,8 @@ class Report(msgspec.Struct, frozen=True):
 def check(state: State) -> Report:
     """Audit this machine. Raises MachineRefused where it could not look."""
     require_root("qmesh check")
-    agent = _agent(state)  # before it has to wait for this command
+    agent = _agent(state)  # before it has to wait for this command, which must not wait for a user's disk
+    config = _config_file(state.settings().node)
     with state.lock():
         put_back_when_due(state)
         remembered = load(state)
@@ -80,6 +81,7 @@ def check(state: State) -> Report:
             obstacles=found_obstacles(here, desired, observed),
             black_hole=found_black_hole(here, observed),
             agent=agent,
+            config=config,
         )
     return Report(here.settings.name, here.inventory.revision, audit(desired, observed, around))
 
@@ -92,6 +94,7 @@ def _surroundings(
     obstacles: tuple[Obstacle, ...],
     black_hole: BlackHole | None,
     agent: Agent | None,
+    config: ConfigFile | None,
 ) -> Surroundings:
     occupied = map(ip_network, surroundings.occupied_networks(here.settings.interface))
     machines = here.inventory.machines
@@ -109,7 +112,7 @@ def _surroundings(
             SecretFile(str(path), files.mode_of(path))
             for path in (state.preshared_key_file, state.registry_file)
         ),
-        config=_config_file(here.settings.node),
+        config=config,
         ephemeral=ports.ephemeral(),
         reserved=ports.reserved(),
         listeners=ports.listeners(),

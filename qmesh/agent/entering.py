@@ -99,7 +99,7 @@ def joiner_of(state: State, invitation: Invitation, options: Options) -> Joiner:
 
 
 def come_up(state: State, here: Here, *, apply: bool, patience_s: float) -> Here:
-    """The end of every join: guard and tunnel, if they are wanted, and the node's config.yml.
+    """Guard and tunnel, if they are wanted. With the node's config.yml, that is the end of every join.
 
     patience_s: seconds to wait for the control node's answer, at most.
     """
@@ -112,7 +112,6 @@ def come_up(state: State, here: Here, *, apply: bool, patience_s: float) -> Here
         converge(here, linux, follow_roaming=True)
         _confirm(here, linux, patience_s=patience_s)
         take_nearest(state, here, linux)
-    _write_config(state, here)
     return here
 
 
@@ -239,8 +238,8 @@ def _confirm(here: Here, linux: Linux, *, patience_s: float) -> None:
     )
 
 
-def _write_config(state: State, here: Here) -> None:
-    """Give this machine a config.yml with the mesh's worker list, and remember where it is.
+def write_config(state: State, here: Here) -> None:
+    """Give this machine a config.yml with the mesh's worker list, and remember where it is. Takes the lock.
 
     The machine is a member whatever becomes of this: what stands in the way is said, and `check`
     goes on saying it.
@@ -261,6 +260,7 @@ def _config_written(state: State, here: Here) -> tuple[Path, bool]:
     if text is None:
         nodefile.refuse_to_create(here, directory)
     if given is None:
-        files.make_private_directory(directory.path)
-        state.save_settings(here.settings.with_node(directory))
+        with state.lock():
+            files.make_private_directory(directory.path)
+            state.save_settings(state.settings().with_node(directory))
     return nodefile.write(directory, text, nodefile.render(here, text))

@@ -21,6 +21,7 @@ from qmesh.agent.entering import (
     refuse_control,
     refuse_wrong_place,
     without_tunnel,
+    write_config,
 )
 from qmesh.agent.here import Here, Standing, load, refuse_while_restoring, require_root, standing
 from qmesh.agent.keeping import ensure_agent
@@ -58,6 +59,7 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
         _refuse_other_options(here, wish)
         here = _with_directory(state, here, options.config_directory)
         here = come_up(state, here, apply=apply, patience_s=_CONFIRM_S)
+    write_config(state, here)
     if apply:
         ensure_agent(state)
     return standing(here)

@@ -26,6 +26,7 @@ from qmesh.agent.entering import (
     refuse_what_collides,
     refuse_wrong_place,
     without_tunnel,
+    write_config,
 )
 from qmesh.agent.here import (
     Here,
@@ -149,6 +150,7 @@ def enter(state: State, text: str, *, apply: bool) -> Standing:
         else:
             _become_member(state, answer)
         here = come_up(state, load(state), apply=apply, patience_s=_CONFIRM_S)
+    write_config(state, here)
     if apply:
         ensure_agent(state)
     return standing(here)
