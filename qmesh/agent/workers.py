@@ -94,5 +94,5 @@ def _disk(directory: ConfigDirectory | None) -> int | None:
     """Octets of the disk that the node's config is on, in use or free: its store is there as well."""
     try:
         return None if directory is None else disk_octets(directory)
-    except (QmeshError, OSError):
+    except QmeshError:
         return None

@@ -110,14 +110,17 @@ def stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int] | None:
 
 
 def disk_octets(directory: ConfigDirectory) -> int:
-    """Octets of the disk that the directory is on. Raises OSError, and as `read`."""
+    """Octets of the disk that the directory is on. Raises MachineRefused where none is, and as `read`."""
 
     def look() -> int:
         with _entered(directory) as found:
             disk = os.fstatvfs(found.descriptor)
             return disk.f_blocks * disk.f_frsize
 
-    return _apart(directory.path, look)
+    try:
+        return _apart(directory.path, look)
+    except _NothingThereError:
+        raise _no_directory(directory) from None
 
 
 def write(
@@ -136,7 +139,7 @@ def write(
     try:
         return _apart(directory.path, lambda: _write(directory, name, octets, instead_of), wait_s=WRITE_S)
     except _NothingThereError:
-        raise MachineRefused(f"there is no directory {directory}", hint="make the directory first") from None
+        raise _no_directory(directory) from None
 
 
 def _look_at(path: Path) -> ConfigDirectory:
@@ -214,9 +217,10 @@ def _descended(path: Path) -> Iterator[_Found]:
 
     Who is not root has no rights to lend, and goes his way as he likes.
     """
-    is_root = os.geteuid() == 0
+    if not path.is_absolute() or "\0" in str(path):
+        raise BadInput(f"{quoted(str(path))} is no path from / on", hint="name the directory with --config")
     with contextlib.ExitStack() as opened:
-        if is_root:
+        if os.geteuid() == 0:
             found = _by_steps(path, opened)
         else:
             real = Path(os.path.realpath(path))
@@ -334,10 +338,11 @@ def _acting_as(owner: int) -> Iterator[None]:
     group = _group_of(owner)
     try:
         if os.getgroups():
-            os.setgroups([])
+            with contextlib.suppress(PermissionError):  # what follows is refused then as well
+                os.setgroups([])
         _libc.setfsgid(group)
         _libc.setfsuid(owner)
-        if (_now(_libc.setfsuid), _now(_libc.setfsgid)) != (owner, group):
+        if (_now(_libc.setfsuid), _now(_libc.setfsgid), os.getgroups()) != (owner, group, []):
             raise MachineRefused(
                 f"the rights of user {owner} can't be taken", hint="qmesh needs CAP_SETUID and CAP_SETGID"
             )
@@ -362,7 +367,7 @@ def _group_of(owner: int) -> int:
 def _apart(path: Path, work: Callable[[], _T], *, wait_s: float | None = None) -> _T:
     """What `work` returns or raises, in a thread of its own, with which another user's rights end.
 
-    Raises MachineRefused where it does not end in time, and at once while it has not.
+    Raises MachineRefused where it does not end in time, and at once while it has not; and for any OSError.
     """
     before = _hanging.get(path)
     if before is not None and before.is_alive():
@@ -384,6 +389,8 @@ def _apart(path: Path, work: Callable[[], _T], *, wait_s: float | None = None) -
         _hanging[path] = thread
         raise _silent(path)
     (outcome,) = ended
+    if isinstance(outcome, OSError):
+        raise MachineRefused(f"{path} cannot be used: {outcome}", hint="look for a damaged disk") from outcome
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
@@ -394,6 +401,10 @@ def _silent(path: Path) -> MachineRefused:
         f"the disk of {path} does not answer",
         hint="is it a network's, that is away? mount it anew, or name another directory with --config",
     )
+
+
+def _no_directory(directory: ConfigDirectory) -> MachineRefused:
+    return MachineRefused(f"there is no directory {directory}", hint="make the directory first")
 
 
 def _is_link(found: _Found) -> BadInput:

@@ -375,6 +375,53 @@ def test_where_no_directory_is_nothing_is_found_and_nothing_written():
         find(CONFIG)
 
 
+_CAP_SETGID, _CAP_SETUID = 6, 7
+
+
+def drop_capabilities(*numbers: int) -> None:
+    """Source: capset(2), version 3: two sets of three 32-bit words."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    for number in numbers:
+        for word in range(3):
+            sets[word] &= ~(1 << number)
+    assert libc.capset(header, sets) == 0
+
+
+@lab
+@own_machine
+def test_what_is_no_path_from_the_root_on_is_refused():
+    furnish()
+    os.chdir(HOME)
+    for path in ("", ".", "node", "../run", "/run\0/home"):
+        for attempt in attempts(ConfigDirectory(Path(path), None)):
+            with pytest.raises(BadInput, match="is no path from / on"):
+                attempt()
+    with pytest.raises(BadInput, match="cannot be looked at: File name too long"):
+        find(Path("/run") / ("x" * 300))
+
+
+@lab
+@own_machine
+def test_where_a_users_rights_cannot_be_taken_nothing_is_done():
+    """As in a container that may not become somebody else."""
+    directory = furnish()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            drop_capabilities(_CAP_SETUID, _CAP_SETGID)
+            with pytest.raises(MachineRefused, match="rights of user 1001 can't be taken"):
+                read(directory, NAME)
+            with pytest.raises(MachineRefused, match="rights of user 1001 can't be taken"):
+                write(directory, NAME, b"new\n", instead_of=b"old\n")
+            code = 0
+        os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert names_in(CONFIG) == [NAME]
+
+
 @contextlib.contextmanager
 def working(*words: str) -> Iterator[None]:
     """A user's program that goes on all the while."""
