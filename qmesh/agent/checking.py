@@ -235,5 +235,5 @@ def _config_file(directory: ConfigDirectory | None) -> ConfigFile | None:
     try:
         found = nodefile.read(directory)
     except QmeshError as error:
-        return ConfigFile(str(path), None, None, unreadable=error.message)
+        return ConfigFile(str(path), None, None, unreadable=error.message, cure=error.hint)
     return ConfigFile(str(path), found.text, found.mode)

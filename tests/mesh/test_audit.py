@@ -444,6 +444,10 @@ def test_a_list_that_qmesh_cannot_read_is_told_with_what_else_there_is():
 def test_a_file_that_cannot_be_read_is_a_finding_and_nothing_else_is_guessed():
     unreadable = ConfigFile("/c/config.yml", None, None, unreadable="/c/config.yml is not UTF-8")
     assert found(around=replace(AROUND, config=unreadable)) == [("config-lint", "error", "/c/config.yml")]
+    told = replace(unreadable, cure="save it as UTF-8")
+    for config, cure in ((unreadable, "mend /c/config.yml by hand"), (told, "save it as UTF-8")):
+        (finding,) = audit(WANTED, WANTED, replace(AROUND, config=config))
+        assert finding.cure == cure
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.7", "2001:db8::7"])  # noqa: S104 - not bound to

@@ -20,7 +20,7 @@ def config_findings(desired: NodeState, around: Surroundings) -> Iterator[Findin
         yield warning("config-missing", "config.yml", "the node's config.yml", "nobody said where", render)
         return
     if config.unreadable is not None:
-        mend = f"mend {config.path} by hand"
+        mend = config.cure or f"mend {config.path} by hand"
         yield error("config-lint", config.path, "a file that the node can read", config.unreadable, mend)
         return
     if config.text is None:

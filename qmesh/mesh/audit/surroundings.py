@@ -43,13 +43,14 @@ class SecretFile(msgspec.Struct, frozen=True):
 class ConfigFile(Unshown, frozen=True):
     """The node's config.yml. text, mode: None when there is no such file; the text is never shown.
 
-    unreadable: why its text could not be read, though it is there.
+    unreadable, cure: why its text could not be read, though it is there, and what to do.
     """
 
     path: str
     text: str | None
     mode: int | None
     unreadable: str | None = None
+    cure: str = ""
 
 
 class Flusher(msgspec.Struct, frozen=True):
