@@ -18,6 +18,7 @@ from qmesh.agent.here import load, require_control, require_root
 from qmesh.agent.undoing import follow, refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host import telling
+from qmesh.host.invoker import invoker
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import Redemption, read_redemption
@@ -64,7 +65,7 @@ def admit(state: State, text: str) -> Admitted:
                 f"this request is for mesh {request.mesh}, this is mesh {here.inventory.mesh}",
                 hint="run `qmesh admit` on the control node that made the invitation",
             )
-        with Registry(state.registry_file) as registry:
+        with Registry(state.registry_file, user=invoker()) as registry:
             inventory = registry.redeem(message, sender=None, now=int(time.time()))
         member = _member(inventory, message)
         telling.tell(state.directory, wait_s=_TOLD_S)

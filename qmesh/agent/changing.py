@@ -11,6 +11,7 @@ import msgspec
 from qmesh.agent.here import load, require_control, require_root
 from qmesh.agent.undoing import follow, refuse_while_waiting
 from qmesh.host import telling
+from qmesh.host.invoker import invoker
 from qmesh.host.registry import EventKind, Registry
 from qmesh.host.state import State
 from qmesh.mesh import changes
@@ -103,7 +104,7 @@ def _change(
         refuse_while_waiting(state)
         here = load(state)
         require_control(here, f"qmesh {command}")
-        with Registry(state.registry_file) as registry:
+        with Registry(state.registry_file, user=invoker()) as registry:
             old, new = registry.change(
                 after,
                 command=command,

@@ -31,6 +31,7 @@ from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, MachineRefused, StateUnreadable
 from qmesh.host import files, nftables, ports, surroundings, wireguard
 from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.invoker import invoker
 from qmesh.host.records import Settings
 from qmesh.host.registry import Registry
 from qmesh.host.state import State
@@ -233,7 +234,7 @@ def _remember(state: State, founding: Founding) -> None:
     mesh = msgspec.structs.replace(
         founding.inventory, mesh=mesh_identifier(verification_key), machines=(machine,)
     )
-    Registry.create(state.registry_file, mesh, now=int(time.time()))
+    Registry.create(state.registry_file, mesh, now=int(time.time()), user=invoker())
     settings = Settings(
         mesh=mesh.mesh,
         name=machine.name,

@@ -13,6 +13,7 @@ from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host import telling
+from qmesh.host.invoker import invoker
 from qmesh.host.registry import Readiness, Registry
 from qmesh.host.state import State
 from qmesh.mesh.inventory import Inventory
@@ -52,7 +53,7 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
     require_root("qmesh handover")
     here, withdrawn = _begin(state, name)
     missing: tuple[str, ...] = ()
-    with Registry(state.registry_file) as registry:
+    with Registry(state.registry_file, user=invoker()) as registry:
         mesh = registry.inventory()
         if mesh.control != name:
             try:
@@ -88,7 +89,7 @@ def _begin(state: State, name: str) -> tuple[Here, tuple[str, ...]]:
         require_control(here, "qmesh handover")
         if not here.settings.up:
             raise BadInput("the tunnel is down, and all members have to know", hint="`qmesh apply` first")
-        with Registry(state.registry_file) as registry:
+        with Registry(state.registry_file, user=invoker()) as registry:
             withdrawn = registry.begin_handover(name, now=int(time.time()))
     if withdrawn:
         log.warning("withdrawn, as they name this control node: the invitations of %s", ", ".join(withdrawn))
@@ -148,7 +149,7 @@ def _is_member_in_time(state: State) -> bool:
 def cancel(state: State) -> Inventory:
     """Give a handover up that was begun. Raises BadInput where none is, or it is done."""
     require_root("qmesh handover")
-    with state.lock(), Registry(state.registry_file) as registry:
+    with state.lock(), Registry(state.registry_file, user=invoker()) as registry:
         require_control(load(state), "qmesh handover --cancel")
         if registry.successor() == registry.inventory().control:
             raise BadInput("that handover is done", hint="hand over again from the control node there is now")

@@ -323,10 +323,10 @@ def roamed(here: Here, counters: Mapping[str, Counters]) -> dict[str, Endpoint]:
 
 
 def stale(counters: Mapping[str, Counters]) -> frozenset[str]:
-    """The public keys of peers without a fresh handshake."""
+    """The public keys of peers without a fresh handshake; none is fresh that is of the future."""
     now = time.time()
     return frozenset(
         key
         for key, count in counters.items()
-        if count.last_handshake_s is None or now - count.last_handshake_s >= FRESH_S
+        if count.last_handshake_s is None or abs(now - count.last_handshake_s) >= FRESH_S
     )

@@ -12,6 +12,7 @@ from qmesh.agent.here import Here, load, require_control, require_root
 from qmesh.agent.undoing import follow
 from qmesh.errors import BadInput
 from qmesh.host import services, surroundings
+from qmesh.host.invoker import invoker
 from qmesh.host.registry import Open, Registry
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import Invitation
@@ -63,7 +64,7 @@ def invite(state: State, wish: Wish) -> Invitation:
         require_control(here, "qmesh invite")
         endpoints = _control_endpoints(here)
         now = int(time.time())
-        with Registry(state.registry_file) as registry:
+        with Registry(state.registry_file, user=invoker()) as registry:
             issued = registry.invite(
                 name,
                 workers=workers,
@@ -110,7 +111,7 @@ def open_invitations(state: State) -> Invitations:
     with state.lock():
         require_control(load(state), "qmesh invite --list")
         now = int(time.time())
-        with Registry(state.registry_file) as registry:
+        with Registry(state.registry_file, user=invoker()) as registry:
             return Invitations(registry.invitations(now=now), now)
 
 
@@ -119,7 +120,7 @@ def withdraw(state: State, name: str) -> None:
     require_root("qmesh invite --withdraw")
     with state.lock():
         require_control(load(state), "qmesh invite --withdraw")
-        with Registry(state.registry_file) as registry:
+        with Registry(state.registry_file, user=invoker()) as registry:
             if not registry.withdraw(machine_name(name), now=int(time.time())):
                 raise BadInput(
                     f"there is no invitation for {name}", hint="see `qmesh invite --list` for those there are"

@@ -35,6 +35,7 @@ from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import config_directory, files, nftables, surroundings, wireguard
 from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.invoker import invoker
 from qmesh.host.records import Restoring, Settings
 from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.registry.image import put
@@ -217,7 +218,7 @@ def _begin(
 def _registry(found: Contents, wish: Wish) -> bytes:
     """The registry as it is to be, with the event that tells of the restore."""
     endpoints, now = _endpoints(found, wish), int(time.time())
-    with RegistryImage(found.backup.registry) as image:
+    with RegistryImage(found.backup.registry, user=invoker()) as image:
         image.withdraw_open(command="restore", now=now)
         image.change(
             lambda mesh: restored(mesh, endpoints, jump=wish.jump),

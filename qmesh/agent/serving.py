@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from qmesh.agent.whence import came_from
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError
 from qmesh.host.registry import Registry, image_of
 from qmesh.host.state import State
@@ -74,7 +75,8 @@ class ControlNode:
         self._unread: dict[str, bytes] = {}
         self._offered: dict[str, str] = {}
         self._is_redeemed = False
-        self._own = state.settings().name
+        settings = state.settings()
+        self._own, self._interface = settings.name, settings.interface
         self._first: str | None = None
         self._alone_until = 0.0
         with Registry(state.registry_file) as registry:
@@ -91,7 +93,12 @@ class ControlNode:
             known = registry.redeemed(message)
             if known is None or known != self._history.revision:
                 with self._turn:
-                    inventory = registry.redeem(message, sender=sender, now=int(time.time()))
+                    inventory = registry.redeem(
+                        message,
+                        sender=sender,
+                        now=int(time.time()),
+                        endpoint=lambda: came_from(self._interface, sender),
+                    )
                 self._advance(inventory)
                 self._is_redeemed = True
         with self._lock:

@@ -95,14 +95,14 @@ class Troubles:
         now = time.time()
         with self._lock:
             before = self._restarts.get(part)
-            times = before.times + 1 if before is not None and now - before.last < LATELY_S else 1
+            times = before.times + 1 if before is not None and abs(now - before.last) < LATELY_S else 1
             self._restarts[part] = Restart(part=part, reason=reason, times=times, last=now)
 
     def restarts(self) -> tuple[Restart, ...]:
         """What was begun anew lately."""
-        begin = time.time() - LATELY_S
+        now = time.time()
         with self._lock:
-            return tuple(each for each in self._restarts.values() if each.last > begin)
+            return tuple(each for each in self._restarts.values() if abs(now - each.last) < LATELY_S)
 
     def all(self) -> tuple[Trouble, ...]:
         """What is wrong now, oldest first."""

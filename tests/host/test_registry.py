@@ -33,7 +33,7 @@ from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, re
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import Endpoint, Machine, StandIn
 from tests.lab.waiting import idle, some_time
-from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_2, AS_OF_VERSION_3
+from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_2, AS_OF_VERSION_3, AS_OF_VERSION_4
 
 NOBODY = 65534
 NOW = 1_800_000_000
@@ -538,7 +538,7 @@ def test_events_are_told_in_order_with_their_times_and_commands(registry):
         Event(NOW, "init", "mesh-made", "control", 1),
         Event(NOW, "invite", "invited", "machine-b", 1),
         Event(NOW + 1, "invite", "invited", "machine-c", 1),
-        Event(NOW + 2, "join", "joined", "machine-b", 2),
+        Event(NOW + 2, "join", "joined", "machine-b", 2, None, "10.77.0.2", None, key(1)),
         Event(NOW + 2 * DAY_S, "agent", "invitation-expired", "machine-c", 2),
     )
 
@@ -937,7 +937,7 @@ def tables(path: Path) -> dict[str, str]:
         return {name: " ".join(text.split()) for name, text in found}
 
 
-@pytest.mark.parametrize("older", [AS_OF_VERSION_1, AS_OF_VERSION_2, AS_OF_VERSION_3])
+@pytest.mark.parametrize("older", [AS_OF_VERSION_1, AS_OF_VERSION_2, AS_OF_VERSION_3, AS_OF_VERSION_4])
 def test_an_older_registry_is_brought_forward_with_all_that_is_in_it(path, registry, older):
     redeem(registry, invite(registry), key(1))
     before, made = registry.inventory(), tables(path)
@@ -949,7 +949,9 @@ def test_an_older_registry_is_brought_forward_with_all_that_is_in_it(path, regis
         migrated.change(lambda mesh: with_options(mesh, options), **change("mesh-changed", "control"))
         assert migrated.inventory().restart
     assert tables(path).keys() == made.keys()
-    assert all(tables(path)[name] == made[name] for name in made if name not in {"mesh", "machines"})
+    assert all(
+        tables(path)[name] == made[name] for name in made if name not in {"mesh", "machines", "events"}
+    )
 
 
 def change(what: EventKind, machine: str) -> dict[str, Any]:
@@ -1291,7 +1293,7 @@ def test_a_key_is_offered_and_then_taken_up(path, registry):
     after = is_sound(path)
     assert (after.machine("machine-b").public_key, after.stand_ins) == (key(3), ())
     assert (after.revision, registry.preshared_keys()) == (before.revision + 1, {key(3): shared})
-    assert [what for what, _, _ in told(registry)[-3:]] == ["key-offered", "key-offered", "key-rotated"]
+    assert [what for what, _, _ in told(registry)[-3:]] == ["joined", "key-offered", "key-rotated"]
 
 
 def test_e5_a_key_that_another_has_can_be_offered_by_nobody(registry):
@@ -1334,3 +1336,178 @@ def test_e5_the_database_refuses_what_two_would_have(path, registry):
     for statement in refused:
         with pytest.raises(sqlite3.IntegrityError):
             sql(path, statement)
+
+
+def size(path: Path) -> int:
+    """Octets of a registry, less what is free in it."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM")
+        return len(connection.serialize())
+
+
+def test_a_member_that_offers_keys_for_ever_makes_no_history(path, registry):
+    redeem(registry, invite(registry), key(1))
+    redeem(registry, invite(registry, "machine-c"), key(2))
+    for sender, number in (("10.77.0.2", 3), ("10.77.0.3", 4)):
+        registry.offer_key(key(number), sender=sender, now=NOW)
+    before, count, numbers = size(path), len(registry.events()), {registry.last_event()}
+    for number in range(1, 301):
+        registry.offer_key(key(100 + number), sender="10.77.0.2", now=NOW + 10 * number)
+        numbers.add(registry.last_event())
+    assert len(registry.events()) == count
+    assert size(path) == before
+    assert len(numbers) == 301  # each is news, and no number is given twice
+    assert [(event.what, event.machine, event.at) for event in registry.events()[-2:]] == [
+        ("key-offered", "machine-c", NOW),
+        ("key-offered", "machine-b", NOW + 3000),
+    ]
+
+
+def test_another_offer_of_the_same_machine_is_news(registry):
+    redeem(registry, invite(registry), key(1))
+    registry.offer_key(key(2), sender="10.77.0.2", now=NOW)
+    seen = registry.last_event()
+    assert registry.news(since=seen) is not None
+    registry.offer_key(key(3), sender="10.77.0.2", now=NOW + 10)
+    assert registry.news(since=seen) is None
+
+
+def test_a_member_that_changes_its_key_for_ever_makes_no_history(registry):
+    redeem(registry, invite(registry), key(1))
+    count = len(registry.events())
+    for number in range(400):
+        registry.offer_key(key(100 + number), sender="10.77.0.2", now=NOW + 10 * number)
+        registry.take_up_key(key(100 + number), now=NOW + 10 * number + 1)
+    told_of = registry.events()
+    assert len(told_of) == count + 1 + 16
+    assert told_of[-1].what == "key-rotated"
+    assert told_of[0].what == "mesh-made"  # what others did is not what goes
+
+
+def test_history_ends_and_an_invitation_that_was_used_is_known_still(path, registry):
+    used = invite(registry)
+    redeem(registry, used, key(1))
+    sql(
+        path,
+        "INSERT INTO events (at, command, what, machine, revision) WITH RECURSIVE many(n) AS (SELECT 1"
+        " UNION ALL SELECT n + 1 FROM many WHERE n < 60000) SELECT 1, 'set', 'paused', 'x', 1 FROM many",
+        "INSERT INTO invitations (identifier, machine, expires_at, outcome) WITH RECURSIVE many(n) AS"
+        " (SELECT 1 UNION ALL SELECT n + 1 FROM many WHERE n < 6000)"
+        " SELECT 'of ' || n, 'y', 1, 'expired' FROM many",
+    )
+    for number in range(130):
+        invite(registry, f"machine-{number % 2}")
+    assert 50_000 <= len(registry.events()) <= 50_000 + 256
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (kept,) = connection.execute("SELECT count(*) FROM invitations").fetchone()
+    assert kept <= 5_000 + 130 + 3
+    assert redeem(registry, used, key(1)).machine("machine-b").public_key == key(1)
+
+
+@pytest.mark.parametrize("back_s", [3600, 10**9])
+def test_a_clock_that_was_set_back_lifts_no_limit_on_keys(registry, back_s):
+    redeem(registry, invite(registry), key(1))
+    registry.offer_key(key(2), sender="10.77.0.2", now=NOW)
+    registry.offer_key(key(3), sender="10.77.0.2", now=NOW - back_s)
+    for seconds in (0, 1, 9):
+        with pytest.raises(EnrolmentRefused, match="a moment ago"):
+            registry.offer_key(key(4), sender="10.77.0.2", now=NOW - back_s + seconds)
+    registry.offer_key(key(4), sender="10.77.0.2", now=NOW - back_s + 10)
+
+
+def test_a_clock_that_was_set_back_makes_no_invitation_good_for_longer(registry):
+    issued = invite(registry)
+    with pytest.raises(EnrolmentRefused, match="was not made yet"):
+        redeem(registry, issued, key(1), now=NOW - 3600)
+    assert [each.name for each in registry.invitations(now=NOW - 3600)] == ["machine-b"]
+    assert redeem(registry, issued, key(1), now=NOW - 200).machine("machine-b").public_key == key(1)
+
+
+def test_a_clock_that_was_set_forward_ends_invitations_for_good(registry):
+    issued = invite(registry)
+    registry.expire(now=NOW + 10**9)
+    with pytest.raises(EnrolmentRefused, match="expired"):
+        redeem(registry, issued, key(1))
+
+
+def test_an_address_rests_whatever_the_clock_says(registry):
+    for number, name in enumerate(("machine-b", "machine-c"), 1):
+        redeem(registry, invite(registry, name), key(number))
+    registry.change(lambda mesh: without(mesh, "machine-b"), **change("removed", "machine-b"))
+    for now in (1, 10**11):
+        issued = registry.invite("machine-d", workers=1, endpoint=None, expires_at=now + DAY_S, now=now)
+        assert issued.machine.address != "10.77.0.2"
+
+
+def test_a_registry_that_version_4_wrote_is_read_and_its_history_ends(tmp_path):
+    path = tmp_path / "mesh.db"
+    count = "SELECT what, count(*) FROM events GROUP BY what"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript((Path(__file__).parent / "registries/version-4.sql").read_text())
+        before = dict(connection.execute(count))
+        last, at = connection.execute("SELECT number, at FROM events ORDER BY number DESC LIMIT 1").fetchone()
+    assert (before["key-offered"], before["key-rotated"]) == (32, 21)
+    with Registry(path) as registry:
+        events, mesh = registry.events(), registry.inventory()
+        assert (registry.last_event(), events[-1].at, events[0].what) == (last, at, "mesh-made")
+        assert (mesh.revision, mesh.machine("machine-c").public_key) == (24, key(79))
+        assert [each.public_key for each in mesh.stand_ins] == [key(25)]
+        registry.offer_key(key(200), sender="10.77.0.2", now=NOW + 5000)
+        registry.offer_key(key(201), sender="10.77.0.3", now=NOW + 5000)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert dict(connection.execute(count)) == {**before, "key-offered": 2, "key-rotated": 16}
+
+
+@pytest.mark.parametrize("at", [-1, 2**40, 2**62])
+def test_an_event_of_no_time_is_damage(path, registry, at):
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE events SET at = ?", (at,))
+    with pytest.raises(StateUnreadable, match="no time"):
+        registry.events()
+
+
+def test_who_did_it_is_noted_and_of_a_join_who_invited_and_whence_it_came(path):
+    with Registry(path, user="alice") as registry:
+        issued = invite(registry)
+        registry.change(
+            lambda mesh: with_worker_count(mesh, "control", 4), **change("machine-changed", "control")
+        )
+    with Registry(path) as registry:
+        came = iter(["198.51.100.7:51820"])
+        for _ in range(2):  # the second one asks nobody
+            registry.redeem(
+                message(issued, key(1)),
+                sender="10.77.0.2",
+                now=NOW + 5,
+                endpoint=lambda: next(came),
+            )
+        registry.expire(now=NOW)
+        events = registry.events()
+    assert [(event.what, event.user) for event in events] == [
+        ("mesh-made", None),
+        ("invited", "alice"),
+        ("machine-changed", "alice"),
+        ("joined", "alice"),
+    ]
+    joined = events[-1]
+    assert (joined.address, joined.endpoint, joined.public_key) == ("10.77.0.2", "198.51.100.7:51820", key(1))
+
+
+def test_what_became_of_an_invitation_is_known(registry):
+    assert registry.spent("machine-b") is None
+    issued = invite(registry)
+    redeem(registry, issued, key(1))
+    found = registry.spent("machine-b")
+    assert found is not None
+    assert (found.outcome, found.public_key, found.is_member) == ("redeemed", key(1), True)
+    assert found.joined is not None
+    assert found.joined.at == NOW + 5
+    registry.change(lambda mesh: without(mesh, "machine-b"), **change("removed", "machine-b"))
+    gone = registry.spent("machine-b")
+    assert gone is not None
+    assert not gone.is_member
+    invite(registry, "machine-c")
+    registry.withdraw("machine-c", now=NOW)
+    withdrawn = registry.spent("machine-c")
+    assert withdrawn is not None
+    assert (withdrawn.outcome, withdrawn.joined) == ("withdrawn", None)

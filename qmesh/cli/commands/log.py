@@ -14,9 +14,10 @@ EXAMPLES = ("qmesh log", "qmesh log --json")
 
 
 def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
-    """Show who joined and what changed, and when.
+    """Show who joined and what changed, when, and by whom.
 
-    On the control node, oldest first; times are local.
+    On the control node, oldest first; times are local. Of a join: who had invited, and the machine's
+    tunnel address, key, and where it came from.
     """
     found = events(State(state))
     answer({"events": found}, as_json=as_json, text=lambda _: _in_words(found))
@@ -25,6 +26,19 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
 def _in_words(found: Sequence[Event]) -> str:
     return "\n".join(
         f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event.at))}  revision {event.revision:<5}"
-        f" {event.what:<21} {event.machine or ''} (by {event.command})"
+        f" {event.what:<21} {event.machine or ''} ({_by(event)}){_whence(event)}"
         for event in found
     )
+
+
+def _by(event: Event) -> str:
+    if event.user is None:
+        return f"by {event.command}"
+    if event.command == "join":
+        return f"by join, invited by {event.user}"
+    return f"by {event.command}, {event.user}"
+
+
+def _whence(event: Event) -> str:
+    where = [event.address, event.endpoint and f"from {event.endpoint}", event.public_key]
+    return "".join(f"  {each}" for each in where if each)

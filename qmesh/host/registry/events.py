@@ -1,11 +1,17 @@
-"""What happened to the mesh: each change of the registry appends one event."""
+"""What happened to the mesh: each change of the registry appends one event.
+
+What members do by themselves is bounded, so that none can make a history without end: of each machine
+there is one event of an offered key, which becomes the newest one when it offers another.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
+
+from qmesh.host.registry.schema import PRUNING
 
 EventKind: TypeAlias = Literal[
     "mesh-made",
@@ -30,21 +36,95 @@ EventKind: TypeAlias = Literal[
 ]
 
 
+_PRUNED_EVERY: Final = 256
+_COLUMNS: Final = "at, command, what, machine, revision, user, address, endpoint, public_key"
+_LATEST: Final = 2**40
+
+
 class Event(msgspec.Struct, frozen=True):
-    """Something that changed the mesh. at: Unix time in seconds."""
+    """Something that changed the mesh. at: Unix time in seconds.
+
+    user: who typed the command, on the control node; of a join who had made the invitation. None where
+        nobody did, or it was not noted.
+    address, endpoint, public_key: of a join the machine's tunnel address, where its packets came from, if
+        they came by the network, and its key.
+    """
 
     at: int
     command: str
     what: str
     machine: str | None
     revision: int
+    user: str | None = None
+    address: str | None = None
+    endpoint: str | None = None
+    public_key: str | None = None
 
 
 def record(
     connection: sqlite3.Connection, now: int, command: str, what: EventKind, machine: str, revision: int
 ) -> None:
     """Append an event; part of the transaction that makes the change."""
-    connection.execute(
-        "INSERT INTO events (at, command, what, machine, revision) VALUES (?, ?, ?, ?, ?)",
-        (now, command, what, machine, revision),
+    record_whole(connection, Event(now, command, what, machine, revision))
+
+
+def record_offer(connection: sqlite3.Connection, now: int, machine: str, revision: int) -> None:
+    """Have the one event of a machine's offered key be the newest."""
+    moved = connection.execute(
+        "UPDATE events SET number = (SELECT max(number) + 1 FROM events), at = ?, revision = ?"
+        " WHERE what = 'key-offered' AND machine = ?",
+        (now, revision, machine),
     )
+    if not moved.rowcount:
+        record(connection, now, "rotate-key", "key-offered", machine, revision)
+
+
+def record_whole(connection: sqlite3.Connection, event: Event) -> None:
+    """Append an event with all that is known of it. What is too much of the history goes, now and then."""
+    number = connection.execute(
+        f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - names of ours
+        msgspec.structs.astuple(event),
+    ).lastrowid
+    if event.what == "key-rotated" or (number or 0) % _PRUNED_EVERY == 0:
+        prune(connection)
+
+
+def note_user(connection: sqlite3.Connection, user: str, *, since: int) -> None:
+    """Say of the events after that number, but for the agent's, who made them happen."""
+    connection.execute(
+        "UPDATE events SET user = ? WHERE number > ? AND user IS NULL AND command <> 'agent'", (user, since)
+    )
+
+
+def prune(connection: sqlite3.Connection) -> None:
+    """Forget what is too much of the history, the oldest first."""
+    for statement in PRUNING:
+        connection.execute(statement)
+
+
+def all_of(connection: sqlite3.Connection) -> tuple[Event, ...]:
+    """All that is known to have happened, oldest first. Raises sqlite3.DatabaseError for what is no event."""
+    found = connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY number")  # noqa: S608 - as above
+    events = tuple(Event(*row) for row in found)
+    if any(not 0 <= each.at < _LATEST for each in events):
+        raise sqlite3.DatabaseError("an event has no time")
+    return events
+
+
+def last_invited(connection: sqlite3.Connection, machine: str) -> Event | None:
+    """The making of the last invitation of that name; None where there is none, or it is forgotten."""
+    return _last(connection, machine, "invited", "replacement-invited")
+
+
+def last_joined(connection: sqlite3.Connection, machine: str) -> Event | None:
+    """How a machine of that name joined last; None where none did, or it is forgotten."""
+    return _last(connection, machine, "joined", "replaced")
+
+
+def _last(connection: sqlite3.Connection, machine: str, *what: EventKind) -> Event | None:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM events WHERE machine = ? AND what IN (?, ?)"  # noqa: S608 - as above
+        " ORDER BY number DESC LIMIT 1",
+        (machine, *what),
+    ).fetchone()
+    return None if row is None else Event(*row)

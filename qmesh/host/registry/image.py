@@ -25,8 +25,9 @@ class RegistryImage(Registry):
     An older one is brought forward. Raises StateUnreadable when it is damaged, or of a newer qmesh.
     """
 
-    def __init__(self, octets: bytes) -> None:
+    def __init__(self, octets: bytes, *, user: str | None = None) -> None:
         self._path = _NAME
+        self._user = user
         if len(octets) < 512:
             raise StateUnreadable(f"{_NAME} is cut short", hint="take an older backup")
         self._connection = database.connect(database.MEMORY)

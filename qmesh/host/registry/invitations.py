@@ -10,7 +10,7 @@ import msgspec
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.registry import rows
-from qmesh.host.registry.events import EventKind, record
+from qmesh.host.registry.events import Event, EventKind, last_invited, last_joined, record
 from qmesh.mesh.changes import refuse_to_replace, with_key
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
 from qmesh.mesh.inventory import Inventory, add, admit
@@ -41,6 +41,8 @@ class Open(msgspec.Struct, frozen=True):
     replaces: bool
 
 
+CLOCK_S: Final = 300
+"""Seconds by which the clock may have been set back since an invitation was made."""
 _SPENT: Final = {
     "redeemed": "used already, with another key",
     "withdrawn": "withdrawn",
@@ -143,7 +145,7 @@ def redeemed(connection: sqlite3.Connection, message: Redemption) -> int | None:
 
 
 def redeem(
-    connection: sqlite3.Connection, message: Redemption, sender: str | None
+    connection: sqlite3.Connection, message: Redemption, sender: str | None, now: int
 ) -> tuple[str, EventKind] | None:
     """Admit the sender, as `Registry.redeem` says; what happened to which machine, if that was just now."""
     if redeemed(connection, message) is not None:
@@ -152,6 +154,13 @@ def redeem(
         "SELECT machine, secret FROM invitations WHERE identifier = ?", (message.identifier,)
     ).fetchone()
     refuse_unproven(message, secret)
+    made = last_invited(connection, name)
+    if made is not None and now < made.at - CLOCK_S:
+        # Its time would else be longer by as much as the clock was set back.
+        raise EnrolmentRefused(
+            "the control node's clock says that this invitation was not made yet",
+            hint="set the control node's clock, then run `qmesh join` again",
+        )
     before = rows.inventory(connection)
     invited = before.machine(name)
     stand_in = next((s for s in before.stand_ins if s.public_key == derive(secret).public_key), None)
@@ -205,6 +214,33 @@ def expire(connection: sqlite3.Connection, now: int) -> bool:
     for name, identifier in ended:
         _end(connection, name, identifier, now, command="agent", what="invitation-expired")
     return bool(ended)
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """The last invitation of a name, where none is open.
+
+    outcome: `redeemed`, `withdrawn` or `expired`. public_key: whose it was redeemed with.
+    joined: the event of that, where it is known. is_member: whether that key is a member's still.
+    """
+
+    outcome: str
+    public_key: str | None
+    joined: Event | None
+    is_member: bool
+
+
+def spent(connection: sqlite3.Connection, name: str) -> Spent | None:
+    """What became of the last invitation of that name; None where none is known."""
+    row = connection.execute(
+        "SELECT outcome, redeemed_by FROM invitations WHERE machine = ? ORDER BY rowid DESC LIMIT 1", (name,)
+    ).fetchone()
+    if row is None:
+        return None
+    outcome, public_key = row
+    joined = last_joined(connection, name) if outcome == "redeemed" else None
+    # Its key may be another since, which it changed itself.
+    member = "SELECT 1 FROM machines WHERE name = ? AND state <> 'invited'"
+    return Spent(outcome, public_key, joined, connection.execute(member, (name,)).fetchone() is not None)
 
 
 def end_open(connection: sqlite3.Connection, name: str, now: int, *, command: str) -> bool:

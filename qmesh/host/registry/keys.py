@@ -9,7 +9,7 @@ from typing import Final
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.registry import rows
-from qmesh.host.registry.events import record
+from qmesh.host.registry.events import record, record_offer
 from qmesh.mesh.changes import with_key
 from qmesh.mesh.model import Secret
 
@@ -44,7 +44,7 @@ def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: 
         "INSERT INTO stand_ins (public_key, machine, preshared_key) VALUES (?, ?, ?)",
         (public_key, name, shared),
     )
-    record(connection, now, "rotate-key", "key-offered", name, rows.revision(connection))
+    record_offer(connection, now, name, rows.revision(connection))
     return True
 
 
@@ -83,10 +83,13 @@ def _refuse_replaced(connection: sqlite3.Connection, name: str) -> None:
 
 
 def _refuse_too_soon(connection: sqlite3.Connection, name: str, now: int) -> None:
-    """Events are kept for ever: a member must not be able to make them without end."""
-    query = "SELECT max(at) FROM events WHERE machine = ? AND what = 'key-offered'"
-    (before,) = connection.execute(query, (name,)).fetchone()
-    if before is not None and 0 <= now - before < BETWEEN_S:
+    """Each makes the control node look at all of its machine, and each change of a key the whole mesh hear.
+
+    A clock that was set back has not made the last one's time later than it is.
+    """
+    query = "SELECT at FROM events WHERE machine = ? AND what = 'key-offered'"
+    row = connection.execute(query, (name,)).fetchone()
+    if row is not None and abs(now - row[0]) < BETWEEN_S:
         raise EnrolmentRefused(
             f"{name} offered another key a moment ago", hint=f"try again in {BETWEEN_S} seconds"
         )

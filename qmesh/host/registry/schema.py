@@ -6,7 +6,22 @@ import sqlite3
 from typing import Final
 
 APPLICATION: Final = 0x716D6573  # "qmes"
-VERSION: Final = 4
+VERSION: Final = 5
+MOST_EVENTS: Final = 50_000
+MOST_ENDED: Final = 5_000
+MOST_ROTATIONS: Final = 16
+"""How much of its history a registry keeps: events, invitations that nobody used, and of each machine the
+changes of its key, which it makes by itself."""
+PRUNING: Final = (
+    f"""DELETE FROM events WHERE number IN (SELECT number FROM (
+    SELECT number, row_number() OVER (PARTITION BY machine ORDER BY number DESC) AS place
+    FROM events WHERE what = 'key-rotated') WHERE place > {MOST_ROTATIONS})""",  # noqa: S608 - numbers of ours
+    f"""DELETE FROM events WHERE number <= (
+    SELECT number FROM events ORDER BY number DESC LIMIT 1 OFFSET {MOST_EVENTS})""",  # noqa: S608
+    f"""DELETE FROM invitations WHERE rowid IN (SELECT rowid FROM invitations
+    WHERE outcome IN ('withdrawn', 'expired') ORDER BY rowid DESC LIMIT -1 OFFSET {MOST_ENDED})""",  # noqa: S608
+)
+"""What ends the history. The last event stays in any case: its number is never given again."""
 _OF_THE_THIRD: Final = (
     """CREATE TABLE stand_ins (
     public_key TEXT PRIMARY KEY NOT NULL,
@@ -37,6 +52,8 @@ _OF_THE_FOURTH: Final = """CREATE TABLE succession (
     silent TEXT NOT NULL DEFAULT '[]',
     said_at INTEGER NOT NULL DEFAULT 0
 ) STRICT"""
+_OF_THE_FIFTH: Final = "CREATE UNIQUE INDEX one_key_offer ON events (machine) WHERE what = 'key-offered'"
+_OF_EVENTS: Final = ("user", "address", "endpoint", "public_key")
 SCHEMA: Final = f"""
 CREATE TABLE mesh (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -82,8 +99,13 @@ CREATE TABLE events (
     command TEXT NOT NULL,
     what TEXT NOT NULL,
     machine TEXT,
-    revision INTEGER NOT NULL
+    revision INTEGER NOT NULL,
+    user TEXT,
+    address TEXT,
+    endpoint TEXT,
+    public_key TEXT
 ) STRICT;
+{_OF_THE_FIFTH};
 """
 
 _MIGRATIONS: Final = {
@@ -95,6 +117,13 @@ _MIGRATIONS: Final = {
     ),
     2: ("ALTER TABLE machines ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 0", *_OF_THE_THIRD),
     3: (_OF_THE_FOURTH,),
+    4: (
+        *(f"ALTER TABLE events ADD COLUMN {name} TEXT" for name in _OF_EVENTS),
+        """DELETE FROM events WHERE what = 'key-offered' AND number NOT IN (
+    SELECT max(number) FROM events WHERE what = 'key-offered' GROUP BY machine)""",
+        _OF_THE_FIFTH,
+        *PRUNING,
+    ),
 }
 """By version, what makes the next one of it."""
 

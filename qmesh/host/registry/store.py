@@ -16,9 +16,17 @@ from typing import Final, Self
 from qmesh.errors import RESTORE, BadInput, EnrolmentRefused, NeedsRoot, StateUnreadable
 from qmesh.host import database, files
 from qmesh.host.registry import handing_over, invitations, keys, rows, schema
-from qmesh.host.registry.events import Event, EventKind, record
+from qmesh.host.registry.events import (
+    Event,
+    EventKind,
+    all_of,
+    last_invited,
+    note_user,
+    record,
+    record_whole,
+)
 from qmesh.host.registry.handing_over import Readiness
-from qmesh.host.registry.invitations import Issued, Open
+from qmesh.host.registry.invitations import Issued, Open, Spent
 from qmesh.mesh.enrolment import Redemption
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Endpoint, Machine, Secret, Unshown
@@ -45,11 +53,13 @@ class News(Unshown, frozen=True):
 class Registry:
     """An open registry. Use as a context manager; every method is one transaction.
 
+    user: who is to be noted as the one who made its changes; None for nobody, as for the agent.
     Raises StateUnreadable when the file is not there, damaged, or of a newer qmesh.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, user: str | None = None) -> None:
         self._path = path
+        self._user = user
         mode = files.mode_of(path)
         if mode is None:
             raise StateUnreadable(f"{path} is missing, and it is the mesh", hint=RESTORE)
@@ -69,10 +79,10 @@ class Registry:
         self._connection.close()
 
     @classmethod
-    def create(cls, path: Path, inventory: Inventory, *, now: int) -> None:
+    def create(cls, path: Path, inventory: Inventory, *, now: int, user: str | None = None) -> None:
         """Make a registry that holds `inventory`, whole or not at all.
 
-        now: Unix time in seconds.
+        now: Unix time in seconds; user: as the registry's.
         """
         building = path.with_name(path.name + ".new")
         with database.named(path):
@@ -84,6 +94,8 @@ class Registry:
                 with database.transaction(connection):
                     rows.insert_mesh(connection, inventory)
                     record(connection, now, "init", "mesh-made", inventory.control, inventory.revision)
+                    if user is not None:
+                        note_user(connection, user, since=0)
                 # Lasts in the file. Set when it is opened, it would fail where another process writes.
                 connection.execute("PRAGMA journal_mode = WAL")
             building.replace(path)
@@ -106,7 +118,10 @@ class Registry:
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         with database.named(self._path), database.transaction(self._connection):
+            before = None if self._user is None else handing_over.last_event(self._connection)
             yield self._connection
+            if self._user is not None and before is not None:
+                note_user(self._connection, self._user, since=before)
 
     def inventory(self) -> Inventory:
         """The whole mesh, invited machines included. Looks for damage of the file as well."""
@@ -159,12 +174,9 @@ class Registry:
             return News(found[-1][0], {name: _known(connection, name) for name in names})
 
     def events(self) -> tuple[Event, ...]:
-        """All that changed the mesh, oldest first."""
+        """What changed the mesh, oldest first: of late years all of it, but for keys that were offered."""
         with self._change() as connection:
-            found = connection.execute(
-                "SELECT at, command, what, machine, revision FROM events ORDER BY number"
-            )
-            return tuple(Event(*row) for row in found)
+            return all_of(connection)
 
     def invite(
         self,
@@ -200,6 +212,11 @@ class Registry:
             invitations.expire(connection, now)
             return invitations.end_open(connection, name, now, command="invite")
 
+    def spent(self, name: str) -> Spent | None:
+        """What became of the last invitation of that name; None where none is known."""
+        with self._change() as connection:
+            return invitations.spent(connection, name)
+
     def invitations(self, *, now: int) -> tuple[Open, ...]:
         """Those that can still be used, by name."""
         with self._change() as connection:
@@ -222,22 +239,41 @@ class Registry:
         with database.named(self._path):
             return invitations.redeemed(self._connection, message)
 
-    def redeem(self, message: Redemption, *, sender: str | None, now: int) -> Inventory:
+    def redeem(
+        self,
+        message: Redemption,
+        *,
+        sender: str | None,
+        now: int,
+        endpoint: Callable[[], str | None] = lambda: None,
+    ) -> Inventory:
         """Make the sender a member, or find that it already is: the same message twice is once (E4).
 
         sender: the tunnel address that WireGuard vouches for; None for a message that came as a file, which
             its proof alone vouches for.
+        endpoint: where its packets come from; asked only where it becomes a member now.
         Raises EnrolmentRefused for an unknown, used, withdrawn, expired or unproven invitation.
         """
         try:
             with self._change() as connection:
                 invitations.expire(connection, now)
-                happened = invitations.redeem(connection, message, sender)
+                happened = invitations.redeem(connection, message, sender, now)
                 inventory = rows.inventory(connection)
                 if happened is not None:
                     name, what = happened
-                    command = "admit" if sender is None else "join"
-                    record(connection, now, command, what, name, inventory.revision)
+                    invited = last_invited(connection, name)
+                    joined = Event(
+                        at=now,
+                        command="admit" if sender is None else "join",
+                        what=what,
+                        machine=name,
+                        revision=inventory.revision,
+                        user=self._user or (None if invited is None else invited.user),
+                        address=inventory.machine(name).address,
+                        endpoint=endpoint(),
+                        public_key=message.public_key,
+                    )
+                    record_whole(connection, joined)
         except (sqlite3.IntegrityError, BadInput) as error:
             raise EnrolmentRefused(
                 f"the control node refused: {error}", hint="look at `qmesh status` on the control node"
