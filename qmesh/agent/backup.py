@@ -10,11 +10,12 @@ import msgspec
 from qmesh import __version__
 from qmesh.agent.here import load, require_control, require_root
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
-from qmesh.host.records import Settings
+from qmesh.host import files
+from qmesh.host.records import BackedUp, Settings
 from qmesh.host.registry import RegistryImage, image_of
 from qmesh.host.state import State
 from qmesh.mesh import backup as format_
-from qmesh.mesh.backup import NONCE_OCTETS, SALT_OCTETS, Backup, Seal, odd_key
+from qmesh.mesh.backup import NONCE_OCTETS, SALT_OCTETS, Backup, Seal, odd_key, unpack
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Secret
 
@@ -42,9 +43,10 @@ class Contents(msgspec.Struct, frozen=True):
 
 
 def take(state: State, passphrase: bytes | None) -> tuple[bytes, Taken]:
-    """The backup's octets, as of one moment; the agent may go on. Raises StateUnreadable for damaged state.
+    """The backup's octets, as of one moment; the agent may go on.
 
     passphrase: None leaves it plain.
+    Raises StateUnreadable for damaged state, and wherever `restore` would not read what was made.
     """
     require_root("qmesh backup")
     now = int(time.time())
@@ -69,15 +71,35 @@ def take(state: State, passphrase: bytes | None) -> tuple[bytes, Taken]:
             registry=registry,
             withdrawn=withdrawn,
         )
+    seal = None if passphrase is None else _seal(passphrase)
+    octets = format_.pack(backup, seal)
     try:
-        mesh = contents(backup).inventory
+        mesh = opened(octets, passphrase).inventory
     except BadInput as error:
         raise StateUnreadable(
             f"this machine's state is no good for a backup: {error.message}", hint="see `qmesh check`"
         ) from None
-    seal = None if passphrase is None else _seal(passphrase)
     taken = Taken(mesh.mesh, mesh.revision, now, len(mesh.machines), seal is not None, withdrawn)
-    return format_.pack(backup, seal), taken
+    return octets, taken
+
+
+def remember(state: State, taken: Taken) -> None:
+    """Remember that this backup was written, for who is about to give the state up."""
+    with state.lock():
+        state.save_backed_up(BackedUp(at=taken.taken_at, revision=taken.revision))
+
+
+def opened(octets: bytes, passphrase: bytes | None) -> Contents:
+    """Read a backup, and look at all that is in it. Raises BadInput.
+
+    passphrase: None for a plain one, and only for that.
+    """
+    if len(octets) > files.MAX_OCTETS:
+        raise BadInput(
+            f"a backup has at most {files.MAX_OCTETS} octets, and this one has more",
+            hint="name the file that `qmesh backup` wrote",
+        )
+    return contents(unpack(octets, passphrase))
 
 
 def _seal(passphrase: bytes) -> Seal:
@@ -94,6 +116,7 @@ def contents(backup: Backup) -> Contents:
         settings = msgspec.json.decode(backup.settings, type=Settings)
         with RegistryImage(backup.registry) as image:
             mesh = image.inventory()
+            image.events()
     except ValueError:
         raise BadInput(
             "the backup's settings cannot be read",

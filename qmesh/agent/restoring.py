@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from qmesh.agent import nodefile
-from qmesh.agent.backup import Contents, contents
+from qmesh.agent.backup import Contents, opened
 from qmesh.agent.colliding import refuse_interface, refuse_listen_port
 from qmesh.agent.converge import converge, steps_without_names, undone_on_failure
 from qmesh.agent.cutting import warn_of_cut
@@ -41,7 +42,7 @@ from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.registry.image import put
 from qmesh.host.state import State
 from qmesh.mesh import networks
-from qmesh.mesh.backup import JUMP, restored, unpack
+from qmesh.mesh.backup import JUMP, is_sealed, restored
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Cores, Endpoint, Secret
 
@@ -56,6 +57,24 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[str, ...]
     config: Path | None
     jump: int = JUMP
+
+
+class Offered(msgspec.Struct, frozen=True):
+    """What a backup is of, before anything is written.
+
+    mesh, name, public_key: the mesh's identifier, and the control node's name and WireGuard key.
+    taken_at: Unix time in seconds; age_s: seconds since then, by this clock; less than 0 where it is to come.
+    machines: all of the mesh, by name.
+    """
+
+    mesh: str
+    name: str
+    public_key: str
+    revision: int
+    taken_at: int
+    age_s: int
+    encrypted: bool
+    machines: tuple[str, ...]
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -84,13 +103,24 @@ class Restored(Standing, frozen=True):
     withdrawn: tuple[str, ...]
 
 
-def restore(state: State, octets: bytes, passphrase: bytes | None, wish: Wish, *, apply: bool) -> Restored:
+def restore(
+    state: State,
+    octets: bytes,
+    passphrase: bytes | None,
+    wish: Wish,
+    *,
+    apply: bool,
+    agree: Callable[[Offered], None] = lambda _: None,
+) -> Restored:
     """Be the control node of a backup; or go on with a restore of it that was cut off.
 
+    passphrase: None for a plain one, and only for that.
+    agree: is told what is to be restored, before anything is written; it may raise BadInput.
     Raises BadInput before anything is written, or MachineRefused with everything put back.
     """
     require_root("qmesh restore")
-    found = contents(unpack(octets, passphrase))
+    found = opened(octets, passphrase)
+    agree(_offered(found, encrypted=is_sealed(octets)))
     wanted = _wanted(found, wish)
     directory = nodefile.find_directory(wish.config)
     nodefile.refuse_other_key(wanted.node, nodefile.profile_of(directory))
@@ -118,6 +148,20 @@ def restore(state: State, octets: bytes, passphrase: bytes | None, wish: Wish, *
         ensure_agent(state)
     state.save_restoring(msgspec.structs.replace(restoring, done=True))
     return _answer(found, here.inventory, standing(here))
+
+
+def _offered(found: Contents, *, encrypted: bool) -> Offered:
+    mesh, taken_at = found.inventory, found.backup.taken_at
+    return Offered(
+        mesh=mesh.mesh,
+        name=mesh.control,
+        public_key=mesh.control_node.public_key,
+        revision=mesh.revision,
+        taken_at=taken_at,
+        age_s=int(time.time()) - taken_at,
+        encrypted=encrypted,
+        machines=tuple(machine.name for machine in mesh.machines),
+    )
 
 
 def _wanted(found: Contents, wish: Wish) -> Inventory:

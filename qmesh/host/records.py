@@ -87,6 +87,13 @@ class Restoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     done: bool = False
 
 
+class BackedUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The last backup that was written. at: Unix time in seconds; revision: of the mesh in it."""
+
+    at: int
+    revision: int
+
+
 class Asked(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a machine that asked by a file needs for the answer; of the invitation's secret only one key.
 

@@ -28,7 +28,7 @@ from qmesh.errors import (
     StateUnreadable,
 )
 from qmesh.host import files, health, holder, logs, processes, reserved, telling
-from qmesh.host.records import Asked, HeldPorts, NextShared, Pending, Restoring, Rotation, Settings
+from qmesh.host.records import Asked, BackedUp, HeldPorts, NextShared, Pending, Restoring, Rotation, Settings
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.following import Due
 from qmesh.mesh.guard import parse_script
@@ -75,6 +75,7 @@ class State:
         self._restoring_file = directory / "restored.json"
         self.asked_file = directory / "request.json"
         self._held_ports_file = directory / reserved.REMEMBERED
+        self._backed_up_file = directory / "backup.json"
         self._next_key_file = directory / "next.key"
         self._rotation_file = directory / "rotating.json"
         self._due_file = directory / "due.json"
@@ -210,6 +211,7 @@ class State:
             self._next_key_file,
             self._rotation_file,
             *(() if keep_private_key else (self.private_key_file,)),
+            self._backed_up_file,
             self._restoring_file,
         ):
             files.remove(path)
@@ -276,6 +278,14 @@ class State:
     def save_restoring(self, restoring: Restoring) -> None:
         """Remember that a restore is under way, or done; durably."""
         files.write(self._restoring_file, msgspec.json.encode(restoring))
+
+    def backed_up(self) -> BackedUp | None:
+        """The last backup that was written of this state; None where there was none."""
+        return _decoded(self._backed_up_file, BackedUp, hint=_DELETE)
+
+    def save_backed_up(self, backed_up: BackedUp) -> None:
+        """Remember that there is a backup."""
+        files.write(self._backed_up_file, msgspec.json.encode(backed_up))
 
     def asked(self) -> Asked | None:
         """The request by a file that waits for its answer, if any."""

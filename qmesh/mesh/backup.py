@@ -97,9 +97,19 @@ def is_sealed(octets: bytes) -> bool:
 
 
 def unpack(octets: bytes, passphrase: bytes | None) -> Backup:
-    """Read a backup. Raises BadInput as `is_sealed` does, and for a wrong passphrase."""
+    """Read a backup. Raises BadInput as `is_sealed` does, and for a wrong passphrase.
+
+    passphrase: None for one that is plain; with a passphrase a plain one is refused, for somebody may have
+        put it in the place of the one that was sealed.
+    """
     body = octets[_HEAD_OCTETS:-_CHECKSUM_OCTETS]
-    if is_sealed(octets):
+    sealed = is_sealed(octets)
+    if passphrase is not None and not sealed:
+        raise BadInput(
+            "this backup is not encrypted, though a passphrase was given for it",
+            hint="is it yours? somebody may have put it in its place; if so, `--plain` and no passphrase",
+        )
+    if sealed:
         body = _unsealed(octets[:_HEAD_OCTETS], body, b"" if passphrase is None else passphrase)
     try:
         return msgspec.msgpack.decode(body, type=Backup)

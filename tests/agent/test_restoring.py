@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from qmesh.agent import founding, joining, restoring
-from qmesh.agent.backup import contents, take
+from qmesh.agent.backup import contents, remember, take
 from qmesh.agent.changing import set_machine
 from qmesh.agent.entering import Wish
 from qmesh.agent.here import load
@@ -26,11 +26,12 @@ from qmesh.agent.outfile import refuse_file
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.records import BackedUp
 from qmesh.host.registry import Registry
 from qmesh.host.registry.schema import SCHEMA
 from qmesh.host.state import State
 from qmesh.mesh.backup import JUMP, MAGIC, pack, unpack
-from tests.older_registry import AS_OF_VERSION_1
+from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_4
 
 pytestmark = [pytest.mark.lab]
 
@@ -225,6 +226,91 @@ def test_a_sealed_backup_takes_its_passphrase(own_machine, tmp_path):
     assert not new.directory.exists()
     restoring.restore(new, octets, b"correct horse", WISH, apply=False)
     assert load(new).inventory.revision == 1 + JUMP
+
+
+def test_a_plain_backup_in_the_place_of_a_sealed_one_is_refused(own_machine, tmp_path):
+    swapped, _ = take(made(tmp_path / "mallorys"), None)
+    with pytest.raises(BadInput, match="not encrypted, though a passphrase was given"):
+        restoring.restore(State(tmp_path / "new"), swapped, b"correct horse", WISH, apply=False)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("passphrase", [None, b"correct horse"])
+def test_what_is_to_be_restored_is_shown_before_anything_is_written(own_machine, tmp_path, passphrase):
+    state, new = made(tmp_path / "old"), State(tmp_path / "new")
+    octets, taken = take(state, passphrase)
+    shown: list[restoring.Offered] = []
+
+    def refuse(offered: restoring.Offered) -> None:
+        assert not new.directory.exists()
+        shown.append(offered)
+        raise BadInput("no", hint="")
+
+    with pytest.raises(BadInput, match="no"):
+        restoring.restore(new, octets, passphrase, WISH, apply=False, agree=refuse)
+    assert not new.directory.exists()
+    (offered,) = shown
+    here = load(state)
+    assert (offered.mesh, offered.name, offered.public_key, offered.machines, offered.revision) == (
+        *(here.inventory.mesh, "control", here.machine.public_key, ("control",), 1),
+    )
+    assert (offered.taken_at, offered.encrypted) == (taken.taken_at, passphrase is not None)
+    assert 0 <= offered.age_s < 3600
+
+
+def test_a_backup_that_could_not_be_restored_is_not_made(own_machine, tmp_path, monkeypatch):
+    state = made(tmp_path / "old")
+    whole, _ = take(state, None)
+    with monkeypatch.context() as less:
+        less.setattr(files, "MAX_OCTETS", len(whole) - 1)
+        with pytest.raises(StateUnreadable, match="at most"):
+            take(state, None)
+    with contextlib.closing(sqlite3.connect(state.registry_file)) as connection, connection:
+        connection.execute("UPDATE events SET at = ? WHERE number = 1", (2**62,))
+    for passphrase in (None, b"correct horse"):
+        with pytest.raises(StateUnreadable):
+            take(state, passphrase)
+
+
+def test_a_hundred_days_of_a_hostile_members_offers_leave_a_backup_that_can_be_restored(
+    own_machine, tmp_path
+):
+    state = made(tmp_path / "old")
+    before = len(take(state, None)[0])
+    with contextlib.closing(sqlite3.connect(state.registry_file)) as connection, connection:
+        for statement in AS_OF_VERSION_4:
+            connection.execute(statement)
+        connection.execute(
+            "INSERT INTO events (at, command, what, machine, revision) WITH RECURSIVE many(n) AS (SELECT 1"
+            " UNION ALL SELECT n + 1 FROM many WHERE n < 864000)"
+            " SELECT n, 'rotate-key', 'key-offered', 'machine-c', 1 FROM many"
+        )
+    octets, _ = take(state, None)
+    assert len(octets) < before + 4096
+    restored(State(tmp_path / "new"), octets)
+
+
+def test_a_backup_that_version_4_of_the_registry_is_in_is_read(own_machine, tmp_path):
+    backup = unpack(take(made(tmp_path / "old"), None)[0], None)
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.deserialize(backup.registry[:18] + b"\1\1" + backup.registry[20:])
+        for statement in AS_OF_VERSION_4:
+            connection.execute(statement)
+        registry = connection.serialize()
+    new = State(tmp_path / "new")
+    restored(new, pack(msgspec.structs.replace(backup, registry=registry), None))
+    assert load(new).inventory.revision == 1 + JUMP
+
+
+def test_when_the_last_backup_was_is_remembered_and_goes_with_the_state(own_machine, tmp_path):
+    state = made(tmp_path / "old")
+    assert state.backed_up() is None
+    _, taken = take(state, None)
+    assert state.backed_up() is None  # it is not written yet
+    remember(state, taken)
+    assert state.backed_up() == BackedUp(at=taken.taken_at, revision=1)
+    state.forget(keep_private_key=True)
+    assert state.backed_up() is None
 
 
 def test_endpoints_and_config_directory_are_the_new_machines(own_machine, tmp_path):

@@ -80,7 +80,7 @@ def test_e3_e6_members_go_on_untouched_with_a_control_node_that_was_restored(lab
         assert facts(member, "status")["revision"] == 4
     new = new_hardware(lab, control)
 
-    done = facts(new, "restore", BACKUP, "--config", CONFIG)
+    done = facts(new, "restore", BACKUP, "--plain", "--config", CONFIG)
     revision = 3 + JUMP
     assert (done["name"], done["address"], done["revision"]) == ("control", "10.77.0.1", revision)
     assert [(each["name"], each["cores"]) for each in done["machines"]] == [
@@ -121,7 +121,7 @@ def test_an_old_backup_over_a_newer_world_at_another_address(lab):
     new = new_hardware(lab, control, "192.168.0.210")
     qmesh(called, "apply")
 
-    done = qmesh(new, "restore", BACKUP, "--config", CONFIG, "--endpoint", "192.168.0.210")
+    done = qmesh(new, "restore", BACKUP, "--plain", "--config", CONFIG, "--endpoint", "192.168.0.210")
     assert "machine-b  active  10.77.0.2  cores 4-7" in done.stdout
     assert "machine-c" not in done.stdout
     assert "the old machine must never run again" in done.stderr
@@ -144,11 +144,11 @@ def test_e4_a_restore_that_is_killed_while_it_applies_goes_on(lab):
     control = make_control(lab)
     qmesh(control, "backup", BACKUP)
     new = new_hardware(lab, control)
-    restoring = new.start(["qmesh", "restore", BACKUP, "--config", CONFIG])
+    restoring = new.start(["qmesh", "restore", BACKUP, "--plain", "--config", CONFIG])
     wait_until(lambda: "inet qmesh" in new.run(["nft", "list", "tables"]).stdout)
     restoring.kill()
     restoring.wait()
-    assert facts(new, "restore", BACKUP, "--config", CONFIG)["revision"] == 1 + JUMP
+    assert facts(new, "restore", BACKUP, "--plain", "--config", CONFIG)["revision"] == 1 + JUMP
     assert facts(new, "plan")["steps"] == []
     wait_until(lambda: "members are served" in new.read(f"{STATE}/agent.log"), seconds=30)
 
@@ -186,7 +186,7 @@ def test_what_is_no_whole_backup_is_refused_with_nothing_written(fresh):
 
 def test_a_machine_on_which_it_cannot_be_is_refused_and_left_as_it_is(fresh):
     control, new = fresh
-    assert "already" in refusal(control, "restore", BACKUP, code=2)
+    assert "already" in refusal(control, "restore", BACKUP, "--plain", code=2)
     ways = {
         "ip link add qmesh0 type bridge": ("ip link delete qmesh0", "interface qmesh0"),
         "ip route add 10.77.0.0/16 dev eth0": ("ip route delete 10.77.0.0/16", "collides"),
@@ -195,13 +195,13 @@ def test_a_machine_on_which_it_cannot_be_is_refused_and_left_as_it_is(fresh):
     for make, (end, what) in ways.items():
         new.run(make.split())
         before = what_is_there(new)
-        assert what in refusal(new, "restore", BACKUP, code=2)
+        assert what in refusal(new, "restore", BACKUP, "--plain", code=2)
         assert what_is_there(new) == before
         new.run(end.split())
     script = "import socket, time; s = socket.socket(type=2); s.bind(('', 51820)); print('ready', flush=1)"
     listening = new.start(["python", "-c", f"{script}; time.sleep(60)"])
     listening.wait_for("ready")
-    assert "UDP port 51820" in refusal(new, "restore", BACKUP, code=2)
+    assert "UDP port 51820" in refusal(new, "restore", BACKUP, "--plain", code=2)
     listening.stop()
     assert what_is_there(new)["state"] == ""
 
@@ -218,7 +218,7 @@ def test_a_backup_is_private_whole_and_replaces_nothing_else(fresh):
     assert "no directory" in refusal(control, "backup", "nowhere/backup", code=2)
     assert "do not go together" in qmesh(control, "backup", "-", "--json", code=2).stderr
     control.run(["sh", "-c", "umask 077; qmesh backup - | cat >piped; cmp -n 16 piped control.backup"])
-    piped = control.run(["sh", "-c", "qmesh restore - <piped"], check=False)
+    piped = control.run(["sh", "-c", "qmesh restore - --plain <piped"], check=False)
     assert "already" in piped.stderr
     assert "chmod 600" in control.run(["sh", "-c", "umask 022; qmesh backup - >wide"]).stderr
     assert "in no mesh" in refusal(new, "backup", "x", code=2)
@@ -228,3 +228,34 @@ def test_a_backup_is_private_whole_and_replaces_nothing_else(fresh):
     key = control.read(f"{STATE}/private.key").strip()
     assert key in control.run(["cat", "-v", "piped"]).stdout
     assert key not in done.stdout + done.stderr
+
+
+def at_a_terminal(machine: Machine, line: str, typed: str) -> tuple[int, str]:
+    """A command that is typed at a terminal, and what is typed when it asks."""
+    done = machine.run(["script", "-qec", line, "/dev/null"], check=False, input=typed)
+    return done.returncode, done.stdout
+
+
+def test_a_backup_that_was_swapped_is_not_restored_without_a_word(fresh):
+    control, new = fresh
+    new.write("/root/words", "correct horse\n", 0o600)
+    nothing = what_is_there(new)
+
+    said = refusal(new, "restore", BACKUP, "--passphrase-file", "words", code=2)
+    assert "not encrypted, though a passphrase was given" in said
+    said = refusal(new, "restore", BACKUP, code=2)
+    assert "--plain" in said
+    assert facts(control, "status")["mesh"] in said  # what it is of is shown
+    assert "1 machines: control" in said
+    assert f"public key {facts(control, 'status')['machines'][0]['public_key']}" in said
+    assert "do not go together" in refusal(
+        new, "restore", BACKUP, "--plain", "--passphrase-file", "words", code=2
+    )
+    code, said = at_a_terminal(new, f"qmesh restore {BACKUP} --no-apply", "\n")
+    assert code == 2
+    assert "Restore it? [y/N]" in said
+    assert what_is_there(new) == nothing
+
+    code, said = at_a_terminal(new, f"qmesh restore {BACKUP} --no-apply", "y\n")
+    assert code == 0, said
+    assert facts(new, "status")["mesh"] == facts(control, "status")["mesh"]

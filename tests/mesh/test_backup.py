@@ -78,6 +78,12 @@ def test_another_passphrase_is_said_to_be_wrong(passphrase):
         unpack(SEALED, passphrase)
 
 
+@pytest.mark.parametrize("passphrase", [b"correct horse", b""])
+def test_a_plain_one_in_the_place_of_a_sealed_one_is_refused_where_there_is_a_passphrase(passphrase):
+    with pytest.raises(BadInput, match="not encrypted, though a passphrase was given"):
+        unpack(PLAIN, passphrase)
+
+
 def test_what_a_seal_covers_includes_all_before_it():
     body = len(MAGIC) + 3
     for place in (body, body + 16, body + 28):  # salt, nonce, what is sealed

@@ -10,12 +10,12 @@ from typing import Annotated
 import msgspec
 import typer
 
-from qmesh.agent.backup import Taken, take
+from qmesh.agent.backup import Taken, remember, take
 from qmesh.agent.outfile import refuse_file
 from qmesh.cli import passphrase
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer, others_may_read
 from qmesh.cli.passphrase import PassphraseFileOption
-from qmesh.errors import BadInput, MachineRefused
+from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import files
 from qmesh.host.state import State
 from qmesh.mesh.backup import MAGIC
@@ -56,6 +56,7 @@ def command(
         _print(octets)
     else:
         files.write(Path(file), octets)
+    _remember(State(state), taken)
     _tell(taken)
     if not to_output:
         facts = {"file": file, **msgspec.structs.asdict(taken)}
@@ -83,6 +84,14 @@ def _print(octets: bytes) -> None:
         raise MachineRefused(
             f"the backup could not be written whole: {error.strerror}", hint="what was written is no backup"
         ) from None
+
+
+def _remember(state: State, taken: Taken) -> None:
+    """The backup is there, whatever becomes of this."""
+    try:
+        remember(state, taken)
+    except QmeshError as error:
+        log.warning("that it was made could not be remembered here: %s", error.message)
 
 
 def _tell(taken: Taken) -> None:

@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.restoring import Member, Restored, Wish, restore
+from qmesh.agent.restoring import Member, Offered, Restored, Wish, restore
 from qmesh.cli import passphrase
 from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
+from qmesh.cli.asking import asked
 from qmesh.cli.passphrase import PassphraseFileOption
 from qmesh.cli.standing import in_words
 from qmesh.errors import BadInput
@@ -24,9 +25,12 @@ from qmesh.mesh.model import quoted
 
 log = logging.getLogger("qmesh")
 
+_MOST_SHOWN = 20
+
 EXAMPLES = (
     "qmesh restore control.backup --config /root/node/.config",
-    "qmesh restore control.backup --endpoint 203.0.113.9",
+    "qmesh restore control.backup --endpoint 203.0.113.9 --passphrase-file /root/passphrase",
+    "qmesh restore control.backup --plain",
 )
 
 
@@ -46,6 +50,10 @@ def command(
         ),
     ] = None,
     passphrase_file: PassphraseFileOption = None,
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="It is not encrypted, and you know whose it is: restore it unasked."),
+    ] = False,
     jump: Annotated[
         int, typer.Option(help="By how much the revision grows; more where this backup was restored before.")
     ] = JUMP,
@@ -57,15 +65,32 @@ def command(
 ) -> None:
     """Make this machine the control node that a backup is of.
 
+    What it is of is shown first. One that is not encrypted anybody can have made who could write to where
+    it was kept: compare, and say yes, or --plain.
+
     For new hardware: the members go on without being touched when they reach it where the old one was.
     The old machine must never run again. Cut off, run it again.
     """
+    if plain and passphrase_file:
+        raise BadInput(
+            "--plain and --passphrase-file do not go together", hint="say which of the two the backup is"
+        )
     octets = _octets(file)
     secret = passphrase.from_file(passphrase_file) if passphrase_file else None
-    if is_sealed(octets) and secret is None:
+    sealed = is_sealed(octets)
+    if plain and sealed:
+        raise BadInput("this backup is encrypted", hint="leave --plain out; its passphrase is asked for")
+    if sealed and secret is None:
         secret = passphrase.asked_for(twice=False)
     wish = Wish(endpoints=tuple(endpoint or ()), config=config, jump=jump)
-    done = restore(State(state), octets, secret, wish, apply=not no_apply)
+    done = restore(
+        State(state),
+        octets,
+        secret,
+        wish,
+        apply=not no_apply,
+        agree=lambda offered: _agree(offered, is_said=sealed or plain, no_terminal=file == "-"),
+    )
     answer(done, as_json=as_json, text=lambda _: "\n".join(_in_words(done)))
     _advise(done)
 
@@ -84,6 +109,31 @@ def _octets(file: str) -> bytes:
     if len(octets) > MAX_OCTETS:
         raise BadInput("this is larger than a backup can be", hint="name the file that `qmesh backup` wrote")
     return octets
+
+
+def _agree(offered: Offered, *, is_said: bool, no_terminal: bool) -> None:
+    """Show what is to be restored; ask, unless it is said already. Raises BadInput."""
+    for line in _offer(offered):
+        log.info("%s", line)
+    if is_said:
+        return
+    refusal = BadInput(
+        "this backup is not encrypted: whoever could write to where it was kept can have made it",
+        hint="compare mesh, key and age above with what you know; then say --plain",
+    )
+    if no_terminal or asked("Restore it? [y/N]", refusal=refusal).lower() not in {"y", "yes"}:
+        raise refusal
+
+
+def _offer(offered: Offered) -> Iterator[str]:
+    made = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(offered.taken_at))
+    age = f"{_age(offered.age_s)} ago" if offered.age_s >= 0 else f"in {_age(-offered.age_s)} by this clock"
+    sealed = "encrypted" if offered.encrypted else "NOT encrypted"
+    shown, more = offered.machines[:_MOST_SHOWN], len(offered.machines) - _MOST_SHOWN
+    yield f"the backup is of mesh {offered.mesh}, revision {offered.revision}; {sealed}"
+    yield f"made {made}, {age}"
+    yield f"control node {offered.name}, public key {offered.public_key}"
+    yield f"{len(offered.machines)} machines: {', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
 
 
 def _in_words(done: Restored) -> Iterator[str]:
