@@ -45,12 +45,16 @@ _AGAIN_S = 0.2
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What `join` was asked for. endpoint: where this machine's WireGuard is reached from outside."""
+    """What `join` was asked for. endpoint: where this machine's WireGuard is reached from outside.
+
+    take_over: also what an earlier qmesh left whose state is gone.
+    """
 
     endpoint: str | None
     config: Path | None
     listen_port: int | None
     interface: str | None
+    take_over: bool = False
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from qmesh.agent.here import (
     standing,
 )
 from qmesh.agent.keeping import ensure_agent
+from qmesh.agent.taking_over import see_to_left_over
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, MachineRefused, StateUnreadable
 from qmesh.host import files, nftables, ports, surroundings, wireguard
@@ -59,7 +60,7 @@ _NO_KEY = "A" * 43 + "="
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What `init` was asked for; None where it was left to qmesh."""
+    """What `init` was asked for; None where it was left to qmesh. take_over: as of `join`."""
 
     name: str | None
     endpoints: tuple[str, ...]
@@ -71,6 +72,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     worker_base_port: int | None
     config: Path | None
     interface: str | None
+    take_over: bool = False
 
 
 def init(state: State, wish: Wish, *, apply: bool) -> Standing:
@@ -90,6 +92,7 @@ def init(state: State, wish: Wish, *, apply: bool) -> Standing:
         if state.settings_or_none() is None:
             refuse_while_asking(state)
             _refuse_lost_settings(state)
+            see_to_left_over(state, take_over=wish.take_over)
             _refuse_what_collides(founding)
             refuse_foreign_guard(state)
             _found(state, founding, apply=apply)

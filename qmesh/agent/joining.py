@@ -26,6 +26,7 @@ from qmesh.agent.entering import (
 from qmesh.agent.here import Here, Standing, load, refuse_while_restoring, require_root, standing
 from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.redeeming import Joiner, redeem
+from qmesh.agent.taking_over import see_to_left_over
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import JOIN_ANEW, BadInput
 from qmesh.host.config_directory import ConfigDirectory
@@ -52,6 +53,7 @@ def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
         refuse_while_waiting(state)
         refuse_while_restoring(state)
         refuse_another_mesh(state, invitation.mesh, invitation.name)
+        see_to_left_over(state, take_over=wish.take_over)
         if not is_member(state, invitation.derived.identifier):
             _become_member(state, joiner_of(state, invitation, options), apply=apply)
         here = load(state)

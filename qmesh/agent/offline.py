@@ -39,6 +39,7 @@ from qmesh.agent.here import (
 )
 from qmesh.agent.keeping import ensure_agent
 from qmesh.agent.redeeming import Joiner
+from qmesh.agent.taking_over import see_to_left_over
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, EnrolmentRefused, StateUnreadable
 from qmesh.host import files, nftables, wireguard
@@ -83,6 +84,7 @@ def ask(state: State, text: str, wish: Wish) -> Requested:
                 f"this machine is {invitation.name} of mesh {invitation.mesh} already",
                 hint="there is nothing to ask for; see it with `qmesh status`",
             )
+        see_to_left_over(state, take_over=wish.take_over)
         joiner = joiner_of(state, invitation, options)
         asked = _asked(state, joiner)
         state.save_asked(asked)

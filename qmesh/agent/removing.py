@@ -11,7 +11,7 @@ from qmesh.agent import nodefile
 from qmesh.agent.converge import take
 from qmesh.agent.here import load, refuse_foreign_guard, require_root
 from qmesh.errors import QmeshError, StateUnreadable
-from qmesh.host import files, ports, processes, removal
+from qmesh.host import files, one_agent, ports, processes, removal
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.ports import Listener
@@ -57,6 +57,7 @@ def uninstall(state: State, *, delete_state: bool) -> Removed:
         processes.end(each, timeout_s=_END_S)
     steps = _opened(state, settings)
     processes.end(state.hold_lock_file, timeout_s=_END_S)
+    one_agent.forget()
     deleted, kept = removal.delete_units()
     if delete_state:
         kept += removal.delete_state(state, with_config=with_config)

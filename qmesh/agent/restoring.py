@@ -32,6 +32,7 @@ from qmesh.agent.here import (
     standing,
 )
 from qmesh.agent.keeping import ensure_agent
+from qmesh.agent.taking_over import see_to_left_over
 from qmesh.agent.undoing import refuse_while_waiting
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import config_directory, files, nftables, surroundings, wireguard
@@ -52,11 +53,12 @@ _MOST_JUMP = 1_000 * JUMP
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What `restore` was asked for. jump: by how much the revision grows."""
+    """What `restore` was asked for. jump: by how much the revision grows; take_over: as of `join`."""
 
     endpoints: tuple[str, ...]
     config: Path | None
     jump: int = JUMP
+    take_over: bool = False
 
 
 class Offered(msgspec.Struct, frozen=True):
@@ -134,6 +136,7 @@ def restore(
         if state.settings_or_none() is None:
             refuse_while_asking(state)
             _refuse_a_rest(state)
+            see_to_left_over(state, take_over=wish.take_over)
             _refuse_what_collides(found)
             refuse_foreign_guard(state)
             _begin(state, found, wish, restoring, directory, apply=apply)

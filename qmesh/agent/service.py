@@ -31,7 +31,7 @@ from qmesh.agent.supervisor import Part, Troubles
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.watching import Watch
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import health, held, processes
+from qmesh.host import health, held, left_over, one_agent, processes
 from qmesh.host.linux import close_as_at_boot
 from qmesh.host.pulse import Pulse
 from qmesh.host.state import State
@@ -63,10 +63,11 @@ def run(directory: Path) -> None:
     state = State(directory, patience_s=PATIENCE_S)
     with contextlib.suppress(StateUnreadable):  # then it keeps the ports closed at least
         state.settings()
-    with processes.only(state.agent_lock_file) as alone:
-        if not alone:
+    with one_agent.alone() as only, processes.only(state.agent_lock_file) as alone:
+        if not (only and alone):
             raise MachineRefused(
-                "this machine's agent runs already", hint="stop that one first, or leave it to its work"
+                f"this machine's agent runs already{left_over.named('agent')}",
+                hint="stop that one first, or leave it to its work",
             )
         Agent(state).run()
 
@@ -144,7 +145,8 @@ class Agent:
         }
 
     def run(self) -> None:
-        """Go on until a signal says stop."""
+        """Go on until a signal says stop. Raises StateUnreadable once the state is gone; the guard stays."""
+        home = self._state.home()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._calls.stop())
         with contextlib.suppress(QmeshError), self._state.lock():
@@ -155,7 +157,7 @@ class Agent:
         self._pulse.adopt()
         with contextlib.closing(self._calls), self._watch:
             try:
-                while self._is_next():
+                while self._is_next() and not self._state.is_gone(home):
                     self._turn()
             finally:
                 processes.notify("STOPPING=1")
@@ -163,6 +165,11 @@ class Agent:
                     part.stop()
                 self._service.stop()
         log.info("the agent has ended; tunnel and guard stay as they are")
+        if self._state.is_gone(home):
+            raise StateUnreadable(
+                f"{self._state.directory} is gone, or is not what it was: this machine's state is lost",
+                hint="put it back, and `qmesh apply`; or `qmesh join`, or `restore`, with --take-over",
+            )
 
     def _is_next(self) -> bool:
         """Wait until the next look is due; False when there is to be none."""

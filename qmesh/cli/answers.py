@@ -45,6 +45,14 @@ NodeOption: TypeAlias = Annotated[
     Profile | None, typer.Option(help="The node's version.", show_default="as config.yml tells, or 2.0")
 ]
 
+TakeOverOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="End what an earlier qmesh left whose state is gone; its worker ports stay closed.",
+    ),
+]
+
 STATE = Path("/var/lib/qmesh")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 
 from qmesh.errors import KernelRefused
-from qmesh.host import files, holder, local_socket, nftables, processes, pulse, services
+from qmesh.host import files, holder, left_over, local_socket, nftables, processes, pulse, services
 from qmesh.host.state import State
 from qmesh.mesh.guard import HELD, held_script, release_script
 from qmesh.mesh.model import Guard
@@ -29,6 +29,9 @@ def hold_again(state: State) -> None:
     if listing is not None and "flags owner" not in listing:
         nftables.run(f"delete table inet {HELD}")  # nobody's, and in the way
     if not _told(state, holder.LOAD):
+        for each in left_over.whose_state_is_gone():  # its table is nobody else's to change, nor to name anew
+            if each.kind == "hold":
+                left_over.end(each)
         services.start_holder(state)
 
 

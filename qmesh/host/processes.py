@@ -50,12 +50,13 @@ def only(lock_file: Path) -> Iterator[bool]:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(lock_file, flags, _PRIVATE_MODE)
     try:
-        yield _locked(descriptor)
+        yield locked(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+def locked(descriptor: int) -> bool:
+    """Lock an open file or directory for this process alone; whether that could be had."""
     for _ in range(100):  # `agent_runs` holds it for an instant, on a busy machine for longer
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -248,6 +248,12 @@ def stop_holder() -> None:
         systemctl("stop", HOLDER)
 
 
+def stop_agent() -> None:
+    """Have systemd, where that is the init, end the agent."""
+    if systemd_runs() and (UNIT_DIRECTORY / AGENT).exists():
+        systemctl("stop", AGENT)
+
+
 def start_undo(state: State) -> None:
     """Start the process that undoes a change at its time, anew where it runs. Raises MachineRefused.
 

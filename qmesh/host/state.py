@@ -171,6 +171,19 @@ class State:
         rests = (self.registry_file, self.membership_file, self._pending_file, self._restoring_file)
         return any(files.mode_of(path) is not None for path in rests)
 
+    def home(self) -> tuple[int, int] | None:
+        """Which directory this is, by the kernel's numbers; None where there is none."""
+        try:
+            found = self.directory.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_dev, found.st_ino
+
+    def is_gone(self, home: tuple[int, int] | None) -> bool:
+        """Whether the state is not there any more that was in that directory: it is another one, or bare."""
+        kept = (self._settings_file, self.private_key_file, self.registry_file, self.membership_file)
+        return self.home() != home or not any(path.exists() for path in (*kept, self.guard_file))
+
     def stamp(self) -> Hashable:
         """What is another once a file was replaced of which this machine's desired state is made.
 

@@ -312,6 +312,11 @@ def parse_held(listing: str) -> Guard | AlteredGuard:
     return guard if guard is not None and is_whole else AlteredGuard(listing)
 
 
+def told(listing: str) -> Guard | None:
+    """What either table says of itself, whatever its rules are; None where that is not understood."""
+    return _parameters(listing)
+
+
 def _parameters(listing: str) -> Guard | None:
     header = _HEADER.search(listing)
     if header is None:

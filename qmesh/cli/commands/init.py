@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.founding import Wish, init
-from qmesh.cli.answers import STATE, ConfigOption, JsonOption, NodeOption, StateOption, answer
+from qmesh.cli.answers import STATE, ConfigOption, JsonOption, NodeOption, StateOption, TakeOverOption, answer
 from qmesh.cli.standing import in_words
 from qmesh.errors import BadInput
 from qmesh.host.state import State
@@ -52,6 +52,7 @@ def command(
     interface: Annotated[
         str | None, typer.Option(help="The tunnel interface.", show_default="qmesh0")
     ] = None,
+    take_over: TakeOverOption = False,
     no_apply: Annotated[
         bool, typer.Option("--no-apply", help="Only write the state; `qmesh apply` does the rest.")
     ] = False,
@@ -76,6 +77,7 @@ def command(
         worker_base_port=worker_base_port,
         config=config,
         interface=interface,
+        take_over=take_over,
     )
     standing = init(State(state), wish, apply=not no_apply)
     answer(standing, as_json=as_json, text=in_words)

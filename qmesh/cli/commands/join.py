@@ -15,7 +15,7 @@ from qmesh.agent.entering import Wish
 from qmesh.agent.joining import join
 from qmesh.agent.offline import ask, enter
 from qmesh.agent.outfile import refuse_file, write_line
-from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
+from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, answer
 from qmesh.cli.given import text_of
 from qmesh.cli.standing import in_words
 from qmesh.errors import BadInput
@@ -28,6 +28,7 @@ log = logging.getLogger("qmesh")
 EXAMPLES = (
     "qmesh join machine-b.invitation",
     "qmesh join machine-b.invitation --config /root/node/.config",
+    "qmesh join machine-b.invitation --take-over",
     "ssh control qmesh invite machine-b | qmesh join -",
     "qmesh join machine-b.invitation --offline --out machine-b.request",
     "qmesh join --answer machine-b.answer",
@@ -54,6 +55,7 @@ def command(
     interface: Annotated[
         str | None, typer.Option(help="The tunnel interface.", show_default="qmesh0")
     ] = None,
+    take_over: TakeOverOption = False,
     no_apply: Annotated[
         bool, typer.Option("--no-apply", help="Become a member, but leave no tunnel and no guard yet.")
     ] = False,
@@ -88,7 +90,13 @@ def command(
 
     Where the control node cannot be reached, files do: --offline here, `qmesh admit` there, --answer here.
     """
-    wish = Wish(endpoint=endpoint, config=config, listen_port=listen_port, interface=interface)
+    wish = Wish(
+        endpoint=endpoint,
+        config=config,
+        listen_port=listen_port,
+        interface=interface,
+        take_over=take_over,
+    )
     if answered is not None:
         _refuse_beside_answer(file, wish, offline=offline)
     if offline and no_apply:

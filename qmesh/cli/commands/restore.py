@@ -13,7 +13,7 @@ import typer
 
 from qmesh.agent.restoring import Member, Offered, Restored, Wish, restore
 from qmesh.cli import passphrase
-from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, answer
+from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, answer
 from qmesh.cli.asking import asked
 from qmesh.cli.passphrase import PassphraseFileOption
 from qmesh.cli.standing import in_words
@@ -57,6 +57,7 @@ def command(
     jump: Annotated[
         int, typer.Option(help="By how much the revision grows; more where this backup was restored before.")
     ] = JUMP,
+    take_over: TakeOverOption = False,
     no_apply: Annotated[
         bool, typer.Option("--no-apply", help="Only write the state; `qmesh apply` does the rest.")
     ] = False,
@@ -82,7 +83,7 @@ def command(
         raise BadInput("this backup is encrypted", hint="leave --plain out; its passphrase is asked for")
     if sealed and secret is None:
         secret = passphrase.asked_for(twice=False)
-    wish = Wish(endpoints=tuple(endpoint or ()), config=config, jump=jump)
+    wish = Wish(endpoints=tuple(endpoint or ()), config=config, jump=jump, take_over=take_over)
     done = restore(
         State(state),
         octets,

@@ -1,0 +1,166 @@
+"""State that is gone under a running agent: it ends, the guard stays, and one `join` takes all of it over."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.lab.cluster import (
+    AGENT,
+    CONFIG,
+    HOLDER,
+    STATE,
+    agents,
+    facts,
+    has_agent,
+    invite,
+    make_control,
+    make_member,
+    qmesh,
+    refusal,
+    stop_agent,
+    what_is_there,
+)
+from tests.lab.machines import TOOLS, Machine
+from tests.lab.waiting import wait_until
+
+pytestmark = pytest.mark.lab
+
+GONE = {
+    "a new disk": f"mount -t tmpfs tmpfs {STATE} -o mode=700",
+    "all of it deleted": f"find {STATE} -mindepth 1 -delete",
+    "the directory too": f"umount -l {STATE}; rmdir {STATE}",
+}
+
+
+def tables(machine: Machine) -> str:
+    return machine.run(["sh", "-c", "nft list table inet qmesh; nft list table inet qmesh-held"]).stdout
+
+
+@pytest.mark.parametrize("how", GONE)
+def test_an_agent_whose_state_is_gone_ends_and_leaves_the_guard(lab, how):
+    control = make_control(lab)
+    stop_agent(control)
+    agent = control.start(["qmesh", "agent"])
+    wait_until(lambda: has_agent(control), 30)
+    before = tables(control)
+
+    control.run(["sh", "-c", GONE[how]])
+
+    assert agent.wait(30) == 3
+    assert f"error: {STATE} is gone" in agent.error_output()
+    assert "Traceback" not in agent.error_output()
+    assert tables(control) == before
+    assert not control.processes(AGENT)
+    assert len(control.processes(HOLDER)) == 1
+
+
+def test_a_file_that_is_lost_is_no_state_that_is_gone(lab):
+    control = make_control(lab)
+    (agent,) = control.processes(AGENT)
+    control.run(["rm", f"{STATE}/agent.lock"])
+    control.run(["sh", "-c", f"echo x >{STATE}/machine.json.new; rm {STATE}/machine.json.new"])
+    looked = facts(control, "check", code=0)
+    assert looked["findings"] is not None
+    # Without its lock file another one does not begin: the machine's lock is elsewhere.
+    said = refusal(control, "agent", code=3)
+    assert "runs already" in said
+    assert str(agent) in said
+    assert list(control.processes(AGENT)) == [agent]
+
+
+def test_a_machine_has_one_agent_whatever_the_state_directory(lab):
+    control = make_control(lab)
+    (agent,) = control.processes(AGENT)
+    control.run(["cp", "-a", STATE, "/root/other"])
+    said = refusal(control, "agent", "--state", "/root/other", code=3)
+    assert f"runs already (process {agent}, of {STATE})" in said
+    assert list(control.processes(AGENT)) == [agent]
+    # No user can be there first: only root enters.
+    assert control.run(["stat", "-c", "%U %a", "/run/qmesh"]).stdout == "root 700\n"
+    stop_agent(control)
+    locked = control.run(
+        ["setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", "flock -n /run/qmesh/agent-* true"],
+        check=False,
+    )
+    assert locked.returncode != 0
+    control.start(["qmesh", "agent", "--state", "/root/other"])
+    wait_until(lambda: len(control.processes(AGENT)) == 1, 30)
+
+
+@pytest.mark.parametrize("how", GONE)
+def test_join_says_in_one_message_what_is_left_over_and_takes_it_over_with_the_ports_closed(lab, how):
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 2)
+    attacker = lab.machine("attacker", "192.168.0.66")
+    member.start(["python", TOOLS / "knock.py", "listen", "/root/reached", "40003", "40004", "9001"])
+    (agent,), (holder,) = member.processes(AGENT), member.processes(HOLDER)
+    knocking = attacker.start(
+        ["python", TOOLS / "knock.py", "ask", "/root/asked", "192.168.0.201", "--", "40003", "40004", "9001"]
+    )
+    wait_until(lambda: "tcp 9001" in record(member, "/root/reached"), 30)
+    invitation = qmesh(control, "invite", "machine-b", "--replace").stdout
+    member.write("/root/again", invitation, 0o600)
+
+    member.run(["sh", "-c", GONE[how]])
+    said = refusal(member, "join", "again", "--config", CONFIG, code=2)
+    assert "an earlier qmesh is left over" in said
+    for part in (
+        f"holds its guard (process {holder})",
+        "closes ports 40003-40004",
+        "tunnel qmesh0 (UDP port 51820)",
+        "hint: --take-over",
+    ):
+        assert part in said, said
+    assert qmesh(member, "join", "again", "--config", CONFIG, "--take-over", timeout=60).returncode == 0
+
+    assert agents(member) == 1
+    assert agent not in member.processes(AGENT)
+    assert len(member.processes(HOLDER)) == 1
+    assert holder not in member.processes(HOLDER)
+    assert facts(member, "plan")["steps"] == []
+    assert facts(member, "status")["machines"][1]["address"] == "10.77.0.2"
+    before = record(member, "/root/reached")["tcp 9001"]["count"]
+    wait_until(lambda: record(member, "/root/reached")["tcp 9001"]["count"] > before + 50, 30)
+    knocking.stop()
+    assert set(record(member, "/root/reached")) == {"tcp 9001", "udp 9001"}
+    qmesh(member, "uninstall", "--delete-state")
+    assert not member.processes(f"{AGENT}|{HOLDER}")
+    assert what_is_there(member)["rules"] == ""
+
+
+def record(machine: Machine, path: str) -> dict[str, dict[str, float]]:
+    try:
+        found: dict[str, dict[str, float]] = json.loads(machine.read(path))["found"]
+    except OSError:
+        return {}
+    return found
+
+
+def test_state_that_is_put_back_is_taken_up_again(lab):
+    control = make_control(lab)
+    control.run(["cp", "-a", STATE, "/root/copy"])
+    before = tables(control)
+    control.run(["sh", "-c", f"find {STATE} -mindepth 1 -delete"])
+    wait_until(lambda: not control.processes(AGENT), 30)
+    control.run(["sh", "-c", f"cp -a /root/copy/. {STATE}/"])
+    qmesh(control, "apply")
+    qmesh(control, "set", "control", "--workers", "4")  # the guard is another: the holder's table too
+    assert agents(control) == 1
+    assert len(control.processes(HOLDER)) == 1
+    assert re.sub(r"\b4000[0-3],?\s*", "", tables(control)) != before
+    assert facts(control, "plan")["steps"] == []
+
+
+def test_another_state_directory_that_is_in_use_is_named(lab):
+    control = make_control(lab)
+    other = lab.machine("machine-c", "192.168.0.202")
+    invite(control, other, "--workers", "1")
+    qmesh(other, "join", "invitation", "--state", "/root/mine")
+    text = qmesh(control, "invite", "machine-d").stdout
+    other.write("/root/invitation-d", text, 0o600)
+    said = refusal(other, "join", "invitation-d", "--take-over", code=2)
+    assert "another state directory, /root/mine" in said
+    assert "--state /root/mine" in said
