@@ -10,10 +10,11 @@ import msgspec
 
 from qmesh.agent.here import Here, load, require_control, require_root
 from qmesh.agent.undoing import follow
+from qmesh.agent.whence import came_from
 from qmesh.errors import BadInput
 from qmesh.host import services, surroundings
 from qmesh.host.invoker import invoker
-from qmesh.host.registry import Open, Registry
+from qmesh.host.registry import Event, Open, Registry, Spent
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import Invitation
 from qmesh.mesh.model import Endpoint, machine_name, quoted, worker_count
@@ -116,16 +117,42 @@ def open_invitations(state: State) -> Invitations:
 
 
 def withdraw(state: State, name: str) -> None:
-    """End the open invitation of that name. Raises BadInput where there is none."""
+    """End the open invitation of that name. Raises BadInput, with what became of it, where there is none."""
     require_root("qmesh invite --withdraw")
     with state.lock():
-        require_control(load(state), "qmesh invite --withdraw")
+        here = load(state)
+        require_control(here, "qmesh invite --withdraw")
         with Registry(state.registry_file, user=invoker()) as registry:
             if not registry.withdraw(machine_name(name), now=int(time.time())):
-                raise BadInput(
-                    f"there is no invitation for {name}", hint="see `qmesh invite --list` for those there are"
-                )
+                raise _not_open(here, name, registry.spent(name))
         follow(state)
+
+
+def _not_open(here: Here, name: str, spent: Spent | None) -> BadInput:
+    """Why an invitation cannot be withdrawn: of one that was used, who joined with it, when and whence."""
+    there_are = "see `qmesh invite --list` for those there are"
+    if spent is None:
+        return BadInput(f"there is no invitation for {name}", hint=there_are)
+    if spent.outcome != "redeemed":
+        how = "has expired" if spent.outcome == "expired" else "is withdrawn already"
+        return BadInput(f"there is no invitation for {name} any more: the last one {how}", hint=there_are)
+    joined = spent.joined
+    when = "" if joined is None else time.strftime(" on %Y-%m-%d at %H:%M:%S", time.localtime(joined.at))
+    said = f"the invitation for {name} is used: a machine with key {spent.public_key} joined with it{when}"
+    if not spent.is_member:
+        return BadInput(f"{said}{_whence(joined)}; it is no member any more", hint="see `qmesh log`")
+    machine = here.inventory.machine(name)
+    now = came_from(here.settings.interface, machine.address)
+    return BadInput(
+        f"{said}{_whence(joined)}; it is {machine.address}, {f'at {now}' if now else 'not connected'} now",
+        hint=f"`qmesh remove {name}` throws it out, and cuts its connections",
+    )
+
+
+def _whence(joined: Event | None) -> str:
+    if joined is not None and joined.command == "admit":
+        return ", by a file"
+    return "" if joined is None or joined.endpoint is None else f", from {joined.endpoint}"
 
 
 def _control_endpoints(here: Here) -> tuple[Endpoint, ...]:

@@ -15,9 +15,10 @@ from qmesh.host import files, one_agent, ports, processes, removal
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.ports import Listener
-from qmesh.host.records import Settings
+from qmesh.host.records import BackedUp, Settings
+from qmesh.host.registry import Registry
 from qmesh.host.state import State
-from qmesh.mesh.inventory import ports_of
+from qmesh.mesh.inventory import members, ports_of
 from qmesh.mesh.model import DEFAULT_INTERFACE, NodeState
 from qmesh.mesh.plan import Step, plan
 
@@ -39,6 +40,46 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
     kept: tuple[str, ...]
     ports: tuple[int, ...]
     listeners: tuple[Listener, ...]
+
+
+class Stake(msgspec.Struct, frozen=True):
+    """What is lost with the state of a control node that has members.
+
+    name: this machine's. members: by name; None where the registry cannot be read.
+    revision: of the mesh; None likewise. backed_up: the last backup; None where there was none.
+    """
+
+    name: str
+    members: tuple[str, ...] | None
+    revision: int | None
+    backed_up: BackedUp | None
+
+
+def at_stake(state: State) -> Stake | None:
+    """What others lose with this machine's state; None where that is nothing, as on a member."""
+    require_root("qmesh uninstall")
+    settings, backed_up = None, None
+    with contextlib.suppress(StateUnreadable):
+        settings = state.settings_or_none()
+    with contextlib.suppress(StateUnreadable):
+        backed_up = state.backed_up()
+    if files.mode_of(state.registry_file) is None:
+        return None
+    try:
+        with Registry(state.registry_file) as registry:
+            mesh = registry.inventory()
+    except QmeshError:
+        return None if settings is None else Stake(settings.name, None, None, backed_up)
+    others = tuple(each.name for each in members(mesh) if each.name != mesh.control)
+    return Stake(mesh.control, others, mesh.revision, backed_up) if others else None
+
+
+def own_name(state: State) -> str | None:
+    """What this machine is called in its mesh; None where it is in none, or that cannot be read."""
+    with contextlib.suppress(QmeshError):
+        settings = state.settings_or_none()
+        return None if settings is None else settings.name
+    return None
 
 
 def uninstall(state: State, *, delete_state: bool) -> Removed:

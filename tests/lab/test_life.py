@@ -172,3 +172,32 @@ def test_an_invitation_that_is_withdrawn_lets_nobody_in(lab):
     assert control.run(["wg", "show", "qmesh0", "peers"]).stdout == ""
     for words in (("invite",), ("invite", "x", "--list"), ("invite", "control", "--replace")):
         refusal(control, *words, code=2)
+
+
+def test_who_used_an_invitation_is_said_where_it_is_withdrawn_too_late_and_in_the_log(lab):
+    control = make_control(lab)
+    thief = lab.machine("machine-b", "192.168.0.201")
+    text = control.run(["qmesh", "invite", "machine-b"], env={"SUDO_USER": "alice"}).stdout
+    thief.write("/root/invitation", text, 0o600)
+    qmesh(thief, "join", "invitation")
+    key = facts(thief, "status")["machines"][1]["public_key"]
+
+    said = refusal(control, "invite", "--withdraw", "machine-b", code=2)
+    assert f"a machine with key {key} joined with it on 2" in said
+    assert "from 192.168.0.201:51820" in said
+    assert "it is 10.77.0.2, at 192.168.0.201:51820 now" in said
+    assert "hint: `qmesh remove machine-b` throws it out" in said
+    joined = facts(control, "log")["events"][-1]
+    assert (joined["what"], joined["user"], joined["address"], joined["endpoint"], joined["public_key"]) == (
+        *("joined", "alice", "10.77.0.2", "192.168.0.201:51820", key),
+    )
+    line = qmesh(control, "log").stdout.splitlines()[-1]
+    assert f"(by join, invited by alice)  10.77.0.2  from 192.168.0.201:51820  {key}" in line
+
+    control.run(["qmesh", "remove", "machine-b"], env={"SUDO_USER": "bob"})
+    assert "(by remove, bob)" in qmesh(control, "log").stdout.splitlines()[-1]
+    said = refusal(control, "invite", "--withdraw", "machine-b", code=2)
+    assert f"a machine with key {key} joined with it" in said
+    assert "it is no member any more" in said
+    said = refusal(control, "invite", "--withdraw", "machine-z", code=2)
+    assert "there is no invitation for machine-z" in said

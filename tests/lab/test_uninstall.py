@@ -1,6 +1,7 @@
 """`qmesh uninstall` without systemd: nothing of qmesh is left, and what others have stays."""
 
 import json
+import re
 
 import pytest
 
@@ -188,3 +189,48 @@ def test_the_answer_in_json_names_who_listens(lab):
     answer = json.loads(qmesh(machine, "uninstall", "--json").stdout)
     (listener,) = answer["listeners"]
     assert (listener["protocol"], listener["address"], listener["port"]) == ("tcp", "::", 40000)
+
+
+def test_a_control_node_with_members_is_given_up_only_by_its_name(lab):
+    control = make_control(lab)
+    make_member(lab, control, 201, 2)
+    before = what_is_there(control)
+    words = ("uninstall", "--delete-state")
+
+    said = refusal(control, *words, code=2)
+    assert "control is the control node: one member, machine-b, loses its mesh with it" in said
+    assert "no backup of it is known" in said
+    assert "--yes control" in said
+    assert what_is_there(control) == before
+    make_member(lab, control, 202, 1)
+    qmesh(control, "backup", "/root/control.backup")
+    qmesh(control, "set", "machine-c", "--workers", "2")
+    before = what_is_there(control)
+    said = refusal(control, *words, code=2)
+    assert "2 members lose their mesh with it, machine-b, machine-c" in said
+    assert re.search(r"the last backup was made \d{4}-\d\d-\d\d .*, of revision 3, it is 4 now", said)
+    assert "this machine is not" in refusal(control, *words, "--yes", "machine-b", code=2)
+    at_terminal = ["script", "-qec", "qmesh uninstall --delete-state", "/dev/null"]
+    for typed in ("\n", "y\n", "machine-b\n"):
+        done = control.run(at_terminal, check=False, input=typed)
+        assert done.returncode == 2
+        assert "Type its name to delete it:" in done.stdout
+    assert what_is_there(control) == before
+
+    done = control.run(at_terminal, check=False, input="control\n")
+    assert done.returncode == 0, done.stdout
+    assert "2 members lose their mesh with it" in done.stdout
+    assert not is_there(control, f"{STATE}/mesh.db")
+
+
+def test_scripts_give_a_control_node_up_by_its_name_and_a_member_needs_none(lab):
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 2)
+    assert "this machine is not" in refusal(member, "uninstall", "--delete-state", "--yes", "control", code=2)
+    qmesh(member, "uninstall", "--delete-state")
+    assert not is_there(member, f"{STATE}/membership.json")
+    stop_agent(control)
+    control.run(["sh", "-c", f"head -c 4096 /dev/zero >{STATE}/mesh.db"])
+    assert "its registry cannot be read" in refusal(control, "uninstall", "--delete-state", code=2)
+    qmesh(control, "uninstall", "--delete-state", "--yes", "control")
+    assert not is_there(control, f"{STATE}/mesh.db")

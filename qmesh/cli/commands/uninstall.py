@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 import typer
 
-from qmesh.agent.removing import Removed, uninstall
+from qmesh.agent.removing import Removed, Stake, at_stake, own_name, uninstall
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.cli.asking import asked
 from qmesh.cli.steps import Steps, StepShown
+from qmesh.errors import BadInput
 from qmesh.host.ports import Listener
 from qmesh.host.state import State
-from qmesh.mesh.model import ranges_text
+from qmesh.mesh.model import quoted, ranges_text
 
 log = logging.getLogger("qmesh")
 
-EXAMPLES = ("qmesh uninstall", "qmesh uninstall --delete-state")
+EXAMPLES = (
+    "qmesh uninstall",
+    "qmesh uninstall --delete-state",
+    "qmesh uninstall --delete-state --yes control",
+)
+
+_MOST_SHOWN = 10
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -39,6 +48,15 @@ def command(
             help="Delete the state directory too: this machine's keys, on the control node the mesh.",
         ),
     ] = False,
+    yes: Annotated[
+        str | None,
+        typer.Option(
+            "--yes",
+            help="This machine's name, so that --delete-state on a control node does not ask for it.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,14 +64,52 @@ def command(
 
     Ends the node's units and the agent, removes tunnel, guard, reserved ports and units. Units that
     were edited are stopped and kept, and config.yml stays as it is. Cut off, run it again.
+
+    With --delete-state, on a control node that has members, it asks for that machine's name: without a
+    backup the mesh is gone.
     """
     where = State(state)
+    if yes is not None and own_name(where) not in {yes, None}:
+        raise BadInput(f"this machine is not {quoted(yes)}", hint="is this the machine that you mean?")
+    stake = at_stake(where) if delete_state else None
+    if stake is not None and yes is None:
+        _agree(stake, as_json=as_json)
     done = uninstall(where, delete_state=delete_state)
     _tell(done)
     if str(where.directory) in done.kept:
         log.info("the state is kept: `qmesh apply` takes this machine up again, `--delete-state` deletes it")
     facts = Answer(Steps.of(done.steps).steps, done.deleted, done.kept, done.ports, done.listeners)
     answer(facts, as_json=as_json, text=lambda _: "\n".join(_in_words(done)))
+
+
+def _agree(stake: Stake, *, as_json: bool) -> None:
+    """Have the control node's name typed. Raises BadInput where it is not."""
+    refusal = BadInput(
+        f"{stake.name} is the control node: {_lost(stake)}",
+        hint=f"`qmesh backup FILE` first; then `--yes {stake.name}`, or type that name when asked",
+    )
+    if as_json:
+        raise refusal
+    log.warning("%s", refusal.message)
+    if asked("Type its name to delete it:", refusal=refusal) != stake.name:
+        raise BadInput("that is not its name; nothing was changed", hint=refusal.hint)
+
+
+def _lost(stake: Stake) -> str:
+    if stake.members is None:
+        whom = "its registry cannot be read, and whoever is a member loses the mesh with it"
+    elif len(stake.members) == 1:
+        whom = f"one member, {stake.members[0]}, loses its mesh with it"
+    else:
+        shown, more = stake.members[:_MOST_SHOWN], len(stake.members) - _MOST_SHOWN
+        listed = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+        whom = f"{len(stake.members)} members lose their mesh with it, {listed}"
+    last = stake.backed_up
+    if last is None:
+        return f"{whom}; no backup of it is known"
+    made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.at))
+    now = "" if stake.revision is None else f", it is {stake.revision} now"
+    return f"{whom}; the last backup was made {made}, of revision {last.revision}{now}"
 
 
 def _tell(done: Removed) -> None:
