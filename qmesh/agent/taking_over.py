@@ -54,7 +54,7 @@ def _refuse_another(state: State) -> None:
     for each in left_over.running():
         if each.is_there and each.state != state.directory:
             raise BadInput(
-                f"qmesh runs on this machine with another state directory, {each.state}"
+                f"a guard is loaded on this machine already, of another state directory, {each.state}"
                 f" (process {each.number})",
                 hint=f"a machine is in one mesh: say `--state {each.state}`; or `qmesh uninstall` with that",
             )

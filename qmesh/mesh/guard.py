@@ -31,6 +31,7 @@ TABLE: Final = "qmesh"
 HELD: Final = "qmesh-held"
 """The second table."""
 _FORMAT: Final = "qmesh guard 2"
+_ANY_FORMAT = re.compile(r'comment "qmesh guard \d+: ')
 _HEADER = re.compile(
     r'comment "qmesh guard 2: (?P<role>control|worker) (?P<interface>\S+) (?P<kind>wireguard|tun)'
     r" (?P<listen_port>\d{1,5}) (?P<control_address>[0-9a-f.:]+) (?P<service_port>\d{1,5})"
@@ -313,8 +314,11 @@ def parse_held(listing: str) -> Guard | AlteredGuard:
 
 
 def told(listing: str) -> Guard | None:
-    """What either table says of itself, whatever its rules are; None where that is not understood."""
-    return _parameters(listing)
+    """What either table says of itself, whatever its rules are, and of whichever version of qmesh it is.
+
+    None where that is not understood.
+    """
+    return _parameters(_ANY_FORMAT.sub(f'comment "{_FORMAT}: ', listing))
 
 
 def _parameters(listing: str) -> Guard | None:

@@ -158,5 +158,5 @@ def test_another_state_directory_that_is_in_use_is_named(lab):
     text = qmesh(control, "invite", "machine-d").stdout
     other.write("/root/invitation-d", text, 0o600)
     said = refusal(other, "join", "invitation-d", "--take-over", code=2)
-    assert "another state directory, /root/mine" in said
+    assert "of another state directory, /root/mine" in said
     assert "--state /root/mine" in said

@@ -23,6 +23,7 @@ from qmesh.mesh.guard import (
     render,
     render_held,
     seen,
+    told,
     unload_script,
 )
 from qmesh.mesh.model import AlteredGuard, Guard
@@ -521,3 +522,18 @@ def test_g1_whose_connections_may_be_open_to_a_worker(role: str, source: str, ex
 def test_law_what_is_written_for_the_next_boot_is_read_back(found: Guard) -> None:
     assert parse_script(load_script(found)) == found
     assert isinstance(parse_script(load_script(found) + "# more"), AlteredGuard)
+
+
+@pytest.mark.parametrize("text", [render, render_held])
+@pytest.mark.parametrize("format_", ["1", "2", "17"])
+@given(guard=guards)
+def test_what_a_table_says_of_itself_is_told_whatever_its_rules_and_version(text, format_, guard):
+    altered = text(guard).replace('comment "qmesh guard 2:', f'comment "qmesh guard {format_}:', 1)
+    found = told(altered.replace("counter drop", "accept"))
+    assert found is not None
+    assert (found.interface, found.listen_port, found.ports) == (
+        guard.interface,
+        guard.listen_port,
+        guard.ports,
+    )
+    assert told("table inet qmesh {\n}\n") is None
