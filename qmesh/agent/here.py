@@ -105,7 +105,8 @@ def refuse_removed(here: Here) -> None:
 
 def refuse_foreign_guard(state: State) -> None:
     """Raise BadInput where a guard is loaded that this state knows nothing of: another one's, or a rest."""
-    if nftables.read_table(TABLE) is not None and files.mode_of(state.guard_file) is None:
+    own = (state.guard_file, state.held_file)  # of one that is being taken away the second is left
+    if nftables.read_table(TABLE) is not None and all(files.mode_of(path) is None for path in own):
         raise BadInput(
             f"a guard is loaded on this machine already, and {state.directory} knows nothing of it",
             hint="is there another --state? if not, `pkill qmesh-hold; nft delete table inet qmesh` opens"

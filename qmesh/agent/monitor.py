@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +17,16 @@ from qmesh.host.pulse import Pulse
 from qmesh.host.state import State
 from qmesh.mesh.units import WATCHDOG_S
 
+log = logging.getLogger("qmesh")
+
 PROBE_S: Final = 2.5
 """Seconds between two questions to the service, and to the holder of the guard."""
 PROBED_S: Final = 2.0
 """Seconds that each has for an answer. Who gives none twice in a row is begun anew."""
 _STARTABLE_S: Final = 60
 """Seconds that systemd gives an agent more, again and again, that is starting and finds nothing wrong."""
+STARTED_S: Final = 30.0
+"""Seconds that another process to hold the guard takes to be there, at most."""
 STARTING_S: Final = 0.1
 """Seconds between two questions to a service that has just begun: who started the agent waits for it."""
 SLOW_S: Final = 5.5
@@ -50,8 +55,6 @@ class Monitor:
         look: Callable[[], None],
         begin_anew: Callable[[str, Pulse], None],
     ) -> None:
-        self.holder_is_silent = False
-        """Whether the loop is to have another process hold the guard."""
         self._state = state
         self._service = service
         self._troubles = troubles
@@ -110,15 +113,22 @@ class Monitor:
             self._silent.pop(SERVICE, None)
 
     def _probe_holder(self) -> None:
+        """Not by way of the loop: whatever that waits for, the guard is held."""
         try:
-            held.answers(self._state, wait_s=PROBED_S)
-        except KernelRefused as error:
-            if self._is_silent_again(HOLDER, error):
-                self.holder_is_silent = True
-                self._look()
-        else:
-            self._silent.pop(HOLDER, None)
-            self._troubles.clear(HOLDER)
+            if held.answers(self._state, wait_s=PROBED_S) or not held.is_wanted(self._state):
+                self._silent.pop(HOLDER, None)
+                self._troubles.clear(HOLDER)
+                return
+            error = KernelRefused("the process that holds the guard has ended", hint="another one is started")
+        except KernelRefused as refused:
+            error = refused
+        if self._is_silent_again(HOLDER, error):
+            log.warning("%s: another one is started", error.message)
+            try:
+                with pulse.allowed(STARTED_S):
+                    held.begin_anew(self._state)
+            except MachineRefused as refused:
+                self._troubles.note_error(HOLDER, refused)
 
     def _is_silent_again(self, part: str, error: Exception) -> bool:
         """Whether it gave no answer the second time; that is said then."""

@@ -153,4 +153,5 @@ def _opened(state: State, settings: Settings | None) -> tuple[Step, ...]:
 
 def _has_more_than_keys(state: State) -> bool:
     """Whether there may be a tunnel, though the settings are lost or a join was cut off."""
-    return state.holds_a_rest() or files.mode_of(state.guard_file) is not None
+    guards = (state.guard_file, state.held_file)
+    return state.holds_a_rest() or any(files.mode_of(path) is not None for path in guards)

@@ -1,7 +1,8 @@
 """The agent: observe, plan, apply, for ever; and, on the control node, serve those who join.
 
 The loop does all that is done to the machine. What waits for others is done beside it, in parts of
-their own (`qmesh.agent.supervisor`), none of which ends or hangs without being noticed.
+their own (`qmesh.agent.supervisor`), none of which ends or hangs without being noticed. So is what must not
+wait for the loop: that the guard's table is as it is written.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Final
 from qmesh.agent import succeeding, supervisor
 from qmesh.agent.asking import Asking
 from qmesh.agent.following import Follower
+from qmesh.agent.guarding import keep_guard
 from qmesh.agent.here import Here, require_root
 from qmesh.agent.membership_service import MembershipService
 from qmesh.agent.monitor import Monitor
@@ -31,8 +33,7 @@ from qmesh.agent.supervisor import Part, Troubles
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.watching import Watch
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import health, held, left_over, one_agent, processes
-from qmesh.host.linux import close_as_at_boot
+from qmesh.host import health, left_over, one_agent, processes
 from qmesh.host.pulse import Pulse
 from qmesh.host.state import State
 from qmesh.mesh.plan import LoadGuard, Step
@@ -142,6 +143,7 @@ class Agent:
             supervisor.MONITOR: Part(supervisor.MONITOR, self._run_monitor, self._troubles),
             supervisor.ANSWERING: Part(supervisor.ANSWERING, self._answer_check, self._troubles),
             supervisor.FOLLOWING: Part(supervisor.FOLLOWING, self._follow, self._troubles),
+            supervisor.GUARD: Part(supervisor.GUARD, self._keep_guard, self._troubles),
         }
 
     def run(self) -> None:
@@ -209,8 +211,7 @@ class Agent:
         self._monitor.look_ended(time.monotonic() - began)
 
     def _wait_for_others(self, error: Busy) -> None:
-        """Another command changes this machine: the guard stays this one's concern meanwhile."""
-        self._close_ports()
+        """Another command changes this machine; its guard is a concern of others."""
         now = time.monotonic()
         if self._busy_since is None:
             self._busy_since = now
@@ -221,18 +222,10 @@ class Agent:
         self._troubles.note_error(supervisor.LOOK, error)
         if not isinstance(error, QmeshError | OSError):
             self._troubles.restarted(supervisor.LOOK, supervisor.described(error))
-        self._close_ports()
         try:
             self._watch.notices.take()  # a look that failed early has not; the next is at everything
         except (OSError, ValueError) as broken:
             self._listen_anew(broken)
-
-    def _close_ports(self) -> None:
-        try:
-            if close_as_at_boot(self._state):
-                log.warning("the guard was gone: it was loaded as at boot")
-        except Exception as error:  # noqa: BLE001 - what else can be done is tried at the next look
-            self._troubles.note_error(supervisor.LOOK, error)
 
     def _listen_anew(self, error: Exception) -> None:
         """Where that fails as well, a look every few seconds sees what the kernel would have told."""
@@ -245,10 +238,6 @@ class Agent:
         with self._state.lock():
             put_back_when_due(self._state)  # whoever else should have is gone
             succeeding.go_on(self._state)
-            if self._monitor.holder_is_silent:
-                log.warning("the holder of the guard does not answer: another one is started")
-                held.begin_anew(self._state)
-                self._monitor.holder_is_silent = False
             here, steps = self._watch.look()
         self._tell(steps)
         self._service.keep(here, self._watch.event)
@@ -317,6 +306,9 @@ class Agent:
             else:
                 self._troubles.clear(supervisor.FOLLOWING)
 
+    def _keep_guard(self) -> None:
+        keep_guard(self._state, self._parts[supervisor.GUARD], self._troubles)
+
     def _answer_check(self) -> None:
         """Say how this agent is, to whoever asks at its socket."""
         part, monitor = self._parts[supervisor.ANSWERING], self._parts[supervisor.MONITOR]
@@ -343,7 +335,8 @@ class Agent:
         supervisor.begin_anew_for(part, pulse, self._troubles, self._state.directory)
 
     def _pulses(self) -> Mapping[str, Pulse]:
-        parts = (self._asking, self._parts[supervisor.ANSWERING], self._parts[supervisor.FOLLOWING])
+        # The monitor's own is seen to by who answers `check`.
+        parts = (self._asking, *(part for name, part in self._parts.items() if name != supervisor.MONITOR))
         pulses = {supervisor.LOOK: self._pulse, **{part.name: part.pulse for part in parts}}
         service = self._service.pulse
         return pulses if service is None else {**pulses, supervisor.SERVICE: service}

@@ -17,8 +17,9 @@ from qmesh.agent.converge import close, converge
 from qmesh.agent.here import Here, endpoint_wanted, linux_for, load
 from qmesh.agent.undoing import keep_put_back, undone_here
 from qmesh.host.linux import Linux, Outline
-from qmesh.host.notices import Notice, Notices
+from qmesh.host.notices import Notices
 from qmesh.host.registry import Known, Registry
+from qmesh.host.rule_notices import Notice
 from qmesh.host.state import State
 from qmesh.mesh.desired import peer_of
 from qmesh.mesh.model import Peer

@@ -19,7 +19,8 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import MachineRefused
-from qmesh.host.netlink import HEADER, messages_in, refusal, refusals
+from qmesh.host.netlink import refusal, refusals
+from qmesh.host.netlink_messages import HEADER, messages_in
 from qmesh.host.sockets import shortest
 from qmesh.host.surroundings import own_addresses
 from qmesh.mesh.guard import may_reach_workers

@@ -35,18 +35,33 @@ def hold_again(state: State) -> None:
         services.start_holder(state)
 
 
-def let_go(state: State) -> None:
-    """End the process, and with it the table; nothing there is fine. Raises MachineRefused."""
+def release(state: State) -> None:
+    """Have no second table any more; nothing there is fine. `end` comes next. Raises MachineRefused."""
     services.stop_holder()
     files.write(state.held_file, release_script().encode())
     _told(state, holder.LOAD)
+
+
+def let_go(state: State) -> None:
+    """End the process, and with it the table; nothing there is fine. Raises MachineRefused."""
+    release(state)
+    end(state)
+
+
+def end(state: State) -> None:
+    """End the process, which holds nothing any more. Raises MachineRefused."""
     files.remove(state.held_file)
     _told(state, holder.END)  # one that is just beginning finds no file, and ends by itself
 
 
-def answers(state: State, *, wait_s: float) -> None:
-    """See whether the process answers, if there is one. Raises KernelRefused where it does not in time."""
-    _told(state, holder.NOTHING, wait_s)
+def answers(state: State, *, wait_s: float) -> bool:
+    """Whether there is such a process. Raises KernelRefused where it does not answer in time."""
+    return _told(state, holder.NOTHING, wait_s)
+
+
+def is_wanted(state: State) -> bool:
+    """Whether there is to be one."""
+    return files.mode_of(state.held_file) is not None
 
 
 def begin_anew(state: State) -> None:

@@ -14,7 +14,8 @@ from typing import Final
 
 import msgspec
 
-from qmesh.host.netlink import ACK, ATTRIBUTE, DUMP, HEADER, REQUEST, attributes
+from qmesh.host.netlink import ACK, DUMP, REQUEST
+from qmesh.host.netlink_messages import ATTRIBUTE, HEADER, attributes
 
 _GET_LINK, _GET_ADDRESS = 18, 22  # RTM_*
 _LINK: Final = Struct("=BxHiII")  # family, type, index, flags, what of them is changed

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 import msgspec
 
-from qmesh.errors import JOIN_ANEW, RESTORE, KernelRefused, MachineRefused, StateUnreadable
+from qmesh.errors import JOIN_ANEW, RESTORE, KernelRefused, StateUnreadable
 from qmesh.host import files, flows, held, links, nftables, ports, wireguard
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import public_key_of
@@ -131,7 +130,7 @@ class Linux:
             case LoadGuard(old=old, new=guard):
                 # The boot guard first: should the power go in between, closed is what comes up.
                 files.write(self._state.guard_file, load_script(guard).encode())
-                nftables.run(change_script(old, guard))
+                _change_table(old, guard)
                 flows.cut_strangers(guard)
                 held.hold(self._state, guard)
             case UnloadGuard():
@@ -170,6 +169,13 @@ class Linux:
         return self._keys[public_key]
 
 
+def _change_table(old: Guard | AlteredGuard | None, new: Guard) -> None:
+    try:
+        nftables.run(change_script(old, new))
+    except KernelRefused:  # it is not `old` any more: whoever keeps the guard has read the file already
+        nftables.run(load_script(new))
+
+
 def _networks(peers: Iterable[Peer]) -> set[str]:
     return {network for peer in peers for network in peer.allowed_ips}
 
@@ -194,22 +200,12 @@ def _apply_to_link(step: Step) -> None:
 
 
 def unload_guard(state: State) -> None:
-    """Take away all that there may be of the guard: both tables and their files; none is fine."""
-    held.let_go(state)
-    nftables.run(unload_script())
-    files.remove(state.guard_file)
+    """Take away all that there may be of the guard: both tables and their files; none is fine.
 
-
-def close_as_at_boot(state: State) -> bool:
-    """Load the guard as the boot guard does, where none is loaded; whether that was so.
-
-    For an agent that does not know what its machine should be: closed is the state to fail to (G3).
-    Raises MachineRefused; nothing is done where no guard is wanted, after `down --open`.
+    The files first and last: whoever keeps the guard puts back what is written, and a state directory that
+    knows nothing of a guard takes one for another's.
     """
-    script = files.read(state.guard_file)
-    if script is None or nftables.read_table(TABLE) is not None:
-        return False
-    nftables.run(script.decode("utf-8", "replace"))
-    with contextlib.suppress(MachineRefused):
-        held.hold_again(state)
-    return True
+    files.remove(state.guard_file)
+    held.release(state)
+    nftables.run(unload_script())
+    held.end(state)

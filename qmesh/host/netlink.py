@@ -1,4 +1,4 @@
-"""Netlink's errors as ours, its dumps whole, its octets apart: for all of this room that speak netlink.
+"""Netlink's errors as ours, its dumps whole: for all of this room that speak netlink.
 
 Nothing built on it may be called from a coroutine: pyroute2 runs an event loop of its own.
 """
@@ -20,14 +20,10 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
 from qmesh.host import pulse
+from qmesh.host.netlink_messages import HEADER, messages_in
 
 T = TypeVar("T")
 
-HEADER: Final = struct.Struct("=IHHII")
-"""Of a message: length with these octets, type, flags, sequence number, port."""
-ATTRIBUTE: Final = struct.Struct("=HH")
-"""Before an attribute's value: length with these octets, type."""
-_TYPE: Final = 0x3FFF
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 """Flags of a request. Source: linux/netlink.h."""
 _ERROR, _DONE = 2, 3
@@ -93,20 +89,6 @@ def whole(dump: Callable[[], tuple[list[T], bool]]) -> list[T]:
     raise KernelRefused("the kernel's tables change too fast to be read", hint="try again")
 
 
-def messages_in(octets: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The type and the flags of each message in what the kernel sent, and the message itself.
-
-    Raises ValueError when one breaks off.
-    """
-    start = 0
-    while start + HEADER.size <= len(octets):
-        length, kind, flags, _, _ = HEADER.unpack_from(octets, start)
-        if not HEADER.size <= length <= len(octets) - start:
-            raise ValueError("a netlink message breaks off")
-        yield kind, flags, octets[start : start + length]
-        start += length + -length % 4
-
-
 def answers(octets: bytes) -> Iterator[tuple[bytes, int | None, bool]]:
     """What the kernel sent, message by message.
 
@@ -141,19 +123,6 @@ def asked(netlink: Any, request: bytes) -> tuple[list[bytes], bool]:
             if code == 0:
                 return found, is_torn
             found.append(message)
-
-
-def attributes(message: bytes, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """The type of each attribute between two places of a message, and where its value lies.
-
-    Raises ValueError or struct.error when one breaks off.
-    """
-    while start < end:
-        length, kind = ATTRIBUTE.unpack_from(message, start)
-        if not ATTRIBUTE.size <= length <= end - start:
-            raise ValueError("a netlink attribute breaks off")
-        yield kind & _TYPE, (start + ATTRIBUTE.size, start + length)
-        start += length + -length % 4
 
 
 @contextmanager

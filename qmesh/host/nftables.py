@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from functools import cache
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 
 _LIBRARY: Final = "libnftables.so.1"
 _ATTEMPTS: Final = 3
+_turn: Final = threading.RLock()
+"""The library's context is one thread's at a time."""
 
 
 @cache
@@ -33,7 +36,8 @@ def run(script: str) -> str:
 
     Raises NeedsRoot, MissingProgram or KernelRefused; then nothing of the script was done.
     """
-    code, output, error = _library().cmd(script)
+    with _turn:
+        code, output, error = _library().cmd(script)
     if code == 0:
         return str(output)
     if "Operation not permitted" in error:
@@ -55,12 +59,13 @@ def read_ruleset() -> tuple[list[dict[str, Any]], str]:
 
     Raises as `run` does.
     """
-    library = _library()
-    library.set_handle_output(True)
-    try:
-        return _objects(library), run("list ruleset")
-    finally:
-        library.set_handle_output(False)
+    with _turn:
+        library = _library()
+        library.set_handle_output(True)
+        try:
+            return _objects(library), run("list ruleset")
+        finally:
+            library.set_handle_output(False)
 
 
 def _objects(library: Any) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ def put_guard_back(state: State, guard: GuardBefore, *, at_boot: bool) -> None:
     Raises MachineRefused; where there was a guard, the ports were closed all the while.
     """
     if guard.script is None:
+        files.remove(state.guard_file)  # before the tables: who keeps the guard puts back what is written
         _let_go(state, at_boot=at_boot)
         nftables.run(unload_script())
         _put(state.guard_file, guard.boot_file)

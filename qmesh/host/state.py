@@ -27,7 +27,7 @@ from qmesh.errors import (
     QmeshError,
     StateUnreadable,
 )
-from qmesh.host import files, health, holder, logs, processes, reserved, telling
+from qmesh.host import files, health, holder, keeper, logs, processes, reserved, telling
 from qmesh.host.records import Asked, BackedUp, HeldPorts, NextShared, Pending, Restoring, Rotation, Settings
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.following import Due
@@ -59,7 +59,7 @@ class State:
         self.preshared_key_file = directory / "preshared.key"
         self.registry_file = directory / "mesh.db"
         self.membership_file = directory / "membership.json"
-        self.guard_file = directory / "guard.nft"
+        self.guard_file = directory / keeper.SCRIPT
         self.held_file = directory / holder.SCRIPT
         self.agent_socket = directory / telling.SOCKET
         self.hold_socket = directory / holder.SOCKET

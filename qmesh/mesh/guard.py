@@ -305,6 +305,16 @@ def parse_script(script: str) -> Guard | AlteredGuard:
     return parse(script.removeprefix(unload_script()))
 
 
+def is_whole(script: str) -> bool:
+    """Whether a script may be of `load_script`, whatever qmesh wrote it, and has its end."""
+    return script.startswith(f"{unload_script()}table inet {TABLE} {{\n") and script.endswith("\n}\n")
+
+
+def is_loaded(script: str, listing: str | None) -> bool:
+    """Whether a table is as a script of `load_script` makes it. listing: None where there is no table."""
+    return listing is not None and _words(script.removeprefix(unload_script())) == _words(listing)
+
+
 def parse_held(listing: str) -> Guard | AlteredGuard:
     """Read back what `nft -s list table inet qmesh-held` printed, whichever process holds it."""
     guard = _parameters(listing)

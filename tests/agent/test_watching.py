@@ -24,6 +24,7 @@ from qmesh.host.state import State
 from qmesh.mesh.enrolment import derive, public_key_of, redemption
 from qmesh.mesh.model import Endpoint, Guard, Secret
 from qmesh.mesh.plan import Step
+from tests.lab.keeping import let_fall
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -120,6 +121,7 @@ def test_the_first_look_makes_the_machine_as_desired_and_the_next_has_nothing_to
 def test_what_another_program_did_is_said_with_its_name(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.settle()
+    let_fall(control.state)
     subprocess.run(["nft", "flush ruleset"], check=True)
 
     assert control.look() == ["load-guard"]
@@ -259,6 +261,8 @@ def test_audits_follow_one_another(directory, monkeypatch):
 def test_other_harm_is_found_by_the_next_look(directory, monkeypatch, harm, cure):
     control = Control(directory, monkeypatch)
     control.settle()
+    if cure == ["load-guard"]:
+        let_fall(control.state)
     subprocess.run(harm.split(), check=True)
 
     assert control.look() == cure

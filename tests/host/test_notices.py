@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from qmesh.host import nftables
-from qmesh.host.notices import Notice, Notices
+from qmesh.host.notices import Notices
+from qmesh.host.rule_notices import Notice
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

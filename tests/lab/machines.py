@@ -263,6 +263,11 @@ class Machine:
         for process in found:
             os.kill(process, signal.SIGSTOP)
 
+    def thaw(self, pattern: str) -> None:
+        """Let those that match go on."""
+        for process in self._on_host(self.processes(pattern)):
+            os.kill(process, signal.SIGCONT)
+
     def _on_host(self, numbers: Collection[int]) -> list[int]:
         """The host's numbers of some of its processes."""
         namespace = os.fstat(self._pids).st_ino

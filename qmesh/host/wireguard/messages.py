@@ -17,7 +17,8 @@ from typing import Final
 
 import msgspec
 
-from qmesh.host.netlink import ACK, ATTRIBUTE, DUMP, HEADER, REQUEST, attributes
+from qmesh.host.netlink import ACK, DUMP, REQUEST
+from qmesh.host.netlink_messages import ATTRIBUTE, HEADER, attributes
 from qmesh.host.wireguard.device import (
     REMEMBERED,
     Counters,

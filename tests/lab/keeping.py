@@ -1,0 +1,28 @@
+"""Who keeps the guard, kept from it: for tests of what else sees to the guard."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+from qmesh.host import nftables, processes
+from qmesh.host.state import State
+from qmesh.mesh.guard import HELD
+from tests.lab.waiting import wait_until
+
+
+@contextlib.contextmanager
+def unkept(state: State) -> Iterator[None]:
+    """Nobody keeps the first table in this block; the second one is held. After it nobody does either."""
+    for process in processes.with_open(state.hold_lock_file):
+        os.kill(process, signal.SIGSTOP)
+    yield
+    let_fall(state)
+
+
+def let_fall(state: State) -> None:
+    """Kill who holds and keeps the guard."""
+    processes.kill(state.hold_lock_file)
+    wait_until(lambda: nftables.read_table(HELD) is None)
