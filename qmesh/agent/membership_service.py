@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qmesh.agent import succeeding
 from qmesh.agent.here import Here
 from qmesh.agent.serving import ControlNode, Turns
-from qmesh.agent.supervisor import SERVICE, Retries, Troubles, described
+from qmesh.agent.supervisor import RETIRING, SERVICE, Part, Retries, Troubles, described
 from qmesh.errors import KernelRefused, QmeshError
 from qmesh.host import links, telling
 from qmesh.host.pulse import Pulse
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from qmesh.host.channel.service import Service
 
 log = logging.getLogger("qmesh")
+
+_ASK_S: Final = 0.1
+"""Seconds between two questions to the next control node."""
 
 
 class MembershipService:
@@ -40,6 +43,10 @@ class MembershipService:
         self._retries = Retries()
         self._running: tuple[object, Service, ControlNode] | None = None
         self._announced: int | None = None
+        self._succeeded: Here | None = None
+        self._answered: succeeding.Answered | None = None
+        self.retiring = Part(RETIRING, self._ask_next, troubles)
+        """What asks the next control node, where the mesh has one; to be stopped with the agent."""
 
     @property
     def wait_s(self) -> float:
@@ -78,9 +85,30 @@ class MembershipService:
             if event != self._announced or control_node.is_due_to_all:
                 self._announced = event
                 service.announce()
-        if self.is_succeeded and succeeding.retire_when_answered(self._state, here):
+        self._keep_retiring(here)
+
+    def _keep_retiring(self, here: Here) -> None:
+        """Where the mesh has another control node, be a member once that one has answered."""
+        self._succeeded = here if self.is_succeeded else None
+        if self._succeeded is None:
+            self._answered = None
+            return
+        self.retiring.start()
+        if self._answered is not None:
+            succeeding.retire(self._state, self._answered)
+            self._succeeded = self._answered = None
             self.stop()  # before the tunnels to the members go: it tells them
             self._look()
+
+    def _ask_next(self) -> None:
+        """Ask the new control node until it answers: in a thread of its own, as it may never end that."""
+        while not self.retiring.stopped.wait(_ASK_S):
+            self.retiring.pulse.beat()
+            here = self._succeeded
+            if here is not None and self._answered is None:
+                self._answered = succeeding.ask_next(self._state, here)
+                if self._answered is not None:
+                    self._look()
 
     def _keep_running(self, here: Here) -> None:
         """It is bound to the interface as it is: one that was made anew wants a new one."""

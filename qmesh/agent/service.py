@@ -163,7 +163,7 @@ class Agent:
                     self._turn()
             finally:
                 processes.notify("STOPPING=1")
-                for part in (*self._parts.values(), self._asking):
+                for part in (*self._parts.values(), self._asking, self._service.retiring):
                     part.stop()
                 self._service.stop()
         log.info("the agent has ended; tunnel and guard stay as they are")
@@ -336,7 +336,8 @@ class Agent:
 
     def _pulses(self) -> Mapping[str, Pulse]:
         # The monitor's own is seen to by who answers `check`.
-        parts = (self._asking, *(part for name, part in self._parts.items() if name != supervisor.MONITOR))
+        others = (part for name, part in self._parts.items() if name != supervisor.MONITOR)
+        parts = (self._asking, self._service.retiring, *others)
         pulses = {supervisor.LOOK: self._pulse, **{part.name: part.pulse for part in parts}}
         service = self._service.pulse
         return pulses if service is None else {**pulses, supervisor.SERVICE: service}

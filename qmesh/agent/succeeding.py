@@ -25,7 +25,16 @@ from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.registry.image import put
 from qmesh.host.state import State
 from qmesh.mesh.inventory import Inventory, members
-from qmesh.mesh.membership import believed, read_stored, read_update, sign_membership, stored, updated
+from qmesh.mesh.membership import (
+    SignedMembership,
+    believed,
+    read_stored,
+    read_update,
+    sign_membership,
+    stored,
+    updated,
+)
+from qmesh.mesh.model import Secret, Unshown
 from qmesh.mesh.sealing import NONCE_OCTETS, seal, unseal
 from qmesh.mesh.succession import (
     ESTATE,
@@ -182,8 +191,19 @@ def _is_of(mesh: Inventory, estate: Estate, state: State) -> bool:
     return octets is not None and sign_membership(mesh, signs) == read_stored(octets)
 
 
-def retire_when_answered(state: State, here: Here) -> bool:
-    """Where this was the control node: be a member as soon as the new one answers; whether that is done."""
+class Answered(Unshown, frozen=True):
+    """What the new control node answered to the one before. preshared_key: of both from now on."""
+
+    control: str
+    signed: SignedMembership
+    preshared_key: Secret
+
+
+def ask_next(state: State, here: Here) -> Answered | None:
+    """Ask the new control node, where this was it, whether it is; None while it does not say so.
+
+    It may take as long as that machine likes: nobody else's thread asks this.
+    """
     with Registry(state.registry_file) as registry:
         mesh, keys = registry.inventory(), registry.preshared_keys()
     try:
@@ -191,27 +211,31 @@ def retire_when_answered(state: State, here: Here) -> bool:
             newer_than=mesh.revision - 1, connect_s=_CONNECT_S, read_s=_ANSWER_S, whole=True
         )
         if answer is None:
-            return False
+            return None
         signed = updated(read_update(answer), None)
         known = believed(signed, here.settings.verification_key, mesh=mesh.mesh)
     except Silent:
-        return False
+        return None
     except EnrolmentRefused as error:
         log.warning("%s is not the control node yet: %s", mesh.control, error.message)
-        return False
+        return None
     if known.control == here.settings.name:
-        return False
+        return None
+    return Answered(mesh.control, signed, keys[mesh.control_node.public_key])
+
+
+def retire(state: State, answered: Answered) -> None:
+    """Be a member, now that the new control node has answered. Raises Busy, and what writing raises."""
     with state.lock():
         settings = state.settings()
         if settings.control:
-            files.write(state.membership_file, stored(signed))
-            state.save_preshared_key(keys[mesh.control_node.public_key])
+            files.write(state.membership_file, stored(answered.signed))
+            state.save_preshared_key(answered.preshared_key)
             # No invitation made it a member: one for its place is to be redeemed.
             member = msgspec.structs.replace(settings, control=False, control_endpoints=(), invitation="")
             state.save_settings(member)
             state.forget_mesh()
-            log.info("%s is the control node now, and this machine a member", mesh.control)
-    return True
+            log.info("%s is the control node now, and this machine a member", answered.control)
 
 
 def _client(here: Here, name: str) -> Client:

@@ -28,7 +28,9 @@ def control() -> Iterator[Machine]:
 
 def holding(machine: Machine, code: str) -> Running:
     """A program of somebody else's that keeps what it has taken."""
-    running = machine.start(["python", "-c", f"{code}; print('has it', flush=True); __import__('signal').pause()"])
+    running = machine.start(
+        ["python", "-c", f"{code}; print('has it', flush=True); __import__('signal').pause()"]
+    )
     running.wait_for("has it")
     return running
 
