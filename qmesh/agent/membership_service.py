@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -10,7 +11,7 @@ from qmesh.agent import succeeding
 from qmesh.agent.here import Here
 from qmesh.agent.serving import ControlNode, Turns
 from qmesh.agent.supervisor import RETIRING, SERVICE, Part, Retries, Troubles, described
-from qmesh.errors import KernelRefused, QmeshError
+from qmesh.errors import Busy, KernelRefused, QmeshError
 from qmesh.host import links, telling
 from qmesh.host.pulse import Pulse
 from qmesh.host.state import State
@@ -81,7 +82,8 @@ class MembershipService:
         self._keep_running(here)
         if self._running is not None:
             _, service, control_node = self._running
-            control_node.write_acknowledged()
+            with contextlib.suppress(Busy):  # then the next time
+                control_node.write_acknowledged()
             if event != self._announced or control_node.is_due_to_all:
                 self._announced = event
                 service.announce()

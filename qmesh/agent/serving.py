@@ -22,6 +22,8 @@ from qmesh.mesh.sealing import NONCE_OCTETS, seal, unseal
 from qmesh.mesh.succession import ESTATE, PROGRESS, Estate, packed, read_progress
 
 _TURN_S: Final = 8.0
+_SOON_S: Final = 0.05
+"""Seconds that the loop waits for another program that writes to the registry; then it tries again later."""
 _ALONE_S: Final = 10.0
 """Seconds for which only the new control node is told that it is it: the others have none until it serves."""
 
@@ -186,7 +188,7 @@ class ControlNode:
         if not unread:
             return
         try:
-            with Registry(self._state.registry_file) as registry:
+            with Registry(self._state.registry_file, busy_s=_SOON_S) as registry:
                 shared = registry.shared_with_members(unread)
                 # None can hold one that there is not.
                 known = {at: min(held, newest) for at, held in _read(unread, shared).items()}

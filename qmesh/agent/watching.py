@@ -7,6 +7,7 @@ read every peer, the less often the more there are.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Hashable
 from typing import Final, Self
@@ -16,6 +17,7 @@ import msgspec
 from qmesh.agent.converge import close, converge
 from qmesh.agent.here import Here, endpoint_wanted, linux_for, load
 from qmesh.agent.undoing import keep_put_back, undone_here
+from qmesh.errors import Busy
 from qmesh.host.linux import Linux, Outline
 from qmesh.host.notices import Notices
 from qmesh.host.registry import Known, Registry
@@ -31,6 +33,8 @@ AUDIT_S_A_MACHINE: Final = 0.015
 """Seconds between two audits, at least and for each machine of the mesh: 15 s where there are 500."""
 KEY_S: Final = 60.0
 """Seconds for which a machine that offered a key is looked for often."""
+SOON_S: Final = 0.05
+"""Seconds that a look waits for another program that writes to the registry; then it writes later."""
 OUTLINE_S: Final = 4.0
 """Seconds between two looks at a machine whose kernel says nothing: of files and sysctls it tells nobody."""
 
@@ -159,10 +163,13 @@ class Watch:
             return False
         counters = linux_for(self._state, here).backend.read(here.settings.interface).counters
         came = [key for key in offered if key in counters and counters[key].last_handshake_s]
-        with Registry(self._state.registry_file) as registry:
+        if not came:
+            return False
+        with contextlib.suppress(Busy), self._registry() as registry:
             for key in came:
                 registry.take_up_key(key, now=int(time.time()))
-        return bool(came)
+            return True
+        return False
 
     def _is_changed(self, audited: _Audited) -> bool:
         """Whether the machine is not what it was, but for its peers."""
@@ -196,16 +203,19 @@ class Watch:
         return here, steps
 
     def _last_event(self) -> int:
-        with Registry(self._state.registry_file) as registry:
-            registry.expire(now=int(time.time()))
+        with self._registry() as registry:
+            _expire(registry)
             return registry.last_event()
+
+    def _registry(self) -> Registry:
+        return Registry(self._state.registry_file, busy_s=SOON_S)
 
     def _follow(self, audited: _Audited, here: Here) -> tuple[Step, ...] | None:
         """Do what the registry's events ask for since the last look; None where an audit has to."""
         if time.monotonic() > audited.until:
             return None
-        with Registry(self._state.registry_file) as registry:
-            registry.expire(now=int(time.time()))
+        with self._registry() as registry:
+            _expire(registry)
             news = registry.news(since=audited.event)
         if news is None:
             return None
@@ -228,6 +238,11 @@ class Watch:
                 audited.keys[name] = known.machine.public_key
         self.event = audited.event = news.event
         return steps
+
+
+def _expire(registry: Registry) -> None:
+    with contextlib.suppress(Busy):  # then the next time
+        registry.expire(now=int(time.time()))
 
 
 def _peer(known: Known) -> Peer:

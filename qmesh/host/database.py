@@ -8,27 +8,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from qmesh.errors import RESTORE, MachineRefused, StateUnreadable
+from qmesh.errors import RESTORE, Busy, MachineRefused, StateUnreadable
 from qmesh.host import pulse
 
 MEMORY: Final = Path(":memory:")
 BUSY_S: Final = 15.0
-"""Seconds to wait for another process that writes."""
+"""Seconds that who writes waits for another process that does. Who reads waits for nobody: there is a WAL."""
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, *, busy_s: float = BUSY_S) -> sqlite3.Connection:
     """Open without Python's own transactions, so that ours are the only ones. Raises as `named` does.
 
     path: of a file that is there, or `MEMORY`. Where a file went away meanwhile, no empty one comes to be.
+    busy_s: seconds that a writer waits for another one.
     """
     place = str(path) if path == MEMORY else f"{path.absolute().as_uri()}?mode=rw"
     with named(path):
         connection = sqlite3.connect(
-            place, isolation_level=None, timeout=BUSY_S, check_same_thread=False, uri=path != MEMORY
+            place, isolation_level=None, timeout=busy_s, check_same_thread=False, uri=path != MEMORY
         )
         try:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA temp_store = MEMORY")  # what it sorts and copies holds keys
         except BaseException:
             connection.close()
             raise
@@ -40,6 +42,20 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All of the block or nothing of it; it waits for other writers first."""
     with pulse.allowed(BUSY_S):
         connection.execute("BEGIN IMMEDIATE")
+    with _ended(connection):
+        yield
+
+
+@contextlib.contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is read in the block is as of one moment. Nobody is waited for, and nothing is written."""
+    connection.execute("BEGIN")
+    with _ended(connection):
+        yield
+
+
+@contextlib.contextmanager
+def _ended(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
         connection.execute("COMMIT")
@@ -53,13 +69,19 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def named(path: Path) -> Iterator[None]:
     """SQLite's errors become ours; what a constraint refuses is for the caller to word.
 
-    Raises MachineRefused for what the machine did not let be done, StateUnreadable for a damaged file.
+    Raises MachineRefused for what the machine did not let be done, Busy where another process writes,
+    StateUnreadable for a damaged file.
     """
     try:
         yield
     except sqlite3.IntegrityError:
         raise
     except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            raise Busy(
+                f"{path} could not be used: another program is writing to it",
+                hint=f"find that by `fuser -v {path}`, and end it",
+            ) from None
         raise MachineRefused(
             f"{path} could not be used: {error}", hint="look for a full disk or a read-only file system"
         ) from None

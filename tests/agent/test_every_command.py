@@ -643,8 +643,8 @@ def killed_in(work: Callable[[], object], at: int) -> bool:
         left = at
         connect = database.connect
 
-        def traced(path: Path) -> sqlite3.Connection:
-            connection = connect(path)
+        def traced(path: Path, *, busy_s: float = database.BUSY_S) -> sqlite3.Connection:
+            connection = connect(path, busy_s=busy_s)
 
             def count(_: str) -> None:
                 nonlocal left

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import random
 import re
+import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -419,6 +421,40 @@ def test_the_name_of_a_machine_that_is_not_heard_is_looked_up_again(directory, m
     assert control.look() == []  # a name that is unknown now changes nothing
     (peer,) = wireguard.backend_for(NAME).read(NAME).peers
     assert (peer.endpoint, peer.keepalive_s) == (Endpoint("192.0.2.10", 51821), 25)
+
+
+@contextlib.contextmanager
+def written_by_another(control: Control) -> Iterator[None]:
+    """Another program has begun to write to the registry, and does not end that."""
+    with contextlib.closing(sqlite3.connect(control.state.registry_file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def test_another_program_that_writes_to_the_registry_delays_no_look(directory, monkeypatch):
+    control = Control(directory, monkeypatch)
+    control.settle()
+    control.invite("machine-b")
+    control.settle()
+    with written_by_another(control):
+        subprocess.run(["ip", "link", "delete", NAME], check=True)
+        assert control.look().count("set-peer") == 1
+        assert control.look() == []
+        control.watch_anew(lambda _: 0)
+        assert control.look() == []
+    assert control.left() == ()
+
+
+def test_what_a_look_has_to_write_it_writes_when_nobody_else_does(directory, monkeypatch):
+    control = Control(directory, monkeypatch)
+    control.invite("machine-b")
+    control.settle()
+    with Registry(control.state.registry_file) as registry, registry._change() as connection:
+        connection.execute("UPDATE invitations SET expires_at = 1")
+    with written_by_another(control):
+        assert control.look() == []
+
+    assert control.look() == ["remove-peer"]
 
 
 def know_names(*lines: str) -> None:

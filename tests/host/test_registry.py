@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, NeedsRoot, StateUnreadable
+from qmesh.errors import BadInput, Busy, EnrolmentRefused, MachineRefused, NeedsRoot, StateUnreadable
 from qmesh.host import database
 from qmesh.host.registry import Event, EventKind, Issued, Open, Registry
 from qmesh.mesh.changes import (
@@ -1511,3 +1511,19 @@ def test_what_became_of_an_invitation_is_known(registry):
     withdrawn = registry.spent("machine-c")
     assert withdrawn is not None
     assert (withdrawn.outcome, withdrawn.joined) == ("withdrawn", None)
+
+
+def test_who_reads_waits_for_nobody_who_writes(registry):
+    with contextlib.closing(sqlite3.connect(registry._path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with Registry(registry._path, busy_s=0.0) as reading:
+            assert reading.inventory() == registry.inventory()
+            assert reading.last_event() == registry.last_event()
+            assert reading.news(since=reading.last_event()) is not None
+            assert not reading.expire(now=NOW)
+            with pytest.raises(Busy, match="another program is writing to it"):
+                reading.acknowledge({"10.77.0.1": 1})
+
+
+def test_no_temporary_file_of_sqlites_holds_keys(registry):
+    assert registry._connection.execute("PRAGMA temp_store").fetchone() == (2,)  # MEMORY

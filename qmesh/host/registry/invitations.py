@@ -204,6 +204,14 @@ def _update_admitted(
     connection.execute("UPDATE mesh SET revision = ?", (after.revision,))
 
 
+def are_over(connection: sqlite3.Connection, now: int) -> bool:
+    """Whether `expire` had something to do."""
+    found = connection.execute(
+        "SELECT 1 FROM invitations WHERE outcome = 'open' AND expires_at <= ? LIMIT 1", (now,)
+    )
+    return found.fetchone() is not None
+
+
 def expire(connection: sqlite3.Connection, now: int) -> bool:
     """End those whose time is over; whether there were any."""
     ended = connection.execute(

@@ -54,10 +54,11 @@ class Registry:
     """An open registry. Use as a context manager; every method is one transaction.
 
     user: who is to be noted as the one who made its changes; None for nobody, as for the agent.
+    busy_s: seconds that what changes it waits for another program that writes; then it raises Busy.
     Raises StateUnreadable when the file is not there, damaged, or of a newer qmesh.
     """
 
-    def __init__(self, path: Path, *, user: str | None = None) -> None:
+    def __init__(self, path: Path, *, user: str | None = None, busy_s: float = database.BUSY_S) -> None:
         self._path = path
         self._user = user
         mode = files.mode_of(path)
@@ -65,7 +66,7 @@ class Registry:
             raise StateUnreadable(f"{path} is missing, and it is the mesh", hint=RESTORE)
         if not os.access(path, os.R_OK | os.W_OK):
             raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root")
-        self._connection = database.connect(path)
+        self._connection = database.connect(path, busy_s=busy_s)
         try:
             self._refuse_foreign()
         except BaseException:
@@ -123,9 +124,15 @@ class Registry:
             if self._user is not None and before is not None:
                 note_user(self._connection, self._user, since=before)
 
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        """As of one moment; no writer is waited for."""
+        with database.named(self._path), database.snapshot(self._connection):
+            yield self._connection
+
     def inventory(self) -> Inventory:
         """The whole mesh, invited machines included. Looks for damage of the file as well."""
-        with self._change() as connection:
+        with self._read() as connection:
             # Of a truncated file SQLite reads rows still; the check costs less than reading them does.
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
@@ -134,12 +141,12 @@ class Registry:
 
     def revision(self) -> int:
         """The revision of the membership."""
-        with self._change() as connection:
+        with self._read() as connection:
             return rows.revision(connection)
 
     def preshared_keys(self) -> dict[str, Secret]:
         """The preshared key of each machine, throwaway ones included, by public key."""
-        with self._change() as connection:
+        with self._read() as connection:
             found = connection.execute(
                 "SELECT public_key, preshared_key FROM machines WHERE preshared_key IS NOT NULL"
                 " UNION ALL SELECT public_key, preshared_key FROM stand_ins WHERE preshared_key IS NOT NULL"
@@ -148,7 +155,7 @@ class Registry:
 
     def last_event(self) -> int:
         """The number of the last event."""
-        with self._change() as connection:
+        with self._read() as connection:
             return handing_over.last_event(connection)
 
     def news(self, *, since: int) -> News | None:
@@ -157,7 +164,7 @@ class Registry:
         None when more has changed than who is a peer, when one came and went that nothing tells of now, as
         the key of an invitation that was used, or when this registry has no such event.
         """
-        with self._change() as connection:
+        with self._read() as connection:
             found = connection.execute(
                 "SELECT number, what, machine FROM events WHERE number >= ? ORDER BY number", (since,)
             ).fetchall()
@@ -175,7 +182,7 @@ class Registry:
 
     def events(self) -> tuple[Event, ...]:
         """What changed the mesh, oldest first: of late years all of it, but for keys that were offered."""
-        with self._change() as connection:
+        with self._read() as connection:
             return all_of(connection)
 
     def invite(
@@ -214,13 +221,13 @@ class Registry:
 
     def spent(self, name: str) -> Spent | None:
         """What became of the last invitation of that name; None where none is known."""
-        with self._change() as connection:
+        with self._read() as connection:
             return invitations.spent(connection, name)
 
     def invitations(self, *, now: int) -> tuple[Open, ...]:
         """Those that can still be used, by name."""
-        with self._change() as connection:
-            invitations.expire(connection, now)
+        self.expire(now=now)
+        with self._read() as connection:
             return invitations.open_ones(connection)
 
     def acknowledge(self, revisions: Mapping[str, int]) -> None:
@@ -329,7 +336,7 @@ class Registry:
 
     def successor(self) -> str | None:
         """Whom the control role is being handed over to, or was."""
-        with self._change() as connection:
+        with self._read() as connection:
             return rows.successor(connection)
 
     def begin_handover(self, name: str, *, now: int) -> tuple[str, ...]:
@@ -348,17 +355,17 @@ class Registry:
 
     def shared_with(self, sender: str) -> Secret:
         """The preshared key of the member at that tunnel address. Raises EnrolmentRefused."""
-        with self._change() as connection:
+        with self._read() as connection:
             return keys.shared_with(connection, sender)
 
     def shared_with_members(self, addresses: Iterable[str]) -> dict[str, Secret]:
         """The preshared key of each member at one of these tunnel addresses."""
-        with self._change() as connection:
+        with self._read() as connection:
             return keys.shared_with_members(connection, addresses)
 
     def shared_with_successor(self, sender: str) -> Secret:
         """The preshared key of the successor, if it is the sender. Raises EnrolmentRefused."""
-        with self._change() as connection:
+        with self._read() as connection:
             return handing_over.shared_with_successor(connection, sender)
 
     def note_progress(self, said: Progress, *, sender: str, now: int) -> bool:
@@ -369,7 +376,7 @@ class Registry:
 
     def readiness(self, name: str, *, now: int) -> Readiness:
         """Who is ready for the handover to that machine. Raises BadInput where none is under way."""
-        with self._change() as connection:
+        with self._read() as connection:
             return handing_over.readiness(connection, name, now=now)
 
     def hand_over(self, name: str, *, now: int) -> Inventory:
@@ -389,7 +396,10 @@ class Registry:
             return copy.serialize()
 
     def expire(self, *, now: int) -> bool:
-        """End the invitations whose time is over; whether there were any."""
+        """End the invitations whose time is over; whether there were any. Without any it only reads."""
+        with self._read() as connection:
+            if not invitations.are_over(connection, now):
+                return False
         with self._change() as connection:
             return invitations.expire(connection, now)
 
