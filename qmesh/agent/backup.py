@@ -16,6 +16,7 @@ from qmesh.host.registry import RegistryImage, image_of
 from qmesh.host.state import State
 from qmesh.mesh import backup as format_
 from qmesh.mesh.backup import NONCE_OCTETS, SALT_OCTETS, Backup, Seal, odd_key, unpack
+from qmesh.mesh.decoding import Malformed, from_json
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Secret
 
@@ -113,11 +114,11 @@ def _seal(passphrase: bytes) -> Seal:
 def contents(backup: Backup) -> Contents:
     """Look at all that is in a backup. Raises BadInput where something does not belong to the rest."""
     try:
-        settings = msgspec.json.decode(backup.settings, type=Settings)
+        settings = from_json(backup.settings, Settings)
         with RegistryImage(backup.registry) as image:
             mesh = image.inventory()
             image.events()
-    except ValueError:
+    except Malformed:
         raise BadInput(
             "the backup's settings cannot be read",
             hint="was it written by a newer qmesh? else take an older backup",

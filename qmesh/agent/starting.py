@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +64,11 @@ def wait_until_listening(core: int, config: Path | None, *, timeout_s: float) ->
         raise BadInput("core 0 is the control process, which is in no worker list", hint="name a worker's")
     address, port = _place(core, config)
     worker = os.environ.get("MAINPID", "")
-    _wait(lambda: _deaf(core, address, port), timeout_s, int(worker) if worker.isdecimal() else None)
+    _wait(
+        lambda: _deaf(core, address, port),
+        timeout_s,
+        int(worker) if re.fullmatch("[0-9]{1,9}", worker) else None,
+    )
     return Ready(core=core, address=address, port=port, listens=True)
 
 

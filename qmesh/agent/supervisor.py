@@ -21,6 +21,7 @@ from qmesh.host import processes
 from qmesh.host.health import Restart, Trouble
 from qmesh.host.pulse import Pulse
 from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE
+from qmesh.mesh.decoding import Malformed, from_json
 
 __all__ = ["CONTROL_NODE", "SERVICE"]
 
@@ -214,8 +215,8 @@ def begin_anew_for(part: str, pulse: Pulse, troubles: Troubles, directory: Path)
 
 def _handed_on() -> tuple[Restart, ...]:
     """What the agent that began anew as this one knew."""
-    with contextlib.suppress(ValueError):
-        return msgspec.json.decode(os.environ.pop(_RESTARTS, "[]"), type=tuple[Restart, ...])
+    with contextlib.suppress(Malformed):
+        return from_json(os.environ.pop(_RESTARTS, "[]"), tuple[Restart, ...])
     return ()
 
 

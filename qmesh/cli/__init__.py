@@ -16,7 +16,7 @@ def main() -> None:
 
             sys.exit(resident.run(name, Path(directory)))
         case ["ready", core, "--config", directory, "--timeout", seconds, *rest] if (
-            core.isdecimal() and seconds.isdecimal() and rest in ([], ["--listening"])
+            _is_number(core) and _is_number(seconds) and rest in ([], ["--listening"])
         ):
             from qmesh.cli import starting  # noqa: PLC0415 - a hundred cores may start at once
 
@@ -25,3 +25,7 @@ def main() -> None:
             from qmesh.cli import hall  # noqa: PLC0415 - see above
 
             sys.exit(hall.run(words))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 6

@@ -135,6 +135,9 @@ def run(words: Sequence[str]) -> int:
     """Run a command line without the program's name; returns the exit code."""
     as_json = "--json" in words
     talk_on_standard_error(quiet=as_json)
+    if not all(map(_is_text, words)):
+        error = BadInput("an argument is no text of UTF-8", hint="rename what it names, and say that")
+        return refuse(error, as_json=as_json)
     try:
         code = _lean(typer.main.get_command(app)).main(list(words), prog_name="qmesh", standalone_mode=False)
     except _ClickException as error:
@@ -146,6 +149,11 @@ def run(words: Sequence[str]) -> int:
     if code == INTERRUPTED:
         return interrupted(as_json=as_json)
     return code if isinstance(code, int) else 0
+
+
+def _is_text(word: str) -> bool:
+    """Whether it can be written down: Python has octets that are no UTF-8 as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in word)
 
 
 def _usage(error: Any, words: Sequence[str]) -> BadInput:

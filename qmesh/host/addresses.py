@@ -45,31 +45,38 @@ def network_around(address: str) -> str | None:
     None where there is no such network: then the address may yet become this machine's.
     """
     wanted = ipaddress.ip_address(address)
-    for network, interface in _routes_6() if wanted.version == 6 else _routes_4():
-        if network.prefixlen and wanted in network:
-            return f"{network} of {interface}"
+    name, read = ("ipv6_route", _route_6) if wanted.version == 6 else ("route", _route_4)
+    try:
+        for network, interface in filter(None, map(read, _lines(name))):
+            if network.prefixlen and wanted in network:
+                return f"{network} of {interface}"
+    except (ValueError, OverflowError):
+        raise KernelRefused(
+            f"the kernel's list of routes, {name}, is not understood", hint="see `ip route`, and report it"
+        ) from None
     return None
 
 
-def _routes_4() -> Iterator[tuple[_Network, str]]:
-    """The networks of routes without a router. Source: proc(5), net/route."""
-    for interface, to, _, flags, *_, mask, _, _, _ in _lines("route", header=True):
-        if _is_direct(int(flags, 16)):
-            prefix = int(mask, 16).bit_count()
-            yield ipaddress.IPv4Network((bytes.fromhex(to)[::-1], prefix)), interface
+def _route_4(line: str) -> tuple[_Network, str] | None:
+    """The network of a route without a router. Raises ValueError. Source: proc(5), net/route."""
+    interface, to, _, flags, *_, mask, _, _, _ = line.split()
+    if interface == "Iface" or not _is_direct(int(flags, 16)):
+        return None
+    return ipaddress.IPv4Network((bytes.fromhex(to)[::-1], int(mask, 16).bit_count())), interface
 
 
-def _routes_6() -> Iterator[tuple[_Network, str]]:
-    """As `_routes_4`. Source: the kernel's net/ipv6/route.c, rt6_info_route."""
-    for to, prefix, *_, flags, interface in _lines("ipv6_route", header=False):
-        if _is_direct(int(flags, 16)):
-            yield ipaddress.IPv6Network((bytes.fromhex(to), int(prefix, 16))), interface
+def _route_6(line: str) -> tuple[_Network, str] | None:
+    """As `_route_4`. Source: the kernel's net/ipv6/route.c, rt6_info_route."""
+    to, prefix, *_, flags, interface = line.split()
+    if not _is_direct(int(flags, 16)):
+        return None
+    return ipaddress.IPv6Network((bytes.fromhex(to), int(prefix, 16))), interface
 
 
 def _is_direct(flags: int) -> bool:
     return flags & (_UP | _GATEWAY | _REJECT) == _UP
 
 
-def _lines(name: str, *, header: bool) -> Iterator[list[str]]:
+def _lines(name: str) -> Iterator[str]:
     with contextlib.suppress(FileNotFoundError):  # this kernel has none of that family
-        yield from map(str.split, Path("/proc/net", name).read_text("ascii").splitlines()[header:])
+        yield from Path("/proc/net", name).read_text("ascii", "replace").splitlines()

@@ -6,10 +6,15 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias, TypeVar
 
-from qmesh.errors import RESTORE, Busy, MachineRefused, StateUnreadable
+from qmesh.errors import RESTORE, Busy, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import pulse
+from qmesh.mesh.decoding import typed
+
+T = TypeVar("T")
+
+Values: TypeAlias = tuple[Any, ...]
 
 MEMORY: Final = Path(":memory:")
 BUSY_S: Final = 15.0
@@ -65,27 +70,71 @@ def _ended(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+class Conflict(StateUnreadable):
+    """What a constraint refuses. Who expects it, words it; of a registry that is whole nobody else meets it.
+
+    reason: SQLite's own.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} is damaged: {reason}", hint=RESTORE)
+        self.reason = reason
+
+
+def select(connection: sqlite3.Connection, kind: type[T], query: str, values: Values = ()) -> list[T]:
+    """The rows of a query, each as a value of `kind`, such as `tuple[str, int]`.
+
+    A column may hold anything: SQLite keeps to types only where a table asks for it, and a file may come
+    from elsewhere. Raises sqlite3.DatabaseError for a row that is no such value.
+    """
+    found = connection.execute(query, values).fetchall()
+    with understood():
+        return typed(found, list[kind])  # type: ignore[valid-type]
+
+
+def select_one(connection: sqlite3.Connection, kind: type[T], query: str, values: Values = ()) -> T:
+    """The one row of a query, as `select` has it; none is an error too."""
+    found = select(connection, kind, query, values)
+    if len(found) != 1:
+        raise sqlite3.DatabaseError("its rows are no mesh (one is missing)")
+    return found[0]
+
+
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """Raise sqlite3.DatabaseError where the block finds that rows make no sense."""
+    try:
+        yield
+    except QmeshError as error:
+        raise sqlite3.DatabaseError(f"its rows are no mesh ({error})") from None
+
+
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """SQLite's errors become ours; what a constraint refuses is for the caller to word.
+    """SQLite's errors become ours.
 
-    Raises MachineRefused for what the machine did not let be done, Busy where another process writes,
+    Raises Conflict for what a constraint refuses, MachineRefused for what the machine did not let be done,
+    Busy where another process writes,
     StateUnreadable for a damaged file.
     """
     try:
         yield
-    except sqlite3.IntegrityError:
-        raise
+    except sqlite3.IntegrityError as error:
+        raise Conflict(path, str(error)) from None
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+        # Text that is no UTF-8 has no code, being Python's own finding; a table that is not there has 1.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if code & 0xFF == sqlite3.SQLITE_BUSY:
             raise Busy(
                 f"{path} could not be used: another program is writing to it",
                 hint=f"find that by `fuser -v {path}`, and end it",
             ) from None
+        if code == sqlite3.SQLITE_ERROR:
+            raise StateUnreadable(f"{path} is damaged: {error}", hint=RESTORE) from None
         raise MachineRefused(
             f"{path} could not be used: {error}", hint="look for a full disk or a read-only file system"
         ) from None
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.Error, MemoryError) as error:
         raise StateUnreadable(f"{path} is damaged: {error}", hint=RESTORE) from None
     except OSError as error:
         raise MachineRefused(

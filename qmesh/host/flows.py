@@ -100,9 +100,11 @@ def _flows() -> Iterator[Flow]:
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _ASKED.pack(family, socket.IPPROTO_TCP, _EVERY, bytes(48))
         for kind, message in _asked(_BY_FAMILY, _DUMP, request, "read the connections"):
-            if kind == _ERROR:
-                raise refusal(_code(message), "read the connections")
-            yield _flow(message)
+            with refusals("read the connections"):
+                if kind == _ERROR:
+                    raise refusal(_code(message), "read the connections")
+                found = _flow(message)
+            yield found
 
 
 def _flow(message: bytes) -> Flow:
@@ -118,8 +120,9 @@ def _text(family: int, octets: bytes) -> str:
 def _destroyed(flow: Flow) -> bool:
     """Whether it was there and is no more."""
     request = _ASKED.pack(flow.family, socket.IPPROTO_TCP, 1 << flow.state, flow.id)
-    ((_, message),) = _asked(_DESTROY, _ACK, request, "cut a connection")
-    code = _code(message)
+    with refusals("cut a connection"):
+        ((_, message),) = _asked(_DESTROY, _ACK, request, "cut a connection")
+        code = _code(message)
     if code not in {0, errno.ENOENT}:
         raise refusal(code, "cut a connection")
     return code == 0

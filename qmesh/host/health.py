@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from qmesh.host import local_socket
+from qmesh.mesh.decoding import Malformed, from_json
 
 SOCKET: Final = "health.sock"
 _MOST_OCTETS: Final = 1 << 16
@@ -74,14 +75,14 @@ def ask(directory: Path, *, wait_s: float) -> Health:
     until = time.monotonic() + wait_s
     while True:
         try:
-            return msgspec.json.decode(_asked(directory, until), type=Health)
+            return from_json(_asked(directory, until), Health)
         except (FileNotFoundError, ConnectionError) as error:
             if time.monotonic() > until:
                 raise NoAnswer("nobody listens at its socket") from error
             time.sleep(0.05)
         except OSError as error:
             raise NoAnswer(f"no answer within {wait_s:.0f} s") from error
-        except ValueError as error:
+        except Malformed as error:
             raise NoAnswer("its answer is not understood") from error
 
 

@@ -6,13 +6,16 @@ only. What comes too late is there for the next who asks.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from qmesh.errors import BadInput
 from qmesh.host import pulse
-from qmesh.mesh.model import Endpoint
+from qmesh.mesh.model import Endpoint, ip_address
 
 WAIT_S: Final = 2.0
 """Seconds that a look-up is waited for, by all who ask together."""
@@ -97,4 +100,11 @@ def _addresses(endpoint: Endpoint) -> tuple[Endpoint, ...]:
     hosts = dict.fromkeys(str(entry[4][0]) for entry in found)
     # A link-local one is good on one interface only, which Python does not name in the address.
     usable = [host for host in hosts if not host.startswith("fe80:")]
-    return tuple(Endpoint(host, endpoint.port) for host in usable[:_MOST_ADDRESSES])
+    return tuple(_usable(usable, endpoint.port))[:_MOST_ADDRESSES]
+
+
+def _usable(hosts: Iterable[str], port: int) -> Iterator[Endpoint]:
+    """Of what a name server said, what an endpoint can be: it may say anything."""
+    for host in hosts:
+        with contextlib.suppress(BadInput):
+            yield Endpoint(ip_address(host), port)

@@ -34,6 +34,7 @@ _MOST_OCTETS: Final = 1 << 17
 """That the kernel sends at once: a dump comes in buffers of at most 32 KiB."""
 
 _DUMP_ATTEMPTS = 10
+_NOT_UNDERSTOOD: Final = (ValueError, LookupError, OverflowError, struct.error)
 
 _HINTS: Final = {
     errno.EACCES: "IPv6 may be switched off; see `sysctl net.ipv6.conf.all.disable_ipv6`",
@@ -48,18 +49,23 @@ _HINTS: Final = {
 
 @contextmanager
 def refusals(doing: str, hints: Mapping[int, str] = MappingProxyType({})) -> Iterator[None]:
-    """Turn the errors of netlink, sockets and files into `refusal`s."""
+    """Turn the errors of netlink, sockets and files into `refusal`s, and of what is not understood there."""
     try:
         yield
     except NetlinkError as error:
         raise refusal(error.code, doing, hints) from None
     except OSError as error:
         raise refusal(error.errno or errno.EIO, doing, hints) from None
+    except _NOT_UNDERSTOOD:
+        raise KernelRefused(
+            f"could not {doing}: what the kernel said is not understood",
+            hint="this kernel is newer than this qmesh knows? report it",
+        ) from None
 
 
 def refusal(code: int, doing: str, hints: Mapping[int, str] = MappingProxyType({})) -> MachineRefused:
     """NeedsRoot or KernelRefused for an errno, met while `doing`; `hints` go before our own."""
-    reason = f"could not {doing}: {os.strerror(code)}"
+    reason = f"could not {doing}: {os.strerror(code & 0xFFFF)}"
     if code == errno.EPERM:
         return NeedsRoot(reason, hint="run the command as root, in a container with CAP_NET_ADMIN")
     hint = hints.get(code) or _HINTS.get(code, "the kernel gave no more than that; see `dmesg`")

@@ -30,10 +30,11 @@ def messages_in(octets: bytes) -> Iterator[tuple[int, int, bytes]]:
 def attributes(message: bytes, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
     """The type of each attribute between two places of a message, and where its value lies.
 
-    Raises ValueError or struct.error when one breaks off.
+    Raises ValueError when one breaks off.
     """
     while start < end:
-        length, kind = ATTRIBUTE.unpack_from(message, start)
+        is_there = start + ATTRIBUTE.size <= len(message)
+        length, kind = ATTRIBUTE.unpack_from(message, start) if is_there else (0, 0)
         if not ATTRIBUTE.size <= length <= end - start:
             raise ValueError("a netlink attribute breaks off")
         yield kind & _TYPE, (start + ATTRIBUTE.size, start + length)

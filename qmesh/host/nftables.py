@@ -11,6 +11,14 @@ import msgspec
 import nftables
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
+from qmesh.mesh.decoding import from_json
+
+
+class _Said(msgspec.Struct):
+    """What the library prints in JSON."""
+
+    nftables: list[dict[str, Any]]
+
 
 _LIBRARY: Final = "libnftables.so.1"
 _ATTEMPTS: Final = 3
@@ -36,6 +44,10 @@ def run(script: str) -> str:
 
     Raises NeedsRoot, MissingProgram or KernelRefused; then nothing of the script was done.
     """
+    if "\0" in script:  # the library would take what stands before it for all of it
+        raise KernelRefused(
+            "nftables was given a damaged script", hint="`qmesh apply` writes what qmesh keeps of it anew"
+        )
     with _turn:
         code, output, error = _library().cmd(script)
     if code == 0:
@@ -95,8 +107,7 @@ def _chains(attempts: int = _ATTEMPTS) -> list[dict[str, Any]]:
 
 def _printed(command: str) -> list[dict[str, Any]]:
     """What the library prints in JSON, but for the head."""
-    found: list[dict[str, Any]] = msgspec.json.decode(run(command))["nftables"]
-    return found[1:]
+    return from_json(run(command), _Said).nftables[1:]
 
 
 def read_table(name: str) -> str | None:

@@ -24,21 +24,17 @@ def reserved() -> frozenset[int]:
     """The ports that the kernel gives to no outgoing connection. Raises KernelRefused."""
     try:
         return kernels.ports()
-    except OSError as error:
-        raise KernelRefused(
-            f"{kernels.SYSCTL} cannot be read: {error.strerror}", hint="mount /proc"
-        ) from None
+    except (OSError, ValueError) as error:
+        raise KernelRefused(f"{kernels.SYSCTL} cannot be read: {error}", hint="mount /proc") from None
 
 
 def ephemeral() -> tuple[int, int]:
     """The first and the last port that the kernel gives to outgoing connections. Raises KernelRefused."""
     try:
         first, last = kernels.EPHEMERAL.read_text(encoding="ascii").split()
-    except OSError as error:
-        raise KernelRefused(
-            f"{kernels.EPHEMERAL} cannot be read: {error.strerror}", hint="mount /proc"
-        ) from None
-    return int(first), int(last)
+        return int(first), int(last)
+    except (OSError, ValueError) as error:
+        raise KernelRefused(f"{kernels.EPHEMERAL} cannot be read: {error}", hint="mount /proc") from None
 
 
 def held(state: State) -> tuple[int, ...]:

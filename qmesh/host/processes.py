@@ -160,6 +160,16 @@ def seen(process: int) -> Seen | None:
         text = Path(f"/proc/{process}/stat").read_text("ascii", "replace")
     except OSError:
         return None
+    return seen_in(text)
+
+
+def seen_in(text: str) -> Seen:
+    """What proc(5) has as stat. Raises MachineRefused."""
     # Its name is in parentheses, and may hold any character.
     fields = text.rpartition(")")[2].split()
-    return Seen(int(fields[1]), int(fields[19]))
+    try:
+        return Seen(int(fields[1]), int(fields[19]))
+    except (LookupError, ValueError):
+        raise MachineRefused(
+            "a process's stat is not understood", hint="see proc(5), and report it"
+        ) from None

@@ -1,14 +1,41 @@
-"""What a machine remembers between commands, file by file. The files are `qmesh.host.state`'s."""
+"""What a machine remembers between commands, file by file. The files are `qmesh.host.state`'s.
+
+None can be built wrong: what was read from a file is as good as what was typed. Building one raises BadInput.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
+from qmesh.errors import BadInput
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.mesh.enrolment import Redemption
-from qmesh.mesh.model import Endpoint, Port, Secret, Unshown
+from qmesh.mesh.model import (
+    TUNNEL_MTU,
+    Endpoint,
+    Port,
+    Secret,
+    Unshown,
+    interface_name,
+    ip_address,
+    machine_name,
+    wireguard_key,
+)
+from qmesh.mesh.reaching import LEAST_MTU_IPV4
+
+_Identifier = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+_VerificationKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+_User = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+_Mtu = Annotated[int, msgspec.Meta(ge=LEAST_MTU_IPV4, le=TUNNEL_MTU)]
+
+
+def _directory(path: str | None) -> None:
+    """Raise BadInput for what the kernel takes for no path, or what depends on where a process is."""
+    if path is not None and ("\0" in path or not path.startswith("/")):
+        raise BadInput("the config directory is no absolute path", hint="name it with --config")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,15 +60,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     control: bool
     interface: str
     listen_port: Port
-    verification_key: bytes
+    verification_key: _VerificationKey
     control_endpoints: tuple[Endpoint, ...] = ()
     config_directory: str | None = None
-    config_owner: int | None = None
-    mtu: int | None = None
+    config_owner: _User | None = None
+    mtu: _Mtu | None = None
     up: bool = True
     guarded: bool = True
     removed: bool = False
     invitation: str | None = None
+
+    def __post_init__(self) -> None:
+        machine_name(self.name)
+        interface_name(self.interface)
+        _directory(self.config_directory)
 
     @property
     def node(self) -> ConfigDirectory | None:
@@ -63,7 +95,7 @@ class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identifier: of the invitation.
     """
 
-    identifier: str
+    identifier: _Identifier
 
 
 class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,12 +104,20 @@ class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     old: str
     new: str
 
+    def __post_init__(self) -> None:
+        wireguard_key(self.old)
+        wireguard_key(self.new)
+
 
 class NextShared(Unshown, frozen=True, forbid_unknown_fields=True):
     """The key that this machine shares with the next control node. public_key: of that."""
 
     public_key: str
     preshared_key: Secret
+
+    def __post_init__(self) -> None:
+        wireguard_key(self.public_key)
+        wireguard_key(self.preshared_key.reveal())
 
 
 class Restoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,17 +147,24 @@ class Asked(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
     address: str
     endpoints: tuple[Endpoint, ...]
-    verification_key: bytes
+    verification_key: _VerificationKey
     interface: str
     listen_port: Port
     config_directory: str | None
     redemption: Redemption
     preshared_key: Secret
-    config_owner: int | None = None
+    config_owner: _User | None = None
+
+    def __post_init__(self) -> None:
+        machine_name(self.name)
+        ip_address(self.address)
+        interface_name(self.interface)
+        _directory(self.config_directory)
+        wireguard_key(self.preshared_key.reveal())
 
 
 class HeldPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ports that qmesh wants reserved: those it reserved itself, and those that already were."""
 
-    ours: tuple[int, ...] = ()
-    others: tuple[int, ...] = ()
+    ours: tuple[Port, ...] = ()
+    others: tuple[Port, ...] = ()

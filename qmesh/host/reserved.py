@@ -27,10 +27,17 @@ def listed() -> str:
 
 
 def ports() -> frozenset[int]:
-    """The ports that are reserved. Raises OSError."""
+    """The ports that are reserved. Raises OSError, and ValueError for what is no such list."""
+    return ports_in(listed())
+
+
+def ports_in(text: str) -> frozenset[int]:
+    """The ports of a list as the kernel writes it. Raises ValueError for what is none."""
     found: set[int] = set()
-    for part in filter(None, listed().split(",")):
+    for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
+        if len(last) > 5 or int(last or 0) > 65535:
+            raise ValueError("a list of ports has one that is none")
         found.update(range(int(first), int(last or first) + 1))
     return frozenset(found)
 
@@ -41,7 +48,7 @@ def bring_back(directory: Path) -> None:
     directory: the state directory. A file that is missing or damaged is the agent's to mend, and
     nothing here raises: that the guard is held does not depend on it.
     """
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         ours = json.loads((directory / REMEMBERED).read_bytes())["ours"]
         if not ports().issuperset(ours):
             SYSCTL.write_text(",".join(filter(None, [listed(), _ranges(ours)])) + "\n", encoding="ascii")

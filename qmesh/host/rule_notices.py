@@ -94,4 +94,6 @@ def _value(message: bytes, wanted: int) -> bytes:
 def _who(message: bytes) -> str:
     program = _value(message, _PROGRAM).rstrip(b"\0").decode(errors="replace")
     process = _value(message, _PROCESS)
-    return f"{program} (process {_PID.unpack(process)[0]})" if program and process else ""
+    if not program or len(process) != _PID.size:
+        return ""
+    return f"{program} (process {_PID.unpack(process)[0]})"

@@ -194,7 +194,8 @@ def systemctl(*words: str) -> str:
             done = subprocess.run(
                 [programs.find("systemctl") or "systemctl", *words],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 cwd=programs.DIRECTORY,
                 check=False,
             )

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from qmesh.errors import KernelRefused
 from qmesh.host import files
 
 LISTENING: Final = "0A"
@@ -37,7 +38,7 @@ class Socket(msgspec.Struct, frozen=True):
 def sockets(protocol: str) -> Iterator[Socket]:
     """All sockets of `tcp` or `udp`, of both families; none of a family that the kernel has not."""
     for name in (protocol, f"{protocol}6"):
-        for line in (files.read(Path("/proc/net") / name) or b"").decode("ascii").splitlines()[1:]:
+        for line in (files.read(Path("/proc/net") / name) or b"").decode("ascii", "replace").splitlines()[1:]:
             yield _socket(protocol, line)
 
 
@@ -48,15 +49,23 @@ def listening(port: int) -> Iterator[Socket]:
     the rest of its list is not read. Source: the kernel's networking/proc_net_tcp.
     """
     for name in ("tcp", "tcp6"):
-        with contextlib.suppress(FileNotFoundError), Path("/proc/net", name).open(encoding="ascii") as lines:
-            every = (_socket("tcp", line) for line in itertools.islice(lines, 1, None))
+        with contextlib.suppress(FileNotFoundError), Path("/proc/net", name).open("rb") as lines:
+            every = (
+                _socket("tcp", line.decode("ascii", "replace")) for line in itertools.islice(lines, 1, None)
+            )
             found = itertools.takewhile(lambda each: each.state == LISTENING, every)
             yield from (each for each in found if each.port == port)
 
 
 def _socket(protocol: str, line: str) -> Socket:
-    _, local, remote, state, *_, inode = line.split(maxsplit=10)[:10]
-    return Socket(protocol, state, *_end(local), *_end(remote), inode)
+    """A line of the kernel's list. Raises KernelRefused."""
+    try:
+        _, local, remote, state, *_, inode = line.split(maxsplit=10)[:10]
+        return Socket(protocol, state, *_end(local), *_end(remote), inode)
+    except ValueError:
+        raise KernelRefused(
+            "the kernel's list of sockets is not understood", hint="see `ss -anp`, and report it"
+        ) from None
 
 
 def every_address(address: str) -> frozenset[str]:

@@ -29,10 +29,11 @@ from qmesh.errors import (
 )
 from qmesh.host import files, health, holder, keeper, logs, processes, reserved, telling
 from qmesh.host.records import Asked, BackedUp, HeldPorts, NextShared, Pending, Restoring, Rotation, Settings
+from qmesh.mesh.decoding import Malformed, from_json
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.following import Due
 from qmesh.mesh.guard import parse_script
-from qmesh.mesh.model import Guard, Secret
+from qmesh.mesh.model import Guard, Secret, wireguard_key
 from qmesh.mesh.succession import Estate, unpacked
 from qmesh.mesh.undoing import Undoing
 
@@ -472,8 +473,8 @@ def _revealed(value: object) -> str:
 
 def _hidden(kind: type, value: object) -> Secret:
     if kind is Secret and isinstance(value, str):
-        return Secret(value)
-    raise NotImplementedError(kind.__name__)
+        return Secret(wireguard_key(value))
+    raise ValueError(f"no {kind.__name__}")
 
 
 def _decoded(path: Path, kind: type[T], hint: str = _ANEW) -> T | None:
@@ -481,6 +482,6 @@ def _decoded(path: Path, kind: type[T], hint: str = _ANEW) -> T | None:
     if octets is None:
         return None
     try:
-        return msgspec.json.decode(octets, type=kind, dec_hook=_hidden)
-    except (ValueError, QmeshError):  # text that is no UTF-8 is a ValueError of Python's own
+        return from_json(octets, kind, hook=_hidden)
+    except Malformed:
         raise StateUnreadable(f"{path} is damaged, and qmesh does not guess", hint=hint) from None

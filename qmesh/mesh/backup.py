@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from qmesh.errors import BadInput, QmeshError
 from qmesh.mesh.changes import with_endpoints
+from qmesh.mesh.decoding import Malformed, from_msgpack
 from qmesh.mesh.enrolment import mesh_identifier, public_key_of
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint, Secret, Unshown
+from qmesh.mesh.model import Endpoint, Secret, UnixTime, Unshown
 
 MAGIC: Final = b"qmesh backup\r\n\x1a\n"
 VERSION: Final = 1
@@ -49,7 +50,7 @@ class Backup(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
     withdrawn: the machines whose invitations were open, and are withdrawn in it.
     """
 
-    taken_at: int
+    taken_at: UnixTime
     written_by: str
     settings: bytes
     private_key: str
@@ -112,8 +113,8 @@ def unpack(octets: bytes, passphrase: bytes | None) -> Backup:
     if sealed:
         body = _unsealed(octets[:_HEAD_OCTETS], body, b"" if passphrase is None else passphrase)
     try:
-        return msgspec.msgpack.decode(body, type=Backup)
-    except ValueError:
+        return from_msgpack(body, Backup)
+    except Malformed:
         raise BadInput(
             "this backup holds something else than it should", hint="take an older one; nothing was changed"
         ) from None

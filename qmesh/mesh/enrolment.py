@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
+from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.mesh.decoding import Malformed, from_json, from_msgpack
 from qmesh.mesh.lines import line_of, octets_of
 from qmesh.mesh.model import (
     Endpoint,
@@ -121,8 +122,8 @@ def parse_invitation(text: str) -> Invitation:
 
 def _unpacked(packed: bytes) -> Invitation:
     try:
-        return msgspec.msgpack.decode(packed, type=Invitation)
-    except (msgspec.DecodeError, QmeshError, ValueError):
+        return from_msgpack(packed, Invitation)
+    except Malformed:
         raise BadInput(
             "this invitation was not made by a qmesh that this one understands",
             hint="use the same version of qmesh on both machines",
@@ -219,9 +220,9 @@ class KeyOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_key_offer(body: bytes) -> str:
     """The public key that a member offers. Raises EnrolmentRefused."""
     try:
-        offered = msgspec.json.decode(body, type=KeyOffer)
+        offered = from_json(body, KeyOffer)
         wireguard_key(offered.public_key)
-    except (QmeshError, ValueError):
+    except BadInput:
         raise EnrolmentRefused(
             "the key is not understood", hint="use the same version of qmesh on both machines"
         ) from None
@@ -239,11 +240,11 @@ def redemption(derived: Derived, *, public_key: str, workers: int, endpoint: End
 def read_redemption(body: bytes) -> Redemption:
     """Read a redemption as it arrived. Raises EnrolmentRefused."""
     try:
-        message = msgspec.json.decode(body, type=Redemption)
+        message = from_json(body, Redemption)
         wireguard_key(message.public_key)
         if message.endpoint is not None:
             Endpoint.parse(message.endpoint, default_port=None)
-    except (msgspec.DecodeError, QmeshError, UnicodeDecodeError):
+    except BadInput:
         raise EnrolmentRefused(
             "the redemption is not understood", hint="use the same version of qmesh on both machines"
         ) from None

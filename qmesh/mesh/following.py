@@ -9,7 +9,7 @@ import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import PROFILES
+from qmesh.mesh.model import PROFILES, CoreNumber
 from qmesh.mesh.nodeconfig import listen_address, settings_in, wanted_settings, workers_in
 
 
@@ -19,8 +19,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     restart, stop: cores of this machine, ascending. control: whether its control process has to.
     """
 
-    restart: tuple[int, ...] = ()
-    stop: tuple[int, ...] = ()
+    restart: tuple[CoreNumber, ...] = ()
+    stop: tuple[CoreNumber, ...] = ()
     control: bool = False
 
     def __bool__(self) -> bool:

@@ -18,6 +18,7 @@ from qmesh.errors import BadInput
 from qmesh.mesh.model import (
     CONTROL_PORTS,
     GRPC_PORTS,
+    MOST_REVISION,
     SERVICE_PORTS,
     Cores,
     Machine,
@@ -76,13 +77,21 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 hint=f"write it as {ip_network(self.network)}",
             )
         network = parsed_network(self.network)
+        if not 0 <= self.revision <= MOST_REVISION:
+            raise BadInput(
+                f"the mesh has no revision {self.revision}", hint=f"it goes from 0 to {MOST_REVISION}"
+            )
         _refuse_repeats("name", (machine.name for machine in self.machines))
         _refuse_repeats("tunnel address", addresses_of(self))
         _refuse_repeats("public key", _keys_of(self))
         for machine in self.machines:
-            _refuse_outside(machine, network)
+            _refuse_outside(machine.name, machine.address, network)
             for endpoint in machine.endpoints:
                 refuse_endpoint_inside(self.network, endpoint.host)
+        for each in self.stand_ins:
+            self.machine(each.machine)
+            if each.address is not None:
+                _refuse_outside(each.machine, each.address, network)
         for name in (self.control, self.successor or self.control):
             if self.machine(name).state != "active":
                 raise BadInput(
@@ -308,11 +317,11 @@ def _refuse_repeats(what: str, values: Iterable[str]) -> None:
         )
 
 
-def _refuse_outside(machine: Machine, network: IPNetwork) -> None:
-    address = parsed_address(machine.address)
+def _refuse_outside(name: str, text: str, network: IPNetwork) -> None:
+    address = parsed_address(text)
     offset = 0 if address is None else int(address) - int(network.network_address)
-    if not 1 <= offset <= capacity(network) or (":" in machine.address) != (network.version == 6):
+    if not 1 <= offset <= capacity(network) or (":" in text) != (network.version == 6):
         raise BadInput(
-            f"tunnel address {machine.address} of {machine.name} is no host address of {network}",
+            f"tunnel address {text} of {name} is no host address of {network}",
             hint="let qmesh choose the address",
         )

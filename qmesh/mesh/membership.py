@@ -13,7 +13,8 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from qmesh.errors import EnrolmentRefused, QmeshError
+from qmesh.errors import EnrolmentRefused
+from qmesh.mesh.decoding import Malformed, from_json, from_msgpack
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.model import Secret, quoted
 from qmesh.mesh.sealing import seal, unseal
@@ -63,8 +64,8 @@ def believed(signed: SignedMembership, verification_key: bytes, *, mesh: str) ->
     try:
         key = Ed25519PublicKey.from_public_bytes(verification_key)
         key.verify(signed.signature, _SIGNED_FOR + signed.payload)
-        inventory = msgspec.json.decode(signed.payload, type=Inventory)
-    except (InvalidSignature, QmeshError, ValueError):
+        inventory = from_json(signed.payload, Inventory)
+    except (InvalidSignature, Malformed, ValueError):
         raise EnrolmentRefused(_NOT_OURS, hint=_LOOK_THERE) from None
     if inventory.mesh != mesh:
         raise EnrolmentRefused(
@@ -195,8 +196,8 @@ class History:
 def read_update(octets: bytes) -> Update:
     """Read an update as it arrived. Raises EnrolmentRefused."""
     try:
-        return msgspec.msgpack.decode(octets, type=Update)
-    except ValueError:
+        return from_msgpack(octets, Update)
+    except Malformed:
         raise EnrolmentRefused(
             "the control node's answer is not understood",
             hint="use the same version of qmesh on both machines",
@@ -229,6 +230,6 @@ def stored(signed: SignedMembership) -> bytes:
 def read_stored(octets: bytes) -> SignedMembership:
     """The membership that `stored` made; not believed yet. Raises EnrolmentRefused."""
     try:
-        return msgspec.json.decode(octets, type=SignedMembership)
-    except ValueError:
+        return from_json(octets, SignedMembership)
+    except Malformed:
         raise EnrolmentRefused(_NOT_OURS, hint=_LOOK_THERE) from None

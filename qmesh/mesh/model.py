@@ -47,6 +47,11 @@ InterfaceKind: TypeAlias = Literal["wireguard", "tun"]
 MachineState: TypeAlias = Literal["active", "paused", "invited"]
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+CoreNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+MOST_REVISION: Final = 2**53
+"""That a membership's revision can grow to: as far as every reader of JSON counts whole numbers."""
+UnixTime = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""Seconds: no more than can be printed as a date."""
 
 DEFAULT_INTERFACE: Final = "qmesh0"
 DEFAULT_LISTEN_PORT: Final = 51820
@@ -133,6 +138,17 @@ def ip_network(text: str) -> str:
             hint="write it as 10.77.0.0/20 or fd12:3456:789a::/64, with no host bits set",
         )
     return str(network)
+
+
+def interface_address(text: str) -> str:
+    """Return `text` when it is an address with its prefix length, `10.77.0.2/20`. Raises BadInput."""
+    try:
+        ipaddress.ip_interface(text)
+    except ValueError:
+        raise BadInput(
+            f"{quoted(text)} is no address with a prefix length", hint="write it as 10.77.0.2/20"
+        ) from None
+    return text
 
 
 def wireguard_key(text: str) -> str:
@@ -296,11 +312,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         machine_name(self.name)
         wireguard_key(self.public_key)
-        if ip_address(self.address) != self.address:
-            raise BadInput(
-                f"address {quoted(self.address)} is not canonical",
-                hint=f"write it as {ip_address(self.address)}",
-            )
+        _refuse_uncanonical(self.address)
         if self.workers is None and self.state != "invited":
             raise BadInput(f"{self.name} has no worker count", hint="give it one with --workers")
         if self.workers is not None:
@@ -320,7 +332,17 @@ class StandIn(msgspec.Struct, frozen=True):
     address: str | None
 
     def __post_init__(self) -> None:
+        machine_name(self.machine)
         wireguard_key(self.public_key)
+        if self.address is not None:
+            _refuse_uncanonical(self.address)
+
+
+def _refuse_uncanonical(address: str) -> None:
+    if ip_address(address) != address:
+        raise BadInput(
+            f"address {quoted(address)} is not canonical", hint=f"write it as {ip_address(address)}"
+        )
 
 
 def worker_count(number: int) -> int:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.mesh.decoding import Malformed, from_msgpack
 from qmesh.mesh.lines import line_of, octets_of
 from qmesh.mesh.model import Secret
 
@@ -114,8 +115,8 @@ def _cipher(preshared: Secret, identifier: str) -> ChaCha20Poly1305:
 
 def _unpacked(packed: bytes, kind: type[T], what: str) -> T:
     try:
-        return msgspec.msgpack.decode(packed, type=kind)
-    except (msgspec.DecodeError, ValueError):  # text that is no UTF-8 is a ValueError of Python's own
+        return from_msgpack(packed, kind)
+    except Malformed:
         raise BadInput(
             f"this {what} was not made by a qmesh that this one understands",
             hint="use the same version of qmesh on both machines",

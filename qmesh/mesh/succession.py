@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import EnrolmentRefused
+from qmesh.mesh.decoding import Malformed, from_json, from_msgpack
 from qmesh.mesh.inventory import Inventory, members
 from qmesh.mesh.model import Secret, Unshown
 
@@ -35,9 +36,9 @@ class Estate(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
     signing_key: Ed25519, 32 octets.
     """
 
-    event: int
+    event: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     registry: bytes
-    signing_key: bytes
+    signing_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,8 +62,8 @@ def preshared_key_with(successor_key: str, shared: Secret) -> Secret:
 def read_progress(body: bytes) -> Progress:
     """Read what a successor says. Raises EnrolmentRefused."""
     try:
-        return msgspec.json.decode(body, type=Progress)
-    except ValueError:
+        return from_json(body, Progress)
+    except Malformed:
         raise _not_understood() from None
 
 
@@ -74,8 +75,8 @@ def packed(estate: Estate) -> bytes:
 def unpacked(octets: bytes) -> Estate:
     """Read an estate. Raises EnrolmentRefused."""
     try:
-        return msgspec.msgpack.decode(octets, type=Estate)
-    except ValueError:
+        return from_msgpack(octets, Estate)
+    except Malformed:
         raise _not_understood() from None
 
 

@@ -11,7 +11,16 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import NodeState, Tunnel, Unshown
+from qmesh.mesh.model import (
+    NodeState,
+    Port,
+    Tunnel,
+    Unshown,
+    interface_address,
+    interface_name,
+    ip_network,
+    wireguard_key,
+)
 
 LEAST_S: Final = 10
 MOST_S: Final = 3600
@@ -42,9 +51,33 @@ class Before(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     guard: GuardBefore
     tunnel: Tunnel | None
-    reserved_ports: tuple[int, ...]
+    reserved_ports: tuple[Port, ...]
     up: bool
     guarded: bool
+
+    def __post_init__(self) -> None:
+        if self.tunnel is not None:
+            _refuse_odd(self.tunnel)
+
+
+def _refuse_odd(tunnel: Tunnel) -> None:
+    """Raise BadInput for a tunnel that no machine can have."""
+    interface_name(tunnel.interface)
+    for address in tunnel.addresses:
+        interface_address(address)
+    for octets, most in ((tunnel.listen_port, 0xFFFF), (tunnel.mtu, 0x7FFF_FFFF)):
+        if not 0 <= octets <= most:
+            raise BadInput(f"{octets} is no port or MTU of a tunnel", hint="see `qmesh check`")
+    for key in (tunnel.public_key, *(peer.public_key for peer in tunnel.peers)):
+        if key is not None:
+            wireguard_key(key)
+    for peer in tunnel.peers:
+        for network in peer.allowed_ips:
+            ip_network(network)
+        if peer.endpoint is not None and not peer.endpoint.is_address:
+            raise BadInput("a peer's endpoint is no address", hint="see `qmesh check`")
+        if not 0 <= peer.keepalive_s <= 0xFFFF:
+            raise BadInput(f"a peer has no keepalive of {peer.keepalive_s} s", hint="see `qmesh check`")
 
 
 class Author(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -185,7 +185,7 @@ def filled(state: State) -> State:
     state.save_preshared_key(KEY)
     state.make_signing_key()
     state.save_next_shared(NextShared(public_key_of(KEY), KEY))
-    state.save_rotation(Rotation("an old key", "a new one"))
+    state.save_rotation(Rotation(public_key_of(KEY), KEY.reveal()))
     state.save_due(Due(control=True))
     return state
 

@@ -182,7 +182,7 @@ def test_e6_a_meshs_name_cannot_break_the_line_that_refuses_it() -> None:
     assert r"of mesh 'a\nb\x1b', not of 'c\nd'" in in_one_line(caught.value)
 
 
-@pytest.mark.parametrize(("revision", "is_newer"), [(4, False), (5, False), (6, True), (-1, False)])
+@pytest.mark.parametrize(("revision", "is_newer"), [(4, False), (5, False), (6, True), (0, False)])
 def test_e6_only_a_higher_revision_replaces_what_is_held(revision: int, is_newer: bool) -> None:
     offered = msgspec.structs.replace(INVENTORY, revision=revision)
     assert newer(INVENTORY, offered) is is_newer

@@ -21,7 +21,7 @@ def command(
     listening: Annotated[
         bool, typer.Option("--listening", help="Wait until the worker listens, not until it can start.")
     ] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=0)] = 60,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=0, max=86400)] = 60,
     as_json: JsonOption = False,
 ) -> None:
     """Wait until a core's worker can start, or listens; its systemd unit asks.

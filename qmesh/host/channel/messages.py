@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import MachineRefused
+from qmesh.mesh.decoding import Malformed, from_json
 
 MAX_BODY: Final = 16 * 1024
 """Octets of a request's body."""
@@ -37,8 +38,8 @@ def words_of(body: bytes) -> str | None:
     They are another machine's words, or of whoever answers in its place: never to be said as qmesh's own.
     """
     try:
-        said = msgspec.json.decode(body, type=Refusal)
-    except (ValueError, RecursionError):  # also for text that is no UTF-8, and for a thousand brackets
+        said = from_json(body, Refusal)
+    except Malformed:
         return None
     advice = f" (its advice: {_quoted(said.hint)})" if said.hint else ""
     return _quoted(said.error) + advice

@@ -7,11 +7,13 @@ there is one event of an offered key, which becomes the newest one when it offer
 from __future__ import annotations
 
 import sqlite3
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from qmesh.host.database import select
 from qmesh.host.registry.schema import PRUNING
+from qmesh.mesh.model import UnixTime
 
 EventKind: TypeAlias = Literal[
     "mesh-made",
@@ -38,7 +40,20 @@ EventKind: TypeAlias = Literal[
 
 _PRUNED_EVERY: Final = 256
 _COLUMNS: Final = "at, command, what, machine, revision, user, address, endpoint, public_key"
-_LATEST: Final = 2**40
+
+
+class _Row(NamedTuple):
+    """A row of `events`, as `_COLUMNS` has it."""
+
+    at: UnixTime
+    command: str
+    what: str
+    machine: str | None
+    revision: int
+    user: str | None
+    address: str | None
+    endpoint: str | None
+    public_key: str | None
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -50,7 +65,7 @@ class Event(msgspec.Struct, frozen=True):
         they came by the network, and its key.
     """
 
-    at: int
+    at: UnixTime
     command: str
     what: str
     machine: str | None
@@ -104,11 +119,12 @@ def prune(connection: sqlite3.Connection) -> None:
 
 def all_of(connection: sqlite3.Connection) -> tuple[Event, ...]:
     """All that is known to have happened, oldest first. Raises sqlite3.DatabaseError for what is no event."""
-    found = connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY number")  # noqa: S608 - as above
-    events = tuple(Event(*row) for row in found)
-    if any(not 0 <= each.at < _LATEST for each in events):
-        raise sqlite3.DatabaseError("an event has no time")
-    return events
+    found = select(
+        connection,
+        _Row,
+        f"SELECT {_COLUMNS} FROM events ORDER BY number",  # noqa: S608 - as above
+    )
+    return tuple(Event(*row) for row in found)
 
 
 def last_invited(connection: sqlite3.Connection, machine: str) -> Event | None:
@@ -122,9 +138,11 @@ def last_joined(connection: sqlite3.Connection, machine: str) -> Event | None:
 
 
 def _last(connection: sqlite3.Connection, machine: str, *what: EventKind) -> Event | None:
-    row = connection.execute(
+    found = select(
+        connection,
+        _Row,
         f"SELECT {_COLUMNS} FROM events WHERE machine = ? AND what IN (?, ?)"  # noqa: S608 - as above
         " ORDER BY number DESC LIMIT 1",
         (machine, *what),
-    ).fetchone()
-    return None if row is None else Event(*row)
+    )
+    return Event(*found[0]) if found else None

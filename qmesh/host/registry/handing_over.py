@@ -10,10 +10,12 @@ import sqlite3
 import msgspec
 
 from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.host.database import select, select_one, understood
 from qmesh.host.registry import rows
 from qmesh.host.registry.events import record
 from qmesh.host.registry.invitations import end_all_open
 from qmesh.mesh import changes
+from qmesh.mesh.decoding import from_json
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Secret
 from qmesh.mesh.succession import FRESH_S, Progress, missing, preshared_key_with
@@ -35,7 +37,7 @@ def refuse_during(connection: sqlite3.Connection) -> None:
     name = rows.successor(connection)
     if name is None:
         return
-    (control,) = connection.execute("SELECT control FROM mesh").fetchone()
+    (control,) = select_one(connection, tuple[str], "SELECT control FROM mesh")
     if name == control:
         raise BadInput(f"{name} is the control node now", hint="run it there")
     raise BadInput(
@@ -72,14 +74,16 @@ def end(connection: sqlite3.Connection, *, now: int) -> bool:
 
 def shared_with_successor(connection: sqlite3.Connection, sender: str) -> Secret:
     """As `Registry.shared_with_successor`."""
-    row = connection.execute(
+    found = select(
+        connection,
+        tuple[str],
         "SELECT preshared_key FROM machines JOIN succession ON successor = name"
-        " WHERE address = ? AND name <> (SELECT control FROM mesh)",
+        " WHERE address = ? AND name <> (SELECT control FROM mesh) AND preshared_key IS NOT NULL",
         (sender,),
-    ).fetchone()
-    if row is None or row[0] is None:
+    )
+    if not found:
         raise _no_successor()
-    return Secret(row[0])
+    return rows.shared_key(found[0][0])
 
 
 def _no_successor() -> EnrolmentRefused:
@@ -100,30 +104,36 @@ def progress(connection: sqlite3.Connection, said: Progress, *, sender: str, now
 
 def readiness(connection: sqlite3.Connection, name: str, *, now: int) -> Readiness:
     """As `Registry.readiness`."""
-    row = connection.execute(
-        "SELECT holds, silent, said_at FROM succession WHERE successor = ?", (name,)
-    ).fetchone()
-    if row is None:
+    found = select(
+        connection,
+        tuple[int, str, int],
+        "SELECT holds, silent, said_at FROM succession WHERE successor = ?",
+        (name,),
+    )
+    if not found:
         raise BadInput("the handover was given up, by another command", hint="see `qmesh log`")
-    holds, silent, said_at = row
-    known = connection.execute("SELECT address, acknowledged FROM machines").fetchall()
+    ((holds, listed, said_at),) = found
+    with understood():
+        silent = from_json(listed, tuple[str, ...])
+    known = select(connection, tuple[str, int], "SELECT address, acknowledged FROM machines")
     return Readiness(
         holds=holds == last_event(connection) and abs(now - said_at) <= FRESH_S,
-        missing=missing(
-            rows.inventory(connection), dict(known), msgspec.json.decode(silent, type=tuple[str, ...])
-        ),
+        missing=missing(rows.inventory(connection), dict(known), silent),
     )
 
 
 def last_event(connection: sqlite3.Connection) -> int:
     """The number of the last event."""
-    (number,) = connection.execute("SELECT max(number) FROM events").fetchone()
-    return int(number)
+    (number,) = select_one(connection, tuple[int], "SELECT max(number) FROM events")
+    return number
 
 
 def hand_over(connection: sqlite3.Connection, *, now: int) -> Inventory:
     """Make the successor the control node; the mesh after it."""
-    after = changes.handed_over(rows.inventory(connection))
+    before = rows.inventory(connection)
+    if before.successor is None:
+        raise _no_successor()
+    after = changes.handed_over(before)
     _written(connection, after)
     record(connection, now, "handover", "handed-over", after.control, after.revision)
     return after
@@ -132,20 +142,23 @@ def hand_over(connection: sqlite3.Connection, *, now: int) -> Inventory:
 def bequeath(connection: sqlite3.Connection) -> int:
     """Make of a copy of the registry the successor's; the number of its last event."""
     mesh = rows.inventory(connection)
-    assert mesh.successor is not None
+    if mesh.successor is None:  # given up meanwhile
+        raise _no_successor()
     # A key that it has offered would be known with a preshared key that nobody has.
     connection.execute("DELETE FROM stand_ins WHERE machine = ?", (mesh.successor,))
     successor, control = mesh.machine(mesh.successor), mesh.control_node
     for table, name in (("machines", "name"), ("stand_ins", "machine")):
-        found = connection.execute(
+        found = select(
+            connection,
+            tuple[str, str],
             f"SELECT public_key, preshared_key FROM {table}"  # noqa: S608 - names of ours
             f" WHERE preshared_key IS NOT NULL AND {name} <> ?",
             (successor.name,),
-        ).fetchall()
+        )
         connection.executemany(
             f"UPDATE {table} SET preshared_key = ? WHERE public_key = ?",  # noqa: S608 - as above
             [
-                (preshared_key_with(successor.public_key, Secret(shared)).reveal(), public_key)
+                (preshared_key_with(successor.public_key, rows.shared_key(shared)).reveal(), public_key)
                 for public_key, shared in found
             ],
         )

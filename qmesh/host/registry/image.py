@@ -7,7 +7,7 @@ from typing import Final
 
 from qmesh.errors import StateUnreadable
 from qmesh.host import database, files
-from qmesh.host.registry import handing_over
+from qmesh.host.registry import handing_over, schema
 from qmesh.host.registry.invitations import end_all_open
 from qmesh.host.registry.store import Registry
 from qmesh.mesh.inventory import Inventory
@@ -35,6 +35,7 @@ class RegistryImage(Registry):
             with database.named(_NAME):
                 self._connection.deserialize(_with_journal(octets, _ROLLBACK))
                 self._refuse_foreign()
+                schema.refuse_another(self._connection)
         except BaseException:
             self._connection.close()
             raise

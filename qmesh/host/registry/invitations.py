@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from qmesh.errors import EnrolmentRefused
+from qmesh.host.database import select, select_one
 from qmesh.host.registry import rows
 from qmesh.host.registry.events import Event, EventKind, last_invited, last_joined, record
 from qmesh.mesh.changes import refuse_to_replace, with_key
 from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
 from qmesh.mesh.inventory import Inventory, add, admit
-from qmesh.mesh.model import Endpoint, Machine, Secret, Unshown
+from qmesh.mesh.model import Endpoint, Machine, Secret, UnixTime, Unshown
 
 
 class Issued(Unshown, frozen=True):
@@ -43,7 +44,9 @@ class Open(msgspec.Struct, frozen=True):
 
 CLOCK_S: Final = 300
 """Seconds by which the clock may have been set back since an invitation was made."""
-_SPENT: Final = {
+Outcome: TypeAlias = Literal["open", "redeemed", "withdrawn", "expired", "unknown"]
+
+_SPENT: Final[dict[Outcome, str]] = {
     "redeemed": "used already, with another key",
     "withdrawn": "withdrawn",
     "expired": "expired",
@@ -107,11 +110,13 @@ def make(
 
 def open_ones(connection: sqlite3.Connection) -> tuple[Open, ...]:
     """Those that can still be used, by name."""
-    found = connection.execute(
+    found = select(
+        connection,
+        tuple[str, str, int | None, UnixTime, int],
         "SELECT i.machine, m.address, m.workers, i.expires_at, s.address IS NOT NULL"
         " FROM invitations i JOIN machines m ON m.name = i.machine"
         " LEFT JOIN stand_ins s ON s.invitation = i.identifier"
-        " WHERE i.outcome = 'open' ORDER BY i.machine"
+        " WHERE i.outcome = 'open' ORDER BY i.machine",
     )
     return tuple(
         Open(name, address, workers, expires_at, bool(replaces))
@@ -121,18 +126,20 @@ def open_ones(connection: sqlite3.Connection) -> tuple[Open, ...]:
 
 def redeemed(connection: sqlite3.Connection, message: Redemption) -> int | None:
     """As `Registry.redeemed`."""
-    row = connection.execute(
+    found = select(
+        connection,
+        tuple[str, Outcome, str | None, int, int],
         "SELECT machine, outcome, redeemed_by, (SELECT revision FROM mesh),"
         " EXISTS (SELECT 1 FROM machines WHERE public_key = redeemed_by)"
         " FROM invitations WHERE identifier = ?",
         (message.identifier,),
-    ).fetchone()
-    name, outcome, redeemed_by, revision, is_member = row or ("", "unknown", None, 0, 0)
+    )
+    name, outcome, redeemed_by, revision, is_member = found[0] if found else ("", "unknown", None, 0, 0)
     if outcome == "open":
         return None
     if outcome == "redeemed" and redeemed_by == message.public_key:
         if is_member:
-            return int(revision)
+            return revision
         raise EnrolmentRefused(
             "this invitation is used already, and its machine is no member any more",
             hint="ask for a new one",
@@ -150,9 +157,12 @@ def redeem(
     """Admit the sender, as `Registry.redeem` says; what happened to which machine, if that was just now."""
     if redeemed(connection, message) is not None:
         return None
-    name, secret = connection.execute(
-        "SELECT machine, secret FROM invitations WHERE identifier = ?", (message.identifier,)
-    ).fetchone()
+    name, secret = select_one(
+        connection,
+        tuple[str, bytes],
+        "SELECT machine, secret FROM invitations WHERE identifier = ?",
+        (message.identifier,),
+    )
     refuse_unproven(message, secret)
     made = last_invited(connection, name)
     if made is not None and now < made.at - CLOCK_S:
@@ -206,19 +216,19 @@ def _update_admitted(
 
 def are_over(connection: sqlite3.Connection, now: int) -> bool:
     """Whether `expire` had something to do."""
-    found = connection.execute(
-        "SELECT 1 FROM invitations WHERE outcome = 'open' AND expires_at <= ? LIMIT 1", (now,)
-    )
-    return found.fetchone() is not None
+    query = "SELECT 1 FROM invitations WHERE outcome = 'open' AND expires_at <= ? LIMIT 1"
+    return bool(select(connection, tuple[int], query, (now,)))
 
 
 def expire(connection: sqlite3.Connection, now: int) -> bool:
     """End those whose time is over; whether there were any."""
-    ended = connection.execute(
+    ended = select(
+        connection,
+        tuple[str, str],
         "UPDATE invitations SET outcome = 'expired', secret = NULL WHERE outcome = 'open' AND expires_at <= ?"
         " RETURNING machine, identifier",
         (now,),
-    ).fetchall()
+    )
     for name, identifier in ended:
         _end(connection, name, identifier, now, command="agent", what="invitation-expired")
     return bool(ended)
@@ -239,25 +249,30 @@ class Spent(msgspec.Struct, frozen=True):
 
 def spent(connection: sqlite3.Connection, name: str) -> Spent | None:
     """What became of the last invitation of that name; None where none is known."""
-    row = connection.execute(
-        "SELECT outcome, redeemed_by FROM invitations WHERE machine = ? ORDER BY rowid DESC LIMIT 1", (name,)
-    ).fetchone()
-    if row is None:
+    found = select(
+        connection,
+        tuple[Outcome, str | None],
+        "SELECT outcome, redeemed_by FROM invitations WHERE machine = ? ORDER BY rowid DESC LIMIT 1",
+        (name,),
+    )
+    if not found:
         return None
-    outcome, public_key = row
+    outcome, public_key = found[0]
     joined = last_joined(connection, name) if outcome == "redeemed" else None
     # Its key may be another since, which it changed itself.
     member = "SELECT 1 FROM machines WHERE name = ? AND state <> 'invited'"
-    return Spent(outcome, public_key, joined, connection.execute(member, (name,)).fetchone() is not None)
+    return Spent(outcome, public_key, joined, bool(select(connection, tuple[int], member, (name,))))
 
 
 def end_open(connection: sqlite3.Connection, name: str, now: int, *, command: str) -> bool:
     """Withdraw the invitation that is open for that name; whether there was one."""
-    ended = connection.execute(
+    ended = select(
+        connection,
+        tuple[str],
         "UPDATE invitations SET outcome = 'withdrawn', secret = NULL"
         " WHERE machine = ? AND outcome = 'open' RETURNING identifier",
         (name,),
-    ).fetchall()
+    )
     for (identifier,) in ended:
         _end(connection, name, identifier, now, command=command, what="invitation-withdrawn")
     return bool(ended)
@@ -265,8 +280,10 @@ def end_open(connection: sqlite3.Connection, name: str, now: int, *, command: st
 
 def end_all_open(connection: sqlite3.Connection, now: int, *, command: str) -> tuple[str, ...]:
     """Withdraw every invitation that is open; the machines that they were for, by name."""
-    found = connection.execute("SELECT machine FROM invitations WHERE outcome = 'open' ORDER BY machine")
-    names = tuple(name for (name,) in found.fetchall())
+    found = select(
+        connection, tuple[str], "SELECT machine FROM invitations WHERE outcome = 'open' ORDER BY machine"
+    )
+    names = tuple(name for (name,) in found)
     for name in names:
         end_open(connection, name, now, command=command)
     return names

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from qmesh.errors import EnrolmentRefused
+from qmesh.host.database import select, select_one
 from qmesh.host.registry import rows
 from qmesh.host.registry.events import record, record_offer
 from qmesh.mesh.changes import with_key
@@ -20,7 +21,7 @@ BETWEEN_S: Final = 10
 def shared_with(connection: sqlite3.Connection, sender: str) -> Secret:
     """As `Registry.shared_with`."""
     _name, _known, shared = _member_at(connection, sender)
-    return Secret(shared)
+    return rows.shared_key(shared)
 
 
 def shared_with_members(connection: sqlite3.Connection, addresses: Iterable[str]) -> dict[str, Secret]:
@@ -50,14 +51,16 @@ def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: 
 
 def _member_at(connection: sqlite3.Connection, sender: str) -> tuple[str, str, str]:
     """Name, public key and preshared key."""
-    row: tuple[str, str, str] | None = connection.execute(
+    found = select(
+        connection,
+        tuple[str, str, str],
         "SELECT name, public_key, preshared_key FROM machines"
         " WHERE address = ? AND state <> 'invited' AND preshared_key IS NOT NULL",
         (sender,),
-    ).fetchone()
-    if row is None:
+    )
+    if not found:
         raise EnrolmentRefused("this machine is no member of the mesh", hint="ask for an invitation")
-    return row
+    return found[0]
 
 
 def take_up(connection: sqlite3.Connection, public_key: str, *, now: int) -> None:
@@ -75,7 +78,7 @@ def take_up(connection: sqlite3.Connection, public_key: str, *, now: int) -> Non
 
 def _refuse_replaced(connection: sqlite3.Connection, name: str) -> None:
     query = "SELECT 1 FROM stand_ins WHERE machine = ? AND invitation IS NOT NULL"
-    if connection.execute(query, (name,)).fetchone() is not None:
+    if select(connection, tuple[int], query, (name,)):
         raise EnrolmentRefused(
             f"another machine is invited to take the place of {name}",
             hint=f"`qmesh invite --withdraw {name}` on the control node, if none is to",
@@ -87,9 +90,9 @@ def _refuse_too_soon(connection: sqlite3.Connection, name: str, now: int) -> Non
 
     A clock that was set back has not made the last one's time later than it is.
     """
-    query = "SELECT at FROM events WHERE machine = ? AND what = 'key-offered'"
-    row = connection.execute(query, (name,)).fetchone()
-    if row is not None and abs(now - row[0]) < BETWEEN_S:
+    query = "SELECT max(at) FROM events WHERE machine = ? AND what = 'key-offered'"
+    (before,) = select_one(connection, tuple[int | None], query, (name,))
+    if before is not None and abs(now - before) < BETWEEN_S:
         raise EnrolmentRefused(
             f"{name} offered another key a moment ago", hint=f"try again in {BETWEEN_S} seconds"
         )
@@ -97,4 +100,4 @@ def _refuse_too_soon(connection: sqlite3.Connection, name: str, now: int) -> Non
 
 def _is_offered(connection: sqlite3.Connection, public_key: str, name: str) -> bool:
     query = "SELECT 1 FROM stand_ins WHERE public_key = ? AND machine = ? AND invitation IS NULL"
-    return connection.execute(query, (public_key, name)).fetchone() is not None
+    return bool(select(connection, tuple[int], query, (public_key, name)))

@@ -3,52 +3,95 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-from qmesh.errors import QmeshError
-from qmesh.mesh.inventory import Inventory, addresses_of
-from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret, StandIn
+from qmesh.host.database import select, select_one, understood
+from qmesh.mesh.decoding import from_json
+from qmesh.mesh.inventory import Inventory, Stream, addresses_of
+from qmesh.mesh.model import (
+    Endpoint,
+    Machine,
+    MachineState,
+    Port,
+    Profile,
+    Secret,
+    StandIn,
+    wireguard_key,
+)
 from qmesh.mesh.networks import free_address
 
-_OF_THE_MESH: Final = (
-    *("mesh", "network", "control", "node", "base_port", "service_port", "revision"),
-    *("p2p_base_port", "stream", "master_proxy", "restart"),
-)
+_Flag = Annotated[int, msgspec.Meta(ge=0, le=1)]
+
+
+class _Mesh(NamedTuple):
+    """The row of `mesh`."""
+
+    mesh: str
+    network: str
+    control: str
+    node: Profile
+    base_port: Port
+    service_port: Port
+    revision: int
+    p2p_base_port: Port | None
+    stream: Stream
+    master_proxy: _Flag
+    restart: _Flag
+
+
+_OF_THE_MESH: Final = _Mesh._fields
+
+
+class _Row(NamedTuple):
+    """A row of `machines` without its keys and places."""
+
+    name: str
+    public_key: str
+    address: str
+    workers: int | None
+    state: MachineState
+    endpoints: str
 
 
 def inventory(connection: sqlite3.Connection) -> Inventory:
     """The whole mesh. Raises sqlite3.DatabaseError where the rows are none."""
-    try:
-        return _rows_as_inventory(connection)
-    except (QmeshError, TypeError, ValueError) as error:
-        raise sqlite3.DatabaseError(f"its rows are no mesh ({error})") from None
-
-
-def _rows_as_inventory(connection: sqlite3.Connection) -> Inventory:
     names = ", ".join(_OF_THE_MESH)
-    values = connection.execute(f"SELECT {names} FROM mesh").fetchone()  # noqa: S608 - names of ours
-    mesh = dict(zip(_OF_THE_MESH, values, strict=True))
-    rows = connection.execute(
+    mesh = select_one(connection, _Mesh, f"SELECT {names} FROM mesh")  # noqa: S608 - names of ours
+    machines = select(
+        connection,
+        _Row,
         "SELECT name, public_key, address, workers, state, endpoints FROM machines"
-        " ORDER BY place IS NULL, place, name"
+        " ORDER BY place IS NULL, place, name",
     )
-    machines = tuple(machine(*row) for row in rows)
-    found = connection.execute("SELECT machine, public_key, address FROM stand_ins ORDER BY public_key")
-    stand_ins = tuple(StandIn(*row) for row in found)
-    for name in ("master_proxy", "restart"):
-        mesh[name] = bool(mesh[name])
+    stand_ins = select(
+        connection,
+        tuple[str, str, str | None],
+        "SELECT machine, public_key, address FROM stand_ins ORDER BY public_key",
+    )
     named = successor(connection)
-    # Where it is the control node by now, this is the registry of the one before it.
-    awaited = None if named == mesh["control"] else named
-    return Inventory(**mesh, machines=machines, stand_ins=stand_ins, successor=awaited)
+    with understood():
+        flags = {"master_proxy": bool(mesh.master_proxy), "restart": bool(mesh.restart)}
+        return Inventory(
+            **{**mesh._asdict(), **flags},
+            machines=tuple(machine(*row) for row in machines),
+            stand_ins=tuple(StandIn(*row) for row in stand_ins),
+            # Where it is the control node by now, this is the registry of the one before it.
+            successor=None if named == mesh.control else named,
+        )
 
 
 def successor(connection: sqlite3.Connection) -> str | None:
     """Whom the control role is being handed over to, or was."""
-    row = connection.execute("SELECT successor FROM succession").fetchone()
-    return None if row is None else str(row[0])
+    found = select(connection, tuple[str], "SELECT successor FROM succession LIMIT 1")
+    return found[0][0] if found else None
+
+
+def shared_key(text: str) -> Secret:
+    """A preshared key as a row has it. Raises sqlite3.DatabaseError where it is none."""
+    with understood():
+        return Secret(wireguard_key(text))
 
 
 def update(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> None:
@@ -92,21 +135,21 @@ def _of_the_mesh(inventory: Inventory) -> tuple[object, ...]:
 def machine(
     name: str, public_key: str, address: str, workers: int | None, state: MachineState, endpoints: str
 ) -> Machine:
-    """A row of `machines` as a value."""
+    """A row of `machines` as a value. Raises BadInput where it is none."""
     return Machine(
         name=name,
         public_key=public_key,
         address=address,
         workers=workers,
         state=state,
-        endpoints=msgspec.json.decode(endpoints, type=tuple[Endpoint, ...]),
+        endpoints=from_json(endpoints, tuple[Endpoint, ...]),
     )
 
 
 def revision(connection: sqlite3.Connection) -> int:
     """The revision of the membership."""
-    (revision,) = connection.execute("SELECT revision FROM mesh").fetchone()
-    return int(revision)
+    (revision,) = select_one(connection, tuple[int], "SELECT revision FROM mesh")
+    return revision
 
 
 def insert_mesh(connection: sqlite3.Connection, inventory: Inventory) -> None:
@@ -125,11 +168,14 @@ def free(connection: sqlite3.Connection, inventory: Inventory) -> str:
     One whose machine was removed rests until every member knows of that: until then some could take
     the new machine for the old one.
     """
-    (known,) = connection.execute(
-        "SELECT min(acknowledged) FROM machines WHERE state <> 'invited' AND name <> ?", (inventory.control,)
-    ).fetchone()
+    (known,) = select_one(
+        connection,
+        tuple[int | None],
+        "SELECT min(acknowledged) FROM machines WHERE state <> 'invited' AND name <> ?",
+        (inventory.control,),
+    )
     connection.execute("DELETE FROM resting WHERE ? IS NULL OR revision <= ?", (known, known))
-    rest = {address for (address,) in connection.execute("SELECT address FROM resting")}
+    rest = {address for (address,) in select(connection, tuple[str], "SELECT address FROM resting")}
     return free_address(inventory.network, rest.union(addresses_of(inventory)))
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from functools import cache
 from typing import Final
+
+from qmesh.host.database import MEMORY, connect, select, select_one
 
 APPLICATION: Final = 0x716D6573  # "qmes"
 VERSION: Final = 5
@@ -137,8 +141,55 @@ def create(connection: sqlite3.Connection) -> None:
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the tables forward, inside a transaction; none where another process has done it meanwhile."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (version,) = select_one(connection, tuple[int], "PRAGMA user_version")
     for step in range(version, VERSION):
         for statement in _MIGRATIONS[step]:
             connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def refuse_another(connection: sqlite3.Connection) -> None:
+    """Raise sqlite3.DatabaseError where there are other tables, views, triggers or columns than qmesh makes.
+
+    What a file from elsewhere computes when it is read, or when a row is written, may have no end.
+    """
+    if _objects(connection) != _own_objects():
+        raise sqlite3.DatabaseError("its tables are not those of qmesh")
+
+
+@cache
+def _own_objects() -> frozenset[tuple[object, ...]]:
+    with contextlib.closing(connect(MEMORY)) as connection:
+        create(connection)
+        return _objects(connection)
+
+
+def _objects(connection: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
+    """What a database is made of; the text of a table is not compared, which a migration makes another."""
+    found: set[tuple[object, ...]] = set(
+        select(
+            connection,
+            tuple[str, str, str, str | None],
+            "SELECT type, name, tbl_name, iif(type = 'table', NULL, sql) FROM sqlite_schema",
+        )
+    )
+    for kind, name, *_ in tuple(found):
+        if kind == "table":
+            found.update(
+                (name, *column)
+                for column in select(
+                    connection,
+                    tuple[str, str, int, int, int],
+                    'SELECT name, type, "notnull", pk, hidden FROM pragma_table_xinfo(?)',
+                    (name,),
+                )
+            )
+            found.update(
+                select(
+                    connection,
+                    tuple[str, str, int],
+                    "SELECT name, type, strict FROM pragma_table_list(?)",
+                    (name,),
+                )
+            )
+    return frozenset(found)

@@ -15,6 +15,7 @@ from typing import Final, Self
 
 from qmesh.errors import RESTORE, BadInput, EnrolmentRefused, NeedsRoot, StateUnreadable
 from qmesh.host import database, files
+from qmesh.host.database import select, select_one
 from qmesh.host.registry import handing_over, invitations, keys, rows, schema
 from qmesh.host.registry.events import (
     Event,
@@ -29,7 +30,7 @@ from qmesh.host.registry.handing_over import Readiness
 from qmesh.host.registry.invitations import Issued, Open, Spent
 from qmesh.mesh.enrolment import Redemption
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint, Machine, Secret, Unshown
+from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret, Unshown
 from qmesh.mesh.succession import Progress
 
 _OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
@@ -104,13 +105,17 @@ class Registry:
 
     def _refuse_foreign(self) -> None:
         with database.named(self._path):
-            (application,) = self._connection.execute("PRAGMA application_id").fetchone()
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            (application,) = select_one(self._connection, tuple[int], "PRAGMA application_id")
+            (version,) = select_one(self._connection, tuple[int], "PRAGMA user_version")
         if application != schema.APPLICATION:
             raise StateUnreadable(f"{self._path} is not a qmesh registry", hint=RESTORE)
         if version > schema.VERSION:
             raise StateUnreadable(
                 f"{self._path} was written by a newer qmesh", hint="install that version, or a newer one"
+            )
+        if version < 1:
+            raise StateUnreadable(
+                f"{self._path} is damaged: it is of version {version}, which there never was", hint=RESTORE
             )
         if version < schema.VERSION:
             with self._change() as connection:
@@ -134,7 +139,7 @@ class Registry:
         """The whole mesh, invited machines included. Looks for damage of the file as well."""
         with self._read() as connection:
             # Of a truncated file SQLite reads rows still; the check costs less than reading them does.
-            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            (verdict,) = select_one(connection, tuple[str], "PRAGMA quick_check(1)")
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
             return rows.inventory(connection)
@@ -147,11 +152,13 @@ class Registry:
     def preshared_keys(self) -> dict[str, Secret]:
         """The preshared key of each machine, throwaway ones included, by public key."""
         with self._read() as connection:
-            found = connection.execute(
+            found = select(
+                connection,
+                tuple[str, str],
                 "SELECT public_key, preshared_key FROM machines WHERE preshared_key IS NOT NULL"
-                " UNION ALL SELECT public_key, preshared_key FROM stand_ins WHERE preshared_key IS NOT NULL"
+                " UNION ALL SELECT public_key, preshared_key FROM stand_ins WHERE preshared_key IS NOT NULL",
             )
-            return {public_key: Secret(text) for public_key, text in found}
+            return {public_key: rows.shared_key(text) for public_key, text in found}
 
     def last_event(self) -> int:
         """The number of the last event."""
@@ -165,17 +172,20 @@ class Registry:
         the key of an invitation that was used, or when this registry has no such event.
         """
         with self._read() as connection:
-            found = connection.execute(
-                "SELECT number, what, machine FROM events WHERE number >= ? ORDER BY number", (since,)
-            ).fetchall()
+            found = select(
+                connection,
+                tuple[int, str, str | None],
+                "SELECT number, what, machine FROM events WHERE number >= ? ORDER BY number",
+                (since,),
+            )
             if (
                 not found
                 or found[0][0] != since
                 or not _OF_PEERS.issuperset(what for _, what, _ in found[1:])
             ):
                 return None
-            last = {name: what for _, what, name in found[1:]}
-            if any(what == "invited" != last[name] for _, what, name in found[1:]):
+            last = {name: what for _, what, name in found[1:] if name is not None}
+            if any(what == "invited" != last.get(name or "") for _, what, name in found[1:]):
                 return None
             names = set(last)
             return News(found[-1][0], {name: _known(connection, name) for name in names})
@@ -281,9 +291,10 @@ class Registry:
                         public_key=message.public_key,
                     )
                     record_whole(connection, joined)
-        except (sqlite3.IntegrityError, BadInput) as error:
+        except (database.Conflict, BadInput) as error:
+            reason = error.reason if isinstance(error, database.Conflict) else error.message
             raise EnrolmentRefused(
-                f"the control node refused: {error}", hint="look at `qmesh status` on the control node"
+                f"the control node refused: {reason}", hint="look at `qmesh status` on the control node"
             ) from None
         return inventory
 
@@ -299,7 +310,7 @@ class Registry:
                 return keys.offer(connection, public_key, sender=sender, now=now)
         except BadInput as error:
             raise EnrolmentRefused(error.message, hint="try again in a minute") from None
-        except sqlite3.IntegrityError:
+        except database.Conflict:
             raise EnrolmentRefused(
                 "that key is in use", hint="remove next.key from the state directory, and try again"
             ) from None
@@ -405,12 +416,16 @@ class Registry:
 
 
 def _known(connection: sqlite3.Connection, name: str) -> Known | None:
-    row = connection.execute(
+    found = select(
+        connection,
+        tuple[str, str, str, int | None, MachineState, str, str | None],
         "SELECT name, public_key, address, workers, state, endpoints, preshared_key FROM machines"
         " WHERE name = ?",
         (name,),
-    ).fetchone()
-    if row is None:
+    )
+    if not found:
         return None
-    *machine, preshared_key = row
-    return Known(rows.machine(*machine), None if preshared_key is None else Secret(preshared_key))
+    ((name, public_key, address, workers, state, endpoints, preshared_key),) = found
+    with database.understood():
+        known = rows.machine(name, public_key, address, workers, state, endpoints)
+    return Known(known, None if preshared_key is None else rows.shared_key(preshared_key))

@@ -14,7 +14,7 @@ from pyroute2.netlink import CTRL_CMD_GETFAMILY, GENL_ID_CTRL, NLM_F_REQUEST, ct
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
-from qmesh.errors import KernelRefused
+from qmesh.errors import BadInput, KernelRefused
 from qmesh.host import links
 from qmesh.host.netlink import asked, refusals, whole
 from qmesh.host.wireguard import messages
@@ -65,7 +65,7 @@ class KernelWireGuard:
             dump = whole(lambda: kernel.dump(messages.get_device(kernel.family, interface)))
         try:
             return messages.device(dump)
-        except ValueError:
+        except (ValueError, BadInput):
             raise KernelRefused(
                 f"what the kernel told of {interface} is not understood",
                 hint="this kernel is newer than this qmesh knows? see `wg show`, and report it",

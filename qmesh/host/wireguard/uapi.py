@@ -6,6 +6,7 @@ Source: https://www.wireguard.com/xplatform/, "Configuration Protocol"; wireguar
 from __future__ import annotations
 
 import base64
+import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ MAX_ANSWER_OCTETS: Final = 64 * 1024 * 1024
 """An answer has some 500 octets a peer: enough for a hundred thousand."""
 
 _PART_OCTETS = 1 << 20
+_MOST: Final = (1 << 64) - 1
 _UNSET_HEX = "00" * 32
 
 
@@ -60,7 +62,7 @@ def read(interface: str) -> Device:
     answer = _ask(interface, Secret("get=1\n\n"))
     try:
         return _device(answer)
-    except (ValueError, BadInput):
+    except (ValueError, LookupError, BadInput):
         raise _not_understood(interface) from None
 
 
@@ -135,7 +137,7 @@ def _ask(interface: str, request: Secret, hints: Mapping[int, str] = MappingProx
             connection.sendall(request.reveal().encode())
         answer = _receive(interface, connection)
     lines, found, code = answer.rpartition("\nerrno=")
-    if not found or not code.removeprefix("-").isdecimal():
+    if not found or not re.fullmatch("-?[0-9]{1,5}", code):
         raise _not_understood(interface)
     if int(code) != 0:
         raise refusal(abs(int(code)), f"configure {interface}", hints)
@@ -175,7 +177,7 @@ def _device(answer: str) -> Device:
     values, _ = _values(own.strip("\n"))
     return observed(
         public_key=_public_key(values.get("private_key", _UNSET_HEX)),
-        listen_port=int(values.get("listen_port", "0")),
+        listen_port=_number(values, "listen_port", 0xFFFF),
         peers=map(_peer, peers),
     )
 
@@ -210,15 +212,23 @@ def _peer(section: str) -> tuple[Peer, Counters]:
         allowed_ips=allowed_ips_of(*networks),
         endpoint=endpoint,
         preshared_key=None if preshared_key == _UNSET_HEX else Secret(_base64(preshared_key)),
-        keepalive_s=int(values.get("persistent_keepalive_interval", "0")),
+        keepalive_s=_number(values, "persistent_keepalive_interval", 0xFFFF),
     )
     counters = Counters(
-        last_handshake_s=int(values.get("last_handshake_time_sec", "0")) or None,
-        rx_bytes=int(values.get("rx_bytes", "0")),
-        tx_bytes=int(values.get("tx_bytes", "0")),
+        last_handshake_s=_number(values, "last_handshake_time_sec", _MOST) or None,
+        rx_bytes=_number(values, "rx_bytes", _MOST),
+        tx_bytes=_number(values, "tx_bytes", _MOST),
         endpoint=endpoint,
     )
     return peer, counters
+
+
+def _number(values: Mapping[str, str], key: str, most: int) -> int:
+    """A number of an answer; 0 where it is not told. Raises ValueError for what cannot be."""
+    number = int(values.get(key, "0"))
+    if not 0 <= number <= most:
+        raise ValueError(f"{key} is out of range")
+    return number
 
 
 @lru_cache(REMEMBERED)

@@ -1,0 +1,59 @@
+"""What comes from outside as values of a type, or Malformed: all decoding goes through here.
+
+A decoder has many ways to say no: `[` a thousand times is a RecursionError, a length that nobody has
+memory for a MemoryError, a hook that does not know a value a NotImplementedError, and what a value's own
+rules refuse a BadInput. Whoever reads needs one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from qmesh.errors import BadInput, QmeshError
+
+T = TypeVar("T")
+
+Hook = Callable[[type, Any], Any]
+"""Makes a value of a type that the decoder does not know; raises ValueError or BadInput."""
+
+_NO: Final = (QmeshError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError)
+
+
+class Malformed(BadInput):
+    """What was read is not what it should be. Nothing of it is repeated: it may hold secrets."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "what was read is not understood", hint="use the same version of qmesh on both machines"
+        )
+
+
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """Raise Malformed for whatever the block's reading trips over."""
+    try:
+        yield
+    except _NO:
+        raise Malformed from None
+
+
+def from_json(octets: bytes | str, kind: type[T], hook: Hook | None = None) -> T:
+    """Read JSON as a value of a type. Raises Malformed."""
+    with understood():
+        return msgspec.json.decode(octets, type=kind, dec_hook=hook)
+
+
+def from_msgpack(octets: bytes, kind: type[T]) -> T:
+    """Read MessagePack as a value of a type. Raises Malformed."""
+    with understood():
+        return msgspec.msgpack.decode(octets, type=kind)
+
+
+def typed(value: object, kind: type[T]) -> T:
+    """A value of plain Python as one of a type, its rules kept. Raises Malformed."""
+    with understood():
+        return msgspec.convert(value, kind)
