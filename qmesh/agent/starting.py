@@ -139,7 +139,7 @@ def _wait(look: Callable[[], QmeshError | None], timeout_s: float, worker: int |
     begun, pause_s, said = time.monotonic(), _FIRST_PAUSE_S, False
     while error := look():
         passed_s = time.monotonic() - begun
-        if passed_s >= (min(timeout_s, _SETTLED_AFTER_S) if isinstance(error, BadInput) else timeout_s):
+        if not passed_s < (min(_SETTLED_AFTER_S, timeout_s) if isinstance(error, BadInput) else timeout_s):
             raise error
         if passed_s >= _SAID_AFTER_S and not said:
             log.info("%s: waiting", error.message)

@@ -67,7 +67,7 @@ class Troubles:
     def __init__(self, changed: Callable[[str], None]) -> None:
         self._changed = changed
         self._found: dict[str, Trouble] = {}
-        self._restarts = {each.part: each for each in _handed_on()}
+        self._restarts = {each.part: each for each in handed_on(os.environ.pop(_RESTARTS, "[]"))}
         self._lock = threading.Lock()
         self._told = ""
 
@@ -213,10 +213,10 @@ def begin_anew_for(part: str, pulse: Pulse, troubles: Troubles, directory: Path)
     os.execv(words[0], words)  # noqa: S606 - no shell is wanted
 
 
-def _handed_on() -> tuple[Restart, ...]:
-    """What the agent that began anew as this one knew."""
+def handed_on(text: str) -> tuple[Restart, ...]:
+    """What the agent that began anew as this one knew. What is not understood is nothing."""
     with contextlib.suppress(Malformed):
-        return from_json(os.environ.pop(_RESTARTS, "[]"), tuple[Restart, ...])
+        return from_json(text, tuple[Restart, ...])
     return ()
 
 

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -44,15 +44,19 @@ def network_around(address: str) -> str | None:
 
     None where there is no such network: then the address may yet become this machine's.
     """
+    return network_in(_lines("ipv6_route" if ":" in address else "route"), address)
+
+
+def network_in(lines: Iterable[str], address: str) -> str | None:
+    """As `network_around`, by the kernel's list of routes for that kind of address. Raises KernelRefused."""
     wanted = ipaddress.ip_address(address)
-    name, read = ("ipv6_route", _route_6) if wanted.version == 6 else ("route", _route_4)
     try:
-        for network, interface in filter(None, map(read, _lines(name))):
+        for network, interface in filter(None, map(_route_6 if wanted.version == 6 else _route_4, lines)):
             if network.prefixlen and wanted in network:
                 return f"{network} of {interface}"
     except (ValueError, OverflowError):
         raise KernelRefused(
-            f"the kernel's list of routes, {name}, is not understood", hint="see `ip route`, and report it"
+            "the kernel's list of routes is not understood", hint="see `ip route`, and report it"
         ) from None
     return None
 

@@ -114,8 +114,7 @@ def named(path: Path) -> Iterator[None]:
     """SQLite's errors become ours.
 
     Raises Conflict for what a constraint refuses, MachineRefused for what the machine did not let be done,
-    Busy where another process writes,
-    StateUnreadable for a damaged file.
+    Busy where another process writes, StateUnreadable for a damaged file.
     """
     try:
         yield
@@ -130,17 +129,21 @@ def named(path: Path) -> Iterator[None]:
                 hint=f"find that by `fuser -v {path}`, and end it",
             ) from None
         if code == sqlite3.SQLITE_ERROR:
-            raise StateUnreadable(f"{path} is damaged: {error}", hint=RESTORE) from None
+            raise _damaged(path, error) from None
         raise MachineRefused(
             f"{path} could not be used: {error}", hint="look for a full disk or a read-only file system"
         ) from None
     except (sqlite3.Error, MemoryError) as error:
-        raise StateUnreadable(f"{path} is damaged: {error}", hint=RESTORE) from None
+        raise _damaged(path, error) from None
     except OSError as error:
         raise MachineRefused(
             f"{path} could not be used: {error.strerror}",
             hint="look for a full disk or a read-only file system",
         ) from None
+
+
+def _damaged(path: Path, error: BaseException) -> StateUnreadable:
+    return StateUnreadable(f"{path} is damaged: {' '.join(str(error).split())}", hint=RESTORE)
 
 
 def remove(path: Path) -> None:

@@ -75,7 +75,7 @@ def ask(directory: Path, *, wait_s: float) -> Health:
     until = time.monotonic() + wait_s
     while True:
         try:
-            return from_json(_asked(directory, until), Health)
+            return read(_asked(directory, until))
         except (FileNotFoundError, ConnectionError) as error:
             if time.monotonic() > until:
                 raise NoAnswer("nobody listens at its socket") from error
@@ -84,6 +84,11 @@ def ask(directory: Path, *, wait_s: float) -> Health:
             raise NoAnswer(f"no answer within {wait_s:.0f} s") from error
         except Malformed as error:
             raise NoAnswer("its answer is not understood") from error
+
+
+def read(octets: bytes) -> Health:
+    """What an agent answered. Raises Malformed."""
+    return from_json(octets, Health)
 
 
 def _asked(directory: Path, until: float) -> bytes:

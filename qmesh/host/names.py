@@ -99,11 +99,11 @@ def _addresses(endpoint: Endpoint) -> tuple[Endpoint, ...]:
         return ()
     hosts = dict.fromkeys(str(entry[4][0]) for entry in found)
     # A link-local one is good on one interface only, which Python does not name in the address.
-    usable = [host for host in hosts if not host.startswith("fe80:")]
-    return tuple(_usable(usable, endpoint.port))[:_MOST_ADDRESSES]
+    routed = [host for host in hosts if not host.startswith("fe80:")]
+    return tuple(usable(routed, endpoint.port))[:_MOST_ADDRESSES]
 
 
-def _usable(hosts: Iterable[str], port: int) -> Iterator[Endpoint]:
+def usable(hosts: Iterable[str], port: int) -> Iterator[Endpoint]:
     """Of what a name server said, what an endpoint can be: it may say anything."""
     for host in hosts:
         with contextlib.suppress(BadInput):

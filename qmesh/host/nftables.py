@@ -11,7 +11,7 @@ import msgspec
 import nftables
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
-from qmesh.mesh.decoding import from_json
+from qmesh.mesh.decoding import Malformed, from_json
 
 
 class _Said(msgspec.Struct):
@@ -107,7 +107,17 @@ def _chains(attempts: int = _ATTEMPTS) -> list[dict[str, Any]]:
 
 def _printed(command: str) -> list[dict[str, Any]]:
     """What the library prints in JSON, but for the head."""
-    return from_json(run(command), _Said).nftables[1:]
+    return printed_in(run(command))
+
+
+def printed_in(text: str) -> list[dict[str, Any]]:
+    """The objects of what was printed in JSON, but for the head. Raises KernelRefused."""
+    try:
+        return from_json(text, _Said).nftables[1:]
+    except Malformed:
+        raise KernelRefused(
+            "what nftables printed is not understood", hint="see `nft -j list ruleset`, and report it"
+        ) from None
 
 
 def read_table(name: str) -> str | None:

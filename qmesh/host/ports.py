@@ -23,9 +23,17 @@ from qmesh.mesh.model import ranges_text
 def reserved() -> frozenset[int]:
     """The ports that the kernel gives to no outgoing connection. Raises KernelRefused."""
     try:
-        return kernels.ports()
+        return reserved_in(kernels.listed())
     except (OSError, ValueError) as error:
         raise KernelRefused(f"{kernels.SYSCTL} cannot be read: {error}", hint="mount /proc") from None
+
+
+def reserved_in(text: str) -> frozenset[int]:
+    """The ports of the kernel's list. Raises KernelRefused."""
+    try:
+        return kernels.ports_in(text)
+    except ValueError:
+        raise KernelRefused(f"{kernels.SYSCTL} is not understood", hint="look at it, and report it") from None
 
 
 def ephemeral() -> tuple[int, int]:

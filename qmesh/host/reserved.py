@@ -48,10 +48,22 @@ def bring_back(directory: Path) -> None:
     directory: the state directory. A file that is missing or damaged is the agent's to mend, and
     nothing here raises: that the guard is held does not depend on it.
     """
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        ours = json.loads((directory / REMEMBERED).read_bytes())["ours"]
+    ours = remembered(directory)
+    with contextlib.suppress(OSError, ValueError):
         if not ports().issuperset(ours):
             SYSCTL.write_text(",".join(filter(None, [listed(), _ranges(ours)])) + "\n", encoding="ascii")
+
+
+def remembered(directory: Path) -> frozenset[int]:
+    """The ports that are qmesh's by its file in the state directory; none where that does not tell."""
+    try:
+        said = json.loads((directory / REMEMBERED).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return frozenset()
+    ours = said.get("ours") if isinstance(said, dict) else None
+    if not isinstance(ours, list):
+        return frozenset()
+    return frozenset(port for port in ours if type(port) is int and 0 < port < 65536)
 
 
 def _ranges(numbers: Iterable[int]) -> str:

@@ -40,9 +40,13 @@ def _ancestors(process: int) -> Iterator[int]:
 def _told(process: int) -> Iterator[Session]:
     """What a process was told of its session when it was started."""
     try:
-        environment = Path(f"/proc/{process}/environ").read_bytes()
+        yield from sessions_in(Path(f"/proc/{process}/environ").read_bytes())
     except OSError:
         return
+
+
+def sessions_in(environment: bytes) -> Iterator[Session]:
+    """The sessions that an environment tells of. It is its user's, who may have put anything there."""
     for variable in environment.split(b"\0"):
         if variable.startswith(_VARIABLE):
             words = variable.removeprefix(_VARIABLE).decode("ascii", "replace").split()

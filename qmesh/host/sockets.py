@@ -38,8 +38,13 @@ class Socket(msgspec.Struct, frozen=True):
 def sockets(protocol: str) -> Iterator[Socket]:
     """All sockets of `tcp` or `udp`, of both families; none of a family that the kernel has not."""
     for name in (protocol, f"{protocol}6"):
-        for line in (files.read(Path("/proc/net") / name) or b"").decode("ascii", "replace").splitlines()[1:]:
-            yield _socket(protocol, line)
+        yield from sockets_in(protocol, files.read(Path("/proc/net") / name) or b"")
+
+
+def sockets_in(protocol: str, octets: bytes) -> Iterator[Socket]:
+    """The sockets of a list of the kernel. Raises KernelRefused."""
+    for line in octets.decode("ascii", "replace").splitlines()[1:]:
+        yield _socket(protocol, line)
 
 
 def listening(port: int) -> Iterator[Socket]:

@@ -170,7 +170,9 @@ def test_a_difference_is_taken_and_one_that_leads_to_nothing_is_asked_for_as_a_w
 def test_e7_a_machine_that_is_not_in_it_takes_itself_for_removed(member):
     before = member.membership_file.read_bytes()
     member.save_estate(b"all keys of a mesh that it was to be the control node of")
-    member.save_next_shared(NextShared(HELD.machines[0].public_key, Secret(base64.b64encode(b"n" * 32).decode())))
+    member.save_next_shared(
+        NextShared(HELD.machines[0].public_key, Secret(base64.b64encode(b"n" * 32).decode()))
+    )
     with pytest.raises(Removed):
         ask(member, signed(mesh_of(6, "machine-c")))
     assert not member.estate_file.exists()

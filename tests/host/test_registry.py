@@ -19,7 +19,7 @@ import pytest
 
 from qmesh.errors import BadInput, Busy, EnrolmentRefused, MachineRefused, NeedsRoot, StateUnreadable
 from qmesh.host import database
-from qmesh.host.registry import Event, EventKind, Issued, Open, Registry
+from qmesh.host.registry import Event, EventKind, Issued, Open, Registry, RegistryImage
 from qmesh.mesh.changes import (
     Options,
     paused,
@@ -1012,6 +1012,14 @@ def test_a_newer_registry_is_an_error_and_not_damage(path):
     assert "install" in newer.value.hint
 
 
+@pytest.mark.parametrize("version", [-1, 0, -(2**31)])
+def test_a_version_that_never_was_is_damage(path, version):
+    sql(path, f"PRAGMA user_version = {version}")
+
+    with pytest.raises(StateUnreadable, match="is damaged"):
+        Registry(path)
+
+
 def test_a_registry_without_its_mesh_is_an_error(path):
     sql(path, "DELETE FROM mesh")
 
@@ -1026,6 +1034,16 @@ def test_a_registry_without_its_mesh_is_an_error(path):
         "UPDATE machines SET public_key = 'short'",
         "UPDATE machines SET address = '192.0.2.1'",
         "UPDATE mesh SET network = 'nowhere'",
+        "UPDATE mesh SET node = '9.9'",
+        "UPDATE mesh SET stream = 'wherever'",
+        "UPDATE mesh SET base_port = -1",
+        "UPDATE mesh SET p2p_base_port = 65536",
+        "UPDATE mesh SET master_proxy = 7",
+        "UPDATE mesh SET revision = -1",
+        f"UPDATE mesh SET revision = {2**63 - 1}",
+        "UPDATE mesh SET mesh = CAST(x'ff' AS TEXT)",
+        f'UPDATE machines SET endpoints = \'[{{"host": "a", "port": 1, "x": {"[" * 5000}\'',
+        "INSERT INTO stand_ins (public_key, machine) VALUES ('x', 'control')",
     ],
 )
 def test_a_registry_that_breaks_the_rules_of_a_mesh_is_an_error(path, statement):
@@ -1033,6 +1051,70 @@ def test_a_registry_that_breaks_the_rules_of_a_mesh_is_an_error(path, statement)
 
     with pytest.raises(StateUnreadable, match="is damaged"):
         look(path)
+
+
+ODD_KEYS = (Registry.preshared_keys, lambda registry: registry.shared_with("10.77.0.1"))
+
+
+@pytest.mark.parametrize("read", ODD_KEYS)
+@pytest.mark.parametrize("text", ["'x'", "''", "CAST(x'ff' AS TEXT)", "'a' || char(0)"])
+def test_a_preshared_key_that_is_none_is_damage(path, read, text):
+    """It would be a traceback where WireGuard is to have it, at every look of the agent."""
+    sql(path, f"UPDATE machines SET preshared_key = {text}")
+
+    with Registry(path) as registry, pytest.raises(StateUnreadable, match="is damaged"):
+        read(registry)
+
+
+EMPTY = {
+    "events": (Registry.last_event,),
+    "mesh": (Registry.revision, Registry.inventory, lambda registry: invite(registry)),
+}
+
+
+@pytest.mark.parametrize(("table", "read"), [(table, read) for table, all_ in EMPTY.items() for read in all_])
+def test_a_table_that_is_empty_and_must_not_be_is_damage(path, table, read):
+    sql(path, f"DELETE FROM {table}")
+
+    with Registry(path) as registry, pytest.raises(StateUnreadable, match="is damaged"):
+        read(registry)
+
+
+def test_what_a_foreign_trigger_refuses_is_damage_and_no_other_error(path):
+    sql(path, "CREATE TRIGGER no BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END")
+
+    with Registry(path) as registry, pytest.raises(StateUnreadable, match="is damaged"):
+        invite(registry)
+
+
+FOREIGN_OBJECTS = (
+    "CREATE TRIGGER more AFTER INSERT ON events BEGIN DELETE FROM resting; END",
+    "CREATE VIEW more AS WITH RECURSIVE n(x) AS (VALUES(1) UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
+    "CREATE TABLE more (x)",
+    "CREATE INDEX more ON events (abs(at))",
+    "ALTER TABLE resting ADD COLUMN more TEXT AS (upper(address))",
+)
+
+
+@pytest.mark.parametrize("statement", FOREIGN_OBJECTS)
+def test_an_image_of_other_tables_than_ours_is_not_read(path, statement):
+    """It comes from elsewhere, and what its views and triggers compute may have no end."""
+    sql(path, statement)
+
+    with Registry(path) as registry:
+        octets = registry.copied()
+    with pytest.raises(StateUnreadable, match="are not those of qmesh"):
+        RegistryImage(octets)
+
+
+@pytest.mark.parametrize("older", [(), AS_OF_VERSION_3, AS_OF_VERSION_2, AS_OF_VERSION_1])
+def test_an_image_of_each_version_has_our_tables_once_it_was_brought_forward(path, older):
+    sql(path, *older)
+
+    with Registry(path) as registry:
+        octets = registry.copied()
+    with RegistryImage(octets) as image:
+        assert image.inventory() == MESH
 
 
 def test_a_directory_in_its_place_is_an_error(tmp_path):

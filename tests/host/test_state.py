@@ -19,7 +19,8 @@ from qmesh.host.records import Asked, HeldPorts, NextShared, Pending, Rotation, 
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import Redemption, public_key_of
 from qmesh.mesh.following import Due
-from qmesh.mesh.model import Endpoint, Secret
+from qmesh.mesh.model import Endpoint, Peer, Secret, Tunnel
+from qmesh.mesh.undoing import Author, Before, GuardBefore, Undoing
 from tests.lab.waiting import pause
 
 SETTINGS = Settings(
@@ -263,6 +264,15 @@ def test_text_in_the_settings_that_is_no_text_is_damage(state):
         (b'"203.0.113.5"', b'"203.0.113.555"'),
         (b'"up"', b'"upward"'),
         (b'"control": false', b'"control": "no"'),
+        (b'"qmesh0"', b'"../x"'),
+        (b'"machine-b"', b'"a\\u0000b"'),
+        (b'"/root/.config"', b'"/root\\u0000"'),
+        (b'"/root/.config"', b'".config"'),
+        (b'"mtu": null', b'"mtu": -5'),
+        (b'"mtu": null', b'"mtu": 575'),
+        (b'"mtu": null', b'"mtu": 1421'),
+        (b'"mtu": null', b'"mtu": ' + b"9" * 5000),
+        (b'"mtu": null', b'"more": ' + b"[" * 5000),
     ],
 )
 def test_settings_that_cannot_be_are_damage(state, old, new):
@@ -272,6 +282,76 @@ def test_settings_that_cannot_be_are_damage(state, old, new):
 
     with pytest.raises(StateUnreadable, match="is damaged"):
         state.settings()
+
+
+ODD = (
+    ("successor.json", KEY.reveal().encode(), b"x"),
+    ("successor.json", b'"' + KEY.reveal().encode() + b'"', b"5"),
+    ("successor.json", b'"' + KEY.reveal().encode() + b'"', b"null"),
+    ("successor.json", b'"' + KEY.reveal().encode() + b'"', b'{"a": []}'),
+    ("successor.json", public_key_of(KEY).encode(), b"x"),
+    ("request.json", b'"' + KEY.reveal().encode() + b'"', b"7"),
+    ("request.json", KEY.reveal().encode(), b"x"),
+    ("request.json", b'"10.77.0.2"', b'"nowhere"'),
+    ("request.json", b'"qmesh0"', b'""'),
+    ("rotating.json", KEY.reveal().encode(), b"x"),
+    ("joining.json", b"0" * 32, b"a-file"),
+    ("reserved-ports.json", b"40000", b"-1"),
+    ("reserved-ports.json", b"40000", b"65536"),
+    ("due.json", b'"restart":[]', b'"restart":[0]'),
+    ("due.json", b'"stop":[]', b'"stop":[65536]'),
+)
+
+
+@pytest.mark.parametrize(("name", "old", "new"), ODD)
+def test_what_cannot_be_is_damage_and_gets_no_further(state, name, old, new):
+    path = filled(state).directory / name
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+    with pytest.raises(StateUnreadable, match="is damaged"):
+        READERS[name](state)
+
+
+def test_a_change_that_waits_and_cannot_be_put_back_is_damage(state):
+    peer = Peer(public_key=public_key_of(KEY), allowed_ips=("10.77.0.2/32",), preshared_key=KEY)
+    tunnel = Tunnel(
+        interface="qmesh0",
+        kind="tun",
+        public_key=None,
+        listen_port=51820,
+        addresses=("10.77.0.1/20",),
+        mtu=1420,
+        up=True,
+        peers=(peer,),
+    )
+    before = Before(
+        guard=GuardBefore(script=None, boot_file=None, held_file=None),
+        tunnel=tunnel,
+        reserved_ports=(40000,),
+        up=True,
+        guarded=True,
+    )
+    undoing = Undoing(before=before, boot="a", deadline_s=1.0, by=Author(process=1, started=1))
+    state.save_undoing(undoing)
+    assert state.undoing() == undoing
+    whole = state.undo_file.read_bytes()
+    for old, new in (
+        (b"10.77.0.1/20", b"10.77.0.1/99"),
+        (b"10.77.0.2/32", b"10.77.0.2/8"),
+        (b"51820", b"-1"),
+        (b"1420", b"-5"),
+        (b"40000", b"0"),
+        (b'"qmesh0"', b'"a/b"'),
+        (public_key_of(KEY).encode(), b"x"),
+        (KEY.reveal().encode(), b"x"),
+        (b'"keepalive_s":0', b'"keepalive_s":65536'),
+        (b'"endpoint":null', b'"endpoint":{"host":"a.example","port":1}'),
+    ):
+        assert old in whole
+        state.undo_file.write_bytes(whole.replace(old, new))
+        with pytest.raises(StateUnreadable, match="is damaged"):
+            state.undoing()
 
 
 @pytest.mark.parametrize("name", READERS)

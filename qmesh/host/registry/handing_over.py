@@ -112,7 +112,7 @@ def readiness(connection: sqlite3.Connection, name: str, *, now: int) -> Readine
     )
     if not found:
         raise BadInput("the handover was given up, by another command", hint="see `qmesh log`")
-    ((holds, listed, said_at),) = found
+    holds, listed, said_at = found[0]
     with understood():
         silent = from_json(listed, tuple[str, ...])
     known = select(connection, tuple[str, int], "SELECT address, acknowledged FROM machines")

@@ -425,7 +425,7 @@ def _known(connection: sqlite3.Connection, name: str) -> Known | None:
     )
     if not found:
         return None
-    ((name, public_key, address, workers, state, endpoints, preshared_key),) = found
+    name, public_key, address, workers, state, endpoints, preshared_key = found[0]
     with database.understood():
         known = rows.machine(name, public_key, address, workers, state, endpoints)
     return Known(known, None if preshared_key is None else rows.shared_key(preshared_key))

@@ -49,6 +49,17 @@ def _family(netlink: Any) -> int | None:
     return int(answer.get_attr("CTRL_ATTR_FAMILY_ID"))
 
 
+def device_in(interface: str, dump: Sequence[bytes]) -> Device:
+    """The interface that a dump's messages tell of. Raises KernelRefused."""
+    try:
+        return messages.device(dump)
+    except (ValueError, BadInput):
+        raise KernelRefused(
+            f"what the kernel told of {interface} is not understood",
+            hint="this kernel is newer than this qmesh knows? see `wg show`, and report it",
+        ) from None
+
+
 class KernelWireGuard:
     """WireGuard by the kernel's own interfaces."""
 
@@ -63,13 +74,7 @@ class KernelWireGuard:
     def read(self, interface: str) -> Device:
         with _wireguard(f"read the WireGuard configuration of {interface}") as kernel:
             dump = whole(lambda: kernel.dump(messages.get_device(kernel.family, interface)))
-        try:
-            return messages.device(dump)
-        except (ValueError, BadInput):
-            raise KernelRefused(
-                f"what the kernel told of {interface} is not understood",
-                hint="this kernel is newer than this qmesh knows? see `wg show`, and report it",
-            ) from None
+        return device_in(interface, dump)
 
     def set_key(self, interface: str, private_key: Secret) -> None:
         with _wireguard(f"set the private key of {interface}") as kernel:

@@ -59,7 +59,11 @@ def answers(interface: str) -> bool:
 
 def read(interface: str) -> Device:
     """The interface as its process says it is. Raises KernelRefused unless the answer is whole."""
-    answer = _ask(interface, Secret("get=1\n\n"))
+    return device_in(interface, _ask(interface, Secret("get=1\n\n")))
+
+
+def device_in(interface: str, answer: str) -> Device:
+    """The interface that an answer tells of, a newline before each line. Raises KernelRefused."""
     try:
         return _device(answer)
     except (ValueError, LookupError, BadInput):
@@ -136,6 +140,11 @@ def _ask(interface: str, request: Secret, hints: Mapping[int, str] = MappingProx
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(request.reveal().encode())
         answer = _receive(interface, connection)
+    return lines_of(interface, answer, hints)
+
+
+def lines_of(interface: str, answer: str, hints: Mapping[int, str] = MappingProxyType({})) -> str:
+    """The lines of an answer without its errno. Raises KernelRefused where that says so, or is none."""
     lines, found, code = answer.rpartition("\nerrno=")
     if not found or not re.fullmatch("-?[0-9]{1,5}", code):
         raise _not_understood(interface)

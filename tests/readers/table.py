@@ -1,0 +1,893 @@
+"""The readers: each takes octets, and returns or raises a QmeshError, whatever they are.
+
+A new one is added here; `tests/test_readers.py` finds modules that read and are not named.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Final, NamedTuple
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from qmesh.agent import backup as agent_backup
+from qmesh.agent import inviting, nodefile, supervisor
+from qmesh.errors import QmeshError
+from qmesh.host import (
+    addresses,
+    health,
+    link_messages,
+    names,
+    nftables,
+    notices,
+    ports,
+    processes,
+    records,
+    registry,
+    reserved,
+    sessions,
+    sockets,
+    state,
+)
+from qmesh.host.channel import client, service
+from qmesh.host.netlink import HEADER, answers, attributes, messages_in, refusals
+from qmesh.host.registry import Registry, RegistryImage, image
+from qmesh.host.state import State
+from qmesh.host.wireguard import kernel, messages, uapi
+from qmesh.mesh import (
+    backup,
+    enrolment,
+    following,
+    guard,
+    importing,
+    lines,
+    membership,
+    model,
+    nodeconfig,
+    offline,
+    reaching,
+    sealing,
+    succession,
+    undoing,
+    units,
+)
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import Endpoint, Guard, Machine, Peer, Secret, Tunnel
+from tests.readers import images, mutate
+
+CORPUS: Final = Path(__file__).parents[1] / "mesh" / "corpus"
+
+KEYS: Final = tuple(base64.b64encode(bytes([number]) * 32).decode() for number in range(1, 9))
+SIGNING: Final = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+VERIFIES: Final = SIGNING.public_key().public_bytes_raw()
+MESH: Final = enrolment.mesh_identifier(VERIFIES)
+SHARED: Final = Secret(KEYS[5])
+PRIVATE: Final = Secret(mutate.KEY)
+OWN_KEY: Final = enrolment.public_key_of(PRIVATE)
+NOW: Final = 1_700_000_000
+
+
+class Reader(NamedTuple):
+    """What reads. modules: whose reading this tries. read: octets in, and a QmeshError or anything out."""
+
+    name: str
+    modules: tuple[ModuleType, ...]
+    read: Callable[[bytes], object]
+    seeds: tuple[bytes, ...]
+    mutate: mutate.Mutator = mutate.octets
+
+
+INVENTORY: Final = Inventory(
+    mesh=MESH,
+    network="10.77.0.0/20",
+    control="a",
+    node="2.1",
+    base_port=32500,
+    service_port=51820,
+    revision=7,
+    machines=(
+        Machine(
+            name="a",
+            public_key=OWN_KEY,
+            address="10.77.0.1",
+            workers=3,
+            endpoints=(Endpoint("203.0.113.5", 51820),),
+        ),
+        Machine(
+            name="b",
+            public_key=KEYS[1],
+            address="10.77.0.2",
+            workers=4,
+            endpoints=(Endpoint("b.example", 5),),
+        ),
+        Machine(name="c", public_key=KEYS[2], address="10.77.0.3", workers=1, state="paused"),
+    ),
+    p2p_base_port=25000,
+)
+SIGNED: Final = membership.sign_membership(INVENTORY, SIGNING)
+NEWER: Final = membership.sign_membership(
+    msgspec.structs.replace(INVENTORY, revision=8, restart=True), SIGNING
+)
+INVITATION: Final = enrolment.Invitation(
+    secret=bytes(range(32)),
+    mesh=MESH,
+    verification_key=VERIFIES,
+    control_key=OWN_KEY,
+    control_address="10.77.0.1",
+    network="10.77.0.0/20",
+    service_port=51820,
+    endpoints=(Endpoint("203.0.113.5", 51820), Endpoint("2001:db8::5", 51820)),
+    name="d",
+    address="10.77.0.4",
+    workers=2,
+    expires_at=NOW,
+)
+REDEMPTION: Final = enrolment.redemption(
+    INVITATION.derived,
+    public_key=enrolment.public_key_of(SHARED),
+    workers=4,
+    endpoint=Endpoint("192.0.2.9", 51820),
+)
+SETTINGS: Final = records.Settings(
+    mesh=MESH,
+    name="a",
+    control=True,
+    interface="qmesh0",
+    listen_port=51820,
+    verification_key=VERIFIES,
+    control_endpoints=(Endpoint("203.0.113.5", 51820),),
+    config_directory="/root/.config",
+    mtu=1380,
+    invitation="0" * 32,
+)
+TUNNEL: Final = Tunnel(
+    interface="qmesh0",
+    kind="wireguard",
+    public_key=OWN_KEY,
+    listen_port=51820,
+    addresses=("10.77.0.1/20",),
+    mtu=1420,
+    up=True,
+    peers=(
+        Peer(
+            public_key=KEYS[1],
+            allowed_ips=("10.77.0.2/32",),
+            endpoint=Endpoint("192.0.2.1", 5),
+            preshared_key=SHARED,
+            keepalive_s=25,
+        ),
+    ),
+)
+GUARD: Final = Guard(
+    role="worker",
+    interface="qmesh0",
+    kind="wireguard",
+    listen_port=51820,
+    control_address="10.77.0.1",
+    service_port=51820,
+    ports=(32503, 32504, 32600),
+)
+
+
+def _shown(value: object) -> str:
+    assert isinstance(value, Secret)
+    return value.reveal()
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.encode(value, enc_hook=_shown)
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "replace")
+
+
+# Registries
+
+
+def _registry() -> bytes:
+    """One with a member of each kind, an open invitation, one to replace, a key on offer and a successor."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, "mesh.db")
+        Registry.create(path, msgspec.structs.replace(INVENTORY, machines=INVENTORY.machines[:1]), now=NOW)
+        with Registry(path) as registry:
+            for name, key in (("b", KEYS[1]), ("c", KEYS[2])):
+                _joined(registry, name, key)
+            registry.invite("d", workers=2, endpoint=None, expires_at=NOW + 9000, now=NOW)
+            registry.invite("c", workers=None, endpoint=None, expires_at=NOW + 9000, now=NOW, replace=True)
+            registry.acknowledge({"10.77.0.2": 3})
+            return registry.copied()
+
+
+def _joined(registry: Registry, name: str, private: str) -> None:
+    issued = registry.invite(
+        name, workers=2, endpoint=Endpoint("192.0.2.9", 5), expires_at=NOW + 9000, now=NOW
+    )
+    derived = enrolment.derive(issued.secret)
+    key = enrolment.public_key_of(Secret(private))
+    message = enrolment.redemption(derived, public_key=key, workers=2, endpoint=None)
+    registry.redeem(message, sender=issued.machine.address, now=NOW)
+
+
+def _succeeded(octets: bytes) -> bytes:
+    with RegistryImage(octets) as registry:
+        registry.begin_handover("b", now=NOW)
+        return registry.octets()
+
+
+REGISTRY: Final = _registry()
+IN_HANDOVER: Final = _succeeded(REGISTRY)
+ESTATE: Final = succession.packed(
+    succession.Estate(event=5, registry=IN_HANDOVER, signing_key=bytes(range(32)))
+)
+
+_USES: Final[tuple[Callable[[RegistryImage], object], ...]] = (
+    RegistryImage.inventory,
+    RegistryImage.preshared_keys,
+    RegistryImage.events,
+    RegistryImage.revision,
+    RegistryImage.last_event,
+    RegistryImage.successor,
+    lambda it: [it.news(since=number) for number in (1, 3, 5)],
+    lambda it: it.invitations(now=NOW),
+    lambda it: it.expire(now=NOW + 99_999),
+    lambda it: it.withdraw("d", now=NOW),
+    lambda it: it.withdraw_open(command="backup", now=NOW),
+    lambda it: it.invite("e", workers=None, endpoint=None, expires_at=NOW + 9, now=NOW),
+    lambda it: it.invite("b", workers=None, endpoint=None, expires_at=NOW + 9, now=NOW, replace=True),
+    lambda it: it.redeem(REDEMPTION, sender="10.77.0.4", now=NOW),
+    lambda it: it.offer_key(KEYS[6], sender="10.77.0.2", now=NOW + 99),
+    lambda it: it.take_up_key(KEYS[6], now=NOW),
+    lambda it: it.shared_with("10.77.0.2"),
+    lambda it: it.shared_with_successor("10.77.0.2"),
+    lambda it: it.note_progress(succession.Progress(holds=4, silent=()), sender="10.77.0.2", now=NOW),
+    lambda it: it.readiness("b", now=NOW),
+    lambda it: it.begin_handover("b", now=NOW),
+    lambda it: it.end_handover(now=NOW),
+    lambda it: it.hand_over("b", now=NOW),
+    lambda it: it.inherited(now=NOW),
+    RegistryImage.bequeathed,
+    RegistryImage.without_handover,
+    lambda it: it.change(lambda mesh: mesh, command="set", what="mesh-changed", machine="a", now=NOW),
+    lambda it: it.change(
+        lambda mesh: backup.restored(mesh, ()), command="restore", what="restored", machine="a", now=NOW
+    ),
+    lambda it: it.acknowledge({"10.77.0.2": 9}),
+    RegistryImage.octets,
+    RegistryImage.copied,
+)
+"""All that is asked of a registry. Of one image a few, which its octets choose."""
+
+
+def _use_registry(octets: bytes) -> None:
+    chosen = hashlib.blake2b(octets, digest_size=4).digest()
+    refused: QmeshError | None = None
+    with RegistryImage(octets) as registry:
+        for number in chosen:
+            try:
+                _USES[number % len(_USES)](registry)
+            except QmeshError as error:
+                refused = error
+    if refused is not None:
+        raise refused
+
+
+def _use_estate(octets: bytes) -> None:
+    estate = succession.unpacked(octets)
+    with RegistryImage(estate.registry) as registry:
+        registry.inventory()
+        registry.preshared_keys()
+        membership.sign_membership(
+            registry.inherited(now=NOW), Ed25519PrivateKey.from_private_bytes(estate.signing_key)
+        )
+        registry.octets()
+
+
+# State files
+
+
+@contextlib.contextmanager
+def _state() -> Iterator[State]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
+        yield State(Path(place))
+
+
+_STATE_FILES = contextlib.ExitStack()
+STATE: Final = _STATE_FILES.enter_context(_state())
+
+
+def _of_state(name: str, read: Callable[[State], object]) -> Callable[[bytes], object]:
+    path = STATE.directory / name
+
+    def reader(octets: bytes) -> object:
+        path.write_bytes(octets)
+        try:
+            return read(STATE)
+        finally:
+            path.unlink()
+
+    return reader
+
+
+def _ports_closed(octets: bytes) -> object:
+    return _of_state("guard.nft", State.ports_closed)(octets)
+
+
+def _bring_back(octets: bytes) -> None:
+    """Without the kernel's list, which is this machine's."""
+    path = STATE.directory / reserved.REMEMBERED
+    path.write_bytes(octets)
+    try:
+        reserved.remembered(STATE.directory)
+    finally:
+        path.unlink()
+
+
+ASKED: Final = records.Asked(
+    mesh=MESH,
+    name="b",
+    address="10.77.0.2",
+    endpoints=SETTINGS.control_endpoints,
+    verification_key=VERIFIES,
+    interface="qmesh0",
+    listen_port=51820,
+    config_directory=None,
+    redemption=REDEMPTION,
+    preshared_key=SHARED,
+)
+UNDOING: Final = undoing.Undoing(
+    before=undoing.Before(
+        guard=undoing.GuardBefore(script="add table x", boot_file=None, held_file=None),
+        tunnel=TUNNEL,
+        reserved_ports=(32503,),
+        up=True,
+        guarded=True,
+    ),
+    boot="f00d",
+    deadline_s=12.5,
+    by=undoing.Author(process=77, started=5),
+)
+HEALTH: Final = health.Health(
+    process=5,
+    looked_s=1.5,
+    troubles=(health.Trouble(part="p", reason="r", hint="h", since=1.0),),
+    restarts=(health.Restart(part="p", reason="r", times=2, last=1.0),),
+)
+
+_OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
+    ("machine.json", State.settings_or_none, SETTINGS),
+    ("joining.json", State.pending, records.Pending("0" * 32)),
+    ("request.json", State.asked, ASKED),
+    ("reserved-ports.json", State.held_ports, records.HeldPorts((40000,), (22,))),
+    ("successor.json", State.next_shared, records.NextShared(KEYS[1], SHARED)),
+    ("rotating.json", State.rotation, records.Rotation(KEYS[1], KEYS[2])),
+    ("restored.json", State.restoring, records.Restoring("0" * 64, done=True)),
+    ("due.json", State.due, following.Due(restart=(1, 2), stop=(9,), control=True)),
+    ("undo.json", State.undoing, UNDOING),
+)
+
+
+# What the kernel and WireGuard say
+
+
+def _dump() -> bytes:
+    blocks = b"".join(block for peer in TUNNEL.peers for block in messages.peer_blocks(peer))
+    port = messages._attribute(messages._LISTEN_PORT, (51820).to_bytes(2, "little"))
+    key = messages._attribute(messages._PUBLIC_KEY, base64.b64decode(OWN_KEY))
+    peers = messages._attribute(messages._PEERS | messages._NESTED, blocks)
+    return messages._set(30, "qmesh0", port + key + peers)
+
+
+def _netlink(octets: bytes) -> None:
+    with refusals("read"):
+        for kind, _, message in messages_in(octets):
+            notices._who(message)
+            list(attributes(message, 20, len(message)))
+            del kind
+        for _message, code, _torn in answers(octets):
+            if code:
+                with refusals("ask"):
+                    raise OSError(code, "said")
+
+
+def _addresses(octets: bytes) -> None:
+    with refusals("look"):
+        list(link_messages.addresses([octets], 7))
+
+
+def _link(octets: bytes) -> None:
+    with refusals("look"):
+        link_messages.link(octets)
+
+
+def _told(head: bytes, *parts: tuple[int, bytes]) -> bytes:
+    packed = b"".join(messages._attribute(kind, each) for kind, each in parts)
+    return HEADER.pack(HEADER.size + len(head) + len(packed), 16, 0, 1, 0) + head + packed
+
+
+LINK: Final = _told(
+    link_messages._LINK.pack(0, 1, 7, 1, 0),
+    (3, b"qmesh0\0"),
+    (4, (1420).to_bytes(4, "little")),
+    (18, messages._attribute(1, b"wireguard\0")),
+)
+ADDRESS: Final = _told(
+    link_messages._ADDRESS.pack(2, 20, 0, 0, 7), (1, bytes((10, 77, 0, 1))), (2, bytes((10, 77, 0, 1)))
+)
+
+
+def _flows(octets: bytes) -> None:
+    from qmesh.host import flows  # noqa: PLC0415
+
+    with refusals("read"):
+        flows._flow(octets)
+        flows._code(octets)
+
+
+UAPI: Final = (
+    f"\nprivate_key={base64.b64decode(PRIVATE.reveal()).hex()}\nlisten_port=51820\nfwmark=0\n"
+    f"public_key={base64.b64decode(KEYS[1]).hex()}\npreshared_key={'00' * 32}\nprotocol_version=1\n"
+    "endpoint=[2001:db8::1]:51820\nlast_handshake_time_sec=1700000000\nlast_handshake_time_nsec=5\n"
+    "tx_bytes=5\nrx_bytes=7\npersistent_keepalive_interval=25\nallowed_ip=10.77.0.2/32\nallowed_ip=fd00::2/128\n"
+    "errno=0"
+).encode()
+TCP: Final = (
+    b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    b"   0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4242 1 0 100\n"
+    b"   1: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000"
+    b" 00:00000000 00000000     0        0 77 1 0 100 0 0 10 0\n"
+)
+ROUTES: Final = (
+    b"Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
+    b"qmesh0\t00004D0A\t00000000\t0001\t0\t0\t0\t00F0FFFF\t0\t0\t0\n"
+)
+ROUTES_6: Final = (
+    b"fd770000000000000000000000000000 40 00000000000000000000000000000000 00"
+    b" 00000000000000000000000000000000 00000100 00000001 00000000 00000001   qmesh0\n"
+)
+STAT: Final = b"77 (a) name) S 1 77 77 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 0 0 18446744073709551615"
+UNIT: Final = b'[Service]\nExecStart="/opt/a b/node" --config /root/.config --core %i\n'
+
+
+# Configs, imports, listings of others
+
+
+def _each(uses: Iterable[Callable[[], object]]) -> None:
+    """Have all of it done. Raises the last refusal where each of them refuses."""
+    refused: list[QmeshError] = []
+    taken = 0
+    for use in uses:
+        try:
+            use()
+            taken += 1
+        except QmeshError as error:
+            refused.append(error)
+    if refused and not taken:
+        raise refused[-1]
+
+
+def _config(octets: bytes) -> None:
+    text = _text(octets)
+    profile: model.Profile = model.PROFILES[len(octets) % len(model.PROFILES)]
+    mesh = msgspec.structs.replace(
+        INVENTORY, node=profile, p2p_base_port=25000 if profile.startswith("2.1") else None
+    )
+    _each(
+        (
+            lambda: nodeconfig.redacted(text),
+            lambda: nodeconfig.lint(text, profile=profile),
+            lambda: nodeconfig.secret(text, "p2p.peerPrivKey"),
+            lambda: nodeconfig.workers_in(text, profile),
+            lambda: nodeconfig.misplaced(text, profile),
+            lambda: nodeconfig.detect(text),
+            lambda: nodeconfig.place_of(3, text),
+            lambda: nodeconfig.with_settings(text, nodeconfig.wanted_settings(mesh, "a")),
+            lambda: following.is_in_hand(text, mesh),
+        )
+    )
+
+
+def _imported(read: Callable[[str], importing.Reading], octets: bytes) -> None:
+    reading = read(_text(octets))
+    options = importing.Options(init=True, control_endpoints=(), base_port=False, config=None)
+    proposal = importing.propose(reading, "2.1", 32500)
+    importing.script(proposal, options)
+    importing.command_lines(proposal, options)
+
+
+def _import_lines(octets: bytes) -> None:
+    _imported(lambda text: importing.machines_in_lines(text, {"192.168.0.200"}), octets)
+
+
+def _import_list(octets: bytes) -> None:
+    def read(profile: model.Profile) -> None:
+        _imported(
+            lambda text: importing.machines_in_list(
+                text, nodeconfig.workers_in(text, profile) or (), {"192.168.0.200"}
+            ),
+            octets,
+        )
+
+    _each(partial(read, profile) for profile in model.PROFILES)
+
+
+def _guards(octets: bytes) -> None:
+    text = _text(octets)
+    guard.parse(text)
+    guard.parse_script(text)
+    guard.parse_held(text)
+    guard.seen(text, text, text)
+
+
+def _units(octets: bytes) -> None:
+    units.program_of(_text(octets))
+    units.is_unedited(_text(octets))
+
+
+_TYPED: Final[tuple[Callable[[str], object], ...]] = (
+    model.machine_name,
+    model.interface_name,
+    model.ip_address,
+    model.ip_network,
+    model.interface_address,
+    model.wireguard_key,
+    Endpoint.parse,
+    partial(Endpoint.parse, default_port=None),
+    nodeconfig.listen_address,
+    inviting.duration_s,
+    partial(reaching.said_mtu, network="10.77.0.0/20"),
+)
+
+
+def _typed(octets: bytes) -> None:
+    """What is typed as an option's value."""
+    _each(partial(read, _text(octets)) for read in _TYPED)
+
+
+# Messages
+
+
+def _line(prefix: str, octets: bytes) -> bytes:
+    return lines.line_of(prefix, octets).encode()
+
+
+def _of_line(prefix: str, octets: bytes) -> bytes:
+    return lines.octets_of(octets.decode(), prefix, what="x", most=1 << 30, hint="")
+
+
+def _lined(prefix: str) -> mutate.Mutator:
+    return mutate.within(mutate.msgpack_trees, partial(_of_line, prefix), partial(_line, prefix))
+
+
+def _redeem(octets: bytes) -> None:
+    enrolment.refuse_unproven(enrolment.read_redemption(octets), INVITATION.secret)
+
+
+def _believe_signed(octets: bytes) -> None:
+    signature = SIGNING.sign(b"qmesh membership 1\n" + octets)
+    membership.believed(membership.SignedMembership(octets, signature), VERIFIES, mesh=MESH)
+
+
+def _believe_stored(octets: bytes) -> None:
+    membership.believed(membership.read_stored(octets), VERIFIES, mesh=MESH)
+
+
+def _update(octets: bytes) -> None:
+    update = membership.read_update(octets)
+    held = None if update.base is None else SIGNED
+    membership.believed(membership.updated(update, held), VERIFIES, mesh=MESH)
+
+
+def _unsealed(octets: bytes) -> None:
+    enrolment.read_key_offer(sealing.unseal(octets, SHARED, about=enrolment.KEY_OFFER))
+
+
+def _answer(octets: bytes) -> None:
+    opened = offline.open_answer(offline.parse_answer(_text(octets)), SHARED)
+    membership.believed(membership.read_stored(opened), VERIFIES, mesh=MESH)
+
+
+def _request(octets: bytes) -> None:
+    enrolment.read_redemption(offline.parse_request(_text(octets)).redemption)
+
+
+def _plain(body: bytes) -> bytes:
+    head = backup.MAGIC + backup.VERSION.to_bytes(2, "big") + b"\0"
+    return head + body + hashlib.sha256(head + body).digest()
+
+
+def _body(octets: bytes) -> bytes:
+    return octets[len(backup.MAGIC) + 3 : -32]
+
+
+def _restore(octets: bytes) -> None:
+    agent_backup.contents(backup.unpack(octets, None))
+
+
+def _settings_of(octets: bytes) -> bytes:
+    return bytes(msgspec.msgpack.decode(_body(octets))["settings"])
+
+
+def _with_settings(octets: bytes) -> bytes:
+    return backup.pack(msgspec.structs.replace(BACKUP, settings=octets), None)
+
+
+BACKUP: Final = backup.Backup(
+    taken_at=NOW,
+    written_by="0.1.0",
+    settings=msgspec.json.encode(SETTINGS),
+    private_key=PRIVATE.reveal(),
+    signing_key=bytes(range(32)),
+    registry=REGISTRY,
+    withdrawn=("d",),
+)
+UPDATES: Final = tuple(
+    msgspec.msgpack.encode(each)
+    for each in (
+        membership.whole(NEWER),
+        membership.Update(7, (membership.difference(SIGNED.payload, NEWER.payload),), NEWER.signature),
+    )
+)
+_CONFIGS: Final = tuple(
+    path.read_bytes() for path in sorted(CORPUS.glob("*.yml")) if path.stat().st_size < 3000
+)
+
+READERS: Final[dict[str, Reader]] = {
+    each.name: each
+    for each in (
+        # In the order of who can reach them: strangers and members first, this machine's own last.
+        Reader("redemption", (enrolment,), _redeem, (_json(REDEMPTION),), mutate.json_trees),
+        Reader(
+            "key offer",
+            (enrolment,),
+            enrolment.read_key_offer,
+            (_json(enrolment.KeyOffer(KEYS[1])),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "progress",
+            (succession,),
+            succession.read_progress,
+            (_json(succession.Progress(holds=3, silent=("10.77.0.2",))),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "sealed",
+            (sealing, enrolment),
+            _unsealed,
+            (
+                sealing.seal(
+                    _json(enrolment.KeyOffer(KEYS[1])), SHARED, about=enrolment.KEY_OFFER, nonce=bytes(12)
+                ),
+            ),
+        ),
+        Reader("update", (membership,), _update, UPDATES, mutate.msgpack_trees),
+        Reader("membership signed", (membership,), _believe_signed, (SIGNED.payload,), mutate.json_trees),
+        Reader(
+            "membership stored",
+            (membership,),
+            _believe_stored,
+            (membership.stored(SIGNED),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "refusal to a member",
+            (client,),
+            client._refusal,
+            (b'{"error":"no","hint":"see"}',),
+            mutate.json_trees,
+        ),
+        Reader(
+            "refusal to itself",
+            (service,),
+            service._said,
+            (b'{"error":"no","hint":"see"}',),
+            mutate.json_trees,
+        ),
+        Reader(
+            "query number", (service,), lambda octets: service._number(_text(octets)), (b"42",), mutate.text
+        ),
+        Reader(
+            "invitation",
+            (enrolment, lines),
+            lambda octets: enrolment.parse_invitation(_text(octets)),
+            (INVITATION.text().encode(),),
+            _lined(enrolment.PREFIX),
+        ),
+        Reader(
+            "request",
+            (offline, lines),
+            _request,
+            (offline.Request(MESH, _json(REDEMPTION)).text().encode(),),
+            _lined(offline.REQUEST_PREFIX),
+        ),
+        Reader(
+            "answer",
+            (offline, lines),
+            _answer,
+            (
+                offline.seal_answer(
+                    membership.stored(SIGNED), identifier="0" * 32, preshared=SHARED, nonce=bytes(12)
+                )
+                .text()
+                .encode(),
+            ),
+            _lined(offline.ANSWER_PREFIX),
+        ),
+        Reader("estate", (succession, image), _use_estate, (ESTATE,), mutate.msgpack_trees),
+        Reader("registry", (registry,), _use_registry, (REGISTRY, IN_HANDOVER), images.mutated),
+        Reader(
+            "backup",
+            (backup, agent_backup),
+            _restore,
+            (backup.pack(BACKUP, None),),
+            mutate.within(mutate.msgpack_trees, _body, _plain),
+        ),
+        Reader(
+            "settings in a backup",
+            (agent_backup, records),
+            _restore,
+            (backup.pack(BACKUP, None),),
+            mutate.within(mutate.json_trees, _settings_of, _with_settings, 1.0),
+        ),
+        Reader("config.yml", (nodeconfig, following), _config, _CONFIGS, mutate.text),
+        Reader(
+            "import of a list",
+            (importing,),
+            _import_list,
+            tuple(each for each in _CONFIGS if b"tcp" in each),
+            mutate.text,
+        ),
+        Reader(
+            "import of lines",
+            (importing,),
+            _import_lines,
+            (b"root@192.168.0.200:22/4\n[fd00::201]/2, 192.168.0.203 # c\n",),
+            mutate.text,
+        ),
+        Reader(
+            "typed",
+            (model, inviting, reaching),
+            _typed,
+            (
+                b"machine-a",
+                b"10.77.0.0/20",
+                b"[2001:db8::5]:51820",
+                b"/ip4/10.77.0.2/tcp/40000",
+                b"24h",
+                b"1380",
+            ),
+            mutate.text,
+        ),
+        Reader(
+            "environment",
+            (sessions,),
+            lambda octets: list(sessions.sessions_in(octets)),
+            (b"A=b\0SSH_CONNECTION=192.0.2.1 50000 192.0.2.2 22\0",),
+            mutate.text,
+        ),
+        Reader(
+            "process", (processes,), lambda octets: processes.seen_in(_text(octets)), (STAT,), mutate.text
+        ),
+        Reader("unit", (units,), _units, (UNIT,), mutate.text),
+        Reader(
+            "guard",
+            (guard,),
+            _guards,
+            (guard.load_script(GUARD).encode(), guard.held_script(GUARD).encode()),
+            mutate.text,
+        ),
+        *(
+            Reader(name, (records, state), _of_state(name, read), (_json(value),), mutate.json_trees)
+            for name, read, value in _OF_STATE
+        ),
+        *(
+            Reader(name, (records, state), _of_state(name, read), (mutate.KEY.encode() + b"\n",), mutate.text)
+            for name, read in (("private.key", State.private_key), ("preshared.key", State.preshared_key))
+        ),
+        Reader(
+            "next.key",
+            (records,),
+            _of_state("next.key", State.make_next_key),
+            (mutate.KEY.encode(),),
+            mutate.text,
+        ),
+        Reader(
+            "config.yml on the disk",
+            (nodefile,),
+            _of_state("config.yml", lambda state: nodefile.read(state.directory)),
+            (b"p2p:\n  x: 1\n",),
+        ),
+        Reader(
+            "answers of name servers",
+            (names,),
+            lambda octets: list(names.usable(_text(octets).split(), 51820)),
+            (b"10.0.0.1 2001:db8::1 fe80::1%eth0",),
+            mutate.text,
+        ),
+        Reader("signing.key", (records, state), _of_state("signing.key", State.signing_key), (bytes(32),)),
+        Reader(
+            "estate.msgpack",
+            (records,),
+            _of_state("estate.msgpack", State.estate),
+            (ESTATE,),
+            mutate.msgpack_trees,
+        ),
+        Reader("guard.nft", (guard,), _ports_closed, (guard.load_script(GUARD).encode(),), mutate.text),
+        Reader(
+            "reserved ports at boot",
+            (reserved,),
+            _bring_back,
+            (b'{"ours":[40000,40001],"others":[]}',),
+            mutate.json_trees,
+        ),
+        Reader("health", (health,), health.read, (_json(HEALTH),), mutate.json_trees),
+        Reader(
+            "restarts",
+            (supervisor,),
+            lambda octets: supervisor.handed_on(_text(octets)),
+            (_json(HEALTH.restarts),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "nftables in JSON",
+            (nftables,),
+            lambda octets: nftables.printed_in(_text(octets)),
+            (b'{"nftables": [{"metainfo": {}}, {"chain": {"name": "c"}}]}',),
+            mutate.json_trees,
+        ),
+        Reader(
+            "wireguard by UAPI",
+            (uapi,),
+            lambda octets: uapi.device_in("q", uapi.lines_of("q", octets.decode("ascii", "replace"))),
+            (UAPI,),
+            mutate.text,
+        ),
+        Reader(
+            "wireguard by netlink",
+            (kernel, messages),
+            lambda octets: kernel.device_in("q", [octets]),
+            (_dump(),),
+        ),
+        Reader("netlink", (notices,), _netlink, (_dump(), link_messages.get_link("qmesh0"))),
+        Reader("link", (link_messages,), _link, (LINK,)),
+        Reader("addresses", (link_messages,), _addresses, (ADDRESS,)),
+        Reader("connections", (), _flows, (bytes(range(100)),)),
+        Reader(
+            "sockets",
+            (sockets, ports),
+            lambda octets: list(sockets.sockets_in("tcp", octets)),
+            (TCP,),
+            mutate.text,
+        ),
+        Reader(
+            "routes",
+            (addresses,),
+            lambda octets: addresses.network_in(_text(octets).splitlines(), "10.77.0.9"),
+            (ROUTES,),
+            mutate.text,
+        ),
+        Reader(
+            "routes of IPv6",
+            (addresses,),
+            lambda octets: addresses.network_in(_text(octets).splitlines(), "fd77::9"),
+            (ROUTES_6,),
+            mutate.text,
+        ),
+        Reader(
+            "reserved ports",
+            (reserved, ports),
+            lambda octets: ports.reserved_in(_text(octets)),
+            (b"22,40000-40002,50000\n",),
+            mutate.text,
+        ),
+    )
+}
