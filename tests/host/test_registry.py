@@ -1040,9 +1040,9 @@ def test_a_registry_without_its_mesh_is_an_error(path):
         "UPDATE mesh SET p2p_base_port = 65536",
         "UPDATE mesh SET master_proxy = 7",
         "UPDATE mesh SET revision = -1",
-        f"UPDATE mesh SET revision = {2**63 - 1}",
+        f"UPDATE mesh SET revision = {2**63 - 1}",  # noqa: S608
         "UPDATE mesh SET mesh = CAST(x'ff' AS TEXT)",
-        f'UPDATE machines SET endpoints = \'[{{"host": "a", "port": 1, "x": {"[" * 5000}\'',
+        f'UPDATE machines SET endpoints = \'[{{"host": "a", "port": 1, "x": {"[" * 5000}\'',  # noqa: S608
         "INSERT INTO stand_ins (public_key, machine) VALUES ('x', 'control')",
     ],
 )
@@ -1060,7 +1060,7 @@ ODD_KEYS = (Registry.preshared_keys, lambda registry: registry.shared_with("10.7
 @pytest.mark.parametrize("text", ["'x'", "''", "CAST(x'ff' AS TEXT)", "'a' || char(0)"])
 def test_a_preshared_key_that_is_none_is_damage(path, read, text):
     """It would be a traceback where WireGuard is to have it, at every look of the agent."""
-    sql(path, f"UPDATE machines SET preshared_key = {text}")
+    sql(path, f"UPDATE machines SET preshared_key = {text}")  # noqa: S608
 
     with Registry(path) as registry, pytest.raises(StateUnreadable, match="is damaged"):
         read(registry)
@@ -1068,13 +1068,13 @@ def test_a_preshared_key_that_is_none_is_damage(path, read, text):
 
 EMPTY = {
     "events": (Registry.last_event,),
-    "mesh": (Registry.revision, Registry.inventory, lambda registry: invite(registry)),
+    "mesh": (Registry.revision, Registry.inventory, invite),
 }
 
 
 @pytest.mark.parametrize(("table", "read"), [(table, read) for table, all_ in EMPTY.items() for read in all_])
 def test_a_table_that_is_empty_and_must_not_be_is_damage(path, table, read):
-    sql(path, f"DELETE FROM {table}")
+    sql(path, f"DELETE FROM {table}")  # noqa: S608
 
     with Registry(path) as registry, pytest.raises(StateUnreadable, match="is damaged"):
         read(registry)
