@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.decoding import Malformed, from_json, from_msgpack
 from qmesh.mesh.inventory import Inventory, members
-from qmesh.mesh.model import Secret, quoted
+from qmesh.mesh.model import MOST_REVISION, Secret, quoted
 from qmesh.mesh.sealing import seal, unseal
 
 try:
@@ -215,11 +215,14 @@ def sealed_held(revision: int, shared: Secret, *, nonce: bytes) -> bytes:
 def read_held(sealed: bytes, shared: Secret) -> int:
     """The revision that a member says it holds. Raises EnrolmentRefused where it is not sealed so."""
     try:
-        return msgspec.json.decode(unseal(sealed, shared, about=HOLDS), type=int)
-    except ValueError:
+        revision = from_json(unseal(sealed, shared, about=HOLDS), int)
+    except Malformed:
+        revision = -1
+    if not 0 <= revision <= MOST_REVISION:  # no number beyond it gets into the registry
         raise EnrolmentRefused(
             "what a member says that it holds is not understood", hint="use the same qmesh on both machines"
-        ) from None
+        )
+    return revision
 
 
 def stored(signed: SignedMembership) -> bytes:

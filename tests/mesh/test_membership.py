@@ -297,6 +297,15 @@ def test_what_a_member_says_that_it_holds_is_read_or_refused(octets: bytes) -> N
             assert isinstance(read_held(said, SHARED), int)
 
 
+@pytest.mark.parametrize(
+    "said", [b"-1", b"9007199254740993", b"9223372036854775808", b"9" * 30, b"1.0", b"[" * 9999]
+)
+def test_a_member_holds_no_revision_that_cannot_be(said: bytes) -> None:
+    """SQLite has no number beyond 64 bits: one in the way would end each look of the control node."""
+    with pytest.raises(EnrolmentRefused, match="not understood"):
+        read_held(seal(said, SHARED, about=HOLDS, nonce=bytes(12)), SHARED)
+
+
 @given(st.data())
 def test_e6_a_difference_to_another_than_the_held_one_is_never_believed(data: st.DataObject) -> None:
     history = History(signed(1), 1)

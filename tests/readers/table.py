@@ -5,9 +5,12 @@ A new one is added here; `tests/test_readers.py` finds modules that read and are
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import base64
 import contextlib
 import hashlib
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -37,7 +40,8 @@ from qmesh.host import (
     sockets,
     state,
 )
-from qmesh.host.channel import client, service
+from qmesh.host.channel import client, connections, service
+from qmesh.host.channel.messages import Silent
 from qmesh.host.netlink import HEADER, answers, attributes, messages_in, refusals
 from qmesh.host.registry import Registry, RegistryImage, image
 from qmesh.host.state import State
@@ -300,8 +304,9 @@ def _state() -> Iterator[State]:
         yield State(Path(place))
 
 
-_STATE_FILES = contextlib.ExitStack()
-STATE: Final = _STATE_FILES.enter_context(_state())
+_OPENED: Final = contextlib.ExitStack()
+atexit.register(_OPENED.close)
+STATE: Final = _OPENED.enter_context(_state())
 
 
 def _of_state(name: str, read: Callable[[State], object]) -> Callable[[bytes], object]:
@@ -552,6 +557,59 @@ def _typed(octets: bytes) -> None:
     _each(partial(read, _text(octets)) for read in _TYPED)
 
 
+# What is said in the channel
+
+
+def _ask(octets: bytes) -> None:
+    """A control node's answer, as a member takes it. That nobody answers is no error of a reader."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, contextlib.suppress(Silent):
+        theirs.settimeout(1)
+        theirs.sendall(octets[:100_000])
+        theirs.shutdown(socket.SHUT_WR)
+        client.exchange(ours, "GET", "/", host="a", read_s=5.0)
+
+
+class _Closed(asyncio.Transport):
+    """A transport of which nobody takes anything."""
+
+    def abort(self) -> None:
+        """Nothing is to be broken off."""
+
+
+def _question(octets: bytes) -> None:
+    """A member's request, as the control node takes it."""
+
+    async def arrive() -> None:
+        wire = connections._Wire(connections.Peer("10.77.0.2"))
+        wire.connection_made(_Closed())
+        for begin in range(0, len(octets), 700):
+            wire.data_received(octets[begin : begin + 700])
+        wire.connection_lost(None)
+        found = wire.question.result()
+        if isinstance(found, connections.Question):
+            for said in found.asked.values():
+                service._number(said)
+        else:
+            assert isinstance(found, connections._Broken | connections.TooLarge), found
+
+    LOOP.run_until_complete(arrive())
+
+
+LOOP: Final = asyncio.new_event_loop()
+_OPENED.callback(LOOP.close)
+HTTP: Final = (
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n",
+)
+ASKED_HTTP: Final = (
+    b"GET /v1/membership?newer_than=5&wait=50&whole=1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    b"POST /v1/keys HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+    b"POST /v1/keys HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+)
+
+
 # Messages
 
 
@@ -644,6 +702,8 @@ READERS: Final[dict[str, Reader]] = {
     each.name: each
     for each in (
         # In the order of who can reach them: strangers and members first, this machine's own last.
+        Reader("question", (connections, service), _question, ASKED_HTTP, mutate.text),
+        Reader("answer to a question", (client,), _ask, HTTP, mutate.text),
         Reader("redemption", (enrolment,), _redeem, (_json(REDEMPTION),), mutate.json_trees),
         Reader(
             "key offer",
@@ -668,6 +728,15 @@ READERS: Final[dict[str, Reader]] = {
                     _json(enrolment.KeyOffer(KEYS[1])), SHARED, about=enrolment.KEY_OFFER, nonce=bytes(12)
                 ),
             ),
+        ),
+        Reader(
+            "what a member holds",
+            (membership, sealing),
+            lambda octets: membership.read_held(
+                sealing.seal(octets, SHARED, about=membership.HOLDS, nonce=bytes(12)), SHARED
+            ),
+            (b"7",),
+            mutate.json_trees,
         ),
         Reader("update", (membership,), _update, UPDATES, mutate.msgpack_trees),
         Reader("membership signed", (membership,), _believe_signed, (SIGNED.payload,), mutate.json_trees),
