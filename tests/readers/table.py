@@ -26,6 +26,7 @@ from qmesh.agent import inviting, nodefile, supervisor
 from qmesh.errors import QmeshError
 from qmesh.host import (
     addresses,
+    channel,
     health,
     link_messages,
     names,
@@ -702,8 +703,8 @@ READERS: Final[dict[str, Reader]] = {
     each.name: each
     for each in (
         # In the order of who can reach them: strangers and members first, this machine's own last.
-        Reader("question", (connections, service), _question, ASKED_HTTP, mutate.text),
-        Reader("answer to a question", (client,), _ask, HTTP, mutate.text),
+        Reader("question", (channel,), _question, ASKED_HTTP, mutate.text),
+        Reader("answer to a question", (channel,), _ask, HTTP, mutate.text),
         Reader("redemption", (enrolment,), _redeem, (_json(REDEMPTION),), mutate.json_trees),
         Reader(
             "key offer",
@@ -749,20 +750,20 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "refusal to a member",
-            (client,),
+            (channel,),
             client._refusal,
             (b'{"error":"no","hint":"see"}',),
             mutate.json_trees,
         ),
         Reader(
             "refusal to itself",
-            (service,),
+            (channel,),
             service._said,
             (b'{"error":"no","hint":"see"}',),
             mutate.json_trees,
         ),
         Reader(
-            "query number", (service,), lambda octets: service._number(_text(octets)), (b"42",), mutate.text
+            "query number", (channel,), lambda octets: service._number(_text(octets)), (b"42",), mutate.text
         ),
         Reader(
             "invitation",
