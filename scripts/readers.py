@@ -33,7 +33,7 @@ def main() -> int:
         tally = tried(reader, asked.inputs, asked.seed)
         took = time.monotonic() - begun
         print(
-            f"| {name} | {asked.inputs:,} | {asked.seed} | {tally.accepted:,} | {tally.refused:,}"
+            f"| {name} | {tally.inputs:,} | {asked.seed} | {tally.accepted:,} | {tally.refused:,}"
             f" | {tally.other:,} | {tally.slowest_s * 1000:.0f} | {took:.0f} |",
             flush=True,
         )
@@ -41,6 +41,8 @@ def main() -> int:
             f"{name}, {tally.counts[place]} times: {other_error(reader, octets)[1]}\n    {octets[:500]!r}"
             for place, octets in tally.others.items()
         ]
+        if tally.is_cut_off:
+            break
     print("\n" + "\n".join(wrong or ["Every reader returned or refused."]))
     return 1 if wrong else 0
 

@@ -127,6 +127,73 @@ def test_a1_a_look_that_fails_in_an_unforeseen_way_leaves_the_ports_closed(clust
         assert is_told(agent.error_output(), "look", "crash")
 
 
+SQL = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None).execute(sys.argv[2])"
+ROWS = {
+    "a version that never was": ("PRAGMA user_version = 0", "PRAGMA user_version = 4"),
+    "a node that there is not": ("UPDATE mesh SET node = '9.9'", "UPDATE mesh SET node = '1.4'"),
+    "a preshared key that is none": (
+        "UPDATE machines SET preshared_key = preshared_key || 'x' WHERE name = 'machine-b'",
+        "UPDATE machines SET preshared_key = substr(preshared_key, 1, 44) WHERE name = 'machine-b'",
+    ),
+    "text that is no text": (
+        "UPDATE machines SET endpoints = CAST(x'5bff' AS TEXT) WHERE name = 'machine-b'",
+        "UPDATE machines SET endpoints = '[]' WHERE name = 'machine-b'",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", ROWS)
+def test_g3_a_registry_that_cannot_be_ends_no_agent_and_opens_no_port(cluster, damage):
+    control = cluster.control
+    damaging, mending = ROWS[damage]
+    (agent,) = control.processes(AGENT)
+    run = ("python", "-c", SQL, f"{STATE}/mesh.db")
+    control.run([*run, damaging])
+    try:
+        control.run(["nft", "flush", "ruleset"])
+        wait_until(lambda: has_table(control, TABLE), seconds=10)
+        wait_until(lambda: "is damaged" in str(findings_or_refusal(control)), seconds=20)
+    finally:
+        control.run([*run, mending])
+    wait_until(lambda: is_well(control), seconds=30)
+    assert control.processes(AGENT) == [agent]
+
+
+FILES = {
+    "successor.json": b'{"public_key": 5, "preshared_key": 7}',
+    "rotating.json": b'{"old": "x", "new": "x"}',
+    "undo.json": b'{"before": ' + b"[" * 100_000,
+    "machine.json": b"",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_g3_a_file_that_cannot_be_ends_no_agent_and_opens_no_port(cluster, name):
+    member = cluster.member
+    (agent,) = member.processes(AGENT)
+    was = member.read(f"{STATE}/{name}") if name == "machine.json" else None
+    damaged = FILES[name].decode() if was is None else was.replace('"mtu": null', '"mtu": -5')
+    assert damaged != was
+    member.write(f"{STATE}/{name}", damaged)
+    try:
+        member.run(["nft", "flush", "ruleset"])
+        wait_until(lambda: has_table(member, TABLE), seconds=10)
+        wait_until(lambda: f"{name} is damaged" in str(findings_or_refusal(member)), seconds=20)
+    finally:
+        if was is None:
+            member.run(["rm", f"{STATE}/{name}"])
+        else:
+            member.write(f"{STATE}/{name}", was)
+    wait_until(lambda: is_well(member), seconds=30)
+    assert member.processes(AGENT) == [agent]
+
+
+def findings_or_refusal(machine: Machine) -> str:
+    """What `check` finds, or why it can't look."""
+    found = machine.run(["qmesh", "check", "--json"], check=False)
+    return f"{found.stdout}{found.stderr}"
+
+
 def test_a1_an_agent_that_is_stopped_as_a_whole_is_named_here_and_on_a_member(cluster):
     control, member = cluster
     (agent,) = control.processes(AGENT)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class Tally(msgspec.Struct):
-    """What became of many inputs. others: by the error and where it was raised, with the first input."""
+    """What became of many inputs. others: by the error and where it was raised, with the first input.
+
+    is_cut_off: by Ctrl-C, before all were tried.
+    """
 
     accepted: int = 0
     refused: int = 0
@@ -25,11 +28,17 @@ class Tally(msgspec.Struct):
     slowest: bytes = b""
     counts: Counter[str] = msgspec.field(default_factory=Counter)
     others: dict[str, bytes] = msgspec.field(default_factory=dict)
+    is_cut_off: bool = False
 
     @property
     def other(self) -> int:
         """How many ended with another error than one of qmesh's."""
         return sum(self.counts.values())
+
+    @property
+    def inputs(self) -> int:
+        """How many there were."""
+        return self.accepted + self.refused + self.other
 
 
 def other_error(reader: Reader, octets: bytes) -> tuple[bool, str]:
@@ -48,8 +57,16 @@ def other_error(reader: Reader, octets: bytes) -> tuple[bool, str]:
 
 
 def tried(reader: Reader, count: int, seed: int) -> Tally:
-    """So many inputs from a seed."""
+    """So many inputs from a seed, or what Ctrl-C left of them."""
     random, tally = Random(f"{reader.name} {seed}"), Tally()  # noqa: S311 - to be the same again
+    try:
+        _try(reader, count, random, tally)
+    except KeyboardInterrupt:
+        tally.is_cut_off = True
+    return tally
+
+
+def _try(reader: Reader, count: int, random: Random, tally: Tally) -> None:
     for _ in range(count):
         octets = reader.mutate(random, reader.seeds)
         begun = time.perf_counter()
@@ -65,4 +82,3 @@ def tried(reader: Reader, count: int, seed: int) -> Tally:
             tally.accepted += 1
         else:
             tally.refused += 1
-    return tally
