@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import resource
 import secrets
+import signal
 import sys
 import time
 
@@ -24,6 +25,8 @@ def main() -> int:
     asked = parser.parse_args()
     if unknown := set(asked.readers) - READERS.keys():
         parser.error(f"no reader is named {min(unknown)}")
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where whoever started it has the first ignored
+        signal.signal(number, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     print("| reader | inputs | seed | accepted | refused | other | slowest, ms | s |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)

@@ -199,7 +199,8 @@ def _went_on(state: State) -> bool:
     if files.mode_of(state.registry_file) is None:
         return False
     with Registry(state.registry_file) as registry:
-        return registry.events()[-1].what != "restored"
+        events = registry.events()
+    return not events or events[-1].what != "restored"
 
 
 def _refuse_what_collides(found: Contents) -> None:
