@@ -457,6 +457,10 @@ def test_what_does_not_belong_together_is_refused_with_nothing_written(own_machi
             {"name": "machine-b"},
             {"unheard-of": 1},
             {"listen_port": "x"},
+            {"mtu": -5},
+            {"interface": "../x"},
+            {"config_directory": "/\0"},
+            {"verification_key": ""},
         )
     ]
     altered += [{"settings": b""}, {"registry": b""}, {"registry": bytes(9000)}]

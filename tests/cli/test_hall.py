@@ -108,6 +108,21 @@ def test_every_command_module_is_in_the_hall():
     assert {module.stem.replace("_", "-") for module in modules} == set(COMMANDS)
 
 
+@pytest.mark.parametrize("words", [["status", "\udcff"], ["--state", "/\udcff", "check"], ["\udcff"]])
+def test_what_is_no_text_is_refused_whatever_it_is_for(words):
+    done = qmesh(*words)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "error: an argument is no text of UTF-8"
+
+
+@pytest.mark.parametrize("words", [["9" * 5000], ["1", "--timeout", "nan"], ["1", "--timeout", "9" * 5000]])
+def test_ready_ends_whatever_its_numbers_are(words, tmp_path):
+    """systemd waits for it: one that never ends, or a traceback, is no answer."""
+    done = qmesh("ready", words[0], "--config", str(tmp_path), *(words[1:] or ["--timeout", "1"]))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [

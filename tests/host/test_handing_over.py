@@ -153,6 +153,14 @@ def test_a_handover_that_another_command_gave_up_is_not_gone_on_with(three):
         three.readiness("machine-b", now=NOW + 12)
 
 
+def test_an_estate_of_a_handover_that_was_given_up_meanwhile_is_none(three, path):
+    """The successor has said how far it is, then another command gives it up, then the copy is made."""
+    with image_of(path) as image, pytest.raises(EnrolmentRefused, match="not handed over"):
+        image.bequeathed()
+    with image_of(path) as image, pytest.raises(EnrolmentRefused, match="not handed over"):
+        image.inherited(now=NOW)
+
+
 def test_the_registry_of_the_past_takes_up_no_key(three):
     three.offer_key(key(7), sender=C, now=NOW + 9)
     three.begin_handover("machine-b", now=NOW + 10)

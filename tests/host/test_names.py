@@ -65,6 +65,13 @@ def test_an_address_that_is_good_on_one_interface_only_is_none():
     assert resolve(Endpoint("control.example.org", 1)) is None
 
 
+def test_an_address_that_is_no_endpoint_is_passed_over():
+    """A name server may say anything: this was a traceback in the log, and no address at all."""
+    said = ["::ffff:203.0.113.7", "fe80::1%eth0", "nonsense", "2001:db8::7"]
+
+    assert list(names.usable(said, 5)) == [Endpoint("2001:db8::7", 5)]
+
+
 def test_a_name_with_one_usable_address_is_found_by_that():
     hosts("fe80::7 control.example.org", "2001:db8::7 control.example.org")
 

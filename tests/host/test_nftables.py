@@ -209,6 +209,14 @@ def test_g3_a_script_that_fails_has_changed_nothing(last, why):
     assert read() == WORKER
 
 
+def test_g3_a_script_with_a_zero_octet_is_refused_and_not_half_run():
+    """The library takes what stands before it: that may be the deletion of the old guard alone."""
+    load(WORKER)
+    with pytest.raises(KernelRefused, match="damaged script"):
+        nftables.run(f"{unload_script()}\0{render(WORKER)}")
+    assert read() == WORKER
+
+
 @pytest.mark.parametrize(
     "command",
     [
