@@ -251,3 +251,26 @@ def test_check_finds_a_flush_that_nothing_outlasts_and_apply_is_its_cure(mesh):
     assert str(drop_in) in shown("nftables.service", "DropInPaths")[0]
     run("systemctl", "stop", "nftables.service")
     assert is_loaded()
+
+
+def test_state_that_is_gone_is_taken_over_with_the_guard_held_throughout(mesh):
+    """The units of the one whose state is gone are there still, and begin its agent again and again."""
+    held = ["nft", "list", "table", "inet", "qmesh-held"]
+    shutil.rmtree("/var/lib/qmesh")
+    until(lambda: shown("qmesh.service", "ExecMainStatus") == ("2",))  # it ended, and was begun without state
+    assert is_loaded()
+    assert subprocess.run(held, check=False, capture_output=True).returncode == 0
+    words = (QMESH, "init", "--endpoint", "192.0.2.1", "--workers", "3", "--node", "1.4", "--config", CONFIG)
+    refused = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "an earlier qmesh is left over" in refused.stderr
+    assert "its guard, which closes ports 40000-40002" in refused.stderr
+    assert is_loaded()
+
+    run(*words, "--take-over")
+    until(lambda: shown("qmesh.service", "ActiveState", "SubState") == ("active", "running"))
+    assert shown("qmesh-hold.service", "ActiveState") == ("active",)
+    assert run("pgrep", "-c", "qmesh-hold").strip() == "1"
+    holder = Path("/proc", shown("qmesh-hold.service", "MainPID")[0], "fd")
+    assert "/var/lib/qmesh/hold.lock" in [str(each.readlink()) for each in holder.iterdir()]
+    assert '"steps":[]' in run(QMESH, "plan", "--json")
