@@ -28,7 +28,7 @@ def see_to_left_over(state: State, *, take_over: bool) -> None:
     Raises BadInput where there is something and it is not to be taken over, and where a qmesh runs whose
     state is another directory; MachineRefused where something does not end.
     """
-    if state.settings_or_none() is not None or files.mode_of(state.guard_file) is not None:
+    if state.has_settings() or files.mode_of(state.guard_file) is not None:
         return
     _refuse_another(state)
     found = left_over.find()

@@ -19,6 +19,7 @@ from qmesh.host import files, left_over, processes
 
 PLACE: Final = Path("/run/qmesh")
 _NOTICED_S: Final = 20.0
+"""Seconds in which an agent has seen that its state is gone, on a busy machine."""
 
 log = logging.getLogger("qmesh")
 
@@ -41,7 +42,8 @@ def _locked(descriptor: int) -> bool:
     """Whether it is locked now; one whose state is gone is waited for: it notices that and ends."""
     deadline = time.monotonic() + _NOTICED_S
     while not processes.locked(descriptor):
-        if not left_over.whose_state_is_gone() or time.monotonic() > deadline:
+        is_ending = any(each.kind == "agent" for each in left_over.whose_state_is_gone())
+        if not is_ending or time.monotonic() > deadline:
             return False
     return True
 

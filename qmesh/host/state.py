@@ -205,6 +205,10 @@ class State:
         """This machine's settings; None when it is in no mesh."""
         return _decoded(self._settings_file, Settings)
 
+    def has_settings(self) -> bool:
+        """Whether there are some, damaged ones included."""
+        return files.mode_of(self._settings_file) is not None
+
     def save_settings(self, settings: Settings) -> None:
         """Remember; durable when this returns."""
         files.write(self._settings_file, msgspec.json.format(msgspec.json.encode(settings)))
