@@ -16,8 +16,8 @@ EXAMPLES = ("qmesh log", "qmesh log --json")
 def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     """Show who joined and what changed, and when.
 
-    On the control node, oldest first, with who typed it; times are local. Of a join: who had invited, the machine's
-    tunnel address and key, and where it came from.
+    On the control node, oldest first, with who typed it; times are local. Of a join: who had invited, and
+    the machine's tunnel address, key, and where it came from.
     """
     found = events(State(state))
     answer({"events": found}, as_json=as_json, text=lambda _: _in_words(found))
