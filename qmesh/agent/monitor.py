@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from qmesh.agent.membership_service import MembershipService
-from qmesh.agent.supervisor import HOLDER, SERVICE, Troubles, Watchdog, described
+from qmesh.agent.supervisor import DISK, HOLDER, SERVICE, Troubles, Watchdog, described
 from qmesh.errors import KernelRefused, MachineRefused
-from qmesh.host import held, processes, pulse
+from qmesh.host import held, processes, pulse, reserve
 from qmesh.host.channel.messages import Unanswered
 from qmesh.host.pulse import Pulse
 from qmesh.host.state import State
@@ -80,6 +80,7 @@ class Monitor:
                 self._probe_at = time.monotonic() + PROBE_S
                 self._probe_service()
                 self._probe_holder()
+                self._keep_reserve()
 
     def look_ended(self, took_s: float) -> None:
         """Feed systemd's watchdog: the loop has come to the end of a look. took_s: seconds that it took."""
@@ -129,6 +130,21 @@ class Monitor:
                     held.begin_anew(self._state)
             except MachineRefused as refused:
                 self._troubles.note_error(HOLDER, refused)
+
+    def _keep_reserve(self) -> None:
+        """Say where the disk is full; have the reserve again where it is not any more."""
+        directory = self._state.directory
+        try:
+            if reserve.make(directory):
+                self._troubles.clear(DISK)
+            else:
+                self._troubles.note(
+                    DISK,
+                    f"it is full, or nearly: there is no room for the reserve that {directory} is to have",
+                    hint=f"free {reserve.ROOM_OCTETS >> 20} MiB there; see `df -h {directory}` and `df -i`",
+                )
+        except OSError as error:
+            self._troubles.note_error(DISK, error)
 
     def _is_silent_again(self, part: str, error: Exception) -> bool:
         """Whether it gave no answer the second time; that is said then."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
+from qmesh.host import reserve
 
 PRIVATE_MODE = 0o600
 MAX_OCTETS = 64 * 1024 * 1024
@@ -85,6 +86,7 @@ def write(path: Path, octets: bytes, *, mode: int = PRIVATE_MODE) -> None:
     """Put `octets` at `path`, whole or not at all, and on the disk before this returns.
 
     A symbolic link at `path` is replaced, not followed. The file has `mode` from its first byte.
+    Where the disk is full, the reserve in that directory is given up for it, if there is one.
     Raises MachineRefused when the disk refuses; then the old file is as it was.
     """
     write_at(path, path, octets, mode, None)
@@ -96,19 +98,29 @@ def write_at(path: Path, named: Path, octets: bytes, mode: int, owner: tuple[int
     Where this thread may not give it to them, it gives nothing to others than whose it is then.
     """
     try:
-        with _temporary(path) as (descriptor, temporary):
-            if owner is not None and not _given(descriptor, owner):
-                mode &= 0o700
-            os.fchmod(descriptor, mode)
-            _write_all(descriptor, octets)
-            os.fsync(descriptor)
-            temporary.replace(path)
-        sync_directory(path.parent)
+        try:
+            _put(path, octets, mode, owner)
+        except OSError as error:
+            # In a directory of somebody else's a file of that name is no reserve.
+            if owner is not None or error.errno not in reserve.FULL or not reserve.give_up(path.parent):
+                raise
+            _put(path, octets, mode, owner)
     except OSError as error:
         raise MachineRefused(
             f"{named} could not be written: {_reason(error)}",
             hint="look for a full disk, a read-only file system, or missing rights; nothing was changed",
         ) from None
+
+
+def _put(path: Path, octets: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    with _temporary(path) as (descriptor, temporary):
+        if owner is not None and not _given(descriptor, owner):
+            mode &= 0o700
+        os.fchmod(descriptor, mode)
+        _write_all(descriptor, octets)
+        os.fsync(descriptor)
+        temporary.replace(path)
+    sync_directory(path.parent)
 
 
 def write_new(path: Path, octets: bytes) -> None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from qmesh.host import files, logs, reserved, services
+from qmesh.host import files, logs, reserve, reserved, services
 from qmesh.host.services import UNIT_DIRECTORY
 from qmesh.host.state import State
 from qmesh.mesh.units import (
@@ -100,4 +100,5 @@ def _files(state: State) -> tuple[Path, ...]:
         state.log_file,
         logs.put_aside(state.log_file),
         state.directory / reserved.REMEMBERED,
+        *(state.directory / name for name in reserve.NAMES),
     )

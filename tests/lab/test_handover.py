@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 import pytest
 
 from tests.lab.cluster import (
+    AGENT,
     SERVICE,
     STATE,
     checked,
@@ -198,3 +200,40 @@ def test_a_member_that_does_not_hear_of_it_asks_the_next_control_node_itself(lab
     a.run(["ip", "link", "delete", "eth0"])
     wait_until(lambda: reached(b, "10.77.0.3", PORTS_OF_C) == PORTS_OF_C, seconds=90)
     assert facts(c, "status")["control"] == "machine-b"
+
+
+DRIPPING = """
+import socket, sys, threading, time
+def drip(connection):
+    try:
+        connection.sendall(b"HTTP/1.1 200 OK\\r\\ncontent-length: 100000\\r\\n\\r\\n")
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.5)
+    except OSError:
+        pass
+listening = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print("ready", flush=True)
+while True:
+    connection, _ = listening.accept()
+    threading.Thread(target=drip, args=(connection,), daemon=True).start()
+"""
+
+
+def test_a_successor_that_answers_an_octet_now_and_then_does_not_keep_the_loop(lab):
+    control, member, _ = make_three(lab)
+    served = re.search(r"served at 10.77.0.1 port (\d+)", control.read(f"{STATE}/agent.log"))
+    assert served is not None
+    dripping = member.start(["python", "-c", DRIPPING, "10.77.0.2", served[1]])
+    dripping.wait_for("ready")
+    handing_over = control.start(["qmesh", "handover", "machine-b"])
+    (agent,) = control.processes(AGENT)
+    asking = ["ss", "-Htnp", "state", "established", "dst", f"10.77.0.2:{served[1]}"]
+    wait_until(lambda: f"pid={agent}," in control.run(asking).stdout, 60)
+    control.run(["ip", "link", "set", "qmesh0", "mtu", "1300"])
+    wait_until(lambda: "mtu 1300" not in control.run(["ip", "link", "show", "qmesh0"]).stdout)
+
+    dripping.kill()
+    handing_over.kill_session()
+    wait_until(lambda: facts(control, "status")["control"] == "machine-b", 60)
+    wait_until(lambda: control.run(["ls", f"{STATE}/mesh.db"], check=False).returncode, 60)

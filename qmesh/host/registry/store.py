@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from qmesh.errors import RESTORE, BadInput, EnrolmentRefused, NeedsRoot, StateUnreadable
-from qmesh.host import database, files
+from qmesh.host import database, files, reserve
 from qmesh.host.database import select, select_one
 from qmesh.host.registry import handing_over, invitations, keys, rows, schema
 from qmesh.host.registry.events import (
@@ -67,6 +67,7 @@ class Registry:
             raise StateUnreadable(f"{path} is missing, and it is the mesh", hint=RESTORE)
         if not os.access(path, os.R_OK | os.W_OK):
             raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root")
+        reserve.make_room(path.parent)
         self._connection = database.connect(path, busy_s=busy_s)
         try:
             self._refuse_foreign()

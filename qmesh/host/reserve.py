@@ -1,0 +1,81 @@
+"""Room on the disk that is given up when there is none left: whoever filled it, a machine can be taken out.
+
+Files beside the state, of which each also frees an inode. The agent makes them while there is room. The first
+write that finds the disk full takes them all away, and has the room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+NAMES: Final = tuple(f"reserve.{number}" for number in range(4))
+"""Its files in the state directory."""
+FILE_OCTETS: Final = 1 << 20
+ROOM_OCTETS: Final = 16 << 20
+ROOM_FILES: Final = 64
+"""What must be free besides, for it to be made: it is not to be what fills the disk."""
+LEAST_OCTETS: Final = 512 << 10
+LEAST_FILES: Final = 4
+"""What a change of the registry takes, with room to spare: SQLite makes two files beside it, also to read."""
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether it is there."""
+    return all((directory / name).exists() for name in NAMES)
+
+
+def make(directory: Path) -> bool:
+    """Have it, where there is room; whether it is whole. Raises OSError where it could not look or write."""
+    if is_whole(directory):
+        return True
+    if not _has(directory, ROOM_OCTETS, ROOM_FILES):
+        return False
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        for name in NAMES:
+            descriptor = os.open(directory / name, flags, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, FILE_OCTETS)
+            finally:
+                os.close(descriptor)
+    except OSError as error:
+        give_up(directory)
+        if error.errno in FULL:
+            return False
+        raise
+    return True
+
+
+def give_up(directory: Path) -> bool:
+    """Let others have its room; whether there was any. What has been freed can be used when this returns."""
+    found = False
+    for name in NAMES:
+        with contextlib.suppress(OSError):
+            (directory / name).unlink()
+            found = True
+    if found:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)  # some file systems free nothing before that
+            finally:
+                os.close(descriptor)
+    return found
+
+
+def make_room(directory: Path) -> None:
+    """Give it up where the disk is full: for who can't try again."""
+    with contextlib.suppress(OSError):
+        if not _has(directory, LEAST_OCTETS, LEAST_FILES):
+            give_up(directory)
+
+
+def _has(directory: Path, octets: int, inodes: int) -> bool:
+    """Whether so much is free there, for root. Of some file systems nobody can tell how many inodes."""
+    found = os.statvfs(directory)
+    return found.f_bfree * found.f_frsize >= octets and (not found.f_files or found.f_ffree >= inodes)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import errno
+import subprocess
+
+import pytest
+
+from qmesh.errors import MachineRefused
+from qmesh.host import files, reserve
+
+
+@pytest.fixture
+def small(own_machine, tmp_path):
+    """A directory on a disk of 24 MiB."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "small", tmp_path], check=True)
+    return tmp_path
+
+
+def fill(directory) -> None:
+    filling = ["dd", "if=/dev/zero", f"of={directory}/theirs", "bs=64k"]
+    done = subprocess.run(filling, check=False, capture_output=True)
+    assert b"No space left" in done.stderr
+
+
+@pytest.mark.lab
+def test_it_takes_its_room_while_there_is_enough(small):
+    assert reserve.make(small)
+    assert reserve.make(small)
+    for name in reserve.NAMES:
+        found = (small / name).stat()
+        assert (found.st_size, found.st_mode & 0o777) == (reserve.FILE_OCTETS, 0o600)
+        assert found.st_blocks * 512 >= reserve.FILE_OCTETS
+
+
+@pytest.mark.lab
+def test_a_write_on_a_full_disk_gives_it_up_and_is_done(small):
+    reserve.make(small)
+    files.write(small / "file", b"before")
+    fill(small)
+    files.write(small / "file", b"after" * 1000)
+
+    assert (small / "file").read_bytes() == b"after" * 1000
+    assert not reserve.is_whole(small)
+    assert not reserve.make(small)
+    (small / "theirs").unlink()
+    assert reserve.make(small)
+
+
+@pytest.mark.lab
+def test_without_it_a_full_disk_is_told_and_the_old_file_stays(small):
+    files.write(small / "file", b"before")
+    fill(small)
+    with pytest.raises(MachineRefused, match="No space left"):
+        files.write(small / "file", b"after" * 1000)
+
+    assert (small / "file").read_bytes() == b"before"
+
+
+@pytest.mark.lab
+def test_room_is_made_only_where_there_is_none(small):
+    reserve.make(small)
+    reserve.make_room(small)
+    assert reserve.is_whole(small)
+    fill(small)
+    reserve.make_room(small)
+    assert not reserve.is_whole(small)
+
+
+def test_where_there_is_none_nothing_is_given_up(tmp_path):
+    assert not reserve.give_up(tmp_path)
+    assert not reserve.is_whole(tmp_path)
+
+
+def test_no_link_is_followed(tmp_path):
+    (tmp_path / "target").write_text("mine")
+    (tmp_path / reserve.NAMES[0]).symlink_to(tmp_path / "target")
+    with pytest.raises(OSError) as refused:  # noqa: PT011 - its number is looked at
+        reserve.make(tmp_path)
+
+    assert refused.value.errno == errno.ELOOP
+    assert (tmp_path / "target").read_text() == "mine"
+    assert not (tmp_path / reserve.NAMES[0]).is_symlink()
