@@ -517,7 +517,7 @@ def test_a_question_that_is_given_up_waits_no_longer(tmp_path):
             wait_until(is_news_to_somebody)
             for poll in polls:
                 poll.close()
-        wait_until(lambda: not is_news_to_somebody(), 10)
+        assert not all(is_news_to_somebody() for _ in range(30))
         assert ask("GET", "/v1/membership", address="127.0.0.2").status == 204
 
 
