@@ -7,6 +7,7 @@ import contextlib
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -161,8 +162,8 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     statements: list[str] = []
     connect = database.connect
 
-    def connected(path: Path) -> sqlite3.Connection:
-        connection = connect(path)
+    def connected(path: Path, **options: Any) -> sqlite3.Connection:
+        connection = connect(path, **options)
         connection.set_trace_callback(statements.append)
         return connection
 
