@@ -40,12 +40,12 @@ _HEADER = re.compile(
 _PORTS = re.compile(r"set worker_ports \{[^}]*elements = \{ (?P<ports>[0-9, -]+) \}")
 _SUCCESSOR = re.compile(r"goto asks_service tcp dport \d+ ip6? daddr (?P<address>\S+) goto asks_service")
 """Not in the header: two long addresses are more than nft takes for a comment."""
-_OPENINGS: Final = "limit rate over 10/second burst 50 packets"
+_OPENINGS: Final = "limit rate over 10/second burst 20 packets"
 """Connections to the membership service that one member may open: one that hears of each change opens five a
-second at most, and whoever asks for more waits until TCP asks again."""
+second at most, and who asks for more waits until TCP asks again. Two seconds later all is granted anew."""
 _ASKER: Final = rf"[0-9a-f.:]+ {_OPENINGS}(?: timeout \w+)?(?: expires \w+)?"
 _ASKERS = re.compile(
-    r"(set askers \{ type ipv[46]_addr size 65535)(?: # count \d+)?( flags dynamic,timeout timeout 10s)"
+    r"(set askers \{ type ipv[46]_addr size 65535)(?: # count \d+)?( flags dynamic,timeout timeout 2s)"
     rf"(?: elements = \{{ {_ASKER}(?:, {_ASKER})* \}})?"
 )
 """The set of who asked lately, as nft lists it: its elements come and go, and are no change of the guard."""
@@ -56,13 +56,14 @@ _HOLDER = re.compile(rf"\A(table inet {HELD} {{) # progname [^\n]*")
 
 def render(guard: Guard) -> str:
     """The table as `nft -s list table inet qmesh` prints it, without comments or counters' values."""
-    return _render(guard, TABLE)
+    return _render(guard, TABLE, who_asked=_who_asked(guard), how_often=_how_often(guard))
 
 
 def render_held(guard: Guard) -> str:
     """The same for the table that belongs to a process.
 
-    Of the tunnel's packets it does not ask for more than G1: the control node's pass at once.
+    Of the tunnel's packets it does not ask for more than G1: the control node's pass at once, and those of
+    members are not counted.
     """
     passing = "" if guard.role == "control" else f"\n\t\t{_who_may_reach_workers(guard, _family(guard))}"
     return _render(guard, HELD, flags="\n\tflags owner", passing=passing)
@@ -72,7 +73,9 @@ def _family(guard: Guard) -> str:
     return "ip6" if ":" in guard.control_address else "ip"
 
 
-def _render(guard: Guard, table: str, *, flags: str = "", passing: str = "") -> str:
+def _render(
+    guard: Guard, table: str, *, flags: str = "", passing: str = "", who_asked: str = "", how_often: str = ""
+) -> str:
     family, stream = _family(guard), guard.stream_port
     header = (
         f"{_FORMAT}: {guard.role} {guard.interface} {guard.kind} {guard.listen_port}"
@@ -86,7 +89,7 @@ table inet {table} {{{flags}
 	set worker_ports {{
 		type inet_service{elements}
 	}}
-{_who_asked(guard, family)}
+{who_asked}
 	chain asked_for {{
 		type filter hook prerouting priority mangle; policy accept;{passing}
 		iifname "{guard.interface}" goto through_tunnel
@@ -121,7 +124,7 @@ table inet {table} {{{flags}
 		counter drop
 	}}
 
-	chain through_tunnel {{{_how_often(guard, family)}
+	chain through_tunnel {{{how_often}
 		{_what_members_may_reach(guard, family)}
 		ct direction reply accept
 		meta l4proto {{ icmp, ipv6-icmp }} fib daddr type local accept
@@ -199,23 +202,23 @@ def _what_is_roots(guard: Guard, family: str) -> str:
     return f"{asked}\n\t\t{answers} meta skuid != 0 counter drop"
 
 
-def _who_asked(guard: Guard, family: str) -> str:
+def _who_asked(guard: Guard) -> str:
     if guard.role == "worker":
         return ""
     return f"""
 	set askers {{
-		type {"ipv6" if family == "ip6" else "ipv4"}_addr
+		type {"ipv6" if _family(guard) == "ip6" else "ipv4"}_addr
 		size 65535
 		flags dynamic,timeout
-		timeout 10s
+		timeout 2s
 	}}
 """
 
 
-def _how_often(guard: Guard, family: str) -> str:
+def _how_often(guard: Guard) -> str:
     if guard.role == "worker":
         return ""
-    counted = f"update @askers {{ {family} saddr {_OPENINGS} }}"
+    counted = f"update @askers {{ {_family(guard)} saddr {_OPENINGS} }}"
     return f"\n\t\ttcp dport {guard.service_port} tcp flags syn {counted} counter drop"
 
 

@@ -21,12 +21,11 @@ from tests.lab.cluster import (
 from tests.lab.machines import TOOLS, Lab, Machine
 from tests.lab.mesh import USER
 from tests.lab.test_membership import all_hold
+from tests.lab.user import WAYS
 from tests.lab.waiting import comes_true, wait_until
 from tests.older_guard import as_of_format_1
 
 pytestmark = pytest.mark.lab
-
-WAYS = ("plain", "bound to the tunnel", "by MPTCP", "called root")
 
 
 @pytest.fixture(scope="module", params=["10.77.0.1", "fd77::1"])

@@ -123,7 +123,7 @@ def guard(**named: Any) -> Guard:
 
 WORKER = guard()
 CONTROL = guard(role="control", ports=(40000, 40001, 40002))
-OPENINGS = "limit rate over 10/second burst 50 packets"
+OPENINGS = "limit rate over 10/second burst 20 packets"
 ANSWERS = "meta l4proto { tcp, udp } th sport @worker_ports ct direction reply"
 ELEMENTS = "40003, 40004, 40005, 40006"
 MEMBERS_TO_WORKERS = "ip saddr 10.77.0.1 meta l4proto { tcp, udp } th dport @worker_ports accept"
@@ -179,7 +179,7 @@ def test_g1_the_control_nodes_guard_lets_in_its_own_processes_and_members_to_its
             "+type ipv4_addr",
             "+size 65535",
             "+flags dynamic,timeout",
-            "+timeout 10s",
+            "+timeout 2s",
         ),
         '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
         '-tcp dport 51821 oifname "qmesh0" goto asks_service',
@@ -264,34 +264,34 @@ ASKERS = {
 		type ipv4_addr
 		size 65535
 		flags dynamic,timeout
-		timeout 10s
+		timeout 2s
 		elements = {{ 10.77.0.2 {OPENINGS} expires 9s980ms, 10.77.0.3 {OPENINGS} expires 1m2s }}
 """,
     "1.1.3": f"""\
 		type ipv4_addr
 		size 65535
 		flags dynamic,timeout
-		timeout 10s
+		timeout 2s
 		elements = {{ 10.77.0.2 {OPENINGS},{WRAP}10.77.0.3 {OPENINGS} }}
 """,
     "1.1.7": f"""\
 		type ipv4_addr
 		size 65535	# count 1
 		flags dynamic,timeout
-		timeout 10s
-		elements = {{ 10.77.0.2 {OPENINGS} timeout 10s expires 9s }}
+		timeout 2s
+		elements = {{ 10.77.0.2 {OPENINGS} timeout 2s expires 9s }}
 """,
 }
 """The set of who asked lately, as versions of nft list it."""
-NOBODY = "\t\ttype ipv4_addr\n\t\tsize 65535\n\t\tflags dynamic,timeout\n\t\ttimeout 10s\n"
+NOBODY = "\t\ttype ipv4_addr\n\t\tsize 65535\n\t\tflags dynamic,timeout\n\t\ttimeout 2s\n"
 
 
 @pytest.mark.parametrize("version", ASKERS)
 def test_who_asked_lately_is_no_change_of_the_guard(version: str) -> None:
-    for listing, read in ((render(CONTROL), parse), (listed_held(CONTROL), parse_held)):
-        asked = listing.replace(NOBODY, ASKERS[version])
-        assert asked != listing
-        assert read(asked) == CONTROL
+    listing = render(CONTROL)
+    asked = listing.replace(NOBODY, ASKERS[version])
+    assert asked != listing
+    assert parse(asked) == CONTROL
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_who_asked_lately_is_no_change_of_the_guard(version: str) -> None:
         ("10/second", "9/second"),
         (f"10.77.0.2 {OPENINGS}", "10.77.0.2"),
         ("elements = {", "elements = { 10.77.0.2,"),
-        ("timeout 10s", "timeout 10d"),
+        ("timeout 2s", "timeout 2d"),
         ("ipv4_addr", "mark"),
     ],
 )
@@ -449,6 +449,9 @@ def test_g1_the_held_table_is_the_guard_less_what_the_tunnel_denies_the_control_
         "-table inet qmesh {",
         "+table inet qmesh-held {",
         "+flags owner",
+        *("-}", "-", "-set askers {", "-type ipv4_addr"),
+        *("-size 65535", "-flags dynamic,timeout", "-timeout 2s"),
+        f"-tcp dport 51821 tcp flags syn update @askers {{ ip saddr {OPENINGS} }} counter drop",
     ]
 
 
