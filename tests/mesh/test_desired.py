@@ -225,3 +225,22 @@ def test_a_machine_of_no_mesh_has_no_state() -> None:
 )
 def test_the_network_of_one_address_holds_just_that(address: str, network: str) -> None:
     assert host_network(address) == network
+
+
+@pytest.mark.parametrize(
+    ("control", "successor", "name", "expected"),
+    [
+        ("a", None, "a", None),
+        ("a", "b", "a", "10.77.0.2"),
+        ("b", "a", "b", "10.77.0.1"),  # the role has passed, and this one serves until that is heard
+        ("a", "b", "b", None),
+        ("a", "b", "d", None),  # through a member's tunnel no other service has that port
+    ],
+)
+def test_g5_a_control_node_knows_where_its_role_goes(
+    control: str, successor: str | None, name: str, expected: str | None
+) -> None:
+    d = Machine(name="d", public_key=key(4), address="10.77.0.4", workers=1)
+    found = desired(mesh(A, B, d, control=control, successor=successor), name, PLACE, {}).guard
+    assert isinstance(found, Guard)
+    assert found.successor_address == expected
