@@ -128,7 +128,7 @@ def test_whose_a_directory_is_that_an_earlier_version_remembered_is_asked_once(c
 
 HOSTILE = {
     "6 MB": ("yes '#' | head -c 6000000 > .config/config.yml", "is larger than 1048576 bytes"),
-    "values": ("yes '- a' | head -n 30000 > .config/config.yml", "more than 20000 values"),
+    "values": ("yes -- '- a' | head -n 30000 > .config/config.yml", "more than 20000 values"),
     "directives": (
         "seq 40000 | sed 's/.*/%TAG !&! tag:x/' > .config/config.yml",
         "more than 10 lines begin with %",
