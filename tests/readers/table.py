@@ -31,19 +31,21 @@ from qmesh.host import (
     link_messages,
     names,
     nftables,
-    notices,
     ports,
     processes,
     records,
     registry,
     reserved,
+    rule_notices,
     sessions,
     sockets,
     state,
 )
 from qmesh.host.channel import client, connections, service
 from qmesh.host.channel.messages import Silent
-from qmesh.host.netlink import HEADER, answers, attributes, messages_in, refusals
+from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.netlink import answers, refusals
+from qmesh.host.netlink_messages import HEADER, attributes, messages_in
 from qmesh.host.registry import Registry, RegistryImage, image
 from qmesh.host.state import State
 from qmesh.host.wireguard import kernel, messages, uapi
@@ -395,7 +397,7 @@ def _dump() -> bytes:
 def _netlink(octets: bytes) -> None:
     with refusals("read"):
         for kind, _, message in messages_in(octets):
-            notices._who(message)
+            rule_notices._who(message)
             list(attributes(message, 20, len(message)))
             del kind
         for _message, code, _torn in answers(octets):
@@ -873,7 +875,7 @@ READERS: Final[dict[str, Reader]] = {
         Reader(
             "config.yml on the disk",
             (nodefile,),
-            _of_state("config.yml", lambda state: nodefile.read(state.directory)),
+            _of_state("config.yml", lambda state: nodefile.read(ConfigDirectory(state.directory, None))),
             (b"p2p:\n  x: 1\n",),
         ),
         Reader(
@@ -927,7 +929,7 @@ READERS: Final[dict[str, Reader]] = {
             lambda octets: kernel.device_in("q", [octets]),
             (_dump(),),
         ),
-        Reader("netlink", (notices,), _netlink, (_dump(), link_messages.get_link("qmesh0"))),
+        Reader("netlink", (rule_notices,), _netlink, (_dump(), link_messages.get_link("qmesh0"))),
         Reader("link", (link_messages,), _link, (LINK,)),
         Reader("addresses", (link_messages,), _addresses, (ADDRESS,)),
         Reader("connections", (), _flows, (bytes(range(100)),)),
