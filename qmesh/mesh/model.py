@@ -50,7 +50,7 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 CoreNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 MOST_REVISION: Final = 2**53
 """That a membership's revision can grow to: as far as every reader of JSON counts whole numbers."""
-UnixTime = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+UnixTime = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
 """Seconds: no more than can be printed as a date."""
 
 DEFAULT_INTERFACE: Final = "qmesh0"
