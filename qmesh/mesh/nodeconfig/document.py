@@ -185,12 +185,18 @@ def _events(text: str) -> Iterator[yaml.Event]:
         raise _not_yaml(error, text) from None
 
 
+def _too_deep(mark: Mark) -> BadInput:
+    return wrong(mark, f"nested deeper than {MAX_DEPTH} levels", "is it the node's config.yml?")
+
+
 def _not_yaml(error: yaml.YAMLError, text: str) -> BadInput:
     place = getattr(error, "problem_mark", None)
     mark = _mark(place) if place else Mark(0, 0, 0)
     # What is quoted and more than a character may be a word of the text.
     said = getattr(error, "problem", None) or "the text cannot be read"
     problem = _QUOTED.sub(lambda quote: quote["short"] or "...", said)
+    if "nesting depth" in said:  # PyYAML of 6.0.4 on has a bound of its own
+        return _too_deep(mark)
     if text[mark.at : mark.at + 1] == "\t":
         return wrong(mark, "a tab stands where YAML wants spaces", "indent with spaces")
     return wrong(mark, f"this is not YAML: {problem}", "correct this line, or the one before it")
@@ -235,11 +241,7 @@ class _Composer:
 
     def _begin(self, event: yaml.CollectionStartEvent) -> None:
         if len(self._open) == MAX_DEPTH:
-            raise wrong(
-                _mark(event.start_mark),
-                f"nested deeper than {MAX_DEPTH} levels",
-                "is it the node's config.yml?",
-            )
+            raise _too_deep(_mark(event.start_mark))
         self._open.append((event, []))
 
     def _put(self, node: Node) -> None:
