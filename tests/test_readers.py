@@ -22,9 +22,12 @@ METHODS = {"loads", "deserialize", "unpack", "unpack_from", "fromhex", "read_byt
 """What makes a value of octets or text."""
 
 ELSEWHERE = {
+    "host/config_directory.py": "what the kernel tells of a descriptor; octets go on to nodefile",
     "host/database.py": "its select is what the registry reads by",
     "host/firewalls.py": "hands the text of listings on to mesh/foreign",
     "host/flows.py": "in the table as `connections`; its module is loaded late",
+    "host/invoker.py": "a name that fits, or a number",
+    "host/left_over.py": "looks for one word",
     "host/netlink.py": "read by who asks: links, messages, notices, connections",
     "host/paths.py": "the one answer is compared with what was sent",
     "host/services.py": "compares unit files as text",
@@ -74,6 +77,11 @@ def test_a_valid_example_is_taken_by_its_reader(reader):
     if reader.name == "registry":
         pytest.skip("asks what is refused of one that is whole too")
     assert any(other_error(reader, seed)[0] for seed in reader.seeds)
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name.endswith((".json", ".key", ".msgpack"))])
+def test_a_file_of_the_table_is_the_one_that_is_read(name):
+    assert READERS[name].read(READERS[name].seeds[0]) is not None
 
 
 def test_a_run_finds_a_reader_that_raises_something_else():

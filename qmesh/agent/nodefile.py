@@ -72,7 +72,7 @@ def is_trusted(directory: ConfigDirectory) -> bool:
     """Whether it is root's, or that of the user who typed `sudo`; of who is not root nothing can be had."""
     trusted = {0, os.geteuid()}
     by_sudo = os.environ.get("SUDO_UID", "")
-    if by_sudo.isdecimal():
+    if by_sudo.isdecimal() and len(by_sudo) < 11:
         trusted.add(int(by_sudo))
     return directory.owner in trusted
 

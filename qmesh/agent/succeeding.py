@@ -17,7 +17,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.here import Here, held_membership, stale
-from qmesh.errors import EnrolmentRefused, StateUnreadable
+from qmesh.errors import JOIN_ANEW, EnrolmentRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.channel.messages import Silent
 from qmesh.host.records import NextShared
@@ -221,7 +221,10 @@ def ask_next(state: State, here: Here) -> Answered | None:
         return None
     if known.control == here.settings.name:
         return None
-    return Answered(mesh.control, signed, keys[mesh.control_node.public_key])
+    shared = keys.get(mesh.control_node.public_key)
+    if shared is None:
+        raise StateUnreadable(f"{state.registry_file} has no preshared key of {mesh.control}", hint=JOIN_ANEW)
+    return Answered(mesh.control, signed, shared)
 
 
 def retire(state: State, answered: Answered) -> None:

@@ -18,6 +18,7 @@ from qmesh.mesh.model import (
     Endpoint,
     Port,
     Secret,
+    UnixTime,
     Unshown,
     interface_name,
     ip_address,
@@ -130,7 +131,7 @@ class Restoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class BackedUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The last backup that was written. at: Unix time in seconds; revision: of the mesh in it."""
 
-    at: int
+    at: UnixTime
     revision: int
 
 

@@ -30,6 +30,7 @@ from qmesh.host import (
     health,
     link_messages,
     names,
+    netlink_messages,
     nftables,
     ports,
     processes,
@@ -378,6 +379,7 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
     ("successor.json", State.next_shared, records.NextShared(KEYS[1], SHARED)),
     ("rotating.json", State.rotation, records.Rotation(KEYS[1], KEYS[2])),
     ("restored.json", State.restoring, records.Restoring("0" * 64, done=True)),
+    ("backup.json", State.backed_up, records.BackedUp(NOW, 7)),
     ("due.json", State.due, following.Due(restart=(1, 2), stop=(9,), control=True)),
     ("undo.json", State.undoing, UNDOING),
 )
@@ -529,6 +531,7 @@ def _import_list(octets: bytes) -> None:
 
 def _guards(octets: bytes) -> None:
     text = _text(octets)
+    guard.told(text)
     guard.parse(text)
     guard.parse_script(text)
     guard.parse_held(text)
@@ -929,7 +932,9 @@ READERS: Final[dict[str, Reader]] = {
             lambda octets: kernel.device_in("q", [octets]),
             (_dump(),),
         ),
-        Reader("netlink", (rule_notices,), _netlink, (_dump(), link_messages.get_link("qmesh0"))),
+        Reader(
+            "netlink", (netlink_messages, rule_notices), _netlink, (_dump(), link_messages.get_link("qmesh0"))
+        ),
         Reader("link", (link_messages,), _link, (LINK,)),
         Reader("addresses", (link_messages,), _addresses, (ADDRESS,)),
         Reader("connections", (), _flows, (bytes(range(100)),)),
