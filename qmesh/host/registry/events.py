@@ -7,7 +7,7 @@ there is one event of an offered key, which becomes the newest one when it offer
 from __future__ import annotations
 
 import sqlite3
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -43,9 +43,9 @@ _COLUMNS: Final = "at, command, what, machine, revision, user, address, endpoint
 
 
 class _Row(NamedTuple):
-    """A row of `events`, as `_COLUMNS` has it."""
+    """A row of `events`, as `_COLUMNS` has it; of a time that can be."""
 
-    at: UnixTime
+    at: Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
     command: str
     what: str
     machine: str | None
