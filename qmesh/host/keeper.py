@@ -7,6 +7,7 @@ It understands no guard: the file is in the very words in which nft lists the ta
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -22,6 +23,8 @@ SCRIPT: Final = "guard.nft"
 """Its file in the state directory."""
 LOOK_S: Final = 2.0
 """Seconds between two looks, at most: the kernel tells of tables, not of files."""
+WHOLE_S: Final = 10.0
+"""Seconds after which a look is at the table too, though nothing was told of it and the file is the same."""
 BREATH_S: Final = 0.02
 """Seconds between two looks, at least: another program may change the rules without end."""
 
@@ -37,6 +40,10 @@ class Keeper:
         self._path = directory / SCRIPT
         self._notices = RuleNotices()
         self._looked = 0.0
+        self._found: tuple[tuple[int, int, int] | None, float] = (
+            None,
+            0.0,
+        )  # the file, and until when that counts
 
     def close(self) -> None:
         """Keep it no more."""
@@ -55,10 +62,16 @@ class Keeper:
         time.sleep(max(0.0, self._looked + BREATH_S - time.monotonic()))
         noticed = self._notices.take()
         self.by = "" if noticed is None else noticed.by
+        stamp, found = _stamp(self._path), self._found
+        if noticed is None and stamp == found[0] and time.monotonic() < found[1]:
+            return False
+        self._found = None, 0.0
         try:
-            return self._look()
+            was_loaded = self._look()
         finally:
             self._looked = time.monotonic()
+        self._found = stamp, self._looked + WHOLE_S
+        return was_loaded
 
     def _look(self) -> bool:
         # The table before the file: one that a command has just loaded has its file by then.
@@ -73,6 +86,14 @@ class Keeper:
         if now != script:  # a command was quicker: what it wanted counts
             nftables.run(unload_script() if now is None else now)
         return True
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What is another once the file was written; None where there is none."""
+    with contextlib.suppress(OSError):
+        found = path.lstat()
+        return found.st_ino, found.st_ctime_ns, found.st_size
+    return None
 
 
 def read(path: Path) -> str | None:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from qmesh.agent.here import refuse_foreign_guard
 from qmesh.errors import KernelRefused, StateUnreadable
-from qmesh.host import files, keeper, nftables, processes
+from qmesh.host import files, held, keeper, nftables, processes
 from qmesh.host.keeper import Keeper
 from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.state import State
@@ -120,6 +121,41 @@ def test_what_a_command_takes_away_does_not_come_back(state, linux):
         assert flushing.wait() == 0
         assert nftables.run("list tables inet") == ""
     idle(2 * keeper.BREATH_S)
+    assert nftables.run("list tables inet") == ""
+    assert not state.guard_file.exists()
+    assert not state.held_file.exists()
+
+
+class CutOff(BaseException):
+    """The command was killed here."""
+
+
+CUTS = [(files, "remove"), (held, "release"), (nftables, "run"), (held, "end"), (files, "remove")]
+"""What taking the guard away does, step by step."""
+
+
+@pytest.mark.parametrize("step", range(len(CUTS)))
+def test_a_removal_that_is_cut_off_is_known_for_our_own_and_ended_when_run_again(
+    state, linux, monkeypatch, step
+):
+    linux.apply(LoadGuard(None, WHOLE))
+    module, name = CUTS[step]
+    real, left = getattr(module, name), 1 if step == 4 else 0
+
+    def cut(*words: object) -> object:
+        nonlocal left
+        if left:
+            left -= 1
+            return real(*words)
+        raise CutOff
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, cut)
+        with pytest.raises(CutOff):
+            unload_guard(state)
+    refuse_foreign_guard(state)  # as `uninstall` begins
+    unload_guard(state)
+
     assert nftables.run("list tables inet") == ""
     assert not state.guard_file.exists()
     assert not state.held_file.exists()
