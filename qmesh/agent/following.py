@@ -30,6 +30,8 @@ LOOK_S: Final = 1.0
 """Seconds between two looks at whether there is something new, at least."""
 REST: Final = 10
 """Times of the processor time that a look took, until the next: a user may change his file without end."""
+MOST_TOLD: Final = 20
+"""Cores to stop that the log names; who wrote config.yml may have listed any number."""
 DIAL_S: Final = 5.0
 PATIENCE_S: Final = 120.0
 """Seconds after which the control process of a node that bears a dead worker is restarted all the same."""
@@ -185,8 +187,11 @@ class Follower:
 def _tell(here: Here, waiting: Due) -> None:
     """What to run, where nobody allowed the agent to."""
     if waiting.stop:
-        units = " ".join(map(worker_unit, waiting.stop))
-        log.info("stop cores %s, another machine's now: systemctl stop %s", ranges_text(waiting.stop), units)
+        told = waiting.stop[:MOST_TOLD]
+        more = f" and {len(waiting.stop) - MOST_TOLD} more" if len(waiting.stop) > MOST_TOLD else ""
+        units = " ".join(map(worker_unit, told))
+        cores = ranges_text(told)
+        log.info("stop cores %s%s, another machine's now: systemctl stop %s", cores, more, units)
     if waiting.restart:
         are_all = waiting.restart == tuple(here.inventory.numbers(here.settings.name))
         log.info("now run: %s", restart_command(waiting.restart, are_all=are_all))
@@ -197,10 +202,12 @@ def _tell(here: Here, waiting: Due) -> None:
 def _restart_workers(here: Here, waiting: Due) -> None:
     """Stop, start and restart just these; those of a node that its owner stopped stay so."""
     cores = here.inventory.numbers(here.settings.name)
-    services.order("stop", *map(worker_unit, waiting.stop))
+    # What was in the file is its owner's: cores without number, of which systemd has never heard.
+    stop = tuple(core for core in services.running_workers() if core in waiting.stop)
+    services.order("stop", *map(worker_unit, stop))
     wanted = tuple(core for core in waiting.restart if core in cores)
     verb = "restart" if services.is_active(WORKERS) else "try-restart"
     services.order(verb, *map(worker_unit, wanted))
-    for what, which in (("stopped", waiting.stop), ("restarted", wanted)):
+    for what, which in (("stopped", stop), ("restarted", wanted)):
         if which:
             log.info("%s the workers of cores %s", what, ranges_text(which))

@@ -142,3 +142,18 @@ def test_who_changes_his_file_without_end_has_the_agent_rest_between(own_machine
         follower.turn(here)
         used = time.thread_time() - used
         assert follower._look_at - began >= REST * used / 2
+
+
+@pytest.mark.lab
+def test_a_list_that_its_owner_made_long_is_no_long_line_in_the_log(
+    own_machine: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = made()
+    entries = "".join(f"    - /ip4/10.77.0.1/tcp/{40000 + number}\n" for number in range(15_000))
+    (CONFIG / "config.yml").write_text(f"engine:\n  dataWorkerMultiaddrs:\n{entries}", encoding="utf-8")
+    caplog.set_level("INFO", "qmesh")
+    Follower(state).turn(load(state))
+    (said,) = [message for message in caplog.messages if message.startswith("stop cores")]
+    assert said.startswith("stop cores 4-23 and 14977 more, another machine's now: systemctl stop ")
+    assert max(map(len, caplog.messages)) < 1000
+    assert state.due() is None
