@@ -91,3 +91,14 @@ class Interrupted(QmeshError):
     """The user said stop: Ctrl-C."""
 
     exit_code = 130
+
+
+def bug_at(error: Exception) -> str:
+    """An error that nobody foresaw, by its kind and place; what it says may be anything, and is left out."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(error).__name__
+    file = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
+    return f"{type(error).__name__} at {file}:{trace.tb_lineno}"

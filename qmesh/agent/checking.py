@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import base64
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Final, TypeVar
 
 import msgspec
 
 from qmesh.agent import nodefile
-from qmesh.agent.converge import wanted_and_observed
+from qmesh.agent.converge import guard_wanted_and_observed, wanted_and_observed
 from qmesh.agent.firewalls import found_obstacles
 from qmesh.agent.here import Here, load, require_root, risen
 from qmesh.agent.reaching import found_black_hole
 from qmesh.agent.undoing import put_back_when_due
 from qmesh.agent.workers import watch_workers
-from qmesh.errors import EnrolmentRefused, QmeshError, StateUnreadable
+from qmesh.errors import EnrolmentRefused, Interrupted, QmeshError, StateUnreadable, bug_at
 from qmesh.host import files, health, nftables, ports, services, surroundings, sysctls
 from qmesh.host.channel.messages import Silent
 from qmesh.host.config_directory import ConfigDirectory
@@ -27,24 +30,34 @@ from qmesh.mesh import networks, nodeconfig
 from qmesh.mesh.audit import (
     Agent,
     AgentTrouble,
-    BlackHole,
     Change,
     ConfigFile,
     Finding,
     Flusher,
     KeyFile,
+    Part,
     SecretFile,
     SilentWorkers,
     Surroundings,
-    audit,
+    check_failed,
+    parts,
 )
 from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import HELD
+from qmesh.mesh.model import NodeState
 from qmesh.mesh.sysctls import Weakness, weaknesses
 from qmesh.mesh.units import AFTER_FLUSH, qmesh_units
 
+T = TypeVar("T")
+U = TypeVar("U")
+
 AGENT_ANSWER_S = 3.0
+NOTHING: Final = NodeState(guard=None, tunnel=None, reserved_ports=())
+REPORT: Final = "report it with what `QMESH_TRACEBACK=1 qmesh check` shows"
+SEE_RULES: Final = (
+    "`nft list ruleset` shows it: is it needed? it can't be told whether it is in the mesh's way"
+)
 SEE_LOG = "see the agent's log: `journalctl -u qmesh`, or agent.log in the state directory"
 LATE_S = 30.0
 """Seconds since an agent's last whole look that cannot be explained by what it waits for."""
@@ -64,70 +77,140 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def check(state: State) -> Report:
-    """Audit this machine. Raises MachineRefused where it could not look."""
+    """Audit this machine, part by part: one that can't be audited is a finding, and the others are told.
+
+    Raises QmeshError where it is not known what the machine should be.
+    """
     require_root("qmesh check")
-    agent = _agent(state)  # before it has to wait for this command, which must not wait for a user's disk
-    config = _config_file(state.settings().node)
+    looks = Looks()
+    # Before it has to wait for this command, which must not wait for a user's disk.
+    agent = looks.at("agent", lambda: _agent(state), None)
+    config = looks.at("config.yml", lambda: _config_file(state.settings().node), None)
     with state.lock():
-        put_back_when_due(state)
+        looks.at("unconfirmed changes", lambda: put_back_when_due(state), otherwise=False)
         remembered = load(state)
         here = risen(remembered)
-        linux = Linux(state, here.settings.interface, [])
-        desired, observed = wanted_and_observed(here, linux)
+        seen = looks.at("tunnel", lambda: _wanted_and_observed(state, here), None)
+        if seen is None:
+            seen = looks.at("guard", lambda: _without_tunnel(state, here), None)
         around = _surroundings(
-            state,
-            here,
-            taken_down=not remembered.settings.up,
-            obstacles=found_obstacles(here, desired, observed),
-            black_hole=found_black_hole(here, observed),
-            agent=agent,
-            config=config,
+            state, here, looks, seen, taken_down=not remembered.settings.up, agent=agent, config=config
         )
-    return Report(here.settings.name, here.inventory.revision, audit(desired, observed, around))
+    desired, observed = seen or (NOTHING, NOTHING)
+    if seen is None:
+        looks.skip("guard", "ports", "sysctls", "listeners", "config.yml")
+    if "tunnel" in looks.skipped:
+        looks.skip("membership service")
+    found: list[Finding] = []
+    for part, findings in parts(desired, observed, around):
+        if part not in looks.skipped:
+            found += looks.at(part, partial(_all, findings), ())
+    return Report(here.settings.name, here.inventory.revision, (*looks.failures, *found))
+
+
+def _all(findings: Callable[[], Iterable[Finding]]) -> tuple[Finding, ...]:
+    return tuple(findings())
+
+
+class Looks:
+    """Looks at parts of the machine. What any of them raises is a finding, and the part is left out."""
+
+    def __init__(self) -> None:
+        self.failures: list[Finding] = []
+        self.skipped: set[Part] = set()
+
+    def at(self, part: Part, look: Callable[[], T], otherwise: U) -> T | U:
+        """What is seen there, or `otherwise`. With QMESH_TRACEBACK a bug is raised."""
+        try:
+            return look()
+        except Interrupted:
+            raise
+        except QmeshError as error:
+            self.fail(part, error.message, error.hint)
+        except Exception as error:
+            if os.environ.get("QMESH_TRACEBACK"):
+                raise
+            self.fail(part, f"qmesh itself failed: {bug_at(error)}", REPORT)
+        self.skip(part)
+        return otherwise
+
+    def fail(self, part: Part, why: str, cure: str) -> None:
+        """Say that a part, or something of it, could not be audited."""
+        self.failures.append(check_failed(part, why, cure))
+
+    def skip(self, *skipped: Part) -> None:
+        """Leave parts out."""
+        self.skipped.update(skipped)
+
+
+def _wanted_and_observed(state: State, here: Here) -> tuple[NodeState, NodeState]:
+    return wanted_and_observed(here, Linux(state, here.settings.interface, []))
+
+
+def _without_tunnel(state: State, here: Here) -> tuple[NodeState, NodeState]:
+    return guard_wanted_and_observed(here, Linux(state, here.settings.interface, []))
 
 
 def _surroundings(
     state: State,
     here: Here,
+    looks: Looks,
+    seen: tuple[NodeState, NodeState] | None,
     *,
     taken_down: bool,
-    obstacles: tuple[Obstacle, ...],
-    black_hole: BlackHole | None,
     agent: Agent | None,
     config: ConfigFile | None,
 ) -> Surroundings:
-    occupied = map(ip_network, surroundings.occupied_networks(here.settings.interface))
     machines = here.inventory.machines
+    is_asked = not taken_down and not here.settings.removed
     return Surroundings(
         public_key=here.machine.public_key,
         names={machine.public_key: machine.name for machine in machines},
         members=nodefile.addresses(here.inventory),
         workers=nodefile.multiaddrs(here.inventory),
-        silent=() if taken_down else _silent(here),
+        silent=() if taken_down else looks.at("workers", lambda: _silent(here), ()),
         settings=nodeconfig.wanted_settings(here.inventory, here.settings.name)[1:],
         profile=here.inventory.node,
         is_control=here.settings.control,
-        key_files=_key_files(state, here),
-        secret_files=tuple(
-            SecretFile(str(path), files.mode_of(path))
-            for path in (state.preshared_key_file, state.registry_file)
-        ),
+        key_files=looks.at("keys", lambda: _key_files(state, here), ()),
+        secret_files=looks.at("keys", lambda: _secret_files(state), ()),
         config=config,
-        ephemeral=ports.ephemeral(),
-        reserved=ports.reserved(),
-        listeners=ports.listeners(),
+        ephemeral=looks.at("config.yml", ports.ephemeral, None),
+        reserved=looks.at("config.yml", ports.reserved, frozenset()),
+        listeners=looks.at("listeners", ports.listeners, ()),
         taken_down=taken_down,
         removed=here.settings.removed,
         agent=agent,
-        unanswered=None if taken_down or here.settings.removed else _unanswered(here),
-        obstacles=obstacles,
-        black_hole=black_hole,
-        collision=networks.overlap(here.inventory.network, occupied),
-        weaknesses=_weaknesses(here.settings.interface),
-        flusher=_flusher(state),
-        held=nftables.read_table(HELD) is not None,
-        change=_change(state),
+        unanswered=looks.at("membership service", lambda: _unanswered(here), None) if is_asked else None,
+        obstacles=()
+        if seen is None
+        else looks.at("other firewalls", lambda: _obstacles(here, looks, *seen), ()),
+        black_hole=None
+        if seen is None
+        else looks.at("tunnel", lambda: found_black_hole(here, seen[1]), None),
+        collision=looks.at("tunnel", lambda: _collision(here), None),
+        weaknesses=looks.at("sysctls", lambda: _weaknesses(here.settings.interface), ()),
+        flusher=looks.at("units that flush", lambda: _flusher(state), None),
+        held=looks.at("units that flush", lambda: nftables.read_table(HELD) is not None, otherwise=False),
+        change=looks.at("unconfirmed changes", lambda: _change(state), None),
     )
+
+
+def _obstacles(here: Here, looks: Looks, desired: NodeState, observed: NodeState) -> tuple[Obstacle, ...]:
+    found, unread = found_obstacles(here, desired, observed)
+    for each in unread:
+        looks.fail("other firewalls", each, SEE_RULES)
+    return found
+
+
+def _collision(here: Here) -> str | None:
+    occupied = map(ip_network, surroundings.occupied_networks(here.settings.interface))
+    return networks.overlap(here.inventory.network, occupied)
+
+
+def _secret_files(state: State) -> tuple[SecretFile, ...]:
+    paths = (state.preshared_key_file, state.registry_file)
+    return tuple(SecretFile(str(path), files.mode_of(path)) for path in paths)
 
 
 def _agent(state: State) -> Agent | None:

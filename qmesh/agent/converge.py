@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed, stale
-from qmesh.errors import KernelRefused, QmeshError
+from qmesh.errors import KernelRefused, MachineRefused, QmeshError
 from qmesh.host import paths
 from qmesh.host.linux import Linux, Outline
-from qmesh.mesh.model import TUNNEL_MTU, Endpoint, Guard, NodeState
+from qmesh.mesh.model import TUNNEL_MTU, Endpoint, Guard, InterfaceKind, NodeState
 from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, plan
 from qmesh.mesh.reaching import tunnel_mtu
 
@@ -39,6 +39,17 @@ def wanted_and_observed(
     return _closing_on(here, linux, endpoints, observed), observed
 
 
+def guard_wanted_and_observed(here: Here, linux: Linux) -> tuple[NodeState, NodeState]:
+    """The same without a look at the tunnel: neither state names the right one."""
+    observed = linux.observe_guard()
+    seen = observed.loaded_guard
+    try:
+        kind = linux.backend.kind
+    except MachineRefused:  # it is not known what the tunnel is, and that is no reason not to see the guard
+        kind = "tun" if seen is None else seen.kind
+    return _closing_on(here, linux, {}, observed, kind), observed
+
+
 def _answers(here: Here) -> bool:
     """Whether the control node is where WireGuard sends to now: it may be behind NAT, and have called us."""
     return paths.echo_time(here.inventory.control_node.address, 100, wait_s=1.0, tries=1) is not None
@@ -56,14 +67,18 @@ def _mtu(here: Here, endpoints: Mapping[str, Endpoint], observed: NodeState) -> 
 
 
 def _closing_on(
-    here: Here, linux: Linux, endpoints: Mapping[str, Endpoint], observed: NodeState
+    here: Here,
+    linux: Linux,
+    endpoints: Mapping[str, Endpoint],
+    observed: NodeState,
+    kind: InterfaceKind | None = None,
 ) -> NodeState:
     """What this machine should be, and closed too what qmesh closed before and somebody listens on still.
 
     A worker that was renumbered, paused or taken out goes on at its old port until it is restarted.
     """
     mtu = _mtu(here, endpoints, observed)
-    wanted = desired_here(here, linux.backend.kind, endpoints, mtu=mtu)
+    wanted = desired_here(here, kind or linux.backend.kind, endpoints, mtu=mtu)
     if not isinstance(wanted.guard, Guard):
         return wanted
     closed = linux.still_listened(wanted.guard.ports).union(wanted.guard.ports)

@@ -19,14 +19,18 @@ STRANGERS: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 """Addresses of nobody (RFC 5737, RFC 3849): for machines that may ask the control node from anywhere."""
 
 
-def found_obstacles(here: Here, desired: NodeState, observed: NodeState) -> tuple[Obstacle, ...]:
+def found_obstacles(
+    here: Here, desired: NodeState, observed: NodeState
+) -> tuple[tuple[Obstacle, ...], tuple[str, ...]]:
     """What the machine's other firewalls do to the packets that its part in the mesh needs.
 
-    Rules rarely tell members apart: some stand for all. Raises MachineRefused where it could not look.
+    Besides, what of them could not be read. Rules rarely tell members apart: some stand for all.
+
+    Raises MachineRefused where it could not look.
     """
     guard, tunnel = desired.guard, desired.tunnel
-    assert isinstance(guard, Guard)
-    assert tunnel is not None
+    if not isinstance(guard, Guard) or tunnel is None:  # nothing is needed of a machine that is in no mesh
+        return (), ()
     listing = firewalls.read()
     peers = () if observed.tunnel is None else observed.tunnel.peers
     ends = [(peer.endpoint.host, peer.endpoint.port) for peer in peers if peer.endpoint is not None]
@@ -38,4 +42,4 @@ def found_obstacles(here: Here, desired: NodeState, observed: NodeState) -> tupl
     # And one that has not joined yet.
     joining = (str(ipaddress.ip_network(here.inventory.network)[-2]), here.inventory.base_port)
     packets = needed(guard, tunnel, (*members, joining), ways)
-    return obstacles(tables_of(listing), packets, listing.lasting)
+    return obstacles(tables_of(listing), packets, listing.lasting), listing.unread

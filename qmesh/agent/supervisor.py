@@ -206,7 +206,9 @@ def begin_anew_for(part: str, pulse: Pulse, troubles: Troubles, directory: Path)
     directory: the state directory.
     """
     reason = f"it hung for {pulse.silent_s:.0f} s"
-    log.error("%s: %s, so the agent begins anew; it was at:\n%s", part, reason, pulse.stack())
+    log.error("%s: %s, so the agent begins anew; it was at:", part, reason)
+    for line in pulse.stack().split("\n"):
+        log.error("%s", line)
     processes.notify(f"STATUS=begins anew: {part}: {reason}")
     troubles.restarted(part, reason)
     os.environ[_RESTARTS] = msgspec.json.encode(troubles.restarts()).decode()

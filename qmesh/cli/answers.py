@@ -10,6 +10,7 @@ from typing import Annotated, TypeAlias, TypeVar
 
 import typer
 
+from qmesh.cli.printing import say
 from qmesh.mesh.model import Profile
 
 T = TypeVar("T")
@@ -63,11 +64,11 @@ def answer(facts: T, *, as_json: bool, text: Callable[[T], str]) -> None:
     text: the same in words; empty for nothing to say.
     """
     if as_json:
-        import msgspec  # noqa: PLC0415 - a hall that only prints help has no use for it
+        from qmesh.mesh.shown import in_json  # noqa: PLC0415 - a hall that only prints help has no use for it
 
-        typer.echo(msgspec.json.encode(facts).decode())
+        say(in_json(facts))
     elif words := text(facts):
-        typer.echo(words)
+        say(words)
 
 
 def others_may_read(descriptor: int) -> bool:

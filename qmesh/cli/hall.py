@@ -13,6 +13,7 @@ import typer.core
 import typer.main
 
 from qmesh import __version__
+from qmesh.cli.printing import say
 from qmesh.cli.refusals import ended, interrupted, refuse, talk_on_standard_error
 from qmesh.errors import BadInput, Interrupted
 
@@ -109,7 +110,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
-        typer.echo(f"qmesh {__version__}")
+        say(f"qmesh {__version__}")
         raise typer.Exit
 
 
@@ -128,7 +129,7 @@ def qmesh(
     if state is not None:
         os.environ["QMESH_STATE"] = str(state)
     if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help())
+        say(ctx.get_help())
 
 
 def run(words: Sequence[str]) -> int:

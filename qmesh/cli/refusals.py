@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
-from pathlib import Path
 
-from qmesh.errors import Interrupted, QmeshError
+from qmesh.cli.printing import Lines, talk
+from qmesh.errors import Interrupted, QmeshError, bug_at
+from qmesh.mesh.shown import in_json, one_line
 
 
 def refuse(error: QmeshError, *, as_json: bool) -> int:
     """Print an error with its hint; returns the exit code."""
     facts = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-    text = json.dumps(facts) if as_json else f"error: {error.message}\nhint: {error.hint}"
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is where it is printed
+    if as_json:
+        talk(in_json(facts))
+    else:
+        talk(f"error: {one_line(error.message)}\nhint: {one_line(error.hint)}")
     return error.exit_code
 
 
@@ -33,19 +35,15 @@ def ended(error: BaseException, *, as_json: bool) -> int:
 def interrupted(*, as_json: bool) -> int:
     """Print that the command was interrupted; returns the exit code."""
     if sys.stderr.isatty():
-        print(file=sys.stderr)  # noqa: T201 - behind the terminal's ^C
+        talk("")  # behind the terminal's ^C
     error = Interrupted("interrupted", hint="run the same command again, it starts over or goes on")
     return refuse(error, as_json=as_json)
 
 
 def _bug(error: Exception) -> QmeshError:
     """An error of ours that nobody foresaw, in one line."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
     return QmeshError(
-        f"qmesh itself failed: {type(error).__name__} at {place}",
+        f"qmesh itself failed: {bug_at(error)}",
         hint="report it with what QMESH_TRACEBACK=1 shows; `qmesh check` tells where this machine stands",
     )
 
@@ -58,7 +56,7 @@ def talk_on_standard_error(*, quiet: bool = False) -> None:
     talk = logging.getLogger("qmesh")
     if not talk.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(Lines("%(message)s"))
         talk.addHandler(handler)
         talk.setLevel(logging.CRITICAL if quiet else logging.INFO)
         talk.propagate = False

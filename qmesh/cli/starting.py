@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qmesh.agent.starting import Ready, wait_until_listening, wait_until_startable
+from qmesh.cli.printing import say
 from qmesh.cli.refusals import ended, talk_on_standard_error
 
 
@@ -26,7 +27,7 @@ def run(core: int, config: Path, timeout_s: float, *, listening: bool) -> int:
     """Wait, and say so; returns the exit code."""
     talk_on_standard_error()
     try:
-        print(in_words(wait(core, config, timeout_s, listening=listening)))  # noqa: T201 - see above
+        say(in_words(wait(core, config, timeout_s, listening=listening)))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - printed as every command's are
         return ended(error, as_json=False)
     return 0

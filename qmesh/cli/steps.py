@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from qmesh.mesh.plan import Step
+from qmesh.mesh.shown import one_line
 
 
 class StepShown(msgspec.Struct, frozen=True):
@@ -29,4 +30,4 @@ class Steps(msgspec.Struct, frozen=True):
 
     def in_words(self) -> str:
         """A line a step; empty when there are none."""
-        return "\n".join(f"{step.kind:<16} {step.subject}: {step.detail}" for step in self.steps)
+        return "\n".join(one_line(f"{step.kind:<16} {step.subject}: {step.detail}") for step in self.steps)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from qmesh.errors import KernelRefused, MissingProgram
-from qmesh.host import nftables, programs
+from qmesh.host import others_rules, programs, rulesets
 from qmesh.mesh.foreign import xtables
 from qmesh.mesh.foreign.listing import Listing
 from qmesh.mesh.foreign.rules import Program
 
 _COMMANDS: Final = {"ip": "iptables", "ip6": "ip6tables"}
+_TIMEOUT_S: Final = 20.0
 _LASTING: Final = Path("/etc/nftables.conf")
 
 
@@ -22,14 +23,22 @@ def read() -> Listing:
 
     Raises NeedsRoot, MissingProgram or KernelRefused where something could not be looked at.
     """
-    objects, text = nftables.read_ruleset()
-    tables = [found["table"] for found in objects if "table" in found]
-    there = {table["family"] for table in tables if table["name"] in xtables.TABLES}
+    names = {name.encode() for name in xtables.TABLES}
+    there = {table.family for table in rulesets.tables() if table.name in names}
+    by_nft = dict(_saved_by_nft(there))
+    # What iptables tells in its own words, libnftables is not asked: it may die of it.
+    told = {
+        (family, table.name.encode())
+        for (program, family), text in by_nft.items()
+        for table in xtables.read(text, family=family, program=program)
+    }
+    others = others_rules.read(told)
     return Listing(
-        objects=objects,
-        text=text,
-        saved={**dict(_saved_by_nft(there)), **dict(_saved_by_legacy())},
+        objects=others.objects,
+        text=others.text,
+        saved={**by_nft, **dict(_saved_by_legacy())},
         lasting=_LASTING.read_text(encoding="utf-8", errors="replace") if _LASTING.exists() else None,
+        unread=others.unread,
     )
 
 
@@ -58,8 +67,15 @@ def _saved_by_legacy() -> Iterator[tuple[tuple[Program, str], str]]:
 
 def _run(*argv: str) -> str:
     words = [programs.find(argv[0]) or argv[0], *argv[1:]]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=programs.DIRECTORY, check=False)
+    hint = f"run `{argv[0]}` and see"
+    try:
+        done = subprocess.run(
+            words, capture_output=True, cwd=programs.DIRECTORY, check=False, timeout=_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise KernelRefused(f"could not list rules: {argv[0]} does not end", hint=hint) from None
     if done.returncode:
-        reason = (done.stderr.strip() or f"it ended with {done.returncode}").splitlines()[-1]
-        raise KernelRefused(f"could not list rules: {argv[0]}: {reason}", hint=f"run `{argv[0]}` and see")
-    return done.stdout
+        said = done.stderr.decode("utf-8", "backslashreplace").strip()
+        reason = (said or f"it ended with {done.returncode}").split("\n")[-1]
+        raise KernelRefused(f"could not list rules: {argv[0]}: {reason}", hint=hint)
+    return done.stdout.decode("utf-8", "backslashreplace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from itertools import groupby
 
 import msgspec
@@ -48,12 +49,11 @@ class Linux:
         self._state = state
         self._interface = interface
         self._keys = {public_key_of(key): key for key in private_keys}
-        self._wireguard = wireguard.backend_for(interface)
 
-    @property
+    @cached_property
     def backend(self) -> wireguard.Backend:
-        """What does WireGuard here: the kernel, or a process."""
-        return self._wireguard
+        """What does WireGuard here: the kernel, or a process. Raises as `wireguard.backend_for`."""
+        return wireguard.backend_for(self._interface)
 
     def has_key(self, public_key: str | None) -> bool:
         """Whether a `SetKey` step may name this key."""
@@ -72,10 +72,10 @@ class Linux:
         link, guarded = outline.link, outline.guarded
         if link is None:
             return guarded, {}
-        device = self._wireguard.read(self._interface)
+        device = self.backend.read(self._interface)
         tunnel = Tunnel(
             interface=link.name,
-            kind=self._wireguard.kind,
+            kind=self.backend.kind,
             public_key=device.public_key,
             listen_port=device.listen_port,
             addresses=link.addresses,
@@ -143,19 +143,19 @@ class Linux:
     def _apply_to_tunnel(self, step: Step, *alike: Step) -> None:
         match step:
             case CreateTunnel(subject=interface):
-                self._wireguard.create(interface)
+                self.backend.create(interface)
             case DeleteTunnel(old=tunnel):
                 wireguard.backend_for(tunnel.interface).delete(tunnel.interface)
             case SetPeer(subject=interface, new=peer):
                 peers = [peer, *(other.new for other in alike if isinstance(other, SetPeer))]
-                self._wireguard.set_peers(interface, peers)
+                self.backend.set_peers(interface, peers)
             case RemovePeer(subject=interface, old=peer):
                 peers = [peer, *(other.old for other in alike if isinstance(other, RemovePeer))]
-                self._wireguard.remove_peers(interface, [peer.public_key for peer in peers])
+                self.backend.remove_peers(interface, [peer.public_key for peer in peers])
             case SetKey(subject=interface, new=public_key):
-                self._wireguard.set_key(interface, self.private_key(public_key))
+                self.backend.set_key(interface, self.private_key(public_key))
             case SetListenPort(subject=interface, new=port):
-                self._wireguard.set_listen_port(interface, port)
+                self.backend.set_listen_port(interface, port)
             case _:
                 _apply_to_link(step)
 

@@ -7,6 +7,7 @@ import typer
 from qmesh.agent.checking import Report, check
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
 from qmesh.host.state import State
+from qmesh.mesh.shown import one_line
 
 EXAMPLES = ("qmesh check", "qmesh check --json")
 
@@ -27,9 +28,9 @@ def _in_words(report: Report) -> str:
     if not report.findings:
         return f"{report.machine} is as desired (revision {report.revision})"
     return "\n".join(
-        f"{finding.severity}: {finding.code} {finding.subject}\n"
-        f"  wanted: {finding.wanted}\n"
-        f"  seen:   {finding.seen}\n"
-        f"  cure:   {finding.cure}"
+        f"{finding.severity}: {finding.code} {one_line(finding.subject)}\n"
+        f"  wanted: {one_line(finding.wanted)}\n"
+        f"  seen:   {one_line(finding.seen)}\n"
+        f"  cure:   {one_line(finding.cure)}"
         for finding in report.findings
     )

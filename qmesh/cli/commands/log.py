@@ -9,6 +9,7 @@ from qmesh.agent.reporting import events
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
 from qmesh.host.registry import Event
 from qmesh.host.state import State
+from qmesh.mesh.shown import one_line
 
 EXAMPLES = ("qmesh log", "qmesh log --json")
 
@@ -24,11 +25,13 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
 
 
 def _in_words(found: Sequence[Event]) -> str:
-    return "\n".join(
-        f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event.at))}  revision {event.revision:<5}"
-        f" {event.what:<21} {event.machine or ''} ({_by(event)}){_whence(event)}"
-        for event in found
-    )
+    return "\n".join(map(_line, found))
+
+
+def _line(event: Event) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
+    what = f"{event.what:<21} {event.machine or ''} ({_by(event)}){_whence(event)}"
+    return one_line(f"{at}  revision {event.revision:<5} {what}")
 
 
 def _by(event: Event) -> str:

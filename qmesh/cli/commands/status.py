@@ -15,6 +15,7 @@ from qmesh.agent.reporting import CoreRange, MachineStatus, Status, status
 from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
 from qmesh.host.state import State
 from qmesh.mesh.model import ranges_text
+from qmesh.mesh.shown import shown
 from qmesh.mesh.units import restart_command
 
 EXAMPLES = ("qmesh status", "qmesh status --watch", "qmesh status --json")
@@ -60,7 +61,7 @@ def _watch(state: State, *, as_json: bool) -> None:
                 answer(facts, as_json=as_json, text=_in_words)
                 sys.stdout.flush()
             else:
-                screen.update(Text(_in_words(facts), no_wrap=True, overflow="ellipsis"), refresh=True)
+                screen.update(Text(shown(_in_words(facts)), no_wrap=True, overflow="ellipsis"), refresh=True)
             time.sleep(EVERY_S)
 
 

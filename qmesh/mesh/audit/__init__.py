@@ -11,8 +11,11 @@ config        the node's config.yml
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeAlias
+
 from qmesh.mesh.audit.config import config_findings
-from qmesh.mesh.audit.findings import Finding
+from qmesh.mesh.audit.findings import Finding, check_failed
 from qmesh.mesh.audit.guard import (
     flush_findings,
     foreign_findings,
@@ -52,31 +55,58 @@ __all__ = [
     "Finding",
     "Flusher",
     "KeyFile",
+    "Part",
     "SecretFile",
     "SilentWorkers",
     "Surroundings",
     "audit",
+    "check_failed",
+    "parts",
 ]
+
+
+Part: TypeAlias = Literal[
+    "keys", "guard", "other firewalls", "units that flush", "ports", "sysctls", "listeners", "tunnel",
+    "agent", "membership service", "unconfirmed changes", "config.yml", "workers", "membership",
+]  # fmt: skip
+"""What an audit is made of, by what it is about."""
+Look: TypeAlias = Callable[[], Iterable[Finding]]
+
+
+def parts(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[tuple[Part, Look], ...]:
+    """The parts of an audit, each of which stands for itself."""
+    guard: tuple[tuple[Part, Look], ...] = (
+        ("guard", lambda: guard_findings(desired, observed)),
+        ("units that flush", lambda: flush_findings(around)),
+    )
+    if around.removed:  # of all that a member has, the guard alone is to be there still
+        return (
+            ("membership", membership_findings),
+            ("keys", lambda: key_findings(around)),
+            *guard,
+            ("agent", lambda: agent_findings(around)),
+        )
+    return (
+        ("keys", lambda: key_findings(around)),
+        guard[0],
+        ("other firewalls", lambda: foreign_findings(around.obstacles)),
+        guard[1],
+        ("ports", lambda: port_findings(desired, observed)),
+        ("sysctls", lambda: sysctl_findings(desired, observed, around)),
+        ("listeners", lambda: listener_findings(desired, observed, around)),
+        ("tunnel", lambda: tunnel_findings(desired.tunnel, observed.tunnel, around)),
+        ("agent", lambda: agent_findings(around)),
+        ("membership service", lambda: service_findings(around, has_way=_has_way(desired, observed, around))),
+        ("unconfirmed changes", lambda: change_findings(around)),
+        ("config.yml", lambda: config_findings(desired, around)),
+        ("workers", lambda: silence_findings(around)),
+    )
+
+
+def _has_way(desired: NodeState, observed: NodeState, around: Surroundings) -> bool:
+    return not any(tunnel_findings(desired.tunnel, observed.tunnel, around))
 
 
 def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
     """All findings, in the order of what they are about: keys, guard, tunnel, peers, config, workers."""
-    if around.removed:  # of all that a member has, the guard alone is to be there still
-        closed = (*guard_findings(desired, observed), *flush_findings(around))
-        return (*membership_findings(), *key_findings(around), *closed, *agent_findings(around))
-    tunnel = tuple(tunnel_findings(desired.tunnel, observed.tunnel, around))
-    return (
-        *key_findings(around),
-        *guard_findings(desired, observed),
-        *foreign_findings(around.obstacles),
-        *flush_findings(around),
-        *port_findings(desired, observed),
-        *sysctl_findings(desired, observed, around),
-        *listener_findings(desired, observed, around),
-        *tunnel,
-        *agent_findings(around),
-        *service_findings(around, has_way=not tunnel),
-        *change_findings(around),
-        *config_findings(desired, around),
-        *silence_findings(around),
-    )
+    return tuple(finding for _, look in parts(desired, observed, around) for finding in look())

@@ -43,3 +43,8 @@ def warning(code: str, subject: str, wanted: str, seen: str, cure: str = APPLY) 
 def wide_mode(code: str, path: str, mode: int) -> Finding:
     """A file that others may read."""
     return error(code, path, "mode 0600, or less", f"mode {mode:04o}", f"chmod 600 {shlex.quote(path)}")
+
+
+def check_failed(part: str, why: str, cure: str) -> Finding:
+    """A part that could not be audited: nobody knows whether it is as it should be."""
+    return error("check-failed", part, "this part of the machine, looked at", why, cure)

@@ -14,15 +14,17 @@ from qmesh.mesh.foreign.rules import Program, Table
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """What was read.
 
-    objects, text: every nftables table, as `native.read` takes them.
+    objects, text: nftables' tables, as `native.read` takes them.
     saved: what `iptables-save` and its like printed, by program and family.
     lasting: text of /etc/nftables.conf; None without one.
+    unread: what of nftables could not be read, and why.
     """
 
     objects: list[dict[str, Any]]
     text: str
     saved: Mapping[tuple[Program, str], str]
     lasting: str | None
+    unread: tuple[str, ...] = ()
 
 
 def tables_of(listing: Listing) -> tuple[Table, ...]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from qmesh.mesh.foreign.rules import Chain, Change, Condition, Ending, Rule, Table
+from qmesh.mesh.foreign.rules import UNREAD, Chain, Change, Condition, Ending, Rule, Table, not_understood
 from qmesh.mesh.foreign.values import (
     PROTOCOLS,
     Collection,
@@ -30,8 +30,9 @@ _ENDINGS: Final[Mapping[str, Ending]] = {
     "queue": "unclear", "tproxy": "unclear", "synproxy": "unclear", "fwd": "unclear",
 }  # fmt: skip
 _OURS: Final = {("inet", TABLE), ("inet", HELD)}
-_RULE = re.compile(r"(?P<text>.*[^{]) # handle (?P<handle>\d+)")
-_QUOTED = re.compile(r'"([^"]+)"')
+_RULE = re.compile(r"(?P<text>.*[^{]) # handle (?P<handle>[0-9]{1,20})", re.DOTALL)
+_LINE = re.compile(r'(?:"[^"]*+"|[^"\n])++')
+_TABLE = re.compile(r"table (?P<table>\S+ \S+) \{")
 _STATEMENT_OF_XT: Final = frozenset({"LOG", "NFLOG", "TRACE", "CT"})
 
 Key = tuple[str, str]
@@ -47,46 +48,31 @@ class _Listing(msgspec.Struct):
     sets: dict[tuple[str, str, str], dict[str, Any]]
 
 
-class _Printed(msgspec.Struct):
-    """What only nft's own print tells, or tells truly (nft 1.0.6).
-
-    rules: each rule's text, by `family table` and handle. devices: of chains at ingress.
-    """
-
-    rules: dict[tuple[str, int], str]
-    devices: dict[tuple[str, str], tuple[str, ...]]
-    dormant: set[str]
-
-
 def read(objects: list[dict[str, Any]], text: str) -> tuple[Table, ...]:
-    """All tables of the families that an IP packet passes, but the guard's own two.
+    """All tables of the families that an IP packet passes, but the guard's two and those that sleep.
 
-    objects: what `nft -j list ruleset` has under "nftables". text: what `nft -a list ruleset` prints.
+    objects: as `nft -j` prints them; a table may have `dormant`, a chain its `devices`, and `unread` where
+        its rules are not known. text: what `nft -a list ruleset` prints, to show rules by.
+    A rule that can't be read is one that was not understood.
     """
-    listing, printed = _sorted(objects), _printed(text)
+    listing, texts = _sorted(objects), _texts(text)
     return tuple(
-        _Reader(listing, key, printed).table()
-        for key in listing.tables
-        if key[0] in FAMILIES and key not in _OURS and " ".join(key) not in printed.dormant
+        _Reader(listing, key, texts).table()
+        for key, table in listing.tables.items()
+        if key[0] in FAMILIES and key not in _OURS and not table.get("dormant")
     )
 
 
-def _printed(text: str) -> _Printed:
-    printed = _Printed({}, {}, set())
-    table = chain = ""
-    for line in map(str.strip, text.splitlines()):
-        words = line.split()
-        if line.startswith("table "):
-            table = f"{words[1]} {words[2]}"
-        elif line.startswith("chain "):
-            chain = words[1]
-        elif line.startswith("flags ") and "dormant" in line:
-            printed.dormant.add(table)
-        elif " hook " in line and "device" in line:
-            printed.devices[table, chain] = tuple(_QUOTED.findall(line))
+def _texts(text: str) -> dict[tuple[str, int], str]:
+    """Each rule's text, by `family table` and handle. A comment may have line breaks."""
+    texts: dict[tuple[str, int], str] = {}
+    table = ""
+    for line in map(str.strip, _LINE.findall(text)):
+        if (begun := _TABLE.match(line)) is not None:
+            table = begun["table"]
         elif (found := _RULE.fullmatch(line)) is not None:
-            printed.rules[table, int(found["handle"])] = found["text"]
-    return printed
+            texts[table, int(found["handle"])] = found["text"]
+    return texts
 
 
 def _sorted(objects: list[dict[str, Any]]) -> _Listing:
@@ -109,10 +95,10 @@ def _sorted(objects: list[dict[str, Any]]) -> _Listing:
 class _Reader:
     """Reads one table; each named set is read once."""
 
-    def __init__(self, listing: _Listing, key: Key, printed: _Printed) -> None:
+    def __init__(self, listing: _Listing, key: Key, texts: Mapping[tuple[str, int], str]) -> None:
         self._listing = listing
         self._key = key
-        self._printed = printed
+        self._texts = texts
         self._members: dict[str, tuple[tuple[Members, ...], ...]] = {}
 
     def table(self) -> Table:
@@ -122,31 +108,41 @@ class _Reader:
         return Table(program="nft", family=family, name=name, chains=chains)
 
     def _chain(self, about: dict[str, Any]) -> Chain:
-        devices = self._printed.devices.get((" ".join(self._key), about["name"]), ())
         found = self._listing.rules.get((*self._key, about["name"]), [])
+        rules = tuple(rule for each in found for rule in self._read(each))
         return Chain(
             name=about["name"],
-            rules=tuple(rule for each in found for rule in self._rules(each)),
+            rules=(UNREAD,) if about.get("unread") else rules,
             hook=about.get("hook", ""),
             priority=int(about.get("prio", 0)),
             drops=about.get("policy") == "drop",
-            devices=devices,
+            devices=tuple(about.get("devices", ())),
         )
 
-    def _rules(self, about: dict[str, Any]) -> Iterator[Rule]:
-        """The rule, or several that say the same: one for each verdict of a map."""
-        expressions = about.get("expr", [])
-        text = self._printed.rules.get((" ".join(self._key), about["handle"])) or _shown(expressions)
+    def _read(self, about: dict[str, Any]) -> tuple[Rule, ...]:
+        handle = about.get("handle", 0)
+        text = self._texts.get((" ".join(self._key), handle)) or _shown(about.get("expr"))
         conditions: list[Condition] = []
+        try:
+            return tuple(self._rules(about.get("expr", []), text, handle, conditions))
+        except Exception:  # noqa: BLE001 - whatever it is, others wrote it
+            unclear = not_understood(text, handle)
+            return (msgspec.structs.replace(unclear, conditions=(*conditions, *unclear.conditions)),)
+
+    def _rules(self, expressions: Any, text: str, handle: int, conditions: list[Condition]) -> Iterator[Rule]:
+        """The rule, or several that say the same: one for each verdict of a map.
+
+        conditions: are told there, in the order of the rule, as far as it is read.
+        """
         changes: list[Change] = []
         for expression in expressions:
             ((word, content),) = expression.items()
             if word == "vmap":
-                yield from self._verdicts(content, text, tuple(conditions), about["handle"])
+                yield from self._verdicts(content, text, tuple(conditions), handle)
                 return
             ending, target = _ending(word, content)
             if ending is not None:
-                yield Rule(text, tuple(conditions), ending, target, tuple(changes), about["handle"])
+                yield Rule(text, tuple(conditions), ending, target, tuple(changes), handle)
                 return
             changed = {change.field for change in changes}
             conditions += [
@@ -154,7 +150,7 @@ class _Reader:
                 for condition in self._conditions(word, content)
             ]
             changes += _changes(word, content)
-        yield Rule(text, tuple(conditions), "continue", "", tuple(changes), about["handle"])
+        yield Rule(text, tuple(conditions), "continue", "", tuple(changes), handle)
 
     def _verdicts(self, content: Any, text: str, before: Conditions, handle: int) -> Iterator[Rule]:
         pairs = content["data"]

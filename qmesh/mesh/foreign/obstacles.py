@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from qmesh.mesh.foreign.packets import Packet, Traffic
-from qmesh.mesh.foreign.rules import Drop, Table, drops
+from qmesh.mesh.foreign.rules import Budget, Drop, Table, drops
 from qmesh.mesh.model import ranges_text
 
 Firewall: TypeAlias = Literal["ufw", "firewalld", "fail2ban", "nft", "iptables"]
 
+_WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _ONE_WAY: Final[dict[Traffic, str]] = {
     "wireguard in": "WireGuard's packets in by",
     "wireguard out": "WireGuard's packets out by",
@@ -45,8 +49,9 @@ def obstacles(
     """
     tables = tuple(tables)
     found: dict[tuple[str, str, str, bool], list[Packet]] = {}
+    budget = Budget()
     for packet in packets:
-        for drop in drops(tables, packet):
+        for drop in drops(tables, packet, budget):
             key = (_place(drop), _seen(drop), _cure(drop, packet, lasting), drop.is_certain)
             found.setdefault(key, []).append(packet)
     return tuple(
@@ -122,21 +127,21 @@ def _ufw(drop: Drop, packet: Packet) -> str:
         case "wireguard in":
             return f"{ufw} allow {port}/udp"
         case "wireguard out":
-            return f"{ufw} allow out on {packet.oif} to any port {packet.target_port} proto udp"
-    return f"{ufw} allow {'in' if packet.iif else 'out'} on {packet.interface}"
+            return f"{ufw} allow out on {shlex.quote(packet.oif)} to any port {packet.target_port} proto udp"
+    return f"{ufw} allow {'in' if packet.iif else 'out'} on {shlex.quote(packet.interface)}"
 
 
 def _firewalld(drop: Drop, packet: Packet) -> str:
     if drop.table.name == "firewalld_policy_drop":
         return "firewall-cmd --panic-off"
     if packet.traffic == "tunnel in":
-        change = f"--zone=trusted --change-interface={packet.iif}"
+        change = f"--zone=trusted --change-interface={shlex.quote(packet.iif)}"
     elif packet.traffic == "wireguard in":
         allow = f"--add-port={packet.target_port}/udp"
         if drop.chain.endswith(("_deny", "_pre")):
             rule = f'rule priority="-32768" port port="{packet.target_port}" protocol="udp" accept'
             allow = f"--add-rich-rule='{rule}'"
-        change = f"--zone={_zone(drop)} {allow}"
+        change = f"--zone={shlex.quote(_zone(drop))} {allow}"
     else:
         return "firewall-cmd --list-all-policies  # and take out the rule that is named"
     return f"firewall-cmd --permanent {change} && firewall-cmd --reload"
@@ -153,10 +158,30 @@ def _zone(drop: Drop) -> str:
 
 
 def _nft(drop: Drop, packet: Packet, lasting: str | None) -> str:
+    names = (drop.table.family, drop.table.name, drop.chain)
+    if not all(map(_WORD.fullmatch, names)):
+        return f"nft -j {shlex.quote(_in_json(names, packet))}"
     table = f"{drop.table.family} {drop.table.name}"
     insert = f"nft insert rule {table} {drop.chain} {_asked(packet)} accept"
     is_lasting = lasting is not None and f"table {table}" in " ".join(lasting.split())
     return f"{insert}  # and in /etc/nftables.conf, or a reload takes it away" if is_lasting else insert
+
+
+def _in_json(names: tuple[str, str, str], packet: Packet) -> str:
+    """The same where a name is none that nft's own language has a way to write."""
+    family, table, chain = names
+    left: dict[str, object]
+    right: int | str
+    match packet.traffic:
+        case "wireguard in":
+            left, right = {"payload": {"protocol": "udp", "field": "dport"}}, packet.target_port
+        case "wireguard out":
+            left, right = {"payload": {"protocol": "udp", "field": "sport"}}, packet.source_port
+        case _:
+            left, right = {"meta": {"key": "iifname" if packet.iif else "oifname"}}, packet.interface
+    asked = {"match": {"op": "==", "left": left, "right": right}}
+    rule = {"family": family, "table": table, "chain": chain, "expr": [asked, {"accept": None}]}
+    return json.dumps({"nftables": [{"insert": {"rule": rule}}]})
 
 
 def _asked(packet: Packet) -> str:
@@ -166,7 +191,7 @@ def _asked(packet: Packet) -> str:
             return f"udp dport {packet.target_port}"
         case "wireguard out":
             return f"udp sport {packet.source_port}"
-    return f"{'iifname' if packet.iif else 'oifname'} {packet.interface}"
+    return f"{'iifname' if packet.iif else 'oifname'} {shlex.quote(packet.interface)}"
 
 
 def _iptables(drop: Drop, packet: Packet) -> str:
@@ -176,9 +201,9 @@ def _iptables(drop: Drop, packet: Packet) -> str:
         case "wireguard out":
             asked = f"-p udp --sport {packet.source_port}"
         case _:
-            asked = f"{'-i' if packet.iif else '-o'} {packet.interface}"
+            asked = f"{'-i' if packet.iif else '-o'} {shlex.quote(packet.interface)}"
     table = "" if drop.table.name == "filter" else f" -t {drop.table.name}"
-    return f"{_command(drop.table)}{table} -I {drop.chain} {asked} -j ACCEPT"
+    return f"{_command(drop.table)}{table} -I {shlex.quote(drop.chain)} {asked} -j ACCEPT"
 
 
 def _command(table: Table) -> str:

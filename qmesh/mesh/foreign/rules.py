@@ -7,12 +7,12 @@ where they end unlike, the answer says which rule it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from qmesh.mesh.foreign.packets import Packet
-from qmesh.mesh.foreign.values import Collection, Truth, Value, all_of, any_of
+from qmesh.mesh.foreign.values import Collection, Members, Truth, Value, all_of, any_of
 
 Ending: TypeAlias = Literal["accept", "drop", "return", "jump", "goto", "unclear", "continue"]
 Program: TypeAlias = Literal["nft", "iptables", "iptables-legacy"]
@@ -48,6 +48,10 @@ class Condition(msgspec.Struct, frozen=True):
         return truth if truth is None else truth is not self.negated
 
 
+_DEEPEST: Final = 64
+"""Jumps in jumps: the kernel follows 16, that of iptables as many as there are chains."""
+
+
 class Change(msgspec.Struct, frozen=True):
     """A field that a rule sets; None: to something unclear."""
 
@@ -70,8 +74,22 @@ class Rule(msgspec.Struct, frozen=True):
     handle: int | None = None
 
 
+def not_understood(text: str, handle: int | None = None) -> Rule:
+    """A rule that may do anything, or nothing."""
+    return Rule(text, (Condition(),), "unclear", handle=handle)
+
+
+UNREAD: Final = not_understood("rules that could not be read")
+TOO_MANY: Final = not_understood("more rules than are followed")
+MOST_RULES: Final = 2_000_000
+"""That are held against all packets together, each chain as often as a packet may come to it."""
+
+
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
-    """A chain; a base chain where it has a hook. device: of one at ingress, else ""."""
+    """A chain; a base chain where it has a hook.
+
+    devices: of a hook that is a device's; `*` ends the beginning of a name.
+    """
 
     name: str
     rules: tuple[Rule, ...] = ()
@@ -105,21 +123,41 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True):
     visited: tuple[str, ...]
 
 
-def drops(tables: Iterable[Table], packet: Packet) -> Iterator[Drop]:
-    """Every base chain's drop of a packet, in the order in which it would meet them."""
+class Budget:
+    """How many rules may be held against packets still: jumps multiply, and others wrote them."""
+
+    def __init__(self, rules: int = MOST_RULES) -> None:
+        self._left = rules
+
+    def is_spent(self) -> bool:
+        """Take one; whether there was none."""
+        self._left -= 1
+        return self._left < 0
+
+
+def drops(tables: Iterable[Table], packet: Packet, budget: Budget | None = None) -> Iterator[Drop]:
+    """Every base chain's drop of a packet, in the order in which it would meet them.
+
+    budget: of all packets that are asked about together.
+    """
+    budget = budget or Budget()
     known = packet.fields()
     found = [
         (packet.hooks.index(chain.hook), chain.priority, table, chain)
         for table in tables
         if table.family in {"inet", "netdev", packet.family}
         for chain in table.chains.values()
-        if chain.hook in packet.hooks and (not chain.devices or packet.interface in chain.devices)
+        if chain.hook in packet.hooks and _is_at(chain, packet)
     ]
     for _, _, table, chain in sorted(found, key=lambda each: each[:2]):
         at_hook = known if chain.hook != "ingress" else _before_tracking(known)
-        drop = _Walk(table, at_hook).through(chain)
+        drop = _Walk(table, at_hook, budget).through(chain)
         if drop is not None:
             yield drop
+
+
+def _is_at(chain: Chain, packet: Packet) -> bool:
+    return not chain.devices or bool(Members(chain.devices).has(packet.interface))
 
 
 def _before_tracking(known: Fields) -> Fields:
@@ -146,10 +184,12 @@ class _Ends(msgspec.Struct):
 
 
 class _Walk:
-    def __init__(self, table: Table, known: Fields) -> None:
+    def __init__(self, table: Table, known: Fields, budget: Budget) -> None:
         self._table = table
         self._known = known
+        self._budget = budget
         self._visited: list[str] = []
+        self._depth = 0
 
     def through(self, chain: Chain) -> Drop | None:
         ends = self._ends_of(chain.name, certain=True)
@@ -170,7 +210,10 @@ class _Walk:
         self._visited.append(name)
         ends = _Ends()
         for rule in self._table.chains[name].rules:
-            truth = all_of([condition.holds(self._known) for condition in rule.conditions])
+            if self._budget.is_spent():
+                ends.falls, ends.unclear, ends.doubt = True, True, (name, TOO_MANY)
+                return ends
+            truth = self._truth(rule)
             if truth is False:
                 continue
             if truth is None and rule.ending != "continue":
@@ -180,6 +223,12 @@ class _Walk:
                 return ends
         ends.falls = True
         return ends
+
+    def _truth(self, rule: Rule) -> Truth:
+        try:
+            return all_of([condition.holds(self._known) for condition in rule.conditions])
+        except Exception:  # noqa: BLE001 - whatever it is, others wrote it
+            return None
 
     def _take(self, ends: _Ends, name: str, rule: Rule, *, certain: bool) -> bool:
         """Note how the chain may end by this rule; return whether a match ends it."""
@@ -195,8 +244,13 @@ class _Walk:
             case "unclear":
                 ends.unclear = True
                 ends.doubt = ends.doubt or (name, rule)
+            case _ if rule.target not in self._table.chains or self._depth == _DEEPEST:
+                ends.unclear = ends.falls = True
+                ends.doubt = ends.doubt or (name, rule)
             case _:  # a jump or goto
+                self._depth += 1
                 inner = self._ends_of(rule.target, certain=certain)
+                self._depth -= 1
                 ends.take(inner)
                 ends.falls |= inner.falls and rule.ending == "goto"
                 return rule.ending == "goto" or not inner.falls

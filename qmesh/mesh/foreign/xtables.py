@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from qmesh.mesh.foreign.rules import Chain, Change, Condition, Ending, Program, Rule, Table
+from qmesh.mesh.foreign.rules import Chain, Change, Condition, Ending, Program, Rule, Table, not_understood
 from qmesh.mesh.foreign.values import Masked, Members, NotUnderstood, network, scalar, span
 
 TABLES: Final = frozenset({"filter", "nat", "mangle", "raw", "security"})
@@ -29,26 +29,55 @@ _SAY_NOTHING: Final = frozenset({
 """Matches that ask for nothing by being named, only by their options."""
 
 
+_RAW: Final = frozenset({"-A", "-i", "-o", "-j", "-g", "--physdev-in", "--physdev-out"})
+"""Before a name, which is printed as it is, quotes and all."""
+_GAP = re.compile(r"[ \t]*")
+_PLAIN = re.compile(r"[^ \t\n]+")
+_QUOTED = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*+)"(?=[ \t\n]|\Z)', re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
+
 def read(text: str, *, family: str, program: Program) -> tuple[Table, ...]:
-    """All tables of what a program saved. family: `ip` or `ip6`."""
+    """All tables of what a program saved. family: `ip` or `ip6`.
+
+    A rule that can't be read is one that was not understood.
+    """
     tables: list[Table] = []
     name = ""
     policies: dict[str, str] = {}
     rules: dict[str, list[Rule]] = {}
-    for line in text.splitlines():
-        if line.startswith("*"):
-            name, policies, rules = line[1:], {}, {}
-        elif line.startswith(":"):
-            chain, policy = line[1:].split()[:2]
-            policies[chain] = policy
-            rules[chain] = []
-        elif line.startswith("-A "):
-            chain = shlex.split(line)[1]
-            rules[chain].append(_rule(line, policies))
-        elif line == "COMMIT":
-            chains = {each: _chain(name, each, policies[each], tuple(rules[each])) for each in policies}
-            tables.append(Table(program=program, family=family, name=name, chains=chains))
+    for line, words in _lines(text):
+        match words:
+            case [first] if first.startswith("*"):
+                name, policies, rules = first[1:], {}, {}
+            case [first, policy, *_] if first.startswith(":"):
+                policies[first[1:]] = policy
+                rules[first[1:]] = []
+            case ["-A", chain, *rest]:
+                rules.setdefault(chain, []).append(_read(line, rest, policies))
+            case ["COMMIT"]:
+                chains = {each: _chain(name, each, policies[each], tuple(rules[each])) for each in policies}
+                tables.append(Table(program=program, family=family, name=name, chains=chains))
     return tuple(tables)
+
+
+def _lines(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each line with its words; a line goes on where a comment in quotes has a line break."""
+    start = at = 0
+    words: list[str] = []
+    while at < len(text):
+        if text[at] == "\n":
+            yield text[start:at], words
+            start = at = at + 1
+            words = []
+        elif (quoted := _QUOTED.match(text, at)) and not (words and words[-1] in _RAW):
+            words.append(_ESCAPED.sub(r"\1", quoted["text"]))
+            at = quoted.end()
+        elif plain := _PLAIN.match(text, at):
+            words.append(plain[0])
+            at = plain.end()
+        at = gap.end() if (gap := _GAP.match(text, at)) else at
+    yield text[start:], words
 
 
 def _chain(table: str, name: str, policy: str, rules: tuple[Rule, ...]) -> Chain:
@@ -58,14 +87,22 @@ def _chain(table: str, name: str, policy: str, rules: tuple[Rule, ...]) -> Chain
     return Chain(name=name, rules=rules, hook=hook, priority=priority, drops=policy == "DROP")
 
 
-def _rule(line: str, chains: Mapping[str, str]) -> Rule:
-    words = shlex.split(line)[2:]
+def _read(line: str, words: list[str], chains: Mapping[str, str]) -> Rule:
+    try:
+        return _rule(line, words, chains)
+    except Exception:  # noqa: BLE001 - whatever it is, others wrote it
+        return not_understood(line)
+
+
+def _rule(line: str, words: list[str], chains: Mapping[str, str]) -> Rule:
     conditions: list[Condition] = []
     negated = False
     while words:
         word = words.pop(0)
         if word == "!":
             negated = True
+        elif word == "--comment":
+            words.pop(0)
         elif word in {"-j", "-g"}:
             ending, target = _ending(word, words[0], chains)
             return Rule(line, tuple(conditions), ending, target, tuple(_changes(words)))
@@ -101,7 +138,7 @@ def _conditions(word: str, arguments: list[str], *, negated: bool) -> Iterator[C
     if word == "-m":
         if arguments[0] not in _SAY_NOTHING:
             yield Condition()
-    elif word not in {"--comment", "--reject-with"}:
+    elif word != "--reject-with":
         yield _condition(word, arguments, negated=negated)
 
 

@@ -1,0 +1,54 @@
+"""Text for people's eyes: what others wrote moves no cursor, hides no word and begins no line of its own."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+def shown(text: str) -> str:
+    """The text with whatever is not printed as itself escaped as in Python.
+
+    Those are the control characters but tab and line feed, DEL, the marks that turn the direction of writing,
+    other invisible ones, the separators of lines, and octets that were no text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else _escaped(each) for each in text)
+
+
+def one_line(text: str) -> str:
+    """The same for what is to be one line: what would begin another is escaped as well."""
+    return text if text.isprintable() else "".join(e if e.isprintable() else _escaped(e) for e in text)
+
+
+def in_json(facts: object) -> str:
+    """Anything that msgspec encodes, as JSON, with the same characters escaped as JSON has it.
+
+    Whoever reads the JSON reads the same as without that. Octets that were no text are U+FFFD.
+    """
+    try:
+        text = msgspec.json.encode(facts).decode()
+    except UnicodeEncodeError:
+        text = msgspec.json.encode(_whole(msgspec.to_builtins(facts))).decode()
+    return text if text.isprintable() else "".join(e if e.isprintable() else _in_json(e) for e in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _in_json(character: str) -> str:
+    """A character by its UTF-16, as RFC 8259 has it."""
+    octets = character.encode("utf-16-be")
+    return "".join(f"\\u{octets[at : at + 2].hex()}" for at in range(0, len(octets), 2))
+
+
+def _whole(found: object) -> object:
+    match found:
+        case str():
+            return found.encode("utf-8", "replace").decode()
+        case dict():
+            return {_whole(key): _whole(value) for key, value in found.items()}
+        case list() | tuple():
+            return [_whole(each) for each in found]
+    return found
