@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -55,14 +56,15 @@ def _answers(here: Here) -> bool:
     return paths.echo_time(here.inventory.control_node.address, 100, wait_s=1.0, tries=1) is not None
 
 
-def _mtu(here: Here, endpoints: Mapping[str, Endpoint], observed: NodeState) -> int:
+def _mtu(here: Here, endpoints: Mapping[str, Endpoint], observed: NodeState, directory: Path) -> int:
     """The tunnel's, by the paths to all peers. Worker machines probe theirs; the control node has many."""
     if not here.settings.up:
         return TUNNEL_MTU
     known = {here.inventory.machine(name).public_key for name in endpoints}
     peers = observed.tunnel.peers if observed.tunnel else ()
     where = [peer.endpoint for peer in peers if peer.endpoint is not None and peer.public_key not in known]
-    found = paths.mtus((*endpoints.values(), *where), probe=here.machine not in here.inventory.hubs)
+    is_member = here.machine not in here.inventory.hubs
+    found = paths.mtus((*endpoints.values(), *where), probe=is_member, directory=directory)
     return tunnel_mtu(found, most=here.settings.mtu)
 
 
@@ -77,7 +79,7 @@ def _closing_on(
 
     A worker that was renumbered, paused or taken out goes on at its old port until it is restarted.
     """
-    mtu = _mtu(here, endpoints, observed)
+    mtu = _mtu(here, endpoints, observed, linux.directory)
     wanted = desired_here(here, kind or linux.backend.kind, endpoints, mtu=mtu)
     if not isinstance(wanted.guard, Guard):
         return wanted

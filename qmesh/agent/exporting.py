@@ -88,7 +88,9 @@ def _wanted(here: Here, linux: Linux, endpoints: dict[str, Endpoint]) -> NodeSta
         kind=linux.backend.kind,
         listen_port=settings.listen_port,
         endpoints=endpoints,
-        mtu=tunnel_mtu(paths.mtus(endpoints.values(), probe=False), most=settings.mtu),
+        mtu=tunnel_mtu(
+            paths.mtus(endpoints.values(), probe=False, directory=linux.directory), most=settings.mtu
+        ),
     )
     joined = msgspec.structs.replace(here.inventory, machines=members(here.inventory))
     return desired(joined, settings.name, place, here.preshared)

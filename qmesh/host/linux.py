@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 
 import msgspec
 
@@ -54,6 +55,11 @@ class Linux:
     def backend(self) -> wireguard.Backend:
         """What does WireGuard here: the kernel, or a process. Raises as `wireguard.backend_for`."""
         return wireguard.backend_for(self._interface)
+
+    @property
+    def directory(self) -> Path:
+        """Where its state is."""
+        return self._state.directory
 
     def has_key(self, public_key: str | None) -> bool:
         """Whether a `SetKey` step may name this key."""

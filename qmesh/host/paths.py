@@ -3,59 +3,190 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
-from qmesh.host import pulse, surroundings
+import msgspec
+
+from qmesh.errors import MachineRefused
+from qmesh.host import clock, files, pulse, surroundings
 from qmesh.host.netlink import refusals
 from qmesh.mesh.model import Endpoint
 
 PROBE_S: Final = 60.0
-"""Seconds between two probes of one path: the kernel forgets what it learnt after 600."""
+"""Seconds between two probes of one path."""
+KNOWN_S: Final = 600.0
+"""Seconds for which it is known what a router said: as long as the kernel remembers it."""
 WAIT_S: Final = 0.3
 """Seconds in which a router says that a packet was too large for it."""
+FULL: Final = 1500
+"""Octets of a packet beyond which nothing changes: in what remains of them the tunnel's largest fits."""
+MOST_PROBES: Final = 4
+"""Paths that are probed in one go, as each takes its time."""
 _PROBES: Final = 2
 _ROUTERS: Final = 4
 """On one path, each with a narrower link than the one before."""
-_IP_MTU_DISCOVER, _IP_MTU, _IPV6_MTU_DISCOVER, _IPV6_MTU, _DO = 10, 14, 23, 24, 2
+_NONCE: Final = 16
+_LEAST: Final = 68
+"""Octets that every link carries. Source: RFC 791."""
+_IP_MTU_DISCOVER, _IP_MTU, _IPV6_MTU_DISCOVER, _IPV6_MTU = 10, 14, 23, 24
+_DO, _PROBE = 2, 3
+"""Don't fragment; and don't heed what was learnt about the path either."""
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
+_ERROR: Final = struct.Struct("=IBBBBII")  # sock_extended_err: errno, origin, type, code, pad, info, data
+_OF_ROUTERS: Final = {2, 3}  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
 _ECHO, _ECHO_REPLY, _ECHO6, _ECHO_REPLY6 = 8, 0, 128, 129
 
+MEMORY: Final = "paths.json"
+"""File in the state directory: what routers said, for all commands alike."""
+
+
+class _Memory(msgspec.Struct):
+    """What routers said of each path, in octets, and when, in seconds since the start that `boot` names."""
+
+    boot: str
+    told: dict[str, tuple[int, float]]
+
+
 _probed: dict[Endpoint, float] = {}
+_told: dict[str, tuple[int, float]] = {}
 
 
-def mtus(endpoints: Iterable[Endpoint], *, probe: bool) -> dict[Endpoint, int]:
-    """The MTU of the way to each endpoint, in octets, as far as the kernel knows; not where no way leads.
+def mtus(endpoints: Iterable[Endpoint], *, probe: bool, directory: Path | None = None) -> dict[Endpoint, int]:
+    """The MTU of the way to each endpoint, in octets; not where no way leads.
 
-    probe: send full-size datagrams that nobody answers, and wait until a router says that they were
-        too large; each endpoint's path at most once a minute.
+    That is this machine's own interface's or route's, or what a router said to a probe: a full-size datagram
+    that nobody answers. Whatever the kernel learnt otherwise, anybody may have sent: it is a reason to probe.
+
+    probe: probe also where there is no such reason. Each endpoint's path is probed at most once a minute.
+    directory: where what routers said is kept for ten minutes, for other processes; None for nowhere.
     """
     found = {}
+    left = MOST_PROBES
     for endpoint in dict.fromkeys(endpoints):
-        path = _connected(endpoint)
-        if path is not None:
-            with path:  # one after the other: there may be thousands
-                if probe and _is_due(endpoint):
-                    _probe(path)
-                found[endpoint] = _mtu(path)
+        path = _connected(endpoint, _DO)
+        if path is None:
+            continue
+        with path:  # one after the other: there may be thousands
+            learnt = _mtu(path)
+        if learnt < FULL or str(endpoint) in _told:
+            _recall(directory)
+        known = _known(endpoint)
+        if learnt >= FULL and known is None and not (probe and _is_due(endpoint)):
+            found[endpoint] = learnt
+            continue
+        hop = surroundings.first_hop(endpoint.host)
+        if hop is None:
+            continue
+        if left and hop.is_routed and _is_due(endpoint) and (probe or learnt < hop.mtu):
+            left -= 1
+            if (said := _ask_routers(endpoint, min(hop.mtu, FULL))) is not None:
+                known = said
+                _remember(directory)
+        if not hop.is_routed:
+            _probed[endpoint] = time.monotonic()
+        found[endpoint] = hop.mtu if known is None or not hop.is_routed else min(hop.mtu, known)
     return found
 
 
 def _is_due(endpoint: Endpoint) -> bool:
-    """Whether to probe now: on the way to a neighbour there is no router that could say anything."""
-    now = time.monotonic()
-    if endpoint in _probed and now - _probed[endpoint] < PROBE_S:
-        return False
-    _probed[endpoint] = now
-    return surroundings.is_routed(endpoint.host)
+    return time.monotonic() - _probed.get(endpoint, -PROBE_S) >= PROBE_S
 
 
-def _connected(endpoint: Endpoint) -> socket.socket | None:
+def _known(endpoint: Endpoint) -> int | None:
+    mtu, at = _told.get(str(endpoint), (0, -KNOWN_S))
+    return mtu if time.clock_gettime(time.CLOCK_BOOTTIME) - at < KNOWN_S else None
+
+
+def _recall(directory: Path | None) -> None:
+    """Take what another process was told later."""
+    with contextlib.suppress(MachineRefused, msgspec.MsgspecError, ValueError):
+        octets = None if directory is None else files.read(directory / MEMORY)
+        if octets is not None:
+            memory = msgspec.json.decode(octets, type=_Memory)
+            if memory.boot == clock.now().boot:
+                newer = {
+                    each: told for each, told in memory.told.items() if told[1] > _told.get(each, (0, 0.0))[1]
+                }
+                _told.update(newer)
+
+
+def _remember(directory: Path | None) -> None:
+    """Tell others. Where that can't be written, they ask again."""
+    if directory is None:
+        return
+    _recall(directory)
+    with contextlib.suppress(MachineRefused):
+        now = clock.now()
+        fresh = {each: told for each, told in _told.items() if now.at_s - told[1] < KNOWN_S}
+        files.write(directory / MEMORY, msgspec.json.encode(_Memory(now.boot, fresh)))
+
+
+def _ask_routers(endpoint: Endpoint, most: int) -> int | None:
+    """What the routers on a path say that it carries, of `most` octets; None where none says anything.
+
+    Only who has seen a probe can quote it.
+    """
+    _probed[endpoint] = time.monotonic()
+    path = _connected(endpoint, _PROBE)
+    if path is None:
+        return None
+    size = most
+    with path:
+        for _ in range(_ROUTERS):
+            said = said_to(path, size)
+            if said is None:
+                break
+            size = said
+    if size == most:
+        return None
+    _told[str(endpoint)] = size, time.clock_gettime(time.CLOCK_BOOTTIME)
+    return size
+
+
+def said_to(path: socket.socket, size: int) -> int | None:
+    """What a router says to a packet of that many octets; None for nothing, or nothing to this one."""
+    nonce = os.urandom(_NONCE)
+    body = nonce + bytes(size - (48 if path.family == socket.AF_INET6 else 28) - _NONCE)
+    for _ in range(_PROBES):
+        _error_of(path)  # or it would be told instead of sending
+        with contextlib.suppress(OSError):
+            path.send(body)
+    poll = select.poll()
+    poll.register(path, 0)  # errors alone
+    until = time.monotonic() + WAIT_S
+    while (left_s := until - time.monotonic()) > 0 and poll.poll(left_s * 1000):
+        for quoted, mtu in _complaints(path):
+            if quoted[:_NONCE] == nonce and _LEAST <= mtu < size:
+                return mtu
+        _error_of(path)
+    return None
+
+
+def _complaints(path: socket.socket) -> Iterator[tuple[bytes, int]]:
+    """What was said of packets that were too large: what is quoted of each, and the MTU."""
+    with contextlib.suppress(OSError):
+        while True:
+            quoted, about, _, _ = path.recvmsg(_NONCE, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+            for _, _, octets in about:
+                code, origin, *_, mtu, _ = _ERROR.unpack_from(octets.ljust(_ERROR.size, b"\0"))
+                if code == errno.EMSGSIZE and origin in _OF_ROUTERS:
+                    yield quoted, mtu
+
+
+def _error_of(path: socket.socket) -> int:
+    """Take the error that waits."""
+    return path.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _connected(endpoint: Endpoint, discover_how: int) -> socket.socket | None:
     if not endpoint.is_address:
         return None
     is_ipv6 = ":" in endpoint.host
@@ -69,7 +200,7 @@ def _connected(endpoint: Endpoint) -> socket.socket | None:
             if is_ipv6
             else (socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_RECVERR)
         )
-        path.setsockopt(level, discover, _DO)
+        path.setsockopt(level, discover, discover_how)
         path.setsockopt(level, errors, 1)
         path.connect((endpoint.host, endpoint.port))
     except OSError:
@@ -82,30 +213,6 @@ def _mtu(path: socket.socket) -> int:
     if path.family == socket.AF_INET6:
         return path.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
     return path.getsockopt(socket.IPPROTO_IP, _IP_MTU)
-
-
-def _probe(path: socket.socket) -> None:
-    """Send until no router complains any more. What else is said, such as "no such port", is no matter."""
-    poll = select.poll()
-    poll.register(path, 0)  # errors alone
-    for _ in range(_ROUTERS):
-        mtu = _mtu(path)
-        room = mtu - (48 if path.family == socket.AF_INET6 else 28)
-        for _ in range(_PROBES):
-            with contextlib.suppress(OSError):  # also what a router said of the one before
-                path.send(bytes(min(room, 1472)))
-        if not poll.poll(WAIT_S * 1000):
-            return
-        _forget_errors(path)
-        if _mtu(path) == mtu:
-            return
-
-
-def _forget_errors(path: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while path.recvmsg(1, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT):
-            pass
-    path.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
 def echo_time(address: str, octets: int, *, wait_s: float, tries: int = 2) -> float | None:

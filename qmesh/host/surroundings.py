@@ -10,7 +10,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOOPBACK, IFF_UP
@@ -132,14 +132,31 @@ def way_to(address: str, port: int) -> Way | None:
     return Way(link.get_attr("IFLA_IFNAME"), source, address, port)
 
 
-def is_routed(address: str) -> bool:
-    """Whether the way to another machine leads over a router. Raises MachineRefused."""
+class FirstHop(NamedTuple):
+    """How packets to another machine leave this one.
+
+    is_routed: whether over a router. mtu: in octets, of the interface, or of the route where its
+        administrator said less; what routers said is left out.
+    """
+
+    is_routed: bool
+    mtu: int
+
+
+def first_hop(address: str) -> FirstHop | None:
+    """The first hop to another machine; None where the kernel knows no way. Raises MachineRefused."""
     with rtnetlink(f"look for the way to {address}") as netlink:
         try:
             (route, *_) = netlink.route("get", dst=address)
         except NetlinkError:
-            return False
-    return any(route.get_attr(name) is not None for name in ("RTA_GATEWAY", "RTA_VIA"))
+            return None
+        (link,) = netlink.get_links(route.get_attr("RTA_OIF"))
+    mtu = link.get_attr("IFLA_MTU")
+    metrics, cached = route.get_attr("RTA_METRICS"), route.get_attr("RTA_CACHEINFO")
+    given = None if metrics is None else metrics.get_attr("RTAX_MTU")
+    if given and not (cached and cached["rta_expires"]):  # what was learnt expires
+        mtu = min(mtu, given)
+    return FirstHop(any(route.get_attr(name) is not None for name in ("RTA_GATEWAY", "RTA_VIA")), mtu)
 
 
 def own_addresses() -> frozenset[str]:

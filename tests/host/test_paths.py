@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import subprocess
+import sys
 
 import pytest
 
+from qmesh.host import paths
 from qmesh.host.paths import echo_time, largest_echoed, mtus
 from qmesh.mesh.model import Endpoint
-from tests.lab.waiting import patience, within
+from tests.lab.waiting import patience, wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -58,6 +62,103 @@ def test_a_router_tells_how_much_its_next_link_carries():
     assert mtus([FAR, FAR6], probe=False) == {FAR: 1500, FAR6: 1500}
     assert mtus([FAR, FAR6], probe=True) == {FAR: 1400, FAR6: 1400}
     assert mtus([FAR, FAR6], probe=False) == {FAR: 1400, FAR6: 1400}
+
+
+FORGED = """
+import socket, struct, sys
+def checksum(octets):
+    total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
+    while total >> 16: total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+here, there, mtu, port = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+ends = socket.inet_aton(here) + socket.inet_aton(there)
+def packet(protocol): return struct.pack("!BBHHHBBH", 0x45, 0, 1500, 7, 0x4000, 64, protocol, 0) + ends
+echo = packet(1) + struct.pack("!BBHHH", 8, 0, 0, 1, 1)
+udp = packet(17) + struct.pack("!HHHH", port, 51820, 1480, 0)
+out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+for quoted in (echo, udp + bytes(64)):
+    head = struct.pack("!BBHHH", 3, 4, 0, 0, mtu)
+    out.sendto(head[:2] + struct.pack("!H", checksum(head + quoted)) + head[4:] + quoted, (here, 0))
+"""
+
+
+def forge(mtu: int, port: int = 51820) -> None:
+    """Have somebody on the way's edge, who sees nothing of it, say that this was too large for a link."""
+    words = [sys.executable, "-c", FORGED, "10.1.0.2", FAR.host, str(mtu), str(port)]
+    subprocess.run(["ip", "netns", "exec", "router", *words], check=True)
+
+
+def learnt() -> str:
+    """What the kernel makes of the way."""
+    return subprocess.run(["ip", "route", "get", FAR.host], check=True, capture_output=True, text=True).stdout
+
+
+def make_anew(monkeypatch) -> None:
+    """Have a minute pass, and what was said before be old."""
+    monkeypatch.setattr(paths, "PROBE_S", 0.0)
+    monkeypatch.setattr(paths, "_told", {})
+
+
+@pytest.mark.parametrize("probe", [True, False])
+def test_one_forged_icmp_lowers_no_mtu(probe):
+    make_network(mtu=1500)
+    assert mtus([FAR], probe=probe) == {FAR: 1500}
+    forge(1300)
+    wait_until(lambda: "mtu 1300" in learnt())  # the kernel believes it
+    assert mtus([FAR], probe=probe) == {FAR: 1500}
+    assert mtus([FAR], probe=False) == {FAR: 1500}
+
+
+def test_a_forged_icmp_neither_lowers_what_a_router_said_nor_keeps_it(monkeypatch):
+    make_network(mtu=1400)
+    assert mtus([FAR], probe=True) == {FAR: 1400}
+    forge(1300)
+    wait_until(lambda: "mtu 1300" in learnt())
+    assert mtus([FAR], probe=True) == {FAR: 1400}
+    for name, device in (("router", "far"), ("far", "far")):
+        subprocess.run(["ip", "-n", name, "link", "set", device, "mtu", "1500"], check=True)
+    make_anew(monkeypatch)
+    forge(1290)
+    wait_until(lambda: "mtu 1290" in learnt())
+    assert mtus([FAR], probe=True) == {FAR: 1500}
+    subprocess.run(["ip", "-n", "router", "link", "set", "far", "mtu", "1380"], check=True)
+    assert mtus([FAR], probe=False) == {FAR: 1380}  # and a reason to look is one, whoever gave it
+
+
+def test_forged_icmps_that_come_while_a_router_is_asked_are_not_taken_for_its_word():
+    make_network(mtu=1400)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as path:
+        path.setsockopt(socket.IPPROTO_IP, 10, 3)  # IP_MTU_DISCOVER, IP_PMTUDISC_PROBE
+        path.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR
+        path.connect((FAR.host, FAR.port))
+        forge(1290, path.getsockname()[1])  # even by who knows the port
+        wait_until(lambda: "mtu 1290" in learnt())
+        poll = select.poll()
+        poll.register(path, 0)
+        assert poll.poll(5000)
+        assert paths.said_to(path, 1500) == 1400
+        forge(1290, path.getsockname()[1])
+        assert poll.poll(5000)
+        assert paths.said_to(path, 1400) is None
+
+
+def test_what_a_router_said_is_known_to_all_commands_for_a_while(tmp_path, monkeypatch):
+    make_network(mtu=1400)
+    assert mtus([FAR], probe=True, directory=tmp_path) == {FAR: 1400}
+    be_silent()
+    monkeypatch.setattr(paths, "_told", {})  # as another process
+    make_anew(monkeypatch)
+    assert mtus([FAR], probe=True, directory=tmp_path) == {FAR: 1400}
+    for damaged in ("", "{", '{"boot": "x", "told": {"10.2.0.2:51820": [1300, 1e9]}}', '{"told": 3}'):
+        (tmp_path / "paths.json").write_text(damaged)
+        monkeypatch.setattr(paths, "_told", {})
+        assert mtus([FAR], probe=True, directory=tmp_path) == {FAR: 1500}
+
+
+def test_what_an_administrator_said_of_a_route_counts():
+    make_network(mtu=1500)
+    subprocess.run(["ip", "route", "replace", "default", "via", "10.1.0.1", "mtu", "1350"], check=True)
+    assert mtus([FAR], probe=True) == {FAR: 1350}
 
 
 def test_a_neighbour_is_not_probed_and_another_is_once_a_minute():
