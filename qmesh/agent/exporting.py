@@ -83,14 +83,13 @@ def _wanted(here: Here, linux: Linux, endpoints: dict[str, Endpoint]) -> NodeSta
     An invitation ends, and a file would not know it.
     """
     settings = here.settings
+    known = paths.mtus(endpoints.values(), probe=False, directory=linux.directory)
     place = Place(
         interface=settings.interface,
         kind=linux.backend.kind,
         listen_port=settings.listen_port,
         endpoints=endpoints,
-        mtu=tunnel_mtu(
-            paths.mtus(endpoints.values(), probe=False, directory=linux.directory), most=settings.mtu
-        ),
+        mtu=tunnel_mtu(known, most=settings.mtu),
     )
     joined = msgspec.structs.replace(here.inventory, machines=members(here.inventory))
     return desired(joined, settings.name, place, here.preshared)

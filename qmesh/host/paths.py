@@ -112,10 +112,8 @@ def _recall(directory: Path | None) -> None:
         if octets is not None:
             memory = msgspec.json.decode(octets, type=_Memory)
             if memory.boot == clock.now().boot:
-                newer = {
-                    each: told for each, told in memory.told.items() if told[1] > _told.get(each, (0, 0.0))[1]
-                }
-                _told.update(newer)
+                for each, told in memory.told.items():
+                    _told[each] = max(told, _told.get(each, told), key=lambda found: found[1])
 
 
 def _remember(directory: Path | None) -> None:

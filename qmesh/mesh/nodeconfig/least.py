@@ -13,7 +13,7 @@ from qmesh.mesh.nodeconfig.edit import Setting, with_settings
 from qmesh.mesh.nodeconfig.layout import STEP, indented
 from qmesh.mesh.nodeconfig.profiles import facts
 
-_COMMENT: Final = (
+COMMENTS: Final = (
     "# Written by qmesh: the least that this machine's data workers need.",
     "# Keys that you add stay; qmesh changes only its own.",
 )
@@ -29,7 +29,7 @@ def least(profile: Profile, settings: Iterable[Setting], *, secrets: Mapping[str
     """
     needed = facts(profile).secrets
     _require(profile, needed, secrets)
-    text = "\n".join([*_COMMENT, *_nested({path: secrets[path] for path in needed}), ""])
+    text = "\n".join([*COMMENTS, *_nested({path: secrets[path] for path in needed}), ""])
     return with_settings(text, settings)
 
 

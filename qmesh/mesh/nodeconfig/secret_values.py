@@ -21,34 +21,116 @@ from qmesh.mesh.nodeconfig.document import (
     value_of,
     wrong,
 )
-from qmesh.mesh.nodeconfig.layout import Edit, edited
+from qmesh.mesh.nodeconfig.harmless_keys import ADDRESSES, NUMBERS
+from qmesh.mesh.nodeconfig.least import COMMENTS
 
-# Of the node's own keys these are peerPrivKey, encryptionKey and alertKey. The rest is for what
-# owners and tools put beside them: better one value too many hidden than one too few.
-_NAME: Final = (
-    r"(?:priv(?:ate)?[-_]?key|(?:encryption|alert|secret)[-_]?key|pass(?:word|phrase)"
-    r"|secret|mnemonic|token)"
+_NUMBER = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,6})?(?:ns|us|ms|s|m|h)?|true|false")
+_ADDRESS = re.compile(
+    r"/(?:ip4/[0-9.]{1,15}|ip6/[0-9a-fA-F:.]{1,45}|dns[46]?/[a-z]{1,20}(?:[.-][a-z]{1,20}){0,4}"
+    r")/(?:tcp|udp)/(?:[0-9]{1,5}|%d)(?:/quic(?:-v1)?)?"
 )
-_SECRET_KEY = re.compile(_NAME, re.IGNORECASE)
-_COMMENTED_OUT = re.compile(
-    rf"(?<![^{BREAKS}])(?P<before>[^#{BREAKS}]*+#[^{BREAKS}]*?{_NAME}\w{{0,40}}[\"']?[ \t]*+:[ \t]*+)"
-    rf"[^{BREAKS}]+",
-    re.IGNORECASE,
+_HARMLESS: Final = {
+    **dict.fromkeys(NUMBERS.split(), _NUMBER),
+    **dict.fromkeys(ADDRESSES.split(), _ADDRESS),
+}
+"""The node's keys whose values are shown, and what these look like. All else may be a secret somewhere."""
+_SECTIONS: Final = frozenset({"db", "engine", "logger", "p2p"})
+_SHOWN_KEY = re.compile(r"[A-Za-z]{1,20}(?:[-_.]?[A-Za-z]{1,20}){0,3}[0-9]{0,2}|[1-9][0-9]?|<<")
+"""A key that is words. Numbers of cores, as in maps from these, are shown as well."""
+_TAGS: Final = frozenset({"bool", "float", "int", "map", "null", "seq", "str"})
+_BETWEEN = re.compile(
+    rf"(?P<comment>#[^{BREAKS}]*)|(?P<directive>%[^{BREAKS}]*)|&(?P<anchor>[^\s,\[\]{{}}]+)|(?P<tag>![^\s,\[\]{{}}]*)"
+    r"|[\s,\[\]{}?:-]+|\.\.\.|(?P<other>[^\s])"
 )
-_PROPERTIES = re.compile(r"(?:[&!]\S*+\s++){0,2}")
+_OURS: Final = frozenset(COMMENTS)
+
+Path = tuple[str, ...]
 
 
 def redacted(text: str) -> str:
-    """The config with every secret's value replaced by `<not shown>`; all else byte for byte.
+    """The config with `<not shown>` for each value but those that are known to be no secrets.
 
-    Secret is what a key's name says is one, at any level, also in a line that is commented out,
-    also where an alias brings it from elsewhere. Raises BadInput when the text does not load:
-    then nobody can say where its secrets are.
+    Shown are numbers, switches and addresses under the node's own keys for such, in their place; keys that
+    are words; and comments that are qmesh's. The names of anchors and tags are others' too. Raises BadInput
+    when the text does not load: then nobody can say what is what.
     """
     body = text.removeprefix(BOM)
-    spans = {_span(body, scalar) for scalar in _secrets(parse(body)) if scalar.value}
-    shown = edited(body, (Edit(start, end, NOT_SHOWN) for start, end in spans))
-    return text[: len(text) - len(body)] + _COMMENTED_OUT.sub(rf"\g<before>{NOT_SHOWN}", shown)
+    return text[: len(text) - len(body)] + _Shown(body).text()
+
+
+class _Shown:
+    """A text on its way to be shown: what its nodes are, and what stands between them."""
+
+    def __init__(self, body: str) -> None:
+        self._body = body
+        self._anchors: dict[str, str] = {}
+
+    def text(self) -> str:
+        pieces: list[str] = []
+        done = 0
+        leaves = sorted(_leaves(parse(self._body)), key=lambda leaf: (leaf[0].start.at, leaf[0].end.at))
+        for node, is_shown in leaves:
+            start, end = node.start.at, node.end.at
+            whole = self._body[start:end]
+            end = start + len(whole.rstrip())
+            if end > start:
+                pieces += [
+                    self._between(done, start),
+                    self._leaf(node, self._body[start:end], is_shown=is_shown),
+                ]
+                done = end
+        return "".join([*pieces, self._between(done, len(self._body))])
+
+    def _leaf(self, node: Scalar | Alias, written: str, *, is_shown: bool) -> str:
+        if isinstance(node, Alias):
+            return f"*{self._anchor(node.anchor)}"
+        if node.anchor is None and node.tag is None:
+            is_whole = written in {node.value, f"'{node.value}'", f'"{node.value}"'}
+            return written if is_whole and (is_shown or node.is_null or not node.value) else NOT_SHOWN
+        anchor = "" if node.anchor is None else f"&{self._anchor(node.anchor)} "
+        return f"{anchor}{NOT_SHOWN}"
+
+    def _anchor(self, name: str | None) -> str:
+        return self._anchors.setdefault(name or "", f"a{len(self._anchors) + 1}")
+
+    def _between(self, start: int, end: int) -> str:
+        return _BETWEEN.sub(self._piece, self._body[start:end])
+
+    def _piece(self, found: re.Match[str]) -> str:
+        if found["comment"] is not None:
+            is_ours = found["comment"].strip() in _OURS
+            return found["comment"] if is_ours or not found["comment"].strip("# \t") else f"# {NOT_SHOWN}"
+        if found["anchor"] is not None:
+            return f"&{self._anchor(found['anchor'])}"
+        if found["tag"] is not None:
+            return found["tag"] if found["tag"].removeprefix("!!") in _TAGS else "!"
+        return "" if found["other"] is not None or found["directive"] is not None else found[0]
+
+
+def _leaves(root: Node | None) -> Iterator[tuple[Scalar | Alias, bool]]:
+    """Every scalar and alias in the text, keys too, and whether it is shown."""
+    waiting: list[tuple[Node | None, Path]] = [(root, ())]
+    while waiting:
+        node, path = waiting.pop()
+        match node:
+            case Alias():
+                yield node, False
+            case Scalar():
+                yield node, _is_harmless(path, node.value)
+            case Sequence(items=items):
+                waiting += [(item, path) for item in items]
+            case Mapping(pairs=pairs):
+                for key, value in pairs:
+                    is_word = _SHOWN_KEY.fullmatch(key.value) is not None
+                    yield key, is_word or key.value in _SECTIONS or key.value in _HARMLESS
+                    waiting.append((value, (*path, key.value)))
+
+
+def _is_harmless(path: Path, value: str) -> bool:
+    """Whether a value is shown where it stands: a section of the node's, or none, and a key of its."""
+    known = _HARMLESS.get(path[-1]) if path else None
+    is_in_place = len(path) == 1 or (len(path) == 2 and path[0] in _SECTIONS)
+    return known is not None and is_in_place and known.fullmatch(value) is not None
 
 
 def secret(text: str, path: str) -> str | None:
@@ -70,38 +152,3 @@ def secret(text: str, path: str) -> str | None:
     if isinstance(node, Scalar):
         return node.value
     raise wrong(node.start, "this is not a single value", f"{path} should be one")
-
-
-def _secrets(root: Node | None) -> Iterator[Scalar]:
-    """The scalars under keys with a secret's name. Each node is met once: aliases cannot multiply."""
-    waiting: list[tuple[Node | None, bool]] = [(root, False)]
-    met: set[int] = set()
-    while waiting:
-        node, hidden = waiting.pop()
-        if hidden and isinstance(node, Scalar):
-            yield node
-        if id(node) not in met:
-            waiting += _below(node, hidden=hidden)
-        if hidden:
-            met.add(id(node))
-
-
-def _below(node: Node | None, *, hidden: bool) -> Iterator[tuple[Node, bool]]:
-    match node:
-        case Alias(target=target) if hidden:
-            yield target, True
-        case Sequence(items=items):
-            yield from ((item, hidden) for item in items)
-        case Mapping(pairs=pairs):
-            yield from ((key, True) for key, _ in pairs if hidden)
-            yield from ((value, hidden or bool(_SECRET_KEY.search(key.value))) for key, value in pairs)
-
-
-def _span(text: str, scalar: Scalar) -> tuple[int, int]:
-    """Where the value is, without anchor and tag before it and the line breaks behind a block."""
-    start, end = scalar.start.at, scalar.end.at
-    if scalar.anchor is not None or scalar.tag is not None:
-        found = _PROPERTIES.match(text, start, end)
-        assert found
-        start = found.end()
-    return start, start + len(text[start:end].rstrip())
