@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 
 def shown(text: str) -> str:
     """The text with whatever is not printed as itself escaped as in Python.
@@ -26,6 +24,8 @@ def in_json(facts: object) -> str:
 
     Whoever reads the JSON reads the same as without that. Octets that were no text are U+FFFD.
     """
+    import msgspec  # noqa: PLC0415 - a hall that only prints help has no use for it
+
     try:
         text = msgspec.json.encode(facts).decode()
     except UnicodeEncodeError:

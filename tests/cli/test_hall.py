@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import qmesh
+from qmesh import __file__ as beginning
 from qmesh import __version__
 from qmesh.cli import hall
 from qmesh.cli.hall import COMMANDS, command
@@ -173,7 +173,7 @@ def test_a_bug_is_no_traceback_but_two_lines(monkeypatch, capsys):
 
 def test_nothing_prints_but_the_one_place_for_it():
     """What is printed is escaped there: a print of one's own would be a way around."""
-    package = Path(qmesh.__file__).parent
+    package = Path(beginning).parent
     ways = re.compile(r"\bprint\(|\becho\(|\bsecho\(|stdout\.write|stderr\.write|logging\.Formatter\(")
     found = {
         str(path.relative_to(package))
