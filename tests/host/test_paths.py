@@ -73,10 +73,10 @@ def checksum(octets):
 here, there, mtu, port = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 ends = socket.inet_aton(here) + socket.inet_aton(there)
 def packet(protocol): return struct.pack("!BBHHHBBH", 0x45, 0, 1500, 7, 0x4000, 64, protocol, 0) + ends
-echo = packet(1) + struct.pack("!BBHHH", 8, 0, 0, 1, 1)
+reply = packet(1) + struct.pack("!BBHHH", 0, 0, 0, 1, 1)
 udp = packet(17) + struct.pack("!HHHH", port, 51820, 1480, 0)
 out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-for quoted in (echo, udp + bytes(64)):
+for quoted in (reply, udp + bytes(64)):
     head = struct.pack("!BBHHH", 3, 4, 0, 0, mtu)
     out.sendto(head[:2] + struct.pack("!H", checksum(head + quoted)) + head[4:] + quoted, (here, 0))
 """
