@@ -6,8 +6,9 @@ import logging
 import os
 import sys
 
-from qmesh.cli.printing import Lines, talk
+from qmesh.cli.printing import talk
 from qmesh.errors import Interrupted, QmeshError, bug_at
+from qmesh.host.lines import Lines
 from qmesh.mesh.shown import in_json, one_line
 
 

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from qmesh.host.lines import Lines
+
 NAME: Final = "agent.log"
 """In the state directory; of all processes that run in the background there."""
 OURS: Final = "qmesh"
@@ -89,7 +91,7 @@ class Bounded(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._limit = Limit()
-        self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self.setFormatter(Lines("%(asctime)s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         is_ours = record.name == OURS or record.name.startswith(f"{OURS}.")

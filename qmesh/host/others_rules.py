@@ -21,6 +21,7 @@ from qmesh.host import nft_library, pulse, rulesets
 from qmesh.host.nftables import refusal, text_of
 from qmesh.host.rulesets import Chain, Table
 from qmesh.mesh.guard import HELD, TABLE
+from qmesh.mesh.itself import own_words
 
 DEADLINE_S: Final = 20.0
 """Seconds for all of it. A ruleset that takes longer was not read."""
@@ -217,7 +218,7 @@ class Library:
 
     def _begun(self) -> subprocess.Popen[bytes]:
         most_s = max(1, round(self._until - time.monotonic()) + 1)
-        words = [sys.executable, "-I", "-m", nft_library.__name__, str(most_s)]
+        words = own_words(sys.executable, str(most_s), module=nft_library.__name__)
         try:
             return subprocess.Popen(
                 words,

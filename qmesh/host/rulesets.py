@@ -6,20 +6,26 @@ and as JSON only as long as all of it is UTF-8.
 
 from __future__ import annotations
 
-import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
 from typing import Final
 
 import msgspec
-from pyroute2.netlink.exceptions import NetlinkError
 
-from qmesh.host import netlink
-from qmesh.host.netlink import ACK, ATTRIBUTE, DUMP, HEADER, REQUEST, attributes
+from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
+from qmesh.host import pulse
+from qmesh.host.netlink_messages import ATTRIBUTE, HEADER, attributes, messages_in
 
 FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _NUMBERS: Final = {name: number for number, name in FAMILIES.items()}
+_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+_ERROR, _DONE = 2, 3
+_DUMP_INTERRUPTED: Final = 0x10
+_CODE: Final = struct.Struct("=i")
+_ATTEMPTS: Final = 10
+_ANSWER_S: Final = 30.0
 _NETFILTER: Final = 12  # NETLINK_NETFILTER
 _NFTABLES: Final = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GET_TABLE, _GET_CHAIN, _GET_GENERATION = (_NFTABLES | message for message in (1, 4, 16))  # NFT_MSG_*
@@ -77,26 +83,60 @@ def has_table(family: str, name: str) -> bool:
     """Whether there is such a table. Raises MachineRefused where it could not look."""
     wanted = name.encode() + b"\0"
     padded = ATTRIBUTE.pack(ATTRIBUTE.size + len(wanted), _TABLE_NAME) + wanted + bytes(-len(wanted) % 4)
-    request = _request(_GET_TABLE, REQUEST | ACK, _NUMBERS[family], padded)
-    with netlink.refusals("read nftables' tables"), _socket() as asking:
-        try:
-            return bool(netlink.asked(asking, request)[0])
-        except NetlinkError as error:
-            if error.code == errno.ENOENT:
-                return False
-            raise
+    try:
+        return bool(_asked(_request(_GET_TABLE, _REQUEST | _ACK, _NUMBERS[family], padded)))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _refusal(error) from None
 
 
 def generation() -> int:
     """A number that is another after each change of any table. Raises MachineRefused."""
-    request = _request(_GET_GENERATION, REQUEST | ACK, 0)
-    with netlink.refusals("read nftables' generation"), _socket() as asking:
-        (message,), _ = netlink.asked(asking, request)
+    try:
+        (message,) = _asked(_request(_GET_GENERATION, _REQUEST | _ACK, 0))
+    except (OSError, ValueError) as error:
+        raise _refusal(error) from None
     return int(_U32.unpack_from(message, _spans(message)[_GENERATION_ID][0])[0])
 
 
-def _socket() -> socket.socket:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER)
+def _asked(request: bytes) -> list[bytes]:
+    """What the kernel answers, whole. Raises OSError, ValueError or KernelRefused."""
+    for _ in range(_ATTEMPTS):
+        with (
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as asking,
+            pulse.allowed(_ANSWER_S),
+        ):
+            asking.settimeout(_ANSWER_S)
+            asking.sendto(request, (0, 0))
+            found, is_torn = _answer(asking)
+        if not is_torn:
+            return found
+    raise KernelRefused("nftables' tables change too fast to be read", hint="try again")
+
+
+def _answer(asking: socket.socket) -> tuple[list[bytes], bool]:
+    """The messages of an answer, and whether what it lists was changed meanwhile."""
+    found: list[bytes] = []
+    is_torn = False
+    while True:
+        for kind, flags, message in messages_in(asking.recv(1 << 17)):
+            is_torn |= bool(flags & _DUMP_INTERRUPTED)
+            code = -_CODE.unpack_from(message, HEADER.size)[0] if kind in {_ERROR, _DONE} else None
+            if code:
+                raise OSError(code, os.strerror(code))
+            if code == 0:
+                return found, is_torn
+            found.append(message)
+
+
+def _refusal(error: OSError | ValueError) -> MachineRefused:
+    reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    if isinstance(error, PermissionError):
+        return NeedsRoot("nftables may not be used by this user", hint="run the command as root")
+    return KernelRefused(
+        f"could not read nftables' tables: {reason}", hint="is nf_tables in this kernel? see `dmesg`"
+    )
 
 
 def _request(kind: int, flags: int, family: int, payload: bytes = b"") -> bytes:
@@ -106,14 +146,10 @@ def _request(kind: int, flags: int, family: int, payload: bytes = b"") -> bytes:
 
 def _dumped(kind: int) -> list[bytes]:
     """Each message of a dump."""
-    request = _request(kind, REQUEST | DUMP, 0)
-
-    def dump() -> tuple[list[bytes], bool]:
-        with _socket() as asking:
-            return netlink.asked(asking, request)
-
-    with netlink.refusals("read nftables' tables and chains"):
-        return netlink.whole(dump)
+    try:
+        return _asked(_request(kind, _REQUEST | _DUMP, 0))
+    except (OSError, ValueError) as error:
+        raise _refusal(error) from None
 
 
 def _spans(message: bytes) -> Spans:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def own_words(python: str, *words: str, options: Sequence[str] = ()) -> tuple[str, ...]:
+def own_words(
+    python: str, *words: str, options: Sequence[str] = (), module: str = "qmesh"
+) -> tuple[str, ...]:
     """The words that run a command of qmesh, in whichever directory and environment that is.
 
     -I keeps what Python imports to what root installed: `-m` alone has it look in the current directory
@@ -14,5 +16,6 @@ def own_words(python: str, *words: str, options: Sequence[str] = ()) -> tuple[st
     python: the interpreter that has qmesh, absolute.
     words: the command with its arguments.
     options: the interpreter's others.
+    module: what of qmesh is the program.
     """
-    return (python, *options, "-I", "-m", "qmesh", *words)
+    return (python, *options, "-I", "-m", module, *words)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.cli import printing
+from qmesh.host.lines import Lines
 from qmesh.mesh.shown import in_json, one_line, shown
 
 ANYTHING = st.text(st.characters())
@@ -51,7 +52,7 @@ def test_what_is_printed_is_shown(say, capfd):
 
 
 def test_what_is_logged_is_one_line_whatever_stands_in_it():
-    formatter = printing.Lines("%(message)s")
+    formatter = Lines("%(message)s")
     record = logging.LogRecord("qmesh", logging.INFO, "x", 1, "said %s", (f"x\nerror: y{HOSTILE}",), None)
     text = formatter.format(record)
     assert text.startswith("said x\\nerror: y\\x1b]0;x\\x07")
