@@ -65,6 +65,7 @@ def read_table(name: str) -> str | None:
 
     Raises as `run` does: could not look is never nothing there.
     """
+    _library()  # where there is none, that is said although no table is there
     while rulesets.has_table("inet", name):
         try:
             return run(f"list table inet {name}")

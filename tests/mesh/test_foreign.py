@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from qmesh.mesh.foreign import xtables
 from qmesh.mesh.foreign.listing import Listing, tables_of
-from qmesh.mesh.foreign.rules import Table, drops
+from qmesh.mesh.foreign.rules import TOO_MANY, Budget, Chain, Condition, Rule, Table, drops
 from tests.mesh.foreign_cases import CASES, DATAGRAM, Fate
 
 LISTINGS = {
@@ -220,3 +223,136 @@ def test_a_table_of_iptables_is_read_once_and_in_its_own_words() -> None:
     found = tables_of(listing(objects=objects, saved=saved))
     assert [(table.program, table.name) for table in found] == [("nft", "mine"), ("iptables", "filter")]
     assert [table.program for table in tables_of(listing(objects=objects))] == ["nft", "nft"]
+
+
+NAMELESS = "jump {\n\t\t\tdrop\n\t\t}"
+"""What libnftables prints, within its JSON, of a chain that has no name."""
+
+
+@pytest.mark.parametrize(
+    ("expected", "found"),
+    [
+        ("unclear", [NAMELESS]),
+        ("unclear", [match(PORT, 51820), NAMELESS]),
+        ("passes", [match(PORT, 22), NAMELESS]),
+        ("unclear", [{"jump": None}]),
+        ("unclear", [{"jump": {"target": "nowhere"}}]),
+        ("unclear", [{"goto": {"target": "nowhere"}}, DROP]),
+        ("unclear", [{"vmap": {"key": PORT, "data": "@nowhere"}}]),
+        ("unclear", [{"vmap": {"key": PORT, "data": {"set": [[22, {"accept": None}], "odd"]}}}]),
+        ("unclear", [{}]),
+        ("unclear", [{"a": 1, "b": 2}]),
+        ("unclear", [7, DROP]),
+    ],
+)  # fmt: skip
+def test_a_rule_that_raises_is_one_that_was_not_understood(expected: Fate, found: list[Any]) -> None:
+    tables = expressions(*found)
+    assert fate(tables) == expected
+    (chain,) = tables[0].chains.values()
+    assert all("not understood" not in rule.text and rule.text for rule in chain.rules)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from(["@s", "udp", "c"]),
+        lambda some: st.lists(some, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["match", "vmap", "left", "right", "op", "set", "jump", "goto", "target", "mangle", "key", "value", "data", "xt", "payload", "protocol", "field", "concat", "&", "elem", "val", "prefix", "range"]
+            ),
+            some,
+            max_size=3,
+        ),
+        max_leaves=12,
+    )
+)  # fmt: skip
+def test_law_whatever_a_rule_is_it_is_read_and_asked(expression: Any) -> None:
+    fate(expressions(expression, DROP))
+
+
+def test_a_chain_that_could_not_be_read_may_do_anything_and_a_table_that_sleeps_does_nothing() -> None:
+    about = {"family": "inet", "table": "t", "name": "c", "hook": "input", "prio": 0, "policy": "accept"}
+    table = {"family": "inet", "name": "t"}
+    assert (
+        fate(tables_of(listing(objects=[{"table": table}, {"chain": about | {"unread": True}}]))) == "unclear"
+    )
+    drops_all = about | {"policy": "drop"}
+    assert fate(tables_of(listing(objects=[{"table": table}, {"chain": drops_all}]))) == "drops"
+    asleep = [{"table": table | {"dormant": True}}, {"chain": drops_all}]
+    assert fate(tables_of(listing(objects=asleep, text="table inet t {\n"))) == "passes"
+    comment = 'table inet t {\n\tchain c {\n\t\tdrop comment "x\nflags dormant\n" # handle 9\n'
+    assert fate(tables_of(listing(objects=[{"table": table}, {"chain": drops_all}], text=comment))) == "drops"
+
+
+def test_a_hook_of_devices_whose_names_begin_so() -> None:
+    about = {"family": "netdev", "table": "t", "name": "c", "hook": "ingress", "prio": 0, "policy": "drop"}
+    table = {"table": {"family": "netdev", "name": "t"}}
+    for devices, expected in ((["eth*"], "drops"), (["lo", "eth0"], "drops"), (["eth1*"], "passes")):
+        found = tables_of(listing(objects=[table, {"chain": about | {"devices": devices}}]))
+        assert fate(found) == expected
+
+
+def test_jumps_that_multiply_are_given_up_and_told() -> None:
+    names = [f"c{number}" for number in range(30)]
+    chains = {
+        name: Chain(name=name, rules=(Rule("jump", ending="jump", target=following),) * 9)
+        for name, following in zip(names, [*names[1:], "end"], strict=True)
+    }
+    base = Chain(name="base", hook="input", rules=(Rule("jump", ending="jump", target="c0"),))
+    table = Table(
+        program="nft", family="inet", name="t", chains={**chains, "base": base, "end": Chain(name="end")}
+    )
+    (drop,) = drops([table], DATAGRAM, Budget(1000))
+    assert not drop.is_certain
+    assert drop.rule is TOO_MANY
+
+
+def test_a_chain_that_leads_to_itself_is_given_up() -> None:
+    chain = Chain(name="c", hook="input", rules=(Rule("jump", ending="jump", target="c"),))
+    (drop,) = drops([Table(program="iptables", family="ip", name="t", chains={"c": chain})], DATAGRAM)
+    assert not drop.is_certain
+
+
+class Odd:
+    """A collection that raises."""
+
+    def has(self, value: object) -> bool:
+        raise TypeError(value)
+
+
+def test_a_comparison_that_raises_is_not_understood() -> None:
+    rule = Rule("odd", (Condition(("udp dport",), ((Odd(),),)),), "drop")
+    chain = Chain(name="c", hook="input", rules=(rule,))
+    (drop,) = drops([Table(program="nft", family="inet", name="t", chains={"c": chain})], DATAGRAM)
+    assert not drop.is_certain
+
+
+@pytest.mark.parametrize(
+    ("expected", "rules"),
+    [
+        ("drops", ":it's - [0:0]\n-A INPUT -j it's\n-A it's -j DROP"),
+        ("drops", ':"q - [0:0]\n-A INPUT -j "q\n-A "q -p udp -j DROP'),
+        ("drops", '-A INPUT -i a"b -j ACCEPT\n-A INPUT -i " -j ACCEPT\n-A INPUT -j DROP'),
+        ("drops", '-A INPUT -m comment --comment "x\nCOMMIT\n*filter\n:INPUT ACCEPT [0:0]\n" -j DROP'),
+        ("drops", '-A INPUT -m comment --comment "a \\"b\\" \\\\" -j DROP'),
+        ("drops", "-A INPUT -m comment --comment -j -j DROP"),
+        ("drops", "-A INPUT -m comment --comment \u2028-j -j DROP"),
+        ("unclear", "-A INPUT -m"),
+        ("unclear", "-A INPUT -j"),
+        ("drops", "-A nowhere -j ACCEPT\n-A INPUT -j DROP"),
+        ("drops", "-A\n:\n*\n\n-A INPUT -j DROP"),
+    ],
+)
+def test_what_iptables_prints_of_names_that_mean_to_be_misread(expected: Fate, rules: str) -> None:
+    saved = {("iptables-legacy", "ip"): SAVED.format(policy="ACCEPT", rules=rules)}
+    if rules.startswith("-A\n"):
+        saved = {("iptables-legacy", "ip"): SAVED.format(policy="ACCEPT", rules=rules.replace("*\n", ""))}
+    assert fate(tables_of(listing(saved=saved))) == expected
+
+
+@given(st.text(st.sampled_from("*:-Aijm \n\"'\\!COMMITx[0]"), max_size=60))
+def test_law_whatever_iptables_prints_it_is_read(text: str) -> None:
+    for table in xtables.read(
+        f"*filter\n:INPUT ACCEPT [0:0]\n{text}\nCOMMIT\n", family="ip", program="iptables"
+    ):
+        list(drops([table], DATAGRAM))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from msgspec.structs import replace
 from qmesh.mesh.foreign.listing import tables_of
 from qmesh.mesh.foreign.obstacles import Obstacle, obstacles
 from qmesh.mesh.foreign.packets import Packet, Way, needed
-from qmesh.mesh.foreign.rules import Chain, Rule, Table
+from qmesh.mesh.foreign.rules import Chain, Program, Rule, Table
 from qmesh.mesh.foreign.values import Members, Unclear
 from qmesh.mesh.model import Guard, Tunnel
 from tests.mesh.foreign_cases import DATAGRAM
@@ -237,3 +239,33 @@ def test_a_port_that_firewalld_denies_is_allowed_by_a_rule_that_comes_first() ->
 def test_of_what_nobody_knows_nothing_is_said() -> None:
     assert Unclear().has(1) is None
     assert Members([]).has(("a", "b")) is False
+
+
+@pytest.mark.parametrize("name", ["a b", "x; touch /owned", "$(x)", "it's", "\u2028", "a\nb"])
+def test_a_cure_gives_hostile_names_to_no_shell(name: str) -> None:
+    tried: list[tuple[Program, Packet]] = [("nft", DATAGRAM), ("nft", TO_WORKER), ("iptables", DATAGRAM)]
+    for program, packet in tried:
+        chain = Chain(name=name, hook="input", drops=True)
+        table = Table(program=program, family="ip", name="filter", chains={name: chain})
+        (found,) = obstacles([table], [packet])
+        words = shlex.split(found.cure)
+        if program == "iptables":
+            assert words[:3] == ["iptables", "-I", name]
+        else:
+            assert words[:2] == ["nft", "-j"]
+            (command,) = json.loads(words[2])["nftables"]
+            assert command["insert"]["rule"]["chain"] == name
+            assert command["insert"]["rule"]["expr"][1] == {"accept": None}
+
+
+TO_WORKER = replace(DATAGRAM, traffic="tunnel in", iif="qmesh0", protocol="tcp")
+
+
+def test_the_cure_of_what_is_sent_by_wireguard_where_a_name_is_hostile() -> None:
+    packet = replace(DATAGRAM, traffic="wireguard out", iif="", oif="eth0")
+    chain = Chain(name="a b", hook="output", drops=True)
+    (found,) = obstacles([Table(program="nft", family="ip", name="t", chains={"a b": chain})], [packet])
+    (command,) = json.loads(shlex.split(found.cure)[2])["nftables"]
+    assert command["insert"]["rule"]["expr"][0]["match"]["left"] == {
+        "payload": {"protocol": "udp", "field": "sport"}
+    }
