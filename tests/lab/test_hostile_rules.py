@@ -67,6 +67,9 @@ CASES = {
         chain(f'{DROP} comment "x\\ntype filter hook ingress device eth9"'),
         (DROPS,),
     ),
+    "a comment that talks to the terminal": Case(
+        chain(f'{DROP} comment "\\x1b]0;x\\x07\\x1b[2Jerror:\\x9b\\xe2\\x80\\xae"'), (DROPS,)
+    ),
     "a comment that is not UTF-8": Case(chain(f'{DROP} comment "x\\xff"'), (DROPS,)),
     "an interface that is not UTF-8": Case(
         chain('iifname "a\\xff" accept', DROP), (("check-failed", "error", "libnftables died"), UNCLEAR)

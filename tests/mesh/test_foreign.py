@@ -252,14 +252,32 @@ def test_a_rule_that_raises_is_one_that_was_not_understood(expected: Fate, found
     assert all("not understood" not in rule.text and rule.text for rule in chain.rules)
 
 
+WORDS = [
+    *(
+        "match",
+        "vmap",
+        "left",
+        "right",
+        "op",
+        "set",
+        "jump",
+        "goto",
+        "target",
+        "mangle",
+        "key",
+        "value",
+        "data",
+    ),
+    *("data", "xt", "payload", "protocol", "field", "concat", "&", "elem", "val", "prefix", "range"),
+]
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from(["@s", "udp", "c"]),
         lambda some: st.lists(some, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                ["match", "vmap", "left", "right", "op", "set", "jump", "goto", "target", "mangle", "key", "value", "data", "xt", "payload", "protocol", "field", "concat", "&", "elem", "val", "prefix", "range"]
-            ),
+                        st.sampled_from(WORDS),
             some,
             max_size=3,
         ),
