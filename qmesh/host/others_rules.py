@@ -20,6 +20,7 @@ from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host import nft_library, pulse, rulesets
 from qmesh.host.nftables import refusal, text_of
 from qmesh.host.rulesets import Chain, Table
+from qmesh.mesh.decoding import Malformed, from_json
 from qmesh.mesh.guard import HELD, TABLE
 from qmesh.mesh.itself import own_words
 
@@ -34,7 +35,7 @@ _MOST_DEATHS: Final = 10
 _MOST_OCTETS: Final = 256 << 20
 _MOST_UNREAD: Final = 5
 """That are named."""
-_UNREADABLE: Final = (MachineRefused, ValueError, LookupError, TypeError, AttributeError)
+_UNREADABLE: Final = (MachineRefused, Malformed, ValueError, LookupError, TypeError, AttributeError)
 """What a name or an answer raises that is not as it should be."""
 
 Key = tuple[str, bytes]
@@ -54,6 +55,17 @@ class Read(msgspec.Struct, frozen=True):
     objects: Objects
     text: str
     unread: tuple[str, ...]
+
+
+class _Said(msgspec.Struct):
+    """What the library prints in JSON."""
+
+    nftables: list[dict[str, Any]]
+
+
+def printed_in(octets: bytes) -> Objects:
+    """What the library printed in JSON, but for the head. Raises Malformed."""
+    return from_json(octets, _Said).nftables[1:]
 
 
 class LibraryDied(MachineRefused):
@@ -170,7 +182,7 @@ class _Reader:
     def _listed(self, command: dict[str, Any]) -> Objects:
         """What it prints in JSON, but for the head. Names go in JSON: they may be words of nft's language."""
         printed = self._library.ask(json.dumps({"nftables": [command]}), in_json=True)
-        return list(msgspec.json.decode(printed)["nftables"][1:])
+        return printed_in(printed)
 
     def _printed(self, command: str) -> str:
         with contextlib.suppress(MachineRefused):

@@ -18,6 +18,7 @@ import msgspec
 from qmesh.errors import MachineRefused
 from qmesh.host import clock, files, pulse, surroundings
 from qmesh.host.netlink import refusals
+from qmesh.mesh.decoding import Malformed, from_json
 from qmesh.mesh.model import Endpoint
 
 PROBE_S: Final = 60.0
@@ -105,12 +106,17 @@ def _known(endpoint: Endpoint) -> int | None:
     return mtu if time.clock_gettime(time.CLOCK_BOOTTIME) - at < KNOWN_S else None
 
 
+def recalled(octets: bytes) -> _Memory:
+    """What is kept there. Raises Malformed."""
+    return from_json(octets, _Memory)
+
+
 def _recall(directory: Path | None) -> None:
     """Take what another process was told later."""
-    with contextlib.suppress(MachineRefused, msgspec.MsgspecError, ValueError):
+    with contextlib.suppress(MachineRefused, Malformed):
         octets = None if directory is None else files.read(directory / MEMORY)
         if octets is not None:
-            memory = msgspec.json.decode(octets, type=_Memory)
+            memory = recalled(octets)
             if memory.boot == clock.now().boot:
                 for each, told in memory.told.items():
                     _told[each] = max(told, _told.get(each, told), key=lambda found: found[1])

@@ -6,10 +6,11 @@ and as JSON only as long as all of it is UTF-8.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -71,12 +72,32 @@ class Chain(msgspec.Struct, frozen=True):
 
 def tables() -> list[Table]:
     """All of them. Raises MachineRefused where it could not look."""
-    return [_table(message) for message in _dumped(_GET_TABLE)]
+    return tables_in(_dumped(_GET_TABLE))
+
+
+def tables_in(messages: Iterable[bytes]) -> list[Table]:
+    """Those in a dump. Raises KernelRefused for what is none."""
+    with _understood():
+        return [_table(message) for message in messages]
 
 
 def chains() -> list[Chain]:
     """All of them, table by table. Raises MachineRefused where it could not look."""
-    return [_chain(message) for message in _dumped(_GET_CHAIN)]
+    return chains_in(_dumped(_GET_CHAIN))
+
+
+def chains_in(messages: Iterable[bytes]) -> list[Chain]:
+    """Those in a dump. Raises KernelRefused for what is none."""
+    with _understood():
+        return [_chain(message) for message in messages]
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, LookupError, struct.error) as error:
+        raise _refusal(ValueError(f"not understood: {error!r}")) from None
 
 
 def has_table(family: str, name: str) -> bool:
@@ -97,7 +118,8 @@ def generation() -> int:
         (message,) = _asked(_request(_GET_GENERATION, _REQUEST | _ACK, 0))
     except (OSError, ValueError) as error:
         raise _refusal(error) from None
-    return int(_U32.unpack_from(message, _spans(message)[_GENERATION_ID][0])[0])
+    with _understood():
+        return int(_U32.unpack_from(message, _spans(message)[_GENERATION_ID][0])[0])
 
 
 def _asked(request: bytes) -> list[bytes]:

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 import socket
+import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -31,13 +32,15 @@ from qmesh.host import (
     link_messages,
     names,
     netlink_messages,
-    nftables,
+    others_rules,
+    paths,
     ports,
     processes,
     records,
     registry,
     reserved,
     rule_notices,
+    rulesets,
     sessions,
     sockets,
     state,
@@ -71,6 +74,26 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Endpoint, Guard, Machine, Peer, Secret, Tunnel
 from tests.readers import images, mutate
 
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+_CHAIN: Final = (
+    bytes(16)
+    + b"\1\0\0\0"
+    + b"".join(
+        (
+            _attribute(1, b"t\0"),
+            _attribute(2, struct.pack("!Q", 3)),
+            _attribute(3, b"c\0"),
+            _attribute(4, _attribute(1, struct.pack("!I", 1)) + _attribute(2, struct.pack("!i", -5))),
+            _attribute(5, struct.pack("!I", 1)),
+            _attribute(7, b"filter\0"),
+        )
+    )
+)
+"""A base chain, as the kernel tells of it."""
 CORPUS: Final = Path(__file__).parents[1] / "mesh" / "corpus"
 
 KEYS: Final = tuple(base64.b64encode(bytes([number]) * 32).decode() for number in range(1, 9))
@@ -914,10 +937,34 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "nftables in JSON",
-            (nftables,),
-            lambda octets: nftables.printed_in(_text(octets)),
+            (others_rules,),
+            others_rules.printed_in,
             (b'{"nftables": [{"metainfo": {}}, {"chain": {"name": "c"}}]}',),
             mutate.json_trees,
+        ),
+        Reader(
+            "what routers said",
+            (paths,),
+            paths.recalled,
+            (b'{"boot": "x", "told": {"192.0.2.1:51820": [1400, 12.5]}}',),
+            mutate.json_trees,
+        ),
+        Reader(
+            "tables by netlink",
+            (rulesets,),
+            lambda octets: rulesets.tables_in([octets]),
+            (
+                struct.pack("=IHHII", 36, 2560, 0, 1, 0)
+                + bytes(4)
+                + struct.pack("=HH4s", 8, 1, b"t")
+                + struct.pack("=HHI", 8, 2, 0),
+            ),
+        ),
+        Reader(
+            "chains by netlink",
+            (rulesets,),
+            lambda octets: rulesets.chains_in([octets]),
+            (_CHAIN,),
         ),
         Reader(
             "wireguard by UAPI",
