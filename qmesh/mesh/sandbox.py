@@ -52,11 +52,13 @@ def is_user(name: str) -> bool:
 def of_agent() -> str:
     """The agent, and what undoes in its place: wireguard-go, units, and config.yml with its owner's rights.
 
-    CAP_SETUID and CAP_SETGID: to read and write config.yml as its owner. CAP_NET_RAW: to measure paths.
+    CAP_SETUID, CAP_SETGID and setfsuid(2): to read and write config.yml as its owner. CAP_NET_RAW: to
+    measure paths.
     """
     return f"""\
 {_QMESH}{_LOG}CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW
 CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_SETGID CAP_SETUID
+SystemCallFilter=setfsuid setfsuid32 setfsgid setfsgid32
 DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw
 ProtectSystem=full

@@ -83,6 +83,7 @@ MemoryHigh=256M
 AGENTS = f"""\
 {QMESHS}CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW
 CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_SETGID CAP_SETUID
+SystemCallFilter=setfsuid setfsuid32 setfsgid setfsgid32
 DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw
 ProtectSystem=full
