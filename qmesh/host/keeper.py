@@ -40,10 +40,8 @@ class Keeper:
         self._path = directory / SCRIPT
         self._notices = RuleNotices()
         self._looked = 0.0
-        self._found: tuple[tuple[int, int, int] | None, float] = (
-            None,
-            0.0,
-        )  # the file, and until when that counts
+        # The file that the table was found to be as, and until when that counts.
+        self._found: tuple[tuple[int, int, int] | None, float] = None, 0.0
 
     def close(self) -> None:
         """Keep it no more."""
