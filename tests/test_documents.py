@@ -14,7 +14,7 @@ from qmesh.cli.hall import COMMANDS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOCS = CHECKOUT / "docs"
-DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 AUDIT = sorted((CHECKOUT / "qmesh/mesh/audit").glob("*.py"))
 
 ENDS_OF_TEXT_FILES = {".cfg", ".md", ".py", ".rb", ".sh", ".toml", ".txt", ".yaml", ".yml", ".lock", ""}
@@ -151,3 +151,15 @@ def test_nothing_of_one_machine_is_in_the_repository():
 @pytest.mark.parametrize("lock", sorted((CHECKOUT / "scripts").glob("*.lock")), ids=name_of)
 def test_locks_have_no_address_in_them(lock):
     assert "://" not in lock.read_text(encoding="utf-8")
+
+
+def test_every_test_that_the_promises_name_is_there():
+    """Whole names, and the beginnings of several with a star."""
+    written = (path.read_text(encoding="utf-8") for path in (CHECKOUT / "tests").rglob("test_*.py"))
+    there = {
+        name for text in written for name in re.findall(r"^ *(?:async )?def (test_\w+)\(", text, re.MULTILINE)
+    }
+    named = re.findall(r"`(test_\w+)(\*?)`", (DOCS / "promises.md").read_text(encoding="utf-8"))
+    assert len(named) > 30
+    for name, star in named:
+        assert any(test.startswith(name) for test in there) if star else name in there, name
