@@ -99,9 +99,11 @@ def test_where_one_is_not_ready_nothing_changes_or_it_is_left_behind(lab):
     moving.wait(20)
     assert "is being handed over to machine-b" in refusal(a, "pause", "machine-c", code=2)
     assert "`qmesh handover machine-b` goes on" in qmesh(a, "status").stdout
-    # Any user of B's machine has its tunnel address, and gains nothing by it.
+    # Any user of B's machine has its tunnel address, and is not let through; nor is root without the key.
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    assert b.run([*nobody, "python", "-c", ASK_FOR_THE_ESTATE]).stdout.split() == ["403"]
+    asked = b.run([*nobody, "python", "-c", ASK_FOR_THE_ESTATE], check=False)
+    assert asked.stderr.splitlines()[-1] == "TimeoutError: timed out"
+    assert b.run(["python", "-c", ASK_FOR_THE_ESTATE]).stdout.split() == ["403"]
     assert "control stays the control node" in qmesh(a, "handover", "--cancel").stdout
     qmesh(a, "pause", "machine-c")
     qmesh(a, "resume", "machine-c")
