@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qmesh.host import files, held, nftables
 from qmesh.host.state import State
-from qmesh.mesh.guard import HELD, TABLE, load_script, unload_script
+from qmesh.mesh.guard import HELD, TABLE, is_loaded, load_script, unload_script
 from qmesh.mesh.model import NodeState
 from qmesh.mesh.undoing import GuardBefore
 
@@ -37,8 +37,12 @@ def put_guard_back(state: State, guard: GuardBefore, *, at_boot: bool) -> None:
         nftables.run(unload_script())
         _put(state.guard_file, guard.boot_file)
         return
-    # The files first: should the power go in between, closed is what comes up.
-    _put(state.guard_file, guard.boot_file)
+    # The files first: should the power go in between, closed is what comes up. What somebody had altered is
+    # written as it was, or who keeps the guard would mend it.
+    is_whole = guard.boot_file is None or is_loaded(
+        guard.boot_file, guard.script.removeprefix(unload_script())
+    )
+    _put(state.guard_file, guard.boot_file if is_whole else guard.script)
     nftables.run(guard.script)
     if guard.held_file is None:
         _let_go(state, at_boot=at_boot)
