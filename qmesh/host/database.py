@@ -133,7 +133,7 @@ def named(path: Path) -> Iterator[None]:
         raise MachineRefused(
             f"{path} could not be used: {error}", hint="look for a full disk or a read-only file system"
         ) from None
-    except (sqlite3.Error, MemoryError) as error:
+    except (sqlite3.Error, MemoryError, UnicodeDecodeError) as error:  # the last where its message is no text
         raise _damaged(path, error) from None
     except OSError as error:
         raise MachineRefused(

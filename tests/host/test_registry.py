@@ -1107,6 +1107,18 @@ def test_an_image_of_other_tables_than_ours_is_not_read(path, statement):
         RegistryImage(octets)
 
 
+def test_an_image_whose_schema_is_no_text_is_damage(path):
+    """SQLite quotes what it does not understand, and Python fails to read that."""
+    with Registry(path) as registry:
+        octets = registry.copied()
+    damaged = octets.replace(
+        b"triggerstand_in_is_onestand_insCREATE", b"triggerstand_in_is_on\x9fstand_insCREATX"
+    )
+    assert damaged != octets
+    with pytest.raises(StateUnreadable, match="is damaged"):
+        RegistryImage(damaged)
+
+
 @pytest.mark.parametrize("older", [(), AS_OF_VERSION_3, AS_OF_VERSION_2, AS_OF_VERSION_1])
 def test_an_image_of_each_version_has_our_tables_once_it_was_brought_forward(path, older):
     sql(path, *older)

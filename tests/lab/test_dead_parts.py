@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from qmesh.host.registry.schema import VERSION
 from qmesh.mesh.guard import HELD, TABLE
 from tests.lab.broken_parts import NAMES, breakable_agent, findings, is_mended, is_well, spoil
 from tests.lab.cluster import (
@@ -129,7 +130,7 @@ def test_a1_a_look_that_fails_in_an_unforeseen_way_leaves_the_ports_closed(clust
 
 SQL = "import sqlite3, sys; sqlite3.connect(sys.argv[1], isolation_level=None).execute(sys.argv[2])"
 ROWS = {
-    "a version that never was": ("PRAGMA user_version = 0", "PRAGMA user_version = 4"),
+    "a version that never was": ("PRAGMA user_version = 0", f"PRAGMA user_version = {VERSION}"),
     "a node that there is not": ("UPDATE mesh SET node = '9.9'", "UPDATE mesh SET node = '1.4'"),
     "a preshared key that is none": (
         "UPDATE machines SET preshared_key = preshared_key || 'x' WHERE name = 'machine-b'",
