@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from qmesh.cli.printing import talk
 from qmesh.errors import BadInput
 
 
@@ -11,6 +12,5 @@ def asked(question: str, *, refusal: BadInput) -> str:
     """What was typed, without spaces around it. Raises `refusal` where there is no terminal to ask at."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise refusal
-    sys.stderr.write(f"{question} ")
-    sys.stderr.flush()
+    talk(question, end=" ")
     return sys.stdin.readline().strip()

@@ -12,6 +12,6 @@ def say(text: str) -> None:
     print(shown(text), flush=True)  # noqa: T201 - this is where it is printed
 
 
-def talk(text: str) -> None:
-    """Print what is no answer, on standard error."""
-    print(shown(text), file=sys.stderr, flush=True)  # noqa: T201 - see above
+def talk(text: str, *, end: str = "\n") -> None:
+    """Print what is no answer, on standard error. end: what comes after it, a new line or a space."""
+    print(shown(text), file=sys.stderr, end=end, flush=True)  # noqa: T201 - see above

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from qmesh.errors import KernelRefused, MachineRefused
-from qmesh.host import nft_library, pulse, rulesets
+from qmesh.host import nft_library, programs, pulse, rulesets
 from qmesh.host.nftables import refusal, text_of
 from qmesh.host.rulesets import Chain, Table
 from qmesh.mesh.decoding import Malformed, from_json
@@ -237,7 +237,7 @@ class Library:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                cwd="/",
+                cwd=programs.DIRECTORY,
                 bufsize=0,
             )
         except OSError as error:

@@ -368,7 +368,7 @@ def test_somebody_elses_interface_is_refused_and_left_alone(state):
     ip("link", "add", NAME, "type", "veth", "peer", "name", "other")
 
     with pytest.raises(KernelRefused, match="is a veth interface"):
-        machine(state)
+        machine(state).observe()
     found = links.read(NAME)
 
     assert found is not None

@@ -131,13 +131,15 @@ def what_is_there(machine: Machine) -> dict[str, str]:
         "state": f"cd {STATE} && find . -type f ! -name '*.lock' ! -name agent.log"
         " ! -name 'mesh.db-*' | sort",
         "links": "ip -o link | cut -d: -f2",
-        "rules": "nft list ruleset",
+        "rules": "nft -s list ruleset | sed '/set askers/,/^\\t}$/d'",  # who asked lately comes and goes
         "reserved": "cat /proc/sys/net/ipv4/ip_local_reserved_ports",
         "files": f"find /root /etc/systemd/system /run /tmp -path '{CHECKOUT}' -prune"
         " -o -newer /proc/1 -type f -print | sort",
     }
     whole = "; printf '\\0'; ".join(f"( {script} )" for script in asked.values())
     found = dict(zip(asked, machine.run(["sh", "-c", whole]).stdout.split("\0"), strict=True))
+    # The table that was loaded last comes last.
+    found["rules"] = "table ".join(sorted(found["rules"].split("table ")))
     # One that is being started is for a moment as the one that starts it.
     return {**found, "processes": "\n".join(sorted(set(machine.processes("wireguard-go|qmesh").values())))}
 

@@ -160,16 +160,18 @@ def watch_programs(points: Points) -> None:
     start = subprocess.Popen.__init__
 
     def started(self: Any, words: Any, *arguments: Any, **rest: Any) -> None:
-        points.cross("start", name_of(words[0]) if "qmesh" not in words else f"qmesh {words[3]}")
+        points.cross(
+            "start", name_of(words[0]) if "qmesh" not in words else f"qmesh {words[words.index('qmesh') + 1]}"
+        )
         start(self, words, *arguments, **rest)
 
     subprocess.Popen.__init__ = started  # type: ignore[method-assign, assignment]
     nftables = importlib.import_module("nftables")
     command = nftables.Nftables.cmd
 
-    def ruled(self: Any, script: str) -> Any:
-        if not script.startswith("list "):
-            points.cross("nft", "worker ports" if re.search(r"40\d\d\d", script) else "no worker ports")
+    def ruled(self: Any, script: bytes) -> Any:
+        if not script.startswith(b"list "):
+            points.cross("nft", "worker ports" if re.search(rb"40\d\d\d", script) else "no worker ports")
         return command(self, script)
 
     nftables.Nftables.cmd = ruled

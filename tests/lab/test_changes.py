@@ -65,7 +65,7 @@ def has_the_control_node(machine: Machine) -> bool:
     connect = (
         "import socket, sys; socket.create_connection(('10.77.0.1', int(sys.argv[1])), float(sys.argv[2]))"
     )
-    words = ["python", "-c", connect, "10.77.0.1", f"{SERVICE}", f"{patience(2)}"]
+    words = ["python", "-c", connect, f"{SERVICE}", f"{patience(2)}"]
     return machine.run(words, check=False).returncode == 0
 
 

@@ -488,8 +488,8 @@ UNREADABLE = {
         "is it the node's config.yml?",
     ),
     "far too long": (
-        "#" * (8 * 1024 * 1024 + 1),
-        "1:1 error config.yml is longer than 8388608 characters",
+        "#" * (1024 * 1024 + 1),
+        "1:1 error config.yml is longer than 1048576 characters",
         "is it the node's config.yml?",
     ),
 }
