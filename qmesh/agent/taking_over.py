@@ -28,7 +28,8 @@ def see_to_left_over(state: State, *, take_over: bool) -> None:
     Raises BadInput where there is something and it is not to be taken over, and where a qmesh runs whose
     state is another directory; MachineRefused where something does not end.
     """
-    if state.has_settings() or files.mode_of(state.guard_file) is not None:
+    own = (state.guard_file, state.held_file)  # of one that is being taken away the second is left
+    if state.has_settings() or any(files.mode_of(path) is not None for path in own):
         return
     _refuse_another(state)
     found = left_over.find()

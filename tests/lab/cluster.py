@@ -122,6 +122,12 @@ def agents(machine: Machine) -> int:
     return len(machine.processes(AGENT))
 
 
+def rules_of(machine: Machine) -> str:
+    """All rules, but for who asked lately, which comes and goes. The table that was loaded last is no other."""
+    words = ["sh", "-c", "nft -s list ruleset | sed '/set askers/,/^\\t}$/d'"]
+    return "table ".join(sorted(machine.run(words).stdout.split("table ")))
+
+
 def what_is_there(machine: Machine) -> dict[str, str]:
     """What qmesh could leave on a machine: state, interfaces, rules, sysctl, processes, units.
 
@@ -131,15 +137,13 @@ def what_is_there(machine: Machine) -> dict[str, str]:
         "state": f"cd {STATE} && find . -type f ! -name '*.lock' ! -name agent.log"
         " ! -name 'mesh.db-*' | sort",
         "links": "ip -o link | cut -d: -f2",
-        "rules": "nft -s list ruleset | sed '/set askers/,/^\\t}$/d'",  # who asked lately comes and goes
         "reserved": "cat /proc/sys/net/ipv4/ip_local_reserved_ports",
         "files": f"find /root /etc/systemd/system /run /tmp -path '{CHECKOUT}' -prune"
         " -o -newer /proc/1 -type f -print | sort",
     }
     whole = "; printf '\\0'; ".join(f"( {script} )" for script in asked.values())
     found = dict(zip(asked, machine.run(["sh", "-c", whole]).stdout.split("\0"), strict=True))
-    # The table that was loaded last comes last.
-    found["rules"] = "table ".join(sorted(found["rules"].split("table ")))
+    found["rules"] = rules_of(machine)
     # One that is being started is for a moment as the one that starts it.
     return {**found, "processes": "\n".join(sorted(set(machine.processes("wireguard-go|qmesh").values())))}
 

@@ -11,7 +11,7 @@ import pytest
 
 from qmesh.mesh.enrolment import parse_invitation
 from tests.lab import disk
-from tests.lab.cluster import AGENT, STATE
+from tests.lab.cluster import AGENT, STATE, rules_of
 from tests.lab.crash import Rig, trouble_of_membership
 from tests.lab.faults import Faulty
 from tests.lab.machines import Lab
@@ -96,9 +96,9 @@ def test_a_file_system_that_takes_nothing_refuses_every_change_and_loses_none(la
         assert control(*words).refused(3), words
         found = control("status")
         assert found.code == 0 or found.refused(3)
-    rules = control.machine.run(["nft", "list", "ruleset"]).stdout
+    rules = rules_of(control.machine)
     control.machine.run(["nft", "flush", "ruleset"])  # the guard needs no disk to come back
-    wait_until(lambda: control.machine.run(["nft", "list", "ruleset"]).stdout == rules)
+    wait_until(lambda: rules_of(control.machine) == rules)
     control.machine.run(["sh", "-c", mend])
     assert control.facts("status") == before
     for words in (("invite", "machine-c"), ("set", "control", "--workers", "9")):
