@@ -123,7 +123,7 @@ def agents(machine: Machine) -> int:
 
 
 def rules_of(machine: Machine) -> str:
-    """All rules, but for who asked lately, which comes and goes. The table that was loaded last is no other."""
+    """All rules, table by table, but for who asked lately: that comes and goes."""
     words = ["sh", "-c", "nft -s list ruleset | sed '/set askers/,/^\\t}$/d'"]
     return "table ".join(sorted(machine.run(words).stdout.split("table ")))
 

@@ -21,6 +21,7 @@ from qmesh.mesh.audit import (
     SilentWorkers,
     Surroundings,
     audit,
+    check_failed,
 )
 from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE
 from qmesh.mesh.desired import Place, desired
@@ -591,3 +592,11 @@ def test_a_config_file_shows_neither_itself_nor_by_rich_what_it_holds():
     for shown in (repr(file), str(file), pretty_repr(file), pretty_repr([file])):
         assert "5ecret" not in shown
         assert "ConfigFile" in shown
+
+
+def test_a_part_that_could_not_be_audited_is_an_error_with_its_reason():
+    found = check_failed("tunnel", "WireGuard says nothing", "look")
+    assert (found.code, found.severity, found.subject, found.seen, found.cure) == (
+        *("check-failed", "error", "tunnel"),
+        *("WireGuard says nothing", "look"),
+    )

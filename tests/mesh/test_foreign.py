@@ -355,6 +355,8 @@ def test_a_comparison_that_raises_is_not_understood() -> None:
         ("drops", '-A INPUT -m comment --comment "a \\"b\\" \\\\" -j DROP'),
         ("drops", "-A INPUT -m comment --comment -j -j DROP"),
         ("drops", "-A INPUT -m comment --comment \u2028-j -j DROP"),
+        ("drops", " \t-A INPUT -j DROP"),
+        ("drops", "-A INPUT --reject-with icmp-port-unreachable -j DROP"),
         ("unclear", "-A INPUT -m"),
         ("unclear", "-A INPUT -j"),
         ("drops", "-A nowhere -j ACCEPT\n-A INPUT -j DROP"),

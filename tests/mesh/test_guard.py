@@ -15,6 +15,8 @@ from msgspec.structs import replace
 from qmesh.mesh.guard import (
     change_script,
     held_script,
+    is_loaded,
+    is_whole,
     load_script,
     may_reach_workers,
     parse,
@@ -540,3 +542,24 @@ def test_what_a_table_says_of_itself_is_told_whatever_its_rules_and_version(text
         guard.ports,
     )
     assert told("table inet qmesh {\n}\n") is None
+
+
+def test_a_script_is_whole_with_its_beginning_and_its_end(guard_of_a_worker: Guard) -> None:
+    script = load_script(guard_of_a_worker)
+    assert is_whole(script)
+    for cut in (script[:-2], script[20:], script[: len(script) // 2], ""):
+        assert not is_whole(cut)
+
+
+def test_a_script_is_loaded_where_the_table_has_its_words(guard_of_a_worker: Guard) -> None:
+    script, listing = load_script(guard_of_a_worker), render(guard_of_a_worker)
+    assert is_loaded(script, listing)
+    assert not is_loaded(script, listing.replace("drop", "accept", 1))
+    assert not is_loaded(script, None)
+
+
+@pytest.fixture
+def guard_of_a_worker() -> Guard:
+    found = parse(WORKER_LISTING)
+    assert isinstance(found, Guard)
+    return found

@@ -314,3 +314,9 @@ def test_e6_the_revision_grows_by_one_with_each_admission(history: list[Inventor
     for before, after in pairwise(history):
         admitted = len(after.machines) == len(before.machines)
         assert after.revision == before.revision + admitted
+
+
+@pytest.mark.parametrize("revision", [-1, 2**53 + 1])
+def test_a_revision_that_cannot_be_is_refused(revision: int) -> None:
+    with pytest.raises(BadInput, match="no revision"):
+        mesh(A, revision=revision)

@@ -96,3 +96,24 @@ def test_a_peer_that_moved_is_left_where_it_is_and_one_that_is_nowhere_is_reache
     assert [(step.kind, step.new) for step in plan(kept(before(TUNNEL), seen), seen)] == [  # type: ignore[union-attr]
         ("set-peer", PEERS[1])
     ]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"listen_port": 65536},
+        {"listen_port": -1},
+        {"mtu": -5},
+        {"public_key": "x"},
+        {"addresses": ("10.77.0.1", "x")},
+        {"interface": "a/b"},
+        {"peers": (msgspec.structs.replace(PEERS[0], keepalive_s=65536),)},
+        {"peers": (msgspec.structs.replace(PEERS[0], endpoint=Endpoint("control.example", 1)),)},
+        {"peers": (msgspec.structs.replace(PEERS[0], allowed_ips=("x",)),)},
+    ],
+    ids=repr,
+)
+def test_a_tunnel_that_no_machine_can_have_is_nothing_to_put_back(odd):
+    before(msgspec.structs.replace(TUNNEL, public_key=None))
+    with pytest.raises(BadInput):
+        before(msgspec.structs.replace(TUNNEL, **odd))

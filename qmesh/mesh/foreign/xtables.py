@@ -31,7 +31,7 @@ _SAY_NOTHING: Final = frozenset({
 
 _RAW: Final = frozenset({"-A", "-i", "-o", "-j", "-g", "--physdev-in", "--physdev-out"})
 """Before a name, which is printed as it is, quotes and all."""
-_GAP = re.compile(r"[ \t]*")
+_GAP = re.compile(r"[ \t]+")
 _PLAIN = re.compile(r"[^ \t\n]+")
 _QUOTED = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*+)"(?=[ \t\n]|\Z)', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -70,13 +70,16 @@ def _lines(text: str) -> Iterator[tuple[str, list[str]]]:
             yield text[start:at], words
             start = at = at + 1
             words = []
+        elif gap := _GAP.match(text, at):
+            at = gap.end()
         elif (quoted := _QUOTED.match(text, at)) and not (words and words[-1] in _RAW):
             words.append(_ESCAPED.sub(r"\1", quoted["text"]))
             at = quoted.end()
-        elif plain := _PLAIN.match(text, at):
+        else:
+            plain = _PLAIN.match(text, at)
+            assert plain is not None  # what is no gap is a word
             words.append(plain[0])
             at = plain.end()
-        at = gap.end() if (gap := _GAP.match(text, at)) else at
     yield text[start:], words
 
 
