@@ -355,6 +355,24 @@ def test_a_step_that_failed_is_tried_again(directory, monkeypatch):
     assert control.left() == ()
 
 
+def test_what_a_command_has_loaded_is_not_taken_back_for_a_moment(directory, monkeypatch):
+    control = Control(directory, monkeypatch)
+    control.settle()
+    with Registry(control.state.registry_file) as registry, registry._change() as connection:
+        connection.execute("UPDATE machines SET workers = 4 WHERE name = 'control'")
+        connection.execute(
+            "INSERT INTO events (at, command, what, machine, revision)"
+            " VALUES (1, 'set', 'changed', 'control', 2)"
+        )
+    here = load(control.state)
+    linux = linux_for(control.state, here)
+    converge(here, linux)
+    assert isinstance(guard := linux.observe_guard().guard, Guard)
+    assert len(guard.ports) == 4
+    assert "load-guard" not in control.look()
+    assert linux.observe_guard().guard == guard
+
+
 def test_events_of_other_kinds_are_an_audits_to_follow(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.settle()
