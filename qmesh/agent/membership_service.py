@@ -76,6 +76,7 @@ class MembershipService:
         event: the registry's last one.
         """
         if not here.settings.control:
+            self._succeeded = self._answered = None
             self.stop()
             self._troubles.clear(SERVICE)
             return
@@ -108,9 +109,17 @@ class MembershipService:
             self.retiring.pulse.beat()
             here = self._succeeded
             if here is not None and self._answered is None:
-                self._answered = succeeding.ask_next(self._state, here)
+                self._answered = self._asked(here)
                 if self._answered is not None:
                     self._look()
+
+    def _asked(self, here: Here) -> succeeding.Answered | None:
+        try:
+            return succeeding.ask_next(self._state, here)
+        except QmeshError:
+            if self._state.settings().control:
+                raise
+            return None  # a member by now, by `qmesh join`: what it was asked with is gone
 
     def _keep_running(self, here: Here) -> None:
         """It is bound to the interface as it is: one that was made anew wants a new one."""

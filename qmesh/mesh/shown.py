@@ -22,7 +22,7 @@ def one_line(text: str) -> str:
 def in_json(facts: object) -> str:
     """Anything that msgspec encodes, as JSON, with the same characters escaped as JSON has it.
 
-    Whoever reads the JSON reads the same as without that. Octets that were no text are U+FFFD.
+    Whoever reads the JSON reads the same as without that. Octets that were no text are question marks.
     """
     import msgspec  # noqa: PLC0415 - a hall that only prints help has no use for it
 

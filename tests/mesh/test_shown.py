@@ -63,3 +63,18 @@ def test_what_is_logged_is_one_line_whatever_stands_in_it():
         record.exc_info = (type(error), error, error.__traceback__)
     record.exc_text = None
     assert not moves_something(formatter.format(record).replace("\n", ""))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"a": "plain", "b": [1, None, True]}, '{"a":"plain","b":[1,null,true]}'),
+        (["\x9b2J", "\u202e", "\U000e0001"], '["\\u009b2J","\\u202e","\\udb40\\udc01"]'),
+        (("\udcff", {"\udcfe": ("\udcfd", 7)}), '["?",{"?":["?",7]}]'),
+    ],
+)
+def test_json_has_the_same_characters_escaped_and_is_read_as_before(facts, expected):
+    said = in_json(facts)
+    assert said.isprintable()
+    assert said == expected
+    json.loads(said)
