@@ -141,7 +141,7 @@ def test_two_at_once_know_nothing_of_each_other(scratch):
     assert first.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_nothing_is_left_of_one_that_is_interrupted(scratch, number):
     with started(scratch, SUITE, "sh", "-c", "sleep 1000 & echo up; sleep 1000") as process:
         assert process.stdout is not None

@@ -67,7 +67,9 @@ def test_on_a_full_disk_a_member_is_removed_and_the_guard_is_kept(lab, how):
 
 
 @pytest.mark.parametrize("how", FILLED)
-@pytest.mark.parametrize("words", [("down",), ("down", "--open")], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [pytest.param(("down",), marks=pytest.mark.long), ("down", "--open")], ids=" ".join
+)
 def test_on_a_full_disk_the_tunnel_is_taken_down(lab, how, words):
     small_disk(lab)
     control = make_control(lab)

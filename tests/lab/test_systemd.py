@@ -116,7 +116,9 @@ def test_init_starts_agent_and_guard_and_enables_both(mesh):
 
 def test_a1_the_agent_is_ready_when_its_service_answers_and_says_how_it_is(mesh):
     until(lambda: shown("qmesh.service", "StatusText") == ("all is as desired",))
-    assert shown("qmesh.service", "Type", "WatchdogUSec") == ("notify", "8s")
+    assert shown("qmesh.service", "Type") == ("notify",)
+    assert shown("qmesh.service", "WatchdogUSec") != ("0",)  # as long as this machine's looks want
+    assert "\nWatchdogSec=8\n" in said("systemctl cat qmesh.service")
 
 
 def test_a1_an_agent_that_is_stopped_as_a_whole_is_ended_and_started_again(mesh):
@@ -253,6 +255,7 @@ def test_check_finds_a_flush_that_nothing_outlasts_and_apply_is_its_cure(mesh):
     assert is_loaded()
 
 
+@pytest.mark.long  # without systemd in tests/lab/test_state_gone.py
 def test_state_that_is_gone_is_taken_over_with_the_guard_held_throughout(mesh):
     """The units of the one whose state is gone are there still, and begin its agent again and again."""
     held = ["nft", "list", "table", "inet", "qmesh-held"]

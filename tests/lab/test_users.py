@@ -28,7 +28,7 @@ from tests.older_guard import as_of_format_1
 pytestmark = pytest.mark.lab
 
 
-@pytest.fixture(scope="module", params=["10.77.0.1", "fd77::1"])
+@pytest.fixture(scope="module", params=["10.77.0.1", pytest.param("fd77::1", marks=pytest.mark.long)])
 def cluster(request):
     with Lab() as lab:
         network = ("--network", "fd77::/64") if ":" in request.param else ()
