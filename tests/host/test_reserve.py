@@ -9,9 +9,8 @@ from qmesh.errors import MachineRefused
 from qmesh.host import files, reserve
 
 
-@pytest.fixture
-def small(own_machine, tmp_path):
-    """A directory on a disk of 24 MiB."""
+def small_disk(tmp_path):
+    """A directory on a disk of 24 MiB, of the test's own machine."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "small", tmp_path], check=True)
     return tmp_path
 
@@ -23,7 +22,8 @@ def fill(directory) -> None:
 
 
 @pytest.mark.lab
-def test_it_takes_its_room_while_there_is_enough(small):
+def test_it_takes_its_room_while_there_is_enough(own_machine, tmp_path):
+    small = small_disk(tmp_path)
     assert reserve.make(small)
     assert reserve.make(small)
     for name in reserve.NAMES:
@@ -33,7 +33,8 @@ def test_it_takes_its_room_while_there_is_enough(small):
 
 
 @pytest.mark.lab
-def test_a_write_on_a_full_disk_gives_it_up_and_is_done(small):
+def test_a_write_on_a_full_disk_gives_it_up_and_is_done(own_machine, tmp_path):
+    small = small_disk(tmp_path)
     reserve.make(small)
     files.write(small / "file", b"before")
     fill(small)
@@ -47,7 +48,8 @@ def test_a_write_on_a_full_disk_gives_it_up_and_is_done(small):
 
 
 @pytest.mark.lab
-def test_without_it_a_full_disk_is_told_and_the_old_file_stays(small):
+def test_without_it_a_full_disk_is_told_and_the_old_file_stays(own_machine, tmp_path):
+    small = small_disk(tmp_path)
     files.write(small / "file", b"before")
     fill(small)
     with pytest.raises(MachineRefused, match="No space left"):
@@ -57,7 +59,8 @@ def test_without_it_a_full_disk_is_told_and_the_old_file_stays(small):
 
 
 @pytest.mark.lab
-def test_room_is_made_only_where_there_is_none(small):
+def test_room_is_made_only_where_there_is_none(own_machine, tmp_path):
+    small = small_disk(tmp_path)
     reserve.make(small)
     reserve.make_room(small)
     assert reserve.is_whole(small)
