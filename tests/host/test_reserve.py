@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host import files, reserve
 
 
-def small_disk(tmp_path):
+def small_disk(tmp_path: Path) -> Path:
     """A directory on a disk of 24 MiB, of the test's own machine."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "small", tmp_path], check=True)
     return tmp_path
