@@ -7,6 +7,7 @@ and what it raised is raised here.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -15,6 +16,8 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -33,6 +36,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 @pytest.fixture
 def own_machine() -> None:
     """Run the test on a machine of its own; see this module's docstring."""
+
+
+@contextlib.contextmanager
+def small_disk(size: str = "64k") -> Iterator[Path]:
+    """A file system with that much room. For the test itself to make: fixtures run outside its machine."""
+    small = Path("/run/small")
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", small], check=True)
+    try:
+        yield small
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 @pytest.hookimpl(tryfirst=True)

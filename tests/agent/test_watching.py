@@ -94,6 +94,15 @@ class Control:
         with Registry(self.state.registry_file) as registry:
             return registry.invite(name, workers=2, endpoint=where, expires_at=now + 3600, now=now)
 
+    def set_workers(self, count: int) -> None:
+        """Give the control node so many, in the registry alone."""
+        with Registry(self.state.registry_file) as registry, registry._change() as connection:
+            connection.execute("UPDATE machines SET workers = ? WHERE name = 'control'", (count,))
+            connection.execute(
+                "INSERT INTO events (at, command, what, machine, revision)"
+                " VALUES (1, 'set', 'changed', 'control', 2)"
+            )
+
     def redeem(self, issued: Issued, endpoint: str | None = None) -> str:
         """Let a machine join; its public key."""
         public_key = public_key_of(Secret(base64.b64encode(os.urandom(32)).decode()))
@@ -358,12 +367,7 @@ def test_a_step_that_failed_is_tried_again(directory, monkeypatch):
 def test_what_a_command_has_loaded_is_not_taken_back_for_a_moment(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.settle()
-    with Registry(control.state.registry_file) as registry, registry._change() as connection:
-        connection.execute("UPDATE machines SET workers = 4 WHERE name = 'control'")
-        connection.execute(
-            "INSERT INTO events (at, command, what, machine, revision)"
-            " VALUES (1, 'set', 'changed', 'control', 2)"
-        )
+    control.set_workers(4)
     here = load(control.state)
     linux = linux_for(control.state, here)
     converge(here, linux)
@@ -376,12 +380,7 @@ def test_what_a_command_has_loaded_is_not_taken_back_for_a_moment(directory, mon
 def test_events_of_other_kinds_are_an_audits_to_follow(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.settle()
-    with Registry(control.state.registry_file) as registry, registry._change() as connection:
-        connection.execute("UPDATE machines SET workers = 5 WHERE name = 'control'")
-        connection.execute(
-            "INSERT INTO events (at, command, what, machine, revision)"
-            " VALUES (1, 'set', 'changed', 'control', 2)"
-        )
+    control.set_workers(5)
 
     assert control.look() == ["load-guard", "reserve-ports"]
     guard = linux_for(control.state, load(control.state)).observe().guard

@@ -18,6 +18,7 @@ from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import config_directory
 from qmesh.host.config_directory import MAX_OCTETS, ConfigDirectory, find, read, stamp, write
 from tests.lab.waiting import some_time, wait_until
+from tests.own_machine import small_disk
 
 USER, OTHER = 1001, 1002
 NAME = "config.yml"
@@ -511,16 +512,6 @@ def test_a_disk_that_does_not_answer_is_waited_for_once_and_not_for_long(monkeyp
         with pytest.raises(MachineRefused, match="does not answer"):
             attempt()
     assert threading.active_count() == threads
-
-
-@contextlib.contextmanager
-def small_disk() -> Iterator[Path]:
-    """A file system with room for 64 KiB, on the test's own machine."""
-    small = Path("/run/small")
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", small], check=True)
-    yield small
-    subprocess.run(["umount", small], check=True)
 
 
 @lab

@@ -15,6 +15,7 @@ import pytest
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
 from qmesh.host import files
 from tests.lab.waiting import Deadline, some_time
+from tests.own_machine import small_disk
 
 NOBODY = 65534
 
@@ -203,16 +204,6 @@ def test_an_interrupted_write_leaves_no_temporary(tmp_path, monkeypatch):
 
         assert names_in(tmp_path) == ["file"]
     assert files.read(tmp_path / "file") == b"new"
-
-
-@contextlib.contextmanager
-def small_disk() -> Iterator[Path]:
-    """A file system with room for 64 KiB, on the test's own machine."""
-    small = Path("/run/small")
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=True)
-    yield small
-    subprocess.run(["umount", small], check=True)
 
 
 @lab

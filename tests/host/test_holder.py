@@ -15,21 +15,10 @@ from qmesh.host import files, held, holder, nftables
 from qmesh.host.state import State
 from qmesh.mesh.guard import HELD, held_script, parse_held
 from qmesh.mesh.model import Guard
+from tests.host.guards import guard
 from tests.lab.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
-
-
-def guard(*ports: int) -> Guard:
-    return Guard(
-        role="worker",
-        interface="qmesh0",
-        kind="tun",
-        listen_port=51820,
-        control_address="10.77.0.1",
-        service_port=51820,
-        ports=ports,
-    )
 
 
 @pytest.fixture

@@ -21,22 +21,11 @@ from qmesh.host.state import State
 from qmesh.mesh.guard import HELD, TABLE, load_script, render
 from qmesh.mesh.model import Guard
 from qmesh.mesh.plan import LoadGuard
+from tests.host.guards import guard
 from tests.lab.keeping import let_fall
 from tests.lab.waiting import idle, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
-
-
-def guard(*ports: int) -> Guard:
-    return Guard(
-        role="worker",
-        interface="qmesh0",
-        kind="tun",
-        listen_port=51820,
-        control_address="10.77.0.1",
-        service_port=51820,
-        ports=ports,
-    )
 
 
 WHOLE = guard(40003, 40004)

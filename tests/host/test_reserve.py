@@ -2,18 +2,12 @@ from __future__ import annotations
 
 import errno
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from qmesh.errors import MachineRefused
 from qmesh.host import files, reserve
-
-
-def small_disk(tmp_path: Path) -> Path:
-    """A directory on a disk of 24 MiB, of the test's own machine."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "small", tmp_path], check=True)
-    return tmp_path
+from tests.own_machine import small_disk
 
 
 def fill(directory) -> None:
@@ -23,51 +17,51 @@ def fill(directory) -> None:
 
 
 @pytest.mark.lab
-def test_it_takes_its_room_while_there_is_enough(own_machine, tmp_path):
-    small = small_disk(tmp_path)
-    assert reserve.make(small)
-    assert reserve.make(small)
-    for name in reserve.NAMES:
-        found = (small / name).stat()
-        assert (found.st_size, found.st_mode & 0o777) == (reserve.FILE_OCTETS, 0o600)
-        assert found.st_blocks * 512 >= reserve.FILE_OCTETS
+def test_it_takes_its_room_while_there_is_enough(own_machine):
+    with small_disk("24m") as small:
+        assert reserve.make(small)
+        assert reserve.make(small)
+        for name in reserve.NAMES:
+            found = (small / name).stat()
+            assert (found.st_size, found.st_mode & 0o777) == (reserve.FILE_OCTETS, 0o600)
+            assert found.st_blocks * 512 >= reserve.FILE_OCTETS
 
 
 @pytest.mark.lab
-def test_a_write_on_a_full_disk_gives_it_up_and_is_done(own_machine, tmp_path):
-    small = small_disk(tmp_path)
-    reserve.make(small)
-    files.write(small / "file", b"before")
-    fill(small)
-    files.write(small / "file", b"after" * 1000)
-
-    assert (small / "file").read_bytes() == b"after" * 1000
-    assert not reserve.is_whole(small)
-    assert not reserve.make(small)
-    (small / "theirs").unlink()
-    assert reserve.make(small)
-
-
-@pytest.mark.lab
-def test_without_it_a_full_disk_is_told_and_the_old_file_stays(own_machine, tmp_path):
-    small = small_disk(tmp_path)
-    files.write(small / "file", b"before")
-    fill(small)
-    with pytest.raises(MachineRefused, match="No space left"):
+def test_a_write_on_a_full_disk_gives_it_up_and_is_done(own_machine):
+    with small_disk("24m") as small:
+        reserve.make(small)
+        files.write(small / "file", b"before")
+        fill(small)
         files.write(small / "file", b"after" * 1000)
 
-    assert (small / "file").read_bytes() == b"before"
+        assert (small / "file").read_bytes() == b"after" * 1000
+        assert not reserve.is_whole(small)
+        assert not reserve.make(small)
+        (small / "theirs").unlink()
+        assert reserve.make(small)
 
 
 @pytest.mark.lab
-def test_room_is_made_only_where_there_is_none(own_machine, tmp_path):
-    small = small_disk(tmp_path)
-    reserve.make(small)
-    reserve.make_room(small)
-    assert reserve.is_whole(small)
-    fill(small)
-    reserve.make_room(small)
-    assert not reserve.is_whole(small)
+def test_without_it_a_full_disk_is_told_and_the_old_file_stays(own_machine):
+    with small_disk("24m") as small:
+        files.write(small / "file", b"before")
+        fill(small)
+        with pytest.raises(MachineRefused, match="No space left"):
+            files.write(small / "file", b"after" * 1000)
+
+        assert (small / "file").read_bytes() == b"before"
+
+
+@pytest.mark.lab
+def test_room_is_made_only_where_there_is_none(own_machine):
+    with small_disk("24m") as small:
+        reserve.make(small)
+        reserve.make_room(small)
+        assert reserve.is_whole(small)
+        fill(small)
+        reserve.make_room(small)
+        assert not reserve.is_whole(small)
 
 
 def test_where_there_is_none_nothing_is_given_up(tmp_path):
