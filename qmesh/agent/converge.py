@@ -123,12 +123,8 @@ def converge(
     return steps
 
 
-def close(here: Here, linux: Linux) -> tuple[Step, ...]:
-    """Take the guard's steps alone: it does not wait for DNS."""
-    return _close(here, linux, linux.observe_guard())
-
-
 def _close(here: Here, linux: Linux, observed: NodeState) -> tuple[Step, ...]:
+    """Take the guard's steps alone: they do not wait for DNS."""
     wanted = msgspec.structs.replace(_closing_on(here, linux, {}, observed), tunnel=None)
     steps = plan(wanted, observed)
     return take(linux, tuple(step for step in steps if isinstance(step, LoadGuard | ReservePorts)))

@@ -14,10 +14,10 @@ from typing import Final, Self
 
 import msgspec
 
-from qmesh.agent.converge import close, converge
+from qmesh.agent.converge import converge
 from qmesh.agent.here import Here, endpoint_wanted, linux_for, load
 from qmesh.agent.undoing import keep_put_back, undone_here
-from qmesh.errors import Busy, QmeshError
+from qmesh.errors import Busy
 from qmesh.host.linux import Linux, Outline
 from qmesh.host.notices import Notices
 from qmesh.host.registry import Known, Registry
@@ -123,29 +123,17 @@ class Watch:
         undoing = undone_here(self._state)
         if undoing is not None:
             return self._keep_put_back(undoing)
-        closed: tuple[Step, ...] = ()
         if held is not None and self._key_is_taken_up(held.here):
             held = None
         if held is not None and held.audited is not None:
-            if self._is_changed(held.audited):
-                # Before the registry is read, which takes time: the guard is this machine's alone. Where that
-                # has something new, what is held is not what is wanted any more.
-                if not self._has_news(held.audited):
-                    closed = close(held.here, held.audited.linux)
-            else:
+            # Where the machine is not what it was, who holds the guard has put that back already.
+            if not self._is_changed(held.audited):
                 steps = self._follow(held.audited, held.here)
                 if steps is not None:
                     self._held = held
                     return held.here, steps
             held = None  # two meshes of thousands in memory at once would be felt
-        here, steps = self._audit(stamp, None if held is None else held.here)
-        return here, closed + steps
-
-    def _has_news(self, audited: _Audited) -> bool:
-        """Whether a command has changed the mesh; no where that can't be seen now."""
-        with contextlib.suppress(QmeshError), Registry(self._state.registry_file, busy_s=0.0) as registry:
-            return registry.last_event() != audited.event
-        return False
+        return self._audit(stamp, None if held is None else held.here)
 
     def _keep_put_back(self, undoing: Undoing) -> tuple[Here, tuple[Step, ...]]:
         """See that the machine is as it was put back; a control node goes on letting others in and out."""
