@@ -34,6 +34,7 @@ from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
 from qmesh.host import database
 from qmesh.host.records import Settings
 from qmesh.host.registry import Registry
+from qmesh.host.registry.invitations import CLOCK_S
 from qmesh.host.state import State
 from qmesh.mesh.enrolment import derive, mesh_identifier, redemption
 from qmesh.mesh.inventory import Inventory
@@ -66,6 +67,7 @@ class Mesh(msgspec.Struct):
     members: in core order.
     replacing: by machine, the throwaway key and address of who is to take its place.
     offers: by machine, the key that it is about to change to.
+    invited_at: by machine, when its newest invitation was made.
     resting: by address, the revision from which on nobody has it.
     acknowledged: by machine, the revision that it has said it holds.
     outcomes: of invitations, by identifier.
@@ -76,6 +78,7 @@ class Mesh(msgspec.Struct):
     replacing: dict[str, tuple[Member, str, int]] = {}
     offers: dict[str, str] = {}
     offered_at: dict[str, int] = {}
+    invited_at: dict[str, int] = {}
     resting: dict[str, int] = {}
     acknowledged: dict[str, int] = {}
     outcomes: dict[str, tuple[str, str]] = {}
@@ -266,6 +269,7 @@ class Commands(RuleBasedStateMachine):
         member = Member(name, derived.public_key, free, workers, "invited")
         after.invited[name] = (member, derived.identifier, made.expires_at)
         after.events.append(("invited", name))
+        after.invited_at[name] = self.now()
         assert after.taken() <= MOST_WORKERS
         self.mesh = after
         return Issued(name, made.secret, made.address)
@@ -290,6 +294,7 @@ class Commands(RuleBasedStateMachine):
         stand_in = Member(name, derived.public_key, free, None, "stand-in")
         after.replacing[name] = (stand_in, derived.identifier, made.expires_at)
         after.events.append(("replacement-invited", name))
+        after.invited_at[name] = self.now()
         self.mesh = after
         return Issued(name, made.secret, made.comes_from)
 
@@ -353,7 +358,7 @@ class Commands(RuleBasedStateMachine):
         forged=st.sampled_from(["", "", "", "proof", "sender", "workers"]),
     )
     def redeem(self, issued: Issued, key: str, workers: int, forged: str) -> None:
-        """By whoever has the invitation: in time or late, once or again, with any key."""
+        """By whoever has the invitation: too early, in time or late, once or again, with any key."""
         if not issued.secret:
             return
         message = redemption(derive(issued.secret), public_key=key, workers=workers, endpoint=None)
@@ -387,6 +392,8 @@ class Commands(RuleBasedStateMachine):
         after.expire(self.now())
         entry = after.invited.get(issued.name) or after.replacing.get(issued.name)
         if is_forged or entry is None or entry[1] != identifier or key in after.known_keys() or key in WEAK:
+            return None
+        if self.now() < self.mesh.invited_at[issued.name] - CLOCK_S:
             return None
         if issued.name in after.replacing:
             return self._replaced(after, issued.name, identifier, key)
