@@ -25,8 +25,6 @@ PROBED_S: Final = 2.0
 """Seconds that each has for an answer. Who gives none twice in a row is begun anew."""
 _STARTABLE_S: Final = 60
 """Seconds that systemd gives an agent more, again and again, that is starting and finds nothing wrong."""
-STARTED_S: Final = 30.0
-"""Seconds that another process to hold the guard takes to be there, at most."""
 STARTING_S: Final = 0.1
 """Seconds between two questions to a service that has just begun: who started the agent waits for it."""
 SLOW_S: Final = 5.5
@@ -120,13 +118,15 @@ class Monitor:
                 self._silent.pop(HOLDER, None)
                 self._troubles.clear(HOLDER)
                 return
+            if held.is_starting(self._state):  # by a command
+                return
             error = KernelRefused("the process that holds the guard has ended", hint="another one is started")
         except KernelRefused as refused:
             error = refused
         if self._is_silent_again(HOLDER, error):
             log.warning("%s: another one is started", error.message)
             try:
-                with pulse.allowed(STARTED_S):
+                with pulse.allowed(held.STARTED_S):
                     held.begin_anew(self._state)
             except MachineRefused as refused:
                 self._troubles.note_error(HOLDER, refused)

@@ -6,12 +6,16 @@ The process is `qmesh.host.holder`.
 from __future__ import annotations
 
 import socket
+from typing import Final
 
 from qmesh.errors import KernelRefused
 from qmesh.host import files, holder, left_over, local_socket, nftables, processes, pulse, services
 from qmesh.host.state import State
 from qmesh.mesh.guard import HELD, held_script, release_script
 from qmesh.mesh.model import Guard
+
+STARTED_S: Final = 30.0
+"""Seconds that the process takes to be there, at most."""
 
 
 def hold(state: State, guard: Guard) -> None:
@@ -57,6 +61,13 @@ def end(state: State) -> None:
 def answers(state: State, *, wait_s: float) -> bool:
     """Whether there is such a process. Raises KernelRefused where it does not answer in time."""
     return _told(state, holder.NOTHING, wait_s)
+
+
+def is_starting(state: State) -> bool:
+    """Whether one that does not answer yet has begun just now. Raises MachineRefused."""
+    return processes.is_locked(state.hold_lock_file) and any(
+        processes.age_s(each) < STARTED_S for each in processes.with_open(state.hold_lock_file)
+    )
 
 
 def is_wanted(state: State) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import select
 import signal
@@ -108,7 +109,10 @@ def kill(lock_file: Path) -> None:
 
 def with_open(path: Path) -> set[int]:
     """The processes that have a file open, but for this one."""
-    wanted = path.stat()
+    try:
+        wanted = path.stat()
+    except FileNotFoundError:
+        return set()
     found = set()
     for number, descriptor in descriptors():
         with contextlib.suppress(OSError):
@@ -130,6 +134,14 @@ def name_of(number: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{number}/comm").read_text(encoding="utf-8", errors="replace").strip()
     return ""
+
+
+def age_s(process: int) -> float:
+    """Seconds since a process began; endless where there is none. Raises MachineRefused."""
+    found = seen(process)
+    if found is None:
+        return math.inf
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - found.started / os.sysconf("SC_CLK_TCK")
 
 
 def ends_within(number: int | None, seconds: float) -> bool:

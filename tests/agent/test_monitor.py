@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from qmesh.agent.membership_service import MembershipService
 from qmesh.agent.monitor import Monitor
 from qmesh.agent.serving import Turns
 from qmesh.agent.supervisor import LOOK, Troubles
+from qmesh.host import held
 from qmesh.host.pulse import Pulse
 from qmesh.host.state import State
 from qmesh.mesh.units import WATCHDOG_S
@@ -55,6 +57,20 @@ def monitor(tmp_path) -> Monitor:
     )
 
 
+@pytest.fixture
+def holder(monitor) -> Iterator[subprocess.Popen[str]]:
+    """One that has its lock, and answers nothing."""
+    state = monitor._state
+    state.directory.mkdir(mode=0o700)
+    state.held_file.touch(mode=0o600)
+    words = ["flock", "--no-fork", state.hold_lock_file, "sh", "-c", "echo has it; exec sleep 1000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "has it\n"
+        yield process
+        process.kill()
+
+
 def seconds(told: list[str]) -> list[int]:
     """Those that the watchdog was given, one after the other."""
     said = "WATCHDOG_USEC="
@@ -93,3 +109,16 @@ def test_a1_a_look_that_is_not_ended_in_time_is_borne_once_and_no_longer_than_it
         watching.join()
     monkeypatch.undo()
     assert seconds(systemd) == [WATCHDOG_S, 10 * WATCHDOG_S]
+
+
+@pytest.mark.usefixtures("holder")
+@pytest.mark.parametrize(("started_s", "begun"), [(held.STARTED_S, 0), (0.0, 2)])
+def test_a1_a_holder_that_a_command_is_starting_is_not_ended_and_one_that_hangs_so_is(
+    monitor, monkeypatch, started_s, begun
+):
+    begun_anew: list[State] = []
+    monkeypatch.setattr(held, "STARTED_S", started_s)
+    monkeypatch.setattr(held, "begin_anew", begun_anew.append)
+    for _ in range(4):
+        monitor._probe_holder()
+    assert len(begun_anew) == begun

@@ -116,10 +116,10 @@ def has_agent(machine: Machine) -> bool:
     return "agent-missing" not in [each["code"] for each in report["findings"]]
 
 
-def agents(machine: Machine) -> int:
-    """How many agents a machine has. What one of them starts is one for a moment too: it is waited for."""
-    comes_true(lambda: len(machine.processes(AGENT)) == 1, 5)
-    return len(machine.processes(AGENT))
+def count(machine: Machine, pattern: str) -> int:
+    """How many agents or holders a machine has. What one starts is one for a moment too: it is waited for."""
+    comes_true(lambda: len(machine.processes(pattern)) == 1, 5)
+    return len(machine.processes(pattern))
 
 
 def rules_of(machine: Machine) -> str:

@@ -6,10 +6,11 @@ import signal
 import pytest
 
 from tests.lab.cluster import (
+    AGENT,
     CONFIG,
     NODE_CONFIG,
-    agents,
     checked,
+    count,
     dial,
     facts,
     invite,
@@ -165,7 +166,7 @@ def test_two_commands_wait_for_each_other(lab):
     assert [command.wait(60) for command in commands] == [0, 0, 0, 0]
     assert len({command.output() for command in commands}) == 1
     assert [event["what"] for event in facts(machine, "log")["events"]] == ["mesh-made"]
-    assert agents(machine) == 1
+    assert count(machine, AGENT) == 1
 
 
 def test_init_again_with_other_options_is_refused_by_their_names(control):
@@ -183,7 +184,7 @@ def test_apply_starts_an_agent_where_none_runs(lab):
     stop_agent(machine, signal.SIGKILL)
     assert facts(machine, "apply")["steps"] == []
     assert [each["code"] for each in checked(machine, code=1)["findings"]] == ["config-stale"]
-    assert agents(machine) == 1
+    assert count(machine, AGENT) == 1
 
 
 def test_an_init_that_was_killed_can_be_run_again(lab):
@@ -196,7 +197,7 @@ def test_an_init_that_was_killed_can_be_run_again(lab):
     made = facts(machine, "init", *GOOD)
     assert facts(machine, "plan")["steps"] == []
     assert facts(machine, "status")["mesh"] == made["mesh"]
-    assert agents(machine) == 1
+    assert count(machine, AGENT) == 1
 
 
 def test_down_keeps_the_guard_and_open_says_what_it_exposes(lab):

@@ -12,7 +12,7 @@ from tests.lab.cluster import (
     CONFIG,
     HOLDER,
     STATE,
-    agents,
+    count,
     facts,
     has_agent,
     invite,
@@ -54,7 +54,7 @@ def test_an_agent_whose_state_is_gone_ends_and_leaves_the_guard(lab, how):
     assert "Traceback" not in agent.error_output()
     assert tables(control) == before
     assert not control.processes(AGENT)
-    assert len(control.processes(HOLDER)) == 1
+    assert count(control, HOLDER) == 1
 
 
 def test_a_file_that_is_lost_is_no_state_that_is_gone(lab):
@@ -112,9 +112,9 @@ def test_join_says_in_one_message_what_is_left_over_and_takes_it_over_with_the_p
         assert part in said, said
     assert qmesh(member, "join", "again", "--config", CONFIG, "--take-over", timeout=60).returncode == 0
 
-    assert agents(member) == 1
+    assert count(member, AGENT) == 1
     assert agent not in member.processes(AGENT)
-    assert len(member.processes(HOLDER)) == 1
+    assert count(member, HOLDER) == 1
     assert holder not in member.processes(HOLDER)
     assert facts(member, "plan")["steps"] == []
     assert facts(member, "status")["machines"][1]["address"] == "10.77.0.2"
@@ -144,8 +144,8 @@ def test_state_that_is_put_back_is_taken_up_again(lab):
     control.run(["sh", "-c", f"cp -a /root/copy/. {STATE}/"])
     qmesh(control, "apply")
     qmesh(control, "set", "control", "--workers", "4")  # the guard is another: the holder's table too
-    assert agents(control) == 1
-    assert len(control.processes(HOLDER)) == 1
+    assert count(control, AGENT) == 1
+    assert count(control, HOLDER) == 1
     assert re.sub(r"\b4000[0-3],?\s*", "", tables(control)) != before
     assert facts(control, "plan")["steps"] == []
 

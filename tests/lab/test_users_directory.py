@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.cluster import NODE_CONFIG, STATE, agents, checked, facts, qmesh, refusal
+from tests.lab.cluster import AGENT, NODE_CONFIG, STATE, checked, count, facts, qmesh, refusal
 from tests.lab.machines import Lab, Machine
 from tests.lab.waiting import wait_until
 
@@ -150,5 +150,5 @@ def test_no_file_of_a_users_keeps_the_agent_from_its_work(control, kind):
         machine.run(["nft", "delete table inet qmesh"])
         wait_until(lambda: "qmesh" in machine.run(["nft", "list tables"]).stdout.split(), seconds=5)
     assert said in json.dumps(checked(machine, code=1)["findings"])
-    assert agents(machine) == 1
+    assert count(machine, AGENT) == 1
     assert "begun anew" not in machine.read(LOG)
