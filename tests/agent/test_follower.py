@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ from qmesh.errors import QmeshError
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.state import State
 from qmesh.mesh.following import Due
+from tests.fuse import mount_fuse
 
 
 def test_what_a_command_asks_for_while_workers_are_restarted_is_not_forgotten(tmp_path: Path) -> None:
@@ -107,10 +107,7 @@ def test_the_agents_lock_is_free_while_a_users_file_is_waited_for(own_machine: N
     """The disk never answers; the loop, which keeps the guard, wants the lock."""
     state = made()
     here = load(state)
-    descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    options = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,allow_other"
-    if ctypes.CDLL(None).mount(b"away", os.fsencode(CONFIG), b"fuse.away", 0, options.encode()) != 0:
-        pytest.skip("no FUSE here")
+    mount_fuse(CONFIG, user=0)
     ended: list[QmeshError] = []
 
     def follow() -> None:

@@ -35,6 +35,8 @@ from tests.lab.waiting import idle, patience, pause, wait_until, within
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
 HERE, PORT = "127.0.0.1", 51820
+PLENTY_S = 60.0
+"""For whoever is not to be waited for to the end."""
 MESSAGE = Redemption("0" * 32, "A" * 43 + "=", 4, "203.0.113.5:51820", "f" * 64)
 
 
@@ -112,11 +114,11 @@ def client(*, address: str = HERE, port: int = PORT) -> Client:
 
 
 def membership(newer_than: int = 0, *, address: str = HERE) -> bytes | None:
-    return client(address=address).membership(newer_than=newer_than, connect_s=5, read_s=5)
+    return client(address=address).membership(newer_than=newer_than, connect_s=PLENTY_S, read_s=PLENTY_S)
 
 
 def redeem(message: Redemption = MESSAGE, *, address: str = HERE) -> bytes:
-    return client(address=address).redeem(message, connect_s=5, read_s=5)
+    return client(address=address).redeem(message, connect_s=PLENTY_S, read_s=PLENTY_S)
 
 
 class Asked(NamedTuple):
@@ -214,8 +216,10 @@ def test_one_client_asks_again_and_again():
     asking = client()
     with service(agent):
         for number in range(20):
-            assert asking.membership(newer_than=number, connect_s=5, read_s=5) == b'{"members": 2}'
-            assert asking.redeem(MESSAGE, connect_s=5, read_s=5) == b'{"members": 1}'
+            assert (
+                asking.membership(newer_than=number, connect_s=PLENTY_S, read_s=PLENTY_S) == b'{"members": 2}'
+            )
+            assert asking.redeem(MESSAGE, connect_s=PLENTY_S, read_s=PLENTY_S) == b'{"members": 1}'
 
     assert len(agent.asked) == 60
 
@@ -664,8 +668,8 @@ def test_who_does_not_take_his_answer_is_hung_up_on(monkeypatch):
 def test_what_a_member_holds_comes_with_its_question_as_it_was_sealed():
     agent = Agent()
     with service(agent):
-        client().membership(newer_than=7, connect_s=5, read_s=5, holds=b"\0\xffsealed")
-        client().membership(newer_than=7, connect_s=5, read_s=5)
+        client().membership(newer_than=7, connect_s=PLENTY_S, read_s=PLENTY_S, holds=b"\0\xffsealed")
+        client().membership(newer_than=7, connect_s=PLENTY_S, read_s=PLENTY_S)
     sealed = base64.b64encode(b"\0\xffsealed")
     assert agent.asked == [("acknowledge", sealed, 7, HERE), *[("membership", 7, HERE)] * 2]
 
@@ -1179,9 +1183,9 @@ def test_a_service_that_comes_after_another_is_reached_by_who_knew_the_first():
     asking = client()
     for _ in range(3):
         with service(Agent()):
-            assert asking.membership(newer_than=0, connect_s=5, read_s=5) == b'{"members": 2}'
+            assert asking.membership(newer_than=0, connect_s=PLENTY_S, read_s=PLENTY_S) == b'{"members": 2}'
         with pytest.raises(Silent):
-            asking.membership(newer_than=0, connect_s=5, read_s=5)
+            asking.membership(newer_than=0, connect_s=PLENTY_S, read_s=PLENTY_S)
 
 
 def test_the_access_of_members_is_not_logged(caplog, capfd):
@@ -1195,7 +1199,7 @@ def test_the_access_of_members_is_not_logged(caplog, capfd):
 
 
 def wait_for_news(*, wait_s: int = 20) -> bytes | None:
-    return client().membership(newer_than=3, connect_s=5, read_s=5, wait_s=wait_s)
+    return client().membership(newer_than=3, connect_s=PLENTY_S, read_s=PLENTY_S, wait_s=wait_s)
 
 
 def told(place: Path) -> tuple[socket.socket, Callable[[], bool]]:
@@ -1288,7 +1292,7 @@ def test_nobody_is_told_where_no_agent_is(tmp_path):
 def test_a_key_is_offered_by_who_is_known_by_its_address():
     agent = Agent()
     with service(agent):
-        client().offer_key(b"sealed", connect_s=5, read_s=5)
+        client().offer_key(b"sealed", connect_s=PLENTY_S, read_s=PLENTY_S)
         assert ask("GET", "/v1/keys").status == 405
         assert ask("POST", "/v1/keys", content=b"x" * (messages.MAX_BODY + 1)).status == 413
     assert agent.asked == [("offer_key", b"sealed", HERE)]
@@ -1298,7 +1302,7 @@ def test_a_key_is_offered_by_who_is_known_by_its_address():
 def test_a_successor_says_how_far_it_is_and_is_given_what_it_lacks(estate):
     agent = Agent(redeem=lambda _: estate or b"")
     with service(agent):
-        assert client().succeed(b"sealed", connect_s=5, read_s=5) == estate
+        assert client().succeed(b"sealed", connect_s=PLENTY_S, read_s=PLENTY_S) == estate
         assert ask("GET", "/v1/succession").status == 405
     assert agent.asked == [("succeed", b"sealed", HERE)]
 
@@ -1310,4 +1314,4 @@ def test_a_key_that_is_refused_is_told_so(error):
 
     told_as = EnrolmentRefused if isinstance(error, EnrolmentRefused) else Silent
     with service(Agent(redeem=no)), pytest.raises(told_as):
-        client().offer_key(b"sealed", connect_s=5, read_s=5)
+        client().offer_key(b"sealed", connect_s=PLENTY_S, read_s=PLENTY_S)

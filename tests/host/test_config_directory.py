@@ -17,6 +17,7 @@ import pytest
 from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import config_directory
 from qmesh.host.config_directory import MAX_OCTETS, ConfigDirectory, find, read, stamp, write
+from tests.fuse import mount_fuse
 from tests.lab.waiting import some_time, wait_until
 from tests.own_machine import small_disk
 
@@ -457,7 +458,7 @@ def test_a_directory_that_is_exchanged_at_any_moment_leads_nowhere_else(exchange
                 write(directory, NAME, b"%d\n" % number, instead_of=content.octets)
                 done += 1
     assert is_untouched()
-    assert {path.stat().st_uid for path in HOME.rglob("config.yml*")} == {USER}
+    assert {path.lstat().st_uid for path in HOME.rglob("config.yml*")} == {USER}
 
 
 @lab
@@ -471,27 +472,12 @@ def test_a_file_that_grows_while_it_is_read_ends():
                 read(directory, NAME)
 
 
-def mount_fuse(place: Path, *, user: int) -> int:
-    """A file system whose program never answers; what keeps it there. Source: mount.fuse(8)."""
-    descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    options = f"fd={descriptor},rootmode=40000,user_id={user},group_id={user},allow_other"
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"evil", os.fsencode(place), b"fuse.evil", 0, options.encode()) != 0:
-        pytest.skip(f"no FUSE here: {os.strerror(ctypes.get_errno())}")
-    return descriptor
-
-
 @lab
 @own_machine
 @pytest.mark.parametrize("place", [CONFIG, NODE, HOME, CONFIG / NAME])
 def test_a_file_system_that_a_user_mounted_is_asked_for_nothing(place):
     directory = furnish()
-    if place == CONFIG / NAME:
-        descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        options = f"fd={descriptor},rootmode=100000,user_id={USER},group_id={USER},allow_other"
-        ctypes.CDLL(None).mount(b"evil", os.fsencode(place), b"fuse.evil", 0, options.encode())
-    else:
-        mount_fuse(place, user=USER)
+    mount_fuse(place, user=USER, is_file=place == CONFIG / NAME)
     for attempt in list(attempts(directory))[:5]:
         with pytest.raises(BadInput, match="is a file system that a user mounted"):
             attempt()
