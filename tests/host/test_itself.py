@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import qmesh
 from qmesh.errors import MachineRefused
 from qmesh.host import firewalls, programs, services
 from qmesh.host.state import State
@@ -20,7 +21,7 @@ from tests import trap
 from tests.lab.waiting import patience
 from tests.mesh.test_units import paths, words
 
-CODE = Path(programs.__file__).parents[1]
+CODE = Path(qmesh.__file__).parent
 QMESH = str(Path(sys.executable).with_name("qmesh"))
 RUNNING = ("ExecStartPre", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost")
 STATE, CONFIG, NODE = "/run/state", "/run/trap/.config", "/usr/local/bin/quilibrium-node"
