@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.cli.hall import COMMANDS
+from qmesh.cli.app import COMMANDS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOCS = CHECKOUT / "docs"

@@ -23,18 +23,17 @@ METHODS = {"loads", "deserialize", "unpack", "unpack_from", "fromhex", "read_byt
 """What makes a value of octets or text."""
 
 ELSEWHERE = {
-    "host/nft_library.py": "what its own parent asks",
+    "host/firewall/nft_library.py": "what its own parent asks",
     "host/config_directory.py": "what the kernel tells of a descriptor; octets go on to nodefile",
-    "host/database.py": "its select is what the registry reads by",
-    "host/firewalls.py": "hands the text of listings on to mesh/foreign",
-    "host/flows.py": "in the table as `connections`; its module is loaded late",
-    "host/invoker.py": "a name that fits, or a number",
-    "host/left_over.py": "looks for one word",
-    "host/netlink.py": "read by who asks: links, messages, notices, connections",
-    "host/services.py": "compares unit files as text",
-    "host/surroundings.py": "what pyroute2 has read",
-    "host/sysctls.py": "a number of the kernel's, and KernelRefused for anything else",
-    "host/clock.py": "any text will do",
+    "host/firewall/foreign_rulesets.py": "hands the text of listings on to mesh/foreign",
+    "host/network/tcp_connections.py": "in the table as `connections`; its module is loaded late",
+    "host/system/sudo_user.py": "a name that fits, or a number",
+    "host/system/leftover_processes.py": "looks for one word",
+    "host/network/netlink.py": "read by who asks: links, messages, notices, connections",
+    "host/system/systemd.py": "compares unit files as text",
+    "host/network/routes.py": "what pyroute2 has read",
+    "host/network/sysctls.py": "a number of the kernel's, and KernelRefused for anything else",
+    "host/system/boot_clock.py": "any text will do",
 }
 """Modules that read and are no reader of the table, and why not."""
 
@@ -145,11 +144,15 @@ def test_octets_are_decoded_in_one_place():
     """Each decoder has a dozen ways to say no, and whoever calls it himself forgets some."""
     decoders = {"msgspec.json.decode", "msgspec.msgpack.decode", "msgspec.convert", "json.loads", "yaml.load"}
     found = {name for name, text in modules() if decoders & calls_in(text)}
-    assert found == {"mesh/decoding.py", "host/reserved.py", "host/nft_library.py"}  # which import little
+    assert found == {
+        "mesh/decode.py",
+        "host/network/reserved_ports.py",
+        "host/firewall/nft_library.py",
+    }  # which import little
 
 
 def test_rows_are_read_in_one_place():
     """A column may hold anything."""
     fetching = ("fetchone", "fetchall", "fetchmany")
     found = {name for name, text in modules() if any(each.endswith(fetching) for each in calls_in(text))}
-    assert found == {"host/database.py"}
+    assert found == {"host/registry/sqlite.py"}

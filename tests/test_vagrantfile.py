@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.cli.hall import command
+from qmesh.cli.app import command
 from tests.conftest import CANNOT
 from tests.lab.waiting import patience
 

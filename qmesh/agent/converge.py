@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from qmesh.agent.here import Here, desired_here, endpoints_wanted, roamed, stale
+from qmesh.agent.local import Here, desired_here, endpoints_wanted, roamed, stale
 from qmesh.errors import KernelRefused, MachineRefused, QmeshError
-from qmesh.host import paths
 from qmesh.host.linux import Linux, Outline
+from qmesh.host.network import path_mtu
 from qmesh.mesh.model import TUNNEL_MTU, Endpoint, Guard, InterfaceKind, NodeState
 from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, plan
 from qmesh.mesh.reaching import tunnel_mtu
@@ -53,7 +53,7 @@ def guard_wanted_and_observed(here: Here, linux: Linux) -> tuple[NodeState, Node
 
 def _answers(here: Here) -> bool:
     """Whether the control node is where WireGuard sends to now: it may be behind NAT, and have called us."""
-    return paths.echo_time(here.inventory.control_node.address, 100, wait_s=1.0, tries=1) is not None
+    return path_mtu.echo_time(here.inventory.control_node.address, 100, wait_s=1.0, tries=1) is not None
 
 
 def _mtu(here: Here, endpoints: Mapping[str, Endpoint], observed: NodeState, directory: Path) -> int:
@@ -64,7 +64,7 @@ def _mtu(here: Here, endpoints: Mapping[str, Endpoint], observed: NodeState, dir
     peers = observed.tunnel.peers if observed.tunnel else ()
     where = [peer.endpoint for peer in peers if peer.endpoint is not None and peer.public_key not in known]
     is_member = here.machine not in here.inventory.hubs
-    found = paths.mtus((*endpoints.values(), *where), probe=is_member, directory=directory)
+    found = path_mtu.mtus((*endpoints.values(), *where), probe=is_member, directory=directory)
     return tunnel_mtu(found, most=here.settings.mtu)
 
 

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from qmesh.agent import succeeding
-from qmesh.agent.here import Here, held_membership, load
+from qmesh.agent import control_role
+from qmesh.agent.local import Here, held_membership, load
 from qmesh.errors import EnrolmentRefused, Removed
 from qmesh.host import files
-from qmesh.host.channel.messages import Silent
-from qmesh.host.state import State
+from qmesh.host.api.messages import Silent
+from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.membership import (
+from qmesh.mesh.model import Machine
+from qmesh.mesh.protocol.aead import NONCE_OCTETS
+from qmesh.mesh.protocol.membership import (
     SignedMembership,
     believed,
     newer,
@@ -26,11 +28,9 @@ from qmesh.mesh.membership import (
     stored,
     updated,
 )
-from qmesh.mesh.model import Machine
-from qmesh.mesh.sealing import NONCE_OCTETS
 
 if TYPE_CHECKING:
-    from qmesh.host.channel.client import Client
+    from qmesh.host.api.client import Client
 
 log = logging.getLogger("qmesh")
 
@@ -45,7 +45,7 @@ def refresh(state: State, here: Here, *, connect_s: float, wait_s: int = 0) -> b
     Raises Silent when the control node does not answer, EnrolmentRefused when it says no, or when
     its answer is not to be believed (E6); Removed when it is, and this machine is not in it.
     """
-    from qmesh.host.channel.client import Client  # noqa: PLC0415 - a control node has no use for it
+    from qmesh.host.api.client import Client  # noqa: PLC0415 - a control node has no use for it
 
     offered = None
     own = here.settings.name
@@ -77,9 +77,9 @@ def take_up(state: State, signed: SignedMembership, inventory: Inventory) -> boo
     if all(machine.name != settings.name for machine in inventory.machines):
         _leave(state)
         raise Removed
-    succeeding.prepare(state, held, inventory)
+    control_role.prepare(state, held, inventory)
     files.write(state.membership_file, stored(signed))
-    succeeding.follow(state, inventory)
+    control_role.follow(state, inventory)
     rotation = state.rotation()
     if rotation is not None and inventory.machine(settings.name).public_key == rotation.new:
         state.save_rotation(None)

@@ -23,7 +23,8 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, QmeshError, StateUnreadable
-from qmesh.host import files, pulse
+from qmesh.host import files
+from qmesh.host.system import heartbeat
 from qmesh.mesh.model import quoted
 
 MAX_OCTETS: Final = 1024 * 1024
@@ -383,7 +384,7 @@ def _apart(path: Path, work: Callable[[], _T], *, wait_s: float | None = None) -
     thread = threading.Thread(target=run, name="config directory", daemon=True)
     thread.start()
     seconds = WAIT_S if wait_s is None else wait_s
-    with pulse.allowed(seconds):
+    with heartbeat.allowed(seconds):
         thread.join(seconds)
     if not ended:
         _hanging[path] = thread

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
-from qmesh.host import reserve
+from qmesh.host.system import disk_reserve
 
 PRIVATE_MODE = 0o600
 MAX_OCTETS = 64 * 1024 * 1024
@@ -102,7 +102,11 @@ def write_at(path: Path, named: Path, octets: bytes, mode: int, owner: tuple[int
             _put(path, octets, mode, owner)
         except OSError as error:
             # In a directory of somebody else's a file of that name is no reserve.
-            if owner is not None or error.errno not in reserve.FULL or not reserve.give_up(path.parent):
+            if (
+                owner is not None
+                or error.errno not in disk_reserve.FULL
+                or not disk_reserve.give_up(path.parent)
+            ):
                 raise
             _put(path, octets, mode, owner)
     except OSError as error:

@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from qmesh.errors import JOIN_ANEW, RESTORE, KernelRefused, StateUnreadable
-from qmesh.host import files, flows, held, links, nftables, ports, wireguard
-from qmesh.host.state import State
-from qmesh.mesh.enrolment import public_key_of
+from qmesh.host import files, wireguard
+from qmesh.host.firewall import holder_client, nftables
+from qmesh.host.network import links, ports, tcp_connections
+from qmesh.host.state.directory import State
 from qmesh.mesh.guard import HELD, TABLE, change_script, load_script, seen, unload_script
 from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Peer, Secret, Tunnel
 from qmesh.mesh.plan import (
@@ -31,6 +32,7 @@ from qmesh.mesh.plan import (
     Step,
     UnloadGuard,
 )
+from qmesh.mesh.protocol.enrolment import public_key_of
 
 
 class Outline(msgspec.Struct, frozen=True):
@@ -129,7 +131,7 @@ class Linux:
         gone = _networks(step.old for step in steps if isinstance(step, RemovePeer))
         there = _networks(step.new for step in steps if isinstance(step, SetPeer))
         if gone - there:
-            flows.cut_from({network.partition("/")[0] for network in gone - there})
+            tcp_connections.cut_from({network.partition("/")[0] for network in gone - there})
 
     def _apply(self, step: Step, *alike: Step) -> None:
         match step:
@@ -137,8 +139,8 @@ class Linux:
                 # The boot guard first: should the power go in between, closed is what comes up.
                 files.write(self._state.guard_file, load_script(guard).encode())
                 _change_table(old, guard)
-                flows.cut_strangers(guard)
-                held.hold(self._state, guard)
+                tcp_connections.cut_strangers(guard)
+                holder_client.hold(self._state, guard)
             case UnloadGuard():
                 unload_guard(self._state)
             case ReservePorts(new=wanted):
@@ -212,6 +214,6 @@ def unload_guard(state: State) -> None:
     knows nothing of a guard takes one for another's.
     """
     files.remove(state.guard_file)
-    held.release(state)
+    holder_client.release(state)
     nftables.run(unload_script())
-    held.end(state)
+    holder_client.end(state)

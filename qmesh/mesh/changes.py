@@ -1,7 +1,7 @@
 """Changes of the mesh: inventory in, the inventory after it out, and what has to follow on the machines.
 
 Core numbers have no holes. Who comes, comes last, and renumbers nobody; who goes leaves a gap, which is
-closed so that as few machines as can be are renumbered (`qmesh.mesh.gaps`).
+closed so that as few machines as can be are renumbered (`qmesh.mesh.renumbering`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.gaps import closed, renumbered
 from qmesh.mesh.inventory import Inventory, Stream, members
 from qmesh.mesh.model import Cores, Endpoint, Machine, Profile
 from qmesh.mesh.nodeconfig import Setting, facts, wanted_settings
+from qmesh.mesh.renumbering import closed, renumbered
 
 
 class Renumbered(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):

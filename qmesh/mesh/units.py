@@ -11,8 +11,8 @@ import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.mesh import sandbox
-from qmesh.mesh.itself import own_words
 from qmesh.mesh.model import quoted
+from qmesh.mesh.own_command import own_words
 
 AGENT: Final = "qmesh.service"
 BOOT_GUARD: Final = "qmesh-guard.service"

@@ -9,7 +9,8 @@ from pathlib import Path
 from benchmarks import sample
 from benchmarks.measuring import Figure, resident_mb
 
-from qmesh.host import services, wireguard
+from qmesh.host import wireguard
+from qmesh.host.system import systemd
 
 MOST_MB = 80
 MOST_PERCENT = 0.5
@@ -22,7 +23,7 @@ def figures(members: int, rest_s: float) -> list[Figure]:
     rest_s: seconds of that; before them, a tenth of it for what follows upon a start.
     """
     state = sample.control_node(members)
-    agent = services.start_in_background(state, "agent", wait_s=START_S)
+    agent = systemd.start_in_background(state, "agent", wait_s=START_S)
     assert agent is not None
     time.sleep(rest_s / 10)
     before = processor_s(agent)

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks import sample
 from benchmarks.measuring import Figure, paired, seconds
 
-from qmesh.host import nftables
+from qmesh.host.firewall import nftables
 from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.guard import load_script
 from qmesh.mesh.model import Guard

@@ -18,15 +18,15 @@ from pathlib import Path
 from benchmarks import sample
 from benchmarks.measuring import Figure, resident_mb
 
-from qmesh.agent.serving import ControlNode, Turns
-from qmesh.host import telling
-from qmesh.host.channel.service import Service
-from qmesh.host.records import Settings
+from qmesh.agent.daemon.membership_api import ControlNode, Turns
+from qmesh.host.api.server import Service
 from qmesh.host.registry import Registry
-from qmesh.host.state import State
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import Settings
+from qmesh.host.system import agent_notify
 from qmesh.mesh.changes import with_worker_count
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.membership import read_update, sign_membership, stored, updated
+from qmesh.mesh.protocol.membership import read_update, sign_membership, stored, updated
 
 MOST_SHARE = 0.05
 SETTLED_S = 0.005
@@ -66,7 +66,7 @@ class Asking:
 def serve(state: State, ready: multiprocessing.synchronize.Event) -> None:
     """The control node's service, from a registry, on loopback."""
     node = ControlNode(state, changed=lambda: None, turns=Turns(lambda: None))
-    told = telling.listen(state.directory)
+    told = agent_notify.listen(state.directory)
     Service(node, address="127.0.0.1", port=51820, interface="lo", told=told).start()
     ready.set()
     time.sleep(86400)
@@ -150,7 +150,7 @@ async def told(
                 machine=name,
                 now=0,
             )
-            await asyncio.to_thread(telling.tell, state.directory, wait_s=30)
+            await asyncio.to_thread(agent_notify.tell, state.directory, wait_s=30)
             await asyncio.wait_for(asking.all_have_it.wait(), 60)
             took.append(time.perf_counter() - begun)
             held = updated(read_update(asking.answer), held)

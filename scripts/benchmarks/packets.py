@@ -16,10 +16,12 @@ from typing import Self
 from benchmarks import sample
 from benchmarks.measuring import Figure
 
-from qmesh.host import links, nftables, wireguard
-from qmesh.mesh.enrolment import public_key_of
+from qmesh.host import wireguard
+from qmesh.host.firewall import nftables
+from qmesh.host.network import links
 from qmesh.mesh.guard import held_script, load_script, release_script
 from qmesh.mesh.model import Endpoint, Guard, Peer, Secret
+from qmesh.mesh.protocol.enrolment import public_key_of
 
 NAMESPACE = "far"
 NEAR, FAR = "10.64.0.2", "10.64.0.1"

@@ -9,10 +9,10 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
-from qmesh.agent import founding
-from qmesh.agent.here import load, rise
+from qmesh.agent.commands import init
+from qmesh.agent.local import load, rise
 from qmesh.host.registry import Registry
-from qmesh.host.state import State
+from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Endpoint, Machine
 
@@ -61,7 +61,7 @@ def inventory(members: int, *, workers: int = WORKERS) -> Inventory:
 def control_node(members: int, *, workers: int = WORKERS) -> State:
     """The state of a control node that was told to be up; nobody tidies it up, or is to make a second one."""
     state = State(Path(tempfile.mkdtemp()) / "state")
-    wish = founding.Wish(
+    wish = init.Wish(
         name="control",
         endpoints=("192.0.2.1",),
         network=str(NETWORK),
@@ -72,7 +72,7 @@ def control_node(members: int, *, workers: int = WORKERS) -> State:
         config=None,
         interface=INTERFACE,
     )
-    founding.init(state, wish, apply=False)
+    init.init(state, wish, apply=False)
     rise(state, load(state))
     others = (machine(number, workers=workers) for number in range(1, members + 1))
     rows = [

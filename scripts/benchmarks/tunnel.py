@@ -12,10 +12,10 @@ from benchmarks import sample
 from benchmarks.measuring import Figure, paired, seconds
 
 from qmesh.agent.converge import wanted_and_observed
-from qmesh.agent.here import linux_for, load
-from qmesh.agent.watching import Watch
+from qmesh.agent.daemon.observe import Watch
+from qmesh.agent.local import linux_for, load
 from qmesh.host import wireguard
-from qmesh.host.state import State
+from qmesh.host.state.directory import State
 from qmesh.mesh.model import Peer, Secret
 from qmesh.mesh.plan import Step, peer_steps
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from qmesh.agent.here import FRESH_S, stale
-from qmesh.agent.supervisor import LATELY_S, Troubles
+from qmesh.agent.daemon.supervisor import LATELY_S, Troubles
+from qmesh.agent.local import FRESH_S, stale
 from qmesh.host.wireguard import Counters
 
 

@@ -28,18 +28,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from qmesh.agent import changing, inviting
-from qmesh.agent.serving import ControlNode, Turns
+from qmesh.agent.commands import invite, mesh_changes
+from qmesh.agent.daemon.membership_api import ControlNode, Turns
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
-from qmesh.host import database
-from qmesh.host.records import Settings
-from qmesh.host.registry import Registry
+from qmesh.host.registry import Registry, sqlite
 from qmesh.host.registry.invitations import CLOCK_S
-from qmesh.host.state import State
-from qmesh.mesh.enrolment import derive, mesh_identifier, redemption
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import Settings
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.membership import SignedMembership, read_update, updated
 from qmesh.mesh.model import Machine
+from qmesh.mesh.protocol.enrolment import derive, mesh_identifier, redemption
+from qmesh.mesh.protocol.membership import SignedMembership, read_update, updated
 
 NAMES = ("machine-b", "machine-c", "machine-d", "machine-e")
 BASE_PORT = 65518
@@ -224,7 +223,7 @@ class Commands(RuleBasedStateMachine):
         self.mesh = Mesh([Member("control", CONTROL_KEY, ADDRESSES[0], 3, "active")])
         self.mesh.events.append(("mesh-made", "control"))
         self.reopen()
-        changing.set_machine(self.state, "control", workers=None, endpoints=("203.0.113.5:51820",))
+        mesh_changes.set_machine(self.state, "control", workers=None, endpoints=("203.0.113.5:51820",))
         self.mesh.revision += 1
         self.mesh.events.append(("machine-changed", "control"))
 
@@ -252,13 +251,13 @@ class Commands(RuleBasedStateMachine):
 
     @rule(target=issued, name=st.sampled_from((*NAMES, "control")), workers=st.sampled_from([None, 1, 2, 6]))
     def invite(self, name: str, workers: int | None) -> Any:
-        wish = inviting.Wish(name=name, workers=workers, endpoint=None, expires="1h")
+        wish = invite.Wish(name=name, workers=workers, endpoint=None, expires="1h")
         after = copy.deepcopy(self.mesh)
         after.expire(self.now())
         after.withdraw(name)
         free = after.free()
         try:
-            made = inviting.invite(self.state, wish)
+            made = invite.invite(self.state, wish)
         except BadInput:
             assert after.member(name) or free is None or after.taken() + (workers or 0) > MOST_WORKERS
             return Issued("", b"", "")
@@ -276,13 +275,13 @@ class Commands(RuleBasedStateMachine):
 
     @rule(target=issued, name=st.sampled_from((*NAMES, "control")))
     def invite_to_replace(self, name: str) -> Any:
-        wish = inviting.Wish(name=name, workers=None, endpoint=None, expires="1h", replace=True)
+        wish = invite.Wish(name=name, workers=None, endpoint=None, expires="1h", replace=True)
         after = copy.deepcopy(self.mesh)
         after.expire(self.now())
         after.withdraw(name)
         free, member = after.free(), after.member(name)
         try:
-            made = inviting.invite(self.state, wish)
+            made = invite.invite(self.state, wish)
         except BadInput:
             assert name == "control" or member is None or free is None
             return Issued("", b"", "")
@@ -302,10 +301,10 @@ class Commands(RuleBasedStateMachine):
     def withdraw(self, name: str) -> None:
         self.mesh.expire(self.now())
         if self.mesh.withdraw(name):
-            inviting.withdraw(self.state, name)
+            invite.withdraw(self.state, name)
         else:
             with pytest.raises(BadInput):
-                inviting.withdraw(self.state, name)
+                invite.withdraw(self.state, name)
 
     @rule(name=st.sampled_from(NAMES), key=st.sampled_from((*KEYS, CONTROL_KEY)))
     def offer_key(self, name: str, key: str) -> None:
@@ -420,26 +419,26 @@ class Commands(RuleBasedStateMachine):
     @rule(name=st.sampled_from((*NAMES, "control")), count=st.integers(1, 7))
     def set_workers(self, name: str, count: int) -> None:
         self._change(
-            lambda: changing.set_machine(self.state, name, workers=count, endpoints=None),
+            lambda: mesh_changes.set_machine(self.state, name, workers=count, endpoints=None),
             lambda: self._with_workers(name, count),
         )
 
     @rule(name=st.sampled_from(NAMES))
     def pause(self, name: str) -> None:
-        self._change(lambda: changing.pause(self.state, name), lambda: self._paused(name))
+        self._change(lambda: mesh_changes.pause(self.state, name), lambda: self._paused(name))
 
     @rule(name=st.sampled_from(NAMES))
     def resume(self, name: str) -> None:
-        self._change(lambda: changing.resume(self.state, name), lambda: self._resumed(name))
+        self._change(lambda: mesh_changes.resume(self.state, name), lambda: self._resumed(name))
 
     @rule(name=st.sampled_from((*NAMES, "control")))
     def remove(self, name: str) -> None:
-        self._change(lambda: changing.remove(self.state, name), lambda: self._removed(name))
+        self._change(lambda: mesh_changes.remove(self.state, name), lambda: self._removed(name))
 
     @rule(name=st.sampled_from(NAMES), at=st.integers(1, 12))
     def die_while_removing(self, name: str, at: int) -> None:
         """The process is killed before a statement: nothing of the change was done, or all of it."""
-        died = killed_in(lambda: changing.remove(self.state, name), at)
+        died = killed_in(lambda: mesh_changes.remove(self.state, name), at)
         if not died:
             after = self._removed(name)
             if after is not None:
@@ -447,7 +446,7 @@ class Commands(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), at=st.integers(1, 12))
     def die_while_setting(self, name: str, at: int) -> None:
-        died = killed_in(lambda: changing.set_machine(self.state, name, workers=2, endpoints=None), at)
+        died = killed_in(lambda: mesh_changes.set_machine(self.state, name, workers=2, endpoints=None), at)
         if not died:
             after = self._with_workers(name, 2)
             if after is not None:
@@ -455,7 +454,7 @@ class Commands(RuleBasedStateMachine):
 
     # The plain model of the changes: each gives the mesh after it, or None when it is to be refused.
 
-    def _change(self, command: Callable[[], changing.Changed], model: Callable[[], Mesh | None]) -> None:
+    def _change(self, command: Callable[[], mesh_changes.Changed], model: Callable[[], Mesh | None]) -> None:
         after = model()
         try:
             changed = command()
@@ -648,9 +647,9 @@ def killed_in(work: Callable[[], object], at: int) -> bool:
     identifier = os.fork()
     if identifier == 0:
         left = at
-        connect = database.connect
+        connect = sqlite.connect
 
-        def traced(path: Path, *, busy_s: float = database.BUSY_S) -> sqlite3.Connection:
+        def traced(path: Path, *, busy_s: float = sqlite.BUSY_S) -> sqlite3.Connection:
             connection = connect(path, busy_s=busy_s)
 
             def count(_: str) -> None:
@@ -662,7 +661,7 @@ def killed_in(work: Callable[[], object], at: int) -> bool:
             connection.set_trace_callback(count)
             return connection
 
-        database.connect = traced
+        sqlite.connect = traced
         with contextlib.suppress(QmeshError):
             work()
         os._exit(0)

@@ -10,17 +10,18 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.agent.here import load
+from qmesh.agent.local import load
 from qmesh.agent.membership import refresh
 from qmesh.errors import EnrolmentRefused, Removed
-from qmesh.host import files, telling
-from qmesh.host.channel.service import Service
-from qmesh.host.records import NextShared, Settings
-from qmesh.host.state import State
-from qmesh.mesh.enrolment import mesh_identifier
+from qmesh.host import files
+from qmesh.host.api.server import Service
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import NextShared, Settings
+from qmesh.host.system import agent_notify
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.membership import Update, difference, read_held, sign_membership, stored, whole
 from qmesh.mesh.model import Machine, Secret
+from qmesh.mesh.protocol.enrolment import mesh_identifier
+from qmesh.mesh.protocol.membership import Update, difference, read_held, sign_membership, stored, whole
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -129,7 +130,7 @@ def ask(state: State, answer: bytes, whole: bytes | None = None) -> bool:
 def asked(state: State, control: Control) -> bool:
     for words in ("link set lo up", "addr replace 10.77.0.1/32 dev lo"):
         subprocess.run(["ip", *words.split()], check=True)
-    told = telling.listen(state.directory)
+    told = agent_notify.listen(state.directory)
     service = Service(control, address="10.77.0.1", port=51820, interface="lo", told=told)
     service.start()
     try:

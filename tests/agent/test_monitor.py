@@ -10,14 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from qmesh.agent import monitor as monitoring
-from qmesh.agent.membership_service import MembershipService
-from qmesh.agent.monitor import Monitor
-from qmesh.agent.serving import Turns
-from qmesh.agent.supervisor import LOOK, Troubles
-from qmesh.host import held
-from qmesh.host.pulse import Pulse
-from qmesh.host.state import State
+from qmesh.agent.daemon import monitor as monitoring
+from qmesh.agent.daemon.membership_api import Turns
+from qmesh.agent.daemon.membership_server import MembershipService
+from qmesh.agent.daemon.monitor import Monitor
+from qmesh.agent.daemon.supervisor import LOOK, Troubles
+from qmesh.host.firewall import holder_client
+from qmesh.host.state.directory import State
+from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.units import WATCHDOG_S
 from tests.lab.waiting import wait_until
 
@@ -112,13 +112,13 @@ def test_a1_a_look_that_is_not_ended_in_time_is_borne_once_and_no_longer_than_it
 
 
 @pytest.mark.usefixtures("holder")
-@pytest.mark.parametrize(("started_s", "begun"), [(held.STARTED_S, 0), (0.0, 2)])
+@pytest.mark.parametrize(("started_s", "begun"), [(holder_client.STARTED_S, 0), (0.0, 2)])
 def test_a1_a_holder_that_a_command_is_starting_is_not_ended_and_one_that_hangs_so_is(
     monitor, monkeypatch, started_s, begun
 ):
     begun_anew: list[State] = []
-    monkeypatch.setattr(held, "STARTED_S", started_s)
-    monkeypatch.setattr(held, "begin_anew", begun_anew.append)
+    monkeypatch.setattr(holder_client, "STARTED_S", started_s)
+    monkeypatch.setattr(holder_client, "begin_anew", begun_anew.append)
     for _ in range(4):
         monitor._probe_holder()
     assert len(begun_anew) == begun

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.agent import supervisor
-from qmesh.agent.supervisor import WELL, Part, Retries, Troubles, Watchdog
+from qmesh.agent.daemon import supervisor
+from qmesh.agent.daemon.supervisor import WELL, Part, Retries, Troubles, Watchdog
 from qmesh.errors import MachineRefused
-from qmesh.host.pulse import Pulse
+from qmesh.host.system.heartbeat import Pulse
 from tests.lab.waiting import wait_until
 
 

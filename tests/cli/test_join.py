@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qmesh.cli import hall
+from qmesh.cli import app
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from qmesh.cli import hall
     ],
 )
 def test_options_that_do_not_go_together_are_refused(words, because, capfd):
-    assert hall.run(["join", *words]) == 2
+    assert app.run(["join", *words]) == 2
     said = capfd.readouterr()
     assert said.out == ""
     assert because in said.err

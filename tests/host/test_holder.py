@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import KernelRefused, MachineRefused
-from qmesh.host import files, held, holder, nftables
-from qmesh.host.state import State
+from qmesh.host import files
+from qmesh.host.firewall import holder, holder_client, nftables
+from qmesh.host.state.directory import State
 from qmesh.mesh.guard import HELD, held_script, parse_held
 from qmesh.mesh.model import Guard
 from tests.host.guards import guard
@@ -44,9 +45,9 @@ def process() -> int:
 
 
 def test_what_is_written_is_held_and_by_the_same_process_when_it_is_another(state):
-    held.hold(state, guard(40003))
+    holder_client.hold(state, guard(40003))
     first = process()
-    held.hold(state, guard(40004, 40005))
+    holder_client.hold(state, guard(40004, 40005))
 
     assert found() == guard(40004, 40005)
     assert process() == first
@@ -65,7 +66,7 @@ def test_what_is_written_is_held_and_by_the_same_process_when_it_is_another(stat
     ],
 )
 def test_g3_no_other_program_takes_it_away_or_changes_it(state, attempt):
-    held.hold(state, guard(40003))
+    holder_client.hold(state, guard(40003))
     nftables.run("add table inet other")
     subprocess.run(["nft", attempt], check=False, capture_output=True)
 
@@ -74,22 +75,22 @@ def test_g3_no_other_program_takes_it_away_or_changes_it(state, attempt):
 
 
 def test_it_goes_with_its_process_and_the_next_call_brings_it_back(state):
-    held.hold(state, guard(40003))
+    holder_client.hold(state, guard(40003))
     first = process()
     os.kill(first, signal.SIGKILL)
     wait_until(lambda: nftables.read_table(HELD) is None)
-    held.hold_again(state)
+    holder_client.hold_again(state)
 
     assert found() == guard(40003)
     assert process() != first
 
 
 def test_what_cannot_be_loaded_is_told_and_what_was_held_still_is(state):
-    held.hold(state, guard(40003))
+    holder_client.hold(state, guard(40003))
     files.write(state.held_file, b"add rule inet none none drop\n")
 
     with pytest.raises(KernelRefused, match="could not be held against a flush: nftables refused"):
-        held.hold_again(state)
+        holder_client.hold_again(state)
     assert found() == guard(40003)
 
 
@@ -97,14 +98,14 @@ def test_a_first_process_that_cannot_load_is_told_with_where_to_read_on(state):
     files.write(state.held_file, b"nonsense\n")
 
     with pytest.raises(MachineRefused, match="`qmesh hold` did not start") as refused:
-        held.hold_again(state)
+        holder_client.hold_again(state)
     assert str(state.log_file) in refused.value.hint
     assert "error: nftables refused" in state.log_file.read_text()
 
 
 def test_a_table_of_that_name_which_nobody_holds_makes_way(state):
     nftables.run(f"add table inet {HELD}; add chain inet {HELD} mine")
-    held.hold(state, guard(40003))
+    holder_client.hold(state, guard(40003))
 
     assert found() == guard(40003)
 
@@ -112,16 +113,16 @@ def test_a_table_of_that_name_which_nobody_holds_makes_way(state):
 def test_a_table_that_another_process_holds_is_told(state, tmp_path):
     other = State(tmp_path / "other")
     other.prepare()
-    held.hold(other, guard(40009))
+    holder_client.hold(other, guard(40009))
     files.write(state.held_file, held_script(guard(40003)).encode())
 
     with pytest.raises(MachineRefused, match="`qmesh hold` did not start"):
-        held.hold_again(state)
+        holder_client.hold_again(state)
     assert found() == guard(40009)
 
 
 def test_a_second_one_is_refused_and_the_first_goes_on(state):
-    held.hold(state, guard(40003))
+    holder_client.hold(state, guard(40003))
 
     with pytest.raises(MachineRefused, match="held already"):
         holder.run(state.directory)
@@ -129,21 +130,21 @@ def test_a_second_one_is_refused_and_the_first_goes_on(state):
 
 
 def test_let_go_ends_it_and_takes_the_table_away_and_can_be_said_twice(state):
-    held.hold(state, guard(40003))
-    held.let_go(state)
+    holder_client.hold(state, guard(40003))
+    holder_client.let_go(state)
 
     assert found() is None
-    held.let_go(state)
+    holder_client.let_go(state)
     wait_until(lambda: not state.hold_socket.exists())
-    held.hold(state, guard(40004))
+    holder_client.hold(state, guard(40004))
     assert found() == guard(40004)
 
 
 def test_g3_after_a_crash_what_lies_there_is_no_hindrance(state):
-    held.hold(state, guard(40003))
+    holder_client.hold(state, guard(40003))
     os.kill(process(), signal.SIGKILL)
     assert state.hold_socket.is_socket()
-    held.hold(state, guard(40004))
+    holder_client.hold(state, guard(40004))
 
     assert found() == guard(40004)
 
@@ -151,7 +152,7 @@ def test_g3_after_a_crash_what_lies_there_is_no_hindrance(state):
 def test_its_socket_is_for_root_alone_and_no_link_is_followed(state, tmp_path):
     (tmp_path / "target").write_text("mine")
     state.hold_socket.symlink_to(tmp_path / "target")
-    held.hold(state, guard(40003))
+    holder_client.hold(state, guard(40003))
 
     assert state.hold_socket.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "target").read_text() == "mine"
@@ -159,11 +160,11 @@ def test_its_socket_is_for_root_alone_and_no_link_is_followed(state, tmp_path):
 
 def test_who_connects_and_says_nothing_does_not_stand_in_the_way(state, monkeypatch):
     monkeypatch.setattr(holder, "ANSWER_TIMEOUT_S", 10.0)
-    held.hold(state, guard(40003))
+    holder_client.hold(state, guard(40003))
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(str(state.hold_socket))
         silent.close()
-        held.hold(state, guard(40004))
+        holder_client.hold(state, guard(40004))
 
     assert found() == guard(40004)
 
@@ -171,13 +172,13 @@ def test_who_connects_and_says_nothing_does_not_stand_in_the_way(state, monkeypa
 def test_a_state_directory_with_a_long_name_is_no_hindrance(tmp_path):
     state = State(Path(tmp_path, "x" * 200))
     state.prepare()
-    held.hold(state, guard(40003))
+    holder_client.hold(state, guard(40003))
 
     assert found() == guard(40003)
 
 
 def test_it_is_small(state):
-    held.hold(state, guard(40003))
+    holder_client.hold(state, guard(40003))
     status = Path(f"/proc/{process()}/status").read_text()
 
     assert int(status.partition("VmRSS:")[2].split()[0]) < 25_000

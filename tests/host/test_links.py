@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import KernelRefused
-from qmesh.host import links
+from qmesh.host.network import links
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -165,7 +165,7 @@ def test_changing_what_is_not_there_is_refused(change):
 
 
 def test_without_the_right_to_change_links_root_is_asked_for():
-    code = "from qmesh.host import links; links.set_mtu('lo', 1400)"
+    code = "from qmesh.host.network import links; links.set_mtu('lo', 1400)"
     # Without the network administrator's capability, root is told no as well.
     ended = subprocess.run(
         ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", sys.executable, "-c", code],

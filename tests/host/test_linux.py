@@ -12,11 +12,12 @@ import msgspec
 import pytest
 
 from qmesh.errors import KernelRefused, NeedsRoot, StateUnreadable
-from qmesh.host import links, nftables, wireguard
+from qmesh.host import wireguard
+from qmesh.host.firewall import nftables
 from qmesh.host.linux import Linux
-from qmesh.host.state import State
+from qmesh.host.network import links
+from qmesh.host.state.directory import State
 from qmesh.host.wireguard import uapi
-from qmesh.mesh.enrolment import public_key_of
 from qmesh.mesh.guard import TABLE, load_script
 from qmesh.mesh.model import (
     AlteredGuard,
@@ -29,6 +30,7 @@ from qmesh.mesh.model import (
     Tunnel,
 )
 from qmesh.mesh.plan import CreateTunnel, SetKey, SetPeer, Step, after, plan, settled
+from qmesh.mesh.protocol.enrolment import public_key_of
 from tests.lab.keeping import unkept
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -217,7 +219,7 @@ def test_g3_a_guard_that_the_kernel_refuses_is_on_disk_all_the_same(state):
     # Without the network administrator's capability, root still writes files.
     code = (
         "import sys, msgspec; from pathlib import Path; from qmesh.host.linux import Linux;"
-        "from qmesh.host.state import State; from qmesh.mesh.plan import LoadGuard;"
+        "from qmesh.host.state.directory import State; from qmesh.mesh.plan import LoadGuard;"
         "from qmesh.mesh.model import Guard; guard = msgspec.json.decode(sys.argv[2], type=Guard);"
         "Linux(State(Path(sys.argv[1])), 'qmesh0', ()).apply(LoadGuard(None, guard))"
     )

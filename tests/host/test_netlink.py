@@ -7,7 +7,7 @@ import pytest
 from pyroute2.netlink import NLM_F_DUMP_INTR
 
 from qmesh.errors import KernelRefused, NeedsRoot
-from qmesh.host import netlink
+from qmesh.host.network import netlink
 
 
 def message(name: str, flags: int = 0) -> dict[str, object]:

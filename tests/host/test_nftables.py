@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
-from qmesh.host import nftables
+from qmesh.host.firewall import nftables
 from qmesh.mesh.guard import TABLE, change_script, load_script, parse, render, unload_script
 from qmesh.mesh.model import AlteredGuard, Guard, InterfaceKind
 from tests.lab.waiting import pause
@@ -306,7 +306,7 @@ def test_counted_packets_change_nothing():
 
 def test_g3_the_guard_outlives_who_loaded_it():
     code = (
-        "import sys; from qmesh.host import nftables; nftables.run(sys.stdin.read());"
+        "import sys; from qmesh.host.firewall import nftables; nftables.run(sys.stdin.read());"
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run([sys.executable, "-c", code], input=load_script(WORKER), text=True, check=False)
@@ -397,7 +397,7 @@ def test_ports_of_a_guard_that_others_changed_meanwhile_are_refused_whole():
 
 RELOAD = """
 import sys
-from qmesh.host import nftables
+from qmesh.host.firewall import nftables
 scripts = sys.stdin.read().split("---")
 print("ready", flush=True)
 while True:
@@ -460,7 +460,7 @@ def test_a_table_that_cannot_be_read_is_not_none(monkeypatch):
 CHILD = """
 import sys
 from qmesh.errors import QmeshError
-from qmesh.host import nftables
+from qmesh.host.firewall import nftables
 for ask in (lambda: nftables.read_table('qmesh'), lambda: nftables.run("add table inet qmesh")):
     try:
         print(ask())
@@ -476,7 +476,7 @@ WITHOUT_RIGHT = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"
 @pytest.mark.parametrize("there", [False, True])
 def test_who_may_not_look_is_told_to_be_root_and_never_that_there_is_none(drop, there):
     can = subprocess.run(
-        [*drop, sys.executable, "-c", "import qmesh.host.nftables"], capture_output=True, check=False
+        [*drop, sys.executable, "-c", "import qmesh.host.firewall.nftables"], capture_output=True, check=False
     )
     if can.returncode != 0:
         pytest.skip("this machine cannot: nobody may not read this checkout")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import KernelRefused, StateUnreadable
-from qmesh.host import ports
-from qmesh.host.records import HeldPorts
-from qmesh.host.state import State
+from qmesh.host.network import ports
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import HeldPorts
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

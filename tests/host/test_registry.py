@@ -18,8 +18,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput, Busy, EnrolmentRefused, MachineRefused, NeedsRoot, StateUnreadable
-from qmesh.host import database
-from qmesh.host.registry import Event, EventKind, Issued, Open, Registry, RegistryImage
+from qmesh.host.registry import Event, EventKind, Issued, Open, Registry, RegistryImage, sqlite
 from qmesh.mesh.changes import (
     Options,
     paused,
@@ -29,9 +28,9 @@ from qmesh.mesh.changes import (
     with_worker_count,
     without,
 )
-from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, redemption
 from qmesh.mesh.inventory import Inventory, workers_of
 from qmesh.mesh.model import Endpoint, Machine, StandIn
+from qmesh.mesh.protocol.enrolment import Redemption, derive, permanent_preshared_key, redemption
 from tests.lab.waiting import idle, some_time
 from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_2, AS_OF_VERSION_3, AS_OF_VERSION_4
 
@@ -925,9 +924,9 @@ def test_a_registry_that_goes_away_while_it_is_opened_is_not_made_empty(tmp_path
     odd = tmp_path / "100 %20? #1"
     odd.mkdir()
     with pytest.raises(MachineRefused, match="unable to open"):
-        database.connect(odd / "mesh.db")
+        sqlite.connect(odd / "mesh.db")
     (odd / "mesh.db").touch()
-    database.connect(odd / "mesh.db").close()
+    sqlite.connect(odd / "mesh.db").close()
     assert [path.name for path in odd.iterdir()] == ["mesh.db"]
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import BadInput
-from qmesh.host import node_user, programs, services
-from qmesh.host.state import State
+from qmesh.host.state.directory import State
+from qmesh.host.system import node_user, programs, systemd
 from qmesh.mesh.units import undo_unit, unit_files
 
 MOST = {
@@ -28,11 +28,11 @@ MOST = {
 def units(tmp_path_factory) -> Path:
     """Every unit, in a directory."""
     directory: Path = tmp_path_factory.mktemp("units")
-    where = services.paths(
+    where = systemd.paths(
         State(Path("/var/lib/qmesh")), config_directory="/root/node/.config", program="/bin/true"
     )
     texts = {**unit_files(where, is_control=True, cores=range(1, 4)), "qmesh-undo.service": undo_unit(where)}
-    services.write_units({name.replace("@.", "@1."): text for name, text in texts.items()}, directory)
+    systemd.write_units({name.replace("@.", "@1."): text for name, text in texts.items()}, directory)
     return directory
 
 
@@ -135,7 +135,7 @@ def test_what_is_another_users_in_the_nodes_directory_is_found():
 @pytest.mark.usefixtures("own_machine")
 def test_the_units_of_a_users_node_run_as_that_user():
     config = users_home(Path("/run"), ("alice", 65534), (".config", 65534))
-    where = services.paths(State(Path("/run/state")), config_directory=str(config), program="/bin/true")
+    where = systemd.paths(State(Path("/run/state")), config_directory=str(config), program="/bin/true")
 
     assert where.user == "nobody"
     for name, text in unit_files(where, is_control=True, cores=range(1, 2)).items():

@@ -15,12 +15,12 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused, StateUnreadable
-from qmesh.host.records import Asked, HeldPorts, NextShared, Pending, Rotation, Settings
-from qmesh.host.state import State
-from qmesh.mesh.enrolment import Redemption, public_key_of
-from qmesh.mesh.following import Due
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import Asked, HeldPorts, NextShared, Pending, Rotation, Settings
 from qmesh.mesh.model import Endpoint, Peer, Secret, Tunnel
-from qmesh.mesh.undoing import Author, Before, GuardBefore, Undoing
+from qmesh.mesh.node_restarts import Due
+from qmesh.mesh.protocol.enrolment import Redemption, public_key_of
+from qmesh.mesh.rollback import Author, Before, GuardBefore, Undoing
 from tests.lab.waiting import pause
 
 SETTINGS = Settings(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import KernelRefused
-from qmesh.host import sysctls
+from qmesh.host.network import sysctls
 from qmesh.mesh.sysctls import FORWARDING, PER_INTERFACE, weaknesses
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]

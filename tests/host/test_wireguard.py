@@ -22,8 +22,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
-from qmesh.host import links, netlink, wireguard
-from qmesh.host.wireguard import device, kernel, messages, uapi, userspace
+from qmesh.host import wireguard
+from qmesh.host.network import links, netlink
+from qmesh.host.wireguard import device, genetlink_messages, kernel, uapi, userspace
 from qmesh.mesh.model import Endpoint, Peer, Secret
 from tests.lab.waiting import Deadline, idle, patience, wait_until, within
 
@@ -492,7 +493,7 @@ def test_a_kernel_that_lost_its_wireguard_is_said_to_have():
 def test_a_kernel_that_does_not_answer_does_not_hang_us(in_kernel, monkeypatch):
     monkeypatch.setattr(netlink, "ANSWER_TIMEOUT_S", 0.1)
     # What asks for no acknowledgement gets none.
-    monkeypatch.setattr(messages, "ACK", 0)
+    monkeypatch.setattr(genetlink_messages, "ACK", 0)
     in_kernel.create(NAME)
 
     with pytest.raises(KernelRefused, match="Connection timed out"):

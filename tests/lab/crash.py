@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from qmesh.host.registry.keys import BETWEEN_S
-from qmesh.mesh.membership import SignedMembership
+from qmesh.host.registry.key_rotation import BETWEEN_S
+from qmesh.mesh.protocol.membership import SignedMembership
 from tests.lab.faults import Ended, Faulty, sample
 from tests.lab.machines import TOOLS, Lab
 from tests.lab.waiting import idle, wait_until

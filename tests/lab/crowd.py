@@ -23,10 +23,10 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qmesh.agent.serving import ControlNode, Turns
-from qmesh.host.channel.service import Service
-from qmesh.host.state import State
-from qmesh.mesh.enrolment import Invitation, parse_invitation, redemption
+from qmesh.agent.daemon.membership_api import ControlNode, Turns
+from qmesh.host.api.server import Service
+from qmesh.host.state.directory import State
+from qmesh.mesh.protocol.enrolment import Invitation, parse_invitation, redemption
 from tests.lab.waiting import pause
 
 PORT = 51821

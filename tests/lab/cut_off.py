@@ -20,13 +20,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import qmesh.agent.admitting
-import qmesh.agent.offline  # noqa: F401 - loaded once, for all that are forked from here
-from qmesh.cli import hall
+import qmesh.agent.commands.admit
+import qmesh.agent.commands.join.offline  # noqa: F401 - loaded once, for all that are forked from here
+from qmesh.cli import app
 
 
 def main() -> None:
-    for at in cut_offs(lambda: hall.run(sys.argv[1:])):
+    for at in cut_offs(lambda: app.run(sys.argv[1:])):
         listed = subprocess.run(
             ["nft", "list", "set", "inet", "qmesh", "worker_ports"],
             capture_output=True,

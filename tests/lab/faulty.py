@@ -38,11 +38,11 @@ from typing import Any, NoReturn
 RANDOM_PART = re.compile(r"^\.(.+)\.[a-z0-9_]{8}$")
 NAME_OF_AGENT = "faulty-agent"
 PREPARED = (
-    "qmesh.host.channel.service",
-    "qmesh.host.channel.client",
+    "qmesh.host.api.server",
+    "qmesh.host.api.client",
     "qmesh.host.registry",
-    "qmesh.agent.joining",
-    "qmesh.agent.service",
+    "qmesh.agent.commands.join.online",
+    "qmesh.agent.daemon.main",
 )
 
 
@@ -219,7 +219,7 @@ def be(asked: Mapping[str, Any], log: int) -> int:
     if asked.get("clock"):
         shift_clock(asked["clock"])
     # It only asks, and at times of its own: no two runs would have the same points.
-    importlib.import_module("qmesh.agent.monitor").Monitor.run = lambda _, stopped: stopped.wait()
+    importlib.import_module("qmesh.agent.daemon.monitor").Monitor.run = lambda _, stopped: stopped.wait()
     sys.argv = ["qmesh", *asked["words"]]
     main = importlib.import_module("qmesh.cli").main
     try:
@@ -288,7 +288,7 @@ def run_in_child(asked: Mapping[str, Any], out: int, err: int, log: int) -> NoRe
 
 def load() -> None:
     """Load all of qmesh, so that no command has to."""
-    from qmesh.cli.hall import COMMANDS  # noqa: PLC0415 - not when this file is imported
+    from qmesh.cli.app import COMMANDS  # noqa: PLC0415 - not when this file is imported
 
     for name in COMMANDS:
         importlib.import_module(f"qmesh.cli.commands.{name.replace('-', '_')}")

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from qmesh.mesh.enrolment import derive, parse_invitation, redemption
+from qmesh.mesh.protocol.enrolment import derive, parse_invitation, redemption
 from tests.lab.waiting import pause
 
 THREADS = 8

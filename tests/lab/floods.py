@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from qmesh.mesh.enrolment import parse_invitation
+from qmesh.mesh.protocol.enrolment import parse_invitation
 from tests.lab.cluster import AGENT, STATE, facts, make_control, make_member
 from tests.lab.machines import TOOLS, Lab, Machine
 from tests.lab.waiting import patience, pause

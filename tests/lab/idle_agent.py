@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 
-from qmesh.agent.here import load
-from qmesh.agent.serving import ControlNode, Turns
-from qmesh.host import health, processes, telling
-from qmesh.host.channel.service import Service
-from qmesh.host.state import State
+from qmesh.agent.daemon.membership_api import ControlNode, Turns
+from qmesh.agent.local import load
+from qmesh.host.api.server import Service
+from qmesh.host.state.directory import State
+from qmesh.host.system import agent_health, agent_notify, processes
 
 
 def serve(state: State) -> None:
@@ -24,21 +24,21 @@ def serve(state: State) -> None:
         address=here.machine.address,
         port=here.inventory.service_port,
         interface=here.settings.interface,
-        told=telling.listen(state.directory),
+        told=agent_notify.listen(state.directory),
     ).start()
 
 
 def main() -> None:
     """Hold the place until killed."""
     state = State()
-    well = health.Health(process=os.getpid(), looked_s=0.0, troubles=(), restarts=())
-    with processes.only(state.agent_lock_file) as alone, health.listen(state.directory) as listening:
+    well = agent_health.Health(process=os.getpid(), looked_s=0.0, troubles=(), restarts=())
+    with processes.only(state.agent_lock_file) as alone, agent_health.listen(state.directory) as listening:
         assert alone
         if state.settings().control:
             serve(state)
         print("held", flush=True)
         while True:
-            health.tell(listening.accept()[0], well)
+            agent_health.tell(listening.accept()[0], well)
 
 
 if __name__ == "__main__":

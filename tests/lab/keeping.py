@@ -7,8 +7,9 @@ import os
 import signal
 from collections.abc import Iterator
 
-from qmesh.host import nftables, processes
-from qmesh.host.state import State
+from qmesh.host.firewall import nftables
+from qmesh.host.state.directory import State
+from qmesh.host.system import processes
 from qmesh.mesh.guard import HELD
 from tests.lab.waiting import wait_until
 

@@ -14,21 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qmesh.agent import asking, following
-from qmesh.agent.monitor import Monitor
-from qmesh.agent.service import Agent
-from qmesh.cli.resident import run
-from qmesh.host import notices
-from qmesh.host.channel.service import _Server
+from qmesh.agent import node_restarts
+from qmesh.agent.daemon import membership_poll
+from qmesh.agent.daemon.main import Agent
+from qmesh.agent.daemon.monitor import Monitor
+from qmesh.cli.entrypoints import run
+from qmesh.host.api.server import _Server
+from qmesh.host.network import netlink_events
 
 PARTS = {
     "look": (Agent, "_look"),
     "service": (_Server, "tick"),
-    "asking": (asking.Asking, "_asked"),
-    "following": (following.Follower, "turn"),
+    "asking": (membership_poll.Asking, "_asked"),
+    "following": (node_restarts.Follower, "turn"),
     "monitor": (Monitor, "_probe_holder"),
     "answering": (Agent, "_health"),
-    "notices": (notices.Notices, "take"),
+    "notices": (netlink_events.Notices, "take"),
 }
 """What each part calls again and again."""
 

@@ -25,8 +25,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from qmesh.host import held, nftables
-from qmesh.host.state import State
+from qmesh.host.firewall import holder_client, nftables
+from qmesh.host.state.directory import State
 from qmesh.mesh.guard import TABLE
 from tests.lab.waiting import patience, pause, some_time
 
@@ -148,7 +148,7 @@ def shake(times: int) -> None:
         elif deed == "replace":
             subprocess.run(["nft", "-f", state.guard_file], check=True)
         else:
-            held.hold_again(state)
+            holder_client.hold_again(state)
     print(json.dumps(Counter(deeds)))
 
 

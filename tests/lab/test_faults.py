@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qmesh.mesh.enrolment import parse_invitation
+from qmesh.mesh.protocol.enrolment import parse_invitation
 from tests.lab import disk
 from tests.lab.cluster import AGENT, STATE, rules_of
 from tests.lab.crash import Rig, trouble_of_membership

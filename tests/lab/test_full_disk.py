@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qmesh.host import reserve
+from qmesh.host.system import disk_reserve
 from tests.lab.cluster import AGENT, HOLDER, STATE, facts, make_control, make_member, qmesh
 from tests.lab.machines import Lab, Machine
 from tests.lab.test_guard_kept import is_back
@@ -34,7 +34,7 @@ def small_disk(lab: Lab) -> None:
 
 def fill(machine: Machine, how: str) -> None:
     """Leave no room on its disk."""
-    wait_until(lambda: all(machine.path(f"{STATE}/{name}").exists() for name in reserve.NAMES))
+    wait_until(lambda: all(machine.path(f"{STATE}/{name}").exists() for name in disk_reserve.NAMES))
     machine.run(["sh", "-c", f"mkdir {STATE}/theirs; {FILLED[how]} 2>/dev/null"], check=False)
     assert machine.run(["sh", "-c", f"echo some >{STATE}/more"], check=False).returncode
 
@@ -62,7 +62,7 @@ def test_on_a_full_disk_a_member_is_removed_and_the_guard_is_kept(lab, how):
     assert finding["cure"].startswith("free 16 MiB there")
 
     control.run(["rm", "-r", f"{STATE}/theirs"])
-    wait_until(lambda: all(control.path(f"{STATE}/{name}").exists() for name in reserve.NAMES))
+    wait_until(lambda: all(control.path(f"{STATE}/{name}").exists() for name in disk_reserve.NAMES))
     wait_until(lambda: not of_disk(control))
 
 

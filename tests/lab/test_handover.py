@@ -23,7 +23,7 @@ from tests.lab.cluster import (
 )
 from tests.lab.machines import Lab, Machine
 from tests.lab.test_changes import reached
-from tests.lab.test_life import problems
+from tests.lab.test_replace_and_rotate_key import problems
 from tests.lab.waiting import wait_until
 
 pytestmark = pytest.mark.lab
@@ -162,7 +162,7 @@ HAND_OVER_AND_DIE = """
 import time
 from pathlib import Path
 from qmesh.host.registry import Registry
-from qmesh.mesh.succession import Progress
+from qmesh.mesh.protocol.handover import Progress
 with Registry(Path("/var/lib/qmesh/mesh.db")) as registry:
     now = int(time.time())
     registry.begin_handover("machine-b", now=now)
@@ -178,12 +178,12 @@ print(asking.getresponse().status)
 BEGIN = """
 import time
 from pathlib import Path
-from qmesh.host import telling
+from qmesh.host.system import agent_notify
 from qmesh.host.registry import Readiness, Registry
 state = Path("/var/lib/qmesh")
 with Registry(state / "mesh.db") as registry:
     registry.begin_handover("machine-b", now=int(time.time()))
-    telling.tell(state, wait_s=5)
+    agent_notify.tell(state, wait_s=5)
     while registry.readiness("machine-b", now=int(time.time())) != Readiness(holds=True, missing=()):
         time.sleep(0.1)
 """

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from qmesh.mesh.itself import own_words
+from qmesh.mesh.own_command import own_words
 from tests import trap
 from tests.lab.cluster import AGENT, CONFIG, HOLDER, NODE_CONFIG, UNDOING, has_agent, stop_agent
 from tests.lab.machines import Machine, Running

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.agent.service import LOOK_S
+from qmesh.agent.daemon.main import LOOK_S
 from tests.lab.cluster import CONFIG, NODE_CONFIG
 from tests.lab.waiting import idle, wait_until
 

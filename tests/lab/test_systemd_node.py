@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import MachineRefused
-from qmesh.host import services
+from qmesh.host.system import systemd
 from tests.lab.cluster import CONFIG, NODE_CONFIG
 from tests.lab.machines import CHECKOUT, TOOLS
 from tests.lab.test_systemd import QMESH, init, is_loaded, run, shown, until
@@ -363,7 +363,7 @@ def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_co
     try:
         with_workers(4)
         run("systemctl", "restart", TARGET)
-        assert services.running_workers() == (1, 2, 3, 4)
+        assert systemd.running_workers() == (1, 2, 3, 4)
         removed = f"and still run: `systemctl stop {worker(4)}`"
         assert removed in with_workers(3)
         assert target.read_text() == text
@@ -385,12 +385,12 @@ def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_co
 
 
 def test_the_workers_units_are_installed_where_systemd_has_them():
-    assert services.worker_units_are_installed()
+    assert systemd.worker_units_are_installed()
     shutil.move(UNITS / "qmesh-worker@.service", "/run/away")
     run("systemctl", "stop", *WORKERS)
     run("systemctl", "daemon-reload")
     try:
-        assert not services.worker_units_are_installed()
+        assert not systemd.worker_units_are_installed()
     finally:
         shutil.move("/run/away", UNITS / "qmesh-worker@.service")
         run("systemctl", "daemon-reload")
@@ -398,31 +398,31 @@ def test_the_workers_units_are_installed_where_systemd_has_them():
 
 def test_workers_are_restarted_stopped_and_started_by_their_cores():
     before, control = processes(*WORKERS), processes(CONTROL)
-    services.restart_workers(range(1, 3))
+    systemd.restart_workers(range(1, 3))
     after = processes(*WORKERS)
     assert after[2] == before[2]
     assert not {*after[:2]} & {0, *before}
     assert all(map(listens, CORES))
 
-    services.stop_workers([2, 3])
-    services.stop_workers([2, 3])
+    systemd.stop_workers([2, 3])
+    systemd.stop_workers([2, 3])
     assert states(*WORKERS) == ("active", "inactive", "inactive")
     assert [listens(core) for core in CORES] == [True, False, False]
-    assert services.running_workers() == (1,)
+    assert systemd.running_workers() == (1,)
 
-    services.start_workers(CORES)
+    systemd.start_workers(CORES)
     assert processes(WORKERS[0]) == after[:1]
     assert all(map(listens, CORES))
 
-    services.restart_workers([])
+    systemd.restart_workers([])
     assert processes(CONTROL) == control
-    services.restart_control_process()
+    systemd.restart_control_process()
     assert processes(CONTROL)[0] not in {0, *control}
 
 
 def test_what_systemd_says_of_a_worker_that_does_not_start_is_told(told):
     with pytest.raises(MachineRefused, match=r"Job for qmesh-worker@9\.service failed") as caught:
-        services.start_workers([1, 9])
+        systemd.start_workers([1, 9])
 
     assert "systemctl status qmesh-worker@9.service" in caught.value.hint
     assert listens(1)

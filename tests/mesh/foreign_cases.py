@@ -1,7 +1,7 @@
 """Small rulesets of others, and what becomes of one datagram to WireGuard's port under each.
 
 `tests/mesh/test_foreign.py` asks the evaluator, from what each nft printed of them (`foreign_listings/`);
-`tests/host/test_foreign.py` asks the kernel, and holds that the nft that is here prints one of those.
+`tests/host/test_foreign_rules.py` asks the kernel, and holds that the nft that is here prints one of those.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
-from qmesh.mesh.enrolment import (
+from qmesh.mesh.model import Endpoint, Secret
+from qmesh.mesh.protocol.enrolment import (
     MAX_TEXT,
     PREFIX,
     Derived,
@@ -35,7 +36,6 @@ from qmesh.mesh.enrolment import (
     refuse_unproven,
     refuse_weak_key,
 )
-from qmesh.mesh.model import Endpoint, Secret
 
 SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 VERIFICATION_KEY = SIGNING_KEY.public_key().public_bytes_raw()

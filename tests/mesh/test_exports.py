@@ -16,7 +16,7 @@ from msgspec.structs import force_setattr, replace
 from qmesh.errors import BadInput
 from qmesh.mesh.desired import Place, desired
 from qmesh.mesh.exports import ansible, hosts, nft, wg_quick
-from qmesh.mesh.exports.wording import is_plain, plain
+from qmesh.mesh.exports.text import is_plain, plain
 from qmesh.mesh.guard import load_script, parse
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import NOT_SHOWN, PROFILES, Endpoint, Guard, Machine, Profile, Secret, Tunnel

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import EnrolmentRefused, QmeshError
-from qmesh.mesh.enrolment import mesh_identifier
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.membership import (
+from qmesh.mesh.model import Endpoint, Machine, Secret
+from qmesh.mesh.protocol.aead import seal
+from qmesh.mesh.protocol.enrolment import mesh_identifier
+from qmesh.mesh.protocol.membership import (
     HOLDS,
     MAX_PARTS,
     History,
@@ -33,8 +35,6 @@ from qmesh.mesh.membership import (
     updated,
     whole,
 )
-from qmesh.mesh.model import Endpoint, Machine, Secret
-from qmesh.mesh.sealing import seal
 
 SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 VERIFICATION_KEY = SIGNING_KEY.public_key().public_bytes_raw()
@@ -249,7 +249,7 @@ def test_an_update_has_no_more_parts_than_are_kept() -> None:
 
 def test_what_all_parts_of_an_update_make_is_no_more_than_one_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few octets make thousands of times as many: 256 parts made 8 GiB."""
-    monkeypatch.setattr("qmesh.mesh.membership.MAX_PAYLOAD", 100_000)
+    monkeypatch.setattr("qmesh.mesh.protocol.membership.MAX_PAYLOAD", 100_000)
     part = difference(b"", bytes(10_000))
     assert updated(Update(None, (part,) * 10, b"s"), None).payload == bytes(10_000)
     with pytest.raises(EnrolmentRefused, match="damaged"):
@@ -260,7 +260,7 @@ def test_who_is_so_far_behind_that_the_steps_are_too_large_gets_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     octets = len(signed(1).payload)
-    monkeypatch.setattr("qmesh.mesh.membership.MAX_PAYLOAD", 3 * octets + 10)
+    monkeypatch.setattr("qmesh.mesh.protocol.membership.MAX_PAYLOAD", 3 * octets + 10)
     history = History(signed(1), 1)
     for revision in (2, 3, 4, 5):
         history.advance(signed(revision), revision)

@@ -22,56 +22,55 @@ from typing import Final, NamedTuple
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.agent import backup as agent_backup
-from qmesh.agent import inviting, nodefile, supervisor
+from qmesh.agent import node_config
+from qmesh.agent.commands import backup as agent_backup
+from qmesh.agent.commands import invite
+from qmesh.agent.daemon import supervisor
 from qmesh.errors import QmeshError
-from qmesh.host import (
-    addresses,
-    channel,
-    health,
-    link_messages,
-    names,
-    netlink_messages,
-    others_rules,
-    paths,
-    ports,
-    processes,
-    records,
-    registry,
-    reserved,
-    rule_notices,
-    rulesets,
-    sessions,
-    sockets,
-    state,
-)
-from qmesh.host.channel import client, connections, service
-from qmesh.host.channel.messages import Silent
+from qmesh.host import api, registry
+from qmesh.host.api import client, connections, server
+from qmesh.host.api.messages import Silent
 from qmesh.host.config_directory import ConfigDirectory
-from qmesh.host.netlink import answers, refusals
-from qmesh.host.netlink_messages import HEADER, attributes, messages_in
+from qmesh.host.firewall import foreign_rules, table_events, tables_and_chains
+from qmesh.host.network import (
+    dns,
+    local_addresses,
+    netlink_messages,
+    path_mtu,
+    ports,
+    reserved_ports,
+    rtnetlink_messages,
+    sockets,
+)
+from qmesh.host.network.netlink import answers, refusals
+from qmesh.host.network.netlink_messages import HEADER, attributes, messages_in
 from qmesh.host.registry import Registry, RegistryImage, image
-from qmesh.host.state import State
-from qmesh.host.wireguard import kernel, messages, uapi
+from qmesh.host.state import directory as state
+from qmesh.host.state import documents
+from qmesh.host.state.directory import State
+from qmesh.host.system import agent_health, processes, ssh_session
+from qmesh.host.wireguard import genetlink_messages, kernel, uapi
 from qmesh.mesh import (
-    backup,
-    enrolment,
-    following,
     guard,
-    importing,
-    lines,
-    membership,
+    imports,
     model,
+    node_restarts,
     nodeconfig,
-    offline,
     reaching,
-    sealing,
-    succession,
-    undoing,
+    rollback,
     units,
 )
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Endpoint, Guard, Machine, Peer, Secret, Tunnel
+from qmesh.mesh.protocol import (
+    aead,
+    armor,
+    backup_file,
+    enrolment,
+    file_exchange,
+    handover,
+    membership,
+)
 from tests.readers import images, mutate
 
 
@@ -167,7 +166,7 @@ REDEMPTION: Final = enrolment.redemption(
     workers=4,
     endpoint=Endpoint("192.0.2.9", 51820),
 )
-SETTINGS: Final = records.Settings(
+SETTINGS: Final = documents.Settings(
     mesh=MESH,
     name="a",
     control=True,
@@ -256,9 +255,7 @@ def _succeeded(octets: bytes) -> bytes:
 
 REGISTRY: Final = _registry()
 IN_HANDOVER: Final = _succeeded(REGISTRY)
-ESTATE: Final = succession.packed(
-    succession.Estate(event=5, registry=IN_HANDOVER, signing_key=bytes(range(32)))
-)
+ESTATE: Final = handover.packed(handover.Estate(event=5, registry=IN_HANDOVER, signing_key=bytes(range(32))))
 
 _USES: Final[tuple[Callable[[RegistryImage], object], ...]] = (
     RegistryImage.inventory,
@@ -279,7 +276,7 @@ _USES: Final[tuple[Callable[[RegistryImage], object], ...]] = (
     lambda it: it.take_up_key(KEYS[6], now=NOW),
     lambda it: it.shared_with("10.77.0.2"),
     lambda it: it.shared_with_successor("10.77.0.2"),
-    lambda it: it.note_progress(succession.Progress(holds=4, silent=()), sender="10.77.0.2", now=NOW),
+    lambda it: it.note_progress(handover.Progress(holds=4, silent=()), sender="10.77.0.2", now=NOW),
     lambda it: it.readiness("b", now=NOW),
     lambda it: it.begin_handover("b", now=NOW),
     lambda it: it.end_handover(now=NOW),
@@ -289,7 +286,7 @@ _USES: Final[tuple[Callable[[RegistryImage], object], ...]] = (
     RegistryImage.without_handover,
     lambda it: it.change(lambda mesh: mesh, command="set", what="mesh-changed", machine="a", now=NOW),
     lambda it: it.change(
-        lambda mesh: backup.restored(mesh, ()), command="restore", what="restored", machine="a", now=NOW
+        lambda mesh: backup_file.restored(mesh, ()), command="restore", what="restored", machine="a", now=NOW
     ),
     lambda it: it.acknowledge({"10.77.0.2": 9}),
     RegistryImage.octets,
@@ -312,7 +309,7 @@ def _use_registry(octets: bytes) -> None:
 
 
 def _use_estate(octets: bytes) -> None:
-    estate = succession.unpacked(octets)
+    estate = handover.unpacked(octets)
     with RegistryImage(estate.registry) as registry:
         registry.inventory()
         registry.preshared_keys()
@@ -355,15 +352,15 @@ def _ports_closed(octets: bytes) -> object:
 
 def _bring_back(octets: bytes) -> None:
     """Without the kernel's list, which is this machine's."""
-    path = STATE.directory / reserved.REMEMBERED
+    path = STATE.directory / reserved_ports.REMEMBERED
     path.write_bytes(octets)
     try:
-        reserved.remembered(STATE.directory)
+        reserved_ports.remembered(STATE.directory)
     finally:
         path.unlink()
 
 
-ASKED: Final = records.Asked(
+ASKED: Final = documents.Asked(
     mesh=MESH,
     name="b",
     address="10.77.0.2",
@@ -375,9 +372,9 @@ ASKED: Final = records.Asked(
     redemption=REDEMPTION,
     preshared_key=SHARED,
 )
-UNDOING: Final = undoing.Undoing(
-    before=undoing.Before(
-        guard=undoing.GuardBefore(script="add table x", boot_file=None, held_file=None),
+UNDOING: Final = rollback.Undoing(
+    before=rollback.Before(
+        guard=rollback.GuardBefore(script="add table x", boot_file=None, held_file=None),
         tunnel=TUNNEL,
         reserved_ports=(32503,),
         up=True,
@@ -385,25 +382,25 @@ UNDOING: Final = undoing.Undoing(
     ),
     boot="f00d",
     deadline_s=12.5,
-    by=undoing.Author(process=77, started=5),
+    by=rollback.Author(process=77, started=5),
 )
-HEALTH: Final = health.Health(
+HEALTH: Final = agent_health.Health(
     process=5,
     looked_s=1.5,
-    troubles=(health.Trouble(part="p", reason="r", hint="h", since=1.0),),
-    restarts=(health.Restart(part="p", reason="r", times=2, last=1.0),),
+    troubles=(agent_health.Trouble(part="p", reason="r", hint="h", since=1.0),),
+    restarts=(agent_health.Restart(part="p", reason="r", times=2, last=1.0),),
 )
 
 _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
     ("machine.json", State.settings_or_none, SETTINGS),
-    ("joining.json", State.pending, records.Pending("0" * 32)),
+    ("joining.json", State.pending, documents.Pending("0" * 32)),
     ("request.json", State.asked, ASKED),
-    ("reserved-ports.json", State.held_ports, records.HeldPorts((40000,), (22,))),
-    ("successor.json", State.next_shared, records.NextShared(KEYS[1], SHARED)),
-    ("rotating.json", State.rotation, records.Rotation(KEYS[1], KEYS[2])),
-    ("restored.json", State.restoring, records.Restoring("0" * 64, done=True)),
-    ("backup.json", State.backed_up, records.BackedUp(NOW, 7)),
-    ("due.json", State.due, following.Due(restart=(1, 2), stop=(9,), control=True)),
+    ("reserved-ports.json", State.held_ports, documents.HeldPorts((40000,), (22,))),
+    ("successor.json", State.next_shared, documents.NextShared(KEYS[1], SHARED)),
+    ("rotating.json", State.rotation, documents.Rotation(KEYS[1], KEYS[2])),
+    ("restored.json", State.restoring, documents.Restoring("0" * 64, done=True)),
+    ("backup.json", State.backed_up, documents.BackedUp(NOW, 7)),
+    ("due.json", State.due, node_restarts.Due(restart=(1, 2), stop=(9,), control=True)),
     ("undo.json", State.undoing, UNDOING),
 )
 
@@ -412,17 +409,17 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
 
 
 def _dump() -> bytes:
-    blocks = b"".join(block for peer in TUNNEL.peers for block in messages.peer_blocks(peer))
-    port = messages._attribute(messages._LISTEN_PORT, (51820).to_bytes(2, "little"))
-    key = messages._attribute(messages._PUBLIC_KEY, base64.b64decode(OWN_KEY))
-    peers = messages._attribute(messages._PEERS | messages._NESTED, blocks)
-    return messages._set(30, "qmesh0", port + key + peers)
+    blocks = b"".join(block for peer in TUNNEL.peers for block in genetlink_messages.peer_blocks(peer))
+    port = genetlink_messages._attribute(genetlink_messages._LISTEN_PORT, (51820).to_bytes(2, "little"))
+    key = genetlink_messages._attribute(genetlink_messages._PUBLIC_KEY, base64.b64decode(OWN_KEY))
+    peers = genetlink_messages._attribute(genetlink_messages._PEERS | genetlink_messages._NESTED, blocks)
+    return genetlink_messages._set(30, "qmesh0", port + key + peers)
 
 
 def _netlink(octets: bytes) -> None:
     with refusals("read"):
         for kind, _, message in messages_in(octets):
-            rule_notices._who(message)
+            table_events._who(message)
             list(attributes(message, 20, len(message)))
             del kind
         for _message, code, _torn in answers(octets):
@@ -433,36 +430,36 @@ def _netlink(octets: bytes) -> None:
 
 def _addresses(octets: bytes) -> None:
     with refusals("look"):
-        list(link_messages.addresses([octets], 7))
+        list(rtnetlink_messages.addresses([octets], 7))
 
 
 def _link(octets: bytes) -> None:
     with refusals("look"):
-        link_messages.link(octets)
+        rtnetlink_messages.link(octets)
 
 
 def _told(head: bytes, *parts: tuple[int, bytes]) -> bytes:
-    packed = b"".join(messages._attribute(kind, each) for kind, each in parts)
+    packed = b"".join(genetlink_messages._attribute(kind, each) for kind, each in parts)
     return HEADER.pack(HEADER.size + len(head) + len(packed), 16, 0, 1, 0) + head + packed
 
 
 LINK: Final = _told(
-    link_messages._LINK.pack(0, 1, 7, 1, 0),
+    rtnetlink_messages._LINK.pack(0, 1, 7, 1, 0),
     (3, b"qmesh0\0"),
     (4, (1420).to_bytes(4, "little")),
-    (18, messages._attribute(1, b"wireguard\0")),
+    (18, genetlink_messages._attribute(1, b"wireguard\0")),
 )
 ADDRESS: Final = _told(
-    link_messages._ADDRESS.pack(2, 20, 0, 0, 7), (1, bytes((10, 77, 0, 1))), (2, bytes((10, 77, 0, 1)))
+    rtnetlink_messages._ADDRESS.pack(2, 20, 0, 0, 7), (1, bytes((10, 77, 0, 1))), (2, bytes((10, 77, 0, 1)))
 )
 
 
 def _flows(octets: bytes) -> None:
-    from qmesh.host import flows  # noqa: PLC0415
+    from qmesh.host.network import tcp_connections  # noqa: PLC0415
 
     with refusals("read"):
-        flows._flow(octets)
-        flows._code(octets)
+        tcp_connections._flow(octets)
+        tcp_connections._code(octets)
 
 
 UAPI: Final = (
@@ -523,27 +520,27 @@ def _config(octets: bytes) -> None:
             lambda: nodeconfig.detect(text),
             lambda: nodeconfig.place_of(3, text),
             lambda: nodeconfig.with_settings(text, nodeconfig.wanted_settings(mesh, "a")),
-            lambda: following.is_in_hand(text, mesh),
+            lambda: node_restarts.is_in_hand(text, mesh),
         )
     )
 
 
-def _imported(read: Callable[[str], importing.Reading], octets: bytes) -> None:
+def _imported(read: Callable[[str], imports.Reading], octets: bytes) -> None:
     reading = read(_text(octets))
-    options = importing.Options(init=True, control_endpoints=(), base_port=False, config=None)
-    proposal = importing.propose(reading, "2.1", 32500)
-    importing.script(proposal, options)
-    importing.command_lines(proposal, options)
+    options = imports.Options(init=True, control_endpoints=(), base_port=False, config=None)
+    proposal = imports.propose(reading, "2.1", 32500)
+    imports.script(proposal, options)
+    imports.command_lines(proposal, options)
 
 
 def _import_lines(octets: bytes) -> None:
-    _imported(lambda text: importing.machines_in_lines(text, {"192.168.0.200"}), octets)
+    _imported(lambda text: imports.machines_in_lines(text, {"192.168.0.200"}), octets)
 
 
 def _import_list(octets: bytes) -> None:
     def read(profile: model.Profile) -> None:
         _imported(
-            lambda text: importing.machines_in_list(
+            lambda text: imports.machines_in_list(
                 text, nodeconfig.workers_in(text, profile) or (), {"192.168.0.200"}
             ),
             octets,
@@ -576,7 +573,7 @@ _TYPED: Final[tuple[Callable[[str], object], ...]] = (
     Endpoint.parse,
     partial(Endpoint.parse, default_port=None),
     nodeconfig.listen_address,
-    inviting.duration_s,
+    invite.duration_s,
     partial(reaching.said_mtu, network="10.77.0.0/20"),
 )
 
@@ -618,7 +615,7 @@ def _question(octets: bytes) -> None:
         found = wire.question.result()
         if isinstance(found, connections.Question):
             for said in found.asked.values():
-                service._number(said)
+                server._number(said)
         else:
             assert isinstance(found, connections._Broken | connections.TooLarge), found
 
@@ -643,11 +640,11 @@ ASKED_HTTP: Final = (
 
 
 def _line(prefix: str, octets: bytes) -> bytes:
-    return lines.line_of(prefix, octets).encode()
+    return armor.line_of(prefix, octets).encode()
 
 
 def _of_line(prefix: str, octets: bytes) -> bytes:
-    return lines.octets_of(octets.decode(), prefix, what="x", most=1 << 30, hint="")
+    return armor.octets_of(octets.decode(), prefix, what="x", most=1 << 30, hint="")
 
 
 def _lined(prefix: str) -> mutate.Mutator:
@@ -674,29 +671,29 @@ def _update(octets: bytes) -> None:
 
 
 def _unsealed(octets: bytes) -> None:
-    enrolment.read_key_offer(sealing.unseal(octets, SHARED, about=enrolment.KEY_OFFER))
+    enrolment.read_key_offer(aead.unseal(octets, SHARED, about=enrolment.KEY_OFFER))
 
 
 def _answer(octets: bytes) -> None:
-    opened = offline.open_answer(offline.parse_answer(_text(octets)), SHARED)
+    opened = file_exchange.open_answer(file_exchange.parse_answer(_text(octets)), SHARED)
     membership.believed(membership.read_stored(opened), VERIFIES, mesh=MESH)
 
 
 def _request(octets: bytes) -> None:
-    enrolment.read_redemption(offline.parse_request(_text(octets)).redemption)
+    enrolment.read_redemption(file_exchange.parse_request(_text(octets)).redemption)
 
 
 def _plain(body: bytes) -> bytes:
-    head = backup.MAGIC + backup.VERSION.to_bytes(2, "big") + b"\0"
+    head = backup_file.MAGIC + backup_file.VERSION.to_bytes(2, "big") + b"\0"
     return head + body + hashlib.sha256(head + body).digest()
 
 
 def _body(octets: bytes) -> bytes:
-    return octets[len(backup.MAGIC) + 3 : -32]
+    return octets[len(backup_file.MAGIC) + 3 : -32]
 
 
 def _restore(octets: bytes) -> None:
-    agent_backup.contents(backup.unpack(octets, None))
+    agent_backup.contents(backup_file.unpack(octets, None))
 
 
 def _settings_of(octets: bytes) -> bytes:
@@ -704,10 +701,10 @@ def _settings_of(octets: bytes) -> bytes:
 
 
 def _with_settings(octets: bytes) -> bytes:
-    return backup.pack(msgspec.structs.replace(BACKUP, settings=octets), None)
+    return backup_file.pack(msgspec.structs.replace(BACKUP, settings=octets), None)
 
 
-BACKUP: Final = backup.Backup(
+BACKUP: Final = backup_file.Backup(
     taken_at=NOW,
     written_by="0.1.0",
     settings=msgspec.json.encode(SETTINGS),
@@ -731,8 +728,8 @@ READERS: Final[dict[str, Reader]] = {
     each.name: each
     for each in (
         # In the order of who can reach them: strangers and members first, this machine's own last.
-        Reader("question", (channel,), _question, ASKED_HTTP, mutate.text),
-        Reader("answer to a question", (channel,), _ask, HTTP, mutate.text),
+        Reader("question", (api,), _question, ASKED_HTTP, mutate.text),
+        Reader("answer to a question", (api,), _ask, HTTP, mutate.text),
         Reader("redemption", (enrolment,), _redeem, (_json(REDEMPTION),), mutate.json_trees),
         Reader(
             "key offer",
@@ -743,26 +740,26 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "progress",
-            (succession,),
-            succession.read_progress,
-            (_json(succession.Progress(holds=3, silent=("10.77.0.2",))),),
+            (handover,),
+            handover.read_progress,
+            (_json(handover.Progress(holds=3, silent=("10.77.0.2",))),),
             mutate.json_trees,
         ),
         Reader(
             "sealed",
-            (sealing, enrolment),
+            (aead, enrolment),
             _unsealed,
             (
-                sealing.seal(
+                aead.seal(
                     _json(enrolment.KeyOffer(KEYS[1])), SHARED, about=enrolment.KEY_OFFER, nonce=bytes(12)
                 ),
             ),
         ),
         Reader(
             "what a member holds",
-            (membership, sealing),
+            (membership, aead),
             lambda octets: membership.read_held(
-                sealing.seal(octets, SHARED, about=membership.HOLDS, nonce=bytes(12)), SHARED
+                aead.seal(octets, SHARED, about=membership.HOLDS, nonce=bytes(12)), SHARED
             ),
             (b"7",),
             mutate.json_trees,
@@ -778,82 +775,80 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "refusal to a member",
-            (channel,),
+            (api,),
             client._refusal,
             (b'{"error":"no","hint":"see"}',),
             mutate.json_trees,
         ),
         Reader(
             "refusal to itself",
-            (channel,),
-            service._said,
+            (api,),
+            server._said,
             (b'{"error":"no","hint":"see"}',),
             mutate.json_trees,
         ),
-        Reader(
-            "query number", (channel,), lambda octets: service._number(_text(octets)), (b"42",), mutate.text
-        ),
+        Reader("query number", (api,), lambda octets: server._number(_text(octets)), (b"42",), mutate.text),
         Reader(
             "invitation",
-            (enrolment, lines),
+            (enrolment, armor),
             lambda octets: enrolment.parse_invitation(_text(octets)),
             (INVITATION.text().encode(),),
             _lined(enrolment.PREFIX),
         ),
         Reader(
             "request",
-            (offline, lines),
+            (file_exchange, armor),
             _request,
-            (offline.Request(MESH, _json(REDEMPTION)).text().encode(),),
-            _lined(offline.REQUEST_PREFIX),
+            (file_exchange.Request(MESH, _json(REDEMPTION)).text().encode(),),
+            _lined(file_exchange.REQUEST_PREFIX),
         ),
         Reader(
             "answer",
-            (offline, lines),
+            (file_exchange, armor),
             _answer,
             (
-                offline.seal_answer(
+                file_exchange.seal_answer(
                     membership.stored(SIGNED), identifier="0" * 32, preshared=SHARED, nonce=bytes(12)
                 )
                 .text()
                 .encode(),
             ),
-            _lined(offline.ANSWER_PREFIX),
+            _lined(file_exchange.ANSWER_PREFIX),
         ),
-        Reader("estate", (succession, image), _use_estate, (ESTATE,), mutate.msgpack_trees),
+        Reader("estate", (handover, image), _use_estate, (ESTATE,), mutate.msgpack_trees),
         Reader("registry", (registry,), _use_registry, (REGISTRY, IN_HANDOVER), images.mutated),
         Reader(
             "backup",
-            (backup, agent_backup),
+            (backup_file, agent_backup),
             _restore,
-            (backup.pack(BACKUP, None),),
+            (backup_file.pack(BACKUP, None),),
             mutate.within(mutate.msgpack_trees, _body, _plain),
         ),
         Reader(
             "settings in a backup",
-            (agent_backup, records),
+            (agent_backup, documents),
             _restore,
-            (backup.pack(BACKUP, None),),
+            (backup_file.pack(BACKUP, None),),
             mutate.within(mutate.json_trees, _settings_of, _with_settings, 1.0),
         ),
-        Reader("config.yml", (nodeconfig, following), _config, _CONFIGS, mutate.text),
+        Reader("config.yml", (nodeconfig, node_restarts), _config, _CONFIGS, mutate.text),
         Reader(
             "import of a list",
-            (importing,),
+            (imports,),
             _import_list,
             tuple(each for each in _CONFIGS if b"tcp" in each),
             mutate.text,
         ),
         Reader(
             "import of lines",
-            (importing,),
+            (imports,),
             _import_lines,
             (b"root@192.168.0.200:22/4\n[fd00::201]/2, 192.168.0.203 # c\n",),
             mutate.text,
         ),
         Reader(
             "typed",
-            (model, inviting, reaching),
+            (model, invite, reaching),
             _typed,
             (
                 b"machine-a",
@@ -867,8 +862,8 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "environment",
-            (sessions,),
-            lambda octets: list(sessions.sessions_in(octets)),
+            (ssh_session,),
+            lambda octets: list(ssh_session.sessions_in(octets)),
             (b"A=b\0SSH_CONNECTION=192.0.2.1 50000 192.0.2.2 22\0",),
             mutate.text,
         ),
@@ -884,37 +879,39 @@ READERS: Final[dict[str, Reader]] = {
             mutate.text,
         ),
         *(
-            Reader(name, (records, state), _of_state(name, read), (_json(value),), mutate.json_trees)
+            Reader(name, (documents, state), _of_state(name, read), (_json(value),), mutate.json_trees)
             for name, read, value in _OF_STATE
         ),
         *(
-            Reader(name, (records, state), _of_state(name, read), (mutate.KEY.encode() + b"\n",), mutate.text)
+            Reader(
+                name, (documents, state), _of_state(name, read), (mutate.KEY.encode() + b"\n",), mutate.text
+            )
             for name, read in (("private.key", State.private_key), ("preshared.key", State.preshared_key))
         ),
         Reader(
             "next.key",
-            (records,),
+            (documents,),
             _of_state("next.key", State.make_next_key),
             (mutate.KEY.encode(),),
             mutate.text,
         ),
         Reader(
             "config.yml on the disk",
-            (nodefile,),
-            _of_state("config.yml", lambda state: nodefile.read(ConfigDirectory(state.directory, None))),
+            (node_config,),
+            _of_state("config.yml", lambda state: node_config.read(ConfigDirectory(state.directory, None))),
             (b"p2p:\n  x: 1\n",),
         ),
         Reader(
             "answers of name servers",
-            (names,),
-            lambda octets: list(names.usable(_text(octets).split(), 51820)),
+            (dns,),
+            lambda octets: list(dns.usable(_text(octets).split(), 51820)),
             (b"10.0.0.1 2001:db8::1 fe80::1%eth0",),
             mutate.text,
         ),
-        Reader("signing.key", (records, state), _of_state("signing.key", State.signing_key), (bytes(32),)),
+        Reader("signing.key", (documents, state), _of_state("signing.key", State.signing_key), (bytes(32),)),
         Reader(
             "estate.msgpack",
-            (records,),
+            (documents,),
             _of_state("estate.msgpack", State.estate),
             (ESTATE,),
             mutate.msgpack_trees,
@@ -922,12 +919,12 @@ READERS: Final[dict[str, Reader]] = {
         Reader("guard.nft", (guard,), _ports_closed, (guard.load_script(GUARD).encode(),), mutate.text),
         Reader(
             "reserved ports at boot",
-            (reserved,),
+            (reserved_ports,),
             _bring_back,
             (b'{"ours":[40000,40001],"others":[]}',),
             mutate.json_trees,
         ),
-        Reader("health", (health,), health.read, (_json(HEALTH),), mutate.json_trees),
+        Reader("health", (agent_health,), agent_health.read, (_json(HEALTH),), mutate.json_trees),
         Reader(
             "restarts",
             (supervisor,),
@@ -937,22 +934,22 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "nftables in JSON",
-            (others_rules,),
-            others_rules.printed_in,
+            (foreign_rules,),
+            foreign_rules.printed_in,
             (b'{"nftables": [{"metainfo": {}}, {"chain": {"name": "c"}}]}',),
             mutate.json_trees,
         ),
         Reader(
             "what routers said",
-            (paths,),
-            paths.recalled,
+            (path_mtu,),
+            path_mtu.recalled,
             (b'{"boot": "x", "told": {"192.0.2.1:51820": [1400, 12.5]}}',),
             mutate.json_trees,
         ),
         Reader(
             "tables by netlink",
-            (rulesets,),
-            lambda octets: rulesets.tables_in([octets]),
+            (tables_and_chains,),
+            lambda octets: tables_and_chains.tables_in([octets]),
             (
                 struct.pack("=IHHII", 36, 2560, 0, 1, 0)
                 + bytes(4)
@@ -962,8 +959,8 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "chains by netlink",
-            (rulesets,),
-            lambda octets: rulesets.chains_in([octets]),
+            (tables_and_chains,),
+            lambda octets: tables_and_chains.chains_in([octets]),
             (_CHAIN,),
         ),
         Reader(
@@ -975,15 +972,18 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "wireguard by netlink",
-            (kernel, messages),
+            (kernel, genetlink_messages),
             lambda octets: kernel.device_in("q", [octets]),
             (_dump(),),
         ),
         Reader(
-            "netlink", (netlink_messages, rule_notices), _netlink, (_dump(), link_messages.get_link("qmesh0"))
+            "netlink",
+            (netlink_messages, table_events),
+            _netlink,
+            (_dump(), rtnetlink_messages.get_link("qmesh0")),
         ),
-        Reader("link", (link_messages,), _link, (LINK,)),
-        Reader("addresses", (link_messages,), _addresses, (ADDRESS,)),
+        Reader("link", (rtnetlink_messages,), _link, (LINK,)),
+        Reader("addresses", (rtnetlink_messages,), _addresses, (ADDRESS,)),
         Reader("connections", (), _flows, (bytes(range(100)),)),
         Reader(
             "sockets",
@@ -994,21 +994,21 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "routes",
-            (addresses,),
-            lambda octets: addresses.network_in(_text(octets).splitlines(), "10.77.0.9"),
+            (local_addresses,),
+            lambda octets: local_addresses.network_in(_text(octets).splitlines(), "10.77.0.9"),
             (ROUTES,),
             mutate.text,
         ),
         Reader(
             "routes of IPv6",
-            (addresses,),
-            lambda octets: addresses.network_in(_text(octets).splitlines(), "fd77::9"),
+            (local_addresses,),
+            lambda octets: local_addresses.network_in(_text(octets).splitlines(), "fd77::9"),
             (ROUTES_6,),
             mutate.text,
         ),
         Reader(
             "reserved ports",
-            (reserved, ports),
+            (reserved_ports, ports),
             lambda octets: ports.reserved_in(_text(octets)),
             (b"22,40000-40002,50000\n",),
             mutate.text,

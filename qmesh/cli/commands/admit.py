@@ -9,12 +9,12 @@ from typing import Annotated
 import msgspec
 import typer
 
-from qmesh.agent.admitting import Admitted, admit
-from qmesh.agent.outfile import refuse_file, write_line
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
-from qmesh.cli.given import text_of
-from qmesh.host.state import State
-from qmesh.mesh.offline import ANSWER_PREFIX, MAX_REQUEST
+from qmesh.agent.commands.admit import Admitted, admit
+from qmesh.cli.input import text_of
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.cli.output_file import refuse_file, write_line
+from qmesh.host.state.directory import State
+from qmesh.mesh.protocol.file_exchange import ANSWER_PREFIX, MAX_REQUEST
 
 log = logging.getLogger("qmesh")
 

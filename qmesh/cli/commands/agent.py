@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qmesh.cli.answers import STATE, StateOption
-from qmesh.cli.resident import begin_anew
+from qmesh.cli.entrypoints import begin_anew
+from qmesh.cli.output import STATE, StateOption
 
 EXAMPLES = ("qmesh agent", "systemctl status qmesh    (where `init` or `join` installed it)")
 

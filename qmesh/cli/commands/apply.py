@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.applying import Tried, apply, try_out
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
-from qmesh.cli.steps import Steps
+from qmesh.agent.commands.apply import Tried, apply, try_out
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.cli.step_text import Steps
 from qmesh.errors import BadInput
-from qmesh.host.state import State
+from qmesh.host.state.directory import State
 from qmesh.mesh.model import ranges_text
 
 log = logging.getLogger("qmesh")

@@ -10,15 +10,15 @@ from typing import Annotated
 import msgspec
 import typer
 
-from qmesh.agent.backup import Taken, remember, take
-from qmesh.agent.outfile import refuse_file
+from qmesh.agent.commands.backup import Taken, remember, take
 from qmesh.cli import passphrase
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer, others_may_read
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer, others_may_read
+from qmesh.cli.output_file import refuse_file
 from qmesh.cli.passphrase import PassphraseFileOption
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import files
-from qmesh.host.state import State
-from qmesh.mesh.backup import MAGIC
+from qmesh.host.state.directory import State
+from qmesh.mesh.protocol.backup_file import MAGIC
 
 log = logging.getLogger("qmesh")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from qmesh.agent.checking import Report, check
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
-from qmesh.host.state import State
-from qmesh.mesh.shown import one_line
+from qmesh.agent.commands.check import Report, check
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.host.state.directory import State
+from qmesh.mesh.printable import one_line
 
 EXAMPLES = ("qmesh check", "qmesh check --json")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from qmesh.agent.undoing import confirm
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
-from qmesh.host.state import State
+from qmesh.agent.rollback import confirm
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh confirm",)
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.applying import down
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
-from qmesh.cli.steps import Steps
-from qmesh.host.state import State
+from qmesh.agent.commands.apply import down
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.cli.step_text import Steps
+from qmesh.host.state.directory import State
 from qmesh.mesh.model import ranges_text
 
 log = logging.getLogger("qmesh")

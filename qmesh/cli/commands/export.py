@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.exporting import export, write
-from qmesh.cli.answers import STATE, JsonOption, NewFileOption, StateOption, answer
-from qmesh.host.state import State
+from qmesh.agent.commands.export import export, write
+from qmesh.cli.output import STATE, JsonOption, NewFileOption, StateOption, answer
+from qmesh.host.state.directory import State
 
 log = logging.getLogger("qmesh")
 

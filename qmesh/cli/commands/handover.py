@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.handing_over import Handed, cancel, handover
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.handover import Handed, cancel, handover
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
 from qmesh.errors import BadInput
-from qmesh.host.services import UNIT_DIRECTORY
-from qmesh.host.state import State
+from qmesh.host.state.directory import State
+from qmesh.host.system.systemd import UNIT_DIRECTORY
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.units import CONTROL_PROCESS, WORKERS
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.importing import Wish, propose_mesh
-from qmesh.cli.answers import STATE, ConfigOption, JsonOption, NodeOption, StateOption, answer
+from qmesh.agent.commands.import_cluster import Wish, propose_mesh
+from qmesh.cli.output import STATE, ConfigOption, JsonOption, NodeOption, StateOption, answer
 from qmesh.errors import BadInput
-from qmesh.host.state import State
+from qmesh.host.state.directory import State
 from qmesh.mesh.model import quoted
 
 EXAMPLES = (

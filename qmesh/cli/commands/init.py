@@ -7,11 +7,19 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.founding import Wish, init
-from qmesh.cli.answers import STATE, ConfigOption, JsonOption, NodeOption, StateOption, TakeOverOption, answer
-from qmesh.cli.standing import in_words
+from qmesh.agent.commands.init import Wish, init
+from qmesh.cli.join_text import in_words
+from qmesh.cli.output import (
+    STATE,
+    ConfigOption,
+    JsonOption,
+    NodeOption,
+    StateOption,
+    TakeOverOption,
+    answer,
+)
 from qmesh.errors import BadInput
-from qmesh.host.state import State
+from qmesh.host.state.directory import State
 
 log = logging.getLogger("qmesh")
 

@@ -10,18 +10,12 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.inviting import (
-    Invitations,
-    Wish,
-    invite,
-    open_invitations,
-    withdraw,
-)
-from qmesh.agent.outfile import refuse_file, write_line
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer, others_may_read
+from qmesh.agent.commands.invite import Invitations, Wish, invite, open_invitations, withdraw
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer, others_may_read
+from qmesh.cli.output_file import refuse_file, write_line
 from qmesh.errors import BadInput
-from qmesh.host.state import State
-from qmesh.mesh.enrolment import PREFIX
+from qmesh.host.state.directory import State
+from qmesh.mesh.protocol.enrolment import PREFIX
 
 log = logging.getLogger("qmesh")
 

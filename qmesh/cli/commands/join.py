@@ -11,17 +11,17 @@ from typing import Annotated
 import msgspec
 import typer
 
-from qmesh.agent.entering import Wish
-from qmesh.agent.joining import join
-from qmesh.agent.offline import ask, enter
-from qmesh.agent.outfile import refuse_file, write_line
-from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, answer
-from qmesh.cli.given import text_of
-from qmesh.cli.standing import in_words
+from qmesh.agent.commands.join.offline import ask, enter
+from qmesh.agent.commands.join.online import join
+from qmesh.agent.commands.join.steps import Wish
+from qmesh.cli.input import text_of
+from qmesh.cli.join_text import in_words
+from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, answer
+from qmesh.cli.output_file import refuse_file, write_line
 from qmesh.errors import BadInput
-from qmesh.host.state import State
-from qmesh.mesh.enrolment import MAX_TEXT, PREFIX
-from qmesh.mesh.offline import MAX_ANSWER, REQUEST_PREFIX
+from qmesh.host.state.directory import State
+from qmesh.mesh.protocol.enrolment import MAX_TEXT, PREFIX
+from qmesh.mesh.protocol.file_exchange import MAX_ANSWER, REQUEST_PREFIX
 
 log = logging.getLogger("qmesh")
 

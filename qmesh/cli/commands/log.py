@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from qmesh.agent.reporting import events
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.status import events
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
 from qmesh.host.registry import Event
-from qmesh.host.state import State
-from qmesh.mesh.shown import one_line
+from qmesh.host.state.directory import State
+from qmesh.mesh.printable import one_line
 
 EXAMPLES = ("qmesh log", "qmesh log --json")
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.changing import pause
-from qmesh.cli.answers import STATE, JsonOption, StateOption
-from qmesh.cli.changed import show
-from qmesh.host.state import State
+from qmesh.agent.commands.mesh_changes import pause
+from qmesh.cli.change_text import show
+from qmesh.cli.output import STATE, JsonOption, StateOption
+from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh pause machine-b",)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from qmesh.agent.applying import plan
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
-from qmesh.cli.steps import Steps
-from qmesh.host.state import State
+from qmesh.agent.commands.apply import plan
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.cli.step_text import Steps
+from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh plan", "qmesh plan --json")
 

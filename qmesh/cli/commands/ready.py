@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from qmesh.cli.answers import ConfigOption, JsonOption, answer
-from qmesh.cli.starting import in_words, wait
+from qmesh.cli.output import ConfigOption, JsonOption, answer
+from qmesh.cli.ready_entrypoint import in_words, wait
 
 EXAMPLES = (
     "qmesh ready 4 --config /root/node/.config",

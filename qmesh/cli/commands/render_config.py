@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.rendering import (
+from qmesh.agent.commands.render_config import (
     Rendered,
     removed_workers,
     render,
@@ -16,9 +16,9 @@ from qmesh.agent.rendering import (
     write,
     write_elsewhere,
 )
-from qmesh.cli.answers import STATE, ConfigOption, JsonOption, NewFileOption, StateOption, answer
+from qmesh.cli.output import STATE, ConfigOption, JsonOption, NewFileOption, StateOption, answer
 from qmesh.errors import BadInput
-from qmesh.host.state import State
+from qmesh.host.state.directory import State
 
 log = logging.getLogger("qmesh")
 

@@ -11,17 +11,17 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.restoring import Member, Offered, Restored, Wish, restore
+from qmesh.agent.commands.restore import Member, Offered, Restored, Wish, restore
 from qmesh.cli import passphrase
-from qmesh.cli.answers import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, answer
-from qmesh.cli.asking import asked
+from qmesh.cli.join_text import in_words
+from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, answer
 from qmesh.cli.passphrase import PassphraseFileOption
-from qmesh.cli.standing import in_words
+from qmesh.cli.prompts import asked
 from qmesh.errors import BadInput
 from qmesh.host.files import MAX_OCTETS
-from qmesh.host.state import State
-from qmesh.mesh.backup import JUMP, is_sealed
+from qmesh.host.state.directory import State
 from qmesh.mesh.model import quoted
+from qmesh.mesh.protocol.backup_file import JUMP, is_sealed
 
 log = logging.getLogger("qmesh")
 

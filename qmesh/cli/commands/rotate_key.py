@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from qmesh.agent.rotating import Rotated, rotate_key
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
-from qmesh.host.state import State
+from qmesh.agent.commands.rotate_key import Rotated, rotate_key
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh rotate-key",)
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.changing import set_machine, set_options
-from qmesh.cli.answers import STATE, JsonOption, StateOption
-from qmesh.cli.changed import show
+from qmesh.agent.commands.mesh_changes import set_machine, set_options
+from qmesh.cli.change_text import show
+from qmesh.cli.output import STATE, JsonOption, StateOption
 from qmesh.errors import BadInput
-from qmesh.host.state import State
+from qmesh.host.state.directory import State
 from qmesh.mesh.changes import Options
 from qmesh.mesh.inventory import Stream
 from qmesh.mesh.model import Profile

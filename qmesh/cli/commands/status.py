@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.reporting import CoreRange, MachineStatus, Status, status
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
-from qmesh.host.state import State
+from qmesh.agent.commands.status import CoreRange, MachineStatus, Status, status
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.host.state.directory import State
 from qmesh.mesh.model import ranges_text
-from qmesh.mesh.shown import shown
+from qmesh.mesh.printable import shown
 from qmesh.mesh.units import restart_command
 
 EXAMPLES = ("qmesh status", "qmesh status --watch", "qmesh status --json")

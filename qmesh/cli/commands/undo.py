@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.undoing import undo_now
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
-from qmesh.cli.resident import begin_anew
-from qmesh.host.state import State
+from qmesh.agent.rollback import undo_now
+from qmesh.cli.entrypoints import begin_anew
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh undo --now", "systemctl status qmesh-undo    (where systemd runs)")
 

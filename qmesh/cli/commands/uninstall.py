@@ -10,13 +10,13 @@ from typing import Annotated
 import msgspec
 import typer
 
-from qmesh.agent.removing import Removed, Stake, at_stake, own_name, uninstall
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
-from qmesh.cli.asking import asked
-from qmesh.cli.steps import Steps, StepShown
+from qmesh.agent.commands.uninstall import Removed, Stake, at_stake, own_name, uninstall
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.cli.prompts import asked
+from qmesh.cli.step_text import Steps, StepShown
 from qmesh.errors import BadInput
-from qmesh.host.ports import Listener
-from qmesh.host.state import State
+from qmesh.host.network.ports import Listener
+from qmesh.host.state.directory import State
 from qmesh.mesh.model import quoted, ranges_text
 
 log = logging.getLogger("qmesh")

@@ -9,11 +9,17 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.rendering import removed_workers, units
-from qmesh.cli.answers import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.render_config import removed_workers, units
+from qmesh.cli.output import STATE, JsonOption, StateOption, answer
 from qmesh.errors import BadInput
-from qmesh.host.services import DEFAULT_PROGRAM, UNIT_DIRECTORY, Written, installed_program, update_units
-from qmesh.host.state import State
+from qmesh.host.state.directory import State
+from qmesh.host.system.systemd import (
+    DEFAULT_PROGRAM,
+    UNIT_DIRECTORY,
+    Written,
+    installed_program,
+    update_units,
+)
 
 log = logging.getLogger("qmesh")
 

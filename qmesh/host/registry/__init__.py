@@ -11,7 +11,7 @@ image        the same in memory, for a backup
 """
 
 from qmesh.host.registry.events import Event, EventKind
-from qmesh.host.registry.handing_over import Readiness
+from qmesh.host.registry.handover import Readiness
 from qmesh.host.registry.image import RegistryImage, image_of
 from qmesh.host.registry.invitations import Issued, Open, Spent
 from qmesh.host.registry.store import Known, News, Registry

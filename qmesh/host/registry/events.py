@@ -11,8 +11,8 @@ from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from qmesh.host.database import select
 from qmesh.host.registry.schema import PRUNING
+from qmesh.host.registry.sqlite import select
 from qmesh.mesh.model import UnixTime
 
 EventKind: TypeAlias = Literal[

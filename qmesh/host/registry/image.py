@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from qmesh.errors import StateUnreadable
-from qmesh.host import database, files
-from qmesh.host.registry import handing_over, schema
+from qmesh.host import files
+from qmesh.host.registry import handover, schema, sqlite
 from qmesh.host.registry.invitations import end_all_open
 from qmesh.host.registry.store import Registry
 from qmesh.mesh.inventory import Inventory
@@ -30,9 +30,9 @@ class RegistryImage(Registry):
         self._user = user
         if len(octets) < 512:
             raise StateUnreadable(f"{_NAME} is cut short", hint="take an older backup")
-        self._connection = database.connect(database.MEMORY)
+        self._connection = sqlite.connect(sqlite.MEMORY)
         try:
-            with database.named(_NAME):
+            with sqlite.named(_NAME):
                 self._connection.deserialize(_with_journal(octets, _ROLLBACK))
                 self._refuse_foreign()
                 schema.refuse_another(self._connection)
@@ -53,19 +53,19 @@ class RegistryImage(Registry):
     def bequeathed(self) -> tuple[int, bytes]:
         """The number of the last event, and the registry as the successor will have it."""
         with self._change() as connection:
-            event = handing_over.bequeath(connection)
+            event = handover.bequeath(connection)
         return event, self.octets()
 
     def inherited(self, *, now: int) -> Inventory:
         """Make its successor the control node; the mesh after it."""
         with self._change() as connection:
-            after = handing_over.hand_over(connection, now=now)
+            after = handover.hand_over(connection, now=now)
             connection.execute("DELETE FROM succession")
             return after
 
     def octets(self) -> bytes:
         """The database as a file would have it, without a rest of what was deleted in it."""
-        with database.named(_NAME):
+        with sqlite.named(_NAME):
             self._connection.execute("VACUUM")
             return _with_journal(self._connection.serialize(), _WAL)
 
@@ -78,8 +78,8 @@ def image_of(path: Path) -> RegistryImage:
 
 def put(path: Path, octets: bytes) -> None:
     """Make a registry's file of `octets`, whole or not at all; what SQLite left beside an older one goes."""
-    with database.named(path):
-        database.remove(path)
+    with sqlite.named(path):
+        sqlite.remove(path)
     files.write(path, octets)
 
 

@@ -9,13 +9,13 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.errors import EnrolmentRefused
-from qmesh.host.database import select, select_one
 from qmesh.host.registry import rows
 from qmesh.host.registry.events import Event, EventKind, last_invited, last_joined, record
+from qmesh.host.registry.sqlite import select, select_one
 from qmesh.mesh.changes import refuse_to_replace, with_key
-from qmesh.mesh.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
 from qmesh.mesh.inventory import Inventory, add, admit
 from qmesh.mesh.model import Endpoint, Machine, Secret, UnixTime, Unshown
+from qmesh.mesh.protocol.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
 
 
 class Issued(Unshown, frozen=True):

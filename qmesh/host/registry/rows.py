@@ -7,8 +7,8 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-from qmesh.host.database import select, select_one, understood
-from qmesh.mesh.decoding import from_json
+from qmesh.host.registry.sqlite import select, select_one, understood
+from qmesh.mesh.decode import from_json
 from qmesh.mesh.inventory import Inventory, Stream, addresses_of
 from qmesh.mesh.model import (
     Endpoint,

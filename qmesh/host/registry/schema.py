@@ -7,7 +7,7 @@ import sqlite3
 from functools import cache
 from typing import Final
 
-from qmesh.host.database import MEMORY, connect, select, select_one
+from qmesh.host.registry.sqlite import MEMORY, connect, select, select_one
 
 APPLICATION: Final = 0x716D6573  # "qmes"
 VERSION: Final = 5

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from qmesh.errors import RESTORE, BadInput, EnrolmentRefused, NeedsRoot, StateUnreadable
-from qmesh.host import database, files, reserve
-from qmesh.host.database import select, select_one
-from qmesh.host.registry import handing_over, invitations, keys, rows, schema
+from qmesh.host import files
+from qmesh.host.registry import handover, invitations, key_rotation, rows, schema, sqlite
 from qmesh.host.registry.events import (
     Event,
     EventKind,
@@ -26,12 +25,14 @@ from qmesh.host.registry.events import (
     record,
     record_whole,
 )
-from qmesh.host.registry.handing_over import Readiness
+from qmesh.host.registry.handover import Readiness
 from qmesh.host.registry.invitations import Issued, Open, Spent
-from qmesh.mesh.enrolment import Redemption
+from qmesh.host.registry.sqlite import select, select_one
+from qmesh.host.system import disk_reserve
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret, Unshown
-from qmesh.mesh.succession import Progress
+from qmesh.mesh.protocol.enrolment import Redemption
+from qmesh.mesh.protocol.handover import Progress
 
 _OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
 """Events after which nothing of the control node is another but its peers: who joins, comes last."""
@@ -59,7 +60,7 @@ class Registry:
     Raises StateUnreadable when the file is not there, damaged, or of a newer qmesh.
     """
 
-    def __init__(self, path: Path, *, user: str | None = None, busy_s: float = database.BUSY_S) -> None:
+    def __init__(self, path: Path, *, user: str | None = None, busy_s: float = sqlite.BUSY_S) -> None:
         self._path = path
         self._user = user
         mode = files.mode_of(path)
@@ -67,8 +68,8 @@ class Registry:
             raise StateUnreadable(f"{path} is missing, and it is the mesh", hint=RESTORE)
         if not os.access(path, os.R_OK | os.W_OK):
             raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root")
-        reserve.make_room(path.parent)
-        self._connection = database.connect(path, busy_s=busy_s)
+        disk_reserve.make_room(path.parent)
+        self._connection = sqlite.connect(path, busy_s=busy_s)
         try:
             self._refuse_foreign()
         except BaseException:
@@ -88,13 +89,13 @@ class Registry:
         now: Unix time in seconds; user: as the registry's.
         """
         building = path.with_name(path.name + ".new")
-        with database.named(path):
-            database.remove(building)
-            database.remove(path)
+        with sqlite.named(path):
+            sqlite.remove(building)
+            sqlite.remove(path)
             os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, files.PRIVATE_MODE))
-            with contextlib.closing(database.connect(building)) as connection:
+            with contextlib.closing(sqlite.connect(building)) as connection:
                 schema.create(connection)
-                with database.transaction(connection):
+                with sqlite.transaction(connection):
                     rows.insert_mesh(connection, inventory)
                     record(connection, now, "init", "mesh-made", inventory.control, inventory.revision)
                     if user is not None:
@@ -105,7 +106,7 @@ class Registry:
             files.sync_directory(path.parent)
 
     def _refuse_foreign(self) -> None:
-        with database.named(self._path):
+        with sqlite.named(self._path):
             (application,) = select_one(self._connection, tuple[int], "PRAGMA application_id")
             (version,) = select_one(self._connection, tuple[int], "PRAGMA user_version")
         if application != schema.APPLICATION:
@@ -124,8 +125,8 @@ class Registry:
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        with database.named(self._path), database.transaction(self._connection):
-            before = None if self._user is None else handing_over.last_event(self._connection)
+        with sqlite.named(self._path), sqlite.transaction(self._connection):
+            before = None if self._user is None else handover.last_event(self._connection)
             yield self._connection
             if self._user is not None and before is not None:
                 note_user(self._connection, self._user, since=before)
@@ -133,7 +134,7 @@ class Registry:
     @contextlib.contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
         """As of one moment; no writer is waited for."""
-        with database.named(self._path), database.snapshot(self._connection):
+        with sqlite.named(self._path), sqlite.snapshot(self._connection):
             yield self._connection
 
     def inventory(self) -> Inventory:
@@ -164,7 +165,7 @@ class Registry:
     def last_event(self) -> int:
         """The number of the last event."""
         with self._read() as connection:
-            return handing_over.last_event(connection)
+            return handover.last_event(connection)
 
     def news(self, *, since: int) -> News | None:
         """What became of machines after the event of this number.
@@ -213,7 +214,7 @@ class Registry:
         member's and none is to be replaced, or the machine does not fit in.
         """
         with self._change() as connection:
-            handing_over.refuse_during(connection)
+            handover.refuse_during(connection)
             return invitations.make(
                 connection,
                 name,
@@ -254,7 +255,7 @@ class Registry:
 
         One SELECT, beside writers. Raises EnrolmentRefused where it is to do neither.
         """
-        with database.named(self._path):
+        with sqlite.named(self._path):
             return invitations.redeemed(self._connection, message)
 
     def redeem(
@@ -292,8 +293,8 @@ class Registry:
                         public_key=message.public_key,
                     )
                     record_whole(connection, joined)
-        except (database.Conflict, BadInput) as error:
-            reason = error.reason if isinstance(error, database.Conflict) else error.message
+        except (sqlite.Conflict, BadInput) as error:
+            reason = error.reason if isinstance(error, sqlite.Conflict) else error.message
             raise EnrolmentRefused(
                 f"the control node refused: {reason}", hint="look at `qmesh status` on the control node"
             ) from None
@@ -307,11 +308,11 @@ class Registry:
         """
         try:
             with self._change() as connection:
-                handing_over.refuse_during(connection)
-                return keys.offer(connection, public_key, sender=sender, now=now)
+                handover.refuse_during(connection)
+                return key_rotation.offer(connection, public_key, sender=sender, now=now)
         except BadInput as error:
             raise EnrolmentRefused(error.message, hint="try again in a minute") from None
-        except database.Conflict:
+        except sqlite.Conflict:
             raise EnrolmentRefused(
                 "that key is in use", hint="remove next.key from the state directory, and try again"
             ) from None
@@ -319,7 +320,7 @@ class Registry:
     def take_up_key(self, public_key: str, *, now: int) -> None:
         """Make the key that a machine offered its only one; nothing, where it is not offered any more."""
         with self._change() as connection:
-            keys.take_up(connection, public_key, now=now)
+            key_rotation.take_up(connection, public_key, now=now)
 
     def change(
         self,
@@ -335,7 +336,7 @@ class Registry:
         `after` may raise BadInput, and changes no key, address or name. machine: what it is about.
         """
         with self._change() as connection:
-            handing_over.refuse_during(connection)
+            handover.refuse_during(connection)
             old = rows.inventory(connection)
             new = after(old)
             if new != old:
@@ -358,38 +359,38 @@ class Registry:
         node. Begun for it already, nothing changes.
         """
         with self._change() as connection:
-            return handing_over.begin(connection, name, now=now)
+            return handover.begin(connection, name, now=now)
 
     def end_handover(self, *, now: int) -> bool:
         """Name no successor any more; whether there was one that is not the control node yet."""
         with self._change() as connection:
-            return handing_over.end(connection, now=now)
+            return handover.end(connection, now=now)
 
     def shared_with(self, sender: str) -> Secret:
         """The preshared key of the member at that tunnel address. Raises EnrolmentRefused."""
         with self._read() as connection:
-            return keys.shared_with(connection, sender)
+            return key_rotation.shared_with(connection, sender)
 
     def shared_with_members(self, addresses: Iterable[str]) -> dict[str, Secret]:
         """The preshared key of each member at one of these tunnel addresses."""
         with self._read() as connection:
-            return keys.shared_with_members(connection, addresses)
+            return key_rotation.shared_with_members(connection, addresses)
 
     def shared_with_successor(self, sender: str) -> Secret:
         """The preshared key of the successor, if it is the sender. Raises EnrolmentRefused."""
         with self._read() as connection:
-            return handing_over.shared_with_successor(connection, sender)
+            return handover.shared_with_successor(connection, sender)
 
     def note_progress(self, said: Progress, *, sender: str, now: int) -> bool:
         """Remember how far the successor is; whether what it holds is all. Raises EnrolmentRefused."""
         with self._change() as connection:
-            handing_over.progress(connection, said, sender=sender, now=now)
-            return said.holds == handing_over.last_event(connection)
+            handover.progress(connection, said, sender=sender, now=now)
+            return said.holds == handover.last_event(connection)
 
     def readiness(self, name: str, *, now: int) -> Readiness:
         """Who is ready for the handover to that machine. Raises BadInput where none is under way."""
         with self._read() as connection:
-            return handing_over.readiness(connection, name, now=now)
+            return handover.readiness(connection, name, now=now)
 
     def hand_over(self, name: str, *, now: int) -> Inventory:
         """Make the successor the control node; the mesh after it. From here on this registry is the past.
@@ -397,13 +398,13 @@ class Registry:
         Raises BadInput where the successor holds less than this registry has, or was not heard just now.
         """
         with self._change() as connection:
-            if not handing_over.readiness(connection, name, now=now).holds:
+            if not handover.readiness(connection, name, now=now).holds:
                 raise BadInput(f"{name} does not hold all of the registry, or is gone", hint="try again")
-            return handing_over.hand_over(connection, now=now)
+            return handover.hand_over(connection, now=now)
 
     def copied(self) -> bytes:
         """The database's octets as of one moment, whatever others write meanwhile."""
-        with database.named(self._path), contextlib.closing(sqlite3.connect(":memory:")) as copy:
+        with sqlite.named(self._path), contextlib.closing(sqlite3.connect(":memory:")) as copy:
             self._connection.backup(copy)  # all pages in one step, which is one transaction
             return copy.serialize()
 
@@ -427,6 +428,6 @@ def _known(connection: sqlite3.Connection, name: str) -> Known | None:
     if not found:
         return None
     name, public_key, address, workers, state, endpoints, preshared_key = found[0]
-    with database.understood():
+    with sqlite.understood():
         known = rows.machine(name, public_key, address, workers, state, endpoints)
     return Known(known, None if preshared_key is None else rows.shared_key(preshared_key))

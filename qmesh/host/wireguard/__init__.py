@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qmesh.errors import KernelRefused
-from qmesh.host import links
+from qmesh.host.network import links
 from qmesh.host.wireguard import kernel, uapi, userspace
 from qmesh.host.wireguard.device import Backend, Counters, Device
 from qmesh.host.wireguard.kernel import KernelWireGuard

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from qmesh.errors import MachineRefused
-from qmesh.host.netlink import refusal
+from qmesh.host.network.netlink import refusal
 from qmesh.mesh.model import Endpoint, InterfaceKind, Peer, Secret
 
 REMEMBERED: Final = 1 << 15

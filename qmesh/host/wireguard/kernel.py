@@ -15,9 +15,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
 from qmesh.errors import BadInput, KernelRefused
-from qmesh.host import links
-from qmesh.host.netlink import asked, refusals, whole
-from qmesh.host.wireguard import messages
+from qmesh.host.network import links
+from qmesh.host.network.netlink import asked, refusals, whole
+from qmesh.host.wireguard import genetlink_messages
 from qmesh.host.wireguard.device import Device, port_hint, refuse_taken_port, with_known_endpoint
 from qmesh.mesh.model import InterfaceKind, Peer, Secret
 
@@ -52,7 +52,7 @@ def _family(netlink: Any) -> int | None:
 def device_in(interface: str, dump: Sequence[bytes]) -> Device:
     """The interface that a dump's messages tell of. Raises KernelRefused."""
     try:
-        return messages.device(dump)
+        return genetlink_messages.device(dump)
     except (ValueError, BadInput):
         raise KernelRefused(
             f"what the kernel told of {interface} is not understood",
@@ -73,32 +73,35 @@ class KernelWireGuard:
 
     def read(self, interface: str) -> Device:
         with _wireguard(f"read the WireGuard configuration of {interface}") as kernel:
-            dump = whole(lambda: kernel.dump(messages.get_device(kernel.family, interface)))
+            dump = whole(lambda: kernel.dump(genetlink_messages.get_device(kernel.family, interface)))
         return device_in(interface, dump)
 
     def set_key(self, interface: str, private_key: Secret) -> None:
         with _wireguard(f"set the private key of {interface}") as kernel:
-            kernel.request(messages.set_private_key(kernel.family, interface, private_key))
+            kernel.request(genetlink_messages.set_private_key(kernel.family, interface, private_key))
 
     def set_listen_port(self, interface: str, port: int) -> None:
         if port not in {0, self.read(interface).listen_port}:
             refuse_taken_port(interface, port)
         with _wireguard(f"let {interface} listen on UDP port {port}", port_hint(port)) as kernel:
-            kernel.request(messages.set_listen_port(kernel.family, interface, port))
+            kernel.request(genetlink_messages.set_listen_port(kernel.family, interface, port))
 
     def set_peers(self, interface: str, peers: Sequence[Peer]) -> None:
-        self._send(interface, (block for peer in peers for block in messages.peer_blocks(peer)))
+        self._send(interface, (block for peer in peers for block in genetlink_messages.peer_blocks(peer)))
 
     def remove_peers(self, interface: str, public_keys: Sequence[str]) -> None:
-        self._send(interface, map(messages.removal_block, public_keys))
+        self._send(interface, map(genetlink_messages.removal_block, public_keys))
 
     def forget_session(self, interface: str, peer: Peer) -> None:
         whole = with_known_endpoint(peer, self.read(interface))
-        self._send(interface, [messages.removal_block(peer.public_key), *messages.peer_blocks(whole)])
+        self._send(
+            interface,
+            [genetlink_messages.removal_block(peer.public_key), *genetlink_messages.peer_blocks(whole)],
+        )
 
     def _send(self, interface: str, blocks: Iterable[bytes]) -> None:
         with _wireguard(f"configure the peers of {interface}") as kernel:
-            for message in messages.set_peers(kernel.family, interface, blocks):
+            for message in genetlink_messages.set_peers(kernel.family, interface, blocks):
                 kernel.request(message)
 
 

@@ -18,8 +18,8 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, KernelRefused, NeedsRoot
-from qmesh.host import pulse
-from qmesh.host.netlink import refusal
+from qmesh.host.network.netlink import refusal
+from qmesh.host.system import heartbeat
 from qmesh.host.wireguard.device import (
     REMEMBERED,
     Counters,
@@ -115,7 +115,7 @@ def _connect(interface: str) -> socket.socket:
 @contextmanager
 def _connection_errors(interface: str) -> Iterator[None]:
     try:
-        with pulse.allowed(ANSWER_TIMEOUT_S):
+        with heartbeat.allowed(ANSWER_TIMEOUT_S):
             yield
     except PermissionError:
         raise NeedsRoot(

@@ -14,8 +14,9 @@ from itertools import chain
 from typing import Final
 
 from qmesh.errors import KernelRefused, MachineRefused, MissingProgram, NeedsRoot
-from qmesh.host import links, programs, pulse
-from qmesh.host.netlink import refusal, refusals
+from qmesh.host.network import links
+from qmesh.host.network.netlink import refusal, refusals
+from qmesh.host.system import heartbeat, programs
 from qmesh.host.wireguard import uapi
 from qmesh.host.wireguard.device import Device, port_hint, refuse_taken_port, with_known_endpoint
 from qmesh.mesh.model import InterfaceKind, Peer, Secret, quoted
@@ -99,7 +100,7 @@ def _start(interface: str) -> str:
     # The daemon may keep what it prints to: neither our output nor a pipe, or it would hold our caller.
     with os.fdopen(os.memfd_create(PROGRAM), "w+b") as output:
         try:
-            with pulse.allowed(START_TIMEOUT_S):
+            with heartbeat.allowed(START_TIMEOUT_S):
                 ended = subprocess.run(
                     [found, interface],
                     stdin=subprocess.DEVNULL,

@@ -24,6 +24,13 @@ from qmesh.mesh.audit.guard import (
     sysctl_findings,
 )
 from qmesh.mesh.audit.listeners import listener_findings, silence_findings
+from qmesh.mesh.audit.maintenance import (
+    agent_findings,
+    change_findings,
+    key_findings,
+    membership_findings,
+    service_findings,
+)
 from qmesh.mesh.audit.surroundings import (
     Agent,
     AgentTrouble,
@@ -37,13 +44,6 @@ from qmesh.mesh.audit.surroundings import (
     Surroundings,
 )
 from qmesh.mesh.audit.tunnel import tunnel_findings
-from qmesh.mesh.audit.upkeep import (
-    agent_findings,
-    change_findings,
-    key_findings,
-    membership_findings,
-    service_findings,
-)
 from qmesh.mesh.model import NodeState
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from qmesh.mesh.exports.wording import head, in_tunnel, is_plain
+from qmesh.mesh.exports.text import head, in_tunnel, is_plain
 from qmesh.mesh.inventory import Inventory, members, ports_of
 from qmesh.mesh.model import Machine, machine_name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from qmesh.mesh.exports.wording import head, in_tunnel, plain
+from qmesh.mesh.exports.text import head, in_tunnel, plain
 from qmesh.mesh.inventory import Inventory, members
 
 

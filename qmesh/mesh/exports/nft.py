@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from qmesh.mesh.exports.wording import head
+from qmesh.mesh.exports.text import head
 from qmesh.mesh.guard import HELD, TABLE, load_script
 from qmesh.mesh.model import Guard, interface_name, ip_address
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qmesh.mesh.exports.wording import head, plain
+from qmesh.mesh.exports.text import head, plain
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.model import NOT_SHOWN, Endpoint, Peer, Secret, Tunnel, Unshown, interface_name
 

@@ -18,17 +18,17 @@ problems       what lint answers with
 lint           text + mesh -> problems; by lint_keys, lint_lists, lint_mesh
 """
 
-from qmesh.mesh.nodeconfig.core_place import place_of
+from qmesh.mesh.nodeconfig.desired_settings import wanted_settings
 from qmesh.mesh.nodeconfig.document import MAX_NODES
 from qmesh.mesh.nodeconfig.edit import Setting, settings_in, with_settings, with_workers
-from qmesh.mesh.nodeconfig.least import least
+from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.lint import lint
+from qmesh.mesh.nodeconfig.listen_address import place_of
+from qmesh.mesh.nodeconfig.minimal import least
 from qmesh.mesh.nodeconfig.multiaddr import listen_address
-from qmesh.mesh.nodeconfig.place import Key
 from qmesh.mesh.nodeconfig.problems import Mesh, Problem
 from qmesh.mesh.nodeconfig.profiles import Facts, detect, facts
-from qmesh.mesh.nodeconfig.secret_values import redacted, secret
-from qmesh.mesh.nodeconfig.wanted import wanted_settings
+from qmesh.mesh.nodeconfig.redaction import redacted, secret
 from qmesh.mesh.nodeconfig.worker_list import Misplaced, misplaced, workers_in
 
 __all__ = [

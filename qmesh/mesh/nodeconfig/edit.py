@@ -16,6 +16,7 @@ import msgspec
 from qmesh.errors import BadInput
 from qmesh.mesh.model import Profile
 from qmesh.mesh.nodeconfig.document import BOM, Mapping, Node, Scalar, Sequence, parse, wrong
+from qmesh.mesh.nodeconfig.key_location import Key, Place, Value, entry, find, held, rest
 from qmesh.mesh.nodeconfig.layout import (
     STEP,
     Edit,
@@ -27,7 +28,6 @@ from qmesh.mesh.nodeconfig.layout import (
     newline,
 )
 from qmesh.mesh.nodeconfig.multiaddr import listen_address
-from qmesh.mesh.nodeconfig.place import Key, Place, Value, entry, find, held, rest
 from qmesh.mesh.nodeconfig.profiles import facts
 
 _DASH = re.compile(r" *-[ \t]*")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from qmesh.mesh.nodeconfig.document import BREAKS
-from qmesh.mesh.nodeconfig.place import Value
+from qmesh.mesh.nodeconfig.key_location import Value
 
 _LINE_END = re.compile(f"[{BREAKS}]")
 _NEWLINE = re.compile(r"\r\n|\n|\r")

@@ -12,7 +12,7 @@ import msgspec
 
 from qmesh.mesh.model import PROFILES, Profile
 from qmesh.mesh.nodeconfig.document import Mapping, Node, load
-from qmesh.mesh.nodeconfig.place import Key
+from qmesh.mesh.nodeconfig.key_location import Key
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from qmesh.mesh.nodeconfig.document import (
     Sequence,
     load,
 )
-from qmesh.mesh.nodeconfig.place import find, held
+from qmesh.mesh.nodeconfig.key_location import find, held
 from qmesh.mesh.nodeconfig.profiles import Facts, facts
 
 _LIST_NAMES: Final = frozenset(

@@ -1,0 +1,1 @@
+"""What each command does, in a module of its name: what was typed goes in, its answer comes out."""

@@ -1,0 +1,94 @@
+"""`admit`: redeem a machine's request that came as a file, and answer it with a file.
+
+The service asks for two things: the invitation's tunnel address as the sender, which WireGuard vouches
+for by the throwaway keys, and the redemption's proof. Here there is no sender. Nothing is lost by
+that: keys and proof are derived from one secret, so whoever has one has the other, and the proof binds
+all that is believed of a redemption: the invitation, the machine's key, its workers, its endpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+
+import msgspec
+
+from qmesh.agent.local import load, require_control, require_root
+from qmesh.agent.rollback import follow, refuse_while_waiting
+from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.host.registry import Registry
+from qmesh.host.state.directory import State
+from qmesh.host.system import agent_notify
+from qmesh.host.system.sudo_user import invoker
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import Cores, Machine
+from qmesh.mesh.protocol.enrolment import Redemption, read_redemption
+from qmesh.mesh.protocol.file_exchange import NONCE_OCTETS, parse_request, seal_answer
+from qmesh.mesh.protocol.membership import sign_membership, stored
+
+_TOLD_S = 1.5
+
+log = logging.getLogger("qmesh")
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """What `admit` answers. answer: one line, which only that machine can read; cores: None while paused."""
+
+    answer: str
+    name: str
+    address: str
+    public_key: str
+    cores: Cores | None
+    revision: int
+
+
+def admit(state: State, text: str) -> Admitted:
+    """Make the machine a member that made this request, or find that it is one.
+
+    Raises BadInput for what is no request, EnrolmentRefused for one that is not to be granted.
+    """
+    require_root("qmesh admit")
+    request = parse_request(text)
+    message = read_redemption(request.redemption)
+    with state.lock():
+        refuse_while_waiting(state)
+        here = load(state)
+        require_control(here, "qmesh admit")
+        if here.inventory.successor is not None:
+            raise BadInput(
+                f"the control role is being handed over to {here.inventory.successor}",
+                hint="wait until that is done: the request may need a new invitation then",
+            )
+        if request.mesh != here.inventory.mesh:
+            raise EnrolmentRefused(
+                f"this request is for mesh {request.mesh}, this is mesh {here.inventory.mesh}",
+                hint="run `qmesh admit` on the control node that made the invitation",
+            )
+        with Registry(state.registry_file, user=invoker()) as registry:
+            inventory = registry.redeem(message, sender=None, now=int(time.time()))
+        member = _member(inventory, message)
+        agent_notify.tell(state.directory, wait_s=_TOLD_S)
+        follow(state)
+        here = load(state)
+        if not here.settings.up:
+            log.info("the tunnel is down: run `qmesh apply`, or the machine reaches nobody")
+        answer = seal_answer(
+            stored(sign_membership(here.inventory, state.signing_key())),
+            identifier=message.identifier,
+            preshared=here.preshared[member.public_key],
+            nonce=secrets.token_bytes(NONCE_OCTETS),
+        )
+    return Admitted(
+        answer=answer.text(),
+        name=member.name,
+        address=member.address,
+        public_key=member.public_key,
+        cores=here.inventory.cores.get(member.name),
+        revision=here.inventory.revision,
+    )
+
+
+def _member(inventory: Inventory, message: Redemption) -> Machine:
+    """The machine of a request that is redeemed."""
+    return next(each for each in inventory.machines if each.public_key == message.public_key)

@@ -1,0 +1,160 @@
+"""`handover`: another member becomes the control node; what each machine does is in `succeeding`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+import msgspec
+
+from qmesh.agent.agent_start import ensure_agent
+from qmesh.agent.local import Here, load, refuse_removed, require_control, require_root
+from qmesh.agent.rollback import refuse_while_waiting
+from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.host.registry import Readiness, Registry
+from qmesh.host.state.directory import State
+from qmesh.host.system import agent_notify
+from qmesh.host.system.sudo_user import invoker
+from qmesh.mesh.inventory import Inventory
+
+log = logging.getLogger("qmesh")
+
+_PASSED_ON_S: Final = 1.5
+_LOOK_S: Final = 0.5
+_ANSWERS_S: Final = 30.0
+_NAMED: Final = 5
+"""Machines that a line names, at most."""
+
+
+class Handed(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
+    """What `handover` answers.
+
+    was, now: the control node. address: the tunnel address that worker ports accept now.
+    left_behind: members that know nothing of it. withdrawn: machines whose invitations were open.
+    answers: whether the new control node was heard as such.
+    """
+
+    was: str
+    now: str
+    address: str
+    revision: int
+    left_behind: tuple[str, ...]
+    withdrawn: tuple[str, ...]
+    answers: bool
+
+
+def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> Handed:
+    """Make that member the control node, and this machine a member like others.
+
+    wait_s: how long to wait until all are ready. leave_behind: go on without those that are not.
+    Raises BadInput or EnrolmentRefused where this machine stays the control node.
+    """
+    require_root("qmesh handover")
+    here, withdrawn = _begin(state, name)
+    missing: tuple[str, ...] = ()
+    with Registry(state.registry_file, user=invoker()) as registry:
+        mesh = registry.inventory()
+        if mesh.control != name:
+            try:
+                ensure_agent(state)
+                agent_notify.tell(state.directory, wait_s=_PASSED_ON_S)
+                missing = _ready(registry, name, wait_s=wait_s, leave_behind=leave_behind)
+                with state.lock():
+                    mesh = registry.hand_over(name, now=int(time.time()))
+            except BaseException:
+                _give_up(state, registry, name)
+                raise
+    log.info("the control role has passed to %s; waiting until it answers", name)
+    for each in missing:
+        log.warning("%s knows nothing of it: on %s `qmesh invite %s --replace`", each, name, each)
+    agent_notify.tell(state.directory, wait_s=_PASSED_ON_S)
+    return Handed(
+        was=here.settings.name,
+        now=name,
+        address=mesh.control_node.address,
+        revision=mesh.revision,
+        left_behind=missing,
+        withdrawn=withdrawn,
+        answers=_is_member_in_time(state),
+    )
+
+
+def _begin(state: State, name: str) -> tuple[Here, tuple[str, ...]]:
+    """Name the successor; this machine, and whose invitations were withdrawn."""
+    with state.lock():
+        refuse_while_waiting(state)
+        here = load(state)
+        refuse_removed(here)
+        require_control(here, "qmesh handover")
+        if not here.settings.up:
+            raise BadInput("the tunnel is down, and all members have to know", hint="`qmesh apply` first")
+        with Registry(state.registry_file, user=invoker()) as registry:
+            withdrawn = registry.begin_handover(name, now=int(time.time()))
+    if withdrawn:
+        log.warning("withdrawn, as they name this control node: the invitations of %s", ", ".join(withdrawn))
+    return here, withdrawn
+
+
+def _ready(registry: Registry, name: str, *, wait_s: float, leave_behind: bool) -> tuple[str, ...]:
+    """Wait until all are ready; who is left behind. Raises EnrolmentRefused."""
+    until = time.monotonic() + wait_s
+    said = ""
+    while True:
+        now = registry.readiness(name, now=int(time.time()))
+        if now.holds and not now.missing:
+            return ()
+        if time.monotonic() > until:
+            break
+        waiting = _waiting_for(now, name)
+        if waiting != said:
+            log.info("waiting for %s", waiting)
+        said = waiting
+        time.sleep(_LOOK_S)
+    if now.holds and leave_behind:
+        return now.missing
+    raise EnrolmentRefused(
+        f"the control role stays here: {wait_s:.0f} s were not enough for {_waiting_for(now, name)}",
+        hint=f"is qmesh up and as new there as here, and does UDP pass to and from {name}?"
+        if now.holds
+        else f"is the agent of {name} up, as new as here, and no change there waiting to be confirmed?",
+    )
+
+
+def _waiting_for(now: Readiness, name: str) -> str:
+    if not now.holds:
+        return f"{name} to fetch the registry"
+    more = len(now.missing) - _NAMED
+    return ", ".join(now.missing[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _give_up(state: State, registry: Registry, name: str) -> None:
+    """End the handover to that machine; not one to another, which another command may have begun since."""
+    with state.lock():
+        is_ended = registry.successor() == name and registry.end_handover(now=int(time.time()))
+    if is_ended:
+        agent_notify.tell(state.directory, wait_s=_PASSED_ON_S)
+
+
+def _is_member_in_time(state: State) -> bool:
+    """Wait until the agent has made this machine a member, which is when the new control node answers."""
+    until = time.monotonic() + _ANSWERS_S
+    while time.monotonic() < until:
+        if not state.settings().control:
+            return True
+        time.sleep(_LOOK_S)
+    return False
+
+
+def cancel(state: State) -> Inventory:
+    """Give a handover up that was begun. Raises BadInput where none is, or it is done."""
+    require_root("qmesh handover")
+    with state.lock(), Registry(state.registry_file, user=invoker()) as registry:
+        require_control(load(state), "qmesh handover --cancel")
+        if registry.successor() == registry.inventory().control:
+            raise BadInput("that handover is done", hint="hand over again from the control node there is now")
+        if not registry.end_handover(now=int(time.time())):
+            raise BadInput("no handover is under way", hint="see `qmesh status`")
+        mesh = registry.inventory()
+    agent_notify.tell(state.directory, wait_s=_PASSED_ON_S)
+    return mesh

@@ -1,0 +1,1 @@
+"""`join`: through the network, or by files."""

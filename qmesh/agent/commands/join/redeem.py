@@ -1,0 +1,182 @@
+"""Redeeming an invitation: knock by every way until the control node answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import msgspec
+
+from qmesh.agent.converge import take
+from qmesh.errors import EnrolmentRefused
+from qmesh.host.api.client import Client
+from qmesh.host.api.messages import Silent
+from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.linux import Linux
+from qmesh.host.network import dns, routes
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import Pending
+from qmesh.mesh.desired import host_network
+from qmesh.mesh.model import (
+    KEEPALIVE_S,
+    Endpoint,
+    Guard,
+    InterfaceKind,
+    NodeState,
+    Peer,
+    Secret,
+    Tunnel,
+)
+from qmesh.mesh.plan import CreateTunnel, plan
+from qmesh.mesh.protocol.enrolment import Invitation, permanent_preshared_key, redemption
+from qmesh.mesh.reaching import LEAST_MTU, likely_first
+
+log = logging.getLogger("qmesh")
+
+_ROUNDS = 3
+_FEW = 4
+"""Endpoints for which there is time to wait twice as long."""
+_ANSWER_S = 5.0
+
+
+class Joiner(msgspec.Struct, frozen=True):
+    """A join under way: what was asked for, valid, and this machine's own key.
+
+    ports: worker ports that were closed before, on a machine that lost its membership: they stay so.
+    has_new_key: whether its key was made for this join, so that nobody can know it yet.
+    """
+
+    invitation: Invitation
+    interface: str
+    listen_port: int
+    endpoint: Endpoint | None
+    config_directory: ConfigDirectory | None
+    public_key: str
+    ports: tuple[int, ...]
+    has_new_key: bool
+
+    @property
+    def preshared(self) -> Secret:
+        """The permanent preshared key."""
+        return permanent_preshared_key(self.invitation.secret, self.invitation.control_key, self.public_key)
+
+    def closed(self, kind: InterfaceKind, tunnel: Tunnel | None = None) -> NodeState:
+        """This machine while it joins: with a guard, and such a tunnel."""
+        guard = Guard(
+            role="worker",
+            interface=self.interface,
+            kind=kind,
+            listen_port=self.listen_port,
+            control_address=self.invitation.control_address,
+            service_port=self.invitation.service_port,
+            ports=self.ports,
+        )
+        return NodeState(guard=guard, tunnel=tunnel, reserved_ports=self.ports)
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """How to knock: with which key pair and preshared key, where, and for how many seconds.
+
+    source: this machine's tunnel address.
+    endpoint: of the control node, as the invitation has it; address: the same, looked up.
+    """
+
+    public_key: str
+    preshared: Secret
+    source: str
+    endpoint: Endpoint
+    address: Endpoint
+    patience_s: float
+
+
+def redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]:
+    """Knock until the control node answers: the throwaway key first, our own once it may be known.
+
+    Returns the signed membership, and the endpoint by way of which it came.
+    """
+    invitation, derived = joiner.invitation, joiner.invitation.derived
+    message = redemption(
+        derived,
+        public_key=joiner.public_key,
+        workers=len(os.sched_getaffinity(0)),
+        endpoint=joiner.endpoint,
+    )
+    may_be_known = [not joiner.has_new_key or state.pending() is not None]
+    state.save_pending(Pending(derived.identifier))
+    client = Client(address=invitation.control_address, port=invitation.service_port)
+    for attempt in _attempts(joiner, may_be_known):
+        _knock(linux, joiner, attempt)
+        try:
+            answer = client.redeem(message, connect_s=attempt.patience_s, read_s=_ANSWER_S)
+        except Silent as silent:
+            may_be_known[0] |= silent.was_reached  # it may have admitted us, and its answer is lost
+            log.info("no answer by way of %s yet: %s ...", attempt.endpoint, silent)
+        else:
+            return answer, attempt.endpoint
+    tried = ", ".join(str(endpoint) for endpoint in invitation.endpoints)
+    raise EnrolmentRefused(
+        f"the control node does not answer at {tried}",
+        hint="is its UDP port open, does its firewall let the tunnel in, its agent run, is this one unused?",
+    )
+
+
+def _attempts(joiner: Joiner, may_be_known: list[bool]) -> Iterator[Attempt]:
+    """How to knock, in turn. may_be_known: of one, whether the control node may know our own key by now."""
+    invitation = joiner.invitation
+    derived = invitation.derived
+    throwaway = (derived.public_key, derived.preshared_key, invitation.comes_from)
+    own = (joiner.public_key, joiner.preshared, invitation.address)
+    found = {endpoint: dns.addresses(endpoint) for endpoint in invitation.endpoints}
+    for endpoint, addresses in found.items():
+        if not addresses:
+            log.warning("%s cannot be looked up in DNS here", endpoint.host)
+    of: dict[Endpoint, Endpoint] = {}
+    for endpoint, addresses in found.items():
+        for address in addresses:
+            of.setdefault(address, endpoint)
+    order = likely_first(of, routes.attached_networks(joiner.interface))
+    routed = [way for way in order if routes.way_to(way.host, way.port) is not None]
+    # Where no way leads anywhere, the control node may still call this machine.
+    reachable = [(of[way], way) for way in routed or order]
+    for turn in range(_ROUNDS):
+        for keys in (throwaway, own) if may_be_known[0] else (throwaway,):
+            for number, (endpoint, address) in enumerate(reachable):
+                yield Attempt(*keys, endpoint, address, _patience_s(turn, number, len(reachable)))
+
+
+def _patience_s(turn: int, number: int, among: int) -> float:
+    """Seconds to wait for a connection. Once it is long enough for a control node behind NAT to call us.
+
+    Its WireGuard repeats a handshake after 5.
+    """
+    if turn == _ROUNDS - 1 and number == 0:
+        return 6.0
+    return 2.0 if turn and among <= _FEW else 1.0
+
+
+def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
+    """Guard and tunnel for one attempt; a peer that is there already shakes hands anew."""
+    invitation = joiner.invitation
+    peer = Peer(
+        public_key=invitation.control_key,
+        allowed_ips=(host_network(invitation.control_address),),
+        endpoint=attempt.address,
+        preshared_key=attempt.preshared,
+        keepalive_s=KEEPALIVE_S,
+    )
+    prefix_length = invitation.network.rpartition("/")[2]
+    tunnel = Tunnel(
+        interface=joiner.interface,
+        kind=linux.backend.kind,
+        public_key=attempt.public_key,
+        listen_port=joiner.listen_port,
+        addresses=(f"{attempt.source}/{prefix_length}",),
+        mtu=LEAST_MTU,  # what the path carries is not known yet
+        up=True,
+        peers=(peer,),
+    )
+    steps = take(linux, plan(joiner.closed(linux.backend.kind, tunnel), linux.observe()))
+    if not any(isinstance(step, CreateTunnel) for step in steps):
+        # Else WireGuard would not begin a handshake by this way within 5 s of one by another.
+        linux.backend.forget_session(joiner.interface, peer)

@@ -1,0 +1,272 @@
+"""What every join has in common, through the network or by files: its options, refusals, files and end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from qmesh.agent import node_config
+from qmesh.agent.collisions import refuse_interface, refuse_listen_port
+from qmesh.agent.commands.join.redeem import Joiner
+from qmesh.agent.control_endpoint import take_nearest
+from qmesh.agent.converge import converge, steps_without_names
+from qmesh.agent.local import Here, linux_for, load, refuse_foreign_guard, rise
+from qmesh.agent.ssh_lockout import warn_of_cut
+from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
+from qmesh.host import files, wireguard
+from qmesh.host.api.client import Client
+from qmesh.host.api.messages import Silent
+from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.firewall import nftables
+from qmesh.host.linux import Linux
+from qmesh.host.network import links, routes
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import Settings
+from qmesh.mesh import networks
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import (
+    DEFAULT_INTERFACE,
+    DEFAULT_LISTEN_PORT,
+    Endpoint,
+    NodeState,
+    Secret,
+    interface_name,
+    port_number,
+)
+from qmesh.mesh.protocol.enrolment import Invitation, public_key_of
+
+log = logging.getLogger("qmesh")
+
+_ANSWER_S = 5.0
+_AGAIN_S = 0.2
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What `join` was asked for. endpoint: where this machine's WireGuard is reached from outside.
+
+    take_over: also what an earlier qmesh left whose state is gone.
+    """
+
+    endpoint: str | None
+    config: Path | None
+    listen_port: int | None
+    interface: str | None
+    take_over: bool = False
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish that is valid, on a machine that can be guarded."""
+
+    endpoint: Endpoint | None
+    listen_port: int
+    interface: str
+    config_directory: ConfigDirectory | None
+
+
+def checked(wish: Wish) -> Options:
+    """Read what was asked for. Raises BadInput, or MachineRefused where there is no nftables."""
+    endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
+    directory = node_config.find_directory(wish.config)
+    options = Options(
+        endpoint=endpoint,
+        listen_port=_listen_port(wish, endpoint),
+        interface=interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface),
+        config_directory=directory,
+    )
+    node_config.profile_of(directory)
+    nftables.run("list tables")
+    return options
+
+
+def joiner_of(state: State, invitation: Invitation, options: Options) -> Joiner:
+    """A machine that may join, with its own key, which is durable now.
+
+    Raises BadInput, with no key made, where something is in the way.
+    """
+    if is_nobodys(state, {invitation.derived.public_key}, options.interface):
+        refuse_what_collides(invitation.network, options.interface, options.listen_port)
+        refuse_foreign_guard(state)
+    has_new_key = state.private_key() is None
+    return Joiner(
+        invitation=invitation,
+        interface=options.interface,
+        listen_port=options.listen_port,
+        endpoint=options.endpoint,
+        config_directory=options.config_directory or _remembered_directory(state),
+        public_key=public_key_of(state.make_private_key()),
+        ports=state.ports_closed(),
+        has_new_key=has_new_key,
+    )
+
+
+def come_up(state: State, here: Here, *, apply: bool, patience_s: float) -> Here:
+    """Guard and tunnel, if they are wanted. With the node's config.yml, that is the end of every join.
+
+    patience_s: seconds to wait for the control node's answer, at most.
+    """
+    state.save_pending(None)
+    state.save_asked(None)
+    if apply:
+        here = rise(state, here)
+        linux = linux_for(state, here)
+        warn_of_cut(linux, steps_without_names(here, linux))
+        converge(here, linux, follow_roaming=True)
+        _confirm(here, linux, patience_s=patience_s)
+        take_nearest(state, here, linux)
+    return here
+
+
+def is_member(state: State, identifier: str | None) -> bool:
+    """Whether this machine has redeemed that invitation, or any, and holds its membership whole.
+
+    A damaged membership is asked for again; with another invitation the machine becomes a member anew, also
+    one that handed the control role over and was not answered since.
+    """
+    try:
+        settings = state.settings_or_none()
+        if settings is None or settings.removed:
+            return False
+        if identifier is not None and settings.invitation not in {None, identifier}:
+            return False
+        here = load(state)
+    except StateUnreadable as error:
+        if files.mode_of(state.signing_key_file) is not None:
+            raise
+        log.info("%s: the control node is asked for it", error.message)
+        return False
+    return identifier is None or not here.is_succeeded
+
+
+def is_nobodys(state: State, throwaway: set[str], interface: str) -> bool:
+    """Whether an interface of that name, if any, is not from a join cut off or a membership lost.
+
+    throwaway: public keys that such a join gave it, besides this machine's own.
+    """
+    link, key = links.read(interface), state.private_key()
+    if link is None or link.kind not in {"wireguard", "tun"}:
+        return True
+    found = wireguard.backend_for(interface).read(interface).public_key
+    if found is None:
+        return state.pending() is None
+    return found not in {*throwaway, None if key is None else public_key_of(key)}
+
+
+def _remembered_directory(state: State) -> ConfigDirectory | None:
+    with contextlib.suppress(StateUnreadable):
+        settings = state.settings_or_none()
+        return None if settings is None else settings.node
+    return None
+
+
+def _listen_port(wish: Wish, endpoint: Endpoint | None) -> int:
+    if wish.listen_port is not None:
+        return port_number(wish.listen_port, "listen port")
+    return DEFAULT_LISTEN_PORT if endpoint is None else endpoint.port
+
+
+def refuse_what_collides(network: str, interface: str, listen_port: int) -> None:
+    """Raise BadInput where the tunnel's network, interface or UDP port is in use on this machine."""
+    networks.refuse_collision(
+        network,
+        routes.occupied_networks(interface),
+        hint="make the mesh anew with another --network, or take that network off this machine",
+    )
+    refuse_interface(interface, instead="choose another --interface")
+    refuse_listen_port(listen_port, instead="or choose another --listen-port")
+
+
+def refuse_another_mesh(state: State, mesh: str, name: str) -> None:
+    """Raise BadInput where this machine is in another mesh, or under another name."""
+    with contextlib.suppress(StateUnreadable):
+        settings = state.settings_or_none()
+        if settings is None or (settings.mesh, settings.name) == (mesh, name):
+            return
+        raise BadInput(
+            f"this machine is {settings.name} of mesh {settings.mesh} already",
+            hint="a machine is in one mesh only, under one name; see it with `qmesh status`",
+        )
+
+
+def refuse_control(here: Here) -> None:
+    """Raise BadInput where this machine is the control node of the mesh that it was to join."""
+    if here.settings.control:
+        raise BadInput(
+            f"{here.settings.name} is the control node of its mesh",
+            hint="run this on the machine that the invitation is for",
+        )
+
+
+def without_tunnel(joiner: Joiner, linux: Linux) -> NodeState:
+    """Nothing; or on a machine whose worker ports were closed before, those still closed."""
+    return joiner.closed(linux.backend.kind) if joiner.ports else NodeState(guard=None, tunnel=None)
+
+
+def keep(state: State, preshared: Secret, membership: bytes, settings: Settings) -> None:
+    """Become a member, in the files: the settings, which make this machine one, are the last."""
+    state.save_preshared_key(preshared)
+    files.write(state.membership_file, membership)
+    state.save_rotation(None)  # after it: until then the key that it tells of is in no membership here
+    state.save_settings(settings)
+
+
+def refuse_wrong_place(inventory: Inventory, name: str, address: str, public_key: str) -> None:
+    """Raise EnrolmentRefused unless the mesh has a machine with this name, address and key."""
+    if (name, address, public_key) not in ((me.name, me.address, me.public_key) for me in inventory.machines):
+        raise EnrolmentRefused(
+            f"the control node has no machine {name} with this key", hint="ask for a new invitation"
+        )
+
+
+def _confirm(here: Here, linux: Linux, *, patience_s: float) -> None:
+    """See that the control node knows this machine by its own key now."""
+    control = here.inventory.control_node
+    observed = linux.observe().tunnel
+    peers = () if observed is None else observed.peers
+    client = Client(address=control.address, port=here.inventory.service_port)
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        try:
+            client.membership(newer_than=here.inventory.revision, connect_s=0.5, read_s=_ANSWER_S)
+        except Silent:
+            # The control node takes our own key a moment after its answer: shake hands anew.
+            for peer in peers:
+                linux.backend.forget_session(here.settings.interface, peer)
+            time.sleep(_AGAIN_S)
+        else:
+            return
+    log.warning(
+        "%s is a member, but the control node does not answer yet; the agent keeps trying", here.settings.name
+    )
+
+
+def write_config(state: State, here: Here) -> None:
+    """Give this machine a config.yml with the mesh's worker list, and remember where it is. Takes the lock.
+
+    The machine is a member whatever becomes of this: what stands in the way is said, and `check`
+    goes on saying it.
+    """
+    try:
+        path, changed = _config_written(state, here)
+    except QmeshError as error:
+        log.warning("the node's config.yml was not written: %s", error.message)
+        log.warning("hint: %s", error.hint)
+    else:
+        log.info("%s %s", "wrote the worker list to" if changed else "the worker list is as desired:", path)
+
+
+def _config_written(state: State, here: Here) -> tuple[Path, bool]:
+    given = here.settings.node
+    directory = given or ConfigDirectory(state.worker_config_directory.absolute(), os.geteuid())
+    text = node_config.read(directory).text
+    if text is None:
+        node_config.refuse_to_create(here, directory)
+    if given is None:
+        with state.lock():
+            files.make_private_directory(directory.path)
+            state.save_settings(state.settings().with_node(directory))
+    return node_config.write(directory, text, node_config.render(here, text))

@@ -1,0 +1,151 @@
+"""`ready`: whether a worker of this machine can start, and whether it listens. Every core asks at its start.
+
+Nothing is read of what qmesh remembers: where the agent or the registry is down, workers start all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from qmesh.agent import node_config
+from qmesh.errors import BadInput, MachineRefused, QmeshError
+from qmesh.host.firewall import nftables
+from qmesh.host.network import local_addresses, sockets
+from qmesh.host.system import processes
+from qmesh.mesh.guard import HELD, TABLE
+from qmesh.mesh.nodeconfig import place_of
+
+log = logging.getLogger("qmesh")
+
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 0.5
+"""A machine may have a hundred cores that wait."""
+_SAID_AFTER_S: Final = 1.0
+_SETTLED_AFTER_S: Final = 3.0
+"""How long what is wrong may mend itself: an interface gets its addresses one by one."""
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """What `ready` answers. address, port: where the core's worker listens or may; None for core 0."""
+
+    core: int
+    address: str | None
+    port: int | None
+    listens: bool
+
+
+def wait_until_startable(core: int, config: Path | None, *, timeout_s: float) -> Ready:
+    """Wait until a guard is loaded, the core's address is this machine's, and its port is free.
+
+    core: 0 for the control process, for which there is only the guard to wait for.
+    Raises BadInput for what is wrong, MachineRefused for what did not come in time.
+    """
+    if core == 0:
+        _wait(_unguarded, timeout_s)
+        return Ready(core=core, address=None, port=None, listens=False)
+    address, port = _place(core, config)
+    _wait(lambda: _unguarded() or _not_free(core, address, port), timeout_s)
+    return Ready(core=core, address=address, port=port, listens=False)
+
+
+def wait_until_listening(core: int, config: Path | None, *, timeout_s: float) -> Ready:
+    """Wait until something listens on just the address and port of the core's entry.
+
+    Where systemd says in $MAINPID which process is the worker, no longer than that lives.
+    Raises BadInput for what is wrong, MachineRefused for what did not come in time.
+    """
+    if core == 0:
+        raise BadInput("core 0 is the control process, which is in no worker list", hint="name a worker's")
+    address, port = _place(core, config)
+    worker = os.environ.get("MAINPID", "")
+    _wait(
+        lambda: _deaf(core, address, port),
+        timeout_s,
+        int(worker) if re.fullmatch("[0-9]{1,9}", worker) else None,
+    )
+    return Ready(core=core, address=address, port=port, listens=True)
+
+
+def _place(core: int, config: Path | None) -> tuple[str, int]:
+    directory = node_config.find_directory(config)
+    text = None if directory is None else node_config.read(directory).text
+    if text is None:
+        raise BadInput(
+            f"there is no {node_config.FILE_NAME} in {directory or '.config here'}",
+            hint="name the node's directory with --config, or write the file: `qmesh render-config --write`",
+        )
+    return place_of(core, text)
+
+
+def _unguarded() -> QmeshError | None:
+    wanted = {f"table inet {name}" for name in (TABLE, HELD)}
+    if not wanted.isdisjoint(nftables.run("list tables inet").splitlines()):
+        return None
+    return MachineRefused(
+        "no guard is loaded, worker ports would be open to everyone",
+        hint="`qmesh apply` loads it; `qmesh check` tells what is wrong",
+    )
+
+
+def _not_free(core: int, address: str, port: int) -> QmeshError | None:
+    if not local_addresses.can_be_bound(address):
+        return _absent(core, address)
+    in_the_way = {address, *sockets.every_address(address)}
+    if taken := [each.local for each in sockets.listening(port) if each.local in in_the_way]:
+        return MachineRefused(
+            f"{taken[0]} port {port}, where core {core} is to listen, is in use",
+            hint=f"does the node run already? `ss -ltnp sport = :{port}` names the program; stop that",
+        )
+    return None
+
+
+def _absent(core: int, address: str) -> QmeshError:
+    around = local_addresses.network_around(address)
+    if around is None:
+        return MachineRefused(
+            f"{address}, where core {core} is to listen, is no address of this machine yet",
+            hint="`qmesh apply` brings the tunnel up; `qmesh check` tells what is wrong",
+        )
+    return BadInput(
+        f"core {core} is another machine's: {address} is in {around}, and is not this machine's",
+        hint=f"was it this machine's before? `systemctl stop qmesh-worker@{core}`;"
+        " `qmesh status` has this machine's cores",
+    )
+
+
+def _deaf(core: int, address: str, port: int) -> QmeshError | None:
+    found = {each.local for each in sockets.listening(port)}
+    if wide := found & sockets.every_address(address):
+        return BadInput(
+            f"core {core} listens on {min(wide)} port {port}, every address, and not on {address} alone",
+            hint="is the node started with this config.yml, and of the version that this is for?",
+        )
+    if address in found:
+        return None
+    return MachineRefused(
+        f"core {core} does not listen on {address} port {port}",
+        hint="its log tells why; is it started with this config.yml, and of the version that this is for?",
+    )
+
+
+def _wait(look: Callable[[], QmeshError | None], timeout_s: float, worker: int | None = None) -> None:
+    """Look until nothing is in the way. Raises what is, when it does not go in time."""
+    begun, pause_s, said = time.monotonic(), _FIRST_PAUSE_S, False
+    while error := look():
+        passed_s = time.monotonic() - begun
+        if not passed_s < (min(_SETTLED_AFTER_S, timeout_s) if isinstance(error, BadInput) else timeout_s):
+            raise error
+        if passed_s >= _SAID_AFTER_S and not said:
+            log.info("%s: waiting", error.message)
+            said = True
+        if processes.ends_within(worker, pause_s):
+            raise MachineRefused(f"{error.message}: its process ended", hint=error.hint)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -1,0 +1,342 @@
+"""`restore`: make this machine the control node that a backup is of.
+
+That a restore is under way is remembered first, that it is done last, and the settings, which make this
+machine part of the mesh, come after the keys and the registry: cut off at any instant, the same command
+again begins anew or goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from qmesh.agent import node_config
+from qmesh.agent.agent_start import ensure_agent
+from qmesh.agent.collisions import refuse_interface, refuse_listen_port
+from qmesh.agent.commands.backup import Contents, opened
+from qmesh.agent.converge import converge, steps_without_names, undone_on_failure
+from qmesh.agent.leftovers import see_to_left_over
+from qmesh.agent.local import (
+    Here,
+    Standing,
+    linux_for,
+    load,
+    refuse_foreign_guard,
+    refuse_while_asking,
+    require_root,
+    rise,
+    standing,
+)
+from qmesh.agent.rollback import refuse_while_waiting
+from qmesh.agent.ssh_lockout import warn_of_cut
+from qmesh.errors import BadInput, QmeshError, StateUnreadable
+from qmesh.host import config_directory, files, wireguard
+from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.firewall import nftables
+from qmesh.host.network import routes
+from qmesh.host.registry import Registry, RegistryImage
+from qmesh.host.registry.image import put
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import Restoring, Settings
+from qmesh.host.system.sudo_user import invoker
+from qmesh.mesh import networks
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import Cores, Endpoint, Secret
+from qmesh.mesh.protocol.backup_file import JUMP, is_sealed, restored
+
+log = logging.getLogger("qmesh")
+
+_MOST_JUMP = 1_000 * JUMP
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What `restore` was asked for. jump: by how much the revision grows; take_over: as of `join`."""
+
+    endpoints: tuple[str, ...]
+    config: Path | None
+    jump: int = JUMP
+    take_over: bool = False
+
+
+class Offered(msgspec.Struct, frozen=True):
+    """What a backup is of, before anything is written.
+
+    mesh, name, public_key: the mesh's identifier, and the control node's name and WireGuard key.
+    taken_at: Unix time in seconds; age_s: seconds since then, by this clock; less than 0 where it is to come.
+    machines: all of the mesh, by name.
+    """
+
+    mesh: str
+    name: str
+    public_key: str
+    revision: int
+    taken_at: int
+    age_s: int
+    encrypted: bool
+    machines: tuple[str, ...]
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A machine of the restored mesh. endpoint: where this one can call it; None where it has to call."""
+
+    name: str
+    state: str
+    address: str
+    cores: Cores | None
+    endpoint: Endpoint | None
+
+
+class Restored(Standing, frozen=True):
+    """What `restore` answers: where this machine stands, and what of the mesh is restored.
+
+    taken_at: when the backup was made, Unix time in seconds; age_s: how long that is ago, by this clock.
+    endpoints: where invitations say that the control node is; empty for its own addresses.
+    withdrawn: the machines whose invitations were open then.
+    """
+
+    revision: int
+    taken_at: int
+    age_s: int
+    endpoints: tuple[Endpoint, ...]
+    machines: tuple[Member, ...]
+    withdrawn: tuple[str, ...]
+
+
+def restore(
+    state: State,
+    octets: bytes,
+    passphrase: bytes | None,
+    wish: Wish,
+    *,
+    apply: bool,
+    agree: Callable[[Offered], None] = lambda _: None,
+) -> Restored:
+    """Be the control node of a backup; or go on with a restore of it that was cut off.
+
+    passphrase: None for a plain one, and only for that.
+    agree: is told what is to be restored, before anything is written; it may raise BadInput.
+    Raises BadInput before anything is written, or MachineRefused with everything put back.
+    """
+    require_root("qmesh restore")
+    found = opened(octets, passphrase)
+    agree(_offered(found, encrypted=is_sealed(octets)))
+    wanted = _wanted(found, wish)
+    directory = node_config.find_directory(wish.config)
+    node_config.refuse_other_key(wanted.node, node_config.profile_of(directory))
+    restoring = Restoring(hashlib.sha256(octets).hexdigest())
+    nftables.run("list tables")
+    if apply:
+        wireguard.available_kind()
+    state.prepare()
+    with state.lock():
+        refuse_while_waiting(state)
+        if state.settings_or_none() is None:
+            refuse_while_asking(state)
+            _refuse_a_rest(state)
+            see_to_left_over(state, take_over=wish.take_over)
+            _refuse_what_collides(found)
+            refuse_foreign_guard(state)
+            _begin(state, found, wish, restoring, directory, apply=apply)
+        else:
+            _refuse_another(state, restoring)
+            _refuse_other_options(load(state), _endpoints(found, wish), directory)
+            log.info("this backup was restored here before: going on with that; the mesh stays as it is now")
+            if apply:
+                _rise(state)
+        here = load(state)
+    if apply:
+        ensure_agent(state)
+    state.save_restoring(msgspec.structs.replace(restoring, done=True))
+    return _answer(found, here.inventory, standing(here))
+
+
+def _offered(found: Contents, *, encrypted: bool) -> Offered:
+    mesh, taken_at = found.inventory, found.backup.taken_at
+    return Offered(
+        mesh=mesh.mesh,
+        name=mesh.control,
+        public_key=mesh.control_node.public_key,
+        revision=mesh.revision,
+        taken_at=taken_at,
+        age_s=int(time.time()) - taken_at,
+        encrypted=encrypted,
+        machines=tuple(machine.name for machine in mesh.machines),
+    )
+
+
+def _wanted(found: Contents, wish: Wish) -> Inventory:
+    """The mesh as it is to be. Raises BadInput."""
+    if not JUMP <= wish.jump <= _MOST_JUMP:
+        raise BadInput(
+            f"the revision cannot jump by {wish.jump}", hint=f"--jump goes from {JUMP} to {_MOST_JUMP}"
+        )
+    return restored(found.inventory, _endpoints(found, wish), jump=wish.jump)
+
+
+def _endpoints(found: Contents, wish: Wish) -> tuple[Endpoint, ...]:
+    port = found.settings.listen_port
+    return tuple(Endpoint.parse(text, default_port=port) for text in wish.endpoints)
+
+
+def _refuse_a_rest(state: State) -> None:
+    """Raise StateUnreadable where there is state that no restore which was cut off has written."""
+    restoring = state.restoring()
+    if restoring is not None and not restoring.done and not _went_on(state):
+        return
+    keys = (state.private_key_file, state.signing_key_file)
+    if state.holds_a_rest() or any(files.mode_of(path) is not None for path in keys):
+        raise StateUnreadable(
+            f"{state.directory} holds keys or a mesh already, though no settings",
+            hint="a restore never replaces them: give them up first with `qmesh uninstall --delete-state`",
+        )
+
+
+def _went_on(state: State) -> bool:
+    """Whether a mesh whose restore was cut off was used all the same, and lost its settings later."""
+    if files.mode_of(state.registry_file) is None:
+        return False
+    with Registry(state.registry_file) as registry:
+        events = registry.events()
+    return not events or events[-1].what != "restored"
+
+
+def _refuse_what_collides(found: Contents) -> None:
+    interface, listen_port = found.settings.interface, found.settings.listen_port
+    networks.refuse_collision(
+        found.inventory.network,
+        routes.occupied_networks(interface),
+        hint="take that network off this machine, or restore on another",
+    )
+    refuse_interface(interface, instead="the restored one is to have that name: rename that one")
+    refuse_listen_port(listen_port, instead="end that: the members dial this port")
+
+
+def _refuse_another(state: State, restoring: Restoring) -> None:
+    begun = state.restoring()
+    if begun is None or begun.digest != restoring.digest:
+        settings = state.settings()
+        raise BadInput(
+            f"this machine is {settings.name} of mesh {settings.mesh} already",
+            hint="restore on another machine; to give this one's state up: `qmesh uninstall --delete-state`",
+        )
+
+
+def _refuse_other_options(
+    here: Here, endpoints: tuple[Endpoint, ...], directory: ConfigDirectory | None
+) -> None:
+    said_and_is = (
+        ("--endpoint", endpoints or None, here.machine.endpoints),
+        ("--config", directory and str(directory), here.settings.config_directory),
+    )
+    differs = [option for option, said, now in said_and_is if said is not None and said != now]
+    if differs:
+        raise BadInput(
+            f"this backup was restored here before, with another {' and '.join(differs)}",
+            hint=f"leave it out; see `qmesh set {here.settings.name} --endpoint`"
+            " and `qmesh render-config --write --config`",
+        )
+
+
+def _begin(
+    state: State,
+    found: Contents,
+    wish: Wish,
+    restoring: Restoring,
+    directory: ConfigDirectory | None,
+    *,
+    apply: bool,
+) -> None:
+    """Write the state, the settings last; on failure this machine is in no mesh."""
+    try:
+        state.save_restoring(restoring)
+        state.save_private_key(Secret(found.backup.private_key))
+        state.save_signing_key(found.backup.signing_key)
+        put(state.registry_file, _registry(found, wish))
+        state.save_settings(_settings(found.settings, directory))
+        if apply:
+            _rise(state, undo=True)
+    except BaseException:
+        state.forget(keep_private_key=False)
+        raise
+
+
+def _registry(found: Contents, wish: Wish) -> bytes:
+    """The registry as it is to be, with the event that tells of the restore."""
+    endpoints, now = _endpoints(found, wish), int(time.time())
+    with RegistryImage(found.backup.registry, user=invoker()) as image:
+        image.withdraw_open(command="restore", now=now)
+        image.change(
+            lambda mesh: restored(mesh, endpoints, jump=wish.jump),
+            command="restore",
+            what="restored",
+            machine=found.inventory.control,
+            now=now,
+        )
+        return image.octets()
+
+
+def _settings(settings: Settings, directory: ConfigDirectory | None) -> Settings:
+    if directory is None and settings.node is not None:
+        directory = _still_there(settings.node)
+    bare = msgspec.structs.replace(
+        settings, config_directory=None, config_owner=None, up=False, guarded=False
+    )
+    return bare if directory is None else bare.with_node(directory)
+
+
+def _still_there(known: ConfigDirectory) -> ConfigDirectory | None:
+    """The directory that the backup names, where it is here too, and the same user's."""
+    why = "there is no such directory here"
+    try:
+        found = config_directory.find(known.path)
+    except QmeshError as error:
+        found, why = None, error.message
+    if found is not None:
+        if known.owner == found.owner or (known.owner is None and node_config.is_trusted(found)):
+            return found
+        why = f"it is user {found.owner}'s here"
+    log.warning("%s: %s; say `qmesh render-config --write --config DIR` later", known, why)
+    return None
+
+
+def _rise(state: State, *, undo: bool = False) -> None:
+    """Guard, then tunnel. undo: on failure this machine is put back as it was."""
+    here = rise(state, load(state))
+    linux = linux_for(state, here)
+    warn_of_cut(linux, steps_without_names(here, linux))
+    if undo:
+        with undone_on_failure(linux, back_to=linux.observe()):
+            converge(here, linux)
+    else:
+        converge(here, linux)
+
+
+def _answer(found: Contents, mesh: Inventory, control: Standing) -> Restored:
+    taken_at, now = found.backup.taken_at, int(time.time())
+    if now < taken_at:
+        log.warning("the backup was made later than it is by this machine's clock: members do not believe")
+        log.warning("a control node whose clock goes back, when it calls them: set it right")
+    return Restored(
+        **msgspec.structs.asdict(control),
+        revision=mesh.revision,
+        taken_at=taken_at,
+        age_s=max(0, now - taken_at),
+        endpoints=mesh.control_node.endpoints,
+        machines=tuple(
+            Member(
+                machine.name,
+                machine.state,
+                machine.address,
+                mesh.cores.get(machine.name),
+                machine.endpoints[0] if machine.endpoints else None,
+            )
+            for machine in mesh.machines
+            if machine.name != mesh.control
+        ),
+        withdrawn=found.backup.withdrawn,
+    )

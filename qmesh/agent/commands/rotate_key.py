@@ -1,0 +1,103 @@
+"""`rotate-key`: a machine's new WireGuard key, known on both sides before it is used.
+
+The control node knows the new key beside the old one. The machine takes it up with one rename, which is
+durable; its first handshake with it has the control node move the tunnel address to it. Cut off at any
+instant, the machine has one of two keys that the control node knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import time
+
+import msgspec
+
+from qmesh.agent.converge import converge
+from qmesh.agent.local import Here, linux_for, load, refuse_removed, require_root
+from qmesh.agent.membership import refresh
+from qmesh.agent.rollback import refuse_while_waiting, undone_here
+from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.host.api.client import Client
+from qmesh.host.api.messages import Silent
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import Rotation
+from qmesh.mesh.protocol.aead import NONCE_OCTETS, seal
+from qmesh.mesh.protocol.enrolment import KEY_OFFER, KeyOffer, public_key_of
+
+log = logging.getLogger("qmesh")
+
+_CONNECT_S = 5.0
+_ANSWER_S = 15.0
+_KNOWN_S = 30.0
+
+
+class Rotated(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
+    """What `rotate-key` answers: the machine's public keys. confirmed: whether the mesh has the new one."""
+
+    machine: str
+    was: str
+    now: str
+    confirmed: bool
+
+
+def rotate_key(state: State) -> Rotated:
+    """Give this machine a new key. Raises EnrolmentRefused, with the old one in use, where it can't."""
+    require_root("qmesh rotate-key")
+    with state.lock():
+        refuse_while_waiting(state)
+        here = load(state)
+        _refuse_where_none_can_be(state, here)
+        old = here.machine.public_key
+        new = public_key_of(state.make_next_key())
+        _offer(here, new)
+        state.save_rotation(Rotation(old, new))
+        state.take_up_next_key()
+        here = load(state)
+        converge(here, linux_for(state, here), follow_roaming=True)
+    confirmed = _is_known(state)
+    if not confirmed:
+        log.warning("the control node has not said yet that it knows the new key; the agent keeps trying")
+    return Rotated(here.settings.name, old, new, confirmed)
+
+
+def _refuse_where_none_can_be(state: State, here: Here) -> None:
+    refuse_removed(here)
+    if undone_here(state) is not None:
+        raise BadInput(
+            "this machine was put back as it was before `qmesh apply --confirm`, with the key of then",
+            hint="`qmesh apply` first",
+        )
+    if here.settings.control:
+        raise BadInput(
+            "the control node's key is the one that every member knows, and stays",
+            hint="it can change on a member: `qmesh handover NAME`, then `qmesh rotate-key`, then hand back",
+        )
+    if not here.settings.up:
+        raise BadInput("the tunnel is down, and the control node has to know", hint="`qmesh apply` first")
+
+
+def _offer(here: Here, public_key: str) -> None:
+    shared = here.preshared[here.inventory.control_node.public_key]
+    offer = msgspec.json.encode(KeyOffer(public_key))
+    body = seal(offer, shared, about=KEY_OFFER, nonce=secrets.token_bytes(NONCE_OCTETS))
+    client = Client(address=here.inventory.control_node.address, port=here.inventory.service_port)
+    try:
+        client.offer_key(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
+    except Silent as silent:
+        raise EnrolmentRefused(
+            f"the key stays as it is: {silent}", hint="is the control node up? then run it again"
+        ) from None
+
+
+def _is_known(state: State) -> bool:
+    """Wait until the membership has the key, as the control node sees the first handshake with it."""
+    until = time.monotonic() + _KNOWN_S
+    while time.monotonic() < until:
+        with contextlib.suppress(Silent):
+            refresh(state, load(state), connect_s=1.0, wait_s=2)
+        if state.rotation() is None:
+            return True
+        time.sleep(0.1)
+    return False

@@ -1,0 +1,53 @@
+"""The part of the agent that keeps the guard, beside whatever else the agent waits for.
+
+Who holds the second table keeps the first as well (`qmesh.host.firewall.holder`), and is quicker. This one is
+for when that process is gone, or hangs, or is of a qmesh that did not do so yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+from typing import Final
+
+from qmesh.agent.daemon.supervisor import GUARD, Part, Troubles
+from qmesh.errors import QmeshError
+from qmesh.host.firewall import guard_keeper
+from qmesh.host.firewall.guard_keeper import Keeper
+from qmesh.host.network import tcp_connections
+from qmesh.host.state.directory import State
+from qmesh.host.system import heartbeat
+from qmesh.mesh.guard import parse_script
+from qmesh.mesh.model import Guard
+
+log = logging.getLogger("qmesh")
+
+HEAD_START_S: Final = 0.03
+"""Seconds that the other process has to put the table back before this one looks."""
+
+
+def keep_guard(state: State, part: Part, troubles: Troubles) -> None:
+    """Keep it until the part is to stop. Raises OSError where the kernel tells nothing any more."""
+    with contextlib.closing(Keeper(state.directory)) as kept:
+        while not part.stopped.is_set():
+            try:
+                if kept.look():
+                    log.warning("%s\nload-guard inet qmesh: as it is written", guard_keeper.said(kept.by))
+                    _cut_strangers(state)
+            except QmeshError as error:
+                troubles.note_error(GUARD, error)
+            else:
+                troubles.clear(GUARD)
+            with heartbeat.allowed(guard_keeper.LOOK_S):
+                noticed, _, _ = select.select([kept.socket], [], [], guard_keeper.LOOK_S)
+                if noticed:
+                    part.stopped.wait(HEAD_START_S)
+
+
+def _cut_strangers(state: State) -> None:
+    """End what was opened to the workers while the table was away."""
+    script = guard_keeper.read(state.guard_file)
+    guard = None if script is None else parse_script(script)
+    if isinstance(guard, Guard):
+        tcp_connections.cut_strangers(guard)

@@ -1,0 +1,97 @@
+"""A worker machine's agent asks for newer memberships; it waits nearly always."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from qmesh.agent.control_role import say_progress
+from qmesh.agent.daemon.supervisor import CONTROL_NODE, Troubles
+from qmesh.agent.local import load
+from qmesh.agent.membership import refresh
+from qmesh.errors import EnrolmentRefused, QmeshError, Removed
+from qmesh.host.api.messages import Silent
+from qmesh.host.state.directory import State
+from qmesh.host.system import heartbeat
+
+log = logging.getLogger("qmesh")
+
+WAIT_S: Final = 50
+"""Seconds that the control node keeps the question waiting for something new."""
+PROGRESS_S: Final = 1
+"""The same for the successor of the control node, which says each time how far it is."""
+CONNECT_S: Final = 2.0
+AGAIN_S: Final = (0.5, 2.0, 5.0, 15.0)
+"""Seconds until the next try, on average, after so many that failed."""
+REST_S: Final = 5.0
+"""Seconds between two looks at a machine that has nothing to ask, as its tunnel is down."""
+_SEE_CONTROL: Final = "run `qmesh check` on the control node"
+SPREAD_S: Final = 0.5
+"""Seconds over which members ask anew that were told at once."""
+
+
+class Asking:
+    """Asks again and again, in `run`. It changes no more than files; what they ask for, the agent does.
+
+    arrived: called when there is a newer membership, or when this machine was removed.
+    troubles: where it says what stands in the way of an answer.
+    stopped: set when it is to ask no more.
+    """
+
+    def __init__(
+        self, state: State, *, arrived: Callable[[], None], troubles: Troubles, stopped: threading.Event
+    ) -> None:
+        self._state = state
+        self._arrived = arrived
+        self._troubles = troubles
+        self._stopped = stopped
+        self._failed = 0
+
+    def run(self) -> None:
+        """Ask until it is stopped. Raises what nobody has foreseen."""
+        pause_s = 0.0
+        while not self._rested(pause_s):
+            pause_s = self._asked()
+            self._troubles.tell()
+
+    def _rested(self, seconds: float) -> bool:
+        with heartbeat.allowed(seconds):
+            return self._stopped.wait(seconds)
+
+    def _asked(self) -> float:
+        """Ask once; seconds until the next time."""
+        try:
+            settings = self._state.settings()
+            if settings.control or not settings.up:
+                self._troubles.clear(CONTROL_NODE)
+                return REST_S
+            here = load(self._state)
+            if here.inventory.control == here.settings.name:
+                return REST_S  # the agent's own look takes over
+            is_successor = here.inventory.successor == here.settings.name
+            wait_s = PROGRESS_S if is_successor else WAIT_S
+            arrived = refresh(self._state, here, connect_s=CONNECT_S, wait_s=wait_s)
+            if is_successor and not arrived and say_progress(self._state, here):
+                self._arrived()
+        except Removed as error:
+            log.warning("%s (hint: %s)", error.message, error.hint)
+            self._arrived()
+            return REST_S
+        except (Silent, EnrolmentRefused) as error:
+            self._troubles.note(CONTROL_NODE, str(error), hint=getattr(error, "hint", _SEE_CONTROL))
+        except (QmeshError, OSError):  # the agent's own look says what is wrong
+            pass
+        else:
+            self._failed = 0
+            self._troubles.clear(CONTROL_NODE)
+            if not arrived:
+                return 0.0
+            log.info("a newer membership has arrived")
+            self._arrived()
+            return random.uniform(0, SPREAD_S)  # noqa: S311 - no secret depends on it
+        pause_s = AGAIN_S[min(self._failed, len(AGAIN_S) - 1)]
+        self._failed += 1
+        return pause_s * random.uniform(0.7, 1.3)  # noqa: S311 - as above

@@ -1,0 +1,195 @@
+"""The control node's membership service, kept up: for the agent's loop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from qmesh.agent import control_role
+from qmesh.agent.daemon.membership_api import ControlNode, Turns
+from qmesh.agent.daemon.supervisor import RETIRING, SERVICE, Part, Retries, Troubles, described
+from qmesh.agent.local import Here
+from qmesh.errors import Busy, KernelRefused, QmeshError
+from qmesh.host.network import links
+from qmesh.host.state.directory import State
+from qmesh.host.system import agent_notify
+from qmesh.host.system.heartbeat import Pulse
+
+if TYPE_CHECKING:
+    from qmesh.host.api.server import Service
+
+log = logging.getLogger("qmesh")
+
+_ASK_S: Final = 0.1
+"""Seconds between two questions to the next control node."""
+
+
+class MembershipService:
+    """All of it is of the loop's thread, but for `probe` and `pulse`, which are the monitor's.
+
+    look: has a look at the machine come.
+    turns: the agent's looks, for what waits for one.
+    """
+
+    def __init__(self, state: State, *, look: Callable[[], None], turns: Turns, troubles: Troubles) -> None:
+        self.serves = False
+        """Whether it was seen to answer."""
+        self.is_suspect = False
+        """Whether it was seen not to, and another one is to take its place."""
+        self._state = state
+        self._look = look
+        self._turns = turns
+        self._troubles = troubles
+        self._retries = Retries()
+        self._running: tuple[object, Service, ControlNode] | None = None
+        self._announced: int | None = None
+        self._succeeded: Here | None = None
+        self._answered: control_role.Answered | None = None
+        self.retiring = Part(RETIRING, self._ask_next, troubles)
+        """What asks the next control node, where the mesh has one; to be stopped with the agent."""
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until it is to be tried again, where it has failed; else 0."""
+        return self._retries.wait_s
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it runs and was not seen to answer yet."""
+        return self._running is not None and not self.serves
+
+    @property
+    def pulse(self) -> Pulse | None:
+        """Of its thread, where it has one."""
+        running = self._running
+        return None if running is None else running[1].pulse
+
+    @property
+    def is_succeeded(self) -> bool:
+        """Whether the mesh has another control node, and this one serves until that is heard."""
+        return self._running is not None and self._running[2].is_succeeded
+
+    def keep(self, here: Here, event: int | None) -> None:
+        """See that it runs as the machine is, and that who waits hears of what is new. On a member none runs.
+
+        event: the registry's last one.
+        """
+        if not here.settings.control:
+            self._succeeded = self._answered = None
+            self.stop()
+            self._troubles.clear(SERVICE)
+            return
+        self._keep_running(here)
+        if self._running is not None:
+            _, service, control_node = self._running
+            with contextlib.suppress(Busy):  # then the next time
+                control_node.write_acknowledged()
+            if event != self._announced or control_node.is_due_to_all:
+                self._announced = event
+                service.announce()
+        self._keep_retiring(here)
+
+    def _keep_retiring(self, here: Here) -> None:
+        """Where the mesh has another control node, be a member once that one has answered."""
+        self._succeeded = here if self.is_succeeded else None
+        if self._succeeded is None:
+            self._answered = None
+            return
+        self.retiring.start()
+        if self._answered is not None:
+            control_role.retire(self._state, self._answered)
+            self._succeeded = self._answered = None
+            self.stop()  # before the tunnels to the members go: it tells them
+            self._look()
+
+    def _ask_next(self) -> None:
+        """Ask the new control node until it answers: in a thread of its own, as it may never end that."""
+        while not self.retiring.stopped.wait(_ASK_S):
+            self.retiring.pulse.beat()
+            here = self._succeeded
+            if here is not None and self._answered is None:
+                self._answered = self._asked(here)
+                if self._answered is not None:
+                    self._look()
+
+    def _asked(self, here: Here) -> control_role.Answered | None:
+        try:
+            return control_role.ask_next(self._state, here)
+        except QmeshError:
+            if self._state.settings().control:
+                raise
+            return None  # a member by now, by `qmesh join`: what it was asked with is gone
+
+    def _keep_running(self, here: Here) -> None:
+        """It is bound to the interface as it is: one that was made anew wants a new one."""
+        link = links.read(here.settings.interface) if here.settings.up else None
+        wanted = None if link is None else (link.index, here.machine.address, here.inventory.service_port)
+        if self._running is not None:
+            place, service, _ = self._running
+            if not service.is_alive:
+                self.stop()
+                error = service.failure or KernelRefused("it ended by itself", hint="")
+                self._failed(error)
+                self._troubles.restarted(SERVICE, described(error))
+            elif place != wanted or self.is_suspect:
+                if self.is_suspect:
+                    self._retries.failed()
+                self.stop()
+        if wanted is None:
+            self._troubles.clear(SERVICE)
+        elif self._running is None and not self._retries.wait_s:
+            try:
+                self._start(here, wanted)
+            except Exception as error:  # noqa: BLE001 - the look at the machine goes on without it
+                self._failed(error)
+
+    def _start(self, here: Here, place: object) -> None:
+        from qmesh.host.api.server import Service  # noqa: PLC0415 - no worker machine has a use for it
+
+        control_node = ControlNode(self._state, changed=self._look, turns=self._turns)
+        service = Service(
+            control_node,
+            address=here.machine.address,
+            port=here.inventory.service_port,
+            interface=here.settings.interface,
+            told=agent_notify.listen(self._state.directory),
+            ended=self._look,
+        )
+        self._running = place, service, control_node
+        service.start()
+        self._retries.begun()
+        log.info("members are served at %s port %d", here.machine.address, here.inventory.service_port)
+
+    def _failed(self, error: BaseException) -> None:
+        self._retries.failed()
+        self._troubles.note_error(SERVICE, error)
+
+    def stop(self) -> None:
+        """End it, where it runs."""
+        self.serves = self.is_suspect = False
+        if self._running is not None:
+            _, service, control_node = self._running
+            control_node.tell_all()
+            service.stop()
+            self._running = None
+
+    def probe(self, *, wait_s: float) -> None:
+        """Ask it as a member does whether it serves; where it does not run there is nothing to ask.
+
+        Raises as `Service.probe` does.
+        """
+        running = self._running
+        if running is None:
+            return
+        was_seen = self.serves
+        try:
+            running[1].probe(wait_s=wait_s)
+        except QmeshError:
+            self.serves = False
+            raise
+        self.serves = True
+        self._troubles.clear(SERVICE)
+        if not was_seen:
+            self._look()

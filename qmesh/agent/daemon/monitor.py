@@ -1,0 +1,162 @@
+"""The part of the agent that watches the others: that none hangs, and that what serves answers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from qmesh.agent.daemon.membership_server import MembershipService
+from qmesh.agent.daemon.supervisor import DISK, HOLDER, SERVICE, Troubles, Watchdog, described
+from qmesh.errors import KernelRefused, MachineRefused
+from qmesh.host.api.messages import Unanswered
+from qmesh.host.firewall import holder_client
+from qmesh.host.state.directory import State
+from qmesh.host.system import disk_reserve, heartbeat, processes
+from qmesh.host.system.heartbeat import Pulse
+from qmesh.mesh.units import WATCHDOG_S
+
+log = logging.getLogger("qmesh")
+
+PROBE_S: Final = 2.5
+"""Seconds between two questions to the service, and to the holder of the guard."""
+PROBED_S: Final = 2.0
+"""Seconds that each has for an answer. Who gives none twice in a row is begun anew."""
+_STARTABLE_S: Final = 60
+"""Seconds that systemd gives an agent more, again and again, that is starting and finds nothing wrong."""
+STARTING_S: Final = 0.1
+"""Seconds between two questions to a service that has just begun: who started the agent waits for it."""
+SLOW_S: Final = 5.5
+"""Seconds after a look after which systemd's watchdog is told to bear with the next one: the loop waits for
+what has an end, or works. One that hangs the monitor itself finds."""
+_LOOKS: Final = 5
+"""By how many looks like the longest of late the watchdog waits longer: on a machine that is so busy, this
+part comes too late to ask for more time."""
+
+
+class Monitor:
+    """`run` is a part's; all else belongs to the loop.
+
+    pulses: of the agent's threads, by their parts' names; the loop's as `LOOK`.
+    look: has a look at the machine come.
+    begin_anew: called with the name and the pulse of a thread that hangs.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        service: MembershipService,
+        *,
+        pulses: Callable[[], Mapping[str, Pulse]],
+        troubles: Troubles,
+        look: Callable[[], None],
+        begin_anew: Callable[[str, Pulse], None],
+    ) -> None:
+        self._state = state
+        self._service = service
+        self._troubles = troubles
+        self._look = look
+        self._watchdog = Watchdog(pulses, troubles, begin_anew)
+        self._silent: dict[str, int] = {}
+        self._probe_at = 0.0
+        self._watchdog_s = 0
+        self._longest_s = 0.0
+        self._look_ended = time.monotonic()
+        self.is_ready = False
+        """Whether who started the agent was told that it serves."""
+
+    def run(self, stopped: threading.Event) -> None:
+        """Watch until that is set."""
+        while not stopped.wait(STARTING_S if self._service.is_starting else Watchdog.EVERY_S):
+            heartbeat.beat()
+            self._watchdog.look()
+            self._bear_with_a_slow_loop()
+            if not self.is_ready and not self._troubles.all():  # slow, and nothing else
+                processes.notify(f"EXTEND_TIMEOUT_USEC={_STARTABLE_S * 1_000_000}")
+            if self._service.is_starting or time.monotonic() >= self._probe_at:
+                self._probe_at = time.monotonic() + PROBE_S
+                self._probe_service()
+                self._probe_holder()
+                self._keep_reserve()
+
+    def look_ended(self, took_s: float) -> None:
+        """Feed systemd's watchdog: the loop has come to the end of a look. took_s: seconds that it took."""
+        self._longest_s = max(took_s, 0.9 * self._longest_s)
+        processes.notify("WATCHDOG=1")
+        self._give_watchdog(WATCHDOG_S + int(_LOOKS * self._longest_s))
+        self._look_ended = time.monotonic()
+
+    def _bear_with_a_slow_loop(self) -> None:
+        if time.monotonic() > self._look_ended + SLOW_S:
+            self._give_watchdog(10 * WATCHDOG_S)
+
+    def _give_watchdog(self, seconds: int) -> None:
+        """Have systemd wait so long for the end of the next look."""
+        if seconds != self._watchdog_s:
+            self._watchdog_s = seconds
+            processes.notify(f"WATCHDOG_USEC={seconds * 1_000_000}")
+
+    def _probe_service(self) -> None:
+        try:
+            self._service.probe(wait_s=PROBED_S)
+        except Unanswered as error:
+            if self._is_silent_again(SERVICE, error):
+                self._service.is_suspect = True
+                self._look()
+        except MachineRefused as error:  # another one would not mend that
+            self._troubles.note_error(SERVICE, error)
+        except OSError:
+            pass  # it was just ended
+        else:
+            self._silent.pop(SERVICE, None)
+
+    def _probe_holder(self) -> None:
+        """Not by way of the loop: whatever that waits for, the guard is held."""
+        try:
+            if holder_client.answers(self._state, wait_s=PROBED_S) or not holder_client.is_wanted(
+                self._state
+            ):
+                self._silent.pop(HOLDER, None)
+                self._troubles.clear(HOLDER)
+                return
+            if holder_client.is_starting(self._state):  # by a command
+                return
+            error = KernelRefused("the process that holds the guard has ended", hint="another one is started")
+        except KernelRefused as refused:
+            error = refused
+        if self._is_silent_again(HOLDER, error):
+            log.warning("%s: another one is started", error.message)
+            try:
+                with heartbeat.allowed(holder_client.STARTED_S):
+                    holder_client.begin_anew(self._state)
+            except MachineRefused as refused:
+                self._troubles.note_error(HOLDER, refused)
+
+    def _keep_reserve(self) -> None:
+        """Say where the disk is full; have the reserve again where it is not any more."""
+        directory = self._state.directory
+        try:
+            if disk_reserve.make(directory):
+                self._troubles.clear(DISK)
+            else:
+                self._troubles.note(
+                    DISK,
+                    f"it is full, or nearly: there is no room for the reserve that {directory} is to have",
+                    hint=f"free {disk_reserve.ROOM_OCTETS >> 20} MiB there;"
+                    f" see `df -h {directory}` and `df -i`",
+                )
+        except OSError as error:
+            self._troubles.note_error(DISK, error)
+
+    def _is_silent_again(self, part: str, error: Exception) -> bool:
+        """Whether it gave no answer the second time; that is said then."""
+        self._probe_at = 0.0
+        self._silent[part] = self._silent.get(part, 0) + 1
+        if self._silent[part] < 2:
+            return False
+        del self._silent[part]
+        self._troubles.note_error(part, error)
+        self._troubles.restarted(part, described(error))
+        return True

@@ -1,0 +1,250 @@
+"""The agent's look at its machine: at what changed when the kernel says so, at all of it at intervals.
+
+What the agent found as desired, it holds. A machine that joins is then one peer to set, among ten as
+among ten thousand, and a look costs the same in a mesh of any size. Only the control node's audits
+read every peer, the less often the more there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Hashable
+from typing import Final, Self
+
+import msgspec
+
+from qmesh.agent.converge import converge
+from qmesh.agent.local import Here, endpoint_wanted, linux_for, load
+from qmesh.agent.rollback import keep_put_back, undone_here
+from qmesh.errors import Busy
+from qmesh.host.firewall.table_events import Notice
+from qmesh.host.linux import Linux, Outline
+from qmesh.host.network.netlink_events import Notices
+from qmesh.host.registry import Known, Registry
+from qmesh.host.state.directory import State
+from qmesh.mesh.desired import peer_of
+from qmesh.mesh.model import Peer
+from qmesh.mesh.plan import Step, peer_steps
+from qmesh.mesh.rollback import Undoing
+
+AUDIT_S: Final = 7.5
+AUDIT_S_A_MACHINE: Final = 0.015
+"""Seconds between two audits, at least and for each machine of the mesh: 15 s where there are 500."""
+KEY_S: Final = 60.0
+"""Seconds for which a machine that offered a key is looked for often."""
+SOON_S: Final = 0.05
+"""Seconds that a look waits for another program that writes to the registry; then it writes later."""
+OUTLINE_S: Final = 4.0
+"""Seconds between two looks at a machine whose kernel says nothing: of files and sysctls it tells nobody."""
+
+
+class _Held(msgspec.Struct, kw_only=True):
+    """A machine that was found as desired, and what that came from.
+
+    stamp: of the files of which the desired state is made.
+    audited: None where every look is at everything: on a worker machine, and while the tunnel is down.
+    """
+
+    here: Here
+    stamp: Hashable
+    audited: _Audited | None
+
+
+class _Audited(msgspec.Struct, kw_only=True):
+    """A control node that was found as desired, peer by peer.
+
+    outline: the machine without its peers.
+    outlined: on the monotonic clock, when that was seen last.
+    event: the registry's last event that is in `keys`.
+    keys: the public key of each machine's peer, by the machine's name.
+    until: on the monotonic clock, when the next audit is due.
+    """
+
+    linux: Linux
+    outline: Outline
+    outlined: float
+    event: int
+    keys: dict[str, str]
+    until: float
+
+
+def audit_s(machines: int) -> float:
+    """Seconds between two audits of a control node."""
+    return AUDIT_S + AUDIT_S_A_MACHINE * machines
+
+
+class Watch:
+    """Over one machine, by the one agent that it has. Use as a context manager.
+
+    notices: to be waited for, so that the next look comes at once.
+    noticed: what the last look was told.
+    event: the registry's last event that it has followed; None on a worker machine.
+    audit_s: seconds between two audits of a control node of so many machines.
+    """
+
+    def __init__(self, state: State, *, audit_s: Callable[[int], float] = audit_s) -> None:
+        self.notices = Notices()
+        self.noticed: Notice | None = None
+        self.event: int | None = None
+        self._state = state
+        self._audit_s = audit_s
+        self._held: _Held | None = None
+        self._changing: tuple[frozenset[str], float] = frozenset(), 0.0
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a machine is about to change its key: it then looks at handshakes, often."""
+        return bool(self._changing[0]) and time.monotonic() < self._changing[1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.notices.close()
+
+    def listen_anew(self) -> None:
+        """Listen for notices by other sockets, where something is wrong with these. Raises MachineRefused."""
+        self.notices.close()
+        self.notices = Notices()
+
+    def look(self) -> tuple[Here, tuple[Step, ...]]:
+        """See that the machine is as desired; what it remembers, and the steps that were taken.
+
+        What a control node remembers may lack machines that came after the last audit.
+        Raises what `load` and `converge` raise; then the next look is at everything.
+        """
+        held, self._held = self._held, None
+        # Taken first: what is written or changed from here on, the next look sees.
+        stamp = self._state.stamp()
+        self.noticed = self.notices.take()
+        if held is not None and held.stamp != stamp:
+            held = None
+        undoing = undone_here(self._state)
+        if undoing is not None:
+            return self._keep_put_back(undoing)
+        if held is not None and self._key_is_taken_up(held.here):
+            held = None
+        if held is not None and held.audited is not None:
+            # Where the machine is not what it was, who holds the guard has put that back already.
+            if not self._is_changed(held.audited):
+                steps = self._follow(held.audited, held.here)
+                if steps is not None:
+                    self._held = held
+                    return held.here, steps
+            held = None  # two meshes of thousands in memory at once would be felt
+        return self._audit(stamp, None if held is None else held.here)
+
+    def _keep_put_back(self, undoing: Undoing) -> tuple[Here, tuple[Step, ...]]:
+        """See that the machine is as it was put back; a control node goes on letting others in and out."""
+        here = load(self._state)
+        if here.settings.control:
+            self.event = self._last_event()
+            if self._key_is_taken_up(here):
+                here = load(self._state)
+        steps = keep_put_back(self._state, undoing)
+        self._expect(here)
+        return here, steps
+
+    def _expect(self, here: Here) -> None:
+        """Look often for a while where a machine has offered a key."""
+        offered = frozenset(each.public_key for each in here.inventory.stand_ins if each.address is None)
+        if offered != self._changing[0]:
+            self._changing = offered, time.monotonic() + KEY_S
+
+    def _key_is_taken_up(self, here: Here) -> bool:
+        """Whether a machine came with the key that it had offered; then that is its only one."""
+        offered, _ = self._changing
+        if not offered:
+            return False
+        counters = linux_for(self._state, here).backend.read(here.settings.interface).counters
+        came = [key for key in offered if key in counters and counters[key].last_handshake_s]
+        if not came:
+            return False
+        with contextlib.suppress(Busy), self._registry() as registry:
+            for key in came:
+                registry.take_up_key(key, now=int(time.time()))
+            return True
+        return False
+
+    def _is_changed(self, audited: _Audited) -> bool:
+        """Whether the machine is not what it was, but for its peers."""
+        now = time.monotonic()
+        if self.noticed is None and now < audited.outlined + OUTLINE_S:
+            return False
+        audited.outlined = now
+        return audited.linux.outline() != audited.outline
+
+    def _audit(self, stamp: Hashable, known: Here | None) -> tuple[Here, tuple[Step, ...]]:
+        """Look at everything. known: what the files of that stamp say; what a registry says is not in it."""
+        self.event = event = self._last_event() if self._state.settings().control else None
+        here = load(self._state) if known is None or event is not None else known
+        linux = linux_for(self._state, here)
+        # Before all is looked at: this is how a machine looks that is then found as desired.
+        outlined, outline = time.monotonic(), linux.outline()
+        steps = converge(here, linux, follow_roaming=True, outline=outline)
+        audited = None
+        if event is not None and here.settings.up and not steps:
+            machines = here.inventory.machines
+            audited = _Audited(
+                linux=linux,
+                outline=outline,
+                outlined=outlined,
+                event=event,
+                keys={machine.name: machine.public_key for machine in machines},
+                until=time.monotonic() + self._audit_s(len(machines)),
+            )
+        self._held = _Held(here=here, stamp=stamp, audited=audited)
+        self._expect(here)
+        return here, steps
+
+    def _last_event(self) -> int:
+        with self._registry() as registry:
+            _expire(registry)
+            return registry.last_event()
+
+    def _registry(self) -> Registry:
+        return Registry(self._state.registry_file, busy_s=SOON_S)
+
+    def _follow(self, audited: _Audited, here: Here) -> tuple[Step, ...] | None:
+        """Do what the registry's events ask for since the last look; None where an audit has to."""
+        if time.monotonic() > audited.until:
+            return None
+        with self._registry() as registry:
+            _expire(registry)
+            news = registry.news(since=audited.event)
+        if news is None:
+            return None
+        # One with the key that it had is as it was, but for its endpoint: that WireGuard may know better.
+        changed = {
+            name: known
+            for name, known in news.machines.items()
+            if known is None or known.machine.public_key != audited.keys.get(name)
+        }
+        gone = [
+            Peer(public_key=audited.keys[name], allowed_ips=()) for name in changed if name in audited.keys
+        ]
+        come = [_peer(known) for known in changed.values() if known is not None]
+        steps = tuple(peer_steps(here.settings.interface, come, gone))
+        audited.linux.apply(*steps)
+        for name, known in changed.items():
+            if known is None:
+                audited.keys.pop(name, None)
+            else:
+                audited.keys[name] = known.machine.public_key
+        self.event = audited.event = news.event
+        return steps
+
+
+def _expire(registry: Registry) -> None:
+    with contextlib.suppress(Busy):  # then the next time
+        registry.expire(now=int(time.time()))
+
+
+def _peer(known: Known) -> Peer:
+    return peer_of(
+        known.machine,
+        endpoint=endpoint_wanted(known.machine.endpoints, None),
+        preshared_key=known.preshared_key,
+        calls=bool(known.machine.endpoints),
+    )

@@ -1,0 +1,46 @@
+"""Which packets this machine's part in the mesh needs, and what other firewalls do to them."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Final
+
+from qmesh.agent.local import Here
+from qmesh.host.firewall import foreign_rulesets
+from qmesh.host.network import routes
+from qmesh.mesh.foreign.listing import tables_of
+from qmesh.mesh.foreign.obstacles import Obstacle, obstacles
+from qmesh.mesh.foreign.packets import needed
+from qmesh.mesh.inventory import workers_of
+from qmesh.mesh.model import DEFAULT_LISTEN_PORT, Guard, NodeState
+
+SAMPLE: Final = 16
+STRANGERS: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+"""Addresses of nobody (RFC 5737, RFC 3849): for machines that may ask the control node from anywhere."""
+
+
+def found_obstacles(
+    here: Here, desired: NodeState, observed: NodeState
+) -> tuple[tuple[Obstacle, ...], tuple[str, ...]]:
+    """What the machine's other firewalls do to the packets that its part in the mesh needs.
+
+    Besides, what of them could not be read. Rules rarely tell members apart: some stand for all.
+
+    Raises MachineRefused where it could not look.
+    """
+    guard, tunnel = desired.guard, desired.tunnel
+    if not isinstance(guard, Guard) or tunnel is None:  # nothing is needed of a machine that is in no mesh
+        return (), ()
+    listing = foreign_rulesets.read()
+    peers = () if observed.tunnel is None else observed.tunnel.peers
+    ends = [(peer.endpoint.host, peer.endpoint.port) for peer in peers if peer.endpoint is not None]
+    ways = tuple(way for host, port in ends[:SAMPLE] if (way := routes.way_to(host, port)) is not None)
+    if here.settings.control:
+        ways += routes.ways_in(guard.interface, STRANGERS, DEFAULT_LISTEN_PORT)
+    others = [worker for worker in workers_of(here.inventory) if worker.machine != here.settings.name]
+    members = tuple(dict.fromkeys((worker.address, worker.port) for worker in others))[:SAMPLE]
+    # And one that has not joined yet.
+    joining = (str(ipaddress.ip_network(here.inventory.network)[-2]), here.inventory.base_port)
+    packets = needed(guard, tunnel, (*members, joining), ways)
+    return obstacles(tables_of(listing), packets, listing.lasting), listing.unread

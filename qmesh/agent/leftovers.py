@@ -1,0 +1,81 @@
+"""What an earlier qmesh left on this machine when its state went: said in one message, taken over when told.
+
+Its ports stay closed throughout: the loaded guard becomes this state's own before anything of it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from qmesh.errors import BadInput
+from qmesh.host import files, wireguard
+from qmesh.host.firewall import holder_client, nftables
+from qmesh.host.network import ports as reserved
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import HeldPorts
+from qmesh.host.system import leftover_processes
+from qmesh.host.system.leftover_processes import LeftOver
+from qmesh.mesh.guard import TABLE, load_script
+from qmesh.mesh.model import Guard, ranges_text
+
+log = logging.getLogger("qmesh")
+
+_NAMES = {"agent": "its agent", "hold": "the process that holds its guard", "undo": "a process that undoes"}
+
+
+def see_to_left_over(state: State, *, take_over: bool) -> None:
+    """See that nothing is left over here of a qmesh whose state is gone; nothing, where this one knows all.
+
+    take_over: end what runs of it, and have its guard be this state's own. Holds the lock.
+    Raises BadInput where there is something and it is not to be taken over, and where a qmesh runs whose
+    state is another directory; MachineRefused where something does not end.
+    """
+    own = (state.guard_file, state.held_file)  # of one that is being taken away the second is left
+    if state.has_settings() or any(files.mode_of(path) is not None for path in own):
+        return
+    _refuse_another(state)
+    found = leftover_processes.find()
+    if found.guard is None:  # one that is loaded, and not understood, is refused with another word
+        return
+    if not take_over:
+        raise BadInput(
+            f"an earlier qmesh is left over on this machine, and its state is gone: {_listed(found)}",
+            hint="--take-over ends it, keeps its worker ports closed, and goes on; or put the state back",
+        )
+    log.info("taking over what an earlier qmesh left: %s", _listed(found))
+    _adopt(state, found.guard)
+    for each in found.processes:
+        if each.kind != "hold":  # that one goes at the last moment, when another takes its place
+            leftover_processes.end(each)
+    holder_client.hold(state, found.guard)
+    if found.interface is not None:
+        wireguard.backend_for(found.interface).delete(found.interface)
+
+
+def _refuse_another(state: State) -> None:
+    """Raise BadInput where a qmesh runs here whose state is another directory."""
+    for each in leftover_processes.running():
+        if each.is_there and each.state != state.directory:
+            raise BadInput(
+                f"a guard is loaded on this machine already, of another state directory, {each.state}"
+                f" (process {each.number})",
+                hint=f"a machine is in one mesh: say `--state {each.state}`; or `qmesh uninstall` with that",
+            )
+
+
+def _listed(found: LeftOver) -> str:
+    parts = [f"{_NAMES[each.kind]} (process {each.number})" for each in found.processes]
+    if found.guard is not None:
+        parts.append(f"its guard, which closes ports {ranges_text(found.guard.ports) or 'none'}")
+    if found.interface is not None and found.guard is not None:
+        parts.append(f"its tunnel {found.interface} (UDP port {found.guard.listen_port})")
+    return ", ".join(parts)
+
+
+def _adopt(state: State, guard: Guard) -> None:
+    """Have the guard be this state's own: closed at boot, and its ports known to whoever comes next."""
+    files.write(state.guard_file, load_script(guard).encode())
+    if nftables.read_table(TABLE) is None:  # the other one goes with its process
+        nftables.run(load_script(guard))
+    there = reserved.reserved().intersection(guard.ports)
+    state.save_held_ports(HeldPorts(ours=tuple(sorted(there))))

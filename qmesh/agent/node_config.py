@@ -1,0 +1,223 @@
+"""The node's config.yml on this machine: find it, render it, write it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qmesh.errors import BadInput, QmeshError
+from qmesh.host import config_directory
+from qmesh.host.config_directory import ConfigDirectory
+from qmesh.mesh import nodeconfig
+from qmesh.mesh.inventory import Inventory, workers_of
+from qmesh.mesh.model import NOT_SHOWN, PROFILES, Profile, Unshown
+
+if TYPE_CHECKING:  # `ready` reads a file a core, and has no use for the registry
+    from qmesh.agent.local import Here
+
+log = logging.getLogger("qmesh")
+
+FILE_NAME = "config.yml"
+
+
+class NodeFile(Unshown, frozen=True):
+    """A node's config.yml. text: None when there is no such file; never to be printed as it is."""
+
+    path: Path
+    text: str | None
+    mode: int | None
+
+
+def find_directory(given: Path | None) -> ConfigDirectory | None:
+    """The node's config directory: as given, or `.config` here when it holds a config.yml.
+
+    What `.config` is here is decided by whoever made the directory in which somebody happens to be: it is
+    taken only where it is root's, or that of the user who typed `sudo`.
+    Raises BadInput when a given one is no directory, or is reached by a link that is not root's.
+    """
+    if given is None:
+        return _here()
+    found = config_directory.find(given.absolute())
+    if found is not None:
+        return found
+    raise BadInput(
+        f"there is no directory {given}",
+        hint=f"is that where the node has its config.yml? make it with `mkdir -p {given}` if it is to be",
+    )
+
+
+def _here() -> ConfigDirectory | None:
+    try:
+        path = Path.cwd() / ".config"
+    except FileNotFoundError:  # somebody deleted the directory that this is
+        return None
+    try:
+        found = config_directory.find(path)
+        if found is None or config_directory.stamp(found, FILE_NAME) is None:
+            return None
+    except QmeshError as error:
+        log.warning("%s is not used: %s (hint: %s)", path, error.message, error.hint)
+        return None
+    if is_trusted(found):
+        return found
+    log.warning(
+        "%s is not used: it is user %d's; if it is the node's, say so with --config", found, found.owner
+    )
+    return None
+
+
+def is_trusted(directory: ConfigDirectory) -> bool:
+    """Whether it is root's, or that of the user who typed `sudo`; of who is not root nothing can be had."""
+    trusted = {0, os.geteuid()}
+    by_sudo = os.environ.get("SUDO_UID", "")
+    if by_sudo.isdecimal() and len(by_sudo) < 11:
+        trusted.add(int(by_sudo))
+    return directory.owner in trusted
+
+
+def read(directory: ConfigDirectory) -> NodeFile:
+    """The config.yml in `directory`. Raises MachineRefused, or BadInput when it is no text."""
+    path = directory.path / FILE_NAME
+    found = config_directory.read(directory, FILE_NAME)
+    if found is None:
+        return NodeFile(path, None, None)
+    octets, mode = found
+    try:
+        return NodeFile(path, octets.decode("utf-8"), mode)
+    except UnicodeDecodeError as error:
+        before = octets[: error.start].decode("utf-8")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise BadInput(
+            f"{path}, line {line}, column {column}: this is not UTF-8",
+            hint="correct this character and save the file as UTF-8; nothing was changed",
+        ) from None
+
+
+def profile_of(directory: ConfigDirectory | None) -> Profile | None:
+    """The node's profile as its config.yml tells; None when it does not."""
+    text = None if directory is None else read(directory).text
+    return None if text is None else nodeconfig.detect(text)
+
+
+def refuse_other_key(profile: Profile, found: Profile | None) -> None:
+    """Raise BadInput where a file is of a newer node, which would ignore this profile's worker list.
+
+    One of an older node is that of a node that is upgraded, as its owner said.
+    """
+    if found is None or nodeconfig.facts(found).list_key == nodeconfig.facts(profile).list_key:
+        return
+    if PROFILES.index(found) > PROFILES.index(profile):
+        raise BadInput(
+            f"the mesh is for node {profile}, but this config.yml is of node {found}, which ignores its list",
+            hint=f"`qmesh set --node {found}` on the control node; or name the right directory with --config",
+        )
+
+
+def refuse_spoilt(text: str, profile: Profile) -> None:
+    """Raise BadInput where the node would not read the mesh's worker list, were it written there."""
+    for problem in nodeconfig.lint(text, profile=profile):
+        if problem.spoils_writing:
+            where = f"{FILE_NAME}, line {problem.line}, column {problem.column}"
+            raise BadInput(f"{where}: {problem.message}", hint=problem.hint)
+
+
+def mesh_of(here: Here) -> nodeconfig.Mesh:
+    """What a config on this machine is held against."""
+    return nodeconfig.Mesh(
+        network=here.inventory.network,
+        own=here.machine.address,
+        members=addresses(here.inventory),
+        workers=multiaddrs(here.inventory),
+    )
+
+
+def addresses(inventory: Inventory) -> dict[str, str]:
+    """The tunnel addresses of the machines that have cores, by name."""
+    return {name: inventory.machine(name).address for name in inventory.cores}
+
+
+def multiaddrs(inventory: Inventory) -> tuple[str, ...]:
+    """The worker list of the mesh, in core order."""
+    return tuple(worker.multiaddr for worker in workers_of(inventory))
+
+
+def render(here: Here, text: str | None) -> str:
+    """The config.yml of this machine: `text` with the mesh's settings.
+
+    Without a text it is the least one, in which `NOT_SHOWN` stands for each secret: fit to be read,
+    and to be written only where `refuse_to_create` has nothing against it.
+    Raises BadInput when the text is damaged, or is of a node that would ignore the list.
+    """
+    profile = here.inventory.node
+    wanted = nodeconfig.wanted_settings(here.inventory, here.settings.name)
+    count = sum(len(setting.values) for setting in wanted)
+    if count > nodeconfig.MAX_NODES:
+        raise BadInput(
+            f"config.yml would hold {count} values, and is not read beyond {nodeconfig.MAX_NODES}",
+            hint="make two meshes of so many workers",
+        )
+    if text is None:
+        secrets = dict.fromkeys(nodeconfig.facts(profile).secrets, NOT_SHOWN)
+        return nodeconfig.least(profile, wanted, secrets=secrets)
+    refuse_spoilt(text, profile)
+    refuse_other_key(profile, nodeconfig.detect(text))
+    return nodeconfig.with_settings(text, wanted)
+
+
+def refuse_to_create(here: Here, directory: ConfigDirectory | None) -> None:
+    """Raise BadInput where a new config.yml would be a node without its identity or a worker's secret."""
+    profile = here.inventory.node
+    secrets = nodeconfig.facts(profile).secrets
+    missing = (
+        "it is not known where config.yml is"
+        if directory is None
+        else f"there is no config.yml in {directory}"
+    )
+    if here.settings.control:
+        raise BadInput(
+            f"{missing}, and a new one would be a node with a new identity",
+            hint="name the directory of the node's own config.yml with --config, or start the node once",
+        )
+    if secrets:
+        control, needed = here.inventory.control, " and ".join(secrets)
+        raise BadInput(
+            f"{missing}, and a worker of node {profile} needs {needed}",
+            hint=f"`qmesh render-config --for {here.settings.name} -o config.yml` on {control} makes one;"
+            f" put it there{_and_keys(profile)}, then `qmesh render-config --write --config DIR` here",
+        )
+
+
+def _and_keys(profile: Profile) -> str:
+    return ", and the node's keys.yml beside it" if nodeconfig.facts(profile).key_store else ""
+
+
+def render_for(here: Here, name: str, own_text: str | None) -> str:
+    """The least config.yml for another machine, with the secrets that its profile needs from ours.
+
+    Raises BadInput when the machine is unknown, or our own file lacks a secret.
+    """
+    wanted = nodeconfig.wanted_settings(here.inventory, name)
+    profile = here.inventory.node
+    secrets = {}
+    for path in nodeconfig.facts(profile).secrets:
+        value = None if own_text is None else nodeconfig.secret(own_text, path)
+        if value is None:
+            raise BadInput(
+                f"a worker of node {profile} needs {path}, and this machine's config.yml has none",
+                hint="run this on the control node, with --config naming the node's config directory",
+            )
+        secrets[path] = value
+    return nodeconfig.least(profile, wanted, secrets=secrets)
+
+
+def write(directory: ConfigDirectory, old: str | None, new: str) -> tuple[Path, bool]:
+    """Put a rendered config.yml in place of `old`; the file that was written, and whether it changed.
+
+    Raises BadInput where another one is there by now.
+    """
+    if new == old:
+        return directory.path / FILE_NAME, False
+    before = None if old is None else old.encode("utf-8")
+    return config_directory.write(directory, FILE_NAME, new.encode("utf-8"), instead_of=before)

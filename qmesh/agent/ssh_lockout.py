@@ -1,0 +1,37 @@
+"""Whether what is about to be done would cut the SSH session that it is done from."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from qmesh.errors import BadInput
+from qmesh.host.linux import Linux
+from qmesh.host.system import ssh_session
+from qmesh.mesh.plan import Step
+from qmesh.mesh.ssh_lockout import cut_by
+
+log = logging.getLogger("qmesh")
+
+
+def refuse_cut(linux: Linux, steps: Sequence[Step]) -> None:
+    """Raise BadInput where these steps would cut the session that this process was started from."""
+    found = _cut(linux, steps)
+    if found is not None:
+        raise BadInput(
+            f"this would cut your own SSH session: {found}",
+            hint="`qmesh apply --confirm 60` does it all the same, and undoes it unless you confirm in time",
+        )
+
+
+def warn_of_cut(linux: Linux, steps: Sequence[Step]) -> None:
+    """Say so where these steps cut the session that this process was started from."""
+    found = _cut(linux, steps)
+    if found is not None:
+        log.warning("this cuts your own SSH session: %s", found)
+
+
+def _cut(linux: Linux, steps: Sequence[Step]) -> str | None:
+    session = ssh_session.session_of(os.getpid()) if steps else None
+    return None if session is None else cut_by(session, steps, linux.observe().tunnel)

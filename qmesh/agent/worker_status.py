@@ -1,0 +1,98 @@
+"""The data workers as they are: which answer, how quickly, and which of a machine's cores do not."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping
+
+import msgspec
+
+from qmesh.agent.local import Here
+from qmesh.errors import MachineRefused, QmeshError
+from qmesh.host.config_directory import ConfigDirectory, disk_octets
+from qmesh.host.network import ports, tcp_probe
+from qmesh.mesh.advice import Circumstances
+from qmesh.mesh.inventory import Worker, workers_of
+from qmesh.mesh.units import restart_command, worker_unit
+
+ANSWER_S = 2.0
+"""Seconds in which a worker has to answer; a lost packet is sent again after one."""
+
+
+class SilentCore(msgspec.Struct, frozen=True):
+    """A core that nobody answers for. unit, restart: what runs it under systemd, and how to restart it."""
+
+    core: int
+    address: str
+    port: int
+    unit: str
+    restart: str
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """A machine's workers. alive: how many answer. latency: seconds until one does, the median of them.
+
+    On a worker machine they are looked at and not dialled, as its guard lets only the control node
+    in: there the latency is None.
+    """
+
+    alive: int
+    silent: tuple[SilentCore, ...]
+    latency: float | None
+
+
+def watch_workers(here: Here) -> dict[str, Watched]:
+    """By machine, what this one can tell: the control node of all, another of itself."""
+    workers: dict[str, list[Worker]] = {name: [] for name in here.inventory.cores}
+    for worker in workers_of(here.inventory):
+        workers[worker.machine].append(worker)
+    if here.settings.control:
+        places = ((worker.address, worker.port) for each in workers.values() for worker in each)
+        times = tcp_probe.answer_times(places, wait_s=ANSWER_S)
+        return {name: _watched(name, each, times, dialled=True) for name, each in workers.items()}
+    name = here.settings.name
+    listening = dict.fromkeys(ports.listeners(), 0.0)
+    return {name: _watched(name, workers[name], listening, dialled=False)} if name in workers else {}
+
+
+def _watched(
+    name: str, workers: list[Worker], times: Mapping[tuple[str, int], float], *, dialled: bool
+) -> Watched:
+    found = {worker: times.get((worker.address, worker.port)) for worker in workers}
+    taken = [seconds for seconds in found.values() if seconds is not None]
+    latency = round(statistics.median(taken), 4) if taken and dialled else None
+    silent = tuple(_silent(name, worker) for worker, seconds in found.items() if seconds is None)
+    return Watched(len(taken), silent, latency)
+
+
+def _silent(name: str, worker: Worker) -> SilentCore:
+    unit = worker_unit(worker.core)
+    restart = f"on {name}: {restart_command((worker.core,), are_all=False)}"
+    return SilentCore(worker.core, worker.address, worker.port, unit, restart)
+
+
+def circumstances(here: Here, watched: Mapping[str, Watched]) -> Circumstances:
+    """What advice is made of, besides the inventory."""
+    try:
+        ephemeral, reserved = ports.ephemeral(), ports.reserved()
+    except MachineRefused:
+        ephemeral, reserved = (1, 0), frozenset()
+    return Circumstances(
+        name=here.settings.name,
+        is_succeeded=here.is_succeeded,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        disk=_disk(here.settings.node),
+        latencies={name: each.latency for name, each in watched.items() if each.latency is not None},
+        alive=sum(each.alive for each in watched.values()) if here.settings.control else None,
+        ephemeral=ephemeral,
+        reserved=reserved,
+    )
+
+
+def _disk(directory: ConfigDirectory | None) -> int | None:
+    """Octets of the disk that the node's config is on, in use or free: its store is there as well."""
+    try:
+        return None if directory is None else disk_octets(directory)
+    except QmeshError:
+        return None

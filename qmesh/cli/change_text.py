@@ -1,0 +1,47 @@
+"""What the commands that change the mesh answer, in words."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from qmesh.agent.commands.mesh_changes import Changed
+from qmesh.cli.output import answer
+from qmesh.mesh.changes import Renumbered
+from qmesh.mesh.model import Cores
+from qmesh.mesh.units import CONTROL_PROCESS, WORKERS
+
+log = logging.getLogger("qmesh")
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    revision: int
+    renumbered: tuple[Renumbered, ...]
+    restart: tuple[str, ...]
+
+
+def show(changed: Changed, *, as_json: bool, done: str) -> None:
+    """Print what was done, who has other cores, and what to restart."""
+    facts = _Facts(changed.revision, changed.renumbered, changed.restart)
+    head = done if changed.is_another else "nothing to change, the mesh is so already"
+    lines = [f"{head}: revision {changed.revision}", *map(_moved, changed.renumbered)]
+    answer(facts, as_json=as_json, text=lambda _: "\n".join(lines))
+    if not changed.restart:
+        return
+    if changed.restarts_by_itself:
+        log.info("the agents render config.yml and restart what has to be, the control process last")
+        return
+    log.info("members hear of it in a second or so. Then, in this order:")
+    for name in changed.restart:
+        units = [] if name == changed.control and not changed.control_workers else [WORKERS]
+        units += [CONTROL_PROCESS] if name == changed.control else []
+        log.info("  on %s: qmesh render-config --write && systemctl restart %s", name, " ".join(units))
+
+
+def _moved(each: Renumbered) -> str:
+    return f"  {each.machine}: {_cores(each.was)} -> {_cores(each.now)}"
+
+
+def _cores(cores: Cores | None) -> str:
+    return "no cores" if cores is None else f"cores {cores.first}-{cores.first + cores.count - 1}"

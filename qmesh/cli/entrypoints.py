@@ -1,0 +1,54 @@
+"""The processes that live as long as their machine: the command line's libraries stay out of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn
+
+from qmesh.cli.errors import ended
+
+
+def _agent(state: Path) -> None:
+    from qmesh.agent.daemon.main import run  # noqa: PLC0415 - each process loads what it needs itself
+
+    run(state)
+
+
+def _hold(state: Path) -> None:
+    from qmesh.host.firewall.holder import run  # noqa: PLC0415 - see above
+
+    run(state)
+
+
+def _undo(state: Path) -> None:
+    from qmesh.agent.rollback import run  # noqa: PLC0415 - see above
+    from qmesh.host.state.directory import State  # noqa: PLC0415 - see above
+
+    run(State(state))
+
+
+RESIDENTS: Final[dict[str, Callable[[Path], None]]] = {"agent": _agent, "hold": _hold, "undo": _undo}
+"""What each of these commands does until it is ended, by its name."""
+
+
+def run(name: str, state: Path) -> int:
+    """Be one of them until a signal ends it; returns the exit code."""
+    from qmesh.host.system import log_file  # noqa: PLC0415 - see above
+
+    os.chdir("/")  # the directory that it was typed in may be anybody's, and is to be unmounted one day
+    log_file.talk(state / log_file.NAME)
+    try:
+        RESIDENTS[name](state)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - printed as every command's are
+        return ended(error, as_json=False)
+    return 0
+
+
+def begin_anew(name: str, state: Path) -> NoReturn:
+    """Become one of them, without the libraries that have read the command line: see `qmesh.cli.main`."""
+    from qmesh.host.system import processes  # noqa: PLC0415 - see above
+
+    words = processes.own_words(name, state)
+    os.execv(words[0], words)  # noqa: S606 - no shell is wanted

@@ -1,0 +1,77 @@
+"""How answers are printed: on standard output, all talk being on standard error."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeAlias, TypeVar
+
+import typer
+
+from qmesh.cli.terminal import say
+from qmesh.mesh.model import Profile
+
+T = TypeVar("T")
+
+StateOption: TypeAlias = Annotated[
+    Path,
+    typer.Option("--state", envvar="QMESH_STATE", help="The state directory.", metavar="DIR", readable=False),
+]
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+ConfigOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Directory of the node's config.yml.",
+        metavar="DIR",
+        show_default=False,
+        readable=False,
+    ),
+]
+NewFileOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        help="Write it to a new FILE, 0600.",
+        metavar="FILE",
+        show_default=False,
+        readable=False,
+    ),
+]
+
+NodeOption: TypeAlias = Annotated[
+    Profile | None, typer.Option(help="The node's version.", show_default="as config.yml tells, or 2.0")
+]
+
+TakeOverOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="End what an earlier qmesh left whose state is gone; its worker ports stay closed.",
+    ),
+]
+
+STATE = Path("/var/lib/qmesh")
+
+
+def answer(facts: T, *, as_json: bool, text: Callable[[T], str]) -> None:
+    """Print a command's answer.
+
+    facts: whatever msgspec encodes.
+    text: the same in words; empty for nothing to say.
+    """
+    if as_json:
+        from qmesh.mesh.printable import in_json  # noqa: PLC0415 - a hall that only prints help has no use for it
+
+        say(in_json(facts))
+    elif words := text(facts):
+        say(words)
+
+
+def others_may_read(descriptor: int) -> bool:
+    """Whether that is a file which other users may read: no place for a secret."""
+    found = os.fstat(descriptor)
+    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & 0o077)

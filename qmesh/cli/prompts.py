@@ -1,0 +1,16 @@
+"""Questions at the terminal, before something that cannot be undone."""
+
+from __future__ import annotations
+
+import sys
+
+from qmesh.cli.terminal import talk
+from qmesh.errors import BadInput
+
+
+def asked(question: str, *, refusal: BadInput) -> str:
+    """What was typed, without spaces around it. Raises `refusal` where there is no terminal to ask at."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise refusal
+    talk(question, end=" ")
+    return sys.stdin.readline().strip()

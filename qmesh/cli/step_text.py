@@ -1,0 +1,33 @@
+"""Steps of a plan, as JSON and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from qmesh.mesh.plan import Step
+from qmesh.mesh.printable import one_line
+
+
+class StepShown(msgspec.Struct, frozen=True):
+    """One step as `plan` answers it."""
+
+    kind: str
+    subject: str
+    detail: str
+
+
+class Steps(msgspec.Struct, frozen=True):
+    """The answer of `plan`, `apply` and `down`."""
+
+    steps: tuple[StepShown, ...]
+
+    @classmethod
+    def of(cls, steps: Iterable[Step]) -> Steps:
+        """The steps as they are shown."""
+        return cls(tuple(StepShown(step.kind, step.subject, step.detail) for step in steps))
+
+    def in_words(self) -> str:
+        """A line a step; empty when there are none."""
+        return "\n".join(one_line(f"{step.kind:<16} {step.subject}: {step.detail}") for step in self.steps)

@@ -1,0 +1,201 @@
+"""A member's end, and that of one who is about to be a member: HTTP/1.1 by h11, a connection a question."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import socket
+import time
+from typing import Final
+
+import h11
+import msgspec
+
+from qmesh.errors import EnrolmentRefused
+from qmesh.host.api.messages import (
+    HOLDS,
+    KEYS,
+    MAX_ANSWER,
+    MEMBERSHIP,
+    REDEMPTIONS,
+    SUCCESSION,
+    Silent,
+    words_of,
+)
+from qmesh.host.system import heartbeat
+from qmesh.mesh.protocol.enrolment import Redemption
+
+WHOLE_S: Final = 30.0
+"""Seconds that an answer has to arrive whole, after those for its beginning: 9 Mbit/s for the largest."""
+_MOST_INFORMATIONAL: Final = 8
+"""Answers before the answer, as `100 Continue`, that are borne."""
+_SAME_VERSION: Final = "use the same version of qmesh on both machines"
+_ITS_WORDS: Final = "that is what it says; `qmesh status` and `qmesh check` there tell how it is"
+
+_BEAT_S: Final = 1.0
+_PIECE: Final = 64 * 1024
+
+_SOON_NOTICED: Final = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 6),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
+"""A control node that is gone while it is waited for is noticed within some 20 seconds; and one that is
+there is heard every 6, so that nobody has to dial it to see that."""
+
+
+class Client:
+    """Asks the control node's membership service. Timeouts in seconds.
+
+    read_s: until the answer begins, and between two pieces of it; all of it has `WHOLE_S` more.
+    """
+
+    def __init__(self, *, address: str, port: int) -> None:
+        self._place = address, port
+        self._host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+    def redeem(self, message: Redemption, *, connect_s: float, read_s: float) -> bytes:
+        """Redeem an invitation. Raises Silent, or EnrolmentRefused."""
+        return self._answer(REDEMPTIONS, msgspec.json.encode(message), connect_s=connect_s, read_s=read_s)
+
+    def offer_key(self, body: bytes, *, connect_s: float, read_s: float) -> None:
+        """Offer a key, sealed; it is known when this returns. Raises Silent, or EnrolmentRefused."""
+        self._answer(KEYS, body, connect_s=connect_s, read_s=read_s)
+
+    def succeed(self, body: bytes, *, connect_s: float, read_s: float) -> bytes | None:
+        """Say how far this successor is; the estate, where it lacks that. Sealed; raises as `offer_key`."""
+        return self._answer(SUCCESSION, body, connect_s=connect_s, read_s=read_s) or None
+
+    def membership(
+        self,
+        *,
+        newer_than: int,
+        connect_s: float,
+        read_s: float,
+        wait_s: int = 0,
+        whole: bool = False,
+        holds: bytes = b"",
+    ) -> bytes | None:
+        """An Update to the newest membership; None when it is no newer. Raises Silent, or EnrolmentRefused.
+
+        newer_than: the revision of the one that is held.
+        wait_s: seconds to wait for a newer one to come; read_s is then added to them.
+        whole: whether all of it is wanted, not a difference.
+        holds: says, sealed, that this machine holds the one of that revision; empty where it is not to.
+        """
+        path = f"{MEMBERSHIP}?newer_than={newer_than}&wait={wait_s}&whole={int(whole)}"
+        said = [(HOLDS, base64.b64encode(holds).decode())] if holds else []
+        return self._answer(path, None, connect_s=connect_s, read_s=read_s, wait_s=wait_s, said=said) or None
+
+    def _answer(
+        self,
+        path: str,
+        body: bytes | None,
+        *,
+        connect_s: float,
+        read_s: float,
+        wait_s: float = 0.0,
+        said: list[tuple[str, str]] | None = None,
+    ) -> bytes:
+        """What a POST of the body is answered with; a GET where there is none."""
+        try:
+            with heartbeat.allowed(connect_s):
+                connection = socket.create_connection(self._place, connect_s)
+        except OSError:
+            raise Silent("nobody answers", was_reached=False) from None
+        with connection:
+            for option in _SOON_NOTICED:
+                connection.setsockopt(*option)
+            method = "GET" if body is None else "POST"
+            status, answer = exchange(
+                connection, method, path, host=self._host, body=body, said=said, wait_s=wait_s, read_s=read_s
+            )
+        if status in {200, 204}:
+            return answer
+        if status >= 500:  # its own trouble, which it may get over
+            words = words_of(answer) or "its answer is not understood"
+            raise Silent(f"the control node has trouble of its own: {words}")
+        raise _refusal(answer)
+
+
+def exchange(
+    connection: socket.socket,
+    method: str,
+    path: str,
+    *,
+    host: str,
+    read_s: float,
+    wait_s: float = 0.0,
+    body: bytes | None = None,
+    said: list[tuple[str, str]] | None = None,
+) -> tuple[int, bytes]:
+    """Ask by a connection; the status and the body of the answer.
+
+    said: more headers. read_s, wait_s: see `Client`.
+    Raises Silent where no whole answer comes in time, EnrolmentRefused for one that is too large.
+    """
+    headers = [("Host", host), ("Connection", "close"), *(said or ())]
+    if body is not None:
+        headers.append(("Content-Length", str(len(body))))
+    http = h11.Connection(h11.CLIENT)
+    asked = http.send(h11.Request(method=method, target=path, headers=headers)) or b""
+    asked += http.send(h11.Data(data=body or b"")) or b""
+    asked += http.send(h11.EndOfMessage()) or b""
+    try:
+        connection.settimeout(read_s)
+        connection.sendall(asked)
+        return _received(connection, http, wait_s + read_s, read_s)
+    except TimeoutError:
+        raise Silent("it does not answer in time") from None
+    except (OSError, h11.RemoteProtocolError):
+        raise Silent("nobody answers") from None
+
+
+def _received(
+    connection: socket.socket, http: h11.Connection, first_s: float, read_s: float
+) -> tuple[int, bytes]:
+    """An answer. first_s: seconds until its beginning. Raises Silent, OSError, h11.RemoteProtocolError."""
+    until = time.monotonic() + first_s
+    whole_until = until + WHOLE_S
+    status, informational, body = 0, 0, bytearray()
+    while True:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            http.receive_data(_piece(connection, min(until, whole_until)))
+            until = max(until, time.monotonic() + read_s)
+        elif isinstance(event, h11.InformationalResponse):
+            informational += 1
+            if informational > _MOST_INFORMATIONAL:
+                raise Silent("what it says is no answer")
+        elif isinstance(event, h11.Response):
+            status, until = event.status_code, time.monotonic() + read_s
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > MAX_ANSWER:
+                raise EnrolmentRefused(
+                    "the control node's answer is too large", hint="use the same qmesh on both"
+                )
+        elif isinstance(event, h11.EndOfMessage):
+            return status, bytes(body)
+        else:
+            raise Silent("what it says is no answer")
+
+
+def _piece(connection: socket.socket, until: float) -> bytes:
+    """What comes next, at that time of the monotonic clock at most; empty at the end. Raises OSError."""
+    while True:
+        heartbeat.beat()  # whoever watches sees that this waits, and does not hang
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        connection.settimeout(min(_BEAT_S, left_s))
+        with contextlib.suppress(TimeoutError):
+            return connection.recv(_PIECE)
+
+
+def _refusal(body: bytes) -> EnrolmentRefused:
+    words = words_of(body)
+    if words is None:
+        return EnrolmentRefused("the control node's answer is not understood", hint=_SAME_VERSION)
+    return EnrolmentRefused(f"the control node answered: {words}", hint=_ITS_WORDS)

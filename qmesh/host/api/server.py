@@ -1,0 +1,486 @@
+"""The control node's end. It listens on its tunnel address and on the tunnel interface alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused, QmeshError
+from qmesh.host.api.client import exchange
+from qmesh.host.api.connections import Answer, Connections, Question, TooLarge
+from qmesh.host.api.messages import (
+    HEALTH,
+    KEYS,
+    MEMBERSHIP,
+    REDEMPTIONS,
+    SUCCESSION,
+    Refusal,
+    Silent,
+    Unanswered,
+    words_of,
+)
+from qmesh.host.system import agent_notify, heartbeat
+from qmesh.host.system.heartbeat import Pulse
+
+T = TypeVar("T")
+
+MAX_JOBS: Final = 8
+"""Threads that work for peers at once; fewer for one of them, see `connections`."""
+_MESSAGEPACK: Final = "application/vnd.msgpack"
+_JSON: Final = "application/json"
+LONGEST_WAIT_S: Final = 60.0
+"""Seconds that a member is kept waiting for a newer membership, at most."""
+BETWEEN_NEWS_S: Final = 0.2
+"""Seconds between two times that all who wait are told, at least: a hundred changes are told as a few."""
+BETWEEN_LOOKS_S: Final = 0.02
+"""Seconds between two looks at the registry, at least, where questions come faster."""
+_STOP_S: Final = 10.0
+_GRACE_S: Final = 2.0
+_TICK_S: Final = 0.5
+_FAREWELL_S: Final = 1.0
+"""Seconds that a machine has to take the news that it is no member any more."""
+_MOST_FILES: Final = 65536
+
+
+class Answers(Protocol):
+    """What the service asks of the agent. Memberships are the MessagePack of an Update."""
+
+    def redeem(self, body: bytes, *, sender: str) -> bytes:
+        """Admit a machine; the whole membership. Raises EnrolmentRefused."""
+
+    def redeemed(self) -> None:
+        """Called once the answer to a redemption is on its way: the throwaway peer may go."""
+
+    def offer_key(self, body: bytes, *, sender: str) -> None:
+        """Know the key to which a member changes, and have WireGuard know it. Raises EnrolmentRefused."""
+
+    def succeed(self, body: bytes, *, sender: str) -> bytes | None:
+        """Note how far the successor is; the estate, where it lacks that. Raises EnrolmentRefused."""
+
+    def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
+        """What makes the newest of the one of that revision, or all of it; None when none is newer.
+
+        Doesn't block. Raises EnrolmentRefused for a stranger.
+        """
+
+    def acknowledge(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
+        """Note that a member says, sealed, that it holds the membership of that revision. Doesn't block."""
+
+    def refresh(self) -> None:
+        """See whether there is a newer one. Raises QmeshError where that can't be seen."""
+
+    def departed(self) -> frozenset[str]:
+        """The addresses of machines that were members, and are none in the newest membership."""
+
+
+class News:
+    """Those who wait for a newer membership, and how they are woken. Of one event loop."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    async def wait(self, seconds: float, hung_up: asyncio.Future[None]) -> None:
+        """Until there is news, or that time is over, or nobody waits for it any more."""
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: object = None) -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        timer = loop.call_later(seconds, wake)
+        hung_up.add_done_callback(wake)
+        self._waiting.add(woken)
+        try:
+            await woken
+        finally:
+            self._waiting.discard(woken)
+            hung_up.remove_done_callback(wake)
+            timer.cancel()
+
+    def tell(self) -> None:
+        """Wake all who wait now."""
+        for woken in self._waiting:
+            if not woken.done():
+                woken.set_result(None)
+
+    def end(self) -> None:
+        """Wake all who wait, for ever."""
+        self.is_over = True
+        self.tell()
+
+
+class Work:
+    """What may block, in threads: so many at once, and of one peer so few that others have their turn."""
+
+    def __init__(self) -> None:
+        self._jobs = asyncio.Semaphore(MAX_JOBS)
+
+    async def for_peer(self, question: Question, do: Callable[[], T]) -> T:
+        """The result, once it is this peer's turn. Raises what `do` does, and Gone."""
+        async with question.peer.jobs, self._jobs:
+            if question.hung_up.done():
+                raise Gone
+            return await in_thread(do)
+
+
+class Gone(QmeshError):
+    """Who asked has hung up."""
+
+    def __init__(self) -> None:
+        super().__init__("who asked has hung up", hint="ask again")
+
+
+async def in_thread(do: Callable[[], T]) -> T:
+    """The result of something that may block. Raises what it does.
+
+    Its thread keeps no process alive; one that waits for this and is cancelled leaves it to end by itself.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[tuple[T, None] | tuple[None, BaseException]] = loop.create_future()
+
+    def tell(found: tuple[T, None] | tuple[None, BaseException]) -> None:
+        if not done.done():
+            done.set_result(found)
+
+    def run() -> None:
+        found: tuple[T, None] | tuple[None, BaseException]
+        try:
+            found = do(), None
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            found = None, error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, found)
+
+    threading.Thread(target=run, name="membership work", daemon=True).start()
+    result, error = await done
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # it is the result's where there is no error
+
+
+class Routes:
+    """What each question is answered with.
+
+    address: the service's own.
+    look: has a look at the registry come, and waits for it.
+    """
+
+    def __init__(
+        self, answers: Answers, news: News, *, address: str, look: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._answers = answers
+        self._news = news
+        self._address = address
+        self._look = look
+        self._work = Work()
+        self._routes: dict[str, tuple[str, Callable[[Question], Awaitable[Answer]]]] = {
+            REDEMPTIONS: ("POST", self._redeem),
+            KEYS: ("POST", self._offer_key),
+            SUCCESSION: ("POST", self._succeed),
+            MEMBERSHIP: ("GET", self._membership),
+            HEALTH: ("GET", self._health),
+        }
+
+    async def answer(self, question: Question) -> Answer:
+        """Raises QmeshError, which `refusing` words."""
+        method, found = self._routes.get(question.path, ("", None))
+        if found is None:
+            return Answer(404)
+        return await found(question) if question.method == method else Answer(405)
+
+    async def _redeem(self, question: Question) -> Answer:
+        answer = await self._told(question, self._answers.redeem)
+        return Answer(200, answer, _MESSAGEPACK, self._answers.redeemed)
+
+    async def _offer_key(self, question: Question) -> Answer:
+        await self._told(question, self._answers.offer_key)
+        return Answer(204)
+
+    async def _succeed(self, question: Question) -> Answer:
+        return _found(await self._told(question, self._answers.succeed))
+
+    async def _told(self, question: Question, do: Callable[..., T]) -> T:
+        return await self._work.for_peer(question, lambda: do(question.body, sender=question.peer.address))
+
+    async def _health(self, question: Question) -> Answer:
+        if question.peer.address != self._address:  # nobody else's business, and no work for others
+            return Answer(404)
+        await self._look()
+        return Answer(204)
+
+    async def _membership(self, question: Question) -> Answer:
+        """Now, or once there is one that is newer; none when the time is over, or nobody waits any more."""
+        newer_than = _number(question.asked.get("newer_than", ""))
+        wait_s = min(_number(question.asked.get("wait", "")), LONGEST_WAIT_S)
+        sender = question.peer.address
+
+        def answer() -> bytes | None:
+            is_whole = question.asked.get("whole") == "1"
+            return self._answers.membership(newer_than=newer_than, whole=is_whole, sender=sender)
+
+        if question.sealed:
+            self._answers.acknowledge(question.sealed, newer_than=newer_than, sender=sender)
+        if not wait_s:  # a command of somebody's, who wants to know how it is now
+            await self._look()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        found = answer()
+        while found is None and loop.time() < until and not (self._news.is_over or question.hung_up.done()):
+            await self._news.wait(until - loop.time(), question.hung_up)
+            found = answer()
+        return _found(found)
+
+
+def _found(octets: bytes | None) -> Answer:
+    return Answer(204) if octets is None else Answer(200, octets, _MESSAGEPACK)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
+def refusing(error: QmeshError) -> Answer:
+    """How an error is told."""
+    status = 413 if isinstance(error, TooLarge) else 403 if isinstance(error, EnrolmentRefused) else 503
+    return Answer(status, msgspec.json.encode(Refusal(error.message, error.hint)), _JSON)
+
+
+class _Server:
+    """All that runs in one event loop: connections, who waits for news, and the socket by which it is told.
+
+    should_exit: set from another thread, has it end.
+    failure: what ended one of the tasks by which it tells news, and so all of it.
+    """
+
+    def __init__(self, answers: Answers, listening: socket.socket, told: socket.socket) -> None:
+        self._answers = answers
+        self._listening = listening
+        self._told = told
+        self._news = News()
+        self._looking: asyncio.Task[None] | None = None
+        self._next_look: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._next = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.should_exit = False
+        self.failure: BaseException | None = None
+
+    def announce(self) -> None:
+        """Spread the news. From any thread; nothing before it has begun, when nobody can wait."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                asyncio.run_coroutine_threadsafe(self._announced(), self._loop)
+
+    async def run(self) -> None:
+        """Until it is to end. At rest it looks at the clock twice a second."""
+        self._loop = asyncio.get_running_loop()
+        address = self._listening.getsockname()[0]
+        routes = Routes(self._answers, self._news, address=address, look=self.look)
+        self._connections = Connections(self._listening, routes.answer, refusing)
+        self._connections.begin()
+        try:
+            # As any stream: what knows of Unix sockets would look for the file that the socket's name says.
+            async with await asyncio.start_server(self._hear, sock=self._told):
+                while not self.should_exit:
+                    self.tick()
+                    await asyncio.sleep(_TICK_S)
+        finally:
+            self._loop = None
+            self._news.end()
+            await self._connections.end(grace_s=_GRACE_S)
+
+    def tick(self) -> None:
+        """Show that it goes on."""
+        heartbeat.beat()
+
+    async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        try:
+            await self.spread()
+            await self._see_off()
+            writer.write(agent_notify.PASSED_ON)
+            await writer.drain()
+        except OSError:
+            pass  # who told it did not wait
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task
+            self._fail(error)
+        finally:
+            writer.close()
+
+    async def _announced(self) -> None:
+        try:
+            await self.spread()
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self.should_exit = True
+
+    async def look(self) -> None:
+        """Look for a newer membership, from now on; many at once are one look. Raises what that does."""
+        if self._next_look is None:
+            self._next_look = asyncio.create_task(self._look_after(self._looking))
+        await asyncio.shield(self._next_look)
+
+    async def _look_after(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None and not before.done():
+            await asyncio.wait({before})
+            await asyncio.sleep(BETWEEN_LOOKS_S)
+        self._looking, self._next_look = self._next_look, None  # what changes from here on, another look sees
+        await in_thread(self._answers.refresh)
+
+    async def spread(self) -> None:
+        """Look for a newer membership, and have all know who wait; many at once are one look."""
+        if self._telling is None:
+            self._telling = asyncio.create_task(self._spread())
+        await asyncio.shield(self._telling)
+
+    async def _spread(self) -> None:
+        now = asyncio.get_running_loop().time()
+        await asyncio.sleep(max(0.0, self._next - now))
+        self._next = asyncio.get_running_loop().time() + BETWEEN_NEWS_S
+        self._telling = None  # what changes from here on, another look sees
+        with contextlib.suppress(QmeshError):  # the agent says what is wrong with its registry
+            await self.look()
+        self._news.tell()
+
+    async def _see_off(self) -> None:
+        """Wait until those who were members have taken the news, and hung up."""
+        departed = self._answers.departed()
+        until = asyncio.get_running_loop().time() + _FAREWELL_S
+        while asyncio.get_running_loop().time() < until:
+            if not self._connections.has_any_of(departed):
+                return
+            await asyncio.sleep(0.01)
+
+
+def _nobody() -> None:
+    pass
+
+
+def _said(body: bytes) -> MachineRefused:
+    """Why it does not serve, in the words of whoever answers there."""
+    words = words_of(body)
+    return MachineRefused("it fails" if words is None else f"it answers: {words}", hint="see the agent's log")
+
+
+class Service:
+    """The running service: a thread of its own, from `start` to `stop`.
+
+    told: a listening socket, from here on the service's; whoever connects to it says that the
+        membership may be another.
+    ended: called from its thread when that ends.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        *,
+        address: str,
+        port: int,
+        interface: str,
+        told: socket.socket,
+        ended: Callable[[], None] = _nobody,
+    ) -> None:
+        self.pulse = Pulse()
+        self.failure: BaseException | None = None
+        """What ended it, where it was not `stop` and not without an error."""
+        self._ended = ended
+        self._interface = interface
+        try:
+            self._socket = _listen(address, port, interface)
+        except KernelRefused:
+            told.close()
+            raise
+        self._server = _Server(answers, self._socket, told)
+        self._told = told
+        self._thread = threading.Thread(target=self._run, name="membership service", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer. Of a large mesh each member has a connection that waits."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_FILES)), hard))
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.pulse.adopt()
+        try:
+            asyncio.run(self._server.run())
+        except BaseException as error:  # noqa: BLE001 - who keeps it asks what ended it
+            self.failure = error
+        finally:
+            self.failure = self.failure or self._server.failure
+            self.pulse.rest()
+            self._ended()
+
+    def probe(self, *, wait_s: float) -> None:
+        """Ask it as a member does, through the kernel and all of its rules, whether it serves.
+
+        wait_s: seconds to wait for the connection, and for the answer.
+        Raises KernelRefused where it is not reached, Unanswered where it takes a question and says nothing,
+        MachineRefused with its own words where it answers that it can't serve.
+        """
+        place = self._socket.getsockname()[:2]
+        with heartbeat.allowed(2 * wait_s), socket.socket(self._socket.family, socket.SOCK_STREAM) as asking:
+            asking.settimeout(wait_s)
+            asking.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface.encode())
+            try:
+                asking.connect(place)
+            except OSError as error:
+                raise KernelRefused(
+                    f"it is not reached from this machine: {error.strerror or error}",
+                    hint="does a rule drop what this machine sends to itself? see `nft list ruleset`",
+                ) from None
+            try:
+                status, body = exchange(asking, "GET", HEALTH, host="qmesh", read_s=wait_s)
+            except Silent as error:
+                raise Unanswered(str(error)) from None
+        if status != 204:
+            raise _said(body)
+
+    def announce(self) -> None:
+        """Have all who wait know that the membership may be another. From any thread."""
+        self._server.announce()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End it, and wait until it has ended. One that hangs is left to the end of this process."""
+        self._server.should_exit = True
+        if self._thread.ident is not None:
+            with heartbeat.allowed(_STOP_S):
+                self._thread.join(_STOP_S)
+        self._socket.close()
+        self._told.close()
+
+
+def _listen(address: str, port: int, interface: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # With the protocol named, asyncio sends an answer's parts at once (TCP_NODELAY) and saves 40 ms.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Linux answers for any of its addresses on any interface: the address alone binds nothing.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        listening.bind((address, port))
+        listening.listen(4096)
+    except OSError as error:
+        listening.close()
+        raise KernelRefused(
+            f"the membership service cannot listen on {address} port {port}: {error.strerror}",
+            hint=f"see who does with `ss -ltnp sport = :{port}`",
+        ) from None
+    return listening

@@ -1,0 +1,1 @@
+"""nftables: the guard loaded, held and kept; and the rules of others read."""

@@ -1,0 +1,112 @@
+"""Keeps the guard's first table as the file for the next boot says.
+
+It waits for nothing: no lock, no registry, no network, no other process. Who changes the guard writes the
+file first, and who takes it away removes that first; so whatever meets what, the file has the last word.
+It understands no guard: the file is in the very words in which nft lists the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Final
+
+from qmesh.errors import StateUnreadable
+from qmesh.host.firewall import nftables
+from qmesh.host.firewall.table_events import RuleNotices
+from qmesh.mesh.guard import TABLE, is_loaded, is_whole, unload_script
+
+SCRIPT: Final = "guard.nft"
+"""Its file in the state directory."""
+LOOK_S: Final = 2.0
+"""Seconds between two looks, at most: the kernel tells of tables, not of files."""
+WHOLE_S: Final = 10.0
+"""Seconds after which a look is at the table too, though nothing was told of it and the file is the same."""
+BREATH_S: Final = 0.02
+"""Seconds between two looks, at least: another program may change the rules without end."""
+
+
+class Keeper:
+    """Of one state directory's guard; to be closed. Raises OSError where the kernel tells no notices.
+
+    by: who has changed one of the guard's tables before the last look, as `Notice` has it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.by = ""
+        self._path = directory / SCRIPT
+        self._notices = RuleNotices()
+        self._looked = 0.0
+        # The file that the table was found to be as, and until when that counts.
+        self._found: tuple[tuple[int, int, int] | None, float] = None, 0.0
+
+    def close(self) -> None:
+        """Keep it no more."""
+        self._notices.socket.close()
+
+    @property
+    def socket(self) -> socket.socket:
+        """To wait for: readable when there is something to look at."""
+        return self._notices.socket
+
+    def look(self) -> bool:
+        """See that the table is as written, where one is wanted; whether it was not, and was loaded.
+
+        Raises StateUnreadable for a file that can't be read, and as `nftables.run` does.
+        """
+        time.sleep(max(0.0, self._looked + BREATH_S - time.monotonic()))
+        noticed = self._notices.take()
+        self.by = "" if noticed is None else noticed.by
+        stamp, found = _stamp(self._path), self._found
+        if noticed is None and stamp == found[0] and time.monotonic() < found[1]:
+            return False
+        self._found = None, 0.0
+        try:
+            was_loaded = self._look()
+        finally:
+            self._looked = time.monotonic()
+        self._found = stamp, self._looked + WHOLE_S
+        return was_loaded
+
+    def _look(self) -> bool:
+        # The table before the file: one that a command has just loaded has its file by then.
+        listing = nftables.read_table(TABLE)
+        script = read(self._path)
+        if script is None or is_loaded(script, listing):
+            return False
+        if listing is not None and not is_whole(script):
+            return False  # the agent writes that file anew; what is loaded is better
+        nftables.run(script)
+        now = read(self._path)
+        if now != script:  # a command was quicker: what it wanted counts
+            nftables.run(unload_script() if now is None else now)
+        return True
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What is another once the file was written; None where there is none."""
+    with contextlib.suppress(OSError):
+        found = path.lstat()
+        return found.st_ino, found.st_ctime_ns, found.st_size
+    return None
+
+
+def read(path: Path) -> str | None:
+    """The text of a file of nftables commands; None where there is none. Raises StateUnreadable."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StateUnreadable(
+            f"{path} cannot be read: {error}", hint="`qmesh apply` writes it anew"
+        ) from None
+
+
+def said(by: str) -> str:
+    """That the table was loaded, in words. by: as a keeper has it."""
+    return f"the guard's table was changed by {by}" if by else "the guard's table was not as it is written"

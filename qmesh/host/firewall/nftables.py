@@ -1,0 +1,75 @@
+"""The kernel's nftables, through libnftables: load our table, read it, in the words of nft(8)."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from typing import Any, Final
+
+from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
+from qmesh.host.firewall import nft_library, tables_and_chains
+
+_turn: Final = threading.RLock()
+"""The library's context is one thread's at a time."""
+
+
+@cache
+def _library() -> Any:
+    try:
+        return nft_library.load()
+    except OSError:
+        raise MissingProgram(
+            "libnftables is not installed", hint="apt-get install nftables libnftables1"
+        ) from None
+
+
+def run(script: str) -> str:
+    """Run nftables commands as one transaction and return what they print.
+
+    Raises NeedsRoot, MissingProgram or KernelRefused; then nothing of the script was done.
+    """
+    if "\0" in script:  # the library would take what stands before it for all of it
+        raise KernelRefused(
+            "nftables was given a damaged script", hint="`qmesh apply` writes what qmesh keeps of it anew"
+        )
+    with _turn:
+        code, output, error = _library().cmd(script.encode())
+    if code == 0:
+        return text_of(output)
+    raise refusal(text_of(error))
+
+
+def text_of(octets: bytes) -> str:
+    """What libnftables printed; octets that are no text, as another program may name a chain, escaped."""
+    return octets.decode("utf-8", "backslashreplace")
+
+
+def refusal(error: str) -> NeedsRoot | MissingProgram | KernelRefused:
+    """What libnftables says of a command that it did not do, as one of ours."""
+    if "Operation not permitted" in error:
+        return NeedsRoot("nftables may not be used by this user", hint="run the command as root")
+    if "resolve protocol name" in error:
+        return MissingProgram(
+            "/etc/protocols is missing, where nftables looks up icmp and the like",
+            hint="apt-get install netbase",
+        )
+    reason = next((line for line in error.split("\n") if line.strip()), "no reason given")
+    return KernelRefused(
+        f"nftables refused: {reason.strip()}",
+        hint="the ruleset is as it was; qmesh needs nftables of 1.0.6 or newer and Linux 5.10 or newer",
+    )
+
+
+def read_table(name: str) -> str | None:
+    """The table of this name and family inet, as `nft -s list table` prints it; None without one.
+
+    Raises as `run` does: could not look is never nothing there.
+    """
+    _library()  # where there is none, that is said although no table is there
+    while tables_and_chains.has_table("inet", name):
+        try:
+            return run(f"list table inet {name}")
+        except KernelRefused:  # gone between the two looks, or truly unreadable: look once more
+            if tables_and_chains.has_table("inet", name):
+                raise
+    return None

@@ -1,0 +1,224 @@
+"""Which tables and chains there are, by the kernel's own word. Source: linux/netfilter/nf_tables.h.
+
+libnftables tells that too, but as text in which a name or comment of another program may look like anything,
+and as JSON only as long as all of it is UTF-8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+
+from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
+from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, attributes, messages_in
+from qmesh.host.system import heartbeat
+
+FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
+_NUMBERS: Final = {name: number for number, name in FAMILIES.items()}
+_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+_ERROR, _DONE = 2, 3
+_DUMP_INTERRUPTED: Final = 0x10
+_CODE: Final = struct.Struct("=i")
+_ATTEMPTS: Final = 10
+_ANSWER_S: Final = 30.0
+_NETFILTER: Final = 12  # NETLINK_NETFILTER
+_NFTABLES: Final = 10 << 8  # NFNL_SUBSYS_NFTABLES
+_GET_TABLE, _GET_CHAIN, _GET_GENERATION = (_NFTABLES | message for message in (1, 4, 16))  # NFT_MSG_*
+_ABOUT: Final = struct.Struct("=BBH")  # nfgenmsg: family, version, resource
+_TABLE_NAME, _TABLE_FLAGS = 1, 2  # NFTA_TABLE_*
+_DORMANT = 0x1  # NFT_TABLE_F_DORMANT
+_CHAIN_TABLE, _CHAIN_HANDLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 2, 3, 4, 5, 7
+_HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4  # NFTA_HOOK_*
+_DEVICE_NAME, _DEVICE_PREFIX = 1, 2  # NFTA_DEVICE_*
+_GENERATION_ID = 1  # NFTA_GEN_ID
+_ACCEPT = 1  # NF_ACCEPT
+_HOOKS: Final = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
+_HOOKS_OF_DEVICES: Final = ("ingress", "egress")
+_U32, _I32, _U64 = struct.Struct("!I"), struct.Struct("!i"), struct.Struct("!Q")
+
+Spans = dict[int, tuple[int, int]]
+
+
+class Table(msgspec.Struct, frozen=True):
+    """A table. family: by nft's name. is_dormant: whether its rules are asleep."""
+
+    family: str
+    name: bytes
+    is_dormant: bool
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """A chain; one that packets come to by themselves where it has a hook, else "".
+
+    devices: of a hook that is a device's; `*` ends the beginning of a name.
+    """
+
+    family: str
+    table: bytes
+    name: bytes
+    handle: int
+    hook: str = ""
+    type: str = ""
+    priority: int = 0
+    accepts: bool = True
+    devices: tuple[str, ...] = ()
+
+
+def tables() -> list[Table]:
+    """All of them. Raises MachineRefused where it could not look."""
+    return tables_in(_dumped(_GET_TABLE))
+
+
+def tables_in(messages: Iterable[bytes]) -> list[Table]:
+    """Those in a dump. Raises KernelRefused for what is none."""
+    with _understood():
+        return [_table(message) for message in messages]
+
+
+def chains() -> list[Chain]:
+    """All of them, table by table. Raises MachineRefused where it could not look."""
+    return chains_in(_dumped(_GET_CHAIN))
+
+
+def chains_in(messages: Iterable[bytes]) -> list[Chain]:
+    """Those in a dump. Raises KernelRefused for what is none."""
+    with _understood():
+        return [_chain(message) for message in messages]
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, LookupError, struct.error) as error:
+        raise _refusal(ValueError(f"not understood: {error!r}")) from None
+
+
+def has_table(family: str, name: str) -> bool:
+    """Whether there is such a table. Raises MachineRefused where it could not look."""
+    wanted = name.encode() + b"\0"
+    padded = ATTRIBUTE.pack(ATTRIBUTE.size + len(wanted), _TABLE_NAME) + wanted + bytes(-len(wanted) % 4)
+    try:
+        return bool(_asked(_request(_GET_TABLE, _REQUEST | _ACK, _NUMBERS[family], padded)))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _refusal(error) from None
+
+
+def generation() -> int:
+    """A number that is another after each change of any table. Raises MachineRefused."""
+    try:
+        (message,) = _asked(_request(_GET_GENERATION, _REQUEST | _ACK, 0))
+    except (OSError, ValueError) as error:
+        raise _refusal(error) from None
+    with _understood():
+        return int(_U32.unpack_from(message, _spans(message)[_GENERATION_ID][0])[0])
+
+
+def _asked(request: bytes) -> list[bytes]:
+    """What the kernel answers, whole. Raises OSError, ValueError or KernelRefused."""
+    for _ in range(_ATTEMPTS):
+        with (
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as asking,
+            heartbeat.allowed(_ANSWER_S),
+        ):
+            asking.settimeout(_ANSWER_S)
+            asking.sendto(request, (0, 0))
+            found, is_torn = _answer(asking)
+        if not is_torn:
+            return found
+    raise KernelRefused("nftables' tables change too fast to be read", hint="try again")
+
+
+def _answer(asking: socket.socket) -> tuple[list[bytes], bool]:
+    """The messages of an answer, and whether what it lists was changed meanwhile."""
+    found: list[bytes] = []
+    is_torn = False
+    while True:
+        for kind, flags, message in messages_in(asking.recv(1 << 17)):
+            is_torn |= bool(flags & _DUMP_INTERRUPTED)
+            code = -_CODE.unpack_from(message, HEADER.size)[0] if kind in {_ERROR, _DONE} else None
+            if code:
+                raise OSError(code, os.strerror(code))
+            if code == 0:
+                return found, is_torn
+            found.append(message)
+
+
+def _refusal(error: OSError | ValueError) -> MachineRefused:
+    reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    if isinstance(error, PermissionError):
+        return NeedsRoot("nftables may not be used by this user", hint="run the command as root")
+    return KernelRefused(
+        f"could not read nftables' tables: {reason}", hint="is nf_tables in this kernel? see `dmesg`"
+    )
+
+
+def _request(kind: int, flags: int, family: int, payload: bytes = b"") -> bytes:
+    length = HEADER.size + _ABOUT.size + len(payload)
+    return HEADER.pack(length, kind, flags, 1, 0) + _ABOUT.pack(family, 0, 0) + payload
+
+
+def _dumped(kind: int) -> list[bytes]:
+    """Each message of a dump."""
+    try:
+        return _asked(_request(kind, _REQUEST | _DUMP, 0))
+    except (OSError, ValueError) as error:
+        raise _refusal(error) from None
+
+
+def _spans(message: bytes) -> Spans:
+    return dict(attributes(message, HEADER.size + _ABOUT.size, len(message)))
+
+
+def _family(message: bytes) -> str:
+    number = message[HEADER.size]
+    return FAMILIES.get(number, str(number))
+
+
+def _text(message: bytes, span: tuple[int, int] | None) -> bytes:
+    return b"" if span is None else message[slice(*span)].rstrip(b"\0")
+
+
+def _table(message: bytes) -> Table:
+    found = _spans(message)
+    flags = _U32.unpack_from(message, found[_TABLE_FLAGS][0])[0] if _TABLE_FLAGS in found else 0
+    return Table(_family(message), _text(message, found.get(_TABLE_NAME)), bool(flags & _DORMANT))
+
+
+def _chain(message: bytes) -> Chain:
+    found, family = _spans(message), _family(message)
+    handle = _U64.unpack_from(message, found[_CHAIN_HANDLE][0])[0]
+    plain = Chain(family, _text(message, found[_CHAIN_TABLE]), _text(message, found[_CHAIN_NAME]), handle)
+    if _CHAIN_HOOK not in found:
+        return plain
+    hook = dict(attributes(message, *found[_CHAIN_HOOK]))
+    number = _U32.unpack_from(message, hook[_HOOK_NUMBER][0])[0]
+    names = _HOOKS_OF_DEVICES if family == "netdev" else _HOOKS
+    policy = _U32.unpack_from(message, found[_CHAIN_POLICY][0])[0] if _CHAIN_POLICY in found else _ACCEPT
+    return msgspec.structs.replace(
+        plain,
+        hook=names[number] if number < len(names) else str(number),
+        type=_text(message, found.get(_CHAIN_TYPE)).decode("utf-8", "backslashreplace"),
+        priority=_I32.unpack_from(message, hook[_HOOK_PRIORITY][0])[0],
+        accepts=policy == _ACCEPT,
+        devices=tuple(_devices(message, hook)),
+    )
+
+
+def _devices(message: bytes, hook: Spans) -> Iterator[str]:
+    """Older kernels name the one device as well, newer ones all of them."""
+    if _HOOK_DEVICES in hook:
+        named = list(attributes(message, *hook[_HOOK_DEVICES]))
+    else:
+        named = [(_DEVICE_NAME, hook[_HOOK_DEVICE])] if _HOOK_DEVICE in hook else []
+    for kind, span in named:
+        name = _text(message, span).decode("utf-8", "backslashreplace")
+        yield f"{name}*" if kind == _DEVICE_PREFIX else name

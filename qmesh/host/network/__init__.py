@@ -1,0 +1,1 @@
+"""The network of this machine: links, routes, addresses, sockets, ports and DNS."""

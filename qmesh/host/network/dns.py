@@ -1,0 +1,110 @@
+"""DNS: names of endpoints to addresses. The only look-ups that qmesh makes.
+
+A look-up may take as long as it likes: it has a thread of its own, and is waited for a short time
+only. What comes too late is there for the next who asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from qmesh.errors import BadInput
+from qmesh.host.system import heartbeat
+from qmesh.mesh.model import Endpoint, ip_address
+
+WAIT_S: Final = 2.0
+"""Seconds that a look-up is waited for, by all who ask together."""
+LATELY_S: Final = 15.0
+LATE_S: Final = 60.0
+"""Seconds after which an answer is too old for who did not wait for it."""
+MOST_AT_ONCE: Final = 32
+"""Look-ups that nobody answers may be under way; more are not begun."""
+_MOST_ADDRESSES: Final = 4
+
+
+class _LookUp:
+    """A look-up under way, or done. asked: monotonic time, when it was begun."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.asked = time.monotonic()
+        self.found: tuple[Endpoint, ...] = ()
+        self.done = threading.Event()
+        self._endpoint = endpoint
+        threading.Thread(target=self._run, name=f"dns {endpoint.host}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.found = _addresses(self._endpoint)
+        finally:
+            self.done.set()
+
+
+_under_way: dict[Endpoint, _LookUp] = {}
+_lately: dict[Endpoint, _LookUp] = {}
+
+
+def resolve(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> Endpoint | None:
+    """The endpoint with an IP address for its host; None when the name cannot be looked up now."""
+    if endpoint.is_address:
+        return endpoint
+    return next(iter(addresses(endpoint, wait_s=wait_s)), None)
+
+
+def addresses(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, ...]:
+    """All addresses of an endpoint's host, the best first; none when they cannot be looked up now."""
+    if endpoint.is_address:
+        return (endpoint,)
+    looking = _begun(endpoint)
+    with heartbeat.allowed(wait_s):
+        if looking is None or not looking.done.wait(max(0.0, looking.asked + wait_s - time.monotonic())):
+            return ()
+    _under_way.pop(endpoint, None)  # another thread may have had it too
+    _lately[endpoint] = looking
+    return looking.found
+
+
+def begin(endpoint: Endpoint) -> None:
+    """Have a name looked up already, where more than one is going to be asked for."""
+    if not endpoint.is_address:
+        _begun(endpoint)
+
+
+def _begun(endpoint: Endpoint) -> _LookUp | None:
+    """The look-up that is under way, or that nobody asked for since it was done; else one begun now."""
+    looking = _under_way.get(endpoint)
+    if looking is None or (looking.done.is_set() and time.monotonic() - looking.asked > LATE_S):
+        if sum(not each.done.is_set() for each in tuple(_under_way.values())) >= MOST_AT_ONCE:
+            return None
+        looking = _under_way[endpoint] = _LookUp(endpoint)
+    return looking
+
+
+def addresses_lately(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, ...]:
+    """As `addresses`, but one that was found is looked up again only after 15 seconds: for who often asks."""
+    last = _lately.get(endpoint)
+    if last is not None and last.found and time.monotonic() - last.asked < LATELY_S:
+        return last.found
+    return addresses(endpoint, wait_s=wait_s)
+
+
+def _addresses(endpoint: Endpoint) -> tuple[Endpoint, ...]:
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return ()
+    hosts = dict.fromkeys(str(entry[4][0]) for entry in found)
+    # A link-local one is good on one interface only, which Python does not name in the address.
+    routed = [host for host in hosts if not host.startswith("fe80:")]
+    return tuple(usable(routed, endpoint.port))[:_MOST_ADDRESSES]
+
+
+def usable(hosts: Iterable[str], port: int) -> Iterator[Endpoint]:
+    """Of what a name server said, what an endpoint can be: it may say anything."""
+    for host in hosts:
+        with contextlib.suppress(BadInput):
+            yield Endpoint(ip_address(host), port)

@@ -1,0 +1,155 @@
+"""Interfaces of this machine and their addresses, by rtnetlink. Source: rtnetlink(7).
+
+Nothing here may be called from a coroutine: pyroute2 runs an event loop of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from pyroute2.netlink import NETLINK_ROUTE
+from pyroute2.netlink.exceptions import NetlinkError
+
+from qmesh.errors import KernelRefused
+from qmesh.host.network import rtnetlink_messages
+from qmesh.host.network.netlink import asked, fine, refusals, rtnetlink, whole
+
+_NO_DAD = 0x02
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A network interface.
+
+    kind: what the kernel calls it, "wireguard" or "tun" for a tunnel; None for most hardware.
+    mtu: octets.
+    addresses: of global scope, with prefix length, `10.77.0.2/20`, sorted.
+    """
+
+    name: str
+    index: int
+    kind: str | None
+    mtu: int
+    up: bool
+    addresses: tuple[str, ...]
+
+
+def read(interface: str) -> Link | None:
+    """The interface as it is; None when there is none. Raises MachineRefused when it cannot look."""
+    with _looking(interface) as netlink:
+        found = _find(netlink, interface)
+        if found is None:
+            return None
+        dump = whole(lambda: asked(netlink, rtnetlink_messages.get_addresses()))
+        return Link(
+            name=interface,
+            index=found.index,
+            kind=found.kind,
+            mtu=found.mtu,
+            up=found.up,
+            addresses=tuple(sorted(rtnetlink_messages.addresses(dump, found.index))),
+        )
+
+
+def index_of(interface: str) -> int | None:
+    """The kernel's number of an interface; None when there is none. Raises as `read` does."""
+    with _looking(interface) as netlink:
+        found = _find(netlink, interface)
+    return None if found is None else found.index
+
+
+def create(interface: str, kind: str) -> None:
+    """Make an interface of a kind such as "wireguard", down. Raises MachineRefused."""
+    with rtnetlink(f"create {interface}") as netlink:
+        netlink.link("add", ifname=interface, kind=kind)
+
+
+def delete(interface: str) -> None:
+    """Delete an interface; one that is not there is fine. Raises MachineRefused."""
+    with rtnetlink(f"delete {interface}") as netlink, fine(errno.ENODEV):
+        netlink.link("del", index=_index(interface))
+
+
+def set_up(interface: str, *, up: bool) -> None:
+    """Bring an interface up or down. Raises MachineRefused."""
+    with rtnetlink(f"bring {interface} {'up' if up else 'down'}") as netlink:
+        netlink.link("set", index=_index(interface), state="up" if up else "down")
+
+
+def set_mtu(interface: str, octets: int) -> None:
+    """Set an interface's MTU, in octets. Raises MachineRefused."""
+    with rtnetlink(f"set the MTU of {interface} to {octets}") as netlink:
+        netlink.link("set", index=_index(interface), mtu=octets)
+
+
+def add_address(interface: str, address: str) -> None:
+    """Add an address, `10.77.0.2/20`; one that is there is fine. Raises MachineRefused.
+
+    IPv6 is not tried for duplicates first (IFA_F_NODAD): nobody else is on a tunnel to ask.
+    """
+    with rtnetlink(f"add {address} to {interface}") as netlink:
+        wanted = _address_arguments(address)
+        flags = _NO_DAD if ":" in address else 0
+        try:
+            netlink.addr("add", index=_index(interface), flags=flags, **wanted)
+        except NetlinkError as error:
+            # IPv6 also says EEXIST to the same address with another prefix length.
+            link = read(interface)
+            if error.code != errno.EEXIST or link is None or address not in link.addresses:
+                raise
+
+
+def remove_address(interface: str, address: str) -> None:
+    """Remove an address, `10.77.0.2/20`; one that is not there is fine. Raises MachineRefused."""
+    with (
+        rtnetlink(f"remove {address} from {interface}") as netlink,
+        fine(errno.EADDRNOTAVAIL, errno.ENODEV),
+    ):
+        netlink.addr("del", index=_index(interface), **_address_arguments(address))
+
+
+@contextmanager
+def _looking(interface: str) -> Iterator[socket.socket]:
+    with (
+        refusals(f"look at {interface}"),
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE) as netlink,
+    ):
+        try:
+            yield netlink
+        except ValueError:
+            raise KernelRefused(
+                f"what the kernel told of {interface} is not understood",
+                hint="this kernel is newer than this qmesh knows? see `ip address`, and report it",
+            ) from None
+
+
+def _find(netlink: socket.socket, interface: str) -> rtnetlink_messages.Found | None:
+    try:
+        (message,), _ = asked(netlink, rtnetlink_messages.get_link(interface))
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+    found = rtnetlink_messages.link(message)
+    if found.name != interface:
+        raise KernelRefused(
+            f"{interface} is another name of {found.name}", hint="remove it with `ip link property del`"
+        )
+    return found
+
+
+def _index(interface: str) -> int:
+    index = index_of(interface)
+    if index is None:
+        raise NetlinkError(errno.ENODEV)
+    return index
+
+
+def _address_arguments(address: str) -> dict[str, Any]:
+    own = ipaddress.ip_interface(address)
+    return {"address": str(own.ip), "prefixlen": own.network.prefixlen}

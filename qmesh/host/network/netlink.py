@@ -1,0 +1,148 @@
+"""Netlink's errors as ours, its dumps whole: for all of this room that speak netlink.
+
+Nothing built on it may be called from a coroutine: pyroute2 runs an event loop of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from pyroute2.iproute.linux import IPRoute
+from pyroute2.netlink import NLM_F_DUMP_INTR
+from pyroute2.netlink.exceptions import NetlinkError
+
+from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
+from qmesh.host.network.netlink_messages import HEADER, messages_in
+from qmesh.host.system import heartbeat
+
+T = TypeVar("T")
+
+REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
+"""Flags of a request. Source: linux/netlink.h."""
+_ERROR, _DONE = 2, 3
+_DUMP_INTERRUPTED = 0x10
+_CODE: Final = struct.Struct("=i")
+ANSWER_TIMEOUT_S = 30.0
+_MOST_OCTETS: Final = 1 << 17
+"""That the kernel sends at once: a dump comes in buffers of at most 32 KiB."""
+
+_DUMP_ATTEMPTS = 10
+_NOT_UNDERSTOOD: Final = (ValueError, LookupError, OverflowError, struct.error)
+
+_HINTS: Final = {
+    errno.EACCES: "IPv6 may be switched off; see `sysctl net.ipv6.conf.all.disable_ipv6`",
+    errno.EADDRINUSE: "another program has the interface's UDP port; see `ss -lunp`",
+    errno.EEXIST: "see `ip address`; what others made, qmesh does not touch",
+    errno.ENOBUFS: "the kernel is short of memory; try again",
+    errno.ENODEV: "see `ip link`; `qmesh apply` makes the interface anew",
+    errno.ENOMEM: "the kernel is short of memory; try again",
+    errno.EOPNOTSUPP: "this kernel lacks it; qmesh needs Linux 5.10 or newer, with WireGuard or TUN",
+}
+
+
+@contextmanager
+def refusals(doing: str, hints: Mapping[int, str] = MappingProxyType({})) -> Iterator[None]:
+    """Turn the errors of netlink, sockets and files into `refusal`s, and of what is not understood there."""
+    try:
+        yield
+    except NetlinkError as error:
+        raise refusal(error.code, doing, hints) from None
+    except OSError as error:
+        raise refusal(error.errno or errno.EIO, doing, hints) from None
+    except _NOT_UNDERSTOOD:
+        raise KernelRefused(
+            f"could not {doing}: what the kernel said is not understood",
+            hint="this kernel is newer than this qmesh knows? report it",
+        ) from None
+
+
+def refusal(code: int, doing: str, hints: Mapping[int, str] = MappingProxyType({})) -> MachineRefused:
+    """NeedsRoot or KernelRefused for an errno, met while `doing`; `hints` go before our own."""
+    reason = f"could not {doing}: {os.strerror(code & 0xFFFF)}"
+    if code == errno.EPERM:
+        return NeedsRoot(reason, hint="run the command as root, in a container with CAP_NET_ADMIN")
+    hint = hints.get(code) or _HINTS.get(code, "the kernel gave no more than that; see `dmesg`")
+    return KernelRefused(reason, hint=hint)
+
+
+def whole_dump(ask: Callable[[], Iterable[Any]]) -> list[Any]:
+    """The messages of a dump by pyroute2, as `whole` has them."""
+
+    def dump() -> tuple[list[Any], bool]:
+        messages = list(ask())
+        return messages, any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages)
+
+    return whole(dump)
+
+
+def whole(dump: Callable[[], tuple[list[T], bool]]) -> list[T]:
+    """The messages of a netlink dump, asked for again while changes under way tear it.
+
+    dump: asks once, and tells the messages and whether NLM_F_DUMP_INTR was among their flags.
+    Raises KernelRefused when it never came whole.
+    """
+    for _ in range(_DUMP_ATTEMPTS):
+        messages, torn = dump()
+        if not torn:
+            return messages
+    raise KernelRefused("the kernel's tables change too fast to be read", hint="try again")
+
+
+def answers(octets: bytes) -> Iterator[tuple[bytes, int | None, bool]]:
+    """What the kernel sent, message by message.
+
+    Each as the message itself; the errno it ends the answer with, 0 for success, None where more
+    will come; and whether it says that what it lists was changed meanwhile.
+    """
+    for kind, flags, message in messages_in(octets):
+        if len(message) < HEADER.size + _CODE.size:
+            raise ValueError("a netlink message breaks off")
+        code = -_CODE.unpack_from(message, HEADER.size)[0] if kind in {_ERROR, _DONE} else None
+        yield message, code, bool(flags & _DUMP_INTERRUPTED)
+
+
+def asked(netlink: Any, request: bytes) -> tuple[list[bytes], bool]:
+    """Send a message to the kernel; what it answers, and whether that was changed meanwhile.
+
+    netlink: a socket. request: one that is a dump, or has the flag `ACK`: so the answer has an end.
+    Raises NetlinkError for an errno, OSError, and ValueError.
+    """
+    netlink.sendto(request, (0, 0))
+    found: list[bytes] = []
+    is_torn = False
+    while True:
+        with heartbeat.allowed(ANSWER_TIMEOUT_S):
+            has_come = bool(select.select([netlink.fileno()], [], [], ANSWER_TIMEOUT_S)[0])
+        if not has_come:
+            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
+        for message, code, torn in answers(netlink.recv(_MOST_OCTETS)):
+            is_torn |= torn
+            if code:
+                raise NetlinkError(code)
+            if code == 0:
+                return found, is_torn
+            found.append(message)
+
+
+@contextmanager
+def rtnetlink(doing: str) -> Iterator[Any]:
+    """An rtnetlink socket, for as long as it takes; errors met while `doing` are refusals."""
+    with refusals(doing), IPRoute() as netlink:
+        yield netlink
+
+
+@contextmanager
+def fine(*codes: int) -> Iterator[None]:
+    """Take these errnos from netlink for success."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in codes:
+            raise

@@ -1,0 +1,256 @@
+"""What networks this machine is in, and its ways to others, by rtnetlink. Source: rtnetlink(7).
+
+Nothing here may be called from a coroutine: pyroute2 runs an event loop of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOOPBACK, IFF_UP
+
+from qmesh.host.network.links import index_of
+from qmesh.host.network.netlink import refusals, rtnetlink, whole_dump
+from qmesh.mesh.foreign.packets import Way
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+RESOLVER_FILES: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+"""The second has the true resolvers where the first names only systemd's own at 127.0.0.53."""
+
+CONTAINER_BRIDGES: Final = ("docker", "br-", "virbr", "cni", "podman")
+"""How names of bridges begin whose addresses nobody reaches from outside."""
+
+_SCOPE_GLOBAL = 0
+_MAIN, _LOCAL = 254, 255
+_UNICAST = 1
+_PASSING = 0x01 | 0x08 | 0x20  # IFA_F_TEMPORARY (for IPv6), IFA_F_DADFAILED, IFA_F_DEPRECATED
+
+
+def occupied_networks(except_interface: str) -> tuple[str, ...]:
+    """Every network that this machine has a use for, other than by `except_interface`.
+
+    Those of routes in the main and local tables, of addresses, and the resolvers; one that lies
+    within another is left out, as are the default route (also in parts, `0.0.0.0/1`), loopback,
+    link-local IPv6 and multicast. Raises MachineRefused when it cannot look.
+    """
+    index = index_of(except_interface)
+    with rtnetlink("read the routes") as netlink:
+        routes, addresses = whole_dump(netlink.get_routes), whole_dump(netlink.get_addr)
+    found = [
+        *(_destination(route) for route in routes if _occupies(route, index)),
+        *(
+            ipaddress.ip_interface(_address_text(message)).network
+            for message in addresses
+            if message["index"] != index
+        ),
+        *_resolvers(),
+    ]
+    return tuple(str(network) for network in _outermost(filter(_is_somewhere, found)))
+
+
+def global_addresses(except_interface: str) -> tuple[str, ...]:
+    """This machine's own addresses at which others may reach it, best first.
+
+    Of global scope, lasting, on interfaces that are up and are no loopback or container bridge;
+    first those of the default routes' interfaces, IPv4 before IPv6. Raises MachineRefused.
+    """
+    with rtnetlink("read the addresses") as netlink:
+        outward = {link["index"] for link in whole_dump(netlink.get_links) if _is_outward(link)}
+        routes, addresses = whole_dump(netlink.get_routes), whole_dump(netlink.get_addr)
+    outward.discard(index_of(except_interface))
+    defaults = {family: _default_interface(routes, family) for family in (socket.AF_INET, socket.AF_INET6)}
+    candidates = [message for message in addresses if message["index"] in outward and _is_lasting(message)]
+    candidates.sort(
+        key=lambda message: (
+            message["index"] != defaults.get(message["family"]),
+            message["family"] != socket.AF_INET,
+            message["index"],
+        )
+    )
+    found = (ipaddress.ip_interface(_address_text(message)).ip for message in candidates)
+    return tuple(dict.fromkeys(str(address) for address in found if _is_reachable(address)))
+
+
+def attached_networks(except_interface: str) -> tuple[str, ...]:
+    """The networks that this machine has an address in, but for containers'. Raises MachineRefused."""
+    with rtnetlink("read the addresses") as netlink:
+        outward = {
+            link["index"]
+            for link in whole_dump(netlink.get_links)
+            if _is_outward(link) and link.get_attr("IFLA_IFNAME") != except_interface
+        }
+        addresses = whole_dump(netlink.get_addr)
+    found = (_address_text(each) for each in addresses if each["index"] in outward)
+    return tuple(sorted({str(ipaddress.ip_interface(address).network) for address in found}))
+
+
+def ways_in(
+    except_interface: str, strangers: Mapping[socket.AddressFamily, str], port: int
+) -> tuple[Way, ...]:
+    """How strangers' datagrams come to each of this machine's own addresses. Raises MachineRefused.
+
+    strangers: an address that stands for all of its family, by socket.AF_*; port: theirs.
+    """
+    with rtnetlink("read the addresses") as netlink:
+        outward = {
+            link["index"]: link.get_attr("IFLA_IFNAME")
+            for link in whole_dump(netlink.get_links)
+            if _is_outward(link) and link.get_attr("IFLA_IFNAME") != except_interface
+        }
+        addresses = whole_dump(netlink.get_addr)
+    return tuple(
+        Way(outward[each["index"]], _address_text(each).partition("/")[0], strangers[each["family"]], port)
+        for each in addresses
+        if each["index"] in outward and _is_lasting(each)
+    )
+
+
+def way_to(address: str, port: int) -> Way | None:
+    """The way of datagrams to another machine; None where the kernel knows none.
+
+    Raises MachineRefused when it cannot look.
+    """
+    with rtnetlink(f"look for the way to {address}") as netlink:
+        try:
+            (route, *_) = netlink.route("get", dst=address)
+        except NetlinkError as error:
+            if error.code in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}:
+                return None
+            raise
+        (link,) = netlink.get_links(route.get_attr("RTA_OIF"))
+    source = route.get_attr("RTA_PREFSRC")
+    if source is None:
+        return None
+    return Way(link.get_attr("IFLA_IFNAME"), source, address, port)
+
+
+class FirstHop(NamedTuple):
+    """How packets to another machine leave this one.
+
+    is_routed: whether over a router. mtu: in octets, of the interface, or of the route where its
+        administrator said less; what routers said is left out.
+    """
+
+    is_routed: bool
+    mtu: int
+
+
+def first_hop(address: str) -> FirstHop | None:
+    """The first hop to another machine; None where the kernel knows no way. Raises MachineRefused."""
+    with rtnetlink(f"look for the way to {address}") as netlink:
+        try:
+            (route, *_) = netlink.route("get", dst=address)
+        except NetlinkError:
+            return None
+        (link,) = netlink.get_links(route.get_attr("RTA_OIF"))
+    mtu = link.get_attr("IFLA_MTU")
+    metrics, cached = route.get_attr("RTA_METRICS"), route.get_attr("RTA_CACHEINFO")
+    given = None if metrics is None else metrics.get_attr("RTAX_MTU")
+    if given and not (cached and cached["rta_expires"]):  # what was learnt expires
+        mtu = min(mtu, given)
+    return FirstHop(any(route.get_attr(name) is not None for name in ("RTA_GATEWAY", "RTA_VIA")), mtu)
+
+
+def own_addresses() -> frozenset[str]:
+    """Every address of this machine, on whichever interface. Raises MachineRefused when it cannot look."""
+    with rtnetlink("read the addresses") as netlink:
+        return frozenset(_address_text(message).partition("/")[0] for message in whole_dump(netlink.get_addr))
+
+
+def _address_text(message: Any) -> str:
+    # With a point-to-point address, IFA_ADDRESS is the other side's.
+    own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+    return ipaddress.ip_interface(f"{own}/{message['prefixlen']}").with_prefixlen
+
+
+def _is_lasting(message: Any) -> bool:
+    flags = message.get_attr("IFA_FLAGS") or message["flags"]
+    # For IPv4 the lowest flag means a second address of a network, which lasts.
+    passing = flags & _PASSING if message["family"] == socket.AF_INET6 else 0
+    return message["scope"] == _SCOPE_GLOBAL and not passing
+
+
+def _is_outward(link: Any) -> bool:
+    up = link["flags"] & IFF_UP and not link["flags"] & IFF_LOOPBACK
+    return bool(up) and not link.get_attr("IFLA_IFNAME").startswith(CONTAINER_BRIDGES)
+
+
+def _destination(route: Any) -> Network:
+    nowhere = "0.0.0.0" if route["family"] == socket.AF_INET else "::"  # noqa: S104 - not bound to
+    return ipaddress.ip_network(f"{route.get_attr('RTA_DST') or nowhere}/{route['dst_len']}")
+
+
+def _table(route: Any) -> int:
+    return int(route.get_attr("RTA_TABLE") or route["table"])
+
+
+def _occupies(route: Any, except_index: int | None) -> bool:
+    return (
+        route["family"] in {socket.AF_INET, socket.AF_INET6}
+        and _table(route) in {_MAIN, _LOCAL}
+        and (except_index is None or route.get_attr("RTA_OIF") != except_index)
+    )
+
+
+def _default_interface(routes: list[Any], family: int) -> int | None:
+    defaults = [
+        route
+        for route in routes
+        if (route["family"], route["dst_len"], route["type"]) == (family, 0, _UNICAST)
+        and _table(route) == _MAIN
+    ]
+    best = min(defaults, key=lambda route: route.get_attr("RTA_PRIORITY") or 0, default=None)
+    if best is None:
+        return None
+    hops = best.get_attr("RTA_MULTIPATH") or ({"oif": best.get_attr("RTA_OIF")},)
+    index: int | None = hops[0]["oif"]
+    return index
+
+
+def _resolvers() -> Iterator[Network]:
+    for file in RESOLVER_FILES:
+        with refusals(f"read {file}"):
+            text = file.read_text(errors="replace") if file.exists() else ""
+        for words in map(str.split, text.splitlines()):
+            if words[:1] == ["nameserver"]:
+                yield from _host_network(words[1:])
+
+
+def _host_network(words: list[str]) -> Iterator[Network]:
+    try:
+        yield ipaddress.ip_network(words[0])
+    except (IndexError, ValueError):
+        return  # what no resolver can be reached at occupies nothing
+
+
+def _is_somewhere(network: Network) -> bool:
+    """Whether somebody's addresses are meant, and not the default route or a part of it."""
+    shortest = 8 if network.version == 4 else 16
+    return network.prefixlen >= shortest and _is_ordinary(network)
+
+
+def _is_ordinary(place: Network | Address) -> bool:
+    return not (place.is_multicast or place.is_loopback or (place.version == 6 and place.is_link_local))
+
+
+def _is_reachable(address: Address) -> bool:
+    return _is_ordinary(address) and not address.is_link_local
+
+
+def _outermost(networks: Iterable[Network]) -> list[Network]:
+    found: list[Network] = []
+    for network in sorted(
+        set(networks), key=lambda each: (each.version, each.network_address, each.prefixlen)
+    ):
+        # Sorted so, what could hold a network comes before it with nothing in between that could.
+        if not (found and found[-1].version == network.version and network.subnet_of(found[-1])):  # type: ignore[arg-type] # versions are one
+            found.append(network)
+    return found

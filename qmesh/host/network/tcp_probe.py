@@ -1,0 +1,76 @@
+"""TCP connections that are made to see whether somebody answers, many at once, and hung up again."""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from qmesh.host.system import heartbeat
+
+_LONGER: Final = 10
+"""Times the wait for one that thousands of places may take."""
+AT_ONCE: Final = 400
+"""Connections that are waited for at a time: a process has 1,024 descriptors where nobody raised that."""
+
+
+def answer_times(places: Iterable[tuple[str, int]], *, wait_s: float) -> dict[tuple[str, int], float]:
+    """The seconds that each address and TCP port took to answer; those that did not are left out.
+
+    wait_s: seconds to wait for each. Nothing is sent to who answers.
+    """
+    waiting = iter(dict.fromkeys(places))
+    found: dict[tuple[str, int], float] = {}
+    with heartbeat.allowed(wait_s * _LONGER), selectors.DefaultSelector() as selector:
+        while True:
+            for place in _some(waiting, AT_ONCE - len(selector.get_map())):
+                began, end = _begun(place)
+                if end is not None:
+                    selector.register(end, selectors.EVENT_WRITE, (place, began))
+            if not selector.get_map():
+                return found
+            _take(selector, found, wait_s)
+
+
+def _some(waiting: Iterator[tuple[str, int]], most: int) -> Iterator[tuple[str, int]]:
+    for _ in range(most):
+        place = next(waiting, None)
+        if place is None:
+            return
+        yield place
+
+
+def _begun(place: tuple[str, int]) -> tuple[float, socket.socket | None]:
+    end = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET, socket.SOCK_STREAM)
+    end.setblocking(False)  # noqa: FBT003 - a method of the library
+    began = time.monotonic()
+    if end.connect_ex(place) not in {0, errno.EINPROGRESS}:
+        end.close()
+        return began, None
+    return began, end
+
+
+def _take(selector: selectors.BaseSelector, found: dict[tuple[str, int], float], wait_s: float) -> None:
+    """Wait until something is decided; who waited too long is decided as well."""
+    now = time.monotonic()
+    until = min(key.data[1] for key in selector.get_map().values()) + wait_s
+    ready = selector.select(max(0.0, until - now))
+    now = time.monotonic()
+    for key, _ in ready:
+        end, (place, began) = key.fileobj, key.data
+        assert isinstance(end, socket.socket)
+        if end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+            found[place] = now - began
+        _done(selector, end)
+    for key in list(selector.get_map().values()):
+        if key.data[1] + wait_s <= now:
+            _done(selector, key.fileobj)
+
+
+def _done(selector: selectors.BaseSelector, end: object) -> None:
+    assert isinstance(end, socket.socket)
+    selector.unregister(end)
+    end.close()

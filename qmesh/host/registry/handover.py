@@ -1,0 +1,175 @@
+"""The control role on its way to another machine. Each function is part of a transaction.
+
+From its beginning on nothing else of the mesh changes, so that what the successor holds stays true.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.host.registry import rows
+from qmesh.host.registry.events import record
+from qmesh.host.registry.invitations import end_all_open
+from qmesh.host.registry.sqlite import select, select_one, understood
+from qmesh.mesh import changes
+from qmesh.mesh.decode import from_json
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import Secret
+from qmesh.mesh.protocol.handover import FRESH_S, Progress, missing, preshared_key_with
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Who is ready for a handover.
+
+    holds: whether the successor has the registry as it is, and the signing key, and said so just now.
+    missing: members that do not know of the successor, or whom it has not reached.
+    """
+
+    holds: bool
+    missing: tuple[str, ...]
+
+
+def refuse_during(connection: sqlite3.Connection) -> None:
+    """Raise BadInput while the control role is on its way to another machine, and once it is there."""
+    name = rows.successor(connection)
+    if name is None:
+        return
+    (control,) = select_one(connection, tuple[str], "SELECT control FROM mesh")
+    if name == control:
+        raise BadInput(f"{name} is the control node now", hint="run it there")
+    raise BadInput(
+        f"the control role is being handed over to {name}",
+        hint="wait until that is done, or give it up with `qmesh handover --cancel`",
+    )
+
+
+def begin(connection: sqlite3.Connection, name: str, *, now: int) -> tuple[str, ...]:
+    """As `Registry.begin_handover`."""
+    if rows.successor(connection) == name:
+        connection.execute("UPDATE succession SET holds = 0")  # what it said before counts no more
+        return ()
+    refuse_during(connection)
+    after = changes.to_be_succeeded(rows.inventory(connection), name)
+    withdrawn = end_all_open(connection, now, command="handover")
+    connection.execute("INSERT INTO succession (one, successor) VALUES (1, ?)", (name,))
+    _written(connection, after)
+    record(connection, now, "handover", "handover-begun", name, after.revision)
+    return withdrawn
+
+
+def end(connection: sqlite3.Connection, *, now: int) -> bool:
+    """As `Registry.end_handover`."""
+    before = rows.inventory(connection)
+    if before.successor is None:
+        return False
+    after = changes.kept(before)
+    connection.execute("DELETE FROM succession")
+    _written(connection, after)
+    record(connection, now, "handover", "handover-ended", before.successor, after.revision)
+    return True
+
+
+def shared_with_successor(connection: sqlite3.Connection, sender: str) -> Secret:
+    """As `Registry.shared_with_successor`."""
+    found = select(
+        connection,
+        tuple[str],
+        "SELECT preshared_key FROM machines JOIN succession ON successor = name"
+        " WHERE address = ? AND name <> (SELECT control FROM mesh) AND preshared_key IS NOT NULL",
+        (sender,),
+    )
+    if not found:
+        raise _no_successor()
+    return rows.shared_key(found[0][0])
+
+
+def _no_successor() -> EnrolmentRefused:
+    return EnrolmentRefused("the control role is not handed over to this machine", hint="see `qmesh status`")
+
+
+def progress(connection: sqlite3.Connection, said: Progress, *, sender: str, now: int) -> None:
+    """Remember how far the successor is. Raises EnrolmentRefused where the sender is none."""
+    done = connection.execute(
+        "UPDATE succession SET holds = ?, silent = ?, said_at = ?"
+        " WHERE successor = (SELECT name FROM machines WHERE address = ?)"
+        " AND successor <> (SELECT control FROM mesh)",
+        (said.holds, msgspec.json.encode(said.silent).decode(), now, sender),
+    )
+    if not done.rowcount:
+        raise _no_successor()
+
+
+def readiness(connection: sqlite3.Connection, name: str, *, now: int) -> Readiness:
+    """As `Registry.readiness`."""
+    found = select(
+        connection,
+        tuple[int, str, int],
+        "SELECT holds, silent, said_at FROM succession WHERE successor = ?",
+        (name,),
+    )
+    if not found:
+        raise BadInput("the handover was given up, by another command", hint="see `qmesh log`")
+    holds, listed, said_at = found[0]
+    with understood():
+        silent = from_json(listed, tuple[str, ...])
+    known = select(connection, tuple[str, int], "SELECT address, acknowledged FROM machines")
+    return Readiness(
+        holds=holds == last_event(connection) and abs(now - said_at) <= FRESH_S,
+        missing=missing(rows.inventory(connection), dict(known), silent),
+    )
+
+
+def last_event(connection: sqlite3.Connection) -> int:
+    """The number of the last event."""
+    (number,) = select_one(connection, tuple[int], "SELECT max(number) FROM events")
+    return number
+
+
+def hand_over(connection: sqlite3.Connection, *, now: int) -> Inventory:
+    """Make the successor the control node; the mesh after it."""
+    before = rows.inventory(connection)
+    if before.successor is None:
+        raise _no_successor()
+    after = changes.handed_over(before)
+    _written(connection, after)
+    record(connection, now, "handover", "handed-over", after.control, after.revision)
+    return after
+
+
+def bequeath(connection: sqlite3.Connection) -> int:
+    """Make of a copy of the registry the successor's; the number of its last event."""
+    mesh = rows.inventory(connection)
+    if mesh.successor is None:  # given up meanwhile
+        raise _no_successor()
+    # A key that it has offered would be known with a preshared key that nobody has.
+    connection.execute("DELETE FROM stand_ins WHERE machine = ?", (mesh.successor,))
+    successor, control = mesh.machine(mesh.successor), mesh.control_node
+    for table, name in (("machines", "name"), ("stand_ins", "machine")):
+        found = select(
+            connection,
+            tuple[str, str],
+            f"SELECT public_key, preshared_key FROM {table}"  # noqa: S608 - names of ours
+            f" WHERE preshared_key IS NOT NULL AND {name} <> ?",
+            (successor.name,),
+        )
+        connection.executemany(
+            f"UPDATE {table} SET preshared_key = ? WHERE public_key = ?",  # noqa: S608 - as above
+            [
+                (preshared_key_with(successor.public_key, rows.shared_key(shared)).reveal(), public_key)
+                for public_key, shared in found
+            ],
+        )
+    connection.execute(
+        "UPDATE machines SET preshared_key = (SELECT preshared_key FROM machines WHERE name = ?)"
+        " WHERE name = ?",
+        (successor.name, control.name),
+    )
+    connection.execute("UPDATE machines SET preshared_key = NULL WHERE name = ?", (successor.name,))
+    return last_event(connection)
+
+
+def _written(connection: sqlite3.Connection, mesh: Inventory) -> None:
+    connection.execute("UPDATE mesh SET control = ?, revision = ?", (mesh.control, mesh.revision))

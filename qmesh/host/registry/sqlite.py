@@ -1,0 +1,152 @@
+"""SQLite as qmesh uses it: durable, in transactions that are begun and ended by us alone."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+from qmesh.errors import RESTORE, Busy, MachineRefused, QmeshError, StateUnreadable
+from qmesh.host.system import heartbeat
+from qmesh.mesh.decode import typed
+
+T = TypeVar("T")
+
+Values: TypeAlias = tuple[Any, ...]
+
+MEMORY: Final = Path(":memory:")
+BUSY_S: Final = 15.0
+"""Seconds that who writes waits for another process that does. Who reads waits for nobody: there is a WAL."""
+
+
+def connect(path: Path, *, busy_s: float = BUSY_S) -> sqlite3.Connection:
+    """Open without Python's own transactions, so that ours are the only ones. Raises as `named` does.
+
+    path: of a file that is there, or `MEMORY`. Where a file went away meanwhile, no empty one comes to be.
+    busy_s: seconds that a writer waits for another one.
+    """
+    place = str(path) if path == MEMORY else f"{path.absolute().as_uri()}?mode=rw"
+    with named(path):
+        connection = sqlite3.connect(
+            place, isolation_level=None, timeout=busy_s, check_same_thread=False, uri=path != MEMORY
+        )
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA temp_store = MEMORY")  # what it sorts and copies holds keys
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of the block or nothing of it; it waits for other writers first."""
+    with heartbeat.allowed(BUSY_S):
+        connection.execute("BEGIN IMMEDIATE")
+    with _ended(connection):
+        yield
+
+
+@contextlib.contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is read in the block is as of one moment. Nobody is waited for, and nothing is written."""
+    connection.execute("BEGIN")
+    with _ended(connection):
+        yield
+
+
+@contextlib.contextmanager
+def _ended(connection: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # SQLite ends some by itself, as where the disk is full
+            connection.execute("ROLLBACK")
+        raise
+
+
+class Conflict(StateUnreadable):
+    """What a constraint refuses. Who expects it, words it; of a registry that is whole nobody else meets it.
+
+    reason: SQLite's own.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} is damaged: {reason}", hint=RESTORE)
+        self.reason = reason
+
+
+def select(connection: sqlite3.Connection, kind: type[T], query: str, values: Values = ()) -> list[T]:
+    """The rows of a query, each as a value of `kind`, such as `tuple[str, int]`.
+
+    A column may hold anything: SQLite keeps to types only where a table asks for it, and a file may come
+    from elsewhere. Raises sqlite3.DatabaseError for a row that is no such value.
+    """
+    found = connection.execute(query, values).fetchall()
+    with understood():
+        return typed(found, list[kind])  # type: ignore[valid-type]
+
+
+def select_one(connection: sqlite3.Connection, kind: type[T], query: str, values: Values = ()) -> T:
+    """The one row of a query, as `select` has it; none is an error too."""
+    found = select(connection, kind, query, values)
+    if len(found) != 1:
+        raise sqlite3.DatabaseError("its rows are no mesh (one is missing)")
+    return found[0]
+
+
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """Raise sqlite3.DatabaseError where the block finds that rows make no sense."""
+    try:
+        yield
+    except QmeshError as error:
+        raise sqlite3.DatabaseError(f"its rows are no mesh ({error})") from None
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """SQLite's errors become ours.
+
+    Raises Conflict for what a constraint refuses, MachineRefused for what the machine did not let be done,
+    Busy where another process writes, StateUnreadable for a damaged file.
+    """
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise Conflict(path, str(error)) from None
+    except sqlite3.OperationalError as error:
+        # Text that is no UTF-8 has no code, being Python's own finding; a table that is not there has 1.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if code & 0xFF == sqlite3.SQLITE_BUSY:
+            raise Busy(
+                f"{path} could not be used: another program is writing to it",
+                hint=f"find that by `fuser -v {path}`, and end it",
+            ) from None
+        if code == sqlite3.SQLITE_ERROR:
+            raise _damaged(path, error) from None
+        raise MachineRefused(
+            f"{path} could not be used: {error}", hint="look for a full disk or a read-only file system"
+        ) from None
+    except (sqlite3.Error, MemoryError, UnicodeDecodeError) as error:  # the last where its message is no text
+        raise _damaged(path, error) from None
+    except OSError as error:
+        raise MachineRefused(
+            f"{path} could not be used: {error.strerror}",
+            hint="look for a full disk or a read-only file system",
+        ) from None
+
+
+def _damaged(path: Path, error: BaseException) -> StateUnreadable:
+    return StateUnreadable(f"{path} is damaged: {' '.join(str(error).split())}", hint=RESTORE)
+
+
+def remove(path: Path) -> None:
+    """Remove a database with the files that SQLite keeps beside it; it need not exist."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The state directory: what this machine remembers between commands."""

@@ -1,0 +1,171 @@
+"""What a machine remembers between commands, file by file. The files are `qmesh.host.state.directory`'s.
+
+None can be built wrong: what was read from a file is as good as what was typed. Building one raises BadInput.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from qmesh.errors import BadInput
+from qmesh.host.config_directory import ConfigDirectory
+from qmesh.mesh.model import (
+    TUNNEL_MTU,
+    Endpoint,
+    Port,
+    Secret,
+    UnixTime,
+    Unshown,
+    interface_name,
+    ip_address,
+    machine_name,
+    wireguard_key,
+)
+from qmesh.mesh.protocol.enrolment import Redemption
+from qmesh.mesh.reaching import LEAST_MTU_IPV4
+
+_Identifier = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+_VerificationKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+_User = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+_Mtu = Annotated[int, msgspec.Meta(ge=LEAST_MTU_IPV4, le=TUNNEL_MTU)]
+
+
+def _directory(path: str | None) -> None:
+    """Raise BadInput for what the kernel takes for no path, or what depends on where a process is."""
+    if path is not None and ("\0" in path or not path.startswith("/")):
+        raise BadInput("the config directory is no absolute path", hint="name it with --config")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this machine knows of itself; that it is there makes the machine part of a mesh.
+
+    mesh, name: the mesh's identifier, and this machine's name in it.
+    control: whether this machine is the control node, which has the registry.
+    interface, listen_port: of the tunnel.
+    verification_key: Ed25519, 32 octets: whose memberships are believed.
+    control_endpoints: where a worker machine reaches the control node, best first.
+    config_directory: of the node's config.yml; None while unknown.
+    config_owner: the number of the user whose directory that is; None where nobody has looked yet.
+    mtu: most octets of a packet in the tunnel, as its user said; None leaves it to the path.
+    up: False after `qmesh down`.
+    guarded: False after `qmesh down --open`.
+    removed: whether the mesh has this machine no more; its worker ports stay closed.
+    invitation: the identifier of the one that was redeemed here.
+    """
+
+    mesh: str
+    name: str
+    control: bool
+    interface: str
+    listen_port: Port
+    verification_key: _VerificationKey
+    control_endpoints: tuple[Endpoint, ...] = ()
+    config_directory: str | None = None
+    config_owner: _User | None = None
+    mtu: _Mtu | None = None
+    up: bool = True
+    guarded: bool = True
+    removed: bool = False
+    invitation: str | None = None
+
+    def __post_init__(self) -> None:
+        machine_name(self.name)
+        interface_name(self.interface)
+        _directory(self.config_directory)
+
+    @property
+    def node(self) -> ConfigDirectory | None:
+        """Where the node has its config.yml, and whose that is."""
+        if self.config_directory is None:
+            return None
+        return ConfigDirectory(Path(self.config_directory), self.config_owner)
+
+    def with_node(self, directory: ConfigDirectory) -> Settings:
+        """These settings with another directory of the node's."""
+        return msgspec.structs.replace(
+            self, config_directory=str(directory.path), config_owner=directory.owner
+        )
+
+
+class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A redemption that was begun, and may have reached the control node.
+
+    identifier: of the invitation.
+    """
+
+    identifier: _Identifier
+
+
+class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A change of this machine's key that the membership does not know of yet: public keys."""
+
+    old: str
+    new: str
+
+    def __post_init__(self) -> None:
+        wireguard_key(self.old)
+        wireguard_key(self.new)
+
+
+class NextShared(Unshown, frozen=True, forbid_unknown_fields=True):
+    """The key that this machine shares with the next control node. public_key: of that."""
+
+    public_key: str
+    preshared_key: Secret
+
+    def __post_init__(self) -> None:
+        wireguard_key(self.public_key)
+        wireguard_key(self.preshared_key.reveal())
+
+
+class Restoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A restore that was begun. digest: SHA-256 of the backup, hexadecimal; done: whether it was ended."""
+
+    digest: str
+    done: bool = False
+
+
+class BackedUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The last backup that was written. at: Unix time in seconds; revision: of the mesh in it."""
+
+    at: UnixTime
+    revision: int
+
+
+class Asked(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a machine that asked by a file needs for the answer; of the invitation's secret only one key.
+
+    mesh, name, address, endpoints, verification_key: as the invitation has them.
+    interface, listen_port, config_directory, config_owner: as `join --offline` was told.
+    redemption: as it was sent.
+    preshared_key: the permanent one, which the machine keeps once it is a member.
+    """
+
+    mesh: str
+    name: str
+    address: str
+    endpoints: tuple[Endpoint, ...]
+    verification_key: _VerificationKey
+    interface: str
+    listen_port: Port
+    config_directory: str | None
+    redemption: Redemption
+    preshared_key: Secret
+    config_owner: _User | None = None
+
+    def __post_init__(self) -> None:
+        machine_name(self.name)
+        ip_address(self.address)
+        interface_name(self.interface)
+        _directory(self.config_directory)
+        wireguard_key(self.preshared_key.reveal())
+
+
+class HeldPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ports that qmesh wants reserved: those it reserved itself, and those that already were."""
+
+    ours: tuple[Port, ...] = ()
+    others: tuple[Port, ...] = ()

@@ -1,0 +1,1 @@
+"""The rest of the operating system: processes, services, logs, the disk."""

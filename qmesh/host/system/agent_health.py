@@ -1,0 +1,103 @@
+"""How this machine's agent is, by its own word: through a socket in the state directory.
+
+Who connects is told at once, and need not say anything. No answer is an answer too: an agent that
+has stopped as a whole gives none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from qmesh.host.system import unix_socket
+from qmesh.mesh.decode import Malformed, from_json
+
+SOCKET: Final = "health.sock"
+_MOST_OCTETS: Final = 1 << 16
+
+
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong with a part of the agent.
+
+    since: seconds since the epoch. hint: what to do; empty where nothing is known.
+    """
+
+    part: str
+    reason: str
+    hint: str
+    since: float
+
+
+class Restart(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the agent that was begun anew. times: how often lately; last: seconds since the epoch."""
+
+    part: str
+    reason: str
+    times: int
+    last: float
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent. process: its number; looked_s: seconds since its last whole look, None before the first."""
+
+    process: int
+    looked_s: float | None
+    troubles: tuple[Trouble, ...]
+    restarts: tuple[Restart, ...]
+
+
+class NoAnswer(Exception):
+    """The agent does not say how it is; the text says why that is known."""
+
+
+def listen(directory: Path) -> socket.socket:
+    """The agent's end."""
+    return unix_socket.listen(directory, SOCKET)
+
+
+def tell(caller: socket.socket, health: Health) -> None:
+    """Answer one who connected. One who goes away, or does not take it, is none to wait for."""
+    with caller, contextlib.suppress(OSError):
+        caller.settimeout(1.0)
+        caller.sendall(msgspec.json.encode(health))
+
+
+def ask(directory: Path, *, wait_s: float) -> Health:
+    """What the agent of a state directory says. Raises NoAnswer.
+
+    wait_s: seconds for all of it. One that is just beginning has no socket yet.
+    """
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            return read(_asked(directory, until))
+        except (FileNotFoundError, ConnectionError) as error:
+            if time.monotonic() > until:
+                raise NoAnswer("nobody listens at its socket") from error
+            time.sleep(0.05)
+        except OSError as error:
+            raise NoAnswer(f"no answer within {wait_s:.0f} s") from error
+        except Malformed as error:
+            raise NoAnswer("its answer is not understood") from error
+
+
+def read(octets: bytes) -> Health:
+    """What an agent answered. Raises Malformed."""
+    return from_json(octets, Health)
+
+
+def _asked(directory: Path, until: float) -> bytes:
+    octets = b""
+    with unix_socket.place(directory, SOCKET) as path, socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(max(0.01, until - time.monotonic()))
+        connection.connect(path)
+        while part := connection.recv(_MOST_OCTETS):
+            octets += part
+            if len(octets) > _MOST_OCTETS or time.monotonic() > until:
+                raise TimeoutError
+    return octets

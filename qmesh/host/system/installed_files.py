@@ -1,0 +1,106 @@
+"""What qmesh has put on this machine's disk: found, and taken away again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from qmesh.host import files
+from qmesh.host.network import reserved_ports
+from qmesh.host.state.directory import State
+from qmesh.host.system import disk_reserve, log_file, systemd
+from qmesh.host.system.systemd import UNIT_DIRECTORY
+from qmesh.mesh.units import (
+    AFTER_FLUSH,
+    AGENT,
+    BOOT_GUARD,
+    CONTROL_PROCESS,
+    HOLDER,
+    UNDO,
+    WORKER,
+    WORKERS,
+)
+
+_KNOWN = (AGENT, BOOT_GUARD, HOLDER, UNDO, CONTROL_PROCESS, WORKER, WORKERS, AFTER_FLUSH)
+
+
+def units() -> dict[str, bool]:
+    """The units of qmesh that systemd has, by file name, and whether each is as qmesh made it."""
+    names = {*_KNOWN, *(path.name for path in UNIT_DIRECTORY.glob("qmesh*.*"))}
+    found = {name: systemd.is_as_made(UNIT_DIRECTORY / name) for name in sorted(names)}
+    # Another program's, though it is named like one of qmesh's.
+    return {name: made for name, made in found.items() if made or (made is not None and name in _KNOWN)}
+
+
+def stop_units() -> None:
+    """Stop what runs, the node first; all but the guard, which stays until it is unloaded."""
+    if systemd.systemd_runs():
+        _systemctl("stop", set(units()) - {BOOT_GUARD, HOLDER, AFTER_FLUSH})
+
+
+def delete_units() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Stop and disable them all, and delete those that nobody edited; which were deleted and which kept.
+
+    A unit that was edited is somebody's work: it is stopped and disabled, and stays.
+    """
+    found = units()
+    if systemd.systemd_runs():
+        _systemctl("stop", set(found) - {AFTER_FLUSH})
+        _systemctl("disable", set(found) - {AFTER_FLUSH})
+    deleted = tuple(UNIT_DIRECTORY / name for name, made in found.items() if made)
+    for path in deleted:
+        files.remove(path)
+    with contextlib.suppress(OSError):  # others have drop-ins for that unit too, or there is none
+        (UNIT_DIRECTORY / AFTER_FLUSH).parent.rmdir()
+    if systemd.systemd_runs():
+        systemd.systemctl("daemon-reload")
+        systemd.systemctl("reset-failed", "qmesh*")
+    return deleted, tuple(UNIT_DIRECTORY / name for name, made in found.items() if not made)
+
+
+def _systemctl(verb: str, names: Iterable[str]) -> None:
+    wanted = sorted(names)
+    if verb == "stop":  # of a template all that run
+        wanted = [name.replace("@.", "@*.") for name in wanted]
+    if wanted:
+        systemd.systemctl(verb, *wanted)
+
+
+def delete_state(state: State, *, with_config: bool) -> tuple[Path, ...]:
+    """Delete the state directory; what is in it that qmesh did not make stays. Returns what was kept.
+
+    with_config: also the node's config.yml in it.
+    """
+    directory, node = state.directory, state.worker_config_directory
+    if not directory.is_dir():
+        return ()
+    state.forget(keep_private_key=False)
+    state.remove_half_written()
+    for path in _files(state):
+        files.remove(path)
+    if with_config:
+        files.remove(node / "config.yml")
+        files.remove(node / "config.yml.bak")
+    for folder in (node, directory):
+        with contextlib.suppress(OSError):  # something is in it
+            folder.rmdir()
+    return tuple(sorted(directory.iterdir())) if directory.is_dir() else ()
+
+
+def _files(state: State) -> tuple[Path, ...]:
+    """Those that `State.forget` leaves."""
+    return (
+        state.guard_file,
+        state.held_file,
+        state.agent_socket,
+        state.health_socket,
+        state.hold_socket,
+        state.hold_lock_file,
+        state.agent_lock_file,
+        state.undo_lock_file,
+        state.log_file,
+        log_file.put_aside(state.log_file),
+        state.directory / reserved_ports.REMEMBERED,
+        *(state.directory / name for name in disk_reserve.NAMES),
+    )

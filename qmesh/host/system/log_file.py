@@ -1,0 +1,192 @@
+"""What the processes say that live as long as their machine: bounded, whoever makes them speak.
+
+All loggers of the process have one handler, other libraries' from ERROR on. The same text is said a few times
+a minute, then counted; and all of it is so many octets at most. A log in the state directory is two files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from qmesh.host.system.log_lines import Lines
+
+NAME: Final = "agent.log"
+"""In the state directory; of all processes that run in the background there."""
+OURS: Final = "qmesh"
+MOST_OCTETS: Final = 2 * 1024 * 1024
+"""Octets of a log file; then it is put aside, in the place of the one before."""
+SAME: Final = 10
+"""Times that a text is said in `SAME_S` seconds."""
+SAME_S: Final = 60.0
+BURST: Final = 32 * 1024
+"""Octets that are said at once, at most."""
+PER_S: Final = 256.0
+"""Octets a second, over a longer time: 22 MB a day."""
+MOST_LINE: Final = 8 * 1024
+_MOST_TEXTS: Final = 1000
+_MODE: Final = 0o600
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def put_aside(log_file: Path) -> Path:
+    """Where a log is once it is full."""
+    return log_file.with_name(f"{log_file.name}.1")
+
+
+class Limit:
+    """What is said: a few of each text, and so many octets in all.
+
+    clock: seconds, of a clock that is never set.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._texts: dict[str, tuple[float, int]] = {}
+        self._left = float(BURST)
+        self._at = clock()
+        self._unsaid = 0
+
+    def is_known(self, text: str) -> bool:
+        """Whether it was said lately: what more there is to it then was said too."""
+        return text in self._texts and self._clock() - self._texts[text][0] <= SAME_S
+
+    def admit(self, text: str, octets: int) -> int | None:
+        """How many were not said since one was, where this one is said; else None.
+
+        octets: of all of it, a traceback among them.
+        """
+        now = self._clock()
+        self._left = min(float(BURST), self._left + (now - self._at) * PER_S)
+        self._at = now
+        if self._is_repeated(text, now) or octets > self._left:
+            self._unsaid += 1
+            return None
+        self._left -= octets
+        unsaid, self._unsaid = self._unsaid, 0
+        return unsaid
+
+    def _is_repeated(self, text: str, now: float) -> bool:
+        begun, times = self._texts.pop(text, (now, 0))
+        if now - begun > SAME_S:
+            begun, times = now, 0
+        if len(self._texts) >= _MOST_TEXTS:
+            self._texts.pop(next(iter(self._texts)))
+        self._texts[text] = begun, times + 1
+        return times >= SAME
+
+
+class Bounded(logging.Handler):
+    """Writes to standard error, and bears that it can't: a full disk is no reason to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = Limit()
+        self.setFormatter(Lines("%(asctime)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        is_ours = record.name == OURS or record.name.startswith(f"{OURS}.")
+        if not is_ours and record.levelno < logging.ERROR:
+            return
+        with contextlib.suppress(Exception):  # there is nobody to be told of it
+            text = record.getMessage()
+            if self._limit.is_known(text):
+                record = _bare(record)
+            line = self.format(record)[:MOST_LINE]
+            unsaid = self._limit.admit(text, len(line))
+            if unsaid is None:
+                return
+            if unsaid:
+                line += f"\n({unsaid} more before this were left out)"
+            self._write(f"{line}\n".encode("utf-8", "backslashreplace"))
+
+    def _write(self, octets: bytes) -> None:
+        os.write(2, octets)
+
+
+def _bare(record: logging.LogRecord) -> logging.LogRecord:
+    """The same without a traceback."""
+    bare = logging.makeLogRecord(vars(record))
+    bare.exc_info = bare.exc_text = bare.stack_info = None
+    return bare
+
+
+class Kept(Bounded):
+    """Writes to a file of two, which standard output and standard error are as well.
+
+    Several processes may have the same: whoever finds it full puts it aside, and all go on in the new one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def _write(self, octets: bytes) -> None:
+        own = os.fstat(2)
+        if own.st_size + len(octets) > MOST_OCTETS:
+            self._put_aside()
+            self._go_on(os.O_CREAT)
+        elif not _is(self._path, own):
+            self._go_on()  # where it is gone nobody wants one
+        super()._write(octets)
+
+    def _put_aside(self) -> None:
+        """Under a lock of the file itself, for another process may be about to."""
+        fcntl.flock(2, fcntl.LOCK_EX)
+        try:
+            if _is(self._path, os.fstat(2)):
+                self._path.replace(put_aside(self._path))
+        finally:
+            fcntl.flock(2, fcntl.LOCK_UN)
+
+    def _go_on(self, create: int = 0) -> None:
+        """Take the file that is there now; where there is none, stay with the old."""
+        with contextlib.suppress(OSError):
+            opened = os.open(self._path, _FLAGS | create, _MODE)
+            for descriptor in (1, 2):
+                os.dup2(opened, descriptor)
+            os.close(opened)
+
+
+def _is(path: Path, found: os.stat_result) -> bool:
+    """Whether a path leads to this file."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(path.lstat(), found)
+    return False
+
+
+def talk(log_file: Path) -> None:
+    """Have all that this process says go to standard error, bounded; where that is its log file, that too.
+
+    What nobody catches in a thread is said in the same way.
+    """
+    root = logging.getLogger()
+    root.handlers[:] = [Kept(log_file) if _leads_to(log_file) else Bounded()]
+    root.setLevel(logging.ERROR)
+    logging.getLogger(OURS).setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
+    threading.excepthook = lambda told: _say("a thread has failed", told.exc_value)
+    sys.unraisablehook = lambda told: _say("an error that nobody could be told of", told.exc_value)
+
+
+def _say(what: str, error: BaseException | None) -> None:
+    if not isinstance(error, SystemExit):
+        logging.getLogger(OURS).error(what, exc_info=error)
+
+
+def _leads_to(log_file: Path) -> bool:
+    """Whether standard error is that file, or was until it was put aside."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and (_is(log_file, found) or _is(put_aside(log_file), found))

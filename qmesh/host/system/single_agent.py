@@ -1,0 +1,67 @@
+"""That a machine has one agent, whichever state directory it is of, and also where that directory is gone.
+
+A machine is a network namespace here: it has one guard. The lock is below /run, where only root enters: a
+name that any user could take first would let them keep the agent away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from qmesh.errors import MachineRefused
+from qmesh.host import files
+from qmesh.host.system import leftover_processes, processes
+
+PLACE: Final = Path("/run/qmesh")
+_NOTICED_S: Final = 20.0
+"""Seconds in which an agent has seen that its state is gone, on a busy machine."""
+
+log = logging.getLogger("qmesh")
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[bool]:
+    """Be this machine's one agent while the block runs; gives False when another is already."""
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = _opened()
+        except (MachineRefused, OSError) as error:
+            log.warning("that this machine has no other agent cannot be seen to: %s", error)
+            yield True
+            return
+        stack.callback(os.close, descriptor)
+        yield _locked(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether it is locked now; one whose state is gone is waited for: it notices that and ends."""
+    deadline = time.monotonic() + _NOTICED_S
+    while not processes.locked(descriptor):
+        is_ending = any(each.kind == "agent" for each in leftover_processes.whose_state_is_gone())
+        if not is_ending or time.monotonic() > deadline:
+            return False
+    return True
+
+
+def _opened() -> int:
+    place = _place()
+    files.make_private_directory(PLACE)
+    files.make_private_directory(place)
+    return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def forget() -> None:
+    """Leave nothing of it, where no agent runs any more."""
+    for place in (_place(), PLACE):
+        with contextlib.suppress(OSError):  # another namespace's is in it, or there is none
+            place.rmdir()
+
+
+def _place() -> Path:
+    return PLACE / f"agent-{Path('/proc/self/ns/net').stat().st_ino}"

@@ -1,0 +1,66 @@
+"""The SSH session that a process was started from, if any. Source: proc(5), ssh(1)."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from qmesh.host.network.sockets import ESTABLISHED, shortest, sockets
+from qmesh.host.system import processes
+from qmesh.mesh.ssh_lockout import Session
+
+_MOST_ANCESTORS: Final = 64
+_VARIABLE: Final = b"SSH_CONNECTION="
+
+
+def session_of(process: int) -> Session | None:
+    """The session of a process, by its ancestors: sudo takes the variable away, but only from its child.
+
+    One that is told of and not connected any more is none: a terminal multiplexer outlives the
+    session that started it, and keeps its environment.
+    """
+    connected = frozenset(_connected())
+    told = (session for each in _ancestors(process) for session in _told(each))
+    return next((session for session in told if session in connected), None)
+
+
+def _ancestors(process: int) -> Iterator[int]:
+    """A process and those that it descends from, the nearest first."""
+    for _ in range(_MOST_ANCESTORS):
+        yield process
+        found = processes.seen(process)
+        if found is None or found.parent == 0:
+            return
+        process = found.parent
+
+
+def _told(process: int) -> Iterator[Session]:
+    """What a process was told of its session when it was started."""
+    try:
+        yield from sessions_in(Path(f"/proc/{process}/environ").read_bytes())
+    except OSError:
+        return
+
+
+def sessions_in(environment: bytes) -> Iterator[Session]:
+    """The sessions that an environment tells of. It is its user's, who may have put anything there."""
+    for variable in environment.split(b"\0"):
+        if variable.startswith(_VARIABLE):
+            words = variable.removeprefix(_VARIABLE).decode("ascii", "replace").split()
+            with contextlib.suppress(ValueError):
+                client, client_port, server, server_port = words
+                yield Session(_canonical(client), int(client_port), _canonical(server), int(server_port))
+
+
+def _canonical(text: str) -> str:
+    return shortest(ipaddress.ip_address(text.partition("%")[0]))
+
+
+def _connected() -> Iterator[Session]:
+    """The TCP connections of this machine, seen as those of a server."""
+    for each in sockets("tcp"):
+        if each.state == ESTABLISHED:
+            yield Session(each.remote, each.remote_port, each.local, each.port)

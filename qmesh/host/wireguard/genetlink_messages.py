@@ -1,0 +1,257 @@
+"""The messages of the kernel's WireGuard, as octets. Source: linux/netlink.h, genetlink.h, wireguard.h.
+
+pyroute2 builds and reads the same ones attribute by attribute, as objects: of five thousand peers that
+takes longer than all that the kernel does with them. So they are written and read whole here; pyroute2
+is the second opinion in the tests.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from binascii import a2b_base64
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from struct import Struct
+from typing import Final
+
+import msgspec
+
+from qmesh.host.network.netlink import ACK, DUMP, REQUEST
+from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, attributes
+from qmesh.host.wireguard.device import (
+    REMEMBERED,
+    Counters,
+    Device,
+    allowed_ips_of,
+    endpoint_of,
+    key_text,
+    observed,
+)
+from qmesh.mesh.model import Endpoint, Peer, Secret
+
+GET_DEVICE: Final = 0
+SET_DEVICE: Final = 1
+MOST_PEER_OCTETS: Final = 0xFFFF - 4
+"""In one message: its peers are one attribute, and an attribute's length has 16 bits."""
+ALLOWED_IPS_A_BLOCK: Final = 500
+"""A peer is one attribute too, with room for some 1,400; those of a peer are sent in parts."""
+
+_NESTED = 0x8000
+_VERSION = 1
+
+_GENERIC = Struct("=BBH")  # command, version, reserved
+_U16, _U32, _U64, _TIME = Struct("=H"), Struct("=I"), Struct("=Q"), Struct("=qq")
+_IN = Struct("=H2s4s8x")  # sockaddr_in: family; port and address in network order
+_IN6 = Struct("=H2s4x16s4x")
+_PAYLOAD = HEADER.size + _GENERIC.size
+
+_IFNAME, _PRIVATE_KEY, _PUBLIC_KEY, _LISTEN_PORT, _PEERS = 2, 3, 4, 6, 8  # WGDEVICE_A_*
+# WGPEER_A_*
+_PEER_KEY, _PRESHARED_KEY, _FLAGS, _ENDPOINT, _KEEPALIVE, _HANDSHAKE, _RX, _TX, _ALLOWED_IPS = range(1, 10)
+_FAMILY, _ADDRESS, _PREFIX_LENGTH = 1, 2, 3  # WGALLOWEDIP_A_*
+_REMOVE, _REPLACE_ALLOWED_IPS, _UPDATE_ONLY = 1, 2, 4  # WGPEER_F_*
+
+_UNSET = bytes(32)
+
+Spans = dict[int, tuple[int, int]]
+"""Where an attribute's value lies, by its type: of a type that repeats, the last."""
+
+
+def set_private_key(family: int, interface: str, private_key: Secret) -> bytes:
+    """The message that configures a private key. family: the number of WireGuard's netlink family."""
+    return _set(family, interface, _attribute(_PRIVATE_KEY, a2b_base64(private_key.reveal())))
+
+
+def set_listen_port(family: int, interface: str, port: int) -> bytes:
+    """The message that sets the UDP listen port."""
+    return _set(family, interface, _attribute(_LISTEN_PORT, _U16.pack(port)))
+
+
+def set_peers(family: int, interface: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """As few messages as these peers fit into. blocks: of `peer_blocks` and `removal_block`."""
+    together: list[bytes] = []
+    size = 0
+    for block in blocks:
+        if size + len(block) > MOST_PEER_OCTETS:
+            yield _set(family, interface, _attribute(_PEERS | _NESTED, b"".join(together)))
+            together, size = [], 0
+        together.append(block)
+        size += len(block)
+    if together:
+        yield _set(family, interface, _attribute(_PEERS | _NESTED, b"".join(together)))
+
+
+def peer_blocks(peer: Peer) -> Iterator[bytes]:
+    """A peer configured whole; what is absent there would stay as it was."""
+    key = _attribute(_PEER_KEY, a2b_base64(peer.public_key))
+    preshared_key = a2b_base64(peer.preshared_key.reveal()) if peer.preshared_key else _UNSET
+    size = ALLOWED_IPS_A_BLOCK
+    yield _nested(
+        0,
+        key,
+        _attribute(_PRESHARED_KEY, preshared_key),
+        _attribute(_FLAGS, _U32.pack(_REPLACE_ALLOWED_IPS)),
+        b"" if peer.endpoint is None else _attribute(_ENDPOINT, _socket_address(peer.endpoint)),
+        _attribute(_KEEPALIVE, _U16.pack(peer.keepalive_s)),
+        _allowed_ips(peer.allowed_ips[:size]),
+    )
+    for start in range(size, len(peer.allowed_ips), size):
+        update = _attribute(_FLAGS, _U32.pack(_UPDATE_ONLY))
+        yield _nested(0, key, update, _allowed_ips(peer.allowed_ips[start : start + size]))
+
+
+def removal_block(public_key: str) -> bytes:
+    """A peer that is to go."""
+    return _nested(0, _attribute(_PEER_KEY, a2b_base64(public_key)), _attribute(_FLAGS, _U32.pack(_REMOVE)))
+
+
+def get_device(family: int, interface: str) -> bytes:
+    """The message that asks for an interface with all its peers."""
+    return _message(family, REQUEST | DUMP, GET_DEVICE, _name(interface))
+
+
+def device(dump: Sequence[bytes]) -> Device:
+    """A dump's messages put together: the first tells of the device, and each of some peers.
+
+    A peer of many allowed IPs goes on in the next message, which repeats only its public key.
+    Raises ValueError when this is no such dump.
+    """
+    try:
+        return _device(dump)
+    except (LookupError, OSError, struct.error):
+        raise ValueError("this is no WireGuard device") from None
+
+
+def _device(dump: Sequence[bytes]) -> Device:
+    peers: dict[bytes, tuple[Peer, Counters]] = {}
+    own = [_spans(message, _PAYLOAD, len(message)) for message in dump]
+    for message, spans in zip(dump, own, strict=True):
+        for start, end in _items(message, spans.get(_PEERS)):
+            key, peer, counters = _peer(message, _spans(message, start, end))
+            if key in peers:
+                begun, counters = peers[key]
+                networks = tuple(sorted({*begun.allowed_ips, *peer.allowed_ips}))
+                peer = msgspec.structs.replace(begun, allowed_ips=networks)
+            peers[key] = peer, counters
+    if not own or _LISTEN_PORT not in own[0]:
+        raise ValueError("this tells of no device")
+    public_key = _value(dump[0], own[0], _PUBLIC_KEY)
+    return observed(
+        public_key=key_text(public_key) if public_key else None,
+        listen_port=_number(dump[0], own[0], _LISTEN_PORT, _U16),
+        peers=peers.values(),
+    )
+
+
+def _set(family: int, interface: str, attribute: bytes) -> bytes:
+    return _message(family, REQUEST | ACK, SET_DEVICE, _name(interface) + attribute)
+
+
+def _message(family: int, flags: int, command: int, attributes: bytes) -> bytes:
+    header = HEADER.pack(_PAYLOAD + len(attributes), family, flags, 1, 0)
+    return header + _GENERIC.pack(command, _VERSION, 0) + attributes
+
+
+def _name(interface: str) -> bytes:
+    return _attribute(_IFNAME, interface.encode() + b"\0")
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    length = ATTRIBUTE.size + len(value)
+    return ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
+
+
+def _nested(kind: int, *attributes: bytes) -> bytes:
+    return _attribute(kind | _NESTED, b"".join(attributes))
+
+
+def _allowed_ips(networks: Iterable[str]) -> bytes:
+    return _nested(_ALLOWED_IPS, *map(_allowed_ip, networks))
+
+
+def _allowed_ip(network: str) -> bytes:
+    address, _, prefix_length = network.partition("/")
+    family = _family_of(address)
+    return _nested(
+        0,
+        _attribute(_FAMILY, _U16.pack(family)),
+        _attribute(_ADDRESS, socket.inet_pton(family, address)),
+        _attribute(_PREFIX_LENGTH, bytes([int(prefix_length)])),
+    )
+
+
+def _socket_address(endpoint: Endpoint) -> bytes:
+    assert endpoint.is_address, "a peer's endpoint is resolved before it is configured"
+    family = _family_of(endpoint.host)
+    address = socket.inet_pton(family, endpoint.host)
+    layout = _IN if family == socket.AF_INET else _IN6
+    return layout.pack(family, endpoint.port.to_bytes(2, "big"), address)
+
+
+def _family_of(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _spans(message: bytes, start: int, end: int) -> Spans:
+    """Where the values of the attributes between `start` and `end` lie, by type."""
+    return dict(attributes(message, start, end))
+
+
+def _items(message: bytes, span: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
+    """Where the attributes of a list lie; an absent list is an empty one."""
+    return (where for _, where in attributes(message, *span)) if span else iter(())
+
+
+def _value(message: bytes, spans: Spans, kind: int) -> bytes:
+    start, end = spans.get(kind, (0, 0))
+    return message[start:end]
+
+
+def _number(message: bytes, spans: Spans, kind: int, layout: Struct) -> int:
+    if kind not in spans:
+        return 0
+    return int(layout.unpack(_value(message, spans, kind))[0])
+
+
+def _peer(message: bytes, spans: Spans) -> tuple[bytes, Peer, Counters]:
+    start, end = spans[_PEER_KEY]
+    key = message[start:end]
+    preshared_key = _value(message, spans, _PRESHARED_KEY) or _UNSET
+    endpoint = _endpoint(_value(message, spans, _ENDPOINT))
+    peer = Peer(
+        public_key=key_text(key),
+        allowed_ips=_networks(_value(message, spans, _ALLOWED_IPS)),
+        endpoint=endpoint,
+        preshared_key=None if preshared_key == _UNSET else Secret(key_text(preshared_key)),
+        keepalive_s=_number(message, spans, _KEEPALIVE, _U16),
+    )
+    counters = Counters(
+        last_handshake_s=_number(message, spans, _HANDSHAKE, _TIME) or None,
+        rx_bytes=_number(message, spans, _RX, _U64),
+        tx_bytes=_number(message, spans, _TX, _U64),
+        endpoint=endpoint,
+    )
+    return key, peer, counters
+
+
+@lru_cache(REMEMBERED)
+def _networks(allowed_ips: bytes) -> tuple[str, ...]:
+    found = []
+    for start, end in _items(allowed_ips, (0, len(allowed_ips))):
+        spans = _spans(allowed_ips, start, end)
+        family = _number(allowed_ips, spans, _FAMILY, _U16)
+        address = socket.inet_ntop(family, _value(allowed_ips, spans, _ADDRESS))
+        prefix_length = allowed_ips[spans[_PREFIX_LENGTH][0]]
+        found.append(f"{address}/{prefix_length}")
+    return allowed_ips_of(*found)
+
+
+@lru_cache(REMEMBERED)
+def _endpoint(value: bytes) -> Endpoint | None:
+    """A socket address as the kernel tells it: of family 0, or none at all, while there is none."""
+    family = _U16.unpack_from(value)[0] if value else 0
+    if family not in {socket.AF_INET, socket.AF_INET6}:
+        return None
+    _, port, address = (_IN if family == socket.AF_INET else _IN6).unpack(value)
+    return endpoint_of(socket.inet_ntop(family, address), int.from_bytes(port, "big"))

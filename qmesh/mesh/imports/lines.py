@@ -1,0 +1,103 @@
+"""Machines from lines of `[user@]ip[:port][/workers]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+
+import msgspec
+
+from qmesh.errors import BadInput
+from qmesh.mesh.imports.machine import Listed, Reading, is_everyones
+from qmesh.mesh.model import ip_address, port_number, worker_count
+
+_FORM = "write [user@]ip[:port][/workers], such as root@192.168.0.201/4 or [fd00::201]:22/4"
+_MACHINE = re.compile(
+    r"(?:(?P<user>[A-Za-z_][A-Za-z0-9_.-]{0,31})@)?"
+    r"(?:\[(?P<bracketed>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+)|(?P<v6>[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*))"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+    r"(?:/(?P<workers>[0-9]{1,5}))?"
+)
+
+
+def machines_in_lines(text: str, own_addresses: Collection[str]) -> Reading:
+    """The machines of a text, one a line or separated by commas, in core order; `#` begins a comment.
+
+    port: ssh's. workers: may be left out where the machine itself is to tell.
+    own_addresses: canonical; who has one of them is the control machine, otherwise the first is.
+
+    Raises BadInput with the line's number. No message repeats a line: the file may be another one.
+    """
+    found: dict[str, tuple[int, Listed]] = {}
+    for line, item in _items(text):
+        machine = _machine(line, item)
+        (address,) = machine.addresses
+        if address in found:
+            problem = f"{address} is in line {found[address][0]} already"
+            raise _wrong(line, problem, "give each machine one line, with all its workers")
+        found[address] = line, machine
+    if not found:
+        raise BadInput("no line names a machine", hint=_FORM)
+    return _with_control([machine for _, machine in found.values()], own_addresses)
+
+
+def _items(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+        for item in line.partition("#")[0].split(","):
+            if item.strip():
+                yield number, item.strip()
+
+
+def _machine(line: int, item: str) -> Listed:
+    parts = _MACHINE.fullmatch(item)
+    if parts is None:
+        raise _wrong(line, "this is no machine", _FORM)
+    try:
+        address = ip_address(parts["bracketed"] or parts["v4"] or parts["v6"])
+    except BadInput:
+        raise _wrong(line, "this is no machine's IP address", _FORM) from None
+    try:
+        port = None if parts["port"] is None else port_number(int(parts["port"]), "ssh's port")
+        workers = None if parts["workers"] is None else worker_count(int(parts["workers"]))
+    except BadInput as error:
+        raise _wrong(line, error.message, error.hint) from None
+    if is_everyones(address):
+        raise _wrong(line, f"{address} is every machine's own", "write the address that the others know")
+    return Listed(control=False, addresses=(address,), workers=workers, user=parts["user"], ssh_port=port)
+
+
+def _wrong(line: int, problem: str, hint: str) -> BadInput:
+    return BadInput(f"line {line}: {problem}", hint=hint)
+
+
+def _with_control(machines: Sequence[Listed], own_addresses: Collection[str]) -> Reading:
+    numbered = tuple(_numbered(machines))
+    own = [machine for machine in numbered if machine.addresses[0] in own_addresses]
+    if len(own) > 1:
+        both = " and ".join(machine.addresses[0] for machine in own[:2])
+        raise BadInput(f"{both} are both this machine", hint="give it one line, with all its workers")
+    control = own[0] if own else numbered[0]
+    notes = () if own else (_no_line_is_here(control),)
+    return Reading(
+        tuple(msgspec.structs.replace(machine, control=machine is control) for machine in numbered), notes
+    )
+
+
+def _no_line_is_here(control: Listed) -> str:
+    return (
+        f"no line is an address of this machine: {control.addresses[0]}, the first, is taken for the"
+        " control machine, and the commands are for there; if another line is this machine, as behind NAT,"
+        " name it with --here"
+    )
+
+
+def _numbered(machines: Sequence[Listed]) -> Iterator[Listed]:
+    """The machines with their cores, as far as the lines tell."""
+    first: int | None = 1
+    for machine in machines:
+        if first is None or machine.workers is None:
+            first = None
+            yield machine
+        else:
+            yield msgspec.structs.replace(machine, was=tuple(range(first, first + machine.workers)))
+            first += machine.workers

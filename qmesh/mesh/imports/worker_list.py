@@ -1,0 +1,120 @@
+"""The machines of a config.yml's worker list."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from qmesh.errors import BadInput
+from qmesh.mesh.imports.machine import Listed, Reading, core_text, is_everyones
+from qmesh.mesh.nodeconfig import listen_address
+from qmesh.mesh.nodeconfig.document import Mapping, Mark, Node, Scalar, load, wrong
+from qmesh.mesh.nodeconfig.document import Sequence as Items
+
+_BY_NAME = ("/dns/", "/dns4/", "/dns6/", "/dnsaddr/")
+_SLIP = "if one of them is a slip, correct the list first"
+
+
+def machines_in_list(text: str, entries: Sequence[str], own_addresses: Collection[str]) -> Reading:
+    """The machines that the entries of a worker list are on; entry N is core N + 1's.
+
+    text: the whole config.yml, to name places in it. entries: its worker list.
+    own_addresses: canonical; a machine with one of them, or with an address that is every machine's
+        own, is the control machine.
+
+    Raises BadInput, with core, line and column, for an entry that is no IP address and TCP port, and
+    when there is none at all. No message repeats an entry: a damaged list may hold anything.
+    """
+    if not entries:
+        raise BadInput(
+            "this config.yml has no worker list, so nothing tells which machines there are",
+            hint="use the control machine's config.yml, or list the machines in a file for `--csv`",
+        )
+    listens = [_listens(text, entries, number) for number in range(1, len(entries) + 1)]
+    found: dict[str | None, list[int]] = {}
+    for core, (address, _) in enumerate(listens, 1):
+        is_here = address in own_addresses or is_everyones(address)
+        found.setdefault(None if is_here else address, []).append(core)
+    notes = [*_everyones(listens), *_repeated(listens)]
+    if None not in found:
+        notes.append(
+            "no entry is at an address of this machine: if one is, as behind NAT, name it with --here;"
+            " otherwise this machine has no worker, and gets one, for a mesh's control node has at least one"
+        )
+    machines = [_listed(listens, cores, control=who is None) for who, cores in found.items()]
+    if None not in found:
+        machines.insert(0, Listed(control=True, addresses=(), workers=1))
+    return Reading(tuple(machines), tuple(notes))
+
+
+def _listed(listens: Sequence[tuple[str, int]], cores: Sequence[int], *, control: bool) -> Listed:
+    addresses = dict.fromkeys(listens[core - 1][0] for core in cores)
+    return Listed(
+        control=control,
+        addresses=tuple(address for address in addresses if not is_everyones(address)),
+        was=tuple(cores),
+        ports=tuple(listens[core - 1][1] for core in cores),
+        workers=len(cores),
+    )
+
+
+def _listens(text: str, entries: Sequence[str], core: int) -> tuple[str, int]:
+    entry = entries[core - 1]
+    if entry.startswith(_BY_NAME):
+        problem = f"core {core} is at a name, and only an address tells which machine that is"
+        hint = "write its address there, as in /ip4/192.168.0.201/tcp/40000; `getent ahosts NAME` tells it"
+        raise wrong(_place(text, entries, core), problem, hint)
+    try:
+        return listen_address(entry)
+    except BadInput:
+        problem = f"core {core} is at no IP address and TCP port"
+        hint = "write the entry as /ip4/192.168.0.201/tcp/40000 or /ip6/fd00::201/tcp/40000"
+        raise wrong(_place(text, entries, core), problem, hint) from None
+
+
+def _place(text: str, entries: Sequence[str], core: int) -> Mark:
+    """Where a core's entry stands: in the list that has all the entries, whichever key it is under."""
+    wanted = list(entries)
+    lists = (
+        node.items
+        for node in _nodes(load(text))
+        if isinstance(node, Items)
+        and [item.value for item in node.items if isinstance(item, Scalar)] == wanted
+    )
+    found = next(lists, ())
+    return found[core - 1].start if found else Mark(0, 0, 0)
+
+
+def _nodes(node: Node | None) -> Iterator[Node]:
+    if node is not None:
+        yield node
+    match node:
+        case Items(items=items):
+            for item in items:
+                yield from _nodes(item)
+        case Mapping(pairs=pairs):
+            for _key, value in pairs:
+                yield from _nodes(value)
+
+
+def _everyones(listens: Sequence[tuple[str, int]]) -> Iterator[str]:
+    by_address: dict[str, list[int]] = {}
+    for core, (address, _) in enumerate(listens, 1):
+        if is_everyones(address):
+            by_address.setdefault(address, []).append(core)
+    for address, cores in by_address.items():
+        yield (
+            f"{core_text(cores)}: {address} counts as this machine,"
+            " because that is where this machine's control process looks for it"
+        )
+
+
+def _repeated(listens: Sequence[tuple[str, int]]) -> Iterator[str]:
+    by_place: dict[tuple[str, int], list[int]] = {}
+    for core, place in enumerate(listens, 1):
+        by_place.setdefault(place, []).append(core)
+    for (address, port), cores in by_place.items():
+        if len(cores) > 1:
+            yield (
+                f"{core_text(cores)}: all are at {address} port {port}, where only one can listen;"
+                f" each counts as a worker and gets a port of its own: {_SLIP}"
+            )

@@ -1,0 +1,154 @@
+"""The secrets that a config holds: hidden for showing, or one of them read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from qmesh.mesh.model import NOT_SHOWN
+from qmesh.mesh.nodeconfig.document import (
+    BOM,
+    BREAKS,
+    Alias,
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    load,
+    parse,
+    resolved,
+    value_of,
+    wrong,
+)
+from qmesh.mesh.nodeconfig.harmless_keys import ADDRESSES, NUMBERS
+from qmesh.mesh.nodeconfig.minimal import COMMENTS
+
+_NUMBER = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,6})?(?:ns|us|ms|s|m|h)?|true|false")
+_ADDRESS = re.compile(
+    r"/(?:ip4/[0-9.]{1,15}|ip6/[0-9a-fA-F:.]{1,45}|dns[46]?/[a-z]{1,20}(?:[.-][a-z]{1,20}){0,4}"
+    r")/(?:tcp|udp)/(?:[0-9]{1,5}|%d)(?:/quic(?:-v1)?)?"
+)
+_HARMLESS: Final = {
+    **dict.fromkeys(NUMBERS.split(), _NUMBER),
+    **dict.fromkeys(ADDRESSES.split(), _ADDRESS),
+}
+"""The node's keys whose values are shown, and what these look like. All else may be a secret somewhere."""
+_SECTIONS: Final = frozenset({"db", "engine", "logger", "p2p"})
+_SHOWN_KEY = re.compile(r"[A-Za-z]{1,20}(?:[-_.]?[A-Za-z]{1,20}){0,3}[0-9]{0,2}|[1-9][0-9]?|<<")
+"""A key that is words. Numbers of cores, as in maps from these, are shown as well."""
+_TAGS: Final = frozenset({"bool", "float", "int", "map", "null", "seq", "str"})
+_BETWEEN = re.compile(
+    rf"(?P<comment>#[^{BREAKS}]*)|(?P<directive>%[^{BREAKS}]*)|&(?P<anchor>[^\s,\[\]{{}}]+)|(?P<tag>![^\s,\[\]{{}}]*)"
+    r"|[\s,\[\]{}?:-]+|\.\.\.|(?P<other>[^\s])"
+)
+_OURS: Final = frozenset(COMMENTS)
+
+Path = tuple[str, ...]
+
+
+def redacted(text: str) -> str:
+    """The config with `<not shown>` for each value but those that are known to be no secrets.
+
+    Shown are numbers, switches and addresses under the node's own keys for such, in their place; keys that
+    are words; and comments that are qmesh's. The names of anchors and tags are others' too. Raises BadInput
+    when the text does not load: then nobody can say what is what.
+    """
+    body = text.removeprefix(BOM)
+    return text[: len(text) - len(body)] + _Shown(body).text()
+
+
+class _Shown:
+    """A text on its way to be shown: what its nodes are, and what stands between them."""
+
+    def __init__(self, body: str) -> None:
+        self._body = body
+        self._anchors: dict[str, str] = {}
+
+    def text(self) -> str:
+        pieces: list[str] = []
+        done = 0
+        leaves = sorted(_leaves(parse(self._body)), key=lambda leaf: (leaf[0].start.at, leaf[0].end.at))
+        for node, is_shown in leaves:
+            start, end = node.start.at, node.end.at
+            whole = self._body[start:end]
+            end = start + len(whole.rstrip())
+            if end > start:
+                pieces += [
+                    self._between(done, start),
+                    self._leaf(node, self._body[start:end], is_shown=is_shown),
+                ]
+                done = end
+        return "".join([*pieces, self._between(done, len(self._body))])
+
+    def _leaf(self, node: Scalar | Alias, written: str, *, is_shown: bool) -> str:
+        if isinstance(node, Alias):
+            return f"*{self._anchor(node.anchor)}"
+        if node.anchor is None and node.tag is None:
+            is_whole = written in {node.value, f"'{node.value}'", f'"{node.value}"'}
+            return written if is_whole and (is_shown or node.is_null or not node.value) else NOT_SHOWN
+        anchor = "" if node.anchor is None else f"&{self._anchor(node.anchor)} "
+        return f"{anchor}{NOT_SHOWN}"
+
+    def _anchor(self, name: str | None) -> str:
+        return self._anchors.setdefault(name or "", f"a{len(self._anchors) + 1}")
+
+    def _between(self, start: int, end: int) -> str:
+        return _BETWEEN.sub(self._piece, self._body[start:end])
+
+    def _piece(self, found: re.Match[str]) -> str:
+        if found["comment"] is not None:
+            is_ours = found["comment"].strip() in _OURS
+            return found["comment"] if is_ours or not found["comment"].strip("# \t") else f"# {NOT_SHOWN}"
+        if found["anchor"] is not None:
+            return f"&{self._anchor(found['anchor'])}"
+        if found["tag"] is not None:
+            return found["tag"] if found["tag"].removeprefix("!!") in _TAGS else "!"
+        return "" if found["other"] is not None or found["directive"] is not None else found[0]
+
+
+def _leaves(root: Node | None) -> Iterator[tuple[Scalar | Alias, bool]]:
+    """Every scalar and alias in the text, keys too, and whether it is shown."""
+    waiting: list[tuple[Node | None, Path]] = [(root, ())]
+    while waiting:
+        node, path = waiting.pop()
+        match node:
+            case Alias():
+                yield node, False
+            case Scalar():
+                yield node, _is_harmless(path, node.value)
+            case Sequence(items=items):
+                waiting += [(item, path) for item in items]
+            case Mapping(pairs=pairs):
+                for key, value in pairs:
+                    is_word = _SHOWN_KEY.fullmatch(key.value) is not None
+                    yield key, is_word or key.value in _SECTIONS or key.value in _HARMLESS
+                    waiting.append((value, (*path, key.value)))
+
+
+def _is_harmless(path: Path, value: str) -> bool:
+    """Whether a value is shown where it stands: a section of the node's, or none, and a key of its."""
+    known = _HARMLESS.get(path[-1]) if path else None
+    is_in_place = len(path) == 1 or (len(path) == 2 and path[0] in _SECTIONS)
+    return known is not None and is_in_place and known.fullmatch(value) is not None
+
+
+def secret(text: str, path: str) -> str | None:
+    """The scalar at a dotted path such as `p2p.peerPrivKey`; None when it is absent or null.
+
+    Raises BadInput when the text does not load, or when the path leads through or to something
+    else. The message never holds the value.
+    """
+    node = load(text)
+    for name in path.split("."):
+        if node is None or (isinstance(node, Scalar) and node.is_null):
+            return None
+        if not isinstance(node, Mapping):
+            raise wrong(node.start, "this is not a mapping of keys to values", f"{path} should be below it")
+        pair = value_of(node, name)
+        node = resolved(pair[1]) if pair else None
+    if node is None or (isinstance(node, Scalar) and node.is_null):
+        return None
+    if isinstance(node, Scalar):
+        return node.value
+    raise wrong(node.start, "this is not a single value", f"{path} should be one")

@@ -1,0 +1,1 @@
+"""What machines say to each other, and what goes into files that people carry."""

@@ -1,0 +1,165 @@
+"""A backup of the control node as one file, plain or sealed with a passphrase.
+
+    magic 16 | version 2, big-endian | sealed 1 | salt 16 and nonce 12, where it is sealed | body | SHA-256 32
+
+The body is a MessagePack map, sealed with ChaCha20-Poly1305 (RFC 8439) under a key that scrypt
+(RFC 7914) makes of the passphrase; all that stands before it is authenticated with it. The checksum is
+over all before it, in every version, so that damage is told apart from a wrong passphrase.
+
+No randomness and no clock here: salt, nonce and times are arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from qmesh.errors import BadInput, QmeshError
+from qmesh.mesh.changes import with_endpoints
+from qmesh.mesh.decode import Malformed, from_msgpack
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import Endpoint, Secret, UnixTime, Unshown
+from qmesh.mesh.protocol.enrolment import mesh_identifier, public_key_of
+
+MAGIC: Final = b"qmesh backup\r\n\x1a\n"
+VERSION: Final = 1
+JUMP: Final = 1_000_000
+"""By how much the revision grows when a backup is restored: more than a mesh changes after it was made."""
+SALT_OCTETS: Final = 16
+NONCE_OCTETS: Final = 12
+
+_HEAD_OCTETS: Final = len(MAGIC) + 3
+_CHECKSUM_OCTETS: Final = 32
+_SCRYPT_N: Final = 2**17  # with r = 8 that is 128 MiB and some tenths of a second
+
+
+class Backup(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All that makes a machine the control node of its mesh.
+
+    taken_at: Unix time in seconds.
+    written_by: the version of qmesh.
+    settings: `machine.json`.
+    private_key: WireGuard's, base64; signing_key: Ed25519, 32 octets.
+    registry: a SQLite database in which no invitation is open.
+    withdrawn: the machines whose invitations were open, and are withdrawn in it.
+    """
+
+    taken_at: UnixTime
+    written_by: str
+    settings: bytes
+    private_key: str
+    signing_key: bytes
+    registry: bytes
+    withdrawn: tuple[str, ...]
+
+
+class Seal(Unshown, frozen=True, kw_only=True):
+    """With what a backup is sealed. salt, nonce: fresh random octets, 16 and 12."""
+
+    passphrase: bytes
+    salt: bytes
+    nonce: bytes
+
+
+def pack(backup: Backup, seal: Seal | None) -> bytes:
+    """The octets of the file; without a seal whoever has them is the mesh."""
+    body = msgspec.msgpack.encode(backup)
+    head = MAGIC + VERSION.to_bytes(2, "big") + bytes([seal is not None])
+    if seal is not None:
+        head += seal.salt + seal.nonce
+        body = _cipher(seal.passphrase, seal.salt).encrypt(seal.nonce, body, head)
+    return head + body + hashlib.sha256(head + body).digest()
+
+
+def is_sealed(octets: bytes) -> bool:
+    """Whether it takes a passphrase to read a backup.
+
+    Raises BadInput for what is no backup, damaged, cut short, or of a newer qmesh.
+    """
+    if not octets.startswith(MAGIC):
+        raise BadInput("this is not a qmesh backup", hint="name the file that `qmesh backup` wrote")
+    whole, checksum = octets[:-_CHECKSUM_OCTETS], octets[-_CHECKSUM_OCTETS:]
+    if len(whole) < _HEAD_OCTETS or hashlib.sha256(whole).digest() != checksum:
+        raise BadInput(
+            "this backup is damaged or cut short",
+            hint="copy it again, or take an older one; nothing was changed",
+        )
+    if int.from_bytes(octets[len(MAGIC) : len(MAGIC) + 2], "big") > VERSION:
+        raise BadInput(
+            "this backup was written by a newer qmesh", hint="install that version, or a newer one"
+        )
+    return octets[_HEAD_OCTETS - 1] != 0
+
+
+def unpack(octets: bytes, passphrase: bytes | None) -> Backup:
+    """Read a backup. Raises BadInput as `is_sealed` does, and for a wrong passphrase.
+
+    passphrase: None for one that is plain; with a passphrase a plain one is refused, for somebody may have
+        put it in the place of the one that was sealed.
+    """
+    body = octets[_HEAD_OCTETS:-_CHECKSUM_OCTETS]
+    sealed = is_sealed(octets)
+    if passphrase is not None and not sealed:
+        raise BadInput(
+            "this backup is not encrypted, though a passphrase was given for it",
+            hint="is it yours? somebody may have put it in its place; if so, `--plain` and no passphrase",
+        )
+    if sealed:
+        body = _unsealed(octets[:_HEAD_OCTETS], body, b"" if passphrase is None else passphrase)
+    try:
+        return from_msgpack(body, Backup)
+    except Malformed:
+        raise BadInput(
+            "this backup holds something else than it should", hint="take an older one; nothing was changed"
+        ) from None
+
+
+def _unsealed(head: bytes, rest: bytes, passphrase: bytes) -> bytes:
+    salt, nonce, body = (
+        rest[:SALT_OCTETS],
+        rest[SALT_OCTETS:][:NONCE_OCTETS],
+        rest[SALT_OCTETS + NONCE_OCTETS :],
+    )
+    try:
+        return _cipher(passphrase, salt).decrypt(nonce, body, head + salt + nonce)
+    except (InvalidTag, ValueError):
+        raise BadInput(
+            "the passphrase is not that of this backup", hint="type it again; nothing was changed"
+        ) from None
+
+
+def _cipher(passphrase: bytes, salt: bytes) -> ChaCha20Poly1305:
+    return ChaCha20Poly1305(Scrypt(salt=salt, length=32, n=_SCRYPT_N, r=8, p=1).derive(passphrase))
+
+
+def odd_key(
+    mesh: Inventory, *, private_key: Secret, signing_key: bytes, verification_key: bytes
+) -> str | None:
+    """Which key is not that of the mesh's control node; None where all are.
+
+    verification_key: as the settings have it.
+    """
+    try:
+        if public_key_of(private_key) != mesh.control_node.public_key:
+            return "private key"
+        signs = Ed25519PrivateKey.from_private_bytes(signing_key).public_key().public_bytes_raw()
+    except (QmeshError, ValueError):
+        return "keys"
+    if signs != verification_key or mesh_identifier(signs) != mesh.mesh:
+        return "signing key"
+    return None
+
+
+def restored(mesh: Inventory, endpoints: tuple[Endpoint, ...], *, jump: int = JUMP) -> Inventory:
+    """The mesh after its control node was restored: of a revision that no member can hold yet.
+
+    endpoints: where the control node is reached now; none where that is unchanged.
+    """
+    reached = with_endpoints(mesh, mesh.control, endpoints) if endpoints else mesh
+    return msgspec.structs.replace(reached, revision=mesh.revision + jump)

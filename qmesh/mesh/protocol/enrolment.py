@@ -1,0 +1,271 @@
+"""Invitation and redemption: the messages, and the rules for believing them.
+
+An invitation is one line of text, `qmesh1` and base64url of a MessagePack array and a checksum.
+Everything that joining needs besides is derived from its 32-byte secret by HKDF-SHA256 (RFC 5869):
+a throwaway WireGuard key pair and preshared key, an identifier that is safe to keep, the key that
+proves a redemption, and, with both public keys, the permanent preshared key.
+
+No randomness and no clock here: keys, secrets and times are arguments.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import ipaddress
+from typing import Annotated, Any, Final
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.mesh.decode import Malformed, from_json, from_msgpack
+from qmesh.mesh.model import (
+    Endpoint,
+    Port,
+    Secret,
+    ip_address,
+    ip_network,
+    machine_name,
+    wireguard_key,
+    worker_count,
+)
+from qmesh.mesh.networks import refuse_endpoint_inside
+from qmesh.mesh.protocol.armor import line_of, octets_of
+
+PREFIX: Final = "qmesh1"
+MAX_TEXT: Final = 8192
+"""Characters that an invitation has at most, white space around it included."""
+
+_NOT_AN_INVITATION: Final = "copy the whole line that `qmesh invite` printed, from qmesh1 to its end"
+
+
+class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a machine needs to join. Holds a secret: never print or log one but on purpose.
+
+    secret: 32 random octets.
+    mesh: the mesh's identifier.
+    verification_key: the Ed25519 public key that signs the membership, 32 octets.
+    control_key: the control node's WireGuard public key.
+    control_address, network: the control node's tunnel address, and the tunnel network.
+    service_port: TCP port of the membership service on the control node's tunnel address.
+    endpoints: where the control node's WireGuard may be reached, best first.
+    name, address: what the machine is to be called, and its tunnel address.
+    from_address: where it comes from until it is a member, if not from there: the address is in use
+        still by the machine whose place it takes.
+    workers: its data workers, or None when the machine is to say.
+    expires_at: Unix time in seconds, by the control node's clock.
+    """
+
+    secret: bytes
+    mesh: str
+    verification_key: bytes
+    control_key: str
+    control_address: str
+    network: str
+    service_port: Port
+    endpoints: Annotated[tuple[Endpoint, ...], msgspec.Meta(min_length=1, max_length=16)]
+    name: str
+    address: str
+    workers: int | None
+    expires_at: int
+    from_address: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.secret) != 32 or len(self.verification_key) != 32:
+            raise BadInput("an invitation's keys have 32 octets", hint=_NOT_AN_INVITATION)
+        wireguard_key(self.control_key)
+        machine_name(self.name)
+        if ip_network(self.network) != self.network:
+            raise BadInput("an invitation's network is canonical", hint=_NOT_AN_INVITATION)
+        network = ipaddress.ip_network(self.network)
+        for address in (self.address, self.control_address, self.comes_from):
+            if ip_address(address) != address or ipaddress.ip_address(address) not in network:
+                raise BadInput("an invitation's addresses lie in its network", hint=_NOT_AN_INVITATION)
+        if self.workers is not None:
+            worker_count(self.workers)
+        for endpoint in self.endpoints:
+            refuse_endpoint_inside(self.network, endpoint.host)
+
+    @property
+    def comes_from(self) -> str:
+        """The tunnel address with which the invitation is redeemed."""
+        return self.from_address or self.address
+
+    def __repr__(self) -> str:
+        return f"Invitation(name={self.name!r}, mesh={self.mesh!r}, secret=...)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # rich shows every field of a Struct otherwise
+        return [("name", self.name), ("mesh", self.mesh)]
+
+    def text(self) -> str:
+        """The one line that `qmesh invite` prints."""
+        return line_of(PREFIX, msgspec.msgpack.encode(self))
+
+    @property
+    def derived(self) -> Derived:
+        """What both sides derive from the secret."""
+        return derive(self.secret)
+
+
+def parse_invitation(text: str) -> Invitation:
+    """Read the line that `qmesh invite` printed. Raises BadInput, repeating nothing of the text."""
+    packed = octets_of(text, PREFIX, what="invitation", most=MAX_TEXT, hint=_NOT_AN_INVITATION)
+    invitation = _unpacked(packed)
+    if invitation.text() != text.strip():  # MessagePack has several spellings of one value
+        raise BadInput("this invitation is damaged", hint=_NOT_AN_INVITATION)
+    return invitation
+
+
+def _unpacked(packed: bytes) -> Invitation:
+    try:
+        return from_msgpack(packed, Invitation)
+    except Malformed:
+        raise BadInput(
+            "this invitation was not made by a qmesh that this one understands",
+            hint="use the same version of qmesh on both machines",
+        ) from None
+
+
+class Derived(msgspec.Struct, frozen=True):
+    """What the invitation's secret gives to those who hold it.
+
+    identifier: names the invitation without giving it away, hexadecimal.
+    private_key, public_key, preshared_key: of the throwaway WireGuard peer.
+    proof_key: authenticates the redemption.
+    """
+
+    identifier: str
+    private_key: Secret
+    public_key: str
+    preshared_key: Secret
+    proof_key: bytes
+
+    def __repr__(self) -> str:
+        return f"Derived(identifier={self.identifier!r}, ...)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("identifier", self.identifier)]
+
+
+def derive(secret: bytes) -> Derived:
+    """Derive the throwaway keys from an invitation's 32-byte secret."""
+    private = X25519PrivateKey.from_private_bytes(_hkdf(secret, b"throwaway private key"))
+    return Derived(
+        identifier=_hkdf(secret, b"identifier")[:16].hex(),
+        private_key=Secret(base64.b64encode(private.private_bytes_raw()).decode()),
+        public_key=base64.b64encode(private.public_key().public_bytes_raw()).decode(),
+        preshared_key=Secret(base64.b64encode(_hkdf(secret, b"throwaway preshared key")).decode()),
+        proof_key=_hkdf(secret, b"redemption"),
+    )
+
+
+def permanent_preshared_key(secret: bytes, control_key: str, member_key: str) -> Secret:
+    """The preshared key of a member and the control node: both derive it, it crosses no wire."""
+    info = b"preshared key" + base64.b64decode(control_key) + base64.b64decode(member_key)
+    return Secret(base64.b64encode(_hkdf(secret, info)).decode())
+
+
+def public_key_of(private_key: Secret) -> str:
+    """The WireGuard public key of a private key. Raises BadInput when that is none."""
+    raw = base64.b64decode(wireguard_key(private_key.reveal()))
+    return base64.b64encode(X25519PrivateKey.from_private_bytes(raw).public_key().public_bytes_raw()).decode()
+
+
+def refuse_weak_key(public_key: str) -> None:
+    """Raise EnrolmentRefused for a public key with which X25519 agrees on nothing but zeros."""
+    probe = X25519PrivateKey.from_private_bytes(hashlib.sha256(b"qmesh weak key probe").digest())
+    try:
+        probe.exchange(X25519PublicKey.from_public_bytes(base64.b64decode(wireguard_key(public_key))))
+    except (ValueError, BadInput):
+        raise EnrolmentRefused(
+            "the machine's public key is not usable", hint="delete its private key, and join again"
+        ) from None
+
+
+def _hkdf(secret: bytes, info: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=b"qmesh invitation 1", info=info).derive(secret)
+
+
+class Redemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a machine sends through the tunnel to become a member.
+
+    identifier: of the invitation.
+    public_key: the machine's own, made on it.
+    workers: how many data workers it can run; used where the invitation leaves it open.
+    endpoint: where its WireGuard is reached, `HOST:PORT`, or None.
+    proof: HMAC-SHA256 of the rest, hexadecimal.
+    """
+
+    identifier: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+    public_key: str
+    workers: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    endpoint: Annotated[str, msgspec.Meta(max_length=300)] | None
+    proof: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+
+
+KEY_OFFER: Final = b"the key that a member changes to"
+"""The kind of message, for `qmesh.mesh.protocol.aead`."""
+
+
+class KeyOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a member sends before it changes to another key of its own."""
+
+    public_key: str
+
+
+def read_key_offer(body: bytes) -> str:
+    """The public key that a member offers. Raises EnrolmentRefused."""
+    try:
+        offered = from_json(body, KeyOffer)
+        wireguard_key(offered.public_key)
+    except BadInput:
+        raise EnrolmentRefused(
+            "the key is not understood", hint="use the same version of qmesh on both machines"
+        ) from None
+    refuse_weak_key(offered.public_key)
+    return offered.public_key
+
+
+def redemption(derived: Derived, *, public_key: str, workers: int, endpoint: Endpoint | None) -> Redemption:
+    """The message with which a machine redeems its invitation."""
+    where = None if endpoint is None else str(endpoint)
+    proof = _proof(derived.proof_key, derived.identifier, public_key, workers, where)
+    return Redemption(derived.identifier, public_key, workers, where, proof)
+
+
+def read_redemption(body: bytes) -> Redemption:
+    """Read a redemption as it arrived. Raises EnrolmentRefused."""
+    try:
+        message = from_json(body, Redemption)
+        wireguard_key(message.public_key)
+        if message.endpoint is not None:
+            Endpoint.parse(message.endpoint, default_port=None)
+    except BadInput:
+        raise EnrolmentRefused(
+            "the redemption is not understood", hint="use the same version of qmesh on both machines"
+        ) from None
+    refuse_weak_key(message.public_key)
+    return message
+
+
+def refuse_unproven(message: Redemption, secret: bytes) -> None:
+    """Raise EnrolmentRefused unless the sender of `message` holds the invitation's secret."""
+    expected = _proof(
+        derive(secret).proof_key, message.identifier, message.public_key, message.workers, message.endpoint
+    )
+    if not hmac.compare_digest(expected, message.proof):
+        raise EnrolmentRefused("the redemption is not proven", hint="make a new invitation")
+
+
+def _proof(key: bytes, identifier: str, public_key: str, workers: int, endpoint: str | None) -> str:
+    said = msgspec.json.encode([identifier, public_key, workers, endpoint])
+    return hmac.new(key, said, hashlib.sha256).hexdigest()
+
+
+def mesh_identifier(verification_key: bytes) -> str:
+    """What a mesh is called: 16 hexadecimal digits of its verification key's SHA-256."""
+    return hashlib.sha256(verification_key).hexdigest()[:16]

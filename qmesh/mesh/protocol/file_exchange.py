@@ -1,0 +1,123 @@
+"""Joining by files: the request that a machine writes, and the control node's answer.
+
+Each is one line of text, `qmesh-request1` or `qmesh-answer1` and base64url of a MessagePack array and
+a checksum. Both may lie open on their way. A request holds nothing secret, and its redemption proves
+itself. An answer is the signed membership, encrypted with ChaCha20-Poly1305 (RFC 8439) under a key
+that is derived from the permanent preshared key, which both sides hold and which crosses no wire.
+
+No randomness here: a nonce is an argument.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.mesh.decode import Malformed, from_msgpack
+from qmesh.mesh.model import Secret
+from qmesh.mesh.protocol.armor import line_of, octets_of
+
+REQUEST_PREFIX: Final = "qmesh-request1"
+ANSWER_PREFIX: Final = "qmesh-answer1"
+MAX_REQUEST: Final = 8192
+MAX_ANSWER: Final = 64 * 1024 * 1024
+"""Characters of each at most, white space around it included."""
+NONCE_OCTETS: Final = 12
+
+_NO_REQUEST: Final = "give it the file that `qmesh join --offline` wrote on the machine, whole"
+_NO_ANSWER: Final = "give it the file that `qmesh admit` wrote on the control node, whole"
+
+T = TypeVar("T")
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A machine asks to become a member.
+
+    mesh: the mesh's identifier, so that another control node can say what is wrong.
+    redemption: as `read_redemption` takes it. It proves itself; nothing else of a request is believed.
+    """
+
+    mesh: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+    redemption: bytes
+
+    def text(self) -> str:
+        """The one line that `qmesh join --offline` writes."""
+        return line_of(REQUEST_PREFIX, msgspec.msgpack.encode(self))
+
+
+def parse_request(text: str) -> Request:
+    """Read the line that `qmesh join --offline` wrote. Raises BadInput."""
+    packed = octets_of(text, REQUEST_PREFIX, what="request", most=MAX_REQUEST, hint=_NO_REQUEST)
+    return _unpacked(packed, Request, "request")
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The membership for one machine, which alone can read it.
+
+    identifier: of the invitation that was redeemed.
+    nonce: of ChaCha20-Poly1305, 12 octets, never used twice.
+    sealed: the encrypted membership; the identifier is authenticated with it.
+    """
+
+    identifier: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+    nonce: Annotated[bytes, msgspec.Meta(min_length=NONCE_OCTETS, max_length=NONCE_OCTETS)]
+    sealed: bytes
+
+    def text(self) -> str:
+        """The one line that `qmesh admit` writes."""
+        return line_of(ANSWER_PREFIX, msgspec.msgpack.encode(self))
+
+
+def seal_answer(membership: bytes, *, identifier: str, preshared: Secret, nonce: bytes) -> Answer:
+    """Encrypt a signed membership for the machine that redeemed the invitation.
+
+    membership: JSON of a SignedMembership.
+    preshared: the permanent preshared key of that machine and the control node.
+    nonce: 12 random octets.
+    """
+    sealed = _cipher(preshared, identifier).encrypt(nonce, membership, identifier.encode())
+    return Answer(identifier, nonce, sealed)
+
+
+def parse_answer(text: str) -> Answer:
+    """Read the line that `qmesh admit` wrote. Raises BadInput."""
+    packed = octets_of(text, ANSWER_PREFIX, what="answer", most=MAX_ANSWER, hint=_NO_ANSWER)
+    return _unpacked(packed, Answer, "answer")
+
+
+def open_answer(answer: Answer, preshared: Secret) -> bytes:
+    """The signed membership in an answer, which is still to be believed or not.
+
+    Raises EnrolmentRefused unless it was sealed by one who holds the permanent preshared key.
+    """
+    try:
+        return _cipher(preshared, answer.identifier).decrypt(
+            answer.nonce, answer.sealed, answer.identifier.encode()
+        )
+    except InvalidTag:
+        raise EnrolmentRefused(
+            "this answer is not for this machine, or was altered",
+            hint="`qmesh admit` this machine's newest request, and use that answer",
+        ) from None
+
+
+def _cipher(preshared: Secret, identifier: str) -> ChaCha20Poly1305:
+    key = HKDF(algorithm=SHA256(), length=32, salt=b"qmesh offline answer 1", info=identifier.encode())
+    return ChaCha20Poly1305(key.derive(base64.b64decode(preshared.reveal())))
+
+
+def _unpacked(packed: bytes, kind: type[T], what: str) -> T:
+    try:
+        return from_msgpack(packed, kind)
+    except Malformed:
+        raise BadInput(
+            f"this {what} was not made by a qmesh that this one understands",
+            hint="use the same version of qmesh on both machines",
+        ) from None

@@ -1,0 +1,103 @@
+"""What passes from a control node to its successor, and the preshared keys that come of it.
+
+No private key is in it: the successor has its own, which every member knows. Nor does a preshared key
+cross the wire to a member: it derives the one that it shares with the successor, as the control node
+did for the successor. What the two say to each other is sealed.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+import msgspec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from qmesh.errors import EnrolmentRefused
+from qmesh.mesh.decode import Malformed, from_json, from_msgpack
+from qmesh.mesh.inventory import Inventory, members
+from qmesh.mesh.model import Secret, Unshown
+
+PROGRESS: Final = b"how far the successor is"
+ESTATE: Final = b"what the successor is to have"
+"""The two kinds of message, for `qmesh.mesh.protocol.aead`."""
+MOST_SILENT: Final = 200
+FRESH_S: Final = 5
+"""Seconds for which it counts what the successor said last."""
+
+
+class Estate(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All that makes the successor the control node, once a signed membership says that it is.
+
+    event: the registry's last event that is in it.
+    registry: a SQLite database with the preshared keys of the successor.
+    signing_key: Ed25519, 32 octets.
+    """
+
+    event: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    registry: bytes
+    signing_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far the successor is, as it says every second or so.
+
+    holds: the event of the estate that it has, durably; 0 for none.
+    silent: tunnel addresses of members with whom it has not shaken hands, so many at most: `MOST_SILENT`.
+    """
+
+    holds: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    silent: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_SILENT)]
+
+
+def preshared_key_with(successor_key: str, shared: Secret) -> Secret:
+    """The key that a member shares with the successor. shared: the one of member and control node."""
+    info = b"preshared key with a successor" + base64.b64decode(successor_key)
+    kdf = HKDF(algorithm=SHA256(), length=32, salt=b"qmesh handover 1", info=info)
+    return Secret(base64.b64encode(kdf.derive(base64.b64decode(shared.reveal()))).decode())
+
+
+def read_progress(body: bytes) -> Progress:
+    """Read what a successor says. Raises EnrolmentRefused."""
+    try:
+        return from_json(body, Progress)
+    except Malformed:
+        raise _not_understood() from None
+
+
+def packed(estate: Estate) -> bytes:
+    """The estate as it travels, and as its successor keeps it."""
+    return msgspec.msgpack.encode(estate)
+
+
+def unpacked(octets: bytes) -> Estate:
+    """Read an estate. Raises EnrolmentRefused."""
+    try:
+        return from_msgpack(octets, Estate)
+    except Malformed:
+        raise _not_understood() from None
+
+
+def _not_understood() -> EnrolmentRefused:
+    return EnrolmentRefused(
+        "what was said for the handover is not understood", hint="use the same qmesh on both machines"
+    )
+
+
+def missing(
+    inventory: Inventory, acknowledged: Mapping[str, int], silent: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The members that are not ready for the successor, by name.
+
+    acknowledged: the revision that each member has said that it holds, by tunnel address.
+    Whoever knows of the successor and shook hands with it follows, also where the control node is gone then.
+    """
+    hubs = {inventory.control, inventory.successor}
+    others = (machine for machine in members(inventory) if machine.name not in hubs)
+    return tuple(
+        machine.name
+        for machine in others
+        if acknowledged.get(machine.address, 0) < inventory.revision or machine.address in silent
+    )

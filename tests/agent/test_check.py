@@ -1,0 +1,57 @@
+"""`check`, part by part: one that can't be looked at is a finding, and hides no other."""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+
+import pytest
+
+from qmesh.agent.commands.check import REPORT, Looks
+from qmesh.errors import Interrupted, KernelRefused
+from qmesh.mesh.audit import check_failed
+
+
+def raising(error: BaseException) -> object:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "cure"),
+    [
+        (KernelRefused("the kernel said no", hint="ask again"), "the kernel said no", "ask again"),
+        (
+            OSError(errno.ENOENT, "gone"),
+            "qmesh itself failed: FileNotFoundError at test_check.py:16",
+            REPORT,
+        ),
+        (
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a secret"),
+            "qmesh itself failed: UnicodeDecodeError at test_check.py:16",
+            REPORT,
+        ),
+        (RecursionError(), "qmesh itself failed: RecursionError at test_check.py:16", REPORT),
+    ],
+)
+def test_check_names_a_part_that_raises_whatever_it_is(error, why, cure):
+    looks = Looks()
+    assert looks.at("listeners", lambda: raising(error), "nothing") == "nothing"
+    assert looks.at("keys", lambda: "seen", "nothing") == "seen"
+    assert looks.failures == [check_failed("listeners", why, cure)]
+    assert (looks.failures[0].code, looks.failures[0].severity) == ("check-failed", "error")
+    assert looks.skipped == {"listeners"}
+
+
+def test_check_ends_where_its_user_says_so():
+    for error in (Interrupted("stop", hint="again"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            Looks().at("keys", partial(raising, error), None)
+
+
+def test_with_qmesh_traceback_a_bug_is_raised_and_a_refusal_told(monkeypatch):
+    monkeypatch.setenv("QMESH_TRACEBACK", "1")
+    looks = Looks()
+    with pytest.raises(ValueError, match="bug"):
+        looks.at("keys", lambda: raising(ValueError("bug")), None)
+    looks.at("keys", lambda: raising(KernelRefused("no", hint="x")), None)
+    assert [each.subject for each in looks.failures] == ["keys"]

@@ -1,0 +1,75 @@
+"""What the agent's loop waits for."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from qmesh.agent.daemon import main
+from qmesh.agent.daemon.main import Calls
+from tests.lab.waiting import within
+
+
+@pytest.fixture
+def notices():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def calls(notices):
+    with contextlib.closing(Calls(lambda: [notices[0]])) as calls:
+        assert calls.wait()  # the first look is at once
+        yield calls
+
+
+def test_it_is_time_after_a_while(calls, monkeypatch):
+    monkeypatch.setattr(main, "LOOK_S", 0.2)
+    began = time.monotonic()
+    assert calls.wait()
+    assert time.monotonic() - began >= 0.2
+
+
+@pytest.mark.parametrize("word", ["look", "stop"])
+def test_a_word_of_another_thread_is_heard(calls, word):
+    timer = threading.Timer(0.05, getattr(calls, word))
+    with within(main.LOOK_S - 1):
+        timer.start()
+        assert calls.wait() is (word == "look")
+    timer.join()
+
+
+def test_many_words_are_one_look(calls, monkeypatch):
+    monkeypatch.setattr(main, "LOOK_S", 0.2)
+    for _ in range(200_000):
+        calls.look()
+    assert calls.wait()
+    began = time.monotonic()
+    assert calls.wait()
+    assert time.monotonic() - began >= 0.2
+
+
+def test_a_signal_handlers_word_is_heard(calls):
+    before = signal.signal(signal.SIGUSR1, lambda *_: calls.stop())
+    timer = threading.Timer(0.05, signal.raise_signal, [signal.SIGUSR1])
+    timer.start()
+    try:
+        assert not calls.wait()
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_notices_without_end_leave_time_for_others(calls, notices):
+    notices[1].send(b"for ever")
+    looks, until = 0, time.monotonic() + 0.5
+    while time.monotonic() < until:
+        assert calls.wait()
+        looks += 1
+    assert 1 <= looks <= 0.5 / main.BREATH_S + 1

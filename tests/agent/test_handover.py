@@ -1,0 +1,347 @@
+"""How the control role passes on, in the files of each machine: cut off at every write, and found again."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from qmesh.agent import control_role
+from qmesh.agent.commands import handover
+from qmesh.agent.commands.backup import take
+from qmesh.agent.commands.join.steps import is_member
+from qmesh.agent.local import load
+from qmesh.agent.membership import take_up
+from qmesh.errors import BadInput, EnrolmentRefused, StateUnreadable
+from qmesh.host import files
+from qmesh.host.registry import Registry, image_of
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import NextShared, Settings
+from qmesh.mesh.changes import with_endpoints
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.model import Endpoint, Secret
+from qmesh.mesh.protocol.handover import Estate, Progress, packed, preshared_key_with, unpacked
+from qmesh.mesh.protocol.membership import sign_membership, stored
+from tests.host.test_registry import MESH, NOW, invite, key, redeem
+
+SIGNS = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+CONTROL, B, C = key(9000), key(1), key(2)
+
+
+class Killed(BaseException):
+    """The process is no more."""
+
+
+class Mesh:
+    """A control node, machine-b and machine-c, as files."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self.path = directory / "mesh.db"
+        Registry.create(self.path, MESH, now=NOW)
+        self.registry = Registry(self.path)
+        for number, name in enumerate(("machine-b", "machine-c"), 1):
+            redeem(self.registry, invite(self.registry, name), key(number))
+        self.registry.change(
+            lambda mesh: with_endpoints(mesh, "machine-b", [Endpoint("203.0.113.2", 51820)]),
+            command="set",
+            what="machine-changed",
+            machine="machine-b",
+            now=NOW,
+        )
+        self.shared = self.registry.preshared_keys()
+        self.b, self.c = (self._member(directory / name, name) for name in ("machine-b", "machine-c"))
+
+    def _member(self, directory: Path, name: str) -> State:
+        state = State(directory)
+        state.prepare()
+        mesh = self.registry.inventory()
+        state.save_preshared_key(self.shared[mesh.machine(name).public_key])
+        files.write(state.membership_file, stored(sign_membership(mesh, SIGNS)))
+        settings = Settings(
+            mesh=MESH.mesh,
+            name=name,
+            control=False,
+            interface="qmesh0",
+            listen_port=51820,
+            verification_key=SIGNS.public_key().public_bytes_raw(),
+            control_endpoints=(Endpoint("192.168.0.200", 51820),),
+        )
+        state.save_settings(settings)
+        return state
+
+    def tell(self, state: State) -> bool:
+        """Have a member hold the membership as it is now."""
+        mesh = self.registry.inventory()
+        with state.lock():
+            return take_up(state, sign_membership(mesh, SIGNS), mesh)
+
+    def estate(self) -> bytes:
+        with image_of(self.path) as image:
+            event, octets = image.bequeathed()
+        return packed(Estate(event=event, registry=octets, signing_key=SIGNS.private_bytes_raw()))
+
+    def begin(self) -> None:
+        self.registry.begin_handover("machine-b", now=NOW + 1)
+
+    def hand_over(self) -> Inventory:
+        estate = self.estate()
+        self.b.save_estate(estate)
+        said = Progress(holds=self.registry.last_event(), silent=())
+        assert self.registry.note_progress(said, sender="10.77.0.2", now=NOW + 2)
+        return self.registry.hand_over("machine-b", now=NOW + 2)
+
+
+@pytest.fixture
+def another_mesh(tmp_path: Path) -> Iterator[Callable[[], Mesh]]:
+    numbers = itertools.count()
+    with contextlib.ExitStack() as registries:
+
+        def another() -> Mesh:
+            mesh = Mesh(tmp_path / f"mesh-{next(numbers)}")
+            registries.enter_context(mesh.registry)
+            return mesh
+
+        yield another
+
+
+@pytest.fixture
+def mesh(another_mesh: Callable[[], Mesh]) -> Mesh:
+    return another_mesh()
+
+
+@contextlib.contextmanager
+def killed_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Die before the numbered change of a file from now on."""
+    left = number
+    with monkeypatch.context() as patch:
+        for name in ("write", "remove"):
+            real = getattr(files, name)
+
+            def dying(path: Path, *rest: object, _real: Callable[..., None] = real) -> None:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    raise Killed
+                _real(path, *rest)
+
+            patch.setattr(files, name, dying)
+        yield
+
+
+def test_a_member_has_a_key_for_each_and_then_for_the_new_one_alone(mesh: Mesh) -> None:
+    derived = preshared_key_with(B, mesh.shared[C])
+    mesh.begin()
+    assert mesh.tell(mesh.c)
+    assert load(mesh.c).preshared == {CONTROL: mesh.shared[C], B: derived}
+    mesh.hand_over()
+    assert mesh.tell(mesh.c)
+    assert load(mesh.c).preshared == {B: derived}
+    assert mesh.c.next_shared() is None
+    assert load(mesh.c).settings.control_endpoints == ()  # those were the old one's
+
+
+def test_given_up_a_member_is_as_it_was(mesh: Mesh) -> None:
+    mesh.begin()
+    mesh.tell(mesh.b)
+    mesh.b.save_estate(mesh.estate())
+    mesh.tell(mesh.c)
+    assert set(load(mesh.b).preshared) == {CONTROL, C}
+    mesh.registry.end_handover(now=NOW + 2)
+    for state, own in ((mesh.b, B), (mesh.c, C)):
+        assert mesh.tell(state)
+        assert load(state).preshared == {CONTROL: mesh.shared[own]}
+        assert state.next_shared() is None
+        assert state.estate() is None
+        assert load(state).settings.control_endpoints != ()
+
+
+def test_who_hears_of_both_changes_at_once_follows_too(mesh: Mesh) -> None:
+    mesh.begin()
+    mesh.tell(mesh.b)
+    mesh.hand_over()
+    assert mesh.tell(mesh.c)
+    assert load(mesh.c).preshared == {B: preshared_key_with(B, mesh.shared[C])}
+
+
+def both_changes(mesh: Mesh) -> None:
+    """Machine-c hears of them one after the other, or from where it was cut off."""
+    if mesh.registry.successor() is None:
+        mesh.begin()
+    mesh.tell(mesh.c)
+    if mesh.registry.inventory().successor is not None:
+        mesh.hand_over()
+    mesh.tell(mesh.c)
+
+
+def test_a_member_that_is_killed_anywhere_has_the_right_keys_all_the_time(
+    another_mesh: Callable[[], Mesh], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 40):
+        mesh = another_mesh()
+        derived = preshared_key_with(B, mesh.shared[C])
+        died = True
+        with killed_at(number, monkeypatch), contextlib.suppress(Killed):
+            both_changes(mesh)
+            died = False
+        there = load(mesh.c)
+        control = there.inventory.control_node.public_key
+        assert there.preshared[control] == {CONTROL: mesh.shared[C], B: derived}[control], number
+        with mesh.c.lock():
+            control_role.go_on(mesh.c)
+        both_changes(mesh)
+        assert load(mesh.c).inventory.control == "machine-b", number
+        assert load(mesh.c).preshared == {B: derived}
+        if not died:
+            assert number > 8
+            return
+    pytest.fail("it never came to its end")
+
+
+def test_a_successor_that_is_killed_anywhere_is_the_control_node_in_the_end(
+    another_mesh: Callable[[], Mesh], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 40):
+        mesh = another_mesh()
+        mesh.begin()
+        mesh.tell(mesh.b)
+        wanted = mesh.hand_over()
+        with killed_at(number, monkeypatch):
+            try:
+                mesh.tell(mesh.b)
+            except Killed:
+                died = True
+            else:
+                died = False
+        with mesh.b.lock():
+            control_role.go_on(mesh.b)
+        mesh.tell(mesh.b)
+        here = load(mesh.b)
+        assert (here.settings.control, here.inventory) == (True, wanted), number
+        assert here.preshared == {CONTROL: mesh.shared[B], C: preshared_key_with(B, mesh.shared[C])}
+        assert mesh.b.signing_key().private_bytes_raw() == SIGNS.private_bytes_raw()
+        left = {path.name for path in mesh.b.directory.iterdir() if not path.name.startswith(".")}
+        assert left - {"mesh.db-wal", "mesh.db-shm"} == {"machine.json", "mesh.db", "signing.key"}
+        if not died:
+            assert number > 8
+            return
+    pytest.fail("it never came to its end")
+
+
+def test_a_successor_without_its_estate_or_with_another_says_so_and_is_none(mesh: Mesh) -> None:
+    mesh.begin()
+    mesh.tell(mesh.b)
+    older = mesh.estate()
+    mesh.registry.end_handover(now=NOW + 2)
+    mesh.begin()
+    mesh.hand_over()
+    mesh.b.save_estate(older)
+    with pytest.raises(StateUnreadable, match="is not the mesh of revision"):
+        mesh.tell(mesh.b)
+    mesh.b.save_estate(None)
+    with pytest.raises(StateUnreadable, match=r"estate.msgpack is missing"), mesh.b.lock():
+        control_role.follow(mesh.b, mesh.registry.inventory())
+    assert not mesh.b.settings().control
+    mesh.b.save_estate(b"x")
+    with pytest.raises(StateUnreadable, match="is damaged"):
+        mesh.b.estate()
+
+
+def test_a_successor_does_not_say_that_it_holds_what_it_could_not_take_over_by(mesh: Mesh) -> None:
+    mesh.begin()
+    mesh.tell(mesh.b)
+    held = mesh.registry.inventory()
+    fits = unpacked(mesh.estate())
+    control_role._refuse_unfit(fits, held, mesh.b)
+
+    with contextlib.closing(sqlite3.connect(":memory:")) as newer:
+        newer.deserialize(fits.registry[:18] + b"\1\1" + fits.registry[20:])
+        newer.execute("PRAGMA user_version = 999")
+        of_a_newer_qmesh = newer.serialize()
+    another_key = Ed25519PrivateKey.generate().private_bytes_raw()
+    others = (
+        msgspec.structs.replace(fits, registry=of_a_newer_qmesh),
+        msgspec.structs.replace(fits, registry=b""),
+        msgspec.structs.replace(fits, signing_key=another_key),
+    )
+    for estate in others:
+        with pytest.raises(EnrolmentRefused) as refused:
+            control_role._refuse_unfit(estate, held, mesh.b)
+        assert "--cancel" in refused.value.hint
+
+    mesh.registry.end_handover(now=NOW + 2)
+    mesh.begin()
+    mesh.tell(mesh.b)
+    with pytest.raises(EnrolmentRefused, match="is not the mesh of revision"):
+        control_role._refuse_unfit(fits, mesh.registry.inventory(), mesh.b)
+
+
+@pytest.fixture
+def control(mesh: Mesh, tmp_path: Path) -> State:
+    """The control node's state, with a registry of its own."""
+    state = State(tmp_path / "control")
+    state.prepare()
+    files.write(state.registry_file, mesh.registry.copied())
+    settings = mesh.b.settings()
+    state.save_settings(
+        Settings(
+            mesh=MESH.mesh,
+            name="control",
+            control=True,
+            interface=settings.interface,
+            listen_port=51820,
+            verification_key=settings.verification_key,
+        )
+    )
+    return state
+
+
+def test_the_old_control_node_serves_on_until_it_is_a_member(control: State) -> None:
+    with Registry(control.registry_file) as registry:
+        registry.begin_handover("machine-b", now=NOW)
+        before_it = load(control)
+        before = before_it.inventory
+        registry.note_progress(Progress(holds=registry.last_event(), silent=()), sender="10.77.0.2", now=NOW)
+        registry.hand_over("machine-b", now=NOW)
+    assert not before_it.is_succeeded
+    here = load(control)
+    after = here.inventory
+    assert (after.control, after.successor) == (before.control, before.successor) == ("control", "machine-b")
+    assert after.revision == before.revision + 1
+    assert here.is_succeeded
+    with pytest.raises(BadInput, match="machine-b is the control node now"):
+        take(control, None)
+    # Where nobody answers it any more, an invitation for its place makes it a member.
+    assert is_member(control, None)
+    assert not is_member(control, "an invitation")
+
+
+def test_a_command_that_is_cut_off_gives_up_no_handover_that_another_began_meanwhile(control: State) -> None:
+    with Registry(control.registry_file) as registry:
+        registry.begin_handover("machine-b", now=NOW)
+        registry.end_handover(now=NOW + 1)
+        registry.change(
+            lambda mesh: with_endpoints(mesh, "machine-c", [Endpoint("203.0.113.3", 51820)]),
+            command="set",
+            what="machine-changed",
+            machine="machine-c",
+            now=NOW + 1,
+        )
+        registry.begin_handover("machine-c", now=NOW + 2)
+        handover._give_up(control, registry, "machine-b")
+        assert registry.successor() == "machine-c"
+        handover._give_up(control, registry, "machine-c")
+        assert registry.successor() is None
+
+
+def test_an_invitation_ends_what_was_to_be_shared(mesh: Mesh) -> None:
+    """Who was left behind has a key with the new control node that is past once it joins anew."""
+    mesh.c.save_next_shared(NextShared(B, Secret(key(5))))
+    mesh.c.save_preshared_key(Secret(key(6)))
+    assert mesh.c.next_shared() is None

@@ -1,0 +1,354 @@
+"""Joining by files, as far as files go: a control node and machines without tunnel and guard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from qmesh.agent.commands import init as init_command
+from qmesh.agent.commands import invite as invite_command
+from qmesh.agent.commands import mesh_changes
+from qmesh.agent.commands.admit import Admitted, admit
+from qmesh.agent.commands.init import init
+from qmesh.agent.commands.invite import invite
+from qmesh.agent.commands.join.offline import ask, enter
+from qmesh.agent.commands.join.online import join
+from qmesh.agent.commands.join.steps import Wish
+from qmesh.agent.local import load
+from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
+from qmesh.host import files
+from qmesh.host.registry import Registry, sqlite
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import HeldPorts
+from qmesh.mesh.protocol.enrolment import Invitation, permanent_preshared_key, public_key_of
+from qmesh.mesh.protocol.file_exchange import parse_request
+from tests.lab.cut_off import cut_offs
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+WISH = Wish(endpoint=None, config=None, listen_port=None, interface=None)
+
+
+class Cluster:
+    """A control node, and other machines by name; nothing of them but their state directories."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.control = State(directory / "control")
+        wish = init_command.Wish(
+            name=None,
+            endpoints=("192.168.0.200",),
+            network=None,
+            listen_port=None,
+            workers=3,
+            node="1.4",
+            worker_base_port=None,
+            config=None,
+            interface=None,
+        )
+        init(self.control, wish, apply=False)
+
+    def machine(self, name: str = "machine-b") -> State:
+        return State(self._directory / name)
+
+    def invite(self, name: str = "machine-b") -> Invitation:
+        return invite(self.control, invite_command.Wish(name=name, workers=4, endpoint=None, expires="24h"))
+
+    def ask(self, invitation: Invitation, name: str = "machine-b", wish: Wish = WISH) -> str:
+        return ask(self.machine(name), invitation.text(), wish).request
+
+    def admit(self, request: str) -> Admitted:
+        return admit(self.control, request)
+
+    def has_one_member(self) -> bool:
+        with Registry(self.control.registry_file) as registry:
+            machines, events = registry.inventory().machines, registry.events()
+        assert [(each.name, each.address, each.state) for each in machines] == [
+            ("control", "10.77.0.1", "active"),
+            ("machine-b", "10.77.0.2", "active"),
+        ]
+        assert [(event.what, event.command) for event in events[1:]] == [
+            ("invited", "invite"),
+            ("joined", "admit"),
+        ]
+        return True
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def refused(call: Callable[[], object], kind: type[QmeshError], because: str) -> None:
+    with pytest.raises(kind, match=because) as error:
+        call()
+    assert type(error.value) is kind
+    assert error.value.message.isprintable()
+    assert error.value.hint.isprintable()
+
+
+def altered(request: str, **changed: Any) -> str:
+    """A request that says something else, under a checksum that is right."""
+    asked = parse_request(request)
+    message = msgspec.json.encode(json.loads(asked.redemption) | changed)
+    return msgspec.structs.replace(asked, redemption=message).text()
+
+
+def contents(state: State) -> dict[str, bytes]:
+    found = (path for path in state.directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(state.directory)): path.read_bytes() for path in found}
+
+
+def test_three_lines_make_a_member(directory):
+    cluster = Cluster(directory)
+    invitation = cluster.invite()
+    request = cluster.ask(invitation)
+    assert set(contents(cluster.machine())) == {"private.key", "request.json"}
+    standing = enter(cluster.machine(), cluster.admit(request).answer, apply=False)
+    assert (standing.name, standing.address, standing.ports) == (
+        "machine-b",
+        "10.77.0.2",
+        (40003, 40004, 40005, 40006),
+    )
+    assert cluster.has_one_member()
+    member = load(cluster.machine())
+    assert member.settings.control_endpoints == invitation.endpoints
+    shared = load(cluster.control).preshared[standing.public_key]
+    assert member.preshared == {invitation.control_key: shared}
+    assert shared == permanent_preshared_key(invitation.secret, invitation.control_key, standing.public_key)
+
+
+def test_a_request_is_the_same_again(directory):
+    cluster = Cluster(directory)
+    invitation = cluster.invite()
+    request = cluster.ask(invitation)
+    before = contents(cluster.machine())
+    assert cluster.ask(invitation) == request
+    assert contents(cluster.machine()) == before
+    moved = msgspec.structs.replace(WISH, endpoint="198.51.100.9:51820")
+    assert json.loads(parse_request(cluster.ask(invitation, wish=moved)).redemption)["endpoint"]
+    assert cluster.ask(invitation) == request
+
+
+def test_e2_what_is_carried_and_kept_has_no_secret_of_the_invitation(directory):
+    cluster = Cluster(directory)
+    invitation = cluster.invite()
+    cluster.ask(invitation)
+    kept = b"".join(contents(cluster.machine()).values())
+    for secret in (invitation.secret, invitation.derived.proof_key):
+        for spelling in (msgspec.json.encode(secret).strip(b'"'), secret.hex().encode(), secret):
+            assert spelling not in kept
+
+
+def test_e2_an_altered_request_is_refused(directory):
+    cluster = Cluster(directory)
+    request = cluster.ask(cluster.invite())
+    before = contents(cluster.control)["mesh.db"]
+    changes: tuple[dict[str, Any], ...] = (
+        {"workers": 64},
+        {"public_key": load(cluster.control).machine.public_key},
+        {"endpoint": "192.168.0.66:51820"},
+        {"proof": "0" * 64},
+    )
+    for changed in changes:
+        forged = altered(request, **changed)
+        refused(partial(cluster.admit, forged), EnrolmentRefused, "not proven")
+    unknown = altered(request, identifier="0" * 32)
+    refused(lambda: cluster.admit(unknown), EnrolmentRefused, "not known to this control node")
+    zeros = altered(request, public_key="A" * 43 + "=")
+    refused(lambda: cluster.admit(zeros), EnrolmentRefused, "not usable")
+    foreign = msgspec.structs.replace(parse_request(request), mesh="0" * 16).text()
+    refused(lambda: cluster.admit(foreign), EnrolmentRefused, "is for mesh 0000000000000000")
+    refused(lambda: cluster.admit(request[:-5]), BadInput, "damaged")
+    assert contents(cluster.control)["mesh.db"] == before
+
+
+def test_e3_an_invitation_that_is_spent_is_refused(directory):
+    cluster = Cluster(directory)
+    invitation = cluster.invite()
+    request = cluster.ask(invitation)
+    late = cluster.ask(invitation, "second")
+    cluster.admit(request)
+    refused(lambda: cluster.admit(late), EnrolmentRefused, "used already, with another key")
+    withdrawn = cluster.ask(cluster.invite("machine-c"), "third")
+    expired = cluster.ask(cluster.invite("machine-c"), "third")
+    refused(lambda: cluster.admit(withdrawn), EnrolmentRefused, "withdrawn")
+    connection = sqlite.connect(cluster.control.registry_file)
+    connection.execute("UPDATE invitations SET expires_at = 1")
+    connection.close()
+    refused(lambda: cluster.admit(expired), EnrolmentRefused, "expired")
+    cluster.admit(request)  # that one was redeemed in time
+    mesh_changes.remove(cluster.control, "machine-b")
+    refused(lambda: cluster.admit(request), EnrolmentRefused, "used already, and its machine is no member")
+    assert [machine.name for machine in load(cluster.control).inventory.machines] == ["control"]
+
+
+def test_e4_cut_off_at_any_write_a_request_is_made_with_the_same_key(directory):
+    cluster = Cluster(directory)
+    invitation = cluster.invite()
+    machine = cluster.machine()
+
+    def afresh() -> None:
+        shutil.rmtree(machine.directory, ignore_errors=True)
+
+    cut = []
+    for at in cut_offs(lambda: cluster.ask(invitation), afresh=afresh):
+        cut.append(at.split()[0])
+        key = machine.private_key()
+        request = json.loads(parse_request(cluster.ask(invitation)).redemption)
+        assert key in {None, machine.private_key()}
+        own = machine.private_key()
+        assert own is not None
+        assert request["public_key"] == public_key_of(own)
+    assert cut.count("replace") == 2
+    assert cut.count("fsync") == 4
+
+
+def test_e4_cut_off_at_any_write_admitting_makes_one_member(directory):
+    cluster = Cluster(directory)
+    request = cluster.ask(cluster.invite())
+    kept = directory / "kept"
+    shutil.copytree(cluster.control.directory, kept)
+
+    def afresh() -> None:
+        shutil.rmtree(cluster.control.directory)
+        shutil.copytree(kept, cluster.control.directory)
+
+    cut = []
+    for at in cut_offs(lambda: cluster.admit(request), afresh=afresh):
+        cut.append(at)
+        cluster.admit(request)
+        assert cluster.has_one_member()
+    assert cut.count("commit") > 2
+    enter(cluster.machine(), cluster.admit(request).answer, apply=False)
+
+
+def test_e4_cut_off_at_any_write_the_answer_makes_a_member(directory):
+    cluster = Cluster(directory)
+    answer = cluster.admit(cluster.ask(cluster.invite())).answer
+    machine, kept = cluster.machine(), directory / "kept"
+    shutil.copytree(machine.directory, kept)
+
+    def afresh() -> None:
+        shutil.rmtree(machine.directory)
+        shutil.copytree(kept, machine.directory)
+
+    cut = []
+    for at in cut_offs(lambda: enter(machine, answer, apply=False), afresh=afresh):
+        cut.append(at.split()[0])
+        enter(machine, answer, apply=False)
+        assert load(machine).machine.address == "10.77.0.2"
+        assert {"machine.json", "membership.json", "preshared.key", "node/config.yml"} <= set(
+            contents(machine)
+        )
+        assert "request.json" not in contents(machine)
+    assert cut.count("replace") > 3
+    assert cluster.has_one_member()
+
+
+def test_e6_no_answer_but_the_own_one_is_believed(directory):
+    cluster = Cluster(directory)
+    machine = cluster.machine()
+    machine.prepare()
+    foreign = cluster.admit(cluster.ask(cluster.invite("machine-c"), "machine-c")).answer
+    refused(lambda: enter(machine, foreign, apply=False), BadInput, "no request of this machine waits")
+    invitation = cluster.invite()
+    request = cluster.ask(invitation)
+    thief = cluster.ask(invitation, "thief")
+    own = cluster.admit(request).answer
+    before = contents(machine)
+    refused(lambda: load(machine), BadInput, "in no mesh yet: it waits for the answer")
+    refused(lambda: enter(machine, foreign, apply=False), EnrolmentRefused, "to another request")
+    refused(lambda: enter(machine, own[:-5], apply=False), BadInput, "damaged")
+    refused(lambda: enter(machine, request, apply=False), BadInput, "not a qmesh answer")
+    assert contents(machine) == before
+    held = contents(cluster.machine("thief"))
+    assert thief != request
+    refused(
+        lambda: enter(cluster.machine("thief"), own, apply=False), EnrolmentRefused, "not for this machine"
+    )
+    assert contents(cluster.machine("thief")) == held
+    refused(lambda: enter(cluster.control, own, apply=False), BadInput, "is the control node")
+
+    machine.private_key_file.unlink()
+    refused(lambda: enter(machine, own, apply=False), StateUnreadable, "not the key that the request")
+    files.write(machine.private_key_file, before["private.key"])
+    enter(machine, own, apply=False)
+
+
+def test_e6_an_older_membership_is_never_taken(directory):
+    cluster = Cluster(directory)
+    machine = cluster.machine()
+    invitation = cluster.invite()
+    request = cluster.ask(invitation)
+    old = cluster.admit(request).answer
+    enter(machine, old, apply=False)
+    mesh_changes.set_machine(cluster.control, "machine-b", workers=2, endpoints=None)
+    newer = cluster.admit(request).answer
+    enter(machine, newer, apply=False)
+    assert load(machine).inventory.revision == 3
+    before = contents(machine)
+    for answer in (old, newer):
+        enter(machine, answer, apply=False)
+        assert contents(machine) == before
+    refused(lambda: cluster.ask(invitation), BadInput, "already")
+    foreign = cluster.admit(cluster.ask(cluster.invite("machine-c"), "machine-c")).answer
+    refused(lambda: enter(machine, foreign, apply=False), EnrolmentRefused, "not for this machine")
+    assert contents(machine) == before
+
+    (machine.directory / "machine.json").unlink()
+    cluster.ask(invitation)
+    before = contents(machine)
+    refused(lambda: enter(machine, old, apply=False), EnrolmentRefused, "revision 3 is held here")
+    assert contents(machine) == before
+    enter(machine, newer, apply=False)
+    machine.membership_file.write_bytes(b"{")
+    cluster.ask(invitation)
+    enter(machine, old, apply=False)
+    assert load(machine).inventory.revision == 2
+
+
+@pytest.mark.parametrize("ports", [(), (40003, 40004)])
+def test_e4_ports_that_were_closed_stay_so_without_apply(directory, ports):
+    cluster = Cluster(directory)
+    machine = cluster.machine()
+    request = cluster.ask(cluster.invite())
+    machine.save_held_ports(HeldPorts(ours=ports))
+    enter(machine, cluster.admit(request).answer, apply=False)
+    assert machine.settings().guarded is bool(ports)
+
+
+def test_what_collides_is_refused_when_asking_and_when_entering(directory):
+    cluster = Cluster(directory)
+    machine = cluster.machine()
+    invitation = cluster.invite()
+    subprocess.run(["ip", "link", "add", "lan", "type", "bridge"], check=True)
+    subprocess.run(["ip", "link", "set", "lan", "up"], check=True)
+    collide = ["dev", "lan", "10.77.3.1/24"]
+    subprocess.run(["ip", "address", "add", *collide], check=True)
+    refused(lambda: cluster.ask(invitation), BadInput, "collides with 10.77.3.0/24")
+    assert contents(machine) == {}
+    subprocess.run(["ip", "address", "del", *collide], check=True)
+    answer = cluster.admit(cluster.ask(invitation)).answer
+    before = contents(machine)
+    subprocess.run(["ip", "address", "add", *collide], check=True)
+    refused(lambda: enter(machine, answer, apply=False), BadInput, "collides with 10.77.3.0/24")
+    assert contents(machine) == before
+
+
+def test_a_member_by_files_may_say_its_invitation_again(directory):
+    cluster = Cluster(directory)
+    machine = cluster.machine()
+    invitation = cluster.invite()
+    enter(machine, cluster.admit(cluster.ask(invitation)).answer, apply=False)
+    before = contents(machine)
+    join(machine, invitation.text(), WISH, apply=False)
+    assert contents(machine) == before

@@ -1,0 +1,156 @@
+"""What the agent has to restart still, beside commands that ask for more."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qmesh.agent.commands import init
+from qmesh.agent.local import load
+from qmesh.agent.node_restarts import REST, Follower, render_in_hand
+from qmesh.errors import QmeshError
+from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.state.directory import State
+from qmesh.mesh.node_restarts import Due
+from tests.fuse import mount_fuse
+
+
+def test_what_a_command_asks_for_while_workers_are_restarted_is_not_forgotten(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+    state.prepare()
+    follower = Follower(state)
+    was, more = Due(restart=(1,), control=True), Due(restart=(1, 2), control=True)
+    state.save_due(was)
+    state.save_due(more)  # by `qmesh apply`, meanwhile
+    for left in (None, Due(control=True)):
+        assert not follower._done(was, left)
+        assert state.due() == more
+    assert follower._done(more, Due(control=True))
+    assert state.due() == Due(control=True)
+    assert follower._done(Due(control=True), None)
+    assert state.due() is None
+
+
+USER = 1001
+HOME = Path("/run/alice")
+CONFIG = HOME / ".config"
+TEXT = "engine:\n  dataWorkerMultiaddrs: [/ip4/10.77.0.1/tcp/40000]\np2p: {}\ndb: {}\nkey: {}\n"
+"""In qmesh's hands: its list lies in the tunnel."""
+
+
+def made() -> State:
+    """A control node of three workers, whose node's directory is a user's."""
+    Path("/run").chmod(0o755)
+    CONFIG.mkdir(parents=True)
+    (CONFIG / "config.yml").write_text(TEXT, encoding="utf-8")
+    for path in (HOME, CONFIG, CONFIG / "config.yml"):
+        os.chown(path, USER, USER)
+    state = State(Path("/run/state"), patience_s=1.0)
+    init.init(
+        state,
+        init.Wish(
+            name=None,
+            endpoints=("192.0.2.1",),
+            network="10.77.0.0/20",
+            listen_port=None,
+            workers=3,
+            node="1.4",
+            worker_base_port=None,
+            config=CONFIG,
+            interface=None,
+        ),
+        apply=False,
+    )
+    return state
+
+
+@pytest.mark.lab
+def test_whose_the_directory_is_was_remembered_and_stays_so(own_machine: None) -> None:
+    state = made()
+    assert state.settings().node == ConfigDirectory(CONFIG, USER)
+    assert render_in_hand(state, load(state))
+    assert (CONFIG / "config.yml").read_text(encoding="utf-8").count("/ip4/10.77.0.1/") == 3
+    assert state.due() == Due(restart=(2, 3), control=True)
+    assert not render_in_hand(state, load(state))
+    assert {path.stat().st_uid for path in CONFIG.iterdir()} == {USER}
+
+    # As an earlier version left it.
+    older = msgspec.structs.replace(state.settings(), config_owner=None)
+    state.save_settings(older)
+    assert not render_in_hand(state, load(state))
+    assert state.settings().node == ConfigDirectory(CONFIG, USER)
+
+
+@pytest.mark.lab
+def test_another_owner_is_not_followed_and_that_is_said_once(
+    own_machine: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = made()
+    os.chown(CONFIG, 0, 0)
+    follower = Follower(state)
+    for _ in range(3):
+        follower._look_at = 0.0
+        follower.turn(load(state))
+    assert [message.partition(" (hint")[0] for message in caplog.messages] == [
+        f"config.yml does not follow the mesh: {CONFIG} was user 1001's, and is user 0's now"
+    ]
+    assert (CONFIG / "config.yml").read_text(encoding="utf-8") == TEXT
+
+
+@pytest.mark.lab
+def test_the_agents_lock_is_free_while_a_users_file_is_waited_for(own_machine: None) -> None:
+    """The disk never answers; the loop, which keeps the guard, wants the lock."""
+    state = made()
+    here = load(state)
+    mount_fuse(CONFIG, user=0)
+    ended: list[QmeshError] = []
+
+    def follow() -> None:
+        try:
+            render_in_hand(state, here)
+        except QmeshError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    while not ended:
+        with state.lock():
+            pass
+    thread.join()
+    assert "does not answer" in ended[0].message
+
+
+@pytest.mark.lab
+def test_who_changes_his_file_without_end_has_the_agent_rest_between(own_machine: None) -> None:
+    state = made()
+    follower, here = Follower(state), load(state)
+    entries = "".join(f"    - /ip4/10.77.0.1/tcp/{40000 + number}\n" for number in range(5000))
+    for _ in range(2):
+        (CONFIG / "config.yml").write_text(
+            f"engine:\n  dataWorkerMultiaddrs:\n{entries}    - &a x\n", encoding="utf-8"
+        )
+        follower._look_at = 0.0
+        began, used = time.monotonic(), time.thread_time()
+        follower.turn(here)
+        used = time.thread_time() - used
+        assert follower._look_at - began >= REST * used / 2
+
+
+@pytest.mark.lab
+def test_a_list_that_its_owner_made_long_is_no_long_line_in_the_log(
+    own_machine: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = made()
+    entries = "".join(f"    - /ip4/10.77.0.1/tcp/{40000 + number}\n" for number in range(15_000))
+    (CONFIG / "config.yml").write_text(f"engine:\n  dataWorkerMultiaddrs:\n{entries}", encoding="utf-8")
+    caplog.set_level("INFO", "qmesh")
+    Follower(state).turn(load(state))
+    (said,) = [message for message in caplog.messages if message.startswith("stop cores")]
+    assert said.startswith("stop cores 4-23 and 14977 more, another machine's now: systemctl stop ")
+    assert max(map(len, caplog.messages)) < 1000
+    assert state.due() is None

@@ -1,0 +1,246 @@
+"""`qmesh ready`, on machines of their own: the kernel's word on guard, addresses and ports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from qmesh.agent.commands.ready import Ready, wait_until_listening, wait_until_startable
+from qmesh.errors import BadInput, MachineRefused
+from tests.lab.waiting import wait_until, within
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+ADDRESS, PORT = "10.77.0.2", 40003
+ENTRIES = ("/ip4/10.77.0.1/tcp/40000", f"/ip4/{ADDRESS}/tcp/{PORT}", "/ip6/fd00:77::2/tcp/40004")
+CORE = 2
+EVERY = ("0.0.0.0", "::")  # noqa: S104 - that is what is asked about
+
+
+@pytest.fixture
+def config(tmp_path):
+    lines = "".join(f"    - {entry}\n" for entry in ENTRIES)
+    (tmp_path / "config.yml").write_text(f"engine:\n  dataWorkerMultiaddrs:\n{lines}")
+    return tmp_path
+
+
+def run(*words: str) -> None:
+    subprocess.run(words, check=True)
+
+
+def guard(name: str = "qmesh") -> None:
+    run("nft", "add", "table", "inet", name)
+
+
+def tunnel(*addresses: str) -> None:
+    run("ip", "link", "add", "qmesh0", "type", "veth", "peer", "name", "other")
+    for name in ("qmesh0", "other"):
+        run("ip", "link", "set", name, "up")
+    for address in addresses or (f"{ADDRESS}/20",):
+        run("ip", "address", "add", address, "dev", "qmesh0")
+
+
+@contextlib.contextmanager
+def waiting_for(do: Callable[..., object], *words: Any) -> Iterator[None]:
+    """What the block waits for is done meanwhile; it is not over before."""
+    done = threading.Event()
+
+    def begin() -> None:
+        done.set()
+        do(*words)
+
+    timer = threading.Timer(1, begin)
+    timer.start()
+    try:
+        with within(10):
+            yield
+        assert done.is_set()
+    finally:
+        timer.join()
+
+
+@contextlib.contextmanager
+def listening(address: str, port: int = PORT) -> Iterator[None]:
+    with socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET):
+        yield
+
+
+@pytest.mark.parametrize("table", ["qmesh", "qmesh-held"])
+def test_a_core_with_guard_address_and_free_port_can_start_at_once(config, table):
+    guard(table)
+    tunnel()
+
+    # As soon as it can: it is looked at once.
+    assert wait_until_startable(CORE, config, timeout_s=0) == Ready(
+        core=CORE, address=ADDRESS, port=PORT, listens=False
+    )
+
+
+def test_a_core_waits_for_the_tunnels_address(config):
+    guard()
+    made = f"ip link add qmesh0 type bridge && ip address add {ADDRESS}/20 dev qmesh0"
+    with waiting_for(run, "sh", "-c", made):
+        wait_until_startable(CORE, config, timeout_s=60)
+
+
+def test_g3_a_core_and_the_control_process_wait_for_the_guard(config):
+    tunnel()
+    for core in (CORE, 0):
+        with waiting_for(run, "nft", "add", "table", "inet", "qmesh"):
+            wait_until_startable(core, config, timeout_s=60)
+        run("nft", "delete", "table", "inet", "qmesh")
+
+
+def test_g3_a_table_of_another_name_is_no_guard(config):
+    tunnel()
+    run("nft", "add", "table", "ip", "qmesh")
+    guard("qmesh2")
+    with pytest.raises(MachineRefused, match="no guard is loaded"):
+        wait_until_startable(CORE, config, timeout_s=0)
+
+
+def test_an_address_that_does_not_come_is_told(config):
+    guard()
+    with pytest.raises(
+        MachineRefused, match=rf"{ADDRESS}, where core 2 is to listen, is no address"
+    ) as caught:
+        wait_until_startable(CORE, config, timeout_s=0.2)
+    assert "qmesh apply" in caught.value.hint
+
+
+def test_for_another_machines_address_nobody_waits_longer_than_addresses_take_to_come(config):
+    guard()
+    tunnel("10.77.0.9/20")
+    whose = r"core 2 is another machine's: 10\.77\.0\.2 is in 10\.77\.0\.0/20 of qmesh0"
+    with within(10), pytest.raises(BadInput, match=whose):
+        wait_until_startable(CORE, config, timeout_s=600)
+
+
+def test_an_interface_may_get_its_addresses_one_by_one(config):
+    guard()
+    tunnel("10.77.0.9/20")
+    with waiting_for(run, "ip", "address", "add", f"{ADDRESS}/20", "dev", "qmesh0"):
+        wait_until_startable(CORE, config, timeout_s=60)
+
+
+@pytest.mark.parametrize("address", [ADDRESS, *EVERY])
+def test_a_port_that_somebody_has_is_not_free(config, address):
+    guard()
+    tunnel()
+    with listening(address), pytest.raises(MachineRefused, match=f"port {PORT}, where core 2 .* is in use"):
+        wait_until_startable(CORE, config, timeout_s=0.2)
+
+
+@pytest.mark.parametrize(("address", "port"), [("127.0.0.1", PORT), (ADDRESS, PORT + 1), ("::1", PORT)])
+def test_the_same_port_elsewhere_and_another_port_are_in_nobodys_way(config, address, port):
+    guard()
+    tunnel()
+    with listening(address, port):
+        wait_until_startable(CORE, config, timeout_s=0)
+        with pytest.raises(MachineRefused, match=rf"core 2 does not listen on {ADDRESS} port {PORT}$"):
+            wait_until_listening(CORE, config, timeout_s=0)
+
+
+def test_a_worker_that_listens_is_seen_and_one_that_begins_to_is_waited_for(config):
+    tunnel()
+    server = f"input(); mine = socket.create_server(('{ADDRESS}', {PORT})); input()"
+    program = [sys.executable, "-c", f"import socket; {server}"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, bufsize=0) as worker:
+        assert worker.stdin is not None
+        try:
+            with waiting_for(worker.stdin.write, b"\n"):
+                ready = wait_until_listening(CORE, config, timeout_s=60)
+        finally:
+            worker.kill()
+    assert ready == Ready(core=CORE, address=ADDRESS, port=PORT, listens=True)
+
+
+def test_a_worker_of_ipv6_is_seen(config):
+    tunnel("fd00:77::2/64")
+    asking = ["ip", "-6", "address", "show", "tentative"]  # until IPv6 knows that nobody else has it
+    wait_until(lambda: not subprocess.run(asking, check=True, capture_output=True).stdout)
+    with listening("fd00:77::2", 40004):
+        assert wait_until_listening(3, config, timeout_s=5).address == "fd00:77::2"
+
+
+@pytest.mark.parametrize("address", EVERY)
+def test_a_worker_that_listens_on_every_address_does_not_count(config, address):
+    tunnel()
+    wide = rf"{address} port {PORT}, every address"
+    with within(10), listening(address), pytest.raises(BadInput, match=wide):
+        wait_until_listening(CORE, config, timeout_s=600)
+
+
+def test_a_worker_that_has_ended_is_not_waited_for(config, monkeypatch):
+    tunnel()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as worker:
+        assert worker.stdin is not None
+        monkeypatch.setenv("MAINPID", str(worker.pid))
+        with waiting_for(worker.stdin.close), pytest.raises(MachineRefused, match="its process ended"):
+            wait_until_listening(CORE, config, timeout_s=60)
+    with pytest.raises(MachineRefused, match="its process ended"):  # nor one that is long gone
+        wait_until_listening(CORE, config, timeout_s=60)
+
+
+def test_the_control_process_has_no_place_in_the_list(config):
+    guard()
+    assert wait_until_startable(0, None, timeout_s=0) == Ready(core=0, address=None, port=None, listens=False)
+    with pytest.raises(BadInput, match="core 0 is the control process"):
+        wait_until_listening(0, config, timeout_s=0)
+
+
+def test_without_a_config_nothing_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for config in (tmp_path, None):
+        with pytest.raises(BadInput, match=r"there is no config\.yml in "):
+            wait_until_startable(1, config, timeout_s=60)
+
+
+def qmesh(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "qmesh", *words], check=False, capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_the_command_says_the_same_whether_a_unit_or_a_hand_typed_it(config):
+    guard()
+    tunnel()
+    unit = ("ready", "2", "--config", str(config), "--timeout", "5")
+    hand = ("ready", "--timeout", "5", "--config", str(config), "2")
+    for words in (unit, hand):
+        assert qmesh(*words).stdout == f"core 2 can start on {ADDRESS} port {PORT}\n"
+    with listening(ADDRESS):
+        for words in (unit, hand):
+            assert qmesh(*words, "--listening").stdout == f"core 2 listens on {ADDRESS} port {PORT}\n"
+    for words in (unit, hand):
+        beyond = ["9" if word == "2" else word for word in words]
+        assert qmesh(*beyond, code=2).stderr.startswith("error: core 9 is beyond the worker list")
+    told = json.loads(qmesh(*hand, "--json").stdout)
+    assert told == {"core": 2, "address": ADDRESS, "port": PORT, "listens": False}
+
+
+def test_of_what_qmesh_remembers_nothing_is_read_and_little_is_loaded(config):
+    """A hundred cores may start at once."""
+    guard()
+    tunnel()
+    words = ["ready", "2", "--config", str(config), "--timeout", "5"]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "qmesh", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "qmesh" in loaded
+    assert not loaded & {"typer", "pyroute2", "cryptography", "h11", "sqlite3"}

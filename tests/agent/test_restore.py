@@ -1,0 +1,558 @@
+"""A restore that is killed between any two writes, and what it does and does not do to a state directory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from qmesh.agent.commands import init, restore
+from qmesh.agent.commands.backup import contents, remember, take
+from qmesh.agent.commands.invite import Wish as Invited
+from qmesh.agent.commands.invite import invite
+from qmesh.agent.commands.join import online
+from qmesh.agent.commands.join.steps import Wish
+from qmesh.agent.commands.mesh_changes import set_machine
+from qmesh.agent.local import load
+from qmesh.cli.output_file import refuse_file
+from qmesh.errors import BadInput, QmeshError, StateUnreadable
+from qmesh.host import files
+from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.registry import Registry
+from qmesh.host.registry.schema import SCHEMA
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import BackedUp
+from qmesh.mesh.protocol.backup_file import JUMP, MAGIC, pack, unpack
+from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_4
+
+pytestmark = [pytest.mark.lab]
+
+WISH = restore.Wish(endpoints=(), config=None)
+CALLS = ("open", "write", "fsync", "rename", "replace", "unlink", "mkdir", "chmod")
+"""Of the system, by which anything becomes durable or visible."""
+
+
+def made(directory: Path) -> State:
+    """A control node's state, its tunnel never up; machine-b is invited."""
+    state = State(directory)
+    init.init(
+        state,
+        init.Wish(
+            name=None,
+            endpoints=("192.0.2.1",),
+            network="10.77.0.0/20",
+            listen_port=None,
+            workers=3,
+            node="2.0",
+            worker_base_port=None,
+            config=None,
+            interface=None,
+        ),
+        apply=False,
+    )
+    invite(state, Invited(name="machine-b", workers=4, endpoint=None, expires="24h"))
+    return state
+
+
+def restored(state: State, octets: bytes, **wish: Any) -> restore.Restored:
+    return restore.restore(state, octets, None, msgspec.structs.replace(WISH, **wish), apply=False)
+
+
+def what_counts(state: State) -> dict[str, object]:
+    """Of a state directory, all but the times in it."""
+    with Registry(state.registry_file) as registry:
+        events = [(each.command, each.what, each.machine, each.revision) for each in registry.events()]
+        mesh = registry.inventory()
+    with contextlib.closing(sqlite3.connect(state.registry_file)) as connection:
+        invitations = connection.execute("SELECT outcome, secret FROM invitations").fetchall()
+    here = load(state)
+    return {
+        "settings": here.settings,
+        "mesh": mesh,
+        "events": events,
+        "invitations": invitations,
+        "key": state.private_key(),
+        "signing": state.signing_key().private_bytes_raw(),
+        "files": {path.name: path.stat().st_mode & 0o777 for path in state.directory.iterdir()},
+    }
+
+
+def killed_at(number: int, state: State, octets: bytes) -> bool:
+    """Restore in a process that is killed at that call of the system; whether it came so far."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            left = iter(range(number))
+
+            def counted(call: Any) -> Any:
+                def instead(*arguments: Any, **options: Any) -> Any:
+                    if next(left, None) is None:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return call(*arguments, **options)
+
+                return instead
+
+            for name in CALLS:
+                setattr(os, name, counted(getattr(os, name)))
+            restored(state, octets)
+            os._exit(0)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert status in {0, signal.SIGKILL}
+    return status == signal.SIGKILL
+
+
+def in_turn(tmp_path: Path) -> Iterator[tuple[int, State]]:
+    for number in range(500):
+        yield number, State(tmp_path / str(number))
+
+
+def test_e4_killed_at_any_write_the_same_restore_again_succeeds(own_machine, tmp_path):
+    octets, _ = take(made(tmp_path / "old"), None)
+    whole = State(tmp_path / "whole")
+    restored(whole, octets)
+    wanted = what_counts(whole)
+    seen: set[tuple[str, ...]] = set()
+    for number, state in in_turn(tmp_path):
+        if not killed_at(number, state, octets):
+            break
+        left = state.directory.iterdir() if state.directory.exists() else ()
+        seen.add(tuple(sorted(path.name for path in left if not path.name.startswith("."))))
+        is_member = (state.directory / "machine.json").exists()
+        assert not is_member or load(state).inventory == wanted["mesh"]
+        if not is_member:
+            with pytest.raises(QmeshError):
+                load(state)
+        restored(state, octets)
+        found = what_counts(state)
+        for rest in [name for name in found["files"] if name.startswith(".")]:  # type: ignore[attr-defined]
+            del found["files"][rest]  # type: ignore[attr-defined]
+        assert found == wanted, number
+    else:
+        pytest.fail("it never came to its end")
+    # It was killed before, between and after all of them.
+    keys = ("private.key", "restored.json")
+    assert seen >= {
+        (),
+        ("restored.json",),
+        keys,
+        (*keys, "signing.key"),
+        ("mesh.db", *keys, "signing.key"),
+        ("machine.json", "mesh.db", *keys, "signing.key"),
+    }
+
+
+def test_what_was_cut_off_is_no_start_for_another_mesh(own_machine, tmp_path):
+    octets, _ = take(made(tmp_path / "old"), None)
+    for number, state in in_turn(tmp_path):
+        killed_at(number, state, octets)
+        if (state.directory / "signing.key").exists():
+            break
+    else:
+        pytest.fail("it never wrote the key")
+    with pytest.raises(StateUnreadable, match="cut off"):
+        made(state.directory)
+    invitation = invite(State(tmp_path / "old"), Invited(name="x", workers=1, endpoint=None, expires="1h"))
+    wish = Wish(endpoint=None, config=None, listen_port=None, interface=None)
+    with pytest.raises(StateUnreadable, match="cut off"):
+        online.join(state, invitation.text(), wish, apply=False)
+    other, _ = take(made(tmp_path / "other"), None)
+    assert restored(state, other).mesh == load(State(tmp_path / "other")).inventory.mesh
+
+
+def test_e3_what_was_open_is_withdrawn_and_its_secret_is_in_no_octet(own_machine, tmp_path):
+    state = made(tmp_path / "old")
+    with contextlib.closing(sqlite3.connect(state.registry_file)) as connection:
+        [(secret,)] = connection.execute("SELECT secret FROM invitations").fetchall()
+        [(shared,)] = connection.execute(
+            "SELECT preshared_key FROM machines WHERE preshared_key IS NOT NULL"
+        ).fetchall()
+    octets, taken = take(state, None)
+    assert taken.withdrawn == ("machine-b",)
+    assert secret not in octets
+    assert shared.encode() not in octets
+    key = state.private_key()
+    assert key is not None
+    assert key.reveal().encode() in octets  # a secret would be found
+    again = State(tmp_path / "new")
+    assert restored(again, octets).withdrawn == ("machine-b",)
+    facts = what_counts(again)
+    assert facts["invitations"] == [("withdrawn", None)]
+    assert facts["events"] == [
+        ("init", "mesh-made", "control", 1),
+        ("invite", "invited", "machine-b", 1),
+        ("backup", "invitation-withdrawn", "machine-b", 1),
+        ("restore", "restored", "control", 1 + JUMP),
+    ]
+    # In the mesh that goes on, nothing was withdrawn.
+    with contextlib.closing(sqlite3.connect(state.registry_file)) as connection:
+        assert connection.execute("SELECT outcome FROM invitations").fetchall() == [("open",)]
+
+
+def test_e3_of_what_was_deleted_before_there_is_no_octet(own_machine, tmp_path):
+    state = made(tmp_path / "old")
+    with contextlib.closing(sqlite3.connect(state.registry_file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA secure_delete = OFF")
+        row = (1, "burnt secret " * 1000, "", 1)
+        connection.execute("INSERT INTO events (at, command, what, revision) VALUES (?, ?, ?, ?)", row)
+        connection.execute("DELETE FROM events WHERE command LIKE 'burnt%'")
+    assert b"burnt secret" in state.registry_file.read_bytes()
+    assert b"burnt secret" not in take(state, None)[0]
+
+
+def test_what_was_committed_a_moment_ago_is_in_it(own_machine, tmp_path):
+    state = made(tmp_path / "old")
+    with Registry(state.registry_file) as held:  # as the agent does, so that it is in SQLite's log only
+        set_machine(state, "control", workers=5, endpoints=None)
+        found = contents(unpack(take(state, None)[0], None)).inventory
+        assert (found.revision, found.control_node.workers) == (held.revision(), 5) == (2, 5)
+
+
+def test_a_sealed_backup_takes_its_passphrase(own_machine, tmp_path):
+    octets, taken = take(made(tmp_path / "old"), b"correct horse")
+    assert taken.encrypted
+    new = State(tmp_path / "new")
+    for passphrase in (None, b"wrong"):
+        with pytest.raises(BadInput, match="passphrase"):
+            restore.restore(new, octets, passphrase, WISH, apply=False)
+    assert not new.directory.exists()
+    restore.restore(new, octets, b"correct horse", WISH, apply=False)
+    assert load(new).inventory.revision == 1 + JUMP
+
+
+def test_a_plain_backup_in_the_place_of_a_sealed_one_is_refused(own_machine, tmp_path):
+    swapped, _ = take(made(tmp_path / "mallorys"), None)
+    with pytest.raises(BadInput, match="not encrypted, though a passphrase was given"):
+        restore.restore(State(tmp_path / "new"), swapped, b"correct horse", WISH, apply=False)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("passphrase", [None, b"correct horse"])
+def test_what_is_to_be_restored_is_shown_before_anything_is_written(own_machine, tmp_path, passphrase):
+    state, new = made(tmp_path / "old"), State(tmp_path / "new")
+    octets, taken = take(state, passphrase)
+    shown: list[restore.Offered] = []
+
+    def refuse(offered: restore.Offered) -> None:
+        assert not new.directory.exists()
+        shown.append(offered)
+        raise BadInput("no", hint="")
+
+    with pytest.raises(BadInput, match="no"):
+        restore.restore(new, octets, passphrase, WISH, apply=False, agree=refuse)
+    assert not new.directory.exists()
+    (offered,) = shown
+    here = load(state)
+    assert (offered.mesh, offered.name, offered.public_key, offered.machines, offered.revision) == (
+        *(here.inventory.mesh, "control", here.machine.public_key, ("control",), 1),
+    )
+    assert (offered.taken_at, offered.encrypted) == (taken.taken_at, passphrase is not None)
+    assert 0 <= offered.age_s < 3600
+
+
+def test_a_backup_that_could_not_be_restored_is_not_made(own_machine, tmp_path, monkeypatch):
+    state = made(tmp_path / "old")
+    whole, _ = take(state, None)
+    with monkeypatch.context() as less:
+        less.setattr(files, "MAX_OCTETS", len(whole) - 1)
+        with pytest.raises(StateUnreadable, match="at most"):
+            take(state, None)
+    with contextlib.closing(sqlite3.connect(state.registry_file)) as connection, connection:
+        connection.execute("UPDATE events SET at = ? WHERE number = 1", (2**62,))
+    for passphrase in (None, b"correct horse"):
+        with pytest.raises(StateUnreadable):
+            take(state, passphrase)
+
+
+def test_a_hundred_days_of_a_hostile_members_offers_leave_a_backup_that_can_be_restored(
+    own_machine, tmp_path
+):
+    state = made(tmp_path / "old")
+    before = len(take(state, None)[0])
+    with contextlib.closing(sqlite3.connect(state.registry_file)) as connection, connection:
+        for statement in AS_OF_VERSION_4:
+            connection.execute(statement)
+        connection.execute(
+            "INSERT INTO events (at, command, what, machine, revision) WITH RECURSIVE many(n) AS (SELECT 1"
+            " UNION ALL SELECT n + 1 FROM many WHERE n < 864000)"
+            " SELECT n, 'rotate-key', 'key-offered', 'machine-c', 1 FROM many"
+        )
+    octets, _ = take(state, None)
+    assert len(octets) < before + 4096
+    restored(State(tmp_path / "new"), octets)
+
+
+def test_a_backup_that_version_4_of_the_registry_is_in_is_read(own_machine, tmp_path):
+    backup = unpack(take(made(tmp_path / "old"), None)[0], None)
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.deserialize(backup.registry[:18] + b"\1\1" + backup.registry[20:])
+        for statement in AS_OF_VERSION_4:
+            connection.execute(statement)
+        registry = connection.serialize()
+    new = State(tmp_path / "new")
+    restored(new, pack(msgspec.structs.replace(backup, registry=registry), None))
+    assert load(new).inventory.revision == 1 + JUMP
+
+
+def test_when_the_last_backup_was_is_remembered_and_goes_with_the_state(own_machine, tmp_path):
+    state = made(tmp_path / "old")
+    assert state.backed_up() is None
+    _, taken = take(state, None)
+    assert state.backed_up() is None  # it is not written yet
+    remember(state, taken)
+    assert state.backed_up() == BackedUp(at=taken.taken_at, revision=1)
+    state.forget(keep_private_key=True)
+    assert state.backed_up() is None
+
+
+def test_endpoints_and_config_directory_are_the_new_machines(own_machine, tmp_path):
+    octets, _ = take(made(tmp_path / "old"), None)
+    (tmp_path / ".config").mkdir()
+    new = State(tmp_path / "new")
+    done = restored(
+        new, octets, endpoints=("198.51.100.7", "control.example:5000"), config=tmp_path / ".config"
+    )
+    assert [str(each) for each in done.endpoints] == ["198.51.100.7:51820", "control.example:5000"]
+    assert done.endpoints == load(new).machine.endpoints
+    assert load(new).settings.config_directory == str(tmp_path / ".config")
+    assert done.revision == 1 + JUMP
+    assert restored(State(tmp_path / "third"), octets, jump=2 * JUMP).revision == 1 + 2 * JUMP
+
+
+@pytest.mark.parametrize(("owner", "is_kept"), [(1001, True), (1002, False), (0, False)])
+def test_a_directory_of_the_backups_is_kept_only_where_it_is_the_same_users(
+    own_machine, tmp_path, owner, is_kept
+):
+    config = tmp_path / ".config"
+    config.mkdir()
+    os.chown(config, 1001, 1001)
+    old = made(tmp_path / "old")
+    old.save_settings(old.settings().with_node(ConfigDirectory(config, 1001)))
+    octets, _ = take(old, None)
+    os.chown(config, owner, owner)
+    new = State(tmp_path / "new")
+    restored(new, octets)
+    assert new.settings().node == (ConfigDirectory(config, 1001) if is_kept else None)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"endpoints": ("10.77.0.9",)}, "10.77.0.9"),
+        ({"endpoints": ("no host",)}, "no host"),
+        ({"jump": JUMP - 1}, "jump"),
+        ({"jump": 10**12}, "jump"),
+        ({"config": Path("/nowhere")}, "no directory"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_nothing_written(own_machine, tmp_path, wish, said):
+    octets, _ = take(made(tmp_path / "old"), None)
+    with pytest.raises(BadInput, match=said):
+        restored(State(tmp_path / "new"), octets, **wish)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_machine_that_has_a_mesh_or_keys_is_never_overwritten(own_machine, tmp_path):
+    state = made(tmp_path / "old")
+    octets, _ = take(state, None)
+    before = what_counts(state)
+    with pytest.raises(BadInput, match="already"):
+        restored(state, octets)
+    (state.directory / "machine.json").rename(tmp_path / "machine.json")
+    with pytest.raises(StateUnreadable, match="keys or a mesh"):
+        restored(state, octets)
+    (tmp_path / "machine.json").rename(state.directory / "machine.json")
+    assert what_counts(state) == before
+    fresh = State(tmp_path / "fresh")
+    fresh.prepare()
+    key = fresh.make_private_key()
+    with pytest.raises(StateUnreadable, match="keys or a mesh"):
+        restored(fresh, octets)
+    assert fresh.private_key() == key
+    other, _ = take(made(tmp_path / "other"), None)
+    done = State(tmp_path / "new")
+    restored(done, octets)
+    set_machine(done, "control", workers=5, endpoints=None)
+    before = what_counts(done)
+    with pytest.raises(BadInput, match="already"):
+        restored(done, other)
+    with pytest.raises(BadInput, match="--endpoint"):
+        restored(done, octets, endpoints=("192.0.2.9",))
+    assert restored(done, octets).revision == 2 + JUMP
+    assert what_counts(done) == before
+    (done.directory / "machine.json").unlink()
+    with pytest.raises(StateUnreadable, match="keys or a mesh"):
+        restored(done, octets)
+
+
+def test_a_mesh_that_went_on_after_a_restore_cut_off_is_never_overwritten(own_machine, tmp_path):
+    octets, _ = take(made(tmp_path / "old"), None)
+    for number, state in in_turn(tmp_path):
+        killed_at(number, state, octets)
+        if (state.directory / "machine.json").exists():
+            break
+    else:
+        pytest.fail("it never came so far")
+    set_machine(state, "control", workers=5, endpoints=None)
+    (state.directory / "machine.json").unlink()
+    with pytest.raises(StateUnreadable, match="keys or a mesh"):
+        restored(state, octets)
+    with Registry(state.registry_file) as registry:
+        assert registry.revision() == 2 + JUMP
+
+
+def older(image: bytes) -> bytes:
+    """A registry as version 1 had it."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.deserialize(image[:18] + b"\1\1" + image[20:])
+        for statement in AS_OF_VERSION_1:
+            connection.execute(statement)
+        return connection.serialize()
+
+
+def versioned(image: bytes, version: int) -> bytes:
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.deserialize(image[:18] + b"\1\1" + image[20:])
+        connection.execute(f"PRAGMA user_version = {version}")
+        return connection.serialize()
+
+
+def test_an_older_registry_is_brought_forward_and_a_newer_one_refused(own_machine, tmp_path):
+    backup = unpack(take(made(tmp_path / "old"), None)[0], None)
+    old = pack(msgspec.structs.replace(backup, registry=older(backup.registry)), None)
+    new = State(tmp_path / "new")
+    restored(new, old)
+    assert load(new).inventory.stream == "tunnel"
+    with contextlib.closing(sqlite3.connect(new.registry_file)) as connection:
+        shape = "SELECT name FROM pragma_table_info('mesh')"
+        names = [name for (name,) in connection.execute(shape)]
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert all(name in SCHEMA for name in names)
+    assert "restart" in names
+    newer = pack(msgspec.structs.replace(backup, registry=versioned(backup.registry, 99)), None)
+    with pytest.raises(BadInput, match="newer qmesh"):
+        restored(State(tmp_path / "third"), newer)
+    assert not (tmp_path / "third").exists()
+
+
+def test_what_does_not_belong_together_is_refused_with_nothing_written(own_machine, tmp_path):
+    backup = unpack(take(made(tmp_path / "old"), None)[0], None)
+    other = unpack(take(made(tmp_path / "other"), None)[0], None)
+    settings = json.loads(backup.settings)
+    altered: list[dict[str, Any]] = [
+        {name: getattr(other, name)} for name in ("private_key", "signing_key", "registry", "settings")
+    ]
+    altered += [
+        {"settings": json.dumps(settings | change).encode()}
+        for change in (
+            {"control": False},
+            {"name": "machine-b"},
+            {"unheard-of": 1},
+            {"listen_port": "x"},
+            {"mtu": -5},
+            {"interface": "../x"},
+            {"config_directory": "/\0"},
+            {"verification_key": ""},
+        )
+    ]
+    altered += [{"settings": b""}, {"registry": b""}, {"registry": bytes(9000)}]
+    altered += [{"registry": backup.registry[:8192]}, {"private_key": "none"}, {"signing_key": b"x"}]
+    for change in altered:
+        octets = pack(msgspec.structs.replace(backup, **change), None)
+        with pytest.raises(BadInput):
+            restored(State(tmp_path / "new"), octets)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_clock_that_is_behind_the_backup_is_said(own_machine, tmp_path):
+    backup = unpack(take(made(tmp_path / "old"), None)[0], None)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("qmesh").addHandler(handler)
+    for taken_at, name in ((2**39, "ahead"), (1, "behind")):
+        octets = pack(msgspec.structs.replace(backup, taken_at=taken_at), None)
+        assert (restored(State(tmp_path / name), octets).age_s == 0) == (name == "ahead")
+        assert any("clock" in line for line in said) == (name == "ahead")
+        said.clear()
+
+
+def test_a_damaged_control_node_gives_no_backup(own_machine, tmp_path):
+    state = made(tmp_path / "old")
+    for path, octets in ((state.signing_key_file, os.urandom(32)), (state.private_key_file, None)):
+        kept = path.read_bytes()
+        path.unlink()
+        if octets is not None:
+            files.write(path, octets)
+        with pytest.raises(StateUnreadable):
+            take(state, None)
+        files.write(path, kept)
+    assert take(state, None)[1].machines == 1
+
+
+def test_it_is_of_one_moment_whatever_is_written_meanwhile(own_machine, tmp_path):
+    state = made(tmp_path / "old")
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            for number in range(100000):
+                with Registry(state.registry_file) as registry:
+                    registry.invite(f"m{number % 50}", workers=1, endpoint=None, expires_at=2**40, now=number)
+        os._exit(1)
+    try:
+        seen: set[int] = set()
+        while len(seen) < 4:  # the other one does write meanwhile: each invitation is an event more
+            assert os.waitpid(child, os.WNOHANG) == (0, 0)
+            found = contents(unpack(take(state, None)[0], None))
+            assert [each.name for each in found.inventory.machines] == ["control"]
+            seen.add(len(found.backup.registry))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_only_a_backup_is_replaced_by_one(tmp_path):
+    refuse_file(tmp_path / "new", begins=MAGIC, what="backup")
+    for name, octets in (("empty", b""), ("old", MAGIC + bytes(40))):
+        (tmp_path / name).write_bytes(octets)
+        refuse_file(tmp_path / name, begins=MAGIC, what="backup")
+    (tmp_path / "theirs").write_bytes(b"notes")
+    (tmp_path / "link").symlink_to(tmp_path / "old")
+    (tmp_path / "dangling").symlink_to(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("theirs", "link", "dangling", "pipe", ".", "none/file"):
+        with pytest.raises(BadInput):
+            refuse_file(tmp_path / name, begins=MAGIC, what="backup")
+
+
+def test_a_rest_of_sqlites_beside_an_earlier_registry_is_not_read_into_the_restored_one(
+    own_machine, tmp_path
+):
+    octets, _ = take(made(tmp_path / "old"), None)
+    new = State(tmp_path / "new")
+    restored(new, octets)
+    other = made(tmp_path / "other")
+    with Registry(other.registry_file) as registry:
+        set_machine(other, "control", workers=5, endpoints=None)
+        for end in ("-wal", "-shm"):
+            beside = other.registry_file.with_name("mesh.db" + end).read_bytes()
+            (tmp_path / f"third{end}").write_bytes(beside)
+        assert registry.revision() == 2
+    for number, third in in_turn(tmp_path / "third"):
+        third.directory.parent.mkdir(exist_ok=True)
+        assert killed_at(number, third, octets)
+        if (third.directory / "signing.key").exists():
+            break
+    for end in ("-wal", "-shm"):
+        (third.directory / f"mesh.db{end}").write_bytes((tmp_path / f"third{end}").read_bytes())
+    restored(third, octets)
+    assert load(third).inventory == load(new).inventory

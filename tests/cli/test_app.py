@@ -1,0 +1,184 @@
+"""The hall: what it costs to enter, what `--help` tells, and that every error has two lines."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qmesh import __file__ as beginning
+from qmesh import __version__
+from qmesh.cli import app
+from qmesh.cli.app import COMMANDS, command
+from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, QmeshError
+
+HEAVY = (
+    "pyroute2",
+    "cryptography",
+    "h11",
+    "asyncio",
+    "nftables",
+    "msgspec",
+    "yaml",
+    "sqlite3",
+)
+
+
+def qmesh(*words: str) -> subprocess.CompletedProcess[str]:
+    command_line = [sys.executable, "-m", "qmesh", *words]
+    return subprocess.run(command_line, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin"})
+
+
+def loaded_by(*words: str, code: int = 0) -> set[str]:
+    """The top-level modules that a command line loads. Source: python -X importtime."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "qmesh", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    names = (line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line)
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["--state", "/x", "--help"]])
+def test_help_and_version_load_nothing_heavy(words):
+    assert not loaded_by(*words) & set(HEAVY)
+
+
+def test_the_detector_of_heavy_modules_detects():
+    assert {"pyroute2", "cryptography", "h11"} <= loaded_by("join", "--help")
+
+
+@pytest.mark.parametrize("words", [["status", "--json"], ["invite", "machine-b"], ["pause", "machine-b"]])
+def test_what_needs_no_conversion_has_typer_load_no_pydantic(words):
+    """None of them is root, or in a mesh, and all of them were read."""
+    assert "pydantic" not in loaded_by(*words, code=2 if os.geteuid() == 0 else 3)
+
+
+def test_the_detector_of_pydantic_detects():
+    assert "pydantic" in loaded_by("status", "--state", "/nowhere", code=2 if os.geteuid() == 0 else 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["apply", "--confirm", "soon"], "--confirm"),
+        (["backup"], "Missing argument"),
+        (["pause", "a", "b"], "unexpected extra argument"),
+        (["status", "--state"], "requires an argument"),
+        (["status", "--no-such"], "No such option"),
+    ],
+)
+def test_what_typer_refuses_is_refused(words, said):
+    done = qmesh(*words)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[0]
+
+
+def test_version_does_not_even_load_typer():
+    assert "typer" not in loaded_by("--version")
+    assert qmesh("--version").stdout == f"qmesh {__version__}\n"
+    assert qmesh("--version", "status").stdout == f"qmesh {__version__}\n"
+
+
+def test_help_names_every_command_with_its_summary():
+    said = " ".join(qmesh("--help").stdout.replace("│", " ").split())
+    for name, summary in COMMANDS.items():
+        assert f"{name} {summary}" in said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_help_begins_with_its_summary_and_ends_with_an_example(name):
+    found = command(name)
+    assert found.help.splitlines()[0] == COMMANDS[name]
+    examples = found.epilog.split("\n\n")
+    assert examples[0] == "Examples:"
+    assert examples[1].strip().startswith(f"qmesh {name}")
+    done = qmesh(name, "--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert f"qmesh {name}" in done.stdout.partition("Examples:")[2]
+
+
+def test_every_command_module_is_in_the_hall():
+    modules = Path(sys.modules["qmesh.cli.app"].__file__ or "").parent.glob("commands/[a-z]*.py")
+    assert {module.stem.replace("_", "-") for module in modules} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["status", "\udcff"], ["--state", "/\udcff", "check"], ["\udcff"]])
+def test_what_is_no_text_is_refused_whatever_it_is_for(words):
+    done = qmesh(*words)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "error: an argument is no text of UTF-8"
+
+
+@pytest.mark.parametrize("words", [["9" * 5000], ["1", "--timeout", "nan"], ["1", "--timeout", "9" * 5000]])
+def test_ready_ends_whatever_its_numbers_are(words, tmp_path):
+    """systemd waits for it: one that never ends, or a traceback, is no answer."""
+    done = qmesh("ready", words[0], "--config", str(tmp_path), *(words[1:] or ["--timeout", "1"]))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["frob"], "see `qmesh --help`"),
+        (["--frob"], "see `qmesh --help`"),
+        (["init", "--frob"], "see `qmesh init --help`"),
+        (["init", "--workers", "x"], "see `qmesh init --help`"),
+        (["invite"], "see `qmesh invite --help`"),
+        (["check", "surplus"], "see `qmesh check --help`"),
+    ],
+)
+def test_wrong_usage_is_two_lines_and_exit_code_2(words, hint):
+    done = qmesh(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    error, second = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert second == f"hint: {hint}"
+    told = json.loads(qmesh(*words, "--json").stderr)
+    assert (told["hint"], told["exit_code"]) == (hint, 2)
+
+
+def test_without_a_command_it_shows_its_help():
+    assert "Usage: qmesh" in qmesh().stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(BadInput, 2), (MachineRefused, 3), (EnrolmentRefused, 4), (QmeshError, 3)]
+)
+def test_each_kind_of_error_has_its_exit_code(kind, code):
+    error = kind("what", hint="what to do")
+    assert (error.exit_code, error.message, error.hint) == (code, "what", "what to do")
+
+
+def test_a_bug_is_no_traceback_but_two_lines(monkeypatch, capsys):
+    def broken(_name: str) -> object:
+        raise ZeroDivisionError("5ecret")
+
+    monkeypatch.setattr(app, "command", broken)
+    assert app.run(["status"]) == 3
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 2
+    assert "ZeroDivisionError at test_app.py:" in said
+    assert "5ecret" not in said
+
+
+def test_nothing_prints_but_the_one_place_for_it():
+    """What is printed is escaped there: a print of one's own would be a way around."""
+    package = Path(beginning).parent
+    ways = re.compile(r"\bprint\(|\becho\(|\bsecho\(|stdout\.write|stderr\.write|logging\.Formatter\(")
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if ways.search(path.read_text(encoding="utf-8"))
+    }
+    # The version, and what the library's process answers to its parent.
+    assert found == {"cli/__init__.py", "cli/terminal.py"}

@@ -1,0 +1,199 @@
+"""How qmesh starts itself and others: in whichever directory that is, none of the code there runs."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qmesh
+from qmesh.errors import MachineRefused
+from qmesh.host.firewall import foreign_rulesets
+from qmesh.host.state.directory import State
+from qmesh.host.system import programs, systemd
+from qmesh.host.wireguard import userspace
+from qmesh.mesh.units import undo_unit, unit_files
+from tests import trap
+from tests.lab.waiting import patience
+from tests.mesh.test_units import paths, words
+
+CODE = Path(qmesh.__file__).parent
+QMESH = str(Path(sys.executable).with_name("qmesh"))
+RUNNING = ("ExecStartPre", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost")
+STATE, CONFIG, NODE = "/run/state", "/run/trap/.config", "/usr/local/bin/quilibrium-node"
+TRAP = Path("/run/trap")
+
+
+def commands() -> dict[str, list[str]]:
+    """Every command line of every unit but the node's own, as systemd reads it, by unit and setting."""
+    where = paths(
+        python=sys.executable,
+        state=STATE,
+        guard_file=f"{STATE}/guard.nft",
+        held_file=f"{STATE}/held.nft",
+        nft=programs.find("nft") or "/usr/sbin/nft",
+        program=NODE,
+        config_directory=CONFIG,
+    )
+    units = {**unit_files(where, is_control=True, cores=range(1, 3)), "qmesh-undo.service": undo_unit(where)}
+    found = {}
+    for name, text in units.items():
+        for line in text.splitlines():
+            setting, _, command = line.partition("=")
+            if setting in RUNNING and not command.startswith(NODE):
+                argv = words(command.lstrip("-+@!:"))
+                found[f"{name} {setting}"] = [each.replace("%i", "1") for each in argv]
+    return found
+
+
+COMMANDS = commands()
+OF_PYTHON = [name for name, argv in COMMANDS.items() if argv[0] == sys.executable]
+
+
+def in_the_trap() -> None:
+    """Set the trap up on this test's machine, and go there."""
+    Path(STATE).mkdir(mode=0o700)
+    TRAP.mkdir()
+    trap.set_up(TRAP)
+    os.chdir(TRAP)
+    os.environ.update(trap.environment(TRAP, os.environ["PATH"]))
+    subprocess.run(
+        [COMMANDS["qmesh-guard.service ExecStart"][0], "add table inet qmesh"], check=True, cwd="/"
+    )
+
+
+def ended(argv: list[str]) -> str:
+    """Run it there; what it said. With an empty state directory none of them has anything to do."""
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=patience(60))
+    return done.stdout + done.stderr
+
+
+def test_all_units_that_start_python_are_among_them():
+    assert len(OF_PYTHON) == 6  # agent, hold, undo; ready of the control process, and twice of a worker
+    assert {argv[4] for argv in map(COMMANDS.get, OF_PYTHON) if argv} == {"agent", "hold", "undo", "ready"}
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_r1_no_unit_runs_what_is_in_the_directory_that_it_is_started_in(name):
+    in_the_trap()
+    said = ended(COMMANDS[name])
+
+    assert trap.caught(TRAP) == [], said
+    assert "No module named" not in said
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+@pytest.mark.parametrize("name", OF_PYTHON)
+def test_the_trap_catches_whoever_is_not_isolated(name):
+    in_the_trap()
+    ended([each for each in COMMANDS[name] if each != "-I"])
+
+    assert trap.caught(TRAP) != []
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+@pytest.mark.parametrize("command", ["agent", "hold", "undo"])
+def test_r1_nothing_that_is_started_in_the_background_runs_what_is_there(command):
+    in_the_trap()
+    nothing_to_do = pytest.raises(MachineRefused, match=f"`qmesh {command}` did not start")
+    with contextlib.nullcontext() if command == "undo" else nothing_to_do:
+        systemd.start_in_background(State(Path(STATE)), command, wait_s=patience(60))
+
+    assert trap.caught(TRAP) == []
+    assert ("error: " in Path(STATE, "agent.log").read_text()) == (command != "undo")
+    assert "No module named" not in Path(STATE, "agent.log").read_text()
+
+
+BEGINS_ANEW = {
+    "a command that is typed": """
+from qmesh.cli.entrypoints import begin_anew
+begin_anew("hold", Path("/run/state"))""",
+    "an agent whose thread hangs": """
+from qmesh.agent.daemon import supervisor
+from qmesh.host.system.heartbeat import Pulse
+supervisor.begin_anew_for("part", Pulse(), supervisor.Troubles(lambda _: None), Path("/run/state"))""",
+}
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+@pytest.mark.parametrize("how", BEGINS_ANEW)
+def test_r1_what_becomes_another_process_of_qmesh_runs_nothing_of_what_is_there(how):
+    in_the_trap()
+    said = ended([sys.executable, "-I", "-c", f"from pathlib import Path{BEGINS_ANEW[how]}"])
+
+    assert trap.caught(TRAP) == [], said
+    assert "error: " in said
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+@pytest.mark.parametrize(
+    "program", ["nft", "systemctl", "wireguard-go", "iptables-nft-save", "iptables-legacy-save"]
+)
+def test_r1_no_program_of_the_directory_is_taken_for_the_systems(program):
+    in_the_trap()
+    found = programs.find(program)
+
+    assert found is None or Path(found).parent != TRAP
+    assert found is None or Path(found).is_absolute()
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_r1_programs_are_run_from_where_they_are_and_elsewhere():
+    in_the_trap()
+    systemd.systemctl("--version")
+    userspace.program()
+    foreign_rulesets.read()
+    where = systemd.paths(State(Path(STATE)), config_directory=CONFIG, program=NODE)
+
+    assert trap.caught(TRAP) == []
+    assert Path(where.nft).is_absolute()
+    assert Path(where.nft).parent != TRAP
+
+
+def calls(module: str) -> list[tuple[str, str, ast.Call]]:
+    """Every call in qmesh of something of a module: where that is, of what, and the call."""
+    return [
+        (f"{path.relative_to(CODE)}:{node.lineno}", node.func.attr, node)
+        for path in sorted(CODE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == module
+    ]
+
+
+def test_r1_every_program_is_run_in_a_directory_that_is_roots():
+    runs = {
+        where: {ast.unparse(each.value) for each in call.keywords if each.arg == "cwd"}
+        for where, name, call in calls("subprocess")
+        if name in {"run", "Popen", "call", "check_call", "check_output"}
+    }
+
+    assert len(runs) >= 4
+    assert runs == {where: {"programs.DIRECTORY"} for where in runs}
+
+
+def test_r1_every_process_of_qmesh_is_begun_in_the_same_words():
+    replaced = [
+        ast.unparse(call) for _, name, call in calls("os") if name.startswith(("exec", "posix_spawn"))
+    ]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in CODE.rglob("*.py")}
+    starting = {name for name, text in texts.items() if '"-m",' in text or "-m qmesh" in text}
+
+    assert replaced == ["os.execv(words[0], words)"] * 2
+    # The second says what it is for, the third looks for units of earlier versions.
+    assert starting == {"own_command.py", "__main__.py", "systemd.py"}
+    assert not [where for where, name, _ in calls("os") if name in {"system", "popen"}]

@@ -1,0 +1,50 @@
+"""Parts of a package without all of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def said_by(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_command_loads_no_more_of_pyroute2_than_it_uses():
+    program = "import sys, qmesh.agent.daemon.main; print(*sys.modules)"
+    loaded = said_by(program).split()
+    assert "pyroute2.netlink" in loaded
+    assert not {"pyroute2.ndb", "pyroute2.ndb.main", "pyroute2.ipdb", "pyroute2.plan9"} & set(loaded)
+
+
+def test_whoever_wants_all_of_it_gets_all_of_it():
+    said_by("""
+import qmesh.host.network.netlink, pyroute2
+from pyroute2 import config, netlink
+assert type(pyroute2).__name__ == "_InPart", "these are in modules of their own"
+""")
+    said_by("""
+import qmesh.host.network.netlink, pyroute2
+assert pyroute2.IPRoute is qmesh.host.network.netlink.IPRoute
+assert pyroute2.NDB.__module__ == "pyroute2.ndb.main"
+assert type(pyroute2).__name__ == "module"
+""")
+
+
+def test_what_is_nowhere_in_it_is_no_attribute():
+    said_by("""
+import qmesh.host.network.netlink, pyroute2
+assert not hasattr(pyroute2, "__nothing__")
+assert not hasattr(pyroute2, "nothing")
+""")
+
+
+def test_a_package_that_is_loaded_already_stays_as_it_is():
+    said_by("""
+import pyroute2
+before = pyroute2.IPRoute
+import qmesh.host.network.netlink
+assert pyroute2.IPRoute is before is qmesh.host.network.netlink.IPRoute
+""")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qmesh.errors import KernelRefused
+from qmesh.host.network import routes
+from tests.host.test_links import ip, veth
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+
+@pytest.fixture(autouse=True)
+def _no_resolvers(monkeypatch):
+    monkeypatch.setattr(routes, "RESOLVER_FILES", (Path("/run/resolv.conf"),))
+
+
+def test_nothing_is_occupied_on_a_machine_without_networks():
+    assert routes.occupied_networks("qmesh0") == ()
+
+
+def test_occupied_networks_are_those_of_addresses_routes_and_resolvers():
+    veth("eth0", "192.168.7.5/24", "2001:db8:7::5/64")
+    veth("docker0", "172.17.0.1/16", up=False)
+    ip("route", "add", "default", "via", "192.168.7.1")
+    ip("-6", "route", "add", "default", "via", "2001:db8:7::1")
+    ip("route", "add", "10.20.0.0/16", "via", "192.168.7.1")
+    ip("route", "add", "blackhole", "10.99.0.0/16")
+    ip("-6", "route", "add", "fd55::/48", "via", "2001:db8:7::1")
+    Path("/run/resolv.conf").write_text(
+        "# nameserver 9.9.9.9\nsearch example.org\nnameserver 10.0.0.53\nnameserver 192.168.7.1\n"
+        "nameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver 2001:db8::53\nnameserver\nnameserver x\n"
+    )
+
+    assert routes.occupied_networks("qmesh0") == (
+        "10.0.0.53/32",
+        "10.20.0.0/16",
+        "10.99.0.0/16",
+        "172.17.0.0/16",
+        "192.168.7.0/24",
+        "2001:db8::53/128",
+        "2001:db8:7::/64",
+        "fd55::/48",
+    )
+
+
+def test_our_own_tunnel_occupies_nothing():
+    veth("qmesh0", "10.77.0.2/20", "fd00:77::2/64")
+    ip("route", "add", "10.55.0.0/16", "dev", "qmesh0")
+
+    assert routes.occupied_networks("qmesh0") == ()
+    assert routes.occupied_networks("other") == ("10.55.0.0/16", "10.77.0.0/20", "fd00:77::/64")
+
+
+def test_a_default_route_in_parts_occupies_nothing():
+    veth("eth0", "192.168.7.5/24")
+    for part in ("0.0.0.0/1", "128.0.0.0/1"):
+        ip("route", "add", part, "via", "192.168.7.1")
+    ip("-6", "route", "add", "2000::/3", "dev", "eth0")
+
+    assert routes.occupied_networks("qmesh0") == ("192.168.7.0/24",)
+
+
+def test_other_tables_occupy_nothing():
+    veth("eth0", "192.168.7.5/24")
+    ip("route", "add", "10.20.0.0/16", "via", "192.168.7.1", "table", "100")
+
+    assert routes.occupied_networks("qmesh0") == ("192.168.7.0/24",)
+
+
+def test_an_unreadable_resolver_file_is_not_an_absent_one(monkeypatch):
+    monkeypatch.setattr(routes, "RESOLVER_FILES", (Path("/run"),))
+
+    with pytest.raises(KernelRefused, match="could not read /run"):
+        routes.occupied_networks("qmesh0")
+
+
+def test_global_addresses_begin_at_the_default_route():
+    veth("eth0", "192.168.7.5/24", "2001:db8:7::5/64")
+    veth("eth1", "203.0.113.5/24", "203.0.113.6/24", "2001:db8:8::5/64")
+    veth("eth2", "192.168.9.5/24", "2001:db8:9::5/64")
+    ip("route", "add", "default", "via", "192.168.7.1", "metric", "200")
+    ip("route", "add", "default", "via", "203.0.113.1", "metric", "100")
+    ip("-6", "route", "add", "default", "via", "2001:db8:8::1")
+
+    assert routes.global_addresses("qmesh0") == (
+        "203.0.113.5",
+        "203.0.113.6",
+        "2001:db8:8::5",
+        "192.168.7.5",
+        "192.168.9.5",
+        "2001:db8:7::5",
+        "2001:db8:9::5",
+    )
+
+
+def test_a_default_route_of_two_hops_begins_at_the_first():
+    veth("eth0", "192.168.7.5/24")
+    veth("eth1", "192.168.8.5/24")
+    ip("route", "add", "default", "nexthop", "via", "192.168.8.1", "nexthop", "via", "192.168.7.1")
+
+    assert routes.global_addresses("qmesh0") == ("192.168.8.5", "192.168.7.5")
+
+
+def test_addresses_that_nobody_reaches_are_no_global_ones():
+    veth("eth0", "169.254.3.3/16")
+    veth("eth1", "198.51.100.9/24", up=False)
+    for bridge in ("docker0", "br-0a1b", "virbr0", "cni0", "podman1"):
+        veth(bridge, "172.17.0.1/16")
+    veth("qmesh0", "10.77.0.2/20")
+    ip("address", "add", "198.51.100.7/32", "dev", "lo")
+    ip("address", "add", "10.5.5.5/24", "dev", "eth0", "scope", "link")
+    ip("address", "add", "2001:db8::7/64", "dev", "eth0", "nodad", "preferred_lft", "0")
+
+    assert routes.global_addresses("qmesh0") == ()

@@ -1,0 +1,81 @@
+"""Many connections at once: who answers, who refuses, and who says nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from qmesh.host.network import tcp_probe
+from qmesh.host.network.tcp_probe import answer_times
+from tests.lab.waiting import within
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+
+@pytest.fixture(autouse=True)
+def up():
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+@contextlib.contextmanager
+def listening(address: str, port: int):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, port), family=family) as server:
+        yield server
+
+
+def test_who_answers_is_timed_and_who_refuses_left_out():
+    with listening("127.0.0.1", 40000), listening("::1", 40001):
+        found = answer_times([("127.0.0.1", 40000), ("::1", 40001), ("127.0.0.1", 40002)], wait_s=2)
+    assert set(found) == {("127.0.0.1", 40000), ("::1", 40001)}
+    assert all(0 < seconds < 2 for seconds in found.values())
+
+
+def test_who_says_nothing_is_waited_for_once_and_together():
+    rule = "add table inet t; add chain inet t c { type filter hook input priority 0; tcp dport 1-999 drop; }"
+    subprocess.run(["nft", rule], check=True)
+    began = time.monotonic()
+    with within(5), listening("127.0.0.1", 40000):
+        places = [("127.0.0.1", port) for port in (*range(1, 100), 40000)]
+        assert list(answer_times(places, wait_s=0.5)) == [("127.0.0.1", 40000)]
+    assert time.monotonic() - began >= 0.5
+
+
+def test_more_than_are_dialled_at_once(monkeypatch):
+    monkeypatch.setattr(tcp_probe, "AT_ONCE", 7)
+    with contextlib.ExitStack() as stack:
+        for port in range(40000, 40030):
+            stack.enter_context(listening("127.0.0.1", port))
+        places = [("127.0.0.1", port) for port in range(39990, 40040)]
+        assert sorted(answer_times(places, wait_s=2)) == [("127.0.0.1", port) for port in range(40000, 40030)]
+
+
+def test_no_network_is_no_answer():
+    assert answer_times([("192.0.2.1", 1), ("2001:db8::1", 1)], wait_s=1) == {}
+    assert answer_times([], wait_s=1) == {}
+
+
+def test_nothing_is_sent_and_no_descriptor_is_left():
+    script = (
+        "import os\nfrom qmesh.host.network.tcp_probe import answer_times\n"
+        "answer_times([('127.0.0.1', port) for port in range(1, 50)], wait_s=1)\n"
+        "print(len(os.listdir('/proc/self/fd')))"
+    )
+    before = subprocess.run(
+        [sys.executable, "-c", "import os; print(len(os.listdir('/proc/self/fd')))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    after = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert after.stdout == before.stdout
+    with listening("127.0.0.1", 40000) as server:
+        answer_times([("127.0.0.1", 40000)], wait_s=1)
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(10) == b""

@@ -1,0 +1,121 @@
+"""Which steps cut a login off, and which do not."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from qmesh.mesh.model import Endpoint, Guard, Peer, Tunnel
+from qmesh.mesh.plan import (
+    AddAddress,
+    CreateTunnel,
+    DeleteTunnel,
+    LoadGuard,
+    RemoveAddress,
+    RemovePeer,
+    ReservePorts,
+    SetKey,
+    SetListenPort,
+    SetMtu,
+    SetPeer,
+    SetUp,
+    Step,
+    UnloadGuard,
+)
+from qmesh.mesh.ssh_lockout import Session, cut_by
+
+KEY = "A" * 43 + "="
+WORKER = Guard(
+    role="worker",
+    interface="qmesh0",
+    kind="tun",
+    listen_port=51820,
+    control_address="10.77.0.1",
+    service_port=51820,
+    ports=(40003, 40004),
+)
+CONTROL = msgspec.structs.replace(WORKER, role="control")
+TUNNEL = Tunnel(
+    interface="qmesh0",
+    kind="tun",
+    public_key=KEY,
+    listen_port=51820,
+    addresses=("10.77.0.2/20",),
+    mtu=1420,
+    up=True,
+)
+PEER = Peer(public_key=KEY, allowed_ips=("10.77.0.1/32",), endpoint=Endpoint("203.0.113.5", 51820))
+OTHER = msgspec.structs.replace(PEER, allowed_ips=("10.77.0.9/32",))
+
+
+def session(client: str, server: str, port: int) -> Session:
+    return Session(client, 50000, server, port)
+
+
+OUTSIDE = session("203.0.113.9", "192.0.2.1", 22)
+INSIDE = session("10.77.0.1", "10.77.0.2", 22)
+
+
+@pytest.mark.parametrize(
+    ("login", "guard", "reason"),
+    [
+        (OUTSIDE, WORKER, None),
+        (session("203.0.113.9", "192.0.2.1", 40003), WORKER, "closes port 40003"),
+        (session("2001:db8::9", "2001:db8::1", 40004), CONTROL, "closes port 40004"),
+        (session("203.0.113.9", "192.0.2.1", 40005), WORKER, None),
+        (session("127.0.0.1", "127.0.0.1", 40003), CONTROL, None),
+        (session("127.0.0.1", "127.0.0.1", 40003), WORKER, "closes port 40003"),
+        (session("203.0.113.9", "?", 40003), CONTROL, "closes port 40003"),
+        (INSIDE, WORKER, "no login through qmesh0"),
+        (INSIDE, CONTROL, "no login through qmesh0"),
+        (session("10.77.0.1", "10.77.0.2", 40003), WORKER, None),
+        (session("10.77.0.9", "10.77.0.2", 40003), WORKER, "no login through qmesh0"),
+        (session("10.77.0.1", "10.77.0.2", 51820), CONTROL, "no login through qmesh0"),
+        (session("10.77.0.2", "10.77.0.1", 51820), CONTROL, None),
+    ],
+)
+def test_a_guard_cuts_what_it_closes(login, guard, reason):
+    found = cut_by(login, [LoadGuard(None, guard)], TUNNEL)
+    assert found is None if reason is None else reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ("step", "cuts"),
+    [
+        (DeleteTunnel(TUNNEL), True),
+        (RemoveAddress("qmesh0", "10.77.0.2/20"), True),
+        (SetKey("qmesh0", None, KEY), True),
+        (SetListenPort("qmesh0", 1, 2), True),
+        (SetUp("qmesh0", new=False), True),
+        (SetUp("qmesh0", new=True), False),
+        (RemovePeer("qmesh0", PEER), True),
+        (SetPeer("qmesh0", None, PEER), True),
+        (RemovePeer("qmesh0", OTHER), False),
+        (SetPeer("qmesh0", None, OTHER), False),
+        (SetMtu("qmesh0", 1, 2), False),
+        (AddAddress("qmesh0", "10.77.0.3/20"), False),
+        (CreateTunnel("qmesh0", "tun"), False),
+        (ReservePorts((), (1,)), False),
+        (UnloadGuard(WORKER), False),
+    ],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_a_step_of_the_tunnel_cuts_who_comes_through_it_and_nobody_else(step, cuts):
+    assert (cut_by(INSIDE, [step], TUNNEL) is not None) == cuts
+    assert cut_by(OUTSIDE, [step], TUNNEL) is None
+    assert cut_by(INSIDE, [step], None) is None
+
+
+def test_the_first_step_that_cuts_is_named():
+    steps: list[Step] = [SetMtu("qmesh0", 1, 2), DeleteTunnel(TUNNEL), SetUp("qmesh0", new=False)]
+    assert "is deleted" in str(cut_by(INSIDE, steps, TUNNEL))
+
+
+def test_a_session_of_no_address_is_from_nowhere():
+    nowhere = session("UNKNOWN", "10.77.0.2", 22)
+    assert cut_by(nowhere, [RemovePeer("qmesh0", PEER)], TUNNEL) is None
+    assert cut_by(session("UNKNOWN", "192.0.2.1", 22), [DeleteTunnel(TUNNEL)], TUNNEL) is None
+
+
+def test_no_steps_cut_nobody():
+    assert cut_by(INSIDE, [], TUNNEL) is None
