@@ -13,11 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from qmesh.agent.commands import init as init_command
 from qmesh.agent.commands import invite as invite_command
 from qmesh.agent.commands import mesh_changes
 from qmesh.agent.commands.admit import Admitted, admit
-from qmesh.agent.commands.init import init
 from qmesh.agent.commands.invite import invite
 from qmesh.agent.commands.join.offline import ask, enter
 from qmesh.agent.commands.join.online import join
@@ -30,6 +28,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import HeldPorts
 from qmesh.mesh.protocol.enrolment import Invitation, permanent_preshared_key, public_key_of
 from qmesh.mesh.protocol.file_exchange import parse_request
+from tests.control_node import make_control_node
 from tests.lab.cut_off import cut_offs
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -43,18 +42,7 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.control = State(directory / "control")
-        wish = init_command.Wish(
-            name=None,
-            endpoints=("192.168.0.200",),
-            network=None,
-            listen_port=None,
-            workers=3,
-            node="1.4",
-            worker_base_port=None,
-            config=None,
-            interface=None,
-        )
-        init(self.control, wish, apply=False)
+        make_control_node(self.control, endpoint="192.168.0.200", network=None)
 
     def machine(self, name: str = "machine-b") -> State:
         return State(self._directory / name)

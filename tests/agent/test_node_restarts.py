@@ -10,13 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qmesh.agent.commands import init
 from qmesh.agent.local import load
 from qmesh.agent.node_restarts import REST, Follower, render_in_hand
 from qmesh.errors import QmeshError
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.state.directory import State
 from qmesh.mesh.node_restarts import Due
+from tests.control_node import make_control_node
 from tests.fuse import mount_fuse
 
 
@@ -51,21 +51,7 @@ def made() -> State:
     for path in (HOME, CONFIG, CONFIG / "config.yml"):
         os.chown(path, USER, USER)
     state = State(Path("/run/state"), patience_s=1.0)
-    init.init(
-        state,
-        init.Wish(
-            name=None,
-            endpoints=("192.0.2.1",),
-            network="10.77.0.0/20",
-            listen_port=None,
-            workers=3,
-            node="1.4",
-            worker_base_port=None,
-            config=CONFIG,
-            interface=None,
-        ),
-        apply=False,
-    )
+    make_control_node(state, config=CONFIG)
     return state
 
 

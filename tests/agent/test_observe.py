@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from qmesh.agent.commands import init
 from qmesh.agent.converge import converge, steps_for
 from qmesh.agent.daemon import observe
 from qmesh.agent.daemon.observe import Watch
@@ -28,6 +27,7 @@ from qmesh.host.state.directory import State
 from qmesh.mesh.model import Endpoint, Guard, Secret
 from qmesh.mesh.plan import Step
 from qmesh.mesh.protocol.enrolment import derive, public_key_of, redemption
+from tests.control_node import make_control_node
 from tests.lab.keeping import let_fall
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -42,18 +42,7 @@ class Control:
         if not Path("/dev/net/tun").exists() and wireguard.available_kind() == "tun":
             pytest.skip("this machine cannot: it has no /dev/net/tun")
         self.state = State(directory)
-        wish = init.Wish(
-            name=None,
-            endpoints=("192.0.2.1",),
-            network="10.77.0.0/20",
-            listen_port=None,
-            workers=3,
-            node="2.0",
-            worker_base_port=None,
-            config=None,
-            interface=None,
-        )
-        init.init(self.state, wish, apply=False)
+        make_control_node(self.state, node="2.0")
         rise(self.state, load(self.state))
         self.watch = Watch(self.state, audit_s=lambda _: 1e6)
         self.asked: list[str] = []

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from qmesh.agent.commands import init, restore
+from qmesh.agent.commands import restore
 from qmesh.agent.commands.backup import contents, remember, take
 from qmesh.agent.commands.invite import Wish as Invited
 from qmesh.agent.commands.invite import invite
@@ -32,6 +32,7 @@ from qmesh.host.registry.schema import SCHEMA
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import BackedUp
 from qmesh.mesh.protocol.backup_file import JUMP, MAGIC, pack, unpack
+from tests.control_node import make_control_node
 from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_4
 
 pytestmark = [pytest.mark.lab]
@@ -44,21 +45,7 @@ CALLS = ("open", "write", "fsync", "rename", "replace", "unlink", "mkdir", "chmo
 def made(directory: Path) -> State:
     """A control node's state, its tunnel never up; machine-b is invited."""
     state = State(directory)
-    init.init(
-        state,
-        init.Wish(
-            name=None,
-            endpoints=("192.0.2.1",),
-            network="10.77.0.0/20",
-            listen_port=None,
-            workers=3,
-            node="2.0",
-            worker_base_port=None,
-            config=None,
-            interface=None,
-        ),
-        apply=False,
-    )
+    make_control_node(state, node="2.0")
     invite(state, Invited(name="machine-b", workers=4, endpoint=None, expires="24h"))
     return state
 
