@@ -177,4 +177,6 @@ def configuration(peers: Iterable[Peer]) -> str:
             lines.append(f"PresharedKey = {peer.preshared_key.reveal()}")
         if peer.endpoint is not None:
             lines.append(f"Endpoint = {peer.endpoint}")
+        if peer.keepalive_s:
+            lines.append(f"PersistentKeepalive = {peer.keepalive_s}")
     return "\n".join(lines) + "\n"
