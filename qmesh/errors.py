@@ -77,7 +77,7 @@ class EnrolmentRefused(QmeshError):
     exit_code = 4
 
 
-class Removed(EnrolmentRefused):
+class RemovedFromMesh(EnrolmentRefused):
     """This machine is a member of its mesh no more."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Interrupted(QmeshError):
     exit_code = 130
 
 
-def bug_at(error: Exception) -> str:
+def describe_unexpected_error(error: Exception) -> str:
     """An error that nobody foresaw, by its kind and place; what it says may be anything, and is left out."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qmesh.agent.commands import init
 from qmesh.host.state.directory import State
-from qmesh.mesh.model import Profile
+from qmesh.mesh.values import Profile
 
 
 def make_control_node(
@@ -18,7 +18,7 @@ def make_control_node(
     config: Path | None = None,
 ) -> None:
     """Make a mesh with three workers there; its tunnel is never up."""
-    wish = init.Wish(
+    wish = init.InitOptions(
         name=None,
         endpoints=(endpoint,),
         network=network,

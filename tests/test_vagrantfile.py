@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.cli.app import command
+from qmesh.cli.app import load_command
 from tests.conftest import CANNOT
 from tests.lab.waiting import patience
 
@@ -96,4 +96,4 @@ def test_its_commands_are_found():
 @pytest.mark.parametrize("words", typed(), ids=" ".join)
 def test_qmesh_has_its_commands(words):
     # Only reads the words: an option that is not there is an error of usage.
-    command(words[0]).make_context(words[0], words[1:])
+    load_command(words[0]).make_context(words[0], words[1:])

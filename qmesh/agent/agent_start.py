@@ -6,8 +6,8 @@ import logging
 from typing import Final
 
 from qmesh.host.state.directory import State
-from qmesh.host.system import systemd
-from qmesh.mesh.units import qmesh_units
+from qmesh.host.system import background, systemd
+from qmesh.mesh.systemd.units import render_qmesh_units
 
 log = logging.getLogger("qmesh")
 
@@ -16,18 +16,18 @@ _START_S: Final = 60.0
 
 def ensure_agent(state: State) -> None:
     """See that the agent runs: under systemd where that is the init, else in the background."""
-    if systemd.systemd_runs():
-        _tell_of_older_units()
-        where = systemd.paths(state, config_directory="/", program=systemd.DEFAULT_PROGRAM)
-        units = qmesh_units(where)
-        if systemd.agent_runs(state) and systemd.are_installed(units):
+    if systemd.is_systemd_running():
+        _warn_of_older_units()
+        where = systemd.build_unit_paths(state, config_directory="/", program=systemd.DEFAULT_PROGRAM)
+        units = render_qmesh_units(where)
+        if background.is_agent_running(state) and systemd.has_installed_units(units):
             return
         systemd.install_agent(units)
         log.info("the agent runs as qmesh.service; qmesh-guard.service loads the guard at boot")
         return
-    if systemd.agent_runs(state):
+    if background.is_agent_running(state):
         return
-    process = systemd.start_in_background(state, "agent", wait_s=_START_S)
+    process = background.start_background_process(state, "agent", wait_s=_START_S)
     if process is not None:
         log.info(
             "no systemd here: the agent was started in the background (process %d, log %s);"
@@ -37,8 +37,8 @@ def ensure_agent(state: State) -> None:
         )
 
 
-def _tell_of_older_units() -> None:
-    for name in systemd.units_that_run_what_is_there(systemd.UNIT_DIRECTORY):
+def _warn_of_older_units() -> None:
+    for name in systemd.list_outdated_units(systemd.UNIT_DIRECTORY):
         log.warning(
             "%s is of an earlier version: who owns the node's directory can have it run his own code as root;"
             " `qmesh units --write %s && systemctl daemon-reload` mends that",

@@ -6,22 +6,23 @@ import ipaddress
 import socket
 from typing import Final
 
-from qmesh.agent.local import Here
+from qmesh.agent.local import Local
 from qmesh.host.firewall import foreign_rulesets
 from qmesh.host.network import routes
-from qmesh.mesh.foreign.listing import tables_of
-from qmesh.mesh.foreign.obstacles import Obstacle, obstacles
-from qmesh.mesh.foreign.packets import needed
-from qmesh.mesh.inventory import workers_of
-from qmesh.mesh.model import DEFAULT_LISTEN_PORT, Guard, NodeState
+from qmesh.mesh.foreign.obstacles import Obstacle, find_obstacles
+from qmesh.mesh.foreign.packets import list_required_packets
+from qmesh.mesh.foreign.rulesets import parse_foreign_tables
+from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.state import Guard, NodeState
+from qmesh.mesh.values import DEFAULT_LISTEN_PORT
 
 SAMPLE: Final = 16
 STRANGERS: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 """Addresses of nobody (RFC 5737, RFC 3849): for machines that may ask the control node from anywhere."""
 
 
-def found_obstacles(
-    here: Here, desired: NodeState, observed: NodeState
+def find_firewall_obstacles(
+    here: Local, desired: NodeState, observed: NodeState
 ) -> tuple[tuple[Obstacle, ...], tuple[str, ...]]:
     """What the machine's other firewalls do to the packets that its part in the mesh needs.
 
@@ -32,15 +33,15 @@ def found_obstacles(
     guard, tunnel = desired.guard, desired.tunnel
     if not isinstance(guard, Guard) or tunnel is None:  # nothing is needed of a machine that is in no mesh
         return (), ()
-    listing = foreign_rulesets.read()
+    listing = foreign_rulesets.read_rulesets()
     peers = () if observed.tunnel is None else observed.tunnel.peers
     ends = [(peer.endpoint.host, peer.endpoint.port) for peer in peers if peer.endpoint is not None]
-    ways = tuple(way for host, port in ends[:SAMPLE] if (way := routes.way_to(host, port)) is not None)
+    ways = tuple(way for host, port in ends[:SAMPLE] if (way := routes.find_route(host, port)) is not None)
     if here.settings.control:
-        ways += routes.ways_in(guard.interface, STRANGERS, DEFAULT_LISTEN_PORT)
-    others = [worker for worker in workers_of(here.inventory) if worker.machine != here.settings.name]
+        ways += routes.list_inbound_routes(guard.interface, STRANGERS, DEFAULT_LISTEN_PORT)
+    others = [worker for worker in list_workers(here.inventory) if worker.machine != here.settings.name]
     members = tuple(dict.fromkeys((worker.address, worker.port) for worker in others))[:SAMPLE]
     # And one that has not joined yet.
     joining = (str(ipaddress.ip_network(here.inventory.network)[-2]), here.inventory.base_port)
-    packets = needed(guard, tunnel, (*members, joining), ways)
-    return obstacles(tables_of(listing), packets, listing.lasting), listing.unread
+    packets = list_required_packets(guard, tunnel, (*members, joining), ways)
+    return find_obstacles(parse_foreign_tables(listing), packets, listing.lasting), listing.unread

@@ -12,18 +12,19 @@ from qmesh.host import files, wireguard
 from qmesh.host.firewall import holder_client, nftables
 from qmesh.host.network import ports as reserved
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import HeldPorts
+from qmesh.host.state.documents import PortReservations
 from qmesh.host.system import leftover_processes
-from qmesh.host.system.leftover_processes import LeftOver
-from qmesh.mesh.guard import TABLE, load_script
-from qmesh.mesh.model import Guard, ranges_text
+from qmesh.host.system.leftover_processes import Leftovers
+from qmesh.mesh.guard import TABLE, render_load_script
+from qmesh.mesh.state import Guard
+from qmesh.mesh.values import format_port_ranges
 
 log = logging.getLogger("qmesh")
 
 _NAMES = {"agent": "its agent", "hold": "the process that holds its guard", "undo": "a process that undoes"}
 
 
-def see_to_left_over(state: State, *, take_over: bool) -> None:
+def handle_leftovers(state: State, *, take_over: bool) -> None:
     """See that nothing is left over here of a qmesh whose state is gone; nothing, where this one knows all.
 
     take_over: end what runs of it, and have its guard be this state's own. Holds the lock.
@@ -31,30 +32,31 @@ def see_to_left_over(state: State, *, take_over: bool) -> None:
     state is another directory; MachineRefused where something does not end.
     """
     own = (state.guard_file, state.held_file)  # of one that is being taken away the second is left
-    if state.has_settings() or any(files.mode_of(path) is not None for path in own):
+    if state.has_settings() or any(files.read_mode(path) is not None for path in own):
         return
-    _refuse_another(state)
-    found = leftover_processes.find()
+    _refuse_other_state_directory(state)
+    found = leftover_processes.find_leftovers()
     if found.guard is None:  # one that is loaded, and not understood, is refused with another word
         return
     if not take_over:
         raise BadInput(
-            f"an earlier qmesh is left over on this machine, and its state is gone: {_listed(found)}",
+            "an earlier qmesh is left over on this machine, and its state is gone:"
+            f" {_describe_leftovers(found)}",
             hint="--take-over ends it, keeps its worker ports closed, and goes on; or put the state back",
         )
-    log.info("taking over what an earlier qmesh left: %s", _listed(found))
-    _adopt(state, found.guard)
+    log.info("taking over what an earlier qmesh left: %s", _describe_leftovers(found))
+    _adopt_guard(state, found.guard)
     for each in found.processes:
         if each.kind != "hold":  # that one goes at the last moment, when another takes its place
-            leftover_processes.end(each)
-    holder_client.hold(state, found.guard)
+            leftover_processes.terminate_process(each)
+    holder_client.hold_guard(state, found.guard)
     if found.interface is not None:
-        wireguard.backend_for(found.interface).delete(found.interface)
+        wireguard.find_backend(found.interface).delete(found.interface)
 
 
-def _refuse_another(state: State) -> None:
+def _refuse_other_state_directory(state: State) -> None:
     """Raise BadInput where a qmesh runs here whose state is another directory."""
-    for each in leftover_processes.running():
+    for each in leftover_processes.list_processes():
         if each.is_there and each.state != state.directory:
             raise BadInput(
                 f"a guard is loaded on this machine already, of another state directory, {each.state}"
@@ -63,19 +65,19 @@ def _refuse_another(state: State) -> None:
             )
 
 
-def _listed(found: LeftOver) -> str:
+def _describe_leftovers(found: Leftovers) -> str:
     parts = [f"{_NAMES[each.kind]} (process {each.number})" for each in found.processes]
     if found.guard is not None:
-        parts.append(f"its guard, which closes ports {ranges_text(found.guard.ports) or 'none'}")
+        parts.append(f"its guard, which closes ports {format_port_ranges(found.guard.ports) or 'none'}")
     if found.interface is not None and found.guard is not None:
         parts.append(f"its tunnel {found.interface} (UDP port {found.guard.listen_port})")
     return ", ".join(parts)
 
 
-def _adopt(state: State, guard: Guard) -> None:
+def _adopt_guard(state: State, guard: Guard) -> None:
     """Have the guard be this state's own: closed at boot, and its ports known to whoever comes next."""
-    files.write(state.guard_file, load_script(guard).encode())
+    files.write(state.guard_file, render_load_script(guard).encode())
     if nftables.read_table(TABLE) is None:  # the other one goes with its process
-        nftables.run(load_script(guard))
-    there = reserved.reserved().intersection(guard.ports)
-    state.save_held_ports(HeldPorts(ours=tuple(sorted(there))))
+        nftables.run(render_load_script(guard))
+    there = reserved.read_reserved_ports().intersection(guard.ports)
+    state.save_port_reservations(PortReservations(ours=tuple(sorted(there))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -10,38 +9,39 @@ from pathlib import Path
 
 import msgspec
 
-from qmesh.errors import JOIN_ANEW, BadInput, EnrolmentRefused, NeedsRoot, Removed, StateUnreadable
+from qmesh.agent.preconditions import refuse_removed
+from qmesh.errors import JOIN_ANEW, EnrolmentRefused, StateUnreadable
 from qmesh.host import files
-from qmesh.host.firewall import nftables
 from qmesh.host.linux import Linux
 from qmesh.host.network import dns
 from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.host.wireguard import Counters
-from qmesh.mesh.changes import with_key
-from qmesh.mesh.desired import Place, desired
-from qmesh.mesh.guard import TABLE
-from qmesh.mesh.inventory import Inventory, ports_of
-from qmesh.mesh.model import Cores, Endpoint, InterfaceKind, Machine, NodeState, Secret
-from qmesh.mesh.protocol.enrolment import public_key_of
-from qmesh.mesh.protocol.handover import preshared_key_with
-from qmesh.mesh.protocol.membership import believed, read_stored
+from qmesh.mesh.changes import set_public_key
+from qmesh.mesh.desired import LocalEnd, build_desired_state
+from qmesh.mesh.inventory import Inventory, worker_ports
+from qmesh.mesh.machine import Cores, Machine
+from qmesh.mesh.protocol.enrolment import derive_public_key
+from qmesh.mesh.protocol.handover import derive_successor_preshared_key
+from qmesh.mesh.protocol.membership import decode_membership, verify_membership
+from qmesh.mesh.state import NodeState
+from qmesh.mesh.values import Endpoint, InterfaceKind, Secret
 
 FRESH_S = 180
 """Seconds that a handshake counts as fresh. Source: WireGuard's REJECT_AFTER_TIME."""
 
 
-class Here(msgspec.Struct, frozen=True):
+class Local(msgspec.Struct, frozen=True):
     """All that this machine knows: its settings, the mesh, the preshared keys by public key.
 
-    is_succeeded: whether the mesh has another control node, and this one serves until that one answers it.
+    has_handed_over: whether the mesh has another control node, and this one serves until that one answers it.
     """
 
     settings: Settings
     inventory: Inventory
     preshared: Mapping[str, Secret]
-    is_succeeded: bool = False
+    has_handed_over: bool = False
 
     @property
     def machine(self) -> Machine:
@@ -49,7 +49,7 @@ class Here(msgspec.Struct, frozen=True):
         return self.inventory.machine(self.settings.name)
 
 
-class Standing(msgspec.Struct, frozen=True):
+class JoinResult(msgspec.Struct, frozen=True):
     """Where a machine stands in its mesh: what `init` and `join` answer. `ports` in core order.
 
     cores: None while it is paused.
@@ -67,10 +67,10 @@ class Standing(msgspec.Struct, frozen=True):
     ports: tuple[int, ...]
 
 
-def standing(here: Here) -> Standing:
+def join_result(here: Local) -> JoinResult:
     """The machine's standing, from what it remembers."""
     name = here.settings.name
-    return Standing(
+    return JoinResult(
         mesh=here.inventory.mesh,
         name=name,
         address=here.machine.address,
@@ -80,167 +80,121 @@ def standing(here: Here) -> Standing:
         listen_port=here.settings.listen_port,
         node=here.inventory.node,
         cores=here.inventory.cores.get(name),
-        ports=ports_of(here.inventory, name),
+        ports=worker_ports(here.inventory, name),
     )
 
 
-def require_root(what: str) -> None:
-    """Raise NeedsRoot unless this process may change the machine."""
-    if os.geteuid() != 0:
-        raise NeedsRoot(f"`{what}` needs root; nothing was changed", hint=f"sudo {what}")
-
-
-def require_control(here: Here, what: str) -> None:
-    """Raise BadInput unless this machine is the control node."""
-    if not here.settings.control:
-        raise BadInput(
-            f"{here.settings.name} is not the control node",
-            hint=f"run `{what}` on {here.inventory.control}",
-        )
-
-
-def refuse_removed(here: Here) -> None:
-    """Raise Removed where the mesh has this machine no more."""
-    if here.settings.removed:
-        raise Removed
-
-
-def refuse_foreign_guard(state: State) -> None:
-    """Raise BadInput where a guard is loaded that this state knows nothing of: another one's, or a rest."""
-    own = (state.guard_file, state.held_file)  # of one that is being taken away the second is left
-    if nftables.read_table(TABLE) is not None and all(files.mode_of(path) is None for path in own):
-        raise BadInput(
-            f"a guard is loaded on this machine already, and {state.directory} knows nothing of it",
-            hint="is there another --state? if not, `pkill qmesh-hold; nft delete table inet qmesh` opens"
-            " what it still closes",
-        )
-
-
-def refuse_while_restoring(state: State) -> None:
-    """Raise StateUnreadable where a restore was cut off: the keys there may be another machine's."""
-    restoring = state.restoring()
-    if restoring is not None and not restoring.done and state.settings_or_none() is None:
-        raise StateUnreadable(
-            "a `qmesh restore` was cut off on this machine",
-            hint="run it again; or give it up with `qmesh uninstall --delete-state`",
-        )
-
-
-def refuse_while_asking(state: State) -> None:
-    """Raise BadInput where a request by a file waits for its answer: what that needs would be lost."""
-    if files.mode_of(state.asked_file) is not None:
-        raise BadInput(
-            "this machine waits for the answer to its request to join a mesh",
-            hint="`qmesh join --answer FILE`; or give that up with `qmesh uninstall --delete-state`",
-        )
-
-
-def load(state: State) -> Here:
+def load_local(state: State) -> Local:
     """What this machine remembers. Raises BadInput when it is in no mesh, StateUnreadable when damaged."""
     settings = state.settings()
     if settings.control:
         with Registry(state.registry_file) as registry:
             mesh, preshared = registry.inventory(), registry.preshared_keys()
-        return Here(settings, _served(settings, mesh), preshared, is_succeeded=mesh.control != settings.name)
-    inventory = held_membership(state, settings)
-    preshared = _preshared_keys(state, settings, inventory)
-    return Here(settings, _with_own_key(state, settings, inventory), preshared)
+        return Local(
+            settings,
+            _with_serving_control(settings, mesh),
+            preshared,
+            has_handed_over=mesh.control != settings.name,
+        )
+    inventory = read_held_membership(state, settings)
+    preshared = _load_preshared_keys(state, settings, inventory)
+    return Local(settings, _with_own_key(state, settings, inventory), preshared)
 
 
-def _served(settings: Settings, inventory: Inventory) -> Inventory:
+def _with_serving_control(settings: Settings, inventory: Inventory) -> Inventory:
     """The mesh, and until its new control node answers also as this one: by it the others know of that."""
     if inventory.control == settings.name:
         return inventory
     return msgspec.structs.replace(inventory, control=settings.name, successor=inventory.control)
 
 
-def _preshared_keys(state: State, settings: Settings, inventory: Inventory) -> dict[str, Secret]:
+def _load_preshared_keys(state: State, settings: Settings, inventory: Inventory) -> dict[str, Secret]:
     """A worker machine's: with the control node, and with the next one; that one's own with all."""
     keys = {}
-    if inventory.successor == settings.name and (estate := state.estate()) is not None:
-        with RegistryImage(estate.registry) as image:
+    if inventory.successor == settings.name and (handover_data := state.handover_payload()) is not None:
+        with RegistryImage(handover_data.registry) as image:
             keys = image.preshared_keys()
-    coming = state.next_shared()
+    coming = state.successor_key()
     if coming is not None:
         keys[coming.public_key] = coming.preshared_key
     control_key = inventory.control_node.public_key
     if coming is None or coming.public_key != control_key:
         shared = state.preshared_key()
         if shared is None:
-            raise _lost(state.preshared_key_file, "is missing")
+            raise _unreadable_error(state.preshared_key_file, "is missing")
         keys[control_key] = shared
     if inventory.successor not in {None, settings.name}:
         # Where the membership came by an invitation, nothing was prepared for it.
         successor_key = inventory.machine(inventory.successor or "").public_key
-        keys.setdefault(successor_key, preshared_key_with(successor_key, keys[control_key]))
+        keys.setdefault(successor_key, derive_successor_preshared_key(successor_key, keys[control_key]))
     return keys
 
 
 def _with_own_key(state: State, settings: Settings, inventory: Inventory) -> Inventory:
     """The mesh with the key that this machine has changed to, where the membership lacks it still."""
-    rotation = state.rotation()
+    rotation = state.key_rotation()
     own = None if rotation is None else state.private_key()
-    if rotation is None or own is None or public_key_of(own) != rotation.new:
+    if rotation is None or own is None or derive_public_key(own) != rotation.new:
         return inventory
     # It is the mesh of that revision still: the newer one is to be asked for.
-    changed = with_key(inventory, settings.name, rotation.new)
+    changed = set_public_key(inventory, settings.name, rotation.new)
     return msgspec.structs.replace(changed, revision=inventory.revision)
 
 
-def held_membership(state: State, settings: Settings) -> Inventory:
+def read_held_membership(state: State, settings: Settings) -> Inventory:
     """The membership that a worker machine holds; believed anew each time it is read (E6)."""
     octets = files.read(state.membership_file)
     if octets is None:
-        raise _lost(state.membership_file, "is missing")
+        raise _unreadable_error(state.membership_file, "is missing")
     try:
-        return believed(read_stored(octets), settings.verification_key, mesh=settings.mesh)
+        return verify_membership(decode_membership(octets), settings.verification_key, mesh=settings.mesh)
     except EnrolmentRefused as error:
-        raise _lost(state.membership_file, f"is not to be believed: {error.message}") from None
+        raise _unreadable_error(state.membership_file, f"is not to be believed: {error.message}") from None
 
 
-def _lost(path: Path, why: str) -> StateUnreadable:
+def _unreadable_error(path: Path, why: str) -> StateUnreadable:
     return StateUnreadable(
         f"{path} {why}", hint=f"`qmesh join` again with the same invitation; or {JOIN_ANEW}"
     )
 
 
-def linux_for(state: State, here: Here) -> Linux:
+def linux_for(state: State, here: Local) -> Linux:
     """This machine, ready to be observed and changed. Raises MachineRefused."""
     key = state.private_key()
     return Linux(state, here.settings.interface, [] if key is None else [key])
 
 
-def risen(here: Here) -> Here:
+def with_tunnel_and_guard(here: Local) -> Local:
     """The machine as `qmesh apply` wants it: tunnel up and guard in place, whatever `down` said."""
     return msgspec.structs.replace(
         here, settings=msgspec.structs.replace(here.settings, up=True, guarded=True)
     )
 
 
-def rise(state: State, here: Here, *, keep_undoing: bool = False) -> Here:
+def enable_tunnel_and_guard(state: State, here: Local, *, keep_undoing: bool = False) -> Local:
     """End what `down` or `--no-apply` said, and remember it; so ends that the machine was put back.
 
     keep_undoing: this is a change that is undone unless it is confirmed.
     Raises Removed where the mesh has it no more.
     """
     refuse_removed(here)
-    risen_here = risen(here)
+    risen_here = with_tunnel_and_guard(here)
     if risen_here.settings != here.settings:
         state.save_settings(risen_here.settings)
     if not keep_undoing:
-        state.save_undoing(None)
+        state.save_rollback_record(None)
     return risen_here
 
 
-def desired_here(
-    here: Here, kind: InterfaceKind, endpoints: Mapping[str, Endpoint], *, mtu: int
+def build_local_desired_state(
+    here: Local, kind: InterfaceKind, endpoints: Mapping[str, Endpoint], *, mtu: int
 ) -> NodeState:
     """What this machine should be.
 
-    endpoints: by machine name, as `Place` has them; mtu: the tunnel's.
+    endpoints: by machine name, as `LocalEnd` has them; mtu: the tunnel's.
     """
     settings = here.settings
-    place = Place(
+    place = LocalEnd(
         interface=settings.interface,
         kind=kind,
         listen_port=settings.listen_port,
@@ -248,14 +202,14 @@ def desired_here(
         mtu=mtu,
         up=settings.up,
     )
-    wanted = desired(here.inventory, settings.name, place, here.preshared)
+    wanted = build_desired_state(here.inventory, settings.name, place, here.preshared)
     if settings.guarded:
         return wanted
     return msgspec.structs.replace(wanted, guard=None, reserved_ports=())
 
 
-def endpoints_wanted(
-    here: Here, observed: NodeState, stale: AbstractSet[str] = frozenset()
+def choose_peer_endpoints(
+    here: Local, observed: NodeState, stale: AbstractSet[str] = frozenset()
 ) -> dict[str, Endpoint]:
     """Where each other machine is to be reached: where it is now, if that is one of its endpoints.
 
@@ -266,15 +220,15 @@ def endpoints_wanted(
     seen = {peer.public_key: peer.endpoint for peer in peers}
     wanted = {}
     until = time.monotonic() + dns.WAIT_S
-    for machine, endpoints in known_endpoints(here):
+    for machine, endpoints in list_peer_endpoints(here):
         key, wait_s = machine.public_key, until - time.monotonic()
-        endpoint = endpoint_wanted(endpoints, seen.get(key), is_stale=key in stale, wait_s=wait_s)
+        endpoint = choose_peer_endpoint(endpoints, seen.get(key), is_stale=key in stale, wait_s=wait_s)
         if endpoint is not None:
             wanted[machine.name] = endpoint
     return wanted
 
 
-def endpoint_wanted(
+def choose_peer_endpoint(
     endpoints: tuple[Endpoint, ...],
     seen: Endpoint | None,
     *,
@@ -290,14 +244,14 @@ def endpoint_wanted(
         return seen
     if seen is not None and not is_stale and not all(endpoint.is_address for endpoint in endpoints):
         return None
-    found = (address for endpoint in endpoints for address in dns.addresses_lately(endpoint, wait_s=wait_s))
+    found = (address for endpoint in endpoints for address in dns.resolve_cached(endpoint, wait_s=wait_s))
     if seen is None:
         return next(found, None)
     there = tuple(found)
     return seen if seen in there else next(iter(there), None)
 
 
-def known_endpoints(here: Here) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
+def list_peer_endpoints(here: Local) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
     """The machines that this one knows how to reach, each with its endpoints, best first."""
     mesh, own = here.inventory, here.settings.name
     others = mesh.machines if here.machine in mesh.hubs else mesh.hubs
@@ -306,18 +260,18 @@ def known_endpoints(here: Here) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
         for machine in others
         if machine.endpoints and machine.name not in {own, mesh.control}
     ]
-    return known if here.settings.control else [(mesh.control_node, control_endpoints(here)), *known]
+    return known if here.settings.control else [(mesh.control_node, list_control_endpoints(here)), *known]
 
 
-def control_endpoints(here: Here) -> tuple[Endpoint, ...]:
+def list_control_endpoints(here: Local) -> tuple[Endpoint, ...]:
     """Where a worker machine may reach its control node: as it remembers, then as the membership says."""
     return tuple(dict.fromkeys((*here.settings.control_endpoints, *here.inventory.control_node.endpoints)))
 
 
-def roamed(here: Here, counters: Mapping[str, Counters]) -> dict[str, Endpoint]:
+def find_roamed_endpoints(here: Local, counters: Mapping[str, Counters]) -> dict[str, Endpoint]:
     """Where peers with a fresh handshake are now: WireGuard followed them, and was right to."""
     by_key = {machine.public_key: machine.name for machine in here.inventory.machines}
-    old = stale(counters)
+    old = find_stale_keys(counters)
     return {
         by_key[key]: count.endpoint
         for key, count in counters.items()
@@ -325,7 +279,7 @@ def roamed(here: Here, counters: Mapping[str, Counters]) -> dict[str, Endpoint]:
     }
 
 
-def stale(counters: Mapping[str, Counters]) -> frozenset[str]:
+def find_stale_keys(counters: Mapping[str, Counters]) -> frozenset[str]:
     """The public keys of peers without a fresh handshake; none is fresh that is of the future."""
     now = time.time()
     return frozenset(

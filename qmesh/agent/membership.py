@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from qmesh.agent import control_role
-from qmesh.agent.local import Here, held_membership, load
-from qmesh.errors import EnrolmentRefused, Removed
+from qmesh.agent.local import Local, load_local, read_held_membership
+from qmesh.errors import EnrolmentRefused, RemovedFromMesh
 from qmesh.host import files
-from qmesh.host.api.messages import Silent
+from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Machine
+from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
 from qmesh.mesh.protocol.membership import (
     SignedMembership,
-    believed,
-    newer,
-    read_stored,
+    apply_update,
+    decode_membership,
+    encode_membership,
+    encrypt_held_revision,
+    is_newer_membership,
     read_update,
-    sealed_held,
-    stored,
-    updated,
+    verify_membership,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ log = logging.getLogger("qmesh")
 _ANSWER_S = 5.0
 
 
-def refresh(state: State, here: Here, *, connect_s: float, wait_s: int = 0) -> bool:
+def update_membership(state: State, here: Local, *, connect_s: float, wait_s: int = 0) -> bool:
     """Ask the control node for a newer membership and keep it; whether there was one.
 
     connect_s: seconds to wait for a connection.
@@ -52,18 +52,18 @@ def refresh(state: State, here: Here, *, connect_s: float, wait_s: int = 0) -> b
     for hub in (machine for machine in here.inventory.hubs if machine.name != own):
         client = Client(address=hub.address, port=here.inventory.service_port)
         try:
-            offered = _asked(client, state, here, hub, connect_s=connect_s, wait_s=wait_s)
+            offered = _fetch_membership(client, state, here, hub, connect_s=connect_s, wait_s=wait_s)
             break
-        except Silent:  # the next control node may be it already
+        except ControlNodeUnavailable:  # the next control node may be it already
             if here.inventory.successor in {None, own, hub.name}:
                 raise
     if offered is None:
         return False
     with state.lock():
-        return take_up(state, *offered)
+        return adopt_membership(state, *offered)
 
 
-def take_up(state: State, signed: SignedMembership, inventory: Inventory) -> bool:
+def adopt_membership(state: State, signed: SignedMembership, inventory: Inventory) -> bool:
     """Hold a membership that is believed, if it is newer; whether it is. Holds the lock.
 
     Raises Removed where this machine is not in it.
@@ -71,72 +71,74 @@ def take_up(state: State, signed: SignedMembership, inventory: Inventory) -> boo
     settings = state.settings()
     if settings.control:
         return False
-    held = held_membership(state, settings)
-    if not newer(held, inventory):
+    held = read_held_membership(state, settings)
+    if not is_newer_membership(held, inventory):
         return False
     if all(machine.name != settings.name for machine in inventory.machines):
-        _leave(state)
-        raise Removed
-    control_role.prepare(state, held, inventory)
-    files.write(state.membership_file, stored(signed))
-    control_role.follow(state, inventory)
-    rotation = state.rotation()
+        _mark_removed(state)
+        raise RemovedFromMesh
+    control_role.prepare_membership_change(state, held, inventory)
+    files.write(state.membership_file, encode_membership(signed))
+    control_role.apply_control_role(state, inventory)
+    rotation = state.key_rotation()
     if rotation is not None and inventory.machine(settings.name).public_key == rotation.new:
-        state.save_rotation(None)
+        state.save_key_rotation(None)
     return True
 
 
-def _leave(state: State) -> None:
+def _mark_removed(state: State) -> None:
     """Remember that this machine is removed. The agent takes the tunnel down; the guard stays."""
-    state.save_estate(None)
-    state.save_next_shared(None)
+    state.save_handover_payload(None)
+    state.save_successor_key(None)
     settings = state.settings()
     state.save_settings(msgspec.structs.replace(settings, up=False, removed=True))
 
 
-def _asked(
-    client: Client, state: State, here: Here, hub: Machine, *, connect_s: float, wait_s: int
+def _fetch_membership(
+    client: Client, state: State, here: Local, hub: Machine, *, connect_s: float, wait_s: int
 ) -> tuple[SignedMembership, Inventory] | None:
     """The newer membership, believed: by a difference, or as a whole where that leads to nothing."""
     held = files.read(state.membership_file)
     revision = here.inventory.revision
     shared = here.preshared.get(hub.public_key)
-    answer = client.membership(
+    answer = client.poll_membership(
         newer_than=revision,
         connect_s=connect_s,
         read_s=_ANSWER_S,
         wait_s=wait_s,
         holds=b""
         if shared is None
-        else sealed_held(revision, shared, nonce=secrets.token_bytes(NONCE_OCTETS)),
+        else encrypt_held_revision(revision, shared, nonce=secrets.token_bytes(NONCE_OCTETS)),
     )
     if answer is None:
         return None
     update = read_update(answer)
     if update.base is not None and held is not None:
         with contextlib.suppress(EnrolmentRefused):
-            return _believed(updated(update, read_stored(held)), here)
-        answer = client.membership(newer_than=revision, connect_s=connect_s, read_s=_ANSWER_S, whole=True)
+            return _verify_signed(apply_update(update, decode_membership(held)), here)
+        answer = client.poll_membership(
+            newer_than=revision, connect_s=connect_s, read_s=_ANSWER_S, whole=True
+        )
         if answer is None:
             return None
         update = read_update(answer)
-    return _believed(updated(update, None), here)
+    return _verify_signed(apply_update(update, None), here)
 
 
-def _believed(signed: SignedMembership, here: Here) -> tuple[SignedMembership, Inventory]:
-    return signed, believed(signed, here.settings.verification_key, mesh=here.settings.mesh)
+def _verify_signed(signed: SignedMembership, here: Local) -> tuple[SignedMembership, Inventory]:
+    return signed, verify_membership(signed, here.settings.verification_key, mesh=here.settings.mesh)
 
 
-def latest(state: State) -> Here:
+def load_latest(state: State) -> Local:
     """What this machine remembers, after a short try to learn what is new."""
-    here = load(state)
+    here = load_local(state)
     if here.settings.control or not here.settings.up:
         return here
     try:
-        return load(state) if refresh(state, here, connect_s=1.0) else here
-    except Removed as error:
+        return load_local(state) if update_membership(state, here, connect_s=1.0) else here
+    except RemovedFromMesh as error:
         log.warning("%s", error.message)
-        return load(state)
-    except (Silent, EnrolmentRefused) as error:
+        return load_local(state)
+    except (ControlNodeUnavailable, EnrolmentRefused) as error:
         log.warning("this is revision %d, as it was last known here: %s", here.inventory.revision, error)
         return here

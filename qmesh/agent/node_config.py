@@ -7,22 +7,23 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qmesh.agent.local import Local
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.inventory import Inventory, workers_of
-from qmesh.mesh.model import NOT_SHOWN, PROFILES, Profile, Unshown
+from qmesh.mesh.inventory import Inventory, list_workers
+from qmesh.mesh.values import NOT_SHOWN, PROFILES, Profile, SecretStruct
 
 if TYPE_CHECKING:  # `ready` reads a file a core, and has no use for the registry
-    from qmesh.agent.local import Here
+    from qmesh.agent.local import Local
 
 log = logging.getLogger("qmesh")
 
 FILE_NAME = "config.yml"
 
 
-class NodeFile(Unshown, frozen=True):
+class NodeFile(SecretStruct, frozen=True):
     """A node's config.yml. text: None when there is no such file; never to be printed as it is."""
 
     path: Path
@@ -38,7 +39,7 @@ def find_directory(given: Path | None) -> ConfigDirectory | None:
     Raises BadInput when a given one is no directory, or is reached by a link that is not root's.
     """
     if given is None:
-        return _here()
+        return _find_in_working_directory()
     found = config_directory.find(given.absolute())
     if found is not None:
         return found
@@ -48,14 +49,14 @@ def find_directory(given: Path | None) -> ConfigDirectory | None:
     )
 
 
-def _here() -> ConfigDirectory | None:
+def _find_in_working_directory() -> ConfigDirectory | None:
     try:
         path = Path.cwd() / ".config"
     except FileNotFoundError:  # somebody deleted the directory that this is
         return None
     try:
         found = config_directory.find(path)
-        if found is None or config_directory.stamp(found, FILE_NAME) is None:
+        if found is None or config_directory.read_stamp(found, FILE_NAME) is None:
             return None
     except QmeshError as error:
         log.warning("%s is not used: %s (hint: %s)", path, error.message, error.hint)
@@ -95,18 +96,21 @@ def read(directory: ConfigDirectory) -> NodeFile:
         ) from None
 
 
-def profile_of(directory: ConfigDirectory | None) -> Profile | None:
+def read_profile(directory: ConfigDirectory | None) -> Profile | None:
     """The node's profile as its config.yml tells; None when it does not."""
     text = None if directory is None else read(directory).text
-    return None if text is None else nodeconfig.detect(text)
+    return None if text is None else nodeconfig.detect_profile(text)
 
 
-def refuse_other_key(profile: Profile, found: Profile | None) -> None:
+def refuse_newer_config(profile: Profile, found: Profile | None) -> None:
     """Raise BadInput where a file is of a newer node, which would ignore this profile's worker list.
 
     One of an older node is that of a node that is upgraded, as its owner said.
     """
-    if found is None or nodeconfig.facts(found).list_key == nodeconfig.facts(profile).list_key:
+    if (
+        found is None
+        or nodeconfig.profile_facts(found).list_key == nodeconfig.profile_facts(profile).list_key
+    ):
         return
     if PROFILES.index(found) > PROFILES.index(profile):
         raise BadInput(
@@ -115,35 +119,35 @@ def refuse_other_key(profile: Profile, found: Profile | None) -> None:
         )
 
 
-def refuse_spoilt(text: str, profile: Profile) -> None:
+def refuse_broken_config(text: str, profile: Profile) -> None:
     """Raise BadInput where the node would not read the mesh's worker list, were it written there."""
-    for problem in nodeconfig.lint(text, profile=profile):
-        if problem.spoils_writing:
+    for problem in nodeconfig.lint_config(text, profile=profile):
+        if problem.blocks_worker_list:
             where = f"{FILE_NAME}, line {problem.line}, column {problem.column}"
             raise BadInput(f"{where}: {problem.message}", hint=problem.hint)
 
 
-def mesh_of(here: Here) -> nodeconfig.Mesh:
+def build_expected_mesh(here: Local) -> nodeconfig.ExpectedMesh:
     """What a config on this machine is held against."""
-    return nodeconfig.Mesh(
+    return nodeconfig.ExpectedMesh(
         network=here.inventory.network,
         own=here.machine.address,
-        members=addresses(here.inventory),
-        workers=multiaddrs(here.inventory),
+        members=tunnel_addresses_by_name(here.inventory),
+        workers=list_worker_multiaddrs(here.inventory),
     )
 
 
-def addresses(inventory: Inventory) -> dict[str, str]:
+def tunnel_addresses_by_name(inventory: Inventory) -> dict[str, str]:
     """The tunnel addresses of the machines that have cores, by name."""
     return {name: inventory.machine(name).address for name in inventory.cores}
 
 
-def multiaddrs(inventory: Inventory) -> tuple[str, ...]:
+def list_worker_multiaddrs(inventory: Inventory) -> tuple[str, ...]:
     """The worker list of the mesh, in core order."""
-    return tuple(worker.multiaddr for worker in workers_of(inventory))
+    return tuple(worker.multiaddr for worker in list_workers(inventory))
 
 
-def render(here: Here, text: str | None) -> str:
+def render(here: Local, text: str | None) -> str:
     """The config.yml of this machine: `text` with the mesh's settings.
 
     Without a text it is the least one, in which `NOT_SHOWN` stands for each secret: fit to be read,
@@ -151,7 +155,7 @@ def render(here: Here, text: str | None) -> str:
     Raises BadInput when the text is damaged, or is of a node that would ignore the list.
     """
     profile = here.inventory.node
-    wanted = nodeconfig.wanted_settings(here.inventory, here.settings.name)
+    wanted = nodeconfig.build_desired_settings(here.inventory, here.settings.name)
     count = sum(len(setting.values) for setting in wanted)
     if count > nodeconfig.MAX_NODES:
         raise BadInput(
@@ -159,17 +163,17 @@ def render(here: Here, text: str | None) -> str:
             hint="make two meshes of so many workers",
         )
     if text is None:
-        secrets = dict.fromkeys(nodeconfig.facts(profile).secrets, NOT_SHOWN)
-        return nodeconfig.least(profile, wanted, secrets=secrets)
-    refuse_spoilt(text, profile)
-    refuse_other_key(profile, nodeconfig.detect(text))
-    return nodeconfig.with_settings(text, wanted)
+        secrets = dict.fromkeys(nodeconfig.profile_facts(profile).secrets, NOT_SHOWN)
+        return nodeconfig.build_minimal_config(profile, wanted, secrets=secrets)
+    refuse_broken_config(text, profile)
+    refuse_newer_config(profile, nodeconfig.detect_profile(text))
+    return nodeconfig.edit_settings(text, wanted)
 
 
-def refuse_to_create(here: Here, directory: ConfigDirectory | None) -> None:
+def refuse_to_create(here: Local, directory: ConfigDirectory | None) -> None:
     """Raise BadInput where a new config.yml would be a node without its identity or a worker's secret."""
     profile = here.inventory.node
-    secrets = nodeconfig.facts(profile).secrets
+    secrets = nodeconfig.profile_facts(profile).secrets
     missing = (
         "it is not known where config.yml is"
         if directory is None
@@ -185,31 +189,31 @@ def refuse_to_create(here: Here, directory: ConfigDirectory | None) -> None:
         raise BadInput(
             f"{missing}, and a worker of node {profile} needs {needed}",
             hint=f"`qmesh render-config --for {here.settings.name} -o config.yml` on {control} makes one;"
-            f" put it there{_and_keys(profile)}, then `qmesh render-config --write --config DIR` here",
+            f" put it there{_key_store_hint(profile)}, then `qmesh render-config --write --config DIR` here",
         )
 
 
-def _and_keys(profile: Profile) -> str:
-    return ", and the node's keys.yml beside it" if nodeconfig.facts(profile).key_store else ""
+def _key_store_hint(profile: Profile) -> str:
+    return ", and the node's keys.yml beside it" if nodeconfig.profile_facts(profile).key_store else ""
 
 
-def render_for(here: Here, name: str, own_text: str | None) -> str:
+def render_for(here: Local, name: str, own_text: str | None) -> str:
     """The least config.yml for another machine, with the secrets that its profile needs from ours.
 
     Raises BadInput when the machine is unknown, or our own file lacks a secret.
     """
-    wanted = nodeconfig.wanted_settings(here.inventory, name)
+    wanted = nodeconfig.build_desired_settings(here.inventory, name)
     profile = here.inventory.node
     secrets = {}
-    for path in nodeconfig.facts(profile).secrets:
-        value = None if own_text is None else nodeconfig.secret(own_text, path)
+    for path in nodeconfig.profile_facts(profile).secrets:
+        value = None if own_text is None else nodeconfig.read_secret(own_text, path)
         if value is None:
             raise BadInput(
                 f"a worker of node {profile} needs {path}, and this machine's config.yml has none",
                 hint="run this on the control node, with --config naming the node's config directory",
             )
         secrets[path] = value
-    return nodeconfig.least(profile, wanted, secrets=secrets)
+    return nodeconfig.build_minimal_config(profile, wanted, secrets=secrets)
 
 
 def write(directory: ConfigDirectory, old: str | None, new: str) -> tuple[Path, bool]:
@@ -221,3 +225,11 @@ def write(directory: ConfigDirectory, old: str | None, new: str) -> tuple[Path, 
         return directory.path / FILE_NAME, False
     before = None if old is None else old.encode("utf-8")
     return config_directory.write(directory, FILE_NAME, new.encode("utf-8"), instead_of=before)
+
+
+def choose_profile(given: Profile | None, directory: ConfigDirectory | None) -> Profile:
+    """The profile asked for, or that of the node's config.yml, or 2.0. Raises BadInput."""
+    found = read_profile(directory)
+    profile = given or found or "2.0"
+    refuse_newer_config(profile, found)
+    return profile

@@ -11,8 +11,8 @@ import time
 from typing import Final
 
 from qmesh.agent import node_config
-from qmesh.agent.commands.render_config import list_cores
-from qmesh.agent.local import Here, load
+from qmesh.agent.local import Local, load_local
+from qmesh.agent.node_units import update_workers_target
 from qmesh.agent.worker_status import ANSWER_S
 from qmesh.errors import QmeshError
 from qmesh.host import config_directory
@@ -21,10 +21,10 @@ from qmesh.host.network import tcp_probe
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
-from qmesh.mesh.inventory import workers_of
-from qmesh.mesh.model import ranges_text
-from qmesh.mesh.node_restarts import Due, due, is_in_hand
-from qmesh.mesh.units import CONTROL_PROCESS, WORKERS, restart_command, worker_unit
+from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.systemd.node_restarts import DueRestarts, find_due_restarts, is_managed_by_qmesh
+from qmesh.mesh.systemd.units import CONTROL_PROCESS, WORKERS, restart_command, worker_unit_name
+from qmesh.mesh.values import format_port_ranges
 
 log = logging.getLogger("qmesh")
 
@@ -39,56 +39,56 @@ PATIENCE_S: Final = 120.0
 """Seconds after which the control process of a node that bears a dead worker is restarted all the same."""
 
 
-def render_in_hand(state: State, here: Here) -> bool:
+def update_managed_config(state: State, here: Local) -> bool:
     """Write the mesh's settings into a config.yml that is in qmesh's hands; whether that changed it.
 
     The agent's loop waits for the lock, which is therefore not held while a user's file is read or written.
     Raises BadInput when the file does not load or cannot be changed.
     """
-    directory = here.settings.node
+    directory = here.settings.node_directory
     if directory is None:
         return False
     if directory.owner is None:
-        directory = _with_owner(state, directory)
+        directory = _save_directory_owner(state, directory)
     found = node_config.read(directory)
-    if found.text is None or not is_in_hand(found.text, here.inventory):
+    if found.text is None or not is_managed_by_qmesh(found.text, here.inventory):
         return False
     new = node_config.render(here, found.text)
     if new == found.text:
         return False
-    asked = due(found.text, new, here.inventory, here.settings.name)
-    _ask_for(state, asked)
+    asked = find_due_restarts(found.text, new, here.inventory, here.settings.name)
+    _add_due_restarts(state, asked)
     _, changed = node_config.write(directory, found.text, new)
     # Again, where that was done by somebody who came before the file did.
-    _ask_for(state, asked)
+    _add_due_restarts(state, asked)
     if not changed:
         return False
     log.info("config.yml has the mesh's list of revision %d", here.inventory.revision)
     return True
 
 
-def _with_owner(state: State, directory: ConfigDirectory) -> ConfigDirectory:
+def _save_directory_owner(state: State, directory: ConfigDirectory) -> ConfigDirectory:
     """Remember whose a directory is that was remembered by an earlier version, which did not ask."""
     found = config_directory.find(directory.path)
     if found is None or found.path != directory.path:
         return directory
     with state.lock():
         settings = state.settings()
-        if settings.node == directory:
-            state.save_settings(settings.with_node(found))
+        if settings.node_directory == directory:
+            state.save_settings(settings.with_node_directory(found))
     return found
 
 
-def _ask_for(state: State, asked: Due) -> None:
+def _add_due_restarts(state: State, asked: DueRestarts) -> None:
     """Remember what is due besides what already is."""
     with state.lock():
-        before = state.due() or Due()
-        after = before.then(asked)
+        before = state.due_restarts() or DueRestarts()
+        after = before.merge(asked)
         if after != before:
-            state.save_due(after)
+            state.save_due_restarts(after)
 
 
-class Follower:
+class NodeConfigFollower:
     """For the agent's loop: cheap while nothing changes, and never waits for the node."""
 
     def __init__(self, state: State) -> None:
@@ -99,14 +99,14 @@ class Follower:
         self._dial_at = 0.0
         self._control_since: float | None = None
 
-    def turn(self, here: Here) -> None:
+    def follow_changes(self, here: Local) -> None:
         """Follow what is new. What goes wrong is said once, and tried again when something changes."""
         now = time.monotonic()
         if now < self._look_at or here.settings.config_directory is None:
             return
         begun = time.thread_time()
         try:
-            self._follow(here)
+            self._update_and_restart(here)
             self._said = ""
         except QmeshError as error:
             if error.message != self._said:
@@ -115,55 +115,55 @@ class Follower:
         finally:
             self._look_at = now + max(LOOK_S, REST * (time.thread_time() - begun))
 
-    def _follow(self, here: Here) -> None:
-        seen = self._stamp(here)
+    def _update_and_restart(self, here: Local) -> None:
+        seen = self._read_stamp(here)
         if seen != self._seen:
             self._seen = seen
             # Read anew: what the agent's look knows of a control node may lack who came since.
-            here = load(self._state)
-            if render_in_hand(self._state, here):
-                self._seen = self._stamp(here)
-        waiting = self._state.due()
+            here = load_local(self._state)
+            if update_managed_config(self._state, here):
+                self._seen = self._read_stamp(here)
+        waiting = self._state.due_restarts()
         if waiting is not None:
-            self._go_on(load(self._state), waiting)
+            self._restart_due(load_local(self._state), waiting)
 
-    def _stamp(self, here: Here) -> object:
-        directory = here.settings.node
-        file = None if directory is None else config_directory.stamp(directory, node_config.FILE_NAME)
+    def _read_stamp(self, here: Local) -> object:
+        directory = here.settings.node_directory
+        file = None if directory is None else config_directory.read_stamp(directory, node_config.FILE_NAME)
         if not here.settings.control:
             return file, here.inventory.revision
         with Registry(self._state.registry_file) as registry:
             return file, registry.revision()
 
-    def _go_on(self, here: Here, waiting: Due) -> None:
-        installed = systemd.worker_units_are_installed()
+    def _restart_due(self, here: Local, waiting: DueRestarts) -> None:
+        installed = systemd.has_worker_units()
         if installed:
-            list_cores(here)
+            update_workers_target(here)
         if not (installed and here.inventory.restart):
-            _tell(here, waiting)
-            self._done(waiting, None)
+            _log_commands(here, waiting)
+            self._save_remaining(waiting, None)
             return
         if waiting.restart or waiting.stop:
             _restart_workers(here, waiting)
-            left = Due(control=waiting.control)
-            if not self._done(waiting, left or None):
+            left = DueRestarts(control=waiting.control)
+            if not self._save_remaining(waiting, left or None):
                 return
             waiting = left
-        if waiting.control and self._is_time(here):
-            systemd.order("try-restart", CONTROL_PROCESS)
+        if waiting.control and self._can_restart_control(here):
+            systemd.enqueue_job("try-restart", CONTROL_PROCESS)
             log.info("restarted %s", CONTROL_PROCESS)
             self._control_since = None
-            self._done(waiting, None)
+            self._save_remaining(waiting, None)
 
-    def _done(self, was: Due, left: Due | None) -> bool:
+    def _save_remaining(self, was: DueRestarts, left: DueRestarts | None) -> bool:
         """Remember what is left of it; whether nothing has come meanwhile, by a command or another list."""
         with self._state.lock():
-            if self._state.due() != was:
+            if self._state.due_restarts() != was:
                 return False
-            self._state.save_due(left)
+            self._state.save_due_restarts(left)
         return True
 
-    def _is_time(self, here: Here) -> bool:
+    def _can_restart_control(self, here: Local) -> bool:
         """Whether the control process may be restarted; node 1.4's ends when a worker does not answer."""
         now = time.monotonic()
         if self._control_since is None:
@@ -171,8 +171,8 @@ class Follower:
         if now < self._dial_at:
             return False
         self._dial_at = now + DIAL_S
-        places = {(worker.address, worker.port): worker for worker in workers_of(here.inventory)}
-        found = tcp_probe.answer_times(places, wait_s=ANSWER_S)
+        places = {(worker.address, worker.port): worker for worker in list_workers(here.inventory)}
+        found = tcp_probe.measure_connect_times(places, wait_s=ANSWER_S)
         silent = [worker for place, worker in places.items() if place not in found]
         if not silent:
             return True
@@ -186,30 +186,30 @@ class Follower:
         return here.inventory.node != "1.4" and now - self._control_since > PATIENCE_S
 
 
-def _tell(here: Here, waiting: Due) -> None:
+def _log_commands(here: Local, waiting: DueRestarts) -> None:
     """What to run, where nobody allowed the agent to."""
     if waiting.stop:
         told = waiting.stop[:MOST_TOLD]
         more = f" and {len(waiting.stop) - MOST_TOLD} more" if len(waiting.stop) > MOST_TOLD else ""
-        units = " ".join(map(worker_unit, told))
-        cores = ranges_text(told)
+        units = " ".join(map(worker_unit_name, told))
+        cores = format_port_ranges(told)
         log.info("stop cores %s%s, another machine's now: systemctl stop %s", cores, more, units)
     if waiting.restart:
-        are_all = waiting.restart == tuple(here.inventory.numbers(here.settings.name))
+        are_all = waiting.restart == tuple(here.inventory.core_numbers(here.settings.name))
         log.info("now run: %s", restart_command(waiting.restart, are_all=are_all))
     if waiting.control:
         log.info("when all workers are restarted: systemctl restart %s", CONTROL_PROCESS)
 
 
-def _restart_workers(here: Here, waiting: Due) -> None:
+def _restart_workers(here: Local, waiting: DueRestarts) -> None:
     """Stop, start and restart just these; those of a node that its owner stopped stay so."""
-    cores = here.inventory.numbers(here.settings.name)
+    cores = here.inventory.core_numbers(here.settings.name)
     # What was in the file is its owner's: cores without number, of which systemd has never heard.
-    stop = tuple(core for core in systemd.running_workers() if core in waiting.stop)
-    systemd.order("stop", *map(worker_unit, stop))
+    stop = tuple(core for core in systemd.list_running_workers() if core in waiting.stop)
+    systemd.enqueue_job("stop", *map(worker_unit_name, stop))
     wanted = tuple(core for core in waiting.restart if core in cores)
     verb = "restart" if systemd.is_active(WORKERS) else "try-restart"
-    systemd.order(verb, *map(worker_unit, wanted))
+    systemd.enqueue_job(verb, *map(worker_unit_name, wanted))
     for what, which in (("stopped", stop), ("restarted", wanted)):
         if which:
-            log.info("%s the workers of cores %s", what, ranges_text(which))
+            log.info("%s the workers of cores %s", what, format_port_ranges(which))

@@ -10,12 +10,12 @@ from qmesh.host.network import links
 from qmesh.mesh.desired import host_network
 
 
-def came_from(interface: str, address: str) -> str | None:
+def find_peer_endpoint(interface: str, address: str) -> str | None:
     """The endpoint, `HOST:PORT`, of the peer with that tunnel address; None where it is not known."""
     with contextlib.suppress(QmeshError, OSError):
         if links.read(interface) is None:
             return None
-        device = wireguard.backend_for(interface).read(interface)
+        device = wireguard.find_backend(interface).read(interface)
         for peer in device.peers:
             if host_network(address) in peer.allowed_ips:
                 endpoint = device.counters[peer.public_key].endpoint

@@ -10,14 +10,14 @@ from qmesh.errors import BadInput
 from qmesh.host.linux import Linux
 from qmesh.host.system import ssh_session
 from qmesh.mesh.plan import Step
-from qmesh.mesh.ssh_lockout import cut_by
+from qmesh.mesh.ssh_lockout import find_lockout_reason
 
 log = logging.getLogger("qmesh")
 
 
-def refuse_cut(linux: Linux, steps: Sequence[Step]) -> None:
+def refuse_ssh_lockout(linux: Linux, steps: Sequence[Step]) -> None:
     """Raise BadInput where these steps would cut the session that this process was started from."""
-    found = _cut(linux, steps)
+    found = _find_ssh_lockout(linux, steps)
     if found is not None:
         raise BadInput(
             f"this would cut your own SSH session: {found}",
@@ -25,13 +25,13 @@ def refuse_cut(linux: Linux, steps: Sequence[Step]) -> None:
         )
 
 
-def warn_of_cut(linux: Linux, steps: Sequence[Step]) -> None:
+def warn_of_ssh_lockout(linux: Linux, steps: Sequence[Step]) -> None:
     """Say so where these steps cut the session that this process was started from."""
-    found = _cut(linux, steps)
+    found = _find_ssh_lockout(linux, steps)
     if found is not None:
         log.warning("this cuts your own SSH session: %s", found)
 
 
-def _cut(linux: Linux, steps: Sequence[Step]) -> str | None:
-    session = ssh_session.session_of(os.getpid()) if steps else None
-    return None if session is None else cut_by(session, steps, linux.observe().tunnel)
+def _find_ssh_lockout(linux: Linux, steps: Sequence[Step]) -> str | None:
+    session = ssh_session.find_session(os.getpid()) if steps else None
+    return None if session is None else find_lockout_reason(session, steps, linux.observe().tunnel)

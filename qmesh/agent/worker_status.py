@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from qmesh.agent.local import Here
+from qmesh.agent.local import Local
 from qmesh.errors import MachineRefused, QmeshError
-from qmesh.host.config_directory import ConfigDirectory, disk_octets
+from qmesh.host.config_directory import ConfigDirectory, read_disk_size
 from qmesh.host.network import ports, tcp_probe
-from qmesh.mesh.advice import Circumstances
-from qmesh.mesh.inventory import Worker, workers_of
-from qmesh.mesh.units import restart_command, worker_unit
+from qmesh.mesh.advice import AdviceInputs
+from qmesh.mesh.inventory import Worker, list_workers
+from qmesh.mesh.systemd.units import restart_command, worker_unit_name
 
 ANSWER_S = 2.0
 """Seconds in which a worker has to answer; a lost packet is sent again after one."""
@@ -30,7 +30,7 @@ class SilentCore(msgspec.Struct, frozen=True):
     restart: str
 
 
-class Watched(msgspec.Struct, frozen=True):
+class WorkerHealth(msgspec.Struct, frozen=True):
     """A machine's workers. alive: how many answer. latency: seconds until one does, the median of them.
 
     On a worker machine they are looked at and not dialled, as its guard lets only the control node
@@ -42,47 +42,49 @@ class Watched(msgspec.Struct, frozen=True):
     latency: float | None
 
 
-def watch_workers(here: Here) -> dict[str, Watched]:
+def probe_workers(here: Local) -> dict[str, WorkerHealth]:
     """By machine, what this one can tell: the control node of all, another of itself."""
     workers: dict[str, list[Worker]] = {name: [] for name in here.inventory.cores}
-    for worker in workers_of(here.inventory):
+    for worker in list_workers(here.inventory):
         workers[worker.machine].append(worker)
     if here.settings.control:
         places = ((worker.address, worker.port) for each in workers.values() for worker in each)
-        times = tcp_probe.answer_times(places, wait_s=ANSWER_S)
-        return {name: _watched(name, each, times, dialled=True) for name, each in workers.items()}
+        times = tcp_probe.measure_connect_times(places, wait_s=ANSWER_S)
+        return {name: _build_worker_health(name, each, times, dialled=True) for name, each in workers.items()}
     name = here.settings.name
-    listening = dict.fromkeys(ports.listeners(), 0.0)
-    return {name: _watched(name, workers[name], listening, dialled=False)} if name in workers else {}
+    listening = dict.fromkeys(ports.list_listeners(), 0.0)
+    return (
+        {name: _build_worker_health(name, workers[name], listening, dialled=False)} if name in workers else {}
+    )
 
 
-def _watched(
+def _build_worker_health(
     name: str, workers: list[Worker], times: Mapping[tuple[str, int], float], *, dialled: bool
-) -> Watched:
+) -> WorkerHealth:
     found = {worker: times.get((worker.address, worker.port)) for worker in workers}
     taken = [seconds for seconds in found.values() if seconds is not None]
     latency = round(statistics.median(taken), 4) if taken and dialled else None
-    silent = tuple(_silent(name, worker) for worker, seconds in found.items() if seconds is None)
-    return Watched(len(taken), silent, latency)
+    silent = tuple(_build_silent_core(name, worker) for worker, seconds in found.items() if seconds is None)
+    return WorkerHealth(len(taken), silent, latency)
 
 
-def _silent(name: str, worker: Worker) -> SilentCore:
-    unit = worker_unit(worker.core)
+def _build_silent_core(name: str, worker: Worker) -> SilentCore:
+    unit = worker_unit_name(worker.core)
     restart = f"on {name}: {restart_command((worker.core,), are_all=False)}"
     return SilentCore(worker.core, worker.address, worker.port, unit, restart)
 
 
-def circumstances(here: Here, watched: Mapping[str, Watched]) -> Circumstances:
+def collect_advice_inputs(here: Local, watched: Mapping[str, WorkerHealth]) -> AdviceInputs:
     """What advice is made of, besides the inventory."""
     try:
-        ephemeral, reserved = ports.ephemeral(), ports.reserved()
+        ephemeral, reserved = ports.read_ephemeral_range(), ports.read_reserved_ports()
     except MachineRefused:
         ephemeral, reserved = (1, 0), frozenset()
-    return Circumstances(
+    return AdviceInputs(
         name=here.settings.name,
-        is_succeeded=here.is_succeeded,
+        has_handed_over=here.has_handed_over,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        disk=_disk(here.settings.node),
+        disk=_find_disk_size(here.settings.node_directory),
         latencies={name: each.latency for name, each in watched.items() if each.latency is not None},
         alive=sum(each.alive for each in watched.values()) if here.settings.control else None,
         ephemeral=ephemeral,
@@ -90,9 +92,9 @@ def circumstances(here: Here, watched: Mapping[str, Watched]) -> Circumstances:
     )
 
 
-def _disk(directory: ConfigDirectory | None) -> int | None:
+def _find_disk_size(directory: ConfigDirectory | None) -> int | None:
     """Octets of the disk that the node's config is on, in use or free: its store is there as well."""
     try:
-        return None if directory is None else disk_octets(directory)
+        return None if directory is None else read_disk_size(directory)
     except QmeshError:
         return None

@@ -13,8 +13,8 @@ import typer.core
 import typer.main
 
 from qmesh import __version__
-from qmesh.cli.errors import ended, interrupted, refuse, talk_on_standard_error
-from qmesh.cli.terminal import say
+from qmesh.cli.errors import log_to_stderr, report_error, report_exception, report_interrupt
+from qmesh.cli.terminal import print_stdout
 from qmesh.errors import BadInput, Interrupted
 
 COMMANDS: Final = {
@@ -54,7 +54,7 @@ INTERRUPTED: Final = Interrupted.exit_code
 _ClickException: Final[Any] = typer.BadParameter.__mro__[2]
 
 
-class Hall(typer.core.TyperGroup):
+class CommandGroup(typer.core.TyperGroup):
     """The commands by name. Asked for one it gives a stub with its summary, until that one is run."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
@@ -66,27 +66,27 @@ class Hall(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, stub, rest = super().resolve_command(ctx, args)
-        return name, stub and command(str(name)), rest
+        return name, stub and load_command(str(name)), rest
 
 
-def command(name: str) -> Any:
+def load_command(name: str) -> Any:
     """The command of that name, loaded."""
     module = importlib.import_module(f"qmesh.cli.commands.{name.replace('-', '_')}")
     alone = typer.Typer(add_completion=False)
     examples = "\n\n".join(f"  {example}" for example in module.EXAMPLES)
     alone.command(name, epilog=f"Examples:\n\n{examples}")(module.command)
-    return _lean(typer.main.get_command(alone))
+    return _skip_needless_conversion(typer.main.get_command(alone))
 
 
-def _lean(command: Any) -> Any:
+def _skip_needless_conversion(command: Any) -> Any:
     """The command, converting only what needs it: for that, typer loads pydantic, a tenth of a second."""
     for param in command.get_params(typer.Context(command)):  # --help among them
         if not param.multiple and param.nargs == 1:
-            param.process_value = _process(param, param.process_value)
+            param.process_value = _wrap_process_value(param, param.process_value)
     return command
 
 
-def _process(param: Any, convert: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _wrap_process_value(param: Any, convert: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """As the parameter processes a value, but for what was not given, and for text that is to be text."""
     is_text = getattr(getattr(param, "type_descriptor", None), "annotation", None) is str
 
@@ -101,7 +101,7 @@ def _process(param: Any, convert: Callable[[Any, Any], Any]) -> Callable[[Any, A
 
 
 app = typer.Typer(
-    cls=Hall,
+    cls=CommandGroup,
     invoke_without_command=True,
     epilog="Start with `qmesh init` on the machine of the control process."
     " Exit codes: 0 as desired, 1 not so, 2 bad input, 3 this machine refused, 4 enrolment refused.",
@@ -110,7 +110,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
-        say(f"qmesh {__version__}")
+        print_stdout(f"qmesh {__version__}")
         raise typer.Exit
 
 
@@ -129,35 +129,37 @@ def qmesh(
     if state is not None:
         os.environ["QMESH_STATE"] = str(state)
     if ctx.invoked_subcommand is None:
-        say(ctx.get_help())
+        print_stdout(ctx.get_help())
 
 
 def run(words: Sequence[str]) -> int:
     """Run a command line without the program's name; returns the exit code."""
     as_json = "--json" in words
-    talk_on_standard_error(quiet=as_json)
-    if not all(map(_is_text, words)):
+    log_to_stderr(quiet=as_json)
+    if not all(map(_is_utf8, words)):
         error = BadInput("an argument is no text of UTF-8", hint="rename what it names, and say that")
-        return refuse(error, as_json=as_json)
+        return report_error(error, as_json=as_json)
     try:
-        code = _lean(typer.main.get_command(app)).main(list(words), prog_name="qmesh", standalone_mode=False)
+        code = _skip_needless_conversion(typer.main.get_command(app)).main(
+            list(words), prog_name="qmesh", standalone_mode=False
+        )
     except _ClickException as error:
-        return refuse(_usage(error, words), as_json=as_json)
+        return report_error(_build_usage_error(error, words), as_json=as_json)
     except typer.Abort:
         code = INTERRUPTED
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - printed, a bug too
-        return ended(error, as_json=as_json)
+        return report_exception(error, as_json=as_json)
     if code == INTERRUPTED:
-        return interrupted(as_json=as_json)
+        return report_interrupt(as_json=as_json)
     return code if isinstance(code, int) else 0
 
 
-def _is_text(word: str) -> bool:
+def _is_utf8(word: str) -> bool:
     """Whether it can be written down: Python has octets that are no UTF-8 as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in word)
 
 
-def _usage(error: Any, words: Sequence[str]) -> BadInput:
+def _build_usage_error(error: Any, words: Sequence[str]) -> BadInput:
     name = next((word for word in words if word in COMMANDS), "")
     message = " ".join(error.format_message().split()).rstrip(".")
     return BadInput(message, hint=f"see `qmesh {name} --help`" if name else "see `qmesh --help`")

@@ -6,27 +6,27 @@ import logging
 
 import msgspec
 
-from qmesh.agent.commands.mesh_changes import Changed
-from qmesh.cli.output import answer
-from qmesh.mesh.changes import Renumbered
-from qmesh.mesh.model import Cores
-from qmesh.mesh.units import CONTROL_PROCESS, WORKERS
+from qmesh.agent.mesh_change import ChangeResult
+from qmesh.cli.output import print_answer
+from qmesh.mesh.changes import RenumberedMachine
+from qmesh.mesh.machine import Cores
+from qmesh.mesh.systemd.units import CONTROL_PROCESS, WORKERS
 
 log = logging.getLogger("qmesh")
 
 
 class _Facts(msgspec.Struct, frozen=True):
     revision: int
-    renumbered: tuple[Renumbered, ...]
+    renumbered: tuple[RenumberedMachine, ...]
     restart: tuple[str, ...]
 
 
-def show(changed: Changed, *, as_json: bool, done: str) -> None:
+def print_change(changed: ChangeResult, *, as_json: bool, done: str) -> None:
     """Print what was done, who has other cores, and what to restart."""
     facts = _Facts(changed.revision, changed.renumbered, changed.restart)
     head = done if changed.is_another else "nothing to change, the mesh is so already"
-    lines = [f"{head}: revision {changed.revision}", *map(_moved, changed.renumbered)]
-    answer(facts, as_json=as_json, text=lambda _: "\n".join(lines))
+    lines = [f"{head}: revision {changed.revision}", *map(_render_renumbering, changed.renumbered)]
+    print_answer(facts, as_json=as_json, text=lambda _: "\n".join(lines))
     if not changed.restart:
         return
     if changed.restarts_by_itself:
@@ -39,9 +39,9 @@ def show(changed: Changed, *, as_json: bool, done: str) -> None:
         log.info("  on %s: qmesh render-config --write && systemctl restart %s", name, " ".join(units))
 
 
-def _moved(each: Renumbered) -> str:
-    return f"  {each.machine}: {_cores(each.was)} -> {_cores(each.now)}"
+def _render_renumbering(each: RenumberedMachine) -> str:
+    return f"  {each.machine}: {_render_cores(each.was)} -> {_render_cores(each.now)}"
 
 
-def _cores(cores: Cores | None) -> str:
+def _render_cores(cores: Cores | None) -> str:
     return "no cores" if cores is None else f"cores {cores.first}-{cores.first + cores.count - 1}"

@@ -7,29 +7,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
-from qmesh.cli.errors import ended
+from qmesh.cli.errors import report_exception
 
 
-def _agent(state: Path) -> None:
-    from qmesh.agent.daemon.main import run  # noqa: PLC0415 - each process loads what it needs itself
+def _run_agent(state: Path) -> None:
+    from qmesh.agent.daemon.main import run_agent  # noqa: PLC0415 - each process loads what it needs itself
 
-    run(state)
-
-
-def _hold(state: Path) -> None:
-    from qmesh.host.firewall.holder import run  # noqa: PLC0415 - see above
-
-    run(state)
+    run_agent(state)
 
 
-def _undo(state: Path) -> None:
-    from qmesh.agent.rollback import run  # noqa: PLC0415 - see above
+def _run_holder(state: Path) -> None:
+    from qmesh.host.firewall.holder import run_holder  # noqa: PLC0415 - see above
+
+    run_holder(state)
+
+
+def _run_rollback(state: Path) -> None:
+    from qmesh.agent.rollback import run_rollback  # noqa: PLC0415 - see above
     from qmesh.host.state.directory import State  # noqa: PLC0415 - see above
 
-    run(State(state))
+    run_rollback(State(state))
 
 
-RESIDENTS: Final[dict[str, Callable[[Path], None]]] = {"agent": _agent, "hold": _hold, "undo": _undo}
+RESIDENTS: Final[dict[str, Callable[[Path], None]]] = {
+    "agent": _run_agent,
+    "hold": _run_holder,
+    "undo": _run_rollback,
+}
 """What each of these commands does until it is ended, by its name."""
 
 
@@ -38,17 +42,17 @@ def run(name: str, state: Path) -> int:
     from qmesh.host.system import log_file  # noqa: PLC0415 - see above
 
     os.chdir("/")  # the directory that it was typed in may be anybody's, and is to be unmounted one day
-    log_file.talk(state / log_file.NAME)
+    log_file.configure_logging(state / log_file.NAME)
     try:
         RESIDENTS[name](state)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - printed as every command's are
-        return ended(error, as_json=False)
+        return report_exception(error, as_json=False)
     return 0
 
 
-def begin_anew(name: str, state: Path) -> NoReturn:
+def exec_resident(name: str, state: Path) -> NoReturn:
     """Become one of them, without the libraries that have read the command line: see `qmesh.cli.main`."""
     from qmesh.host.system import processes  # noqa: PLC0415 - see above
 
-    words = processes.own_words(name, state)
+    words = processes.build_own_command(name, state)
     os.execv(words[0], words)  # noqa: S606 - no shell is wanted

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import quoted
+from qmesh.mesh.values import quote_text
 
 
-def text_of(file: str, *, most: int, hint: str) -> str:
+def read_input_text(file: str, *, most: int, hint: str) -> str:
     """The text of a file, `-` for standard input, read to a little more than `most` characters.
 
     Raises BadInput with that hint where it cannot be read.
@@ -20,4 +20,4 @@ def text_of(file: str, *, most: int, hint: str) -> str:
         with Path(file).open("rb") as opened:
             return opened.read(most + 1).decode("ascii", "replace")
     except OSError as error:
-        raise BadInput(f"{quoted(file)} cannot be read: {error.strerror}", hint=hint) from None
+        raise BadInput(f"{quote_text(file)} cannot be read: {error.strerror}", hint=hint) from None

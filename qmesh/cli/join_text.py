@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from qmesh.agent.local import Standing
-from qmesh.mesh.model import ranges_text
+from qmesh.agent.local import JoinResult
+from qmesh.mesh.values import format_port_ranges
 
 
-def in_words(standing: Standing) -> str:
+def render_join_result(standing: JoinResult) -> str:
     """Three lines that a user compares with what they meant."""
     cores = standing.cores
     numbers = (
@@ -15,7 +15,7 @@ def in_words(standing: Standing) -> str:
     return (
         f"{standing.name} is in mesh {standing.mesh}, at {standing.address} on {standing.interface}"
         f" (UDP port {standing.listen_port})\n"
-        f"{numbers}, worker ports {ranges_text(standing.ports) or 'none'},"
+        f"{numbers}, worker ports {format_port_ranges(standing.ports) or 'none'},"
         f" node {standing.node}\n"
         f"public key {standing.public_key}"
     )

@@ -10,8 +10,8 @@ from typing import Annotated, TypeAlias, TypeVar
 
 import typer
 
-from qmesh.cli.terminal import say
-from qmesh.mesh.model import Profile
+from qmesh.cli.terminal import print_stdout
+from qmesh.mesh.values import Profile
 
 T = TypeVar("T")
 
@@ -57,21 +57,21 @@ TakeOverOption: TypeAlias = Annotated[
 STATE = Path("/var/lib/qmesh")
 
 
-def answer(facts: T, *, as_json: bool, text: Callable[[T], str]) -> None:
+def print_answer(facts: T, *, as_json: bool, text: Callable[[T], str]) -> None:
     """Print a command's answer.
 
     facts: whatever msgspec encodes.
     text: the same in words; empty for nothing to say.
     """
     if as_json:
-        from qmesh.mesh.printable import in_json  # noqa: PLC0415 - a hall that only prints help has no use for it
+        from qmesh.mesh.printable import render_json  # noqa: PLC0415 - a hall that only prints help has no use for it
 
-        say(in_json(facts))
+        print_stdout(render_json(facts))
     elif words := text(facts):
-        say(words)
+        print_stdout(words)
 
 
-def others_may_read(descriptor: int) -> bool:
+def is_readable_by_others(descriptor: int) -> bool:
     """Whether that is a file which other users may read: no place for a secret."""
     found = os.fstat(descriptor)
     return stat.S_ISREG(found.st_mode) and bool(found.st_mode & 0o077)

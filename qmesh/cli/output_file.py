@@ -8,7 +8,7 @@ from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files
 
 
-def refuse_file(path: Path | None, *, begins: bytes, what: str) -> None:
+def refuse_output_file(path: Path | None, *, begins: bytes, what: str) -> None:
     """Raise BadInput where a file cannot be written, or would replace something else. None is fine.
 
     begins: how files of that kind begin, one of which may be replaced, as may an empty one.
@@ -19,14 +19,14 @@ def refuse_file(path: Path | None, *, begins: bytes, what: str) -> None:
         raise BadInput(f"there is no directory {path.parent}", hint="name a file in one that is there")
     if path.is_dir():
         raise BadInput(f"{path} is a directory", hint="name a file in it")
-    if (path.is_symlink() or path.exists()) and not _may_be_replaced(path, begins):
+    if (path.is_symlink() or path.exists()) and not _can_be_replaced(path, begins):
         raise BadInput(f"{path} is there already, and is no {what}", hint="name a new file")
 
 
-def _may_be_replaced(path: Path, begins: bytes) -> bool:
+def _can_be_replaced(path: Path, begins: bytes) -> bool:
     """Whether it is a regular file that is empty or of that kind."""
     try:
-        return files.head(path, len(begins)) in {b"", begins}
+        return files.read_head(path, len(begins)) in {b"", begins}
     except StateUnreadable:
         return False
 

@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import quoted
+from qmesh.mesh.values import quote_text
 
 _MOST = 4096
 
@@ -26,24 +26,25 @@ PassphraseFileOption: TypeAlias = Annotated[
 ]
 
 
-def from_file(path: Path) -> bytes:
+def read_passphrase_file(path: Path) -> bytes:
     """The one line of a file, without its end. Raises BadInput."""
     try:
         with path.open("rb") as file:
             octets = file.read(_MOST + 1)
     except OSError as error:
         raise BadInput(
-            f"{quoted(str(path))} cannot be read: {error.strerror}", hint="name the file with the passphrase"
+            f"{quote_text(str(path))} cannot be read: {error.strerror}",
+            hint="name the file with the passphrase",
         ) from None
     line = octets.removesuffix(b"\n").removesuffix(b"\r")
     if not line or b"\n" in line or len(octets) > _MOST:
         raise BadInput(
-            f"{quoted(str(path))} is not one line", hint="put the passphrase into it, nothing else"
+            f"{quote_text(str(path))} is not one line", hint="put the passphrase into it, nothing else"
         )
     return line
 
 
-def asked_for(*, twice: bool) -> bytes:
+def prompt_for_passphrase(*, twice: bool) -> bytes:
     """What was typed at the terminal. twice: it is a new one, so a slip would be fatal. Raises BadInput."""
     if not sys.stdin.isatty():
         raise BadInput("there is no terminal to ask for the passphrase", hint="say --passphrase-file FILE")

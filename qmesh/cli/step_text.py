@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from qmesh.mesh.plan import Step
-from qmesh.mesh.printable import one_line
+from qmesh.mesh.printable import escape_line
 
 
 class StepShown(msgspec.Struct, frozen=True):
@@ -24,10 +24,10 @@ class Steps(msgspec.Struct, frozen=True):
     steps: tuple[StepShown, ...]
 
     @classmethod
-    def of(cls, steps: Iterable[Step]) -> Steps:
+    def from_steps(cls, steps: Iterable[Step]) -> Steps:
         """The steps as they are shown."""
         return cls(tuple(StepShown(step.kind, step.subject, step.detail) for step in steps))
 
-    def in_words(self) -> str:
+    def render_text(self) -> str:
         """A line a step; empty when there are none."""
-        return "\n".join(one_line(f"{step.kind:<16} {step.subject}: {step.detail}") for step in self.steps)
+        return "\n".join(escape_line(f"{step.kind:<16} {step.subject}: {step.detail}") for step in self.steps)

@@ -1,17 +1,17 @@
-"""The one place that prints: whatever reaches a terminal is `shown` before."""
+"""The one place that prints: whatever reaches a terminal is `escape_text` before."""
 
 from __future__ import annotations
 
 import sys
 
-from qmesh.mesh.printable import shown
+from qmesh.mesh.printable import escape_text
 
 
-def say(text: str) -> None:
+def print_stdout(text: str) -> None:
     """Print an answer, on standard output."""
-    print(shown(text), flush=True)  # noqa: T201 - this is where it is printed
+    print(escape_text(text), flush=True)  # noqa: T201 - this is where it is printed
 
 
-def talk(text: str, *, end: str = "\n") -> None:
+def print_stderr(text: str, *, end: str = "\n") -> None:
     """Print what is no answer, on standard error. end: what comes after it, a new line or a space."""
-    print(shown(text), file=sys.stderr, end=end, flush=True)  # noqa: T201 - see above
+    print(escape_text(text), file=sys.stderr, end=end, flush=True)  # noqa: T201 - see above

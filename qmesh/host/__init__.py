@@ -1,5 +1,5 @@
 """What acts: every line here may touch the machine, none takes a decision."""
 
-from qmesh.host.system.partial_import import import_in_part
+from qmesh.host.system.partial_import import import_lazily
 
-import_in_part("pyroute2")
+import_lazily("pyroute2")

@@ -25,7 +25,7 @@ import msgspec
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.system import heartbeat
-from qmesh.mesh.model import quoted
+from qmesh.mesh.values import quote_text
 
 MAX_OCTETS: Final = 1024 * 1024
 WAIT_S: Final = 4.0
@@ -44,7 +44,7 @@ for _call in (_libc.setfsuid, _libc.setfsgid):
 _T = TypeVar("_T")
 
 
-class _NothingThereError(Exception):
+class _PathMissingError(Exception):
     """Something on the way is not there. FileNotFoundError could be about /proc as well."""
 
 
@@ -71,7 +71,7 @@ class Content(NamedTuple):
     mode: int
 
 
-class _Found(NamedTuple):
+class _OpenedEntry(NamedTuple):
     """What is open, only to be looked at (O_PATH), where that is, and what the kernel says of it."""
 
     descriptor: int
@@ -84,8 +84,8 @@ def find(path: Path) -> ConfigDirectory | None:
 
     Raises BadInput where the way leads through a link that root did not put there, or to no directory.
     """
-    with contextlib.suppress(_NothingThereError):
-        return _apart(path, lambda: _look_at(path))
+    with contextlib.suppress(_PathMissingError):
+        return _run_in_thread(path, lambda: _find(path))
     return None
 
 
@@ -95,33 +95,33 @@ def read(directory: ConfigDirectory, name: str) -> Content | None:
     Raises BadInput where the directory or the file is not what it was, StateUnreadable for a file that can't
     be read, MachineRefused where the disk does not answer, NeedsRoot.
     """
-    with contextlib.suppress(_NothingThereError):
-        return _apart(directory.path, lambda: _read(directory, name))
+    with contextlib.suppress(_PathMissingError):
+        return _run_in_thread(directory.path, lambda: _read(directory, name))
     return None
 
 
-def stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int] | None:
+def read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int] | None:
     """Inode, time of the last change in nanoseconds and octets of a file; None where nothing is.
 
     Nothing of the file is read. Raises as `read`.
     """
-    with contextlib.suppress(_NothingThereError):
-        return _apart(directory.path, lambda: _stamp(directory, name))
+    with contextlib.suppress(_PathMissingError):
+        return _run_in_thread(directory.path, lambda: _read_stamp(directory, name))
     return None
 
 
-def disk_octets(directory: ConfigDirectory) -> int:
+def read_disk_size(directory: ConfigDirectory) -> int:
     """Octets of the disk that the directory is on. Raises MachineRefused where none is, and as `read`."""
 
-    def look() -> int:
-        with _entered(directory) as found:
+    def read_size() -> int:
+        with _open_directory(directory) as found:
             disk = os.fstatvfs(found.descriptor)
             return disk.f_blocks * disk.f_frsize
 
     try:
-        return _apart(directory.path, look)
-    except _NothingThereError:
-        raise _no_directory(directory) from None
+        return _run_in_thread(directory.path, read_size)
+    except _PathMissingError:
+        raise _build_no_directory_error(directory) from None
 
 
 def write(
@@ -138,36 +138,38 @@ def write(
     it can't be written to; else as `read`.
     """
     try:
-        return _apart(directory.path, lambda: _write(directory, name, octets, instead_of), wait_s=WRITE_S)
-    except _NothingThereError:
-        raise _no_directory(directory) from None
+        return _run_in_thread(
+            directory.path, lambda: _write(directory, name, octets, instead_of), wait_s=WRITE_S
+        )
+    except _PathMissingError:
+        raise _build_no_directory_error(directory) from None
 
 
-def _look_at(path: Path) -> ConfigDirectory:
-    with _descended(path) as found:
+def _find(path: Path) -> ConfigDirectory:
+    with _open_without_links(path) as found:
         return ConfigDirectory(found.path, found.status.st_uid)
 
 
 def _read(directory: ConfigDirectory, name: str) -> Content:
-    with _entered(directory) as place, _file(place, name) as (_, found):
-        return _content(place, found)
+    with _open_directory(directory) as place, _open_file(place, name) as (_, found):
+        return _read_content(place, found)
 
 
-def _stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int]:
-    with _entered(directory) as place, _file(place, name) as (_, found):
+def _read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int]:
+    with _open_directory(directory) as place, _open_file(place, name) as (_, found):
         return found.status.st_ino, found.status.st_ctime_ns, found.status.st_size
 
 
 def _write(
     directory: ConfigDirectory, name: str, octets: bytes, instead_of: bytes | None
 ) -> tuple[Path, bool]:
-    with _entered(directory) as place, contextlib.ExitStack() as opened:
+    with _open_directory(directory) as place, contextlib.ExitStack() as opened:
         try:
-            at, found = opened.enter_context(_file(place, name))
-        except _NothingThereError:
+            at, found = opened.enter_context(_open_file(place, name))
+        except _PathMissingError:
             at, real, before, mode, owner = place, place.path / name, None, files.PRIVATE_MODE, None
         else:
-            content = _content(place, found)
+            content = _read_content(place, found)
             real, before, mode = found.path, content.octets, content.mode & 0o770
             owner = found.status.st_uid, found.status.st_gid
         if before == octets:
@@ -176,15 +178,15 @@ def _write(
             raise BadInput(f"{real} was changed meanwhile", hint="run the same command again")
         # By the descriptor: whatever is put in its place meanwhile, this is the directory that was looked at.
         target = Path(f"/proc/self/fd/{at.descriptor}") / real.name
-        with _acting_as(place.status.st_uid):
+        with _act_as_user(place.status.st_uid):
             if before is not None:
-                files.write_at(target.with_name(f"{real.name}.bak"), real, before, mode, owner)
-            files.write_at(target, real, octets, mode, owner)
+                files.write_with_owner(target.with_name(f"{real.name}.bak"), real, before, mode, owner)
+            files.write_with_owner(target, real, octets, mode, owner)
         return real, True
 
 
-def _content(place: _Found, found: _Found) -> Content:
-    with _acting_as(place.status.st_uid):
+def _read_content(place: _OpenedEntry, found: _OpenedEntry) -> Content:
+    with _act_as_user(place.status.st_uid):
         try:
             descriptor = os.open(
                 f"/proc/self/fd/{found.descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -192,18 +194,18 @@ def _content(place: _Found, found: _Found) -> Content:
             with os.fdopen(descriptor, "rb") as file:
                 octets = file.read(MAX_OCTETS + 1)
         except PermissionError:
-            raise _not_readable(place, found) from None
+            raise _build_permission_error(place, found) from None
         except OSError as error:
-            raise _unreadable(found.path, error.strerror or type(error).__name__) from None
+            raise _build_read_error(found.path, error.strerror or type(error).__name__) from None
     if len(octets) > MAX_OCTETS:
-        raise _unreadable(found.path, f"is larger than {MAX_OCTETS} bytes")
+        raise _build_read_error(found.path, f"is larger than {MAX_OCTETS} bytes")
     return Content(octets, stat.S_IMODE(found.status.st_mode))
 
 
 @contextlib.contextmanager
-def _entered(directory: ConfigDirectory) -> Iterator[_Found]:
+def _open_directory(directory: ConfigDirectory) -> Iterator[_OpenedEntry]:
     """The directory, where it is still whose it was."""
-    with _descended(directory.path) as found:
+    with _open_without_links(directory.path) as found:
         owner = found.status.st_uid
         if directory.owner not in {None, owner}:
             raise BadInput(
@@ -213,55 +215,59 @@ def _entered(directory: ConfigDirectory) -> Iterator[_Found]:
 
 
 @contextlib.contextmanager
-def _descended(path: Path) -> Iterator[_Found]:
+def _open_without_links(path: Path) -> Iterator[_OpenedEntry]:
     """Go to a directory from `/`, without links but those that only root can have put there.
 
     Who is not root has no rights to lend, and goes his way as he likes.
     """
     if not path.is_absolute() or "\0" in str(path):
-        raise BadInput(f"{quoted(str(path))} is no path from / on", hint="name the directory with --config")
+        raise BadInput(
+            f"{quote_text(str(path))} is no path from / on", hint="name the directory with --config"
+        )
     with contextlib.ExitStack() as opened:
         if os.geteuid() == 0:
-            found = _by_steps(path, opened)
+            found = _walk_components(path, opened)
         else:
             real = Path(os.path.realpath(path))
-            found = _component(real, real, None, opened)
+            found = _open_component(real, real, None, opened)
         if not stat.S_ISDIR(found.status.st_mode):
             raise BadInput(f"{path} is not a directory", hint="name the directory that holds config.yml")
         yield found
 
 
-def _by_steps(path: Path, opened: contextlib.ExitStack) -> _Found:
+def _walk_components(path: Path, opened: contextlib.ExitStack) -> _OpenedEntry:
     for _ in range(_MOST_LINKS):
         waiting = Path(posixpath.normpath(path)).parts[1:]
-        here = _component(Path("/"), Path("/"), None, opened)
-        is_roots = _is_roots(here.status)
+        here = _open_component(Path("/"), Path("/"), None, opened)
+        is_roots = _is_root_only(here.status)
         for number, name in enumerate(waiting):
-            below = _component(Path(name), here.path / name, here, opened)
+            below = _open_component(Path(name), here.path / name, here, opened)
             if stat.S_ISLNK(below.status.st_mode):
                 if not is_roots:
-                    raise _is_link(below)
-                path = here.path.joinpath(_target(below), *waiting[number + 1 :])
+                    raise _build_link_error(below)
+                path = here.path.joinpath(_read_link(below), *waiting[number + 1 :])
                 break
-            is_roots = is_roots and _is_roots(below.status)
+            is_roots = is_roots and _is_root_only(below.status)
             here = below
         else:
             return here
     raise BadInput(f"{path} is a link that leads to links without end", hint="name the directory itself")
 
 
-def _is_roots(status: os.stat_result) -> bool:
+def _is_root_only(status: os.stat_result) -> bool:
     """Whether nobody but root can put something there."""
     return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _component(name: Path, path: Path, within: _Found | None, opened: contextlib.ExitStack) -> _Found:
+def _open_component(
+    name: Path, path: Path, within: _OpenedEntry | None, opened: contextlib.ExitStack
+) -> _OpenedEntry:
     """Open what has a name, only to look at it. path: as it is called in messages."""
     place = None if within is None else within.descriptor
     try:
         descriptor = os.open(name, _FIND, dir_fd=place)
     except FileNotFoundError:
-        raise _NothingThereError from None
+        raise _PathMissingError from None
     except PermissionError:
         raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root") from None
     except OSError as error:
@@ -270,44 +276,44 @@ def _component(name: Path, path: Path, within: _Found | None, opened: contextlib
         ) from None
     opened.callback(os.close, descriptor)
     if within is not None:  # before anything is asked of it
-        _refuse_users_file_system(descriptor, within.descriptor, path)
-    return _Found(descriptor, path, os.fstat(descriptor))
+        _refuse_user_mount(descriptor, within.descriptor, path)
+    return _OpenedEntry(descriptor, path, os.fstat(descriptor))
 
 
 @contextlib.contextmanager
-def _file(place: _Found, name: str) -> Iterator[tuple[_Found, _Found]]:
+def _open_file(place: _OpenedEntry, name: str) -> Iterator[tuple[_OpenedEntry, _OpenedEntry]]:
     """A regular file of a directory, and the directory that it is in: another one where a link leads there.
 
     Raises BadInput for a link unless link, file and the file's directory are of one owner.
     """
     with contextlib.ExitStack() as opened:
-        at, found = place, _component(Path(name), place.path / name, place, opened)
+        at, found = place, _open_component(Path(name), place.path / name, place, opened)
         if stat.S_ISLNK(found.status.st_mode):
-            link, target = found, place.path / _target(found)
+            link, target = found, place.path / _read_link(found)
             try:
-                at = opened.enter_context(_descended(target.parent))
-                found = _component(Path(target.name), at.path / target.name, at, opened)
-            except _NothingThereError:
-                raise _leads_elsewhere(link) from None
+                at = opened.enter_context(_open_without_links(target.parent))
+                found = _open_component(Path(target.name), at.path / target.name, at, opened)
+            except _PathMissingError:
+                raise _build_foreign_link_error(link) from None
             owners = {each.status.st_uid for each in (place, link, at, found)}
             if len(owners) > 1 or not stat.S_ISREG(found.status.st_mode):
-                raise _leads_elsewhere(link)
+                raise _build_foreign_link_error(link)
         if not stat.S_ISREG(found.status.st_mode):
-            raise _unreadable(found.path, "is not a regular file")
+            raise _build_read_error(found.path, "is not a regular file")
         yield at, found
 
 
-def _target(link: _Found) -> str:
+def _read_link(link: _OpenedEntry) -> str:
     return os.readlink("", dir_fd=link.descriptor)
 
 
-def _refuse_users_file_system(descriptor: int, within: int, path: Path) -> None:
+def _refuse_user_mount(descriptor: int, within: int, path: Path) -> None:
     """Raise BadInput where something that a user mounted begins: his program need not ever answer.
 
     Source: fuse(4), mount option user_id; proc(5), fdinfo and mountinfo.
     """
-    mount = _mount_of(descriptor)
-    if mount == _mount_of(within):
+    mount = _read_mount_id(descriptor)
+    if mount == _read_mount_id(within):
         return
     for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
         fields = line.split()
@@ -321,13 +327,13 @@ def _refuse_users_file_system(descriptor: int, within: int, path: Path) -> None:
             )
 
 
-def _mount_of(descriptor: int) -> str:
+def _read_mount_id(descriptor: int) -> str:
     told = Path(f"/proc/self/fdinfo/{descriptor}").read_text("ascii")
     return told.partition("mnt_id:")[2].split(maxsplit=1)[0]
 
 
 @contextlib.contextmanager
-def _acting_as(owner: int) -> Iterator[None]:
+def _act_as_user(owner: int) -> Iterator[None]:
     """Have this thread open, make and rename files with a user's rights and no others.
 
     Root's other groups go for good, in the whole process, which has no use for them.
@@ -336,14 +342,18 @@ def _acting_as(owner: int) -> Iterator[None]:
     if os.geteuid() != 0 or owner == 0:
         yield
         return
-    group = _group_of(owner)
+    group = _find_group(owner)
     try:
         if os.getgroups():
             with contextlib.suppress(PermissionError):  # what follows is refused then as well
                 os.setgroups([])
         _libc.setfsgid(group)
         _libc.setfsuid(owner)
-        if (_now(_libc.setfsuid), _now(_libc.setfsgid), os.getgroups()) != (owner, group, []):
+        if (_read_current_id(_libc.setfsuid), _read_current_id(_libc.setfsgid), os.getgroups()) != (
+            owner,
+            group,
+            [],
+        ):
             raise MachineRefused(
                 f"the rights of user {owner} can't be taken", hint="qmesh needs CAP_SETUID and CAP_SETGID"
             )
@@ -353,26 +363,26 @@ def _acting_as(owner: int) -> Iterator[None]:
         _libc.setfsgid(os.getegid())
 
 
-def _now(call: Callable[[int], int]) -> int:
+def _read_current_id(call: Callable[[int], int]) -> int:
     """What a call would change. Source: setfsuid(2): no user has the number -1."""
     return call(2**32 - 1)
 
 
-def _group_of(owner: int) -> int:
+def _find_group(owner: int) -> int:
     try:
         return pwd.getpwuid(owner).pw_gid
     except KeyError:
         return _NOBODY
 
 
-def _apart(path: Path, work: Callable[[], _T], *, wait_s: float | None = None) -> _T:
+def _run_in_thread(path: Path, work: Callable[[], _T], *, wait_s: float | None = None) -> _T:
     """What `work` returns or raises, in a thread of its own, with which another user's rights end.
 
     Raises MachineRefused where it does not end in time, and at once while it has not; and for any OSError.
     """
     before = _hanging.get(path)
     if before is not None and before.is_alive():
-        raise _silent(path)
+        raise _build_unresponsive_disk_error(path)
     ended: list[_T | BaseException] = []
 
     def run() -> None:
@@ -384,11 +394,11 @@ def _apart(path: Path, work: Callable[[], _T], *, wait_s: float | None = None) -
     thread = threading.Thread(target=run, name="config directory", daemon=True)
     thread.start()
     seconds = WAIT_S if wait_s is None else wait_s
-    with heartbeat.allowed(seconds):
+    with heartbeat.allow_wait(seconds):
         thread.join(seconds)
     if not ended:
         _hanging[path] = thread
-        raise _silent(path)
+        raise _build_unresponsive_disk_error(path)
     (outcome,) = ended
     if isinstance(outcome, OSError):
         raise MachineRefused(f"{path} cannot be used: {outcome}", hint="look for a damaged disk") from outcome
@@ -397,33 +407,33 @@ def _apart(path: Path, work: Callable[[], _T], *, wait_s: float | None = None) -
     return outcome
 
 
-def _silent(path: Path) -> MachineRefused:
+def _build_unresponsive_disk_error(path: Path) -> MachineRefused:
     return MachineRefused(
         f"the disk of {path} does not answer",
         hint="is it a network's, that is away? mount it anew, or name another directory with --config",
     )
 
 
-def _no_directory(directory: ConfigDirectory) -> MachineRefused:
+def _build_no_directory_error(directory: ConfigDirectory) -> MachineRefused:
     return MachineRefused(f"there is no directory {directory}", hint="make the directory first")
 
 
-def _is_link(found: _Found) -> BadInput:
+def _build_link_error(found: _OpenedEntry) -> BadInput:
     return BadInput(
-        f"{found.path} is a link to {quoted(_target(found))}, in a directory that is not root's alone",
+        f"{found.path} is a link to {quote_text(_read_link(found))}, in a directory that is not root's alone",
         hint="name the directory that it leads to itself with --config: whoever can exchange the link could"
         " have root write elsewhere",
     )
 
 
-def _leads_elsewhere(link: _Found) -> BadInput:
+def _build_foreign_link_error(link: _OpenedEntry) -> BadInput:
     return BadInput(
-        f"{link.path} is a link to {quoted(_target(link))}, which is no file of the same owner",
+        f"{link.path} is a link to {quote_text(_read_link(link))}, which is no file of the same owner",
         hint="put the file itself there, or name its directory with --config",
     )
 
 
-def _not_readable(place: _Found, found: _Found) -> QmeshError:
+def _build_permission_error(place: _OpenedEntry, found: _OpenedEntry) -> QmeshError:
     if os.geteuid() != 0:
         return NeedsRoot(f"{found.path} cannot be read by this user", hint="run the command as root")
     owner = place.status.st_uid
@@ -433,7 +443,7 @@ def _not_readable(place: _Found, found: _Found) -> QmeshError:
     )
 
 
-def _unreadable(path: Path, why: str) -> StateUnreadable:
+def _build_read_error(path: Path, why: str) -> StateUnreadable:
     return StateUnreadable(
         f"{path} cannot be read: {why}", hint="is that the node's own file? mend or restore it"
     )

@@ -29,56 +29,56 @@ def read(path: Path, *, limit: int = MAX_OCTETS) -> bytes | None:
     except PermissionError:
         raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root") from None
     except OSError as error:
-        raise _unreadable(path, _reason(error)) from None
+        raise _build_read_error(path, _describe_error(error)) from None
     # Looked at before it becomes a file object: Python makes none of a directory, and leaves it open.
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise _unreadable(path, "is not a regular file")
+        raise _build_read_error(path, "is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
         try:
             octets = file.read(limit + 1)
         except OSError as error:
-            raise _unreadable(path, _reason(error)) from None
+            raise _build_read_error(path, _describe_error(error)) from None
     if len(octets) > limit:
-        raise _unreadable(path, f"is larger than {limit} bytes")
+        raise _build_read_error(path, f"is larger than {limit} bytes")
     return octets
 
 
-def head(path: Path, count: int) -> bytes:
+def read_head(path: Path, count: int) -> bytes:
     """The first octets of a regular file that is no symbolic link; StateUnreadable for anything else."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags)
     except OSError as error:
-        raise _unreadable(path, _reason(error)) from None
+        raise _build_read_error(path, _describe_error(error)) from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _unreadable(path, "is not a regular file")
+            raise _build_read_error(path, "is not a regular file")
         return os.pread(descriptor, count, 0)
     except OSError as error:
-        raise _unreadable(path, _reason(error)) from None
+        raise _build_read_error(path, _describe_error(error)) from None
     finally:
         os.close(descriptor)
 
 
-def mode_of(path: Path) -> int | None:
+def read_mode(path: Path) -> int | None:
     """The permission bits of a file, links not followed; None where nothing is."""
     try:
         return stat.S_IMODE(path.lstat().st_mode)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unreadable(path, _reason(error)) from None
+        raise _build_read_error(path, _describe_error(error)) from None
 
 
-def stamp(path: Path) -> tuple[int, int, int] | None:
+def read_stamp(path: Path) -> tuple[int, int, int] | None:
     """Inode, time of the last change in nanoseconds and octets of a file; None where nothing is."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unreadable(path, _reason(error)) from None
+        raise _build_read_error(path, _describe_error(error)) from None
     return found.st_ino, found.st_ctime_ns, found.st_size
 
 
@@ -89,36 +89,38 @@ def write(path: Path, octets: bytes, *, mode: int = PRIVATE_MODE) -> None:
     Where the disk is full, the reserve in that directory is given up for it, if there is one.
     Raises MachineRefused when the disk refuses; then the old file is as it was.
     """
-    write_at(path, path, octets, mode, None)
+    write_with_owner(path, path, octets, mode, None)
 
 
-def write_at(path: Path, named: Path, octets: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+def write_with_owner(
+    path: Path, named: Path, octets: bytes, mode: int, owner: tuple[int, int] | None
+) -> None:
     """As `write`. named: what messages call it. owner: user and group, whose the file is to be.
 
     Where this thread may not give it to them, it gives nothing to others than whose it is then.
     """
     try:
         try:
-            _put(path, octets, mode, owner)
+            _replace_file(path, octets, mode, owner)
         except OSError as error:
             # In a directory of somebody else's a file of that name is no reserve.
             if (
                 owner is not None
                 or error.errno not in disk_reserve.FULL
-                or not disk_reserve.give_up(path.parent)
+                or not disk_reserve.release_reserve(path.parent)
             ):
                 raise
-            _put(path, octets, mode, owner)
+            _replace_file(path, octets, mode, owner)
     except OSError as error:
         raise MachineRefused(
-            f"{named} could not be written: {_reason(error)}",
+            f"{named} could not be written: {_describe_error(error)}",
             hint="look for a full disk, a read-only file system, or missing rights; nothing was changed",
         ) from None
 
 
-def _put(path: Path, octets: bytes, mode: int, owner: tuple[int, int] | None) -> None:
-    with _temporary(path) as (descriptor, temporary):
-        if owner is not None and not _given(descriptor, owner):
+def _replace_file(path: Path, octets: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    with _create_temporary(path) as (descriptor, temporary):
+        if owner is not None and not _change_owner(descriptor, owner):
             mode &= 0o700
         os.fchmod(descriptor, mode)
         _write_all(descriptor, octets)
@@ -138,7 +140,7 @@ def write_new(path: Path, octets: bytes) -> None:
     write(path, octets)
 
 
-def _given(descriptor: int, owner: tuple[int, int]) -> bool:
+def _change_owner(descriptor: int, owner: tuple[int, int]) -> bool:
     try:
         os.fchown(descriptor, *owner)
     except PermissionError:
@@ -153,7 +155,7 @@ def _write_all(descriptor: int, octets: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[tuple[int, Path]]:
+def _create_temporary(path: Path) -> Iterator[tuple[int, Path]]:
     """A new file beside `path`, 0600; gone afterwards unless it was renamed."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -181,7 +183,7 @@ def remove(path: Path) -> None:
         return
     except OSError as error:
         raise MachineRefused(
-            f"{path} could not be removed: {_reason(error)}", hint="look for a read-only file system"
+            f"{path} could not be removed: {_describe_error(error)}", hint="look for a read-only file system"
         ) from None
 
 
@@ -195,7 +197,7 @@ def move(path: Path, to: Path) -> None:
         sync_directory(to.parent)
     except OSError as error:
         raise MachineRefused(
-            f"{path} could not be put in the place of {to}: {_reason(error)}",
+            f"{path} could not be put in the place of {to}: {_describe_error(error)}",
             hint="look for a full disk or a read-only file system",
         ) from None
 
@@ -210,7 +212,7 @@ def make_private_directory(path: Path) -> None:
         found = path.lstat()
     except OSError as error:
         raise MachineRefused(
-            f"{path} could not be made: {_reason(error)}", hint="choose another place with --state"
+            f"{path} could not be made: {_describe_error(error)}", hint="choose another place with --state"
         ) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise MachineRefused(
@@ -221,11 +223,11 @@ def make_private_directory(path: Path) -> None:
         path.chmod(0o700)
 
 
-def _reason(error: OSError) -> str:
+def _describe_error(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def _unreadable(path: Path, why: str) -> StateUnreadable:
+def _build_read_error(path: Path, why: str) -> StateUnreadable:
     return StateUnreadable(
         f"{path} cannot be read: {why}",
         hint="mend or restore it; qmesh does not guess at its contents",

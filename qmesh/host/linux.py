@@ -14,8 +14,14 @@ from qmesh.host import files, wireguard
 from qmesh.host.firewall import holder_client, nftables
 from qmesh.host.network import links, ports, tcp_connections
 from qmesh.host.state.directory import State
-from qmesh.mesh.guard import HELD, TABLE, change_script, load_script, seen, unload_script
-from qmesh.mesh.model import AlteredGuard, Guard, NodeState, Peer, Secret, Tunnel
+from qmesh.mesh.guard import (
+    HELD,
+    TABLE,
+    build_observed_guard,
+    render_change_script,
+    render_load_script,
+    render_unload_script,
+)
 from qmesh.mesh.plan import (
     AddAddress,
     CreateTunnel,
@@ -32,13 +38,15 @@ from qmesh.mesh.plan import (
     Step,
     UnloadGuard,
 )
-from qmesh.mesh.protocol.enrolment import public_key_of
+from qmesh.mesh.protocol.enrolment import derive_public_key
+from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.values import Secret
 
 
 class Outline(msgspec.Struct, frozen=True):
     """A machine without its peers. guarded: a state that names no tunnel; link: the tunnel's interface."""
 
-    guarded: NodeState
+    node_state: NodeState
     link: links.Link | None
 
 
@@ -51,12 +59,12 @@ class Linux:
     def __init__(self, state: State, interface: str, private_keys: Iterable[Secret]) -> None:
         self._state = state
         self._interface = interface
-        self._keys = {public_key_of(key): key for key in private_keys}
+        self._keys = {derive_public_key(key): key for key in private_keys}
 
     @cached_property
     def backend(self) -> wireguard.Backend:
-        """What does WireGuard here: the kernel, or a process. Raises as `wireguard.backend_for`."""
-        return wireguard.backend_for(self._interface)
+        """What does WireGuard here: the kernel, or a process. Raises as `wireguard.find_backend`."""
+        return wireguard.find_backend(self._interface)
 
     @property
     def directory(self) -> Path:
@@ -69,15 +77,17 @@ class Linux:
 
     def observe(self) -> NodeState:
         """The machine as it is. Raises MachineRefused where it could not look."""
-        return self.look()[0]
+        return self.observe_with_counters()[0]
 
-    def look(self, outline: Outline | None = None) -> tuple[NodeState, Mapping[str, wireguard.Counters]]:
+    def observe_with_counters(
+        self, outline: Outline | None = None
+    ) -> tuple[NodeState, Mapping[str, wireguard.Counters]]:
         """The machine as it is, and what each peer has been doing, by public key. Raises alike.
 
         outline: as it was told a moment ago; None looks at that too.
         """
-        outline = outline or self.outline()
-        link, guarded = outline.link, outline.guarded
+        outline = outline or self.observe_outline()
+        link, guarded = outline.link, outline.node_state
         if link is None:
             return guarded, {}
         device = self.backend.read(self._interface)
@@ -95,28 +105,32 @@ class Linux:
 
     def observe_guard(self) -> NodeState:
         """The machine as it is, without a look at its tunnel: it names none. Raises as `observe` does."""
-        return NodeState(guard=self._guard(), tunnel=None, reserved_ports=ports.held(self._state))
+        return NodeState(
+            guard=self._read_guard(), tunnel=None, reserved_ports=ports.list_own_reserved_ports(self._state)
+        )
 
-    def still_listened(self, beyond: Iterable[int]) -> frozenset[int]:
+    def list_listened_ports(self, beyond: Iterable[int]) -> frozenset[int]:
         """The ports beyond these that qmesh closed last, and that somebody listens on now."""
-        closed = frozenset(self._state.ports_closed()).difference(beyond)
-        return closed.intersection(port for _, port in ports.listeners()) if closed else closed
+        closed = frozenset(self._state.list_closed_ports()).difference(beyond)
+        return closed.intersection(port for _, port in ports.list_listeners()) if closed else closed
 
-    def outline(self) -> Outline:
+    def observe_outline(self) -> Outline:
         """What can be seen of the machine at a cost that does not grow with its peers."""
         return Outline(self.observe_guard(), links.read(self._interface))
 
-    def _guard(self) -> Guard | AlteredGuard | None:
-        return seen(nftables.read_table(TABLE), nftables.read_table(HELD), self._boot_guard())
+    def _read_guard(self) -> Guard | AlteredGuard | None:
+        return build_observed_guard(
+            nftables.read_table(TABLE), nftables.read_table(HELD), self._read_boot_guard()
+        )
 
-    def _boot_guard(self) -> str | None:
+    def _read_boot_guard(self) -> str | None:
         octets = files.read(self._state.guard_file)
         return None if octets is None else octets.decode("utf-8", "replace")
 
-    def forget_guard(self) -> None:
+    def remove_partial_guard(self) -> None:
         """Take away what there is of a guard that was cut off while it was loaded, files included."""
         rests = (self._state.guard_file, self._state.held_file)
-        if any(files.mode_of(path) is not None for path in rests):
+        if any(files.read_mode(path) is not None for path in rests):
             unload_guard(self._state)
 
     def apply(self, *steps: Step) -> None:
@@ -126,25 +140,25 @@ class Linux:
         The connections of who is a peer no more are cut, but not where another peer has its addresses:
         that is the same machine, with another key.
         """
-        for _, together in groupby(steps, key=_together):
+        for _, together in groupby(steps, key=_batch_key):
             self._apply(*together)
-        gone = _networks(step.old for step in steps if isinstance(step, RemovePeer))
-        there = _networks(step.new for step in steps if isinstance(step, SetPeer))
+        gone = _list_networks(step.old for step in steps if isinstance(step, RemovePeer))
+        there = _list_networks(step.new for step in steps if isinstance(step, SetPeer))
         if gone - there:
-            tcp_connections.cut_from({network.partition("/")[0] for network in gone - there})
+            tcp_connections.close_connections_from({network.partition("/")[0] for network in gone - there})
 
     def _apply(self, step: Step, *alike: Step) -> None:
         match step:
             case LoadGuard(old=old, new=guard):
                 # The boot guard first: should the power go in between, closed is what comes up.
-                files.write(self._state.guard_file, load_script(guard).encode())
+                files.write(self._state.guard_file, render_load_script(guard).encode())
                 _change_table(old, guard)
-                tcp_connections.cut_strangers(guard)
-                holder_client.hold(self._state, guard)
+                tcp_connections.close_disallowed_connections(guard)
+                holder_client.hold_guard(self._state, guard)
             case UnloadGuard():
                 unload_guard(self._state)
             case ReservePorts(new=wanted):
-                ports.hold(self._state, wanted)
+                ports.reserve_ports(self._state, wanted)
             case _:
                 self._apply_to_tunnel(step, *alike)
 
@@ -153,7 +167,7 @@ class Linux:
             case CreateTunnel(subject=interface):
                 self.backend.create(interface)
             case DeleteTunnel(old=tunnel):
-                wireguard.backend_for(tunnel.interface).delete(tunnel.interface)
+                wireguard.find_backend(tunnel.interface).delete(tunnel.interface)
             case SetPeer(subject=interface, new=peer):
                 peers = [peer, *(other.new for other in alike if isinstance(other, SetPeer))]
                 self.backend.set_peers(interface, peers)
@@ -179,16 +193,16 @@ class Linux:
 
 def _change_table(old: Guard | AlteredGuard | None, new: Guard) -> None:
     try:
-        nftables.run(change_script(old, new))
+        nftables.run(render_change_script(old, new))
     except KernelRefused:  # it is not `old` any more: whoever keeps the guard has read the file already
-        nftables.run(load_script(new))
+        nftables.run(render_load_script(new))
 
 
-def _networks(peers: Iterable[Peer]) -> set[str]:
+def _list_networks(peers: Iterable[Peer]) -> set[str]:
     return {network for peer in peers for network in peer.allowed_ips}
 
 
-def _together(step: Step) -> tuple[type[Step], str, int]:
+def _batch_key(step: Step) -> tuple[type[Step], str, int]:
     """Equal for steps that can be taken together."""
     return type(step), step.subject, 0 if isinstance(step, SetPeer | RemovePeer) else id(step)
 
@@ -198,7 +212,7 @@ def _apply_to_link(step: Step) -> None:
         case SetMtu(subject=interface, new=octets):
             links.set_mtu(interface, octets)
         case SetUp(subject=interface, new=up):
-            links.set_up(interface, up=up)
+            links.set_link_state(interface, up=up)
         case AddAddress(subject=interface, new=address):
             links.add_address(interface, address)
         case RemoveAddress(subject=interface, old=address):
@@ -214,6 +228,6 @@ def unload_guard(state: State) -> None:
     knows nothing of a guard takes one for another's.
     """
     files.remove(state.guard_file)
-    holder_client.release(state)
-    nftables.run(unload_script())
-    holder_client.end(state)
+    holder_client.release_table(state)
+    nftables.run(render_unload_script())
+    holder_client.end_holder(state)

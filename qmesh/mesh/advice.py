@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.inventory import Inventory, ports_of
-from qmesh.mesh.model import ranges_text
+from qmesh.mesh.inventory import Inventory, worker_ports
+from qmesh.mesh.values import format_port_ranges
 
 STEPS: Final = (128, 1024, 2048)
 """Workers above which each proof costs the cluster more (PolySize), before node 2.1."""
@@ -26,10 +26,10 @@ FEWEST_LIVE: Final = 3
 """Workers that answer, below which node 2.0 proves nothing."""
 
 
-class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
+class AdviceInputs(msgspec.Struct, frozen=True, kw_only=True):
     """What this machine knows at the moment.
 
-    name: this machine's. is_succeeded: whether another is the control node, and was not heard as that here.
+    has_handed_over: whether another is the control node, and was not heard as that here.
     memory, disk: its own, in octets, used or free; None where it is not known.
     latencies: seconds that a machine's workers take to answer, by name; alive: how many of all answer, or
         None where nobody asked: only the control node does.
@@ -37,7 +37,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    is_succeeded: bool = False
+    has_handed_over: bool = False
     memory: int | None = None
     disk: int | None = None
     latencies: Mapping[str, float] = {}
@@ -46,21 +46,21 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     reserved: frozenset[int] = frozenset()
 
 
-def advice(inventory: Inventory, here: Circumstances) -> tuple[str, ...]:
+def list_advice(inventory: Inventory, here: AdviceInputs) -> tuple[str, ...]:
     """The lines, those about the whole cluster first."""
     return (
-        *_of_a_handover(inventory, here),
-        *_of_the_steps(inventory),
-        *_of_the_living(inventory, here),
-        *_of_unlike_machines(inventory),
-        *_of_slow_ones(here),
-        *_of_the_rust_node(inventory),
-        *_of_this_machine(inventory, here),
+        *_advise_on_handover(inventory, here),
+        *_advise_on_worker_count(inventory),
+        *_advise_on_live_workers(inventory, here),
+        *_advise_on_uneven_machines(inventory),
+        *_advise_on_slow_machines(here),
+        *_advise_on_rust_node(inventory),
+        *_advise_on_this_machine(inventory, here),
     )
 
 
-def _of_a_handover(inventory: Inventory, here: Circumstances) -> Iterator[str]:
-    if here.is_succeeded:
+def _advise_on_handover(inventory: Inventory, here: AdviceInputs) -> Iterator[str]:
+    if here.has_handed_over:
         yield (
             f"{inventory.successor} is the control node since revision {inventory.revision}, and has not"
             f" answered here yet; if another is it by now, there `qmesh invite {here.name} --replace`"
@@ -72,7 +72,7 @@ def _of_a_handover(inventory: Inventory, here: Circumstances) -> Iterator[str]:
         )
 
 
-def _of_the_steps(inventory: Inventory) -> Iterator[str]:
+def _advise_on_worker_count(inventory: Inventory) -> Iterator[str]:
     if inventory.node not in {"1.4", "2.0"}:
         return
     count = sum(cores.count for cores in inventory.cores.values())
@@ -93,12 +93,12 @@ def _of_the_steps(inventory: Inventory) -> Iterator[str]:
         yield f"{count} workers: {top - count} more fill this step; above {top} each proof costs more"
 
 
-def _of_the_living(inventory: Inventory, here: Circumstances) -> Iterator[str]:
+def _advise_on_live_workers(inventory: Inventory, here: AdviceInputs) -> Iterator[str]:
     if inventory.node == "2.0" and here.alive is not None and here.alive < FEWEST_LIVE:
         yield f"{here.alive} workers answer: node 2.0 proves nothing with fewer than {FEWEST_LIVE}"
 
 
-def _of_unlike_machines(inventory: Inventory) -> Iterator[str]:
+def _advise_on_uneven_machines(inventory: Inventory) -> Iterator[str]:
     counts = {name: cores.count for name, cores in inventory.cores.items() if name != inventory.control}
     if len(counts) > 1:
         most, fewest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
@@ -109,7 +109,7 @@ def _of_unlike_machines(inventory: Inventory) -> Iterator[str]:
             )
 
 
-def _of_slow_ones(here: Circumstances) -> Iterator[str]:
+def _advise_on_slow_machines(here: AdviceInputs) -> Iterator[str]:
     slow = {name: latency for name, latency in here.latencies.items() if latency >= SLOW_S}
     if slow:
         said = ", ".join(f"{name} {latency * 1000:.0f} ms" for name, latency in sorted(slow.items()))
@@ -117,13 +117,13 @@ def _of_slow_ones(here: Circumstances) -> Iterator[str]:
         yield f"far away: {said} (the median is {usual:.0f} ms); above 100 ms a worker's answers come late"
 
 
-def _of_the_rust_node(inventory: Inventory) -> Iterator[str]:
+def _advise_on_rust_node(inventory: Inventory) -> Iterator[str]:
     if inventory.node == "2.1-rust" and len(inventory.cores) > 1:
         yield "control processes of node 2.1.0.23 to 2.1.0.25 never dial workers on other machines"
 
 
-def _of_this_machine(inventory: Inventory, here: Circumstances) -> Iterator[str]:
-    count = len(inventory.numbers(here.name))
+def _advise_on_this_machine(inventory: Inventory, here: AdviceInputs) -> Iterator[str]:
+    count = len(inventory.core_numbers(here.name))
     for what, there, each in (("memory", here.memory, MEMORY_A_WORKER), ("disk", here.disk, DISK_A_WORKER)):
         if there is not None and there < count * each:
             yield (
@@ -132,7 +132,10 @@ def _of_this_machine(inventory: Inventory, here: Circumstances) -> Iterator[str]
             )
     first, last = here.ephemeral
     loose = tuple(
-        port for port in ports_of(inventory, here.name) if first <= port <= last and port not in here.reserved
+        port
+        for port in worker_ports(inventory, here.name)
+        if first <= port <= last and port not in here.reserved
     )
     if loose:
-        yield f"an outgoing connection of {here.name} may take port {ranges_text(loose)}: `qmesh apply`"
+        ports = format_port_ranges(loose)
+        yield f"an outgoing connection of {here.name} may take port {ports}: `qmesh apply`"

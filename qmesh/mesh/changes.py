@@ -1,7 +1,7 @@
 """Changes of the mesh: inventory in, the inventory after it out, and what has to follow on the machines.
 
 Core numbers have no holes. Who comes, comes last, and renumbers nobody; who goes leaves a gap, which is
-closed so that as few machines as can be are renumbered (`qmesh.mesh.renumbering`).
+closed so that as few machines as can be are renumbered (`qmesh.mesh.renumber`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.inventory import Inventory, Stream, members
-from qmesh.mesh.model import Cores, Endpoint, Machine, Profile
-from qmesh.mesh.nodeconfig import Setting, facts, wanted_settings
-from qmesh.mesh.renumbering import closed, renumbered
+from qmesh.mesh.inventory import Inventory, Stream, list_members
+from qmesh.mesh.machine import Cores, Machine
+from qmesh.mesh.nodeconfig import Setting, build_desired_settings, profile_facts
+from qmesh.mesh.renumber import close_gap, count_renumbered
+from qmesh.mesh.values import Endpoint, Profile
 
 
-class Renumbered(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
+class RenumberedMachine(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
     """A machine whose core numbers change. None where it has none, before or after."""
 
     machine: str
@@ -26,7 +27,7 @@ class Renumbered(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"
     now: Cores | None
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class MeshOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What of the whole mesh is to change; None stays."""
 
     node: Profile | None = None
@@ -37,33 +38,33 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     restart: bool | None = None
 
 
-def without(inventory: Inventory, name: str) -> Inventory:
+def remove_machine(inventory: Inventory, name: str) -> Inventory:
     """The mesh without that member. Raises BadInput for the control node and for one only invited."""
-    _refuse_control(inventory, name, "removed")
+    _refuse_control_node(inventory, name, "removed")
     if inventory.machine(name).state == "invited":
         raise BadInput(
             f"{name} is no member yet", hint=f"`qmesh invite --withdraw {name}` ends its invitation"
         )
     others = tuple(each for each in inventory.stand_ins if each.machine != name)
-    return _changed(inventory, machines=_leaving(inventory, name), stand_ins=others)
+    return _change_inventory(inventory, machines=_machines_without(inventory, name), stand_ins=others)
 
 
-def paused(inventory: Inventory, name: str) -> Inventory:
+def pause_machine(inventory: Inventory, name: str) -> Inventory:
     """The mesh with that machine out of the node's list, a member still."""
-    _refuse_control(inventory, name, "paused")
-    machine = _refuse_other_state(inventory, name, "active", "paused")
+    _refuse_control_node(inventory, name, "paused")
+    machine = _require_state(inventory, name, "active", "paused")
     resting = msgspec.structs.replace(machine, state="paused")
-    return _changed(inventory, machines=(*_leaving(inventory, name), resting))
+    return _change_inventory(inventory, machines=(*_machines_without(inventory, name), resting))
 
 
-def resumed(inventory: Inventory, name: str) -> Inventory:
+def resume_machine(inventory: Inventory, name: str) -> Inventory:
     """The mesh with that machine in the node's list again, behind all others."""
-    machine = _refuse_other_state(inventory, name, "paused", "resumed")
+    machine = _require_state(inventory, name, "paused", "resumed")
     others = (other for other in inventory.machines if other.name != name)
-    return _changed(inventory, machines=(*others, msgspec.structs.replace(machine, state="active")))
+    return _change_inventory(inventory, machines=(*others, msgspec.structs.replace(machine, state="active")))
 
 
-def with_worker_count(inventory: Inventory, name: str, count: int) -> Inventory:
+def set_worker_count(inventory: Inventory, name: str, count: int) -> Inventory:
     """The mesh with so many data workers on that machine.
 
     Where a machine with more of them would push others away, it goes behind them all if that
@@ -74,45 +75,45 @@ def with_worker_count(inventory: Inventory, name: str, count: int) -> Inventory:
     in_place = tuple(wanted if other.name == name else other for other in inventory.machines)
     old = machine.workers
     if machine.state != "active" or old is None or old == count:
-        return _changed(inventory, machines=in_place)
-    behind = _active_behind(inventory, name)
+        return _change_inventory(inventory, machines=in_place)
+    behind = _active_machines_after(inventory, name)
     if old > count:
-        order = closed(_sizes(behind), old - count)
-        return _changed(inventory, machines=_reordered(in_place, behind, order))
-    order = closed(_sizes(behind), old)
-    if name != inventory.control and renumbered(_sizes(behind), old, order) < len(behind):
-        return _changed(inventory, machines=(*_leaving(inventory, name), wanted))
-    return _changed(inventory, machines=in_place)
+        order = close_gap(_worker_counts(behind), old - count)
+        return _change_inventory(inventory, machines=_reorder_machines(in_place, behind, order))
+    order = close_gap(_worker_counts(behind), old)
+    if name != inventory.control and count_renumbered(_worker_counts(behind), old, order) < len(behind):
+        return _change_inventory(inventory, machines=(*_machines_without(inventory, name), wanted))
+    return _change_inventory(inventory, machines=in_place)
 
 
-def with_endpoints(inventory: Inventory, name: str, endpoints: Iterable[Endpoint]) -> Inventory:
+def set_endpoints(inventory: Inventory, name: str, endpoints: Iterable[Endpoint]) -> Inventory:
     """The mesh with that machine reached at these endpoints, best first."""
     machine = msgspec.structs.replace(inventory.machine(name), endpoints=tuple(endpoints))
     machines = (machine if other.name == name else other for other in inventory.machines)
-    return _changed(inventory, machines=tuple(machines))
+    return _change_inventory(inventory, machines=tuple(machines))
 
 
-def refuse_to_replace(inventory: Inventory, name: str) -> None:
+def refuse_control_replacement(inventory: Inventory, name: str) -> None:
     """Raise BadInput unless another machine can take the place of that one."""
-    _refuse_control(inventory, name, "replaced")
+    _refuse_control_node(inventory, name, "replaced")
 
 
-def with_key(inventory: Inventory, name: str, public_key: str) -> Inventory:
+def set_public_key(inventory: Inventory, name: str, public_key: str) -> Inventory:
     """The mesh with another key for that machine, which none of its stand-ins outlives."""
     machine = msgspec.structs.replace(inventory.machine(name), public_key=public_key)
     machines = tuple(machine if other.name == name else other for other in inventory.machines)
     others = tuple(each for each in inventory.stand_ins if each.machine != name)
-    return _changed(inventory, machines=machines, stand_ins=others)
+    return _change_inventory(inventory, machines=machines, stand_ins=others)
 
 
-def to_be_succeeded(inventory: Inventory, name: str) -> Inventory:
+def set_successor(inventory: Inventory, name: str) -> Inventory:
     """The mesh with that member as the next control node. Raises BadInput where some could not reach it."""
     if name == inventory.control:
         raise BadInput(f"{name} is the control node already", hint="name the machine that is to be it")
-    successor = _refuse_other_state(inventory, name, "active", "the control node")
+    successor = _require_state(inventory, name, "active", "the control node")
     unreachable = [
         machine.name
-        for machine in members(inventory)
+        for machine in list_members(inventory)
         if machine.name != name and not (machine.endpoints or successor.endpoints)
     ]
     if unreachable:
@@ -120,99 +121,101 @@ def to_be_succeeded(inventory: Inventory, name: str) -> Inventory:
             f"neither {name} nor {unreachable[0]} has an endpoint: nobody could call the other",
             hint=f"say where {name} is reached: `qmesh set {name} --endpoint HOST:PORT`",
         )
-    named = _changed(inventory, successor=name)
-    handed_over(named)  # where its ports would collide, that is said now
+    named = _change_inventory(inventory, successor=name)
+    promote_successor(named)  # where its ports would collide, that is said now
     return named
 
 
-def handed_over(inventory: Inventory) -> Inventory:
+def promote_successor(inventory: Inventory) -> Inventory:
     """The mesh with its successor as the control node."""
     assert inventory.successor is not None
-    return _changed(inventory, control=inventory.successor, successor=None)
+    return _change_inventory(inventory, control=inventory.successor, successor=None)
 
 
-def kept(inventory: Inventory) -> Inventory:
+def clear_successor(inventory: Inventory) -> Inventory:
     """The mesh whose control node stays it."""
-    return _changed(inventory, successor=None)
+    return _change_inventory(inventory, successor=None)
 
 
-def with_options(inventory: Inventory, options: Options) -> Inventory:
+def set_mesh_options(inventory: Inventory, options: MeshOptions) -> Inventory:
     """The mesh with these options. With another version of the node, its ports are that version's own."""
     asked = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
-    known = facts(options.node or inventory.node)
-    if options.node is not None and known.list_key != facts(inventory.node).list_key:
+    known = profile_facts(options.node or inventory.node)
+    if options.node is not None and known.list_key != profile_facts(inventory.node).list_key:
         # What only the other version has, it takes with it.
         own = {"base_port": known.base_port, "p2p_base_port": known.p2p_base_port}
         asked = {**own, "stream": "tunnel", "master_proxy": False, **asked}
-    return _changed(inventory, **asked)
+    return _change_inventory(inventory, **asked)
 
 
-def renumberings(before: Inventory, after: Inventory) -> tuple[Renumbered, ...]:
+def find_renumbered_machines(before: Inventory, after: Inventory) -> tuple[RenumberedMachine, ...]:
     """The machines that are in both and whose core numbers differ, in the new order."""
     names = {machine.name for machine in before.machines}
     return tuple(
-        Renumbered(machine.name, before.cores.get(machine.name), after.cores.get(machine.name))
+        RenumberedMachine(machine.name, before.cores.get(machine.name), after.cores.get(machine.name))
         for machine in after.machines
         if machine.name in names and before.cores.get(machine.name) != after.cores.get(machine.name)
     )
 
 
-def restarts(before: Inventory, after: Inventory) -> tuple[str, ...]:
+def machines_to_restart(before: Inventory, after: Inventory) -> tuple[str, ...]:
     """The machines whose part of the node has to be started anew, in this order: the control node last.
 
     A worker reads its own entry when it starts, the control process reads all.
     """
-    if wanted_settings(before, before.control) == wanted_settings(after, after.control):
+    if build_desired_settings(before, before.control) == build_desired_settings(after, after.control):
         return ()
     workers = (
         name
         for name in after.cores
-        if name != after.control and name in before.cores and _own(before, name) != _own(after, name)
+        if name != after.control
+        and name in before.cores
+        and _settings_by_core(before, name) != _settings_by_core(after, name)
     )
     return (*workers, after.control)
 
 
 def workers_to_restart(before: Inventory, after: Inventory, name: str) -> tuple[int, ...]:
     """The cores of a machine that are new, or that listen or dial elsewhere than before."""
-    old, new = _own(before, name), _own(after, name)
+    old, new = _settings_by_core(before, name), _settings_by_core(after, name)
     return tuple(core for core, reads in new.items() if old.get(core) != reads)
 
 
-def _own(inventory: Inventory, name: str) -> Mapping[int, object]:
+def _settings_by_core(inventory: Inventory, name: str) -> Mapping[int, object]:
     """What each worker of a machine reads of its config, by core."""
     lists: list[Setting] = []
     single: list[Setting] = []
-    for setting in wanted_settings(inventory, name):
+    for setting in build_desired_settings(inventory, name):
         (lists if setting.is_list else single).append(setting)
     return {
         core: (single, [(each.key, each.value[core - 1]) for each in lists])
-        for core in inventory.numbers(name)
+        for core in inventory.core_numbers(name)
     }
 
 
-def _changed(inventory: Inventory, **fields: Any) -> Inventory:
+def _change_inventory(inventory: Inventory, **fields: Any) -> Inventory:
     after = msgspec.structs.replace(inventory, **fields)
     if after == inventory:
         return inventory
     return msgspec.structs.replace(after, revision=inventory.revision + 1)
 
 
-def _leaving(inventory: Inventory, name: str) -> tuple[Machine, ...]:
+def _machines_without(inventory: Inventory, name: str) -> tuple[Machine, ...]:
     """The machines without that one, in the order that closes its gap."""
     others = tuple(machine for machine in inventory.machines if machine.name != name)
     cores = inventory.cores.get(name)
     if cores is None:
         return others
-    behind = _active_behind(inventory, name)
-    return _reordered(others, behind, closed(_sizes(behind), cores.count))
+    behind = _active_machines_after(inventory, name)
+    return _reorder_machines(others, behind, close_gap(_worker_counts(behind), cores.count))
 
 
-def _active_behind(inventory: Inventory, name: str) -> tuple[Machine, ...]:
+def _active_machines_after(inventory: Inventory, name: str) -> tuple[Machine, ...]:
     names = list(inventory.cores)
     return tuple(inventory.machine(other) for other in names[names.index(name) + 1 :])
 
 
-def _reordered(
+def _reorder_machines(
     machines: tuple[Machine, ...], behind: tuple[Machine, ...], order: tuple[int, ...]
 ) -> tuple[Machine, ...]:
     """`machines` with those of `behind`, which are in it, in another order."""
@@ -221,18 +224,18 @@ def _reordered(
     return tuple(behind[next(turn)] if machine.name in names else machine for machine in machines)
 
 
-def _sizes(machines: Iterable[Machine]) -> list[int]:
+def _worker_counts(machines: Iterable[Machine]) -> list[int]:
     return [machine.workers or 0 for machine in machines]
 
 
-def _refuse_control(inventory: Inventory, name: str, what: str) -> None:
+def _refuse_control_node(inventory: Inventory, name: str, what: str) -> None:
     if inventory.machine(name).name == inventory.control:
         raise BadInput(
             f"{name} is the control node, and cannot be {what}", hint="a mesh needs its control process"
         )
 
 
-def _refuse_other_state(inventory: Inventory, name: str, wanted: str, what: str) -> Machine:
+def _require_state(inventory: Inventory, name: str, wanted: str, what: str) -> Machine:
     machine = inventory.machine(name)
     if machine.state != wanted:
         raise BadInput(

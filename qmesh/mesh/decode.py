@@ -33,7 +33,7 @@ class Malformed(BadInput):
 
 
 @contextlib.contextmanager
-def understood() -> Iterator[None]:
+def translate_decode_errors() -> Iterator[None]:
     """Raise Malformed for whatever the block's reading trips over."""
     try:
         yield
@@ -41,19 +41,19 @@ def understood() -> Iterator[None]:
         raise Malformed from None
 
 
-def from_json(octets: bytes | str, kind: type[T], hook: Hook | None = None) -> T:
+def decode_json(octets: bytes | str, kind: type[T], hook: Hook | None = None) -> T:
     """Read JSON as a value of a type. Raises Malformed."""
-    with understood():
+    with translate_decode_errors():
         return msgspec.json.decode(octets, type=kind, dec_hook=hook)
 
 
-def from_msgpack(octets: bytes, kind: type[T]) -> T:
+def decode_msgpack(octets: bytes, kind: type[T]) -> T:
     """Read MessagePack as a value of a type. Raises Malformed."""
-    with understood():
+    with translate_decode_errors():
         return msgspec.msgpack.decode(octets, type=kind)
 
 
-def typed(value: object, kind: type[T]) -> T:
+def convert_value(value: object, kind: type[T]) -> T:
     """A value of plain Python as one of a type, its rules kept. Raises Malformed."""
-    with understood():
+    with translate_decode_errors():
         return msgspec.convert(value, kind)

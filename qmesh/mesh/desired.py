@@ -8,24 +8,20 @@ from collections.abc import Mapping
 import msgspec
 
 from qmesh.mesh.inventory import Inventory, guarded_ports, reserved_ports
-from qmesh.mesh.model import (
+from qmesh.mesh.machine import Machine, PendingKey
+from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.values import (
     CONTROL_PORTS,
     KEEPALIVE_S,
     STREAM_PORT,
     TUNNEL_MTU,
     Endpoint,
-    Guard,
     InterfaceKind,
-    Machine,
-    NodeState,
-    Peer,
     Secret,
-    StandIn,
-    Tunnel,
 )
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class LocalEnd(msgspec.Struct, frozen=True, kw_only=True):
     """What only the machine itself knows about its end of the tunnel.
 
     endpoints: by machine name, the IP address and port at which WireGuard is to reach it, already
@@ -42,7 +38,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     up: bool = True
 
 
-def desired(inventory: Inventory, name: str, place: Place, preshared: Mapping[str, Secret]) -> NodeState:
+def build_desired_state(
+    inventory: Inventory, name: str, place: LocalEnd, preshared: Mapping[str, Secret]
+) -> NodeState:
     """The state that machine `name` should be in.
 
     preshared: preshared keys by the public key of the peer they are shared with.
@@ -54,13 +52,13 @@ def desired(inventory: Inventory, name: str, place: Place, preshared: Mapping[st
     """
     machine = inventory.machine(name)
     return NodeState(
-        guard=_guard(inventory, machine, place, guarded_ports(inventory, name)),
-        tunnel=_tunnel(inventory, machine, place, preshared) if place.up else None,
+        guard=_build_guard(inventory, machine, place, guarded_ports(inventory, name)),
+        tunnel=_build_tunnel(inventory, machine, place, preshared) if place.up else None,
         reserved_ports=reserved_ports(inventory, name),
     )
 
 
-def _guard(inventory: Inventory, machine: Machine, place: Place, ports: tuple[int, ...]) -> Guard:
+def _build_guard(inventory: Inventory, machine: Machine, place: LocalEnd, ports: tuple[int, ...]) -> Guard:
     is_control = machine.name == inventory.control
     successor = inventory.successor if is_control else None
     return Guard(
@@ -76,11 +74,13 @@ def _guard(inventory: Inventory, machine: Machine, place: Place, ports: tuple[in
     )
 
 
-def _tunnel(inventory: Inventory, machine: Machine, place: Place, preshared: Mapping[str, Secret]) -> Tunnel:
+def _build_tunnel(
+    inventory: Inventory, machine: Machine, place: LocalEnd, preshared: Mapping[str, Secret]
+) -> Tunnel:
     prefix_length = ipaddress.ip_network(inventory.network).prefixlen
     is_control, is_hub = machine.name == inventory.control, machine in inventory.hubs
     peers = (
-        peer_of(
+        build_peer(
             other,
             endpoint=place.endpoints.get(other.name),
             preshared_key=preshared.get(other.public_key),
@@ -91,7 +91,7 @@ def _tunnel(inventory: Inventory, machine: Machine, place: Place, preshared: Map
         and (inventory.control in {machine.name, other.name} or other.public_key in preshared)
     )
     stand_ins = (
-        stand_in_peer(each, preshared.get(each.public_key))
+        build_pending_peer(each, preshared.get(each.public_key))
         for each in (inventory.stand_ins if is_control else ())
     )
     return Tunnel(
@@ -106,7 +106,7 @@ def _tunnel(inventory: Inventory, machine: Machine, place: Place, preshared: Map
     )
 
 
-def peer_of(
+def build_peer(
     machine: Machine, *, endpoint: Endpoint | None, preshared_key: Secret | None, calls: bool
 ) -> Peer:
     """A machine as another one's WireGuard peer.
@@ -123,7 +123,7 @@ def peer_of(
     )
 
 
-def stand_in_peer(stand_in: StandIn, preshared_key: Secret | None) -> Peer:
+def build_pending_peer(stand_in: PendingKey, preshared_key: Secret | None) -> Peer:
     """A stand-in as a peer; without an address of its own it can shake hands, and no more."""
     address = stand_in.address
     return Peer(

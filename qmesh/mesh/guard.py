@@ -1,8 +1,8 @@
 """The worker guard as an nftables ruleset, and back.
 
-`render` writes the table in just the words in which `nft -s list table` prints it, so `parse`
+`render_table` writes the table in just the words in which `nft -s list table` prints it, so `parse_table`
 need not understand rules: it reads the parameters and compares with what it would write itself.
-Anything else that bears the table's name is an `AlteredGuard`. `render_held` writes it a second
+Anything else that bears the table's name is an `AlteredGuard`. `render_held_table` writes it a second
 time, for a table that belongs to a process: no flush of others takes that one away. What comes most
 stands first: WireGuard's own packets, and on a worker machine the control node's.
 
@@ -25,7 +25,8 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import QmeshError
-from qmesh.mesh.model import AlteredGuard, Guard, Lack, ip_address
+from qmesh.mesh.state import AlteredGuard, Guard
+from qmesh.mesh.values import Lack, normalize_ip_address
 
 TABLE: Final = "qmesh"
 HELD: Final = "qmesh-held"
@@ -54,35 +55,39 @@ _SPACE = re.compile(r"\s+")
 _HOLDER = re.compile(rf"\A(table inet {HELD} {{) # progname [^\n]*")
 
 
-def render(guard: Guard) -> str:
+def render_table(guard: Guard) -> str:
     """The table as `nft -s list table inet qmesh` prints it, without comments or counters' values."""
-    return _render(guard, TABLE, who_asked=_who_asked(guard), how_often=_how_often(guard))
+    return _render_any_table(
+        guard, TABLE, who_asked=_render_asker_set(guard), how_often=_render_rate_limit(guard)
+    )
 
 
-def render_held(guard: Guard) -> str:
+def render_held_table(guard: Guard) -> str:
     """The same for the table that belongs to a process.
 
     Of the tunnel's packets it does not ask for more than G1: the control node's pass at once, and those of
     members are not counted.
     """
-    passing = "" if guard.role == "control" else f"\n\t\t{_who_may_reach_workers(guard, _family(guard))}"
-    return _render(guard, HELD, flags="\n\tflags owner", passing=passing)
+    passing = (
+        "" if guard.role == "control" else f"\n\t\t{_render_worker_access(guard, _address_family(guard))}"
+    )
+    return _render_any_table(guard, HELD, flags="\n\tflags owner", passing=passing)
 
 
-def _family(guard: Guard) -> str:
+def _address_family(guard: Guard) -> str:
     return "ip6" if ":" in guard.control_address else "ip"
 
 
-def _render(
+def _render_any_table(
     guard: Guard, table: str, *, flags: str = "", passing: str = "", who_asked: str = "", how_often: str = ""
 ) -> str:
-    family, stream = _family(guard), guard.stream_port
+    family, stream = _address_family(guard), guard.stream_port
     header = (
         f"{_FORMAT}: {guard.role} {guard.interface} {guard.kind} {guard.listen_port}"
         f" {guard.control_address} {guard.service_port}{'' if stream is None else f' {stream}'}"
     )
-    speaks_first = _what_is_roots(guard, family) + _who_is_answered(guard, family)
-    elements = f"\n\t\telements = {{ {_listed(guard.ports)} }}" if guard.ports else ""
+    speaks_first = _render_root_only_rules(guard, family) + _render_output_shortcut(guard, family)
+    elements = f"\n\t\telements = {{ {_format_ports(guard.ports)} }}" if guard.ports else ""
     return f"""\
 table inet {table} {{{flags}
 	comment "{header}"
@@ -98,7 +103,7 @@ table inet {table} {{{flags}
 	}}
 
 	chain arrived_at {{
-		type filter hook input priority mangle; policy accept;{_who_has_passed(guard, family)}
+		type filter hook input priority mangle; policy accept;{_render_input_shortcut(guard, family)}
 		udp dport {guard.listen_port} accept
 		meta l4proto {{ tcp, udp }} th dport @worker_ports goto worker_port
 	}}
@@ -113,19 +118,19 @@ table inet {table} {{{flags}
 
 	chain sent {{
 		type filter hook output priority mangle; policy accept;{speaks_first}
-		tcp sport @worker_ports ct direction original ct state new goto taken_up{_who_may_not_send(guard)}
+		tcp sport @worker_ports ct direction original ct state new goto taken_up{_render_local_rule(guard)}
 		udp sport {guard.listen_port} accept
-		{_who_is_not_answered(guard)}
+		{_render_reply_drop(guard)}
 	}}
 
 	chain worker_port {{
-		{_who_may_reach_workers(guard, family)}
+		{_render_worker_access(guard, family)}
 		ct direction reply goto answered
 		counter drop
 	}}
 
 	chain through_tunnel {{{how_often}
-		{_what_members_may_reach(guard, family)}
+		{_render_tunnel_access(guard, family)}
 		ct direction reply accept
 		meta l4proto {{ icmp, ipv6-icmp }} fib daddr type local accept
 		counter drop
@@ -156,7 +161,7 @@ table inet {table} {{{flags}
 """
 
 
-def _listed(ports: tuple[int, ...]) -> str:
+def _format_ports(ports: tuple[int, ...]) -> str:
     """One by one, as nft wraps them, and never as an interval.
 
     While a table is replaced, a packet can find an interval set of the new one empty (Linux 6.18,
@@ -168,26 +173,26 @@ def _listed(ports: tuple[int, ...]) -> str:
     )
 
 
-def _who_may_reach_workers(guard: Guard, family: str) -> str:
+def _render_worker_access(guard: Guard, family: str) -> str:
     if guard.role == "control":
         return "meta iiftype loopback accept"
     tunnel = f'iifname "{guard.interface}" meta iifkind "{guard.kind}"'
     return f"{tunnel} {family} saddr {guard.control_address} accept"
 
 
-def _who_has_passed(guard: Guard, family: str) -> str:
+def _render_input_shortcut(guard: Guard, family: str) -> str:
     """What `worker_port` would let in, before the port is looked up."""
-    return "" if guard.role == "control" else f"\n\t\t{_who_may_reach_workers(guard, family)}"
+    return "" if guard.role == "control" else f"\n\t\t{_render_worker_access(guard, family)}"
 
 
-def _who_is_answered(guard: Guard, family: str) -> str:
+def _render_output_shortcut(guard: Guard, family: str) -> str:
     if guard.role == "control":
         return ""
     tunnel = f'oifname "{guard.interface}" meta oifkind "{guard.kind}"'
     return f"\n\t\t{tunnel} {family} daddr {guard.control_address} accept"
 
 
-def _what_is_roots(guard: Guard, family: str) -> str:
+def _render_root_only_rules(guard: Guard, family: str) -> str:
     """Whose sockets speak with the membership service, and on the control node as it, before all else.
 
     Through a member's tunnel there is no other service of that port, whichever hub it is. The control node's
@@ -202,12 +207,12 @@ def _what_is_roots(guard: Guard, family: str) -> str:
     return f"{asked}\n\t\t{answers} meta skuid != 0 counter drop"
 
 
-def _who_asked(guard: Guard) -> str:
+def _render_asker_set(guard: Guard) -> str:
     if guard.role == "worker":
         return ""
     return f"""
 	set askers {{
-		type {"ipv6" if _family(guard) == "ip6" else "ipv4"}_addr
+		type {"ipv6" if _address_family(guard) == "ip6" else "ipv4"}_addr
 		size 65535
 		flags dynamic,timeout
 		timeout 2s
@@ -215,30 +220,30 @@ def _who_asked(guard: Guard) -> str:
 """
 
 
-def _how_often(guard: Guard) -> str:
+def _render_rate_limit(guard: Guard) -> str:
     if guard.role == "worker":
         return ""
-    counted = f"update @askers {{ {_family(guard)} saddr {_OPENINGS} }}"
+    counted = f"update @askers {{ {_address_family(guard)} saddr {_OPENINGS} }}"
     return f"\n\t\ttcp dport {guard.service_port} tcp flags syn {counted} counter drop"
 
 
-def _who_is_not_answered(guard: Guard) -> str:
+def _render_reply_drop(guard: Guard) -> str:
     """What a worker would still say to whoever reached it before the guard was there."""
     answer = "meta l4proto { tcp, udp } th sport @worker_ports ct direction reply"
     return f"{answer}{' meta oiftype != loopback' if guard.role == 'control' else ''} counter drop"
 
 
-def _who_may_not_send(guard: Guard) -> str:
+def _render_local_rule(guard: Guard) -> str:
     if guard.role == "control":
         return ""
     return "\n\t\tmeta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port"
 
 
-def _what_members_may_reach(guard: Guard, family: str) -> str:
+def _render_tunnel_access(guard: Guard, family: str) -> str:
     if guard.role == "control":
         return (
             f'meta iifkind "{guard.kind}" {family} daddr {guard.control_address}'
-            f" tcp dport {_either(guard.service_port, guard.stream_port)} accept"
+            f" tcp dport {_format_port_match(guard.service_port, guard.stream_port)} accept"
         )
     return (
         f'meta iifkind "{guard.kind}" {family} saddr {guard.control_address}'
@@ -246,12 +251,12 @@ def _what_members_may_reach(guard: Guard, family: str) -> str:
     )
 
 
-def _either(port: int, other: int | None) -> str:
+def _format_port_match(port: int, other: int | None) -> str:
     """One port or two, as nft prints them."""
     return str(port) if other is None else f"{{ {min(port, other)}, {max(port, other)} }}"
 
 
-def may_reach_workers(guard: Guard, source: str, own: AbstractSet[str]) -> bool:
+def can_reach_workers(guard: Guard, source: str, own: AbstractSet[str]) -> bool:
     """Whether the guard lets an address in to this machine's workers; its packets must still come its way.
 
     own: the machine's addresses.
@@ -261,84 +266,92 @@ def may_reach_workers(guard: Guard, source: str, own: AbstractSet[str]) -> bool:
     return source in own or ipaddress.ip_address(source).is_loopback
 
 
-def load_script(guard: Guard) -> str:
+def render_load_script(guard: Guard) -> str:
     """Nftables commands that put the guard in place of whatever has its name, in one transaction."""
-    return f"{unload_script()}{render(guard)}"
+    return f"{render_unload_script()}{render_table(guard)}"
 
 
-def held_script(guard: Guard) -> str:
+def render_held_script(guard: Guard) -> str:
     """Nftables commands by which a process puts the held table in place of the one it has."""
-    return f"{release_script()}{render_held(guard)}"
+    return f"{render_release_script()}{render_held_table(guard)}"
 
 
-def release_script() -> str:
+def render_release_script() -> str:
     """Nftables commands by which that process takes its table away, whether it has one or not."""
     return f"add table inet {HELD} {{ flags owner; }}\ndelete table inet {HELD}\n"
 
 
-def change_script(old: Guard | AlteredGuard | None, new: Guard) -> str:
+def render_change_script(old: Guard | AlteredGuard | None, new: Guard) -> str:
     """Nftables commands that take the table from `old` to `new`, in one transaction.
 
     Where only the ports differ, they name just those ports; else the table is replaced.
     """
     if not isinstance(old, Guard) or msgspec.structs.replace(old, ports=new.ports) != new:
-        return load_script(new)
+        return render_load_script(new)
     gone, come = set(old.ports) - set(new.ports), set(new.ports) - set(old.ports)
-    return _ports_script("delete", gone) + _ports_script("add", come)
+    return _render_ports_change("delete", gone) + _render_ports_change("add", come)
 
 
-def _ports_script(verb: str, ports: AbstractSet[int]) -> str:
+def _render_ports_change(verb: str, ports: AbstractSet[int]) -> str:
     listed = ", ".join(map(str, sorted(ports)))
     return f"{verb} element inet {TABLE} worker_ports {{ {listed} }}\n" if ports else ""
 
 
-def unload_script() -> str:
+def render_unload_script() -> str:
     """Nftables commands that take the guard away, whether it is there or not."""
     return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
 
 
-def parse(listing: str) -> Guard | AlteredGuard:
+def parse_table(listing: str) -> Guard | AlteredGuard:
     """Read back what `nft -s list table inet qmesh` printed."""
-    guard = _parameters(listing)
-    return guard if guard is not None and _words(render(guard)) == _words(listing) else AlteredGuard(listing)
+    guard = _parse_parameters(listing)
+    return (
+        guard
+        if guard is not None and _normalize_listing(render_table(guard)) == _normalize_listing(listing)
+        else AlteredGuard(listing)
+    )
 
 
-def parse_script(script: str) -> Guard | AlteredGuard:
-    """Read back what `load_script` wrote."""
-    return parse(script.removeprefix(unload_script()))
+def parse_load_script(script: str) -> Guard | AlteredGuard:
+    """Read back what `render_load_script` wrote."""
+    return parse_table(script.removeprefix(render_unload_script()))
 
 
-def is_whole(script: str) -> bool:
-    """Whether a script may be of `load_script`, whatever qmesh wrote it, and has its end."""
-    return script.startswith(f"{unload_script()}table inet {TABLE} {{\n") and script.endswith("\n}\n")
+def is_complete_script(script: str) -> bool:
+    """Whether a script may be of `render_load_script`, whatever qmesh wrote it, and has its end."""
+    return script.startswith(f"{render_unload_script()}table inet {TABLE} {{\n") and script.endswith("\n}\n")
 
 
-def is_loaded(script: str, listing: str | None) -> bool:
-    """Whether a table is as a script of `load_script` makes it. listing: None where there is no table."""
-    return listing is not None and _words(script.removeprefix(unload_script())) == _words(listing)
+def is_script_loaded(script: str, listing: str | None) -> bool:
+    """Whether a table is as a `render_load_script` makes it. listing: None where there is no table."""
+    return listing is not None and _normalize_listing(
+        script.removeprefix(render_unload_script())
+    ) == _normalize_listing(listing)
 
 
-def parse_held(listing: str) -> Guard | AlteredGuard:
+def parse_held_table(listing: str) -> Guard | AlteredGuard:
     """Read back what `nft -s list table inet qmesh-held` printed, whichever process holds it."""
-    guard = _parameters(listing)
+    guard = _parse_parameters(listing)
     nobodys = _HOLDER.sub(r"\1", listing)
-    is_whole = guard is not None and _words(render_held(guard)) == _words(nobodys)
+    is_whole = guard is not None and _normalize_listing(render_held_table(guard)) == _normalize_listing(
+        nobodys
+    )
     return guard if guard is not None and is_whole else AlteredGuard(listing)
 
 
-def told(listing: str) -> Guard | None:
+def parse_table_header(listing: str) -> Guard | None:
     """What either table says of itself, whatever its rules are, and of whichever version of qmesh it is.
 
     None where that is not understood.
     """
-    return _parameters(_ANY_FORMAT.sub(f'comment "{_FORMAT}: ', listing))
+    return _parse_parameters(_ANY_FORMAT.sub(f'comment "{_FORMAT}: ', listing))
 
 
-def _parameters(listing: str) -> Guard | None:
+def _parse_parameters(listing: str) -> Guard | None:
     header = _HEADER.search(listing)
     if header is None:
         return None
-    words = _words(listing)
+    words = _normalize_listing(listing)
     ports, successor = _PORTS.search(words), _SUCCESSOR.search(words)
     try:
         return Guard(
@@ -346,17 +359,17 @@ def _parameters(listing: str) -> Guard | None:
             interface=header["interface"],
             kind="tun" if header["kind"] == "tun" else "wireguard",
             listen_port=int(header["listen_port"]),
-            control_address=ip_address(header["control_address"]),
+            control_address=normalize_ip_address(header["control_address"]),
             service_port=int(header["service_port"]),
-            ports=_ports(ports["ports"]) if ports else (),
+            ports=_parse_ports(ports["ports"]) if ports else (),
             stream_port=int(header["stream_port"]) if header["stream_port"] else None,
-            successor_address=ip_address(successor["address"]) if successor else None,
+            successor_address=normalize_ip_address(successor["address"]) if successor else None,
         )
     except (QmeshError, ValueError):
         return None
 
 
-def _ports(text: str) -> tuple[int, ...]:
+def _parse_ports(text: str) -> tuple[int, ...]:
     ports: set[int] = set()
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
@@ -364,7 +377,7 @@ def _ports(text: str) -> tuple[int, ...]:
     return tuple(sorted(ports))
 
 
-def _words(listing: str) -> str:
+def _normalize_listing(listing: str) -> str:
     """A listing with its line breaks and indentation folded, as nft versions wrap long sets unlike.
 
     And without those who asked lately.
@@ -372,7 +385,9 @@ def _words(listing: str) -> str:
     return _ASKERS.sub(r"\1\2", _SPACE.sub(" ", listing)).strip()
 
 
-def seen(listing: str | None, held: str | None, boot: str | None) -> Guard | AlteredGuard | None:
+def build_observed_guard(
+    listing: str | None, held: str | None, boot: str | None
+) -> Guard | AlteredGuard | None:
     """The guard of a machine, from the listings of both tables and the file for the next boot.
 
     It is a Guard where all three are one, None where neither table is there.
@@ -380,14 +395,14 @@ def seen(listing: str | None, held: str | None, boot: str | None) -> Guard | Alt
     if listing is None:
         if held is None:
             return None
-        found = parse_held(held)
+        found = parse_held_table(held)
         return AlteredGuard(held, loaded=found if isinstance(found, Guard) else None, lack="table")
-    guard = parse(listing)
+    guard = parse_table(listing)
     if isinstance(guard, AlteredGuard):
         return guard
     lack: Lack | None = None
-    if boot != load_script(guard):
+    if boot != render_load_script(guard):
         lack = "boot file"
-    elif held is None or parse_held(held) != guard:
+    elif held is None or parse_held_table(held) != guard:
         lack = "held table"
     return guard if lack is None else AlteredGuard(listing, loaded=guard, lack=lack)

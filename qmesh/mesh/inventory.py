@@ -15,22 +15,20 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import (
+from qmesh.mesh.machine import Cores, Machine, PendingKey
+from qmesh.mesh.networks import IPNetwork, network_capacity, parse_ip_network, refuse_endpoint_inside
+from qmesh.mesh.values import (
     CONTROL_PORTS,
     GRPC_PORTS,
     MOST_REVISION,
     SERVICE_PORTS,
-    Cores,
-    Machine,
     Port,
     Profile,
-    StandIn,
-    ip_network,
-    parsed_address,
-    port_number,
-    quoted,
+    normalize_ip_network,
+    parse_ip_address,
+    quote_text,
+    validate_port,
 )
-from qmesh.mesh.networks import IPNetwork, capacity, parsed_network, refuse_endpoint_inside
 
 Stream: TypeAlias = Literal["tunnel", "public"]
 
@@ -67,48 +65,48 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     stream: Stream = "tunnel"
     master_proxy: bool = False
     restart: bool = False
-    stand_ins: tuple[StandIn, ...] = ()
+    stand_ins: tuple[PendingKey, ...] = ()
     successor: str | None = None
 
     def __post_init__(self) -> None:
-        if ip_network(self.network) != self.network:
+        if normalize_ip_network(self.network) != self.network:
             raise BadInput(
-                f"network {quoted(self.network)} is not canonical",
-                hint=f"write it as {ip_network(self.network)}",
+                f"network {quote_text(self.network)} is not canonical",
+                hint=f"write it as {normalize_ip_network(self.network)}",
             )
-        network = parsed_network(self.network)
+        network = parse_ip_network(self.network)
         if not 0 <= self.revision <= MOST_REVISION:
             raise BadInput(
                 f"the mesh has no revision {self.revision}", hint=f"it goes from 0 to {MOST_REVISION}"
             )
-        _refuse_repeats("name", (machine.name for machine in self.machines))
-        _refuse_repeats("tunnel address", addresses_of(self))
-        _refuse_repeats("public key", _keys_of(self))
+        _refuse_duplicates("name", (machine.name for machine in self.machines))
+        _refuse_duplicates("tunnel address", list_tunnel_addresses(self))
+        _refuse_duplicates("public key", _list_public_keys(self))
         for machine in self.machines:
-            _refuse_outside(machine.name, machine.address, network)
+            _refuse_address_outside(machine.name, machine.address, network)
             for endpoint in machine.endpoints:
                 refuse_endpoint_inside(self.network, endpoint.host)
         for each in self.stand_ins:
             self.machine(each.machine)
             if each.address is not None:
-                _refuse_outside(each.machine, each.address, network)
+                _refuse_address_outside(each.machine, each.address, network)
         for name in (self.control, self.successor or self.control):
             if self.machine(name).state != "active":
                 raise BadInput(
                     f"the control node {name} is {self.machine(name).state}",
                     hint="the control node must be an active machine",
                 )
-        self._refuse_ports_that_do_not_fit()
-        self._refuse_what_the_node_has_not()
+        self._refuse_port_conflicts()
+        self._refuse_unsupported_options()
 
-    def _refuse_ports_that_do_not_fit(self) -> None:
-        port_number(self.service_port, "service port")
+    def _refuse_port_conflicts(self) -> None:
+        validate_port(self.service_port, "service port")
         bases = {"--worker-base-port": self.base_port}
         if self.p2p_base_port is not None:
             bases["--p2p-base-port"] = self.p2p_base_port
         count = sum(machine.workers or 0 for machine in self.machines)
         for option, base in bases.items():
-            most = 65535 - port_number(base, "worker base port") + 1
+            most = 65535 - validate_port(base, "worker base port") + 1
             if count > most:
                 raise BadInput(
                     f"{count} workers do not fit into the ports from {base} to 65535",
@@ -116,7 +114,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 )
             taken = self.cores[self.control].ports(base)
             others = {
-                self.service_port: self._whose_service_port,
+                self.service_port: self._service_port_owner,
                 **dict.fromkeys(CONTROL_PORTS[self.node], "the control process"),
             }
             for port, whose in others.items():
@@ -134,11 +132,11 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 )
 
     @property
-    def _whose_service_port(self) -> str:
+    def _service_port_owner(self) -> str:
         """By what name the user knows it: a mesh may have it at WireGuard's number."""
         return "the membership service" if self.service_port in SERVICE_PORTS else "WireGuard"
 
-    def _refuse_what_the_node_has_not(self) -> None:
+    def _refuse_unsupported_options(self) -> None:
         if self.service_port in CONTROL_PORTS[self.node]:
             raise BadInput(
                 f"port {self.service_port} would be both WireGuard's and the control process's",
@@ -160,14 +158,14 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def machine(self, name: str) -> Machine:
         """The machine of that name. Raises BadInput when there is none."""
-        found = self._by_name.get(name)
+        found = self._machines_by_name.get(name)
         if found is not None:
             return found
         known = ", ".join(machine.name for machine in self.machines[:8])
-        raise BadInput(f"no machine is named {quoted(name)}", hint=f"machines of this mesh: {known}")
+        raise BadInput(f"no machine is named {quote_text(name)}", hint=f"machines of this mesh: {known}")
 
     @cached_property
-    def _by_name(self) -> dict[str, Machine]:
+    def _machines_by_name(self) -> dict[str, Machine]:
         return {machine.name: machine for machine in self.machines}
 
     @cached_property
@@ -182,7 +180,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 first += machine.workers
         return cores
 
-    def numbers(self, name: str) -> range:
+    def core_numbers(self, name: str) -> range:
         """The core numbers of a machine's workers; none while it is not active."""
         cores = self.cores.get(name)
         return range(0) if cores is None else cores.numbers
@@ -199,13 +197,13 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return tuple(self.machine(name) for name in names if name is not None)
 
 
-def addresses_of(inventory: Inventory) -> Iterator[str]:
+def list_tunnel_addresses(inventory: Inventory) -> Iterator[str]:
     """The tunnel addresses that are in use, those of stand-ins among them."""
     yield from (machine.address for machine in inventory.machines)
     yield from (each.address for each in inventory.stand_ins if each.address is not None)
 
 
-def _keys_of(inventory: Inventory) -> Iterator[str]:
+def _list_public_keys(inventory: Inventory) -> Iterator[str]:
     yield from (machine.public_key for machine in inventory.machines)
     yield from (each.public_key for each in inventory.stand_ins)
 
@@ -225,7 +223,7 @@ class Worker(msgspec.Struct, frozen=True):
         return f"/ip{version}/{self.address}/tcp/{self.port}"
 
 
-def workers_of(inventory: Inventory) -> Iterator[Worker]:
+def list_workers(inventory: Inventory) -> Iterator[Worker]:
     """Every data worker of the mesh, in core order: the order of the node's list."""
     cores = inventory.cores
     for machine in inventory.machines:
@@ -236,7 +234,7 @@ def workers_of(inventory: Inventory) -> Iterator[Worker]:
                 yield Worker(core, machine.name, address, port)
 
 
-def p2p_listeners_of(inventory: Inventory) -> Iterator[Worker]:
+def list_p2p_listeners(inventory: Inventory) -> Iterator[Worker]:
     """Every data worker where other provers reach it, in core order; none before node 2.1.
 
     On every address of its machine, or only in the tunnel where the control process stands in between.
@@ -259,12 +257,12 @@ def public_address(machine: Machine) -> str:
     )
 
 
-def members(inventory: Inventory) -> tuple[Machine, ...]:
+def list_members(inventory: Inventory) -> tuple[Machine, ...]:
     """The machines that are more than invited, in their order: what every member may know."""
     return tuple(machine for machine in inventory.machines if machine.state != "invited")
 
 
-def ports_of(inventory: Inventory, name: str) -> tuple[int, ...]:
+def worker_ports(inventory: Inventory, name: str) -> tuple[int, ...]:
     """The worker ports of one machine, ascending; none while it is not active."""
     cores = inventory.cores.get(name)
     return () if cores is None else tuple(cores.ports(inventory.base_port))
@@ -272,7 +270,7 @@ def ports_of(inventory: Inventory, name: str) -> tuple[int, ...]:
 
 def guarded_ports(inventory: Inventory, name: str) -> tuple[int, ...]:
     """The ports of one machine that the guard closes: its workers', and what the node leaves open."""
-    workers = ports_of(inventory, name) if inventory.stream == "tunnel" else ()
+    workers = worker_ports(inventory, name) if inventory.stream == "tunnel" else ()
     # On every machine: the control process may still run where the control role was before.
     return tuple(sorted((*workers, *GRPC_PORTS[inventory.node])))
 
@@ -281,10 +279,10 @@ def reserved_ports(inventory: Inventory, name: str) -> tuple[int, ...]:
     """The ports of one machine that no outgoing connection may take, ascending."""
     cores = inventory.cores.get(name)
     p2p = () if cores is None or inventory.p2p_base_port is None else cores.ports(inventory.p2p_base_port)
-    return tuple(sorted((*ports_of(inventory, name), *p2p)))
+    return tuple(sorted((*worker_ports(inventory, name), *p2p)))
 
 
-def add(inventory: Inventory, machine: Machine, *, resting: Collection[str] = ()) -> Inventory:
+def add_machine(inventory: Inventory, machine: Machine, *, resting: Collection[str] = ()) -> Inventory:
     """The inventory with one machine more, at the end. Raises BadInput when it does not fit in."""
     if any(other.name == machine.name for other in inventory.machines):
         raise BadInput(
@@ -296,7 +294,7 @@ def add(inventory: Inventory, machine: Machine, *, resting: Collection[str] = ()
     return msgspec.structs.replace(inventory, machines=(*inventory.machines, machine))
 
 
-def admit(inventory: Inventory, name: str, *, public_key: str, workers: int) -> Inventory:
+def admit_machine(inventory: Inventory, name: str, *, public_key: str, workers: int) -> Inventory:
     """The invited machine `name` becomes active, behind every other, with its own key.
 
     Raises BadInput when it is not invited or does not fit in.
@@ -309,7 +307,7 @@ def admit(inventory: Inventory, name: str, *, public_key: str, workers: int) -> 
     return msgspec.structs.replace(inventory, machines=(*others, member), revision=inventory.revision + 1)
 
 
-def _refuse_repeats(what: str, values: Iterable[str]) -> None:
+def _refuse_duplicates(what: str, values: Iterable[str]) -> None:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
         raise BadInput(
@@ -317,10 +315,10 @@ def _refuse_repeats(what: str, values: Iterable[str]) -> None:
         )
 
 
-def _refuse_outside(name: str, text: str, network: IPNetwork) -> None:
-    address = parsed_address(text)
+def _refuse_address_outside(name: str, text: str, network: IPNetwork) -> None:
+    address = parse_ip_address(text)
     offset = 0 if address is None else int(address) - int(network.network_address)
-    if not 1 <= offset <= capacity(network) or (":" in text) != (network.version == 6):
+    if not 1 <= offset <= network_capacity(network) or (":" in text) != (network.version == 6):
         raise BadInput(
             f"tunnel address {text} of {name} is no host address of {network}",
             hint="let qmesh choose the address",

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import parsed_address
+from qmesh.mesh.values import parse_ip_address
 
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -20,14 +20,14 @@ CANDIDATE_NETWORKS = (
 """Networks that `init` tries in this order: room for 4,094 machines each."""
 
 
-def free_address(network: str, taken: Collection[str]) -> str:
+def find_lowest_free_address(network: str, taken: Collection[str]) -> str:
     """The lowest address of `network` that is not taken.
 
     The first and last address of an IPv4 network are left out, and an IPv6 network's first.
     Raises BadInput when all are taken.
     """
     hosts = ipaddress.ip_network(network)
-    for number in range(1, capacity(hosts) + 1):
+    for number in range(1, network_capacity(hosts) + 1):
         address = str(hosts.network_address + number)
         if address not in taken:
             return address
@@ -37,9 +37,9 @@ def free_address(network: str, taken: Collection[str]) -> str:
     )
 
 
-def refuse_small(network: str) -> None:
+def refuse_small_network(network: str) -> None:
     """Raise BadInput when a tunnel network has no room for two machines."""
-    if capacity(ipaddress.ip_network(network)) < 2:
+    if network_capacity(ipaddress.ip_network(network)) < 2:
         raise BadInput(
             f"the tunnel network {network} has no room for two machines",
             hint="use a larger one, such as 10.77.0.0/20",
@@ -53,7 +53,7 @@ def choose_network(occupied: Iterable[str]) -> str:
     """
     in_the_way = [ipaddress.ip_network(text, strict=False) for text in occupied]
     for candidate in CANDIDATE_NETWORKS:
-        if overlap(candidate, in_the_way) is None:
+        if find_overlap(candidate, in_the_way) is None:
             return candidate
     raise BadInput(
         "every private network that qmesh tries is in use on this machine",
@@ -63,12 +63,12 @@ def choose_network(occupied: Iterable[str]) -> str:
 
 def refuse_collision(network: str, occupied: Iterable[str], *, hint: str) -> None:
     """Raise BadInput when `network` overlaps with one of `occupied`, naming both."""
-    other = overlap(network, [ipaddress.ip_network(text, strict=False) for text in occupied])
+    other = find_overlap(network, [ipaddress.ip_network(text, strict=False) for text in occupied])
     if other is not None:
         raise BadInput(f"the tunnel network {network} collides with {other} of this machine", hint=hint)
 
 
-def overlap(network: str, occupied: Iterable[IPNetwork]) -> str | None:
+def find_overlap(network: str, occupied: Iterable[IPNetwork]) -> str | None:
     """The first of `occupied` that shares an address with `network`; a default route never does."""
     wanted = ipaddress.ip_network(network)
     for other in occupied:
@@ -79,8 +79,8 @@ def overlap(network: str, occupied: Iterable[IPNetwork]) -> str | None:
 
 def refuse_endpoint_inside(network: str, host: str) -> None:
     """Raise BadInput when an endpoint's host is an address of the tunnel network itself."""
-    address = parsed_address(host)
-    if address is not None and address in parsed_network(network):
+    address = parse_ip_address(host)
+    if address is not None and address in parse_ip_network(network):
         raise BadInput(
             f"endpoint {host} lies in the tunnel network {network}",
             hint="give the address at which the machine is reached without the tunnel",
@@ -88,11 +88,11 @@ def refuse_endpoint_inside(network: str, host: str) -> None:
 
 
 @lru_cache(64)
-def parsed_network(text: str) -> IPNetwork:
+def parse_ip_network(text: str) -> IPNetwork:
     """A network of canonical text, parsed. Of thousands of machines each is asked about the same one."""
     return ipaddress.ip_network(text)
 
 
-def capacity(network: IPNetwork) -> int:
+def network_capacity(network: IPNetwork) -> int:
     """How many machines fit: all but the network's first address, and IPv4's broadcast."""
     return int(network.num_addresses) - (2 if network.version == 4 else 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def own_words(
+def build_command_line(
     python: str, *words: str, options: Sequence[str] = (), module: str = "qmesh"
 ) -> tuple[str, ...]:
     """The words that run a command of qmesh, in whichever directory and environment that is.

@@ -1,7 +1,7 @@
-"""Two `NodeState`s in, steps out; and `after`, the pure model of what a step does to a machine.
+"""Two `NodeState`s in, steps out; and `simulate_step`, the pure model of what a step does to a machine.
 
-The law: folding `after` over `plan(desired, observed)` from `observed` settles at `desired`, and
-`plan` of a machine that is as desired is `()`. Order: the guard is loaded before anything of the
+The law: folding `simulate_step` over `plan(desired, observed)` from `observed` settles at `desired`, and
+`plan_steps` of a machine that is as desired is `()`. Order: the guard is loaded before anything of the
 tunnel is touched, and is taken away last.
 
 Every step is a value with old and new, so that the same value is printed, logged and applied.
@@ -14,7 +14,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from qmesh.mesh.model import AlteredGuard, Guard, InterfaceKind, NodeState, Peer, Tunnel, ranges_text
+from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.values import InterfaceKind, format_port_ranges
 
 
 class LoadGuard(msgspec.Struct, frozen=True):
@@ -33,7 +34,7 @@ class LoadGuard(msgspec.Struct, frozen=True):
     def detail(self) -> str:
         """In words."""
         done = {True: "add", False: "replace"}[self.old is None]
-        ports = ranges_text(self.new.ports) or "none"
+        ports = format_port_ranges(self.new.ports) or "none"
         return f"{done} the guard; worker ports: {ports}; control node: {self.new.control_address}"
 
 
@@ -213,7 +214,7 @@ class ReservePorts(msgspec.Struct, frozen=True):
     @property
     def detail(self) -> str:
         """In words."""
-        return f"reserve {ranges_text(self.old) or 'none'} -> {ranges_text(self.new) or 'none'}"
+        return f"reserve {format_port_ranges(self.old) or 'none'} -> {format_port_ranges(self.new) or 'none'}"
 
 
 DeviceStep: TypeAlias = SetKey | SetListenPort | SetMtu | SetUp
@@ -223,12 +224,12 @@ TunnelStep: TypeAlias = (
 Step: TypeAlias = LoadGuard | UnloadGuard | ReservePorts | TunnelStep
 
 
-def plan(desired: NodeState, observed: NodeState) -> tuple[Step, ...]:
+def plan_steps(desired: NodeState, observed: NodeState) -> tuple[Step, ...]:
     """The steps that take a machine from `observed` to `desired`, in order."""
-    return tuple(_steps(desired, observed))
+    return tuple(_state_steps(desired, observed))
 
 
-def _steps(desired: NodeState, observed: NodeState) -> Iterator[Step]:
+def _state_steps(desired: NodeState, observed: NodeState) -> Iterator[Step]:
     if isinstance(desired.guard, Guard) and desired.guard != observed.guard:
         yield LoadGuard(observed.guard, desired.guard)
     if desired.reserved_ports != observed.reserved_ports:
@@ -239,7 +240,7 @@ def _steps(desired: NodeState, observed: NodeState) -> Iterator[Step]:
 
 
 def _tunnel_steps(desired: Tunnel | None, observed: Tunnel | None) -> Iterator[Step]:
-    if observed is not None and (desired is None or not _same_device(desired, observed)):
+    if observed is not None and (desired is None or not _is_same_device(desired, observed)):
         yield DeleteTunnel(observed)
         observed = None
     if desired is None:
@@ -253,7 +254,7 @@ def _tunnel_steps(desired: Tunnel | None, observed: Tunnel | None) -> Iterator[S
         yield SetUp(desired.interface, desired.up)
 
 
-def _same_device(desired: Tunnel, observed: Tunnel) -> bool:
+def _is_same_device(desired: Tunnel, observed: Tunnel) -> bool:
     return (desired.interface, desired.kind) == (observed.interface, observed.kind)
 
 
@@ -294,30 +295,32 @@ def peer_steps(interface: str, desired: Iterable[Peer], observed: Iterable[Peer]
         if key not in wanted:
             yield RemovePeer(interface, peer)
     for key, peer in wanted.items():
-        if not same_peer(peer, seen.get(key)):
+        if not is_peer_as_desired(peer, seen.get(key)):
             yield SetPeer(interface, seen.get(key), peer)
 
 
-def same_peer(wanted: Peer, seen: Peer | None) -> bool:
+def is_peer_as_desired(wanted: Peer, seen: Peer | None) -> bool:
     """Whether a peer is as wanted; a wanted endpoint of None is content with any."""
-    return seen is not None and settled_peer(wanted, seen) == wanted
+    return seen is not None and strip_peer_endpoint(wanted, seen) == wanted
 
 
-def settled_peer(wanted: Peer, seen: Peer) -> Peer:
+def strip_peer_endpoint(wanted: Peer, seen: Peer) -> Peer:
     """`seen`, less the endpoint where `wanted` leaves it open."""
     return seen if wanted.endpoint is not None else msgspec.structs.replace(seen, endpoint=None)
 
 
-def settled(desired: NodeState, observed: NodeState) -> NodeState:
+def strip_open_endpoints(desired: NodeState, observed: NodeState) -> NodeState:
     """`observed`, less what `desired` leaves open: the endpoints of peers that will call us."""
     if desired.tunnel is None or observed.tunnel is None:
         return observed
     wanted = {peer.public_key: peer for peer in desired.tunnel.peers}
-    peers = tuple(settled_peer(wanted.get(peer.public_key, peer), peer) for peer in observed.tunnel.peers)
+    peers = tuple(
+        strip_peer_endpoint(wanted.get(peer.public_key, peer), peer) for peer in observed.tunnel.peers
+    )
     return msgspec.structs.replace(observed, tunnel=msgspec.structs.replace(observed.tunnel, peers=peers))
 
 
-def after(state: NodeState, step: Step) -> NodeState:
+def simulate_step(state: NodeState, step: Step) -> NodeState:
     """The state of a machine in `state` once `step` was taken: the pure model of a machine."""
     match step:
         case LoadGuard(new=guard):
@@ -327,10 +330,10 @@ def after(state: NodeState, step: Step) -> NodeState:
         case ReservePorts(new=ports):
             return msgspec.structs.replace(state, reserved_ports=ports)
         case _:
-            return msgspec.structs.replace(state, tunnel=_tunnel_after(state.tunnel, step))
+            return msgspec.structs.replace(state, tunnel=_simulate_tunnel_step(state.tunnel, step))
 
 
-def _tunnel_after(tunnel: Tunnel | None, step: TunnelStep) -> Tunnel | None:
+def _simulate_tunnel_step(tunnel: Tunnel | None, step: TunnelStep) -> Tunnel | None:
     if isinstance(step, CreateTunnel):
         return bare_tunnel(step.subject, step.interface_kind)
     if isinstance(step, DeleteTunnel):
@@ -338,7 +341,7 @@ def _tunnel_after(tunnel: Tunnel | None, step: TunnelStep) -> Tunnel | None:
     assert tunnel is not None, "a step for a tunnel needs a tunnel"
     match step:
         case SetPeer(new=peer):
-            return msgspec.structs.replace(tunnel, peers=_peers_with(tunnel.peers, peer))
+            return msgspec.structs.replace(tunnel, peers=_replace_peer(tunnel.peers, peer))
         case RemovePeer(old=old):
             left = (peer for peer in tunnel.peers if peer.public_key != old.public_key)
             return msgspec.structs.replace(tunnel, peers=tuple(left))
@@ -349,10 +352,10 @@ def _tunnel_after(tunnel: Tunnel | None, step: TunnelStep) -> Tunnel | None:
             left_over = tuple(other for other in tunnel.addresses if other != address)
             return msgspec.structs.replace(tunnel, addresses=left_over)
         case _:
-            return _device_after(tunnel, step)
+            return _simulate_device_step(tunnel, step)
 
 
-def _device_after(tunnel: Tunnel, step: DeviceStep) -> Tunnel:
+def _simulate_device_step(tunnel: Tunnel, step: DeviceStep) -> Tunnel:
     match step:
         case SetKey(new=key):
             return msgspec.structs.replace(tunnel, public_key=key)
@@ -364,7 +367,7 @@ def _device_after(tunnel: Tunnel, step: DeviceStep) -> Tunnel:
             return msgspec.structs.replace(tunnel, up=step.new)
 
 
-def _peers_with(peers: Iterable[Peer], new: Peer) -> tuple[Peer, ...]:
+def _replace_peer(peers: Iterable[Peer], new: Peer) -> tuple[Peer, ...]:
     """WireGuard gives an allowed IP to the last peer that asks for it, and takes it from the others."""
     kept: dict[str, Peer] = {}
     for peer in peers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def shown(text: str) -> str:
+def escape_text(text: str) -> str:
     """The text with whatever is not printed as itself escaped as in Python.
 
     Those are the control characters but tab and line feed, DEL, the marks that turn the direction of writing,
@@ -11,15 +11,17 @@ def shown(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() or each in "\n\t" else _escaped(each) for each in text)
+    return "".join(each if each.isprintable() or each in "\n\t" else _escape_character(each) for each in text)
 
 
-def one_line(text: str) -> str:
+def escape_line(text: str) -> str:
     """The same for what is to be one line: what would begin another is escaped as well."""
-    return text if text.isprintable() else "".join(e if e.isprintable() else _escaped(e) for e in text)
+    return (
+        text if text.isprintable() else "".join(e if e.isprintable() else _escape_character(e) for e in text)
+    )
 
 
-def in_json(facts: object) -> str:
+def render_json(facts: object) -> str:
     """Anything that msgspec encodes, as JSON, with the same characters escaped as JSON has it.
 
     Whoever reads the JSON reads the same as without that. Octets that were no text are question marks.
@@ -29,26 +31,30 @@ def in_json(facts: object) -> str:
     try:
         text = msgspec.json.encode(facts).decode()
     except UnicodeEncodeError:
-        text = msgspec.json.encode(_whole(msgspec.to_builtins(facts))).decode()
-    return text if text.isprintable() else "".join(e if e.isprintable() else _in_json(e) for e in text)
+        text = msgspec.json.encode(_replace_surrogates(msgspec.to_builtins(facts))).decode()
+    return (
+        text
+        if text.isprintable()
+        else "".join(e if e.isprintable() else _escape_json_character(e) for e in text)
+    )
 
 
-def _escaped(character: str) -> str:
+def _escape_character(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _in_json(character: str) -> str:
+def _escape_json_character(character: str) -> str:
     """A character by its UTF-16, as RFC 8259 has it."""
     octets = character.encode("utf-16-be")
     return "".join(f"\\u{octets[at : at + 2].hex()}" for at in range(0, len(octets), 2))
 
 
-def _whole(found: object) -> object:
+def _replace_surrogates(found: object) -> object:
     match found:
         case str():
             return found.encode("utf-8", "replace").decode()
         case dict():
-            return {_whole(key): _whole(value) for key, value in found.items()}
+            return {_replace_surrogates(key): _replace_surrogates(value) for key, value in found.items()}
         case list() | tuple():
-            return [_whole(each) for each in found]
+            return [_replace_surrogates(each) for each in found]
     return found

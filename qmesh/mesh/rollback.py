@@ -11,15 +11,14 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import (
-    NodeState,
+from qmesh.mesh.state import NodeState, Tunnel
+from qmesh.mesh.values import (
     Port,
-    Tunnel,
-    Unshown,
-    interface_address,
-    interface_name,
-    ip_network,
-    wireguard_key,
+    SecretStruct,
+    normalize_ip_network,
+    validate_interface_address,
+    validate_interface_name,
+    validate_wireguard_key,
 )
 
 LEAST_S: Final = 10
@@ -27,14 +26,14 @@ MOST_S: Final = 3600
 """Seconds that somebody may take to confirm."""
 
 
-class Moment(msgspec.Struct, frozen=True):
+class BootTimestamp(msgspec.Struct, frozen=True):
     """A point in time of one machine. boot: which of its starts; at_s: seconds since that."""
 
     boot: str
     at_s: float
 
 
-class GuardBefore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GuardSnapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The guard as it was, as text, so that also one comes back that this version did not make.
 
     script: nftables commands that put the first table in place of what is there; None: there was no guard.
@@ -46,10 +45,10 @@ class GuardBefore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     held_file: str | None
 
 
-class Before(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MachineSnapshot(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A machine before a change: all that qmesh is answerable for, and what it remembered of `down`."""
 
-    guard: GuardBefore
+    guard: GuardSnapshot
     tunnel: Tunnel | None
     reserved_ports: tuple[Port, ...]
     up: bool
@@ -57,37 +56,37 @@ class Before(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.tunnel is not None:
-            _refuse_odd(self.tunnel)
+            _refuse_invalid_tunnel(self.tunnel)
 
 
-def _refuse_odd(tunnel: Tunnel) -> None:
+def _refuse_invalid_tunnel(tunnel: Tunnel) -> None:
     """Raise BadInput for a tunnel that no machine can have."""
-    interface_name(tunnel.interface)
+    validate_interface_name(tunnel.interface)
     for address in tunnel.addresses:
-        interface_address(address)
+        validate_interface_address(address)
     for octets, most in ((tunnel.listen_port, 0xFFFF), (tunnel.mtu, 0x7FFF_FFFF)):
         if not 0 <= octets <= most:
             raise BadInput(f"{octets} is no port or MTU of a tunnel", hint="see `qmesh check`")
     for key in (tunnel.public_key, *(peer.public_key for peer in tunnel.peers)):
         if key is not None:
-            wireguard_key(key)
+            validate_wireguard_key(key)
     for peer in tunnel.peers:
         for network in peer.allowed_ips:
-            ip_network(network)
+            normalize_ip_network(network)
         if peer.endpoint is not None and not peer.endpoint.is_address:
             raise BadInput("a peer's endpoint is no address", hint="see `qmesh check`")
         if not 0 <= peer.keepalive_s <= 0xFFFF:
             raise BadInput(f"a peer has no keepalive of {peer.keepalive_s} s", hint="see `qmesh check`")
 
 
-class Author(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ChangeProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The process that makes a change. started: as proc(5) has it, so that no other is taken for it."""
 
     process: int
     started: int
 
 
-class Undoing(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RollbackRecord(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """That a change waits to be confirmed, or was undone.
 
     before: the state to return to.
@@ -96,26 +95,26 @@ class Undoing(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
     undone: the machine was put back, and is kept so until somebody applies again.
     """
 
-    before: Before
+    before: MachineSnapshot
     boot: str
     deadline_s: float
-    by: Author
+    by: ChangeProcess
     undone: bool = False
 
-    def left_s(self, now: Moment) -> float:
+    def remaining_s(self, now: BootTimestamp) -> float:
         """Seconds left to confirm; 0 when it is over."""
         return max(0.0, self.deadline_s - now.at_s) if now.boot == self.boot else 0.0
 
-    def is_due(self, now: Moment) -> bool:
+    def is_due(self, now: BootTimestamp) -> bool:
         """Whether the machine is to be put back now."""
-        return not self.undone and self.left_s(now) <= 0
+        return not self.undone and self.remaining_s(now) <= 0
 
-    def waits(self, now: Moment) -> bool:
+    def can_confirm(self, now: BootTimestamp) -> bool:
         """Whether it can still be confirmed."""
-        return not self.undone and self.left_s(now) > 0
+        return not self.undone and self.remaining_s(now) > 0
 
 
-def seconds_to_confirm(seconds: int) -> int:
+def validate_confirm_timeout(seconds: int) -> int:
     """Return `seconds` when it is a time to confirm in. Raises BadInput."""
     if LEAST_S <= seconds <= MOST_S:
         return seconds
@@ -125,19 +124,19 @@ def seconds_to_confirm(seconds: int) -> int:
     )
 
 
-def kept(before: Before, observed: NodeState) -> NodeState:
+def build_rollback_state(before: MachineSnapshot, observed: NodeState) -> NodeState:
     """What a machine that was put back is kept at: its tunnel and ports as before, the guard as it is.
 
     A peer that is there may be anywhere by now; one that is not is reached where it was.
     """
     return NodeState(
         guard=observed.guard,
-        tunnel=None if before.tunnel is None else _where_they_are(before.tunnel, observed.tunnel),
+        tunnel=None if before.tunnel is None else _keep_current_endpoints(before.tunnel, observed.tunnel),
         reserved_ports=before.reserved_ports,
     )
 
 
-def _where_they_are(before: Tunnel, seen: Tunnel | None) -> Tunnel:
+def _keep_current_endpoints(before: Tunnel, seen: Tunnel | None) -> Tunnel:
     there = {peer.public_key for peer in (() if seen is None else seen.peers) if peer.endpoint is not None}
     peers = (
         msgspec.structs.replace(peer, endpoint=None) if peer.public_key in there else peer

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import msgspec
 
-from qmesh.mesh.model import Guard, Tunnel, parsed_address
 from qmesh.mesh.plan import (
     DeleteTunnel,
     LoadGuard,
@@ -19,6 +18,8 @@ from qmesh.mesh.plan import (
     SetUp,
     Step,
 )
+from qmesh.mesh.state import Guard, Tunnel
+from qmesh.mesh.values import parse_ip_address
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -33,25 +34,27 @@ class Session(msgspec.Struct, frozen=True):
     server_port: int
 
 
-def cut_by(session: Session, steps: Iterable[Step], tunnel: Tunnel | None) -> str | None:
+def find_lockout_reason(session: Session, steps: Iterable[Step], tunnel: Tunnel | None) -> str | None:
     """Why taking these steps would cut the session, in words; None where they would not.
 
     tunnel: as it is before the steps. A step that goes back on itself, an address taken off and put
     on again, counts as a cut: TCP might outlive it, and might not.
     """
-    inside = tunnel is not None and _comes_through(session, tunnel)
+    inside = tunnel is not None and _is_through_tunnel(session, tunnel)
     for step in steps:
-        reason = _cut_by_guard(session, step.new, inside=inside) if isinstance(step, LoadGuard) else None
+        reason = (
+            _find_guard_lockout(session, step.new, inside=inside) if isinstance(step, LoadGuard) else None
+        )
         if reason is None and inside:
-            reason = _cut_by_tunnel(session, step)
+            reason = _find_tunnel_lockout(session, step)
         if reason is not None:
             return reason
     return None
 
 
-def _comes_through(session: Session, tunnel: Tunnel) -> bool:
+def _is_through_tunnel(session: Session, tunnel: Tunnel) -> bool:
     """Whether the session is one with the tunnel's own address, or from its network."""
-    client = parsed_address(session.client)
+    client = parse_ip_address(session.client)
     interfaces = [ipaddress.ip_interface(address) for address in tunnel.addresses]
     return any(
         str(interface.ip) == session.server or (client is not None and client in interface.network)
@@ -59,24 +62,28 @@ def _comes_through(session: Session, tunnel: Tunnel) -> bool:
     )
 
 
-def _cut_by_guard(session: Session, guard: Guard, *, inside: bool) -> str | None:
+def _find_guard_lockout(session: Session, guard: Guard, *, inside: bool) -> str | None:
     if inside:
-        return None if _granted(session, guard) else f"the guard lets no login through {guard.interface}"
-    server = parsed_address(session.server)
+        return (
+            None
+            if _is_allowed_by_guard(session, guard)
+            else f"the guard lets no login through {guard.interface}"
+        )
+    server = parse_ip_address(session.server)
     own = guard.role == "control" and server is not None and server.is_loopback
     if session.server_port in guard.ports and not own:
         return f"the guard closes port {session.server_port}, by which this session came in"
     return None
 
 
-def _granted(session: Session, guard: Guard) -> bool:
+def _is_allowed_by_guard(session: Session, guard: Guard) -> bool:
     """Whether the guard lets this session through the tunnel."""
     if guard.role == "control":
         return (session.server, session.server_port) == (guard.control_address, guard.service_port)
     return session.client == guard.control_address and session.server_port in guard.ports
 
 
-def _cut_by_tunnel(session: Session, step: Step) -> str | None:
+def _find_tunnel_lockout(session: Session, step: Step) -> str | None:
     match step:
         case DeleteTunnel(old=tunnel):
             return f"{tunnel.interface} is deleted, by which this session came in"
@@ -86,12 +93,12 @@ def _cut_by_tunnel(session: Session, step: Step) -> str | None:
             return f"{interface} gets another key or port, by which this session came in"
         case SetUp(subject=interface, new=False):
             return f"{interface} goes down, by which this session came in"
-        case RemovePeer(old=peer) | SetPeer(new=peer) if _is_from(session, peer.allowed_ips):
+        case RemovePeer(old=peer) | SetPeer(new=peer) if _is_from_networks(session, peer.allowed_ips):
             return f"the peer {peer.public_key} is changed, by which this session came in"
         case _:
             return None
 
 
-def _is_from(session: Session, allowed_ips: Iterable[str]) -> bool:
-    client = parsed_address(session.client)
+def _is_from_networks(session: Session, allowed_ips: Iterable[str]) -> bool:
+    client = parse_ip_address(session.client)
     return client is not None and any(client in ipaddress.ip_network(network) for network in allowed_ips)

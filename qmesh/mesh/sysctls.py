@@ -33,7 +33,7 @@ class Weakness(msgspec.Struct, frozen=True):
 class _Rule(msgspec.Struct, frozen=True):
     """together: how the kernel makes one value of those of `all` and of an interface."""
 
-    together: Callable[[int, int], int]
+    combine: Callable[[int, int], int]
     is_weak: Callable[[int], bool]
     strong: int
     wanted: str
@@ -57,7 +57,9 @@ _RULES: Final = {
 }
 
 
-def weaknesses(values: Mapping[str, Mapping[str, int]], forwarding: Mapping[str, int]) -> Iterator[Weakness]:
+def find_weaknesses(
+    values: Mapping[str, Mapping[str, int]], forwarding: Mapping[str, int]
+) -> Iterator[Weakness]:
     """Those of this machine.
 
     values: for each of PER_INTERFACE what it is, by interface; `all` is one of them.
@@ -68,21 +70,21 @@ def weaknesses(values: Mapping[str, Mapping[str, int]], forwarding: Mapping[str,
         weak = [
             interface
             for interface, value in sorted(found.items())
-            if interface != "all" and rule.is_weak(rule.together(value, found.get("all", 0)))
+            if interface != "all" and rule.is_weak(rule.combine(value, found.get("all", 0)))
         ]
         if weak:
-            yield _weakness(name, rule, weak, is_of_all=bool(found.get("all", 0)))
+            yield _build_weakness(name, rule, weak, is_of_all=bool(found.get("all", 0)))
     for setting, value in forwarding.items():
         if value:
             wanted = "no forwarding, unless this machine routes for others"
             yield Weakness(setting, wanted, "on", f"sysctl -w {setting}=0")
 
 
-def _weakness(name: str, rule: _Rule, weak: list[str], *, is_of_all: bool) -> Weakness:
+def _build_weakness(name: str, rule: _Rule, weak: list[str], *, is_of_all: bool) -> Weakness:
     # What is off everywhere is put on, and what is on for all is put off, at `all`.
     places = ["all"] if is_of_all or rule.strong else []
     places += [] if rule.strong else weak
-    settings = " ".join(f"{_setting(place, name)}={rule.strong}" for place in places)
+    settings = " ".join(f"{_sysctl_name(place, name)}={rule.strong}" for place in places)
     return Weakness(
         f"net.ipv4.conf.*.{name}",
         rule.wanted,
@@ -92,6 +94,6 @@ def _weakness(name: str, rule: _Rule, weak: list[str], *, is_of_all: bool) -> We
     )
 
 
-def _setting(interface: str, name: str) -> str:
+def _sysctl_name(interface: str, name: str) -> str:
     """As sysctl(8) takes it: a dot in an interface's name is a slash there."""
     return f"net.ipv4.conf.{interface.replace('.', '/')}.{name}"

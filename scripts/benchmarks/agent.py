@@ -10,7 +10,7 @@ from benchmarks import sample
 from benchmarks.measuring import Figure, resident_mb
 
 from qmesh.host import wireguard
-from qmesh.host.system import systemd
+from qmesh.host.system import background
 
 MOST_MB = 80
 MOST_PERCENT = 0.5
@@ -23,14 +23,14 @@ def figures(members: int, rest_s: float) -> list[Figure]:
     rest_s: seconds of that; before them, a tenth of it for what follows upon a start.
     """
     state = sample.control_node(members)
-    agent = systemd.start_in_background(state, "agent", wait_s=START_S)
+    agent = background.start_background_process(state, "agent", wait_s=START_S)
     assert agent is not None
     time.sleep(rest_s / 10)
     before = processor_s(agent)
     time.sleep(rest_s)
     percent = 100 * (processor_s(agent) - before) / rest_s
     megabytes = resident_mb(agent)
-    assert len(wireguard.backend_for(sample.INTERFACE).read(sample.INTERFACE).peers) == members
+    assert len(wireguard.find_backend(sample.INTERFACE).read(sample.INTERFACE).peers) == members
     size, memory, share = f"{members:,}", "agent at rest, memory", "agent at rest, of one core"
     return [
         Figure(memory, size, megabytes, None, "MB", f"< {MOST_MB} MB", megabytes < MOST_MB, memory),

@@ -7,7 +7,7 @@ from random import Random
 
 from benchmarks.measuring import Figure
 
-from qmesh.mesh.nodeconfig import with_workers
+from qmesh.mesh.nodeconfig import edit_worker_list
 from tests.mesh.config_files import corpus, lists_for, random_edit
 from tests.mesh.outside import entries_of, octets_changed
 
@@ -30,9 +30,9 @@ def judged(size: str, edits: Iterable[tuple[str, tuple[str, ...]]]) -> list[Figu
     """Octets changed outside, and by rendering once more."""
     outside, again = 0, 0
     for text, wanted in edits:
-        result = with_workers(text, wanted, "2.0")
+        result = edit_worker_list(text, wanted, "2.0")
         outside += octets_changed(text, result, wanted)
-        again += with_workers(result, wanted, "2.0") != result
+        again += edit_worker_list(result, wanted, "2.0") != result
     return [
         Figure("octets changed outside the worker list", size, outside, None, "", "0", outside == 0),
         Figure("files that a second rendering changed", size, again, None, "", "0", again == 0),

@@ -9,9 +9,9 @@ from benchmarks import sample
 from benchmarks.measuring import Figure, paired, seconds
 
 from qmesh.host.firewall import nftables
-from qmesh.mesh.desired import Place, desired
-from qmesh.mesh.guard import load_script
-from qmesh.mesh.model import Guard
+from qmesh.mesh.desired import LocalEnd, build_desired_state
+from qmesh.mesh.guard import render_load_script
+from qmesh.mesh.state import Guard
 
 SCRIPT = Path("/run/guard.nft")
 
@@ -26,8 +26,8 @@ def figures(members: int, runs: int) -> list[Figure]:
 
 def guard_of(members: int) -> Guard:
     """The control node's, in a mesh of so many."""
-    place = Place(interface=sample.INTERFACE, kind="wireguard", listen_port=51820)
-    guard = desired(sample.inventory(members), "control", place, {}).guard
+    place = LocalEnd(interface=sample.INTERFACE, kind="wireguard", listen_port=51820)
+    guard = build_desired_state(sample.inventory(members), "control", place, {}).guard
     assert isinstance(guard, Guard)
     return guard
 
@@ -47,12 +47,12 @@ def guard_with(ports: tuple[int, ...]) -> Guard:
 
 def loaded(guard: Guard, size: str, runs: int) -> Figure:
     """Rendered and loaded in one transaction, against nft(8) with the text already written."""
-    SCRIPT.write_text(load_script(guard))
+    SCRIPT.write_text(render_load_script(guard))
 
     def theirs(_: int) -> float:
         return seconds(lambda: subprocess.run(["nft", "-f", str(SCRIPT)], check=True))
 
-    wall, nft = paired(runs, lambda _: seconds(lambda: nftables.run(load_script(guard))), theirs)
+    wall, nft = paired(runs, lambda _: seconds(lambda: nftables.run(render_load_script(guard))), theirs)
     nftables.run("delete table inet qmesh")
     return Figure(
         "the guard, loaded",

@@ -18,15 +18,15 @@ from pathlib import Path
 from benchmarks import sample
 from benchmarks.measuring import Figure, resident_mb
 
-from qmesh.agent.daemon.membership_api import ControlNode, Turns
+from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
 from qmesh.host.api.server import Service
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.host.system import agent_notify
-from qmesh.mesh.changes import with_worker_count
+from qmesh.mesh.changes import set_worker_count
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.protocol.membership import read_update, sign_membership, stored, updated
+from qmesh.mesh.protocol.membership import apply_update, encode_membership, read_update, sign_membership
 
 MOST_SHARE = 0.05
 SETTLED_S = 0.005
@@ -65,7 +65,7 @@ class Asking:
 
 def serve(state: State, ready: multiprocessing.synchronize.Event) -> None:
     """The control node's service, from a registry, on loopback."""
-    node = ControlNode(state, changed=lambda: None, turns=Turns(lambda: None))
+    node = ControlNode(state, changed=lambda: None, turns=LookRequests(lambda: None))
     told = agent_notify.listen(state.directory)
     Service(node, address="127.0.0.1", port=51820, interface="lo", told=told).start()
     ready.set()
@@ -88,7 +88,7 @@ def figures(members: int, changes: int) -> list[Figure]:
     before = resident_mb(process.pid)
     asking, took, megabytes = asyncio.run(told(state, mesh, process.pid, changes))
     process.kill()
-    whole = len(stored(sign_membership(mesh, state.signing_key())))
+    whole = len(encode_membership(sign_membership(mesh, state.signing_key())))
     sent, full = asking.octets / 1e6, changes * members * whole / 1e6
     size = f"{members:,} members"
     return [
@@ -112,7 +112,7 @@ def figures(members: int, changes: int) -> list[Figure]:
 def control_node(mesh: Inventory) -> State:
     """The state of its control node, without a tunnel."""
     state = State(Path(tempfile.mkdtemp()))
-    key = state.make_signing_key()
+    key = state.ensure_signing_key()
     Registry.create(state.registry_file, mesh, now=int(time.time()))
     settings = Settings(
         mesh=mesh.mesh,
@@ -143,17 +143,17 @@ async def told(
             asking.all_have_it.clear()
             asking.wanted += 1
             name = f"worker-{count - change}"
-            registry.change(
-                lambda mesh, name=name: with_worker_count(mesh, name, 5),  # type: ignore[misc]
+            registry.change_mesh(
+                lambda mesh, name=name: set_worker_count(mesh, name, 5),  # type: ignore[misc]
                 command="set",
                 what="machine-changed",
                 machine=name,
                 now=0,
             )
-            await asyncio.to_thread(agent_notify.tell, state.directory, wait_s=30)
+            await asyncio.to_thread(agent_notify.notify_agent, state.directory, wait_s=30)
             await asyncio.wait_for(asking.all_have_it.wait(), 60)
             took.append(time.perf_counter() - begun)
-            held = updated(read_update(asking.answer), held)
+            held = apply_update(read_update(asking.answer), held)
             assert json.loads(held.payload)["revision"] == asking.wanted
     for member in members:
         member.cancel()

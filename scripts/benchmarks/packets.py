@@ -19,9 +19,10 @@ from benchmarks.measuring import Figure
 from qmesh.host import wireguard
 from qmesh.host.firewall import nftables
 from qmesh.host.network import links
-from qmesh.mesh.guard import held_script, load_script, release_script
-from qmesh.mesh.model import Endpoint, Guard, Peer, Secret
-from qmesh.mesh.protocol.enrolment import public_key_of
+from qmesh.mesh.guard import render_held_script, render_load_script, render_release_script
+from qmesh.mesh.protocol.enrolment import derive_public_key
+from qmesh.mesh.state import Guard, Peer
+from qmesh.mesh.values import Endpoint, Secret
 
 NAMESPACE = "far"
 NEAR, FAR = "10.64.0.2", "10.64.0.1"
@@ -54,7 +55,7 @@ def guard_with(workers: int) -> Guard:
     return Guard(
         role="worker",
         interface=sample.INTERFACE,
-        kind=wireguard.available_kind(),
+        kind=wireguard.detect_tunnel_kind(),
         listen_port=51820 + 64,
         control_address=FAR,
         service_port=51820,
@@ -106,10 +107,14 @@ class Reader:
 
 def medians_of(guard: Guard, runs: int, counted: Callable[[], int]) -> dict[str, float]:
     """By ruleset, the median of what is counted in a second."""
-    scripts = {"guard": load_script(guard) + held_script(guard), "stateful": STATEFUL, "none": ""}
+    scripts = {
+        "guard": render_load_script(guard) + render_held_script(guard),
+        "stateful": STATEFUL,
+        "none": "",
+    }
 
     def with_script(script: str) -> float:
-        nftables.run(f"flush ruleset\n{release_script()}{script}")
+        nftables.run(f"flush ruleset\n{render_release_script()}{script}")
         time.sleep(SECONDS / 5)
         before, began = counted(), time.perf_counter()
         time.sleep(SECONDS)
@@ -117,7 +122,7 @@ def medians_of(guard: Guard, runs: int, counted: Callable[[], int]) -> dict[str,
 
     # In turn and many times: how the two ends share the processors changes by the second.
     taken = [{name: with_script(script) for name, script in scripts.items()} for _ in range(runs)]
-    nftables.run(f"flush ruleset\n{release_script()}")
+    nftables.run(f"flush ruleset\n{render_release_script()}")
     return {name: statistics.median(each[name] for each in taken) for name in scripts}
 
 
@@ -154,7 +159,7 @@ def make_far() -> None:
 
 def make_end(interface: str, *, own: int, other: int, address: str, peer: str, endpoint: str) -> None:
     """One end of the tunnel."""
-    backend = wireguard.backend_for(interface)
+    backend = wireguard.find_backend(interface)
     backend.create(interface)
     backend.set_key(interface, Secret(sample.key(own)))
     backend.set_listen_port(interface, 51820 + own)
@@ -162,7 +167,7 @@ def make_end(interface: str, *, own: int, other: int, address: str, peer: str, e
         interface,
         [
             Peer(
-                public_key=public_key_of(Secret(sample.key(other))),
+                public_key=derive_public_key(Secret(sample.key(other))),
                 allowed_ips=(f"{peer}/32",),
                 endpoint=Endpoint(endpoint, 51820 + other),
             )
@@ -170,7 +175,7 @@ def make_end(interface: str, *, own: int, other: int, address: str, peer: str, e
     )
     links.set_mtu(interface, 1420)
     links.add_address(interface, f"{address}/16")
-    links.set_up(interface, up=True)
+    links.set_link_state(interface, up=True)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ import yaml
 from benchmarks import sample
 from benchmarks.measuring import Figure, paired, seconds
 
-from qmesh.mesh.inventory import Inventory, workers_of
-from qmesh.mesh.nodeconfig import with_workers
+from qmesh.mesh.inventory import Inventory, list_workers
+from qmesh.mesh.nodeconfig import edit_worker_list
 from tests.mesh.config_files import corpus
 from tests.mesh.outside import octets_changed
 
@@ -45,7 +45,7 @@ class Case(NamedTuple):
     @property
     def wanted(self) -> list[str]:
         """Its worker list."""
-        return [worker.multiaddr for worker in workers_of(self.inventory)]
+        return [worker.multiaddr for worker in list_workers(self.inventory)]
 
     @property
     def before(self) -> str:
@@ -62,7 +62,7 @@ def figures(machines: int, each: int, lines: int, runs: int) -> list[Figure]:
     """Time and memory of every entry changed, and of the last machine's entries added."""
     case = Case(machines, each, lines, runs)
     before, wanted, inventory = case.before, case.wanted, case.inventory
-    shorter = with_workers(before, wanted[:-each], "2.0")
+    shorter = edit_worker_list(before, wanted[:-each], "2.0")
     rows = [
         beside(case, "PyYAML, loaded and dumped", by_pyyaml),
         beside(case, "PyYAML in C, loaded and dumped", by_pyyaml_in_c),
@@ -79,7 +79,7 @@ def figures(machines: int, each: int, lines: int, runs: int) -> list[Figure]:
 
 def config(entries: list[str], lines: int) -> str:
     """A node's file with this list, and as many lines of comments and of bootstrap peers as it takes."""
-    text = with_workers(corpus()["2.0-full-three-machines.yml"], entries, "2.0")
+    text = edit_worker_list(corpus()["2.0-full-three-machines.yml"], entries, "2.0")
     missing = lines - text.count("\n")
     peers = "".join(
         f"  # met on day {day}\n  - /dns4/peer-{day}.example.org/udp/8336/quic-v1/p2p/QmNobody{day}\n"
@@ -92,7 +92,7 @@ def config(entries: list[str], lines: int) -> str:
 
 def ours(text: str, inventory: Inventory) -> str:
     """As `render-config` does it, without reading and writing."""
-    return with_workers(text, [worker.multiaddr for worker in workers_of(inventory)], inventory.node)
+    return edit_worker_list(text, [worker.multiaddr for worker in list_workers(inventory)], inventory.node)
 
 
 def by_pyyaml(text: str, wanted: list[str]) -> str:
@@ -159,9 +159,9 @@ def octets_lost(before: str, after: str) -> int:
 
 
 ALONE: Final = """
-from qmesh.mesh.nodeconfig import with_workers
+from qmesh.mesh.nodeconfig import edit_worker_list
 config, entries = map(pathlib.Path, sys.argv[1:])
-config.write_text(with_workers(config.read_text(), entries.read_text().split(), "2.0"))
+config.write_text(edit_worker_list(config.read_text(), entries.read_text().split(), "2.0"))
 """
 COMMAND: Final = "from qmesh.cli import main; main()"
 

@@ -12,14 +12,14 @@ from benchmarks import sample
 from benchmarks.measuring import Figure, paired, seconds
 
 from qmesh.host.registry import Registry
-from qmesh.mesh.desired import Place, desired
-from qmesh.mesh.guard import load_script
-from qmesh.mesh.inventory import workers_of
-from qmesh.mesh.model import Guard, NodeState
-from qmesh.mesh.nodeconfig import with_workers
-from qmesh.mesh.plan import plan
+from qmesh.mesh.desired import LocalEnd, build_desired_state
+from qmesh.mesh.guard import render_load_script
+from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.nodeconfig import edit_worker_list
+from qmesh.mesh.plan import plan_steps
+from qmesh.mesh.state import Guard, NodeState
 
-PLACE = Place(interface=sample.INTERFACE, kind="wireguard", listen_port=51820)
+PLACE = LocalEnd(interface=sample.INTERFACE, kind="wireguard", listen_port=51820)
 
 
 def figures(members: int, machines: int, meshed: int, runs: int) -> list[Figure]:
@@ -36,7 +36,7 @@ def empty_plan(members: int, runs: int) -> Figure:
     observed = wanted(state.registry_file)
 
     def decide() -> None:
-        assert plan(wanted(state.registry_file), observed) == ()
+        assert plan_steps(wanted(state.registry_file), observed) == ()
 
     wall, _ = paired(runs, lambda _: seconds(decide), lambda _: 0.0)
     return Figure(
@@ -54,23 +54,23 @@ def empty_plan(members: int, runs: int) -> Figure:
 def wanted(registry_file: Path) -> NodeState:
     """The control node's desired state."""
     with Registry(registry_file) as registry:
-        return desired(registry.inventory(), "control", PLACE, registry.preshared_keys())
+        return build_desired_state(registry.inventory(), "control", PLACE, registry.preshared_keys())
 
 
 def configuration(machines: int, others: int, runs: int) -> list[Figure]:
     """Every machine's tunnel and guard, and the node's config.yml with every worker; then only that file."""
     inventory = sample.inventory(machines - 1)
-    workers = [worker.multiaddr for worker in workers_of(inventory)]
-    before = with_workers("engine:\n  statsMultiaddr: ''\n", workers[:-1], inventory.node)
+    workers = [worker.multiaddr for worker in list_workers(inventory)]
+    before = edit_worker_list("engine:\n  statsMultiaddr: ''\n", workers[:-1], inventory.node)
 
     def file() -> None:
-        assert workers[-1] in with_workers(before, workers, inventory.node)
+        assert workers[-1] in edit_worker_list(before, workers, inventory.node)
 
     def everything() -> None:
         for machine in inventory.machines:
-            state = desired(inventory, machine.name, PLACE, {})
+            state = build_desired_state(inventory, machine.name, PLACE, {})
             assert isinstance(state.guard, Guard)
-            assert load_script(state.guard)
+            assert render_load_script(state.guard)
         file()
 
     with tempfile.TemporaryDirectory(dir="/run") as directory:

@@ -10,11 +10,12 @@ import tempfile
 from pathlib import Path
 
 from qmesh.agent.commands import init
-from qmesh.agent.local import load, rise
+from qmesh.agent.local import enable_tunnel_and_guard, load_local
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint, Machine
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.values import Endpoint
 
 INTERFACE = "qmesh0"
 NETWORK = ipaddress.ip_network("10.64.0.0/16")
@@ -61,7 +62,7 @@ def inventory(members: int, *, workers: int = WORKERS) -> Inventory:
 def control_node(members: int, *, workers: int = WORKERS) -> State:
     """The state of a control node that was told to be up; nobody tidies it up, or is to make a second one."""
     state = State(Path(tempfile.mkdtemp()) / "state")
-    wish = init.Wish(
+    wish = init.InitOptions(
         name="control",
         endpoints=("192.0.2.1",),
         network=str(NETWORK),
@@ -73,7 +74,7 @@ def control_node(members: int, *, workers: int = WORKERS) -> State:
         interface=INTERFACE,
     )
     init.init(state, wish, apply=False)
-    rise(state, load(state))
+    enable_tunnel_and_guard(state, load_local(state))
     others = (machine(number, workers=workers) for number in range(1, members + 1))
     rows = [
         (each.name, each.public_key, each.address, place, each.workers, endpoints(each), key(10**6 + place))

@@ -11,34 +11,35 @@ from pathlib import Path
 from benchmarks import sample
 from benchmarks.measuring import Figure, paired, seconds
 
-from qmesh.agent.converge import wanted_and_observed
-from qmesh.agent.daemon.observe import Watch
-from qmesh.agent.local import linux_for, load
+from qmesh.agent.converge import desired_and_observed
+from qmesh.agent.daemon.observe import MachineWatch
+from qmesh.agent.local import linux_for, load_local
 from qmesh.host import wireguard
 from qmesh.host.state.directory import State
-from qmesh.mesh.model import Peer, Secret
 from qmesh.mesh.plan import Step, peer_steps
+from qmesh.mesh.state import Peer
+from qmesh.mesh.values import Secret
 
 CONFIGURATION = Path("/run/wg.conf")
 
 
 def figures(members: int, runs: int) -> list[Figure]:
     """All rows of the backend that this machine has, for so many members."""
-    how = "kernel" if wireguard.available_kind() == "wireguard" else "userspace"
+    how = "kernel" if wireguard.detect_tunnel_kind() == "wireguard" else "userspace"
     state = sample.control_node(members)
     first = first_apply(state, members, how, runs)
     # No audit meanwhile: how often there is one is another row's.
-    with Watch(state, audit_s=lambda _: math.inf) as watch:
-        while watch.look()[1]:
+    with MachineWatch(state, audit_s=lambda _: math.inf) as watch:
+        while watch.converge_machine()[1]:
             pass
         one = one_member(state, watch, members, how, runs)
     return [*one, *first, observe(state, members, how, runs)]
 
 
-def one_member(state: State, watch: Watch, members: int, how: str, runs: int) -> list[Figure]:
+def one_member(state: State, watch: MachineWatch, members: int, how: str, runs: int) -> list[Figure]:
     """A machine is invited; the agent learns of it, plans and applies."""
     own: list[float] = []
-    peers = wireguard.backend_for(sample.INTERFACE).read(sample.INTERFACE).peers
+    peers = wireguard.find_backend(sample.INTERFACE).read(sample.INTERFACE).peers
 
     def ours(run: int) -> float:
         sample.invite(state, f"new-{run}")
@@ -46,7 +47,7 @@ def one_member(state: State, watch: Watch, members: int, how: str, runs: int) ->
 
     def look() -> None:
         began = time.thread_time()
-        _, steps = watch.look()
+        _, steps = watch.converge_machine()
         own.append(time.thread_time() - began)
         assert [step.kind for step in steps] == ["set-peer"], steps
 
@@ -55,11 +56,11 @@ def one_member(state: State, watch: Watch, members: int, how: str, runs: int) ->
         extra = Peer(public_key=sample.key(10**7 + run), allowed_ips=(f"10.65.0.{run + 1}/32",))
         CONFIGURATION.write_text(configuration([*there(), extra]))
         taken = seconds(lambda: wg("syncconf", sample.INTERFACE, str(CONFIGURATION)))
-        wireguard.backend_for(sample.INTERFACE).remove_peers(sample.INTERFACE, [extra.public_key])
+        wireguard.find_backend(sample.INTERFACE).remove_peers(sample.INTERFACE, [extra.public_key])
         return taken
 
     def there() -> tuple[Peer, ...]:
-        return wireguard.backend_for(sample.INTERFACE).read(sample.INTERFACE).peers
+        return wireguard.find_backend(sample.INTERFACE).read(sample.INTERFACE).peers
 
     assert len(peers) == members
     wall, syncconf = paired(runs, ours, theirs)
@@ -84,9 +85,9 @@ def one_member(state: State, watch: Watch, members: int, how: str, runs: int) ->
 
 def first_apply(state: State, members: int, how: str, runs: int) -> list[Figure]:
     """All peers at once, into an interface that has none."""
-    here = load(state)
+    here = load_local(state)
     linux = linux_for(state, here)
-    wanted, _ = wanted_and_observed(here, linux)
+    wanted, _ = desired_and_observed(here, linux)
     assert wanted.tunnel is not None
     peers = wanted.tunnel.peers
     CONFIGURATION.write_text(configuration(peers))
@@ -109,7 +110,7 @@ def first_apply(state: State, members: int, how: str, runs: int) -> list[Figure]
         return taken
 
     def verify() -> None:
-        seen, _ = linux.look()
+        seen, _ = linux.observe_with_counters()
         assert seen.tunnel is not None
         assert not tuple(peer_steps(sample.INTERFACE, peers, seen.tunnel.peers))
 
@@ -145,7 +146,7 @@ def first_apply(state: State, members: int, how: str, runs: int) -> list[Figure]
 
 def observe(state: State, members: int, how: str, runs: int) -> Figure:
     """The whole machine, with every peer."""
-    linux = linux_for(state, load(state))
+    linux = linux_for(state, load_local(state))
     wall, dump = paired(
         runs,
         lambda _: seconds(linux.observe),

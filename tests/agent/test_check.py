@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 
-from qmesh.agent.commands.check import REPORT, Looks
+from qmesh.agent.commands.check import REPORT, PartChecks
 from qmesh.errors import Interrupted, KernelRefused
-from qmesh.mesh.audit import check_failed
+from qmesh.mesh.audit import failed_check_finding
 
 
 def raising(error: BaseException) -> object:
@@ -34,10 +34,10 @@ def raising(error: BaseException) -> object:
     ],
 )
 def test_check_names_a_part_that_raises_whatever_it_is(error, why, cure):
-    looks = Looks()
-    assert looks.at("listeners", lambda: raising(error), "nothing") == "nothing"
-    assert looks.at("keys", lambda: "seen", "nothing") == "seen"
-    assert looks.failures == [check_failed("listeners", why, cure)]
+    looks = PartChecks()
+    assert looks.run("listeners", lambda: raising(error), "nothing") == "nothing"
+    assert looks.run("keys", lambda: "seen", "nothing") == "seen"
+    assert looks.failures == [failed_check_finding("listeners", why, cure)]
     assert (looks.failures[0].code, looks.failures[0].severity) == ("check-failed", "error")
     assert looks.skipped == {"listeners"}
 
@@ -45,13 +45,13 @@ def test_check_names_a_part_that_raises_whatever_it_is(error, why, cure):
 def test_check_ends_where_its_user_says_so():
     for error in (Interrupted("stop", hint="again"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
-            Looks().at("keys", partial(raising, error), None)
+            PartChecks().run("keys", partial(raising, error), None)
 
 
 def test_with_qmesh_traceback_a_bug_is_raised_and_a_refusal_told(monkeypatch):
     monkeypatch.setenv("QMESH_TRACEBACK", "1")
-    looks = Looks()
+    looks = PartChecks()
     with pytest.raises(ValueError, match="bug"):
-        looks.at("keys", lambda: raising(ValueError("bug")), None)
-    looks.at("keys", lambda: raising(KernelRefused("no", hint="x")), None)
+        looks.run("keys", lambda: raising(ValueError("bug")), None)
+    looks.run("keys", lambda: raising(KernelRefused("no", hint="x")), None)
     assert [each.subject for each in looks.failures] == ["keys"]

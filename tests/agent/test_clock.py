@@ -7,7 +7,7 @@ import time
 import pytest
 
 from qmesh.agent.daemon.supervisor import LATELY_S, Troubles
-from qmesh.agent.local import FRESH_S, stale
+from qmesh.agent.local import FRESH_S, find_stale_keys
 from qmesh.host.wireguard import Counters
 
 
@@ -17,15 +17,15 @@ from qmesh.host.wireguard import Counters
 )
 def test_a_handshake_of_another_time_is_not_fresh(ago_s, is_stale):
     counters = {"key": Counters(int(time.time()) - ago_s, 0, 0, None)}
-    assert (stale(counters) == {"key"}) is is_stale
+    assert (find_stale_keys(counters) == {"key"}) is is_stale
 
 
 def test_what_was_begun_anew_in_the_future_was_not_lately(monkeypatch):
     troubles = Troubles(lambda _: None)
-    troubles.restarted("part", "it hung")
-    assert [each.times for each in troubles.restarts()] == [1]
+    troubles.note_restart("part", "it hung")
+    assert [each.times for each in troubles.recent_restarts()] == [1]
     back = time.time() - 2 * LATELY_S
     monkeypatch.setattr(time, "time", lambda: back)
-    assert troubles.restarts() == ()
-    troubles.restarted("part", "it hung")
-    assert [each.times for each in troubles.restarts()] == [1]
+    assert troubles.recent_restarts() == ()
+    troubles.note_restart("part", "it hung")
+    assert [each.times for each in troubles.recent_restarts()] == [1]

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from qmesh.agent.daemon import main
-from qmesh.agent.daemon.main import Calls
+from qmesh.agent.daemon.main import LoopEvents
 from tests.lab.waiting import within
 
 
@@ -24,7 +24,7 @@ def notices():
 
 @pytest.fixture
 def calls(notices):
-    with contextlib.closing(Calls(lambda: [notices[0]])) as calls:
+    with contextlib.closing(LoopEvents(lambda: [notices[0]])) as calls:
         assert calls.wait()  # the first look is at once
         yield calls
 
@@ -36,19 +36,19 @@ def test_it_is_time_after_a_while(calls, monkeypatch):
     assert time.monotonic() - began >= 0.2
 
 
-@pytest.mark.parametrize("word", ["look", "stop"])
+@pytest.mark.parametrize("word", ["request_look", "stop"])
 def test_a_word_of_another_thread_is_heard(calls, word):
     timer = threading.Timer(0.05, getattr(calls, word))
     with within(main.LOOK_S - 1):
         timer.start()
-        assert calls.wait() is (word == "look")
+        assert calls.wait() is (word == "request_look")
     timer.join()
 
 
 def test_many_words_are_one_look(calls, monkeypatch):
     monkeypatch.setattr(main, "LOOK_S", 0.2)
     for _ in range(200_000):
-        calls.look()
+        calls.request_look()
     assert calls.wait()
     began = time.monotonic()
     assert calls.wait()

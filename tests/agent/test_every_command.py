@@ -28,17 +28,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from qmesh.agent.commands import invite, mesh_changes
-from qmesh.agent.daemon.membership_api import ControlNode, Turns
+from qmesh.agent import mesh_change
+from qmesh.agent.commands import invite, pause, remove, resume
+from qmesh.agent.commands.set import set_machine
+from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
 from qmesh.host.registry import Registry, sqlite
 from qmesh.host.registry.invitations import CLOCK_S
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Machine
-from qmesh.mesh.protocol.enrolment import derive, mesh_identifier, redemption
-from qmesh.mesh.protocol.membership import SignedMembership, read_update, updated
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.protocol.enrolment import build_redemption, compute_mesh_identifier, derive_invitation_keys
+from qmesh.mesh.protocol.membership import SignedMembership, apply_update, read_update
 
 NAMES = ("machine-b", "machine-c", "machine-d", "machine-e")
 BASE_PORT = 65518
@@ -195,10 +197,10 @@ class Commands(RuleBasedStateMachine):
     @initialize()
     def init(self) -> None:
         self.state = State(self.directory)
-        key = self.state.make_signing_key().public_key().public_bytes_raw()
+        key = self.state.ensure_signing_key().public_key().public_bytes_raw()
         control = Machine(name="control", public_key=CONTROL_KEY, address=ADDRESSES[0], workers=3)
         inventory = Inventory(
-            mesh=mesh_identifier(key),
+            mesh=compute_mesh_identifier(key),
             network="10.77.0.0/29",
             control="control",
             node="2.0",
@@ -223,7 +225,7 @@ class Commands(RuleBasedStateMachine):
         self.mesh = Mesh([Member("control", CONTROL_KEY, ADDRESSES[0], 3, "active")])
         self.mesh.events.append(("mesh-made", "control"))
         self.reopen()
-        mesh_changes.set_machine(self.state, "control", workers=None, endpoints=("203.0.113.5:51820",))
+        set_machine(self.state, "control", workers=None, endpoints=("203.0.113.5:51820",))
         self.mesh.revision += 1
         self.mesh.events.append(("machine-changed", "control"))
 
@@ -235,7 +237,7 @@ class Commands(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         """The agent is started anew: nothing of what it knew is left."""
-        self.node = ControlNode(self.state, changed=lambda: None, turns=Turns(lambda: None))
+        self.node = ControlNode(self.state, changed=lambda: None, turns=LookRequests(lambda: None))
 
     @rule(seconds=st.sampled_from([-7200.0, 30.0, 3500.0, 86400.0]))
     def clock_moves(self, seconds: float) -> None:
@@ -244,14 +246,14 @@ class Commands(RuleBasedStateMachine):
     @rule()
     def agent_looks(self) -> None:
         with Registry(self.state.registry_file) as registry:
-            registry.expire(now=self.now())
+            registry.expire_invitations(now=self.now())
         self.mesh.expire(self.now())
 
     # Commands and messages.
 
     @rule(target=issued, name=st.sampled_from((*NAMES, "control")), workers=st.sampled_from([None, 1, 2, 6]))
     def invite(self, name: str, workers: int | None) -> Any:
-        wish = invite.Wish(name=name, workers=workers, endpoint=None, expires="1h")
+        wish = invite.InviteOptions(name=name, workers=workers, endpoint=None, expires="1h")
         after = copy.deepcopy(self.mesh)
         after.expire(self.now())
         after.withdraw(name)
@@ -263,8 +265,8 @@ class Commands(RuleBasedStateMachine):
             return Issued("", b"", "")
         assert after.member(name) is None
         assert free is not None
-        assert made.address == made.comes_from == free
-        derived = derive(made.secret)
+        assert made.address == made.source_address == free
+        derived = derive_invitation_keys(made.secret)
         member = Member(name, derived.public_key, free, workers, "invited")
         after.invited[name] = (member, derived.identifier, made.expires_at)
         after.events.append(("invited", name))
@@ -275,7 +277,7 @@ class Commands(RuleBasedStateMachine):
 
     @rule(target=issued, name=st.sampled_from((*NAMES, "control")))
     def invite_to_replace(self, name: str) -> Any:
-        wish = invite.Wish(name=name, workers=None, endpoint=None, expires="1h", replace=True)
+        wish = invite.InviteOptions(name=name, workers=None, endpoint=None, expires="1h", replace=True)
         after = copy.deepcopy(self.mesh)
         after.expire(self.now())
         after.withdraw(name)
@@ -287,24 +289,24 @@ class Commands(RuleBasedStateMachine):
             return Issued("", b"", "")
         assert member is not None
         assert free is not None
-        assert (made.address, made.comes_from) == (member.address, free)
-        derived = derive(made.secret)
+        assert (made.address, made.source_address) == (member.address, free)
+        derived = derive_invitation_keys(made.secret)
         after.offers.pop(name, None)
         stand_in = Member(name, derived.public_key, free, None, "stand-in")
         after.replacing[name] = (stand_in, derived.identifier, made.expires_at)
         after.events.append(("replacement-invited", name))
         after.invited_at[name] = self.now()
         self.mesh = after
-        return Issued(name, made.secret, made.comes_from)
+        return Issued(name, made.secret, made.source_address)
 
     @rule(name=st.sampled_from((*NAMES, "control")))
     def withdraw(self, name: str) -> None:
         self.mesh.expire(self.now())
         if self.mesh.withdraw(name):
-            invite.withdraw(self.state, name)
+            invite.withdraw_invitation(self.state, name)
         else:
             with pytest.raises(BadInput):
-                invite.withdraw(self.state, name)
+                invite.withdraw_invitation(self.state, name)
 
     @rule(name=st.sampled_from(NAMES), key=st.sampled_from((*KEYS, CONTROL_KEY)))
     def offer_key(self, name: str, key: str) -> None:
@@ -332,7 +334,7 @@ class Commands(RuleBasedStateMachine):
     def comes_with_key(self, key: str) -> None:
         """The control node sees a handshake with it."""
         with Registry(self.state.registry_file) as registry:
-            registry.take_up_key(key, now=self.now())
+            registry.activate_pending_key(key, now=self.now())
         for name in [name for name, offered in self.mesh.offers.items() if offered == key]:
             after = self._event("key-rotated", name)
             del after.offers[name]
@@ -347,7 +349,7 @@ class Commands(RuleBasedStateMachine):
         member = self.mesh.member(name)
         if member is not None:
             with Registry(self.state.registry_file) as registry:
-                registry.acknowledge({member.address: self.mesh.revision})
+                registry.record_acknowledgements({member.address: self.mesh.revision})
             self.mesh.acknowledged[name] = self.mesh.revision
 
     @rule(
@@ -360,7 +362,9 @@ class Commands(RuleBasedStateMachine):
         """By whoever has the invitation: too early, in time or late, once or again, with any key."""
         if not issued.secret:
             return
-        message = redemption(derive(issued.secret), public_key=key, workers=workers, endpoint=None)
+        message = build_redemption(
+            derive_invitation_keys(issued.secret), public_key=key, workers=workers, endpoint=None
+        )
         if forged == "proof":
             message = msgspec.structs.replace(message, proof="0" * 64)
         if forged == "workers":
@@ -378,7 +382,7 @@ class Commands(RuleBasedStateMachine):
 
     def _redeemed(self, issued: Issued, key: str, workers: int, *, is_forged: bool) -> Mesh | None:
         """The mesh after a redemption; None when it is to be refused."""
-        identifier = derive(issued.secret).identifier
+        identifier = derive_invitation_keys(issued.secret).identifier
         found = self.mesh.member(issued.name)
         if self.mesh.outcomes.get(identifier) == ("redeemed", key):
             # The same again is the same membership, as long as that machine is a member.
@@ -419,26 +423,26 @@ class Commands(RuleBasedStateMachine):
     @rule(name=st.sampled_from((*NAMES, "control")), count=st.integers(1, 7))
     def set_workers(self, name: str, count: int) -> None:
         self._change(
-            lambda: mesh_changes.set_machine(self.state, name, workers=count, endpoints=None),
+            lambda: set_machine(self.state, name, workers=count, endpoints=None),
             lambda: self._with_workers(name, count),
         )
 
     @rule(name=st.sampled_from(NAMES))
     def pause(self, name: str) -> None:
-        self._change(lambda: mesh_changes.pause(self.state, name), lambda: self._paused(name))
+        self._change(lambda: pause.pause(self.state, name), lambda: self._paused(name))
 
     @rule(name=st.sampled_from(NAMES))
     def resume(self, name: str) -> None:
-        self._change(lambda: mesh_changes.resume(self.state, name), lambda: self._resumed(name))
+        self._change(lambda: resume.resume(self.state, name), lambda: self._resumed(name))
 
     @rule(name=st.sampled_from((*NAMES, "control")))
     def remove(self, name: str) -> None:
-        self._change(lambda: mesh_changes.remove(self.state, name), lambda: self._removed(name))
+        self._change(lambda: remove.remove(self.state, name), lambda: self._removed(name))
 
     @rule(name=st.sampled_from(NAMES), at=st.integers(1, 12))
     def die_while_removing(self, name: str, at: int) -> None:
         """The process is killed before a statement: nothing of the change was done, or all of it."""
-        died = killed_in(lambda: mesh_changes.remove(self.state, name), at)
+        died = killed_in(lambda: remove.remove(self.state, name), at)
         if not died:
             after = self._removed(name)
             if after is not None:
@@ -446,7 +450,7 @@ class Commands(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), at=st.integers(1, 12))
     def die_while_setting(self, name: str, at: int) -> None:
-        died = killed_in(lambda: mesh_changes.set_machine(self.state, name, workers=2, endpoints=None), at)
+        died = killed_in(lambda: set_machine(self.state, name, workers=2, endpoints=None), at)
         if not died:
             after = self._with_workers(name, 2)
             if after is not None:
@@ -454,7 +458,9 @@ class Commands(RuleBasedStateMachine):
 
     # The plain model of the changes: each gives the mesh after it, or None when it is to be refused.
 
-    def _change(self, command: Callable[[], mesh_changes.Changed], model: Callable[[], Mesh | None]) -> None:
+    def _change(
+        self, command: Callable[[], mesh_change.ChangeResult], model: Callable[[], Mesh | None]
+    ) -> None:
         after = model()
         try:
             changed = command()
@@ -571,7 +577,7 @@ class Commands(RuleBasedStateMachine):
     # What holds after each step.
 
     def _is_membership(self, answer: bytes) -> None:
-        signed: SignedMembership = updated(read_update(answer), None)
+        signed: SignedMembership = apply_update(read_update(answer), None)
         payload = json.loads(signed.payload)
         said = [(each["name"], each["public_key"], each["address"]) for each in payload["machines"]]
         assert said == [(each.name, each.key, each.address) for each in self.mesh.members]
@@ -615,11 +621,13 @@ class Commands(RuleBasedStateMachine):
 
     @invariant()
     def members_and_nobody_else_are_told(self) -> None:
-        self.node.refresh()  # as when a command tells the agent
+        self.node.refresh_membership()  # as when a command tells the agent
         for address in (*ADDRESSES, "10.77.0.7"):
             is_member = any(each.address == address for each in self.mesh.members)
             try:
-                answer = self.node.membership(newer_than=self.mesh.revision - 1, whole=True, sender=address)
+                answer = self.node.find_membership_update(
+                    newer_than=self.mesh.revision - 1, whole=True, sender=address
+                )
             except EnrolmentRefused:
                 assert not is_member
             else:

@@ -14,20 +14,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent import control_role
 from qmesh.agent.commands import handover
-from qmesh.agent.commands.backup import take
+from qmesh.agent.commands.backup import make_backup
 from qmesh.agent.commands.join.steps import is_member
-from qmesh.agent.local import load
-from qmesh.agent.membership import take_up
+from qmesh.agent.local import load_local
+from qmesh.agent.membership import adopt_membership
 from qmesh.errors import BadInput, EnrolmentRefused, StateUnreadable
 from qmesh.host import files
-from qmesh.host.registry import Registry, image_of
+from qmesh.host.registry import Registry, load_image
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import NextShared, Settings
-from qmesh.mesh.changes import with_endpoints
+from qmesh.host.state.documents import Settings, SuccessorKey
+from qmesh.mesh.changes import set_endpoints
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint, Secret
-from qmesh.mesh.protocol.handover import Estate, Progress, packed, preshared_key_with, unpacked
-from qmesh.mesh.protocol.membership import sign_membership, stored
+from qmesh.mesh.protocol.handover import (
+    HandoverData,
+    HandoverProgress,
+    decode_handover_data,
+    derive_successor_preshared_key,
+    encode_handover_data,
+)
+from qmesh.mesh.protocol.membership import encode_membership, sign_membership
+from qmesh.mesh.values import Endpoint, Secret
 from tests.host.test_registry import MESH, NOW, invite, key, redeem
 
 SIGNS = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -48,8 +54,8 @@ class Mesh:
         self.registry = Registry(self.path)
         for number, name in enumerate(("machine-b", "machine-c"), 1):
             redeem(self.registry, invite(self.registry, name), key(number))
-        self.registry.change(
-            lambda mesh: with_endpoints(mesh, "machine-b", [Endpoint("203.0.113.2", 51820)]),
+        self.registry.change_mesh(
+            lambda mesh: set_endpoints(mesh, "machine-b", [Endpoint("203.0.113.2", 51820)]),
             command="set",
             what="machine-changed",
             machine="machine-b",
@@ -60,10 +66,10 @@ class Mesh:
 
     def _member(self, directory: Path, name: str) -> State:
         state = State(directory)
-        state.prepare()
+        state.create_directory()
         mesh = self.registry.inventory()
         state.save_preshared_key(self.shared[mesh.machine(name).public_key])
-        files.write(state.membership_file, stored(sign_membership(mesh, SIGNS)))
+        files.write(state.membership_file, encode_membership(sign_membership(mesh, SIGNS)))
         settings = Settings(
             mesh=MESH.mesh,
             name=name,
@@ -80,22 +86,24 @@ class Mesh:
         """Have a member hold the membership as it is now."""
         mesh = self.registry.inventory()
         with state.lock():
-            return take_up(state, sign_membership(mesh, SIGNS), mesh)
+            return adopt_membership(state, sign_membership(mesh, SIGNS), mesh)
 
     def estate(self) -> bytes:
-        with image_of(self.path) as image:
-            event, octets = image.bequeathed()
-        return packed(Estate(event=event, registry=octets, signing_key=SIGNS.private_bytes_raw()))
+        with load_image(self.path) as image:
+            event, octets = image.serialize_for_successor()
+        return encode_handover_data(
+            HandoverData(event=event, registry=octets, signing_key=SIGNS.private_bytes_raw())
+        )
 
     def begin(self) -> None:
         self.registry.begin_handover("machine-b", now=NOW + 1)
 
     def hand_over(self) -> Inventory:
         estate = self.estate()
-        self.b.save_estate(estate)
-        said = Progress(holds=self.registry.last_event(), silent=())
-        assert self.registry.note_progress(said, sender="10.77.0.2", now=NOW + 2)
-        return self.registry.hand_over("machine-b", now=NOW + 2)
+        self.b.save_handover_payload(estate)
+        said = HandoverProgress(holds=self.registry.last_event_number(), silent=())
+        assert self.registry.record_progress(said, sender="10.77.0.2", now=NOW + 2)
+        return self.registry.complete_handover("machine-b", now=NOW + 2)
 
 
 @pytest.fixture
@@ -136,30 +144,30 @@ def killed_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_member_has_a_key_for_each_and_then_for_the_new_one_alone(mesh: Mesh) -> None:
-    derived = preshared_key_with(B, mesh.shared[C])
+    derived = derive_successor_preshared_key(B, mesh.shared[C])
     mesh.begin()
     assert mesh.tell(mesh.c)
-    assert load(mesh.c).preshared == {CONTROL: mesh.shared[C], B: derived}
+    assert load_local(mesh.c).preshared == {CONTROL: mesh.shared[C], B: derived}
     mesh.hand_over()
     assert mesh.tell(mesh.c)
-    assert load(mesh.c).preshared == {B: derived}
-    assert mesh.c.next_shared() is None
-    assert load(mesh.c).settings.control_endpoints == ()  # those were the old one's
+    assert load_local(mesh.c).preshared == {B: derived}
+    assert mesh.c.successor_key() is None
+    assert load_local(mesh.c).settings.control_endpoints == ()  # those were the old one's
 
 
 def test_given_up_a_member_is_as_it_was(mesh: Mesh) -> None:
     mesh.begin()
     mesh.tell(mesh.b)
-    mesh.b.save_estate(mesh.estate())
+    mesh.b.save_handover_payload(mesh.estate())
     mesh.tell(mesh.c)
-    assert set(load(mesh.b).preshared) == {CONTROL, C}
+    assert set(load_local(mesh.b).preshared) == {CONTROL, C}
     mesh.registry.end_handover(now=NOW + 2)
     for state, own in ((mesh.b, B), (mesh.c, C)):
         assert mesh.tell(state)
-        assert load(state).preshared == {CONTROL: mesh.shared[own]}
-        assert state.next_shared() is None
-        assert state.estate() is None
-        assert load(state).settings.control_endpoints != ()
+        assert load_local(state).preshared == {CONTROL: mesh.shared[own]}
+        assert state.successor_key() is None
+        assert state.handover_payload() is None
+        assert load_local(state).settings.control_endpoints != ()
 
 
 def test_who_hears_of_both_changes_at_once_follows_too(mesh: Mesh) -> None:
@@ -167,7 +175,7 @@ def test_who_hears_of_both_changes_at_once_follows_too(mesh: Mesh) -> None:
     mesh.tell(mesh.b)
     mesh.hand_over()
     assert mesh.tell(mesh.c)
-    assert load(mesh.c).preshared == {B: preshared_key_with(B, mesh.shared[C])}
+    assert load_local(mesh.c).preshared == {B: derive_successor_preshared_key(B, mesh.shared[C])}
 
 
 def both_changes(mesh: Mesh) -> None:
@@ -185,19 +193,19 @@ def test_a_member_that_is_killed_anywhere_has_the_right_keys_all_the_time(
 ) -> None:
     for number in range(1, 40):
         mesh = another_mesh()
-        derived = preshared_key_with(B, mesh.shared[C])
+        derived = derive_successor_preshared_key(B, mesh.shared[C])
         died = True
         with killed_at(number, monkeypatch), contextlib.suppress(Killed):
             both_changes(mesh)
             died = False
-        there = load(mesh.c)
+        there = load_local(mesh.c)
         control = there.inventory.control_node.public_key
         assert there.preshared[control] == {CONTROL: mesh.shared[C], B: derived}[control], number
         with mesh.c.lock():
-            control_role.go_on(mesh.c)
+            control_role.resume_handover(mesh.c)
         both_changes(mesh)
-        assert load(mesh.c).inventory.control == "machine-b", number
-        assert load(mesh.c).preshared == {B: derived}
+        assert load_local(mesh.c).inventory.control == "machine-b", number
+        assert load_local(mesh.c).preshared == {B: derived}
         if not died:
             assert number > 8
             return
@@ -220,11 +228,14 @@ def test_a_successor_that_is_killed_anywhere_is_the_control_node_in_the_end(
             else:
                 died = False
         with mesh.b.lock():
-            control_role.go_on(mesh.b)
+            control_role.resume_handover(mesh.b)
         mesh.tell(mesh.b)
-        here = load(mesh.b)
+        here = load_local(mesh.b)
         assert (here.settings.control, here.inventory) == (True, wanted), number
-        assert here.preshared == {CONTROL: mesh.shared[B], C: preshared_key_with(B, mesh.shared[C])}
+        assert here.preshared == {
+            CONTROL: mesh.shared[B],
+            C: derive_successor_preshared_key(B, mesh.shared[C]),
+        }
         assert mesh.b.signing_key().private_bytes_raw() == SIGNS.private_bytes_raw()
         left = {path.name for path in mesh.b.directory.iterdir() if not path.name.startswith(".")}
         assert left - {"mesh.db-wal", "mesh.db-shm"} == {"machine.json", "mesh.db", "signing.key"}
@@ -241,24 +252,24 @@ def test_a_successor_without_its_estate_or_with_another_says_so_and_is_none(mesh
     mesh.registry.end_handover(now=NOW + 2)
     mesh.begin()
     mesh.hand_over()
-    mesh.b.save_estate(older)
+    mesh.b.save_handover_payload(older)
     with pytest.raises(StateUnreadable, match="is not the mesh of revision"):
         mesh.tell(mesh.b)
-    mesh.b.save_estate(None)
+    mesh.b.save_handover_payload(None)
     with pytest.raises(StateUnreadable, match=r"estate.msgpack is missing"), mesh.b.lock():
-        control_role.follow(mesh.b, mesh.registry.inventory())
+        control_role.apply_control_role(mesh.b, mesh.registry.inventory())
     assert not mesh.b.settings().control
-    mesh.b.save_estate(b"x")
+    mesh.b.save_handover_payload(b"x")
     with pytest.raises(StateUnreadable, match="is damaged"):
-        mesh.b.estate()
+        mesh.b.handover_payload()
 
 
 def test_a_successor_does_not_say_that_it_holds_what_it_could_not_take_over_by(mesh: Mesh) -> None:
     mesh.begin()
     mesh.tell(mesh.b)
     held = mesh.registry.inventory()
-    fits = unpacked(mesh.estate())
-    control_role._refuse_unfit(fits, held, mesh.b)
+    fits = decode_handover_data(mesh.estate())
+    control_role._refuse_unfit_handover(fits, held, mesh.b)
 
     with contextlib.closing(sqlite3.connect(":memory:")) as newer:
         newer.deserialize(fits.registry[:18] + b"\1\1" + fits.registry[20:])
@@ -272,22 +283,22 @@ def test_a_successor_does_not_say_that_it_holds_what_it_could_not_take_over_by(m
     )
     for estate in others:
         with pytest.raises(EnrolmentRefused) as refused:
-            control_role._refuse_unfit(estate, held, mesh.b)
+            control_role._refuse_unfit_handover(estate, held, mesh.b)
         assert "--cancel" in refused.value.hint
 
     mesh.registry.end_handover(now=NOW + 2)
     mesh.begin()
     mesh.tell(mesh.b)
     with pytest.raises(EnrolmentRefused, match="is not the mesh of revision"):
-        control_role._refuse_unfit(fits, mesh.registry.inventory(), mesh.b)
+        control_role._refuse_unfit_handover(fits, mesh.registry.inventory(), mesh.b)
 
 
 @pytest.fixture
 def control(mesh: Mesh, tmp_path: Path) -> State:
     """The control node's state, with a registry of its own."""
     state = State(tmp_path / "control")
-    state.prepare()
-    files.write(state.registry_file, mesh.registry.copied())
+    state.create_directory()
+    files.write(state.registry_file, mesh.registry.copy_database())
     settings = mesh.b.settings()
     state.save_settings(
         Settings(
@@ -305,18 +316,20 @@ def control(mesh: Mesh, tmp_path: Path) -> State:
 def test_the_old_control_node_serves_on_until_it_is_a_member(control: State) -> None:
     with Registry(control.registry_file) as registry:
         registry.begin_handover("machine-b", now=NOW)
-        before_it = load(control)
+        before_it = load_local(control)
         before = before_it.inventory
-        registry.note_progress(Progress(holds=registry.last_event(), silent=()), sender="10.77.0.2", now=NOW)
-        registry.hand_over("machine-b", now=NOW)
-    assert not before_it.is_succeeded
-    here = load(control)
+        registry.record_progress(
+            HandoverProgress(holds=registry.last_event_number(), silent=()), sender="10.77.0.2", now=NOW
+        )
+        registry.complete_handover("machine-b", now=NOW)
+    assert not before_it.has_handed_over
+    here = load_local(control)
     after = here.inventory
     assert (after.control, after.successor) == (before.control, before.successor) == ("control", "machine-b")
     assert after.revision == before.revision + 1
-    assert here.is_succeeded
+    assert here.has_handed_over
     with pytest.raises(BadInput, match="machine-b is the control node now"):
-        take(control, None)
+        make_backup(control, None)
     # Where nobody answers it any more, an invitation for its place makes it a member.
     assert is_member(control, None)
     assert not is_member(control, "an invitation")
@@ -326,22 +339,22 @@ def test_a_command_that_is_cut_off_gives_up_no_handover_that_another_began_meanw
     with Registry(control.registry_file) as registry:
         registry.begin_handover("machine-b", now=NOW)
         registry.end_handover(now=NOW + 1)
-        registry.change(
-            lambda mesh: with_endpoints(mesh, "machine-c", [Endpoint("203.0.113.3", 51820)]),
+        registry.change_mesh(
+            lambda mesh: set_endpoints(mesh, "machine-c", [Endpoint("203.0.113.3", 51820)]),
             command="set",
             what="machine-changed",
             machine="machine-c",
             now=NOW + 1,
         )
         registry.begin_handover("machine-c", now=NOW + 2)
-        handover._give_up(control, registry, "machine-b")
+        handover._abort_handover(control, registry, "machine-b")
         assert registry.successor() == "machine-c"
-        handover._give_up(control, registry, "machine-c")
+        handover._abort_handover(control, registry, "machine-c")
         assert registry.successor() is None
 
 
 def test_an_invitation_ends_what_was_to_be_shared(mesh: Mesh) -> None:
     """Who was left behind has a key with the new control node that is past once it joins anew."""
-    mesh.c.save_next_shared(NextShared(B, Secret(key(5))))
+    mesh.c.save_successor_key(SuccessorKey(B, Secret(key(5))))
     mesh.c.save_preshared_key(Secret(key(6)))
-    assert mesh.c.next_shared() is None
+    assert mesh.c.successor_key() is None

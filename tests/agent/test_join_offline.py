@@ -14,26 +14,27 @@ import msgspec
 import pytest
 
 from qmesh.agent.commands import invite as invite_command
-from qmesh.agent.commands import mesh_changes
-from qmesh.agent.commands.admit import Admitted, admit
+from qmesh.agent.commands import remove
+from qmesh.agent.commands.admit import AdmitResult, admit
 from qmesh.agent.commands.invite import invite
-from qmesh.agent.commands.join.offline import ask, enter
+from qmesh.agent.commands.join.offline import accept_answer, make_request
 from qmesh.agent.commands.join.online import join
-from qmesh.agent.commands.join.steps import Wish
-from qmesh.agent.local import load
+from qmesh.agent.commands.join.steps import JoinOptions
+from qmesh.agent.commands.set import set_machine
+from qmesh.agent.local import load_local
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.registry import Registry, sqlite
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import HeldPorts
-from qmesh.mesh.protocol.enrolment import Invitation, permanent_preshared_key, public_key_of
+from qmesh.host.state.documents import PortReservations
+from qmesh.mesh.protocol.enrolment import Invitation, derive_permanent_preshared_key, derive_public_key
 from qmesh.mesh.protocol.file_exchange import parse_request
 from tests.control_node import make_control_node
 from tests.lab.cut_off import cut_offs
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
-WISH = Wish(endpoint=None, config=None, listen_port=None, interface=None)
+WISH = JoinOptions(endpoint=None, config=None, listen_port=None, interface=None)
 
 
 class Cluster:
@@ -48,12 +49,14 @@ class Cluster:
         return State(self._directory / name)
 
     def invite(self, name: str = "machine-b") -> Invitation:
-        return invite(self.control, invite_command.Wish(name=name, workers=4, endpoint=None, expires="24h"))
+        return invite(
+            self.control, invite_command.InviteOptions(name=name, workers=4, endpoint=None, expires="24h")
+        )
 
-    def ask(self, invitation: Invitation, name: str = "machine-b", wish: Wish = WISH) -> str:
-        return ask(self.machine(name), invitation.text(), wish).request
+    def ask(self, invitation: Invitation, name: str = "machine-b", wish: JoinOptions = WISH) -> str:
+        return make_request(self.machine(name), invitation.text(), wish).request
 
-    def admit(self, request: str) -> Admitted:
+    def admit(self, request: str) -> AdmitResult:
         return admit(self.control, request)
 
     def has_one_member(self) -> bool:
@@ -100,18 +103,20 @@ def test_three_lines_make_a_member(directory):
     invitation = cluster.invite()
     request = cluster.ask(invitation)
     assert set(contents(cluster.machine())) == {"private.key", "request.json"}
-    standing = enter(cluster.machine(), cluster.admit(request).answer, apply=False)
+    standing = accept_answer(cluster.machine(), cluster.admit(request).answer, apply=False)
     assert (standing.name, standing.address, standing.ports) == (
         "machine-b",
         "10.77.0.2",
         (40003, 40004, 40005, 40006),
     )
     assert cluster.has_one_member()
-    member = load(cluster.machine())
+    member = load_local(cluster.machine())
     assert member.settings.control_endpoints == invitation.endpoints
-    shared = load(cluster.control).preshared[standing.public_key]
+    shared = load_local(cluster.control).preshared[standing.public_key]
     assert member.preshared == {invitation.control_key: shared}
-    assert shared == permanent_preshared_key(invitation.secret, invitation.control_key, standing.public_key)
+    assert shared == derive_permanent_preshared_key(
+        invitation.secret, invitation.control_key, standing.public_key
+    )
 
 
 def test_a_request_is_the_same_again(directory):
@@ -131,7 +136,7 @@ def test_e2_what_is_carried_and_kept_has_no_secret_of_the_invitation(directory):
     invitation = cluster.invite()
     cluster.ask(invitation)
     kept = b"".join(contents(cluster.machine()).values())
-    for secret in (invitation.secret, invitation.derived.proof_key):
+    for secret in (invitation.secret, invitation.derived_keys.proof_key):
         for spelling in (msgspec.json.encode(secret).strip(b'"'), secret.hex().encode(), secret):
             assert spelling not in kept
 
@@ -142,7 +147,7 @@ def test_e2_an_altered_request_is_refused(directory):
     before = contents(cluster.control)["mesh.db"]
     changes: tuple[dict[str, Any], ...] = (
         {"workers": 64},
-        {"public_key": load(cluster.control).machine.public_key},
+        {"public_key": load_local(cluster.control).machine.public_key},
         {"endpoint": "192.168.0.66:51820"},
         {"proof": "0" * 64},
     )
@@ -174,9 +179,9 @@ def test_e3_an_invitation_that_is_spent_is_refused(directory):
     connection.close()
     refused(lambda: cluster.admit(expired), EnrolmentRefused, "expired")
     cluster.admit(request)  # that one was redeemed in time
-    mesh_changes.remove(cluster.control, "machine-b")
+    remove.remove(cluster.control, "machine-b")
     refused(lambda: cluster.admit(request), EnrolmentRefused, "used already, and its machine is no member")
-    assert [machine.name for machine in load(cluster.control).inventory.machines] == ["control"]
+    assert [machine.name for machine in load_local(cluster.control).inventory.machines] == ["control"]
 
 
 def test_e4_cut_off_at_any_write_a_request_is_made_with_the_same_key(directory):
@@ -195,7 +200,7 @@ def test_e4_cut_off_at_any_write_a_request_is_made_with_the_same_key(directory):
         assert key in {None, machine.private_key()}
         own = machine.private_key()
         assert own is not None
-        assert request["public_key"] == public_key_of(own)
+        assert request["public_key"] == derive_public_key(own)
     assert cut.count("replace") == 2
     assert cut.count("fsync") == 4
 
@@ -216,7 +221,7 @@ def test_e4_cut_off_at_any_write_admitting_makes_one_member(directory):
         cluster.admit(request)
         assert cluster.has_one_member()
     assert cut.count("commit") > 2
-    enter(cluster.machine(), cluster.admit(request).answer, apply=False)
+    accept_answer(cluster.machine(), cluster.admit(request).answer, apply=False)
 
 
 def test_e4_cut_off_at_any_write_the_answer_makes_a_member(directory):
@@ -230,10 +235,10 @@ def test_e4_cut_off_at_any_write_the_answer_makes_a_member(directory):
         shutil.copytree(kept, machine.directory)
 
     cut = []
-    for at in cut_offs(lambda: enter(machine, answer, apply=False), afresh=afresh):
+    for at in cut_offs(lambda: accept_answer(machine, answer, apply=False), afresh=afresh):
         cut.append(at.split()[0])
-        enter(machine, answer, apply=False)
-        assert load(machine).machine.address == "10.77.0.2"
+        accept_answer(machine, answer, apply=False)
+        assert load_local(machine).machine.address == "10.77.0.2"
         assert {"machine.json", "membership.json", "preshared.key", "node/config.yml"} <= set(
             contents(machine)
         )
@@ -245,31 +250,35 @@ def test_e4_cut_off_at_any_write_the_answer_makes_a_member(directory):
 def test_e6_no_answer_but_the_own_one_is_believed(directory):
     cluster = Cluster(directory)
     machine = cluster.machine()
-    machine.prepare()
+    machine.create_directory()
     foreign = cluster.admit(cluster.ask(cluster.invite("machine-c"), "machine-c")).answer
-    refused(lambda: enter(machine, foreign, apply=False), BadInput, "no request of this machine waits")
+    refused(
+        lambda: accept_answer(machine, foreign, apply=False), BadInput, "no request of this machine waits"
+    )
     invitation = cluster.invite()
     request = cluster.ask(invitation)
     thief = cluster.ask(invitation, "thief")
     own = cluster.admit(request).answer
     before = contents(machine)
-    refused(lambda: load(machine), BadInput, "in no mesh yet: it waits for the answer")
-    refused(lambda: enter(machine, foreign, apply=False), EnrolmentRefused, "to another request")
-    refused(lambda: enter(machine, own[:-5], apply=False), BadInput, "damaged")
-    refused(lambda: enter(machine, request, apply=False), BadInput, "not a qmesh answer")
+    refused(lambda: load_local(machine), BadInput, "in no mesh yet: it waits for the answer")
+    refused(lambda: accept_answer(machine, foreign, apply=False), EnrolmentRefused, "to another request")
+    refused(lambda: accept_answer(machine, own[:-5], apply=False), BadInput, "damaged")
+    refused(lambda: accept_answer(machine, request, apply=False), BadInput, "not a qmesh answer")
     assert contents(machine) == before
     held = contents(cluster.machine("thief"))
     assert thief != request
     refused(
-        lambda: enter(cluster.machine("thief"), own, apply=False), EnrolmentRefused, "not for this machine"
+        lambda: accept_answer(cluster.machine("thief"), own, apply=False),
+        EnrolmentRefused,
+        "not for this machine",
     )
     assert contents(cluster.machine("thief")) == held
-    refused(lambda: enter(cluster.control, own, apply=False), BadInput, "is the control node")
+    refused(lambda: accept_answer(cluster.control, own, apply=False), BadInput, "is the control node")
 
     machine.private_key_file.unlink()
-    refused(lambda: enter(machine, own, apply=False), StateUnreadable, "not the key that the request")
+    refused(lambda: accept_answer(machine, own, apply=False), StateUnreadable, "not the key that the request")
     files.write(machine.private_key_file, before["private.key"])
-    enter(machine, own, apply=False)
+    accept_answer(machine, own, apply=False)
 
 
 def test_e6_an_older_membership_is_never_taken(directory):
@@ -278,30 +287,30 @@ def test_e6_an_older_membership_is_never_taken(directory):
     invitation = cluster.invite()
     request = cluster.ask(invitation)
     old = cluster.admit(request).answer
-    enter(machine, old, apply=False)
-    mesh_changes.set_machine(cluster.control, "machine-b", workers=2, endpoints=None)
+    accept_answer(machine, old, apply=False)
+    set_machine(cluster.control, "machine-b", workers=2, endpoints=None)
     newer = cluster.admit(request).answer
-    enter(machine, newer, apply=False)
-    assert load(machine).inventory.revision == 3
+    accept_answer(machine, newer, apply=False)
+    assert load_local(machine).inventory.revision == 3
     before = contents(machine)
     for answer in (old, newer):
-        enter(machine, answer, apply=False)
+        accept_answer(machine, answer, apply=False)
         assert contents(machine) == before
     refused(lambda: cluster.ask(invitation), BadInput, "already")
     foreign = cluster.admit(cluster.ask(cluster.invite("machine-c"), "machine-c")).answer
-    refused(lambda: enter(machine, foreign, apply=False), EnrolmentRefused, "not for this machine")
+    refused(lambda: accept_answer(machine, foreign, apply=False), EnrolmentRefused, "not for this machine")
     assert contents(machine) == before
 
     (machine.directory / "machine.json").unlink()
     cluster.ask(invitation)
     before = contents(machine)
-    refused(lambda: enter(machine, old, apply=False), EnrolmentRefused, "revision 3 is held here")
+    refused(lambda: accept_answer(machine, old, apply=False), EnrolmentRefused, "revision 3 is held here")
     assert contents(machine) == before
-    enter(machine, newer, apply=False)
+    accept_answer(machine, newer, apply=False)
     machine.membership_file.write_bytes(b"{")
     cluster.ask(invitation)
-    enter(machine, old, apply=False)
-    assert load(machine).inventory.revision == 2
+    accept_answer(machine, old, apply=False)
+    assert load_local(machine).inventory.revision == 2
 
 
 @pytest.mark.parametrize("ports", [(), (40003, 40004)])
@@ -309,8 +318,8 @@ def test_e4_ports_that_were_closed_stay_so_without_apply(directory, ports):
     cluster = Cluster(directory)
     machine = cluster.machine()
     request = cluster.ask(cluster.invite())
-    machine.save_held_ports(HeldPorts(ours=ports))
-    enter(machine, cluster.admit(request).answer, apply=False)
+    machine.save_port_reservations(PortReservations(ours=ports))
+    accept_answer(machine, cluster.admit(request).answer, apply=False)
     assert machine.settings().guarded is bool(ports)
 
 
@@ -328,7 +337,7 @@ def test_what_collides_is_refused_when_asking_and_when_entering(directory):
     answer = cluster.admit(cluster.ask(invitation)).answer
     before = contents(machine)
     subprocess.run(["ip", "address", "add", *collide], check=True)
-    refused(lambda: enter(machine, answer, apply=False), BadInput, "collides with 10.77.3.0/24")
+    refused(lambda: accept_answer(machine, answer, apply=False), BadInput, "collides with 10.77.3.0/24")
     assert contents(machine) == before
 
 
@@ -336,7 +345,7 @@ def test_a_member_by_files_may_say_its_invitation_again(directory):
     cluster = Cluster(directory)
     machine = cluster.machine()
     invitation = cluster.invite()
-    enter(machine, cluster.admit(cluster.ask(invitation)).answer, apply=False)
+    accept_answer(machine, cluster.admit(cluster.ask(invitation)).answer, apply=False)
     before = contents(machine)
     join(machine, invitation.text(), WISH, apply=False)
     assert contents(machine) == before

@@ -10,18 +10,26 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.agent.local import load
-from qmesh.agent.membership import refresh
-from qmesh.errors import EnrolmentRefused, Removed
+from qmesh.agent.local import load_local
+from qmesh.agent.membership import update_membership
+from qmesh.errors import EnrolmentRefused, RemovedFromMesh
 from qmesh.host import files
 from qmesh.host.api.server import Service
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import NextShared, Settings
+from qmesh.host.state.documents import Settings, SuccessorKey
 from qmesh.host.system import agent_notify
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Machine, Secret
-from qmesh.mesh.protocol.enrolment import mesh_identifier
-from qmesh.mesh.protocol.membership import Update, difference, read_held, sign_membership, stored, whole
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.protocol.enrolment import compute_mesh_identifier
+from qmesh.mesh.protocol.membership import (
+    Update,
+    build_full_update,
+    compute_difference,
+    decrypt_held_revision,
+    encode_membership,
+    sign_membership,
+)
+from qmesh.mesh.values import Secret
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -41,7 +49,7 @@ def mesh_of(revision: int, *names: str, workers: int = 1) -> Inventory:
         for number, name in enumerate(("control", *names))
     ]
     return Inventory(
-        mesh=mesh_identifier(VERIFICATION_KEY),
+        mesh=compute_mesh_identifier(VERIFICATION_KEY),
         network="10.77.0.0/20",
         control="control",
         node="2.0",
@@ -63,26 +71,28 @@ class Control:
     def redeem(self, body: bytes, *, sender: str) -> bytes:
         raise NotImplementedError
 
-    def redeemed(self) -> None:
+    def finish_redemption(self) -> None:
         raise NotImplementedError
 
     def offer_key(self, body: bytes, *, sender: str) -> None:
         raise NotImplementedError
 
-    def acknowledge(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
+    def record_acknowledgement(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
         with contextlib.suppress(EnrolmentRefused):  # as where a test has given the member another key
-            self.acknowledged.append((newer_than, read_held(base64.b64decode(sealed), SHARED), sender))
+            self.acknowledged.append(
+                (newer_than, decrypt_held_revision(base64.b64decode(sealed), SHARED), sender)
+            )
 
-    def succeed(self, body: bytes, *, sender: str) -> bytes | None:
+    def report_handover(self, body: bytes, *, sender: str) -> bytes | None:
         raise NotImplementedError
 
-    def refresh(self) -> None:
+    def refresh_membership(self) -> None:
         pass
 
-    def departed(self) -> frozenset[str]:
+    def list_departed(self) -> frozenset[str]:
         raise NotImplementedError
 
-    def membership(
+    def find_membership_update(
         self,
         *,
         newer_than: int,  # noqa: ARG002 - the protocol's
@@ -93,11 +103,11 @@ class Control:
 
 
 def signed(inventory: Inventory, key: Ed25519PrivateKey = KEY) -> bytes:
-    return msgspec.msgpack.encode(whole(sign_membership(inventory, key)))
+    return msgspec.msgpack.encode(build_full_update(sign_membership(inventory, key)))
 
 
 def kept(inventory: Inventory) -> bytes:
-    return stored(sign_membership(inventory, KEY))
+    return encode_membership(sign_membership(inventory, KEY))
 
 
 HELD = mesh_of(5, "machine-b")
@@ -134,7 +144,7 @@ def asked(state: State, control: Control) -> bool:
     service = Service(control, address="10.77.0.1", port=51820, interface="lo", told=told)
     service.start()
     try:
-        return refresh(state, load(state), connect_s=5)
+        return update_membership(state, load_local(state), connect_s=5)
     finally:
         service.stop()
 
@@ -160,10 +170,10 @@ def test_e6_a_membership_that_is_not_newer_is_not_kept_although_it_is_signed(mem
 def test_a_difference_is_taken_and_one_that_leads_to_nothing_is_asked_for_as_a_whole(member):
     newer = sign_membership(mesh_of(6, "machine-b", "machine-c"), KEY)
     held = sign_membership(HELD, KEY)
-    part = difference(held.payload, newer.payload)
+    part = compute_difference(held.payload, newer.payload)
     right = msgspec.msgpack.encode(Update(5, (part,), newer.signature))
     assert ask(member, right, whole=b"") is True
-    assert member.membership_file.read_bytes() == stored(newer)
+    assert member.membership_file.read_bytes() == encode_membership(newer)
 
     newest = mesh_of(7, "machine-b", "machine-c")
     assert ask(member, right, whole=signed(newest)) is True
@@ -172,14 +182,14 @@ def test_a_difference_is_taken_and_one_that_leads_to_nothing_is_asked_for_as_a_w
 
 def test_e7_a_machine_that_is_not_in_it_takes_itself_for_removed(member):
     before = member.membership_file.read_bytes()
-    member.save_estate(b"all keys of a mesh that it was to be the control node of")
-    member.save_next_shared(
-        NextShared(HELD.machines[0].public_key, Secret(base64.b64encode(b"n" * 32).decode()))
+    member.save_handover_payload(b"all keys of a mesh that it was to be the control node of")
+    member.save_successor_key(
+        SuccessorKey(HELD.machines[0].public_key, Secret(base64.b64encode(b"n" * 32).decode()))
     )
-    with pytest.raises(Removed):
+    with pytest.raises(RemovedFromMesh):
         ask(member, signed(mesh_of(6, "machine-c")))
     assert not member.estate_file.exists()
-    assert member.next_shared() is None
+    assert member.successor_key() is None
     settings = member.settings()
     assert (settings.removed, settings.up, settings.guarded) == (True, False, True)
     assert member.membership_file.read_bytes() == before

@@ -14,22 +14,22 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.daemon import membership_api
-from qmesh.agent.daemon.membership_api import ControlNode, Turns
+from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
 from qmesh.errors import EnrolmentRefused, MachineRefused, StateUnreadable
 from qmesh.host.registry import Registry, sqlite
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.mesh.model import Secret
-from qmesh.mesh.protocol.aead import seal
-from qmesh.mesh.protocol.enrolment import KEY_OFFER, KeyOffer, derive, redemption
-from qmesh.mesh.protocol.membership import HOLDS, sealed_held
+from qmesh.mesh.protocol.aead import encrypt_message
+from qmesh.mesh.protocol.enrolment import KEY_OFFER, KeyOffer, build_redemption, derive_invitation_keys
+from qmesh.mesh.protocol.membership import HOLDS, encrypt_held_revision
+from qmesh.mesh.values import Secret
 from tests.host.test_registry import MESH, NOW, invite, key, redeem
 
 SIGNING_KEY = bytes(range(32))
 B = "10.77.0.2"
 
 
-class Looking(Turns):
+class Looking(LookRequests):
     """An agent that looks at once."""
 
     def wait_for_one(self, seconds: float) -> bool:
@@ -40,7 +40,7 @@ class Looking(Turns):
 def state(tmp_path: Path) -> State:
     """A control node with the member machine-b."""
     state = State(tmp_path / "state")
-    state.prepare()
+    state.create_directory()
     Registry.create(state.registry_file, MESH, now=NOW)
     with Registry(state.registry_file) as registry:
         redeem(registry, invite(registry, "machine-b"), key(1))
@@ -65,7 +65,7 @@ def node(state: State) -> ControlNode:
 
 
 def offer(shared: Secret, about: bytes = KEY_OFFER) -> bytes:
-    return seal(msgspec.json.encode(KeyOffer(key(7))), shared, about=about, nonce=bytes(12))
+    return encrypt_message(msgspec.json.encode(KeyOffer(key(7))), shared, about=about, nonce=bytes(12))
 
 
 def test_a_key_is_taken_of_root_on_the_machine_alone(state: State, node: ControlNode) -> None:
@@ -92,9 +92,9 @@ def say(state: State, node: ControlNode, revision: int, *, sealed: bytes | None 
     """Ask as machine-b does, and say what it holds."""
     with Registry(state.registry_file) as registry:
         shared = registry.preshared_keys()[key(1)]
-    said = sealed_held(revision, shared, nonce=bytes(12)) if sealed is None else sealed
-    node.acknowledge(base64.b64encode(said), newer_than=revision, sender=B)
-    node.membership(newer_than=revision, whole=False, sender=B)
+    said = encrypt_held_revision(revision, shared, nonce=bytes(12)) if sealed is None else sealed
+    node.record_acknowledgement(base64.b64encode(said), newer_than=revision, sender=B)
+    node.find_membership_update(newer_than=revision, whole=False, sender=B)
 
 
 def acknowledged(state: State) -> int:
@@ -118,18 +118,18 @@ def test_what_a_member_holds_counts_where_it_is_sealed_alone(state: State, node:
     for sealed in (
         b"",
         msgspec.json.encode(held),
-        sealed_held(held, another, nonce=bytes(12)),
-        seal(msgspec.json.encode(held), shared, about=KEY_OFFER, nonce=bytes(12)),
-        seal(b'"x"', shared, about=HOLDS, nonce=bytes(12)),
+        encrypt_held_revision(held, another, nonce=bytes(12)),
+        encrypt_message(msgspec.json.encode(held), shared, about=KEY_OFFER, nonce=bytes(12)),
+        encrypt_message(b'"x"', shared, about=HOLDS, nonce=bytes(12)),
     ):
         say(state, node, held, sealed=sealed)
-        node.write_acknowledged()
+        node.write_acknowledgements()
         assert acknowledged(state) == 0
-    node.acknowledge(b"no base64!", newer_than=held, sender=B)
-    node.acknowledge(b"AAAA", newer_than=held, sender="10.77.0.9")
-    node.write_acknowledged()
+    node.record_acknowledgement(b"no base64!", newer_than=held, sender=B)
+    node.record_acknowledgement(b"AAAA", newer_than=held, sender="10.77.0.9")
+    node.write_acknowledgements()
     say(state, node, held)
-    node.write_acknowledged()
+    node.write_acknowledgements()
     assert acknowledged(state) == held
 
 
@@ -137,9 +137,9 @@ def test_a_member_of_an_older_qmesh_is_answered_and_its_word_counts_for_nothing(
     state: State, node: ControlNode
 ) -> None:
     forget_acknowledged(state)
-    assert node.membership(newer_than=0, whole=False, sender=B) is not None
-    assert node.membership(newer_than=MESH.revision + 1, whole=False, sender=B) is None
-    node.write_acknowledged()
+    assert node.find_membership_update(newer_than=0, whole=False, sender=B) is not None
+    assert node.find_membership_update(newer_than=MESH.revision + 1, whole=False, sender=B) is None
+    node.write_acknowledgements()
     assert acknowledged(state) == 0
 
 
@@ -147,12 +147,12 @@ def test_what_a_member_holds_is_written_once(
     state: State, node: ControlNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     say(state, node, MESH.revision + 1)
-    node.write_acknowledged()
+    node.write_acknowledgements()
     statements = traced(monkeypatch)
     for _ in range(3):
         say(state, node, MESH.revision + 1)
         statements.clear()
-        node.write_acknowledged()
+        node.write_acknowledgements()
         assert statements == []
 
 
@@ -179,18 +179,18 @@ def test_a_used_redemption_said_again_costs_one_select(state: State, monkeypatch
     looks: list[None] = []
     node = ControlNode(state, changed=lambda: looks.append(None), turns=Looking(lambda: None))
     with Registry(state.registry_file) as registry:
-        derived = derive(invite(registry, "machine-c", now=int(time.time())).secret)
+        derived = derive_invitation_keys(invite(registry, "machine-c", now=int(time.time())).secret)
         address = registry.inventory().machine("machine-c").address
-    message = redemption(derived, public_key=key(2), workers=4, endpoint=None)
+    message = build_redemption(derived, public_key=key(2), workers=4, endpoint=None)
     body = msgspec.json.encode(message)
     first = node.redeem(body, sender=address)
-    node.redeemed()
+    node.finish_redemption()
     statements = traced(monkeypatch)
     monkeypatch.setattr(membership_api, "sign_membership", None)
     for _ in range(3):
         statements.clear()
         assert node.redeem(body, sender=address) is node.redeem(body, sender=address)
-        node.redeemed()
+        node.finish_redemption()
         assert [text.split()[0] for text in statements if is_work(text)] == ["SELECT", "SELECT"]
     assert node.redeem(body, sender=address) == first
     assert looks == [None]
@@ -207,7 +207,7 @@ def test_a_used_redemption_said_again_costs_one_select(state: State, monkeypatch
 def test_a_key_that_is_offered_again_costs_no_look_at_the_machine(state: State) -> None:
     waited: list[None] = []
 
-    class Counting(Turns):
+    class Counting(LookRequests):
         def wait_for_one(self, seconds: float) -> bool:
             waited.append(None)
             return seconds > 0 and len(waited) > 1
@@ -230,7 +230,7 @@ def test_what_members_hold_is_not_forgotten_where_it_cannot_be_written(
     away = state.registry_file.with_suffix(".away")
     state.registry_file.rename(away)
     with pytest.raises(StateUnreadable):
-        node.write_acknowledged()
+        node.write_acknowledgements()
     away.rename(state.registry_file)
-    node.write_acknowledged()
+    node.write_acknowledgements()
     assert acknowledged(state) == MESH.revision + 1

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import pytest
 
 from qmesh.agent.daemon import monitor as monitoring
-from qmesh.agent.daemon.membership_api import Turns
+from qmesh.agent.daemon.membership_api import LookRequests
 from qmesh.agent.daemon.membership_server import MembershipService
 from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.supervisor import LOOK, Troubles
 from qmesh.host.firewall import holder_client
 from qmesh.host.state.directory import State
 from qmesh.host.system.heartbeat import Pulse
-from qmesh.mesh.units import WATCHDOG_S
+from qmesh.mesh.systemd.units import WATCHDOG_S
 from tests.lab.waiting import wait_until
 
 
@@ -50,7 +50,7 @@ def systemd(tmp_path, monkeypatch) -> Iterator[list[str]]:
 @pytest.fixture
 def monitor(tmp_path) -> Monitor:
     state, troubles = State(tmp_path / "state"), Troubles(nothing)
-    service = MembershipService(state, look=nothing, turns=Turns(nothing), troubles=troubles)
+    service = MembershipService(state, look=nothing, turns=LookRequests(nothing), troubles=troubles)
     pulse = Pulse()
     return Monitor(
         state, service, pulses=lambda: {LOOK: pulse}, troubles=troubles, look=nothing, begin_anew=nothing
@@ -79,7 +79,7 @@ def seconds(told: list[str]) -> list[int]:
 
 def test_a1_the_watchdog_is_fed_by_each_look_and_waits_longer_where_they_are_slow(monitor, systemd):
     for took_s in (0.02, 0.02, 3.0, 0.02):
-        monitor.look_ended(took_s)
+        monitor.feed_watchdog(took_s)
     wait_until(lambda: systemd.count("WATCHDOG=1") == 4)
     quick, slow, less_slow = seconds(systemd)
     assert quick == WATCHDOG_S
@@ -89,7 +89,7 @@ def test_a1_the_watchdog_is_fed_by_each_look_and_waits_longer_where_they_are_slo
 
 def test_a1_the_watchdog_is_as_quick_again_when_looks_are(monitor, systemd):
     for took_s in (3.0, *[0.02] * 60):
-        monitor.look_ended(took_s)
+        monitor.feed_watchdog(took_s)
     wait_until(lambda: systemd.count("WATCHDOG=1") == 61)
     assert seconds(systemd)[-1] == WATCHDOG_S
 
@@ -97,7 +97,7 @@ def test_a1_the_watchdog_is_as_quick_again_when_looks_are(monitor, systemd):
 def test_a1_a_look_that_is_not_ended_in_time_is_borne_once_and_no_longer_than_it_takes(
     monitor, systemd, monkeypatch
 ):
-    monitor.look_ended(0.02)
+    monitor.feed_watchdog(0.02)
     monkeypatch.setattr(monitoring, "SLOW_S", 0.0)
     stopped = threading.Event()
     watching = threading.Thread(target=monitor.run, args=(stopped,))
@@ -118,7 +118,7 @@ def test_a1_a_holder_that_a_command_is_starting_is_not_ended_and_one_that_hangs_
 ):
     begun_anew: list[State] = []
     monkeypatch.setattr(holder_client, "STARTED_S", started_s)
-    monkeypatch.setattr(holder_client, "begin_anew", begun_anew.append)
+    monkeypatch.setattr(holder_client, "replace_holder", begun_anew.append)
     for _ in range(4):
         monitor._probe_holder()
     assert len(begun_anew) == begun

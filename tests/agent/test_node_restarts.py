@@ -10,30 +10,30 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qmesh.agent.local import load
-from qmesh.agent.node_restarts import REST, Follower, render_in_hand
+from qmesh.agent.local import load_local
+from qmesh.agent.node_restarts import REST, NodeConfigFollower, update_managed_config
 from qmesh.errors import QmeshError
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.state.directory import State
-from qmesh.mesh.node_restarts import Due
+from qmesh.mesh.systemd.node_restarts import DueRestarts
 from tests.control_node import make_control_node
 from tests.fuse import mount_fuse
 
 
 def test_what_a_command_asks_for_while_workers_are_restarted_is_not_forgotten(tmp_path: Path) -> None:
     state = State(tmp_path / "state")
-    state.prepare()
-    follower = Follower(state)
-    was, more = Due(restart=(1,), control=True), Due(restart=(1, 2), control=True)
-    state.save_due(was)
-    state.save_due(more)  # by `qmesh apply`, meanwhile
-    for left in (None, Due(control=True)):
-        assert not follower._done(was, left)
-        assert state.due() == more
-    assert follower._done(more, Due(control=True))
-    assert state.due() == Due(control=True)
-    assert follower._done(Due(control=True), None)
-    assert state.due() is None
+    state.create_directory()
+    follower = NodeConfigFollower(state)
+    was, more = DueRestarts(restart=(1,), control=True), DueRestarts(restart=(1, 2), control=True)
+    state.save_due_restarts(was)
+    state.save_due_restarts(more)  # by `qmesh apply`, meanwhile
+    for left in (None, DueRestarts(control=True)):
+        assert not follower._save_remaining(was, left)
+        assert state.due_restarts() == more
+    assert follower._save_remaining(more, DueRestarts(control=True))
+    assert state.due_restarts() == DueRestarts(control=True)
+    assert follower._save_remaining(DueRestarts(control=True), None)
+    assert state.due_restarts() is None
 
 
 USER = 1001
@@ -58,18 +58,18 @@ def made() -> State:
 @pytest.mark.lab
 def test_whose_the_directory_is_was_remembered_and_stays_so(own_machine: None) -> None:
     state = made()
-    assert state.settings().node == ConfigDirectory(CONFIG, USER)
-    assert render_in_hand(state, load(state))
+    assert state.settings().node_directory == ConfigDirectory(CONFIG, USER)
+    assert update_managed_config(state, load_local(state))
     assert (CONFIG / "config.yml").read_text(encoding="utf-8").count("/ip4/10.77.0.1/") == 3
-    assert state.due() == Due(restart=(2, 3), control=True)
-    assert not render_in_hand(state, load(state))
+    assert state.due_restarts() == DueRestarts(restart=(2, 3), control=True)
+    assert not update_managed_config(state, load_local(state))
     assert {path.stat().st_uid for path in CONFIG.iterdir()} == {USER}
 
     # As an earlier version left it.
     older = msgspec.structs.replace(state.settings(), config_owner=None)
     state.save_settings(older)
-    assert not render_in_hand(state, load(state))
-    assert state.settings().node == ConfigDirectory(CONFIG, USER)
+    assert not update_managed_config(state, load_local(state))
+    assert state.settings().node_directory == ConfigDirectory(CONFIG, USER)
 
 
 @pytest.mark.lab
@@ -78,10 +78,10 @@ def test_another_owner_is_not_followed_and_that_is_said_once(
 ) -> None:
     state = made()
     os.chown(CONFIG, 0, 0)
-    follower = Follower(state)
+    follower = NodeConfigFollower(state)
     for _ in range(3):
         follower._look_at = 0.0
-        follower.turn(load(state))
+        follower.follow_changes(load_local(state))
     assert [message.partition(" (hint")[0] for message in caplog.messages] == [
         f"config.yml does not follow the mesh: {CONFIG} was user 1001's, and is user 0's now"
     ]
@@ -92,13 +92,13 @@ def test_another_owner_is_not_followed_and_that_is_said_once(
 def test_the_agents_lock_is_free_while_a_users_file_is_waited_for(own_machine: None) -> None:
     """The disk never answers; the loop, which keeps the guard, wants the lock."""
     state = made()
-    here = load(state)
+    here = load_local(state)
     mount_fuse(CONFIG, user=0)
     ended: list[QmeshError] = []
 
     def follow() -> None:
         try:
-            render_in_hand(state, here)
+            update_managed_config(state, here)
         except QmeshError as error:
             ended.append(error)
 
@@ -114,7 +114,7 @@ def test_the_agents_lock_is_free_while_a_users_file_is_waited_for(own_machine: N
 @pytest.mark.lab
 def test_who_changes_his_file_without_end_has_the_agent_rest_between(own_machine: None) -> None:
     state = made()
-    follower, here = Follower(state), load(state)
+    follower, here = NodeConfigFollower(state), load_local(state)
     entries = "".join(f"    - /ip4/10.77.0.1/tcp/{40000 + number}\n" for number in range(5000))
     for _ in range(2):
         (CONFIG / "config.yml").write_text(
@@ -122,7 +122,7 @@ def test_who_changes_his_file_without_end_has_the_agent_rest_between(own_machine
         )
         follower._look_at = 0.0
         began, used = time.monotonic(), time.thread_time()
-        follower.turn(here)
+        follower.follow_changes(here)
         used = time.thread_time() - used
         assert follower._look_at - began >= REST * used / 2
 
@@ -135,8 +135,8 @@ def test_a_list_that_its_owner_made_long_is_no_long_line_in_the_log(
     entries = "".join(f"    - /ip4/10.77.0.1/tcp/{40000 + number}\n" for number in range(15_000))
     (CONFIG / "config.yml").write_text(f"engine:\n  dataWorkerMultiaddrs:\n{entries}", encoding="utf-8")
     caplog.set_level("INFO", "qmesh")
-    Follower(state).turn(load(state))
+    NodeConfigFollower(state).follow_changes(load_local(state))
     (said,) = [message for message in caplog.messages if message.startswith("stop cores")]
     assert said.startswith("stop cores 4-23 and 14977 more, another machine's now: systemctl stop ")
     assert max(map(len, caplog.messages)) < 1000
-    assert state.due() is None
+    assert state.due_restarts() is None

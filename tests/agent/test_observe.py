@@ -15,18 +15,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from qmesh.agent.converge import converge, steps_for
+from qmesh.agent.converge import converge, plan_local_steps
 from qmesh.agent.daemon import observe
-from qmesh.agent.daemon.observe import Watch
-from qmesh.agent.local import linux_for, load, rise
+from qmesh.agent.daemon.observe import MachineWatch
+from qmesh.agent.local import enable_tunnel_and_guard, linux_for, load_local
 from qmesh.errors import StateUnreadable
 from qmesh.host import wireguard
 from qmesh.host.network import dns, links
-from qmesh.host.registry import Issued, Registry
+from qmesh.host.registry import IssuedInvitation, Registry
 from qmesh.host.state.directory import State
-from qmesh.mesh.model import Endpoint, Guard, Secret
 from qmesh.mesh.plan import Step
-from qmesh.mesh.protocol.enrolment import derive, public_key_of, redemption
+from qmesh.mesh.protocol.enrolment import build_redemption, derive_invitation_keys, derive_public_key
+from qmesh.mesh.state import Guard
+from qmesh.mesh.values import Endpoint, Secret
 from tests.control_node import make_control_node
 from tests.lab.keeping import let_fall
 
@@ -39,14 +40,14 @@ class Control:
     """A control node whose agent looks when it is told to, and what its looks asked of WireGuard."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        if not Path("/dev/net/tun").exists() and wireguard.available_kind() == "tun":
+        if not Path("/dev/net/tun").exists() and wireguard.detect_tunnel_kind() == "tun":
             pytest.skip("this machine cannot: it has no /dev/net/tun")
         self.state = State(directory)
         make_control_node(self.state, node="2.0")
-        rise(self.state, load(self.state))
-        self.watch = Watch(self.state, audit_s=lambda _: 1e6)
+        enable_tunnel_and_guard(self.state, load_local(self.state))
+        self.watch = MachineWatch(self.state, audit_s=lambda _: 1e6)
         self.asked: list[str] = []
-        backend = type(wireguard.backend_for(NAME))
+        backend = type(wireguard.find_backend(NAME))
         for name in ("read", "set_peers", "remove_peers"):
             monkeypatch.setattr(backend, name, self._counting(name, getattr(backend, name)))
 
@@ -57,16 +58,16 @@ class Control:
 
         return counted
 
-    def watch_anew(self, audit_s: Callable[[int], float] = observe.audit_s) -> None:
+    def watch_anew(self, audit_s: Callable[[int], float] = observe.audit_interval_s) -> None:
         """With other intervals between audits, which are long otherwise."""
         self.watch.notices.close()
-        self.watch = Watch(self.state, audit_s=audit_s)
+        self.watch = MachineWatch(self.state, audit_s=audit_s)
 
     def look(self) -> list[str]:
         """The kinds of the steps that one look took."""
         self.asked.clear()
         with self.state.lock():
-            _, steps = self.watch.look()
+            _, steps = self.watch.converge_machine()
         return [step.kind for step in steps]
 
     def settle(self) -> None:
@@ -76,10 +77,10 @@ class Control:
 
     def left(self) -> tuple[Step, ...]:
         """What a look at everything, from the beginning, would do."""
-        here = load(self.state)
-        return steps_for(here, linux_for(self.state, here), follow_roaming=True)
+        here = load_local(self.state)
+        return plan_local_steps(here, linux_for(self.state, here), follow_roaming=True)
 
-    def invite(self, name: str, *, endpoint: str | None = None) -> Issued:
+    def invite(self, name: str, *, endpoint: str | None = None) -> IssuedInvitation:
         now = int(time.time())
         where = None if endpoint is None else Endpoint.parse(endpoint)
         with Registry(self.state.registry_file) as registry:
@@ -87,18 +88,20 @@ class Control:
 
     def set_workers(self, count: int) -> None:
         """Give the control node so many, in the registry alone."""
-        with Registry(self.state.registry_file) as registry, registry._change() as connection:
+        with Registry(self.state.registry_file) as registry, registry._open_transaction() as connection:
             connection.execute("UPDATE machines SET workers = ? WHERE name = 'control'", (count,))
             connection.execute(
                 "INSERT INTO events (at, command, what, machine, revision)"
                 " VALUES (1, 'set', 'changed', 'control', 2)"
             )
 
-    def redeem(self, issued: Issued, endpoint: str | None = None) -> str:
+    def redeem(self, issued: IssuedInvitation, endpoint: str | None = None) -> str:
         """Let a machine join; its public key."""
-        public_key = public_key_of(Secret(base64.b64encode(os.urandom(32)).decode()))
+        public_key = derive_public_key(Secret(base64.b64encode(os.urandom(32)).decode()))
         where = None if endpoint is None else Endpoint.parse(endpoint)
-        message = redemption(derive(issued.secret), public_key=public_key, workers=2, endpoint=where)
+        message = build_redemption(
+            derive_invitation_keys(issued.secret), public_key=public_key, workers=2, endpoint=where
+        )
         with Registry(self.state.registry_file) as registry:
             registry.redeem(message, sender=issued.machine.address, now=int(time.time()))
         return public_key
@@ -128,7 +131,7 @@ def test_what_another_program_did_is_said_with_its_name(directory, monkeypatch):
 
     assert control.look() == ["load-guard"]
     assert control.watch.noticed is not None
-    assert re.fullmatch(r"nft \(process \d+\)", control.watch.noticed.by)
+    assert re.fullmatch(r"nft \(process \d+\)", control.watch.noticed.changed_by)
 
 
 def test_what_no_notice_tells_of_is_found_in_time(directory, monkeypatch):
@@ -162,7 +165,7 @@ def test_who_joins_is_reached_where_it_says(directory, monkeypatch):
     control.settle()
     public_key = control.redeem(issued, "192.0.2.9:51821")
     control.settle()
-    (peer,) = wireguard.backend_for(NAME).read(NAME).peers
+    (peer,) = wireguard.find_backend(NAME).read(NAME).peers
 
     assert (peer.public_key, peer.endpoint) == (public_key, Endpoint("192.0.2.9", 51821))
     assert peer.preshared_key is not None
@@ -174,11 +177,11 @@ def test_who_is_invited_by_a_command_and_joins_before_the_next_look_leaves_no_pe
     control = Control(directory, monkeypatch)
     control.settle()
     issued = control.invite("machine-b")
-    here = load(control.state)
+    here = load_local(control.state)
     converge(here, linux_for(control.state, here))  # as `qmesh invite` does, to let it in
     public_key = control.redeem(issued)
     control.settle()
-    assert [peer.public_key for peer in wireguard.backend_for(NAME).read(NAME).peers] == [public_key]
+    assert [peer.public_key for peer in wireguard.find_backend(NAME).read(NAME).peers] == [public_key]
 
 
 def test_an_event_that_was_done_already_leaves_the_peer_as_it_is(directory, monkeypatch):
@@ -192,7 +195,7 @@ def test_an_event_that_was_done_already_leaves_the_peer_as_it_is(directory, monk
 
     assert control.look() == ["set-peer"]
     assert Endpoint("198.51.100.1", 4000) in {
-        peer.endpoint for peer in wireguard.backend_for(NAME).read(NAME).peers
+        peer.endpoint for peer in wireguard.find_backend(NAME).read(NAME).peers
     }
 
 
@@ -200,7 +203,7 @@ def test_an_invitation_that_expires_takes_its_peer_along(directory, monkeypatch)
     control = Control(directory, monkeypatch)
     control.invite("machine-b")
     control.settle()
-    with Registry(control.state.registry_file) as registry, registry._change() as connection:
+    with Registry(control.state.registry_file) as registry, registry._open_transaction() as connection:
         connection.execute("UPDATE invitations SET expires_at = 1")
 
     assert control.look() == ["remove-peer"]
@@ -211,7 +214,7 @@ def test_what_others_did_to_a_peer_is_found_by_an_audit(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.redeem(control.invite("machine-b"))
     control.settle()
-    (peer,) = wireguard.backend_for(NAME).read(NAME).peers
+    (peer,) = wireguard.find_backend(NAME).read(NAME).peers
     wg("peer", peer.public_key, "remove")
 
     assert control.look() == []
@@ -222,7 +225,7 @@ def test_what_others_did_to_a_peer_is_found_by_an_audit(directory, monkeypatch):
     assert control.left() == ()
 
 
-def audited(control: Control) -> observe._Audited:
+def audited(control: Control) -> observe._AuditedPeers:
     assert control.watch._held is not None
     assert control.watch._held.audited is not None
     return control.watch._held.audited
@@ -287,12 +290,12 @@ def test_an_interface_that_was_made_anew_by_others_is_not_taken_for_ours(directo
     control.invite("machine-b")
     control.settle()
     # Like a program that restarts WireGuard with its own idea of it; all that an outline shows is alike.
-    backend = wireguard.backend_for(NAME)
+    backend = wireguard.find_backend(NAME)
     backend.delete(NAME)
     backend.create(NAME)
     links.set_mtu(NAME, 1420)
     links.add_address(NAME, "10.77.0.1/20")
-    links.set_up(NAME, up=True)
+    links.set_link_state(NAME, up=True)
 
     assert "set-peer" in control.look()
 
@@ -359,7 +362,7 @@ def test_what_a_command_has_loaded_is_not_taken_back_for_a_moment(directory, mon
     control = Control(directory, monkeypatch)
     control.settle()
     control.set_workers(4)
-    here = load(control.state)
+    here = load_local(control.state)
     linux = linux_for(control.state, here)
     converge(here, linux)
     assert isinstance(guard := linux.observe_guard().guard, Guard)
@@ -374,7 +377,7 @@ def test_events_of_other_kinds_are_an_audits_to_follow(directory, monkeypatch):
     control.set_workers(5)
 
     assert control.look() == ["load-guard", "reserve-ports"]
-    guard = linux_for(control.state, load(control.state)).observe().guard
+    guard = linux_for(control.state, load_local(control.state)).observe().guard
     assert isinstance(guard, Guard)
     assert len(guard.ports) == 5
 
@@ -384,7 +387,7 @@ def test_whatever_happens_to_a_mesh_what_is_followed_is_what_an_audit_would_do(d
     control = Control(directory, monkeypatch)
     control.settle()
     chance = random.Random(seed)  # noqa: S311 - no secret
-    issued: dict[str, Issued] = {}
+    issued: dict[str, IssuedInvitation] = {}
     for _ in range(30):
         name = f"machine-{chance.randrange(8)}"
         what = chance.choice(["invite", "redeem", "withdraw", "look"])
@@ -400,7 +403,7 @@ def test_whatever_happens_to_a_mesh_what_is_followed_is_what_an_audit_would_do(d
 
 
 def machines(control: Control):
-    return load(control.state).inventory.machines
+    return load_local(control.state).inventory.machines
 
 
 def wg(*words: str) -> None:
@@ -427,7 +430,7 @@ def test_the_name_of_a_machine_that_is_not_heard_is_looked_up_again(directory, m
     assert control.look() == ["set-peer"]
     know_names()
     assert control.look() == []  # a name that is unknown now changes nothing
-    (peer,) = wireguard.backend_for(NAME).read(NAME).peers
+    (peer,) = wireguard.find_backend(NAME).read(NAME).peers
     assert (peer.endpoint, peer.keepalive_s) == (Endpoint("192.0.2.10", 51821), 25)
 
 
@@ -457,7 +460,7 @@ def test_what_a_look_has_to_write_it_writes_when_nobody_else_does(directory, mon
     control = Control(directory, monkeypatch)
     control.invite("machine-b")
     control.settle()
-    with Registry(control.state.registry_file) as registry, registry._change() as connection:
+    with Registry(control.state.registry_file) as registry, registry._open_transaction() as connection:
         connection.execute("UPDATE invitations SET expires_at = 1")
     with written_by_another(control):
         assert control.look() == []

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qmesh.agent.commands.ready import Ready, wait_until_listening, wait_until_startable
+from qmesh.agent.commands.ready import ReadyResult, wait_until_listening, wait_until_startable
 from qmesh.errors import BadInput, MachineRefused
 from tests.lab.waiting import wait_until, within
 
@@ -80,7 +80,7 @@ def test_a_core_with_guard_address_and_free_port_can_start_at_once(config, table
     tunnel()
 
     # As soon as it can: it is looked at once.
-    assert wait_until_startable(CORE, config, timeout_s=0) == Ready(
+    assert wait_until_startable(CORE, config, timeout_s=0) == ReadyResult(
         core=CORE, address=ADDRESS, port=PORT, listens=False
     )
 
@@ -161,7 +161,7 @@ def test_a_worker_that_listens_is_seen_and_one_that_begins_to_is_waited_for(conf
                 ready = wait_until_listening(CORE, config, timeout_s=60)
         finally:
             worker.kill()
-    assert ready == Ready(core=CORE, address=ADDRESS, port=PORT, listens=True)
+    assert ready == ReadyResult(core=CORE, address=ADDRESS, port=PORT, listens=True)
 
 
 def test_a_worker_of_ipv6_is_seen(config):
@@ -193,7 +193,9 @@ def test_a_worker_that_has_ended_is_not_waited_for(config, monkeypatch):
 
 def test_the_control_process_has_no_place_in_the_list(config):
     guard()
-    assert wait_until_startable(0, None, timeout_s=0) == Ready(core=0, address=None, port=None, listens=False)
+    assert wait_until_startable(0, None, timeout_s=0) == ReadyResult(
+        core=0, address=None, port=None, listens=False
+    )
     with pytest.raises(BadInput, match="core 0 is the control process"):
         wait_until_listening(0, config, timeout_s=0)
 

@@ -15,29 +15,30 @@ from typing import Any
 import msgspec
 import pytest
 
+from qmesh.agent.backup_contents import parse_contents
 from qmesh.agent.commands import restore
-from qmesh.agent.commands.backup import contents, remember, take
-from qmesh.agent.commands.invite import Wish as Invited
+from qmesh.agent.commands.backup import make_backup, record_backup
+from qmesh.agent.commands.invite import InviteOptions as Invited
 from qmesh.agent.commands.invite import invite
 from qmesh.agent.commands.join import online
-from qmesh.agent.commands.join.steps import Wish
-from qmesh.agent.commands.mesh_changes import set_machine
-from qmesh.agent.local import load
-from qmesh.cli.output_file import refuse_file
+from qmesh.agent.commands.join.steps import JoinOptions
+from qmesh.agent.commands.set import set_machine
+from qmesh.agent.local import load_local
+from qmesh.cli.output_file import refuse_output_file
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.registry import Registry
 from qmesh.host.registry.schema import SCHEMA
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import BackedUp
-from qmesh.mesh.protocol.backup_file import JUMP, MAGIC, pack, unpack
+from qmesh.host.state.documents import LastBackup
+from qmesh.mesh.protocol.backup_file import JUMP, MAGIC, decode_backup, encode_backup
 from tests.control_node import make_control_node
 from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_4
 
 pytestmark = [pytest.mark.lab]
 
-WISH = restore.Wish(endpoints=(), config=None)
+WISH = restore.RestoreOptions(endpoints=(), config=None)
 CALLS = ("open", "write", "fsync", "rename", "replace", "unlink", "mkdir", "chmod")
 """Of the system, by which anything becomes durable or visible."""
 
@@ -50,7 +51,7 @@ def made(directory: Path) -> State:
     return state
 
 
-def restored(state: State, octets: bytes, **wish: Any) -> restore.Restored:
+def restored(state: State, octets: bytes, **wish: Any) -> restore.RestoreResult:
     return restore.restore(state, octets, None, msgspec.structs.replace(WISH, **wish), apply=False)
 
 
@@ -61,7 +62,7 @@ def what_counts(state: State) -> dict[str, object]:
         mesh = registry.inventory()
     with contextlib.closing(sqlite3.connect(state.registry_file)) as connection:
         invitations = connection.execute("SELECT outcome, secret FROM invitations").fetchall()
-    here = load(state)
+    here = load_local(state)
     return {
         "settings": here.settings,
         "mesh": mesh,
@@ -104,7 +105,7 @@ def in_turn(tmp_path: Path) -> Iterator[tuple[int, State]]:
 
 
 def test_e4_killed_at_any_write_the_same_restore_again_succeeds(own_machine, tmp_path):
-    octets, _ = take(made(tmp_path / "old"), None)
+    octets, _ = make_backup(made(tmp_path / "old"), None)
     whole = State(tmp_path / "whole")
     restored(whole, octets)
     wanted = what_counts(whole)
@@ -115,10 +116,10 @@ def test_e4_killed_at_any_write_the_same_restore_again_succeeds(own_machine, tmp
         left = state.directory.iterdir() if state.directory.exists() else ()
         seen.add(tuple(sorted(path.name for path in left if not path.name.startswith("."))))
         is_member = (state.directory / "machine.json").exists()
-        assert not is_member or load(state).inventory == wanted["mesh"]
+        assert not is_member or load_local(state).inventory == wanted["mesh"]
         if not is_member:
             with pytest.raises(QmeshError):
-                load(state)
+                load_local(state)
         restored(state, octets)
         found = what_counts(state)
         for rest in [name for name in found["files"] if name.startswith(".")]:  # type: ignore[attr-defined]
@@ -139,7 +140,7 @@ def test_e4_killed_at_any_write_the_same_restore_again_succeeds(own_machine, tmp
 
 
 def test_what_was_cut_off_is_no_start_for_another_mesh(own_machine, tmp_path):
-    octets, _ = take(made(tmp_path / "old"), None)
+    octets, _ = make_backup(made(tmp_path / "old"), None)
     for number, state in in_turn(tmp_path):
         killed_at(number, state, octets)
         if (state.directory / "signing.key").exists():
@@ -149,11 +150,11 @@ def test_what_was_cut_off_is_no_start_for_another_mesh(own_machine, tmp_path):
     with pytest.raises(StateUnreadable, match="cut off"):
         made(state.directory)
     invitation = invite(State(tmp_path / "old"), Invited(name="x", workers=1, endpoint=None, expires="1h"))
-    wish = Wish(endpoint=None, config=None, listen_port=None, interface=None)
+    wish = JoinOptions(endpoint=None, config=None, listen_port=None, interface=None)
     with pytest.raises(StateUnreadable, match="cut off"):
         online.join(state, invitation.text(), wish, apply=False)
-    other, _ = take(made(tmp_path / "other"), None)
-    assert restored(state, other).mesh == load(State(tmp_path / "other")).inventory.mesh
+    other, _ = make_backup(made(tmp_path / "other"), None)
+    assert restored(state, other).mesh == load_local(State(tmp_path / "other")).inventory.mesh
 
 
 def test_e3_what_was_open_is_withdrawn_and_its_secret_is_in_no_octet(own_machine, tmp_path):
@@ -163,7 +164,7 @@ def test_e3_what_was_open_is_withdrawn_and_its_secret_is_in_no_octet(own_machine
         [(shared,)] = connection.execute(
             "SELECT preshared_key FROM machines WHERE preshared_key IS NOT NULL"
         ).fetchall()
-    octets, taken = take(state, None)
+    octets, taken = make_backup(state, None)
     assert taken.withdrawn == ("machine-b",)
     assert secret not in octets
     assert shared.encode() not in octets
@@ -193,19 +194,19 @@ def test_e3_of_what_was_deleted_before_there_is_no_octet(own_machine, tmp_path):
         connection.execute("INSERT INTO events (at, command, what, revision) VALUES (?, ?, ?, ?)", row)
         connection.execute("DELETE FROM events WHERE command LIKE 'burnt%'")
     assert b"burnt secret" in state.registry_file.read_bytes()
-    assert b"burnt secret" not in take(state, None)[0]
+    assert b"burnt secret" not in make_backup(state, None)[0]
 
 
 def test_what_was_committed_a_moment_ago_is_in_it(own_machine, tmp_path):
     state = made(tmp_path / "old")
     with Registry(state.registry_file) as held:  # as the agent does, so that it is in SQLite's log only
         set_machine(state, "control", workers=5, endpoints=None)
-        found = contents(unpack(take(state, None)[0], None)).inventory
+        found = parse_contents(decode_backup(make_backup(state, None)[0], None)).inventory
         assert (found.revision, found.control_node.workers) == (held.revision(), 5) == (2, 5)
 
 
 def test_a_sealed_backup_takes_its_passphrase(own_machine, tmp_path):
-    octets, taken = take(made(tmp_path / "old"), b"correct horse")
+    octets, taken = make_backup(made(tmp_path / "old"), b"correct horse")
     assert taken.encrypted
     new = State(tmp_path / "new")
     for passphrase in (None, b"wrong"):
@@ -213,11 +214,11 @@ def test_a_sealed_backup_takes_its_passphrase(own_machine, tmp_path):
             restore.restore(new, octets, passphrase, WISH, apply=False)
     assert not new.directory.exists()
     restore.restore(new, octets, b"correct horse", WISH, apply=False)
-    assert load(new).inventory.revision == 1 + JUMP
+    assert load_local(new).inventory.revision == 1 + JUMP
 
 
 def test_a_plain_backup_in_the_place_of_a_sealed_one_is_refused(own_machine, tmp_path):
-    swapped, _ = take(made(tmp_path / "mallorys"), None)
+    swapped, _ = make_backup(made(tmp_path / "mallorys"), None)
     with pytest.raises(BadInput, match="not encrypted, though a passphrase was given"):
         restore.restore(State(tmp_path / "new"), swapped, b"correct horse", WISH, apply=False)
     assert not (tmp_path / "new").exists()
@@ -226,10 +227,10 @@ def test_a_plain_backup_in_the_place_of_a_sealed_one_is_refused(own_machine, tmp
 @pytest.mark.parametrize("passphrase", [None, b"correct horse"])
 def test_what_is_to_be_restored_is_shown_before_anything_is_written(own_machine, tmp_path, passphrase):
     state, new = made(tmp_path / "old"), State(tmp_path / "new")
-    octets, taken = take(state, passphrase)
-    shown: list[restore.Offered] = []
+    octets, taken = make_backup(state, passphrase)
+    shown: list[restore.BackupSummary] = []
 
-    def refuse(offered: restore.Offered) -> None:
+    def refuse(offered: restore.BackupSummary) -> None:
         assert not new.directory.exists()
         shown.append(offered)
         raise BadInput("no", hint="")
@@ -238,7 +239,7 @@ def test_what_is_to_be_restored_is_shown_before_anything_is_written(own_machine,
         restore.restore(new, octets, passphrase, WISH, apply=False, agree=refuse)
     assert not new.directory.exists()
     (offered,) = shown
-    here = load(state)
+    here = load_local(state)
     assert (offered.mesh, offered.name, offered.public_key, offered.machines, offered.revision) == (
         *(here.inventory.mesh, "control", here.machine.public_key, ("control",), 1),
     )
@@ -248,23 +249,23 @@ def test_what_is_to_be_restored_is_shown_before_anything_is_written(own_machine,
 
 def test_a_backup_that_could_not_be_restored_is_not_made(own_machine, tmp_path, monkeypatch):
     state = made(tmp_path / "old")
-    whole, _ = take(state, None)
+    whole, _ = make_backup(state, None)
     with monkeypatch.context() as less:
         less.setattr(files, "MAX_OCTETS", len(whole) - 1)
         with pytest.raises(StateUnreadable, match="at most"):
-            take(state, None)
+            make_backup(state, None)
     with contextlib.closing(sqlite3.connect(state.registry_file)) as connection, connection:
         connection.execute("UPDATE events SET at = ? WHERE number = 1", (2**62,))
     for passphrase in (None, b"correct horse"):
         with pytest.raises(StateUnreadable):
-            take(state, passphrase)
+            make_backup(state, passphrase)
 
 
 def test_a_hundred_days_of_a_hostile_members_offers_leave_a_backup_that_can_be_restored(
     own_machine, tmp_path
 ):
     state = made(tmp_path / "old")
-    before = len(take(state, None)[0])
+    before = len(make_backup(state, None)[0])
     with contextlib.closing(sqlite3.connect(state.registry_file)) as connection, connection:
         for statement in AS_OF_VERSION_4:
             connection.execute(statement)
@@ -273,44 +274,44 @@ def test_a_hundred_days_of_a_hostile_members_offers_leave_a_backup_that_can_be_r
             " UNION ALL SELECT n + 1 FROM many WHERE n < 864000)"
             " SELECT n, 'rotate-key', 'key-offered', 'machine-c', 1 FROM many"
         )
-    octets, _ = take(state, None)
+    octets, _ = make_backup(state, None)
     assert len(octets) < before + 4096
     restored(State(tmp_path / "new"), octets)
 
 
 def test_a_backup_that_version_4_of_the_registry_is_in_is_read(own_machine, tmp_path):
-    backup = unpack(take(made(tmp_path / "old"), None)[0], None)
+    backup = decode_backup(make_backup(made(tmp_path / "old"), None)[0], None)
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.deserialize(backup.registry[:18] + b"\1\1" + backup.registry[20:])
         for statement in AS_OF_VERSION_4:
             connection.execute(statement)
         registry = connection.serialize()
     new = State(tmp_path / "new")
-    restored(new, pack(msgspec.structs.replace(backup, registry=registry), None))
-    assert load(new).inventory.revision == 1 + JUMP
+    restored(new, encode_backup(msgspec.structs.replace(backup, registry=registry), None))
+    assert load_local(new).inventory.revision == 1 + JUMP
 
 
 def test_when_the_last_backup_was_is_remembered_and_goes_with_the_state(own_machine, tmp_path):
     state = made(tmp_path / "old")
-    assert state.backed_up() is None
-    _, taken = take(state, None)
-    assert state.backed_up() is None  # it is not written yet
-    remember(state, taken)
-    assert state.backed_up() == BackedUp(at=taken.taken_at, revision=1)
-    state.forget(keep_private_key=True)
-    assert state.backed_up() is None
+    assert state.last_backup() is None
+    _, taken = make_backup(state, None)
+    assert state.last_backup() is None  # it is not written yet
+    record_backup(state, taken)
+    assert state.last_backup() == LastBackup(at=taken.taken_at, revision=1)
+    state.remove_mesh_state(keep_private_key=True)
+    assert state.last_backup() is None
 
 
 def test_endpoints_and_config_directory_are_the_new_machines(own_machine, tmp_path):
-    octets, _ = take(made(tmp_path / "old"), None)
+    octets, _ = make_backup(made(tmp_path / "old"), None)
     (tmp_path / ".config").mkdir()
     new = State(tmp_path / "new")
     done = restored(
         new, octets, endpoints=("198.51.100.7", "control.example:5000"), config=tmp_path / ".config"
     )
     assert [str(each) for each in done.endpoints] == ["198.51.100.7:51820", "control.example:5000"]
-    assert done.endpoints == load(new).machine.endpoints
-    assert load(new).settings.config_directory == str(tmp_path / ".config")
+    assert done.endpoints == load_local(new).machine.endpoints
+    assert load_local(new).settings.config_directory == str(tmp_path / ".config")
     assert done.revision == 1 + JUMP
     assert restored(State(tmp_path / "third"), octets, jump=2 * JUMP).revision == 1 + 2 * JUMP
 
@@ -323,12 +324,12 @@ def test_a_directory_of_the_backups_is_kept_only_where_it_is_the_same_users(
     config.mkdir()
     os.chown(config, 1001, 1001)
     old = made(tmp_path / "old")
-    old.save_settings(old.settings().with_node(ConfigDirectory(config, 1001)))
-    octets, _ = take(old, None)
+    old.save_settings(old.settings().with_node_directory(ConfigDirectory(config, 1001)))
+    octets, _ = make_backup(old, None)
     os.chown(config, owner, owner)
     new = State(tmp_path / "new")
     restored(new, octets)
-    assert new.settings().node == (ConfigDirectory(config, 1001) if is_kept else None)
+    assert new.settings().node_directory == (ConfigDirectory(config, 1001) if is_kept else None)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +343,7 @@ def test_a_directory_of_the_backups_is_kept_only_where_it_is_the_same_users(
     ],
 )
 def test_what_cannot_be_is_refused_with_nothing_written(own_machine, tmp_path, wish, said):
-    octets, _ = take(made(tmp_path / "old"), None)
+    octets, _ = make_backup(made(tmp_path / "old"), None)
     with pytest.raises(BadInput, match=said):
         restored(State(tmp_path / "new"), octets, **wish)
     assert not (tmp_path / "new").exists()
@@ -350,7 +351,7 @@ def test_what_cannot_be_is_refused_with_nothing_written(own_machine, tmp_path, w
 
 def test_a_machine_that_has_a_mesh_or_keys_is_never_overwritten(own_machine, tmp_path):
     state = made(tmp_path / "old")
-    octets, _ = take(state, None)
+    octets, _ = make_backup(state, None)
     before = what_counts(state)
     with pytest.raises(BadInput, match="already"):
         restored(state, octets)
@@ -360,12 +361,12 @@ def test_a_machine_that_has_a_mesh_or_keys_is_never_overwritten(own_machine, tmp
     (tmp_path / "machine.json").rename(state.directory / "machine.json")
     assert what_counts(state) == before
     fresh = State(tmp_path / "fresh")
-    fresh.prepare()
-    key = fresh.make_private_key()
+    fresh.create_directory()
+    key = fresh.ensure_private_key()
     with pytest.raises(StateUnreadable, match="keys or a mesh"):
         restored(fresh, octets)
     assert fresh.private_key() == key
-    other, _ = take(made(tmp_path / "other"), None)
+    other, _ = make_backup(made(tmp_path / "other"), None)
     done = State(tmp_path / "new")
     restored(done, octets)
     set_machine(done, "control", workers=5, endpoints=None)
@@ -382,7 +383,7 @@ def test_a_machine_that_has_a_mesh_or_keys_is_never_overwritten(own_machine, tmp
 
 
 def test_a_mesh_that_went_on_after_a_restore_cut_off_is_never_overwritten(own_machine, tmp_path):
-    octets, _ = take(made(tmp_path / "old"), None)
+    octets, _ = make_backup(made(tmp_path / "old"), None)
     for number, state in in_turn(tmp_path):
         killed_at(number, state, octets)
         if (state.directory / "machine.json").exists():
@@ -414,26 +415,26 @@ def versioned(image: bytes, version: int) -> bytes:
 
 
 def test_an_older_registry_is_brought_forward_and_a_newer_one_refused(own_machine, tmp_path):
-    backup = unpack(take(made(tmp_path / "old"), None)[0], None)
-    old = pack(msgspec.structs.replace(backup, registry=older(backup.registry)), None)
+    backup = decode_backup(make_backup(made(tmp_path / "old"), None)[0], None)
+    old = encode_backup(msgspec.structs.replace(backup, registry=older(backup.registry)), None)
     new = State(tmp_path / "new")
     restored(new, old)
-    assert load(new).inventory.stream == "tunnel"
+    assert load_local(new).inventory.stream == "tunnel"
     with contextlib.closing(sqlite3.connect(new.registry_file)) as connection:
         shape = "SELECT name FROM pragma_table_info('mesh')"
         names = [name for (name,) in connection.execute(shape)]
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert all(name in SCHEMA for name in names)
     assert "restart" in names
-    newer = pack(msgspec.structs.replace(backup, registry=versioned(backup.registry, 99)), None)
+    newer = encode_backup(msgspec.structs.replace(backup, registry=versioned(backup.registry, 99)), None)
     with pytest.raises(BadInput, match="newer qmesh"):
         restored(State(tmp_path / "third"), newer)
     assert not (tmp_path / "third").exists()
 
 
 def test_what_does_not_belong_together_is_refused_with_nothing_written(own_machine, tmp_path):
-    backup = unpack(take(made(tmp_path / "old"), None)[0], None)
-    other = unpack(take(made(tmp_path / "other"), None)[0], None)
+    backup = decode_backup(make_backup(made(tmp_path / "old"), None)[0], None)
+    other = decode_backup(make_backup(made(tmp_path / "other"), None)[0], None)
     settings = json.loads(backup.settings)
     altered: list[dict[str, Any]] = [
         {name: getattr(other, name)} for name in ("private_key", "signing_key", "registry", "settings")
@@ -454,20 +455,20 @@ def test_what_does_not_belong_together_is_refused_with_nothing_written(own_machi
     altered += [{"settings": b""}, {"registry": b""}, {"registry": bytes(9000)}]
     altered += [{"registry": backup.registry[:8192]}, {"private_key": "none"}, {"signing_key": b"x"}]
     for change in altered:
-        octets = pack(msgspec.structs.replace(backup, **change), None)
+        octets = encode_backup(msgspec.structs.replace(backup, **change), None)
         with pytest.raises(BadInput):
             restored(State(tmp_path / "new"), octets)
     assert not (tmp_path / "new").exists()
 
 
 def test_a_clock_that_is_behind_the_backup_is_said(own_machine, tmp_path):
-    backup = unpack(take(made(tmp_path / "old"), None)[0], None)
+    backup = decode_backup(make_backup(made(tmp_path / "old"), None)[0], None)
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("qmesh").addHandler(handler)
     for taken_at, name in ((2**39, "ahead"), (1, "behind")):
-        octets = pack(msgspec.structs.replace(backup, taken_at=taken_at), None)
+        octets = encode_backup(msgspec.structs.replace(backup, taken_at=taken_at), None)
         assert (restored(State(tmp_path / name), octets).age_s == 0) == (name == "ahead")
         assert any("clock" in line for line in said) == (name == "ahead")
         said.clear()
@@ -481,9 +482,9 @@ def test_a_damaged_control_node_gives_no_backup(own_machine, tmp_path):
         if octets is not None:
             files.write(path, octets)
         with pytest.raises(StateUnreadable):
-            take(state, None)
+            make_backup(state, None)
         files.write(path, kept)
-    assert take(state, None)[1].machines == 1
+    assert make_backup(state, None)[1].machines == 1
 
 
 def test_it_is_of_one_moment_whatever_is_written_meanwhile(own_machine, tmp_path):
@@ -499,7 +500,7 @@ def test_it_is_of_one_moment_whatever_is_written_meanwhile(own_machine, tmp_path
         seen: set[int] = set()
         while len(seen) < 4:  # the other one does write meanwhile: each invitation is an event more
             assert os.waitpid(child, os.WNOHANG) == (0, 0)
-            found = contents(unpack(take(state, None)[0], None))
+            found = parse_contents(decode_backup(make_backup(state, None)[0], None))
             assert [each.name for each in found.inventory.machines] == ["control"]
             seen.add(len(found.backup.registry))
     finally:
@@ -508,23 +509,23 @@ def test_it_is_of_one_moment_whatever_is_written_meanwhile(own_machine, tmp_path
 
 
 def test_only_a_backup_is_replaced_by_one(tmp_path):
-    refuse_file(tmp_path / "new", begins=MAGIC, what="backup")
+    refuse_output_file(tmp_path / "new", begins=MAGIC, what="backup")
     for name, octets in (("empty", b""), ("old", MAGIC + bytes(40))):
         (tmp_path / name).write_bytes(octets)
-        refuse_file(tmp_path / name, begins=MAGIC, what="backup")
+        refuse_output_file(tmp_path / name, begins=MAGIC, what="backup")
     (tmp_path / "theirs").write_bytes(b"notes")
     (tmp_path / "link").symlink_to(tmp_path / "old")
     (tmp_path / "dangling").symlink_to(tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
     for name in ("theirs", "link", "dangling", "pipe", ".", "none/file"):
         with pytest.raises(BadInput):
-            refuse_file(tmp_path / name, begins=MAGIC, what="backup")
+            refuse_output_file(tmp_path / name, begins=MAGIC, what="backup")
 
 
 def test_a_rest_of_sqlites_beside_an_earlier_registry_is_not_read_into_the_restored_one(
     own_machine, tmp_path
 ):
-    octets, _ = take(made(tmp_path / "old"), None)
+    octets, _ = make_backup(made(tmp_path / "old"), None)
     new = State(tmp_path / "new")
     restored(new, octets)
     other = made(tmp_path / "other")
@@ -542,4 +543,4 @@ def test_a_rest_of_sqlites_beside_an_earlier_registry_is_not_read_into_the_resto
     for end in ("-wal", "-shm"):
         (third.directory / f"mesh.db{end}").write_bytes((tmp_path / f"third{end}").read_bytes())
     restored(third, octets)
-    assert load(third).inventory == load(new).inventory
+    assert load_local(third).inventory == load_local(new).inventory

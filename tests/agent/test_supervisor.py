@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.agent.daemon import supervisor
-from qmesh.agent.daemon.supervisor import WELL, Part, Retries, Troubles, Watchdog
+from qmesh.agent.daemon.supervisor import WELL, AgentPart, Retries, Troubles, Watchdog
 from qmesh.errors import MachineRefused
 from qmesh.host.system.heartbeat import Pulse
 from tests.lab.waiting import wait_until
@@ -35,14 +35,14 @@ def test_a1_what_is_wrong_is_said_once_with_what_to_do_and_so_is_its_end(trouble
     caplog.set_level(logging.INFO, "qmesh")
     for _ in range(3):
         troubles.note_error("disk", MachineRefused("it is full", hint="free it"))
-        troubles.tell()
-    (now,) = troubles.all()
+        troubles.report_status()
+    (now,) = troubles.list_troubles()
     assert (now.part, now.reason, now.hint) == ("disk", "it is full", "free it")
     troubles.note("disk", "it is gone")
-    troubles.tell()
+    troubles.report_status()
     for _ in range(3):
         troubles.clear("disk")
-        troubles.tell()
+        troubles.report_status()
     assert caplog.messages == ["disk: it is full (hint: free it)", "disk: it is gone", "disk: well again"]
     assert told == ["disk: it is full", "disk: it is gone", WELL]
 
@@ -60,19 +60,19 @@ def test_a1_a_part_that_ends_is_begun_again_and_named(troubles, end):
     runs, go = [], threading.Event()
 
     def run() -> None:
-        runs.append(troubles.all())
+        runs.append(troubles.list_troubles())
         if len(runs) < 4:
             if end is not None:
                 raise end
             return
         go.wait()
 
-    part = Part("part", run, troubles)
+    part = AgentPart("part", run, troubles)
     part.start()
     part.start()  # it runs already
     wait_until(lambda: len(runs) == 4)
     assert runs == [(), (), (), ()]  # while it runs nothing is wrong
-    (restart,) = troubles.restarts()
+    (restart,) = troubles.recent_restarts()
     assert (restart.part, restart.times) == ("part", 3)
     part.stop()
     go.set()
@@ -80,10 +80,10 @@ def test_a1_a_part_that_ends_is_begun_again_and_named(troubles, end):
 
 def test_a1_a_part_that_is_down_is_named_until_it_runs(troubles, told, monkeypatch):
     monkeypatch.setattr(supervisor, "AGAIN_S", (3600.0,))
-    part = Part("part", lambda: 1 / 0, troubles)
+    part = AgentPart("part", lambda: 1 / 0, troubles)
     part.start()
-    wait_until(lambda: bool(troubles.all()))
-    assert troubles.all()[0].reason == "ZeroDivisionError: division by zero"
+    wait_until(lambda: bool(troubles.list_troubles()))
+    assert troubles.list_troubles()[0].reason == "ZeroDivisionError: division by zero"
     wait_until(lambda: told == ["part: ZeroDivisionError: division by zero"])
     part.stop()
 
@@ -96,15 +96,15 @@ def test_intervals_grow_until_it_has_run_for_a_while(monkeypatch):
     assert retries.wait_s == 0
     waits = []
     for _ in range(4):
-        retries.begun()
+        retries.note_start()
         now[0] += 5
-        retries.failed()
+        retries.note_failure()
         waits.append(retries.wait_s)
         now[0] += waits[-1]
     assert waits == [10, 20, 30, 30]
-    retries.begun()
+    retries.note_start()
     now[0] += supervisor.SETTLED_S + 1
-    retries.failed()
+    retries.note_failure()
     assert retries.wait_s == 10
 
 
@@ -121,7 +121,7 @@ class Hung(Pulse):
     def is_stuck(self) -> bool:
         return self.seconds > 5
 
-    def excuse(self) -> None:
+    def reset_timer(self) -> None:
         self.seconds = 0.0
 
 
@@ -130,13 +130,13 @@ def test_a1_what_hangs_is_found_and_borne_longer_each_time(troubles):
     watchdog = Watchdog(lambda: {"part": pulse}, troubles, lambda name, _: found.append(name))
     for seconds, times in [(4, 0), (6, 1), (0, 1)]:
         pulse.seconds = seconds
-        watchdog.look()
+        watchdog.check_pulses()
         assert found == ["part"] * times
     for _ in range(4):
-        troubles.restarted("part", "it hung")
+        troubles.note_restart("part", "it hung")
     for seconds, times in [(15, 1), (17, 2)]:
         pulse.seconds = seconds
-        watchdog.look()
+        watchdog.check_pulses()
         assert found == ["part"] * times
 
 
@@ -146,25 +146,25 @@ def test_a_process_that_had_stopped_as_a_whole_is_not_taken_for_one_that_hangs(t
     pulse.seconds = 60
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 60)
-    watchdog.look()
+    watchdog.check_pulses()
     assert found == []
 
 
 def test_an_agent_that_has_begun_anew_knows_of_it(troubles, monkeypatch):
     for _ in range(2):
-        troubles.restarted("part", "it hung")
+        troubles.note_restart("part", "it hung")
     monkeypatch.setenv(supervisor._RESTARTS, "")
     with pytest.MonkeyPatch.context() as patch:
         words = []
         patch.setattr("os.execv", lambda path, argv: words.append((path, argv)))
-        supervisor.begin_anew_for("part", Hung(), troubles, Path("/state"))
-        (restart,) = Troubles(lambda _: None).restarts()
+        supervisor.restart_agent_process("part", Hung(), troubles, Path("/state"))
+        (restart,) = Troubles(lambda _: None).recent_restarts()
     assert (restart.part, restart.times) == ("part", 3)
     assert words[0][1][-6:] == ["-I", "-m", "qmesh", "agent", "--state", "/state"]
-    assert Troubles(lambda _: None).restarts() == ()  # it is not handed on for ever
+    assert Troubles(lambda _: None).recent_restarts() == ()  # it is not handed on for ever
 
 
 @pytest.mark.parametrize("said", ["", "no", "{}", '[{"part": 1}]', "[" * 1000])
 def test_an_environment_of_somebody_elses_is_no_matter(said, monkeypatch):
     monkeypatch.setenv(supervisor._RESTARTS, said)
-    assert Troubles(lambda _: None).restarts() == ()
+    assert Troubles(lambda _: None).recent_restarts() == ()

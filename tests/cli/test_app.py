@@ -12,7 +12,7 @@ import pytest
 from qmesh import __file__ as beginning
 from qmesh import __version__
 from qmesh.cli import app
-from qmesh.cli.app import COMMANDS, command
+from qmesh.cli.app import COMMANDS, load_command
 from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, QmeshError
 
 HEAVY = (
@@ -94,7 +94,7 @@ def test_help_names_every_command_with_its_summary():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_commands_help_begins_with_its_summary_and_ends_with_an_example(name):
-    found = command(name)
+    found = load_command(name)
     assert found.help.splitlines()[0] == COMMANDS[name]
     examples = found.epilog.split("\n\n")
     assert examples[0] == "Examples:"
@@ -163,7 +163,7 @@ def test_a_bug_is_no_traceback_but_two_lines(monkeypatch, capsys):
     def broken(_name: str) -> object:
         raise ZeroDivisionError("5ecret")
 
-    monkeypatch.setattr(app, "command", broken)
+    monkeypatch.setattr(app, "load_command", broken)
     assert app.run(["status"]) == 3
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 2

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from qmesh.cli.passphrase import asked_for, from_file
+from qmesh.cli.passphrase import prompt_for_passphrase, read_passphrase_file
 from qmesh.errors import BadInput
 
 
@@ -20,16 +20,16 @@ from qmesh.errors import BadInput
 )
 def test_a_file_has_one_line(tmp_path, octets, line):
     (tmp_path / "words").write_bytes(octets)
-    assert from_file(tmp_path / "words") == (octets if line is None else line)
+    assert read_passphrase_file(tmp_path / "words") == (octets if line is None else line)
 
 
 @pytest.mark.parametrize("octets", [b"", b"\n", b"\r\n", b"one\ntwo\n", bytes(5000)])
 def test_another_file_is_refused(tmp_path, octets):
     (tmp_path / "words").write_bytes(octets)
     with pytest.raises(BadInput, match="not one line"):
-        from_file(tmp_path / "words")
+        read_passphrase_file(tmp_path / "words")
     with pytest.raises(BadInput, match="cannot be read"):
-        from_file(tmp_path / "none")
+        read_passphrase_file(tmp_path / "none")
 
 
 def at_a_terminal(*typed: bytes, twice: bool) -> tuple[bytes, str]:
@@ -38,7 +38,7 @@ def at_a_terminal(*typed: bytes, twice: bool) -> tuple[bytes, str]:
     if process == 0:
         try:
             sys.stdin = os.fdopen(0)  # not pytest's
-            os.write(1, b"got " + asked_for(twice=twice) + b"\n")
+            os.write(1, b"got " + prompt_for_passphrase(twice=twice) + b"\n")
         except BadInput as error:
             os.write(1, f"refused: {error}\n".encode())
         finally:
@@ -76,4 +76,4 @@ def test_where_there_is_no_terminal_it_says_so(monkeypatch):
     with os.fdopen(reading) as nothing, monkeypatch.context() as patched:
         patched.setattr("sys.stdin", nothing)
         with pytest.raises(BadInput, match="no terminal"):
-            asked_for(twice=True)
+            prompt_for_passphrase(twice=True)

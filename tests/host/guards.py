@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qmesh.mesh.model import Guard
+from qmesh.mesh.state import Guard
 
 
 def guard(*ports: int) -> Guard:

@@ -40,8 +40,8 @@ def agent(directory: Path, answer: Callable[[socket.socket], object]) -> Iterato
 
 @pytest.mark.parametrize("said", [WELL, ILL])
 def test_it_is_told_as_it_is(tmp_path, said):
-    with agent(tmp_path, lambda caller: agent_health.tell(caller, said)):
-        assert agent_health.ask(tmp_path, wait_s=10) == said
+    with agent(tmp_path, lambda caller: agent_health.send_health(caller, said)):
+        assert agent_health.request_health(tmp_path, wait_s=10) == said
 
 
 def test_root_alone_may_ask(tmp_path):
@@ -52,12 +52,12 @@ def test_root_alone_may_ask(tmp_path):
 def test_one_that_is_just_beginning_is_waited_for(tmp_path):
     began = threading.Timer(0.2, lambda: serve(tmp_path))
     began.start()
-    assert agent_health.ask(tmp_path, wait_s=30) == WELL
+    assert agent_health.request_health(tmp_path, wait_s=30) == WELL
     began.join()
 
 
 def serve(directory: Path) -> None:
-    with agent(directory, lambda caller: agent_health.tell(caller, WELL)):
+    with agent(directory, lambda caller: agent_health.send_health(caller, WELL)):
         pass
 
 
@@ -87,12 +87,12 @@ def flood(caller: socket.socket) -> None:
 )
 def test_a1_no_sensible_answer_is_one_too(tmp_path, answer, why):
     with agent(tmp_path, answer), pytest.raises(NoAnswer, match=why):
-        agent_health.ask(tmp_path, wait_s=0.5)
+        agent_health.request_health(tmp_path, wait_s=0.5)
 
 
 def test_nobody_there(tmp_path):
     with pytest.raises(NoAnswer, match="nobody listens"):
-        agent_health.ask(tmp_path, wait_s=0.1)
+        agent_health.request_health(tmp_path, wait_s=0.1)
 
 
 def test_who_asks_and_does_not_listen_is_none_to_wait_for(tmp_path):
@@ -100,4 +100,4 @@ def test_who_asks_and_does_not_listen_is_none_to_wait_for(tmp_path):
         asking.connect(str(tmp_path / agent_health.SOCKET))
         caller, _ = listening.accept()
         asking.close()
-        agent_health.tell(caller, WELL)
+        agent_health.send_health(caller, WELL)

@@ -25,7 +25,7 @@ from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused
 from qmesh.host.api import client as answers
 from qmesh.host.api import connections, messages
 from qmesh.host.api.client import Client
-from qmesh.host.api.messages import Silent, Unanswered
+from qmesh.host.api.messages import ControlNodeUnavailable, ServiceUnresponsive
 from qmesh.host.api.server import Service
 from qmesh.host.system import agent_notify
 from qmesh.mesh.protocol.enrolment import Redemption
@@ -59,28 +59,28 @@ class Agent:
         self.asked.append(("redeem", body, sender))
         return self._redeem(body)
 
-    def redeemed(self) -> None:
+    def finish_redemption(self) -> None:
         self.asked.append(("redeemed",))
 
-    def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
+    def find_membership_update(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         self.asked.append(("membership", newer_than, sender, *(["whole"] if whole else [])))
         return self._membership(newer_than)
 
-    def acknowledge(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
+    def record_acknowledgement(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
         self.asked.append(("acknowledge", sealed, newer_than, sender))
 
     def offer_key(self, body: bytes, *, sender: str) -> None:
         self.asked.append(("offer_key", body, sender))
         self._redeem(body)
 
-    def succeed(self, body: bytes, *, sender: str) -> bytes | None:
+    def report_handover(self, body: bytes, *, sender: str) -> bytes | None:
         self.asked.append(("succeed", body, sender))
         return self._redeem(body) or None
 
-    def refresh(self) -> None:
+    def refresh_membership(self) -> None:
         self.refreshed += 1
 
-    def departed(self) -> frozenset[str]:
+    def list_departed(self) -> frozenset[str]:
         return self.leaving
 
 
@@ -114,7 +114,7 @@ def client(*, address: str = HERE, port: int = PORT) -> Client:
 
 
 def membership(newer_than: int = 0, *, address: str = HERE) -> bytes | None:
-    return client(address=address).membership(newer_than=newer_than, connect_s=PLENTY_S, read_s=PLENTY_S)
+    return client(address=address).poll_membership(newer_than=newer_than, connect_s=PLENTY_S, read_s=PLENTY_S)
 
 
 def redeem(message: Redemption = MESSAGE, *, address: str = HERE) -> bytes:
@@ -217,7 +217,8 @@ def test_one_client_asks_again_and_again():
     with service(agent):
         for number in range(20):
             assert (
-                asking.membership(newer_than=number, connect_s=PLENTY_S, read_s=PLENTY_S) == b'{"members": 2}'
+                asking.poll_membership(newer_than=number, connect_s=PLENTY_S, read_s=PLENTY_S)
+                == b'{"members": 2}'
             )
             assert asking.redeem(MESSAGE, connect_s=PLENTY_S, read_s=PLENTY_S) == b'{"members": 1}'
 
@@ -294,7 +295,7 @@ def test_a_refusal_arrives_with_its_advice_as_words_of_the_control_node():
 def test_trouble_of_the_control_nodes_own_is_no_refusal():
     with service(refuse(MachineRefused("the disk is full", hint="look at the control node"))):
         for attempt in (redeem, membership):
-            with pytest.raises(Silent, match='trouble of its own: "the disk is full"'):
+            with pytest.raises(ControlNodeUnavailable, match='trouble of its own: "the disk is full"'):
                 attempt()
         assert ask("GET", "/v1/membership").status == 503
 
@@ -309,7 +310,7 @@ def test_a_bug_of_the_agents_is_no_answer_and_the_service_goes_on():
 
     with service(Agent(redeem=answer, membership=answer)):
         for attempt in (redeem, membership):
-            with pytest.raises(Silent, match="trouble of its own"):
+            with pytest.raises(ControlNodeUnavailable, match="trouble of its own"):
                 attempt()
         assert b"5ec2e7" not in ask("GET", "/v1/membership").content
         broken.clear()
@@ -559,7 +560,7 @@ def test_questions_for_now_are_answered_by_a_few_looks():
         pause(0.05)
 
     agent = Agent()
-    agent.refresh = look  # type: ignore[method-assign]
+    agent.refresh_membership = look  # type: ignore[method-assign]
     with service(agent):
         began = time.monotonic()
         asking = [
@@ -595,7 +596,7 @@ from qmesh.host.api.server import Service
 from tests.host.test_api import Agent, HERE, PORT, told_by
 def fail(_):
     raise RuntimeError("5ec2e7 " + "x" * 500)
-log_file.talk(Path(sys.argv[1]))
+log_file.configure_logging(Path(sys.argv[1]))
 Service(Agent(redeem=fail), address=HERE, port=PORT, interface="lo", told=told_by()).start()
 print("ready", flush=True)
 signal.pause()
@@ -668,8 +669,8 @@ def test_who_does_not_take_his_answer_is_hung_up_on(monkeypatch):
 def test_what_a_member_holds_comes_with_its_question_as_it_was_sealed():
     agent = Agent()
     with service(agent):
-        client().membership(newer_than=7, connect_s=PLENTY_S, read_s=PLENTY_S, holds=b"\0\xffsealed")
-        client().membership(newer_than=7, connect_s=PLENTY_S, read_s=PLENTY_S)
+        client().poll_membership(newer_than=7, connect_s=PLENTY_S, read_s=PLENTY_S, holds=b"\0\xffsealed")
+        client().poll_membership(newer_than=7, connect_s=PLENTY_S, read_s=PLENTY_S)
     sealed = base64.b64encode(b"\0\xffsealed")
     assert agent.asked == [("acknowledge", sealed, 7, HERE), *[("membership", 7, HERE)] * 2]
 
@@ -751,19 +752,19 @@ def test_a_machine_that_hangs_up_before_its_answer_does_no_harm():
 
 def test_where_nobody_listens_it_is_silent():
     for attempt in (redeem, membership):
-        with pytest.raises(Silent):
+        with pytest.raises(ControlNodeUnavailable):
             attempt()
 
 
 def test_where_nobody_is_it_is_silent_in_the_time_given():
     another_interface("10.77.0.2/20")
-    with within(3), pytest.raises(Silent):
-        client(address="10.77.0.1").membership(newer_than=0, connect_s=0.3, read_s=60)
+    with within(3), pytest.raises(ControlNodeUnavailable):
+        client(address="10.77.0.1").poll_membership(newer_than=0, connect_s=0.3, read_s=60)
 
 
 def test_who_takes_the_call_and_says_nothing_is_silent_in_the_time_given():
     for octets in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"):
-        with other_side(octets, hang_up=False), within(3), pytest.raises(Silent):
+        with other_side(octets, hang_up=False), within(3), pytest.raises(ControlNodeUnavailable):
             client().redeem(MESSAGE, connect_s=60, read_s=0.3)
 
 
@@ -813,10 +814,10 @@ DRIPPED = {
 def test_who_says_a_little_again_and_again_is_silent_in_the_time_for_the_whole(monkeypatch, what):
     monkeypatch.setattr(answers, "WHOLE_S", 1.0, raising=False)
     with dripping(*DRIPPED[what]), within(6):
-        with pytest.raises(Silent):
+        with pytest.raises(ControlNodeUnavailable):
             client().redeem(MESSAGE, connect_s=5, read_s=0.5)
-        with pytest.raises(Silent):
-            client().membership(newer_than=0, connect_s=5, read_s=0.5, wait_s=1)
+        with pytest.raises(ControlNodeUnavailable):
+            client().poll_membership(newer_than=0, connect_s=5, read_s=0.5, wait_s=1)
 
 
 def test_an_answer_may_come_after_a_few_that_say_nothing():
@@ -838,7 +839,7 @@ def test_what_is_no_whole_answer_is_none():
     for octets in BROKEN_ANSWERS:
         with other_side(octets):
             for attempt in (redeem, membership):
-                with pytest.raises(Silent):
+                with pytest.raises(ControlNodeUnavailable):
                     attempt()
 
 
@@ -886,7 +887,7 @@ def test_what_another_machine_says_is_never_a_hint_of_qmeshs(status):
     body = json.dumps({"error": 'no" \nhint: ' + HOSTILE, "hint": HOSTILE}).encode()
     with other_side(http(status, body)):
         for attempt in (redeem, membership):
-            with pytest.raises((EnrolmentRefused, Silent)) as refused:
+            with pytest.raises((EnrolmentRefused, ControlNodeUnavailable)) as refused:
                 attempt()
 
             said = str(refused.value)
@@ -948,7 +949,7 @@ def test_no_proxy_of_the_environment_is_asked(monkeypatch):
 def test_a_service_on_another_interface_is_not_reached_from_this_machine():
     another_interface("10.77.0.1/20")
     ip("address", "add", "10.88.0.1/32", "dev", "lo")
-    with service(Agent(), address="10.88.0.1", interface="tunnel"), pytest.raises(Silent):
+    with service(Agent(), address="10.88.0.1", interface="tunnel"), pytest.raises(ControlNodeUnavailable):
         membership(address="10.88.0.1")
     with service(Agent(), address="10.88.0.1", interface="lo"):
         assert membership(address="10.88.0.1") == b'{"members": 2}'
@@ -960,11 +961,11 @@ def test_a_service_on_another_interface_is_not_reached_from_this_machine():
 ASK = """
 import sys
 from qmesh.host.api.client import Client
-from qmesh.host.api.messages import Silent, Unanswered
+from qmesh.host.api.messages import ControlNodeUnavailable
 client = Client(address="10.77.0.1", port=51820)
 try:
-    print(client.membership(newer_than=0, connect_s=2, read_s=5).decode())
-except Silent:
+    print(client.poll_membership(newer_than=0, connect_s=2, read_s=5).decode())
+except ControlNodeUnavailable:
     print("silent")
 """
 
@@ -1063,10 +1064,10 @@ def test_what_a_machine_asks_of_itself_is_no_answer_to_another():
 def test_a1_a_service_that_hangs_is_known_by_its_silence():
     hangs = threading.Event()
     agent = Agent()
-    agent.refresh = hangs.wait  # type: ignore[assignment, method-assign]
+    agent.refresh_membership = hangs.wait  # type: ignore[assignment, method-assign]
     with service(agent) as found:
         try:
-            with pytest.raises(Unanswered, match="does not answer"):
+            with pytest.raises(ServiceUnresponsive, match="does not answer"):
                 found.probe(wait_s=0.3)
         finally:
             hangs.set()
@@ -1077,7 +1078,7 @@ def test_a1_a_service_that_cannot_serve_says_why():
         raise MachineRefused("the registry is away", hint="restore it")
 
     agent = Agent()
-    agent.refresh = refuse  # type: ignore[method-assign]
+    agent.refresh_membership = refuse  # type: ignore[method-assign]
     with service(agent) as found, pytest.raises(MachineRefused, match="the registry is away") as refused:
         found.probe(wait_s=10)
     assert refused.value.message == 'it answers: "the registry is away" (its advice: "restore it")'
@@ -1099,12 +1100,12 @@ def test_a1_a_task_of_it_that_fails_ends_it_and_who_keeps_it_is_told():
         raise ZeroDivisionError
 
     agent = Agent()
-    agent.refresh = fail  # type: ignore[method-assign]
+    agent.refresh_membership = fail  # type: ignore[method-assign]
     found = Service(agent, address=HERE, port=PORT, interface="lo", told=told_by(), ended=ended.set)
     found.start()
     with within(30):
         while not ended.wait(0.05):
-            found.announce()
+            found.announce_change()
     assert isinstance(found.failure, ZeroDivisionError)
     found.stop()
 
@@ -1123,7 +1124,7 @@ def test_it_lives_from_start_to_stop():
 
     assert (found.is_alive, threads()) == (False, [])
     assert is_free()
-    with pytest.raises(Silent):
+    with pytest.raises(ControlNodeUnavailable):
         membership()
 
 
@@ -1183,9 +1184,11 @@ def test_a_service_that_comes_after_another_is_reached_by_who_knew_the_first():
     asking = client()
     for _ in range(3):
         with service(Agent()):
-            assert asking.membership(newer_than=0, connect_s=PLENTY_S, read_s=PLENTY_S) == b'{"members": 2}'
-        with pytest.raises(Silent):
-            asking.membership(newer_than=0, connect_s=PLENTY_S, read_s=PLENTY_S)
+            assert (
+                asking.poll_membership(newer_than=0, connect_s=PLENTY_S, read_s=PLENTY_S) == b'{"members": 2}'
+            )
+        with pytest.raises(ControlNodeUnavailable):
+            asking.poll_membership(newer_than=0, connect_s=PLENTY_S, read_s=PLENTY_S)
 
 
 def test_the_access_of_members_is_not_logged(caplog, capfd):
@@ -1199,12 +1202,12 @@ def test_the_access_of_members_is_not_logged(caplog, capfd):
 
 
 def wait_for_news(*, wait_s: int = 20) -> bytes | None:
-    return client().membership(newer_than=3, connect_s=PLENTY_S, read_s=PLENTY_S, wait_s=wait_s)
+    return client().poll_membership(newer_than=3, connect_s=PLENTY_S, read_s=PLENTY_S, wait_s=wait_s)
 
 
 def told(place: Path) -> tuple[socket.socket, Callable[[], bool]]:
     """What the service listens on, and how it is told."""
-    return agent_notify.listen(place), lambda: agent_notify.tell(place, wait_s=10)
+    return agent_notify.listen(place), lambda: agent_notify.notify_agent(place, wait_s=10)
 
 
 def answering_after(change: threading.Event) -> Agent:
@@ -1286,7 +1289,7 @@ def test_nobody_is_told_where_no_agent_is(tmp_path):
     assert not tell()
     (tmp_path / agent_notify.SOCKET).unlink()
     assert not tell()
-    assert not agent_notify.tell(tmp_path / "nowhere", wait_s=1)
+    assert not agent_notify.notify_agent(tmp_path / "nowhere", wait_s=1)
 
 
 def test_a_key_is_offered_by_who_is_known_by_its_address():
@@ -1302,7 +1305,7 @@ def test_a_key_is_offered_by_who_is_known_by_its_address():
 def test_a_successor_says_how_far_it_is_and_is_given_what_it_lacks(estate):
     agent = Agent(redeem=lambda _: estate or b"")
     with service(agent):
-        assert client().succeed(b"sealed", connect_s=PLENTY_S, read_s=PLENTY_S) == estate
+        assert client().report_handover(b"sealed", connect_s=PLENTY_S, read_s=PLENTY_S) == estate
         assert ask("GET", "/v1/succession").status == 405
     assert agent.asked == [("succeed", b"sealed", HERE)]
 
@@ -1312,6 +1315,6 @@ def test_a_key_that_is_refused_is_told_so(error):
     def no(_: bytes) -> bytes:
         raise error
 
-    told_as = EnrolmentRefused if isinstance(error, EnrolmentRefused) else Silent
+    told_as = EnrolmentRefused if isinstance(error, EnrolmentRefused) else ControlNodeUnavailable
     with service(Agent(redeem=no)), pytest.raises(told_as):
         client().offer_key(b"sealed", connect_s=PLENTY_S, read_s=PLENTY_S)

@@ -16,7 +16,7 @@ import pytest
 
 from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import config_directory
-from qmesh.host.config_directory import MAX_OCTETS, ConfigDirectory, find, read, stamp, write
+from qmesh.host.config_directory import MAX_OCTETS, ConfigDirectory, find, read, read_stamp, write
 from tests.fuse import mount_fuse
 from tests.lab.waiting import some_time, wait_until
 from tests.own_machine import small_disk
@@ -67,11 +67,11 @@ def is_untouched(directory: Path = VICTIM) -> bool:
 def attempts(directory: ConfigDirectory) -> Iterator[Callable[[], object]]:
     """All that qmesh does with a directory that it remembers."""
     yield lambda: read(directory, NAME)
-    yield lambda: stamp(directory, NAME)
+    yield lambda: read_stamp(directory, NAME)
     yield lambda: write(directory, NAME, b"new\n", instead_of=b"old\n")
     yield lambda: write(directory, NAME, b"new\n", instead_of=SECRET)
     yield lambda: write(directory, NAME, b"new\n", instead_of=None)
-    yield lambda: config_directory.disk_octets(directory)
+    yield lambda: config_directory.read_disk_size(directory)
 
 
 def all_refused(directory: ConfigDirectory, message: str) -> None:
@@ -218,7 +218,7 @@ def test_only_the_thread_that_works_there_has_the_owners_rights():
     found: dict[str, object] = {}
 
     def work() -> None:
-        with config_directory._acting_as(USER):
+        with config_directory._act_as_user(USER):
             try:
                 (VICTIM / NAME).read_bytes()
             except PermissionError:
@@ -369,7 +369,7 @@ def test_where_no_directory_is_nothing_is_found_and_nothing_written():
     as_user(f"rm -r {CONFIG}")
     for owner in (USER, None):
         directory = ConfigDirectory(CONFIG, owner)
-        assert (find(CONFIG), read(directory, NAME), stamp(directory, NAME)) == (None, None, None)
+        assert (find(CONFIG), read(directory, NAME), read_stamp(directory, NAME)) == (None, None, None)
         with pytest.raises(MachineRefused, match="there is no directory"):
             write(directory, NAME, b"new", instead_of=None)
     as_user(f"echo > {CONFIG}")

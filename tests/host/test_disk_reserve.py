@@ -20,8 +20,8 @@ def fill(directory) -> None:
 @pytest.mark.lab
 def test_it_takes_its_room_while_there_is_enough(own_machine):
     with small_disk("24m") as small:
-        assert disk_reserve.make(small)
-        assert disk_reserve.make(small)
+        assert disk_reserve.create_reserve(small)
+        assert disk_reserve.create_reserve(small)
         for name in disk_reserve.NAMES:
             found = (small / name).stat()
             assert (found.st_size, found.st_mode & 0o777) == (disk_reserve.FILE_OCTETS, 0o600)
@@ -31,16 +31,16 @@ def test_it_takes_its_room_while_there_is_enough(own_machine):
 @pytest.mark.lab
 def test_a_write_on_a_full_disk_gives_it_up_and_is_done(own_machine):
     with small_disk("24m") as small:
-        disk_reserve.make(small)
+        disk_reserve.create_reserve(small)
         files.write(small / "file", b"before")
         fill(small)
         files.write(small / "file", b"after" * 1000)
 
         assert (small / "file").read_bytes() == b"after" * 1000
         assert not disk_reserve.is_whole(small)
-        assert not disk_reserve.make(small)
+        assert not disk_reserve.create_reserve(small)
         (small / "theirs").unlink()
-        assert disk_reserve.make(small)
+        assert disk_reserve.create_reserve(small)
 
 
 @pytest.mark.lab
@@ -57,16 +57,16 @@ def test_without_it_a_full_disk_is_told_and_the_old_file_stays(own_machine):
 @pytest.mark.lab
 def test_room_is_made_only_where_there_is_none(own_machine):
     with small_disk("24m") as small:
-        disk_reserve.make(small)
-        disk_reserve.make_room(small)
+        disk_reserve.create_reserve(small)
+        disk_reserve.release_if_full(small)
         assert disk_reserve.is_whole(small)
         fill(small)
-        disk_reserve.make_room(small)
+        disk_reserve.release_if_full(small)
         assert not disk_reserve.is_whole(small)
 
 
 def test_where_there_is_none_nothing_is_given_up(tmp_path):
-    assert not disk_reserve.give_up(tmp_path)
+    assert not disk_reserve.release_reserve(tmp_path)
     assert not disk_reserve.is_whole(tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_no_link_is_followed(tmp_path):
     (tmp_path / "target").write_text("mine")
     (tmp_path / disk_reserve.NAMES[0]).symlink_to(tmp_path / "target")
     with pytest.raises(OSError) as refused:  # noqa: PT011 - its number is looked at
-        disk_reserve.make(tmp_path)
+        disk_reserve.create_reserve(tmp_path)
 
     assert refused.value.errno == errno.ELOOP
     assert (tmp_path / "target").read_text() == "mine"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from qmesh.host.network import dns
-from qmesh.host.network.dns import addresses, addresses_lately, resolve
-from qmesh.mesh.model import Endpoint
+from qmesh.host.network.dns import resolve_addresses, resolve_cached, resolve_endpoint
+from qmesh.mesh.values import Endpoint
 from tests.lab.waiting import patience, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -28,12 +28,12 @@ def test_an_address_needs_no_look_up(text, monkeypatch):
     hosts("198.51.100.1 203.0.113.5")
     endpoint = Endpoint.parse(text)
 
-    assert resolve(endpoint) is endpoint
+    assert resolve_endpoint(endpoint) is endpoint
 
 
 @pytest.mark.parametrize("host", ["name.invalid", "name.invalid.", "a-name-without-a-dot", "x" * 63])
 def test_a_name_that_is_not_known_is_none(host):
-    assert resolve(Endpoint(host, 51820)) is None
+    assert resolve_endpoint(Endpoint(host, 51820)) is None
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_name_that_is_not_known_is_none(host):
 )
 def test_a_name_becomes_its_address_and_the_port_stays(address, text):
     hosts("127.0.0.1 localhost", f"{address} control.example.org")
-    found = resolve(Endpoint("control.example.org", 4001))
+    found = resolve_endpoint(Endpoint("control.example.org", 4001))
 
     assert found == Endpoint.parse(text)
     assert found is not None
@@ -50,10 +50,10 @@ def test_a_name_becomes_its_address_and_the_port_stays(address, text):
 
 def test_a_name_is_looked_up_anew_each_time():
     hosts("203.0.113.7 control.example.org")
-    first = resolve(Endpoint("control.example.org", 1))
+    first = resolve_endpoint(Endpoint("control.example.org", 1))
     Path("/run/hosts").write_text("203.0.113.8 control.example.org\n")
 
-    assert (first, resolve(Endpoint("control.example.org", 1))) == (
+    assert (first, resolve_endpoint(Endpoint("control.example.org", 1))) == (
         Endpoint("203.0.113.7", 1),
         Endpoint("203.0.113.8", 1),
     )
@@ -62,57 +62,57 @@ def test_a_name_is_looked_up_anew_each_time():
 def test_an_address_that_is_good_on_one_interface_only_is_none():
     hosts("fe80::7 control.example.org")
 
-    assert resolve(Endpoint("control.example.org", 1)) is None
+    assert resolve_endpoint(Endpoint("control.example.org", 1)) is None
 
 
 def test_an_address_that_is_no_endpoint_is_passed_over():
     """A name server may say anything: this was a traceback in the log, and no address at all."""
     said = ["::ffff:203.0.113.7", "fe80::1%eth0", "nonsense", "2001:db8::7"]
 
-    assert list(dns.usable(said, 5)) == [Endpoint("2001:db8::7", 5)]
+    assert list(dns.build_endpoints(said, 5)) == [Endpoint("2001:db8::7", 5)]
 
 
 def test_a_name_with_one_usable_address_is_found_by_that():
     hosts("fe80::7 control.example.org", "2001:db8::7 control.example.org")
 
-    assert resolve(Endpoint("control.example.org", 1)) == Endpoint("2001:db8::7", 1)
+    assert resolve_endpoint(Endpoint("control.example.org", 1)) == Endpoint("2001:db8::7", 1)
 
 
 def test_all_addresses_of_a_name_are_ways_to_it():
     hosts("203.0.113.7 control.example.org", "fe80::7 control.example.org", "203.0.113.8 control.example.org")
 
-    assert addresses(Endpoint("control.example.org", 1)) == (
+    assert resolve_addresses(Endpoint("control.example.org", 1)) == (
         Endpoint("203.0.113.7", 1),
         Endpoint("203.0.113.8", 1),
     )
-    assert addresses(Endpoint("203.0.113.9", 1)) == (Endpoint("203.0.113.9", 1),)
+    assert resolve_addresses(Endpoint("203.0.113.9", 1)) == (Endpoint("203.0.113.9", 1),)
 
 
 def test_who_often_asks_is_told_what_was_found_lately_and_what_was_not_found_is_asked_again():
     hosts("127.0.0.1 localhost")
     endpoint = Endpoint("lately.example.org", 1)
-    assert addresses_lately(endpoint) == ()
+    assert resolve_cached(endpoint) == ()
     Path("/run/hosts").write_text("203.0.113.7 lately.example.org\n")
-    assert addresses_lately(endpoint) == (Endpoint("203.0.113.7", 1),)
+    assert resolve_cached(endpoint) == (Endpoint("203.0.113.7", 1),)
     Path("/run/hosts").write_text("203.0.113.8 lately.example.org\n")
-    assert addresses_lately(endpoint) == (Endpoint("203.0.113.7", 1),)
-    assert addresses(endpoint) == (Endpoint("203.0.113.8", 1),)
+    assert resolve_cached(endpoint) == (Endpoint("203.0.113.7", 1),)
+    assert resolve_addresses(endpoint) == (Endpoint("203.0.113.8", 1),)
 
 
 def test_a_look_up_that_hangs_is_not_waited_for_and_its_answer_is_for_the_next():
     endpoint = Endpoint("hangs.example.org", 1)
     with silent_dns() as answer_all:
         with within(1):
-            assert addresses(endpoint, wait_s=0.2) == ()
-            assert addresses(endpoint, wait_s=0.2) == ()
+            assert resolve_addresses(endpoint, wait_s=0.2) == ()
+            assert resolve_addresses(endpoint, wait_s=0.2) == ()
         answer_all()
-        assert resolve(endpoint, wait_s=patience(10)) == Endpoint("203.0.113.7", 1)
+        assert resolve_endpoint(endpoint, wait_s=patience(10)) == Endpoint("203.0.113.7", 1)
 
 
 def test_look_ups_that_hang_do_not_pile_up():
     endpoints = [Endpoint(f"hangs-{number}.example.org", 1) for number in range(100)]
     with silent_dns():
-        assert [addresses(endpoint, wait_s=0.0) for endpoint in endpoints] == [()] * 100
+        assert [resolve_addresses(endpoint, wait_s=0.0) for endpoint in endpoints] == [()] * 100
         assert 1 < threading.active_count() <= dns.MOST_AT_ONCE + 1
 
 

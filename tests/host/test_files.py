@@ -71,7 +71,7 @@ def test_what_was_written_is_read(tmp_path):
 def test_nothing_there_reads_as_none(tmp_path):
     assert files.read(tmp_path / "file") is None
     assert files.read(tmp_path / "no" / "file") is None
-    assert files.mode_of(tmp_path / "file") is None
+    assert files.read_mode(tmp_path / "file") is None
 
 
 def test_a_file_whose_writer_is_killed_is_the_old_or_the_new_and_never_a_part(tmp_path):
@@ -135,7 +135,7 @@ def test_the_mode_is_as_asked_whatever_the_umask(tmp_path, umask, mode):
     finally:
         os.umask(before)
 
-    assert files.mode_of(tmp_path / "file") == mode
+    assert files.read_mode(tmp_path / "file") == mode
 
 
 def test_a_wider_file_is_replaced_by_a_private_one(tmp_path):
@@ -143,7 +143,7 @@ def test_a_wider_file_is_replaced_by_a_private_one(tmp_path):
     (tmp_path / "file").chmod(0o666)
     files.write(tmp_path / "file", b"new")
 
-    assert files.mode_of(tmp_path / "file") == 0o600
+    assert files.read_mode(tmp_path / "file") == 0o600
 
 
 def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path):
@@ -291,7 +291,7 @@ def test_a_file_below_a_file_is_not_nothing(tmp_path):
     with pytest.raises(StateUnreadable, match="Not a directory"):
         files.read(tmp_path / "file" / "below")
     with pytest.raises(StateUnreadable, match="Not a directory"):
-        files.mode_of(tmp_path / "file" / "below")
+        files.read_mode(tmp_path / "file" / "below")
 
 
 @lab
@@ -311,8 +311,8 @@ def test_a_links_own_mode_is_told_and_not_its_targets(tmp_path):
     files.write(tmp_path / "real", b"")
     (tmp_path / "link").symlink_to("real")
 
-    assert files.mode_of(tmp_path / "real") == 0o600
-    assert files.mode_of(tmp_path / "link") == 0o777
+    assert files.read_mode(tmp_path / "real") == 0o600
+    assert files.read_mode(tmp_path / "link") == 0o777
 
 
 def test_a_file_is_removed_and_one_that_is_gone_is_fine(tmp_path):
@@ -358,7 +358,7 @@ def test_a_private_directory_is_0700_whatever_the_umask(tmp_path, umask):
     finally:
         os.umask(before)
 
-    assert files.mode_of(tmp_path / "a" / "b") == 0o700
+    assert files.read_mode(tmp_path / "a" / "b") == 0o700
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o777, 0o770, 0o701, 0o1777])
@@ -367,7 +367,7 @@ def test_a_directory_that_others_enter_is_closed(tmp_path, mode):
     (tmp_path / "state").chmod(mode)
     files.make_private_directory(tmp_path / "state")
 
-    assert files.mode_of(tmp_path / "state") == 0o700
+    assert files.read_mode(tmp_path / "state") == 0o700
 
 
 def a_file(path: Path) -> None:
@@ -387,7 +387,7 @@ def test_what_is_no_directory_is_no_private_one(tmp_path, make):
         files.make_private_directory(tmp_path / "state")
 
     assert "--state" in refused.value.hint
-    assert not (tmp_path / "real").is_dir() or files.mode_of(tmp_path / "real") == 0o755
+    assert not (tmp_path / "real").is_dir() or files.read_mode(tmp_path / "real") == 0o755
 
 
 @lab
@@ -398,7 +398,7 @@ def test_somebody_elses_directory_is_no_private_one(tmp_path):
     with pytest.raises(MachineRefused, match="somebody else's"):
         files.make_private_directory(tmp_path / "state")
 
-    assert files.mode_of(tmp_path / "state") == 0o755
+    assert files.read_mode(tmp_path / "state") == 0o755
 
 
 @lab

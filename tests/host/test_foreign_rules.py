@@ -85,7 +85,7 @@ def test_nft_prints_of_each_ruleset_what_the_evaluator_is_tested_with():
     for name, (_, ruleset) in CASES.items():
         nftables.run("flush ruleset\n")
         nftables.run(ruleset)
-        found = foreign_rules.read()
+        found = foreign_rules.read_rules()
         assert found.unread == ()
         printed[name] = {"objects": found.objects, "text": found.text}
     if kept_as := os.environ.get("QMESH_WRITE_LISTINGS"):
@@ -103,7 +103,7 @@ def test_a_table_with_a_flag_is_read_the_same_each_time():
     maps = "map m { type inet_service : verdict; elements = { 22 : drop }; }; "
     chain = "chain c { type filter hook input priority 0; ip saddr @s drop; tcp dport vmap @m; }; "
     nftables.run("table inet sleeps { flags dormant; " + sets + maps + chain + "}\n")
-    seen = {json.dumps(foreign_rules.read().objects) for _ in range(20)}
+    seen = {json.dumps(foreign_rules.read_rules().objects) for _ in range(20)}
     (found,) = map(json.loads, seen)
     assert found == [{"table": {"family": "inet", "name": "sleeps", "dormant": True}}]
 
@@ -112,7 +112,7 @@ def test_a_chain_whose_name_is_a_word_of_nft_is_read():
     subprocess.run(["iptables-nft", "-N", "log"], check=True)
     subprocess.run(["iptables-nft", "-A", "log", "-j", "DROP"], check=True)
     subprocess.run(["iptables-nft", "-A", "INPUT", "-j", "log"], check=True)
-    objects = foreign_rules.read().objects
+    objects = foreign_rules.read_rules().objects
     assert ["drop" in str(each) for each in objects if "rule" in each] == [True, False]
 
 

@@ -23,7 +23,8 @@ from pyroute2.netlink.generic.wireguard import (
 from qmesh.host.network import netlink
 from qmesh.host.wireguard import genetlink_messages
 from qmesh.host.wireguard.device import Counters, Device
-from qmesh.mesh.model import Endpoint, Peer, Secret
+from qmesh.mesh.state import Peer
+from qmesh.mesh.values import Endpoint, Secret
 
 FAMILY = 0x21
 UNSET = base64.b64encode(bytes(32))
@@ -72,7 +73,7 @@ def allowed_ips(peer) -> tuple[str, ...]:
 
 
 def configured(*blocks: bytes) -> list[bytes]:
-    return list(genetlink_messages.set_peers(FAMILY, "qmesh0", blocks))
+    return list(genetlink_messages.build_peer_messages(FAMILY, "qmesh0", blocks))
 
 
 @given(peers)
@@ -102,8 +103,8 @@ def test_pyroute2_reads_a_peer_as_it_was_meant(wanted):
 
 
 def test_pyroute2_reads_the_key_and_the_port():
-    private_key = understood(genetlink_messages.set_private_key(FAMILY, "qmesh0", Secret(key(7))))
-    port = understood(genetlink_messages.set_listen_port(FAMILY, "qmesh0", 51820))
+    private_key = understood(genetlink_messages.build_private_key_message(FAMILY, "qmesh0", Secret(key(7))))
+    port = understood(genetlink_messages.build_listen_port_message(FAMILY, "qmesh0", 51820))
 
     assert private_key.get_attr("WGDEVICE_A_PRIVATE_KEY") == key(7).encode()
     assert private_key.get_attr("WGDEVICE_A_PEERS") is None
@@ -111,7 +112,7 @@ def test_pyroute2_reads_the_key_and_the_port():
 
 
 def test_pyroute2_reads_the_question():
-    found = understood(genetlink_messages.get_device(FAMILY, "qmesh0"))
+    found = understood(genetlink_messages.build_device_request(FAMILY, "qmesh0"))
 
     assert (found["cmd"], found["header"]["flags"]) == (WG_CMD_GET_DEVICE, NLM_F_REQUEST | NLM_F_DUMP)
     assert found.get_attr("WGDEVICE_A_IFNAME") == "qmesh0"
@@ -220,7 +221,9 @@ counters = st.tuples(st.none() | st.integers(1, 2**40), counts, counts)
 def test_what_pyroute2_writes_is_read_as_it_was_meant(told_of):
     meant = [(peer, counters_of(peer, *numbers)) for peer, numbers in told_of]
 
-    found = genetlink_messages.device([part_of_dump(*(told(*each) for each in meant), public_key=key(7))])
+    found = genetlink_messages.parse_device(
+        [part_of_dump(*(told(*each) for each in meant), public_key=key(7))]
+    )
 
     assert found == Device(
         public_key=key(7),
@@ -240,7 +243,7 @@ NONE_YET = Counters(last_handshake_s=None, rx_bytes=0, tx_bytes=0, endpoint=None
 
 
 def test_a_bare_device():
-    found = genetlink_messages.device([part_of_dump()])
+    found = genetlink_messages.parse_device([part_of_dump()])
 
     assert found == Device(public_key=None, listen_port=51820, peers=(), counters={})
 
@@ -257,7 +260,7 @@ def test_a_peer_that_goes_on_in_the_next_part_is_one_peer():
     }
     other = Peer(public_key=key(2), allowed_ips=("10.78.0.0/24",))
 
-    found = genetlink_messages.device(
+    found = genetlink_messages.parse_device(
         [part_of_dump(first), part_of_dump(rest, told(other, NONE_YET), is_first=False)]
     )
 
@@ -265,7 +268,7 @@ def test_a_peer_that_goes_on_in_the_next_part_is_one_peer():
 
 
 def test_an_endpoint_of_no_family_is_none():
-    found = genetlink_messages._endpoint(bytes(16))
+    found = genetlink_messages._parse_endpoint(bytes(16))
 
     assert found is None
 
@@ -283,7 +286,7 @@ def sample() -> bytes:
 @pytest.mark.parametrize("size", range(0, len(sample()), 3))
 def test_a_message_cut_short_is_no_smaller_device(size):
     with pytest.raises(ValueError, match=r"breaks off|no (WireGuard )?device"):
-        genetlink_messages.device([part for part, _, _ in netlink.answers(sample()[:size])])
+        genetlink_messages.parse_device([part for part, _, _ in netlink.parse_answers(sample()[:size])])
 
 
 @given(st.integers(20, len(sample()) - 1), st.integers(0, 255))
@@ -291,7 +294,7 @@ def test_a_damaged_message_is_an_error_of_the_expected_kind_or_another_device(wh
     octets = bytearray(sample())
     octets[where] = value
     try:
-        found = genetlink_messages.device([bytes(octets)])
+        found = genetlink_messages.parse_device([bytes(octets)])
     except ValueError:
         return
     assert isinstance(found, Device)

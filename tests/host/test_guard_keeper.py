@@ -12,18 +12,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from qmesh.agent.local import refuse_foreign_guard
+from qmesh.agent.preconditions import refuse_foreign_guard
 from qmesh.errors import KernelRefused, StateUnreadable
 from qmesh.host import files
 from qmesh.host.firewall import guard_keeper as keeper
 from qmesh.host.firewall import holder_client, nftables
-from qmesh.host.firewall.guard_keeper import Keeper
+from qmesh.host.firewall.guard_keeper import GuardKeeper
 from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.state.directory import State
 from qmesh.host.system import processes
-from qmesh.mesh.guard import HELD, TABLE, load_script, render
-from qmesh.mesh.model import Guard
+from qmesh.mesh.guard import HELD, TABLE, render_load_script, render_table
 from qmesh.mesh.plan import LoadGuard
+from qmesh.mesh.state import Guard
 from tests.host.guards import guard
 from tests.lab.keeping import let_fall
 from tests.lab.waiting import idle, wait_until
@@ -49,9 +49,9 @@ HARMS = [
 @pytest.fixture
 def state(tmp_path):
     state = State(tmp_path / "state")
-    state.prepare()
+    state.create_directory()
     yield state
-    processes.kill(state.hold_lock_file)
+    processes.kill_lock_owner(state.hold_lock_file)
 
 
 @pytest.fixture
@@ -64,12 +64,12 @@ def nft(script: str) -> None:
 
 
 def is_loaded(guard: Guard) -> bool:
-    return nftables.read_table(TABLE) == render(guard)
+    return nftables.read_table(TABLE) == render_table(guard)
 
 
 @contextlib.contextmanager
-def kept(state: State) -> Iterator[Keeper]:
-    with contextlib.closing(Keeper(state.directory)) as found:
+def kept(state: State) -> Iterator[GuardKeeper]:
+    with contextlib.closing(GuardKeeper(state.directory)) as found:
         yield found
 
 
@@ -100,7 +100,7 @@ def test_g3_also_while_somebody_asks_its_holder_and_says_nothing(state, linux):
 
 def test_g3_a_file_of_a_command_that_was_cut_off_before_it_loaded_is_loaded(state, linux):
     linux.apply(LoadGuard(None, WHOLE))
-    files.write(state.guard_file, load_script(guard(40009)).encode())
+    files.write(state.guard_file, render_load_script(guard(40009)).encode())
 
     wait_until(lambda: is_loaded(guard(40009)))
 
@@ -124,9 +124,9 @@ class CutOff(BaseException):
 
 CUTS = [
     (files, "remove"),
-    (holder_client, "release"),
+    (holder_client, "release_table"),
     (nftables, "run"),
-    (holder_client, "end"),
+    (holder_client, "end_holder"),
     (files, "remove"),
 ]
 """What taking the guard away does, step by step."""
@@ -184,7 +184,7 @@ def test_a_command_has_the_last_word_whatever_is_flushed_meanwhile(state, linux)
 
 def test_a_command_that_finds_its_change_done_already_is_content(state, linux):
     linux.apply(LoadGuard(None, WHOLE))
-    files.write(state.guard_file, load_script(guard(40009)).encode())
+    files.write(state.guard_file, render_load_script(guard(40009)).encode())
     wait_until(lambda: is_loaded(guard(40009)))
     linux.apply(LoadGuard(WHOLE, guard(40009)))
 
@@ -194,36 +194,36 @@ def test_a_command_that_finds_its_change_done_already_is_content(state, linux):
 @pytest.mark.parametrize("now", [None, guard(40009)], ids=["taken away", "changed"])
 def test_a_command_that_was_quicker_than_the_keeper_is_not_undone(state, monkeypatch, now):
     """The keeper has read the file; then the command is through with all it does; then the keeper loads."""
-    files.write(state.guard_file, load_script(WHOLE).encode())
+    files.write(state.guard_file, render_load_script(WHOLE).encode())
     real = nftables.run
 
     def overtaken(script: str) -> str:
-        if script == load_script(WHOLE):
+        if script == render_load_script(WHOLE):
             if now is None:
                 state.guard_file.unlink()
             else:
-                files.write(state.guard_file, load_script(now).encode())
+                files.write(state.guard_file, render_load_script(now).encode())
         return real(script)
 
     monkeypatch.setattr(nftables, "run", overtaken)
     with kept(state) as keeper:
-        assert keeper.look()
-    assert nftables.read_table(TABLE) == (None if now is None else render(now))
+        assert keeper.ensure_loaded()
+    assert nftables.read_table(TABLE) == (None if now is None else render_table(now))
 
 
 def test_where_no_guard_is_wanted_a_table_is_left_to_others(state):
     nft(f"add table inet {TABLE}; add chain inet {TABLE} theirs")
     with kept(state) as keeper:
-        assert not keeper.look()
+        assert not keeper.ensure_loaded()
     assert "theirs" in (nftables.read_table(TABLE) or "")
 
 
-@pytest.mark.parametrize("text", ["", "\n", "nonsense\n", load_script(WHOLE)[:-20]])
+@pytest.mark.parametrize("text", ["", "\n", "nonsense\n", render_load_script(WHOLE)[:-20]])
 def test_g3_a_file_that_is_damaged_takes_no_guard_away(state, text):
-    nftables.run(load_script(WHOLE))
+    nftables.run(render_load_script(WHOLE))
     state.guard_file.write_text(text)
     with kept(state) as keeper:
-        assert not keeper.look()
+        assert not keeper.ensure_loaded()
     assert is_loaded(WHOLE)
 
 
@@ -231,14 +231,14 @@ def test_a_file_that_cannot_be_loaded_or_read_is_said(state):
     state.guard_file.write_text("nonsense\n")
     with kept(state) as keeper:
         with pytest.raises(KernelRefused, match="syntax error"):
-            keeper.look()
+            keeper.ensure_loaded()
         state.guard_file.write_bytes(b"\xff")
         with pytest.raises(StateUnreadable, match=r"guard\.nft cannot be read"):
-            keeper.look()
+            keeper.ensure_loaded()
         state.guard_file.unlink()
         state.guard_file.symlink_to(os.devnull)
         with pytest.raises(StateUnreadable, match=r"guard\.nft cannot be read"):
-            keeper.look()
+            keeper.ensure_loaded()
 
 
 def test_its_holder_bears_a_file_that_is_damaged_and_goes_on(state, linux):
@@ -247,7 +247,7 @@ def test_its_holder_bears_a_file_that_is_damaged_and_goes_on(state, linux):
     nft(f"delete table inet {TABLE}")
     wait_until(lambda: "could not be kept" in state.log_file.read_text())
     assert nftables.read_table(HELD) is not None
-    files.write(state.guard_file, load_script(WHOLE).encode())
+    files.write(state.guard_file, render_load_script(WHOLE).encode())
     wait_until(lambda: is_loaded(WHOLE))
 
 

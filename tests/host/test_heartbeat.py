@@ -25,10 +25,10 @@ def thread(do: Callable[[threading.Event], object]) -> Iterator[Pulse]:
     found, begun, over = Pulse(), threading.Event(), threading.Event()
 
     def run() -> None:
-        found.adopt()
+        found.attach_thread()
         begun.set()
         do(over)
-        found.rest()
+        found.detach_thread()
 
     running = threading.Thread(target=run)
     running.start()
@@ -56,12 +56,12 @@ def beat_and_wait(over: threading.Event) -> None:
 
 
 def wait_as_said(over: threading.Event) -> None:
-    with heartbeat.allowed(3600.0), heartbeat.allowed(0.1):  # the longer one of the outer counts
+    with heartbeat.allow_wait(3600.0), heartbeat.allow_wait(0.1):  # the longer one of the outer counts
         over.wait()
 
 
 def wait_after_what_was_said(over: threading.Event) -> None:
-    with heartbeat.allowed(3600.0):
+    with heartbeat.allow_wait(3600.0):
         pass
     over.wait()
 
@@ -73,8 +73,8 @@ def test_nobodys_is_not_stuck():
 def test_a1_one_that_shows_nothing_hangs_and_it_is_told_where():
     with thread(threading.Event.wait) as found:
         assert becomes_stuck(found, 30)
-        assert "in wait" in found.stack()
-        found.excuse()
+        assert "in wait" in found.format_stack()
+        found.reset_timer()
         assert not found.is_stuck
         assert becomes_stuck(found, 30)
 
@@ -98,5 +98,5 @@ def test_a1_what_was_allowed_is_over_with_its_block():
 
 def test_a_thread_without_a_pulse_may_say_what_it_likes():
     heartbeat.beat()
-    with heartbeat.allowed(1.0):
+    with heartbeat.allow_wait(1.0):
         heartbeat.beat()

@@ -58,9 +58,9 @@ def test_another_name_of_an_interface_is_not_it():
 
 def test_up_and_down():
     veth("eth0", up=False)
-    links.set_up("eth0", up=True)
+    links.set_link_state("eth0", up=True)
     up = links.read("eth0")
-    links.set_up("eth0", up=False)
+    links.set_link_state("eth0", up=False)
     down = links.read("eth0")
 
     assert up is not None
@@ -151,7 +151,7 @@ def test_delete_and_what_is_gone_is_fine():
 @pytest.mark.parametrize(
     "change",
     [
-        lambda: links.set_up("qmesh0", up=True),
+        lambda: links.set_link_state("qmesh0", up=True),
         lambda: links.set_mtu("qmesh0", 1420),
         lambda: links.add_address("qmesh0", "10.77.0.2/20"),
     ],

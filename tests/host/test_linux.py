@@ -18,19 +18,19 @@ from qmesh.host.linux import Linux
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.wireguard import uapi
-from qmesh.mesh.guard import TABLE, load_script
-from qmesh.mesh.model import (
-    AlteredGuard,
-    Endpoint,
-    Guard,
-    InterfaceKind,
-    NodeState,
-    Peer,
-    Secret,
-    Tunnel,
+from qmesh.mesh.guard import TABLE, render_load_script
+from qmesh.mesh.plan import (
+    CreateTunnel,
+    SetKey,
+    SetPeer,
+    Step,
+    plan_steps,
+    simulate_step,
+    strip_open_endpoints,
 )
-from qmesh.mesh.plan import CreateTunnel, SetKey, SetPeer, Step, after, plan, settled
-from qmesh.mesh.protocol.enrolment import public_key_of
+from qmesh.mesh.protocol.enrolment import derive_public_key
+from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.values import Endpoint, InterfaceKind, Secret
 from tests.lab.keeping import unkept
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -51,7 +51,7 @@ PEERS = tuple(
     sorted(
         (
             Peer(
-                public_key=public_key_of(key(100 + number)),
+                public_key=derive_public_key(key(100 + number)),
                 allowed_ips=(f"10.77.0.{number + 2}/32",),
                 endpoint=Endpoint("203.0.113.5", 51820 + number) if number % 2 else None,
                 preshared_key=key(200 + number) if number % 3 else None,
@@ -66,7 +66,7 @@ PEERS = tuple(
 
 def wanted_here() -> NodeState:
     """A control node with guard, reserved ports and a tunnel of the kind that this machine can have."""
-    kind = wireguard.available_kind()
+    kind = wireguard.detect_tunnel_kind()
     return NodeState(guard=guard(kind), tunnel=tunnel(kind), reserved_ports=(40000, 40001, 40002))
 
 
@@ -86,7 +86,7 @@ def tunnel(kind: InterfaceKind) -> Tunnel:
     return Tunnel(
         interface=NAME,
         kind=kind,
-        public_key=public_key_of(OWN),
+        public_key=derive_public_key(OWN),
         listen_port=51820,
         addresses=("10.77.0.1/20",),
         mtu=1420,
@@ -98,7 +98,7 @@ def tunnel(kind: InterfaceKind) -> Tunnel:
 @pytest.fixture
 def state(tmp_path):
     found = State(tmp_path / "state")
-    found.prepare()
+    found.create_directory()
     return found
 
 
@@ -117,18 +117,18 @@ def machine(state: State, *keys: Secret) -> Linux:
 
 def converge(linux: Linux, wanted: NodeState) -> list[str]:
     """Take the steps to `wanted`, after each of which the machine is as the pure model says; their kinds."""
-    steps = plan(wanted, linux.observe())
+    steps = plan_steps(wanted, linux.observe())
     for step in steps:
         take(linux, step)
     found = linux.observe()
 
-    assert settled(wanted, found) == wanted
-    assert plan(wanted, found) == ()
+    assert strip_open_endpoints(wanted, found) == wanted
+    assert plan_steps(wanted, found) == ()
     return [step.kind for step in steps]
 
 
 def take(linux: Linux, step: Step) -> None:
-    expected = after(linux.observe(), step)
+    expected = simulate_step(linux.observe(), step)
     linux.apply(step)
     found = linux.observe()
     if isinstance(step, CreateTunnel):
@@ -220,7 +220,7 @@ def test_g3_a_guard_that_the_kernel_refuses_is_on_disk_all_the_same(state):
     code = (
         "import sys, msgspec; from pathlib import Path; from qmesh.host.linux import Linux;"
         "from qmesh.host.state.directory import State; from qmesh.mesh.plan import LoadGuard;"
-        "from qmesh.mesh.model import Guard; guard = msgspec.json.decode(sys.argv[2], type=Guard);"
+        "from qmesh.mesh.state import Guard; guard = msgspec.json.decode(sys.argv[2], type=Guard);"
         "Linux(State(Path(sys.argv[1])), 'qmesh0', ()).apply(LoadGuard(None, guard))"
     )
     ended = subprocess.run(
@@ -232,7 +232,7 @@ def test_g3_a_guard_that_the_kernel_refuses_is_on_disk_all_the_same(state):
 
     assert "NeedsRoot: nftables may not be used by this user" in ended.stderr
     assert nftables.read_table(TABLE) is None
-    assert state.guard_file.read_text() == load_script(wanted.guard)
+    assert state.guard_file.read_text() == render_load_script(wanted.guard)
 
 
 def wg(*words: str) -> None:
@@ -273,7 +273,7 @@ DRIFT: dict[str, tuple[Callable[[], object], list[str]]] = {
     "interface-deleted": (lambda: ip("link", "delete", NAME), ANEW),
     "peer-removed": (lambda: wg("peer", PEERS[0].public_key, "remove"), ["set-peer"]),
     "peer-added": (
-        lambda: wg("peer", public_key_of(OTHER), "allowed-ips", "10.77.9.9/32"),
+        lambda: wg("peer", derive_public_key(OTHER), "allowed-ips", "10.77.9.9/32"),
         ["remove-peer"],
     ),
     "allowed-ips-stolen": (
@@ -299,7 +299,7 @@ def test_drift_is_seen_and_repaired_and_nothing_else_is_touched(state, drift, cu
         drift()
         found = linux.observe()
 
-    assert settled(wanted, found) != wanted
+    assert strip_open_endpoints(wanted, found) != wanted
 
     kinds = converge(linux, wanted)
 
@@ -324,7 +324,7 @@ def test_an_endpoint_that_is_left_open_is_no_drift(state):
     roaming = next(peer for peer in PEERS if peer.endpoint is None)
     wg("peer", roaming.public_key, "endpoint", "198.51.100.9:4242")
 
-    assert plan(wanted, linux.observe()) == ()
+    assert plan_steps(wanted, linux.observe()) == ()
 
 
 def test_the_guard_stays_while_the_tunnel_goes(state):
@@ -336,10 +336,10 @@ def test_the_guard_stays_while_the_tunnel_goes(state):
     assert linux.observe().guard == wanted.guard
 
 
-@pytest.mark.parametrize("public_key", [public_key_of(OTHER), None])
+@pytest.mark.parametrize("public_key", [derive_public_key(OTHER), None])
 def test_a_key_that_is_not_known_is_refused_and_none_is_set(state, public_key):
     linux = machine(state, OWN)
-    linux.apply(CreateTunnel(NAME, wireguard.available_kind()))
+    linux.apply(CreateTunnel(NAME, wireguard.detect_tunnel_kind()))
 
     with pytest.raises(StateUnreadable, match="is not the one that its mesh knows") as refused:
         linux.apply(SetKey(NAME, None, public_key))
@@ -350,16 +350,16 @@ def test_a_key_that_is_not_known_is_refused_and_none_is_set(state, public_key):
 
 def test_one_of_several_keys_is_found_by_its_public_key(state):
     linux = machine(state, OTHER, OWN)
-    linux.apply(CreateTunnel(NAME, wireguard.available_kind()))
+    linux.apply(CreateTunnel(NAME, wireguard.detect_tunnel_kind()))
     for secret in (OWN, OTHER):
-        linux.apply(SetKey(NAME, None, public_key_of(secret)))
+        linux.apply(SetKey(NAME, None, derive_public_key(secret)))
 
-        assert linux.backend.read(NAME).public_key == public_key_of(secret)
+        assert linux.backend.read(NAME).public_key == derive_public_key(secret)
 
 
 def test_a_step_for_a_tunnel_that_is_not_there_is_refused(state):
     linux = machine(state)
-    for step in plan(wanted_here(), NOTHING):
+    for step in plan_steps(wanted_here(), NOTHING):
         if step.kind not in {"load-guard", "reserve-ports", "create-tunnel", "delete-tunnel"}:
             with pytest.raises(KernelRefused):
                 linux.apply(step)
@@ -408,16 +408,16 @@ def test_thousands_of_ports_and_hundreds_of_peers(state):
         reserved_ports=ports,
     )
     linux = machine(state)
-    for step in plan(wanted, linux.observe()):
+    for step in plan_steps(wanted, linux.observe()):
         linux.apply(step)
 
     assert linux.observe() == wanted
-    assert plan(wanted, linux.observe()) == ()
+    assert plan_steps(wanted, linux.observe()) == ()
 
 
 def test_no_step_that_is_printed_shows_a_key(state):
     linux, wanted = machine(state), wanted_here()
-    steps = plan(wanted, linux.observe())
+    steps = plan_steps(wanted, linux.observe())
     text = "".join(f"{step!r} {step.kind} {step.subject} {step.detail}" for step in steps) + repr(wanted)
 
     assert any(isinstance(step, SetPeer) for step in steps)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from qmesh.host.network.local_addresses import can_be_bound, network_around
+from qmesh.host.network.local_addresses import can_be_bound, find_direct_network
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -41,7 +41,7 @@ def test_an_ipv6_address_that_may_be_anothers_cannot_be_bound_yet():
 def test_without_ipv6_none_of_its_addresses_can_be_bound():
     subprocess.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], check=True)
     assert not can_be_bound("::1")
-    assert network_around("fd00:77::3") is None
+    assert find_direct_network("fd00:77::3") is None
 
 
 def test_a_neighbours_network_is_named_and_one_behind_a_router_is_not():
@@ -52,12 +52,12 @@ def test_a_neighbours_network_is_named_and_one_behind_a_router_is_not():
     ip("route", "add", "unreachable", "fd00:98::/64")
     ip("-6", "route", "add", "default", "via", "fd00:77::1")
 
-    assert network_around("10.77.15.9") == "10.77.0.0/20 of tun9"
-    assert network_around("fd00:77::9") == "fd00:77::/64 of tun9"
+    assert find_direct_network("10.77.15.9") == "10.77.0.0/20 of tun9"
+    assert find_direct_network("fd00:77::9") == "fd00:77::/64 of tun9"
     for elsewhere in ("10.77.16.1", "10.99.0.1", "8.8.8.8", "fd00:99::1", "fd00:98::1", "2001:db8::1"):
-        assert network_around(elsewhere) is None
+        assert find_direct_network(elsewhere) is None
 
 
 def test_a_machine_without_networks_has_none_around():
-    assert network_around("10.77.0.2") is None
-    assert network_around("fd00:77::2") is None
+    assert find_direct_network("10.77.0.2") is None
+    assert find_direct_network("fd00:77::2") is None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.host.system import log_file
-from qmesh.host.system.log_file import BURST, PER_S, SAME, SAME_S, Limit
+from qmesh.host.system.log_file import BURST, PER_S, SAME, SAME_S, RateLimit
 from tests.lab.waiting import patience, wait_until
 
 
@@ -21,23 +21,23 @@ class Clock:
         return self.now
 
 
-def admitted(limit: Limit, texts: list[str], octets: int = 50) -> list[str]:
-    return [text for text in texts if limit.admit(text, octets) is not None]
+def admitted(limit: RateLimit, texts: list[str], octets: int = 50) -> list[str]:
+    return [text for text in texts if limit.check_limit(text, octets) is not None]
 
 
 def test_a_text_is_said_a_few_times_a_minute_and_others_meanwhile():
     clock = Clock()
-    limit = Limit(clock)
+    limit = RateLimit(clock)
     assert admitted(limit, ["the same"] * 1000) == ["the same"] * SAME
-    assert limit.admit("another", 50) == 1000 - SAME
-    assert limit.admit("a third", 50) == 0
+    assert limit.check_limit("another", 50) == 1000 - SAME
+    assert limit.check_limit("a third", 50) == 0
     clock.now += SAME_S + 1
     assert admitted(limit, ["the same"] * 1000) == ["the same"] * SAME
 
 
 def test_of_texts_that_are_never_the_same_so_many_octets_are_said():
     clock = Clock()
-    limit = Limit(clock)
+    limit = RateLimit(clock)
     assert len(admitted(limit, [str(number) for number in range(10_000)], 100)) == BURST // 100
     clock.now += 100
     assert len(admitted(limit, [f"later {number}" for number in range(10_000)], 100)) == 100 * PER_S // 100
@@ -46,7 +46,7 @@ def test_of_texts_that_are_never_the_same_so_many_octets_are_said():
 
 
 def test_texts_are_not_remembered_for_ever():
-    limit = Limit(Clock())
+    limit = RateLimit(Clock())
     admitted(limit, [str(number) for number in range(100_000)])
     assert len(limit._texts) == log_file._MOST_TEXTS
 
@@ -58,7 +58,7 @@ from qmesh.host.system import log_file
 log_file.MOST_OCTETS = int(sys.argv[2])
 if len(sys.argv) > 4:
     log_file.SAME = log_file.BURST = 10**9
-log_file.talk(Path(sys.argv[1]))
+log_file.configure_logging(Path(sys.argv[1]))
 exec(sys.argv[3])
 """
 
@@ -141,11 +141,11 @@ def test_a_log_is_two_files_of_so_many_octets_for_root_alone(tmp_path):
     log = tmp_path / log_file.NAME
     speak(log, FILL, octets=20_000, endless=True)
     files = sorted(tmp_path.iterdir())
-    assert files == [log, log_file.put_aside(log)]
+    assert files == [log, log_file.rotated_path(log)]
     assert all(10_000 < path.stat().st_size <= 20_000 + 20 for path in files[1:])
     assert all(path.stat().st_size <= 20_000 + 20 for path in files)
     assert log.stat().st_mode & 0o777 == 0o600
-    whole = log_file.put_aside(log).read_text() + log.read_text()
+    whole = log_file.rotated_path(log).read_text() + log.read_text()
     numbers = [int(line.split()[3]) for line in whole.splitlines() if " line " in line]
     assert numbers == list(range(numbers[0], 2000))
     assert log.read_text().endswith("at the end\n")
@@ -155,7 +155,7 @@ def test_a_log_that_is_large_already_is_put_aside(tmp_path):
     log = tmp_path / log_file.NAME
     log.write_text("x" * 100_000)
     speak(log, "logging.getLogger('qmesh').info('hello')", octets=20_000)
-    assert log_file.put_aside(log).read_text() == "x" * 100_000
+    assert log_file.rotated_path(log).read_text() == "x" * 100_000
     assert log.read_text().endswith("hello\n")
 
 
@@ -200,8 +200,8 @@ def test_who_has_the_same_log_goes_on_in_the_new_one(tmp_path):
         finally:
             waiting.kill()
     # In the old one where the new is not there yet, at just that moment.
-    assert "after it was put aside" in log.read_text() + log_file.put_aside(log).read_text()
-    assert {path.name for path in tmp_path.iterdir()} == {log.name, log_file.put_aside(log).name}
+    assert "after it was put aside" in log.read_text() + log_file.rotated_path(log).read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {log.name, log_file.rotated_path(log).name}
 
 
 def test_a_log_that_somebody_removed_is_not_made_anew_until_it_is_full(tmp_path):

@@ -17,16 +17,16 @@ def message(name: str, flags: int = 0) -> dict[str, object]:
 def test_a_torn_dump_is_asked_for_again():
     answers = [[message("old"), message("new", NLM_F_DUMP_INTR)], [message("new")]]
 
-    assert netlink.whole_dump(lambda: answers.pop(0)) == [message("new")]
+    assert netlink.read_pyroute2_dump(lambda: answers.pop(0)) == [message("new")]
 
 
 def test_a_dump_that_is_always_torn_is_refused():
     with pytest.raises(KernelRefused, match="too fast"):
-        netlink.whole_dump(lambda: [message("new", NLM_F_DUMP_INTR)])
+        netlink.read_pyroute2_dump(lambda: [message("new", NLM_F_DUMP_INTR)])
 
 
 def test_an_empty_dump_is_empty():
-    assert netlink.whole_dump(tuple) == []
+    assert netlink.read_pyroute2_dump(tuple) == []
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_an_empty_dump_is_empty():
     ],
 )
 def test_every_refusal_has_a_hint(code, kind, hint):
-    refused = netlink.refusal(code, "do it", {errno.EADDRINUSE: "ours"})
+    refused = netlink.build_kernel_error(code, "do it", {errno.EADDRINUSE: "ours"})
 
     assert type(refused) is kind
     assert refused.message.startswith("could not do it: ")
@@ -59,16 +59,16 @@ def test_the_answers_in_a_buffer():
     success = header(36, 2) + struct.pack("=i", 0) + bytes(16)
     done = header(20, 3, flags=2) + struct.pack("=i", 0)
 
-    assert list(netlink.answers(part + torn + done)) == [
+    assert list(netlink.parse_answers(part + torn + done)) == [
         (part, None, False),
         (torn, None, True),
         (done, 0, False),
     ]
-    assert list(netlink.answers(error)) == [(error, 19, False)]
-    assert list(netlink.answers(success)) == [(success, 0, False)]
+    assert list(netlink.parse_answers(error)) == [(error, 19, False)]
+    assert list(netlink.parse_answers(success)) == [(success, 0, False)]
 
 
 @pytest.mark.parametrize("length", [0, 15, 19, 21, 2**31])
 def test_a_message_of_a_wrong_length_is_refused(length):
     with pytest.raises(ValueError, match="breaks off"):
-        list(netlink.answers(header(length, 29) + b"some"))
+        list(netlink.parse_answers(header(length, 29) + b"some"))

@@ -19,7 +19,7 @@ def nft(script: str) -> None:
 
 def test_nothing_is_noticed_where_nothing_happens():
     notices = Notices()
-    assert notices.take() is None
+    assert notices.take_notice() is None
     notices.close()
 
 
@@ -37,11 +37,11 @@ def test_who_changed_the_guards_table_is_told(change):
     nft("add table inet qmesh; add chain inet qmesh there; add set inet qmesh ports { type inet_service; }")
     notices = Notices()
     nft(change)
-    notice = notices.take()
+    notice = notices.take_notice()
 
     assert notice is not None
-    assert re.fullmatch(r"nft \(process \d+\)", notice.by)
-    assert notices.take() is None
+    assert re.fullmatch(r"nft \(process \d+\)", notice.changed_by)
+    assert notices.take_notice() is None
     notices.close()
 
 
@@ -49,18 +49,18 @@ def test_of_two_who_changed_it_the_last_is_told():
     notices = Notices()
     nft("add table inet qmesh")
     nftables.run("delete table inet qmesh")
-    notice = notices.take()
+    notice = notices.take_notice()
 
     assert notice is not None
-    assert notice.by
-    assert not notice.by.startswith("nft ")
+    assert notice.changed_by
+    assert not notice.changed_by.startswith("nft ")
     notices.close()
 
 
 def test_the_tables_of_others_are_theirs():
     notices = Notices()
     nft("add table inet other; add table ip qmesh2; add table ip qmes; delete table inet other")
-    assert notices.take() is None
+    assert notices.take_notice() is None
     notices.close()
 
 
@@ -68,8 +68,8 @@ def test_the_tables_of_others_are_theirs():
 def test_links_and_addresses_are_noticed(change):
     notices = Notices()
     subprocess.run(["ip", *change.split()], check=True)
-    assert notices.take() == Notice()
-    assert notices.take() is None
+    assert notices.take_notice() == Notice()
+    assert notices.take_notice() is None
     notices.close()
 
 
@@ -78,9 +78,9 @@ def test_where_too_much_happened_that_is_a_notice():
     for number in range(40):
         elements = ",".join(str(number * 1000 + port) for port in range(1000))
         nft(f"add table ip t; add set ip t s {{ type mark; }}; add element ip t s {{ {elements} }}")
-    assert notices.take() == Notice()
+    assert notices.take_notice() == Notice()
     nft("add table ip another")
-    assert notices.take() is None
+    assert notices.take_notice() is None
     notices.close()
 
 
@@ -89,6 +89,6 @@ def test_they_can_be_waited_for():
     assert select.select(notices.sockets, [], [], 0)[0] == []
     nft("add table inet qmesh")
     assert len(select.select(notices.sockets, [], [], 5)[0]) == 1
-    notices.take()
+    notices.take_notice()
     assert select.select(notices.sockets, [], [], 0)[0] == []
     notices.close()

@@ -17,8 +17,16 @@ import pytest
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 from qmesh.host.firewall import nftables
-from qmesh.mesh.guard import TABLE, change_script, load_script, parse, render, unload_script
-from qmesh.mesh.model import AlteredGuard, Guard, InterfaceKind
+from qmesh.mesh.guard import (
+    TABLE,
+    parse_table,
+    render_change_script,
+    render_load_script,
+    render_table,
+    render_unload_script,
+)
+from qmesh.mesh.state import AlteredGuard, Guard
+from qmesh.mesh.values import InterfaceKind
 from tests.lab.waiting import pause
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -47,13 +55,13 @@ def folded(text: str) -> str:
 
 
 def load(guard: Guard) -> None:
-    nftables.run(load_script(guard))
+    nftables.run(render_load_script(guard))
 
 
 def read() -> Guard | AlteredGuard:
     listing = nftables.read_table(TABLE)
     assert listing is not None
-    return parse(listing)
+    return parse_table(listing)
 
 
 def guards_with(ports: tuple[int, ...]) -> Iterator[Guard]:
@@ -98,15 +106,19 @@ def test_what_is_rendered_is_what_the_kernel_lists(ports):
         listing = nftables.read_table(TABLE)
 
         assert listing is not None
-        assert folded(listing) == folded(render(guard)) == folded(nft("-s", "list", "table", "inet", "qmesh"))
-        assert parse(listing) == guard
+        assert (
+            folded(listing)
+            == folded(render_table(guard))
+            == folded(nft("-s", "list", "table", "inet", "qmesh"))
+        )
+        assert parse_table(listing) == guard
 
 
 def test_a_short_guard_is_listed_word_for_word_and_line_for_line():
     for guard in (WORKER, CONTROL, OVER_IPV6, WITHOUT_PORTS):
         load(guard)
 
-        assert nftables.read_table(TABLE) == render(guard)
+        assert nftables.read_table(TABLE) == render_table(guard)
 
 
 def test_any_ports_read_back_as_they_were_loaded():
@@ -134,7 +146,7 @@ def test_another_table_is_not_the_guard_and_survives_it(table):
 
     assert read() == WORKER
 
-    nftables.run(unload_script())
+    nftables.run(render_unload_script())
 
     assert nft("list", "tables").split() == ["table", family, name]
 
@@ -169,7 +181,7 @@ def test_what_others_loaded_before_and_after_survives():
         assert nft("list", "ruleset").startswith(before)
     nftables.run("add table inet later")
     load(CONTROL)
-    nftables.run(unload_script())
+    nftables.run(render_unload_script())
 
     assert folded(nft("list", "ruleset")) == folded(before) + " table inet later { }"
 
@@ -179,7 +191,7 @@ def test_the_guard_is_unloaded_whether_it_is_there_or_not(there):
     if there:
         load(WORKER)
     for _ in range(2):
-        nftables.run(unload_script())
+        nftables.run(render_unload_script())
 
         assert nftables.read_table(TABLE) is None
     assert nft("list", "ruleset") == ""
@@ -199,7 +211,10 @@ def test_g3_a_script_that_fails_has_changed_nothing(last, why):
     nftables.run(FOREIGN)
     load(WORKER)
     before = nft("list", "ruleset")
-    for script in (f"{load_script(CONTROL)}{last}\n", f"{unload_script()}{load_script(CONTROL)}{last}\n"):
+    for script in (
+        f"{render_load_script(CONTROL)}{last}\n",
+        f"{render_unload_script()}{render_load_script(CONTROL)}{last}\n",
+    ):
         with pytest.raises(KernelRefused, match=f"(?i)nftables refused: .*{why}") as refused:
             nftables.run(script)
 
@@ -213,7 +228,7 @@ def test_g3_a_script_with_a_zero_octet_is_refused_and_not_half_run():
     """The library takes what stands before it: that may be the deletion of the old guard alone."""
     load(WORKER)
     with pytest.raises(KernelRefused, match="damaged script"):
-        nftables.run(f"{unload_script()}\0{render(WORKER)}")
+        nftables.run(f"{render_unload_script()}\0{render_table(WORKER)}")
     assert read() == WORKER
 
 
@@ -296,8 +311,8 @@ def test_counted_packets_change_nothing():
     listing = nftables.read_table(TABLE)
     subprocess.run(["ip", "link", "add", "p", "type", "veth", "peer", "name", "q"], check=True)
     # Rules with numbers in their counters are still the guard's.
-    script = render(CONTROL).replace("counter drop", "counter packets 7 bytes 420 drop")
-    nftables.run(unload_script() + script)
+    script = render_table(CONTROL).replace("counter drop", "counter packets 7 bytes 420 drop")
+    nftables.run(render_unload_script() + script)
 
     assert "packets 7 bytes 420" in nft("list", "table", "inet", "qmesh")
     assert nftables.read_table(TABLE) == listing
@@ -309,7 +324,9 @@ def test_g3_the_guard_outlives_who_loaded_it():
         "import sys; from qmesh.host.firewall import nftables; nftables.run(sys.stdin.read());"
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], input=load_script(WORKER), text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], input=render_load_script(WORKER), text=True, check=False
+    )
 
     assert ended.returncode == -9
     assert read() == WORKER
@@ -370,7 +387,7 @@ PORTS = (
 def test_a_guard_whose_ports_were_changed_is_the_guard_with_those_ports(old, new):
     before, after = (msgspec.structs.replace(WORKER, ports=ports) for ports in (old, new))
     load(before)
-    nftables.run(change_script(before, after))
+    nftables.run(render_change_script(before, after))
 
     assert read() == after
 
@@ -379,7 +396,7 @@ def test_a_port_more_is_one_set_element_and_no_rule_is_touched():
     more = msgspec.structs.replace(WORKER, ports=(*WORKER.ports, 40007))
     load(WORKER)
     with monitor() as events:
-        nftables.run(change_script(WORKER, more))
+        nftables.run(render_change_script(WORKER, more))
         found = [line for line in events() if "generation" not in line and "begin" not in line]
 
     assert found == ["add element inet qmesh worker_ports { 40007 }"]
@@ -391,7 +408,7 @@ def test_ports_of_a_guard_that_others_changed_meanwhile_are_refused_whole():
     fewer = msgspec.structs.replace(WORKER, ports=(40004, 40009))
 
     with pytest.raises(KernelRefused):
-        nftables.run(change_script(WORKER, fewer))
+        nftables.run(render_change_script(WORKER, fewer))
     assert read() == msgspec.structs.replace(WORKER, ports=(40004, 40005, 40006))
 
 
@@ -426,7 +443,7 @@ def repeating(*scripts: str) -> Iterator[None]:
 
 def test_g3_while_the_guard_is_replaced_in_a_loop_it_is_always_there():
     load(WORKER)
-    with repeating(load_script(CONTROL), load_script(WORKER)):
+    with repeating(render_load_script(CONTROL), render_load_script(WORKER)):
         seen = ["table inet qmesh" in nftables.run("list tables inet") for _ in range(1000)]
     assert all(seen)
 
@@ -533,6 +550,6 @@ def test_the_boot_guard_is_loaded_by_the_nft_program_as_well():
     program = shutil.which("nft")
     assert program is not None
     for guard in (WORKER, CONTROL, OVER_IPV6, WITHOUT_PORTS):
-        subprocess.run([program, "-f", "-"], input=load_script(guard), text=True, check=True)
+        subprocess.run([program, "-f", "-"], input=render_load_script(guard), text=True, check=True)
 
         assert read() == guard

@@ -15,9 +15,9 @@ import qmesh
 from qmesh.errors import MachineRefused
 from qmesh.host.firewall import foreign_rulesets
 from qmesh.host.state.directory import State
-from qmesh.host.system import programs, systemd
+from qmesh.host.system import background, programs, systemd
 from qmesh.host.wireguard import userspace
-from qmesh.mesh.units import undo_unit, unit_files
+from qmesh.mesh.systemd.units import render_undo_unit, render_unit_files
 from tests import trap
 from tests.lab.waiting import patience
 from tests.mesh.test_units import paths, words
@@ -36,11 +36,14 @@ def commands() -> dict[str, list[str]]:
         state=STATE,
         guard_file=f"{STATE}/guard.nft",
         held_file=f"{STATE}/held.nft",
-        nft=programs.find("nft") or "/usr/sbin/nft",
+        nft=programs.find_program("nft") or "/usr/sbin/nft",
         program=NODE,
         config_directory=CONFIG,
     )
-    units = {**unit_files(where, is_control=True, cores=range(1, 3)), "qmesh-undo.service": undo_unit(where)}
+    units = {
+        **render_unit_files(where, is_control=True, cores=range(1, 3)),
+        "qmesh-undo.service": render_undo_unit(where),
+    }
     found = {}
     for name, text in units.items():
         for line in text.splitlines():
@@ -106,7 +109,7 @@ def test_r1_nothing_that_is_started_in_the_background_runs_what_is_there(command
     in_the_trap()
     nothing_to_do = pytest.raises(MachineRefused, match=f"`qmesh {command}` did not start")
     with contextlib.nullcontext() if command == "undo" else nothing_to_do:
-        systemd.start_in_background(State(Path(STATE)), command, wait_s=patience(60))
+        background.start_background_process(State(Path(STATE)), command, wait_s=patience(60))
 
     assert trap.caught(TRAP) == []
     assert ("error: " in Path(STATE, "agent.log").read_text()) == (command != "undo")
@@ -115,12 +118,12 @@ def test_r1_nothing_that_is_started_in_the_background_runs_what_is_there(command
 
 BEGINS_ANEW = {
     "a command that is typed": """
-from qmesh.cli.entrypoints import begin_anew
-begin_anew("hold", Path("/run/state"))""",
+from qmesh.cli.entrypoints import exec_resident
+exec_resident("hold", Path("/run/state"))""",
     "an agent whose thread hangs": """
 from qmesh.agent.daemon import supervisor
 from qmesh.host.system.heartbeat import Pulse
-supervisor.begin_anew_for("part", Pulse(), supervisor.Troubles(lambda _: None), Path("/run/state"))""",
+supervisor.restart_agent_process("part", Pulse(), supervisor.Troubles(lambda _: None), Path("/run/state"))""",
 }
 
 
@@ -142,7 +145,7 @@ def test_r1_what_becomes_another_process_of_qmesh_runs_nothing_of_what_is_there(
 )
 def test_r1_no_program_of_the_directory_is_taken_for_the_systems(program):
     in_the_trap()
-    found = programs.find(program)
+    found = programs.find_program(program)
 
     assert found is None or Path(found).parent != TRAP
     assert found is None or Path(found).is_absolute()
@@ -152,10 +155,10 @@ def test_r1_no_program_of_the_directory_is_taken_for_the_systems(program):
 @pytest.mark.usefixtures("own_machine")
 def test_r1_programs_are_run_from_where_they_are_and_elsewhere():
     in_the_trap()
-    systemd.systemctl("--version")
-    userspace.program()
-    foreign_rulesets.read()
-    where = systemd.paths(State(Path(STATE)), config_directory=CONFIG, program=NODE)
+    systemd.run_systemctl("--version")
+    userspace.find_program()
+    foreign_rulesets.read_rulesets()
+    where = systemd.build_unit_paths(State(Path(STATE)), config_directory=CONFIG, program=NODE)
 
     assert trap.caught(TRAP) == []
     assert Path(where.nft).is_absolute()

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from qmesh.host.network import path_mtu
-from qmesh.host.network.path_mtu import echo_time, largest_echoed, mtus
-from qmesh.mesh.model import Endpoint
+from qmesh.host.network.path_mtu import find_largest_packet, find_path_mtus, measure_echo_time
+from qmesh.mesh.values import Endpoint
 from tests.lab.waiting import patience, wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -48,7 +48,7 @@ def make_network(*, mtu: int) -> None:
 
 def await_ipv6() -> None:
     """Neighbours find each other by IPv6 only after a second."""
-    assert echo_time(FAR6.host, 100, wait_s=5) is not None
+    assert measure_echo_time(FAR6.host, 100, wait_s=5) is not None
 
 
 def be_silent() -> None:
@@ -59,9 +59,9 @@ def be_silent() -> None:
 def test_a_router_tells_how_much_its_next_link_carries():
     make_network(mtu=1400)
     await_ipv6()
-    assert mtus([FAR, FAR6], probe=False) == {FAR: 1500, FAR6: 1500}
-    assert mtus([FAR, FAR6], probe=True) == {FAR: 1400, FAR6: 1400}
-    assert mtus([FAR, FAR6], probe=False) == {FAR: 1400, FAR6: 1400}
+    assert find_path_mtus([FAR, FAR6], probe=False) == {FAR: 1500, FAR6: 1500}
+    assert find_path_mtus([FAR, FAR6], probe=True) == {FAR: 1400, FAR6: 1400}
+    assert find_path_mtus([FAR, FAR6], probe=False) == {FAR: 1400, FAR6: 1400}
 
 
 FORGED = """
@@ -102,27 +102,27 @@ def make_anew(monkeypatch) -> None:
 @pytest.mark.parametrize("probe", [True, False])
 def test_one_forged_icmp_lowers_no_mtu(probe):
     make_network(mtu=1500)
-    assert mtus([FAR], probe=probe) == {FAR: 1500}
+    assert find_path_mtus([FAR], probe=probe) == {FAR: 1500}
     forge(1300)
     wait_until(lambda: "mtu 1300" in learnt())  # the kernel believes it
-    assert mtus([FAR], probe=probe) == {FAR: 1500}
-    assert mtus([FAR], probe=False) == {FAR: 1500}
+    assert find_path_mtus([FAR], probe=probe) == {FAR: 1500}
+    assert find_path_mtus([FAR], probe=False) == {FAR: 1500}
 
 
 def test_a_forged_icmp_neither_lowers_what_a_router_said_nor_keeps_it(monkeypatch):
     make_network(mtu=1400)
-    assert mtus([FAR], probe=True) == {FAR: 1400}
+    assert find_path_mtus([FAR], probe=True) == {FAR: 1400}
     forge(1300)
     wait_until(lambda: "mtu 1300" in learnt())
-    assert mtus([FAR], probe=True) == {FAR: 1400}
+    assert find_path_mtus([FAR], probe=True) == {FAR: 1400}
     for name, device in (("router", "far"), ("far", "far")):
         subprocess.run(["ip", "-n", name, "link", "set", device, "mtu", "1500"], check=True)
     make_anew(monkeypatch)
     forge(1290)
     wait_until(lambda: "mtu 1290" in learnt())
-    assert mtus([FAR], probe=True) == {FAR: 1500}
+    assert find_path_mtus([FAR], probe=True) == {FAR: 1500}
     subprocess.run(["ip", "-n", "router", "link", "set", "far", "mtu", "1380"], check=True)
-    assert mtus([FAR], probe=False) == {FAR: 1380}  # and a reason to look is one, whoever gave it
+    assert find_path_mtus([FAR], probe=False) == {FAR: 1380}  # and a reason to look is one, whoever gave it
 
 
 def test_forged_icmps_that_come_while_a_router_is_asked_are_not_taken_for_its_word():
@@ -136,45 +136,45 @@ def test_forged_icmps_that_come_while_a_router_is_asked_are_not_taken_for_its_wo
         poll = select.poll()
         poll.register(path, 0)
         assert poll.poll(5000)
-        assert path_mtu.said_to(path, 1500) == 1400
+        assert path_mtu.probe_mtu(path, 1500) == 1400
         forge(1290, path.getsockname()[1])
         assert poll.poll(5000)
-        assert path_mtu.said_to(path, 1400) is None
+        assert path_mtu.probe_mtu(path, 1400) is None
 
 
 def test_what_a_router_said_is_known_to_all_commands_for_a_while(tmp_path, monkeypatch):
     make_network(mtu=1400)
-    assert mtus([FAR], probe=True, directory=tmp_path) == {FAR: 1400}
+    assert find_path_mtus([FAR], probe=True, directory=tmp_path) == {FAR: 1400}
     be_silent()
     monkeypatch.setattr(path_mtu, "_told", {})  # as another process
     make_anew(monkeypatch)
-    assert mtus([FAR], probe=True, directory=tmp_path) == {FAR: 1400}
+    assert find_path_mtus([FAR], probe=True, directory=tmp_path) == {FAR: 1400}
     for damaged in ("", "{", '{"boot": "x", "told": {"10.2.0.2:51820": [1300, 1e9]}}', '{"told": 3}'):
         (tmp_path / "paths.json").write_text(damaged)
         monkeypatch.setattr(path_mtu, "_told", {})
-        assert mtus([FAR], probe=True, directory=tmp_path) == {FAR: 1500}
+        assert find_path_mtus([FAR], probe=True, directory=tmp_path) == {FAR: 1500}
 
 
 def test_what_an_administrator_said_of_a_route_counts():
     make_network(mtu=1500)
     subprocess.run(["ip", "route", "replace", "default", "via", "10.1.0.1", "mtu", "1350"], check=True)
-    assert mtus([FAR], probe=True) == {FAR: 1350}
+    assert find_path_mtus([FAR], probe=True) == {FAR: 1350}
 
 
 def test_a_neighbour_is_not_probed_and_another_is_once_a_minute():
     make_network(mtu=1500)
-    assert mtus([FAR], probe=True) == {FAR: 1500}
+    assert find_path_mtus([FAR], probe=True) == {FAR: 1500}
     neighbour = Endpoint("10.1.0.1", 51820)
     with within(0.25):
-        assert mtus([FAR, neighbour, Endpoint("name.example", 1)], probe=True) == {
+        assert find_path_mtus([FAR, neighbour, Endpoint("name.example", 1)], probe=True) == {
             FAR: 1500,
             neighbour: 1500,
         }
-    assert echo_time("10.2.0.99", 100, wait_s=0.2) is None
-    assert echo_time("10.2.0.2", 2000, wait_s=0.2) is None
-    assert echo_time("127.0.0.1", 100, wait_s=patience(1)) is not None
+    assert measure_echo_time("10.2.0.99", 100, wait_s=0.2) is None
+    assert measure_echo_time("10.2.0.2", 2000, wait_s=0.2) is None
+    assert measure_echo_time("127.0.0.1", 100, wait_s=patience(1)) is not None
     subprocess.run(["ip", "route", "del", "default"], check=True)
-    assert mtus([FAR], probe=True) == {}
+    assert find_path_mtus([FAR], probe=True) == {}
 
 
 @pytest.mark.parametrize("address", ["10.2.0.2", "fd02::2"])
@@ -182,8 +182,8 @@ def test_a_black_hole_shows_by_what_is_not_echoed(address):
     make_network(mtu=1400)
     await_ipv6()
     be_silent()
-    assert mtus([FAR, FAR6], probe=True) == {FAR: 1500, FAR6: 1500}
-    assert echo_time(address, 1400, wait_s=1) is not None
-    assert echo_time(address, 1401, wait_s=0.2) is None
-    assert largest_echoed(address, fails=1500, least=1280, wait_s=0.2) in range(1396, 1401)
-    assert largest_echoed(address, fails=1500, least=1404, wait_s=0.2) is None
+    assert find_path_mtus([FAR, FAR6], probe=True) == {FAR: 1500, FAR6: 1500}
+    assert measure_echo_time(address, 1400, wait_s=1) is not None
+    assert measure_echo_time(address, 1401, wait_s=0.2) is None
+    assert find_largest_packet(address, fails=1500, least=1280, wait_s=0.2) in range(1396, 1401)
+    assert find_largest_packet(address, fails=1500, least=1404, wait_s=0.2) is None

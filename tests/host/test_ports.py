@@ -12,7 +12,7 @@ import pytest
 from qmesh.errors import KernelRefused, StateUnreadable
 from qmesh.host.network import ports
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import HeldPorts
+from qmesh.host.state.documents import PortReservations
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -23,7 +23,7 @@ NOBODY = 65534
 @pytest.fixture
 def state(tmp_path):
     found = State(tmp_path / "state")
-    found.prepare()
+    found.create_directory()
     return found
 
 
@@ -52,8 +52,8 @@ def ephemeral_ports(count: int) -> set[int]:
 
 
 def test_a_fresh_machine_reserves_nothing(state):
-    assert ports.reserved() == frozenset()
-    assert ports.held(state) == ()
+    assert ports.read_reserved_ports() == frozenset()
+    assert ports.list_own_reserved_ports(state) == ()
 
 
 @pytest.mark.parametrize(
@@ -67,40 +67,40 @@ def test_a_fresh_machine_reserves_nothing(state):
 def test_reserved_ports_are_read_as_the_kernel_writes_them(text, expected):
     RESERVED.write_text(text)
 
-    assert ports.reserved() == expected
+    assert ports.read_reserved_ports() == expected
 
 
 def test_the_ephemeral_range_is_the_kernels():
     Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40039")
-    assert ports.ephemeral() == (40000, 40039)
+    assert ports.read_ephemeral_range() == (40000, 40039)
 
 
 def test_held_ports_are_kept_out_of_the_ephemeral_range(state):
     Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40039")
-    ports.hold(state, range(40010, 40030))
+    ports.reserve_ports(state, range(40010, 40030))
     picked = ephemeral_ports(20)
 
     assert in_kernel() == "40010-40029"
-    assert ports.held(state) == tuple(range(40010, 40030))
+    assert ports.list_own_reserved_ports(state) == tuple(range(40010, 40030))
     assert picked == {*range(40000, 40010), *range(40030, 40040)}
 
 
 @pytest.mark.parametrize("wanted", [(1,), (65535,), (1, 65535), (40000, 40002), tuple(range(40000, 45000))])
 def test_what_is_held_is_what_is_read(state, wanted):
-    ports.hold(state, wanted)
+    ports.reserve_ports(state, wanted)
 
-    assert ports.held(state) == wanted
-    assert ports.reserved() == set(wanted)
+    assert ports.list_own_reserved_ports(state) == wanted
+    assert ports.read_reserved_ports() == set(wanted)
 
 
 def test_thousands_of_scattered_ports_are_held_and_given_back(state):
     # As text they are larger than a page of memory, in which the kernel takes them.
     wanted = tuple(range(20001, 40000, 3))
-    ports.hold(state, wanted)
+    ports.reserve_ports(state, wanted)
 
-    assert ports.held(state) == wanted
+    assert ports.list_own_reserved_ports(state) == wanted
 
-    ports.hold(state, ())
+    ports.reserve_ports(state, ())
 
     assert in_kernel() == ""
 
@@ -109,49 +109,49 @@ def test_thousands_of_scattered_ports_of_others_stay(state):
     others = range(20001, 40000, 3)
     Path("/run/list").write_text(",".join(map(str, others)))
     subprocess.run(["sh", "-c", f"cat /run/list > {RESERVED}"], check=True)
-    ports.hold(state, (40000, 40001))
+    ports.reserve_ports(state, (40000, 40001))
 
-    assert ports.reserved() == {*others, 40000, 40001}
+    assert ports.read_reserved_ports() == {*others, 40000, 40001}
 
 
 def test_other_ports_take_the_place_of_those_that_were_held(state):
-    ports.hold(state, range(40000, 40004))
-    ports.hold(state, range(40002, 40006))
+    ports.reserve_ports(state, range(40000, 40004))
+    ports.reserve_ports(state, range(40002, 40006))
 
     assert in_kernel() == "40002-40005"
-    assert ports.held(state) == (40002, 40003, 40004, 40005)
+    assert ports.list_own_reserved_ports(state) == (40002, 40003, 40004, 40005)
 
 
 def test_holding_the_same_again_changes_nothing(state):
     for _ in range(2):
-        ports.hold(state, (40000, 40001))
+        ports.reserve_ports(state, (40000, 40001))
 
         assert in_kernel() == "40000-40001"
-        assert state.held_ports() == HeldPorts(ours=(40000, 40001))
+        assert state.read_port_reservations() == PortReservations(ours=(40000, 40001))
 
 
 def test_ports_that_are_given_back_are_forgotten(state):
-    ports.hold(state, (40000, 40001))
-    ports.hold(state, ())
+    ports.reserve_ports(state, (40000, 40001))
+    ports.reserve_ports(state, ())
 
     assert in_kernel() == ""
-    assert ports.held(state) == ()
-    assert state.held_ports() == HeldPorts()
+    assert ports.list_own_reserved_ports(state) == ()
+    assert state.read_port_reservations() == PortReservations()
 
 
 def test_what_others_reserved_stays_as_it_is(state):
     RESERVED.write_text("8080,40001,50000-50009")
-    ports.hold(state, range(40000, 40003))
+    ports.reserve_ports(state, range(40000, 40003))
 
     assert in_kernel() == "8080,40000-40002,50000-50009"
-    assert ports.held(state) == (40000, 40001, 40002)
-    assert state.held_ports() == HeldPorts(ours=(40000, 40002), others=(40001,))
+    assert ports.list_own_reserved_ports(state) == (40000, 40001, 40002)
+    assert state.read_port_reservations() == PortReservations(ours=(40000, 40002), others=(40001,))
 
-    ports.hold(state, (40001, 40002))
+    ports.reserve_ports(state, (40001, 40002))
 
     assert in_kernel() == "8080,40001-40002,50000-50009"
 
-    ports.hold(state, ())
+    ports.reserve_ports(state, ())
 
     assert in_kernel() == "8080,40001,50000-50009"
 
@@ -159,54 +159,54 @@ def test_what_others_reserved_stays_as_it_is(state):
 def test_ports_of_others_are_none_that_qmesh_holds(state):
     RESERVED.write_text("8080,40001")
 
-    assert ports.held(state) == ()
+    assert ports.list_own_reserved_ports(state) == ()
 
 
 def test_held_ports_are_remembered_by_another_process_and_after_a_restart(state):
-    ports.hold(state, (40000, 40001))
+    ports.reserve_ports(state, (40000, 40001))
 
-    assert ports.held(State(state.directory)) == (40000, 40001)
+    assert ports.list_own_reserved_ports(State(state.directory)) == (40000, 40001)
 
     # After a restart the kernel has forgotten, and an administrator has reserved one of them.
     RESERVED.write_text("40001")
 
-    assert ports.held(State(state.directory)) == (40001,)
+    assert ports.list_own_reserved_ports(State(state.directory)) == (40001,)
 
-    ports.hold(State(state.directory), (40000, 40001))
-    assert ports.held(state) == (40000, 40001)
+    ports.reserve_ports(State(state.directory), (40000, 40001))
+    assert ports.list_own_reserved_ports(state) == (40000, 40001)
 
 
 def test_damaged_memory_is_an_error_and_reserves_nothing(state):
     (state.directory / "reserved-ports.json").write_text("{")
 
     with pytest.raises(StateUnreadable):
-        ports.held(state)
+        ports.list_own_reserved_ports(state)
     with pytest.raises(StateUnreadable):
-        ports.hold(state, (40000,))
+        ports.reserve_ports(state, (40000,))
     assert in_kernel() == ""
 
 
 def test_where_there_is_no_ephemeral_range_to_read_it_is_told():
     subprocess.run(["mount", "-t", "tmpfs", "none", "/proc/sys/net"], check=True)
     with pytest.raises(KernelRefused, match="ip_local_port_range cannot be read"):
-        ports.ephemeral()
+        ports.read_ephemeral_range()
 
 
 def test_where_the_kernel_refuses_it_is_told(state):
     subprocess.run(["mount", "-o", "bind,ro", RESERVED, RESERVED], check=True)
 
     with pytest.raises(KernelRefused, match="ip_local_reserved_ports cannot be written") as refused:
-        ports.hold(state, (40000,))
+        ports.reserve_ports(state, (40000,))
 
     assert "root" in refused.value.hint
-    assert ports.held(state) == ()
+    assert ports.list_own_reserved_ports(state) == ()
 
 
 def test_where_it_cannot_look_it_does_not_say_that_there_is_nothing(state):
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/proc/sys/net"], check=True)
 
     with pytest.raises(KernelRefused, match="ip_local_reserved_ports cannot be read"):
-        ports.reserved()
+        ports.read_reserved_ports()
 
 
 def test_listeners_are_those_of_both_families_each_once():
@@ -220,7 +220,7 @@ def test_listeners_are_those_of_both_families_each_once():
         bound(socket.AF_INET, socket.SOCK_DGRAM, "127.0.0.1", 4006),
         socket.create_connection(("127.0.0.1", 4001)),
     ):
-        found = ports.listeners()
+        found = ports.list_listeners()
 
     assert {port: address for address, port in found if port != 4005} == {
         4001: "127.0.0.1",
@@ -230,7 +230,7 @@ def test_listeners_are_those_of_both_families_each_once():
     }
     assert [port for _, port in found].count(4005) == 1
     assert len(found) == 5
-    assert ports.listeners() == ()
+    assert ports.list_listeners() == ()
 
 
 def test_a_listener_at_a_full_ipv6_address_is_read_right():
@@ -238,9 +238,9 @@ def test_a_listener_at_a_full_ipv6_address_is_read_right():
         ["ip", "address", "add", "fd12:3456:789a:bcde:f012::77/64", "dev", "lo", "nodad"], check=True
     )
     with bound(socket.AF_INET6, socket.SOCK_STREAM, "fd12:3456:789a:bcde:f012::77", 65535):
-        assert ports.listeners() == (("fd12:3456:789a:bcde:f012:0:0:77", 65535),) or ports.listeners() == (
-            ("fd12:3456:789a:bcde:f012::77", 65535),
-        )
+        assert ports.list_listeners() == (
+            ("fd12:3456:789a:bcde:f012:0:0:77", 65535),
+        ) or ports.list_listeners() == (("fd12:3456:789a:bcde:f012::77", 65535),)
 
 
 def test_a_port_that_two_listen_on_is_told_twice():
@@ -248,7 +248,7 @@ def test_a_port_that_two_listen_on_is_told_twice():
         bound(socket.AF_INET, socket.SOCK_STREAM, "127.0.0.1", 4001),
         bound(socket.AF_INET, socket.SOCK_STREAM, "127.0.0.2", 4001),
     ):
-        assert ports.listeners() == (("127.0.0.1", 4001), ("127.0.0.2", 4001))
+        assert ports.list_listeners() == (("127.0.0.1", 4001), ("127.0.0.2", 4001))
 
 
 @pytest.mark.parametrize(
@@ -262,20 +262,20 @@ def test_a_port_that_two_listen_on_is_told_twice():
 )
 def test_a_udp_port_is_in_use_while_a_socket_has_it_on_any_address(family, address):
     with bound(family, socket.SOCK_DGRAM, address, 51820):
-        assert ports.udp_port_in_use(51820)
-        assert not ports.udp_port_in_use(51821)
-    assert not ports.udp_port_in_use(51820)
+        assert ports.is_udp_port_used(51820)
+        assert not ports.is_udp_port_used(51821)
+    assert not ports.is_udp_port_used(51820)
 
 
 def test_looking_at_a_udp_port_does_not_take_it():
-    assert not ports.udp_port_in_use(51820)
+    assert not ports.is_udp_port_used(51820)
     with bound(socket.AF_INET6, socket.SOCK_DGRAM, "::", 51820, only_v6=False):
         pass
 
 
 def test_a_tcp_port_is_no_udp_port():
     with bound(socket.AF_INET, socket.SOCK_STREAM, "127.0.0.1", 51820):
-        assert not ports.udp_port_in_use(51820)
+        assert not ports.is_udp_port_used(51820)
 
 
 @pytest.mark.parametrize(
@@ -284,23 +284,23 @@ def test_a_tcp_port_is_no_udp_port():
 )
 def test_a_tcp_port_is_in_use_while_somebody_listens_at_it_on_any_address(family, address):
     with socket.create_server((address, 325), family=family):
-        assert ports.tcp_port_in_use(325)
-        assert not ports.tcp_port_in_use(326)
-    assert not ports.tcp_port_in_use(325)
+        assert ports.is_tcp_port_used(325)
+        assert not ports.is_tcp_port_used(326)
+    assert not ports.is_tcp_port_used(325)
 
 
 def test_a_machine_without_ipv6_has_free_udp_ports_too():
     for name in ("all", "default", "lo"):
         Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
 
-    assert not ports.udp_port_in_use(51820)
+    assert not ports.is_udp_port_used(51820)
     with bound(socket.AF_INET, socket.SOCK_DGRAM, "127.0.0.1", 51820):
-        assert ports.udp_port_in_use(51820)
+        assert ports.is_udp_port_used(51820)
 
 
 def test_a_port_that_this_user_may_not_have_is_not_in_use():
     os.seteuid(NOBODY)
     try:
-        assert not ports.udp_port_in_use(443)
+        assert not ports.is_udp_port_used(443)
     finally:
         os.seteuid(0)

@@ -18,19 +18,33 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput, Busy, EnrolmentRefused, MachineRefused, NeedsRoot, StateUnreadable
-from qmesh.host.registry import Event, EventKind, Issued, Open, Registry, RegistryImage, sqlite
-from qmesh.mesh.changes import (
-    Options,
-    paused,
-    resumed,
-    with_endpoints,
-    with_options,
-    with_worker_count,
-    without,
+from qmesh.host.registry import (
+    Event,
+    EventKind,
+    IssuedInvitation,
+    OpenInvitation,
+    Registry,
+    RegistryImage,
+    sqlite,
 )
-from qmesh.mesh.inventory import Inventory, workers_of
-from qmesh.mesh.model import Endpoint, Machine, StandIn
-from qmesh.mesh.protocol.enrolment import Redemption, derive, permanent_preshared_key, redemption
+from qmesh.mesh.changes import (
+    MeshOptions,
+    pause_machine,
+    remove_machine,
+    resume_machine,
+    set_endpoints,
+    set_mesh_options,
+    set_worker_count,
+)
+from qmesh.mesh.inventory import Inventory, list_workers
+from qmesh.mesh.machine import Machine, PendingKey
+from qmesh.mesh.protocol.enrolment import (
+    Redemption,
+    build_redemption,
+    derive_invitation_keys,
+    derive_permanent_preshared_key,
+)
+from qmesh.mesh.values import Endpoint
 from tests.lab.waiting import idle, some_time
 from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_2, AS_OF_VERSION_3, AS_OF_VERSION_4
 
@@ -76,17 +90,21 @@ def registry(path):
         yield found
 
 
-def invite(registry: Registry, name: str = "machine-b", *, workers: int | None = 2, now: int = NOW) -> Issued:
+def invite(
+    registry: Registry, name: str = "machine-b", *, workers: int | None = 2, now: int = NOW
+) -> IssuedInvitation:
     return registry.invite(name, workers=workers, endpoint=None, expires_at=now + DAY_S, now=now)
 
 
 def message(
-    issued: Issued, own_key: str, *, workers: int = 7, endpoint: Endpoint | None = None
+    issued: IssuedInvitation, own_key: str, *, workers: int = 7, endpoint: Endpoint | None = None
 ) -> Redemption:
-    return redemption(derive(issued.secret), public_key=own_key, workers=workers, endpoint=endpoint)
+    return build_redemption(
+        derive_invitation_keys(issued.secret), public_key=own_key, workers=workers, endpoint=endpoint
+    )
 
 
-def redeem(registry: Registry, issued: Issued, own_key: str, *, now: int = NOW + 5) -> Inventory:
+def redeem(registry: Registry, issued: IssuedInvitation, own_key: str, *, now: int = NOW + 5) -> Inventory:
     return registry.redeem(message(issued, own_key), sender=issued.machine.address, now=now)
 
 
@@ -184,7 +202,7 @@ def test_an_invited_machine_has_its_future_address_and_no_cores(registry):
     assert inventory.machines == (CONTROL, first.machine, second.machine)
     assert first.machine == Machine(
         name="machine-b",
-        public_key=derive(first.secret).public_key,
+        public_key=derive_invitation_keys(first.secret).public_key,
         address="10.77.0.2",
         workers=2,
         state="invited",
@@ -193,7 +211,8 @@ def test_an_invited_machine_has_its_future_address_and_no_cores(registry):
     assert inventory.cores.keys() == {"control"}
     assert inventory.revision == 1
     assert registry.preshared_keys() == {
-        issued.machine.public_key: derive(issued.secret).preshared_key for issued in (first, second)
+        issued.machine.public_key: derive_invitation_keys(issued.secret).preshared_key
+        for issued in (first, second)
     }
 
 
@@ -209,9 +228,9 @@ def test_a_redeemed_invitation_makes_a_member(registry):
         after == registry.inventory() == msgspec.structs.replace(MESH, revision=2, machines=(CONTROL, member))
     )
     assert registry.preshared_keys() == {
-        key(1): permanent_preshared_key(issued.secret, CONTROL.public_key, key(1))
+        key(1): derive_permanent_preshared_key(issued.secret, CONTROL.public_key, key(1))
     }
-    assert [(worker.core, worker.port) for worker in workers_of(after)][3:5] == [(4, 40003), (5, 40004)]
+    assert [(worker.core, worker.port) for worker in list_workers(after)][3:5] == [(4, 40003), (5, 40004)]
 
 
 def test_the_invitations_worker_count_goes_before_the_machines_own(registry):
@@ -236,7 +255,7 @@ def test_cores_are_numbered_in_the_order_of_joining_and_not_of_inviting_or_of_na
 
 def test_the_secret_is_gone_when_it_is_used(path, registry):
     issued = invite(registry)
-    shared = derive(issued.secret).preshared_key.reveal()
+    shared = derive_invitation_keys(issued.secret).preshared_key.reveal()
     redeem(registry, issued, key(1))
     sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")
     with contextlib.closing(sqlite3.connect(path)) as connection:
@@ -260,7 +279,7 @@ def test_e3_an_invitation_works_once(registry):
 
 def test_e3_an_unknown_invitation_is_refused(registry):
     issued = invite(registry)
-    stranger = Issued(bytes(32), issued.machine, None, issued.expires_at)
+    stranger = IssuedInvitation(bytes(32), issued.machine, None, issued.expires_at)
 
     with pytest.raises(EnrolmentRefused, match="not known to this control node"):
         redeem(registry, stranger, key(1))
@@ -272,10 +291,10 @@ def test_e3_an_invitation_expires_by_the_control_nodes_clock(path, registry):
     with pytest.raises(EnrolmentRefused, match="this invitation is expired"):
         redeem(registry, late, key(2), now=NOW + DAY_S)
 
-    assert registry.expire(now=NOW + DAY_S)
-    assert not registry.expire(now=NOW + DAY_S)
+    assert registry.expire_invitations(now=NOW + DAY_S)
+    assert not registry.expire_invitations(now=NOW + DAY_S)
     assert [machine.name for machine in registry.inventory().machines] == ["control", "machine-b"]
-    assert derive(late.secret).public_key not in registry.preshared_keys()
+    assert derive_invitation_keys(late.secret).public_key not in registry.preshared_keys()
     assert told(registry)[-1] == ("invitation-expired", "machine-c", 2)
 
     # Setting the clock back helps nobody.
@@ -287,7 +306,7 @@ def test_e3_an_invitation_expires_by_the_control_nodes_clock(path, registry):
 def test_expiring_nothing_says_so_and_tells_nothing(registry):
     invite(registry)
 
-    assert not registry.expire(now=NOW + DAY_S - 1)
+    assert not registry.expire_invitations(now=NOW + DAY_S - 1)
     assert [what for what, _, _ in told(registry)] == ["mesh-made", "invited"]
 
 
@@ -325,7 +344,7 @@ def test_e3_spent_invitations_are_remembered_when_the_registry_is_opened_again_a
         used, withdrawn, expired = invite(registry, "b"), invite(registry, "c"), invite(registry, "d")
         redeem(registry, used, key(1))
         invite(registry, "c", now=NOW + 1)
-        registry.expire(now=NOW + DAY_S)
+        registry.expire_invitations(now=NOW + DAY_S)
     shutil.copyfile(path, tmp_path / "backup.db")
     for place in (path, tmp_path / "backup.db"):
         with Registry(place) as registry:
@@ -346,8 +365,8 @@ def test_e3_an_invitation_is_remembered_although_its_machine_is_gone(path, regis
 def test_e3_who_was_removed_is_told_nothing_for_its_old_invitation(registry):
     issued = invite(registry)
     redeem(registry, issued, key(1))
-    remove = lambda mesh: without(mesh, "machine-b")  # noqa: E731
-    registry.change(remove, command="remove", what="removed", machine="machine-b", now=NOW)
+    remove = lambda mesh: remove_machine(mesh, "machine-b")  # noqa: E731
+    registry.change_mesh(remove, command="remove", what="removed", machine="machine-b", now=NOW)
     with pytest.raises(EnrolmentRefused, match="no member any more"):
         redeem(registry, issued, key(1))
 
@@ -531,7 +550,7 @@ def test_events_are_told_in_order_with_their_times_and_commands(registry):
     issued = invite(registry)
     invite(registry, "machine-c", now=NOW + 1)
     redeem(registry, issued, key(1), now=NOW + 2)
-    registry.expire(now=NOW + 2 * DAY_S)
+    registry.expire_invitations(now=NOW + 2 * DAY_S)
 
     assert registry.events() == (
         Event(NOW, "init", "mesh-made", "control", 1),
@@ -549,12 +568,12 @@ def test_no_event_holds_a_secret(path, registry):
         text = repr(connection.execute("SELECT * FROM events").fetchall())
 
     assert issued.secret.hex() not in text
-    assert derive(issued.secret).preshared_key.reveal() not in text
+    assert derive_invitation_keys(issued.secret).preshared_key.reveal() not in text
 
 
 def distinct(inventory: Inventory, count: int) -> bool:
     """Whether no two of so many machines share name, address, key or core: E5."""
-    machines, workers = inventory.machines, list(workers_of(inventory))
+    machines, workers = inventory.machines, list(list_workers(inventory))
     return (
         len(machines)
         == len({machine.name for machine in machines})
@@ -638,7 +657,7 @@ def test_e5_twenty_that_want_ten_ports_are_ten_and_the_others_burn_nothing(tmp_p
 
     assert of_twenty(redeem_one) == 10
     with Registry(path) as registry:
-        assert len(list(workers_of(registry.inventory()))) == 13
+        assert len(list(list_workers(registry.inventory()))) == 13
         left = [machine.name for machine in registry.inventory().machines if machine.state == "invited"]
         assert len(left) == 10
         gone = next(
@@ -646,8 +665,8 @@ def test_e5_twenty_that_want_ten_ports_are_ten_and_the_others_burn_nothing(tmp_p
             for machine in registry.inventory().machines
             if machine.state == "active" and machine.name != "control"
         )
-        registry.change(
-            lambda mesh: without(mesh, gone), command="remove", what="removed", machine=gone, now=NOW
+        registry.change_mesh(
+            lambda mesh: remove_machine(mesh, gone), command="remove", what="removed", machine=gone, now=NOW
         )
     redeem_one(int(left[0].removeprefix("machine-")))
 
@@ -655,7 +674,7 @@ def test_e5_twenty_that_want_ten_ports_are_ten_and_the_others_burn_nothing(tmp_p
 def test_e5_one_name_that_is_invited_by_many_at_once_is_one_machine(path):
     with ThreadPoolExecutor(8) as pool:
 
-        def again(_: int) -> Issued:
+        def again(_: int) -> IssuedInvitation:
             with Registry(path) as registry:
                 return invite(registry)
 
@@ -944,8 +963,10 @@ def test_an_older_registry_is_brought_forward_with_all_that_is_in_it(path, regis
     assert children(*[lambda: Registry(path).inventory()] * 4) == [0] * 4
     with Registry(path) as migrated:
         assert migrated.inventory() == before
-        options = Options(restart=True)
-        migrated.change(lambda mesh: with_options(mesh, options), **change("mesh-changed", "control"))
+        options = MeshOptions(restart=True)
+        migrated.change_mesh(
+            lambda mesh: set_mesh_options(mesh, options), **change("mesh-changed", "control")
+        )
         assert migrated.inventory().restart
     assert tables(path).keys() == made.keys()
     assert all(
@@ -960,20 +981,22 @@ def change(what: EventKind, machine: str) -> dict[str, Any]:
 def test_a_change_is_written_whole_with_its_event(path, registry):
     for number, name in enumerate(("machine-b", "machine-c", "machine-d"), 1):
         redeem(registry, invite(registry, name, workers=number), key(number))
-    old, new = registry.change(lambda mesh: without(mesh, "machine-b"), **change("removed", "machine-b"))
+    old, new = registry.change_mesh(
+        lambda mesh: remove_machine(mesh, "machine-b"), **change("removed", "machine-b")
+    )
     assert [machine.name for machine in old.machines] == ["control", "machine-b", "machine-c", "machine-d"]
     assert registry.inventory() == new
     assert list(new.cores) == ["control", "machine-c", "machine-d"]
     assert set(registry.preshared_keys()) == {key(2), key(3)}
     assert told(registry)[-1] == ("removed", "machine-b", new.revision)
     for after in (
-        lambda mesh: paused(mesh, "machine-c"),
-        lambda mesh: with_worker_count(mesh, "machine-d", 9),
-        lambda mesh: with_endpoints(mesh, "machine-d", [Endpoint("192.0.2.4", 51820)]),
-        lambda mesh: with_options(mesh, Options(node="2.1", master_proxy=True)),
-        lambda mesh: resumed(mesh, "machine-c"),
+        lambda mesh: pause_machine(mesh, "machine-c"),
+        lambda mesh: set_worker_count(mesh, "machine-d", 9),
+        lambda mesh: set_endpoints(mesh, "machine-d", [Endpoint("192.0.2.4", 51820)]),
+        lambda mesh: set_mesh_options(mesh, MeshOptions(node="2.1", master_proxy=True)),
+        lambda mesh: resume_machine(mesh, "machine-c"),
     ):
-        _, new = registry.change(after, **change("machine-changed", "machine-c"))
+        _, new = registry.change_mesh(after, **change("machine-changed", "machine-c"))
         assert registry.inventory() == new
         with Registry(path) as again:
             assert again.inventory() == new
@@ -987,9 +1010,9 @@ def test_a_machine_that_is_only_invited_is_changed_too(registry):
     where = [Endpoint("198.51.100.7", 51820)]
 
     def after(mesh: Inventory) -> Inventory:
-        return with_endpoints(with_worker_count(mesh, "machine-b", 5), "machine-b", where)
+        return set_endpoints(set_worker_count(mesh, "machine-b", 5), "machine-b", where)
 
-    _, new = registry.change(after, command="set", what="machine-changed", machine="machine-b", now=NOW)
+    _, new = registry.change_mesh(after, command="set", what="machine-changed", machine="machine-b", now=NOW)
     assert registry.inventory() == new
     assert redeem(registry, issued, key(1)).machine("machine-b").workers == 5
 
@@ -997,8 +1020,8 @@ def test_a_machine_that_is_only_invited_is_changed_too(registry):
 def test_a_change_that_is_refused_or_none_leaves_no_trace(registry):
     before = registry.inventory(), registry.events()
     with pytest.raises(BadInput):
-        registry.change(lambda mesh: without(mesh, "control"), **change("removed", "control"))
-    registry.change(lambda mesh: mesh, **change("mesh-changed", "control"))
+        registry.change_mesh(lambda mesh: remove_machine(mesh, "control"), **change("removed", "control"))
+    registry.change_mesh(lambda mesh: mesh, **change("mesh-changed", "control"))
     assert (registry.inventory(), registry.events()) == before
 
 
@@ -1052,7 +1075,7 @@ def test_a_registry_that_breaks_the_rules_of_a_mesh_is_an_error(path, statement)
         look(path)
 
 
-ODD_KEYS = (Registry.preshared_keys, lambda registry: registry.shared_with("10.77.0.1"))
+ODD_KEYS = (Registry.preshared_keys, lambda registry: registry.find_preshared_key("10.77.0.1"))
 
 
 @pytest.mark.parametrize("read", ODD_KEYS)
@@ -1066,7 +1089,7 @@ def test_a_preshared_key_that_is_none_is_damage(path, read, text):
 
 
 EMPTY = {
-    "events": (Registry.last_event,),
+    "events": (Registry.last_event_number,),
     "mesh": (Registry.revision, Registry.inventory, invite),
 }
 
@@ -1101,7 +1124,7 @@ def test_an_image_of_other_tables_than_ours_is_not_read(path, statement):
     sql(path, statement)
 
     with Registry(path) as registry:
-        octets = registry.copied()
+        octets = registry.copy_database()
     with pytest.raises(StateUnreadable, match="are not those of qmesh"):
         RegistryImage(octets)
 
@@ -1109,7 +1132,7 @@ def test_an_image_of_other_tables_than_ours_is_not_read(path, statement):
 def test_an_image_whose_schema_is_no_text_is_damage(path):
     """SQLite quotes what it does not understand, and Python fails to read that."""
     with Registry(path) as registry:
-        octets = registry.copied()
+        octets = registry.copy_database()
     damaged = octets.replace(
         b"triggerstand_in_is_onestand_insCREATE", b"triggerstand_in_is_on\x9fstand_insCREATX"
     )
@@ -1123,7 +1146,7 @@ def test_an_image_of_each_version_has_our_tables_once_it_was_brought_forward(pat
     sql(path, *older)
 
     with Registry(path) as registry:
-        octets = registry.copied()
+        octets = registry.copy_database()
     with RegistryImage(octets) as image:
         assert image.inventory() == MESH
 
@@ -1205,13 +1228,13 @@ def test_another_who_writes_is_waited_for(path):
 
 def test_news_is_who_became_of_machines_since_an_event(registry):
     kept, gone = invite(registry, "machine-b"), invite(registry, "machine-c", now=NOW - 2 * DAY_S)
-    begun = registry.last_event()
+    begun = registry.last_event_number()
     redeem(registry, kept, key(7))
-    registry.expire(now=NOW)
-    news = registry.news(since=begun)
+    registry.expire_invitations(now=NOW)
+    news = registry.read_news(since=begun)
 
     assert news is not None
-    assert news.event == registry.last_event()
+    assert news.event == registry.last_event_number()
     assert set(news.machines) == {"machine-b", "machine-c"}
     assert news.machines[gone.machine.name] is None
     known = news.machines[kept.machine.name]
@@ -1222,50 +1245,52 @@ def test_news_is_who_became_of_machines_since_an_event(registry):
 
 def test_of_an_invitation_that_was_made_and_used_since_the_news_do_not_tell_all(registry):
     """Its key was a peer, and is in the registry no more."""
-    begun = registry.last_event()
+    begun = registry.last_event_number()
     issued = invite(registry, "machine-b")
-    assert registry.news(since=begun) is not None
+    assert registry.read_news(since=begun) is not None
     redeem(registry, issued, key(7))
-    assert registry.news(since=begun) is None
-    assert registry.news(since=begun + 1) is not None
+    assert registry.read_news(since=begun) is None
+    assert registry.read_news(since=begun + 1) is not None
 
 
 def test_without_news_there_is_none_to_tell(registry):
     invite(registry)
-    news = registry.news(since=registry.last_event())
+    news = registry.read_news(since=registry.last_event_number())
 
     assert news is not None
-    assert (news.event, news.machines) == (registry.last_event(), {})
+    assert (news.event, news.machines) == (registry.last_event_number(), {})
 
 
 def test_news_since_an_event_that_is_not_there_is_not_known(registry):
-    assert registry.news(since=registry.last_event() + 1) is None
+    assert registry.read_news(since=registry.last_event_number() + 1) is None
 
 
 def test_news_of_another_kind_is_not_told_as_that_of_machines(registry, path):
-    begun = registry.last_event()
+    begun = registry.last_event_number()
     insert = "INSERT INTO events (at, command, what, machine, revision)"
     sql(path, f"{insert} VALUES (1, 'set', 'moved', 'control', 2)")
     invite(registry)
 
-    assert registry.news(since=begun) is None
+    assert registry.read_news(since=begun) is None
 
 
 def test_no_news_shows_a_key(registry):
-    begun = registry.last_event()
+    begun = registry.last_event_number()
     issued = invite(registry)
 
-    assert derive(issued.secret).preshared_key.reveal() not in repr(registry.news(since=begun))
+    assert derive_invitation_keys(issued.secret).preshared_key.reveal() not in repr(
+        registry.read_news(since=begun)
+    )
 
 
-def replacement(registry: Registry, *, now: int = NOW + 6) -> Issued:
+def replacement(registry: Registry, *, now: int = NOW + 6) -> IssuedInvitation:
     return registry.invite(
         "machine-b", workers=None, endpoint=None, expires_at=now + DAY_S, now=now, replace=True
     )
 
 
 def redeem_replacement(
-    registry: Registry, issued: Issued, own_key: str, *, sender: str | None = None
+    registry: Registry, issued: IssuedInvitation, own_key: str, *, sender: str | None = None
 ) -> Inventory:
     assert issued.from_address is not None
     return registry.redeem(message(issued, own_key), sender=sender or issued.from_address, now=NOW + 7)
@@ -1278,8 +1303,8 @@ def test_a_machine_is_replaced_in_its_place_by_who_has_a_new_invitation(path, re
     assert (issued.machine.address, issued.from_address) == ("10.77.0.2", "10.77.0.4")
     waiting = registry.inventory()
     assert waiting.machine("machine-b") == old.machine("machine-b")  # until it is used
-    throwaway = derive(issued.secret)
-    assert waiting.stand_ins == (StandIn("machine-b", throwaway.public_key, "10.77.0.4"),)
+    throwaway = derive_invitation_keys(issued.secret)
+    assert waiting.stand_ins == (PendingKey("machine-b", throwaway.public_key, "10.77.0.4"),)
     assert registry.preshared_keys()[throwaway.public_key] == throwaway.preshared_key
 
     new = redeem_replacement(registry, issued, key(3))
@@ -1288,7 +1313,7 @@ def test_a_machine_is_replaced_in_its_place_by_who_has_a_new_invitation(path, re
     assert new.cores == waiting.cores
     assert new.revision == waiting.revision + 1
     assert told(registry)[-1] == ("replaced", "machine-b", new.revision)
-    shared = permanent_preshared_key(issued.secret, CONTROL.public_key, key(3))
+    shared = derive_permanent_preshared_key(issued.secret, CONTROL.public_key, key(3))
     assert registry.preshared_keys()[key(3)] == shared
     assert key(1) not in registry.preshared_keys()
     for thief in (key(1), key(4)):
@@ -1313,12 +1338,14 @@ def test_a_replacement_that_ends_leaves_the_machine_as_it_was(registry):
     before = redeem(registry, invite(registry), key(1))
     replacement(registry)
     second = replacement(registry)
-    assert [each.public_key for each in registry.inventory().stand_ins] == [derive(second.secret).public_key]
-    assert registry.withdraw("machine-b", now=NOW + 7)
+    assert [each.public_key for each in registry.inventory().stand_ins] == [
+        derive_invitation_keys(second.secret).public_key
+    ]
+    assert registry.withdraw_invitation("machine-b", now=NOW + 7)
     assert registry.inventory() == before
-    assert not registry.withdraw("machine-b", now=NOW + 7)
+    assert not registry.withdraw_invitation("machine-b", now=NOW + 7)
     replacement(registry)
-    assert registry.expire(now=NOW + 2 * DAY_S)
+    assert registry.expire_invitations(now=NOW + 2 * DAY_S)
     assert registry.inventory() == before
     assert [what for what, _, _ in told(registry)[-2:]] == ["replacement-invited", "replacement-ended"]
 
@@ -1332,7 +1359,7 @@ def test_nobody_takes_the_place_of_the_control_node_or_of_one_that_is_not_there(
 def test_a_removed_machine_takes_what_stood_in_for_it_with_it(path, registry):
     redeem(registry, invite(registry), key(1))
     issued = replacement(registry)
-    registry.change(lambda mesh: without(mesh, "machine-b"), **change("removed", "machine-b"))
+    registry.change_mesh(lambda mesh: remove_machine(mesh, "machine-b"), **change("removed", "machine-b"))
     assert is_sound(path).stand_ins == ()
     with pytest.raises(EnrolmentRefused):
         redeem_replacement(registry, issued, key(3))
@@ -1343,26 +1370,28 @@ def test_open_invitations_are_listed_and_no_others(registry):
     invite(registry, "machine-c", workers=None)
     invite(registry, "machine-d", now=NOW - 2 * DAY_S)
     replacement(registry)
-    assert registry.invitations(now=NOW + 9) == (
-        Open("machine-b", "10.77.0.2", 2, NOW + 6 + DAY_S, replaces=True),
-        Open("machine-c", "10.77.0.3", None, NOW + DAY_S, replaces=False),
+    assert registry.list_open_invitations(now=NOW + 9) == (
+        OpenInvitation("machine-b", "10.77.0.2", 2, NOW + 6 + DAY_S, replaces=True),
+        OpenInvitation("machine-c", "10.77.0.3", None, NOW + DAY_S, replaces=False),
     )
 
 
 def test_an_address_rests_until_every_member_knows_that_its_machine_is_gone(registry):
     for number, name in enumerate(("machine-b", "machine-c", "machine-d"), 1):
         redeem(registry, invite(registry, name), key(number))
-    _, gone = registry.change(lambda mesh: without(mesh, "machine-b"), **change("removed", "machine-b"))
+    _, gone = registry.change_mesh(
+        lambda mesh: remove_machine(mesh, "machine-b"), **change("removed", "machine-b")
+    )
 
     def given() -> str:
         address = invite(registry, "machine-e").machine.address
-        assert registry.withdraw("machine-e", now=NOW)
+        assert registry.withdraw_invitation("machine-e", now=NOW)
         return address
 
     assert given() == "10.77.0.5"
-    registry.acknowledge({"10.77.0.3": gone.revision, "10.77.0.4": gone.revision - 1})
+    registry.record_acknowledgements({"10.77.0.3": gone.revision, "10.77.0.4": gone.revision - 1})
     assert given() == "10.77.0.5"
-    registry.acknowledge({"10.77.0.4": gone.revision + 7, "10.77.0.3": 1, "10.77.0.99": 1})
+    registry.record_acknowledgements({"10.77.0.4": gone.revision + 7, "10.77.0.3": 1, "10.77.0.99": 1})
     assert given() == "10.77.0.2"
 
 
@@ -1373,16 +1402,16 @@ def test_a_key_is_offered_and_then_taken_up(path, registry):
         registry.offer_key(key(2), sender="10.77.0.2", now=NOW + 6)
     registry.offer_key(key(1), sender="10.77.0.2", now=NOW + 6)  # its own, still
     offered = registry.inventory()
-    assert offered == msgspec.structs.replace(before, stand_ins=(StandIn("machine-b", key(2), None),))
+    assert offered == msgspec.structs.replace(before, stand_ins=(PendingKey("machine-b", key(2), None),))
     assert registry.preshared_keys() == {key(1): shared, key(2): shared}
 
     with pytest.raises(EnrolmentRefused, match="a moment ago"):
         registry.offer_key(key(3), sender="10.77.0.2", now=NOW + 15)
     registry.offer_key(key(3), sender="10.77.0.2", now=NOW + 16)  # another try
-    registry.take_up_key(key(2), now=NOW + 7)
+    registry.activate_pending_key(key(2), now=NOW + 7)
     assert registry.inventory().machine("machine-b").public_key == key(1)
     for _ in range(2):
-        registry.take_up_key(key(3), now=NOW + 17)
+        registry.activate_pending_key(key(3), now=NOW + 17)
     after = is_sound(path)
     assert (after.machine("machine-b").public_key, after.stand_ins) == (key(3), ())
     assert (after.revision, registry.preshared_keys()) == (before.revision + 1, {key(3): shared})
@@ -1392,7 +1421,7 @@ def test_a_key_is_offered_and_then_taken_up(path, registry):
 def test_e5_a_key_that_another_has_can_be_offered_by_nobody(registry):
     redeem(registry, invite(registry), key(1))
     redeem(registry, invite(registry, "machine-c"), key(2))
-    waiting = derive(invite(registry, "machine-d").secret).public_key
+    waiting = derive_invitation_keys(invite(registry, "machine-d").secret).public_key
     registry.offer_key(key(5), sender="10.77.0.3", now=NOW)
     before = registry.inventory()
     for taken in (key(2), key(5), CONTROL.public_key, waiting):
@@ -1443,10 +1472,10 @@ def test_a_member_that_offers_keys_for_ever_makes_no_history(path, registry):
     redeem(registry, invite(registry, "machine-c"), key(2))
     for sender, number in (("10.77.0.2", 3), ("10.77.0.3", 4)):
         registry.offer_key(key(number), sender=sender, now=NOW)
-    before, count, numbers = size(path), len(registry.events()), {registry.last_event()}
+    before, count, numbers = size(path), len(registry.events()), {registry.last_event_number()}
     for number in range(1, 301):
         registry.offer_key(key(100 + number), sender="10.77.0.2", now=NOW + 10 * number)
-        numbers.add(registry.last_event())
+        numbers.add(registry.last_event_number())
     assert len(registry.events()) == count
     assert size(path) == before
     assert len(numbers) == 301  # each is news, and no number is given twice
@@ -1459,10 +1488,10 @@ def test_a_member_that_offers_keys_for_ever_makes_no_history(path, registry):
 def test_another_offer_of_the_same_machine_is_news(registry):
     redeem(registry, invite(registry), key(1))
     registry.offer_key(key(2), sender="10.77.0.2", now=NOW)
-    seen = registry.last_event()
-    assert registry.news(since=seen) is not None
+    seen = registry.last_event_number()
+    assert registry.read_news(since=seen) is not None
     registry.offer_key(key(3), sender="10.77.0.2", now=NOW + 10)
-    assert registry.news(since=seen) is None
+    assert registry.read_news(since=seen) is None
 
 
 def test_a_member_that_changes_its_key_for_ever_makes_no_history(registry):
@@ -1470,7 +1499,7 @@ def test_a_member_that_changes_its_key_for_ever_makes_no_history(registry):
     count = len(registry.events())
     for number in range(400):
         registry.offer_key(key(100 + number), sender="10.77.0.2", now=NOW + 10 * number)
-        registry.take_up_key(key(100 + number), now=NOW + 10 * number + 1)
+        registry.activate_pending_key(key(100 + number), now=NOW + 10 * number + 1)
     told_of = registry.events()
     assert len(told_of) == count + 1 + 16
     assert told_of[-1].what == "key-rotated"
@@ -1512,13 +1541,13 @@ def test_a_clock_that_was_set_back_makes_no_invitation_good_for_longer(registry)
     issued = invite(registry)
     with pytest.raises(EnrolmentRefused, match="was not made yet"):
         redeem(registry, issued, key(1), now=NOW - 3600)
-    assert [each.name for each in registry.invitations(now=NOW - 3600)] == ["machine-b"]
+    assert [each.name for each in registry.list_open_invitations(now=NOW - 3600)] == ["machine-b"]
     assert redeem(registry, issued, key(1), now=NOW - 200).machine("machine-b").public_key == key(1)
 
 
 def test_a_clock_that_was_set_forward_ends_invitations_for_good(registry):
     issued = invite(registry)
-    registry.expire(now=NOW + 10**9)
+    registry.expire_invitations(now=NOW + 10**9)
     with pytest.raises(EnrolmentRefused, match="expired"):
         redeem(registry, issued, key(1))
 
@@ -1526,7 +1555,7 @@ def test_a_clock_that_was_set_forward_ends_invitations_for_good(registry):
 def test_an_address_rests_whatever_the_clock_says(registry):
     for number, name in enumerate(("machine-b", "machine-c"), 1):
         redeem(registry, invite(registry, name), key(number))
-    registry.change(lambda mesh: without(mesh, "machine-b"), **change("removed", "machine-b"))
+    registry.change_mesh(lambda mesh: remove_machine(mesh, "machine-b"), **change("removed", "machine-b"))
     for now in (1, 10**11):
         issued = registry.invite("machine-d", workers=1, endpoint=None, expires_at=now + DAY_S, now=now)
         assert issued.machine.address != "10.77.0.2"
@@ -1542,7 +1571,7 @@ def test_a_registry_that_version_4_wrote_is_read_and_its_history_ends(tmp_path):
     assert (before["key-offered"], before["key-rotated"]) == (32, 21)
     with Registry(path) as registry:
         events, mesh = registry.events(), registry.inventory()
-        assert (registry.last_event(), events[-1].at, events[0].what) == (last, at, "mesh-made")
+        assert (registry.last_event_number(), events[-1].at, events[0].what) == (last, at, "mesh-made")
         assert (mesh.revision, mesh.machine("machine-c").public_key) == (24, key(79))
         assert [each.public_key for each in mesh.stand_ins] == [key(25)]
         registry.offer_key(key(200), sender="10.77.0.2", now=NOW + 5000)
@@ -1562,8 +1591,8 @@ def test_an_event_of_no_time_is_damage(path, registry, at):
 def test_who_did_it_is_noted_and_of_a_join_who_invited_and_whence_it_came(path):
     with Registry(path, user="alice") as registry:
         issued = invite(registry)
-        registry.change(
-            lambda mesh: with_worker_count(mesh, "control", 4), **change("machine-changed", "control")
+        registry.change_mesh(
+            lambda mesh: set_worker_count(mesh, "control", 4), **change("machine-changed", "control")
         )
     with Registry(path) as registry:
         came = iter(["198.51.100.7:51820"])
@@ -1574,7 +1603,7 @@ def test_who_did_it_is_noted_and_of_a_join_who_invited_and_whence_it_came(path):
                 now=NOW + 5,
                 endpoint=lambda: next(came),
             )
-        registry.expire(now=NOW)
+        registry.expire_invitations(now=NOW)
         events = registry.events()
     assert [(event.what, event.user) for event in events] == [
         ("mesh-made", None),
@@ -1587,21 +1616,21 @@ def test_who_did_it_is_noted_and_of_a_join_who_invited_and_whence_it_came(path):
 
 
 def test_what_became_of_an_invitation_is_known(registry):
-    assert registry.spent("machine-b") is None
+    assert registry.find_spent_invitation("machine-b") is None
     issued = invite(registry)
     redeem(registry, issued, key(1))
-    found = registry.spent("machine-b")
+    found = registry.find_spent_invitation("machine-b")
     assert found is not None
     assert (found.outcome, found.public_key, found.is_member) == ("redeemed", key(1), True)
     assert found.joined is not None
     assert found.joined.at == NOW + 5
-    registry.change(lambda mesh: without(mesh, "machine-b"), **change("removed", "machine-b"))
-    gone = registry.spent("machine-b")
+    registry.change_mesh(lambda mesh: remove_machine(mesh, "machine-b"), **change("removed", "machine-b"))
+    gone = registry.find_spent_invitation("machine-b")
     assert gone is not None
     assert not gone.is_member
     invite(registry, "machine-c")
-    registry.withdraw("machine-c", now=NOW)
-    withdrawn = registry.spent("machine-c")
+    registry.withdraw_invitation("machine-c", now=NOW)
+    withdrawn = registry.find_spent_invitation("machine-c")
     assert withdrawn is not None
     assert (withdrawn.outcome, withdrawn.joined) == ("withdrawn", None)
 
@@ -1611,11 +1640,11 @@ def test_who_reads_waits_for_nobody_who_writes(registry):
         other.execute("BEGIN IMMEDIATE")
         with Registry(registry._path, busy_s=0.0) as reading:
             assert reading.inventory() == registry.inventory()
-            assert reading.last_event() == registry.last_event()
-            assert reading.news(since=reading.last_event()) is not None
-            assert not reading.expire(now=NOW)
+            assert reading.last_event_number() == registry.last_event_number()
+            assert reading.read_news(since=reading.last_event_number()) is not None
+            assert not reading.expire_invitations(now=NOW)
             with pytest.raises(Busy, match="another program is writing to it"):
-                reading.acknowledge({"10.77.0.1": 1})
+                reading.record_acknowledgements({"10.77.0.1": 1})
 
 
 def test_no_temporary_file_of_sqlites_holds_keys(registry):

@@ -9,13 +9,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.errors import BadInput, EnrolmentRefused
-from qmesh.host.registry import Readiness, Registry, RegistryImage, image_of
-from qmesh.host.registry.image import put
-from qmesh.mesh.changes import paused, with_endpoints
+from qmesh.host.registry import Readiness, Registry, RegistryImage, load_image
+from qmesh.host.registry.image import write_registry
+from qmesh.mesh.changes import pause_machine, set_endpoints
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint
-from qmesh.mesh.protocol.handover import Progress, preshared_key_with
+from qmesh.mesh.protocol.handover import HandoverProgress, derive_successor_preshared_key
 from qmesh.mesh.protocol.membership import sign_membership
+from qmesh.mesh.values import Endpoint
 from tests.host.test_registry import NOW, invite, key, message, path, redeem, registry
 
 __all__ = ["path", "registry"]
@@ -30,12 +30,14 @@ def three(registry):
     for number, name in enumerate(("machine-b", "machine-c"), 1):
         redeem(registry, invite(registry, name), key(number))
     endpoint = [Endpoint("203.0.113.2", 51820)]
-    change(registry, lambda mesh: with_endpoints(mesh, "machine-b", endpoint))
+    change(registry, lambda mesh: set_endpoints(mesh, "machine-b", endpoint))
     return registry
 
 
 def change(registry: Registry, after: Callable[[Inventory], Inventory]) -> object:
-    return registry.change(after, command="set", what="machine-changed", machine="machine-b", now=NOW + 9)
+    return registry.change_mesh(
+        after, command="set", what="machine-changed", machine="machine-b", now=NOW + 9
+    )
 
 
 def kinds(registry) -> list[str]:
@@ -44,7 +46,7 @@ def kinds(registry) -> list[str]:
 
 def everyone_knows(registry) -> None:
     revision = registry.revision()
-    registry.acknowledge({B: revision, C: revision})
+    registry.record_acknowledgements({B: revision, C: revision})
 
 
 def test_from_its_beginning_nothing_changes_but_what_it_is_about(three):
@@ -59,7 +61,7 @@ def test_from_its_beginning_nothing_changes_but_what_it_is_about(three):
     with pytest.raises(BadInput, match="is being handed over to machine-b"):
         invite(three, "machine-e")
     with pytest.raises(BadInput, match="is being handed over to machine-b"):
-        change(three, lambda mesh: paused(mesh, "machine-c"))
+        change(three, lambda mesh: pause_machine(mesh, "machine-c"))
     with pytest.raises(BadInput, match="is being handed over to machine-b"):
         three.begin_handover("machine-c", now=NOW + 11)
     with pytest.raises(EnrolmentRefused, match="is being handed over to machine-b"):
@@ -86,98 +88,106 @@ def test_given_up_it_is_as_if_it_never_was(three):
 def test_a_key_that_was_offered_before_is_taken_up_and_the_estate_is_fetched_anew(three):
     three.offer_key(key(7), sender=C, now=NOW + 9)
     three.begin_handover("machine-b", now=NOW + 10)
-    holds = three.last_event()
-    assert three.note_progress(Progress(holds=holds, silent=()), sender=B, now=NOW + 12)
-    three.take_up_key(key(7), now=NOW + 11)
+    holds = three.last_event_number()
+    assert three.record_progress(HandoverProgress(holds=holds, silent=()), sender=B, now=NOW + 12)
+    three.activate_pending_key(key(7), now=NOW + 11)
     assert three.inventory().machine("machine-c").public_key == key(7)
-    assert not three.note_progress(Progress(holds=holds, silent=()), sender=B, now=NOW + 12)
+    assert not three.record_progress(HandoverProgress(holds=holds, silent=()), sender=B, now=NOW + 12)
     everyone_knows(three)
     with pytest.raises(BadInput, match="does not hold all"):
-        three.hand_over("machine-b", now=NOW + 12)
+        three.complete_handover("machine-b", now=NOW + 12)
 
 
 def test_a_key_that_the_successor_has_offered_is_forgotten(three):
     """It would be known with a preshared key that is nobody's by then."""
     three.offer_key(key(7), sender=B, now=NOW + 9)
     three.begin_handover("machine-b", now=NOW + 10)
-    with image_of(three._path) as image:
-        image.bequeathed()
+    with load_image(three._path) as image:
+        image.serialize_for_successor()
         assert image.inventory().stand_ins == ()
     assert [each.public_key for each in three.inventory().stand_ins] == [key(7)]
 
 
 @pytest.mark.parametrize("sender", [C, "10.77.0.1", "10.77.0.9", ""])
 def test_nobody_else_says_how_far_the_successor_is(three, sender):
-    said = Progress(holds=three.last_event(), silent=())
+    said = HandoverProgress(holds=three.last_event_number(), silent=())
     with pytest.raises(EnrolmentRefused, match="not handed over to this machine"):
-        three.note_progress(said, sender=B, now=NOW + 12)  # none was begun
+        three.record_progress(said, sender=B, now=NOW + 12)  # none was begun
     three.begin_handover("machine-b", now=NOW + 10)
     with pytest.raises(EnrolmentRefused, match="not handed over to this machine"):
-        three.note_progress(said, sender=sender, now=NOW + 12)
-    assert not three.readiness("machine-b", now=NOW + 13).holds
+        three.record_progress(said, sender=sender, now=NOW + 12)
+    assert not three.check_readiness("machine-b", now=NOW + 13).holds
 
 
 def test_ready_is_who_has_said_so(three):
     three.begin_handover("machine-b", now=NOW + 10)
-    assert three.readiness("machine-b", now=NOW + 13) == Readiness(holds=False, missing=("machine-c",))
-    three.note_progress(Progress(holds=three.last_event(), silent=(C,)), sender=B, now=NOW + 12)
-    assert three.readiness("machine-b", now=NOW + 13) == Readiness(holds=True, missing=("machine-c",))
+    assert three.check_readiness("machine-b", now=NOW + 13) == Readiness(holds=False, missing=("machine-c",))
+    three.record_progress(
+        HandoverProgress(holds=three.last_event_number(), silent=(C,)), sender=B, now=NOW + 12
+    )
+    assert three.check_readiness("machine-b", now=NOW + 13) == Readiness(holds=True, missing=("machine-c",))
     everyone_knows(three)
-    assert three.readiness("machine-b", now=NOW + 13) == Readiness(holds=True, missing=("machine-c",))
-    three.note_progress(Progress(holds=three.last_event(), silent=()), sender=B, now=NOW + 12)
-    assert three.readiness("machine-b", now=NOW + 13) == Readiness(holds=True, missing=())
+    assert three.check_readiness("machine-b", now=NOW + 13) == Readiness(holds=True, missing=("machine-c",))
+    three.record_progress(
+        HandoverProgress(holds=three.last_event_number(), silent=()), sender=B, now=NOW + 12
+    )
+    assert three.check_readiness("machine-b", now=NOW + 13) == Readiness(holds=True, missing=())
 
 
 def test_what_was_said_a_while_ago_counts_no_more(three):
     """Whoever is dead by now is not made the control node: not later, nor by the command run again."""
     three.begin_handover("machine-b", now=NOW + 10)
-    said = Progress(holds=three.last_event(), silent=())
-    three.note_progress(said, sender=B, now=NOW + 12)
-    assert three.readiness("machine-b", now=NOW + 17).holds
+    said = HandoverProgress(holds=three.last_event_number(), silent=())
+    three.record_progress(said, sender=B, now=NOW + 12)
+    assert three.check_readiness("machine-b", now=NOW + 17).holds
     for later in (NOW + 18, NOW - 100):
-        assert not three.readiness("machine-b", now=later).holds
+        assert not three.check_readiness("machine-b", now=later).holds
         with pytest.raises(BadInput, match="or is gone"):
-            three.hand_over("machine-b", now=later)
+            three.complete_handover("machine-b", now=later)
     three.begin_handover("machine-b", now=NOW + 13)
-    assert not three.readiness("machine-b", now=NOW + 13).holds
+    assert not three.check_readiness("machine-b", now=NOW + 13).holds
 
 
 def test_a_handover_that_another_command_gave_up_is_not_gone_on_with(three):
     three.begin_handover("machine-b", now=NOW + 10)
-    three.note_progress(Progress(holds=three.last_event(), silent=()), sender=B, now=NOW + 12)
+    three.record_progress(
+        HandoverProgress(holds=three.last_event_number(), silent=()), sender=B, now=NOW + 12
+    )
     for name in ("machine-c", "control"):
         with pytest.raises(BadInput, match="given up"):
-            three.hand_over(name, now=NOW + 12)
+            three.complete_handover(name, now=NOW + 12)
     three.end_handover(now=NOW + 12)
     with pytest.raises(BadInput, match="given up"):
-        three.readiness("machine-b", now=NOW + 12)
+        three.check_readiness("machine-b", now=NOW + 12)
 
 
 def test_an_estate_of_a_handover_that_was_given_up_meanwhile_is_none(three, path):
     """The successor has said how far it is, then another command gives it up, then the copy is made."""
-    with image_of(path) as image, pytest.raises(EnrolmentRefused, match="not handed over"):
-        image.bequeathed()
-    with image_of(path) as image, pytest.raises(EnrolmentRefused, match="not handed over"):
-        image.inherited(now=NOW)
+    with load_image(path) as image, pytest.raises(EnrolmentRefused, match="not handed over"):
+        image.serialize_for_successor()
+    with load_image(path) as image, pytest.raises(EnrolmentRefused, match="not handed over"):
+        image.promote_successor(now=NOW)
 
 
 def test_the_registry_of_the_past_takes_up_no_key(three):
     three.offer_key(key(7), sender=C, now=NOW + 9)
     three.begin_handover("machine-b", now=NOW + 10)
-    three.note_progress(Progress(holds=three.last_event(), silent=()), sender=B, now=NOW + 12)
-    after = three.hand_over("machine-b", now=NOW + 12)
-    three.take_up_key(key(7), now=NOW + 13)
+    three.record_progress(
+        HandoverProgress(holds=three.last_event_number(), silent=()), sender=B, now=NOW + 12
+    )
+    after = three.complete_handover("machine-b", now=NOW + 12)
+    three.activate_pending_key(key(7), now=NOW + 13)
     assert three.inventory() == after
 
 
 def test_only_the_successor_has_the_key_with_which_it_is_spoken_to(three):
     with pytest.raises(EnrolmentRefused):
-        three.shared_with_successor(B)
+        three.find_successor_preshared_key(B)
     three.begin_handover("machine-b", now=NOW + 10)
-    assert three.shared_with_successor(B) == three.preshared_keys()[key(1)]
+    assert three.find_successor_preshared_key(B) == three.preshared_keys()[key(1)]
     for sender in (C, "10.77.0.1", ""):
         with pytest.raises(EnrolmentRefused):
-            three.shared_with_successor(sender)
+            three.find_successor_preshared_key(sender)
 
 
 def test_both_registries_have_one_mesh_afterwards_and_the_new_one_goes_on(three, path, tmp_path):
@@ -185,33 +195,33 @@ def test_both_registries_have_one_mesh_afterwards_and_the_new_one_goes_on(three,
     replaced = three.invite(
         "machine-c", workers=None, endpoint=None, expires_at=NOW + 99, now=NOW + 9, replace=True
     )
-    three.withdraw("machine-c", now=NOW + 9)
+    three.withdraw_invitation("machine-c", now=NOW + 9)
     three.offer_key(key(7), sender=C, now=NOW + 30)
     before = three.preshared_keys()
     three.begin_handover("machine-b", now=NOW + 40)
-    with image_of(path) as image:
-        event, octets = image.bequeathed()
-    assert event == three.last_event()
-    three.note_progress(Progress(holds=event, silent=()), sender=B, now=NOW + 49)
+    with load_image(path) as image:
+        event, octets = image.serialize_for_successor()
+    assert event == three.last_event_number()
+    three.record_progress(HandoverProgress(holds=event, silent=()), sender=B, now=NOW + 49)
 
-    after = three.hand_over("machine-b", now=NOW + 50)
+    after = three.complete_handover("machine-b", now=NOW + 50)
     assert (after.control, after.successor) == ("machine-b", None)
     assert three.inventory() == after
     with pytest.raises(BadInput, match="machine-b is the control node now"):
         invite(three, "machine-e")
     with pytest.raises(EnrolmentRefused):
-        three.note_progress(Progress(holds=0, silent=()), sender=B, now=NOW + 12)
+        three.record_progress(HandoverProgress(holds=0, silent=()), sender=B, now=NOW + 12)
     assert not three.end_handover(now=NOW + 51)
 
     with RegistryImage(octets) as image:
-        assert sign_membership(image.inherited(now=NOW + 50), SIGNS) == sign_membership(after, SIGNS)
-        put(tmp_path / "new.db", image.octets())
+        assert sign_membership(image.promote_successor(now=NOW + 50), SIGNS) == sign_membership(after, SIGNS)
+        write_registry(tmp_path / "new.db", image.serialize())
     with Registry(tmp_path / "new.db") as new:
         control = three.inventory().machine("control").public_key
         assert new.preshared_keys() == {
             control: before[key(1)],
-            key(2): preshared_key_with(key(1), before[key(2)]),
-            key(7): preshared_key_with(key(1), before[key(7)]),
+            key(2): derive_successor_preshared_key(key(1), before[key(2)]),
+            key(7): derive_successor_preshared_key(key(1), before[key(7)]),
         }
         assert new.inventory() == after
         assert kinds(new)[-2:] == kinds(three)[-2:] == ["handover-begun", "handed-over"]
@@ -219,13 +229,13 @@ def test_both_registries_have_one_mesh_afterwards_and_the_new_one_goes_on(three,
         with pytest.raises(EnrolmentRefused, match="withdrawn"):  # E3 also there
             new.redeem(message(replaced, key(9)), sender="10.77.0.4", now=NOW + 60)
         redeem(new, invite(new, "machine-e", now=NOW + 60), key(10), now=NOW + 61)
-        new.take_up_key(key(7), now=NOW + 62)
+        new.activate_pending_key(key(7), now=NOW + 62)
         assert new.inventory().machine("machine-c").public_key == key(7)
         assert new.begin_handover("control", now=NOW + 63) == ()
 
 
 def test_a_backup_in_between_is_of_this_control_node(three, path):
     three.begin_handover("machine-b", now=NOW + 10)
-    with image_of(path) as image:
-        image.without_handover()
+    with load_image(path) as image:
+        image.discard_handover()
         assert (image.inventory().control, image.inventory().successor) == ("control", None)

@@ -17,7 +17,7 @@ def _no_resolvers(monkeypatch):
 
 
 def test_nothing_is_occupied_on_a_machine_without_networks():
-    assert routes.occupied_networks("qmesh0") == ()
+    assert routes.list_occupied_networks("qmesh0") == ()
 
 
 def test_occupied_networks_are_those_of_addresses_routes_and_resolvers():
@@ -33,7 +33,7 @@ def test_occupied_networks_are_those_of_addresses_routes_and_resolvers():
         "nameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver 2001:db8::53\nnameserver\nnameserver x\n"
     )
 
-    assert routes.occupied_networks("qmesh0") == (
+    assert routes.list_occupied_networks("qmesh0") == (
         "10.0.0.53/32",
         "10.20.0.0/16",
         "10.99.0.0/16",
@@ -49,8 +49,8 @@ def test_our_own_tunnel_occupies_nothing():
     veth("qmesh0", "10.77.0.2/20", "fd00:77::2/64")
     ip("route", "add", "10.55.0.0/16", "dev", "qmesh0")
 
-    assert routes.occupied_networks("qmesh0") == ()
-    assert routes.occupied_networks("other") == ("10.55.0.0/16", "10.77.0.0/20", "fd00:77::/64")
+    assert routes.list_occupied_networks("qmesh0") == ()
+    assert routes.list_occupied_networks("other") == ("10.55.0.0/16", "10.77.0.0/20", "fd00:77::/64")
 
 
 def test_a_default_route_in_parts_occupies_nothing():
@@ -59,21 +59,21 @@ def test_a_default_route_in_parts_occupies_nothing():
         ip("route", "add", part, "via", "192.168.7.1")
     ip("-6", "route", "add", "2000::/3", "dev", "eth0")
 
-    assert routes.occupied_networks("qmesh0") == ("192.168.7.0/24",)
+    assert routes.list_occupied_networks("qmesh0") == ("192.168.7.0/24",)
 
 
 def test_other_tables_occupy_nothing():
     veth("eth0", "192.168.7.5/24")
     ip("route", "add", "10.20.0.0/16", "via", "192.168.7.1", "table", "100")
 
-    assert routes.occupied_networks("qmesh0") == ("192.168.7.0/24",)
+    assert routes.list_occupied_networks("qmesh0") == ("192.168.7.0/24",)
 
 
 def test_an_unreadable_resolver_file_is_not_an_absent_one(monkeypatch):
     monkeypatch.setattr(routes, "RESOLVER_FILES", (Path("/run"),))
 
     with pytest.raises(KernelRefused, match="could not read /run"):
-        routes.occupied_networks("qmesh0")
+        routes.list_occupied_networks("qmesh0")
 
 
 def test_global_addresses_begin_at_the_default_route():
@@ -84,7 +84,7 @@ def test_global_addresses_begin_at_the_default_route():
     ip("route", "add", "default", "via", "203.0.113.1", "metric", "100")
     ip("-6", "route", "add", "default", "via", "2001:db8:8::1")
 
-    assert routes.global_addresses("qmesh0") == (
+    assert routes.list_global_addresses("qmesh0") == (
         "203.0.113.5",
         "203.0.113.6",
         "2001:db8:8::5",
@@ -100,7 +100,7 @@ def test_a_default_route_of_two_hops_begins_at_the_first():
     veth("eth1", "192.168.8.5/24")
     ip("route", "add", "default", "nexthop", "via", "192.168.8.1", "nexthop", "via", "192.168.7.1")
 
-    assert routes.global_addresses("qmesh0") == ("192.168.8.5", "192.168.7.5")
+    assert routes.list_global_addresses("qmesh0") == ("192.168.8.5", "192.168.7.5")
 
 
 def test_addresses_that_nobody_reaches_are_no_global_ones():
@@ -113,4 +113,4 @@ def test_addresses_that_nobody_reaches_are_no_global_ones():
     ip("address", "add", "10.5.5.5/24", "dev", "eth0", "scope", "link")
     ip("address", "add", "2001:db8::7/64", "dev", "eth0", "nodad", "preferred_lft", "0")
 
-    assert routes.global_addresses("qmesh0") == ()
+    assert routes.list_global_addresses("qmesh0") == ()

@@ -13,7 +13,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from qmesh.host.network import rtnetlink_messages
-from qmesh.host.network.rtnetlink_messages import Found
+from qmesh.host.network.rtnetlink_messages import FoundInterface
 
 
 def read(kind: type, octets: bytes) -> ifinfmsg | ifaddrmsg:
@@ -44,24 +44,24 @@ def address(own: str, *, scope: int = 0, index: int = 7, peer: str | None = None
 
 
 def test_we_ask_for_an_interface_by_its_name_and_without_its_statistics():
-    asked = read(ifinfmsg, rtnetlink_messages.get_link("qmesh0"))
+    asked = read(ifinfmsg, rtnetlink_messages.build_link_request("qmesh0"))
     assert asked["header"]["type"] == RTM_GETLINK
     assert asked["header"]["flags"] == NLM_F_REQUEST | NLM_F_ACK
     assert dict(asked["attrs"]) == {"IFLA_IFNAME": "qmesh0", "IFLA_EXT_MASK": 8}
 
 
 def test_we_ask_for_all_addresses():
-    asked = read(ifaddrmsg, rtnetlink_messages.get_addresses())
+    asked = read(ifaddrmsg, rtnetlink_messages.build_addresses_request())
     assert asked["header"]["type"] == RTM_GETADDR
     assert asked["header"]["flags"] == NLM_F_REQUEST | NLM_F_DUMP
 
 
 def test_what_is_told_of_an_interface_is_understood():
     info = {"attrs": [("IFLA_INFO_KIND", "wireguard")]}
-    assert rtnetlink_messages.link(link(flags=1, IFLA_LINKINFO=info)) == Found(
+    assert rtnetlink_messages.parse_link(link(flags=1, IFLA_LINKINFO=info)) == FoundInterface(
         name="qmesh0", index=7, kind="wireguard", mtu=1420, up=True
     )
-    assert rtnetlink_messages.link(link(flags=0x1002)) == Found(
+    assert rtnetlink_messages.parse_link(link(flags=0x1002)) == FoundInterface(
         name="qmesh0", index=7, kind=None, mtu=1420, up=False
     )
 
@@ -74,7 +74,7 @@ def test_addresses_are_those_of_the_interface_that_are_good_everywhere():
         address("fe80::1", scope=253),
         address("192.0.2.1", index=8),
     ]
-    assert list(rtnetlink_messages.addresses(dump, 7)) == ["10.77.0.2/20", "fd77::2/20", "10.77.0.3/20"]
+    assert list(rtnetlink_messages.parse_addresses(dump, 7)) == ["10.77.0.2/20", "fd77::2/20", "10.77.0.3/20"]
 
 
 @given(st.integers(16, len(link()) - 1), st.integers(0, 255))
@@ -82,7 +82,7 @@ def test_what_is_damaged_is_an_error_of_the_expected_kind_or_another_interface(w
     octets = bytearray(link(IFLA_LINKINFO={"attrs": [("IFLA_INFO_KIND", "wireguard")]}))
     octets[where] = value
     with contextlib.suppress(ValueError):
-        assert isinstance(rtnetlink_messages.link(bytes(octets)), Found)
+        assert isinstance(rtnetlink_messages.parse_link(bytes(octets)), FoundInterface)
 
 
 @given(st.integers(16, len(address("10.77.0.2")) - 1), st.integers(0, 255))
@@ -90,14 +90,14 @@ def test_what_is_damaged_is_an_error_of_the_expected_kind_or_another_address(whe
     octets = bytearray(address("10.77.0.2"))
     octets[where] = value
     with contextlib.suppress(ValueError):
-        assert len(list(rtnetlink_messages.addresses([bytes(octets)], 7))) < 2
+        assert len(list(rtnetlink_messages.parse_addresses([bytes(octets)], 7))) < 2
 
 
 def test_what_lacks_its_name_or_address_is_an_error():
     nameless = ifinfmsg()
     with pytest.raises(ValueError, match="no interface"):
-        rtnetlink_messages.link(told(nameless))
+        rtnetlink_messages.parse_link(told(nameless))
     nowhere = ifaddrmsg()
     nowhere["index"] = 7
     with pytest.raises(ValueError, match="no address"):
-        list(rtnetlink_messages.addresses([told(nowhere)], 7))
+        list(rtnetlink_messages.parse_addresses([told(nowhere)], 7))

@@ -12,7 +12,7 @@ import pytest
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.host.system import node_user, programs, systemd
-from qmesh.mesh.units import undo_unit, unit_files
+from qmesh.mesh.systemd.units import render_undo_unit, render_unit_files
 
 MOST = {
     "qmesh.service": 4.0,
@@ -28,10 +28,13 @@ MOST = {
 def units(tmp_path_factory) -> Path:
     """Every unit, in a directory."""
     directory: Path = tmp_path_factory.mktemp("units")
-    where = systemd.paths(
+    where = systemd.build_unit_paths(
         State(Path("/var/lib/qmesh")), config_directory="/root/node/.config", program="/bin/true"
     )
-    texts = {**unit_files(where, is_control=True, cores=range(1, 4)), "qmesh-undo.service": undo_unit(where)}
+    texts = {
+        **render_unit_files(where, is_control=True, cores=range(1, 4)),
+        "qmesh-undo.service": render_undo_unit(where),
+    }
     systemd.write_units({name.replace("@.", "@1."): text for name, text in texts.items()}, directory)
     return directory
 
@@ -42,7 +45,7 @@ def test_all_of_them_are_judged(units):
 
 @pytest.mark.parametrize("name", MOST)
 def test_systemd_says_of_a_unit_that_it_is_shut_in(units, name):
-    analyze = programs.find("systemd-analyze")
+    analyze = programs.find_program("systemd-analyze")
     if analyze is None:
         pytest.skip("this machine cannot: it has no systemd-analyze")
     words = [analyze, "security", "--offline=yes", "--no-pager", f"--threshold={MOST[name] * 10:.0f}"]
@@ -81,7 +84,7 @@ def users_home(path: Path, *owned: tuple[str, int]) -> Path:
     ],
 )
 def test_the_node_runs_as_whoever_can_say_what_it_does(owned, user):
-    assert node_user.owner(users_home(Path("/run"), *owned)) == user
+    assert node_user.find_node_user(users_home(Path("/run"), *owned)) == user
 
 
 @pytest.mark.lab
@@ -93,8 +96,8 @@ def test_a_users_link_to_what_is_roots_makes_nobody_root():
         (home / name).symlink_to(target)
         os.chown(home / name, 1000, 1000, follow_symlinks=False)
 
-    assert node_user.owner(home / ".config") == 1000
-    assert node_user.owner(home / "node" / ".config") == 1000
+    assert node_user.find_node_user(home / ".config") == 1000
+    assert node_user.find_node_user(home / "node" / ".config") == 1000
 
 
 @pytest.mark.lab
@@ -102,17 +105,17 @@ def test_a_users_link_to_what_is_roots_makes_nobody_root():
 def test_what_is_not_there_is_of_whoever_will_make_it():
     home = users_home(Path("/run"), ("alice", 1000))
 
-    assert node_user.owner(home / "node" / ".config") == 1000
-    assert node_user.owner(Path("/run/no/such")) == 0
+    assert node_user.find_node_user(home / "node" / ".config") == 1000
+    assert node_user.find_node_user(Path("/run/no/such")) == 0
 
 
 def test_a_user_is_named_as_systemd_takes_it():
-    assert node_user.name(0) == "root"
+    assert node_user.resolve_user_name(0) == "root"
     nobody = pwd.getpwnam("nobody")
-    assert node_user.name(nobody.pw_uid) == "nobody"
+    assert node_user.resolve_user_name(nobody.pw_uid) == "nobody"
     unknown = max(set(range(60000)) - {each.pw_uid for each in pwd.getpwall()})
     with pytest.raises(BadInput, match=f"user number {unknown}"):
-        node_user.name(unknown)
+        node_user.resolve_user_name(unknown)
 
 
 @pytest.mark.lab
@@ -120,23 +123,25 @@ def test_a_user_is_named_as_systemd_takes_it():
 def test_what_is_another_users_in_the_nodes_directory_is_found():
     config = users_home(Path("/run"), ("alice", 1000), (".config", 1000))
     users_home(config, ("store", 1000))
-    assert node_user.first_of_others(config, 1000) is None
+    assert node_user.find_foreign_path(config, 1000) is None
 
     (config / "link").symlink_to("/etc")
     os.chown(config / "link", 1000, 1000, follow_symlinks=False)
-    assert node_user.first_of_others(config, 1000) is None
+    assert node_user.find_foreign_path(config, 1000) is None
 
     (config / "store" / "000001.sst").touch()
-    assert node_user.first_of_others(config, 1000) == config / "store" / "000001.sst"
-    assert node_user.first_of_others(config, 0) == config
+    assert node_user.find_foreign_path(config, 1000) == config / "store" / "000001.sst"
+    assert node_user.find_foreign_path(config, 0) == config
 
 
 @pytest.mark.lab
 @pytest.mark.usefixtures("own_machine")
 def test_the_units_of_a_users_node_run_as_that_user():
     config = users_home(Path("/run"), ("alice", 65534), (".config", 65534))
-    where = systemd.paths(State(Path("/run/state")), config_directory=str(config), program="/bin/true")
+    where = systemd.build_unit_paths(
+        State(Path("/run/state")), config_directory=str(config), program="/bin/true"
+    )
 
     assert where.user == "nobody"
-    for name, text in unit_files(where, is_control=True, cores=range(1, 2)).items():
+    for name, text in render_unit_files(where, is_control=True, cores=range(1, 2)).items():
         assert ("\nUser=nobody\n" in text) == (name in {"qmesh-control.service", "qmesh-worker@.service"})

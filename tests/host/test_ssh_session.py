@@ -13,7 +13,7 @@ from qmesh.host.system import boot_clock, processes, ssh_session
 from qmesh.mesh.ssh_lockout import Session
 
 FIND = (
-    "import os; from qmesh.host.system.ssh_session import session_of; found = session_of(os.getpid());"
+    "import os; from qmesh.host.system.ssh_session import find_session; found = find_session(os.getpid());"
     "print(found and (found.client, found.client_port, found.server, found.server_port))"
 )
 
@@ -79,15 +79,15 @@ def test_nonsense_is_none(variable):
 def test_a_process_that_is_gone_has_no_parent_and_no_session():
     with subprocess.Popen(["true"]) as process:
         process.wait()
-    assert processes.seen(process.pid) is None
-    assert isinstance(ssh_session.session_of(process.pid), Session | None)
+    assert processes.read_stat(process.pid) is None
+    assert isinstance(ssh_session.find_session(process.pid), Session | None)
 
 
 def test_a_process_is_known_by_when_it_was_started():
-    mine = processes.seen(os.getpid())
+    mine = processes.read_stat(os.getpid())
     assert mine is not None
     assert mine.parent == os.getppid()
-    assert mine == processes.seen(os.getpid())
+    assert mine == processes.read_stat(os.getpid())
 
 
 def test_the_clock_is_that_of_the_boot_named(tmp_path):

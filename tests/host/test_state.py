@@ -16,11 +16,19 @@ import pytest
 
 from qmesh.errors import BadInput, MachineRefused, StateUnreadable
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import Asked, HeldPorts, NextShared, Pending, Rotation, Settings
-from qmesh.mesh.model import Endpoint, Peer, Secret, Tunnel
-from qmesh.mesh.node_restarts import Due
-from qmesh.mesh.protocol.enrolment import Redemption, public_key_of
-from qmesh.mesh.rollback import Author, Before, GuardBefore, Undoing
+from qmesh.host.state.documents import (
+    KeyRotation,
+    PortReservations,
+    SentRequest,
+    Settings,
+    SuccessorKey,
+    UnfinishedRedemption,
+)
+from qmesh.mesh.protocol.enrolment import Redemption, derive_public_key
+from qmesh.mesh.rollback import ChangeProcess, GuardSnapshot, MachineSnapshot, RollbackRecord
+from qmesh.mesh.state import Peer, Tunnel
+from qmesh.mesh.systemd.node_restarts import DueRestarts
+from qmesh.mesh.values import Endpoint, Secret
 from tests.lab.waiting import pause
 
 SETTINGS = Settings(
@@ -36,7 +44,7 @@ SETTINGS = Settings(
     guarded=False,
 )
 KEY = Secret(base64.b64encode(bytes(range(32))).decode())
-ASKED = Asked(
+ASKED = SentRequest(
     mesh=SETTINGS.mesh,
     name=SETTINGS.name,
     address="10.77.0.2",
@@ -45,7 +53,7 @@ ASKED = Asked(
     interface="qmesh0",
     listen_port=51820,
     config_directory=None,
-    redemption=Redemption("0" * 32, public_key_of(KEY), 4, None, "0" * 64),
+    redemption=Redemption("0" * 32, derive_public_key(KEY), 4, None, "0" * 64),
     preshared_key=KEY,
 )
 
@@ -53,7 +61,7 @@ ASKED = Asked(
 @pytest.fixture
 def state(tmp_path):
     found = State(tmp_path / "state")
-    found.prepare()
+    found.create_directory()
     return found
 
 
@@ -95,11 +103,11 @@ def work_and_tell(work: Callable[[], object], writing: int) -> None:
 def test_reading_makes_nothing(tmp_path):
     state = State(tmp_path / "state")
 
-    assert state.settings_or_none() is None
-    assert state.pending() is None
+    assert state.find_settings() is None
+    assert state.unfinished_redemption() is None
     assert state.private_key() is None
     assert state.preshared_key() is None
-    assert state.held_ports() == HeldPorts()
+    assert state.read_port_reservations() == PortReservations()
     assert not state.directory.exists()
 
 
@@ -123,85 +131,85 @@ def test_settings_are_read_as_they_were_saved(state, settings):
     state.save_settings(settings)
 
     assert state.settings() == settings
-    assert State(state.directory).settings_or_none() == settings
+    assert State(state.directory).find_settings() == settings
 
 
 def test_a_redemption_under_way_is_remembered_until_it_is_not(state):
-    state.save_pending(Pending("0" * 32))
+    state.save_unfinished_redemption(UnfinishedRedemption("0" * 32))
 
-    assert state.pending() == Pending("0" * 32)
+    assert state.unfinished_redemption() == UnfinishedRedemption("0" * 32)
 
     for _ in range(2):
-        state.save_pending(None)
+        state.save_unfinished_redemption(None)
 
-        assert state.pending() is None
+        assert state.unfinished_redemption() is None
         assert names_in(state) == []
 
 
 def test_a_request_is_remembered_until_it_is_not(state):
-    state.save_asked(ASKED)
+    state.save_sent_request(ASKED)
 
-    assert state.asked() == ASKED
-    assert KEY.reveal() not in repr(state.asked())
+    assert state.sent_request() == ASKED
+    assert KEY.reveal() not in repr(state.sent_request())
     with pytest.raises(BadInput, match="in no mesh yet") as waiting:
         state.settings()
     assert "--answer" in waiting.value.hint
 
     for _ in range(2):
-        state.save_asked(None)
+        state.save_sent_request(None)
 
-        assert state.asked() is None
+        assert state.sent_request() is None
         assert names_in(state) == []
 
 
 def test_a_damaged_request_is_made_anew_by_its_invitation(state):
-    state.save_asked(ASKED)
+    state.save_sent_request(ASKED)
     path = state.directory / "request.json"
     path.write_bytes(path.read_bytes()[:-1])
 
     with pytest.raises(StateUnreadable, match=r"request\.json is damaged") as damaged:
-        state.asked()
+        state.sent_request()
     assert "`qmesh join --offline`" in damaged.value.hint
 
 
 def test_held_ports_are_remembered_until_there_are_none(state):
-    held = HeldPorts(ours=(40000, 40001), others=(40002,))
-    state.save_held_ports(held)
+    held = PortReservations(ours=(40000, 40001), others=(40002,))
+    state.save_port_reservations(held)
 
-    assert state.held_ports() == held
+    assert state.read_port_reservations() == held
 
     for _ in range(2):
-        state.save_held_ports(HeldPorts())
+        state.save_port_reservations(PortReservations())
 
-        assert state.held_ports() == HeldPorts()
+        assert state.read_port_reservations() == PortReservations()
         assert names_in(state) == []
 
 
 def filled(state: State) -> State:
     state.save_settings(SETTINGS)
-    state.save_pending(Pending("0" * 32))
-    state.save_asked(ASKED)
-    state.save_held_ports(HeldPorts(ours=(40000,)))
-    state.make_private_key()
+    state.save_unfinished_redemption(UnfinishedRedemption("0" * 32))
+    state.save_sent_request(ASKED)
+    state.save_port_reservations(PortReservations(ours=(40000,)))
+    state.ensure_private_key()
     state.save_preshared_key(KEY)
-    state.make_signing_key()
-    state.save_next_shared(NextShared(public_key_of(KEY), KEY))
-    state.save_rotation(Rotation(public_key_of(KEY), KEY.reveal()))
-    state.save_due(Due(control=True))
+    state.ensure_signing_key()
+    state.save_successor_key(SuccessorKey(derive_public_key(KEY), KEY))
+    state.save_key_rotation(KeyRotation(derive_public_key(KEY), KEY.reveal()))
+    state.save_due_restarts(DueRestarts(control=True))
     return state
 
 
 READERS: dict[str, Callable[[State], object]] = {
-    "machine.json": State.settings_or_none,
-    "joining.json": State.pending,
-    "request.json": State.asked,
-    "reserved-ports.json": State.held_ports,
+    "machine.json": State.find_settings,
+    "joining.json": State.unfinished_redemption,
+    "request.json": State.sent_request,
+    "reserved-ports.json": State.read_port_reservations,
     "private.key": State.private_key,
     "preshared.key": State.preshared_key,
     "signing.key": State.signing_key,
-    "successor.json": State.next_shared,
-    "rotating.json": State.rotation,
-    "due.json": State.due,
+    "successor.json": State.successor_key,
+    "rotating.json": State.key_rotation,
+    "due.json": State.due_restarts,
 }
 PASSING = {"joining.json", "reserved-ports.json", "successor.json", "rotating.json", "due.json"}
 """What no other command makes whole, and nobody misses."""
@@ -289,7 +297,7 @@ ODD = (
     ("successor.json", b'"' + KEY.reveal().encode() + b'"', b"5"),
     ("successor.json", b'"' + KEY.reveal().encode() + b'"', b"null"),
     ("successor.json", b'"' + KEY.reveal().encode() + b'"', b'{"a": []}'),
-    ("successor.json", public_key_of(KEY).encode(), b"x"),
+    ("successor.json", derive_public_key(KEY).encode(), b"x"),
     ("request.json", b'"' + KEY.reveal().encode() + b'"', b"7"),
     ("request.json", KEY.reveal().encode(), b"x"),
     ("request.json", b'"10.77.0.2"', b'"nowhere"'),
@@ -314,7 +322,7 @@ def test_what_cannot_be_is_damage_and_gets_no_further(state, name, old, new):
 
 
 def test_a_change_that_waits_and_cannot_be_put_back_is_damage(state):
-    peer = Peer(public_key=public_key_of(KEY), allowed_ips=("10.77.0.2/32",), preshared_key=KEY)
+    peer = Peer(public_key=derive_public_key(KEY), allowed_ips=("10.77.0.2/32",), preshared_key=KEY)
     tunnel = Tunnel(
         interface="qmesh0",
         kind="tun",
@@ -325,16 +333,16 @@ def test_a_change_that_waits_and_cannot_be_put_back_is_damage(state):
         up=True,
         peers=(peer,),
     )
-    before = Before(
-        guard=GuardBefore(script=None, boot_file=None, held_file=None),
+    before = MachineSnapshot(
+        guard=GuardSnapshot(script=None, boot_file=None, held_file=None),
         tunnel=tunnel,
         reserved_ports=(40000,),
         up=True,
         guarded=True,
     )
-    undoing = Undoing(before=before, boot="a", deadline_s=1.0, by=Author(process=1, started=1))
-    state.save_undoing(undoing)
-    assert state.undoing() == undoing
+    undoing = RollbackRecord(before=before, boot="a", deadline_s=1.0, by=ChangeProcess(process=1, started=1))
+    state.save_rollback_record(undoing)
+    assert state.rollback_record() == undoing
     whole = state.undo_file.read_bytes()
     for old, new in (
         (b"10.77.0.1/20", b"10.77.0.1/99"),
@@ -343,7 +351,7 @@ def test_a_change_that_waits_and_cannot_be_put_back_is_damage(state):
         (b"1420", b"-5"),
         (b"40000", b"0"),
         (b'"qmesh0"', b'"a/b"'),
-        (public_key_of(KEY).encode(), b"x"),
+        (derive_public_key(KEY).encode(), b"x"),
         (KEY.reveal().encode(), b"x"),
         (b'"keepalive_s":0', b'"keepalive_s":65536'),
         (b'"endpoint":null', b'"endpoint":{"host":"a.example","port":1}'),
@@ -351,7 +359,7 @@ def test_a_change_that_waits_and_cannot_be_put_back_is_damage(state):
         assert old in whole
         state.undo_file.write_bytes(whole.replace(old, new))
         with pytest.raises(StateUnreadable, match="is damaged"):
-            state.undoing()
+            state.rollback_record()
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -371,29 +379,34 @@ def test_a_link_or_directory_in_the_place_of_a_file_is_an_error(state, name):
 def test_e1_the_private_key_is_made_once_and_is_0600(state):
     before = os.umask(0)
     try:
-        key = state.make_private_key()
+        key = state.ensure_private_key()
     finally:
         os.umask(before)
 
     assert modes_in(state) == {0o600}
-    assert state.make_private_key() == state.private_key() == State(state.directory).make_private_key() == key
-    assert len(public_key_of(key)) == 44
+    assert (
+        state.ensure_private_key()
+        == state.private_key()
+        == State(state.directory).ensure_private_key()
+        == key
+    )
+    assert len(derive_public_key(key)) == 44
 
 
 def test_keys_of_two_machines_are_not_the_same(tmp_path):
     states = [State(tmp_path / name) for name in ("a", "b")]
     for state in states:
-        state.prepare()
+        state.create_directory()
 
-    assert len({state.make_private_key() for state in states}) == 2
-    assert len({state.make_signing_key().private_bytes_raw() for state in states}) == 2
+    assert len({state.ensure_private_key() for state in states}) == 2
+    assert len({state.ensure_signing_key().private_bytes_raw() for state in states}) == 2
 
 
 def test_e1_a_damaged_private_key_is_not_made_anew(state):
     state.private_key_file.write_bytes(b"")
 
     with pytest.raises(StateUnreadable, match=r"private\.key holds no WireGuard key"):
-        state.make_private_key()
+        state.ensure_private_key()
 
     assert state.private_key_file.read_bytes() == b""
 
@@ -428,9 +441,9 @@ def test_the_signing_key_is_made_once_and_its_absence_is_an_error(state):
     with pytest.raises(StateUnreadable, match="holds no signing key"):
         state.signing_key()
 
-    key = state.make_signing_key().private_bytes_raw()
+    key = state.ensure_signing_key().private_bytes_raw()
 
-    assert state.make_signing_key().private_bytes_raw() == key
+    assert state.ensure_signing_key().private_bytes_raw() == key
     assert state.signing_key().private_bytes_raw() == key
     assert modes_in(state) == {0o600}
 
@@ -440,7 +453,7 @@ def test_a_damaged_signing_key_is_not_made_anew(state, octets):
     state.signing_key_file.write_bytes(octets)
 
     with pytest.raises(StateUnreadable, match="holds no signing key"):
-        state.make_signing_key()
+        state.ensure_signing_key()
 
     assert state.signing_key_file.read_bytes() == octets
 
@@ -536,34 +549,34 @@ def test_a_forgotten_mesh_leaves_nothing_but_what_is_the_machines(state, keep):
     for name in ("mesh.db", "mesh.db-wal", "mesh.db-shm", "membership.json"):
         (state.directory / name).write_bytes(b"octets")
     for _ in range(2):
-        state.forget(keep_private_key=keep)
+        state.remove_mesh_state(keep_private_key=keep)
 
         assert names_in(state) == [*(["private.key"] if keep else []), "reserved-ports.json"]
-        assert state.settings_or_none() is None
+        assert state.find_settings() is None
 
 
 def test_a_mesh_that_was_half_forgotten_is_none(state):
     (filled(state).directory / "membership.json").mkdir()  # which cannot be removed as a file
 
     with pytest.raises(MachineRefused, match="could not be removed"):
-        state.forget(keep_private_key=False)
+        state.remove_mesh_state(keep_private_key=False)
 
-    assert state.settings_or_none() is None
+    assert state.find_settings() is None
     state.membership_file.rmdir()
-    state.forget(keep_private_key=False)
+    state.remove_mesh_state(keep_private_key=False)
 
     assert names_in(state) == ["reserved-ports.json"]
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(state):
-    state.make_private_key()
+    state.ensure_private_key()
     names = [".private.key.ab1_2xyz", ".estate.msgpack.abcdefgh"]
     for name in names:
         (state.directory / name).write_bytes(b"a key")
     (state.directory / ".link.abcdefgh").symlink_to(state.private_key_file)
     (state.directory / ".notes").write_bytes(b"")
     with state.lock():
-        state.remove_half_written()
+        state.remove_temporary_files()
     left = {path.name for path in state.directory.iterdir()}
     assert left == {"private.key", ".link.abcdefgh", ".notes"}
 
@@ -574,7 +587,7 @@ def test_the_directory_is_made_where_it_is_wanted_and_never_by_the_lock(tmp_path
         pass
     assert not (tmp_path / "a").exists()
 
-    state.prepare()
+    state.create_directory()
 
     with state.lock():
         assert stat.S_IMODE(state.directory.stat().st_mode) == 0o700
@@ -586,7 +599,7 @@ def test_a_directory_of_other_things_keeps_its_mode(tmp_path, mode):
     tmp_path.chmod(mode)
 
     with pytest.raises(MachineRefused, match="other files"):
-        State(tmp_path).prepare()
+        State(tmp_path).create_directory()
     with State(tmp_path).lock():
         pass
 
@@ -594,10 +607,10 @@ def test_a_directory_of_other_things_keeps_its_mode(tmp_path, mode):
 
 
 def test_a_directory_of_ours_that_was_opened_to_others_is_closed(state):
-    state.make_private_key()
+    state.ensure_private_key()
     state.directory.chmod(0o755)
 
-    state.prepare()
+    state.create_directory()
 
     assert stat.S_IMODE(state.directory.stat().st_mode) == 0o700
 

@@ -10,7 +10,7 @@ import pytest
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network import sysctls
-from qmesh.mesh.sysctls import FORWARDING, PER_INTERFACE, weaknesses
+from qmesh.mesh.sysctls import FORWARDING, PER_INTERFACE, find_weaknesses
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -25,8 +25,8 @@ def test_every_weakness_is_cured_by_its_cure():
     subprocess.run(["sysctl", "-qw", *weak, *(f"{name}=1" for name in FORWARDING)], check=True)
 
     def found() -> list[str]:
-        settings = sysctls.per_interface(except_interfaces=frozenset({"lo"}))
-        return [weakness.cure for weakness in weaknesses(settings, sysctls.forwarding())]
+        settings = sysctls.read_interface_settings(except_interfaces=frozenset({"lo"}))
+        return [weakness.cure for weakness in find_weaknesses(settings, sysctls.read_forwarding())]
 
     cures = found()
     assert len(cures) == len(PER_INTERFACE) + len(FORWARDING)
@@ -36,7 +36,7 @@ def test_every_weakness_is_cured_by_its_cure():
 
 
 def test_interfaces_that_are_nobodys_way_in_are_left_out():
-    found = sysctls.per_interface(except_interfaces=frozenset({"lo"}))
+    found = sysctls.read_interface_settings(except_interfaces=frozenset({"lo"}))
 
     assert set(found) == set(PER_INTERFACE)
     assert all("lo" not in values and "all" in values for values in found.values())
@@ -46,4 +46,4 @@ def test_what_cannot_be_read_is_not_fine(monkeypatch):
     monkeypatch.setattr(sysctls, "SYSCTLS", Path("/nowhere"))
 
     with pytest.raises(KernelRefused, match="cannot be read"):
-        sysctls.per_interface(except_interfaces=frozenset())
+        sysctls.read_interface_settings(except_interfaces=frozenset())

@@ -16,16 +16,16 @@ import pytest
 
 from qmesh.errors import MachineRefused
 from qmesh.host.state.directory import State
-from qmesh.host.system import processes, systemd
-from qmesh.mesh.units import AGENT, BOOT_GUARD, HOLDER, WORKER, marked, unit_files
+from qmesh.host.system import background, processes, systemd
+from qmesh.mesh.systemd.units import AGENT, BOOT_GUARD, HOLDER, WORKER, add_mark, render_unit_files
 from tests.lab.waiting import patience, within
 
 AGENT_OF_SORTS = """
 import sys, time
 from pathlib import Path
-from qmesh.host.system.processes import only
+from qmesh.host.system.processes import acquire_process_lock
 from qmesh.host.state.directory import State
-with only(State(Path(sys.argv[1])).agent_lock_file) as alone:
+with acquire_process_lock(State(Path(sys.argv[1])).agent_lock_file) as alone:
     print(alone, flush=True)
     sys.stdin.read()
 """
@@ -34,7 +34,7 @@ with only(State(Path(sys.argv[1])).agent_lock_file) as alone:
 @pytest.fixture
 def state(tmp_path):
     found = State(tmp_path / "state")
-    found.prepare()
+    found.create_directory()
     return found
 
 
@@ -55,18 +55,18 @@ def an_agent(state: State) -> Iterator[tuple[subprocess.Popen[str], bool]]:
 
 
 def test_where_none_was_ever_started_no_agent_runs_and_nothing_is_made(state):
-    assert not systemd.agent_runs(state)
+    assert not background.is_agent_running(state)
     assert list(state.directory.iterdir()) == []
 
 
 def test_there_is_one_agent(state):
     with an_agent(state) as (_, first), an_agent(state) as (_, second):
         assert (first, second) == (True, False)
-        assert systemd.agent_runs(state)
-        with processes.only(state.agent_lock_file) as third:
+        assert background.is_agent_running(state)
+        with processes.acquire_process_lock(state.agent_lock_file) as third:
             assert not third
-        assert systemd.agent_runs(state)
-    assert not systemd.agent_runs(state)
+        assert background.is_agent_running(state)
+    assert not background.is_agent_running(state)
 
 
 def test_another_agent_may_be_once_the_first_has_ended(state):
@@ -78,72 +78,72 @@ def test_another_agent_may_be_once_the_first_has_ended(state):
 
 def test_an_agent_that_is_killed_runs_no_more(state):
     with an_agent(state) as (process, _):
-        assert systemd.agent_runs(state)
+        assert background.is_agent_running(state)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
 
-        assert not systemd.agent_runs(state)
-        with processes.only(state.agent_lock_file) as alone:
+        assert not background.is_agent_running(state)
+        with processes.acquire_process_lock(state.agent_lock_file) as alone:
             assert alone
 
 
 def test_an_agent_that_fails_runs_no_more(state):
     def fail() -> None:
-        with processes.only(state.agent_lock_file) as alone:
+        with processes.acquire_process_lock(state.agent_lock_file) as alone:
             assert alone
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
 
-    assert not systemd.agent_runs(state)
+    assert not background.is_agent_running(state)
 
 
 def test_agents_of_two_states_are_in_nobodys_way(tmp_path):
     states = [State(tmp_path / name) for name in "ab"]
     for each in states:
-        each.prepare()
+        each.create_directory()
     with (
-        processes.only(states[0].agent_lock_file) as first,
-        processes.only(states[1].agent_lock_file) as second,
+        processes.acquire_process_lock(states[0].agent_lock_file) as first,
+        processes.acquire_process_lock(states[1].agent_lock_file) as second,
     ):
         assert (first, second) == (True, True)
 
 
 def test_looking_for_an_agent_keeps_none_from_starting(state):
     looking = (
-        "import sys; from pathlib import Path; from qmesh.host.system.systemd import agent_runs;"
+        "import sys; from pathlib import Path; from qmesh.host.system.background import is_agent_running;"
         "from qmesh.host.state.directory import State; state = State(Path(sys.argv[1])); print(flush=True)\n"
-        "while True: agent_runs(state)"
+        "while True: is_agent_running(state)"
     )
-    state.prepare()
+    state.create_directory()
     command = [sys.executable, "-c", looking, state.directory]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with processes.only(state.agent_lock_file):  # makes the file
+        with processes.acquire_process_lock(state.agent_lock_file):  # makes the file
             pass
         try:
             for _ in range(100):
-                with processes.only(state.agent_lock_file) as alone:
+                with processes.acquire_process_lock(state.agent_lock_file) as alone:
                     assert alone
         finally:
             process.kill()
 
 
 def test_programs_that_the_agent_starts_do_not_stand_for_it(state):
-    with processes.only(state.agent_lock_file) as alone:
+    with processes.acquire_process_lock(state.agent_lock_file) as alone:
         assert alone
         child = subprocess.Popen(["sleep", "1000"], close_fds=False)
     try:
-        assert not systemd.agent_runs(state)
+        assert not background.is_agent_running(state)
     finally:
         child.kill()
         child.wait()
 
 
 def test_the_agents_lock_is_0600_in_a_directory_that_is_0700(state):
-    with processes.only(state.agent_lock_file):
+    with processes.acquire_process_lock(state.agent_lock_file):
         assert state.agent_lock_file.stat().st_mode & 0o777 == 0o600
         assert state.directory.stat().st_mode & 0o777 == 0o700
 
@@ -180,14 +180,14 @@ def test_where_nobody_listens_nothing_happens(monkeypatch, address):
 
 
 def test_what_waits_for_the_agent_hears_it(monkeypatch):
-    with systemd._ready_socket() as (ready, address):
+    with background._open_ready_socket() as (ready, address):
         directory = Path(address).parent
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         processes.notify("STATUS=starting")
         processes.notify("STATUS=here\nREADY=1")
         with subprocess.Popen(["sleep", "1000"]) as agent:
             try:
-                assert systemd._is_ready(ready, agent, patience(5))
+                assert background._wait_for_ready(ready, agent, patience(5))
             finally:
                 agent.kill()
         assert select.select([ready], [], [], 0)[0] == []
@@ -196,19 +196,19 @@ def test_what_waits_for_the_agent_hears_it(monkeypatch):
 
 @pytest.mark.parametrize("command", ["false", "sleep 1000"])
 def test_an_agent_that_does_not_get_ready_is_not_waited_for_longer_than_was_said(command):
-    with within(5), systemd._ready_socket() as (ready, _), subprocess.Popen(command.split()) as agent:
+    with within(5), background._open_ready_socket() as (ready, _), subprocess.Popen(command.split()) as agent:
         try:
-            assert systemd._is_ready(ready, agent, 0.5) == (False, "")
+            assert background._wait_for_ready(ready, agent, 0.5) == (False, "")
         finally:
             agent.kill()
 
 
 def test_an_agent_that_does_not_start_is_told_with_where_to_read_on(state, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    state.prepare()
+    state.create_directory()
 
     with pytest.raises(MachineRefused, match="`qmesh agent` did not start") as refused:
-        systemd.start_in_background(state, "agent", wait_s=10)
+        background.start_background_process(state, "agent", wait_s=10)
 
     assert str(state.log_file) in refused.value.hint
     assert state.log_file.stat().st_mode & 0o777 == 0o600
@@ -241,17 +241,17 @@ def test_without_the_directory_units_are_refused(tmp_path):
         systemd.write_units(UNITS, tmp_path / "no")
 
 
-MADE = {name: marked(text) for name, text in UNITS.items()}
+MADE = {name: add_mark(text) for name, text in UNITS.items()}
 
 
 def test_only_units_that_changed_are_written(tmp_path):
-    assert systemd.update_units(MADE, tmp_path) == systemd.Written((AGENT, BOOT_GUARD), ())
+    assert systemd.update_units(MADE, tmp_path) == systemd.UpdatedUnits((AGENT, BOOT_GUARD), ())
     before = {path: path.stat().st_ino for path in tmp_path.iterdir()}
-    assert systemd.update_units(MADE, tmp_path) == systemd.Written((), ())
+    assert systemd.update_units(MADE, tmp_path) == systemd.UpdatedUnits((), ())
     assert {path: path.stat().st_ino for path in tmp_path.iterdir()} == before
 
-    changed = {**MADE, AGENT: marked("[Unit]\nDescription=another version's\n")}
-    assert systemd.update_units(changed, tmp_path) == systemd.Written((AGENT,), ())
+    changed = {**MADE, AGENT: add_mark("[Unit]\nDescription=another version's\n")}
+    assert systemd.update_units(changed, tmp_path) == systemd.UpdatedUnits((AGENT,), ())
     assert (tmp_path / AGENT).read_text() == changed[AGENT]
 
 
@@ -267,40 +267,42 @@ def test_a_unit_that_somebody_edited_is_kept_and_the_others_are_written(tmp_path
         path.write_text({"append": MADE[AGENT] + "# mine\n", "replace": "[Unit]\n"}[edit])
     before = path.read_text()
 
-    assert systemd.update_units(MADE, tmp_path) == systemd.Written((BOOT_GUARD,), (AGENT,))
+    assert systemd.update_units(MADE, tmp_path) == systemd.UpdatedUnits((BOOT_GUARD,), (AGENT,))
     assert path.read_text() == before
     assert path.is_symlink() == (edit == "mask")
 
 
-@pytest.mark.parametrize("mark", [marked, lambda text: text + "# mine\n"], ids=["as made", "edited"])
+@pytest.mark.parametrize("mark", [add_mark, lambda text: text + "# mine\n"], ids=["as made", "edited"])
 def test_r1_a_unit_of_an_earlier_version_is_found_edited_or_not(tmp_path, mark):
-    where = systemd.paths(State(tmp_path), config_directory="/root/.config", program="/bin/true")
-    units = unit_files(where, is_control=True, cores=range(1, 2))
+    where = systemd.build_unit_paths(State(tmp_path), config_directory="/root/.config", program="/bin/true")
+    units = render_unit_files(where, is_control=True, cores=range(1, 2))
     systemd.write_units(units, tmp_path)
-    assert systemd.units_that_run_what_is_there(tmp_path) == ()
+    assert systemd.list_outdated_units(tmp_path) == ()
 
     earlier = units[WORKER].replace(" -I -m qmesh ", " -m qmesh ").partition("\n")[2]
     assert earlier.count(" -m qmesh ready %i ") == 2
     systemd.write_units({WORKER: mark(earlier)}, tmp_path)
-    assert systemd.units_that_run_what_is_there(tmp_path) == (WORKER,)
-    assert systemd.units_that_run_what_is_there(tmp_path / "no") == ()
+    assert systemd.list_outdated_units(tmp_path) == (WORKER,)
+    assert systemd.list_outdated_units(tmp_path / "no") == ()
 
 
 def test_a_unit_that_somebody_wrote_just_so_is_neither_written_nor_told_of(tmp_path):
     (tmp_path / AGENT).write_text(UNITS[AGENT])
-    assert systemd.update_units({AGENT: UNITS[AGENT]}, tmp_path) == systemd.Written((), ())
+    assert systemd.update_units({AGENT: UNITS[AGENT]}, tmp_path) == systemd.UpdatedUnits((), ())
 
 
 @pytest.mark.lab
 @pytest.mark.usefixtures("own_machine")
 def test_without_systemd_no_units_of_workers_are_installed_and_none_run():
-    assert not systemd.worker_units_are_installed()
-    assert systemd.running_workers() == ()
+    assert not systemd.has_worker_units()
+    assert systemd.list_running_workers() == ()
 
 
 def test_paths_are_absolute_whatever_the_directory_was_called(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    paths = systemd.paths(State(Path("state")), config_directory="/root/.config", program="/usr/bin/node")
+    paths = systemd.build_unit_paths(
+        State(Path("state")), config_directory="/root/.config", program="/usr/bin/node"
+    )
 
     assert paths.state == str(tmp_path / "state")
     assert paths.guard_file == str(tmp_path / "state" / "guard.nft")
@@ -316,7 +318,7 @@ def test_systemd_is_found_by_its_directory(runs):
     if runs:
         Path("/run/systemd/system").mkdir(parents=True)
 
-    assert systemd.systemd_runs() == runs
+    assert systemd.is_systemd_running() == runs
 
 
 @pytest.mark.lab

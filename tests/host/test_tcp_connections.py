@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 
 from qmesh.host.network import tcp_connections
-from qmesh.mesh.model import Guard
+from qmesh.mesh.state import Guard
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -69,7 +69,7 @@ def opened(*ends: tuple[str, int]) -> Iterator[Open]:
 
 def test_g1_a_strangers_connection_to_a_worker_is_cut_and_the_control_nodes_is_not():
     strangers, controls, elsewhere = opened((STRANGER, WORKER), (CONTROL, WORKER + 1), (STRANGER, NEIGHBOUR))
-    tcp_connections.cut_strangers(guard(ports=(WORKER, WORKER + 1)))
+    tcp_connections.close_disallowed_connections(guard(ports=(WORKER, WORKER + 1)))
 
     assert [each.lives() for each in (strangers, controls, elsewhere)] == [False, True, True]
     for each in (strangers, controls, elsewhere):
@@ -82,14 +82,14 @@ def test_g1_the_same_over_ipv6_and_on_a_socket_that_does_both():
         for source, target in (("fd77::66", "fd77::1"), (STRANGER, OWN)):
             far = socket.create_connection((target, WORKER), source_address=(source, 0))
             near, _ = server.accept()
-            tcp_connections.cut_strangers(guard())
+            tcp_connections.close_disallowed_connections(guard())
             with pytest.raises(ConnectionAbortedError):
                 near.recv(1)
             far.close()
             near.close()
         far = socket.create_connection((OWN, WORKER), source_address=(CONTROL, 0))
         near, _ = server.accept()
-        tcp_connections.cut_strangers(guard())
+        tcp_connections.close_disallowed_connections(guard())
         far.sendall(b"x")
         assert near.recv(1) == b"x"
         far.close()
@@ -101,7 +101,7 @@ def test_g2_a_connection_that_began_here_at_a_workers_number_goes_on():
     with socket.create_server((STRANGER, 9000)) as server:
         here = socket.create_connection((STRANGER, 9000), source_address=(OWN, WORKER))
         there, _ = server.accept()
-        tcp_connections.cut_strangers(guard())
+        tcp_connections.close_disallowed_connections(guard())
         here.sendall(b"x")
         assert there.recv(1) == b"x"
         here.close()
@@ -110,7 +110,7 @@ def test_g2_a_connection_that_began_here_at_a_workers_number_goes_on():
 
 def test_g1_the_control_machines_own_processes_keep_their_connections():
     (own,) = opened((CONTROL, WORKER))
-    tcp_connections.cut_strangers(guard("control"))
+    tcp_connections.close_disallowed_connections(guard("control"))
 
     assert own.lives()
     own.close()
@@ -118,7 +118,7 @@ def test_g1_the_control_machines_own_processes_keep_their_connections():
 
 def test_e7_what_is_open_to_a_peer_that_is_gone_is_cut_and_nothing_else():
     gone, other = opened((STRANGER, NEIGHBOUR), (CONTROL, NEIGHBOUR + 1))
-    tcp_connections.cut_from({STRANGER})
+    tcp_connections.close_connections_from({STRANGER})
 
     assert [gone.lives(), other.lives()] == [False, True]
     gone.close()
@@ -129,7 +129,7 @@ def test_what_may_not_be_cut_is_told_of_and_no_error(caplog, monkeypatch):
     (strangers,) = opened((STRANGER, WORKER))
     monkeypatch.setattr(tcp_connections.log, "propagate", True)
     os.seteuid(65534)
-    tcp_connections.cut_strangers(guard())
+    tcp_connections.close_disallowed_connections(guard())
     os.seteuid(0)
 
     assert "could not cut a connection: Operation not permitted" in caplog.text

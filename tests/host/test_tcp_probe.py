@@ -11,7 +11,7 @@ import time
 import pytest
 
 from qmesh.host.network import tcp_probe
-from qmesh.host.network.tcp_probe import answer_times
+from qmesh.host.network.tcp_probe import measure_connect_times
 from tests.lab.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -31,7 +31,7 @@ def listening(address: str, port: int):
 
 def test_who_answers_is_timed_and_who_refuses_left_out():
     with listening("127.0.0.1", 40000), listening("::1", 40001):
-        found = answer_times([("127.0.0.1", 40000), ("::1", 40001), ("127.0.0.1", 40002)], wait_s=2)
+        found = measure_connect_times([("127.0.0.1", 40000), ("::1", 40001), ("127.0.0.1", 40002)], wait_s=2)
     assert set(found) == {("127.0.0.1", 40000), ("::1", 40001)}
     assert all(0 < seconds < 2 for seconds in found.values())
 
@@ -42,7 +42,7 @@ def test_who_says_nothing_is_waited_for_once_and_together():
     began = time.monotonic()
     with within(5), listening("127.0.0.1", 40000):
         places = [("127.0.0.1", port) for port in (*range(1, 100), 40000)]
-        assert list(answer_times(places, wait_s=0.5)) == [("127.0.0.1", 40000)]
+        assert list(measure_connect_times(places, wait_s=0.5)) == [("127.0.0.1", 40000)]
     assert time.monotonic() - began >= 0.5
 
 
@@ -52,18 +52,20 @@ def test_more_than_are_dialled_at_once(monkeypatch):
         for port in range(40000, 40030):
             stack.enter_context(listening("127.0.0.1", port))
         places = [("127.0.0.1", port) for port in range(39990, 40040)]
-        assert sorted(answer_times(places, wait_s=2)) == [("127.0.0.1", port) for port in range(40000, 40030)]
+        assert sorted(measure_connect_times(places, wait_s=2)) == [
+            ("127.0.0.1", port) for port in range(40000, 40030)
+        ]
 
 
 def test_no_network_is_no_answer():
-    assert answer_times([("192.0.2.1", 1), ("2001:db8::1", 1)], wait_s=1) == {}
-    assert answer_times([], wait_s=1) == {}
+    assert measure_connect_times([("192.0.2.1", 1), ("2001:db8::1", 1)], wait_s=1) == {}
+    assert measure_connect_times([], wait_s=1) == {}
 
 
 def test_nothing_is_sent_and_no_descriptor_is_left():
     script = (
-        "import os\nfrom qmesh.host.network.tcp_probe import answer_times\n"
-        "answer_times([('127.0.0.1', port) for port in range(1, 50)], wait_s=1)\n"
+        "import os\nfrom qmesh.host.network.tcp_probe import measure_connect_times\n"
+        "measure_connect_times([('127.0.0.1', port) for port in range(1, 50)], wait_s=1)\n"
         "print(len(os.listdir('/proc/self/fd')))"
     )
     before = subprocess.run(
@@ -75,7 +77,7 @@ def test_nothing_is_sent_and_no_descriptor_is_left():
     after = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert after.stdout == before.stdout
     with listening("127.0.0.1", 40000) as server:
-        answer_times([("127.0.0.1", 40000)], wait_s=1)
+        measure_connect_times([("127.0.0.1", 40000)], wait_s=1)
         connection, _ = server.accept()
         with connection:
             assert connection.recv(10) == b""

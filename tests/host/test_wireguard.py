@@ -25,7 +25,8 @@ from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 from qmesh.host import wireguard
 from qmesh.host.network import links, netlink
 from qmesh.host.wireguard import device, genetlink_messages, kernel, uapi, userspace
-from qmesh.mesh.model import Endpoint, Peer, Secret
+from qmesh.mesh.state import Peer
+from qmesh.mesh.values import Endpoint, Secret
 from tests.lab.waiting import Deadline, idle, patience, wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -35,7 +36,7 @@ NAME = "qmesh0"
 
 @pytest.fixture
 def in_kernel() -> wireguard.Backend:
-    if not kernel.available():
+    if not kernel.is_available():
         pytest.skip("this machine cannot: its kernel has no WireGuard")
     return kernel.KernelWireGuard()
 
@@ -117,7 +118,7 @@ def test_a_new_interface_is_bare_and_down(backend):
 def test_a_new_interface_is_found_again(backend):
     backend.create(NAME)
 
-    assert type(wireguard.backend_for(NAME)) is type(backend)
+    assert type(wireguard.find_backend(NAME)) is type(backend)
 
 
 def test_an_interface_is_made_once(backend):
@@ -142,7 +143,7 @@ def test_the_private_key_is_named_by_its_public_key(backend):
 @pytest.mark.parametrize("up", [False, True])
 def test_the_listen_port(backend, up):
     backend.create(NAME)
-    links.set_up(NAME, up=up)
+    links.set_link_state(NAME, up=up)
     for port in (51820, 51821, 51821):
         backend.set_listen_port(NAME, port)
 
@@ -268,7 +269,7 @@ def test_nothing_is_left_of_a_deleted_interface(backend):
     backend.create(NAME)
     backend.set_key(NAME, Secret(key(7)))
     backend.set_peers(NAME, [WHOLE])
-    links.set_up(NAME, up=True)
+    links.set_link_state(NAME, up=True)
     backend.delete(NAME)
 
     assert links.read(NAME) is None
@@ -284,7 +285,7 @@ def test_nothing_is_left_of_a_deleted_interface(backend):
 def test_an_interface_that_somebody_else_deleted(backend):
     backend.create(NAME)
     subprocess.run(["ip", "link", "delete", NAME], check=True)
-    wait_until(lambda: not uapi.answers(NAME))
+    wait_until(lambda: not uapi.is_responding(NAME))
 
     attempts: list[Callable[[], object]] = [
         lambda: backend.read(NAME),
@@ -292,7 +293,7 @@ def test_an_interface_that_somebody_else_deleted(backend):
         lambda: backend.set_listen_port(NAME, 51820),
         lambda: backend.set_peers(NAME, [WHOLE]),
         lambda: backend.remove_peers(NAME, [key(1)]),
-        lambda: backend.forget_session(NAME, WHOLE),
+        lambda: backend.reset_session(NAME, WHOLE),
     ]
     for attempt in attempts:
         with pytest.raises(KernelRefused):
@@ -316,7 +317,7 @@ def test_an_interface_is_made_again_at_once_after_somebody_deleted_it(backend):
 def test_a_listen_port_in_use_is_refused_before_anything_changes(backend, up):
     backend.create(NAME)
     backend.set_listen_port(NAME, 51820)
-    links.set_up(NAME, up=up)
+    links.set_link_state(NAME, up=up)
 
     with taken(51999), pytest.raises(KernelRefused, match="UDP port 51999") as refused:
         backend.set_listen_port(NAME, 51999)
@@ -329,7 +330,7 @@ def test_a_listen_port_in_use_is_refused_before_anything_changes(backend, up):
 
 def test_a_listen_port_that_was_taken_just_now_is_refused_by_wireguard(backend, monkeypatch):
     backend.create(NAME)
-    links.set_up(NAME, up=True)
+    links.set_link_state(NAME, up=True)
     for module in (kernel, userspace):
         monkeypatch.setattr(module, "refuse_taken_port", lambda *_: None)
 
@@ -383,7 +384,7 @@ def joined(backend: wireguard.Backend) -> tuple[Peer, Peer]:
         backend.set_key(name, Secret(key(secret)))
         backend.set_listen_port(name, port)
         backend.set_peers(name, [other])
-        links.set_up(name, up=True)
+        links.set_link_state(name, up=True)
     # The far side counts octets of an initiation while the near one still waits for its answer.
     ends = (("near", far), ("far", near))
     wait_until(lambda: all(counted(backend, at, of).last_handshake_s for at, of in ends))
@@ -408,7 +409,7 @@ def test_counters_tell_of_a_handshake(backend):
 
 def test_a_forgotten_session_begins_anew_where_the_peer_was_last_heard(backend):
     far, near = joined(backend)
-    backend.forget_session("far", near)
+    backend.reset_session("far", near)
     forgotten = counted(backend, "far", near)
 
     assert forgotten.last_handshake_s is None
@@ -416,7 +417,7 @@ def test_a_forgotten_session_begins_anew_where_the_peer_was_last_heard(backend):
 
     idle(1.1)  # the clock of handshakes counts seconds
     was = counted(backend, "near", far).last_handshake_s
-    backend.forget_session("near", far)
+    backend.reset_session("near", far)
     wait_until(lambda: (counted(backend, "near", far).last_handshake_s or 0) > (was or 0))
 
     assert backend.read("near").peers == (far,)
@@ -456,14 +457,14 @@ def test_a_dump_that_is_interrupted_is_read_again(in_kernel, monkeypatch):
     in_kernel.create(NAME)
     in_kernel.set_peers(NAME, wanted)
     torn: list[bool] = []
-    dump = kernel._Kernel.dump
+    dump = kernel._NetlinkSession.dump
 
     def watched(self, message):
         found, is_torn = dump(self, message)
         torn.append(is_torn)
         return found, is_torn
 
-    monkeypatch.setattr(kernel._Kernel, "dump", watched)
+    monkeypatch.setattr(kernel._NetlinkSession, "dump", watched)
     # The same peer again and again, as it is: to the kernel each is a change of the device.
     script = f"while :; do wg set {NAME} peer {key(1)} allowed-ips 10.77.0.1/32; done"
     other = subprocess.Popen(["sh", "-c", script])
@@ -481,7 +482,7 @@ def test_a_dump_that_is_interrupted_is_read_again(in_kernel, monkeypatch):
 
 
 def test_a_kernel_that_lost_its_wireguard_is_said_to_have():
-    if kernel.available():
+    if kernel.is_available():
         pytest.skip("this machine cannot: its kernel has WireGuard")
 
     with pytest.raises(KernelRefused, match="the kernel has no WireGuard now") as refused:
@@ -501,14 +502,14 @@ def test_a_kernel_that_does_not_answer_does_not_hang_us(in_kernel, monkeypatch):
 
 
 def test_a_new_tunnel_is_the_kernels_where_it_can_be():
-    expected = "wireguard" if kernel.available() else "tun"
+    expected = "wireguard" if kernel.is_available() else "tun"
 
-    assert wireguard.available_kind() == expected
-    assert wireguard.backend_for(NAME).kind == expected
+    assert wireguard.detect_tunnel_kind() == expected
+    assert wireguard.find_backend(NAME).kind == expected
 
 
 def test_asking_for_wireguard_leaves_the_root_logger_alone(capfd):
-    kernel.available()
+    kernel.is_available()
 
     assert capfd.readouterr().err == ""
 
@@ -517,7 +518,7 @@ def test_an_interface_of_another_kind_is_somebody_elses():
     subprocess.run(["ip", "link", "add", NAME, "type", "veth", "peer", "name", "p"], check=True)
 
     with pytest.raises(KernelRefused, match=f"{NAME} is a veth interface") as refused:
-        wireguard.backend_for(NAME)
+        wireguard.find_backend(NAME)
 
     assert "somebody else's" in refused.value.hint
 
@@ -527,14 +528,14 @@ def test_a_tun_without_a_process_is_told_apart(process):
     subprocess.run(["ip", "tuntap", "add", NAME, "mode", "tun"], check=True)
 
     with pytest.raises(KernelRefused, match=f"there is no .*/{NAME}.sock"):
-        wireguard.backend_for(NAME)
+        wireguard.find_backend(NAME)
 
     uapi.SOCKETS.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(uapi.socket_path(NAME)))
 
     with pytest.raises(KernelRefused, match=f"nobody answers at .*/{NAME}.sock") as refused:
-        wireguard.backend_for(NAME)
+        wireguard.find_backend(NAME)
 
     assert f"ip link delete {NAME}" in refused.value.hint
 
@@ -569,7 +570,7 @@ def test_the_process_of_another_network_namespace_is_left_alone(process):
         process.create(NAME)
     process.delete(NAME)
 
-    assert uapi.answers(NAME)
+    assert uapi.is_responding(NAME)
 
 
 @pytest.mark.userspace
@@ -629,7 +630,7 @@ def test_a_process_that_hangs_does_not_hang_us(process, monkeypatch):
 
 @pytest.mark.userspace
 def test_without_the_program_it_says_what_to_install(process):
-    where = userspace.program()
+    where = userspace.find_program()
     subprocess.run(["mount", "--bind", "/dev/null", where], check=True)
 
     with pytest.raises(MissingProgram) as missing:

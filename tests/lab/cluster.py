@@ -7,7 +7,7 @@ import signal
 import subprocess
 from typing import Any
 
-from qmesh.mesh.model import SERVICE_PORTS
+from qmesh.mesh.values import SERVICE_PORTS
 from tests.lab.machines import CHECKOUT, TOOLS, Lab, Machine, Running
 from tests.lab.waiting import comes_true, wait_until
 

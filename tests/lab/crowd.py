@@ -23,10 +23,10 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qmesh.agent.daemon.membership_api import ControlNode, Turns
+from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
 from qmesh.host.api.server import Service
 from qmesh.host.state.directory import State
-from qmesh.mesh.protocol.enrolment import Invitation, parse_invitation, redemption
+from qmesh.mesh.protocol.enrolment import Invitation, build_redemption, parse_invitation
 from tests.lab.waiting import pause
 
 PORT = 51821
@@ -35,7 +35,7 @@ GO = Path("/run/go")
 
 def serve() -> None:
     """Answer, until this is killed."""
-    node = ControlNode(State(), changed=lambda: None, turns=Turns(lambda: None))
+    node = ControlNode(State(), changed=lambda: None, turns=LookRequests(lambda: None))
     told = socket.socket(socket.AF_UNIX)
     told.bind("")  # nobody tells it anything
     told.listen()
@@ -47,7 +47,7 @@ def serve() -> None:
 def redeem(invitation: Invitation, found: list[tuple[float, int]]) -> None:
     """Redeem, with a key of one's own."""
     key = base64.b64encode(X25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
-    message = redemption(invitation.derived, public_key=key, workers=1, endpoint=None)
+    message = build_redemption(invitation.derived_keys, public_key=key, workers=1, endpoint=None)
     while not GO.exists():
         pause()
     begun = time.monotonic()

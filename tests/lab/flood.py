@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from qmesh.mesh.protocol.enrolment import derive, parse_invitation, redemption
+from qmesh.mesh.protocol.enrolment import build_redemption, derive_invitation_keys, parse_invitation
 from tests.lab.waiting import pause
 
 THREADS = 8
@@ -88,8 +88,8 @@ def posted(body: bytes, length: int) -> bytes:
 def used() -> bytes:
     """The redemption of the invitation and the key on standard input."""
     text, key = sys.stdin.read().split()
-    derived = derive(parse_invitation(text).secret)
-    return msgspec.json.encode(redemption(derived, public_key=key, workers=1, endpoint=None))
+    derived = derive_invitation_keys(parse_invitation(text).secret)
+    return msgspec.json.encode(build_redemption(derived, public_key=key, workers=1, endpoint=None))
 
 
 def go_on(do: Callable[[], None], ended: threading.Event) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 
-from qmesh.agent.daemon.membership_api import ControlNode, Turns
-from qmesh.agent.local import load
+from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
+from qmesh.agent.local import load_local
 from qmesh.host.api.server import Service
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, agent_notify, processes
@@ -18,9 +18,9 @@ from qmesh.host.system import agent_health, agent_notify, processes
 
 def serve(state: State) -> None:
     """Answer members, as the control node's agent does."""
-    here = load(state)
+    here = load_local(state)
     Service(
-        ControlNode(state, changed=lambda: None, turns=Turns(lambda: None)),
+        ControlNode(state, changed=lambda: None, turns=LookRequests(lambda: None)),
         address=here.machine.address,
         port=here.inventory.service_port,
         interface=here.settings.interface,
@@ -32,13 +32,16 @@ def main() -> None:
     """Hold the place until killed."""
     state = State()
     well = agent_health.Health(process=os.getpid(), looked_s=0.0, troubles=(), restarts=())
-    with processes.only(state.agent_lock_file) as alone, agent_health.listen(state.directory) as listening:
+    with (
+        processes.acquire_process_lock(state.agent_lock_file) as alone,
+        agent_health.listen(state.directory) as listening,
+    ):
         assert alone
         if state.settings().control:
             serve(state)
         print("held", flush=True)
         while True:
-            agent_health.tell(listening.accept()[0], well)
+            agent_health.send_health(listening.accept()[0], well)
 
 
 if __name__ == "__main__":

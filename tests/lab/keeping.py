@@ -17,7 +17,7 @@ from tests.lab.waiting import wait_until
 @contextlib.contextmanager
 def unkept(state: State) -> Iterator[None]:
     """Nobody keeps the first table in this block; the second one is held. After it nobody does either."""
-    for process in processes.with_open(state.hold_lock_file):
+    for process in processes.list_opening_processes(state.hold_lock_file):
         os.kill(process, signal.SIGSTOP)
     yield
     let_fall(state)
@@ -25,5 +25,5 @@ def unkept(state: State) -> Iterator[None]:
 
 def let_fall(state: State) -> None:
     """Kill who holds and keeps the guard."""
-    processes.kill(state.hold_lock_file)
+    processes.kill_lock_owner(state.hold_lock_file)
     wait_until(lambda: nftables.read_table(HELD) is None)

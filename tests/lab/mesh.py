@@ -22,8 +22,8 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from qmesh.mesh.guard import load_script
-from qmesh.mesh.model import Guard
+from qmesh.mesh.guard import render_load_script
+from qmesh.mesh.state import Guard
 from tests.lab.machines import Lab, Machine
 from tests.lab.probe import Attempt, Listeners, Place, Probe, Protocol, eventually, reach
 
@@ -181,12 +181,12 @@ class Mesh:
     def guard(self, role: Role, **changed: object) -> None:
         """Load the guard on the machine of a role."""
         guard = msgspec.structs.replace(GUARDS[role], **changed)
-        nft(self.machines[role], load_script(guard))
+        nft(self.machines[role], render_load_script(guard))
 
     def settle(self) -> None:
         """No rules but the guards'."""
         for role in GUARDS:
-            nft(self.machines[role], "flush ruleset\n" + load_script(GUARDS[role]))
+            nft(self.machines[role], "flush ruleset\n" + render_load_script(GUARDS[role]))
 
     def strip(self) -> None:
         """No rules anywhere."""

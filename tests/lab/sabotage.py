@@ -23,13 +23,13 @@ from qmesh.host.api.server import _Server
 from qmesh.host.network import netlink_events
 
 PARTS = {
-    "look": (Agent, "_look"),
+    "look": (Agent, "_look_at_machine"),
     "service": (_Server, "tick"),
-    "asking": (membership_poll.Asking, "_asked"),
-    "following": (node_restarts.Follower, "turn"),
+    "asking": (membership_poll.MembershipPoller, "_poll_once"),
+    "following": (node_restarts.NodeConfigFollower, "follow_changes"),
     "monitor": (Monitor, "_probe_holder"),
-    "answering": (Agent, "_health"),
-    "notices": (netlink_events.Notices, "take"),
+    "answering": (Agent, "_build_health"),
+    "notices": (netlink_events.Notices, "take_notice"),
 }
 """What each part calls again and again."""
 

@@ -148,7 +148,7 @@ def shake(times: int) -> None:
         elif deed == "replace":
             subprocess.run(["nft", "-f", state.guard_file], check=True)
         else:
-            holder_client.hold_again(state)
+            holder_client.hold_saved_guard(state)
     print(json.dumps(Counter(deeds)))
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from qmesh.mesh.guard import render
-from qmesh.mesh.model import Guard
+from qmesh.mesh.guard import render_table
+from qmesh.mesh.state import Guard
 from tests.lab.matrix.case import BOTH, Hostile, Legitimate, passes, reached
 from tests.lab.matrix.hostile import HOSTILE
 from tests.lab.matrix.legitimate import LEGITIMATE
@@ -234,7 +234,7 @@ SHOWN_ELSEWHERE = {
 
 def broken(found: Break) -> Callable[[Guard], str]:
     def script(guard: Guard) -> str:
-        text = render(guard)
+        text = render_table(guard)
         assert found.old in text, "there is nothing to break any more"
         return text.replace(found.old, found.new)
 
@@ -252,7 +252,7 @@ def is_right(mesh: Mesh, name: str, role: Role, ruleset: Ruleset, *, seconds: fl
 
 @pytest.mark.parametrize("found", BREAKS, ids=lambda found: f"{found.name}, {found.role}")
 def test_g1_g2_a_broken_guard_is_noticed(bare: Mesh, found: Break):
-    assert is_right(bare, found.case, found.role, Ruleset("whole", render))
+    assert is_right(bare, found.case, found.role, Ruleset("whole", render_table))
     # What does not arrive here is not waited for as what must.
     assert not is_right(
         bare, found.case, found.role, Ruleset(found.name, broken(found)), seconds=QUIET_SECONDS
@@ -262,7 +262,7 @@ def test_g1_g2_a_broken_guard_is_noticed(bare: Mesh, found: Break):
 def test_every_rule_of_the_guard_is_broken_by_one_of_these_or_shown_elsewhere():
     rules, touched = set(), set()
     for role, guard in GUARDS.items():
-        lines = rules_of(render(guard))
+        lines = rules_of(render_table(guard))
         rules |= lines
         touched |= {
             line for found in BREAKS if found.role == role for line in lines - rules_of(broken(found)(guard))

@@ -162,8 +162,8 @@ def answers(control: Machine, member: Machine) -> bool:
     address = next(
         each["address"] for each in facts(control, "status")["machines"] if each["name"] == member.name
     )
-    script = "import sys; from qmesh.host.network.path_mtu import echo_time;"
-    script += "print(echo_time(sys.argv[1], 99, wait_s=1))"
+    script = "import sys; from qmesh.host.network.path_mtu import measure_echo_time;"
+    script += "print(measure_echo_time(sys.argv[1], 99, wait_s=1))"
     return control.run(["python", "-c", script, address]).stdout != "None\n"
 
 

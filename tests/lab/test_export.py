@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from qmesh.mesh.exports import ansible
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Machine as Member
+from qmesh.mesh.machine import Machine as Member
 from tests.lab.cluster import (
     STATE,
     dial,
@@ -276,7 +276,7 @@ def test_ssh_goes_elsewhere_than_through_the_tunnel_and_so_does_ansible(cluster)
 )
 def test_no_value_is_a_template_to_ansible(lab, mesh, is_template):
     machine = lab.machine("machine-a", "192.168.0.200")
-    text = ansible.render(ansible.inventory_tree(replace(MESH, mesh=mesh)), "control")
+    text = ansible.render_inventory(ansible.inventory_tree(replace(MESH, mesh=mesh)), "control")
     assert said_of_the_mesh(machine, text) == mesh
     bare = text.replace("!unsafe ", "")
     assert bare != text

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from qmesh.mesh.guard import change_script, load_script, parse
-from qmesh.mesh.model import AlteredGuard, Guard
+from qmesh.mesh.guard import parse_table, render_change_script, render_load_script
+from qmesh.mesh.state import AlteredGuard, Guard
 from tests.lab import attack
 from tests.lab.machines import Machine, Running
 from tests.lab.matrix.arrangements import MASQUERADE
@@ -177,7 +177,7 @@ class TestG1OnTheControlMachine:
 @contextlib.contextmanager
 def reloading(machine: Machine, guard: Guard, between: str = "") -> Iterator[Running]:
     """The guard is loaded again and again meanwhile."""
-    machine.write("/root/guard.nft", load_script(guard))
+    machine.write("/root/guard.nft", render_load_script(guard))
     loop = machine.start(["sh", "-c", f"while {between} nft -f /root/guard.nft; do echo reloaded; done"])
     loop.wait_for("reloaded")
     try:
@@ -401,7 +401,7 @@ class TestG5TheServiceIsRoots:
                 attempt.push()
             assert 20 <= sum(attempt.touched for attempt in made) <= 100
         assert (
-            parse(mesh.control.run(["nft", "-s", "list", "table", "inet", "qmesh"]).stdout)
+            parse_table(mesh.control.run(["nft", "-s", "list", "table", "inet", "qmesh"]).stdout)
             == GUARDS["control"]
         )
         nft(mesh.control, "delete table inet qmesh\n")
@@ -410,13 +410,13 @@ class TestG5TheServiceIsRoots:
 
     @pytest.mark.parametrize("role", ["worker", "control"])
     def test_g5_an_older_guard_is_replaced_and_users_are_kept_out_from_then_on(self, mesh, role):
-        script = as_of_format_1(load_script(GUARDS[role]))
+        script = as_of_format_1(render_load_script(GUARDS[role]))
         nft(mesh.machines[role], "flush ruleset\n" + script)
-        old = parse(mesh.machines[role].run(["nft", "-s", "list", "table", "inet", "qmesh"]).stdout)
+        old = parse_table(mesh.machines[role].run(["nft", "-s", "list", "table", "inet", "qmesh"]).stdout)
         assert isinstance(old, AlteredGuard)
         probe = Probe("user", mesh.at[role], "tcp", CONTROL, MEMBERSHIP, user=USER)
         mesh.assert_all_arrive([probe])
-        nft(mesh.machines[role], change_script(old, GUARDS[role]))
+        nft(mesh.machines[role], render_change_script(old, GUARDS[role]))
         assert mesh.arrived([probe]) == set()
 
 
@@ -434,7 +434,8 @@ def dropped(machine: Machine, rule: str) -> int:
 @pytest.mark.parametrize("role", ["worker", "control"])
 def test_the_kernel_gives_back_the_guard_that_was_loaded(mesh, role):
     assert (
-        parse(mesh.machines[role].run(["nft", "-s", "list", "table", "inet", "qmesh"]).stdout) == GUARDS[role]
+        parse_table(mesh.machines[role].run(["nft", "-s", "list", "table", "inet", "qmesh"]).stdout)
+        == GUARDS[role]
     )
 
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
-from qmesh.mesh.guard import parse
-from qmesh.mesh.model import Guard
+from qmesh.mesh.guard import parse_table
+from qmesh.mesh.state import Guard
 from tests.lab.cluster import AGENT, HOLDER, STATE, make_control, make_member, stop_agent
 from tests.lab.machines import Lab, Machine, Running
 from tests.lab.waiting import comes_true, wait_until
@@ -40,10 +40,10 @@ def holding(machine: Machine, code: str) -> Running:
 def is_back(machine: Machine) -> bool:
     """Whether a first table that was flushed comes back as it was, and soon."""
     listed = ["nft", "-s", "list", "table", "inet", "qmesh"]
-    before = parse(machine.run(listed).stdout)
+    before = parse_table(machine.run(listed).stdout)
     assert isinstance(before, Guard)
     machine.run(["nft", "flush", "ruleset"])
-    return comes_true(lambda: parse(machine.run(listed, check=False).stdout) == before, SOON_S)
+    return comes_true(lambda: parse_table(machine.run(listed, check=False).stdout) == before, SOON_S)
 
 
 @pytest.mark.parametrize("code", [LOCK, REGISTRY], ids=["lock", "registry"])

@@ -162,12 +162,13 @@ HAND_OVER_AND_DIE = """
 import time
 from pathlib import Path
 from qmesh.host.registry import Registry
-from qmesh.mesh.protocol.handover import Progress
+from qmesh.mesh.protocol.handover import HandoverProgress
 with Registry(Path("/var/lib/qmesh/mesh.db")) as registry:
     now = int(time.time())
     registry.begin_handover("machine-b", now=now)
-    registry.note_progress(Progress(holds=registry.last_event(), silent=()), sender="10.77.0.2", now=now)
-    registry.hand_over("machine-b", now=now)
+    held = HandoverProgress(holds=registry.last_event_number(), silent=())
+    registry.record_progress(held, sender="10.77.0.2", now=now)
+    registry.complete_handover("machine-b", now=now)
 """
 ASK_FOR_THE_ESTATE = f"""
 import http.client
@@ -183,8 +184,8 @@ from qmesh.host.registry import Readiness, Registry
 state = Path("/var/lib/qmesh")
 with Registry(state / "mesh.db") as registry:
     registry.begin_handover("machine-b", now=int(time.time()))
-    agent_notify.tell(state, wait_s=5)
-    while registry.readiness("machine-b", now=int(time.time())) != Readiness(holds=True, missing=()):
+    agent_notify.notify_agent(state, wait_s=5)
+    while registry.check_readiness("machine-b", now=int(time.time())) != Readiness(holds=True, missing=()):
         time.sleep(0.1)
 """
 

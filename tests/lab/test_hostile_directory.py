@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from qmesh.mesh.own_command import own_words
+from qmesh.mesh.own_command import build_command_line
 from tests import trap
 from tests.lab.cluster import AGENT, CONFIG, HOLDER, NODE_CONFIG, UNDOING, has_agent, stop_agent
 from tests.lab.machines import Machine, Running
@@ -77,7 +77,7 @@ def test_r1_nothing_of_a_users_directory_is_run_by_agent_holder_undo_or_ready(la
         assert all(" -I -m qmesh " in each for each in machine.processes(running).values())
     typed(machine, program, "confirm")
     ready = ("ready", "1", "--config", CONFIG, "--timeout", "30")
-    assert "core 1 can start" in typed(machine, *own_words(python, *ready))
+    assert "core 1 can start" in typed(machine, *build_command_line(python, *ready))
     assert json.loads(typed(machine, program, "check", "--json"))["findings"]  # of no worker that runs
     machine.kill(HOLDER)
     wait_until(lambda: bool(machine.processes(HOLDER)), 30)  # begun by the agent

@@ -250,7 +250,7 @@ def test_a_relative_state_directory_is_found_again_from_elsewhere(lab):
     ],
 )
 def test_where_wireguard_fails_nothing_is_left_half_made(lab, program):
-    if kernel.available():
+    if kernel.is_available():
         pytest.skip("this machine cannot: its kernel has WireGuard, so no program is asked")
     control = make_control(lab)
     machine = lab.machine("machine-b", "192.168.0.201")

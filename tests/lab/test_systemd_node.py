@@ -363,7 +363,7 @@ def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_co
     try:
         with_workers(4)
         run("systemctl", "restart", TARGET)
-        assert systemd.running_workers() == (1, 2, 3, 4)
+        assert systemd.list_running_workers() == (1, 2, 3, 4)
         removed = f"and still run: `systemctl stop {worker(4)}`"
         assert removed in with_workers(3)
         assert target.read_text() == text
@@ -385,12 +385,12 @@ def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_co
 
 
 def test_the_workers_units_are_installed_where_systemd_has_them():
-    assert systemd.worker_units_are_installed()
+    assert systemd.has_worker_units()
     shutil.move(UNITS / "qmesh-worker@.service", "/run/away")
     run("systemctl", "stop", *WORKERS)
     run("systemctl", "daemon-reload")
     try:
-        assert not systemd.worker_units_are_installed()
+        assert not systemd.has_worker_units()
     finally:
         shutil.move("/run/away", UNITS / "qmesh-worker@.service")
         run("systemctl", "daemon-reload")
@@ -408,7 +408,7 @@ def test_workers_are_restarted_stopped_and_started_by_their_cores():
     systemd.stop_workers([2, 3])
     assert states(*WORKERS) == ("active", "inactive", "inactive")
     assert [listens(core) for core in CORES] == [True, False, False]
-    assert systemd.running_workers() == (1,)
+    assert systemd.list_running_workers() == (1,)
 
     systemd.start_workers(CORES)
     assert processes(WORKERS[0]) == after[:1]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from qmesh.mesh.guard import HELD, TABLE, load_script, render_held
-from qmesh.mesh.model import Guard
+from qmesh.mesh.guard import HELD, TABLE, render_held_table, render_load_script
+from qmesh.mesh.state import Guard
 from tests.lab.cluster import CONFIG, invite, make_control, qmesh
 from tests.lab.machines import Lab, Machine
 from tests.lab.mesh import ip
@@ -32,8 +32,8 @@ def guard_of(role: str, table: str) -> str:
         ports=(WORKER,),
     )
     if table == TABLE:
-        return load_script(guard)
-    return render_held(guard).replace("\tflags owner\n", "")
+        return render_load_script(guard)
+    return render_held_table(guard).replace("\tflags owner\n", "")
 
 
 class Conversation:

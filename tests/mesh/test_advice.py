@@ -5,29 +5,29 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from qmesh.mesh.advice import Circumstances, advice
+from qmesh.mesh.advice import AdviceInputs, list_advice
 from tests.mesh.test_changes import cluster
 
-FINE = Circumstances(name="a", memory=10**15, disk=10**15, reserved=frozenset(range(1, 65536)))
+FINE = AdviceInputs(name="a", memory=10**15, disk=10**15, reserved=frozenset(range(1, 65536)))
 TUTORIAL = cluster(3, 4, 10)
 UNLIKE = "b has 16 workers, c 4: machines of a cluster should be alike, the slowest core holds back the rest"
 
 
 def test_a_cluster_that_is_fine_gets_none():
-    assert advice(TUTORIAL, FINE) == ()
+    assert list_advice(TUTORIAL, FINE) == ()
 
 
 def test_a_handover_that_was_cut_off_is_said_with_both_ways_out():
     named = msgspec.structs.replace(TUTORIAL, successor="b")
-    (said,) = advice(named, FINE)
+    (said,) = list_advice(named, FINE)
     assert "handed over to b" in said
     assert "`qmesh handover b` goes on" in said
     assert "--cancel" in said
 
 
 def test_a_control_node_that_was_off_while_the_role_moved_on_is_told_the_way_back():
-    (said,) = advice(
-        msgspec.structs.replace(TUTORIAL, successor="b"), msgspec.structs.replace(FINE, is_succeeded=True)
+    (said,) = list_advice(
+        msgspec.structs.replace(TUTORIAL, successor="b"), msgspec.structs.replace(FINE, has_handed_over=True)
     )
     assert said.startswith("b is the control node since revision")
     assert said.endswith("if another is it by now, there `qmesh invite a --replace`")
@@ -55,9 +55,9 @@ def test_a_control_node_that_was_off_while_the_role_moved_on_is_told_the_way_bac
     ],
 )
 def test_where_the_cluster_stands(count, expected):
-    assert list(advice(cluster(count), FINE)) == expected
+    assert list(list_advice(cluster(count), FINE)) == expected
     newer = msgspec.structs.replace(cluster(count), node="2.1", p2p_base_port=25000)
-    assert advice(newer, FINE) == ()
+    assert list_advice(newer, FINE) == ()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_where_the_cluster_stands(count, expected):
     ],
 )
 def test_what_applies_is_said(mesh, here, expected):
-    assert advice(mesh, msgspec.structs.replace(FINE, **here)) == (expected,)
+    assert list_advice(mesh, msgspec.structs.replace(FINE, **here)) == (expected,)
 
 
 @pytest.mark.parametrize(
@@ -103,4 +103,4 @@ def test_what_applies_is_said(mesh, here, expected):
     ],
 )
 def test_what_does_not_apply_is_not(here):
-    assert advice(TUTORIAL, msgspec.structs.replace(FINE, **here)) == ()
+    assert list_advice(TUTORIAL, msgspec.structs.replace(FINE, **here)) == ()

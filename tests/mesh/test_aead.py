@@ -7,16 +7,16 @@ import base64
 import pytest
 
 from qmesh.errors import EnrolmentRefused
-from qmesh.mesh.model import Secret
-from qmesh.mesh.protocol.aead import seal, unseal
+from qmesh.mesh.protocol.aead import decrypt_message, encrypt_message
+from qmesh.mesh.values import Secret
 
 SHARED = Secret(base64.b64encode(bytes(range(32))).decode())
 ABOUT = b"a kind of message"
 
 
 def test_what_is_sealed_the_other_one_alone_reads_and_as_what_it_was_said() -> None:
-    sealed = seal(b"all of it", SHARED, about=ABOUT, nonce=bytes(12))
-    assert unseal(sealed, SHARED, about=ABOUT) == b"all of it"
+    sealed = encrypt_message(b"all of it", SHARED, about=ABOUT, nonce=bytes(12))
+    assert decrypt_message(sealed, SHARED, about=ABOUT) == b"all of it"
     assert b"all" not in sealed
     other = Secret(base64.b64encode(bytes(32)).decode())
     for octets, shared, about in (
@@ -27,4 +27,4 @@ def test_what_is_sealed_the_other_one_alone_reads_and_as_what_it_was_said() -> N
         (b"x" * 40, SHARED, ABOUT),
     ):
         with pytest.raises(EnrolmentRefused, match="not sealed"):
-            unseal(octets, shared, about=about)
+            decrypt_message(octets, shared, about=about)

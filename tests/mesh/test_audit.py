@@ -10,26 +10,28 @@ from rich.pretty import pretty_repr
 
 from qmesh.mesh import audit as audit_module
 from qmesh.mesh.audit import (
-    Agent,
+    AgentStatus,
     AgentTrouble,
+    AuditContext,
     BlackHole,
     ConfigFile,
     Finding,
-    Flusher,
+    FlushingUnit,
     KeyFile,
     SecretFile,
     SilentWorkers,
-    Surroundings,
-    audit,
-    check_failed,
+    failed_check_finding,
+    list_findings,
 )
 from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE
-from qmesh.mesh.desired import Place, desired
+from qmesh.mesh.desired import LocalEnd, build_desired_state
 from qmesh.mesh.foreign.obstacles import Obstacle
-from qmesh.mesh.inventory import Inventory, workers_of
-from qmesh.mesh.model import AlteredGuard, Endpoint, Guard, Machine, NodeState, Secret
-from qmesh.mesh.nodeconfig import wanted_settings, with_settings
+from qmesh.mesh.inventory import Inventory, list_workers
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
+from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import Weakness
+from qmesh.mesh.values import Endpoint, Secret
 
 replace = msgspec.structs.replace
 
@@ -49,11 +51,11 @@ MESH = Inventory(
         Machine(name="machine-b", public_key=OWN_KEY, address="10.77.0.2", workers=3),
     ),
 )
-WORKERS = tuple(worker.multiaddr for worker in workers_of(MESH))
-HERE = Place(
+WORKERS = tuple(worker.multiaddr for worker in list_workers(MESH))
+HERE = LocalEnd(
     interface="qmesh0", kind="tun", listen_port=51820, endpoints={"control": Endpoint("192.0.2.1", 51820)}
 )
-WANTED = desired(MESH, "machine-b", HERE, {CONTROL_KEY: SHARED})
+WANTED = build_desired_state(MESH, "machine-b", HERE, {CONTROL_KEY: SHARED})
 assert WANTED.tunnel is not None
 assert isinstance(WANTED.guard, Guard)
 TUNNEL, (PEER,), GUARD = WANTED.tunnel, WANTED.tunnel.peers, WANTED.guard
@@ -64,7 +66,7 @@ def config(entries: tuple[str, ...] = WORKERS, *, more: str = "") -> str:
     return f"engine:\n  dataWorkerMultiaddrs:{' []' if not entries else ''}\n{lines}{more}"
 
 
-AROUND = Surroundings(
+AROUND = AuditContext(
     public_key=OWN_KEY,
     names={machine.public_key: machine.name for machine in MESH.machines},
     members={machine.name: machine.address for machine in MESH.machines},
@@ -78,9 +80,9 @@ AROUND = Surroundings(
 )
 
 
-def found(seen: NodeState = WANTED, around: Surroundings = AROUND) -> list[tuple[str, str, str]]:
+def found(seen: NodeState = WANTED, around: AuditContext = AROUND) -> list[tuple[str, str, str]]:
     """Code, severity and subject of each finding."""
-    findings = audit(WANTED, seen, around)
+    findings = list_findings(WANTED, seen, around)
     for finding in findings:
         assert all((finding.subject, finding.wanted, finding.seen, finding.cure)), finding
         assert all(part.isprintable() for part in msgspec.structs.astuple(finding)), finding
@@ -95,7 +97,7 @@ def with_peer(**changes: object) -> NodeState:
     return with_tunnel(peers=(replace(PEER, **changes),))
 
 
-def with_config(text: str | None, mode: int | None = 0o600) -> Surroundings:
+def with_config(text: str | None, mode: int | None = 0o600) -> AuditContext:
     return replace(AROUND, config=ConfigFile("/c/config.yml", text, mode))
 
 
@@ -146,9 +148,9 @@ def test_what_the_machine_is_not(seen, code, subject):
 
 
 def test_a_guard_for_other_ports_is_named_with_them():
-    (finding,) = audit(WANTED, replace(WANTED, guard=replace(GUARD, ports=(40002,))), AROUND)
+    (finding,) = list_findings(WANTED, replace(WANTED, guard=replace(GUARD, ports=(40002,))), AROUND)
     assert finding.seen == "a guard for ports 40002"
-    (finding, _) = audit(WANTED, replace(WANTED, guard=replace(GUARD, ports=())), AROUND)
+    (finding, _) = list_findings(WANTED, replace(WANTED, guard=replace(GUARD, ports=())), AROUND)
     assert finding.seen == "a guard for ports none"
 
 
@@ -186,7 +188,7 @@ def test_g4_what_another_firewall_drops_is_told_with_its_rule_and_its_cure(is_ce
         cure="nft ...",
         is_certain=is_certain,
     )
-    (finding,) = audit(WANTED, WANTED, replace(AROUND, obstacles=(obstacle,)))
+    (finding,) = list_findings(WANTED, WANTED, replace(AROUND, obstacles=(obstacle,)))
     assert finding == Finding(
         "foreign-drop", severity, obstacle.place, obstacle.wanted, obstacle.seen, obstacle.cure
     )
@@ -209,13 +211,13 @@ def test_a_guard_that_lost_a_port_is_drift_whatever_the_next_boot_would_load():
     ],
 )
 def test_a_change_that_is_not_kept_is_told(change, finding):
-    (told,) = audit(WANTED, WANTED, replace(AROUND, change=change))
+    (told,) = list_findings(WANTED, WANTED, replace(AROUND, change=change))
     assert (told.code, told.severity, told.cure) == finding
 
 
 @pytest.mark.parametrize(("is_control", "does"), [(True, "lets others join"), (False, "mends this machine")])
 def test_an_agent_that_does_not_run_is_a_warning(is_control, does):
-    (finding,) = audit(WANTED, WANTED, replace(AROUND, agent=None, is_control=is_control))
+    (finding,) = list_findings(WANTED, WANTED, replace(AROUND, agent=None, is_control=is_control))
     assert (finding.code, finding.severity) == ("agent-missing", "warning")
     assert does in finding.wanted
 
@@ -224,34 +226,34 @@ RESTART = "systemctl restart qmesh.service"
 
 
 def told(**changed: Any) -> list[tuple[str, str, str, str]]:
-    found = audit(WANTED, WANTED, replace(AROUND, **changed))
+    found = list_findings(WANTED, WANTED, replace(AROUND, **changed))
     return [(each.code, each.severity, each.subject, each.cure) for each in found]
 
 
 def test_a1_an_agent_that_does_not_answer_is_an_error_cured_by_another() -> None:
-    agent = Agent("no answer within 3 s", (), RESTART)
+    agent = AgentStatus("no answer within 3 s", (), RESTART)
     assert told(agent=agent) == [("agent-silent", "error", "qmesh agent", RESTART)]
 
 
 @pytest.mark.parametrize(("hint", "cure"), [("free the disk", "free the disk"), ("", RESTART)])
 def test_a1_a_part_of_the_agent_that_is_down_is_an_error(hint, cure):
-    agent = Agent(None, (AgentTrouble("holder of the guard", "it ended", hint),), RESTART)
+    agent = AgentStatus(None, (AgentTrouble("holder of the guard", "it ended", hint),), RESTART)
     assert told(agent=agent) == [("agent-failing", "error", "holder of the guard", cure)]
 
 
 @pytest.mark.parametrize(("hint", "cure"), [("free the port", "free the port"), ("", RESTART)])
 def test_a1_a_membership_service_that_is_down_is_an_error_on_the_control_node(hint, cure):
-    agent = Agent(None, (AgentTrouble(SERVICE, "it ended", hint),), RESTART)
+    agent = AgentStatus(None, (AgentTrouble(SERVICE, "it ended", hint),), RESTART)
     assert told(agent=agent) == [("service-silent", "error", SERVICE, cure)]
 
 
 def test_a1_a_control_node_that_does_not_answer_is_one_error_on_a_member() -> None:
-    agent = Agent(None, (AgentTrouble(CONTROL_NODE, "nobody answers", "see there"),), RESTART)
-    (found,) = audit(WANTED, WANTED, replace(AROUND, agent=agent, unanswered="nobody answers"))
+    agent = AgentStatus(None, (AgentTrouble(CONTROL_NODE, "nobody answers", "see there"),), RESTART)
+    (found,) = list_findings(WANTED, WANTED, replace(AROUND, agent=agent, unanswered="nobody answers"))
     assert (found.code, found.severity, found.seen) == ("service-silent", "error", "nobody answers")
     assert "control node" in found.cure
     # Where there is no tunnel, that is why, and it is named.
-    without = audit(
+    without = list_findings(
         WANTED, msgspec.structs.replace(WANTED, tunnel=None), replace(AROUND, unanswered="nobody")
     )
     assert [each.code for each in without] == ["tunnel-missing"]
@@ -260,19 +262,19 @@ def test_a1_a_control_node_that_does_not_answer_is_one_error_on_a_member() -> No
 
 
 def test_a1_a_part_that_was_begun_anew_is_a_warning() -> None:
-    agent = Agent(None, (), RESTART, (AgentTrouble("monitor", "it hung", "see the log"),))
+    agent = AgentStatus(None, (), RESTART, (AgentTrouble("monitor", "it hung", "see the log"),))
     assert told(agent=agent) == [("agent-restarted", "warning", "monitor", "see the log")]
 
 
 @pytest.mark.parametrize("answered", [True, False])
 @pytest.mark.parametrize("held", [True, False])
 def test_a_unit_that_flushes_is_an_error_where_nothing_of_the_guard_outlasts_it(answered, held):
-    around = replace(AROUND, flusher=Flusher("nftables.service", answered), held=held)
-    found = audit(WANTED, WANTED, around)
+    around = replace(AROUND, flusher=FlushingUnit("nftables.service", answered), held=held)
+    found = list_findings(WANTED, WANTED, around)
     assert [(each.code, each.severity, each.subject, each.cure) for each in found] == (
         [] if answered or held else [("foreign-flush", "error", "nftables.service", "qmesh apply")]
     )
-    assert audit(WANTED, WANTED, replace(around, flusher=None)) == ()
+    assert list_findings(WANTED, WANTED, replace(around, flusher=None)) == ()
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def test_a_unit_that_flushes_is_an_error_where_nothing_of_the_guard_outlasts_it(
 )
 def test_no_cure_would_make_a_node_without_its_identity(is_control, profile, cure):
     around = replace(with_config(None, None), is_control=is_control, profile=profile)
-    (finding,) = audit(WANTED, WANTED, around)
+    (finding,) = list_findings(WANTED, WANTED, around)
     assert cure in finding.cure
 
 
@@ -370,7 +372,7 @@ def test_workers_that_nobody_answers_for_are_named_with_what_restarts_them():
     one = SilentWorkers("machine-b", "10.77.0.2", (4,), are_all=False)
     rest = SilentWorkers("control", "10.77.0.1", (1, 2), are_all=True)
     around = replace(AROUND, silent=(one, rest))
-    findings = audit(WANTED, WANTED, around)
+    findings = list_findings(WANTED, WANTED, around)
     assert [
         (each.severity, each.subject, each.cure) for each in findings if each.code == "worker-silent"
     ] == [
@@ -379,22 +381,24 @@ def test_workers_that_nobody_answers_for_are_named_with_what_restarts_them():
     ]
     # Before the node's file has the mesh's list, no worker is to be there.
     unready = replace(around, config=ConfigFile("/c/config.yml", config(()), 0o600))
-    assert [each.code for each in audit(WANTED, WANTED, unready)] == ["config-stale"]
+    assert [each.code for each in list_findings(WANTED, WANTED, unready)] == ["config-stale"]
     nowhere = replace(around, config=None)
-    assert [each.code for each in audit(WANTED, WANTED, nowhere)] == ["config-missing"]
+    assert [each.code for each in list_findings(WANTED, WANTED, nowhere)] == ["config-missing"]
 
 
 def test_what_2_1_wants_besides_the_list_is_compared_as_well():
     mesh = replace(MESH, node="2.1", base_port=32500, p2p_base_port=25000)
-    settings = wanted_settings(mesh, "machine-b")
-    text = with_settings("", settings)
-    workers = tuple(worker.multiaddr for worker in workers_of(mesh))
+    settings = build_desired_settings(mesh, "machine-b")
+    text = edit_settings("", settings)
+    workers = tuple(worker.multiaddr for worker in list_workers(mesh))
     around = replace(AROUND, profile="2.1", workers=workers, settings=settings[1:], listeners=(), config=None)
 
     def stale(text: str) -> list[str]:
         there = replace(around, config=ConfigFile("/c/config.yml", text, 0o600))
-        wanted = desired(mesh, "machine-b", HERE, {CONTROL_KEY: SHARED})
-        return [finding.seen for finding in audit(wanted, wanted, there) if finding.code == "config-stale"]
+        wanted = build_desired_state(mesh, "machine-b", HERE, {CONTROL_KEY: SHARED})
+        return [
+            finding.seen for finding in list_findings(wanted, wanted, there) if finding.code == "config-stale"
+        ]
 
     assert stale(text) == []
     elsewhere = text.replace("/ip4/10.77.0.1/tcp/8340", "/ip4/0.0.0.0/tcp/8340").replace("25003", "26003")
@@ -403,21 +407,21 @@ def test_what_2_1_wants_besides_the_list_is_compared_as_well():
 
 
 def test_a_stale_list_is_named_by_its_first_wrong_core():
-    (finding,) = audit(
+    (finding,) = list_findings(
         WANTED, WANTED, with_config(config((*WORKERS[:3], "/ip4/192.0.2.1/tcp/1", WORKERS[4])))
     )
     assert finding.seen == (
         "core 4 at '/ip4/192.0.2.1/tcp/1', not /ip4/10.77.0.2/tcp/40003;"
         " core 4 has a public address, where the tunnel address of machine-b belongs"
     )
-    (finding,) = audit(WANTED, WANTED, with_config(config(WORKERS[:2])))
+    (finding,) = list_findings(WANTED, WANTED, with_config(config(WORKERS[:2])))
     assert finding.seen == "2 workers; there is no entry for cores 3-5 of machine-b"
 
 
 def test_what_the_list_cures_is_told_with_the_list_and_all_else_by_itself():
     text = config(("/ip4/0.0.0.0/tcp/40000", "/ip4/0.0.0.0/tcp/40001", *WORKERS[2:]))
     around = with_config(f"{text}  dataWorkerBaseListenMultiaddr: /ip4/127.0.0.1/tcp/40000\n")
-    template, stale = audit(WANTED, WANTED, around)
+    template, stale = list_findings(WANTED, WANTED, around)
     assert (template.code, template.subject) == ("config-lint", "/c/config.yml:8:34")
     assert template.seen == "`dataWorkerBaseListenMultiaddr` has no `%d`, where one core's port belongs"
     assert template.cure == "write it as /ip4/127.0.0.1/tcp/%d"
@@ -429,7 +433,7 @@ def test_what_the_list_cures_is_told_with_the_list_and_all_else_by_itself():
 def test_a_port_of_the_lists_own_that_an_outgoing_connection_may_take():
     entries = (*WORKERS[:-1], "/ip4/10.77.0.2/tcp/50004", "/ip4/10.77.0.2/tcp/50005")
     around = replace(with_config(config(entries)), ephemeral=(32768, 60999), reserved=frozenset({50005}))
-    lint, stale = audit(WANTED, WANTED, around)
+    lint, stale = list_findings(WANTED, WANTED, around)
     assert (lint.code, lint.severity, lint.subject) == ("config-lint", "warning", "/c/config.yml:7:7")
     assert "may take port 50004, " in lint.seen
     assert stale.code == "config-stale"
@@ -437,7 +441,7 @@ def test_a_port_of_the_lists_own_that_an_outgoing_connection_may_take():
 
 def test_a_list_that_qmesh_cannot_read_is_told_with_what_else_there_is():
     around = with_config("x: &x []\nengine:\n  dataWorkerMultiaddrs: *x\ndataWorkersMultiaddrs: []\n")
-    wrong = [finding.seen for finding in audit(WANTED, WANTED, around)]
+    wrong = [finding.seen for finding in list_findings(WANTED, WANTED, around)]
     assert any("is misspelt" in each for each in wrong)
     assert any("an anchor (&), alias (*) or tag (!)" in each for each in wrong)
 
@@ -447,7 +451,7 @@ def test_a_file_that_cannot_be_read_is_a_finding_and_nothing_else_is_guessed():
     assert found(around=replace(AROUND, config=unreadable)) == [("config-lint", "error", "/c/config.yml")]
     told = replace(unreadable, cure="save it as UTF-8")
     for config, cure in ((unreadable, "mend /c/config.yml by hand"), (told, "save it as UTF-8")):
-        (finding,) = audit(WANTED, WANTED, replace(AROUND, config=config))
+        (finding,) = list_findings(WANTED, WANTED, replace(AROUND, config=config))
         assert finding.cure == cure
 
 
@@ -466,7 +470,7 @@ def test_a_worker_that_listens_beyond_its_tunnel_address_is_wide(address):
 @pytest.mark.parametrize("entry", ["/ip4/10.77.0.2/tcp/40999", "/ip4/0.0.0.0/tcp/40999"])
 def test_a_worker_at_a_port_that_only_the_config_names_is_exposed(entry):
     around = replace(with_config(config((*WORKERS, entry))), listeners=(("10.77.0.2", 40999),))
-    exposed, stale = audit(WANTED, WANTED, around)
+    exposed, stale = list_findings(WANTED, WANTED, around)
     assert (exposed.code, exposed.subject) == ("worker-exposed", "10.77.0.2:40999")
     assert exposed.cure == "qmesh render-config --write, and restart the worker"
     assert stale.code == "config-stale"
@@ -487,14 +491,14 @@ def test_listeners_are_told_even_where_the_config_is_damaged():
 
 def test_a_path_with_a_space_is_quoted_in_its_cure():
     around = replace(AROUND, key_files=(KeyFile("/my state/private.key", OWN_KEY, 0o644, OWN_KEY),))
-    (finding,) = audit(WANTED, WANTED, around)
+    (finding,) = list_findings(WANTED, WANTED, around)
     assert finding.cure == "chmod 600 '/my state/private.key'"
 
 
 def test_no_finding_shows_a_secret():
     text = config(("x", *WORKERS[1:])) + "p2p:\n  peerPrivKey: 5ecret\n"
     around = with_config(text, 0o644)
-    said = repr((audit(WANTED, with_peer(preshared_key=Secret("A" * 42 + "Q=")), around), around))
+    said = repr((list_findings(WANTED, with_peer(preshared_key=Secret("A" * 42 + "Q=")), around), around))
     assert "5ecret" not in said
     assert "A" * 42 + "Q=" not in said
     assert SHARED.reveal() not in said
@@ -502,10 +506,10 @@ def test_no_finding_shows_a_secret():
 
 def test_the_control_nodes_audit_wants_its_own_role():
     place = replace(HERE, endpoints={})
-    wanted = desired(MESH, "control", place, {OWN_KEY: SHARED})
+    wanted = build_desired_state(MESH, "control", place, {OWN_KEY: SHARED})
     around = replace(AROUND, public_key=CONTROL_KEY, is_control=True, listeners=(("10.77.0.1", 40000),))
     around = replace(around, key_files=(KeyFile("/s/private.key", CONTROL_KEY, 0o600, CONTROL_KEY),))
-    assert audit(wanted, wanted, around) == ()
+    assert list_findings(wanted, wanted, around) == ()
 
 
 @pytest.mark.parametrize(
@@ -513,7 +517,7 @@ def test_the_control_nodes_audit_wants_its_own_role():
     [("10.77.4.0/24", "error"), ("10.77.0.0/20", "error"), ("10.0.0.0/8", "warning")],
 )
 def test_another_network_in_the_tunnels_is_named(other, severity):
-    (finding,) = audit(WANTED, WANTED, replace(AROUND, collision=other))
+    (finding,) = list_findings(WANTED, WANTED, replace(AROUND, collision=other))
     assert (finding.code, finding.severity) == ("route-collision", severity)
     assert other in finding.seen
     assert finding.wanted.startswith("10.77.0.0/20")
@@ -521,7 +525,7 @@ def test_another_network_in_the_tunnels_is_named(other, severity):
 
 def test_another_network_is_named_where_the_tunnel_has_no_address():
     bare = replace(WANTED, tunnel=replace(TUNNEL, addresses=()))
-    found = {each.code: each for each in audit(WANTED, bare, replace(AROUND, collision="10.0.0.0/8"))}
+    found = {each.code: each for each in list_findings(WANTED, bare, replace(AROUND, collision="10.0.0.0/8"))}
     assert found.keys() == {"tunnel-address", "route-collision"}
     assert found["route-collision"].severity == "error"
 
@@ -532,7 +536,7 @@ def test_another_network_is_named_where_the_tunnel_has_no_address():
 )
 def test_a_black_hole_is_named_with_what_passes(passes, seen, cure):
     hole = BlackHole("control", "203.0.113.5:51820", 1420, passes)
-    (finding,) = audit(WANTED, WANTED, replace(AROUND, black_hole=hole))
+    (finding,) = list_findings(WANTED, WANTED, replace(AROUND, black_hole=hole))
     assert (finding.code, finding.severity, finding.subject) == ("tunnel-mtu", "error", "qmesh0")
     assert "203.0.113.5:51820" in finding.wanted
     assert seen in finding.seen
@@ -595,7 +599,7 @@ def test_a_config_file_shows_neither_itself_nor_by_rich_what_it_holds():
 
 
 def test_a_part_that_could_not_be_audited_is_an_error_with_its_reason():
-    found = check_failed("tunnel", "WireGuard says nothing", "look")
+    found = failed_check_finding("tunnel", "WireGuard says nothing", "look")
     assert (found.code, found.severity, found.subject, found.seen, found.cure) == (
         *("check-failed", "error", "tunnel"),
         *("WireGuard says nothing", "look"),

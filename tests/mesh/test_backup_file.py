@@ -13,20 +13,21 @@ from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint, Machine, Secret
+from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.backup_file import (
     JUMP,
     MAGIC,
     VERSION,
     Backup,
-    Seal,
-    is_sealed,
-    odd_key,
-    pack,
-    restored,
-    unpack,
+    BackupEncryption,
+    build_restored_inventory,
+    decode_backup,
+    encode_backup,
+    find_mismatched_key,
+    is_encrypted,
 )
-from qmesh.mesh.protocol.enrolment import mesh_identifier, public_key_of
+from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
+from qmesh.mesh.values import Endpoint, Secret
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 SIGNING = bytes(range(1, 33))
@@ -40,9 +41,9 @@ BACKUP = Backup(
     registry=b"SQLite format 3\0" + bytes(5000),
     withdrawn=("machine-c",),
 )
-SEAL = Seal(passphrase=b"correct horse", salt=bytes(16), nonce=bytes(12))
+SEAL = BackupEncryption(passphrase=b"correct horse", salt=bytes(16), nonce=bytes(12))
 MESH = Inventory(
-    mesh=mesh_identifier(VERIFICATION),
+    mesh=compute_mesh_identifier(VERIFICATION),
     network="10.77.0.0/20",
     control="control",
     node="2.0",
@@ -52,15 +53,15 @@ MESH = Inventory(
     machines=(
         Machine(
             name="control",
-            public_key=public_key_of(Secret(KEY)),
+            public_key=derive_public_key(Secret(KEY)),
             address="10.77.0.1",
             workers=3,
             endpoints=(Endpoint("203.0.113.5", 51820),),
         ),
     ),
 )
-PLAIN = pack(BACKUP, None)
-SEALED = pack(BACKUP, SEAL)
+PLAIN = encode_backup(BACKUP, None)
+SEALED = encode_backup(BACKUP, SEAL)
 
 
 def summed(octets: bytes) -> bytes:
@@ -69,10 +70,10 @@ def summed(octets: bytes) -> bytes:
 
 
 def test_comes_out_as_it_went_in():
-    assert not is_sealed(PLAIN)
-    assert unpack(PLAIN, None) == BACKUP
-    assert is_sealed(SEALED)
-    assert unpack(SEALED, b"correct horse") == BACKUP
+    assert not is_encrypted(PLAIN)
+    assert decode_backup(PLAIN, None) == BACKUP
+    assert is_encrypted(SEALED)
+    assert decode_backup(SEALED, b"correct horse") == BACKUP
 
 
 def test_sealed_it_shows_nothing_of_what_is_in_it():
@@ -86,13 +87,13 @@ def test_sealed_it_shows_nothing_of_what_is_in_it():
 @pytest.mark.parametrize("passphrase", [None, b"", b"correct horse\n", b"Correct horse"])
 def test_another_passphrase_is_said_to_be_wrong(passphrase):
     with pytest.raises(BadInput, match="the passphrase is not"):
-        unpack(SEALED, passphrase)
+        decode_backup(SEALED, passphrase)
 
 
 @pytest.mark.parametrize("passphrase", [b"correct horse", b""])
 def test_a_plain_one_in_the_place_of_a_sealed_one_is_refused_where_there_is_a_passphrase(passphrase):
     with pytest.raises(BadInput, match="not encrypted, though a passphrase was given"):
-        unpack(PLAIN, passphrase)
+        decode_backup(PLAIN, passphrase)
 
 
 def test_what_a_seal_covers_includes_all_before_it():
@@ -101,10 +102,10 @@ def test_what_a_seal_covers_includes_all_before_it():
         altered = bytearray(SEALED[:-32])
         altered[place] ^= 1
         with pytest.raises(BadInput, match="the passphrase is not"):
-            unpack(summed(bytes(altered)), b"correct horse")
+            decode_backup(summed(bytes(altered)), b"correct horse")
     plain = SEALED[: len(MAGIC) + 2] + b"\0" + SEALED[len(MAGIC) + 3 : -32]
     with pytest.raises(BadInput, match="something else"):
-        unpack(summed(plain), None)
+        decode_backup(summed(plain), None)
 
 
 @given(data=st.data())
@@ -116,34 +117,34 @@ def test_a_changed_octet_or_a_missing_end_is_never_read(data):
     changed = octets[:place] + bytes([octets[place] ^ other]) + octets[place + 1 :]
     for wrong in (changed, octets[:place], octets + b"\n"):
         with pytest.raises(BadInput):
-            is_sealed(wrong)
+            is_encrypted(wrong)
         with pytest.raises(BadInput):
-            unpack(wrong, b"correct horse")
+            decode_backup(wrong, b"correct horse")
 
 
 @pytest.mark.parametrize("octets", [b"", b"qmesh backup\n", b"\x1f\x8b" + bytes(90)], ids=len)
 def test_another_file_is_said_to_be_none(octets):
     with pytest.raises(BadInput, match="not a qmesh backup"):
-        is_sealed(octets)
+        is_encrypted(octets)
 
 
 @pytest.mark.parametrize("octets", [MAGIC, summed(MAGIC), summed(MAGIC + b"\0\1")], ids=len)
 def test_too_little_is_damaged(octets):
     with pytest.raises(BadInput, match="damaged or cut short"):
-        is_sealed(octets)
+        is_encrypted(octets)
 
 
 def test_a_sealed_one_without_what_is_sealed_is_refused():
     with pytest.raises(BadInput, match="the passphrase is not"):
-        unpack(summed(SEALED[: len(MAGIC) + 3]), b"correct horse")
+        decode_backup(summed(SEALED[: len(MAGIC) + 3]), b"correct horse")
 
 
 def test_one_of_a_newer_qmesh_is_refused_and_one_that_is_damaged_there_called_so():
     newer = MAGIC + (VERSION + 1).to_bytes(2, "big") + PLAIN[len(MAGIC) + 2 : -32]
     with pytest.raises(BadInput, match="newer qmesh"):
-        unpack(summed(newer), None)
+        decode_backup(summed(newer), None)
     with pytest.raises(BadInput, match="damaged"):
-        unpack(newer + PLAIN[-32:], None)
+        decode_backup(newer + PLAIN[-32:], None)
 
 
 @pytest.mark.parametrize(
@@ -151,12 +152,12 @@ def test_one_of_a_newer_qmesh_is_refused_and_one_that_is_damaged_there_called_so
 )
 def test_what_holds_something_else_is_refused(body):
     with pytest.raises(BadInput, match="something else"):
-        unpack(summed(PLAIN[: len(MAGIC) + 3] + body), None)
+        decode_backup(summed(PLAIN[: len(MAGIC) + 3] + body), None)
 
 
 def odd(**other: object) -> str | None:
     keys = {"private_key": Secret(KEY), "signing_key": SIGNING, "verification_key": VERIFICATION}
-    return odd_key(MESH, **{**keys, **other})  # type: ignore[arg-type]
+    return find_mismatched_key(MESH, **{**keys, **other})  # type: ignore[arg-type]
 
 
 def test_a_key_that_is_not_its_meshs_is_named():
@@ -172,12 +173,12 @@ def test_a_key_that_is_not_its_meshs_is_named():
 
 @pytest.mark.parametrize("endpoints", [(), (Endpoint("203.0.113.5", 51820),), (Endpoint("198.51.100.7", 1),)])
 def test_e6_restored_it_has_a_revision_that_no_member_can_hold(endpoints):
-    after = restored(MESH, endpoints)
+    after = build_restored_inventory(MESH, endpoints)
     assert after.revision == 7 + JUMP
     assert after.control_node.endpoints == (endpoints or MESH.control_node.endpoints)
-    assert restored(MESH, endpoints, jump=5 * JUMP).revision == 7 + 5 * JUMP
+    assert build_restored_inventory(MESH, endpoints, jump=5 * JUMP).revision == 7 + 5 * JUMP
 
 
 def test_a_new_endpoint_inside_the_tunnel_is_refused():
     with pytest.raises(BadInput, match="lies in the tunnel network"):
-        restored(MESH, (Endpoint("10.77.0.9", 51820),))
+        build_restored_inventory(MESH, (Endpoint("10.77.0.9", 51820),))

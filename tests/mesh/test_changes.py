@@ -9,24 +9,25 @@ from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
 from qmesh.mesh.changes import (
-    Options,
-    handed_over,
-    kept,
-    paused,
-    refuse_to_replace,
-    renumberings,
-    restarts,
-    resumed,
-    to_be_succeeded,
-    with_endpoints,
-    with_key,
-    with_options,
-    with_worker_count,
-    without,
+    MeshOptions,
+    clear_successor,
+    find_renumbered_machines,
+    machines_to_restart,
+    pause_machine,
+    promote_successor,
+    refuse_control_replacement,
+    remove_machine,
+    resume_machine,
+    set_endpoints,
+    set_mesh_options,
+    set_public_key,
+    set_successor,
+    set_worker_count,
     workers_to_restart,
 )
-from qmesh.mesh.inventory import Inventory, workers_of
-from qmesh.mesh.model import Cores, Endpoint, Machine, StandIn
+from qmesh.mesh.inventory import Inventory, list_workers
+from qmesh.mesh.machine import Cores, Machine, PendingKey
+from qmesh.mesh.values import Endpoint
 from tests.mesh.test_inventory import key
 
 
@@ -54,29 +55,29 @@ def cluster(*counts: int, **more: object) -> Inventory:
 TUTORIAL = cluster(3, 4, 10)
 
 
-CALLED = with_endpoints(TUTORIAL, "b", [Endpoint("203.0.113.2", 51820)])
+CALLED = set_endpoints(TUTORIAL, "b", [Endpoint("203.0.113.2", 51820)])
 
 
 def test_the_control_role_goes_to_another_machine_in_two_changes_and_no_core_moves() -> None:
-    named = to_be_succeeded(CALLED, "b")
+    named = set_successor(CALLED, "b")
     assert (named.control, named.successor, named.revision) == ("a", "b", CALLED.revision + 1)
     assert [machine.name for machine in named.hubs] == ["a", "b"]
-    after = handed_over(named)
+    after = promote_successor(named)
     assert (after.control, after.successor, after.revision) == ("b", None, CALLED.revision + 2)
     assert [machine.name for machine in after.hubs] == ["b"]
-    assert renumberings(CALLED, after) == ()
-    assert kept(named) == msgspec.structs.replace(CALLED, revision=CALLED.revision + 2)
-    assert kept(CALLED) == CALLED
+    assert find_renumbered_machines(CALLED, after) == ()
+    assert clear_successor(named) == msgspec.structs.replace(CALLED, revision=CALLED.revision + 2)
+    assert clear_successor(CALLED) == CALLED
 
 
 @pytest.mark.parametrize(
     ("name", "before", "complaint"),
     [
         ("a", CALLED, "a is the control node already"),
-        ("b", paused(CALLED, "b"), "b is paused, and cannot be the control node"),
+        ("b", pause_machine(CALLED, "b"), "b is paused, and cannot be the control node"),
         ("z", CALLED, "no machine is named 'z'"),
         ("b", CALLED, ""),
-        ("c", with_endpoints(CALLED, "a", [Endpoint("203.0.113.1", 51820)]), ""),  # it calls both
+        ("c", set_endpoints(CALLED, "a", [Endpoint("203.0.113.1", 51820)]), ""),  # it calls both
         ("c", CALLED, "neither c nor a has an endpoint: nobody could call the other"),
         ("b", cluster(3, 4, 10), "neither b nor a has an endpoint: nobody could call the other"),
     ],
@@ -85,16 +86,16 @@ def test_the_control_role_goes_only_to_a_member_that_all_others_can_reach(
     name: str, before: Inventory, complaint: str
 ) -> None:
     if not complaint:
-        assert to_be_succeeded(before, name).successor == name
+        assert set_successor(before, name).successor == name
         return
     with pytest.raises(BadInput) as caught:
-        to_be_succeeded(before, name)
+        set_successor(before, name)
     assert caught.value.message == complaint
 
 
 def test_who_is_no_active_machine_can_be_no_successor() -> None:
     with pytest.raises(BadInput, match="the control node b is paused"):
-        msgspec.structs.replace(paused(CALLED, "b"), successor="b")
+        msgspec.structs.replace(pause_machine(CALLED, "b"), successor="b")
 
 
 def order(mesh: Inventory) -> str:
@@ -102,38 +103,38 @@ def order(mesh: Inventory) -> str:
 
 
 def moved(before: Inventory, after: Inventory) -> dict[str, tuple[int, int]]:
-    found = renumberings(before, after)
+    found = find_renumbered_machines(before, after)
     return {each.machine: (each.was.first, each.now.first) for each in found if each.was and each.now}
 
 
 def test_who_goes_leaves_a_gap_that_those_behind_close():
-    after = without(TUTORIAL, "b")
+    after = remove_machine(TUTORIAL, "b")
     assert after.revision == 8
     assert after.cores == {"a": Cores(1, 3), "c": Cores(4, 10)}
     assert moved(TUTORIAL, after) == {"c": (8, 4)}
-    assert restarts(TUTORIAL, after) == ("c", "a")
-    assert restarts(TUTORIAL, without(TUTORIAL, "c")) == ("a",)
+    assert machines_to_restart(TUTORIAL, after) == ("c", "a")
+    assert machines_to_restart(TUTORIAL, remove_machine(TUTORIAL, "c")) == ("a",)
 
 
 def test_the_last_machine_takes_the_place_of_one_with_as_many_workers():
     before = cluster(3, 4, 10, 4)
-    after = without(before, "b")
+    after = remove_machine(before, "b")
     assert order(after) == "adc"
     assert moved(before, after) == {"d": (18, 4)}
-    assert restarts(before, after) == ("d", "a")
+    assert machines_to_restart(before, after) == ("d", "a")
 
 
 def test_a_paused_machine_is_a_member_without_cores_and_comes_back_behind_all():
-    resting = paused(TUTORIAL, "b")
+    resting = pause_machine(TUTORIAL, "b")
     assert resting.machine("b").state == "paused"
     assert order(resting) == "ac"
-    assert [each.machine for each in renumberings(TUTORIAL, resting)] == ["c", "b"]
-    assert restarts(TUTORIAL, resting) == ("c", "a")
-    back = resumed(resting, "b")
+    assert [each.machine for each in find_renumbered_machines(TUTORIAL, resting)] == ["c", "b"]
+    assert machines_to_restart(TUTORIAL, resting) == ("c", "a")
+    back = resume_machine(resting, "b")
     assert back.cores["b"] == Cores(14, 4)
-    assert renumberings(resting, back)[0].was is None
-    assert restarts(resting, back) == ("a",)
-    assert order(without(resting, "b")) == "ac"
+    assert find_renumbered_machines(resting, back)[0].was is None
+    assert machines_to_restart(resting, back) == ("a",)
+    assert order(remove_machine(resting, "b")) == "ac"
 
 
 @pytest.mark.parametrize(
@@ -151,62 +152,62 @@ def test_a_paused_machine_is_a_member_without_cores_and_comes_back_behind_all():
 )
 def test_another_count_of_workers(counts, name, count, expected):
     before = cluster(*counts)
-    after = with_worker_count(before, name, count)
+    after = set_worker_count(before, name, count)
     assert order(after) == expected
     assert after.cores[name].count == count
     assert (after.revision == 7) == (after == before) == (before.cores[name].count == count)
 
 
 def test_a_machine_that_is_not_active_may_change_its_count_too():
-    resting = with_worker_count(paused(TUTORIAL, "b"), "b", 5)
+    resting = set_worker_count(pause_machine(TUTORIAL, "b"), "b", 5)
     assert resting.machine("b").workers == 5
-    assert restarts(paused(TUTORIAL, "b"), resting) == ()
+    assert machines_to_restart(pause_machine(TUTORIAL, "b"), resting) == ()
 
 
 def test_which_workers_start_anew():
-    grown = with_worker_count(TUTORIAL, "b", 6)
+    grown = set_worker_count(TUTORIAL, "b", 6)
     assert workers_to_restart(TUTORIAL, grown, "a") == ()
     assert workers_to_restart(TUTORIAL, grown, "b") == (8, 9)
     assert workers_to_restart(TUTORIAL, grown, "c") == (18, 19)  # 10 to 17 are where they were
-    assert workers_to_restart(TUTORIAL, paused(TUTORIAL, "b"), "b") == ()
+    assert workers_to_restart(TUTORIAL, pause_machine(TUTORIAL, "b"), "b") == ()
 
 
 def test_another_endpoint_restarts_nobody():
-    after = with_endpoints(TUTORIAL, "b", [Endpoint("192.0.2.2", 51820)])
+    after = set_endpoints(TUTORIAL, "b", [Endpoint("192.0.2.2", 51820)])
     assert after.machine("b").endpoints == (Endpoint("192.0.2.2", 51820),)
     assert after.revision == 8
-    assert restarts(TUTORIAL, after) == ()
+    assert machines_to_restart(TUTORIAL, after) == ()
 
 
 def test_another_version_of_the_node_has_its_own_ports_and_restarts_all():
-    after = with_options(TUTORIAL, Options(node="2.1"))
+    after = set_mesh_options(TUTORIAL, MeshOptions(node="2.1"))
     assert (after.base_port, after.p2p_base_port) == (32500, 25000)
-    assert restarts(TUTORIAL, after) == ("b", "c", "a")
+    assert machines_to_restart(TUTORIAL, after) == ("b", "c", "a")
     assert workers_to_restart(TUTORIAL, after, "b") == (4, 5, 6, 7)
-    rust = with_options(after, Options(node="2.1-rust", base_port=33000))
+    rust = set_mesh_options(after, MeshOptions(node="2.1-rust", base_port=33000))
     assert (rust.base_port, rust.p2p_base_port) == (33000, 25000)
-    proxied = with_options(rust, Options(master_proxy=True, restart=True))
-    back = with_options(proxied, Options(node="2.0"))
+    proxied = set_mesh_options(rust, MeshOptions(master_proxy=True, restart=True))
+    back = set_mesh_options(proxied, MeshOptions(node="2.0"))
     assert (back.base_port, back.p2p_base_port, back.master_proxy, back.restart) == (40000, None, False, True)
 
 
 def test_what_changes_nothing_has_no_new_revision():
-    assert with_options(TUTORIAL, Options(node="2.0", restart=False)) is TUTORIAL
-    older = with_options(TUTORIAL, Options(node="1.4"))
+    assert set_mesh_options(TUTORIAL, MeshOptions(node="2.0", restart=False)) is TUTORIAL
+    older = set_mesh_options(TUTORIAL, MeshOptions(node="1.4"))
     assert older.base_port == 40000
-    assert restarts(TUTORIAL, older) == ()
+    assert machines_to_restart(TUTORIAL, older) == ()
 
 
 def test_what_cannot_be_done_is_refused():
     invited = msgspec.structs.replace(TUTORIAL.machine("c"), state="invited", workers=None)
     mesh = msgspec.structs.replace(TUTORIAL, machines=(*TUTORIAL.machines[:2], invited))
     for change, name, message in (
-        (without, "a", "is the control node, and cannot be removed"),
-        (paused, "a", "is the control node, and cannot be paused"),
-        (without, "c", "is no member yet"),
-        (paused, "c", "is invited, and cannot be paused"),
-        (resumed, "b", "is active, and cannot be resumed"),
-        (without, "x", "no machine is named"),
+        (remove_machine, "a", "is the control node, and cannot be removed"),
+        (pause_machine, "a", "is the control node, and cannot be paused"),
+        (remove_machine, "c", "is no member yet"),
+        (pause_machine, "c", "is invited, and cannot be paused"),
+        (resume_machine, "b", "is active, and cannot be resumed"),
+        (remove_machine, "x", "no machine is named"),
     ):
         with pytest.raises(BadInput, match=message):
             change(mesh, name)
@@ -219,57 +220,57 @@ def test_law_positions_are_core_numbers_whatever_changes(counts, data):
         name = data.draw(st.sampled_from([machine.name for machine in mesh.machines]))
         state = mesh.machine(name).state
         if name == "a" or data.draw(st.booleans()):
-            mesh = with_worker_count(mesh, name, data.draw(st.integers(1, 6)))
+            mesh = set_worker_count(mesh, name, data.draw(st.integers(1, 6)))
         elif state == "paused":
-            before, mesh = mesh, resumed(mesh, name)
+            before, mesh = mesh, resume_machine(mesh, name)
             assert moved(before, mesh) == {}
         else:
-            mesh = data.draw(st.sampled_from([without, paused]))(mesh, name)
-        workers = list(workers_of(mesh))
+            mesh = data.draw(st.sampled_from([remove_machine, pause_machine]))(mesh, name)
+        workers = list(list_workers(mesh))
         assert [worker.core for worker in workers] == list(range(1, len(workers) + 1))
         assert [worker.port for worker in workers] == list(range(40000, 40000 + len(workers)))
         assert len({(worker.address, worker.port) for worker in workers}) == len(workers)
         assert next(iter(mesh.cores)) == "a"
 
 
-STAND_INS = (StandIn("b", key(90), "10.77.0.9"), StandIn("c", key(91), None))
+STAND_INS = (PendingKey("b", key(90), "10.77.0.9"), PendingKey("c", key(91), None))
 
 
 def test_another_key_is_all_that_is_another_and_no_stand_in_outlives_it():
     mesh = msgspec.structs.replace(TUTORIAL, stand_ins=STAND_INS)
-    after = with_key(mesh, "b", key(50))
+    after = set_public_key(mesh, "b", key(50))
     assert after.machine("b") == msgspec.structs.replace(mesh.machine("b"), public_key=key(50))
     assert (after.stand_ins, after.revision) == (STAND_INS[1:], mesh.revision + 1)
     assert [after.machine(name) for name in "ac"] == [mesh.machine(name) for name in "ac"]
-    assert restarts(mesh, after) == ()
-    assert renumberings(mesh, after) == ()
-    assert with_key(mesh, "c", key(91)).machine("c").public_key == key(91)
+    assert machines_to_restart(mesh, after) == ()
+    assert find_renumbered_machines(mesh, after) == ()
+    assert set_public_key(mesh, "c", key(91)).machine("c").public_key == key(91)
     with pytest.raises(BadInput):  # another's
-        with_key(mesh, "b", key(3))
+        set_public_key(mesh, "b", key(3))
 
 
 def test_who_goes_takes_its_stand_ins_along():
     mesh = msgspec.structs.replace(TUTORIAL, stand_ins=STAND_INS)
-    assert without(mesh, "b").stand_ins == STAND_INS[1:]
+    assert remove_machine(mesh, "b").stand_ins == STAND_INS[1:]
 
 
 @pytest.mark.parametrize(
     "stand_in",
     [
-        *(StandIn("b", key(3), "10.77.0.9"), StandIn("b", key(91), "10.77.0.9")),
-        *(StandIn("b", key(90), "10.77.0.3"), StandIn("b", key(90), "10.77.0.8")),
+        *(PendingKey("b", key(3), "10.77.0.9"), PendingKey("b", key(91), "10.77.0.9")),
+        *(PendingKey("b", key(90), "10.77.0.3"), PendingKey("b", key(90), "10.77.0.8")),
     ],
 )
 def test_e5_a_stand_in_shares_no_key_and_no_address(stand_in):
-    others = (StandIn("c", key(91), "10.77.0.8"),)
+    others = (PendingKey("c", key(91), "10.77.0.8"),)
     with pytest.raises(BadInput, match="two machines have the"):
         msgspec.structs.replace(TUTORIAL, stand_ins=(*others, stand_in))
     with pytest.raises(BadInput):
-        StandIn("b", "no key", None)
+        PendingKey("b", "no key", None)
 
 
 def test_the_control_node_is_not_replaced():
-    refuse_to_replace(TUTORIAL, "b")
+    refuse_control_replacement(TUTORIAL, "b")
     for name in ("a", "nobody"):
         with pytest.raises(BadInput):
-            refuse_to_replace(TUTORIAL, name)
+            refuse_control_replacement(TUTORIAL, name)

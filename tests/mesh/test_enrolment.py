@@ -18,31 +18,31 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
-from qmesh.mesh.model import Endpoint, Secret
 from qmesh.mesh.protocol.enrolment import (
     MAX_TEXT,
     PREFIX,
-    Derived,
     Invitation,
+    InvitationKeys,
     Redemption,
-    derive,
-    mesh_identifier,
+    build_redemption,
+    compute_mesh_identifier,
+    derive_invitation_keys,
+    derive_permanent_preshared_key,
+    derive_public_key,
     parse_invitation,
-    permanent_preshared_key,
-    public_key_of,
     read_key_offer,
     read_redemption,
-    redemption,
-    refuse_unproven,
     refuse_weak_key,
+    verify_redemption_proof,
 )
+from qmesh.mesh.values import Endpoint, Secret
 
 SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 VERIFICATION_KEY = SIGNING_KEY.public_key().public_bytes_raw()
-MESH = mesh_identifier(VERIFICATION_KEY)
+MESH = compute_mesh_identifier(VERIFICATION_KEY)
 SECRET = bytes.fromhex("fbeffe") * 10 + b"\xff\xfe"  # in base64url these octets show both - and _
-CONTROL_KEY = public_key_of(Secret(base64.b64encode(b"c" * 32).decode()))
-MEMBER_KEY = public_key_of(Secret(base64.b64encode(b"m" * 32).decode()))
+CONTROL_KEY = derive_public_key(Secret(base64.b64encode(b"c" * 32).decode()))
+MEMBER_KEY = derive_public_key(Secret(base64.b64encode(b"m" * 32).decode()))
 
 
 def invitation(**named: Any) -> Invitation:
@@ -342,7 +342,7 @@ def test_e1_an_invitation_shows_no_secret(show: Callable[[object], str]) -> None
 
 @pytest.mark.parametrize("show", SHOWN.values(), ids=SHOWN)
 def test_e1_what_is_derived_shows_no_secret(show: Callable[[object], str]) -> None:
-    derived = derive(SECRET)
+    derived = derive_invitation_keys(SECRET)
     shown = show(derived)
     assert derived.identifier in shown
     for secret in (
@@ -353,7 +353,7 @@ def test_e1_what_is_derived_shows_no_secret(show: Callable[[object], str]) -> No
         assert secret not in shown
 
 
-def all_values(derived: Derived) -> list[bytes]:
+def all_values(derived: InvitationKeys) -> list[bytes]:
     return [
         bytes.fromhex(derived.identifier),
         base64.b64decode(derived.private_key.reveal()),
@@ -365,55 +365,55 @@ def all_values(derived: Derived) -> list[bytes]:
 
 def test_what_is_derived_is_the_same_on_both_sides_and_in_every_version() -> None:
     # Written down once: another value would strand every invitation that is on its way.
-    assert [value.hex()[:16] for value in all_values(derive(b"x" * 32))] == [
+    assert [value.hex()[:16] for value in all_values(derive_invitation_keys(b"x" * 32))] == [
         "b68637a14cc4ed6f",
         "3600d2e94718e11d",
         "8465fc208bca11bd",
         "1542569df6613a22",
         "35695acd877bf1b0",
     ]
-    permanent = permanent_preshared_key(b"x" * 32, CONTROL_KEY, MEMBER_KEY)
+    permanent = derive_permanent_preshared_key(b"x" * 32, CONTROL_KEY, MEMBER_KEY)
     assert base64.b64decode(permanent.reveal()).hex()[:16] == "6fc43835916ef3f6"
-    assert INVITATION.derived == derive(SECRET)
+    assert INVITATION.derived_keys == derive_invitation_keys(SECRET)
 
 
 @given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=3, unique=True))
 def test_e2_every_derived_value_differs_from_every_other(secrets: list[bytes]) -> None:
-    found = [value for secret in secrets for value in [secret, *all_values(derive(secret))]]
+    found = [value for secret in secrets for value in [secret, *all_values(derive_invitation_keys(secret))]]
     found += [
-        base64.b64decode(permanent_preshared_key(secret, CONTROL_KEY, MEMBER_KEY).reveal())
+        base64.b64decode(derive_permanent_preshared_key(secret, CONTROL_KEY, MEMBER_KEY).reveal())
         for secret in secrets
     ]
     assert len({value[:16] for value in found}) == len(found)
 
 
 def test_the_throwaway_public_key_belongs_to_the_throwaway_private_key() -> None:
-    derived = derive(SECRET)
-    assert public_key_of(derived.private_key) == derived.public_key
+    derived = derive_invitation_keys(SECRET)
+    assert derive_public_key(derived.private_key) == derived.public_key
 
 
 def test_e2_the_permanent_preshared_key_is_bound_to_secret_and_both_keys_in_their_order() -> None:
     keys = [
-        permanent_preshared_key(SECRET, CONTROL_KEY, MEMBER_KEY),
-        permanent_preshared_key(SECRET, MEMBER_KEY, CONTROL_KEY),
-        permanent_preshared_key(SECRET, CONTROL_KEY, CONTROL_KEY),
-        permanent_preshared_key(SECRET, MEMBER_KEY, MEMBER_KEY),
-        permanent_preshared_key(b"x" * 32, CONTROL_KEY, MEMBER_KEY),
+        derive_permanent_preshared_key(SECRET, CONTROL_KEY, MEMBER_KEY),
+        derive_permanent_preshared_key(SECRET, MEMBER_KEY, CONTROL_KEY),
+        derive_permanent_preshared_key(SECRET, CONTROL_KEY, CONTROL_KEY),
+        derive_permanent_preshared_key(SECRET, MEMBER_KEY, MEMBER_KEY),
+        derive_permanent_preshared_key(b"x" * 32, CONTROL_KEY, MEMBER_KEY),
     ]
     assert len(set(keys)) == len(keys)
     assert all(len(base64.b64decode(key.reveal())) == 32 for key in keys)
     joined = parse_invitation(TEXT)  # the other side knows no more than the invitation
-    assert permanent_preshared_key(joined.secret, joined.control_key, MEMBER_KEY) == keys[0]
+    assert derive_permanent_preshared_key(joined.secret, joined.control_key, MEMBER_KEY) == keys[0]
 
 
 def test_a_public_key_is_wireguards() -> None:
     private = Secret(base64.b64encode(b"k" * 32).decode())
-    assert public_key_of(private) == "hGL7PweY+f4sOfOCO7Qc0+/+cLtcgXNb5GoUMTXFhFQ="  # `wg pubkey` says so
+    assert derive_public_key(private) == "hGL7PweY+f4sOfOCO7Qc0+/+cLtcgXNb5GoUMTXFhFQ="  # `wg pubkey` says so
 
 
 def test_e1_what_is_no_private_key_is_refused_and_not_repeated() -> None:
     with pytest.raises(BadInput) as caught:
-        public_key_of(Secret("hunter2"))
+        derive_public_key(Secret("hunter2"))
     assert "hunter2" not in in_one_line(caught.value)
 
 
@@ -445,11 +445,13 @@ def test_what_is_no_key_at_all_is_not_usable(text: str) -> None:
 
 @given(st.binary(min_size=32, max_size=32))
 def test_a_key_that_was_made_from_a_private_one_is_usable(private: bytes) -> None:
-    redeemed = body(public_key=public_key_of(Secret(base64.b64encode(private).decode())))
+    redeemed = body(public_key=derive_public_key(Secret(base64.b64encode(private).decode())))
     assert read_redemption(redeemed).workers == 4
 
 
-REDEMPTION = redemption(derive(SECRET), public_key=MEMBER_KEY, workers=4, endpoint=Endpoint("2001:db8::5", 5))
+REDEMPTION = build_redemption(
+    derive_invitation_keys(SECRET), public_key=MEMBER_KEY, workers=4, endpoint=Endpoint("2001:db8::5", 5)
+)
 
 
 def body(**changed: Any) -> bytes:
@@ -463,12 +465,14 @@ REMOVED = object()
 
 @pytest.mark.parametrize("endpoint", [None, Endpoint("2001:db8::5", 5), Endpoint("host", 65535)])
 def test_e2_a_redemption_is_read_and_proven(endpoint: Endpoint | None) -> None:
-    made = redemption(derive(SECRET), public_key=MEMBER_KEY, workers=4, endpoint=endpoint)
+    made = build_redemption(
+        derive_invitation_keys(SECRET), public_key=MEMBER_KEY, workers=4, endpoint=endpoint
+    )
     read = read_redemption(msgspec.json.encode(made))
     assert read == made
-    assert read.identifier == derive(SECRET).identifier
+    assert read.identifier == derive_invitation_keys(SECRET).identifier
     assert read.endpoint == (None if endpoint is None else str(endpoint))
-    refuse_unproven(read, SECRET)
+    verify_redemption_proof(read, SECRET)
 
 
 @pytest.mark.parametrize(
@@ -487,13 +491,13 @@ def test_e2_an_altered_redemption_is_not_proven(altered: dict[str, Any]) -> None
     read = read_redemption(body(**altered))
     assert read == msgspec.structs.replace(REDEMPTION, **altered)
     with pytest.raises(EnrolmentRefused, match="is not proven") as caught:
-        refuse_unproven(read, SECRET)
+        verify_redemption_proof(read, SECRET)
     assert REDEMPTION.proof not in in_one_line(caught.value)
 
 
 def test_e2_a_redemption_is_proven_by_its_own_invitations_secret_only() -> None:
     with pytest.raises(EnrolmentRefused, match="is not proven"):
-        refuse_unproven(REDEMPTION, b"x" * 32)
+        verify_redemption_proof(REDEMPTION, b"x" * 32)
 
 
 NOT_UNDERSTOOD: dict[str, bytes] = {
@@ -547,7 +551,7 @@ def redeemed(octets: bytes) -> Redemption | None:
     """What is read and proven; None for what is refused."""
     try:
         read = read_redemption(octets)
-        refuse_unproven(read, SECRET)
+        verify_redemption_proof(read, SECRET)
     except EnrolmentRefused:
         return None
     return read
@@ -566,12 +570,12 @@ def test_e2_a_redemption_altered_in_any_octet_is_refused_or_says_the_same(place:
 
 
 def test_a_mesh_is_called_after_its_verification_key() -> None:
-    assert mesh_identifier(b"") == "e3b0c44298fc1c14"
-    assert mesh_identifier(VERIFICATION_KEY) != mesh_identifier(b"x" * 32)
+    assert compute_mesh_identifier(b"") == "e3b0c44298fc1c14"
+    assert compute_mesh_identifier(VERIFICATION_KEY) != compute_mesh_identifier(b"x" * 32)
 
 
 def test_a_redemption_holds_nothing_secret() -> None:
-    derived = derive(SECRET)
+    derived = derive_invitation_keys(SECRET)
     sent = msgspec.json.encode(REDEMPTION).decode() + repr(REDEMPTION)
     assert isinstance(REDEMPTION, Redemption)
     for secret in (SECRET, derived.proof_key):
@@ -582,9 +586,9 @@ def test_a_redemption_holds_nothing_secret() -> None:
 
 
 def test_where_an_invited_machine_comes_from_is_its_address_unless_that_is_in_use() -> None:
-    assert invitation().comes_from == invitation().address
+    assert invitation().source_address == invitation().address
     made = invitation(from_address="10.77.0.9")
-    assert parse_invitation(made.text()).comes_from == "10.77.0.9"
+    assert parse_invitation(made.text()).source_address == "10.77.0.9"
     with pytest.raises(BadInput):
         invitation(from_address="10.99.0.9")
 

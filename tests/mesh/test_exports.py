@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from msgspec.structs import force_setattr, replace
 
 from qmesh.errors import BadInput
-from qmesh.mesh.desired import Place, desired
+from qmesh.mesh.desired import LocalEnd, build_desired_state
 from qmesh.mesh.exports import ansible, hosts, nft, wg_quick
-from qmesh.mesh.exports.text import is_plain, plain
-from qmesh.mesh.guard import load_script, parse
+from qmesh.mesh.exports.text import is_plain, validate_plain
+from qmesh.mesh.guard import parse_table, render_load_script
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import NOT_SHOWN, PROFILES, Endpoint, Guard, Machine, Profile, Secret, Tunnel
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.state import Guard, Tunnel
+from qmesh.mesh.values import NOT_SHOWN, PROFILES, Endpoint, Profile, Secret
 
 HOSTILE = (
     *("\n[Peer]\n", "a\nb", "a\r", "a b", "a\t", "", "\x00", "\x1b[1m", "\u2028", "ä"),
@@ -52,16 +54,16 @@ PRIVATE, SHARED = Secret(key(101)), Secret(key(102))
 
 
 def tunnel_of(inventory: Inventory, name: str, **endpoints: Endpoint) -> Tunnel:
-    place = Place(interface="qmesh0", kind="tun", listen_port=51820, endpoints=endpoints)
+    place = LocalEnd(interface="qmesh0", kind="tun", listen_port=51820, endpoints=endpoints)
     shared = {machine.public_key: SHARED for machine in inventory.machines}
-    tunnel = desired(inventory, name, place, shared).tunnel
+    tunnel = build_desired_state(inventory, name, place, shared).tunnel
     assert tunnel is not None
     return tunnel
 
 
 def guard_of(inventory: Inventory, name: str) -> Guard:
-    place = Place(interface="qmesh0", kind="wireguard", listen_port=51820)
-    guard = desired(inventory, name, place, {}).guard
+    place = LocalEnd(interface="qmesh0", kind="wireguard", listen_port=51820)
+    guard = build_desired_state(inventory, name, place, {}).guard
     assert isinstance(guard, Guard)
     return guard
 
@@ -108,7 +110,7 @@ def wanted_sections(tunnel: Tunnel, private_key: Secret) -> list[tuple[str, dict
 def test_a_worker_machines_tunnel_as_wg_quick_reads_it() -> None:
     tunnel = tunnel_of(MESH, "b", a=Endpoint("2001:db8::5", 51820))
     assert (
-        wg_quick.render(wg_quick.tunnel_file(MESH, "b", tunnel, PRIVATE))
+        wg_quick.render_tunnel_file(wg_quick.tunnel_file(MESH, "b", tunnel, PRIVATE))
         == f"""\
 # Made by `qmesh export wg-quick` on b, revision 7.
 # wg-quick names the interface after its file: that has to be qmesh0.conf.
@@ -136,17 +138,24 @@ def test_e1_a_tunnel_that_is_shown_has_no_secret_in_it() -> None:
         shown = wg_quick.tunnel_file(MESH, name, tunnel_of(MESH, name), None)
         whole = wg_quick.tunnel_file(MESH, name, tunnel_of(MESH, name), PRIVATE)
         secrets = (PRIVATE.reveal(), SHARED.reveal())
-        for said in (wg_quick.render(shown), msgspec.json.encode(shown).decode(), repr(shown), repr(whole)):
+        for said in (
+            wg_quick.render_tunnel_file(shown),
+            msgspec.json.encode(shown).decode(),
+            repr(shown),
+            repr(whole),
+        ):
             assert not any(secret in said for secret in secrets)
-        assert all(secret in wg_quick.render(whole) for secret in secrets)
-        assert wg_quick.render(shown).count(NOT_SHOWN) == 1 + len(whole.peers)
+        assert all(secret in wg_quick.render_tunnel_file(whole) for secret in secrets)
+        assert wg_quick.render_tunnel_file(shown).count(NOT_SHOWN) == 1 + len(whole.peers)
 
 
 def test_a_peer_without_a_preshared_key_has_no_line_for_one() -> None:
     tunnel = tunnel_of(MESH, "b")
     bare = replace(tunnel, peers=(replace(tunnel.peers[0], preshared_key=None),))
     for private_key in (None, PRIVATE):
-        assert "Preshared" not in wg_quick.render(wg_quick.tunnel_file(MESH, "b", bare, private_key))
+        assert "Preshared" not in wg_quick.render_tunnel_file(
+            wg_quick.tunnel_file(MESH, "b", bare, private_key)
+        )
 
 
 def test_an_endpoint_is_written_where_it_is_now_if_it_is_one_that_is_known() -> None:
@@ -155,10 +164,10 @@ def test_an_endpoint_is_written_where_it_is_now_if_it_is_one_that_is_known() -> 
         Endpoint("203.0.113.5", 1),
         Endpoint("203.0.113.6", 2),
     )
-    assert wg_quick.endpoint_to_write((name, address), address) == address
-    assert wg_quick.endpoint_to_write((name, address), elsewhere) == name
-    assert wg_quick.endpoint_to_write((name,), None) == name
-    assert wg_quick.endpoint_to_write((), elsewhere) is None
+    assert wg_quick.choose_endpoint((name, address), address) == address
+    assert wg_quick.choose_endpoint((name, address), elsewhere) == name
+    assert wg_quick.choose_endpoint((name,), None) == name
+    assert wg_quick.choose_endpoint((), elsewhere) is None
 
 
 # nft
@@ -167,8 +176,8 @@ def test_an_endpoint_is_written_where_it_is_now_if_it_is_one_that_is_known() -> 
 def test_the_guard_is_the_one_that_qmesh_loads() -> None:
     guard = guard_of(MESH, "b")
     file = nft.guard_file(guard, "b", 7)
-    comments, commands = divided(nft.render(file))
-    assert commands == file.commands == load_script(guard)
+    comments, commands = divided(nft.render_guard_file(file))
+    assert commands == file.commands == render_load_script(guard)
     assert "nft -f" in comments
     assert (file.table, file.guard) == ("inet qmesh", guard)
 
@@ -184,7 +193,7 @@ def divided(text: str) -> tuple[str, str]:
 
 
 def test_members_have_a_line_and_who_is_invited_has_none() -> None:
-    assert hosts.render(hosts.hosts_file(MESH, "b")) == (
+    assert hosts.render_hosts_file(hosts.hosts_file(MESH, "b")) == (
         "# Made by `qmesh export hosts` on b, revision 7.\n"
         "10.77.0.1\ta.qmesh\n"
         "10.77.0.3\tc.qmesh\n"
@@ -220,7 +229,7 @@ def read_back(text: str) -> Any:
 
 
 def test_the_inventory_has_groups_of_the_mesh_and_variables_of_each_machine() -> None:
-    text = ansible.render(ansible.inventory_tree(MESH), "a")
+    text = ansible.render_inventory(ansible.inventory_tree(MESH), "a")
     assert "`ssh NAME`" in divided(text)[0]
     group = read_back(text)["qmesh_machines"]
     assert group["vars"] == {
@@ -270,7 +279,7 @@ def test_no_machines_name_is_one_that_means_something_to_ansible(name: str) -> N
 @pytest.mark.parametrize("name", ["no", "null", "10", "1e3", "0x1", "0b1", "2026-11-24", "1-2"])
 def test_a_machines_name_stays_text(name: str) -> None:
     mesh = replace(MESH, control=name, machines=(replace(A, name=name), B))
-    group = read_back(ansible.render(ansible.inventory_tree(mesh), name))["qmesh_machines"]
+    group = read_back(ansible.render_inventory(ansible.inventory_tree(mesh), name))["qmesh_machines"]
     assert list(group["children"]["qmesh_control"]["hosts"]) == [name]
     assert group["vars"]["qmesh_control_name"] == name
 
@@ -324,7 +333,7 @@ def test_what_wg_reads_is_the_tunnel(mesh: Inventory) -> None:
     known = {machine.name: machine.endpoints[0] for machine in mesh.machines if machine.endpoints}
     for machine in mesh.machines:
         tunnel = tunnel_of(mesh, machine.name, **known)
-        text = wg_quick.render(wg_quick.tunnel_file(mesh, machine.name, tunnel, PRIVATE))
+        text = wg_quick.render_tunnel_file(wg_quick.tunnel_file(mesh, machine.name, tunnel, PRIVATE))
         assert sections(text) == wanted_sections(tunnel, PRIVATE)
 
 
@@ -332,13 +341,13 @@ def test_what_wg_reads_is_the_tunnel(mesh: Inventory) -> None:
 def test_what_nft_reads_is_the_guard(mesh: Inventory) -> None:
     for machine in mesh.machines:
         guard = guard_of(mesh, machine.name)
-        text = nft.render(nft.guard_file(guard, machine.name, mesh.revision))
-        assert parse(divided(text)[1].split("\n", 2)[2]) == guard
+        text = nft.render_guard_file(nft.guard_file(guard, machine.name, mesh.revision))
+        assert parse_table(divided(text)[1].split("\n", 2)[2]) == guard
 
 
 @given(meshes())
 def test_what_a_resolver_reads_is_the_members(mesh: Inventory) -> None:
-    text = hosts.render(hosts.hosts_file(mesh, mesh.control))
+    text = hosts.render_hosts_file(hosts.hosts_file(mesh, mesh.control))
     lines = [line.partition("#")[0].split() for line in text.split("\n")]
     assert [line for line in lines if line] == [
         [machine.address, f"{machine.name}.qmesh"] for machine in mesh.machines if machine.state != "invited"
@@ -348,7 +357,7 @@ def test_what_a_resolver_reads_is_the_members(mesh: Inventory) -> None:
 @given(meshes())
 def test_what_ansible_reads_is_the_inventory_and_no_template(mesh: Inventory) -> None:
     tree = ansible.inventory_tree(mesh)
-    read = read_back(ansible.render(tree, mesh.control))
+    read = read_back(ansible.render_inventory(tree, mesh.control))
     assert read == tree == msgspec.json.decode(msgspec.json.encode(tree))
     texts = list(texts_in(read))
     assert mesh.mesh in texts
@@ -366,7 +375,7 @@ def texts_in(value: Any) -> list[str]:
 def test_what_might_break_out_is_not_plain(text: str) -> None:
     assert not is_plain(text)
     with pytest.raises(BadInput):
-        plain(text)
+        validate_plain(text)
 
 
 def spoil_machine(text: str, field: str) -> Inventory:
@@ -387,7 +396,7 @@ def forced(inventory: Inventory, **fields: Any) -> Inventory:
 def test_a_hostile_machine_is_written_into_no_hosts_file(text: str, field: str) -> None:
     mesh = spoil_machine(text, field)
     with pytest.raises(BadInput):
-        hosts.render(hosts.hosts_file(mesh, "a"))
+        hosts.render_hosts_file(hosts.hosts_file(mesh, "a"))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -401,7 +410,7 @@ def test_a_hostile_value_is_text_and_no_template_to_ansible(text: str) -> None:
     mesh = forced(spoil_machine(text, "address"), mesh=text, network=text, node=text)
     force_setattr(mesh.machines[1], "public_key", text)
     tree = ansible.inventory_tree(mesh)
-    read = read_back(ansible.render(tree, "a"))
+    read = read_back(ansible.render_inventory(tree, "a"))
     assert read == tree
     assert isinstance(read["qmesh_machines"]["vars"]["qmesh_mesh"], str)
     assert all(is_plain(each) or isinstance(each, Unsafe) for each in texts_in(read))
@@ -430,7 +439,7 @@ def test_a_hostile_value_is_text_and_no_template_to_ansible(text: str) -> None:
 def test_a_hostile_value_is_written_into_no_wg_quick_file(spoil: Any, text: str) -> None:
     file = wg_quick.tunnel_file(MESH, "b", tunnel_of(MESH, "b"), PRIVATE)
     with pytest.raises(BadInput):
-        wg_quick.render(spoil(file, text))
+        wg_quick.render_tunnel_file(spoil(file, text))
 
 
 @pytest.mark.parametrize("text", [text for text in HOSTILE if text])
@@ -442,7 +451,7 @@ def test_a_hostile_key_is_written_into_no_wg_quick_file_and_not_told(text: str) 
         replace(file, peers=(replace(file.peers[0], preshared_key=secret),)),
     ):
         with pytest.raises(BadInput) as caught:
-            wg_quick.render(spoilt)
+            wg_quick.render_tunnel_file(spoilt)
         assert "5ecret" not in caught.value.message + caught.value.hint
 
 
@@ -453,4 +462,4 @@ def test_a_hostile_value_is_written_into_no_guard(text: str) -> None:
         with pytest.raises(BadInput):
             nft.guard_file(spoilt, "b", 7)
     with pytest.raises(BadInput):
-        nft.render(nft.guard_file(guard, text, 7))
+        nft.render_guard_file(nft.guard_file(guard, text, 7))

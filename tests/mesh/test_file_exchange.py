@@ -10,30 +10,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput, EnrolmentRefused
-from qmesh.mesh.model import Endpoint, Secret
-from qmesh.mesh.protocol.armor import line_of
-from qmesh.mesh.protocol.enrolment import permanent_preshared_key, read_redemption, redemption
+from qmesh.mesh.protocol.armor import encode_line
+from qmesh.mesh.protocol.enrolment import build_redemption, derive_permanent_preshared_key, read_redemption
 from qmesh.mesh.protocol.file_exchange import (
     ANSWER_PREFIX,
     MAX_REQUEST,
     REQUEST_PREFIX,
-    Answer,
-    Request,
-    open_answer,
+    JoinAnswer,
+    JoinRequest,
+    decrypt_answer,
+    encrypt_answer,
     parse_answer,
     parse_request,
-    seal_answer,
 )
+from qmesh.mesh.values import Endpoint, Secret
 from tests.mesh.test_enrolment import CONTROL_KEY, INVITATION, MEMBER_KEY, MESH, SECRET, in_one_line
 
-MESSAGE = redemption(
-    INVITATION.derived, public_key=MEMBER_KEY, workers=4, endpoint=Endpoint("203.0.113.9", 51820)
+MESSAGE = build_redemption(
+    INVITATION.derived_keys, public_key=MEMBER_KEY, workers=4, endpoint=Endpoint("203.0.113.9", 51820)
 )
-REQUEST = Request(MESH, msgspec.json.encode(MESSAGE))
-PRESHARED = permanent_preshared_key(SECRET, CONTROL_KEY, MEMBER_KEY)
+REQUEST = JoinRequest(MESH, msgspec.json.encode(MESSAGE))
+PRESHARED = derive_permanent_preshared_key(SECRET, CONTROL_KEY, MEMBER_KEY)
 MEMBERSHIP = b'{"payload":"eyJtZXNoIjoi"}'
 NONCE = bytes(range(12))
-ANSWER = seal_answer(MEMBERSHIP, identifier=MESSAGE.identifier, preshared=PRESHARED, nonce=NONCE)
+ANSWER = encrypt_answer(MEMBERSHIP, identifier=MESSAGE.identifier, preshared=PRESHARED, nonce=NONCE)
 KINDS = {
     "request": (REQUEST.text(), parse_request, REQUEST_PREFIX),
     "answer": (ANSWER.text(), parse_answer, ANSWER_PREFIX),
@@ -47,17 +47,17 @@ def test_a_request_reads_back_as_the_redemption_that_it_was():
 
 def test_the_largest_request_reads_back():
     host = ".".join(["a" * 63] * 3 + ["b" * 61])
-    message = redemption(
-        INVITATION.derived, public_key=MEMBER_KEY, workers=65535, endpoint=Endpoint(host, 65535)
+    message = build_redemption(
+        INVITATION.derived_keys, public_key=MEMBER_KEY, workers=65535, endpoint=Endpoint(host, 65535)
     )
-    request = Request(MESH, msgspec.json.encode(message))
+    request = JoinRequest(MESH, msgspec.json.encode(message))
     assert parse_request(request.text()) == request
 
 
 @given(st.binary(max_size=400), st.binary(min_size=12, max_size=12))
 def test_an_answer_opens_with_the_preshared_key_whatever_is_in_it(membership, nonce):
-    sealed = seal_answer(membership, identifier=MESSAGE.identifier, preshared=PRESHARED, nonce=nonce)
-    assert open_answer(parse_answer(sealed.text()), PRESHARED) == membership
+    sealed = encrypt_answer(membership, identifier=MESSAGE.identifier, preshared=PRESHARED, nonce=nonce)
+    assert decrypt_answer(parse_answer(sealed.text()), PRESHARED) == membership
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,7 +65,7 @@ def test_e2_no_secret_is_in_what_is_carried(kind):
     text, _, prefix = KINDS[kind]
     body = text.removeprefix(prefix)
     octets = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
-    derived = INVITATION.derived
+    derived = INVITATION.derived_keys
     secrets = [SECRET, derived.proof_key, MEMBERSHIP]
     for key in (PRESHARED, derived.private_key, derived.preshared_key):
         secrets += [key.reveal().encode(), base64.b64decode(key.reveal())]
@@ -106,7 +106,7 @@ def test_what_is_none_is_told_so(kind, spoil, why):
 
 def test_one_spelling_of_a_line_is_taken():
     """Base64 has several of the same octets."""
-    text = line_of(REQUEST_PREFIX, msgspec.msgpack.encode(REQUEST) + b"")
+    text = encode_line(REQUEST_PREFIX, msgspec.msgpack.encode(REQUEST) + b"")
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     request, number = REQUEST, 0
     while len(text.removeprefix(REQUEST_PREFIX)) % 4 == 0:  # until there are bits to spare
@@ -141,12 +141,12 @@ def test_a_longer_request_than_there_can_be_is_none():
 def test_another_shape_is_another_version(kind, value):
     _, parse, prefix = KINDS[kind]
     with pytest.raises(BadInput, match=f"this {kind} was not made by a qmesh that this one understands"):
-        parse(line_of(prefix, msgspec.msgpack.encode(value)))
+        parse(encode_line(prefix, msgspec.msgpack.encode(value)))
 
 
 def test_text_that_is_no_utf_8_is_another_version():
     with pytest.raises(BadInput, match="not made by a qmesh"):
-        parse_request(line_of(REQUEST_PREFIX, b"\x92\xa2\xff\xff\xc4\x00"))
+        parse_request(encode_line(REQUEST_PREFIX, b"\x92\xa2\xff\xff\xc4\x00"))
 
 
 @pytest.mark.parametrize(
@@ -154,20 +154,22 @@ def test_text_that_is_no_utf_8_is_another_version():
     {
         "another machine's key": (ANSWER, Secret(CONTROL_KEY)),
         "another invitation's": (
-            Answer(MESSAGE.identifier[::-1], ANSWER.nonce, ANSWER.sealed),
+            JoinAnswer(MESSAGE.identifier[::-1], ANSWER.nonce, ANSWER.ciphertext),
             PRESHARED,
         ),
-        "another nonce": (Answer(ANSWER.identifier, bytes(12), ANSWER.sealed), PRESHARED),
+        "another nonce": (JoinAnswer(ANSWER.identifier, bytes(12), ANSWER.ciphertext), PRESHARED),
         "one bit": (
-            Answer(ANSWER.identifier, ANSWER.nonce, bytes([ANSWER.sealed[0] ^ 1]) + ANSWER.sealed[1:]),
+            JoinAnswer(
+                ANSWER.identifier, ANSWER.nonce, bytes([ANSWER.ciphertext[0] ^ 1]) + ANSWER.ciphertext[1:]
+            ),
             PRESHARED,
         ),
-        "cut off": (Answer(ANSWER.identifier, ANSWER.nonce, ANSWER.sealed[:-1]), PRESHARED),
-        "empty": (Answer(ANSWER.identifier, ANSWER.nonce, b""), PRESHARED),
+        "cut off": (JoinAnswer(ANSWER.identifier, ANSWER.nonce, ANSWER.ciphertext[:-1]), PRESHARED),
+        "empty": (JoinAnswer(ANSWER.identifier, ANSWER.nonce, b""), PRESHARED),
     }.values(),
 )
 def test_e6_an_answer_of_another_or_altered_is_refused(answer, preshared):
     with pytest.raises(EnrolmentRefused, match="not for this machine, or was altered") as refused:
-        open_answer(answer, preshared)
+        decrypt_answer(answer, preshared)
     assert refused.value.exit_code == 4
     in_one_line(refused.value)

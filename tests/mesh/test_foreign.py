@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from qmesh.mesh.foreign import xtables
-from qmesh.mesh.foreign.listing import Listing, tables_of
-from qmesh.mesh.foreign.rules import TOO_MANY, Budget, Chain, Condition, Rule, Table, drops
+from qmesh.mesh.foreign.rules import TOO_MANY, Budget, Chain, Condition, Rule, Table, find_drops
+from qmesh.mesh.foreign.rulesets import Listing, parse_foreign_tables
 from tests.mesh.foreign_cases import CASES, DATAGRAM, Fate
 
 LISTINGS = {
@@ -31,7 +31,7 @@ def listing(**named: Any) -> Listing:
 
 
 def fate(tables: tuple[Table, ...], packet: Any = DATAGRAM) -> Fate:
-    found = list(drops(tables, packet))
+    found = list(find_drops(tables, packet))
     if any(drop.is_certain for drop in found):
         return "drops"
     return "unclear" if found else "passes"
@@ -41,7 +41,7 @@ def fate(tables: tuple[Table, ...], packet: Any = DATAGRAM) -> Fate:
 @pytest.mark.parametrize("name", CASES)
 def test_a_datagram_under_a_ruleset(name: str, nft: str) -> None:
     expected, _ = CASES[name]
-    assert fate(tables_of(listing(**LISTINGS[nft][name]))) == expected
+    assert fate(parse_foreign_tables(listing(**LISTINGS[nft][name]))) == expected
 
 
 def test_every_listing_is_of_a_case() -> None:
@@ -53,7 +53,7 @@ def expressions(*found: Any) -> tuple[Table, ...]:
     """A table whose one rule has these expressions, as libnftables-json(5) has them."""
     chain = {"family": "inet", "table": "t", "name": "c", "handle": 1, "type": "filter", "hook": "input"}
     rule = {"family": "inet", "table": "t", "chain": "c", "handle": 2, "expr": list(found)}
-    return tables_of(
+    return parse_foreign_tables(
         listing(
             objects=[
                 {"metainfo": {"json_schema_version": 1}},
@@ -127,16 +127,16 @@ def test_an_answer_is_of_a_connection_whose_translation_is_not_known(printed: di
         ("the direction", "passes"),
         ("translated", "unclear"),
     ):
-        assert fate(tables_of(listing(**printed[name])), ANSWER) == expected
+        assert fate(parse_foreign_tables(listing(**printed[name])), ANSWER) == expected
 
 
 @pytest.mark.parametrize("printed", LISTINGS.values(), ids=LISTINGS)
 def test_a_rule_is_told_as_nft_prints_it_with_its_handle(printed: dict[str, Any]) -> None:
-    (drop,) = drops(tables_of(listing(**printed["the port"])), DATAGRAM)
+    (drop,) = find_drops(parse_foreign_tables(listing(**printed["the port"])), DATAGRAM)
     assert drop.rule is not None
     assert drop.rule.text == "udp dport 51820 drop"
     assert f"{drop.rule.text} # handle {drop.rule.handle}" in printed["the port"]["text"]
-    (drop,) = drops(expressions(DROP), DATAGRAM)
+    (drop,) = find_drops(expressions(DROP), DATAGRAM)
     assert drop.rule is not None
     assert drop.rule.text == '[{"drop":null}]'
 
@@ -196,21 +196,22 @@ COMMIT
 @pytest.mark.parametrize("program", ["iptables", "iptables-legacy"])
 def test_a_datagram_under_what_iptables_saved(program: Any, expected: Fate, rules: str) -> None:
     saved = {(program, "ip"): SAVED.format(policy="ACCEPT", rules=rules)}
-    assert fate(tables_of(listing(saved=saved))) == expected
+    assert fate(parse_foreign_tables(listing(saved=saved))) == expected
 
 
 def test_the_policy_of_iptables_and_of_its_other_tables() -> None:
     assert (
-        fate(tables_of(listing(saved={("iptables", "ip"): SAVED.format(policy="DROP", rules="")}))) == "drops"
+        fate(parse_foreign_tables(listing(saved={("iptables", "ip"): SAVED.format(policy="DROP", rules="")})))
+        == "drops"
     )
     text = "*nat\n:POSTROUTING ACCEPT [0:0]\n:INPUT DROP [0:0]\nCOMMIT\n"
-    (table,) = tables_of(listing(saved={("iptables", "ip"): text}))
+    (table,) = parse_foreign_tables(listing(saved={("iptables", "ip"): text}))
     assert [(chain.hook, chain.priority) for chain in table.chains.values()] == [
         ("postrouting", 100),
         ("input", 100),
     ]
     six = {("iptables", "ip6"): SAVED.format(policy="DROP", rules="")}
-    assert fate(tables_of(listing(saved=six))) == "passes"
+    assert fate(parse_foreign_tables(listing(saved=six))) == "passes"
 
 
 def test_a_table_of_iptables_is_read_once_and_in_its_own_words() -> None:
@@ -220,9 +221,9 @@ def test_a_table_of_iptables_is_read_once_and_in_its_own_words() -> None:
         {"table": {"family": "ip", "name": "mine", "handle": 2}},
     ]
     saved = {("iptables", "ip"): SAVED.format(policy="ACCEPT", rules="")}
-    found = tables_of(listing(objects=objects, saved=saved))
+    found = parse_foreign_tables(listing(objects=objects, saved=saved))
     assert [(table.program, table.name) for table in found] == [("nft", "mine"), ("iptables", "filter")]
-    assert [table.program for table in tables_of(listing(objects=objects))] == ["nft", "nft"]
+    assert [table.program for table in parse_foreign_tables(listing(objects=objects))] == ["nft", "nft"]
 
 
 NAMELESS = "jump {\n\t\t\tdrop\n\t\t}"
@@ -292,42 +293,46 @@ def test_a_chain_that_could_not_be_read_may_do_anything_and_a_table_that_sleeps_
     about = {"family": "inet", "table": "t", "name": "c", "hook": "input", "prio": 0, "policy": "accept"}
     table = {"family": "inet", "name": "t"}
     assert (
-        fate(tables_of(listing(objects=[{"table": table}, {"chain": about | {"unread": True}}]))) == "unclear"
+        fate(parse_foreign_tables(listing(objects=[{"table": table}, {"chain": about | {"unread": True}}])))
+        == "unclear"
     )
     drops_all = about | {"policy": "drop"}
-    assert fate(tables_of(listing(objects=[{"table": table}, {"chain": drops_all}]))) == "drops"
+    assert fate(parse_foreign_tables(listing(objects=[{"table": table}, {"chain": drops_all}]))) == "drops"
     asleep = [{"table": table | {"dormant": True}}, {"chain": drops_all}]
-    assert fate(tables_of(listing(objects=asleep, text="table inet t {\n"))) == "passes"
+    assert fate(parse_foreign_tables(listing(objects=asleep, text="table inet t {\n"))) == "passes"
     comment = 'table inet t {\n\tchain c {\n\t\tdrop comment "x\nflags dormant\n" # handle 9\n'
-    assert fate(tables_of(listing(objects=[{"table": table}, {"chain": drops_all}], text=comment))) == "drops"
+    assert (
+        fate(parse_foreign_tables(listing(objects=[{"table": table}, {"chain": drops_all}], text=comment)))
+        == "drops"
+    )
 
 
 def test_a_hook_of_devices_whose_names_begin_so() -> None:
     about = {"family": "netdev", "table": "t", "name": "c", "hook": "ingress", "prio": 0, "policy": "drop"}
     table = {"table": {"family": "netdev", "name": "t"}}
     for devices, expected in ((["eth*"], "drops"), (["lo", "eth0"], "drops"), (["eth1*"], "passes")):
-        found = tables_of(listing(objects=[table, {"chain": about | {"devices": devices}}]))
+        found = parse_foreign_tables(listing(objects=[table, {"chain": about | {"devices": devices}}]))
         assert fate(found) == expected
 
 
 def test_jumps_that_multiply_are_given_up_and_told() -> None:
     names = [f"c{number}" for number in range(30)]
     chains = {
-        name: Chain(name=name, rules=(Rule("jump", ending="jump", target=following),) * 9)
+        name: Chain(name=name, rules=(Rule("jump", verdict="jump", target=following),) * 9)
         for name, following in zip(names, [*names[1:], "end"], strict=True)
     }
-    base = Chain(name="base", hook="input", rules=(Rule("jump", ending="jump", target="c0"),))
+    base = Chain(name="base", hook="input", rules=(Rule("jump", verdict="jump", target="c0"),))
     table = Table(
         program="nft", family="inet", name="t", chains={**chains, "base": base, "end": Chain(name="end")}
     )
-    (drop,) = drops([table], DATAGRAM, Budget(1000))
+    (drop,) = find_drops([table], DATAGRAM, Budget(1000))
     assert not drop.is_certain
     assert drop.rule is TOO_MANY
 
 
 def test_a_chain_that_leads_to_itself_is_given_up() -> None:
-    chain = Chain(name="c", hook="input", rules=(Rule("jump", ending="jump", target="c"),))
-    (drop,) = drops([Table(program="iptables", family="ip", name="t", chains={"c": chain})], DATAGRAM)
+    chain = Chain(name="c", hook="input", rules=(Rule("jump", verdict="jump", target="c"),))
+    (drop,) = find_drops([Table(program="iptables", family="ip", name="t", chains={"c": chain})], DATAGRAM)
     assert not drop.is_certain
 
 
@@ -341,7 +346,7 @@ class Odd:
 def test_a_comparison_that_raises_is_not_understood() -> None:
     rule = Rule("odd", (Condition(("udp dport",), ((Odd(),),)),), "drop")
     chain = Chain(name="c", hook="input", rules=(rule,))
-    (drop,) = drops([Table(program="nft", family="inet", name="t", chains={"c": chain})], DATAGRAM)
+    (drop,) = find_drops([Table(program="nft", family="inet", name="t", chains={"c": chain})], DATAGRAM)
     assert not drop.is_certain
 
 
@@ -367,12 +372,12 @@ def test_what_iptables_prints_of_names_that_mean_to_be_misread(expected: Fate, r
     saved = {("iptables-legacy", "ip"): SAVED.format(policy="ACCEPT", rules=rules)}
     if rules.startswith("-A\n"):
         saved = {("iptables-legacy", "ip"): SAVED.format(policy="ACCEPT", rules=rules.replace("*\n", ""))}
-    assert fate(tables_of(listing(saved=saved))) == expected
+    assert fate(parse_foreign_tables(listing(saved=saved))) == expected
 
 
 @given(st.text(st.sampled_from("*:-Aijm \n\"'\\!COMMITx[0]"), max_size=60))
 def test_law_whatever_iptables_prints_it_is_read(text: str) -> None:
-    for table in xtables.read(
+    for table in xtables.parse_iptables_save(
         f"*filter\n:INPUT ACCEPT [0:0]\n{text}\nCOMMIT\n", family="ip", program="iptables"
     ):
-        list(drops([table], DATAGRAM))
+        list(find_drops([table], DATAGRAM))

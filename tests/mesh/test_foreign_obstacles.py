@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from qmesh.mesh.foreign.listing import tables_of
-from qmesh.mesh.foreign.obstacles import Obstacle, obstacles
-from qmesh.mesh.foreign.packets import Packet, Way, needed
+from qmesh.mesh.foreign.obstacles import Obstacle, find_obstacles
+from qmesh.mesh.foreign.packets import Packet, UnderlayRoute, list_required_packets
 from qmesh.mesh.foreign.rules import Chain, Program, Rule, Table
-from qmesh.mesh.foreign.values import Members, Unclear
-from qmesh.mesh.model import Guard, Tunnel
+from qmesh.mesh.foreign.rulesets import parse_foreign_tables
+from qmesh.mesh.foreign.values import ElementSet, UnknownSet
+from qmesh.mesh.state import Guard, Tunnel
 from tests.mesh.foreign_cases import DATAGRAM
 from tests.mesh.test_foreign import SAVED, listing
 
-WAY = Way("eth0", "192.0.2.2", "192.0.2.1", 51820)
+WAY = UnderlayRoute("eth0", "192.0.2.2", "192.0.2.1", 51820)
 
 
 def guard(**named: Any) -> Guard:
@@ -56,7 +56,7 @@ def said(packets: Any) -> list[str]:
 
 
 def test_what_a_worker_machine_needs() -> None:
-    found = said(needed(guard(ports=(40003,)), tunnel("10.77.0.2"), (), (WAY,)))
+    found = said(list_required_packets(guard(ports=(40003,)), tunnel("10.77.0.2"), (), (WAY,)))
     assert found == [
         "wireguard in udp 192.0.2.1:51820 > 192.0.2.2:51820 answer",
         "wireguard out udp 192.0.2.2:51820 > 192.0.2.1:51820",
@@ -71,7 +71,7 @@ def test_what_a_worker_machine_needs() -> None:
 
 def test_what_the_control_node_needs() -> None:
     control = guard(role="control", ports=(40000,))
-    found = said(needed(control, tunnel("10.77.0.1"), (("10.77.0.2", 40003),), (WAY,)))
+    found = said(list_required_packets(control, tunnel("10.77.0.1"), (("10.77.0.2", 40003),), (WAY,)))
     assert found == [
         "wireguard in udp 192.0.2.1:51820 > 192.0.2.2:51820",
         "wireguard out udp 192.0.2.2:51820 > 192.0.2.1:51820 answer",
@@ -106,7 +106,7 @@ PACKETS: dict[str, Packet] = {
         target="10.77.0.1", target_port=32768, is_reply=True,
     ),
 }  # fmt: skip
-EVERY = Rule("drop", ending="drop", handle=7)
+EVERY = Rule("drop", verdict="drop", handle=7)
 
 
 def under(
@@ -124,7 +124,7 @@ def under(
     base = Chain(
         name="base" if rule else chain,
         hook=hook,
-        rules=(Rule("jump", ending="jump", target=chain),) if rule else (),
+        rules=(Rule("jump", verdict="jump", target=chain),) if rule else (),
         drops=rule is None,
     )
     chains = {base.name: base}
@@ -132,7 +132,7 @@ def under(
         chains[chain] = Chain(name=chain, rules=(rule,))
     more: dict[str, Any] = {"program": "nft", "family": "inet", "name": "filter", **named}
     extra = more.pop("chains", {})
-    (found,) = obstacles([Table(chains={**extra, **chains}, **more)], [packet], lasting)
+    (found,) = find_obstacles([Table(chains={**extra, **chains}, **more)], [packet], lasting)
     return found
 
 
@@ -143,7 +143,7 @@ def test_an_obstacle_names_place_rule_and_packets() -> None:
     assert found.is_certain
     assert under("tunnel in", rule=None).seen == "policy drop"
     assert under("tunnel out").wanted == "the mesh's packets out by qmesh0: TCP port 40003"
-    unclear = under("tunnel in", rule=Rule("odd", ending="unclear"))
+    unclear = under("tunnel in", rule=Rule("odd", verdict="unclear"))
     assert (unclear.seen, unclear.is_certain) == ("not understood: odd", False)
 
 
@@ -190,7 +190,7 @@ THROUGH = "-i qmesh0 -j ACCEPT"
         ("tunnel in", {**PLAIN, "name": "filter", "chains": {"INPUT_ZONES": Chain(name="INPUT_ZONES")}},
          "firewall-cmd --permanent --zone=trusted --change-interface=qmesh0 && firewall-cmd --reload"),
         ("tunnel in", {"chain": "f2b-sshd"}, "fail2ban-client unban 10.77.0.1"),
-        ("wireguard in", {"rule": Rule("ip saddr @f2b-x drop", ending="drop")},
+        ("wireguard in", {"rule": Rule("ip saddr @f2b-x drop", verdict="drop")},
          "fail2ban-client unban 192.0.2.1"),
         ("wireguard in", {**PLAIN, "chain": "INPUT"}, "iptables -I INPUT -p udp --dport 51820 -j ACCEPT"),
         ("wireguard out", {**PLAIN, "name": "raw", "chain": "OUTPUT"},
@@ -205,14 +205,14 @@ def test_the_cure_is_a_command_of_that_firewall(traffic: str, named: dict[str, A
 def test_of_ipv6_the_command_is_another() -> None:
     packet = replace(PACKETS["tunnel in"], source="fd77::1", target="fd77::2")
     chain = Chain(name="INPUT", hook="input", drops=True)
-    (found,) = obstacles([Table(chains={"INPUT": chain}, name="filter", **LEGACY)], [packet])
+    (found,) = find_obstacles([Table(chains={"INPUT": chain}, name="filter", **LEGACY)], [packet])
     assert found.cure == "ip6tables-legacy -I INPUT -i qmesh0 -j ACCEPT"
     assert found.place == "table ip6 filter chain INPUT of ip6tables-legacy"
 
 
 def test_many_packets_that_one_rule_takes_are_one_obstacle() -> None:
-    tables = tables_of(listing(saved={("iptables", "ip"): SAVED.format(policy="DROP", rules="")}))
-    (wireguard, through) = obstacles(
+    tables = parse_foreign_tables(listing(saved={("iptables", "ip"): SAVED.format(policy="DROP", rules="")}))
+    (wireguard, through) = find_obstacles(
         tables, [DATAGRAM, *(replace(PACKETS["tunnel in"], target_port=port) for port in (40003, 40004))]
     )
     assert wireguard.wanted == "WireGuard's packets in by eth0: UDP port 51820"
@@ -222,14 +222,16 @@ def test_many_packets_that_one_rule_takes_are_one_obstacle() -> None:
 def test_a_port_that_firewalld_denies_is_allowed_by_a_rule_that_comes_first() -> None:
     chains = {
         "filter_INPUT": Chain(
-            name="filter_INPUT", hook="input", rules=(Rule("", ending="jump", target="filter_IN_public"),)
+            name="filter_INPUT", hook="input", rules=(Rule("", verdict="jump", target="filter_IN_public"),)
         ),
         "filter_IN_public": Chain(
-            name="filter_IN_public", rules=(Rule("", ending="jump", target="filter_IN_public_deny"),)
+            name="filter_IN_public", rules=(Rule("", verdict="jump", target="filter_IN_public_deny"),)
         ),
         "filter_IN_public_deny": Chain(name="filter_IN_public_deny", rules=(EVERY,)),
     }
-    (found,) = obstacles([Table(program="nft", family="inet", name="firewalld", chains=chains)], [DATAGRAM])
+    (found,) = find_obstacles(
+        [Table(program="nft", family="inet", name="firewalld", chains=chains)], [DATAGRAM]
+    )
     rule = 'rule priority="-32768" port port="51820" protocol="udp" accept'
     assert found.cure == (
         f"firewall-cmd --permanent --zone=public --add-rich-rule='{rule}' && firewall-cmd --reload"
@@ -237,8 +239,8 @@ def test_a_port_that_firewalld_denies_is_allowed_by_a_rule_that_comes_first() ->
 
 
 def test_of_what_nobody_knows_nothing_is_said() -> None:
-    assert Unclear().has(1) is None
-    assert Members([]).has(("a", "b")) is False
+    assert UnknownSet().has(1) is None
+    assert ElementSet([]).has(("a", "b")) is False
 
 
 @pytest.mark.parametrize("name", ["a b", "x; touch /owned", "$(x)", "it's", "\u2028", "a\nb"])
@@ -247,7 +249,7 @@ def test_a_cure_gives_hostile_names_to_no_shell(name: str) -> None:
     for program, packet in tried:
         chain = Chain(name=name, hook="input", drops=True)
         table = Table(program=program, family="ip", name="filter", chains={name: chain})
-        (found,) = obstacles([table], [packet])
+        (found,) = find_obstacles([table], [packet])
         words = shlex.split(found.cure)
         if program == "iptables":
             assert words[:3] == ["iptables", "-I", name]
@@ -264,7 +266,7 @@ TO_WORKER = replace(DATAGRAM, traffic="tunnel in", iif="qmesh0", protocol="tcp")
 def test_the_cure_of_what_is_sent_by_wireguard_where_a_name_is_hostile() -> None:
     packet = replace(DATAGRAM, traffic="wireguard out", iif="", oif="eth0")
     chain = Chain(name="a b", hook="output", drops=True)
-    (found,) = obstacles([Table(program="nft", family="ip", name="t", chains={"a b": chain})], [packet])
+    (found,) = find_obstacles([Table(program="nft", family="ip", name="t", chains={"a b": chain})], [packet])
     (command,) = json.loads(shlex.split(found.cure)[2])["nftables"]
     assert command["insert"]["rule"]["expr"][0]["match"]["left"] == {
         "payload": {"protocol": "udp", "field": "sport"}

@@ -13,22 +13,22 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from qmesh.mesh.guard import (
-    change_script,
-    held_script,
-    is_loaded,
-    is_whole,
-    load_script,
-    may_reach_workers,
-    parse,
-    parse_held,
-    parse_script,
-    render,
-    render_held,
-    seen,
-    told,
-    unload_script,
+    build_observed_guard,
+    can_reach_workers,
+    is_complete_script,
+    is_script_loaded,
+    parse_held_table,
+    parse_load_script,
+    parse_table,
+    parse_table_header,
+    render_change_script,
+    render_held_script,
+    render_held_table,
+    render_load_script,
+    render_table,
+    render_unload_script,
 )
-from qmesh.mesh.model import AlteredGuard, Guard
+from qmesh.mesh.state import AlteredGuard, Guard
 from tests.mesh.strategies import addresses
 
 # As nft 1.0.6 lists it (`nft -s list table inet qmesh`).
@@ -167,11 +167,11 @@ def changed_lines(one: str, other: str) -> list[str]:
 
 
 def test_g1_a_workers_guard_is_this_table() -> None:
-    assert render(WORKER) == WORKER_LISTING
+    assert render_table(WORKER) == WORKER_LISTING
 
 
 def test_g1_the_control_nodes_guard_lets_in_its_own_processes_and_members_to_its_service() -> None:
-    assert changed_lines(WORKER_LISTING, render(guard(role="control"))) == [
+    assert changed_lines(WORKER_LISTING, render_table(guard(role="control"))) == [
         '-comment "qmesh guard 2: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
         '+comment "qmesh guard 2: control qmesh0 wireguard 51820 10.77.0.1 51821"',
         *(
@@ -200,7 +200,7 @@ def test_g1_the_control_nodes_guard_lets_in_its_own_processes_and_members_to_its
 
 
 def test_g1_a_guard_of_an_ipv6_mesh_in_userspace_differs_only_in_its_family_and_kind() -> None:
-    assert changed_lines(WORKER_LISTING, render(guard(kind="tun", control_address="fd00::1"))) == [
+    assert changed_lines(WORKER_LISTING, render_table(guard(kind="tun", control_address="fd00::1"))) == [
         '-comment "qmesh guard 2: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
         '+comment "qmesh guard 2: worker qmesh0 tun 51820 fd00::1 51821"',
         '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
@@ -215,49 +215,49 @@ def test_g1_a_guard_of_an_ipv6_mesh_in_userspace_differs_only_in_its_family_and_
 
 
 def test_the_control_nodes_service_is_reached_over_ipv6_in_an_ipv6_mesh() -> None:
-    listing = render(GUARDS["control, IPv6, userspace"])
+    listing = render_table(GUARDS["control, IPv6, userspace"])
     assert 'meta iifkind "tun" ip6 daddr fd00::1 tcp dport 51821 accept\n' in listing
 
 
 def test_g5_while_the_control_role_is_handed_over_its_next_place_is_asked_by_root_alone_too() -> None:
     now = guard(role="control")
-    assert changed_lines(render(now), render(replace(now, successor_address="10.77.0.9"))) == [
+    assert changed_lines(render_table(now), render_table(replace(now, successor_address="10.77.0.9"))) == [
         "+tcp dport 51821 ip daddr 10.77.0.9 goto asks_service",
     ]
 
 
 def test_the_interface_the_ports_and_wireguards_port_are_the_machines_own() -> None:
     expected = WORKER_LISTING.replace("qmesh0", "wg7").replace("51820", "5555").replace(ELEMENTS, "7")
-    assert render(guard(interface="wg7", listen_port=5555, ports=(7,))) == expected
+    assert render_table(guard(interface="wg7", listen_port=5555, ports=(7,))) == expected
 
 
 def test_a_guard_without_worker_ports_has_an_empty_set() -> None:
-    assert changed_lines(WORKER_LISTING, render(guard(ports=()))) == [
+    assert changed_lines(WORKER_LISTING, render_table(guard(ports=()))) == [
         "-elements = { 40003, 40004, 40005, 40006 }"
     ]
 
 
 @given(guards)
 def test_a_guard_is_known_again(guard: Guard) -> None:
-    assert parse(render(guard)) == guard
+    assert parse_table(render_table(guard)) == guard
 
 
 @given(guards, st.data())
 def test_a_listing_that_nft_wraps_is_known_again(guard: Guard, data: st.DataObject) -> None:
-    listing = render(guard)
+    listing = render_table(guard)
     wraps = data.draw(st.lists(st.booleans(), min_size=listing.count(", "), max_size=listing.count(", ")))
     parts = listing.split(", ")
     wrapped = parts[0]
     for wrap, part in zip(wraps, parts[1:], strict=True):
         wrapped += (",\n\t\t\t     " if wrap else ", ") + part
-    assert parse(wrapped) == guard
+    assert parse_table(wrapped) == guard
 
 
 def test_a_long_set_is_known_again_as_nft_wraps_it() -> None:
     wrapped = WORKER_LISTING.replace(ELEMENTS, "1, 3, 5, 6, 7,\n\t\t\t     9, 11, 13, 15, 17,\n\t\t\t     19")
     long = guard(ports=(1, 3, 5, 6, 7, 9, 11, 13, 15, 17, 19))
-    assert parse(wrapped) == long
-    assert render(long) == wrapped
+    assert parse_table(wrapped) == long
+    assert render_table(long) == wrapped
 
 
 WRAP = "\n\t\t\t     "
@@ -290,10 +290,10 @@ NOBODY = "\t\ttype ipv4_addr\n\t\tsize 65535\n\t\tflags dynamic,timeout\n\t\ttim
 
 @pytest.mark.parametrize("version", ASKERS)
 def test_who_asked_lately_is_no_change_of_the_guard(version: str) -> None:
-    listing = render(CONTROL)
+    listing = render_table(CONTROL)
     asked = listing.replace(NOBODY, ASKERS[version])
     assert asked != listing
-    assert parse(asked) == CONTROL
+    assert parse_table(asked) == CONTROL
 
 
 @pytest.mark.parametrize(
@@ -309,13 +309,13 @@ def test_who_asked_lately_is_no_change_of_the_guard(version: str) -> None:
 def test_g5_a_member_whose_connections_another_program_counts_otherwise_is_a_change(
     old: str, new: str
 ) -> None:
-    asked = render(CONTROL).replace(NOBODY, ASKERS["1.0.6"])
-    assert isinstance(parse(asked.replace(old, new)), AlteredGuard)
+    asked = render_table(CONTROL).replace(NOBODY, ASKERS["1.0.6"])
+    assert isinstance(parse_table(asked.replace(old, new)), AlteredGuard)
 
 
 @given(guards, guards)
 def test_two_guards_never_look_alike(one: Guard, other: Guard) -> None:
-    assert (render(one) == render(other)) == (one == other)
+    assert (render_table(one) == render_table(other)) == (one == other)
 
 
 def alterations(listing: str) -> Iterator[str]:
@@ -334,34 +334,34 @@ def alterations(listing: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
 def test_g1_a_guard_altered_in_any_line_is_never_taken_for_the_guard(guard: Guard) -> None:
-    listing = render(guard)
+    listing = render_table(guard)
     altered = [text for text in alterations(listing) if text.split() != listing.split()]
     assert len(altered) > 1000
-    assert [text for text in altered if parse(text) == guard] == []
+    assert [text for text in altered if parse_table(text) == guard] == []
 
 
 @pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
 def test_g1_a_guard_with_other_rules_is_an_altered_guard_and_is_told_whole(guard: Guard) -> None:
-    listing = render(guard)
+    listing = render_table(guard)
     parameters = re.compile(
         r"\tcomment .*\n|\t\telements = \{ [0-9,\s]+ \}\n|\t\ttcp dport 51821 ip6? daddr \S+ goto .*\n"
     )
     rules = parameters.sub("", listing).split()
     other_rules = [text for text in alterations(listing) if parameters.sub("", text).split() != rules]
     assert len(other_rules) > 1000
-    assert [text for text in other_rules if parse(text) != AlteredGuard(text)] == []
+    assert [text for text in other_rules if parse_table(text) != AlteredGuard(text)] == []
 
 
 @given(guards, st.data())
 def test_g1_a_guard_altered_in_any_character_is_never_taken_for_the_guard(
     guard: Guard, data: st.DataObject
 ) -> None:
-    listing = render(guard)
+    listing = render_table(guard)
     place = data.draw(st.integers(0, len(listing) - 1))
     new = data.draw(st.text(max_size=3))
     altered = listing[:place] + new + listing[place + 1 :]
     if altered.split() != listing.split():
-        assert parse(altered) != guard
+        assert parse_table(altered) != guard
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_g1_a_guard_altered_in_any_character_is_never_taken_for_the_guard(
 )
 def test_a_set_that_qmesh_would_not_write_is_an_altered_guard(elements: str) -> None:
     altered = WORKER_LISTING.replace(ELEMENTS, elements)
-    assert parse(altered) == AlteredGuard(altered)
+    assert parse_table(altered) == AlteredGuard(altered)
 
 
 @pytest.mark.parametrize(
@@ -397,32 +397,32 @@ def test_a_set_that_qmesh_would_not_write_is_an_altered_guard(elements: str) -> 
 )
 def test_a_table_of_another_make_is_an_altered_guard(old: str, new: str) -> None:
     altered = WORKER_LISTING.replace(old, new)
-    assert parse(altered) == AlteredGuard(altered)
+    assert parse_table(altered) == AlteredGuard(altered)
 
 
 @given(st.text() | st.text().map(lambda text: WORKER_LISTING + text) | st.text(st.sampled_from('{}"\n ,;')))
 def test_no_listing_is_too_strange_to_be_read(text: str) -> None:
     if text.split() != WORKER_LISTING.split():
-        assert parse(text) == AlteredGuard(text)
+        assert parse_table(text) == AlteredGuard(text)
 
 
 @given(guards)
 def test_g3_the_guard_is_loaded_in_one_transaction(guard: Guard) -> None:
-    add, delete, table = load_script(guard).split("\n", 2)
-    assert (add, delete, table) == ("add table inet qmesh", "delete table inet qmesh", render(guard))
+    add, delete, table = render_load_script(guard).split("\n", 2)
+    assert (add, delete, table) == ("add table inet qmesh", "delete table inet qmesh", render_table(guard))
 
 
 def test_the_guard_is_unloaded_whether_it_is_there_or_not() -> None:
-    assert unload_script() == "add table inet qmesh\ndelete table inet qmesh\n"
+    assert render_unload_script() == "add table inet qmesh\ndelete table inet qmesh\n"
 
 
 def test_a_port_more_is_one_set_element() -> None:
     old = guard(ports=(40000, 40001))
 
-    assert change_script(old, guard(ports=(40000, 40001, 40007))) == (
+    assert render_change_script(old, guard(ports=(40000, 40001, 40007))) == (
         "add element inet qmesh worker_ports { 40007 }\n"
     )
-    assert change_script(old, guard(ports=(40001, 40002))) == (
+    assert render_change_script(old, guard(ports=(40001, 40002))) == (
         "delete element inet qmesh worker_ports { 40000 }\nadd element inet qmesh worker_ports { 40002 }\n"
     )
 
@@ -430,24 +430,24 @@ def test_a_port_more_is_one_set_element() -> None:
 @given(guards, guards)
 def test_a_guard_that_differs_in_more_than_its_ports_is_replaced(old: Guard, new: Guard) -> None:
     if replace(old, ports=()) != replace(new, ports=()):
-        assert change_script(old, new) == load_script(new)
+        assert render_change_script(old, new) == render_load_script(new)
 
 
 @given(guards)
 def test_g1_what_is_no_guard_is_replaced_whole(new: Guard) -> None:
-    assert change_script(None, new) == load_script(new)
-    assert change_script(AlteredGuard(render(new)), new) == load_script(new)
-    assert change_script(AlteredGuard(render(new), loaded=new), new) == load_script(new)
+    assert render_change_script(None, new) == render_load_script(new)
+    assert render_change_script(AlteredGuard(render_table(new)), new) == render_load_script(new)
+    assert render_change_script(AlteredGuard(render_table(new), loaded=new), new) == render_load_script(new)
 
 
 def test_g1_the_held_table_is_the_guard_less_what_the_tunnel_denies_the_control_node() -> None:
-    assert changed_lines(WORKER_LISTING, render_held(WORKER)) == [
+    assert changed_lines(WORKER_LISTING, render_held_table(WORKER)) == [
         "-table inet qmesh {",
         "+table inet qmesh-held {",
         "+flags owner",
         '+iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
     ]
-    assert changed_lines(render(CONTROL), render_held(CONTROL)) == [
+    assert changed_lines(render_table(CONTROL), render_held_table(CONTROL)) == [
         "-table inet qmesh {",
         "+table inet qmesh-held {",
         "+flags owner",
@@ -459,29 +459,29 @@ def test_g1_the_held_table_is_the_guard_less_what_the_tunnel_denies_the_control_
 
 def listed_held(guard: Guard, program: str = "qmesh-hold") -> str:
     """The held table as nft lists it to others than its owner."""
-    return render_held(guard).replace("{", "{ # progname " + program, 1)
+    return render_held_table(guard).replace("{", "{ # progname " + program, 1)
 
 
 @given(guards, st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=15))
 def test_a_held_guard_is_known_again_whoever_holds_it(guard: Guard, program: str) -> None:
-    assert parse_held(listed_held(guard, program)) == guard
+    assert parse_held_table(listed_held(guard, program)) == guard
 
 
 @pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
 def test_g3_a_table_that_no_process_holds_or_with_other_rules_is_not_the_held_guard(guard: Guard) -> None:
     held = listed_held(guard)
-    for other in (held.replace("\tflags owner\n", ""), held.replace("drop", "accept"), render(guard)):
-        assert parse_held(other) == AlteredGuard(other)
+    for other in (held.replace("\tflags owner\n", ""), held.replace("drop", "accept"), render_table(guard)):
+        assert parse_held_table(other) == AlteredGuard(other)
 
 
 @given(guards)
 def test_g3_a_process_loads_the_held_table_in_one_transaction(guard: Guard) -> None:
-    add, delete, table = held_script(guard).split("\n", 2)
+    add, delete, table = render_held_script(guard).split("\n", 2)
     assert add == "add table inet qmesh-held { flags owner; }"
-    assert (delete, table) == ("delete table inet qmesh-held", render_held(guard))
+    assert (delete, table) == ("delete table inet qmesh-held", render_held_table(guard))
 
 
-LISTING, HELD_LISTING, BOOT = render(WORKER), listed_held(WORKER), load_script(WORKER)
+LISTING, HELD_LISTING, BOOT = render_table(WORKER), listed_held(WORKER), render_load_script(WORKER)
 FEWER = guard(ports=(40003,))
 
 
@@ -504,7 +504,7 @@ FEWER = guard(ports=(40003,))
 def test_g3_the_guard_is_whole_where_both_tables_and_the_next_boots_are_one(
     found: tuple[str | None, str | None, str | None], expected: Guard | AlteredGuard | None
 ) -> None:
-    assert seen(*found) == expected
+    assert build_observed_guard(*found) == expected
 
 
 @pytest.mark.parametrize(
@@ -520,46 +520,46 @@ def test_g3_the_guard_is_whole_where_both_tables_and_the_next_boots_are_one(
     ],
 )
 def test_g1_whose_connections_may_be_open_to_a_worker(role: str, source: str, expected: bool) -> None:
-    assert may_reach_workers(guard(role=role), source, frozenset({"192.0.2.7"})) is expected
+    assert can_reach_workers(guard(role=role), source, frozenset({"192.0.2.7"})) is expected
 
 
 @given(guards)
 def test_law_what_is_written_for_the_next_boot_is_read_back(found: Guard) -> None:
-    assert parse_script(load_script(found)) == found
-    assert isinstance(parse_script(load_script(found) + "# more"), AlteredGuard)
+    assert parse_load_script(render_load_script(found)) == found
+    assert isinstance(parse_load_script(render_load_script(found) + "# more"), AlteredGuard)
 
 
-@pytest.mark.parametrize("text", [render, render_held])
+@pytest.mark.parametrize("text", [render_table, render_held_table])
 @pytest.mark.parametrize("format_", ["1", "2", "17"])
 @given(guard=guards)
 def test_what_a_table_says_of_itself_is_told_whatever_its_rules_and_version(text, format_, guard):
     altered = text(guard).replace('comment "qmesh guard 2:', f'comment "qmesh guard {format_}:', 1)
-    found = told(altered.replace("counter drop", "accept"))
+    found = parse_table_header(altered.replace("counter drop", "accept"))
     assert found is not None
     assert (found.interface, found.listen_port, found.ports) == (
         guard.interface,
         guard.listen_port,
         guard.ports,
     )
-    assert told("table inet qmesh {\n}\n") is None
+    assert parse_table_header("table inet qmesh {\n}\n") is None
 
 
 def test_a_script_is_whole_with_its_beginning_and_its_end(guard_of_a_worker: Guard) -> None:
-    script = load_script(guard_of_a_worker)
-    assert is_whole(script)
+    script = render_load_script(guard_of_a_worker)
+    assert is_complete_script(script)
     for cut in (script[:-2], script[20:], script[: len(script) // 2], ""):
-        assert not is_whole(cut)
+        assert not is_complete_script(cut)
 
 
 def test_a_script_is_loaded_where_the_table_has_its_words(guard_of_a_worker: Guard) -> None:
-    script, listing = load_script(guard_of_a_worker), render(guard_of_a_worker)
-    assert is_loaded(script, listing)
-    assert not is_loaded(script, listing.replace("drop", "accept", 1))
-    assert not is_loaded(script, None)
+    script, listing = render_load_script(guard_of_a_worker), render_table(guard_of_a_worker)
+    assert is_script_loaded(script, listing)
+    assert not is_script_loaded(script, listing.replace("drop", "accept", 1))
+    assert not is_script_loaded(script, None)
 
 
 @pytest.fixture
 def guard_of_a_worker() -> Guard:
-    found = parse(WORKER_LISTING)
+    found = parse_table(WORKER_LISTING)
     assert isinstance(found, Guard)
     return found

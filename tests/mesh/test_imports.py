@@ -11,20 +11,21 @@ from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
 from qmesh.mesh.imports import (
-    Joined,
-    Listed,
-    Mesh,
-    Options,
+    ExistingMachine,
+    ExistingMesh,
+    ImportedMachines,
+    ListedMachine,
     Proposal,
-    Proposed,
-    Reading,
+    ProposedMachine,
+    ScriptOptions,
+    build_proposal,
     command_lines,
-    machines_in_lines,
-    machines_in_list,
-    propose,
-    script,
+    find_machines_in_list,
+    parse_machine_lines,
+    render_script,
 )
-from qmesh.mesh.model import Cores, machine_name
+from qmesh.mesh.machine import Cores
+from qmesh.mesh.values import validate_machine_name
 from tests.mesh.strategies import addresses
 
 OWN = frozenset({"192.168.0.200", "fd00::200", "127.0.0.1", "::1"})
@@ -47,24 +48,24 @@ def cluster(*counts: tuple[int, int], base: int = BASE) -> list[str]:
     return [at(number, base + core) for core, number in enumerate(numbers)]
 
 
-def read(entries: Sequence[str]) -> Reading:
-    return machines_in_list(config(entries), entries, OWN)
+def read(entries: Sequence[str]) -> ImportedMachines:
+    return find_machines_in_list(config(entries), entries, OWN)
 
 
-def proposed(entries: Sequence[str], mesh: Mesh | None = None) -> Proposal:
-    return propose(read(entries), "2.0", BASE, mesh)
+def proposed(entries: Sequence[str], mesh: ExistingMesh | None = None) -> Proposal:
+    return build_proposal(read(entries), "2.0", BASE, mesh)
 
 
 def cores_of(proposal: Proposal) -> dict[str, Cores | None]:
     return {machine.name: machine.cores for machine in proposal.machines}
 
 
-def numbers_of(machine: Proposed) -> tuple[int, ...]:
+def numbers_of(machine: ProposedMachine) -> tuple[int, ...]:
     assert machine.cores is not None
     return tuple(machine.cores.numbers)
 
 
-def ports_of(machine: Proposed, base: int) -> tuple[int, ...]:
+def ports_of(machine: ProposedMachine, base: int) -> tuple[int, ...]:
     return tuple(base + core - 1 for core in numbers_of(machine))
 
 
@@ -91,7 +92,7 @@ def test_the_tutorials_cluster_keeps_every_core_and_port():
     assert proposal.base_port == BASE
     assert len(proposal.notes) == 1
     assert "the cluster rests until the last command" in proposal.notes[0]
-    assert proposal.to_join == proposal.machines[1:]
+    assert proposal.machines_to_join == proposal.machines[1:]
 
 
 @pytest.mark.parametrize(
@@ -224,21 +225,21 @@ def test_what_changes_is_told(entries, cores, base, words):
 def test_an_entry_that_tells_no_machine_is_refused_with_its_place(entry, message):
     text = config([at(200, 40000), entry])
     entries = [at(200, 40000), entry.strip('"')]
-    told = refusal(machines_in_list, text, entries, OWN)
+    told = refusal(find_machines_in_list, text, entries, OWN)
     assert told.startswith(f"config.yml, line 7, column 7: {message}")
 
 
 def test_an_entry_whose_place_is_not_found_is_refused_all_the_same():
-    assert "core 1 is at no" in refusal(machines_in_list, "", ["x"], OWN)
+    assert "core 1 is at no" in refusal(find_machines_in_list, "", ["x"], OWN)
 
 
 def test_a_file_without_a_list_is_refused():
-    assert "has no worker list" in refusal(machines_in_list, "", [], OWN)
+    assert "has no worker list" in refusal(find_machines_in_list, "", [], OWN)
 
 
 def test_more_workers_than_ports_are_refused():
-    reading = Reading((Listed(control=True, addresses=(), workers=25537),))
-    assert "25537 workers do not fit" in refusal(propose, reading, "2.0", BASE)
+    reading = ImportedMachines((ListedMachine(control=True, addresses=(), workers=25537),))
+    assert "25537 workers do not fit" in refusal(build_proposal, reading, "2.0", BASE)
 
 
 counts = st.lists(st.integers(1, 6), min_size=1, max_size=12)
@@ -261,7 +262,7 @@ def test_nobody_is_lost_or_comes_twice(listens):
     machines = proposal.machines
     assert machines[0].name == "control"
     assert len({machine.name for machine in machines}) == len(machines)
-    assert [machine_name(machine.name) for machine in machines]
+    assert [validate_machine_name(machine.name) for machine in machines]
     numbers = [core for machine in machines for core in numbers_of(machine)]
     assert numbers == list(range(1, len(numbers) + 1))
     was = sorted(core for machine in machines for core in machine.was)
@@ -295,7 +296,7 @@ root@192.168.0.201/4, bob@192.168.0.202:2222/10,
 
 
 def test_lines_are_machines_in_core_order():
-    proposal = propose(machines_in_lines(LINES, OWN), "1.4", BASE)
+    proposal = build_proposal(parse_machine_lines(LINES, OWN), "1.4", BASE)
     assert cores_of(proposal) == {"control": Cores(1, 3), B: Cores(4, 4), C: Cores(8, 10)}
     logins = [(machine.user, machine.ssh_port) for machine in proposal.machines]
     assert logins == [(None, None), ("root", None), ("bob", 2222)]
@@ -314,16 +315,16 @@ def test_every_form_of_a_line_is_read(address, port, workers, user):
     text = f"{user}{host}{'' if port is None else f':{port}'}{'' if workers is None else f'/{workers}'}"
     parsed = ipaddress.ip_address(address)
     if parsed.is_loopback or parsed.is_unspecified:
-        assert "every machine's own" in refusal(machines_in_lines, text, OWN)
+        assert "every machine's own" in refusal(parse_machine_lines, text, OWN)
         return
-    (machine,) = machines_in_lines("\ufeff" + text, OWN).machines
+    (machine,) = parse_machine_lines("\ufeff" + text, OWN).machines
     assert machine.addresses == (address,)
     assert (machine.ssh_port, machine.workers) == (port, workers)
     assert machine.user == (user.rstrip("@") or None)
 
 
 def test_ipv6_needs_no_brackets_without_a_port():
-    (machine,) = machines_in_lines("fd00::200/4", OWN).machines
+    (machine,) = parse_machine_lines("fd00::200/4", OWN).machines
     assert (machine.addresses, machine.workers) == (("fd00::200",), 4)
 
 
@@ -344,42 +345,44 @@ def test_ipv6_needs_no_brackets_without_a_port():
     ],
 )
 def test_a_wrong_line_is_refused_by_its_number(line, message):
-    told = refusal(machines_in_lines, f"192.168.0.9/1\n# x\n{line}\n", OWN)
+    told = refusal(parse_machine_lines, f"192.168.0.9/1\n# x\n{line}\n", OWN)
     assert told.startswith("line 3: ")
     assert message in told
 
 
 def test_a_file_without_machines_is_refused():
-    assert refusal(machines_in_lines, "# nothing\n , \n", OWN) == "no line names a machine"
+    assert refusal(parse_machine_lines, "# nothing\n , \n", OWN) == "no line names a machine"
 
 
 def test_two_lines_that_are_this_machine_are_refused():
-    assert "are both this machine" in refusal(machines_in_lines, "192.168.0.200\nfd00::200", OWN)
+    assert "are both this machine" in refusal(parse_machine_lines, "192.168.0.200\nfd00::200", OWN)
 
 
 def test_where_no_line_is_this_machine_the_first_is_the_control_machine():
-    proposal = propose(machines_in_lines("192.168.0.9/2\n192.168.0.201/4", OWN), "2.0", BASE)
+    proposal = build_proposal(parse_machine_lines("192.168.0.9/2\n192.168.0.201/4", OWN), "2.0", BASE)
     assert cores_of(proposal) == {"control": Cores(1, 2), B: Cores(3, 4)}
     assert said(proposal.notes, "192.168.0.9, the first, is taken for the control machine", "--here")
 
 
 def test_workers_that_only_the_machine_knows_leave_the_cores_open():
-    proposal = propose(machines_in_lines("192.168.0.202/2\n192.168.0.201\n192.168.0.200/3", OWN), "2.0", BASE)
+    proposal = build_proposal(
+        parse_machine_lines("192.168.0.202/2\n192.168.0.201\n192.168.0.200/3", OWN), "2.0", BASE
+    )
     assert cores_of(proposal) == {"control": Cores(1, 3), C: Cores(4, 2), B: None}
-    lines = command_lines(proposal, Options(init=True))
+    lines = command_lines(proposal, ScriptOptions(init=True))
     assert f"qmesh invite {B} --endpoint 192.168.0.201:51820 --out {B}.invitation" in lines
-    text = script(proposal, Options(init=True))
+    text = render_script(proposal, ScriptOptions(init=True))
     assert f"# {B}: its own cores" in text
     assert "to come" in text
-    unknown = propose(machines_in_lines("192.168.0.200\n192.168.0.201/4", OWN), "2.0", BASE)
+    unknown = build_proposal(parse_machine_lines("192.168.0.200\n192.168.0.201/4", OWN), "2.0", BASE)
     assert cores_of(unknown) == {"control": None, B: None}
-    assert command_lines(unknown, Options(init=True))[0] == "qmesh init --name control --node 2.0"
+    assert command_lines(unknown, ScriptOptions(init=True))[0] == "qmesh init --name control --node 2.0"
 
 
 def test_the_commands_are_in_the_order_of_the_cores():
-    proposal = propose(machines_in_lines(LINES, OWN), "1.4", BASE)
+    proposal = build_proposal(parse_machine_lines(LINES, OWN), "1.4", BASE)
     there = "'qmesh join - --config '\"'\"'/root/my node'\"'\"''"
-    assert command_lines(proposal, Options(init=True, config="/root/my node")) == (
+    assert command_lines(proposal, ScriptOptions(init=True, config="/root/my node")) == (
         "qmesh init --name control --workers 3 --node 1.4 --config '/root/my node'",
         f"qmesh invite {B} --workers 4 --endpoint 192.168.0.201:51820 --out {B}.invitation",
         f"ssh root@192.168.0.201 {there} < {B}.invitation",
@@ -389,57 +392,61 @@ def test_the_commands_are_in_the_order_of_the_cores():
         f"rm {C}.invitation",
         "qmesh render-config --write --config '/root/my node'",
     )
-    options = Options(init=True, control_endpoints=("203.0.113.5",), base_port=True)
+    options = ScriptOptions(init=True, control_endpoints=("203.0.113.5",), base_port=True)
     first = command_lines(proposal, options)[0]
     assert first.endswith("--node 1.4 --worker-base-port 40000 --endpoint 203.0.113.5")
 
 
 def test_the_script_is_the_commands_and_comments():
     proposal = proposed([*cluster((200, 3), (201, 4), (202, 1)), at(201, 40008)])
-    options = Options(init=True, config="/root/node/.config")
-    lines = [line for line in script(proposal, options).splitlines() if line and not line.startswith("#")]
+    options = ScriptOptions(init=True, config="/root/node/.config")
+    lines = [
+        line for line in render_script(proposal, options).splitlines() if line and not line.startswith("#")
+    ]
     assert lines == ["(", "set -e", *command_lines(proposal, options), ")"]
-    text = script(proposal, options)
+    text = render_script(proposal, options)
     assert all(len(line) <= 110 for line in text.splitlines() if line.startswith("#"))
     assert SECRET not in text
     row = next(line for line in text.splitlines() if B in line)
     assert shlex.split(row)[1:] == [B, "192.168.0.201", "5", "4-8", "4-7,", "9", "40003-40007"]
 
 
-def joined(name: str, number: int, workers: int | None, *, active: bool = True, tunnel: int = 1) -> Joined:
+def joined(
+    name: str, number: int, workers: int | None, *, active: bool = True, tunnel: int = 1
+) -> ExistingMachine:
     found = frozenset({f"10.77.0.{tunnel}", f"192.168.0.{number}"})
-    return Joined(name=name, active=active, workers=workers, addresses=found)
+    return ExistingMachine(name=name, active=active, workers=workers, addresses=found)
 
 
 CONTROL = joined("hub", 200, 3)
 
 
 def test_where_the_mesh_is_made_already_the_rest_is_proposed():
-    mesh = Mesh(control="hub", base_port=BASE, machines=(CONTROL, joined("other", 201, 4, tunnel=2)))
+    mesh = ExistingMesh(control="hub", base_port=BASE, machines=(CONTROL, joined("other", 201, 4, tunnel=2)))
     proposal = proposed(TUTORIAL, mesh)
     assert cores_of(proposal) == {"hub": Cores(1, 3), "other": Cores(4, 4), C: Cores(8, 10)}
     assert [machine.member for machine in proposal.machines] == [True, True, False]
-    assert [machine.name for machine in proposal.to_join] == [C]
-    lines = command_lines(proposal, Options(init=False))
+    assert [machine.name for machine in proposal.machines_to_join] == [C]
+    lines = command_lines(proposal, ScriptOptions(init=False))
     assert [shlex.split(line)[:2] for line in lines] == [
         ["qmesh", "invite"],
         ["ssh", "192.168.0.202"],
         ["rm", f"{C}.invitation"],
         ["qmesh", "render-config"],
     ]
-    assert "other (joined)" in script(proposal, Options(init=False))
+    assert "other (joined)" in render_script(proposal, ScriptOptions(init=False))
 
 
 def test_a_machine_that_is_invited_keeps_its_name_and_is_invited_anew():
     invited = joined("second", 201, None, active=False, tunnel=2)
-    proposal = proposed(TUTORIAL, Mesh(control="hub", base_port=BASE, machines=(CONTROL, invited)))
-    assert [machine.name for machine in proposal.to_join] == ["second", C]
+    proposal = proposed(TUTORIAL, ExistingMesh(control="hub", base_port=BASE, machines=(CONTROL, invited)))
+    assert [machine.name for machine in proposal.machines_to_join] == ["second", C]
     assert cores_of(proposal)["second"] == Cores(4, 4)
 
 
 def test_what_the_mesh_has_otherwise_than_the_list_is_told():
     machines = (CONTROL, joined("elsewhere", 99, 1, tunnel=2), joined(B, 98, 5, tunnel=3))
-    proposal = proposed(TUTORIAL, Mesh(control="hub", base_port=BASE, machines=machines))
+    proposal = proposed(TUTORIAL, ExistingMesh(control="hub", base_port=BASE, machines=machines))
     assert cores_of(proposal) == {
         "hub": Cores(1, 3),
         "elsewhere": Cores(4, 1),
@@ -453,8 +460,8 @@ def test_what_the_mesh_has_otherwise_than_the_list_is_told():
 def test_a_list_that_is_the_meshs_already_leaves_nothing_to_do():
     own = OWN | {"10.77.0.1"}
     entries = [*(f"/ip4/10.77.0.1/tcp/{port}" for port in range(40000, 40003)), "/ip4/10.77.0.2/tcp/40003"]
-    mesh = Mesh(control="hub", base_port=BASE, machines=(CONTROL, joined("b", 201, 1, tunnel=2)))
-    proposal = propose(machines_in_list(config(entries), entries, own), "2.0", BASE, mesh)
-    assert proposal.to_join == ()
+    mesh = ExistingMesh(control="hub", base_port=BASE, machines=(CONTROL, joined("b", 201, 1, tunnel=2)))
+    proposal = build_proposal(find_machines_in_list(config(entries), entries, own), "2.0", BASE, mesh)
+    assert proposal.machines_to_join == ()
     assert proposal.notes == ()
-    assert command_lines(proposal, Options(init=False)) == ("qmesh render-config --write",)
+    assert command_lines(proposal, ScriptOptions(init=False)) == ("qmesh render-config --write",)

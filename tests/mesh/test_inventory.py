@@ -13,18 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.inventory import (
-    Inventory,
-    Worker,
-    add,
-    admit,
-    ports_of,
-    workers_of,
-)
-from qmesh.mesh.model import Cores, Endpoint, Machine
-from qmesh.mesh.networks import (
-    free_address,
-)
+from qmesh.mesh.inventory import Inventory, Worker, add_machine, admit_machine, list_workers, worker_ports
+from qmesh.mesh.machine import Cores, Machine
+from qmesh.mesh.networks import find_lowest_free_address
+from qmesh.mesh.values import Endpoint
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -68,7 +60,7 @@ def assert_refused(message: str, call: Any, *args: Any, **named: Any) -> BadInpu
 
 
 def test_the_rendered_list_is_the_tutorials_entry_for_entry() -> None:
-    assert [worker.multiaddr for worker in workers_of(TUTORIAL)] == [
+    assert [worker.multiaddr for worker in list_workers(TUTORIAL)] == [
         "/ip4/10.77.0.1/tcp/40000",
         "/ip4/10.77.0.1/tcp/40001",
         "/ip4/10.77.0.1/tcp/40002",
@@ -82,13 +74,13 @@ def test_the_rendered_list_is_the_tutorials_entry_for_entry() -> None:
 
 def test_the_cores_and_ports_are_the_tutorials() -> None:
     assert TUTORIAL.cores == {"a": Cores(1, 3), "b": Cores(4, 4), "c": Cores(8, 10)}
-    assert ports_of(TUTORIAL, "a") == (40000, 40001, 40002)
-    assert ports_of(TUTORIAL, "b") == (40003, 40004, 40005, 40006)
-    assert ports_of(TUTORIAL, "c") == tuple(range(40007, 40017))
+    assert worker_ports(TUTORIAL, "a") == (40000, 40001, 40002)
+    assert worker_ports(TUTORIAL, "b") == (40003, 40004, 40005, 40006)
+    assert worker_ports(TUTORIAL, "c") == tuple(range(40007, 40017))
 
 
 def test_a_worker_is_listed_with_its_core_and_machine() -> None:
-    assert list(workers_of(TUTORIAL))[3] == Worker(4, "b", "10.77.0.2", 40003)
+    assert list(list_workers(TUTORIAL))[3] == Worker(4, "b", "10.77.0.2", 40003)
 
 
 def test_an_ipv6_worker_is_listed_as_ip6() -> None:
@@ -99,8 +91,8 @@ def test_an_ipv6_worker_is_listed_as_ip6() -> None:
 def test_a_machine_that_is_not_active_has_no_cores_and_leaves_no_hole(state: str) -> None:
     inventory = mesh(A, machine("b", 2, 4, state=state), C)
     assert inventory.cores == {"a": Cores(1, 3), "c": Cores(4, 10)}
-    assert ports_of(inventory, "b") == ()
-    assert {worker.machine for worker in workers_of(inventory)} == {"a", "c"}
+    assert worker_ports(inventory, "b") == ()
+    assert {worker.machine for worker in list_workers(inventory)} == {"a", "c"}
 
 
 def test_a_machine_is_found_by_its_name() -> None:
@@ -219,26 +211,28 @@ def test_an_inventory_outlives_a_message() -> None:
 
 
 def test_an_added_machine_stands_at_the_end() -> None:
-    assert add(mesh(A, B), C) == TUTORIAL
+    assert add_machine(mesh(A, B), C) == TUTORIAL
 
 
 def test_a_machine_is_not_added_under_a_name_that_is_taken() -> None:
-    assert_refused("a machine named b is already in the mesh", add, TUTORIAL, machine("b", 9))
+    assert_refused("a machine named b is already in the mesh", add_machine, TUTORIAL, machine("b", 9))
 
 
 def test_e5_a_resting_address_is_not_given() -> None:
-    assert_refused("tunnel address 10.77.0.3 still rests", add, mesh(A, B), C, resting={"10.77.0.3"})
-    assert add(mesh(A, B), C, resting={"10.77.0.4"}) == TUTORIAL
+    assert_refused("tunnel address 10.77.0.3 still rests", add_machine, mesh(A, B), C, resting={"10.77.0.3"})
+    assert add_machine(mesh(A, B), C, resting={"10.77.0.4"}) == TUTORIAL
 
 
 def test_e5_an_added_machine_takes_nobodys_address_or_key() -> None:
-    assert_refused("the tunnel address 10.77.0.2", add, TUTORIAL, machine("d", 4, address="10.77.0.2"))
-    assert_refused("the public key", add, TUTORIAL, machine("d", 4, public_key=key(2)))
+    assert_refused(
+        "the tunnel address 10.77.0.2", add_machine, TUTORIAL, machine("d", 4, address="10.77.0.2")
+    )
+    assert_refused("the public key", add_machine, TUTORIAL, machine("d", 4, public_key=key(2)))
 
 
 def test_an_admitted_machine_is_active_behind_every_other_with_its_own_key() -> None:
     invited = machine("b", 2, None, state="invited", endpoints=(Endpoint("host", 5),))
-    after = admit(mesh(A, invited, C), "b", public_key=key(9), workers=4)
+    after = admit_machine(mesh(A, invited, C), "b", public_key=key(9), workers=4)
     member = machine("b", 2, 4, public_key=key(9), endpoints=(Endpoint("host", 5),))
     assert after == mesh(A, C, member, revision=8)
 
@@ -246,16 +240,16 @@ def test_an_admitted_machine_is_active_behind_every_other_with_its_own_key() -> 
 @pytest.mark.parametrize("state", ["active", "paused"])
 def test_e3_a_member_is_not_admitted_again(state: str) -> None:
     inventory = mesh(A, machine("b", 2, 4, state=state))
-    assert_refused(f"b is {state}, not invited", admit, inventory, "b", public_key=key(9), workers=4)
+    assert_refused(f"b is {state}, not invited", admit_machine, inventory, "b", public_key=key(9), workers=4)
 
 
 def test_an_unknown_machine_is_not_admitted() -> None:
-    assert_refused("no machine is named 'x'", admit, TUTORIAL, "x", public_key=key(9), workers=4)
+    assert_refused("no machine is named 'x'", admit_machine, TUTORIAL, "x", public_key=key(9), workers=4)
 
 
 def test_e5_nobody_is_admitted_with_anothers_key() -> None:
     inventory = mesh(A, B, machine("c", 3, None, state="invited"))
-    assert_refused("the public key", admit, inventory, "c", public_key=key(2), workers=4)
+    assert_refused("the public key", admit_machine, inventory, "c", public_key=key(2), workers=4)
 
 
 @st.composite
@@ -267,26 +261,26 @@ def histories(draw: st.DrawFn) -> list[Inventory]:
         invited = [member.name for member in now.machines if member.state == "invited"]
         if draw(st.booleans()) and invited:
             name, workers = draw(st.sampled_from(invited)), draw(st.integers(1, 9))
-            history.append(admit(now, name, public_key=key(100 + number), workers=workers))
+            history.append(admit_machine(now, name, public_key=key(100 + number), workers=workers))
         else:
-            address = free_address(now.network, {member.address for member in now.machines})
+            address = find_lowest_free_address(now.network, {member.address for member in now.machines})
             state: str = draw(st.sampled_from(["active", "invited", "paused"]))
             workers = draw(st.integers(1, 9))
             new = machine(f"m{number}", number, workers, state=state, address=address)
-            history.append(add(now, new))
+            history.append(add_machine(now, new))
     return history
 
 
 @given(histories())
 def test_e5_no_name_address_key_core_or_port_is_anothers(history: list[Inventory]) -> None:
-    machines, workers = history[-1].machines, list(workers_of(history[-1]))
+    machines, workers = history[-1].machines, list(list_workers(history[-1]))
     for values in (
         [member.name for member in machines],
         [member.address for member in machines],
         [member.public_key for member in machines],
         [worker.core for worker in workers],
         [worker.port for worker in workers],
-        [port for member in machines for port in ports_of(history[-1], member.name)],
+        [port for member in machines for port in worker_ports(history[-1], member.name)],
     ):
         assert len(set(values)) == len(values)
 
@@ -294,7 +288,7 @@ def test_e5_no_name_address_key_core_or_port_is_anothers(history: list[Inventory
 @given(histories())
 def test_cores_count_from_1_without_a_hole_in_the_order_of_the_machines(history: list[Inventory]) -> None:
     inventory = history[-1]
-    workers = list(workers_of(inventory))
+    workers = list(list_workers(inventory))
     active = [member for member in inventory.machines if member.state == "active"]
     assert [worker.core for worker in workers] == list(range(1, len(workers) + 1))
     assert [worker.port for worker in workers] == list(range(40000, 40000 + len(workers)))

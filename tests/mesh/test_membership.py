@@ -14,32 +14,33 @@ from hypothesis import strategies as st
 
 from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint, Machine, Secret
-from qmesh.mesh.protocol.aead import seal
-from qmesh.mesh.protocol.enrolment import mesh_identifier
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.protocol.aead import encrypt_message
+from qmesh.mesh.protocol.enrolment import compute_mesh_identifier
 from qmesh.mesh.protocol.membership import (
     HOLDS,
     MAX_PARTS,
     History,
     SignedMembership,
     Update,
-    believed,
-    difference,
-    newer,
-    read_held,
-    read_stored,
+    apply_update,
+    build_full_update,
+    compute_difference,
+    decode_membership,
+    decrypt_held_revision,
+    encode_membership,
+    encrypt_held_revision,
+    is_newer_membership,
     read_update,
-    sealed_held,
     sign_membership,
-    stored,
-    updated,
-    whole,
+    verify_membership,
 )
+from qmesh.mesh.values import Endpoint, Secret
 
 SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 VERIFICATION_KEY = SIGNING_KEY.public_key().public_bytes_raw()
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
-MESH = mesh_identifier(VERIFICATION_KEY)
+MESH = compute_mesh_identifier(VERIFICATION_KEY)
 
 
 def in_one_line(error: QmeshError) -> str:
@@ -72,12 +73,12 @@ SIGNED = sign_membership(INVENTORY, SIGNING_KEY)
 
 
 def believe(signed: SignedMembership, *, key: bytes = VERIFICATION_KEY, mesh: str = MESH) -> Inventory:
-    return believed(read_stored(stored(signed)), key, mesh=mesh)
+    return verify_membership(decode_membership(encode_membership(signed)), key, mesh=mesh)
 
 
 def assert_not_believed(octets: bytes, **named: Any) -> None:
     with pytest.raises(EnrolmentRefused, match="is not signed by this mesh's key, or is damaged") as caught:
-        believed(read_stored(octets), named.get("key", VERIFICATION_KEY), mesh=MESH)
+        verify_membership(decode_membership(octets), named.get("key", VERIFICATION_KEY), mesh=MESH)
     assert in_one_line(caught.value)
 
 
@@ -185,7 +186,7 @@ def test_e6_a_meshs_name_cannot_break_the_line_that_refuses_it() -> None:
 @pytest.mark.parametrize(("revision", "is_newer"), [(4, False), (5, False), (6, True), (0, False)])
 def test_e6_only_a_higher_revision_replaces_what_is_held(revision: int, is_newer: bool) -> None:
     offered = msgspec.structs.replace(INVENTORY, revision=revision)
-    assert newer(INVENTORY, offered) is is_newer
+    assert is_newer_membership(INVENTORY, offered) is is_newer
 
 
 def signed(revision: int, count: int = 40) -> SignedMembership:
@@ -197,27 +198,27 @@ def signed(revision: int, count: int = 40) -> SignedMembership:
 
 
 def through(update: Update, held: SignedMembership | None) -> SignedMembership:
-    return updated(read_update(msgspec.msgpack.encode(update)), held)
+    return apply_update(read_update(msgspec.msgpack.encode(update)), held)
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_a_difference_makes_the_newer_of_the_older(old: bytes, new: bytes) -> None:
-    update = Update(1, (difference(old, new),), b"s")
+    update = Update(1, (compute_difference(old, new),), b"s")
     assert through(update, SignedMembership(old, b"")) == SignedMembership(new, b"s")
 
 
 def test_a_whole_membership_needs_none_that_is_held() -> None:
-    assert through(whole(SIGNED), None) == SIGNED
+    assert through(build_full_update(SIGNED), None) == SIGNED
 
 
 def test_a_difference_is_as_small_as_the_change_is() -> None:
     history = History(signed(1, 250), 1)
     history.advance(signed(2, 250), 2)
-    small = len(msgspec.msgpack.encode(history.update_for(1)))
+    small = len(msgspec.msgpack.encode(history.build_update(1)))
     assert small < 4000  # each of 250 machines is another
     history.advance(sign_membership(msgspec.structs.replace(INVENTORY, revision=3), SIGNING_KEY), 3)
     history.advance(sign_membership(msgspec.structs.replace(INVENTORY, revision=4), SIGNING_KEY), 4)
-    assert len(msgspec.msgpack.encode(history.update_for(3))) < 64 + 60
+    assert len(msgspec.msgpack.encode(history.build_update(3))) < 64 + 60
 
 
 def test_who_holds_any_that_is_remembered_gets_the_steps_and_others_the_whole() -> None:
@@ -225,21 +226,21 @@ def test_who_holds_any_that_is_remembered_gets_the_steps_and_others_the_whole() 
     for revision in (2, 4, 5, 9):
         history.advance(signed(revision), revision)
     for held in (2, 4, 5):
-        update = history.update_for(held)
+        update = history.build_update(held)
         assert update.base == held
         assert through(update, signed(held)) == signed(9)
-    assert len(history.update_for(2).parts) == 3
+    assert len(history.build_update(2).parts) == 3
     for unknown in (None, 1, 3, 8, 10):
-        update = history.update_for(unknown)
+        update = history.build_update(unknown)
         assert (update.base, through(update, None)) == (None, signed(9))
-    assert history.update_for(9) == Update(9, (), signed(9).signature)
+    assert history.build_update(9) == Update(9, (), signed(9).signature)
     history.advance(signed(10), 10)
-    assert through(history.update_for(None), None) == signed(10)
+    assert through(history.build_update(None), None) == signed(10)
 
 
 def test_an_update_has_no_more_parts_than_are_kept() -> None:
     for count in (MAX_PARTS, MAX_PARTS + 1):
-        packed = msgspec.msgpack.encode([1, [difference(b"", b"x")] * count, b"s"])
+        packed = msgspec.msgpack.encode([1, [compute_difference(b"", b"x")] * count, b"s"])
         if count <= MAX_PARTS:
             assert len(read_update(packed).parts) == count
         else:
@@ -250,10 +251,10 @@ def test_an_update_has_no_more_parts_than_are_kept() -> None:
 def test_what_all_parts_of_an_update_make_is_no_more_than_one_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few octets make thousands of times as many: 256 parts made 8 GiB."""
     monkeypatch.setattr("qmesh.mesh.protocol.membership.MAX_PAYLOAD", 100_000)
-    part = difference(b"", bytes(10_000))
-    assert updated(Update(None, (part,) * 10, b"s"), None).payload == bytes(10_000)
+    part = compute_difference(b"", bytes(10_000))
+    assert apply_update(Update(None, (part,) * 10, b"s"), None).payload == bytes(10_000)
     with pytest.raises(EnrolmentRefused, match="damaged"):
-        updated(Update(None, (part,) * 11, b"s"), None)
+        apply_update(Update(None, (part,) * 11, b"s"), None)
 
 
 def test_who_is_so_far_behind_that_the_steps_are_too_large_gets_the_whole(
@@ -264,37 +265,37 @@ def test_who_is_so_far_behind_that_the_steps_are_too_large_gets_the_whole(
     history = History(signed(1), 1)
     for revision in (2, 3, 4, 5):
         history.advance(signed(revision), revision)
-    assert [history.update_for(held).base for held in (1, 2, 3, 4)] == [None, 2, 3, 4]
+    assert [history.build_update(held).base for held in (1, 2, 3, 4)] == [None, 2, 3, 4]
     for held in (1, 2, 3, 4):
-        assert through(history.update_for(held), signed(held)) == signed(5)
+        assert through(history.build_update(held), signed(held)) == signed(5)
 
 
 def test_a_whole_membership_is_packed_once_for_all_who_need_it() -> None:
     history = History(signed(1), 1)
     history.advance(signed(2), 2)
-    packed = history.packed_for(None)
-    assert packed is history.packed_for(7)
+    packed = history.encode_update(None)
+    assert packed is history.encode_update(7)
     assert through(read_update(packed), None) == signed(2)
-    assert through(read_update(history.packed_for(1)), signed(1)) == signed(2)
+    assert through(read_update(history.encode_update(1)), signed(1)) == signed(2)
     history.advance(signed(3), 3)
-    assert through(read_update(history.packed_for(None)), None) == signed(3)
+    assert through(read_update(history.encode_update(None)), None) == signed(3)
 
 
 SHARED, OTHERS = (Secret(base64.b64encode(bytes([octet]) * 32).decode()) for octet in (1, 2))
 
 
 def test_what_a_member_holds_is_read_with_its_preshared_key_alone() -> None:
-    sealed = sealed_held(7, SHARED, nonce=bytes(12))
-    assert read_held(sealed, SHARED) == 7
+    sealed = encrypt_held_revision(7, SHARED, nonce=bytes(12))
+    assert decrypt_held_revision(sealed, SHARED) == 7
     with pytest.raises(EnrolmentRefused):
-        read_held(sealed, OTHERS)
+        decrypt_held_revision(sealed, OTHERS)
 
 
 @given(st.binary(max_size=100))
 def test_what_a_member_says_that_it_holds_is_read_or_refused(octets: bytes) -> None:
-    for said in (octets, seal(octets, SHARED, about=HOLDS, nonce=bytes(12))):
+    for said in (octets, encrypt_message(octets, SHARED, about=HOLDS, nonce=bytes(12))):
         with contextlib.suppress(EnrolmentRefused):
-            assert isinstance(read_held(said, SHARED), int)
+            assert isinstance(decrypt_held_revision(said, SHARED), int)
 
 
 @pytest.mark.parametrize(
@@ -303,19 +304,19 @@ def test_what_a_member_says_that_it_holds_is_read_or_refused(octets: bytes) -> N
 def test_a_member_holds_no_revision_that_cannot_be(said: bytes) -> None:
     """SQLite has no number beyond 64 bits: one in the way would end each look of the control node."""
     with pytest.raises(EnrolmentRefused, match="not understood"):
-        read_held(seal(said, SHARED, about=HOLDS, nonce=bytes(12)), SHARED)
+        decrypt_held_revision(encrypt_message(said, SHARED, about=HOLDS, nonce=bytes(12)), SHARED)
 
 
 @given(st.data())
 def test_e6_a_difference_to_another_than_the_held_one_is_never_believed(data: st.DataObject) -> None:
     history = History(signed(1), 1)
     history.advance(signed(2), 2)
-    update = history.update_for(1)
+    update = history.build_update(1)
     place = data.draw(st.integers(0, len(signed(1).payload) - 1))
     other = bytearray(signed(1).payload)
     other[place] ^= data.draw(st.integers(1, 255))
     try:
-        made = updated(update, SignedMembership(bytes(other), b""))
+        made = apply_update(update, SignedMembership(bytes(other), b""))
         assert believe(made) == believe(signed(2))  # where the altered octet is not of what is kept
     except EnrolmentRefused:
         pass
@@ -326,19 +327,20 @@ def test_e6_a_difference_to_another_than_the_held_one_is_never_believed(data: st
     [
         b"",
         b"no Zstandard",
-        difference(b"", b"x" * 100)[:-1],
-        difference(b"", b"x" * 100) + b"more",
-        difference(b"", bytes(33 * 1024 * 1024)),
+        compute_difference(b"", b"x" * 100)[:-1],
+        compute_difference(b"", b"x" * 100) + b"more",
+        compute_difference(b"", bytes(33 * 1024 * 1024)),
     ],
     ids=["empty", "nonsense", "cut", "with more behind", "of 33 MiB from few octets"],
 )
 def test_e6_what_is_no_difference_is_refused(part: bytes) -> None:
     with pytest.raises(EnrolmentRefused, match="arrived damaged"):
-        updated(Update(None, (part,), b"s"), None)
+        apply_update(Update(None, (part,), b"s"), None)
 
 
 @pytest.mark.parametrize(
-    "octets", [b"", b"{}", msgspec.msgpack.encode([1]), msgspec.msgpack.encode(whole(SIGNED)) + b"x"]
+    "octets",
+    [b"", b"{}", msgspec.msgpack.encode([1]), msgspec.msgpack.encode(build_full_update(SIGNED)) + b"x"],
 )
 def test_what_is_no_update_is_refused(octets: bytes) -> None:
     with pytest.raises(EnrolmentRefused, match="is not understood"):

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import Endpoint
 from qmesh.mesh.networks import (
     CANDIDATE_NETWORKS,
     choose_network,
-    free_address,
-    overlap,
+    find_lowest_free_address,
+    find_overlap,
     refuse_collision,
     refuse_endpoint_inside,
-    refuse_small,
+    refuse_small_network,
 )
+from qmesh.mesh.values import Endpoint
 from tests.mesh.test_inventory import assert_refused, machine, mesh
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -40,7 +40,7 @@ FREE = [
 
 @pytest.mark.parametrize(("network", "taken", "address"), FREE)
 def test_the_lowest_free_address_is_given(network: str, taken: tuple[str, ...], address: str) -> None:
-    assert free_address(network, taken) == address
+    assert find_lowest_free_address(network, taken) == address
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,9 @@ def test_the_lowest_free_address_is_given(network: str, taken: tuple[str, ...], 
     ],
 )
 def test_a_full_network_has_no_free_address(network: str, taken: set[str]) -> None:
-    assert_refused(f"every address of the tunnel network {network} is taken", free_address, network, taken)
+    assert_refused(
+        f"every address of the tunnel network {network} is taken", find_lowest_free_address, network, taken
+    )
 
 
 @given(
@@ -69,21 +71,21 @@ def test_e5_a_free_address_is_a_host_never_a_taken_one_and_none_lower_is_free(
     taken = {str(inside.network_address + number) for number in numbers}
     free = [address for address in hosts if address not in taken]
     if free:
-        assert free_address(network, taken) == free[0]
+        assert find_lowest_free_address(network, taken) == free[0]
     else:
-        assert_refused("is taken", free_address, network, taken)
+        assert_refused("is taken", find_lowest_free_address, network, taken)
 
 
 @pytest.mark.parametrize("network", ["10.77.0.0/31", "10.77.0.0/32", "fd00::/127", "fd00::/128"])
 def test_a_network_without_room_for_two_is_refused(network: str) -> None:
-    assert_refused(f"the tunnel network {network} has no room for two", refuse_small, network)
+    assert_refused(f"the tunnel network {network} has no room for two", refuse_small_network, network)
 
 
 @pytest.mark.parametrize("network", ["10.77.0.0/30", "10.77.0.0/20", "fd00::/126"])
 def test_a_network_with_room_for_two_is_taken(network: str) -> None:
-    refuse_small(network)
-    first = free_address(network, ())
-    assert free_address(network, {first}) != first
+    refuse_small_network(network)
+    first = find_lowest_free_address(network, ())
+    assert find_lowest_free_address(network, {first}) != first
 
 
 def test_the_candidate_networks_are_private_large_and_apart() -> None:
@@ -157,12 +159,12 @@ def test_a_chosen_network_overlaps_with_nothing_that_is_occupied(occupied: list[
     ],
 )
 def test_the_first_network_in_the_way_is_found(occupied: list[str], found: str | None) -> None:
-    assert overlap("10.77.0.0/20", [ipaddress.ip_network(text) for text in occupied]) == found
+    assert find_overlap("10.77.0.0/20", [ipaddress.ip_network(text) for text in occupied]) == found
 
 
 def test_networks_of_different_versions_are_never_in_the_way() -> None:
-    assert overlap("fd00::/64", [ipaddress.ip_network("10.0.0.0/8")]) is None
-    assert overlap("fd00::/64", [ipaddress.ip_network("fd00::/8")]) == "fd00::/8"
+    assert find_overlap("fd00::/64", [ipaddress.ip_network("10.0.0.0/8")]) is None
+    assert find_overlap("fd00::/64", [ipaddress.ip_network("fd00::/8")]) == "fd00::/8"
 
 
 def test_a_collision_names_both_networks() -> None:

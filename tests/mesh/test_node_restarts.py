@@ -6,63 +6,72 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput
-from qmesh.mesh.changes import Options, paused, resumed, with_options, with_worker_count, without
+from qmesh.mesh.changes import (
+    MeshOptions,
+    pause_machine,
+    remove_machine,
+    resume_machine,
+    set_mesh_options,
+    set_worker_count,
+)
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint
-from qmesh.mesh.node_restarts import Due, due, is_in_hand
-from qmesh.mesh.nodeconfig import wanted_settings, with_settings
+from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
+from qmesh.mesh.systemd.node_restarts import DueRestarts, find_due_restarts, is_managed_by_qmesh
+from qmesh.mesh.values import Endpoint
 from tests.mesh.test_changes import TUTORIAL, cluster
 
 HEAD = "# mine\np2p:\n  minPeers: 1\n"
 
 
 def text(mesh: Inventory, name: str, before: str = HEAD) -> str:
-    return with_settings(before, wanted_settings(mesh, name))
+    return edit_settings(before, build_desired_settings(mesh, name))
 
 
-def follows(before: Inventory, after: Inventory, name: str) -> Due:
+def follows(before: Inventory, after: Inventory, name: str) -> DueRestarts:
     old = text(before, name)
-    return due(old, text(after, name, old), after, name)
+    return find_due_restarts(old, text(after, name, old), after, name)
 
 
 def test_a_machine_that_joins_behind_restarts_the_control_process_alone():
     before, after = cluster(3, 4), cluster(3, 4, 10)
-    assert follows(before, after, "a") == Due(control=True)
-    assert follows(before, after, "b") == Due()
+    assert follows(before, after, "a") == DueRestarts(control=True)
+    assert follows(before, after, "b") == DueRestarts()
     assert not follows(before, after, "b")
 
 
 def test_who_moves_restarts_its_workers_and_stops_those_it_has_no_more():
-    after = without(TUTORIAL, "b")
+    after = remove_machine(TUTORIAL, "b")
     # Cores 8 to 13 of c are at other ports than before, as their numbers are 4 to 13 now.
-    assert follows(TUTORIAL, after, "c") == Due(restart=(4, 5, 6, 7), stop=(14, 15, 16, 17))
-    assert follows(TUTORIAL, after, "a") == Due(control=True)
+    assert follows(TUTORIAL, after, "c") == DueRestarts(restart=(4, 5, 6, 7), stop=(14, 15, 16, 17))
+    assert follows(TUTORIAL, after, "a") == DueRestarts(control=True)
 
 
 def test_a_paused_machine_stops_all_and_starts_them_when_it_is_back():
-    resting = paused(TUTORIAL, "b")
-    assert follows(TUTORIAL, resting, "b") == Due(stop=(4, 5, 6, 7))
-    assert follows(resting, resumed(resting, "b"), "b") == Due(restart=(14, 15, 16, 17))
+    resting = pause_machine(TUTORIAL, "b")
+    assert follows(TUTORIAL, resting, "b") == DueRestarts(stop=(4, 5, 6, 7))
+    assert follows(resting, resume_machine(resting, "b"), "b") == DueRestarts(restart=(14, 15, 16, 17))
 
 
 def test_a_machine_with_more_workers_starts_the_new_ones_only():
-    assert follows(TUTORIAL, with_worker_count(TUTORIAL, "c", 12), "c") == Due(restart=(18, 19))
-    assert follows(TUTORIAL, with_worker_count(TUTORIAL, "a", 4), "a") == Due(restart=(4,), control=True)
+    assert follows(TUTORIAL, set_worker_count(TUTORIAL, "c", 12), "c") == DueRestarts(restart=(18, 19))
+    assert follows(TUTORIAL, set_worker_count(TUTORIAL, "a", 4), "a") == DueRestarts(
+        restart=(4,), control=True
+    )
 
 
 def test_what_every_worker_reads_restarts_all():
-    before = with_options(TUTORIAL, Options(node="2.1"))
-    after = with_options(before, Options(master_proxy=True))
-    assert follows(before, after, "b") == Due(restart=(4, 5, 6, 7))
-    assert follows(before, after, "a") == Due(restart=(1, 2, 3), control=True)
+    before = set_mesh_options(TUTORIAL, MeshOptions(node="2.1"))
+    after = set_mesh_options(before, MeshOptions(master_proxy=True))
+    assert follows(before, after, "b") == DueRestarts(restart=(4, 5, 6, 7))
+    assert follows(before, after, "a") == DueRestarts(restart=(1, 2, 3), control=True)
 
 
 def test_what_is_due_already_is_kept_unless_it_is_known_better():
-    first = Due(restart=(4, 5), stop=(9,), control=True)
-    assert first.then(Due(restart=(9,), stop=(5,))) == Due(restart=(4, 9), stop=(), control=True).then(
-        Due(stop=(5,))
-    )
-    assert Due().then(first) == first.then(Due()) == first
+    first = DueRestarts(restart=(4, 5), stop=(9,), control=True)
+    assert first.merge(DueRestarts(restart=(9,), stop=(5,))) == DueRestarts(
+        restart=(4, 9), stop=(), control=True
+    ).merge(DueRestarts(stop=(5,)))
+    assert DueRestarts().merge(first) == first.merge(DueRestarts()) == first
 
 
 @pytest.mark.parametrize(
@@ -76,13 +85,13 @@ def test_what_is_due_already_is_kept_unless_it_is_known_better():
 )
 def test_what_the_owner_wrote_is_not_in_hand(entries, expected):
     config = HEAD + "engine:\n  dataWorkerMultiaddrs: [" + ", ".join(entries) + "]\n"
-    assert is_in_hand(config, TUTORIAL) == expected
+    assert is_managed_by_qmesh(config, TUTORIAL) == expected
 
 
 def test_the_list_of_a_node_that_is_upgraded_is_in_hand_under_its_older_key():
-    upgraded = with_options(TUTORIAL, Options(node="2.1"))
-    assert is_in_hand(text(TUTORIAL, "b"), upgraded)
-    assert follows(TUTORIAL, upgraded, "b") == Due(restart=(4, 5, 6, 7))
+    upgraded = set_mesh_options(TUTORIAL, MeshOptions(node="2.1"))
+    assert is_managed_by_qmesh(text(TUTORIAL, "b"), upgraded)
+    assert follows(TUTORIAL, upgraded, "b") == DueRestarts(restart=(4, 5, 6, 7))
 
 
 def test_public_streams_are_in_hand_at_the_endpoints():
@@ -91,16 +100,18 @@ def test_public_streams_are_in_hand_at_the_endpoints():
         for place, machine in enumerate(TUTORIAL.machines, 1)
     )
     mesh = msgspec.structs.replace(TUTORIAL, machines=machines)
-    public = with_options(mesh, Options(node="2.1", stream="public"))
-    assert is_in_hand(text(public, "a"), public)
-    assert not is_in_hand(text(public, "a"), with_options(public, Options(stream="tunnel")))
-    assert follows(public, without(public, "b"), "c").stop == (14, 15, 16, 17)
+    public = set_mesh_options(mesh, MeshOptions(node="2.1", stream="public"))
+    assert is_managed_by_qmesh(text(public, "a"), public)
+    assert not is_managed_by_qmesh(text(public, "a"), set_mesh_options(public, MeshOptions(stream="tunnel")))
+    assert follows(public, remove_machine(public, "b"), "c").stop == (14, 15, 16, 17)
 
 
 def test_no_list_and_no_sense_is_not_in_hand():
-    assert not is_in_hand("", TUTORIAL)
+    assert not is_managed_by_qmesh("", TUTORIAL)
     with pytest.raises(BadInput):
-        is_in_hand("a: [", TUTORIAL)
+        is_managed_by_qmesh("a: [", TUTORIAL)
     strange = HEAD + "engine:\n  dataWorkerMultiaddrs: [x]\n"
-    assert due(strange, text(TUTORIAL, "b", strange), TUTORIAL, "b") == Due(restart=(4, 5, 6, 7))
-    assert due(HEAD, text(TUTORIAL, "b"), TUTORIAL, "b") == Due(restart=(4, 5, 6, 7))
+    assert find_due_restarts(strange, text(TUTORIAL, "b", strange), TUTORIAL, "b") == DueRestarts(
+        restart=(4, 5, 6, 7)
+    )
+    assert find_due_restarts(HEAD, text(TUTORIAL, "b"), TUTORIAL, "b") == DueRestarts(restart=(4, 5, 6, 7))

@@ -12,17 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qmesh.mesh.inventory import Inventory, workers_of
-from qmesh.mesh.model import PROFILES, Machine, Profile
+from qmesh.mesh.inventory import Inventory, list_workers
+from qmesh.mesh.machine import Machine
 from qmesh.mesh.nodeconfig import (
-    Mesh,
-    facts,
-    lint,
-    redacted,
-    wanted_settings,
-    with_settings,
-    with_workers,
+    ExpectedMesh,
+    build_desired_settings,
+    edit_settings,
+    edit_worker_list,
+    lint_config,
+    profile_facts,
+    redact_config,
 )
+from qmesh.mesh.values import PROFILES, Profile
 from tests.mesh.config_files import corpus, lists_for, random_edit
 from tests.mesh.outside import entries_of, octets_changed
 
@@ -51,9 +52,9 @@ BY_SIZE = [
 @pytest.mark.parametrize("text", BY_SIZE)
 def test_an_edit_changes_nothing_outside_the_list(text):
     for what, wanted in lists_for(entries_of(text)).items():
-        result = with_workers(text, wanted, "2.0")
+        result = edit_worker_list(text, wanted, "2.0")
         assert octets_changed(text, result, wanted) == 0, what
-        assert with_workers(result, wanted, "2.0") == result, what
+        assert edit_worker_list(result, wanted, "2.0") == result, what
 
 
 @pytest.mark.parametrize("profile", ["2.1", "2.1-rust"])
@@ -62,9 +63,9 @@ def test_nor_does_an_edit_of_the_stream_list_of_node_2_1(name, profile):
     text, key = FILES[name], "dataWorkerStreamMultiaddrs"
     lists = lists_for(entries_of(text, key))
     for what in ("same", "longer", "shorter", "one changed", "empty"):
-        result = with_workers(text, lists[what], profile)
+        result = edit_worker_list(text, lists[what], profile)
         assert octets_changed(text, result, lists[what], key) == 0, what
-        assert with_workers(result, lists[what], profile) == result, what
+        assert edit_worker_list(result, lists[what], profile) == result, what
 
 
 @pytest.mark.parametrize("node", PROFILES)
@@ -73,17 +74,17 @@ def test_what_qmesh_writes_has_no_problem_that_was_not_there(name, node):
     """All settings of a machine, in every node's file: lint finds nothing in them."""
     mesh = inventory(node)
     for machine in mesh.machines:
-        result = with_settings(FILES[name], wanted_settings(mesh, machine.name))
-        held_against = Mesh(
+        result = edit_settings(FILES[name], build_desired_settings(mesh, machine.name))
+        held_against = ExpectedMesh(
             network=mesh.network,
             own=machine.address,
             members={each.name: each.address for each in mesh.machines},
-            workers=tuple(worker.multiaddr for worker in workers_of(mesh)),
+            workers=tuple(worker.multiaddr for worker in list_workers(mesh)),
         )
-        problems = lint(result, profile=node, mesh=held_against)
+        problems = lint_config(result, profile=node, mesh=held_against)
         assert {problem.kind for problem in problems} <= {"profile", "announce", "length"}
         assert not [problem for problem in problems if problem.cured]
-        assert with_settings(result, wanted_settings(mesh, machine.name)) == result
+        assert edit_settings(result, build_desired_settings(mesh, machine.name)) == result
 
 
 def inventory(node: Profile) -> Inventory:
@@ -102,8 +103,8 @@ def inventory(node: Profile) -> Inventory:
         network="10.77.0.0/20",
         control="machine-1",
         node=node,
-        base_port=facts(node).base_port,
-        p2p_base_port=facts(node).p2p_base_port,
+        base_port=profile_facts(node).base_port,
+        p2p_base_port=profile_facts(node).p2p_base_port,
         service_port=51820,
         revision=1,
         machines=machines,
@@ -115,9 +116,9 @@ def inventory(node: Profile) -> Inventory:
 @given(st.randoms(use_true_random=False))
 def test_law_an_edit_of_any_file_changes_nothing_outside_the_list(random):
     text, wanted = random_edit(random)
-    result = with_workers(text, wanted, "2.0")
+    result = edit_worker_list(text, wanted, "2.0")
     assert octets_changed(text, result, wanted) == 0
-    assert with_workers(result, wanted, "2.0") == result
+    assert edit_worker_list(result, wanted, "2.0") == result
 
 
 @pytest.mark.parametrize(
@@ -155,4 +156,4 @@ def test_the_corpus_holds_no_secret_that_could_be_one():
     for name, text in FILES.items():
         told = re.findall(r"(?i)(?:privkey|encryptionkey|alertkey|secret|token|pass\w*): *(\S+)", text)
         assert all(set(value.strip("'\"}").split("0badc0de5ec12e7f")) == {""} for value in told), name
-        assert "0badc0de5ec12e7f" not in redacted(text), name
+        assert "0badc0de5ec12e7f" not in redact_config(text), name

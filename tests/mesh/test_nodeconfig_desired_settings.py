@@ -10,8 +10,9 @@ import yaml
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory, guarded_ports, reserved_ports
-from qmesh.mesh.model import Endpoint, Machine, Profile
-from qmesh.mesh.nodeconfig import wanted_settings, with_settings
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
+from qmesh.mesh.values import Endpoint, Profile
 from tests.mesh.test_inventory import key
 
 A, B, C = (
@@ -38,7 +39,7 @@ def cluster(node: Profile, *machines: Machine, **more: Any) -> Inventory:
 
 
 def config(inventory: Inventory, name: str) -> Any:
-    return yaml.safe_load(with_settings("", wanted_settings(inventory, name)))
+    return yaml.safe_load(edit_settings("", build_desired_settings(inventory, name)))
 
 
 @pytest.mark.parametrize("node", ["1.4", "2.0"])
@@ -132,4 +133,4 @@ def test_what_does_not_go_together_is_refused(more, message):
 
 def test_an_unknown_machine_has_no_config():
     with pytest.raises(BadInput, match="no machine is named"):
-        wanted_settings(cluster("2.0", A, B), "x")
+        build_desired_settings(cluster("2.0", A, B), "x")

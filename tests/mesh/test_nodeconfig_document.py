@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig import detect, document, misplaced, redacted, secret, with_workers, workers_in
+from qmesh.mesh.nodeconfig import (
+    detect_profile,
+    document,
+    edit_worker_list,
+    find_ignored_lists,
+    read_secret,
+    read_workers,
+    redact_config,
+)
 from qmesh.mesh.nodeconfig.document import (
     MAX_CHARACTERS,
     MAX_DEPTH,
@@ -21,9 +29,9 @@ from qmesh.mesh.nodeconfig.document import (
     Mark,
     Scalar,
     Sequence,
-    load,
+    find_pair,
     mark_at,
-    value_of,
+    parse_document,
 )
 
 HEX = "0badc0de5ec12e7f"
@@ -78,13 +86,13 @@ REFUSED = {
 NULLS = [("", True), ("~", True), ("null", True), ("Null", True), ("NULL", True)]
 
 READERS = {
-    "load": load,
-    "workers_in": lambda text: workers_in(text, "2.0"),
-    "with_workers": lambda text: with_workers(text, ("/ip4/10.77.0.1/tcp/40000",), "2.0"),
-    "misplaced": lambda text: misplaced(text, "2.0"),
-    "secret": lambda text: secret(text, "p2p.peerPrivKey"),
-    "redacted": redacted,
-    "detect": detect,
+    "load": parse_document,
+    "workers_in": lambda text: read_workers(text, "2.0"),
+    "with_workers": lambda text: edit_worker_list(text, ("/ip4/10.77.0.1/tcp/40000",), "2.0"),
+    "misplaced": lambda text: find_ignored_lists(text, "2.0"),
+    "secret": lambda text: read_secret(text, "p2p.peerPrivKey"),
+    "redacted": redact_config,
+    "detect": detect_profile,
 }
 
 
@@ -96,7 +104,7 @@ def refusal(reader, text) -> BadInput:
 
 @pytest.mark.parametrize(("text", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused_with_its_place(text, message):
-    error = refusal(load, text)
+    error = refusal(parse_document, text)
     assert message in error.message
     assert HEX not in f"{error!r} {error.message} {error.hint}"
     assert "\n" not in error.message
@@ -112,12 +120,12 @@ def test_every_reader_refuses(reader, text):
 @pytest.mark.parametrize("text", [text for text, _ in REFUSED.values() if len(text) < 100_000])
 def test_the_slow_parser_refuses_the_same_and_says_no_more(text, monkeypatch):
     monkeypatch.setattr(document, "_LOADER", yaml.SafeLoader)
-    error = refusal(load, text)
+    error = refusal(parse_document, text)
     assert HEX not in f"{error!r} {error.message} {error.hint}"
 
 
 def test_a_single_character_may_be_named():
-    assert "expected ',' or ']'" in refusal(load, f"a: [{HEX}").message
+    assert "expected ',' or ']'" in refusal(parse_document, f"a: [{HEX}").message
 
 
 def test_a_parser_error_without_a_place(monkeypatch):
@@ -126,7 +134,7 @@ def test_a_parser_error_without_a_place(monkeypatch):
 
     monkeypatch.setattr(yaml, "parse", broken)
     message = "config.yml, line 1, column 1: this is not YAML: the text cannot be read"
-    assert refusal(load, "a: 1").message == message
+    assert refusal(parse_document, "a: 1").message == message
 
 
 def test_an_alias_bomb_is_not_expanded():
@@ -134,9 +142,9 @@ def test_an_alias_bomb_is_not_expanded():
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 100)]
     text = "\n".join([*lines, "peerPrivKey: *a99", ""])
     started = time.perf_counter()
-    assert redacted(text).startswith("a0: &a1 [<not shown>, <not shown>")
-    assert with_workers(text, (), "2.0").startswith(text)
-    assert detect(text) is None
+    assert redact_config(text).startswith("a0: &a1 [<not shown>, <not shown>")
+    assert edit_worker_list(text, (), "2.0").startswith(text)
+    assert detect_profile(text) is None
     assert time.perf_counter() - started < 5
 
 
@@ -156,7 +164,7 @@ def test_a_huge_file_is_answered_in_bounded_time(reader, fill):
 
 class TestTree:
     def test_nodes_know_their_place(self):
-        root = load("\ufeffa:\r\n  - 'x' # c\r\n  - &b ~\r\nc: *b\r\n")
+        root = parse_document("\ufeffa:\r\n  - 'x' # c\r\n  - &b ~\r\nc: *b\r\n")
         assert isinstance(root, Mapping)
         (_, listed), (key, alias) = root.pairs
         assert isinstance(listed, Sequence)
@@ -171,10 +179,10 @@ class TestTree:
 
     @pytest.mark.parametrize("text", ["", "\ufeff", "\n", "# only a comment\n"])
     def test_nothing_is_no_root(self, text):
-        assert load(text) is None
+        assert parse_document(text) is None
 
     def test_an_anchor_may_be_used_again(self):
-        root = load("[&a 1, *a, *a, &a 2, *a]")
+        root = parse_document("[&a 1, *a, *a, &a 2, *a]")
         assert isinstance(root, Sequence)
         first, second = root.items[0], root.items[3]
         targets = [item.target for item in root.items if isinstance(item, Alias)]
@@ -184,17 +192,17 @@ class TestTree:
         ("text", "is_null"), [*NULLS, ("'~'", False), ("!!null ~", False), ("nil", False)]
     )
     def test_null(self, text, is_null):
-        root = load(f"a: {text}")
+        root = parse_document(f"a: {text}")
         assert isinstance(root, Mapping)
         value = root.pairs[0][1]
         assert isinstance(value, Scalar)
         assert value.is_null == is_null
 
     def test_bounds_are_met_from_below(self):
-        assert load("[" * MAX_DEPTH + "]" * MAX_DEPTH)
-        assert load(f"[{'a,' * (MAX_NODES - 1)}]")
-        assert load("a#".ljust(MAX_CHARACTERS, "#"))
-        assert load("%YAML 1.1\n" + "#\n%TAG !a! tag:x\n---\na: 1")
+        assert parse_document("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+        assert parse_document(f"[{'a,' * (MAX_NODES - 1)}]")
+        assert parse_document("a#".ljust(MAX_CHARACTERS, "#"))
+        assert parse_document("%YAML 1.1\n" + "#\n%TAG !a! tag:x\n---\na: 1")
 
     def test_a_file_is_read_to_a_mebibyte_and_twenty_thousand_values(self):
         assert (MAX_CHARACTERS, MAX_NODES) == (1024 * 1024, 20_000)
@@ -207,15 +215,15 @@ class TestTree:
         for reader in READERS.values():
             if reader is not READERS["secret"]:
                 reader(text)
-        assert with_workers(text, ("/ip4/10.77.0.1/tcp/40000",), "2.0").count("*a19") == 10
+        assert edit_worker_list(text, ("/ip4/10.77.0.1/tcp/40000",), "2.0").count("*a19") == 10
 
     def test_value_of(self):
-        root = load("a: 1\nb: 2")
+        root = parse_document("a: 1\nb: 2")
         assert isinstance(root, Mapping)
-        pair = value_of(root, "b")
+        pair = find_pair(root, "b")
         assert pair is not None
         assert pair == root.pairs[1]
-        assert value_of(root, "c") is None
+        assert find_pair(root, "c") is None
 
     def test_libyaml_is_used_where_it_is(self):
         assert document._LOADER is getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -237,6 +245,6 @@ def test_law_marks_count_as_the_parser_counts(text, data):
 @given(st.text(max_size=60))
 def test_law_any_text_loads_or_is_bad_input(text):
     try:
-        load(text)
+        parse_document(text)
     except BadInput as error:
         assert error.message.startswith("config.yml, line ")  # noqa: PT017  # both answers are right

@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig import Key, Setting, document, settings_in, with_settings, with_workers, workers_in
-from qmesh.mesh.nodeconfig.layout import Edit, edited, newline
+from qmesh.mesh.nodeconfig import (
+    Key,
+    Setting,
+    document,
+    edit_settings,
+    edit_worker_list,
+    read_settings,
+    read_workers,
+)
+from qmesh.mesh.nodeconfig.layout import Edit, apply_edits, detect_newline
 
 A, B, C = (f"/ip4/10.77.0.{n}/tcp/{39999 + n}" for n in (1, 2, 3))
 SIX = "/ip6/fd00::2/tcp/40009"
@@ -336,10 +344,10 @@ def either_parser(request, monkeypatch):
 @pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize(("before", "wanted", "after"), TABLE.values(), ids=TABLE)
 def test_before_and_after(before, wanted, after):
-    result = with_workers(filled(before), wanted, "2.0")
+    result = edit_worker_list(filled(before), wanted, "2.0")
     assert result == filled(after)
-    assert workers_in(result, "2.0") == wanted
-    assert with_workers(result, list(wanted), "1.4") == result
+    assert read_workers(result, "2.0") == wanted
+    assert edit_worker_list(result, list(wanted), "1.4") == result
 
 
 @pytest.mark.parametrize(
@@ -351,7 +359,7 @@ def test_before_and_after(before, wanted, after):
     ],
 )
 def test_a_list_that_is_right_stays_as_it_is_written(text):
-    assert with_workers(text, (A, B), "1.4") == text
+    assert edit_worker_list(text, (A, B), "1.4") == text
 
 
 REFUSED = {
@@ -444,7 +452,7 @@ def test_refused(text, wanted, message):
     if text.startswith("x: |\n  t") and not wanted:
         wanted = (C,)
     with pytest.raises(BadInput) as caught:
-        with_workers(text, wanted, "2.0")
+        edit_worker_list(text, wanted, "2.0")
     assert message in caught.value.message
     assert HEX not in caught.value.message + caught.value.hint
 
@@ -452,7 +460,7 @@ def test_refused(text, wanted, message):
 @pytest.mark.parametrize("bad", ["", "/ip4/10.77.0.1/udp/40000", f"{A}\n", f"{A}, x", "/ip4/10.77.0.1/tcp/0"])
 def test_a_bad_multiaddr_is_never_written(bad):
     with pytest.raises(BadInput):
-        with_workers("", (A, bad), "2.0")
+        edit_worker_list("", (A, bad), "2.0")
 
 
 STREAM, PORT, TOP = Key("p2p", "streamListenMultiaddr"), Key("engine", "port", alias="Port"), Key("", "grpc")
@@ -492,10 +500,10 @@ SINGLE = {
 @pytest.mark.parametrize(("key", "before", "after"), SINGLE.values(), ids=SINGLE)
 def test_a_single_value(key, before, after):
     wanted = (Setting(key, AT),)
-    result = with_settings(before, wanted)
+    result = edit_settings(before, wanted)
     assert result == after.replace("{v}", AT)
-    assert with_settings(result, wanted) == result
-    assert settings_in(result, [(key, False)]) == (AT,)
+    assert edit_settings(result, wanted) == result
+    assert read_settings(result, [(key, False)]) == (AT,)
 
 
 @pytest.mark.parametrize(
@@ -511,7 +519,7 @@ def test_a_single_value(key, before, after):
 )
 def test_a_single_value_refused(before, message):
     with pytest.raises(BadInput) as caught:
-        with_settings(before, (Setting(STREAM, AT),))
+        edit_settings(before, (Setting(STREAM, AT),))
     assert message in caught.value.message
 
 
@@ -525,32 +533,34 @@ def test_a_value_that_is_not_plain_is_never_written():
 
 def test_two_spellings_of_one_key_are_refused():
     with pytest.raises(BadInput, match="line 3, column 3: `Port` and `port` are two spellings"):
-        with_settings("engine:\n  port: 1\n  Port: 1\n", (Setting(PORT, "2"),))
+        edit_settings("engine:\n  port: 1\n  Port: 1\n", (Setting(PORT, "2"),))
 
 
 @pytest.mark.parametrize("profile", ["2.1", "2.1-rust"])
 def test_the_list_of_2_1(profile):
-    assert with_workers("engine:\n", (A,), profile) == f"engine:\n  dataWorkerStreamMultiaddrs:\n    - {A}\n"
+    assert (
+        edit_worker_list("engine:\n", (A,), profile) == f"engine:\n  dataWorkerStreamMultiaddrs:\n    - {A}\n"
+    )
 
 
 def test_five_thousand_entries_are_put_in_place_of_none_of_others_and_of_fewer():
     many = [f"/ip4/10.77.{n // 250}.{n % 250 + 1}/tcp/{40000 + n}" for n in range(5000)]
     empty = "key:\n  x: 1\nengine:\n  x: 1\np2p:\n  d: 1\n"
-    full = with_workers(empty, many, "2.0")
-    other = with_workers(full, many[::-1], "2.0")
-    few = with_workers(other, many[:3], "2.0")
-    assert workers_in(full, "2.0") == tuple(many)
-    assert few == with_workers(empty, many[:3], "2.0")
+    full = edit_worker_list(empty, many, "2.0")
+    other = edit_worker_list(full, many[::-1], "2.0")
+    few = edit_worker_list(other, many[:3], "2.0")
+    assert read_workers(full, "2.0") == tuple(many)
+    assert few == edit_worker_list(empty, many[:3], "2.0")
 
 
 class TestLayout:
     def test_edits_at_one_place_are_made_in_their_order(self):
-        assert edited("abc", [Edit(2, 3, "z"), Edit(1, 1, "x"), Edit(1, 1, "y")]) == "axybz"
+        assert apply_edits("abc", [Edit(2, 3, "z"), Edit(1, 1, "x"), Edit(1, 1, "y")]) == "axybz"
 
     def test_line_break_is_the_next_one_or_any_or_a_line_feed(self):
-        assert newline("a\nb\r\n", 2) == "\r\n"
-        assert newline("a\r\nb", 3) == "\r\n"
-        assert newline("a") == "\n"
+        assert detect_newline("a\nb\r\n", 2) == "\r\n"
+        assert detect_newline("a\r\nb", 3) == "\r\n"
+        assert detect_newline("a") == "\n"
 
 
 # The laws, over files that are drawn piece by piece: what stands before and after the list is known
@@ -627,10 +637,10 @@ def is_entry(line: str) -> bool:
 def test_law_only_the_entries_lines_change(file, wanted):
     bom, head, key, body, tail, line_break, end, entries = file
     text = assembled(file)
-    result = with_workers(text, wanted, "2.0")
-    assert workers_in(text, "2.0") == entries
-    assert workers_in(result, "2.0") == wanted
-    assert with_workers(result, wanted, "2.0") == result
+    result = edit_worker_list(text, wanted, "2.0")
+    assert read_workers(text, "2.0") == entries
+    assert read_workers(result, "2.0") == wanted
+    assert edit_worker_list(result, wanted, "2.0") == result
     notes = [line for line in body if not is_entry(line)]
     new_key = key if wanted else key.replace("Multiaddrs:", "Multiaddrs: []", 1)
     start = bom + line_break.join([*head, new_key])
@@ -651,8 +661,8 @@ def test_law_there_and_back(file, wanted):
     """Back at the old list, only the comments behind entries that went away are missing."""
     text = assembled(file)
     entries = file[-1]
-    back = with_workers(with_workers(text, wanted, "1.4"), entries, "1.4")
-    assert workers_in(back, "1.4") == entries
+    back = edit_worker_list(edit_worker_list(text, wanted, "1.4"), entries, "1.4")
+    assert read_workers(back, "1.4") == entries
     if len(wanted) >= len(entries):
         assert back == text
 
@@ -675,9 +685,9 @@ def test_law_every_shape_takes_every_list(shape, lines, wanted, line_break):
     cut = len(lines) // 2
     top, rest = ("".join(f"{line}\n" for line in part) for part in (lines[:cut], lines[cut:]))
     text = shape.format(top=top, rest=rest, A=A, B=B).replace("\n", line_break)
-    result = with_workers(text, wanted, "2.0")
-    assert workers_in(result, "2.0") == wanted
-    assert with_workers(result, wanted, "2.0") == result
+    result = edit_worker_list(text, wanted, "2.0")
+    assert read_workers(result, "2.0") == wanted
+    assert edit_worker_list(result, wanted, "2.0") == result
     assert result.startswith(top.replace("\n", line_break))
     assert rest.replace("\n", line_break) in result
     assert without_list(yaml.load(result, Loader=yaml.BaseLoader)) == without_list(  # noqa: S506  # builds only text
@@ -696,10 +706,10 @@ def without_list(loaded: dict[str, Any] | None) -> tuple[dict[str, Any], dict[st
 )
 def test_law_whatever_comes_in_the_answer_is_right_or_bad_input(text, wanted):
     try:
-        result = with_workers(text, wanted, "2.0")
+        result = edit_worker_list(text, wanted, "2.0")
     except BadInput:
         return
-    assert workers_in(result, "2.0") == wanted
+    assert read_workers(result, "2.0") == wanted
 
 
 @given(block_files(), lists, st.data())
@@ -711,9 +721,9 @@ def test_law_a_damaged_file_is_refused_or_edited_right(file, wanted, data):
     )
     damaged = text[:at] + junk + text[at + data.draw(st.integers(0, 3)) :]
     try:
-        result = with_workers(damaged, wanted, "2.0")
+        result = edit_worker_list(damaged, wanted, "2.0")
     except BadInput:
         return
-    assert workers_in(result, "2.0") == wanted
+    assert read_workers(result, "2.0") == wanted
     kept = [line for line in damaged.splitlines() if line.lstrip().startswith("# about")]
     assert all(line in result for line in kept)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmesh.mesh.model import PROFILES, Profile
-from qmesh.mesh.nodeconfig import Mesh, lint
+from qmesh.mesh.nodeconfig import ExpectedMesh, lint_config
+from qmesh.mesh.values import PROFILES, Profile
 from tests.mesh.config_files import corpus, random_edit
 
 HEX = "0badc0de5ec12e7f"
-MESH = Mesh(
+MESH = ExpectedMesh(
     network="10.77.0.0/20",
     own="10.77.0.1",
     members={"control": "10.77.0.1", "machine-b": "10.77.0.2", "machine-c": "10.77.0.3"},
@@ -28,9 +28,9 @@ MESH = Mesh(
 RIGHT = "".join(f"  - {worker}\n" for worker in MESH.workers)
 
 
-def found(text: str, profile: Profile = "2.0", mesh: Mesh | None = None, **ports: Any) -> list[str]:
+def found(text: str, profile: Profile = "2.0", mesh: ExpectedMesh | None = None, **ports: Any) -> list[str]:
     """Each problem as it is shown, with what cures it marked by a star."""
-    problems = lint(text, profile=profile, mesh=mesh, **ports)
+    problems = lint_config(text, profile=profile, mesh=mesh, **ports)
     for problem in problems:
         assert problem.hint
         assert problem.message.isprintable()
@@ -498,9 +498,9 @@ UNREADABLE = {
 @pytest.mark.parametrize(("text", "expected", "hint"), UNREADABLE.values(), ids=UNREADABLE)
 def test_what_does_not_load(text, expected, hint):
     assert found(text) == [expected]
-    (problem,) = lint(text, profile="2.0")
+    (problem,) = lint_config(text, profile="2.0")
     assert problem.hint == hint
-    assert problem.spoils_writing
+    assert problem.blocks_worker_list
 
 
 @pytest.mark.parametrize(
@@ -518,23 +518,23 @@ def test_what_does_not_load(text, expected, hint):
     ],
 )
 def test_the_way_out_depends_on_what_is_there(text, hint):
-    (problem,) = lint(text, profile="2.0")
+    (problem,) = lint_config(text, profile="2.0")
     assert problem.hint == hint
 
 
 def test_the_way_back_to_the_older_node():
-    (problem,) = lint("engine:\n  dataWorkerMultiaddrs: []\n", profile="2.1")
+    (problem,) = lint_config("engine:\n  dataWorkerMultiaddrs: []\n", profile="2.1")
     assert problem.hint == "delete the key; if the node is still of that version, `qmesh set --node 2.0`"
-    assert not problem.spoils_writing
+    assert not problem.blocks_worker_list
 
 
 def test_what_spoils_writing():
     for text in ("engine:\n  dataWorkerStreamMultiaddrs: []\n", "engine: [\n"):
-        assert [problem.spoils_writing for problem in lint(text, profile="2.0")] == [True]
-    cured = lint(
+        assert [problem.blocks_worker_list for problem in lint_config(text, profile="2.0")] == [True]
+    cured = lint_config(
         "engine:\n  dataWorkerMultiaddrs: [x, /ip4/1.1.1.1/tcp/1, /ip4/1.1.1.1/tcp/1]\n", profile="2.0"
     )
-    assert [problem.spoils_writing for problem in cured] == [False, False]
+    assert [problem.blocks_worker_list for problem in cured] == [False, False]
 
 
 @pytest.mark.parametrize("name", [name for name in corpus() if "-full-" in name])
@@ -547,7 +547,7 @@ def test_a_node_file_as_it_should_be_has_no_problem(name):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_file_of_the_corpus_is_judged_without_an_error_of_ours(text, profile):
     bounds = len(text.splitlines()) + 1
-    for problem in lint(text, profile=profile, mesh=MESH, ephemeral=(32768, 60999)):
+    for problem in lint_config(text, profile=profile, mesh=MESH, ephemeral=(32768, 60999)):
         assert 1 <= problem.line <= bounds
         assert HEX not in problem.message + problem.hint
 
@@ -556,6 +556,6 @@ def test_every_file_of_the_corpus_is_judged_without_an_error_of_ours(text, profi
 def test_law_whatever_the_file_lint_answers_in_order_and_alike(random, profile, at):
     text, _ = random_edit(random)
     for each in (text, text[:at] + "\t- [" + text[at:]):
-        problems = lint(each, profile=profile, mesh=MESH, ephemeral=(1, 65535))
+        problems = lint_config(each, profile=profile, mesh=MESH, ephemeral=(1, 65535))
         assert list(problems) == sorted(problems)
-        assert problems == lint(each, profile=profile, mesh=MESH, ephemeral=(1, 65535))
+        assert problems == lint_config(each, profile=profile, mesh=MESH, ephemeral=(1, 65535))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig import place_of
+from qmesh.mesh.nodeconfig import find_listen_address
 
 ENTRIES = ("/ip4/10.77.0.1/tcp/40000", "/ip4/10.77.0.2/tcp/40001", "/ip6/fd00:77::3/tcp/40002")
 
@@ -17,7 +17,7 @@ def config(*entries: str, more: str = "") -> str:
 
 def refused(core: int, text: str) -> BadInput:
     with pytest.raises(BadInput) as caught:
-        place_of(core, text)
+        find_listen_address(core, text)
     return caught.value
 
 
@@ -26,7 +26,7 @@ def refused(core: int, text: str) -> BadInput:
     ("core", "place"), [(1, ("10.77.0.1", 40000)), (2, ("10.77.0.2", 40001)), (3, ("fd00:77::3", 40002))]
 )
 def test_a_core_listens_at_the_entry_of_its_number(core: int, place: tuple[str, int], more: str) -> None:
-    assert place_of(core, config(*ENTRIES, more=more)) == place
+    assert find_listen_address(core, config(*ENTRIES, more=more)) == place
 
 
 def test_a_core_beyond_the_list_is_told_where_the_list_ends() -> None:

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig import Key, Setting, least, misplaced, secret, with_workers, workers_in
+from qmesh.mesh.nodeconfig import (
+    Key,
+    Setting,
+    build_minimal_config,
+    edit_worker_list,
+    find_ignored_lists,
+    read_secret,
+    read_workers,
+)
 
 A, B = "/ip4/10.77.0.2/tcp/40003", "/ip6/fd00::2/tcp/40004"
 HEX = "0badc0de5ec12e7f"
@@ -19,7 +27,7 @@ def old_list(*workers: str) -> tuple[Setting, ...]:
 
 
 def test_of_1_4():
-    assert least("1.4", old_list(A, B), secrets={}) == (
+    assert build_minimal_config("1.4", old_list(A, B), secrets={}) == (
         "# Written by qmesh: the least that this machine's data workers need.\n"
         "# Keys that you add stay; qmesh changes only its own.\n"
         "engine:\n"
@@ -30,14 +38,14 @@ def test_of_1_4():
 
 
 def test_of_2_0():
-    text = least("2.0", old_list(A), secrets={"p2p.peerPrivKey": HEX})
+    text = build_minimal_config("2.0", old_list(A), secrets={"p2p.peerPrivKey": HEX})
     assert f'p2p:\n  peerPrivKey: "{HEX}"\nengine:\n' in text
     assert yaml.safe_load(text) == {"p2p": {"peerPrivKey": HEX}, "engine": {"dataWorkerMultiaddrs": [A]}}
 
 
 def test_of_2_1_a_section_that_has_a_secret_gets_its_settings_too():
     secrets = {"p2p.peerPrivKey": HEX, "key.keyManagerFile.encryptionKey": HEX}
-    text = least("2.1", (Setting(Key("p2p", "streamListenMultiaddr"), A),), secrets=secrets)
+    text = build_minimal_config("2.1", (Setting(Key("p2p", "streamListenMultiaddr"), A),), secrets=secrets)
     assert yaml.safe_load(text) == {
         "p2p": {"peerPrivKey": HEX, "streamListenMultiaddr": A},
         "key": {"keyManagerFile": {"encryptionKey": HEX}},
@@ -59,7 +67,7 @@ def test_of_2_1_a_section_that_has_a_secret_gets_its_settings_too():
 )
 def test_secrets_have_to_be_those_that_are_needed(profile, secrets):
     with pytest.raises(BadInput) as caught:
-        least(profile, old_list(A), secrets=secrets)
+        build_minimal_config(profile, old_list(A), secrets=secrets)
     assert HEX not in caught.value.message + caught.value.hint
 
 
@@ -67,9 +75,9 @@ def test_secrets_have_to_be_those_that_are_needed(profile, secrets):
     st.lists(st.sampled_from([A, B])), st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1)
 )
 def test_law_what_is_written_is_read(workers, value):
-    text = least("2.0", old_list(*workers), secrets={"p2p.peerPrivKey": value})
-    assert workers_in(text, "2.0") == tuple(workers)
-    assert secret(text, "p2p.peerPrivKey") == value
+    text = build_minimal_config("2.0", old_list(*workers), secrets={"p2p.peerPrivKey": value})
+    assert read_workers(text, "2.0") == tuple(workers)
+    assert read_secret(text, "p2p.peerPrivKey") == value
     assert yaml.safe_load(text)["p2p"]["peerPrivKey"] == value
-    assert misplaced(text, "2.0") == ()
-    assert with_workers(text, workers, "2.0") == text
+    assert find_ignored_lists(text, "2.0") == ()
+    assert edit_worker_list(text, workers, "2.0") == text

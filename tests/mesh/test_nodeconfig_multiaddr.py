@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig import listen_address
+from qmesh.mesh.nodeconfig import parse_multiaddr
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from qmesh.mesh.nodeconfig import listen_address
     ],
 )
 def test_good(entry, expected):
-    assert listen_address(entry) == expected
+    assert parse_multiaddr(entry) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_good(entry, expected):
 )
 def test_bad(entry):
     with pytest.raises(BadInput) as caught:
-        listen_address(entry)
+        parse_multiaddr(entry)
     assert len(caught.value.message) < 200
     assert "\n" not in caught.value.message
 
 
 @given(st.ip_addresses(), st.integers(1, 65535))
 def test_law_what_is_written_is_read(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port):
-    assert listen_address(f"/ip{address.version}/{address}/tcp/{port}") == (str(address), port)
-    assert listen_address(f"/ip{address.version}/{address.exploded}/tcp/{port}") == (str(address), port)
+    assert parse_multiaddr(f"/ip{address.version}/{address}/tcp/{port}") == (str(address), port)
+    assert parse_multiaddr(f"/ip{address.version}/{address.exploded}/tcp/{port}") == (str(address), port)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmesh.mesh.model import PROFILES
-from qmesh.mesh.nodeconfig import Facts, Key, detect, facts
+from qmesh.mesh.nodeconfig import Key, ProfileFacts, detect_profile, profile_facts
 from qmesh.mesh.nodeconfig.profiles import _SINCE, _UNTIL
+from qmesh.mesh.values import PROFILES
 
 TABLE = {
     "empty": ("", None),
@@ -37,7 +37,7 @@ TABLE = {
 
 @pytest.mark.parametrize(("text", "profile"), TABLE.values(), ids=TABLE)
 def test_detect(text, profile):
-    assert detect(text) == profile
+    assert detect_profile(text) == profile
 
 
 def text_with(section: str, name: str) -> str:
@@ -51,14 +51,14 @@ def test_a_key_that_came_later_tells(profile):
     for section, names in _SINCE[profile].items():
         for name in names.split():
             keys = {name: 1} if not section else {section: {**last.get(section, {}), name: 1}}
-            assert detect(json.dumps({**last, **keys})) == profile
+            assert detect_profile(json.dumps({**last, **keys})) == profile
 
 
 @pytest.mark.parametrize("profile", _UNTIL)
 def test_no_newer_profile_is_named_for_a_key_that_went(profile):
     for section, names in _UNTIL[profile].items():
         for name in names.split():
-            found = detect(text_with(section, name))
+            found = detect_profile(text_with(section, name))
             assert found is None or PROFILES.index(found) <= PROFILES.index(profile)
 
 
@@ -66,20 +66,20 @@ def test_no_newer_profile_is_named_for_a_key_that_went(profile):
     st.permutations(["p2p:\n  minPeers: 1\n", "engine:\n  fullProver: 1\n", "alias:\n", "db:\n  path: x\n"])
 )
 def test_law_the_order_of_sections_does_not_matter(parts):
-    assert detect("".join(parts)) == "2.1"
+    assert detect_profile("".join(parts)) == "2.1"
 
 
 def test_facts():
-    assert facts("1.4") == Facts(
+    assert profile_facts("1.4") == ProfileFacts(
         profile="1.4", list_key=Key("engine", "dataWorkerMultiaddrs"), base_port=40000, secrets=()
     )
-    assert facts("2.0").secrets == ("p2p.peerPrivKey",)
-    assert str(facts("2.0").list_key) == "engine.dataWorkerMultiaddrs"
+    assert profile_facts("2.0").secrets == ("p2p.peerPrivKey",)
+    assert str(profile_facts("2.0").list_key) == "engine.dataWorkerMultiaddrs"
 
 
 @pytest.mark.parametrize("profile", ["2.1", "2.1-rust"])
 def test_facts_of_2_1(profile):
-    known = facts(profile)
+    known = profile_facts(profile)
     assert (known.base_port, known.p2p_base_port) == (32500, 25000)
     assert known.secrets == ("p2p.peerPrivKey", "key.keyManagerFile.encryptionKey")
     assert known.key_store

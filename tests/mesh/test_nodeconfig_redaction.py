@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig import redacted, secret
+from qmesh.mesh.nodeconfig import read_secret, redact_config
 
 HEX = "0badc0de5ec12e7f"
 
@@ -74,10 +74,10 @@ REDACTED = {
 @pytest.mark.parametrize(("before", "after"), REDACTED.values(), ids=REDACTED)
 def test_redacted(before, after):
     text = before.replace("{HEX}", HEX)
-    result = redacted(text)
+    result = redact_config(text)
     assert HEX not in result
     assert result == (text if after is None else after)
-    assert redacted(result) == result
+    assert redact_config(result) == result
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_redacted(before, after):
     ],
 )
 def test_secret(text, path, value):
-    assert secret(text, path) == value
+    assert read_secret(text, path) == value
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_secret(text, path, value):
 )
 def test_secret_of_another_kind(text):
     with pytest.raises(BadInput, match=r"line \d, column \d+: ") as caught:
-        secret(text, "p2p.peerPrivKey")
+        read_secret(text, "p2p.peerPrivKey")
     assert HEX not in caught.value.message + caught.value.hint
 
 
@@ -141,11 +141,11 @@ def test_law_no_secret_is_shown_wherever_it_stands(entries, line_break, around):
     text = around.format(f"\n{indent}".join(lines)).replace("\n", line_break)
     refused, result = None, ""
     try:
-        result = redacted(text)
+        result = redact_config(text)
     except BadInput as error:
         refused = f"{error.message}{error.hint}"
     if refused is not None:
         assert HEX not in refused
     else:
         assert HEX not in result
-        assert redacted(result) == result
+        assert redact_config(result) == result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig import Misplaced, misplaced, workers_in
+from qmesh.mesh.nodeconfig import IgnoredList, find_ignored_lists, read_workers
 
 WORKERS = {
     "absent": ("p2p: {}\n", None),
@@ -54,7 +54,7 @@ MISPLACED = {
 
 @pytest.mark.parametrize(("text", "expected"), WORKERS.values(), ids=WORKERS)
 def test_workers_in(text, expected):
-    assert workers_in(text, "1.4") == expected
+    assert read_workers(text, "1.4") == expected
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_workers_in(text, expected):
 )
 def test_workers_in_what_is_no_list(text):
     with pytest.raises(BadInput, match=r"line \d, column \d+: "):
-        workers_in(text, "2.0")
+        read_workers(text, "2.0")
 
 
 @pytest.mark.parametrize(("text", "expected"), MISPLACED.values(), ids=MISPLACED)
 def test_misplaced(text, expected):
-    assert misplaced(text, "2.0") == tuple(Misplaced(*each) for each in expected)
+    assert find_ignored_lists(text, "2.0") == tuple(IgnoredList(*each) for each in expected)
 
 
 def test_lists_of_2_1_are_known_to_it():
@@ -82,9 +82,9 @@ def test_lists_of_2_1_are_known_to_it():
         "engine:\n  dataWorkerStreamMultiaddrs: [a]\n  dataWorkerP2PMultiaddrs: []\n"
         "  dataWorkerAnnounceP2pMultiaddrs: []\n  dataWorkerMultiaddrs: [b]\n"
     )
-    assert workers_in(text, "2.1") == workers_in(text, "2.1-rust") == ("a",)
-    assert [key.key for key in misplaced(text, "2.1")] == [
+    assert read_workers(text, "2.1") == read_workers(text, "2.1-rust") == ("a",)
+    assert [key.key for key in find_ignored_lists(text, "2.1")] == [
         "dataWorkerAnnounceP2pMultiaddrs",
         "dataWorkerMultiaddrs",
     ]
-    assert [key.key for key in misplaced(text, "2.1-rust")] == ["dataWorkerMultiaddrs"]
+    assert [key.key for key in find_ignored_lists(text, "2.1-rust")] == ["dataWorkerMultiaddrs"]

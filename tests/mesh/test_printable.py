@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.cli import terminal
-from qmesh.host.system.log_lines import Lines
-from qmesh.mesh.printable import in_json, one_line, shown
+from qmesh.host.system.log_lines import LineFormatter
+from qmesh.mesh.printable import escape_line, escape_text, render_json
 
 ANYTHING = st.text(st.characters())
 HOSTILE = "\x1b]0;x\x07\x9b31m\x7f\r\u202e\u2066\u200f\u2028\u2029\ufeff\u00ad\U000e0041\x00\x85"
@@ -24,26 +24,26 @@ def moves_something(text: str) -> bool:
 
 @given(ANYTHING)
 def test_law_nothing_shown_moves_a_cursor_or_turns_a_line(text):
-    assert not moves_something(shown(text).replace("\n", "").replace("\t", ""))
-    assert not moves_something(one_line(text))
-    assert not moves_something(in_json({text: [text]}))
+    assert not moves_something(escape_text(text).replace("\n", "").replace("\t", ""))
+    assert not moves_something(escape_line(text))
+    assert not moves_something(render_json({text: [text]}))
     again = text.encode("utf-8", "replace").decode()
-    assert json.loads(in_json({text: (text, None)})) == {again: [again, None]}
+    assert json.loads(render_json({text: (text, None)})) == {again: [again, None]}
 
 
 @given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"])))
 def test_law_plain_text_is_shown_as_it_is(text):
-    assert shown(text) == one_line(text) == text
-    assert in_json(text) == json.dumps(text)
+    assert escape_text(text) == escape_line(text) == text
+    assert render_json(text) == json.dumps(text)
 
 
 def test_what_is_shown_in_its_place():
-    assert shown("a\tb\nc\x1b[2J\u202edcab\udcff") == "a\tb\nc\\x1b[2J\\u202edcab\\udcff"
-    assert one_line("a\nb") == "a\\nb"
-    assert in_json("\x9b\u202e\U000e0041ü") == '"\\u009b\\u202e\\udb40\\udc41ü"'
+    assert escape_text("a\tb\nc\x1b[2J\u202edcab\udcff") == "a\tb\nc\\x1b[2J\\u202edcab\\udcff"
+    assert escape_line("a\nb") == "a\\nb"
+    assert render_json("\x9b\u202e\U000e0041ü") == '"\\u009b\\u202e\\udb40\\udc41ü"'
 
 
-@pytest.mark.parametrize("say", [terminal.say, terminal.talk])
+@pytest.mark.parametrize("say", [terminal.print_stdout, terminal.print_stderr])
 def test_what_is_printed_is_shown(say, capfd):
     say(f"a{HOSTILE}b\nc")
     out, err = capfd.readouterr()
@@ -52,7 +52,7 @@ def test_what_is_printed_is_shown(say, capfd):
 
 
 def test_what_is_logged_is_one_line_whatever_stands_in_it():
-    formatter = Lines("%(message)s")
+    formatter = LineFormatter("%(message)s")
     record = logging.LogRecord("qmesh", logging.INFO, "x", 1, "said %s", (f"x\nerror: y{HOSTILE}",), None)
     text = formatter.format(record)
     assert text.startswith("said x\\nerror: y\\x1b]0;x\\x07")
@@ -74,7 +74,7 @@ def test_what_is_logged_is_one_line_whatever_stands_in_it():
     ],
 )
 def test_json_has_the_same_characters_escaped_and_is_read_as_before(facts, expected):
-    said = in_json(facts)
+    said = render_json(facts)
     assert said.isprintable()
     assert said == expected
     json.loads(said)

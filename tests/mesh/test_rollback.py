@@ -6,9 +6,18 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import AlteredGuard, Endpoint, NodeState, Peer, Secret, Tunnel
-from qmesh.mesh.plan import plan
-from qmesh.mesh.rollback import Author, Before, GuardBefore, Moment, Undoing, kept, seconds_to_confirm
+from qmesh.mesh.plan import SetPeer, plan_steps
+from qmesh.mesh.rollback import (
+    BootTimestamp,
+    ChangeProcess,
+    GuardSnapshot,
+    MachineSnapshot,
+    RollbackRecord,
+    build_rollback_state,
+    validate_confirm_timeout,
+)
+from qmesh.mesh.state import AlteredGuard, NodeState, Peer, Tunnel
+from qmesh.mesh.values import Endpoint, Secret
 
 KEYS = ("A" * 43 + "=", "B" * 42 + "A=")
 PEERS = tuple(
@@ -27,46 +36,46 @@ TUNNEL = Tunnel(
 )
 
 
-def before(tunnel: Tunnel | None) -> Before:
-    guard = GuardBefore(script=None, boot_file=None, held_file=None)
-    return Before(guard=guard, tunnel=tunnel, reserved_ports=(40000,), up=True, guarded=True)
+def before(tunnel: Tunnel | None) -> MachineSnapshot:
+    guard = GuardSnapshot(script=None, boot_file=None, held_file=None)
+    return MachineSnapshot(guard=guard, tunnel=tunnel, reserved_ports=(40000,), up=True, guarded=True)
 
 
-UNDOING = Undoing(before=before(None), boot="a", deadline_s=100.0, by=Author(1, 2))
+UNDOING = RollbackRecord(before=before(None), boot="a", deadline_s=100.0, by=ChangeProcess(1, 2))
 
 
 @pytest.mark.parametrize(
     ("now", "left", "due"),
     [
-        (Moment("a", 40.0), 60.0, False),
-        (Moment("a", 99.9), 0.1, False),
-        (Moment("a", 100.0), 0.0, True),
-        (Moment("a", 1e9), 0.0, True),
-        (Moment("b", 0.0), 0.0, True),
-        (Moment("b", 40.0), 0.0, True),
+        (BootTimestamp("a", 40.0), 60.0, False),
+        (BootTimestamp("a", 99.9), 0.1, False),
+        (BootTimestamp("a", 100.0), 0.0, True),
+        (BootTimestamp("a", 1e9), 0.0, True),
+        (BootTimestamp("b", 0.0), 0.0, True),
+        (BootTimestamp("b", 40.0), 0.0, True),
     ],
 )
 def test_time_is_over_at_the_deadline_and_with_another_start_of_the_machine(now, left, due):
-    assert UNDOING.left_s(now) == pytest.approx(left)
-    assert (UNDOING.is_due(now), UNDOING.waits(now)) == (due, not due)
+    assert UNDOING.remaining_s(now) == pytest.approx(left)
+    assert (UNDOING.is_due(now), UNDOING.can_confirm(now)) == (due, not due)
 
 
-@pytest.mark.parametrize("now", [Moment("a", 0.0), Moment("a", 200.0), Moment("b", 0.0)])
+@pytest.mark.parametrize("now", [BootTimestamp("a", 0.0), BootTimestamp("a", 200.0), BootTimestamp("b", 0.0)])
 def test_what_was_undone_is_neither_due_nor_waits(now):
     undone = msgspec.structs.replace(UNDOING, undone=True)
     assert not undone.is_due(now)
-    assert not undone.waits(now)
+    assert not undone.can_confirm(now)
 
 
 @pytest.mark.parametrize("seconds", [10, 60, 3600])
 def test_times_to_confirm_in(seconds):
-    assert seconds_to_confirm(seconds) == seconds
+    assert validate_confirm_timeout(seconds) == seconds
 
 
 @pytest.mark.parametrize("seconds", [-1, 0, 9, 3601])
 def test_no_times_to_confirm_in(seconds):
     with pytest.raises(BadInput, match=f"{seconds} is no time"):
-        seconds_to_confirm(seconds)
+        validate_confirm_timeout(seconds)
 
 
 def test_no_secret_of_it_is_shown():
@@ -78,14 +87,16 @@ def test_no_secret_of_it_is_shown():
 def test_the_guard_is_kept_as_it_is_and_a_machine_without_a_tunnel_stays_so():
     guard = AlteredGuard("somebody's")
     seen = NodeState(guard=guard, tunnel=TUNNEL, reserved_ports=(40000,))
-    assert [step.kind for step in plan(kept(before(None), seen), seen)] == ["delete-tunnel"]
+    assert [step.kind for step in plan_steps(build_rollback_state(before(None), seen), seen)] == [
+        "delete-tunnel"
+    ]
 
 
 def test_a_tunnel_that_is_gone_is_made_with_all_its_endpoints():
     seen = NodeState(guard=None, tunnel=None)
-    wanted = kept(before(TUNNEL), seen)
+    wanted = build_rollback_state(before(TUNNEL), seen)
     assert wanted.tunnel == TUNNEL
-    assert next(step.kind for step in plan(wanted, seen)) == "reserve-ports"
+    assert next(step.kind for step in plan_steps(wanted, seen)) == "reserve-ports"
 
 
 def test_a_peer_that_moved_is_left_where_it_is_and_one_that_is_nowhere_is_reached_where_it_was():
@@ -93,9 +104,9 @@ def test_a_peer_that_moved_is_left_where_it_is_and_one_that_is_nowhere_is_reache
     lost = msgspec.structs.replace(PEERS[1], endpoint=None)
     there = msgspec.structs.replace(TUNNEL, peers=(moved, lost))
     seen = NodeState(guard=None, tunnel=there, reserved_ports=(40000,))
-    assert [(step.kind, step.new) for step in plan(kept(before(TUNNEL), seen), seen)] == [  # type: ignore[union-attr]
-        ("set-peer", PEERS[1])
-    ]
+    (step,) = plan_steps(build_rollback_state(before(TUNNEL), seen), seen)
+    assert isinstance(step, SetPeer)
+    assert step.new == PEERS[1]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from qmesh.mesh.model import Endpoint, Guard, Peer, Tunnel
 from qmesh.mesh.plan import (
     AddAddress,
     CreateTunnel,
@@ -22,7 +21,9 @@ from qmesh.mesh.plan import (
     Step,
     UnloadGuard,
 )
-from qmesh.mesh.ssh_lockout import Session, cut_by
+from qmesh.mesh.ssh_lockout import Session, find_lockout_reason
+from qmesh.mesh.state import Guard, Peer, Tunnel
+from qmesh.mesh.values import Endpoint
 
 KEY = "A" * 43 + "="
 WORKER = Guard(
@@ -75,7 +76,7 @@ INSIDE = session("10.77.0.1", "10.77.0.2", 22)
     ],
 )
 def test_a_guard_cuts_what_it_closes(login, guard, reason):
-    found = cut_by(login, [LoadGuard(None, guard)], TUNNEL)
+    found = find_lockout_reason(login, [LoadGuard(None, guard)], TUNNEL)
     assert found is None if reason is None else reason in str(found)
 
 
@@ -101,21 +102,21 @@ def test_a_guard_cuts_what_it_closes(login, guard, reason):
     ids=lambda value: getattr(value, "kind", None),
 )
 def test_a_step_of_the_tunnel_cuts_who_comes_through_it_and_nobody_else(step, cuts):
-    assert (cut_by(INSIDE, [step], TUNNEL) is not None) == cuts
-    assert cut_by(OUTSIDE, [step], TUNNEL) is None
-    assert cut_by(INSIDE, [step], None) is None
+    assert (find_lockout_reason(INSIDE, [step], TUNNEL) is not None) == cuts
+    assert find_lockout_reason(OUTSIDE, [step], TUNNEL) is None
+    assert find_lockout_reason(INSIDE, [step], None) is None
 
 
 def test_the_first_step_that_cuts_is_named():
     steps: list[Step] = [SetMtu("qmesh0", 1, 2), DeleteTunnel(TUNNEL), SetUp("qmesh0", new=False)]
-    assert "is deleted" in str(cut_by(INSIDE, steps, TUNNEL))
+    assert "is deleted" in str(find_lockout_reason(INSIDE, steps, TUNNEL))
 
 
 def test_a_session_of_no_address_is_from_nowhere():
     nowhere = session("UNKNOWN", "10.77.0.2", 22)
-    assert cut_by(nowhere, [RemovePeer("qmesh0", PEER)], TUNNEL) is None
-    assert cut_by(session("UNKNOWN", "192.0.2.1", 22), [DeleteTunnel(TUNNEL)], TUNNEL) is None
+    assert find_lockout_reason(nowhere, [RemovePeer("qmesh0", PEER)], TUNNEL) is None
+    assert find_lockout_reason(session("UNKNOWN", "192.0.2.1", 22), [DeleteTunnel(TUNNEL)], TUNNEL) is None
 
 
 def test_no_steps_cut_nobody():
-    assert cut_by(INSIDE, [], TUNNEL) is None
+    assert find_lockout_reason(INSIDE, [], TUNNEL) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qmesh.mesh.sysctls import weaknesses
+from qmesh.mesh.sysctls import find_weaknesses
 
 STRONG = {"all": 0, "eth0": 0}
 CHECKED = {"all": 0, "eth0": 2}
@@ -12,8 +12,8 @@ FINE = {"route_localnet": STRONG, "accept_local": STRONG, "rp_filter": CHECKED, 
 
 
 def test_a_machine_that_is_set_well_has_none() -> None:
-    assert list(weaknesses(FINE, {"net.ipv4.ip_forward": 0})) == []
-    assert list(weaknesses({}, {})) == []
+    assert list(find_weaknesses(FINE, {"net.ipv4.ip_forward": 0})) == []
+    assert list(find_weaknesses({}, {})) == []
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_machine_that_is_set_well_has_none() -> None:
 def test_a_weak_setting_is_named_with_its_interfaces_and_its_cure(
     name: str, values: dict[str, int], seen: str, cure: str
 ) -> None:
-    (found,) = weaknesses({**FINE, name: values}, {})
+    (found,) = find_weaknesses({**FINE, name: values}, {})
 
     assert found.setting == f"net.ipv4.conf.*.{name}"
     assert found.seen.endswith(seen)
@@ -43,11 +43,11 @@ def test_a_weak_setting_is_named_with_its_interfaces_and_its_cure(
 
 
 def test_what_all_interfaces_have_makes_one_strong() -> None:
-    assert list(weaknesses({**FINE, "rp_filter": {"all": 1, "eth0": 0}}, {})) == []
+    assert list(find_weaknesses({**FINE, "rp_filter": {"all": 1, "eth0": 0}}, {})) == []
 
 
 def test_forwarding_is_one() -> None:
-    (found,) = weaknesses(FINE, {"net.ipv4.ip_forward": 0, "net.ipv6.conf.all.forwarding": 1})
+    (found,) = find_weaknesses(FINE, {"net.ipv4.ip_forward": 0, "net.ipv6.conf.all.forwarding": 1})
 
     assert (found.setting, found.cure) == (
         "net.ipv6.conf.all.forwarding",

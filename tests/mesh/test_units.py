@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.units import (
+from qmesh.mesh.systemd.units import (
     AFTER_FLUSH,
     AGENT,
     BOOT_GUARD,
@@ -19,14 +19,14 @@ from qmesh.mesh.units import (
     WORKER,
     WORKERS,
     Paths,
+    add_mark,
     is_unedited,
-    marked,
-    program_of,
-    qmesh_units,
-    undo_unit,
-    unit_files,
-    worker_unit,
-    workers_target,
+    parse_node_program,
+    render_qmesh_units,
+    render_undo_unit,
+    render_unit_files,
+    render_workers_target,
+    worker_unit_name,
 )
 
 
@@ -44,8 +44,8 @@ def paths(**named: str) -> Paths:
     return Paths(**{**values, **named})
 
 
-CONTROL_UNITS = unit_files(paths(), is_control=True, cores=range(1, 4))
-WORKER_UNITS = unit_files(paths(), is_control=False, cores=range(4, 8))
+CONTROL_UNITS = render_unit_files(paths(), is_control=True, cores=range(1, 4))
+WORKER_UNITS = render_unit_files(paths(), is_control=False, cores=range(4, 8))
 
 EVERYBODYS = """\
 NoNewPrivileges=yes
@@ -238,7 +238,7 @@ def settings(text: str, name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", UNITS)
 def test_a_unit_of_the_control_node_is_this_text(name: str) -> None:
-    assert CONTROL_UNITS[name] == marked(UNITS[name])
+    assert CONTROL_UNITS[name] == add_mark(UNITS[name])
 
 
 def test_the_control_node_has_all_units_and_a_worker_machine_all_but_the_control_process() -> None:
@@ -256,7 +256,7 @@ def test_a_worker_machines_units_differ_from_the_control_nodes_only_in_the_cores
 
 def test_qmeshs_own_units_are_the_agent_the_guard_its_holder_and_what_a_flush_is_answered_by() -> None:
     own = (AGENT, BOOT_GUARD, HOLDER, AFTER_FLUSH)
-    assert qmesh_units(paths()) == {name: marked(UNITS[name]) for name in own}
+    assert render_qmesh_units(paths()) == {name: add_mark(UNITS[name]) for name in own}
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -294,7 +294,7 @@ def test_g3_no_node_process_starts_without_the_guard(name: str, core: str) -> No
 @pytest.mark.parametrize("name", [CONTROL_PROCESS, WORKER])
 @pytest.mark.parametrize("user", ["alice", "node-user_1", "_n", "1000", "4294967294"])
 def test_a_node_process_has_the_rights_of_the_config_directorys_owner_alone(name: str, user: str) -> None:
-    text = unit_files(paths(user=user), is_control=True, cores=range(1, 4))[name]
+    text = render_unit_files(paths(user=user), is_control=True, cores=range(1, 4))[name]
     assert settings(text, "User") == [user]
     assert settings(text, "CapabilityBoundingSet") == [""]
     assert settings(text, "NoNewPrivileges") == ["yes"]
@@ -347,7 +347,7 @@ FOR_PROGRAMS = {name: row for name, row in ESCAPED.items() if not set(row[0]) & 
 
 @pytest.mark.parametrize(("path", "whole", "word", "argument"), ESCAPED.values(), ids=ESCAPED)
 def test_a_path_is_escaped_as_its_setting_wants_it(path: str, whole: str, word: str, argument: str) -> None:
-    units = unit_files(
+    units = render_unit_files(
         paths(guard_file=path, held_file=path, state=path, config_directory=path),
         is_control=True,
         cores=range(1, 2),
@@ -372,7 +372,7 @@ def test_a_path_is_escaped_as_its_setting_wants_it(path: str, whole: str, word: 
 def test_a_program_is_escaped_but_for_variables_which_systemd_does_not_look_for_there(
     path: str, word: str
 ) -> None:
-    units = unit_files(paths(python=path, nft=path, program=path), is_control=True, cores=range(1, 2))
+    units = render_unit_files(paths(python=path, nft=path, program=path), is_control=True, cores=range(1, 2))
     for name in (AGENT, BOOT_GUARD, HOLDER, CONTROL_PROCESS, WORKER):
         assert settings(units[name], "ExecStart")[0].startswith(f"{word} -")
     for setting in ("ExecStartPre", "ExecStartPost"):
@@ -391,7 +391,7 @@ def test_a_program_is_escaped_but_for_variables_which_systemd_does_not_look_for_
     ],
 )
 def test_a_node_works_in_the_directory_that_holds_its_config_directory(directory: str, parent: str) -> None:
-    units = unit_files(paths(config_directory=directory), is_control=True, cores=range(1, 2))
+    units = render_unit_files(paths(config_directory=directory), is_control=True, cores=range(1, 2))
     for name in (CONTROL_PROCESS, WORKER):
         assert settings(units[name], "WorkingDirectory") == [parent]
 
@@ -413,7 +413,7 @@ special = st.text(st.sampled_from("ab%$ \"'\\;{}#-=~@")).map("/x{}/y".format)
 
 @given(special)
 def test_a_command_line_holds_just_the_words_that_it_was_given(path: str) -> None:
-    units = unit_files(paths(config_directory=path, state=path), is_control=True, cores=range(1, 2))
+    units = render_unit_files(paths(config_directory=path, state=path), is_control=True, cores=range(1, 2))
     node = ["/usr/local/bin/node", "--config", path]
     assert words(settings(units[CONTROL_PROCESS], "ExecStart")[0]) == node
     assert words(settings(units[WORKER], "ExecStart")[0]) == [*node, "--core", "%i"]
@@ -458,7 +458,7 @@ def test_two_dots_inside_a_name_are_no_way_up() -> None:
 
 
 def test_the_undoing_is_before_whatever_loads_the_guard_and_in_nobodys_session():
-    text = undo_unit(paths(state="/var/lib/q mesh%"))
+    text = render_undo_unit(paths(state="/var/lib/q mesh%"))
     assert is_unedited(text)
     assert "Before=qmesh-guard.service qmesh-hold.service qmesh.service network-pre.target" in text
     assert "ConditionPathExists=/var/lib/q mesh%%/undo.json\n" in text
@@ -468,7 +468,7 @@ def test_the_undoing_is_before_whatever_loads_the_guard_and_in_nobodys_session()
 
 
 def test_a_workers_unit_is_an_instance_of_the_template_by_its_core():
-    assert worker_unit(17) == "qmesh-worker@17.service"
+    assert worker_unit_name(17) == "qmesh-worker@17.service"
 
 
 @given(
@@ -480,13 +480,16 @@ def test_the_program_of_a_workers_unit_is_read_from_it(name):
     program = f"/opt/{name}"
     if ".." in program.split("/"):
         return
-    unit = unit_files(paths(program=program), is_control=False, cores=range(1, 2))[WORKER]
-    assert program_of(unit) == program
+    unit = render_unit_files(paths(program=program), is_control=False, cores=range(1, 2))[WORKER]
+    assert parse_node_program(unit) == program
 
 
 def test_a_unit_that_tells_of_no_program_has_none():
-    assert program_of(UNITS[BOOT_GUARD]) is None
+    assert parse_node_program(UNITS[BOOT_GUARD]) is None
 
 
 def test_the_target_alone_is_as_among_all_units():
-    assert workers_target((4, 5)) == unit_files(paths(), is_control=False, cores=range(4, 6))[WORKERS]
+    assert (
+        render_workers_target((4, 5))
+        == render_unit_files(paths(), is_control=False, cores=range(4, 6))[WORKERS]
+    )

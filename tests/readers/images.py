@@ -18,7 +18,7 @@ TABLES: Final = ("mesh", "machines", "invitations", "stand_ins", "resting", "suc
 @cache
 def _columns() -> dict[str, tuple[str, ...]]:
     with contextlib.closing(sqlite3.connect(":memory:")) as empty:
-        schema.create(empty)
+        schema.create_tables(empty)
         return {
             table: tuple(row[1] for row in empty.execute(f"PRAGMA table_info({table})")) for table in TABLES
         }

@@ -22,14 +22,14 @@ from typing import Final, NamedTuple
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.agent import node_config
+from qmesh.agent import backup_contents, node_config
 from qmesh.agent.commands import backup as agent_backup
 from qmesh.agent.commands import invite
 from qmesh.agent.daemon import supervisor
 from qmesh.errors import QmeshError
 from qmesh.host import api, registry
 from qmesh.host.api import client, connections, server
-from qmesh.host.api.messages import Silent
+from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import foreign_rules, table_events, tables_and_chains
 from qmesh.host.network import (
@@ -42,35 +42,21 @@ from qmesh.host.network import (
     rtnetlink_messages,
     sockets,
 )
-from qmesh.host.network.netlink import answers, refusals
-from qmesh.host.network.netlink_messages import HEADER, attributes, messages_in
+from qmesh.host.network.netlink import parse_answers, translate_errors
+from qmesh.host.network.netlink_messages import HEADER, parse_attributes, parse_messages
 from qmesh.host.registry import Registry, RegistryImage, image
 from qmesh.host.state import directory as state
 from qmesh.host.state import documents
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, processes, ssh_session
 from qmesh.host.wireguard import genetlink_messages, kernel, uapi
-from qmesh.mesh import (
-    guard,
-    imports,
-    model,
-    node_restarts,
-    nodeconfig,
-    reaching,
-    rollback,
-    units,
-)
+from qmesh.mesh import endpoints, guard, imports, mtu, nodeconfig, rollback, values
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint, Guard, Machine, Peer, Secret, Tunnel
-from qmesh.mesh.protocol import (
-    aead,
-    armor,
-    backup_file,
-    enrolment,
-    file_exchange,
-    handover,
-    membership,
-)
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.protocol import aead, armor, backup_file, enrolment, file_exchange, handover, membership
+from qmesh.mesh.state import Guard, Peer, Tunnel
+from qmesh.mesh.systemd import node_restarts, units
+from qmesh.mesh.values import Endpoint, Secret
 from tests.readers import images, mutate
 
 
@@ -98,10 +84,10 @@ CORPUS: Final = Path(__file__).parents[1] / "mesh" / "corpus"
 KEYS: Final = tuple(base64.b64encode(bytes([number]) * 32).decode() for number in range(1, 9))
 SIGNING: Final = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 VERIFIES: Final = SIGNING.public_key().public_bytes_raw()
-MESH: Final = enrolment.mesh_identifier(VERIFIES)
+MESH: Final = enrolment.compute_mesh_identifier(VERIFIES)
 SHARED: Final = Secret(KEYS[5])
 PRIVATE: Final = Secret(mutate.KEY)
-OWN_KEY: Final = enrolment.public_key_of(PRIVATE)
+OWN_KEY: Final = enrolment.derive_public_key(PRIVATE)
 NOW: Final = 1_700_000_000
 
 
@@ -160,9 +146,9 @@ INVITATION: Final = enrolment.Invitation(
     workers=2,
     expires_at=NOW,
 )
-REDEMPTION: Final = enrolment.redemption(
-    INVITATION.derived,
-    public_key=enrolment.public_key_of(SHARED),
+REDEMPTION: Final = enrolment.build_redemption(
+    INVITATION.derived_keys,
+    public_key=enrolment.derive_public_key(SHARED),
     workers=4,
     endpoint=Endpoint("192.0.2.9", 51820),
 )
@@ -233,64 +219,70 @@ def _registry() -> bytes:
                 _joined(registry, name, key)
             registry.invite("d", workers=2, endpoint=None, expires_at=NOW + 9000, now=NOW)
             registry.invite("c", workers=None, endpoint=None, expires_at=NOW + 9000, now=NOW, replace=True)
-            registry.acknowledge({"10.77.0.2": 3})
-            return registry.copied()
+            registry.record_acknowledgements({"10.77.0.2": 3})
+            return registry.copy_database()
 
 
 def _joined(registry: Registry, name: str, private: str) -> None:
     issued = registry.invite(
         name, workers=2, endpoint=Endpoint("192.0.2.9", 5), expires_at=NOW + 9000, now=NOW
     )
-    derived = enrolment.derive(issued.secret)
-    key = enrolment.public_key_of(Secret(private))
-    message = enrolment.redemption(derived, public_key=key, workers=2, endpoint=None)
+    derived = enrolment.derive_invitation_keys(issued.secret)
+    key = enrolment.derive_public_key(Secret(private))
+    message = enrolment.build_redemption(derived, public_key=key, workers=2, endpoint=None)
     registry.redeem(message, sender=issued.machine.address, now=NOW)
 
 
 def _succeeded(octets: bytes) -> bytes:
     with RegistryImage(octets) as registry:
         registry.begin_handover("b", now=NOW)
-        return registry.octets()
+        return registry.serialize()
 
 
 REGISTRY: Final = _registry()
 IN_HANDOVER: Final = _succeeded(REGISTRY)
-ESTATE: Final = handover.packed(handover.Estate(event=5, registry=IN_HANDOVER, signing_key=bytes(range(32))))
+ESTATE: Final = handover.encode_handover_data(
+    handover.HandoverData(event=5, registry=IN_HANDOVER, signing_key=bytes(range(32)))
+)
 
 _USES: Final[tuple[Callable[[RegistryImage], object], ...]] = (
     RegistryImage.inventory,
     RegistryImage.preshared_keys,
     RegistryImage.events,
     RegistryImage.revision,
-    RegistryImage.last_event,
+    RegistryImage.last_event_number,
     RegistryImage.successor,
-    lambda it: [it.news(since=number) for number in (1, 3, 5)],
-    lambda it: it.invitations(now=NOW),
-    lambda it: it.expire(now=NOW + 99_999),
-    lambda it: it.withdraw("d", now=NOW),
-    lambda it: it.withdraw_open(command="backup", now=NOW),
+    lambda it: [it.read_news(since=number) for number in (1, 3, 5)],
+    lambda it: it.list_open_invitations(now=NOW),
+    lambda it: it.expire_invitations(now=NOW + 99_999),
+    lambda it: it.withdraw_invitation("d", now=NOW),
+    lambda it: it.withdraw_all_invitations(command="backup", now=NOW),
     lambda it: it.invite("e", workers=None, endpoint=None, expires_at=NOW + 9, now=NOW),
     lambda it: it.invite("b", workers=None, endpoint=None, expires_at=NOW + 9, now=NOW, replace=True),
     lambda it: it.redeem(REDEMPTION, sender="10.77.0.4", now=NOW),
     lambda it: it.offer_key(KEYS[6], sender="10.77.0.2", now=NOW + 99),
-    lambda it: it.take_up_key(KEYS[6], now=NOW),
-    lambda it: it.shared_with("10.77.0.2"),
-    lambda it: it.shared_with_successor("10.77.0.2"),
-    lambda it: it.note_progress(handover.Progress(holds=4, silent=()), sender="10.77.0.2", now=NOW),
-    lambda it: it.readiness("b", now=NOW),
+    lambda it: it.activate_pending_key(KEYS[6], now=NOW),
+    lambda it: it.find_preshared_key("10.77.0.2"),
+    lambda it: it.find_successor_preshared_key("10.77.0.2"),
+    lambda it: it.record_progress(handover.HandoverProgress(holds=4, silent=()), sender="10.77.0.2", now=NOW),
+    lambda it: it.check_readiness("b", now=NOW),
     lambda it: it.begin_handover("b", now=NOW),
     lambda it: it.end_handover(now=NOW),
-    lambda it: it.hand_over("b", now=NOW),
-    lambda it: it.inherited(now=NOW),
-    RegistryImage.bequeathed,
-    RegistryImage.without_handover,
-    lambda it: it.change(lambda mesh: mesh, command="set", what="mesh-changed", machine="a", now=NOW),
-    lambda it: it.change(
-        lambda mesh: backup_file.restored(mesh, ()), command="restore", what="restored", machine="a", now=NOW
+    lambda it: it.complete_handover("b", now=NOW),
+    lambda it: it.promote_successor(now=NOW),
+    RegistryImage.serialize_for_successor,
+    RegistryImage.discard_handover,
+    lambda it: it.change_mesh(lambda mesh: mesh, command="set", what="mesh-changed", machine="a", now=NOW),
+    lambda it: it.change_mesh(
+        lambda mesh: backup_file.build_restored_inventory(mesh, ()),
+        command="restore",
+        what="restored",
+        machine="a",
+        now=NOW,
     ),
-    lambda it: it.acknowledge({"10.77.0.2": 9}),
-    RegistryImage.octets,
-    RegistryImage.copied,
+    lambda it: it.record_acknowledgements({"10.77.0.2": 9}),
+    RegistryImage.serialize,
+    RegistryImage.copy_database,
 )
 """All that is asked of a registry. Of one image a few, which its octets choose."""
 
@@ -309,14 +301,14 @@ def _use_registry(octets: bytes) -> None:
 
 
 def _use_estate(octets: bytes) -> None:
-    estate = handover.unpacked(octets)
+    estate = handover.decode_handover_data(octets)
     with RegistryImage(estate.registry) as registry:
         registry.inventory()
         registry.preshared_keys()
         membership.sign_membership(
-            registry.inherited(now=NOW), Ed25519PrivateKey.from_private_bytes(estate.signing_key)
+            registry.promote_successor(now=NOW), Ed25519PrivateKey.from_private_bytes(estate.signing_key)
         )
-        registry.octets()
+        registry.serialize()
 
 
 # State files
@@ -347,7 +339,7 @@ def _of_state(name: str, read: Callable[[State], object]) -> Callable[[bytes], o
 
 
 def _ports_closed(octets: bytes) -> object:
-    return _of_state("guard.nft", State.ports_closed)(octets)
+    return _of_state("guard.nft", State.list_closed_ports)(octets)
 
 
 def _bring_back(octets: bytes) -> None:
@@ -355,12 +347,12 @@ def _bring_back(octets: bytes) -> None:
     path = STATE.directory / reserved_ports.REMEMBERED
     path.write_bytes(octets)
     try:
-        reserved_ports.remembered(STATE.directory)
+        reserved_ports.read_own_ports(STATE.directory)
     finally:
         path.unlink()
 
 
-ASKED: Final = documents.Asked(
+ASKED: Final = documents.SentRequest(
     mesh=MESH,
     name="b",
     address="10.77.0.2",
@@ -372,9 +364,9 @@ ASKED: Final = documents.Asked(
     redemption=REDEMPTION,
     preshared_key=SHARED,
 )
-UNDOING: Final = rollback.Undoing(
-    before=rollback.Before(
-        guard=rollback.GuardBefore(script="add table x", boot_file=None, held_file=None),
+UNDOING: Final = rollback.RollbackRecord(
+    before=rollback.MachineSnapshot(
+        guard=rollback.GuardSnapshot(script="add table x", boot_file=None, held_file=None),
         tunnel=TUNNEL,
         reserved_ports=(32503,),
         up=True,
@@ -382,7 +374,7 @@ UNDOING: Final = rollback.Undoing(
     ),
     boot="f00d",
     deadline_s=12.5,
-    by=rollback.Author(process=77, started=5),
+    by=rollback.ChangeProcess(process=77, started=5),
 )
 HEALTH: Final = agent_health.Health(
     process=5,
@@ -392,16 +384,16 @@ HEALTH: Final = agent_health.Health(
 )
 
 _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
-    ("machine.json", State.settings_or_none, SETTINGS),
-    ("joining.json", State.pending, documents.Pending("0" * 32)),
-    ("request.json", State.asked, ASKED),
-    ("reserved-ports.json", State.held_ports, documents.HeldPorts((40000,), (22,))),
-    ("successor.json", State.next_shared, documents.NextShared(KEYS[1], SHARED)),
-    ("rotating.json", State.rotation, documents.Rotation(KEYS[1], KEYS[2])),
-    ("restored.json", State.restoring, documents.Restoring("0" * 64, done=True)),
-    ("backup.json", State.backed_up, documents.BackedUp(NOW, 7)),
-    ("due.json", State.due, node_restarts.Due(restart=(1, 2), stop=(9,), control=True)),
-    ("undo.json", State.undoing, UNDOING),
+    ("machine.json", State.find_settings, SETTINGS),
+    ("joining.json", State.unfinished_redemption, documents.UnfinishedRedemption("0" * 32)),
+    ("request.json", State.sent_request, ASKED),
+    ("reserved-ports.json", State.read_port_reservations, documents.PortReservations((40000,), (22,))),
+    ("successor.json", State.successor_key, documents.SuccessorKey(KEYS[1], SHARED)),
+    ("rotating.json", State.key_rotation, documents.KeyRotation(KEYS[1], KEYS[2])),
+    ("restored.json", State.restore_progress, documents.RestoreProgress("0" * 64, done=True)),
+    ("backup.json", State.last_backup, documents.LastBackup(NOW, 7)),
+    ("due.json", State.due_restarts, node_restarts.DueRestarts(restart=(1, 2), stop=(9,), control=True)),
+    ("undo.json", State.rollback_record, UNDOING),
 )
 
 
@@ -410,36 +402,38 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
 
 def _dump() -> bytes:
     blocks = b"".join(block for peer in TUNNEL.peers for block in genetlink_messages.peer_blocks(peer))
-    port = genetlink_messages._attribute(genetlink_messages._LISTEN_PORT, (51820).to_bytes(2, "little"))
-    key = genetlink_messages._attribute(genetlink_messages._PUBLIC_KEY, base64.b64decode(OWN_KEY))
-    peers = genetlink_messages._attribute(genetlink_messages._PEERS | genetlink_messages._NESTED, blocks)
-    return genetlink_messages._set(30, "qmesh0", port + key + peers)
+    port = genetlink_messages._build_attribute(genetlink_messages._LISTEN_PORT, (51820).to_bytes(2, "little"))
+    key = genetlink_messages._build_attribute(genetlink_messages._PUBLIC_KEY, base64.b64decode(OWN_KEY))
+    peers = genetlink_messages._build_attribute(
+        genetlink_messages._PEERS | genetlink_messages._NESTED, blocks
+    )
+    return genetlink_messages._build_set_message(30, "qmesh0", port + key + peers)
 
 
 def _netlink(octets: bytes) -> None:
-    with refusals("read"):
-        for kind, _, message in messages_in(octets):
-            table_events._who(message)
-            list(attributes(message, 20, len(message)))
+    with translate_errors("read"):
+        for kind, _, message in parse_messages(octets):
+            table_events._describe_process(message)
+            list(parse_attributes(message, 20, len(message)))
             del kind
-        for _message, code, _torn in answers(octets):
+        for _message, code, _torn in parse_answers(octets):
             if code:
-                with refusals("ask"):
+                with translate_errors("ask"):
                     raise OSError(code, "said")
 
 
 def _addresses(octets: bytes) -> None:
-    with refusals("look"):
-        list(rtnetlink_messages.addresses([octets], 7))
+    with translate_errors("look"):
+        list(rtnetlink_messages.parse_addresses([octets], 7))
 
 
 def _link(octets: bytes) -> None:
-    with refusals("look"):
-        rtnetlink_messages.link(octets)
+    with translate_errors("look"):
+        rtnetlink_messages.parse_link(octets)
 
 
 def _told(head: bytes, *parts: tuple[int, bytes]) -> bytes:
-    packed = b"".join(genetlink_messages._attribute(kind, each) for kind, each in parts)
+    packed = b"".join(genetlink_messages._build_attribute(kind, each) for kind, each in parts)
     return HEADER.pack(HEADER.size + len(head) + len(packed), 16, 0, 1, 0) + head + packed
 
 
@@ -447,7 +441,7 @@ LINK: Final = _told(
     rtnetlink_messages._LINK.pack(0, 1, 7, 1, 0),
     (3, b"qmesh0\0"),
     (4, (1420).to_bytes(4, "little")),
-    (18, genetlink_messages._attribute(1, b"wireguard\0")),
+    (18, genetlink_messages._build_attribute(1, b"wireguard\0")),
 )
 ADDRESS: Final = _told(
     rtnetlink_messages._ADDRESS.pack(2, 20, 0, 0, 7), (1, bytes((10, 77, 0, 1))), (2, bytes((10, 77, 0, 1)))
@@ -457,9 +451,9 @@ ADDRESS: Final = _told(
 def _flows(octets: bytes) -> None:
     from qmesh.host.network import tcp_connections  # noqa: PLC0415
 
-    with refusals("read"):
-        tcp_connections._flow(octets)
-        tcp_connections._code(octets)
+    with translate_errors("read"):
+        tcp_connections._parse_flow(octets)
+        tcp_connections._parse_errno(octets)
 
 
 UAPI: Final = (
@@ -506,75 +500,75 @@ def _each(uses: Iterable[Callable[[], object]]) -> None:
 
 def _config(octets: bytes) -> None:
     text = _text(octets)
-    profile: model.Profile = model.PROFILES[len(octets) % len(model.PROFILES)]
+    profile: values.Profile = values.PROFILES[len(octets) % len(values.PROFILES)]
     mesh = msgspec.structs.replace(
         INVENTORY, node=profile, p2p_base_port=25000 if profile.startswith("2.1") else None
     )
     _each(
         (
-            lambda: nodeconfig.redacted(text),
-            lambda: nodeconfig.lint(text, profile=profile),
-            lambda: nodeconfig.secret(text, "p2p.peerPrivKey"),
-            lambda: nodeconfig.workers_in(text, profile),
-            lambda: nodeconfig.misplaced(text, profile),
-            lambda: nodeconfig.detect(text),
-            lambda: nodeconfig.place_of(3, text),
-            lambda: nodeconfig.with_settings(text, nodeconfig.wanted_settings(mesh, "a")),
-            lambda: node_restarts.is_in_hand(text, mesh),
+            lambda: nodeconfig.redact_config(text),
+            lambda: nodeconfig.lint_config(text, profile=profile),
+            lambda: nodeconfig.read_secret(text, "p2p.peerPrivKey"),
+            lambda: nodeconfig.read_workers(text, profile),
+            lambda: nodeconfig.find_ignored_lists(text, profile),
+            lambda: nodeconfig.detect_profile(text),
+            lambda: nodeconfig.find_listen_address(3, text),
+            lambda: nodeconfig.edit_settings(text, nodeconfig.build_desired_settings(mesh, "a")),
+            lambda: node_restarts.is_managed_by_qmesh(text, mesh),
         )
     )
 
 
-def _imported(read: Callable[[str], imports.Reading], octets: bytes) -> None:
+def _imported(read: Callable[[str], imports.ImportedMachines], octets: bytes) -> None:
     reading = read(_text(octets))
-    options = imports.Options(init=True, control_endpoints=(), base_port=False, config=None)
-    proposal = imports.propose(reading, "2.1", 32500)
-    imports.script(proposal, options)
+    options = imports.ScriptOptions(init=True, control_endpoints=(), base_port=False, config=None)
+    proposal = imports.build_proposal(reading, "2.1", 32500)
+    imports.render_script(proposal, options)
     imports.command_lines(proposal, options)
 
 
 def _import_lines(octets: bytes) -> None:
-    _imported(lambda text: imports.machines_in_lines(text, {"192.168.0.200"}), octets)
+    _imported(lambda text: imports.parse_machine_lines(text, {"192.168.0.200"}), octets)
 
 
 def _import_list(octets: bytes) -> None:
-    def read(profile: model.Profile) -> None:
+    def read(profile: values.Profile) -> None:
         _imported(
-            lambda text: imports.machines_in_list(
-                text, nodeconfig.workers_in(text, profile) or (), {"192.168.0.200"}
+            lambda text: imports.find_machines_in_list(
+                text, nodeconfig.read_workers(text, profile) or (), {"192.168.0.200"}
             ),
             octets,
         )
 
-    _each(partial(read, profile) for profile in model.PROFILES)
+    _each(partial(read, profile) for profile in values.PROFILES)
 
 
 def _guards(octets: bytes) -> None:
     text = _text(octets)
-    guard.told(text)
-    guard.parse(text)
-    guard.parse_script(text)
-    guard.parse_held(text)
-    guard.seen(text, text, text)
+    guard.parse_table_header(text)
+    guard.parse_table(text)
+    guard.parse_load_script(text)
+    guard.parse_held_table(text)
+    guard.build_observed_guard(text, text, text)
 
 
 def _units(octets: bytes) -> None:
-    units.program_of(_text(octets))
+    units.parse_node_program(_text(octets))
     units.is_unedited(_text(octets))
 
 
 _TYPED: Final[tuple[Callable[[str], object], ...]] = (
-    model.machine_name,
-    model.interface_name,
-    model.ip_address,
-    model.ip_network,
-    model.interface_address,
-    model.wireguard_key,
+    values.validate_machine_name,
+    values.validate_interface_name,
+    values.normalize_ip_address,
+    values.normalize_ip_network,
+    values.validate_interface_address,
+    values.validate_wireguard_key,
     Endpoint.parse,
     partial(Endpoint.parse, default_port=None),
-    nodeconfig.listen_address,
-    invite.duration_s,
-    partial(reaching.said_mtu, network="10.77.0.0/20"),
+    nodeconfig.parse_multiaddr,
+    invite.parse_duration_s,
+    partial(mtu.parse_mtu, network="10.77.0.0/20"),
 )
 
 
@@ -589,11 +583,11 @@ def _typed(octets: bytes) -> None:
 def _ask(octets: bytes) -> None:
     """A control node's answer, as a member takes it. That nobody answers is no error of a reader."""
     ours, theirs = socket.socketpair()
-    with ours, theirs, contextlib.suppress(Silent):
+    with ours, theirs, contextlib.suppress(ControlNodeUnavailable):
         theirs.settimeout(1)
         theirs.sendall(octets[:100_000])
         theirs.shutdown(socket.SHUT_WR)
-        client.exchange(ours, "GET", "/", host="a", read_s=5.0)
+        client.send_request(ours, "GET", "/", host="a", read_s=5.0)
 
 
 class _Closed(asyncio.Transport):
@@ -607,17 +601,17 @@ def _question(octets: bytes) -> None:
     """A member's request, as the control node takes it."""
 
     async def arrive() -> None:
-        wire = connections._Wire(connections.Peer("10.77.0.2"))
+        wire = connections._HttpProtocol(connections.ConnectedPeer("10.77.0.2"))
         wire.connection_made(_Closed())
         for begin in range(0, len(octets), 700):
             wire.data_received(octets[begin : begin + 700])
         wire.connection_lost(None)
         found = wire.question.result()
-        if isinstance(found, connections.Question):
-            for said in found.asked.values():
-                server._number(said)
+        if isinstance(found, connections.HttpRequest):
+            for said in found.query.values():
+                server._parse_number(said)
         else:
-            assert isinstance(found, connections._Broken | connections.TooLarge), found
+            assert isinstance(found, connections._BadRequest | connections.RequestTooLarge), found
 
     LOOP.run_until_complete(arrive())
 
@@ -640,11 +634,11 @@ ASKED_HTTP: Final = (
 
 
 def _line(prefix: str, octets: bytes) -> bytes:
-    return armor.line_of(prefix, octets).encode()
+    return armor.encode_line(prefix, octets).encode()
 
 
 def _of_line(prefix: str, octets: bytes) -> bytes:
-    return armor.octets_of(octets.decode(), prefix, what="x", most=1 << 30, hint="")
+    return armor.decode_line(octets.decode(), prefix, what="x", most=1 << 30, hint="")
 
 
 def _lined(prefix: str) -> mutate.Mutator:
@@ -652,31 +646,31 @@ def _lined(prefix: str) -> mutate.Mutator:
 
 
 def _redeem(octets: bytes) -> None:
-    enrolment.refuse_unproven(enrolment.read_redemption(octets), INVITATION.secret)
+    enrolment.verify_redemption_proof(enrolment.read_redemption(octets), INVITATION.secret)
 
 
 def _believe_signed(octets: bytes) -> None:
     signature = SIGNING.sign(b"qmesh membership 1\n" + octets)
-    membership.believed(membership.SignedMembership(octets, signature), VERIFIES, mesh=MESH)
+    membership.verify_membership(membership.SignedMembership(octets, signature), VERIFIES, mesh=MESH)
 
 
 def _believe_stored(octets: bytes) -> None:
-    membership.believed(membership.read_stored(octets), VERIFIES, mesh=MESH)
+    membership.verify_membership(membership.decode_membership(octets), VERIFIES, mesh=MESH)
 
 
 def _update(octets: bytes) -> None:
     update = membership.read_update(octets)
     held = None if update.base is None else SIGNED
-    membership.believed(membership.updated(update, held), VERIFIES, mesh=MESH)
+    membership.verify_membership(membership.apply_update(update, held), VERIFIES, mesh=MESH)
 
 
 def _unsealed(octets: bytes) -> None:
-    enrolment.read_key_offer(aead.unseal(octets, SHARED, about=enrolment.KEY_OFFER))
+    enrolment.read_key_offer(aead.decrypt_message(octets, SHARED, about=enrolment.KEY_OFFER))
 
 
 def _answer(octets: bytes) -> None:
-    opened = file_exchange.open_answer(file_exchange.parse_answer(_text(octets)), SHARED)
-    membership.believed(membership.read_stored(opened), VERIFIES, mesh=MESH)
+    opened = file_exchange.decrypt_answer(file_exchange.parse_answer(_text(octets)), SHARED)
+    membership.verify_membership(membership.decode_membership(opened), VERIFIES, mesh=MESH)
 
 
 def _request(octets: bytes) -> None:
@@ -693,7 +687,7 @@ def _body(octets: bytes) -> bytes:
 
 
 def _restore(octets: bytes) -> None:
-    agent_backup.contents(backup_file.unpack(octets, None))
+    backup_contents.parse_contents(backup_file.decode_backup(octets, None))
 
 
 def _settings_of(octets: bytes) -> bytes:
@@ -701,7 +695,7 @@ def _settings_of(octets: bytes) -> bytes:
 
 
 def _with_settings(octets: bytes) -> bytes:
-    return backup_file.pack(msgspec.structs.replace(BACKUP, settings=octets), None)
+    return backup_file.encode_backup(msgspec.structs.replace(BACKUP, settings=octets), None)
 
 
 BACKUP: Final = backup_file.Backup(
@@ -716,8 +710,10 @@ BACKUP: Final = backup_file.Backup(
 UPDATES: Final = tuple(
     msgspec.msgpack.encode(each)
     for each in (
-        membership.whole(NEWER),
-        membership.Update(7, (membership.difference(SIGNED.payload, NEWER.payload),), NEWER.signature),
+        membership.build_full_update(NEWER),
+        membership.Update(
+            7, (membership.compute_difference(SIGNED.payload, NEWER.payload),), NEWER.signature
+        ),
     )
 )
 _CONFIGS: Final = tuple(
@@ -742,7 +738,7 @@ READERS: Final[dict[str, Reader]] = {
             "progress",
             (handover,),
             handover.read_progress,
-            (_json(handover.Progress(holds=3, silent=("10.77.0.2",))),),
+            (_json(handover.HandoverProgress(holds=3, silent=("10.77.0.2",))),),
             mutate.json_trees,
         ),
         Reader(
@@ -750,7 +746,7 @@ READERS: Final[dict[str, Reader]] = {
             (aead, enrolment),
             _unsealed,
             (
-                aead.seal(
+                aead.encrypt_message(
                     _json(enrolment.KeyOffer(KEYS[1])), SHARED, about=enrolment.KEY_OFFER, nonce=bytes(12)
                 ),
             ),
@@ -758,8 +754,8 @@ READERS: Final[dict[str, Reader]] = {
         Reader(
             "what a member holds",
             (membership, aead),
-            lambda octets: membership.read_held(
-                aead.seal(octets, SHARED, about=membership.HOLDS, nonce=bytes(12)), SHARED
+            lambda octets: membership.decrypt_held_revision(
+                aead.encrypt_message(octets, SHARED, about=membership.HOLDS, nonce=bytes(12)), SHARED
             ),
             (b"7",),
             mutate.json_trees,
@@ -770,24 +766,26 @@ READERS: Final[dict[str, Reader]] = {
             "membership stored",
             (membership,),
             _believe_stored,
-            (membership.stored(SIGNED),),
+            (membership.encode_membership(SIGNED),),
             mutate.json_trees,
         ),
         Reader(
             "refusal to a member",
             (api,),
-            client._refusal,
+            client._build_refusal,
             (b'{"error":"no","hint":"see"}',),
             mutate.json_trees,
         ),
         Reader(
             "refusal to itself",
             (api,),
-            server._said,
+            server._build_probe_error,
             (b'{"error":"no","hint":"see"}',),
             mutate.json_trees,
         ),
-        Reader("query number", (api,), lambda octets: server._number(_text(octets)), (b"42",), mutate.text),
+        Reader(
+            "query number", (api,), lambda octets: server._parse_number(_text(octets)), (b"42",), mutate.text
+        ),
         Reader(
             "invitation",
             (enrolment, armor),
@@ -799,7 +797,7 @@ READERS: Final[dict[str, Reader]] = {
             "request",
             (file_exchange, armor),
             _request,
-            (file_exchange.Request(MESH, _json(REDEMPTION)).text().encode(),),
+            (file_exchange.JoinRequest(MESH, _json(REDEMPTION)).text().encode(),),
             _lined(file_exchange.REQUEST_PREFIX),
         ),
         Reader(
@@ -807,8 +805,11 @@ READERS: Final[dict[str, Reader]] = {
             (file_exchange, armor),
             _answer,
             (
-                file_exchange.seal_answer(
-                    membership.stored(SIGNED), identifier="0" * 32, preshared=SHARED, nonce=bytes(12)
+                file_exchange.encrypt_answer(
+                    membership.encode_membership(SIGNED),
+                    identifier="0" * 32,
+                    preshared=SHARED,
+                    nonce=bytes(12),
                 )
                 .text()
                 .encode(),
@@ -821,14 +822,14 @@ READERS: Final[dict[str, Reader]] = {
             "backup",
             (backup_file, agent_backup),
             _restore,
-            (backup_file.pack(BACKUP, None),),
+            (backup_file.encode_backup(BACKUP, None),),
             mutate.within(mutate.msgpack_trees, _body, _plain),
         ),
         Reader(
             "settings in a backup",
             (agent_backup, documents),
             _restore,
-            (backup_file.pack(BACKUP, None),),
+            (backup_file.encode_backup(BACKUP, None),),
             mutate.within(mutate.json_trees, _settings_of, _with_settings, 1.0),
         ),
         Reader("config.yml", (nodeconfig, node_restarts), _config, _CONFIGS, mutate.text),
@@ -848,7 +849,7 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "typed",
-            (model, invite, reaching),
+            (values, invite, endpoints),
             _typed,
             (
                 b"machine-a",
@@ -863,19 +864,19 @@ READERS: Final[dict[str, Reader]] = {
         Reader(
             "environment",
             (ssh_session,),
-            lambda octets: list(ssh_session.sessions_in(octets)),
+            lambda octets: list(ssh_session.parse_sessions(octets)),
             (b"A=b\0SSH_CONNECTION=192.0.2.1 50000 192.0.2.2 22\0",),
             mutate.text,
         ),
         Reader(
-            "process", (processes,), lambda octets: processes.seen_in(_text(octets)), (STAT,), mutate.text
+            "process", (processes,), lambda octets: processes.parse_stat(_text(octets)), (STAT,), mutate.text
         ),
         Reader("unit", (units,), _units, (UNIT,), mutate.text),
         Reader(
             "guard",
             (guard,),
             _guards,
-            (guard.load_script(GUARD).encode(), guard.held_script(GUARD).encode()),
+            (guard.render_load_script(GUARD).encode(), guard.render_held_script(GUARD).encode()),
             mutate.text,
         ),
         *(
@@ -891,7 +892,7 @@ READERS: Final[dict[str, Reader]] = {
         Reader(
             "next.key",
             (documents,),
-            _of_state("next.key", State.make_next_key),
+            _of_state("next.key", State.ensure_next_key),
             (mutate.KEY.encode(),),
             mutate.text,
         ),
@@ -904,7 +905,7 @@ READERS: Final[dict[str, Reader]] = {
         Reader(
             "answers of name servers",
             (dns,),
-            lambda octets: list(dns.usable(_text(octets).split(), 51820)),
+            lambda octets: list(dns.build_endpoints(_text(octets).split(), 51820)),
             (b"10.0.0.1 2001:db8::1 fe80::1%eth0",),
             mutate.text,
         ),
@@ -912,11 +913,13 @@ READERS: Final[dict[str, Reader]] = {
         Reader(
             "estate.msgpack",
             (documents,),
-            _of_state("estate.msgpack", State.estate),
+            _of_state("estate.msgpack", State.handover_payload),
             (ESTATE,),
             mutate.msgpack_trees,
         ),
-        Reader("guard.nft", (guard,), _ports_closed, (guard.load_script(GUARD).encode(),), mutate.text),
+        Reader(
+            "guard.nft", (guard,), _ports_closed, (guard.render_load_script(GUARD).encode(),), mutate.text
+        ),
         Reader(
             "reserved ports at boot",
             (reserved_ports,),
@@ -924,32 +927,32 @@ READERS: Final[dict[str, Reader]] = {
             (b'{"ours":[40000,40001],"others":[]}',),
             mutate.json_trees,
         ),
-        Reader("health", (agent_health,), agent_health.read, (_json(HEALTH),), mutate.json_trees),
+        Reader("health", (agent_health,), agent_health.parse_health, (_json(HEALTH),), mutate.json_trees),
         Reader(
             "restarts",
             (supervisor,),
-            lambda octets: supervisor.handed_on(_text(octets)),
+            lambda octets: supervisor.parse_restarts(_text(octets)),
             (_json(HEALTH.restarts),),
             mutate.json_trees,
         ),
         Reader(
             "nftables in JSON",
             (foreign_rules,),
-            foreign_rules.printed_in,
+            foreign_rules.parse_json_output,
             (b'{"nftables": [{"metainfo": {}}, {"chain": {"name": "c"}}]}',),
             mutate.json_trees,
         ),
         Reader(
             "what routers said",
             (path_mtu,),
-            path_mtu.recalled,
+            path_mtu.parse_memory,
             (b'{"boot": "x", "told": {"192.0.2.1:51820": [1400, 12.5]}}',),
             mutate.json_trees,
         ),
         Reader(
             "tables by netlink",
             (tables_and_chains,),
-            lambda octets: tables_and_chains.tables_in([octets]),
+            lambda octets: tables_and_chains.parse_tables([octets]),
             (
                 struct.pack("=IHHII", 36, 2560, 0, 1, 0)
                 + bytes(4)
@@ -960,27 +963,27 @@ READERS: Final[dict[str, Reader]] = {
         Reader(
             "chains by netlink",
             (tables_and_chains,),
-            lambda octets: tables_and_chains.chains_in([octets]),
+            lambda octets: tables_and_chains.parse_chains([octets]),
             (_CHAIN,),
         ),
         Reader(
             "wireguard by UAPI",
             (uapi,),
-            lambda octets: uapi.device_in("q", uapi.lines_of("q", octets.decode("ascii", "replace"))),
+            lambda octets: uapi.parse_device("q", uapi.extract_lines("q", octets.decode("ascii", "replace"))),
             (UAPI,),
             mutate.text,
         ),
         Reader(
             "wireguard by netlink",
             (kernel, genetlink_messages),
-            lambda octets: kernel.device_in("q", [octets]),
+            lambda octets: kernel.parse_device("q", [octets]),
             (_dump(),),
         ),
         Reader(
             "netlink",
             (netlink_messages, table_events),
             _netlink,
-            (_dump(), rtnetlink_messages.get_link("qmesh0")),
+            (_dump(), rtnetlink_messages.build_link_request("qmesh0")),
         ),
         Reader("link", (rtnetlink_messages,), _link, (LINK,)),
         Reader("addresses", (rtnetlink_messages,), _addresses, (ADDRESS,)),
@@ -988,28 +991,28 @@ READERS: Final[dict[str, Reader]] = {
         Reader(
             "sockets",
             (sockets, ports),
-            lambda octets: list(sockets.sockets_in("tcp", octets)),
+            lambda octets: list(sockets.parse_sockets("tcp", octets)),
             (TCP,),
             mutate.text,
         ),
         Reader(
             "routes",
             (local_addresses,),
-            lambda octets: local_addresses.network_in(_text(octets).splitlines(), "10.77.0.9"),
+            lambda octets: local_addresses.find_network_in_routes(_text(octets).splitlines(), "10.77.0.9"),
             (ROUTES,),
             mutate.text,
         ),
         Reader(
             "routes of IPv6",
             (local_addresses,),
-            lambda octets: local_addresses.network_in(_text(octets).splitlines(), "fd77::9"),
+            lambda octets: local_addresses.find_network_in_routes(_text(octets).splitlines(), "fd77::9"),
             (ROUTES_6,),
             mutate.text,
         ),
         Reader(
             "reserved ports",
             (reserved_ports, ports),
-            lambda octets: ports.reserved_in(_text(octets)),
+            lambda octets: ports.parse_reserved_ports(_text(octets)),
             (b"22,40000-40002,50000\n",),
             mutate.text,
         ),

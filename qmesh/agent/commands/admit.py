@@ -14,25 +14,26 @@ import time
 
 import msgspec
 
-from qmesh.agent.local import load, require_control, require_root
-from qmesh.agent.rollback import follow, refuse_while_waiting
+from qmesh.agent.local import load_local
+from qmesh.agent.preconditions import require_control, require_root
+from qmesh.agent.rollback import follow_mesh, refuse_while_unconfirmed
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
-from qmesh.host.system.sudo_user import invoker
+from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Cores, Machine
+from qmesh.mesh.machine import Cores, Machine
 from qmesh.mesh.protocol.enrolment import Redemption, read_redemption
-from qmesh.mesh.protocol.file_exchange import NONCE_OCTETS, parse_request, seal_answer
-from qmesh.mesh.protocol.membership import sign_membership, stored
+from qmesh.mesh.protocol.file_exchange import NONCE_OCTETS, encrypt_answer, parse_request
+from qmesh.mesh.protocol.membership import encode_membership, sign_membership
 
 _TOLD_S = 1.5
 
 log = logging.getLogger("qmesh")
 
 
-class Admitted(msgspec.Struct, frozen=True):
+class AdmitResult(msgspec.Struct, frozen=True):
     """What `admit` answers. answer: one line, which only that machine can read; cores: None while paused."""
 
     answer: str
@@ -43,7 +44,7 @@ class Admitted(msgspec.Struct, frozen=True):
     revision: int
 
 
-def admit(state: State, text: str) -> Admitted:
+def admit(state: State, text: str) -> AdmitResult:
     """Make the machine a member that made this request, or find that it is one.
 
     Raises BadInput for what is no request, EnrolmentRefused for one that is not to be granted.
@@ -52,8 +53,8 @@ def admit(state: State, text: str) -> Admitted:
     request = parse_request(text)
     message = read_redemption(request.redemption)
     with state.lock():
-        refuse_while_waiting(state)
-        here = load(state)
+        refuse_while_unconfirmed(state)
+        here = load_local(state)
         require_control(here, "qmesh admit")
         if here.inventory.successor is not None:
             raise BadInput(
@@ -65,21 +66,21 @@ def admit(state: State, text: str) -> Admitted:
                 f"this request is for mesh {request.mesh}, this is mesh {here.inventory.mesh}",
                 hint="run `qmesh admit` on the control node that made the invitation",
             )
-        with Registry(state.registry_file, user=invoker()) as registry:
+        with Registry(state.registry_file, user=find_invoking_user()) as registry:
             inventory = registry.redeem(message, sender=None, now=int(time.time()))
-        member = _member(inventory, message)
-        agent_notify.tell(state.directory, wait_s=_TOLD_S)
-        follow(state)
-        here = load(state)
+        member = _find_member(inventory, message)
+        agent_notify.notify_agent(state.directory, wait_s=_TOLD_S)
+        follow_mesh(state)
+        here = load_local(state)
         if not here.settings.up:
             log.info("the tunnel is down: run `qmesh apply`, or the machine reaches nobody")
-        answer = seal_answer(
-            stored(sign_membership(here.inventory, state.signing_key())),
+        answer = encrypt_answer(
+            encode_membership(sign_membership(here.inventory, state.signing_key())),
             identifier=message.identifier,
             preshared=here.preshared[member.public_key],
             nonce=secrets.token_bytes(NONCE_OCTETS),
         )
-    return Admitted(
+    return AdmitResult(
         answer=answer.text(),
         name=member.name,
         address=member.address,
@@ -89,6 +90,6 @@ def admit(state: State, text: str) -> Admitted:
     )
 
 
-def _member(inventory: Inventory, message: Redemption) -> Machine:
+def _find_member(inventory: Inventory, message: Redemption) -> Machine:
     """The machine of a request that is redeemed."""
     return next(each for each in inventory.machines if each.public_key == message.public_key)

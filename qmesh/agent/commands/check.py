@@ -14,43 +14,44 @@ from typing import Final, TypeVar
 import msgspec
 
 from qmesh.agent import node_config
-from qmesh.agent.control_endpoint import found_black_hole
-from qmesh.agent.converge import guard_wanted_and_observed, wanted_and_observed
-from qmesh.agent.foreign_firewalls import found_obstacles
-from qmesh.agent.local import Here, load, require_root, risen
-from qmesh.agent.rollback import put_back_when_due
-from qmesh.agent.worker_status import watch_workers
-from qmesh.errors import EnrolmentRefused, Interrupted, QmeshError, StateUnreadable, bug_at
+from qmesh.agent.control_endpoint import find_black_hole
+from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
+from qmesh.agent.foreign_firewalls import find_firewall_obstacles
+from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
+from qmesh.agent.preconditions import require_root
+from qmesh.agent.rollback import roll_back_if_due
+from qmesh.agent.worker_status import probe_workers
+from qmesh.errors import EnrolmentRefused, Interrupted, QmeshError, StateUnreadable, describe_unexpected_error
 from qmesh.host import files
-from qmesh.host.api.messages import Silent
+from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
 from qmesh.host.linux import Linux
 from qmesh.host.network import ports, routes, sysctls
 from qmesh.host.state.directory import State
-from qmesh.host.system import agent_health, systemd
+from qmesh.host.system import agent_health, background, systemd
 from qmesh.mesh import networks, nodeconfig
 from qmesh.mesh.audit import (
-    Agent,
+    AgentStatus,
     AgentTrouble,
+    AuditContext,
     Change,
     ConfigFile,
     Finding,
-    Flusher,
+    FlushingUnit,
     KeyFile,
     Part,
     SecretFile,
     SilentWorkers,
-    Surroundings,
-    check_failed,
-    parts,
+    failed_check_finding,
+    list_audit_parts,
 )
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import HELD
-from qmesh.mesh.model import NodeState
-from qmesh.mesh.protocol.enrolment import public_key_of
-from qmesh.mesh.sysctls import Weakness, weaknesses
-from qmesh.mesh.units import AFTER_FLUSH, qmesh_units
+from qmesh.mesh.protocol.enrolment import derive_public_key
+from qmesh.mesh.state import NodeState
+from qmesh.mesh.sysctls import Weakness, find_weaknesses
+from qmesh.mesh.systemd.units import AFTER_FLUSH, render_qmesh_units
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -85,18 +86,18 @@ def check(state: State) -> Report:
     Raises QmeshError where it is not known what the machine should be.
     """
     require_root("qmesh check")
-    looks = Looks()
+    looks = PartChecks()
     # Before it has to wait for this command, which must not wait for a user's disk.
-    agent = looks.at("agent", lambda: _agent(state), None)
-    config = looks.at("config.yml", lambda: _config_file(state.settings().node), None)
+    agent = looks.run("agent", lambda: _read_agent_status(state), None)
+    config = looks.run("config.yml", lambda: _read_config_file(state.settings().node_directory), None)
     with state.lock():
-        looks.at("unconfirmed changes", lambda: put_back_when_due(state), otherwise=False)
-        remembered = load(state)
-        here = risen(remembered)
-        seen = looks.at("tunnel", lambda: _wanted_and_observed(state, here), None)
+        looks.run("unconfirmed changes", lambda: roll_back_if_due(state), otherwise=False)
+        remembered = load_local(state)
+        here = with_tunnel_and_guard(remembered)
+        seen = looks.run("tunnel", lambda: _desired_and_observed(state, here), None)
         if seen is None:
-            seen = looks.at("guard", lambda: _without_tunnel(state, here), None)
-        around = _surroundings(
+            seen = looks.run("guard", lambda: _desired_and_observed_guard(state, here), None)
+        around = _build_audit_context(
             state, here, looks, seen, taken_down=not remembered.settings.up, agent=agent, config=config
         )
     desired, observed = seen or (NOTHING, NOTHING)
@@ -105,141 +106,147 @@ def check(state: State) -> Report:
     if "tunnel" in looks.skipped:
         looks.skip("membership service")
     found: list[Finding] = []
-    for part, findings in parts(desired, observed, around):
+    for part, findings in list_audit_parts(desired, observed, around):
         if part not in looks.skipped:
-            found += looks.at(part, partial(_all, findings), ())
+            found += looks.run(part, partial(_collect_findings, findings), ())
     return Report(here.settings.name, here.inventory.revision, (*looks.failures, *found))
 
 
-def _all(findings: Callable[[], Iterable[Finding]]) -> tuple[Finding, ...]:
+def _collect_findings(findings: Callable[[], Iterable[Finding]]) -> tuple[Finding, ...]:
     return tuple(findings())
 
 
-class Looks:
+class PartChecks:
     """Looks at parts of the machine. What any of them raises is a finding, and the part is left out."""
 
     def __init__(self) -> None:
         self.failures: list[Finding] = []
         self.skipped: set[Part] = set()
 
-    def at(self, part: Part, look: Callable[[], T], otherwise: U) -> T | U:
+    def run(self, part: Part, look: Callable[[], T], otherwise: U) -> T | U:
         """What is seen there, or `otherwise`. With QMESH_TRACEBACK a bug is raised."""
         try:
             return look()
         except Interrupted:
             raise
         except QmeshError as error:
-            self.fail(part, error.message, error.hint)
+            self.add_failure(part, error.message, error.hint)
         except Exception as error:
             if os.environ.get("QMESH_TRACEBACK"):
                 raise
-            self.fail(part, f"qmesh itself failed: {bug_at(error)}", REPORT)
+            self.add_failure(part, f"qmesh itself failed: {describe_unexpected_error(error)}", REPORT)
         self.skip(part)
         return otherwise
 
-    def fail(self, part: Part, why: str, cure: str) -> None:
+    def add_failure(self, part: Part, why: str, cure: str) -> None:
         """Say that a part, or something of it, could not be audited."""
-        self.failures.append(check_failed(part, why, cure))
+        self.failures.append(failed_check_finding(part, why, cure))
 
     def skip(self, *skipped: Part) -> None:
         """Leave parts out."""
         self.skipped.update(skipped)
 
 
-def _wanted_and_observed(state: State, here: Here) -> tuple[NodeState, NodeState]:
-    return wanted_and_observed(here, Linux(state, here.settings.interface, []))
+def _desired_and_observed(state: State, here: Local) -> tuple[NodeState, NodeState]:
+    return desired_and_observed(here, Linux(state, here.settings.interface, []))
 
 
-def _without_tunnel(state: State, here: Here) -> tuple[NodeState, NodeState]:
-    return guard_wanted_and_observed(here, Linux(state, here.settings.interface, []))
+def _desired_and_observed_guard(state: State, here: Local) -> tuple[NodeState, NodeState]:
+    return desired_and_observed_guard(here, Linux(state, here.settings.interface, []))
 
 
-def _surroundings(
+def _build_audit_context(
     state: State,
-    here: Here,
-    looks: Looks,
+    here: Local,
+    looks: PartChecks,
     seen: tuple[NodeState, NodeState] | None,
     *,
     taken_down: bool,
-    agent: Agent | None,
+    agent: AgentStatus | None,
     config: ConfigFile | None,
-) -> Surroundings:
+) -> AuditContext:
     machines = here.inventory.machines
     is_asked = not taken_down and not here.settings.removed
-    return Surroundings(
+    return AuditContext(
         public_key=here.machine.public_key,
         names={machine.public_key: machine.name for machine in machines},
-        members=node_config.addresses(here.inventory),
-        workers=node_config.multiaddrs(here.inventory),
-        silent=() if taken_down else looks.at("workers", lambda: _silent(here), ()),
-        settings=nodeconfig.wanted_settings(here.inventory, here.settings.name)[1:],
+        members=node_config.tunnel_addresses_by_name(here.inventory),
+        workers=node_config.list_worker_multiaddrs(here.inventory),
+        silent=() if taken_down else looks.run("workers", lambda: _find_silent_workers(here), ()),
+        settings=nodeconfig.build_desired_settings(here.inventory, here.settings.name)[1:],
         profile=here.inventory.node,
         is_control=here.settings.control,
-        key_files=looks.at("keys", lambda: _key_files(state, here), ()),
-        secret_files=looks.at("keys", lambda: _secret_files(state), ()),
+        key_files=looks.run("keys", lambda: _list_key_files(state, here), ()),
+        secret_files=looks.run("keys", lambda: _list_secret_files(state), ()),
         config=config,
-        ephemeral=looks.at("config.yml", ports.ephemeral, None),
-        reserved=looks.at("config.yml", ports.reserved, frozenset()),
-        listeners=looks.at("listeners", ports.listeners, ()),
+        ephemeral=looks.run("config.yml", ports.read_ephemeral_range, None),
+        reserved=looks.run("config.yml", ports.read_reserved_ports, frozenset()),
+        listeners=looks.run("listeners", ports.list_listeners, ()),
         taken_down=taken_down,
         removed=here.settings.removed,
         agent=agent,
-        unanswered=looks.at("membership service", lambda: _unanswered(here), None) if is_asked else None,
+        unanswered=looks.run("membership service", lambda: _find_control_failure(here), None)
+        if is_asked
+        else None,
         obstacles=()
         if seen is None
-        else looks.at("other firewalls", lambda: _obstacles(here, looks, *seen), ()),
+        else looks.run("other firewalls", lambda: _find_obstacles(here, looks, *seen), ()),
         black_hole=None
         if seen is None
-        else looks.at("tunnel", lambda: found_black_hole(here, seen[1]), None),
-        collision=looks.at("tunnel", lambda: _collision(here), None),
-        weaknesses=looks.at("sysctls", lambda: _weaknesses(here.settings.interface), ()),
-        flusher=looks.at("units that flush", lambda: _flusher(state), None),
-        held=looks.at("units that flush", lambda: nftables.read_table(HELD) is not None, otherwise=False),
-        change=looks.at("unconfirmed changes", lambda: _change(state), None),
+        else looks.run("tunnel", lambda: find_black_hole(here, seen[1]), None),
+        collision=looks.run("tunnel", lambda: _find_network_collision(here), None),
+        weaknesses=looks.run("sysctls", lambda: _find_weaknesses(here.settings.interface), ()),
+        flusher=looks.run("units that flush", lambda: _find_flushing_unit(state), None),
+        held=looks.run("units that flush", lambda: nftables.read_table(HELD) is not None, otherwise=False),
+        change=looks.run("unconfirmed changes", lambda: _find_unconfirmed_change(state), None),
     )
 
 
-def _obstacles(here: Here, looks: Looks, desired: NodeState, observed: NodeState) -> tuple[Obstacle, ...]:
-    found, unread = found_obstacles(here, desired, observed)
+def _find_obstacles(
+    here: Local, looks: PartChecks, desired: NodeState, observed: NodeState
+) -> tuple[Obstacle, ...]:
+    found, unread = find_firewall_obstacles(here, desired, observed)
     for each in unread:
-        looks.fail("other firewalls", each, SEE_RULES)
+        looks.add_failure("other firewalls", each, SEE_RULES)
     return found
 
 
-def _collision(here: Here) -> str | None:
-    occupied = map(ip_network, routes.occupied_networks(here.settings.interface))
-    return networks.overlap(here.inventory.network, occupied)
+def _find_network_collision(here: Local) -> str | None:
+    occupied = map(ip_network, routes.list_occupied_networks(here.settings.interface))
+    return networks.find_overlap(here.inventory.network, occupied)
 
 
-def _secret_files(state: State) -> tuple[SecretFile, ...]:
+def _list_secret_files(state: State) -> tuple[SecretFile, ...]:
     paths = (state.preshared_key_file, state.registry_file)
-    return tuple(SecretFile(str(path), files.mode_of(path)) for path in paths)
+    return tuple(SecretFile(str(path), files.read_mode(path)) for path in paths)
 
 
-def _agent(state: State) -> Agent | None:
+def _read_agent_status(state: State) -> AgentStatus | None:
     """This machine's agent, by its own word; None where none runs."""
-    if not systemd.agent_runs(state):
+    if not background.is_agent_running(state):
         return None
-    restart = systemd.restart_agent_command(state)
+    restart = background.format_restart_command(state)
     try:
-        said = agent_health.ask(state.directory, wait_s=AGENT_ANSWER_S)
+        said = agent_health.request_health(state.directory, wait_s=AGENT_ANSWER_S)
     except agent_health.NoAnswer as error:
-        if not systemd.agent_runs(state):
+        if not background.is_agent_running(state):
             return None
-        return Agent(f"it runs and does not say how it is: {error}", (), restart)
+        return AgentStatus(f"it runs and does not say how it is: {error}", (), restart)
     troubles = tuple(AgentTrouble(each.part, each.reason, each.hint) for each in said.troubles)
     late = said.looked_s is not None and said.looked_s > LATE_S
-    restarts = tuple(AgentTrouble(each.part, _restarted(each), SEE_LOG) for each in said.restarts)
-    return Agent(f"its last look is {said.looked_s:.0f} s ago" if late else None, troubles, restart, restarts)
+    restarts = tuple(AgentTrouble(each.part, _describe_restart(each), SEE_LOG) for each in said.restarts)
+    return AgentStatus(
+        f"its last look is {said.looked_s:.0f} s ago" if late else None, troubles, restart, restarts
+    )
 
 
-def _restarted(restart: agent_health.Restart) -> str:
+def _describe_restart(restart: agent_health.Restart) -> str:
     ago = max(0, round((time.time() - restart.last) / 60))
     often = "once" if restart.times == 1 else f"{restart.times} times"
     return f"begun anew {often} within an hour, last {ago} min ago: {restart.reason}"
 
 
-def _unanswered(here: Here) -> str | None:
+def _find_control_failure(here: Local) -> str | None:
     """Why the control node does not answer a question of this machine's; None where it does."""
     if here.settings.control or here.inventory.control == here.settings.name:
         return None
@@ -248,73 +255,77 @@ def _unanswered(here: Here) -> str | None:
     hub = here.inventory.control_node
     try:
         client = Client(address=hub.address, port=here.inventory.service_port)
-        client.membership(newer_than=here.inventory.revision, connect_s=2.0, read_s=3.0)
+        client.poll_membership(newer_than=here.inventory.revision, connect_s=2.0, read_s=3.0)
     except EnrolmentRefused as error:
         return f"{hub.name} says no: {error.message}"
-    except Silent as error:
+    except ControlNodeUnavailable as error:
         return f"{hub.name}, {hub.address} port {here.inventory.service_port}: {error}"
     return None
 
 
-def _silent(here: Here) -> tuple[SilentWorkers, ...]:
+def _find_silent_workers(here: Local) -> tuple[SilentWorkers, ...]:
     return tuple(
         SilentWorkers(
             name, here.inventory.machine(name).address, tuple(w.core for w in each.silent), each.alive == 0
         )
-        for name, each in watch_workers(here).items()
+        for name, each in probe_workers(here).items()
         if each.silent
     )
 
 
-def _weaknesses(interface: str) -> tuple[Weakness, ...]:
-    settings = sysctls.per_interface(except_interfaces=frozenset({"lo", interface}))
-    return tuple(weaknesses(settings, sysctls.forwarding()))
+def _find_weaknesses(interface: str) -> tuple[Weakness, ...]:
+    settings = sysctls.read_interface_settings(except_interfaces=frozenset({"lo", interface}))
+    return tuple(find_weaknesses(settings, sysctls.read_forwarding()))
 
 
-def _flusher(state: State) -> Flusher | None:
-    if not systemd.flushes():
+def _find_flushing_unit(state: State) -> FlushingUnit | None:
+    if not systemd.has_flushing_service():
         return None
-    units = qmesh_units(systemd.paths(state, config_directory="/", program=systemd.DEFAULT_PROGRAM))
-    return Flusher(systemd.FLUSHER, systemd.are_installed({AFTER_FLUSH: units[AFTER_FLUSH]}))
+    units = render_qmesh_units(
+        systemd.build_unit_paths(state, config_directory="/", program=systemd.DEFAULT_PROGRAM)
+    )
+    return FlushingUnit(systemd.FLUSHER, systemd.has_installed_units({AFTER_FLUSH: units[AFTER_FLUSH]}))
 
 
-def _change(state: State) -> Change | None:
-    undoing = state.undoing()
+def _find_unconfirmed_change(state: State) -> Change | None:
+    undoing = state.rollback_record()
     if undoing is None:
         return None
     return "undone" if undoing.undone else "unconfirmed"
 
 
-def _key_files(state: State, here: Here) -> tuple[KeyFile, ...]:
-    found = [_key_file(state.private_key_file, here.machine.public_key, lambda: _public_key(state))]
+def _list_key_files(state: State, here: Local) -> tuple[KeyFile, ...]:
+    found = [
+        _build_key_file(state.private_key_file, here.machine.public_key, lambda: _read_public_key(state))
+    ]
     if here.settings.control:
-        wanted = _text(here.settings.verification_key)
-        found.append(_key_file(state.signing_key_file, wanted, lambda: _signing_public_key(state)))
+        wanted = _encode_base64(here.settings.verification_key)
+        found.append(_build_key_file(state.signing_key_file, wanted, lambda: _read_signing_public_key(state)))
     return tuple(found)
 
 
-def _key_file(path: Path, wanted: str, public_key: Callable[[], str | None]) -> KeyFile:
+def _build_key_file(path: Path, wanted: str, public_key: Callable[[], str | None]) -> KeyFile:
     try:
         known = public_key()
     except StateUnreadable:
         known = None
-    return KeyFile(str(path), wanted, files.mode_of(path), known)
+    return KeyFile(str(path), wanted, files.read_mode(path), known)
 
 
-def _public_key(state: State) -> str | None:
+def _read_public_key(state: State) -> str | None:
     key = state.private_key()
-    return None if key is None else public_key_of(key)
+    return None if key is None else derive_public_key(key)
 
 
-def _signing_public_key(state: State) -> str:
-    return _text(state.signing_key().public_key().public_bytes_raw())
+def _read_signing_public_key(state: State) -> str:
+    return _encode_base64(state.signing_key().public_key().public_bytes_raw())
 
 
-def _text(octets: bytes) -> str:
+def _encode_base64(octets: bytes) -> str:
     return base64.b64encode(octets).decode()
 
 
-def _config_file(directory: ConfigDirectory | None) -> ConfigFile | None:
+def _read_config_file(directory: ConfigDirectory | None) -> ConfigFile | None:
     if directory is None:
         return None
     path = directory.path / node_config.FILE_NAME

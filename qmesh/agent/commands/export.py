@@ -8,21 +8,23 @@ from typing import Any, Final
 
 import msgspec
 
-from qmesh.agent.local import Here, known_endpoints, linux_for, require_control, require_root
-from qmesh.agent.membership import latest
+from qmesh.agent.local import Local, linux_for, list_peer_endpoints
+from qmesh.agent.membership import load_latest
+from qmesh.agent.preconditions import require_control, require_root
 from qmesh.errors import BadInput
 from qmesh.host import files
 from qmesh.host.linux import Linux
 from qmesh.host.network import links, path_mtu
 from qmesh.host.state.directory import State
-from qmesh.mesh.desired import Place, desired
+from qmesh.mesh.desired import LocalEnd, build_desired_state
 from qmesh.mesh.exports import ansible, hosts, nft, wg_quick
-from qmesh.mesh.inventory import members
-from qmesh.mesh.model import Endpoint, Guard, NodeState, Unshown, quoted
-from qmesh.mesh.reaching import tunnel_mtu
+from qmesh.mesh.inventory import list_members
+from qmesh.mesh.mtu import compute_tunnel_mtu
+from qmesh.mesh.state import Guard, NodeState
+from qmesh.mesh.values import Endpoint, SecretStruct, quote_text
 
 
-class Export(Unshown, frozen=True, kw_only=True):
+class Export(SecretStruct, frozen=True, kw_only=True):
     """One format's file.
 
     facts: what `--json` answers. text: what is printed. Neither has a secret in it.
@@ -38,84 +40,86 @@ def export(state: State, wanted: str) -> Export:
     """This machine, or its mesh, in a format. Raises BadInput for one that is not known."""
     make = _MAKERS.get(wanted)
     if make is None:
-        raise BadInput(f"there is no format {quoted(wanted)}", hint=f"choose one of {', '.join(FORMATS)}")
+        raise BadInput(f"there is no format {quote_text(wanted)}", hint=f"choose one of {', '.join(FORMATS)}")
     require_root(f"qmesh export {wanted}")
-    return make(state, latest(state))
+    return make(state, load_latest(state))
 
 
-def write(made: Export, path: Path) -> None:
+def write_export(made: Export, path: Path) -> None:
     """Write it to a new file, 0600. Raises BadInput."""
     files.write_new(path, made.whole.encode())
 
 
-def _wg_quick(state: State, here: Here) -> Export:
+def _export_wg_quick(state: State, here: Local) -> Export:
     linux = linux_for(state, here)
     key = linux.private_key(here.machine.public_key)
     name, inventory = here.settings.name, here.inventory
-    tunnel = _wanted(here, linux, _endpoints(here, linux)).tunnel
+    tunnel = _build_export_state(here, linux, _choose_endpoints(here, linux)).tunnel
     assert tunnel is not None
     facts = wg_quick.tunnel_file(inventory, name, tunnel, None)
     whole = wg_quick.tunnel_file(inventory, name, tunnel, key)
-    return Export(facts=facts, text=wg_quick.render(facts), whole=wg_quick.render(whole))
+    return Export(
+        facts=facts, text=wg_quick.render_tunnel_file(facts), whole=wg_quick.render_tunnel_file(whole)
+    )
 
 
-def _endpoints(here: Here, linux: Linux) -> dict[str, Endpoint]:
+def _choose_endpoints(here: Local, linux: Linux) -> dict[str, Endpoint]:
     """Where each machine is to be reached that calls for it; no name is looked up."""
     interface = here.settings.interface
     counters = {} if links.read(interface) is None else linux.backend.read(interface).counters
     seen = {key: counts.endpoint for key, counts in counters.items()}
     chosen = {
-        machine.name: wg_quick.endpoint_to_write(endpoints, seen.get(machine.public_key))
-        for machine, endpoints in known_endpoints(here)
+        machine.name: wg_quick.choose_endpoint(endpoints, seen.get(machine.public_key))
+        for machine, endpoints in list_peer_endpoints(here)
     }
     return {name: endpoint for name, endpoint in chosen.items() if endpoint is not None}
 
 
-def _nft(state: State, here: Here) -> Export:
-    guard = _wanted(here, linux_for(state, here), {}).guard
+def _export_nft(state: State, here: Local) -> Export:
+    guard = _build_export_state(here, linux_for(state, here), {}).guard
     assert isinstance(guard, Guard)
     facts = nft.guard_file(guard, here.settings.name, here.inventory.revision)
-    return _open(facts, nft.render(facts))
+    return _export_without_secrets(facts, nft.render_guard_file(facts))
 
 
-def _wanted(here: Here, linux: Linux, endpoints: dict[str, Endpoint]) -> NodeState:
+def _build_export_state(here: Local, linux: Linux, endpoints: dict[str, Endpoint]) -> NodeState:
     """What this machine should be, whatever `down` said; without peers for those who are only invited.
 
     An invitation ends, and a file would not know it.
     """
     settings = here.settings
-    known = path_mtu.mtus(endpoints.values(), probe=False, directory=linux.directory)
-    place = Place(
+    known = path_mtu.find_path_mtus(endpoints.values(), probe=False, directory=linux.directory)
+    place = LocalEnd(
         interface=settings.interface,
         kind=linux.backend.kind,
         listen_port=settings.listen_port,
         endpoints=endpoints,
-        mtu=tunnel_mtu(known, most=settings.mtu),
+        mtu=compute_tunnel_mtu(known, most=settings.mtu),
     )
-    joined = msgspec.structs.replace(here.inventory, machines=members(here.inventory))
-    return desired(joined, settings.name, place, here.preshared)
+    joined = msgspec.structs.replace(here.inventory, machines=list_members(here.inventory))
+    return build_desired_state(joined, settings.name, place, here.preshared)
 
 
-def _hosts(_: State, here: Here) -> Export:
+def _export_hosts(_: State, here: Local) -> Export:
     facts = hosts.hosts_file(here.inventory, here.settings.name)
-    return _open(facts, hosts.render(facts))
+    return _export_without_secrets(facts, hosts.render_hosts_file(facts))
 
 
-def _ansible(_: State, here: Here) -> Export:
+def _export_ansible(_: State, here: Local) -> Export:
     require_control(here, "qmesh export ansible")
     facts = ansible.inventory_tree(here.inventory)
-    return _open(facts, ansible.render(facts, here.settings.name))
+    return _export_without_secrets(facts, ansible.render_inventory(facts, here.settings.name))
 
 
-def _open(facts: Any, text: str) -> Export:
+def _export_without_secrets(facts: Any, text: str) -> Export:
     """One without secrets."""
     return Export(facts=facts, text=text, whole=text)
 
 
-_MAKERS: Final[dict[str, Callable[[State, Here], Export]]] = {
-    "wg-quick": _wg_quick,
-    "nft": _nft,
-    "hosts": _hosts,
-    "ansible": _ansible,
+_MAKERS: Final[dict[str, Callable[[State, Local], Export]]] = {
+    "wg-quick": _export_wg_quick,
+    "nft": _export_nft,
+    "hosts": _export_hosts,
+    "ansible": _export_ansible,
 }
 FORMATS: Final = tuple(_MAKERS)

@@ -9,13 +9,14 @@ from typing import Final
 import msgspec
 
 from qmesh.agent.agent_start import ensure_agent
-from qmesh.agent.local import Here, load, refuse_removed, require_control, require_root
-from qmesh.agent.rollback import refuse_while_waiting
+from qmesh.agent.local import Local, load_local
+from qmesh.agent.preconditions import refuse_removed, require_control, require_root
+from qmesh.agent.rollback import refuse_while_unconfirmed
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.registry import Readiness, Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
-from qmesh.host.system.sudo_user import invoker
+from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh.inventory import Inventory
 
 log = logging.getLogger("qmesh")
@@ -27,7 +28,7 @@ _NAMED: Final = 5
 """Machines that a line names, at most."""
 
 
-class Handed(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
+class HandoverResult(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
     """What `handover` answers.
 
     was, now: the control node. address: the tunnel address that worker ports accept now.
@@ -44,69 +45,69 @@ class Handed(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
     answers: bool
 
 
-def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> Handed:
+def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> HandoverResult:
     """Make that member the control node, and this machine a member like others.
 
     wait_s: how long to wait until all are ready. leave_behind: go on without those that are not.
     Raises BadInput or EnrolmentRefused where this machine stays the control node.
     """
     require_root("qmesh handover")
-    here, withdrawn = _begin(state, name)
+    here, withdrawn = _begin_handover(state, name)
     missing: tuple[str, ...] = ()
-    with Registry(state.registry_file, user=invoker()) as registry:
+    with Registry(state.registry_file, user=find_invoking_user()) as registry:
         mesh = registry.inventory()
         if mesh.control != name:
             try:
                 ensure_agent(state)
-                agent_notify.tell(state.directory, wait_s=_PASSED_ON_S)
-                missing = _ready(registry, name, wait_s=wait_s, leave_behind=leave_behind)
+                agent_notify.notify_agent(state.directory, wait_s=_PASSED_ON_S)
+                missing = _wait_for_members(registry, name, wait_s=wait_s, leave_behind=leave_behind)
                 with state.lock():
-                    mesh = registry.hand_over(name, now=int(time.time()))
+                    mesh = registry.complete_handover(name, now=int(time.time()))
             except BaseException:
-                _give_up(state, registry, name)
+                _abort_handover(state, registry, name)
                 raise
     log.info("the control role has passed to %s; waiting until it answers", name)
     for each in missing:
         log.warning("%s knows nothing of it: on %s `qmesh invite %s --replace`", each, name, each)
-    agent_notify.tell(state.directory, wait_s=_PASSED_ON_S)
-    return Handed(
+    agent_notify.notify_agent(state.directory, wait_s=_PASSED_ON_S)
+    return HandoverResult(
         was=here.settings.name,
         now=name,
         address=mesh.control_node.address,
         revision=mesh.revision,
         left_behind=missing,
         withdrawn=withdrawn,
-        answers=_is_member_in_time(state),
+        answers=_wait_for_member_role(state),
     )
 
 
-def _begin(state: State, name: str) -> tuple[Here, tuple[str, ...]]:
+def _begin_handover(state: State, name: str) -> tuple[Local, tuple[str, ...]]:
     """Name the successor; this machine, and whose invitations were withdrawn."""
     with state.lock():
-        refuse_while_waiting(state)
-        here = load(state)
+        refuse_while_unconfirmed(state)
+        here = load_local(state)
         refuse_removed(here)
         require_control(here, "qmesh handover")
         if not here.settings.up:
             raise BadInput("the tunnel is down, and all members have to know", hint="`qmesh apply` first")
-        with Registry(state.registry_file, user=invoker()) as registry:
+        with Registry(state.registry_file, user=find_invoking_user()) as registry:
             withdrawn = registry.begin_handover(name, now=int(time.time()))
     if withdrawn:
         log.warning("withdrawn, as they name this control node: the invitations of %s", ", ".join(withdrawn))
     return here, withdrawn
 
 
-def _ready(registry: Registry, name: str, *, wait_s: float, leave_behind: bool) -> tuple[str, ...]:
+def _wait_for_members(registry: Registry, name: str, *, wait_s: float, leave_behind: bool) -> tuple[str, ...]:
     """Wait until all are ready; who is left behind. Raises EnrolmentRefused."""
     until = time.monotonic() + wait_s
     said = ""
     while True:
-        now = registry.readiness(name, now=int(time.time()))
+        now = registry.check_readiness(name, now=int(time.time()))
         if now.holds and not now.missing:
             return ()
         if time.monotonic() > until:
             break
-        waiting = _waiting_for(now, name)
+        waiting = _describe_missing(now, name)
         if waiting != said:
             log.info("waiting for %s", waiting)
         said = waiting
@@ -114,29 +115,29 @@ def _ready(registry: Registry, name: str, *, wait_s: float, leave_behind: bool) 
     if now.holds and leave_behind:
         return now.missing
     raise EnrolmentRefused(
-        f"the control role stays here: {wait_s:.0f} s were not enough for {_waiting_for(now, name)}",
+        f"the control role stays here: {wait_s:.0f} s were not enough for {_describe_missing(now, name)}",
         hint=f"is qmesh up and as new there as here, and does UDP pass to and from {name}?"
         if now.holds
         else f"is the agent of {name} up, as new as here, and no change there waiting to be confirmed?",
     )
 
 
-def _waiting_for(now: Readiness, name: str) -> str:
+def _describe_missing(now: Readiness, name: str) -> str:
     if not now.holds:
         return f"{name} to fetch the registry"
     more = len(now.missing) - _NAMED
     return ", ".join(now.missing[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _give_up(state: State, registry: Registry, name: str) -> None:
+def _abort_handover(state: State, registry: Registry, name: str) -> None:
     """End the handover to that machine; not one to another, which another command may have begun since."""
     with state.lock():
         is_ended = registry.successor() == name and registry.end_handover(now=int(time.time()))
     if is_ended:
-        agent_notify.tell(state.directory, wait_s=_PASSED_ON_S)
+        agent_notify.notify_agent(state.directory, wait_s=_PASSED_ON_S)
 
 
-def _is_member_in_time(state: State) -> bool:
+def _wait_for_member_role(state: State) -> bool:
     """Wait until the agent has made this machine a member, which is when the new control node answers."""
     until = time.monotonic() + _ANSWERS_S
     while time.monotonic() < until:
@@ -146,15 +147,15 @@ def _is_member_in_time(state: State) -> bool:
     return False
 
 
-def cancel(state: State) -> Inventory:
+def cancel_handover(state: State) -> Inventory:
     """Give a handover up that was begun. Raises BadInput where none is, or it is done."""
     require_root("qmesh handover")
-    with state.lock(), Registry(state.registry_file, user=invoker()) as registry:
-        require_control(load(state), "qmesh handover --cancel")
+    with state.lock(), Registry(state.registry_file, user=find_invoking_user()) as registry:
+        require_control(load_local(state), "qmesh handover --cancel")
         if registry.successor() == registry.inventory().control:
             raise BadInput("that handover is done", hint="hand over again from the control node there is now")
         if not registry.end_handover(now=int(time.time())):
             raise BadInput("no handover is under way", hint="see `qmesh status`")
         mesh = registry.inventory()
-    agent_notify.tell(state.directory, wait_s=_PASSED_ON_S)
+    agent_notify.notify_agent(state.directory, wait_s=_PASSED_ON_S)
     return mesh

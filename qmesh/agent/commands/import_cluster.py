@@ -7,30 +7,30 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent import node_config
-from qmesh.agent.commands.init import profile_wanted
-from qmesh.agent.local import load
+from qmesh.agent.local import load_local
+from qmesh.agent.node_config import choose_profile
 from qmesh.errors import BadInput, NeedsRoot
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.network import routes
 from qmesh.host.state.directory import State
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.imports import (
-    Joined,
-    Mesh,
-    Options,
+    ExistingMachine,
+    ExistingMesh,
+    ImportedMachines,
     Proposal,
-    Proposed,
-    Reading,
+    ProposedMachine,
+    ScriptOptions,
+    build_proposal,
     command_lines,
-    machines_in_lines,
-    machines_in_list,
-    propose,
-    script,
+    find_machines_in_list,
+    parse_machine_lines,
+    render_script,
 )
-from qmesh.mesh.model import Profile, ip_address
+from qmesh.mesh.values import Profile, normalize_ip_address
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class ImportOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `import` was asked for.
 
     lines: the machines as text, where they are not to be read from config.yml.
@@ -43,57 +43,57 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     here: tuple[str, ...]
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
     """What `import` answers: a proposal, and the commands that do it."""
 
     node: Profile
     base_port: int
-    machines: tuple[Proposed, ...]
+    machines: tuple[ProposedMachine, ...]
     commands: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def propose_mesh(state: State, wish: Wish) -> tuple[Answer, str]:
+def propose_mesh(state: State, wish: ImportOptions) -> tuple[ImportResult, str]:
     """The proposal, and the same as a shell script. Nothing is changed, here or elsewhere.
 
     Raises BadInput where machines cannot be told or the file is damaged, and where this machine is a
     worker machine of a mesh; NeedsRoot where a file can be read by root only.
     """
     try:
-        return _propose(state, wish)
+        return _build_mesh_proposal(state, wish)
     except PermissionError as error:
         raise NeedsRoot(
             f"{error.filename} cannot be read by this user; nothing was changed", hint="sudo qmesh import"
         ) from None
 
 
-def _propose(state: State, wish: Wish) -> tuple[Answer, str]:
-    mesh, node = _mesh(state)
+def _build_mesh_proposal(state: State, wish: ImportOptions) -> tuple[ImportResult, str]:
+    mesh, node = _read_existing_mesh(state)
     directory = node_config.find_directory(wish.config)
-    profile = profile_wanted(wish.node or node, directory)
+    profile = choose_profile(wish.node or node, directory)
     if node is not None and profile != node:
         raise BadInput(f"the mesh is for node {node}", hint="leave --node out")
-    here = frozenset(map(ip_address, wish.here))
-    reading = _reading(wish, directory, profile, routes.own_addresses() | here)
+    here = frozenset(map(normalize_ip_address, wish.here))
+    reading = _read_machines(wish, directory, profile, routes.list_own_addresses() | here)
     listed = {address for machine in reading.machines for address in machine.addresses}
     if here - listed:
         raise BadInput(
             f"--here {min(here - listed)} is not in the list", hint="name an address as it is there"
         )
-    default = nodeconfig.facts(profile).base_port
-    proposal = propose(reading, profile, default, mesh)
+    default = nodeconfig.profile_facts(profile).base_port
+    proposal = build_proposal(reading, profile, default, mesh)
     control = next(machine for machine in reading.machines if machine.control)
-    options = Options(
+    options = ScriptOptions(
         init=mesh is None,
         control_endpoints=control.addresses if here else (),
         base_port=proposal.base_port != default,
         config=None if directory is None else str(directory),
     )
-    return _answer(proposal, options), script(proposal, options)
+    return _build_result(proposal, options), render_script(proposal, options)
 
 
-def _answer(proposal: Proposal, options: Options) -> Answer:
-    return Answer(
+def _build_result(proposal: Proposal, options: ScriptOptions) -> ImportResult:
+    return ImportResult(
         node=proposal.node,
         base_port=proposal.base_port,
         machines=proposal.machines,
@@ -102,9 +102,9 @@ def _answer(proposal: Proposal, options: Options) -> Answer:
     )
 
 
-def _mesh(state: State) -> tuple[Mesh | None, Profile | None]:
+def _read_existing_mesh(state: State) -> tuple[ExistingMesh | None, Profile | None]:
     """The mesh that there is already, and its profile."""
-    settings = state.settings_or_none()
+    settings = state.find_settings()
     if settings is None:
         return None, None
     if not settings.control:
@@ -112,9 +112,9 @@ def _mesh(state: State) -> tuple[Mesh | None, Profile | None]:
             f"this machine is a worker machine of mesh {settings.mesh} already",
             hint="run `qmesh import` on the control machine",
         )
-    inventory = load(state).inventory
+    inventory = load_local(state).inventory
     machines = tuple(
-        Joined(
+        ExistingMachine(
             name=machine.name,
             active=machine.state == "active",
             workers=machine.workers,
@@ -122,14 +122,16 @@ def _mesh(state: State) -> tuple[Mesh | None, Profile | None]:
         )
         for machine in inventory.machines
     )
-    return Mesh(control=inventory.control, base_port=inventory.base_port, machines=machines), inventory.node
+    return ExistingMesh(
+        control=inventory.control, base_port=inventory.base_port, machines=machines
+    ), inventory.node
 
 
-def _reading(
-    wish: Wish, directory: ConfigDirectory | None, profile: Profile, own_addresses: frozenset[str]
-) -> Reading:
+def _read_machines(
+    wish: ImportOptions, directory: ConfigDirectory | None, profile: Profile, own_addresses: frozenset[str]
+) -> ImportedMachines:
     if wish.lines is not None:
-        return machines_in_lines(wish.lines, own_addresses)
+        return parse_machine_lines(wish.lines, own_addresses)
     if directory is None:
         raise BadInput(
             "there is no .config/config.yml here", hint="name the node's config directory with --config"
@@ -139,12 +141,12 @@ def _reading(
         raise BadInput(
             f"there is no config.yml in {directory}", hint="name the node's config directory with --config"
         )
-    reading = machines_in_list(text, nodeconfig.workers_in(text, profile) or (), own_addresses)
-    return msgspec.structs.replace(reading, notes=(*_notes_on_keys(text, profile, wish), *reading.notes))
+    reading = find_machines_in_list(text, nodeconfig.read_workers(text, profile) or (), own_addresses)
+    return msgspec.structs.replace(reading, notes=(*_list_config_notes(text, profile, wish), *reading.notes))
 
 
-def _notes_on_keys(text: str, profile: Profile, wish: Wish) -> tuple[str, ...]:
-    found = nodeconfig.detect(text)
+def _list_config_notes(text: str, profile: Profile, wish: ImportOptions) -> tuple[str, ...]:
+    found = nodeconfig.detect_profile(text)
     unsure = (
         ()
         if found or wish.node
@@ -152,6 +154,6 @@ def _notes_on_keys(text: str, profile: Profile, wish: Wish) -> tuple[str, ...]:
     )
     ignored = (
         f"config.yml, line {key.line}, column {key.column}: the node ignores {key.key} silently"
-        for key in nodeconfig.misplaced(text, profile)
+        for key in nodeconfig.find_ignored_lists(text, profile)
     )
     return (*unsure, *ignored)

@@ -12,23 +12,20 @@ import msgspec
 
 from qmesh.agent import node_config
 from qmesh.agent.agent_start import ensure_agent
-from qmesh.agent.collisions import refuse_interface, refuse_listen_port
-from qmesh.agent.converge import converge, steps_without_names, undone_on_failure
-from qmesh.agent.leftovers import see_to_left_over
-from qmesh.agent.local import (
-    Here,
-    Standing,
-    linux_for,
-    load,
+from qmesh.agent.converge import converge, plan_steps_without_dns, revert_on_failure
+from qmesh.agent.leftovers import handle_leftovers
+from qmesh.agent.local import JoinResult, Local, enable_tunnel_and_guard, join_result, linux_for, load_local
+from qmesh.agent.node_config import choose_profile
+from qmesh.agent.preconditions import (
+    refuse_during_offline_join,
+    refuse_during_restore,
+    refuse_existing_interface,
     refuse_foreign_guard,
-    refuse_while_asking,
-    refuse_while_restoring,
+    refuse_used_listen_port,
     require_root,
-    rise,
-    standing,
 )
-from qmesh.agent.rollback import refuse_while_waiting
-from qmesh.agent.ssh_lockout import warn_of_cut
+from qmesh.agent.rollback import refuse_while_unconfirmed
+from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, MachineRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.config_directory import ConfigDirectory
@@ -37,31 +34,30 @@ from qmesh.host.network import ports, routes
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.host.system.sudo_user import invoker
+from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh import networks
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import (
+from qmesh.mesh.machine import Machine, validate_worker_count
+from qmesh.mesh.nodeconfig import profile_facts
+from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
+from qmesh.mesh.values import (
     DEFAULT_INTERFACE,
     DEFAULT_LISTEN_PORT,
     SERVICE_PORTS,
     Endpoint,
-    Machine,
     Profile,
-    interface_name,
-    ip_network,
-    machine_name,
-    port_number,
-    worker_count,
+    normalize_ip_network,
+    validate_interface_name,
+    validate_machine_name,
+    validate_port,
 )
-from qmesh.mesh.nodeconfig import facts
-from qmesh.mesh.protocol.enrolment import mesh_identifier, public_key_of
 
 log = logging.getLogger("qmesh")
 
 _NO_KEY = "A" * 43 + "="
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class InitOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `init` was asked for; None where it was left to qmesh. take_over: as of `join`."""
 
     name: str | None
@@ -77,37 +73,37 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     take_over: bool = False
 
 
-def init(state: State, wish: Wish, *, apply: bool) -> Standing:
+def init(state: State, wish: InitOptions, *, apply: bool) -> JoinResult:
     """Make the mesh, guard and tunnel first, then the agent; or go on with an init that was cut off.
 
     Raises BadInput before anything is written, or MachineRefused with everything put back.
     """
     require_root("qmesh init")
     directory = node_config.find_directory(wish.config)
-    founding = _founding(wish, directory)
+    founding = _plan_new_mesh(wish, directory)
     if apply:
         nftables.run("list tables")
-        wireguard.available_kind()
-    state.prepare()
+        wireguard.detect_tunnel_kind()
+    state.create_directory()
     with state.lock():
-        refuse_while_restoring(state)
-        if state.settings_or_none() is None:
-            refuse_while_asking(state)
+        refuse_during_restore(state)
+        if state.find_settings() is None:
+            refuse_during_offline_join(state)
             _refuse_lost_settings(state)
-            see_to_left_over(state, take_over=wish.take_over)
-            _refuse_what_collides(founding)
+            handle_leftovers(state, take_over=wish.take_over)
+            _refuse_collisions(founding)
             refuse_foreign_guard(state)
-            _found(state, founding, apply=apply)
+            _create_mesh(state, founding, apply=apply)
         else:
-            refuse_while_waiting(state)
-            _go_on(state, wish, directory, apply=apply)
-        here = load(state)
+            refuse_while_unconfirmed(state)
+            _resume_init(state, wish, directory, apply=apply)
+        here = load_local(state)
     if apply:
         ensure_agent(state)
-    return standing(here)
+    return join_result(here)
 
 
-class Founding(msgspec.Struct, frozen=True, kw_only=True):
+class NewMesh(msgspec.Struct, frozen=True, kw_only=True):
     """A mesh about to be made: everything decided and valid, nothing written."""
 
     inventory: Inventory
@@ -116,34 +112,36 @@ class Founding(msgspec.Struct, frozen=True, kw_only=True):
     config_directory: ConfigDirectory | None
 
 
-def _founding(wish: Wish, directory: ConfigDirectory | None) -> Founding:
-    interface = interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface)
-    listen_port = port_number(
+def _plan_new_mesh(wish: InitOptions, directory: ConfigDirectory | None) -> NewMesh:
+    interface = validate_interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface)
+    listen_port = validate_port(
         DEFAULT_LISTEN_PORT if wish.listen_port is None else wish.listen_port, "listen port"
     )
-    network = _network(wish.network, interface)
+    network = _choose_network(wish.network, interface)
     machine = Machine(
-        name=machine_name(wish.name if wish.name is not None else "control"),
+        name=validate_machine_name(wish.name if wish.name is not None else "control"),
         public_key=_NO_KEY,
-        address=networks.free_address(network, ()),
-        workers=worker_count(default_workers(wish.reserve) if wish.workers is None else wish.workers),
+        address=networks.find_lowest_free_address(network, ()),
+        workers=validate_worker_count(
+            count_default_workers(wish.reserve) if wish.workers is None else wish.workers
+        ),
         endpoints=tuple(Endpoint.parse(text, default_port=listen_port) for text in wish.endpoints),
     )
-    profile = profile_wanted(wish.node, directory)
-    base_port = facts(profile).base_port if wish.worker_base_port is None else wish.worker_base_port
+    profile = choose_profile(wish.node, directory)
+    base_port = profile_facts(profile).base_port if wish.worker_base_port is None else wish.worker_base_port
     inventory = Inventory(
         mesh="",
         network=network,
         control=machine.name,
         node=profile,
-        base_port=port_number(base_port, "worker base port"),
-        p2p_base_port=facts(profile).p2p_base_port,
-        service_port=_service_port(),
+        base_port=validate_port(base_port, "worker base port"),
+        p2p_base_port=profile_facts(profile).p2p_base_port,
+        service_port=_find_service_port(),
         revision=1,
         machines=(machine,),
     )
     msgspec.structs.replace(inventory, service_port=listen_port)  # nor may that be the node's
-    return Founding(
+    return NewMesh(
         inventory=inventory,
         interface=interface,
         listen_port=listen_port,
@@ -151,10 +149,10 @@ def _founding(wish: Wish, directory: ConfigDirectory | None) -> Founding:
     )
 
 
-def _service_port() -> int:
+def _find_service_port() -> int:
     """The first of those for the membership service that nobody has here. Raises MachineRefused."""
     for port in SERVICE_PORTS:
-        if not ports.tcp_port_in_use(port):
+        if not ports.is_tcp_port_used(port):
             return port
     first, last = SERVICE_PORTS[0], SERVICE_PORTS[-1]
     raise MachineRefused(
@@ -163,7 +161,7 @@ def _service_port() -> int:
     )
 
 
-def default_workers(reserve: int | None) -> int:
+def count_default_workers(reserve: int | None) -> int:
     """A data worker for each core but those that the control process keeps: one, unless it is said."""
     there = len(os.sched_getaffinity(0))
     if reserve is None:
@@ -176,22 +174,14 @@ def default_workers(reserve: int | None) -> int:
     return there - reserve
 
 
-def _network(given: str | None, interface: str) -> str:
-    occupied = routes.occupied_networks(interface)
+def _choose_network(given: str | None, interface: str) -> str:
+    occupied = routes.list_occupied_networks(interface)
     if given is None:
         return networks.choose_network(occupied)
-    network = ip_network(given)
-    networks.refuse_small(network)
+    network = normalize_ip_network(given)
+    networks.refuse_small_network(network)
     networks.refuse_collision(network, occupied, hint="choose another --network, or leave it to qmesh")
     return network
-
-
-def profile_wanted(given: Profile | None, directory: ConfigDirectory | None) -> Profile:
-    """The profile asked for, or that of the node's config.yml, or 2.0. Raises BadInput."""
-    found = node_config.profile_of(directory)
-    profile = given or found or "2.0"
-    node_config.refuse_other_key(profile, found)
-    return profile
 
 
 def _refuse_lost_settings(state: State) -> None:
@@ -199,8 +189,8 @@ def _refuse_lost_settings(state: State) -> None:
 
     What an init left behind that was cut off is no mesh yet: nobody was invited to it.
     """
-    if files.mode_of(state.membership_file) is None:
-        if files.mode_of(state.registry_file) is None:
+    if files.read_mode(state.membership_file) is None:
+        if files.read_mode(state.registry_file) is None:
             return
         with Registry(state.registry_file) as registry:
             if len(registry.events()) == 1:
@@ -211,35 +201,37 @@ def _refuse_lost_settings(state: State) -> None:
     )
 
 
-def _refuse_what_collides(founding: Founding) -> None:
-    refuse_interface(founding.interface, instead="choose another --interface")
-    refuse_listen_port(founding.listen_port, instead="or choose another --listen-port")
+def _refuse_collisions(founding: NewMesh) -> None:
+    refuse_existing_interface(founding.interface, instead="choose another --interface")
+    refuse_used_listen_port(founding.listen_port, instead="or choose another --listen-port")
 
 
-def _found(state: State, founding: Founding, *, apply: bool) -> None:
+def _create_mesh(state: State, founding: NewMesh, *, apply: bool) -> None:
     """Write the state, the settings last: until they are there, an init may start over."""
     had_key = state.private_key() is not None
     try:
-        _remember(state, founding)
+        _write_state(state, founding)
         if apply:
-            here = rise(state, load(state))
+            here = enable_tunnel_and_guard(state, load_local(state))
             linux = linux_for(state, here)
-            warn_of_cut(linux, steps_without_names(here, linux))
-            with undone_on_failure(linux, back_to=linux.observe()):
+            warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
+            with revert_on_failure(linux, back_to=linux.observe()):
                 converge(here, linux)
     except BaseException:
-        state.forget(keep_private_key=had_key)
+        state.remove_mesh_state(keep_private_key=had_key)
         raise
 
 
-def _remember(state: State, founding: Founding) -> None:
-    private_key = state.make_private_key()
-    verification_key = state.make_signing_key().public_key().public_bytes_raw()
-    machine = msgspec.structs.replace(founding.inventory.control_node, public_key=public_key_of(private_key))
-    mesh = msgspec.structs.replace(
-        founding.inventory, mesh=mesh_identifier(verification_key), machines=(machine,)
+def _write_state(state: State, founding: NewMesh) -> None:
+    private_key = state.ensure_private_key()
+    verification_key = state.ensure_signing_key().public_key().public_bytes_raw()
+    machine = msgspec.structs.replace(
+        founding.inventory.control_node, public_key=derive_public_key(private_key)
     )
-    Registry.create(state.registry_file, mesh, now=int(time.time()), user=invoker())
+    mesh = msgspec.structs.replace(
+        founding.inventory, mesh=compute_mesh_identifier(verification_key), machines=(machine,)
+    )
+    Registry.create(state.registry_file, mesh, now=int(time.time()), user=find_invoking_user())
     settings = Settings(
         mesh=mesh.mesh,
         name=machine.name,
@@ -251,22 +243,22 @@ def _remember(state: State, founding: Founding) -> None:
         guarded=False,
     )
     directory = founding.config_directory
-    state.save_settings(settings if directory is None else settings.with_node(directory))
+    state.save_settings(settings if directory is None else settings.with_node_directory(directory))
 
 
-def _go_on(state: State, wish: Wish, directory: ConfigDirectory | None, *, apply: bool) -> None:
+def _resume_init(state: State, wish: InitOptions, directory: ConfigDirectory | None, *, apply: bool) -> None:
     """This machine is in a mesh already: fine when an init that was cut off is said again."""
-    here = load(state)
+    here = load_local(state)
     _refuse_another_mesh(here, wish, directory)
     log.info("this machine is the control node of mesh %s already: going on with it", here.inventory.mesh)
     if apply:
-        here = rise(state, here)
+        here = enable_tunnel_and_guard(state, here)
         linux = linux_for(state, here)
-        warn_of_cut(linux, steps_without_names(here, linux))
+        warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
         converge(here, linux)
 
 
-def _refuse_another_mesh(here: Here, wish: Wish, directory: ConfigDirectory | None) -> None:
+def _refuse_another_mesh(here: Local, wish: InitOptions, directory: ConfigDirectory | None) -> None:
     settings, inventory, machine = here.settings, here.inventory, here.machine
     endpoints = tuple(Endpoint.parse(text, default_port=settings.listen_port) for text in wish.endpoints)
     said_and_is: tuple[tuple[str, object, object], ...] = (

@@ -8,18 +8,20 @@ import time
 
 import msgspec
 
-from qmesh.agent.local import Here, load, require_control, require_root
-from qmesh.agent.packet_origin import came_from
-from qmesh.agent.rollback import follow
+from qmesh.agent.local import Local, load_local
+from qmesh.agent.packet_origin import find_peer_endpoint
+from qmesh.agent.preconditions import require_control, require_root
+from qmesh.agent.rollback import follow_mesh
 from qmesh.errors import BadInput
 from qmesh.host.network import routes
-from qmesh.host.registry import Event, Open, Registry, Spent
+from qmesh.host.registry import Event, OpenInvitation, Registry, SpentInvitation
 from qmesh.host.state.directory import State
-from qmesh.host.system import systemd
-from qmesh.host.system.sudo_user import invoker
-from qmesh.mesh.model import Endpoint, machine_name, quoted, worker_count
+from qmesh.host.system import background
+from qmesh.host.system.sudo_user import find_invoking_user
+from qmesh.mesh.endpoints import list_candidate_endpoints
+from qmesh.mesh.machine import validate_worker_count
 from qmesh.mesh.protocol.enrolment import Invitation
-from qmesh.mesh.reaching import offered
+from qmesh.mesh.values import Endpoint, quote_text, validate_machine_name
 
 log = logging.getLogger("qmesh")
 
@@ -27,7 +29,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_S = 30 * 86400
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class InviteOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `invite` was asked for. replace: for the place of the member of that name."""
 
     name: str
@@ -37,36 +39,36 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     replace: bool = False
 
 
-def duration_s(text: str) -> int:
+def parse_duration_s(text: str) -> int:
     """Seconds in `90s`, `30m`, `24h` or `7d`. Raises BadInput; a minute at least, 30 days at most."""
     said = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", text)
     seconds = int(said[1]) * _UNITS[said[2]] if said else 0
     if not 60 <= seconds <= _LONGEST_S:
         raise BadInput(
-            f"{quoted(text)} is not a time for which an invitation can be good",
+            f"{quote_text(text)} is not a time for which an invitation can be good",
             hint="use a number and m, h or d, from 1m to 30d, such as 24h",
         )
     return seconds
 
 
-def invite(state: State, wish: Wish) -> Invitation:
+def invite(state: State, wish: InviteOptions) -> Invitation:
     """Make an invitation and let WireGuard know it. Raises BadInput with nothing written."""
     require_root("qmesh invite")
-    name = machine_name(wish.name)
-    workers = None if wish.workers is None else worker_count(wish.workers)
+    name = validate_machine_name(wish.name)
+    workers = None if wish.workers is None else validate_worker_count(wish.workers)
     endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
-    lasts_s = duration_s(wish.expires)
+    lasts_s = parse_duration_s(wish.expires)
     if wish.replace and (workers is not None or endpoint is not None):
         raise BadInput(
             "whoever takes a machine's place has its workers and endpoint",
             hint=f"change them with `qmesh set {name}`",
         )
     with state.lock():
-        here = load(state)
+        here = load_local(state)
         require_control(here, "qmesh invite")
-        endpoints = _control_endpoints(here)
+        endpoints = _list_invitation_endpoints(here)
         now = int(time.time())
-        with Registry(state.registry_file, user=invoker()) as registry:
+        with Registry(state.registry_file, user=find_invoking_user()) as registry:
             issued = registry.invite(
                 name,
                 workers=workers,
@@ -75,13 +77,13 @@ def invite(state: State, wish: Wish) -> Invitation:
                 now=now,
                 replace=wish.replace,
             )
-        follow(state)
+        follow_mesh(state)
     if not here.settings.up:
         log.info("the tunnel is down: run `qmesh apply` before the machine joins")
     if not here.machine.endpoints:
         said = ", ".join(endpoint.host for endpoint in endpoints)
         log.info("the invitation names this machine's own addresses: %s", said)
-    if not systemd.agent_runs(state):
+    if not background.is_agent_running(state):
         log.warning("the agent does not run here, and nobody can join without it: `qmesh apply` starts it")
     return Invitation(
         secret=issued.secret,
@@ -103,33 +105,33 @@ def invite(state: State, wish: Wish) -> Invitation:
 class Invitations(msgspec.Struct, frozen=True):
     """Those that can still be used. now: Unix time in seconds, when that was so."""
 
-    invitations: tuple[Open, ...]
+    invitations: tuple[OpenInvitation, ...]
     now: int
 
 
-def open_invitations(state: State) -> Invitations:
+def list_open_invitations(state: State) -> Invitations:
     """The invitations that nobody has used yet."""
     require_root("qmesh invite --list")
     with state.lock():
-        require_control(load(state), "qmesh invite --list")
+        require_control(load_local(state), "qmesh invite --list")
         now = int(time.time())
-        with Registry(state.registry_file, user=invoker()) as registry:
-            return Invitations(registry.invitations(now=now), now)
+        with Registry(state.registry_file, user=find_invoking_user()) as registry:
+            return Invitations(registry.list_open_invitations(now=now), now)
 
 
-def withdraw(state: State, name: str) -> None:
+def withdraw_invitation(state: State, name: str) -> None:
     """End the open invitation of that name. Raises BadInput, with what became of it, where there is none."""
     require_root("qmesh invite --withdraw")
     with state.lock():
-        here = load(state)
+        here = load_local(state)
         require_control(here, "qmesh invite --withdraw")
-        with Registry(state.registry_file, user=invoker()) as registry:
-            if not registry.withdraw(machine_name(name), now=int(time.time())):
-                raise _not_open(here, name, registry.spent(name))
-        follow(state)
+        with Registry(state.registry_file, user=find_invoking_user()) as registry:
+            if not registry.withdraw_invitation(validate_machine_name(name), now=int(time.time())):
+                raise _not_open_error(here, name, registry.find_spent_invitation(name))
+        follow_mesh(state)
 
 
-def _not_open(here: Here, name: str, spent: Spent | None) -> BadInput:
+def _not_open_error(here: Local, name: str, spent: SpentInvitation | None) -> BadInput:
     """Why an invitation cannot be withdrawn: of one that was used, who joined with it, when and whence."""
     there_are = "see `qmesh invite --list` for those there are"
     if spent is None:
@@ -141,25 +143,26 @@ def _not_open(here: Here, name: str, spent: Spent | None) -> BadInput:
     when = "" if joined is None else time.strftime(" on %Y-%m-%d at %H:%M:%S", time.localtime(joined.at))
     said = f"the invitation for {name} is used: a machine with key {spent.public_key} joined with it{when}"
     if not spent.is_member:
-        return BadInput(f"{said}{_whence(joined)}; it is no member any more", hint="see `qmesh log`")
+        return BadInput(f"{said}{_describe_origin(joined)}; it is no member any more", hint="see `qmesh log`")
     machine = here.inventory.machine(name)
-    now = came_from(here.settings.interface, machine.address)
+    now = find_peer_endpoint(here.settings.interface, machine.address)
     return BadInput(
-        f"{said}{_whence(joined)}; it is {machine.address}, {f'at {now}' if now else 'not connected'} now",
+        f"{said}{_describe_origin(joined)}; it is {machine.address},"
+        f" {f'at {now}' if now else 'not connected'} now",
         hint=f"`qmesh remove {name}` throws it out, and cuts its connections",
     )
 
 
-def _whence(joined: Event | None) -> str:
+def _describe_origin(joined: Event | None) -> str:
     if joined is not None and joined.command == "admit":
         return ", by a file"
     return "" if joined is None or joined.endpoint is None else f", from {joined.endpoint}"
 
 
-def _control_endpoints(here: Here) -> tuple[Endpoint, ...]:
+def _list_invitation_endpoints(here: Local) -> tuple[Endpoint, ...]:
     """Where the invited machine is to look for this one."""
-    own = routes.global_addresses(here.settings.interface)
-    endpoints = offered(here.machine.endpoints, own, here.settings.listen_port)
+    own = routes.list_global_addresses(here.settings.interface)
+    endpoints = list_candidate_endpoints(here.machine.endpoints, own, here.settings.listen_port)
     if not endpoints:
         raise BadInput(
             "this machine has no address at which others could reach it",

@@ -21,7 +21,7 @@ from qmesh.host.firewall import nftables
 from qmesh.host.network import local_addresses, sockets
 from qmesh.host.system import processes
 from qmesh.mesh.guard import HELD, TABLE
-from qmesh.mesh.nodeconfig import place_of
+from qmesh.mesh.nodeconfig import find_listen_address
 
 log = logging.getLogger("qmesh")
 
@@ -33,7 +33,7 @@ _SETTLED_AFTER_S: Final = 3.0
 """How long what is wrong may mend itself: an interface gets its addresses one by one."""
 
 
-class Ready(msgspec.Struct, frozen=True, kw_only=True):
+class ReadyResult(msgspec.Struct, frozen=True, kw_only=True):
     """What `ready` answers. address, port: where the core's worker listens or may; None for core 0."""
 
     core: int
@@ -42,21 +42,21 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     listens: bool
 
 
-def wait_until_startable(core: int, config: Path | None, *, timeout_s: float) -> Ready:
+def wait_until_startable(core: int, config: Path | None, *, timeout_s: float) -> ReadyResult:
     """Wait until a guard is loaded, the core's address is this machine's, and its port is free.
 
     core: 0 for the control process, for which there is only the guard to wait for.
     Raises BadInput for what is wrong, MachineRefused for what did not come in time.
     """
     if core == 0:
-        _wait(_unguarded, timeout_s)
-        return Ready(core=core, address=None, port=None, listens=False)
-    address, port = _place(core, config)
-    _wait(lambda: _unguarded() or _not_free(core, address, port), timeout_s)
-    return Ready(core=core, address=address, port=port, listens=False)
+        _wait_until_clear(_check_guard, timeout_s)
+        return ReadyResult(core=core, address=None, port=None, listens=False)
+    address, port = _read_listen_address(core, config)
+    _wait_until_clear(lambda: _check_guard() or _check_port_free(core, address, port), timeout_s)
+    return ReadyResult(core=core, address=address, port=port, listens=False)
 
 
-def wait_until_listening(core: int, config: Path | None, *, timeout_s: float) -> Ready:
+def wait_until_listening(core: int, config: Path | None, *, timeout_s: float) -> ReadyResult:
     """Wait until something listens on just the address and port of the core's entry.
 
     Where systemd says in $MAINPID which process is the worker, no longer than that lives.
@@ -64,17 +64,17 @@ def wait_until_listening(core: int, config: Path | None, *, timeout_s: float) ->
     """
     if core == 0:
         raise BadInput("core 0 is the control process, which is in no worker list", hint="name a worker's")
-    address, port = _place(core, config)
+    address, port = _read_listen_address(core, config)
     worker = os.environ.get("MAINPID", "")
-    _wait(
-        lambda: _deaf(core, address, port),
+    _wait_until_clear(
+        lambda: _check_listening(core, address, port),
         timeout_s,
         int(worker) if re.fullmatch("[0-9]{1,9}", worker) else None,
     )
-    return Ready(core=core, address=address, port=port, listens=True)
+    return ReadyResult(core=core, address=address, port=port, listens=True)
 
 
-def _place(core: int, config: Path | None) -> tuple[str, int]:
+def _read_listen_address(core: int, config: Path | None) -> tuple[str, int]:
     directory = node_config.find_directory(config)
     text = None if directory is None else node_config.read(directory).text
     if text is None:
@@ -82,10 +82,10 @@ def _place(core: int, config: Path | None) -> tuple[str, int]:
             f"there is no {node_config.FILE_NAME} in {directory or '.config here'}",
             hint="name the node's directory with --config, or write the file: `qmesh render-config --write`",
         )
-    return place_of(core, text)
+    return find_listen_address(core, text)
 
 
-def _unguarded() -> QmeshError | None:
+def _check_guard() -> QmeshError | None:
     wanted = {f"table inet {name}" for name in (TABLE, HELD)}
     if not wanted.isdisjoint(nftables.run("list tables inet").splitlines()):
         return None
@@ -95,11 +95,11 @@ def _unguarded() -> QmeshError | None:
     )
 
 
-def _not_free(core: int, address: str, port: int) -> QmeshError | None:
+def _check_port_free(core: int, address: str, port: int) -> QmeshError | None:
     if not local_addresses.can_be_bound(address):
-        return _absent(core, address)
-    in_the_way = {address, *sockets.every_address(address)}
-    if taken := [each.local for each in sockets.listening(port) if each.local in in_the_way]:
+        return _absent_address_error(core, address)
+    in_the_way = {address, *sockets.wildcard_addresses(address)}
+    if taken := [each.local for each in sockets.find_listening_sockets(port) if each.local in in_the_way]:
         return MachineRefused(
             f"{taken[0]} port {port}, where core {core} is to listen, is in use",
             hint=f"does the node run already? `ss -ltnp sport = :{port}` names the program; stop that",
@@ -107,8 +107,8 @@ def _not_free(core: int, address: str, port: int) -> QmeshError | None:
     return None
 
 
-def _absent(core: int, address: str) -> QmeshError:
-    around = local_addresses.network_around(address)
+def _absent_address_error(core: int, address: str) -> QmeshError:
+    around = local_addresses.find_direct_network(address)
     if around is None:
         return MachineRefused(
             f"{address}, where core {core} is to listen, is no address of this machine yet",
@@ -121,9 +121,9 @@ def _absent(core: int, address: str) -> QmeshError:
     )
 
 
-def _deaf(core: int, address: str, port: int) -> QmeshError | None:
-    found = {each.local for each in sockets.listening(port)}
-    if wide := found & sockets.every_address(address):
+def _check_listening(core: int, address: str, port: int) -> QmeshError | None:
+    found = {each.local for each in sockets.find_listening_sockets(port)}
+    if wide := found & sockets.wildcard_addresses(address):
         return BadInput(
             f"core {core} listens on {min(wide)} port {port}, every address, and not on {address} alone",
             hint="is the node started with this config.yml, and of the version that this is for?",
@@ -136,7 +136,9 @@ def _deaf(core: int, address: str, port: int) -> QmeshError | None:
     )
 
 
-def _wait(look: Callable[[], QmeshError | None], timeout_s: float, worker: int | None = None) -> None:
+def _wait_until_clear(
+    look: Callable[[], QmeshError | None], timeout_s: float, worker: int | None = None
+) -> None:
     """Look until nothing is in the way. Raises what is, when it does not go in time."""
     begun, pause_s, said = time.monotonic(), _FIRST_PAUSE_S, False
     while error := look():
@@ -146,6 +148,6 @@ def _wait(look: Callable[[], QmeshError | None], timeout_s: float, worker: int |
         if passed_s >= _SAID_AFTER_S and not said:
             log.info("%s: waiting", error.message)
             said = True
-        if processes.ends_within(worker, pause_s):
+        if processes.wait_for_exit(worker, pause_s):
             raise MachineRefused(f"{error.message}: its process ended", hint=error.hint)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

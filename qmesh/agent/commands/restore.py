@@ -17,44 +17,41 @@ import msgspec
 
 from qmesh.agent import node_config
 from qmesh.agent.agent_start import ensure_agent
-from qmesh.agent.collisions import refuse_interface, refuse_listen_port
-from qmesh.agent.commands.backup import Contents, opened
-from qmesh.agent.converge import converge, steps_without_names, undone_on_failure
-from qmesh.agent.leftovers import see_to_left_over
-from qmesh.agent.local import (
-    Here,
-    Standing,
-    linux_for,
-    load,
+from qmesh.agent.backup_contents import BackupContents, open_backup
+from qmesh.agent.converge import converge, plan_steps_without_dns, revert_on_failure
+from qmesh.agent.leftovers import handle_leftovers
+from qmesh.agent.local import JoinResult, Local, enable_tunnel_and_guard, join_result, linux_for, load_local
+from qmesh.agent.preconditions import (
+    refuse_during_offline_join,
+    refuse_existing_interface,
     refuse_foreign_guard,
-    refuse_while_asking,
+    refuse_used_listen_port,
     require_root,
-    rise,
-    standing,
 )
-from qmesh.agent.rollback import refuse_while_waiting
-from qmesh.agent.ssh_lockout import warn_of_cut
+from qmesh.agent.rollback import refuse_while_unconfirmed
+from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import config_directory, files, wireguard
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
 from qmesh.host.network import routes
 from qmesh.host.registry import Registry, RegistryImage
-from qmesh.host.registry.image import put
+from qmesh.host.registry.image import write_registry
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import Restoring, Settings
-from qmesh.host.system.sudo_user import invoker
+from qmesh.host.state.documents import RestoreProgress, Settings
+from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh import networks
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Cores, Endpoint, Secret
-from qmesh.mesh.protocol.backup_file import JUMP, is_sealed, restored
+from qmesh.mesh.machine import Cores
+from qmesh.mesh.protocol.backup_file import JUMP, build_restored_inventory, is_encrypted
+from qmesh.mesh.values import Endpoint, Secret
 
 log = logging.getLogger("qmesh")
 
 _MOST_JUMP = 1_000 * JUMP
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class RestoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `restore` was asked for. jump: by how much the revision grows; take_over: as of `join`."""
 
     endpoints: tuple[str, ...]
@@ -63,7 +60,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     take_over: bool = False
 
 
-class Offered(msgspec.Struct, frozen=True):
+class BackupSummary(msgspec.Struct, frozen=True):
     """What a backup is of, before anything is written.
 
     mesh, name, public_key: the mesh's identifier, and the control node's name and WireGuard key.
@@ -81,7 +78,7 @@ class Offered(msgspec.Struct, frozen=True):
     machines: tuple[str, ...]
 
 
-class Member(msgspec.Struct, frozen=True):
+class RestoredMachine(msgspec.Struct, frozen=True):
     """A machine of the restored mesh. endpoint: where this one can call it; None where it has to call."""
 
     name: str
@@ -91,7 +88,7 @@ class Member(msgspec.Struct, frozen=True):
     endpoint: Endpoint | None
 
 
-class Restored(Standing, frozen=True):
+class RestoreResult(JoinResult, frozen=True):
     """What `restore` answers: where this machine stands, and what of the mesh is restored.
 
     taken_at: when the backup was made, Unix time in seconds; age_s: how long that is ago, by this clock.
@@ -103,7 +100,7 @@ class Restored(Standing, frozen=True):
     taken_at: int
     age_s: int
     endpoints: tuple[Endpoint, ...]
-    machines: tuple[Member, ...]
+    machines: tuple[RestoredMachine, ...]
     withdrawn: tuple[str, ...]
 
 
@@ -111,11 +108,11 @@ def restore(
     state: State,
     octets: bytes,
     passphrase: bytes | None,
-    wish: Wish,
+    wish: RestoreOptions,
     *,
     apply: bool,
-    agree: Callable[[Offered], None] = lambda _: None,
-) -> Restored:
+    agree: Callable[[BackupSummary], None] = lambda _: None,
+) -> RestoreResult:
     """Be the control node of a backup; or go on with a restore of it that was cut off.
 
     passphrase: None for a plain one, and only for that.
@@ -123,41 +120,41 @@ def restore(
     Raises BadInput before anything is written, or MachineRefused with everything put back.
     """
     require_root("qmesh restore")
-    found = opened(octets, passphrase)
-    agree(_offered(found, encrypted=is_sealed(octets)))
-    wanted = _wanted(found, wish)
+    found = open_backup(octets, passphrase)
+    agree(_summarize_backup(found, encrypted=is_encrypted(octets)))
+    wanted = _build_restored_mesh(found, wish)
     directory = node_config.find_directory(wish.config)
-    node_config.refuse_other_key(wanted.node, node_config.profile_of(directory))
-    restoring = Restoring(hashlib.sha256(octets).hexdigest())
+    node_config.refuse_newer_config(wanted.node, node_config.read_profile(directory))
+    restoring = RestoreProgress(hashlib.sha256(octets).hexdigest())
     nftables.run("list tables")
     if apply:
-        wireguard.available_kind()
-    state.prepare()
+        wireguard.detect_tunnel_kind()
+    state.create_directory()
     with state.lock():
-        refuse_while_waiting(state)
-        if state.settings_or_none() is None:
-            refuse_while_asking(state)
-            _refuse_a_rest(state)
-            see_to_left_over(state, take_over=wish.take_over)
-            _refuse_what_collides(found)
+        refuse_while_unconfirmed(state)
+        if state.find_settings() is None:
+            refuse_during_offline_join(state)
+            _refuse_leftover_state(state)
+            handle_leftovers(state, take_over=wish.take_over)
+            _refuse_collisions(found)
             refuse_foreign_guard(state)
-            _begin(state, found, wish, restoring, directory, apply=apply)
+            _restore_state(state, found, wish, restoring, directory, apply=apply)
         else:
-            _refuse_another(state, restoring)
-            _refuse_other_options(load(state), _endpoints(found, wish), directory)
+            _refuse_other_backup(state, restoring)
+            _refuse_other_options(load_local(state), _parse_endpoints(found, wish), directory)
             log.info("this backup was restored here before: going on with that; the mesh stays as it is now")
             if apply:
-                _rise(state)
-        here = load(state)
+                _bring_up(state)
+        here = load_local(state)
     if apply:
         ensure_agent(state)
-    state.save_restoring(msgspec.structs.replace(restoring, done=True))
-    return _answer(found, here.inventory, standing(here))
+    state.save_restore_progress(msgspec.structs.replace(restoring, done=True))
+    return _build_result(found, here.inventory, join_result(here))
 
 
-def _offered(found: Contents, *, encrypted: bool) -> Offered:
+def _summarize_backup(found: BackupContents, *, encrypted: bool) -> BackupSummary:
     mesh, taken_at = found.inventory, found.backup.taken_at
-    return Offered(
+    return BackupSummary(
         mesh=mesh.mesh,
         name=mesh.control,
         public_key=mesh.control_node.public_key,
@@ -169,55 +166,55 @@ def _offered(found: Contents, *, encrypted: bool) -> Offered:
     )
 
 
-def _wanted(found: Contents, wish: Wish) -> Inventory:
+def _build_restored_mesh(found: BackupContents, wish: RestoreOptions) -> Inventory:
     """The mesh as it is to be. Raises BadInput."""
     if not JUMP <= wish.jump <= _MOST_JUMP:
         raise BadInput(
             f"the revision cannot jump by {wish.jump}", hint=f"--jump goes from {JUMP} to {_MOST_JUMP}"
         )
-    return restored(found.inventory, _endpoints(found, wish), jump=wish.jump)
+    return build_restored_inventory(found.inventory, _parse_endpoints(found, wish), jump=wish.jump)
 
 
-def _endpoints(found: Contents, wish: Wish) -> tuple[Endpoint, ...]:
+def _parse_endpoints(found: BackupContents, wish: RestoreOptions) -> tuple[Endpoint, ...]:
     port = found.settings.listen_port
     return tuple(Endpoint.parse(text, default_port=port) for text in wish.endpoints)
 
 
-def _refuse_a_rest(state: State) -> None:
+def _refuse_leftover_state(state: State) -> None:
     """Raise StateUnreadable where there is state that no restore which was cut off has written."""
-    restoring = state.restoring()
-    if restoring is not None and not restoring.done and not _went_on(state):
+    restoring = state.restore_progress()
+    if restoring is not None and not restoring.done and not _has_later_events(state):
         return
     keys = (state.private_key_file, state.signing_key_file)
-    if state.holds_a_rest() or any(files.mode_of(path) is not None for path in keys):
+    if state.has_leftover_state() or any(files.read_mode(path) is not None for path in keys):
         raise StateUnreadable(
             f"{state.directory} holds keys or a mesh already, though no settings",
             hint="a restore never replaces them: give them up first with `qmesh uninstall --delete-state`",
         )
 
 
-def _went_on(state: State) -> bool:
+def _has_later_events(state: State) -> bool:
     """Whether a mesh whose restore was cut off was used all the same, and lost its settings later."""
-    if files.mode_of(state.registry_file) is None:
+    if files.read_mode(state.registry_file) is None:
         return False
     with Registry(state.registry_file) as registry:
         events = registry.events()
     return not events or events[-1].what != "restored"
 
 
-def _refuse_what_collides(found: Contents) -> None:
+def _refuse_collisions(found: BackupContents) -> None:
     interface, listen_port = found.settings.interface, found.settings.listen_port
     networks.refuse_collision(
         found.inventory.network,
-        routes.occupied_networks(interface),
+        routes.list_occupied_networks(interface),
         hint="take that network off this machine, or restore on another",
     )
-    refuse_interface(interface, instead="the restored one is to have that name: rename that one")
-    refuse_listen_port(listen_port, instead="end that: the members dial this port")
+    refuse_existing_interface(interface, instead="the restored one is to have that name: rename that one")
+    refuse_used_listen_port(listen_port, instead="end that: the members dial this port")
 
 
-def _refuse_another(state: State, restoring: Restoring) -> None:
-    begun = state.restoring()
+def _refuse_other_backup(state: State, restoring: RestoreProgress) -> None:
+    begun = state.restore_progress()
     if begun is None or begun.digest != restoring.digest:
         settings = state.settings()
         raise BadInput(
@@ -227,7 +224,7 @@ def _refuse_another(state: State, restoring: Restoring) -> None:
 
 
 def _refuse_other_options(
-    here: Here, endpoints: tuple[Endpoint, ...], directory: ConfigDirectory | None
+    here: Local, endpoints: tuple[Endpoint, ...], directory: ConfigDirectory | None
 ) -> None:
     said_and_is = (
         ("--endpoint", endpoints or None, here.machine.endpoints),
@@ -242,54 +239,54 @@ def _refuse_other_options(
         )
 
 
-def _begin(
+def _restore_state(
     state: State,
-    found: Contents,
-    wish: Wish,
-    restoring: Restoring,
+    found: BackupContents,
+    wish: RestoreOptions,
+    restoring: RestoreProgress,
     directory: ConfigDirectory | None,
     *,
     apply: bool,
 ) -> None:
     """Write the state, the settings last; on failure this machine is in no mesh."""
     try:
-        state.save_restoring(restoring)
+        state.save_restore_progress(restoring)
         state.save_private_key(Secret(found.backup.private_key))
         state.save_signing_key(found.backup.signing_key)
-        put(state.registry_file, _registry(found, wish))
-        state.save_settings(_settings(found.settings, directory))
+        write_registry(state.registry_file, _build_registry(found, wish))
+        state.save_settings(_build_settings(found.settings, directory))
         if apply:
-            _rise(state, undo=True)
+            _bring_up(state, undo=True)
     except BaseException:
-        state.forget(keep_private_key=False)
+        state.remove_mesh_state(keep_private_key=False)
         raise
 
 
-def _registry(found: Contents, wish: Wish) -> bytes:
+def _build_registry(found: BackupContents, wish: RestoreOptions) -> bytes:
     """The registry as it is to be, with the event that tells of the restore."""
-    endpoints, now = _endpoints(found, wish), int(time.time())
-    with RegistryImage(found.backup.registry, user=invoker()) as image:
-        image.withdraw_open(command="restore", now=now)
-        image.change(
-            lambda mesh: restored(mesh, endpoints, jump=wish.jump),
+    endpoints, now = _parse_endpoints(found, wish), int(time.time())
+    with RegistryImage(found.backup.registry, user=find_invoking_user()) as image:
+        image.withdraw_all_invitations(command="restore", now=now)
+        image.change_mesh(
+            lambda mesh: build_restored_inventory(mesh, endpoints, jump=wish.jump),
             command="restore",
             what="restored",
             machine=found.inventory.control,
             now=now,
         )
-        return image.octets()
+        return image.serialize()
 
 
-def _settings(settings: Settings, directory: ConfigDirectory | None) -> Settings:
-    if directory is None and settings.node is not None:
-        directory = _still_there(settings.node)
+def _build_settings(settings: Settings, directory: ConfigDirectory | None) -> Settings:
+    if directory is None and settings.node_directory is not None:
+        directory = _find_saved_directory(settings.node_directory)
     bare = msgspec.structs.replace(
         settings, config_directory=None, config_owner=None, up=False, guarded=False
     )
-    return bare if directory is None else bare.with_node(directory)
+    return bare if directory is None else bare.with_node_directory(directory)
 
 
-def _still_there(known: ConfigDirectory) -> ConfigDirectory | None:
+def _find_saved_directory(known: ConfigDirectory) -> ConfigDirectory | None:
     """The directory that the backup names, where it is here too, and the same user's."""
     why = "there is no such directory here"
     try:
@@ -304,31 +301,31 @@ def _still_there(known: ConfigDirectory) -> ConfigDirectory | None:
     return None
 
 
-def _rise(state: State, *, undo: bool = False) -> None:
+def _bring_up(state: State, *, undo: bool = False) -> None:
     """Guard, then tunnel. undo: on failure this machine is put back as it was."""
-    here = rise(state, load(state))
+    here = enable_tunnel_and_guard(state, load_local(state))
     linux = linux_for(state, here)
-    warn_of_cut(linux, steps_without_names(here, linux))
+    warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
     if undo:
-        with undone_on_failure(linux, back_to=linux.observe()):
+        with revert_on_failure(linux, back_to=linux.observe()):
             converge(here, linux)
     else:
         converge(here, linux)
 
 
-def _answer(found: Contents, mesh: Inventory, control: Standing) -> Restored:
+def _build_result(found: BackupContents, mesh: Inventory, control: JoinResult) -> RestoreResult:
     taken_at, now = found.backup.taken_at, int(time.time())
     if now < taken_at:
         log.warning("the backup was made later than it is by this machine's clock: members do not believe")
         log.warning("a control node whose clock goes back, when it calls them: set it right")
-    return Restored(
+    return RestoreResult(
         **msgspec.structs.asdict(control),
         revision=mesh.revision,
         taken_at=taken_at,
         age_s=max(0, now - taken_at),
         endpoints=mesh.control_node.endpoints,
         machines=tuple(
-            Member(
+            RestoredMachine(
                 machine.name,
                 machine.state,
                 machine.address,

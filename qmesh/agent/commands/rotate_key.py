@@ -15,16 +15,17 @@ import time
 import msgspec
 
 from qmesh.agent.converge import converge
-from qmesh.agent.local import Here, linux_for, load, refuse_removed, require_root
-from qmesh.agent.membership import refresh
-from qmesh.agent.rollback import refuse_while_waiting, undone_here
+from qmesh.agent.local import Local, linux_for, load_local
+from qmesh.agent.membership import update_membership
+from qmesh.agent.preconditions import refuse_removed, require_root
+from qmesh.agent.rollback import find_active_rollback, refuse_while_unconfirmed
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.api.client import Client
-from qmesh.host.api.messages import Silent
+from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import Rotation
-from qmesh.mesh.protocol.aead import NONCE_OCTETS, seal
-from qmesh.mesh.protocol.enrolment import KEY_OFFER, KeyOffer, public_key_of
+from qmesh.host.state.documents import KeyRotation
+from qmesh.mesh.protocol.aead import NONCE_OCTETS, encrypt_message
+from qmesh.mesh.protocol.enrolment import KEY_OFFER, KeyOffer, derive_public_key
 
 log = logging.getLogger("qmesh")
 
@@ -33,7 +34,7 @@ _ANSWER_S = 15.0
 _KNOWN_S = 30.0
 
 
-class Rotated(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
+class RotationResult(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
     """What `rotate-key` answers: the machine's public keys. confirmed: whether the mesh has the new one."""
 
     machine: str
@@ -42,29 +43,29 @@ class Rotated(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
     confirmed: bool
 
 
-def rotate_key(state: State) -> Rotated:
+def rotate_key(state: State) -> RotationResult:
     """Give this machine a new key. Raises EnrolmentRefused, with the old one in use, where it can't."""
     require_root("qmesh rotate-key")
     with state.lock():
-        refuse_while_waiting(state)
-        here = load(state)
-        _refuse_where_none_can_be(state, here)
+        refuse_while_unconfirmed(state)
+        here = load_local(state)
+        _refuse_rotation(state, here)
         old = here.machine.public_key
-        new = public_key_of(state.make_next_key())
-        _offer(here, new)
-        state.save_rotation(Rotation(old, new))
-        state.take_up_next_key()
-        here = load(state)
+        new = derive_public_key(state.ensure_next_key())
+        _offer_key(here, new)
+        state.save_key_rotation(KeyRotation(old, new))
+        state.activate_next_key()
+        here = load_local(state)
         converge(here, linux_for(state, here), follow_roaming=True)
-    confirmed = _is_known(state)
+    confirmed = _wait_for_key(state)
     if not confirmed:
         log.warning("the control node has not said yet that it knows the new key; the agent keeps trying")
-    return Rotated(here.settings.name, old, new, confirmed)
+    return RotationResult(here.settings.name, old, new, confirmed)
 
 
-def _refuse_where_none_can_be(state: State, here: Here) -> None:
+def _refuse_rotation(state: State, here: Local) -> None:
     refuse_removed(here)
-    if undone_here(state) is not None:
+    if find_active_rollback(state) is not None:
         raise BadInput(
             "this machine was put back as it was before `qmesh apply --confirm`, with the key of then",
             hint="`qmesh apply` first",
@@ -78,26 +79,26 @@ def _refuse_where_none_can_be(state: State, here: Here) -> None:
         raise BadInput("the tunnel is down, and the control node has to know", hint="`qmesh apply` first")
 
 
-def _offer(here: Here, public_key: str) -> None:
+def _offer_key(here: Local, public_key: str) -> None:
     shared = here.preshared[here.inventory.control_node.public_key]
     offer = msgspec.json.encode(KeyOffer(public_key))
-    body = seal(offer, shared, about=KEY_OFFER, nonce=secrets.token_bytes(NONCE_OCTETS))
+    body = encrypt_message(offer, shared, about=KEY_OFFER, nonce=secrets.token_bytes(NONCE_OCTETS))
     client = Client(address=here.inventory.control_node.address, port=here.inventory.service_port)
     try:
         client.offer_key(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
-    except Silent as silent:
+    except ControlNodeUnavailable as silent:
         raise EnrolmentRefused(
             f"the key stays as it is: {silent}", hint="is the control node up? then run it again"
         ) from None
 
 
-def _is_known(state: State) -> bool:
+def _wait_for_key(state: State) -> bool:
     """Wait until the membership has the key, as the control node sees the first handshake with it."""
     until = time.monotonic() + _KNOWN_S
     while time.monotonic() < until:
-        with contextlib.suppress(Silent):
-            refresh(state, load(state), connect_s=1.0, wait_s=2)
-        if state.rotation() is None:
+        with contextlib.suppress(ControlNodeUnavailable):
+            update_membership(state, load_local(state), connect_s=1.0, wait_s=2)
+        if state.key_rotation() is None:
             return True
         time.sleep(0.1)
     return False

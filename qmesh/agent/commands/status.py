@@ -8,16 +8,16 @@ from typing import Literal
 
 import msgspec
 
-from qmesh.agent.local import Here, linux_for, load, require_control, require_root
-from qmesh.agent.membership import latest
-from qmesh.agent.worker_status import Watched, circumstances, watch_workers
+from qmesh.agent.local import Local, linux_for
+from qmesh.agent.membership import load_latest
+from qmesh.agent.preconditions import require_root
+from qmesh.agent.worker_status import WorkerHealth, collect_advice_inputs, probe_workers
 from qmesh.host.network import links
-from qmesh.host.registry import Event, Registry
 from qmesh.host.state.directory import State
 from qmesh.host.wireguard import Counters
-from qmesh.mesh.advice import advice
+from qmesh.mesh.advice import list_advice
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Cores, Machine
+from qmesh.mesh.machine import Cores, Machine
 
 
 class CoreRange(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class MachineStatus(msgspec.Struct, frozen=True):
     last_handshake: float | None
     rx_bytes: int | None
     tx_bytes: int | None
-    workers: Watched | None
+    workers: WorkerHealth | None
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -62,10 +62,10 @@ class Status(msgspec.Struct, frozen=True):
 def status(state: State) -> Status:
     """Every machine, with what this one's WireGuard knows about those that are its peers."""
     require_root("qmesh status")
-    here = latest(state)
-    counters = _counters(state, here)
+    here = load_latest(state)
+    counters = _read_counters(state, here)
     cores = here.inventory.cores
-    watched = watch_workers(here)
+    watched = probe_workers(here)
     now = time.time()
     return Status(
         mesh=here.inventory.mesh,
@@ -73,7 +73,7 @@ def status(state: State) -> Status:
         node=here.inventory.node,
         control=here.inventory.control,
         machines=tuple(
-            _machine(
+            _build_machine_status(
                 here.inventory,
                 machine,
                 cores.get(machine.name),
@@ -84,24 +84,24 @@ def status(state: State) -> Status:
             )
             for machine in here.inventory.machines
         ),
-        advice=advice(here.inventory, circumstances(here, watched)),
+        advice=list_advice(here.inventory, collect_advice_inputs(here, watched)),
     )
 
 
-def _counters(state: State, here: Here) -> Mapping[str, Counters]:
+def _read_counters(state: State, here: Local) -> Mapping[str, Counters]:
     interface = here.settings.interface
     if links.read(interface) is None:
         return {}
     return linux_for(state, here).backend.read(interface).counters
 
 
-def _machine(
+def _build_machine_status(
     inventory: Inventory,
     machine: Machine,
     cores: Cores | None,
     count: Counters | None,
     now: float,
-    workers: Watched | None,
+    workers: WorkerHealth | None,
     *,
     removed: bool,
 ) -> MachineStatus:
@@ -121,12 +121,3 @@ def _machine(
         tx_bytes=None if count is None else count.tx_bytes,
         workers=workers,
     )
-
-
-def events(state: State) -> tuple[Event, ...]:
-    """All that changed the mesh, oldest first; on the control node only."""
-    require_root("qmesh log")
-    here = load(state)
-    require_control(here, "qmesh log")
-    with Registry(state.registry_file) as registry:
-        return registry.events()

@@ -11,15 +11,15 @@ import logging
 import select
 from typing import Final
 
-from qmesh.agent.daemon.supervisor import GUARD, Part, Troubles
+from qmesh.agent.daemon.supervisor import GUARD, AgentPart, Troubles
 from qmesh.errors import QmeshError
 from qmesh.host.firewall import guard_keeper
-from qmesh.host.firewall.guard_keeper import Keeper
+from qmesh.host.firewall.guard_keeper import GuardKeeper
 from qmesh.host.network import tcp_connections
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat
-from qmesh.mesh.guard import parse_script
-from qmesh.mesh.model import Guard
+from qmesh.mesh.guard import parse_load_script
+from qmesh.mesh.state import Guard
 
 log = logging.getLogger("qmesh")
 
@@ -27,27 +27,30 @@ HEAD_START_S: Final = 0.03
 """Seconds that the other process has to put the table back before this one looks."""
 
 
-def keep_guard(state: State, part: Part, troubles: Troubles) -> None:
+def keep_guard(state: State, part: AgentPart, troubles: Troubles) -> None:
     """Keep it until the part is to stop. Raises OSError where the kernel tells nothing any more."""
-    with contextlib.closing(Keeper(state.directory)) as kept:
+    with contextlib.closing(GuardKeeper(state.directory)) as kept:
         while not part.stopped.is_set():
             try:
-                if kept.look():
-                    log.warning("%s\nload-guard inet qmesh: as it is written", guard_keeper.said(kept.by))
-                    _cut_strangers(state)
+                if kept.ensure_loaded():
+                    log.warning(
+                        "%s\nload-guard inet qmesh: as it is written",
+                        guard_keeper.describe_change(kept.changed_by),
+                    )
+                    _cut_unguarded_connections(state)
             except QmeshError as error:
                 troubles.note_error(GUARD, error)
             else:
                 troubles.clear(GUARD)
-            with heartbeat.allowed(guard_keeper.LOOK_S):
+            with heartbeat.allow_wait(guard_keeper.LOOK_S):
                 noticed, _, _ = select.select([kept.socket], [], [], guard_keeper.LOOK_S)
                 if noticed:
                     part.stopped.wait(HEAD_START_S)
 
 
-def _cut_strangers(state: State) -> None:
+def _cut_unguarded_connections(state: State) -> None:
     """End what was opened to the workers while the table was away."""
-    script = guard_keeper.read(state.guard_file)
-    guard = None if script is None else parse_script(script)
+    script = guard_keeper.read_script(state.guard_file)
+    guard = None if script is None else parse_load_script(script)
     if isinstance(guard, Guard):
-        tcp_connections.cut_strangers(guard)
+        tcp_connections.close_disallowed_connections(guard)

@@ -21,18 +21,19 @@ from socket import socket
 from typing import Final
 
 from qmesh.agent import control_role
-from qmesh.agent.control_endpoint import Reach
+from qmesh.agent.control_endpoint import EndpointFailover
 from qmesh.agent.daemon import supervisor
 from qmesh.agent.daemon.guard_watch import keep_guard
-from qmesh.agent.daemon.membership_api import Turns
-from qmesh.agent.daemon.membership_poll import Asking
+from qmesh.agent.daemon.membership_api import LookRequests
+from qmesh.agent.daemon.membership_poll import MembershipPoller
 from qmesh.agent.daemon.membership_server import MembershipService
 from qmesh.agent.daemon.monitor import Monitor
-from qmesh.agent.daemon.observe import Watch
-from qmesh.agent.daemon.supervisor import Part, Troubles
-from qmesh.agent.local import Here, require_root
-from qmesh.agent.node_restarts import Follower
-from qmesh.agent.rollback import put_back_when_due
+from qmesh.agent.daemon.observe import MachineWatch
+from qmesh.agent.daemon.supervisor import AgentPart, Troubles
+from qmesh.agent.local import Local
+from qmesh.agent.node_restarts import NodeConfigFollower
+from qmesh.agent.preconditions import require_root
+from qmesh.agent.rollback import roll_back_if_due
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, leftover_processes, processes, single_agent
@@ -56,7 +57,7 @@ BUSY_S: Final = 60.0
 """Seconds of that after which something is wrong: commands end."""
 
 
-def run(directory: Path) -> None:
+def run_agent(directory: Path) -> None:
     """Be the agent of a state directory until SIGTERM or SIGINT; tunnel and guard stay as they are then.
 
     Raises MachineRefused when there is one already, BadInput when the machine is in no mesh.
@@ -65,16 +66,19 @@ def run(directory: Path) -> None:
     state = State(directory, patience_s=PATIENCE_S)
     with contextlib.suppress(StateUnreadable):  # then it keeps the ports closed at least
         state.settings()
-    with single_agent.alone() as only, processes.only(state.agent_lock_file) as alone:
+    with (
+        single_agent.acquire_agent_lock() as only,
+        processes.acquire_process_lock(state.agent_lock_file) as alone,
+    ):
         if not (only and alone):
             raise MachineRefused(
-                f"this machine's agent runs already{leftover_processes.named('agent')}",
+                f"this machine's agent runs already{leftover_processes.describe_process('agent')}",
                 hint="stop that one first, or leave it to its work",
             )
         Agent(state).run()
 
 
-class Calls:
+class LoopEvents:
     """What the loop waits for: that it is time, a word from elsewhere in this process, or a notice.
 
     notices: gives what is readable when the kernel has something to tell.
@@ -85,14 +89,14 @@ class Calls:
         self._notices = notices
         self._stopped = False
         self._next = 0.0
-        self.look()
+        self.request_look()
 
     def close(self) -> None:
         """Wait no more."""
         os.close(self._woken)
         os.close(self._wake)
 
-    def look(self) -> None:
+    def request_look(self) -> None:
         """Have a look come at once. From any thread, and from a signal handler."""
         with contextlib.suppress(BlockingIOError):  # then many are waiting to be read
             os.write(self._wake, b"\n")
@@ -100,7 +104,7 @@ class Calls:
     def stop(self) -> None:
         """Have no look come any more. As `look`."""
         self._stopped = True
-        self.look()
+        self.request_look()
 
     def wait(self, seconds: float = LOOK_S) -> bool:
         """Wait for the next look, so long at most; False when there is to be none."""
@@ -114,54 +118,54 @@ class Calls:
 
 
 class Agent:
-    """The loop. All that it does to the machine, it does from the thread that calls `run`."""
+    """The loop. All that it does to the machine, it does from the thread that calls `run_agent`."""
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._watch = Watch(state)
-        self._calls = Calls(lambda: self._watch.notices.sockets)
-        self._turns = Turns(self._calls.look)
-        self._here: Here | None = None
+        self._watch = MachineWatch(state)
+        self._calls = LoopEvents(lambda: self._watch.notices.sockets)
+        self._turns = LookRequests(self._calls.request_look)
+        self._here: Local | None = None
         self._looked_at: float | None = None
         self._looked = threading.Event()
         self._busy_since: float | None = None
         self._told: tuple[tuple[bool, list[str]], float] = ((False, []), 0.0)
         self._pulse = Pulse()
-        self._troubles = Troubles(self._say)
+        self._troubles = Troubles(self._notify_status)
         self._service = MembershipService(
-            state, look=self._calls.look, turns=self._turns, troubles=self._troubles
+            state, look=self._calls.request_look, turns=self._turns, troubles=self._troubles
         )
         self._monitor = Monitor(
             state,
             self._service,
-            pulses=self._pulses,
+            pulses=self._collect_pulses,
             troubles=self._troubles,
-            look=self._calls.look,
-            begin_anew=self._begin_anew,
+            look=self._calls.request_look,
+            begin_anew=self._restart_agent,
         )
-        self._asking = Part(supervisor.ASKING, self._ask, self._troubles)
+        self._asking = AgentPart(supervisor.ASKING, self._poll_membership, self._troubles)
         self._parts = {
-            supervisor.MONITOR: Part(supervisor.MONITOR, self._run_monitor, self._troubles),
-            supervisor.ANSWERING: Part(supervisor.ANSWERING, self._answer_check, self._troubles),
-            supervisor.FOLLOWING: Part(supervisor.FOLLOWING, self._follow, self._troubles),
-            supervisor.GUARD: Part(supervisor.GUARD, self._keep_guard, self._troubles),
+            supervisor.MONITOR: AgentPart(supervisor.MONITOR, self._run_monitor, self._troubles),
+            supervisor.ANSWERING: AgentPart(supervisor.ANSWERING, self._serve_health, self._troubles),
+            supervisor.FOLLOWING: AgentPart(supervisor.FOLLOWING, self._follow_changes, self._troubles),
+            supervisor.GUARD: AgentPart(supervisor.GUARD, self._keep_guard, self._troubles),
         }
 
     def run(self) -> None:
         """Go on until a signal says stop. Raises StateUnreadable once the state is gone; the guard stays."""
-        home = self._state.home()
+        home = self._state.read_directory_id()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._calls.stop())
         with contextlib.suppress(QmeshError), self._state.lock():
-            self._state.remove_half_written()
+            self._state.remove_temporary_files()
         # What is loaded by now lives as long as this process: no collection need look at it again.
         gc.freeze()
         log.info("the agent has begun")
-        self._pulse.adopt()
+        self._pulse.attach_thread()
         with contextlib.closing(self._calls), self._watch:
             try:
-                while self._is_next() and not self._state.is_gone(home):
-                    self._turn()
+                while self._wait_for_look() and not self._state.is_gone(home):
+                    self._run_iteration()
             finally:
                 processes.notify("STOPPING=1")
                 for part in (*self._parts.values(), self._asking, self._service.retiring):
@@ -174,31 +178,31 @@ class Agent:
                 hint="put it back, and `qmesh apply`; or `qmesh join`, or `restore`, with --take-over",
             )
 
-    def _is_next(self) -> bool:
+    def _wait_for_look(self) -> bool:
         """Wait until the next look is due; False when there is to be none."""
-        is_near = self._watch.is_changing or self._service.is_succeeded
+        is_near = self._watch.is_key_changing or self._service.has_handed_over
         seconds = CHANGING_S if is_near else min(LOOK_S, self._service.wait_s or LOOK_S)
         self._pulse.beat(allowed_s=seconds)
         try:
             goes_on = self._calls.wait(seconds)
         except (OSError, ValueError) as error:  # one of the kernel's sockets is none any more
-            self._listen_anew(error)
+            self._reopen_notices(error)
             goes_on = self._calls.wait(0.0)
         self._pulse.beat()
         return goes_on
 
-    def _turn(self) -> None:
+    def _run_iteration(self) -> None:
         """One look, whatever comes of it; systemd's watchdog hears when it has come to its end."""
         began = time.monotonic()
         for part in self._parts.values():
             part.start()
         try:
-            with self._turns.one():
-                here = self._look()
+            with self._turns.track_look():
+                here = self._look_at_machine()
         except Busy as error:
-            self._wait_for_others(error)
+            self._note_busy(error)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the next look may succeed
-            self._fail(error)
+            self._note_failure(error)
         else:
             self._busy_since = None
             self._looked_at = time.monotonic()
@@ -207,11 +211,11 @@ class Agent:
             self._looked.set()
             if not here.settings.control:
                 self._asking.start()
-            self._say_ready(here)
-        self._troubles.tell()
-        self._monitor.look_ended(time.monotonic() - began)
+            self._notify_ready(here)
+        self._troubles.report_status()
+        self._monitor.feed_watchdog(time.monotonic() - began)
 
-    def _wait_for_others(self, error: Busy) -> None:
+    def _note_busy(self, error: Busy) -> None:
         """Another command changes this machine; its guard is a concern of others."""
         now = time.monotonic()
         if self._busy_since is None:
@@ -219,37 +223,39 @@ class Agent:
         elif now - self._busy_since > BUSY_S:
             self._troubles.note_error(supervisor.LOOK, error)
 
-    def _fail(self, error: BaseException) -> None:
+    def _note_failure(self, error: BaseException) -> None:
         self._troubles.note_error(supervisor.LOOK, error)
         if not isinstance(error, QmeshError | OSError):
-            self._troubles.restarted(supervisor.LOOK, supervisor.described(error))
+            self._troubles.note_restart(supervisor.LOOK, supervisor.describe_error(error))
         try:
-            self._watch.notices.take()  # a look that failed early has not; the next is at everything
+            self._watch.notices.take_notice()  # a look that failed early has not; the next is at everything
         except (OSError, ValueError) as broken:
-            self._listen_anew(broken)
+            self._reopen_notices(broken)
 
-    def _listen_anew(self, error: Exception) -> None:
+    def _reopen_notices(self, error: Exception) -> None:
         """Where that fails as well, a look every few seconds sees what the kernel would have told."""
         self._troubles.note_error(supervisor.NOTICES, error)
         with contextlib.suppress(MachineRefused):
-            self._watch.listen_anew()
+            self._watch.reopen_notices()
             self._troubles.clear(supervisor.NOTICES)
 
-    def _look(self) -> Here:
+    def _look_at_machine(self) -> Local:
         with self._state.lock():
-            put_back_when_due(self._state)  # whoever else should have is gone
-            control_role.go_on(self._state)
-            here, steps = self._watch.look()
-        self._tell(steps)
-        self._service.keep(here, self._watch.event)
+            roll_back_if_due(self._state)  # whoever else should have is gone
+            control_role.resume_handover(self._state)
+            here, steps = self._watch.converge_machine()
+        self._log_steps(steps)
+        self._service.update_service(here, self._watch.event)
         return here
 
-    def _tell(self, steps: tuple[Step, ...]) -> None:
+    def _log_steps(self, steps: tuple[Step, ...]) -> None:
         """Log what was done, and who made it necessary; the same again and again but every few seconds."""
         noticed = self._watch.noticed
         lines = [f"{step.kind} {step.subject}: {step.detail}" for step in steps[:MOST_STEPS_TOLD]]
         by = (
-            noticed.by if noticed is not None and any(isinstance(step, LoadGuard) for step in steps) else None
+            noticed.changed_by
+            if noticed is not None and any(isinstance(step, LoadGuard) for step in steps)
+            else None
         )
         if by:
             lines.insert(0, f"the guard's table was changed by {by}")
@@ -262,32 +268,35 @@ class Agent:
         for line in lines:
             log.info("%s", line)
 
-    def _say_ready(self, here: Here) -> None:
+    def _notify_ready(self, here: Local) -> None:
         """To whoever started it, once: a control node's service serves by then."""
         is_served = self._service.serves or not (here.settings.control and here.settings.up)
         if is_served and not self._monitor.is_ready:
             self._monitor.is_ready = True
             processes.notify("READY=1")
 
-    def _say(self, text: str) -> None:
+    def _notify_status(self, text: str) -> None:
         processes.notify(f"STATUS={text}")
         if text == supervisor.WELL:
             log.info("%s", text)
 
     # Beside the loop, each in a thread of its own
 
-    def _ask(self) -> None:
-        Asking(
-            self._state, arrived=self._calls.look, troubles=self._troubles, stopped=self._asking.stopped
+    def _poll_membership(self) -> None:
+        MembershipPoller(
+            self._state,
+            arrived=self._calls.request_look,
+            troubles=self._troubles,
+            stopped=self._asking.stopped,
         ).run()
 
     def _run_monitor(self) -> None:
         self._monitor.run(self._parts[supervisor.MONITOR].stopped)
 
-    def _follow(self) -> None:
+    def _follow_changes(self) -> None:
         """After each look: config.yml, the node's processes, and on a member the way to the control node."""
         part = self._parts[supervisor.FOLLOWING]
-        follower, reach = Follower(self._state), Reach(self._state)
+        follower, reach = NodeConfigFollower(self._state), EndpointFailover(self._state)
         while not part.stopped.is_set():
             part.pulse.beat(allowed_s=LOOK_S)
             self._looked.wait(LOOK_S)
@@ -297,9 +306,9 @@ class Agent:
                 continue
             part.pulse.beat()
             try:
-                follower.turn(here)
-                if not here.settings.control and here.settings.up and reach.turn(here):
-                    self._calls.look()
+                follower.follow_changes(here)
+                if not here.settings.control and here.settings.up and reach.check_control_node(here):
+                    self._calls.request_look()
             except Busy:
                 pass  # the next time, then
             except (QmeshError, OSError) as error:
@@ -310,7 +319,7 @@ class Agent:
     def _keep_guard(self) -> None:
         keep_guard(self._state, self._parts[supervisor.GUARD], self._troubles)
 
-    def _answer_check(self) -> None:
+    def _serve_health(self) -> None:
         """Say how this agent is, to whoever asks at its socket."""
         part, monitor = self._parts[supervisor.ANSWERING], self._parts[supervisor.MONITOR]
         with contextlib.closing(agent_health.listen(self._state.directory)) as listening:
@@ -318,24 +327,24 @@ class Agent:
             while not part.stopped.is_set():
                 part.pulse.beat()
                 if monitor.pulse.is_stuck:  # which sees to all others
-                    self._begin_anew(monitor.name, monitor.pulse)
+                    self._restart_agent(monitor.name, monitor.pulse)
                 with contextlib.suppress(TimeoutError):
                     caller, _ = listening.accept()
-                    agent_health.tell(caller, self._health())
+                    agent_health.send_health(caller, self._build_health())
 
-    def _health(self) -> agent_health.Health:
+    def _build_health(self) -> agent_health.Health:
         looked_s = None if self._looked_at is None else time.monotonic() - self._looked_at
         return agent_health.Health(
             process=os.getpid(),
             looked_s=looked_s,
-            troubles=self._troubles.all(),
-            restarts=self._troubles.restarts(),
+            troubles=self._troubles.list_troubles(),
+            restarts=self._troubles.recent_restarts(),
         )
 
-    def _begin_anew(self, part: str, pulse: Pulse) -> None:
-        supervisor.begin_anew_for(part, pulse, self._troubles, self._state.directory)
+    def _restart_agent(self, part: str, pulse: Pulse) -> None:
+        supervisor.restart_agent_process(part, pulse, self._troubles, self._state.directory)
 
-    def _pulses(self) -> Mapping[str, Pulse]:
+    def _collect_pulses(self) -> Mapping[str, Pulse]:
         # The monitor's own is seen to by who answers `check`.
         others = (part for name, part in self._parts.items() if name != supervisor.MONITOR)
         parts = (self._asking, self._service.retiring, *others)

@@ -10,16 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from qmesh.agent.packet_origin import came_from
+from qmesh.agent.packet_origin import find_peer_endpoint
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError
-from qmesh.host.registry import Registry, image_of
+from qmesh.host.registry import Registry, load_image
 from qmesh.host.state.directory import State
-from qmesh.mesh.inventory import Inventory, members
-from qmesh.mesh.model import Secret
-from qmesh.mesh.protocol.aead import NONCE_OCTETS, seal, unseal
+from qmesh.mesh.inventory import Inventory, list_members
+from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, encrypt_message
 from qmesh.mesh.protocol.enrolment import KEY_OFFER, read_key_offer, read_redemption
-from qmesh.mesh.protocol.handover import ESTATE, PROGRESS, Estate, packed, read_progress
-from qmesh.mesh.protocol.membership import History, read_held, sign_membership
+from qmesh.mesh.protocol.handover import ESTATE, PROGRESS, HandoverData, encode_handover_data, read_progress
+from qmesh.mesh.protocol.membership import History, decrypt_held_revision, sign_membership
+from qmesh.mesh.values import Secret
 
 _TURN_S: Final = 8.0
 _SOON_S: Final = 0.05
@@ -28,7 +28,7 @@ _ALONE_S: Final = 10.0
 """Seconds for which only the new control node is told that it is it: the others have none until it serves."""
 
 
-class Turns:
+class LookRequests:
     """The agent's looks at its machine, for other threads that need one more.
 
     ask: has one come.
@@ -40,7 +40,7 @@ class Turns:
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
+    def track_look(self) -> Iterator[None]:
         """One that ends well when the block does."""
         with self._changed:
             self._begun += 1
@@ -49,7 +49,7 @@ class Turns:
             self._ended = self._begun
             self._changed.notify_all()
 
-    def wait_for_one(self, seconds: float) -> bool:
+    def wait_for_look(self, seconds: float) -> bool:
         """Wait for one that begins from now on; whether it ended well in that time."""
         with self._changed:
             before = self._begun
@@ -58,13 +58,13 @@ class Turns:
 
 
 class ControlNode:
-    """Implements `qmesh.host.api.server.Answers` from the registry.
+    """Implements `qmesh.host.api.server.MembershipHandler` from the registry.
 
     changed: called after a redemption was answered, from a thread of the service.
     turns: those of the agent, which sees to it that WireGuard knows what the registry says.
     """
 
-    def __init__(self, state: State, *, changed: Callable[[], None], turns: Turns) -> None:
+    def __init__(self, state: State, *, changed: Callable[[], None], turns: LookRequests) -> None:
         self._state = state
         self._changed = changed
         self._turns = turns
@@ -83,8 +83,8 @@ class ControlNode:
         self._alone_until = 0.0
         with Registry(state.registry_file) as registry:
             inventory = registry.inventory()
-        self._addresses = _addresses(inventory)
-        self._note_succession(inventory)
+        self._addresses = _list_member_addresses(inventory)
+        self._note_handover(inventory)
         self._history = History(sign_membership(inventory, self._signing_key), inventory.revision)
 
     def redeem(self, body: bytes, *, sender: str) -> bytes:
@@ -92,21 +92,21 @@ class ControlNode:
         message = read_redemption(body)
         with Registry(self._state.registry_file) as registry:
             # Said again, as by one whose answer was lost, it costs no more than to see that.
-            known = registry.redeemed(message)
+            known = registry.find_redeemed_revision(message)
             if known is None or known != self._history.revision:
                 with self._turn:
                     inventory = registry.redeem(
                         message,
                         sender=sender,
                         now=int(time.time()),
-                        endpoint=lambda: came_from(self._interface, sender),
+                        endpoint=lambda: find_peer_endpoint(self._interface, sender),
                     )
-                self._advance(inventory)
+                self._advance_history(inventory)
                 self._is_redeemed = True
         with self._lock:
-            return self._history.packed_for(None)
+            return self._history.encode_update(None)
 
-    def redeemed(self) -> None:
+    def finish_redemption(self) -> None:
         if self._is_redeemed:
             self._is_redeemed = False
             self._changed()
@@ -114,54 +114,54 @@ class ControlNode:
     def offer_key(self, body: bytes, *, sender: str) -> None:
         """Remember the key, and have WireGuard know it. Raises MachineRefused where it does not."""
         with Registry(self._state.registry_file) as registry:
-            shared = registry.shared_with(sender)
-            public_key = read_key_offer(unseal(body, shared, about=KEY_OFFER))
+            shared = registry.find_preshared_key(sender)
+            public_key = read_key_offer(decrypt_message(body, shared, about=KEY_OFFER))
             is_new = registry.offer_key(public_key, sender=sender, now=int(time.time()))
         if not is_new and self._offered.get(sender) == public_key:
             return  # said again: a look at all of the machine would show the same
-        if not self._turns.wait_for_one(_TURN_S):
+        if not self._turns.wait_for_look(_TURN_S):
             raise MachineRefused("the agent is busy", hint="try again")
         self._offered[sender] = public_key
 
-    def succeed(self, body: bytes, *, sender: str) -> bytes | None:
+    def report_handover(self, body: bytes, *, sender: str) -> bytes | None:
         """Note how far the successor is; what it lacks."""
         with Registry(self._state.registry_file) as registry:
-            shared = registry.shared_with_successor(sender)
-            said = read_progress(unseal(body, shared, about=PROGRESS))
-            self.write_acknowledged()
-            if registry.note_progress(said, sender=sender, now=int(time.time())):
+            shared = registry.find_successor_preshared_key(sender)
+            said = read_progress(decrypt_message(body, shared, about=PROGRESS))
+            self.write_acknowledgements()
+            if registry.record_progress(said, sender=sender, now=int(time.time())):
                 return None
-        with image_of(self._state.registry_file) as image:
-            event, octets = image.bequeathed()
+        with load_image(self._state.registry_file) as image:
+            event, octets = image.serialize_for_successor()
         key = self._signing_key.private_bytes_raw()
-        estate = packed(Estate(event=event, registry=octets, signing_key=key))
-        return seal(estate, shared, about=ESTATE, nonce=secrets.token_bytes(NONCE_OCTETS))
+        handover_data = encode_handover_data(HandoverData(event=event, registry=octets, signing_key=key))
+        return encrypt_message(handover_data, shared, about=ESTATE, nonce=secrets.token_bytes(NONCE_OCTETS))
 
-    def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
+    def find_membership_update(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         """An update, for members only, and for those who were until just now: they are to know."""
         with self._lock:
             if sender not in self._addresses and sender not in self._departed:
                 raise EnrolmentRefused("this machine is no member of the mesh", hint="ask for an invitation")
             if newer_than >= self._history.revision or self._is_withheld(sender):
                 return None
-            return self._history.packed_for(None if whole else newer_than)
+            return self._history.encode_update(None if whole else newer_than)
 
-    def acknowledge(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
-        """Note it, where it is news, for `write_acknowledged` to read."""
+    def record_acknowledgement(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
+        """Note it, where it is news, for `write_acknowledgements` to read."""
         with self._lock:
             if sender in self._addresses and self._acknowledged.get(sender) != newer_than:
                 self._unread[sender] = sealed
 
-    def refresh(self) -> None:
+    def refresh_membership(self) -> None:
         """See what the registry has."""
         with self._turn, Registry(self._state.registry_file) as registry:
             if registry.revision() == self._history.revision:
                 return
             inventory = registry.inventory()
-        self._advance(inventory)
+        self._advance_history(inventory)
 
     @property
-    def is_succeeded(self) -> bool:
+    def has_handed_over(self) -> bool:
         """Whether another machine is the control node by now, and this one serves until that is heard."""
         return self._first is not None
 
@@ -169,15 +169,15 @@ class ControlNode:
         return self._first not in {None, sender} and time.monotonic() < self._alone_until
 
     @property
-    def is_due_to_all(self) -> bool:
+    def is_handover_public(self) -> bool:
         """Whether the others are to be told of it, though the new control node was not heard."""
-        return self.is_succeeded and time.monotonic() >= self._alone_until
+        return self.has_handed_over and time.monotonic() >= self._alone_until
 
-    def tell_all(self) -> None:
+    def publish_handover(self) -> None:
         """Withhold nothing from anybody any more."""
         self._alone_until = 0.0
 
-    def write_acknowledged(self) -> None:
+    def write_acknowledgements(self) -> None:
         """Have the registry know which revisions members have said, sealed, that they hold.
 
         What is not sealed counts for nothing, nor what is of a member that is none any more.
@@ -189,10 +189,12 @@ class ControlNode:
             return
         try:
             with Registry(self._state.registry_file, busy_s=_SOON_S) as registry:
-                shared = registry.shared_with_members(unread)
+                shared = registry.find_preshared_keys(unread)
                 # None can hold one that there is not.
-                known = {at: min(held, newest) for at, held in _read(unread, shared).items()}
-                registry.acknowledge(known)
+                known = {
+                    at: min(held, newest) for at, held in _decrypt_held_revisions(unread, shared).items()
+                }
+                registry.record_acknowledgements(known)
         except QmeshError:
             with self._lock:
                 self._unread = {**unread, **self._unread}
@@ -200,13 +202,13 @@ class ControlNode:
         with self._lock:
             self._acknowledged.update(known)
 
-    def departed(self) -> frozenset[str]:
+    def list_departed(self) -> frozenset[str]:
         """The addresses of those who were members since this service began, and are none now."""
         return self._departed
 
-    def _advance(self, inventory: Inventory) -> None:
-        signed, addresses = sign_membership(inventory, self._signing_key), _addresses(inventory)
-        self._note_succession(inventory)
+    def _advance_history(self, inventory: Inventory) -> None:
+        signed, addresses = sign_membership(inventory, self._signing_key), _list_member_addresses(inventory)
+        self._note_handover(inventory)
         with self._lock:
             if inventory.revision > self._history.revision:
                 self._history.advance(signed, inventory.revision)
@@ -215,21 +217,21 @@ class ControlNode:
                 for address in self._departed:
                     self._acknowledged.pop(address, None)
 
-    def _note_succession(self, inventory: Inventory) -> None:
+    def _note_handover(self, inventory: Inventory) -> None:
         if inventory.control != self._own and self._first is None:
             self._first = inventory.control_node.address
             self._alone_until = time.monotonic() + _ALONE_S
             self._changed()
 
 
-def _read(unread: Mapping[str, bytes], shared: Mapping[str, Secret]) -> dict[str, int]:
+def _decrypt_held_revisions(unread: Mapping[str, bytes], shared: Mapping[str, Secret]) -> dict[str, int]:
     """The revisions that members hold, by address, of what they have said, sealed and in base64."""
     found: dict[str, int] = {}
     for address, said in unread.items():
         with contextlib.suppress(EnrolmentRefused, ValueError, KeyError):
-            found[address] = read_held(base64.b64decode(said), shared[address])
+            found[address] = decrypt_held_revision(base64.b64decode(said), shared[address])
     return found
 
 
-def _addresses(inventory: Inventory) -> frozenset[str]:
-    return frozenset(machine.address for machine in members(inventory))
+def _list_member_addresses(inventory: Inventory) -> frozenset[str]:
+    return frozenset(machine.address for machine in list_members(inventory))

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from qmesh.agent.control_role import say_progress
+from qmesh.agent.control_role import report_handover_progress
 from qmesh.agent.daemon.supervisor import CONTROL_NODE, Troubles
-from qmesh.agent.local import load
-from qmesh.agent.membership import refresh
-from qmesh.errors import EnrolmentRefused, QmeshError, Removed
-from qmesh.host.api.messages import Silent
+from qmesh.agent.local import load_local
+from qmesh.agent.membership import update_membership
+from qmesh.errors import EnrolmentRefused, QmeshError, RemovedFromMesh
+from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat
 
@@ -33,7 +33,7 @@ SPREAD_S: Final = 0.5
 """Seconds over which members ask anew that were told at once."""
 
 
-class Asking:
+class MembershipPoller:
     """Asks again and again, in `run`. It changes no more than files; what they ask for, the agent does.
 
     arrived: called when there is a newer membership, or when this machine was removed.
@@ -53,34 +53,34 @@ class Asking:
     def run(self) -> None:
         """Ask until it is stopped. Raises what nobody has foreseen."""
         pause_s = 0.0
-        while not self._rested(pause_s):
-            pause_s = self._asked()
-            self._troubles.tell()
+        while not self._wait_for_stop(pause_s):
+            pause_s = self._poll_once()
+            self._troubles.report_status()
 
-    def _rested(self, seconds: float) -> bool:
-        with heartbeat.allowed(seconds):
+    def _wait_for_stop(self, seconds: float) -> bool:
+        with heartbeat.allow_wait(seconds):
             return self._stopped.wait(seconds)
 
-    def _asked(self) -> float:
+    def _poll_once(self) -> float:
         """Ask once; seconds until the next time."""
         try:
             settings = self._state.settings()
             if settings.control or not settings.up:
                 self._troubles.clear(CONTROL_NODE)
                 return REST_S
-            here = load(self._state)
+            here = load_local(self._state)
             if here.inventory.control == here.settings.name:
                 return REST_S  # the agent's own look takes over
             is_successor = here.inventory.successor == here.settings.name
             wait_s = PROGRESS_S if is_successor else WAIT_S
-            arrived = refresh(self._state, here, connect_s=CONNECT_S, wait_s=wait_s)
-            if is_successor and not arrived and say_progress(self._state, here):
+            arrived = update_membership(self._state, here, connect_s=CONNECT_S, wait_s=wait_s)
+            if is_successor and not arrived and report_handover_progress(self._state, here):
                 self._arrived()
-        except Removed as error:
+        except RemovedFromMesh as error:
             log.warning("%s (hint: %s)", error.message, error.hint)
             self._arrived()
             return REST_S
-        except (Silent, EnrolmentRefused) as error:
+        except (ControlNodeUnavailable, EnrolmentRefused) as error:
             self._troubles.note(CONTROL_NODE, str(error), hint=getattr(error, "hint", _SEE_CONTROL))
         except (QmeshError, OSError):  # the agent's own look says what is wrong
             pass

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from qmesh.agent import control_role
-from qmesh.agent.daemon.membership_api import ControlNode, Turns
-from qmesh.agent.daemon.supervisor import RETIRING, SERVICE, Part, Retries, Troubles, described
-from qmesh.agent.local import Here
+from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
+from qmesh.agent.daemon.supervisor import RETIRING, SERVICE, AgentPart, Retries, Troubles, describe_error
+from qmesh.agent.local import Local
 from qmesh.errors import Busy, KernelRefused, QmeshError
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
@@ -33,7 +33,9 @@ class MembershipService:
     turns: the agent's looks, for what waits for one.
     """
 
-    def __init__(self, state: State, *, look: Callable[[], None], turns: Turns, troubles: Troubles) -> None:
+    def __init__(
+        self, state: State, *, look: Callable[[], None], turns: LookRequests, troubles: Troubles
+    ) -> None:
         self.serves = False
         """Whether it was seen to answer."""
         self.is_suspect = False
@@ -45,9 +47,9 @@ class MembershipService:
         self._retries = Retries()
         self._running: tuple[object, Service, ControlNode] | None = None
         self._announced: int | None = None
-        self._succeeded: Here | None = None
-        self._answered: control_role.Answered | None = None
-        self.retiring = Part(RETIRING, self._ask_next, troubles)
+        self._succeeded: Local | None = None
+        self._answered: control_role.NewControlAnswer | None = None
+        self.retiring = AgentPart(RETIRING, self._ask_new_control_node, troubles)
         """What asks the next control node, where the mesh has one; to be stopped with the agent."""
 
     @property
@@ -67,11 +69,11 @@ class MembershipService:
         return None if running is None else running[1].pulse
 
     @property
-    def is_succeeded(self) -> bool:
+    def has_handed_over(self) -> bool:
         """Whether the mesh has another control node, and this one serves until that is heard."""
-        return self._running is not None and self._running[2].is_succeeded
+        return self._running is not None and self._running[2].has_handed_over
 
-    def keep(self, here: Here, event: int | None) -> None:
+    def update_service(self, here: Local, event: int | None) -> None:
         """See that it runs as the machine is, and that who waits hears of what is new. On a member none runs.
 
         event: the registry's last one.
@@ -81,48 +83,48 @@ class MembershipService:
             self.stop()
             self._troubles.clear(SERVICE)
             return
-        self._keep_running(here)
+        self._ensure_running(here)
         if self._running is not None:
             _, service, control_node = self._running
             with contextlib.suppress(Busy):  # then the next time
-                control_node.write_acknowledged()
-            if event != self._announced or control_node.is_due_to_all:
+                control_node.write_acknowledgements()
+            if event != self._announced or control_node.is_handover_public:
                 self._announced = event
-                service.announce()
-        self._keep_retiring(here)
+                service.announce_change()
+        self._retire_if_answered(here)
 
-    def _keep_retiring(self, here: Here) -> None:
+    def _retire_if_answered(self, here: Local) -> None:
         """Where the mesh has another control node, be a member once that one has answered."""
-        self._succeeded = here if self.is_succeeded else None
+        self._succeeded = here if self.has_handed_over else None
         if self._succeeded is None:
             self._answered = None
             return
         self.retiring.start()
         if self._answered is not None:
-            control_role.retire(self._state, self._answered)
+            control_role.become_member(self._state, self._answered)
             self._succeeded = self._answered = None
             self.stop()  # before the tunnels to the members go: it tells them
             self._look()
 
-    def _ask_next(self) -> None:
+    def _ask_new_control_node(self) -> None:
         """Ask the new control node until it answers: in a thread of its own, as it may never end that."""
         while not self.retiring.stopped.wait(_ASK_S):
             self.retiring.pulse.beat()
             here = self._succeeded
             if here is not None and self._answered is None:
-                self._answered = self._asked(here)
+                self._answered = self._fetch_answer(here)
                 if self._answered is not None:
                     self._look()
 
-    def _asked(self, here: Here) -> control_role.Answered | None:
+    def _fetch_answer(self, here: Local) -> control_role.NewControlAnswer | None:
         try:
-            return control_role.ask_next(self._state, here)
+            return control_role.ask_new_control_node(self._state, here)
         except QmeshError:
             if self._state.settings().control:
                 raise
             return None  # a member by now, by `qmesh join`: what it was asked with is gone
 
-    def _keep_running(self, here: Here) -> None:
+    def _ensure_running(self, here: Local) -> None:
         """It is bound to the interface as it is: one that was made anew wants a new one."""
         link = links.read(here.settings.interface) if here.settings.up else None
         wanted = None if link is None else (link.index, here.machine.address, here.inventory.service_port)
@@ -131,11 +133,11 @@ class MembershipService:
             if not service.is_alive:
                 self.stop()
                 error = service.failure or KernelRefused("it ended by itself", hint="")
-                self._failed(error)
-                self._troubles.restarted(SERVICE, described(error))
+                self._note_failure(error)
+                self._troubles.note_restart(SERVICE, describe_error(error))
             elif place != wanted or self.is_suspect:
                 if self.is_suspect:
-                    self._retries.failed()
+                    self._retries.note_failure()
                 self.stop()
         if wanted is None:
             self._troubles.clear(SERVICE)
@@ -143,9 +145,9 @@ class MembershipService:
             try:
                 self._start(here, wanted)
             except Exception as error:  # noqa: BLE001 - the look at the machine goes on without it
-                self._failed(error)
+                self._note_failure(error)
 
-    def _start(self, here: Here, place: object) -> None:
+    def _start(self, here: Local, place: object) -> None:
         from qmesh.host.api.server import Service  # noqa: PLC0415 - no worker machine has a use for it
 
         control_node = ControlNode(self._state, changed=self._look, turns=self._turns)
@@ -159,11 +161,11 @@ class MembershipService:
         )
         self._running = place, service, control_node
         service.start()
-        self._retries.begun()
+        self._retries.note_start()
         log.info("members are served at %s port %d", here.machine.address, here.inventory.service_port)
 
-    def _failed(self, error: BaseException) -> None:
-        self._retries.failed()
+    def _note_failure(self, error: BaseException) -> None:
+        self._retries.note_failure()
         self._troubles.note_error(SERVICE, error)
 
     def stop(self) -> None:
@@ -171,7 +173,7 @@ class MembershipService:
         self.serves = self.is_suspect = False
         if self._running is not None:
             _, service, control_node = self._running
-            control_node.tell_all()
+            control_node.publish_handover()
             service.stop()
             self._running = None
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from qmesh.agent.daemon.membership_server import MembershipService
-from qmesh.agent.daemon.supervisor import DISK, HOLDER, SERVICE, Troubles, Watchdog, described
+from qmesh.agent.daemon.supervisor import DISK, HOLDER, SERVICE, Troubles, Watchdog, describe_error
 from qmesh.errors import KernelRefused, MachineRefused
-from qmesh.host.api.messages import Unanswered
+from qmesh.host.api.messages import ServiceUnresponsive
 from qmesh.host.firewall import holder_client
 from qmesh.host.state.directory import State
 from qmesh.host.system import disk_reserve, heartbeat, processes
 from qmesh.host.system.heartbeat import Pulse
-from qmesh.mesh.units import WATCHDOG_S
+from qmesh.mesh.systemd.units import WATCHDOG_S
 
 log = logging.getLogger("qmesh")
 
@@ -71,28 +71,28 @@ class Monitor:
         """Watch until that is set."""
         while not stopped.wait(STARTING_S if self._service.is_starting else Watchdog.EVERY_S):
             heartbeat.beat()
-            self._watchdog.look()
-            self._bear_with_a_slow_loop()
-            if not self.is_ready and not self._troubles.all():  # slow, and nothing else
+            self._watchdog.check_pulses()
+            self._extend_watchdog_if_slow()
+            if not self.is_ready and not self._troubles.list_troubles():  # slow, and nothing else
                 processes.notify(f"EXTEND_TIMEOUT_USEC={_STARTABLE_S * 1_000_000}")
             if self._service.is_starting or time.monotonic() >= self._probe_at:
                 self._probe_at = time.monotonic() + PROBE_S
                 self._probe_service()
                 self._probe_holder()
-                self._keep_reserve()
+                self._keep_disk_reserve()
 
-    def look_ended(self, took_s: float) -> None:
+    def feed_watchdog(self, took_s: float) -> None:
         """Feed systemd's watchdog: the loop has come to the end of a look. took_s: seconds that it took."""
         self._longest_s = max(took_s, 0.9 * self._longest_s)
         processes.notify("WATCHDOG=1")
-        self._give_watchdog(WATCHDOG_S + int(_LOOKS * self._longest_s))
+        self._set_watchdog_timeout(WATCHDOG_S + int(_LOOKS * self._longest_s))
         self._look_ended = time.monotonic()
 
-    def _bear_with_a_slow_loop(self) -> None:
+    def _extend_watchdog_if_slow(self) -> None:
         if time.monotonic() > self._look_ended + SLOW_S:
-            self._give_watchdog(10 * WATCHDOG_S)
+            self._set_watchdog_timeout(10 * WATCHDOG_S)
 
-    def _give_watchdog(self, seconds: int) -> None:
+    def _set_watchdog_timeout(self, seconds: int) -> None:
         """Have systemd wait so long for the end of the next look."""
         if seconds != self._watchdog_s:
             self._watchdog_s = seconds
@@ -101,8 +101,8 @@ class Monitor:
     def _probe_service(self) -> None:
         try:
             self._service.probe(wait_s=PROBED_S)
-        except Unanswered as error:
-            if self._is_silent_again(SERVICE, error):
+        except ServiceUnresponsive as error:
+            if self._note_silence(SERVICE, error):
                 self._service.is_suspect = True
                 self._look()
         except MachineRefused as error:  # another one would not mend that
@@ -115,7 +115,7 @@ class Monitor:
     def _probe_holder(self) -> None:
         """Not by way of the loop: whatever that waits for, the guard is held."""
         try:
-            if holder_client.answers(self._state, wait_s=PROBED_S) or not holder_client.is_wanted(
+            if holder_client.is_responding(self._state, wait_s=PROBED_S) or not holder_client.is_wanted(
                 self._state
             ):
                 self._silent.pop(HOLDER, None)
@@ -126,19 +126,19 @@ class Monitor:
             error = KernelRefused("the process that holds the guard has ended", hint="another one is started")
         except KernelRefused as refused:
             error = refused
-        if self._is_silent_again(HOLDER, error):
+        if self._note_silence(HOLDER, error):
             log.warning("%s: another one is started", error.message)
             try:
-                with heartbeat.allowed(holder_client.STARTED_S):
-                    holder_client.begin_anew(self._state)
+                with heartbeat.allow_wait(holder_client.STARTED_S):
+                    holder_client.replace_holder(self._state)
             except MachineRefused as refused:
                 self._troubles.note_error(HOLDER, refused)
 
-    def _keep_reserve(self) -> None:
+    def _keep_disk_reserve(self) -> None:
         """Say where the disk is full; have the reserve again where it is not any more."""
         directory = self._state.directory
         try:
-            if disk_reserve.make(directory):
+            if disk_reserve.create_reserve(directory):
                 self._troubles.clear(DISK)
             else:
                 self._troubles.note(
@@ -150,7 +150,7 @@ class Monitor:
         except OSError as error:
             self._troubles.note_error(DISK, error)
 
-    def _is_silent_again(self, part: str, error: Exception) -> bool:
+    def _note_silence(self, part: str, error: Exception) -> bool:
         """Whether it gave no answer the second time; that is said then."""
         self._probe_at = 0.0
         self._silent[part] = self._silent.get(part, 0) + 1
@@ -158,5 +158,5 @@ class Monitor:
             return False
         del self._silent[part]
         self._troubles.note_error(part, error)
-        self._troubles.restarted(part, described(error))
+        self._troubles.note_restart(part, describe_error(error))
         return True

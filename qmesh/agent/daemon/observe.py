@@ -15,18 +15,18 @@ from typing import Final, Self
 import msgspec
 
 from qmesh.agent.converge import converge
-from qmesh.agent.local import Here, endpoint_wanted, linux_for, load
-from qmesh.agent.rollback import keep_put_back, undone_here
+from qmesh.agent.local import Local, choose_peer_endpoint, linux_for, load_local
+from qmesh.agent.rollback import find_active_rollback, maintain_rollback
 from qmesh.errors import Busy
 from qmesh.host.firewall.table_events import Notice
 from qmesh.host.linux import Linux, Outline
 from qmesh.host.network.netlink_events import Notices
-from qmesh.host.registry import Known, Registry
+from qmesh.host.registry import KeyedMachine, Registry
 from qmesh.host.state.directory import State
-from qmesh.mesh.desired import peer_of
-from qmesh.mesh.model import Peer
+from qmesh.mesh.desired import build_peer
 from qmesh.mesh.plan import Step, peer_steps
-from qmesh.mesh.rollback import Undoing
+from qmesh.mesh.rollback import RollbackRecord
+from qmesh.mesh.state import Peer
 
 AUDIT_S: Final = 7.5
 AUDIT_S_A_MACHINE: Final = 0.015
@@ -39,19 +39,19 @@ OUTLINE_S: Final = 4.0
 """Seconds between two looks at a machine whose kernel says nothing: of files and sysctls it tells nobody."""
 
 
-class _Held(msgspec.Struct, kw_only=True):
+class _ConvergedState(msgspec.Struct, kw_only=True):
     """A machine that was found as desired, and what that came from.
 
     stamp: of the files of which the desired state is made.
     audited: None where every look is at everything: on a worker machine, and while the tunnel is down.
     """
 
-    here: Here
+    here: Local
     stamp: Hashable
-    audited: _Audited | None
+    audited: _AuditedPeers | None
 
 
-class _Audited(msgspec.Struct, kw_only=True):
+class _AuditedPeers(msgspec.Struct, kw_only=True):
     """A control node that was found as desired, peer by peer.
 
     outline: the machine without its peers.
@@ -69,12 +69,12 @@ class _Audited(msgspec.Struct, kw_only=True):
     until: float
 
 
-def audit_s(machines: int) -> float:
+def audit_interval_s(machines: int) -> float:
     """Seconds between two audits of a control node."""
     return AUDIT_S + AUDIT_S_A_MACHINE * machines
 
 
-class Watch:
+class MachineWatch:
     """Over one machine, by the one agent that it has. Use as a context manager.
 
     notices: to be waited for, so that the next look comes at once.
@@ -83,17 +83,17 @@ class Watch:
     audit_s: seconds between two audits of a control node of so many machines.
     """
 
-    def __init__(self, state: State, *, audit_s: Callable[[int], float] = audit_s) -> None:
+    def __init__(self, state: State, *, audit_s: Callable[[int], float] = audit_interval_s) -> None:
         self.notices = Notices()
         self.noticed: Notice | None = None
         self.event: int | None = None
         self._state = state
         self._audit_s = audit_s
-        self._held: _Held | None = None
+        self._held: _ConvergedState | None = None
         self._changing: tuple[frozenset[str], float] = frozenset(), 0.0
 
     @property
-    def is_changing(self) -> bool:
+    def is_key_changing(self) -> bool:
         """Whether a machine is about to change its key: it then looks at handshakes, often."""
         return bool(self._changing[0]) and time.monotonic() < self._changing[1]
 
@@ -103,56 +103,56 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.notices.close()
 
-    def listen_anew(self) -> None:
+    def reopen_notices(self) -> None:
         """Listen for notices by other sockets, where something is wrong with these. Raises MachineRefused."""
         self.notices.close()
         self.notices = Notices()
 
-    def look(self) -> tuple[Here, tuple[Step, ...]]:
+    def converge_machine(self) -> tuple[Local, tuple[Step, ...]]:
         """See that the machine is as desired; what it remembers, and the steps that were taken.
 
         What a control node remembers may lack machines that came after the last audit.
-        Raises what `load` and `converge` raise; then the next look is at everything.
+        Raises what `load_local` and `converge` raise; then the next look is at everything.
         """
         held, self._held = self._held, None
         # Taken first: what is written or changed from here on, the next look sees.
-        stamp = self._state.stamp()
-        self.noticed = self.notices.take()
+        stamp = self._state.read_stamp()
+        self.noticed = self.notices.take_notice()
         if held is not None and held.stamp != stamp:
             held = None
-        undoing = undone_here(self._state)
+        undoing = find_active_rollback(self._state)
         if undoing is not None:
-            return self._keep_put_back(undoing)
-        if held is not None and self._key_is_taken_up(held.here):
+            return self._maintain_rollback(undoing)
+        if held is not None and self._activate_pending_key(held.here):
             held = None
         if held is not None and held.audited is not None:
             # Where the machine is not what it was, who holds the guard has put that back already.
             if not self._is_changed(held.audited):
-                steps = self._follow(held.audited, held.here)
+                steps = self._apply_registry_events(held.audited, held.here)
                 if steps is not None:
                     self._held = held
                     return held.here, steps
             held = None  # two meshes of thousands in memory at once would be felt
         return self._audit(stamp, None if held is None else held.here)
 
-    def _keep_put_back(self, undoing: Undoing) -> tuple[Here, tuple[Step, ...]]:
+    def _maintain_rollback(self, undoing: RollbackRecord) -> tuple[Local, tuple[Step, ...]]:
         """See that the machine is as it was put back; a control node goes on letting others in and out."""
-        here = load(self._state)
+        here = load_local(self._state)
         if here.settings.control:
-            self.event = self._last_event()
-            if self._key_is_taken_up(here):
-                here = load(self._state)
-        steps = keep_put_back(self._state, undoing)
-        self._expect(here)
+            self.event = self._read_last_event()
+            if self._activate_pending_key(here):
+                here = load_local(self._state)
+        steps = maintain_rollback(self._state, undoing)
+        self._watch_pending_keys(here)
         return here, steps
 
-    def _expect(self, here: Here) -> None:
+    def _watch_pending_keys(self, here: Local) -> None:
         """Look often for a while where a machine has offered a key."""
         offered = frozenset(each.public_key for each in here.inventory.stand_ins if each.address is None)
         if offered != self._changing[0]:
             self._changing = offered, time.monotonic() + KEY_S
 
-    def _key_is_taken_up(self, here: Here) -> bool:
+    def _activate_pending_key(self, here: Local) -> bool:
         """Whether a machine came with the key that it had offered; then that is its only one."""
         offered, _ = self._changing
         if not offered:
@@ -161,32 +161,32 @@ class Watch:
         came = [key for key in offered if key in counters and counters[key].last_handshake_s]
         if not came:
             return False
-        with contextlib.suppress(Busy), self._registry() as registry:
+        with contextlib.suppress(Busy), self._open_registry() as registry:
             for key in came:
-                registry.take_up_key(key, now=int(time.time()))
+                registry.activate_pending_key(key, now=int(time.time()))
             return True
         return False
 
-    def _is_changed(self, audited: _Audited) -> bool:
+    def _is_changed(self, audited: _AuditedPeers) -> bool:
         """Whether the machine is not what it was, but for its peers."""
         now = time.monotonic()
         if self.noticed is None and now < audited.outlined + OUTLINE_S:
             return False
         audited.outlined = now
-        return audited.linux.outline() != audited.outline
+        return audited.linux.observe_outline() != audited.outline
 
-    def _audit(self, stamp: Hashable, known: Here | None) -> tuple[Here, tuple[Step, ...]]:
+    def _audit(self, stamp: Hashable, known: Local | None) -> tuple[Local, tuple[Step, ...]]:
         """Look at everything. known: what the files of that stamp say; what a registry says is not in it."""
-        self.event = event = self._last_event() if self._state.settings().control else None
-        here = load(self._state) if known is None or event is not None else known
+        self.event = event = self._read_last_event() if self._state.settings().control else None
+        here = load_local(self._state) if known is None or event is not None else known
         linux = linux_for(self._state, here)
         # Before all is looked at: this is how a machine looks that is then found as desired.
-        outlined, outline = time.monotonic(), linux.outline()
+        outlined, outline = time.monotonic(), linux.observe_outline()
         steps = converge(here, linux, follow_roaming=True, outline=outline)
         audited = None
         if event is not None and here.settings.up and not steps:
             machines = here.inventory.machines
-            audited = _Audited(
+            audited = _AuditedPeers(
                 linux=linux,
                 outline=outline,
                 outlined=outlined,
@@ -194,25 +194,25 @@ class Watch:
                 keys={machine.name: machine.public_key for machine in machines},
                 until=time.monotonic() + self._audit_s(len(machines)),
             )
-        self._held = _Held(here=here, stamp=stamp, audited=audited)
-        self._expect(here)
+        self._held = _ConvergedState(here=here, stamp=stamp, audited=audited)
+        self._watch_pending_keys(here)
         return here, steps
 
-    def _last_event(self) -> int:
-        with self._registry() as registry:
-            _expire(registry)
-            return registry.last_event()
+    def _read_last_event(self) -> int:
+        with self._open_registry() as registry:
+            _expire_invitations(registry)
+            return registry.last_event_number()
 
-    def _registry(self) -> Registry:
+    def _open_registry(self) -> Registry:
         return Registry(self._state.registry_file, busy_s=SOON_S)
 
-    def _follow(self, audited: _Audited, here: Here) -> tuple[Step, ...] | None:
+    def _apply_registry_events(self, audited: _AuditedPeers, here: Local) -> tuple[Step, ...] | None:
         """Do what the registry's events ask for since the last look; None where an audit has to."""
         if time.monotonic() > audited.until:
             return None
-        with self._registry() as registry:
-            _expire(registry)
-            news = registry.news(since=audited.event)
+        with self._open_registry() as registry:
+            _expire_invitations(registry)
+            news = registry.read_news(since=audited.event)
         if news is None:
             return None
         # One with the key that it had is as it was, but for its endpoint: that WireGuard may know better.
@@ -224,7 +224,7 @@ class Watch:
         gone = [
             Peer(public_key=audited.keys[name], allowed_ips=()) for name in changed if name in audited.keys
         ]
-        come = [_peer(known) for known in changed.values() if known is not None]
+        come = [_build_peer(known) for known in changed.values() if known is not None]
         steps = tuple(peer_steps(here.settings.interface, come, gone))
         audited.linux.apply(*steps)
         for name, known in changed.items():
@@ -236,15 +236,15 @@ class Watch:
         return steps
 
 
-def _expire(registry: Registry) -> None:
+def _expire_invitations(registry: Registry) -> None:
     with contextlib.suppress(Busy):  # then the next time
-        registry.expire(now=int(time.time()))
+        registry.expire_invitations(now=int(time.time()))
 
 
-def _peer(known: Known) -> Peer:
-    return peer_of(
+def _build_peer(known: KeyedMachine) -> Peer:
+    return build_peer(
         known.machine,
-        endpoint=endpoint_wanted(known.machine.endpoints, None),
+        endpoint=choose_peer_endpoint(known.machine.endpoints, None),
         preshared_key=known.preshared_key,
         calls=bool(known.machine.endpoints),
     )

@@ -21,7 +21,7 @@ from qmesh.host.system import processes
 from qmesh.host.system.agent_health import Restart, Trouble
 from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE
-from qmesh.mesh.decode import Malformed, from_json
+from qmesh.mesh.decode import Malformed, decode_json
 
 __all__ = ["CONTROL_NODE", "SERVICE"]
 
@@ -50,7 +50,7 @@ _RESTARTS: Final = "QMESH_AGENT_RESTARTS"
 """In the environment of an agent that has begun anew: what the one before it knew of that."""
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error in one line."""
     if isinstance(error, QmeshError):
         return error.message
@@ -68,7 +68,7 @@ class Troubles:
     def __init__(self, changed: Callable[[str], None]) -> None:
         self._changed = changed
         self._found: dict[str, Trouble] = {}
-        self._restarts = {each.part: each for each in handed_on(os.environ.pop(_RESTARTS, "[]"))}
+        self._restarts = {each.part: each for each in parse_restarts(os.environ.pop(_RESTARTS, "[]"))}
         self._lock = threading.Lock()
         self._told = ""
 
@@ -85,7 +85,7 @@ class Troubles:
 
     def note_error(self, part: str, error: BaseException) -> None:
         """The same for an error, in its own words."""
-        self.note(part, described(error), hint=getattr(error, "hint", ""), error=error)
+        self.note(part, describe_error(error), hint=getattr(error, "hint", ""), error=error)
 
     def clear(self, part: str) -> None:
         """Say that a part does what it should."""
@@ -94,7 +94,7 @@ class Troubles:
         if was is not None:
             log.info("%s: well again", part)
 
-    def restarted(self, part: str, reason: str) -> None:
+    def note_restart(self, part: str, reason: str) -> None:
         """Remember that a part is begun anew, and why."""
         now = time.time()
         with self._lock:
@@ -102,20 +102,20 @@ class Troubles:
             times = before.times + 1 if before is not None and abs(now - before.last) < LATELY_S else 1
             self._restarts[part] = Restart(part=part, reason=reason, times=times, last=now)
 
-    def restarts(self) -> tuple[Restart, ...]:
+    def recent_restarts(self) -> tuple[Restart, ...]:
         """What was begun anew lately."""
         now = time.time()
         with self._lock:
             return tuple(each for each in self._restarts.values() if abs(now - each.last) < LATELY_S)
 
-    def all(self) -> tuple[Trouble, ...]:
+    def list_troubles(self) -> tuple[Trouble, ...]:
         """What is wrong now, oldest first."""
         with self._lock:
             return tuple(sorted(self._found.values(), key=lambda trouble: trouble.since))
 
-    def tell(self) -> None:
+    def report_status(self) -> None:
         """Say how it stands as a whole, where that is new."""
-        text = "; ".join(f"{each.part}: {each.reason}" for each in self.all()) or WELL
+        text = "; ".join(f"{each.part}: {each.reason}" for each in self.list_troubles()) or WELL
         if text != self._told:
             self._told = text
             self._changed(text)
@@ -128,11 +128,11 @@ class Retries:
         self._failed = 0
         self._due = self._begun = 0.0
 
-    def begun(self) -> None:
+    def note_start(self) -> None:
         """It was started now."""
         self._begun = time.monotonic()
 
-    def failed(self) -> None:
+    def note_failure(self) -> None:
         """It has ended, or did not start."""
         now = time.monotonic()
         if self._begun and now - self._begun > SETTLED_S:
@@ -147,7 +147,7 @@ class Retries:
         return max(0.0, self._due - time.monotonic())
 
 
-class Part:
+class AgentPart:
     """A thread that goes on until `stop`, and is begun again within itself where it fails.
 
     run: what it does, until `stopped` is set. Raises whatever it wants.
@@ -166,19 +166,19 @@ class Part:
         if self.stopped.is_set() or (self._thread is not None and self._thread.is_alive()):
             return
         # It may wait for an answer when the agent ends: that is nothing to wait for.
-        self._thread = threading.Thread(target=self._go_on, name=self.name, daemon=True)
+        self._thread = threading.Thread(target=self._run_with_restarts, name=self.name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Have it end at its next step; nobody waits for it."""
         self.stopped.set()
 
-    def _go_on(self) -> None:
+    def _run_with_restarts(self) -> None:
         retries = Retries()
-        self.pulse.adopt()
+        self.pulse.attach_thread()
         try:
             while not self.stopped.is_set():
-                retries.begun()
+                retries.note_start()
                 error: BaseException | None = None
                 self._troubles.clear(self.name)
                 try:
@@ -186,40 +186,40 @@ class Part:
                 except BaseException as raised:  # noqa: BLE001 - a thread that has ended is missed by nobody
                     error = raised
                 if not self.stopped.is_set():
-                    self._failed(error)
-                    retries.failed()
+                    self._report_failure(error)
+                    retries.note_failure()
                     self.pulse.beat(allowed_s=retries.wait_s)
                     self.stopped.wait(retries.wait_s)
         finally:
-            self.pulse.rest()
+            self.pulse.detach_thread()
 
-    def _failed(self, error: BaseException | None) -> None:
+    def _report_failure(self, error: BaseException | None) -> None:
         error = error or MachineRefused("it ended by itself", hint="")
         self._troubles.note_error(self.name, error)
-        self._troubles.restarted(self.name, described(error))
-        self._troubles.tell()
+        self._troubles.note_restart(self.name, describe_error(error))
+        self._troubles.report_status()
 
 
-def begin_anew_for(part: str, pulse: Pulse, troubles: Troubles, directory: Path) -> None:
+def restart_agent_process(part: str, pulse: Pulse, troubles: Troubles, directory: Path) -> None:
     """Be another agent in this very process: a thread that hangs cannot be ended otherwise.
 
     directory: the state directory.
     """
     reason = f"it hung for {pulse.silent_s:.0f} s"
     log.error("%s: %s, so the agent begins anew; it was at:", part, reason)
-    for line in pulse.stack().split("\n"):
+    for line in pulse.format_stack().split("\n"):
         log.error("%s", line)
     processes.notify(f"STATUS=begins anew: {part}: {reason}")
-    troubles.restarted(part, reason)
-    os.environ[_RESTARTS] = msgspec.json.encode(troubles.restarts()).decode()
-    words = processes.own_words("agent", directory)
+    troubles.note_restart(part, reason)
+    os.environ[_RESTARTS] = msgspec.json.encode(troubles.recent_restarts()).decode()
+    words = processes.build_own_command("agent", directory)
     os.execv(words[0], words)  # noqa: S606 - no shell is wanted
 
 
-def handed_on(text: str) -> tuple[Restart, ...]:
+def parse_restarts(text: str) -> tuple[Restart, ...]:
     """What the agent that began anew as this one knew. What is not understood is nothing."""
     with contextlib.suppress(Malformed):
-        return from_json(text, tuple[Restart, ...])
+        return decode_json(text, tuple[Restart, ...])
     return ()
 
 
@@ -242,7 +242,7 @@ class Watchdog:
         self._hang = hang
         self._looked = time.monotonic()
 
-    def look(self) -> None:
+    def check_pulses(self) -> None:
         """See how they are."""
         now = time.monotonic()
         # Where this thread did not come to its turn, the others did not either: the process was stopped.
@@ -250,10 +250,10 @@ class Watchdog:
         self._looked = now
         for name, pulse in self._pulses().items():
             if has_stopped:
-                pulse.excuse()
-            elif pulse.is_stuck and pulse.silent_s > self._borne_s(name):
+                pulse.reset_timer()
+            elif pulse.is_stuck and pulse.silent_s > self._allowed_silence_s(name):
                 self._hang(name, pulse)
 
-    def _borne_s(self, name: str) -> float:
-        times = next((each.times for each in self._troubles.restarts() if each.part == name), 0)
+    def _allowed_silence_s(self, name: str) -> float:
+        times = next((each.times for each in self._troubles.recent_restarts() if each.part == name), 0)
         return min(2.0**times, 64.0)

@@ -9,10 +9,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from qmesh.agent.commands.admit import Admitted, admit
-from qmesh.cli.input import text_of
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
-from qmesh.cli.output_file import refuse_file, write_line
+from qmesh.agent.commands.admit import AdmitResult, admit
+from qmesh.cli.input import read_input_text
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.output_file import refuse_output_file, write_line
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.file_exchange import ANSWER_PREFIX, MAX_REQUEST
 
@@ -45,20 +45,20 @@ def command(
     The request comes from `qmesh join --offline`, the answer goes to `qmesh join --answer`. Only the
     machine that asked can read it. The same request again gives an answer for the same member.
     """
-    refuse_file(out, begins=ANSWER_PREFIX.encode(), what="answer")
-    text = text_of(file, most=MAX_REQUEST, hint="name the file that `qmesh join --offline` wrote")
+    refuse_output_file(out, begins=ANSWER_PREFIX.encode(), what="answer")
+    text = read_input_text(file, most=MAX_REQUEST, hint="name the file that `qmesh join --offline` wrote")
     admitted = admit(State(state), text)
     if out is not None:
         write_line(out, admitted.answer)
-    _say(admitted, out)
+    _log_admission(admitted, out)
     facts = msgspec.structs.asdict(admitted)
     if out is not None:
         facts = {"file": str(out)} | facts
         del facts["answer"]
-    answer(facts, as_json=as_json, text=lambda _: "" if out is not None else admitted.answer)
+    print_answer(facts, as_json=as_json, text=lambda _: "" if out is not None else admitted.answer)
 
 
-def _say(admitted: Admitted, out: Path | None) -> None:
+def _log_admission(admitted: AdmitResult, out: Path | None) -> None:
     cores = admitted.cores
     numbers = "no cores" if cores is None else f"cores {cores.numbers[0]}-{cores.numbers[-1]}"
     log.info("%s is a member, at %s with %s", admitted.name, admitted.address, numbers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qmesh.cli.entrypoints import begin_anew
+from qmesh.cli.entrypoints import exec_resident
 from qmesh.cli.output import STATE, StateOption
 
 EXAMPLES = ("qmesh agent", "systemctl status qmesh    (where `init` or `join` installed it)")
@@ -14,4 +14,4 @@ def command(state: StateOption = STATE) -> None:
     Runs until SIGTERM or Ctrl-C; tunnel and guard stay as they are then. `init` and `join` start
     it by themselves, with systemd where that runs.
     """
-    begin_anew("agent", state)
+    exec_resident("agent", state)

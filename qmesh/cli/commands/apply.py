@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.apply import Tried, apply, try_out
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.apply import TrialResult, apply, apply_with_rollback
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.cli.step_text import Steps
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
-from qmesh.mesh.model import ranges_text
+from qmesh.mesh.values import format_port_ranges
 
 log = logging.getLogger("qmesh")
 
@@ -60,27 +60,29 @@ def command(
     """
     if confirm is None:
         taken = apply(State(state), mtu=mtu, control_endpoint=control_endpoint)
-        _shown(Steps.of(taken), as_json=as_json)
+        _print_steps(Steps.from_steps(taken), as_json=as_json)
         return
     for option, said in (("--mtu", mtu), ("--control-endpoint", control_endpoint)):
         if said is not None:
             raise BadInput(
                 f"{option} stays once it is said, and --confirm would not undo it", hint="leave one out"
             )
-    tried = try_out(State(state), seconds=confirm)
-    _shown(Steps.of(tried.steps), as_json=as_json)
-    _say_until_when(tried)
+    tried = apply_with_rollback(State(state), seconds=confirm)
+    _print_steps(Steps.from_steps(tried.steps), as_json=as_json)
+    _warn_of_rollback(tried)
 
 
-def _shown(steps: Steps, *, as_json: bool) -> None:
-    answer(steps, as_json=as_json, text=lambda it: it.in_words() or "as desired: nothing to do")
+def _print_steps(steps: Steps, *, as_json: bool) -> None:
+    print_answer(steps, as_json=as_json, text=lambda it: it.render_text() or "as desired: nothing to do")
 
 
-def _say_until_when(tried: Tried) -> None:
+def _warn_of_rollback(tried: TrialResult) -> None:
     if tried.undone_in_s is None:
         return
     until = time.strftime("%H:%M:%S", time.localtime(time.time() + tried.undone_in_s))
     log.warning("NOT KEPT YET: undone at %s (in %d s) unless you confirm.", until, tried.undone_in_s)
     log.warning("Log in anew, in a second terminal; if that works, type there: qmesh confirm")
     if tried.opens:
-        log.warning("Undone means: no guard, worker ports %s OPEN to everyone.", ranges_text(tried.opens))
+        log.warning(
+            "Undone means: no guard, worker ports %s OPEN to everyone.", format_port_ranges(tried.opens)
+        )

@@ -10,10 +10,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from qmesh.agent.commands.backup import Taken, remember, take
+from qmesh.agent.commands.backup import BackupResult, make_backup, record_backup
 from qmesh.cli import passphrase
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer, others_may_read
-from qmesh.cli.output_file import refuse_file
+from qmesh.cli.output import STATE, JsonOption, StateOption, is_readable_by_others, print_answer
+from qmesh.cli.output_file import refuse_output_file
 from qmesh.cli.passphrase import PassphraseFileOption
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import files
@@ -47,36 +47,36 @@ def command(
     withdrawn in it. Not encrypted, whoever has the file is the mesh: guard it like a key.
     """
     to_output = file == "-"
-    _refuse(file, to_output=to_output, as_json=as_json)
-    secret = passphrase.from_file(passphrase_file) if passphrase_file else None
+    _refuse_target(file, to_output=to_output, as_json=as_json)
+    secret = passphrase.read_passphrase_file(passphrase_file) if passphrase_file else None
     if encrypt and secret is None:
-        secret = passphrase.asked_for(twice=True)
-    octets, taken = take(State(state), secret)
+        secret = passphrase.prompt_for_passphrase(twice=True)
+    octets, taken = make_backup(State(state), secret)
     if to_output:
-        _print(octets)
+        _write_to_stdout(octets)
     else:
         files.write(Path(file), octets)
-    _remember(State(state), taken)
-    _tell(taken)
+    _record_backup(State(state), taken)
+    _log_warnings(taken)
     if not to_output:
         facts = {"file": file, **msgspec.structs.asdict(taken)}
-        answer(facts, as_json=as_json, text=lambda _: f"wrote {file}, mode 0600: {_in_words(taken)}")
+        print_answer(facts, as_json=as_json, text=lambda _: f"wrote {file}, mode 0600: {_render_text(taken)}")
 
 
-def _refuse(file: str, *, to_output: bool, as_json: bool) -> None:
+def _refuse_target(file: str, *, to_output: bool, as_json: bool) -> None:
     if not to_output:
-        refuse_file(Path(file), begins=MAGIC, what="backup")
+        refuse_output_file(Path(file), begins=MAGIC, what="backup")
     elif as_json:
         raise BadInput("--json and - do not go together", hint="standard output is the backup then")
     elif sys.stdout.isatty():
         raise BadInput(
             "a backup is nothing for a terminal", hint="name a file, or send it elsewhere by > or |"
         )
-    elif others_may_read(sys.stdout.fileno()):
+    elif is_readable_by_others(sys.stdout.fileno()):
         log.warning("the file that this goes to may be read by other users: chmod 600 it, or name it as FILE")
 
 
-def _print(octets: bytes) -> None:
+def _write_to_stdout(octets: bytes) -> None:
     try:
         sys.stdout.buffer.write(octets)
         sys.stdout.buffer.flush()
@@ -86,21 +86,21 @@ def _print(octets: bytes) -> None:
         ) from None
 
 
-def _remember(state: State, taken: Taken) -> None:
+def _record_backup(state: State, taken: BackupResult) -> None:
     """The backup is there, whatever becomes of this."""
     try:
-        remember(state, taken)
+        record_backup(state, taken)
     except QmeshError as error:
         log.warning("that it was made could not be remembered here: %s", error.message)
 
 
-def _tell(taken: Taken) -> None:
+def _log_warnings(taken: BackupResult) -> None:
     if taken.withdrawn:
         log.info("invitations still open, withdrawn in the backup: %s", ", ".join(taken.withdrawn))
     if not taken.encrypted:
         log.warning("it is not encrypted: whoever has it is the mesh; --encrypt asks for a passphrase")
 
 
-def _in_words(taken: Taken) -> str:
+def _render_text(taken: BackupResult) -> str:
     sealed = "encrypted" if taken.encrypted else "NOT encrypted"
     return f"mesh {taken.mesh}, revision {taken.revision}, {taken.machines} machines, {sealed}"

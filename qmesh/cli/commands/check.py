@@ -5,9 +5,9 @@ from __future__ import annotations
 import typer
 
 from qmesh.agent.commands.check import Report, check
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.host.state.directory import State
-from qmesh.mesh.printable import one_line
+from qmesh.mesh.printable import escape_line
 
 EXAMPLES = ("qmesh check", "qmesh check --json")
 
@@ -19,18 +19,18 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     command that cures it.
     """
     report = check(State(state))
-    answer(report, as_json=as_json, text=_in_words)
+    print_answer(report, as_json=as_json, text=_render_text)
     if not report.is_fine:
         raise typer.Exit(1)
 
 
-def _in_words(report: Report) -> str:
+def _render_text(report: Report) -> str:
     if not report.findings:
         return f"{report.machine} is as desired (revision {report.revision})"
     return "\n".join(
-        f"{finding.severity}: {finding.code} {one_line(finding.subject)}\n"
-        f"  wanted: {one_line(finding.wanted)}\n"
-        f"  seen:   {one_line(finding.seen)}\n"
-        f"  cure:   {one_line(finding.cure)}"
+        f"{finding.severity}: {finding.code} {escape_line(finding.subject)}\n"
+        f"  wanted: {escape_line(finding.wanted)}\n"
+        f"  seen:   {escape_line(finding.seen)}\n"
+        f"  cure:   {escape_line(finding.cure)}"
         for finding in report.findings
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from qmesh.agent.rollback import confirm
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.confirm import confirm
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh confirm",)
@@ -18,6 +18,6 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     too late; with nothing to confirm it says so, and the exit code is 0.
     """
     outcome = confirm(State(state))
-    answer(outcome, as_json=as_json, text=lambda it: it.found)
+    print_answer(outcome, as_json=as_json, text=lambda it: it.found)
     if not outcome.kept:
         raise typer.Exit(1)

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.apply import down
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.down import down
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.cli.step_text import Steps
 from qmesh.host.state.directory import State
-from qmesh.mesh.model import ranges_text
+from qmesh.mesh.values import format_port_ranges
 
 log = logging.getLogger("qmesh")
 
@@ -31,10 +31,14 @@ def command(
     the tunnel back. The control process reaches no worker of this machine meanwhile.
     """
     done = down(State(state), unguarded=unguarded)
-    ports = ranges_text(done.ports)
+    ports = format_port_ranges(done.ports)
     if done.closed:
         log.info("worker ports %s stay closed; `qmesh apply` brings the tunnel back", ports)
     else:
         log.warning("worker ports %s are OPEN to whoever reaches this machine", ports)
         log.warning("close them with `qmesh apply`")
-    answer(Steps.of(done.steps), as_json=as_json, text=lambda it: it.in_words() or "it was down already")
+    print_answer(
+        Steps.from_steps(done.steps),
+        as_json=as_json,
+        text=lambda it: it.render_text() or "it was down already",
+    )

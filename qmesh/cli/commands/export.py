@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.export import export, write
-from qmesh.cli.output import STATE, JsonOption, NewFileOption, StateOption, answer
+from qmesh.agent.commands.export import export, write_export
+from qmesh.cli.output import STATE, JsonOption, NewFileOption, StateOption, print_answer
 from qmesh.host.state.directory import State
 
 log = logging.getLogger("qmesh")
@@ -36,8 +36,8 @@ def command(
     """
     made = export(State(state), wanted)
     if out is None:
-        answer(made.facts, as_json=as_json, text=lambda _: made.text.rstrip("\n"))
+        print_answer(made.facts, as_json=as_json, text=lambda _: made.text.rstrip("\n"))
         return
-    write(made, out)
+    write_export(made, out)
     log.info("wrote %s, mode 0600", out)
-    answer({"path": str(out)}, as_json=as_json, text=lambda _: "")
+    print_answer({"path": str(out)}, as_json=as_json, text=lambda _: "")

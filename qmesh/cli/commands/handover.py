@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.handover import Handed, cancel, handover
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.handover import HandoverResult, cancel_handover, handover
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.host.system.systemd import UNIT_DIRECTORY
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.units import CONTROL_PROCESS, WORKERS
+from qmesh.mesh.systemd.units import CONTROL_PROCESS, WORKERS
 
 log = logging.getLogger("qmesh")
 
@@ -58,22 +58,22 @@ def command(
             "one of two is wanted: the name of a member, or --cancel", hint="see `qmesh handover --help`"
         )
     if name is None:
-        answer(cancel(State(state)), as_json=as_json, text=_kept)
+        print_answer(cancel_handover(State(state)), as_json=as_json, text=_render_cancelled)
         return
     done = handover(State(state), name, wait_s=wait, leave_behind=leave_behind)
-    answer(done, as_json=as_json, text=_in_words)
-    _say_what_is_next(done)
+    print_answer(done, as_json=as_json, text=_render_text)
+    _log_next_steps(done)
 
 
-def _kept(mesh: Inventory) -> str:
+def _render_cancelled(mesh: Inventory) -> str:
     return f"{mesh.control} stays the control node: revision {mesh.revision}"
 
 
-def _in_words(done: Handed) -> str:
+def _render_text(done: HandoverResult) -> str:
     return f"{done.now} is the control node: revision {done.revision}, worker ports accept {done.address}"
 
 
-def _say_what_is_next(done: Handed) -> None:
+def _log_next_steps(done: HandoverResult) -> None:
     if not done.answers:
         log.warning("%s has not answered yet; the agents go on with it, see `qmesh status` there", done.now)
     log.info("now move the node; its keys must never be in use on two machines at once:")

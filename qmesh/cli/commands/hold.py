@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qmesh.cli.entrypoints import begin_anew
+from qmesh.cli.entrypoints import exec_resident
 from qmesh.cli.output import STATE, StateOption
 
 EXAMPLES = ("qmesh hold", "systemctl status qmesh-hold    (where `init` or `join` installed it)")
@@ -14,4 +14,4 @@ def command(state: StateOption = STATE) -> None:
     `init`, `join`, `apply` and the agent start it by themselves, with systemd where that runs. When
     it ends, the first table still closes the worker ports.
     """
-    begin_anew("hold", state)
+    exec_resident("hold", state)

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.import_cluster import Wish, propose_mesh
-from qmesh.cli.output import STATE, ConfigOption, JsonOption, NodeOption, StateOption, answer
+from qmesh.agent.commands.import_cluster import ImportOptions, propose_mesh
+from qmesh.cli.output import STATE, ConfigOption, JsonOption, NodeOption, StateOption, print_answer
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
-from qmesh.mesh.model import quoted
+from qmesh.mesh.values import quote_text
 
 EXAMPLES = (
     "qmesh import --config /root/node/.config",
@@ -50,13 +50,13 @@ def command(
     Nothing is changed. The answer is a shell script to read first: which machine gets which cores, what
     changes, and the commands in the order that keeps the core numbers.
     """
-    lines = None if csv is None else _lines(csv)
-    wish = Wish(config=config, lines=lines, node=node, here=tuple(here or ()))
+    lines = None if csv is None else _read_lines(csv)
+    wish = ImportOptions(config=config, lines=lines, node=node, here=tuple(here or ()))
     proposal, text = propose_mesh(State(state), wish)
-    answer(proposal, as_json=as_json, text=lambda _: text)
+    print_answer(proposal, as_json=as_json, text=lambda _: text)
 
 
-def _lines(file: str) -> str:
+def _read_lines(file: str) -> str:
     try:
         if file == "-":
             octets = sys.stdin.buffer.read(_MAX_OCTETS + 1)
@@ -65,7 +65,7 @@ def _lines(file: str) -> str:
                 octets = opened.read(_MAX_OCTETS + 1)
     except OSError as error:
         raise BadInput(
-            f"{quoted(file)} cannot be read: {error.strerror}", hint="name the file with the machines"
+            f"{quote_text(file)} cannot be read: {error.strerror}", hint="name the file with the machines"
         ) from None
     if len(octets) > _MAX_OCTETS:
         raise BadInput("the list of machines is longer than 1 MiB", hint="is it the right file?")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.init import Wish, init
-from qmesh.cli.join_text import in_words
+from qmesh.agent.commands.init import InitOptions, init
+from qmesh.cli.join_text import render_join_result
 from qmesh.cli.output import (
     STATE,
     ConfigOption,
@@ -16,7 +16,7 @@ from qmesh.cli.output import (
     NodeOption,
     StateOption,
     TakeOverOption,
-    answer,
+    print_answer,
 )
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
@@ -74,7 +74,7 @@ def command(
     """
     if workers is not None and reserve is not None:
         raise BadInput("--workers and --reserve do not go together", hint="say one of the two")
-    wish = Wish(
+    wish = InitOptions(
         name=name,
         endpoints=tuple(endpoint or ()),
         network=network,
@@ -88,5 +88,5 @@ def command(
         take_over=take_over,
     )
     standing = init(State(state), wish, apply=not no_apply)
-    answer(standing, as_json=as_json, text=in_words)
+    print_answer(standing, as_json=as_json, text=render_join_result)
     log.info("next: `qmesh render-config --write` here, and `qmesh invite NAME` for each further machine")

@@ -10,9 +10,15 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.invite import Invitations, Wish, invite, open_invitations, withdraw
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer, others_may_read
-from qmesh.cli.output_file import refuse_file, write_line
+from qmesh.agent.commands.invite import (
+    Invitations,
+    InviteOptions,
+    invite,
+    list_open_invitations,
+    withdraw_invitation,
+)
+from qmesh.cli.output import STATE, JsonOption, StateOption, is_readable_by_others, print_answer
+from qmesh.cli.output_file import refuse_output_file, write_line
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.enrolment import PREFIX
@@ -73,21 +79,21 @@ def command(
             hint="see `qmesh invite --help`",
         )
     if shown:
-        return answer(open_invitations(State(state)), as_json=as_json, text=_listed)
+        return print_answer(list_open_invitations(State(state)), as_json=as_json, text=_render_invitations)
     if withdrawn is not None:
-        withdraw(State(state), withdrawn)
+        withdraw_invitation(State(state), withdrawn)
         log.info("the invitation for %s is withdrawn: nobody can use it any more", withdrawn)
-        return answer({"name": withdrawn}, as_json=as_json, text=lambda _: "")
+        return print_answer({"name": withdrawn}, as_json=as_json, text=lambda _: "")
     assert name is not None
-    return _invite(
+    return _issue_invitation(
         State(state),
-        Wish(name=name, workers=workers, endpoint=endpoint, expires=expires, replace=replace),
+        InviteOptions(name=name, workers=workers, endpoint=endpoint, expires=expires, replace=replace),
         out,
         as_json=as_json,
     )
 
 
-def _listed(found: Invitations) -> str:
+def _render_invitations(found: Invitations) -> str:
     lines = [
         f"{each.name}: {'takes the place of' if each.replaces else 'will be'} {each.address},"
         f" good for {(each.expires_at - found.now) // 60} min"
@@ -96,9 +102,9 @@ def _listed(found: Invitations) -> str:
     return "\n".join(lines) or "no invitation is open"
 
 
-def _invite(state: State, wish: Wish, out: Path | None, *, as_json: bool) -> None:
-    refuse_file(out, begins=PREFIX.encode(), what="invitation")
-    if out is None and others_may_read(sys.stdout.fileno()):
+def _issue_invitation(state: State, wish: InviteOptions, out: Path | None, *, as_json: bool) -> None:
+    refuse_output_file(out, begins=PREFIX.encode(), what="invitation")
+    if out is None and is_readable_by_others(sys.stdout.fileno()):
         log.warning("the file that this goes to may be read by other users: chmod 600 it, or use --out")
     invitation = invite(state, wish)
     until = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(invitation.expires_at))
@@ -116,4 +122,4 @@ def _invite(state: State, wish: Wish, out: Path | None, *, as_json: bool) -> Non
         "" if out is None else f" {out.name}",
     )
     known = {"name": invitation.name, "address": invitation.address, "expires_at": invitation.expires_at}
-    answer(facts | known, as_json=as_json, text=lambda _: facts.get("invitation", ""))
+    print_answer(facts | known, as_json=as_json, text=lambda _: facts.get("invitation", ""))

@@ -11,13 +11,13 @@ from typing import Annotated
 import msgspec
 import typer
 
-from qmesh.agent.commands.join.offline import ask, enter
+from qmesh.agent.commands.join.offline import accept_answer, make_request
 from qmesh.agent.commands.join.online import join
-from qmesh.agent.commands.join.steps import Wish
-from qmesh.cli.input import text_of
-from qmesh.cli.join_text import in_words
-from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, answer
-from qmesh.cli.output_file import refuse_file, write_line
+from qmesh.agent.commands.join.steps import JoinOptions
+from qmesh.cli.input import read_input_text
+from qmesh.cli.join_text import render_join_result
+from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, print_answer
+from qmesh.cli.output_file import refuse_output_file, write_line
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.enrolment import MAX_TEXT, PREFIX
@@ -90,7 +90,7 @@ def command(
 
     Where the control node cannot be reached, files do: --offline here, `qmesh admit` there, --answer here.
     """
-    wish = Wish(
+    wish = JoinOptions(
         endpoint=endpoint,
         config=config,
         listen_port=listen_port,
@@ -98,37 +98,41 @@ def command(
         take_over=take_over,
     )
     if answered is not None:
-        _refuse_beside_answer(file, wish, offline=offline)
+        _refuse_options_with_answer(file, wish, offline=offline)
     if offline and no_apply:
         raise BadInput("--offline applies nothing", hint="say --no-apply with `qmesh join --answer`")
     if out is not None and not offline:
         raise BadInput("--out is for the request of --offline", hint="leave it out, or say --offline")
     if offline:
-        _ask(State(state), file, wish, out, as_json=as_json)
+        _write_request(State(state), file, wish, out, as_json=as_json)
     elif answered is not None:
-        text = text_of(answered, most=MAX_ANSWER, hint="name the file that `qmesh admit` wrote")
-        answer(enter(State(state), text, apply=not no_apply), as_json=as_json, text=in_words)
+        text = read_input_text(answered, most=MAX_ANSWER, hint="name the file that `qmesh admit` wrote")
+        print_answer(
+            accept_answer(State(state), text, apply=not no_apply), as_json=as_json, text=render_join_result
+        )
     else:
-        standing = join(State(state), _invitation(file), wish, apply=not no_apply)
-        answer(standing, as_json=as_json, text=in_words)
+        standing = join(State(state), _read_invitation(file), wish, apply=not no_apply)
+        print_answer(standing, as_json=as_json, text=render_join_result)
 
 
-def _refuse_beside_answer(file: str | None, wish: Wish, *, offline: bool) -> None:
+def _refuse_options_with_answer(file: str | None, wish: JoinOptions, *, offline: bool) -> None:
     if offline or file is not None:
         raise BadInput(
             "--answer ends a join: no invitation goes with it, nor --offline",
             hint="`qmesh join --answer FILE`, with the file that `qmesh admit` wrote",
         )
-    if wish != Wish(endpoint=None, config=None, listen_port=None, interface=None):
+    if wish != JoinOptions(endpoint=None, config=None, listen_port=None, interface=None):
         raise BadInput(
             "--answer ends a join whose options were given with --offline",
             hint="give them there: the request can be made anew",
         )
 
 
-def _ask(state: State, file: str | None, wish: Wish, out: Path | None, *, as_json: bool) -> None:
-    refuse_file(out, begins=REQUEST_PREFIX.encode(), what="request")
-    requested = ask(state, _invitation(file), wish)
+def _write_request(
+    state: State, file: str | None, wish: JoinOptions, out: Path | None, *, as_json: bool
+) -> None:
+    refuse_output_file(out, begins=REQUEST_PREFIX.encode(), what="request")
+    requested = make_request(state, _read_invitation(file), wish)
     facts = msgspec.structs.asdict(requested)
     if out is not None:
         write_line(out, requested.request)
@@ -136,22 +140,22 @@ def _ask(state: State, file: str | None, wish: Wish, out: Path | None, *, as_jso
         del facts["request"]
     log.info("%s asks with public key %s", requested.name, requested.public_key)
     log.info("on the control node: qmesh admit %s", "FILE" if out is None else out.name)
-    answer(facts, as_json=as_json, text=lambda _: "" if out is not None else requested.request)
+    print_answer(facts, as_json=as_json, text=lambda _: "" if out is not None else requested.request)
 
 
-def _invitation(file: str | None) -> str:
+def _read_invitation(file: str | None) -> str:
     """The text of the invitation, never more than a little longer than one can be."""
     if file is None:
-        return _asked_for()
+        return _prompt_for_invitation()
     if file.startswith(PREFIX) and (len(file) > 100 or not Path(file).exists()):
         raise BadInput(
             "an invitation is a secret: as an argument, every user of this machine could read it",
             hint="put it in a file, or run `qmesh join` and paste it when asked; it was not used",
         )
-    return text_of(file, most=MAX_TEXT, hint="name the file with the invitation")
+    return read_input_text(file, most=MAX_TEXT, hint="name the file with the invitation")
 
 
-def _asked_for() -> str:
+def _prompt_for_invitation() -> str:
     if not sys.stdin.isatty():
         raise BadInput("no invitation was given", hint="`qmesh join FILE`, or `qmesh join -` to read it here")
     try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from qmesh.agent.commands.status import events
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.log import list_events
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.host.registry import Event
 from qmesh.host.state.directory import State
-from qmesh.mesh.printable import one_line
+from qmesh.mesh.printable import escape_line
 
 EXAMPLES = ("qmesh log", "qmesh log --json")
 
@@ -20,21 +20,21 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     On the control node, oldest first, with who typed it; times are local. Of a join: who had invited, and
     the machine's tunnel address, key, and where it came from.
     """
-    found = events(State(state))
-    answer({"events": found}, as_json=as_json, text=lambda _: _in_words(found))
+    found = list_events(State(state))
+    print_answer({"events": found}, as_json=as_json, text=lambda _: _render_text(found))
 
 
-def _in_words(found: Sequence[Event]) -> str:
-    return "\n".join(map(_line, found))
+def _render_text(found: Sequence[Event]) -> str:
+    return "\n".join(map(_render_event, found))
 
 
-def _line(event: Event) -> str:
+def _render_event(event: Event) -> str:
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
-    what = f"{event.what:<21} {event.machine or ''} ({_by(event)}){_whence(event)}"
-    return one_line(f"{at}  revision {event.revision:<5} {what}")
+    what = f"{event.what:<21} {event.machine or ''} ({_render_author(event)}){_render_origin(event)}"
+    return escape_line(f"{at}  revision {event.revision:<5} {what}")
 
 
-def _by(event: Event) -> str:
+def _render_author(event: Event) -> str:
     if event.user is None:
         return f"by {event.command}"
     if event.command == "join":
@@ -42,6 +42,6 @@ def _by(event: Event) -> str:
     return f"by {event.command}, {event.user}"
 
 
-def _whence(event: Event) -> str:
+def _render_origin(event: Event) -> str:
     where = [event.address, event.endpoint and f"from {event.endpoint}", event.public_key]
     return "".join(f"  {each}" for each in where if each)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.mesh_changes import pause
-from qmesh.cli.change_text import show
+from qmesh.agent.commands.pause import pause
+from qmesh.cli.change_text import print_change
 from qmesh.cli.output import STATE, JsonOption, StateOption
 from qmesh.host.state.directory import State
 
@@ -23,4 +23,4 @@ def command(
 
     As few others as can be are renumbered. `qmesh resume` takes it back, behind all others.
     """
-    show(pause(State(state), name), as_json=as_json, done=f"{name} is paused")
+    print_change(pause(State(state), name), as_json=as_json, done=f"{name} is paused")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from qmesh.agent.commands.apply import plan
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.plan import plan
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.cli.step_text import Steps
 from qmesh.host.state.directory import State
 
@@ -17,7 +17,7 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
 
     Nothing is changed. Exit code 0 when there are none, 1 otherwise.
     """
-    steps = Steps.of(plan(State(state)))
-    answer(steps, as_json=as_json, text=lambda it: it.in_words() or "as desired: nothing to do")
+    steps = Steps.from_steps(plan(State(state)))
+    print_answer(steps, as_json=as_json, text=lambda it: it.render_text() or "as desired: nothing to do")
     if steps.steps:
         raise typer.Exit(1)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from qmesh.cli.output import ConfigOption, JsonOption, answer
-from qmesh.cli.ready_entrypoint import in_words, wait
+from qmesh.cli.output import ConfigOption, JsonOption, print_answer
+from qmesh.cli.ready_entrypoint import render_ready_result, wait_for_core
 
 EXAMPLES = (
     "qmesh ready 4 --config /root/node/.config",
@@ -29,5 +29,5 @@ def command(
     It can start when the guard is loaded, the address of its entry in config.yml is this machine's, and
     nobody has its port. Of the mesh nothing is asked, so this works without agent, registry and network.
     """
-    ready = wait(core, config, timeout, listening=listening)
-    answer(ready, as_json=as_json, text=in_words)
+    ready = wait_for_core(core, config, timeout, listening=listening)
+    print_answer(ready, as_json=as_json, text=render_ready_result)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.mesh_changes import remove
-from qmesh.cli.change_text import show
+from qmesh.agent.commands.remove import remove
+from qmesh.cli.change_text import print_change
 from qmesh.cli.output import STATE, JsonOption, StateOption
 from qmesh.host.state.directory import State
 
@@ -24,4 +24,4 @@ def command(
     Its key counts no more at once, and its connections with the control node are cut. As few others as
     can be are renumbered. To have it back, invite it anew.
     """
-    show(remove(State(state), name), as_json=as_json, done=f"{name} is no member any more")
+    print_change(remove(State(state), name), as_json=as_json, done=f"{name} is no member any more")

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.commands.render_config import (
-    Rendered,
-    removed_workers,
-    render,
+    RenderedConfig,
+    render_node_config,
     restart_advice,
-    write,
-    write_elsewhere,
+    write_config_copy,
+    write_node_config,
 )
-from qmesh.cli.output import STATE, ConfigOption, JsonOption, NewFileOption, StateOption, answer
+from qmesh.agent.commands.units import find_removed_workers
+from qmesh.cli.output import STATE, ConfigOption, JsonOption, NewFileOption, StateOption, print_answer
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 
@@ -53,39 +53,39 @@ def command(
     """
     if sum((in_place, diff, out is not None)) > 1 or (in_place and for_name is not None):
         raise BadInput("these options do not go together", hint="use one of --write, --diff and -o FILE")
-    rendered = render(State(state), config=config, for_name=for_name)
+    rendered = render_node_config(State(state), config=config, for_name=for_name)
     if in_place:
-        _written(State(state), rendered, as_json=as_json)
+        _write_in_place(State(state), rendered, as_json=as_json)
     elif out is not None:
-        write_elsewhere(rendered, out)
+        write_config_copy(rendered, out)
         log.info("wrote %s, mode 0600, with %d workers", out, len(rendered.workers))
-        answer({"path": str(out), "workers": rendered.workers}, as_json=as_json, text=lambda _: "")
+        print_answer({"path": str(out), "workers": rendered.workers}, as_json=as_json, text=lambda _: "")
     elif diff:
-        _differences(rendered, as_json=as_json)
+        _print_diff(rendered, as_json=as_json)
     else:
-        _old, new = rendered.shown
+        _old, new = rendered.redacted_texts
         facts = {"config": new, "workers": rendered.workers}
-        answer(facts, as_json=as_json, text=lambda _: new.rstrip("\n"))
+        print_answer(facts, as_json=as_json, text=lambda _: new.rstrip("\n"))
 
 
-def _written(state: State, rendered: Rendered, *, as_json: bool) -> None:
-    path, changed = write(state, rendered)
+def _write_in_place(state: State, rendered: RenderedConfig, *, as_json: bool) -> None:
+    path, changed = write_node_config(state, rendered)
     facts = {"path": str(path), "changed": changed, "workers": rendered.workers}
     count = len(rendered.workers)
     done = f"wrote {path}: {count} workers" if changed else f"{path} is as desired: {count} workers"
-    answer(facts, as_json=as_json, text=lambda _: done)
+    print_answer(facts, as_json=as_json, text=lambda _: done)
     if changed:
         log.info("%s", restart_advice(rendered))
-    removed_workers(state)
+    find_removed_workers(state)
 
 
-def _differences(rendered: Rendered, *, as_json: bool) -> None:
-    old, new = rendered.shown
+def _print_diff(rendered: RenderedConfig, *, as_json: bool) -> None:
+    old, new = rendered.redacted_texts
     lines = difflib.unified_diff(
         old.splitlines(), new.splitlines(), "config.yml", "config.yml as rendered", lineterm=""
     )
     text = "\n".join(lines)
     changed = rendered.old != rendered.new
-    answer({"diff": text, "changed": changed}, as_json=as_json, text=lambda _: text or "as desired")
+    print_answer({"diff": text, "changed": changed}, as_json=as_json, text=lambda _: text or "as desired")
     if changed:
         raise typer.Exit(1)

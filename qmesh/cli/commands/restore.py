@@ -11,17 +11,23 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.restore import Member, Offered, Restored, Wish, restore
+from qmesh.agent.commands.restore import (
+    BackupSummary,
+    RestoredMachine,
+    RestoreOptions,
+    RestoreResult,
+    restore,
+)
 from qmesh.cli import passphrase
-from qmesh.cli.join_text import in_words
-from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, answer
+from qmesh.cli.join_text import render_join_result
+from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, print_answer
 from qmesh.cli.passphrase import PassphraseFileOption
-from qmesh.cli.prompts import asked
+from qmesh.cli.prompts import ask_question
 from qmesh.errors import BadInput
 from qmesh.host.files import MAX_OCTETS
 from qmesh.host.state.directory import State
-from qmesh.mesh.model import quoted
-from qmesh.mesh.protocol.backup_file import JUMP, is_sealed
+from qmesh.mesh.protocol.backup_file import JUMP, is_encrypted
+from qmesh.mesh.values import quote_text
 
 log = logging.getLogger("qmesh")
 
@@ -76,27 +82,27 @@ def command(
         raise BadInput(
             "--plain and --passphrase-file do not go together", hint="say which of the two the backup is"
         )
-    octets = _octets(file)
-    secret = passphrase.from_file(passphrase_file) if passphrase_file else None
-    sealed = is_sealed(octets)
+    octets = _read_backup(file)
+    secret = passphrase.read_passphrase_file(passphrase_file) if passphrase_file else None
+    sealed = is_encrypted(octets)
     if plain and sealed:
         raise BadInput("this backup is encrypted", hint="leave --plain out; its passphrase is asked for")
     if sealed and secret is None:
-        secret = passphrase.asked_for(twice=False)
-    wish = Wish(endpoints=tuple(endpoint or ()), config=config, jump=jump, take_over=take_over)
+        secret = passphrase.prompt_for_passphrase(twice=False)
+    wish = RestoreOptions(endpoints=tuple(endpoint or ()), config=config, jump=jump, take_over=take_over)
     done = restore(
         State(state),
         octets,
         secret,
         wish,
         apply=not no_apply,
-        agree=lambda offered: _agree(offered, is_said=sealed or plain, no_terminal=file == "-"),
+        agree=lambda offered: _confirm_restore(offered, is_said=sealed or plain, no_terminal=file == "-"),
     )
-    answer(done, as_json=as_json, text=lambda _: "\n".join(_in_words(done)))
-    _advise(done)
+    print_answer(done, as_json=as_json, text=lambda _: "\n".join(_render_lines(done)))
+    _log_advice(done)
 
 
-def _octets(file: str) -> bytes:
+def _read_backup(file: str) -> bytes:
     try:
         if file == "-":
             octets = sys.stdin.buffer.read(MAX_OCTETS + 1)
@@ -105,16 +111,17 @@ def _octets(file: str) -> bytes:
                 octets = opened.read(MAX_OCTETS + 1)
     except OSError as error:
         raise BadInput(
-            f"{quoted(file)} cannot be read: {error.strerror}", hint="name the file that `qmesh backup` wrote"
+            f"{quote_text(file)} cannot be read: {error.strerror}",
+            hint="name the file that `qmesh backup` wrote",
         ) from None
     if len(octets) > MAX_OCTETS:
         raise BadInput("this is larger than a backup can be", hint="name the file that `qmesh backup` wrote")
     return octets
 
 
-def _agree(offered: Offered, *, is_said: bool, no_terminal: bool) -> None:
+def _confirm_restore(offered: BackupSummary, *, is_said: bool, no_terminal: bool) -> None:
     """Show what is to be restored; ask, unless it is said already. Raises BadInput."""
-    for line in _offer(offered):
+    for line in _render_summary(offered):
         log.info("%s", line)
     if is_said:
         return
@@ -122,13 +129,17 @@ def _agree(offered: Offered, *, is_said: bool, no_terminal: bool) -> None:
         "this backup is not encrypted: whoever could write to where it was kept can have made it",
         hint="compare mesh, key and age above with what you know; then say --plain",
     )
-    if no_terminal or asked("Restore it? [y/N]", refusal=refusal).lower() not in {"y", "yes"}:
+    if no_terminal or ask_question("Restore it? [y/N]", refusal=refusal).lower() not in {"y", "yes"}:
         raise refusal
 
 
-def _offer(offered: Offered) -> Iterator[str]:
+def _render_summary(offered: BackupSummary) -> Iterator[str]:
     made = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(offered.taken_at))
-    age = f"{_age(offered.age_s)} ago" if offered.age_s >= 0 else f"in {_age(-offered.age_s)} by this clock"
+    age = (
+        f"{_render_age(offered.age_s)} ago"
+        if offered.age_s >= 0
+        else f"in {_render_age(-offered.age_s)} by this clock"
+    )
     sealed = "encrypted" if offered.encrypted else "NOT encrypted"
     shown, more = offered.machines[:_MOST_SHOWN], len(offered.machines) - _MOST_SHOWN
     yield f"the backup is of mesh {offered.mesh}, revision {offered.revision}; {sealed}"
@@ -137,30 +148,30 @@ def _offer(offered: Offered) -> Iterator[str]:
     yield f"{len(offered.machines)} machines: {', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
 
 
-def _in_words(done: Restored) -> Iterator[str]:
-    yield in_words(done)
+def _render_lines(done: RestoreResult) -> Iterator[str]:
+    yield render_join_result(done)
     made = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(done.taken_at))
-    yield f"from the backup of {made}, {_age(done.age_s)} ago; the revision is {done.revision} now"
-    yield from (f"  {_member(each)}" for each in done.machines)
+    yield f"from the backup of {made}, {_render_age(done.age_s)} ago; the revision is {done.revision} now"
+    yield from (f"  {_render_machine(each)}" for each in done.machines)
     if done.withdrawn:
         yield f"withdrawn, as they may have been used since: the invitations of {', '.join(done.withdrawn)}"
 
 
-def _member(member: Member) -> str:
+def _render_machine(member: RestoredMachine) -> str:
     cores = (
         "no cores" if member.cores is None else f"cores {member.cores.numbers[0]}-{member.cores.numbers[-1]}"
     )
     return f"{member.name}  {member.state}  {member.address}  {cores}"
 
 
-def _age(age_s: int) -> str:
+def _render_age(age_s: int) -> str:
     for unit_s, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if age_s >= 2 * unit_s:
             return f"{age_s // unit_s} {name}"
     return f"{age_s} s"
 
 
-def _advise(done: Restored) -> None:
+def _log_advice(done: RestoreResult) -> None:
     log.warning("the old machine must never run again: two with one key take the members from each other")
     log.info(
         "compare the machines above with what there is. Who joined after the backup is not among them: there"

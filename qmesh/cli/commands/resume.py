@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.mesh_changes import resume
-from qmesh.cli.change_text import show
+from qmesh.agent.commands.resume import resume
+from qmesh.cli.change_text import print_change
 from qmesh.cli.output import STATE, JsonOption, StateOption
 from qmesh.host.state.directory import State
 
@@ -23,4 +23,4 @@ def command(
 
     Its cores come behind those of all others: nobody else is renumbered.
     """
-    show(resume(State(state), name), as_json=as_json, done=f"{name} is active again")
+    print_change(resume(State(state), name), as_json=as_json, done=f"{name} is active again")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qmesh.agent.commands.rotate_key import Rotated, rotate_key
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.rotate_key import RotationResult, rotate_key
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh rotate-key",)
@@ -15,9 +15,9 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     The control node knows the new key before it is used. What is lost at the change, TCP sends again:
     open connections go on.
     """
-    answer(rotate_key(State(state)), as_json=as_json, text=_in_words)
+    print_answer(rotate_key(State(state)), as_json=as_json, text=_render_text)
 
 
-def _in_words(done: Rotated) -> str:
+def _render_text(done: RotationResult) -> str:
     known = "the mesh has it" if done.confirmed else "the mesh does not have it yet"
     return f"{done.machine} has the key {done.now}: {known}"

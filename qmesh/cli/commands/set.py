@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.mesh_changes import set_machine, set_options
-from qmesh.cli.change_text import show
+from qmesh.agent.commands.set import set_machine, set_options
+from qmesh.cli.change_text import print_change
 from qmesh.cli.output import STATE, JsonOption, StateOption
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
-from qmesh.mesh.changes import Options
+from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Stream
-from qmesh.mesh.model import Profile
+from qmesh.mesh.values import Profile
 
 EXAMPLES = (
     "qmesh set machine-b --workers 8",
@@ -80,12 +80,12 @@ def command(
             raise BadInput(
                 f"these options are not {name}'s alone", hint="leave the name out: `qmesh set ...`"
             )
-        changed = set_machine(State(state), name, workers=workers, endpoints=_endpoints(endpoint))
-        show(changed, as_json=as_json, done=f"{name} is changed")
+        changed = set_machine(State(state), name, workers=workers, endpoints=_parse_endpoints(endpoint))
+        print_change(changed, as_json=as_json, done=f"{name} is changed")
         return
     if workers is not None or endpoint is not None:
         raise BadInput("whose workers or endpoints?", hint="name the machine: `qmesh set NAME ...`")
-    options = Options(
+    options = MeshOptions(
         node=node,
         base_port=worker_base_port,
         p2p_base_port=p2p_base_port,
@@ -93,8 +93,8 @@ def command(
         master_proxy=master_proxy,
         restart=restart,
     )
-    show(set_options(State(state), options), as_json=as_json, done="the mesh is changed")
+    print_change(set_options(State(state), options), as_json=as_json, done="the mesh is changed")
 
 
-def _endpoints(said: list[str] | None) -> tuple[str, ...] | None:
+def _parse_endpoints(said: list[str] | None) -> tuple[str, ...] | None:
     return None if said is None else () if said == ["none"] else tuple(said)

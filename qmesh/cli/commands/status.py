@@ -12,11 +12,11 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.commands.status import CoreRange, MachineStatus, Status, status
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.host.state.directory import State
-from qmesh.mesh.model import ranges_text
-from qmesh.mesh.printable import shown
-from qmesh.mesh.units import restart_command
+from qmesh.mesh.printable import escape_text
+from qmesh.mesh.systemd.units import restart_command
+from qmesh.mesh.values import format_port_ranges
 
 EXAMPLES = ("qmesh status", "qmesh status --watch", "qmesh status --json")
 
@@ -41,12 +41,12 @@ def command(
     tunnel.
     """
     if watch:
-        _watch(State(state), as_json=as_json)
+        _watch_status(State(state), as_json=as_json)
     else:
-        answer(status(State(state)), as_json=as_json, text=_in_words)
+        print_answer(status(State(state)), as_json=as_json, text=_render_text)
 
 
-def _watch(state: State, *, as_json: bool) -> None:
+def _watch_status(state: State, *, as_json: bool) -> None:
     """In place on a terminal; elsewhere one answer after the other, in JSON a line each."""
     from rich.live import Live  # noqa: PLC0415 - a tenth of the time that `status` takes without
     from rich.text import Text  # noqa: PLC0415
@@ -58,67 +58,71 @@ def _watch(state: State, *, as_json: bool) -> None:
         while True:
             facts = status(state)
             if screen is None:
-                answer(facts, as_json=as_json, text=_in_words)
+                print_answer(facts, as_json=as_json, text=_render_text)
                 sys.stdout.flush()
             else:
-                screen.update(Text(shown(_in_words(facts)), no_wrap=True, overflow="ellipsis"), refresh=True)
+                screen.update(
+                    Text(escape_text(_render_text(facts)), no_wrap=True, overflow="ellipsis"), refresh=True
+                )
             time.sleep(EVERY_S)
 
 
-def _in_words(facts: Status) -> str:
+def _render_text(facts: Status) -> str:
     """The table, then each core that does not answer, then advice."""
-    rows = [_TITLES, *(_row(machine) for machine in facts.machines)]
+    rows = [_TITLES, *(_render_row(machine) for machine in facts.machines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     head = f"mesh {facts.mesh}, revision {facts.revision}, node {facts.node}, control node {facts.control}"
-    return "\n".join((head, *lines, *_silent(facts), *(f"note: {line}" for line in facts.advice)))
+    return "\n".join(
+        (head, *lines, *_render_silent_workers(facts), *(f"note: {line}" for line in facts.advice))
+    )
 
 
-def _silent(facts: Status) -> Iterator[str]:
+def _render_silent_workers(facts: Status) -> Iterator[str]:
     """A line for each machine with workers that do not answer."""
     for machine in facts.machines:
         silent = () if machine.workers is None else machine.workers.silent
         if silent and machine.workers is not None:
             cores = tuple(each.core for each in silent)
             restart = restart_command(cores, are_all=machine.workers.alive == 0)
-            yield f"silent: core {ranges_text(cores)} of {machine.name}; there: {restart}"
+            yield f"silent: core {format_port_ranges(cores)} of {machine.name}; there: {restart}"
 
 
-def _row(machine: MachineStatus) -> tuple[str, ...]:
+def _render_row(machine: MachineStatus) -> tuple[str, ...]:
     return (
         machine.name,
         machine.state,
         machine.address,
         machine.endpoint or "-",
-        _cores(machine.cores),
-        ranges_text(machine.ports) or "-",
+        _render_cores(machine.cores),
+        format_port_ranges(machine.ports) or "-",
         "-" if machine.workers is None else f"{machine.workers.alive} of {len(machine.ports)}",
-        _milliseconds(machine),
-        "-" if machine.last_handshake is None else f"{_ago(machine.last_handshake)} ago",
-        "-" if machine.rx_bytes is None else _octets(machine.rx_bytes),
-        "-" if machine.tx_bytes is None else _octets(machine.tx_bytes),
+        _render_latency(machine),
+        "-" if machine.last_handshake is None else f"{_render_duration(machine.last_handshake)} ago",
+        "-" if machine.rx_bytes is None else _render_bytes(machine.rx_bytes),
+        "-" if machine.tx_bytes is None else _render_bytes(machine.tx_bytes),
     )
 
 
-def _milliseconds(machine: MachineStatus) -> str:
+def _render_latency(machine: MachineStatus) -> str:
     latency = None if machine.workers is None else machine.workers.latency
     return "-" if latency is None else f"{latency * 1000:.1f} ms"
 
 
-def _cores(cores: CoreRange) -> str:
+def _render_cores(cores: CoreRange) -> str:
     if cores.first is None or cores.count is None:
         return "-" if cores.count is None else f"{cores.count} to come"
     return f"{cores.first}-{cores.first + cores.count - 1}"
 
 
-def _ago(seconds: float) -> str:
+def _render_duration(seconds: float) -> str:
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
 
 
-def _octets(number: float) -> str:
+def _render_bytes(number: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"

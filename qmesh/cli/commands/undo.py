@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.rollback import undo_now
-from qmesh.cli.entrypoints import begin_anew
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.undo import roll_back_now
+from qmesh.cli.entrypoints import exec_resident
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh undo --now", "systemctl status qmesh-undo    (where systemd runs)")
@@ -25,9 +25,9 @@ def command(
     itself, with systemd where that runs.
     """
     if now:
-        undone = undo_now(State(state))
-        answer(
+        undone = roll_back_now(State(state))
+        print_answer(
             {"undone": undone}, as_json=as_json, text=lambda _: "put back" if undone else "nothing to undo"
         )
         return
-    begin_anew("undo", state)
+    exec_resident("undo", state)

@@ -10,14 +10,20 @@ from typing import Annotated
 import msgspec
 import typer
 
-from qmesh.agent.commands.uninstall import Removed, Stake, at_stake, own_name, uninstall
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
-from qmesh.cli.prompts import asked
+from qmesh.agent.commands.uninstall import (
+    StateLoss,
+    UninstallResult,
+    find_state_loss,
+    read_own_name,
+    uninstall,
+)
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.prompts import ask_question
 from qmesh.cli.step_text import Steps, StepShown
 from qmesh.errors import BadInput
 from qmesh.host.network.ports import Listener
 from qmesh.host.state.directory import State
-from qmesh.mesh.model import quoted, ranges_text
+from qmesh.mesh.values import format_port_ranges, quote_text
 
 log = logging.getLogger("qmesh")
 
@@ -30,7 +36,7 @@ EXAMPLES = (
 _MOST_SHOWN = 10
 
 
-class Answer(msgspec.Struct, frozen=True):
+class UninstallAnswer(msgspec.Struct, frozen=True):
     """What is answered: what was done, and what is open now."""
 
     steps: tuple[StepShown, ...]
@@ -69,33 +75,35 @@ def command(
     backup the mesh is gone.
     """
     where = State(state)
-    if yes is not None and own_name(where) not in {yes, None}:
-        raise BadInput(f"this machine is not {quoted(yes)}", hint="is this the machine that you mean?")
-    stake = at_stake(where) if delete_state else None
+    if yes is not None and read_own_name(where) not in {yes, None}:
+        raise BadInput(f"this machine is not {quote_text(yes)}", hint="is this the machine that you mean?")
+    stake = find_state_loss(where) if delete_state else None
     if stake is not None and yes is None:
-        _agree(stake, as_json=as_json)
+        _confirm_deletion(stake, as_json=as_json)
     done = uninstall(where, delete_state=delete_state)
-    _tell(done)
+    _warn_of_open_ports(done)
     if str(where.directory) in done.kept:
         log.info("the state is kept: `qmesh apply` takes this machine up again, `--delete-state` deletes it")
-    facts = Answer(Steps.of(done.steps).steps, done.deleted, done.kept, done.ports, done.listeners)
-    answer(facts, as_json=as_json, text=lambda _: "\n".join(_in_words(done)))
+    facts = UninstallAnswer(
+        Steps.from_steps(done.steps).steps, done.deleted, done.kept, done.ports, done.listeners
+    )
+    print_answer(facts, as_json=as_json, text=lambda _: "\n".join(_render_lines(done)))
 
 
-def _agree(stake: Stake, *, as_json: bool) -> None:
+def _confirm_deletion(stake: StateLoss, *, as_json: bool) -> None:
     """Have the control node's name typed. Raises BadInput where it is not."""
     refusal = BadInput(
-        f"{stake.name} is the control node: {_lost(stake)}",
+        f"{stake.name} is the control node: {_render_loss(stake)}",
         hint=f"`qmesh backup FILE` first; then `--yes {stake.name}`, or type that name when asked",
     )
     if as_json:
         raise refusal
     log.warning("%s", refusal.message)
-    if asked("Type its name to delete it:", refusal=refusal) != stake.name:
+    if ask_question("Type its name to delete it:", refusal=refusal) != stake.name:
         raise BadInput("that is not its name; nothing was changed", hint=refusal.hint)
 
 
-def _lost(stake: Stake) -> str:
+def _render_loss(stake: StateLoss) -> str:
     if stake.members is None:
         whom = "its registry cannot be read, and whoever is a member loses the mesh with it"
     elif len(stake.members) == 1:
@@ -112,11 +120,11 @@ def _lost(stake: Stake) -> str:
     return f"{whom}; the last backup was made {made}, of revision {last.revision}{now}"
 
 
-def _tell(done: Removed) -> None:
+def _warn_of_open_ports(done: UninstallResult) -> None:
     if done.ports:
         log.warning(
             "worker ports %s are OPEN to whoever reaches this machine; %s",
-            ranges_text(done.ports),
+            format_port_ranges(done.ports),
             "there listen:" if done.listeners else "nothing listens there now",
         )
     for each in done.listeners:
@@ -124,9 +132,9 @@ def _tell(done: Removed) -> None:
         log.warning("  %s port %d at %s: %s", each.protocol, each.port, each.address, program)
 
 
-def _in_words(done: Removed) -> Iterator[str]:
+def _render_lines(done: UninstallResult) -> Iterator[str]:
     if done.steps:
-        yield Steps.of(done.steps).in_words()
+        yield Steps.from_steps(done.steps).render_text()
     yield from (f"{'deleted':<16} {path}" for path in done.deleted)
     yield from (f"{'kept':<16} {path}" for path in done.kept)
     if not (done.steps or done.deleted or done.kept):

@@ -9,15 +9,15 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.render_config import removed_workers, units
-from qmesh.cli.output import STATE, JsonOption, StateOption, answer
+from qmesh.agent.commands.units import find_removed_workers, render_units
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.host.system.systemd import (
     DEFAULT_PROGRAM,
     UNIT_DIRECTORY,
-    Written,
-    installed_program,
+    UpdatedUnits,
+    find_installed_program,
     update_units,
 )
 
@@ -57,26 +57,26 @@ def command(
     written. A unit that was edited is kept, and the exit code is 1.
     """
     if program is None:
-        program = installed_program(directory or UNIT_DIRECTORY) or DEFAULT_PROGRAM
+        program = find_installed_program(directory or UNIT_DIRECTORY) or DEFAULT_PROGRAM
     if not program.startswith("/"):
         raise BadInput("--program is not an absolute path", hint="systemd wants one, such as /root/node/node")
-    texts = units(State(state), program=program)
+    texts = render_units(State(state), program=program)
     if not Path(program).is_file():
         log.warning("there is no program %s: say where the node's is, with --program", program)
-    done, removed = Written((), ()), tuple[int, ...]()
+    done, removed = UpdatedUnits((), ()), tuple[int, ...]()
     if directory is not None:
         if not directory.is_dir():
             raise BadInput(f"there is no directory {directory}", hint="/etc/systemd/system is the usual one")
         done = update_units(texts, directory)
-        _say(directory, done)
-        removed = removed_workers(State(state))
+        _log_written_units(directory, done)
+        removed = find_removed_workers(State(state))
     facts = {"units": texts, "written": done.written, "kept": done.kept, "removed_cores": removed}
-    answer(facts, as_json=as_json, text=lambda _: "" if directory else _in_words(texts))
+    print_answer(facts, as_json=as_json, text=lambda _: "" if directory else _render_text(texts))
     if done.kept:
         raise typer.Exit(1)
 
 
-def _say(directory: Path, done: Written) -> None:
+def _log_written_units(directory: Path, done: UpdatedUnits) -> None:
     for name in done.kept:
         log.warning(
             "kept %s, which was edited; for changes of your own use `systemctl edit %s`,"
@@ -90,5 +90,5 @@ def _say(directory: Path, done: Written) -> None:
         log.info("the units in %s are as they have to be", directory)
 
 
-def _in_words(texts: Mapping[str, str]) -> str:
+def _render_text(texts: Mapping[str, str]) -> str:
     return "\n".join(f"# {name}\n{text}" for name, text in texts.items()).rstrip("\n")

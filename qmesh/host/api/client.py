@@ -19,8 +19,8 @@ from qmesh.host.api.messages import (
     MEMBERSHIP,
     REDEMPTIONS,
     SUCCESSION,
-    Silent,
-    words_of,
+    ControlNodeUnavailable,
+    quote_refusal,
 )
 from qmesh.host.system import heartbeat
 from qmesh.mesh.protocol.enrolment import Redemption
@@ -57,17 +57,19 @@ class Client:
 
     def redeem(self, message: Redemption, *, connect_s: float, read_s: float) -> bytes:
         """Redeem an invitation. Raises Silent, or EnrolmentRefused."""
-        return self._answer(REDEMPTIONS, msgspec.json.encode(message), connect_s=connect_s, read_s=read_s)
+        return self._fetch_response(
+            REDEMPTIONS, msgspec.json.encode(message), connect_s=connect_s, read_s=read_s
+        )
 
     def offer_key(self, body: bytes, *, connect_s: float, read_s: float) -> None:
         """Offer a key, sealed; it is known when this returns. Raises Silent, or EnrolmentRefused."""
-        self._answer(KEYS, body, connect_s=connect_s, read_s=read_s)
+        self._fetch_response(KEYS, body, connect_s=connect_s, read_s=read_s)
 
-    def succeed(self, body: bytes, *, connect_s: float, read_s: float) -> bytes | None:
-        """Say how far this successor is; the estate, where it lacks that. Sealed; raises as `offer_key`."""
-        return self._answer(SUCCESSION, body, connect_s=connect_s, read_s=read_s) or None
+    def report_handover(self, body: bytes, *, connect_s: float, read_s: float) -> bytes | None:
+        """Report this successor's progress; the handover data where it lacks that. Raises as `offer_key`."""
+        return self._fetch_response(SUCCESSION, body, connect_s=connect_s, read_s=read_s) or None
 
-    def membership(
+    def poll_membership(
         self,
         *,
         newer_than: int,
@@ -86,9 +88,12 @@ class Client:
         """
         path = f"{MEMBERSHIP}?newer_than={newer_than}&wait={wait_s}&whole={int(whole)}"
         said = [(HOLDS, base64.b64encode(holds).decode())] if holds else []
-        return self._answer(path, None, connect_s=connect_s, read_s=read_s, wait_s=wait_s, said=said) or None
+        return (
+            self._fetch_response(path, None, connect_s=connect_s, read_s=read_s, wait_s=wait_s, said=said)
+            or None
+        )
 
-    def _answer(
+    def _fetch_response(
         self,
         path: str,
         body: bytes | None,
@@ -100,26 +105,26 @@ class Client:
     ) -> bytes:
         """What a POST of the body is answered with; a GET where there is none."""
         try:
-            with heartbeat.allowed(connect_s):
+            with heartbeat.allow_wait(connect_s):
                 connection = socket.create_connection(self._place, connect_s)
         except OSError:
-            raise Silent("nobody answers", was_reached=False) from None
+            raise ControlNodeUnavailable("nobody answers", was_reached=False) from None
         with connection:
             for option in _SOON_NOTICED:
                 connection.setsockopt(*option)
             method = "GET" if body is None else "POST"
-            status, answer = exchange(
+            status, answer = send_request(
                 connection, method, path, host=self._host, body=body, said=said, wait_s=wait_s, read_s=read_s
             )
         if status in {200, 204}:
             return answer
         if status >= 500:  # its own trouble, which it may get over
-            words = words_of(answer) or "its answer is not understood"
-            raise Silent(f"the control node has trouble of its own: {words}")
-        raise _refusal(answer)
+            words = quote_refusal(answer) or "its answer is not understood"
+            raise ControlNodeUnavailable(f"the control node has trouble of its own: {words}")
+        raise _build_refusal(answer)
 
 
-def exchange(
+def send_request(
     connection: socket.socket,
     method: str,
     path: str,
@@ -145,14 +150,14 @@ def exchange(
     try:
         connection.settimeout(read_s)
         connection.sendall(asked)
-        return _received(connection, http, wait_s + read_s, read_s)
+        return _receive_response(connection, http, wait_s + read_s, read_s)
     except TimeoutError:
-        raise Silent("it does not answer in time") from None
+        raise ControlNodeUnavailable("it does not answer in time") from None
     except (OSError, h11.RemoteProtocolError):
-        raise Silent("nobody answers") from None
+        raise ControlNodeUnavailable("nobody answers") from None
 
 
-def _received(
+def _receive_response(
     connection: socket.socket, http: h11.Connection, first_s: float, read_s: float
 ) -> tuple[int, bytes]:
     """An answer. first_s: seconds until its beginning. Raises Silent, OSError, h11.RemoteProtocolError."""
@@ -162,12 +167,12 @@ def _received(
     while True:
         event = http.next_event()
         if event is h11.NEED_DATA:
-            http.receive_data(_piece(connection, min(until, whole_until)))
+            http.receive_data(_receive_chunk(connection, min(until, whole_until)))
             until = max(until, time.monotonic() + read_s)
         elif isinstance(event, h11.InformationalResponse):
             informational += 1
             if informational > _MOST_INFORMATIONAL:
-                raise Silent("what it says is no answer")
+                raise ControlNodeUnavailable("what it says is no answer")
         elif isinstance(event, h11.Response):
             status, until = event.status_code, time.monotonic() + read_s
         elif isinstance(event, h11.Data):
@@ -179,10 +184,10 @@ def _received(
         elif isinstance(event, h11.EndOfMessage):
             return status, bytes(body)
         else:
-            raise Silent("what it says is no answer")
+            raise ControlNodeUnavailable("what it says is no answer")
 
 
-def _piece(connection: socket.socket, until: float) -> bytes:
+def _receive_chunk(connection: socket.socket, until: float) -> bytes:
     """What comes next, at that time of the monotonic clock at most; empty at the end. Raises OSError."""
     while True:
         heartbeat.beat()  # whoever watches sees that this waits, and does not hang
@@ -194,8 +199,8 @@ def _piece(connection: socket.socket, until: float) -> bytes:
             return connection.recv(_PIECE)
 
 
-def _refusal(body: bytes) -> EnrolmentRefused:
-    words = words_of(body)
+def _build_refusal(body: bytes) -> EnrolmentRefused:
+    words = quote_refusal(body)
     if words is None:
         return EnrolmentRefused("the control node's answer is not understood", hint=_SAME_VERSION)
     return EnrolmentRefused(f"the control node answered: {words}", hint=_ITS_WORDS)

@@ -41,14 +41,14 @@ _FULL_S: Final = 1.0
 """Seconds to take no connection, where this process has no room for one."""
 
 
-class TooLarge(QmeshError):
+class RequestTooLarge(QmeshError):
     """A request that is none of qmesh's."""
 
     def __init__(self) -> None:
         super().__init__("the request is too large", hint="use qmesh")
 
 
-class Peer:
+class ConnectedPeer:
     """A tunnel address, and what is under way for it."""
 
     def __init__(self, address: str) -> None:
@@ -57,23 +57,23 @@ class Peer:
         self.jobs = asyncio.Semaphore(MAX_JOBS_A_PEER)
 
 
-class Question(NamedTuple):
+class HttpRequest(NamedTuple):
     """A request, whole.
 
     asked: the path's query. sealed: what the sender says that it holds. too_large: whether its body is;
         then there is none. hung_up: done once nobody is there any more to be answered.
     """
 
-    peer: Peer
+    peer: ConnectedPeer
     method: str
     path: str
-    asked: dict[str, str]
-    sealed: bytes
+    query: dict[str, str]
+    acknowledgement: bytes
     body: bytes
     hung_up: asyncio.Future[None]
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What a question is answered with. then: called once it has been taken, or can't be."""
 
     status: int
@@ -82,22 +82,22 @@ class Answer(NamedTuple):
     then: Callable[[], None] | None = None
 
 
-class _Broken(NamedTuple):
+class _BadRequest(NamedTuple):
     """What arrived is no question, and is answered with this status; not at all where it is 0."""
 
     status: int = 0
 
 
-class _Wire(asyncio.Protocol):
+class _HttpProtocol(asyncio.Protocol):
     """One connection. Its request arrives in `question`.
 
     hung_up: done once the other end has.
     """
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: ConnectedPeer) -> None:
         loop = asyncio.get_running_loop()
         self.hung_up: asyncio.Future[None] = loop.create_future()
-        self.question: asyncio.Future[Question | TooLarge | _Broken] = loop.create_future()
+        self.question: asyncio.Future[HttpRequest | RequestTooLarge | _BadRequest] = loop.create_future()
         self._peer = peer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_BODY)
         self._request: h11.Request | None = None
@@ -111,7 +111,7 @@ class _Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self.question.done():
-            self._receive(data)
+            self._parse_data(data)
             return
         self._surplus += len(data)
         if self._surplus > MAX_SURPLUS:
@@ -122,8 +122,8 @@ class _Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc  # who breaks off is no error
-        _settle(self.hung_up, None)
-        _settle(self.question, _Broken())
+        _resolve_future(self.hung_up, None)
+        _resolve_future(self.question, _BadRequest())
         self.resume_writing()
 
     def pause_writing(self) -> None:
@@ -131,79 +131,79 @@ class _Wire(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self._resumed is not None:
-            _settle(self._resumed, None)
+            _resolve_future(self._resumed, None)
 
     def abort(self) -> None:
         """Close it, whatever is under way."""
         self._transport.abort()
 
-    def _receive(self, data: bytes) -> None:
+    def _parse_data(self, data: bytes) -> None:
         try:
             self._http.receive_data(data)
             while not self.question.done():
                 event = self._http.next_event()
                 if event is h11.NEED_DATA:
                     return
-                self._take(event)
+                self._handle_event(event)
         except h11.RemoteProtocolError as error:
-            _settle(self.question, _Broken(error.error_status_hint))
+            _resolve_future(self.question, _BadRequest(error.error_status_hint))
 
-    def _take(self, event: object) -> None:
+    def _handle_event(self, event: object) -> None:
         if isinstance(event, h11.Request):
             self._request = event
         elif isinstance(event, h11.Data):
             self._body += event.data
             if len(self._body) > MAX_BODY:
-                _settle(self.question, TooLarge())
+                _resolve_future(self.question, RequestTooLarge())
         elif isinstance(event, h11.EndOfMessage) and self._request is not None:
-            _settle(self.question, self._asked(self._request))
+            _resolve_future(self.question, self._build_request(self._request))
         else:
-            _settle(self.question, _Broken())
+            _resolve_future(self.question, _BadRequest())
 
-    def _asked(self, request: h11.Request) -> Question:
+    def _build_request(self, request: h11.Request) -> HttpRequest:
         path, _, query = request.target.decode("ascii", "replace").partition("?")
-        return Question(
+        return HttpRequest(
             peer=self._peer,
             method=request.method.decode("ascii", "replace"),
             path=path,
-            asked=dict(parse_qsl(query)),
-            sealed=dict(request.headers).get(HOLDS.encode(), b""),
+            query=dict(parse_qsl(query)),
+            acknowledgement=dict(request.headers).get(HOLDS.encode(), b""),
             body=bytes(self._body),
             hung_up=self.hung_up,
         )
 
-    async def say(self, answer: Answer) -> None:
+    async def send_response(self, answer: Response) -> None:
         """Send it, and wait until it has been taken, for `TAKEN_S` at most."""
         with contextlib.suppress(OSError, h11.LocalProtocolError):  # TimeoutError among them
             async with asyncio.timeout(TAKEN_S):
-                await self._send(answer)
+                await self._write_response(answer)
                 if not self.hung_up.done():
                     self._transport.write_eof()
                     await self.hung_up
 
-    async def _send(self, answer: Answer) -> None:
+    async def _write_response(self, answer: Response) -> None:
         headers = [("connection", "close")]
         if answer.status != 204:
             headers.append(("content-length", str(len(answer.body))))
         if answer.media:
             headers.append(("content-type", answer.media))
-        self._write(h11.Response(status_code=answer.status, headers=headers))
+        self._write_event(h11.Response(status_code=answer.status, headers=headers))
         for begin in range(0, len(answer.body), _PIECE):
             if self._resumed is not None:
                 await self._resumed
                 self._resumed = None
             if self.hung_up.done():
                 return
-            self._write(h11.Data(data=answer.body[begin : begin + _PIECE]))
-        self._write(h11.EndOfMessage())
+            self._write_event(h11.Data(data=answer.body[begin : begin + _PIECE]))
+        self._write_event(h11.EndOfMessage())
 
-    def _write(self, event: h11.Event) -> None:
+    def _write_event(self, event: h11.Event) -> None:
         octets = self._http.send(event)
         if octets and not self.hung_up.done():
             self._transport.write(octets)
 
 
-def _settle(future: asyncio.Future[T], result: T) -> None:
+def _resolve_future(future: asyncio.Future[T], result: T) -> None:
     if not future.done():
         future.set_result(result)
 
@@ -218,23 +218,23 @@ class Connections:
     def __init__(
         self,
         listening: socket.socket,
-        answer: Callable[[Question], Awaitable[Answer]],
-        refusal: Callable[[QmeshError], Answer],
+        answer: Callable[[HttpRequest], Awaitable[Response]],
+        refusal: Callable[[QmeshError], Response],
     ) -> None:
         self._listening = listening
         self._answer = answer
         self._refusal = refusal
-        self._peers: dict[str, Peer] = {}
+        self._peers: dict[str, ConnectedPeer] = {}
         self._arriving: set[asyncio.Task[None]] = set()
         self._asked: set[asyncio.Task[None]] = set()
         self._is_over = False
 
-    def begin(self) -> None:
+    def start_accepting(self) -> None:
         """Take connections."""
         self._listening.settimeout(0)
-        asyncio.get_running_loop().add_reader(self._listening, self._take)
+        asyncio.get_running_loop().add_reader(self._listening, self._accept_connections)
 
-    async def end(self, *, grace_s: float) -> None:
+    async def shut_down(self, *, grace_s: float) -> None:
         """Take none any more, and have those end that are: what is being answered has so many seconds."""
         self._is_over = True
         asyncio.get_running_loop().remove_reader(self._listening)
@@ -248,11 +248,11 @@ class Connections:
         if left:
             await asyncio.wait(left)
 
-    def has_any_of(self, addresses: Iterable[str]) -> bool:
+    def has_connection_from(self, addresses: Iterable[str]) -> bool:
         """Whether something is under way for one of these peers."""
         return any(address in self._peers for address in addresses)
 
-    def _take(self) -> None:
+    def _accept_connections(self) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(_MOST_AT_ONCE):
             try:
@@ -262,27 +262,27 @@ class Connections:
             except OSError as error:
                 log.error("no connection can be taken: %s", error.strerror)  # noqa: TRY400 - no bug
                 loop.remove_reader(self._listening)
-                loop.call_later(_FULL_S, self._take_again)
+                loop.call_later(_FULL_S, self._resume_accepting)
                 return
-            peer = self._peers.get(address) or Peer(address)
-            if peer.under_way >= MAX_UNDER_WAY_A_PEER or self._count >= MAX_UNDER_WAY:
+            peer = self._peers.get(address) or ConnectedPeer(address)
+            if peer.under_way >= MAX_UNDER_WAY_A_PEER or self._connection_count >= MAX_UNDER_WAY:
                 connection.close()
                 continue
             self._peers[address] = peer
             peer.under_way += 1
-            task = loop.create_task(self._serve(connection, peer))
+            task = loop.create_task(self._serve_connection(connection, peer))
             self._arriving.add(task)
-            task.add_done_callback(lambda task, peer=peer: self._ended(task, peer))  # type: ignore[misc]
+            task.add_done_callback(lambda task, peer=peer: self._handle_task_done(task, peer))  # type: ignore[misc]
 
-    def _take_again(self) -> None:
+    def _resume_accepting(self) -> None:
         if not self._is_over:
-            self.begin()
+            self.start_accepting()
 
     @property
-    def _count(self) -> int:
+    def _connection_count(self) -> int:
         return len(self._arriving) + len(self._asked)
 
-    def _ended(self, task: asyncio.Task[None], peer: Peer) -> None:
+    def _handle_task_done(self, task: asyncio.Task[None], peer: ConnectedPeer) -> None:
         self._arriving.discard(task)
         self._asked.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -291,10 +291,10 @@ class Connections:
         if not peer.under_way:
             self._peers.pop(peer.address, None)
 
-    async def _serve(self, connection: socket.socket, peer: Peer) -> None:
+    async def _serve_connection(self, connection: socket.socket, peer: ConnectedPeer) -> None:
         """All of a connection, to its end."""
         connection.settimeout(0)
-        wire = _Wire(peer)
+        wire = _HttpProtocol(peer)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: wire, connection)
         except BaseException:
@@ -307,9 +307,9 @@ class Connections:
             assert task is not None
             self._arriving.discard(task)
             self._asked.add(task)
-            answer = await self._answered(question)
+            answer = await self._answer_request(question)
             if answer is not None:
-                await wire.say(answer)
+                await wire.send_response(answer)
                 if answer.then is not None:
                     answer.then()
         except TimeoutError:
@@ -317,10 +317,10 @@ class Connections:
         finally:
             wire.abort()
 
-    async def _answered(self, question: Question | TooLarge | _Broken) -> Answer | None:
-        if isinstance(question, _Broken):
-            return Answer(question.status) if question.status else None
-        if isinstance(question, TooLarge):
+    async def _answer_request(self, question: HttpRequest | RequestTooLarge | _BadRequest) -> Response | None:
+        if isinstance(question, _BadRequest):
+            return Response(question.status) if question.status else None
+        if isinstance(question, RequestTooLarge):
             return self._refusal(question)
         try:
             return await self._answer(question)
@@ -328,4 +328,4 @@ class Connections:
             return self._refusal(error)
         except Exception:
             log.exception("a question could not be answered: %s %s", question.method, question.path[:100])
-            return Answer(500)
+            return Response(500)

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import MachineRefused
-from qmesh.mesh.decode import Malformed, from_json
+from qmesh.mesh.decode import Malformed, decode_json
 
 MAX_BODY: Final = 16 * 1024
 """Octets of a request's body."""
@@ -32,25 +32,25 @@ class Refusal(msgspec.Struct):
     hint: str
 
 
-def words_of(body: bytes) -> str | None:
+def quote_refusal(body: bytes) -> str | None:
     """What an answer that says no says, quoted, in one line that can be printed; None for what is no Refusal.
 
     They are another machine's words, or of whoever answers in its place: never to be said as qmesh's own.
     """
     try:
-        said = from_json(body, Refusal)
+        said = decode_json(body, Refusal)
     except Malformed:
         return None
-    advice = f" (its advice: {_quoted(said.hint)})" if said.hint else ""
-    return _quoted(said.error) + advice
+    advice = f" (its advice: {_quote_text(said.hint)})" if said.hint else ""
+    return _quote_text(said.error) + advice
 
 
-def _quoted(text: str) -> str:
+def _quote_text(text: str) -> str:
     line = "".join(character if character.isprintable() else " " for character in text[:_MOST_WORDS])
     return '"' + line.replace('"', "'") + '"'
 
 
-class Silent(Exception):
+class ControlNodeUnavailable(Exception):
     """The control node did not answer in time, or is in trouble itself; its text says which.
 
     was_reached: whether there was a connection, so that it may have done what it was asked for.
@@ -61,7 +61,7 @@ class Silent(Exception):
         self.was_reached = was_reached
 
 
-class Unanswered(MachineRefused):
+class ServiceUnresponsive(MachineRefused):
     """The service of this machine has taken a question and gave no answer."""
 
     def __init__(self, why: str) -> None:

@@ -13,18 +13,18 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused, QmeshError
-from qmesh.host.api.client import exchange
-from qmesh.host.api.connections import Answer, Connections, Question, TooLarge
+from qmesh.host.api.client import send_request
+from qmesh.host.api.connections import Connections, HttpRequest, RequestTooLarge, Response
 from qmesh.host.api.messages import (
     HEALTH,
     KEYS,
     MEMBERSHIP,
     REDEMPTIONS,
     SUCCESSION,
+    ControlNodeUnavailable,
     Refusal,
-    Silent,
-    Unanswered,
-    words_of,
+    ServiceUnresponsive,
+    quote_refusal,
 )
 from qmesh.host.system import agent_notify, heartbeat
 from qmesh.host.system.heartbeat import Pulse
@@ -49,45 +49,45 @@ _FAREWELL_S: Final = 1.0
 _MOST_FILES: Final = 65536
 
 
-class Answers(Protocol):
+class MembershipHandler(Protocol):
     """What the service asks of the agent. Memberships are the MessagePack of an Update."""
 
     def redeem(self, body: bytes, *, sender: str) -> bytes:
         """Admit a machine; the whole membership. Raises EnrolmentRefused."""
 
-    def redeemed(self) -> None:
+    def finish_redemption(self) -> None:
         """Called once the answer to a redemption is on its way: the throwaway peer may go."""
 
     def offer_key(self, body: bytes, *, sender: str) -> None:
         """Know the key to which a member changes, and have WireGuard know it. Raises EnrolmentRefused."""
 
-    def succeed(self, body: bytes, *, sender: str) -> bytes | None:
-        """Note how far the successor is; the estate, where it lacks that. Raises EnrolmentRefused."""
+    def report_handover(self, body: bytes, *, sender: str) -> bytes | None:
+        """Note how far the successor is; the handover data, where it lacks that. Raises EnrolmentRefused."""
 
-    def membership(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
+    def find_membership_update(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         """What makes the newest of the one of that revision, or all of it; None when none is newer.
 
         Doesn't block. Raises EnrolmentRefused for a stranger.
         """
 
-    def acknowledge(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
+    def record_acknowledgement(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
         """Note that a member says, sealed, that it holds the membership of that revision. Doesn't block."""
 
-    def refresh(self) -> None:
+    def refresh_membership(self) -> None:
         """See whether there is a newer one. Raises QmeshError where that can't be seen."""
 
-    def departed(self) -> frozenset[str]:
+    def list_departed(self) -> frozenset[str]:
         """The addresses of machines that were members, and are none in the newest membership."""
 
 
-class News:
+class NewsWaiters:
     """Those who wait for a newer membership, and how they are woken. Of one event loop."""
 
     def __init__(self) -> None:
         self.is_over = False
         self._waiting: set[asyncio.Future[None]] = set()
 
-    async def wait(self, seconds: float, hung_up: asyncio.Future[None]) -> None:
+    async def wait_for_news(self, seconds: float, hung_up: asyncio.Future[None]) -> None:
         """Until there is news, or that time is over, or nobody waits for it any more."""
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
@@ -106,40 +106,40 @@ class News:
             hung_up.remove_done_callback(wake)
             timer.cancel()
 
-    def tell(self) -> None:
+    def wake_waiters(self) -> None:
         """Wake all who wait now."""
         for woken in self._waiting:
             if not woken.done():
                 woken.set_result(None)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Wake all who wait, for ever."""
         self.is_over = True
-        self.tell()
+        self.wake_waiters()
 
 
-class Work:
+class JobPool:
     """What may block, in threads: so many at once, and of one peer so few that others have their turn."""
 
     def __init__(self) -> None:
         self._jobs = asyncio.Semaphore(MAX_JOBS)
 
-    async def for_peer(self, question: Question, do: Callable[[], T]) -> T:
+    async def run_job(self, question: HttpRequest, do: Callable[[], T]) -> T:
         """The result, once it is this peer's turn. Raises what `do` does, and Gone."""
         async with question.peer.jobs, self._jobs:
             if question.hung_up.done():
-                raise Gone
-            return await in_thread(do)
+                raise ClientDisconnected
+            return await run_in_thread(do)
 
 
-class Gone(QmeshError):
+class ClientDisconnected(QmeshError):
     """Who asked has hung up."""
 
     def __init__(self) -> None:
         super().__init__("who asked has hung up", hint="ask again")
 
 
-async def in_thread(do: Callable[[], T]) -> T:
+async def run_in_thread(do: Callable[[], T]) -> T:
     """The result of something that may block. Raises what it does.
 
     Its thread keeps no process alive; one that waits for this and is cancelled leaves it to end by itself.
@@ -147,7 +147,7 @@ async def in_thread(do: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[tuple[T, None] | tuple[None, BaseException]] = loop.create_future()
 
-    def tell(found: tuple[T, None] | tuple[None, BaseException]) -> None:
+    def deliver_result(found: tuple[T, None] | tuple[None, BaseException]) -> None:
         if not done.done():
             done.set_result(found)
 
@@ -158,7 +158,7 @@ async def in_thread(do: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             found = None, error
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(tell, found)
+            loop.call_soon_threadsafe(deliver_result, found)
 
     threading.Thread(target=run, name="membership work", daemon=True).start()
     result, error = await done
@@ -175,83 +175,92 @@ class Routes:
     """
 
     def __init__(
-        self, answers: Answers, news: News, *, address: str, look: Callable[[], Awaitable[None]]
+        self,
+        answers: MembershipHandler,
+        news: NewsWaiters,
+        *,
+        address: str,
+        look: Callable[[], Awaitable[None]],
     ) -> None:
         self._answers = answers
         self._news = news
         self._address = address
         self._look = look
-        self._work = Work()
-        self._routes: dict[str, tuple[str, Callable[[Question], Awaitable[Answer]]]] = {
+        self._work = JobPool()
+        self._routes: dict[str, tuple[str, Callable[[HttpRequest], Awaitable[Response]]]] = {
             REDEMPTIONS: ("POST", self._redeem),
             KEYS: ("POST", self._offer_key),
-            SUCCESSION: ("POST", self._succeed),
-            MEMBERSHIP: ("GET", self._membership),
-            HEALTH: ("GET", self._health),
+            SUCCESSION: ("POST", self._report_handover),
+            MEMBERSHIP: ("GET", self._poll_membership),
+            HEALTH: ("GET", self._check_health),
         }
 
-    async def answer(self, question: Question) -> Answer:
-        """Raises QmeshError, which `refusing` words."""
+    async def dispatch_request(self, question: HttpRequest) -> Response:
+        """Raises QmeshError, which `build_error_response` words."""
         method, found = self._routes.get(question.path, ("", None))
         if found is None:
-            return Answer(404)
-        return await found(question) if question.method == method else Answer(405)
+            return Response(404)
+        return await found(question) if question.method == method else Response(405)
 
-    async def _redeem(self, question: Question) -> Answer:
-        answer = await self._told(question, self._answers.redeem)
-        return Answer(200, answer, _MESSAGEPACK, self._answers.redeemed)
+    async def _redeem(self, question: HttpRequest) -> Response:
+        answer = await self._run_handler(question, self._answers.redeem)
+        return Response(200, answer, _MESSAGEPACK, self._answers.finish_redemption)
 
-    async def _offer_key(self, question: Question) -> Answer:
-        await self._told(question, self._answers.offer_key)
-        return Answer(204)
+    async def _offer_key(self, question: HttpRequest) -> Response:
+        await self._run_handler(question, self._answers.offer_key)
+        return Response(204)
 
-    async def _succeed(self, question: Question) -> Answer:
-        return _found(await self._told(question, self._answers.succeed))
+    async def _report_handover(self, question: HttpRequest) -> Response:
+        return _build_response(await self._run_handler(question, self._answers.report_handover))
 
-    async def _told(self, question: Question, do: Callable[..., T]) -> T:
-        return await self._work.for_peer(question, lambda: do(question.body, sender=question.peer.address))
+    async def _run_handler(self, question: HttpRequest, do: Callable[..., T]) -> T:
+        return await self._work.run_job(question, lambda: do(question.body, sender=question.peer.address))
 
-    async def _health(self, question: Question) -> Answer:
+    async def _check_health(self, question: HttpRequest) -> Response:
         if question.peer.address != self._address:  # nobody else's business, and no work for others
-            return Answer(404)
+            return Response(404)
         await self._look()
-        return Answer(204)
+        return Response(204)
 
-    async def _membership(self, question: Question) -> Answer:
+    async def _poll_membership(self, question: HttpRequest) -> Response:
         """Now, or once there is one that is newer; none when the time is over, or nobody waits any more."""
-        newer_than = _number(question.asked.get("newer_than", ""))
-        wait_s = min(_number(question.asked.get("wait", "")), LONGEST_WAIT_S)
+        newer_than = _parse_number(question.query.get("newer_than", ""))
+        wait_s = min(_parse_number(question.query.get("wait", "")), LONGEST_WAIT_S)
         sender = question.peer.address
 
-        def answer() -> bytes | None:
-            is_whole = question.asked.get("whole") == "1"
-            return self._answers.membership(newer_than=newer_than, whole=is_whole, sender=sender)
+        def find_update() -> bytes | None:
+            is_whole = question.query.get("whole") == "1"
+            return self._answers.find_membership_update(newer_than=newer_than, whole=is_whole, sender=sender)
 
-        if question.sealed:
-            self._answers.acknowledge(question.sealed, newer_than=newer_than, sender=sender)
+        if question.acknowledgement:
+            self._answers.record_acknowledgement(
+                question.acknowledgement, newer_than=newer_than, sender=sender
+            )
         if not wait_s:  # a command of somebody's, who wants to know how it is now
             await self._look()
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
-        found = answer()
+        found = find_update()
         while found is None and loop.time() < until and not (self._news.is_over or question.hung_up.done()):
-            await self._news.wait(until - loop.time(), question.hung_up)
-            found = answer()
-        return _found(found)
+            await self._news.wait_for_news(until - loop.time(), question.hung_up)
+            found = find_update()
+        return _build_response(found)
 
 
-def _found(octets: bytes | None) -> Answer:
-    return Answer(204) if octets is None else Answer(200, octets, _MESSAGEPACK)
+def _build_response(octets: bytes | None) -> Response:
+    return Response(204) if octets is None else Response(200, octets, _MESSAGEPACK)
 
 
-def _number(text: str) -> int:
+def _parse_number(text: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
-def refusing(error: QmeshError) -> Answer:
+def build_error_response(error: QmeshError) -> Response:
     """How an error is told."""
-    status = 413 if isinstance(error, TooLarge) else 403 if isinstance(error, EnrolmentRefused) else 503
-    return Answer(status, msgspec.json.encode(Refusal(error.message, error.hint)), _JSON)
+    status = (
+        413 if isinstance(error, RequestTooLarge) else 403 if isinstance(error, EnrolmentRefused) else 503
+    )
+    return Response(status, msgspec.json.encode(Refusal(error.message, error.hint)), _JSON)
 
 
 class _Server:
@@ -261,11 +270,11 @@ class _Server:
     failure: what ended one of the tasks by which it tells news, and so all of it.
     """
 
-    def __init__(self, answers: Answers, listening: socket.socket, told: socket.socket) -> None:
+    def __init__(self, answers: MembershipHandler, listening: socket.socket, told: socket.socket) -> None:
         self._answers = answers
         self._listening = listening
         self._told = told
-        self._news = News()
+        self._news = NewsWaiters()
         self._looking: asyncio.Task[None] | None = None
         self._next_look: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -274,103 +283,103 @@ class _Server:
         self.should_exit = False
         self.failure: BaseException | None = None
 
-    def announce(self) -> None:
+    def announce_change(self) -> None:
         """Spread the news. From any thread; nothing before it has begun, when nobody can wait."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended
-                asyncio.run_coroutine_threadsafe(self._announced(), self._loop)
+                asyncio.run_coroutine_threadsafe(self._publish_or_fail(), self._loop)
 
     async def run(self) -> None:
         """Until it is to end. At rest it looks at the clock twice a second."""
         self._loop = asyncio.get_running_loop()
         address = self._listening.getsockname()[0]
-        routes = Routes(self._answers, self._news, address=address, look=self.look)
-        self._connections = Connections(self._listening, routes.answer, refusing)
-        self._connections.begin()
+        routes = Routes(self._answers, self._news, address=address, look=self.refresh_membership)
+        self._connections = Connections(self._listening, routes.dispatch_request, build_error_response)
+        self._connections.start_accepting()
         try:
             # As any stream: what knows of Unix sockets would look for the file that the socket's name says.
-            async with await asyncio.start_server(self._hear, sock=self._told):
+            async with await asyncio.start_server(self._handle_notification, sock=self._told):
                 while not self.should_exit:
                     self.tick()
                     await asyncio.sleep(_TICK_S)
         finally:
             self._loop = None
-            self._news.end()
-            await self._connections.end(grace_s=_GRACE_S)
+            self._news.close()
+            await self._connections.shut_down(grace_s=_GRACE_S)
 
     def tick(self) -> None:
         """Show that it goes on."""
         heartbeat.beat()
 
-    async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_notification(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader
         try:
-            await self.spread()
-            await self._see_off()
+            await self.publish_membership()
+            await self._wait_for_departed()
             writer.write(agent_notify.PASSED_ON)
             await writer.drain()
         except OSError:
             pass  # who told it did not wait
         except Exception as error:  # noqa: BLE001 - nobody awaits this task
-            self._fail(error)
+            self._record_failure(error)
         finally:
             writer.close()
 
-    async def _announced(self) -> None:
+    async def _publish_or_fail(self) -> None:
         try:
-            await self.spread()
+            await self.publish_membership()
         except Exception as error:  # noqa: BLE001 - nobody awaits this task
-            self._fail(error)
+            self._record_failure(error)
 
-    def _fail(self, error: Exception) -> None:
+    def _record_failure(self, error: Exception) -> None:
         self.failure = error
         self.should_exit = True
 
-    async def look(self) -> None:
+    async def refresh_membership(self) -> None:
         """Look for a newer membership, from now on; many at once are one look. Raises what that does."""
         if self._next_look is None:
-            self._next_look = asyncio.create_task(self._look_after(self._looking))
+            self._next_look = asyncio.create_task(self._refresh_after(self._looking))
         await asyncio.shield(self._next_look)
 
-    async def _look_after(self, before: asyncio.Task[None] | None) -> None:
+    async def _refresh_after(self, before: asyncio.Task[None] | None) -> None:
         if before is not None and not before.done():
             await asyncio.wait({before})
             await asyncio.sleep(BETWEEN_LOOKS_S)
         self._looking, self._next_look = self._next_look, None  # what changes from here on, another look sees
-        await in_thread(self._answers.refresh)
+        await run_in_thread(self._answers.refresh_membership)
 
-    async def spread(self) -> None:
+    async def publish_membership(self) -> None:
         """Look for a newer membership, and have all know who wait; many at once are one look."""
         if self._telling is None:
-            self._telling = asyncio.create_task(self._spread())
+            self._telling = asyncio.create_task(self._publish_membership())
         await asyncio.shield(self._telling)
 
-    async def _spread(self) -> None:
+    async def _publish_membership(self) -> None:
         now = asyncio.get_running_loop().time()
         await asyncio.sleep(max(0.0, self._next - now))
         self._next = asyncio.get_running_loop().time() + BETWEEN_NEWS_S
         self._telling = None  # what changes from here on, another look sees
         with contextlib.suppress(QmeshError):  # the agent says what is wrong with its registry
-            await self.look()
-        self._news.tell()
+            await self.refresh_membership()
+        self._news.wake_waiters()
 
-    async def _see_off(self) -> None:
+    async def _wait_for_departed(self) -> None:
         """Wait until those who were members have taken the news, and hung up."""
-        departed = self._answers.departed()
+        departed = self._answers.list_departed()
         until = asyncio.get_running_loop().time() + _FAREWELL_S
         while asyncio.get_running_loop().time() < until:
-            if not self._connections.has_any_of(departed):
+            if not self._connections.has_connection_from(departed):
                 return
             await asyncio.sleep(0.01)
 
 
-def _nobody() -> None:
+def _do_nothing() -> None:
     pass
 
 
-def _said(body: bytes) -> MachineRefused:
+def _build_probe_error(body: bytes) -> MachineRefused:
     """Why it does not serve, in the words of whoever answers there."""
-    words = words_of(body)
+    words = quote_refusal(body)
     return MachineRefused("it fails" if words is None else f"it answers: {words}", hint="see the agent's log")
 
 
@@ -384,13 +393,13 @@ class Service:
 
     def __init__(
         self,
-        answers: Answers,
+        answers: MembershipHandler,
         *,
         address: str,
         port: int,
         interface: str,
         told: socket.socket,
-        ended: Callable[[], None] = _nobody,
+        ended: Callable[[], None] = _do_nothing,
     ) -> None:
         self.pulse = Pulse()
         self.failure: BaseException | None = None
@@ -413,14 +422,14 @@ class Service:
         self._thread.start()
 
     def _run(self) -> None:
-        self.pulse.adopt()
+        self.pulse.attach_thread()
         try:
             asyncio.run(self._server.run())
         except BaseException as error:  # noqa: BLE001 - who keeps it asks what ended it
             self.failure = error
         finally:
             self.failure = self.failure or self._server.failure
-            self.pulse.rest()
+            self.pulse.detach_thread()
             self._ended()
 
     def probe(self, *, wait_s: float) -> None:
@@ -431,7 +440,10 @@ class Service:
         MachineRefused with its own words where it answers that it can't serve.
         """
         place = self._socket.getsockname()[:2]
-        with heartbeat.allowed(2 * wait_s), socket.socket(self._socket.family, socket.SOCK_STREAM) as asking:
+        with (
+            heartbeat.allow_wait(2 * wait_s),
+            socket.socket(self._socket.family, socket.SOCK_STREAM) as asking,
+        ):
             asking.settimeout(wait_s)
             asking.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface.encode())
             try:
@@ -442,15 +454,15 @@ class Service:
                     hint="does a rule drop what this machine sends to itself? see `nft list ruleset`",
                 ) from None
             try:
-                status, body = exchange(asking, "GET", HEALTH, host="qmesh", read_s=wait_s)
-            except Silent as error:
-                raise Unanswered(str(error)) from None
+                status, body = send_request(asking, "GET", HEALTH, host="qmesh", read_s=wait_s)
+            except ControlNodeUnavailable as error:
+                raise ServiceUnresponsive(str(error)) from None
         if status != 204:
-            raise _said(body)
+            raise _build_probe_error(body)
 
-    def announce(self) -> None:
+    def announce_change(self) -> None:
         """Have all who wait know that the membership may be another. From any thread."""
-        self._server.announce()
+        self._server.announce_change()
 
     @property
     def is_alive(self) -> bool:
@@ -461,7 +473,7 @@ class Service:
         """End it, and wait until it has ended. One that hangs is left to the end of this process."""
         self._server.should_exit = True
         if self._thread.ident is not None:
-            with heartbeat.allowed(_STOP_S):
+            with heartbeat.allow_wait(_STOP_S):
                 self._thread.join(_STOP_S)
         self._socket.close()
         self._told.close()

@@ -18,12 +18,12 @@ import msgspec
 
 from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host.firewall import nft_library, tables_and_chains
-from qmesh.host.firewall.nftables import refusal, text_of
-from qmesh.host.firewall.tables_and_chains import Chain, Table
+from qmesh.host.firewall.nftables import build_nft_error, decode_output
+from qmesh.host.firewall.tables_and_chains import ChainHeader, TableHeader
 from qmesh.host.system import heartbeat, programs
-from qmesh.mesh.decode import Malformed, from_json
+from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.guard import HELD, TABLE
-from qmesh.mesh.own_command import own_words
+from qmesh.mesh.own_command import build_command_line
 
 DEADLINE_S: Final = 20.0
 """Seconds for all of it. A ruleset that takes longer was not read."""
@@ -43,7 +43,7 @@ Key = tuple[str, bytes]
 Objects = list[dict[str, Any]]
 
 
-class Read(msgspec.Struct, frozen=True):
+class ForeignRules(msgspec.Struct, frozen=True):
     """What was read.
 
     objects: tables, their chains, the rules that a packet may come to, sets and maps, each as
@@ -58,68 +58,72 @@ class Read(msgspec.Struct, frozen=True):
     unread: tuple[str, ...]
 
 
-class _Said(msgspec.Struct):
+class _JsonOutput(msgspec.Struct):
     """What the library prints in JSON."""
 
     nftables: list[dict[str, Any]]
 
 
-def printed_in(octets: bytes) -> Objects:
+def parse_json_output(octets: bytes) -> Objects:
     """What the library printed in JSON, but for the head. Raises Malformed."""
-    return from_json(octets, _Said).nftables[1:]
+    return decode_json(octets, _JsonOutput).nftables[1:]
 
 
 class LibraryDied(MachineRefused):
     """libnftables ended its process, or was ended, as it took too long."""
 
 
-def read(told: Collection[Key] = (), *, deadline_s: float = DEADLINE_S) -> Read:
+def read_rules(told: Collection[Key] = (), *, deadline_s: float = DEADLINE_S) -> ForeignRules:
     """All that another program's tables do to IP packets, but for what is `told` already, by family and name.
 
     Raises MachineRefused where nothing could be read.
     """
     until = time.monotonic() + deadline_s
-    with Library(until) as library:
+    with LibraryProcess(until) as library:
         for attempt in range(1, _ATTEMPTS + 1):
-            before = tables_and_chains.generation()
-            found = _Reader(library, told).read()
-            if tables_and_chains.generation() == before or attempt == _ATTEMPTS or time.monotonic() > until:
+            before = tables_and_chains.read_generation()
+            found = _RulesetReader(library, told).read()
+            if (
+                tables_and_chains.read_generation() == before
+                or attempt == _ATTEMPTS
+                or time.monotonic() > until
+            ):
                 return found
     raise AssertionError  # the last attempt returns
 
 
-class _Reader:
+class _RulesetReader:
     """Reads once what there is at the moment."""
 
-    def __init__(self, library: Library, told: Collection[Key]) -> None:
+    def __init__(self, library: LibraryProcess, told: Collection[Key]) -> None:
         self._library = library
-        self._tables = [each for each in tables_and_chains.tables() if _matters(each, told)]
-        self._chains: dict[Key, list[Chain]] = {
+        self._tables = [each for each in tables_and_chains.list_tables() if _is_relevant(each, told)]
+        self._chains: dict[Key, list[ChainHeader]] = {
             (each.family, each.name): [] for each in self._tables if not each.is_dormant
         }
-        for chain in tables_and_chains.chains():
+        for chain in tables_and_chains.list_chains():
             if (chain.family, chain.table) in self._chains:
                 self._chains[chain.family, chain.table].append(chain)
         self._unread: list[str] = []
 
-    def read(self) -> Read:
-        objects: Objects = [{"table": _table(each)} for each in self._tables]
+    def read(self) -> ForeignRules:
+        objects: Objects = [{"table": _build_table_json(each)} for each in self._tables]
         for key, chains in self._chains.items():
             if any(chain.hook in _HOOKS for chain in chains):
-                objects += self._whole(key, chains) or self._in_parts(key, chains)
-        text = self._printed("list ruleset") if any("rule" in each for each in objects) else ""
+                objects += self._read_table(key, chains) or self._read_table_by_chain(key, chains)
+        text = self._run_text("list ruleset") if any("rule" in each for each in objects) else ""
         left_out = len(self._unread) - _MOST_UNREAD
         unread = (*self._unread[:_MOST_UNREAD], *([f"and {left_out} more"] if left_out > 0 else []))
-        return Read(objects, text, unread)
+        return ForeignRules(objects, text, unread)
 
-    def _whole(self, key: Key, chains: list[Chain]) -> Objects:
+    def _read_table(self, key: Key, chains: list[ChainHeader]) -> Objects:
         """A table with all that is in it, where the library can tell it; else nothing.
 
         Of the table itself libnftables 1.0.6 reads the flags from freed memory: that is not taken.
         """
         family, table = key
         try:
-            found = self._listed({"list": {"table": {"family": family, "name": table.decode()}}})
+            found = self._run_json({"list": {"table": {"family": family, "name": table.decode()}}})
         except _UNREADABLE:
             return []
         rules: dict[str, Objects] = {}
@@ -129,22 +133,26 @@ class _Reader:
         listed: Objects = []
         for chain in chains:
             # The rules of one whose name is not UTF-8 have no chain in what is printed.
-            listed.append({"chain": _chain(chain) | ({} if _is_text(chain.name) else {"unread": True})})
-            listed += rules.get(text_of(chain.name), [])
+            listed.append(
+                {"chain": _build_chain_json(chain) | ({} if _is_utf8(chain.name) else {"unread": True})}
+            )
+            listed += rules.get(decode_output(chain.name), [])
         return listed + [each for each in found if each.keys() & {"set", "map"}]
 
-    def _in_parts(self, key: Key, chains: list[Chain]) -> Objects:
+    def _read_table_by_chain(self, key: Key, chains: list[ChainHeader]) -> Objects:
         """The same chain by chain, so that one that can't be read leaves the others."""
-        collections = [each for kind in ("set", "map") for each in self._collections(key, kind)]
-        rules = self._followed(chains, collections)
+        collections = [each for kind in ("set", "map") for each in self._read_sets_or_maps(key, kind)]
+        rules = self._read_reachable_rules(chains, collections)
         listed: Objects = []
         for chain in chains:
             found = rules.get(chain.name, [])
-            listed.append({"chain": _chain(chain) | ({"unread": True} if found is None else {})})
+            listed.append({"chain": _build_chain_json(chain) | ({"unread": True} if found is None else {})})
             listed += ({"rule": each} for each in found or ())
         return listed + collections
 
-    def _followed(self, chains: list[Chain], collections: Objects) -> dict[bytes, Objects | None]:
+    def _read_reachable_rules(
+        self, chains: list[ChainHeader], collections: Objects
+    ) -> dict[bytes, Objects | None]:
         """The rules of base chains, and of whichever a rule or map leads to: others do nothing.
 
         None where they can't be read.
@@ -152,50 +160,54 @@ class _Reader:
         by_name = {chain.name: chain for chain in chains}
         found: dict[bytes, Objects | None] = {}
         waiting = deque(chain.name for chain in chains if chain.hook in _HOOKS)
-        waiting += (name for each in collections for name in _names_in(each) if name in by_name)
+        waiting += (name for each in collections for name in _list_strings(each) if name in by_name)
         while waiting:
             name = waiting.popleft()
             if name not in found:
-                found[name] = self._rules_of(by_name[name])
-                waiting += (each for each in _names_in(found[name]) if each in by_name)
+                found[name] = self._read_chain_rules(by_name[name])
+                waiting += (each for each in _list_strings(found[name]) if each in by_name)
         return found
 
-    def _rules_of(self, chain: Chain) -> Objects | None:
-        about = {"family": chain.family, "table": text_of(chain.table), "name": text_of(chain.name)}
+    def _read_chain_rules(self, chain: ChainHeader) -> Objects | None:
+        about = {
+            "family": chain.family,
+            "table": decode_output(chain.table),
+            "name": decode_output(chain.name),
+        }
         try:
             names = {"table": chain.table.decode(), "name": chain.name.decode()}
-            listed = self._listed({"list": {"chain": {"family": chain.family, **names}}})
+            listed = self._run_json({"list": {"chain": {"family": chain.family, **names}}})
         except _UNREADABLE as error:
-            self._note(f"chain {about['family']} {about['table']} {about['name']}", error)
+            self._note_unread(f"chain {about['family']} {about['table']} {about['name']}", error)
             return None
         place = {"family": chain.family, "table": about["table"], "chain": about["name"]}
         return [{**each["rule"], **place} for each in listed if "rule" in each]
 
-    def _collections(self, key: Key, kind: str) -> Objects:
+    def _read_sets_or_maps(self, key: Key, kind: str) -> Objects:
         """The sets or maps of a table: libnftables 1.0.6 lists those of all."""
         try:
-            listed = self._listed({"list": {f"{kind}s": {}}})
-            return [each for each in listed if kind in each and _is_of(each[kind], key)]
+            listed = self._run_json({"list": {f"{kind}s": {}}})
+            return [each for each in listed if kind in each and _is_in_table(each[kind], key)]
         except _UNREADABLE as error:
-            self._note(f"{kind}s of table {key[0]} {text_of(key[1])}", error)
+            self._note_unread(f"{kind}s of table {key[0]} {decode_output(key[1])}", error)
             return []
 
-    def _listed(self, command: dict[str, Any]) -> Objects:
+    def _run_json(self, command: dict[str, Any]) -> Objects:
         """What it prints in JSON, but for the head. Names go in JSON: they may be words of nft's language."""
-        printed = self._library.ask(json.dumps({"nftables": [command]}), in_json=True)
-        return printed_in(printed)
+        printed = self._library.run_command(json.dumps({"nftables": [command]}), in_json=True)
+        return parse_json_output(printed)
 
-    def _printed(self, command: str) -> str:
+    def _run_text(self, command: str) -> str:
         with contextlib.suppress(MachineRefused):
-            return text_of(self._library.ask(command, in_json=False))
+            return decode_output(self._library.run_command(command, in_json=False))
         return ""
 
-    def _note(self, what: str, error: Exception) -> None:
+    def _note_unread(self, what: str, error: Exception) -> None:
         why = error.message if isinstance(error, MachineRefused) else "it is not UTF-8, or not as expected"
         self._unread.append(f"{what}: {why}")
 
 
-class Library:
+class LibraryProcess:
     """libnftables in a process of its own; another one where it died of what it was asked."""
 
     def __init__(self, until: float) -> None:
@@ -211,27 +223,27 @@ class Library:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._child is not None:
-            self._end(self._child)
+            self._stop_process(self._child)
 
-    def ask(self, command: str, *, in_json: bool) -> bytes:
+    def run_command(self, command: str, *, in_json: bool) -> bytes:
         """What the library prints. Raises NeedsRoot, MissingProgram, KernelRefused or LibraryDied."""
         if self._deaths >= _MOST_DEATHS:
             raise LibraryDied("libnftables died too often of what it was to read", hint=_HINT)
-        child = self._child = self._child or self._begun()
+        child = self._child = self._child or self._start_process()
         assert child.stdin is not None
         try:
             child.stdin.write(json.dumps([command, in_json]).encode() + b"\n")
             child.stdin.flush()
-            code, printed, errors = self._answer(child)
+            code, printed, errors = self._read_answer(child)
         except (OSError, EOFError):
-            raise self._death(child) from None
+            raise self._handle_death(child) from None
         if code != 0:
-            raise refusal(text_of(errors))
+            raise build_nft_error(decode_output(errors))
         return printed
 
-    def _begun(self) -> subprocess.Popen[bytes]:
+    def _start_process(self) -> subprocess.Popen[bytes]:
         most_s = max(1, round(self._until - time.monotonic()) + 1)
-        words = own_words(sys.executable, str(most_s), module=nft_library.__name__)
+        words = build_command_line(sys.executable, str(most_s), module=nft_library.__name__)
         try:
             return subprocess.Popen(
                 words,
@@ -244,20 +256,20 @@ class Library:
         except OSError as error:
             raise KernelRefused(f"no process for libnftables: {error.strerror}", hint="try again") from None
 
-    def _answer(self, child: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
-        code, printed, errors = nft_library.ANSWER.unpack(self._octets(child, nft_library.ANSWER.size))
+    def _read_answer(self, child: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
+        code, printed, errors = nft_library.ANSWER.unpack(self._read_bytes(child, nft_library.ANSWER.size))
         if printed + errors > _MOST_OCTETS:
             raise EOFError
-        return code, self._octets(child, printed), self._octets(child, errors)
+        return code, self._read_bytes(child, printed), self._read_bytes(child, errors)
 
-    def _octets(self, child: subprocess.Popen[bytes], length: int) -> bytes:
-        return b"".join(self._parts(child, length))
+    def _read_bytes(self, child: subprocess.Popen[bytes], length: int) -> bytes:
+        return b"".join(self._read_chunks(child, length))
 
-    def _parts(self, child: subprocess.Popen[bytes], length: int) -> Iterator[bytes]:
+    def _read_chunks(self, child: subprocess.Popen[bytes], length: int) -> Iterator[bytes]:
         assert child.stdout is not None
         while length > 0:
             left_s = self._until - time.monotonic()
-            with heartbeat.allowed(max(0.0, left_s)):
+            with heartbeat.allow_wait(max(0.0, left_s)):
                 is_there = left_s > 0 and select.select([child.stdout], [], [], left_s)[0]
             part = child.stdout.read(min(length, 1 << 20)) if is_there else b""
             if not part:
@@ -265,10 +277,10 @@ class Library:
             length -= len(part)
             yield part
 
-    def _death(self, child: subprocess.Popen[bytes]) -> LibraryDied:
+    def _handle_death(self, child: subprocess.Popen[bytes]) -> LibraryDied:
         is_late = time.monotonic() >= self._until
         self._deaths = _MOST_DEATHS if is_late else self._deaths + 1
-        self._end(child)
+        self._stop_process(child)
         self._child = None
         if is_late:
             return LibraryDied("it was not read in time", hint=_HINT)
@@ -276,7 +288,7 @@ class Library:
         ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
         return LibraryDied(f"libnftables died of it ({ended})", hint=_HINT)
 
-    def _end(self, child: subprocess.Popen[bytes]) -> None:
+    def _stop_process(self, child: subprocess.Popen[bytes]) -> None:
         for pipe in (child.stdin, child.stdout):
             with contextlib.suppress(OSError):
                 if pipe is not None:
@@ -290,20 +302,20 @@ class Library:
 _HINT: Final = "see `nft list ruleset`; is the table, or the chain, one that is needed?"
 
 
-def _matters(table: Table, told: Collection[Key]) -> bool:
+def _is_relevant(table: TableHeader, told: Collection[Key]) -> bool:
     key = (table.family, table.name)
     return table.family in _FAMILIES and key not in _OURS and key not in told
 
 
-def _is_text(name: bytes) -> bool:
+def _is_utf8(name: bytes) -> bool:
     return name.decode("utf-8", "replace").encode() == name
 
 
-def _is_of(found: dict[str, Any], key: Key) -> bool:
+def _is_in_table(found: dict[str, Any], key: Key) -> bool:
     return (found["family"], found["table"].encode()) == key
 
 
-def _names_in(found: Any) -> Iterator[bytes]:
+def _list_strings(found: Any) -> Iterator[bytes]:
     """Every word of what was read: those that are chains' names are followed, also out of odd expressions."""
     waiting: list[Any] = [found]
     while waiting:
@@ -316,16 +328,16 @@ def _names_in(found: Any) -> Iterator[bytes]:
             waiting += each
 
 
-def _table(table: Table) -> dict[str, Any]:
-    found: dict[str, Any] = {"family": table.family, "name": text_of(table.name)}
+def _build_table_json(table: TableHeader) -> dict[str, Any]:
+    found: dict[str, Any] = {"family": table.family, "name": decode_output(table.name)}
     return found | ({"dormant": True} if table.is_dormant else {})
 
 
-def _chain(chain: Chain) -> dict[str, Any]:
+def _build_chain_json(chain: ChainHeader) -> dict[str, Any]:
     found: dict[str, Any] = {
         "family": chain.family,
-        "table": text_of(chain.table),
-        "name": text_of(chain.name),
+        "table": decode_output(chain.table),
+        "name": decode_output(chain.name),
         "handle": chain.handle,
     }
     if chain.hook:

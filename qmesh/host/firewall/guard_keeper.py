@@ -17,7 +17,7 @@ from typing import Final
 from qmesh.errors import StateUnreadable
 from qmesh.host.firewall import nftables
 from qmesh.host.firewall.table_events import RuleNotices
-from qmesh.mesh.guard import TABLE, is_loaded, is_whole, unload_script
+from qmesh.mesh.guard import TABLE, is_complete_script, is_script_loaded, render_unload_script
 
 SCRIPT: Final = "guard.nft"
 """Its file in the state directory."""
@@ -29,14 +29,14 @@ BREATH_S: Final = 0.02
 """Seconds between two looks, at least: another program may change the rules without end."""
 
 
-class Keeper:
+class GuardKeeper:
     """Of one state directory's guard; to be closed. Raises OSError where the kernel tells no notices.
 
     by: who has changed one of the guard's tables before the last look, as `Notice` has it.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.by = ""
+        self.changed_by = ""
         self._path = directory / SCRIPT
         self._notices = RuleNotices()
         self._looked = 0.0
@@ -52,41 +52,41 @@ class Keeper:
         """To wait for: readable when there is something to look at."""
         return self._notices.socket
 
-    def look(self) -> bool:
+    def ensure_loaded(self) -> bool:
         """See that the table is as written, where one is wanted; whether it was not, and was loaded.
 
         Raises StateUnreadable for a file that can't be read, and as `nftables.run` does.
         """
         time.sleep(max(0.0, self._looked + BREATH_S - time.monotonic()))
-        noticed = self._notices.take()
-        self.by = "" if noticed is None else noticed.by
-        stamp, found = _stamp(self._path), self._found
+        noticed = self._notices.take_notice()
+        self.changed_by = "" if noticed is None else noticed.changed_by
+        stamp, found = _read_stamp(self._path), self._found
         if noticed is None and stamp == found[0] and time.monotonic() < found[1]:
             return False
         self._found = None, 0.0
         try:
-            was_loaded = self._look()
+            was_loaded = self._load_if_changed()
         finally:
             self._looked = time.monotonic()
         self._found = stamp, self._looked + WHOLE_S
         return was_loaded
 
-    def _look(self) -> bool:
+    def _load_if_changed(self) -> bool:
         # The table before the file: one that a command has just loaded has its file by then.
         listing = nftables.read_table(TABLE)
-        script = read(self._path)
-        if script is None or is_loaded(script, listing):
+        script = read_script(self._path)
+        if script is None or is_script_loaded(script, listing):
             return False
-        if listing is not None and not is_whole(script):
+        if listing is not None and not is_complete_script(script):
             return False  # the agent writes that file anew; what is loaded is better
         nftables.run(script)
-        now = read(self._path)
+        now = read_script(self._path)
         if now != script:  # a command was quicker: what it wanted counts
-            nftables.run(unload_script() if now is None else now)
+            nftables.run(render_unload_script() if now is None else now)
         return True
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _read_stamp(path: Path) -> tuple[int, int, int] | None:
     """What is another once the file was written; None where there is none."""
     with contextlib.suppress(OSError):
         found = path.lstat()
@@ -94,7 +94,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return None
 
 
-def read(path: Path) -> str | None:
+def read_script(path: Path) -> str | None:
     """The text of a file of nftables commands; None where there is none. Raises StateUnreadable."""
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
@@ -107,6 +107,6 @@ def read(path: Path) -> str | None:
         ) from None
 
 
-def said(by: str) -> str:
+def describe_change(by: str) -> str:
     """That the table was loaded, in words. by: as a keeper has it."""
     return f"the guard's table was changed by {by}" if by else "the guard's table was not as it is written"

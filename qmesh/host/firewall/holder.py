@@ -23,7 +23,7 @@ from typing import Final
 
 from qmesh.errors import MachineRefused, QmeshError, StateUnreadable
 from qmesh.host.firewall import guard_keeper, nftables
-from qmesh.host.firewall.guard_keeper import Keeper
+from qmesh.host.firewall.guard_keeper import GuardKeeper
 from qmesh.host.network import reserved_ports
 from qmesh.host.system import processes, unix_socket
 
@@ -44,36 +44,36 @@ _NAME: Final = b"qmesh-hold"  # at most 15 octets; `nft list` shows it as the ta
 _SET_NAME: Final = 15  # PR_SET_NAME
 
 
-def run(directory: Path) -> None:
+def run_holder(directory: Path) -> None:
     """Hold and keep the guard until a signal or `END`. Raises MachineRefused when it cannot be loaded.
 
     directory: the state directory.
     """
-    with processes.only(directory / LOCK) as alone:
+    with processes.acquire_process_lock(directory / LOCK) as alone:
         if not alone:
             raise MachineRefused("the guard is held already", hint="leave it to the process that does")
         ctypes.CDLL(None).prctl(_SET_NAME, _NAME, 0, 0, 0)
-        _load(directory)
-        reserved_ports.bring_back(directory)
-        with _listening(directory) as listening:
+        _load_script(directory)
+        reserved_ports.restore_ports(directory)
+        with _open_socket(directory) as listening:
             if not (directory / SCRIPT).exists():
                 return  # it was to end, and nobody could tell it yet
-            holding = _Holding(directory, listening)
-            holding.keep()
+            holding = _HolderLoop(directory, listening)
+            holding.keep_first_table()
             processes.notify("READY=1")
-            while holding.step():
+            while holding.run_once():
                 pass
 
 
-def _load(directory: Path) -> None:
-    script = guard_keeper.read(directory / SCRIPT)
+def _load_script(directory: Path) -> None:
+    script = guard_keeper.read_script(directory / SCRIPT)
     if script is None:
         raise StateUnreadable(f"{directory / SCRIPT} is missing", hint="`qmesh apply` writes it anew")
     nftables.run(script)
 
 
 @contextlib.contextmanager
-def _listening(directory: Path) -> Iterator[socket.socket]:
+def _open_socket(directory: Path) -> Iterator[socket.socket]:
     with unix_socket.listen(directory, SOCKET) as listening:
         try:
             yield listening
@@ -81,56 +81,59 @@ def _listening(directory: Path) -> Iterator[socket.socket]:
             (directory / SOCKET).unlink(missing_ok=True)
 
 
-class _Holding:
+class _HolderLoop:
     """What the process does from when it is ready on, step by step."""
 
     def __init__(self, directory: Path, listening: socket.socket) -> None:
         self._directory = directory
         self._listening = listening
-        self._keeper: Keeper | None = None
+        self._keeper: GuardKeeper | None = None
         self._callers: dict[socket.socket, float] = {}
         self._said: tuple[str, float] = "", 0.0
 
-    def step(self) -> bool:
+    def run_once(self) -> bool:
         """Do what there is to do; False when it was told to end."""
-        self.keep()
+        self.keep_first_table()
         kept = [] if self._keeper is None else [self._keeper.socket]
         waiting = [self._listening, *self._callers, *kept]
         ready = set(select.select(waiting, [], [], guard_keeper.LOOK_S)[0])
         goes_on = True
         for caller in [each for each in self._callers if each in ready]:
-            goes_on &= self._answered(caller)
+            goes_on &= self._answer_caller(caller)
         if self._listening in ready:
             caller, _ = self._listening.accept()
             caller.settimeout(_TAKEN_S)
             self._callers[caller] = time.monotonic() + ANSWER_TIMEOUT_S
         for caller in [each for each, until in self._callers.items() if until < time.monotonic()]:
-            self._forget(caller)
+            self._close_caller(caller)
         return goes_on
 
-    def keep(self) -> None:
+    def keep_first_table(self) -> None:
         """See to the first table. What goes wrong is said, and tried again: the second one is held anyway."""
         try:
             if self._keeper is None:
-                self._keeper = Keeper(self._directory)
-            if self._keeper.look():
-                self._say(guard_keeper.said(self._keeper.by), "load-guard inet qmesh: as it is written")
+                self._keeper = GuardKeeper(self._directory)
+            if self._keeper.ensure_loaded():
+                self._log_throttled(
+                    guard_keeper.describe_change(self._keeper.changed_by),
+                    "load-guard inet qmesh: as it is written",
+                )
         except QmeshError as error:
-            self._say(f"the guard's first table could not be kept: {error.message}")
+            self._log_throttled(f"the guard's first table could not be kept: {error.message}")
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the held table along
-            self._say(f"the guard's first table could not be kept: {error}")
+            self._log_throttled(f"the guard's first table could not be kept: {error}")
             if self._keeper is not None:
                 self._keeper.close()
             self._keeper = None
 
-    def _say(self, *lines: str) -> None:
+    def _log_throttled(self, *lines: str) -> None:
         """In the log; the same again and again but every few seconds."""
         if self._said[0] != lines[0] or self._said[1] < time.monotonic():
             self._said = lines[0], time.monotonic() + _SAID_S
             for line in lines:
                 log.warning("%s", line)
 
-    def _answered(self, caller: socket.socket) -> bool:
+    def _answer_caller(self, caller: socket.socket) -> bool:
         """Do what a caller asks for; False when that is to end."""
         asked = b""
         with contextlib.suppress(OSError):  # a caller who goes away is none to answer
@@ -138,15 +141,15 @@ class _Holding:
             refusal = ""
             if asked == LOAD:
                 try:
-                    _load(self._directory)
+                    _load_script(self._directory)
                 except QmeshError as error:
                     refusal = error.message
             if asked == END:  # who asked finds nothing left of it
                 (self._directory / SOCKET).unlink(missing_ok=True)
             caller.sendall(f"{refusal}\n".encode())
-        self._forget(caller)
+        self._close_caller(caller)
         return asked != END
 
-    def _forget(self, caller: socket.socket) -> None:
+    def _close_caller(self, caller: socket.socket) -> None:
         del self._callers[caller]
         caller.close()

@@ -12,90 +12,91 @@ from qmesh.errors import KernelRefused
 from qmesh.host import files
 from qmesh.host.firewall import holder, nftables
 from qmesh.host.state.directory import State
-from qmesh.host.system import heartbeat, leftover_processes, processes, systemd, unix_socket
-from qmesh.mesh.guard import HELD, held_script, release_script
-from qmesh.mesh.model import Guard
+from qmesh.host.system import background, heartbeat, leftover_processes, processes, unix_socket
+from qmesh.mesh.guard import HELD, render_held_script, render_release_script
+from qmesh.mesh.state import Guard
 
 STARTED_S: Final = 30.0
 """Seconds that the process takes to be there, at most."""
 
 
-def hold(state: State, guard: Guard) -> None:
+def hold_guard(state: State, guard: Guard) -> None:
     """Have this guard held, by the process that runs or by one that is started now.
 
     Raises MachineRefused when it cannot be; then what was held before still is.
     """
-    files.write(state.held_file, held_script(guard).encode())
-    hold_again(state)
+    files.write(state.held_file, render_held_script(guard).encode())
+    hold_saved_guard(state)
 
 
-def hold_again(state: State) -> None:
-    """Have held what was last. Raises as `hold` does."""
+def hold_saved_guard(state: State) -> None:
+    """Have held what was last. Raises as `hold_guard` does."""
     listing = nftables.read_table(HELD)
     if listing is not None and "flags owner" not in listing:
         nftables.run(f"delete table inet {HELD}")  # nobody's, and in the way
-    if not _told(state, holder.LOAD):
+    if not _send_command(state, holder.LOAD):
         for each in (
-            leftover_processes.whose_state_is_gone()
+            leftover_processes.list_orphaned_processes()
         ):  # its table is nobody else's to change, nor to name anew
             if each.kind == "hold":
-                leftover_processes.end(each)
-        systemd.start_holder(state)
+                leftover_processes.terminate_process(each)
+        background.start_holder(state)
 
 
-def release(state: State) -> None:
-    """Have no second table any more; nothing there is fine. `end` comes next. Raises MachineRefused."""
-    systemd.stop_holder()
-    files.write(state.held_file, release_script().encode())
-    _told(state, holder.LOAD)
+def release_table(state: State) -> None:
+    """Remove the second table; nothing there is fine. `end_holder` comes next. Raises MachineRefused."""
+    background.stop_holder()
+    files.write(state.held_file, render_release_script().encode())
+    _send_command(state, holder.LOAD)
 
 
-def let_go(state: State) -> None:
+def remove_holder(state: State) -> None:
     """End the process, and with it the table; nothing there is fine. Raises MachineRefused."""
-    release(state)
-    end(state)
+    release_table(state)
+    end_holder(state)
 
 
-def end(state: State) -> None:
+def end_holder(state: State) -> None:
     """End the process, which holds nothing any more. Raises MachineRefused."""
     files.remove(state.held_file)
-    _told(state, holder.END)  # one that is just beginning finds no file, and ends by itself
+    _send_command(state, holder.END)  # one that is just beginning finds no file, and ends by itself
 
 
-def answers(state: State, *, wait_s: float) -> bool:
+def is_responding(state: State, *, wait_s: float) -> bool:
     """Whether there is such a process. Raises KernelRefused where it does not answer in time."""
-    return _told(state, holder.NOTHING, wait_s)
+    return _send_command(state, holder.NOTHING, wait_s)
 
 
 def is_starting(state: State) -> bool:
     """Whether one that does not answer yet has begun just now. Raises MachineRefused."""
     return processes.is_locked(state.hold_lock_file) and any(
-        processes.age_s(each) < STARTED_S for each in processes.with_open(state.hold_lock_file)
+        processes.read_age_s(each) < STARTED_S
+        for each in processes.list_opening_processes(state.hold_lock_file)
     )
 
 
 def is_wanted(state: State) -> bool:
     """Whether there is to be one."""
-    return files.mode_of(state.held_file) is not None
+    return files.read_mode(state.held_file) is not None
 
 
-def begin_anew(state: State) -> None:
-    """Have another process hold what this one does, which does not answer. Raises as `hold` does."""
-    processes.kill(state.hold_lock_file)
-    hold_again(state)
+def replace_holder(state: State) -> None:
+    """Have another process hold what this one does, which does not answer. Raises as `hold_guard` does."""
+    processes.kill_lock_owner(state.hold_lock_file)
+    hold_saved_guard(state)
 
 
-def _told(state: State, what: bytes, wait_s: float = holder.ANSWER_TIMEOUT_S) -> bool:
+def _send_command(state: State, what: bytes, wait_s: float = holder.ANSWER_TIMEOUT_S) -> bool:
     """Tell the process, and wait until it has done it; False when there is none. Raises KernelRefused."""
     try:
         with (
-            unix_socket.place(state.directory, holder.SOCKET) as path,
+            unix_socket.open_socket_path(state.directory, holder.SOCKET) as path,
             socket.socket(socket.AF_UNIX) as connection,
         ):
             connection.settimeout(wait_s)
             connection.connect(path)
             connection.sendall(what)
-            with heartbeat.allowed(wait_s), connection.makefile() as said:
+            with heartbeat.allow_wait(wait_s), connection.makefile() as said:
                 answer = said.readline()
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
         return False
@@ -105,11 +106,11 @@ def _told(state: State, what: bytes, wait_s: float = holder.ANSWER_TIMEOUT_S) ->
             hint="`pkill -KILL qmesh-hold; qmesh apply` has another one hold it",
         ) from None
     if answer.strip():
-        raise _not_held(answer.strip())
+        raise _build_hold_error(answer.strip())
     return answer == "\n"  # else it was just ending
 
 
-def _not_held(why: str) -> KernelRefused:
+def _build_hold_error(why: str) -> KernelRefused:
     return KernelRefused(
         f"the guard could not be held against a flush: {why}",
         hint="qmesh needs Linux 5.12 or newer for it; see `pgrep -a qmesh-hold` and `nft list tables`",

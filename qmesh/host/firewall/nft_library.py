@@ -29,7 +29,7 @@ def load() -> Any:
     return library
 
 
-def answer_questions(most_s: int) -> None:
+def serve_commands(most_s: int) -> None:
     """Run each line's command, `[command, whether in JSON]`, and answer it, until there are no more.
 
     most_s: seconds after which the kernel ends this process, wherever it is.
@@ -48,4 +48,4 @@ def answer_questions(most_s: int) -> None:
 
 
 if __name__ == "__main__":
-    answer_questions(int(sys.argv[1]))
+    serve_commands(int(sys.argv[1]))

@@ -14,7 +14,7 @@ _turn: Final = threading.RLock()
 
 
 @cache
-def _library() -> Any:
+def _load_library() -> Any:
     try:
         return nft_library.load()
     except OSError:
@@ -33,18 +33,18 @@ def run(script: str) -> str:
             "nftables was given a damaged script", hint="`qmesh apply` writes what qmesh keeps of it anew"
         )
     with _turn:
-        code, output, error = _library().cmd(script.encode())
+        code, output, error = _load_library().cmd(script.encode())
     if code == 0:
-        return text_of(output)
-    raise refusal(text_of(error))
+        return decode_output(output)
+    raise build_nft_error(decode_output(error))
 
 
-def text_of(octets: bytes) -> str:
+def decode_output(octets: bytes) -> str:
     """What libnftables printed; octets that are no text, as another program may name a chain, escaped."""
     return octets.decode("utf-8", "backslashreplace")
 
 
-def refusal(error: str) -> NeedsRoot | MissingProgram | KernelRefused:
+def build_nft_error(error: str) -> NeedsRoot | MissingProgram | KernelRefused:
     """What libnftables says of a command that it did not do, as one of ours."""
     if "Operation not permitted" in error:
         return NeedsRoot("nftables may not be used by this user", hint="run the command as root")
@@ -65,7 +65,7 @@ def read_table(name: str) -> str | None:
 
     Raises as `run` does: could not look is never nothing there.
     """
-    _library()  # where there is none, that is said although no table is there
+    _load_library()  # where there is none, that is said although no table is there
     while tables_and_chains.has_table("inet", name):
         try:
             return run(f"list table inet {name}")

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.host.network.netlink_messages import HEADER, attributes, messages_in
+from qmesh.host.network.netlink_messages import HEADER, parse_attributes, parse_messages
 from qmesh.mesh.guard import HELD, TABLE
 
 _NETLINK_NETFILTER: Final = 12
@@ -34,33 +34,33 @@ class Notice(msgspec.Struct, frozen=True):
     by: who changed the guard's table, `nft (process 123)`; empty when nobody did, or it was not told.
     """
 
-    by: str = ""
+    changed_by: str = ""
 
 
 class RuleNotices:
     """The socket at which the kernel's notices of rules arrive. Raises OSError where there can be none."""
 
     def __init__(self) -> None:
-        self.socket = listening(_NETLINK_NETFILTER, _NFTABLES_GROUP)
+        self.socket = open_netlink_socket(_NETLINK_NETFILTER, _NFTABLES_GROUP)
         self._touched = False
 
-    def take(self) -> Notice | None:
+    def take_notice(self) -> Notice | None:
         """What came since the last time, as one; None when none of it concerns the guard's tables."""
         notice = None
-        for octets in received(self.socket):
+        for octets in receive_datagrams(self.socket):
             if octets is None:
                 notice, self._touched = notice or Notice(), False  # nobody knows which
                 continue
-            for kind, _, message in messages_in(octets):
+            for kind, _, message in parse_messages(octets):
                 if kind == _NEW_GENERATION:
-                    notice = Notice(_who(message)) if self._touched else notice
+                    notice = Notice(_describe_process(message)) if self._touched else notice
                     self._touched = False
                 else:
-                    self._touched = self._touched or _value(message, _TABLE) in _OUR_TABLES
+                    self._touched = self._touched or _find_attribute(message, _TABLE) in _OUR_TABLES
         return notice
 
 
-def listening(protocol: int, groups: int) -> socket.socket:
+def open_netlink_socket(protocol: int, groups: int) -> socket.socket:
     """A netlink socket at which the notices of these groups arrive. Raises OSError."""
     found = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
     try:
@@ -71,7 +71,7 @@ def listening(protocol: int, groups: int) -> socket.socket:
     return found
 
 
-def received(notices: socket.socket) -> Iterator[bytes | None]:
+def receive_datagrams(notices: socket.socket) -> Iterator[bytes | None]:
     """What has arrived, by datagrams; None where some were lost: the kernel keeps so many."""
     while True:
         try:
@@ -84,16 +84,16 @@ def received(notices: socket.socket) -> Iterator[bytes | None]:
             yield None
 
 
-def _value(message: bytes, wanted: int) -> bytes:
-    for kind, (start, end) in attributes(message, _PAYLOAD, len(message)):
+def _find_attribute(message: bytes, wanted: int) -> bytes:
+    for kind, (start, end) in parse_attributes(message, _PAYLOAD, len(message)):
         if kind == wanted:
             return message[start:end]
     return b""
 
 
-def _who(message: bytes) -> str:
-    program = _value(message, _PROGRAM).rstrip(b"\0").decode(errors="replace")
-    process = _value(message, _PROCESS)
+def _describe_process(message: bytes) -> str:
+    program = _find_attribute(message, _PROGRAM).rstrip(b"\0").decode(errors="replace")
+    process = _find_attribute(message, _PROCESS)
     if not program or len(process) != _PID.size:
         return ""
     return f"{program} (process {_PID.unpack(process)[0]})"

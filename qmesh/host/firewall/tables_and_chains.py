@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
-from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, attributes, messages_in
+from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, parse_attributes, parse_messages
 from qmesh.host.system import heartbeat
 
 FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
@@ -45,7 +45,7 @@ _U32, _I32, _U64 = struct.Struct("!I"), struct.Struct("!i"), struct.Struct("!Q")
 Spans = dict[int, tuple[int, int]]
 
 
-class Table(msgspec.Struct, frozen=True):
+class TableHeader(msgspec.Struct, frozen=True):
     """A table. family: by nft's name. is_dormant: whether its rules are asleep."""
 
     family: str
@@ -53,7 +53,7 @@ class Table(msgspec.Struct, frozen=True):
     is_dormant: bool
 
 
-class Chain(msgspec.Struct, frozen=True):
+class ChainHeader(msgspec.Struct, frozen=True):
     """A chain; one that packets come to by themselves where it has a hook, else "".
 
     devices: of a hook that is a device's; `*` ends the beginning of a name.
@@ -70,34 +70,34 @@ class Chain(msgspec.Struct, frozen=True):
     devices: tuple[str, ...] = ()
 
 
-def tables() -> list[Table]:
+def list_tables() -> list[TableHeader]:
     """All of them. Raises MachineRefused where it could not look."""
-    return tables_in(_dumped(_GET_TABLE))
+    return parse_tables(_dump_messages(_GET_TABLE))
 
 
-def tables_in(messages: Iterable[bytes]) -> list[Table]:
+def parse_tables(messages: Iterable[bytes]) -> list[TableHeader]:
     """Those in a dump. Raises KernelRefused for what is none."""
-    with _understood():
-        return [_table(message) for message in messages]
+    with _translate_parse_errors():
+        return [_parse_table(message) for message in messages]
 
 
-def chains() -> list[Chain]:
+def list_chains() -> list[ChainHeader]:
     """All of them, table by table. Raises MachineRefused where it could not look."""
-    return chains_in(_dumped(_GET_CHAIN))
+    return parse_chains(_dump_messages(_GET_CHAIN))
 
 
-def chains_in(messages: Iterable[bytes]) -> list[Chain]:
+def parse_chains(messages: Iterable[bytes]) -> list[ChainHeader]:
     """Those in a dump. Raises KernelRefused for what is none."""
-    with _understood():
-        return [_chain(message) for message in messages]
+    with _translate_parse_errors():
+        return [_parse_chain(message) for message in messages]
 
 
 @contextlib.contextmanager
-def _understood() -> Iterator[None]:
+def _translate_parse_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupError, struct.error) as error:
-        raise _refusal(ValueError(f"not understood: {error!r}")) from None
+        raise _build_read_error(ValueError(f"not understood: {error!r}")) from None
 
 
 def has_table(family: str, name: str) -> bool:
@@ -105,44 +105,44 @@ def has_table(family: str, name: str) -> bool:
     wanted = name.encode() + b"\0"
     padded = ATTRIBUTE.pack(ATTRIBUTE.size + len(wanted), _TABLE_NAME) + wanted + bytes(-len(wanted) % 4)
     try:
-        return bool(_asked(_request(_GET_TABLE, _REQUEST | _ACK, _NUMBERS[family], padded)))
+        return bool(_send_request(_build_request(_GET_TABLE, _REQUEST | _ACK, _NUMBERS[family], padded)))
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise _refusal(error) from None
+        raise _build_read_error(error) from None
 
 
-def generation() -> int:
+def read_generation() -> int:
     """A number that is another after each change of any table. Raises MachineRefused."""
     try:
-        (message,) = _asked(_request(_GET_GENERATION, _REQUEST | _ACK, 0))
+        (message,) = _send_request(_build_request(_GET_GENERATION, _REQUEST | _ACK, 0))
     except (OSError, ValueError) as error:
-        raise _refusal(error) from None
-    with _understood():
-        return int(_U32.unpack_from(message, _spans(message)[_GENERATION_ID][0])[0])
+        raise _build_read_error(error) from None
+    with _translate_parse_errors():
+        return int(_U32.unpack_from(message, _index_attributes(message)[_GENERATION_ID][0])[0])
 
 
-def _asked(request: bytes) -> list[bytes]:
+def _send_request(request: bytes) -> list[bytes]:
     """What the kernel answers, whole. Raises OSError, ValueError or KernelRefused."""
     for _ in range(_ATTEMPTS):
         with (
             socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as asking,
-            heartbeat.allowed(_ANSWER_S),
+            heartbeat.allow_wait(_ANSWER_S),
         ):
             asking.settimeout(_ANSWER_S)
             asking.sendto(request, (0, 0))
-            found, is_torn = _answer(asking)
+            found, is_torn = _receive_answer(asking)
         if not is_torn:
             return found
     raise KernelRefused("nftables' tables change too fast to be read", hint="try again")
 
 
-def _answer(asking: socket.socket) -> tuple[list[bytes], bool]:
+def _receive_answer(asking: socket.socket) -> tuple[list[bytes], bool]:
     """The messages of an answer, and whether what it lists was changed meanwhile."""
     found: list[bytes] = []
     is_torn = False
     while True:
-        for kind, flags, message in messages_in(asking.recv(1 << 17)):
+        for kind, flags, message in parse_messages(asking.recv(1 << 17)):
             is_torn |= bool(flags & _DUMP_INTERRUPTED)
             code = -_CODE.unpack_from(message, HEADER.size)[0] if kind in {_ERROR, _DONE} else None
             if code:
@@ -152,7 +152,7 @@ def _answer(asking: socket.socket) -> tuple[list[bytes], bool]:
             found.append(message)
 
 
-def _refusal(error: OSError | ValueError) -> MachineRefused:
+def _build_read_error(error: OSError | ValueError) -> MachineRefused:
     reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     if isinstance(error, PermissionError):
         return NeedsRoot("nftables may not be used by this user", hint="run the command as root")
@@ -161,64 +161,68 @@ def _refusal(error: OSError | ValueError) -> MachineRefused:
     )
 
 
-def _request(kind: int, flags: int, family: int, payload: bytes = b"") -> bytes:
+def _build_request(kind: int, flags: int, family: int, payload: bytes = b"") -> bytes:
     length = HEADER.size + _ABOUT.size + len(payload)
     return HEADER.pack(length, kind, flags, 1, 0) + _ABOUT.pack(family, 0, 0) + payload
 
 
-def _dumped(kind: int) -> list[bytes]:
+def _dump_messages(kind: int) -> list[bytes]:
     """Each message of a dump."""
     try:
-        return _asked(_request(kind, _REQUEST | _DUMP, 0))
+        return _send_request(_build_request(kind, _REQUEST | _DUMP, 0))
     except (OSError, ValueError) as error:
-        raise _refusal(error) from None
+        raise _build_read_error(error) from None
 
 
-def _spans(message: bytes) -> Spans:
-    return dict(attributes(message, HEADER.size + _ABOUT.size, len(message)))
+def _index_attributes(message: bytes) -> Spans:
+    return dict(parse_attributes(message, HEADER.size + _ABOUT.size, len(message)))
 
 
-def _family(message: bytes) -> str:
+def _parse_family(message: bytes) -> str:
     number = message[HEADER.size]
     return FAMILIES.get(number, str(number))
 
 
-def _text(message: bytes, span: tuple[int, int] | None) -> bytes:
+def _parse_text(message: bytes, span: tuple[int, int] | None) -> bytes:
     return b"" if span is None else message[slice(*span)].rstrip(b"\0")
 
 
-def _table(message: bytes) -> Table:
-    found = _spans(message)
+def _parse_table(message: bytes) -> TableHeader:
+    found = _index_attributes(message)
     flags = _U32.unpack_from(message, found[_TABLE_FLAGS][0])[0] if _TABLE_FLAGS in found else 0
-    return Table(_family(message), _text(message, found.get(_TABLE_NAME)), bool(flags & _DORMANT))
+    return TableHeader(
+        _parse_family(message), _parse_text(message, found.get(_TABLE_NAME)), bool(flags & _DORMANT)
+    )
 
 
-def _chain(message: bytes) -> Chain:
-    found, family = _spans(message), _family(message)
+def _parse_chain(message: bytes) -> ChainHeader:
+    found, family = _index_attributes(message), _parse_family(message)
     handle = _U64.unpack_from(message, found[_CHAIN_HANDLE][0])[0]
-    plain = Chain(family, _text(message, found[_CHAIN_TABLE]), _text(message, found[_CHAIN_NAME]), handle)
+    plain = ChainHeader(
+        family, _parse_text(message, found[_CHAIN_TABLE]), _parse_text(message, found[_CHAIN_NAME]), handle
+    )
     if _CHAIN_HOOK not in found:
         return plain
-    hook = dict(attributes(message, *found[_CHAIN_HOOK]))
+    hook = dict(parse_attributes(message, *found[_CHAIN_HOOK]))
     number = _U32.unpack_from(message, hook[_HOOK_NUMBER][0])[0]
     names = _HOOKS_OF_DEVICES if family == "netdev" else _HOOKS
     policy = _U32.unpack_from(message, found[_CHAIN_POLICY][0])[0] if _CHAIN_POLICY in found else _ACCEPT
     return msgspec.structs.replace(
         plain,
         hook=names[number] if number < len(names) else str(number),
-        type=_text(message, found.get(_CHAIN_TYPE)).decode("utf-8", "backslashreplace"),
+        type=_parse_text(message, found.get(_CHAIN_TYPE)).decode("utf-8", "backslashreplace"),
         priority=_I32.unpack_from(message, hook[_HOOK_PRIORITY][0])[0],
         accepts=policy == _ACCEPT,
-        devices=tuple(_devices(message, hook)),
+        devices=tuple(_parse_devices(message, hook)),
     )
 
 
-def _devices(message: bytes, hook: Spans) -> Iterator[str]:
+def _parse_devices(message: bytes, hook: Spans) -> Iterator[str]:
     """Older kernels name the one device as well, newer ones all of them."""
     if _HOOK_DEVICES in hook:
-        named = list(attributes(message, *hook[_HOOK_DEVICES]))
+        named = list(parse_attributes(message, *hook[_HOOK_DEVICES]))
     else:
         named = [(_DEVICE_NAME, hook[_HOOK_DEVICE])] if _HOOK_DEVICE in hook else []
     for kind, span in named:
-        name = _text(message, span).decode("utf-8", "backslashreplace")
+        name = _parse_text(message, span).decode("utf-8", "backslashreplace")
         yield f"{name}*" if kind == _DEVICE_PREFIX else name

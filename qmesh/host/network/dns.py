@@ -15,7 +15,7 @@ from typing import Final
 
 from qmesh.errors import BadInput
 from qmesh.host.system import heartbeat
-from qmesh.mesh.model import Endpoint, ip_address
+from qmesh.mesh.values import Endpoint, normalize_ip_address
 
 WAIT_S: Final = 2.0
 """Seconds that a look-up is waited for, by all who ask together."""
@@ -39,7 +39,7 @@ class _LookUp:
 
     def _run(self) -> None:
         try:
-            self.found = _addresses(self._endpoint)
+            self.found = _look_up_addresses(self._endpoint)
         finally:
             self.done.set()
 
@@ -48,19 +48,19 @@ _under_way: dict[Endpoint, _LookUp] = {}
 _lately: dict[Endpoint, _LookUp] = {}
 
 
-def resolve(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> Endpoint | None:
+def resolve_endpoint(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> Endpoint | None:
     """The endpoint with an IP address for its host; None when the name cannot be looked up now."""
     if endpoint.is_address:
         return endpoint
-    return next(iter(addresses(endpoint, wait_s=wait_s)), None)
+    return next(iter(resolve_addresses(endpoint, wait_s=wait_s)), None)
 
 
-def addresses(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, ...]:
+def resolve_addresses(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, ...]:
     """All addresses of an endpoint's host, the best first; none when they cannot be looked up now."""
     if endpoint.is_address:
         return (endpoint,)
-    looking = _begun(endpoint)
-    with heartbeat.allowed(wait_s):
+    looking = _find_or_start_lookup(endpoint)
+    with heartbeat.allow_wait(wait_s):
         if looking is None or not looking.done.wait(max(0.0, looking.asked + wait_s - time.monotonic())):
             return ()
     _under_way.pop(endpoint, None)  # another thread may have had it too
@@ -68,13 +68,13 @@ def addresses(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, 
     return looking.found
 
 
-def begin(endpoint: Endpoint) -> None:
+def start_lookup(endpoint: Endpoint) -> None:
     """Have a name looked up already, where more than one is going to be asked for."""
     if not endpoint.is_address:
-        _begun(endpoint)
+        _find_or_start_lookup(endpoint)
 
 
-def _begun(endpoint: Endpoint) -> _LookUp | None:
+def _find_or_start_lookup(endpoint: Endpoint) -> _LookUp | None:
     """The look-up that is under way, or that nobody asked for since it was done; else one begun now."""
     looking = _under_way.get(endpoint)
     if looking is None or (looking.done.is_set() and time.monotonic() - looking.asked > LATE_S):
@@ -84,15 +84,15 @@ def _begun(endpoint: Endpoint) -> _LookUp | None:
     return looking
 
 
-def addresses_lately(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, ...]:
-    """As `addresses`, but one that was found is looked up again only after 15 seconds: for who often asks."""
+def resolve_cached(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, ...]:
+    """As `resolve_addresses`, but what was found is looked up again only after 15 s: for frequent callers."""
     last = _lately.get(endpoint)
     if last is not None and last.found and time.monotonic() - last.asked < LATELY_S:
         return last.found
-    return addresses(endpoint, wait_s=wait_s)
+    return resolve_addresses(endpoint, wait_s=wait_s)
 
 
-def _addresses(endpoint: Endpoint) -> tuple[Endpoint, ...]:
+def _look_up_addresses(endpoint: Endpoint) -> tuple[Endpoint, ...]:
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError):
@@ -100,11 +100,11 @@ def _addresses(endpoint: Endpoint) -> tuple[Endpoint, ...]:
     hosts = dict.fromkeys(str(entry[4][0]) for entry in found)
     # A link-local one is good on one interface only, which Python does not name in the address.
     routed = [host for host in hosts if not host.startswith("fe80:")]
-    return tuple(usable(routed, endpoint.port))[:_MOST_ADDRESSES]
+    return tuple(build_endpoints(routed, endpoint.port))[:_MOST_ADDRESSES]
 
 
-def usable(hosts: Iterable[str], port: int) -> Iterator[Endpoint]:
+def build_endpoints(hosts: Iterable[str], port: int) -> Iterator[Endpoint]:
     """Of what a name server said, what an endpoint can be: it may say anything."""
     for host in hosts:
         with contextlib.suppress(BadInput):
-            yield Endpoint(ip_address(host), port)
+            yield Endpoint(normalize_ip_address(host), port)

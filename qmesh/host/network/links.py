@@ -18,7 +18,13 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network import rtnetlink_messages
-from qmesh.host.network.netlink import asked, fine, refusals, rtnetlink, whole
+from qmesh.host.network.netlink import (
+    open_rtnetlink,
+    read_whole_dump,
+    send_request,
+    suppress_errnos,
+    translate_errors,
+)
 
 _NO_DAD = 0x02
 
@@ -41,50 +47,50 @@ class Link(msgspec.Struct, frozen=True):
 
 def read(interface: str) -> Link | None:
     """The interface as it is; None when there is none. Raises MachineRefused when it cannot look."""
-    with _looking(interface) as netlink:
-        found = _find(netlink, interface)
+    with _open_netlink(interface) as netlink:
+        found = _find_link(netlink, interface)
         if found is None:
             return None
-        dump = whole(lambda: asked(netlink, rtnetlink_messages.get_addresses()))
+        dump = read_whole_dump(lambda: send_request(netlink, rtnetlink_messages.build_addresses_request()))
         return Link(
             name=interface,
             index=found.index,
             kind=found.kind,
             mtu=found.mtu,
             up=found.up,
-            addresses=tuple(sorted(rtnetlink_messages.addresses(dump, found.index))),
+            addresses=tuple(sorted(rtnetlink_messages.parse_addresses(dump, found.index))),
         )
 
 
-def index_of(interface: str) -> int | None:
+def find_interface_index(interface: str) -> int | None:
     """The kernel's number of an interface; None when there is none. Raises as `read` does."""
-    with _looking(interface) as netlink:
-        found = _find(netlink, interface)
+    with _open_netlink(interface) as netlink:
+        found = _find_link(netlink, interface)
     return None if found is None else found.index
 
 
 def create(interface: str, kind: str) -> None:
     """Make an interface of a kind such as "wireguard", down. Raises MachineRefused."""
-    with rtnetlink(f"create {interface}") as netlink:
+    with open_rtnetlink(f"create {interface}") as netlink:
         netlink.link("add", ifname=interface, kind=kind)
 
 
 def delete(interface: str) -> None:
     """Delete an interface; one that is not there is fine. Raises MachineRefused."""
-    with rtnetlink(f"delete {interface}") as netlink, fine(errno.ENODEV):
-        netlink.link("del", index=_index(interface))
+    with open_rtnetlink(f"delete {interface}") as netlink, suppress_errnos(errno.ENODEV):
+        netlink.link("del", index=_require_index(interface))
 
 
-def set_up(interface: str, *, up: bool) -> None:
+def set_link_state(interface: str, *, up: bool) -> None:
     """Bring an interface up or down. Raises MachineRefused."""
-    with rtnetlink(f"bring {interface} {'up' if up else 'down'}") as netlink:
-        netlink.link("set", index=_index(interface), state="up" if up else "down")
+    with open_rtnetlink(f"bring {interface} {'up' if up else 'down'}") as netlink:
+        netlink.link("set", index=_require_index(interface), state="up" if up else "down")
 
 
 def set_mtu(interface: str, octets: int) -> None:
     """Set an interface's MTU, in octets. Raises MachineRefused."""
-    with rtnetlink(f"set the MTU of {interface} to {octets}") as netlink:
-        netlink.link("set", index=_index(interface), mtu=octets)
+    with open_rtnetlink(f"set the MTU of {interface} to {octets}") as netlink:
+        netlink.link("set", index=_require_index(interface), mtu=octets)
 
 
 def add_address(interface: str, address: str) -> None:
@@ -92,11 +98,11 @@ def add_address(interface: str, address: str) -> None:
 
     IPv6 is not tried for duplicates first (IFA_F_NODAD): nobody else is on a tunnel to ask.
     """
-    with rtnetlink(f"add {address} to {interface}") as netlink:
+    with open_rtnetlink(f"add {address} to {interface}") as netlink:
         wanted = _address_arguments(address)
         flags = _NO_DAD if ":" in address else 0
         try:
-            netlink.addr("add", index=_index(interface), flags=flags, **wanted)
+            netlink.addr("add", index=_require_index(interface), flags=flags, **wanted)
         except NetlinkError as error:
             # IPv6 also says EEXIST to the same address with another prefix length.
             link = read(interface)
@@ -107,16 +113,16 @@ def add_address(interface: str, address: str) -> None:
 def remove_address(interface: str, address: str) -> None:
     """Remove an address, `10.77.0.2/20`; one that is not there is fine. Raises MachineRefused."""
     with (
-        rtnetlink(f"remove {address} from {interface}") as netlink,
-        fine(errno.EADDRNOTAVAIL, errno.ENODEV),
+        open_rtnetlink(f"remove {address} from {interface}") as netlink,
+        suppress_errnos(errno.EADDRNOTAVAIL, errno.ENODEV),
     ):
-        netlink.addr("del", index=_index(interface), **_address_arguments(address))
+        netlink.addr("del", index=_require_index(interface), **_address_arguments(address))
 
 
 @contextmanager
-def _looking(interface: str) -> Iterator[socket.socket]:
+def _open_netlink(interface: str) -> Iterator[socket.socket]:
     with (
-        refusals(f"look at {interface}"),
+        translate_errors(f"look at {interface}"),
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE) as netlink,
     ):
         try:
@@ -128,14 +134,14 @@ def _looking(interface: str) -> Iterator[socket.socket]:
             ) from None
 
 
-def _find(netlink: socket.socket, interface: str) -> rtnetlink_messages.Found | None:
+def _find_link(netlink: socket.socket, interface: str) -> rtnetlink_messages.FoundInterface | None:
     try:
-        (message,), _ = asked(netlink, rtnetlink_messages.get_link(interface))
+        (message,), _ = send_request(netlink, rtnetlink_messages.build_link_request(interface))
     except NetlinkError as error:
         if error.code == errno.ENODEV:
             return None
         raise
-    found = rtnetlink_messages.link(message)
+    found = rtnetlink_messages.parse_link(message)
     if found.name != interface:
         raise KernelRefused(
             f"{interface} is another name of {found.name}", hint="remove it with `ip link property del`"
@@ -143,8 +149,8 @@ def _find(netlink: socket.socket, interface: str) -> rtnetlink_messages.Found | 
     return found
 
 
-def _index(interface: str) -> int:
-    index = index_of(interface)
+def _require_index(interface: str) -> int:
+    index = find_interface_index(interface)
     if index is None:
         raise NetlinkError(errno.ENODEV)
     return index

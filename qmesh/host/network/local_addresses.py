@@ -39,19 +39,21 @@ def can_be_bound(address: str) -> bool:
     return True
 
 
-def network_around(address: str) -> str | None:
+def find_direct_network(address: str) -> str | None:
     """The network and interface, `10.77.0.0/20 of qmesh0`, by which an address is reached without a router.
 
     None where there is no such network: then the address may yet become this machine's.
     """
-    return network_in(_lines("ipv6_route" if ":" in address else "route"), address)
+    return find_network_in_routes(_read_proc_lines("ipv6_route" if ":" in address else "route"), address)
 
 
-def network_in(lines: Iterable[str], address: str) -> str | None:
-    """As `network_around`, by the kernel's list of routes for that kind of address. Raises KernelRefused."""
+def find_network_in_routes(lines: Iterable[str], address: str) -> str | None:
+    """As `find_direct_network`, by the kernel's routes for that kind of address. Raises KernelRefused."""
     wanted = ipaddress.ip_address(address)
     try:
-        for network, interface in filter(None, map(_route_6 if wanted.version == 6 else _route_4, lines)):
+        for network, interface in filter(
+            None, map(_parse_ipv6_route if wanted.version == 6 else _parse_ipv4_route, lines)
+        ):
             if network.prefixlen and wanted in network:
                 return f"{network} of {interface}"
     except (ValueError, OverflowError):
@@ -61,7 +63,7 @@ def network_in(lines: Iterable[str], address: str) -> str | None:
     return None
 
 
-def _route_4(line: str) -> tuple[_Network, str] | None:
+def _parse_ipv4_route(line: str) -> tuple[_Network, str] | None:
     """The network of a route without a router. Raises ValueError. Source: proc(5), net/route."""
     interface, to, _, flags, *_, mask, _, _, _ = line.split()
     if interface == "Iface" or not _is_direct(int(flags, 16)):
@@ -69,8 +71,8 @@ def _route_4(line: str) -> tuple[_Network, str] | None:
     return ipaddress.IPv4Network((bytes.fromhex(to)[::-1], int(mask, 16).bit_count())), interface
 
 
-def _route_6(line: str) -> tuple[_Network, str] | None:
-    """As `_route_4`. Source: the kernel's net/ipv6/route.c, rt6_info_route."""
+def _parse_ipv6_route(line: str) -> tuple[_Network, str] | None:
+    """As `_parse_ipv4_route`. Source: the kernel's net/ipv6/route.c, rt6_info_route."""
     to, prefix, *_, flags, interface = line.split()
     if not _is_direct(int(flags, 16)):
         return None
@@ -81,6 +83,6 @@ def _is_direct(flags: int) -> bool:
     return flags & (_UP | _GATEWAY | _REJECT) == _UP
 
 
-def _lines(name: str) -> Iterator[str]:
+def _read_proc_lines(name: str) -> Iterator[str]:
     with contextlib.suppress(FileNotFoundError):  # this kernel has none of that family
         yield from Path("/proc/net", name).read_text("ascii", "replace").splitlines()

@@ -19,7 +19,7 @@ from pyroute2.netlink import NLM_F_DUMP_INTR
 from pyroute2.netlink.exceptions import NetlinkError
 
 from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
-from qmesh.host.network.netlink_messages import HEADER, messages_in
+from qmesh.host.network.netlink_messages import HEADER, parse_messages
 from qmesh.host.system import heartbeat
 
 T = TypeVar("T")
@@ -48,14 +48,14 @@ _HINTS: Final = {
 
 
 @contextmanager
-def refusals(doing: str, hints: Mapping[int, str] = MappingProxyType({})) -> Iterator[None]:
-    """Turn the errors of netlink, sockets and files into `refusal`s, and of what is not understood there."""
+def translate_errors(doing: str, hints: Mapping[int, str] = MappingProxyType({})) -> Iterator[None]:
+    """Turn errors of netlink, sockets and files, and what is not understood there, into KernelRefused."""
     try:
         yield
     except NetlinkError as error:
-        raise refusal(error.code, doing, hints) from None
+        raise build_kernel_error(error.code, doing, hints) from None
     except OSError as error:
-        raise refusal(error.errno or errno.EIO, doing, hints) from None
+        raise build_kernel_error(error.errno or errno.EIO, doing, hints) from None
     except _NOT_UNDERSTOOD:
         raise KernelRefused(
             f"could not {doing}: what the kernel said is not understood",
@@ -63,7 +63,9 @@ def refusals(doing: str, hints: Mapping[int, str] = MappingProxyType({})) -> Ite
         ) from None
 
 
-def refusal(code: int, doing: str, hints: Mapping[int, str] = MappingProxyType({})) -> MachineRefused:
+def build_kernel_error(
+    code: int, doing: str, hints: Mapping[int, str] = MappingProxyType({})
+) -> MachineRefused:
     """NeedsRoot or KernelRefused for an errno, met while `doing`; `hints` go before our own."""
     reason = f"could not {doing}: {os.strerror(code & 0xFFFF)}"
     if code == errno.EPERM:
@@ -72,17 +74,17 @@ def refusal(code: int, doing: str, hints: Mapping[int, str] = MappingProxyType({
     return KernelRefused(reason, hint=hint)
 
 
-def whole_dump(ask: Callable[[], Iterable[Any]]) -> list[Any]:
-    """The messages of a dump by pyroute2, as `whole` has them."""
+def read_pyroute2_dump(ask: Callable[[], Iterable[Any]]) -> list[Any]:
+    """The messages of a dump by pyroute2, as `read_whole_dump` has them."""
 
     def dump() -> tuple[list[Any], bool]:
         messages = list(ask())
         return messages, any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages)
 
-    return whole(dump)
+    return read_whole_dump(dump)
 
 
-def whole(dump: Callable[[], tuple[list[T], bool]]) -> list[T]:
+def read_whole_dump(dump: Callable[[], tuple[list[T], bool]]) -> list[T]:
     """The messages of a netlink dump, asked for again while changes under way tear it.
 
     dump: asks once, and tells the messages and whether NLM_F_DUMP_INTR was among their flags.
@@ -95,20 +97,20 @@ def whole(dump: Callable[[], tuple[list[T], bool]]) -> list[T]:
     raise KernelRefused("the kernel's tables change too fast to be read", hint="try again")
 
 
-def answers(octets: bytes) -> Iterator[tuple[bytes, int | None, bool]]:
+def parse_answers(octets: bytes) -> Iterator[tuple[bytes, int | None, bool]]:
     """What the kernel sent, message by message.
 
     Each as the message itself; the errno it ends the answer with, 0 for success, None where more
     will come; and whether it says that what it lists was changed meanwhile.
     """
-    for kind, flags, message in messages_in(octets):
+    for kind, flags, message in parse_messages(octets):
         if len(message) < HEADER.size + _CODE.size:
             raise ValueError("a netlink message breaks off")
         code = -_CODE.unpack_from(message, HEADER.size)[0] if kind in {_ERROR, _DONE} else None
         yield message, code, bool(flags & _DUMP_INTERRUPTED)
 
 
-def asked(netlink: Any, request: bytes) -> tuple[list[bytes], bool]:
+def send_request(netlink: Any, request: bytes) -> tuple[list[bytes], bool]:
     """Send a message to the kernel; what it answers, and whether that was changed meanwhile.
 
     netlink: a socket. request: one that is a dump, or has the flag `ACK`: so the answer has an end.
@@ -118,11 +120,11 @@ def asked(netlink: Any, request: bytes) -> tuple[list[bytes], bool]:
     found: list[bytes] = []
     is_torn = False
     while True:
-        with heartbeat.allowed(ANSWER_TIMEOUT_S):
+        with heartbeat.allow_wait(ANSWER_TIMEOUT_S):
             has_come = bool(select.select([netlink.fileno()], [], [], ANSWER_TIMEOUT_S)[0])
         if not has_come:
             raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
-        for message, code, torn in answers(netlink.recv(_MOST_OCTETS)):
+        for message, code, torn in parse_answers(netlink.recv(_MOST_OCTETS)):
             is_torn |= torn
             if code:
                 raise NetlinkError(code)
@@ -132,14 +134,14 @@ def asked(netlink: Any, request: bytes) -> tuple[list[bytes], bool]:
 
 
 @contextmanager
-def rtnetlink(doing: str) -> Iterator[Any]:
+def open_rtnetlink(doing: str) -> Iterator[Any]:
     """An rtnetlink socket, for as long as it takes; errors met while `doing` are refusals."""
-    with refusals(doing), IPRoute() as netlink:
+    with translate_errors(doing), IPRoute() as netlink:
         yield netlink
 
 
 @contextmanager
-def fine(*codes: int) -> Iterator[None]:
+def suppress_errnos(*codes: int) -> Iterator[None]:
     """Take these errnos from netlink for success."""
     try:
         yield

@@ -10,8 +10,8 @@ import socket
 from pyroute2.netlink import NETLINK_ROUTE
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
 
-from qmesh.host.firewall.table_events import Notice, RuleNotices, listening, received
-from qmesh.host.network.netlink import refusals
+from qmesh.host.firewall.table_events import Notice, RuleNotices, open_netlink_socket, receive_datagrams
+from qmesh.host.network.netlink import translate_errors
 
 _GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 
@@ -20,8 +20,8 @@ class Notices:
     """Sockets at which the kernel's notices arrive, until `close`."""
 
     def __init__(self) -> None:
-        with refusals("listen for changes of links and of nftables"):
-            self._links = listening(NETLINK_ROUTE, _GROUPS)
+        with translate_errors("listen for changes of links and of nftables"):
+            self._links = open_netlink_socket(NETLINK_ROUTE, _GROUPS)
             self._rules = RuleNotices()
 
     def close(self) -> None:
@@ -34,7 +34,7 @@ class Notices:
         """To wait for: readable when there is something to take."""
         return self._links, self._rules.socket
 
-    def take(self) -> Notice | None:
+    def take_notice(self) -> Notice | None:
         """What came since the last time, as one; None when none of it concerns qmesh."""
-        of_links = Notice() if any(True for _ in received(self._links)) else None
-        return self._rules.take() or of_links
+        of_links = Notice() if any(True for _ in receive_datagrams(self._links)) else None
+        return self._rules.take_notice() or of_links

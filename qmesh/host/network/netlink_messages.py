@@ -13,7 +13,7 @@ ATTRIBUTE: Final = struct.Struct("=HH")
 _TYPE: Final = 0x3FFF
 
 
-def messages_in(octets: bytes) -> Iterator[tuple[int, int, bytes]]:
+def parse_messages(octets: bytes) -> Iterator[tuple[int, int, bytes]]:
     """The type and the flags of each message in what the kernel sent, and the message itself.
 
     Raises ValueError when one breaks off.
@@ -27,7 +27,7 @@ def messages_in(octets: bytes) -> Iterator[tuple[int, int, bytes]]:
         start += length + -length % 4
 
 
-def attributes(message: bytes, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
+def parse_attributes(message: bytes, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
     """The type of each attribute between two places of a message, and where its value lies.
 
     Raises ValueError when one breaks off.

@@ -18,10 +18,10 @@ import msgspec
 from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.network import routes
-from qmesh.host.network.netlink import refusals
+from qmesh.host.network.netlink import translate_errors
 from qmesh.host.system import boot_clock, heartbeat
-from qmesh.mesh.decode import Malformed, from_json
-from qmesh.mesh.model import Endpoint
+from qmesh.mesh.decode import Malformed, decode_json
+from qmesh.mesh.values import Endpoint
 
 PROBE_S: Final = 60.0
 """Seconds between two probes of one path."""
@@ -62,7 +62,9 @@ _probed: dict[Endpoint, float] = {}
 _told: dict[str, tuple[int, float]] = {}
 
 
-def mtus(endpoints: Iterable[Endpoint], *, probe: bool, directory: Path | None = None) -> dict[Endpoint, int]:
+def find_path_mtus(
+    endpoints: Iterable[Endpoint], *, probe: bool, directory: Path | None = None
+) -> dict[Endpoint, int]:
     """The MTU of the way to each endpoint, in octets; not where no way leads.
 
     That is this machine's own interface's or route's, or what a router said to a probe: a full-size datagram
@@ -74,80 +76,80 @@ def mtus(endpoints: Iterable[Endpoint], *, probe: bool, directory: Path | None =
     found = {}
     left = MOST_PROBES
     for endpoint in dict.fromkeys(endpoints):
-        path = _connected(endpoint, _DO)
+        path = _connect_socket(endpoint, _DO)
         if path is None:
             continue
         with path:  # one after the other: there may be thousands
-            learnt = _mtu(path)
+            learnt = _read_kernel_mtu(path)
         if learnt < FULL or str(endpoint) in _told:
-            _recall(directory)
-        known = _known(endpoint)
-        if learnt >= FULL and known is None and not (probe and _is_due(endpoint)):
+            _load_memory(directory)
+        known = _find_known_mtu(endpoint)
+        if learnt >= FULL and known is None and not (probe and _is_probe_due(endpoint)):
             found[endpoint] = learnt
             continue
-        hop = routes.first_hop(endpoint.host)
+        hop = routes.find_first_hop(endpoint.host)
         if hop is None:
             continue
-        if left and hop.is_routed and _is_due(endpoint) and (probe or learnt < hop.mtu):
+        if left and hop.is_routed and _is_probe_due(endpoint) and (probe or learnt < hop.mtu):
             left -= 1
-            if (said := _ask_routers(endpoint, min(hop.mtu, FULL))) is not None:
+            if (said := _probe_path(endpoint, min(hop.mtu, FULL))) is not None:
                 known = said
-                _remember(directory)
+                _save_memory(directory)
         if not hop.is_routed:
             _probed[endpoint] = time.monotonic()
         found[endpoint] = hop.mtu if known is None or not hop.is_routed else min(hop.mtu, known)
     return found
 
 
-def _is_due(endpoint: Endpoint) -> bool:
+def _is_probe_due(endpoint: Endpoint) -> bool:
     return time.monotonic() - _probed.get(endpoint, -PROBE_S) >= PROBE_S
 
 
-def _known(endpoint: Endpoint) -> int | None:
+def _find_known_mtu(endpoint: Endpoint) -> int | None:
     mtu, at = _told.get(str(endpoint), (0, -KNOWN_S))
     return mtu if time.clock_gettime(time.CLOCK_BOOTTIME) - at < KNOWN_S else None
 
 
-def recalled(octets: bytes) -> _Memory:
+def parse_memory(octets: bytes) -> _Memory:
     """What is kept there. Raises Malformed."""
-    return from_json(octets, _Memory)
+    return decode_json(octets, _Memory)
 
 
-def _recall(directory: Path | None) -> None:
+def _load_memory(directory: Path | None) -> None:
     """Take what another process was told later."""
     with contextlib.suppress(MachineRefused, Malformed):
         octets = None if directory is None else files.read(directory / MEMORY)
         if octets is not None:
-            memory = recalled(octets)
+            memory = parse_memory(octets)
             if memory.boot == boot_clock.now().boot:
                 for each, told in memory.told.items():
                     _told[each] = max(told, _told.get(each, told), key=lambda found: found[1])
 
 
-def _remember(directory: Path | None) -> None:
+def _save_memory(directory: Path | None) -> None:
     """Tell others. Where that can't be written, they ask again."""
     if directory is None:
         return
-    _recall(directory)
+    _load_memory(directory)
     with contextlib.suppress(MachineRefused):
         now = boot_clock.now()
         fresh = {each: told for each, told in _told.items() if now.at_s - told[1] < KNOWN_S}
         files.write(directory / MEMORY, msgspec.json.encode(_Memory(now.boot, fresh)))
 
 
-def _ask_routers(endpoint: Endpoint, most: int) -> int | None:
+def _probe_path(endpoint: Endpoint, most: int) -> int | None:
     """What the routers on a path say that it carries, of `most` octets; None where none says anything.
 
     Only who has seen a probe can quote it.
     """
     _probed[endpoint] = time.monotonic()
-    path = _connected(endpoint, _PROBE)
+    path = _connect_socket(endpoint, _PROBE)
     if path is None:
         return None
     size = most
     with path:
         for _ in range(_ROUTERS):
-            said = said_to(path, size)
+            said = probe_mtu(path, size)
             if said is None:
                 break
             size = said
@@ -157,26 +159,26 @@ def _ask_routers(endpoint: Endpoint, most: int) -> int | None:
     return size
 
 
-def said_to(path: socket.socket, size: int) -> int | None:
+def probe_mtu(path: socket.socket, size: int) -> int | None:
     """What a router says to a packet of that many octets; None for nothing, or nothing to this one."""
     nonce = os.urandom(_NONCE)
     body = nonce + bytes(size - (48 if path.family == socket.AF_INET6 else 28) - _NONCE)
     for _ in range(_PROBES):
-        _error_of(path)  # or it would be told instead of sending
+        _clear_socket_error(path)  # or it would be told instead of sending
         with contextlib.suppress(OSError):
             path.send(body)
     poll = select.poll()
     poll.register(path, 0)  # errors alone
     until = time.monotonic() + WAIT_S
     while (left_s := until - time.monotonic()) > 0 and poll.poll(left_s * 1000):
-        for quoted, mtu in _complaints(path):
+        for quoted, mtu in _read_icmp_errors(path):
             if quoted[:_NONCE] == nonce and _LEAST <= mtu < size:
                 return mtu
-        _error_of(path)
+        _clear_socket_error(path)
     return None
 
 
-def _complaints(path: socket.socket) -> Iterator[tuple[bytes, int]]:
+def _read_icmp_errors(path: socket.socket) -> Iterator[tuple[bytes, int]]:
     """What was said of packets that were too large: what is quoted of each, and the MTU."""
     with contextlib.suppress(OSError):
         while True:
@@ -187,12 +189,12 @@ def _complaints(path: socket.socket) -> Iterator[tuple[bytes, int]]:
                     yield quoted, mtu
 
 
-def _error_of(path: socket.socket) -> int:
+def _clear_socket_error(path: socket.socket) -> int:
     """Take the error that waits."""
     return path.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
-def _connected(endpoint: Endpoint, discover_how: int) -> socket.socket | None:
+def _connect_socket(endpoint: Endpoint, discover_how: int) -> socket.socket | None:
     if not endpoint.is_address:
         return None
     is_ipv6 = ":" in endpoint.host
@@ -215,28 +217,28 @@ def _connected(endpoint: Endpoint, discover_how: int) -> socket.socket | None:
     return path
 
 
-def _mtu(path: socket.socket) -> int:
+def _read_kernel_mtu(path: socket.socket) -> int:
     if path.family == socket.AF_INET6:
         return path.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
     return path.getsockopt(socket.IPPROTO_IP, _IP_MTU)
 
 
-def echo_time(address: str, octets: int, *, wait_s: float, tries: int = 2) -> float | None:
+def measure_echo_time(address: str, octets: int, *, wait_s: float, tries: int = 2) -> float | None:
     """Seconds until an IP packet of that many octets, not to be fragmented, is echoed; None if it is not.
 
     Raises MachineRefused when it could not ask at all.
     """
-    with refusals(f"ask {address} for an echo"):
-        asking = _echo_socket(address)
-    with asking, heartbeat.allowed(tries * wait_s):
+    with translate_errors(f"ask {address} for an echo"):
+        asking = _open_echo_socket(address)
+    with asking, heartbeat.allow_wait(tries * wait_s):
         for number in range(tries):
-            took = _echoed(asking, address, octets, number, wait_s)
+            took = _send_echo(asking, address, octets, number, wait_s)
             if took is not None:
                 return took
     return None
 
 
-def _echo_socket(address: str) -> socket.socket:
+def _open_echo_socket(address: str) -> socket.socket:
     if ":" in address:
         asking = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
         asking.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _DO)
@@ -246,7 +248,7 @@ def _echo_socket(address: str) -> socket.socket:
     return asking
 
 
-def _echoed(asking: socket.socket, address: str, octets: int, number: int, wait_s: float) -> float | None:
+def _send_echo(asking: socket.socket, address: str, octets: int, number: int, wait_s: float) -> float | None:
     is_ipv6 = ":" in address
     nonce = os.urandom(8)
     body = nonce + bytes(max(0, octets - (48 if is_ipv6 else 28) - len(nonce)))
@@ -277,17 +279,17 @@ def _checksum(octets: bytes) -> int:
     return int(~total & 0xFFFF)
 
 
-def largest_echoed(address: str, *, fails: int, least: int, wait_s: float) -> int | None:
+def find_largest_packet(address: str, *, fails: int, least: int, wait_s: float) -> int | None:
     """The most octets of a packet that is echoed, to within 4; None when not even `least` is.
 
     fails: octets of one that is not.
     """
-    if echo_time(address, least, wait_s=wait_s) is None:
+    if measure_echo_time(address, least, wait_s=wait_s) is None:
         return None
     passes = least
     while fails - passes > 4:
         middle = (passes + fails) // 2 & ~3
-        if echo_time(address, middle, wait_s=wait_s) is None:
+        if measure_echo_time(address, middle, wait_s=wait_s) is None:
             fails = middle
         else:
             passes = middle

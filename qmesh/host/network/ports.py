@@ -13,30 +13,30 @@ import msgspec
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network import reserved_ports as kernels
-from qmesh.host.network.sockets import LISTENING, UNCONNECTED, Socket, sockets
+from qmesh.host.network.sockets import LISTENING, UNCONNECTED, Socket, list_sockets
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import HeldPorts
+from qmesh.host.state.documents import PortReservations
 from qmesh.host.system import processes
-from qmesh.mesh.model import ranges_text
+from qmesh.mesh.values import format_port_ranges
 
 
-def reserved() -> frozenset[int]:
+def read_reserved_ports() -> frozenset[int]:
     """The ports that the kernel gives to no outgoing connection. Raises KernelRefused."""
     try:
-        return reserved_in(kernels.listed())
+        return parse_reserved_ports(kernels.read_reserved_list())
     except (OSError, ValueError) as error:
         raise KernelRefused(f"{kernels.SYSCTL} cannot be read: {error}", hint="mount /proc") from None
 
 
-def reserved_in(text: str) -> frozenset[int]:
+def parse_reserved_ports(text: str) -> frozenset[int]:
     """The ports of the kernel's list. Raises KernelRefused."""
     try:
-        return kernels.ports_in(text)
+        return kernels.parse_ports(text)
     except ValueError:
         raise KernelRefused(f"{kernels.SYSCTL} is not understood", hint="look at it, and report it") from None
 
 
-def ephemeral() -> tuple[int, int]:
+def read_ephemeral_range() -> tuple[int, int]:
     """The first and the last port that the kernel gives to outgoing connections. Raises KernelRefused."""
     try:
         first, last = kernels.EPHEMERAL.read_text(encoding="ascii").split()
@@ -45,21 +45,21 @@ def ephemeral() -> tuple[int, int]:
         raise KernelRefused(f"{kernels.EPHEMERAL} cannot be read: {error}", hint="mount /proc") from None
 
 
-def held(state: State) -> tuple[int, ...]:
+def list_own_reserved_ports(state: State) -> tuple[int, ...]:
     """The ports that qmesh wants reserved and that are."""
-    wanted = state.held_ports()
-    return tuple(sorted(reserved().intersection((*wanted.ours, *wanted.others))))
+    wanted = state.read_port_reservations()
+    return tuple(sorted(read_reserved_ports().intersection((*wanted.ours, *wanted.others))))
 
 
-def hold(state: State, ports: Iterable[int]) -> None:
+def reserve_ports(state: State, ports: Iterable[int]) -> None:
     """Reserve just these ports for qmesh; what others reserved stays as it is."""
-    wanted, now, before = set(ports), reserved(), state.held_ports()
+    wanted, now, before = set(ports), read_reserved_ports(), state.read_port_reservations()
     ours = (wanted - now) | (wanted & set(before.ours))
     # Remembered first: a port reserved and not remembered would never be given back.
-    state.save_held_ports(HeldPorts(tuple(sorted(ours)), tuple(sorted(wanted - ours))))
+    state.save_port_reservations(PortReservations(tuple(sorted(ours)), tuple(sorted(wanted - ours))))
     after = (now - (set(before.ours) - wanted)) | wanted
     try:
-        kernels.SYSCTL.write_text(ranges_text(tuple(sorted(after)), ",") + "\n")
+        kernels.SYSCTL.write_text(format_port_ranges(tuple(sorted(after)), ",") + "\n")
     except OSError as error:
         raise KernelRefused(
             f"{kernels.SYSCTL} cannot be written: {error.strerror}",
@@ -77,50 +77,50 @@ class Listener(msgspec.Struct, frozen=True, order=True):
     process: int
 
 
-def listeners() -> tuple[tuple[str, int], ...]:
+def list_listeners() -> tuple[tuple[str, int], ...]:
     """Address and port of every listening TCP socket of this machine."""
-    return tuple(sorted({(each.local, each.port) for each in sockets("tcp") if each.state == LISTENING}))
+    return tuple(sorted({(each.local, each.port) for each in list_sockets("tcp") if each.state == LISTENING}))
 
 
-def listening_on(ports: Iterable[int]) -> tuple[Listener, ...]:
+def find_listeners(ports: Iterable[int]) -> tuple[Listener, ...]:
     """Who listens on any of these ports, over TCP or UDP, beyond loopback."""
     wanted = set(ports)
     mine = [
         each
-        for each in (*sockets("tcp"), *sockets("udp"))
+        for each in (*list_sockets("tcp"), *list_sockets("udp"))
         if each.state == {"tcp": LISTENING, "udp": UNCONNECTED}[each.protocol]
         and each.port in wanted
         and not ipaddress.ip_address(each.local).is_loopback
     ]
-    owners = _owners({each.inode for each in mine}) if mine else {}
-    return tuple(sorted(_listener(each, owners.get(each.inode, 0)) for each in mine))
+    owners = _find_owners({each.inode for each in mine}) if mine else {}
+    return tuple(sorted(_build_listener(each, owners.get(each.inode, 0)) for each in mine))
 
 
-def _listener(found: Socket, owner: int) -> Listener:
-    return Listener(found.protocol, found.local, found.port, processes.name_of(owner), owner)
+def _build_listener(found: Socket, owner: int) -> Listener:
+    return Listener(found.protocol, found.local, found.port, processes.read_process_name(owner), owner)
 
 
-def _owners(inodes: set[str]) -> dict[str, int]:
+def _find_owners(inodes: set[str]) -> dict[str, int]:
     """Processes by the sockets that they have."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     found: dict[str, int] = {}
-    for process, descriptor in processes.descriptors():
+    for process, descriptor in processes.list_descriptors():
         with contextlib.suppress(OSError, KeyError):
             found[wanted[str(descriptor.readlink())]] = process
     return found
 
 
-def udp_port_in_use(port: int) -> bool:
+def is_udp_port_used(port: int) -> bool:
     """Whether another socket of this machine has a UDP port, on any address."""
-    return _in_use(port, socket.SOCK_DGRAM)
+    return _is_port_used(port, socket.SOCK_DGRAM)
 
 
-def tcp_port_in_use(port: int) -> bool:
+def is_tcp_port_used(port: int) -> bool:
     """Whether another socket of this machine listens at a TCP port, on any address."""
-    return _in_use(port, socket.SOCK_STREAM)
+    return _is_port_used(port, socket.SOCK_STREAM)
 
 
-def _in_use(port: int, kind: socket.SocketKind) -> bool:
+def _is_port_used(port: int, kind: socket.SocketKind) -> bool:
     families = [(socket.AF_INET, "0.0.0.0")]  # noqa: S104 - where WireGuard listens
     if Path("/proc/net/if_inet6").exists():
         families.append((socket.AF_INET6, "::"))

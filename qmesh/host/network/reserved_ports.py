@@ -19,19 +19,19 @@ _MOST_OCTETS: Final = 6 * 65536
 """That the list can have: five digits and a comma for each port."""
 
 
-def listed() -> str:
+def read_reserved_list() -> str:
     """The list as the kernel writes it: `22,40000-40002`. Raises OSError."""
     with SYSCTL.open("rb", buffering=0) as file:
         # The kernel answers the first read only, and as far as that has room.
         return file.read(_MOST_OCTETS).decode("ascii").strip()
 
 
-def ports() -> frozenset[int]:
+def read_ports() -> frozenset[int]:
     """The ports that are reserved. Raises OSError, and ValueError for what is no such list."""
-    return ports_in(listed())
+    return parse_ports(read_reserved_list())
 
 
-def ports_in(text: str) -> frozenset[int]:
+def parse_ports(text: str) -> frozenset[int]:
     """The ports of a list as the kernel writes it. Raises ValueError for what is none."""
     found: set[int] = set()
     for part in filter(None, text.split(",")):
@@ -42,19 +42,21 @@ def ports_in(text: str) -> frozenset[int]:
     return frozenset(found)
 
 
-def bring_back(directory: Path) -> None:
+def restore_ports(directory: Path) -> None:
     """Reserve what qmesh had reserved before the machine was started; what others have set stays.
 
     directory: the state directory. A file that is missing or damaged is the agent's to mend, and
     nothing here raises: that the guard is held does not depend on it.
     """
-    ours = remembered(directory)
+    ours = read_own_ports(directory)
     with contextlib.suppress(OSError, ValueError):
-        if not ports().issuperset(ours):
-            SYSCTL.write_text(",".join(filter(None, [listed(), _ranges(ours)])) + "\n", encoding="ascii")
+        if not read_ports().issuperset(ours):
+            SYSCTL.write_text(
+                ",".join(filter(None, [read_reserved_list(), _render_ranges(ours)])) + "\n", encoding="ascii"
+            )
 
 
-def remembered(directory: Path) -> frozenset[int]:
+def read_own_ports(directory: Path) -> frozenset[int]:
     """The ports that are qmesh's by its file in the state directory; none where that does not tell."""
     try:
         said = json.loads((directory / REMEMBERED).read_bytes())
@@ -66,7 +68,7 @@ def remembered(directory: Path) -> frozenset[int]:
     return frozenset(port for port in ours if type(port) is int and 0 < port < 65536)
 
 
-def _ranges(numbers: Iterable[int]) -> str:
+def _render_ranges(numbers: Iterable[int]) -> str:
     ranges: list[list[int]] = []
     for number in sorted(numbers):
         if ranges and number <= ranges[-1][1] + 1:

@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOOPBACK, IFF_UP
 
-from qmesh.host.network.links import index_of
-from qmesh.host.network.netlink import refusals, rtnetlink, whole_dump
-from qmesh.mesh.foreign.packets import Way
+from qmesh.host.network.links import find_interface_index
+from qmesh.host.network.netlink import open_rtnetlink, read_pyroute2_dump, translate_errors
+from qmesh.mesh.foreign.packets import UnderlayRoute
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -34,39 +34,41 @@ _UNICAST = 1
 _PASSING = 0x01 | 0x08 | 0x20  # IFA_F_TEMPORARY (for IPv6), IFA_F_DADFAILED, IFA_F_DEPRECATED
 
 
-def occupied_networks(except_interface: str) -> tuple[str, ...]:
+def list_occupied_networks(except_interface: str) -> tuple[str, ...]:
     """Every network that this machine has a use for, other than by `except_interface`.
 
     Those of routes in the main and local tables, of addresses, and the resolvers; one that lies
     within another is left out, as are the default route (also in parts, `0.0.0.0/1`), loopback,
     link-local IPv6 and multicast. Raises MachineRefused when it cannot look.
     """
-    index = index_of(except_interface)
-    with rtnetlink("read the routes") as netlink:
-        routes, addresses = whole_dump(netlink.get_routes), whole_dump(netlink.get_addr)
+    index = find_interface_index(except_interface)
+    with open_rtnetlink("read the routes") as netlink:
+        routes, addresses = read_pyroute2_dump(netlink.get_routes), read_pyroute2_dump(netlink.get_addr)
     found = [
-        *(_destination(route) for route in routes if _occupies(route, index)),
+        *(_parse_destination(route) for route in routes if _is_occupying(route, index)),
         *(
             ipaddress.ip_interface(_address_text(message)).network
             for message in addresses
             if message["index"] != index
         ),
-        *_resolvers(),
+        *_list_resolvers(),
     ]
-    return tuple(str(network) for network in _outermost(filter(_is_somewhere, found)))
+    return tuple(str(network) for network in _remove_subnets(filter(_is_specific_network, found)))
 
 
-def global_addresses(except_interface: str) -> tuple[str, ...]:
+def list_global_addresses(except_interface: str) -> tuple[str, ...]:
     """This machine's own addresses at which others may reach it, best first.
 
     Of global scope, lasting, on interfaces that are up and are no loopback or container bridge;
     first those of the default routes' interfaces, IPv4 before IPv6. Raises MachineRefused.
     """
-    with rtnetlink("read the addresses") as netlink:
-        outward = {link["index"] for link in whole_dump(netlink.get_links) if _is_outward(link)}
-        routes, addresses = whole_dump(netlink.get_routes), whole_dump(netlink.get_addr)
-    outward.discard(index_of(except_interface))
-    defaults = {family: _default_interface(routes, family) for family in (socket.AF_INET, socket.AF_INET6)}
+    with open_rtnetlink("read the addresses") as netlink:
+        outward = {link["index"] for link in read_pyroute2_dump(netlink.get_links) if _is_external_link(link)}
+        routes, addresses = read_pyroute2_dump(netlink.get_routes), read_pyroute2_dump(netlink.get_addr)
+    outward.discard(find_interface_index(except_interface))
+    defaults = {
+        family: _find_default_interface(routes, family) for family in (socket.AF_INET, socket.AF_INET6)
+    }
     candidates = [message for message in addresses if message["index"] in outward and _is_lasting(message)]
     candidates.sort(
         key=lambda message: (
@@ -79,46 +81,48 @@ def global_addresses(except_interface: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(address) for address in found if _is_reachable(address)))
 
 
-def attached_networks(except_interface: str) -> tuple[str, ...]:
+def list_attached_networks(except_interface: str) -> tuple[str, ...]:
     """The networks that this machine has an address in, but for containers'. Raises MachineRefused."""
-    with rtnetlink("read the addresses") as netlink:
+    with open_rtnetlink("read the addresses") as netlink:
         outward = {
             link["index"]
-            for link in whole_dump(netlink.get_links)
-            if _is_outward(link) and link.get_attr("IFLA_IFNAME") != except_interface
+            for link in read_pyroute2_dump(netlink.get_links)
+            if _is_external_link(link) and link.get_attr("IFLA_IFNAME") != except_interface
         }
-        addresses = whole_dump(netlink.get_addr)
+        addresses = read_pyroute2_dump(netlink.get_addr)
     found = (_address_text(each) for each in addresses if each["index"] in outward)
     return tuple(sorted({str(ipaddress.ip_interface(address).network) for address in found}))
 
 
-def ways_in(
+def list_inbound_routes(
     except_interface: str, strangers: Mapping[socket.AddressFamily, str], port: int
-) -> tuple[Way, ...]:
+) -> tuple[UnderlayRoute, ...]:
     """How strangers' datagrams come to each of this machine's own addresses. Raises MachineRefused.
 
     strangers: an address that stands for all of its family, by socket.AF_*; port: theirs.
     """
-    with rtnetlink("read the addresses") as netlink:
+    with open_rtnetlink("read the addresses") as netlink:
         outward = {
             link["index"]: link.get_attr("IFLA_IFNAME")
-            for link in whole_dump(netlink.get_links)
-            if _is_outward(link) and link.get_attr("IFLA_IFNAME") != except_interface
+            for link in read_pyroute2_dump(netlink.get_links)
+            if _is_external_link(link) and link.get_attr("IFLA_IFNAME") != except_interface
         }
-        addresses = whole_dump(netlink.get_addr)
+        addresses = read_pyroute2_dump(netlink.get_addr)
     return tuple(
-        Way(outward[each["index"]], _address_text(each).partition("/")[0], strangers[each["family"]], port)
+        UnderlayRoute(
+            outward[each["index"]], _address_text(each).partition("/")[0], strangers[each["family"]], port
+        )
         for each in addresses
         if each["index"] in outward and _is_lasting(each)
     )
 
 
-def way_to(address: str, port: int) -> Way | None:
+def find_route(address: str, port: int) -> UnderlayRoute | None:
     """The way of datagrams to another machine; None where the kernel knows none.
 
     Raises MachineRefused when it cannot look.
     """
-    with rtnetlink(f"look for the way to {address}") as netlink:
+    with open_rtnetlink(f"look for the way to {address}") as netlink:
         try:
             (route, *_) = netlink.route("get", dst=address)
         except NetlinkError as error:
@@ -129,7 +133,7 @@ def way_to(address: str, port: int) -> Way | None:
     source = route.get_attr("RTA_PREFSRC")
     if source is None:
         return None
-    return Way(link.get_attr("IFLA_IFNAME"), source, address, port)
+    return UnderlayRoute(link.get_attr("IFLA_IFNAME"), source, address, port)
 
 
 class FirstHop(NamedTuple):
@@ -143,9 +147,9 @@ class FirstHop(NamedTuple):
     mtu: int
 
 
-def first_hop(address: str) -> FirstHop | None:
+def find_first_hop(address: str) -> FirstHop | None:
     """The first hop to another machine; None where the kernel knows no way. Raises MachineRefused."""
-    with rtnetlink(f"look for the way to {address}") as netlink:
+    with open_rtnetlink(f"look for the way to {address}") as netlink:
         try:
             (route, *_) = netlink.route("get", dst=address)
         except NetlinkError:
@@ -159,10 +163,12 @@ def first_hop(address: str) -> FirstHop | None:
     return FirstHop(any(route.get_attr(name) is not None for name in ("RTA_GATEWAY", "RTA_VIA")), mtu)
 
 
-def own_addresses() -> frozenset[str]:
+def list_own_addresses() -> frozenset[str]:
     """Every address of this machine, on whichever interface. Raises MachineRefused when it cannot look."""
-    with rtnetlink("read the addresses") as netlink:
-        return frozenset(_address_text(message).partition("/")[0] for message in whole_dump(netlink.get_addr))
+    with open_rtnetlink("read the addresses") as netlink:
+        return frozenset(
+            _address_text(message).partition("/")[0] for message in read_pyroute2_dump(netlink.get_addr)
+        )
 
 
 def _address_text(message: Any) -> str:
@@ -178,34 +184,34 @@ def _is_lasting(message: Any) -> bool:
     return message["scope"] == _SCOPE_GLOBAL and not passing
 
 
-def _is_outward(link: Any) -> bool:
+def _is_external_link(link: Any) -> bool:
     up = link["flags"] & IFF_UP and not link["flags"] & IFF_LOOPBACK
     return bool(up) and not link.get_attr("IFLA_IFNAME").startswith(CONTAINER_BRIDGES)
 
 
-def _destination(route: Any) -> Network:
+def _parse_destination(route: Any) -> Network:
     nowhere = "0.0.0.0" if route["family"] == socket.AF_INET else "::"  # noqa: S104 - not bound to
     return ipaddress.ip_network(f"{route.get_attr('RTA_DST') or nowhere}/{route['dst_len']}")
 
 
-def _table(route: Any) -> int:
+def _read_table_id(route: Any) -> int:
     return int(route.get_attr("RTA_TABLE") or route["table"])
 
 
-def _occupies(route: Any, except_index: int | None) -> bool:
+def _is_occupying(route: Any, except_index: int | None) -> bool:
     return (
         route["family"] in {socket.AF_INET, socket.AF_INET6}
-        and _table(route) in {_MAIN, _LOCAL}
+        and _read_table_id(route) in {_MAIN, _LOCAL}
         and (except_index is None or route.get_attr("RTA_OIF") != except_index)
     )
 
 
-def _default_interface(routes: list[Any], family: int) -> int | None:
+def _find_default_interface(routes: list[Any], family: int) -> int | None:
     defaults = [
         route
         for route in routes
         if (route["family"], route["dst_len"], route["type"]) == (family, 0, _UNICAST)
-        and _table(route) == _MAIN
+        and _read_table_id(route) == _MAIN
     ]
     best = min(defaults, key=lambda route: route.get_attr("RTA_PRIORITY") or 0, default=None)
     if best is None:
@@ -215,23 +221,23 @@ def _default_interface(routes: list[Any], family: int) -> int | None:
     return index
 
 
-def _resolvers() -> Iterator[Network]:
+def _list_resolvers() -> Iterator[Network]:
     for file in RESOLVER_FILES:
-        with refusals(f"read {file}"):
+        with translate_errors(f"read {file}"):
             text = file.read_text(errors="replace") if file.exists() else ""
         for words in map(str.split, text.splitlines()):
             if words[:1] == ["nameserver"]:
-                yield from _host_network(words[1:])
+                yield from _parse_resolver(words[1:])
 
 
-def _host_network(words: list[str]) -> Iterator[Network]:
+def _parse_resolver(words: list[str]) -> Iterator[Network]:
     try:
         yield ipaddress.ip_network(words[0])
     except (IndexError, ValueError):
         return  # what no resolver can be reached at occupies nothing
 
 
-def _is_somewhere(network: Network) -> bool:
+def _is_specific_network(network: Network) -> bool:
     """Whether somebody's addresses are meant, and not the default route or a part of it."""
     shortest = 8 if network.version == 4 else 16
     return network.prefixlen >= shortest and _is_ordinary(network)
@@ -245,7 +251,7 @@ def _is_reachable(address: Address) -> bool:
     return _is_ordinary(address) and not address.is_link_local
 
 
-def _outermost(networks: Iterable[Network]) -> list[Network]:
+def _remove_subnets(networks: Iterable[Network]) -> list[Network]:
     found: list[Network] = []
     for network in sorted(
         set(networks), key=lambda each: (each.version, each.network_address, each.prefixlen)

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from qmesh.host.network.netlink import ACK, DUMP, REQUEST
-from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, attributes
+from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, parse_attributes
 
 _GET_LINK, _GET_ADDRESS = 18, 22  # RTM_*
 _LINK: Final = Struct("=BxHiII")  # family, type, index, flags, what of them is changed
@@ -29,7 +29,7 @@ _SIDE_OF_PEER, _LOCAL = 1, 2  # IFA_ADDRESS, IFA_LOCAL
 _SCOPE_GLOBAL = 0
 
 
-class Found(msgspec.Struct, frozen=True):
+class FoundInterface(msgspec.Struct, frozen=True):
     """An interface, as `qmesh.host.network.links.Link` has it."""
 
     name: str
@@ -39,37 +39,39 @@ class Found(msgspec.Struct, frozen=True):
     up: bool
 
 
-def get_link(name: str) -> bytes:
+def build_link_request(name: str) -> bytes:
     """Ask for the interface of that name."""
-    wanted = _attribute(_IFNAME, name.encode() + b"\0") + _attribute(_EXT_MASK, _U32.pack(_SKIP_STATISTICS))
-    return _request(_GET_LINK, REQUEST | ACK, _LINK.pack(0, 0, 0, 0, 0) + wanted)
+    wanted = _build_attribute(_IFNAME, name.encode() + b"\0") + _build_attribute(
+        _EXT_MASK, _U32.pack(_SKIP_STATISTICS)
+    )
+    return _build_request(_GET_LINK, REQUEST | ACK, _LINK.pack(0, 0, 0, 0, 0) + wanted)
 
 
-def get_addresses() -> bytes:
+def build_addresses_request() -> bytes:
     """Ask for the addresses of all interfaces."""
-    return _request(_GET_ADDRESS, REQUEST | DUMP, _ADDRESS.pack(0, 0, 0, 0, 0))
+    return _build_request(_GET_ADDRESS, REQUEST | DUMP, _ADDRESS.pack(0, 0, 0, 0, 0))
 
 
-def _request(kind: int, flags: int, payload: bytes) -> bytes:
+def _build_request(kind: int, flags: int, payload: bytes) -> bytes:
     return HEADER.pack(HEADER.size + len(payload), kind, flags, 1, 0) + payload
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def _build_attribute(kind: int, value: bytes) -> bytes:
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def link(message: bytes) -> Found:
+def parse_link(message: bytes) -> FoundInterface:
     """What the kernel tells of an interface. Raises ValueError where that is cut short."""
     try:
         _, _, index, flags, _ = _LINK.unpack_from(message, HEADER.size)
-        found = _values(message, HEADER.size + _LINK.size, len(message))
+        found = _attribute_values(message, HEADER.size + _LINK.size, len(message))
         kind = None
         if _LINKINFO in found:
-            kind = _values(found[_LINKINFO], 0, len(found[_LINKINFO])).get(_INFO_KIND)
-        return Found(
-            name=_text(found[_IFNAME]),
+            kind = _attribute_values(found[_LINKINFO], 0, len(found[_LINKINFO])).get(_INFO_KIND)
+        return FoundInterface(
+            name=_decode_text(found[_IFNAME]),
             index=index,
-            kind=None if kind is None else _text(kind),
+            kind=None if kind is None else _decode_text(kind),
             mtu=_U32.unpack(found[_MTU])[0],
             up=bool(flags & _UP),
         )
@@ -77,14 +79,14 @@ def link(message: bytes) -> Found:
         raise ValueError("this is no interface") from None
 
 
-def addresses(dump: Iterable[bytes], index: int) -> Iterator[str]:
-    """The addresses of global scope of one interface, `10.77.0.2/20`. Raises ValueError as `link` does."""
+def parse_addresses(dump: Iterable[bytes], index: int) -> Iterator[str]:
+    """One interface's addresses of global scope, `10.77.0.2/20`. Raises ValueError as `parse_link` does."""
     for message in dump:
         try:
             _, prefix_length, _, scope, its = _ADDRESS.unpack_from(message, HEADER.size)
             if (its, scope) != (index, _SCOPE_GLOBAL):
                 continue
-            found = _values(message, HEADER.size + _ADDRESS.size, len(message))
+            found = _attribute_values(message, HEADER.size + _ADDRESS.size, len(message))
             # With a point-to-point address, IFA_ADDRESS is the other side's.
             own = ipaddress.ip_address(found.get(_LOCAL) or found[_SIDE_OF_PEER])
         except (LookupError, struct.error):
@@ -92,9 +94,9 @@ def addresses(dump: Iterable[bytes], index: int) -> Iterator[str]:
         yield f"{own}/{prefix_length}"
 
 
-def _values(message: bytes, start: int, end: int) -> dict[int, bytes]:
-    return {kind: message[first:last] for kind, (first, last) in attributes(message, start, end)}
+def _attribute_values(message: bytes, start: int, end: int) -> dict[int, bytes]:
+    return {kind: message[first:last] for kind, (first, last) in parse_attributes(message, start, end)}
 
 
-def _text(value: bytes) -> str:
+def _decode_text(value: bytes) -> str:
     return value.rstrip(b"\0").decode()

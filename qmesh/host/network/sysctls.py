@@ -10,37 +10,37 @@ from qmesh.mesh.sysctls import FORWARDING, PER_INTERFACE
 SYSCTLS = Path("/proc/sys")
 
 
-def per_interface(*, except_interfaces: frozenset[str]) -> dict[str, dict[str, int]]:
+def read_interface_settings(*, except_interfaces: frozenset[str]) -> dict[str, dict[str, int]]:
     """What each setting of PER_INTERFACE is, by interface. Raises KernelRefused when it cannot look."""
     try:
         places = [place for place in (SYSCTLS / "net/ipv4/conf").iterdir() if place.name != "default"]
     except OSError as error:
-        raise _unreadable(SYSCTLS, error) from None
+        raise _build_read_error(SYSCTLS, error) from None
     found: dict[str, dict[str, int]] = {name: {} for name in PER_INTERFACE}
     for place in places:
         if place.name not in except_interfaces:
             for name in PER_INTERFACE:
-                value = _value(place / name)
+                value = _read_value(place / name)
                 if value is not None:
                     found[name][place.name] = value
     return found
 
 
-def forwarding() -> dict[str, int]:
+def read_forwarding() -> dict[str, int]:
     """What each setting of FORWARDING is; those that this kernel has. Raises KernelRefused alike."""
-    values = ((name, _value(SYSCTLS / name.replace(".", "/"))) for name in FORWARDING)
+    values = ((name, _read_value(SYSCTLS / name.replace(".", "/"))) for name in FORWARDING)
     return {name: value for name, value in values if value is not None}
 
 
-def _value(path: Path) -> int | None:
+def _read_value(path: Path) -> int | None:
     """None where there is none: an interface may go between two looks."""
     try:
         return int(path.read_text(encoding="ascii"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
+        raise _build_read_error(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> KernelRefused:
+def _build_read_error(path: Path, error: Exception) -> KernelRefused:
     return KernelRefused(f"{path} cannot be read: {error}", hint="mount /proc")

@@ -19,12 +19,12 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import MachineRefused
-from qmesh.host.network.netlink import refusal, refusals
-from qmesh.host.network.netlink_messages import HEADER, messages_in
-from qmesh.host.network.routes import own_addresses
-from qmesh.host.network.sockets import shortest
-from qmesh.mesh.guard import may_reach_workers
-from qmesh.mesh.model import Guard
+from qmesh.host.network.netlink import build_kernel_error, translate_errors
+from qmesh.host.network.netlink_messages import HEADER, parse_messages
+from qmesh.host.network.routes import list_own_addresses
+from qmesh.host.network.sockets import render_address
+from qmesh.mesh.guard import can_reach_workers
+from qmesh.mesh.state import Guard
 
 log = logging.getLogger("qmesh")
 
@@ -54,91 +54,99 @@ class Flow(msgspec.Struct, frozen=True):
     id: bytes
 
 
-def cut_strangers(guard: Guard) -> None:
+def close_disallowed_connections(guard: Guard) -> None:
     """Cut what is open to this machine's workers for others than the guard lets in.
 
     A connection that began here, at a worker's number while no worker listens there, is left alone.
     A kernel that can't tell or can't cut is no reason to fail: nothing passes the guard.
     """
-    with _at_least_said():
-        _cut_strangers(guard)
+    with _log_refusals():
+        _close_disallowed(guard)
 
 
-def _cut_strangers(guard: Guard) -> None:
-    found = list(_flows())
+def _close_disallowed(guard: Guard) -> None:
+    found = list(_list_flows())
     listened = {flow.port for flow in found if flow.state == _LISTENING}.intersection(guard.ports)
-    own = own_addresses() if guard.role == "control" else frozenset()
+    own = list_own_addresses() if guard.role == "control" else frozenset()
 
-    def is_strangers(flow: Flow) -> bool:
-        return flow.port in listened and not may_reach_workers(guard, flow.remote, own)
+    def is_disallowed(flow: Flow) -> bool:
+        return flow.port in listened and not can_reach_workers(guard, flow.remote, own)
 
-    _cut(found, is_strangers)
+    _close_matching(found, is_disallowed)
 
 
-def cut_from(addresses: Collection[str]) -> None:
+def close_connections_from(addresses: Collection[str]) -> None:
     """Cut what is open to or from these addresses, as far as the kernel can."""
     if addresses:
-        with _at_least_said():
-            _cut(_flows(), lambda flow: flow.remote in addresses)
+        with _log_refusals():
+            _close_matching(_list_flows(), lambda flow: flow.remote in addresses)
 
 
 @contextlib.contextmanager
-def _at_least_said() -> Iterator[None]:
+def _log_refusals() -> Iterator[None]:
     try:
         yield
     except MachineRefused as error:
         log.warning("older connections end by themselves only, as their packets are dropped: %s", error)
 
 
-def _cut(found: Collection[Flow] | Iterator[Flow], is_meant: Callable[[Flow], bool]) -> None:
+def _close_matching(found: Collection[Flow] | Iterator[Flow], is_meant: Callable[[Flow], bool]) -> None:
     for flow in found:
-        if flow.state not in _NOT_TO_CUT and is_meant(flow) and _destroyed(flow):
+        if flow.state not in _NOT_TO_CUT and is_meant(flow) and _destroy_socket(flow):
             log.info("cut the connection of %s port %d to port %d", flow.remote, flow.remote_port, flow.port)
 
 
-def _flows() -> Iterator[Flow]:
+def _list_flows() -> Iterator[Flow]:
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _ASKED.pack(family, socket.IPPROTO_TCP, _EVERY, bytes(48))
-        for kind, message in _asked(_BY_FAMILY, _DUMP, request, "read the connections"):
-            with refusals("read the connections"):
+        for kind, message in _send_request(_BY_FAMILY, _DUMP, request, "read the connections"):
+            with translate_errors("read the connections"):
                 if kind == _ERROR:
-                    raise refusal(_code(message), "read the connections")
-                found = _flow(message)
+                    raise build_kernel_error(_parse_errno(message), "read the connections")
+                found = _parse_flow(message)
             yield found
 
 
-def _flow(message: bytes) -> Flow:
+def _parse_flow(message: bytes) -> Flow:
     family, state, number = _FOUND.unpack_from(message, HEADER.size)
     port, remote_port, local, remote = _ENDS.unpack_from(number)
-    return Flow(family, state, _text(family, local), port, _text(family, remote), remote_port, number)
+    return Flow(
+        family,
+        state,
+        _decode_address(family, local),
+        port,
+        _decode_address(family, remote),
+        remote_port,
+        number,
+    )
 
 
-def _text(family: int, octets: bytes) -> str:
-    return shortest(ipaddress.ip_address(octets if family == socket.AF_INET6 else octets[:4]))
+def _decode_address(family: int, octets: bytes) -> str:
+    return render_address(ipaddress.ip_address(octets if family == socket.AF_INET6 else octets[:4]))
 
 
-def _destroyed(flow: Flow) -> bool:
+def _destroy_socket(flow: Flow) -> bool:
     """Whether it was there and is no more."""
     request = _ASKED.pack(flow.family, socket.IPPROTO_TCP, 1 << flow.state, flow.id)
-    with refusals("cut a connection"):
-        ((_, message),) = _asked(_DESTROY, _ACK, request, "cut a connection")
-        code = _code(message)
+    with translate_errors("cut a connection"):
+        ((_, message),) = _send_request(_DESTROY, _ACK, request, "cut a connection")
+        code = _parse_errno(message)
     if code not in {0, errno.ENOENT}:
-        raise refusal(code, "cut a connection")
+        raise build_kernel_error(code, "cut a connection")
     return code == 0
 
 
-def _code(message: bytes) -> int:
+def _parse_errno(message: bytes) -> int:
     """The errno of an answer; 0 for none."""
     return -int(_CODE.unpack_from(message, HEADER.size)[0])
 
 
-def _asked(kind: int, flags: int, request: bytes, doing: str) -> Iterator[tuple[int, bytes]]:
-    with refusals(doing), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as asking:
+def _send_request(kind: int, flags: int, request: bytes, doing: str) -> Iterator[tuple[int, bytes]]:
+    with translate_errors(doing), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as asking:
         asking.settimeout(_ANSWER_S)
         asking.send(HEADER.pack(HEADER.size + len(request), kind, _REQUEST | flags, 1, 0) + request)
         while True:
-            for answered, _, message in messages_in(asking.recv(1 << 16)):
+            for answered, _, message in parse_messages(asking.recv(1 << 16)):
                 if answered == _DONE:
                     return
                 yield answered, message

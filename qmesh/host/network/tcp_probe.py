@@ -17,25 +17,27 @@ AT_ONCE: Final = 400
 """Connections that are waited for at a time: a process has 1,024 descriptors where nobody raised that."""
 
 
-def answer_times(places: Iterable[tuple[str, int]], *, wait_s: float) -> dict[tuple[str, int], float]:
+def measure_connect_times(
+    places: Iterable[tuple[str, int]], *, wait_s: float
+) -> dict[tuple[str, int], float]:
     """The seconds that each address and TCP port took to answer; those that did not are left out.
 
     wait_s: seconds to wait for each. Nothing is sent to who answers.
     """
     waiting = iter(dict.fromkeys(places))
     found: dict[tuple[str, int], float] = {}
-    with heartbeat.allowed(wait_s * _LONGER), selectors.DefaultSelector() as selector:
+    with heartbeat.allow_wait(wait_s * _LONGER), selectors.DefaultSelector() as selector:
         while True:
-            for place in _some(waiting, AT_ONCE - len(selector.get_map())):
-                began, end = _begun(place)
+            for place in _take_places(waiting, AT_ONCE - len(selector.get_map())):
+                began, end = _start_connect(place)
                 if end is not None:
                     selector.register(end, selectors.EVENT_WRITE, (place, began))
             if not selector.get_map():
                 return found
-            _take(selector, found, wait_s)
+            _collect_answers(selector, found, wait_s)
 
 
-def _some(waiting: Iterator[tuple[str, int]], most: int) -> Iterator[tuple[str, int]]:
+def _take_places(waiting: Iterator[tuple[str, int]], most: int) -> Iterator[tuple[str, int]]:
     for _ in range(most):
         place = next(waiting, None)
         if place is None:
@@ -43,7 +45,7 @@ def _some(waiting: Iterator[tuple[str, int]], most: int) -> Iterator[tuple[str, 
         yield place
 
 
-def _begun(place: tuple[str, int]) -> tuple[float, socket.socket | None]:
+def _start_connect(place: tuple[str, int]) -> tuple[float, socket.socket | None]:
     end = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET, socket.SOCK_STREAM)
     end.setblocking(False)  # noqa: FBT003 - a method of the library
     began = time.monotonic()
@@ -53,7 +55,9 @@ def _begun(place: tuple[str, int]) -> tuple[float, socket.socket | None]:
     return began, end
 
 
-def _take(selector: selectors.BaseSelector, found: dict[tuple[str, int], float], wait_s: float) -> None:
+def _collect_answers(
+    selector: selectors.BaseSelector, found: dict[tuple[str, int], float], wait_s: float
+) -> None:
     """Wait until something is decided; who waited too long is decided as well."""
     now = time.monotonic()
     until = min(key.data[1] for key in selector.get_map().values()) + wait_s
@@ -64,13 +68,13 @@ def _take(selector: selectors.BaseSelector, found: dict[tuple[str, int], float],
         assert isinstance(end, socket.socket)
         if end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
             found[place] = now - began
-        _done(selector, end)
+        _close_socket(selector, end)
     for key in list(selector.get_map().values()):
         if key.data[1] + wait_s <= now:
-            _done(selector, key.fileobj)
+            _close_socket(selector, key.fileobj)
 
 
-def _done(selector: selectors.BaseSelector, end: object) -> None:
+def _close_socket(selector: selectors.BaseSelector, end: object) -> None:
     assert isinstance(end, socket.socket)
     selector.unregister(end)
     end.close()

@@ -12,20 +12,20 @@ image        the same in memory, for a backup
 
 from qmesh.host.registry.events import Event, EventKind
 from qmesh.host.registry.handover import Readiness
-from qmesh.host.registry.image import RegistryImage, image_of
-from qmesh.host.registry.invitations import Issued, Open, Spent
-from qmesh.host.registry.store import Known, News, Registry
+from qmesh.host.registry.image import RegistryImage, load_image
+from qmesh.host.registry.invitations import IssuedInvitation, OpenInvitation, SpentInvitation
+from qmesh.host.registry.store import KeyedMachine, Registry, RegistryNews
 
 __all__ = [
     "Event",
     "EventKind",
-    "Issued",
-    "Known",
-    "News",
-    "Open",
+    "IssuedInvitation",
+    "KeyedMachine",
+    "OpenInvitation",
     "Readiness",
     "Registry",
     "RegistryImage",
-    "Spent",
-    "image_of",
+    "RegistryNews",
+    "SpentInvitation",
+    "load_image",
 ]

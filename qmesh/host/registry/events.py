@@ -13,7 +13,7 @@ import msgspec
 
 from qmesh.host.registry.schema import PRUNING
 from qmesh.host.registry.sqlite import select
-from qmesh.mesh.model import UnixTime
+from qmesh.mesh.values import UnixTime
 
 EventKind: TypeAlias = Literal[
     "mesh-made",
@@ -42,7 +42,7 @@ _PRUNED_EVERY: Final = 256
 _COLUMNS: Final = "at, command, what, machine, revision, user, address, endpoint, public_key"
 
 
-class _Row(NamedTuple):
+class _EventRow(NamedTuple):
     """A row of `events`, as `_COLUMNS` has it; of a time that can be."""
 
     at: Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
@@ -76,14 +76,14 @@ class Event(msgspec.Struct, frozen=True):
     public_key: str | None = None
 
 
-def record(
+def record_event(
     connection: sqlite3.Connection, now: int, command: str, what: EventKind, machine: str, revision: int
 ) -> None:
     """Append an event; part of the transaction that makes the change."""
-    record_whole(connection, Event(now, command, what, machine, revision))
+    append_event(connection, Event(now, command, what, machine, revision))
 
 
-def record_offer(connection: sqlite3.Connection, now: int, machine: str, revision: int) -> None:
+def record_key_offer(connection: sqlite3.Connection, now: int, machine: str, revision: int) -> None:
     """Have the one event of a machine's offered key be the newest."""
     moved = connection.execute(
         "UPDATE events SET number = (SELECT max(number) + 1 FROM events), at = ?, revision = ?"
@@ -91,56 +91,56 @@ def record_offer(connection: sqlite3.Connection, now: int, machine: str, revisio
         (now, revision, machine),
     )
     if not moved.rowcount:
-        record(connection, now, "rotate-key", "key-offered", machine, revision)
+        record_event(connection, now, "rotate-key", "key-offered", machine, revision)
 
 
-def record_whole(connection: sqlite3.Connection, event: Event) -> None:
+def append_event(connection: sqlite3.Connection, event: Event) -> None:
     """Append an event with all that is known of it. What is too much of the history goes, now and then."""
     number = connection.execute(
         f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - names of ours
         msgspec.structs.astuple(event),
     ).lastrowid
     if event.what == "key-rotated" or (number or 0) % _PRUNED_EVERY == 0:
-        prune(connection)
+        prune_history(connection)
 
 
-def note_user(connection: sqlite3.Connection, user: str, *, since: int) -> None:
+def set_event_user(connection: sqlite3.Connection, user: str, *, since: int) -> None:
     """Say of the events after that number, but for the agent's, who made them happen."""
     connection.execute(
         "UPDATE events SET user = ? WHERE number > ? AND user IS NULL AND command <> 'agent'", (user, since)
     )
 
 
-def prune(connection: sqlite3.Connection) -> None:
+def prune_history(connection: sqlite3.Connection) -> None:
     """Forget what is too much of the history, the oldest first."""
     for statement in PRUNING:
         connection.execute(statement)
 
 
-def all_of(connection: sqlite3.Connection) -> tuple[Event, ...]:
+def list_events(connection: sqlite3.Connection) -> tuple[Event, ...]:
     """All that is known to have happened, oldest first. Raises sqlite3.DatabaseError for what is no event."""
     found = select(
         connection,
-        _Row,
+        _EventRow,
         f"SELECT {_COLUMNS} FROM events ORDER BY number",  # noqa: S608 - as above
     )
     return tuple(Event(*row) for row in found)
 
 
-def last_invited(connection: sqlite3.Connection, machine: str) -> Event | None:
+def find_last_invitation_event(connection: sqlite3.Connection, machine: str) -> Event | None:
     """The making of the last invitation of that name; None where there is none, or it is forgotten."""
-    return _last(connection, machine, "invited", "replacement-invited")
+    return _find_last_event(connection, machine, "invited", "replacement-invited")
 
 
-def last_joined(connection: sqlite3.Connection, machine: str) -> Event | None:
+def find_last_join_event(connection: sqlite3.Connection, machine: str) -> Event | None:
     """How a machine of that name joined last; None where none did, or it is forgotten."""
-    return _last(connection, machine, "joined", "replaced")
+    return _find_last_event(connection, machine, "joined", "replaced")
 
 
-def _last(connection: sqlite3.Connection, machine: str, *what: EventKind) -> Event | None:
+def _find_last_event(connection: sqlite3.Connection, machine: str, *what: EventKind) -> Event | None:
     found = select(
         connection,
-        _Row,
+        _EventRow,
         f"SELECT {_COLUMNS} FROM events WHERE machine = ? AND what IN (?, ?)"  # noqa: S608 - as above
         " ORDER BY number DESC LIMIT 1",
         (machine, *what),

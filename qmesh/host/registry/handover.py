@@ -11,14 +11,19 @@ import msgspec
 
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.registry import rows
-from qmesh.host.registry.events import record
-from qmesh.host.registry.invitations import end_all_open
-from qmesh.host.registry.sqlite import select, select_one, understood
+from qmesh.host.registry.events import record_event
+from qmesh.host.registry.invitations import withdraw_all_invitations
+from qmesh.host.registry.sqlite import select, select_one, translate_row_errors
 from qmesh.mesh import changes
-from qmesh.mesh.decode import from_json
+from qmesh.mesh.decode import decode_json
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Secret
-from qmesh.mesh.protocol.handover import FRESH_S, Progress, missing, preshared_key_with
+from qmesh.mesh.protocol.handover import (
+    FRESH_S,
+    HandoverProgress,
+    derive_successor_preshared_key,
+    list_unready_members,
+)
+from qmesh.mesh.values import Secret
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -32,9 +37,9 @@ class Readiness(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
 
 
-def refuse_during(connection: sqlite3.Connection) -> None:
+def refuse_during_handover(connection: sqlite3.Connection) -> None:
     """Raise BadInput while the control role is on its way to another machine, and once it is there."""
-    name = rows.successor(connection)
+    name = rows.read_successor(connection)
     if name is None:
         return
     (control,) = select_one(connection, tuple[str], "SELECT control FROM mesh")
@@ -46,34 +51,34 @@ def refuse_during(connection: sqlite3.Connection) -> None:
     )
 
 
-def begin(connection: sqlite3.Connection, name: str, *, now: int) -> tuple[str, ...]:
+def begin_handover(connection: sqlite3.Connection, name: str, *, now: int) -> tuple[str, ...]:
     """As `Registry.begin_handover`."""
-    if rows.successor(connection) == name:
+    if rows.read_successor(connection) == name:
         connection.execute("UPDATE succession SET holds = 0")  # what it said before counts no more
         return ()
-    refuse_during(connection)
-    after = changes.to_be_succeeded(rows.inventory(connection), name)
-    withdrawn = end_all_open(connection, now, command="handover")
+    refuse_during_handover(connection)
+    after = changes.set_successor(rows.read_inventory(connection), name)
+    withdrawn = withdraw_all_invitations(connection, now, command="handover")
     connection.execute("INSERT INTO succession (one, successor) VALUES (1, ?)", (name,))
-    _written(connection, after)
-    record(connection, now, "handover", "handover-begun", name, after.revision)
+    _update_mesh(connection, after)
+    record_event(connection, now, "handover", "handover-begun", name, after.revision)
     return withdrawn
 
 
-def end(connection: sqlite3.Connection, *, now: int) -> bool:
+def end_handover(connection: sqlite3.Connection, *, now: int) -> bool:
     """As `Registry.end_handover`."""
-    before = rows.inventory(connection)
+    before = rows.read_inventory(connection)
     if before.successor is None:
         return False
-    after = changes.kept(before)
+    after = changes.clear_successor(before)
     connection.execute("DELETE FROM succession")
-    _written(connection, after)
-    record(connection, now, "handover", "handover-ended", before.successor, after.revision)
+    _update_mesh(connection, after)
+    record_event(connection, now, "handover", "handover-ended", before.successor, after.revision)
     return True
 
 
-def shared_with_successor(connection: sqlite3.Connection, sender: str) -> Secret:
-    """As `Registry.shared_with_successor`."""
+def find_successor_preshared_key(connection: sqlite3.Connection, sender: str) -> Secret:
+    """As `Registry.find_successor_preshared_key`."""
     found = select(
         connection,
         tuple[str],
@@ -82,15 +87,15 @@ def shared_with_successor(connection: sqlite3.Connection, sender: str) -> Secret
         (sender,),
     )
     if not found:
-        raise _no_successor()
-    return rows.shared_key(found[0][0])
+        raise _build_no_successor_error()
+    return rows.parse_preshared_key(found[0][0])
 
 
-def _no_successor() -> EnrolmentRefused:
+def _build_no_successor_error() -> EnrolmentRefused:
     return EnrolmentRefused("the control role is not handed over to this machine", hint="see `qmesh status`")
 
 
-def progress(connection: sqlite3.Connection, said: Progress, *, sender: str, now: int) -> None:
+def record_progress(connection: sqlite3.Connection, said: HandoverProgress, *, sender: str, now: int) -> None:
     """Remember how far the successor is. Raises EnrolmentRefused where the sender is none."""
     done = connection.execute(
         "UPDATE succession SET holds = ?, silent = ?, said_at = ?"
@@ -99,11 +104,11 @@ def progress(connection: sqlite3.Connection, said: Progress, *, sender: str, now
         (said.holds, msgspec.json.encode(said.silent).decode(), now, sender),
     )
     if not done.rowcount:
-        raise _no_successor()
+        raise _build_no_successor_error()
 
 
-def readiness(connection: sqlite3.Connection, name: str, *, now: int) -> Readiness:
-    """As `Registry.readiness`."""
+def check_readiness(connection: sqlite3.Connection, name: str, *, now: int) -> Readiness:
+    """As `Registry.check_readiness`."""
     found = select(
         connection,
         tuple[int, str, int],
@@ -113,37 +118,37 @@ def readiness(connection: sqlite3.Connection, name: str, *, now: int) -> Readine
     if not found:
         raise BadInput("the handover was given up, by another command", hint="see `qmesh log`")
     holds, listed, said_at = found[0]
-    with understood():
-        silent = from_json(listed, tuple[str, ...])
+    with translate_row_errors():
+        silent = decode_json(listed, tuple[str, ...])
     known = select(connection, tuple[str, int], "SELECT address, acknowledged FROM machines")
     return Readiness(
-        holds=holds == last_event(connection) and abs(now - said_at) <= FRESH_S,
-        missing=missing(rows.inventory(connection), dict(known), silent),
+        holds=holds == last_event_number(connection) and abs(now - said_at) <= FRESH_S,
+        missing=list_unready_members(rows.read_inventory(connection), dict(known), silent),
     )
 
 
-def last_event(connection: sqlite3.Connection) -> int:
+def last_event_number(connection: sqlite3.Connection) -> int:
     """The number of the last event."""
     (number,) = select_one(connection, tuple[int], "SELECT max(number) FROM events")
     return number
 
 
-def hand_over(connection: sqlite3.Connection, *, now: int) -> Inventory:
+def promote_successor(connection: sqlite3.Connection, *, now: int) -> Inventory:
     """Make the successor the control node; the mesh after it."""
-    before = rows.inventory(connection)
+    before = rows.read_inventory(connection)
     if before.successor is None:
-        raise _no_successor()
-    after = changes.handed_over(before)
-    _written(connection, after)
-    record(connection, now, "handover", "handed-over", after.control, after.revision)
+        raise _build_no_successor_error()
+    after = changes.promote_successor(before)
+    _update_mesh(connection, after)
+    record_event(connection, now, "handover", "handed-over", after.control, after.revision)
     return after
 
 
-def bequeath(connection: sqlite3.Connection) -> int:
+def prepare_for_successor(connection: sqlite3.Connection) -> int:
     """Make of a copy of the registry the successor's; the number of its last event."""
-    mesh = rows.inventory(connection)
+    mesh = rows.read_inventory(connection)
     if mesh.successor is None:  # given up meanwhile
-        raise _no_successor()
+        raise _build_no_successor_error()
     # A key that it has offered would be known with a preshared key that nobody has.
     connection.execute("DELETE FROM stand_ins WHERE machine = ?", (mesh.successor,))
     successor, control = mesh.machine(mesh.successor), mesh.control_node
@@ -158,7 +163,12 @@ def bequeath(connection: sqlite3.Connection) -> int:
         connection.executemany(
             f"UPDATE {table} SET preshared_key = ? WHERE public_key = ?",  # noqa: S608 - as above
             [
-                (preshared_key_with(successor.public_key, rows.shared_key(shared)).reveal(), public_key)
+                (
+                    derive_successor_preshared_key(
+                        successor.public_key, rows.parse_preshared_key(shared)
+                    ).reveal(),
+                    public_key,
+                )
                 for public_key, shared in found
             ],
         )
@@ -168,8 +178,8 @@ def bequeath(connection: sqlite3.Connection) -> int:
         (successor.name, control.name),
     )
     connection.execute("UPDATE machines SET preshared_key = NULL WHERE name = ?", (successor.name,))
-    return last_event(connection)
+    return last_event_number(connection)
 
 
-def _written(connection: sqlite3.Connection, mesh: Inventory) -> None:
+def _update_mesh(connection: sqlite3.Connection, mesh: Inventory) -> None:
     connection.execute("UPDATE mesh SET control = ?, revision = ?", (mesh.control, mesh.revision))

@@ -8,7 +8,7 @@ from typing import Final
 from qmesh.errors import StateUnreadable
 from qmesh.host import files
 from qmesh.host.registry import handover, schema, sqlite
-from qmesh.host.registry.invitations import end_all_open
+from qmesh.host.registry.invitations import withdraw_all_invitations
 from qmesh.host.registry.store import Registry
 from qmesh.mesh.inventory import Inventory
 
@@ -32,56 +32,56 @@ class RegistryImage(Registry):
             raise StateUnreadable(f"{_NAME} is cut short", hint="take an older backup")
         self._connection = sqlite.connect(sqlite.MEMORY)
         try:
-            with sqlite.named(_NAME):
-                self._connection.deserialize(_with_journal(octets, _ROLLBACK))
-                self._refuse_foreign()
-                schema.refuse_another(self._connection)
+            with sqlite.translate_errors(_NAME):
+                self._connection.deserialize(_set_journal_mode(octets, _ROLLBACK))
+                self._check_and_migrate()
+                schema.refuse_foreign_schema(self._connection)
         except BaseException:
             self._connection.close()
             raise
 
-    def withdraw_open(self, *, command: str, now: int) -> tuple[str, ...]:
+    def withdraw_all_invitations(self, *, command: str, now: int) -> tuple[str, ...]:
         """Withdraw every invitation that is open; the machines that they were for, by name."""
-        with self._change() as connection:
-            return end_all_open(connection, now, command=command)
+        with self._open_transaction() as connection:
+            return withdraw_all_invitations(connection, now, command=command)
 
-    def without_handover(self) -> None:
+    def discard_handover(self) -> None:
         """Forget a handover that was under way: what comes of the registry has this control node."""
-        with self._change() as connection:
+        with self._open_transaction() as connection:
             connection.execute("DELETE FROM succession")
 
-    def bequeathed(self) -> tuple[int, bytes]:
+    def serialize_for_successor(self) -> tuple[int, bytes]:
         """The number of the last event, and the registry as the successor will have it."""
-        with self._change() as connection:
-            event = handover.bequeath(connection)
-        return event, self.octets()
+        with self._open_transaction() as connection:
+            event = handover.prepare_for_successor(connection)
+        return event, self.serialize()
 
-    def inherited(self, *, now: int) -> Inventory:
+    def promote_successor(self, *, now: int) -> Inventory:
         """Make its successor the control node; the mesh after it."""
-        with self._change() as connection:
-            after = handover.hand_over(connection, now=now)
+        with self._open_transaction() as connection:
+            after = handover.promote_successor(connection, now=now)
             connection.execute("DELETE FROM succession")
             return after
 
-    def octets(self) -> bytes:
+    def serialize(self) -> bytes:
         """The database as a file would have it, without a rest of what was deleted in it."""
-        with sqlite.named(_NAME):
+        with sqlite.translate_errors(_NAME):
             self._connection.execute("VACUUM")
-            return _with_journal(self._connection.serialize(), _WAL)
+            return _set_journal_mode(self._connection.serialize(), _WAL)
 
 
-def image_of(path: Path) -> RegistryImage:
+def load_image(path: Path) -> RegistryImage:
     """A copy of the registry at `path` as of one moment, whatever others write meanwhile."""
     with Registry(path) as registry:
-        return RegistryImage(registry.copied())
+        return RegistryImage(registry.copy_database())
 
 
-def put(path: Path, octets: bytes) -> None:
+def write_registry(path: Path, octets: bytes) -> None:
     """Make a registry's file of `octets`, whole or not at all; what SQLite left beside an older one goes."""
-    with sqlite.named(path):
-        sqlite.remove(path)
+    with sqlite.translate_errors(path):
+        sqlite.remove_database(path)
     files.write(path, octets)
 
 
-def _with_journal(octets: bytes, mode: bytes) -> bytes:
+def _set_journal_mode(octets: bytes, mode: bytes) -> bytes:
     return octets[:18] + mode + octets[20:]

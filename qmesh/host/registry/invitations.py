@@ -10,15 +10,27 @@ import msgspec
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.registry import rows
-from qmesh.host.registry.events import Event, EventKind, last_invited, last_joined, record
+from qmesh.host.registry.events import (
+    Event,
+    EventKind,
+    find_last_invitation_event,
+    find_last_join_event,
+    record_event,
+)
 from qmesh.host.registry.sqlite import select, select_one
-from qmesh.mesh.changes import refuse_to_replace, with_key
-from qmesh.mesh.inventory import Inventory, add, admit
-from qmesh.mesh.model import Endpoint, Machine, Secret, UnixTime, Unshown
-from qmesh.mesh.protocol.enrolment import Redemption, derive, permanent_preshared_key, refuse_unproven
+from qmesh.mesh.changes import refuse_control_replacement, set_public_key
+from qmesh.mesh.inventory import Inventory, add_machine, admit_machine
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.protocol.enrolment import (
+    Redemption,
+    derive_invitation_keys,
+    derive_permanent_preshared_key,
+    verify_redemption_proof,
+)
+from qmesh.mesh.values import Endpoint, Secret, SecretStruct, UnixTime
 
 
-class Issued(Unshown, frozen=True):
+class IssuedInvitation(SecretStruct, frozen=True):
     """An invitation as the registry keeps it.
 
     machine: as it will be, with the throwaway key.
@@ -32,7 +44,7 @@ class Issued(Unshown, frozen=True):
     expires_at: int
 
 
-class Open(msgspec.Struct, frozen=True):
+class OpenInvitation(msgspec.Struct, frozen=True):
     """An invitation that nobody has used yet. expires_at: Unix time in seconds."""
 
     name: str
@@ -54,7 +66,7 @@ _SPENT: Final[dict[Outcome, str]] = {
 }
 
 
-def make(
+def create_invitation(
     connection: sqlite3.Connection,
     name: str,
     *,
@@ -63,21 +75,21 @@ def make(
     expires_at: int,
     now: int,
     replace: bool = False,
-) -> Issued:
+) -> IssuedInvitation:
     """Make an invitation, and the invited machine with its future address.
 
     replace: it is for the place of the member of that name, which stays until the invitation is used.
     An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a
     member's and none is to be replaced, or the machine does not fit in.
     """
-    expire(connection, now)
-    end_open(connection, name, now, command="invite")
-    inventory = rows.inventory(connection)
+    expire_invitations(connection, now)
+    withdraw_invitation(connection, name, now, command="invite")
+    inventory = rows.read_inventory(connection)
     secret = secrets.token_bytes(32)
-    derived = derive(secret)
-    address = rows.free(connection, inventory)
+    derived = derive_invitation_keys(secret)
+    address = rows.choose_free_address(connection, inventory)
     if replace:
-        refuse_to_replace(inventory, name)
+        refuse_control_replacement(inventory, name)
         connection.execute("DELETE FROM stand_ins WHERE machine = ?", (name,))
         member = inventory.machine(name)
         machine = msgspec.structs.replace(member, public_key=derived.public_key)
@@ -90,7 +102,7 @@ def make(
             state="invited",
             endpoints=() if endpoint is None else (endpoint,),
         )
-        add(inventory, machine)
+        add_machine(inventory, machine)
         rows.insert_machine(connection, machine, None, derived.preshared_key)
     connection.execute(
         "INSERT INTO invitations (identifier, machine, secret, expires_at, outcome)"
@@ -104,11 +116,11 @@ def make(
             (derived.public_key, name, address, derived.preshared_key.reveal(), derived.identifier),
         )
     what: EventKind = "replacement-invited" if replace else "invited"
-    record(connection, now, "invite", what, name, inventory.revision)
-    return Issued(secret, machine, address if replace else None, expires_at)
+    record_event(connection, now, "invite", what, name, inventory.revision)
+    return IssuedInvitation(secret, machine, address if replace else None, expires_at)
 
 
-def open_ones(connection: sqlite3.Connection) -> tuple[Open, ...]:
+def list_open_invitations(connection: sqlite3.Connection) -> tuple[OpenInvitation, ...]:
     """Those that can still be used, by name."""
     found = select(
         connection,
@@ -119,13 +131,13 @@ def open_ones(connection: sqlite3.Connection) -> tuple[Open, ...]:
         " WHERE i.outcome = 'open' ORDER BY i.machine",
     )
     return tuple(
-        Open(name, address, workers, expires_at, bool(replaces))
+        OpenInvitation(name, address, workers, expires_at, bool(replaces))
         for name, address, workers, expires_at, replaces in found
     )
 
 
-def redeemed(connection: sqlite3.Connection, message: Redemption) -> int | None:
-    """As `Registry.redeemed`."""
+def find_redeemed_revision(connection: sqlite3.Connection, message: Redemption) -> int | None:
+    """As `Registry.find_redeemed_revision`."""
     found = select(
         connection,
         tuple[str, Outcome, str | None, int, int],
@@ -155,7 +167,7 @@ def redeem(
     connection: sqlite3.Connection, message: Redemption, sender: str | None, now: int
 ) -> tuple[str, EventKind] | None:
     """Admit the sender, as `Registry.redeem` says; what happened to which machine, if that was just now."""
-    if redeemed(connection, message) is not None:
+    if find_redeemed_revision(connection, message) is not None:
         return None
     name, secret = select_one(
         connection,
@@ -163,29 +175,31 @@ def redeem(
         "SELECT machine, secret FROM invitations WHERE identifier = ?",
         (message.identifier,),
     )
-    refuse_unproven(message, secret)
-    made = last_invited(connection, name)
+    verify_redemption_proof(message, secret)
+    made = find_last_invitation_event(connection, name)
     if made is not None and now < made.at - CLOCK_S:
         # Its time would else be longer by as much as the clock was set back.
         raise EnrolmentRefused(
             "the control node's clock says that this invitation was not made yet",
             hint="set the control node's clock, then run `qmesh join` again",
         )
-    before = rows.inventory(connection)
+    before = rows.read_inventory(connection)
     invited = before.machine(name)
-    stand_in = next((s for s in before.stand_ins if s.public_key == derive(secret).public_key), None)
+    stand_in = next(
+        (s for s in before.stand_ins if s.public_key == derive_invitation_keys(secret).public_key), None
+    )
     if sender not in {invited.address if stand_in is None else stand_in.address, None}:
         raise EnrolmentRefused(
             "the redemption did not come from the invitation's tunnel address",
             hint="run `qmesh join` again",
         )
-    shared = permanent_preshared_key(secret, before.control_node.public_key, message.public_key)
+    shared = derive_permanent_preshared_key(secret, before.control_node.public_key, message.public_key)
     if stand_in is None:
         workers = invited.workers or message.workers
-        after = admit(before, name, public_key=message.public_key, workers=workers)
+        after = admit_machine(before, name, public_key=message.public_key, workers=workers)
         _update_admitted(connection, after, name, shared, message)
     else:
-        rows.change_key(connection, with_key(before, name, message.public_key), name, shared)
+        rows.change_key(connection, set_public_key(before, name, message.public_key), name, shared)
     connection.execute(
         "UPDATE invitations SET outcome = 'redeemed', redeemed_by = ?, secret = NULL WHERE identifier = ?",
         (message.public_key, message.identifier),
@@ -207,20 +221,20 @@ def _update_admitted(
         "UPDATE machines SET public_key = ?, workers = ?, state = 'active', endpoints = ?, preshared_key = ?,"
         " acknowledged = ?, place = (SELECT coalesce(max(place), 0) + 1 FROM machines) WHERE name = ?",
         (
-            *(machine.public_key, machine.workers, rows.endpoints(machine), shared.reveal()),
+            *(machine.public_key, machine.workers, rows.encode_endpoints(machine), shared.reveal()),
             *(after.revision, name),
         ),
     )
     connection.execute("UPDATE mesh SET revision = ?", (after.revision,))
 
 
-def are_over(connection: sqlite3.Connection, now: int) -> bool:
-    """Whether `expire` had something to do."""
+def has_expired_invitations(connection: sqlite3.Connection, now: int) -> bool:
+    """Whether `expire_invitations` had something to do."""
     query = "SELECT 1 FROM invitations WHERE outcome = 'open' AND expires_at <= ? LIMIT 1"
     return bool(select(connection, tuple[int], query, (now,)))
 
 
-def expire(connection: sqlite3.Connection, now: int) -> bool:
+def expire_invitations(connection: sqlite3.Connection, now: int) -> bool:
     """End those whose time is over; whether there were any."""
     ended = select(
         connection,
@@ -230,14 +244,14 @@ def expire(connection: sqlite3.Connection, now: int) -> bool:
         (now,),
     )
     for name, identifier in ended:
-        _end(connection, name, identifier, now, command="agent", what="invitation-expired")
+        _clean_up_invitation(connection, name, identifier, now, command="agent", what="invitation-expired")
     return bool(ended)
 
 
-class Spent(msgspec.Struct, frozen=True):
+class SpentInvitation(msgspec.Struct, frozen=True):
     """The last invitation of a name, where none is open.
 
-    outcome: `redeemed`, `withdrawn` or `expired`. public_key: whose it was redeemed with.
+    outcome: `find_redeemed_revision`, `withdrawn` or `expired`. public_key: whose it was redeemed with.
     joined: the event of that, where it is known. is_member: whether that key is a member's still.
     """
 
@@ -247,7 +261,7 @@ class Spent(msgspec.Struct, frozen=True):
     is_member: bool
 
 
-def spent(connection: sqlite3.Connection, name: str) -> Spent | None:
+def find_spent_invitation(connection: sqlite3.Connection, name: str) -> SpentInvitation | None:
     """What became of the last invitation of that name; None where none is known."""
     found = select(
         connection,
@@ -258,13 +272,13 @@ def spent(connection: sqlite3.Connection, name: str) -> Spent | None:
     if not found:
         return None
     outcome, public_key = found[0]
-    joined = last_joined(connection, name) if outcome == "redeemed" else None
+    joined = find_last_join_event(connection, name) if outcome == "redeemed" else None
     # Its key may be another since, which it changed itself.
     member = "SELECT 1 FROM machines WHERE name = ? AND state <> 'invited'"
-    return Spent(outcome, public_key, joined, bool(select(connection, tuple[int], member, (name,))))
+    return SpentInvitation(outcome, public_key, joined, bool(select(connection, tuple[int], member, (name,))))
 
 
-def end_open(connection: sqlite3.Connection, name: str, now: int, *, command: str) -> bool:
+def withdraw_invitation(connection: sqlite3.Connection, name: str, now: int, *, command: str) -> bool:
     """Withdraw the invitation that is open for that name; whether there was one."""
     ended = select(
         connection,
@@ -274,26 +288,26 @@ def end_open(connection: sqlite3.Connection, name: str, now: int, *, command: st
         (name,),
     )
     for (identifier,) in ended:
-        _end(connection, name, identifier, now, command=command, what="invitation-withdrawn")
+        _clean_up_invitation(connection, name, identifier, now, command=command, what="invitation-withdrawn")
     return bool(ended)
 
 
-def end_all_open(connection: sqlite3.Connection, now: int, *, command: str) -> tuple[str, ...]:
+def withdraw_all_invitations(connection: sqlite3.Connection, now: int, *, command: str) -> tuple[str, ...]:
     """Withdraw every invitation that is open; the machines that they were for, by name."""
     found = select(
         connection, tuple[str], "SELECT machine FROM invitations WHERE outcome = 'open' ORDER BY machine"
     )
     names = tuple(name for (name,) in found)
     for name in names:
-        end_open(connection, name, now, command=command)
+        withdraw_invitation(connection, name, now, command=command)
     return names
 
 
-def _end(
+def _clean_up_invitation(
     connection: sqlite3.Connection, name: str, identifier: str, now: int, *, command: str, what: EventKind
 ) -> None:
     """Take away what an invitation that ended had let in."""
     if connection.execute("DELETE FROM stand_ins WHERE invitation = ?", (identifier,)).rowcount:
         what = "replacement-ended"
     connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))
-    record(connection, now, command, what, name, rows.revision(connection))
+    record_event(connection, now, command, what, name, rows.read_revision(connection))

@@ -9,34 +9,34 @@ from typing import Final
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.registry import rows
-from qmesh.host.registry.events import record, record_offer
+from qmesh.host.registry.events import record_event, record_key_offer
 from qmesh.host.registry.sqlite import select, select_one
-from qmesh.mesh.changes import with_key
-from qmesh.mesh.model import Secret
+from qmesh.mesh.changes import set_public_key
+from qmesh.mesh.values import Secret
 
 BETWEEN_S: Final = 10
 """Seconds between two keys that one machine offers, at least."""
 
 
-def shared_with(connection: sqlite3.Connection, sender: str) -> Secret:
-    """As `Registry.shared_with`."""
-    _name, _known, shared = _member_at(connection, sender)
-    return rows.shared_key(shared)
+def find_preshared_key(connection: sqlite3.Connection, sender: str) -> Secret:
+    """As `Registry.find_preshared_key`."""
+    _name, _known, shared = _find_member(connection, sender)
+    return rows.parse_preshared_key(shared)
 
 
-def shared_with_members(connection: sqlite3.Connection, addresses: Iterable[str]) -> dict[str, Secret]:
-    """As `Registry.shared_with_members`."""
+def find_preshared_keys(connection: sqlite3.Connection, addresses: Iterable[str]) -> dict[str, Secret]:
+    """As `Registry.find_preshared_keys`."""
     found: dict[str, Secret] = {}
     for address in addresses:
         with contextlib.suppress(EnrolmentRefused):
-            found[address] = shared_with(connection, address)
+            found[address] = find_preshared_key(connection, address)
     return found
 
 
-def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: int) -> bool:
+def offer_key(connection: sqlite3.Connection, public_key: str, *, sender: str, now: int) -> bool:
     """As `Registry.offer_key`. Raises sqlite3.IntegrityError where the key is another's."""
-    name, known, shared = _member_at(connection, sender)
-    if public_key == known or _is_offered(connection, public_key, name):
+    name, known, shared = _find_member(connection, sender)
+    if public_key == known or _is_pending(connection, public_key, name):
         return False
     _refuse_replaced(connection, name)
     _refuse_too_soon(connection, name, now)
@@ -45,11 +45,11 @@ def offer(connection: sqlite3.Connection, public_key: str, *, sender: str, now: 
         "INSERT INTO stand_ins (public_key, machine, preshared_key) VALUES (?, ?, ?)",
         (public_key, name, shared),
     )
-    record_offer(connection, now, name, rows.revision(connection))
+    record_key_offer(connection, now, name, rows.read_revision(connection))
     return True
 
 
-def _member_at(connection: sqlite3.Connection, sender: str) -> tuple[str, str, str]:
+def _find_member(connection: sqlite3.Connection, sender: str) -> tuple[str, str, str]:
     """Name, public key and preshared key."""
     found = select(
         connection,
@@ -63,17 +63,17 @@ def _member_at(connection: sqlite3.Connection, sender: str) -> tuple[str, str, s
     return found[0]
 
 
-def take_up(connection: sqlite3.Connection, public_key: str, *, now: int) -> None:
-    """As `Registry.take_up_key`."""
-    before = rows.inventory(connection)
-    if rows.successor(connection) == before.control:
+def activate_pending_key(connection: sqlite3.Connection, public_key: str, *, now: int) -> None:
+    """As `Registry.activate_pending_key`."""
+    before = rows.read_inventory(connection)
+    if rows.read_successor(connection) == before.control:
         return  # this registry is the past: the new control node sees to it
     offers = {each.public_key: each.machine for each in before.stand_ins if each.address is None}
     if public_key in offers:
         name = offers[public_key]
-        after = with_key(before, name, public_key)
+        after = set_public_key(before, name, public_key)
         rows.change_key(connection, after, name, None)
-        record(connection, now, "rotate-key", "key-rotated", name, after.revision)
+        record_event(connection, now, "rotate-key", "key-rotated", name, after.revision)
 
 
 def _refuse_replaced(connection: sqlite3.Connection, name: str) -> None:
@@ -98,6 +98,6 @@ def _refuse_too_soon(connection: sqlite3.Connection, name: str, now: int) -> Non
         )
 
 
-def _is_offered(connection: sqlite3.Connection, public_key: str, name: str) -> bool:
+def _is_pending(connection: sqlite3.Connection, public_key: str, name: str) -> bool:
     query = "SELECT 1 FROM stand_ins WHERE public_key = ? AND machine = ? AND invitation IS NULL"
     return bool(select(connection, tuple[int], query, (public_key, name)))

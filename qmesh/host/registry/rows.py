@@ -7,25 +7,17 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-from qmesh.host.registry.sqlite import select, select_one, understood
-from qmesh.mesh.decode import from_json
-from qmesh.mesh.inventory import Inventory, Stream, addresses_of
-from qmesh.mesh.model import (
-    Endpoint,
-    Machine,
-    MachineState,
-    Port,
-    Profile,
-    Secret,
-    StandIn,
-    wireguard_key,
-)
-from qmesh.mesh.networks import free_address
+from qmesh.host.registry.sqlite import select, select_one, translate_row_errors
+from qmesh.mesh.decode import decode_json
+from qmesh.mesh.inventory import Inventory, Stream, list_tunnel_addresses
+from qmesh.mesh.machine import Machine, PendingKey
+from qmesh.mesh.networks import find_lowest_free_address
+from qmesh.mesh.values import Endpoint, MachineState, Port, Profile, Secret, validate_wireguard_key
 
 _Flag = Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
-class _Mesh(NamedTuple):
+class _MeshRow(NamedTuple):
     """The row of `mesh`."""
 
     mesh: str
@@ -41,10 +33,10 @@ class _Mesh(NamedTuple):
     restart: _Flag
 
 
-_OF_THE_MESH: Final = _Mesh._fields
+_OF_THE_MESH: Final = _MeshRow._fields
 
 
-class _Row(NamedTuple):
+class _MachineRow(NamedTuple):
     """A row of `machines` without its keys and places."""
 
     name: str
@@ -55,13 +47,13 @@ class _Row(NamedTuple):
     endpoints: str
 
 
-def inventory(connection: sqlite3.Connection) -> Inventory:
+def read_inventory(connection: sqlite3.Connection) -> Inventory:
     """The whole mesh. Raises sqlite3.DatabaseError where the rows are none."""
     names = ", ".join(_OF_THE_MESH)
-    mesh = select_one(connection, _Mesh, f"SELECT {names} FROM mesh")  # noqa: S608 - names of ours
+    mesh = select_one(connection, _MeshRow, f"SELECT {names} FROM mesh")  # noqa: S608 - names of ours
     machines = select(
         connection,
-        _Row,
+        _MachineRow,
         "SELECT name, public_key, address, workers, state, endpoints FROM machines"
         " ORDER BY place IS NULL, place, name",
     )
@@ -70,34 +62,34 @@ def inventory(connection: sqlite3.Connection) -> Inventory:
         tuple[str, str, str | None],
         "SELECT machine, public_key, address FROM stand_ins ORDER BY public_key",
     )
-    named = successor(connection)
-    with understood():
+    named = read_successor(connection)
+    with translate_row_errors():
         flags = {"master_proxy": bool(mesh.master_proxy), "restart": bool(mesh.restart)}
         return Inventory(
             **{**mesh._asdict(), **flags},
-            machines=tuple(machine(*row) for row in machines),
-            stand_ins=tuple(StandIn(*row) for row in stand_ins),
+            machines=tuple(parse_machine(*row) for row in machines),
+            stand_ins=tuple(PendingKey(*row) for row in stand_ins),
             # Where it is the control node by now, this is the registry of the one before it.
             successor=None if named == mesh.control else named,
         )
 
 
-def successor(connection: sqlite3.Connection) -> str | None:
+def read_successor(connection: sqlite3.Connection) -> str | None:
     """Whom the control role is being handed over to, or was."""
     found = select(connection, tuple[str], "SELECT successor FROM succession LIMIT 1")
     return found[0][0] if found else None
 
 
-def shared_key(text: str) -> Secret:
+def parse_preshared_key(text: str) -> Secret:
     """A preshared key as a row has it. Raises sqlite3.DatabaseError where it is none."""
-    with understood():
-        return Secret(wireguard_key(text))
+    with translate_row_errors():
+        return Secret(validate_wireguard_key(text))
 
 
-def update(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> None:
+def update_inventory(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> None:
     """Write what is another in `new`: of the mesh, of machines, their order, and who is gone."""
     settings = ", ".join(f"{name} = ?" for name in _OF_THE_MESH)
-    connection.execute(f"UPDATE mesh SET {settings}", _of_the_mesh(new))  # noqa: S608 - names of ours
+    connection.execute(f"UPDATE mesh SET {settings}", _list_mesh_values(new))  # noqa: S608 - names of ours
     kept = {machine.name: machine for machine in new.machines}
     gone = [machine for machine in old.machines if machine.name not in kept]
     connection.executemany("DELETE FROM machines WHERE name = ?", [(machine.name,) for machine in gone])
@@ -112,7 +104,13 @@ def update(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> No
     connection.executemany(
         "UPDATE machines SET workers = ?, state = ?, endpoints = ?, place = ? WHERE name = ?",
         [
-            (machine.workers, machine.state, endpoints(machine), places.get(machine.name), machine.name)
+            (
+                machine.workers,
+                machine.state,
+                encode_endpoints(machine),
+                places.get(machine.name),
+                machine.name,
+            )
             for machine in new.machines
         ],
     )
@@ -128,11 +126,11 @@ def change_key(connection: sqlite3.Connection, new: Inventory, name: str, presha
     connection.execute("UPDATE mesh SET revision = ?", (new.revision,))
 
 
-def _of_the_mesh(inventory: Inventory) -> tuple[object, ...]:
+def _list_mesh_values(inventory: Inventory) -> tuple[object, ...]:
     return tuple(getattr(inventory, name) for name in _OF_THE_MESH)
 
 
-def machine(
+def parse_machine(
     name: str, public_key: str, address: str, workers: int | None, state: MachineState, endpoints: str
 ) -> Machine:
     """A row of `machines` as a value. Raises BadInput where it is none."""
@@ -142,11 +140,11 @@ def machine(
         address=address,
         workers=workers,
         state=state,
-        endpoints=from_json(endpoints, tuple[Endpoint, ...]),
+        endpoints=decode_json(endpoints, tuple[Endpoint, ...]),
     )
 
 
-def revision(connection: sqlite3.Connection) -> int:
+def read_revision(connection: sqlite3.Connection) -> int:
     """The revision of the membership."""
     (revision,) = select_one(connection, tuple[int], "SELECT revision FROM mesh")
     return revision
@@ -156,13 +154,13 @@ def insert_mesh(connection: sqlite3.Connection, inventory: Inventory) -> None:
     """Write a mesh into empty tables."""
     connection.execute(
         f"INSERT INTO mesh VALUES (1{', ?' * len(_OF_THE_MESH)})",  # noqa: S608 - question marks
-        _of_the_mesh(inventory),
+        _list_mesh_values(inventory),
     )
     for place, machine in enumerate(inventory.machines, 1):
         insert_machine(connection, machine, place, None)
 
 
-def free(connection: sqlite3.Connection, inventory: Inventory) -> str:
+def choose_free_address(connection: sqlite3.Connection, inventory: Inventory) -> str:
     """The lowest tunnel address that can be given to a machine. Raises BadInput when there is none.
 
     One whose machine was removed rests until every member knows of that: until then some could take
@@ -176,7 +174,7 @@ def free(connection: sqlite3.Connection, inventory: Inventory) -> str:
     )
     connection.execute("DELETE FROM resting WHERE ? IS NULL OR revision <= ?", (known, known))
     rest = {address for (address,) in select(connection, tuple[str], "SELECT address FROM resting")}
-    return free_address(inventory.network, rest.union(addresses_of(inventory)))
+    return find_lowest_free_address(inventory.network, rest.union(list_tunnel_addresses(inventory)))
 
 
 def insert_machine(
@@ -193,12 +191,12 @@ def insert_machine(
             place,
             machine.workers,
             machine.state,
-            endpoints(machine),
+            encode_endpoints(machine),
             None if preshared is None else preshared.reveal(),
         ),
     )
 
 
-def endpoints(machine: Machine) -> str:
+def encode_endpoints(machine: Machine) -> str:
     """A machine's endpoints as they are kept: JSON."""
     return msgspec.json.encode(machine.endpoints).decode()

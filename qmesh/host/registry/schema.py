@@ -132,7 +132,7 @@ _MIGRATIONS: Final = {
 """By version, what makes the next one of it."""
 
 
-def create(connection: sqlite3.Connection) -> None:
+def create_tables(connection: sqlite3.Connection) -> None:
     """Make the tables in an empty file."""
     connection.executescript(SCHEMA)
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -148,23 +148,23 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def refuse_another(connection: sqlite3.Connection) -> None:
+def refuse_foreign_schema(connection: sqlite3.Connection) -> None:
     """Raise sqlite3.DatabaseError where there are other tables, views, triggers or columns than qmesh makes.
 
     What a file from elsewhere computes when it is read, or when a row is written, may have no end.
     """
-    if _objects(connection) != _own_objects():
+    if _list_objects(connection) != _list_expected_objects():
         raise sqlite3.DatabaseError("its tables are not those of qmesh")
 
 
 @cache
-def _own_objects() -> frozenset[tuple[object, ...]]:
+def _list_expected_objects() -> frozenset[tuple[object, ...]]:
     with contextlib.closing(connect(MEMORY)) as connection:
-        create(connection)
-        return _objects(connection)
+        create_tables(connection)
+        return _list_objects(connection)
 
 
-def _objects(connection: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
+def _list_objects(connection: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
     """What a database is made of; the text of a table is not compared, which a migration makes another."""
     found: set[tuple[object, ...]] = set(
         select(

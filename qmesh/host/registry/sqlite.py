@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from qmesh.errors import RESTORE, Busy, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host.system import heartbeat
-from qmesh.mesh.decode import typed
+from qmesh.mesh.decode import convert_value
 
 T = TypeVar("T")
 
@@ -22,13 +22,13 @@ BUSY_S: Final = 15.0
 
 
 def connect(path: Path, *, busy_s: float = BUSY_S) -> sqlite3.Connection:
-    """Open without Python's own transactions, so that ours are the only ones. Raises as `named` does.
+    """Open without Python's own transactions: ours are the only ones. Raises as `translate_errors` does.
 
     path: of a file that is there, or `MEMORY`. Where a file went away meanwhile, no empty one comes to be.
     busy_s: seconds that a writer waits for another one.
     """
     place = str(path) if path == MEMORY else f"{path.absolute().as_uri()}?mode=rw"
-    with named(path):
+    with translate_errors(path):
         connection = sqlite3.connect(
             place, isolation_level=None, timeout=busy_s, check_same_thread=False, uri=path != MEMORY
         )
@@ -45,9 +45,9 @@ def connect(path: Path, *, busy_s: float = BUSY_S) -> sqlite3.Connection:
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All of the block or nothing of it; it waits for other writers first."""
-    with heartbeat.allowed(BUSY_S):
+    with heartbeat.allow_wait(BUSY_S):
         connection.execute("BEGIN IMMEDIATE")
-    with _ended(connection):
+    with _end_transaction(connection):
         yield
 
 
@@ -55,12 +55,12 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
     """What is read in the block is as of one moment. Nobody is waited for, and nothing is written."""
     connection.execute("BEGIN")
-    with _ended(connection):
+    with _end_transaction(connection):
         yield
 
 
 @contextlib.contextmanager
-def _ended(connection: sqlite3.Connection) -> Iterator[None]:
+def _end_transaction(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
         connection.execute("COMMIT")
@@ -88,8 +88,8 @@ def select(connection: sqlite3.Connection, kind: type[T], query: str, values: Va
     from elsewhere. Raises sqlite3.DatabaseError for a row that is no such value.
     """
     found = connection.execute(query, values).fetchall()
-    with understood():
-        return typed(found, list[kind])  # type: ignore[valid-type]
+    with translate_row_errors():
+        return convert_value(found, list[kind])  # type: ignore[valid-type]
 
 
 def select_one(connection: sqlite3.Connection, kind: type[T], query: str, values: Values = ()) -> T:
@@ -101,7 +101,7 @@ def select_one(connection: sqlite3.Connection, kind: type[T], query: str, values
 
 
 @contextlib.contextmanager
-def understood() -> Iterator[None]:
+def translate_row_errors() -> Iterator[None]:
     """Raise sqlite3.DatabaseError where the block finds that rows make no sense."""
     try:
         yield
@@ -110,7 +110,7 @@ def understood() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """SQLite's errors become ours.
 
     Raises Conflict for what a constraint refuses, MachineRefused for what the machine did not let be done,
@@ -129,12 +129,12 @@ def named(path: Path) -> Iterator[None]:
                 hint=f"find that by `fuser -v {path}`, and end it",
             ) from None
         if code == sqlite3.SQLITE_ERROR:
-            raise _damaged(path, error) from None
+            raise _build_damage_error(path, error) from None
         raise MachineRefused(
             f"{path} could not be used: {error}", hint="look for a full disk or a read-only file system"
         ) from None
     except (sqlite3.Error, MemoryError, UnicodeDecodeError) as error:  # the last where its message is no text
-        raise _damaged(path, error) from None
+        raise _build_damage_error(path, error) from None
     except OSError as error:
         raise MachineRefused(
             f"{path} could not be used: {error.strerror}",
@@ -142,11 +142,11 @@ def named(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _damaged(path: Path, error: BaseException) -> StateUnreadable:
+def _build_damage_error(path: Path, error: BaseException) -> StateUnreadable:
     return StateUnreadable(f"{path} is damaged: {' '.join(str(error).split())}", hint=RESTORE)
 
 
-def remove(path: Path) -> None:
+def remove_database(path: Path) -> None:
     """Remove a database with the files that SQLite keeps beside it; it need not exist."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

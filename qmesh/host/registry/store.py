@@ -19,37 +19,38 @@ from qmesh.host.registry import handover, invitations, key_rotation, rows, schem
 from qmesh.host.registry.events import (
     Event,
     EventKind,
-    all_of,
-    last_invited,
-    note_user,
-    record,
-    record_whole,
+    append_event,
+    find_last_invitation_event,
+    list_events,
+    record_event,
+    set_event_user,
 )
 from qmesh.host.registry.handover import Readiness
-from qmesh.host.registry.invitations import Issued, Open, Spent
+from qmesh.host.registry.invitations import IssuedInvitation, OpenInvitation, SpentInvitation
 from qmesh.host.registry.sqlite import select, select_one
 from qmesh.host.system import disk_reserve
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint, Machine, MachineState, Secret, Unshown
+from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.enrolment import Redemption
-from qmesh.mesh.protocol.handover import Progress
+from qmesh.mesh.protocol.handover import HandoverProgress
+from qmesh.mesh.values import Endpoint, MachineState, Secret, SecretStruct
 
 _OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
 """Events after which nothing of the control node is another but its peers: who joins, comes last."""
 
 
-class Known(Unshown, frozen=True):
+class KeyedMachine(SecretStruct, frozen=True):
     """A machine with the preshared key that the control node shares with it."""
 
     machine: Machine
     preshared_key: Secret | None
 
 
-class News(Unshown, frozen=True):
+class RegistryNews(SecretStruct, frozen=True):
     """What became of machines, by name; None for one that is gone. event: the last that is told of."""
 
     event: int
-    machines: dict[str, Known | None]
+    machines: dict[str, KeyedMachine | None]
 
 
 class Registry:
@@ -63,15 +64,15 @@ class Registry:
     def __init__(self, path: Path, *, user: str | None = None, busy_s: float = sqlite.BUSY_S) -> None:
         self._path = path
         self._user = user
-        mode = files.mode_of(path)
+        mode = files.read_mode(path)
         if mode is None:
             raise StateUnreadable(f"{path} is missing, and it is the mesh", hint=RESTORE)
         if not os.access(path, os.R_OK | os.W_OK):
             raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root")
-        disk_reserve.make_room(path.parent)
+        disk_reserve.release_if_full(path.parent)
         self._connection = sqlite.connect(path, busy_s=busy_s)
         try:
-            self._refuse_foreign()
+            self._check_and_migrate()
         except BaseException:
             self._connection.close()
             raise
@@ -89,24 +90,24 @@ class Registry:
         now: Unix time in seconds; user: as the registry's.
         """
         building = path.with_name(path.name + ".new")
-        with sqlite.named(path):
-            sqlite.remove(building)
-            sqlite.remove(path)
+        with sqlite.translate_errors(path):
+            sqlite.remove_database(building)
+            sqlite.remove_database(path)
             os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, files.PRIVATE_MODE))
             with contextlib.closing(sqlite.connect(building)) as connection:
-                schema.create(connection)
+                schema.create_tables(connection)
                 with sqlite.transaction(connection):
                     rows.insert_mesh(connection, inventory)
-                    record(connection, now, "init", "mesh-made", inventory.control, inventory.revision)
+                    record_event(connection, now, "init", "mesh-made", inventory.control, inventory.revision)
                     if user is not None:
-                        note_user(connection, user, since=0)
+                        set_event_user(connection, user, since=0)
                 # Lasts in the file. Set when it is opened, it would fail where another process writes.
                 connection.execute("PRAGMA journal_mode = WAL")
             building.replace(path)
             files.sync_directory(path.parent)
 
-    def _refuse_foreign(self) -> None:
-        with sqlite.named(self._path):
+    def _check_and_migrate(self) -> None:
+        with sqlite.translate_errors(self._path):
             (application,) = select_one(self._connection, tuple[int], "PRAGMA application_id")
             (version,) = select_one(self._connection, tuple[int], "PRAGMA user_version")
         if application != schema.APPLICATION:
@@ -120,60 +121,60 @@ class Registry:
                 f"{self._path} is damaged: it is of version {version}, which there never was", hint=RESTORE
             )
         if version < schema.VERSION:
-            with self._change() as connection:
+            with self._open_transaction() as connection:
                 schema.migrate(connection)
 
     @contextlib.contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        with sqlite.named(self._path), sqlite.transaction(self._connection):
-            before = None if self._user is None else handover.last_event(self._connection)
+    def _open_transaction(self) -> Iterator[sqlite3.Connection]:
+        with sqlite.translate_errors(self._path), sqlite.transaction(self._connection):
+            before = None if self._user is None else handover.last_event_number(self._connection)
             yield self._connection
             if self._user is not None and before is not None:
-                note_user(self._connection, self._user, since=before)
+                set_event_user(self._connection, self._user, since=before)
 
     @contextlib.contextmanager
-    def _read(self) -> Iterator[sqlite3.Connection]:
+    def _open_snapshot(self) -> Iterator[sqlite3.Connection]:
         """As of one moment; no writer is waited for."""
-        with sqlite.named(self._path), sqlite.snapshot(self._connection):
+        with sqlite.translate_errors(self._path), sqlite.snapshot(self._connection):
             yield self._connection
 
     def inventory(self) -> Inventory:
         """The whole mesh, invited machines included. Looks for damage of the file as well."""
-        with self._read() as connection:
+        with self._open_snapshot() as connection:
             # Of a truncated file SQLite reads rows still; the check costs less than reading them does.
             (verdict,) = select_one(connection, tuple[str], "PRAGMA quick_check(1)")
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
-            return rows.inventory(connection)
+            return rows.read_inventory(connection)
 
     def revision(self) -> int:
         """The revision of the membership."""
-        with self._read() as connection:
-            return rows.revision(connection)
+        with self._open_snapshot() as connection:
+            return rows.read_revision(connection)
 
     def preshared_keys(self) -> dict[str, Secret]:
         """The preshared key of each machine, throwaway ones included, by public key."""
-        with self._read() as connection:
+        with self._open_snapshot() as connection:
             found = select(
                 connection,
                 tuple[str, str],
                 "SELECT public_key, preshared_key FROM machines WHERE preshared_key IS NOT NULL"
                 " UNION ALL SELECT public_key, preshared_key FROM stand_ins WHERE preshared_key IS NOT NULL",
             )
-            return {public_key: rows.shared_key(text) for public_key, text in found}
+            return {public_key: rows.parse_preshared_key(text) for public_key, text in found}
 
-    def last_event(self) -> int:
+    def last_event_number(self) -> int:
         """The number of the last event."""
-        with self._read() as connection:
-            return handover.last_event(connection)
+        with self._open_snapshot() as connection:
+            return handover.last_event_number(connection)
 
-    def news(self, *, since: int) -> News | None:
+    def read_news(self, *, since: int) -> RegistryNews | None:
         """What became of machines after the event of this number.
 
         None when more has changed than who is a peer, when one came and went that nothing tells of now, as
         the key of an invitation that was used, or when this registry has no such event.
         """
-        with self._read() as connection:
+        with self._open_snapshot() as connection:
             found = select(
                 connection,
                 tuple[int, str, str | None],
@@ -190,12 +191,12 @@ class Registry:
             if any(what == "invited" != last.get(name or "") for _, what, name in found[1:]):
                 return None
             names = set(last)
-            return News(found[-1][0], {name: _known(connection, name) for name in names})
+            return RegistryNews(found[-1][0], {name: _find_machine(connection, name) for name in names})
 
     def events(self) -> tuple[Event, ...]:
         """What changed the mesh, oldest first: of late years all of it, but for keys that were offered."""
-        with self._read() as connection:
-            return all_of(connection)
+        with self._open_snapshot() as connection:
+            return list_events(connection)
 
     def invite(
         self,
@@ -206,16 +207,16 @@ class Registry:
         expires_at: int,
         now: int,
         replace: bool = False,
-    ) -> Issued:
+    ) -> IssuedInvitation:
         """Make an invitation, and the invited machine with its future address.
 
         replace: it is for the place of the member of that name, which stays until the invitation is used.
         An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a
         member's and none is to be replaced, or the machine does not fit in.
         """
-        with self._change() as connection:
-            handover.refuse_during(connection)
-            return invitations.make(
+        with self._open_transaction() as connection:
+            handover.refuse_during_handover(connection)
+            return invitations.create_invitation(
                 connection,
                 name,
                 workers=workers,
@@ -225,38 +226,38 @@ class Registry:
                 replace=replace,
             )
 
-    def withdraw(self, name: str, *, now: int) -> bool:
+    def withdraw_invitation(self, name: str, *, now: int) -> bool:
         """End the invitation that is open for that name; whether there was one."""
-        with self._change() as connection:
-            invitations.expire(connection, now)
-            return invitations.end_open(connection, name, now, command="invite")
+        with self._open_transaction() as connection:
+            invitations.expire_invitations(connection, now)
+            return invitations.withdraw_invitation(connection, name, now, command="invite")
 
-    def spent(self, name: str) -> Spent | None:
+    def find_spent_invitation(self, name: str) -> SpentInvitation | None:
         """What became of the last invitation of that name; None where none is known."""
-        with self._read() as connection:
-            return invitations.spent(connection, name)
+        with self._open_snapshot() as connection:
+            return invitations.find_spent_invitation(connection, name)
 
-    def invitations(self, *, now: int) -> tuple[Open, ...]:
+    def list_open_invitations(self, *, now: int) -> tuple[OpenInvitation, ...]:
         """Those that can still be used, by name."""
-        self.expire(now=now)
-        with self._read() as connection:
-            return invitations.open_ones(connection)
+        self.expire_invitations(now=now)
+        with self._open_snapshot() as connection:
+            return invitations.list_open_invitations(connection)
 
-    def acknowledge(self, revisions: Mapping[str, int]) -> None:
+    def record_acknowledgements(self, revisions: Mapping[str, int]) -> None:
         """Remember which revision members have, by tunnel address; it only grows."""
-        with self._change() as connection:
+        with self._open_transaction() as connection:
             connection.executemany(
                 "UPDATE machines SET acknowledged = ? WHERE address = ? AND acknowledged < ?",
                 [(revision, address, revision) for address, revision in revisions.items()],
             )
 
-    def redeemed(self, message: Redemption) -> int | None:
+    def find_redeemed_revision(self, message: Redemption) -> int | None:
         """The membership's revision where the sender has redeemed that already; None where it may do so now.
 
         One SELECT, beside writers. Raises EnrolmentRefused where it is to do neither.
         """
-        with sqlite.named(self._path):
-            return invitations.redeemed(self._connection, message)
+        with sqlite.translate_errors(self._path):
+            return invitations.find_redeemed_revision(self._connection, message)
 
     def redeem(
         self,
@@ -274,13 +275,13 @@ class Registry:
         Raises EnrolmentRefused for an unknown, used, withdrawn, expired or unproven invitation.
         """
         try:
-            with self._change() as connection:
-                invitations.expire(connection, now)
+            with self._open_transaction() as connection:
+                invitations.expire_invitations(connection, now)
                 happened = invitations.redeem(connection, message, sender, now)
-                inventory = rows.inventory(connection)
+                inventory = rows.read_inventory(connection)
                 if happened is not None:
                     name, what = happened
-                    invited = last_invited(connection, name)
+                    invited = find_last_invitation_event(connection, name)
                     joined = Event(
                         at=now,
                         command="admit" if sender is None else "join",
@@ -292,7 +293,7 @@ class Registry:
                         endpoint=endpoint(),
                         public_key=message.public_key,
                     )
-                    record_whole(connection, joined)
+                    append_event(connection, joined)
         except (sqlite.Conflict, BadInput) as error:
             reason = error.reason if isinstance(error, sqlite.Conflict) else error.message
             raise EnrolmentRefused(
@@ -307,9 +308,9 @@ class Registry:
         invited to take the sender's place: whoever has its key then is not to keep it.
         """
         try:
-            with self._change() as connection:
-                handover.refuse_during(connection)
-                return key_rotation.offer(connection, public_key, sender=sender, now=now)
+            with self._open_transaction() as connection:
+                handover.refuse_during_handover(connection)
+                return key_rotation.offer_key(connection, public_key, sender=sender, now=now)
         except BadInput as error:
             raise EnrolmentRefused(error.message, hint="try again in a minute") from None
         except sqlite.Conflict:
@@ -317,12 +318,12 @@ class Registry:
                 "that key is in use", hint="remove next.key from the state directory, and try again"
             ) from None
 
-    def take_up_key(self, public_key: str, *, now: int) -> None:
+    def activate_pending_key(self, public_key: str, *, now: int) -> None:
         """Make the key that a machine offered its only one; nothing, where it is not offered any more."""
-        with self._change() as connection:
-            key_rotation.take_up(connection, public_key, now=now)
+        with self._open_transaction() as connection:
+            key_rotation.activate_pending_key(connection, public_key, now=now)
 
-    def change(
+    def change_mesh(
         self,
         after: Callable[[Inventory], Inventory],
         *,
@@ -335,22 +336,22 @@ class Registry:
 
         `after` may raise BadInput, and changes no key, address or name. machine: what it is about.
         """
-        with self._change() as connection:
-            handover.refuse_during(connection)
-            old = rows.inventory(connection)
+        with self._open_transaction() as connection:
+            handover.refuse_during_handover(connection)
+            old = rows.read_inventory(connection)
             new = after(old)
             if new != old:
                 kept = {each.name for each in new.machines}
                 for name in (each.name for each in old.machines if each.name not in kept):
-                    invitations.end_open(connection, name, now, command=command)
-                rows.update(connection, old, new)
-                record(connection, now, command, what, machine, new.revision)
+                    invitations.withdraw_invitation(connection, name, now, command=command)
+                rows.update_inventory(connection, old, new)
+                record_event(connection, now, command, what, machine, new.revision)
         return old, new
 
     def successor(self) -> str | None:
         """Whom the control role is being handed over to, or was."""
-        with self._read() as connection:
-            return rows.successor(connection)
+        with self._open_snapshot() as connection:
+            return rows.read_successor(connection)
 
     def begin_handover(self, name: str, *, now: int) -> tuple[str, ...]:
         """Name the successor; the machines whose invitations, which name this one, are withdrawn for it.
@@ -358,66 +359,66 @@ class Registry:
         Until it is ended nothing else of the mesh changes. Raises BadInput where it can't be the control
         node. Begun for it already, nothing changes.
         """
-        with self._change() as connection:
-            return handover.begin(connection, name, now=now)
+        with self._open_transaction() as connection:
+            return handover.begin_handover(connection, name, now=now)
 
     def end_handover(self, *, now: int) -> bool:
         """Name no successor any more; whether there was one that is not the control node yet."""
-        with self._change() as connection:
-            return handover.end(connection, now=now)
+        with self._open_transaction() as connection:
+            return handover.end_handover(connection, now=now)
 
-    def shared_with(self, sender: str) -> Secret:
+    def find_preshared_key(self, sender: str) -> Secret:
         """The preshared key of the member at that tunnel address. Raises EnrolmentRefused."""
-        with self._read() as connection:
-            return key_rotation.shared_with(connection, sender)
+        with self._open_snapshot() as connection:
+            return key_rotation.find_preshared_key(connection, sender)
 
-    def shared_with_members(self, addresses: Iterable[str]) -> dict[str, Secret]:
+    def find_preshared_keys(self, addresses: Iterable[str]) -> dict[str, Secret]:
         """The preshared key of each member at one of these tunnel addresses."""
-        with self._read() as connection:
-            return key_rotation.shared_with_members(connection, addresses)
+        with self._open_snapshot() as connection:
+            return key_rotation.find_preshared_keys(connection, addresses)
 
-    def shared_with_successor(self, sender: str) -> Secret:
+    def find_successor_preshared_key(self, sender: str) -> Secret:
         """The preshared key of the successor, if it is the sender. Raises EnrolmentRefused."""
-        with self._read() as connection:
-            return handover.shared_with_successor(connection, sender)
+        with self._open_snapshot() as connection:
+            return handover.find_successor_preshared_key(connection, sender)
 
-    def note_progress(self, said: Progress, *, sender: str, now: int) -> bool:
+    def record_progress(self, said: HandoverProgress, *, sender: str, now: int) -> bool:
         """Remember how far the successor is; whether what it holds is all. Raises EnrolmentRefused."""
-        with self._change() as connection:
-            handover.progress(connection, said, sender=sender, now=now)
-            return said.holds == handover.last_event(connection)
+        with self._open_transaction() as connection:
+            handover.record_progress(connection, said, sender=sender, now=now)
+            return said.holds == handover.last_event_number(connection)
 
-    def readiness(self, name: str, *, now: int) -> Readiness:
+    def check_readiness(self, name: str, *, now: int) -> Readiness:
         """Who is ready for the handover to that machine. Raises BadInput where none is under way."""
-        with self._read() as connection:
-            return handover.readiness(connection, name, now=now)
+        with self._open_snapshot() as connection:
+            return handover.check_readiness(connection, name, now=now)
 
-    def hand_over(self, name: str, *, now: int) -> Inventory:
+    def complete_handover(self, name: str, *, now: int) -> Inventory:
         """Make the successor the control node; the mesh after it. From here on this registry is the past.
 
         Raises BadInput where the successor holds less than this registry has, or was not heard just now.
         """
-        with self._change() as connection:
-            if not handover.readiness(connection, name, now=now).holds:
+        with self._open_transaction() as connection:
+            if not handover.check_readiness(connection, name, now=now).holds:
                 raise BadInput(f"{name} does not hold all of the registry, or is gone", hint="try again")
-            return handover.hand_over(connection, now=now)
+            return handover.promote_successor(connection, now=now)
 
-    def copied(self) -> bytes:
+    def copy_database(self) -> bytes:
         """The database's octets as of one moment, whatever others write meanwhile."""
-        with sqlite.named(self._path), contextlib.closing(sqlite3.connect(":memory:")) as copy:
+        with sqlite.translate_errors(self._path), contextlib.closing(sqlite3.connect(":memory:")) as copy:
             self._connection.backup(copy)  # all pages in one step, which is one transaction
             return copy.serialize()
 
-    def expire(self, *, now: int) -> bool:
+    def expire_invitations(self, *, now: int) -> bool:
         """End the invitations whose time is over; whether there were any. Without any it only reads."""
-        with self._read() as connection:
-            if not invitations.are_over(connection, now):
+        with self._open_snapshot() as connection:
+            if not invitations.has_expired_invitations(connection, now):
                 return False
-        with self._change() as connection:
-            return invitations.expire(connection, now)
+        with self._open_transaction() as connection:
+            return invitations.expire_invitations(connection, now)
 
 
-def _known(connection: sqlite3.Connection, name: str) -> Known | None:
+def _find_machine(connection: sqlite3.Connection, name: str) -> KeyedMachine | None:
     found = select(
         connection,
         tuple[str, str, str, int | None, MachineState, str, str | None],
@@ -428,6 +429,6 @@ def _known(connection: sqlite3.Connection, name: str) -> Known | None:
     if not found:
         return None
     name, public_key, address, workers, state, endpoints, preshared_key = found[0]
-    with sqlite.understood():
-        known = rows.machine(name, public_key, address, workers, state, endpoints)
-    return Known(known, None if preshared_key is None else rows.shared_key(preshared_key))
+    with sqlite.translate_row_errors():
+        known = rows.parse_machine(name, public_key, address, workers, state, endpoints)
+    return KeyedMachine(known, None if preshared_key is None else rows.parse_preshared_key(preshared_key))

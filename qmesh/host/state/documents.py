@@ -12,20 +12,20 @@ import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.host.config_directory import ConfigDirectory
-from qmesh.mesh.model import (
+from qmesh.mesh.mtu import LEAST_MTU_IPV4
+from qmesh.mesh.protocol.enrolment import Redemption
+from qmesh.mesh.values import (
     TUNNEL_MTU,
     Endpoint,
     Port,
     Secret,
+    SecretStruct,
     UnixTime,
-    Unshown,
-    interface_name,
-    ip_address,
-    machine_name,
-    wireguard_key,
+    normalize_ip_address,
+    validate_interface_name,
+    validate_machine_name,
+    validate_wireguard_key,
 )
-from qmesh.mesh.protocol.enrolment import Redemption
-from qmesh.mesh.reaching import LEAST_MTU_IPV4
 
 _Identifier = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 _VerificationKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -33,7 +33,7 @@ _User = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 _Mtu = Annotated[int, msgspec.Meta(ge=LEAST_MTU_IPV4, le=TUNNEL_MTU)]
 
 
-def _directory(path: str | None) -> None:
+def _check_directory(path: str | None) -> None:
     """Raise BadInput for what the kernel takes for no path, or what depends on where a process is."""
     if path is not None and ("\0" in path or not path.startswith("/")):
         raise BadInput("the config directory is no absolute path", hint="name it with --config")
@@ -72,25 +72,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     invitation: str | None = None
 
     def __post_init__(self) -> None:
-        machine_name(self.name)
-        interface_name(self.interface)
-        _directory(self.config_directory)
+        validate_machine_name(self.name)
+        validate_interface_name(self.interface)
+        _check_directory(self.config_directory)
 
     @property
-    def node(self) -> ConfigDirectory | None:
+    def node_directory(self) -> ConfigDirectory | None:
         """Where the node has its config.yml, and whose that is."""
         if self.config_directory is None:
             return None
         return ConfigDirectory(Path(self.config_directory), self.config_owner)
 
-    def with_node(self, directory: ConfigDirectory) -> Settings:
+    def with_node_directory(self, directory: ConfigDirectory) -> Settings:
         """These settings with another directory of the node's."""
         return msgspec.structs.replace(
             self, config_directory=str(directory.path), config_owner=directory.owner
         )
 
 
-class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UnfinishedRedemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A redemption that was begun, and may have reached the control node.
 
     identifier: of the invitation.
@@ -99,43 +99,43 @@ class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identifier: _Identifier
 
 
-class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KeyRotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A change of this machine's key that the membership does not know of yet: public keys."""
 
     old: str
     new: str
 
     def __post_init__(self) -> None:
-        wireguard_key(self.old)
-        wireguard_key(self.new)
+        validate_wireguard_key(self.old)
+        validate_wireguard_key(self.new)
 
 
-class NextShared(Unshown, frozen=True, forbid_unknown_fields=True):
+class SuccessorKey(SecretStruct, frozen=True, forbid_unknown_fields=True):
     """The key that this machine shares with the next control node. public_key: of that."""
 
     public_key: str
     preshared_key: Secret
 
     def __post_init__(self) -> None:
-        wireguard_key(self.public_key)
-        wireguard_key(self.preshared_key.reveal())
+        validate_wireguard_key(self.public_key)
+        validate_wireguard_key(self.preshared_key.reveal())
 
 
-class Restoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RestoreProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A restore that was begun. digest: SHA-256 of the backup, hexadecimal; done: whether it was ended."""
 
     digest: str
     done: bool = False
 
 
-class BackedUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LastBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The last backup that was written. at: Unix time in seconds; revision: of the mesh in it."""
 
     at: UnixTime
     revision: int
 
 
-class Asked(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SentRequest(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a machine that asked by a file needs for the answer; of the invitation's secret only one key.
 
     mesh, name, address, endpoints, verification_key: as the invitation has them.
@@ -157,14 +157,14 @@ class Asked(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
     config_owner: _User | None = None
 
     def __post_init__(self) -> None:
-        machine_name(self.name)
-        ip_address(self.address)
-        interface_name(self.interface)
-        _directory(self.config_directory)
-        wireguard_key(self.preshared_key.reveal())
+        validate_machine_name(self.name)
+        normalize_ip_address(self.address)
+        validate_interface_name(self.interface)
+        _check_directory(self.config_directory)
+        validate_wireguard_key(self.preshared_key.reveal())
 
 
-class HeldPorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PortReservations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ports that qmesh wants reserved: those it reserved itself, and those that already were."""
 
     ours: tuple[Port, ...] = ()

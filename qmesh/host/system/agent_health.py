@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from qmesh.host.system import unix_socket
-from qmesh.mesh.decode import Malformed, from_json
+from qmesh.mesh.decode import Malformed, decode_json
 
 SOCKET: Final = "health.sock"
 _MOST_OCTETS: Final = 1 << 16
@@ -60,14 +60,14 @@ def listen(directory: Path) -> socket.socket:
     return unix_socket.listen(directory, SOCKET)
 
 
-def tell(caller: socket.socket, health: Health) -> None:
+def send_health(caller: socket.socket, health: Health) -> None:
     """Answer one who connected. One who goes away, or does not take it, is none to wait for."""
     with caller, contextlib.suppress(OSError):
         caller.settimeout(1.0)
         caller.sendall(msgspec.json.encode(health))
 
 
-def ask(directory: Path, *, wait_s: float) -> Health:
+def request_health(directory: Path, *, wait_s: float) -> Health:
     """What the agent of a state directory says. Raises NoAnswer.
 
     wait_s: seconds for all of it. One that is just beginning has no socket yet.
@@ -75,7 +75,7 @@ def ask(directory: Path, *, wait_s: float) -> Health:
     until = time.monotonic() + wait_s
     while True:
         try:
-            return read(_asked(directory, until))
+            return parse_health(_receive_health(directory, until))
         except (FileNotFoundError, ConnectionError) as error:
             if time.monotonic() > until:
                 raise NoAnswer("nobody listens at its socket") from error
@@ -86,14 +86,14 @@ def ask(directory: Path, *, wait_s: float) -> Health:
             raise NoAnswer("its answer is not understood") from error
 
 
-def read(octets: bytes) -> Health:
+def parse_health(octets: bytes) -> Health:
     """What an agent answered. Raises Malformed."""
-    return from_json(octets, Health)
+    return decode_json(octets, Health)
 
 
-def _asked(directory: Path, until: float) -> bytes:
+def _receive_health(directory: Path, until: float) -> bytes:
     octets = b""
-    with unix_socket.place(directory, SOCKET) as path, socket.socket(socket.AF_UNIX) as connection:
+    with unix_socket.open_socket_path(directory, SOCKET) as path, socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(max(0.01, until - time.monotonic()))
         connection.connect(path)
         while part := connection.recv(_MOST_OCTETS):

@@ -16,7 +16,7 @@ from qmesh.host.system import unix_socket
 SOCKET: Final = "agent.sock"
 
 
-def tell(directory: Path, *, wait_s: float) -> bool:
+def notify_agent(directory: Path, *, wait_s: float) -> bool:
     """Say that there is news; whether the agent has passed it on to all who were waiting for it.
 
     directory: the state directory.
@@ -24,7 +24,7 @@ def tell(directory: Path, *, wait_s: float) -> bool:
     """
     with (
         contextlib.suppress(OSError),
-        unix_socket.place(directory, SOCKET) as path,
+        unix_socket.open_socket_path(directory, SOCKET) as path,
         socket.socket(socket.AF_UNIX) as connection,
     ):
         connection.settimeout(wait_s)

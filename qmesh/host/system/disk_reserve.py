@@ -29,11 +29,11 @@ def is_whole(directory: Path) -> bool:
     return all((directory / name).exists() for name in NAMES)
 
 
-def make(directory: Path) -> bool:
+def create_reserve(directory: Path) -> bool:
     """Have it, where there is room; whether it is whole. Raises OSError where it could not look or write."""
     if is_whole(directory):
         return True
-    if not _has(directory, ROOM_OCTETS, ROOM_FILES):
+    if not _has_room(directory, ROOM_OCTETS, ROOM_FILES):
         return False
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -44,14 +44,14 @@ def make(directory: Path) -> bool:
             finally:
                 os.close(descriptor)
     except OSError as error:
-        give_up(directory)
+        release_reserve(directory)
         if error.errno in FULL:
             return False
         raise
     return True
 
 
-def give_up(directory: Path) -> bool:
+def release_reserve(directory: Path) -> bool:
     """Let others have its room; whether there was any. What has been freed can be used when this returns."""
     found = False
     for name in NAMES:
@@ -68,14 +68,14 @@ def give_up(directory: Path) -> bool:
     return found
 
 
-def make_room(directory: Path) -> None:
+def release_if_full(directory: Path) -> None:
     """Give it up where the disk is full: for who can't try again."""
     with contextlib.suppress(OSError):
-        if not _has(directory, LEAST_OCTETS, LEAST_FILES):
-            give_up(directory)
+        if not _has_room(directory, LEAST_OCTETS, LEAST_FILES):
+            release_reserve(directory)
 
 
-def _has(directory: Path, octets: int, inodes: int) -> bool:
+def _has_room(directory: Path, octets: int, inodes: int) -> bool:
     """Whether so much is free there, for root. Of some file systems nobody can tell how many inodes."""
     found = os.statvfs(directory)
     return found.f_bfree * found.f_frsize >= octets and (not found.f_files or found.f_ffree >= inodes)

@@ -25,7 +25,7 @@ _this = threading.local()
 
 
 class Pulse:
-    """Of one thread at a time: of the one that last called `adopt`."""
+    """Of one thread at a time: of the one that last called `attach_thread`."""
 
     def __init__(self) -> None:
         self._thread: int | None = None
@@ -34,14 +34,14 @@ class Pulse:
         self.allowed_s = 0.0
         """Seconds that its thread may wait now, besides `STUCK_S`."""
 
-    def adopt(self) -> None:
+    def attach_thread(self) -> None:
         """Be the calling thread's from now on."""
         _this.pulse = self
         self._processor_time = time.pthread_getcpuclockid(threading.get_ident())
         self.beat()
         self._thread = threading.get_ident()
 
-    def rest(self) -> None:
+    def detach_thread(self) -> None:
         """Be nobody's: what has ended does not hang."""
         self._thread = None
         _this.pulse = None
@@ -52,7 +52,7 @@ class Pulse:
         self._used = time.clock_gettime(self._processor_time)
         self._begun = time.monotonic()
 
-    def excuse(self) -> None:
+    def reset_timer(self) -> None:
         """Take it for having beaten now, from another thread: all of this process had stopped."""
         self._begun = time.monotonic()
 
@@ -73,7 +73,7 @@ class Pulse:
             return False
         return used < _IN_USE * silent_s or silent_s > max(ENDLESS_S, allowed_s)
 
-    def stack(self) -> str:
+    def format_stack(self) -> str:
         """What its thread is at, innermost last."""
         frame = sys._current_frames().get(self._thread or 0)  # noqa: SLF001 - documented, with that name
         return "".join(traceback.format_stack(frame)) if frame else "it has ended\n"
@@ -86,7 +86,7 @@ def beat() -> None:
 
 
 @contextlib.contextmanager
-def allowed(seconds: float) -> Iterator[None]:
+def allow_wait(seconds: float) -> Iterator[None]:
     """Have it known that the calling thread waits in this block, for so long at most."""
     pulse: Pulse | None = getattr(_this, "pulse", None)
     if pulse is None:

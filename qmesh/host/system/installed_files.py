@@ -11,7 +11,7 @@ from qmesh.host.network import reserved_ports
 from qmesh.host.state.directory import State
 from qmesh.host.system import disk_reserve, log_file, systemd
 from qmesh.host.system.systemd import UNIT_DIRECTORY
-from qmesh.mesh.units import (
+from qmesh.mesh.systemd.units import (
     AFTER_FLUSH,
     AGENT,
     BOOT_GUARD,
@@ -25,18 +25,18 @@ from qmesh.mesh.units import (
 _KNOWN = (AGENT, BOOT_GUARD, HOLDER, UNDO, CONTROL_PROCESS, WORKER, WORKERS, AFTER_FLUSH)
 
 
-def units() -> dict[str, bool]:
+def list_units() -> dict[str, bool]:
     """The units of qmesh that systemd has, by file name, and whether each is as qmesh made it."""
     names = {*_KNOWN, *(path.name for path in UNIT_DIRECTORY.glob("qmesh*.*"))}
-    found = {name: systemd.is_as_made(UNIT_DIRECTORY / name) for name in sorted(names)}
+    found = {name: systemd.is_unedited_file(UNIT_DIRECTORY / name) for name in sorted(names)}
     # Another program's, though it is named like one of qmesh's.
     return {name: made for name, made in found.items() if made or (made is not None and name in _KNOWN)}
 
 
 def stop_units() -> None:
     """Stop what runs, the node first; all but the guard, which stays until it is unloaded."""
-    if systemd.systemd_runs():
-        _systemctl("stop", set(units()) - {BOOT_GUARD, HOLDER, AFTER_FLUSH})
+    if systemd.is_systemd_running():
+        _run_systemctl("stop", set(list_units()) - {BOOT_GUARD, HOLDER, AFTER_FLUSH})
 
 
 def delete_units() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -44,27 +44,27 @@ def delete_units() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
 
     A unit that was edited is somebody's work: it is stopped and disabled, and stays.
     """
-    found = units()
-    if systemd.systemd_runs():
-        _systemctl("stop", set(found) - {AFTER_FLUSH})
-        _systemctl("disable", set(found) - {AFTER_FLUSH})
+    found = list_units()
+    if systemd.is_systemd_running():
+        _run_systemctl("stop", set(found) - {AFTER_FLUSH})
+        _run_systemctl("disable", set(found) - {AFTER_FLUSH})
     deleted = tuple(UNIT_DIRECTORY / name for name, made in found.items() if made)
     for path in deleted:
         files.remove(path)
     with contextlib.suppress(OSError):  # others have drop-ins for that unit too, or there is none
         (UNIT_DIRECTORY / AFTER_FLUSH).parent.rmdir()
-    if systemd.systemd_runs():
-        systemd.systemctl("daemon-reload")
-        systemd.systemctl("reset-failed", "qmesh*")
+    if systemd.is_systemd_running():
+        systemd.run_systemctl("daemon-reload")
+        systemd.run_systemctl("reset-failed", "qmesh*")
     return deleted, tuple(UNIT_DIRECTORY / name for name, made in found.items() if not made)
 
 
-def _systemctl(verb: str, names: Iterable[str]) -> None:
+def _run_systemctl(verb: str, names: Iterable[str]) -> None:
     wanted = sorted(names)
     if verb == "stop":  # of a template all that run
         wanted = [name.replace("@.", "@*.") for name in wanted]
     if wanted:
-        systemd.systemctl(verb, *wanted)
+        systemd.run_systemctl(verb, *wanted)
 
 
 def delete_state(state: State, *, with_config: bool) -> tuple[Path, ...]:
@@ -75,9 +75,9 @@ def delete_state(state: State, *, with_config: bool) -> tuple[Path, ...]:
     directory, node = state.directory, state.worker_config_directory
     if not directory.is_dir():
         return ()
-    state.forget(keep_private_key=False)
-    state.remove_half_written()
-    for path in _files(state):
+    state.remove_mesh_state(keep_private_key=False)
+    state.remove_temporary_files()
+    for path in _list_state_files(state):
         files.remove(path)
     if with_config:
         files.remove(node / "config.yml")
@@ -88,8 +88,8 @@ def delete_state(state: State, *, with_config: bool) -> tuple[Path, ...]:
     return tuple(sorted(directory.iterdir())) if directory.is_dir() else ()
 
 
-def _files(state: State) -> tuple[Path, ...]:
-    """Those that `State.forget` leaves."""
+def _list_state_files(state: State) -> tuple[Path, ...]:
+    """Those that `State.remove_mesh_state` leaves."""
     return (
         state.guard_file,
         state.held_file,
@@ -100,7 +100,7 @@ def _files(state: State) -> tuple[Path, ...]:
         state.agent_lock_file,
         state.undo_lock_file,
         state.log_file,
-        log_file.put_aside(state.log_file),
+        log_file.rotated_path(state.log_file),
         state.directory / reserved_ports.REMEMBERED,
         *(state.directory / name for name in disk_reserve.NAMES),
     )

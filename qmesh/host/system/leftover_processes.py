@@ -13,15 +13,15 @@ import msgspec
 from qmesh.errors import MachineRefused
 from qmesh.host.firewall import nftables
 from qmesh.host.network import links
-from qmesh.host.system import processes, systemd
-from qmesh.mesh.guard import HELD, TABLE, told
-from qmesh.mesh.model import Guard
+from qmesh.host.system import background, processes
+from qmesh.mesh.guard import HELD, TABLE, parse_table_header
+from qmesh.mesh.state import Guard
 
 _DELETED: Final = " (deleted)"
 _END_S: Final = 30.0
 
 
-class Running(msgspec.Struct, frozen=True):
+class RunningProcess(msgspec.Struct, frozen=True):
     """One of qmesh's processes. kind: `agent`, `hold` or `undo`; state: its state directory.
 
     is_there: whether that is there still, and the same one.
@@ -33,7 +33,7 @@ class Running(msgspec.Struct, frozen=True):
     is_there: bool
 
 
-class LeftOver(msgspec.Struct, frozen=True):
+class Leftovers(msgspec.Struct, frozen=True):
     """What is on this machine of a qmesh that a state directory knows nothing of.
 
     processes: those whose state is gone.
@@ -41,24 +41,26 @@ class LeftOver(msgspec.Struct, frozen=True):
     interface: the tunnel's, where it is there.
     """
 
-    processes: tuple[Running, ...]
+    processes: tuple[RunningProcess, ...]
     guard: Guard | None
     interface: str | None
 
 
-def running() -> tuple[Running, ...]:
+def list_processes() -> tuple[RunningProcess, ...]:
     """The processes of qmesh that live as long as their machine, by the locks that they hold."""
     kinds = {"agent.lock": "agent", "hold.lock": "hold", "undo.lock": "undo"}
     found = {}
-    for number, descriptor in processes.descriptors():
+    for number, descriptor in processes.list_descriptors():
         with contextlib.suppress(OSError):
             path = Path(str(descriptor.readlink()).removesuffix(_DELETED))
-            if path.name in kinds and number != os.getpid() and _is_it(number, descriptor):
-                found[number] = Running(number, kinds[path.name], path.parent, _is_same(descriptor, path))
+            if path.name in kinds and number != os.getpid() and _has_lock(number, descriptor):
+                found[number] = RunningProcess(
+                    number, kinds[path.name], path.parent, _is_same_file(descriptor, path)
+                )
     return tuple(found[number] for number in sorted(found))
 
 
-def _is_it(number: int, descriptor: Path) -> bool:
+def _has_lock(number: int, descriptor: Path) -> bool:
     """Whether it is root's, on this machine, and has that file locked. Source: proc(5), fdinfo."""
     process = Path(f"/proc/{number}")
     if process.stat().st_uid != 0:
@@ -68,44 +70,44 @@ def _is_it(number: int, descriptor: Path) -> bool:
     return "FLOCK" in (process / "fdinfo" / descriptor.name).read_text("ascii", "replace")
 
 
-def _is_same(descriptor: Path, path: Path) -> bool:
+def _is_same_file(descriptor: Path, path: Path) -> bool:
     try:
         return os.path.samestat(descriptor.stat(), path.lstat())
     except FileNotFoundError:
         return False
 
 
-def named(kind: str) -> str:
+def describe_process(kind: str) -> str:
     """Which process of a kind runs, and of which state directory, for a message; empty where none does."""
-    found = (f" (process {each.number}, of {each.state})" for each in running() if each.kind == kind)
+    found = (f" (process {each.number}, of {each.state})" for each in list_processes() if each.kind == kind)
     return next(found, "")
 
 
-def whose_state_is_gone() -> tuple[Running, ...]:
+def list_orphaned_processes() -> tuple[RunningProcess, ...]:
     """Those of them that nobody can tell anything."""
-    return tuple(each for each in running() if not each.is_there)
+    return tuple(each for each in list_processes() if not each.is_there)
 
 
-def find() -> LeftOver:
+def find_leftovers() -> Leftovers:
     """All of it. Raises MachineRefused where it could not look."""
     listings = [nftables.read_table(name) or "" for name in (TABLE, HELD)]
-    guard = next((guard for guard in map(told, listings) if guard is not None), None)
+    guard = next((guard for guard in map(parse_table_header, listings) if guard is not None), None)
     interface = None
     if guard is not None:
         link = links.read(guard.interface)
         interface = guard.interface if link is not None and link.kind in {"wireguard", "tun"} else None
-    return LeftOver(whose_state_is_gone(), guard, interface)
+    return Leftovers(list_orphaned_processes(), guard, interface)
 
 
-def end(each: Running) -> None:
+def terminate_process(each: RunningProcess) -> None:
     """End a process, under systemd its unit. Raises MachineRefused where it does not end."""
     if each.kind == "agent":
-        systemd.stop_agent()
+        background.stop_agent()
     elif each.kind == "hold":
-        systemd.stop_holder()
+        background.stop_holder()
     with contextlib.suppress(ProcessLookupError):
         os.kill(each.number, signal.SIGTERM)
-    if not processes.ends_within(each.number, _END_S):
+    if not processes.wait_for_exit(each.number, _END_S):
         raise MachineRefused(
             f"`qmesh {each.kind}` of {each.state} does not end (process {each.number})",
             hint="end it by hand, then run the same command again",

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from qmesh.host.system.log_lines import Lines
+from qmesh.host.system.log_lines import LineFormatter
 
 NAME: Final = "agent.log"
 """In the state directory; of all processes that run in the background there."""
@@ -38,12 +38,12 @@ _MODE: Final = 0o600
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def put_aside(log_file: Path) -> Path:
+def rotated_path(log_file: Path) -> Path:
     """Where a log is once it is full."""
     return log_file.with_name(f"{log_file.name}.1")
 
 
-class Limit:
+class RateLimit:
     """What is said: a few of each text, and so many octets in all.
 
     clock: seconds, of a clock that is never set.
@@ -56,11 +56,11 @@ class Limit:
         self._at = clock()
         self._unsaid = 0
 
-    def is_known(self, text: str) -> bool:
+    def is_recent(self, text: str) -> bool:
         """Whether it was said lately: what more there is to it then was said too."""
         return text in self._texts and self._clock() - self._texts[text][0] <= SAME_S
 
-    def admit(self, text: str, octets: int) -> int | None:
+    def check_limit(self, text: str, octets: int) -> int | None:
         """How many were not said since one was, where this one is said; else None.
 
         octets: of all of it, a traceback among them.
@@ -85,13 +85,13 @@ class Limit:
         return times >= SAME
 
 
-class Bounded(logging.Handler):
+class StderrHandler(logging.Handler):
     """Writes to standard error, and bears that it can't: a full disk is no reason to end."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._limit = Limit()
-        self.setFormatter(Lines("%(asctime)s %(message)s"))
+        self._limit = RateLimit()
+        self.setFormatter(LineFormatter("%(asctime)s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         is_ours = record.name == OURS or record.name.startswith(f"{OURS}.")
@@ -99,10 +99,10 @@ class Bounded(logging.Handler):
             return
         with contextlib.suppress(Exception):  # there is nobody to be told of it
             text = record.getMessage()
-            if self._limit.is_known(text):
-                record = _bare(record)
+            if self._limit.is_recent(text):
+                record = _strip_traceback(record)
             line = self.format(record)[:MOST_LINE]
-            unsaid = self._limit.admit(text, len(line))
+            unsaid = self._limit.check_limit(text, len(line))
             if unsaid is None:
                 return
             if unsaid:
@@ -113,14 +113,14 @@ class Bounded(logging.Handler):
         os.write(2, octets)
 
 
-def _bare(record: logging.LogRecord) -> logging.LogRecord:
+def _strip_traceback(record: logging.LogRecord) -> logging.LogRecord:
     """The same without a traceback."""
     bare = logging.makeLogRecord(vars(record))
     bare.exc_info = bare.exc_text = bare.stack_info = None
     return bare
 
 
-class Kept(Bounded):
+class LogFileHandler(StderrHandler):
     """Writes to a file of two, which standard output and standard error are as well.
 
     Several processes may have the same: whoever finds it full puts it aside, and all go on in the new one.
@@ -133,22 +133,22 @@ class Kept(Bounded):
     def _write(self, octets: bytes) -> None:
         own = os.fstat(2)
         if own.st_size + len(octets) > MOST_OCTETS:
-            self._put_aside()
-            self._go_on(os.O_CREAT)
-        elif not _is(self._path, own):
-            self._go_on()  # where it is gone nobody wants one
+            self._rotate()
+            self._reopen(os.O_CREAT)
+        elif not _is_same_file(self._path, own):
+            self._reopen()  # where it is gone nobody wants one
         super()._write(octets)
 
-    def _put_aside(self) -> None:
+    def _rotate(self) -> None:
         """Under a lock of the file itself, for another process may be about to."""
         fcntl.flock(2, fcntl.LOCK_EX)
         try:
-            if _is(self._path, os.fstat(2)):
-                self._path.replace(put_aside(self._path))
+            if _is_same_file(self._path, os.fstat(2)):
+                self._path.replace(rotated_path(self._path))
         finally:
             fcntl.flock(2, fcntl.LOCK_UN)
 
-    def _go_on(self, create: int = 0) -> None:
+    def _reopen(self, create: int = 0) -> None:
         """Take the file that is there now; where there is none, stay with the old."""
         with contextlib.suppress(OSError):
             opened = os.open(self._path, _FLAGS | create, _MODE)
@@ -157,36 +157,38 @@ class Kept(Bounded):
             os.close(opened)
 
 
-def _is(path: Path, found: os.stat_result) -> bool:
+def _is_same_file(path: Path, found: os.stat_result) -> bool:
     """Whether a path leads to this file."""
     with contextlib.suppress(OSError):
         return os.path.samestat(path.lstat(), found)
     return False
 
 
-def talk(log_file: Path) -> None:
+def configure_logging(log_file: Path) -> None:
     """Have all that this process says go to standard error, bounded; where that is its log file, that too.
 
     What nobody catches in a thread is said in the same way.
     """
     root = logging.getLogger()
-    root.handlers[:] = [Kept(log_file) if _leads_to(log_file) else Bounded()]
+    root.handlers[:] = [LogFileHandler(log_file) if _is_standard_error(log_file) else StderrHandler()]
     root.setLevel(logging.ERROR)
     logging.getLogger(OURS).setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
-    threading.excepthook = lambda told: _say("a thread has failed", told.exc_value)
-    sys.unraisablehook = lambda told: _say("an error that nobody could be told of", told.exc_value)
+    threading.excepthook = lambda told: _log_error("a thread has failed", told.exc_value)
+    sys.unraisablehook = lambda told: _log_error("an error that nobody could be told of", told.exc_value)
 
 
-def _say(what: str, error: BaseException | None) -> None:
+def _log_error(what: str, error: BaseException | None) -> None:
     if not isinstance(error, SystemExit):
         logging.getLogger(OURS).error(what, exc_info=error)
 
 
-def _leads_to(log_file: Path) -> bool:
+def _is_standard_error(log_file: Path) -> bool:
     """Whether standard error is that file, or was until it was put aside."""
     try:
         found = os.fstat(2)
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and (_is(log_file, found) or _is(put_aside(log_file), found))
+    return stat.S_ISREG(found.st_mode) and (
+        _is_same_file(log_file, found) or _is_same_file(rotated_path(log_file), found)
+    )

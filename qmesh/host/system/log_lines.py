@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 
-from qmesh.mesh.printable import one_line, shown
+from qmesh.mesh.printable import escape_line, escape_text
 
 
-class Lines(logging.Formatter):
+class LineFormatter(logging.Formatter):
     """Formats what is logged: a message is a line, whatever stands in it; a traceback is several."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        record.message = one_line(record.message)
+        record.message = escape_line(record.message)
         return super().formatMessage(record)
 
     def formatException(self, ei: object) -> str:  # noqa: N802 - see above
-        return shown(super().formatException(ei))  # type: ignore[arg-type]
+        return escape_text(super().formatException(ei))  # type: ignore[arg-type]
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802 - see above
-        return shown(super().formatStack(stack_info))
+        return escape_text(super().formatStack(stack_info))

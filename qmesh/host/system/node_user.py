@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import Final
 
 from qmesh.errors import BadInput
-from qmesh.mesh import sandbox
+from qmesh.mesh.systemd import sandbox
 
 _MOST_ENTRIES: Final = 10_000
 """Files that are looked at: a store has a hundred thousand, all made by the same process."""
 
 
-def owner(directory: Path) -> int:
+def find_node_user(directory: Path) -> int:
     """The user's number: who owns the config directory, or the first part of its way that is not root's.
 
     The latter counts where the directory is root's: its owner can put another one in its place at any
     time. What is not there yet counts as of whoever would make it.
     """
-    users = list(_owners(directory))
+    users = list(_list_owners(directory))
     return users[-1] or next((user for user in users if user), 0)
 
 
-def _owners(directory: Path) -> Iterator[int]:
+def _list_owners(directory: Path) -> Iterator[int]:
     """Who owns each part of the way, from / on, links as such."""
     for part in (*reversed(directory.parents), directory):
         try:
@@ -35,7 +35,7 @@ def _owners(directory: Path) -> Iterator[int]:
             return
 
 
-def name(number: int) -> str:
+def resolve_user_name(number: int) -> str:
     """A user as a unit names him; by number where not every systemd takes the name.
 
     Raises BadInput where there is no such user: systemd starts nothing as him.
@@ -47,21 +47,23 @@ def name(number: int) -> str:
             f"the node's directory is of user number {number}, and there is no such user here",
             hint="give it to the user that the node is to run as: `chown -R USER DIRECTORY`",
         ) from None
-    return found if sandbox.is_user(found) else str(number)
+    return found if sandbox.is_valid_user(found) else str(number)
 
 
-def first_of_others(directory: Path, user: int) -> Path | None:
+def find_foreign_path(directory: Path, user: int) -> Path | None:
     """Something in a directory, or itself, that is another user's; None where all is this user's."""
-    return next((path for path in islice(_all_in(directory), _MOST_ENTRIES) if _is_others(path, user)), None)
+    return next(
+        (path for path in islice(_walk_directory(directory), _MOST_ENTRIES) if _is_foreign(path, user)), None
+    )
 
 
-def _all_in(directory: Path) -> Iterator[Path]:
+def _walk_directory(directory: Path) -> Iterator[Path]:
     yield directory
     for where, folders, files in os.walk(directory, followlinks=False):
         yield from (Path(where, each) for each in (*folders, *files))
 
 
-def _is_others(path: Path, user: int) -> bool:
+def _is_foreign(path: Path, user: int) -> bool:
     try:
         return path.lstat().st_uid != user
     except OSError:  # it went meanwhile

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 
-class _InPart(ModuleType):
+class _LazyPackage(ModuleType):
     """A package whose `__init__` runs once somebody asks for what is in no module of it."""
 
     def __getattr__(self, name: str) -> Any:
@@ -27,14 +27,14 @@ class _InPart(ModuleType):
         return getattr(self, name)
 
 
-def import_in_part(name: str) -> None:
+def import_lazily(name: str) -> None:
     """Have the modules of that package imported each by itself, from here on. Nothing, where it is loaded."""
     spec = importlib.util.find_spec(name) if name not in sys.modules else None
     if spec is not None:
-        sys.modules[name] = _shell(spec)
+        sys.modules[name] = _create_lazy_package(spec)
 
 
-def _shell(spec: ModuleSpec) -> ModuleType:
+def _create_lazy_package(spec: ModuleSpec) -> ModuleType:
     shell = importlib.util.module_from_spec(spec)
-    shell.__class__ = _InPart
+    shell.__class__ = _LazyPackage
     return shell

@@ -13,7 +13,7 @@ DIRECTORY: Final = "/"
 """The working directory of every program that qmesh starts: the current one may be anybody's."""
 
 
-def find(name: str) -> str | None:
+def find_program(name: str) -> str | None:
     """The absolute path of a program; None where there is none.
 
     What PATH has that is not absolute is left out: it is about the current directory.

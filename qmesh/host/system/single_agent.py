@@ -26,42 +26,42 @@ log = logging.getLogger("qmesh")
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[bool]:
+def acquire_agent_lock() -> Iterator[bool]:
     """Be this machine's one agent while the block runs; gives False when another is already."""
     with contextlib.ExitStack() as stack:
         try:
-            descriptor = _opened()
+            descriptor = _open_lock_directory()
         except (MachineRefused, OSError) as error:
             log.warning("that this machine has no other agent cannot be seen to: %s", error)
             yield True
             return
         stack.callback(os.close, descriptor)
-        yield _locked(descriptor)
+        yield _acquire_lock(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+def _acquire_lock(descriptor: int) -> bool:
     """Whether it is locked now; one whose state is gone is waited for: it notices that and ends."""
     deadline = time.monotonic() + _NOTICED_S
-    while not processes.locked(descriptor):
-        is_ending = any(each.kind == "agent" for each in leftover_processes.whose_state_is_gone())
+    while not processes.acquire_lock(descriptor):
+        is_ending = any(each.kind == "agent" for each in leftover_processes.list_orphaned_processes())
         if not is_ending or time.monotonic() > deadline:
             return False
     return True
 
 
-def _opened() -> int:
-    place = _place()
+def _open_lock_directory() -> int:
+    place = _lock_directory_path()
     files.make_private_directory(PLACE)
     files.make_private_directory(place)
     return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def forget() -> None:
+def remove_lock_directory() -> None:
     """Leave nothing of it, where no agent runs any more."""
-    for place in (_place(), PLACE):
+    for place in (_lock_directory_path(), PLACE):
         with contextlib.suppress(OSError):  # another namespace's is in it, or there is none
             place.rmdir()
 
 
-def _place() -> Path:
+def _lock_directory_path() -> Path:
     return PLACE / f"agent-{Path('/proc/self/ns/net').stat().st_ino}"

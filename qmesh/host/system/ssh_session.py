@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from qmesh.host.network.sockets import ESTABLISHED, shortest, sockets
+from qmesh.host.network.sockets import ESTABLISHED, list_sockets, render_address
 from qmesh.host.system import processes
 from qmesh.mesh.ssh_lockout import Session
 
@@ -16,51 +16,53 @@ _MOST_ANCESTORS: Final = 64
 _VARIABLE: Final = b"SSH_CONNECTION="
 
 
-def session_of(process: int) -> Session | None:
+def find_session(process: int) -> Session | None:
     """The session of a process, by its ancestors: sudo takes the variable away, but only from its child.
 
     One that is told of and not connected any more is none: a terminal multiplexer outlives the
     session that started it, and keeps its environment.
     """
-    connected = frozenset(_connected())
-    told = (session for each in _ancestors(process) for session in _told(each))
+    connected = frozenset(_list_connections())
+    told = (session for each in _list_ancestors(process) for session in _read_sessions(each))
     return next((session for session in told if session in connected), None)
 
 
-def _ancestors(process: int) -> Iterator[int]:
+def _list_ancestors(process: int) -> Iterator[int]:
     """A process and those that it descends from, the nearest first."""
     for _ in range(_MOST_ANCESTORS):
         yield process
-        found = processes.seen(process)
+        found = processes.read_stat(process)
         if found is None or found.parent == 0:
             return
         process = found.parent
 
 
-def _told(process: int) -> Iterator[Session]:
+def _read_sessions(process: int) -> Iterator[Session]:
     """What a process was told of its session when it was started."""
     try:
-        yield from sessions_in(Path(f"/proc/{process}/environ").read_bytes())
+        yield from parse_sessions(Path(f"/proc/{process}/environ").read_bytes())
     except OSError:
         return
 
 
-def sessions_in(environment: bytes) -> Iterator[Session]:
+def parse_sessions(environment: bytes) -> Iterator[Session]:
     """The sessions that an environment tells of. It is its user's, who may have put anything there."""
     for variable in environment.split(b"\0"):
         if variable.startswith(_VARIABLE):
             words = variable.removeprefix(_VARIABLE).decode("ascii", "replace").split()
             with contextlib.suppress(ValueError):
                 client, client_port, server, server_port = words
-                yield Session(_canonical(client), int(client_port), _canonical(server), int(server_port))
+                yield Session(
+                    _normalize_address(client), int(client_port), _normalize_address(server), int(server_port)
+                )
 
 
-def _canonical(text: str) -> str:
-    return shortest(ipaddress.ip_address(text.partition("%")[0]))
+def _normalize_address(text: str) -> str:
+    return render_address(ipaddress.ip_address(text.partition("%")[0]))
 
 
-def _connected() -> Iterator[Session]:
+def _list_connections() -> Iterator[Session]:
     """The TCP connections of this machine, seen as those of a server."""
-    for each in sockets("tcp"):
+    for each in list_sockets("tcp"):
         if each.state == ESTABLISHED:
             yield Session(each.remote, each.remote_port, each.local, each.port)

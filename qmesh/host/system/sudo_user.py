@@ -14,7 +14,7 @@ _NOBODY: Final = 2**32 - 1
 _LOGIN: Final = Path("/proc/self/loginuid")
 
 
-def invoker() -> str:
+def find_invoking_user() -> str:
     """The user's name, or number where there is no name: whom sudo names, who logged in, who this is.
 
     Root can have it say what it likes: it is for root's own memory. Source: sudo(8), proc(5).

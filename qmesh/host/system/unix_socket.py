@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def place(directory: Path, name: str) -> Iterator[str]:
+def open_socket_path(directory: Path, name: str) -> Iterator[str]:
     """The socket's path, short enough for one wherever the state directory is."""
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -25,7 +25,7 @@ def listen(directory: Path, name: str) -> socket.socket:
     (directory / name).unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
-        with place(directory, name) as path:
+        with open_socket_path(directory, name) as path:
             listening.bind(path)
     except OSError:
         listening.close()

@@ -8,42 +8,42 @@ from qmesh.host.wireguard import kernel, uapi, userspace
 from qmesh.host.wireguard.device import Backend, Counters, Device
 from qmesh.host.wireguard.kernel import KernelWireGuard
 from qmesh.host.wireguard.userspace import UserspaceWireGuard
-from qmesh.mesh.model import InterfaceKind
+from qmesh.mesh.values import InterfaceKind
 
-__all__ = ["Backend", "Counters", "Device", "available_kind", "backend_for", "backend_of"]
+__all__ = ["Backend", "Counters", "Device", "detect_tunnel_kind", "find_backend", "find_link_backend"]
 
 
-def backend_for(interface: str) -> Backend:
+def find_backend(interface: str) -> Backend:
     """What does WireGuard for `interface`: what made it, or where there is none, what could.
 
     Raises KernelRefused when an interface of that name is not WireGuard's, and MissingProgram as
-    `available_kind` does.
+    `detect_tunnel_kind` does.
     """
     link = links.read(interface)
-    return _backend(available_kind()) if link is None else backend_of(link)
+    return _build_backend(detect_tunnel_kind()) if link is None else find_link_backend(link)
 
 
-def backend_of(link: links.Link) -> Backend:
+def find_link_backend(link: links.Link) -> Backend:
     """What made this interface. Raises KernelRefused when it is not WireGuard's."""
-    return _backend(_tunnel_kind(link.name, link.kind))
+    return _build_backend(_resolve_link_kind(link.name, link.kind))
 
 
-def _backend(kind: InterfaceKind) -> Backend:
+def _build_backend(kind: InterfaceKind) -> Backend:
     return KernelWireGuard() if kind == "wireguard" else UserspaceWireGuard()
 
 
-def available_kind() -> InterfaceKind:
+def detect_tunnel_kind() -> InterfaceKind:
     """What a new tunnel would be here. Asking makes the kernel load its WireGuard module.
 
     Raises MissingProgram when there is neither kernel WireGuard nor `wireguard-go`.
     """
-    if kernel.available():
+    if kernel.is_available():
         return "wireguard"
-    userspace.program()
+    userspace.find_program()
     return "tun"
 
 
-def _tunnel_kind(interface: str, kind: str | None) -> InterfaceKind:
+def _resolve_link_kind(interface: str, kind: str | None) -> InterfaceKind:
     if kind == "wireguard":
         return "wireguard"
     if kind != "tun":
@@ -51,7 +51,7 @@ def _tunnel_kind(interface: str, kind: str | None) -> InterfaceKind:
             f"{interface} is a {kind or 'hardware'} interface, not WireGuard's",
             hint="it is somebody else's; rename it or give it up before qmesh takes the name",
         )
-    if uapi.answers(interface):
+    if uapi.is_responding(interface):
         return "tun"
     where = uapi.socket_path(interface)
     state = "nobody answers at" if where.exists() else "there is no"

@@ -15,8 +15,9 @@ from typing import Final, Protocol
 import msgspec
 
 from qmesh.errors import MachineRefused
-from qmesh.host.network.netlink import refusal
-from qmesh.mesh.model import Endpoint, InterfaceKind, Peer, Secret
+from qmesh.host.network.netlink import build_kernel_error
+from qmesh.mesh.state import Peer
+from qmesh.mesh.values import Endpoint, InterfaceKind, Secret
 
 REMEMBERED: Final = 1 << 15
 """How many addresses are kept as they were understood: an audit of thousands of peers sees them again."""
@@ -83,14 +84,14 @@ class Backend(Protocol):
     def remove_peers(self, interface: str, public_keys: Sequence[str]) -> None:
         """Remove peers; one that is not there is fine."""
 
-    def forget_session(self, interface: str, peer: Peer) -> None:
+    def reset_session(self, interface: str, peer: Peer) -> None:
         """Remove a peer and add it again, so that its next packet is a new handshake.
 
         Where `peer` has no endpoint it keeps the one it was last heard from.
         """
 
 
-def observed(public_key: str | None, listen_port: int, peers: Iterable[tuple[Peer, Counters]]) -> Device:
+def build_device(public_key: str | None, listen_port: int, peers: Iterable[tuple[Peer, Counters]]) -> Device:
     """A Device, with its peers put in order."""
     found: list[Peer] = []
     counters: dict[str, Counters] = {}
@@ -101,7 +102,7 @@ def observed(public_key: str | None, listen_port: int, peers: Iterable[tuple[Pee
     return Device(public_key=public_key, listen_port=listen_port, peers=tuple(found), counters=counters)
 
 
-def with_known_endpoint(peer: Peer, device: Device) -> Peer:
+def add_known_endpoint(peer: Peer, device: Device) -> Peer:
     """`peer`, at the endpoint where it was last heard from unless it names one itself."""
     known = device.counters.get(peer.public_key)
     if peer.endpoint is not None or known is None:
@@ -109,19 +110,19 @@ def with_known_endpoint(peer: Peer, device: Device) -> Peer:
     return msgspec.structs.replace(peer, endpoint=known.endpoint)
 
 
-def endpoint_of(host: str, port: int) -> Endpoint | None:
+def parse_endpoint(host: str, port: int) -> Endpoint | None:
     """An endpoint as WireGuard reports it; a link-local one loses its scope, and port 0 is none."""
     address = ipaddress.ip_address(host.partition("%")[0])
     return Endpoint(str(address), port) if port else None
 
 
 @lru_cache(REMEMBERED)
-def allowed_ips_of(*networks: str) -> tuple[str, ...]:
+def normalize_allowed_ips(*networks: str) -> tuple[str, ...]:
     """A peer's allowed IPs as WireGuard reports them: canonical, sorted, each once. Raises ValueError."""
     return tuple(sorted({str(ipaddress.ip_network(network, strict=False)) for network in networks}))
 
 
-def key_text(octets: bytes) -> str:
+def encode_key(octets: bytes) -> str:
     """The text of a WireGuard key. Raises ValueError unless it has 32 octets."""
     if len(octets) != 32:
         raise ValueError("a key of another length")
@@ -129,7 +130,7 @@ def key_text(octets: bytes) -> str:
 
 
 def port_hint(port: int) -> dict[int, str]:
-    """The hint for a listen port that is taken, for `netlink.refusals`."""
+    """The hint for a listen port that is taken, for `netlink.translate_errors`."""
     return {
         errno.EADDRINUSE: f"another program has UDP port {port}, see `ss -lunp`; stop it or use another port"
     }
@@ -142,16 +143,16 @@ def refuse_taken_port(interface: str, port: int) -> None:
     is up reports the new port from then on, although it could not have it.
     """
     for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - as WireGuard does
-        if _is_taken(family, address, port):
-            raise port_taken(interface, port)
+        if _is_port_used(family, address, port):
+            raise build_port_error(interface, port)
 
 
-def port_taken(interface: str, port: int) -> MachineRefused:
+def build_port_error(interface: str, port: int) -> MachineRefused:
     """The refusal of a listen port that another program has."""
-    return refusal(errno.EADDRINUSE, f"let {interface} listen on UDP port {port}", port_hint(port))
+    return build_kernel_error(errno.EADDRINUSE, f"let {interface} listen on UDP port {port}", port_hint(port))
 
 
-def _is_taken(family: int, address: str, port: int) -> bool:
+def _is_port_used(family: int, address: str, port: int) -> bool:
     with contextlib.ExitStack() as stack:
         try:
             probe = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))

@@ -18,17 +18,18 @@ from typing import Final
 import msgspec
 
 from qmesh.host.network.netlink import ACK, DUMP, REQUEST
-from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, attributes
+from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, parse_attributes
 from qmesh.host.wireguard.device import (
     REMEMBERED,
     Counters,
     Device,
-    allowed_ips_of,
-    endpoint_of,
-    key_text,
-    observed,
+    build_device,
+    encode_key,
+    normalize_allowed_ips,
+    parse_endpoint,
 )
-from qmesh.mesh.model import Endpoint, Peer, Secret
+from qmesh.mesh.state import Peer
+from qmesh.mesh.values import Endpoint, Secret
 
 GET_DEVICE: Final = 0
 SET_DEVICE: Final = 1
@@ -58,77 +59,83 @@ Spans = dict[int, tuple[int, int]]
 """Where an attribute's value lies, by its type: of a type that repeats, the last."""
 
 
-def set_private_key(family: int, interface: str, private_key: Secret) -> bytes:
+def build_private_key_message(family: int, interface: str, private_key: Secret) -> bytes:
     """The message that configures a private key. family: the number of WireGuard's netlink family."""
-    return _set(family, interface, _attribute(_PRIVATE_KEY, a2b_base64(private_key.reveal())))
+    return _build_set_message(
+        family, interface, _build_attribute(_PRIVATE_KEY, a2b_base64(private_key.reveal()))
+    )
 
 
-def set_listen_port(family: int, interface: str, port: int) -> bytes:
+def build_listen_port_message(family: int, interface: str, port: int) -> bytes:
     """The message that sets the UDP listen port."""
-    return _set(family, interface, _attribute(_LISTEN_PORT, _U16.pack(port)))
+    return _build_set_message(family, interface, _build_attribute(_LISTEN_PORT, _U16.pack(port)))
 
 
-def set_peers(family: int, interface: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
+def build_peer_messages(family: int, interface: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
     """As few messages as these peers fit into. blocks: of `peer_blocks` and `removal_block`."""
     together: list[bytes] = []
     size = 0
     for block in blocks:
         if size + len(block) > MOST_PEER_OCTETS:
-            yield _set(family, interface, _attribute(_PEERS | _NESTED, b"".join(together)))
+            yield _build_set_message(
+                family, interface, _build_attribute(_PEERS | _NESTED, b"".join(together))
+            )
             together, size = [], 0
         together.append(block)
         size += len(block)
     if together:
-        yield _set(family, interface, _attribute(_PEERS | _NESTED, b"".join(together)))
+        yield _build_set_message(family, interface, _build_attribute(_PEERS | _NESTED, b"".join(together)))
 
 
 def peer_blocks(peer: Peer) -> Iterator[bytes]:
     """A peer configured whole; what is absent there would stay as it was."""
-    key = _attribute(_PEER_KEY, a2b_base64(peer.public_key))
+    key = _build_attribute(_PEER_KEY, a2b_base64(peer.public_key))
     preshared_key = a2b_base64(peer.preshared_key.reveal()) if peer.preshared_key else _UNSET
     size = ALLOWED_IPS_A_BLOCK
-    yield _nested(
+    yield _build_nested(
         0,
         key,
-        _attribute(_PRESHARED_KEY, preshared_key),
-        _attribute(_FLAGS, _U32.pack(_REPLACE_ALLOWED_IPS)),
-        b"" if peer.endpoint is None else _attribute(_ENDPOINT, _socket_address(peer.endpoint)),
-        _attribute(_KEEPALIVE, _U16.pack(peer.keepalive_s)),
-        _allowed_ips(peer.allowed_ips[:size]),
+        _build_attribute(_PRESHARED_KEY, preshared_key),
+        _build_attribute(_FLAGS, _U32.pack(_REPLACE_ALLOWED_IPS)),
+        b"" if peer.endpoint is None else _build_attribute(_ENDPOINT, _pack_socket_address(peer.endpoint)),
+        _build_attribute(_KEEPALIVE, _U16.pack(peer.keepalive_s)),
+        _build_allowed_ips(peer.allowed_ips[:size]),
     )
     for start in range(size, len(peer.allowed_ips), size):
-        update = _attribute(_FLAGS, _U32.pack(_UPDATE_ONLY))
-        yield _nested(0, key, update, _allowed_ips(peer.allowed_ips[start : start + size]))
+        update = _build_attribute(_FLAGS, _U32.pack(_UPDATE_ONLY))
+        yield _build_nested(0, key, update, _build_allowed_ips(peer.allowed_ips[start : start + size]))
 
 
 def removal_block(public_key: str) -> bytes:
     """A peer that is to go."""
-    return _nested(0, _attribute(_PEER_KEY, a2b_base64(public_key)), _attribute(_FLAGS, _U32.pack(_REMOVE)))
+    return _build_nested(
+        0, _build_attribute(_PEER_KEY, a2b_base64(public_key)), _build_attribute(_FLAGS, _U32.pack(_REMOVE))
+    )
 
 
-def get_device(family: int, interface: str) -> bytes:
+def build_device_request(family: int, interface: str) -> bytes:
     """The message that asks for an interface with all its peers."""
-    return _message(family, REQUEST | DUMP, GET_DEVICE, _name(interface))
+    return _build_message(family, REQUEST | DUMP, GET_DEVICE, _build_name_attribute(interface))
 
 
-def device(dump: Sequence[bytes]) -> Device:
+def parse_device(dump: Sequence[bytes]) -> Device:
     """A dump's messages put together: the first tells of the device, and each of some peers.
 
     A peer of many allowed IPs goes on in the next message, which repeats only its public key.
     Raises ValueError when this is no such dump.
     """
     try:
-        return _device(dump)
+        return _merge_dump(dump)
     except (LookupError, OSError, struct.error):
         raise ValueError("this is no WireGuard device") from None
 
 
-def _device(dump: Sequence[bytes]) -> Device:
+def _merge_dump(dump: Sequence[bytes]) -> Device:
     peers: dict[bytes, tuple[Peer, Counters]] = {}
-    own = [_spans(message, _PAYLOAD, len(message)) for message in dump]
+    own = [_index_attributes(message, _PAYLOAD, len(message)) for message in dump]
     for message, spans in zip(dump, own, strict=True):
-        for start, end in _items(message, spans.get(_PEERS)):
-            key, peer, counters = _peer(message, _spans(message, start, end))
+        for start, end in _list_items(message, spans.get(_PEERS)):
+            key, peer, counters = _parse_peer(message, _index_attributes(message, start, end))
             if key in peers:
                 begun, counters = peers[key]
                 networks = tuple(sorted({*begun.allowed_ips, *peer.allowed_ips}))
@@ -136,122 +143,122 @@ def _device(dump: Sequence[bytes]) -> Device:
             peers[key] = peer, counters
     if not own or _LISTEN_PORT not in own[0]:
         raise ValueError("this tells of no device")
-    public_key = _value(dump[0], own[0], _PUBLIC_KEY)
-    return observed(
-        public_key=key_text(public_key) if public_key else None,
-        listen_port=_number(dump[0], own[0], _LISTEN_PORT, _U16),
+    public_key = _read_value(dump[0], own[0], _PUBLIC_KEY)
+    return build_device(
+        public_key=encode_key(public_key) if public_key else None,
+        listen_port=_read_number(dump[0], own[0], _LISTEN_PORT, _U16),
         peers=peers.values(),
     )
 
 
-def _set(family: int, interface: str, attribute: bytes) -> bytes:
-    return _message(family, REQUEST | ACK, SET_DEVICE, _name(interface) + attribute)
+def _build_set_message(family: int, interface: str, attribute: bytes) -> bytes:
+    return _build_message(family, REQUEST | ACK, SET_DEVICE, _build_name_attribute(interface) + attribute)
 
 
-def _message(family: int, flags: int, command: int, attributes: bytes) -> bytes:
+def _build_message(family: int, flags: int, command: int, attributes: bytes) -> bytes:
     header = HEADER.pack(_PAYLOAD + len(attributes), family, flags, 1, 0)
     return header + _GENERIC.pack(command, _VERSION, 0) + attributes
 
 
-def _name(interface: str) -> bytes:
-    return _attribute(_IFNAME, interface.encode() + b"\0")
+def _build_name_attribute(interface: str) -> bytes:
+    return _build_attribute(_IFNAME, interface.encode() + b"\0")
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def _build_attribute(kind: int, value: bytes) -> bytes:
     length = ATTRIBUTE.size + len(value)
     return ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
 
 
-def _nested(kind: int, *attributes: bytes) -> bytes:
-    return _attribute(kind | _NESTED, b"".join(attributes))
+def _build_nested(kind: int, *attributes: bytes) -> bytes:
+    return _build_attribute(kind | _NESTED, b"".join(attributes))
 
 
-def _allowed_ips(networks: Iterable[str]) -> bytes:
-    return _nested(_ALLOWED_IPS, *map(_allowed_ip, networks))
+def _build_allowed_ips(networks: Iterable[str]) -> bytes:
+    return _build_nested(_ALLOWED_IPS, *map(_build_allowed_ip, networks))
 
 
-def _allowed_ip(network: str) -> bytes:
+def _build_allowed_ip(network: str) -> bytes:
     address, _, prefix_length = network.partition("/")
-    family = _family_of(address)
-    return _nested(
+    family = _address_family(address)
+    return _build_nested(
         0,
-        _attribute(_FAMILY, _U16.pack(family)),
-        _attribute(_ADDRESS, socket.inet_pton(family, address)),
-        _attribute(_PREFIX_LENGTH, bytes([int(prefix_length)])),
+        _build_attribute(_FAMILY, _U16.pack(family)),
+        _build_attribute(_ADDRESS, socket.inet_pton(family, address)),
+        _build_attribute(_PREFIX_LENGTH, bytes([int(prefix_length)])),
     )
 
 
-def _socket_address(endpoint: Endpoint) -> bytes:
+def _pack_socket_address(endpoint: Endpoint) -> bytes:
     assert endpoint.is_address, "a peer's endpoint is resolved before it is configured"
-    family = _family_of(endpoint.host)
+    family = _address_family(endpoint.host)
     address = socket.inet_pton(family, endpoint.host)
     layout = _IN if family == socket.AF_INET else _IN6
     return layout.pack(family, endpoint.port.to_bytes(2, "big"), address)
 
 
-def _family_of(address: str) -> int:
+def _address_family(address: str) -> int:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def _spans(message: bytes, start: int, end: int) -> Spans:
+def _index_attributes(message: bytes, start: int, end: int) -> Spans:
     """Where the values of the attributes between `start` and `end` lie, by type."""
-    return dict(attributes(message, start, end))
+    return dict(parse_attributes(message, start, end))
 
 
-def _items(message: bytes, span: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
+def _list_items(message: bytes, span: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
     """Where the attributes of a list lie; an absent list is an empty one."""
-    return (where for _, where in attributes(message, *span)) if span else iter(())
+    return (where for _, where in parse_attributes(message, *span)) if span else iter(())
 
 
-def _value(message: bytes, spans: Spans, kind: int) -> bytes:
+def _read_value(message: bytes, spans: Spans, kind: int) -> bytes:
     start, end = spans.get(kind, (0, 0))
     return message[start:end]
 
 
-def _number(message: bytes, spans: Spans, kind: int, layout: Struct) -> int:
+def _read_number(message: bytes, spans: Spans, kind: int, layout: Struct) -> int:
     if kind not in spans:
         return 0
-    return int(layout.unpack(_value(message, spans, kind))[0])
+    return int(layout.unpack(_read_value(message, spans, kind))[0])
 
 
-def _peer(message: bytes, spans: Spans) -> tuple[bytes, Peer, Counters]:
+def _parse_peer(message: bytes, spans: Spans) -> tuple[bytes, Peer, Counters]:
     start, end = spans[_PEER_KEY]
     key = message[start:end]
-    preshared_key = _value(message, spans, _PRESHARED_KEY) or _UNSET
-    endpoint = _endpoint(_value(message, spans, _ENDPOINT))
+    preshared_key = _read_value(message, spans, _PRESHARED_KEY) or _UNSET
+    endpoint = _parse_endpoint(_read_value(message, spans, _ENDPOINT))
     peer = Peer(
-        public_key=key_text(key),
-        allowed_ips=_networks(_value(message, spans, _ALLOWED_IPS)),
+        public_key=encode_key(key),
+        allowed_ips=_parse_allowed_ips(_read_value(message, spans, _ALLOWED_IPS)),
         endpoint=endpoint,
-        preshared_key=None if preshared_key == _UNSET else Secret(key_text(preshared_key)),
-        keepalive_s=_number(message, spans, _KEEPALIVE, _U16),
+        preshared_key=None if preshared_key == _UNSET else Secret(encode_key(preshared_key)),
+        keepalive_s=_read_number(message, spans, _KEEPALIVE, _U16),
     )
     counters = Counters(
-        last_handshake_s=_number(message, spans, _HANDSHAKE, _TIME) or None,
-        rx_bytes=_number(message, spans, _RX, _U64),
-        tx_bytes=_number(message, spans, _TX, _U64),
+        last_handshake_s=_read_number(message, spans, _HANDSHAKE, _TIME) or None,
+        rx_bytes=_read_number(message, spans, _RX, _U64),
+        tx_bytes=_read_number(message, spans, _TX, _U64),
         endpoint=endpoint,
     )
     return key, peer, counters
 
 
 @lru_cache(REMEMBERED)
-def _networks(allowed_ips: bytes) -> tuple[str, ...]:
+def _parse_allowed_ips(allowed_ips: bytes) -> tuple[str, ...]:
     found = []
-    for start, end in _items(allowed_ips, (0, len(allowed_ips))):
-        spans = _spans(allowed_ips, start, end)
-        family = _number(allowed_ips, spans, _FAMILY, _U16)
-        address = socket.inet_ntop(family, _value(allowed_ips, spans, _ADDRESS))
+    for start, end in _list_items(allowed_ips, (0, len(allowed_ips))):
+        spans = _index_attributes(allowed_ips, start, end)
+        family = _read_number(allowed_ips, spans, _FAMILY, _U16)
+        address = socket.inet_ntop(family, _read_value(allowed_ips, spans, _ADDRESS))
         prefix_length = allowed_ips[spans[_PREFIX_LENGTH][0]]
         found.append(f"{address}/{prefix_length}")
-    return allowed_ips_of(*found)
+    return normalize_allowed_ips(*found)
 
 
 @lru_cache(REMEMBERED)
-def _endpoint(value: bytes) -> Endpoint | None:
+def _parse_endpoint(value: bytes) -> Endpoint | None:
     """A socket address as the kernel tells it: of family 0, or none at all, while there is none."""
     family = _U16.unpack_from(value)[0] if value else 0
     if family not in {socket.AF_INET, socket.AF_INET6}:
         return None
     _, port, address = (_IN if family == socket.AF_INET else _IN6).unpack(value)
-    return endpoint_of(socket.inet_ntop(family, address), int.from_bytes(port, "big"))
+    return parse_endpoint(socket.inet_ntop(family, address), int.from_bytes(port, "big"))

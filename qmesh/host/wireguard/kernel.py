@@ -16,10 +16,11 @@ from pyroute2.netlink.generic import GenericNetlinkSocket
 
 from qmesh.errors import BadInput, KernelRefused
 from qmesh.host.network import links
-from qmesh.host.network.netlink import asked, refusals, whole
+from qmesh.host.network.netlink import read_whole_dump, send_request, translate_errors
 from qmesh.host.wireguard import genetlink_messages
-from qmesh.host.wireguard.device import Device, port_hint, refuse_taken_port, with_known_endpoint
-from qmesh.mesh.model import InterfaceKind, Peer, Secret
+from qmesh.host.wireguard.device import Device, add_known_endpoint, port_hint, refuse_taken_port
+from qmesh.mesh.state import Peer
+from qmesh.mesh.values import InterfaceKind, Secret
 
 FAMILY: Final = "wireguard"
 
@@ -27,13 +28,13 @@ FAMILY: Final = "wireguard"
 logging.getLogger("pyroute2.netlink.core").setLevel(logging.INFO)
 
 
-def available() -> bool:
+def is_available() -> bool:
     """Whether the kernel has WireGuard; asking makes it load the module. Raises MachineRefused."""
-    with refusals("ask the kernel for WireGuard"), GenericNetlinkSocket() as netlink:
-        return _family(netlink) is not None
+    with translate_errors("ask the kernel for WireGuard"), GenericNetlinkSocket() as netlink:
+        return _find_family(netlink) is not None
 
 
-def _family(netlink: Any) -> int | None:
+def _find_family(netlink: Any) -> int | None:
     """The number of WireGuard's netlink family; None where the kernel has no WireGuard."""
     request = ctrlmsg()
     request["cmd"], request["version"] = CTRL_CMD_GETFAMILY, 1
@@ -49,10 +50,10 @@ def _family(netlink: Any) -> int | None:
     return int(answer.get_attr("CTRL_ATTR_FAMILY_ID"))
 
 
-def device_in(interface: str, dump: Sequence[bytes]) -> Device:
+def parse_device(interface: str, dump: Sequence[bytes]) -> Device:
     """The interface that a dump's messages tell of. Raises KernelRefused."""
     try:
-        return genetlink_messages.device(dump)
+        return genetlink_messages.parse_device(dump)
     except (ValueError, BadInput):
         raise KernelRefused(
             f"what the kernel told of {interface} is not understood",
@@ -72,40 +73,46 @@ class KernelWireGuard:
         links.delete(interface)
 
     def read(self, interface: str) -> Device:
-        with _wireguard(f"read the WireGuard configuration of {interface}") as kernel:
-            dump = whole(lambda: kernel.dump(genetlink_messages.get_device(kernel.family, interface)))
-        return device_in(interface, dump)
+        with _open_session(f"read the WireGuard configuration of {interface}") as kernel:
+            dump = read_whole_dump(
+                lambda: kernel.dump(genetlink_messages.build_device_request(kernel.family, interface))
+            )
+        return parse_device(interface, dump)
 
     def set_key(self, interface: str, private_key: Secret) -> None:
-        with _wireguard(f"set the private key of {interface}") as kernel:
-            kernel.request(genetlink_messages.set_private_key(kernel.family, interface, private_key))
+        with _open_session(f"set the private key of {interface}") as kernel:
+            kernel.request(
+                genetlink_messages.build_private_key_message(kernel.family, interface, private_key)
+            )
 
     def set_listen_port(self, interface: str, port: int) -> None:
         if port not in {0, self.read(interface).listen_port}:
             refuse_taken_port(interface, port)
-        with _wireguard(f"let {interface} listen on UDP port {port}", port_hint(port)) as kernel:
-            kernel.request(genetlink_messages.set_listen_port(kernel.family, interface, port))
+        with _open_session(f"let {interface} listen on UDP port {port}", port_hint(port)) as kernel:
+            kernel.request(genetlink_messages.build_listen_port_message(kernel.family, interface, port))
 
     def set_peers(self, interface: str, peers: Sequence[Peer]) -> None:
-        self._send(interface, (block for peer in peers for block in genetlink_messages.peer_blocks(peer)))
+        self._send_peers(
+            interface, (block for peer in peers for block in genetlink_messages.peer_blocks(peer))
+        )
 
     def remove_peers(self, interface: str, public_keys: Sequence[str]) -> None:
-        self._send(interface, map(genetlink_messages.removal_block, public_keys))
+        self._send_peers(interface, map(genetlink_messages.removal_block, public_keys))
 
-    def forget_session(self, interface: str, peer: Peer) -> None:
-        whole = with_known_endpoint(peer, self.read(interface))
-        self._send(
+    def reset_session(self, interface: str, peer: Peer) -> None:
+        whole = add_known_endpoint(peer, self.read(interface))
+        self._send_peers(
             interface,
             [genetlink_messages.removal_block(peer.public_key), *genetlink_messages.peer_blocks(whole)],
         )
 
-    def _send(self, interface: str, blocks: Iterable[bytes]) -> None:
-        with _wireguard(f"configure the peers of {interface}") as kernel:
-            for message in genetlink_messages.set_peers(kernel.family, interface, blocks):
+    def _send_peers(self, interface: str, blocks: Iterable[bytes]) -> None:
+        with _open_session(f"configure the peers of {interface}") as kernel:
+            for message in genetlink_messages.build_peer_messages(kernel.family, interface, blocks):
                 kernel.request(message)
 
 
-class _Kernel(msgspec.Struct, frozen=True):
+class _NetlinkSession(msgspec.Struct, frozen=True):
     """An open conversation with the kernel's WireGuard. Its methods raise NetlinkError and OSError."""
 
     netlink: Any
@@ -113,20 +120,20 @@ class _Kernel(msgspec.Struct, frozen=True):
 
     def request(self, message: bytes) -> None:
         """Have something done."""
-        asked(self.netlink, message)
+        send_request(self.netlink, message)
 
     def dump(self, message: bytes) -> tuple[list[bytes], bool]:
         """What is asked for, message by message, and whether it was changed meanwhile."""
-        return asked(self.netlink, message)
+        return send_request(self.netlink, message)
 
 
 @contextmanager
-def _wireguard(doing: str, hints: Mapping[int, str] = MappingProxyType({})) -> Iterator[_Kernel]:
-    with refusals(doing, hints), GenericNetlinkSocket() as netlink:
-        family = _family(netlink)
+def _open_session(doing: str, hints: Mapping[int, str] = MappingProxyType({})) -> Iterator[_NetlinkSession]:
+    with translate_errors(doing, hints), GenericNetlinkSocket() as netlink:
+        family = _find_family(netlink)
         if family is None:
             raise KernelRefused(
                 f"could not {doing}: the kernel has no WireGuard now",
                 hint="load its module with `modprobe wireguard`; was the kernel upgraded without a reboot?",
             )
-        yield _Kernel(netlink, family)
+        yield _NetlinkSession(netlink, family)

@@ -18,18 +18,19 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, KernelRefused, NeedsRoot
-from qmesh.host.network.netlink import refusal
+from qmesh.host.network.netlink import build_kernel_error
 from qmesh.host.system import heartbeat
 from qmesh.host.wireguard.device import (
     REMEMBERED,
     Counters,
     Device,
-    allowed_ips_of,
-    endpoint_of,
-    key_text,
-    observed,
+    build_device,
+    encode_key,
+    normalize_allowed_ips,
+    parse_endpoint,
 )
-from qmesh.mesh.model import Endpoint, Peer, Secret
+from qmesh.mesh.state import Peer
+from qmesh.mesh.values import Endpoint, Secret
 
 SOCKETS: Final = Path("/var/run/wireguard")
 ANSWER_TIMEOUT_S = 30.0
@@ -47,9 +48,9 @@ def socket_path(interface: str) -> Path:
     return SOCKETS / f"{interface}.sock"
 
 
-def answers(interface: str) -> bool:
+def is_responding(interface: str) -> bool:
     """Whether a process listens for an interface. Raises NeedsRoot when it may not be asked."""
-    with _connection_errors(interface):
+    with _translate_errors(interface):
         try:
             _connect(interface).close()
         except (FileNotFoundError, ConnectionRefusedError):
@@ -57,17 +58,17 @@ def answers(interface: str) -> bool:
     return True
 
 
-def read(interface: str) -> Device:
+def read_device(interface: str) -> Device:
     """The interface as its process says it is. Raises KernelRefused unless the answer is whole."""
-    return device_in(interface, _ask(interface, Secret("get=1\n\n")))
+    return parse_device(interface, _send_request(interface, Secret("get=1\n\n")))
 
 
-def device_in(interface: str, answer: str) -> Device:
+def parse_device(interface: str, answer: str) -> Device:
     """The interface that an answer tells of, a newline before each line. Raises KernelRefused."""
     try:
-        return _device(answer)
+        return _parse_device_lines(answer)
     except (ValueError, LookupError, BadInput):
-        raise _not_understood(interface) from None
+        raise _build_answer_error(interface) from None
 
 
 def configure(interface: str, lines: Iterable[str], hints: Mapping[int, str] = MappingProxyType({})) -> None:
@@ -75,19 +76,19 @@ def configure(interface: str, lines: Iterable[str], hints: Mapping[int, str] = M
     # Keys are among the lines: they are kept from the variables that a traceback may show.
     request = Secret("".join(f"{line}\n" for line in lines))
     if request.reveal():
-        _ask(interface, Secret(f"set=1\n{request.reveal()}\n"), hints)
+        _send_request(interface, Secret(f"set=1\n{request.reveal()}\n"), hints)
 
 
 def key_lines(private_key: Secret) -> Iterator[str]:
     """The line that configures a private key."""
-    yield f"private_key={_hex(private_key.reveal())}"
+    yield f"private_key={_key_to_hex(private_key.reveal())}"
 
 
 def peer_lines(peer: Peer) -> Iterator[str]:
     """The lines that configure a peer whole."""
-    yield f"public_key={_hex(peer.public_key)}"
+    yield f"public_key={_key_to_hex(peer.public_key)}"
     yield "replace_allowed_ips=true"
-    yield f"preshared_key={_hex(peer.preshared_key.reveal()) if peer.preshared_key else _UNSET_HEX}"
+    yield f"preshared_key={_key_to_hex(peer.preshared_key.reveal()) if peer.preshared_key else _UNSET_HEX}"
     yield f"persistent_keepalive_interval={peer.keepalive_s}"
     if peer.endpoint is not None:
         assert peer.endpoint.is_address, "a peer's endpoint is resolved before it is configured"
@@ -97,7 +98,7 @@ def peer_lines(peer: Peer) -> Iterator[str]:
 
 def removal_lines(public_key: str) -> Iterator[str]:
     """The lines that remove a peer."""
-    yield f"public_key={_hex(public_key)}"
+    yield f"public_key={_key_to_hex(public_key)}"
     yield "remove=true"
 
 
@@ -113,9 +114,9 @@ def _connect(interface: str) -> socket.socket:
 
 
 @contextmanager
-def _connection_errors(interface: str) -> Iterator[None]:
+def _translate_errors(interface: str) -> Iterator[None]:
     try:
-        with heartbeat.allowed(ANSWER_TIMEOUT_S):
+        with heartbeat.allow_wait(ANSWER_TIMEOUT_S):
             yield
     except PermissionError:
         raise NeedsRoot(
@@ -133,39 +134,39 @@ def _connection_errors(interface: str) -> Iterator[None]:
         ) from None
 
 
-def _ask(interface: str, request: Secret, hints: Mapping[int, str] = MappingProxyType({})) -> str:
+def _send_request(interface: str, request: Secret, hints: Mapping[int, str] = MappingProxyType({})) -> str:
     """Make one request and return the lines of the answer, a newline before each, errno left out."""
-    with _connection_errors(interface), _connect(interface) as connection:
+    with _translate_errors(interface), _connect(interface) as connection:
         # It closes on a request it refuses halfway; why, is there to be read then.
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(request.reveal().encode())
-        answer = _receive(interface, connection)
-    return lines_of(interface, answer, hints)
+        answer = _receive_answer(interface, connection)
+    return extract_lines(interface, answer, hints)
 
 
-def lines_of(interface: str, answer: str, hints: Mapping[int, str] = MappingProxyType({})) -> str:
+def extract_lines(interface: str, answer: str, hints: Mapping[int, str] = MappingProxyType({})) -> str:
     """The lines of an answer without its errno. Raises KernelRefused where that says so, or is none."""
     lines, found, code = answer.rpartition("\nerrno=")
     if not found or not re.fullmatch("-?[0-9]{1,5}", code):
-        raise _not_understood(interface)
+        raise _build_answer_error(interface)
     if int(code) != 0:
-        raise refusal(abs(int(code)), f"configure {interface}", hints)
+        raise build_kernel_error(abs(int(code)), f"configure {interface}", hints)
     return lines
 
 
-def _receive(interface: str, connection: socket.socket) -> str:
+def _receive_answer(interface: str, connection: socket.socket) -> str:
     answer = bytearray(b"\n")
     part = bytearray(_PART_OCTETS)
     while not answer.endswith(b"\n\n"):
         count = connection.recv_into(part)
         answer += memoryview(part)[:count]
         if not count or len(answer) > MAX_ANSWER_OCTETS:
-            raise _not_understood(interface)
+            raise _build_answer_error(interface)
     del answer[-2:]
     return answer.decode("ascii", errors="replace")
 
 
-def _not_understood(interface: str) -> KernelRefused:
+def _build_answer_error(interface: str) -> KernelRefused:
     # The answer holds the private key: none of it is shown.
     return KernelRefused(
         f"the WireGuard process of {interface} gave an answer that breaks off or is not understood",
@@ -173,25 +174,25 @@ def _not_understood(interface: str) -> KernelRefused:
     )
 
 
-def _hex(key: str) -> str:
+def _key_to_hex(key: str) -> str:
     return base64.b64decode(key).hex()
 
 
-def _base64(hexadecimal: str) -> str:
-    return key_text(bytes.fromhex(hexadecimal))
+def _hex_to_key(hexadecimal: str) -> str:
+    return encode_key(bytes.fromhex(hexadecimal))
 
 
-def _device(answer: str) -> Device:
+def _parse_device_lines(answer: str) -> Device:
     own, *peers = answer.split("\npublic_key=")
-    values, _ = _values(own.strip("\n"))
-    return observed(
-        public_key=_public_key(values.get("private_key", _UNSET_HEX)),
-        listen_port=_number(values, "listen_port", 0xFFFF),
-        peers=map(_peer, peers),
+    values, _ = _parse_values(own.strip("\n"))
+    return build_device(
+        public_key=_derive_public_key(values.get("private_key", _UNSET_HEX)),
+        listen_port=_parse_number(values, "listen_port", 0xFFFF),
+        peers=map(_parse_peer, peers),
     )
 
 
-def _values(lines: str) -> tuple[dict[str, str], list[str]]:
+def _parse_values(lines: str) -> tuple[dict[str, str], list[str]]:
     """The value of each key, and those of `allowed_ip`, the one key that comes more than once.
 
     The lines are split all at once, for one by one thousands of peers would be felt.
@@ -204,35 +205,35 @@ def _values(lines: str) -> tuple[dict[str, str], list[str]]:
     return values, [words[at + 1] for at in range(0, len(words), 2) if words[at] == "allowed_ip"]
 
 
-def _public_key(private_key: str) -> str | None:
+def _derive_public_key(private_key: str) -> str | None:
     if private_key == _UNSET_HEX:
         return None
     public_key = X25519PrivateKey.from_private_bytes(bytes.fromhex(private_key)).public_key()
-    return key_text(public_key.public_bytes_raw())
+    return encode_key(public_key.public_bytes_raw())
 
 
-def _peer(section: str) -> tuple[Peer, Counters]:
+def _parse_peer(section: str) -> tuple[Peer, Counters]:
     public_key, _, rest = section.partition("\n")
-    values, networks = _values(rest)
-    endpoint = _endpoint(values.get("endpoint", ""))
+    values, networks = _parse_values(rest)
+    endpoint = _parse_endpoint(values.get("endpoint", ""))
     preshared_key = values.get("preshared_key", _UNSET_HEX)
     peer = Peer(
-        public_key=_base64(public_key),
-        allowed_ips=allowed_ips_of(*networks),
+        public_key=_hex_to_key(public_key),
+        allowed_ips=normalize_allowed_ips(*networks),
         endpoint=endpoint,
-        preshared_key=None if preshared_key == _UNSET_HEX else Secret(_base64(preshared_key)),
-        keepalive_s=_number(values, "persistent_keepalive_interval", 0xFFFF),
+        preshared_key=None if preshared_key == _UNSET_HEX else Secret(_hex_to_key(preshared_key)),
+        keepalive_s=_parse_number(values, "persistent_keepalive_interval", 0xFFFF),
     )
     counters = Counters(
-        last_handshake_s=_number(values, "last_handshake_time_sec", _MOST) or None,
-        rx_bytes=_number(values, "rx_bytes", _MOST),
-        tx_bytes=_number(values, "tx_bytes", _MOST),
+        last_handshake_s=_parse_number(values, "last_handshake_time_sec", _MOST) or None,
+        rx_bytes=_parse_number(values, "rx_bytes", _MOST),
+        tx_bytes=_parse_number(values, "tx_bytes", _MOST),
         endpoint=endpoint,
     )
     return peer, counters
 
 
-def _number(values: Mapping[str, str], key: str, most: int) -> int:
+def _parse_number(values: Mapping[str, str], key: str, most: int) -> int:
     """A number of an answer; 0 where it is not told. Raises ValueError for what cannot be."""
     number = int(values.get(key, "0"))
     if not 0 <= number <= most:
@@ -241,8 +242,8 @@ def _number(values: Mapping[str, str], key: str, most: int) -> int:
 
 
 @lru_cache(REMEMBERED)
-def _endpoint(text: str) -> Endpoint | None:
+def _parse_endpoint(text: str) -> Endpoint | None:
     if not text:
         return None
     host, _, port = text.rpartition(":")
-    return endpoint_of(host.strip("[]"), int(port))
+    return parse_endpoint(host.strip("[]"), int(port))

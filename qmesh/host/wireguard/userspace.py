@@ -15,11 +15,12 @@ from typing import Final
 
 from qmesh.errors import KernelRefused, MachineRefused, MissingProgram, NeedsRoot
 from qmesh.host.network import links
-from qmesh.host.network.netlink import refusal, refusals
+from qmesh.host.network.netlink import build_kernel_error, translate_errors
 from qmesh.host.system import heartbeat, programs
 from qmesh.host.wireguard import uapi
-from qmesh.host.wireguard.device import Device, port_hint, refuse_taken_port, with_known_endpoint
-from qmesh.mesh.model import InterfaceKind, Peer, Secret, quoted
+from qmesh.host.wireguard.device import Device, add_known_endpoint, port_hint, refuse_taken_port
+from qmesh.mesh.state import Peer
+from qmesh.mesh.values import InterfaceKind, Secret, quote_text
 
 PROGRAM: Final = "wireguard-go"
 START_TIMEOUT_S = 30.0
@@ -27,9 +28,9 @@ END_TIMEOUT_S = 10.0
 _POLL_S = 0.01
 
 
-def program() -> str:
+def find_program() -> str:
     """Where wireguard-go is. Raises MissingProgram."""
-    found = programs.find(PROGRAM)
+    found = programs.find_program(PROGRAM)
     if found is None:
         raise MissingProgram(
             f"this kernel has no WireGuard, and {PROGRAM} is not installed",
@@ -45,16 +46,16 @@ class UserspaceWireGuard:
 
     def create(self, interface: str) -> None:
         if links.read(interface) is not None:
-            raise refusal(errno.EEXIST, f"create {interface}")
+            raise build_kernel_error(errno.EEXIST, f"create {interface}")
         # A process whose interface was just deleted is about to end.
-        if not _await_end(interface, timeout_s=2):
+        if not _wait_for_end(interface, timeout_s=2):
             raise KernelRefused(
                 f"{uapi.socket_path(interface)} belongs to an interface that is not here",
                 hint="its WireGuard process may serve another network namespace: use another name",
             )
         _remove_dead_socket(interface)
         try:
-            _await_answer(interface, _start(interface))
+            _wait_for_answer(interface, _start_process(interface))
         except BaseException:  # Ctrl-C too: a daemon that is half started would go on by itself
             if links.read(interface) is not None:
                 links.delete(interface)
@@ -64,16 +65,16 @@ class UserspaceWireGuard:
         if links.read(interface) is not None:
             # wireguard-go ends, and removes its socket, when its interface goes.
             links.delete(interface)
-            if not _await_end(interface, timeout_s=END_TIMEOUT_S):
+            if not _wait_for_end(interface, timeout_s=END_TIMEOUT_S):
                 raise KernelRefused(
                     f"the WireGuard process of {interface} did not end",
                     hint=f"end it yourself; `fuser {uapi.socket_path(interface)}` finds it",
                 )
-        if not uapi.answers(interface):
+        if not uapi.is_responding(interface):
             _remove_dead_socket(interface)
 
     def read(self, interface: str) -> Device:
-        return uapi.read(interface)
+        return uapi.read_device(interface)
 
     def set_key(self, interface: str, private_key: Secret) -> None:
         uapi.configure(interface, uapi.key_lines(private_key))
@@ -89,39 +90,39 @@ class UserspaceWireGuard:
     def remove_peers(self, interface: str, public_keys: Sequence[str]) -> None:
         uapi.configure(interface, chain.from_iterable(map(uapi.removal_lines, public_keys)))
 
-    def forget_session(self, interface: str, peer: Peer) -> None:
-        whole = with_known_endpoint(peer, self.read(interface))
+    def reset_session(self, interface: str, peer: Peer) -> None:
+        whole = add_known_endpoint(peer, self.read(interface))
         uapi.configure(interface, chain(uapi.removal_lines(peer.public_key), uapi.peer_lines(whole)))
 
 
-def _start(interface: str) -> str:
+def _start_process(interface: str) -> str:
     """Start the process, which leaves a daemon behind, and return what it printed."""
-    found = program()
+    found = find_program()
     # The daemon may keep what it prints to: neither our output nor a pipe, or it would hold our caller.
     with os.fdopen(os.memfd_create(PROGRAM), "w+b") as output:
         try:
-            with heartbeat.allowed(START_TIMEOUT_S):
+            with heartbeat.allow_wait(START_TIMEOUT_S):
                 ended = subprocess.run(
                     [found, interface],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     cwd=programs.DIRECTORY,
-                    env=_environment(),
+                    env=_build_environment(),
                     start_new_session=True,
                     timeout=START_TIMEOUT_S,
                     check=False,
                 )
         except (OSError, subprocess.SubprocessError) as error:
-            raise _not_started(interface, type(error).__name__) from None
+            raise _build_start_error(interface, type(error).__name__) from None
         output.seek(0)
         printed = _last_line(output.read())
     if ended.returncode != 0:
-        raise _not_started(interface, printed)
+        raise _build_start_error(interface, printed)
     return printed
 
 
-def _environment() -> dict[str, str]:
+def _build_environment() -> dict[str, str]:
     """Ours, without what would make wireguard-go stay in the foreground, or print all its life."""
     ours = ("LOG_LEVEL", "WG_PROCESS_FOREGROUND", "WG_TUN_FD", "WG_UAPI_FD")
     return {name: value for name, value in os.environ.items() if name not in ours}
@@ -129,10 +130,10 @@ def _environment() -> dict[str, str]:
 
 def _last_line(octets: bytes) -> str:
     lines = [line.strip() for line in octets.decode(errors="replace").splitlines()]
-    return quoted(next((line for line in reversed(lines) if line), "nothing"), 300)
+    return quote_text(next((line for line in reversed(lines) if line), "nothing"), 300)
 
 
-def _not_started(interface: str, printed: str) -> MachineRefused:
+def _build_start_error(interface: str, printed: str) -> MachineRefused:
     reason = f"{PROGRAM} could not make {interface}; it said: {printed}"
     if os.geteuid() != 0:
         return NeedsRoot(reason, hint="run the command as root")
@@ -141,19 +142,19 @@ def _not_started(interface: str, printed: str) -> MachineRefused:
     )
 
 
-def _await_answer(interface: str, printed: str) -> None:
+def _wait_for_answer(interface: str, printed: str) -> None:
     end = time.monotonic() + START_TIMEOUT_S
-    while not uapi.answers(interface):
+    while not uapi.is_responding(interface):
         if time.monotonic() > end:
-            raise _not_started(interface, printed)
+            raise _build_start_error(interface, printed)
         time.sleep(_POLL_S)
-    uapi.read(interface)
+    uapi.read_device(interface)
 
 
-def _await_end(interface: str, *, timeout_s: float) -> bool:
+def _wait_for_end(interface: str, *, timeout_s: float) -> bool:
     """Whether neither interface nor process is left, within `timeout_s`."""
     end = time.monotonic() + timeout_s
-    while links.read(interface) is not None or uapi.answers(interface):
+    while links.read(interface) is not None or uapi.is_responding(interface):
         if time.monotonic() > end:
             return False
         time.sleep(_POLL_S)
@@ -161,5 +162,5 @@ def _await_end(interface: str, *, timeout_s: float) -> bool:
 
 
 def _remove_dead_socket(interface: str) -> None:
-    with refusals(f"remove {uapi.socket_path(interface)}"):
+    with translate_errors(f"remove {uapi.socket_path(interface)}"):
         uapi.socket_path(interface).unlink(missing_ok=True)

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
 from qmesh.mesh.audit.config import config_findings
-from qmesh.mesh.audit.findings import Finding, check_failed
+from qmesh.mesh.audit.findings import Finding, failed_check_finding
 from qmesh.mesh.audit.guard import (
     flush_findings,
-    foreign_findings,
+    foreign_rule_findings,
     guard_findings,
     port_findings,
     sysctl_findings,
 )
-from qmesh.mesh.audit.listeners import listener_findings, silence_findings
+from qmesh.mesh.audit.listeners import listener_findings, silent_worker_findings
 from qmesh.mesh.audit.maintenance import (
     agent_findings,
     change_findings,
@@ -32,36 +32,36 @@ from qmesh.mesh.audit.maintenance import (
     service_findings,
 )
 from qmesh.mesh.audit.surroundings import (
-    Agent,
+    AgentStatus,
     AgentTrouble,
+    AuditContext,
     BlackHole,
     Change,
     ConfigFile,
-    Flusher,
+    FlushingUnit,
     KeyFile,
     SecretFile,
     SilentWorkers,
-    Surroundings,
 )
 from qmesh.mesh.audit.tunnel import tunnel_findings
-from qmesh.mesh.model import NodeState
+from qmesh.mesh.state import NodeState
 
 __all__ = [
-    "Agent",
+    "AgentStatus",
     "AgentTrouble",
+    "AuditContext",
     "BlackHole",
     "Change",
     "ConfigFile",
     "Finding",
-    "Flusher",
+    "FlushingUnit",
     "KeyFile",
     "Part",
     "SecretFile",
     "SilentWorkers",
-    "Surroundings",
-    "audit",
-    "check_failed",
-    "parts",
+    "failed_check_finding",
+    "list_audit_parts",
+    "list_findings",
 ]
 
 
@@ -73,7 +73,9 @@ Part: TypeAlias = Literal[
 Look: TypeAlias = Callable[[], Iterable[Finding]]
 
 
-def parts(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[tuple[Part, Look], ...]:
+def list_audit_parts(
+    desired: NodeState, observed: NodeState, around: AuditContext
+) -> tuple[tuple[Part, Look], ...]:
     """The parts of an audit, each of which stands for itself."""
     guard: tuple[tuple[Part, Look], ...] = (
         ("guard", lambda: guard_findings(desired, observed)),
@@ -89,24 +91,27 @@ def parts(desired: NodeState, observed: NodeState, around: Surroundings) -> tupl
     return (
         ("keys", lambda: key_findings(around)),
         guard[0],
-        ("other firewalls", lambda: foreign_findings(around.obstacles)),
+        ("other firewalls", lambda: foreign_rule_findings(around.obstacles)),
         guard[1],
         ("ports", lambda: port_findings(desired, observed)),
         ("sysctls", lambda: sysctl_findings(desired, observed, around)),
         ("listeners", lambda: listener_findings(desired, observed, around)),
         ("tunnel", lambda: tunnel_findings(desired.tunnel, observed.tunnel, around)),
         ("agent", lambda: agent_findings(around)),
-        ("membership service", lambda: service_findings(around, has_way=_has_way(desired, observed, around))),
+        (
+            "membership service",
+            lambda: service_findings(around, has_way=_is_tunnel_healthy(desired, observed, around)),
+        ),
         ("unconfirmed changes", lambda: change_findings(around)),
         ("config.yml", lambda: config_findings(desired, around)),
-        ("workers", lambda: silence_findings(around)),
+        ("workers", lambda: silent_worker_findings(around)),
     )
 
 
-def _has_way(desired: NodeState, observed: NodeState, around: Surroundings) -> bool:
+def _is_tunnel_healthy(desired: NodeState, observed: NodeState, around: AuditContext) -> bool:
     return not any(tunnel_findings(desired.tunnel, observed.tunnel, around))
 
 
-def audit(desired: NodeState, observed: NodeState, around: Surroundings) -> tuple[Finding, ...]:
+def list_findings(desired: NodeState, observed: NodeState, around: AuditContext) -> tuple[Finding, ...]:
     """All findings, in the order of what they are about: keys, guard, tunnel, peers, config, workers."""
-    return tuple(finding for _, look in parts(desired, observed, around) for finding in look())
+    return tuple(finding for _, look in list_audit_parts(desired, observed, around) for finding in look())

@@ -7,125 +7,141 @@ from collections.abc import Iterator
 
 from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.audit.findings import PRIVATE_MODE, RENDER, Finding, error, warning, wide_mode
-from qmesh.mesh.audit.surroundings import Surroundings
-from qmesh.mesh.model import NodeState
+from qmesh.mesh.audit.findings import (
+    PRIVATE_MODE,
+    RENDER,
+    Finding,
+    error_finding,
+    file_mode_finding,
+    warning_finding,
+)
+from qmesh.mesh.audit.surroundings import AuditContext
+from qmesh.mesh.state import NodeState
 
 
-def config_findings(desired: NodeState, around: Surroundings) -> Iterator[Finding]:
+def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Finding]:
     """What is wrong with the file, and with the worker list in it."""
     config = around.config
     if config is None:
         render = f"{RENDER} --config DIR"
-        yield warning("config-missing", "config.yml", "the node's config.yml", "nobody said where", render)
+        yield warning_finding(
+            "config-missing", "config.yml", "the node's config.yml", "nobody said where", render
+        )
         return
     if config.unreadable is not None:
         mend = config.cure or f"mend {config.path} by hand"
-        yield error("config-lint", config.path, "a file that the node can read", config.unreadable, mend)
+        yield error_finding(
+            "config-lint", config.path, "a file that the node can read", config.unreadable, mend
+        )
         return
     if config.text is None:
-        cure = _cure_of_no_config(around)
-        yield error("config-missing", config.path, "the node's config.yml", "no such file", cure)
+        cure = _missing_config_cure(around)
+        yield error_finding("config-missing", config.path, "the node's config.yml", "no such file", cure)
         return
     if config.mode is not None and config.mode & ~PRIVATE_MODE:
-        yield wide_mode("config-mode", config.path, config.mode)
-    problems = _problems(config.text, desired, around)
+        yield file_mode_finding("config-mode", config.path, config.mode)
+    problems = _lint_config(config.text, desired, around)
     try:
-        entries = nodeconfig.workers_in(config.text, around.profile) or ()
+        entries = nodeconfig.read_workers(config.text, around.profile) or ()
     except BadInput as refused:
         left = [problem for problem in problems if not problem.cured]
         yield from (_lint_finding(config.path, problem) for problem in left)
         if all(problem.severity == "warning" for problem in left):
             readable = "a file that the node can read"
-            yield error("config-lint", config.path, readable, refused.message, refused.hint)
+            yield error_finding("config-lint", config.path, readable, refused.message, refused.hint)
         return
-    others = _others_that_differ(config.text, around)
+    others = _list_differing_keys(config.text, around)
     is_stale = entries != around.workers
     # What the mesh's list cures is told with the list, once.
     reasons = tuple(problem.message for problem in problems if problem.cured and is_stale)
     left = [problem for problem in problems if not (problem.cured and is_stale)]
     yield from (_lint_finding(config.path, problem) for problem in left)
     if is_stale:
-        yield _stale(config.path, entries, reasons, desired, around)
+        yield _stale_config_finding(config.path, entries, reasons, desired, around)
     if others:
         wanted = "the mesh's settings of this machine"
-        yield error("config-stale", config.path, wanted, f"another {', another '.join(others)}", RENDER)
+        yield error_finding(
+            "config-stale", config.path, wanted, f"another {', another '.join(others)}", RENDER
+        )
 
 
-def _others_that_differ(text: str, around: Surroundings) -> list[str]:
+def _list_differing_keys(text: str, around: AuditContext) -> list[str]:
     """The keys beside the worker list that do not hold what the mesh wants of this machine."""
     try:
-        held = nodeconfig.settings_in(text, [(each.key, each.is_list) for each in around.settings])
+        held = nodeconfig.read_settings(text, [(each.key, each.is_list) for each in around.settings])
     except BadInput:  # which the worker list's own finding tells, or the lint
         return []
     pairs = zip(around.settings, held, strict=True)
     return [str(setting.key) for setting, there in pairs if there != setting.value]
 
 
-def _problems(text: str, desired: NodeState, around: Surroundings) -> tuple[nodeconfig.Problem, ...]:
+def _lint_config(text: str, desired: NodeState, around: AuditContext) -> tuple[nodeconfig.Problem, ...]:
     assert desired.tunnel is not None, "an audit is of a machine that should have its tunnel"
-    mesh = nodeconfig.Mesh(
+    mesh = nodeconfig.ExpectedMesh(
         network=str(ipaddress.ip_interface(desired.tunnel.addresses[0]).network),
-        own=own_address(desired),
+        own=own_tunnel_address(desired),
         members=around.members,
         workers=around.workers,
     )
     # That a port of the mesh's is not reserved is a finding of its own.
     reserved = around.reserved.union(desired.reserved_ports)
-    return nodeconfig.lint(
+    return nodeconfig.lint_config(
         text, profile=around.profile, mesh=mesh, ephemeral=around.ephemeral, reserved=reserved
     )
 
 
 def _lint_finding(path: str, problem: nodeconfig.Problem) -> Finding:
-    say = error if problem.severity == "error" else warning
+    say = error_finding if problem.severity == "error" else warning_finding
     where = f"{path}:{problem.line}:{problem.column}"
     return say(
         "config-lint", where, "a file that the node reads as it is meant", problem.message, problem.hint
     )
 
 
-def _cure_of_no_config(around: Surroundings) -> str:
+def _missing_config_cure(around: AuditContext) -> str:
     if around.is_control:
         return f"restore the node's own from a backup, or name the right directory: {RENDER} --config DIR"
-    if nodeconfig.facts(around.profile).secrets:
+    if nodeconfig.profile_facts(around.profile).secrets:
         name = around.names[around.public_key]
         return f"put there what `qmesh render-config --for {name} -o FILE` writes on the control node"
     return RENDER
 
 
-def _stale(
-    path: str, entries: tuple[str, ...], reasons: tuple[str, ...], desired: NodeState, around: Surroundings
+def _stale_config_finding(
+    path: str, entries: tuple[str, ...], reasons: tuple[str, ...], desired: NodeState, around: AuditContext
 ) -> Finding:
-    wanted, seen = f"the mesh's {len(around.workers)} workers", _first_difference(around.workers, entries)
+    wanted, seen = (
+        f"the mesh's {len(around.workers)} workers",
+        _describe_first_difference(around.workers, entries),
+    )
     # A worker listens at its own entry and has no use for the others.
-    mine = f"/{own_address(desired)}/"
+    mine = f"/{own_tunnel_address(desired)}/"
     own = [place for place, entry in enumerate(around.workers) if mine in entry]
     is_harmless = not around.is_control and all(
         entries[place : place + 1] == around.workers[place : place + 1] for place in own
     )
-    say = warning if is_harmless else error
+    say = warning_finding if is_harmless else error_finding
     return say("config-stale", path, wanted, "; ".join((seen, *reasons)), RENDER)
 
 
-def _first_difference(wanted: tuple[str, ...], seen: tuple[str, ...]) -> str:
+def _describe_first_difference(wanted: tuple[str, ...], seen: tuple[str, ...]) -> str:
     for core, (right, there) in enumerate(zip(wanted, seen, strict=False), 1):
         if right != there:
             return f"core {core} at {there!a}, not {right}"
     return f"{len(seen)} workers"
 
 
-def entries(around: Surroundings) -> tuple[str, ...] | None:
+def parse_worker_entries(around: AuditContext) -> tuple[str, ...] | None:
     """The worker list as it stands in the file; None where it can't be read."""
     if around.config is None or around.config.text is None:
         return None
     try:
-        return nodeconfig.workers_in(around.config.text, around.profile)
+        return nodeconfig.read_workers(around.config.text, around.profile)
     except BadInput:
         return None
 
 
-def own_address(desired: NodeState) -> str:
+def own_tunnel_address(desired: NodeState) -> str:
     """This machine's tunnel address."""
     assert desired.tunnel is not None, "an audit is of a machine that should have its tunnel"
     return desired.tunnel.addresses[0].partition("/")[0]

@@ -30,21 +30,23 @@ class Finding(msgspec.Struct, frozen=True):
     cure: str
 
 
-def error(code: str, subject: str, wanted: str, seen: str, cure: str = APPLY) -> Finding:
+def error_finding(code: str, subject: str, wanted: str, seen: str, cure: str = APPLY) -> Finding:
     """What has to be mended."""
     return Finding(code, "error", subject, wanted, seen, cure)
 
 
-def warning(code: str, subject: str, wanted: str, seen: str, cure: str = APPLY) -> Finding:
+def warning_finding(code: str, subject: str, wanted: str, seen: str, cure: str = APPLY) -> Finding:
     """What should be looked at."""
     return Finding(code, "warning", subject, wanted, seen, cure)
 
 
-def wide_mode(code: str, path: str, mode: int) -> Finding:
+def file_mode_finding(code: str, path: str, mode: int) -> Finding:
     """A file that others may read."""
-    return error(code, path, "mode 0600, or less", f"mode {mode:04o}", f"chmod 600 {shlex.quote(path)}")
+    return error_finding(
+        code, path, "mode 0600, or less", f"mode {mode:04o}", f"chmod 600 {shlex.quote(path)}"
+    )
 
 
-def check_failed(part: str, why: str, cure: str) -> Finding:
+def failed_check_finding(part: str, why: str, cure: str) -> Finding:
     """A part that could not be audited: nobody knows whether it is as it should be."""
-    return error("check-failed", part, "this part of the machine, looked at", why, cure)
+    return error_finding("check-failed", part, "this part of the machine, looked at", why, cure)

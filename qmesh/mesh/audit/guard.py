@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from qmesh.mesh.audit.findings import Finding, error, warning
-from qmesh.mesh.audit.surroundings import Surroundings
+from qmesh.mesh.audit.findings import Finding, error_finding, warning_finding
+from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.foreign.obstacles import Obstacle
-from qmesh.mesh.model import AlteredGuard, Guard, NodeState, ranges_text
+from qmesh.mesh.state import AlteredGuard, Guard, NodeState
+from qmesh.mesh.values import format_port_ranges
 
 
 def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]:
@@ -15,47 +16,53 @@ def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]
     wanted, seen = desired.guard, observed.guard
     if not isinstance(wanted, Guard) or wanted == seen:
         return
-    closed = f"worker ports {ranges_text(wanted.ports)} open to {wanted.control_address} only"
+    closed = f"worker ports {format_port_ranges(wanted.ports)} open to {wanted.control_address} only"
     lack = seen.lack if isinstance(seen, AlteredGuard) and seen.loaded == wanted else None
     if seen is None:
-        yield error("guard-missing", "table inet qmesh", closed, "no such table")
+        yield error_finding("guard-missing", "table inet qmesh", closed, "no such table")
     elif lack == "table":
-        yield error("guard-missing", "table inet qmesh", closed, "only the held table closes them")
+        yield error_finding("guard-missing", "table inet qmesh", closed, "only the held table closes them")
     elif lack == "boot file":
-        yield error("guard-boot", "guard.nft", "the guard, for the next boot", "no such file, or another")
+        yield error_finding(
+            "guard-boot", "guard.nft", "the guard, for the next boot", "no such file, or another"
+        )
     elif lack == "held table":
-        yield error("guard-held", "table inet qmesh-held", "the guard, held by a process", "not there")
+        yield error_finding(
+            "guard-held", "table inet qmesh-held", "the guard, held by a process", "not there"
+        )
     else:
-        yield error("guard-drift", "table inet qmesh", closed, _difference(wanted, observed.loaded_guard))
+        yield error_finding(
+            "guard-drift", "table inet qmesh", closed, _describe_difference(wanted, observed.loaded_guard)
+        )
 
 
-def flush_findings(around: Surroundings) -> Iterator[Finding]:
+def flush_findings(around: AuditContext) -> Iterator[Finding]:
     """A unit that takes the guard away with all other rules, where nothing brings it back."""
     if around.flusher is not None and not around.flusher.answered and not around.held:
         wanted = "the guard, loaded again after each flush, or held"
         seen = "it flushes all rules when it starts, is reloaded or stops"
-        yield error("foreign-flush", around.flusher.unit, wanted, seen)
+        yield error_finding("foreign-flush", around.flusher.unit, wanted, seen)
 
 
-def _difference(wanted: Guard, loaded: Guard | None) -> str:
+def _describe_difference(wanted: Guard, loaded: Guard | None) -> str:
     if loaded is None:
         return "a table that was changed by another program or hand"
     differs = (
-        f"{name.replace('_', ' ')} {_shown(getattr(loaded, name))}"
+        f"{name.replace('_', ' ')} {_format_value(getattr(loaded, name))}"
         for name in wanted.__struct_fields__
         if getattr(loaded, name) != getattr(wanted, name)
     )
     return "a guard for " + ", ".join(differs)
 
 
-def _shown(value: object) -> str:
-    return (ranges_text(value) or "none") if isinstance(value, tuple) else str(value)
+def _format_value(value: object) -> str:
+    return (format_port_ranges(value) or "none") if isinstance(value, tuple) else str(value)
 
 
-def foreign_findings(obstacles: Iterable[Obstacle]) -> Iterator[Finding]:
+def foreign_rule_findings(obstacles: Iterable[Obstacle]) -> Iterator[Finding]:
     """Other programs' rules that drop the mesh's packets."""
     for each in obstacles:
-        say = error if each.is_certain else warning
+        say = error_finding if each.is_certain else warning_finding
         yield say("foreign-drop", each.place, each.wanted, each.seen, each.cure)
 
 
@@ -63,19 +70,19 @@ def port_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]:
     """Worker ports that the kernel may give away."""
     missing = tuple(port for port in desired.reserved_ports if port not in observed.reserved_ports)
     if missing:
-        yield error(
+        yield error_finding(
             "port-not-reserved",
-            ranges_text(missing),
+            format_port_ranges(missing),
             "in net.ipv4.ip_local_reserved_ports",
             "an outgoing connection may take it",
         )
 
 
-def sysctl_findings(desired: NodeState, observed: NodeState, around: Surroundings) -> Iterator[Finding]:
+def sysctl_findings(desired: NodeState, observed: NodeState, around: AuditContext) -> Iterator[Finding]:
     """Settings that weaken the machine; those that the guard makes up for, only while it is not whole."""
     is_whole = observed.guard == desired.guard
     for weak in around.weaknesses:
         if weak.always:
-            yield warning("sysctl", weak.setting, weak.wanted, weak.seen, weak.cure)
+            yield warning_finding("sysctl", weak.setting, weak.wanted, weak.seen, weak.cure)
         elif not is_whole:
             yield Finding("sysctl", "info", weak.setting, weak.wanted, weak.seen, weak.cure)

@@ -6,49 +6,51 @@ from collections.abc import Iterator
 from typing import Final
 
 from qmesh.errors import JOIN_ANEW, RESTORE
-from qmesh.mesh.audit.findings import PRIVATE_MODE, Finding, error, warning, wide_mode
-from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE, KeyFile, SecretFile, Surroundings
+from qmesh.mesh.audit.findings import PRIVATE_MODE, Finding, error_finding, file_mode_finding, warning_finding
+from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE, AuditContext, KeyFile, SecretFile
 
 _SEE_CONTROL: Final = "run `qmesh check` on the control node"
 
 
-def key_findings(around: Surroundings) -> Iterator[Finding]:
+def key_findings(around: AuditContext) -> Iterator[Finding]:
     """Keys that are lost, wrong, or for others to read."""
     for file in around.key_files:
         cure = RESTORE if around.is_control else JOIN_ANEW
         if file.mode is None:
-            yield error("key-missing", file.path, f"the key of {file.wanted}", "no such file", cure)
+            yield error_finding("key-missing", file.path, f"the key of {file.wanted}", "no such file", cure)
         elif file.public_key != file.wanted:
             seen = file.public_key or "no such key"
-            yield error("key-mismatch", file.path, f"the key of {file.wanted}", seen, cure)
+            yield error_finding("key-mismatch", file.path, f"the key of {file.wanted}", seen, cure)
     files: tuple[KeyFile | SecretFile, ...] = (*around.key_files, *around.secret_files)
     for path, mode in ((file.path, file.mode) for file in files):
         if mode is not None and mode & ~PRIVATE_MODE:
-            yield wide_mode("key-mode", path, mode)
+            yield file_mode_finding("key-mode", path, mode)
 
 
-def agent_findings(around: Surroundings) -> Iterator[Finding]:
+def agent_findings(around: AuditContext) -> Iterator[Finding]:
     """Nobody who mends, or one who is not well."""
     agent = around.agent
     if agent is None:
         does = "mends this machine and lets others join" if around.is_control else "mends this machine"
-        yield warning("agent-missing", "qmesh agent", f"an agent that {does}", "none runs")
+        yield warning_finding("agent-missing", "qmesh agent", f"an agent that {does}", "none runs")
         return
     if agent.silent is not None:
         wanted = "an agent that says how it is"
-        yield error("agent-silent", "qmesh agent", wanted, agent.silent, agent.restart)
+        yield error_finding("agent-silent", "qmesh agent", wanted, agent.silent, agent.restart)
     for trouble in agent.troubles:
         if trouble.part not in {SERVICE, CONTROL_NODE}:
             cure = trouble.hint or agent.restart
-            yield error("agent-failing", trouble.part, "a part of the agent that works", trouble.reason, cure)
+            yield error_finding(
+                "agent-failing", trouble.part, "a part of the agent that works", trouble.reason, cure
+            )
 
     for each in agent.restarts:
-        yield warning(
+        yield warning_finding(
             "agent-restarted", each.part, "a part of the agent that goes on", each.reason, each.hint
         )
 
 
-def service_findings(around: Surroundings, *, has_way: bool) -> Iterator[Finding]:
+def service_findings(around: AuditContext, *, has_way: bool) -> Iterator[Finding]:
     """A membership service that does not answer: this machine's own, or the control node's.
 
     has_way: whether nothing is wrong with the tunnel, which would be why.
@@ -58,15 +60,17 @@ def service_findings(around: Surroundings, *, has_way: bool) -> Iterator[Finding
     )
     if own is not None and around.agent is not None:
         cure = own.hint or around.agent.restart
-        yield error("service-silent", SERVICE, "members and those who join are answered", own.reason, cure)
+        yield error_finding(
+            "service-silent", SERVICE, "members and those who join are answered", own.reason, cure
+        )
     if around.unanswered is not None and has_way:
         wanted = "the control node answers this machine's questions"
-        yield error("service-silent", SERVICE, wanted, around.unanswered, _SEE_CONTROL)
+        yield error_finding("service-silent", SERVICE, wanted, around.unanswered, _SEE_CONTROL)
 
 
 def membership_findings() -> Iterator[Finding]:
     """A mesh that has this machine no more."""
-    yield error(
+    yield error_finding(
         "membership-stale",
         "membership",
         "a mesh that has this machine",
@@ -75,10 +79,10 @@ def membership_findings() -> Iterator[Finding]:
     )
 
 
-def change_findings(around: Surroundings) -> Iterator[Finding]:
+def change_findings(around: AuditContext) -> Iterator[Finding]:
     """What `apply --confirm` waits for, or put back."""
     if around.change == "unconfirmed":
-        yield warning(
+        yield warning_finding(
             "change-unconfirmed",
             "qmesh apply",
             "a change that stays",
@@ -87,4 +91,4 @@ def change_findings(around: Surroundings) -> Iterator[Finding]:
         )
     elif around.change == "undone":
         kept = "put back, as nobody confirmed; the agent leaves it so"
-        yield error("change-undone", "qmesh apply", "a machine as desired", kept)
+        yield error_finding("change-undone", "qmesh apply", "a machine as desired", kept)

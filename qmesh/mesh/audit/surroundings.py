@@ -8,9 +8,9 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.foreign.obstacles import Obstacle
-from qmesh.mesh.model import Profile, Unshown
 from qmesh.mesh.nodeconfig import Setting
 from qmesh.mesh.sysctls import Weakness
+from qmesh.mesh.values import Profile, SecretStruct
 
 SERVICE: Final = "membership service"
 CONTROL_NODE: Final = "answers of the control node"
@@ -40,7 +40,7 @@ class SecretFile(msgspec.Struct, frozen=True):
     mode: int | None
 
 
-class ConfigFile(Unshown, frozen=True):
+class ConfigFile(SecretStruct, frozen=True):
     """The node's config.yml. text, mode: None when there is no such file; the text is never shown.
 
     unreadable, cure: why its text could not be read, though it is there, and what to do.
@@ -53,7 +53,7 @@ class ConfigFile(Unshown, frozen=True):
     cure: str = ""
 
 
-class Flusher(msgspec.Struct, frozen=True):
+class FlushingUnit(msgspec.Struct, frozen=True):
     """A unit that takes away all rules. answered: whether its drop-in of qmesh brings the guard back."""
 
     unit: str
@@ -69,7 +69,7 @@ class SilentWorkers(msgspec.Struct, frozen=True):
     are_all: bool
 
 
-class Agent(msgspec.Struct, frozen=True):
+class AgentStatus(msgspec.Struct, frozen=True):
     """This machine's agent, where it runs.
 
     silent: why it is known not to answer; None where it does.
@@ -105,11 +105,11 @@ class BlackHole(msgspec.Struct, frozen=True):
     passes: int | None
 
 
-RUNS: Final = Agent(silent=None, troubles=(), restart="")
+RUNS: Final = AgentStatus(silent=None, troubles=(), restart="")
 """An agent that is well."""
 
 
-class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     """What of a machine matters besides its `NodeState`.
 
     public_key: the one that the mesh knows this machine by.
@@ -148,11 +148,11 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[tuple[str, int], ...]
     taken_down: bool = False
     removed: bool = False
-    agent: Agent | None = RUNS
+    agent: AgentStatus | None = RUNS
     unanswered: str | None = None
     obstacles: tuple[Obstacle, ...] = ()
     weaknesses: tuple[Weakness, ...] = ()
-    flusher: Flusher | None = None
+    flusher: FlushingUnit | None = None
     held: bool = True
     change: Change | None = None
     settings: tuple[Setting, ...] = ()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_interface, ip_network
 
-from qmesh.mesh.audit.findings import APPLY, Finding, error
-from qmesh.mesh.audit.surroundings import BlackHole, Surroundings
-from qmesh.mesh.model import Peer, Tunnel
+from qmesh.mesh.audit.findings import APPLY, Finding, error_finding
+from qmesh.mesh.audit.surroundings import AuditContext, BlackHole
+from qmesh.mesh.state import Peer, Tunnel
 
 _NO_ROOM = "find the link on that path that carries less than other IPv6 links, and mend it"
 
 
-def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: Surroundings) -> Iterator[Finding]:
+def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: AuditContext) -> Iterator[Finding]:
     """What of the interface and its peers is not as it should be."""
     assert wanted is not None, "an audit is of a machine that should have its tunnel"
     interface = wanted.interface
@@ -23,17 +23,19 @@ def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: Surround
         )
         return
     if seen.public_key != wanted.public_key:
-        yield error("key-mismatch", interface, f"the key of {wanted.public_key}", seen.public_key or "no key")
+        yield error_finding(
+            "key-mismatch", interface, f"the key of {wanted.public_key}", seen.public_key or "no key"
+        )
     if not seen.up:
-        yield error("tunnel-down", interface, "up", "down")
+        yield error_finding("tunnel-down", interface, "up", "down")
     if seen.addresses != wanted.addresses:
         had = ", ".join(seen.addresses) or "none"
-        yield error("tunnel-address", interface, ", ".join(wanted.addresses), had)
+        yield error_finding("tunnel-address", interface, ", ".join(wanted.addresses), had)
     if seen.listen_port != wanted.listen_port:
         had = str(seen.listen_port or "none")
-        yield error("tunnel-port", interface, f"listen port {wanted.listen_port}", had)
+        yield error_finding("tunnel-port", interface, f"listen port {wanted.listen_port}", had)
     if seen.mtu != wanted.mtu:
-        yield error("tunnel-mtu", interface, f"MTU {wanted.mtu}", str(seen.mtu))
+        yield error_finding("tunnel-mtu", interface, f"MTU {wanted.mtu}", str(seen.mtu))
     if around.collision is not None:
         yield _collision_finding(interface, seen.addresses, around.collision)
     if around.black_hole is not None:
@@ -58,9 +60,9 @@ def _collision_finding(interface: str, addresses: tuple[str, ...], other: str) -
 def _black_hole_finding(interface: str, hole: BlackHole) -> Finding:
     wanted = f"packets of {hole.sent} octets arrive at {hole.to}, by way of {hole.by}"
     if hole.passes is None:
-        return error("tunnel-mtu", interface, wanted, "only the smallest do", _NO_ROOM)
+        return error_finding("tunnel-mtu", interface, wanted, "only the smallest do", _NO_ROOM)
     seen = f"a black hole: those above {hole.passes} octets vanish on the way"
-    return error("tunnel-mtu", interface, wanted, seen, f"qmesh apply --mtu {hole.passes}")
+    return error_finding("tunnel-mtu", interface, wanted, seen, f"qmesh apply --mtu {hole.passes}")
 
 
 def _peers_findings(
@@ -71,22 +73,24 @@ def _peers_findings(
         name = names.get(peer.public_key, peer.public_key)
         there = by_key.pop(peer.public_key, None)
         if there is None:
-            yield error("peer-missing", name, f"a peer {peer.public_key}", "none")
+            yield error_finding("peer-missing", name, f"a peer {peer.public_key}", "none")
         else:
             yield from _peer_findings(name, peer, there)
     for key, peer in by_key.items():
         networks = ", ".join(peer.allowed_ips) or "no networks"
-        yield error("peer-unexpected", names.get(key, key), "no such peer", f"a peer for {networks}")
+        yield error_finding("peer-unexpected", names.get(key, key), "no such peer", f"a peer for {networks}")
 
 
 def _peer_findings(name: str, wanted: Peer, seen: Peer) -> Iterator[Finding]:
     if seen.allowed_ips != wanted.allowed_ips:
         had = ", ".join(seen.allowed_ips) or "none"
-        yield error("peer-allowed-ips", name, ", ".join(wanted.allowed_ips), had)
+        yield error_finding("peer-allowed-ips", name, ", ".join(wanted.allowed_ips), had)
     if wanted.endpoint is not None and seen.endpoint != wanted.endpoint:
-        yield error("peer-endpoint", name, str(wanted.endpoint), str(seen.endpoint or "none"))
+        yield error_finding("peer-endpoint", name, str(wanted.endpoint), str(seen.endpoint or "none"))
     if seen.preshared_key != wanted.preshared_key:
         which = "none" if seen.preshared_key is None else "another one"
-        yield error("peer-psk", name, "the preshared key of its enrolment", which)
+        yield error_finding("peer-psk", name, "the preshared key of its enrolment", which)
     if seen.keepalive_s != wanted.keepalive_s:
-        yield error("peer-keepalive", name, f"every {wanted.keepalive_s} s", f"every {seen.keepalive_s} s")
+        yield error_finding(
+            "peer-keepalive", name, f"every {wanted.keepalive_s} s", f"every {seen.keepalive_s} s"
+        )

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import yaml
 
-from qmesh.mesh.exports.text import head, in_tunnel, is_plain
-from qmesh.mesh.inventory import Inventory, members, ports_of
-from qmesh.mesh.model import Machine, machine_name
+from qmesh.mesh.exports.text import is_plain, render_header, tunnel_host_name
+from qmesh.mesh.inventory import Inventory, list_members, worker_ports
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.values import validate_machine_name
 
 MACHINES: Final = "qmesh_machines"
 CONTROL: Final = "qmesh_control"
@@ -24,23 +25,23 @@ _ANSIBLES_OWN: Final = frozenset({"all", "localhost", "ungrouped"})
 
 def host_name(name: str) -> str:
     """A machine's name as Ansible knows it: with `.qmesh` where its own means something to Ansible."""
-    return in_tunnel(name) if name in _ANSIBLES_OWN else machine_name(name)
+    return tunnel_host_name(name) if name in _ANSIBLES_OWN else validate_machine_name(name)
 
 
 def inventory_tree(inventory: Inventory) -> dict[str, Any]:
     """All that Ansible is told, as it is told it: of members, not of machines that are invited only."""
-    control = {host_name(inventory.control): _host(inventory, inventory.control_node)}
-    others = (machine for machine in members(inventory) if machine.name != inventory.control)
-    workers = {host_name(machine.name): _host(inventory, machine) for machine in others}
+    control = {host_name(inventory.control): _host_variables(inventory, inventory.control_node)}
+    others = (machine for machine in list_members(inventory) if machine.name != inventory.control)
+    workers = {host_name(machine.name): _host_variables(inventory, machine) for machine in others}
     return {
         MACHINES: {
             "children": {CONTROL: {"hosts": control}, WORKERS: {"hosts": workers}},
-            "vars": _mesh(inventory),
+            "vars": _mesh_variables(inventory),
         }
     }
 
 
-def _mesh(inventory: Inventory) -> dict[str, Any]:
+def _mesh_variables(inventory: Inventory) -> dict[str, Any]:
     return {
         "qmesh_mesh": inventory.mesh,
         "qmesh_revision": inventory.revision,
@@ -53,7 +54,7 @@ def _mesh(inventory: Inventory) -> dict[str, Any]:
     }
 
 
-def _host(inventory: Inventory, machine: Machine) -> dict[str, Any]:
+def _host_variables(inventory: Inventory, machine: Machine) -> dict[str, Any]:
     """The machine's variables. qmesh_cores: `first` is null, and there are no ports, while it is paused."""
     cores = inventory.cores.get(machine.name)
     return {
@@ -63,7 +64,7 @@ def _host(inventory: Inventory, machine: Machine) -> dict[str, Any]:
         "qmesh_role": "control" if machine.name == inventory.control else "worker",
         "qmesh_state": machine.state,
         "qmesh_cores": {"first": None if cores is None else cores.first, "count": machine.workers},
-        "qmesh_ports": list(ports_of(inventory, machine.name)),
+        "qmesh_ports": list(worker_ports(inventory, machine.name)),
         "qmesh_endpoint": str(machine.endpoints[0]) if machine.endpoints else None,
         "qmesh_public_key": machine.public_key,
     }
@@ -90,19 +91,19 @@ _Dumper.add_representer(
 )
 
 
-def render(tree: dict[str, Any], name: str) -> str:
+def render_inventory(tree: dict[str, Any], name: str) -> str:
     """The inventory's text, as the machine `name` made it."""
-    top = head(
+    top = render_header(
         "ansible",
         name,
         tree[MACHINES]["vars"]["qmesh_revision"],
         "Ansible goes where `ssh NAME` goes: the guard lets no SSH through the tunnel.",
     )
-    return top + yaml.dump(_literal(tree), Dumper=_Dumper, sort_keys=False, width=2**31)
+    return top + yaml.dump(_mark_literals(tree), Dumper=_Dumper, sort_keys=False, width=2**31)
 
 
-def _literal(value: Any) -> Any:
+def _mark_literals(value: Any) -> Any:
     """The same with each text marked that might be a template: none that is plain is one."""
     if isinstance(value, dict):
-        return {key: _literal(each) for key, each in value.items()}
+        return {key: _mark_literals(each) for key, each in value.items()}
     return _Literal(value) if isinstance(value, str) and not is_plain(value) else value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from qmesh.mesh.exports.text import head, in_tunnel, plain
-from qmesh.mesh.inventory import Inventory, members
+from qmesh.mesh.exports.text import render_header, tunnel_host_name, validate_plain
+from qmesh.mesh.inventory import Inventory, list_members
 
 
 class Host(msgspec.Struct, frozen=True):
@@ -29,11 +29,13 @@ class HostsFile(msgspec.Struct, frozen=True, kw_only=True):
 
 def hosts_file(inventory: Inventory, name: str) -> HostsFile:
     """The members' names as the machine `name` knows them."""
-    hosts = (Host(machine.address, in_tunnel(machine.name)) for machine in members(inventory))
+    hosts = (Host(machine.address, tunnel_host_name(machine.name)) for machine in list_members(inventory))
     return HostsFile(machine=name, revision=inventory.revision, hosts=tuple(hosts))
 
 
-def render(file: HostsFile) -> str:
+def render_hosts_file(file: HostsFile) -> str:
     """The lines."""
-    top = head("hosts", file.machine, file.revision)
-    return top + "".join(f"{plain(host.address)}\t{plain(host.name)}\n" for host in file.hosts)
+    top = render_header("hosts", file.machine, file.revision)
+    return top + "".join(
+        f"{validate_plain(host.address)}\t{validate_plain(host.name)}\n" for host in file.hosts
+    )

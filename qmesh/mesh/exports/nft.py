@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from qmesh.mesh.exports.text import head
-from qmesh.mesh.guard import HELD, TABLE, load_script
-from qmesh.mesh.model import Guard, interface_name, ip_address
+from qmesh.mesh.exports.text import render_header
+from qmesh.mesh.guard import HELD, TABLE, render_load_script
+from qmesh.mesh.state import Guard
+from qmesh.mesh.values import normalize_ip_address, validate_interface_name
 
 
 class GuardFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,16 +22,20 @@ class GuardFile(msgspec.Struct, frozen=True, kw_only=True):
 
 def guard_file(guard: Guard, name: str, revision: int) -> GuardFile:
     """The guard of the machine `name`. Raises BadInput for a value that nftables would read as words."""
-    interface_name(guard.interface)
-    ip_address(guard.control_address)
+    validate_interface_name(guard.interface)
+    normalize_ip_address(guard.control_address)
     return GuardFile(
-        machine=name, revision=revision, table=f"inet {TABLE}", guard=guard, commands=load_script(guard)
+        machine=name,
+        revision=revision,
+        table=f"inet {TABLE}",
+        guard=guard,
+        commands=render_load_script(guard),
     )
 
 
-def render(file: GuardFile) -> str:
+def render_guard_file(file: GuardFile) -> str:
     """The commands, below what has to be known about them."""
-    top = head(
+    top = render_header(
         "nft",
         file.machine,
         file.revision,

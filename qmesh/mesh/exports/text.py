@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import machine_name
+from qmesh.mesh.values import validate_machine_name
 
 SUFFIX: Final = ".qmesh"
 """Behind a machine's name where that alone might mean something else."""
@@ -14,7 +14,7 @@ SUFFIX: Final = ".qmesh"
 _PLAIN = re.compile(r"[A-Za-z0-9._:/+=\[\]-]+")
 
 
-def plain(value: str) -> str:
+def validate_plain(value: str) -> str:
     """The value, as it stands in a format without quotes: no space, `#`, `;`, quote or brace in it.
 
     The model has no other values; this holds it also for a state directory that others wrote.
@@ -29,16 +29,16 @@ def plain(value: str) -> str:
 
 
 def is_plain(value: str) -> bool:
-    """Whether a value is what `plain` takes."""
+    """Whether a value is what `validate_plain` takes."""
     return _PLAIN.fullmatch(value) is not None
 
 
-def head(what: str, machine: str, revision: int, *more: str) -> str:
+def render_header(what: str, machine: str, revision: int, *more: str) -> str:
     """Comment lines for the top of a file: what it is and who made it of what, then those of `more`."""
-    made = f"Made by `qmesh export {what}` on {machine_name(machine)}, revision {revision}."
+    made = f"Made by `qmesh export {what}` on {validate_machine_name(machine)}, revision {revision}."
     return "".join(f"# {line}\n" for line in (made, *more))
 
 
-def in_tunnel(name: str) -> str:
+def tunnel_host_name(name: str) -> str:
     """What a machine's tunnel address is called, so that its name goes on to mean what it meant."""
-    return machine_name(name) + SUFFIX
+    return validate_machine_name(name) + SUFFIX

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qmesh.mesh.exports.text import head, plain
+from qmesh.mesh.exports.text import render_header, validate_plain
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import NOT_SHOWN, Endpoint, Peer, Secret, Tunnel, Unshown, interface_name
+from qmesh.mesh.state import Peer, Tunnel
+from qmesh.mesh.values import NOT_SHOWN, Endpoint, Secret, SecretStruct, validate_interface_name
 
 
-class PeerSection(Unshown, frozen=True, kw_only=True):
+class PeerSection(SecretStruct, frozen=True, kw_only=True):
     """One peer. endpoint: a name is not looked up: wg does that, once, when the tunnel comes up."""
 
     name: str
@@ -20,7 +21,7 @@ class PeerSection(Unshown, frozen=True, kw_only=True):
     keepalive_s: int
 
 
-class TunnelFile(Unshown, frozen=True, kw_only=True):
+class TunnelFile(SecretStruct, frozen=True, kw_only=True):
     """What the file says of the tunnel. Holds secrets, unless `NOT_SHOWN` stands for each."""
 
     machine: str
@@ -48,12 +49,13 @@ def tunnel_file(inventory: Inventory, name: str, tunnel: Tunnel, private_key: Se
         addresses=tunnel.addresses,
         mtu=tunnel.mtu,
         peers=tuple(
-            _peer(names[peer.public_key], peer, is_shown=private_key is None) for peer in tunnel.peers
+            _build_peer_section(names[peer.public_key], peer, is_shown=private_key is None)
+            for peer in tunnel.peers
         ),
     )
 
 
-def endpoint_to_write(endpoints: tuple[Endpoint, ...], seen: Endpoint | None) -> Endpoint | None:
+def choose_endpoint(endpoints: tuple[Endpoint, ...], seen: Endpoint | None) -> Endpoint | None:
     """Which of a machine's endpoints, best first, is written: where it is now, else the first.
 
     seen: where it is now, which is not written when it is none of them: that may be NAT's.
@@ -63,7 +65,7 @@ def endpoint_to_write(endpoints: tuple[Endpoint, ...], seen: Endpoint | None) ->
     return endpoints[0] if endpoints else None
 
 
-def _peer(name: str, peer: Peer, *, is_shown: bool) -> PeerSection:
+def _build_peer_section(name: str, peer: Peer, *, is_shown: bool) -> PeerSection:
     key = peer.preshared_key
     return PeerSection(
         name=name,
@@ -75,49 +77,53 @@ def _peer(name: str, peer: Peer, *, is_shown: bool) -> PeerSection:
     )
 
 
-def render(file: TunnelFile) -> str:
+def render_tunnel_file(file: TunnelFile) -> str:
     """The file's text. Raises BadInput for a value that would not stand on its line alone."""
-    top = head(
+    top = render_header(
         "wg-quick",
         file.machine,
         file.revision,
-        f"wg-quick names the interface after its file: that has to be {interface_name(file.interface)}.conf.",
+        "wg-quick names the interface after its file: that has to be"
+        f" {validate_interface_name(file.interface)}.conf.",
         "This is the tunnel alone. The guard, without which worker ports are open: `qmesh export nft`.",
     )
-    sections = (_lines(_interface(file)), *(_lines(_section(peer)) for peer in file.peers))
+    sections = (
+        _join_lines(_render_interface(file)),
+        *(_join_lines(_render_peer(peer)) for peer in file.peers),
+    )
     return top + "\n".join(sections)
 
 
-def _lines(lines: Iterator[str]) -> str:
+def _join_lines(lines: Iterator[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _interface(file: TunnelFile) -> Iterator[str]:
+def _render_interface(file: TunnelFile) -> Iterator[str]:
     yield "[Interface]"
-    yield f"PrivateKey = {_key(file.private_key)}"
+    yield f"PrivateKey = {_format_key(file.private_key)}"
     yield f"ListenPort = {file.listen_port}"
-    yield f"Address = {_list(file.addresses)}"
+    yield f"Address = {_format_list(file.addresses)}"
     yield f"MTU = {file.mtu}"
     # The address brings the one route that there is to be, to the tunnel network.
     yield "Table = off"
 
 
-def _section(peer: PeerSection) -> Iterator[str]:
+def _render_peer(peer: PeerSection) -> Iterator[str]:
     yield "[Peer]"
-    yield f"# {plain(peer.name)}"
-    yield f"PublicKey = {plain(peer.public_key)}"
+    yield f"# {validate_plain(peer.name)}"
+    yield f"PublicKey = {validate_plain(peer.public_key)}"
     if peer.preshared_key is not None:
-        yield f"PresharedKey = {_key(peer.preshared_key)}"
-    yield f"AllowedIPs = {_list(peer.allowed_ips)}"
+        yield f"PresharedKey = {_format_key(peer.preshared_key)}"
+    yield f"AllowedIPs = {_format_list(peer.allowed_ips)}"
     if peer.endpoint is not None:
-        yield f"Endpoint = {plain(peer.endpoint)}"
+        yield f"Endpoint = {validate_plain(peer.endpoint)}"
     if peer.keepalive_s:
         yield f"PersistentKeepalive = {peer.keepalive_s}"
 
 
-def _key(key: str) -> str:
-    return key if key == NOT_SHOWN else plain(key)
+def _format_key(key: str) -> str:
+    return key if key == NOT_SHOWN else validate_plain(key)
 
 
-def _list(values: tuple[str, ...]) -> str:
-    return ", ".join(map(plain, values))
+def _format_list(values: tuple[str, ...]) -> str:
+    return ", ".join(map(validate_plain, values))

@@ -8,17 +8,26 @@ from typing import Any, Final
 
 import msgspec
 
-from qmesh.mesh.foreign.rules import UNREAD, Chain, Change, Condition, Ending, Rule, Table, not_understood
+from qmesh.mesh.foreign.rules import (
+    UNREAD,
+    Chain,
+    Condition,
+    Ending,
+    FieldChange,
+    Rule,
+    Table,
+    build_unclear_rule,
+)
 from qmesh.mesh.foreign.values import (
     PROTOCOLS,
-    Collection,
-    Masked,
-    Members,
-    NotUnderstood,
-    Unclear,
-    network,
-    scalar,
-    span,
+    ElementSet,
+    MaskedSet,
+    UnknownSet,
+    UnsupportedExpression,
+    ValueSet,
+    parse_network,
+    parse_scalar,
+    parse_span,
 )
 from qmesh.mesh.guard import HELD, TABLE
 
@@ -39,7 +48,7 @@ Key = tuple[str, str]
 Conditions = tuple[Condition, ...]
 
 
-class _Listing(msgspec.Struct):
+class _RulesetIndex(msgspec.Struct):
     """What a ruleset has, by family, table and name."""
 
     tables: dict[Key, dict[str, Any]]
@@ -48,22 +57,22 @@ class _Listing(msgspec.Struct):
     sets: dict[tuple[str, str, str], dict[str, Any]]
 
 
-def read(objects: list[dict[str, Any]], text: str) -> tuple[Table, ...]:
+def parse_nft_ruleset(objects: list[dict[str, Any]], text: str) -> tuple[Table, ...]:
     """All tables of the families that an IP packet passes, but the guard's two and those that sleep.
 
     objects: as `nft -j` prints them; a table may have `dormant`, a chain its `devices`, and `unread` where
         its rules are not known. text: what `nft -a list ruleset` prints, to show rules by.
     A rule that can't be read is one that was not understood.
     """
-    listing, texts = _sorted(objects), _texts(text)
+    listing, texts = _index_objects(objects), _parse_rule_texts(text)
     return tuple(
-        _Reader(listing, key, texts).table()
+        _TableParser(listing, key, texts).parse_table()
         for key, table in listing.tables.items()
         if key[0] in FAMILIES and key not in _OURS and not table.get("dormant")
     )
 
 
-def _texts(text: str) -> dict[tuple[str, int], str]:
+def _parse_rule_texts(text: str) -> dict[tuple[str, int], str]:
     """Each rule's text, by `family table` and handle. A comment may have line breaks."""
     texts: dict[tuple[str, int], str] = {}
     table = ""
@@ -75,8 +84,8 @@ def _texts(text: str) -> dict[tuple[str, int], str]:
     return texts
 
 
-def _sorted(objects: list[dict[str, Any]]) -> _Listing:
-    listing = _Listing({}, {}, {}, {})
+def _index_objects(objects: list[dict[str, Any]]) -> _RulesetIndex:
+    listing = _RulesetIndex({}, {}, {}, {})
     for each in objects:
         for kind, found in each.items():
             key = (found.get("family", ""), found.get("table", ""))
@@ -92,24 +101,24 @@ def _sorted(objects: list[dict[str, Any]]) -> _Listing:
     return listing
 
 
-class _Reader:
+class _TableParser:
     """Reads one table; each named set is read once."""
 
-    def __init__(self, listing: _Listing, key: Key, texts: Mapping[tuple[str, int], str]) -> None:
+    def __init__(self, listing: _RulesetIndex, key: Key, texts: Mapping[tuple[str, int], str]) -> None:
         self._listing = listing
         self._key = key
         self._texts = texts
-        self._members: dict[str, tuple[tuple[Members, ...], ...]] = {}
+        self._members: dict[str, tuple[tuple[ElementSet, ...], ...]] = {}
 
-    def table(self) -> Table:
+    def parse_table(self) -> Table:
         family, name = self._key
         found = self._listing.chains.get(self._key, {})
-        chains = {chain: self._chain(about) for chain, about in found.items()}
+        chains = {chain: self._parse_chain(about) for chain, about in found.items()}
         return Table(program="nft", family=family, name=name, chains=chains)
 
-    def _chain(self, about: dict[str, Any]) -> Chain:
+    def _parse_chain(self, about: dict[str, Any]) -> Chain:
         found = self._listing.rules.get((*self._key, about["name"]), [])
-        rules = tuple(rule for each in found for rule in self._read(each))
+        rules = tuple(rule for each in found for rule in self._parse_rule(each))
         return Chain(
             name=about["name"],
             rules=(UNREAD,) if about.get("unread") else rules,
@@ -119,40 +128,42 @@ class _Reader:
             devices=tuple(about.get("devices", ())),
         )
 
-    def _read(self, about: dict[str, Any]) -> tuple[Rule, ...]:
+    def _parse_rule(self, about: dict[str, Any]) -> tuple[Rule, ...]:
         handle = about.get("handle", 0)
-        text = self._texts.get((" ".join(self._key), handle)) or _shown(about.get("expr"))
+        text = self._texts.get((" ".join(self._key), handle)) or _render_expressions(about.get("expr"))
         conditions: list[Condition] = []
         try:
-            return tuple(self._rules(about.get("expr", []), text, handle, conditions))
+            return tuple(self._parse_expressions(about.get("expr", []), text, handle, conditions))
         except Exception:  # noqa: BLE001 - whatever it is, others wrote it
-            unclear = not_understood(text, handle)
+            unclear = build_unclear_rule(text, handle)
             return (msgspec.structs.replace(unclear, conditions=(*conditions, *unclear.conditions)),)
 
-    def _rules(self, expressions: Any, text: str, handle: int, conditions: list[Condition]) -> Iterator[Rule]:
+    def _parse_expressions(
+        self, expressions: Any, text: str, handle: int, conditions: list[Condition]
+    ) -> Iterator[Rule]:
         """The rule, or several that say the same: one for each verdict of a map.
 
         conditions: are told there, in the order of the rule, as far as it is read.
         """
-        changes: list[Change] = []
+        changes: list[FieldChange] = []
         for expression in expressions:
             ((word, content),) = expression.items()
             if word == "vmap":
-                yield from self._verdicts(content, text, tuple(conditions), handle)
+                yield from self._parse_verdict_map(content, text, tuple(conditions), handle)
                 return
-            ending, target = _ending(word, content)
+            ending, target = _parse_verdict(word, content)
             if ending is not None:
                 yield Rule(text, tuple(conditions), ending, target, tuple(changes), handle)
                 return
             changed = {change.field for change in changes}
             conditions += [
                 Condition() if changed.intersection(condition.fields) else condition
-                for condition in self._conditions(word, content)
+                for condition in self._parse_conditions(word, content)
             ]
-            changes += _changes(word, content)
+            changes += _parse_changes(word, content)
         yield Rule(text, tuple(conditions), "continue", "", tuple(changes), handle)
 
-    def _verdicts(self, content: Any, text: str, before: Conditions, handle: int) -> Iterator[Rule]:
+    def _parse_verdict_map(self, content: Any, text: str, before: Conditions, handle: int) -> Iterator[Rule]:
         pairs = content["data"]
         if isinstance(pairs, str):
             pairs = self._listing.sets[*self._key, pairs[1:]].get("elem", [])
@@ -161,9 +172,9 @@ class _Reader:
         rest: Rule | None = None
         for key, verdict in pairs:
             ((word, where),) = verdict.items()
-            ending, target = _ending(word, where)
-            key_there = _element(key)
-            condition = self._comparison(content["key"], "==", key_there)
+            ending, target = _parse_verdict(word, where)
+            key_there = _unwrap_element(key)
+            condition = self._parse_comparison(content["key"], "==", key_there)
             rule = Rule(text, (*before, condition), ending or "unclear", target, (), handle)
             if key_there == "*":
                 rest = rule
@@ -172,9 +183,9 @@ class _Reader:
         if rest is not None:  # of the element for everything else it is not known when it counts
             yield msgspec.structs.replace(rest, conditions=(*before, Condition()))
 
-    def _conditions(self, word: str, content: Any) -> Iterator[Condition]:
+    def _parse_conditions(self, word: str, content: Any) -> Iterator[Condition]:
         if word == "match":
-            yield self._comparison(content["left"], content["op"], content["right"])
+            yield self._parse_comparison(content["left"], content["op"], content["right"])
         elif word in {"set", "map"} and isinstance(content, dict) and content.get("stmt"):
             yield Condition()
         elif word == "xt":
@@ -183,36 +194,36 @@ class _Reader:
         elif word not in _HARMLESS | {"mangle", "set", "map"}:
             yield Condition()
 
-    def _comparison(self, left: Any, op: str, right: Any) -> Condition:
+    def _parse_comparison(self, left: Any, op: str, right: Any) -> Condition:
         try:
-            fields, mask = _fields(left)
+            fields, mask = _parse_fields(left)
             if op in {"<", ">", "<=", ">="}:
-                return Condition(fields, ((_ordered(op, right),),)) if mask is None else Condition()
-            among: tuple[tuple[Collection, ...], ...] = self._among(right, fields)
+                return Condition(fields, ((_parse_inequality(op, right),),)) if mask is None else Condition()
+            among: tuple[tuple[ValueSet, ...], ...] = self._resolve_members(right, fields)
             if op not in {"==", "!=", "in"}:
                 return Condition()
             if mask is not None:
-                among = tuple((Masked(mask, row[0]),) for row in self._among(right, fields))
+                among = tuple((MaskedSet(mask, row[0]),) for row in self._resolve_members(right, fields))
             return Condition(fields, among, op == "!=")
-        except (NotUnderstood, KeyError, TypeError, ValueError, AttributeError):
+        except (UnsupportedExpression, KeyError, TypeError, ValueError, AttributeError):
             return Condition()
 
-    def _among(self, right: Any, fields: tuple[str, ...]) -> tuple[tuple[Members, ...], ...]:
+    def _resolve_members(self, right: Any, fields: tuple[str, ...]) -> tuple[tuple[ElementSet, ...], ...]:
         if isinstance(right, str) and right.startswith("@"):
             if right not in self._members:
                 elements = self._listing.sets[*self._key, right[1:]].get("elem", [])
-                self._members[right] = _rows(elements, fields)
+                self._members[right] = _parse_elements(elements, fields)
             return self._members[right]
         if isinstance(right, dict) and "set" in right:
             right = right["set"]
-        return _rows(right if isinstance(right, list) else [right], fields)
+        return _parse_elements(right if isinstance(right, list) else [right], fields)
 
 
-def _shown(expressions: Any) -> str:
+def _render_expressions(expressions: Any) -> str:
     return msgspec.json.encode(expressions).decode()
 
 
-def _ending(word: str, content: Any) -> tuple[Ending | None, str]:
+def _parse_verdict(word: str, content: Any) -> tuple[Ending | None, str]:
     if word in {"jump", "goto"}:
         return ("jump" if word == "jump" else "goto"), content["target"]
     if word == "xt" and (content or {}).get("type") == "target":
@@ -220,38 +231,42 @@ def _ending(word: str, content: Any) -> tuple[Ending | None, str]:
     return _ENDINGS.get(word), ""
 
 
-def _changes(word: str, content: Any) -> Iterator[Change]:
+def _parse_changes(word: str, content: Any) -> Iterator[FieldChange]:
     if word == "notrack":
-        yield from (Change("ct state", "untracked"), Change("ct direction", None), Change("ct status", None))
+        yield from (
+            FieldChange("ct state", "untracked"),
+            FieldChange("ct direction", None),
+            FieldChange("ct status", None),
+        )
     elif word == "mangle":
         value = content["value"]
         try:
-            fields, mask = _fields(content["key"])
-        except NotUnderstood:
+            fields, mask = _parse_fields(content["key"])
+        except UnsupportedExpression:
             return
         known = isinstance(value, int | str) and mask is None
         for field in fields:
-            yield Change(field, _named(scalar(value), field) if known else None)
+            yield FieldChange(field, _name_protocol(parse_scalar(value), field) if known else None)
 
 
-def _fields(left: Any) -> tuple[tuple[str, ...], int | None]:
+def _parse_fields(left: Any) -> tuple[tuple[str, ...], int | None]:
     """The names of what is compared, and the mask that is laid on it first."""
     ((kind, content),) = left.items()
     match kind:
         case "concat":
-            parts = [_fields(each) for each in content]
+            parts = [_parse_fields(each) for each in content]
             if any(mask is not None for _, mask in parts):
-                raise NotUnderstood("mask")
+                raise UnsupportedExpression("mask")
             return tuple(field for fields, _ in parts for field in fields), None
         case "&":
-            fields, mask = _fields(content[0])
+            fields, mask = _parse_fields(content[0])
             if mask is not None or not isinstance(content[1], int):
-                raise NotUnderstood("mask")
+                raise UnsupportedExpression("mask")
             return fields, content[1]
-    return (_field(kind, content),), None
+    return (_parse_field(kind, content),), None
 
 
-def _field(kind: str, content: Any) -> str:
+def _parse_field(kind: str, content: Any) -> str:
     match kind:
         case "payload" if "protocol" in content:
             return f"{content['protocol']} {content['field']}"
@@ -264,57 +279,60 @@ def _field(kind: str, content: Any) -> str:
             about = {flags} if isinstance(flags, str) else set(flags)
             (which,) = about & {"saddr", "daddr"}
             return f"fib {content['result']} {which}"
-    raise NotUnderstood(kind)
+    raise UnsupportedExpression(kind)
 
 
-def _element(element: Any) -> Any:
+def _unwrap_element(element: Any) -> Any:
     """An element of a set without its timeout, comment and counter."""
     return element["elem"]["val"] if isinstance(element, dict) and "elem" in element else element
 
 
-def _rows(elements: list[Any], fields: tuple[str, ...]) -> tuple[tuple[Members, ...], ...]:
-    values = [_element(each) for each in elements]
+def _parse_elements(elements: list[Any], fields: tuple[str, ...]) -> tuple[tuple[ElementSet, ...], ...]:
+    values = [_unwrap_element(each) for each in elements]
     if len(fields) == 1:
-        return ((Members(_one(each, fields[0]) for each in values),),)
+        return ((ElementSet(_parse_element(each, fields[0]) for each in values),),)
     return tuple(
-        tuple(Members([_one(part, field)]) for part, field in zip(each["concat"], fields, strict=True))
+        tuple(
+            ElementSet([_parse_element(part, field)])
+            for part, field in zip(each["concat"], fields, strict=True)
+        )
         for each in values
     )
 
 
-def _one(value: Any, field: str) -> int | str | tuple[int, int]:
+def _parse_element(value: Any, field: str) -> int | str | tuple[int, int]:
     if isinstance(value, dict):
         if "prefix" in value:
-            return network(f"{value['prefix']['addr']}/{value['prefix']['len']}")
+            return parse_network(f"{value['prefix']['addr']}/{value['prefix']['len']}")
         if "range" in value:
-            return span(*(_plain(each, field) for each in value["range"]))
-        raise NotUnderstood(str(value))
-    return _named(_plain(value, field), field)
+            return parse_span(*(_parse_field_value(each, field) for each in value["range"]))
+        raise UnsupportedExpression(str(value))
+    return _name_protocol(_parse_field_value(value, field), field)
 
 
-def _plain(value: Any, field: str) -> int | str:
+def _parse_field_value(value: Any, field: str) -> int | str:
     if isinstance(value, bool):  # of a route that is missing
         return str(value)
     if not isinstance(value, int | str):
-        raise NotUnderstood(str(value))
+        raise UnsupportedExpression(str(value))
     if field.endswith((" saddr", " daddr")) or not isinstance(value, str):
-        return scalar(value)
-    found = scalar(value)
+        return parse_scalar(value)
+    found = parse_scalar(value)
     if field.endswith("port") and isinstance(found, str):
-        raise NotUnderstood(found)
+        raise UnsupportedExpression(found)
     return value if field.startswith(("meta iif", "meta oif")) else found
 
 
-def _named(value: int | str, field: str) -> int | str:
+def _name_protocol(value: int | str, field: str) -> int | str:
     if isinstance(value, int) and field in {"meta l4proto", "ip protocol", "ip6 nexthdr"}:
         return PROTOCOLS.get(value, str(value))
     return value
 
 
-def _ordered(op: str, right: Any) -> Collection:
-    value = scalar(right)
+def _parse_inequality(op: str, right: Any) -> ValueSet:
+    value = parse_scalar(right)
     if not isinstance(value, int):
-        return Unclear()
+        return UnknownSet()
     greatest = (1 << 128) - 1
     ends = {"<": (0, value - 1), "<=": (0, value), ">": (value + 1, greatest), ">=": (value, greatest)}
-    return Members([ends[op]])
+    return ElementSet([ends[op]])

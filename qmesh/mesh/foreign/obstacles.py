@@ -11,8 +11,8 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.foreign.packets import Packet, Traffic
-from qmesh.mesh.foreign.rules import Budget, Drop, Table, drops
-from qmesh.mesh.model import ranges_text
+from qmesh.mesh.foreign.rules import Budget, Drop, Table, find_drops
+from qmesh.mesh.values import format_port_ranges
 
 Firewall: TypeAlias = Literal["ufw", "firewalld", "fail2ban", "nft", "iptables"]
 
@@ -40,7 +40,7 @@ class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
     is_certain: bool
 
 
-def obstacles(
+def find_obstacles(
     tables: Iterable[Table], packets: Iterable[Packet], lasting: str | None = None
 ) -> tuple[Obstacle, ...]:
     """Each obstacle once, with all packets that it takes.
@@ -51,46 +51,51 @@ def obstacles(
     found: dict[tuple[str, str, str, bool], list[Packet]] = {}
     budget = Budget()
     for packet in packets:
-        for drop in drops(tables, packet, budget):
-            key = (_place(drop), _seen(drop), _cure(drop, packet, lasting), drop.is_certain)
+        for drop in find_drops(tables, packet, budget):
+            key = (
+                _describe_chain(drop),
+                _describe_rule(drop),
+                _build_fix(drop, packet, lasting),
+                drop.is_certain,
+            )
             found.setdefault(key, []).append(packet)
     return tuple(
-        Obstacle(place=place, seen=seen, wanted=_wanted(taken), cure=cure, is_certain=is_certain)
+        Obstacle(place=place, seen=seen, wanted=_describe_packets(taken), cure=cure, is_certain=is_certain)
         for (place, seen, cure, is_certain), taken in found.items()
     )
 
 
-def _place(drop: Drop) -> str:
+def _describe_chain(drop: Drop) -> str:
     table = drop.table
-    by = "" if table.program == "nft" else f" of {_command(table)}"
+    by = "" if table.program == "nft" else f" of {_iptables_command(table)}"
     return f"table {table.family} {table.name} chain {drop.chain}{by}"
 
 
-def _seen(drop: Drop) -> str:
+def _describe_rule(drop: Drop) -> str:
     if drop.rule is None:
         return "policy drop"
     handle = "" if drop.rule.handle is None else f" (handle {drop.rule.handle})"
     return f"{'' if drop.is_certain else 'not understood: '}{drop.rule.text}{handle}"
 
 
-def _wanted(packets: list[Packet]) -> str:
+def _describe_packets(packets: list[Packet]) -> str:
     first = packets[0]
     protocols = sorted({packet.protocol for packet in packets})
     parts = []
     for protocol in protocols:
-        ports = {_known_port(each) for each in packets if each.protocol == protocol}
-        parts.append(f"{protocol.upper()} port {ranges_text(tuple(sorted(ports)))}")
+        ports = {_server_port(each) for each in packets if each.protocol == protocol}
+        parts.append(f"{protocol.upper()} port {format_port_ranges(tuple(sorted(ports)))}")
     return f"{_ONE_WAY[first.traffic]} {first.interface}: {', '.join(parts)}"
 
 
-def _known_port(packet: Packet) -> int:
+def _server_port(packet: Packet) -> int:
     """The port that the packet is about: of whom is asked, or WireGuard's own."""
     if packet.traffic.startswith("wireguard"):
         return packet.target_port if packet.iif else packet.source_port
     return packet.source_port if packet.is_reply else packet.target_port
 
 
-def firewall(drop: Drop) -> Firewall:
+def identify_firewall(drop: Drop) -> Firewall:
     """Whose table it is, by the names of its table and chains."""
     table = drop.table
     text = "" if drop.rule is None else drop.rule.text
@@ -103,26 +108,27 @@ def firewall(drop: Drop) -> Firewall:
     return "firewalld" if "INPUT_ZONES" in table.chains else "iptables"
 
 
-def _cure(drop: Drop, packet: Packet, lasting: str | None) -> str:
-    match firewall(drop):
+def _build_fix(drop: Drop, packet: Packet, lasting: str | None) -> str:
+    match identify_firewall(drop):
         case "fail2ban":
             return f"fail2ban-client unban {packet.remote}"
         case "ufw":
-            return _ufw(drop, packet)
+            return _build_ufw_fix(drop, packet)
         case "firewalld":
-            return _firewalld(drop, packet)
+            return _build_firewalld_fix(drop, packet)
         case "nft":
-            return _nft(drop, packet, lasting)
-    return _iptables(drop, packet)
+            return _build_nft_fix(drop, packet, lasting)
+    return _build_iptables_fix(drop, packet)
 
 
-def _ufw(drop: Drop, packet: Packet) -> str:
+def _build_ufw_fix(drop: Drop, packet: Packet) -> str:
     if drop.rule is not None and not drop.chain.startswith(
         ("ufw-user", "ufw6-user", "ufw-reject", "ufw-skip")
     ):
-        return f"{_iptables(drop, packet)}  # and in ufw's files /etc/ufw/*.rules, or a reload takes it away"
+        fix = _build_iptables_fix(drop, packet)
+        return f"{fix}  # and in ufw's files /etc/ufw/*.rules, or a reload takes it away"
     ufw = "ufw" if drop.rule is None else "ufw prepend"
-    port = _known_port(packet)
+    port = _server_port(packet)
     match packet.traffic:
         case "wireguard in":
             return f"{ufw} allow {port}/udp"
@@ -131,7 +137,7 @@ def _ufw(drop: Drop, packet: Packet) -> str:
     return f"{ufw} allow {'in' if packet.iif else 'out'} on {shlex.quote(packet.interface)}"
 
 
-def _firewalld(drop: Drop, packet: Packet) -> str:
+def _build_firewalld_fix(drop: Drop, packet: Packet) -> str:
     if drop.table.name == "firewalld_policy_drop":
         return "firewall-cmd --panic-off"
     if packet.traffic == "tunnel in":
@@ -141,13 +147,13 @@ def _firewalld(drop: Drop, packet: Packet) -> str:
         if drop.chain.endswith(("_deny", "_pre")):
             rule = f'rule priority="-32768" port port="{packet.target_port}" protocol="udp" accept'
             allow = f"--add-rich-rule='{rule}'"
-        change = f"--zone={shlex.quote(_zone(drop))} {allow}"
+        change = f"--zone={shlex.quote(_find_zone(drop))} {allow}"
     else:
         return "firewall-cmd --list-all-policies  # and take out the rule that is named"
     return f"firewall-cmd --permanent {change} && firewall-cmd --reload"
 
 
-def _zone(drop: Drop) -> str:
+def _find_zone(drop: Drop) -> str:
     """The zone by which the packet came in: that of the first chain of one."""
     for chain in drop.visited:
         for beginning in ("filter_IN_", "IN_"):
@@ -157,17 +163,17 @@ def _zone(drop: Drop) -> str:
     return "public"
 
 
-def _nft(drop: Drop, packet: Packet, lasting: str | None) -> str:
+def _build_nft_fix(drop: Drop, packet: Packet, lasting: str | None) -> str:
     names = (drop.table.family, drop.table.name, drop.chain)
     if not all(map(_WORD.fullmatch, names)):
-        return f"nft -j {shlex.quote(_in_json(names, packet))}"
+        return f"nft -j {shlex.quote(_build_json_insert(names, packet))}"
     table = f"{drop.table.family} {drop.table.name}"
-    insert = f"nft insert rule {table} {drop.chain} {_asked(packet)} accept"
+    insert = f"nft insert rule {table} {drop.chain} {_render_nft_match(packet)} accept"
     is_lasting = lasting is not None and f"table {table}" in " ".join(lasting.split())
     return f"{insert}  # and in /etc/nftables.conf, or a reload takes it away" if is_lasting else insert
 
 
-def _in_json(names: tuple[str, str, str], packet: Packet) -> str:
+def _build_json_insert(names: tuple[str, str, str], packet: Packet) -> str:
     """The same where a name is none that nft's own language has a way to write."""
     family, table, chain = names
     left: dict[str, object]
@@ -184,7 +190,7 @@ def _in_json(names: tuple[str, str, str], packet: Packet) -> str:
     return json.dumps({"nftables": [{"insert": {"rule": rule}}]})
 
 
-def _asked(packet: Packet) -> str:
+def _render_nft_match(packet: Packet) -> str:
     """The packets, in nft's words."""
     match packet.traffic:
         case "wireguard in":
@@ -194,7 +200,7 @@ def _asked(packet: Packet) -> str:
     return f"{'iifname' if packet.iif else 'oifname'} {shlex.quote(packet.interface)}"
 
 
-def _iptables(drop: Drop, packet: Packet) -> str:
+def _build_iptables_fix(drop: Drop, packet: Packet) -> str:
     match packet.traffic:
         case "wireguard in":
             asked = f"-p udp --dport {packet.target_port}"
@@ -203,10 +209,10 @@ def _iptables(drop: Drop, packet: Packet) -> str:
         case _:
             asked = f"{'-i' if packet.iif else '-o'} {shlex.quote(packet.interface)}"
     table = "" if drop.table.name == "filter" else f" -t {drop.table.name}"
-    return f"{_command(drop.table)}{table} -I {shlex.quote(drop.chain)} {asked} -j ACCEPT"
+    return f"{_iptables_command(drop.table)}{table} -I {shlex.quote(drop.chain)} {asked} -j ACCEPT"
 
 
-def _command(table: Table) -> str:
+def _iptables_command(table: Table) -> str:
     names = {"iptables": "iptables", "iptables-legacy": "iptables-legacy"}
     name = names.get(table.program, "iptables")
     return name.replace("iptables", "ip6tables") if table.family == "ip6" else name

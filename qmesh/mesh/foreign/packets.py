@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.foreign.values import Value
-from qmesh.mesh.model import Guard, Tunnel
+from qmesh.mesh.state import Guard, Tunnel
 
 Traffic: TypeAlias = Literal["wireguard in", "wireguard out", "tunnel in", "tunnel out", "loopback"]
 Hook: TypeAlias = Literal["ingress", "prerouting", "input", "output", "postrouting"]
@@ -76,8 +76,8 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
             "meta iif": self.iif,
             "meta oifname": self.oif,
             "meta oif": self.oif,
-            "meta iiftype": _type_of(self.iif, self.traffic),
-            "meta oiftype": _type_of(self.oif, self.traffic),
+            "meta iiftype": _interface_type(self.iif, self.traffic),
+            "meta oiftype": _interface_type(self.oif, self.traffic),
             "meta nfproto": "ipv4" if self.family == "ip" else "ipv6",
             "meta protocol": self.family,
             "meta l4proto": self.protocol,
@@ -94,9 +94,9 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
         }
         if not self.is_reply:
             known["ct status"] = ()
-        return known | self._headers()
+        return known | self._header_fields()
 
-    def _headers(self) -> dict[str, Value | None]:
+    def _header_fields(self) -> dict[str, Value | None]:
         source, target = (int(ipaddress.ip_address(each)) for each in (self.source, self.target))
         mine, other = ("ip", "ip6") if self.family == "ip" else ("ip6", "ip")
         protocol_field = {"ip": "protocol", "ip6": "nexthdr"}
@@ -115,7 +115,7 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def _type_of(interface: str, traffic: Traffic) -> Value | None:
+def _interface_type(interface: str, traffic: Traffic) -> Value | None:
     if not interface:
         return None
     if interface == "lo":
@@ -123,7 +123,7 @@ def _type_of(interface: str, traffic: Traffic) -> Value | None:
     return _TUNNEL_TYPE if traffic.startswith("tunnel") else ("ether",)
 
 
-class Way(msgspec.Struct, frozen=True):
+class UnderlayRoute(msgspec.Struct, frozen=True):
     """How WireGuard's datagrams go to another machine.
 
     interface: the one that the kernel's route takes. source: own address there.
@@ -136,29 +136,33 @@ class Way(msgspec.Struct, frozen=True):
     port: int
 
 
-def needed(
-    guard: Guard, tunnel: Tunnel, members: tuple[tuple[str, int], ...], ways: tuple[Way, ...]
+def list_required_packets(
+    guard: Guard, tunnel: Tunnel, members: tuple[tuple[str, int], ...], ways: tuple[UnderlayRoute, ...]
 ) -> Iterator[Packet]:
     """All packets that this machine's part in the mesh needs.
 
     members: tunnel address and a worker port of other machines, with which the control node speaks.
     """
     for way in ways:
-        yield from _wireguard(guard, tunnel, way)
+        yield from _build_wireguard_packets(guard, tunnel, way)
     own = tunnel.addresses[0].partition("/")[0]
     if guard.role == "worker":
         for port in guard.ports:
-            yield from _through_tunnel(guard.interface, own, guard.control_address, port, comes="control")
-        yield from _service(guard.interface, own, guard.control_address, guard.service_port, comes="answer")
+            yield from _build_worker_packets(
+                guard.interface, own, guard.control_address, port, comes="control"
+            )
+        yield from _build_membership_packets(
+            guard.interface, own, guard.control_address, guard.service_port, comes="answer"
+        )
         return
     for member, port in members:
-        yield from _service(guard.interface, own, member, guard.service_port, comes="member")
-        yield from _through_tunnel(guard.interface, own, member, port, comes="answer")
+        yield from _build_membership_packets(guard.interface, own, member, guard.service_port, comes="member")
+        yield from _build_worker_packets(guard.interface, own, member, port, comes="answer")
     for port in guard.ports:
-        yield from _loopback(own, port)
+        yield from _build_loopback_packets(own, port)
 
 
-def _wireguard(guard: Guard, tunnel: Tunnel, way: Way) -> Iterator[Packet]:
+def _build_wireguard_packets(guard: Guard, tunnel: Tunnel, way: UnderlayRoute) -> Iterator[Packet]:
     """A worker machine begins, and goes on to every 25 s; the control node is begun with."""
     begins = guard.role == "worker"
     port = tunnel.listen_port
@@ -175,18 +179,22 @@ def _wireguard(guard: Guard, tunnel: Tunnel, way: Way) -> Iterator[Packet]:
 Comes: TypeAlias = Literal["control", "answer", "member"]
 
 
-def _through_tunnel(interface: str, own: str, other: str, port: int, *, comes: Comes) -> Iterator[Packet]:
+def _build_worker_packets(
+    interface: str, own: str, other: str, port: int, *, comes: Comes
+) -> Iterator[Packet]:
     """The control node's packets to a worker, over TCP and UDP, and the answers."""
     for protocol in PROTOCOLS:
-        yield from _exchange(interface, own, other, port, protocol, asked=comes == "control")
+        yield from _build_connection_packets(interface, own, other, port, protocol, asked=comes == "control")
 
 
-def _service(interface: str, own: str, other: str, port: int, *, comes: Comes) -> Iterator[Packet]:
+def _build_membership_packets(
+    interface: str, own: str, other: str, port: int, *, comes: Comes
+) -> Iterator[Packet]:
     """A member's questions to the membership service, and the answers."""
-    yield from _exchange(interface, own, other, port, "tcp", asked=comes == "member")
+    yield from _build_connection_packets(interface, own, other, port, "tcp", asked=comes == "member")
 
 
-def _exchange(
+def _build_connection_packets(
     interface: str, own: str, other: str, port: int, protocol: Protocol, *, asked: bool
 ) -> Iterator[Packet]:
     """A connection to `port`: this machine's where it is the one that is asked, else the other's."""
@@ -201,7 +209,7 @@ def _exchange(
     )  # fmt: skip
 
 
-def _loopback(own: str, port: int) -> Iterator[Packet]:
+def _build_loopback_packets(own: str, port: int) -> Iterator[Packet]:
     for protocol in PROTOCOLS:
         for iif, oif in (("", "lo"), ("lo", "")):
             yield Packet(

@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.foreign.packets import Packet
-from qmesh.mesh.foreign.values import Collection, Members, Truth, Value, all_of, any_of
+from qmesh.mesh.foreign.values import ElementSet, Truth, Value, ValueSet, all_of, any_of
 
 Ending: TypeAlias = Literal["accept", "drop", "return", "jump", "goto", "unclear", "continue"]
 Program: TypeAlias = Literal["nft", "iptables", "iptables-legacy"]
@@ -27,10 +27,10 @@ class Condition(msgspec.Struct, frozen=True):
     """
 
     fields: tuple[str, ...] = ()
-    among: tuple[tuple[Collection, ...], ...] = ()
+    alternatives: tuple[tuple[ValueSet, ...], ...] = ()
     negated: bool = False
 
-    def holds(self, known: Mapping[str, Value | None]) -> Truth:
+    def matches(self, known: Mapping[str, Value | None]) -> Truth:
         """Whether a packet of these fields is meant. What it does not have at all is no match."""
         if not self.fields:
             return None
@@ -43,7 +43,10 @@ class Condition(msgspec.Struct, frozen=True):
                 return None
             values.append(value)
         truth = any_of(
-            [all_of([each.has(value) for each, value in zip(row, values, strict=True)]) for row in self.among]
+            [
+                all_of([each.has(value) for each, value in zip(row, values, strict=True)])
+                for row in self.alternatives
+            ]
         )
         return truth if truth is None else truth is not self.negated
 
@@ -52,7 +55,7 @@ _DEEPEST: Final = 64
 """Jumps in jumps: the kernel follows 16, that of iptables as many as there are chains."""
 
 
-class Change(msgspec.Struct, frozen=True):
+class FieldChange(msgspec.Struct, frozen=True):
     """A field that a rule sets; None: to something unclear."""
 
     field: str
@@ -68,19 +71,19 @@ class Rule(msgspec.Struct, frozen=True):
 
     text: str
     conditions: tuple[Condition, ...] = ()
-    ending: Ending = "continue"
+    verdict: Ending = "continue"
     target: str = ""
-    changes: tuple[Change, ...] = ()
+    changes: tuple[FieldChange, ...] = ()
     handle: int | None = None
 
 
-def not_understood(text: str, handle: int | None = None) -> Rule:
+def build_unclear_rule(text: str, handle: int | None = None) -> Rule:
     """A rule that may do anything, or nothing."""
     return Rule(text, (Condition(),), "unclear", handle=handle)
 
 
-UNREAD: Final = not_understood("rules that could not be read")
-TOO_MANY: Final = not_understood("more rules than are followed")
+UNREAD: Final = build_unclear_rule("rules that could not be read")
+TOO_MANY: Final = build_unclear_rule("more rules than are followed")
 MOST_RULES: Final = 2_000_000
 """That are held against all packets together, each chain as often as a packet may come to it."""
 
@@ -135,7 +138,7 @@ class Budget:
         return self._left < 0
 
 
-def drops(tables: Iterable[Table], packet: Packet, budget: Budget | None = None) -> Iterator[Drop]:
+def find_drops(tables: Iterable[Table], packet: Packet, budget: Budget | None = None) -> Iterator[Drop]:
     """Every base chain's drop of a packet, in the order in which it would meet them.
 
     budget: of all packets that are asked about together.
@@ -147,43 +150,43 @@ def drops(tables: Iterable[Table], packet: Packet, budget: Budget | None = None)
         for table in tables
         if table.family in {"inet", "netdev", packet.family}
         for chain in table.chains.values()
-        if chain.hook in packet.hooks and _is_at(chain, packet)
+        if chain.hook in packet.hooks and _is_on_interface(chain, packet)
     ]
     for _, _, table, chain in sorted(found, key=lambda each: each[:2]):
-        at_hook = known if chain.hook != "ingress" else _before_tracking(known)
-        drop = _Walk(table, at_hook, budget).through(chain)
+        at_hook = known if chain.hook != "ingress" else _strip_conntrack_fields(known)
+        drop = _TableWalk(table, at_hook, budget).find_drop(chain)
         if drop is not None:
             yield drop
 
 
-def _is_at(chain: Chain, packet: Packet) -> bool:
-    return not chain.devices or bool(Members(chain.devices).has(packet.interface))
+def _is_on_interface(chain: Chain, packet: Packet) -> bool:
+    return not chain.devices or bool(ElementSet(chain.devices).has(packet.interface))
 
 
-def _before_tracking(known: Fields) -> Fields:
+def _strip_conntrack_fields(known: Fields) -> Fields:
     return {field: value for field, value in known.items() if not field.startswith(("ct ", "fib "))}
 
 
-class _Ends(msgspec.Struct):
+class _ChainOutcomes(msgspec.Struct):
     """How a walk through a chain may end: several at once, where a rule was not understood.
 
     drop: the chain and the rule. doubt: the first that was not understood.
     """
 
     accepts: bool = False
-    falls: bool = False
+    falls_through: bool = False
     unclear: bool = False
     drop: tuple[str, Rule] | None = None
     doubt: tuple[str, Rule] | None = None
 
-    def take(self, other: _Ends) -> None:
+    def merge(self, other: _ChainOutcomes) -> None:
         self.accepts |= other.accepts
         self.unclear |= other.unclear
         self.drop = self.drop or other.drop
         self.doubt = self.doubt or other.doubt
 
 
-class _Walk:
+class _TableWalk:
     def __init__(self, table: Table, known: Fields, budget: Budget) -> None:
         self._table = table
         self._known = known
@@ -191,11 +194,11 @@ class _Walk:
         self._visited: list[str] = []
         self._depth = 0
 
-    def through(self, chain: Chain) -> Drop | None:
-        ends = self._ends_of(chain.name, certain=True)
-        if not ends.unclear and ends.drop is None and not (ends.falls and chain.drops):
+    def find_drop(self, chain: Chain) -> Drop | None:
+        ends = self._walk_chain(chain.name, certain=True)
+        if not ends.unclear and ends.drop is None and not (ends.falls_through and chain.drops):
             return None
-        is_certain = not ends.accepts and not ends.unclear and (chain.drops or not ends.falls)
+        is_certain = not ends.accepts and not ends.unclear and (chain.drops or not ends.falls_through)
         place = ends.drop if is_certain else ends.doubt
         return Drop(
             table=self._table,
@@ -205,34 +208,34 @@ class _Walk:
             visited=tuple(self._visited),
         )
 
-    def _ends_of(self, name: str, *, certain: bool) -> _Ends:
+    def _walk_chain(self, name: str, *, certain: bool) -> _ChainOutcomes:
         """The ways in which a chain may end. certain: whether the packet surely comes into it."""
         self._visited.append(name)
-        ends = _Ends()
+        ends = _ChainOutcomes()
         for rule in self._table.chains[name].rules:
             if self._budget.is_spent():
-                ends.falls, ends.unclear, ends.doubt = True, True, (name, TOO_MANY)
+                ends.falls_through, ends.unclear, ends.doubt = True, True, (name, TOO_MANY)
                 return ends
-            truth = self._truth(rule)
+            truth = self._match_rule(rule)
             if truth is False:
                 continue
-            if truth is None and rule.ending != "continue":
+            if truth is None and rule.verdict != "continue":
                 ends.doubt = ends.doubt or (name, rule)
-            self._change(rule, certain=certain and truth is True)
-            if self._take(ends, name, rule, certain=certain and truth is True) and truth:
+            self._apply_changes(rule, certain=certain and truth is True)
+            if self._apply_verdict(ends, name, rule, certain=certain and truth is True) and truth:
                 return ends
-        ends.falls = True
+        ends.falls_through = True
         return ends
 
-    def _truth(self, rule: Rule) -> Truth:
+    def _match_rule(self, rule: Rule) -> Truth:
         try:
-            return all_of([condition.holds(self._known) for condition in rule.conditions])
+            return all_of([condition.matches(self._known) for condition in rule.conditions])
         except Exception:  # noqa: BLE001 - whatever it is, others wrote it
             return None
 
-    def _take(self, ends: _Ends, name: str, rule: Rule, *, certain: bool) -> bool:
+    def _apply_verdict(self, ends: _ChainOutcomes, name: str, rule: Rule, *, certain: bool) -> bool:
         """Note how the chain may end by this rule; return whether a match ends it."""
-        match rule.ending:
+        match rule.verdict:
             case "continue":
                 return False
             case "accept":
@@ -240,23 +243,23 @@ class _Walk:
             case "drop":
                 ends.drop = ends.drop or (name, rule)
             case "return":
-                ends.falls = True
+                ends.falls_through = True
             case "unclear":
                 ends.unclear = True
                 ends.doubt = ends.doubt or (name, rule)
             case _ if rule.target not in self._table.chains or self._depth == _DEEPEST:
-                ends.unclear = ends.falls = True
+                ends.unclear = ends.falls_through = True
                 ends.doubt = ends.doubt or (name, rule)
             case _:  # a jump or goto
                 self._depth += 1
-                inner = self._ends_of(rule.target, certain=certain)
+                inner = self._walk_chain(rule.target, certain=certain)
                 self._depth -= 1
-                ends.take(inner)
-                ends.falls |= inner.falls and rule.ending == "goto"
-                return rule.ending == "goto" or not inner.falls
+                ends.merge(inner)
+                ends.falls_through |= inner.falls_through and rule.verdict == "goto"
+                return rule.verdict == "goto" or not inner.falls_through
         return True
 
-    def _change(self, rule: Rule, *, certain: bool) -> None:
+    def _apply_changes(self, rule: Rule, *, certain: bool) -> None:
         for change in rule.changes:
             if certain and change.value is not None:
                 self._known[change.field] = change.value

@@ -21,18 +21,18 @@ _NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]+")
 PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
 
 
-class NotUnderstood(Exception):  # the answer None, on its way up
+class UnsupportedExpression(Exception):  # the answer None, on its way up
     """Something of a ruleset that this package has no words for."""
 
 
-class Collection(Protocol):
+class ValueSet(Protocol):
     """Values that one may be among."""
 
     def has(self, value: Value) -> Truth:
         """Whether the value is one of them."""
 
 
-class Members:
+class ElementSet:
     """A set with its intervals; quick to ask also with tens of thousands of them."""
 
     def __init__(self, elements: Iterable[object]) -> None:
@@ -42,7 +42,7 @@ class Members:
         self._beginnings = tuple(each[:-1] for each in self._names if each.endswith("*"))
         spans = [(each, each) for each in found if isinstance(each, int)]
         spans += [each for each in found if isinstance(each, tuple)]
-        self._spans = _merged(sorted(spans))
+        self._spans = _merge_spans(sorted(spans))
         self._firsts = [first for first, _ in self._spans]
 
     def has(self, value: Value) -> Truth:
@@ -54,10 +54,10 @@ class Members:
         return place >= 0 and value <= self._spans[place][1]
 
 
-class Masked:
+class MaskedSet:
     """What is among others once some bits are taken of it."""
 
-    def __init__(self, mask: int, members: Members) -> None:
+    def __init__(self, mask: int, members: ElementSet) -> None:
         self._mask = mask
         self._members = members
 
@@ -65,14 +65,14 @@ class Masked:
         return self._members.has(value & self._mask) if isinstance(value, int) else None
 
 
-class Unclear:
+class UnknownSet:
     """A collection of which nobody knows what is in it."""
 
     def has(self, _: Value) -> Truth:
         return None
 
 
-def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def _merge_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     merged: list[tuple[int, int]] = []
     for first, last in spans:
         if merged and first <= merged[-1][1] + 1:
@@ -82,7 +82,7 @@ def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def scalar(word: str | int) -> int | str:
+def parse_scalar(word: str | int) -> int | str:
     """A word of a ruleset as a value: an address or number as an int, anything else as it is."""
     if isinstance(word, int):
         return word
@@ -96,20 +96,20 @@ def scalar(word: str | int) -> int | str:
     return word
 
 
-def span(first: str | int, last: str | int) -> tuple[int, int]:
+def parse_span(first: str | int, last: str | int) -> tuple[int, int]:
     """From first to last, both included. Raises NotUnderstood for what has no order."""
-    ends = scalar(first), scalar(last)
+    ends = parse_scalar(first), parse_scalar(last)
     if isinstance(ends[0], int) and isinstance(ends[1], int):
         return ends[0], ends[1]
-    raise NotUnderstood(f"{first}-{last}")
+    raise UnsupportedExpression(f"{first}-{last}")
 
 
-def network(text: str) -> tuple[int, int]:
+def parse_network(text: str) -> tuple[int, int]:
     """`192.168.0.0/16` or `10.0.0.1/255.0.0.0` as a span. Raises NotUnderstood for what is none."""
     try:
         found = ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise NotUnderstood(text) from None
+        raise UnsupportedExpression(text) from None
     return int(found.network_address), int(found.broadcast_address)
 
 

@@ -6,8 +6,24 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from qmesh.mesh.foreign.rules import Chain, Change, Condition, Ending, Program, Rule, Table, not_understood
-from qmesh.mesh.foreign.values import Masked, Members, NotUnderstood, network, scalar, span
+from qmesh.mesh.foreign.rules import (
+    Chain,
+    Condition,
+    Ending,
+    FieldChange,
+    Program,
+    Rule,
+    Table,
+    build_unclear_rule,
+)
+from qmesh.mesh.foreign.values import (
+    ElementSet,
+    MaskedSet,
+    UnsupportedExpression,
+    parse_network,
+    parse_scalar,
+    parse_span,
+)
 
 TABLES: Final = frozenset({"filter", "nat", "mangle", "raw", "security"})
 _HOOKS: Final = {
@@ -37,7 +53,7 @@ _QUOTED = re.compile(r'"(?P<text>(?:[^"\\]|\\.)*+)"(?=[ \t\n]|\Z)', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
-def read(text: str, *, family: str, program: Program) -> tuple[Table, ...]:
+def parse_iptables_save(text: str, *, family: str, program: Program) -> tuple[Table, ...]:
     """All tables of what a program saved. family: `ip` or `ip6`.
 
     A rule that can't be read is one that was not understood.
@@ -46,7 +62,7 @@ def read(text: str, *, family: str, program: Program) -> tuple[Table, ...]:
     name = ""
     policies: dict[str, str] = {}
     rules: dict[str, list[Rule]] = {}
-    for line, words in _lines(text):
+    for line, words in _tokenize_lines(text):
         match words:
             case [first] if first.startswith("*"):
                 name, policies, rules = first[1:], {}, {}
@@ -54,14 +70,16 @@ def read(text: str, *, family: str, program: Program) -> tuple[Table, ...]:
                 policies[first[1:]] = policy
                 rules[first[1:]] = []
             case ["-A", chain, *rest]:
-                rules.setdefault(chain, []).append(_read(line, rest, policies))
+                rules.setdefault(chain, []).append(_parse_rule(line, rest, policies))
             case ["COMMIT"]:
-                chains = {each: _chain(name, each, policies[each], tuple(rules[each])) for each in policies}
+                chains = {
+                    each: _build_chain(name, each, policies[each], tuple(rules[each])) for each in policies
+                }
                 tables.append(Table(program=program, family=family, name=name, chains=chains))
     return tuple(tables)
 
 
-def _lines(text: str) -> Iterator[tuple[str, list[str]]]:
+def _tokenize_lines(text: str) -> Iterator[tuple[str, list[str]]]:
     """Each line with its words; a line goes on where a comment in quotes has a line break."""
     start = at = 0
     words: list[str] = []
@@ -83,21 +101,21 @@ def _lines(text: str) -> Iterator[tuple[str, list[str]]]:
     yield text[start:], words
 
 
-def _chain(table: str, name: str, policy: str, rules: tuple[Rule, ...]) -> Chain:
+def _build_chain(table: str, name: str, policy: str, rules: tuple[Rule, ...]) -> Chain:
     hook = _HOOKS.get(name, "") if policy != "-" else ""
     is_after = table == "nat" and hook in {"input", "postrouting"}
     priority = 100 if is_after else _PRIORITIES.get(table, 0)
     return Chain(name=name, rules=rules, hook=hook, priority=priority, drops=policy == "DROP")
 
 
-def _read(line: str, words: list[str], chains: Mapping[str, str]) -> Rule:
+def _parse_rule(line: str, words: list[str], chains: Mapping[str, str]) -> Rule:
     try:
-        return _rule(line, words, chains)
+        return _parse_rule_words(line, words, chains)
     except Exception:  # noqa: BLE001 - whatever it is, others wrote it
-        return not_understood(line)
+        return build_unclear_rule(line)
 
 
-def _rule(line: str, words: list[str], chains: Mapping[str, str]) -> Rule:
+def _parse_rule_words(line: str, words: list[str], chains: Mapping[str, str]) -> Rule:
     conditions: list[Condition] = []
     negated = False
     while words:
@@ -107,16 +125,16 @@ def _rule(line: str, words: list[str], chains: Mapping[str, str]) -> Rule:
         elif word == "--comment":
             words.pop(0)
         elif word in {"-j", "-g"}:
-            ending, target = _ending(word, words[0], chains)
-            return Rule(line, tuple(conditions), ending, target, tuple(_changes(words)))
+            ending, target = _parse_verdict(word, words[0], chains)
+            return Rule(line, tuple(conditions), ending, target, tuple(_parse_changes(words)))
         else:
-            arguments = _arguments(words)
-            conditions += _conditions(word, arguments, negated=negated)
+            arguments = _pop_arguments(words)
+            conditions += _parse_conditions(word, arguments, negated=negated)
             negated = False
     return Rule(line, tuple(conditions))
 
 
-def _arguments(words: list[str]) -> list[str]:
+def _pop_arguments(words: list[str]) -> list[str]:
     """The words up to the next option."""
     found = []
     while words and not (words[0].startswith("-") or words[0] == "!"):
@@ -124,80 +142,86 @@ def _arguments(words: list[str]) -> list[str]:
     return found
 
 
-def _ending(word: str, target: str, chains: Mapping[str, str]) -> tuple[Ending, str]:
+def _parse_verdict(word: str, target: str, chains: Mapping[str, str]) -> tuple[Ending, str]:
     if target in chains:
         return ("goto" if word == "-g" else "jump"), target
     return _ENDINGS.get(target, "unclear"), ""
 
 
-def _changes(words: list[str]) -> Iterator[Change]:
+def _parse_changes(words: list[str]) -> Iterator[FieldChange]:
     if words[0] == "NOTRACK" or "--notrack" in words:
-        yield from (Change("ct state", "untracked"), Change("ct direction", None), Change("ct status", None))
+        yield from (
+            FieldChange("ct state", "untracked"),
+            FieldChange("ct direction", None),
+            FieldChange("ct status", None),
+        )
     elif words[0] in {"MARK", "CONNMARK"}:
-        yield from (Change("meta mark", None), Change("ct mark", None))
+        yield from (FieldChange("meta mark", None), FieldChange("ct mark", None))
 
 
-def _conditions(word: str, arguments: list[str], *, negated: bool) -> Iterator[Condition]:
+def _parse_conditions(word: str, arguments: list[str], *, negated: bool) -> Iterator[Condition]:
     if word == "-m":
         if arguments[0] not in _SAY_NOTHING:
             yield Condition()
     elif word != "--reject-with":
-        yield _condition(word, arguments, negated=negated)
+        yield _parse_condition(word, arguments, negated=negated)
 
 
-def _condition(word: str, arguments: list[str], *, negated: bool) -> Condition:
+def _parse_condition(word: str, arguments: list[str], *, negated: bool) -> Condition:
     known = _OPTIONS.get(word)
     if known is None or len(arguments) != 1:
         return Condition()
     field, understand = known
     try:
         members = understand(arguments[0])
-    except (NotUnderstood, ValueError):
+    except (UnsupportedExpression, ValueError):
         return Condition()
     return Condition((field,), ((members,),), negated)
 
 
-def _interfaces(text: str) -> Members:
-    return Members([text[:-1] + "*" if text.endswith("+") else text])
+def _parse_interface(text: str) -> ElementSet:
+    return ElementSet([text[:-1] + "*" if text.endswith("+") else text])
 
 
-def _protocols(text: str) -> Members:
-    return Members([{"icmpv6": "ipv6-icmp"}.get(text, text)])
+def _parse_protocol(text: str) -> ElementSet:
+    return ElementSet([{"icmpv6": "ipv6-icmp"}.get(text, text)])
 
 
-def _networks(text: str) -> Members:
-    return Members([network(text)])
+def _parse_network(text: str) -> ElementSet:
+    return ElementSet([parse_network(text)])
 
 
-def _ports(text: str) -> Members:
+def _parse_ports(text: str) -> ElementSet:
     parts = (part.partition(":") for part in text.split(","))
-    return Members([span(first or 0, last or (65535 if colon else first)) for first, colon, last in parts])
+    return ElementSet(
+        [parse_span(first or 0, last or (65535 if colon else first)) for first, colon, last in parts]
+    )
 
 
-def _words(text: str) -> Members:
-    return Members(text.lower().split(","))
+def _parse_word_list(text: str) -> ElementSet:
+    return ElementSet(text.lower().split(","))
 
 
-def _mark(text: str) -> Members | Masked:
+def _parse_mark(text: str) -> ElementSet | MaskedSet:
     value, slash, mask = text.partition("/")
-    members = Members([scalar(value)])
-    return Masked(int(mask, 0), members) if slash else members
+    members = ElementSet([parse_scalar(value)])
+    return MaskedSet(int(mask, 0), members) if slash else members
 
 
-_OPTIONS: Final[Mapping[str, tuple[str, Callable[[str], Members | Masked]]]] = {
-    "-i": ("meta iifname", _interfaces),
-    "-o": ("meta oifname", _interfaces),
-    "-s": ("saddr", _networks),
-    "-d": ("daddr", _networks),
-    "-p": ("meta l4proto", _protocols),
-    "--dport": ("th dport", _ports),
-    "--sport": ("th sport", _ports),
-    "--dports": ("th dport", _ports),
-    "--sports": ("th sport", _ports),
-    "--ctstate": ("ct state", _words),
-    "--state": ("ct state", _words),
-    "--ctdir": ("ct direction", _words),
-    "--dst-type": ("fib type daddr", _words),
-    "--src-type": ("fib type saddr", _words),
-    "--mark": ("meta mark", _mark),
+_OPTIONS: Final[Mapping[str, tuple[str, Callable[[str], ElementSet | MaskedSet]]]] = {
+    "-i": ("meta iifname", _parse_interface),
+    "-o": ("meta oifname", _parse_interface),
+    "-s": ("saddr", _parse_network),
+    "-d": ("daddr", _parse_network),
+    "-p": ("meta l4proto", _parse_protocol),
+    "--dport": ("th dport", _parse_ports),
+    "--sport": ("th sport", _parse_ports),
+    "--dports": ("th dport", _parse_ports),
+    "--sports": ("th sport", _parse_ports),
+    "--ctstate": ("ct state", _parse_word_list),
+    "--state": ("ct state", _parse_word_list),
+    "--ctdir": ("ct direction", _parse_word_list),
+    "--dst-type": ("fib type daddr", _parse_word_list),
+    "--src-type": ("fib type saddr", _parse_word_list),
+    "--mark": ("meta mark", _parse_mark),
 }

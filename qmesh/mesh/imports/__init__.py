@@ -10,23 +10,29 @@ proposal      machines, and the mesh where there is one -> what is proposed, wit
 commands      a proposal -> what to type
 """
 
-from qmesh.mesh.imports.commands import Options, command_lines, script
-from qmesh.mesh.imports.lines import machines_in_lines
-from qmesh.mesh.imports.machine import Listed, Reading
-from qmesh.mesh.imports.proposal import Joined, Mesh, Proposal, Proposed, propose
-from qmesh.mesh.imports.worker_list import machines_in_list
+from qmesh.mesh.imports.commands import ScriptOptions, command_lines, render_script
+from qmesh.mesh.imports.lines import parse_machine_lines
+from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine
+from qmesh.mesh.imports.proposal import (
+    ExistingMachine,
+    ExistingMesh,
+    Proposal,
+    ProposedMachine,
+    build_proposal,
+)
+from qmesh.mesh.imports.worker_list import find_machines_in_list
 
 __all__ = [
-    "Joined",
-    "Listed",
-    "Mesh",
-    "Options",
+    "ExistingMachine",
+    "ExistingMesh",
+    "ImportedMachines",
+    "ListedMachine",
     "Proposal",
-    "Proposed",
-    "Reading",
+    "ProposedMachine",
+    "ScriptOptions",
+    "build_proposal",
     "command_lines",
-    "machines_in_lines",
-    "machines_in_list",
-    "propose",
-    "script",
+    "find_machines_in_list",
+    "parse_machine_lines",
+    "render_script",
 ]

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from qmesh.mesh.imports.machine import core_text, numbers_text
-from qmesh.mesh.imports.proposal import Proposal, Proposed
-from qmesh.mesh.model import DEFAULT_LISTEN_PORT, Endpoint
+from qmesh.mesh.imports.proposal import Proposal, ProposedMachine
+from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint
 
 _HEAD = """\
 # Proposed by `qmesh import`; nothing was changed. Read it; then type these lines as root on the control
@@ -22,7 +22,7 @@ _HEAD = """\
 _TITLES = ("machine", "address", "workers", "cores", "cores now", "ports")
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class ScriptOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the commands need besides the proposal.
 
     init: whether the mesh is still to be made. control_endpoints: for `init --endpoint`, where its own
@@ -36,80 +36,83 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     config: str | None = None
 
 
-def command_lines(proposal: Proposal, options: Options) -> tuple[str, ...]:
+def command_lines(proposal: Proposal, options: ScriptOptions) -> tuple[str, ...]:
     """The commands, for a shell; secrets go from file to file only."""
-    return tuple(command for _title, commands in _parts(proposal, options) for command in commands)
+    return tuple(command for _title, commands in _build_steps(proposal, options) for command in commands)
 
 
-def script(proposal: Proposal, options: Options) -> str:
+def render_script(proposal: Proposal, options: ScriptOptions) -> str:
     """The proposal as a shell script that says first what it is: a table, and the notes."""
-    blocks = [_HEAD, _table(proposal)]
+    blocks = [_HEAD, _render_table(proposal)]
     blocks += [
         textwrap.fill(note, 110, initial_indent="# note: ", subsequent_indent="#       ")
         for note in proposal.notes
     ]
     # In parentheses, so that whoever pastes all of it is not logged out by what fails.
     blocks.append("(\nset -e")
-    blocks += [f"\n# {title}\n" + "\n".join(commands) for title, commands in _parts(proposal, options)]
+    blocks += [f"\n# {title}\n" + "\n".join(commands) for title, commands in _build_steps(proposal, options)]
     return "\n".join([*blocks, ")"])
 
 
-def _parts(proposal: Proposal, options: Options) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _build_steps(proposal: Proposal, options: ScriptOptions) -> Iterator[tuple[str, tuple[str, ...]]]:
     if options.init:
-        yield "the mesh, with the control machine in it", (_init(proposal, options),)
-    for machine in proposal.to_join:
+        yield "the mesh, with the control machine in it", (_build_init_command(proposal, options),)
+    for machine in proposal.machines_to_join:
         cores = "its own cores" if machine.cores is None else core_text(machine.cores.numbers)
-        yield f"{machine.name}: {cores}", _joining(machine, options)
-    yield "at last, when all have joined", (_words("qmesh", "render-config", "--write", *_config(options)),)
+        yield f"{machine.name}: {cores}", _build_join_commands(machine, options)
+    yield (
+        "at last, when all have joined",
+        (_quote_words("qmesh", "render-config", "--write", *_config_arguments(options)),),
+    )
 
 
-def _init(proposal: Proposal, options: Options) -> str:
+def _build_init_command(proposal: Proposal, options: ScriptOptions) -> str:
     control = proposal.machines[0]
     words = ["qmesh", "init", "--name", control.name]
     if control.workers is not None:
         words += ["--workers", str(control.workers)]
-    words += ["--node", proposal.node, *_config(options)]
+    words += ["--node", proposal.node, *_config_arguments(options)]
     if options.base_port:
         words += ["--worker-base-port", str(proposal.base_port)]
     for address in options.control_endpoints:
         words += ["--endpoint", address]
-    return _words(*words)
+    return _quote_words(*words)
 
 
-def _joining(machine: Proposed, options: Options) -> tuple[str, ...]:
+def _build_join_commands(machine: ProposedMachine, options: ScriptOptions) -> tuple[str, ...]:
     assert machine.address is not None, "only the control machine may have none"
     file = f"{machine.name}.invitation"
     workers = () if machine.workers is None else ("--workers", str(machine.workers))
     endpoint = str(Endpoint(machine.address, DEFAULT_LISTEN_PORT))
-    invite = _words("qmesh", "invite", machine.name, *workers, "--endpoint", endpoint, "--out", file)
-    return invite, _ssh(machine, options) + f" < {file}", f"rm {file}"
+    invite = _quote_words("qmesh", "invite", machine.name, *workers, "--endpoint", endpoint, "--out", file)
+    return invite, _build_ssh_command(machine, options) + f" < {file}", f"rm {file}"
 
 
-def _ssh(machine: Proposed, options: Options) -> str:
+def _build_ssh_command(machine: ProposedMachine, options: ScriptOptions) -> str:
     port = () if machine.ssh_port is None else ("-p", str(machine.ssh_port))
     to = machine.address if machine.user is None else f"{machine.user}@{machine.address}"
     as_root = () if machine.user in {None, "root"} else ("sudo",)
     # The words go through a shell there as well.
-    there = _words(*as_root, "qmesh", "join", "-", *_config(options))
-    return _words("ssh", *port, str(to), there)
+    there = _quote_words(*as_root, "qmesh", "join", "-", *_config_arguments(options))
+    return _quote_words("ssh", *port, str(to), there)
 
 
-def _config(options: Options) -> tuple[str, ...]:
+def _config_arguments(options: ScriptOptions) -> tuple[str, ...]:
     return () if options.config is None else ("--config", options.config)
 
 
-def _words(*words: str) -> str:
+def _quote_words(*words: str) -> str:
     return shlex.join(words)
 
 
-def _table(proposal: Proposal) -> str:
-    rows = [_TITLES, *(_row(machine, proposal.base_port) for machine in proposal.machines)]
+def _render_table(proposal: Proposal) -> str:
+    rows = [_TITLES, *(_render_row(machine, proposal.base_port) for machine in proposal.machines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "\n".join(["#", *(f"#   {line}" for line in lines), "#"])
 
 
-def _row(machine: Proposed, base_port: int) -> tuple[str, ...]:
+def _render_row(machine: ProposedMachine, base_port: int) -> tuple[str, ...]:
     cores = machine.cores
     return (
         machine.name + (" (joined)" if machine.member else ""),

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from qmesh.errors import BadInput
-from qmesh.mesh.imports.machine import Listed, has_a_gap
-from qmesh.mesh.model import DEFAULT_LISTEN_PORT, Cores
+from qmesh.mesh.imports.machine import ListedMachine, has_gap
+from qmesh.mesh.machine import Cores
+from qmesh.mesh.values import DEFAULT_LISTEN_PORT
 
 
-def in_order(machines: Iterable[tuple[str, Listed]], first: int | None) -> Iterator[tuple[str, Listed]]:
+def order_machines(
+    machines: Iterable[tuple[str, ListedMachine]], first: int | None
+) -> Iterator[tuple[str, ListedMachine]]:
     """The machines, each with its name, so that many keep their cores.
 
     Whoever has the next core keeps it, else the first in the list moves there. Where there is nothing
@@ -30,12 +33,12 @@ def in_order(machines: Iterable[tuple[str, Listed]], first: int | None) -> Itera
         first += machine.workers or 0
 
 
-def _starts_at(machine: Listed, core: int) -> bool:
-    return machine.was[:1] == (core,) and not has_a_gap(machine.was)
+def _starts_at(machine: ListedMachine, core: int) -> bool:
+    return machine.was[:1] == (core,) and not has_gap(machine.was)
 
 
-def base_port(
-    machines: Sequence[tuple[Listed, Cores | None]], default: int, total: int, on_control: int
+def choose_base_port(
+    machines: Sequence[tuple[ListedMachine, Cores | None]], default: int, total: int, on_control: int
 ) -> int:
     """The port of core 1 with which the most workers keep their port; `default` where that is as good.
 
@@ -48,7 +51,7 @@ def base_port(
         if cores is not None
         for port, core in zip(machine.ports, cores.numbers, strict=False)
     )
-    fitting = [base for base in {default, *votes} if _fits(base, total, on_control)]
+    fitting = [base for base in {default, *votes} if _is_usable_base_port(base, total, on_control)]
     if not fitting:
         raise BadInput(
             f"{total} workers do not fit into the ports from {default} to 65535",
@@ -57,5 +60,5 @@ def base_port(
     return max(fitting, key=lambda base: (votes[base], base == default, -base))
 
 
-def _fits(base: int, total: int, on_control: int) -> bool:
+def _is_usable_base_port(base: int, total: int, on_control: int) -> bool:
     return 1 <= base <= 65536 - total and DEFAULT_LISTEN_PORT not in range(base, base + on_control)

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterator, Sequence
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.imports.machine import Listed, Reading, is_everyones
-from qmesh.mesh.model import ip_address, port_number, worker_count
+from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine, is_loopback_or_unspecified
+from qmesh.mesh.machine import validate_worker_count
+from qmesh.mesh.values import normalize_ip_address, validate_port
 
 _FORM = "write [user@]ip[:port][/workers], such as root@192.168.0.201/4 or [fd00::201]:22/4"
 _MACHINE = re.compile(
@@ -20,7 +21,7 @@ _MACHINE = re.compile(
 )
 
 
-def machines_in_lines(text: str, own_addresses: Collection[str]) -> Reading:
+def parse_machine_lines(text: str, own_addresses: Collection[str]) -> ImportedMachines:
     """The machines of a text, one a line or separated by commas, in core order; `#` begins a comment.
 
     port: ssh's. workers: may be left out where the machine itself is to tell.
@@ -28,62 +29,64 @@ def machines_in_lines(text: str, own_addresses: Collection[str]) -> Reading:
 
     Raises BadInput with the line's number. No message repeats a line: the file may be another one.
     """
-    found: dict[str, tuple[int, Listed]] = {}
-    for line, item in _items(text):
-        machine = _machine(line, item)
+    found: dict[str, tuple[int, ListedMachine]] = {}
+    for line, item in _split_items(text):
+        machine = _parse_machine(line, item)
         (address,) = machine.addresses
         if address in found:
             problem = f"{address} is in line {found[address][0]} already"
-            raise _wrong(line, problem, "give each machine one line, with all its workers")
+            raise _line_error(line, problem, "give each machine one line, with all its workers")
         found[address] = line, machine
     if not found:
         raise BadInput("no line names a machine", hint=_FORM)
-    return _with_control([machine for _, machine in found.values()], own_addresses)
+    return _assign_control([machine for _, machine in found.values()], own_addresses)
 
 
-def _items(text: str) -> Iterator[tuple[int, str]]:
+def _split_items(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         for item in line.partition("#")[0].split(","):
             if item.strip():
                 yield number, item.strip()
 
 
-def _machine(line: int, item: str) -> Listed:
+def _parse_machine(line: int, item: str) -> ListedMachine:
     parts = _MACHINE.fullmatch(item)
     if parts is None:
-        raise _wrong(line, "this is no machine", _FORM)
+        raise _line_error(line, "this is no machine", _FORM)
     try:
-        address = ip_address(parts["bracketed"] or parts["v4"] or parts["v6"])
+        address = normalize_ip_address(parts["bracketed"] or parts["v4"] or parts["v6"])
     except BadInput:
-        raise _wrong(line, "this is no machine's IP address", _FORM) from None
+        raise _line_error(line, "this is no machine's IP address", _FORM) from None
     try:
-        port = None if parts["port"] is None else port_number(int(parts["port"]), "ssh's port")
-        workers = None if parts["workers"] is None else worker_count(int(parts["workers"]))
+        port = None if parts["port"] is None else validate_port(int(parts["port"]), "ssh's port")
+        workers = None if parts["workers"] is None else validate_worker_count(int(parts["workers"]))
     except BadInput as error:
-        raise _wrong(line, error.message, error.hint) from None
-    if is_everyones(address):
-        raise _wrong(line, f"{address} is every machine's own", "write the address that the others know")
-    return Listed(control=False, addresses=(address,), workers=workers, user=parts["user"], ssh_port=port)
+        raise _line_error(line, error.message, error.hint) from None
+    if is_loopback_or_unspecified(address):
+        raise _line_error(line, f"{address} is every machine's own", "write the address that the others know")
+    return ListedMachine(
+        control=False, addresses=(address,), workers=workers, user=parts["user"], ssh_port=port
+    )
 
 
-def _wrong(line: int, problem: str, hint: str) -> BadInput:
+def _line_error(line: int, problem: str, hint: str) -> BadInput:
     return BadInput(f"line {line}: {problem}", hint=hint)
 
 
-def _with_control(machines: Sequence[Listed], own_addresses: Collection[str]) -> Reading:
-    numbered = tuple(_numbered(machines))
+def _assign_control(machines: Sequence[ListedMachine], own_addresses: Collection[str]) -> ImportedMachines:
+    numbered = tuple(_assign_cores(machines))
     own = [machine for machine in numbered if machine.addresses[0] in own_addresses]
     if len(own) > 1:
         both = " and ".join(machine.addresses[0] for machine in own[:2])
         raise BadInput(f"{both} are both this machine", hint="give it one line, with all its workers")
     control = own[0] if own else numbered[0]
-    notes = () if own else (_no_line_is_here(control),)
-    return Reading(
+    notes = () if own else (_note_missing_own_line(control),)
+    return ImportedMachines(
         tuple(msgspec.structs.replace(machine, control=machine is control) for machine in numbered), notes
     )
 
 
-def _no_line_is_here(control: Listed) -> str:
+def _note_missing_own_line(control: ListedMachine) -> str:
     return (
         f"no line is an address of this machine: {control.addresses[0]}, the first, is taken for the"
         " control machine, and the commands are for there; if another line is this machine, as behind NAT,"
@@ -91,7 +94,7 @@ def _no_line_is_here(control: Listed) -> str:
     )
 
 
-def _numbered(machines: Sequence[Listed]) -> Iterator[Listed]:
+def _assign_cores(machines: Sequence[ListedMachine]) -> Iterator[ListedMachine]:
     """The machines with their cores, as far as the lines tell."""
     first: int | None = 1
     for machine in machines:

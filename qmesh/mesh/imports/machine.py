@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from qmesh.mesh.model import parsed_address
+from qmesh.mesh.values import parse_ip_address
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
+class ListedMachine(msgspec.Struct, frozen=True, kw_only=True):
     """A machine of the cluster.
 
     control: whether it is to be the control node.
@@ -30,20 +30,20 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     ssh_port: int | None = None
 
 
-class Reading(msgspec.Struct, frozen=True):
+class ImportedMachines(msgspec.Struct, frozen=True):
     """What was read: the machines by their first core, one of them the control machine; and notes."""
 
-    machines: tuple[Listed, ...]
+    machines: tuple[ListedMachine, ...]
     notes: tuple[str, ...] = ()
 
 
-def is_everyones(address: str) -> bool:
+def is_loopback_or_unspecified(address: str) -> bool:
     """Whether each machine calls the address its own: loopback, `0.0.0.0`, `::`."""
-    parsed = parsed_address(address)
+    parsed = parse_ip_address(address)
     return parsed is not None and (parsed.is_loopback or parsed.is_unspecified)
 
 
-def has_a_gap(cores: Sequence[int]) -> bool:
+def has_gap(cores: Sequence[int]) -> bool:
     """Whether other machines' cores lie between these, which ascend and are one machine's."""
     return cores[-1] - cores[0] + 1 > len(cores)
 

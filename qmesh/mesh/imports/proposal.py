@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from qmesh.mesh.imports.join_order import base_port, in_order
-from qmesh.mesh.imports.machine import Listed, Reading, has_a_gap, numbers_text
-from qmesh.mesh.model import Cores, Profile
+from qmesh.mesh.imports.join_order import choose_base_port, order_machines
+from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine, has_gap, numbers_text
+from qmesh.mesh.machine import Cores
+from qmesh.mesh.values import Profile
 
 ALL_RESTART = (
     "from the first join on the guards close the worker ports to the addresses that the control process"
@@ -18,7 +19,7 @@ ALL_RESTART = (
 )
 
 
-class Joined(msgspec.Struct, frozen=True, kw_only=True):
+class ExistingMachine(msgspec.Struct, frozen=True, kw_only=True):
     """A machine that the mesh has already.
 
     active: whether it has joined, and is not merely invited.
@@ -31,7 +32,7 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
     addresses: frozenset[str]
 
 
-class Mesh(msgspec.Struct, frozen=True, kw_only=True):
+class ExistingMesh(msgspec.Struct, frozen=True, kw_only=True):
     """The mesh that there is already, with this machine as its control node.
 
     machines: the active ones in core order.
@@ -39,10 +40,10 @@ class Mesh(msgspec.Struct, frozen=True, kw_only=True):
 
     control: str
     base_port: int
-    machines: tuple[Joined, ...]
+    machines: tuple[ExistingMachine, ...]
 
 
-class Proposed(msgspec.Struct, frozen=True, kw_only=True):
+class ProposedMachine(msgspec.Struct, frozen=True, kw_only=True):
     """One machine, in the order of joining.
 
     address: where it is now; None for a control machine that the list does not name.
@@ -67,48 +68,52 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
 
     node: Profile
     base_port: int
-    machines: tuple[Proposed, ...]
+    machines: tuple[ProposedMachine, ...]
     notes: tuple[str, ...]
 
     @property
-    def to_join(self) -> tuple[Proposed, ...]:
+    def machines_to_join(self) -> tuple[ProposedMachine, ...]:
         """The machines that are still to be invited, in the order in which they have to join."""
         return tuple(machine for machine in self.machines[1:] if not machine.member)
 
 
-def propose(reading: Reading, node: Profile, default_base_port: int, mesh: Mesh | None = None) -> Proposal:
+def build_proposal(
+    reading: ImportedMachines, node: Profile, default_base_port: int, mesh: ExistingMesh | None = None
+) -> Proposal:
     """The machines in the order of joining, with names, cores, and notes about all that changes.
 
     default_base_port: of the profile. Raises BadInput when they do not fit into one mesh.
     """
-    named = [(_name(machine, mesh), machine) for machine in reading.machines]
-    before = _members(named, mesh) if mesh else [pair for pair in named if pair[1].control]
+    named = [(_choose_name(machine, mesh), machine) for machine in reading.machines]
+    before = _list_active_machines(named, mesh) if mesh else [pair for pair in named if pair[1].control]
     placed_first = {name for name, _ in before}
     waiting = [pair for pair in named if pair[0] not in placed_first]
-    first = _first_behind(machine for _, machine in before)
-    placed = list(_placed([*before, *in_order(waiting, first)]))
-    base = mesh.base_port if mesh else _base_port(placed, default_base_port)
-    machines = tuple(_proposed(*each, member=mesh is not None and each[0] in placed_first) for each in placed)
+    first = _find_next_core(machine for _, machine in before)
+    placed = list(_assign_cores([*before, *order_machines(waiting, first)]))
+    base = mesh.base_port if mesh else _choose_mesh_base_port(placed, default_base_port)
+    machines = tuple(
+        _build_proposed_machine(*each, member=mesh is not None and each[0] in placed_first) for each in placed
+    )
     notes = [
         *reading.notes,
-        *_behind(reading.machines),
-        *_other_counts(named, mesh),
-        *_changes(machines, base),
+        *_note_control_not_first(reading.machines),
+        *_note_worker_counts(named, mesh),
+        *_note_renumbering(machines, base),
     ]
     if not all(machine.member for machine in machines):
         notes.append(ALL_RESTART)
     return Proposal(node=node, base_port=base, machines=machines, notes=tuple(notes))
 
 
-def _name(machine: Listed, mesh: Mesh | None) -> str:
+def _choose_name(machine: ListedMachine, mesh: ExistingMesh | None) -> str:
     """The name that the mesh knows the machine by, or one that tells its address and stays the same."""
     if machine.control:
         return "control" if mesh is None else mesh.control
     known = (each.name for each in (mesh.machines if mesh else ()) if each.addresses & {*machine.addresses})
-    return next(known, f"machine-{_name_of(machine.addresses[0])}")
+    return next(known, f"machine-{_derive_name(machine.addresses[0])}")
 
 
-def _name_of(address: str) -> str:
+def _derive_name(address: str) -> str:
     """An address in what a name may have: `192-168-0-201`, `fd00-0-0-0-0-0-0-1`."""
     if ":" not in address:
         return address.replace(".", "-")
@@ -116,10 +121,12 @@ def _name_of(address: str) -> str:
     return "-".join(f"{int(group, 16):x}" for group in groups)
 
 
-def _members(named: Sequence[tuple[str, Listed]], mesh: Mesh) -> list[tuple[str, Listed]]:
+def _list_active_machines(
+    named: Sequence[tuple[str, ListedMachine]], mesh: ExistingMesh
+) -> list[tuple[str, ListedMachine]]:
     """The mesh's active machines, as listed where they are, with the workers that they have there."""
     by_name = dict(named)
-    nowhere = Listed(control=False, addresses=())
+    nowhere = ListedMachine(control=False, addresses=())
     return [
         (each.name, msgspec.structs.replace(by_name.get(each.name, nowhere), workers=each.workers))
         for each in mesh.machines
@@ -127,7 +134,7 @@ def _members(named: Sequence[tuple[str, Listed]], mesh: Mesh) -> list[tuple[str,
     ]
 
 
-def _first_behind(machines: Iterable[Listed]) -> int | None:
+def _find_next_core(machines: Iterable[ListedMachine]) -> int | None:
     first = 1
     for machine in machines:
         if machine.workers is None:
@@ -136,7 +143,9 @@ def _first_behind(machines: Iterable[Listed]) -> int | None:
     return first
 
 
-def _placed(ordered: Iterable[tuple[str, Listed]]) -> Iterator[tuple[str, Listed, Cores | None]]:
+def _assign_cores(
+    ordered: Iterable[tuple[str, ListedMachine]],
+) -> Iterator[tuple[str, ListedMachine, Cores | None]]:
     first: int | None = 1
     for name, machine in ordered:
         if first is None or machine.workers is None:
@@ -147,14 +156,16 @@ def _placed(ordered: Iterable[tuple[str, Listed]]) -> Iterator[tuple[str, Listed
             first += machine.workers
 
 
-def _base_port(placed: Sequence[tuple[str, Listed, Cores | None]], default: int) -> int:
+def _choose_mesh_base_port(placed: Sequence[tuple[str, ListedMachine, Cores | None]], default: int) -> int:
     machines = [(machine, cores) for _, machine, cores in placed]
     total = sum(machine.workers or 0 for machine, _ in machines)
-    return base_port(machines, default, total, machines[0][0].workers or 0)
+    return choose_base_port(machines, default, total, machines[0][0].workers or 0)
 
 
-def _proposed(name: str, machine: Listed, cores: Cores | None, *, member: bool) -> Proposed:
-    return Proposed(
+def _build_proposed_machine(
+    name: str, machine: ListedMachine, cores: Cores | None, *, member: bool
+) -> ProposedMachine:
+    return ProposedMachine(
         name=name,
         address=machine.addresses[0] if machine.addresses else None,
         user=machine.user,
@@ -167,14 +178,16 @@ def _proposed(name: str, machine: Listed, cores: Cores | None, *, member: bool) 
     )
 
 
-def _other_counts(named: Sequence[tuple[str, Listed]], mesh: Mesh | None) -> Iterator[str]:
+def _note_worker_counts(
+    named: Sequence[tuple[str, ListedMachine]], mesh: ExistingMesh | None
+) -> Iterator[str]:
     counts = {each.name: each.workers for each in (mesh.machines if mesh else ()) if each.active}
     for name, machine in named:
         if name in counts and machine.addresses and machine.workers not in {None, counts[name]}:
             yield f"{name} has {counts[name]} workers in the mesh, and {machine.workers} here: that stays so"
 
 
-def _behind(machines: Sequence[Listed]) -> Iterator[str]:
+def _note_control_not_first(machines: Sequence[ListedMachine]) -> Iterator[str]:
     if not machines[0].control:
         yield (
             "the control machine is not the first of the list, but has a mesh's first cores: those that"
@@ -182,23 +195,24 @@ def _behind(machines: Sequence[Listed]) -> Iterator[str]:
         )
 
 
-def _changes(machines: Sequence[Proposed], base: int) -> Iterator[str]:
+def _note_renumbering(machines: Sequence[ProposedMachine], base: int) -> Iterator[str]:
     for machine in machines:
         if machine.cores is None or not machine.was:
             continue
         new = tuple(machine.cores.numbers)
         if machine.was != new:
-            why = ", since a mesh's numbers have no gap," if has_a_gap(machine.was) else ""
-            yield f"{machine.name}: core{_become(machine.was, new)}{why}: start its workers with the new ones"
+            why = ", since a mesh's numbers have no gap," if has_gap(machine.was) else ""
+            cores = f"core{_render_change(machine.was, new)}"
+            yield f"{machine.name}: {cores}{why}: start its workers with the new ones"
         ports = tuple(machine.cores.ports(base))
         if machine.ports_were and machine.ports_were != ports:
             yield (
-                f"{machine.name}: port{_become(machine.ports_were, ports)}, since a worker's port is the base"
-                " port + core - 1; whatever names the old ones has to follow"
+                f"{machine.name}: port{_render_change(machine.ports_were, ports)}, since a worker's port is"
+                " the base port + core - 1; whatever names the old ones has to follow"
             )
 
 
-def _become(old: Sequence[int], new: Sequence[int]) -> str:
+def _render_change(old: Sequence[int], new: Sequence[int]) -> str:
     """Behind `core` or `port`: ` 4 becomes 1`, `s 4-7 become 1-4`."""
     ending, verb = ("", "becomes") if len(old) == 1 else ("s", "become")
     return f"{ending} {numbers_text(old)} {verb} {numbers_text(new)}"

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from qmesh.errors import BadInput
-from qmesh.mesh.imports.machine import Listed, Reading, core_text, is_everyones
-from qmesh.mesh.nodeconfig import listen_address
-from qmesh.mesh.nodeconfig.document import Mapping, Mark, Node, Scalar, load, wrong
+from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine, core_text, is_loopback_or_unspecified
+from qmesh.mesh.nodeconfig import parse_multiaddr
+from qmesh.mesh.nodeconfig.document import Mapping, Mark, Node, Scalar, bad_config_at, parse_document
 from qmesh.mesh.nodeconfig.document import Sequence as Items
 
 _BY_NAME = ("/dns/", "/dns4/", "/dns6/", "/dnsaddr/")
 _SLIP = "if one of them is a slip, correct the list first"
 
 
-def machines_in_list(text: str, entries: Sequence[str], own_addresses: Collection[str]) -> Reading:
+def find_machines_in_list(
+    text: str, entries: Sequence[str], own_addresses: Collection[str]
+) -> ImportedMachines:
     """The machines that the entries of a worker list are on; entry N is core N + 1's.
 
     text: the whole config.yml, to name places in it. entries: its worker list.
@@ -29,54 +31,56 @@ def machines_in_list(text: str, entries: Sequence[str], own_addresses: Collectio
             "this config.yml has no worker list, so nothing tells which machines there are",
             hint="use the control machine's config.yml, or list the machines in a file for `--csv`",
         )
-    listens = [_listens(text, entries, number) for number in range(1, len(entries) + 1)]
+    listens = [_parse_entry(text, entries, number) for number in range(1, len(entries) + 1)]
     found: dict[str | None, list[int]] = {}
     for core, (address, _) in enumerate(listens, 1):
-        is_here = address in own_addresses or is_everyones(address)
+        is_here = address in own_addresses or is_loopback_or_unspecified(address)
         found.setdefault(None if is_here else address, []).append(core)
-    notes = [*_everyones(listens), *_repeated(listens)]
+    notes = [*_note_local_addresses(listens), *_note_duplicate_entries(listens)]
     if None not in found:
         notes.append(
             "no entry is at an address of this machine: if one is, as behind NAT, name it with --here;"
             " otherwise this machine has no worker, and gets one, for a mesh's control node has at least one"
         )
-    machines = [_listed(listens, cores, control=who is None) for who, cores in found.items()]
+    machines = [_build_machine(listens, cores, control=who is None) for who, cores in found.items()]
     if None not in found:
-        machines.insert(0, Listed(control=True, addresses=(), workers=1))
-    return Reading(tuple(machines), tuple(notes))
+        machines.insert(0, ListedMachine(control=True, addresses=(), workers=1))
+    return ImportedMachines(tuple(machines), tuple(notes))
 
 
-def _listed(listens: Sequence[tuple[str, int]], cores: Sequence[int], *, control: bool) -> Listed:
+def _build_machine(
+    listens: Sequence[tuple[str, int]], cores: Sequence[int], *, control: bool
+) -> ListedMachine:
     addresses = dict.fromkeys(listens[core - 1][0] for core in cores)
-    return Listed(
+    return ListedMachine(
         control=control,
-        addresses=tuple(address for address in addresses if not is_everyones(address)),
+        addresses=tuple(address for address in addresses if not is_loopback_or_unspecified(address)),
         was=tuple(cores),
         ports=tuple(listens[core - 1][1] for core in cores),
         workers=len(cores),
     )
 
 
-def _listens(text: str, entries: Sequence[str], core: int) -> tuple[str, int]:
+def _parse_entry(text: str, entries: Sequence[str], core: int) -> tuple[str, int]:
     entry = entries[core - 1]
     if entry.startswith(_BY_NAME):
         problem = f"core {core} is at a name, and only an address tells which machine that is"
         hint = "write its address there, as in /ip4/192.168.0.201/tcp/40000; `getent ahosts NAME` tells it"
-        raise wrong(_place(text, entries, core), problem, hint)
+        raise bad_config_at(_find_entry_mark(text, entries, core), problem, hint)
     try:
-        return listen_address(entry)
+        return parse_multiaddr(entry)
     except BadInput:
         problem = f"core {core} is at no IP address and TCP port"
         hint = "write the entry as /ip4/192.168.0.201/tcp/40000 or /ip6/fd00::201/tcp/40000"
-        raise wrong(_place(text, entries, core), problem, hint) from None
+        raise bad_config_at(_find_entry_mark(text, entries, core), problem, hint) from None
 
 
-def _place(text: str, entries: Sequence[str], core: int) -> Mark:
+def _find_entry_mark(text: str, entries: Sequence[str], core: int) -> Mark:
     """Where a core's entry stands: in the list that has all the entries, whichever key it is under."""
     wanted = list(entries)
     lists = (
         node.items
-        for node in _nodes(load(text))
+        for node in _walk_nodes(parse_document(text))
         if isinstance(node, Items)
         and [item.value for item in node.items if isinstance(item, Scalar)] == wanted
     )
@@ -84,22 +88,22 @@ def _place(text: str, entries: Sequence[str], core: int) -> Mark:
     return found[core - 1].start if found else Mark(0, 0, 0)
 
 
-def _nodes(node: Node | None) -> Iterator[Node]:
+def _walk_nodes(node: Node | None) -> Iterator[Node]:
     if node is not None:
         yield node
     match node:
         case Items(items=items):
             for item in items:
-                yield from _nodes(item)
+                yield from _walk_nodes(item)
         case Mapping(pairs=pairs):
             for _key, value in pairs:
-                yield from _nodes(value)
+                yield from _walk_nodes(value)
 
 
-def _everyones(listens: Sequence[tuple[str, int]]) -> Iterator[str]:
+def _note_local_addresses(listens: Sequence[tuple[str, int]]) -> Iterator[str]:
     by_address: dict[str, list[int]] = {}
     for core, (address, _) in enumerate(listens, 1):
-        if is_everyones(address):
+        if is_loopback_or_unspecified(address):
             by_address.setdefault(address, []).append(core)
     for address, cores in by_address.items():
         yield (
@@ -108,7 +112,7 @@ def _everyones(listens: Sequence[tuple[str, int]]) -> Iterator[str]:
         )
 
 
-def _repeated(listens: Sequence[tuple[str, int]]) -> Iterator[str]:
+def _note_duplicate_entries(listens: Sequence[tuple[str, int]]) -> Iterator[str]:
     by_place: dict[tuple[str, int], list[int]] = {}
     for core, place in enumerate(listens, 1):
         by_place.setdefault(place, []).append(core)

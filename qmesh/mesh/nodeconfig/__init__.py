@@ -18,39 +18,39 @@ problems       what lint answers with
 lint           text + mesh -> problems; by lint_keys, lint_lists, lint_mesh
 """
 
-from qmesh.mesh.nodeconfig.desired_settings import wanted_settings
+from qmesh.mesh.nodeconfig.desired_settings import build_desired_settings
 from qmesh.mesh.nodeconfig.document import MAX_NODES
-from qmesh.mesh.nodeconfig.edit import Setting, settings_in, with_settings, with_workers
+from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, edit_worker_list, read_settings
 from qmesh.mesh.nodeconfig.key_location import Key
-from qmesh.mesh.nodeconfig.lint import lint
-from qmesh.mesh.nodeconfig.listen_address import place_of
-from qmesh.mesh.nodeconfig.minimal import least
-from qmesh.mesh.nodeconfig.multiaddr import listen_address
-from qmesh.mesh.nodeconfig.problems import Mesh, Problem
-from qmesh.mesh.nodeconfig.profiles import Facts, detect, facts
-from qmesh.mesh.nodeconfig.redaction import redacted, secret
-from qmesh.mesh.nodeconfig.worker_list import Misplaced, misplaced, workers_in
+from qmesh.mesh.nodeconfig.lint import lint_config
+from qmesh.mesh.nodeconfig.listen_address import find_listen_address
+from qmesh.mesh.nodeconfig.minimal import build_minimal_config
+from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
+from qmesh.mesh.nodeconfig.problems import ExpectedMesh, Problem
+from qmesh.mesh.nodeconfig.profiles import ProfileFacts, detect_profile, profile_facts
+from qmesh.mesh.nodeconfig.redaction import read_secret, redact_config
+from qmesh.mesh.nodeconfig.worker_list import IgnoredList, find_ignored_lists, read_workers
 
 __all__ = [
     "MAX_NODES",
-    "Facts",
+    "ExpectedMesh",
+    "IgnoredList",
     "Key",
-    "Mesh",
-    "Misplaced",
     "Problem",
+    "ProfileFacts",
     "Setting",
-    "detect",
-    "facts",
-    "least",
-    "lint",
-    "listen_address",
-    "misplaced",
-    "place_of",
-    "redacted",
-    "secret",
-    "settings_in",
-    "wanted_settings",
-    "with_settings",
-    "with_workers",
-    "workers_in",
+    "build_desired_settings",
+    "build_minimal_config",
+    "detect_profile",
+    "edit_settings",
+    "edit_worker_list",
+    "find_ignored_lists",
+    "find_listen_address",
+    "lint_config",
+    "parse_multiaddr",
+    "profile_facts",
+    "read_secret",
+    "read_settings",
+    "read_workers",
+    "redact_config",
 ]

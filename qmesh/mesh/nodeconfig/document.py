@@ -43,7 +43,7 @@ _SECTIONS: Final = frozenset({"alias", "db", "engine", "key", "logger", "p2p"})
 _BLOCK_STYLES: Final = frozenset({"|", ">"})
 
 
-class Misread(BadInput):
+class BadConfig(BadInput):
     """A BadInput about one place of the text. problem: the message without the place."""
 
     def __init__(self, mark: Mark, problem: str, *, hint: str) -> None:
@@ -109,30 +109,30 @@ class Alias(Node, frozen=True, kw_only=True, eq=False):
     target: Node
 
 
-def load(text: str) -> Node | None:
+def parse_document(text: str) -> Node | None:
     """The root of the one document in `text`, None for an empty text. A leading BOM is not counted.
 
     Raises BadInput, with line and column, when the text is not YAML, or is YAML of a kind that no
     node's config is.
     """
-    return parse(text.removeprefix(BOM))
+    return parse_body(text.removeprefix(BOM))
 
 
-def parse(text: str) -> Node | None:
-    """As `load`, for a text without a leading BOM."""
+def parse_body(text: str) -> Node | None:
+    """As `parse_document`, for a text without a leading BOM."""
     _refuse_damage(text)
     composer = _Composer()
-    for event in _events(text):
-        composer.take(event)
+    for event in _parse_events(text):
+        composer.handle_event(event)
     return composer.root
 
 
-def wrong(mark: Mark, problem: str, hint: str) -> Misread:
+def bad_config_at(mark: Mark, problem: str, hint: str) -> BadConfig:
     """A BadInput that names the place, as editors count it: from 1."""
-    return Misread(mark, problem, hint=hint)
+    return BadConfig(mark, problem, hint=hint)
 
 
-def value_of(mapping: Mapping, key: str) -> tuple[Scalar, Node] | None:
+def find_pair(mapping: Mapping, key: str) -> tuple[Scalar, Node] | None:
     """A mapping's key and value, None when it has no such key.
 
     Raises BadInput when the mapping has a merge key, behind which anything may stand.
@@ -140,13 +140,13 @@ def value_of(mapping: Mapping, key: str) -> tuple[Scalar, Node] | None:
     found = None
     for name, value in mapping.pairs:
         if name.value == "<<":
-            raise wrong(name.start, "a merge key (<<) stands here", "write the merged keys out")
+            raise bad_config_at(name.start, "a merge key (<<) stands here", "write the merged keys out")
         if name.value == key:
             found = name, value
     return found
 
 
-def resolved(node: Node) -> Node:
+def resolve_alias(node: Node) -> Node:
     """What an alias stands for; any other node itself."""
     return node.target if isinstance(node, Alias) else node
 
@@ -157,7 +157,7 @@ def _refuse_damage(text: str) -> None:
             f"config.yml is longer than {MAX_CHARACTERS} characters", hint="is it the node's config.yml?"
         )
     if damage := _NOT_TEXT.search(text):
-        raise wrong(
+        raise bad_config_at(
             mark_at(text, damage.start()),
             f"the character U+{ord(damage.group()):04X} is not allowed in YAML",
             "take it out; if there are many, the file is damaged",
@@ -165,7 +165,7 @@ def _refuse_damage(text: str) -> None:
     for number, directive in enumerate(_DIRECTIVE.finditer(text), 1):
         if number > MAX_DIRECTIVES:
             mark = mark_at(text, directive.end() - 1)
-            raise wrong(
+            raise bad_config_at(
                 mark, f"more than {MAX_DIRECTIVES} lines begin with %", "is it the node's config.yml?"
             )
 
@@ -178,31 +178,31 @@ def mark_at(text: str, index: int) -> Mark:
     return Mark(index, line, index - start)
 
 
-def _events(text: str) -> Iterator[yaml.Event]:
+def _parse_events(text: str) -> Iterator[yaml.Event]:
     try:
         yield from yaml.parse(text, Loader=_LOADER)
     except yaml.YAMLError as error:
-        raise _not_yaml(error, text) from None
+        raise _syntax_error(error, text) from None
 
 
-def _too_deep(mark: Mark) -> BadInput:
-    return wrong(mark, f"nested deeper than {MAX_DEPTH} levels", "is it the node's config.yml?")
+def _depth_error(mark: Mark) -> BadInput:
+    return bad_config_at(mark, f"nested deeper than {MAX_DEPTH} levels", "is it the node's config.yml?")
 
 
-def _not_yaml(error: yaml.YAMLError, text: str) -> BadInput:
+def _syntax_error(error: yaml.YAMLError, text: str) -> BadInput:
     place = getattr(error, "problem_mark", None)
-    mark = _mark(place) if place else Mark(0, 0, 0)
+    mark = _convert_mark(place) if place else Mark(0, 0, 0)
     # What is quoted and more than a character may be a word of the text.
     said = getattr(error, "problem", None) or "the text cannot be read"
     problem = _QUOTED.sub(lambda quote: quote["short"] or "...", said)
     if "nesting depth" in said:  # PyYAML of 6.0.4 on has a bound of its own
-        return _too_deep(mark)
+        return _depth_error(mark)
     if text[mark.at : mark.at + 1] == "\t":
-        return wrong(mark, "a tab stands where YAML wants spaces", "indent with spaces")
-    return wrong(mark, f"this is not YAML: {problem}", "correct this line, or the one before it")
+        return bad_config_at(mark, "a tab stands where YAML wants spaces", "indent with spaces")
+    return bad_config_at(mark, f"this is not YAML: {problem}", "correct this line, or the one before it")
 
 
-def _mark(mark: Any) -> Mark:  # PyYAML has two types of marks, and none in common
+def _convert_mark(mark: Any) -> Mark:  # PyYAML has two types of marks, and none in common
     return Mark(mark.index, mark.line, mark.column)
 
 
@@ -215,39 +215,43 @@ class _Composer:
         self._anchored: dict[str | None, Node] = {}
         self._count = 0
 
-    def take(self, event: yaml.Event) -> None:
+    def handle_event(self, event: yaml.Event) -> None:
         match event:
             case yaml.DocumentStartEvent() if self.root is not None:
-                raise wrong(_mark(event.start_mark), "a second document starts here", "keep only one")
+                raise bad_config_at(
+                    _convert_mark(event.start_mark), "a second document starts here", "keep only one"
+                )
             case yaml.AliasEvent():
-                self._put(self._alias(event))
+                self._add_node(self._build_alias(event))
             case yaml.ScalarEvent():
-                self._put(Scalar(**_common(event, event), value=event.value, style=event.style or ""))
+                self._add_node(
+                    Scalar(**_node_fields(event, event), value=event.value, style=event.style or "")
+                )
             case yaml.CollectionStartEvent():
-                self._begin(event)
+                self._open_collection(event)
             case yaml.CollectionEndEvent():
-                self._put(_collection(*self._open.pop(), event))
+                self._add_node(_build_collection(*self._open.pop(), event))
 
-    def _alias(self, event: yaml.AliasEvent) -> Alias:
+    def _build_alias(self, event: yaml.AliasEvent) -> Alias:
         target = self._anchored.get(event.anchor)
         if target is None:
-            raise wrong(
-                _mark(event.start_mark),
+            raise bad_config_at(
+                _convert_mark(event.start_mark),
                 "this alias (*) has no anchor (&) that ends before it",
                 "write the value out instead",
             )
-        start, end = _mark(event.start_mark), _mark(event.end_mark)
+        start, end = _convert_mark(event.start_mark), _convert_mark(event.end_mark)
         return Alias(start=start, end=end, anchor=event.anchor, target=target)
 
-    def _begin(self, event: yaml.CollectionStartEvent) -> None:
+    def _open_collection(self, event: yaml.CollectionStartEvent) -> None:
         if len(self._open) == MAX_DEPTH:
-            raise _too_deep(_mark(event.start_mark))
+            raise _depth_error(_convert_mark(event.start_mark))
         self._open.append((event, []))
 
-    def _put(self, node: Node) -> None:
+    def _add_node(self, node: Node) -> None:
         self._count += 1
         if self._count > MAX_NODES:
-            raise wrong(node.start, f"more than {MAX_NODES} values", "is it the node's config.yml?")
+            raise bad_config_at(node.start, f"more than {MAX_NODES} values", "is it the node's config.yml?")
         if node.anchor is not None and not isinstance(node, Alias):
             self._anchored[node.anchor] = node
         if self._open:
@@ -256,46 +260,48 @@ class _Composer:
             self.root = node
 
 
-def _common(first: yaml.NodeEvent, last: yaml.Event) -> dict[str, Any]:
+def _node_fields(first: yaml.NodeEvent, last: yaml.Event) -> dict[str, Any]:
     return {
-        "start": _mark(first.start_mark),
-        "end": _mark(last.end_mark),
+        "start": _convert_mark(first.start_mark),
+        "end": _convert_mark(last.end_mark),
         "anchor": first.anchor,
         "tag": getattr(first, "tag", None),
     }
 
 
-def _collection(first: yaml.CollectionStartEvent, children: list[Node], last: yaml.Event) -> Node:
-    common = _common(first, last)
+def _build_collection(first: yaml.CollectionStartEvent, children: list[Node], last: yaml.Event) -> Node:
+    common = _node_fields(first, last)
     flow = bool(first.flow_style)
     if isinstance(first, yaml.SequenceStartEvent):
         return Sequence(**common, flow=flow, items=tuple(children))
-    keys = _keys(children[::2])
+    keys = _check_keys(children[::2])
     return Mapping(**common, flow=flow, pairs=tuple(zip(keys, children[1::2], strict=True)))
 
 
-def _keys(nodes: list[Node]) -> list[Scalar]:
+def _check_keys(nodes: list[Node]) -> list[Scalar]:
     first_at: dict[str, Mark] = {}
     keys = []
     for node in nodes:
         if not isinstance(node, Scalar) or node.tag is not None:
-            raise wrong(node.start, "this key is not a plain word", "write the key out, without * or !")
+            raise bad_config_at(
+                node.start, "this key is not a plain word", "write the key out, without * or !"
+            )
         if node.value in first_at:
-            raise _repeated(node, first_at[node.value])
+            raise _duplicate_key_error(node, first_at[node.value])
         first_at[node.value] = node.start
         keys.append(node)
     return keys
 
 
-def _repeated(key: Scalar, first: Mark) -> Misread:
+def _duplicate_key_error(key: Scalar, first: Mark) -> BadConfig:
     line = first.line + 1
     if key.value in _SECTIONS:
-        return wrong(
+        return bad_config_at(
             key.start,
             f"a second `{key.value}:`, the first is in line {line}",
             f"move what is below it to line {line}, and take it out: the node would not load this",
         )
-    return wrong(
+    return bad_config_at(
         key.start,
         f"this key already stands in line {line}",
         "keep one of the two: the node would not load this",

@@ -14,8 +14,8 @@ from qmesh.mesh.nodeconfig.document import (
     Node,
     Scalar,
     Sequence,
-    value_of,
-    wrong,
+    bad_config_at,
+    find_pair,
 )
 
 Value: TypeAlias = str | tuple[str, ...]
@@ -41,7 +41,7 @@ class Key(NamedTuple):
         return ".".join(self.path)
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class KeyLocation(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The way to a key: what is missing is None, what is there but null has only its key.
 
     end: index behind the root's content, where a section can be added; None for the text's end.
@@ -64,15 +64,15 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return key.start if key else Mark(0, 0, 0)
 
 
-def find(root: Node | None, key: Key, *, is_list: bool) -> Place:
+def find_key(root: Node | None, key: Key, *, is_list: bool) -> KeyLocation:
     """Where the key is. Raises BadInput where it, or what it stands in, is of the wrong kind."""
     if root is None or (isinstance(root, Scalar) and root.is_null and not root.value):
-        return Place(end=root.start.at if root else None)
-    top = _mapping(root, key, "the file's top level is not a mapping of keys to values")
-    place = Place(root=top, end=root.end.at)
+        return KeyLocation(end=root.start.at if root else None)
+    top = _require_mapping(root, key, "the file's top level is not a mapping of keys to values")
+    place = KeyLocation(root=top, end=root.end.at)
     if not key.section:
         return _find_value(msgspec.structs.replace(place, section=top), top, key, is_list=is_list)
-    pair = value_of(top, key.section)
+    pair = find_pair(top, key.section)
     if pair is None:
         return place
     section_key, value = pair
@@ -80,17 +80,17 @@ def find(root: Node | None, key: Key, *, is_list: bool) -> Place:
     if isinstance(value, Scalar) and value.is_null:
         _refuse_properties(value, key)
         return msgspec.structs.replace(place, section_null=value)
-    section = _mapping(value, key, f"`{key.section}` is not a mapping of keys to values")
+    section = _require_mapping(value, key, f"`{key.section}` is not a mapping of keys to values")
     return _find_value(msgspec.structs.replace(place, section=section), section, key, is_list=is_list)
 
 
-def _find_value(place: Place, section: Mapping, key: Key, *, is_list: bool) -> Place:
-    pairs = [pair for name in (key.name, key.alias) if name and (pair := value_of(section, name))]
+def _find_value(place: KeyLocation, section: Mapping, key: Key, *, is_list: bool) -> KeyLocation:
+    pairs = [pair for name in (key.name, key.alias) if name and (pair := find_pair(section, name))]
     if not pairs:
         return place
     if len(pairs) > 1:
         problem = f"`{key.alias}` and `{key.name}` are two spellings of one key"
-        raise wrong(pairs[1][0].start, problem, "keep one of the two")
+        raise bad_config_at(pairs[1][0].start, problem, "keep one of the two")
     ((found, value),) = pairs
     place = msgspec.structs.replace(place, key=found)
     _refuse_properties(value, key)
@@ -102,66 +102,72 @@ def _find_value(place: Place, section: Mapping, key: Key, *, is_list: bool) -> P
         problem, hint = "is not a list", "write one `- /ip4/ADDRESS/tcp/PORT` a line below it, or take it out"
     else:
         problem, hint = "is not a single value", "write one value behind it, or take it out"
-    raise wrong(value.start, f"`{found.value}` {problem}", hint)
+    raise bad_config_at(value.start, f"`{found.value}` {problem}", hint)
 
 
-def _mapping(node: Node, key: Key, problem: str) -> Mapping:
+def _require_mapping(node: Node, key: Key, problem: str) -> Mapping:
     _refuse_properties(node, key)
     if isinstance(node, Mapping):
         return node
-    raise wrong(node.start, problem, "is it the node's config.yml, and indented as it was?")
+    raise bad_config_at(node.start, problem, "is it the node's config.yml, and indented as it was?")
 
 
 def _refuse_properties(node: Node, key: Key) -> None:
     """Refuse what may be the same value elsewhere (anchor, alias), or is not what it looks like (tag)."""
     if node.anchor is not None or node.tag is not None:
-        raise wrong(
+        raise bad_config_at(
             node.start,
             f"an anchor (&), alias (*) or tag (!) stands at `{key}` or around it",
             "write the value out without it",
         )
 
 
-def held(place: Place) -> Value | None:
+def read_value(place: KeyLocation) -> Value | None:
     """What stands there: the entries of a list, or the one value; None when there is nothing."""
     if isinstance(place.value, Sequence):
-        return tuple(entry(item).value for item in place.value.items)
+        return tuple(require_scalar(item).value for item in place.value.items)
     return place.value.value if isinstance(place.value, Scalar) else None
 
 
-def entry(item: Node) -> Scalar:
+def require_scalar(item: Node) -> Scalar:
     """An item of a list that is one value, and no alias. Raises BadInput otherwise."""
     if isinstance(item, Scalar):
         return item
     what = "an alias" if isinstance(item, Alias) else "not a single value"
-    raise wrong(item.start, f"this entry of the worker list is {what}", "write it as /ip4/ADDRESS/tcp/PORT")
+    raise bad_config_at(
+        item.start, f"this entry of the worker list is {what}", "write it as /ip4/ADDRESS/tcp/PORT"
+    )
 
 
-def rest(place: Place) -> tuple[object, ...]:
+def content_without_key(place: KeyLocation) -> tuple[object, ...]:
     """All that the document says, except for the key; a section that holds only it counts as none."""
-    section = _pairs_but(place.section, place.key)
+    section = _pairs_without_key(place.section, place.key)
     if place.section is place.root:
         return section
     return tuple(
-        (_content(key), section if key is place.section_key else _content(value))
+        (_node_content(key), section if key is place.section_key else _node_content(value))
         for key, value in (place.root.pairs if place.root else ())
         if section or key is not place.section_key
     )
 
 
-def _pairs_but(mapping: Mapping | None, left_out: Scalar | None) -> tuple[object, ...]:
+def _pairs_without_key(mapping: Mapping | None, left_out: Scalar | None) -> tuple[object, ...]:
     pairs: Iterator[tuple[Scalar, Node]] = iter(mapping.pairs if mapping else ())
-    return tuple((_content(key), _content(value)) for key, value in pairs if key is not left_out)
+    return tuple((_node_content(key), _node_content(value)) for key, value in pairs if key is not left_out)
 
 
-def _content(node: Node) -> object:
+def _node_content(node: Node) -> object:
     """What a node says and how, without its place."""
     properties = type(node), node.anchor, node.tag
     match node:
         case Scalar():
             return (*properties, node.style, node.value)
         case Sequence():
-            return (*properties, node.flow, tuple(map(_content, node.items)))
+            return (*properties, node.flow, tuple(map(_node_content, node.items)))
         case Mapping():
-            return (*properties, node.flow, tuple((_content(k), _content(v)) for k, v in node.pairs))
+            return (
+                *properties,
+                node.flow,
+                tuple((_node_content(k), _node_content(v)) for k, v in node.pairs),
+            )
     return properties

@@ -23,7 +23,7 @@ class Edit(NamedTuple):
     text: str
 
 
-def edited(text: str, edits: Iterable[Edit]) -> str:
+def apply_edits(text: str, edits: Iterable[Edit]) -> str:
     """The text with all edits made. They may touch, but not overlap; at one place, in their order."""
     pieces, done = [], 0
     for start, end, new in sorted(edits, key=lambda edit: edit[:2]):
@@ -32,19 +32,19 @@ def edited(text: str, edits: Iterable[Edit]) -> str:
     return "".join([*pieces, text[done:]])
 
 
-def line_end(text: str, index: int) -> int:
+def find_line_end(text: str, index: int) -> int:
     """Where the line that holds `index` ends: at its line break, or at the end of the text."""
     found = _LINE_END.search(text, index)
     return found.start() if found else len(text)
 
 
-def newline(text: str, index: int = 0) -> str:
+def detect_newline(text: str, index: int = 0) -> str:
     """The line break that the text uses from `index` on, else anywhere, else a line feed."""
     found = _NEWLINE.search(text, index) or _NEWLINE.search(text)
     return found.group() if found else "\n"
 
 
-def block_lines(names: tuple[str, ...], value: Value, step: int = STEP) -> list[str]:
+def render_block(names: tuple[str, ...], value: Value, step: int = STEP) -> list[str]:
     """A value under nested keys, a line each: `("a", "b")` gives `a:`, `  b:`, `    - ...`.
 
     With no name, a list's own lines.
@@ -54,15 +54,15 @@ def block_lines(names: tuple[str, ...], value: Value, step: int = STEP) -> list[
     name, *inner = names
     if not inner and (isinstance(value, str) or not value):
         return [f"{name}: {value or '[]'}"]
-    return [f"{name}:", *indented(block_lines(tuple(inner), value, step), step)]
+    return [f"{name}:", *indent_lines(render_block(tuple(inner), value, step), step)]
 
 
-def indented(lines: Iterable[str], columns: int) -> list[str]:
+def indent_lines(lines: Iterable[str], columns: int) -> list[str]:
     """The lines, each moved to the right."""
     return [" " * columns + line for line in lines]
 
 
-def flow_value(names: tuple[str, ...], value: Value) -> str:
+def render_flow(names: tuple[str, ...], value: Value) -> str:
     """A value under nested keys in one line: `("a", "b")` gives `{a: {b: [...]}}`."""
     shown = value if isinstance(value, str) else f"[{', '.join(value)}]"
     for name in reversed(names):

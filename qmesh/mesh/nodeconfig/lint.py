@@ -12,18 +12,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import Profile
-from qmesh.mesh.nodeconfig.document import Mapping, Mark, Misread, Node, load
-from qmesh.mesh.nodeconfig.lint_keys import key_problems
-from qmesh.mesh.nodeconfig.lint_lists import list_problems
-from qmesh.mesh.nodeconfig.problems import Mesh, Problem, error
+from qmesh.mesh.nodeconfig.document import BadConfig, Mapping, Mark, Node, parse_document
+from qmesh.mesh.nodeconfig.lint_keys import find_key_problems
+from qmesh.mesh.nodeconfig.lint_lists import find_list_problems
+from qmesh.mesh.nodeconfig.problems import ExpectedMesh, Problem, build_error
+from qmesh.mesh.values import Profile
 
 
-def lint(
+def lint_config(
     text: str,
     *,
     profile: Profile,
-    mesh: Mesh | None = None,
+    mesh: ExpectedMesh | None = None,
     ephemeral: tuple[int, int] | None = None,
     reserved: Collection[int] = (),
 ) -> tuple[Problem, ...]:
@@ -34,21 +34,21 @@ def lint(
     reserved: ports that they do not take.
     """
     try:
-        root = load(text)
-    except Misread as refused:
-        return (error(refused.mark, "unreadable", refused.problem, refused.hint),)
+        root = parse_document(text)
+    except BadConfig as refused:
+        return (build_error(refused.mark, "unreadable", refused.problem, refused.hint),)
     except BadInput as refused:
-        return (error(Mark(0, 0, 0), "unreadable", refused.message, refused.hint),)
+        return (build_error(Mark(0, 0, 0), "unreadable", refused.message, refused.hint),)
     ports = () if ephemeral is None else set(range(ephemeral[0], ephemeral[1] + 1)) - set(reserved)
-    return tuple(sorted(_problems(root, profile, mesh, ports)))
+    return tuple(sorted(_find_problems(root, profile, mesh, ports)))
 
 
-def _problems(
-    root: Node | None, profile: Profile, mesh: Mesh | None, ephemeral: Collection[int]
+def _find_problems(
+    root: Node | None, profile: Profile, mesh: ExpectedMesh | None, ephemeral: Collection[int]
 ) -> Iterator[Problem]:
     if root is not None and not isinstance(root, Mapping):
         message = "the file's top level is not a mapping of keys to values"
-        yield error(root.start, "unreadable", message, "is it the node's config.yml?")
+        yield build_error(root.start, "unreadable", message, "is it the node's config.yml?")
         return
-    yield from key_problems(root, profile)
-    yield from list_problems(root, profile, mesh, ephemeral)
+    yield from find_key_problems(root, profile)
+    yield from find_list_problems(root, profile, mesh, ephemeral)

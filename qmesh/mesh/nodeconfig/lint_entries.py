@@ -8,9 +8,9 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from qmesh.mesh.model import IPAddress, parsed_address
-from qmesh.mesh.nodeconfig.document import Mark, Node, Scalar, Sequence, resolved
-from qmesh.mesh.nodeconfig.list_names import Found, Role
+from qmesh.mesh.nodeconfig.document import Mark, Node, Scalar, Sequence, resolve_alias
+from qmesh.mesh.nodeconfig.list_names import FoundList, Role
+from qmesh.mesh.values import IPAddress, parse_ip_address
 
 WRITTEN: Final = frozenset({"dialled", "p2p"})
 """The lists that qmesh writes, where the workers listen."""
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
         return self.text is not None and bool(_PLACEHOLDER.search(self.text))
 
 
-class Listed(msgspec.Struct, frozen=True):
+class ListedEntries(msgspec.Struct, frozen=True):
     """A list that is one, with its entries."""
 
     role: Role
@@ -66,25 +66,25 @@ class Listed(msgspec.Struct, frozen=True):
         return self.role in WRITTEN
 
 
-def listed(found: Found) -> Listed:
+def parse_list_entries(found: FoundList) -> ListedEntries:
     """The entries below a list's key."""
     assert isinstance(found.value, Sequence)
     items = enumerate(found.value.items, 1)
-    return Listed(found.role, found.key, tuple(_entry(core, item) for core, item in items))
+    return ListedEntries(found.role, found.key, tuple(_parse_entry(core, item) for core, item in items))
 
 
-def _entry(core: int, item: Node) -> Entry:
-    value = resolved(item)
+def _parse_entry(core: int, item: Node) -> Entry:
+    value = resolve_alias(item)
     if not isinstance(value, Scalar):
         return Entry(core, item.start, None, None, "", 0)
     parts = _MULTIADDR.fullmatch(value.value)
     if parts is None:
         return Entry(core, item.start, value.value, None, "", 0)
-    address = parsed_address(parts["address"])
+    address = parse_ip_address(parts["address"])
     return Entry(core, item.start, value.value, address, parts["protocol"], int(parts["port"][:9]))
 
 
-def kind_of(address: IPAddress) -> AddressKind:
+def classify_address(address: IPAddress) -> AddressKind:
     """From where the address is reached."""
     if address.is_unspecified:
         return "wildcard"

@@ -6,18 +6,18 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from qmesh.mesh.model import PROFILES, Profile
-from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, Sequence, resolved
+from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, Sequence, resolve_alias
 from qmesh.mesh.nodeconfig.list_names import (
     SECTION,
-    Found,
-    lists_in,
-    pairs,
-    profiles_with,
-    role_of,
-    spelling,
+    FoundList,
+    find_lists,
+    find_profiles,
+    find_role,
+    find_spelling,
+    mapping_pairs,
 )
-from qmesh.mesh.nodeconfig.problems import Problem, error, first_of_each, warning
+from qmesh.mesh.nodeconfig.problems import Problem, build_error, build_warning, summarize_by_kind
+from qmesh.mesh.values import PROFILES, Profile
 
 _NEEDED: Final = ("key", "p2p", SECTION, "db")
 """The sections that the node goes into without looking whether they are there."""
@@ -32,50 +32,52 @@ _PLACEHOLDER = re.compile(r"<[A-Za-z][A-Za-z0-9_ -]*>")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-def key_problems(root: Node | None, profile: Profile) -> Iterator[Problem]:
+def find_key_problems(root: Node | None, profile: Profile) -> Iterator[Problem]:
     """What is wrong with keys, wherever they stand."""
-    lists = lists_in(root, profile)
-    yield from _repeated_lists(lists)
-    yield from first_of_each(_placeholders(root))
-    for path, key, _ in _keys(root):
-        yield from _ignored(path, key, profile, lists)
-    for key, value in pairs(root):
-        yield from _section(key, value)
+    lists = find_lists(root, profile)
+    yield from _check_duplicate_lists(lists)
+    yield from summarize_by_kind(_check_placeholders(root))
+    for path, key, _ in _walk_keys(root):
+        yield from _check_ignored_key(path, key, profile, lists)
+    for key, value in mapping_pairs(root):
+        yield from _check_section(key, value)
         if key.value == SECTION:
-            for inner, inside in pairs(value):
-                yield from _value(inner, inside)
+            for inner, inside in mapping_pairs(value):
+                yield from _check_value(inner, inside)
 
 
-def _keys(node: Node | None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Scalar, Node]]:
+def _walk_keys(
+    node: Node | None, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Scalar, Node]]:
     """Every key with the keys above it, and its value. An alias's keys are met where they are written."""
     match node:
         case Sequence(items=items):
             for item in items:
-                yield from _keys(item, path)
+                yield from _walk_keys(item, path)
         case Mapping():
             for key, value in node.pairs:
                 yield path, key, value
-                yield from _keys(value, (*path, key.value))
+                yield from _walk_keys(value, (*path, key.value))
 
 
-def _placeholders(root: Node | None) -> Iterator[Problem]:
+def _check_placeholders(root: Node | None) -> Iterator[Problem]:
     """Values outside of the worker lists that nobody has filled in."""
-    for _, key, value in _keys(root):
-        values = value.items if isinstance(value, Sequence) and role_of(key.value) is None else (value,)
+    for _, key, value in _walk_keys(root):
+        values = value.items if isinstance(value, Sequence) and find_role(key.value) is None else (value,)
         for each in values:
             if isinstance(each, Scalar) and _PLACEHOLDER.search(each.value):
                 message = "a placeholder stands here, or what qmesh shows in a secret's place"
-                yield warning(each.start, "placeholder", message, "put the value itself there")
+                yield build_warning(each.start, "placeholder", message, "put the value itself there")
 
 
-def _ignored(
-    path: tuple[str, ...], key: Scalar, profile: Profile, lists: tuple[Found, ...]
+def _check_ignored_key(
+    path: tuple[str, ...], key: Scalar, profile: Profile, lists: tuple[FoundList, ...]
 ) -> Iterator[Problem]:
-    role, name = role_of(key.value), key.value
+    role, name = find_role(key.value), key.value
     if role is None:
         return
-    known = profiles_with(name)
-    right = spelling(role, profile)
+    known = find_profiles(name)
+    right = find_spelling(role, profile)
     there = [found.key for found in lists if found.key.value == right]
     if there and there[0] is not key:
         way_out = f"delete it: `{right}` stands in line {there[0].start.line + 1}"
@@ -83,62 +85,66 @@ def _ignored(
         way_out = f"call it `{right}`, below `{SECTION}:`"
     if not known:
         message = f"`{name}` is misspelt: node {profile} ignores it silently"
-        yield warning(key.start, "misspelt", message, way_out)
+        yield build_warning(key.start, "misspelt", message, way_out)
     elif profile not in known:
-        yield _of_another_profile(key, profile, known)
+        yield _other_profile_problem(key, profile, known)
     elif path != (SECTION,):
         where = f"below `{path[-1]}`" if path and path[-1] in (*_NEEDED, "logger", "alias") else "here"
         message = f"`{name}` is ignored {where}: the node reads it below `{SECTION}:` at the top level only"
-        yield warning(key.start, "level", message, way_out)
+        yield build_warning(key.start, "level", message, way_out)
 
 
-def _of_another_profile(key: Scalar, profile: Profile, known: tuple[Profile, ...]) -> Problem:
+def _other_profile_problem(key: Scalar, profile: Profile, known: tuple[Profile, ...]) -> Problem:
     """A node leaves old keys in its file when it is upgraded, but none puts in keys of versions to come."""
     message = f"`{key.value}` is a list of node {' and '.join(known)}: node {profile} ignores it silently"
     if PROFILES.index(known[0]) > PROFILES.index(profile):
         way_out = f"if the node is of that version, `qmesh set --node {known[0]}`; if not, delete the key"
-        return error(key.start, "profile", message, way_out)
+        return build_error(key.start, "profile", message, way_out)
     way_out = f"delete the key; if the node is still of that version, `qmesh set --node {known[-1]}`"
-    return warning(key.start, "profile", message, way_out)
+    return build_warning(key.start, "profile", message, way_out)
 
 
-def _repeated_lists(lists: tuple[Found, ...]) -> Iterator[Problem]:
+def _check_duplicate_lists(lists: tuple[FoundList, ...]) -> Iterator[Problem]:
     """The same list under two spellings, which only 2.1-rust has."""
-    first: dict[str, Found] = {}
+    first: dict[str, FoundList] = {}
     for found in lists:
         before = first.setdefault(found.role, found)
         if before is not found:
             line = before.key.start.line + 1
             message = f"`{found.key.value}` and `{before.key.value}` in line {line} are one key"
-            yield error(found.key.start, "repeated", message, "keep one of the two")
+            yield build_error(found.key.start, "repeated", message, "keep one of the two")
 
 
-def _section(key: Scalar, value: Node) -> Iterator[Problem]:
-    if key.value not in _NEEDED or isinstance(resolved(value), Mapping):
+def _check_section(key: Scalar, value: Node) -> Iterator[Problem]:
+    if key.value not in _NEEDED or isinstance(resolve_alias(value), Mapping):
         return
     if not _is_null(value):
         message = f"`{key.value}` is not a mapping of keys to values"
-        yield error(value.start, "unreadable", message, "is it indented as it was?")
+        yield build_error(value.start, "unreadable", message, "is it indented as it was?")
         return
     message = f"nothing stands below `{key.value}:`, and the node panics at that"
     if key.value == SECTION:
-        yield error(key.start, "empty", message, "write the worker list there, or take it out", cured=True)
+        yield build_error(
+            key.start, "empty", message, "write the worker list there, or take it out", cured=True
+        )
     else:
-        yield error(key.start, "empty", message, "put back what stood there, or take the line out")
+        yield build_error(key.start, "empty", message, "put back what stood there, or take the line out")
 
 
-def _value(key: Scalar, node: Node) -> Iterator[Problem]:
-    value = resolved(node)
+def _check_value(key: Scalar, node: Node) -> Iterator[Problem]:
+    value = resolve_alias(node)
     if not isinstance(value, Scalar) or value.is_null or not value.value:
         return
     if key.value == _TEMPLATE and value.value.count("%d") != 1:
         message = f"`{_TEMPLATE}` has {value.value.count('%d') or 'no'} `%d`, where one core's port belongs"
-        yield error(node.start, "template", message, "write it as /ip4/127.0.0.1/tcp/%d")
+        yield build_error(node.start, "template", message, "write it as /ip4/127.0.0.1/tcp/%d")
     if key.value in _BASE_PORTS and not (_NUMBER.fullmatch(value.value) and int(value.value) <= 65535):
         message = f"`{key.value}` is no port from 1 to 65535"
-        yield error(node.start, "port", message, "use a number from 1 to 65535, with room for every worker")
+        yield build_error(
+            node.start, "port", message, "use a number from 1 to 65535, with room for every worker"
+        )
 
 
 def _is_null(node: Node) -> bool:
-    value = resolved(node)
+    value = resolve_alias(node)
     return isinstance(value, Scalar) and value.is_null

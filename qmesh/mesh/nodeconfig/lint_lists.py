@@ -5,60 +5,79 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import IPAddress, Profile, parsed_address, ranges_text
 from qmesh.mesh.nodeconfig.document import Mark, Node, Scalar, Sequence
-from qmesh.mesh.nodeconfig.lint_entries import WRITTEN, Entry, Listed, kind_of, listed
-from qmesh.mesh.nodeconfig.lint_mesh import mesh_problems
-from qmesh.mesh.nodeconfig.list_names import SECTION, Found, Role, lists_in, pairs, spelling
-from qmesh.mesh.nodeconfig.multiaddr import listen_address
-from qmesh.mesh.nodeconfig.problems import Mesh, Problem, error, first_of_each, warning
+from qmesh.mesh.nodeconfig.lint_entries import (
+    WRITTEN,
+    Entry,
+    ListedEntries,
+    classify_address,
+    parse_list_entries,
+)
+from qmesh.mesh.nodeconfig.lint_mesh import find_mesh_problems
+from qmesh.mesh.nodeconfig.list_names import (
+    SECTION,
+    FoundList,
+    Role,
+    find_lists,
+    find_spelling,
+    mapping_pairs,
+)
+from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
+from qmesh.mesh.nodeconfig.problems import (
+    ExpectedMesh,
+    Problem,
+    build_error,
+    build_warning,
+    summarize_by_kind,
+)
+from qmesh.mesh.values import IPAddress, Profile, format_port_ranges, parse_ip_address
 
 
-def list_problems(
-    root: Node | None, profile: Profile, mesh: Mesh | None, ephemeral: Collection[int]
+def find_list_problems(
+    root: Node | None, profile: Profile, mesh: ExpectedMesh | None, ephemeral: Collection[int]
 ) -> Iterator[Problem]:
     """What is wrong with the lists. ephemeral: ports that an outgoing connection may take."""
-    found = lists_in(root, profile)
-    lists = {each.role: listed(each) for each in found if isinstance(each.value, Sequence)}
+    found = find_lists(root, profile)
+    lists = {each.role: parse_list_entries(each) for each in found if isinstance(each.value, Sequence)}
     for each in found:
-        yield from _no_list(each)
+        yield from _check_list_value(each)
     for one in lists.values():
-        yield from first_of_each(_entry_problems(one))
+        yield from summarize_by_kind(_check_entries(one))
         if not one.is_written:
-            yield from first_of_each(_announced(one))
-    yield from _repeated(lists)
-    yield from _unequal(lists, profile, mesh)
-    yield from _taken(lists, mesh, ephemeral)
+            yield from summarize_by_kind(_check_announced_addresses(one))
+    yield from _check_duplicates(lists)
+    yield from _check_lengths(lists, profile, mesh)
+    yield from _check_ephemeral_ports(lists, mesh, ephemeral)
     if mesh is not None:
-        yield from mesh_problems(mesh, lists.get("dialled"), _place(root, found))
+        yield from find_mesh_problems(mesh, lists.get("dialled"), _find_list_mark(root, found))
 
 
-def _place(root: Node | None, found: tuple[Found, ...]) -> Mark:
+def _find_list_mark(root: Node | None, found: tuple[FoundList, ...]) -> Mark:
     """Where to say what the list that is dialled lacks: at its key, its section's, or the start."""
     keys = [each.key for each in found if each.role == "dialled"]
-    keys += [key for key, _ in pairs(root) if key.value == SECTION]
+    keys += [key for key, _ in mapping_pairs(root) if key.value == SECTION]
     return keys[0].start if keys else Mark(0, 0, 0)
 
 
-def _no_list(found: Found) -> Iterator[Problem]:
+def _check_list_value(found: FoundList) -> Iterator[Problem]:
     name, value = found.key.value, found.value
     if isinstance(value, Scalar) and value.is_null:
         if found.role in WRITTEN:
             message = f"nothing stands below `{name}:`, so that the node takes its own cores only"
             usual = "write the list there, or take the line out"
-            yield warning(found.key.start, "empty", message, usual, cured=True)
+            yield build_warning(found.key.start, "empty", message, usual, cured=True)
     elif not isinstance(value, Sequence):
         usual = "write one `- /ip4/ADDRESS/tcp/PORT` a line below it, or take it out"
-        yield error(value.start, "entry", f"`{name}` is not a list", usual)
+        yield build_error(value.start, "entry", f"`{name}` is not a list", usual)
 
 
-def _entry_problems(one: Listed) -> Iterator[Problem]:
+def _check_entries(one: ListedEntries) -> Iterator[Problem]:
     """What is wrong with an entry by itself."""
     cured = one.is_written
     for entry in one.entries:
         what = f"entry {entry.core} of `{one.key.value}`"
         if entry.is_placeholder:
-            yield error(
+            yield build_error(
                 entry.mark,
                 "placeholder",
                 f"{what} still has a placeholder in it",
@@ -66,33 +85,35 @@ def _entry_problems(one: Listed) -> Iterator[Problem]:
                 cured=cured,
             )
         elif entry.text is not None and entry.address is not None and not 1 <= entry.port <= 65535:
-            yield error(
+            yield build_error(
                 entry.mark, "port", f"{what} has no port from 1 to 65535", "correct the port", cured=cured
             )
         elif not _is_usable(one, entry):
             usual = "write it as /ip4/10.77.0.2/tcp/40000 or /ip6/fd00::2/tcp/40000"
-            yield error(entry.mark, "entry", f"{what} is no address with a TCP port", usual, cured=cured)
+            yield build_error(
+                entry.mark, "entry", f"{what} is no address with a TCP port", usual, cured=cured
+            )
 
 
-def _is_usable(one: Listed, entry: Entry) -> bool:
+def _is_usable(one: ListedEntries, entry: Entry) -> bool:
     """Whether the node can take it. Of the other lists' transports qmesh knows too little to say no."""
     if entry.text is None:
         return False
     if one.role != "dialled":
         return True
     try:
-        listen_address(entry.text)
+        parse_multiaddr(entry.text)
     except BadInput:
         return False
     return True
 
 
-def _announced(one: Listed) -> Iterator[Problem]:
+def _check_announced_addresses(one: ListedEntries) -> Iterator[Problem]:
     for entry in one.entries:
-        kind = None if entry.address is None else kind_of(entry.address)
+        kind = None if entry.address is None else classify_address(entry.address)
         if kind not in {None, "public"}:
             message = f"entry {entry.core} of `{one.key.value}` tells other nodes a {kind} address"
-            yield warning(
+            yield build_warning(
                 entry.mark,
                 "announce",
                 f"{message}, where they reach nobody",
@@ -100,14 +121,14 @@ def _announced(one: Listed) -> Iterator[Problem]:
             )
 
 
-def _repeated(lists: dict[Role, Listed]) -> Iterator[Problem]:
+def _check_duplicates(lists: dict[Role, ListedEntries]) -> Iterator[Problem]:
     """One address and port twice, in lists of which workers listen at each entry, or that name them."""
     for written in (True, False):
         group = [one for one in lists.values() if one.is_written is written]
-        yield from first_of_each(_repeated_in(group))
+        yield from summarize_by_kind(_check_group_duplicates(group))
 
 
-def _repeated_in(group: list[Listed]) -> Iterator[Problem]:
+def _check_group_duplicates(group: list[ListedEntries]) -> Iterator[Problem]:
     first: dict[tuple[IPAddress, str, int], Entry] = {}
     for one in group:
         for entry in one.entries:
@@ -118,18 +139,20 @@ def _repeated_in(group: list[Listed]) -> Iterator[Problem]:
             if before is not entry:
                 line = before.mark.line + 1
                 message = f"{entry.address} port {entry.port} stands in line {line} already"
-                say = error if one.is_written else warning
+                say = build_error if one.is_written else build_warning
                 yield say(entry.mark, "repeated", message, "give each worker its own", cured=one.is_written)
 
 
-def _unequal(lists: dict[Role, Listed], profile: Profile, mesh: Mesh | None) -> Iterator[Problem]:
+def _check_lengths(
+    lists: dict[Role, ListedEntries], profile: Profile, mesh: ExpectedMesh | None
+) -> Iterator[Problem]:
     dialled, p2p = lists.get("dialled"), lists.get("p2p")
     counts = [len(one.entries) if one else 0 for one in (dialled, p2p)]
-    names = [spelling(role, profile) for role in ("dialled", "p2p")]
+    names = [find_spelling(role, profile) for role in ("dialled", "p2p")]
     last = p2p or dialled
     if last is not None and names[0] != names[1] and counts[0] != counts[1]:
         both = f"`{names[0]}` and `{names[1]}` are of unequal length, {counts[0]} and {counts[1]}"
-        yield error(
+        yield build_error(
             last.key.start,
             "length",
             f"{both}: the node stops at that",
@@ -141,21 +164,23 @@ def _unequal(lists: dict[Role, Listed], profile: Profile, mesh: Mesh | None) -> 
         if not one.is_written and one.entries and len(one.entries) != count != 0:
             message = f"`{one.key.value}` is {len(one.entries)} long, and there are {count} workers"
             way_out = "give it one entry for each worker, in their order, or none"
-            yield warning(one.key.start, "length", f"{message}: the node ignores it", way_out)
+            yield build_warning(one.key.start, "length", f"{message}: the node ignores it", way_out)
 
 
-def _taken(lists: dict[Role, Listed], mesh: Mesh | None, ephemeral: Collection[int]) -> Iterator[Problem]:
+def _check_ephemeral_ports(
+    lists: dict[Role, ListedEntries], mesh: ExpectedMesh | None, ephemeral: Collection[int]
+) -> Iterator[Problem]:
     """Ports of this machine that an outgoing connection may take before the worker starts."""
-    own = None if mesh is None else parsed_address(mesh.own)
+    own = None if mesh is None else parse_ip_address(mesh.own)
     risky = [
         entry
         for one in lists.values()
         for entry in one.entries
-        if one.is_written and entry.port in ephemeral and _is_here(entry.address, own)
+        if one.is_written and entry.port in ephemeral and _is_own_address(entry.address, own)
     ]
     if risky:
-        ports = ranges_text(tuple(sorted({entry.port for entry in risky})))
-        yield warning(
+        ports = format_port_ranges(tuple(sorted({entry.port for entry in risky})))
+        yield build_warning(
             min(entry.mark for entry in risky),
             "ephemeral",
             f"an outgoing connection may take port {ports}, and then the worker cannot listen there",
@@ -163,7 +188,7 @@ def _taken(lists: dict[Role, Listed], mesh: Mesh | None, ephemeral: Collection[i
         )
 
 
-def _is_here(address: IPAddress | None, own: IPAddress | None) -> bool:
+def _is_own_address(address: IPAddress | None, own: IPAddress | None) -> bool:
     """Whether this machine's workers listen there. Without a mesh, every address may be this machine's."""
     if address is None:
         return False

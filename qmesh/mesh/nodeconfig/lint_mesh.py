@@ -9,19 +9,19 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.model import ranges_text
 from qmesh.mesh.nodeconfig.document import Mark
-from qmesh.mesh.nodeconfig.lint_entries import Entry, Listed, kind_of
-from qmesh.mesh.nodeconfig.multiaddr import listen_address
-from qmesh.mesh.nodeconfig.problems import Mesh, Problem, error, first_of_each
+from qmesh.mesh.nodeconfig.lint_entries import Entry, ListedEntries, classify_address
+from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
+from qmesh.mesh.nodeconfig.problems import ExpectedMesh, Problem, build_error, summarize_by_kind
+from qmesh.mesh.values import format_port_ranges
 
 _RENDER: Final = "write the mesh's list: `qmesh render-config --write`"
 
 
-class _Against(msgspec.Struct, frozen=True, dict=True):
+class _MeshIndex(msgspec.Struct, frozen=True, dict=True):
     """The mesh, as entries are held against it."""
 
-    mesh: Mesh
+    mesh: ExpectedMesh
 
     @cached_property
     def network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -32,56 +32,56 @@ class _Against(msgspec.Struct, frozen=True, dict=True):
         return {address: name for name, address in self.mesh.members.items()}
 
     @cached_property
-    def places(self) -> tuple[tuple[str, int], ...]:
+    def core_addresses(self) -> tuple[tuple[str, int], ...]:
         """Address and port of each core."""
-        return tuple(listen_address(worker) for worker in self.mesh.workers)
+        return tuple(parse_multiaddr(worker) for worker in self.mesh.workers)
 
-    def belongs(self, core: int) -> str:
+    def describe_expected(self, core: int) -> str:
         """What should stand at a core, in words."""
-        if core > len(self.places):
+        if core > len(self.core_addresses):
             return "and the mesh has no such core"
-        address, _ = self.places[core - 1]
+        address, _ = self.core_addresses[core - 1]
         name = self.names.get(address)
         return f"where {address} belongs" if name is None else f"where the tunnel address of {name} belongs"
 
 
-def mesh_problems(mesh: Mesh, dialled: Listed | None, place: Mark) -> Iterator[Problem]:
+def find_mesh_problems(mesh: ExpectedMesh, dialled: ListedEntries | None, place: Mark) -> Iterator[Problem]:
     """Entries that lead elsewhere, and cores that have none. place: where to say the latter."""
-    against = _Against(mesh)
+    against = _MeshIndex(mesh)
     entries = dialled.entries if dialled else ()
-    wrong = [problem for entry in entries if (problem := _wrong_address(entry, against))]
-    yield from first_of_each(problem for _, problem in wrong)
+    wrong = [problem for entry in entries if (problem := _check_address(entry, against))]
+    yield from summarize_by_kind(problem for _, problem in wrong)
     # Whose place holds what is named already is not missing besides.
     told = {core for core, _ in wrong} | {entry.core for entry in entries if entry.address is None}
     there = {(str(entry.address), entry.port) for entry in entries}
-    yield from _missing(against, place, told, there)
+    yield from _check_missing_cores(against, place, told, there)
 
 
-def _wrong_address(entry: Entry, against: _Against) -> tuple[int, Problem] | None:
+def _check_address(entry: Entry, against: _MeshIndex) -> tuple[int, Problem] | None:
     """The core with its problem, where it has another address than a machine of the mesh."""
     address = entry.address
     if address is None or str(address) in against.names or entry.is_placeholder:
         return None
     # Where streams are public, that is a public address, which no tunnel has.
-    if against.places[entry.core - 1 : entry.core] == ((str(address), entry.port),):
+    if against.core_addresses[entry.core - 1 : entry.core] == ((str(address), entry.port),):
         return None
     if address in against.network:
         message = f"core {entry.core} is at {address}, which is no machine of the mesh"
-        return entry.core, error(entry.mark, "stranger", message, _RENDER, cured=True)
-    kind = kind_of(address)
-    message = f"core {entry.core} has a {kind} address, {against.belongs(entry.core)}"
-    return entry.core, error(entry.mark, kind, message, _RENDER, cured=True)
+        return entry.core, build_error(entry.mark, "stranger", message, _RENDER, cured=True)
+    kind = classify_address(address)
+    message = f"core {entry.core} has a {kind} address, {against.describe_expected(entry.core)}"
+    return entry.core, build_error(entry.mark, kind, message, _RENDER, cured=True)
 
 
-def _missing(
-    against: _Against, place: Mark, told: Collection[int], there: Collection[tuple[str, int]]
+def _check_missing_cores(
+    against: _MeshIndex, place: Mark, told: Collection[int], there: Collection[tuple[str, int]]
 ) -> Iterator[Problem]:
     cores: dict[str, list[int]] = {}
-    for core, worker in enumerate(against.places, 1):
+    for core, worker in enumerate(against.core_addresses, 1):
         if worker not in there and core not in told:
             cores.setdefault(against.names.get(worker[0], worker[0]), []).append(core)
     if cores:
         (name, first), *others = cores.items()
-        which = f"core{'s' if len(first) > 1 else ''} {ranges_text(tuple(first))} of {name}"
+        which = f"core{'s' if len(first) > 1 else ''} {format_port_ranges(tuple(first))} of {name}"
         more = f", nor for {len(others)} machine{'s' if len(others) > 1 else ''} more" if others else ""
-        yield error(place, "missing", f"there is no entry for {which}{more}", _RENDER, cured=True)
+        yield build_error(place, "missing", f"there is no entry for {which}{more}", _RENDER, cured=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from qmesh.mesh.model import PROFILES, Profile
-from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, resolved
-from qmesh.mesh.nodeconfig.profiles import facts
+from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, resolve_alias
+from qmesh.mesh.nodeconfig.profiles import profile_facts
+from qmesh.mesh.values import PROFILES, Profile
 
 SECTION: Final = "engine"
 
@@ -17,9 +17,9 @@ Role: TypeAlias = Literal["dialled", "p2p", "announced", "announced p2p"]
 _ORDER: Final[tuple[Role, ...]] = ("dialled", "p2p", "announced", "announced p2p")
 
 
-def _spellings(profile: Profile) -> dict[Role, tuple[str, ...]]:
+def _list_spellings(profile: Profile) -> dict[Role, tuple[str, ...]]:
     """Each list's names, the usual one first."""
-    known = facts(profile)
+    known = profile_facts(profile)
     keys = (known.list_key, known.p2p_key, *known.announce_keys)
     return {
         role: tuple(name for name in (key.name, key.alias) if name)
@@ -28,7 +28,7 @@ def _spellings(profile: Profile) -> dict[Role, tuple[str, ...]]:
     }
 
 
-_SPELLINGS: Final = {profile: _spellings(profile) for profile in PROFILES}
+_SPELLINGS: Final = {profile: _list_spellings(profile) for profile in PROFILES}
 _LIKE_A_LIST = re.compile(r"dataworkers?(stream|p2p|announcestream|announcep2p|)multiaddrs?", re.IGNORECASE)
 _ROLES: Final[dict[str, Role]] = {
     "": "dialled",
@@ -39,7 +39,7 @@ _ROLES: Final[dict[str, Role]] = {
 }
 
 
-class Found(NamedTuple):
+class FoundList(NamedTuple):
     """A list's key where the node looks for it, with its value."""
 
     role: Role
@@ -47,19 +47,19 @@ class Found(NamedTuple):
     value: Node
 
 
-def role_of(name: str) -> Role | None:
+def find_role(name: str) -> Role | None:
     """What a key that looks like a worker list's is for, however it is spelt; None for other keys."""
     like = _LIKE_A_LIST.fullmatch(name)
     return None if like is None else _ROLES[like[1].lower()]
 
 
-def spelling(role: Role, profile: Profile) -> str:
+def find_spelling(role: Role, profile: Profile) -> str:
     """The name of such a list, or where the profile has none, of that which the control process dials."""
     lists = _SPELLINGS[profile]
     return lists.get(role, lists["dialled"])[0]
 
 
-def profiles_with(name: str) -> tuple[Profile, ...]:
+def find_profiles(name: str) -> tuple[Profile, ...]:
     """The profiles that know a list by just this name."""
     return tuple(
         profile
@@ -68,19 +68,19 @@ def profiles_with(name: str) -> tuple[Profile, ...]:
     )
 
 
-def lists_in(root: Node | None, profile: Profile) -> tuple[Found, ...]:
+def find_lists(root: Node | None, profile: Profile) -> tuple[FoundList, ...]:
     """The profile's lists in a config, in the order of the text."""
-    sections = (value for key, value in pairs(root) if key.value == SECTION)
+    sections = (value for key, value in mapping_pairs(root) if key.value == SECTION)
     return tuple(
-        Found(role, key, resolved(value))
+        FoundList(role, key, resolve_alias(value))
         for section in sections
-        for key, value in pairs(section)
+        for key, value in mapping_pairs(section)
         for role, spellings in _SPELLINGS[profile].items()
         if key.value in spellings
     )
 
 
-def pairs(node: Node | None) -> tuple[tuple[Scalar, Node], ...]:
+def mapping_pairs(node: Node | None) -> tuple[tuple[Scalar, Node], ...]:
     """The keys and values of a mapping, also of one that an alias stands for; none of anything else."""
-    mapping = None if node is None else resolved(node)
+    mapping = None if node is None else resolve_alias(node)
     return mapping.pairs if isinstance(mapping, Mapping) else ()

@@ -5,35 +5,35 @@ from __future__ import annotations
 import ipaddress
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.multiaddr import listen_address
-from qmesh.mesh.nodeconfig.profiles import detect, facts
-from qmesh.mesh.nodeconfig.worker_list import workers_in
+from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
+from qmesh.mesh.nodeconfig.profiles import detect_profile, profile_facts
+from qmesh.mesh.nodeconfig.worker_list import read_workers
 
 _RENDER = "`qmesh render-config --write` writes the mesh's list"
 
 
-def place_of(core: int, text: str) -> tuple[str, int]:
+def find_listen_address(core: int, text: str) -> tuple[str, int]:
     """The address and TCP port of a core's entry in a config's worker list, as its own keys tell its profile.
 
     core: from 1 on. Raises BadInput when the text does not load, when it has no such entry, and when the
     entry is none at which the control process of another machine reaches a worker.
     """
-    profile = detect(text) or "2.0"  # the list of 1.4 is the same
-    workers = workers_in(text, profile)
+    profile = detect_profile(text) or "2.0"  # the list of 1.4 is the same
+    workers = read_workers(text, profile)
     if not workers:
-        raise BadInput(f"config.yml has no workers in {facts(profile).list_key}", hint=_RENDER)
+        raise BadInput(f"config.yml has no workers in {profile_facts(profile).list_key}", hint=_RENDER)
     if core > len(workers):
         raise BadInput(
             f"core {core} is beyond the worker list, which ends with core {len(workers)}",
             hint=f"`qmesh status` has this machine's cores; {_RENDER}",
         )
-    address, port = listen_address(workers[core - 1])
-    if reason := _unfit(ipaddress.ip_address(address)):
+    address, port = parse_multiaddr(workers[core - 1])
+    if reason := _explain_unfit(ipaddress.ip_address(address)):
         raise BadInput(f"core {core} would listen on {address}, which is {reason}", hint=_RENDER)
     return address, port
 
 
-def _unfit(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
+def _explain_unfit(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
     if address.is_unspecified:
         return "every address of this machine"
     if address.is_loopback:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import Profile
-from qmesh.mesh.nodeconfig.edit import Setting, with_settings
-from qmesh.mesh.nodeconfig.layout import STEP, indented
-from qmesh.mesh.nodeconfig.profiles import facts
+from qmesh.mesh.nodeconfig.edit import Setting, edit_settings
+from qmesh.mesh.nodeconfig.layout import STEP, indent_lines
+from qmesh.mesh.nodeconfig.profiles import profile_facts
+from qmesh.mesh.values import Profile
 
 COMMENTS: Final = (
     "# Written by qmesh: the least that this machine's data workers need.",
@@ -20,20 +20,20 @@ COMMENTS: Final = (
 _PRINTABLE = re.compile(r"[ -~]+")
 
 
-def least(profile: Profile, settings: Iterable[Setting], *, secrets: Mapping[str, str]) -> str:
+def build_minimal_config(profile: Profile, settings: Iterable[Setting], *, secrets: Mapping[str, str]) -> str:
     """A whole config.yml with these settings and the profile's secrets.
 
     secrets: values by dotted key, just those of `facts(profile).secrets`; printable ASCII.
 
     Raises BadInput for a secret that is missing or not needed. No message holds a secret.
     """
-    needed = facts(profile).secrets
-    _require(profile, needed, secrets)
-    text = "\n".join([*COMMENTS, *_nested({path: secrets[path] for path in needed}), ""])
-    return with_settings(text, settings)
+    needed = profile_facts(profile).secrets
+    _check_secrets(profile, needed, secrets)
+    text = "\n".join([*COMMENTS, *_render_nested({path: secrets[path] for path in needed}), ""])
+    return edit_settings(text, settings)
 
 
-def _require(profile: Profile, needed: tuple[str, ...], given: Mapping[str, str]) -> None:
+def _check_secrets(profile: Profile, needed: tuple[str, ...], given: Mapping[str, str]) -> None:
     for path in needed:
         if not _PRINTABLE.fullmatch(given.get(path, "")):
             raise BadInput(
@@ -47,7 +47,7 @@ def _require(profile: Profile, needed: tuple[str, ...], given: Mapping[str, str]
         )
 
 
-def _nested(values: Mapping[str, str]) -> list[str]:
+def _render_nested(values: Mapping[str, str]) -> list[str]:
     """Values by dotted key as a block of YAML, those of one section together."""
     lines = []
     sections = dict.fromkeys(path.partition(".")[0] for path in values)
@@ -55,7 +55,7 @@ def _nested(values: Mapping[str, str]) -> list[str]:
         below = {path: value for path, value in values.items() if path.startswith(f"{section}.")}
         if below:
             inner = {path.partition(".")[2]: value for path, value in below.items()}
-            lines += [f"{section}:", *indented(_nested(inner), STEP)]
+            lines += [f"{section}:", *indent_lines(_render_nested(inner), STEP)]
         else:
             # For printable ASCII, a JSON string is a double-quoted YAML scalar.
             lines.append(f"{section}: {json.dumps(values[section])}")

@@ -9,7 +9,7 @@ import ipaddress
 import re
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import port_number, quoted
+from qmesh.mesh.values import quote_text, validate_port
 
 _LISTEN = re.compile(
     r"/ip4/(?P<v4>[0-9.]{7,15})/tcp/(?P<port4>0|[1-9][0-9]{0,4})"
@@ -17,25 +17,25 @@ _LISTEN = re.compile(
 )
 
 
-def listen_address(entry: str) -> tuple[str, int]:
+def parse_multiaddr(entry: str) -> tuple[str, int]:
     """The canonical IP address and the TCP port of `/ip4/A/tcp/P` or `/ip6/A/tcp/P`.
 
     Raises BadInput for every other multiaddr, and for ports that are not 1 to 65535.
     """
     parts = _LISTEN.fullmatch(entry)
     if parts is None:
-        raise _not_an_address(entry)
+        raise _multiaddr_error(entry)
     try:
         address = str(
             ipaddress.IPv4Address(parts["v4"]) if parts["v4"] else ipaddress.IPv6Address(parts["v6"])
         )
     except ValueError:
-        raise _not_an_address(entry) from None
-    return address, port_number(int(parts["port4"] or parts["port6"]), "the worker's TCP port")
+        raise _multiaddr_error(entry) from None
+    return address, validate_port(int(parts["port4"] or parts["port6"]), "the worker's TCP port")
 
 
-def _not_an_address(entry: str) -> BadInput:
+def _multiaddr_error(entry: str) -> BadInput:
     return BadInput(
-        f"{quoted(entry)} is not a data worker's multiaddr",
+        f"{quote_text(entry)} is not a data worker's multiaddr",
         hint="write it as /ip4/10.77.0.2/tcp/40000 or /ip6/fd00::2/tcp/40000",
     )

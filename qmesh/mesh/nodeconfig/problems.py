@@ -24,7 +24,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, order=True):
 
     line, column: counted from 1.
     hint: what to do.
-    severity: `error` where the node does not start, or its workers are not reached.
+    severity: `build_error` where the node does not start, or its workers are not reached.
     cured: whether writing the mesh's worker list takes it away.
     """
 
@@ -37,12 +37,12 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, order=True):
     cured: bool = False
 
     @property
-    def spoils_writing(self) -> bool:
+    def blocks_worker_list(self) -> bool:
         """Whether the node would still not read the mesh's worker list once it is written."""
         return self.severity == "error" and not self.cured and self.kind in _SPOILERS
 
 
-class Mesh(msgspec.Struct, frozen=True, kw_only=True):
+class ExpectedMesh(msgspec.Struct, frozen=True, kw_only=True):
     """What of the mesh a config is held against.
 
     network: the tunnel network, such as `10.77.0.0/20`.
@@ -57,7 +57,7 @@ class Mesh(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[str, ...]
 
 
-def error(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool = False) -> Problem:
+def build_error(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool = False) -> Problem:
     """What keeps the node from starting, or its workers from being reached."""
     return Problem(
         line=mark.line + 1,
@@ -70,12 +70,12 @@ def error(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool = Fals
     )
 
 
-def warning(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool = False) -> Problem:
+def build_warning(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool = False) -> Problem:
     """What the node bears, but hardly as it is meant."""
-    return msgspec.structs.replace(error(mark, kind, message, hint, cured=cured), severity="warning")
+    return msgspec.structs.replace(build_error(mark, kind, message, hint, cured=cured), severity="warning")
 
 
-def first_of_each(problems: Iterable[Problem]) -> Iterator[Problem]:
+def summarize_by_kind(problems: Iterable[Problem]) -> Iterator[Problem]:
     """Of each kind the first, with how many more there are: a list may have thousands of entries."""
     found: dict[Kind, list[Problem]] = {}
     for problem in problems:

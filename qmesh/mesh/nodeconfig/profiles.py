@@ -10,12 +10,12 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.model import PROFILES, Profile
-from qmesh.mesh.nodeconfig.document import Mapping, Node, load
+from qmesh.mesh.nodeconfig.document import Mapping, Node, parse_document
 from qmesh.mesh.nodeconfig.key_location import Key
+from qmesh.mesh.values import PROFILES, Profile
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class ProfileFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What qmesh needs to know of one profile.
 
     list_key: the list of what the control process dials, an entry a core: it is what the guard closes.
@@ -49,7 +49,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _OLD_LIST: Final = Key("engine", "dataWorkerMultiaddrs")
-_GO_2_1: Final = Facts(
+_GO_2_1: Final = ProfileFacts(
     profile="2.1",
     list_key=Key("engine", "dataWorkerStreamMultiaddrs"),
     p2p_key=Key("engine", "dataWorkerP2PMultiaddrs"),
@@ -64,8 +64,8 @@ _GO_2_1: Final = Facts(
     key_store=True,
 )
 _FACTS: Final = {
-    "1.4": Facts(profile="1.4", list_key=_OLD_LIST, base_port=40000, secrets=()),
-    "2.0": Facts(profile="2.0", list_key=_OLD_LIST, base_port=40000, secrets=("p2p.peerPrivKey",)),
+    "1.4": ProfileFacts(profile="1.4", list_key=_OLD_LIST, base_port=40000, secrets=()),
+    "2.0": ProfileFacts(profile="2.0", list_key=_OLD_LIST, base_port=40000, secrets=("p2p.peerPrivKey",)),
     "2.1": _GO_2_1,
     "2.1-rust": msgspec.structs.replace(
         _GO_2_1,
@@ -121,19 +121,19 @@ _UNTIL: Final[dict[Profile, dict[str, str]]] = {
 """The keys that a profile was the last to know. Those that only 2.1-rust dropped tell nothing more."""
 
 
-def facts(profile: Profile) -> Facts:
+def profile_facts(profile: Profile) -> ProfileFacts:
     """The profile's facts."""
     return _FACTS[profile]
 
 
-def detect(text: str) -> Profile | None:
+def detect_profile(text: str) -> Profile | None:
     """The profile of the node that a config.yml was written for, None where its keys do not tell.
 
     The newest key decides: a node leaves the keys of older versions in a file when it is upgraded,
     but none puts in keys of versions to come. "2.1" is also the answer where the keys are those
     that 2.1 and 2.1-rust share. Raises BadInput when the text does not load.
     """
-    ages = [_AGES[key] for key in _keys_by_section(load(text)) if key in _AGES]
+    ages = [_AGES[key] for key in _keys_by_section(parse_document(text)) if key in _AGES]
     oldest = max((first for first, _ in ages), default=0)
     newest = min((last for _, last in ages), default=len(PROFILES) - 1)
     if newest <= oldest or PROFILES[oldest] == "2.1":
@@ -149,7 +149,7 @@ def _keys_by_section(root: Node | None) -> Iterator[tuple[str, str]]:
             yield key.value, inner.value
 
 
-def _keys(table: dict[Profile, dict[str, str]]) -> dict[tuple[str, str], int]:
+def _index_keys(table: dict[Profile, dict[str, str]]) -> dict[tuple[str, str], int]:
     return {
         (section, name): PROFILES.index(profile)
         for profile, sections in table.items()
@@ -158,12 +158,12 @@ def _keys(table: dict[Profile, dict[str, str]]) -> dict[tuple[str, str], int]:
     }
 
 
-def _ages() -> dict[tuple[str, str], tuple[int, int]]:
-    since, until = _keys(_SINCE), _keys(_UNTIL)
+def _build_key_ages() -> dict[tuple[str, str], tuple[int, int]]:
+    since, until = _index_keys(_SINCE), _index_keys(_UNTIL)
     return {
         key: (since.get(key, 0), until.get(key, len(PROFILES) - 1)) for key in since.keys() | until.keys()
     }
 
 
-_AGES: Final = _ages()
+_AGES: Final = _build_key_ages()
 """By section and name, the first and the last profile that knew a key, as positions in PROFILES."""

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from qmesh.mesh.model import NOT_SHOWN
 from qmesh.mesh.nodeconfig.document import (
     BOM,
     BREAKS,
@@ -15,14 +14,15 @@ from qmesh.mesh.nodeconfig.document import (
     Node,
     Scalar,
     Sequence,
-    load,
-    parse,
-    resolved,
-    value_of,
-    wrong,
+    bad_config_at,
+    find_pair,
+    parse_body,
+    parse_document,
+    resolve_alias,
 )
 from qmesh.mesh.nodeconfig.harmless_keys import ADDRESSES, NUMBERS
 from qmesh.mesh.nodeconfig.minimal import COMMENTS
+from qmesh.mesh.values import NOT_SHOWN
 
 _NUMBER = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,6})?(?:ns|us|ms|s|m|h)?|true|false")
 _ADDRESS = re.compile(
@@ -47,7 +47,7 @@ _OURS: Final = frozenset(COMMENTS)
 Path = tuple[str, ...]
 
 
-def redacted(text: str) -> str:
+def redact_config(text: str) -> str:
     """The config with `<not shown>` for each value but those that are known to be no secrets.
 
     Shown are numbers, switches and addresses under the node's own keys for such, in their place; keys that
@@ -55,59 +55,61 @@ def redacted(text: str) -> str:
     when the text does not load: then nobody can say what is what.
     """
     body = text.removeprefix(BOM)
-    return text[: len(text) - len(body)] + _Shown(body).text()
+    return text[: len(text) - len(body)] + _Redactor(body).redact()
 
 
-class _Shown:
+class _Redactor:
     """A text on its way to be shown: what its nodes are, and what stands between them."""
 
     def __init__(self, body: str) -> None:
         self._body = body
         self._anchors: dict[str, str] = {}
 
-    def text(self) -> str:
+    def redact(self) -> str:
         pieces: list[str] = []
         done = 0
-        leaves = sorted(_leaves(parse(self._body)), key=lambda leaf: (leaf[0].start.at, leaf[0].end.at))
+        leaves = sorted(
+            _walk_leaves(parse_body(self._body)), key=lambda leaf: (leaf[0].start.at, leaf[0].end.at)
+        )
         for node, is_shown in leaves:
             start, end = node.start.at, node.end.at
             whole = self._body[start:end]
             end = start + len(whole.rstrip())
             if end > start:
                 pieces += [
-                    self._between(done, start),
-                    self._leaf(node, self._body[start:end], is_shown=is_shown),
+                    self._redact_between(done, start),
+                    self._redact_leaf(node, self._body[start:end], is_shown=is_shown),
                 ]
                 done = end
-        return "".join([*pieces, self._between(done, len(self._body))])
+        return "".join([*pieces, self._redact_between(done, len(self._body))])
 
-    def _leaf(self, node: Scalar | Alias, written: str, *, is_shown: bool) -> str:
+    def _redact_leaf(self, node: Scalar | Alias, written: str, *, is_shown: bool) -> str:
         if isinstance(node, Alias):
-            return f"*{self._anchor(node.anchor)}"
+            return f"*{self._rename_anchor(node.anchor)}"
         if node.anchor is None and node.tag is None:
             is_whole = written in {node.value, f"'{node.value}'", f'"{node.value}"'}
             return written if is_whole and (is_shown or node.is_null or not node.value) else NOT_SHOWN
-        anchor = "" if node.anchor is None else f"&{self._anchor(node.anchor)} "
+        anchor = "" if node.anchor is None else f"&{self._rename_anchor(node.anchor)} "
         return f"{anchor}{NOT_SHOWN}"
 
-    def _anchor(self, name: str | None) -> str:
+    def _rename_anchor(self, name: str | None) -> str:
         return self._anchors.setdefault(name or "", f"a{len(self._anchors) + 1}")
 
-    def _between(self, start: int, end: int) -> str:
-        return _BETWEEN.sub(self._piece, self._body[start:end])
+    def _redact_between(self, start: int, end: int) -> str:
+        return _BETWEEN.sub(self._redact_token, self._body[start:end])
 
-    def _piece(self, found: re.Match[str]) -> str:
+    def _redact_token(self, found: re.Match[str]) -> str:
         if found["comment"] is not None:
             is_ours = found["comment"].strip() in _OURS
             return found["comment"] if is_ours or not found["comment"].strip("# \t") else f"# {NOT_SHOWN}"
         if found["anchor"] is not None:
-            return f"&{self._anchor(found['anchor'])}"
+            return f"&{self._rename_anchor(found['anchor'])}"
         if found["tag"] is not None:
             return found["tag"] if found["tag"].removeprefix("!!") in _TAGS else "!"
         return "" if found["other"] is not None or found["directive"] is not None else found[0]
 
 
-def _leaves(root: Node | None) -> Iterator[tuple[Scalar | Alias, bool]]:
+def _walk_leaves(root: Node | None) -> Iterator[tuple[Scalar | Alias, bool]]:
     """Every scalar and alias in the text, keys too, and whether it is shown."""
     waiting: list[tuple[Node | None, Path]] = [(root, ())]
     while waiting:
@@ -133,22 +135,24 @@ def _is_harmless(path: Path, value: str) -> bool:
     return known is not None and is_in_place and known.fullmatch(value) is not None
 
 
-def secret(text: str, path: str) -> str | None:
+def read_secret(text: str, path: str) -> str | None:
     """The scalar at a dotted path such as `p2p.peerPrivKey`; None when it is absent or null.
 
     Raises BadInput when the text does not load, or when the path leads through or to something
     else. The message never holds the value.
     """
-    node = load(text)
+    node = parse_document(text)
     for name in path.split("."):
         if node is None or (isinstance(node, Scalar) and node.is_null):
             return None
         if not isinstance(node, Mapping):
-            raise wrong(node.start, "this is not a mapping of keys to values", f"{path} should be below it")
-        pair = value_of(node, name)
-        node = resolved(pair[1]) if pair else None
+            raise bad_config_at(
+                node.start, "this is not a mapping of keys to values", f"{path} should be below it"
+            )
+        pair = find_pair(node, name)
+        node = resolve_alias(pair[1]) if pair else None
     if node is None or (isinstance(node, Scalar) and node.is_null):
         return None
     if isinstance(node, Scalar):
         return node.value
-    raise wrong(node.start, "this is not a single value", f"{path} should be one")
+    raise bad_config_at(node.start, "this is not a single value", f"{path} should be one")

@@ -7,16 +7,10 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.model import Profile
-from qmesh.mesh.nodeconfig.document import (
-    Mapping,
-    Node,
-    Scalar,
-    Sequence,
-    load,
-)
-from qmesh.mesh.nodeconfig.key_location import find, held
-from qmesh.mesh.nodeconfig.profiles import Facts, facts
+from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, Sequence, parse_document
+from qmesh.mesh.nodeconfig.key_location import find_key, read_value
+from qmesh.mesh.nodeconfig.profiles import ProfileFacts, profile_facts
+from qmesh.mesh.values import Profile
 
 _LIST_NAMES: Final = frozenset(
     {
@@ -33,7 +27,7 @@ _LIST_NAMES: Final = frozenset(
 """In lower case, what worker lists are called in all profiles, and in the wild."""
 
 
-class Misplaced(msgspec.Struct, frozen=True):
+class IgnoredList(msgspec.Struct, frozen=True):
     """A worker list that the node of this profile ignores silently.
 
     key: its own name, as it is written, without the section. line, column: counted from 1.
@@ -44,32 +38,32 @@ class Misplaced(msgspec.Struct, frozen=True):
     column: int
 
 
-def workers_in(text: str, profile: Profile) -> tuple[str, ...] | None:
+def read_workers(text: str, profile: Profile) -> tuple[str, ...] | None:
     """The entries of the list of what the control process dials; None when it is absent or null.
 
     Raises BadInput when the text does not load, or when the list or the section around it is
     something else or reached through an alias, tag, anchor or merge key.
     """
-    found = held(find(load(text), facts(profile).list_key, is_list=True))
+    found = read_value(find_key(parse_document(text), profile_facts(profile).list_key, is_list=True))
     return found if isinstance(found, tuple) else None
 
 
-def misplaced(text: str, profile: Profile) -> tuple[Misplaced, ...]:
+def find_ignored_lists(text: str, profile: Profile) -> tuple[IgnoredList, ...]:
     """The keys that look like a worker list's but are not this profile's, in the order of the text.
 
     Misspelt, in the wrong letter case, at the wrong level, or another profile's. Raises BadInput
     when the text does not load.
     """
-    root = load(text)
-    right = _known_keys(root, facts(profile))
+    root = parse_document(text)
+    right = _find_known_keys(root, profile_facts(profile))
     return tuple(
-        Misplaced(key.value, key.start.line + 1, key.start.column + 1)
-        for key in _all_keys(root)
+        IgnoredList(key.value, key.start.line + 1, key.start.column + 1)
+        for key in _walk_keys(root)
         if key.value.casefold() in _LIST_NAMES and not any(key is each for each in right)
     )
 
 
-def _known_keys(root: Node | None, known: Facts) -> list[Scalar]:
+def _find_known_keys(root: Node | None, known: ProfileFacts) -> list[Scalar]:
     """The keys that the node reads a list from, at their right places, whatever their values are."""
     pairs: tuple[tuple[Scalar, Node], ...] = root.pairs if isinstance(root, Mapping) else ()
     names = {(key.section, name) for key in known.lists for name in (key.name, key.alias)}
@@ -81,12 +75,12 @@ def _known_keys(root: Node | None, known: Facts) -> list[Scalar]:
     ]
 
 
-def _all_keys(node: Node | None) -> Iterator[Scalar]:
+def _walk_keys(node: Node | None) -> Iterator[Scalar]:
     match node:
         case Sequence(items=items):
             for item in items:
-                yield from _all_keys(item)
+                yield from _walk_keys(item)
         case Mapping(pairs=pairs):
             for key, value in pairs:
                 yield key
-                yield from _all_keys(value)
+                yield from _walk_keys(value)

@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import EnrolmentRefused
-from qmesh.mesh.model import Secret
+from qmesh.mesh.values import Secret
 
 NONCE_OCTETS: Final = 12
 
 
-def seal(octets: bytes, shared: Secret, *, about: bytes, nonce: bytes) -> bytes:
+def encrypt_message(octets: bytes, shared: Secret, *, about: bytes, nonce: bytes) -> bytes:
     """What only the other one of the two can read, and knows to be of this one.
 
     about: which kind of message it is; nonce: fresh random octets, 12.
@@ -28,7 +28,7 @@ def seal(octets: bytes, shared: Secret, *, about: bytes, nonce: bytes) -> bytes:
     return nonce + _cipher(shared, about).encrypt(nonce, octets, None)
 
 
-def unseal(octets: bytes, shared: Secret, *, about: bytes) -> bytes:
+def decrypt_message(octets: bytes, shared: Secret, *, about: bytes) -> bytes:
     """Read what was sealed. Raises EnrolmentRefused where it was not by the other one."""
     try:
         return _cipher(shared, about).decrypt(octets[:NONCE_OCTETS], octets[NONCE_OCTETS:], None)

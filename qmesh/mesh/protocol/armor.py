@@ -13,13 +13,13 @@ from qmesh.errors import BadInput
 _CHECKSUM_OCTETS: Final = 6
 
 
-def line_of(prefix: str, packed: bytes) -> str:
+def encode_line(prefix: str, packed: bytes) -> str:
     """The line: `prefix`, then base64url of the octets and their checksum, without padding."""
     checksum = hashlib.sha256(packed).digest()[:_CHECKSUM_OCTETS]
     return prefix + base64.urlsafe_b64encode(packed + checksum).decode().rstrip("=")
 
 
-def octets_of(text: str, prefix: str, *, what: str, most: int, hint: str) -> bytes:
+def decode_line(text: str, prefix: str, *, what: str, most: int, hint: str) -> bytes:
     """The octets of a line, white space around it left aside. Raises BadInput, repeating nothing of it.
 
     what: what the text is to be, for messages, such as `invitation`.
@@ -37,6 +37,6 @@ def octets_of(text: str, prefix: str, *, what: str, most: int, hint: str) -> byt
     packed, checksum = octets[:-_CHECKSUM_OCTETS], octets[-_CHECKSUM_OCTETS:]
     if not hmac.compare_digest(hashlib.sha256(packed).digest()[:_CHECKSUM_OCTETS], checksum):
         raise BadInput(f"this {what} is damaged or incomplete", hint=hint)
-    if line_of(prefix, packed) != line:  # base64 has several spellings of one ending
+    if encode_line(prefix, packed) != line:  # base64 has several spellings of one ending
         raise BadInput(f"this {what} is damaged", hint=hint)
     return packed

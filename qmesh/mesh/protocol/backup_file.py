@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from qmesh.errors import BadInput, QmeshError
-from qmesh.mesh.changes import with_endpoints
-from qmesh.mesh.decode import Malformed, from_msgpack
+from qmesh.mesh.changes import set_endpoints
+from qmesh.mesh.decode import Malformed, decode_msgpack
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import Endpoint, Secret, UnixTime, Unshown
-from qmesh.mesh.protocol.enrolment import mesh_identifier, public_key_of
+from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
+from qmesh.mesh.values import Endpoint, Secret, SecretStruct, UnixTime
 
 MAGIC: Final = b"qmesh backup\r\n\x1a\n"
 VERSION: Final = 1
@@ -39,7 +39,7 @@ _CHECKSUM_OCTETS: Final = 32
 _SCRYPT_N: Final = 2**17  # with r = 8 that is 128 MiB and some tenths of a second
 
 
-class Backup(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Backup(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All that makes a machine the control node of its mesh.
 
     taken_at: Unix time in seconds.
@@ -59,7 +59,7 @@ class Backup(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
     withdrawn: tuple[str, ...]
 
 
-class Seal(Unshown, frozen=True, kw_only=True):
+class BackupEncryption(SecretStruct, frozen=True, kw_only=True):
     """With what a backup is sealed. salt, nonce: fresh random octets, 16 and 12."""
 
     passphrase: bytes
@@ -67,7 +67,7 @@ class Seal(Unshown, frozen=True, kw_only=True):
     nonce: bytes
 
 
-def pack(backup: Backup, seal: Seal | None) -> bytes:
+def encode_backup(backup: Backup, seal: BackupEncryption | None) -> bytes:
     """The octets of the file; without a seal whoever has them is the mesh."""
     body = msgspec.msgpack.encode(backup)
     head = MAGIC + VERSION.to_bytes(2, "big") + bytes([seal is not None])
@@ -77,7 +77,7 @@ def pack(backup: Backup, seal: Seal | None) -> bytes:
     return head + body + hashlib.sha256(head + body).digest()
 
 
-def is_sealed(octets: bytes) -> bool:
+def is_encrypted(octets: bytes) -> bool:
     """Whether it takes a passphrase to read a backup.
 
     Raises BadInput for what is no backup, damaged, cut short, or of a newer qmesh.
@@ -97,30 +97,30 @@ def is_sealed(octets: bytes) -> bool:
     return octets[_HEAD_OCTETS - 1] != 0
 
 
-def unpack(octets: bytes, passphrase: bytes | None) -> Backup:
-    """Read a backup. Raises BadInput as `is_sealed` does, and for a wrong passphrase.
+def decode_backup(octets: bytes, passphrase: bytes | None) -> Backup:
+    """Read a backup. Raises BadInput as `is_encrypted` does, and for a wrong passphrase.
 
     passphrase: None for one that is plain; with a passphrase a plain one is refused, for somebody may have
         put it in the place of the one that was sealed.
     """
     body = octets[_HEAD_OCTETS:-_CHECKSUM_OCTETS]
-    sealed = is_sealed(octets)
+    sealed = is_encrypted(octets)
     if passphrase is not None and not sealed:
         raise BadInput(
             "this backup is not encrypted, though a passphrase was given for it",
             hint="is it yours? somebody may have put it in its place; if so, `--plain` and no passphrase",
         )
     if sealed:
-        body = _unsealed(octets[:_HEAD_OCTETS], body, b"" if passphrase is None else passphrase)
+        body = _decrypt_body(octets[:_HEAD_OCTETS], body, b"" if passphrase is None else passphrase)
     try:
-        return from_msgpack(body, Backup)
+        return decode_msgpack(body, Backup)
     except Malformed:
         raise BadInput(
             "this backup holds something else than it should", hint="take an older one; nothing was changed"
         ) from None
 
 
-def _unsealed(head: bytes, rest: bytes, passphrase: bytes) -> bytes:
+def _decrypt_body(head: bytes, rest: bytes, passphrase: bytes) -> bytes:
     salt, nonce, body = (
         rest[:SALT_OCTETS],
         rest[SALT_OCTETS:][:NONCE_OCTETS],
@@ -138,7 +138,7 @@ def _cipher(passphrase: bytes, salt: bytes) -> ChaCha20Poly1305:
     return ChaCha20Poly1305(Scrypt(salt=salt, length=32, n=_SCRYPT_N, r=8, p=1).derive(passphrase))
 
 
-def odd_key(
+def find_mismatched_key(
     mesh: Inventory, *, private_key: Secret, signing_key: bytes, verification_key: bytes
 ) -> str | None:
     """Which key is not that of the mesh's control node; None where all are.
@@ -146,20 +146,22 @@ def odd_key(
     verification_key: as the settings have it.
     """
     try:
-        if public_key_of(private_key) != mesh.control_node.public_key:
+        if derive_public_key(private_key) != mesh.control_node.public_key:
             return "private key"
         signs = Ed25519PrivateKey.from_private_bytes(signing_key).public_key().public_bytes_raw()
     except (QmeshError, ValueError):
         return "keys"
-    if signs != verification_key or mesh_identifier(signs) != mesh.mesh:
+    if signs != verification_key or compute_mesh_identifier(signs) != mesh.mesh:
         return "signing key"
     return None
 
 
-def restored(mesh: Inventory, endpoints: tuple[Endpoint, ...], *, jump: int = JUMP) -> Inventory:
+def build_restored_inventory(
+    mesh: Inventory, endpoints: tuple[Endpoint, ...], *, jump: int = JUMP
+) -> Inventory:
     """The mesh after its control node was restored: of a revision that no member can hold yet.
 
     endpoints: where the control node is reached now; none where that is unchanged.
     """
-    reached = with_endpoints(mesh, mesh.control, endpoints) if endpoints else mesh
+    reached = set_endpoints(mesh, mesh.control, endpoints) if endpoints else mesh
     return msgspec.structs.replace(reached, revision=mesh.revision + jump)

@@ -22,19 +22,19 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import BadInput, EnrolmentRefused
-from qmesh.mesh.decode import Malformed, from_json, from_msgpack
-from qmesh.mesh.model import (
+from qmesh.mesh.decode import Malformed, decode_json, decode_msgpack
+from qmesh.mesh.machine import validate_worker_count
+from qmesh.mesh.networks import refuse_endpoint_inside
+from qmesh.mesh.protocol.armor import decode_line, encode_line
+from qmesh.mesh.values import (
     Endpoint,
     Port,
     Secret,
-    ip_address,
-    ip_network,
-    machine_name,
-    wireguard_key,
-    worker_count,
+    normalize_ip_address,
+    normalize_ip_network,
+    validate_machine_name,
+    validate_wireguard_key,
 )
-from qmesh.mesh.networks import refuse_endpoint_inside
-from qmesh.mesh.protocol.armor import line_of, octets_of
 
 PREFIX: Final = "qmesh1"
 MAX_TEXT: Final = 8192
@@ -77,21 +77,21 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         if len(self.secret) != 32 or len(self.verification_key) != 32:
             raise BadInput("an invitation's keys have 32 octets", hint=_NOT_AN_INVITATION)
-        wireguard_key(self.control_key)
-        machine_name(self.name)
-        if ip_network(self.network) != self.network:
+        validate_wireguard_key(self.control_key)
+        validate_machine_name(self.name)
+        if normalize_ip_network(self.network) != self.network:
             raise BadInput("an invitation's network is canonical", hint=_NOT_AN_INVITATION)
         network = ipaddress.ip_network(self.network)
-        for address in (self.address, self.control_address, self.comes_from):
-            if ip_address(address) != address or ipaddress.ip_address(address) not in network:
+        for address in (self.address, self.control_address, self.source_address):
+            if normalize_ip_address(address) != address or ipaddress.ip_address(address) not in network:
                 raise BadInput("an invitation's addresses lie in its network", hint=_NOT_AN_INVITATION)
         if self.workers is not None:
-            worker_count(self.workers)
+            validate_worker_count(self.workers)
         for endpoint in self.endpoints:
             refuse_endpoint_inside(self.network, endpoint.host)
 
     @property
-    def comes_from(self) -> str:
+    def source_address(self) -> str:
         """The tunnel address with which the invitation is redeemed."""
         return self.from_address or self.address
 
@@ -103,26 +103,26 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     def text(self) -> str:
         """The one line that `qmesh invite` prints."""
-        return line_of(PREFIX, msgspec.msgpack.encode(self))
+        return encode_line(PREFIX, msgspec.msgpack.encode(self))
 
     @property
-    def derived(self) -> Derived:
+    def derived_keys(self) -> InvitationKeys:
         """What both sides derive from the secret."""
-        return derive(self.secret)
+        return derive_invitation_keys(self.secret)
 
 
 def parse_invitation(text: str) -> Invitation:
     """Read the line that `qmesh invite` printed. Raises BadInput, repeating nothing of the text."""
-    packed = octets_of(text, PREFIX, what="invitation", most=MAX_TEXT, hint=_NOT_AN_INVITATION)
-    invitation = _unpacked(packed)
+    packed = decode_line(text, PREFIX, what="invitation", most=MAX_TEXT, hint=_NOT_AN_INVITATION)
+    invitation = _decode_invitation(packed)
     if invitation.text() != text.strip():  # MessagePack has several spellings of one value
         raise BadInput("this invitation is damaged", hint=_NOT_AN_INVITATION)
     return invitation
 
 
-def _unpacked(packed: bytes) -> Invitation:
+def _decode_invitation(packed: bytes) -> Invitation:
     try:
-        return from_msgpack(packed, Invitation)
+        return decode_msgpack(packed, Invitation)
     except Malformed:
         raise BadInput(
             "this invitation was not made by a qmesh that this one understands",
@@ -130,7 +130,7 @@ def _unpacked(packed: bytes) -> Invitation:
         ) from None
 
 
-class Derived(msgspec.Struct, frozen=True):
+class InvitationKeys(msgspec.Struct, frozen=True):
     """What the invitation's secret gives to those who hold it.
 
     identifier: names the invitation without giving it away, hexadecimal.
@@ -151,10 +151,10 @@ class Derived(msgspec.Struct, frozen=True):
         return [("identifier", self.identifier)]
 
 
-def derive(secret: bytes) -> Derived:
+def derive_invitation_keys(secret: bytes) -> InvitationKeys:
     """Derive the throwaway keys from an invitation's 32-byte secret."""
     private = X25519PrivateKey.from_private_bytes(_hkdf(secret, b"throwaway private key"))
-    return Derived(
+    return InvitationKeys(
         identifier=_hkdf(secret, b"identifier")[:16].hex(),
         private_key=Secret(base64.b64encode(private.private_bytes_raw()).decode()),
         public_key=base64.b64encode(private.public_key().public_bytes_raw()).decode(),
@@ -163,15 +163,15 @@ def derive(secret: bytes) -> Derived:
     )
 
 
-def permanent_preshared_key(secret: bytes, control_key: str, member_key: str) -> Secret:
+def derive_permanent_preshared_key(secret: bytes, control_key: str, member_key: str) -> Secret:
     """The preshared key of a member and the control node: both derive it, it crosses no wire."""
     info = b"preshared key" + base64.b64decode(control_key) + base64.b64decode(member_key)
     return Secret(base64.b64encode(_hkdf(secret, info)).decode())
 
 
-def public_key_of(private_key: Secret) -> str:
+def derive_public_key(private_key: Secret) -> str:
     """The WireGuard public key of a private key. Raises BadInput when that is none."""
-    raw = base64.b64decode(wireguard_key(private_key.reveal()))
+    raw = base64.b64decode(validate_wireguard_key(private_key.reveal()))
     return base64.b64encode(X25519PrivateKey.from_private_bytes(raw).public_key().public_bytes_raw()).decode()
 
 
@@ -179,7 +179,9 @@ def refuse_weak_key(public_key: str) -> None:
     """Raise EnrolmentRefused for a public key with which X25519 agrees on nothing but zeros."""
     probe = X25519PrivateKey.from_private_bytes(hashlib.sha256(b"qmesh weak key probe").digest())
     try:
-        probe.exchange(X25519PublicKey.from_public_bytes(base64.b64decode(wireguard_key(public_key))))
+        probe.exchange(
+            X25519PublicKey.from_public_bytes(base64.b64decode(validate_wireguard_key(public_key)))
+        )
     except (ValueError, BadInput):
         raise EnrolmentRefused(
             "the machine's public key is not usable", hint="delete its private key, and join again"
@@ -220,8 +222,8 @@ class KeyOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_key_offer(body: bytes) -> str:
     """The public key that a member offers. Raises EnrolmentRefused."""
     try:
-        offered = from_json(body, KeyOffer)
-        wireguard_key(offered.public_key)
+        offered = decode_json(body, KeyOffer)
+        validate_wireguard_key(offered.public_key)
     except BadInput:
         raise EnrolmentRefused(
             "the key is not understood", hint="use the same version of qmesh on both machines"
@@ -230,18 +232,20 @@ def read_key_offer(body: bytes) -> str:
     return offered.public_key
 
 
-def redemption(derived: Derived, *, public_key: str, workers: int, endpoint: Endpoint | None) -> Redemption:
+def build_redemption(
+    derived: InvitationKeys, *, public_key: str, workers: int, endpoint: Endpoint | None
+) -> Redemption:
     """The message with which a machine redeems its invitation."""
     where = None if endpoint is None else str(endpoint)
-    proof = _proof(derived.proof_key, derived.identifier, public_key, workers, where)
+    proof = _compute_proof(derived.proof_key, derived.identifier, public_key, workers, where)
     return Redemption(derived.identifier, public_key, workers, where, proof)
 
 
 def read_redemption(body: bytes) -> Redemption:
     """Read a redemption as it arrived. Raises EnrolmentRefused."""
     try:
-        message = from_json(body, Redemption)
-        wireguard_key(message.public_key)
+        message = decode_json(body, Redemption)
+        validate_wireguard_key(message.public_key)
         if message.endpoint is not None:
             Endpoint.parse(message.endpoint, default_port=None)
     except BadInput:
@@ -252,20 +256,24 @@ def read_redemption(body: bytes) -> Redemption:
     return message
 
 
-def refuse_unproven(message: Redemption, secret: bytes) -> None:
+def verify_redemption_proof(message: Redemption, secret: bytes) -> None:
     """Raise EnrolmentRefused unless the sender of `message` holds the invitation's secret."""
-    expected = _proof(
-        derive(secret).proof_key, message.identifier, message.public_key, message.workers, message.endpoint
+    expected = _compute_proof(
+        derive_invitation_keys(secret).proof_key,
+        message.identifier,
+        message.public_key,
+        message.workers,
+        message.endpoint,
     )
     if not hmac.compare_digest(expected, message.proof):
         raise EnrolmentRefused("the redemption is not proven", hint="make a new invitation")
 
 
-def _proof(key: bytes, identifier: str, public_key: str, workers: int, endpoint: str | None) -> str:
+def _compute_proof(key: bytes, identifier: str, public_key: str, workers: int, endpoint: str | None) -> str:
     said = msgspec.json.encode([identifier, public_key, workers, endpoint])
     return hmac.new(key, said, hashlib.sha256).hexdigest()
 
 
-def mesh_identifier(verification_key: bytes) -> str:
+def compute_mesh_identifier(verification_key: bytes) -> str:
     """What a mesh is called: 16 hexadecimal digits of its verification key's SHA-256."""
     return hashlib.sha256(verification_key).hexdigest()[:16]

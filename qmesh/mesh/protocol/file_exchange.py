@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import BadInput, EnrolmentRefused
-from qmesh.mesh.decode import Malformed, from_msgpack
-from qmesh.mesh.model import Secret
-from qmesh.mesh.protocol.armor import line_of, octets_of
+from qmesh.mesh.decode import Malformed, decode_msgpack
+from qmesh.mesh.protocol.armor import decode_line, encode_line
+from qmesh.mesh.values import Secret
 
 REQUEST_PREFIX: Final = "qmesh-request1"
 ANSWER_PREFIX: Final = "qmesh-answer1"
@@ -37,7 +37,7 @@ _NO_ANSWER: Final = "give it the file that `qmesh admit` wrote on the control no
 T = TypeVar("T")
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class JoinRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A machine asks to become a member.
 
     mesh: the mesh's identifier, so that another control node can say what is wrong.
@@ -49,16 +49,16 @@ class Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
     def text(self) -> str:
         """The one line that `qmesh join --offline` writes."""
-        return line_of(REQUEST_PREFIX, msgspec.msgpack.encode(self))
+        return encode_line(REQUEST_PREFIX, msgspec.msgpack.encode(self))
 
 
-def parse_request(text: str) -> Request:
+def parse_request(text: str) -> JoinRequest:
     """Read the line that `qmesh join --offline` wrote. Raises BadInput."""
-    packed = octets_of(text, REQUEST_PREFIX, what="request", most=MAX_REQUEST, hint=_NO_REQUEST)
-    return _unpacked(packed, Request, "request")
+    packed = decode_line(text, REQUEST_PREFIX, what="request", most=MAX_REQUEST, hint=_NO_REQUEST)
+    return _decode_message(packed, JoinRequest, "request")
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class JoinAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The membership for one machine, which alone can read it.
 
     identifier: of the invitation that was redeemed.
@@ -68,14 +68,14 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
     identifier: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
     nonce: Annotated[bytes, msgspec.Meta(min_length=NONCE_OCTETS, max_length=NONCE_OCTETS)]
-    sealed: bytes
+    ciphertext: bytes
 
     def text(self) -> str:
         """The one line that `qmesh admit` writes."""
-        return line_of(ANSWER_PREFIX, msgspec.msgpack.encode(self))
+        return encode_line(ANSWER_PREFIX, msgspec.msgpack.encode(self))
 
 
-def seal_answer(membership: bytes, *, identifier: str, preshared: Secret, nonce: bytes) -> Answer:
+def encrypt_answer(membership: bytes, *, identifier: str, preshared: Secret, nonce: bytes) -> JoinAnswer:
     """Encrypt a signed membership for the machine that redeemed the invitation.
 
     membership: JSON of a SignedMembership.
@@ -83,23 +83,23 @@ def seal_answer(membership: bytes, *, identifier: str, preshared: Secret, nonce:
     nonce: 12 random octets.
     """
     sealed = _cipher(preshared, identifier).encrypt(nonce, membership, identifier.encode())
-    return Answer(identifier, nonce, sealed)
+    return JoinAnswer(identifier, nonce, sealed)
 
 
-def parse_answer(text: str) -> Answer:
+def parse_answer(text: str) -> JoinAnswer:
     """Read the line that `qmesh admit` wrote. Raises BadInput."""
-    packed = octets_of(text, ANSWER_PREFIX, what="answer", most=MAX_ANSWER, hint=_NO_ANSWER)
-    return _unpacked(packed, Answer, "answer")
+    packed = decode_line(text, ANSWER_PREFIX, what="answer", most=MAX_ANSWER, hint=_NO_ANSWER)
+    return _decode_message(packed, JoinAnswer, "answer")
 
 
-def open_answer(answer: Answer, preshared: Secret) -> bytes:
+def decrypt_answer(answer: JoinAnswer, preshared: Secret) -> bytes:
     """The signed membership in an answer, which is still to be believed or not.
 
     Raises EnrolmentRefused unless it was sealed by one who holds the permanent preshared key.
     """
     try:
         return _cipher(preshared, answer.identifier).decrypt(
-            answer.nonce, answer.sealed, answer.identifier.encode()
+            answer.nonce, answer.ciphertext, answer.identifier.encode()
         )
     except InvalidTag:
         raise EnrolmentRefused(
@@ -113,9 +113,9 @@ def _cipher(preshared: Secret, identifier: str) -> ChaCha20Poly1305:
     return ChaCha20Poly1305(key.derive(base64.b64decode(preshared.reveal())))
 
 
-def _unpacked(packed: bytes, kind: type[T], what: str) -> T:
+def _decode_message(packed: bytes, kind: type[T], what: str) -> T:
     try:
-        return from_msgpack(packed, kind)
+        return decode_msgpack(packed, kind)
     except Malformed:
         raise BadInput(
             f"this {what} was not made by a qmesh that this one understands",

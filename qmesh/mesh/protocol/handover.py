@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import EnrolmentRefused
-from qmesh.mesh.decode import Malformed, from_json, from_msgpack
-from qmesh.mesh.inventory import Inventory, members
-from qmesh.mesh.model import Secret, Unshown
+from qmesh.mesh.decode import Malformed, decode_json, decode_msgpack
+from qmesh.mesh.inventory import Inventory, list_members
+from qmesh.mesh.values import Secret, SecretStruct
 
 PROGRESS: Final = b"how far the successor is"
 ESTATE: Final = b"what the successor is to have"
@@ -28,7 +28,7 @@ FRESH_S: Final = 5
 """Seconds for which it counts what the successor said last."""
 
 
-class Estate(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class HandoverData(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All that makes the successor the control node, once a signed membership says that it is.
 
     event: the registry's last event that is in it.
@@ -41,10 +41,10 @@ class Estate(Unshown, frozen=True, kw_only=True, forbid_unknown_fields=True):
     signing_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class HandoverProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far the successor is, as it says every second or so.
 
-    holds: the event of the estate that it has, durably; 0 for none.
+    holds: the event of the handover data that it has, durably; 0 for none.
     silent: tunnel addresses of members with whom it has not shaken hands, so many at most: `MOST_SILENT`.
     """
 
@@ -52,41 +52,41 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     silent: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_SILENT)]
 
 
-def preshared_key_with(successor_key: str, shared: Secret) -> Secret:
+def derive_successor_preshared_key(successor_key: str, shared: Secret) -> Secret:
     """The key that a member shares with the successor. shared: the one of member and control node."""
     info = b"preshared key with a successor" + base64.b64decode(successor_key)
     kdf = HKDF(algorithm=SHA256(), length=32, salt=b"qmesh handover 1", info=info)
     return Secret(base64.b64encode(kdf.derive(base64.b64decode(shared.reveal()))).decode())
 
 
-def read_progress(body: bytes) -> Progress:
+def read_progress(body: bytes) -> HandoverProgress:
     """Read what a successor says. Raises EnrolmentRefused."""
     try:
-        return from_json(body, Progress)
+        return decode_json(body, HandoverProgress)
     except Malformed:
-        raise _not_understood() from None
+        raise _build_malformed_error() from None
 
 
-def packed(estate: Estate) -> bytes:
-    """The estate as it travels, and as its successor keeps it."""
-    return msgspec.msgpack.encode(estate)
+def encode_handover_data(handover_data: HandoverData) -> bytes:
+    """The handover data as it travels, and as its successor keeps it."""
+    return msgspec.msgpack.encode(handover_data)
 
 
-def unpacked(octets: bytes) -> Estate:
-    """Read an estate. Raises EnrolmentRefused."""
+def decode_handover_data(octets: bytes) -> HandoverData:
+    """Read the handover data. Raises EnrolmentRefused."""
     try:
-        return from_msgpack(octets, Estate)
+        return decode_msgpack(octets, HandoverData)
     except Malformed:
-        raise _not_understood() from None
+        raise _build_malformed_error() from None
 
 
-def _not_understood() -> EnrolmentRefused:
+def _build_malformed_error() -> EnrolmentRefused:
     return EnrolmentRefused(
         "what was said for the handover is not understood", hint="use the same qmesh on both machines"
     )
 
 
-def missing(
+def list_unready_members(
     inventory: Inventory, acknowledged: Mapping[str, int], silent: tuple[str, ...]
 ) -> tuple[str, ...]:
     """The members that are not ready for the successor, by name.
@@ -95,7 +95,7 @@ def missing(
     Whoever knows of the successor and shook hands with it follows, also where the control node is gone then.
     """
     hubs = {inventory.control, inventory.successor}
-    others = (machine for machine in members(inventory) if machine.name not in hubs)
+    others = (machine for machine in list_members(inventory) if machine.name not in hubs)
     return tuple(
         machine.name
         for machine in others

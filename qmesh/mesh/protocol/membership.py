@@ -14,10 +14,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from qmesh.errors import EnrolmentRefused
-from qmesh.mesh.decode import Malformed, from_json, from_msgpack
-from qmesh.mesh.inventory import Inventory, members
-from qmesh.mesh.model import MOST_REVISION, Secret, quoted
-from qmesh.mesh.protocol.aead import seal, unseal
+from qmesh.mesh.decode import Malformed, decode_json, decode_msgpack
+from qmesh.mesh.inventory import Inventory, list_members
+from qmesh.mesh.protocol.aead import decrypt_message, encrypt_message
+from qmesh.mesh.values import MOST_REVISION, Secret, quote_text
 
 try:
     from compression import zstd  # type: ignore[import-not-found, unused-ignore]
@@ -51,12 +51,12 @@ _SIGNED_FOR: Final = b"qmesh membership 1\n"
 
 def sign_membership(inventory: Inventory, signing_key: Ed25519PrivateKey) -> SignedMembership:
     """Sign what every member may know. The same inventory gives the same octets."""
-    known = msgspec.structs.replace(inventory, machines=members(inventory), stand_ins=())
+    known = msgspec.structs.replace(inventory, machines=list_members(inventory), stand_ins=())
     payload = msgspec.json.encode(known)
     return SignedMembership(payload, signing_key.sign(_SIGNED_FOR + payload))
 
 
-def believed(signed: SignedMembership, verification_key: bytes, *, mesh: str) -> Inventory:
+def verify_membership(signed: SignedMembership, verification_key: bytes, *, mesh: str) -> Inventory:
     """The mesh as a signed membership says it is, or EnrolmentRefused is raised: E6.
 
     verification_key: Ed25519, 32 octets, from the invitation.
@@ -64,17 +64,18 @@ def believed(signed: SignedMembership, verification_key: bytes, *, mesh: str) ->
     try:
         key = Ed25519PublicKey.from_public_bytes(verification_key)
         key.verify(signed.signature, _SIGNED_FOR + signed.payload)
-        inventory = from_json(signed.payload, Inventory)
+        inventory = decode_json(signed.payload, Inventory)
     except (InvalidSignature, Malformed, ValueError):
         raise EnrolmentRefused(_NOT_OURS, hint=_LOOK_THERE) from None
     if inventory.mesh != mesh:
         raise EnrolmentRefused(
-            f"the membership is of mesh {quoted(inventory.mesh)}, not of {quoted(mesh)}", hint=_LOOK_THERE
+            f"the membership is of mesh {quote_text(inventory.mesh)}, not of {quote_text(mesh)}",
+            hint=_LOOK_THERE,
         )
     return inventory
 
 
-def newer(held: Inventory, offered: Inventory) -> bool:
+def is_newer_membership(held: Inventory, offered: Inventory) -> bool:
     """Whether a believed membership replaces the one that is held: only a higher revision does."""
     return offered.revision > held.revision
 
@@ -92,12 +93,12 @@ class Update(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     signature: bytes
 
 
-def whole(signed: SignedMembership) -> Update:
+def build_full_update(signed: SignedMembership) -> Update:
     """The membership for one that holds none."""
-    return Update(None, (difference(b"", signed.payload),), signed.signature)
+    return Update(None, (compute_difference(b"", signed.payload),), signed.signature)
 
 
-def difference(old: bytes, new: bytes) -> bytes:
+def compute_difference(old: bytes, new: bytes) -> bytes:
     """What makes the payload `new` of the payload `old`; of an empty one, `new` compressed."""
     made: bytes = zstd.compress(
         new,
@@ -117,7 +118,7 @@ _LEAST_PREFIX: Final = 8
 """Octets below which Zstandard takes no prefix."""
 
 
-def updated(update: Update, held: SignedMembership | None) -> SignedMembership:
+def apply_update(update: Update, held: SignedMembership | None) -> SignedMembership:
     """The membership that an update makes of the one that is held. Nothing of it is believed yet.
 
     held: the one of revision `update.base`; None goes with a whole one.
@@ -126,12 +127,12 @@ def updated(update: Update, held: SignedMembership | None) -> SignedMembership:
     payload = b"" if held is None else held.payload
     left = MAX_PAYLOAD
     for part in update.parts:
-        payload = _patched(payload, part, left)
+        payload = _decompress_part(payload, part, left)
         left -= len(payload)
     return SignedMembership(payload, update.signature)
 
 
-def _patched(old: bytes, part: bytes, most: int) -> bytes:
+def _decompress_part(old: bytes, part: bytes, most: int) -> bytes:
     prefix = zstd.ZstdDict(old, is_raw=True).as_prefix if len(old) >= _LEAST_PREFIX else None
     decompressor = zstd.ZstdDecompressor(
         zstd_dict=prefix, options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
@@ -163,22 +164,22 @@ class History:
 
     def advance(self, signed: SignedMembership, revision: int) -> None:
         """A newer membership is the one now."""
-        part = difference(self.signed.payload, signed.payload)
+        part = compute_difference(self.signed.payload, signed.payload)
         self._steps[self.revision] = revision, part, len(signed.payload)
         while len(self._steps) > self._depth:
             del self._steps[next(iter(self._steps))]
         self.signed, self.revision = signed, revision
         self._whole, self._packed_whole = None, b""
 
-    def packed_for(self, held: int | None) -> bytes:
-        """The same as `update_for`, as it travels; a whole one is the same octets for all who need it."""
-        update = self.update_for(held)
+    def encode_update(self, held: int | None) -> bytes:
+        """The same as `build_update`, as it travels; a whole one is the same octets for all who need it."""
+        update = self.build_update(held)
         if update is not self._whole:
             return msgspec.msgpack.encode(update)
         self._packed_whole = self._packed_whole or msgspec.msgpack.encode(update)
         return self._packed_whole
 
-    def update_for(self, held: int | None) -> Update:
+    def build_update(self, held: int | None) -> Update:
         """What brings one up to date that holds the membership of this revision, or none."""
         parts: list[bytes] = []
         at, made = held, 0
@@ -188,7 +189,7 @@ class History:
             made += octets
         if at != self.revision or made > MAX_PAYLOAD:
             # Of thousands that come at once to a control node that was started anew, each needs it.
-            self._whole = self._whole or whole(self.signed)
+            self._whole = self._whole or build_full_update(self.signed)
             return self._whole
         return Update(held, tuple(parts), self.signed.signature)
 
@@ -196,7 +197,7 @@ class History:
 def read_update(octets: bytes) -> Update:
     """Read an update as it arrived. Raises EnrolmentRefused."""
     try:
-        return from_msgpack(octets, Update)
+        return decode_msgpack(octets, Update)
     except Malformed:
         raise EnrolmentRefused(
             "the control node's answer is not understood",
@@ -204,18 +205,18 @@ def read_update(octets: bytes) -> Update:
         ) from None
 
 
-def sealed_held(revision: int, shared: Secret, *, nonce: bytes) -> bytes:
+def encrypt_held_revision(revision: int, shared: Secret, *, nonce: bytes) -> bytes:
     """What a member says to the control node: that it holds the membership of this revision.
 
-    shared: the preshared key of the two. nonce: see `qmesh.mesh.protocol.aead.seal`.
+    shared: the preshared key of the two. nonce: see `qmesh.mesh.protocol.aead.encrypt_message`.
     """
-    return seal(msgspec.json.encode(revision), shared, about=HOLDS, nonce=nonce)
+    return encrypt_message(msgspec.json.encode(revision), shared, about=HOLDS, nonce=nonce)
 
 
-def read_held(sealed: bytes, shared: Secret) -> int:
+def decrypt_held_revision(sealed: bytes, shared: Secret) -> int:
     """The revision that a member says it holds. Raises EnrolmentRefused where it is not sealed so."""
     try:
-        revision = from_json(unseal(sealed, shared, about=HOLDS), int)
+        revision = decode_json(decrypt_message(sealed, shared, about=HOLDS), int)
     except Malformed:
         revision = -1
     if not 0 <= revision <= MOST_REVISION:  # no number beyond it gets into the registry
@@ -225,14 +226,14 @@ def read_held(sealed: bytes, shared: Secret) -> int:
     return revision
 
 
-def stored(signed: SignedMembership) -> bytes:
+def encode_membership(signed: SignedMembership) -> bytes:
     """A membership as it is kept in a file, which `read_membership` reads."""
     return msgspec.json.encode(signed)
 
 
-def read_stored(octets: bytes) -> SignedMembership:
-    """The membership that `stored` made; not believed yet. Raises EnrolmentRefused."""
+def decode_membership(octets: bytes) -> SignedMembership:
+    """The membership that `encode_membership` made; not believed yet. Raises EnrolmentRefused."""
     try:
-        return from_json(octets, SignedMembership)
+        return decode_json(octets, SignedMembership)
     except Malformed:
         raise EnrolmentRefused(_NOT_OURS, hint=_LOOK_THERE) from None

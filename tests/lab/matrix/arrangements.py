@@ -7,22 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from tests.lab.matrix.case import Arrangement
-from tests.lab.mesh import (
-    ADDRESSES,
-    CONTROL,
-    CONTROL6,
-    PROTOCOLS,
-    Mesh,
-    Role,
-    ip,
-    nft,
-)
-from tests.lab.ways import (
-    cable,
-    impostor,
-    restore_tunnel,
-    without_tunnel,
-)
+from tests.lab.mesh import ADDRESSES, CONTROL, CONTROL6, PROTOCOLS, Mesh, Role, ip, nft
+from tests.lab.ways import cable, impostor, restore_tunnel, without_tunnel
 
 
 def with_rules(script: str | Callable[[], str]) -> Arrangement:

@@ -12,13 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from tests.lab.mesh import (
-    NEIGHBOUR,
-    WORKER,
-    Mesh,
-    Role,
-    all_arrived,
-)
+from tests.lab.mesh import NEIGHBOUR, WORKER, Mesh, Role, all_arrived
 from tests.lab.probe import Probe, attempts, eventually
 
 Overlay: TypeAlias = Literal["IPv4", "IPv6"]

@@ -34,16 +34,7 @@ from tests.lab.mesh import (
     Role,
 )
 from tests.lab.probe import Option, Probe
-from tests.lab.ways import (
-    IMPOSTORS,
-    LAN_WAYS,
-    NETS,
-    forged,
-    lan_ways,
-    published,
-    to_each,
-    translations,
-)
+from tests.lab.ways import IMPOSTORS, LAN_WAYS, NETS, forged, lan_ways, published, to_each, translations
 
 
 def _lan(way: str) -> Hostile:

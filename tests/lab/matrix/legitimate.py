@@ -24,12 +24,7 @@ from tests.lab.mesh import (
     Role,
 )
 from tests.lab.probe import Option, Probe
-from tests.lab.ways import (
-    NETS,
-    lan_ways,
-    to_each,
-    translations,
-)
+from tests.lab.ways import NETS, lan_ways, to_each, translations
 
 
 def _from_outside(way: str) -> Legitimate:

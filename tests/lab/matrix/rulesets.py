@@ -8,18 +8,10 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.guard import HELD, TABLE, render, render_held
-from qmesh.mesh.model import Guard
+from qmesh.mesh.guard import HELD, TABLE, render_held_table, render_table
+from qmesh.mesh.state import Guard
 from tests.lab.matrix.case import Overlay
-from tests.lab.mesh import (
-    CONTROL,
-    CONTROL6,
-    GUARDS,
-    PORTS,
-    Mesh,
-    Role,
-    nft,
-)
+from tests.lab.mesh import CONTROL, CONTROL6, GUARDS, PORTS, Mesh, Role, nft
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class Ruleset:
 
 def held(guard: Guard) -> str:
     """The second table of the guard, without its owner: here it needs none."""
-    return render_held(guard).replace("\tflags owner\n", "")
+    return render_held_table(guard).replace("\tflags owner\n", "")
 
 
 BY_HAND: Final = "filter"
@@ -83,7 +75,7 @@ def careful(guard: Guard) -> str:
 NONE = Ruleset("no rules", lambda guard: "")
 COMMUNITY = Ruleset("the community's advice", community)
 CAREFUL = Ruleset("a careful input chain", careful)
-QMESH = Ruleset("qmesh", lambda guard: render(guard) + held(guard))
-LASTING = Ruleset("qmesh, the first table alone", render)
+QMESH = Ruleset("qmesh", lambda guard: render_table(guard) + held(guard))
+LASTING = Ruleset("qmesh, the first table alone", render_table)
 HELD_ALONE = Ruleset("qmesh, the held table alone", held)
 COMPARED: Final = (NONE, COMMUNITY, CAREFUL, QMESH)

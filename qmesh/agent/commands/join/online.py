@@ -10,64 +10,66 @@ from __future__ import annotations
 import msgspec
 
 from qmesh.agent.agent_start import ensure_agent
-from qmesh.agent.commands.join.redeem import Joiner, redeem
+from qmesh.agent.commands.join.redeem import Joiner, redeem_invitation
 from qmesh.agent.commands.join.steps import (
-    Wish,
-    checked,
-    come_up,
+    JoinOptions,
+    build_joiner,
+    check_options,
+    finish_join,
     is_member,
-    joiner_of,
-    keep,
     refuse_another_mesh,
     refuse_control,
-    refuse_wrong_place,
-    without_tunnel,
+    refuse_unlisted_machine,
+    save_membership,
+    state_without_tunnel,
     write_config,
 )
-from qmesh.agent.converge import reach, undone_on_failure
-from qmesh.agent.leftovers import see_to_left_over
-from qmesh.agent.local import Here, Standing, load, refuse_while_restoring, require_root, standing
-from qmesh.agent.rollback import refuse_while_waiting
+from qmesh.agent.converge import apply_state, revert_on_failure
+from qmesh.agent.leftovers import handle_leftovers
+from qmesh.agent.local import JoinResult, Local, join_result, load_local
+from qmesh.agent.preconditions import refuse_during_restore, require_root
+from qmesh.agent.rollback import refuse_while_unconfirmed
 from qmesh.errors import JOIN_ANEW, BadInput
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.mesh.model import Endpoint, NodeState
 from qmesh.mesh.protocol.enrolment import parse_invitation
-from qmesh.mesh.protocol.membership import believed, read_update, stored, updated
+from qmesh.mesh.protocol.membership import apply_update, encode_membership, read_update, verify_membership
+from qmesh.mesh.state import NodeState
+from qmesh.mesh.values import Endpoint
 
 _CONFIRM_S = 15.0
 
 
-def join(state: State, text: str, wish: Wish, *, apply: bool) -> Standing:
+def join(state: State, text: str, wish: JoinOptions, *, apply: bool) -> JoinResult:
     """Make this machine a member; also goes on with a join of the same invitation that was cut off.
 
     Raises BadInput before anything is written, EnrolmentRefused with everything put back.
     """
     require_root("qmesh join")
     invitation = parse_invitation(text)
-    options = checked(wish)
-    state.prepare()
+    options = check_options(wish)
+    state.create_directory()
     with state.lock():
-        refuse_while_waiting(state)
-        refuse_while_restoring(state)
+        refuse_while_unconfirmed(state)
+        refuse_during_restore(state)
         refuse_another_mesh(state, invitation.mesh, invitation.name)
-        see_to_left_over(state, take_over=wish.take_over)
-        if not is_member(state, invitation.derived.identifier):
-            _become_member(state, joiner_of(state, invitation, options), apply=apply)
-        here = load(state)
+        handle_leftovers(state, take_over=wish.take_over)
+        if not is_member(state, invitation.derived_keys.identifier):
+            _become_member(state, build_joiner(state, invitation, options), apply=apply)
+        here = load_local(state)
         refuse_control(here)
         _refuse_other_options(here, wish)
-        here = _with_directory(state, here, options.config_directory)
-        here = come_up(state, here, apply=apply, patience_s=_CONFIRM_S)
+        here = _save_config_directory(state, here, options.config_directory)
+        here = finish_join(state, here, apply=apply, patience_s=_CONFIRM_S)
     write_config(state, here)
     if apply:
         ensure_agent(state)
-    return standing(here)
+    return join_result(here)
 
 
-def _refuse_other_options(here: Here, wish: Wish) -> None:
+def _refuse_other_options(here: Local, wish: JoinOptions) -> None:
     settings = here.settings
     said_and_is = (
         ("--listen-port", wish.listen_port, settings.listen_port),
@@ -82,43 +84,45 @@ def _refuse_other_options(here: Here, wish: Wish) -> None:
         )
 
 
-def _with_directory(state: State, here: Here, directory: ConfigDirectory | None) -> Here:
+def _save_config_directory(state: State, here: Local, directory: ConfigDirectory | None) -> Local:
     """Remember another config directory, if one was named."""
-    if directory is None or directory == here.settings.node:
+    if directory is None or directory == here.settings.node_directory:
         return here
-    settings = here.settings.with_node(directory)
+    settings = here.settings.with_node_directory(directory)
     state.save_settings(settings)
     return msgspec.structs.replace(here, settings=settings)
 
 
 def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
     """Redeem and remember; on failure the machine is as before, and a fresh key is kept for a retry."""
-    own_key, derived = state.make_private_key(), joiner.invitation.derived
+    own_key, derived = state.ensure_private_key(), joiner.invitation.derived_keys
     linux = Linux(state, joiner.interface, [own_key, derived.private_key])
     try:
-        with undone_on_failure(linux, back_to=_before(state, joiner, linux)):
-            answer, endpoint = redeem(state, joiner, linux)
+        with revert_on_failure(linux, back_to=_find_revert_state(state, joiner, linux)):
+            answer, endpoint = redeem_invitation(state, joiner, linux)
             wanted = joiner.invitation
-            signed = updated(read_update(answer), None)
-            inventory = believed(signed, wanted.verification_key, mesh=wanted.mesh)
-            refuse_wrong_place(inventory, wanted.name, wanted.address, joiner.public_key)
-            keep(state, joiner.preshared, stored(signed), _settings(joiner, endpoint))
+            signed = apply_update(read_update(answer), None)
+            inventory = verify_membership(signed, wanted.verification_key, mesh=wanted.mesh)
+            refuse_unlisted_machine(inventory, wanted.name, wanted.address, joiner.public_key)
+            save_membership(
+                state, joiner.preshared_key, encode_membership(signed), _build_settings(joiner, endpoint)
+            )
     finally:
-        state.save_pending(None)
+        state.save_unfinished_redemption(None)
     if not apply:
-        reach(linux, without_tunnel(joiner, linux))
+        apply_state(linux, state_without_tunnel(joiner, linux))
 
 
-def _before(state: State, joiner: Joiner, linux: Linux) -> NodeState:
+def _find_revert_state(state: State, joiner: Joiner, linux: Linux) -> NodeState:
     """What a join that fails goes back to: not to a rest of one that was killed, nor to open ports."""
     before = linux.observe()
-    if state.pending() is not None:
-        return without_tunnel(joiner, linux)
-    guard = before.loaded_guard or without_tunnel(joiner, linux).guard
+    if state.unfinished_redemption() is not None:
+        return state_without_tunnel(joiner, linux)
+    guard = before.loaded_guard or state_without_tunnel(joiner, linux).guard
     return msgspec.structs.replace(before, guard=guard, reserved_ports=joiner.ports)
 
 
-def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
+def _build_settings(joiner: Joiner, answered: Endpoint) -> Settings:
     others = (endpoint for endpoint in joiner.invitation.endpoints if endpoint != answered)
     settings = Settings(
         mesh=joiner.invitation.mesh,
@@ -130,6 +134,8 @@ def _settings(joiner: Joiner, answered: Endpoint) -> Settings:
         control_endpoints=(answered, *others),
         up=False,
         guarded=bool(joiner.ports),
-        invitation=joiner.invitation.derived.identifier,
+        invitation=joiner.invitation.derived_keys.identifier,
     )
-    return settings if joiner.config_directory is None else settings.with_node(joiner.config_directory)
+    return (
+        settings if joiner.config_directory is None else settings.with_node_directory(joiner.config_directory)
+    )

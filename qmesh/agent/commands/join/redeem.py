@@ -8,29 +8,22 @@ from collections.abc import Iterator
 
 import msgspec
 
-from qmesh.agent.converge import take
+from qmesh.agent.converge import apply_steps
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.api.client import Client
-from qmesh.host.api.messages import Silent
+from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux
 from qmesh.host.network import dns, routes
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import Pending
+from qmesh.host.state.documents import UnfinishedRedemption
 from qmesh.mesh.desired import host_network
-from qmesh.mesh.model import (
-    KEEPALIVE_S,
-    Endpoint,
-    Guard,
-    InterfaceKind,
-    NodeState,
-    Peer,
-    Secret,
-    Tunnel,
-)
-from qmesh.mesh.plan import CreateTunnel, plan
-from qmesh.mesh.protocol.enrolment import Invitation, permanent_preshared_key, redemption
-from qmesh.mesh.reaching import LEAST_MTU, likely_first
+from qmesh.mesh.endpoints import sort_by_locality
+from qmesh.mesh.mtu import LEAST_MTU
+from qmesh.mesh.plan import CreateTunnel, plan_steps
+from qmesh.mesh.protocol.enrolment import Invitation, build_redemption, derive_permanent_preshared_key
+from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.values import KEEPALIVE_S, Endpoint, InterfaceKind, Secret
 
 log = logging.getLogger("qmesh")
 
@@ -57,11 +50,13 @@ class Joiner(msgspec.Struct, frozen=True):
     has_new_key: bool
 
     @property
-    def preshared(self) -> Secret:
+    def preshared_key(self) -> Secret:
         """The permanent preshared key."""
-        return permanent_preshared_key(self.invitation.secret, self.invitation.control_key, self.public_key)
+        return derive_permanent_preshared_key(
+            self.invitation.secret, self.invitation.control_key, self.public_key
+        )
 
-    def closed(self, kind: InterfaceKind, tunnel: Tunnel | None = None) -> NodeState:
+    def build_joining_state(self, kind: InterfaceKind, tunnel: Tunnel | None = None) -> NodeState:
         """This machine while it joins: with a guard, and such a tunnel."""
         guard = Guard(
             role="worker",
@@ -90,26 +85,26 @@ class Attempt(msgspec.Struct, frozen=True):
     patience_s: float
 
 
-def redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]:
+def redeem_invitation(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]:
     """Knock until the control node answers: the throwaway key first, our own once it may be known.
 
     Returns the signed membership, and the endpoint by way of which it came.
     """
-    invitation, derived = joiner.invitation, joiner.invitation.derived
-    message = redemption(
+    invitation, derived = joiner.invitation, joiner.invitation.derived_keys
+    message = build_redemption(
         derived,
         public_key=joiner.public_key,
         workers=len(os.sched_getaffinity(0)),
         endpoint=joiner.endpoint,
     )
-    may_be_known = [not joiner.has_new_key or state.pending() is not None]
-    state.save_pending(Pending(derived.identifier))
+    may_be_known = [not joiner.has_new_key or state.unfinished_redemption() is not None]
+    state.save_unfinished_redemption(UnfinishedRedemption(derived.identifier))
     client = Client(address=invitation.control_address, port=invitation.service_port)
-    for attempt in _attempts(joiner, may_be_known):
-        _knock(linux, joiner, attempt)
+    for attempt in _generate_attempts(joiner, may_be_known):
+        _prepare_attempt(linux, joiner, attempt)
         try:
             answer = client.redeem(message, connect_s=attempt.patience_s, read_s=_ANSWER_S)
-        except Silent as silent:
+        except ControlNodeUnavailable as silent:
             may_be_known[0] |= silent.was_reached  # it may have admitted us, and its answer is lost
             log.info("no answer by way of %s yet: %s ...", attempt.endpoint, silent)
         else:
@@ -121,13 +116,13 @@ def redeem(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]
     )
 
 
-def _attempts(joiner: Joiner, may_be_known: list[bool]) -> Iterator[Attempt]:
+def _generate_attempts(joiner: Joiner, may_be_known: list[bool]) -> Iterator[Attempt]:
     """How to knock, in turn. may_be_known: of one, whether the control node may know our own key by now."""
     invitation = joiner.invitation
-    derived = invitation.derived
-    throwaway = (derived.public_key, derived.preshared_key, invitation.comes_from)
-    own = (joiner.public_key, joiner.preshared, invitation.address)
-    found = {endpoint: dns.addresses(endpoint) for endpoint in invitation.endpoints}
+    derived = invitation.derived_keys
+    throwaway = (derived.public_key, derived.preshared_key, invitation.source_address)
+    own = (joiner.public_key, joiner.preshared_key, invitation.address)
+    found = {endpoint: dns.resolve_addresses(endpoint) for endpoint in invitation.endpoints}
     for endpoint, addresses in found.items():
         if not addresses:
             log.warning("%s cannot be looked up in DNS here", endpoint.host)
@@ -135,17 +130,17 @@ def _attempts(joiner: Joiner, may_be_known: list[bool]) -> Iterator[Attempt]:
     for endpoint, addresses in found.items():
         for address in addresses:
             of.setdefault(address, endpoint)
-    order = likely_first(of, routes.attached_networks(joiner.interface))
-    routed = [way for way in order if routes.way_to(way.host, way.port) is not None]
+    order = sort_by_locality(of, routes.list_attached_networks(joiner.interface))
+    routed = [way for way in order if routes.find_route(way.host, way.port) is not None]
     # Where no way leads anywhere, the control node may still call this machine.
     reachable = [(of[way], way) for way in routed or order]
     for turn in range(_ROUNDS):
         for keys in (throwaway, own) if may_be_known[0] else (throwaway,):
             for number, (endpoint, address) in enumerate(reachable):
-                yield Attempt(*keys, endpoint, address, _patience_s(turn, number, len(reachable)))
+                yield Attempt(*keys, endpoint, address, _attempt_wait_s(turn, number, len(reachable)))
 
 
-def _patience_s(turn: int, number: int, among: int) -> float:
+def _attempt_wait_s(turn: int, number: int, among: int) -> float:
     """Seconds to wait for a connection. Once it is long enough for a control node behind NAT to call us.
 
     Its WireGuard repeats a handshake after 5.
@@ -155,7 +150,7 @@ def _patience_s(turn: int, number: int, among: int) -> float:
     return 2.0 if turn and among <= _FEW else 1.0
 
 
-def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
+def _prepare_attempt(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
     """Guard and tunnel for one attempt; a peer that is there already shakes hands anew."""
     invitation = joiner.invitation
     peer = Peer(
@@ -176,7 +171,9 @@ def _knock(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
         up=True,
         peers=(peer,),
     )
-    steps = take(linux, plan(joiner.closed(linux.backend.kind, tunnel), linux.observe()))
+    steps = apply_steps(
+        linux, plan_steps(joiner.build_joining_state(linux.backend.kind, tunnel), linux.observe())
+    )
     if not any(isinstance(step, CreateTunnel) for step in steps):
         # Else WireGuard would not begin a handshake by this way within 5 s of one by another.
-        linux.backend.forget_session(joiner.interface, peer)
+        linux.backend.reset_session(joiner.interface, peer)

@@ -11,16 +11,16 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent import node_config
-from qmesh.agent.collisions import refuse_interface, refuse_listen_port
 from qmesh.agent.commands.join.redeem import Joiner
-from qmesh.agent.control_endpoint import take_nearest
-from qmesh.agent.converge import converge, steps_without_names
-from qmesh.agent.local import Here, linux_for, load, refuse_foreign_guard, rise
-from qmesh.agent.ssh_lockout import warn_of_cut
+from qmesh.agent.control_endpoint import use_nearest_endpoint
+from qmesh.agent.converge import converge, plan_steps_without_dns
+from qmesh.agent.local import Local, enable_tunnel_and_guard, linux_for, load_local
+from qmesh.agent.preconditions import refuse_existing_interface, refuse_foreign_guard, refuse_used_listen_port
+from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.client import Client
-from qmesh.host.api.messages import Silent
+from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
 from qmesh.host.linux import Linux
@@ -29,16 +29,16 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.mesh import networks
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.model import (
+from qmesh.mesh.protocol.enrolment import Invitation, derive_public_key
+from qmesh.mesh.state import NodeState
+from qmesh.mesh.values import (
     DEFAULT_INTERFACE,
     DEFAULT_LISTEN_PORT,
     Endpoint,
-    NodeState,
     Secret,
-    interface_name,
-    port_number,
+    validate_interface_name,
+    validate_port,
 )
-from qmesh.mesh.protocol.enrolment import Invitation, public_key_of
 
 log = logging.getLogger("qmesh")
 
@@ -46,7 +46,7 @@ _ANSWER_S = 5.0
 _AGAIN_S = 0.2
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class JoinOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `join` was asked for. endpoint: where this machine's WireGuard is reached from outside.
 
     take_over: also what an earlier qmesh left whose state is gone.
@@ -59,7 +59,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     take_over: bool = False
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class CheckedJoinOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A wish that is valid, on a machine that can be guarded."""
 
     endpoint: Endpoint | None
@@ -68,28 +68,28 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     config_directory: ConfigDirectory | None
 
 
-def checked(wish: Wish) -> Options:
+def check_options(wish: JoinOptions) -> CheckedJoinOptions:
     """Read what was asked for. Raises BadInput, or MachineRefused where there is no nftables."""
     endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
     directory = node_config.find_directory(wish.config)
-    options = Options(
+    options = CheckedJoinOptions(
         endpoint=endpoint,
-        listen_port=_listen_port(wish, endpoint),
-        interface=interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface),
+        listen_port=_choose_listen_port(wish, endpoint),
+        interface=validate_interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface),
         config_directory=directory,
     )
-    node_config.profile_of(directory)
+    node_config.read_profile(directory)
     nftables.run("list tables")
     return options
 
 
-def joiner_of(state: State, invitation: Invitation, options: Options) -> Joiner:
+def build_joiner(state: State, invitation: Invitation, options: CheckedJoinOptions) -> Joiner:
     """A machine that may join, with its own key, which is durable now.
 
     Raises BadInput, with no key made, where something is in the way.
     """
-    if is_nobodys(state, {invitation.derived.public_key}, options.interface):
-        refuse_what_collides(invitation.network, options.interface, options.listen_port)
+    if has_no_join_interface(state, {invitation.derived_keys.public_key}, options.interface):
+        refuse_collisions(invitation.network, options.interface, options.listen_port)
         refuse_foreign_guard(state)
     has_new_key = state.private_key() is None
     return Joiner(
@@ -97,27 +97,27 @@ def joiner_of(state: State, invitation: Invitation, options: Options) -> Joiner:
         interface=options.interface,
         listen_port=options.listen_port,
         endpoint=options.endpoint,
-        config_directory=options.config_directory or _remembered_directory(state),
-        public_key=public_key_of(state.make_private_key()),
-        ports=state.ports_closed(),
+        config_directory=options.config_directory or _load_config_directory(state),
+        public_key=derive_public_key(state.ensure_private_key()),
+        ports=state.list_closed_ports(),
         has_new_key=has_new_key,
     )
 
 
-def come_up(state: State, here: Here, *, apply: bool, patience_s: float) -> Here:
+def finish_join(state: State, here: Local, *, apply: bool, patience_s: float) -> Local:
     """Guard and tunnel, if they are wanted. With the node's config.yml, that is the end of every join.
 
     patience_s: seconds to wait for the control node's answer, at most.
     """
-    state.save_pending(None)
-    state.save_asked(None)
+    state.save_unfinished_redemption(None)
+    state.save_sent_request(None)
     if apply:
-        here = rise(state, here)
+        here = enable_tunnel_and_guard(state, here)
         linux = linux_for(state, here)
-        warn_of_cut(linux, steps_without_names(here, linux))
+        warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
         converge(here, linux, follow_roaming=True)
-        _confirm(here, linux, patience_s=patience_s)
-        take_nearest(state, here, linux)
+        _wait_for_control_node(here, linux, patience_s=patience_s)
+        use_nearest_endpoint(state, here, linux)
     return here
 
 
@@ -128,21 +128,21 @@ def is_member(state: State, identifier: str | None) -> bool:
     one that handed the control role over and was not answered since.
     """
     try:
-        settings = state.settings_or_none()
+        settings = state.find_settings()
         if settings is None or settings.removed:
             return False
         if identifier is not None and settings.invitation not in {None, identifier}:
             return False
-        here = load(state)
+        here = load_local(state)
     except StateUnreadable as error:
-        if files.mode_of(state.signing_key_file) is not None:
+        if files.read_mode(state.signing_key_file) is not None:
             raise
         log.info("%s: the control node is asked for it", error.message)
         return False
-    return identifier is None or not here.is_succeeded
+    return identifier is None or not here.has_handed_over
 
 
-def is_nobodys(state: State, throwaway: set[str], interface: str) -> bool:
+def has_no_join_interface(state: State, throwaway: set[str], interface: str) -> bool:
     """Whether an interface of that name, if any, is not from a join cut off or a membership lost.
 
     throwaway: public keys that such a join gave it, besides this machine's own.
@@ -150,40 +150,40 @@ def is_nobodys(state: State, throwaway: set[str], interface: str) -> bool:
     link, key = links.read(interface), state.private_key()
     if link is None or link.kind not in {"wireguard", "tun"}:
         return True
-    found = wireguard.backend_for(interface).read(interface).public_key
+    found = wireguard.find_backend(interface).read(interface).public_key
     if found is None:
-        return state.pending() is None
-    return found not in {*throwaway, None if key is None else public_key_of(key)}
+        return state.unfinished_redemption() is None
+    return found not in {*throwaway, None if key is None else derive_public_key(key)}
 
 
-def _remembered_directory(state: State) -> ConfigDirectory | None:
+def _load_config_directory(state: State) -> ConfigDirectory | None:
     with contextlib.suppress(StateUnreadable):
-        settings = state.settings_or_none()
-        return None if settings is None else settings.node
+        settings = state.find_settings()
+        return None if settings is None else settings.node_directory
     return None
 
 
-def _listen_port(wish: Wish, endpoint: Endpoint | None) -> int:
+def _choose_listen_port(wish: JoinOptions, endpoint: Endpoint | None) -> int:
     if wish.listen_port is not None:
-        return port_number(wish.listen_port, "listen port")
+        return validate_port(wish.listen_port, "listen port")
     return DEFAULT_LISTEN_PORT if endpoint is None else endpoint.port
 
 
-def refuse_what_collides(network: str, interface: str, listen_port: int) -> None:
+def refuse_collisions(network: str, interface: str, listen_port: int) -> None:
     """Raise BadInput where the tunnel's network, interface or UDP port is in use on this machine."""
     networks.refuse_collision(
         network,
-        routes.occupied_networks(interface),
+        routes.list_occupied_networks(interface),
         hint="make the mesh anew with another --network, or take that network off this machine",
     )
-    refuse_interface(interface, instead="choose another --interface")
-    refuse_listen_port(listen_port, instead="or choose another --listen-port")
+    refuse_existing_interface(interface, instead="choose another --interface")
+    refuse_used_listen_port(listen_port, instead="or choose another --listen-port")
 
 
 def refuse_another_mesh(state: State, mesh: str, name: str) -> None:
     """Raise BadInput where this machine is in another mesh, or under another name."""
     with contextlib.suppress(StateUnreadable):
-        settings = state.settings_or_none()
+        settings = state.find_settings()
         if settings is None or (settings.mesh, settings.name) == (mesh, name):
             return
         raise BadInput(
@@ -192,7 +192,7 @@ def refuse_another_mesh(state: State, mesh: str, name: str) -> None:
         )
 
 
-def refuse_control(here: Here) -> None:
+def refuse_control(here: Local) -> None:
     """Raise BadInput where this machine is the control node of the mesh that it was to join."""
     if here.settings.control:
         raise BadInput(
@@ -201,20 +201,22 @@ def refuse_control(here: Here) -> None:
         )
 
 
-def without_tunnel(joiner: Joiner, linux: Linux) -> NodeState:
+def state_without_tunnel(joiner: Joiner, linux: Linux) -> NodeState:
     """Nothing; or on a machine whose worker ports were closed before, those still closed."""
-    return joiner.closed(linux.backend.kind) if joiner.ports else NodeState(guard=None, tunnel=None)
+    return (
+        joiner.build_joining_state(linux.backend.kind) if joiner.ports else NodeState(guard=None, tunnel=None)
+    )
 
 
-def keep(state: State, preshared: Secret, membership: bytes, settings: Settings) -> None:
+def save_membership(state: State, preshared: Secret, membership: bytes, settings: Settings) -> None:
     """Become a member, in the files: the settings, which make this machine one, are the last."""
     state.save_preshared_key(preshared)
     files.write(state.membership_file, membership)
-    state.save_rotation(None)  # after it: until then the key that it tells of is in no membership here
+    state.save_key_rotation(None)  # after it: until then the key that it tells of is in no membership here
     state.save_settings(settings)
 
 
-def refuse_wrong_place(inventory: Inventory, name: str, address: str, public_key: str) -> None:
+def refuse_unlisted_machine(inventory: Inventory, name: str, address: str, public_key: str) -> None:
     """Raise EnrolmentRefused unless the mesh has a machine with this name, address and key."""
     if (name, address, public_key) not in ((me.name, me.address, me.public_key) for me in inventory.machines):
         raise EnrolmentRefused(
@@ -222,7 +224,7 @@ def refuse_wrong_place(inventory: Inventory, name: str, address: str, public_key
         )
 
 
-def _confirm(here: Here, linux: Linux, *, patience_s: float) -> None:
+def _wait_for_control_node(here: Local, linux: Linux, *, patience_s: float) -> None:
     """See that the control node knows this machine by its own key now."""
     control = here.inventory.control_node
     observed = linux.observe().tunnel
@@ -231,11 +233,11 @@ def _confirm(here: Here, linux: Linux, *, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         try:
-            client.membership(newer_than=here.inventory.revision, connect_s=0.5, read_s=_ANSWER_S)
-        except Silent:
+            client.poll_membership(newer_than=here.inventory.revision, connect_s=0.5, read_s=_ANSWER_S)
+        except ControlNodeUnavailable:
             # The control node takes our own key a moment after its answer: shake hands anew.
             for peer in peers:
-                linux.backend.forget_session(here.settings.interface, peer)
+                linux.backend.reset_session(here.settings.interface, peer)
             time.sleep(_AGAIN_S)
         else:
             return
@@ -244,14 +246,14 @@ def _confirm(here: Here, linux: Linux, *, patience_s: float) -> None:
     )
 
 
-def write_config(state: State, here: Here) -> None:
+def write_config(state: State, here: Local) -> None:
     """Give this machine a config.yml with the mesh's worker list, and remember where it is. Takes the lock.
 
     The machine is a member whatever becomes of this: what stands in the way is said, and `check`
     goes on saying it.
     """
     try:
-        path, changed = _config_written(state, here)
+        path, changed = _write_config_file(state, here)
     except QmeshError as error:
         log.warning("the node's config.yml was not written: %s", error.message)
         log.warning("hint: %s", error.hint)
@@ -259,8 +261,8 @@ def write_config(state: State, here: Here) -> None:
         log.info("%s %s", "wrote the worker list to" if changed else "the worker list is as desired:", path)
 
 
-def _config_written(state: State, here: Here) -> tuple[Path, bool]:
-    given = here.settings.node
+def _write_config_file(state: State, here: Local) -> tuple[Path, bool]:
+    given = here.settings.node_directory
     directory = given or ConfigDirectory(state.worker_config_directory.absolute(), os.geteuid())
     text = node_config.read(directory).text
     if text is None:
@@ -268,5 +270,5 @@ def _config_written(state: State, here: Here) -> tuple[Path, bool]:
     if given is None:
         with state.lock():
             files.make_private_directory(directory.path)
-            state.save_settings(state.settings().with_node(directory))
+            state.save_settings(state.settings().with_node_directory(directory))
     return node_config.write(directory, text, node_config.render(here, text))

@@ -1,16 +1,14 @@
-"""The way to another machine: which endpoints there are, which is nearest, and when it is given up."""
+"""The endpoints of another machine: which there are, which is nearest, and when another is tried."""
 
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from qmesh.errors import BadInput
-from qmesh.mesh.model import TUNNEL_MTU, Endpoint, parsed_address, quoted
+from qmesh.mesh.values import Endpoint, parse_ip_address
 
 MOST_ENDPOINTS: Final = 16
 """Of an invitation."""
@@ -26,10 +24,6 @@ WireGuard, which shakes hands anew after 15 s of silence, was not answered eithe
 """
 INITIATION: Final = 148
 """Octets of the message by which WireGuard begins a handshake. Source: its protocol's page."""
-LEAST_MTU: Final = 1280
-"""Octets of an IPv6 packet that every link carries. Source: RFC 8200, section 5."""
-LEAST_MTU_IPV4: Final = 576
-"""Octets of an IPv4 packet that every machine takes. Source: RFC 791."""
 
 _PRIVATE: Final = tuple(
     map(
@@ -42,11 +36,13 @@ _PRIVATE: Final = tuple(
 
 def is_private(endpoint: Endpoint) -> bool:
     """Whether an endpoint is an address that is good within a site only."""
-    address = parsed_address(endpoint.host)
+    address = parse_ip_address(endpoint.host)
     return address is not None and any(address in network for network in _PRIVATE)
 
 
-def offered(given: Sequence[Endpoint], own: Iterable[str], listen_port: int) -> tuple[Endpoint, ...]:
+def list_candidate_endpoints(
+    given: Sequence[Endpoint], own: Iterable[str], listen_port: int
+) -> tuple[Endpoint, ...]:
     """Where an invited machine is to look for the control node, best guess first.
 
     given: what its user said. own: its own addresses, of which the private ones are added; all, where
@@ -59,7 +55,7 @@ def offered(given: Sequence[Endpoint], own: Iterable[str], listen_port: int) -> 
     ]
 
 
-def likely_first(endpoints: Iterable[Endpoint], attached: Iterable[str]) -> tuple[Endpoint, ...]:
+def sort_by_locality(endpoints: Iterable[Endpoint], attached: Iterable[str]) -> tuple[Endpoint, ...]:
     """First those in a network that this machine is itself in, last other sites' private ones.
 
     attached: networks, `192.168.0.0/24`. Otherwise the order stays.
@@ -67,7 +63,7 @@ def likely_first(endpoints: Iterable[Endpoint], attached: Iterable[str]) -> tupl
     networks = [ipaddress.ip_network(network) for network in attached]
 
     def rank(endpoint: Endpoint) -> int:
-        address = parsed_address(endpoint.host)
+        address = parse_ip_address(endpoint.host)
         if address is not None and any(address in network for network in networks):
             return 0
         return 2 if is_private(endpoint) else 1
@@ -75,7 +71,7 @@ def likely_first(endpoints: Iterable[Endpoint], attached: Iterable[str]) -> tupl
     return tuple(sorted(endpoints, key=rank))
 
 
-def by_nearness(ways: Sequence[Endpoint], times: Mapping[Endpoint, float]) -> tuple[Endpoint, ...]:
+def sort_by_latency(ways: Sequence[Endpoint], times: Mapping[Endpoint, float]) -> tuple[Endpoint, ...]:
     """The ways, the nearest first; those that did not answer stay behind, in their order.
 
     ways: in order of preference, which decides among the equally near. times: seconds of a round trip.
@@ -86,41 +82,41 @@ def by_nearness(ways: Sequence[Endpoint], times: Mapping[Endpoint, float]) -> tu
     return tuple(dict.fromkeys((*nearest, *others, *ways)))
 
 
-class Contact(msgspec.Struct, frozen=True):
+class ControlNodeActivity(msgspec.Struct, frozen=True):
     """What was last heard of the control node.
 
     octets: received of it, as WireGuard counts; at_s: when that changed last, on a monotonic clock.
     moves: how many other ways were tried since.
     """
 
-    octets: int
-    at_s: float
-    moves: int = 0
+    received_bytes: int
+    received_at_s: float
+    tried_endpoints: int = 0
 
-    def heard(self, octets: int, now_s: float) -> Contact:
+    def record_received(self, octets: int, now_s: float) -> ControlNodeActivity:
         """The same after a look at the count. Less than before, it was begun anew with the peer.
 
         Whoever only begins handshakes does not hear us: that is no answer, where one way is dead.
         """
-        more = octets - self.octets if octets >= self.octets else octets
+        more = octets - self.received_bytes if octets >= self.received_bytes else octets
         if more % INITIATION:
-            return Contact(octets, now_s)
-        return msgspec.structs.replace(self, octets=octets)
+            return ControlNodeActivity(octets, now_s)
+        return msgspec.structs.replace(self, received_bytes=octets)
 
-    def moved(self) -> Contact:
+    def record_endpoint_change(self) -> ControlNodeActivity:
         """The same after another way was taken, with a peer that begins to count anew."""
-        return msgspec.structs.replace(self, octets=0, moves=self.moves + 1)
+        return msgspec.structs.replace(self, received_bytes=0, tried_endpoints=self.tried_endpoints + 1)
 
-    def wants_an_answer(self, now_s: float) -> bool:
+    def is_probe_due(self, now_s: float) -> bool:
         """Whether it is time to ask for a packet."""
-        return now_s - self.at_s >= ASK_S
+        return now_s - self.received_at_s >= ASK_S
 
     def is_lost(self, now_s: float) -> bool:
         """Whether it is time for another way."""
-        return now_s - self.at_s >= QUIET_S
+        return now_s - self.received_at_s >= QUIET_S
 
 
-def next_way(ways: Sequence[Endpoint], now: Endpoint | None) -> Endpoint | None:
+def choose_next_endpoint(ways: Sequence[Endpoint], now: Endpoint | None) -> Endpoint | None:
     """The way after the one that is taken now, round and round; None where there is no other."""
     if now not in ways:
         return next(iter(ways), None)
@@ -128,33 +124,6 @@ def next_way(ways: Sequence[Endpoint], now: Endpoint | None) -> Endpoint | None:
     return None if following == now else following
 
 
-def remembered(endpoints: Sequence[Endpoint], works: Endpoint) -> tuple[Endpoint, ...]:
+def move_endpoint_first(endpoints: Sequence[Endpoint], works: Endpoint) -> tuple[Endpoint, ...]:
     """The endpoints with the one that works first."""
     return tuple(dict.fromkeys((works, *endpoints)))
-
-
-def tunnel_mtu(paths: Mapping[Endpoint, int], *, most: int | None = None) -> int:
-    """What a packet in the tunnel may have, in octets, so that it fits all paths in WireGuard's clothes.
-
-    paths: MTU of the way to each peer's endpoint. most: what this machine's user said.
-    Source: 20 or 40 octets of IP, 8 of UDP, 32 of WireGuard.
-    """
-    rooms = (mtu - (80 if ":" in endpoint.host else 60) for endpoint, mtu in paths.items())
-    fitting = max(LEAST_MTU, min(rooms, default=TUNNEL_MTU))
-    return min(fitting, TUNNEL_MTU if most is None else most)
-
-
-def said_mtu(text: str, network: str) -> int | None:
-    """The MTU that a user said for a tunnel with addresses of that network; None for `auto`.
-
-    Raises BadInput.
-    """
-    if text == "auto":
-        return None
-    least = LEAST_MTU if ":" in network else LEAST_MTU_IPV4
-    if not re.fullmatch("[0-9]{1,5}", text) or not least <= int(text) <= TUNNEL_MTU:
-        raise BadInput(
-            f"{quoted(text)} is no MTU for this tunnel",
-            hint=f"use a number from {least} to {TUNNEL_MTU}, or auto",
-        )
-    return int(text)

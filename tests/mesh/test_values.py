@@ -14,23 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import (
+from qmesh.mesh.machine import Cores, Machine, validate_worker_count
+from qmesh.mesh.state import Peer
+from qmesh.mesh.values import (
     PROFILES,
-    Cores,
     Endpoint,
-    Machine,
-    Peer,
     Secret,
-    interface_name,
-    ip_address,
-    ip_network,
-    machine_name,
-    port_number,
-    port_ranges,
-    quoted,
-    ranges_text,
-    wireguard_key,
-    worker_count,
+    format_port_ranges,
+    list_port_ranges,
+    normalize_ip_address,
+    normalize_ip_network,
+    quote_text,
+    validate_interface_name,
+    validate_machine_name,
+    validate_port,
+    validate_wireguard_key,
 )
 from tests.mesh.strategies import addresses
 
@@ -53,7 +51,7 @@ def refusal(call: Callable[..., object], *args: Any, **named: Any) -> BadInput:
 
 @pytest.mark.parametrize("text", ["a", "0", "machine-b", "a--b", "9-9", "a" * 63, "0" * 63])
 def test_a_machine_name_is_taken(text: str) -> None:
-    assert machine_name(text) == text
+    assert validate_machine_name(text) == text
 
 
 @pytest.mark.parametrize(
@@ -65,12 +63,12 @@ def test_a_machine_name_is_taken(text: str) -> None:
     ],
 )
 def test_what_is_no_machine_name_is_refused(text: str) -> None:
-    assert "is not a machine name" in refusal(machine_name, text).message
+    assert "is not a machine name" in refusal(validate_machine_name, text).message
 
 
 @pytest.mark.parametrize("text", ["q", "qmesh0", "wg-mesh_1", "Q", "a" * 15])
 def test_an_interface_name_is_taken(text: str) -> None:
-    assert interface_name(text) == text
+    assert validate_interface_name(text) == text
 
 
 @pytest.mark.parametrize(
@@ -81,7 +79,7 @@ def test_an_interface_name_is_taken(text: str) -> None:
     ],
 )
 def test_what_is_no_interface_name_is_refused(text: str) -> None:
-    assert "is not an interface name" in refusal(interface_name, text).message
+    assert "is not an interface name" in refusal(validate_interface_name, text).message
 
 
 @pytest.mark.parametrize(
@@ -96,13 +94,13 @@ def test_what_is_no_interface_name_is_refused(text: str) -> None:
     ],
 )
 def test_quoted_text_is_escaped_and_cut_short(text: str, shown: str) -> None:
-    assert quoted(text) == shown
+    assert quote_text(text) == shown
 
 
 @given(st.text())
 def test_quoted_text_is_one_line_of_plain_characters(text: str) -> None:
-    assert quoted(text).isascii()
-    assert quoted(text).isprintable()
+    assert quote_text(text).isascii()
+    assert quote_text(text).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +113,7 @@ def test_quoted_text_is_one_line_of_plain_characters(text: str) -> None:
     ],
 )
 def test_an_address_becomes_canonical(text: str, canonical: str) -> None:
-    assert ip_address(text) == canonical
+    assert normalize_ip_address(text) == canonical
 
 
 @pytest.mark.parametrize(
@@ -136,7 +134,7 @@ def test_an_address_becomes_canonical(text: str, canonical: str) -> None:
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
-    assert "is not an IP address" in refusal(ip_address, text).message
+    assert "is not an IP address" in refusal(normalize_ip_address, text).message
 
 
 @pytest.mark.parametrize(
@@ -150,7 +148,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     ],
 )
 def test_a_network_becomes_canonical(text: str, canonical: str) -> None:
-    assert ip_network(text) == canonical
+    assert normalize_ip_network(text) == canonical
 
 
 @pytest.mark.parametrize(
@@ -161,13 +159,13 @@ def test_a_network_becomes_canonical(text: str, canonical: str) -> None:
     ],
 )
 def test_what_is_no_network_is_refused(text: str) -> None:
-    assert "is not a network" in refusal(ip_network, text).message
+    assert "is not a network" in refusal(normalize_ip_network, text).message
 
 
 @given(st.binary(min_size=32, max_size=32))
 def test_a_key_of_32_octets_is_taken(octets: bytes) -> None:
     text = base64.b64encode(octets).decode()
-    assert wireguard_key(text) == text
+    assert validate_wireguard_key(text) == text
 
 
 SPELLINGS = {
@@ -189,29 +187,29 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS)
 def test_what_is_no_key_is_refused_and_not_repeated(text: str) -> None:
-    error = refusal(wireguard_key, text)
+    error = refusal(validate_wireguard_key, text)
     assert error.message == "this is not a WireGuard key"
     assert not text.strip() or text.strip()[:8] not in error.message + error.hint
 
 
 @pytest.mark.parametrize("number", [1, 2, 51820, 65535])
 def test_a_port_is_taken(number: int) -> None:
-    assert port_number(number, "listen port") == number
+    assert validate_port(number, "listen port") == number
 
 
 @pytest.mark.parametrize("number", [0, -1, 65536, 10**9])
 def test_what_is_no_port_is_refused_by_its_purpose(number: int) -> None:
-    assert refusal(port_number, number, "listen port").message == f"listen port {number} is not a port"
+    assert refusal(validate_port, number, "listen port").message == f"listen port {number} is not a port"
 
 
 @pytest.mark.parametrize("number", [1, 64, 65535])
 def test_a_worker_count_is_taken(number: int) -> None:
-    assert worker_count(number) == number
+    assert validate_worker_count(number) == number
 
 
 @pytest.mark.parametrize("number", [0, -1, 65536])
 def test_what_is_no_worker_count_is_refused(number: int) -> None:
-    assert refusal(worker_count, number).message == f"{number} is not a number of workers"
+    assert refusal(validate_worker_count, number).message == f"{number} is not a number of workers"
 
 
 @pytest.mark.parametrize("show", [repr, str, "{}".format, "{0!r}".format, "{0!a}".format, "%s".__mod__])
@@ -418,13 +416,13 @@ def test_cores_are_numbered_and_listen_in_order() -> None:
     ],
 )
 def test_ports_are_written_as_ranges(ports: tuple[int, ...], text: str) -> None:
-    assert ranges_text(ports) == text
-    assert ranges_text(ports, separator=",") == text.replace(", ", ",")
+    assert format_port_ranges(ports) == text
+    assert format_port_ranges(ports, separator=",") == text.replace(", ", ",")
 
 
 @given(st.sets(st.integers(1, 65535) | st.integers(1, 30)).map(lambda ports: tuple(sorted(ports))))
 def test_ranges_are_the_ports_again_and_none_touches_the_next(ports: tuple[int, ...]) -> None:
-    ranges = port_ranges(ports)
+    ranges = list_port_ranges(ports)
     assert tuple(port for first, last in ranges for port in range(first, last + 1)) == ports
     assert all(last + 1 < first for (_, last), (first, _) in pairwise(ranges))
 

@@ -14,7 +14,7 @@ from qmesh.mesh.foreign.rules import Program, Table
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """What was read.
 
-    objects, text: nftables' tables, as `native.read` takes them.
+    objects, text: nftables' tables, as `native.parse_nft_ruleset` takes them.
     saved: what `iptables-save` and its like printed, by program and family.
     lasting: text of /etc/nftables.conf; None without one.
     unread: what of nftables could not be read, and why.
@@ -27,13 +27,13 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     unread: tuple[str, ...] = ()
 
 
-def tables_of(listing: Listing) -> tuple[Table, ...]:
+def parse_foreign_tables(listing: Listing) -> tuple[Table, ...]:
     """Every foreign table once: those of iptables in its own words, which say more than nft's."""
     saved = tuple(
         table
         for (program, family), text in listing.saved.items()
-        for table in xtables.read(text, family=family, program=program)
+        for table in xtables.parse_iptables_save(text, family=family, program=program)
     )
     told = {(table.family, table.name) for table in saved if table.program == "iptables"}
-    others = native.read(listing.objects, listing.text)
+    others = native.parse_nft_ruleset(listing.objects, listing.text)
     return (*(table for table in others if (table.family, table.name) not in told), *saved)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmesh.mesh import renumbering
-from qmesh.mesh.renumbering import closed, renumbered
+from qmesh.mesh import renumber
+from qmesh.mesh.renumber import close_gap, count_renumbered
 
 SIZES = st.lists(st.integers(1, 6), max_size=6)
 
@@ -26,28 +26,28 @@ SIZES = st.lists(st.integers(1, 6), max_size=6)
     ],
 )
 def test_machines_from_behind_fill_the_gap_where_they_fit(sizes, gap, order, count):
-    assert closed(sizes, gap) == order
-    assert renumbered(sizes, gap, order) == count
+    assert close_gap(sizes, gap) == order
+    assert count_renumbered(sizes, gap, order) == count
 
 
 @given(SIZES, st.integers(1, 9))
 def test_law_no_order_renumbers_fewer(sizes, gap):
-    order = closed(sizes, gap)
+    order = close_gap(sizes, gap)
     assert sorted(order) == list(range(len(sizes)))
-    best = min(renumbered(sizes, gap, other) for other in permutations(range(len(sizes))))
-    assert renumbered(sizes, gap, order) == best
+    best = min(count_renumbered(sizes, gap, other) for other in permutations(range(len(sizes))))
+    assert count_renumbered(sizes, gap, order) == best
 
 
 @given(SIZES, st.integers(1, 9))
 def test_law_without_time_to_search_it_is_an_order_still(sizes, gap):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(renumbering, "MOST_LOOKS", 0)
-        order = closed(sizes, gap)
+        patch.setattr(renumber, "MOST_LOOKS", 0)
+        order = close_gap(sizes, gap)
     assert sorted(order) == list(range(len(sizes)))
-    assert renumbered(sizes, gap, order) <= len(sizes)
+    assert count_renumbered(sizes, gap, order) <= len(sizes)
 
 
 def test_of_two_thousand_machines_that_are_alike_one_moves():
-    order = closed([16] * 2000, 16)
+    order = close_gap([16] * 2000, 16)
     assert order[0] == 1999
-    assert renumbered([16] * 2000, 16, order) == 1
+    assert count_renumbered([16] * 2000, 16, order) == 1

@@ -10,9 +10,9 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh import sandbox
-from qmesh.mesh.model import quoted
-from qmesh.mesh.own_command import own_words
+from qmesh.mesh.own_command import build_command_line
+from qmesh.mesh.systemd import sandbox
+from qmesh.mesh.values import quote_text
 
 AGENT: Final = "qmesh.service"
 BOOT_GUARD: Final = "qmesh-guard.service"
@@ -63,99 +63,100 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         for path in (self.python, self.nft, self.program):
             if any(character in path for character in "\"'\\"):
                 raise BadInput(
-                    f"systemd runs no program named {quoted(path)}",
+                    f"systemd runs no program named {quote_text(path)}",
                     hint="install it where no quote and no backslash is in the path",
                 )
-        if not sandbox.is_user(self.user):
+        if not sandbox.is_valid_user(self.user):
             raise BadInput(
-                f"systemd runs nothing as a user named {quoted(self.user)}", hint="name the user by number"
+                f"systemd runs nothing as a user named {quote_text(self.user)}",
+                hint="name the user by number",
             )
         for path in msgspec.structs.astuple(self)[:-1]:
             if not path.startswith("/") or ".." in path.split("/") or not path.isprintable():
                 raise BadInput(
-                    f"{quoted(path)} is no path for a systemd unit",
+                    f"{quote_text(path)} is no path for a systemd unit",
                     hint="write it from / on, with no .. and no control characters in it",
                 )
 
 
-def worker_unit(core: int) -> str:
+def worker_unit_name(core: int) -> str:
     """The unit of one data worker."""
     return WORKER.replace("@", f"@{core}")
 
 
 def restart_command(cores: Sequence[int], *, are_all: bool) -> str:
     """What restarts these workers. are_all: whether they are all of their machine."""
-    units = " ".join(map(worker_unit, cores))
+    units = " ".join(map(worker_unit_name, cores))
     return f"systemctl restart {WORKERS if are_all else units}"
 
 
-def program_of(worker: str) -> str | None:
+def parse_node_program(worker: str) -> str | None:
     """The node's program that the unit of a data worker runs; None where it does not tell."""
     found = re.search(r'^ExecStart=(?:"([^"]+)"|(\S+)) --config ', worker, re.MULTILINE)
     return None if found is None else (found[1] or found[2]).replace("%%", "%")
 
 
-def unit_files(paths: Paths, *, is_control: bool, cores: range) -> dict[str, str]:
+def render_unit_files(paths: Paths, *, is_control: bool, cores: range) -> dict[str, str]:
     """The text of each unit by its file name; the control process's only on the control node."""
-    units = {WORKER: _worker(paths), WORKERS: _workers(cores)}
+    units = {WORKER: _render_worker(paths), WORKERS: _render_workers(cores)}
     if is_control:
-        units[CONTROL_PROCESS] = _control_process(paths)
-    return {**qmesh_units(paths), **_marked(units)}
+        units[CONTROL_PROCESS] = _render_control_process(paths)
+    return {**render_qmesh_units(paths), **_add_marks(units)}
 
 
-def qmesh_units(paths: Paths) -> dict[str, str]:
+def render_qmesh_units(paths: Paths) -> dict[str, str]:
     """The units of qmesh itself: the agent, the guard at boot, who holds it, and what brings it back."""
-    return _marked(
+    return _add_marks(
         {
-            AGENT: _agent(paths),
-            BOOT_GUARD: _boot_guard(paths),
-            HOLDER: _holder(paths),
-            AFTER_FLUSH: _after_flush(paths),
+            AGENT: _render_agent(paths),
+            BOOT_GUARD: _render_boot_guard(paths),
+            HOLDER: _render_holder(paths),
+            AFTER_FLUSH: _render_flush_drop_in(paths),
         }
     )
 
 
-def marked(text: str) -> str:
+def add_mark(text: str) -> str:
     """A unit with a first line by which it is known again, whatever version of qmesh made it."""
     return f"{_MARK}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 
 
 def is_unedited(text: str) -> bool:
     """Whether a unit is as qmesh made it."""
-    return text == marked(text.partition("\n")[2])
+    return text == add_mark(text.partition("\n")[2])
 
 
-def _marked(units: dict[str, str]) -> dict[str, str]:
-    return {name: marked(text) for name, text in units.items()}
+def _add_marks(units: dict[str, str]) -> dict[str, str]:
+    return {name: add_mark(text) for name, text in units.items()}
 
 
-def _boot_guard(paths: Paths) -> str:
+def _render_boot_guard(paths: Paths) -> str:
     return f"""\
 [Unit]
 Description=qmesh guard for data-worker ports, from before the network is up
 Documentation=man:nft(8)
 DefaultDependencies=no
-RequiresMountsFor={_quoted(paths.guard_file)}
+RequiresMountsFor={_quote_path(paths.guard_file)}
 After=local-fs.target nftables.service
 Before=network-pre.target shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target
-AssertPathExists={_path(paths.guard_file)}
+AssertPathExists={_escape_specifiers(paths.guard_file)}
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart={_quoted(paths.nft)} -f {_word(paths.guard_file)}
+ExecStart={_quote_path(paths.nft)} -f {_quote_argument(paths.guard_file)}
 TimeoutStartSec=60
-{sandbox.of_guard()}
+{sandbox.render_guard_settings()}
 [Install]
 WantedBy=sysinit.target
 """
 
 
-def _after_flush(paths: Paths) -> str:
+def _render_flush_drop_in(paths: Paths) -> str:
     # "-": where no guard is wanted there is no file. "+": that unit may not see the state directory.
-    load = f"-+{_quoted(paths.nft)} -f {_word(paths.guard_file)}"
+    load = f"-+{_quote_path(paths.nft)} -f {_quote_argument(paths.guard_file)}"
     return f"""\
 [Service]
 ExecStartPost={load}
@@ -164,68 +165,68 @@ ExecStopPost={load}
 """
 
 
-def _holder(paths: Paths) -> str:
+def _render_holder(paths: Paths) -> str:
     # Should it hang, the network comes up after TimeoutStartSec: the boot guard has closed the ports.
     return f"""\
 [Unit]
 Description=qmesh guard held: its second table, which no flush takes away
 Documentation=man:nft(8)
 DefaultDependencies=no
-RequiresMountsFor={_quoted(paths.held_file)} {_quoted(paths.python)}
+RequiresMountsFor={_quote_path(paths.held_file)} {_quote_path(paths.python)}
 After=local-fs.target systemd-sysctl.service {BOOT_GUARD}
 Before=network-pre.target shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target
-ConditionPathExists={_path(paths.held_file)}
+ConditionPathExists={_escape_specifiers(paths.held_file)}
 StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={_own(paths, "hold", "--state", paths.state)}
+ExecStart={_render_qmesh_command(paths, "hold", "--state", paths.state)}
 Restart=always
 RestartSec=1
 TimeoutStartSec=20
 OOMScoreAdjust=-900
-{sandbox.of_holder(_quoted(paths.state))}
+{sandbox.render_holder_settings(_quote_path(paths.state))}
 [Install]
 WantedBy=sysinit.target
 """
 
 
-def undo_unit(paths: Paths) -> str:
+def render_undo_unit(paths: Paths) -> str:
     """The unit that undoes a change which nobody confirmed; at boot before anything loads the guard.
 
     KillMode=process: where WireGuard is a process, the tunnel that was put back outlives it.
     """
-    return marked(f"""\
+    return add_mark(f"""\
 [Unit]
 Description=qmesh undo: puts back what nobody confirmed in time
 DefaultDependencies=no
-RequiresMountsFor={_quoted(paths.state)} {_quoted(paths.python)}
+RequiresMountsFor={_quote_path(paths.state)} {_quote_path(paths.python)}
 After=local-fs.target
 Before={BOOT_GUARD} {HOLDER} {AGENT} network-pre.target shutdown.target
 Wants=network-pre.target
 Conflicts=shutdown.target
-ConditionPathExists={_path(paths.state)}/undo.json
+ConditionPathExists={_escape_specifiers(paths.state)}/undo.json
 StartLimitIntervalSec=0
 
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={_own(paths, "undo", "--state", paths.state)}
+ExecStart={_render_qmesh_command(paths, "undo", "--state", paths.state)}
 KillMode=process
 Restart=on-failure
 RestartSec=1
 TimeoutStartSec=60
 OOMScoreAdjust=-900
-{sandbox.of_agent()}
+{sandbox.render_agent_settings()}
 [Install]
 WantedBy=sysinit.target
 """)
 
 
-def _agent(paths: Paths) -> str:
+def _render_agent(paths: Paths) -> str:
     # KillMode=process: where WireGuard is a process, the tunnel outlives a restart of the agent.
     # SIGKILL: the agent itself says where a thread hangs; what the watchdog finds is stopped as a whole.
     return f"""\
@@ -239,7 +240,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={_own(paths, "agent", "--state", paths.state)}
+ExecStart={_render_qmesh_command(paths, "agent", "--state", paths.state)}
 KillMode=process
 WatchdogSec={WATCHDOG_S}
 WatchdogSignal=SIGKILL
@@ -247,43 +248,43 @@ Restart=always
 RestartSec=1
 TimeoutStartSec=90
 TimeoutStopSec=20
-{sandbox.of_agent()}
+{sandbox.render_agent_settings()}
 [Install]
 WantedBy=multi-user.target
 """
 
 
-def _control_process(paths: Paths) -> str:
+def _render_control_process(paths: Paths) -> str:
     return f"""\
 [Unit]
 Description=Quilibrium control process (core 0)
-{_node_unit(f"{WORKERS} network-online.target")}
+{_render_node_unit(f"{WORKERS} network-online.target")}
 [Service]
-{_ready(paths, "ExecStartPre", "0", _STARTABLE_S)}
-ExecStart={_quoted(paths.program)} --config {_word(paths.config_directory)}
-{_node_service(paths)}
+{_render_ready_command(paths, "ExecStartPre", "0", _STARTABLE_S)}
+ExecStart={_quote_path(paths.program)} --config {_quote_argument(paths.config_directory)}
+{_render_node_service(paths)}
 [Install]
 WantedBy=multi-user.target
 """
 
 
-def _worker(paths: Paths) -> str:
+def _render_worker(paths: Paths) -> str:
     return f"""\
 [Unit]
 Description=Quilibrium data worker, core %i
 PartOf={WORKERS}
-{_node_unit()}
+{_render_node_unit()}
 [Service]
-{_ready(paths, "ExecStartPre", "%i", _STARTABLE_S)}
-ExecStart={_quoted(paths.program)} --config {_word(paths.config_directory)} --core %i
-{_ready(paths, "ExecStartPost", "%i", _LISTENING_S)} --listening
-{_node_service(paths)}
+{_render_ready_command(paths, "ExecStartPre", "%i", _STARTABLE_S)}
+ExecStart={_quote_path(paths.program)} --config {_quote_argument(paths.config_directory)} --core %i
+{_render_ready_command(paths, "ExecStartPost", "%i", _LISTENING_S)} --listening
+{_render_node_service(paths)}
 [Install]
 WantedBy={WORKERS}
 """
 
 
-def _node_unit(after: str = "") -> str:
+def _render_node_unit(after: str = "") -> str:
     # No Requires=: it would stop the node whenever that unit is stopped or restarted, and never start it
     # again when the agent has mended the guard. `qmesh ready` asks the kernel for the guard itself.
     return f"""\
@@ -293,34 +294,34 @@ StartLimitIntervalSec=0
 """
 
 
-def _ready(paths: Paths, setting: str, core: str, timeout_s: int) -> str:
+def _render_ready_command(paths: Paths, setting: str, core: str, timeout_s: int) -> str:
     # "+": it asks for the guard as root and outside the sandbox, whichever user the node runs as.
     # Then the user's directory is the working directory of root, and the user's home is $HOME.
     words = ("--config", paths.config_directory, "--timeout", str(timeout_s))
-    return f"{setting}=+{_own(paths, 'ready', core, *words)}"
+    return f"{setting}=+{_render_qmesh_command(paths, 'ready', core, *words)}"
 
 
-def _node_service(paths: Paths) -> str:
+def _render_node_service(paths: Paths) -> str:
     parent = paths.config_directory.rstrip("/").rpartition("/")[0]
     # The slash at the end keeps a space or backslash there; systemd takes no "..".
     return f"""\
 Type=exec
-WorkingDirectory={_path(parent)}/
+WorkingDirectory={_escape_specifiers(parent)}/
 LimitNOFILE=1048576
 KillSignal=SIGINT
 TimeoutStartSec={_STARTABLE_S + _LISTENING_S + 60}
 TimeoutStopSec=30
 Restart=always
 RestartSec=2
-{sandbox.of_node(paths.user)}"""
+{sandbox.render_node_settings(paths.user)}"""
 
 
-def workers_target(cores: Sequence[int]) -> str:
+def render_workers_target(cores: Sequence[int]) -> str:
     """The unit of all of a machine's workers."""
-    return marked(_workers(cores))
+    return add_mark(_render_workers(cores))
 
 
-def _workers(cores: Sequence[int]) -> str:
+def _render_workers(cores: Sequence[int]) -> str:
     wants = "".join(f"Wants=qmesh-worker@{core}.service\n" for core in cores)
     return f"""\
 [Unit]
@@ -331,24 +332,24 @@ WantedBy=multi-user.target
 """
 
 
-def _own(paths: Paths, command: str, *arguments: str) -> str:
+def _render_qmesh_command(paths: Paths, command: str, *arguments: str) -> str:
     """A command line of qmesh itself. An argument of `%i` is systemd's to fill in."""
-    program, *words = own_words(paths.python, command)
-    rest = (each if each == "%i" else _word(each) for each in arguments)
-    return " ".join([_quoted(program), *words, *rest])
+    program, *words = build_command_line(paths.python, command)
+    rest = (each if each == "%i" else _quote_argument(each) for each in arguments)
+    return " ".join([_quote_path(program), *words, *rest])
 
 
-def _path(path: str) -> str:
+def _escape_specifiers(path: str) -> str:
     """A path as a setting that is one path takes it: specifiers escaped."""
     return path.replace("%", "%%")
 
 
-def _quoted(path: str) -> str:
+def _quote_path(path: str) -> str:
     """A path as a command line's program or one word of a setting: quoted where needed."""
-    escaped = _path(path).replace("\\", "\\\\").replace('"', '\\"')
+    escaped = _escape_specifiers(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"' if any(character in escaped for character in " \\'\";") else escaped
 
 
-def _word(path: str) -> str:
+def _quote_argument(path: str) -> str:
     """A path as an argument on a command line: variables escaped too."""
-    return _quoted(path).replace("$", "$$")
+    return _quote_path(path).replace("$", "$$")

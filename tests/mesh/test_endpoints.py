@@ -7,22 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.model import Endpoint
-from qmesh.mesh.reaching import (
+from qmesh.mesh.endpoints import (
     ASK_S,
     INITIATION,
     MOST_ENDPOINTS,
     QUIET_S,
-    Contact,
-    by_nearness,
+    ControlNodeActivity,
+    choose_next_endpoint,
     is_private,
-    likely_first,
-    next_way,
-    offered,
-    remembered,
-    said_mtu,
-    tunnel_mtu,
+    list_candidate_endpoints,
+    move_endpoint_first,
+    sort_by_latency,
+    sort_by_locality,
 )
+from qmesh.mesh.mtu import compute_tunnel_mtu, parse_mtu
+from qmesh.mesh.values import Endpoint
 
 
 def at(text: str) -> Endpoint:
@@ -64,12 +63,12 @@ def test_knows_addresses_that_are_good_within_a_site_only(endpoint: Endpoint, pr
 def test_an_invitation_has_what_was_said_and_the_private_ones(
     said: tuple[Endpoint, ...], own: tuple[str, ...], wanted: tuple[Endpoint, ...]
 ) -> None:
-    assert offered(said, own, 51820) == wanted
+    assert list_candidate_endpoints(said, own, 51820) == wanted
 
 
 def test_an_invitation_has_not_more_than_it_can_hold() -> None:
     own = [f"10.0.0.{number}" for number in range(1, 40)]
-    found = offered((NAME,), own, 51821)
+    found = list_candidate_endpoints((NAME,), own, 51821)
     assert len(found) == MOST_ENDPOINTS
     assert found[:2] == (NAME, Endpoint("10.0.0.1", 51821))
 
@@ -77,8 +76,8 @@ def test_an_invitation_has_not_more_than_it_can_hold() -> None:
 def test_looks_first_in_its_own_networks_and_last_in_other_sites() -> None:
     everywhere = (NAME, OTHER_LAN, PUBLIC, LAN, PUBLIC6, ULA)
     attached = ("192.168.0.0/24", "2001:db8::/64")
-    assert likely_first(everywhere, attached) == (LAN, PUBLIC6, NAME, PUBLIC, OTHER_LAN, ULA)
-    assert likely_first(everywhere, ()) == (NAME, PUBLIC, PUBLIC6, OTHER_LAN, LAN, ULA)
+    assert sort_by_locality(everywhere, attached) == (LAN, PUBLIC6, NAME, PUBLIC, OTHER_LAN, ULA)
+    assert sort_by_locality(everywhere, ()) == (NAME, PUBLIC, PUBLIC6, OTHER_LAN, LAN, ULA)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def test_looks_first_in_its_own_networks_and_last_in_other_sites() -> None:
 def test_the_nearest_is_first_and_among_equals_the_preferred(
     times: dict[Endpoint, float], wanted: tuple[Endpoint, ...]
 ) -> None:
-    assert by_nearness((LAN, ULA, PUBLIC), times) == wanted
+    assert sort_by_latency((LAN, ULA, PUBLIC), times) == wanted
 
 
 @given(
@@ -103,34 +102,40 @@ def test_the_nearest_is_first_and_among_equals_the_preferred(
     st.dictionaries(st.sampled_from([LAN, ULA, PUBLIC, NAME]), st.floats(0, 10)),
 )
 def test_no_way_is_lost_by_its_time(ways: list[Endpoint], times: dict[Endpoint, float]) -> None:
-    found = by_nearness(ways, times)
+    found = sort_by_latency(ways, times)
     assert sorted(found) == sorted(ways)
     assert set(found[: len(times)]) == set(times)
 
 
 class TestContact:
     def test_asks_and_then_gives_up_when_nothing_is_heard(self) -> None:
-        contact = Contact(500, 100.0)
-        assert not contact.wants_an_answer(100 + ASK_S - 1)
-        assert contact.wants_an_answer(100 + ASK_S)
+        contact = ControlNodeActivity(500, 100.0)
+        assert not contact.is_probe_due(100 + ASK_S - 1)
+        assert contact.is_probe_due(100 + ASK_S)
         assert not contact.is_lost(100 + QUIET_S - 1)
         assert contact.is_lost(100 + QUIET_S)
 
     def test_a_packet_begins_it_anew(self) -> None:
-        assert Contact(500, 100.0, moves=3).heard(532, 117.0) == Contact(532, 117.0)
+        assert ControlNodeActivity(500, 100.0, tried_endpoints=3).record_received(
+            532, 117.0
+        ) == ControlNodeActivity(532, 117.0)
 
     def test_one_that_only_begins_handshakes_does_not_hear_us(self) -> None:
-        contact = Contact(500, 100.0).heard(500 + INITIATION, 105.0).heard(500 + 3 * INITIATION, 110.0)
-        assert contact == Contact(500 + 3 * INITIATION, 100.0)
-        assert contact.heard(500 + 4 * INITIATION + 96, 112.0).at_s == 112.0
+        contact = (
+            ControlNodeActivity(500, 100.0)
+            .record_received(500 + INITIATION, 105.0)
+            .record_received(500 + 3 * INITIATION, 110.0)
+        )
+        assert contact == ControlNodeActivity(500 + 3 * INITIATION, 100.0)
+        assert contact.record_received(500 + 4 * INITIATION + 96, 112.0).received_at_s == 112.0
 
     def test_a_peer_made_anew_counts_anew(self) -> None:
-        moved = Contact(500, 100.0).moved()
-        assert moved == Contact(0, 100.0, moves=1)
-        assert moved.heard(0, 130.0) == moved
-        assert moved.heard(92, 130.0) == Contact(92, 130.0)
-        assert Contact(500, 100.0).heard(0, 130.0) == Contact(0, 100.0)
-        assert Contact(500, 100.0).heard(92, 130.0) == Contact(92, 130.0)
+        moved = ControlNodeActivity(500, 100.0).record_endpoint_change()
+        assert moved == ControlNodeActivity(0, 100.0, tried_endpoints=1)
+        assert moved.record_received(0, 130.0) == moved
+        assert moved.record_received(92, 130.0) == ControlNodeActivity(92, 130.0)
+        assert ControlNodeActivity(500, 100.0).record_received(0, 130.0) == ControlNodeActivity(0, 100.0)
+        assert ControlNodeActivity(500, 100.0).record_received(92, 130.0) == ControlNodeActivity(92, 130.0)
 
 
 @pytest.mark.parametrize(
@@ -147,11 +152,11 @@ class TestContact:
 def test_goes_round_the_ways(
     ways: tuple[Endpoint, ...], now: Endpoint | None, wanted: Endpoint | None
 ) -> None:
-    assert next_way(ways, now) == wanted
+    assert choose_next_endpoint(ways, now) == wanted
 
 
 def test_remembers_the_one_that_works_first() -> None:
-    assert remembered((LAN, PUBLIC, NAME), PUBLIC) == (PUBLIC, LAN, NAME)
+    assert move_endpoint_first((LAN, PUBLIC, NAME), PUBLIC) == (PUBLIC, LAN, NAME)
 
 
 @pytest.mark.parametrize(
@@ -173,13 +178,13 @@ def test_remembers_the_one_that_works_first() -> None:
     ],
 )
 def test_a_tunnel_fits_its_paths(paths: dict[Endpoint, int], most: int | None, wanted: int) -> None:
-    assert tunnel_mtu(paths, most=most) == wanted
+    assert compute_tunnel_mtu(paths, most=most) == wanted
 
 
 def test_takes_a_users_word_for_the_mtu() -> None:
-    assert said_mtu("auto", "10.77.0.0/20") is None
-    assert said_mtu("576", "10.77.0.0/20") == 576
-    assert said_mtu("1420", "fd12::/64") == 1420
+    assert parse_mtu("auto", "10.77.0.0/20") is None
+    assert parse_mtu("576", "10.77.0.0/20") == 576
+    assert parse_mtu("1420", "fd12::/64") == 1420
 
 
 @pytest.mark.parametrize(
@@ -194,4 +199,4 @@ def test_takes_a_users_word_for_the_mtu() -> None:
 )
 def test_refuses_what_is_no_mtu(text: str, network: str) -> None:
     with pytest.raises(BadInput):
-        said_mtu(text, network)
+        parse_mtu(text, network)

@@ -71,7 +71,7 @@ _HOST = re.compile(
 )
 
 
-def machine_name(text: str) -> str:
+def validate_machine_name(text: str) -> str:
     """Return `text` when it is a machine name: 1 to 63 of `a-z 0-9 -`, no hyphen at an end.
 
     Raises BadInput otherwise.
@@ -79,12 +79,12 @@ def machine_name(text: str) -> str:
     if _NAME.fullmatch(text):
         return text
     raise BadInput(
-        f"{quoted(text)} is not a machine name",
+        f"{quote_text(text)} is not a machine name",
         hint="use 1 to 63 of a-z, 0-9 and -, starting and ending with a letter or digit",
     )
 
 
-def interface_name(text: str) -> str:
+def validate_interface_name(text: str) -> str:
     """Return `text` when it can name a network interface: 1 to 15 of letters, digits, `_`, `-`.
 
     Raises BadInput otherwise. Source: Linux, IFNAMSIZ.
@@ -92,19 +92,19 @@ def interface_name(text: str) -> str:
     if _INTERFACE.fullmatch(text):
         return text
     raise BadInput(
-        f"{quoted(text)} is not an interface name",
+        f"{quote_text(text)} is not an interface name",
         hint="use 1 to 15 letters, digits, _ and -, starting with a letter, such as qmesh0",
     )
 
 
-def quoted(text: str, limit: int = 60) -> str:
+def quote_text(text: str, limit: int = 60) -> str:
     """`text` as it can be shown in a one-line message: control characters escaped, cut short."""
     shown = ascii(text[: limit + 1])
     return shown if len(text) <= limit else f"{text[:limit]!a}..."
 
 
 @lru_cache(1 << 15)
-def parsed_address(text: str) -> IPAddress | None:
+def parse_ip_address(text: str) -> IPAddress | None:
     """The address that `text` is, if it is one. Of thousands of machines each is asked for again."""
     try:
         return ipaddress.ip_address(text)
@@ -112,18 +112,18 @@ def parsed_address(text: str) -> IPAddress | None:
         return None
 
 
-def ip_address(text: str) -> str:
+def normalize_ip_address(text: str) -> str:
     """The canonical text of an IPv4 or IPv6 address.
 
     Raises BadInput, also for scopes, and for IPv4 in IPv6's clothes (`::ffff:192.0.2.1`).
     """
-    address = parsed_address(text)
+    address = parse_ip_address(text)
     if address is None or "%" in text or getattr(address, "ipv4_mapped", None) is not None:
-        raise BadInput(f"{quoted(text)} is not an IP address", hint="write it as 10.77.0.2 or fd00::2")
+        raise BadInput(f"{quote_text(text)} is not an IP address", hint="write it as 10.77.0.2 or fd00::2")
     return str(address)
 
 
-def ip_network(text: str) -> str:
+def normalize_ip_network(text: str) -> str:
     """The canonical text of a network such as `10.77.0.0/20`.
 
     Raises BadInput, also when host bits are set; scopes are refused.
@@ -134,24 +134,24 @@ def ip_network(text: str) -> str:
         network = None
     if network is None or "%" in text:
         raise BadInput(
-            f"{quoted(text)} is not a network",
+            f"{quote_text(text)} is not a network",
             hint="write it as 10.77.0.0/20 or fd12:3456:789a::/64, with no host bits set",
         )
     return str(network)
 
 
-def interface_address(text: str) -> str:
+def validate_interface_address(text: str) -> str:
     """Return `text` when it is an address with its prefix length, `10.77.0.2/20`. Raises BadInput."""
     try:
         ipaddress.ip_interface(text)
     except ValueError:
         raise BadInput(
-            f"{quoted(text)} is no address with a prefix length", hint="write it as 10.77.0.2/20"
+            f"{quote_text(text)} is no address with a prefix length", hint="write it as 10.77.0.2/20"
         ) from None
     return text
 
 
-def wireguard_key(text: str) -> str:
+def validate_wireguard_key(text: str) -> str:
     """Return `text` when it is a WireGuard key: 32 octets in canonical base64.
 
     Raises BadInput, without repeating the text, which might be a private key.
@@ -165,7 +165,7 @@ def wireguard_key(text: str) -> str:
     return text
 
 
-def port_number(number: int, what: str) -> int:
+def validate_port(number: int, what: str) -> int:
     """Return `number` when it is a port, 1 to 65535. Raises BadInput naming `what`."""
     if 1 <= number <= 65535:
         return number
@@ -198,7 +198,7 @@ class Secret:
         return hash(self._text)
 
 
-class Unshown(msgspec.Struct, frozen=True):
+class SecretStruct(msgspec.Struct, frozen=True):
     """A struct that holds secrets among other things: no repr, traceback or log shows what."""
 
     def __repr__(self) -> str:
@@ -216,16 +216,16 @@ class Endpoint(msgspec.Struct, frozen=True, order=True, gc=False):
     port: Port
 
     def __post_init__(self) -> None:
-        port_number(self.port, "endpoint port")
+        validate_port(self.port, "endpoint port")
         if ":" in self.host:
-            if ip_address(self.host) != self.host:
+            if normalize_ip_address(self.host) != self.host:
                 raise BadInput(
-                    f"endpoint {quoted(self.host)} is not canonical",
-                    hint=f"write it as {ip_address(self.host)}",
+                    f"endpoint {quote_text(self.host)} is not canonical",
+                    hint=f"write it as {normalize_ip_address(self.host)}",
                 )
-        elif not _HOST.fullmatch(self.host) or _all_digits_but_no_ipv4(self.host):
+        elif not _HOST.fullmatch(self.host) or _is_invalid_ipv4(self.host):
             raise BadInput(
-                f"{quoted(self.host)} is not a host",
+                f"{quote_text(self.host)} is not a host",
                 hint="use a DNS name or an IP address, such as 203.0.113.5 or node.example.org",
             )
 
@@ -237,30 +237,30 @@ class Endpoint(msgspec.Struct, frozen=True, order=True, gc=False):
         """
         host, port_text = _split_endpoint(text)
         if port_text is None and default_port is None:
-            raise BadInput(f"endpoint {quoted(text)} has no port", hint="write it as HOST:PORT")
+            raise BadInput(f"endpoint {quote_text(text)} has no port", hint="write it as HOST:PORT")
         if port_text is not None and not re.fullmatch(r"[0-9]{1,5}", port_text):
             raise BadInput(
-                f"endpoint {quoted(text)} has no port that is a number",
+                f"endpoint {quote_text(text)} has no port that is a number",
                 hint="write it as 203.0.113.5:51820 or [2001:db8::5]:51820",
             )
         port = int(port_text) if port_text is not None else default_port
         assert port is not None
-        return cls(ip_address(host) if ":" in host else host, port)
+        return cls(normalize_ip_address(host) if ":" in host else host, port)
 
     @property
     def is_address(self) -> bool:
         """Whether the host is an IP address, so that no DNS is needed."""
-        return parsed_address(self.host) is not None
+        return parse_ip_address(self.host) is not None
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def _all_digits_but_no_ipv4(host: str) -> bool:
+def _is_invalid_ipv4(host: str) -> bool:
     """Whether a host's last label is a number (no DNS name then) without being an IPv4 address."""
     if not host.rstrip(".").rpartition(".")[2].isdigit():
         return False
-    return str(parsed_address(host)) != host
+    return str(parse_ip_address(host)) != host
 
 
 def _split_endpoint(text: str) -> tuple[str, str | None]:
@@ -268,7 +268,7 @@ def _split_endpoint(text: str) -> tuple[str, str | None]:
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")) or ":" not in host:
             raise BadInput(
-                f"endpoint {quoted(text)} is not understood", hint="write IPv6 as [2001:db8::5]:51820"
+                f"endpoint {quote_text(text)} is not understood", hint="write IPv6 as [2001:db8::5]:51820"
             )
         return host, rest[1:] if rest else None
     if text.count(":") > 1:
@@ -277,177 +277,10 @@ def _split_endpoint(text: str) -> tuple[str, str | None]:
     return host, port_text if colon else None
 
 
-class Cores(msgspec.Struct, frozen=True, order=True):
-    """A machine's data workers: `count` cores from core number `first` (1 is the mesh's first)."""
-
-    first: int
-    count: int
-
-    @property
-    def numbers(self) -> range:
-        """The core numbers, in order."""
-        return range(self.first, self.first + self.count)
-
-    def ports(self, base_port: int) -> range:
-        """The listen ports, in the order of the cores: port = base_port + core - 1."""
-        return range(base_port + self.first - 1, base_port + self.first - 1 + self.count)
-
-
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """A member of a mesh, or one that is invited to be.
-
-    public_key: its WireGuard public key; the invitation's throwaway one while invited.
-    address: its tunnel address.
-    workers: how many data workers it runs, at least 1; None while invited and not yet known.
-    endpoints: where its WireGuard is reached, best first; often none for a worker machine.
-    """
-
-    name: str
-    public_key: str
-    address: str
-    workers: Annotated[int, msgspec.Meta(ge=1)] | None
-    state: MachineState = "active"
-    endpoints: tuple[Endpoint, ...] = ()
-
-    def __post_init__(self) -> None:
-        machine_name(self.name)
-        wireguard_key(self.public_key)
-        _refuse_uncanonical(self.address)
-        if self.workers is None and self.state != "invited":
-            raise BadInput(f"{self.name} has no worker count", hint="give it one with --workers")
-        if self.workers is not None:
-            worker_count(self.workers)
-
-
-class StandIn(msgspec.Struct, frozen=True):
-    """A second key by which the control node knows a machine, until it is the machine's only one.
-
-    machine: its name.
-    address: from which whoever is invited to take its place comes; None for a key that the machine
-        itself is about to change to.
-    """
-
-    machine: str
-    public_key: str
-    address: str | None
-
-    def __post_init__(self) -> None:
-        machine_name(self.machine)
-        wireguard_key(self.public_key)
-        if self.address is not None:
-            _refuse_uncanonical(self.address)
-
-
-def _refuse_uncanonical(address: str) -> None:
-    if ip_address(address) != address:
-        raise BadInput(
-            f"address {quoted(address)} is not canonical", hint=f"write it as {ip_address(address)}"
-        )
-
-
-def worker_count(number: int) -> int:
-    """Return `number` when it can be a count of data workers: at least 1. Raises BadInput."""
-    if 1 <= number <= 65535:
-        return number
-    raise BadInput(
-        f"{number} is not a number of workers",
-        hint="a machine runs from 1 to 65535 data workers, one per core",
-    )
-
-
-class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A WireGuard peer as it is configured. Source: wg(8).
-
-    allowed_ips: networks in canonical text, sorted.
-    endpoint: an IP address and port; in a desired state None means "whatever it is".
-    keepalive_s: seconds between persistent keepalives, 0 for none.
-    """
-
-    public_key: str
-    allowed_ips: tuple[str, ...]
-    endpoint: Endpoint | None = None
-    preshared_key: Secret | None = None
-    keepalive_s: int = 0
-
-
-class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
-    """The tunnel interface with its WireGuard configuration.
-
-    public_key: of the private key it is configured with; None when it has none.
-    addresses: with prefix length, `10.77.0.2/20`, sorted.
-    peers: sorted by public key.
-    """
-
-    interface: str
-    kind: InterfaceKind
-    public_key: str | None
-    listen_port: int
-    addresses: tuple[str, ...]
-    mtu: int
-    up: bool
-    peers: tuple[Peer, ...] = ()
-
-
-class Guard(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker guard lets in, in one machine's terms.
-
-    role: `control` lets its own processes reach its own workers, and members its service;
-        `worker` lets only the control node in.
-    interface, kind: the tunnel's; both have to match for a packet to count as the tunnel's.
-    listen_port: WireGuard's UDP port, which is never closed.
-    control_address: the control node's tunnel address.
-    service_port: TCP port of the membership service on the control node's tunnel address.
-    ports: the machine's worker ports, ascending.
-    stream_port: TCP port of the control process at that address, which members may reach too.
-    successor_address: on the control node, the tunnel address where the service is to be next, or is already.
-    """
-
-    role: Literal["control", "worker"]
-    interface: str
-    kind: InterfaceKind
-    listen_port: int
-    control_address: str
-    service_port: int
-    ports: tuple[int, ...]
-    stream_port: int | None = None
-    successor_address: str | None = None
-
-
 Lack: TypeAlias = Literal["table", "held table", "boot file"]
 
 
-class AlteredGuard(msgspec.Struct, frozen=True):
-    """What stands in the guard's place and is not it whole: changed by others, or by another version.
-
-    text: the table as nftables lists it.
-    loaded: the guard that it is, where only a part is missing or another.
-    lack: that part.
-    """
-
-    text: str
-    loaded: Guard | None = None
-    lack: Lack | None = None
-
-
-class NodeState(msgspec.Struct, frozen=True, kw_only=True):
-    """What qmesh is answerable for on one machine: desired or observed, one type for both.
-
-    guard: None when there is none.
-    tunnel: None when there is no such interface.
-    reserved_ports: ports that qmesh keeps out of the ephemeral range, ascending.
-    """
-
-    guard: Guard | AlteredGuard | None
-    tunnel: Tunnel | None
-    reserved_ports: tuple[int, ...] = ()
-
-    @property
-    def loaded_guard(self) -> Guard | None:
-        """The guard that is in the kernel, in one table at least, whatever the next boot would load."""
-        return self.guard.loaded if isinstance(self.guard, AlteredGuard) else self.guard
-
-
-def port_ranges(ports: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def list_port_ranges(ports: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """Ascending ports as first-to-last ranges: `(1, 2, 3, 7)` gives `((1, 3), (7, 7))`."""
     ranges: list[tuple[int, int]] = []
     for port in ports:
@@ -458,8 +291,8 @@ def port_ranges(ports: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     return tuple(ranges)
 
 
-def ranges_text(ports: tuple[int, ...], separator: str = ", ") -> str:
+def format_port_ranges(ports: tuple[int, ...], separator: str = ", ") -> str:
     """Ascending ports as people and nftables write them: `40000-40002, 40007`."""
     return separator.join(
-        str(first) if first == last else f"{first}-{last}" for first, last in port_ranges(ports)
+        str(first) if first == last else f"{first}-{last}" for first, last in list_port_ranges(ports)
     )

@@ -44,12 +44,12 @@ LogRateLimitBurst=500
 """
 
 
-def is_user(name: str) -> bool:
+def is_valid_user(name: str) -> bool:
     """Whether every systemd takes that for a user's name or number. Source: systemd.exec(5), User=."""
     return _USER.fullmatch(name) is not None
 
 
-def of_agent() -> str:
+def render_agent_settings() -> str:
     """The agent, and what undoes in its place: wireguard-go, units, and config.yml with its owner's rights.
 
     CAP_SETUID, CAP_SETGID and setfsuid(2): to read and write config.yml as its owner. CAP_NET_RAW: to
@@ -68,12 +68,12 @@ MemoryHigh=1G
 """
 
 
-def of_holder(state: str) -> str:
+def render_holder_settings(state: str) -> str:
     """Who holds the guard: as who loads it, and the state directory. state: that, as a setting takes it."""
-    return f"{of_guard()}ReadWritePaths={state}\n"
+    return f"{render_guard_settings()}ReadWritePaths={state}\n"
 
 
-def of_guard() -> str:
+def render_guard_settings() -> str:
     """Who loads the guard: nftables, and no file to write."""
     return f"""\
 {_QMESH}{_LOG}CapabilityBoundingSet=CAP_NET_ADMIN
@@ -86,7 +86,7 @@ MemoryHigh=256M
 """
 
 
-def of_node(user: str) -> str:
+def render_node_settings(user: str) -> str:
     """The node: its own files, wherever they are, and the network.
 
     user: who owns its config directory; what is written there is done with that user's rights alone. Where

@@ -1,0 +1,32 @@
+"""`confirm`: keep what `apply --confirm` did."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qmesh.agent.preconditions import require_root
+from qmesh.agent.rollback import roll_back_if_due
+from qmesh.host.state.directory import State
+
+
+class ConfirmResult(msgspec.Struct, frozen=True):
+    """What `confirm` found. kept: whether the change is kept; found: in words."""
+
+    kept: bool
+    found: str
+
+
+def confirm(state: State) -> ConfirmResult:
+    """Keep the change that waits. Nothing there to keep is fine; one that was undone is not."""
+    require_root("qmesh confirm")
+    with state.lock():
+        roll_back_if_due(state)
+        undoing = state.rollback_record()
+        if undoing is None:
+            return ConfirmResult(kept=True, found="nothing waits to be confirmed")
+        if undoing.undone:
+            return ConfirmResult(
+                kept=False, found="too late: this machine was put back; `qmesh apply --confirm` tries again"
+            )
+        state.save_rollback_record(None)
+    return ConfirmResult(kept=True, found="confirmed: the change stays")

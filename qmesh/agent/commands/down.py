@@ -1,0 +1,40 @@
+"""`down`: take the tunnel down; the guard too where that is asked for."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qmesh.agent.converge import converge, plan_steps_without_dns
+from qmesh.agent.local import linux_for, load_local
+from qmesh.agent.preconditions import require_root
+from qmesh.agent.rollback import refuse_while_unconfirmed
+from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
+from qmesh.host.state.directory import State
+from qmesh.mesh.inventory import worker_ports
+from qmesh.mesh.plan import Step
+
+
+class DownResult(msgspec.Struct, frozen=True):
+    """What `down` did. ports: this machine's worker ports; closed: whether the guard has them."""
+
+    steps: tuple[Step, ...]
+    ports: tuple[int, ...]
+    closed: bool
+
+
+def down(state: State, *, unguarded: bool) -> DownResult:
+    """Take the tunnel down; the guard too when `unguarded`."""
+    require_root("qmesh down")
+    with state.lock():
+        refuse_while_unconfirmed(state)
+        here = load_local(state)
+        guarded = here.settings.guarded and not unguarded
+        settings = msgspec.structs.replace(here.settings, up=False, guarded=guarded)
+        # Remembered first, or the agent would put back what is taken away here.
+        state.save_settings(settings)
+        state.save_rollback_record(None)
+        here = msgspec.structs.replace(here, settings=settings)
+        linux = linux_for(state, here)
+        warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
+        steps = converge(here, linux)
+    return DownResult(steps, worker_ports(here.inventory, settings.name), guarded)

@@ -1,0 +1,31 @@
+"""`plan`: the steps that `apply` would take."""
+
+from __future__ import annotations
+
+import logging
+
+from qmesh.agent.converge import plan_local_steps
+from qmesh.agent.local import linux_for, load_local, with_tunnel_and_guard
+from qmesh.agent.preconditions import refuse_removed, require_root
+from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
+from qmesh.host.state.directory import State
+from qmesh.mesh.plan import Step
+
+log = logging.getLogger("qmesh")
+
+
+def plan(state: State) -> tuple[Step, ...]:
+    """The steps that `apply` would take; none when the machine is as desired."""
+    require_root("qmesh plan")
+    remembered = load_local(state)
+    refuse_removed(remembered)
+    here = with_tunnel_and_guard(remembered)
+    linux = linux_for(state, here)
+    steps = plan_local_steps(here, linux)
+    warn_of_ssh_lockout(linux, steps)
+    undoing = state.rollback_record()
+    if undoing is not None and undoing.undone:
+        log.warning("this machine was put back, as nobody confirmed: it is left so until `qmesh apply`")
+    elif undoing is not None:
+        log.warning("a change waits for `qmesh confirm`, and is undone without it")
+    return steps

@@ -1,0 +1,42 @@
+"""`set`: change a machine, or the whole mesh."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qmesh.agent.mesh_change import ChangeResult, change_mesh
+from qmesh.host.state.directory import State
+from qmesh.mesh import changes
+from qmesh.mesh.changes import MeshOptions
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.machine import validate_worker_count
+from qmesh.mesh.values import Endpoint
+
+
+def set_machine(
+    state: State, name: str, *, workers: int | None, endpoints: tuple[str, ...] | None
+) -> ChangeResult:
+    """Another count of workers for a machine, or other endpoints; an empty tuple for none."""
+    count = None if workers is None else validate_worker_count(workers)
+    reached = None if endpoints is None else [Endpoint.parse(text, default_port=None) for text in endpoints]
+
+    def apply_changes(mesh: Inventory) -> Inventory:
+        revision = mesh.revision
+        if count is not None:
+            mesh = changes.set_worker_count(mesh, name, count)
+        if reached is not None:
+            mesh = changes.set_endpoints(mesh, name, reached)
+        return mesh if mesh.revision == revision else msgspec.structs.replace(mesh, revision=revision + 1)
+
+    return change_mesh(state, apply_changes, command="set", what="machine-changed", machine=name)
+
+
+def set_options(state: State, options: MeshOptions) -> ChangeResult:
+    """Other options for the whole mesh."""
+    return change_mesh(
+        state,
+        lambda mesh: changes.set_mesh_options(mesh, options),
+        command="set",
+        what="mesh-changed",
+        machine=None,
+    )

@@ -1,0 +1,59 @@
+"""`units`: the systemd units of this machine."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from qmesh.agent.local import load_local
+from qmesh.agent.preconditions import require_root
+from qmesh.host.state.directory import State
+from qmesh.host.system import node_user, systemd
+from qmesh.mesh.systemd.units import render_qmesh_units, render_unit_files, worker_unit_name
+from qmesh.mesh.values import quote_text
+
+log = logging.getLogger("qmesh")
+
+
+def render_units(state: State, *, program: str) -> dict[str, str]:
+    """The systemd units for this machine, by file name."""
+    require_root("qmesh units")
+    here = load_local(state)
+    directory = here.settings.config_directory
+    if directory is None:
+        log.warning(
+            "no units for the node: it is not known where it has its config.yml;"
+            " `qmesh render-config --write --config DIR` says it once for all"
+        )
+        return render_qmesh_units(systemd.build_unit_paths(state, config_directory="/", program=program))
+    where = systemd.build_unit_paths(state, config_directory=directory, program=program)
+    _warn_of_other_owners(Path(directory))
+    cores = here.inventory.core_numbers(here.settings.name)
+    return render_unit_files(where, is_control=here.settings.control, cores=cores)
+
+
+def _warn_of_other_owners(directory: Path) -> None:
+    """Say what the node's user will not be able to use, where that is another user's."""
+    user = node_user.find_node_user(directory)
+    if user and (found := node_user.find_foreign_path(directory, user)) is not None:
+        name = node_user.resolve_user_name(user)
+        log.warning(
+            "the node will run as %s, and %s is another user's: `chown -R %s %s`, before it is restarted",
+            *(name, quote_text(str(found)), name, directory),
+        )
+
+
+def find_removed_workers(state: State) -> tuple[int, ...]:
+    """The cores whose workers systemd runs here, and that are another machine's now, or nobody's.
+
+    Says what stops them.
+    """
+    here = load_local(state)
+    own = here.inventory.core_numbers(here.settings.name)
+    removed = tuple(core for core in systemd.list_running_workers() if core not in own)
+    if removed:
+        log.warning(
+            "no cores of this machine any more, and still run: `systemctl stop %s`",
+            " ".join(map(worker_unit_name, removed)),
+        )
+    return removed

@@ -1,0 +1,79 @@
+"""A change of the mesh on its control node: what `set`, `pause`, `resume` and `remove` have in common."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from qmesh.agent.local import load_local
+from qmesh.agent.preconditions import require_control, require_root
+from qmesh.agent.rollback import follow_mesh, refuse_while_unconfirmed
+from qmesh.host.registry import EventKind, Registry
+from qmesh.host.state.directory import State
+from qmesh.host.system import agent_notify
+from qmesh.host.system.sudo_user import find_invoking_user
+from qmesh.mesh import changes
+from qmesh.mesh.changes import RenumberedMachine
+from qmesh.mesh.inventory import Inventory
+
+log = logging.getLogger("qmesh")
+
+_FAREWELL_S = 1.5
+"""Seconds that members have to take the news, before one that was removed is cut off."""
+
+
+class ChangeResult(msgspec.Struct, frozen=True):
+    """What a change of the mesh answers. restart: machines, in order; the control node is the last.
+
+    is_another: whether the mesh is another one than before.
+    control_workers: whether workers of the control node itself have to be restarted.
+    """
+
+    is_another: bool
+    revision: int
+    renumbered: tuple[RenumberedMachine, ...]
+    restart: tuple[str, ...]
+    control: str
+    control_workers: bool
+    restarts_by_itself: bool
+
+
+def change_mesh(
+    state: State,
+    after: Callable[[Inventory], Inventory],
+    *,
+    command: str,
+    what: EventKind,
+    machine: str | None,
+) -> ChangeResult:
+    """Change the mesh on its control node, tell its members, and follow it here. Raises BadInput, NeedsRoot.
+
+    after: the mesh as it will be, of the mesh as it is; machine: what the event is about; None for the mesh.
+    """
+    require_root(f"qmesh {command}")
+    with state.lock():
+        refuse_while_unconfirmed(state)
+        here = load_local(state)
+        require_control(here, f"qmesh {command}")
+        with Registry(state.registry_file, user=find_invoking_user()) as registry:
+            old, new = registry.change_mesh(
+                after,
+                command=command,
+                what=what,
+                machine=machine or here.inventory.control,
+                now=int(time.time()),
+            )
+        agent_notify.notify_agent(state.directory, wait_s=_FAREWELL_S)
+        follow_mesh(state)
+    return ChangeResult(
+        is_another=new != old,
+        revision=new.revision,
+        renumbered=changes.find_renumbered_machines(old, new),
+        restart=changes.machines_to_restart(old, new),
+        control=new.control,
+        control_workers=bool(changes.workers_to_restart(old, new, new.control)),
+        restarts_by_itself=new.restart,
+    )

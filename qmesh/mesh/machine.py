@@ -1,0 +1,96 @@
+"""A machine of the mesh: its place in it, its keys and its cores."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from qmesh.errors import BadInput
+from qmesh.mesh.values import (
+    Endpoint,
+    MachineState,
+    normalize_ip_address,
+    quote_text,
+    validate_machine_name,
+    validate_wireguard_key,
+)
+
+
+class Cores(msgspec.Struct, frozen=True, order=True):
+    """A machine's data workers: `count` cores from core number `first` (1 is the mesh's first)."""
+
+    first: int
+    count: int
+
+    @property
+    def numbers(self) -> range:
+        """The core numbers, in order."""
+        return range(self.first, self.first + self.count)
+
+    def ports(self, base_port: int) -> range:
+        """The listen ports, in the order of the cores: port = base_port + core - 1."""
+        return range(base_port + self.first - 1, base_port + self.first - 1 + self.count)
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """A member of a mesh, or one that is invited to be.
+
+    public_key: its WireGuard public key; the invitation's throwaway one while invited.
+    address: its tunnel address.
+    workers: how many data workers it runs, at least 1; None while invited and not yet known.
+    endpoints: where its WireGuard is reached, best first; often none for a worker machine.
+    """
+
+    name: str
+    public_key: str
+    address: str
+    workers: Annotated[int, msgspec.Meta(ge=1)] | None
+    state: MachineState = "active"
+    endpoints: tuple[Endpoint, ...] = ()
+
+    def __post_init__(self) -> None:
+        validate_machine_name(self.name)
+        validate_wireguard_key(self.public_key)
+        _refuse_noncanonical_address(self.address)
+        if self.workers is None and self.state != "invited":
+            raise BadInput(f"{self.name} has no worker count", hint="give it one with --workers")
+        if self.workers is not None:
+            validate_worker_count(self.workers)
+
+
+class PendingKey(msgspec.Struct, frozen=True):
+    """A second key by which the control node knows a machine, until it is the machine's only one.
+
+    machine: its name.
+    address: from which whoever is invited to take its place comes; None for a key that the machine
+        itself is about to change to.
+    """
+
+    machine: str
+    public_key: str
+    address: str | None
+
+    def __post_init__(self) -> None:
+        validate_machine_name(self.machine)
+        validate_wireguard_key(self.public_key)
+        if self.address is not None:
+            _refuse_noncanonical_address(self.address)
+
+
+def _refuse_noncanonical_address(address: str) -> None:
+    if normalize_ip_address(address) != address:
+        raise BadInput(
+            f"address {quote_text(address)} is not canonical",
+            hint=f"write it as {normalize_ip_address(address)}",
+        )
+
+
+def validate_worker_count(number: int) -> int:
+    """Return `number` when it can be a count of data workers: at least 1. Raises BadInput."""
+    if 1 <= number <= 65535:
+        return number
+    raise BadInput(
+        f"{number} is not a number of workers",
+        hint="a machine runs from 1 to 65535 data workers, one per core",
+    )

@@ -1,0 +1,98 @@
+"""What a machine is, or should be: tunnel, guard and reserved ports, the same for both."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from qmesh.mesh.values import Endpoint, InterfaceKind, Lack, Secret
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A WireGuard peer as it is configured. Source: wg(8).
+
+    allowed_ips: networks in canonical text, sorted.
+    endpoint: an IP address and port; in a desired state None means "whatever it is".
+    keepalive_s: seconds between persistent keepalives, 0 for none.
+    """
+
+    public_key: str
+    allowed_ips: tuple[str, ...]
+    endpoint: Endpoint | None = None
+    preshared_key: Secret | None = None
+    keepalive_s: int = 0
+
+
+class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
+    """The tunnel interface with its WireGuard configuration.
+
+    public_key: of the private key it is configured with; None when it has none.
+    addresses: with prefix length, `10.77.0.2/20`, sorted.
+    peers: sorted by public key.
+    """
+
+    interface: str
+    kind: InterfaceKind
+    public_key: str | None
+    listen_port: int
+    addresses: tuple[str, ...]
+    mtu: int
+    up: bool
+    peers: tuple[Peer, ...] = ()
+
+
+class Guard(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker guard lets in, in one machine's terms.
+
+    role: `control` lets its own processes reach its own workers, and members its service;
+        `worker` lets only the control node in.
+    interface, kind: the tunnel's; both have to match for a packet to count as the tunnel's.
+    listen_port: WireGuard's UDP port, which is never closed.
+    control_address: the control node's tunnel address.
+    service_port: TCP port of the membership service on the control node's tunnel address.
+    ports: the machine's worker ports, ascending.
+    stream_port: TCP port of the control process at that address, which members may reach too.
+    successor_address: on the control node, the tunnel address where the service is to be next, or is already.
+    """
+
+    role: Literal["control", "worker"]
+    interface: str
+    kind: InterfaceKind
+    listen_port: int
+    control_address: str
+    service_port: int
+    ports: tuple[int, ...]
+    stream_port: int | None = None
+    successor_address: str | None = None
+
+
+class AlteredGuard(msgspec.Struct, frozen=True):
+    """What stands in the guard's place and is not it whole: changed by others, or by another version.
+
+    text: the table as nftables lists it.
+    loaded: the guard that it is, where only a part is missing or another.
+    lack: that part.
+    """
+
+    text: str
+    loaded: Guard | None = None
+    lack: Lack | None = None
+
+
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
+    """What qmesh is answerable for on one machine: desired or observed, one type for both.
+
+    guard: None when there is none.
+    tunnel: None when there is no such interface.
+    reserved_ports: ports that qmesh keeps out of the ephemeral range, ascending.
+    """
+
+    guard: Guard | AlteredGuard | None
+    tunnel: Tunnel | None
+    reserved_ports: tuple[int, ...] = ()
+
+    @property
+    def loaded_guard(self) -> Guard | None:
+        """The guard that is in the kernel, in one table at least, whatever the next boot would load."""
+        return self.guard.loaded if isinstance(self.guard, AlteredGuard) else self.guard
