@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
-from qmesh.cli.app import COMMANDS
+from qmesh.cli.app import COMMANDS, app, command
+from qmesh.mesh import units
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOCS = CHECKOUT / "docs"
+README = CHECKOUT / "README.md"
 DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+PAGES = [DOCS / f"{name}.md" for name in ("quick-start", "operating", "recovery", "reference", "3am")]
+"""What an operator reads."""
+CHECKS, FAULTS, GLOSSARY, GUARD = (DOCS / f"{name}.md" for name in ("checks", "faults", "glossary", "guard"))
 AUDIT = sorted((CHECKOUT / "qmesh/mesh/audit").glob("*.py"))
+
+OTHER_PROGRAMS = {
+    *("ansible", "apt-get", "cat", "git", "journalctl", "mkdir", "mv", "pipx", "rm", "scp", "ssh"),
+    *("systemctl", "ufw", "umask", "wg", "./scripts/demo", "./scripts/test"),
+}
+"""What the pages type besides qmesh."""
 
 ENDS_OF_TEXT_FILES = {".cfg", ".md", ".py", ".rb", ".sh", ".toml", ".txt", ".yaml", ".yml", ".lock", ""}
 PRIVATE = ("/wor" + "k/", "/tmp" + "/sp")
@@ -35,11 +48,14 @@ def prose_of(document: Path) -> str:
     return _CODE.sub("", document.read_text(encoding="utf-8"))
 
 
+def anchor_of(heading: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def anchors_of(document: Path) -> set[str]:
-    """The anchors of a document's headings, as GitHub makes them."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
-    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in _HEADING.findall(text))
-    return {heading.replace(" ", "-") for heading in kept}
+    return set(map(anchor_of, _HEADING.findall(text)))
 
 
 def links_of(document: Path) -> list[str]:
@@ -90,7 +106,7 @@ def findings_in_the_code() -> set[str]:
 
 
 def findings_in_the_document() -> list[str]:
-    return _FINDING.findall((DOCS / "checks.md").read_text(encoding="utf-8"))
+    return _FINDING.findall(CHECKS.read_text(encoding="utf-8"))
 
 
 def test_codes_are_found_in_the_code():
@@ -110,15 +126,246 @@ def test_every_finding_is_in_the_document_once():
     assert sorted(findings_in_the_document()) == sorted(findings_in_the_code())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_in_the_guide(command):
-    assert re.search(rf"\bqmesh {command}\b", (DOCS / "guide.md").read_text(encoding="utf-8"))
+def fences_of(document: Path) -> list[tuple[str, str]]:
+    """The code blocks of a document: language and text."""
+    text = document.read_text(encoding="utf-8")
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_the_guide_types_no_command_that_is_not_there():
-    text = (DOCS / "guide.md").read_text(encoding="utf-8")
-    typed = set(re.findall(r"(?:^\S+#\s+|`|sudo )qmesh ([a-z][a-z-]*)", text, flags=re.MULTILINE))
-    assert typed <= COMMANDS.keys()
+def typed_lines_of(document: Path) -> Iterator[str]:
+    """What is typed in the code blocks: all of one that is marked `sh`, of others what is behind a prompt.
+
+    All else there is output of programs, or what stands in files.
+    """
+    for language, block in fences_of(document):
+        prompted = re.findall(r"^[a-z0-9-]+# +(.+)$", block, flags=re.MULTILINE)
+        is_all_typed = language == "sh" or (document == README and not prompted)
+        yield from filter(None, block.splitlines() if is_all_typed else prompted)
+
+
+def typed_spans_of(document: Path) -> Iterator[str]:
+    """The code in the midst of sentences and tables, as it is typed."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    yield from (span.replace(r"\|", "|") for span in re.findall(r"`([^`\n]+)`", text))
+
+
+def commands_in(line: str) -> Iterator[list[str]]:
+    """The words of each command of a shell's line, without variables, `sudo` and redirections."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in (*lexer, ";"):
+        if set(word) <= set("|&;()"):
+            yield from _without_prefix(words)
+            words = []
+        else:
+            words.append(word)
+
+
+def _without_prefix(words: list[str]) -> Iterator[list[str]]:
+    for mark in ("<", ">"):
+        while mark in words:
+            del words[words.index(mark) : words.index(mark) + 2]
+    while words and (re.match(r"[A-Z_]+=", words[0]) or words[0] == "sudo"):
+        del words[0]
+    if words:
+        yield words
+    if words[:1] == ["ssh"]:  # SSH's own command is the rest, as words or as one
+        yield from commands_in(" ".join(words[2:]))
+
+
+def typed_commands_of(document: Path) -> Iterator[list[str]]:
+    """The words of each qmesh command that a document types, or names with an option."""
+    for line in typed_lines_of(document):
+        yield from (words[1:] for words in commands_in(line) if words[0] == "qmesh")
+    for span in typed_spans_of(document):
+        if re.search(r"(?:^|[|&;'] *|sudo |ssh \S+ |=1 )qmesh [a-z-]", span):
+            yield from (words[1:] for words in commands_in(span) if words[0] == "qmesh")
+        elif span.partition(" ")[0] in COMMANDS:
+            yield span.split()
+
+
+def options_of(name: str | None) -> set[str]:
+    """The options of a command; without one those that stand before all commands."""
+    found = typer.main.get_command(app) if name is None else command(name)
+    return {"--help"} | {option for each in found.params for option in (*each.opts, *each.secondary_opts)}
+
+
+ALL_OPTIONS = options_of(None).union(*map(options_of, COMMANDS))
+
+
+def mistyped(words: list[str]) -> list[str]:
+    """What qmesh does not know of the words behind its name."""
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name == "COMMAND":  # that stands for all
+        name = None
+    if name is not None and name not in COMMANDS:
+        return [name]
+    options = {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)}
+    return sorted(options - options_of(None) - (set() if name is None else options_of(name)))
+
+
+def test_what_is_mistyped_is_found():
+    assert mistyped(["chekc"]) == ["chekc"]
+    assert mistyped(["set", "hel-2", "--worker", "8"]) == ["--worker"]
+    assert mistyped(["set", "hel-2", "--workers=8", "--json"]) == []
+    assert mistyped(["--versions"]) == ["--versions"]
+    line = "QMESH_TRACEBACK=1 sudo qmesh plan && ssh fra-1 'qmesh invite hel-2' | qmesh join - > x; rm y"
+    assert [words[0:2] for words in commands_in(line)] == [
+        *(["qmesh", "plan"], ["ssh", "fra-1"], ["qmesh", "invite"], ["qmesh", "join"], ["rm", "y"]),
+    ]
+
+
+@pytest.mark.parametrize("document", [*PAGES, README, CHECKS, FAULTS, GUARD], ids=name_of)
+def test_no_page_types_a_command_or_an_option_that_is_not_there(document):
+    assert [(words, wrong) for words in typed_commands_of(document) if (wrong := mistyped(words))] == []
+
+
+@pytest.mark.parametrize("document", [*PAGES, README, CHECKS], ids=name_of)
+def test_no_page_names_an_option_that_no_command_has(document):
+    spans = (span for span in typed_spans_of(document) if re.match("--?[a-z]", span))
+    assert {span.split()[0].partition("=")[0] for span in spans} <= ALL_OPTIONS
+
+
+def test_the_pages_type_all_that_they_are_read_for():
+    typed = [words for page in PAGES for words in typed_commands_of(page)]
+    assert len(typed) > 200
+    assert {words[0] for words in typed} >= COMMANDS.keys()
+
+
+@pytest.mark.parametrize("document", [*PAGES, README], ids=name_of)
+def test_code_blocks_type_programs_that_there_are(document):
+    programs = {words[0] for line in typed_lines_of(document) for words in commands_in(line)}
+    assert programs <= OTHER_PROGRAMS | {"qmesh"}
+
+
+@pytest.mark.parametrize("document", [*PAGES, README, CHECKS, FAULTS, GUARD], ids=name_of)
+def test_units_that_a_page_names_are_qmeshs(document):
+    text = document.read_text(encoding="utf-8")
+    named = re.findall(r"\bqmesh(?:-[a-z]+)?(?:@[0-9]*)?\.(?:service|target)\b", text)
+    there = {value for value in vars(units).values() if isinstance(value, str)}
+    assert {re.sub("@[0-9]*", "@", name) for name in named} <= there
+
+
+def sections_of_the_reference() -> dict[str, str]:
+    """What the reference says of each command, by name."""
+    text = (DOCS / "reference.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    titled = (part.partition("\n") for part in parts)
+    return {title.removeprefix("qmesh "): body for title, _, body in titled if title.startswith("qmesh ")}
+
+
+def test_every_command_has_a_section_of_the_reference():
+    headings = re.findall(r"^## qmesh (.+)$", (DOCS / "reference.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(headings) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_section_of_the_reference_has_an_example_and_the_commands_own_options(name):
+    section = sections_of_the_reference()[name]
+    (example,) = re.findall(r"^```sh\n(.*?)```$", section, flags=re.DOTALL | re.MULTILINE)
+    assert name in [words[1] for words in commands_in(example) if words[0] == "qmesh"]
+    spans = re.findall(r"`(?:NAME )?(--?[a-z][^`]*)`", section)
+    assert {span.split()[0] for span in spans} <= options_of(name)
+
+
+def headings_of(text: str) -> list[str]:
+    """The headings below a document's title, of the second and third level."""
+    code_less = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"^###? (.+)$", code_less, flags=re.MULTILINE)
+
+
+def contents_of(text: str) -> list[tuple[str, str]]:
+    """The table of contents at a document's head: titles and anchors."""
+    head = re.split(r"^## ", text, maxsplit=1, flags=re.MULTILINE)[0]
+    listed = head[found.start() :] if (found := re.search(r"^- ", head, flags=re.MULTILINE)) else ""
+    links = re.findall(r"\[([^\]]+)\]\(#([^)]+)\)", listed.partition("\n\n")[0])
+    return [(" ".join(title.split()), anchor) for title, anchor in links]
+
+
+def has_its_contents(text: str) -> bool:
+    """Whether the table of contents has just the headings, in their order, and leads to them."""
+    headings = headings_of(text)
+    return len(set(headings)) == len(headings) and contents_of(text) == [
+        (heading, anchor_of(heading)) for heading in headings
+    ]
+
+
+@pytest.mark.parametrize("document", [*PAGES, CHECKS], ids=name_of)
+def test_a_page_has_a_table_of_contents_that_matches_its_headings(document):
+    text = document.read_text(encoding="utf-8")
+    assert contents_of(text) == [(heading, anchor_of(heading)) for heading in headings_of(text)]
+    assert has_its_contents(text)
+
+
+def test_a_heading_that_the_contents_lack_is_found():
+    page = (
+        "# A page\n\n- [First `one`](#first-one)\n  - [Below it](#below-it)\n\n"
+        "## First `one`\n\nText.\n\n### Below it\n"
+    )
+    assert has_its_contents(page)
+    assert not has_its_contents(page + "\n## Another\n")
+    assert not has_its_contents(page + "\n### Below it\n")
+    assert not has_its_contents(page.replace("### Below it\n", ""))
+    assert not has_its_contents(page.replace("(#below-it)", "(#below)"))
+    assert not has_its_contents(page.replace("[Below it]", "[Below]"))
+    assert not has_its_contents("# A page\n\n## First\n")
+
+
+def rows_of(document: Path) -> list[list[str]]:
+    """The rows of a document's tables, with their titles, cell by cell."""
+    lines = document.read_text(encoding="utf-8").splitlines()
+    return [re.split(r" (?<!\\)\| ", line[2:-2]) for line in lines if re.match(r"\| .* \|$", line)]
+
+
+def test_three_in_the_morning_has_a_line_for_every_finding():
+    rows = rows_of(DOCS / "3am.md")
+    assert [row for row in rows if len(row) != 3] == []
+    assert {row[0].strip("`") for row in rows} >= findings_in_the_code()
+
+
+NOT_USED = "## Words that are not used"
+
+
+def words_that_are_not_used() -> list[str]:
+    """The first column of the glossary's table, without what is in brackets."""
+    table = GLOSSARY.read_text(encoding="utf-8").partition(NOT_USED)[2]
+    cells = re.findall(r"^\| (.+?) \| .+ \|$", table, flags=re.MULTILINE)[1:]
+    bare = (re.sub(r" *\([^)]*\)|`", "", cell) for cell in cells)
+    return [word.strip() for cell in bare for word in cell.split(",")]
+
+
+def is_used(word: str, text: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text, flags=re.IGNORECASE) is not None
+
+
+def said_in(document: Path) -> str:
+    """A document's own words, on one line: no output of programs, no code, no targets of links.
+
+    An option in the midst of a sentence is `--x`.
+    """
+    text, section, _ = document.read_text(encoding="utf-8").partition(NOT_USED)
+    assert bool(section) == (document == GLOSSARY)
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`--[^`\n]*`", "--x", text)
+    text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`\n]*`", "` `", text))
+    comments = (line.partition("  # ")[2] for line in typed_lines_of(document))
+    return " ".join(f"{text} {' '.join(comments)}".split())
+
+
+def test_the_words_that_are_not_used_are_read():
+    words = words_that_are_not_used()
+    assert len(words) > 40
+    assert {"anew", "whoever", "octets", "by way of", "say --x"} <= set(words)
+    assert [word for word in words if not is_used(word, f"Then {word.capitalize()}, and so on.")] == []
+    assert not is_used("octet", "octets")
+    assert not is_used("anew", "an ewe")
+
+
+@pytest.mark.parametrize("document", [*PAGES, README, CHECKS, FAULTS, GLOSSARY, GUARD], ids=name_of)
+def test_a_page_keeps_to_the_words_that_are_used(document):
+    said = said_in(document)
+    assert [word for word in words_that_are_not_used() if is_used(word, said)] == []
 
 
 def test_decisions_are_numbered_without_a_gap():

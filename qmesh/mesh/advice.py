@@ -1,6 +1,6 @@
 """What a node runner should know of a cluster that is as desired: one line each, only when it applies.
 
-Source of the numbers: the node's published sources and what its runners go by; see the guide.
+Source of the numbers: the node's published sources and what its runners go by; see docs/operating.md.
 """
 
 from __future__ import annotations
