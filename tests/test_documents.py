@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from qmesh.cli.app import COMMANDS, app, command
-from qmesh.mesh import units
+from qmesh.cli.app import COMMANDS, app, load_command
+from qmesh.mesh.systemd import units
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOCS = CHECKOUT / "docs"
@@ -92,7 +92,7 @@ def nodes_of_the_audit() -> Iterator[ast.AST]:
 
 def codes_of(nodes: Iterator[ast.AST]) -> Iterator[str]:
     """The code of each finding that is made: the first argument, or either branch of one."""
-    makers = {"Finding", "error", "warning", "wide_mode", "say"}
+    makers = {"Finding", "error_finding", "warning_finding", "file_mode_finding", "say"}
     for call in nodes:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or not call.args:
             continue
@@ -187,7 +187,7 @@ def typed_commands_of(document: Path) -> Iterator[list[str]]:
 
 def options_of(name: str | None) -> set[str]:
     """The options of a command; without one those that stand before all commands."""
-    found = typer.main.get_command(app) if name is None else command(name)
+    found = typer.main.get_command(app) if name is None else load_command(name)
     return {"--help"} | {option for each in found.params for option in (*each.opts, *each.secondary_opts)}
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from qmesh.agent.preconditions import refuse_removed
 from qmesh.errors import JOIN_ANEW, EnrolmentRefused, StateUnreadable
 from qmesh.host import files
 from qmesh.host.linux import Linux
@@ -162,28 +161,6 @@ def linux_for(state: State, here: Local) -> Linux:
     """This machine, ready to be observed and changed. Raises MachineRefused."""
     key = state.private_key()
     return Linux(state, here.settings.interface, [] if key is None else [key])
-
-
-def with_tunnel_and_guard(here: Local) -> Local:
-    """The machine as `qmesh apply` wants it: tunnel up and guard in place, whatever `down` said."""
-    return msgspec.structs.replace(
-        here, settings=msgspec.structs.replace(here.settings, up=True, guarded=True)
-    )
-
-
-def enable_tunnel_and_guard(state: State, here: Local, *, keep_undoing: bool = False) -> Local:
-    """End what `down` or `--no-apply` said, and remember it; so ends that the machine was put back.
-
-    keep_undoing: this is a change that is undone unless it is confirmed.
-    Raises Removed where the mesh has it no more.
-    """
-    refuse_removed(here)
-    risen_here = with_tunnel_and_guard(here)
-    if risen_here.settings != here.settings:
-        state.save_settings(risen_here.settings)
-    if not keep_undoing:
-        state.save_rollback_record(None)
-    return risen_here
 
 
 def build_local_desired_state(

@@ -16,15 +16,9 @@ from typing import Final
 
 import msgspec
 
+from qmesh.agent.bring_up import with_tunnel_and_guard
 from qmesh.agent.converge import apply_steps, converge
-from qmesh.agent.local import (
-    Local,
-    build_local_desired_state,
-    choose_peer_endpoints,
-    linux_for,
-    load_local,
-    with_tunnel_and_guard,
-)
+from qmesh.agent.local import Local, build_local_desired_state, choose_peer_endpoints, linux_for, load_local
 from qmesh.agent.preconditions import require_root
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host.firewall import guard_snapshot

@@ -9,8 +9,9 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
+from qmesh.agent.bring_up import enable_tunnel_and_guard
 from qmesh.agent.commands import init
-from qmesh.agent.local import enable_tunnel_and_guard, load_local
+from qmesh.agent.local import load_local
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from qmesh.agent.bring_up import enable_tunnel_and_guard
 from qmesh.agent.converge import converge, plan_local_steps
 from qmesh.agent.daemon import observe
 from qmesh.agent.daemon.observe import MachineWatch
-from qmesh.agent.local import enable_tunnel_and_guard, linux_for, load_local
+from qmesh.agent.local import linux_for, load_local
 from qmesh.errors import StateUnreadable
 from qmesh.host import wireguard
 from qmesh.host.network import dns, links

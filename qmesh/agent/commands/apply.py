@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import msgspec
 
 from qmesh.agent.agent_start import ensure_agent
+from qmesh.agent.bring_up import enable_tunnel_and_guard, with_tunnel_and_guard
 from qmesh.agent.control_endpoint import use_endpoint
 from qmesh.agent.converge import converge, plan_local_steps, plan_steps_without_dns
-from qmesh.agent.local import enable_tunnel_and_guard, linux_for, load_local, with_tunnel_and_guard
+from qmesh.agent.local import linux_for, load_local
 from qmesh.agent.node_restarts import update_managed_config
 from qmesh.agent.preconditions import refuse_removed, require_root
 from qmesh.agent.rollback import arm_rollback, rearm_rollback, refuse_while_unconfirmed, roll_back_if_due

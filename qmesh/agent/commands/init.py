@@ -12,9 +12,9 @@ import msgspec
 
 from qmesh.agent import node_config
 from qmesh.agent.agent_start import ensure_agent
-from qmesh.agent.converge import converge, plan_steps_without_dns, revert_on_failure
+from qmesh.agent.bring_up import bring_up
 from qmesh.agent.leftovers import handle_leftovers
-from qmesh.agent.local import JoinResult, Local, enable_tunnel_and_guard, join_result, linux_for, load_local
+from qmesh.agent.local import JoinResult, Local, join_result, load_local
 from qmesh.agent.node_config import choose_profile
 from qmesh.agent.preconditions import (
     refuse_during_offline_join,
@@ -25,7 +25,6 @@ from qmesh.agent.preconditions import (
     require_root,
 )
 from qmesh.agent.rollback import refuse_while_unconfirmed
-from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, MachineRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.config_directory import ConfigDirectory
@@ -212,11 +211,7 @@ def _create_mesh(state: State, founding: NewMesh, *, apply: bool) -> None:
     try:
         _write_state(state, founding)
         if apply:
-            here = enable_tunnel_and_guard(state, load_local(state))
-            linux = linux_for(state, here)
-            warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
-            with revert_on_failure(linux, back_to=linux.observe()):
-                converge(here, linux)
+            bring_up(state, load_local(state), revert=True)
     except BaseException:
         state.remove_mesh_state(keep_private_key=had_key)
         raise
@@ -252,10 +247,7 @@ def _resume_init(state: State, wish: InitOptions, directory: ConfigDirectory | N
     _refuse_another_mesh(here, wish, directory)
     log.info("this machine is the control node of mesh %s already: going on with it", here.inventory.mesh)
     if apply:
-        here = enable_tunnel_and_guard(state, here)
-        linux = linux_for(state, here)
-        warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
-        converge(here, linux)
+        bring_up(state, here)
 
 
 def _refuse_another_mesh(here: Local, wish: InitOptions, directory: ConfigDirectory | None) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from qmesh.agent.bring_up import with_tunnel_and_guard
 from qmesh.agent.converge import plan_local_steps
-from qmesh.agent.local import linux_for, load_local, with_tunnel_and_guard
+from qmesh.agent.local import linux_for, load_local
 from qmesh.agent.preconditions import refuse_removed, require_root
 from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.host.state.directory import State

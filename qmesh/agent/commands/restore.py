@@ -18,9 +18,9 @@ import msgspec
 from qmesh.agent import node_config
 from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.backup_contents import BackupContents, open_backup
-from qmesh.agent.converge import converge, plan_steps_without_dns, revert_on_failure
+from qmesh.agent.bring_up import bring_up
 from qmesh.agent.leftovers import handle_leftovers
-from qmesh.agent.local import JoinResult, Local, enable_tunnel_and_guard, join_result, linux_for, load_local
+from qmesh.agent.local import JoinResult, Local, join_result, load_local
 from qmesh.agent.preconditions import (
     refuse_during_offline_join,
     refuse_existing_interface,
@@ -29,7 +29,6 @@ from qmesh.agent.preconditions import (
     require_root,
 )
 from qmesh.agent.rollback import refuse_while_unconfirmed
-from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import config_directory, files, wireguard
 from qmesh.host.config_directory import ConfigDirectory
@@ -144,7 +143,7 @@ def restore(
             _refuse_other_options(load_local(state), _parse_endpoints(found, wish), directory)
             log.info("this backup was restored here before: going on with that; the mesh stays as it is now")
             if apply:
-                _bring_up(state)
+                bring_up(state, load_local(state))
         here = load_local(state)
     if apply:
         ensure_agent(state)
@@ -256,7 +255,7 @@ def _restore_state(
         write_registry(state.registry_file, _build_registry(found, wish))
         state.save_settings(_build_settings(found.settings, directory))
         if apply:
-            _bring_up(state, undo=True)
+            bring_up(state, load_local(state), revert=True)
     except BaseException:
         state.remove_mesh_state(keep_private_key=False)
         raise
@@ -299,18 +298,6 @@ def _find_saved_directory(known: ConfigDirectory) -> ConfigDirectory | None:
         why = f"it is user {found.owner}'s here"
     log.warning("%s: %s; say `qmesh render-config --write --config DIR` later", known, why)
     return None
-
-
-def _bring_up(state: State, *, undo: bool = False) -> None:
-    """Guard, then tunnel. undo: on failure this machine is put back as it was."""
-    here = enable_tunnel_and_guard(state, load_local(state))
-    linux = linux_for(state, here)
-    warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
-    if undo:
-        with revert_on_failure(linux, back_to=linux.observe()):
-            converge(here, linux)
-    else:
-        converge(here, linux)
 
 
 def _build_result(found: BackupContents, mesh: Inventory, control: JoinResult) -> RestoreResult:

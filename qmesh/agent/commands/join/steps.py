@@ -11,12 +11,11 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent import node_config
+from qmesh.agent.bring_up import bring_up
 from qmesh.agent.commands.join.redeem import Joiner
 from qmesh.agent.control_endpoint import use_nearest_endpoint
-from qmesh.agent.converge import converge, plan_steps_without_dns
-from qmesh.agent.local import Local, enable_tunnel_and_guard, linux_for, load_local
+from qmesh.agent.local import Local, load_local
 from qmesh.agent.preconditions import refuse_existing_interface, refuse_foreign_guard, refuse_used_listen_port
-from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.client import Client
@@ -112,10 +111,7 @@ def finish_join(state: State, here: Local, *, apply: bool, patience_s: float) ->
     state.save_unfinished_redemption(None)
     state.save_sent_request(None)
     if apply:
-        here = enable_tunnel_and_guard(state, here)
-        linux = linux_for(state, here)
-        warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
-        converge(here, linux, follow_roaming=True)
+        here, linux = bring_up(state, here, follow_roaming=True)
         _wait_for_control_node(here, linux, patience_s=patience_s)
         use_nearest_endpoint(state, here, linux)
     return here
