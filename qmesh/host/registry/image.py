@@ -22,7 +22,7 @@ Source: the SQLite file format, https://www.sqlite.org/fileformat2.html."""
 class RegistryImage(Registry):
     """A registry that is a database's octets. Use as a context manager, like the one on disk.
 
-    An older one is brought forward. Raises StateUnreadable when it is damaged, or of a newer qmesh.
+    Raises StateUnreadable when it is damaged, or of a newer qmesh.
     """
 
     def __init__(self, octets: bytes, *, user: str | None = None) -> None:
@@ -34,7 +34,7 @@ class RegistryImage(Registry):
         try:
             with sqlite.translate_errors(_NAME):
                 self._connection.deserialize(_set_journal_mode(octets, _ROLLBACK))
-                self._check_and_migrate()
+                self._refuse_unreadable()
                 schema.refuse_foreign_schema(self._connection)
         except BaseException:
             self._connection.close()

@@ -72,7 +72,7 @@ class Registry:
         disk_reserve.release_if_full(path.parent)
         self._connection = sqlite.connect(path, busy_s=busy_s)
         try:
-            self._check_and_migrate()
+            self._refuse_unreadable()
         except BaseException:
             self._connection.close()
             raise
@@ -106,7 +106,7 @@ class Registry:
             building.replace(path)
             files.sync_directory(path.parent)
 
-    def _check_and_migrate(self) -> None:
+    def _refuse_unreadable(self) -> None:
         with sqlite.translate_errors(self._path):
             (application,) = select_one(self._connection, tuple[int], "PRAGMA application_id")
             (version,) = select_one(self._connection, tuple[int], "PRAGMA user_version")
@@ -116,13 +116,10 @@ class Registry:
             raise StateUnreadable(
                 f"{self._path} was written by a newer qmesh", hint="install that version, or a newer one"
             )
-        if version < 1:
-            raise StateUnreadable(
-                f"{self._path} is damaged: it is of version {version}, which there never was", hint=RESTORE
-            )
         if version < schema.VERSION:
-            with self._open_transaction() as connection:
-                schema.migrate(connection)
+            raise StateUnreadable(
+                f"{self._path} is damaged: it is of version {version}, which was never released", hint=RESTORE
+            )
 
     @contextlib.contextmanager
     def _open_transaction(self) -> Iterator[sqlite3.Connection]:
