@@ -21,9 +21,6 @@ from qmesh.mesh.inventory import Inventory
 
 log = logging.getLogger("qmesh")
 
-_FAREWELL_S = 1.5
-"""Seconds that members have to take the news, before one that was removed is cut off."""
-
 
 class ChangeResult(msgspec.Struct, frozen=True):
     """What a change of the mesh answers. restart: machines, in order; the control node is the last.
@@ -66,7 +63,7 @@ def change_mesh(
                 machine=machine or here.inventory.control,
                 now=int(time.time()),
             )
-        agent_notify.notify_agent(state.directory, wait_s=_FAREWELL_S)
+        agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
         follow_mesh(state)
     return ChangeResult(
         is_another=new != old,

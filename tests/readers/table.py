@@ -42,8 +42,14 @@ from qmesh.host.network import (
     rtnetlink_messages,
     sockets,
 )
-from qmesh.host.network.netlink import parse_answers, translate_errors
-from qmesh.host.network.netlink_messages import HEADER, parse_attributes, parse_messages
+from qmesh.host.network.netlink import translate_errors
+from qmesh.host.network.netlink_messages import (
+    HEADER,
+    build_attribute,
+    parse_answers,
+    parse_attributes,
+    parse_messages,
+)
 from qmesh.host.registry import Registry, RegistryImage, image
 from qmesh.host.state import directory as state
 from qmesh.host.state import documents
@@ -402,11 +408,9 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
 
 def _dump() -> bytes:
     blocks = b"".join(block for peer in TUNNEL.peers for block in genetlink_messages.peer_blocks(peer))
-    port = genetlink_messages._build_attribute(genetlink_messages._LISTEN_PORT, (51820).to_bytes(2, "little"))
-    key = genetlink_messages._build_attribute(genetlink_messages._PUBLIC_KEY, base64.b64decode(OWN_KEY))
-    peers = genetlink_messages._build_attribute(
-        genetlink_messages._PEERS | genetlink_messages._NESTED, blocks
-    )
+    port = build_attribute(genetlink_messages._LISTEN_PORT, (51820).to_bytes(2, "little"))
+    key = build_attribute(genetlink_messages._PUBLIC_KEY, base64.b64decode(OWN_KEY))
+    peers = build_attribute(genetlink_messages._PEERS | genetlink_messages._NESTED, blocks)
     return genetlink_messages._build_set_message(30, "qmesh0", port + key + peers)
 
 
@@ -433,7 +437,7 @@ def _link(octets: bytes) -> None:
 
 
 def _told(head: bytes, *parts: tuple[int, bytes]) -> bytes:
-    packed = b"".join(genetlink_messages._build_attribute(kind, each) for kind, each in parts)
+    packed = b"".join(build_attribute(kind, each) for kind, each in parts)
     return HEADER.pack(HEADER.size + len(head) + len(packed), 16, 0, 1, 0) + head + packed
 
 
@@ -441,7 +445,7 @@ LINK: Final = _told(
     rtnetlink_messages._LINK.pack(0, 1, 7, 1, 0),
     (3, b"qmesh0\0"),
     (4, (1420).to_bytes(4, "little")),
-    (18, genetlink_messages._build_attribute(1, b"wireguard\0")),
+    (18, build_attribute(1, b"wireguard\0")),
 )
 ADDRESS: Final = _told(
     rtnetlink_messages._ADDRESS.pack(2, 20, 0, 0, 7), (1, bytes((10, 77, 0, 1))), (2, bytes((10, 77, 0, 1)))
@@ -453,7 +457,6 @@ def _flows(octets: bytes) -> None:
 
     with translate_errors("read"):
         tcp_connections._parse_flow(octets)
-        tcp_connections._parse_errno(octets)
 
 
 UAPI: Final = (

@@ -16,7 +16,8 @@ from qmesh.host.registry import load_image
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LastBackup
 from qmesh.mesh.protocol import backup_file as format_
-from qmesh.mesh.protocol.backup_file import NONCE_OCTETS, SALT_OCTETS, Backup, BackupEncryption
+from qmesh.mesh.protocol.aead import NONCE_OCTETS
+from qmesh.mesh.protocol.backup_file import SALT_OCTETS, Backup, BackupEncryption
 
 
 class BackupResult(msgspec.Struct, frozen=True):

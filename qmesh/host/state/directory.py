@@ -50,8 +50,6 @@ from qmesh.mesh.state import Guard
 from qmesh.mesh.systemd.node_restarts import DueRestarts
 from qmesh.mesh.values import Secret, validate_wireguard_key
 
-DEFAULT_STATE = Path("/var/lib/qmesh")
-
 _ANEW = f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}"
 _DELETE = "delete it: it only tells of what was under way"
 
@@ -63,7 +61,7 @@ log = logging.getLogger("qmesh")
 class State:
     """The state directory of this machine. Reading never makes anything."""
 
-    def __init__(self, directory: Path = DEFAULT_STATE, *, patience_s: float | None = None) -> None:
+    def __init__(self, directory: Path, *, patience_s: float | None = None) -> None:
         """patience_s: seconds that `lock` waits; None is as long as it takes."""
         self._patience_s = patience_s
         directory = directory.absolute()
