@@ -261,13 +261,13 @@ def test_a_backup_that_could_not_be_restored_is_not_made(own_machine, tmp_path, 
 
 def test_when_the_last_backup_was_is_remembered_and_goes_with_the_state(own_machine, tmp_path):
     state = made(tmp_path / "old")
-    assert state.last_backup() is None
+    assert state.last_backup.read() is None
     _, taken = make_backup(state, None)
-    assert state.last_backup() is None  # it is not written yet
+    assert state.last_backup.read() is None  # it is not written yet
     record_backup(state, taken)
-    assert state.last_backup() == LastBackup(at=taken.taken_at, revision=1)
+    assert state.last_backup.read() == LastBackup(at=taken.taken_at, revision=1)
     state.remove_mesh_state(keep_private_key=True)
-    assert state.last_backup() is None
+    assert state.last_backup.read() is None
 
 
 def test_endpoints_and_config_directory_are_the_new_machines(own_machine, tmp_path):

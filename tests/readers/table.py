@@ -391,15 +391,27 @@ HEALTH: Final = agent_health.Health(
 
 _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
     ("machine.json", State.find_settings, SETTINGS),
-    ("joining.json", State.unfinished_redemption, documents.UnfinishedRedemption("0" * 32)),
-    ("request.json", State.sent_request, ASKED),
+    (
+        "joining.json",
+        lambda state: state.unfinished_redemption.read(),
+        documents.UnfinishedRedemption("0" * 32),
+    ),
+    ("request.json", lambda state: state.sent_request.read(), ASKED),
     ("reserved-ports.json", State.read_port_reservations, documents.PortReservations((40000,), (22,))),
-    ("successor.json", State.successor_key, documents.SuccessorKey(KEYS[1], SHARED)),
-    ("rotating.json", State.key_rotation, documents.KeyRotation(KEYS[1], KEYS[2])),
-    ("restored.json", State.restore_progress, documents.RestoreProgress("0" * 64, done=True)),
-    ("backup.json", State.last_backup, documents.LastBackup(NOW, 7)),
-    ("due.json", State.due_restarts, node_restarts.DueRestarts(restart=(1, 2), stop=(9,), control=True)),
-    ("undo.json", State.rollback_record, UNDOING),
+    ("successor.json", lambda state: state.successor_key.read(), documents.SuccessorKey(KEYS[1], SHARED)),
+    ("rotating.json", lambda state: state.key_rotation.read(), documents.KeyRotation(KEYS[1], KEYS[2])),
+    (
+        "restored.json",
+        lambda state: state.restore_progress.read(),
+        documents.RestoreProgress("0" * 64, done=True),
+    ),
+    ("backup.json", lambda state: state.last_backup.read(), documents.LastBackup(NOW, 7)),
+    (
+        "due.json",
+        lambda state: state.due_restarts.read(),
+        node_restarts.DueRestarts(restart=(1, 2), stop=(9,), control=True),
+    ),
+    ("undo.json", lambda state: state.rollback_record.read(), UNDOING),
 )
 
 

@@ -78,7 +78,7 @@ def make_backup(state: State, passphrase: bytes | None) -> tuple[bytes, BackupRe
 def record_backup(state: State, taken: BackupResult) -> None:
     """Remember that this backup was written, for who is about to give the state up."""
     with state.lock():
-        state.save_last_backup(LastBackup(at=taken.taken_at, revision=taken.revision))
+        state.last_backup.write(LastBackup(at=taken.taken_at, revision=taken.revision))
 
 
 def _build_encryption(passphrase: bytes) -> BackupEncryption:
