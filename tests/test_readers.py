@@ -18,7 +18,7 @@ from tests.readers.table import READERS, REGISTRY, Reader
 
 PACKAGE = Path(qmesh.__file__).parent
 
-FUNCTIONS = {"from_json", "from_msgpack", "typed", "select", "select_one"}
+FUNCTIONS = {"decode_json", "decode_msgpack", "convert_value", "select", "select_one"}
 METHODS = {"loads", "deserialize", "unpack", "unpack_from", "fromhex", "read_bytes", "read_text"}
 """What makes a value of octets or text."""
 

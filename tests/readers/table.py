@@ -23,7 +23,6 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent import backup_contents, node_config
-from qmesh.agent.commands import backup as agent_backup
 from qmesh.agent.commands import invite
 from qmesh.agent.daemon import supervisor
 from qmesh.errors import QmeshError
@@ -835,14 +834,14 @@ READERS: Final[dict[str, Reader]] = {
         Reader("registry", (registry,), _use_registry, (REGISTRY, IN_HANDOVER), images.mutated),
         Reader(
             "backup",
-            (backup_file, agent_backup),
+            (backup_file, backup_contents),
             _restore,
             (backup_file.encode_backup(BACKUP, None),),
             mutate.within(mutate.msgpack_trees, _body, _plain),
         ),
         Reader(
             "settings in a backup",
-            (agent_backup, documents),
+            (backup_contents, documents),
             _restore,
             (backup_file.encode_backup(BACKUP, None),),
             mutate.within(mutate.json_trees, _settings_of, _with_settings, 1.0),
