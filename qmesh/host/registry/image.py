@@ -9,7 +9,7 @@ from qmesh.errors import StateUnreadable
 from qmesh.host import files
 from qmesh.host.registry import handover, schema, sqlite
 from qmesh.host.registry.invitations import withdraw_all_invitations
-from qmesh.host.registry.store import Registry
+from qmesh.host.registry.store import Registry, as_change
 from qmesh.mesh.inventory import Inventory
 
 _NAME: Final = Path("the backup's registry")
@@ -40,10 +40,7 @@ class RegistryImage(Registry):
             self._connection.close()
             raise
 
-    def withdraw_all_invitations(self, *, command: str, now: int) -> tuple[str, ...]:
-        """Withdraw every invitation that is open; the machines that they were for, by name."""
-        with self._open_transaction() as connection:
-            return withdraw_all_invitations(connection, now, command=command)
+    withdraw_all_invitations = as_change(withdraw_all_invitations)
 
     def discard_handover(self) -> None:
         """Forget a handover that was under way: what comes of the registry has this control node."""
