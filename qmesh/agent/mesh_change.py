@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 
@@ -18,8 +17,6 @@ from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh import changes
 from qmesh.mesh.changes import RenumberedMachine
 from qmesh.mesh.inventory import Inventory
-
-log = logging.getLogger("qmesh")
 
 
 class ChangeResult(msgspec.Struct, frozen=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 
 import msgspec
 
@@ -25,8 +24,6 @@ from qmesh.mesh.inventory import list_members, worker_ports
 from qmesh.mesh.plan import Step, plan_steps
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import DEFAULT_INTERFACE
-
-log = logging.getLogger("qmesh")
 
 _END_S = 30.0
 
