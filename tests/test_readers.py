@@ -18,7 +18,7 @@ from tests.readers.table import READERS, REGISTRY, Reader
 
 PACKAGE = Path(qmesh.__file__).parent
 
-FUNCTIONS = {"from_json", "from_msgpack", "typed", "select", "select_one"}
+FUNCTIONS = {"decode_json", "decode_msgpack", "convert_value", "select", "select_one"}
 METHODS = {"loads", "deserialize", "unpack", "unpack_from", "fromhex", "read_bytes", "read_text"}
 """What makes a value of octets or text."""
 
@@ -29,7 +29,6 @@ ELSEWHERE = {
     "host/network/tcp_connections.py": "in the table as `connections`; its module is loaded late",
     "host/system/sudo_user.py": "a name that fits, or a number",
     "host/system/leftover_processes.py": "looks for one word",
-    "host/network/netlink.py": "read by who asks: links, messages, notices, connections",
     "host/system/systemd.py": "compares unit files as text",
     "host/network/routes.py": "what pyroute2 has read",
     "host/network/sysctls.py": "a number of the kernel's, and KernelRefused for anything else",

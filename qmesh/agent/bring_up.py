@@ -48,5 +48,5 @@ def enable_tunnel_and_guard(state: State, here: Local, *, keep_undoing: bool = F
     if risen_here.settings != here.settings:
         state.save_settings(risen_here.settings)
     if not keep_undoing:
-        state.save_rollback_record(None)
+        state.rollback_record.remove()
     return risen_here

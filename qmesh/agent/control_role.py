@@ -66,10 +66,10 @@ def prepare_membership_change(state: State, held: Inventory, coming: Inventory) 
     hub = coming.control if is_another else coming.successor
     shared = state.preshared_key()
     if hub is None or hub == settings.name or shared is None:
-        state.save_successor_key(None)
+        state.successor_key.remove()
     else:
         key = coming.machine(hub).public_key
-        state.save_successor_key(SuccessorKey(key, derive_successor_preshared_key(key, shared)))
+        state.successor_key.write(SuccessorKey(key, derive_successor_preshared_key(key, shared)))
 
 
 def apply_control_role(state: State, held: Inventory) -> None:
@@ -102,7 +102,7 @@ def resume_handover(state: State) -> None:
 
 def _promote_successor_key(state: State, held: Inventory) -> None:
     """What was shared with the next control node is, once it is the control node, what is shared."""
-    coming = state.successor_key()
+    coming = state.successor_key.read()
     if coming is not None and coming.public_key == held.control_node.public_key:
         state.save_preshared_key(coming.preshared_key)
 
@@ -135,7 +135,7 @@ def _remove_worker_files(state: State) -> None:
     """Have nothing any more that only a worker machine has, or who is about to be the control node."""
     files.remove(state.membership_file)
     files.remove(state.preshared_key_file)
-    state.save_successor_key(None)
+    state.successor_key.remove()
     state.save_handover_payload(None)
 
 
@@ -144,7 +144,7 @@ def report_handover_progress(state: State, here: Local) -> bool:
 
     Raises Silent, or EnrolmentRefused.
     """
-    if state.rollback_record() is not None:
+    if state.rollback_record.read() is not None:
         return False  # what is put back here must not be a control node
     handover_data = state.handover_payload()
     counters = wireguard.find_backend(here.settings.interface).read(here.settings.interface).counters

@@ -20,7 +20,7 @@ from qmesh.errors import KernelRefused, MachineRefused, QmeshError
 from qmesh.host.linux import Linux, Outline
 from qmesh.host.network import path_mtu
 from qmesh.mesh.mtu import compute_tunnel_mtu
-from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, plan_steps
+from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, describe_step, plan_steps
 from qmesh.mesh.state import Guard, NodeState
 from qmesh.mesh.values import TUNNEL_MTU, Endpoint, InterfaceKind
 
@@ -147,7 +147,7 @@ def apply_steps(linux: Linux, steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """Take steps in order; returns them. Raises MachineRefused at the first that is refused."""
     linux.apply(*steps)
     for step in steps:
-        log.debug("%s %s: %s", step.kind, step.subject, step.detail)
+        log.debug("%s %s: %s", step.kind, step.subject, describe_step(step))
     return steps
 
 

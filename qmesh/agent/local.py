@@ -113,7 +113,7 @@ def _load_preshared_keys(state: State, settings: Settings, inventory: Inventory)
     if inventory.successor == settings.name and (handover_data := state.handover_payload()) is not None:
         with RegistryImage(handover_data.registry) as image:
             keys = image.preshared_keys()
-    coming = state.successor_key()
+    coming = state.successor_key.read()
     if coming is not None:
         keys[coming.public_key] = coming.preshared_key
     control_key = inventory.control_node.public_key
@@ -131,7 +131,7 @@ def _load_preshared_keys(state: State, settings: Settings, inventory: Inventory)
 
 def _with_own_key(state: State, settings: Settings, inventory: Inventory) -> Inventory:
     """The mesh with the key that this machine has changed to, where the membership lacks it still."""
-    rotation = state.key_rotation()
+    rotation = state.key_rotation.read()
     own = None if rotation is None else state.private_key()
     if rotation is None or own is None or derive_public_key(own) != rotation.new:
         return inventory

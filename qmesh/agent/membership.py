@@ -80,16 +80,16 @@ def adopt_membership(state: State, signed: SignedMembership, inventory: Inventor
     control_role.prepare_membership_change(state, held, inventory)
     files.write(state.membership_file, encode_membership(signed))
     control_role.apply_control_role(state, inventory)
-    rotation = state.key_rotation()
+    rotation = state.key_rotation.read()
     if rotation is not None and inventory.machine(settings.name).public_key == rotation.new:
-        state.save_key_rotation(None)
+        state.key_rotation.remove()
     return True
 
 
 def _mark_removed(state: State) -> None:
     """Remember that this machine is removed. The agent takes the tunnel down; the guard stays."""
     state.save_handover_payload(None)
-    state.save_successor_key(None)
+    state.successor_key.remove()
     settings = state.settings()
     state.save_settings(msgspec.structs.replace(settings, up=False, removed=True))
 

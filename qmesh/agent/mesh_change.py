@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 
@@ -18,11 +17,6 @@ from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh import changes
 from qmesh.mesh.changes import RenumberedMachine
 from qmesh.mesh.inventory import Inventory
-
-log = logging.getLogger("qmesh")
-
-_FAREWELL_S = 1.5
-"""Seconds that members have to take the news, before one that was removed is cut off."""
 
 
 class ChangeResult(msgspec.Struct, frozen=True):
@@ -66,7 +60,7 @@ def change_mesh(
                 machine=machine or here.inventory.control,
                 now=int(time.time()),
             )
-        agent_notify.notify_agent(state.directory, wait_s=_FAREWELL_S)
+        agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
         follow_mesh(state)
     return ChangeResult(
         is_another=new != old,

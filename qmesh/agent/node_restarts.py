@@ -82,10 +82,10 @@ def _save_directory_owner(state: State, directory: ConfigDirectory) -> ConfigDir
 def _add_due_restarts(state: State, asked: DueRestarts) -> None:
     """Remember what is due besides what already is."""
     with state.lock():
-        before = state.due_restarts() or DueRestarts()
+        before = state.due_restarts.read() or DueRestarts()
         after = before.merge(asked)
         if after != before:
-            state.save_due_restarts(after)
+            state.due_restarts.write(after)
 
 
 class NodeConfigFollower:
@@ -123,7 +123,7 @@ class NodeConfigFollower:
             here = load_local(self._state)
             if update_managed_config(self._state, here):
                 self._seen = self._read_stamp(here)
-        waiting = self._state.due_restarts()
+        waiting = self._state.due_restarts.read()
         if waiting is not None:
             self._restart_due(load_local(self._state), waiting)
 
@@ -158,9 +158,9 @@ class NodeConfigFollower:
     def _save_remaining(self, was: DueRestarts, left: DueRestarts | None) -> bool:
         """Remember what is left of it; whether nothing has come meanwhile, by a command or another list."""
         with self._state.lock():
-            if self._state.due_restarts() != was:
+            if self._state.due_restarts.read() != was:
                 return False
-            self._state.save_due_restarts(left)
+            self._state.due_restarts.write(left or None)
         return True
 
     def _can_restart_control(self, here: Local) -> bool:

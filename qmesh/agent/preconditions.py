@@ -65,7 +65,7 @@ def refuse_foreign_guard(state: State) -> None:
 
 def refuse_during_restore(state: State) -> None:
     """Raise StateUnreadable where a restore was cut off: the keys there may be another machine's."""
-    restoring = state.restore_progress()
+    restoring = state.restore_progress.read()
     if restoring is not None and not restoring.done and state.find_settings() is None:
         raise StateUnreadable(
             "a `qmesh restore` was cut off on this machine",
@@ -75,7 +75,7 @@ def refuse_during_restore(state: State) -> None:
 
 def refuse_during_offline_join(state: State) -> None:
     """Raise BadInput where a request by a file waits for its answer: what that needs would be lost."""
-    if files.read_mode(state.asked_file) is not None:
+    if state.sent_request.exists():
         raise BadInput(
             "this machine waits for the answer to its request to join a mesh",
             hint="`qmesh join --answer FILE`; or give that up with `qmesh uninstall --delete-state`",

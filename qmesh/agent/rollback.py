@@ -46,7 +46,7 @@ def arm_rollback(state: State, here: Local, linux: Linux, *, seconds: int) -> Ro
     A change that waits already keeps the state to return to. Raises BadInput where that could not be
     put back; MachineRefused with nothing armed.
     """
-    now, earlier = boot_clock.now(), state.rollback_record()
+    now, earlier = boot_clock.now(), state.rollback_record.read()
     before = (
         earlier.before
         if earlier is not None and earlier.can_confirm(now)
@@ -55,20 +55,20 @@ def arm_rollback(state: State, here: Local, linux: Linux, *, seconds: int) -> Ro
     undoing = RollbackRecord(
         before=before, boot=now.boot, deadline_s=now.at_s + seconds, by=_build_change_process(), undone=False
     )
-    state.save_rollback_record(undoing)
+    state.rollback_record.write(undoing)
     try:
         background.start_undo(state)
     except MachineRefused:
-        state.save_rollback_record(earlier)
+        state.rollback_record.write(earlier)
         raise
     return undoing
 
 
 def rearm_rollback(state: State, *, seconds: int) -> None:
     """Let the time to confirm begin now that the steps are taken. Holds the lock."""
-    undoing, now = state.rollback_record(), boot_clock.now()
+    undoing, now = state.rollback_record.read(), boot_clock.now()
     if undoing is not None and not undoing.undone and undoing.boot == now.boot:
-        state.save_rollback_record(msgspec.structs.replace(undoing, deadline_s=now.at_s + seconds))
+        state.rollback_record.write(msgspec.structs.replace(undoing, deadline_s=now.at_s + seconds))
 
 
 def _build_change_process() -> ChangeProcess:
@@ -95,7 +95,7 @@ def _snapshot_machine(state: State, here: Local, linux: Linux) -> MachineSnapsho
 def refuse_while_unconfirmed(state: State) -> None:
     """Put back what is due; raise BadInput while a change waits to be confirmed. Holds the lock."""
     roll_back_if_due(state)
-    undoing, now = state.rollback_record(), boot_clock.now()
+    undoing, now = state.rollback_record.read(), boot_clock.now()
     if undoing is not None and undoing.can_confirm(now):
         raise BadInput(
             f"a change waits to be confirmed, and is undone in {undoing.remaining_s(now):.0f} s",
@@ -105,7 +105,7 @@ def refuse_while_unconfirmed(state: State) -> None:
 
 def roll_back_if_due(state: State) -> bool:
     """Put this machine back where nobody confirmed in time; whether that was so. Holds the lock."""
-    undoing = state.rollback_record()
+    undoing = state.rollback_record.read()
     if undoing is None or not undoing.is_due(boot_clock.now()):
         return False
     roll_back(state, undoing, at_boot=undoing.boot != boot_clock.now().boot)
@@ -134,7 +134,7 @@ def roll_back(state: State, undoing: RollbackRecord, *, at_boot: bool) -> None:
         apply_steps(linux, plan_steps(exactly, observed))
     if before.guard.script is None:
         guard_snapshot.roll_back_guard(state, before.guard, at_boot=at_boot)
-    state.save_rollback_record(msgspec.structs.replace(undoing, undone=True))
+    state.rollback_record.write(msgspec.structs.replace(undoing, undone=True))
     log.warning("nobody confirmed: this machine was put back as it was before `qmesh apply --confirm`")
     if before.guard.script is None:
         log.warning("it had no guard then: its worker ports are OPEN to whoever reaches it")
@@ -196,7 +196,7 @@ def run_rollback(state: State) -> None:
     for number in (signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     with _hold_rollback_lock(state):
-        undoing = state.rollback_record()
+        undoing = state.rollback_record.read()
         if undoing is not None and undoing.boot == boot_clock.now().boot:
             processes.notify("READY=1")
         while undoing is not None and not undoing.undone:
@@ -204,7 +204,7 @@ def run_rollback(state: State) -> None:
                 _roll_back_or_retry(state)
             else:
                 time.sleep(min(POLL_S, undoing.remaining_s(boot_clock.now())))
-            undoing = state.rollback_record()
+            undoing = state.rollback_record.read()
         processes.notify("READY=1")
 
 
@@ -237,7 +237,7 @@ def _lock_killing_hung_change(state: State) -> Iterator[None]:
         if locked:
             yield
             return
-    undoing = state.rollback_record()
+    undoing = state.rollback_record.read()
     found = None if undoing is None else processes.read_stat(undoing.by.process)
     if undoing is not None and found is not None and found.started == undoing.by.started:
         log.warning("`qmesh apply --confirm` (process %d) hangs: it is killed", undoing.by.process)
@@ -251,5 +251,5 @@ def _lock_killing_hung_change(state: State) -> Iterator[None]:
 
 def find_active_rollback(state: State) -> RollbackRecord | None:
     """What this machine was put back to and is left at, if it was."""
-    undoing = state.rollback_record()
+    undoing = state.rollback_record.read()
     return undoing if undoing is not None and undoing.undone else None

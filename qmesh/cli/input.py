@@ -1,4 +1,4 @@
-"""Lines of text that are given in a file or on standard input: invitations, requests, answers."""
+"""What is given in a file or on standard input: invitations, requests, answers, backups, lists."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from qmesh.mesh.values import quote_text
 
 
 def read_input_text(file: str, *, most: int, hint: str) -> str:
-    """The text of a file, `-` for standard input, read to a little more than `most` characters.
+    """The text of a file, as `read_input` takes it."""
+    return read_input(file, most=most, hint=hint).decode("ascii", "replace")
+
+
+def read_input(file: str, *, most: int, hint: str) -> bytes:
+    """The octets of a file, `-` for standard input, as `read_file` takes them."""
+    return sys.stdin.buffer.read(most + 1) if file == "-" else read_file(Path(file), most=most, hint=hint)
+
+
+def read_file(path: Path, *, most: int, hint: str) -> bytes:
+    """The first octets of a file, one more than `most` where there are more.
 
     Raises BadInput with that hint where it cannot be read.
     """
-    if file == "-":
-        return sys.stdin.buffer.read(most + 1).decode("ascii", "replace")
     try:
-        with Path(file).open("rb") as opened:
-            return opened.read(most + 1).decode("ascii", "replace")
+        with path.open("rb") as opened:
+            return opened.read(most + 1)
     except OSError as error:
-        raise BadInput(f"{quote_text(file)} cannot be read: {error.strerror}", hint=hint) from None
+        raise BadInput(f"{quote_text(str(path))} cannot be read: {error.strerror}", hint=hint) from None

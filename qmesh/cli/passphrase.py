@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from qmesh.cli.input import read_file
 from qmesh.errors import BadInput
 from qmesh.mesh.values import quote_text
 
@@ -28,14 +29,7 @@ PassphraseFileOption: TypeAlias = Annotated[
 
 def read_passphrase_file(path: Path) -> bytes:
     """The one line of a file, without its end. Raises BadInput."""
-    try:
-        with path.open("rb") as file:
-            octets = file.read(_MOST + 1)
-    except OSError as error:
-        raise BadInput(
-            f"{quote_text(str(path))} cannot be read: {error.strerror}",
-            hint="name the file with the passphrase",
-        ) from None
+    octets = read_file(path, most=_MOST, hint="name the file with the passphrase")
     line = octets.removesuffix(b"\n").removesuffix(b"\r")
     if not line or b"\n" in line or len(octets) > _MOST:
         raise BadInput(

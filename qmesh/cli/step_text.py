@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from qmesh.mesh.plan import Step
+from qmesh.mesh.plan import Step, describe_step
 from qmesh.mesh.printable import escape_line
 
 
@@ -26,7 +26,7 @@ class Steps(msgspec.Struct, frozen=True):
     @classmethod
     def from_steps(cls, steps: Iterable[Step]) -> Steps:
         """The steps as they are shown."""
-        return cls(tuple(StepShown(step.kind, step.subject, step.detail) for step in steps))
+        return cls(tuple(StepShown(step.kind, step.subject, describe_step(step)) for step in steps))
 
     def render_text(self) -> str:
         """A line a step; empty when there are none."""

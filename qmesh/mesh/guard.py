@@ -26,7 +26,7 @@ import msgspec
 
 from qmesh.errors import QmeshError
 from qmesh.mesh.state import AlteredGuard, Guard
-from qmesh.mesh.values import Lack, normalize_ip_address
+from qmesh.mesh.values import Lack, normalize_ip_address, parse_port_ranges
 
 TABLE: Final = "qmesh"
 HELD: Final = "qmesh-held"
@@ -361,20 +361,12 @@ def _parse_parameters(listing: str) -> Guard | None:
             listen_port=int(header["listen_port"]),
             control_address=normalize_ip_address(header["control_address"]),
             service_port=int(header["service_port"]),
-            ports=_parse_ports(ports["ports"]) if ports else (),
+            ports=tuple(sorted(parse_port_ranges(ports["ports"]))) if ports else (),
             stream_port=int(header["stream_port"]) if header["stream_port"] else None,
             successor_address=normalize_ip_address(successor["address"]) if successor else None,
         )
     except (QmeshError, ValueError):
         return None
-
-
-def _parse_ports(text: str) -> tuple[int, ...]:
-    ports: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        ports.update(range(int(first), min(int(last or first), 65535) + 1))
-    return tuple(sorted(ports))
 
 
 def _normalize_listing(listing: str) -> str:

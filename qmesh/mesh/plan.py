@@ -24,18 +24,7 @@ class LoadGuard(msgspec.Struct, frozen=True):
     old: Guard | AlteredGuard | None
     new: Guard
     kind = "load-guard"
-
-    @property
-    def subject(self) -> str:
-        """The table."""
-        return "inet qmesh"
-
-    @property
-    def detail(self) -> str:
-        """In words."""
-        done = {True: "add", False: "replace"}[self.old is None]
-        ports = format_port_ranges(self.new.ports) or "none"
-        return f"{done} the guard; worker ports: {ports}; control node: {self.new.control_address}"
+    subject = "inet qmesh"
 
 
 class UnloadGuard(msgspec.Struct, frozen=True):
@@ -43,16 +32,7 @@ class UnloadGuard(msgspec.Struct, frozen=True):
 
     old: Guard | AlteredGuard
     kind = "unload-guard"
-
-    @property
-    def subject(self) -> str:
-        """The table."""
-        return "inet qmesh"
-
-    @property
-    def detail(self) -> str:
-        """In words."""
-        return "remove the guard; whoever reaches a worker port can use the worker"
+    subject = "inet qmesh"
 
 
 class CreateTunnel(msgspec.Struct, frozen=True):
@@ -61,12 +41,6 @@ class CreateTunnel(msgspec.Struct, frozen=True):
     subject: str
     interface_kind: InterfaceKind
     kind = "create-tunnel"
-
-    @property
-    def detail(self) -> str:
-        """In words."""
-        how = "kernel WireGuard" if self.interface_kind == "wireguard" else "userspace WireGuard"
-        return f"create the interface with {how}"
 
 
 class DeleteTunnel(msgspec.Struct, frozen=True):
@@ -80,11 +54,6 @@ class DeleteTunnel(msgspec.Struct, frozen=True):
         """The interface."""
         return self.old.interface
 
-    @property
-    def detail(self) -> str:
-        """In words."""
-        return f"delete the interface with {len(self.old.peers)} peers"
-
 
 class SetKey(msgspec.Struct, frozen=True):
     """Configure the machine's private key, named here by its public key."""
@@ -93,11 +62,6 @@ class SetKey(msgspec.Struct, frozen=True):
     old: str | None
     new: str | None
     kind = "set-key"
-
-    @property
-    def detail(self) -> str:
-        """In words."""
-        return f"public key {self.old or 'none'} -> {self.new or 'none'}"
 
 
 class SetListenPort(msgspec.Struct, frozen=True):
@@ -108,11 +72,6 @@ class SetListenPort(msgspec.Struct, frozen=True):
     new: int
     kind = "set-listen-port"
 
-    @property
-    def detail(self) -> str:
-        """In words."""
-        return f"listen port {self.old or 'none'} -> {self.new}"
-
 
 class RemoveAddress(msgspec.Struct, frozen=True):
     """Take an address off the interface."""
@@ -121,11 +80,6 @@ class RemoveAddress(msgspec.Struct, frozen=True):
     old: str
     kind = "remove-address"
 
-    @property
-    def detail(self) -> str:
-        """In words."""
-        return f"remove address {self.old}"
-
 
 class AddAddress(msgspec.Struct, frozen=True):
     """Put an address, with its prefix length, on the interface."""
@@ -133,11 +87,6 @@ class AddAddress(msgspec.Struct, frozen=True):
     subject: str
     new: str
     kind = "add-address"
-
-    @property
-    def detail(self) -> str:
-        """In words."""
-        return f"add address {self.new}"
 
 
 class SetMtu(msgspec.Struct, frozen=True):
@@ -148,11 +97,6 @@ class SetMtu(msgspec.Struct, frozen=True):
     new: int
     kind = "set-mtu"
 
-    @property
-    def detail(self) -> str:
-        """In words."""
-        return f"MTU {self.old} -> {self.new}"
-
 
 class SetUp(msgspec.Struct, frozen=True):
     """Bring the interface up, or down."""
@@ -161,11 +105,6 @@ class SetUp(msgspec.Struct, frozen=True):
     new: bool
     kind = "set-up"
 
-    @property
-    def detail(self) -> str:
-        """In words."""
-        return "bring the interface up" if self.new else "bring the interface down"
-
 
 class RemovePeer(msgspec.Struct, frozen=True):
     """Take a peer out of WireGuard."""
@@ -173,11 +112,6 @@ class RemovePeer(msgspec.Struct, frozen=True):
     subject: str
     old: Peer
     kind = "remove-peer"
-
-    @property
-    def detail(self) -> str:
-        """In words."""
-        return f"remove peer {self.old.public_key} ({', '.join(self.old.allowed_ips) or 'no allowed IPs'})"
 
 
 class SetPeer(msgspec.Struct, frozen=True):
@@ -191,13 +125,6 @@ class SetPeer(msgspec.Struct, frozen=True):
     new: Peer
     kind = "set-peer"
 
-    @property
-    def detail(self) -> str:
-        """In words."""
-        done = "add" if self.old is None else "change"
-        where = f" at {self.new.endpoint}" if self.new.endpoint else ""
-        return f"{done} peer {self.new.public_key} ({', '.join(self.new.allowed_ips)}){where}"
-
 
 class ReservePorts(msgspec.Struct, frozen=True):
     """Keep just these ports out of the ephemeral range, on behalf of qmesh."""
@@ -205,16 +132,7 @@ class ReservePorts(msgspec.Struct, frozen=True):
     old: tuple[int, ...]
     new: tuple[int, ...]
     kind = "reserve-ports"
-
-    @property
-    def subject(self) -> str:
-        """The sysctl."""
-        return "net.ipv4.ip_local_reserved_ports"
-
-    @property
-    def detail(self) -> str:
-        """In words."""
-        return f"reserve {format_port_ranges(self.old) or 'none'} -> {format_port_ranges(self.new) or 'none'}"
+    subject = "net.ipv4.ip_local_reserved_ports"
 
 
 DeviceStep: TypeAlias = SetKey | SetListenPort | SetMtu | SetUp
@@ -318,6 +236,51 @@ def strip_open_endpoints(desired: NodeState, observed: NodeState) -> NodeState:
         strip_peer_endpoint(wanted.get(peer.public_key, peer), peer) for peer in observed.tunnel.peers
     )
     return msgspec.structs.replace(observed, tunnel=msgspec.structs.replace(observed.tunnel, peers=peers))
+
+
+def describe_step(step: Step) -> str:
+    """What a step does, in words."""
+    match step:
+        case LoadGuard():
+            done = "add" if step.old is None else "replace"
+            ports = format_port_ranges(step.new.ports) or "none"
+            return f"{done} the guard; worker ports: {ports}; control node: {step.new.control_address}"
+        case UnloadGuard():
+            return "remove the guard; whoever reaches a worker port can use the worker"
+        case ReservePorts():
+            old, new = format_port_ranges(step.old), format_port_ranges(step.new)
+            return f"reserve {old or 'none'} -> {new or 'none'}"
+        case CreateTunnel():
+            how = "kernel" if step.interface_kind == "wireguard" else "userspace"
+            return f"create the interface with {how} WireGuard"
+        case DeleteTunnel():
+            return f"delete the interface with {len(step.old.peers)} peers"
+        case RemovePeer():
+            return (
+                f"remove peer {step.old.public_key} ({', '.join(step.old.allowed_ips) or 'no allowed IPs'})"
+            )
+        case SetPeer():
+            done = "add" if step.old is None else "change"
+            where = f" at {step.new.endpoint}" if step.new.endpoint else ""
+            return f"{done} peer {step.new.public_key} ({', '.join(step.new.allowed_ips)}){where}"
+        case RemoveAddress():
+            return f"remove address {step.old}"
+        case AddAddress():
+            return f"add address {step.new}"
+        case _:
+            return _describe_device_step(step)
+
+
+def _describe_device_step(step: DeviceStep) -> str:
+    match step:
+        case SetKey():
+            return f"public key {step.old or 'none'} -> {step.new or 'none'}"
+        case SetListenPort():
+            return f"listen port {step.old or 'none'} -> {step.new}"
+        case SetMtu():
+            return f"MTU {step.old} -> {step.new}"
+        case _:
+            return f"bring the interface {'up' if step.new else 'down'}"
 
 
 def simulate_step(state: NodeState, step: Step) -> NodeState:

@@ -151,7 +151,7 @@ def test_a_member_has_a_key_for_each_and_then_for_the_new_one_alone(mesh: Mesh) 
     mesh.hand_over()
     assert mesh.tell(mesh.c)
     assert load_local(mesh.c).preshared == {B: derived}
-    assert mesh.c.successor_key() is None
+    assert mesh.c.successor_key.read() is None
     assert load_local(mesh.c).settings.control_endpoints == ()  # those were the old one's
 
 
@@ -165,7 +165,7 @@ def test_given_up_a_member_is_as_it_was(mesh: Mesh) -> None:
     for state, own in ((mesh.b, B), (mesh.c, C)):
         assert mesh.tell(state)
         assert load_local(state).preshared == {CONTROL: mesh.shared[own]}
-        assert state.successor_key() is None
+        assert state.successor_key.read() is None
         assert state.handover_payload() is None
         assert load_local(state).settings.control_endpoints != ()
 
@@ -355,6 +355,6 @@ def test_a_command_that_is_cut_off_gives_up_no_handover_that_another_began_meanw
 
 def test_an_invitation_ends_what_was_to_be_shared(mesh: Mesh) -> None:
     """Who was left behind has a key with the new control node that is past once it joins anew."""
-    mesh.c.save_successor_key(SuccessorKey(B, Secret(key(5))))
+    mesh.c.successor_key.write(SuccessorKey(B, Secret(key(5))))
     mesh.c.save_preshared_key(Secret(key(6)))
-    assert mesh.c.successor_key() is None
+    assert mesh.c.successor_key.read() is None

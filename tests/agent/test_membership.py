@@ -183,13 +183,13 @@ def test_a_difference_is_taken_and_one_that_leads_to_nothing_is_asked_for_as_a_w
 def test_e7_a_machine_that_is_not_in_it_takes_itself_for_removed(member):
     before = member.membership_file.read_bytes()
     member.save_handover_payload(b"all keys of a mesh that it was to be the control node of")
-    member.save_successor_key(
+    member.successor_key.write(
         SuccessorKey(HELD.machines[0].public_key, Secret(base64.b64encode(b"n" * 32).decode()))
     )
     with pytest.raises(RemovedFromMesh):
         ask(member, signed(mesh_of(6, "machine-c")))
     assert not member.estate_file.exists()
-    assert member.successor_key() is None
+    assert member.successor_key.read() is None
     settings = member.settings()
     assert (settings.removed, settings.up, settings.guarded) == (True, False, True)
     assert member.membership_file.read_bytes() == before

@@ -25,15 +25,15 @@ def test_what_a_command_asks_for_while_workers_are_restarted_is_not_forgotten(tm
     state.create_directory()
     follower = NodeConfigFollower(state)
     was, more = DueRestarts(restart=(1,), control=True), DueRestarts(restart=(1, 2), control=True)
-    state.save_due_restarts(was)
-    state.save_due_restarts(more)  # by `qmesh apply`, meanwhile
+    state.due_restarts.write(was)
+    state.due_restarts.write(more)  # by `qmesh apply`, meanwhile
     for left in (None, DueRestarts(control=True)):
         assert not follower._save_remaining(was, left)
-        assert state.due_restarts() == more
+        assert state.due_restarts.read() == more
     assert follower._save_remaining(more, DueRestarts(control=True))
-    assert state.due_restarts() == DueRestarts(control=True)
+    assert state.due_restarts.read() == DueRestarts(control=True)
     assert follower._save_remaining(DueRestarts(control=True), None)
-    assert state.due_restarts() is None
+    assert state.due_restarts.read() is None
 
 
 USER = 1001
@@ -61,7 +61,7 @@ def test_whose_the_directory_is_was_remembered_and_stays_so(own_machine: None) -
     assert state.settings().node_directory == ConfigDirectory(CONFIG, USER)
     assert update_managed_config(state, load_local(state))
     assert (CONFIG / "config.yml").read_text(encoding="utf-8").count("/ip4/10.77.0.1/") == 3
-    assert state.due_restarts() == DueRestarts(restart=(2, 3), control=True)
+    assert state.due_restarts.read() == DueRestarts(restart=(2, 3), control=True)
     assert not update_managed_config(state, load_local(state))
     assert {path.stat().st_uid for path in CONFIG.iterdir()} == {USER}
 
@@ -139,4 +139,4 @@ def test_a_list_that_its_owner_made_long_is_no_long_line_in_the_log(
     (said,) = [message for message in caplog.messages if message.startswith("stop cores")]
     assert said.startswith("stop cores 4-23 and 14977 more, another machine's now: systemctl stop ")
     assert max(map(len, caplog.messages)) < 1000
-    assert state.due_restarts() is None
+    assert state.due_restarts.read() is None

@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 
 from qmesh.host.network import dns
-from qmesh.host.network.dns import resolve_addresses, resolve_cached, resolve_endpoint
+from qmesh.host.network.dns import resolve_addresses, resolve_cached
 from qmesh.mesh.values import Endpoint
 from tests.lab.waiting import patience, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+
+def resolve_endpoint(endpoint: Endpoint, wait_s: float = dns.WAIT_S) -> Endpoint | None:
+    """The best of its addresses."""
+    return next(iter(resolve_addresses(endpoint, wait_s=wait_s)), None)
 
 
 def hosts(*lines: str) -> None:

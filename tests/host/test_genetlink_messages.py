@@ -20,7 +20,7 @@ from pyroute2.netlink.generic.wireguard import (
     wgmsg,
 )
 
-from qmesh.host.network import netlink
+from qmesh.host.network.netlink_messages import parse_answers
 from qmesh.host.wireguard import genetlink_messages
 from qmesh.host.wireguard.device import Counters, Device
 from qmesh.mesh.state import Peer
@@ -286,7 +286,7 @@ def sample() -> bytes:
 @pytest.mark.parametrize("size", range(0, len(sample()), 3))
 def test_a_message_cut_short_is_no_smaller_device(size):
     with pytest.raises(ValueError, match=r"breaks off|no (WireGuard )?device"):
-        genetlink_messages.parse_device([part for part, _, _ in netlink.parse_answers(sample()[:size])])
+        genetlink_messages.parse_device([part for part, _, _ in parse_answers(sample()[:size])])
 
 
 @given(st.integers(20, len(sample()) - 1), st.integers(0, 255))

@@ -24,6 +24,7 @@ from qmesh.mesh.plan import (
     SetKey,
     SetPeer,
     Step,
+    describe_step,
     plan_steps,
     simulate_step,
     strip_open_endpoints,
@@ -418,7 +419,9 @@ def test_thousands_of_ports_and_hundreds_of_peers(state):
 def test_no_step_that_is_printed_shows_a_key(state):
     linux, wanted = machine(state), wanted_here()
     steps = plan_steps(wanted, linux.observe())
-    text = "".join(f"{step!r} {step.kind} {step.subject} {step.detail}" for step in steps) + repr(wanted)
+    text = "".join(f"{step!r} {step.kind} {step.subject} {describe_step(step)}" for step in steps) + repr(
+        wanted
+    )
 
     assert any(isinstance(step, SetPeer) for step in steps)
     for secret in (OWN, *(peer.preshared_key for peer in PEERS if peer.preshared_key)):

@@ -8,6 +8,7 @@ from pyroute2.netlink import NLM_F_DUMP_INTR
 
 from qmesh.errors import KernelRefused, NeedsRoot
 from qmesh.host.network import netlink
+from qmesh.host.network.netlink_messages import parse_answers
 
 
 def message(name: str, flags: int = 0) -> dict[str, object]:
@@ -59,16 +60,16 @@ def test_the_answers_in_a_buffer():
     success = header(36, 2) + struct.pack("=i", 0) + bytes(16)
     done = header(20, 3, flags=2) + struct.pack("=i", 0)
 
-    assert list(netlink.parse_answers(part + torn + done)) == [
+    assert list(parse_answers(part + torn + done)) == [
         (part, None, False),
         (torn, None, True),
         (done, 0, False),
     ]
-    assert list(netlink.parse_answers(error)) == [(error, 19, False)]
-    assert list(netlink.parse_answers(success)) == [(success, 0, False)]
+    assert list(parse_answers(error)) == [(error, 19, False)]
+    assert list(parse_answers(success)) == [(success, 0, False)]
 
 
 @pytest.mark.parametrize("length", [0, 15, 19, 21, 2**31])
 def test_a_message_of_a_wrong_length_is_refused(length):
     with pytest.raises(ValueError, match="breaks off"):
-        list(netlink.parse_answers(header(length, 29) + b"some"))
+        list(parse_answers(header(length, 29) + b"some"))

@@ -104,7 +104,7 @@ def test_reading_makes_nothing(tmp_path):
     state = State(tmp_path / "state")
 
     assert state.find_settings() is None
-    assert state.unfinished_redemption() is None
+    assert state.unfinished_redemption.read() is None
     assert state.private_key() is None
     assert state.preshared_key() is None
     assert state.read_port_reservations() == PortReservations()
@@ -135,40 +135,40 @@ def test_settings_are_read_as_they_were_saved(state, settings):
 
 
 def test_a_redemption_under_way_is_remembered_until_it_is_not(state):
-    state.save_unfinished_redemption(UnfinishedRedemption("0" * 32))
+    state.unfinished_redemption.write(UnfinishedRedemption("0" * 32))
 
-    assert state.unfinished_redemption() == UnfinishedRedemption("0" * 32)
+    assert state.unfinished_redemption.read() == UnfinishedRedemption("0" * 32)
 
     for _ in range(2):
-        state.save_unfinished_redemption(None)
+        state.unfinished_redemption.remove()
 
-        assert state.unfinished_redemption() is None
+        assert state.unfinished_redemption.read() is None
         assert names_in(state) == []
 
 
 def test_a_request_is_remembered_until_it_is_not(state):
-    state.save_sent_request(ASKED)
+    state.sent_request.write(ASKED)
 
-    assert state.sent_request() == ASKED
-    assert KEY.reveal() not in repr(state.sent_request())
+    assert state.sent_request.read() == ASKED
+    assert KEY.reveal() not in repr(state.sent_request.read())
     with pytest.raises(BadInput, match="in no mesh yet") as waiting:
         state.settings()
     assert "--answer" in waiting.value.hint
 
     for _ in range(2):
-        state.save_sent_request(None)
+        state.sent_request.remove()
 
-        assert state.sent_request() is None
+        assert state.sent_request.read() is None
         assert names_in(state) == []
 
 
 def test_a_damaged_request_is_made_anew_by_its_invitation(state):
-    state.save_sent_request(ASKED)
+    state.sent_request.write(ASKED)
     path = state.directory / "request.json"
     path.write_bytes(path.read_bytes()[:-1])
 
     with pytest.raises(StateUnreadable, match=r"request\.json is damaged") as damaged:
-        state.sent_request()
+        state.sent_request.read()
     assert "`qmesh join --offline`" in damaged.value.hint
 
 
@@ -187,29 +187,29 @@ def test_held_ports_are_remembered_until_there_are_none(state):
 
 def filled(state: State) -> State:
     state.save_settings(SETTINGS)
-    state.save_unfinished_redemption(UnfinishedRedemption("0" * 32))
-    state.save_sent_request(ASKED)
+    state.unfinished_redemption.write(UnfinishedRedemption("0" * 32))
+    state.sent_request.write(ASKED)
     state.save_port_reservations(PortReservations(ours=(40000,)))
     state.ensure_private_key()
     state.save_preshared_key(KEY)
     state.ensure_signing_key()
-    state.save_successor_key(SuccessorKey(derive_public_key(KEY), KEY))
-    state.save_key_rotation(KeyRotation(derive_public_key(KEY), KEY.reveal()))
-    state.save_due_restarts(DueRestarts(control=True))
+    state.successor_key.write(SuccessorKey(derive_public_key(KEY), KEY))
+    state.key_rotation.write(KeyRotation(derive_public_key(KEY), KEY.reveal()))
+    state.due_restarts.write(DueRestarts(control=True))
     return state
 
 
 READERS: dict[str, Callable[[State], object]] = {
     "machine.json": State.find_settings,
-    "joining.json": State.unfinished_redemption,
-    "request.json": State.sent_request,
+    "joining.json": lambda state: state.unfinished_redemption.read(),
+    "request.json": lambda state: state.sent_request.read(),
     "reserved-ports.json": State.read_port_reservations,
     "private.key": State.private_key,
     "preshared.key": State.preshared_key,
     "signing.key": State.signing_key,
-    "successor.json": State.successor_key,
-    "rotating.json": State.key_rotation,
-    "due.json": State.due_restarts,
+    "successor.json": lambda state: state.successor_key.read(),
+    "rotating.json": lambda state: state.key_rotation.read(),
+    "due.json": lambda state: state.due_restarts.read(),
 }
 PASSING = {"joining.json", "reserved-ports.json", "successor.json", "rotating.json", "due.json"}
 """What no other command makes whole, and nobody misses."""
@@ -341,9 +341,9 @@ def test_a_change_that_waits_and_cannot_be_put_back_is_damage(state):
         guarded=True,
     )
     undoing = RollbackRecord(before=before, boot="a", deadline_s=1.0, by=ChangeProcess(process=1, started=1))
-    state.save_rollback_record(undoing)
-    assert state.rollback_record() == undoing
-    whole = state.undo_file.read_bytes()
+    state.rollback_record.write(undoing)
+    assert state.rollback_record.read() == undoing
+    whole = state.rollback_record.path.read_bytes()
     for old, new in (
         (b"10.77.0.1/20", b"10.77.0.1/99"),
         (b"10.77.0.2/32", b"10.77.0.2/8"),
@@ -357,9 +357,9 @@ def test_a_change_that_waits_and_cannot_be_put_back_is_damage(state):
         (b'"endpoint":null', b'"endpoint":{"host":"a.example","port":1}'),
     ):
         assert old in whole
-        state.undo_file.write_bytes(whole.replace(old, new))
+        state.rollback_record.path.write_bytes(whole.replace(old, new))
         with pytest.raises(StateUnreadable, match="is damaged"):
-            state.rollback_record()
+            state.rollback_record.read()
 
 
 @pytest.mark.parametrize("name", READERS)

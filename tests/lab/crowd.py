@@ -35,7 +35,7 @@ GO = Path("/run/go")
 
 def serve() -> None:
     """Answer, until this is killed."""
-    node = ControlNode(State(), changed=lambda: None, turns=LookRequests(lambda: None))
+    node = ControlNode(State(Path("/var/lib/qmesh")), changed=lambda: None, turns=LookRequests(lambda: None))
     told = socket.socket(socket.AF_UNIX)
     told.bind("")  # nobody tells it anything
     told.listen()

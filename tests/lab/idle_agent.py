@@ -8,6 +8,7 @@ Prints `held` once it has that place.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
 from qmesh.agent.local import load_local
@@ -30,7 +31,7 @@ def serve(state: State) -> None:
 
 def main() -> None:
     """Hold the place until killed."""
-    state = State()
+    state = State(Path("/var/lib/qmesh"))
     well = agent_health.Health(process=os.getpid(), looked_s=0.0, troubles=(), restarts=())
     with (
         processes.acquire_process_lock(state.agent_lock_file) as alone,

@@ -139,7 +139,7 @@ async def until_told() -> None:
 
 def shake(times: int) -> None:
     """Everything that other programs do to the rules, in any order."""
-    state = State()
+    state = State(Path("/var/lib/qmesh"))
     deeds = ["flush", "replace", "hold"] * times
     random.shuffle(deeds)
     for deed in deeds:

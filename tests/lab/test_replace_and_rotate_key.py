@@ -109,10 +109,11 @@ def test_e4_a_change_of_key_that_is_cut_off_is_ended_by_the_agent_or_by_the_comm
             "python",
             "-c",
             textwrap.dedent("""
+        from pathlib import Path
         import qmesh.agent.commands.rotate_key as rotating
         from qmesh.host.state.directory import State
         rotating.converge = lambda *_, **__: (_ for _ in ()).throw(SystemExit(9))
-        rotating.rotate_key(State())
+        rotating.rotate_key(State(Path("/var/lib/qmesh")))
     """),
         ],
         check=False,

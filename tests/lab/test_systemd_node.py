@@ -398,31 +398,30 @@ def test_the_workers_units_are_installed_where_systemd_has_them():
 
 def test_workers_are_restarted_stopped_and_started_by_their_cores():
     before, control = processes(*WORKERS), processes(CONTROL)
-    systemd.restart_workers(range(1, 3))
+    systemd.run_systemctl("restart", *WORKERS[:2])
     after = processes(*WORKERS)
     assert after[2] == before[2]
     assert not {*after[:2]} & {0, *before}
     assert all(map(listens, CORES))
 
-    systemd.stop_workers([2, 3])
-    systemd.stop_workers([2, 3])
+    systemd.run_systemctl("stop", *WORKERS[1:])
+    systemd.run_systemctl("stop", *WORKERS[1:])
     assert states(*WORKERS) == ("active", "inactive", "inactive")
     assert [listens(core) for core in CORES] == [True, False, False]
     assert systemd.list_running_workers() == (1,)
 
-    systemd.start_workers(CORES)
+    systemd.run_systemctl("start", *WORKERS)
     assert processes(WORKERS[0]) == after[:1]
     assert all(map(listens, CORES))
 
-    systemd.restart_workers([])
     assert processes(CONTROL) == control
-    systemd.restart_control_process()
+    systemd.run_systemctl("restart", CONTROL)
     assert processes(CONTROL)[0] not in {0, *control}
 
 
 def test_what_systemd_says_of_a_worker_that_does_not_start_is_told(told):
     with pytest.raises(MachineRefused, match=r"Job for qmesh-worker@9\.service failed") as caught:
-        systemd.start_workers([1, 9])
+        systemd.run_systemctl("start", WORKERS[0], "qmesh-worker@9.service")
 
     assert "systemctl status qmesh-worker@9.service" in caught.value.hint
     assert listens(1)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
+
+from qmesh.mesh.nodeconfig import Setting, edit_settings
+from qmesh.mesh.nodeconfig.profiles import profile_facts
+from qmesh.mesh.values import Profile
 
 FOLDER = Path(__file__).with_name("corpus")
 MANY = 5000
 
 Wanted = tuple[str, ...]
+
+
+def edit_worker_list(text: str, multiaddrs: Sequence[str], profile: Profile) -> str:
+    """The config with this list of what the control process dials, in the order of the cores."""
+    return edit_settings(text, (Setting(profile_facts(profile).list_key, tuple(multiaddrs)),))
 
 
 def corpus() -> dict[str, str]:

@@ -18,13 +18,12 @@ from qmesh.mesh.nodeconfig import (
     ExpectedMesh,
     build_desired_settings,
     edit_settings,
-    edit_worker_list,
     lint_config,
     profile_facts,
     redact_config,
 )
 from qmesh.mesh.values import PROFILES, Profile
-from tests.mesh.config_files import corpus, lists_for, random_edit
+from tests.mesh.config_files import corpus, edit_worker_list, lists_for, random_edit
 from tests.mesh.outside import entries_of, octets_changed
 
 FILES = corpus()

@@ -13,7 +13,6 @@ from qmesh.errors import BadInput
 from qmesh.mesh.nodeconfig import (
     detect_profile,
     document,
-    edit_worker_list,
     find_ignored_lists,
     read_secret,
     read_workers,
@@ -33,6 +32,7 @@ from qmesh.mesh.nodeconfig.document import (
     mark_at,
     parse_document,
 )
+from tests.mesh.config_files import edit_worker_list
 
 HEX = "0badc0de5ec12e7f"
 

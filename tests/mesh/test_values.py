@@ -24,6 +24,7 @@ from qmesh.mesh.values import (
     list_port_ranges,
     normalize_ip_address,
     normalize_ip_network,
+    parse_port_ranges,
     quote_text,
     validate_interface_name,
     validate_machine_name,
@@ -418,6 +419,13 @@ def test_cores_are_numbered_and_listen_in_order() -> None:
 def test_ports_are_written_as_ranges(ports: tuple[int, ...], text: str) -> None:
     assert format_port_ranges(ports) == text
     assert format_port_ranges(ports, separator=",") == text.replace(", ", ",")
+    assert parse_port_ranges(text) == parse_port_ranges(text.replace(", ", ",")) == frozenset(ports)
+
+
+@pytest.mark.parametrize("text", ["x", "-5", "1-x", "65536", "1-65536", "1-99999999999999999999", "1-2-3"])
+def test_what_are_no_ports_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"port|int"):
+        parse_port_ranges(text)
 
 
 @given(st.sets(st.integers(1, 65535) | st.integers(1, 30)).map(lambda ports: tuple(sorted(ports))))

@@ -23,7 +23,6 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent import backup_contents, node_config
-from qmesh.agent.commands import backup as agent_backup
 from qmesh.agent.commands import invite
 from qmesh.agent.daemon import supervisor
 from qmesh.errors import QmeshError
@@ -42,8 +41,14 @@ from qmesh.host.network import (
     rtnetlink_messages,
     sockets,
 )
-from qmesh.host.network.netlink import parse_answers, translate_errors
-from qmesh.host.network.netlink_messages import HEADER, parse_attributes, parse_messages
+from qmesh.host.network.netlink import translate_errors
+from qmesh.host.network.netlink_messages import (
+    HEADER,
+    build_attribute,
+    parse_answers,
+    parse_attributes,
+    parse_messages,
+)
 from qmesh.host.registry import Registry, RegistryImage, image
 from qmesh.host.state import directory as state
 from qmesh.host.state import documents
@@ -385,15 +390,27 @@ HEALTH: Final = agent_health.Health(
 
 _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
     ("machine.json", State.find_settings, SETTINGS),
-    ("joining.json", State.unfinished_redemption, documents.UnfinishedRedemption("0" * 32)),
-    ("request.json", State.sent_request, ASKED),
+    (
+        "joining.json",
+        lambda state: state.unfinished_redemption.read(),
+        documents.UnfinishedRedemption("0" * 32),
+    ),
+    ("request.json", lambda state: state.sent_request.read(), ASKED),
     ("reserved-ports.json", State.read_port_reservations, documents.PortReservations((40000,), (22,))),
-    ("successor.json", State.successor_key, documents.SuccessorKey(KEYS[1], SHARED)),
-    ("rotating.json", State.key_rotation, documents.KeyRotation(KEYS[1], KEYS[2])),
-    ("restored.json", State.restore_progress, documents.RestoreProgress("0" * 64, done=True)),
-    ("backup.json", State.last_backup, documents.LastBackup(NOW, 7)),
-    ("due.json", State.due_restarts, node_restarts.DueRestarts(restart=(1, 2), stop=(9,), control=True)),
-    ("undo.json", State.rollback_record, UNDOING),
+    ("successor.json", lambda state: state.successor_key.read(), documents.SuccessorKey(KEYS[1], SHARED)),
+    ("rotating.json", lambda state: state.key_rotation.read(), documents.KeyRotation(KEYS[1], KEYS[2])),
+    (
+        "restored.json",
+        lambda state: state.restore_progress.read(),
+        documents.RestoreProgress("0" * 64, done=True),
+    ),
+    ("backup.json", lambda state: state.last_backup.read(), documents.LastBackup(NOW, 7)),
+    (
+        "due.json",
+        lambda state: state.due_restarts.read(),
+        node_restarts.DueRestarts(restart=(1, 2), stop=(9,), control=True),
+    ),
+    ("undo.json", lambda state: state.rollback_record.read(), UNDOING),
 )
 
 
@@ -402,11 +419,9 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
 
 def _dump() -> bytes:
     blocks = b"".join(block for peer in TUNNEL.peers for block in genetlink_messages.peer_blocks(peer))
-    port = genetlink_messages._build_attribute(genetlink_messages._LISTEN_PORT, (51820).to_bytes(2, "little"))
-    key = genetlink_messages._build_attribute(genetlink_messages._PUBLIC_KEY, base64.b64decode(OWN_KEY))
-    peers = genetlink_messages._build_attribute(
-        genetlink_messages._PEERS | genetlink_messages._NESTED, blocks
-    )
+    port = build_attribute(genetlink_messages._LISTEN_PORT, (51820).to_bytes(2, "little"))
+    key = build_attribute(genetlink_messages._PUBLIC_KEY, base64.b64decode(OWN_KEY))
+    peers = build_attribute(genetlink_messages._PEERS | genetlink_messages._NESTED, blocks)
     return genetlink_messages._build_set_message(30, "qmesh0", port + key + peers)
 
 
@@ -433,7 +448,7 @@ def _link(octets: bytes) -> None:
 
 
 def _told(head: bytes, *parts: tuple[int, bytes]) -> bytes:
-    packed = b"".join(genetlink_messages._build_attribute(kind, each) for kind, each in parts)
+    packed = b"".join(build_attribute(kind, each) for kind, each in parts)
     return HEADER.pack(HEADER.size + len(head) + len(packed), 16, 0, 1, 0) + head + packed
 
 
@@ -441,7 +456,7 @@ LINK: Final = _told(
     rtnetlink_messages._LINK.pack(0, 1, 7, 1, 0),
     (3, b"qmesh0\0"),
     (4, (1420).to_bytes(4, "little")),
-    (18, genetlink_messages._build_attribute(1, b"wireguard\0")),
+    (18, build_attribute(1, b"wireguard\0")),
 )
 ADDRESS: Final = _told(
     rtnetlink_messages._ADDRESS.pack(2, 20, 0, 0, 7), (1, bytes((10, 77, 0, 1))), (2, bytes((10, 77, 0, 1)))
@@ -453,7 +468,6 @@ def _flows(octets: bytes) -> None:
 
     with translate_errors("read"):
         tcp_connections._parse_flow(octets)
-        tcp_connections._parse_errno(octets)
 
 
 UAPI: Final = (
@@ -820,14 +834,14 @@ READERS: Final[dict[str, Reader]] = {
         Reader("registry", (registry,), _use_registry, (REGISTRY, IN_HANDOVER), images.mutated),
         Reader(
             "backup",
-            (backup_file, agent_backup),
+            (backup_file, backup_contents),
             _restore,
             (backup_file.encode_backup(BACKUP, None),),
             mutate.within(mutate.msgpack_trees, _body, _plain),
         ),
         Reader(
             "settings in a backup",
-            (agent_backup, documents),
+            (backup_contents, documents),
             _restore,
             (backup_file.encode_backup(BACKUP, None),),
             mutate.within(mutate.json_trees, _settings_of, _with_settings, 1.0),

@@ -24,11 +24,10 @@ from qmesh.host.system import agent_notify
 from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
+from qmesh.mesh.protocol.aead import NONCE_OCTETS
 from qmesh.mesh.protocol.enrolment import Redemption, read_redemption
-from qmesh.mesh.protocol.file_exchange import NONCE_OCTETS, encrypt_answer, parse_request
+from qmesh.mesh.protocol.file_exchange import encrypt_answer, parse_request
 from qmesh.mesh.protocol.membership import encode_membership, sign_membership
-
-_TOLD_S = 1.5
 
 log = logging.getLogger("qmesh")
 
@@ -69,7 +68,7 @@ def admit(state: State, text: str) -> AdmitResult:
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
             inventory = registry.redeem(message, sender=None, now=int(time.time()))
         member = _find_member(inventory, message)
-        agent_notify.notify_agent(state.directory, wait_s=_TOLD_S)
+        agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
         follow_mesh(state)
         here = load_local(state)
         if not here.settings.up:

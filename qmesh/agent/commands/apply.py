@@ -93,7 +93,7 @@ def apply_with_rollback(state: State, *, seconds: int) -> TrialResult:
         steps = plan_steps_without_dns(with_tunnel_and_guard(here), linux) or plan_local_steps(
             with_tunnel_and_guard(here), linux
         )
-        waiting = state.rollback_record()
+        waiting = state.rollback_record.read()
         if not steps and (waiting is None or waiting.undone):
             enable_tunnel_and_guard(state, here)
             tried = TrialResult((), None, ())

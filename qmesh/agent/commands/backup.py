@@ -16,7 +16,8 @@ from qmesh.host.registry import load_image
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LastBackup
 from qmesh.mesh.protocol import backup_file as format_
-from qmesh.mesh.protocol.backup_file import NONCE_OCTETS, SALT_OCTETS, Backup, BackupEncryption
+from qmesh.mesh.protocol.aead import NONCE_OCTETS
+from qmesh.mesh.protocol.backup_file import SALT_OCTETS, Backup, BackupEncryption
 
 
 class BackupResult(msgspec.Struct, frozen=True):
@@ -77,7 +78,7 @@ def make_backup(state: State, passphrase: bytes | None) -> tuple[bytes, BackupRe
 def record_backup(state: State, taken: BackupResult) -> None:
     """Remember that this backup was written, for who is about to give the state up."""
     with state.lock():
-        state.save_last_backup(LastBackup(at=taken.taken_at, revision=taken.revision))
+        state.last_backup.write(LastBackup(at=taken.taken_at, revision=taken.revision))
 
 
 def _build_encryption(passphrase: bytes) -> BackupEncryption:

@@ -289,7 +289,7 @@ def _find_flushing_unit(state: State) -> FlushingUnit | None:
 
 
 def _find_unconfirmed_change(state: State) -> Change | None:
-    undoing = state.rollback_record()
+    undoing = state.rollback_record.read()
     if undoing is None:
         return None
     return "undone" if undoing.undone else "unconfirmed"

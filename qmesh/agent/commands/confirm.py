@@ -21,12 +21,12 @@ def confirm(state: State) -> ConfirmResult:
     require_root("qmesh confirm")
     with state.lock():
         roll_back_if_due(state)
-        undoing = state.rollback_record()
+        undoing = state.rollback_record.read()
         if undoing is None:
             return ConfirmResult(kept=True, found="nothing waits to be confirmed")
         if undoing.undone:
             return ConfirmResult(
                 kept=False, found="too late: this machine was put back; `qmesh apply --confirm` tries again"
             )
-        state.save_rollback_record(None)
+        state.rollback_record.remove()
     return ConfirmResult(kept=True, found="confirmed: the change stays")

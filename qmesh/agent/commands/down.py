@@ -32,7 +32,7 @@ def down(state: State, *, unguarded: bool) -> DownResult:
         settings = msgspec.structs.replace(here.settings, up=False, guarded=guarded)
         # Remembered first, or the agent would put back what is taken away here.
         state.save_settings(settings)
-        state.save_rollback_record(None)
+        state.rollback_record.remove()
         here = msgspec.structs.replace(here, settings=settings)
         linux = linux_for(state, here)
         warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))

@@ -21,7 +21,6 @@ from qmesh.mesh.inventory import Inventory
 
 log = logging.getLogger("qmesh")
 
-_PASSED_ON_S: Final = 1.5
 _LOOK_S: Final = 0.5
 _ANSWERS_S: Final = 30.0
 _NAMED: Final = 5
@@ -59,7 +58,7 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
         if mesh.control != name:
             try:
                 ensure_agent(state)
-                agent_notify.notify_agent(state.directory, wait_s=_PASSED_ON_S)
+                agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
                 missing = _wait_for_members(registry, name, wait_s=wait_s, leave_behind=leave_behind)
                 with state.lock():
                     mesh = registry.complete_handover(name, now=int(time.time()))
@@ -69,7 +68,7 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
     log.info("the control role has passed to %s; waiting until it answers", name)
     for each in missing:
         log.warning("%s knows nothing of it: on %s `qmesh invite %s --replace`", each, name, each)
-    agent_notify.notify_agent(state.directory, wait_s=_PASSED_ON_S)
+    agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
     return HandoverResult(
         was=here.settings.name,
         now=name,
@@ -134,7 +133,7 @@ def _abort_handover(state: State, registry: Registry, name: str) -> None:
     with state.lock():
         is_ended = registry.successor() == name and registry.end_handover(now=int(time.time()))
     if is_ended:
-        agent_notify.notify_agent(state.directory, wait_s=_PASSED_ON_S)
+        agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
 
 
 def _wait_for_member_role(state: State) -> bool:
@@ -157,5 +156,5 @@ def cancel_handover(state: State) -> Inventory:
         if not registry.end_handover(now=int(time.time())):
             raise BadInput("no handover is under way", hint="see `qmesh status`")
         mesh = registry.inventory()
-    agent_notify.notify_agent(state.directory, wait_s=_PASSED_ON_S)
+    agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
     return mesh

@@ -24,7 +24,7 @@ def plan(state: State) -> tuple[Step, ...]:
     linux = linux_for(state, here)
     steps = plan_local_steps(here, linux)
     warn_of_ssh_lockout(linux, steps)
-    undoing = state.rollback_record()
+    undoing = state.rollback_record.read()
     if undoing is not None and undoing.undone:
         log.warning("this machine was put back, as nobody confirmed: it is left so until `qmesh apply`")
     elif undoing is not None:

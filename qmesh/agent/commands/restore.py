@@ -147,7 +147,7 @@ def restore(
         here = load_local(state)
     if apply:
         ensure_agent(state)
-    state.save_restore_progress(msgspec.structs.replace(restoring, done=True))
+    state.restore_progress.write(msgspec.structs.replace(restoring, done=True))
     return _build_result(found, here.inventory, join_result(here))
 
 
@@ -181,7 +181,7 @@ def _parse_endpoints(found: BackupContents, wish: RestoreOptions) -> tuple[Endpo
 
 def _refuse_leftover_state(state: State) -> None:
     """Raise StateUnreadable where there is state that no restore which was cut off has written."""
-    restoring = state.restore_progress()
+    restoring = state.restore_progress.read()
     if restoring is not None and not restoring.done and not _has_later_events(state):
         return
     keys = (state.private_key_file, state.signing_key_file)
@@ -213,7 +213,7 @@ def _refuse_collisions(found: BackupContents) -> None:
 
 
 def _refuse_other_backup(state: State, restoring: RestoreProgress) -> None:
-    begun = state.restore_progress()
+    begun = state.restore_progress.read()
     if begun is None or begun.digest != restoring.digest:
         settings = state.settings()
         raise BadInput(
@@ -249,7 +249,7 @@ def _restore_state(
 ) -> None:
     """Write the state, the settings last; on failure this machine is in no mesh."""
     try:
-        state.save_restore_progress(restoring)
+        state.restore_progress.write(restoring)
         state.save_private_key(Secret(found.backup.private_key))
         state.save_signing_key(found.backup.signing_key)
         write_registry(state.registry_file, _build_registry(found, wish))

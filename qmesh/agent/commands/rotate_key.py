@@ -53,7 +53,7 @@ def rotate_key(state: State) -> RotationResult:
         old = here.machine.public_key
         new = derive_public_key(state.ensure_next_key())
         _offer_key(here, new)
-        state.save_key_rotation(KeyRotation(old, new))
+        state.key_rotation.write(KeyRotation(old, new))
         state.activate_next_key()
         here = load_local(state)
         converge(here, linux_for(state, here), follow_roaming=True)
@@ -98,7 +98,7 @@ def _wait_for_key(state: State) -> bool:
     while time.monotonic() < until:
         with contextlib.suppress(ControlNodeUnavailable):
             update_membership(state, load_local(state), connect_s=1.0, wait_s=2)
-        if state.key_rotation() is None:
+        if state.key_rotation.read() is None:
             return True
         time.sleep(0.1)
     return False

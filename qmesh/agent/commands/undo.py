@@ -12,7 +12,7 @@ def roll_back_now(state: State) -> bool:
     """Put this machine back without waiting any longer; whether there was something to put back."""
     require_root("qmesh undo")
     with state.lock():
-        undoing = state.rollback_record()
+        undoing = state.rollback_record.read()
         if undoing is None or undoing.undone:
             return False
         roll_back(state, undoing, at_boot=undoing.boot != boot_clock.now().boot)

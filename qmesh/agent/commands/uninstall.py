@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 
 import msgspec
 
@@ -25,8 +24,6 @@ from qmesh.mesh.inventory import list_members, worker_ports
 from qmesh.mesh.plan import Step, plan_steps
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import DEFAULT_INTERFACE
-
-log = logging.getLogger("qmesh")
 
 _END_S = 30.0
 
@@ -66,7 +63,7 @@ def find_state_loss(state: State) -> StateLoss | None:
     with contextlib.suppress(StateUnreadable):
         settings = state.find_settings()
     with contextlib.suppress(StateUnreadable):
-        backed_up = state.last_backup()
+        backed_up = state.last_backup.read()
     if files.read_mode(state.registry_file) is None:
         return None
     try:
@@ -144,7 +141,7 @@ def _remove_tunnel_and_guard(state: State, settings: Settings | None) -> tuple[S
         if settings is not None:
             # As `down --open` does: should this be cut off, nothing brings the half of it back.
             state.save_settings(msgspec.structs.replace(settings, up=False, guarded=False))
-            state.save_rollback_record(None)
+            state.rollback_record.remove()
         steps: tuple[Step, ...] = ()
         if settings is not None or _has_more_than_keys(state):
             interface = DEFAULT_INTERFACE if settings is None else settings.interface

@@ -38,7 +38,7 @@ from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, leftover_processes, processes, single_agent
 from qmesh.host.system.heartbeat import Pulse
-from qmesh.mesh.plan import LoadGuard, Step
+from qmesh.mesh.plan import LoadGuard, Step, describe_step
 
 log = logging.getLogger("qmesh")
 
@@ -251,7 +251,7 @@ class Agent:
     def _log_steps(self, steps: tuple[Step, ...]) -> None:
         """Log what was done, and who made it necessary; the same again and again but every few seconds."""
         noticed = self._watch.noticed
-        lines = [f"{step.kind} {step.subject}: {step.detail}" for step in steps[:MOST_STEPS_TOLD]]
+        lines = [f"{step.kind} {step.subject}: {describe_step(step)}" for step in steps[:MOST_STEPS_TOLD]]
         by = (
             noticed.changed_by
             if noticed is not None and any(isinstance(step, LoadGuard) for step in steps)

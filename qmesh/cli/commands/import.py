@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qmesh.agent.commands.import_cluster import ImportOptions, propose_mesh
+from qmesh.cli.input import read_input
 from qmesh.cli.output import STATE, ConfigOption, JsonOption, NodeOption, StateOption, print_answer
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
-from qmesh.mesh.values import quote_text
 
 EXAMPLES = (
     "qmesh import --config /root/node/.config",
@@ -57,16 +55,7 @@ def command(
 
 
 def _read_lines(file: str) -> str:
-    try:
-        if file == "-":
-            octets = sys.stdin.buffer.read(_MAX_OCTETS + 1)
-        else:
-            with Path(file).open("rb") as opened:
-                octets = opened.read(_MAX_OCTETS + 1)
-    except OSError as error:
-        raise BadInput(
-            f"{quote_text(file)} cannot be read: {error.strerror}", hint="name the file with the machines"
-        ) from None
+    octets = read_input(file, most=_MAX_OCTETS, hint="name the file with the machines")
     if len(octets) > _MAX_OCTETS:
         raise BadInput("the list of machines is longer than 1 MiB", hint="is it the right file?")
     try:

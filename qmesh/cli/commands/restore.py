@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +17,7 @@ from qmesh.agent.commands.restore import (
     restore,
 )
 from qmesh.cli import passphrase
+from qmesh.cli.input import read_input
 from qmesh.cli.join_text import render_join_result
 from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, print_answer
 from qmesh.cli.passphrase import PassphraseFileOption
@@ -27,7 +26,6 @@ from qmesh.errors import BadInput
 from qmesh.host.files import MAX_OCTETS
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.backup_file import JUMP, is_encrypted
-from qmesh.mesh.values import quote_text
 
 log = logging.getLogger("qmesh")
 
@@ -103,17 +101,7 @@ def command(
 
 
 def _read_backup(file: str) -> bytes:
-    try:
-        if file == "-":
-            octets = sys.stdin.buffer.read(MAX_OCTETS + 1)
-        else:
-            with Path(file).open("rb") as opened:
-                octets = opened.read(MAX_OCTETS + 1)
-    except OSError as error:
-        raise BadInput(
-            f"{quote_text(file)} cannot be read: {error.strerror}",
-            hint="name the file that `qmesh backup` wrote",
-        ) from None
+    octets = read_input(file, most=MAX_OCTETS, hint="name the file that `qmesh backup` wrote")
     if len(octets) > MAX_OCTETS:
         raise BadInput("this is larger than a backup can be", hint="name the file that `qmesh backup` wrote")
     return octets

@@ -7,7 +7,6 @@ and as JSON only as long as all of it is UTF-8.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -16,17 +15,19 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
-from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, parse_attributes, parse_messages
-from qmesh.host.system import heartbeat
+from qmesh.host.network.netlink_messages import (
+    ACK,
+    DUMP,
+    HEADER,
+    build_attribute,
+    build_request,
+    parse_attributes,
+    read_whole_dump,
+    send_request,
+)
 
 FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _NUMBERS: Final = {name: number for number, name in FAMILIES.items()}
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
-_ERROR, _DONE = 2, 3
-_DUMP_INTERRUPTED: Final = 0x10
-_CODE: Final = struct.Struct("=i")
-_ATTEMPTS: Final = 10
-_ANSWER_S: Final = 30.0
 _NETFILTER: Final = 12  # NETLINK_NETFILTER
 _NFTABLES: Final = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GET_TABLE, _GET_CHAIN, _GET_GENERATION = (_NFTABLES | message for message in (1, 4, 16))  # NFT_MSG_*
@@ -102,10 +103,9 @@ def _translate_parse_errors() -> Iterator[None]:
 
 def has_table(family: str, name: str) -> bool:
     """Whether there is such a table. Raises MachineRefused where it could not look."""
-    wanted = name.encode() + b"\0"
-    padded = ATTRIBUTE.pack(ATTRIBUTE.size + len(wanted), _TABLE_NAME) + wanted + bytes(-len(wanted) % 4)
+    wanted = build_attribute(_TABLE_NAME, name.encode() + b"\0")
     try:
-        return bool(_send_request(_build_request(_GET_TABLE, _REQUEST | _ACK, _NUMBERS[family], padded)))
+        return bool(_send_request(_build_request(_GET_TABLE, ACK, _NUMBERS[family], wanted)))
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -115,7 +115,7 @@ def has_table(family: str, name: str) -> bool:
 def read_generation() -> int:
     """A number that is another after each change of any table. Raises MachineRefused."""
     try:
-        (message,) = _send_request(_build_request(_GET_GENERATION, _REQUEST | _ACK, 0))
+        (message,) = _send_request(_build_request(_GET_GENERATION, ACK, 0))
     except (OSError, ValueError) as error:
         raise _build_read_error(error) from None
     with _translate_parse_errors():
@@ -124,32 +124,8 @@ def read_generation() -> int:
 
 def _send_request(request: bytes) -> list[bytes]:
     """What the kernel answers, whole. Raises OSError, ValueError or KernelRefused."""
-    for _ in range(_ATTEMPTS):
-        with (
-            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as asking,
-            heartbeat.allow_wait(_ANSWER_S),
-        ):
-            asking.settimeout(_ANSWER_S)
-            asking.sendto(request, (0, 0))
-            found, is_torn = _receive_answer(asking)
-        if not is_torn:
-            return found
-    raise KernelRefused("nftables' tables change too fast to be read", hint="try again")
-
-
-def _receive_answer(asking: socket.socket) -> tuple[list[bytes], bool]:
-    """The messages of an answer, and whether what it lists was changed meanwhile."""
-    found: list[bytes] = []
-    is_torn = False
-    while True:
-        for kind, flags, message in parse_messages(asking.recv(1 << 17)):
-            is_torn |= bool(flags & _DUMP_INTERRUPTED)
-            code = -_CODE.unpack_from(message, HEADER.size)[0] if kind in {_ERROR, _DONE} else None
-            if code:
-                raise OSError(code, os.strerror(code))
-            if code == 0:
-                return found, is_torn
-            found.append(message)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as netlink:
+        return read_whole_dump(lambda: send_request(netlink, request))
 
 
 def _build_read_error(error: OSError | ValueError) -> MachineRefused:
@@ -162,14 +138,13 @@ def _build_read_error(error: OSError | ValueError) -> MachineRefused:
 
 
 def _build_request(kind: int, flags: int, family: int, payload: bytes = b"") -> bytes:
-    length = HEADER.size + _ABOUT.size + len(payload)
-    return HEADER.pack(length, kind, flags, 1, 0) + _ABOUT.pack(family, 0, 0) + payload
+    return build_request(kind, flags, _ABOUT.pack(family, 0, 0) + payload)
 
 
 def _dump_messages(kind: int) -> list[bytes]:
     """Each message of a dump."""
     try:
-        return _send_request(_build_request(kind, _REQUEST | _DUMP, 0))
+        return _send_request(_build_request(kind, DUMP, 0))
     except (OSError, ValueError) as error:
         raise _build_read_error(error) from None
 

@@ -48,13 +48,6 @@ _under_way: dict[Endpoint, _LookUp] = {}
 _lately: dict[Endpoint, _LookUp] = {}
 
 
-def resolve_endpoint(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> Endpoint | None:
-    """The endpoint with an IP address for its host; None when the name cannot be looked up now."""
-    if endpoint.is_address:
-        return endpoint
-    return next(iter(resolve_addresses(endpoint, wait_s=wait_s)), None)
-
-
 def resolve_addresses(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpoint, ...]:
     """All addresses of an endpoint's host, the best first; none when they cannot be looked up now."""
     if endpoint.is_address:

@@ -20,11 +20,10 @@ from qmesh.errors import KernelRefused
 from qmesh.host.network import rtnetlink_messages
 from qmesh.host.network.netlink import (
     open_rtnetlink,
-    read_whole_dump,
-    send_request,
     suppress_errnos,
     translate_errors,
 )
+from qmesh.host.network.netlink_messages import read_whole_dump, send_request
 
 _NO_DAD = 0x02
 
@@ -137,8 +136,8 @@ def _open_netlink(interface: str) -> Iterator[socket.socket]:
 def _find_link(netlink: socket.socket, interface: str) -> rtnetlink_messages.FoundInterface | None:
     try:
         (message,), _ = send_request(netlink, rtnetlink_messages.build_link_request(interface))
-    except NetlinkError as error:
-        if error.code == errno.ENODEV:
+    except OSError as error:
+        if error.errno == errno.ENODEV:
             return None
         raise
     found = rtnetlink_messages.parse_link(message)

@@ -7,33 +7,19 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink import NLM_F_DUMP_INTR
 from pyroute2.netlink.exceptions import NetlinkError
 
 from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
-from qmesh.host.network.netlink_messages import HEADER, parse_messages
-from qmesh.host.system import heartbeat
+from qmesh.host.network.netlink_messages import read_whole_dump
 
-T = TypeVar("T")
-
-REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
-"""Flags of a request. Source: linux/netlink.h."""
-_ERROR, _DONE = 2, 3
-_DUMP_INTERRUPTED = 0x10
-_CODE: Final = struct.Struct("=i")
-ANSWER_TIMEOUT_S = 30.0
-_MOST_OCTETS: Final = 1 << 17
-"""That the kernel sends at once: a dump comes in buffers of at most 32 KiB."""
-
-_DUMP_ATTEMPTS = 10
 _NOT_UNDERSTOOD: Final = (ValueError, LookupError, OverflowError, struct.error)
 
 _HINTS: Final = {
@@ -82,55 +68,6 @@ def read_pyroute2_dump(ask: Callable[[], Iterable[Any]]) -> list[Any]:
         return messages, any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages)
 
     return read_whole_dump(dump)
-
-
-def read_whole_dump(dump: Callable[[], tuple[list[T], bool]]) -> list[T]:
-    """The messages of a netlink dump, asked for again while changes under way tear it.
-
-    dump: asks once, and tells the messages and whether NLM_F_DUMP_INTR was among their flags.
-    Raises KernelRefused when it never came whole.
-    """
-    for _ in range(_DUMP_ATTEMPTS):
-        messages, torn = dump()
-        if not torn:
-            return messages
-    raise KernelRefused("the kernel's tables change too fast to be read", hint="try again")
-
-
-def parse_answers(octets: bytes) -> Iterator[tuple[bytes, int | None, bool]]:
-    """What the kernel sent, message by message.
-
-    Each as the message itself; the errno it ends the answer with, 0 for success, None where more
-    will come; and whether it says that what it lists was changed meanwhile.
-    """
-    for kind, flags, message in parse_messages(octets):
-        if len(message) < HEADER.size + _CODE.size:
-            raise ValueError("a netlink message breaks off")
-        code = -_CODE.unpack_from(message, HEADER.size)[0] if kind in {_ERROR, _DONE} else None
-        yield message, code, bool(flags & _DUMP_INTERRUPTED)
-
-
-def send_request(netlink: Any, request: bytes) -> tuple[list[bytes], bool]:
-    """Send a message to the kernel; what it answers, and whether that was changed meanwhile.
-
-    netlink: a socket. request: one that is a dump, or has the flag `ACK`: so the answer has an end.
-    Raises NetlinkError for an errno, OSError, and ValueError.
-    """
-    netlink.sendto(request, (0, 0))
-    found: list[bytes] = []
-    is_torn = False
-    while True:
-        with heartbeat.allow_wait(ANSWER_TIMEOUT_S):
-            has_come = bool(select.select([netlink.fileno()], [], [], ANSWER_TIMEOUT_S)[0])
-        if not has_come:
-            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
-        for message, code, torn in parse_answers(netlink.recv(_MOST_OCTETS)):
-            is_torn |= torn
-            if code:
-                raise NetlinkError(code)
-            if code == 0:
-                return found, is_torn
-            found.append(message)
 
 
 @contextmanager

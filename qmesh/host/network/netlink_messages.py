@@ -1,10 +1,31 @@
-"""Netlink's octets apart, without pyroute2: also for who imports little. Source: linux/netlink.h."""
+"""Netlink's octets, asked for and taken apart without pyroute2: also for who imports little.
+
+Source: linux/netlink.h.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import struct
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+from qmesh.errors import KernelRefused
+from qmesh.host.system import heartbeat
+
+T = TypeVar("T")
+
+_REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
+"""Flags of a request: to have an acknowledgement, or all that there is."""
+_ERROR, _DONE = 2, 3
+_DUMP_INTERRUPTED = 0x10
+_CODE: Final = struct.Struct("=i")
+ANSWER_TIMEOUT_S = 30.0
+MOST_OCTETS: Final = 1 << 17
+"""That the kernel sends at once: a dump comes in buffers of at most 32 KiB."""
+_DUMP_ATTEMPTS = 10
 
 HEADER: Final = struct.Struct("=IHHII")
 """Of a message: length with these octets, type, flags, sequence number, port."""
@@ -39,3 +60,64 @@ def parse_attributes(message: bytes, start: int, end: int) -> Iterator[tuple[int
             raise ValueError("a netlink attribute breaks off")
         yield kind & _TYPE, (start + ATTRIBUTE.size, start + length)
         start += length + -length % 4
+
+
+def build_request(kind: int, flags: int, payload: bytes) -> bytes:
+    """A message to the kernel. flags: ACK or DUMP."""
+    return HEADER.pack(HEADER.size + len(payload), kind, flags | _REQUEST, 1, 0) + payload
+
+
+def build_attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, with what fills its last four octets."""
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def parse_answers(octets: bytes) -> Iterator[tuple[bytes, int | None, bool]]:
+    """What the kernel sent, message by message.
+
+    Each as the message itself; the errno it ends the answer with, 0 for success, None where more
+    will come; and whether it says that what it lists was changed meanwhile.
+    """
+    for kind, flags, message in parse_messages(octets):
+        if len(message) < HEADER.size + _CODE.size:
+            raise ValueError("a netlink message breaks off")
+        code = -_CODE.unpack_from(message, HEADER.size)[0] if kind in {_ERROR, _DONE} else None
+        yield message, code, bool(flags & _DUMP_INTERRUPTED)
+
+
+def send_request(
+    netlink: Any, request: bytes, *, timeout_s: float = ANSWER_TIMEOUT_S
+) -> tuple[list[bytes], bool]:
+    """Send a message to the kernel; what it answers, and whether that was changed meanwhile.
+
+    netlink: a socket. request: one that is a dump, or has the flag `ACK`: so the answer has an end.
+    Raises OSError, also for an errno in the answer, and ValueError.
+    """
+    netlink.sendto(request, (0, 0))
+    found: list[bytes] = []
+    is_torn = False
+    while True:
+        with heartbeat.allow_wait(timeout_s):
+            has_come = bool(select.select([netlink.fileno()], [], [], timeout_s)[0])
+        if not has_come:
+            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
+        for message, code, torn in parse_answers(netlink.recv(MOST_OCTETS)):
+            is_torn |= torn
+            if code:
+                raise OSError(code, os.strerror(code))
+            if code == 0:
+                return found, is_torn
+            found.append(message)
+
+
+def read_whole_dump(dump: Callable[[], tuple[list[T], bool]]) -> list[T]:
+    """The messages of a netlink dump, asked for again while changes under way tear it.
+
+    dump: asks once, and tells the messages and whether they were changed meanwhile (NLM_F_DUMP_INTR).
+    Raises KernelRefused when it never came whole.
+    """
+    for _ in range(_DUMP_ATTEMPTS):
+        messages, torn = dump()
+        if not torn:
+            return messages
+    raise KernelRefused("the kernel's tables change too fast to be read", hint="try again")

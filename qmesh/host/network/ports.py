@@ -17,7 +17,7 @@ from qmesh.host.network.sockets import LISTENING, UNCONNECTED, Socket, list_sock
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 from qmesh.host.system import processes
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.values import format_port_ranges, parse_port_ranges
 
 
 def read_reserved_ports() -> frozenset[int]:
@@ -31,7 +31,7 @@ def read_reserved_ports() -> frozenset[int]:
 def parse_reserved_ports(text: str) -> frozenset[int]:
     """The ports of the kernel's list. Raises KernelRefused."""
     try:
-        return kernels.parse_ports(text)
+        return parse_port_ranges(text)
     except ValueError:
         raise KernelRefused(f"{kernels.SYSCTL} is not understood", hint="look at it, and report it") from None
 
@@ -59,7 +59,7 @@ def reserve_ports(state: State, ports: Iterable[int]) -> None:
     state.save_port_reservations(PortReservations(tuple(sorted(ours)), tuple(sorted(wanted - ours))))
     after = (now - (set(before.ours) - wanted)) | wanted
     try:
-        kernels.SYSCTL.write_text(format_port_ranges(tuple(sorted(after)), ",") + "\n")
+        kernels.SYSCTL.write_text(format_port_ranges(sorted(after), ",") + "\n")
     except OSError as error:
         raise KernelRefused(
             f"{kernels.SYSCTL} cannot be written: {error.strerror}",

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
+
+from qmesh.mesh.values import format_port_ranges, parse_port_ranges
 
 SYSCTL: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -28,18 +29,7 @@ def read_reserved_list() -> str:
 
 def read_ports() -> frozenset[int]:
     """The ports that are reserved. Raises OSError, and ValueError for what is no such list."""
-    return parse_ports(read_reserved_list())
-
-
-def parse_ports(text: str) -> frozenset[int]:
-    """The ports of a list as the kernel writes it. Raises ValueError for what is none."""
-    found: set[int] = set()
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        if len(last) > 5 or int(last or 0) > 65535:
-            raise ValueError("a list of ports has one that is none")
-        found.update(range(int(first), int(last or first) + 1))
-    return frozenset(found)
+    return parse_port_ranges(read_reserved_list())
 
 
 def restore_ports(directory: Path) -> None:
@@ -52,7 +42,8 @@ def restore_ports(directory: Path) -> None:
     with contextlib.suppress(OSError, ValueError):
         if not read_ports().issuperset(ours):
             SYSCTL.write_text(
-                ",".join(filter(None, [read_reserved_list(), _render_ranges(ours)])) + "\n", encoding="ascii"
+                ",".join(filter(None, [read_reserved_list(), format_port_ranges(sorted(ours), ",")])) + "\n",
+                encoding="ascii",
             )
 
 
@@ -66,13 +57,3 @@ def read_own_ports(directory: Path) -> frozenset[int]:
     if not isinstance(ours, list):
         return frozenset()
     return frozenset(port for port in ours if type(port) is int and 0 < port < 65536)
-
-
-def _render_ranges(numbers: Iterable[int]) -> str:
-    ranges: list[list[int]] = []
-    for number in sorted(numbers):
-        if ranges and number <= ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ",".join(f"{first:d}-{last:d}" for first, last in ranges)

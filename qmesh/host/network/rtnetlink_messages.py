@@ -14,8 +14,14 @@ from typing import Final
 
 import msgspec
 
-from qmesh.host.network.netlink import ACK, DUMP, REQUEST
-from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, parse_attributes
+from qmesh.host.network.netlink_messages import (
+    ACK,
+    DUMP,
+    HEADER,
+    build_attribute,
+    build_request,
+    parse_attributes,
+)
 
 _GET_LINK, _GET_ADDRESS = 18, 22  # RTM_*
 _LINK: Final = Struct("=BxHiII")  # family, type, index, flags, what of them is changed
@@ -41,23 +47,15 @@ class FoundInterface(msgspec.Struct, frozen=True):
 
 def build_link_request(name: str) -> bytes:
     """Ask for the interface of that name."""
-    wanted = _build_attribute(_IFNAME, name.encode() + b"\0") + _build_attribute(
+    wanted = build_attribute(_IFNAME, name.encode() + b"\0") + build_attribute(
         _EXT_MASK, _U32.pack(_SKIP_STATISTICS)
     )
-    return _build_request(_GET_LINK, REQUEST | ACK, _LINK.pack(0, 0, 0, 0, 0) + wanted)
+    return build_request(_GET_LINK, ACK, _LINK.pack(0, 0, 0, 0, 0) + wanted)
 
 
 def build_addresses_request() -> bytes:
     """Ask for the addresses of all interfaces."""
-    return _build_request(_GET_ADDRESS, REQUEST | DUMP, _ADDRESS.pack(0, 0, 0, 0, 0))
-
-
-def _build_request(kind: int, flags: int, payload: bytes) -> bytes:
-    return HEADER.pack(HEADER.size + len(payload), kind, flags, 1, 0) + payload
-
-
-def _build_attribute(kind: int, value: bytes) -> bytes:
-    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+    return build_request(_GET_ADDRESS, DUMP, _ADDRESS.pack(0, 0, 0, 0, 0))
 
 
 def parse_link(message: bytes) -> FoundInterface:

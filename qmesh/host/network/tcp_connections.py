@@ -8,7 +8,6 @@ for it, until a timer tells it otherwise; cut, it is told at once. Source: sock_
 from __future__ import annotations
 
 import contextlib
-import errno
 import ipaddress
 import logging
 import socket
@@ -19,8 +18,8 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import MachineRefused
-from qmesh.host.network.netlink import build_kernel_error, translate_errors
-from qmesh.host.network.netlink_messages import HEADER, parse_messages
+from qmesh.host.network.netlink import translate_errors
+from qmesh.host.network.netlink_messages import ACK, DUMP, HEADER, build_request, send_request
 from qmesh.host.network.routes import list_own_addresses
 from qmesh.host.network.sockets import render_address
 from qmesh.mesh.guard import can_reach_workers
@@ -30,12 +29,9 @@ log = logging.getLogger("qmesh")
 
 _SOCK_DIAG: Final = 4  # NETLINK_SOCK_DIAG
 _BY_FAMILY, _DESTROY = 20, 21  # SOCK_DIAG_BY_FAMILY, SOCK_DESTROY
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
-_ERROR, _DONE = 2, 3
 _ASKED: Final = struct.Struct("=BBxxI48s")  # inet_diag_req_v2: family, protocol, states, sockid
 _FOUND: Final = struct.Struct("=BBxx48s")  # inet_diag_msg: family, state, sockid
 _ENDS: Final = struct.Struct("!HH16s16s")  # of a sockid: ports and addresses of both ends
-_CODE: Final = struct.Struct("=i")
 _LISTENING: Final = 10
 _EVERY: Final = (1 << 12) - 1
 _NOT_TO_CUT: Final = {_LISTENING, 6, 7}  # and TIME-WAIT and CLOSE, which are nobody's any more
@@ -99,12 +95,9 @@ def _close_matching(found: Collection[Flow] | Iterator[Flow], is_meant: Callable
 def _list_flows() -> Iterator[Flow]:
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _ASKED.pack(family, socket.IPPROTO_TCP, _EVERY, bytes(48))
-        for kind, message in _send_request(_BY_FAMILY, _DUMP, request, "read the connections"):
-            with translate_errors("read the connections"):
-                if kind == _ERROR:
-                    raise build_kernel_error(_parse_errno(message), "read the connections")
-                found = _parse_flow(message)
-            yield found
+        with translate_errors("read the connections"):
+            found = [_parse_flow(message) for message in _send_request(_BY_FAMILY, DUMP, request)]
+        yield from found
 
 
 def _parse_flow(message: bytes) -> Flow:
@@ -129,26 +122,14 @@ def _destroy_socket(flow: Flow) -> bool:
     """Whether it was there and is no more."""
     request = _ASKED.pack(flow.family, socket.IPPROTO_TCP, 1 << flow.state, flow.id)
     with translate_errors("cut a connection"):
-        ((_, message),) = _send_request(_DESTROY, _ACK, request, "cut a connection")
-        code = _parse_errno(message)
-    if code not in {0, errno.ENOENT}:
-        raise build_kernel_error(code, "cut a connection")
-    return code == 0
+        try:
+            _send_request(_DESTROY, ACK, request)
+        except FileNotFoundError:
+            return False
+    return True
 
 
-def _parse_errno(message: bytes) -> int:
-    """The errno of an answer; 0 for none."""
-    return -int(_CODE.unpack_from(message, HEADER.size)[0])
-
-
-def _send_request(kind: int, flags: int, request: bytes, doing: str) -> Iterator[tuple[int, bytes]]:
-    with translate_errors(doing), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as asking:
-        asking.settimeout(_ANSWER_S)
-        asking.send(HEADER.pack(HEADER.size + len(request), kind, _REQUEST | flags, 1, 0) + request)
-        while True:
-            for answered, _, message in parse_messages(asking.recv(1 << 16)):
-                if answered == _DONE:
-                    return
-                yield answered, message
-                if answered == _ERROR:
-                    return
+def _send_request(kind: int, flags: int, request: bytes) -> list[bytes]:
+    """What the kernel answers; it may have changed meanwhile. Raises OSError and ValueError."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as netlink:
+        return send_request(netlink, build_request(kind, flags, request), timeout_s=_ANSWER_S)[0]

@@ -1,11 +1,11 @@
 """The control node's registry, which is the mesh.
 
-schema       the tables, and how older ones become these
+schema       the tables
 rows         rows as values, and back
 events       what happened
 invitations  made, used, ended
-keys         a machine's change to another key
-handing_over the control role on its way to another machine
+key_rotation a machine's change to another key
+handover     the control role on its way to another machine
 store        what can happen to the mesh: each change one transaction with its event
 image        the same in memory, for a backup
 """

@@ -37,28 +37,18 @@ class Readiness(msgspec.Struct, frozen=True):
     missing: tuple[str, ...]
 
 
-def refuse_during_handover(connection: sqlite3.Connection) -> None:
-    """Raise BadInput while the control role is on its way to another machine, and once it is there."""
-    name = rows.read_successor(connection)
-    if name is None:
-        return
-    (control,) = select_one(connection, tuple[str], "SELECT control FROM mesh")
-    if name == control:
-        raise BadInput(f"{name} is the control node now", hint="run it there")
-    raise BadInput(
-        f"the control role is being handed over to {name}",
-        hint="wait until that is done, or give it up with `qmesh handover --cancel`",
-    )
-
-
 def begin_handover(connection: sqlite3.Connection, name: str, *, now: int) -> tuple[str, ...]:
-    """As `Registry.begin_handover`."""
+    """Name the successor; the machines whose invitations, which name this one, are withdrawn for it.
+
+    Until it is ended nothing else of the mesh changes. Raises BadInput where it can't be the control
+    node. Begun for it already, nothing changes.
+    """
     if rows.read_successor(connection) == name:
         connection.execute("UPDATE succession SET holds = 0")  # what it said before counts no more
         return ()
-    refuse_during_handover(connection)
+    rows.refuse_during_handover(connection)
     after = changes.set_successor(rows.read_inventory(connection), name)
-    withdrawn = withdraw_all_invitations(connection, now, command="handover")
+    withdrawn = withdraw_all_invitations(connection, now=now, command="handover")
     connection.execute("INSERT INTO succession (one, successor) VALUES (1, ?)", (name,))
     _update_mesh(connection, after)
     record_event(connection, now, "handover", "handover-begun", name, after.revision)
@@ -66,7 +56,7 @@ def begin_handover(connection: sqlite3.Connection, name: str, *, now: int) -> tu
 
 
 def end_handover(connection: sqlite3.Connection, *, now: int) -> bool:
-    """As `Registry.end_handover`."""
+    """Name no successor any more; whether there was one that is not the control node yet."""
     before = rows.read_inventory(connection)
     if before.successor is None:
         return False
@@ -78,7 +68,7 @@ def end_handover(connection: sqlite3.Connection, *, now: int) -> bool:
 
 
 def find_successor_preshared_key(connection: sqlite3.Connection, sender: str) -> Secret:
-    """As `Registry.find_successor_preshared_key`."""
+    """The preshared key of the successor, if it is the sender. Raises EnrolmentRefused."""
     found = select(
         connection,
         tuple[str],
@@ -95,8 +85,11 @@ def _build_no_successor_error() -> EnrolmentRefused:
     return EnrolmentRefused("the control role is not handed over to this machine", hint="see `qmesh status`")
 
 
-def record_progress(connection: sqlite3.Connection, said: HandoverProgress, *, sender: str, now: int) -> None:
-    """Remember how far the successor is. Raises EnrolmentRefused where the sender is none."""
+def record_progress(connection: sqlite3.Connection, said: HandoverProgress, *, sender: str, now: int) -> bool:
+    """Remember how far the successor is; whether what it holds is all.
+
+    Raises EnrolmentRefused where the sender is none.
+    """
     done = connection.execute(
         "UPDATE succession SET holds = ?, silent = ?, said_at = ?"
         " WHERE successor = (SELECT name FROM machines WHERE address = ?)"
@@ -105,10 +98,11 @@ def record_progress(connection: sqlite3.Connection, said: HandoverProgress, *, s
     )
     if not done.rowcount:
         raise _build_no_successor_error()
+    return said.holds == last_event_number(connection)
 
 
 def check_readiness(connection: sqlite3.Connection, name: str, *, now: int) -> Readiness:
-    """As `Registry.check_readiness`."""
+    """Who is ready for the handover to that machine. Raises BadInput where none is under way."""
     found = select(
         connection,
         tuple[int, str, int],
@@ -131,6 +125,16 @@ def last_event_number(connection: sqlite3.Connection) -> int:
     """The number of the last event."""
     (number,) = select_one(connection, tuple[int], "SELECT max(number) FROM events")
     return number
+
+
+def complete_handover(connection: sqlite3.Connection, name: str, *, now: int) -> Inventory:
+    """Make the successor the control node; the mesh after it. From here on this registry is the past.
+
+    Raises BadInput where the successor holds less than this registry has, or was not heard just now.
+    """
+    if not check_readiness(connection, name, now=now).holds:
+        raise BadInput(f"{name} does not hold all of the registry, or is gone", hint="try again")
+    return promote_successor(connection, now=now)
 
 
 def promote_successor(connection: sqlite3.Connection, *, now: int) -> Inventory:

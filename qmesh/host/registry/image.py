@@ -9,7 +9,7 @@ from qmesh.errors import StateUnreadable
 from qmesh.host import files
 from qmesh.host.registry import handover, schema, sqlite
 from qmesh.host.registry.invitations import withdraw_all_invitations
-from qmesh.host.registry.store import Registry
+from qmesh.host.registry.store import Registry, as_change
 from qmesh.mesh.inventory import Inventory
 
 _NAME: Final = Path("the backup's registry")
@@ -22,7 +22,7 @@ Source: the SQLite file format, https://www.sqlite.org/fileformat2.html."""
 class RegistryImage(Registry):
     """A registry that is a database's octets. Use as a context manager, like the one on disk.
 
-    An older one is brought forward. Raises StateUnreadable when it is damaged, or of a newer qmesh.
+    Raises StateUnreadable when it is damaged, or of a newer qmesh.
     """
 
     def __init__(self, octets: bytes, *, user: str | None = None) -> None:
@@ -34,16 +34,13 @@ class RegistryImage(Registry):
         try:
             with sqlite.translate_errors(_NAME):
                 self._connection.deserialize(_set_journal_mode(octets, _ROLLBACK))
-                self._check_and_migrate()
+                self._refuse_unreadable()
                 schema.refuse_foreign_schema(self._connection)
         except BaseException:
             self._connection.close()
             raise
 
-    def withdraw_all_invitations(self, *, command: str, now: int) -> tuple[str, ...]:
-        """Withdraw every invitation that is open; the machines that they were for, by name."""
-        with self._open_transaction() as connection:
-            return withdraw_all_invitations(connection, now, command=command)
+    withdraw_all_invitations = as_change(withdraw_all_invitations)
 
     def discard_handover(self) -> None:
         """Forget a handover that was under way: what comes of the registry has this control node."""

@@ -82,6 +82,7 @@ def create_invitation(
     An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a
     member's and none is to be replaced, or the machine does not fit in.
     """
+    rows.refuse_during_handover(connection)
     expire_invitations(connection, now)
     withdraw_invitation(connection, name, now, command="invite")
     inventory = rows.read_inventory(connection)
@@ -292,7 +293,7 @@ def withdraw_invitation(connection: sqlite3.Connection, name: str, now: int, *, 
     return bool(ended)
 
 
-def withdraw_all_invitations(connection: sqlite3.Connection, now: int, *, command: str) -> tuple[str, ...]:
+def withdraw_all_invitations(connection: sqlite3.Connection, *, now: int, command: str) -> tuple[str, ...]:
     """Withdraw every invitation that is open; the machines that they were for, by name."""
     found = select(
         connection, tuple[str], "SELECT machine FROM invitations WHERE outcome = 'open' ORDER BY machine"

@@ -19,13 +19,13 @@ BETWEEN_S: Final = 10
 
 
 def find_preshared_key(connection: sqlite3.Connection, sender: str) -> Secret:
-    """As `Registry.find_preshared_key`."""
+    """The preshared key of the member at that tunnel address. Raises EnrolmentRefused."""
     _name, _known, shared = _find_member(connection, sender)
     return rows.parse_preshared_key(shared)
 
 
 def find_preshared_keys(connection: sqlite3.Connection, addresses: Iterable[str]) -> dict[str, Secret]:
-    """As `Registry.find_preshared_keys`."""
+    """The preshared key of each member at one of these tunnel addresses."""
     found: dict[str, Secret] = {}
     for address in addresses:
         with contextlib.suppress(EnrolmentRefused):
@@ -35,6 +35,7 @@ def find_preshared_keys(connection: sqlite3.Connection, addresses: Iterable[str]
 
 def offer_key(connection: sqlite3.Connection, public_key: str, *, sender: str, now: int) -> bool:
     """As `Registry.offer_key`. Raises sqlite3.IntegrityError where the key is another's."""
+    rows.refuse_during_handover(connection)
     name, known, shared = _find_member(connection, sender)
     if public_key == known or _is_pending(connection, public_key, name):
         return False
@@ -64,7 +65,7 @@ def _find_member(connection: sqlite3.Connection, sender: str) -> tuple[str, str,
 
 
 def activate_pending_key(connection: sqlite3.Connection, public_key: str, *, now: int) -> None:
-    """As `Registry.activate_pending_key`."""
+    """Make the key that a machine offered its only one; nothing, where it is not offered any more."""
     before = rows.read_inventory(connection)
     if rows.read_successor(connection) == before.control:
         return  # this registry is the past: the new control node sees to it

@@ -7,6 +7,7 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
+from qmesh.errors import BadInput
 from qmesh.host.registry.sqlite import select, select_one, translate_row_errors
 from qmesh.mesh.decode import decode_json
 from qmesh.mesh.inventory import Inventory, Stream, list_tunnel_addresses
@@ -78,6 +79,20 @@ def read_successor(connection: sqlite3.Connection) -> str | None:
     """Whom the control role is being handed over to, or was."""
     found = select(connection, tuple[str], "SELECT successor FROM succession LIMIT 1")
     return found[0][0] if found else None
+
+
+def refuse_during_handover(connection: sqlite3.Connection) -> None:
+    """Raise BadInput while the control role is on its way to another machine, and once it is there."""
+    name = read_successor(connection)
+    if name is None:
+        return
+    (control,) = select_one(connection, tuple[str], "SELECT control FROM mesh")
+    if name == control:
+        raise BadInput(f"{name} is the control node now", hint="run it there")
+    raise BadInput(
+        f"the control role is being handed over to {name}",
+        hint="wait until that is done, or give it up with `qmesh handover --cancel`",
+    )
 
 
 def parse_preshared_key(text: str) -> Secret:

@@ -1,4 +1,4 @@
-"""The registry's tables, and how those of an older version become these."""
+"""The registry's tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from functools import cache
 from typing import Final
 
-from qmesh.host.registry.sqlite import MEMORY, connect, select, select_one
+from qmesh.host.registry.sqlite import MEMORY, connect, select
 
 APPLICATION: Final = 0x716D6573  # "qmes"
 VERSION: Final = 5
@@ -26,39 +26,7 @@ PRUNING: Final = (
     WHERE outcome IN ('withdrawn', 'expired') ORDER BY rowid DESC LIMIT -1 OFFSET {MOST_ENDED})""",  # noqa: S608
 )
 """What ends the history. The last event stays in any case: its number is never given again."""
-_OF_THE_THIRD: Final = (
-    """CREATE TABLE stand_ins (
-    public_key TEXT PRIMARY KEY NOT NULL,
-    machine TEXT NOT NULL REFERENCES machines (name) ON DELETE CASCADE,
-    address TEXT UNIQUE,
-    preshared_key TEXT,
-    invitation TEXT UNIQUE REFERENCES invitations (identifier),
-    CHECK ((address IS NULL) = (invitation IS NULL))
-) STRICT""",
-    """CREATE TABLE resting (
-    address TEXT PRIMARY KEY NOT NULL,
-    revision INTEGER NOT NULL
-) STRICT""",
-    """CREATE UNIQUE INDEX one_next_key ON stand_ins (machine) WHERE invitation IS NULL""",
-    """CREATE TRIGGER machine_is_one BEFORE INSERT ON machines
-WHEN EXISTS (SELECT 1 FROM stand_ins WHERE NEW.address IS address OR NEW.public_key IS public_key)
-    OR EXISTS (SELECT 1 FROM resting WHERE address = NEW.address)
-BEGIN SELECT RAISE(ABORT, 'the address or key is in use, or the address rests'); END""",
-    """CREATE TRIGGER stand_in_is_one BEFORE INSERT ON stand_ins
-WHEN EXISTS (SELECT 1 FROM machines WHERE NEW.address IS address OR NEW.public_key IS public_key)
-    OR EXISTS (SELECT 1 FROM resting WHERE address = NEW.address)
-BEGIN SELECT RAISE(ABORT, 'the address or key is in use, or the address rests'); END""",
-)
-_OF_THE_FOURTH: Final = """CREATE TABLE succession (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    successor TEXT NOT NULL REFERENCES machines (name),
-    holds INTEGER NOT NULL DEFAULT 0,
-    silent TEXT NOT NULL DEFAULT '[]',
-    said_at INTEGER NOT NULL DEFAULT 0
-) STRICT"""
-_OF_THE_FIFTH: Final = "CREATE UNIQUE INDEX one_key_offer ON events (machine) WHERE what = 'key-offered'"
-_OF_EVENTS: Final = ("user", "address", "endpoint", "public_key")
-SCHEMA: Final = f"""
+SCHEMA: Final = """
 CREATE TABLE mesh (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     mesh TEXT NOT NULL,
@@ -95,8 +63,34 @@ CREATE TABLE invitations (
     CHECK ((outcome = 'redeemed') = (redeemed_by IS NOT NULL))
 ) STRICT;
 CREATE UNIQUE INDEX one_open_invitation ON invitations (machine) WHERE outcome = 'open';
-{";".join(_OF_THE_THIRD)};
-{_OF_THE_FOURTH};
+CREATE TABLE stand_ins (
+    public_key TEXT PRIMARY KEY NOT NULL,
+    machine TEXT NOT NULL REFERENCES machines (name) ON DELETE CASCADE,
+    address TEXT UNIQUE,
+    preshared_key TEXT,
+    invitation TEXT UNIQUE REFERENCES invitations (identifier),
+    CHECK ((address IS NULL) = (invitation IS NULL))
+) STRICT;
+CREATE TABLE resting (
+    address TEXT PRIMARY KEY NOT NULL,
+    revision INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX one_next_key ON stand_ins (machine) WHERE invitation IS NULL;
+CREATE TRIGGER machine_is_one BEFORE INSERT ON machines
+WHEN EXISTS (SELECT 1 FROM stand_ins WHERE NEW.address IS address OR NEW.public_key IS public_key)
+    OR EXISTS (SELECT 1 FROM resting WHERE address = NEW.address)
+BEGIN SELECT RAISE(ABORT, 'the address or key is in use, or the address rests'); END;
+CREATE TRIGGER stand_in_is_one BEFORE INSERT ON stand_ins
+WHEN EXISTS (SELECT 1 FROM machines WHERE NEW.address IS address OR NEW.public_key IS public_key)
+    OR EXISTS (SELECT 1 FROM resting WHERE address = NEW.address)
+BEGIN SELECT RAISE(ABORT, 'the address or key is in use, or the address rests'); END;
+CREATE TABLE succession (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    successor TEXT NOT NULL REFERENCES machines (name),
+    holds INTEGER NOT NULL DEFAULT 0,
+    silent TEXT NOT NULL DEFAULT '[]',
+    said_at INTEGER NOT NULL DEFAULT 0
+) STRICT;
 CREATE TABLE events (
     number INTEGER PRIMARY KEY,
     at INTEGER NOT NULL,
@@ -109,42 +103,14 @@ CREATE TABLE events (
     endpoint TEXT,
     public_key TEXT
 ) STRICT;
-{_OF_THE_FIFTH};
+CREATE UNIQUE INDEX one_key_offer ON events (machine) WHERE what = 'key-offered';
 """
-
-_MIGRATIONS: Final = {
-    1: (
-        "ALTER TABLE mesh ADD COLUMN p2p_base_port INTEGER",
-        "ALTER TABLE mesh ADD COLUMN stream TEXT NOT NULL DEFAULT 'tunnel'",
-        "ALTER TABLE mesh ADD COLUMN master_proxy INTEGER NOT NULL DEFAULT FALSE",
-        "ALTER TABLE mesh ADD COLUMN restart INTEGER NOT NULL DEFAULT FALSE",
-    ),
-    2: ("ALTER TABLE machines ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 0", *_OF_THE_THIRD),
-    3: (_OF_THE_FOURTH,),
-    4: (
-        *(f"ALTER TABLE events ADD COLUMN {name} TEXT" for name in _OF_EVENTS),
-        """DELETE FROM events WHERE what = 'key-offered' AND number NOT IN (
-    SELECT max(number) FROM events WHERE what = 'key-offered' GROUP BY machine)""",
-        _OF_THE_FIFTH,
-        *PRUNING,
-    ),
-}
-"""By version, what makes the next one of it."""
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
     """Make the tables in an empty file."""
     connection.executescript(SCHEMA)
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
-
-
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the tables forward, inside a transaction; none where another process has done it meanwhile."""
-    (version,) = select_one(connection, tuple[int], "PRAGMA user_version")
-    for step in range(version, VERSION):
-        for statement in _MIGRATIONS[step]:
-            connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
@@ -165,7 +131,7 @@ def _list_expected_objects() -> frozenset[tuple[object, ...]]:
 
 
 def _list_objects(connection: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
-    """What a database is made of; the text of a table is not compared, which a migration makes another."""
+    """What a database is made of; the text of a table is not compared, but its columns are."""
     found: set[tuple[object, ...]] = set(
         select(
             connection,

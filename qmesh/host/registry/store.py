@@ -7,11 +7,12 @@ and `CHECK`, what must never be: two machines with one name, address, key or pla
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, Self
+from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 from qmesh.errors import RESTORE, BadInput, EnrolmentRefused, NeedsRoot, StateUnreadable
 from qmesh.host import files
@@ -25,15 +26,16 @@ from qmesh.host.registry.events import (
     record_event,
     set_event_user,
 )
-from qmesh.host.registry.handover import Readiness
-from qmesh.host.registry.invitations import IssuedInvitation, OpenInvitation, SpentInvitation
+from qmesh.host.registry.invitations import OpenInvitation
 from qmesh.host.registry.sqlite import select, select_one
 from qmesh.host.system import disk_reserve
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.enrolment import Redemption
-from qmesh.mesh.protocol.handover import HandoverProgress
-from qmesh.mesh.values import Endpoint, MachineState, Secret, SecretStruct
+from qmesh.mesh.values import MachineState, Secret, SecretStruct
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
 """Events after which nothing of the control node is another but its peers: who joins, comes last."""
@@ -51,6 +53,32 @@ class RegistryNews(SecretStruct, frozen=True):
 
     event: int
     machines: dict[str, KeyedMachine | None]
+
+
+def as_reading(
+    function: Callable[Concatenate[sqlite3.Connection, P], T],
+) -> Callable[Concatenate[Registry, P], T]:
+    """The method that has a function read the registry as of one moment."""
+
+    @functools.wraps(function)
+    def read(self: Registry, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._open_snapshot() as connection:
+            return function(connection, *args, **kwargs)
+
+    return read
+
+
+def as_change(
+    function: Callable[Concatenate[sqlite3.Connection, P], T],
+) -> Callable[Concatenate[Registry, P], T]:
+    """The method that has a function change the registry, in one transaction."""
+
+    @functools.wraps(function)
+    def change(self: Registry, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._open_transaction() as connection:
+            return function(connection, *args, **kwargs)
+
+    return change
 
 
 class Registry:
@@ -72,7 +100,7 @@ class Registry:
         disk_reserve.release_if_full(path.parent)
         self._connection = sqlite.connect(path, busy_s=busy_s)
         try:
-            self._check_and_migrate()
+            self._refuse_unreadable()
         except BaseException:
             self._connection.close()
             raise
@@ -106,7 +134,7 @@ class Registry:
             building.replace(path)
             files.sync_directory(path.parent)
 
-    def _check_and_migrate(self) -> None:
+    def _refuse_unreadable(self) -> None:
         with sqlite.translate_errors(self._path):
             (application,) = select_one(self._connection, tuple[int], "PRAGMA application_id")
             (version,) = select_one(self._connection, tuple[int], "PRAGMA user_version")
@@ -116,13 +144,10 @@ class Registry:
             raise StateUnreadable(
                 f"{self._path} was written by a newer qmesh", hint="install that version, or a newer one"
             )
-        if version < 1:
-            raise StateUnreadable(
-                f"{self._path} is damaged: it is of version {version}, which there never was", hint=RESTORE
-            )
         if version < schema.VERSION:
-            with self._open_transaction() as connection:
-                schema.migrate(connection)
+            raise StateUnreadable(
+                f"{self._path} is damaged: it is of version {version}, which was never released", hint=RESTORE
+            )
 
     @contextlib.contextmanager
     def _open_transaction(self) -> Iterator[sqlite3.Connection]:
@@ -147,10 +172,22 @@ class Registry:
                 raise sqlite3.DatabaseError(verdict)
             return rows.read_inventory(connection)
 
-    def revision(self) -> int:
-        """The revision of the membership."""
-        with self._open_snapshot() as connection:
-            return rows.read_revision(connection)
+    revision = as_reading(rows.read_revision)
+    successor = as_reading(rows.read_successor)
+    last_event_number = as_reading(handover.last_event_number)
+    events = as_reading(list_events)
+    find_spent_invitation = as_reading(invitations.find_spent_invitation)
+    find_preshared_key = as_reading(key_rotation.find_preshared_key)
+    find_preshared_keys = as_reading(key_rotation.find_preshared_keys)
+    find_successor_preshared_key = as_reading(handover.find_successor_preshared_key)
+    check_readiness = as_reading(handover.check_readiness)
+
+    invite = as_change(invitations.create_invitation)
+    activate_pending_key = as_change(key_rotation.activate_pending_key)
+    begin_handover = as_change(handover.begin_handover)
+    end_handover = as_change(handover.end_handover)
+    record_progress = as_change(handover.record_progress)
+    complete_handover = as_change(handover.complete_handover)
 
     def preshared_keys(self) -> dict[str, Secret]:
         """The preshared key of each machine, throwaway ones included, by public key."""
@@ -162,11 +199,6 @@ class Registry:
                 " UNION ALL SELECT public_key, preshared_key FROM stand_ins WHERE preshared_key IS NOT NULL",
             )
             return {public_key: rows.parse_preshared_key(text) for public_key, text in found}
-
-    def last_event_number(self) -> int:
-        """The number of the last event."""
-        with self._open_snapshot() as connection:
-            return handover.last_event_number(connection)
 
     def read_news(self, *, since: int) -> RegistryNews | None:
         """What became of machines after the event of this number.
@@ -193,49 +225,11 @@ class Registry:
             names = set(last)
             return RegistryNews(found[-1][0], {name: _find_machine(connection, name) for name in names})
 
-    def events(self) -> tuple[Event, ...]:
-        """What changed the mesh, oldest first: of late years all of it, but for keys that were offered."""
-        with self._open_snapshot() as connection:
-            return list_events(connection)
-
-    def invite(
-        self,
-        name: str,
-        *,
-        workers: int | None,
-        endpoint: Endpoint | None,
-        expires_at: int,
-        now: int,
-        replace: bool = False,
-    ) -> IssuedInvitation:
-        """Make an invitation, and the invited machine with its future address.
-
-        replace: it is for the place of the member of that name, which stays until the invitation is used.
-        An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a
-        member's and none is to be replaced, or the machine does not fit in.
-        """
-        with self._open_transaction() as connection:
-            handover.refuse_during_handover(connection)
-            return invitations.create_invitation(
-                connection,
-                name,
-                workers=workers,
-                endpoint=endpoint,
-                expires_at=expires_at,
-                now=now,
-                replace=replace,
-            )
-
     def withdraw_invitation(self, name: str, *, now: int) -> bool:
         """End the invitation that is open for that name; whether there was one."""
         with self._open_transaction() as connection:
             invitations.expire_invitations(connection, now)
             return invitations.withdraw_invitation(connection, name, now, command="invite")
-
-    def find_spent_invitation(self, name: str) -> SpentInvitation | None:
-        """What became of the last invitation of that name; None where none is known."""
-        with self._open_snapshot() as connection:
-            return invitations.find_spent_invitation(connection, name)
 
     def list_open_invitations(self, *, now: int) -> tuple[OpenInvitation, ...]:
         """Those that can still be used, by name."""
@@ -309,7 +303,6 @@ class Registry:
         """
         try:
             with self._open_transaction() as connection:
-                handover.refuse_during_handover(connection)
                 return key_rotation.offer_key(connection, public_key, sender=sender, now=now)
         except BadInput as error:
             raise EnrolmentRefused(error.message, hint="try again in a minute") from None
@@ -317,11 +310,6 @@ class Registry:
             raise EnrolmentRefused(
                 "that key is in use", hint="remove next.key from the state directory, and try again"
             ) from None
-
-    def activate_pending_key(self, public_key: str, *, now: int) -> None:
-        """Make the key that a machine offered its only one; nothing, where it is not offered any more."""
-        with self._open_transaction() as connection:
-            key_rotation.activate_pending_key(connection, public_key, now=now)
 
     def change_mesh(
         self,
@@ -337,7 +325,7 @@ class Registry:
         `after` may raise BadInput, and changes no key, address or name. machine: what it is about.
         """
         with self._open_transaction() as connection:
-            handover.refuse_during_handover(connection)
+            rows.refuse_during_handover(connection)
             old = rows.read_inventory(connection)
             new = after(old)
             if new != old:
@@ -347,61 +335,6 @@ class Registry:
                 rows.update_inventory(connection, old, new)
                 record_event(connection, now, command, what, machine, new.revision)
         return old, new
-
-    def successor(self) -> str | None:
-        """Whom the control role is being handed over to, or was."""
-        with self._open_snapshot() as connection:
-            return rows.read_successor(connection)
-
-    def begin_handover(self, name: str, *, now: int) -> tuple[str, ...]:
-        """Name the successor; the machines whose invitations, which name this one, are withdrawn for it.
-
-        Until it is ended nothing else of the mesh changes. Raises BadInput where it can't be the control
-        node. Begun for it already, nothing changes.
-        """
-        with self._open_transaction() as connection:
-            return handover.begin_handover(connection, name, now=now)
-
-    def end_handover(self, *, now: int) -> bool:
-        """Name no successor any more; whether there was one that is not the control node yet."""
-        with self._open_transaction() as connection:
-            return handover.end_handover(connection, now=now)
-
-    def find_preshared_key(self, sender: str) -> Secret:
-        """The preshared key of the member at that tunnel address. Raises EnrolmentRefused."""
-        with self._open_snapshot() as connection:
-            return key_rotation.find_preshared_key(connection, sender)
-
-    def find_preshared_keys(self, addresses: Iterable[str]) -> dict[str, Secret]:
-        """The preshared key of each member at one of these tunnel addresses."""
-        with self._open_snapshot() as connection:
-            return key_rotation.find_preshared_keys(connection, addresses)
-
-    def find_successor_preshared_key(self, sender: str) -> Secret:
-        """The preshared key of the successor, if it is the sender. Raises EnrolmentRefused."""
-        with self._open_snapshot() as connection:
-            return handover.find_successor_preshared_key(connection, sender)
-
-    def record_progress(self, said: HandoverProgress, *, sender: str, now: int) -> bool:
-        """Remember how far the successor is; whether what it holds is all. Raises EnrolmentRefused."""
-        with self._open_transaction() as connection:
-            handover.record_progress(connection, said, sender=sender, now=now)
-            return said.holds == handover.last_event_number(connection)
-
-    def check_readiness(self, name: str, *, now: int) -> Readiness:
-        """Who is ready for the handover to that machine. Raises BadInput where none is under way."""
-        with self._open_snapshot() as connection:
-            return handover.check_readiness(connection, name, now=now)
-
-    def complete_handover(self, name: str, *, now: int) -> Inventory:
-        """Make the successor the control node; the mesh after it. From here on this registry is the past.
-
-        Raises BadInput where the successor holds less than this registry has, or was not heard just now.
-        """
-        with self._open_transaction() as connection:
-            if not handover.check_readiness(connection, name, now=now).holds:
-                raise BadInput(f"{name} does not hold all of the registry, or is gone", hint="try again")
-            return handover.promote_successor(connection, now=now)
 
     def copy_database(self) -> bytes:
         """The database's octets as of one moment, whatever others write meanwhile."""

@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,6 +30,7 @@ from qmesh.host import files
 from qmesh.host.firewall import guard_keeper, holder
 from qmesh.host.network import reserved_ports
 from qmesh.host.state.documents import (
+    Document,
     KeyRotation,
     LastBackup,
     PortReservations,
@@ -41,21 +41,16 @@ from qmesh.host.state.documents import (
     UnfinishedRedemption,
 )
 from qmesh.host.system import agent_health, agent_notify, log_file, processes
-from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.guard import parse_load_script
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.protocol.handover import HandoverData, decode_handover_data
 from qmesh.mesh.rollback import RollbackRecord
 from qmesh.mesh.state import Guard
 from qmesh.mesh.systemd.node_restarts import DueRestarts
-from qmesh.mesh.values import Secret, validate_wireguard_key
-
-DEFAULT_STATE = Path("/var/lib/qmesh")
+from qmesh.mesh.values import Secret
 
 _ANEW = f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}"
-_DELETE = "delete it: it only tells of what was under way"
-
-T = TypeVar("T")
+_REQUEST_ANEW = "`qmesh join --offline` with the same invitation writes it anew"
 
 log = logging.getLogger("qmesh")
 
@@ -63,7 +58,7 @@ log = logging.getLogger("qmesh")
 class State:
     """The state directory of this machine. Reading never makes anything."""
 
-    def __init__(self, directory: Path = DEFAULT_STATE, *, patience_s: float | None = None) -> None:
+    def __init__(self, directory: Path, *, patience_s: float | None = None) -> None:
         """patience_s: seconds that `lock` waits; None is as long as it takes."""
         self._patience_s = patience_s
         directory = directory.absolute()
@@ -81,20 +76,20 @@ class State:
         self.log_file = directory / log_file.NAME
         self.agent_lock_file = directory / "agent.lock"
         self.health_socket = directory / agent_health.SOCKET
-        self.undo_file = directory / "undo.json"
         self.undo_lock_file = directory / "undo.lock"
         self.worker_config_directory = directory / "node"
-        self._settings_file = directory / "machine.json"
-        self._pending_file = directory / "joining.json"
-        self._restoring_file = directory / "restored.json"
-        self.asked_file = directory / "request.json"
-        self._held_ports_file = directory / reserved_ports.REMEMBERED
-        self._backed_up_file = directory / "backup.json"
-        self._next_key_file = directory / "next.key"
-        self._rotation_file = directory / "rotating.json"
-        self._due_file = directory / "due.json"
-        self._next_shared_file = directory / "successor.json"
         self.estate_file = directory / "estate.msgpack"
+        self._next_key_file = directory / "next.key"
+        self._settings = Document(directory / "machine.json", Settings, hint=_ANEW)
+        self._port_reservations = Document(directory / reserved_ports.REMEMBERED, PortReservations)
+        self.unfinished_redemption = Document(directory / "joining.json", UnfinishedRedemption)
+        self.sent_request = Document(directory / "request.json", SentRequest, hint=_REQUEST_ANEW)
+        self.restore_progress = Document(directory / "restored.json", RestoreProgress)
+        self.last_backup = Document(directory / "backup.json", LastBackup)
+        self.key_rotation = Document(directory / "rotating.json", KeyRotation)
+        self.successor_key = Document(directory / "successor.json", SuccessorKey)
+        self.rollback_record = Document(directory / "undo.json", RollbackRecord)
+        self.due_restarts = Document(directory / "due.json", DueRestarts)
 
     def create_directory(self) -> None:
         """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""
@@ -167,10 +162,10 @@ class State:
     def _build_no_mesh_error(self) -> QmeshError:
         if self.has_leftover_state():
             return StateUnreadable(
-                f"{self._settings_file} is missing, though this machine was to be in a mesh",
+                f"{self._settings.path} is missing, though this machine was to be in a mesh",
                 hint=f"if an `init`, `join` or `restore` was cut off, run it again; else {_ANEW}",
             )
-        if files.read_mode(self.asked_file) is not None:
+        if self.sent_request.exists():
             return BadInput(
                 "this machine is in no mesh yet: it waits for the answer to its request",
                 hint="`qmesh admit` the request on the control node, then `qmesh join --answer FILE` here",
@@ -182,7 +177,12 @@ class State:
 
     def has_leftover_state(self) -> bool:
         """Whether there is state of a mesh besides the settings: theirs was lost, or not yet written."""
-        rests = (self.registry_file, self.membership_file, self._pending_file, self._restoring_file)
+        rests = (
+            self.registry_file,
+            self.membership_file,
+            self.unfinished_redemption.path,
+            self.restore_progress.path,
+        )
         return any(files.read_mode(path) is not None for path in rests)
 
     def read_directory_id(self) -> tuple[int, int] | None:
@@ -195,7 +195,7 @@ class State:
 
     def is_gone(self, home: tuple[int, int] | None) -> bool:
         """Whether the state is not there any more that was in that directory: it is another one, or bare."""
-        kept = (self._settings_file, self.private_key_file, self.registry_file, self.membership_file)
+        kept = (self._settings.path, self.private_key_file, self.registry_file, self.membership_file)
         return self.read_directory_id() != home or not any(path.exists() for path in (*kept, self.guard_file))
 
     def read_stamp(self) -> Hashable:
@@ -204,46 +204,46 @@ class State:
         SQLite writes into the registry's file: that is another only where it was put in its place.
         """
         written = (
-            self._settings_file,
+            self._settings.path,
             self.membership_file,
             self.preshared_key_file,
             self.private_key_file,
-            self.undo_file,
-            self._next_shared_file,
+            self.rollback_record.path,
+            self.successor_key.path,
             self.estate_file,
         )
         return (*map(files.read_stamp, written), (files.read_stamp(self.registry_file) or (None,))[0])
 
     def find_settings(self) -> Settings | None:
         """This machine's settings; None when it is in no mesh."""
-        return _read_document(self._settings_file, Settings)
+        return self._settings.read()
 
     def has_settings(self) -> bool:
         """Whether there are some, damaged ones included."""
-        return files.read_mode(self._settings_file) is not None
+        return self._settings.exists()
 
     def save_settings(self, settings: Settings) -> None:
         """Remember; durable when this returns."""
-        files.write(self._settings_file, msgspec.json.format(msgspec.json.encode(settings)))
+        files.write(self._settings.path, msgspec.json.format(msgspec.json.encode(settings)))
 
     def remove_mesh_state(self, *, keep_private_key: bool) -> None:
         """Leave the mesh, in the files: the settings go first, so that a rest of them means nothing."""
-        files.remove(self._settings_file)
+        self._settings.remove()
         self.remove_control_files()
         for path in (
             self.membership_file,
             self.preshared_key_file,
-            self._next_shared_file,
+            self.successor_key.path,
             self.estate_file,
-            self._pending_file,
-            self.asked_file,
-            self.undo_file,
-            self._due_file,
+            self.unfinished_redemption.path,
+            self.sent_request.path,
+            self.rollback_record.path,
+            self.due_restarts.path,
             self._next_key_file,
-            self._rotation_file,
+            self.key_rotation.path,
             *(() if keep_private_key else (self.private_key_file,)),
-            self._backed_up_file,
-            self._restoring_file,
+            self.last_backup.path,
+            self.restore_progress.path,
         ):
             files.remove(path)
 
@@ -261,17 +261,6 @@ class State:
         for path in self.directory.glob(".*.????????"):
             if path.is_file() and not path.is_symlink():
                 files.remove(path)
-
-    def successor_key(self) -> SuccessorKey | None:
-        """The key that this machine will share with the next control node, if one is named."""
-        return _read_document(self._next_shared_file, SuccessorKey, hint=_DELETE)
-
-    def save_successor_key(self, shared: SuccessorKey | None) -> None:
-        """Remember it, durably, or that there is none."""
-        if shared is None:
-            files.remove(self._next_shared_file)
-        else:
-            files.write(self._next_shared_file, msgspec.json.encode(shared, enc_hook=_encode_secret))
 
     def handover_payload(self) -> HandoverData | None:
         """What this machine will be the control node from, if it is named to be the next."""
@@ -291,81 +280,13 @@ class State:
         else:
             files.write(self.estate_file, octets)
 
-    def unfinished_redemption(self) -> UnfinishedRedemption | None:
-        """The redemption that was begun and not ended, if any."""
-        return _read_document(self._pending_file, UnfinishedRedemption, hint=_DELETE)
-
-    def save_unfinished_redemption(self, pending: UnfinishedRedemption | None) -> None:
-        """Remember that a redemption is under way, or that none is any more."""
-        if pending is None:
-            files.remove(self._pending_file)
-        else:
-            files.write(self._pending_file, msgspec.json.encode(pending))
-
-    def restore_progress(self) -> RestoreProgress | None:
-        """The restore that made this machine what it is, or was cut off; None where there was none."""
-        return _read_document(self._restoring_file, RestoreProgress, hint=_DELETE)
-
-    def save_restore_progress(self, restoring: RestoreProgress) -> None:
-        """Remember that a restore is under way, or done; durably."""
-        files.write(self._restoring_file, msgspec.json.encode(restoring))
-
-    def last_backup(self) -> LastBackup | None:
-        """The last backup that was written of this state; None where there was none."""
-        return _read_document(self._backed_up_file, LastBackup, hint=_DELETE)
-
-    def save_last_backup(self, backed_up: LastBackup) -> None:
-        """Remember that there is a backup."""
-        files.write(self._backed_up_file, msgspec.json.encode(backed_up))
-
-    def sent_request(self) -> SentRequest | None:
-        """The request by a file that waits for its answer, if any."""
-        try:
-            return _read_document(self.asked_file, SentRequest)
-        except StateUnreadable as error:
-            raise StateUnreadable(
-                error.message, hint="`qmesh join --offline` with the same invitation writes it anew"
-            ) from None
-
-    def save_sent_request(self, asked: SentRequest | None) -> None:
-        """Remember what a request's answer will need, durably, or that none waits any more."""
-        if asked is None:
-            files.remove(self.asked_file)
-        else:
-            files.write(self.asked_file, msgspec.json.encode(asked, enc_hook=_encode_secret))
-
-    def rollback_record(self) -> RollbackRecord | None:
-        """The change that waits to be confirmed, or was undone; None where there is neither."""
-        return _read_document(self.undo_file, RollbackRecord, hint=_DELETE)
-
-    def save_rollback_record(self, undoing: RollbackRecord | None) -> None:
-        """Remember what a change is undone to, durably, or that there is nothing to undo any more."""
-        if undoing is None:
-            files.remove(self.undo_file)
-        else:
-            files.write(self.undo_file, msgspec.json.encode(undoing, enc_hook=_encode_secret))
-
-    def due_restarts(self) -> DueRestarts | None:
-        """What the node's processes have to do still for a config that is written; None for nothing."""
-        return _read_document(self._due_file, DueRestarts, hint=_DELETE)
-
-    def save_due_restarts(self, due: DueRestarts | None) -> None:
-        """Remember what the node's processes have to do, durably, or that there is nothing."""
-        if due:
-            files.write(self._due_file, msgspec.json.encode(due))
-        else:
-            files.remove(self._due_file)
-
     def read_port_reservations(self) -> PortReservations:
         """Which ports qmesh keeps reserved."""
-        return _read_document(self._held_ports_file, PortReservations, hint=_DELETE) or PortReservations()
+        return self._port_reservations.read() or PortReservations()
 
     def save_port_reservations(self, held: PortReservations) -> None:
         """Remember which ports qmesh keeps reserved."""
-        if held == PortReservations():
-            files.remove(self._held_ports_file)
-        else:
-            files.write(self._held_ports_file, msgspec.json.encode(held))
+        self._port_reservations.write(None if held == PortReservations() else held)
 
     def list_closed_ports(self) -> tuple[int, ...]:
         """The ports that qmesh closed here last, ascending: by the guard's file, else by what it reserved.
@@ -404,17 +325,6 @@ class State:
         """Make it this machine's private key; durable when this returns."""
         files.move(self._next_key_file, self.private_key_file)
 
-    def key_rotation(self) -> KeyRotation | None:
-        """The change of the key that is under way, if any."""
-        return _read_document(self._rotation_file, KeyRotation, hint=_DELETE)
-
-    def save_key_rotation(self, rotation: KeyRotation | None) -> None:
-        """Remember a change of the key, durably, or that it is done."""
-        if rotation is None:
-            files.remove(self._rotation_file)
-        else:
-            files.write(self._rotation_file, msgspec.json.encode(rotation))
-
     def save_private_key(self, key: Secret) -> None:
         """Have this private key, 0600 from the first byte."""
         files.write(self.private_key_file, key.reveal().encode() + b"\n")
@@ -426,7 +336,7 @@ class State:
     def save_preshared_key(self, key: Secret) -> None:
         """Remember the key that a worker machine shares with the control node, and with no next one yet."""
         files.write(self.preshared_key_file, key.reveal().encode() + b"\n")
-        self.save_successor_key(None)
+        self.successor_key.remove()
 
     def _read_key(self, path: Path) -> Secret | None:
         octets = files.read(path, limit=1024)
@@ -480,25 +390,3 @@ def _try_lock(descriptor: int, seconds: float) -> bool:
         if time.monotonic() - begun >= seconds:
             return False
         time.sleep(0.02)
-
-
-def _encode_secret(value: object) -> str:
-    if isinstance(value, Secret):
-        return value.reveal()
-    raise NotImplementedError(type(value).__name__)
-
-
-def _decode_secret(kind: type, value: object) -> Secret:
-    if kind is Secret and isinstance(value, str):
-        return Secret(validate_wireguard_key(value))
-    raise ValueError(f"no {kind.__name__}")
-
-
-def _read_document(path: Path, kind: type[T], hint: str = _ANEW) -> T | None:
-    octets = files.read(path)
-    if octets is None:
-        return None
-    try:
-        return decode_json(octets, kind, hook=_decode_secret)
-    except Malformed:
-        raise StateUnreadable(f"{path} is damaged, and qmesh does not guess", hint=hint) from None

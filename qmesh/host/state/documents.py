@@ -1,4 +1,4 @@
-"""What a machine remembers between commands, file by file. The files are `qmesh.host.state.directory`'s.
+"""What a machine remembers between commands, file by file: `State` has each as a `Document`.
 
 None can be built wrong: what was read from a file is as good as what was typed. Building one raises BadInput.
 """
@@ -6,12 +6,14 @@ None can be built wrong: what was read from a file is as good as what was typed.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
-from qmesh.errors import BadInput
+from qmesh.errors import BadInput, StateUnreadable
+from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
+from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.mtu import LEAST_MTU_IPV4
 from qmesh.mesh.protocol.enrolment import Redemption
 from qmesh.mesh.values import (
@@ -26,6 +28,10 @@ from qmesh.mesh.values import (
     validate_machine_name,
     validate_wireguard_key,
 )
+
+T = TypeVar("T")
+
+_DELETE = "delete it: it only tells of what was under way"
 
 _Identifier = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 _VerificationKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -169,3 +175,49 @@ class PortReservations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ours: tuple[Port, ...] = ()
     others: tuple[Port, ...] = ()
+
+
+class Document(Generic[T]):
+    """A file that is one value as JSON, and replaced whole. hint: what to do where it is damaged."""
+
+    def __init__(self, path: Path, kind: type[T], *, hint: str = _DELETE) -> None:
+        self.path = path
+        self._kind = kind
+        self._hint = hint
+
+    def exists(self) -> bool:
+        """Whether it is there, damaged or not."""
+        return files.read_mode(self.path) is not None
+
+    def read(self) -> T | None:
+        """What it holds; None where it is not there. Raises StateUnreadable for what is damaged."""
+        octets = files.read(self.path)
+        try:
+            return None if octets is None else decode_json(octets, self._kind, hook=_decode_secret)
+        except Malformed:
+            raise StateUnreadable(
+                f"{self.path} is damaged, and qmesh does not guess", hint=self._hint
+            ) from None
+
+    def write(self, value: T | None) -> None:
+        """Have it hold this, 0600 from the first byte and durable when this returns; None for no file."""
+        if value is None:
+            self.remove()
+        else:
+            files.write(self.path, msgspec.json.encode(value, enc_hook=_encode_secret))
+
+    def remove(self) -> None:
+        """Have it no more, durably; it need not be there."""
+        files.remove(self.path)
+
+
+def _encode_secret(value: object) -> str:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(type(value).__name__)
+
+
+def _decode_secret(kind: type, value: object) -> Secret:
+    if kind is Secret and isinstance(value, str):
+        return Secret(validate_wireguard_key(value))
+    raise ValueError(f"no {kind.__name__}")

@@ -6,7 +6,7 @@ import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,37 +139,6 @@ def is_active(unit: str) -> bool:
         "active",
         "activating",
     }
-
-
-def start_workers(cores: Iterable[int]) -> None:
-    """Start the workers of these cores, and wait until each listens; those that run are fine.
-
-    Raises MachineRefused when one does not. systemd goes on trying.
-    """
-    _control_workers("start", cores)
-
-
-def restart_workers(cores: Iterable[int]) -> None:
-    """As `start_workers`, after an end of those that run."""
-    _control_workers("restart", cores)
-
-
-def stop_workers(cores: Iterable[int]) -> None:
-    """Stop the workers of these cores, and wait until they have ended; those that do not run are fine.
-
-    Raises MachineRefused when systemd does not take the order.
-    """
-    _control_workers("stop", cores)
-
-
-def _control_workers(verb: str, cores: Iterable[int]) -> None:
-    if units := [worker_unit_name(core) for core in cores]:
-        run_systemctl(verb, *units)
-
-
-def restart_control_process() -> None:
-    """End the control process where it runs, and start it. Raises MachineRefused when it does not start."""
-    run_systemctl("restart", CONTROL_PROCESS)
 
 
 def list_running_workers() -> tuple[int, ...]:

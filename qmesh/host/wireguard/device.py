@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
-import socket
 from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -16,6 +14,7 @@ import msgspec
 
 from qmesh.errors import MachineRefused
 from qmesh.host.network.netlink import build_kernel_error
+from qmesh.host.network.ports import is_udp_port_used
 from qmesh.mesh.state import Peer
 from qmesh.mesh.values import Endpoint, InterfaceKind, Secret
 
@@ -142,22 +141,10 @@ def refuse_taken_port(interface: str, port: int) -> None:
     WireGuard that is down takes any port and fails later, wireguard-go without a word; and one that
     is up reports the new port from then on, although it could not have it.
     """
-    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - as WireGuard does
-        if _is_port_used(family, address, port):
-            raise build_port_error(interface, port)
+    if is_udp_port_used(port):
+        raise build_port_error(interface, port)
 
 
 def build_port_error(interface: str, port: int) -> MachineRefused:
     """The refusal of a listen port that another program has."""
     return build_kernel_error(errno.EADDRINUSE, f"let {interface} listen on UDP port {port}", port_hint(port))
-
-
-def _is_port_used(family: int, address: str, port: int) -> bool:
-    with contextlib.ExitStack() as stack:
-        try:
-            probe = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
-            probe.bind((address, port))
-        except OSError as error:
-            # A machine without IPv6 says EAFNOSUPPORT: that is no taken port.
-            return error.errno == errno.EADDRINUSE
-    return False

@@ -17,8 +17,14 @@ from typing import Final
 
 import msgspec
 
-from qmesh.host.network.netlink import ACK, DUMP, REQUEST
-from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, parse_attributes
+from qmesh.host.network.netlink_messages import (
+    ACK,
+    DUMP,
+    HEADER,
+    build_attribute,
+    build_request,
+    parse_attributes,
+)
 from qmesh.host.wireguard.device import (
     REMEMBERED,
     Counters,
@@ -62,13 +68,13 @@ Spans = dict[int, tuple[int, int]]
 def build_private_key_message(family: int, interface: str, private_key: Secret) -> bytes:
     """The message that configures a private key. family: the number of WireGuard's netlink family."""
     return _build_set_message(
-        family, interface, _build_attribute(_PRIVATE_KEY, a2b_base64(private_key.reveal()))
+        family, interface, build_attribute(_PRIVATE_KEY, a2b_base64(private_key.reveal()))
     )
 
 
 def build_listen_port_message(family: int, interface: str, port: int) -> bytes:
     """The message that sets the UDP listen port."""
-    return _build_set_message(family, interface, _build_attribute(_LISTEN_PORT, _U16.pack(port)))
+    return _build_set_message(family, interface, build_attribute(_LISTEN_PORT, _U16.pack(port)))
 
 
 def build_peer_messages(family: int, interface: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -77,45 +83,43 @@ def build_peer_messages(family: int, interface: str, blocks: Iterable[bytes]) ->
     size = 0
     for block in blocks:
         if size + len(block) > MOST_PEER_OCTETS:
-            yield _build_set_message(
-                family, interface, _build_attribute(_PEERS | _NESTED, b"".join(together))
-            )
+            yield _build_set_message(family, interface, build_attribute(_PEERS | _NESTED, b"".join(together)))
             together, size = [], 0
         together.append(block)
         size += len(block)
     if together:
-        yield _build_set_message(family, interface, _build_attribute(_PEERS | _NESTED, b"".join(together)))
+        yield _build_set_message(family, interface, build_attribute(_PEERS | _NESTED, b"".join(together)))
 
 
 def peer_blocks(peer: Peer) -> Iterator[bytes]:
     """A peer configured whole; what is absent there would stay as it was."""
-    key = _build_attribute(_PEER_KEY, a2b_base64(peer.public_key))
+    key = build_attribute(_PEER_KEY, a2b_base64(peer.public_key))
     preshared_key = a2b_base64(peer.preshared_key.reveal()) if peer.preshared_key else _UNSET
     size = ALLOWED_IPS_A_BLOCK
     yield _build_nested(
         0,
         key,
-        _build_attribute(_PRESHARED_KEY, preshared_key),
-        _build_attribute(_FLAGS, _U32.pack(_REPLACE_ALLOWED_IPS)),
-        b"" if peer.endpoint is None else _build_attribute(_ENDPOINT, _pack_socket_address(peer.endpoint)),
-        _build_attribute(_KEEPALIVE, _U16.pack(peer.keepalive_s)),
+        build_attribute(_PRESHARED_KEY, preshared_key),
+        build_attribute(_FLAGS, _U32.pack(_REPLACE_ALLOWED_IPS)),
+        b"" if peer.endpoint is None else build_attribute(_ENDPOINT, _pack_socket_address(peer.endpoint)),
+        build_attribute(_KEEPALIVE, _U16.pack(peer.keepalive_s)),
         _build_allowed_ips(peer.allowed_ips[:size]),
     )
     for start in range(size, len(peer.allowed_ips), size):
-        update = _build_attribute(_FLAGS, _U32.pack(_UPDATE_ONLY))
+        update = build_attribute(_FLAGS, _U32.pack(_UPDATE_ONLY))
         yield _build_nested(0, key, update, _build_allowed_ips(peer.allowed_ips[start : start + size]))
 
 
 def removal_block(public_key: str) -> bytes:
     """A peer that is to go."""
     return _build_nested(
-        0, _build_attribute(_PEER_KEY, a2b_base64(public_key)), _build_attribute(_FLAGS, _U32.pack(_REMOVE))
+        0, build_attribute(_PEER_KEY, a2b_base64(public_key)), build_attribute(_FLAGS, _U32.pack(_REMOVE))
     )
 
 
 def build_device_request(family: int, interface: str) -> bytes:
     """The message that asks for an interface with all its peers."""
-    return _build_message(family, REQUEST | DUMP, GET_DEVICE, _build_name_attribute(interface))
+    return _build_message(family, DUMP, GET_DEVICE, _build_name_attribute(interface))
 
 
 def parse_device(dump: Sequence[bytes]) -> Device:
@@ -152,25 +156,19 @@ def _merge_dump(dump: Sequence[bytes]) -> Device:
 
 
 def _build_set_message(family: int, interface: str, attribute: bytes) -> bytes:
-    return _build_message(family, REQUEST | ACK, SET_DEVICE, _build_name_attribute(interface) + attribute)
+    return _build_message(family, ACK, SET_DEVICE, _build_name_attribute(interface) + attribute)
 
 
 def _build_message(family: int, flags: int, command: int, attributes: bytes) -> bytes:
-    header = HEADER.pack(_PAYLOAD + len(attributes), family, flags, 1, 0)
-    return header + _GENERIC.pack(command, _VERSION, 0) + attributes
+    return build_request(family, flags, _GENERIC.pack(command, _VERSION, 0) + attributes)
 
 
 def _build_name_attribute(interface: str) -> bytes:
-    return _build_attribute(_IFNAME, interface.encode() + b"\0")
-
-
-def _build_attribute(kind: int, value: bytes) -> bytes:
-    length = ATTRIBUTE.size + len(value)
-    return ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
+    return build_attribute(_IFNAME, interface.encode() + b"\0")
 
 
 def _build_nested(kind: int, *attributes: bytes) -> bytes:
-    return _build_attribute(kind | _NESTED, b"".join(attributes))
+    return build_attribute(kind | _NESTED, b"".join(attributes))
 
 
 def _build_allowed_ips(networks: Iterable[str]) -> bytes:
@@ -182,9 +180,9 @@ def _build_allowed_ip(network: str) -> bytes:
     family = _address_family(address)
     return _build_nested(
         0,
-        _build_attribute(_FAMILY, _U16.pack(family)),
-        _build_attribute(_ADDRESS, socket.inet_pton(family, address)),
-        _build_attribute(_PREFIX_LENGTH, bytes([int(prefix_length)])),
+        build_attribute(_FAMILY, _U16.pack(family)),
+        build_attribute(_ADDRESS, socket.inet_pton(family, address)),
+        build_attribute(_PREFIX_LENGTH, bytes([int(prefix_length)])),
     )
 
 

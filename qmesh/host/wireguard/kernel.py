@@ -16,7 +16,8 @@ from pyroute2.netlink.generic import GenericNetlinkSocket
 
 from qmesh.errors import BadInput, KernelRefused
 from qmesh.host.network import links
-from qmesh.host.network.netlink import read_whole_dump, send_request, translate_errors
+from qmesh.host.network.netlink import translate_errors
+from qmesh.host.network.netlink_messages import read_whole_dump, send_request
 from qmesh.host.wireguard import genetlink_messages
 from qmesh.host.wireguard.device import Device, add_known_endpoint, port_hint, refuse_taken_port
 from qmesh.mesh.state import Peer
@@ -113,7 +114,7 @@ class KernelWireGuard:
 
 
 class _NetlinkSession(msgspec.Struct, frozen=True):
-    """An open conversation with the kernel's WireGuard. Its methods raise NetlinkError and OSError."""
+    """An open conversation with the kernel's WireGuard. Its methods raise OSError."""
 
     netlink: Any
     family: int

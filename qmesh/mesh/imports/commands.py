@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from qmesh.mesh.imports.machine import core_text, numbers_text
+from qmesh.mesh.imports.machine import core_text
 from qmesh.mesh.imports.proposal import Proposal, ProposedMachine
-from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint
+from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, format_port_ranges
 
 _HEAD = """\
 # Proposed by `qmesh import`; nothing was changed. Read it; then type these lines as root on the control
@@ -118,7 +118,7 @@ def _render_row(machine: ProposedMachine, base_port: int) -> tuple[str, ...]:
         machine.name + (" (joined)" if machine.member else ""),
         machine.address or "-",
         "its own cores" if machine.workers is None else str(machine.workers),
-        "to come" if cores is None else numbers_text(cores.numbers),
-        numbers_text(machine.was) or "-",
-        "to come" if cores is None else numbers_text(cores.ports(base_port)),
+        "to come" if cores is None else format_port_ranges(cores.numbers),
+        format_port_ranges(machine.was) or "-",
+        "to come" if cores is None else format_port_ranges(cores.ports(base_port)),
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from qmesh.mesh.values import parse_ip_address
+from qmesh.mesh.values import format_port_ranges, parse_ip_address
 
 
 class ListedMachine(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,17 +48,6 @@ def has_gap(cores: Sequence[int]) -> bool:
     return cores[-1] - cores[0] + 1 > len(cores)
 
 
-def numbers_text(numbers: Sequence[int]) -> str:
-    """Numbers in their order, as people write them: `4-7, 9`."""
-    runs: list[tuple[int, int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number - 1:
-            runs[-1] = (runs[-1][0], number)
-        else:
-            runs.append((number, number))
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-
-
 def core_text(numbers: Sequence[int]) -> str:
     """Core numbers with their noun: `core 4`, `cores 4-7`."""
-    return f"core{'' if len(numbers) == 1 else 's'} {numbers_text(numbers)}"
+    return f"core{'' if len(numbers) == 1 else 's'} {format_port_ranges(numbers)}"

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from qmesh.mesh.imports.join_order import choose_base_port, order_machines
-from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine, has_gap, numbers_text
+from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine, has_gap
 from qmesh.mesh.machine import Cores
-from qmesh.mesh.values import Profile
+from qmesh.mesh.values import Profile, format_port_ranges
 
 ALL_RESTART = (
     "from the first join on the guards close the worker ports to the addresses that the control process"
@@ -215,4 +215,4 @@ def _note_renumbering(machines: Sequence[ProposedMachine], base: int) -> Iterato
 def _render_change(old: Sequence[int], new: Sequence[int]) -> str:
     """Behind `core` or `port`: ` 4 becomes 1`, `s 4-7 become 1-4`."""
     ending, verb = ("", "becomes") if len(old) == 1 else ("s", "become")
-    return f"{ending} {numbers_text(old)} {verb} {numbers_text(new)}"
+    return f"{ending} {format_port_ranges(old)} {verb} {format_port_ranges(new)}"

@@ -20,7 +20,7 @@ lint           text + mesh -> problems; by lint_keys, lint_lists, lint_mesh
 
 from qmesh.mesh.nodeconfig.desired_settings import build_desired_settings
 from qmesh.mesh.nodeconfig.document import MAX_NODES
-from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, edit_worker_list, read_settings
+from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, read_settings
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.lint import lint_config
 from qmesh.mesh.nodeconfig.listen_address import find_listen_address
@@ -43,7 +43,6 @@ __all__ = [
     "build_minimal_config",
     "detect_profile",
     "edit_settings",
-    "edit_worker_list",
     "find_ignored_lists",
     "find_listen_address",
     "lint_config",

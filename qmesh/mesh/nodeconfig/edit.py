@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from collections.abc import Sequence as AnySequence
 
 import msgspec
 
@@ -34,9 +33,6 @@ from qmesh.mesh.nodeconfig.layout import (
     render_block,
     render_flow,
 )
-from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
-from qmesh.mesh.nodeconfig.profiles import profile_facts
-from qmesh.mesh.values import Profile
 
 _DASH = re.compile(r" *-[ \t]*")
 _COLON = re.compile(r"[ \t]*:")
@@ -64,17 +60,6 @@ class Setting(msgspec.Struct, frozen=True):
     def is_list(self) -> bool:
         """Whether it is a list."""
         return not isinstance(self.value, str)
-
-
-def edit_worker_list(text: str, multiaddrs: AnySequence[str], profile: Profile) -> str:
-    """The config with this list of what the control process dials, in the order of the cores.
-
-    multiaddrs: `/ip4/ADDRESS/tcp/PORT` or `/ip6/...`. Raises BadInput as `edit_settings`, and for a
-    bad multiaddr.
-    """
-    for multiaddr in multiaddrs:
-        parse_multiaddr(multiaddr)
-    return edit_settings(text, (Setting(profile_facts(profile).list_key, tuple(multiaddrs)),))
 
 
 def edit_settings(text: str, settings: Iterable[Setting]) -> str:

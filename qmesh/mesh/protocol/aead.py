@@ -25,13 +25,13 @@ def encrypt_message(octets: bytes, shared: Secret, *, about: bytes, nonce: bytes
 
     about: which kind of message it is; nonce: fresh random octets, 12.
     """
-    return nonce + _cipher(shared, about).encrypt(nonce, octets, None)
+    return nonce + derive_cipher(shared, info=about).encrypt(nonce, octets, None)
 
 
 def decrypt_message(octets: bytes, shared: Secret, *, about: bytes) -> bytes:
     """Read what was sealed. Raises EnrolmentRefused where it was not by the other one."""
     try:
-        return _cipher(shared, about).decrypt(octets[:NONCE_OCTETS], octets[NONCE_OCTETS:], None)
+        return derive_cipher(shared, info=about).decrypt(octets[:NONCE_OCTETS], octets[NONCE_OCTETS:], None)
     except (InvalidTag, ValueError):
         raise EnrolmentRefused(
             "what was said is not sealed with the preshared key of the two machines",
@@ -39,6 +39,7 @@ def decrypt_message(octets: bytes, shared: Secret, *, about: bytes) -> bytes:
         ) from None
 
 
-def _cipher(shared: Secret, about: bytes) -> ChaCha20Poly1305:
-    kdf = HKDF(algorithm=SHA256(), length=32, salt=b"qmesh sealed 1", info=about)
+def derive_cipher(shared: Secret, *, info: bytes, salt: bytes = b"qmesh sealed 1") -> ChaCha20Poly1305:
+    """ChaCha20-Poly1305 (RFC 8439) under a key for one purpose, which HKDF makes of a preshared one."""
+    kdf = HKDF(algorithm=SHA256(), length=32, salt=salt, info=info)
     return ChaCha20Poly1305(kdf.derive(base64.b64decode(shared.reveal())))

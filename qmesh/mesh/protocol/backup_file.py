@@ -24,6 +24,7 @@ from qmesh.errors import BadInput, QmeshError
 from qmesh.mesh.changes import set_endpoints
 from qmesh.mesh.decode import Malformed, decode_msgpack
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.protocol.aead import NONCE_OCTETS
 from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
 from qmesh.mesh.values import Endpoint, Secret, SecretStruct, UnixTime
 
@@ -32,7 +33,6 @@ VERSION: Final = 1
 JUMP: Final = 1_000_000
 """By how much the revision grows when a backup is restored: more than a mesh changes after it was made."""
 SALT_OCTETS: Final = 16
-NONCE_OCTETS: Final = 12
 
 _HEAD_OCTETS: Final = len(MAGIC) + 3
 _CHECKSUM_OCTETS: Final = 32

@@ -10,17 +10,15 @@ No randomness here: a nonce is an argument.
 
 from __future__ import annotations
 
-import base64
 from typing import Annotated, Final, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.mesh.decode import Malformed, decode_msgpack
+from qmesh.mesh.protocol.aead import NONCE_OCTETS, derive_cipher
 from qmesh.mesh.protocol.armor import decode_line, encode_line
 from qmesh.mesh.values import Secret
 
@@ -29,7 +27,6 @@ ANSWER_PREFIX: Final = "qmesh-answer1"
 MAX_REQUEST: Final = 8192
 MAX_ANSWER: Final = 64 * 1024 * 1024
 """Characters of each at most, white space around it included."""
-NONCE_OCTETS: Final = 12
 
 _NO_REQUEST: Final = "give it the file that `qmesh join --offline` wrote on the machine, whole"
 _NO_ANSWER: Final = "give it the file that `qmesh admit` wrote on the control node, whole"
@@ -82,7 +79,7 @@ def encrypt_answer(membership: bytes, *, identifier: str, preshared: Secret, non
     preshared: the permanent preshared key of that machine and the control node.
     nonce: 12 random octets.
     """
-    sealed = _cipher(preshared, identifier).encrypt(nonce, membership, identifier.encode())
+    sealed = _derive_cipher(preshared, identifier).encrypt(nonce, membership, identifier.encode())
     return JoinAnswer(identifier, nonce, sealed)
 
 
@@ -98,7 +95,7 @@ def decrypt_answer(answer: JoinAnswer, preshared: Secret) -> bytes:
     Raises EnrolmentRefused unless it was sealed by one who holds the permanent preshared key.
     """
     try:
-        return _cipher(preshared, answer.identifier).decrypt(
+        return _derive_cipher(preshared, answer.identifier).decrypt(
             answer.nonce, answer.ciphertext, answer.identifier.encode()
         )
     except InvalidTag:
@@ -108,9 +105,8 @@ def decrypt_answer(answer: JoinAnswer, preshared: Secret) -> bytes:
         ) from None
 
 
-def _cipher(preshared: Secret, identifier: str) -> ChaCha20Poly1305:
-    key = HKDF(algorithm=SHA256(), length=32, salt=b"qmesh offline answer 1", info=identifier.encode())
-    return ChaCha20Poly1305(key.derive(base64.b64decode(preshared.reveal())))
+def _derive_cipher(preshared: Secret, identifier: str) -> ChaCha20Poly1305:
+    return derive_cipher(preshared, info=identifier.encode(), salt=b"qmesh offline answer 1")
 
 
 def _decode_message(packed: bytes, kind: type[T], what: str) -> T:

@@ -81,7 +81,7 @@ def make_request(state: State, text: str, wish: JoinOptions) -> JoinRequestResul
         handle_leftovers(state, take_over=wish.take_over)
         joiner = build_joiner(state, invitation, options)
         asked = _build_sent_request(state, joiner)
-        state.save_sent_request(asked)
+        state.sent_request.write(asked)
         _remove_unfinished_join(state, joiner)
     return JoinRequestResult(
         request=JoinRequest(asked.mesh, msgspec.json.encode(asked.redemption)).text(),
@@ -103,7 +103,7 @@ def _build_sent_request(state: State, joiner: Joiner) -> SentRequest:
         endpoint=joiner.endpoint,
     )
     with contextlib.suppress(StateUnreadable):  # it is replaced
-        before = state.sent_request()
+        before = state.sent_request.read()
         if before is not None:
             again = msgspec.structs.replace(before.redemption, workers=message.workers, proof=message.proof)
             message = before.redemption if again == message else message
@@ -124,10 +124,10 @@ def _build_sent_request(state: State, joiner: Joiner) -> SentRequest:
 
 def _remove_unfinished_join(state: State, joiner: Joiner) -> None:
     """Take down what a join left that was killed: this one does without."""
-    if state.unfinished_redemption() is not None:
+    if state.unfinished_redemption.read() is not None:
         linux = Linux(state, joiner.interface, [])
         apply_state(linux, state_without_tunnel(joiner, linux))
-        state.save_unfinished_redemption(None)
+        state.unfinished_redemption.remove()
 
 
 def accept_answer(state: State, text: str, *, apply: bool) -> JoinResult:
@@ -140,7 +140,7 @@ def accept_answer(state: State, text: str, *, apply: bool) -> JoinResult:
     nftables.run("list tables")
     with state.lock():
         refuse_while_unconfirmed(state)
-        asked = state.sent_request()
+        asked = state.sent_request.read()
         if is_member(state, None if asked is None else asked.redemption.identifier):
             _take_newer_membership(state, load_local(state), answer)
         else:
@@ -164,7 +164,7 @@ def _take_newer_membership(state: State, here: Local, answer: JoinAnswer) -> Non
 
 
 def _become_member(state: State, answer: JoinAnswer) -> None:
-    asked = state.sent_request()
+    asked = state.sent_request.read()
     if asked is None:
         raise BadInput(
             "no request of this machine waits for an answer",
@@ -181,7 +181,7 @@ def _become_member(state: State, answer: JoinAnswer) -> None:
     refuse_unlisted_machine(offered, asked.name, asked.address, asked.redemption.public_key)
     _refuse_another_key(state, asked)
     _refuse_older_membership(state, asked, offered)
-    if state.unfinished_redemption() is None and has_no_join_interface(state, set(), asked.interface):
+    if state.unfinished_redemption.read() is None and has_no_join_interface(state, set(), asked.interface):
         refuse_collisions(offered.network, asked.interface, asked.listen_port)
         refuse_foreign_guard(state)
     save_membership(state, asked.preshared_key, octets, _build_settings(state, asked, offered))

@@ -108,7 +108,7 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
                 state, joiner.preshared_key, encode_membership(signed), _build_settings(joiner, endpoint)
             )
     finally:
-        state.save_unfinished_redemption(None)
+        state.unfinished_redemption.remove()
     if not apply:
         apply_state(linux, state_without_tunnel(joiner, linux))
 
@@ -116,7 +116,7 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
 def _find_revert_state(state: State, joiner: Joiner, linux: Linux) -> NodeState:
     """What a join that fails goes back to: not to a rest of one that was killed, nor to open ports."""
     before = linux.observe()
-    if state.unfinished_redemption() is not None:
+    if state.unfinished_redemption.read() is not None:
         return state_without_tunnel(joiner, linux)
     guard = before.loaded_guard or state_without_tunnel(joiner, linux).guard
     return msgspec.structs.replace(before, guard=guard, reserved_ports=joiner.ports)

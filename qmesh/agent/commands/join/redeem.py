@@ -97,8 +97,8 @@ def redeem_invitation(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes
         workers=len(os.sched_getaffinity(0)),
         endpoint=joiner.endpoint,
     )
-    may_be_known = [not joiner.has_new_key or state.unfinished_redemption() is not None]
-    state.save_unfinished_redemption(UnfinishedRedemption(derived.identifier))
+    may_be_known = [not joiner.has_new_key or state.unfinished_redemption.read() is not None]
+    state.unfinished_redemption.write(UnfinishedRedemption(derived.identifier))
     client = Client(address=invitation.control_address, port=invitation.service_port)
     for attempt in _generate_attempts(joiner, may_be_known):
         _prepare_attempt(linux, joiner, attempt)

@@ -108,8 +108,8 @@ def finish_join(state: State, here: Local, *, apply: bool, patience_s: float) ->
 
     patience_s: seconds to wait for the control node's answer, at most.
     """
-    state.save_unfinished_redemption(None)
-    state.save_sent_request(None)
+    state.unfinished_redemption.remove()
+    state.sent_request.remove()
     if apply:
         here, linux = bring_up(state, here, follow_roaming=True)
         _wait_for_control_node(here, linux, patience_s=patience_s)
@@ -148,7 +148,7 @@ def has_no_join_interface(state: State, throwaway: set[str], interface: str) -> 
         return True
     found = wireguard.find_backend(interface).read(interface).public_key
     if found is None:
-        return state.unfinished_redemption() is None
+        return state.unfinished_redemption.read() is None
     return found not in {*throwaway, None if key is None else derive_public_key(key)}
 
 
@@ -208,7 +208,7 @@ def save_membership(state: State, preshared: Secret, membership: bytes, settings
     """Become a member, in the files: the settings, which make this machine one, are the last."""
     state.save_preshared_key(preshared)
     files.write(state.membership_file, membership)
-    state.save_key_rotation(None)  # after it: until then the key that it tells of is in no membership here
+    state.key_rotation.remove()  # after it: until then the key that it tells of is in no membership here
     state.save_settings(settings)
 
 
