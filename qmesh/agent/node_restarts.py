@@ -12,7 +12,6 @@ from typing import Final
 
 from qmesh.agent import node_config
 from qmesh.agent.local import Local, load_local
-from qmesh.agent.node_units import update_workers_target
 from qmesh.agent.worker_status import ANSWER_S
 from qmesh.errors import QmeshError
 from qmesh.host import config_directory
@@ -23,7 +22,13 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.systemd.node_restarts import DueRestarts, find_due_restarts, is_managed_by_qmesh
-from qmesh.mesh.systemd.units import CONTROL_PROCESS, WORKERS, restart_command, worker_unit_name
+from qmesh.mesh.systemd.units import (
+    CONTROL_PROCESS,
+    WORKERS,
+    render_workers_target,
+    restart_command,
+    worker_unit_name,
+)
 from qmesh.mesh.values import format_port_ranges
 
 log = logging.getLogger("qmesh")
@@ -213,3 +218,10 @@ def _restart_workers(here: Local, waiting: DueRestarts) -> None:
     for what, which in (("stopped", stop), ("restarted", wanted)):
         if which:
             log.info("%s the workers of cores %s", what, format_port_ranges(which))
+
+
+def update_workers_target(here: Local) -> None:
+    """Have the target of all workers name this machine's cores, unless somebody edited it."""
+    cores = tuple(here.inventory.core_numbers(here.settings.name))
+    if systemd.update_units({WORKERS: render_workers_target(cores)}, systemd.UNIT_DIRECTORY).written:
+        systemd.run_systemctl("daemon-reload")

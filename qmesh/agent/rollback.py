@@ -18,7 +18,8 @@ import msgspec
 
 from qmesh.agent.bring_up import with_tunnel_and_guard
 from qmesh.agent.converge import apply_steps, converge
-from qmesh.agent.local import Local, build_local_desired_state, choose_peer_endpoints, linux_for, load_local
+from qmesh.agent.facts import gather_peer_facts
+from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.agent.preconditions import require_root
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host.firewall import guard_snapshot
@@ -27,6 +28,7 @@ from qmesh.host.network import ports
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.host.system import background, boot_clock, processes
+from qmesh.mesh.desired import Facts
 from qmesh.mesh.plan import Step, plan_steps
 from qmesh.mesh.rollback import ChangeProcess, MachineSnapshot, RollbackRecord, build_rollback_state
 from qmesh.mesh.state import NodeState, Tunnel
@@ -155,8 +157,8 @@ def _with_current_peers(
         return tunnel
     try:
         here = with_tunnel_and_guard(load_local(state))
-        endpoints = choose_peer_endpoints(here, observed)
-        wanted = build_local_desired_state(here, tunnel.kind, endpoints, mtu=tunnel.mtu).tunnel
+        facts = gather_peer_facts(here, Facts(kind=tunnel.kind, observed=observed))
+        wanted = here.build_desired_state(facts).tunnel
     except QmeshError as error:
         log.warning("%s (hint: %s): the peers stay as they are", error.message, error.hint)
         wanted = observed.tunnel

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from qmesh.agent.local import Local, linux_for, list_peer_endpoints
+from qmesh.agent.facts import list_peers
+from qmesh.agent.local import Local, linux_for
 from qmesh.agent.membership import load_latest
 from qmesh.agent.preconditions import require_control, require_root
 from qmesh.errors import BadInput
@@ -16,10 +17,9 @@ from qmesh.host import files
 from qmesh.host.linux import Linux
 from qmesh.host.network import links, path_mtu
 from qmesh.host.state.directory import State
-from qmesh.mesh.desired import LocalEnd, build_desired_state
+from qmesh.mesh.desired import Facts
 from qmesh.mesh.exports import ansible, hosts, nft, wg_quick
 from qmesh.mesh.inventory import list_members
-from qmesh.mesh.mtu import compute_tunnel_mtu
 from qmesh.mesh.state import Guard, NodeState
 from qmesh.mesh.values import Endpoint, SecretStruct, quote_text
 
@@ -70,7 +70,7 @@ def _choose_endpoints(here: Local, linux: Linux) -> dict[str, Endpoint]:
     seen = {key: counts.endpoint for key, counts in counters.items()}
     chosen = {
         machine.name: wg_quick.choose_endpoint(endpoints, seen.get(machine.public_key))
-        for machine, endpoints in list_peer_endpoints(here)
+        for machine, endpoints in list_peers(here)
     }
     return {name: endpoint for name, endpoint in chosen.items() if endpoint is not None}
 
@@ -87,17 +87,14 @@ def _build_export_state(here: Local, linux: Linux, endpoints: dict[str, Endpoint
 
     An invitation ends, and a file would not know it.
     """
-    settings = here.settings
-    known = path_mtu.find_path_mtus(endpoints.values(), probe=False, directory=linux.directory)
-    place = LocalEnd(
-        interface=settings.interface,
+    facts = Facts(
         kind=linux.backend.kind,
-        listen_port=settings.listen_port,
         endpoints=endpoints,
-        mtu=compute_tunnel_mtu(known, most=settings.mtu),
+        path_mtus=path_mtu.find_path_mtus(endpoints.values(), probe=False, directory=linux.directory),
     )
+    settings = msgspec.structs.replace(here.settings, up=True, guarded=True)
     joined = msgspec.structs.replace(here.inventory, machines=list_members(here.inventory))
-    return build_desired_state(joined, settings.name, place, here.preshared)
+    return msgspec.structs.replace(here, settings=settings, inventory=joined).build_desired_state(facts)
 
 
 def _export_hosts(_: State, here: Local) -> Export:

@@ -8,7 +8,7 @@ from pathlib import Path
 from qmesh.agent import node_config
 from qmesh.agent.local import Local
 from qmesh.agent.membership import load_latest
-from qmesh.agent.node_units import update_workers_target
+from qmesh.agent.node_restarts import update_workers_target
 from qmesh.agent.preconditions import require_control, require_root
 from qmesh.errors import BadInput
 from qmesh.host import files

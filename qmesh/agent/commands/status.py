@@ -14,10 +14,10 @@ from qmesh.agent.preconditions import require_root
 from qmesh.agent.worker_status import WorkerHealth, collect_advice_inputs, probe_workers
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
-from qmesh.host.wireguard import Counters
 from qmesh.mesh.advice import list_advice
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
+from qmesh.mesh.state import Counters
 
 
 class CoreRange(msgspec.Struct, frozen=True):

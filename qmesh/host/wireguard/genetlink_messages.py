@@ -21,14 +21,13 @@ from qmesh.host.network.netlink import ACK, DUMP, REQUEST
 from qmesh.host.network.netlink_messages import ATTRIBUTE, HEADER, parse_attributes
 from qmesh.host.wireguard.device import (
     REMEMBERED,
-    Counters,
     Device,
     build_device,
     encode_key,
     normalize_allowed_ips,
     parse_endpoint,
 )
-from qmesh.mesh.state import Peer
+from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
 
 GET_DEVICE: Final = 0
