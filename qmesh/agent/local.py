@@ -53,6 +53,13 @@ class Local(msgspec.Struct, frozen=True):
         return build_desired_state(self.inventory, settings.name, place, self.preshared, facts)
 
 
+def with_tunnel_and_guard(here: Local) -> Local:
+    """The machine as `qmesh apply` wants it: tunnel up and guard in place, whatever `down` said."""
+    return msgspec.structs.replace(
+        here, settings=msgspec.structs.replace(here.settings, up=True, guarded=True)
+    )
+
+
 class JoinResult(msgspec.Struct, frozen=True):
     """Where a machine stands in its mesh: what `init` and `join` answer. `ports` in core order.
 

@@ -16,11 +16,9 @@ from typing import Final
 
 import msgspec
 
-from qmesh.agent.bring_up import with_tunnel_and_guard
 from qmesh.agent.converge import apply_steps, converge
 from qmesh.agent.facts import gather_peer_facts
-from qmesh.agent.local import Local, linux_for, load_local
-from qmesh.agent.preconditions import require_root
+from qmesh.agent.local import Local, linux_for, load_local, with_tunnel_and_guard
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host.firewall import guard_snapshot
 from qmesh.host.linux import Linux
@@ -92,17 +90,6 @@ def _snapshot_machine(state: State, here: Local, linux: Linux) -> MachineSnapsho
         up=here.settings.up,
         guarded=here.settings.guarded,
     )
-
-
-def refuse_while_unconfirmed(state: State) -> None:
-    """Put back what is due; raise BadInput while a change waits to be confirmed. Holds the lock."""
-    roll_back_if_due(state)
-    undoing, now = state.rollback_record(), boot_clock.now()
-    if undoing is not None and undoing.can_confirm(now):
-        raise BadInput(
-            f"a change waits to be confirmed, and is undone in {undoing.remaining_s(now):.0f} s",
-            hint="`qmesh confirm` keeps it, `qmesh undo --now` puts back what was before",
-        )
 
 
 def roll_back_if_due(state: State) -> bool:
@@ -194,7 +181,6 @@ def run_rollback(state: State) -> None:
 
     Raises MachineRefused when there is one already.
     """
-    require_root("qmesh undo")
     for number in (signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     with _hold_rollback_lock(state):

@@ -11,7 +11,7 @@ import msgspec
 from qmesh.agent.facts import list_peers
 from qmesh.agent.local import Local, linux_for
 from qmesh.agent.membership import load_latest
-from qmesh.agent.preconditions import require_control, require_root
+from qmesh.agent.preconditions import check_local, check_user
 from qmesh.errors import BadInput
 from qmesh.host import files
 from qmesh.host.linux import Linux
@@ -41,8 +41,11 @@ def export(state: State, wanted: str) -> Export:
     make = _MAKERS.get(wanted)
     if make is None:
         raise BadInput(f"there is no format {quote_text(wanted)}", hint=f"choose one of {', '.join(FORMATS)}")
-    require_root(f"qmesh export {wanted}")
-    return make(state, load_latest(state))
+    command = f"export {wanted}"
+    check_user(command)
+    here = load_latest(state)
+    check_local(here, command)
+    return make(state, here)
 
 
 def write_export(made: Export, path: Path) -> None:
@@ -103,7 +106,6 @@ def _export_hosts(_: State, here: Local) -> Export:
 
 
 def _export_ansible(_: State, here: Local) -> Export:
-    require_control(here, "qmesh export ansible")
     facts = ansible.inventory_tree(here.inventory)
     return _export_without_secrets(facts, ansible.render_inventory(facts, here.settings.name))
 

@@ -9,7 +9,7 @@ from qmesh.agent import node_config
 from qmesh.agent.local import Local
 from qmesh.agent.membership import load_latest
 from qmesh.agent.node_restarts import update_workers_target
-from qmesh.agent.preconditions import require_control, require_root
+from qmesh.agent.preconditions import check_local, check_user
 from qmesh.errors import BadInput
 from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
@@ -51,12 +51,12 @@ def render_node_config(state: State, *, config: Path | None, for_name: str | Non
 
     Raises BadInput when a file is damaged, of another node, or lacks what is needed.
     """
-    require_root("qmesh render-config")
+    check_user("render-config")
     here = load_latest(state)
     directory = _find_directory(here, config)
     old = None if directory is None else node_config.read(directory).text
     if for_name is not None:
-        require_control(here, "qmesh render-config --for")
+        check_local(here, "render-config --for")
         new = node_config.render_for(here, for_name, old)
         return RenderedConfig(here=here, is_for_another=True, directory=None, old=None, new=new)
     if old is not None:

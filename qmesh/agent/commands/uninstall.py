@@ -10,7 +10,7 @@ import msgspec
 from qmesh.agent import node_config
 from qmesh.agent.converge import apply_steps
 from qmesh.agent.local import load_local
-from qmesh.agent.preconditions import refuse_foreign_guard, require_root
+from qmesh.agent.preconditions import check_state, check_user
 from qmesh.errors import QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
@@ -61,7 +61,7 @@ class StateLoss(msgspec.Struct, frozen=True):
 
 def find_state_loss(state: State) -> StateLoss | None:
     """What others lose with this machine's state; None where that is nothing, as on a member."""
-    require_root("qmesh uninstall")
+    check_user("uninstall")
     settings, backed_up = None, None
     with contextlib.suppress(StateUnreadable):
         settings = state.find_settings()
@@ -94,8 +94,8 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
     Raises BadInput where the guard is another state directory's, MachineRefused where something does
     not let itself be taken away.
     """
-    require_root("qmesh uninstall")
-    refuse_foreign_guard(state)
+    check_user("uninstall")
+    check_state(state, "uninstall")
     settings, closed, with_config = _load_state(state)
     installed_files.stop_units()
     for each in (state.agent_lock_file, state.undo_lock_file):
