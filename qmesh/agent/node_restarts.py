@@ -21,6 +21,7 @@ from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.nodeconfig import parse_config, render_config
 from qmesh.mesh.systemd.node_restarts import DueRestarts, find_due_restarts, is_managed_by_qmesh
 from qmesh.mesh.systemd.units import (
     CONTROL_PROCESS,
@@ -56,14 +57,15 @@ def update_managed_config(state: State, here: Local) -> bool:
     if directory.owner is None:
         directory = _save_directory_owner(state, directory)
     found = node_config.read(directory)
-    if found.text is None or not is_managed_by_qmesh(found.text, here.inventory):
+    old = None if found.text is None else parse_config(found.text)
+    if old is None or not is_managed_by_qmesh(old, here.inventory):
         return False
-    new = node_config.render(here, found.text)
-    if new == found.text:
+    new = render_config(here.inventory, here.settings.name, old)
+    if new.text == old.text:
         return False
-    asked = find_due_restarts(found.text, new, here.inventory, here.settings.name)
+    asked = find_due_restarts(old, new, here.inventory, here.settings.name)
     _add_due_restarts(state, asked)
-    _, changed = node_config.write(directory, found.text, new)
+    _, changed = node_config.write(directory, old.text, new.text)
     # Again, where that was done by somebody who came before the file did.
     _add_due_restarts(state, asked)
     if not changed:

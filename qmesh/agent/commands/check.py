@@ -170,8 +170,8 @@ def _build_audit_context(
     return AuditContext(
         public_key=here.machine.public_key,
         names={machine.public_key: machine.name for machine in machines},
-        members=node_config.tunnel_addresses_by_name(here.inventory),
-        workers=node_config.list_worker_multiaddrs(here.inventory),
+        members=nodeconfig.tunnel_addresses_by_name(here.inventory),
+        workers=nodeconfig.list_worker_multiaddrs(here.inventory),
         silent=() if taken_down else looks.run("workers", lambda: _find_silent_workers(here), ()),
         settings=nodeconfig.build_desired_settings(here.inventory, here.settings.name)[1:],
         profile=here.inventory.node,

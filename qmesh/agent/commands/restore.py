@@ -32,7 +32,7 @@ from qmesh.host.registry.image import write_registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import RestoreProgress, Settings
 from qmesh.host.system.sudo_user import find_invoking_user
-from qmesh.mesh import networks
+from qmesh.mesh import networks, nodeconfig
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores
 from qmesh.mesh.protocol.backup_file import JUMP, build_restored_inventory, is_encrypted
@@ -116,7 +116,7 @@ def restore(
     agree(_summarize_backup(found, encrypted=is_encrypted(octets)))
     wanted = _build_restored_mesh(found, wish)
     directory = node_config.find_directory(wish.config)
-    node_config.refuse_newer_config(wanted.node, node_config.read_profile(directory))
+    nodeconfig.refuse_newer_config(wanted.node, node_config.read_profile(directory))
     restoring = RestoreProgress(hashlib.sha256(octets).hexdigest())
     nftables.run("list tables")
     if apply:

@@ -9,7 +9,7 @@ import msgspec
 
 from qmesh.agent import node_config
 from qmesh.agent.converge import apply_steps
-from qmesh.agent.local import load_local
+from qmesh.agent.local import Local, load_local
 from qmesh.agent.preconditions import check_state, check_user
 from qmesh.errors import QmeshError, StateUnreadable
 from qmesh.host import files
@@ -22,6 +22,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LastBackup, Settings
 from qmesh.host.system import installed_files, processes, single_agent
 from qmesh.mesh.inventory import list_members, worker_ports
+from qmesh.mesh.nodeconfig import render_config
 from qmesh.mesh.plan import Step, plan_steps
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import DEFAULT_INTERFACE
@@ -132,8 +133,12 @@ def _load_state(state: State) -> tuple[Settings | None, tuple[int, ...], bool]:
         here = load_local(state)
         closed = worker_ports(here.inventory, here.settings.name)
         text = node_config.read(ConfigDirectory(state.worker_config_directory, None)).text
-        with_config = text is not None and node_config.render(here, text) == node_config.render(here, None)
+        with_config = text is not None and _render(here, text) == _render(here, None)
     return settings, closed, with_config
+
+
+def _render(here: Local, text: str | None) -> str:
+    return render_config(here.inventory, here.settings.name, text).text
 
 
 def _remove_tunnel_and_guard(state: State, settings: Settings | None) -> tuple[Step, ...]:

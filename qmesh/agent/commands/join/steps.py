@@ -26,7 +26,7 @@ from qmesh.host.linux import Linux
 from qmesh.host.network import links, routes
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.mesh import networks
+from qmesh.mesh import networks, nodeconfig
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.protocol.enrolment import Invitation, derive_public_key
 from qmesh.mesh.state import NodeState
@@ -265,4 +265,5 @@ def _write_config_file(state: State, here: Local) -> tuple[Path, bool]:
         with state.lock():
             files.make_private_directory(directory.path)
             state.save_settings(state.settings().with_node_directory(directory))
-    return node_config.write(directory, text, node_config.render(here, text))
+    rendered = nodeconfig.render_config(here.inventory, here.settings.name, text)
+    return node_config.write(directory, text, rendered.text)
