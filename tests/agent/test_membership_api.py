@@ -32,7 +32,7 @@ B = "10.77.0.2"
 class Looking(LookRequests):
     """An agent that looks at once."""
 
-    def wait_for_one(self, seconds: float) -> bool:
+    def wait_for_look(self, seconds: float) -> bool:
         return seconds > 0
 
 
@@ -208,7 +208,7 @@ def test_a_key_that_is_offered_again_costs_no_look_at_the_machine(state: State) 
     waited: list[None] = []
 
     class Counting(LookRequests):
-        def wait_for_one(self, seconds: float) -> bool:
+        def wait_for_look(self, seconds: float) -> bool:
             waited.append(None)
             return seconds > 0 and len(waited) > 1
 
