@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 
-import msgspec
-
 from qmesh.agent.converge import converge, plan_steps_without_dns, revert_on_failure
-from qmesh.agent.local import Local, linux_for
-from qmesh.agent.preconditions import refuse_removed
+from qmesh.agent.local import Local, linux_for, with_tunnel_and_guard
 from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
+from qmesh.errors import RemovedFromMesh
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
 
@@ -30,20 +28,14 @@ def bring_up(
     return here, linux
 
 
-def with_tunnel_and_guard(here: Local) -> Local:
-    """The machine as `qmesh apply` wants it: tunnel up and guard in place, whatever `down` said."""
-    return msgspec.structs.replace(
-        here, settings=msgspec.structs.replace(here.settings, up=True, guarded=True)
-    )
-
-
 def enable_tunnel_and_guard(state: State, here: Local, *, keep_undoing: bool = False) -> Local:
     """End what `down` or `--no-apply` said, and remember it; so ends that the machine was put back.
 
     keep_undoing: this is a change that is undone unless it is confirmed.
     Raises Removed where the mesh has it no more.
     """
-    refuse_removed(here)
+    if here.settings.removed:
+        raise RemovedFromMesh
     risen_here = with_tunnel_and_guard(here)
     if risen_here.settings != here.settings:
         state.save_settings(risen_here.settings)

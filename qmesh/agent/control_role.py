@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.agent.local import Local, find_stale_keys, read_held_membership
+from qmesh.agent.local import Local, read_held_membership
 from qmesh.errors import JOIN_ANEW, EnrolmentRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -24,6 +24,7 @@ from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.registry.image import write_registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import SuccessorKey
+from qmesh.mesh.endpoints import find_stale_keys
 from qmesh.mesh.inventory import Inventory, list_members
 from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, encrypt_message
 from qmesh.mesh.protocol.handover import (
@@ -148,7 +149,7 @@ def report_handover_progress(state: State, here: Local) -> bool:
         return False  # what is put back here must not be a control node
     handover_data = state.handover_payload()
     counters = wireguard.find_backend(here.settings.interface).read(here.settings.interface).counters
-    heard = counters.keys() - find_stale_keys(counters)
+    heard = counters.keys() - find_stale_keys(counters, time.time())
     hubs = {here.inventory.control, here.inventory.successor}
     silent = tuple(
         machine.address

@@ -1,52 +1,30 @@
-"""Observe, plan, apply, observe: once."""
+"""Gather facts, decide, plan, apply, and look again: once."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 
 import msgspec
 
-from qmesh.agent.local import (
-    Local,
-    build_local_desired_state,
-    choose_peer_endpoints,
-    find_roamed_endpoints,
-    find_stale_keys,
-)
+from qmesh.agent.facts import gather_facts, gather_guard_facts, observe_again, with_path_mtus
+from qmesh.agent.local import Local
 from qmesh.errors import KernelRefused, MachineRefused, QmeshError
 from qmesh.host.linux import Linux, Outline
-from qmesh.host.network import path_mtu
-from qmesh.mesh.mtu import compute_tunnel_mtu
+from qmesh.mesh.desired import Facts
 from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, describe_step, plan_steps
-from qmesh.mesh.state import Guard, NodeState
-from qmesh.mesh.values import TUNNEL_MTU, Endpoint, InterfaceKind
+from qmesh.mesh.state import NodeState
 
 log = logging.getLogger("qmesh")
 
 
 def desired_and_observed(
-    here: Local, linux: Linux, *, follow_roaming: bool = False, outline: Outline | None = None
+    here: Local, linux: Linux, *, follow_roaming: bool = False
 ) -> tuple[NodeState, NodeState]:
-    """What this machine should be, and what it is.
-
-    follow_roaming: leave the endpoints of peers alone that shook hands a moment ago. The control
-        node always does: where a worker machine says that it is reached is a hint, its packets are proof.
-        Other machines first see whether the control node answers.
-    outline: as `Linux.observe_with_counters` has it.
-    """
-    observed, counters = linux.observe_with_counters(outline)
-    endpoints = choose_peer_endpoints(
-        here, observed, find_stale_keys(counters) if here.settings.control else frozenset()
-    )
-    if observed.tunnel is not None:
-        seen = find_roamed_endpoints(here, counters)
-        moved = {name: seen[name] for name in endpoints if name in seen and seen[name] != endpoints[name]}
-        if moved and (follow_roaming or here.settings.control or _can_reach_control(here)):
-            endpoints |= moved
-    return _desired_with_used_ports(here, linux, endpoints, observed), observed
+    """What this machine should be, and what it is. follow_roaming: as `gather_facts` has it."""
+    facts = gather_facts(here, linux, follow_roaming=follow_roaming)
+    return here.build_desired_state(facts), facts.observed
 
 
 def desired_and_observed_guard(here: Local, linux: Linux) -> tuple[NodeState, NodeState]:
@@ -57,61 +35,22 @@ def desired_and_observed_guard(here: Local, linux: Linux) -> tuple[NodeState, No
         kind = linux.backend.kind
     except MachineRefused:  # it is not known what the tunnel is, and that is no reason not to see the guard
         kind = "tun" if seen is None else seen.kind
-    return _desired_with_used_ports(here, linux, {}, observed, kind), observed
+    return here.build_desired_state(gather_guard_facts(here, linux, observed, kind=kind)), observed
 
 
-def _can_reach_control(here: Local) -> bool:
-    """Whether the control node is where WireGuard sends to now: it may be behind NAT, and have called us."""
-    return (
-        path_mtu.measure_echo_time(here.inventory.control_node.address, 100, wait_s=1.0, tries=1) is not None
-    )
-
-
-def _choose_tunnel_mtu(
-    here: Local, endpoints: Mapping[str, Endpoint], observed: NodeState, directory: Path
-) -> int:
-    """The tunnel's, by the paths to all peers. Worker machines probe theirs; the control node has many."""
-    if not here.settings.up:
-        return TUNNEL_MTU
-    known = {here.inventory.machine(name).public_key for name in endpoints}
-    peers = observed.tunnel.peers if observed.tunnel else ()
-    where = [peer.endpoint for peer in peers if peer.endpoint is not None and peer.public_key not in known]
-    is_member = here.machine not in here.inventory.hubs
-    found = path_mtu.find_path_mtus((*endpoints.values(), *where), probe=is_member, directory=directory)
-    return compute_tunnel_mtu(found, most=here.settings.mtu)
-
-
-def _desired_with_used_ports(
-    here: Local,
-    linux: Linux,
-    endpoints: Mapping[str, Endpoint],
-    observed: NodeState,
-    kind: InterfaceKind | None = None,
-) -> NodeState:
-    """What this machine should be, and closed too what qmesh closed before and somebody listens on still.
-
-    A worker that was renumbered, paused or taken out goes on at its old port until it is restarted.
-    """
-    mtu = _choose_tunnel_mtu(here, endpoints, observed, linux.directory)
-    wanted = build_local_desired_state(here, kind or linux.backend.kind, endpoints, mtu=mtu)
-    if not isinstance(wanted.guard, Guard):
-        return wanted
-    closed = linux.list_listened_ports(wanted.guard.ports).union(wanted.guard.ports)
-    guard = msgspec.structs.replace(wanted.guard, ports=tuple(sorted(closed)))
-    return msgspec.structs.replace(wanted, guard=guard)
-
-
-def plan_local_steps(
-    here: Local, linux: Linux, *, follow_roaming: bool = False, outline: Outline | None = None
-) -> tuple[Step, ...]:
+def plan_local_steps(here: Local, linux: Linux, *, follow_roaming: bool = False) -> tuple[Step, ...]:
     """The steps that this machine needs to be as desired."""
-    return plan_steps(*desired_and_observed(here, linux, follow_roaming=follow_roaming, outline=outline))
+    return _plan_steps(here, gather_facts(here, linux, follow_roaming=follow_roaming))
 
 
 def plan_steps_without_dns(here: Local, linux: Linux) -> tuple[Step, ...]:
     """The same, endpoints left aside: it looks up no name, so that nothing waits for DNS."""
-    observed = linux.observe()
-    return plan_steps(_desired_with_used_ports(here, linux, {}, observed), observed)
+    facts = gather_guard_facts(here, linux, linux.observe())
+    return _plan_steps(here, with_path_mtus(here, linux, facts))
+
+
+def _plan_steps(here: Local, facts: Facts) -> tuple[Step, ...]:
+    return plan_steps(here.build_desired_state(facts), facts.observed)
 
 
 def converge(
@@ -119,15 +58,19 @@ def converge(
 ) -> tuple[Step, ...]:
     """Take the steps that this machine needs, see that it is as desired, and return them.
 
-    outline: as `Linux.observe_with_counters` has it.
+    The guard's go first: they wait for nothing but this machine.
+    follow_roaming: as `gather_facts` has it; outline: as `Linux.observe_with_counters` has it.
     Raises MachineRefused when a step is refused, or when the machine is not as desired afterwards.
     """
     outline = outline or linux.observe_outline()
-    closed = _apply_guard_steps(here, linux, outline.node_state)
-    wanted = plan_local_steps(here, linux, follow_roaming=follow_roaming, outline=None if closed else outline)
-    steps = closed + apply_steps(linux, wanted)
+    facts = gather_guard_facts(here, linux, outline.node_state)
+    steps = apply_steps(linux, _plan_guard_steps(here, facts))
+    facts = gather_facts(
+        here, linux, follow_roaming=follow_roaming, outline=None if steps else outline, guard_facts=facts
+    )
+    steps += apply_steps(linux, _plan_steps(here, facts))
     if steps:
-        left = plan_local_steps(here, linux, follow_roaming=follow_roaming)
+        left = _plan_steps(here, observe_again(here, linux, facts, follow_roaming=follow_roaming))
         if left:
             raise KernelRefused(
                 f"after all steps the machine is not as desired: {left[0].kind} {left[0].subject}",
@@ -136,11 +79,11 @@ def converge(
     return steps
 
 
-def _apply_guard_steps(here: Local, linux: Linux, observed: NodeState) -> tuple[Step, ...]:
-    """Take the guard's steps alone: they do not wait for DNS."""
-    wanted = msgspec.structs.replace(_desired_with_used_ports(here, linux, {}, observed), tunnel=None)
-    steps = plan_steps(wanted, observed)
-    return apply_steps(linux, tuple(step for step in steps if isinstance(step, LoadGuard | ReservePorts)))
+def _plan_guard_steps(here: Local, facts: Facts) -> tuple[Step, ...]:
+    """The steps that close; what opens comes last, by the whole plan."""
+    guarded = msgspec.structs.replace(here, settings=msgspec.structs.replace(here.settings, up=False))
+    steps = _plan_steps(guarded, facts)
+    return tuple(step for step in steps if isinstance(step, LoadGuard | ReservePorts))
 
 
 def apply_steps(linux: Linux, steps: tuple[Step, ...]) -> tuple[Step, ...]:

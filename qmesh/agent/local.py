@@ -1,10 +1,8 @@
-"""This machine and its mesh, as they are remembered; and what the machine should therefore be."""
+"""This machine and its mesh, as they are remembered."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import msgspec
@@ -12,23 +10,18 @@ import msgspec
 from qmesh.errors import JOIN_ANEW, EnrolmentRefused, StateUnreadable
 from qmesh.host import files
 from qmesh.host.linux import Linux
-from qmesh.host.network import dns
 from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.host.wireguard import Counters
 from qmesh.mesh.changes import set_public_key
-from qmesh.mesh.desired import LocalEnd, build_desired_state
+from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.inventory import Inventory, worker_ports
 from qmesh.mesh.machine import Cores, Machine
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.protocol.handover import derive_successor_preshared_key
 from qmesh.mesh.protocol.membership import decode_membership, verify_membership
 from qmesh.mesh.state import NodeState
-from qmesh.mesh.values import Endpoint, InterfaceKind, Secret
-
-FRESH_S = 180
-"""Seconds that a handshake counts as fresh. Source: WireGuard's REJECT_AFTER_TIME."""
+from qmesh.mesh.values import Endpoint, Secret
 
 
 class Local(msgspec.Struct, frozen=True):
@@ -46,6 +39,25 @@ class Local(msgspec.Struct, frozen=True):
     def machine(self) -> Machine:
         """This machine in the mesh."""
         return self.inventory.machine(self.settings.name)
+
+    def build_desired_state(self, facts: Facts) -> NodeState:
+        """What this machine should be."""
+        settings = self.settings
+        place = LocalEnd(
+            interface=settings.interface,
+            listen_port=settings.listen_port,
+            most_mtu=settings.mtu,
+            up=settings.up,
+            guarded=settings.guarded,
+        )
+        return build_desired_state(self.inventory, settings.name, place, self.preshared, facts)
+
+
+def with_tunnel_and_guard(here: Local) -> Local:
+    """The machine as `qmesh apply` wants it: tunnel up and guard in place, whatever `down` said."""
+    return msgspec.structs.replace(
+        here, settings=msgspec.structs.replace(here.settings, up=True, guarded=True)
+    )
 
 
 class JoinResult(msgspec.Struct, frozen=True):
@@ -163,104 +175,6 @@ def linux_for(state: State, here: Local) -> Linux:
     return Linux(state, here.settings.interface, [] if key is None else [key])
 
 
-def build_local_desired_state(
-    here: Local, kind: InterfaceKind, endpoints: Mapping[str, Endpoint], *, mtu: int
-) -> NodeState:
-    """What this machine should be.
-
-    endpoints: by machine name, as `LocalEnd` has them; mtu: the tunnel's.
-    """
-    settings = here.settings
-    place = LocalEnd(
-        interface=settings.interface,
-        kind=kind,
-        listen_port=settings.listen_port,
-        endpoints=endpoints,
-        mtu=mtu,
-        up=settings.up,
-    )
-    wanted = build_desired_state(here.inventory, settings.name, place, here.preshared)
-    if settings.guarded:
-        return wanted
-    return msgspec.structs.replace(wanted, guard=None, reserved_ports=())
-
-
-def choose_peer_endpoints(
-    here: Local, observed: NodeState, stale: AbstractSet[str] = frozenset()
-) -> dict[str, Endpoint]:
-    """Where each other machine is to be reached: where it is now, if that is one of its endpoints.
-
-    stale: public keys of those that are not heard. Only their names are looked up again: DNS that is
-    slow, down or changing must not disturb a tunnel that works. It takes two seconds or so at most.
-    """
-    peers = observed.tunnel.peers if observed.tunnel else ()
-    seen = {peer.public_key: peer.endpoint for peer in peers}
-    wanted = {}
-    until = time.monotonic() + dns.WAIT_S
-    for machine, endpoints in list_peer_endpoints(here):
-        key, wait_s = machine.public_key, until - time.monotonic()
-        endpoint = choose_peer_endpoint(endpoints, seen.get(key), is_stale=key in stale, wait_s=wait_s)
-        if endpoint is not None:
-            wanted[machine.name] = endpoint
-    return wanted
-
-
-def choose_peer_endpoint(
-    endpoints: tuple[Endpoint, ...],
-    seen: Endpoint | None,
-    *,
-    is_stale: bool = False,
-    wait_s: float = dns.WAIT_S,
-) -> Endpoint | None:
-    """Where a machine with these endpoints is to be reached, best first; None leaves it open.
-
-    seen: where it is now. Names are looked up while it is nowhere, or is not heard there.
-    wait_s: seconds to wait for each; what is found later is there at the next look.
-    """
-    if seen in endpoints:
-        return seen
-    if seen is not None and not is_stale and not all(endpoint.is_address for endpoint in endpoints):
-        return None
-    found = (address for endpoint in endpoints for address in dns.resolve_cached(endpoint, wait_s=wait_s))
-    if seen is None:
-        return next(found, None)
-    there = tuple(found)
-    return seen if seen in there else next(iter(there), None)
-
-
-def list_peer_endpoints(here: Local) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
-    """The machines that this one knows how to reach, each with its endpoints, best first."""
-    mesh, own = here.inventory, here.settings.name
-    others = mesh.machines if here.machine in mesh.hubs else mesh.hubs
-    known = [
-        (machine, machine.endpoints)
-        for machine in others
-        if machine.endpoints and machine.name not in {own, mesh.control}
-    ]
-    return known if here.settings.control else [(mesh.control_node, list_control_endpoints(here)), *known]
-
-
 def list_control_endpoints(here: Local) -> tuple[Endpoint, ...]:
     """Where a worker machine may reach its control node: as it remembers, then as the membership says."""
     return tuple(dict.fromkeys((*here.settings.control_endpoints, *here.inventory.control_node.endpoints)))
-
-
-def find_roamed_endpoints(here: Local, counters: Mapping[str, Counters]) -> dict[str, Endpoint]:
-    """Where peers with a fresh handshake are now: WireGuard followed them, and was right to."""
-    by_key = {machine.public_key: machine.name for machine in here.inventory.machines}
-    old = find_stale_keys(counters)
-    return {
-        by_key[key]: count.endpoint
-        for key, count in counters.items()
-        if key in by_key and count.endpoint is not None and key not in old
-    }
-
-
-def find_stale_keys(counters: Mapping[str, Counters]) -> frozenset[str]:
-    """The public keys of peers without a fresh handshake; none is fresh that is of the future."""
-    now = time.time()
-    return frozenset(
-        key
-        for key, count in counters.items()
-        if count.last_handshake_s is None or abs(now - count.last_handshake_s) >= FRESH_S
-    )

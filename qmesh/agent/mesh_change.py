@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from qmesh.agent.local import load_local
-from qmesh.agent.preconditions import require_control, require_root
-from qmesh.agent.rollback import follow_mesh, refuse_while_unconfirmed
+from qmesh.agent.preconditions import check_user, lock_member
+from qmesh.agent.rollback import follow_mesh
 from qmesh.host.registry import EventKind, Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
@@ -47,11 +46,8 @@ def change_mesh(
 
     after: the mesh as it will be, of the mesh as it is; machine: what the event is about; None for the mesh.
     """
-    require_root(f"qmesh {command}")
-    with state.lock():
-        refuse_while_unconfirmed(state)
-        here = load_local(state)
-        require_control(here, f"qmesh {command}")
+    check_user(command)
+    with lock_member(state, command) as here:
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
             old, new = registry.change_mesh(
                 after,

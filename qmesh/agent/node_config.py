@@ -7,13 +7,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmesh.agent.local import Local
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.inventory import Inventory, list_workers
-from qmesh.mesh.values import NOT_SHOWN, PROFILES, Profile, SecretStruct
+from qmesh.mesh.values import Profile, SecretStruct
 
 if TYPE_CHECKING:  # `ready` reads a file a core, and has no use for the registry
     from qmesh.agent.local import Local
@@ -102,118 +100,14 @@ def read_profile(directory: ConfigDirectory | None) -> Profile | None:
     return None if text is None else nodeconfig.detect_profile(text)
 
 
-def refuse_newer_config(profile: Profile, found: Profile | None) -> None:
-    """Raise BadInput where a file is of a newer node, which would ignore this profile's worker list.
-
-    One of an older node is that of a node that is upgraded, as its owner said.
-    """
-    if (
-        found is None
-        or nodeconfig.profile_facts(found).list_key == nodeconfig.profile_facts(profile).list_key
-    ):
-        return
-    if PROFILES.index(found) > PROFILES.index(profile):
-        raise BadInput(
-            f"the mesh is for node {profile}, but this config.yml is of node {found}, which ignores its list",
-            hint=f"`qmesh set --node {found}` on the control node; or name the right directory with --config",
-        )
-
-
-def refuse_broken_config(text: str, profile: Profile) -> None:
-    """Raise BadInput where the node would not read the mesh's worker list, were it written there."""
-    for problem in nodeconfig.lint_config(text, profile=profile):
-        if problem.blocks_worker_list:
-            where = f"{FILE_NAME}, line {problem.line}, column {problem.column}"
-            raise BadInput(f"{where}: {problem.message}", hint=problem.hint)
-
-
-def build_expected_mesh(here: Local) -> nodeconfig.ExpectedMesh:
-    """What a config on this machine is held against."""
-    return nodeconfig.ExpectedMesh(
-        network=here.inventory.network,
-        own=here.machine.address,
-        members=tunnel_addresses_by_name(here.inventory),
-        workers=list_worker_multiaddrs(here.inventory),
-    )
-
-
-def tunnel_addresses_by_name(inventory: Inventory) -> dict[str, str]:
-    """The tunnel addresses of the machines that have cores, by name."""
-    return {name: inventory.machine(name).address for name in inventory.cores}
-
-
-def list_worker_multiaddrs(inventory: Inventory) -> tuple[str, ...]:
-    """The worker list of the mesh, in core order."""
-    return tuple(worker.multiaddr for worker in list_workers(inventory))
-
-
-def render(here: Local, text: str | None) -> str:
-    """The config.yml of this machine: `text` with the mesh's settings.
-
-    Without a text it is the least one, in which `NOT_SHOWN` stands for each secret: fit to be read,
-    and to be written only where `refuse_to_create` has nothing against it.
-    Raises BadInput when the text is damaged, or is of a node that would ignore the list.
-    """
-    profile = here.inventory.node
-    wanted = nodeconfig.build_desired_settings(here.inventory, here.settings.name)
-    count = sum(len(setting.values) for setting in wanted)
-    if count > nodeconfig.MAX_NODES:
-        raise BadInput(
-            f"config.yml would hold {count} values, and is not read beyond {nodeconfig.MAX_NODES}",
-            hint="make two meshes of so many workers",
-        )
-    if text is None:
-        secrets = dict.fromkeys(nodeconfig.profile_facts(profile).secrets, NOT_SHOWN)
-        return nodeconfig.build_minimal_config(profile, wanted, secrets=secrets)
-    refuse_broken_config(text, profile)
-    refuse_newer_config(profile, nodeconfig.detect_profile(text))
-    return nodeconfig.edit_settings(text, wanted)
-
-
 def refuse_to_create(here: Local, directory: ConfigDirectory | None) -> None:
     """Raise BadInput where a new config.yml would be a node without its identity or a worker's secret."""
-    profile = here.inventory.node
-    secrets = nodeconfig.profile_facts(profile).secrets
     missing = (
         "it is not known where config.yml is"
         if directory is None
         else f"there is no config.yml in {directory}"
     )
-    if here.settings.control:
-        raise BadInput(
-            f"{missing}, and a new one would be a node with a new identity",
-            hint="name the directory of the node's own config.yml with --config, or start the node once",
-        )
-    if secrets:
-        control, needed = here.inventory.control, " and ".join(secrets)
-        raise BadInput(
-            f"{missing}, and a worker of node {profile} needs {needed}",
-            hint=f"`qmesh render-config --for {here.settings.name} -o config.yml` on {control} makes one;"
-            f" put it there{_key_store_hint(profile)}, then `qmesh render-config --write --config DIR` here",
-        )
-
-
-def _key_store_hint(profile: Profile) -> str:
-    return ", and the node's keys.yml beside it" if nodeconfig.profile_facts(profile).key_store else ""
-
-
-def render_for(here: Local, name: str, own_text: str | None) -> str:
-    """The least config.yml for another machine, with the secrets that its profile needs from ours.
-
-    Raises BadInput when the machine is unknown, or our own file lacks a secret.
-    """
-    wanted = nodeconfig.build_desired_settings(here.inventory, name)
-    profile = here.inventory.node
-    secrets = {}
-    for path in nodeconfig.profile_facts(profile).secrets:
-        value = None if own_text is None else nodeconfig.read_secret(own_text, path)
-        if value is None:
-            raise BadInput(
-                f"a worker of node {profile} needs {path}, and this machine's config.yml has none",
-                hint="run this on the control node, with --config naming the node's config directory",
-            )
-        secrets[path] = value
-    return nodeconfig.build_minimal_config(profile, wanted, secrets=secrets)
+    nodeconfig.refuse_new_config(here.inventory, here.settings.name, missing)
 
 
 def write(directory: ConfigDirectory, old: str | None, new: str) -> tuple[Path, bool]:
@@ -231,5 +125,5 @@ def choose_profile(given: Profile | None, directory: ConfigDirectory | None) -> 
     """The profile asked for, or that of the node's config.yml, or 2.0. Raises BadInput."""
     found = read_profile(directory)
     profile = given or found or "2.0"
-    refuse_newer_config(profile, found)
+    nodeconfig.refuse_newer_config(profile, found)
     return profile

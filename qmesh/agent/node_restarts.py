@@ -12,7 +12,6 @@ from typing import Final
 
 from qmesh.agent import node_config
 from qmesh.agent.local import Local, load_local
-from qmesh.agent.node_units import update_workers_target
 from qmesh.agent.worker_status import ANSWER_S
 from qmesh.errors import QmeshError
 from qmesh.host import config_directory
@@ -22,8 +21,15 @@ from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.nodeconfig import parse_config, render_config
 from qmesh.mesh.systemd.node_restarts import DueRestarts, find_due_restarts, is_managed_by_qmesh
-from qmesh.mesh.systemd.units import CONTROL_PROCESS, WORKERS, restart_command, worker_unit_name
+from qmesh.mesh.systemd.units import (
+    CONTROL_PROCESS,
+    WORKERS,
+    render_workers_target,
+    restart_command,
+    worker_unit_name,
+)
 from qmesh.mesh.values import format_port_ranges
 
 log = logging.getLogger("qmesh")
@@ -51,14 +57,15 @@ def update_managed_config(state: State, here: Local) -> bool:
     if directory.owner is None:
         directory = _save_directory_owner(state, directory)
     found = node_config.read(directory)
-    if found.text is None or not is_managed_by_qmesh(found.text, here.inventory):
+    old = None if found.text is None else parse_config(found.text)
+    if old is None or not is_managed_by_qmesh(old, here.inventory):
         return False
-    new = node_config.render(here, found.text)
-    if new == found.text:
+    new = render_config(here.inventory, here.settings.name, old)
+    if new.text == old.text:
         return False
-    asked = find_due_restarts(found.text, new, here.inventory, here.settings.name)
+    asked = find_due_restarts(old, new, here.inventory, here.settings.name)
     _add_due_restarts(state, asked)
-    _, changed = node_config.write(directory, found.text, new)
+    _, changed = node_config.write(directory, old.text, new.text)
     # Again, where that was done by somebody who came before the file did.
     _add_due_restarts(state, asked)
     if not changed:
@@ -213,3 +220,10 @@ def _restart_workers(here: Local, waiting: DueRestarts) -> None:
     for what, which in (("stopped", stop), ("restarted", wanted)):
         if which:
             log.info("%s the workers of cores %s", what, format_port_ranges(which))
+
+
+def update_workers_target(here: Local) -> None:
+    """Have the target of all workers name this machine's cores, unless somebody edited it."""
+    cores = tuple(here.inventory.core_numbers(here.settings.name))
+    if systemd.update_units({WORKERS: render_workers_target(cores)}, systemd.UNIT_DIRECTORY).written:
+        systemd.run_systemctl("daemon-reload")

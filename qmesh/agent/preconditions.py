@@ -1,58 +1,111 @@
-"""What must be so before a command changes anything, and what is in its way."""
+"""What each command asks for before it changes anything, and the one place where that is seen to."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
+from typing import Final
 
-from qmesh.agent.local import Local
-from qmesh.errors import BadInput, NeedsRoot, RemovedFromMesh, StateUnreadable
+import msgspec
+
+from qmesh.agent.local import Local, load_local
+from qmesh.agent.rollback import roll_back_if_due
+from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, NeedsRoot, RemovedFromMesh, StateUnreadable
 from qmesh.host import files
 from qmesh.host.firewall import nftables
 from qmesh.host.network import links, ports
+from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
+from qmesh.host.system import boot_clock
 from qmesh.mesh.guard import TABLE
 
 
-def refuse_existing_interface(interface: str, *, instead: str) -> None:
-    """Raise BadInput where there is an interface of that name. instead: what else to do, for the hint."""
-    if links.read(interface) is not None:
-        raise BadInput(
-            f"there is an interface {interface} already, and qmesh did not make it",
-            hint=f"{instead}; if an earlier qmesh left it: `ip link delete {interface}`",
-        )
-
-
-def refuse_used_listen_port(listen_port: int, *, instead: str) -> None:
-    """Raise BadInput where another program has that UDP port. instead: as above."""
-    if ports.is_udp_port_used(listen_port):
-        raise BadInput(
-            f"UDP port {listen_port} is in use on this machine",
-            hint=f"see by whom with `ss -lunp sport = :{listen_port}`; {instead}",
-        )
-
-
-def require_root(what: str) -> None:
-    """Raise NeedsRoot unless this process may change the machine."""
-    if os.geteuid() != 0:
-        raise NeedsRoot(f"`{what}` needs root; nothing was changed", hint=f"sudo {what}")
-
-
-def require_control(here: Local, what: str) -> None:
+def _require_control(here: Local, command: str) -> None:
     """Raise BadInput unless this machine is the control node."""
     if not here.settings.control:
         raise BadInput(
             f"{here.settings.name} is not the control node",
-            hint=f"run `{what}` on {here.inventory.control}",
+            hint=f"run `qmesh {command}` on {here.inventory.control}",
         )
 
 
-def refuse_removed(here: Local) -> None:
-    """Raise Removed where the mesh has this machine no more."""
+def _refuse_removed(here: Local, _: str) -> None:
+    """Raise RemovedFromMesh where the mesh has this machine no more."""
     if here.settings.removed:
         raise RemovedFromMesh
 
 
-def refuse_foreign_guard(state: State) -> None:
+def _refuse_while_unconfirmed(state: State) -> None:
+    """Put back what is due; raise BadInput while a change waits to be confirmed."""
+    roll_back_if_due(state)
+    undoing, now = state.rollback_record.read(), boot_clock.now()
+    if undoing is not None and undoing.can_confirm(now):
+        raise BadInput(
+            f"a change waits to be confirmed, and is undone in {undoing.remaining_s(now):.0f} s",
+            hint="`qmesh confirm` keeps it, `qmesh undo --now` puts back what was before",
+        )
+
+
+def _refuse_during_restore(state: State) -> None:
+    """Raise StateUnreadable where a restore was cut off: the keys there may be another machine's."""
+    restoring = state.restore_progress.read()
+    if restoring is not None and not restoring.done and state.find_settings() is None:
+        raise StateUnreadable(
+            "a `qmesh restore` was cut off on this machine",
+            hint="run it again; or give it up with `qmesh uninstall --delete-state`",
+        )
+
+
+def _refuse_during_offline_join(state: State) -> None:
+    """Raise BadInput where a request by a file waits for its answer: what that needs would be lost."""
+    if state.sent_request.exists():
+        raise BadInput(
+            "this machine waits for the answer to its request to join a mesh",
+            hint="`qmesh join --answer FILE`; or give that up with `qmesh uninstall --delete-state`",
+        )
+
+
+def _refuse_lost_settings(state: State) -> None:
+    """Raise StateUnreadable where a mesh is held whose settings were lost: it is not to be overwritten.
+
+    What an init left behind that was cut off is no mesh yet: nobody was invited to it.
+    """
+    if files.read_mode(state.membership_file) is None:
+        if files.read_mode(state.registry_file) is None:
+            return
+        with Registry(state.registry_file) as registry:
+            if len(registry.events()) == 1:
+                return
+    raise StateUnreadable(
+        f"{state.directory} holds a mesh, but its machine.json is missing",
+        hint=f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}; to give it up: the first of that",
+    )
+
+
+def _refuse_leftover_state(state: State) -> None:
+    """Raise StateUnreadable where there is state that no restore which was cut off has written."""
+    restoring = state.restore_progress.read()
+    if restoring is not None and not restoring.done and not _has_later_events(state):
+        return
+    keys = (state.private_key_file, state.signing_key_file)
+    if state.has_leftover_state() or any(files.read_mode(path) is not None for path in keys):
+        raise StateUnreadable(
+            f"{state.directory} holds keys or a mesh already, though no settings",
+            hint="a restore never replaces them: give them up first with `qmesh uninstall --delete-state`",
+        )
+
+
+def _has_later_events(state: State) -> bool:
+    """Whether a mesh whose restore was cut off was used all the same, and lost its settings later."""
+    if files.read_mode(state.registry_file) is None:
+        return False
+    with Registry(state.registry_file) as registry:
+        events = registry.events()
+    return not events or events[-1].what != "restored"
+
+
+def _refuse_foreign_guard(state: State) -> None:
     """Raise BadInput where a guard is loaded that this state knows nothing of: another one's, or a rest."""
     own = (state.guard_file, state.held_file)  # of one that is being taken away the second is left
     if nftables.read_table(TABLE) is not None and all(files.read_mode(path) is None for path in own):
@@ -63,20 +116,149 @@ def refuse_foreign_guard(state: State) -> None:
         )
 
 
-def refuse_during_restore(state: State) -> None:
-    """Raise StateUnreadable where a restore was cut off: the keys there may be another machine's."""
-    restoring = state.restore_progress.read()
-    if restoring is not None and not restoring.done and state.find_settings() is None:
-        raise StateUnreadable(
-            "a `qmesh restore` was cut off on this machine",
-            hint="run it again; or give it up with `qmesh uninstall --delete-state`",
-        )
+def refuse_occupied(
+    state: State,
+    interface: str,
+    listen_port: int,
+    *,
+    rename: str = "choose another --interface",
+    move: str = "or choose another --listen-port",
+) -> None:
+    """Raise BadInput where something on this machine has that interface, UDP port, or the guard's table.
 
-
-def refuse_during_offline_join(state: State) -> None:
-    """Raise BadInput where a request by a file waits for its answer: what that needs would be lost."""
-    if state.sent_request.exists():
+    rename, move: what else to do about the interface and the port, for the hint.
+    """
+    if links.read(interface) is not None:
         raise BadInput(
-            "this machine waits for the answer to its request to join a mesh",
-            hint="`qmesh join --answer FILE`; or give that up with `qmesh uninstall --delete-state`",
+            f"there is an interface {interface} already, and qmesh did not make it",
+            hint=f"{rename}; if an earlier qmesh left it: `ip link delete {interface}`",
         )
+    if ports.is_udp_port_used(listen_port):
+        raise BadInput(
+            f"UDP port {listen_port} is in use on this machine",
+            hint=f"see by whom with `ss -lunp sport = :{listen_port}`; {move}",
+        )
+    _refuse_foreign_guard(state)
+
+
+def find_differences(*said_and_is: tuple[str, object, object]) -> str:
+    """The options that were said and are not so, in words; empty where there are none.
+
+    said_and_is: each option's name, what was said, None for nothing, and what is so.
+    """
+    return " and ".join(option for option, said, now in said_and_is if said is not None and said != now)
+
+
+class Preconditions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command asks for, in the order in which it is refused.
+
+    root: that root runs it, before it reads anything.
+    state: of every machine, with the lock held, before it is read what the machine remembers.
+    newcomer, member: after that, of a machine that is in no mesh, or in one.
+    local: last, of what a member remembers.
+    """
+
+    root: bool = True
+    state: tuple[Callable[[State], object], ...] = ()
+    newcomer: tuple[Callable[[State], None], ...] = ()
+    member: tuple[Callable[[State], None], ...] = ()
+    local: tuple[Callable[[Local, str], None], ...] = ()
+
+
+_NONE: Final = Preconditions()
+_CONTROL: Final = Preconditions(local=(_require_control,))
+_CHANGE: Final = Preconditions(state=(_refuse_while_unconfirmed,), local=(_require_control,))
+_JOIN: Final = Preconditions(state=(_refuse_while_unconfirmed, _refuse_during_restore))
+
+PRECONDITIONS: Final[dict[str, Preconditions]] = {
+    "init": Preconditions(
+        state=(_refuse_during_restore,),
+        newcomer=(_refuse_during_offline_join, _refuse_lost_settings),
+        member=(_refuse_while_unconfirmed,),
+    ),
+    "invite": _CONTROL,
+    "invite --list": _CONTROL,
+    "invite --withdraw": _CONTROL,
+    "join": _JOIN,
+    "join --answer": Preconditions(state=(_refuse_while_unconfirmed,)),
+    "admit": _CHANGE,
+    "set": _CHANGE,
+    "pause": _CHANGE,
+    "resume": _CHANGE,
+    "remove": _CHANGE,
+    "rotate-key": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
+    "handover": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed, _require_control)),
+    "handover --cancel": _CONTROL,
+    "import": Preconditions(root=False),
+    "plan": Preconditions(local=(_refuse_removed,)),
+    "apply": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
+    "apply --confirm": Preconditions(state=(roll_back_if_due,), local=(_refuse_removed,)),
+    "confirm": Preconditions(state=(roll_back_if_due,)),
+    "undo": _NONE,
+    "down": Preconditions(state=(_refuse_while_unconfirmed,)),
+    "agent": _NONE,
+    "render-config": _NONE,
+    "render-config --for": _CONTROL,
+    "check": _NONE,
+    "status": _NONE,
+    "log": _CONTROL,
+    "backup": _CONTROL,
+    "restore": Preconditions(
+        state=(_refuse_while_unconfirmed,), newcomer=(_refuse_during_offline_join, _refuse_leftover_state)
+    ),
+    "units": _NONE,
+    "ready": Preconditions(root=False),
+    "export wg-quick": _NONE,
+    "export nft": _NONE,
+    "export hosts": _NONE,
+    "export ansible": _CONTROL,
+    "uninstall": Preconditions(state=(_refuse_foreign_guard,)),
+}
+"""By command, and by option where that makes a difference."""
+
+
+def check_user(command: str) -> None:
+    """Raise NeedsRoot unless this process may do that command."""
+    if PRECONDITIONS[command].root and os.geteuid() != 0:
+        raise NeedsRoot(f"`qmesh {command}` needs root; nothing was changed", hint=f"sudo qmesh {command}")
+
+
+@contextlib.contextmanager
+def lock_checked(state: State, command: str) -> Iterator[None]:
+    """Hold the lock, once nothing is in that command's way but what a member remembers.
+
+    Raises what its preconditions raise.
+    """
+    with state.lock():
+        check_state(state, command)
+        yield
+
+
+def check_state(state: State, command: str) -> None:
+    """Raise what is in that command's way, whatever a member remembers."""
+    wanted = PRECONDITIONS[command]
+    for check in wanted.state:
+        check(state)
+    if wanted.newcomer or wanted.member:
+        for refuse in wanted.newcomer if state.find_settings() is None else wanted.member:
+            refuse(state)
+
+
+@contextlib.contextmanager
+def lock_member(state: State, command: str) -> Iterator[Local]:
+    """The same, with what this machine remembers. Raises BadInput also where it is in no mesh."""
+    with lock_checked(state, command):
+        yield load_checked(state, command)
+
+
+def load_checked(state: State, command: str) -> Local:
+    """What this machine remembers, for a command that takes no lock. Raises BadInput, RemovedFromMesh."""
+    here = load_local(state)
+    check_local(here, command)
+    return here
+
+
+def check_local(here: Local, command: str) -> None:
+    """Raise BadInput or RemovedFromMesh where what this machine remembers is in that command's way."""
+    for check in PRECONDITIONS[command].local:
+        check(here, command)

@@ -16,10 +16,9 @@ from typing import Final
 
 import msgspec
 
-from qmesh.agent.bring_up import with_tunnel_and_guard
 from qmesh.agent.converge import apply_steps, converge
-from qmesh.agent.local import Local, build_local_desired_state, choose_peer_endpoints, linux_for, load_local
-from qmesh.agent.preconditions import require_root
+from qmesh.agent.facts import gather_peer_facts
+from qmesh.agent.local import Local, linux_for, load_local, with_tunnel_and_guard
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host.firewall import guard_snapshot
 from qmesh.host.linux import Linux
@@ -27,6 +26,7 @@ from qmesh.host.network import ports
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.host.system import background, boot_clock, processes
+from qmesh.mesh.desired import Facts
 from qmesh.mesh.plan import Step, plan_steps
 from qmesh.mesh.rollback import ChangeProcess, MachineSnapshot, RollbackRecord, build_rollback_state
 from qmesh.mesh.state import NodeState, Tunnel
@@ -92,17 +92,6 @@ def _snapshot_machine(state: State, here: Local, linux: Linux) -> MachineSnapsho
     )
 
 
-def refuse_while_unconfirmed(state: State) -> None:
-    """Put back what is due; raise BadInput while a change waits to be confirmed. Holds the lock."""
-    roll_back_if_due(state)
-    undoing, now = state.rollback_record.read(), boot_clock.now()
-    if undoing is not None and undoing.can_confirm(now):
-        raise BadInput(
-            f"a change waits to be confirmed, and is undone in {undoing.remaining_s(now):.0f} s",
-            hint="`qmesh confirm` keeps it, `qmesh undo --now` puts back what was before",
-        )
-
-
 def roll_back_if_due(state: State) -> bool:
     """Put this machine back where nobody confirmed in time; whether that was so. Holds the lock."""
     undoing = state.rollback_record.read()
@@ -155,8 +144,8 @@ def _with_current_peers(
         return tunnel
     try:
         here = with_tunnel_and_guard(load_local(state))
-        endpoints = choose_peer_endpoints(here, observed)
-        wanted = build_local_desired_state(here, tunnel.kind, endpoints, mtu=tunnel.mtu).tunnel
+        facts = gather_peer_facts(here, Facts(kind=tunnel.kind, observed=observed))
+        wanted = here.build_desired_state(facts).tunnel
     except QmeshError as error:
         log.warning("%s (hint: %s): the peers stay as they are", error.message, error.hint)
         wanted = observed.tunnel
@@ -192,7 +181,6 @@ def run_rollback(state: State) -> None:
 
     Raises MachineRefused when there is one already.
     """
-    require_root("qmesh undo")
     for number in (signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     with _hold_rollback_lock(state):

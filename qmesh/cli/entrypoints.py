@@ -23,9 +23,11 @@ def _run_holder(state: Path) -> None:
 
 
 def _run_rollback(state: Path) -> None:
+    from qmesh.agent.preconditions import check_user  # noqa: PLC0415 - see above
     from qmesh.agent.rollback import run_rollback  # noqa: PLC0415 - see above
     from qmesh.host.state.directory import State  # noqa: PLC0415 - see above
 
+    check_user("undo")
     run_rollback(State(state))
 
 

@@ -39,7 +39,7 @@ from qmesh.mesh.plan import (
     UnloadGuard,
 )
 from qmesh.mesh.protocol.enrolment import derive_public_key
-from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.state import AlteredGuard, Counters, Guard, NodeState, Peer, Tunnel
 from qmesh.mesh.values import Secret
 
 
@@ -81,7 +81,7 @@ class Linux:
 
     def observe_with_counters(
         self, outline: Outline | None = None
-    ) -> tuple[NodeState, Mapping[str, wireguard.Counters]]:
+    ) -> tuple[NodeState, Mapping[str, Counters]]:
         """The machine as it is, and what each peer has been doing, by public key. Raises alike.
 
         outline: as it was told a moment ago; None looks at that too.

@@ -1,4 +1,4 @@
-"""What a machine should be: inventory and a machine's name in, `NodeState` out."""
+"""What a machine should be: inventory, a machine's name, and what was seen of it in, `NodeState` out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import msgspec
 
 from qmesh.mesh.inventory import Inventory, guarded_ports, reserved_ports
 from qmesh.mesh.machine import Machine, PendingKey
+from qmesh.mesh.mtu import compute_tunnel_mtu
 from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel
 from qmesh.mesh.values import (
     CONTROL_PORTS,
     KEEPALIVE_S,
     STREAM_PORT,
-    TUNNEL_MTU,
     Endpoint,
     InterfaceKind,
     Secret,
@@ -22,24 +22,42 @@ from qmesh.mesh.values import (
 
 
 class LocalEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """What only the machine itself knows about its end of the tunnel.
+    """What a machine remembers about its end of the tunnel.
 
-    endpoints: by machine name, the IP address and port at which WireGuard is to reach it, already
-        looked up; a machine left out is one that will call us, or whose lookup failed.
-    mtu: the tunnel's, in octets, as its paths allow.
+    most_mtu: octets of a packet in the tunnel that its user allows at most; None for what its paths allow.
     up: False after `qmesh down`: no tunnel, while the guard stays.
+    guarded: False where `down` took the guard too.
     """
 
     interface: str
-    kind: InterfaceKind
     listen_port: int
-    endpoints: Mapping[str, Endpoint] = {}
-    mtu: int = TUNNEL_MTU
+    most_mtu: int | None = None
     up: bool = True
+    guarded: bool = True
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen of a machine and around it at one moment.
+
+    kind: what its tunnel is, or would be.
+    observed: the machine as it is; without a tunnel where only its guard was looked at.
+    resolved: addresses by endpoint, of those that were looked up.
+    endpoints: by machine name, the IP address and port at which WireGuard is to reach it; a machine
+        left out is one that will call us, or whose lookup failed: its endpoint stays.
+    path_mtus: octets that the way to a peer's endpoint carries, as far as that is known.
+    listened_ports: worker ports that qmesh closed before, and that somebody listens on still.
+    """
+
+    kind: InterfaceKind
+    observed: NodeState = NodeState(guard=None, tunnel=None)
+    resolved: Mapping[Endpoint, tuple[Endpoint, ...]] = {}
+    endpoints: Mapping[str, Endpoint] = {}
+    path_mtus: Mapping[Endpoint, int] = {}
+    listened_ports: frozenset[int] = frozenset()
 
 
 def build_desired_state(
-    inventory: Inventory, name: str, place: LocalEnd, preshared: Mapping[str, Secret]
+    inventory: Inventory, name: str, place: LocalEnd, preshared: Mapping[str, Secret], facts: Facts
 ) -> NodeState:
     """The state that machine `name` should be in.
 
@@ -48,23 +66,31 @@ def build_desired_state(
     Hub and spoke: the control node has every machine as a peer, a worker machine only the control
     node, each with that one tunnel address as allowed IP. While the control role is handed over, its
     successor is a second hub, for those with whom it shares a preshared key already.
+    A worker that was renumbered, paused or taken out goes on at its old port until it is restarted: so
+    ports that are listened on still stay closed.
     Raises BadInput for an unknown name.
     """
     machine = inventory.machine(name)
+    tunnel = _build_tunnel(inventory, machine, place, preshared, facts) if place.up else None
+    if not place.guarded:
+        return NodeState(guard=None, tunnel=tunnel)
+    ports = facts.listened_ports.union(guarded_ports(inventory, name))
     return NodeState(
-        guard=_build_guard(inventory, machine, place, guarded_ports(inventory, name)),
-        tunnel=_build_tunnel(inventory, machine, place, preshared) if place.up else None,
+        guard=_build_guard(inventory, machine, place, facts.kind, tuple(sorted(ports))),
+        tunnel=tunnel,
         reserved_ports=reserved_ports(inventory, name),
     )
 
 
-def _build_guard(inventory: Inventory, machine: Machine, place: LocalEnd, ports: tuple[int, ...]) -> Guard:
+def _build_guard(
+    inventory: Inventory, machine: Machine, place: LocalEnd, kind: InterfaceKind, ports: tuple[int, ...]
+) -> Guard:
     is_control = machine.name == inventory.control
     successor = inventory.successor if is_control else None
     return Guard(
         role="control" if is_control else "worker",
         interface=place.interface,
-        kind=place.kind,
+        kind=kind,
         listen_port=place.listen_port,
         control_address=inventory.control_node.address,
         service_port=inventory.service_port,
@@ -75,14 +101,14 @@ def _build_guard(inventory: Inventory, machine: Machine, place: LocalEnd, ports:
 
 
 def _build_tunnel(
-    inventory: Inventory, machine: Machine, place: LocalEnd, preshared: Mapping[str, Secret]
+    inventory: Inventory, machine: Machine, place: LocalEnd, preshared: Mapping[str, Secret], facts: Facts
 ) -> Tunnel:
     prefix_length = ipaddress.ip_network(inventory.network).prefixlen
     is_control, is_hub = machine.name == inventory.control, machine in inventory.hubs
     peers = (
         build_peer(
             other,
-            endpoint=place.endpoints.get(other.name),
+            endpoint=facts.endpoints.get(other.name),
             preshared_key=preshared.get(other.public_key),
             calls=other.name == inventory.control or not is_hub or bool(other.endpoints),
         )
@@ -96,11 +122,11 @@ def _build_tunnel(
     )
     return Tunnel(
         interface=place.interface,
-        kind=place.kind,
+        kind=facts.kind,
         public_key=machine.public_key,
         listen_port=place.listen_port,
         addresses=(f"{machine.address}/{prefix_length}",),
-        mtu=place.mtu,
+        mtu=compute_tunnel_mtu(facts.path_mtus, most=place.most_mtu),
         up=True,
         peers=tuple(sorted((*peers, *stand_ins), key=lambda peer: peer.public_key)),
     )

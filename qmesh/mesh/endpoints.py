@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import msgspec
 
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.state import Counters, NodeState
 from qmesh.mesh.values import Endpoint, parse_ip_address
 
 MOST_ENDPOINTS: Final = 16
@@ -24,6 +28,8 @@ WireGuard, which shakes hands anew after 15 s of silence, was not answered eithe
 """
 INITIATION: Final = 148
 """Octets of the message by which WireGuard begins a handshake. Source: its protocol's page."""
+FRESH_S: Final = 180
+"""Seconds that a handshake counts as fresh. Source: WireGuard's REJECT_AFTER_TIME."""
 
 _PRIVATE: Final = tuple(
     map(
@@ -127,3 +133,117 @@ def choose_next_endpoint(ways: Sequence[Endpoint], now: Endpoint | None) -> Endp
 def move_endpoint_first(endpoints: Sequence[Endpoint], works: Endpoint) -> tuple[Endpoint, ...]:
     """The endpoints with the one that works first."""
     return tuple(dict.fromkeys((works, *endpoints)))
+
+
+def list_peer_endpoints(
+    inventory: Inventory, name: str, control_endpoints: tuple[Endpoint, ...]
+) -> list[tuple[Machine, tuple[Endpoint, ...]]]:
+    """The machines that this one knows how to reach, each with its endpoints, best first.
+
+    control_endpoints: the control node's, for a worker machine.
+    """
+    others = inventory.machines if inventory.machine(name) in inventory.hubs else inventory.hubs
+    known = [
+        (machine, machine.endpoints)
+        for machine in others
+        if machine.endpoints and machine.name not in {name, inventory.control}
+    ]
+    return known if inventory.control == name else [(inventory.control_node, control_endpoints), *known]
+
+
+def list_lookups(
+    peers: Iterable[tuple[Machine, tuple[Endpoint, ...]]],
+    observed: NodeState,
+    stale: AbstractSet[str] = frozenset(),
+) -> list[tuple[tuple[Endpoint, ...], bool]]:
+    """The endpoints to look up now, of each machine that is nowhere, or is not heard where it is.
+
+    DNS that is slow, down or changing must not disturb a tunnel that works.
+    peers: as `list_peer_endpoints` has them; stale: public keys of those that are not heard.
+    Returns with each whether all of them are needed, not only the first that has an address.
+    """
+    seen = list_seen_endpoints(observed)
+    wanted = ((endpoints, machine.public_key, seen.get(machine.public_key)) for machine, endpoints in peers)
+    return [
+        (endpoints, where is not None)
+        for endpoints, key, where in wanted
+        if where not in endpoints and (where is None or key in stale)
+    ]
+
+
+def choose_peer_endpoints(
+    peers: Iterable[tuple[Machine, tuple[Endpoint, ...]]],
+    observed: NodeState,
+    resolved: Mapping[Endpoint, tuple[Endpoint, ...]],
+    stale: AbstractSet[str] = frozenset(),
+) -> dict[str, Endpoint]:
+    """Where each machine is to be reached: where it is now, if that is one of its endpoints.
+
+    resolved: the addresses of what was looked up; a machine left out stays where it is.
+    """
+    seen = list_seen_endpoints(observed)
+    chosen = {
+        machine.name: choose_peer_endpoint(
+            endpoints, seen.get(machine.public_key), resolved, is_stale=machine.public_key in stale
+        )
+        for machine, endpoints in peers
+    }
+    return {name: endpoint for name, endpoint in chosen.items() if endpoint is not None}
+
+
+def choose_peer_endpoint(
+    endpoints: tuple[Endpoint, ...],
+    seen: Endpoint | None,
+    resolved: Mapping[Endpoint, tuple[Endpoint, ...]],
+    *,
+    is_stale: bool = False,
+) -> Endpoint | None:
+    """Where a machine with these endpoints, best first, is to be reached; None leaves it open.
+
+    seen: where it is now. resolved: the addresses of what was looked up.
+    """
+    if seen in endpoints:
+        return seen
+    if seen is not None and not is_stale and not all(endpoint.is_address for endpoint in endpoints):
+        return None
+    found = [
+        address
+        for endpoint in endpoints
+        for address in ((endpoint,) if endpoint.is_address else resolved.get(endpoint, ()))
+    ]
+    return seen if seen in found else next(iter(found), None)
+
+
+def list_seen_endpoints(observed: NodeState) -> dict[str, Endpoint | None]:
+    """Where each peer is now, by public key."""
+    return {peer.public_key: peer.endpoint for peer in observed.tunnel.peers} if observed.tunnel else {}
+
+
+def find_roamed_endpoints(
+    inventory: Inventory, counters: Mapping[str, Counters], chosen: Mapping[str, Endpoint], at_s: float
+) -> dict[str, Endpoint]:
+    """Where peers with a fresh handshake are, other than chosen: WireGuard followed them, and was right to.
+
+    chosen: by machine name. at_s: Unix time.
+    """
+    old = find_stale_keys(counters, at_s)
+    seen = {
+        machine.name: counters[machine.public_key].endpoint
+        for machine in inventory.machines
+        if machine.name in chosen and machine.public_key in counters and machine.public_key not in old
+    }
+    return {
+        name: endpoint for name, endpoint in seen.items() if endpoint is not None and endpoint != chosen[name]
+    }
+
+
+def find_stale_keys(counters: Mapping[str, Counters], at_s: float) -> frozenset[str]:
+    """The public keys of peers without a fresh handshake; none is fresh that is of the future.
+
+    at_s: Unix time.
+    """
+    return frozenset(
+        key
+        for key, count in counters.items()
+        if count.last_handshake_s is None or abs(at_s - count.last_handshake_s) >= FRESH_S
+    )

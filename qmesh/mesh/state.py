@@ -24,6 +24,19 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     keepalive_s: int = 0
 
 
+class Counters(msgspec.Struct, frozen=True, gc=False):
+    """What a peer has been doing.
+
+    last_handshake_s: Unix time in seconds; None when there never was one.
+    endpoint: where its packets come from now.
+    """
+
+    last_handshake_s: int | None
+    rx_bytes: int
+    tx_bytes: int
+    endpoint: Endpoint | None
+
+
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     """The tunnel interface with its WireGuard configuration.
 

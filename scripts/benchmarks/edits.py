@@ -7,8 +7,7 @@ from random import Random
 
 from benchmarks.measuring import Figure
 
-from qmesh.mesh.nodeconfig import edit_worker_list
-from tests.mesh.config_files import corpus, lists_for, random_edit
+from tests.mesh.config_files import corpus, edit_worker_list, lists_for, random_edit
 from tests.mesh.outside import entries_of, octets_changed
 
 

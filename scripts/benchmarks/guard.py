@@ -9,7 +9,7 @@ from benchmarks import sample
 from benchmarks.measuring import Figure, paired, seconds
 
 from qmesh.host.firewall import nftables
-from qmesh.mesh.desired import LocalEnd, build_desired_state
+from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.guard import render_load_script
 from qmesh.mesh.state import Guard
 
@@ -26,8 +26,10 @@ def figures(members: int, runs: int) -> list[Figure]:
 
 def guard_of(members: int) -> Guard:
     """The control node's, in a mesh of so many."""
-    place = LocalEnd(interface=sample.INTERFACE, kind="wireguard", listen_port=51820)
-    guard = build_desired_state(sample.inventory(members), "control", place, {}).guard
+    place = LocalEnd(interface=sample.INTERFACE, listen_port=51820)
+    guard = build_desired_state(
+        sample.inventory(members), "control", place, {}, Facts(kind="wireguard")
+    ).guard
     assert isinstance(guard, Guard)
     return guard
 

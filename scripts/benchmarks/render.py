@@ -19,8 +19,7 @@ from benchmarks import sample
 from benchmarks.measuring import Figure, paired, seconds
 
 from qmesh.mesh.inventory import Inventory, list_workers
-from qmesh.mesh.nodeconfig import edit_worker_list
-from tests.mesh.config_files import corpus
+from tests.mesh.config_files import corpus, edit_worker_list
 from tests.mesh.outside import octets_changed
 
 MOST_MS: Final = 100
@@ -159,9 +158,10 @@ def octets_lost(before: str, after: str) -> int:
 
 
 ALONE: Final = """
-from qmesh.mesh.nodeconfig import edit_worker_list
+from qmesh.mesh.nodeconfig import Setting, edit_settings, profile_facts
 config, entries = map(pathlib.Path, sys.argv[1:])
-config.write_text(edit_worker_list(config.read_text(), entries.read_text().split(), "2.0"))
+setting = Setting(profile_facts("2.0").list_key, tuple(entries.read_text().split()))
+config.write_text(edit_settings(config.read_text(), (setting,)))
 """
 COMMAND: Final = "from qmesh.cli import main; main()"
 

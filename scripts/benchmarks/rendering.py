@@ -12,14 +12,15 @@ from benchmarks import sample
 from benchmarks.measuring import Figure, paired, seconds
 
 from qmesh.host.registry import Registry
-from qmesh.mesh.desired import LocalEnd, build_desired_state
+from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.guard import render_load_script
 from qmesh.mesh.inventory import list_workers
-from qmesh.mesh.nodeconfig import edit_worker_list
 from qmesh.mesh.plan import plan_steps
 from qmesh.mesh.state import Guard, NodeState
+from tests.mesh.config_files import edit_worker_list
 
-PLACE = LocalEnd(interface=sample.INTERFACE, kind="wireguard", listen_port=51820)
+PLACE = LocalEnd(interface=sample.INTERFACE, listen_port=51820)
+FACTS = Facts(kind="wireguard")
 
 
 def figures(members: int, machines: int, meshed: int, runs: int) -> list[Figure]:
@@ -54,7 +55,7 @@ def empty_plan(members: int, runs: int) -> Figure:
 def wanted(registry_file: Path) -> NodeState:
     """The control node's desired state."""
     with Registry(registry_file) as registry:
-        return build_desired_state(registry.inventory(), "control", PLACE, registry.preshared_keys())
+        return build_desired_state(registry.inventory(), "control", PLACE, registry.preshared_keys(), FACTS)
 
 
 def configuration(machines: int, others: int, runs: int) -> list[Figure]:
@@ -68,7 +69,7 @@ def configuration(machines: int, others: int, runs: int) -> list[Figure]:
 
     def everything() -> None:
         for machine in inventory.machines:
-            state = build_desired_state(inventory, machine.name, PLACE, {})
+            state = build_desired_state(inventory, machine.name, PLACE, {}, FACTS)
             assert isinstance(state.guard, Guard)
             assert render_load_script(state.guard)
         file()

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from qmesh.agent.daemon.supervisor import LATELY_S, Troubles
-from qmesh.agent.local import FRESH_S, find_stale_keys
-from qmesh.host.wireguard import Counters
+from qmesh.mesh.endpoints import FRESH_S, find_stale_keys
+from qmesh.mesh.state import Counters
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from qmesh.host.wireguard import Counters
 )
 def test_a_handshake_of_another_time_is_not_fresh(ago_s, is_stale):
     counters = {"key": Counters(int(time.time()) - ago_s, 0, 0, None)}
-    assert (find_stale_keys(counters) == {"key"}) is is_stale
+    assert (find_stale_keys(counters, time.time()) == {"key"}) is is_stale
 
 
 def test_what_was_begun_anew_in_the_future_was_not_lately(monkeypatch):

@@ -34,11 +34,11 @@ from qmesh.agent.commands.set import set_machine
 from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
 from qmesh.host.registry import Registry, sqlite
-from qmesh.host.registry.invitations import CLOCK_S
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
+from qmesh.mesh.protocol.admission import CLOCK_S
 from qmesh.mesh.protocol.enrolment import build_redemption, compute_mesh_identifier, derive_invitation_keys
 from qmesh.mesh.protocol.membership import SignedMembership, apply_update, read_update
 

@@ -26,15 +26,3 @@ def test_what_is_not_utf_8_is_named_by_its_place(tmp_path, octets, place):
     assert "UTF-8" in refused.value.message
     assert HEX not in refused.value.message
     assert (tmp_path / "config.yml").read_bytes() == octets
-
-
-def test_a_list_of_a_newer_node_is_refused_with_its_place_and_the_way_out():
-    text = "engine:\n  dataWorkerStreamMultiaddrs: []\n"
-    with pytest.raises(BadInput, match="line 2, column 3: `dataWorkerStreamMultiaddrs` is a list") as refused:
-        node_config.refuse_broken_config(text, "2.0")
-    assert "`qmesh set --node 2.1`" in refused.value.hint
-
-
-def test_what_the_mesh_s_list_cures_or_the_node_bears_is_not_refused():
-    node_config.refuse_broken_config("engine:\ndataWorkersMultiaddrs: []\n", "2.0")
-    node_config.refuse_broken_config("engine:\n  dataWorkerMultiaddrs: [/ip4/0.0.0.0/tcp/1]\n", "1.4")

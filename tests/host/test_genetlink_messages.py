@@ -22,8 +22,8 @@ from pyroute2.netlink.generic.wireguard import (
 
 from qmesh.host.network.netlink_messages import parse_answers
 from qmesh.host.wireguard import genetlink_messages
-from qmesh.host.wireguard.device import Counters, Device
-from qmesh.mesh.state import Peer
+from qmesh.host.wireguard.device import Device
+from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
 
 FAMILY = 0x21

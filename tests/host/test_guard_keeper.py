@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qmesh.agent.preconditions import refuse_foreign_guard
+from qmesh.agent.preconditions import check_state
 from qmesh.errors import KernelRefused, StateUnreadable
 from qmesh.host import files
 from qmesh.host.firewall import guard_keeper as keeper
@@ -151,7 +151,7 @@ def test_a_removal_that_is_cut_off_is_known_for_our_own_and_ended_when_run_again
         patched.setattr(module, name, cut)
         with pytest.raises(CutOff):
             unload_guard(state)
-    refuse_foreign_guard(state)  # as `uninstall` begins
+    check_state(state, "uninstall")  # as `uninstall` begins
     unload_guard(state)
 
     assert nftables.run("list tables inet") == ""

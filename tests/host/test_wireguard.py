@@ -25,7 +25,7 @@ from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 from qmesh.host import wireguard
 from qmesh.host.network import links, netlink
 from qmesh.host.wireguard import device, genetlink_messages, kernel, uapi, userspace
-from qmesh.mesh.state import Peer
+from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
 from tests.lab.waiting import Deadline, idle, patience, wait_until, within
 
@@ -157,7 +157,7 @@ def test_a_peer_reads_back_as_it_was_configured(backend):
 
     assert found.peers == (WHOLE,)
     assert found.counters == {
-        key(1): wireguard.Counters(last_handshake_s=None, rx_bytes=0, tx_bytes=0, endpoint=WHOLE.endpoint)
+        key(1): Counters(last_handshake_s=None, rx_bytes=0, tx_bytes=0, endpoint=WHOLE.endpoint)
     }
 
 
@@ -354,7 +354,7 @@ def test_wg_show_agrees(backend):
     assert sorted(lines) == [shown(each, found.counters[each.public_key]) for each in found.peers]
 
 
-def shown(each: Peer, counters: wireguard.Counters) -> list[str]:
+def shown(each: Peer, counters: Counters) -> list[str]:
     """A peer as `wg show INTERFACE dump` has it. Source: wg(8)."""
     return [
         each.public_key,
@@ -391,7 +391,7 @@ def joined(backend: wireguard.Backend) -> tuple[Peer, Peer]:
     return far, near
 
 
-def counted(backend: wireguard.Backend, name: str, other: Peer) -> wireguard.Counters:
+def counted(backend: wireguard.Backend, name: str, other: Peer) -> Counters:
     return backend.read(name).counters[other.public_key]
 
 

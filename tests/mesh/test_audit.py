@@ -24,7 +24,7 @@ from qmesh.mesh.audit import (
     list_findings,
 )
 from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE
-from qmesh.mesh.desired import LocalEnd, build_desired_state
+from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.machine import Machine
@@ -52,10 +52,9 @@ MESH = Inventory(
     ),
 )
 WORKERS = tuple(worker.multiaddr for worker in list_workers(MESH))
-HERE = LocalEnd(
-    interface="qmesh0", kind="tun", listen_port=51820, endpoints={"control": Endpoint("192.0.2.1", 51820)}
-)
-WANTED = build_desired_state(MESH, "machine-b", HERE, {CONTROL_KEY: SHARED})
+HERE = LocalEnd(interface="qmesh0", listen_port=51820)
+FACTS = Facts(kind="tun", endpoints={"control": Endpoint("192.0.2.1", 51820)})
+WANTED = build_desired_state(MESH, "machine-b", HERE, {CONTROL_KEY: SHARED}, FACTS)
 assert WANTED.tunnel is not None
 assert isinstance(WANTED.guard, Guard)
 TUNNEL, (PEER,), GUARD = WANTED.tunnel, WANTED.tunnel.peers, WANTED.guard
@@ -395,7 +394,7 @@ def test_what_2_1_wants_besides_the_list_is_compared_as_well():
 
     def stale(text: str) -> list[str]:
         there = replace(around, config=ConfigFile("/c/config.yml", text, 0o600))
-        wanted = build_desired_state(mesh, "machine-b", HERE, {CONTROL_KEY: SHARED})
+        wanted = build_desired_state(mesh, "machine-b", HERE, {CONTROL_KEY: SHARED}, FACTS)
         return [
             finding.seen for finding in list_findings(wanted, wanted, there) if finding.code == "config-stale"
         ]
@@ -505,8 +504,7 @@ def test_no_finding_shows_a_secret():
 
 
 def test_the_control_nodes_audit_wants_its_own_role():
-    place = replace(HERE, endpoints={})
-    wanted = build_desired_state(MESH, "control", place, {OWN_KEY: SHARED})
+    wanted = build_desired_state(MESH, "control", HERE, {OWN_KEY: SHARED}, Facts(kind="tun"))
     around = replace(AROUND, public_key=CONTROL_KEY, is_control=True, listeners=(("10.77.0.1", 40000),))
     around = replace(around, key_files=(KeyFile("/s/private.key", CONTROL_KEY, 0o600, CONTROL_KEY),))
     assert list_findings(wanted, wanted, around) == ()

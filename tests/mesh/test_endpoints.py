@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,19 +12,32 @@ from hypothesis import strategies as st
 from qmesh.errors import BadInput
 from qmesh.mesh.endpoints import (
     ASK_S,
+    FRESH_S,
     INITIATION,
     MOST_ENDPOINTS,
     QUIET_S,
     ControlNodeActivity,
     choose_next_endpoint,
+    choose_peer_endpoints,
+    find_roamed_endpoints,
+    find_stale_keys,
     is_private,
     list_candidate_endpoints,
+    list_lookups,
+    list_peer_endpoints,
     move_endpoint_first,
     sort_by_latency,
     sort_by_locality,
 )
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.machine import Machine
 from qmesh.mesh.mtu import compute_tunnel_mtu, parse_mtu
+from qmesh.mesh.state import Counters, NodeState, Peer, Tunnel
 from qmesh.mesh.values import Endpoint
+
+
+def key(number: int) -> str:
+    return base64.b64encode(number.to_bytes(32, "big")).decode()
 
 
 def at(text: str) -> Endpoint:
@@ -200,3 +216,110 @@ def test_takes_a_users_word_for_the_mtu() -> None:
 def test_refuses_what_is_no_mtu(text: str, network: str) -> None:
     with pytest.raises(BadInput):
         parse_mtu(text, network)
+
+
+# What peers are set to
+
+OTHER_NAME = at("other.example.org")
+ROAMED = at("198.51.100.7")
+CONTROL = Machine(name="control", public_key=key(1), address="10.77.0.1", workers=1, endpoints=(PUBLIC,))
+B = Machine(name="b", public_key=key(2), address="10.77.0.2", workers=1, endpoints=(NAME, LAN))
+C = Machine(name="c", public_key=key(3), address="10.77.0.3", workers=1)
+
+
+def mesh(**named: Any) -> Inventory:
+    values: dict[str, Any] = {
+        "mesh": "0123456789abcdef",
+        "network": "10.77.0.0/20",
+        "control": "control",
+        "node": "2.0",
+        "base_port": 40000,
+        "service_port": 51821,
+        "revision": 1,
+        "machines": (CONTROL, B, C),
+    }
+    return Inventory(**{**values, **named})
+
+
+def seen(**endpoints: Endpoint | None) -> NodeState:
+    """A machine whose tunnel has these peers."""
+    keys = {machine.name: machine.public_key for machine in (CONTROL, B, C)}
+    peers = tuple(
+        Peer(public_key=keys[name], allowed_ips=(), endpoint=where) for name, where in endpoints.items()
+    )
+    tunnel = Tunnel(
+        interface="qmesh0",
+        kind="tun",
+        public_key=None,
+        listen_port=1,
+        addresses=(),
+        mtu=1420,
+        up=True,
+        peers=peers,
+    )
+    return NodeState(guard=None, tunnel=tunnel)
+
+
+NOTHING = NodeState(guard=None, tunnel=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "successor", "expected"),
+    [
+        ("control", None, {"b": (NAME, LAN)}),
+        ("b", None, {"control": (OTHER_NAME, PUBLIC)}),
+        ("c", "b", {"control": (OTHER_NAME, PUBLIC), "b": (NAME, LAN)}),
+        ("b", "b", {"control": (OTHER_NAME, PUBLIC)}),
+    ],
+)
+def test_a_machine_reaches_who_has_endpoints_and_is_its_peer(name, successor, expected):
+    remembered = (OTHER_NAME, PUBLIC)
+    found = list_peer_endpoints(mesh(successor=successor), name, remembered)
+    assert {machine.name: endpoints for machine, endpoints in found} == expected
+
+
+@pytest.mark.parametrize(
+    ("observed", "stale", "lookups", "resolved", "chosen"),
+    [
+        # Nowhere yet: the first that has an address.
+        (NOTHING, False, [((NAME, LAN), False)], {NAME: (ROAMED, PUBLIC6)}, ROAMED),
+        (NOTHING, False, [((NAME, LAN), False)], {NAME: ()}, LAN),
+        (seen(b=None), False, [((NAME, LAN), False)], {}, LAN),
+        # At one of its addresses it stays; somewhere else too, as long as it is heard there.
+        (seen(b=LAN), True, [], {}, LAN),
+        (seen(b=ROAMED), False, [], {}, None),
+        # Not heard: where it may be now, or there, if a name says so still.
+        (seen(b=ROAMED), True, [((NAME, LAN), True)], {NAME: (PUBLIC6, ROAMED)}, ROAMED),
+        (seen(b=ROAMED), True, [((NAME, LAN), True)], {NAME: (PUBLIC6,)}, PUBLIC6),
+    ],
+)
+def test_names_are_looked_up_only_of_who_is_nowhere_or_not_heard(observed, stale, lookups, resolved, chosen):
+    peers = [(B, (NAME, LAN))]
+    old = frozenset({B.public_key}) if stale else frozenset()
+    assert list_lookups(peers, observed, old) == lookups
+    expected = {} if chosen is None else {"b": chosen}
+    assert choose_peer_endpoints(peers, observed, resolved, old) == expected
+
+
+def test_who_has_addresses_alone_is_set_to_the_first_again():
+    assert choose_peer_endpoints([(B, (LAN, PUBLIC))], seen(b=ROAMED), {}) == {"b": LAN}
+    assert choose_peer_endpoints([(B, (NAME,))], NOTHING, {}) == {}
+
+
+def test_a_peer_with_a_fresh_handshake_stays_where_wireguard_followed_it():
+    now = 1_000_000.0
+
+    def counted(ago_s: int, endpoint: Endpoint | None) -> dict[str, Counters]:
+        return {B.public_key: Counters(int(now) - ago_s, 1, 1, endpoint), key(9): Counters(None, 0, 0, None)}
+
+    for counters, expected in (
+        (counted(1, ROAMED), {"b": ROAMED}),
+        (counted(1, LAN), {}),
+        (counted(1, None), {}),
+        (counted(FRESH_S, ROAMED), {}),
+        (counted(-FRESH_S, ROAMED), {}),
+        ({}, {}),
+    ):
+        assert find_roamed_endpoints(mesh(), counters, {"b": LAN}, now) == expected
+    assert find_roamed_endpoints(mesh(), counted(1, ROAMED), {}, now) == {}
+    assert find_stale_keys(counted(1, None), now) == {key(9)}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import force_setattr, replace
 
 from qmesh.errors import BadInput
-from qmesh.mesh.desired import LocalEnd, build_desired_state
+from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.exports import ansible, hosts, nft, wg_quick
 from qmesh.mesh.exports.text import is_plain, validate_plain
 from qmesh.mesh.guard import parse_table, render_load_script
@@ -54,16 +54,18 @@ PRIVATE, SHARED = Secret(key(101)), Secret(key(102))
 
 
 def tunnel_of(inventory: Inventory, name: str, **endpoints: Endpoint) -> Tunnel:
-    place = LocalEnd(interface="qmesh0", kind="tun", listen_port=51820, endpoints=endpoints)
+    place = LocalEnd(interface="qmesh0", listen_port=51820)
     shared = {machine.public_key: SHARED for machine in inventory.machines}
-    tunnel = build_desired_state(inventory, name, place, shared).tunnel
+    tunnel = build_desired_state(
+        inventory, name, place, shared, Facts(kind="tun", endpoints=endpoints)
+    ).tunnel
     assert tunnel is not None
     return tunnel
 
 
 def guard_of(inventory: Inventory, name: str) -> Guard:
-    place = LocalEnd(interface="qmesh0", kind="wireguard", listen_port=51820)
-    guard = build_desired_state(inventory, name, place, {}).guard
+    place = LocalEnd(interface="qmesh0", listen_port=51820)
+    guard = build_desired_state(inventory, name, place, {}, Facts(kind="wireguard")).guard
     assert isinstance(guard, Guard)
     return guard
 

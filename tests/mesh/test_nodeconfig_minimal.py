@@ -27,7 +27,7 @@ def old_list(*workers: str) -> tuple[Setting, ...]:
 
 
 def test_of_1_4():
-    assert build_minimal_config("1.4", old_list(A, B), secrets={}) == (
+    assert build_minimal_config("1.4", old_list(A, B), secrets={}).text == (
         "# Written by qmesh: the least that this machine's data workers need.\n"
         "# Keys that you add stay; qmesh changes only its own.\n"
         "engine:\n"
@@ -38,14 +38,16 @@ def test_of_1_4():
 
 
 def test_of_2_0():
-    text = build_minimal_config("2.0", old_list(A), secrets={"p2p.peerPrivKey": HEX})
+    text = build_minimal_config("2.0", old_list(A), secrets={"p2p.peerPrivKey": HEX}).text
     assert f'p2p:\n  peerPrivKey: "{HEX}"\nengine:\n' in text
     assert yaml.safe_load(text) == {"p2p": {"peerPrivKey": HEX}, "engine": {"dataWorkerMultiaddrs": [A]}}
 
 
 def test_of_2_1_a_section_that_has_a_secret_gets_its_settings_too():
     secrets = {"p2p.peerPrivKey": HEX, "key.keyManagerFile.encryptionKey": HEX}
-    text = build_minimal_config("2.1", (Setting(Key("p2p", "streamListenMultiaddr"), A),), secrets=secrets)
+    text = build_minimal_config(
+        "2.1", (Setting(Key("p2p", "streamListenMultiaddr"), A),), secrets=secrets
+    ).text
     assert yaml.safe_load(text) == {
         "p2p": {"peerPrivKey": HEX, "streamListenMultiaddr": A},
         "key": {"keyManagerFile": {"encryptionKey": HEX}},
@@ -75,7 +77,7 @@ def test_secrets_have_to_be_those_that_are_needed(profile, secrets):
     st.lists(st.sampled_from([A, B])), st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1)
 )
 def test_law_what_is_written_is_read(workers, value):
-    text = build_minimal_config("2.0", old_list(*workers), secrets={"p2p.peerPrivKey": value})
+    text = build_minimal_config("2.0", old_list(*workers), secrets={"p2p.peerPrivKey": value}).text
     assert read_workers(text, "2.0") == tuple(workers)
     assert read_secret(text, "p2p.peerPrivKey") == value
     assert yaml.safe_load(text)["p2p"]["peerPrivKey"] == value

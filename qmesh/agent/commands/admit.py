@@ -15,8 +15,8 @@ import time
 import msgspec
 
 from qmesh.agent.local import load_local
-from qmesh.agent.preconditions import require_control, require_root
-from qmesh.agent.rollback import follow_mesh, refuse_while_unconfirmed
+from qmesh.agent.preconditions import check_user, lock_member
+from qmesh.agent.rollback import follow_mesh
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
@@ -48,21 +48,18 @@ def admit(state: State, text: str) -> AdmitResult:
 
     Raises BadInput for what is no request, EnrolmentRefused for one that is not to be granted.
     """
-    require_root("qmesh admit")
+    check_user("admit")
     request = parse_request(text)
     message = read_redemption(request.redemption)
-    with state.lock():
-        refuse_while_unconfirmed(state)
-        here = load_local(state)
-        require_control(here, "qmesh admit")
-        if here.inventory.successor is not None:
+    with lock_member(state, "admit") as control:
+        if control.inventory.successor is not None:
             raise BadInput(
-                f"the control role is being handed over to {here.inventory.successor}",
+                f"the control role is being handed over to {control.inventory.successor}",
                 hint="wait until that is done: the request may need a new invitation then",
             )
-        if request.mesh != here.inventory.mesh:
+        if request.mesh != control.inventory.mesh:
             raise EnrolmentRefused(
-                f"this request is for mesh {request.mesh}, this is mesh {here.inventory.mesh}",
+                f"this request is for mesh {request.mesh}, this is mesh {control.inventory.mesh}",
                 hint="run `qmesh admit` on the control node that made the invitation",
             )
         with Registry(state.registry_file, user=find_invoking_user()) as registry:

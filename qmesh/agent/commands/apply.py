@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import msgspec
 
 from qmesh.agent.agent_start import ensure_agent
-from qmesh.agent.bring_up import enable_tunnel_and_guard, with_tunnel_and_guard
+from qmesh.agent.bring_up import enable_tunnel_and_guard
 from qmesh.agent.control_endpoint import use_endpoint
 from qmesh.agent.converge import converge, plan_local_steps, plan_steps_without_dns
-from qmesh.agent.local import linux_for, load_local
+from qmesh.agent.local import linux_for, load_local, with_tunnel_and_guard
 from qmesh.agent.node_restarts import update_managed_config
-from qmesh.agent.preconditions import refuse_removed, require_root
-from qmesh.agent.rollback import arm_rollback, rearm_rollback, refuse_while_unconfirmed, roll_back_if_due
+from qmesh.agent.preconditions import check_user, lock_member
+from qmesh.agent.rollback import arm_rollback, rearm_rollback
 from qmesh.agent.ssh_lockout import refuse_ssh_lockout, warn_of_ssh_lockout
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host.state.directory import State
@@ -38,11 +38,9 @@ def apply(state: State, *, mtu: str | None = None, control_endpoint: str | None 
     EnrolmentRefused where the control node does not answer at the endpoint.
     """
     way = None if control_endpoint is None else Endpoint.parse(control_endpoint, default_port=None)
-    require_root("qmesh apply")
-    with state.lock():
-        refuse_while_unconfirmed(state)
-        here = load_local(state)
-        refuse_removed(here)
+    check_user("apply")
+    with lock_member(state, "apply") as remembered:
+        here = remembered
         if way is not None and here.settings.control:
             raise BadInput(
                 f"{here.settings.name} is the control node",
@@ -83,12 +81,9 @@ def apply_with_rollback(state: State, *, seconds: int) -> TrialResult:
 
     Raises BadInput before anything is changed.
     """
-    require_root("qmesh apply")
+    check_user("apply")
     validate_confirm_timeout(seconds)
-    with state.lock():
-        roll_back_if_due(state)
-        here = load_local(state)
-        refuse_removed(here)
+    with lock_member(state, "apply --confirm") as here:
         linux = linux_for(state, here)
         steps = plan_steps_without_dns(with_tunnel_and_guard(here), linux) or plan_local_steps(
             with_tunnel_and_guard(here), linux

@@ -9,8 +9,7 @@ import msgspec
 
 from qmesh import __version__
 from qmesh.agent.backup_contents import open_backup
-from qmesh.agent.local import load_local
-from qmesh.agent.preconditions import require_control, require_root
+from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host.registry import load_image
 from qmesh.host.state.directory import State
@@ -40,11 +39,9 @@ def make_backup(state: State, passphrase: bytes | None) -> tuple[bytes, BackupRe
     passphrase: None leaves it plain.
     Raises StateUnreadable for damaged state, and wherever `restore` would not read what was made.
     """
-    require_root("qmesh backup")
+    check_user("backup")
     now = int(time.time())
-    with state.lock():
-        here = load_local(state)
-        require_control(here, "qmesh backup")
+    with lock_member(state, "backup") as here:
         if here.has_handed_over:
             raise BadInput(f"{here.inventory.successor} is the control node now", hint="run it there")
         key = state.private_key()

@@ -14,12 +14,11 @@ from typing import Final, TypeVar
 import msgspec
 
 from qmesh.agent import node_config
-from qmesh.agent.bring_up import with_tunnel_and_guard
 from qmesh.agent.control_endpoint import find_black_hole
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
 from qmesh.agent.foreign_firewalls import find_firewall_obstacles
-from qmesh.agent.local import Local, load_local
-from qmesh.agent.preconditions import require_root
+from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
+from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.agent.worker_status import probe_workers
 from qmesh.errors import EnrolmentRefused, Interrupted, QmeshError, StateUnreadable, describe_unexpected_error
@@ -86,12 +85,12 @@ def check(state: State) -> Report:
 
     Raises QmeshError where it is not known what the machine should be.
     """
-    require_root("qmesh check")
+    check_user("check")
     looks = PartChecks()
     # Before it has to wait for this command, which must not wait for a user's disk.
     agent = looks.run("agent", lambda: _read_agent_status(state), None)
     config = looks.run("config.yml", lambda: _read_config_file(state.settings().node_directory), None)
-    with state.lock():
+    with lock_checked(state, "check"):
         looks.run("unconfirmed changes", lambda: roll_back_if_due(state), otherwise=False)
         remembered = load_local(state)
         here = with_tunnel_and_guard(remembered)
@@ -171,8 +170,8 @@ def _build_audit_context(
     return AuditContext(
         public_key=here.machine.public_key,
         names={machine.public_key: machine.name for machine in machines},
-        members=node_config.tunnel_addresses_by_name(here.inventory),
-        workers=node_config.list_worker_multiaddrs(here.inventory),
+        members=nodeconfig.tunnel_addresses_by_name(here.inventory),
+        workers=nodeconfig.list_worker_multiaddrs(here.inventory),
         silent=() if taken_down else looks.run("workers", lambda: _find_silent_workers(here), ()),
         settings=nodeconfig.build_desired_settings(here.inventory, here.settings.name)[1:],
         profile=here.inventory.node,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from qmesh.agent.preconditions import require_root
-from qmesh.agent.rollback import roll_back_if_due
+from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.host.state.directory import State
 
 
@@ -18,9 +17,8 @@ class ConfirmResult(msgspec.Struct, frozen=True):
 
 def confirm(state: State) -> ConfirmResult:
     """Keep the change that waits. Nothing there to keep is fine; one that was undone is not."""
-    require_root("qmesh confirm")
-    with state.lock():
-        roll_back_if_due(state)
+    check_user("confirm")
+    with lock_checked(state, "confirm"):
         undoing = state.rollback_record.read()
         if undoing is None:
             return ConfirmResult(kept=True, found="nothing waits to be confirmed")

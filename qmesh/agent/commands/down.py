@@ -5,9 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from qmesh.agent.converge import converge, plan_steps_without_dns
-from qmesh.agent.local import linux_for, load_local
-from qmesh.agent.preconditions import require_root
-from qmesh.agent.rollback import refuse_while_unconfirmed
+from qmesh.agent.local import linux_for
+from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import worker_ports
@@ -24,16 +23,14 @@ class DownResult(msgspec.Struct, frozen=True):
 
 def down(state: State, *, unguarded: bool) -> DownResult:
     """Take the tunnel down; the guard too when `unguarded`."""
-    require_root("qmesh down")
-    with state.lock():
-        refuse_while_unconfirmed(state)
-        here = load_local(state)
-        guarded = here.settings.guarded and not unguarded
-        settings = msgspec.structs.replace(here.settings, up=False, guarded=guarded)
+    check_user("down")
+    with lock_member(state, "down") as remembered:
+        guarded = remembered.settings.guarded and not unguarded
+        settings = msgspec.structs.replace(remembered.settings, up=False, guarded=guarded)
         # Remembered first, or the agent would put back what is taken away here.
         state.save_settings(settings)
         state.rollback_record.remove()
-        here = msgspec.structs.replace(here, settings=settings)
+        here = msgspec.structs.replace(remembered, settings=settings)
         linux = linux_for(state, here)
         warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
         steps = converge(here, linux)

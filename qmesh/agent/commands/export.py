@@ -8,18 +8,18 @@ from typing import Any, Final
 
 import msgspec
 
-from qmesh.agent.local import Local, linux_for, list_peer_endpoints
+from qmesh.agent.facts import list_peers
+from qmesh.agent.local import Local, linux_for
 from qmesh.agent.membership import load_latest
-from qmesh.agent.preconditions import require_control, require_root
+from qmesh.agent.preconditions import check_local, check_user
 from qmesh.errors import BadInput
 from qmesh.host import files
 from qmesh.host.linux import Linux
 from qmesh.host.network import links, path_mtu
 from qmesh.host.state.directory import State
-from qmesh.mesh.desired import LocalEnd, build_desired_state
+from qmesh.mesh.desired import Facts
 from qmesh.mesh.exports import ansible, hosts, nft, wg_quick
 from qmesh.mesh.inventory import list_members
-from qmesh.mesh.mtu import compute_tunnel_mtu
 from qmesh.mesh.state import Guard, NodeState
 from qmesh.mesh.values import Endpoint, SecretStruct, quote_text
 
@@ -41,8 +41,11 @@ def export(state: State, wanted: str) -> Export:
     make = _MAKERS.get(wanted)
     if make is None:
         raise BadInput(f"there is no format {quote_text(wanted)}", hint=f"choose one of {', '.join(FORMATS)}")
-    require_root(f"qmesh export {wanted}")
-    return make(state, load_latest(state))
+    command = f"export {wanted}"
+    check_user(command)
+    here = load_latest(state)
+    check_local(here, command)
+    return make(state, here)
 
 
 def write_export(made: Export, path: Path) -> None:
@@ -70,7 +73,7 @@ def _choose_endpoints(here: Local, linux: Linux) -> dict[str, Endpoint]:
     seen = {key: counts.endpoint for key, counts in counters.items()}
     chosen = {
         machine.name: wg_quick.choose_endpoint(endpoints, seen.get(machine.public_key))
-        for machine, endpoints in list_peer_endpoints(here)
+        for machine, endpoints in list_peers(here)
     }
     return {name: endpoint for name, endpoint in chosen.items() if endpoint is not None}
 
@@ -87,17 +90,14 @@ def _build_export_state(here: Local, linux: Linux, endpoints: dict[str, Endpoint
 
     An invitation ends, and a file would not know it.
     """
-    settings = here.settings
-    known = path_mtu.find_path_mtus(endpoints.values(), probe=False, directory=linux.directory)
-    place = LocalEnd(
-        interface=settings.interface,
+    facts = Facts(
         kind=linux.backend.kind,
-        listen_port=settings.listen_port,
         endpoints=endpoints,
-        mtu=compute_tunnel_mtu(known, most=settings.mtu),
+        path_mtus=path_mtu.find_path_mtus(endpoints.values(), probe=False, directory=linux.directory),
     )
+    settings = msgspec.structs.replace(here.settings, up=True, guarded=True)
     joined = msgspec.structs.replace(here.inventory, machines=list_members(here.inventory))
-    return build_desired_state(joined, settings.name, place, here.preshared)
+    return msgspec.structs.replace(here, settings=settings, inventory=joined).build_desired_state(facts)
 
 
 def _export_hosts(_: State, here: Local) -> Export:
@@ -106,7 +106,6 @@ def _export_hosts(_: State, here: Local) -> Export:
 
 
 def _export_ansible(_: State, here: Local) -> Export:
-    require_control(here, "qmesh export ansible")
     facts = ansible.inventory_tree(here.inventory)
     return _export_without_secrets(facts, ansible.render_inventory(facts, here.settings.name))
 

@@ -9,9 +9,8 @@ from typing import Final
 import msgspec
 
 from qmesh.agent.agent_start import ensure_agent
-from qmesh.agent.local import Local, load_local
-from qmesh.agent.preconditions import refuse_removed, require_control, require_root
-from qmesh.agent.rollback import refuse_while_unconfirmed
+from qmesh.agent.local import Local
+from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.registry import Readiness, Registry
 from qmesh.host.state.directory import State
@@ -50,7 +49,7 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
     wait_s: how long to wait until all are ready. leave_behind: go on without those that are not.
     Raises BadInput or EnrolmentRefused where this machine stays the control node.
     """
-    require_root("qmesh handover")
+    check_user("handover")
     here, withdrawn = _begin_handover(state, name)
     missing: tuple[str, ...] = ()
     with Registry(state.registry_file, user=find_invoking_user()) as registry:
@@ -82,11 +81,7 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
 
 def _begin_handover(state: State, name: str) -> tuple[Local, tuple[str, ...]]:
     """Name the successor; this machine, and whose invitations were withdrawn."""
-    with state.lock():
-        refuse_while_unconfirmed(state)
-        here = load_local(state)
-        refuse_removed(here)
-        require_control(here, "qmesh handover")
+    with lock_member(state, "handover") as here:
         if not here.settings.up:
             raise BadInput("the tunnel is down, and all members have to know", hint="`qmesh apply` first")
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
@@ -148,9 +143,11 @@ def _wait_for_member_role(state: State) -> bool:
 
 def cancel_handover(state: State) -> Inventory:
     """Give a handover up that was begun. Raises BadInput where none is, or it is done."""
-    require_root("qmesh handover")
-    with state.lock(), Registry(state.registry_file, user=find_invoking_user()) as registry:
-        require_control(load_local(state), "qmesh handover --cancel")
+    check_user("handover")
+    with (
+        lock_member(state, "handover --cancel"),
+        Registry(state.registry_file, user=find_invoking_user()) as registry,
+    ):
         if registry.successor() == registry.inventory().control:
             raise BadInput("that handover is done", hint="hand over again from the control node there is now")
         if not registry.end_handover(now=int(time.time())):

@@ -141,12 +141,17 @@ def _read_machines(
         raise BadInput(
             f"there is no config.yml in {directory}", hint="name the node's config directory with --config"
         )
-    reading = find_machines_in_list(text, nodeconfig.read_workers(text, profile) or (), own_addresses)
-    return msgspec.structs.replace(reading, notes=(*_list_config_notes(text, profile, wish), *reading.notes))
+    config = nodeconfig.parse_config(text)
+    reading = find_machines_in_list(config, nodeconfig.read_workers(config, profile) or (), own_addresses)
+    return msgspec.structs.replace(
+        reading, notes=(*_list_config_notes(config, profile, wish), *reading.notes)
+    )
 
 
-def _list_config_notes(text: str, profile: Profile, wish: ImportOptions) -> tuple[str, ...]:
-    found = nodeconfig.detect_profile(text)
+def _list_config_notes(
+    config: nodeconfig.ParsedConfig, profile: Profile, wish: ImportOptions
+) -> tuple[str, ...]:
+    found = nodeconfig.detect_profile(config)
     unsure = (
         ()
         if found or wish.node
@@ -154,6 +159,6 @@ def _list_config_notes(text: str, profile: Profile, wish: ImportOptions) -> tupl
     )
     ignored = (
         f"config.yml, line {key.line}, column {key.column}: the node ignores {key.key} silently"
-        for key in nodeconfig.find_ignored_lists(text, profile)
+        for key in nodeconfig.find_ignored_lists(config, profile)
     )
     return (*unsure, *ignored)

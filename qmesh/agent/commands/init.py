@@ -16,17 +16,9 @@ from qmesh.agent.bring_up import bring_up
 from qmesh.agent.leftovers import handle_leftovers
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
 from qmesh.agent.node_config import choose_profile
-from qmesh.agent.preconditions import (
-    refuse_during_offline_join,
-    refuse_during_restore,
-    refuse_existing_interface,
-    refuse_foreign_guard,
-    refuse_used_listen_port,
-    require_root,
-)
-from qmesh.agent.rollback import refuse_while_unconfirmed
-from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, MachineRefused, StateUnreadable
-from qmesh.host import files, wireguard
+from qmesh.agent.preconditions import check_user, find_differences, lock_checked, refuse_occupied
+from qmesh.errors import BadInput, MachineRefused
+from qmesh.host import wireguard
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
 from qmesh.host.network import ports, routes
@@ -77,24 +69,19 @@ def init(state: State, wish: InitOptions, *, apply: bool) -> JoinResult:
 
     Raises BadInput before anything is written, or MachineRefused with everything put back.
     """
-    require_root("qmesh init")
+    check_user("init")
     directory = node_config.find_directory(wish.config)
     founding = _plan_new_mesh(wish, directory)
     if apply:
         nftables.run("list tables")
         wireguard.detect_tunnel_kind()
     state.create_directory()
-    with state.lock():
-        refuse_during_restore(state)
+    with lock_checked(state, "init"):
         if state.find_settings() is None:
-            refuse_during_offline_join(state)
-            _refuse_lost_settings(state)
             handle_leftovers(state, take_over=wish.take_over)
-            _refuse_collisions(founding)
-            refuse_foreign_guard(state)
+            refuse_occupied(state, founding.interface, founding.listen_port)
             _create_mesh(state, founding, apply=apply)
         else:
-            refuse_while_unconfirmed(state)
             _resume_init(state, wish, directory, apply=apply)
         here = load_local(state)
     if apply:
@@ -183,28 +170,6 @@ def _choose_network(given: str | None, interface: str) -> str:
     return network
 
 
-def _refuse_lost_settings(state: State) -> None:
-    """Raise StateUnreadable where a mesh is held whose settings were lost: it is not to be overwritten.
-
-    What an init left behind that was cut off is no mesh yet: nobody was invited to it.
-    """
-    if files.read_mode(state.membership_file) is None:
-        if files.read_mode(state.registry_file) is None:
-            return
-        with Registry(state.registry_file) as registry:
-            if len(registry.events()) == 1:
-                return
-    raise StateUnreadable(
-        f"{state.directory} holds a mesh, but its machine.json is missing",
-        hint=f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}; to give it up: the first of that",
-    )
-
-
-def _refuse_collisions(founding: NewMesh) -> None:
-    refuse_existing_interface(founding.interface, instead="choose another --interface")
-    refuse_used_listen_port(founding.listen_port, instead="or choose another --listen-port")
-
-
 def _create_mesh(state: State, founding: NewMesh, *, apply: bool) -> None:
     """Write the state, the settings last: until they are there, an init may start over."""
     had_key = state.private_key() is not None
@@ -253,7 +218,7 @@ def _resume_init(state: State, wish: InitOptions, directory: ConfigDirectory | N
 def _refuse_another_mesh(here: Local, wish: InitOptions, directory: ConfigDirectory | None) -> None:
     settings, inventory, machine = here.settings, here.inventory, here.machine
     endpoints = tuple(Endpoint.parse(text, default_port=settings.listen_port) for text in wish.endpoints)
-    said_and_is: tuple[tuple[str, object, object], ...] = (
+    differs = find_differences(
         ("--name", wish.name, machine.name),
         ("--network", wish.network and str(ipaddress.ip_network(wish.network)), inventory.network),
         ("--listen-port", wish.listen_port, settings.listen_port),
@@ -264,10 +229,9 @@ def _refuse_another_mesh(here: Local, wish: InitOptions, directory: ConfigDirect
         ("--endpoint", endpoints or None, machine.endpoints),
         ("--config", wish.config and str(directory), settings.config_directory),
     )
-    differs = [option for option, said, now in said_and_is if said is not None and said != now]
     if not settings.control or differs:
         role = "the control node" if settings.control else "a member"
-        other = f", with another {' and '.join(differs)}" if differs else ""
+        other = f", with another {differs}" if differs else ""
         raise BadInput(
             f"this machine is {role} of mesh {inventory.mesh} already{other}",
             hint="see `qmesh status`; to start over: `qmesh uninstall --delete-state`",

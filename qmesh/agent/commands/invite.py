@@ -8,9 +8,9 @@ import time
 
 import msgspec
 
-from qmesh.agent.local import Local, load_local
+from qmesh.agent.local import Local
 from qmesh.agent.packet_origin import find_peer_endpoint
-from qmesh.agent.preconditions import require_control, require_root
+from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import follow_mesh
 from qmesh.errors import BadInput
 from qmesh.host.network import routes
@@ -53,7 +53,7 @@ def parse_duration_s(text: str) -> int:
 
 def invite(state: State, wish: InviteOptions) -> Invitation:
     """Make an invitation and let WireGuard know it. Raises BadInput with nothing written."""
-    require_root("qmesh invite")
+    check_user("invite")
     name = validate_machine_name(wish.name)
     workers = None if wish.workers is None else validate_worker_count(wish.workers)
     endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
@@ -63,9 +63,7 @@ def invite(state: State, wish: InviteOptions) -> Invitation:
             "whoever takes a machine's place has its workers and endpoint",
             hint=f"change them with `qmesh set {name}`",
         )
-    with state.lock():
-        here = load_local(state)
-        require_control(here, "qmesh invite")
+    with lock_member(state, "invite") as here:
         endpoints = _list_invitation_endpoints(here)
         now = int(time.time())
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
@@ -111,9 +109,8 @@ class Invitations(msgspec.Struct, frozen=True):
 
 def list_open_invitations(state: State) -> Invitations:
     """The invitations that nobody has used yet."""
-    require_root("qmesh invite --list")
-    with state.lock():
-        require_control(load_local(state), "qmesh invite --list")
+    check_user("invite --list")
+    with lock_member(state, "invite --list"):
         now = int(time.time())
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
             return Invitations(registry.list_open_invitations(now=now), now)
@@ -121,10 +118,8 @@ def list_open_invitations(state: State) -> Invitations:
 
 def withdraw_invitation(state: State, name: str) -> None:
     """End the open invitation of that name. Raises BadInput, with what became of it, where there is none."""
-    require_root("qmesh invite --withdraw")
-    with state.lock():
-        here = load_local(state)
-        require_control(here, "qmesh invite --withdraw")
+    check_user("invite --withdraw")
+    with lock_member(state, "invite --withdraw") as here:
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
             if not registry.withdraw_invitation(validate_machine_name(name), now=int(time.time())):
                 raise _not_open_error(here, name, registry.find_spent_invitation(name))

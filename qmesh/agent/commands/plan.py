@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from qmesh.agent.bring_up import with_tunnel_and_guard
 from qmesh.agent.converge import plan_local_steps
-from qmesh.agent.local import linux_for, load_local
-from qmesh.agent.preconditions import refuse_removed, require_root
+from qmesh.agent.local import linux_for, with_tunnel_and_guard
+from qmesh.agent.preconditions import check_user, load_checked
 from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.host.state.directory import State
 from qmesh.mesh.plan import Step
@@ -17,10 +16,8 @@ log = logging.getLogger("qmesh")
 
 def plan(state: State) -> tuple[Step, ...]:
     """The steps that `apply` would take; none when the machine is as desired."""
-    require_root("qmesh plan")
-    remembered = load_local(state)
-    refuse_removed(remembered)
-    here = with_tunnel_and_guard(remembered)
+    check_user("plan")
+    here = with_tunnel_and_guard(load_checked(state, "plan"))
     linux = linux_for(state, here)
     steps = plan_local_steps(here, linux)
     warn_of_ssh_lockout(linux, steps)

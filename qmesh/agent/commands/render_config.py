@@ -8,14 +8,15 @@ from pathlib import Path
 from qmesh.agent import node_config
 from qmesh.agent.local import Local
 from qmesh.agent.membership import load_latest
-from qmesh.agent.node_units import update_workers_target
-from qmesh.agent.preconditions import require_control, require_root
+from qmesh.agent.node_restarts import update_workers_target
+from qmesh.agent.preconditions import check_local, check_user
 from qmesh.errors import BadInput
 from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.mesh import nodeconfig
+from qmesh.mesh.nodeconfig import ParsedConfig
 from qmesh.mesh.values import SecretStruct
 
 log = logging.getLogger("qmesh")
@@ -32,8 +33,13 @@ class RenderedConfig(SecretStruct, frozen=True, kw_only=True):
     here: Local
     is_for_another: bool
     directory: ConfigDirectory | None
-    old: str | None
-    new: str
+    old: ParsedConfig | None
+    new: ParsedConfig
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it is not there as it should be."""
+        return self.old is None or self.old.text != self.new.text
 
     @property
     def redacted_texts(self) -> tuple[str, str]:
@@ -43,7 +49,7 @@ class RenderedConfig(SecretStruct, frozen=True, kw_only=True):
     @property
     def workers(self) -> tuple[str, ...]:
         """The worker list."""
-        return node_config.list_worker_multiaddrs(self.here.inventory)
+        return nodeconfig.list_worker_multiaddrs(self.here.inventory)
 
 
 def render_node_config(state: State, *, config: Path | None, for_name: str | None) -> RenderedConfig:
@@ -51,17 +57,18 @@ def render_node_config(state: State, *, config: Path | None, for_name: str | Non
 
     Raises BadInput when a file is damaged, of another node, or lacks what is needed.
     """
-    require_root("qmesh render-config")
+    check_user("render-config")
     here = load_latest(state)
     directory = _find_directory(here, config)
-    old = None if directory is None else node_config.read(directory).text
+    text = None if directory is None else node_config.read(directory).text
     if for_name is not None:
-        require_control(here, "qmesh render-config --for")
-        new = node_config.render_for(here, for_name, old)
+        check_local(here, "render-config --for")
+        new = nodeconfig.render_config_for(here.inventory, for_name, text)
         return RenderedConfig(here=here, is_for_another=True, directory=None, old=None, new=new)
+    old = None if text is None else nodeconfig.parse_config(text)
     if old is not None:
         _warn_of_problems(directory, old, here)
-    new = node_config.render(here, old)
+    new = nodeconfig.render_config(here.inventory, here.settings.name, old)
     return RenderedConfig(here=here, is_for_another=False, directory=directory, old=old, new=new)
 
 
@@ -76,10 +83,12 @@ def _find_directory(here: Local, given: Path | None) -> ConfigDirectory | None:
     return found
 
 
-def _warn_of_problems(directory: ConfigDirectory | None, text: str, here: Local) -> None:
+def _warn_of_problems(directory: ConfigDirectory | None, config: ParsedConfig, here: Local) -> None:
     """What the mesh's list does not cure. What spoils it as well is refused, so not said here."""
     for problem in nodeconfig.lint_config(
-        text, profile=here.inventory.node, mesh=node_config.build_expected_mesh(here)
+        config,
+        profile=here.inventory.node,
+        mesh=nodeconfig.build_expected_mesh(here.inventory, here.settings.name),
     ):
         if not problem.cured and not problem.blocks_worker_list:
             log.warning(
@@ -118,7 +127,8 @@ def write_node_config(state: State, rendered: RenderedConfig) -> tuple[Path, boo
     if rendered.old is None:
         node_config.refuse_to_create(here, directory)
     # Without the lock: the agent's loop waits for that, and a user's directory for whoever it likes.
-    done = node_config.write(directory, rendered.old, rendered.new)
+    old = None if rendered.old is None else rendered.old.text
+    done = node_config.write(directory, old, rendered.new.text)
     with state.lock():
         settings = state.settings()
         if settings.node_directory != directory:
@@ -132,4 +142,4 @@ def write_config_copy(rendered: RenderedConfig, path: Path) -> None:
     """Write the rendered config.yml, secrets and all, to a new file, 0600. Raises BadInput."""
     if rendered.old is None and not rendered.is_for_another:
         node_config.refuse_to_create(rendered.here, rendered.directory)
-    files.write_new(path, rendered.new.encode("utf-8"))
+    files.write_new(path, rendered.new.text.encode("utf-8"))

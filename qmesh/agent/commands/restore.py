@@ -21,25 +21,18 @@ from qmesh.agent.backup_contents import BackupContents, open_backup
 from qmesh.agent.bring_up import bring_up
 from qmesh.agent.leftovers import handle_leftovers
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
-from qmesh.agent.preconditions import (
-    refuse_during_offline_join,
-    refuse_existing_interface,
-    refuse_foreign_guard,
-    refuse_used_listen_port,
-    require_root,
-)
-from qmesh.agent.rollback import refuse_while_unconfirmed
-from qmesh.errors import BadInput, QmeshError, StateUnreadable
-from qmesh.host import config_directory, files, wireguard
+from qmesh.agent.preconditions import check_user, find_differences, lock_checked, refuse_occupied
+from qmesh.errors import BadInput, QmeshError
+from qmesh.host import config_directory, wireguard
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
 from qmesh.host.network import routes
-from qmesh.host.registry import Registry, RegistryImage
+from qmesh.host.registry import RegistryImage
 from qmesh.host.registry.image import write_registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import RestoreProgress, Settings
 from qmesh.host.system.sudo_user import find_invoking_user
-from qmesh.mesh import networks
+from qmesh.mesh import networks, nodeconfig
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores
 from qmesh.mesh.protocol.backup_file import JUMP, build_restored_inventory, is_encrypted
@@ -118,25 +111,21 @@ def restore(
     agree: is told what is to be restored, before anything is written; it may raise BadInput.
     Raises BadInput before anything is written, or MachineRefused with everything put back.
     """
-    require_root("qmesh restore")
+    check_user("restore")
     found = open_backup(octets, passphrase)
     agree(_summarize_backup(found, encrypted=is_encrypted(octets)))
     wanted = _build_restored_mesh(found, wish)
     directory = node_config.find_directory(wish.config)
-    node_config.refuse_newer_config(wanted.node, node_config.read_profile(directory))
+    nodeconfig.refuse_newer_config(wanted.node, node_config.read_profile(directory))
     restoring = RestoreProgress(hashlib.sha256(octets).hexdigest())
     nftables.run("list tables")
     if apply:
         wireguard.detect_tunnel_kind()
     state.create_directory()
-    with state.lock():
-        refuse_while_unconfirmed(state)
+    with lock_checked(state, "restore"):
         if state.find_settings() is None:
-            refuse_during_offline_join(state)
-            _refuse_leftover_state(state)
             handle_leftovers(state, take_over=wish.take_over)
-            _refuse_collisions(found)
-            refuse_foreign_guard(state)
+            _refuse_collisions(state, found)
             _restore_state(state, found, wish, restoring, directory, apply=apply)
         else:
             _refuse_other_backup(state, restoring)
@@ -179,37 +168,20 @@ def _parse_endpoints(found: BackupContents, wish: RestoreOptions) -> tuple[Endpo
     return tuple(Endpoint.parse(text, default_port=port) for text in wish.endpoints)
 
 
-def _refuse_leftover_state(state: State) -> None:
-    """Raise StateUnreadable where there is state that no restore which was cut off has written."""
-    restoring = state.restore_progress.read()
-    if restoring is not None and not restoring.done and not _has_later_events(state):
-        return
-    keys = (state.private_key_file, state.signing_key_file)
-    if state.has_leftover_state() or any(files.read_mode(path) is not None for path in keys):
-        raise StateUnreadable(
-            f"{state.directory} holds keys or a mesh already, though no settings",
-            hint="a restore never replaces them: give them up first with `qmesh uninstall --delete-state`",
-        )
-
-
-def _has_later_events(state: State) -> bool:
-    """Whether a mesh whose restore was cut off was used all the same, and lost its settings later."""
-    if files.read_mode(state.registry_file) is None:
-        return False
-    with Registry(state.registry_file) as registry:
-        events = registry.events()
-    return not events or events[-1].what != "restored"
-
-
-def _refuse_collisions(found: BackupContents) -> None:
+def _refuse_collisions(state: State, found: BackupContents) -> None:
     interface, listen_port = found.settings.interface, found.settings.listen_port
     networks.refuse_collision(
         found.inventory.network,
         routes.list_occupied_networks(interface),
         hint="take that network off this machine, or restore on another",
     )
-    refuse_existing_interface(interface, instead="the restored one is to have that name: rename that one")
-    refuse_used_listen_port(listen_port, instead="end that: the members dial this port")
+    refuse_occupied(
+        state,
+        interface,
+        listen_port,
+        rename="the restored one is to have that name: rename that one",
+        move="end that: the members dial this port",
+    )
 
 
 def _refuse_other_backup(state: State, restoring: RestoreProgress) -> None:
@@ -225,14 +197,13 @@ def _refuse_other_backup(state: State, restoring: RestoreProgress) -> None:
 def _refuse_other_options(
     here: Local, endpoints: tuple[Endpoint, ...], directory: ConfigDirectory | None
 ) -> None:
-    said_and_is = (
+    differs = find_differences(
         ("--endpoint", endpoints or None, here.machine.endpoints),
         ("--config", directory and str(directory), here.settings.config_directory),
     )
-    differs = [option for option, said, now in said_and_is if said is not None and said != now]
     if differs:
         raise BadInput(
-            f"this backup was restored here before, with another {' and '.join(differs)}",
+            f"this backup was restored here before, with another {differs}",
             hint=f"leave it out; see `qmesh set {here.settings.name} --endpoint`"
             " and `qmesh render-config --write --config`",
         )

@@ -17,8 +17,8 @@ import msgspec
 from qmesh.agent.converge import converge
 from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.agent.membership import update_membership
-from qmesh.agent.preconditions import refuse_removed, require_root
-from qmesh.agent.rollback import find_active_rollback, refuse_while_unconfirmed
+from qmesh.agent.preconditions import check_user, lock_member
+from qmesh.agent.rollback import find_active_rollback
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.api.client import Client
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -45,14 +45,12 @@ class RotationResult(msgspec.Struct, frozen=True, rename={"was": "from", "now": 
 
 def rotate_key(state: State) -> RotationResult:
     """Give this machine a new key. Raises EnrolmentRefused, with the old one in use, where it can't."""
-    require_root("qmesh rotate-key")
-    with state.lock():
-        refuse_while_unconfirmed(state)
-        here = load_local(state)
-        _refuse_rotation(state, here)
-        old = here.machine.public_key
+    check_user("rotate-key")
+    with lock_member(state, "rotate-key") as before:
+        _refuse_rotation(state, before)
+        old = before.machine.public_key
         new = derive_public_key(state.ensure_next_key())
-        _offer_key(here, new)
+        _offer_key(before, new)
         state.key_rotation.write(KeyRotation(old, new))
         state.activate_next_key()
         here = load_local(state)
@@ -64,7 +62,6 @@ def rotate_key(state: State) -> RotationResult:
 
 
 def _refuse_rotation(state: State, here: Local) -> None:
-    refuse_removed(here)
     if find_active_rollback(state) is not None:
         raise BadInput(
             "this machine was put back as it was before `qmesh apply --confirm`, with the key of then",

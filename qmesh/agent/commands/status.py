@@ -10,14 +10,14 @@ import msgspec
 
 from qmesh.agent.local import Local, linux_for
 from qmesh.agent.membership import load_latest
-from qmesh.agent.preconditions import require_root
+from qmesh.agent.preconditions import check_user
 from qmesh.agent.worker_status import WorkerHealth, collect_advice_inputs, probe_workers
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
-from qmesh.host.wireguard import Counters
 from qmesh.mesh.advice import list_advice
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
+from qmesh.mesh.state import Counters
 
 
 class CoreRange(msgspec.Struct, frozen=True):
@@ -61,7 +61,7 @@ class Status(msgspec.Struct, frozen=True):
 
 def status(state: State) -> Status:
     """Every machine, with what this one's WireGuard knows about those that are its peers."""
-    require_root("qmesh status")
+    check_user("status")
     here = load_latest(state)
     counters = _read_counters(state, here)
     cores = here.inventory.cores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qmesh.agent.preconditions import require_root
+from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
@@ -10,8 +10,8 @@ from qmesh.host.system import boot_clock
 
 def roll_back_now(state: State) -> bool:
     """Put this machine back without waiting any longer; whether there was something to put back."""
-    require_root("qmesh undo")
-    with state.lock():
+    check_user("undo")
+    with lock_checked(state, "undo"):
         undoing = state.rollback_record.read()
         if undoing is None or undoing.undone:
             return False

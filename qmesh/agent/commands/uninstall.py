@@ -8,8 +8,8 @@ import msgspec
 
 from qmesh.agent import node_config
 from qmesh.agent.converge import apply_steps
-from qmesh.agent.local import load_local
-from qmesh.agent.preconditions import refuse_foreign_guard, require_root
+from qmesh.agent.local import Local, load_local
+from qmesh.agent.preconditions import check_state, check_user
 from qmesh.errors import QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
@@ -21,6 +21,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LastBackup, Settings
 from qmesh.host.system import installed_files, processes, single_agent
 from qmesh.mesh.inventory import list_members, worker_ports
+from qmesh.mesh.nodeconfig import render_config
 from qmesh.mesh.plan import Step, plan_steps
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import DEFAULT_INTERFACE
@@ -58,7 +59,7 @@ class StateLoss(msgspec.Struct, frozen=True):
 
 def find_state_loss(state: State) -> StateLoss | None:
     """What others lose with this machine's state; None where that is nothing, as on a member."""
-    require_root("qmesh uninstall")
+    check_user("uninstall")
     settings, backed_up = None, None
     with contextlib.suppress(StateUnreadable):
         settings = state.find_settings()
@@ -91,8 +92,8 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
     Raises BadInput where the guard is another state directory's, MachineRefused where something does
     not let itself be taken away.
     """
-    require_root("qmesh uninstall")
-    refuse_foreign_guard(state)
+    check_user("uninstall")
+    check_state(state, "uninstall")
     settings, closed, with_config = _load_state(state)
     installed_files.stop_units()
     for each in (state.agent_lock_file, state.undo_lock_file):
@@ -129,8 +130,12 @@ def _load_state(state: State) -> tuple[Settings | None, tuple[int, ...], bool]:
         here = load_local(state)
         closed = worker_ports(here.inventory, here.settings.name)
         text = node_config.read(ConfigDirectory(state.worker_config_directory, None)).text
-        with_config = text is not None and node_config.render(here, text) == node_config.render(here, None)
+        with_config = text is not None and _render(here, text) == _render(here, None)
     return settings, closed, with_config
+
+
+def _render(here: Local, text: str | None) -> str:
+    return render_config(here.inventory, here.settings.name, text).text
 
 
 def _remove_tunnel_and_guard(state: State, settings: Settings | None) -> tuple[Step, ...]:

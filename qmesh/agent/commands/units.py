@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from qmesh.agent.local import load_local
-from qmesh.agent.preconditions import require_root
+from qmesh.agent.preconditions import check_user
 from qmesh.host.state.directory import State
 from qmesh.host.system import node_user, systemd
 from qmesh.mesh.systemd.units import render_qmesh_units, render_unit_files, worker_unit_name
@@ -17,7 +17,7 @@ log = logging.getLogger("qmesh")
 
 def render_units(state: State, *, program: str) -> dict[str, str]:
     """The systemd units for this machine, by file name."""
-    require_root("qmesh units")
+    check_user("units")
     here = load_local(state)
     directory = here.settings.config_directory
     if directory is None:

@@ -32,7 +32,7 @@ from qmesh.agent.daemon.observe import MachineWatch
 from qmesh.agent.daemon.supervisor import AgentPart, Troubles
 from qmesh.agent.local import Local
 from qmesh.agent.node_restarts import NodeConfigFollower
-from qmesh.agent.preconditions import require_root
+from qmesh.agent.preconditions import check_user
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host.state.directory import State
@@ -62,7 +62,7 @@ def run_agent(directory: Path) -> None:
 
     Raises MachineRefused when there is one already, BadInput when the machine is in no mesh.
     """
-    require_root("qmesh agent")
+    check_user("agent")
     state = State(directory, patience_s=PATIENCE_S)
     with contextlib.suppress(StateUnreadable):  # then it keeps the ports closed at least
         state.settings()

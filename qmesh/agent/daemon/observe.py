@@ -15,7 +15,8 @@ from typing import Final, Self
 import msgspec
 
 from qmesh.agent.converge import converge
-from qmesh.agent.local import Local, choose_peer_endpoint, linux_for, load_local
+from qmesh.agent.facts import resolve_names
+from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.agent.rollback import find_active_rollback, maintain_rollback
 from qmesh.errors import Busy
 from qmesh.host.firewall.table_events import Notice
@@ -24,6 +25,7 @@ from qmesh.host.network.netlink_events import Notices
 from qmesh.host.registry import KeyedMachine, Registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.desired import build_peer
+from qmesh.mesh.endpoints import choose_peer_endpoint
 from qmesh.mesh.plan import Step, peer_steps
 from qmesh.mesh.rollback import RollbackRecord
 from qmesh.mesh.state import Peer
@@ -242,9 +244,10 @@ def _expire_invitations(registry: Registry) -> None:
 
 
 def _build_peer(known: KeyedMachine) -> Peer:
+    endpoints = known.machine.endpoints
     return build_peer(
         known.machine,
-        endpoint=choose_peer_endpoint(known.machine.endpoints, None),
+        endpoint=choose_peer_endpoint(endpoints, None, resolve_names([(endpoints, False)])),
         preshared_key=known.preshared_key,
         calls=bool(known.machine.endpoints),
     )

@@ -85,7 +85,7 @@ def _print_diff(rendered: RenderedConfig, *, as_json: bool) -> None:
         old.splitlines(), new.splitlines(), "config.yml", "config.yml as rendered", lineterm=""
     )
     text = "\n".join(lines)
-    changed = rendered.old != rendered.new
+    changed = rendered.is_changed
     print_answer({"diff": text, "changed": changed}, as_json=as_json, text=lambda _: text or "as desired")
     if changed:
         raise typer.Exit(1)

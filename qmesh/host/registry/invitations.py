@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from qmesh.errors import EnrolmentRefused
 from qmesh.host.registry import rows
 from qmesh.host.registry.events import (
     Event,
@@ -18,16 +16,18 @@ from qmesh.host.registry.events import (
     record_event,
 )
 from qmesh.host.registry.sqlite import select, select_one
-from qmesh.mesh.changes import refuse_control_replacement, set_public_key
-from qmesh.mesh.inventory import Inventory, add_machine, admit_machine
+from qmesh.mesh.changes import refuse_control_replacement
+from qmesh.mesh.inventory import add_machine
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.protocol.enrolment import (
-    Redemption,
-    derive_invitation_keys,
-    derive_permanent_preshared_key,
-    verify_redemption_proof,
+from qmesh.mesh.protocol.admission import (
+    Admission,
+    InvitationRecord,
+    Outcome,
+    admit_redeemer,
+    is_answered_again,
 )
-from qmesh.mesh.values import Endpoint, Secret, SecretStruct, UnixTime
+from qmesh.mesh.protocol.enrolment import Redemption, derive_invitation_keys, verify_redemption_proof
+from qmesh.mesh.values import Endpoint, SecretStruct, UnixTime
 
 
 class IssuedInvitation(SecretStruct, frozen=True):
@@ -52,18 +52,6 @@ class OpenInvitation(msgspec.Struct, frozen=True):
     workers: int | None
     expires_at: int
     replaces: bool
-
-
-CLOCK_S: Final = 300
-"""Seconds by which the clock may have been set back since an invitation was made."""
-Outcome: TypeAlias = Literal["open", "redeemed", "withdrawn", "expired", "unknown"]
-
-_SPENT: Final[dict[Outcome, str]] = {
-    "redeemed": "used already, with another key",
-    "withdrawn": "withdrawn",
-    "expired": "expired",
-    "unknown": "not known to this control node",
-}
 
 
 def create_invitation(
@@ -142,26 +130,14 @@ def find_redeemed_revision(connection: sqlite3.Connection, message: Redemption) 
     found = select(
         connection,
         tuple[str, Outcome, str | None, int, int],
-        "SELECT machine, outcome, redeemed_by, (SELECT revision FROM mesh),"
-        " EXISTS (SELECT 1 FROM machines WHERE public_key = redeemed_by)"
+        "SELECT machine, outcome, redeemed_by,"
+        " EXISTS (SELECT 1 FROM machines WHERE public_key = redeemed_by), (SELECT revision FROM mesh)"
         " FROM invitations WHERE identifier = ?",
         (message.identifier,),
     )
-    name, outcome, redeemed_by, revision, is_member = found[0] if found else ("", "unknown", None, 0, 0)
-    if outcome == "open":
-        return None
-    if outcome == "redeemed" and redeemed_by == message.public_key:
-        if is_member:
-            return revision
-        raise EnrolmentRefused(
-            "this invitation is used already, and its machine is no member any more",
-            hint="ask for a new one",
-        )
-    anew = f"`qmesh invite {name} --replace` on the control node, if this is {name} without its state; else "
-    raise EnrolmentRefused(
-        f"this invitation is {_SPENT[outcome]}",
-        hint=f"{anew if outcome == 'redeemed' else ''}ask for a new one",
-    )
+    name, outcome, redeemed_by, is_member, revision = found[0] if found else ("", "unknown", None, 0, 0)
+    known = InvitationRecord(name, outcome, redeemed_by, bool(is_member))
+    return revision if is_answered_again(known, message.public_key) else None
 
 
 def redeem(
@@ -176,57 +152,39 @@ def redeem(
         "SELECT machine, secret FROM invitations WHERE identifier = ?",
         (message.identifier,),
     )
-    verify_redemption_proof(message, secret)
+    verify_redemption_proof(message, secret)  # before anything is read that grows with the mesh
     made = find_last_invitation_event(connection, name)
-    if made is not None and now < made.at - CLOCK_S:
-        # Its time would else be longer by as much as the clock was set back.
-        raise EnrolmentRefused(
-            "the control node's clock says that this invitation was not made yet",
-            hint="set the control node's clock, then run `qmesh join` again",
-        )
-    before = rows.read_inventory(connection)
-    invited = before.machine(name)
-    stand_in = next(
-        (s for s in before.stand_ins if s.public_key == derive_invitation_keys(secret).public_key), None
+    admission = admit_redeemer(
+        rows.read_inventory(connection),
+        name,
+        secret,
+        message,
+        sender=sender,
+        made_at=None if made is None else made.at,
+        now=now,
     )
-    if sender not in {invited.address if stand_in is None else stand_in.address, None}:
-        raise EnrolmentRefused(
-            "the redemption did not come from the invitation's tunnel address",
-            hint="run `qmesh join` again",
-        )
-    shared = derive_permanent_preshared_key(secret, before.control_node.public_key, message.public_key)
-    if stand_in is None:
-        workers = invited.workers or message.workers
-        after = admit_machine(before, name, public_key=message.public_key, workers=workers)
-        _update_admitted(connection, after, name, shared, message)
+    if admission.replaces:
+        rows.change_key(connection, admission.inventory, name, admission.preshared_key)
     else:
-        rows.change_key(connection, set_public_key(before, name, message.public_key), name, shared)
+        _update_admitted(connection, admission)
     connection.execute(
         "UPDATE invitations SET outcome = 'redeemed', redeemed_by = ?, secret = NULL WHERE identifier = ?",
         (message.public_key, message.identifier),
     )
-    return name, "joined" if stand_in is None else "replaced"
+    return name, "replaced" if admission.replaces else "joined"
 
 
-def _update_admitted(
-    connection: sqlite3.Connection, after: Inventory, name: str, shared: Secret, message: Redemption
-) -> None:
-    member = after.machine(name)
-    endpoints = (
-        (Endpoint.parse(message.endpoint, default_port=None),) if message.endpoint else member.endpoints
-    )
-    # Built anew so that an endpoint inside the tunnel network is refused here too.
-    machine = msgspec.structs.replace(member, endpoints=endpoints)
-    msgspec.structs.replace(after, machines=(*after.machines[:-1], machine))
+def _update_admitted(connection: sqlite3.Connection, admission: Admission) -> None:
+    machine, revision = admission.machine, admission.inventory.revision
     connection.execute(
         "UPDATE machines SET public_key = ?, workers = ?, state = 'active', endpoints = ?, preshared_key = ?,"
         " acknowledged = ?, place = (SELECT coalesce(max(place), 0) + 1 FROM machines) WHERE name = ?",
         (
-            *(machine.public_key, machine.workers, rows.encode_endpoints(machine), shared.reveal()),
-            *(after.revision, name),
+            *(machine.public_key, machine.workers, rows.encode_endpoints(machine)),
+            *(admission.preshared_key.reveal(), revision, machine.name),
         ),
     )
-    connection.execute("UPDATE mesh SET revision = ?", (after.revision,))
+    connection.execute("UPDATE mesh SET revision = ?", (revision,))
 
 
 def has_expired_invitations(connection: sqlite3.Connection, now: int) -> bool:
@@ -252,7 +210,7 @@ def expire_invitations(connection: sqlite3.Connection, now: int) -> bool:
 class SpentInvitation(msgspec.Struct, frozen=True):
     """The last invitation of a name, where none is open.
 
-    outcome: `find_redeemed_revision`, `withdrawn` or `expired`. public_key: whose it was redeemed with.
+    outcome: `redeemed`, `withdrawn` or `expired`. public_key: whose it was redeemed with.
     joined: the event of that, where it is known. is_member: whether that key is a member's still.
     """
 

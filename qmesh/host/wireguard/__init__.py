@@ -5,12 +5,12 @@ from __future__ import annotations
 from qmesh.errors import KernelRefused
 from qmesh.host.network import links
 from qmesh.host.wireguard import kernel, uapi, userspace
-from qmesh.host.wireguard.device import Backend, Counters, Device
+from qmesh.host.wireguard.device import Backend, Device
 from qmesh.host.wireguard.kernel import KernelWireGuard
 from qmesh.host.wireguard.userspace import UserspaceWireGuard
 from qmesh.mesh.values import InterfaceKind
 
-__all__ = ["Backend", "Counters", "Device", "detect_tunnel_kind", "find_backend", "find_link_backend"]
+__all__ = ["Backend", "Device", "detect_tunnel_kind", "find_backend", "find_link_backend"]
 
 
 def find_backend(interface: str) -> Backend:

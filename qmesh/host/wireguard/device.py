@@ -15,24 +15,11 @@ import msgspec
 from qmesh.errors import MachineRefused
 from qmesh.host.network.netlink import build_kernel_error
 from qmesh.host.network.ports import is_udp_port_used
-from qmesh.mesh.state import Peer
+from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, InterfaceKind, Secret
 
 REMEMBERED: Final = 1 << 15
 """How many addresses are kept as they were understood: an audit of thousands of peers sees them again."""
-
-
-class Counters(msgspec.Struct, frozen=True, gc=False):
-    """What a peer has been doing.
-
-    last_handshake_s: Unix time in seconds; None when there never was one.
-    endpoint: where its packets come from now.
-    """
-
-    last_handshake_s: int | None
-    rx_bytes: int
-    tx_bytes: int
-    endpoint: Endpoint | None
 
 
 class Device(msgspec.Struct, frozen=True):

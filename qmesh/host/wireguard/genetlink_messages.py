@@ -27,14 +27,13 @@ from qmesh.host.network.netlink_messages import (
 )
 from qmesh.host.wireguard.device import (
     REMEMBERED,
-    Counters,
     Device,
     build_device,
     encode_key,
     normalize_allowed_ips,
     parse_endpoint,
 )
-from qmesh.mesh.state import Peer
+from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
 
 GET_DEVICE: Final = 0

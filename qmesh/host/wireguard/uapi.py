@@ -22,14 +22,13 @@ from qmesh.host.network.netlink import build_kernel_error
 from qmesh.host.system import heartbeat
 from qmesh.host.wireguard.device import (
     REMEMBERED,
-    Counters,
     Device,
     build_device,
     encode_key,
     normalize_allowed_ips,
     parse_endpoint,
 )
-from qmesh.mesh.state import Peer
+from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
 
 SOCKETS: Final = Path("/var/run/wireguard")

@@ -40,9 +40,13 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
         return
     if config.mode is not None and config.mode & ~PRIVATE_MODE:
         yield file_mode_finding("config-mode", config.path, config.mode)
-    problems = _lint_config(config.text, desired, around)
     try:
-        entries = nodeconfig.read_workers(config.text, around.profile) or ()
+        text: str | nodeconfig.ParsedConfig = nodeconfig.parse_config(config.text)
+    except BadInput:
+        text = config.text  # which the lint tells
+    problems = _lint_config(text, desired, around)
+    try:
+        entries = nodeconfig.read_workers(text, around.profile) or ()
     except BadInput as refused:
         left = [problem for problem in problems if not problem.cured]
         yield from (_lint_finding(config.path, problem) for problem in left)
@@ -50,7 +54,7 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
             readable = "a file that the node can read"
             yield error_finding("config-lint", config.path, readable, refused.message, refused.hint)
         return
-    others = _list_differing_keys(config.text, around)
+    others = _list_differing_keys(text, around)
     is_stale = entries != around.workers
     # What the mesh's list cures is told with the list, once.
     reasons = tuple(problem.message for problem in problems if problem.cured and is_stale)
@@ -65,7 +69,7 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
         )
 
 
-def _list_differing_keys(text: str, around: AuditContext) -> list[str]:
+def _list_differing_keys(text: str | nodeconfig.ParsedConfig, around: AuditContext) -> list[str]:
     """The keys beside the worker list that do not hold what the mesh wants of this machine."""
     try:
         held = nodeconfig.read_settings(text, [(each.key, each.is_list) for each in around.settings])
@@ -75,7 +79,9 @@ def _list_differing_keys(text: str, around: AuditContext) -> list[str]:
     return [str(setting.key) for setting, there in pairs if there != setting.value]
 
 
-def _lint_config(text: str, desired: NodeState, around: AuditContext) -> tuple[nodeconfig.Problem, ...]:
+def _lint_config(
+    text: str | nodeconfig.ParsedConfig, desired: NodeState, around: AuditContext
+) -> tuple[nodeconfig.Problem, ...]:
     assert desired.tunnel is not None, "an audit is of a machine that should have its tunnel"
     mesh = nodeconfig.ExpectedMesh(
         network=str(ipaddress.ip_interface(desired.tunnel.addresses[0]).network),

@@ -7,7 +7,15 @@ from collections.abc import Collection, Iterator, Sequence
 from qmesh.errors import BadInput
 from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine, core_text, is_loopback_or_unspecified
 from qmesh.mesh.nodeconfig import parse_multiaddr
-from qmesh.mesh.nodeconfig.document import Mapping, Mark, Node, Scalar, bad_config_at, parse_document
+from qmesh.mesh.nodeconfig.document import (
+    Mapping,
+    Mark,
+    Node,
+    ParsedConfig,
+    Scalar,
+    bad_config_at,
+    parse_config,
+)
 from qmesh.mesh.nodeconfig.document import Sequence as Items
 
 _BY_NAME = ("/dns/", "/dns4/", "/dns6/", "/dnsaddr/")
@@ -15,11 +23,11 @@ _SLIP = "if one of them is a slip, correct the list first"
 
 
 def find_machines_in_list(
-    text: str, entries: Sequence[str], own_addresses: Collection[str]
+    config: str | ParsedConfig, entries: Sequence[str], own_addresses: Collection[str]
 ) -> ImportedMachines:
     """The machines that the entries of a worker list are on; entry N is core N + 1's.
 
-    text: the whole config.yml, to name places in it. entries: its worker list.
+    config: the whole config.yml, to name places in it. entries: its worker list.
     own_addresses: canonical; a machine with one of them, or with an address that is every machine's
         own, is the control machine.
 
@@ -31,7 +39,8 @@ def find_machines_in_list(
             "this config.yml has no worker list, so nothing tells which machines there are",
             hint="use the control machine's config.yml, or list the machines in a file for `--csv`",
         )
-    listens = [_parse_entry(text, entries, number) for number in range(1, len(entries) + 1)]
+    root = parse_config(config).root
+    listens = [_parse_entry(root, entries, number) for number in range(1, len(entries) + 1)]
     found: dict[str | None, list[int]] = {}
     for core, (address, _) in enumerate(listens, 1):
         is_here = address in own_addresses or is_loopback_or_unspecified(address)
@@ -61,26 +70,26 @@ def _build_machine(
     )
 
 
-def _parse_entry(text: str, entries: Sequence[str], core: int) -> tuple[str, int]:
+def _parse_entry(root: Node | None, entries: Sequence[str], core: int) -> tuple[str, int]:
     entry = entries[core - 1]
     if entry.startswith(_BY_NAME):
         problem = f"core {core} is at a name, and only an address tells which machine that is"
         hint = "write its address there, as in /ip4/192.168.0.201/tcp/40000; `getent ahosts NAME` tells it"
-        raise bad_config_at(_find_entry_mark(text, entries, core), problem, hint)
+        raise bad_config_at(_find_entry_mark(root, entries, core), problem, hint)
     try:
         return parse_multiaddr(entry)
     except BadInput:
         problem = f"core {core} is at no IP address and TCP port"
         hint = "write the entry as /ip4/192.168.0.201/tcp/40000 or /ip6/fd00::201/tcp/40000"
-        raise bad_config_at(_find_entry_mark(text, entries, core), problem, hint) from None
+        raise bad_config_at(_find_entry_mark(root, entries, core), problem, hint) from None
 
 
-def _find_entry_mark(text: str, entries: Sequence[str], core: int) -> Mark:
+def _find_entry_mark(root: Node | None, entries: Sequence[str], core: int) -> Mark:
     """Where a core's entry stands: in the list that has all the entries, whichever key it is under."""
     wanted = list(entries)
     lists = (
         node.items
-        for node in _walk_nodes(parse_document(text))
+        for node in _walk_nodes(root)
         if isinstance(node, Items)
         and [item.value for item in node.items if isinstance(item, Scalar)] == wanted
     )

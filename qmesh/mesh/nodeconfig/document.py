@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from qmesh.errors import BadInput
+from qmesh.mesh.values import SecretStruct
 
 BOM: Final = "\ufeff"
 BREAKS: Final = "\r\n\x85\u2028\u2029"
@@ -107,6 +108,18 @@ class Alias(Node, frozen=True, kw_only=True, eq=False):
     """Stands for the node whose anchor it names."""
 
     target: Node
+
+
+class ParsedConfig(SecretStruct, frozen=True, eq=False):
+    """A config.yml that was parsed, to be passed on. text: whole; root: None where nothing stands in it."""
+
+    text: str
+    root: Node | None
+
+
+def parse_config(config: str | ParsedConfig) -> ParsedConfig:
+    """A text parsed, and one that was parsed already as it is. Raises BadInput as `parse_document`."""
+    return ParsedConfig(config, parse_document(config)) if isinstance(config, str) else config
 
 
 def parse_document(text: str) -> Node | None:

@@ -13,7 +13,17 @@ from collections.abc import Iterable
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.document import BOM, Mapping, Node, Scalar, Sequence, bad_config_at, parse_body
+from qmesh.mesh.nodeconfig.document import (
+    BOM,
+    Mapping,
+    Node,
+    ParsedConfig,
+    Scalar,
+    Sequence,
+    bad_config_at,
+    parse_body,
+    parse_config,
+)
 from qmesh.mesh.nodeconfig.key_location import (
     Key,
     KeyLocation,
@@ -63,6 +73,11 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 def edit_settings(text: str, settings: Iterable[Setting]) -> str:
+    """As `edit_config`, from text to text."""
+    return edit_config(text, settings).text
+
+
+def edit_config(config: str | ParsedConfig, settings: Iterable[Setting]) -> ParsedConfig:
     """The config with these settings; all else byte for byte as it was.
 
     A list changes entry by entry: those that are right stay as they are written, others change in
@@ -72,23 +87,23 @@ def edit_settings(text: str, settings: Iterable[Setting]) -> str:
     Raises BadInput, with line and column, when the text does not load, or when a value cannot be
     exchanged without touching more.
     """
-    body = text.removeprefix(BOM)
-    mark = text[: len(text) - len(body)]
-    root = parse_body(body)
+    parsed = parse_config(config)
+    body, root = parsed.text.removeprefix(BOM), parsed.root
+    mark = parsed.text[: len(parsed.text) - len(body)]
     for setting in settings:
         place = find_key(root, setting.key, is_list=setting.is_list)
         if read_value(place) != setting.value:
             body = apply_edits(body, _build_edits(body, place, setting))
             root = _check_edit(body, place, setting)
-    return mark + body
+    return ParsedConfig(mark + body, root)
 
 
-def read_settings(text: str, keys: Iterable[tuple[Key, bool]]) -> tuple[Value | None, ...]:
+def read_settings(config: str | ParsedConfig, keys: Iterable[tuple[Key, bool]]) -> tuple[Value | None, ...]:
     """What a config holds for each key, with whether it is a list's; None where nothing stands.
 
     Raises BadInput when the text does not load, or when something else stands there.
     """
-    root = parse_body(text.removeprefix(BOM))
+    root = parse_config(config).root
     return tuple(read_value(find_key(root, key, is_list=is_list)) for key, is_list in keys)
 
 

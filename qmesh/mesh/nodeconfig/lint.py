@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.document import BadConfig, Mapping, Mark, Node, parse_document
+from qmesh.mesh.nodeconfig.document import BadConfig, Mapping, Mark, Node, ParsedConfig, parse_config
 from qmesh.mesh.nodeconfig.lint_keys import find_key_problems
 from qmesh.mesh.nodeconfig.lint_lists import find_list_problems
 from qmesh.mesh.nodeconfig.problems import ExpectedMesh, Problem, build_error
@@ -20,7 +20,7 @@ from qmesh.mesh.values import Profile
 
 
 def lint_config(
-    text: str,
+    config: str | ParsedConfig,
     *,
     profile: Profile,
     mesh: ExpectedMesh | None = None,
@@ -34,7 +34,7 @@ def lint_config(
     reserved: ports that they do not take.
     """
     try:
-        root = parse_document(text)
+        root = parse_config(config).root
     except BadConfig as refused:
         return (build_error(refused.mark, "unreadable", refused.problem, refused.hint),)
     except BadInput as refused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from qmesh.errors import BadInput
+from qmesh.mesh.nodeconfig.document import ParsedConfig, parse_config
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
 from qmesh.mesh.nodeconfig.profiles import detect_profile, profile_facts
 from qmesh.mesh.nodeconfig.worker_list import read_workers
@@ -12,14 +13,15 @@ from qmesh.mesh.nodeconfig.worker_list import read_workers
 _RENDER = "`qmesh render-config --write` writes the mesh's list"
 
 
-def find_listen_address(core: int, text: str) -> tuple[str, int]:
+def find_listen_address(core: int, config: str | ParsedConfig) -> tuple[str, int]:
     """The address and TCP port of a core's entry in a config's worker list, as its own keys tell its profile.
 
     core: from 1 on. Raises BadInput when the text does not load, when it has no such entry, and when the
     entry is none at which the control process of another machine reaches a worker.
     """
-    profile = detect_profile(text) or "2.0"  # the list of 1.4 is the same
-    workers = read_workers(text, profile)
+    config = parse_config(config)
+    profile = detect_profile(config) or "2.0"  # the list of 1.4 is the same
+    workers = read_workers(config, profile)
     if not workers:
         raise BadInput(f"config.yml has no workers in {profile_facts(profile).list_key}", hint=_RENDER)
     if core > len(workers):

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.edit import Setting, edit_settings
+from qmesh.mesh.nodeconfig.document import ParsedConfig
+from qmesh.mesh.nodeconfig.edit import Setting, edit_config
 from qmesh.mesh.nodeconfig.layout import STEP, indent_lines
 from qmesh.mesh.nodeconfig.profiles import profile_facts
 from qmesh.mesh.values import Profile
@@ -20,7 +21,9 @@ COMMENTS: Final = (
 _PRINTABLE = re.compile(r"[ -~]+")
 
 
-def build_minimal_config(profile: Profile, settings: Iterable[Setting], *, secrets: Mapping[str, str]) -> str:
+def build_minimal_config(
+    profile: Profile, settings: Iterable[Setting], *, secrets: Mapping[str, str]
+) -> ParsedConfig:
     """A whole config.yml with these settings and the profile's secrets.
 
     secrets: values by dotted key, just those of `facts(profile).secrets`; printable ASCII.
@@ -30,7 +33,7 @@ def build_minimal_config(profile: Profile, settings: Iterable[Setting], *, secre
     needed = profile_facts(profile).secrets
     _check_secrets(profile, needed, secrets)
     text = "\n".join([*COMMENTS, *_render_nested({path: secrets[path] for path in needed}), ""])
-    return edit_settings(text, settings)
+    return edit_config(text, settings)
 
 
 def _check_secrets(profile: Profile, needed: tuple[str, ...], given: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.nodeconfig.document import Mapping, Node, parse_document
+from qmesh.mesh.nodeconfig.document import Mapping, Node, ParsedConfig, parse_config
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.values import PROFILES, Profile
 
@@ -126,14 +126,14 @@ def profile_facts(profile: Profile) -> ProfileFacts:
     return _FACTS[profile]
 
 
-def detect_profile(text: str) -> Profile | None:
+def detect_profile(config: str | ParsedConfig) -> Profile | None:
     """The profile of the node that a config.yml was written for, None where its keys do not tell.
 
     The newest key decides: a node leaves the keys of older versions in a file when it is upgraded,
     but none puts in keys of versions to come. "2.1" is also the answer where the keys are those
     that 2.1 and 2.1-rust share. Raises BadInput when the text does not load.
     """
-    ages = [_AGES[key] for key in _keys_by_section(parse_document(text)) if key in _AGES]
+    ages = [_AGES[key] for key in _keys_by_section(parse_config(config).root) if key in _AGES]
     oldest = max((first for first, _ in ages), default=0)
     newest = min((last for _, last in ages), default=len(PROFILES) - 1)
     if newest <= oldest or PROFILES[oldest] == "2.1":

@@ -12,12 +12,12 @@ from qmesh.mesh.nodeconfig.document import (
     Alias,
     Mapping,
     Node,
+    ParsedConfig,
     Scalar,
     Sequence,
     bad_config_at,
     find_pair,
-    parse_body,
-    parse_document,
+    parse_config,
     resolve_alias,
 )
 from qmesh.mesh.nodeconfig.harmless_keys import ADDRESSES, NUMBERS
@@ -47,30 +47,30 @@ _OURS: Final = frozenset(COMMENTS)
 Path = tuple[str, ...]
 
 
-def redact_config(text: str) -> str:
+def redact_config(config: str | ParsedConfig) -> str:
     """The config with `<not shown>` for each value but those that are known to be no secrets.
 
     Shown are numbers, switches and addresses under the node's own keys for such, in their place; keys that
     are words; and comments that are qmesh's. The names of anchors and tags are others' too. Raises BadInput
     when the text does not load: then nobody can say what is what.
     """
-    body = text.removeprefix(BOM)
-    return text[: len(text) - len(body)] + _Redactor(body).redact()
+    parsed = parse_config(config)
+    text, body = parsed.text, parsed.text.removeprefix(BOM)
+    return text[: len(text) - len(body)] + _Redactor(body, parsed.root).redact()
 
 
 class _Redactor:
     """A text on its way to be shown: what its nodes are, and what stands between them."""
 
-    def __init__(self, body: str) -> None:
+    def __init__(self, body: str, root: Node | None) -> None:
         self._body = body
+        self._root = root
         self._anchors: dict[str, str] = {}
 
     def redact(self) -> str:
         pieces: list[str] = []
         done = 0
-        leaves = sorted(
-            _walk_leaves(parse_body(self._body)), key=lambda leaf: (leaf[0].start.at, leaf[0].end.at)
-        )
+        leaves = sorted(_walk_leaves(self._root), key=lambda leaf: (leaf[0].start.at, leaf[0].end.at))
         for node, is_shown in leaves:
             start, end = node.start.at, node.end.at
             whole = self._body[start:end]
@@ -135,13 +135,13 @@ def _is_harmless(path: Path, value: str) -> bool:
     return known is not None and is_in_place and known.fullmatch(value) is not None
 
 
-def read_secret(text: str, path: str) -> str | None:
+def read_secret(config: str | ParsedConfig, path: str) -> str | None:
     """The scalar at a dotted path such as `p2p.peerPrivKey`; None when it is absent or null.
 
     Raises BadInput when the text does not load, or when the path leads through or to something
     else. The message never holds the value.
     """
-    node = parse_document(text)
+    node = parse_config(config).root
     for name in path.split("."):
         if node is None or (isinstance(node, Scalar) and node.is_null):
             return None

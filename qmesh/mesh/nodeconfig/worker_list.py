@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, Sequence, parse_document
+from qmesh.mesh.nodeconfig.document import Mapping, Node, ParsedConfig, Scalar, Sequence, parse_config
 from qmesh.mesh.nodeconfig.key_location import find_key, read_value
 from qmesh.mesh.nodeconfig.profiles import ProfileFacts, profile_facts
 from qmesh.mesh.values import Profile
@@ -38,23 +38,23 @@ class IgnoredList(msgspec.Struct, frozen=True):
     column: int
 
 
-def read_workers(text: str, profile: Profile) -> tuple[str, ...] | None:
+def read_workers(config: str | ParsedConfig, profile: Profile) -> tuple[str, ...] | None:
     """The entries of the list of what the control process dials; None when it is absent or null.
 
     Raises BadInput when the text does not load, or when the list or the section around it is
     something else or reached through an alias, tag, anchor or merge key.
     """
-    found = read_value(find_key(parse_document(text), profile_facts(profile).list_key, is_list=True))
+    found = read_value(find_key(parse_config(config).root, profile_facts(profile).list_key, is_list=True))
     return found if isinstance(found, tuple) else None
 
 
-def find_ignored_lists(text: str, profile: Profile) -> tuple[IgnoredList, ...]:
+def find_ignored_lists(config: str | ParsedConfig, profile: Profile) -> tuple[IgnoredList, ...]:
     """The keys that look like a worker list's but are not this profile's, in the order of the text.
 
     Misspelt, in the wrong letter case, at the wrong level, or another profile's. Raises BadInput
     when the text does not load.
     """
-    root = parse_document(text)
+    root = parse_config(config).root
     right = _find_known_keys(root, profile_facts(profile))
     return tuple(
         IgnoredList(key.value, key.start.line + 1, key.start.column + 1)

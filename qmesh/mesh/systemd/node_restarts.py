@@ -9,7 +9,14 @@ import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.nodeconfig import build_desired_settings, parse_multiaddr, read_settings, read_workers
+from qmesh.mesh.nodeconfig import (
+    ParsedConfig,
+    build_desired_settings,
+    parse_config,
+    parse_multiaddr,
+    read_settings,
+    read_workers,
+)
 from qmesh.mesh.values import PROFILES, CoreNumber
 
 
@@ -35,16 +42,17 @@ class DueRestarts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         )
 
 
-def is_managed_by_qmesh(text: str, inventory: Inventory) -> bool:
+def is_managed_by_qmesh(config: str | ParsedConfig, inventory: Inventory) -> bool:
     """Whether a config's worker list is one that qmesh wrote: all of it in the tunnel, or at endpoints.
 
     What its owner wrote is the owner's, until `render-config --write` was said once.
     Raises BadInput when the text does not load.
     """
+    config = parse_config(config)
     network = ipaddress.ip_network(inventory.network)
     endpoints = {each.host for machine in inventory.machines for each in machine.endpoints}
     # A node that was upgraded has the list under its older key still.
-    lists = (read_workers(text, profile) or () for profile in (inventory.node, *PROFILES))
+    lists = (read_workers(config, profile) or () for profile in (inventory.node, *PROFILES))
     entries = next(filter(None, lists), ())
     try:
         addresses = [parse_multiaddr(entry)[0] for entry in entries]
@@ -56,8 +64,10 @@ def is_managed_by_qmesh(text: str, inventory: Inventory) -> bool:
     )
 
 
-def find_due_restarts(old: str, new: str, inventory: Inventory, name: str) -> DueRestarts:
-    """What machine `name` has to do when its config's text was `old` and is `new`, the mesh's.
+def find_due_restarts(
+    old: str | ParsedConfig, new: str | ParsedConfig, inventory: Inventory, name: str
+) -> DueRestarts:
+    """What machine `name` has to do when its config was `old` and is `new`, the mesh's.
 
     A worker reads its own entries and what stands alone; the control process reads all of it.
     """

@@ -32,8 +32,7 @@ from qmesh.agent.commands.join.steps import (
 from qmesh.agent.converge import apply_state
 from qmesh.agent.leftovers import handle_leftovers
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
-from qmesh.agent.preconditions import refuse_during_restore, refuse_foreign_guard, require_root
-from qmesh.agent.rollback import refuse_while_unconfirmed
+from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.errors import BadInput, EnrolmentRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.firewall import nftables
@@ -64,14 +63,12 @@ def make_request(state: State, text: str, wish: JoinOptions) -> JoinRequestResul
 
     Raises BadInput with nothing written where a join could not succeed, or was done already.
     """
-    require_root("qmesh join")
+    check_user("join")
     invitation = parse_invitation(text)
     options = check_options(wish)
     wireguard.detect_tunnel_kind()
     state.create_directory()
-    with state.lock():
-        refuse_while_unconfirmed(state)
-        refuse_during_restore(state)
+    with lock_checked(state, "join"):
         refuse_another_mesh(state, invitation.mesh, invitation.name)
         if is_member(state, invitation.derived_keys.identifier):
             raise BadInput(
@@ -135,11 +132,10 @@ def accept_answer(state: State, text: str, *, apply: bool) -> JoinResult:
 
     Raises BadInput or EnrolmentRefused, with nothing changed, for all but an answer to this machine.
     """
-    require_root("qmesh join")
+    check_user("join")
     answer = parse_answer(text)
     nftables.run("list tables")
-    with state.lock():
-        refuse_while_unconfirmed(state)
+    with lock_checked(state, "join --answer"):
         asked = state.sent_request.read()
         if is_member(state, None if asked is None else asked.redemption.identifier):
             _take_newer_membership(state, load_local(state), answer)
@@ -182,8 +178,7 @@ def _become_member(state: State, answer: JoinAnswer) -> None:
     _refuse_another_key(state, asked)
     _refuse_older_membership(state, asked, offered)
     if state.unfinished_redemption.read() is None and has_no_join_interface(state, set(), asked.interface):
-        refuse_collisions(offered.network, asked.interface, asked.listen_port)
-        refuse_foreign_guard(state)
+        refuse_collisions(state, offered.network, asked.interface, asked.listen_port)
     save_membership(state, asked.preshared_key, octets, _build_settings(state, asked, offered))
 
 

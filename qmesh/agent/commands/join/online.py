@@ -27,8 +27,7 @@ from qmesh.agent.commands.join.steps import (
 from qmesh.agent.converge import apply_state, revert_on_failure
 from qmesh.agent.leftovers import handle_leftovers
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
-from qmesh.agent.preconditions import refuse_during_restore, require_root
-from qmesh.agent.rollback import refuse_while_unconfirmed
+from qmesh.agent.preconditions import check_user, find_differences, lock_checked
 from qmesh.errors import JOIN_ANEW, BadInput
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux
@@ -47,13 +46,11 @@ def join(state: State, text: str, wish: JoinOptions, *, apply: bool) -> JoinResu
 
     Raises BadInput before anything is written, EnrolmentRefused with everything put back.
     """
-    require_root("qmesh join")
+    check_user("join")
     invitation = parse_invitation(text)
     options = check_options(wish)
     state.create_directory()
-    with state.lock():
-        refuse_while_unconfirmed(state)
-        refuse_during_restore(state)
+    with lock_checked(state, "join"):
         refuse_another_mesh(state, invitation.mesh, invitation.name)
         handle_leftovers(state, take_over=wish.take_over)
         if not is_member(state, invitation.derived_keys.identifier):
@@ -71,14 +68,13 @@ def join(state: State, text: str, wish: JoinOptions, *, apply: bool) -> JoinResu
 
 def _refuse_other_options(here: Local, wish: JoinOptions) -> None:
     settings = here.settings
-    said_and_is = (
+    differs = find_differences(
         ("--listen-port", wish.listen_port, settings.listen_port),
         ("--interface", wish.interface, settings.interface),
     )
-    differs = [option for option, said, now in said_and_is if said is not None and said != now]
     if differs:
         raise BadInput(
-            f"this machine is a member already, with another {' and '.join(differs)}",
+            f"this machine is a member already, with another {differs}",
             hint="leave the option out; or `qmesh uninstall --delete-state`, which opens the worker ports,"
             f" and {JOIN_ANEW}",
         )

@@ -15,7 +15,7 @@ from qmesh.agent.bring_up import bring_up
 from qmesh.agent.commands.join.redeem import Joiner
 from qmesh.agent.control_endpoint import use_nearest_endpoint
 from qmesh.agent.local import Local, load_local
-from qmesh.agent.preconditions import refuse_existing_interface, refuse_foreign_guard, refuse_used_listen_port
+from qmesh.agent.preconditions import refuse_occupied
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.client import Client
@@ -26,7 +26,7 @@ from qmesh.host.linux import Linux
 from qmesh.host.network import links, routes
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.mesh import networks
+from qmesh.mesh import networks, nodeconfig
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.protocol.enrolment import Invitation, derive_public_key
 from qmesh.mesh.state import NodeState
@@ -88,8 +88,7 @@ def build_joiner(state: State, invitation: Invitation, options: CheckedJoinOptio
     Raises BadInput, with no key made, where something is in the way.
     """
     if has_no_join_interface(state, {invitation.derived_keys.public_key}, options.interface):
-        refuse_collisions(invitation.network, options.interface, options.listen_port)
-        refuse_foreign_guard(state)
+        refuse_collisions(state, invitation.network, options.interface, options.listen_port)
     has_new_key = state.private_key() is None
     return Joiner(
         invitation=invitation,
@@ -165,15 +164,14 @@ def _choose_listen_port(wish: JoinOptions, endpoint: Endpoint | None) -> int:
     return DEFAULT_LISTEN_PORT if endpoint is None else endpoint.port
 
 
-def refuse_collisions(network: str, interface: str, listen_port: int) -> None:
-    """Raise BadInput where the tunnel's network, interface or UDP port is in use on this machine."""
+def refuse_collisions(state: State, network: str, interface: str, listen_port: int) -> None:
+    """Raise BadInput where something on this machine has the tunnel's network, interface, port or guard."""
     networks.refuse_collision(
         network,
         routes.list_occupied_networks(interface),
         hint="make the mesh anew with another --network, or take that network off this machine",
     )
-    refuse_existing_interface(interface, instead="choose another --interface")
-    refuse_used_listen_port(listen_port, instead="or choose another --listen-port")
+    refuse_occupied(state, interface, listen_port)
 
 
 def refuse_another_mesh(state: State, mesh: str, name: str) -> None:
@@ -267,4 +265,5 @@ def _write_config_file(state: State, here: Local) -> tuple[Path, bool]:
         with state.lock():
             files.make_private_directory(directory.path)
             state.save_settings(state.settings().with_node_directory(directory))
-    return node_config.write(directory, text, node_config.render(here, text))
+    rendered = nodeconfig.render_config(here.inventory, here.settings.name, text)
+    return node_config.write(directory, text, rendered.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -11,7 +12,19 @@ import yaml
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory, guarded_ports, reserved_ports
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
+from qmesh.mesh.nodeconfig import (
+    build_desired_settings,
+    build_expected_mesh,
+    document,
+    edit_settings,
+    parse_config,
+    read_workers,
+    refuse_broken_config,
+    refuse_new_config,
+    refuse_newer_config,
+    render_config,
+    render_config_for,
+)
 from qmesh.mesh.values import Endpoint, Profile
 from tests.mesh.test_inventory import key
 
@@ -134,3 +147,106 @@ def test_what_does_not_go_together_is_refused(more, message):
 def test_an_unknown_machine_has_no_config():
     with pytest.raises(BadInput, match="no machine is named"):
         build_desired_settings(cluster("2.0", A, B), "x")
+
+
+def test_a_list_of_a_newer_node_is_refused_with_its_place_and_the_way_out():
+    text = "engine:\n  dataWorkerStreamMultiaddrs: []\n"
+    with pytest.raises(BadInput, match="line 2, column 3: `dataWorkerStreamMultiaddrs` is a list") as refused:
+        refuse_broken_config(text, "2.0")
+    assert "`qmesh set --node 2.1`" in refused.value.hint
+
+
+def test_what_the_mesh_s_list_cures_or_the_node_bears_is_not_refused():
+    refuse_broken_config("engine:\ndataWorkersMultiaddrs: []\n", "2.0")
+    refuse_broken_config("engine:\n  dataWorkerMultiaddrs: [/ip4/0.0.0.0/tcp/1]\n", "1.4")
+
+
+SECRET = "0badc0de5ec12e7f"
+OWN = f"p2p:\n  peerPrivKey: {SECRET}\n"
+
+
+def test_a_config_is_rendered_with_the_meshs_list_and_its_own_keys():
+    two = cluster("2.0", A, B)
+    rendered = render_config(two, "b", f"# mine\n{OWN}")
+    assert rendered.text.startswith(f"# mine\n{OWN}")
+    assert read_workers(rendered, "2.0") == build_expected_mesh(two, "b").workers
+    assert render_config(two, "b", rendered).text == rendered.text
+
+
+def test_without_a_config_the_least_one_is_rendered_and_shows_no_secret():
+    assert "<not shown>" in render_config(cluster("2.0", A, B), "b", None).text
+    assert "peerPrivKey" not in render_config(cluster("1.4", A, B), "b", None).text
+
+
+def test_a_config_is_parsed_once_and_again_after_each_edit(monkeypatch):
+    parsed: list[str] = []
+    parse = document.parse_body
+
+    def note(text: str) -> document.Node | None:
+        parsed.append(text)
+        return parse(text)
+
+    for module in ("document", "edit"):
+        monkeypatch.setattr(f"qmesh.mesh.nodeconfig.{module}.parse_body", note)
+    mesh = cluster("2.1", A, B)
+    rendered = render_config(mesh, "b", OWN)
+    assert len(parsed) == 1 + len(build_desired_settings(mesh, "b"))
+    assert parse_config(rendered).root is rendered.root
+    render_config(mesh, "b", rendered)
+    assert len(parsed) == 1 + len(build_desired_settings(mesh, "b"))
+
+
+def test_more_workers_than_a_config_is_read_with_are_refused():
+    many = cluster(
+        "2.0",
+        msgspec.structs.replace(A, workers=5000),
+        *(msgspec.structs.replace(each, workers=9000) for each in (B, C)),
+    )
+    with pytest.raises(BadInput, match="would hold 23000 values"):
+        render_config(many, "b", None)
+
+
+def test_the_config_for_another_machine_has_the_secrets_of_this_one():
+    text = render_config_for(cluster("2.0", A, B), "b", OWN).text
+    assert yaml.safe_load(text)["p2p"] == {"peerPrivKey": SECRET}
+    assert "p2p" not in yaml.safe_load(render_config_for(cluster("1.4", A, B), "b", None).text)
+    for own in (None, "p2p: {}\n"):
+        with pytest.raises(BadInput, match=r"needs p2p\.peerPrivKey, and this machine's config.yml has none"):
+            render_config_for(cluster("2.0", A, B), "b", own)
+
+
+@pytest.mark.parametrize(
+    ("profile", "found"), [("2.0", None), ("2.0", "1.4"), ("2.1", "2.0"), ("2.1", "2.1-rust")]
+)
+def test_a_config_of_an_older_node_is_upgraded(profile, found):
+    refuse_newer_config(profile, found)
+
+
+def test_a_config_of_a_newer_node_is_refused():
+    with pytest.raises(BadInput, match=r"for node 2\.0, but this config.yml is of node 2\.1"):
+        refuse_newer_config("2.0", "2.1")
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "words", "hint"),
+    [
+        ("1.4", "a", "there is none, and a new one would be a node with a new identity", "--config"),
+        ("2.0", "b", "there is none, and a worker of node 2.0 needs p2p.peerPrivKey", "put it there, then"),
+        ("2.1", "b", "there is none, and a worker of node 2.1 needs p2p.peerPrivKey and key", "keys.yml"),
+    ],
+)
+def test_no_config_is_made_that_would_be_a_node_without_identity_or_secret(node, name, words, hint):
+    with pytest.raises(BadInput, match=re.escape(words)) as refused:
+        refuse_new_config(cluster(node, A, B), name, "there is none")
+    assert hint in refused.value.hint
+
+
+def test_a_worker_that_needs_no_secret_can_have_a_new_config():
+    refuse_new_config(cluster("1.4", A, B), "b", "there is none")
+
+
+def test_a_config_is_held_against_the_machines_that_have_cores():
+    paused = msgspec.structs.replace(C, state="paused")
+    expected = build_expected_mesh(cluster("2.0", A, B, paused), "b")
+    assert (expected.own, expected.members) == ("10.77.0.2", {"a": "10.77.0.1", "b": "10.77.0.2"})
+    assert len(expected.workers) == 7

@@ -1,0 +1,165 @@
+"""Who becomes a member by an invitation, and who is refused."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.machine import Machine, PendingKey
+from qmesh.mesh.protocol.admission import (
+    CLOCK_S,
+    Admission,
+    InvitationRecord,
+    admit_redeemer,
+    is_answered_again,
+)
+from qmesh.mesh.protocol.enrolment import (
+    Redemption,
+    build_redemption,
+    derive_invitation_keys,
+    derive_permanent_preshared_key,
+)
+from qmesh.mesh.values import Endpoint
+
+
+def key(number: int) -> str:
+    return base64.b64encode(number.to_bytes(32, "big")).decode()
+
+
+REPLACE = "`qmesh invite b --replace` on the control node, if this is b without its state"
+SECRET = b"s" * 32
+KEYS = derive_invitation_keys(SECRET)
+NOW = 1_000_000
+CONTROL = Machine(name="control", public_key=key(1), address="10.77.0.1", workers=1)
+INVITED = Machine(name="b", public_key=KEYS.public_key, address="10.77.0.2", workers=None, state="invited")
+MEMBER = Machine(name="c", public_key=key(3), address="10.77.0.3", workers=4)
+
+
+def mesh(*machines: Machine, **named: Any) -> Inventory:
+    return Inventory(
+        mesh="0123456789abcdef",
+        network="10.77.0.0/20",
+        control="control",
+        node="2.0",
+        base_port=40000,
+        service_port=51821,
+        revision=7,
+        machines=machines,
+        **named,
+    )
+
+
+FIRST = mesh(CONTROL, INVITED, MEMBER)
+REPLACED = mesh(CONTROL, MEMBER, stand_ins=(PendingKey("c", KEYS.public_key, "10.77.0.9"),))
+
+
+def message(*, workers: int = 2, endpoint: str | None = None) -> Redemption:
+    where = None if endpoint is None else Endpoint.parse(endpoint)
+    return build_redemption(KEYS, public_key=key(2), workers=workers, endpoint=where)
+
+
+def admit(
+    inventory: Inventory = FIRST, name: str = "b", said: Redemption | None = None, **named: Any
+) -> Admission:
+    values = {"sender": "10.77.0.2", "made_at": NOW, "now": NOW, **named}
+    return admit_redeemer(inventory, name, SECRET, said or message(), **values)
+
+
+def test_an_invited_machine_is_admitted_behind_every_other_with_its_own_key_and_workers():
+    admitted = admit()
+    assert [machine.name for machine in admitted.inventory.machines] == ["control", "c", "b"]
+    assert admitted.inventory.revision == 8
+    assert admitted.machine == Machine(name="b", public_key=key(2), address="10.77.0.2", workers=2)
+    assert admitted.preshared_key == derive_permanent_preshared_key(SECRET, key(1), key(2))
+    assert not admitted.replaces
+
+
+def test_what_the_invitation_says_counts_more_than_the_machine_but_for_where_it_is_reached():
+    invited = mesh(
+        CONTROL,
+        Machine(
+            name="b",
+            public_key=KEYS.public_key,
+            address="10.77.0.2",
+            workers=5,
+            state="invited",
+            endpoints=(Endpoint("203.0.113.5", 51820),),
+        ),
+    )
+    assert admit(invited).machine.endpoints == (Endpoint("203.0.113.5", 51820),)
+    machine = admit(invited, said=message(endpoint="198.51.100.7:4000")).machine
+    assert (machine.workers, machine.endpoints) == (5, (Endpoint("198.51.100.7", 4000),))
+
+
+def test_an_endpoint_inside_the_tunnel_is_refused():
+    with pytest.raises(BadInput, match=r"endpoint 10\.77\.0\.8 lies in"):
+        admit(said=message(endpoint="10.77.0.8:4000"))
+
+
+def test_who_takes_a_members_place_has_its_address_and_workers():
+    admitted = admit(REPLACED, "c", sender="10.77.0.9")
+    assert admitted.replaces
+    assert admitted.machine == Machine(name="c", public_key=key(2), address="10.77.0.3", workers=4)
+    assert admitted.inventory.stand_ins == ()
+
+
+@pytest.mark.parametrize(
+    ("inventory", "name", "sender", "is_admitted"),
+    [
+        (FIRST, "b", "10.77.0.2", True),
+        (FIRST, "b", None, True),  # by a file
+        (FIRST, "b", "10.77.0.3", False),
+        (REPLACED, "c", None, True),
+        (REPLACED, "c", "10.77.0.3", False),  # the member itself
+    ],
+)
+def test_a_redemption_comes_from_the_invitations_own_address(inventory, name, sender, is_admitted):
+    if is_admitted:
+        assert admit(inventory, name, sender=sender).machine.public_key == key(2)
+    else:
+        with pytest.raises(EnrolmentRefused, match="did not come from the invitation's tunnel address"):
+            admit(inventory, name, sender=sender)
+
+
+def test_a_clock_that_was_set_back_makes_no_invitation_good_for_longer():
+    for made_at in (NOW + CLOCK_S, None):
+        assert admit(made_at=made_at).machine.name == "b"
+    with pytest.raises(EnrolmentRefused, match="was not made yet"):
+        admit(made_at=NOW + CLOCK_S + 1)
+
+
+def test_an_invitation_is_good_once_and_answered_again_to_the_same_key():
+    assert not is_answered_again(InvitationRecord("b", "open", None, is_member=False), key(2))
+    assert is_answered_again(InvitationRecord("b", "redeemed", key(2), is_member=True), key(2))
+
+
+@pytest.mark.parametrize(
+    ("invitation", "why", "hint"),
+    [
+        (
+            InvitationRecord("b", "redeemed", key(2), is_member=False),
+            "its machine is no member any more",
+            "ask for a new one",
+        ),
+        (
+            InvitationRecord("b", "redeemed", key(3), is_member=True),
+            "used already, with another key",
+            f"{REPLACE}; else ask for a new one",
+        ),
+        (InvitationRecord("b", "withdrawn", None, is_member=False), "is withdrawn", "ask for a new one"),
+        (InvitationRecord("b", "expired", None, is_member=False), "is expired", "ask for a new one"),
+        (
+            InvitationRecord("", "unknown", None, is_member=False),
+            "is not known to this control node",
+            "ask for a new one",
+        ),
+    ],
+)
+def test_an_invitation_that_is_spent_is_refused_with_its_reason(invitation, why, hint):
+    with pytest.raises(EnrolmentRefused, match=why) as refused:
+        is_answered_again(invitation, key(2))
+    assert refused.value.hint == hint
