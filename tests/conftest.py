@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 
 # A machine that is busy with something else is slow, and no test of ours is about that.
 settings.register_profile("qmesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("qmesh"), max_examples=20)  # for scripts/test-unit
 settings.load_profile("qmesh")
 
 # Who is started in the background may be deaf to it, and so would be all that the tests interrupt.
@@ -18,11 +19,12 @@ CANNOT = "this machine cannot: "
 """So begins the reason of a skip that is right even where nothing may be left out."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.geteuid() == 0:
-        return
     for item in items:
-        if item.get_closest_marker("lab"):
+        if "own_machine" in getattr(item, "fixturenames", ()):
+            item.add_marker("lab")
+        if os.geteuid() != 0 and item.get_closest_marker("lab"):
             item.add_marker(pytest.mark.skip(reason="needs root: sudo ./scripts/test"))
 
 

@@ -139,7 +139,7 @@ def typed_lines_of(document: Path) -> Iterator[str]:
     """
     for language, block in fences_of(document):
         prompted = re.findall(r"^[a-z0-9-]+# +(.+)$", block, flags=re.MULTILINE)
-        is_all_typed = language == "sh" or (document == README and not prompted)
+        is_all_typed = language == "sh" or (not language and document == README and not prompted)
         yield from filter(None, block.splitlines() if is_all_typed else prompted)
 
 

@@ -313,6 +313,7 @@ def control(mesh: Mesh, tmp_path: Path) -> State:
     return state
 
 
+@pytest.mark.lab
 def test_the_old_control_node_serves_on_until_it_is_a_member(control: State) -> None:
     with Registry(control.registry_file) as registry:
         registry.begin_handover("machine-b", now=NOW)
