@@ -43,7 +43,8 @@ def remove_machine(inventory: Inventory, name: str) -> Inventory:
     _refuse_control_node(inventory, name, "removed")
     if inventory.machine(name).state == "invited":
         raise BadInput(
-            f"{name} is no member yet", hint=f"`qmesh invite --withdraw {name}` ends its invitation"
+            f"{name} is not a member yet",
+            hint=f"to withdraw its invitation, run `qmesh invite --withdraw {name}`",
         )
     others = tuple(each for each in inventory.stand_ins if each.machine != name)
     return _change_inventory(inventory, machines=_machines_without(inventory, name), stand_ins=others)
@@ -109,7 +110,7 @@ def set_public_key(inventory: Inventory, name: str, public_key: str) -> Inventor
 def set_successor(inventory: Inventory, name: str) -> Inventory:
     """The mesh with that member as the next control node. Raises BadInput where some could not reach it."""
     if name == inventory.control:
-        raise BadInput(f"{name} is the control node already", hint="name the machine that is to be it")
+        raise BadInput(f"{name} is the control node already", hint="pass the name of the next control node")
     successor = _require_state(inventory, name, "active", "the control node")
     unreachable = [
         machine.name
@@ -118,8 +119,8 @@ def set_successor(inventory: Inventory, name: str) -> Inventory:
     ]
     if unreachable:
         raise BadInput(
-            f"neither {name} nor {unreachable[0]} has an endpoint: nobody could call the other",
-            hint=f"say where {name} is reached: `qmesh set {name} --endpoint HOST:PORT`",
+            f"neither {name} nor {unreachable[0]} has an endpoint, so neither could connect to the other",
+            hint=f"give {name} one: `qmesh set {name} --endpoint HOST:PORT`",
         )
     named = _change_inventory(inventory, successor=name)
     promote_successor(named)  # where its ports would collide, that is said now
@@ -231,7 +232,8 @@ def _worker_counts(machines: Iterable[Machine]) -> list[int]:
 def _refuse_control_node(inventory: Inventory, name: str, what: str) -> None:
     if inventory.machine(name).name == inventory.control:
         raise BadInput(
-            f"{name} is the control node, and cannot be {what}", hint="a mesh needs its control process"
+            f"{name} is the control node, and cannot be {what}",
+            hint="first give the control role to another machine: `qmesh handover NAME`",
         )
 
 
@@ -239,6 +241,7 @@ def _require_state(inventory: Inventory, name: str, wanted: str, what: str) -> M
     machine = inventory.machine(name)
     if machine.state != wanted:
         raise BadInput(
-            f"{name} is {machine.state}, and cannot be {what}", hint="see `qmesh status` for what is active"
+            f"{name} is {machine.state}, and cannot be {what}",
+            hint="run `qmesh status`: it shows the state of each machine",
         )
     return machine

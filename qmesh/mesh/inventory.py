@@ -287,10 +287,14 @@ def add_machine(inventory: Inventory, machine: Machine, *, resting: Collection[s
     if any(other.name == machine.name for other in inventory.machines):
         raise BadInput(
             f"a machine named {machine.name} is already in the mesh",
-            hint=f"choose another name; to put it back in its place, `qmesh invite {machine.name} --replace`",
+            hint="choose another name; or, if this is the same machine without its state,"
+            f" `qmesh invite {machine.name} --replace`",
         )
     if machine.address in resting:
-        raise BadInput(f"tunnel address {machine.address} still rests", hint="let qmesh choose the address")
+        raise BadInput(
+            f"tunnel address {machine.address} is not free yet: a removed machine had it",
+            hint="let qmesh choose the address",
+        )
     return msgspec.structs.replace(inventory, machines=(*inventory.machines, machine))
 
 

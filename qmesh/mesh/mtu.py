@@ -38,7 +38,7 @@ def parse_mtu(text: str, network: str) -> int | None:
     least = LEAST_MTU if ":" in network else LEAST_MTU_IPV4
     if not re.fullmatch("[0-9]{1,5}", text) or not least <= int(text) <= TUNNEL_MTU:
         raise BadInput(
-            f"{quote_text(text)} is no MTU for this tunnel",
+            f"{quote_text(text)} is not an MTU for this tunnel",
             hint=f"use a number from {least} to {TUNNEL_MTU}, or auto",
         )
     return int(text)

@@ -19,7 +19,7 @@ from qmesh.mesh.values import InterfaceKind, format_port_ranges
 
 
 class LoadGuard(msgspec.Struct, frozen=True):
-    """Put the guard in place, in one transaction with taking away what stood there."""
+    """Load the guard, and remove what was there before, in one transaction."""
 
     old: Guard | AlteredGuard | None
     new: Guard
@@ -39,7 +39,7 @@ class LoadGuard(msgspec.Struct, frozen=True):
 
 
 class UnloadGuard(msgspec.Struct, frozen=True):
-    """Take the guard away: the worker ports are open to everyone after this."""
+    """Remove the guard: the worker ports are open to everyone after this."""
 
     old: Guard | AlteredGuard
     kind = "unload-guard"
@@ -52,7 +52,7 @@ class UnloadGuard(msgspec.Struct, frozen=True):
     @property
     def detail(self) -> str:
         """In words."""
-        return "remove the guard; whoever reaches a worker port can use the worker"
+        return "remove the guard: any machine that reaches a worker port can then use the worker"
 
 
 class CreateTunnel(msgspec.Struct, frozen=True):

@@ -83,9 +83,9 @@ def render_tunnel_file(file: TunnelFile) -> str:
         "wg-quick",
         file.machine,
         file.revision,
-        "wg-quick names the interface after its file: that has to be"
+        "wg-quick names the interface after its file: name this file"
         f" {validate_interface_name(file.interface)}.conf.",
-        "This is the tunnel alone. The guard, without which worker ports are open: `qmesh export nft`.",
+        "This is only the tunnel. Without the guard, the worker ports are open: `qmesh export nft`.",
     )
     sections = (
         _join_lines(_render_interface(file)),

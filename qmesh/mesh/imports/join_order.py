@@ -55,7 +55,7 @@ def choose_base_port(
     if not fitting:
         raise BadInput(
             f"{total} workers do not fit into the ports from {default} to 65535",
-            hint="a mesh has one port for each worker; leave some out",
+            hint="a mesh has one port for each worker: remove some workers from the list",
         )
     return max(fitting, key=lambda base: (votes[base], base == default, -base))
 

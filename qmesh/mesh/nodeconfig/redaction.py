@@ -147,7 +147,7 @@ def read_secret(text: str, path: str) -> str | None:
             return None
         if not isinstance(node, Mapping):
             raise bad_config_at(
-                node.start, "this is not a mapping of keys to values", f"{path} should be below it"
+                node.start, "this is not a mapping of keys to values", f"write {path} below it"
             )
         pair = find_pair(node, name)
         node = resolve_alias(pair[1]) if pair else None
@@ -155,4 +155,4 @@ def read_secret(text: str, path: str) -> str | None:
         return None
     if isinstance(node, Scalar):
         return node.value
-    raise bad_config_at(node.start, "this is not a single value", f"{path} should be one")
+    raise bad_config_at(node.start, "this is not a single value", f"write {path} as one value")

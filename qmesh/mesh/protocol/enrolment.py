@@ -76,7 +76,7 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     def __post_init__(self) -> None:
         if len(self.secret) != 32 or len(self.verification_key) != 32:
-            raise BadInput("an invitation's keys have 32 octets", hint=_NOT_AN_INVITATION)
+            raise BadInput("an invitation's keys have 32 bytes", hint=_NOT_AN_INVITATION)
         validate_wireguard_key(self.control_key)
         validate_machine_name(self.name)
         if normalize_ip_network(self.network) != self.network:
@@ -184,7 +184,7 @@ def refuse_weak_key(public_key: str) -> None:
         )
     except (ValueError, BadInput):
         raise EnrolmentRefused(
-            "the machine's public key is not usable", hint="delete its private key, and join again"
+            "the machine's public key cannot be used", hint="delete its private key, and join again"
         ) from None
 
 

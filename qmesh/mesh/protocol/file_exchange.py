@@ -93,9 +93,9 @@ def parse_answer(text: str) -> JoinAnswer:
 
 
 def decrypt_answer(answer: JoinAnswer, preshared: Secret) -> bytes:
-    """The signed membership in an answer, which is still to be believed or not.
+    """The signed membership in an answer, not verified yet.
 
-    Raises EnrolmentRefused unless it was sealed by one who holds the permanent preshared key.
+    Raises EnrolmentRefused unless it was encrypted with the permanent preshared key.
     """
     try:
         return _cipher(preshared, answer.identifier).decrypt(
@@ -104,7 +104,8 @@ def decrypt_answer(answer: JoinAnswer, preshared: Secret) -> bytes:
     except InvalidTag:
         raise EnrolmentRefused(
             "this answer is not for this machine, or was altered",
-            hint="`qmesh admit` this machine's newest request, and use that answer",
+            hint="on the control node, run `qmesh admit` with this machine's newest request, and use that"
+            " answer",
         ) from None
 
 

@@ -82,7 +82,8 @@ def decode_handover_data(octets: bytes) -> HandoverData:
 
 def _build_malformed_error() -> EnrolmentRefused:
     return EnrolmentRefused(
-        "what was said for the handover is not understood", hint="use the same qmesh on both machines"
+        "the message of the handover is not understood",
+        hint="use the same version of qmesh on both machines",
     )
 
 

@@ -45,7 +45,7 @@ class SignedMembership(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _NOT_OURS: Final = "the membership is not signed by this mesh's key, or is damaged"
-_LOOK_THERE: Final = "look at the control node: is it the one that invited this machine?"
+_LOOK_THERE: Final = "make sure that the control node is the machine that invited this one"
 _SIGNED_FOR: Final = b"qmesh membership 1\n"
 
 
@@ -76,7 +76,7 @@ def verify_membership(signed: SignedMembership, verification_key: bytes, *, mesh
 
 
 def is_newer_membership(held: Inventory, offered: Inventory) -> bool:
-    """Whether a believed membership replaces the one that is held: only a higher revision does."""
+    """Whether a verified membership replaces the one that is held: only a higher revision does."""
     return offered.revision > held.revision
 
 
@@ -221,7 +221,8 @@ def decrypt_held_revision(sealed: bytes, shared: Secret) -> int:
         revision = -1
     if not 0 <= revision <= MOST_REVISION:  # no number beyond it gets into the registry
         raise EnrolmentRefused(
-            "what a member says that it holds is not understood", hint="use the same qmesh on both machines"
+            "a member's report of its revision is not understood",
+            hint="use the same version of qmesh on both machines",
         )
     return revision
 
