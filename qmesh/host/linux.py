@@ -185,7 +185,7 @@ class Linux:
         """The private key of this public one. Raises StateUnreadable when it was not given."""
         if public_key not in self._keys:
             raise StateUnreadable(
-                f"the private key, {self._state.private_key_file}, is not the one that its mesh knows",
+                f"the private key in {self._state.private_key_file} is not the one that the mesh knows",
                 hint=f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}",
             )
         return self._keys[public_key]
@@ -218,14 +218,14 @@ def _apply_to_link(step: Step) -> None:
         case RemoveAddress(subject=interface, old=address):
             links.remove_address(interface, address)
         case _:
-            raise KernelRefused(f"no way to take the step {step.kind}", hint="report this as a bug")
+            raise KernelRefused(f"unknown step {step.kind}", hint="please report this as a bug of qmesh")
 
 
 def unload_guard(state: State) -> None:
-    """Take away all that there may be of the guard: both tables and their files; none is fine.
+    """Remove all that there may be of the guard: both tables and their files; none is fine.
 
-    The files first and last: whoever keeps the guard puts back what is written, and a state directory that
-    knows nothing of a guard takes one for another's.
+    Its own file first, and the held table's last: the keeper restores a table whose file is there, and a
+    state directory without these files takes a loaded guard for another's.
     """
     files.remove(state.guard_file)
     holder_client.release_table(state)

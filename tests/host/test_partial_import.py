@@ -23,7 +23,7 @@ def test_whoever_wants_all_of_it_gets_all_of_it():
     said_by("""
 import qmesh.host.network.netlink, pyroute2
 from pyroute2 import config, netlink
-assert type(pyroute2).__name__ == "_InPart", "these are in modules of their own"
+assert type(pyroute2).__name__ == "_LazyPackage", "these are in modules of their own"
 """)
     said_by("""
 import qmesh.host.network.netlink, pyroute2

@@ -1,4 +1,7 @@
-"""A member's end, and that of one who is about to be a member: HTTP/1.1 by h11, a connection a question."""
+"""The client of the membership service, for members and for machines that join.
+
+HTTP/1.1 by h11; each request has a connection of its own.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,9 @@ from qmesh.mesh.protocol.enrolment import Redemption
 WHOLE_S: Final = 30.0
 """Seconds that an answer has to arrive whole, after those for its beginning: 9 Mbit/s for the largest."""
 _MOST_INFORMATIONAL: Final = 8
-"""Answers before the answer, as `100 Continue`, that are borne."""
+"""Informational answers, such as `100 Continue`, that may come before the final one."""
 _SAME_VERSION: Final = "use the same version of qmesh on both machines"
-_ITS_WORDS: Final = "that is what it says; `qmesh status` and `qmesh check` there tell how it is"
+_ITS_WORDS: Final = "run `qmesh status` and `qmesh check` on the control node; the quoted text is its own"
 
 _BEAT_S: Final = 1.0
 _PIECE: Final = 64 * 1024
@@ -41,8 +44,8 @@ _SOON_NOTICED: Final = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 ]
-"""A control node that is gone while it is waited for is noticed within some 20 seconds; and one that is
-there is heard every 6, so that nobody has to dial it to see that."""
+"""TCP keepalive: a control node that disappears while this machine waits is noticed within some 20 seconds.
+One that is there answers every 6 seconds, so that no other probe is needed."""
 
 
 class Client:
@@ -108,7 +111,7 @@ class Client:
             with heartbeat.allow_wait(connect_s):
                 connection = socket.create_connection(self._place, connect_s)
         except OSError:
-            raise ControlNodeUnavailable("nobody answers", was_reached=False) from None
+            raise ControlNodeUnavailable("no connection", was_reached=False) from None
         with connection:
             for option in _SOON_NOTICED:
                 connection.setsockopt(*option)
@@ -120,7 +123,7 @@ class Client:
             return answer
         if status >= 500:  # its own trouble, which it may get over
             words = quote_refusal(answer) or "its answer is not understood"
-            raise ControlNodeUnavailable(f"the control node has trouble of its own: {words}")
+            raise ControlNodeUnavailable(f"the control node has an error of its own: {words}")
         raise _build_refusal(answer)
 
 
@@ -154,7 +157,7 @@ def send_request(
     except TimeoutError:
         raise ControlNodeUnavailable("it does not answer in time") from None
     except (OSError, h11.RemoteProtocolError):
-        raise ControlNodeUnavailable("nobody answers") from None
+        raise ControlNodeUnavailable("the connection ended without an answer") from None
 
 
 def _receive_response(
@@ -172,25 +175,23 @@ def _receive_response(
         elif isinstance(event, h11.InformationalResponse):
             informational += 1
             if informational > _MOST_INFORMATIONAL:
-                raise ControlNodeUnavailable("what it says is no answer")
+                raise ControlNodeUnavailable("its answer is not understood")
         elif isinstance(event, h11.Response):
             status, until = event.status_code, time.monotonic() + read_s
         elif isinstance(event, h11.Data):
             body += event.data
             if len(body) > MAX_ANSWER:
-                raise EnrolmentRefused(
-                    "the control node's answer is too large", hint="use the same qmesh on both"
-                )
+                raise EnrolmentRefused("the control node's answer is too large", hint=_SAME_VERSION)
         elif isinstance(event, h11.EndOfMessage):
             return status, bytes(body)
         else:
-            raise ControlNodeUnavailable("what it says is no answer")
+            raise ControlNodeUnavailable("its answer is not understood")
 
 
 def _receive_chunk(connection: socket.socket, until: float) -> bytes:
     """What comes next, at that time of the monotonic clock at most; empty at the end. Raises OSError."""
     while True:
-        heartbeat.beat()  # whoever watches sees that this waits, and does not hang
+        heartbeat.beat()  # this waits, and does not hang
         left_s = until - time.monotonic()
         if left_s <= 0:
             raise TimeoutError

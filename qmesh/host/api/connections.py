@@ -34,7 +34,7 @@ MAX_JOBS_A_PEER: Final = 2
 MAX_UNDER_WAY: Final = 16384
 """Connections in all: of a large mesh each member has one that waits."""
 MAX_SURPLUS: Final = 256 * 1024
-"""Octets that are let pass, and thrown away, behind a request."""
+"""Bytes after a request that are read and thrown away."""
 _MOST_AT_ONCE: Final = 64
 _PIECE: Final = 64 * 1024
 _FULL_S: Final = 1.0
@@ -42,10 +42,10 @@ _FULL_S: Final = 1.0
 
 
 class RequestTooLarge(QmeshError):
-    """A request that is none of qmesh's."""
+    """A request that is larger than any of qmesh's."""
 
     def __init__(self) -> None:
-        super().__init__("the request is too large", hint="use qmesh")
+        super().__init__("the request is too large", hint="use the same version of qmesh on both machines")
 
 
 class ConnectedPeer:
@@ -260,7 +260,7 @@ class Connections:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.error("no connection can be taken: %s", error.strerror)  # noqa: TRY400 - no bug
+                log.error("no connection can be accepted: %s", error.strerror)  # noqa: TRY400 - no bug
                 loop.remove_reader(self._listening)
                 loop.call_later(_FULL_S, self._resume_accepting)
                 return
@@ -286,7 +286,7 @@ class Connections:
         self._arriving.discard(task)
         self._asked.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a connection has failed", exc_info=error)
+            log.error("a connection failed", exc_info=error)
         peer.under_way -= 1
         if not peer.under_way:
             self._peers.pop(peer.address, None)
@@ -327,5 +327,5 @@ class Connections:
         except QmeshError as error:
             return self._refusal(error)
         except Exception:
-            log.exception("a question could not be answered: %s %s", question.method, question.path[:100])
+            log.exception("a request could not be answered: %s %s", question.method, question.path[:100])
             return Response(500)

@@ -133,10 +133,10 @@ class JobPool:
 
 
 class ClientDisconnected(QmeshError):
-    """Who asked has hung up."""
+    """The client closed the connection before its answer."""
 
     def __init__(self) -> None:
-        super().__init__("who asked has hung up", hint="ask again")
+        super().__init__("the connection is closed", hint="run the same command again")
 
 
 async def run_in_thread(do: Callable[[], T]) -> T:
@@ -378,9 +378,12 @@ def _do_nothing() -> None:
 
 
 def _build_probe_error(body: bytes) -> MachineRefused:
-    """Why it does not serve, in the words of whoever answers there."""
+    """Why it does not serve, as its answer says."""
     words = quote_refusal(body)
-    return MachineRefused("it fails" if words is None else f"it answers: {words}", hint="see the agent's log")
+    return MachineRefused(
+        "it fails" if words is None else f"it answers: {words}",
+        hint="see the agent's log: `journalctl -u qmesh`, or agent.log in the state directory",
+    )
 
 
 class Service:
@@ -436,8 +439,8 @@ class Service:
         """Ask it as a member does, through the kernel and all of its rules, whether it serves.
 
         wait_s: seconds to wait for the connection, and for the answer.
-        Raises KernelRefused where it is not reached, Unanswered where it takes a question and says nothing,
-        MachineRefused with its own words where it answers that it can't serve.
+        Raises KernelRefused where it is unreachable, ServiceUnresponsive where it accepts a request and
+        does not answer, MachineRefused with its own text where it answers that it fails.
         """
         place = self._socket.getsockname()[:2]
         with (
@@ -450,8 +453,8 @@ class Service:
                 asking.connect(place)
             except OSError as error:
                 raise KernelRefused(
-                    f"it is not reached from this machine: {error.strerror or error}",
-                    hint="does a rule drop what this machine sends to itself? see `nft list ruleset`",
+                    f"it is unreachable from this machine itself: {error.strerror or error}",
+                    hint="look in `nft list ruleset` for a rule that drops packets of this machine to itself",
                 ) from None
             try:
                 status, body = send_request(asking, "GET", HEALTH, host="qmesh", read_s=wait_s)
@@ -493,6 +496,6 @@ def _listen(address: str, port: int, interface: str) -> socket.socket:
         listening.close()
         raise KernelRefused(
             f"the membership service cannot listen on {address} port {port}: {error.strerror}",
-            hint=f"see who does with `ss -ltnp sport = :{port}`",
+            hint=f"`ss -ltnp sport = :{port}` shows which program has the port: stop that program",
         ) from None
     return listening

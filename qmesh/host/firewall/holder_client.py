@@ -103,7 +103,7 @@ def _send_command(state: State, what: bytes, wait_s: float = holder.ANSWER_TIMEO
     except OSError as error:
         raise KernelRefused(
             f"the process that holds the guard does not answer: {error.strerror or error}",
-            hint="`pkill -KILL qmesh-hold; qmesh apply` has another one hold it",
+            hint="run `pkill -KILL qmesh-hold; qmesh apply`, which starts another such process",
         ) from None
     if answer.strip():
         raise _build_hold_error(answer.strip())
@@ -113,5 +113,5 @@ def _send_command(state: State, what: bytes, wait_s: float = holder.ANSWER_TIMEO
 def _build_hold_error(why: str) -> KernelRefused:
     return KernelRefused(
         f"the guard could not be held against a flush: {why}",
-        hint="qmesh needs Linux 5.12 or newer for it; see `pgrep -a qmesh-hold` and `nft list tables`",
+        hint="qmesh needs Linux 5.12 or newer for this; look at `pgrep -a qmesh-hold` and `nft list tables`",
     )

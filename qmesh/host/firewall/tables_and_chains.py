@@ -134,7 +134,9 @@ def _send_request(request: bytes) -> list[bytes]:
             found, is_torn = _receive_answer(asking)
         if not is_torn:
             return found
-    raise KernelRefused("nftables' tables change too fast to be read", hint="try again")
+    raise KernelRefused(
+        "nftables' tables change too fast to be read", hint="run the same command again in a minute"
+    )
 
 
 def _receive_answer(asking: socket.socket) -> tuple[list[bytes], bool]:
@@ -157,7 +159,8 @@ def _build_read_error(error: OSError | ValueError) -> MachineRefused:
     if isinstance(error, PermissionError):
         return NeedsRoot("nftables may not be used by this user", hint="run the command as root")
     return KernelRefused(
-        f"could not read nftables' tables: {reason}", hint="is nf_tables in this kernel? see `dmesg`"
+        f"could not read nftables' tables: {reason}",
+        hint="this kernel needs nf_tables: run `modprobe nf_tables`, and look at `dmesg`",
     )
 
 

@@ -129,8 +129,8 @@ def _open_netlink(interface: str) -> Iterator[socket.socket]:
             yield netlink
         except ValueError:
             raise KernelRefused(
-                f"what the kernel told of {interface} is not understood",
-                hint="this kernel is newer than this qmesh knows? see `ip address`, and report it",
+                f"the kernel's answer about {interface} is not understood",
+                hint="please report it, with the output of `ip address` and `uname -r`",
             ) from None
 
 
@@ -144,7 +144,8 @@ def _find_link(netlink: socket.socket, interface: str) -> rtnetlink_messages.Fou
     found = rtnetlink_messages.parse_link(message)
     if found.name != interface:
         raise KernelRefused(
-            f"{interface} is another name of {found.name}", hint="remove it with `ip link property del`"
+            f"{interface} is another name of the interface {found.name}",
+            hint=f"run `ip link property del dev {found.name} altname {interface}`",
         )
     return found
 

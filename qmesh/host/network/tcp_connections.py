@@ -87,7 +87,7 @@ def _log_refusals() -> Iterator[None]:
     try:
         yield
     except MachineRefused as error:
-        log.warning("older connections end by themselves only, as their packets are dropped: %s", error)
+        log.warning("older connections could not be cut, so they end only by a timeout: %s", error)
 
 
 def _close_matching(found: Collection[Flow] | Iterator[Flow], is_meant: Callable[[Flow], bool]) -> None:

@@ -38,23 +38,23 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 def refuse_during_handover(connection: sqlite3.Connection) -> None:
-    """Raise BadInput while the control role is on its way to another machine, and once it is there."""
+    """Raise BadInput while the control role is being handed over, and after that."""
     name = rows.read_successor(connection)
     if name is None:
         return
     (control,) = select_one(connection, tuple[str], "SELECT control FROM mesh")
     if name == control:
-        raise BadInput(f"{name} is the control node now", hint="run it there")
+        raise BadInput(f"{name} is the control node now", hint=f"run the same command on {name}")
     raise BadInput(
         f"the control role is being handed over to {name}",
-        hint="wait until that is done, or give it up with `qmesh handover --cancel`",
+        hint="wait until that is done, or cancel it: run `qmesh handover --cancel` on the control node",
     )
 
 
 def begin_handover(connection: sqlite3.Connection, name: str, *, now: int) -> tuple[str, ...]:
     """As `Registry.begin_handover`."""
     if rows.read_successor(connection) == name:
-        connection.execute("UPDATE succession SET holds = 0")  # what it said before counts no more
+        connection.execute("UPDATE succession SET holds = 0")  # what it reported before is out of date
         return ()
     refuse_during_handover(connection)
     after = changes.set_successor(rows.read_inventory(connection), name)
@@ -92,7 +92,9 @@ def find_successor_preshared_key(connection: sqlite3.Connection, sender: str) ->
 
 
 def _build_no_successor_error() -> EnrolmentRefused:
-    return EnrolmentRefused("the control role is not handed over to this machine", hint="see `qmesh status`")
+    return EnrolmentRefused(
+        "no handover to this machine is under way", hint="run `qmesh status` on the control node"
+    )
 
 
 def record_progress(connection: sqlite3.Connection, said: HandoverProgress, *, sender: str, now: int) -> None:
@@ -116,7 +118,10 @@ def check_readiness(connection: sqlite3.Connection, name: str, *, now: int) -> R
         (name,),
     )
     if not found:
-        raise BadInput("the handover was given up, by another command", hint="see `qmesh log`")
+        raise BadInput(
+            "the handover was cancelled by another command",
+            hint="run `qmesh log` on the control node: it says by which user",
+        )
     holds, listed, said_at = found[0]
     with translate_row_errors():
         silent = decode_json(listed, tuple[str, ...])

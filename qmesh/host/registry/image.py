@@ -29,7 +29,7 @@ class RegistryImage(Registry):
         self._path = _NAME
         self._user = user
         if len(octets) < 512:
-            raise StateUnreadable(f"{_NAME} is cut short", hint="take an older backup")
+            raise StateUnreadable(f"{_NAME} is incomplete", hint="use an older backup")
         self._connection = sqlite.connect(sqlite.MEMORY)
         try:
             with sqlite.translate_errors(_NAME):

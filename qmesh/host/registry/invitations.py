@@ -45,7 +45,7 @@ class IssuedInvitation(SecretStruct, frozen=True):
 
 
 class OpenInvitation(msgspec.Struct, frozen=True):
-    """An invitation that nobody has used yet. expires_at: Unix time in seconds."""
+    """An invitation that is not used yet. expires_at: Unix time in seconds."""
 
     name: str
     address: str
@@ -59,11 +59,12 @@ CLOCK_S: Final = 300
 Outcome: TypeAlias = Literal["open", "redeemed", "withdrawn", "expired", "unknown"]
 
 _SPENT: Final[dict[Outcome, str]] = {
-    "redeemed": "used already, with another key",
-    "withdrawn": "withdrawn",
-    "expired": "expired",
-    "unknown": "not known to this control node",
+    "redeemed": "was used already, with another key",
+    "withdrawn": "was withdrawn",
+    "expired": "has expired",
+    "unknown": "is not known to this control node",
 }
+_NEW_INVITATION: Final = "run `qmesh invite` on the control node for a new one"
 
 
 def create_invitation(
@@ -153,14 +154,15 @@ def find_redeemed_revision(connection: sqlite3.Connection, message: Redemption) 
         if is_member:
             return revision
         raise EnrolmentRefused(
-            "this invitation is used already, and its machine is no member any more",
-            hint="ask for a new one",
+            "this invitation was used already, and its machine is no longer a member", hint=_NEW_INVITATION
         )
-    anew = f"`qmesh invite {name} --replace` on the control node, if this is {name} without its state; else "
-    raise EnrolmentRefused(
-        f"this invitation is {_SPENT[outcome]}",
-        hint=f"{anew if outcome == 'redeemed' else ''}ask for a new one",
-    )
+    hint = _NEW_INVITATION
+    if outcome == "redeemed":
+        hint = (
+            f"if this is {name} without its state, run `qmesh invite {name} --replace` on the control node;"
+            f" else {_NEW_INVITATION}"
+        )
+    raise EnrolmentRefused(f"this invitation {_SPENT[outcome]}", hint=hint)
 
 
 def redeem(
@@ -180,8 +182,8 @@ def redeem(
     if made is not None and now < made.at - CLOCK_S:
         # Its time would else be longer by as much as the clock was set back.
         raise EnrolmentRefused(
-            "the control node's clock says that this invitation was not made yet",
-            hint="set the control node's clock, then run `qmesh join` again",
+            "the control node's clock is wrong: it is behind the time at which this invitation was made",
+            hint="set the clock of the control node, then run `qmesh join` again",
         )
     before = rows.read_inventory(connection)
     invited = before.machine(name)

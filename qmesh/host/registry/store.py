@@ -66,7 +66,7 @@ class Registry:
         self._user = user
         mode = files.read_mode(path)
         if mode is None:
-            raise StateUnreadable(f"{path} is missing, and it is the mesh", hint=RESTORE)
+            raise StateUnreadable(f"{path}, the control node's registry, is missing", hint=RESTORE)
         if not os.access(path, os.R_OK | os.W_OK):
             raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root")
         disk_reserve.release_if_full(path.parent)
@@ -114,11 +114,12 @@ class Registry:
             raise StateUnreadable(f"{self._path} is not a qmesh registry", hint=RESTORE)
         if version > schema.VERSION:
             raise StateUnreadable(
-                f"{self._path} was written by a newer qmesh", hint="install that version, or a newer one"
+                f"{self._path} was written by a newer qmesh",
+                hint="install that version of qmesh, or a newer one",
             )
         if version < 1:
             raise StateUnreadable(
-                f"{self._path} is damaged: it is of version {version}, which there never was", hint=RESTORE
+                f"{self._path} is damaged: there is no registry of version {version}", hint=RESTORE
             )
         if version < schema.VERSION:
             with self._open_transaction() as connection:
@@ -297,7 +298,7 @@ class Registry:
         except (sqlite.Conflict, BadInput) as error:
             reason = error.reason if isinstance(error, sqlite.Conflict) else error.message
             raise EnrolmentRefused(
-                f"the control node refused: {reason}", hint="look at `qmesh status` on the control node"
+                f"the control node refused: {reason}", hint="run `qmesh status` on the control node"
             ) from None
         return inventory
 
@@ -312,10 +313,13 @@ class Registry:
                 handover.refuse_during_handover(connection)
                 return key_rotation.offer_key(connection, public_key, sender=sender, now=now)
         except BadInput as error:
-            raise EnrolmentRefused(error.message, hint="try again in a minute") from None
+            raise EnrolmentRefused(
+                error.message, hint="wait a minute, then run the same command again"
+            ) from None
         except sqlite.Conflict:
             raise EnrolmentRefused(
-                "that key is in use", hint="remove next.key from the state directory, and try again"
+                "that key is in use",
+                hint="remove next.key from the state directory, then run the same command again",
             ) from None
 
     def activate_pending_key(self, public_key: str, *, now: int) -> None:
@@ -400,7 +404,10 @@ class Registry:
         """
         with self._open_transaction() as connection:
             if not handover.check_readiness(connection, name, now=now).holds:
-                raise BadInput(f"{name} does not hold all of the registry, or is gone", hint="try again")
+                raise BadInput(
+                    f"{name} does not have the whole registry yet, or is unreachable",
+                    hint="run the same command again",
+                )
             return handover.promote_successor(connection, now=now)
 
     def copy_database(self) -> bytes:

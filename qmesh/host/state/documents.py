@@ -36,7 +36,10 @@ _Mtu = Annotated[int, msgspec.Meta(ge=LEAST_MTU_IPV4, le=TUNNEL_MTU)]
 def _check_directory(path: str | None) -> None:
     """Raise BadInput for what the kernel takes for no path, or what depends on where a process is."""
     if path is not None and ("\0" in path or not path.startswith("/")):
-        raise BadInput("the config directory is no absolute path", hint="name it with --config")
+        raise BadInput(
+            "the config directory is not an absolute path",
+            hint="pass it with --config, as a path that begins with /",
+        )
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

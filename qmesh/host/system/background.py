@@ -87,7 +87,8 @@ def start_background_process(state: State, command: str, *, wait_s: float) -> in
         log = os.open(state.log_file, flags, files.PRIVATE_MODE)
     except OSError as error:
         raise MachineRefused(
-            f"{state.log_file} cannot be written: {error.strerror}", hint="is it a link? remove it"
+            f"{state.log_file} cannot be written: {error.strerror}",
+            hint="remove it, if it is a link; else look for a full disk (`df`)",
         ) from None
     with _open_ready_socket() as (ready, address), os.fdopen(log, "ab") as log_file:
         process = subprocess.Popen(
@@ -113,9 +114,9 @@ def start_background_process(state: State, command: str, *, wait_s: float) -> in
                 f"`qmesh {command}` "
                 + ("did not start" if has_ended else "is not ready yet")
                 + (f": {status}" if status else ""),
-                hint=f"read {state.log_file}, then run `qmesh {command}` to see it fail"
+                hint=f"read the end of {state.log_file}; `qmesh {command}` in a terminal shows the same error"
                 if has_ended
-                else "it goes on trying; `qmesh check` tells whether it is well",
+                else "it keeps trying: run `qmesh check` in a minute",
             )
     process.returncode = 0  # it outlives this command on purpose: nobody is to wait for it
     return process.pid
@@ -160,7 +161,7 @@ def _create_temporary_directory() -> Iterator[str]:
 def _build_temporary_file_error(error: OSError) -> MachineRefused:
     return MachineRefused(
         f"no temporary file could be made: {error.strerror}",
-        hint="look for a full or read-only disk at /tmp, or set TMPDIR",
+        hint="look for a full or read-only disk at /tmp (`df /tmp`), or set TMPDIR",
     )
 
 
@@ -181,12 +182,12 @@ def _wait_for_ready(
 
 
 def is_agent_running(state: State) -> bool:
-    """Whether this machine's agent runs, by whomever it was started."""
+    """Whether this machine's agent runs, no matter what started it."""
     return is_locked(state.agent_lock_file)
 
 
 def format_restart_command(state: State) -> str:
-    """What begins this machine's agent anew, for who types it."""
+    """The command that restarts this machine's agent."""
     if is_systemd_running():
         return f"systemctl restart {AGENT}"
     processes = " ".join(map(str, sorted(list_opening_processes(state.agent_lock_file))))

@@ -86,7 +86,7 @@ class RateLimit:
 
 
 class StderrHandler(logging.Handler):
-    """Writes to standard error, and bears that it can't: a full disk is no reason to end."""
+    """Writes to standard error, and ignores errors of that: a full disk is no reason to end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class StderrHandler(logging.Handler):
             if unsaid is None:
                 return
             if unsaid:
-                line += f"\n({unsaid} more before this were left out)"
+                line += f"\n({unsaid} messages before this one were left out)"
             self._write(f"{line}\n".encode("utf-8", "backslashreplace"))
 
     def _write(self, octets: bytes) -> None:
@@ -165,17 +165,17 @@ def _is_same_file(path: Path, found: os.stat_result) -> bool:
 
 
 def configure_logging(log_file: Path) -> None:
-    """Have all that this process says go to standard error, bounded; where that is its log file, that too.
+    """Send the log of this process to standard error, bounded in size; where that is its log file, that too.
 
-    What nobody catches in a thread is said in the same way.
+    Uncaught exceptions of threads are logged in the same way.
     """
     root = logging.getLogger()
     root.handlers[:] = [LogFileHandler(log_file) if _is_standard_error(log_file) else StderrHandler()]
     root.setLevel(logging.ERROR)
     logging.getLogger(OURS).setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
-    threading.excepthook = lambda told: _log_error("a thread has failed", told.exc_value)
-    sys.unraisablehook = lambda told: _log_error("an error that nobody could be told of", told.exc_value)
+    threading.excepthook = lambda told: _log_error("a thread failed", told.exc_value)
+    sys.unraisablehook = lambda told: _log_error("an error could not be raised", told.exc_value)
 
 
 def _log_error(what: str, error: BaseException | None) -> None:

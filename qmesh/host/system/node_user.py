@@ -44,8 +44,8 @@ def resolve_user_name(number: int) -> str:
         found = pwd.getpwuid(number).pw_name
     except KeyError:
         raise BadInput(
-            f"the node's directory is of user number {number}, and there is no such user here",
-            hint="give it to the user that the node is to run as: `chown -R USER DIRECTORY`",
+            f"the node's directory belongs to user number {number}, and this machine has no such user",
+            hint="give it to the user that runs the node: `chown -R USER DIRECTORY`",
         ) from None
     return found if sandbox.is_valid_user(found) else str(number)
 

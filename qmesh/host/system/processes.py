@@ -94,7 +94,7 @@ def terminate_lock_owner(lock_file: Path, *, timeout_s: float) -> None:
             who = ", ".join(map(str, sorted(told))) or "unknown"
             raise MachineRefused(
                 f"the process that has {lock_file} does not end (process {who})",
-                hint="end it by hand, then run the same command again",
+                hint="end it with `kill -KILL` and its number, then run the same command again",
             )
         time.sleep(0.05)
 

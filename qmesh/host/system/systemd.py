@@ -196,14 +196,15 @@ def run_systemctl(*words: str) -> str:
     except OSError as error:
         raise MachineRefused(
             f"systemctl cannot be run: {error.strerror}",
-            hint="systemd is the init here: is it in PATH?",
+            hint="systemd runs on this machine: install its systemctl, or put it into PATH",
         ) from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines() or ["no reason given"]
         # Of many units it names only those that failed.
         unit = next(iter(re.findall(r"qmesh[\w@-]*\.(?:service|target)", done.stderr)), AGENT)
         raise MachineRefused(
-            f"systemctl {' '.join(words)} failed: {reason[0]}", hint=f"see `systemctl status {unit}`"
+            f"systemctl {' '.join(words)} failed: {reason[0]}",
+            hint=f"run `systemctl status {unit}`, and fix what it reports",
         )
     return done.stdout
 

@@ -132,7 +132,8 @@ def encode_key(octets: bytes) -> str:
 def port_hint(port: int) -> dict[int, str]:
     """The hint for a listen port that is taken, for `netlink.translate_errors`."""
     return {
-        errno.EADDRINUSE: f"another program has UDP port {port}, see `ss -lunp`; stop it or use another port"
+        errno.EADDRINUSE: f"another program has UDP port {port}: `ss -lunp sport = :{port}` shows which."
+        " Stop it, or use another port"
     }
 
 
