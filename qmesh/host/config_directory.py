@@ -31,7 +31,7 @@ MAX_OCTETS: Final = 1024 * 1024
 WAIT_S: Final = 4.0
 """Seconds until a file system counts as one that does not answer; a disk that is asleep takes some three."""
 WRITE_S: Final = 30.0
-"""The same for a file that is to be on the disk."""
+"""The same for writing a file and syncing it to the disk."""
 _MOST_LINKS: Final = 40
 _NOBODY: Final = 65534
 _FIND: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -52,9 +52,9 @@ _hanging: dict[Path, threading.Thread] = {}
 
 
 class ConfigDirectory(msgspec.Struct, frozen=True):
-    """A directory, and whose it is to be.
+    """A directory, and the owner that it should have.
 
-    path: absolute, without links. owner: a user's number; None for whoever's it is.
+    path: absolute, without links. owner: a user's number; None accepts any owner.
     """
 
     path: Path
@@ -259,7 +259,7 @@ def _walk_components(path: Path, opened: contextlib.ExitStack) -> _OpenedEntry:
 
 
 def _is_root_only(status: os.stat_result) -> bool:
-    """Whether nobody but root can put something there."""
+    """Whether only root can create or replace entries there."""
     return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 

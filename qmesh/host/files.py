@@ -95,9 +95,9 @@ def write(path: Path, octets: bytes, *, mode: int = PRIVATE_MODE) -> None:
 def write_with_owner(
     path: Path, named: Path, octets: bytes, mode: int, owner: tuple[int, int] | None
 ) -> None:
-    """As `write`. named: what messages call it. owner: user and group, whose the file is to be.
+    """As `write`. named: the path in messages. owner: user and group that the file should have.
 
-    Where this thread may not give it to them, it gives nothing to others than whose it is then.
+    Where this thread may not change the owner, group and others get no permissions.
     """
     try:
         try:

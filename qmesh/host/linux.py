@@ -51,7 +51,7 @@ class Outline(msgspec.Struct, frozen=True):
 
 
 class Linux:
-    """This machine, as far as qmesh is answerable for it.
+    """This machine, as far as qmesh manages it.
 
     private_keys: those that a `SetKey` step may name by their public keys.
     """
@@ -128,7 +128,7 @@ class Linux:
         return None if octets is None else octets.decode("utf-8", "replace")
 
     def remove_partial_guard(self) -> None:
-        """Take away what there is of a guard that was cut off while it was loaded, files included."""
+        """Remove what there is of a guard whose loading was cut off, files included."""
         rests = (self._state.guard_file, self._state.held_file)
         if any(files.read_mode(path) is not None for path in rests):
             unload_guard(self._state)
@@ -194,7 +194,7 @@ class Linux:
 def _change_table(old: Guard | AlteredGuard | None, new: Guard) -> None:
     try:
         nftables.run(render_change_script(old, new))
-    except KernelRefused:  # it is not `old` any more: whoever keeps the guard has read the file already
+    except KernelRefused:  # it is no longer `old`: the keeper has loaded the file already
         nftables.run(render_load_script(new))
 
 

@@ -29,10 +29,10 @@ FEWEST_LIVE: Final = 3
 class AdviceInputs(msgspec.Struct, frozen=True, kw_only=True):
     """What this machine knows at the moment.
 
-    has_handed_over: whether another is the control node, and was not heard as that here.
+    has_handed_over: whether another machine is the control node, and has not answered here as that yet.
     memory, disk: its own, in octets, used or free; None where it is not known.
     latencies: seconds that a machine's workers take to answer, by name; alive: how many of all answer, or
-        None where nobody asked: only the control node does.
+        None where that was not measured: only the control node does.
     ephemeral: the first and last port that the kernel gives away, but for `reserved`.
     """
 

@@ -1,7 +1,7 @@
 """Changes of the mesh: inventory in, the inventory after it out, and what has to follow on the machines.
 
-Core numbers have no holes. Who comes, comes last, and renumbers nobody; who goes leaves a gap, which is
-closed so that as few machines as can be are renumbered (`qmesh.mesh.renumber`).
+Core numbers have no holes. A new machine comes last, and renumbers no other one. A removed machine leaves a
+gap, which is closed so that as few machines as possible are renumbered (`qmesh.mesh.renumber`).
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def find_renumbered_machines(before: Inventory, after: Inventory) -> tuple[Renum
 
 
 def machines_to_restart(before: Inventory, after: Inventory) -> tuple[str, ...]:
-    """The machines whose part of the node has to be started anew, in this order: the control node last.
+    """The machines whose part of the node has to be restarted, in this order: the control node last.
 
     A worker reads its own entry when it starts, the control process reads all.
     """

@@ -2,7 +2,7 @@
 
 Core 0 is the control process. The data workers are numbered from 1 over all active machines in
 inventory order, and core N listens on port `base_port + N - 1`. So the order is the numbering,
-and a machine that is appended renumbers nobody.
+and a machine that is appended renumbers no other one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     p2p_base_port: the port of core 1 at which other provers dial it; None before node 2.1.
     stream: who may dial the workers' own ports: the control node through the `tunnel`, or the `public`,
         at each machine's endpoint, from node 2.1 on.
-    master_proxy: whether other provers come to the workers by way of the control process.
+    master_proxy: whether other provers reach the workers via the control process.
     restart: whether agents restart the node's processes that have to be.
     stand_ins: second keys of machines; only the control node knows of them.
     successor: the member that is about to become the control node; all get ready for it.
@@ -192,7 +192,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def hubs(self) -> tuple[Machine, ...]:
-        """The machines that have a tunnel to every member: the control node, and who is to be it next."""
+        """The machines that have a tunnel to every member: the control node, and its successor."""
         names = (self.control, self.successor)
         return tuple(self.machine(name) for name in names if name is not None)
 

@@ -2,7 +2,7 @@
 
 The law: folding `simulate_step` over `plan(desired, observed)` from `observed` settles at `desired`, and
 `plan_steps` of a machine that is as desired is `()`. Order: the guard is loaded before anything of the
-tunnel is touched, and is taken away last.
+tunnel is touched, and is removed last.
 
 Every step is a value with old and new, so that the same value is printed, logged and applied.
 """

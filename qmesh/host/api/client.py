@@ -59,13 +59,13 @@ class Client:
         self._host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     def redeem(self, message: Redemption, *, connect_s: float, read_s: float) -> bytes:
-        """Redeem an invitation. Raises Silent, or EnrolmentRefused."""
+        """Redeem an invitation. Raises ControlNodeUnavailable, or EnrolmentRefused."""
         return self._fetch_response(
             REDEMPTIONS, msgspec.json.encode(message), connect_s=connect_s, read_s=read_s
         )
 
     def offer_key(self, body: bytes, *, connect_s: float, read_s: float) -> None:
-        """Offer a key, sealed; it is known when this returns. Raises Silent, or EnrolmentRefused."""
+        """Offer a key, encrypted; the control node knows it when this returns. Raises as `redeem`."""
         self._fetch_response(KEYS, body, connect_s=connect_s, read_s=read_s)
 
     def report_handover(self, body: bytes, *, connect_s: float, read_s: float) -> bytes | None:
@@ -82,12 +82,12 @@ class Client:
         whole: bool = False,
         holds: bytes = b"",
     ) -> bytes | None:
-        """An Update to the newest membership; None when it is no newer. Raises Silent, or EnrolmentRefused.
+        """An Update to the newest membership; None when it is no newer. Raises as `redeem`.
 
         newer_than: the revision of the one that is held.
         wait_s: seconds to wait for a newer one to come; read_s is then added to them.
         whole: whether all of it is wanted, not a difference.
-        holds: says, sealed, that this machine holds the one of that revision; empty where it is not to.
+        holds: this machine's report that it holds that revision, encrypted; empty for no report.
         """
         path = f"{MEMBERSHIP}?newer_than={newer_than}&wait={wait_s}&whole={int(whole)}"
         said = [(HOLDS, base64.b64encode(holds).decode())] if holds else []
@@ -141,7 +141,8 @@ def send_request(
     """Ask by a connection; the status and the body of the answer.
 
     said: more headers. read_s, wait_s: see `Client`.
-    Raises Silent where no whole answer comes in time, EnrolmentRefused for one that is too large.
+    Raises ControlNodeUnavailable where no whole answer comes in time, EnrolmentRefused for one that is too
+    large.
     """
     headers = [("Host", host), ("Connection", "close"), *(said or ())]
     if body is not None:
@@ -163,7 +164,7 @@ def send_request(
 def _receive_response(
     connection: socket.socket, http: h11.Connection, first_s: float, read_s: float
 ) -> tuple[int, bytes]:
-    """An answer. first_s: seconds until its beginning. Raises Silent, OSError, h11.RemoteProtocolError."""
+    """An answer. first_s: seconds until its beginning. Raises as `send_request`, and OSError."""
     until = time.monotonic() + first_s
     whole_until = until + WHOLE_S
     status, informational, body = 0, 0, bytearray()

@@ -45,7 +45,7 @@ _STOP_S: Final = 10.0
 _GRACE_S: Final = 2.0
 _TICK_S: Final = 0.5
 _FAREWELL_S: Final = 1.0
-"""Seconds that a machine has to take the news that it is no member any more."""
+"""Seconds that a removed machine has to read that it is no longer a member."""
 _MOST_FILES: Final = 65536
 
 
@@ -71,7 +71,7 @@ class MembershipHandler(Protocol):
         """
 
     def record_acknowledgement(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
-        """Note that a member says, sealed, that it holds the membership of that revision. Doesn't block."""
+        """Note a member's report, encrypted, that it holds that revision. Doesn't block."""
 
     def refresh_membership(self) -> None:
         """See whether there is a newer one. Raises QmeshError where that can't be seen."""
@@ -88,7 +88,7 @@ class NewsWaiters:
         self._waiting: set[asyncio.Future[None]] = set()
 
     async def wait_for_news(self, seconds: float, hung_up: asyncio.Future[None]) -> None:
-        """Until there is news, or that time is over, or nobody waits for it any more."""
+        """Until there is news, or that time is over, or the client has closed the connection."""
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
 
@@ -217,13 +217,13 @@ class Routes:
         return await self._work.run_job(question, lambda: do(question.body, sender=question.peer.address))
 
     async def _check_health(self, question: HttpRequest) -> Response:
-        if question.peer.address != self._address:  # nobody else's business, and no work for others
+        if question.peer.address != self._address:  # no other machine may cause that work
             return Response(404)
         await self._look()
         return Response(204)
 
     async def _poll_membership(self, question: HttpRequest) -> Response:
-        """Now, or once there is one that is newer; none when the time is over, or nobody waits any more."""
+        """Answer once there is a newer membership, or when the time is over or the client is gone."""
         newer_than = _parse_number(question.query.get("newer_than", ""))
         wait_s = min(_parse_number(question.query.get("wait", "")), LONGEST_WAIT_S)
         sender = question.peer.address
@@ -284,7 +284,7 @@ class _Server:
         self.failure: BaseException | None = None
 
     def announce_change(self) -> None:
-        """Spread the news. From any thread; nothing before it has begun, when nobody can wait."""
+        """Wake all clients that wait. From any thread; before the start there are none."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended
                 asyncio.run_coroutine_threadsafe(self._publish_or_fail(), self._loop)
@@ -389,8 +389,8 @@ def _build_probe_error(body: bytes) -> MachineRefused:
 class Service:
     """The running service: a thread of its own, from `start` to `stop`.
 
-    told: a listening socket, from here on the service's; whoever connects to it says that the
-        membership may be another.
+    told: a listening socket, from here on the service's; a connection to it means that the membership may
+        have changed.
     ended: called from its thread when that ends.
     """
 

@@ -78,7 +78,7 @@ class GuardKeeper:
         if script is None or is_script_loaded(script, listing):
             return False
         if listing is not None and not is_complete_script(script):
-            return False  # the agent writes that file anew; what is loaded is better
+            return False  # the agent rewrites that file; the loaded table is better than it
         nftables.run(script)
         now = read_script(self._path)
         if now != script:  # a command was quicker: what it wanted counts

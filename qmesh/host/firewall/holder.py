@@ -60,7 +60,7 @@ def run_holder(directory: Path) -> None:
         reserved_ports.restore_ports(directory)
         with _open_socket(directory) as listening:
             if not (directory / SCRIPT).exists():
-                return  # it was to end, and nobody could tell it yet
+                return  # it was ended before it could be told so
             holding = _HolderLoop(directory, listening)
             holding.keep_first_table()
             processes.notify("READY=1")

@@ -96,7 +96,7 @@ def set_mtu(interface: str, octets: int) -> None:
 def add_address(interface: str, address: str) -> None:
     """Add an address, `10.77.0.2/20`; one that is there is fine. Raises MachineRefused.
 
-    IPv6 is not tried for duplicates first (IFA_F_NODAD): nobody else is on a tunnel to ask.
+    IPv6 skips duplicate address detection (IFA_F_NODAD): no other machine on a tunnel would answer it.
     """
     with open_rtnetlink(f"add {address} to {interface}") as netlink:
         wanted = _address_arguments(address)

@@ -131,14 +131,14 @@ def _is_port_used(port: int, kind: socket.SocketKind) -> bool:
         families.append((socket.AF_INET6, "::"))
     for family, address in families:
         with contextlib.closing(socket.socket(family, kind)) as probe:
-            if kind == socket.SOCK_STREAM:  # a connection that has ended is nobody
+            if kind == socket.SOCK_STREAM:  # a connection that has ended does not count
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 probe.bind((address, port))
             except OSError as error:
-                # A low port is refused to a user, and all of IPv6 by a machine without: nobody has those.
+                # A low port is refused to a user, and all of IPv6 by a machine without it: neither is in use.
                 if error.errno == errno.EADDRINUSE:
                     return True
     return False

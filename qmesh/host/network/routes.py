@@ -26,7 +26,7 @@ RESOLVER_FILES: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/re
 """The second has the true resolvers where the first names only systemd's own at 127.0.0.53."""
 
 CONTAINER_BRIDGES: Final = ("docker", "br-", "virbr", "cni", "podman")
-"""How names of bridges begin whose addresses nobody reaches from outside."""
+"""How names of bridges begin whose addresses are unreachable from outside."""
 
 _SCOPE_GLOBAL = 0
 _MAIN, _LOCAL = 254, 255

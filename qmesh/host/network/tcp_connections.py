@@ -38,7 +38,7 @@ _ENDS: Final = struct.Struct("!HH16s16s")  # of a sockid: ports and addresses of
 _CODE: Final = struct.Struct("=i")
 _LISTENING: Final = 10
 _EVERY: Final = (1 << 12) - 1
-_NOT_TO_CUT: Final = {_LISTENING, 6, 7}  # and TIME-WAIT and CLOSE, which are nobody's any more
+_NOT_TO_CUT: Final = {_LISTENING, 6, 7}  # and TIME-WAIT and CLOSE, which have no process any more
 _ANSWER_S: Final = 5.0
 
 

@@ -27,10 +27,10 @@ from qmesh.mesh.values import Secret
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Who is ready for a handover.
+    """The machines that are ready for a handover.
 
-    holds: whether the successor has the registry as it is, and the signing key, and said so just now.
-    missing: members that do not know of the successor, or whom it has not reached.
+    holds: whether the successor has the registry as it is, and the signing key, and reported that just now.
+    missing: members that do not know of the successor, or that it has not reached.
     """
 
     holds: bool
@@ -154,7 +154,7 @@ def prepare_for_successor(connection: sqlite3.Connection) -> int:
     mesh = rows.read_inventory(connection)
     if mesh.successor is None:  # given up meanwhile
         raise _build_no_successor_error()
-    # A key that it has offered would be known with a preshared key that nobody has.
+    # A key that it has offered would be known with a preshared key that no machine has.
     connection.execute("DELETE FROM stand_ins WHERE machine = ?", (mesh.successor,))
     successor, control = mesh.machine(mesh.successor), mesh.control_node
     for table, name in (("machines", "name"), ("stand_ins", "machine")):

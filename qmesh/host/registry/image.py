@@ -64,7 +64,7 @@ class RegistryImage(Registry):
             return after
 
     def serialize(self) -> bytes:
-        """The database as a file would have it, without a rest of what was deleted in it."""
+        """The database as a file would have it, without leftovers of deleted rows."""
         with sqlite.translate_errors(_NAME):
             self._connection.execute("VACUUM")
             return _set_journal_mode(self._connection.serialize(), _WAL)

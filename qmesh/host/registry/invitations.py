@@ -80,8 +80,8 @@ def create_invitation(
     """Make an invitation, and the invited machine with its future address.
 
     replace: it is for the place of the member of that name, which stays until the invitation is used.
-    An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a
-    member's and none is to be replaced, or the machine does not fit in.
+    An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a member's
+    and `replace` is False, or when the machine does not fit in.
     """
     expire_invitations(connection, now)
     withdraw_invitation(connection, name, now, command="invite")
@@ -216,7 +216,7 @@ def _update_admitted(
     endpoints = (
         (Endpoint.parse(message.endpoint, default_port=None),) if message.endpoint else member.endpoints
     )
-    # Built anew so that an endpoint inside the tunnel network is refused here too.
+    # Built again so that an endpoint inside the tunnel network is refused here too.
     machine = msgspec.structs.replace(member, endpoints=endpoints)
     msgspec.structs.replace(after, machines=(*after.machines[:-1], machine))
     connection.execute(
@@ -308,7 +308,7 @@ def withdraw_all_invitations(connection: sqlite3.Connection, now: int, *, comman
 def _clean_up_invitation(
     connection: sqlite3.Connection, name: str, identifier: str, now: int, *, command: str, what: EventKind
 ) -> None:
-    """Take away what an invitation that ended had let in."""
+    """Remove the key or the invited machine of an invitation that has ended."""
     if connection.execute("DELETE FROM stand_ins WHERE invitation = ?", (identifier,)).rowcount:
         what = "replacement-ended"
     connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))

@@ -18,7 +18,7 @@ Values: TypeAlias = tuple[Any, ...]
 
 MEMORY: Final = Path(":memory:")
 BUSY_S: Final = 15.0
-"""Seconds that who writes waits for another process that does. Who reads waits for nobody: there is a WAL."""
+"""Seconds that a writer waits for another writer. A reader never waits: the database has a WAL."""
 
 
 def connect(path: Path, *, busy_s: float = BUSY_S) -> sqlite3.Connection:
@@ -53,7 +53,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextlib.contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """What is read in the block is as of one moment. Nobody is waited for, and nothing is written."""
+    """What is read in the block is as of one moment. It waits for no other process, and writes nothing."""
     connection.execute("BEGIN")
     with _end_transaction(connection):
         yield

@@ -56,7 +56,7 @@ class RegistryNews(SecretStruct, frozen=True):
 class Registry:
     """An open registry. Use as a context manager; every method is one transaction.
 
-    user: who is to be noted as the one who made its changes; None for nobody, as for the agent.
+    user: the user that is noted for its changes; None for none, as for the agent.
     busy_s: seconds that what changes it waits for another program that writes; then it raises Busy.
     Raises StateUnreadable when the file is not there, damaged, or of a newer qmesh.
     """
@@ -213,7 +213,7 @@ class Registry:
 
         replace: it is for the place of the member of that name, which stays until the invitation is used.
         An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a
-        member's and none is to be replaced, or the machine does not fit in.
+        member's and `replace` is False, or when the machine does not fit in.
         """
         with self._open_transaction() as connection:
             handover.refuse_during_handover(connection)
@@ -306,7 +306,7 @@ class Registry:
         """Know the key that the member at that tunnel address is about to change to; whether that is new.
 
         Raises EnrolmentRefused where the sender is no member, the key is another's, or another machine is
-        invited to take the sender's place: whoever has its key then is not to keep it.
+        invited to take the sender's place: then its key may be in wrong hands, and must not last.
         """
         try:
             with self._open_transaction() as connection:
@@ -393,14 +393,14 @@ class Registry:
             return said.holds == handover.last_event_number(connection)
 
     def check_readiness(self, name: str, *, now: int) -> Readiness:
-        """Who is ready for the handover to that machine. Raises BadInput where none is under way."""
+        """Which machines are ready for the handover to that one. Raises BadInput where none is under way."""
         with self._open_snapshot() as connection:
             return handover.check_readiness(connection, name, now=now)
 
     def complete_handover(self, name: str, *, now: int) -> Inventory:
         """Make the successor the control node; the mesh after it. From here on this registry is the past.
 
-        Raises BadInput where the successor holds less than this registry has, or was not heard just now.
+        Raises BadInput where the successor has less than this registry, or has not reported just now.
         """
         with self._open_transaction() as connection:
             if not handover.check_readiness(connection, name, now=now).holds:

@@ -229,7 +229,7 @@ class State:
         files.write(self._settings_file, msgspec.json.format(msgspec.json.encode(settings)))
 
     def remove_mesh_state(self, *, keep_private_key: bool) -> None:
-        """Leave the mesh, in the files: the settings go first, so that a rest of them means nothing."""
+        """Delete the files of the mesh: the settings first, so that leftovers of the others mean nothing."""
         files.remove(self._settings_file)
         self.remove_control_files()
         for path in (
@@ -256,9 +256,9 @@ class State:
             files.remove(self.registry_file.with_name(self.registry_file.name + end))
 
     def remove_temporary_files(self) -> None:
-        """Remove what a process that was killed left beside a file that it was about to write: keys, maybe.
+        """Remove temporary files of a process that was killed while it wrote: keys may be in them.
 
-        Holds the lock, as whoever writes does.
+        The caller has the lock, as for writing.
         """
         for path in self.directory.glob(".*.????????"):
             if path.is_file() and not path.is_symlink():

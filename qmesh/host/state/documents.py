@@ -43,19 +43,19 @@ def _check_directory(path: str | None) -> None:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What this machine knows of itself; that it is there makes the machine part of a mesh.
+    """What this machine knows of itself. With this file the machine is part of a mesh.
 
     mesh, name: the mesh's identifier, and this machine's name in it.
     control: whether this machine is the control node, which has the registry.
     interface, listen_port: of the tunnel.
-    verification_key: Ed25519, 32 octets: whose memberships are believed.
+    verification_key: Ed25519, 32 bytes: memberships have to be signed by this key.
     control_endpoints: where a worker machine reaches the control node, best first.
     config_directory: of the node's config.yml; None while unknown.
-    config_owner: the number of the user whose directory that is; None where nobody has looked yet.
-    mtu: most octets of a packet in the tunnel, as its user said; None leaves it to the path.
+    config_owner: the number of the user who owns that directory; None where it is not known yet.
+    mtu: most bytes of a packet in the tunnel, as the user set it; None leaves it to the path.
     up: False after `qmesh down`.
     guarded: False after `qmesh down --open`.
-    removed: whether the mesh has this machine no more; its worker ports stay closed.
+    removed: whether the mesh has removed this machine; its worker ports stay closed.
     invitation: the identifier of the one that was redeemed here.
     """
 

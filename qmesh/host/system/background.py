@@ -57,9 +57,9 @@ def stop_agent() -> None:
 
 
 def start_undo(state: State) -> None:
-    """Start the process that undoes a change at its time, anew where it runs. Raises MachineRefused.
+    """Start the process that rolls a change back in time; restart it where it runs. Raises MachineRefused.
 
-    Under systemd it is in a unit of its own, and so in nobody's session, which is enabled for the next boot.
+    Under systemd it is a unit of its own, so that no session's end stops it, enabled for the next boot too.
     """
     if is_systemd_running():
         units = {
@@ -102,7 +102,7 @@ def start_background_process(state: State, command: str, *, wait_s: float) -> in
         )
         try:
             is_ready, status = _wait_for_ready(ready, process, wait_s)
-        except BaseException:  # Ctrl-C: whoever asked for it puts things back, and it is half there
+        except BaseException:  # Ctrl-C: the caller rolls back, and the process is only half started
             process.kill()
             process.wait()
             raise
@@ -118,7 +118,7 @@ def start_background_process(state: State, command: str, *, wait_s: float) -> in
                 if has_ended
                 else "it keeps trying: run `qmesh check` in a minute",
             )
-    process.returncode = 0  # it outlives this command on purpose: nobody is to wait for it
+    process.returncode = 0  # it outlives this command on purpose: no code should wait for it
     return process.pid
 
 
@@ -147,7 +147,7 @@ def _open_ready_socket() -> Iterator[tuple[socket.socket, str]]:
 
 @contextlib.contextmanager
 def _create_temporary_directory() -> Iterator[str]:
-    """A directory that is gone afterwards, unless that is refused: then nobody need know."""
+    """A directory that is deleted afterwards; an error of that is ignored."""
     try:
         directory = tempfile.mkdtemp(prefix="qmesh-")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the processes say that live as long as their machine: bounded, whoever makes them speak.
+"""The log of the processes that run as long as their machine, bounded in size against floods.
 
 All loggers of the process have one handler, other libraries' from ERROR on. The same text is said a few times
 a minute, then counted; and all of it is so many octets at most. A log in the state directory is two files.
@@ -97,7 +97,7 @@ class StderrHandler(logging.Handler):
         is_ours = record.name == OURS or record.name.startswith(f"{OURS}.")
         if not is_ours and record.levelno < logging.ERROR:
             return
-        with contextlib.suppress(Exception):  # there is nobody to be told of it
+        with contextlib.suppress(Exception):  # there is no other place to report it
             text = record.getMessage()
             if self._limit.is_recent(text):
                 record = _strip_traceback(record)
@@ -123,7 +123,7 @@ def _strip_traceback(record: logging.LogRecord) -> logging.LogRecord:
 class LogFileHandler(StderrHandler):
     """Writes to a file of two, which standard output and standard error are as well.
 
-    Several processes may have the same: whoever finds it full puts it aside, and all go on in the new one.
+    Several processes may have the same one: the first that finds it full renames it, and all use the new one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -136,7 +136,7 @@ class LogFileHandler(StderrHandler):
             self._rotate()
             self._reopen(os.O_CREAT)
         elif not _is_same_file(self._path, own):
-            self._reopen()  # where it is gone nobody wants one
+            self._reopen()  # where it is gone, no log is wanted
         super()._write(octets)
 
     def _rotate(self) -> None:

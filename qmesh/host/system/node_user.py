@@ -1,4 +1,4 @@
-"""As whom the node runs: as whoever can have it do what he wants, so that this is all it can do."""
+"""The user that runs the node: the owner of its directory, who could make the node do anything anyway."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MOST_ENTRIES: Final = 10_000
 
 
 def find_node_user(directory: Path) -> int:
-    """The user's number: who owns the config directory, or the first part of its way that is not root's.
+    """The user's number: the owner of the config directory.
 
-    The latter counts where the directory is root's: its owner can put another one in its place at any
-    time. What is not there yet counts as of whoever would make it.
+    Where that is root, the owner of the first part of its path that is not root's: that user can replace the
+    directory at any time. A part that is not there yet counts as its maker's.
     """
     users = list(_list_owners(directory))
     return users[-1] or next((user for user in users if user), 0)

@@ -34,7 +34,7 @@ def build_own_command(command: str, directory: Path) -> list[str]:
 
 
 def notify(message: str) -> None:
-    """Tell whoever started this service how it is: `READY=1`, `STOPPING=1`. Source: sd_notify(3)."""
+    """Tell the process that started this service how it is: `READY=1`, `STOPPING=1`. Source: sd_notify(3)."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -100,7 +100,7 @@ def terminate_lock_owner(lock_file: Path, *, timeout_s: float) -> None:
 
 
 def kill_lock_owner(lock_file: Path) -> None:
-    """End at once who has this lock, also where it has been stopped; nobody is fine."""
+    """Kill the process that has this lock, also where it is stopped; none is fine."""
     if is_locked(lock_file):
         for number in list_opening_processes(lock_file):
             with contextlib.suppress(ProcessLookupError):

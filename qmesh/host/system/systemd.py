@@ -210,9 +210,9 @@ def run_systemctl(*words: str) -> str:
 
 
 def has_flushing_service() -> bool:
-    """Whether nftables.service runs, or will at boot, and takes away all rules when it begins or ends.
+    """Whether nftables.service runs, or will at boot, and flushes all rules when it starts or stops.
 
-    Only where it names its files as `nft -f FILE` can that be told.
+    That is only known where it names its files as `nft -f FILE`.
     """
     if not is_systemd_running():
         return False

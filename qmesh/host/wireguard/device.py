@@ -87,7 +87,7 @@ class Backend(Protocol):
     def reset_session(self, interface: str, peer: Peer) -> None:
         """Remove a peer and add it again, so that its next packet is a new handshake.
 
-        Where `peer` has no endpoint it keeps the one it was last heard from.
+        Where `peer` has no endpoint, it keeps the one that its last packet came from.
         """
 
 
@@ -103,7 +103,7 @@ def build_device(public_key: str | None, listen_port: int, peers: Iterable[tuple
 
 
 def add_known_endpoint(peer: Peer, device: Device) -> Peer:
-    """`peer`, at the endpoint where it was last heard from unless it names one itself."""
+    """`peer`, with the endpoint that its last packet came from unless it has one itself."""
     known = device.counters.get(peer.public_key)
     if peer.endpoint is not None or known is None:
         return peer

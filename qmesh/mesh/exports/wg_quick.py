@@ -104,7 +104,7 @@ def _render_interface(file: TunnelFile) -> Iterator[str]:
     yield f"ListenPort = {file.listen_port}"
     yield f"Address = {_format_list(file.addresses)}"
     yield f"MTU = {file.mtu}"
-    # The address brings the one route that there is to be, to the tunnel network.
+    # The address brings the only route that is needed, to the tunnel network.
     yield "Table = off"
 
 

@@ -48,7 +48,7 @@ def render_script(proposal: Proposal, options: ScriptOptions) -> str:
         textwrap.fill(note, 110, initial_indent="# note: ", subsequent_indent="#       ")
         for note in proposal.notes
     ]
-    # In parentheses, so that whoever pastes all of it is not logged out by what fails.
+    # In parentheses, so that a line that fails does not log out a user who pastes all of it.
     blocks.append("(\nset -e")
     blocks += [f"\n# {title}\n" + "\n".join(commands) for title, commands in _build_steps(proposal, options)]
     return "\n".join([*blocks, ")"])

@@ -16,8 +16,8 @@ def order_machines(
 ) -> Iterator[tuple[str, ListedMachine]]:
     """The machines, each with its name, so that many keep their cores.
 
-    Whoever has the next core keeps it, else the first in the list moves there. Where there is nothing
-    to move, the list's order comes out; now and then another order would keep one machine more.
+    The machine that has the next core keeps it, else the first in the list moves there. Where there is
+    nothing to move, the list's order comes out; now and then another order would keep one machine more.
     Where workers are not known before their machine has joined, it is the list's order too.
 
     first: the first core to be given; None where that is not known.

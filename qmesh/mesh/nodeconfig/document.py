@@ -3,7 +3,7 @@
 PyYAML's events are taken, never its constructed values: events name aliases instead of
 expanding them, show duplicate keys, need no recursion, and carry the marks that an edit needs.
 What a node's config never has (several documents, aliases before their anchor, keys that are
-no plain words) is refused here, once, so that nobody behind has to think of it.
+no plain words) is refused here, once, so that no other code has to handle it.
 
 No error repeats a word of the text: it may hold secrets, and a damaged text may hold them anywhere.
 """

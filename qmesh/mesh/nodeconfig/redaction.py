@@ -52,7 +52,7 @@ def redact_config(text: str) -> str:
 
     Shown are numbers, switches and addresses under the node's own keys for such, in their place; keys that
     are words; and comments that are qmesh's. The names of anchors and tags are others' too. Raises BadInput
-    when the text does not load: then nobody can say what is what.
+    when the text does not load: then the secrets in it can't be found.
     """
     body = text.removeprefix(BOM)
     return text[: len(text) - len(body)] + _Redactor(body).redact()

@@ -1,4 +1,4 @@
-"""What two machines say to each other, sealed with the preshared key of their tunnel.
+"""Messages of two machines, encrypted with the preshared key of their tunnel.
 
 WireGuard vouches for the machine that a packet comes from, not for the user on it: any program there can
 speak from the tunnel address. Only root has the preshared key.

@@ -1,10 +1,10 @@
-"""A backup of the control node as one file, plain or sealed with a passphrase.
+"""A backup of the control node as one file, plain or encrypted with a passphrase.
 
-    magic 16 | version 2, big-endian | sealed 1 | salt 16 and nonce 12, where it is sealed | body | SHA-256 32
+    magic 16 | version 2, big-endian | encrypted 1 | salt 16 and nonce 12, if encrypted | body | SHA-256 32
 
-The body is a MessagePack map, sealed with ChaCha20-Poly1305 (RFC 8439) under a key that scrypt
-(RFC 7914) makes of the passphrase; all that stands before it is authenticated with it. The checksum is
-over all before it, in every version, so that damage is told apart from a wrong passphrase.
+The body is a MessagePack map, encrypted with ChaCha20-Poly1305 (RFC 8439) under a key that scrypt
+(RFC 7914) makes of the passphrase; all before it is authenticated with it. The checksum is over all before
+it, in every version, so that damage can be told from a wrong passphrase.
 
 No randomness and no clock here: salt, nonce and times are arguments.
 """
@@ -60,7 +60,7 @@ class Backup(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class BackupEncryption(SecretStruct, frozen=True, kw_only=True):
-    """With what a backup is sealed. salt, nonce: fresh random octets, 16 and 12."""
+    """What a backup is encrypted with. salt, nonce: fresh random bytes, 16 and 12."""
 
     passphrase: bytes
     salt: bytes
@@ -100,8 +100,8 @@ def is_encrypted(octets: bytes) -> bool:
 def decode_backup(octets: bytes, passphrase: bytes | None) -> Backup:
     """Read a backup. Raises BadInput as `is_encrypted` does, and for a wrong passphrase.
 
-    passphrase: None for one that is plain; with a passphrase a plain one is refused, for somebody may have
-        put it in the place of the one that was sealed.
+    passphrase: None for one that is plain; with a passphrase a plain one is refused, since an attacker may
+        have replaced the encrypted one with it.
     """
     body = octets[_HEAD_OCTETS:-_CHECKSUM_OCTETS]
     sealed = is_encrypted(octets)

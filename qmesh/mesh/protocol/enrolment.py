@@ -53,7 +53,7 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     control_address, network: the control node's tunnel address, and the tunnel network.
     service_port: TCP port of the membership service on the control node's tunnel address.
     endpoints: where the control node's WireGuard may be reached, best first.
-    name, address: what the machine is to be called, and its tunnel address.
+    name, address: the machine's future name and tunnel address.
     from_address: where it comes from until it is a member, if not from there: the address is in use
         still by the machine whose place it takes.
     workers: its data workers, or None when the machine is to say.

@@ -41,7 +41,7 @@ class JoinRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """A machine asks to become a member.
 
     mesh: the mesh's identifier, so that another control node can say what is wrong.
-    redemption: as `read_redemption` takes it. It proves itself; nothing else of a request is believed.
+    redemption: as `read_redemption` takes it. It has its own proof; nothing else of a request is trusted.
     """
 
     mesh: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]

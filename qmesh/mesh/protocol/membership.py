@@ -1,8 +1,7 @@
-"""The signed membership: what it is, when it is believed, and how a newer one travels.
+"""The signed membership: what it is, how it is verified, and how a newer one travels.
 
 A member that holds a membership gets the difference to the newer one: Zstandard (RFC 8878) with the
-older payload as the prefix. It is believed as a whole one is: what the difference makes must bear the
-mesh's signature.
+older payload as the prefix. It is verified as a whole one is: the result has to have the mesh's signature.
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ _LEAST_PREFIX: Final = 8
 
 
 def apply_update(update: Update, held: SignedMembership | None) -> SignedMembership:
-    """The membership that an update makes of the one that is held. Nothing of it is believed yet.
+    """The membership that an update makes of the one that is held, not verified yet.
 
     held: the one of revision `update.base`; None goes with a whole one.
     Raises EnrolmentRefused where the update does not fit.
@@ -188,7 +187,7 @@ class History:
             parts.append(part)
             made += octets
         if at != self.revision or made > MAX_PAYLOAD:
-            # Of thousands that come at once to a control node that was started anew, each needs it.
+            # Of thousands that come at once to a control node that was restarted, each needs it.
             self._whole = self._whole or build_full_update(self.signed)
             return self._whole
         return Update(held, tuple(parts), self.signed.signature)
@@ -214,7 +213,7 @@ def encrypt_held_revision(revision: int, shared: Secret, *, nonce: bytes) -> byt
 
 
 def decrypt_held_revision(sealed: bytes, shared: Secret) -> int:
-    """The revision that a member says it holds. Raises EnrolmentRefused where it is not sealed so."""
+    """The revision that a member reports to hold. Raises EnrolmentRefused where that can't be decrypted."""
     try:
         revision = decode_json(decrypt_message(sealed, shared, about=HOLDS), int)
     except Malformed:
@@ -233,7 +232,7 @@ def encode_membership(signed: SignedMembership) -> bytes:
 
 
 def decode_membership(octets: bytes) -> SignedMembership:
-    """The membership that `encode_membership` made; not believed yet. Raises EnrolmentRefused."""
+    """The membership that `encode_membership` made; not verified yet. Raises EnrolmentRefused."""
     try:
         return decode_json(octets, SignedMembership)
     except Malformed:

@@ -195,9 +195,9 @@ WantedBy=sysinit.target
 
 
 def render_undo_unit(paths: Paths) -> str:
-    """The unit that undoes a change which nobody confirmed; at boot before anything loads the guard.
+    """The unit that rolls back a change that was not confirmed; at boot before anything loads the guard.
 
-    KillMode=process: where WireGuard is a process, the tunnel that was put back outlives it.
+    KillMode=process: where WireGuard is a process, the restored tunnel outlives the unit.
     """
     return add_mark(f"""\
 [Unit]
@@ -286,7 +286,7 @@ WantedBy={WORKERS}
 
 def _render_node_unit(after: str = "") -> str:
     # No Requires=: it would stop the node whenever that unit is stopped or restarted, and never start it
-    # again when the agent has mended the guard. `qmesh ready` asks the kernel for the guard itself.
+    # again when the agent has fixed the guard. `qmesh ready` asks the kernel for the guard itself.
     return f"""\
 Wants={BOOT_GUARD} {HOLDER} {AGENT}
 After={" ".join(filter(None, (BOOT_GUARD, HOLDER, AGENT, after)))}
