@@ -121,14 +121,14 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 if port in taken:
                     raise BadInput(
                         f"port {port} would be both {whose}'s and a worker's on {self.control}",
-                        hint=f"choose another {'--listen-port or ' * (whose == 'WireGuard')}{option}",
+                        hint=f"pass another {'--listen-port or ' * (whose == 'WireGuard')}{option}",
                     )
         if self.p2p_base_port is not None:
             apart = abs(self.p2p_base_port - self.base_port)
             if any(cores.count > apart for cores in self.cores.values()):
                 raise BadInput(
-                    f"the ports from {self.p2p_base_port} and from {self.base_port} would meet",
-                    hint="choose --worker-base-port and --p2p-base-port further apart",
+                    f"the port ranges from {self.p2p_base_port} and from {self.base_port} on would overlap",
+                    hint="pass --worker-base-port and --p2p-base-port with a larger distance",
                 )
 
     @property
@@ -140,7 +140,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if self.service_port in CONTROL_PORTS[self.node]:
             raise BadInput(
                 f"port {self.service_port} would be both WireGuard's and the control process's",
-                hint="choose another --listen-port",
+                hint="pass another --listen-port",
             )
         if (self.p2p_base_port is None) != (self.node in {"1.4", "2.0"}):
             raise BadInput(
@@ -150,7 +150,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if self.p2p_base_port is None and (self.stream == "public" or self.master_proxy):
             raise BadInput(
                 f"node {self.node} has neither public streams nor a master proxy",
-                hint="they came with node 2.1",
+                hint="they need node 2.1 or newer: `qmesh set --node 2.1`",
             )
         if self.stream == "public":
             for name in self.cores:
@@ -305,7 +305,10 @@ def admit_machine(inventory: Inventory, name: str, *, public_key: str, workers: 
     """
     invited = inventory.machine(name)
     if invited.state != "invited":
-        raise BadInput(f"{name} is {invited.state}, not invited", hint="make a new invitation")
+        raise BadInput(
+            f"{name} is {invited.state}, not invited",
+            hint="run `qmesh invite` on the control node for a new invitation",
+        )
     member = msgspec.structs.replace(invited, public_key=public_key, workers=workers, state="active")
     others = tuple(machine for machine in inventory.machines if machine.name != name)
     return msgspec.structs.replace(inventory, machines=(*others, member), revision=inventory.revision + 1)

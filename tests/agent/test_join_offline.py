@@ -153,7 +153,7 @@ def test_e2_an_altered_request_is_refused(directory):
     )
     for changed in changes:
         forged = altered(request, **changed)
-        refused(partial(cluster.admit, forged), EnrolmentRefused, "not proven")
+        refused(partial(cluster.admit, forged), EnrolmentRefused, "the proof of the redemption is wrong")
     unknown = altered(request, identifier="0" * 32)
     refused(lambda: cluster.admit(unknown), EnrolmentRefused, "not known to this control node")
     zeros = altered(request, public_key="A" * 43 + "=")

@@ -425,7 +425,7 @@ def test_an_unproven_redemption_is_refused(path, registry):
         msgspec.structs.replace(whole, proof="0" * 64),
     ]
     for each in forged:
-        with pytest.raises(EnrolmentRefused, match="not proven"):
+        with pytest.raises(EnrolmentRefused, match="the proof of the redemption is wrong"):
             registry.redeem(each, sender="10.77.0.2", now=NOW)
 
     assert registry.inventory().machine("machine-b") == issued.machine
@@ -441,7 +441,7 @@ def test_a_redemption_that_came_as_a_file_is_vouched_for_by_its_proof(path, regi
         msgspec.structs.replace(whole, public_key=key(2)),
         msgspec.structs.replace(whole, endpoint="203.0.113.66:51820"),
     ):
-        with pytest.raises(EnrolmentRefused, match="not proven"):
+        with pytest.raises(EnrolmentRefused, match="the proof of the redemption is wrong"):
             registry.redeem(altered, sender=None, now=NOW)
     after = registry.redeem(whole, sender=None, now=NOW)
     assert registry.redeem(whole, sender=None, now=NOW) == after

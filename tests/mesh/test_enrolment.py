@@ -490,13 +490,13 @@ def test_e2_a_redemption_is_read_and_proven(endpoint: Endpoint | None) -> None:
 def test_e2_an_altered_redemption_is_not_proven(altered: dict[str, Any]) -> None:
     read = read_redemption(body(**altered))
     assert read == msgspec.structs.replace(REDEMPTION, **altered)
-    with pytest.raises(EnrolmentRefused, match="is not proven") as caught:
+    with pytest.raises(EnrolmentRefused, match="the proof of the redemption is wrong") as caught:
         verify_redemption_proof(read, SECRET)
     assert REDEMPTION.proof not in in_one_line(caught.value)
 
 
 def test_e2_a_redemption_is_proven_by_its_own_invitations_secret_only() -> None:
-    with pytest.raises(EnrolmentRefused, match="is not proven"):
+    with pytest.raises(EnrolmentRefused, match="the proof of the redemption is wrong"):
         verify_redemption_proof(REDEMPTION, b"x" * 32)
 
 

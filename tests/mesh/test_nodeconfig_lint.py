@@ -461,12 +461,12 @@ UNREADABLE = {
     "duplicate keys": (
         "engine:\n  dataWorkerMultiaddrs: []\n  filter: x\n  dataWorkerMultiaddrs: []\n",
         "4:3 error this key is already in line 2",
-        "keep one of the two: the node would not load this",
+        "keep one of the two: the node does not load a file with both",
     ),
     "a second engine": (
         "engine:\n  filter: x\np2p: {}\n# my workers\nengine:\n  dataWorkerMultiaddrs: []\n",
         "5:1 error a second `engine:`, the first is in line 1",
-        "move what is below it to line 1, and take it out: the node would not load this",
+        "move what is below it to line 1, and delete it: the node does not load a file with both",
     ),
     "a tab": (
         f"engine:\n\tdataWorkerMultiaddrs: []\np2p:\n  peerPrivKey: {HEX}\n",
@@ -486,7 +486,7 @@ UNREADABLE = {
     "a character that is none": (
         f"p2p:\n  peerPrivKey: {HEX}\x00\n",
         "2:32 error the character U+0000 is not allowed in YAML",
-        "take it out; if there are many, the file is damaged",
+        "delete it; if there are many, the file is damaged",
     ),
     "no mapping": (
         HEX,

@@ -440,7 +440,7 @@ class State:
         except (UnicodeDecodeError, QmeshError):
             raise StateUnreadable(
                 f"there is no WireGuard key in {path}",
-                hint=f"on a member: delete it, {JOIN_ANEW}; on a control node: {RESTORE}",
+                hint=f"on a member: delete it, then {JOIN_ANEW}; on a control node: {RESTORE}",
             ) from None
         return key
 

@@ -183,5 +183,5 @@ def parse_stat(text: str) -> ProcessStat:
         return ProcessStat(int(fields[1]), int(fields[19]))
     except (LookupError, ValueError):
         raise MachineRefused(
-            "a process's stat is not understood", hint="see proc(5), and report it"
+            "a process's stat is not understood", hint="please report it, with the output of `uname -r`"
         ) from None

@@ -161,7 +161,7 @@ def _refuse_damage(text: str) -> None:
         raise bad_config_at(
             mark_at(text, damage.start()),
             f"the character U+{ord(damage.group()):04X} is not allowed in YAML",
-            "take it out; if there are many, the file is damaged",
+            "delete it; if there are many, the file is damaged",
         )
     for number, directive in enumerate(_DIRECTIVE.finditer(text), 1):
         if number > MAX_DIRECTIVES:
@@ -306,10 +306,10 @@ def _duplicate_key_error(key: Scalar, first: Mark) -> BadConfig:
         return bad_config_at(
             key.start,
             f"a second `{key.value}:`, the first is in line {line}",
-            f"move what is below it to line {line}, and take it out: the node would not load this",
+            f"move what is below it to line {line}, and delete it: the node does not load a file with both",
         )
     return bad_config_at(
         key.start,
         f"this key is already in line {line}",
-        "keep one of the two: the node would not load this",
+        "keep one of the two: the node does not load a file with both",
     )

@@ -184,7 +184,8 @@ def refuse_weak_key(public_key: str) -> None:
         )
     except (ValueError, BadInput):
         raise EnrolmentRefused(
-            "the machine's public key cannot be used", hint="delete its private key, and join again"
+            "the machine's public key cannot be used",
+            hint="on that machine, delete private.key in the state directory, then run `qmesh join` again",
         ) from None
 
 
@@ -266,7 +267,10 @@ def verify_redemption_proof(message: Redemption, secret: bytes) -> None:
         message.endpoint,
     )
     if not hmac.compare_digest(expected, message.proof):
-        raise EnrolmentRefused("the redemption is not proven", hint="make a new invitation")
+        raise EnrolmentRefused(
+            "the proof of the redemption is wrong",
+            hint="run `qmesh invite` on the control node for a new invitation",
+        )
 
 
 def _compute_proof(key: bytes, identifier: str, public_key: str, workers: int, endpoint: str | None) -> str:

@@ -31,8 +31,8 @@ MAX_ANSWER: Final = 64 * 1024 * 1024
 """Characters of each at most, white space around it included."""
 NONCE_OCTETS: Final = 12
 
-_NO_REQUEST: Final = "give it the file that `qmesh join --offline` wrote on the machine, whole"
-_NO_ANSWER: Final = "give it the file that `qmesh admit` wrote on the control node, whole"
+_NO_REQUEST: Final = "pass the whole file that `qmesh join --offline` wrote on the machine"
+_NO_ANSWER: Final = "pass the whole file that `qmesh admit` wrote on the control node"
 
 T = TypeVar("T")
 
