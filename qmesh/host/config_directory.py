@@ -1,9 +1,9 @@
-"""The directory of a node, which may be a user's: reached without his links, read and written as that user.
+"""The directory of the node's config.yml, which may be a user's: opened without links, used as that user.
 
-Root's rights could be lent to whoever owns a part of the way: by a link, by another directory in its place,
-by a file that never ends. So the way is gone from `/`, a directory at a time; who owns the last one is
-compared with who owned it; and what is done in it is done with that user's rights, in a thread that nobody
-waits for too long.
+A user who owns a part of the path could otherwise borrow root's rights: by a link, by another directory in
+its place, by a file that never ends. So the path is opened from `/` on, one directory at a time; the owner
+of the last one is compared with the owner that it had; and files in it are read and written with that
+user's rights, in a thread that is given up after some seconds.
 Source: openat(2), O_PATH; setfsuid(2): of one thread, and nobody may send signals to it for that.
 """
 
@@ -31,11 +31,11 @@ MAX_OCTETS: Final = 1024 * 1024
 WAIT_S: Final = 4.0
 """Seconds until a file system counts as one that does not answer; a disk that is asleep takes some three."""
 WRITE_S: Final = 30.0
-"""The same for a file that is to be on the disk."""
+"""The same for writing a file and syncing it to the disk."""
 _MOST_LINKS: Final = 40
 _NOBODY: Final = 65534
 _FIND: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_NAME_IT: Final = "`qmesh render-config --write --config DIR` names another, or takes this one as it is now"
+_NAME_IT: Final = "run `qmesh render-config --write --config DIR`, with this directory or another one"
 
 _libc = ctypes.CDLL(None)
 for _call in (_libc.setfsuid, _libc.setfsgid):
@@ -52,9 +52,9 @@ _hanging: dict[Path, threading.Thread] = {}
 
 
 class ConfigDirectory(msgspec.Struct, frozen=True):
-    """A directory, and whose it is to be.
+    """A directory, and the owner that it should have.
 
-    path: absolute, without links. owner: a user's number; None for whoever's it is.
+    path: absolute, without links. owner: a user's number; None accepts any owner.
     """
 
     path: Path
@@ -175,7 +175,9 @@ def _write(
         if before == octets:
             return real, False
         if before != instead_of:
-            raise BadInput(f"{real} was changed meanwhile", hint="run the same command again")
+            raise BadInput(
+                f"{real} was changed by another program meanwhile", hint="run the same command again"
+            )
         # By the descriptor: whatever is put in its place meanwhile, this is the directory that was looked at.
         target = Path(f"/proc/self/fd/{at.descriptor}") / real.name
         with _act_as_user(place.status.st_uid):
@@ -209,7 +211,8 @@ def _open_directory(directory: ConfigDirectory) -> Iterator[_OpenedEntry]:
         owner = found.status.st_uid
         if directory.owner not in {None, owner}:
             raise BadInput(
-                f"{directory} was user {directory.owner}'s, and is user {owner}'s now", hint=_NAME_IT
+                f"{directory} belonged to user {directory.owner}, and belongs to user {owner} now",
+                hint=_NAME_IT,
             )
         yield found
 
@@ -222,7 +225,8 @@ def _open_without_links(path: Path) -> Iterator[_OpenedEntry]:
     """
     if not path.is_absolute() or "\0" in str(path):
         raise BadInput(
-            f"{quote_text(str(path))} is no path from / on", hint="name the directory with --config"
+            f"{quote_text(str(path))} is not an absolute path",
+            hint="pass the directory with --config, as a path that begins with /",
         )
     with contextlib.ExitStack() as opened:
         if os.geteuid() == 0:
@@ -231,7 +235,7 @@ def _open_without_links(path: Path) -> Iterator[_OpenedEntry]:
             real = Path(os.path.realpath(path))
             found = _open_component(real, real, None, opened)
         if not stat.S_ISDIR(found.status.st_mode):
-            raise BadInput(f"{path} is not a directory", hint="name the directory that holds config.yml")
+            raise BadInput(f"{path} is not a directory", hint="pass the directory that has config.yml in it")
         yield found
 
 
@@ -251,11 +255,11 @@ def _walk_components(path: Path, opened: contextlib.ExitStack) -> _OpenedEntry:
             here = below
         else:
             return here
-    raise BadInput(f"{path} is a link that leads to links without end", hint="name the directory itself")
+    raise BadInput(f"{path} has too many symbolic links", hint="pass the directory itself")
 
 
 def _is_root_only(status: os.stat_result) -> bool:
-    """Whether nobody but root can put something there."""
+    """Whether only root can create or replace entries there."""
     return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
@@ -272,7 +276,7 @@ def _open_component(
         raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root") from None
     except OSError as error:
         raise BadInput(
-            f"{path} cannot be looked at: {error.strerror}", hint="name the directory that holds config.yml"
+            f"{path} cannot be opened: {error.strerror}", hint="pass the directory that has config.yml in it"
         ) from None
     opened.callback(os.close, descriptor)
     if within is not None:  # before anything is asked of it
@@ -323,7 +327,8 @@ def _refuse_user_mount(descriptor: int, within: int, path: Path) -> None:
         users = [each for each in options.split(",") if each.startswith("user_id=")]
         if kind.startswith("fuse") and users and users != ["user_id=0"]:
             raise BadInput(
-                f"{path} is a file system that a user mounted", hint="have the node's config.yml on the disk"
+                f"{path} is a file system that a user mounted",
+                hint="move the node's config.yml to a file system that root mounted",
             )
 
 
@@ -355,7 +360,8 @@ def _act_as_user(owner: int) -> Iterator[None]:
             [],
         ):
             raise MachineRefused(
-                f"the rights of user {owner} can't be taken", hint="qmesh needs CAP_SETUID and CAP_SETGID"
+                f"qmesh cannot take the rights of user {owner}",
+                hint="run it as root, in a container with CAP_SETUID and CAP_SETGID",
             )
         yield
     finally:
@@ -401,7 +407,9 @@ def _run_in_thread(path: Path, work: Callable[[], _T], *, wait_s: float | None =
         raise _build_unresponsive_disk_error(path)
     (outcome,) = ended
     if isinstance(outcome, OSError):
-        raise MachineRefused(f"{path} cannot be used: {outcome}", hint="look for a damaged disk") from outcome
+        raise MachineRefused(
+            f"{path} cannot be used: {outcome}", hint="look in `dmesg` for errors of the disk"
+        ) from outcome
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
@@ -410,26 +418,27 @@ def _run_in_thread(path: Path, work: Callable[[], _T], *, wait_s: float | None =
 def _build_unresponsive_disk_error(path: Path) -> MachineRefused:
     return MachineRefused(
         f"the disk of {path} does not answer",
-        hint="is it a network's, that is away? mount it anew, or name another directory with --config",
+        hint="if it is a network file system, mount it again; or pass another directory with --config",
     )
 
 
 def _build_no_directory_error(directory: ConfigDirectory) -> MachineRefused:
-    return MachineRefused(f"there is no directory {directory}", hint="make the directory first")
+    return MachineRefused(f"there is no directory {directory}", hint="make the directory first: `mkdir`")
 
 
 def _build_link_error(found: _OpenedEntry) -> BadInput:
     return BadInput(
-        f"{found.path} is a link to {quote_text(_read_link(found))}, in a directory that is not root's alone",
-        hint="name the directory that it leads to itself with --config: whoever can exchange the link could"
-        " have root write elsewhere",
+        f"{found.path} is a link to {quote_text(_read_link(found))}, in a directory that others than root"
+        " can change",
+        hint="pass the directory that the link leads to with --config: through a link, other users could have"
+        " root write elsewhere",
     )
 
 
 def _build_foreign_link_error(link: _OpenedEntry) -> BadInput:
     return BadInput(
-        f"{link.path} is a link to {quote_text(_read_link(link))}, which is no file of the same owner",
-        hint="put the file itself there, or name its directory with --config",
+        f"{link.path} is a link to {quote_text(_read_link(link))}, which is not a file of the same owner",
+        hint="move the file itself there, or pass its directory with --config",
     )
 
 
@@ -438,12 +447,12 @@ def _build_permission_error(place: _OpenedEntry, found: _OpenedEntry) -> QmeshEr
         return NeedsRoot(f"{found.path} cannot be read by this user", hint="run the command as root")
     owner = place.status.st_uid
     return BadInput(
-        f"{found.path} cannot be read by user {owner}, whose directory that is",
-        hint=f"`chown {owner} {found.path}`: qmesh does there what that user may do, and no more",
+        f"{found.path} cannot be read by user {owner}, the owner of the directory",
+        hint=f"run `chown {owner} {found.path}`: qmesh reads and writes there with that user's rights",
     )
 
 
 def _build_read_error(path: Path, why: str) -> StateUnreadable:
     return StateUnreadable(
-        f"{path} cannot be read: {why}", hint="is that the node's own file? mend or restore it"
+        f"{path} cannot be read: {why}", hint="fix the file, or restore the node's own file from a backup"
     )

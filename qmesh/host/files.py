@@ -1,4 +1,4 @@
-"""Files, whole or not at all: keys, documents, and the node's config.yml."""
+"""Files that are replaced whole or not at all: keys, documents, and the node's config.yml."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MAX_OCTETS = 64 * 1024 * 1024
 
 
 def read(path: Path, *, limit: int = MAX_OCTETS) -> bytes | None:
-    """The octets of a regular file that is no symbolic link; None where nothing is.
+    """The bytes of a regular file that is no symbolic link; None where there is none.
 
-    Raises StateUnreadable when something is there that cannot be read so: never "nothing there".
+    Raises StateUnreadable when something else is there, or it cannot be read: that is never None.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -95,9 +95,9 @@ def write(path: Path, octets: bytes, *, mode: int = PRIVATE_MODE) -> None:
 def write_with_owner(
     path: Path, named: Path, octets: bytes, mode: int, owner: tuple[int, int] | None
 ) -> None:
-    """As `write`. named: what messages call it. owner: user and group, whose the file is to be.
+    """As `write`. named: the path in messages. owner: user and group that the file should have.
 
-    Where this thread may not give it to them, it gives nothing to others than whose it is then.
+    Where this thread may not change the owner, group and others get no permissions.
     """
     try:
         try:
@@ -114,7 +114,8 @@ def write_with_owner(
     except OSError as error:
         raise MachineRefused(
             f"{named} could not be written: {_describe_error(error)}",
-            hint="look for a full disk, a read-only file system, or missing rights; nothing was changed",
+            hint="look for a full disk (`df`), a read-only file system (`mount`), or missing rights;"
+            " nothing was changed",
         ) from None
 
 
@@ -132,10 +133,10 @@ def _replace_file(path: Path, octets: bytes, mode: int, owner: tuple[int, int] |
 def write_new(path: Path, octets: bytes) -> None:
     """Put `octets` into a file that was not there, 0600. Raises BadInput where it cannot be new."""
     if path.is_symlink() or path.exists():
-        raise BadInput(f"{path} is there already", hint="name a new file with -o, or remove that one")
+        raise BadInput(f"{path} exists already", hint="pass another file with -o, or remove that one")
     if not path.parent.is_dir():
         raise BadInput(
-            f"there is no directory {path.parent}", hint="name a file in one that is there with -o"
+            f"there is no directory {path.parent}", hint="make it first, or pass another file with -o"
         )
     write(path, octets)
 
@@ -183,7 +184,8 @@ def remove(path: Path) -> None:
         return
     except OSError as error:
         raise MachineRefused(
-            f"{path} could not be removed: {_describe_error(error)}", hint="look for a read-only file system"
+            f"{path} could not be removed: {_describe_error(error)}",
+            hint="look for a read-only file system (`mount`)",
         ) from None
 
 
@@ -197,27 +199,27 @@ def move(path: Path, to: Path) -> None:
         sync_directory(to.parent)
     except OSError as error:
         raise MachineRefused(
-            f"{path} could not be put in the place of {to}: {_describe_error(error)}",
-            hint="look for a full disk or a read-only file system",
+            f"{path} could not be renamed to {to}: {_describe_error(error)}",
+            hint="look for a full disk (`df`) or a read-only file system (`mount`)",
         ) from None
 
 
 def make_private_directory(path: Path) -> None:
-    """Make a directory that only its owner enters; mend its mode where it is wider.
+    """Make a directory that only its owner enters; fix its mode where it is wider.
 
-    Raises MachineRefused when it is a link, no directory, or somebody else's.
+    Raises MachineRefused when it is a link, is not a directory, or belongs to another user.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
     except OSError as error:
         raise MachineRefused(
-            f"{path} could not be made: {_describe_error(error)}", hint="choose another place with --state"
+            f"{path} could not be made: {_describe_error(error)}", hint="pass another directory with --state"
         ) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise MachineRefused(
-            f"{path} is a link, no directory, or somebody else's",
-            hint="remove it, or choose another place with --state",
+            f"{path} is a link, is not a directory, or belongs to another user",
+            hint="remove it, or pass another directory with --state",
         )
     if stat.S_IMODE(found.st_mode) & 0o077:
         path.chmod(0o700)
@@ -230,5 +232,5 @@ def _describe_error(error: OSError) -> str:
 def _build_read_error(path: Path, why: str) -> StateUnreadable:
     return StateUnreadable(
         f"{path} cannot be read: {why}",
-        hint="mend or restore it; qmesh does not guess at its contents",
+        hint="fix it, or restore it from a backup; qmesh does not guess what was in it",
     )

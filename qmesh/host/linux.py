@@ -51,7 +51,7 @@ class Outline(msgspec.Struct, frozen=True):
 
 
 class Linux:
-    """This machine, as far as qmesh is answerable for it.
+    """This machine, as far as qmesh manages it.
 
     private_keys: those that a `SetKey` step may name by their public keys.
     """
@@ -128,7 +128,7 @@ class Linux:
         return None if octets is None else octets.decode("utf-8", "replace")
 
     def remove_partial_guard(self) -> None:
-        """Take away what there is of a guard that was cut off while it was loaded, files included."""
+        """Remove what there is of a guard whose loading was cut off, files included."""
         rests = (self._state.guard_file, self._state.held_file)
         if any(files.read_mode(path) is not None for path in rests):
             unload_guard(self._state)
@@ -185,7 +185,7 @@ class Linux:
         """The private key of this public one. Raises StateUnreadable when it was not given."""
         if public_key not in self._keys:
             raise StateUnreadable(
-                f"the private key, {self._state.private_key_file}, is not the one that its mesh knows",
+                f"the private key in {self._state.private_key_file} is not the one that the mesh knows",
                 hint=f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}",
             )
         return self._keys[public_key]
@@ -194,7 +194,7 @@ class Linux:
 def _change_table(old: Guard | AlteredGuard | None, new: Guard) -> None:
     try:
         nftables.run(render_change_script(old, new))
-    except KernelRefused:  # it is not `old` any more: whoever keeps the guard has read the file already
+    except KernelRefused:  # it is no longer `old`: the keeper has loaded the file already
         nftables.run(render_load_script(new))
 
 
@@ -218,14 +218,14 @@ def _apply_to_link(step: Step) -> None:
         case RemoveAddress(subject=interface, old=address):
             links.remove_address(interface, address)
         case _:
-            raise KernelRefused(f"no way to take the step {step.kind}", hint="report this as a bug")
+            raise KernelRefused(f"unknown step {step.kind}", hint="please report this as a bug of qmesh")
 
 
 def unload_guard(state: State) -> None:
-    """Take away all that there may be of the guard: both tables and their files; none is fine.
+    """Remove all that there may be of the guard: both tables and their files; none is fine.
 
-    The files first and last: whoever keeps the guard puts back what is written, and a state directory that
-    knows nothing of a guard takes one for another's.
+    Its own file first, and the held table's last: the keeper restores a table whose file is there, and a
+    state directory without these files takes a loaded guard for another's.
     """
     files.remove(state.guard_file)
     holder_client.release_table(state)

@@ -29,10 +29,10 @@ FEWEST_LIVE: Final = 3
 class AdviceInputs(msgspec.Struct, frozen=True, kw_only=True):
     """What this machine knows at the moment.
 
-    has_handed_over: whether another is the control node, and was not heard as that here.
+    has_handed_over: whether another machine is the control node, and has not answered here as that yet.
     memory, disk: its own, in octets, used or free; None where it is not known.
     latencies: seconds that a machine's workers take to answer, by name; alive: how many of all answer, or
-        None where nobody asked: only the control node does.
+        None where that was not measured: only the control node does.
     ephemeral: the first and last port that the kernel gives away, but for `reserved`.
     """
 
@@ -63,12 +63,14 @@ def _advise_on_handover(inventory: Inventory, here: AdviceInputs) -> Iterator[st
     if here.has_handed_over:
         yield (
             f"{inventory.successor} is the control node since revision {inventory.revision}, and has not"
-            f" answered here yet; if another is it by now, there `qmesh invite {here.name} --replace`"
+            " answered here yet; if a different machine is the control node now, run"
+            f" `qmesh invite {here.name} --replace` there"
         )
     elif inventory.successor is not None:
         yield (
-            f"the control role is being handed over to {inventory.successor}: nothing else changes until"
-            f" then; `qmesh handover {inventory.successor}` goes on, `qmesh handover --cancel` gives it up"
+            f"the control role is being handed over to {inventory.successor}, and the mesh can't be changed"
+            f" until then; `qmesh handover {inventory.successor}` continues it, `qmesh handover --cancel`"
+            " cancels it"
         )
 
 
@@ -77,20 +79,17 @@ def _advise_on_worker_count(inventory: Inventory) -> Iterator[str]:
         return
     count = sum(cores.count for cores in inventory.cores.values())
     if count > STEPS[-1]:
-        yield (
-            f"{count} workers: above {STEPS[-1]} performance falls steeply; {count - STEPS[-1]} fewer"
-            " would do better"
-        )
+        yield (f"{count} workers: above {STEPS[-1]} performance falls steeply; run {count - STEPS[-1]} fewer")
         return
     top = next(step for step in STEPS if count <= step)
     below = max((step for step in STEPS if step < count), default=0)
     if below:
         yield (
-            f"{count} workers: above {below} each proof costs more; {top - count} more fill this step,"
-            f" {count - below} fewer leave it"
+            f"{count} workers: above {below} each proof costs more; {count - below} fewer avoid that, and"
+            f" {top - count} more fit before the next rise"
         )
     elif 0 < top - count <= NEAR:
-        yield f"{count} workers: {top - count} more fill this step; above {top} each proof costs more"
+        yield f"{count} workers: above {top} each proof costs more; {top - count} more fit before that"
 
 
 def _advise_on_live_workers(inventory: Inventory, here: AdviceInputs) -> Iterator[str]:
@@ -105,7 +104,7 @@ def _advise_on_uneven_machines(inventory: Inventory) -> Iterator[str]:
         if counts[most] >= UNLIKE * counts[fewest]:
             yield (
                 f"{most} has {counts[most]} workers, {fewest} {counts[fewest]}:"
-                " machines of a cluster should be alike, the slowest core holds back the rest"
+                " machines of a cluster should be alike, because the slowest core slows down all others"
             )
 
 
@@ -114,7 +113,10 @@ def _advise_on_slow_machines(here: AdviceInputs) -> Iterator[str]:
     if slow:
         said = ", ".join(f"{name} {latency * 1000:.0f} ms" for name, latency in sorted(slow.items()))
         usual = statistics.median(here.latencies.values()) * 1000
-        yield f"far away: {said} (the median is {usual:.0f} ms); above 100 ms a worker's answers come late"
+        yield (
+            f"slow connection: {said} (the median is {usual:.0f} ms); above 100 ms a worker's answers come"
+            " late"
+        )
 
 
 def _advise_on_rust_node(inventory: Inventory) -> Iterator[str]:
@@ -127,7 +129,7 @@ def _advise_on_this_machine(inventory: Inventory, here: AdviceInputs) -> Iterato
     for what, there, each in (("memory", here.memory, MEMORY_A_WORKER), ("disk", here.disk, DISK_A_WORKER)):
         if there is not None and there < count * each:
             yield (
-                f"{here.name} has {there / 10**9:.0f} GB of {what} for {count} workers: each wants"
+                f"{here.name} has {there / 10**9:.0f} GB of {what} for {count} workers: each needs"
                 f" {each // 10**9} GB"
             )
     first, last = here.ephemeral
@@ -138,4 +140,7 @@ def _advise_on_this_machine(inventory: Inventory, here: AdviceInputs) -> Iterato
     )
     if loose:
         ports = format_port_ranges(loose)
-        yield f"an outgoing connection of {here.name} may take port {ports}: `qmesh apply`"
+        yield (
+            f"an outgoing connection of {here.name} may take port {ports}: run `qmesh apply` there, which"
+            " reserves it"
+        )

@@ -1,7 +1,7 @@
 """Changes of the mesh: inventory in, the inventory after it out, and what has to follow on the machines.
 
-Core numbers have no holes. Who comes, comes last, and renumbers nobody; who goes leaves a gap, which is
-closed so that as few machines as can be are renumbered (`qmesh.mesh.renumber`).
+Core numbers have no holes. A new machine comes last, and renumbers no other one. A removed machine leaves a
+gap, which is closed so that as few machines as possible are renumbered (`qmesh.mesh.renumber`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def remove_machine(inventory: Inventory, name: str) -> Inventory:
     _refuse_control_node(inventory, name, "removed")
     if inventory.machine(name).state == "invited":
         raise BadInput(
-            f"{name} is no member yet", hint=f"`qmesh invite --withdraw {name}` ends its invitation"
+            f"{name} is not a member yet",
+            hint=f"to withdraw its invitation, run `qmesh invite --withdraw {name}`",
         )
     others = tuple(each for each in inventory.stand_ins if each.machine != name)
     return _change_inventory(inventory, machines=_machines_without(inventory, name), stand_ins=others)
@@ -109,7 +110,7 @@ def set_public_key(inventory: Inventory, name: str, public_key: str) -> Inventor
 def set_successor(inventory: Inventory, name: str) -> Inventory:
     """The mesh with that member as the next control node. Raises BadInput where some could not reach it."""
     if name == inventory.control:
-        raise BadInput(f"{name} is the control node already", hint="name the machine that is to be it")
+        raise BadInput(f"{name} is the control node already", hint="pass the name of the next control node")
     successor = _require_state(inventory, name, "active", "the control node")
     unreachable = [
         machine.name
@@ -118,8 +119,8 @@ def set_successor(inventory: Inventory, name: str) -> Inventory:
     ]
     if unreachable:
         raise BadInput(
-            f"neither {name} nor {unreachable[0]} has an endpoint: nobody could call the other",
-            hint=f"say where {name} is reached: `qmesh set {name} --endpoint HOST:PORT`",
+            f"neither {name} nor {unreachable[0]} has an endpoint, so neither could connect to the other",
+            hint=f"give {name} one: `qmesh set {name} --endpoint HOST:PORT`",
         )
     named = _change_inventory(inventory, successor=name)
     promote_successor(named)  # where its ports would collide, that is said now
@@ -159,7 +160,7 @@ def find_renumbered_machines(before: Inventory, after: Inventory) -> tuple[Renum
 
 
 def machines_to_restart(before: Inventory, after: Inventory) -> tuple[str, ...]:
-    """The machines whose part of the node has to be started anew, in this order: the control node last.
+    """The machines whose part of the node has to be restarted, in this order: the control node last.
 
     A worker reads its own entry when it starts, the control process reads all.
     """
@@ -231,7 +232,8 @@ def _worker_counts(machines: Iterable[Machine]) -> list[int]:
 def _refuse_control_node(inventory: Inventory, name: str, what: str) -> None:
     if inventory.machine(name).name == inventory.control:
         raise BadInput(
-            f"{name} is the control node, and cannot be {what}", hint="a mesh needs its control process"
+            f"{name} is the control node, and cannot be {what}",
+            hint="first give the control role to another machine: `qmesh handover NAME`",
         )
 
 
@@ -239,6 +241,7 @@ def _require_state(inventory: Inventory, name: str, wanted: str, what: str) -> M
     machine = inventory.machine(name)
     if machine.state != wanted:
         raise BadInput(
-            f"{name} is {machine.state}, and cannot be {what}", hint="see `qmesh status` for what is active"
+            f"{name} is {machine.state}, and cannot be {what}",
+            hint="run `qmesh status`: it shows the state of each machine",
         )
     return machine

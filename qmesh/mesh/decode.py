@@ -1,8 +1,8 @@
 """What comes from outside as values of a type, or Malformed: all decoding goes through here.
 
-A decoder has many ways to say no: `[` a thousand times is a RecursionError, a length that nobody has
-memory for a MemoryError, a hook that does not know a value a NotImplementedError, and what a value's own
-rules refuse a BadInput. Whoever reads needs one.
+A decoder fails in many ways: `[` a thousand times is a RecursionError, a length beyond the memory is a
+MemoryError, a hook that does not know a value raises NotImplementedError, and a value's own rules raise
+BadInput. Callers need only one.
 """
 
 from __future__ import annotations

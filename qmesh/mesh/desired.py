@@ -137,8 +137,8 @@ def build_peer(
 ) -> Peer:
     """A machine as another one's WireGuard peer.
 
-    calls: whether that other one keeps the tunnel open, as whoever knows where to call does: it may be
-        behind NAT, which forgets a way that is not used.
+    calls: whether that other one keeps the tunnel open. A machine that knows the endpoint does: it may be
+        behind NAT, which forgets a connection that is not used.
     """
     return Peer(
         public_key=machine.public_key,

@@ -21,10 +21,10 @@ NOISE_S: Final = 0.005
 ASK_S: Final = 8.0
 """Seconds without a packet from the control node after which it is asked for one."""
 QUIET_S: Final = 20.0
-"""Seconds without a packet from the control node, though it was asked, after which another way is tried.
+"""Seconds without a packet from the control node, though it was asked, after which another endpoint is tried.
 
-At a look every 5 s, and a question at each from 8 s on, it has left at least two unanswered, and
-WireGuard, which shakes hands anew after 15 s of silence, was not answered either.
+With a look every 5 s, and a probe at each from 8 s on, at least two probes had no answer by then, and neither
+had WireGuard's new handshake after 15 s of silence.
 """
 INITIATION: Final = 148
 """Octets of the message by which WireGuard begins a handshake. Source: its protocol's page."""
@@ -89,10 +89,10 @@ def sort_by_latency(ways: Sequence[Endpoint], times: Mapping[Endpoint, float]) -
 
 
 class ControlNodeActivity(msgspec.Struct, frozen=True):
-    """What was last heard of the control node.
+    """When the control node last sent something.
 
-    octets: received of it, as WireGuard counts; at_s: when that changed last, on a monotonic clock.
-    moves: how many other ways were tried since.
+    received_bytes: from it, as WireGuard counts; received_at_s: when that changed last, on a monotonic clock.
+    tried_endpoints: how many other endpoints were tried since.
     """
 
     received_bytes: int
@@ -100,9 +100,9 @@ class ControlNodeActivity(msgspec.Struct, frozen=True):
     tried_endpoints: int = 0
 
     def record_received(self, octets: int, now_s: float) -> ControlNodeActivity:
-        """The same after a look at the count. Less than before, it was begun anew with the peer.
+        """The same after a look at the count. A smaller count means that the peer was added again.
 
-        Whoever only begins handshakes does not hear us: that is no answer, where one way is dead.
+        A peer that only begins handshakes receives nothing: that is no answer, as one direction is dead.
         """
         more = octets - self.received_bytes if octets >= self.received_bytes else octets
         if more % INITIATION:
@@ -110,7 +110,7 @@ class ControlNodeActivity(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, received_bytes=octets)
 
     def record_endpoint_change(self) -> ControlNodeActivity:
-        """The same after another way was taken, with a peer that begins to count anew."""
+        """The same after another endpoint was taken: the peer is added again, and its count starts at 0."""
         return msgspec.structs.replace(self, received_bytes=0, tried_endpoints=self.tried_endpoints + 1)
 
     def is_probe_due(self, now_s: float) -> bool:

@@ -1,16 +1,16 @@
 """The worker guard as an nftables ruleset, and back.
 
-`render_table` writes the table in just the words in which `nft -s list table` prints it, so `parse_table`
-need not understand rules: it reads the parameters and compares with what it would write itself.
-Anything else that bears the table's name is an `AlteredGuard`. `render_held_table` writes it a second
-time, for a table that belongs to a process: no flush of others takes that one away. What comes most
-stands first: WireGuard's own packets, and on a worker machine the control node's.
+`render_table` writes the table just as `nft -s list table` prints it, so `parse_table` need not understand
+rules: it reads the parameters and compares with what it would write itself. Anything else with the table's
+name is an `AlteredGuard`. `render_held_table` writes it a second time, for a table that belongs to a process:
+a flush by another program does not remove that one. The most frequent packets come first: WireGuard's own,
+and on a worker machine the control node's.
 
 The chains, in the order in which a packet meets them (docs/guard.md has the reasons):
 
 asked_for   prerouting, before destination NAT: the port is still the one that was asked for
 arrived_at  input, after destination NAT: the port that a socket of this machine would see
-passed_on   forward: to a container of this machine; nobody sends through the tunnel by way of this machine
+passed_on   forward: to a container of this machine; no machine may send into the tunnel via this one
 sent        output: a connection that is older than the guard is neither answered nor taken up again; no
             local user asks a worker, and none but root the membership service
 """
@@ -42,8 +42,8 @@ _PORTS = re.compile(r"set worker_ports \{[^}]*elements = \{ (?P<ports>[0-9, -]+)
 _SUCCESSOR = re.compile(r"goto asks_service tcp dport \d+ ip6? daddr (?P<address>\S+) goto asks_service")
 """Not in the header: two long addresses are more than nft takes for a comment."""
 _OPENINGS: Final = "limit rate over 10/second burst 20 packets"
-"""Connections to the membership service that one member may open: one that hears of each change opens five a
-second at most, and who asks for more waits until TCP asks again. Two seconds later all is granted anew."""
+"""Connections to the membership service that one member may open. One that asks after each change opens five
+a second at most. Further ones wait until TCP tries again. After two seconds the count starts again."""
 _ASKER: Final = rf"[0-9a-f.:]+ {_OPENINGS}(?: timeout \w+)?(?: expires \w+)?"
 _ASKERS = re.compile(
     r"(set askers \{ type ipv[46]_addr size 65535)(?: # count \d+)?( flags dynamic,timeout timeout 2s)"
@@ -228,7 +228,7 @@ def _render_rate_limit(guard: Guard) -> str:
 
 
 def _render_reply_drop(guard: Guard) -> str:
-    """What a worker would still say to whoever reached it before the guard was there."""
+    """The rule that drops a worker's answers on connections that are older than the guard."""
     answer = "meta l4proto { tcp, udp } th sport @worker_ports ct direction reply"
     return f"{answer}{' meta oiftype != loopback' if guard.role == 'control' else ''} counter drop"
 

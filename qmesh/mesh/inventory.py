@@ -2,7 +2,7 @@
 
 Core 0 is the control process. The data workers are numbered from 1 over all active machines in
 inventory order, and core N listens on port `base_port + N - 1`. So the order is the numbering,
-and a machine that is appended renumbers nobody.
+and a machine that is appended renumbers no other one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     p2p_base_port: the port of core 1 at which other provers dial it; None before node 2.1.
     stream: who may dial the workers' own ports: the control node through the `tunnel`, or the `public`,
         at each machine's endpoint, from node 2.1 on.
-    master_proxy: whether other provers come to the workers by way of the control process.
+    master_proxy: whether other provers reach the workers via the control process.
     restart: whether agents restart the node's processes that have to be.
     stand_ins: second keys of machines; only the control node knows of them.
     successor: the member that is about to become the control node; all get ready for it.
@@ -121,14 +121,14 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 if port in taken:
                     raise BadInput(
                         f"port {port} would be both {whose}'s and a worker's on {self.control}",
-                        hint=f"choose another {'--listen-port or ' * (whose == 'WireGuard')}{option}",
+                        hint=f"pass another {'--listen-port or ' * (whose == 'WireGuard')}{option}",
                     )
         if self.p2p_base_port is not None:
             apart = abs(self.p2p_base_port - self.base_port)
             if any(cores.count > apart for cores in self.cores.values()):
                 raise BadInput(
-                    f"the ports from {self.p2p_base_port} and from {self.base_port} would meet",
-                    hint="choose --worker-base-port and --p2p-base-port further apart",
+                    f"the port ranges from {self.p2p_base_port} and from {self.base_port} on would overlap",
+                    hint="pass --worker-base-port and --p2p-base-port with a larger distance",
                 )
 
     @property
@@ -140,7 +140,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if self.service_port in CONTROL_PORTS[self.node]:
             raise BadInput(
                 f"port {self.service_port} would be both WireGuard's and the control process's",
-                hint="choose another --listen-port",
+                hint="pass another --listen-port",
             )
         if (self.p2p_base_port is None) != (self.node in {"1.4", "2.0"}):
             raise BadInput(
@@ -150,7 +150,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if self.p2p_base_port is None and (self.stream == "public" or self.master_proxy):
             raise BadInput(
                 f"node {self.node} has neither public streams nor a master proxy",
-                hint="they came with node 2.1",
+                hint="they need node 2.1 or newer: `qmesh set --node 2.1`",
             )
         if self.stream == "public":
             for name in self.cores:
@@ -192,7 +192,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def hubs(self) -> tuple[Machine, ...]:
-        """The machines that have a tunnel to every member: the control node, and who is to be it next."""
+        """The machines that have a tunnel to every member: the control node, and its successor."""
         names = (self.control, self.successor)
         return tuple(self.machine(name) for name in names if name is not None)
 
@@ -287,10 +287,14 @@ def add_machine(inventory: Inventory, machine: Machine, *, resting: Collection[s
     if any(other.name == machine.name for other in inventory.machines):
         raise BadInput(
             f"a machine named {machine.name} is already in the mesh",
-            hint=f"choose another name; to put it back in its place, `qmesh invite {machine.name} --replace`",
+            hint="choose another name; or, if this is the same machine without its state,"
+            f" `qmesh invite {machine.name} --replace`",
         )
     if machine.address in resting:
-        raise BadInput(f"tunnel address {machine.address} still rests", hint="let qmesh choose the address")
+        raise BadInput(
+            f"tunnel address {machine.address} is not free yet: a removed machine had it",
+            hint="let qmesh choose the address",
+        )
     return msgspec.structs.replace(inventory, machines=(*inventory.machines, machine))
 
 
@@ -301,7 +305,10 @@ def admit_machine(inventory: Inventory, name: str, *, public_key: str, workers: 
     """
     invited = inventory.machine(name)
     if invited.state != "invited":
-        raise BadInput(f"{name} is {invited.state}, not invited", hint="make a new invitation")
+        raise BadInput(
+            f"{name} is {invited.state}, not invited",
+            hint="run `qmesh invite` on the control node for a new invitation",
+        )
     member = msgspec.structs.replace(invited, public_key=public_key, workers=workers, state="active")
     others = tuple(machine for machine in inventory.machines if machine.name != name)
     return msgspec.structs.replace(inventory, machines=(*others, member), revision=inventory.revision + 1)

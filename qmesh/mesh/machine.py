@@ -63,8 +63,8 @@ class PendingKey(msgspec.Struct, frozen=True):
     """A second key by which the control node knows a machine, until it is the machine's only one.
 
     machine: its name.
-    address: from which whoever is invited to take its place comes; None for a key that the machine
-        itself is about to change to.
+    address: the tunnel address of a machine that is invited to take its place; None for a key that the
+        machine itself is about to change to.
     """
 
     machine: str

@@ -18,9 +18,9 @@ LEAST_MTU_IPV4: Final = 576
 
 
 def compute_tunnel_mtu(paths: Mapping[Endpoint, int], *, most: int | None = None) -> int:
-    """What a packet in the tunnel may have, in octets, so that it fits all paths in WireGuard's clothes.
+    """The most bytes of a packet in the tunnel with which it fits all paths once WireGuard has wrapped it.
 
-    paths: MTU of the way to each peer's endpoint. most: what this machine's user said.
+    paths: MTU of the path to each peer's endpoint. most: the limit that the user set.
     Source: 20 or 40 octets of IP, 8 of UDP, 32 of WireGuard.
     """
     rooms = (mtu - (80 if ":" in endpoint.host else 60) for endpoint, mtu in paths.items())
@@ -38,7 +38,7 @@ def parse_mtu(text: str, network: str) -> int | None:
     least = LEAST_MTU if ":" in network else LEAST_MTU_IPV4
     if not re.fullmatch("[0-9]{1,5}", text) or not least <= int(text) <= TUNNEL_MTU:
         raise BadInput(
-            f"{quote_text(text)} is no MTU for this tunnel",
+            f"{quote_text(text)} is not an MTU for this tunnel",
             hint=f"use a number from {least} to {TUNNEL_MTU}, or auto",
         )
     return int(text)

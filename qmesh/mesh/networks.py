@@ -56,8 +56,8 @@ def choose_network(occupied: Iterable[str]) -> str:
         if find_overlap(candidate, in_the_way) is None:
             return candidate
     raise BadInput(
-        "every private network that qmesh tries is in use on this machine",
-        hint="choose one that is free with --network, such as fd12:3456:789a::/64",
+        "all private networks that qmesh tries are in use on this machine",
+        hint="pass a network that is free with --network, such as fd12:3456:789a::/64",
     )
 
 
@@ -82,8 +82,8 @@ def refuse_endpoint_inside(network: str, host: str) -> None:
     address = parse_ip_address(host)
     if address is not None and address in parse_ip_network(network):
         raise BadInput(
-            f"endpoint {host} lies in the tunnel network {network}",
-            hint="give the address at which the machine is reached without the tunnel",
+            f"endpoint {host} is an address of the tunnel network {network}",
+            hint="pass the address at which other machines reach this one outside the tunnel",
         )
 
 

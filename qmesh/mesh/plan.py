@@ -2,7 +2,7 @@
 
 The law: folding `simulate_step` over `plan(desired, observed)` from `observed` settles at `desired`, and
 `plan_steps` of a machine that is as desired is `()`. Order: the guard is loaded before anything of the
-tunnel is touched, and is taken away last.
+tunnel is touched, and is removed last.
 
 Every step is a value with old and new, so that the same value is printed, logged and applied.
 """
@@ -19,7 +19,7 @@ from qmesh.mesh.values import InterfaceKind, format_port_ranges
 
 
 class LoadGuard(msgspec.Struct, frozen=True):
-    """Put the guard in place, in one transaction with taking away what stood there."""
+    """Load the guard, and remove what was there before, in one transaction."""
 
     old: Guard | AlteredGuard | None
     new: Guard
@@ -28,7 +28,7 @@ class LoadGuard(msgspec.Struct, frozen=True):
 
 
 class UnloadGuard(msgspec.Struct, frozen=True):
-    """Take the guard away: the worker ports are open to everyone after this."""
+    """Remove the guard: the worker ports are open to everyone after this."""
 
     old: Guard | AlteredGuard
     kind = "unload-guard"
@@ -246,7 +246,7 @@ def describe_step(step: Step) -> str:
             ports = format_port_ranges(step.new.ports) or "none"
             return f"{done} the guard; worker ports: {ports}; control node: {step.new.control_address}"
         case UnloadGuard():
-            return "remove the guard; whoever reaches a worker port can use the worker"
+            return "remove the guard: any machine that reaches a worker port can then use the worker"
         case ReservePorts():
             old, new = format_port_ranges(step.old), format_port_ranges(step.new)
             return f"reserve {old or 'none'} -> {new or 'none'}"

@@ -15,7 +15,7 @@ def escape_text(text: str) -> str:
 
 
 def escape_line(text: str) -> str:
-    """The same for what is to be one line: what would begin another is escaped as well."""
+    """The same for one line: characters that would begin another line are escaped as well."""
     return (
         text if text.isprintable() else "".join(e if e.isprintable() else _escape_character(e) for e in text)
     )
@@ -24,7 +24,7 @@ def escape_line(text: str) -> str:
 def render_json(facts: object) -> str:
     """Anything that msgspec encodes, as JSON, with the same characters escaped as JSON has it.
 
-    Whoever reads the JSON reads the same as without that. Octets that were no text are question marks.
+    A JSON parser reads the same as without that. Bytes that were no text are question marks.
     """
     import msgspec  # noqa: PLC0415 - a hall that only prints help has no use for it
 

@@ -76,7 +76,7 @@ def _search_order(sizes: Sequence[int], gap: int, *, fewer_than: int) -> tuple[i
     """The order that renumbers fewest, by A*; None when none is found that renumbers fewer."""
     starts = _list_start_offsets(sizes, gap)
     end = sum(sizes)
-    # Whoever has a number beyond the new end has to move, whatever the order.
+    # A machine with a number beyond the new end has to move, whatever the order.
     lost = sum(starts[machine] + size > end for machine, size in enumerate(sizes))
     waiting = [_PartialOrder(lost, len(sizes), (), 0, 0)]
     for _ in range(0, MOST_LOOKS, len(sizes) ** 2 or 1):

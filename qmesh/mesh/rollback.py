@@ -46,7 +46,7 @@ class GuardSnapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class MachineSnapshot(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A machine before a change: all that qmesh is answerable for, and what it remembered of `down`."""
+    """A machine before a change: all that qmesh manages, and what it remembered of `down`."""
 
     guard: GuardSnapshot
     tunnel: Tunnel | None
@@ -66,7 +66,7 @@ def _refuse_invalid_tunnel(tunnel: Tunnel) -> None:
         validate_interface_address(address)
     for octets, most in ((tunnel.listen_port, 0xFFFF), (tunnel.mtu, 0x7FFF_FFFF)):
         if not 0 <= octets <= most:
-            raise BadInput(f"{octets} is no port or MTU of a tunnel", hint="see `qmesh check`")
+            raise BadInput(f"{octets} is not a port or MTU of a tunnel", hint="run `qmesh check`")
     for key in (tunnel.public_key, *(peer.public_key for peer in tunnel.peers)):
         if key is not None:
             validate_wireguard_key(key)
@@ -74,9 +74,9 @@ def _refuse_invalid_tunnel(tunnel: Tunnel) -> None:
         for network in peer.allowed_ips:
             normalize_ip_network(network)
         if peer.endpoint is not None and not peer.endpoint.is_address:
-            raise BadInput("a peer's endpoint is no address", hint="see `qmesh check`")
+            raise BadInput("a peer's endpoint is not an address", hint="run `qmesh check`")
         if not 0 <= peer.keepalive_s <= 0xFFFF:
-            raise BadInput(f"a peer has no keepalive of {peer.keepalive_s} s", hint="see `qmesh check`")
+            raise BadInput(f"{peer.keepalive_s} s is not a keepalive of a peer", hint="run `qmesh check`")
 
 
 class ChangeProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,7 +92,7 @@ class RollbackRecord(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fie
     before: the state to return to.
     boot, deadline_s: until when; after another start of the machine it is over in any case.
     by: the process that makes the change.
-    undone: the machine was put back, and is kept so until somebody applies again.
+    undone: the machine was rolled back, and stays so until the next `apply`.
     """
 
     before: MachineSnapshot
@@ -106,7 +106,7 @@ class RollbackRecord(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fie
         return max(0.0, self.deadline_s - now.at_s) if now.boot == self.boot else 0.0
 
     def is_due(self, now: BootTimestamp) -> bool:
-        """Whether the machine is to be put back now."""
+        """Whether the machine should be rolled back now."""
         return not self.undone and self.remaining_s(now) <= 0
 
     def can_confirm(self, now: BootTimestamp) -> bool:
@@ -119,13 +119,13 @@ def validate_confirm_timeout(seconds: int) -> int:
     if LEAST_S <= seconds <= MOST_S:
         return seconds
     raise BadInput(
-        f"{seconds} is no time to confirm in",
+        f"{seconds} seconds is not a time to confirm in",
         hint=f"use {LEAST_S} to {MOST_S} seconds; 120 gives time for a second login",
     )
 
 
 def build_rollback_state(before: MachineSnapshot, observed: NodeState) -> NodeState:
-    """What a machine that was put back is kept at: its tunnel and ports as before, the guard as it is.
+    """What a machine that was rolled back stays at: its tunnel and ports as before, the guard as it is.
 
     A peer that is there may be anywhere by now; one that is not is reached where it was.
     """

@@ -72,7 +72,7 @@ def _find_guard_lockout(session: Session, guard: Guard, *, inside: bool) -> str 
     server = parse_ip_address(session.server)
     own = guard.role == "control" and server is not None and server.is_loopback
     if session.server_port in guard.ports and not own:
-        return f"the guard closes port {session.server_port}, by which this session came in"
+        return f"the guard closes port {session.server_port}, which this session uses"
     return None
 
 
@@ -86,15 +86,15 @@ def _is_allowed_by_guard(session: Session, guard: Guard) -> bool:
 def _find_tunnel_lockout(session: Session, step: Step) -> str | None:
     match step:
         case DeleteTunnel(old=tunnel):
-            return f"{tunnel.interface} is deleted, by which this session came in"
+            return f"{tunnel.interface}, which this session uses, is deleted"
         case RemoveAddress(subject=interface, old=address):
-            return f"{address} is taken off {interface}, by which this session came in"
+            return f"{address} is removed from {interface}, which this session uses"
         case SetKey(subject=interface) | SetListenPort(subject=interface):
-            return f"{interface} gets another key or port, by which this session came in"
+            return f"{interface}, which this session uses, gets another key or port"
         case SetUp(subject=interface, new=False):
-            return f"{interface} goes down, by which this session came in"
+            return f"{interface}, which this session uses, goes down"
         case RemovePeer(old=peer) | SetPeer(new=peer) if _is_from_networks(session, peer.allowed_ips):
-            return f"the peer {peer.public_key} is changed, by which this session came in"
+            return f"the peer {peer.public_key}, from which this session comes, is changed"
         case _:
             return None
 

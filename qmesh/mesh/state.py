@@ -66,7 +66,7 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     service_port: TCP port of the membership service on the control node's tunnel address.
     ports: the machine's worker ports, ascending.
     stream_port: TCP port of the control process at that address, which members may reach too.
-    successor_address: on the control node, the tunnel address where the service is to be next, or is already.
+    successor_address: on the control node, the tunnel address where the service will be next, or is already.
     """
 
     role: Literal["control", "worker"]
@@ -81,10 +81,10 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlteredGuard(msgspec.Struct, frozen=True):
-    """What stands in the guard's place and is not it whole: changed by others, or by another version.
+    """A table in the guard's place that is not the whole guard: changed by others, or by another version.
 
     text: the table as nftables lists it.
-    loaded: the guard that it is, where only a part is missing or another.
+    loaded: the guard that it is, where only a part is missing or differs.
     lack: that part.
     """
 
@@ -94,7 +94,7 @@ class AlteredGuard(msgspec.Struct, frozen=True):
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
-    """What qmesh is answerable for on one machine: desired or observed, one type for both.
+    """What qmesh manages on one machine: desired or observed, one type for both.
 
     guard: None when there is none.
     tunnel: None when there is no such interface.

@@ -43,16 +43,30 @@ class _Rule(msgspec.Struct, frozen=True):
 
 _RULES: Final = {
     "route_localnet": _Rule(
-        max, bool, 0, "loopback addresses for this machine only", "neighbours reach 127.0.0.1", always=True
+        max,
+        bool,
+        0,
+        "only this machine reaches its loopback addresses",
+        "neighbours reach 127.0.0.1",
+        always=True,
     ),
     "accept_local": _Rule(
-        max, bool, 0, "no packet from outside with an own address", "they are accepted", always=True
+        max,
+        bool,
+        0,
+        "packets from outside with an own address as source are dropped",
+        "they are accepted",
+        always=True,
     ),
     "rp_filter": _Rule(
-        max, lambda value: value == 0, 2, "sources that are checked", "forged sources are believed"
+        max, lambda value: value == 0, 2, "source addresses are checked", "forged sources are accepted"
     ),
     "arp_ignore": _Rule(
-        max, lambda value: value == 0, 1, "the tunnel address told to nobody", "it is told to neighbours"
+        max,
+        lambda value: value == 0,
+        1,
+        "the tunnel address is not announced",
+        "it is announced to neighbours",
     ),
 }
 
@@ -88,7 +102,7 @@ def _build_weakness(name: str, rule: _Rule, weak: list[str], *, is_of_all: bool)
     return Weakness(
         f"net.ipv4.conf.*.{name}",
         rule.wanted,
-        f"{rule.seen}, by {', '.join(weak)}",
+        f"{rule.seen}, via {', '.join(weak)}",
         f"sysctl -w {settings}",
         rule.always,
     )

@@ -147,7 +147,7 @@ def validate_interface_address(text: str) -> str:
         ipaddress.ip_interface(text)
     except ValueError:
         raise BadInput(
-            f"{quote_text(text)} is no address with a prefix length", hint="write it as 10.77.0.2/20"
+            f"{quote_text(text)} is not an address with a prefix length", hint="write it as 10.77.0.2/20"
         ) from None
     return text
 

@@ -153,11 +153,11 @@ def test_e2_an_altered_request_is_refused(directory):
     )
     for changed in changes:
         forged = altered(request, **changed)
-        refused(partial(cluster.admit, forged), EnrolmentRefused, "not proven")
+        refused(partial(cluster.admit, forged), EnrolmentRefused, "the proof of the redemption is wrong")
     unknown = altered(request, identifier="0" * 32)
     refused(lambda: cluster.admit(unknown), EnrolmentRefused, "not known to this control node")
     zeros = altered(request, public_key="A" * 43 + "=")
-    refused(lambda: cluster.admit(zeros), EnrolmentRefused, "not usable")
+    refused(lambda: cluster.admit(zeros), EnrolmentRefused, "cannot be used")
     foreign = msgspec.structs.replace(parse_request(request), mesh="0" * 16).text()
     refused(lambda: cluster.admit(foreign), EnrolmentRefused, "is for mesh 0000000000000000")
     refused(lambda: cluster.admit(request[:-5]), BadInput, "damaged")
@@ -180,7 +180,11 @@ def test_e3_an_invitation_that_is_spent_is_refused(directory):
     refused(lambda: cluster.admit(expired), EnrolmentRefused, "expired")
     cluster.admit(request)  # that one was redeemed in time
     remove.remove(cluster.control, "machine-b")
-    refused(lambda: cluster.admit(request), EnrolmentRefused, "used already, and its machine is no member")
+    refused(
+        lambda: cluster.admit(request),
+        EnrolmentRefused,
+        "used already, and its machine is no longer a member",
+    )
     assert [machine.name for machine in load_local(cluster.control).inventory.machines] == ["control"]
 
 

@@ -78,7 +78,7 @@ def test_a_key_is_taken_of_root_on_the_machine_alone(state: State, node: Control
             offer(Secret(key(8))),
             offer(shared, about=b"else"),
         ):
-            with pytest.raises(EnrolmentRefused, match="not sealed"):
+            with pytest.raises(EnrolmentRefused, match="not encrypted"):
                 node.offer_key(body, sender=B)
         for stranger in ("10.77.0.1", "10.77.0.9"):
             with pytest.raises(EnrolmentRefused, match="no member"):

@@ -227,7 +227,7 @@ def test_the_command_says_the_same_whether_a_unit_or_a_hand_typed_it(config):
             assert qmesh(*words, "--listening").stdout == f"core 2 listens on {ADDRESS} port {PORT}\n"
     for words in (unit, hand):
         beyond = ["9" if word == "2" else word for word in words]
-        assert qmesh(*beyond, code=2).stderr.startswith("error: core 9 is beyond the worker list")
+        assert qmesh(*beyond, code=2).stderr.startswith("error: core 9 is not in the worker list")
     told = json.loads(qmesh(*hand, "--json").stdout)
     assert told == {"core": 2, "address": ADDRESS, "port": PORT, "listens": False}
 

@@ -133,7 +133,7 @@ def test_lines_come_from_a_file_or_from_standard_input(node, tmp_path):
         (LIST.encode(), "line 2: "),
         (b"\xff\xfe", "is not UTF-8"),
         (b"# " * 600_000, "longer than 1 MiB"),
-        (b"", "no line names a machine"),
+        (b"", "there is no machine in any line"),
     ],
 )
 def test_a_file_that_is_no_list_of_machines_is_refused(node, tmp_path, octets, message):
@@ -155,8 +155,8 @@ def test_files_that_are_not_there_are_refused(node):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("/ip4/192.0.2.201/tcp/40002", "/dns4/b/tcp/40002", "line 10, column 7: core 3 is at a name"),
-        ("/ip4/192.0.2.201/tcp/40002", SECRET, "line 10, column 7: core 3 is at no IP address"),
+        ("/ip4/192.0.2.201/tcp/40002", "/dns4/b/tcp/40002", "line 10, column 7: core 3 has a DNS name"),
+        ("/ip4/192.0.2.201/tcp/40002", SECRET, "line 10, column 7: core 3 has no IP address"),
         ("/ip4/192.0.2.201/tcp/40002", "[a]", "line 10, column 7: this entry"),
         ("  dataWorkerMultiaddrs:", "  dataWorkerMultiAddrs:", "has no worker list"),
         ("engine:", "engine: [", "config.yml, line"),

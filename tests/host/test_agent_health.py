@@ -91,7 +91,7 @@ def test_a1_no_sensible_answer_is_one_too(tmp_path, answer, why):
 
 
 def test_nobody_there(tmp_path):
-    with pytest.raises(NoAnswer, match="nobody listens"):
+    with pytest.raises(NoAnswer, match="nothing listens"):
         agent_health.request_health(tmp_path, wait_s=0.1)
 
 

@@ -87,12 +87,12 @@ def all_refused(directory: ConfigDirectory, message: str) -> None:
 def test_a_users_link_in_place_of_the_directory_leads_root_nowhere(place, target):
     furnish()
     as_user(f"mv {place} {HOME}/spare; ln -s {target} {place}")
-    message = f"is a link to '{target}', in a directory that is not root's alone"
+    message = f"is a link to '{target}', in a directory that others than root can change"
     for owner in (USER, 0, None):
         all_refused(ConfigDirectory(CONFIG, owner), message)
     with pytest.raises(BadInput, match=message) as refused:
         find(CONFIG)
-    assert "name the directory that it leads to itself with --config" in refused.value.hint
+    assert "pass the directory that the link leads to with --config" in refused.value.hint
 
 
 @lab
@@ -123,7 +123,7 @@ def test_a_link_that_only_root_can_have_put_there_is_followed(target):
 def test_links_without_end_are_refused():
     furnish()
     Path("/run/round").symlink_to("round")
-    with pytest.raises(BadInput, match="links without end"):
+    with pytest.raises(BadInput, match="too many symbolic links"):
         find(Path("/run/round/node"))
 
 
@@ -134,7 +134,7 @@ def test_another_owners_directory_in_its_place_is_refused_until_it_is_named_agai
     VICTIM.rename(NODE / "roots")  # root's, below the user's: he may rename it
     as_user(f"mv {CONFIG} {NODE}/spare; mv {NODE}/roots {CONFIG}")
     for attempt in attempts(directory):
-        with pytest.raises(BadInput, match="was user 1001's, and is user 0's now") as refused:
+        with pytest.raises(BadInput, match="belonged to user 1001, and belongs to user 0 now") as refused:
             attempt()
         assert "--config" in refused.value.hint
     assert is_untouched(CONFIG)
@@ -150,7 +150,9 @@ def test_a_file_is_read_as_the_directorys_owner_and_not_as_root():
     (CONFIG / NAME).hardlink_to(VICTIM / NAME)
     os.setgroups([0])  # as in root's login
     for attempt in (lambda: read(directory, NAME), lambda: write(directory, NAME, b"new", instead_of=SECRET)):
-        with pytest.raises(BadInput, match="cannot be read by user 1001, whose directory that is") as refused:
+        with pytest.raises(
+            BadInput, match="cannot be read by user 1001, the owner of the directory"
+        ) as refused:
             attempt()
         assert f"chown 1001 {CONFIG / NAME}" in refused.value.hint
     assert is_untouched()
@@ -337,7 +339,7 @@ def test_a_link_is_refused_where_anything_of_it_is_another_users(whose):
     for what, path in everything.items():
         os.chown(path, OTHER if what == whose else USER, USER, follow_symlinks=False)
     for attempt in list(attempts(directory))[:5]:
-        with pytest.raises(BadInput, match="no file of the same owner"):
+        with pytest.raises(BadInput, match="not a file of the same owner"):
             attempt()
     assert is_untouched(place)
 
@@ -357,7 +359,7 @@ def test_the_old_backup_and_a_link_in_its_place_are_replaced():
 def test_what_was_changed_meanwhile_is_not_replaced():
     directory = furnish()
     for instead_of in (b"other", None):
-        with pytest.raises(BadInput, match="was changed meanwhile"):
+        with pytest.raises(BadInput, match="was changed by another program meanwhile"):
             write(directory, NAME, b"new", instead_of=instead_of)
     assert names_in(CONFIG) == [NAME]
 
@@ -398,9 +400,9 @@ def test_what_is_no_path_from_the_root_on_is_refused():
     os.chdir(HOME)
     for path in ("", ".", "node", "../run", "/run\0/home"):
         for attempt in attempts(ConfigDirectory(Path(path), None)):
-            with pytest.raises(BadInput, match="is no path from / on"):
+            with pytest.raises(BadInput, match="is not an absolute path"):
                 attempt()
-    with pytest.raises(BadInput, match="cannot be looked at: File name too long"):
+    with pytest.raises(BadInput, match="cannot be opened: File name too long"):
         find(Path("/run") / ("x" * 300))
 
 
@@ -414,9 +416,9 @@ def test_where_a_users_rights_cannot_be_taken_nothing_is_done():
         code = 1
         with contextlib.suppress(BaseException):
             drop_capabilities(_CAP_SETUID, _CAP_SETGID)
-            with pytest.raises(MachineRefused, match="rights of user 1001 can't be taken"):
+            with pytest.raises(MachineRefused, match="cannot take the rights of user 1001"):
                 read(directory, NAME)
-            with pytest.raises(MachineRefused, match="rights of user 1001 can't be taken"):
+            with pytest.raises(MachineRefused, match="cannot take the rights of user 1001"):
                 write(directory, NAME, b"new\n", instead_of=b"old\n")
             code = 0
         os._exit(code)

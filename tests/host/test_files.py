@@ -395,7 +395,7 @@ def test_somebody_elses_directory_is_no_private_one(tmp_path):
     (tmp_path / "state").mkdir(mode=0o755)
     owned(tmp_path / "state", NOBODY)
 
-    with pytest.raises(MachineRefused, match="somebody else's"):
+    with pytest.raises(MachineRefused, match="belongs to another user"):
         files.make_private_directory(tmp_path / "state")
 
     assert files.read_mode(tmp_path / "state") == 0o755

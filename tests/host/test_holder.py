@@ -124,7 +124,7 @@ def test_a_table_that_another_process_holds_is_told(state, tmp_path):
 def test_a_second_one_is_refused_and_the_first_goes_on(state):
     holder_client.hold_guard(state, guard(40003))
 
-    with pytest.raises(MachineRefused, match="held already"):
+    with pytest.raises(MachineRefused, match="another process holds the guard"):
         holder.run_holder(state.directory)
     assert found() == guard(40003)
 

@@ -50,7 +50,7 @@ def test_another_name_of_an_interface_is_not_it():
     veth("eth0")
     ip("link", "property", "add", "dev", "eth0", "altname", "qmesh0")
 
-    with pytest.raises(KernelRefused, match="another name of eth0"):
+    with pytest.raises(KernelRefused, match="another name of the interface eth0"):
         links.delete("qmesh0")
 
     assert links.read("eth0") is not None

@@ -342,7 +342,7 @@ def test_a_key_that_is_not_known_is_refused_and_none_is_set(state, public_key):
     linux = machine(state, OWN)
     linux.apply(CreateTunnel(NAME, wireguard.detect_tunnel_kind()))
 
-    with pytest.raises(StateUnreadable, match="is not the one that its mesh knows") as refused:
+    with pytest.raises(StateUnreadable, match="is not the one that the mesh knows") as refused:
         linux.apply(SetKey(NAME, None, public_key))
 
     assert str(state.private_key_file) in refused.value.message

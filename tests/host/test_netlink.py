@@ -36,7 +36,7 @@ def test_an_empty_dump_is_empty():
         (errno.EPERM, NeedsRoot, "root"),
         (errno.ENODEV, KernelRefused, "qmesh apply"),
         (errno.ENOBUFS, KernelRefused, "memory"),
-        (errno.EOPNOTSUPP, KernelRefused, "lacks"),
+        (errno.EOPNOTSUPP, KernelRefused, "cannot do that"),
         (errno.EADDRINUSE, KernelRefused, "ours"),
         (errno.EINVAL, KernelRefused, "dmesg"),
     ],

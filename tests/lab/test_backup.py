@@ -167,7 +167,7 @@ def test_what_is_no_whole_backup_is_refused_with_nothing_written(fresh):
     control, new = fresh
     before = what_is_there(new)
     new.run(["sh", "-c", f"head -c -1 {BACKUP} >cut"])
-    assert "cut short" in refusal(new, "restore", "cut", code=2)
+    assert "damaged or incomplete" in refusal(new, "restore", "cut", code=2)
     assert "not a qmesh backup" in refusal(new, "restore", "/etc/hostname", code=2)
     for machine in fresh:
         machine.write("/root/words", "correct horse\n", 0o600)

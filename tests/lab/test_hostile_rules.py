@@ -72,13 +72,13 @@ CASES = {
     ),
     "a comment that is not UTF-8": Case(chain(f'{DROP} comment "x\\xff"'), (DROPS,)),
     "an interface that is not UTF-8": Case(
-        chain('iifname "a\\xff" accept', DROP), (("check-failed", "error", "libnftables died"), UNCLEAR)
+        chain('iifname "a\\xff" accept', DROP), (("check-failed", "error", "libnftables crashed"), UNCLEAR)
     ),
     "a map of such interfaces": Case(
         chain(
             "iifname vmap @m", DROP, more='map m { type ifname : verdict; elements = { "b\\xff" : drop }; }'
         ),
-        (("check-failed", "error", "libnftables died"), UNCLEAR),
+        (("check-failed", "error", "libnftables crashed"), UNCLEAR),
     ),
     "a line separator in a table's name": Case(named("odd\u2028table inet qmesh {", "c"), (DROPS,)),
     "line breaks and shell in names": Case(named("a\nflags dormant", "b; touch /root/owned"), (DROPS,)),
@@ -115,7 +115,7 @@ CASES = {
         "{ echo 'table inet deep {'; for i in {14..0}; do echo \"chain c$i {\";"
         " [ $i = 14 ] || for j in 1 2 3 4; do echo \"jump c$((i+1))\"; done; echo '}'; done;"
         f" echo 'chain c {{ {HOOK} ip saddr 192.0.2.1 jump c0; }}'; echo '}}'; }} | nft -f -",
-        (("foreign-drop", "warning", "more rules than are followed"),),
+        (("foreign-drop", "warning", "more rules than qmesh follows"),),
     ),
     "iptables: a quote in a chain's name": Case(
         """iptables-nft -N "it's"; iptables-nft -A INPUT -j "it's";"""

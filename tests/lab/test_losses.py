@@ -215,7 +215,7 @@ def test_trouble_of_the_control_node_is_not_taken_for_the_members(lab):
     member = make_member(lab, control, 201, 4)
     control.run(["sh", "-c", f"rm {STATE}/mesh.db-*; head -c 5000 /dev/zero >{STATE}/mesh.db"])
     done = qmesh(member, "status")
-    assert "the control node has trouble of its own" in done.stderr
+    assert "the control node has an error of its own" in done.stderr
     assert "machine-b" in done.stdout
     qmesh(member, "render-config", "--write")
 

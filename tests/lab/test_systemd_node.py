@@ -322,7 +322,7 @@ def test_a_core_beyond_the_list_does_not_start_and_says_why(told):
     with within(30):
         run("systemctl", "start", worker(4), code=1)
 
-    assert "error: core 4 is beyond the worker list, which ends with core 3" in told(worker(4))
+    assert "error: core 4 is not in the worker list, which ends with core 3" in told(worker(4))
 
 
 def test_a_program_that_is_not_there_fails_at_once():

@@ -120,7 +120,7 @@ def test_whose_a_directory_is_that_an_earlier_version_remembered_is_asked_once(c
 
     machine.run(["chown", "-R", "0:0", CONFIG])
     facts(machine, "set", "control", "--workers", "5")
-    in_log(machine, f"{CONFIG} was user {USER}'s, and is user 0's now")
+    in_log(machine, f"{CONFIG} belonged to user {USER}, and belongs to user 0 now")
     qmesh(machine, "render-config", "--write", "--config", CONFIG)
     assert settings(machine)["config_owner"] == 0
     assert machine.read(f"{CONFIG}/config.yml").count("- /ip4/") == 5

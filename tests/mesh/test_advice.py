@@ -10,7 +10,10 @@ from tests.mesh.test_changes import cluster
 
 FINE = AdviceInputs(name="a", memory=10**15, disk=10**15, reserved=frozenset(range(1, 65536)))
 TUTORIAL = cluster(3, 4, 10)
-UNLIKE = "b has 16 workers, c 4: machines of a cluster should be alike, the slowest core holds back the rest"
+UNLIKE = (
+    "b has 16 workers, c 4: machines of a cluster should be alike, because"
+    " the slowest core slows down all others"
+)
 
 
 def test_a_cluster_that_is_fine_gets_none():
@@ -21,7 +24,7 @@ def test_a_handover_that_was_cut_off_is_said_with_both_ways_out():
     named = msgspec.structs.replace(TUTORIAL, successor="b")
     (said,) = list_advice(named, FINE)
     assert "handed over to b" in said
-    assert "`qmesh handover b` goes on" in said
+    assert "`qmesh handover b` continues it" in said
     assert "--cancel" in said
 
 
@@ -30,28 +33,34 @@ def test_a_control_node_that_was_off_while_the_role_moved_on_is_told_the_way_bac
         msgspec.structs.replace(TUTORIAL, successor="b"), msgspec.structs.replace(FINE, has_handed_over=True)
     )
     assert said.startswith("b is the control node since revision")
-    assert said.endswith("if another is it by now, there `qmesh invite a --replace`")
+    assert said.endswith("run `qmesh invite a --replace` there")
 
 
 @pytest.mark.parametrize(
     ("count", "expected"),
     [
         (111, []),
-        (112, ["112 workers: 16 more fill this step; above 128 each proof costs more"]),
+        (112, ["112 workers: above 128 each proof costs more; 16 more fit before that"]),
         (128, []),
         (
             129,
             [
-                "129 workers: above 128 each proof costs more; 895 more fill this step, 1 fewer leave it",
+                (
+                    "129 workers: above 128 each proof costs more; 1 fewer avoid that, and"
+                    " 895 more fit before the next rise"
+                ),
             ],
         ),
         (
             2048,
             [
-                "2048 workers: above 1024 each proof costs more; 0 more fill this step, 1024 fewer leave it",
+                (
+                    "2048 workers: above 1024 each proof costs more; 1024 fewer avoid"
+                    " that, and 0 more fit before the next rise"
+                ),
             ],
         ),
-        (2049, ["2049 workers: above 2048 performance falls steeply; 1 fewer would do better"]),
+        (2049, ["2049 workers: above 2048 performance falls steeply; run 1 fewer"]),
     ],
 )
 def test_where_the_cluster_stands(count, expected):
@@ -72,14 +81,17 @@ def test_where_the_cluster_stands(count, expected):
         (
             TUTORIAL,
             {"latencies": {"b": 0.1, "c": 0.02}},
-            "far away: b 100 ms (the median is 60 ms); above 100 ms a worker's answers come late",
+            "slow connection: b 100 ms (the median is 60 ms); above 100 ms a worker's answers come late",
         ),
-        (TUTORIAL, {"memory": 5 * 10**9}, "a has 5 GB of memory for 3 workers: each wants 2 GB"),
-        (TUTORIAL, {"disk": 11 * 10**9}, "a has 11 GB of disk for 3 workers: each wants 4 GB"),
+        (TUTORIAL, {"memory": 5 * 10**9}, "a has 5 GB of memory for 3 workers: each needs 2 GB"),
+        (TUTORIAL, {"disk": 11 * 10**9}, "a has 11 GB of disk for 3 workers: each needs 4 GB"),
         (
             TUTORIAL,
             {"reserved": frozenset({40001})},
-            "an outgoing connection of a may take port 40000, 40002: `qmesh apply`",
+            (
+                "an outgoing connection of a may take port 40000, 40002:"
+                " run `qmesh apply` there, which reserves it"
+            ),
         ),
         (
             msgspec.structs.replace(TUTORIAL, node="2.1-rust", p2p_base_port=25000),

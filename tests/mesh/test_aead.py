@@ -26,5 +26,5 @@ def test_what_is_sealed_the_other_one_alone_reads_and_as_what_it_was_said() -> N
         (b"", SHARED, ABOUT),
         (b"x" * 40, SHARED, ABOUT),
     ):
-        with pytest.raises(EnrolmentRefused, match="not sealed"):
+        with pytest.raises(EnrolmentRefused, match="not encrypted"):
             decrypt_message(octets, shared, about=about)

@@ -183,7 +183,7 @@ def test_g4_what_another_firewall_drops_is_told_with_its_rule_and_its_cure(is_ce
     obstacle = Obstacle(
         place="table inet filter chain input",
         seen="policy drop",
-        wanted="WireGuard's packets in by eth0: UDP port 51820",
+        wanted="WireGuard's packets come in via eth0: UDP port 51820",
         cure="nft ...",
         is_certain=is_certain,
     )
@@ -214,7 +214,7 @@ def test_a_change_that_is_not_kept_is_told(change, finding):
     assert (told.code, told.severity, told.cure) == finding
 
 
-@pytest.mark.parametrize(("is_control", "does"), [(True, "lets others join"), (False, "mends this machine")])
+@pytest.mark.parametrize(("is_control", "does"), [(True, "lets others join"), (False, "fixes this machine")])
 def test_an_agent_that_does_not_run_is_a_warning(is_control, does):
     (finding,) = list_findings(WANTED, WANTED, replace(AROUND, agent=None, is_control=is_control))
     assert (finding.code, finding.severity) == ("agent-missing", "warning")
@@ -401,7 +401,7 @@ def test_what_2_1_wants_besides_the_list_is_compared_as_well():
 
     assert stale(text) == []
     elsewhere = text.replace("/ip4/10.77.0.1/tcp/8340", "/ip4/0.0.0.0/tcp/8340").replace("25003", "26003")
-    assert stale(elsewhere) == ["another engine.dataWorkerP2PMultiaddrs, another p2p.streamListenMultiaddr"]
+    assert stale(elsewhere) == ["other values of engine.dataWorkerP2PMultiaddrs, p2p.streamListenMultiaddr"]
     assert stale(text.replace("streamListenMultiaddr: ", "streamListenMultiaddr: [x] # ")) == []
 
 
@@ -410,8 +410,8 @@ def test_a_stale_list_is_named_by_its_first_wrong_core():
         WANTED, WANTED, with_config(config((*WORKERS[:3], "/ip4/192.0.2.1/tcp/1", WORKERS[4])))
     )
     assert finding.seen == (
-        "core 4 at '/ip4/192.0.2.1/tcp/1', not /ip4/10.77.0.2/tcp/40003;"
-        " core 4 has a public address, where the tunnel address of machine-b belongs"
+        "core 4 is at '/ip4/192.0.2.1/tcp/1' instead of /ip4/10.77.0.2/tcp/40003;"
+        " core 4 has a public address instead of the tunnel address of machine-b"
     )
     (finding,) = list_findings(WANTED, WANTED, with_config(config(WORKERS[:2])))
     assert finding.seen == "2 workers; there is no entry for cores 3-5 of machine-b"
@@ -422,10 +422,10 @@ def test_what_the_list_cures_is_told_with_the_list_and_all_else_by_itself():
     around = with_config(f"{text}  dataWorkerBaseListenMultiaddr: /ip4/127.0.0.1/tcp/40000\n")
     template, stale = list_findings(WANTED, WANTED, around)
     assert (template.code, template.subject) == ("config-lint", "/c/config.yml:8:34")
-    assert template.seen == "`dataWorkerBaseListenMultiaddr` has no `%d`, where one core's port belongs"
+    assert template.seen == "`dataWorkerBaseListenMultiaddr` has no `%d` instead of one, for a core's port"
     assert template.cure == "write it as /ip4/127.0.0.1/tcp/%d"
     assert stale.seen.endswith(
-        "; core 1 has a wildcard address, where the tunnel address of control belongs, and 1 more like it"
+        "; core 1 has a wildcard address instead of the tunnel address of control, and 1 more like it"
     )
 
 
@@ -449,7 +449,7 @@ def test_a_file_that_cannot_be_read_is_a_finding_and_nothing_else_is_guessed():
     unreadable = ConfigFile("/c/config.yml", None, None, unreadable="/c/config.yml is not UTF-8")
     assert found(around=replace(AROUND, config=unreadable)) == [("config-lint", "error", "/c/config.yml")]
     told = replace(unreadable, cure="save it as UTF-8")
-    for config, cure in ((unreadable, "mend /c/config.yml by hand"), (told, "save it as UTF-8")):
+    for config, cure in ((unreadable, "edit /c/config.yml"), (told, "save it as UTF-8")):
         (finding,) = list_findings(WANTED, WANTED, replace(AROUND, config=config))
         assert finding.cure == cure
 
@@ -471,7 +471,7 @@ def test_a_worker_at_a_port_that_only_the_config_names_is_exposed(entry):
     around = replace(with_config(config((*WORKERS, entry))), listeners=(("10.77.0.2", 40999),))
     exposed, stale = list_findings(WANTED, WANTED, around)
     assert (exposed.code, exposed.subject) == ("worker-exposed", "10.77.0.2:40999")
-    assert exposed.cure == "qmesh render-config --write, and restart the worker"
+    assert exposed.cure == "qmesh render-config --write, then restart the worker"
     assert stale.code == "config-stale"
 
 
@@ -530,7 +530,10 @@ def test_another_network_is_named_where_the_tunnel_has_no_address():
 
 @pytest.mark.parametrize(
     ("passes", "seen", "cure"),
-    [(1232, "above 1232 octets", "qmesh apply --mtu 1232"), (None, "only the smallest do", "find the link")],
+    [
+        (1232, "above 1232 bytes", "qmesh apply --mtu 1232"),
+        (None, "only the smallest packets arrive", "find the link"),
+    ],
 )
 def test_a_black_hole_is_named_with_what_passes(passes, seen, cure):
     hole = BlackHole("control", "203.0.113.5:51820", 1420, passes)

@@ -78,8 +78,8 @@ def test_the_control_role_goes_to_another_machine_in_two_changes_and_no_core_mov
         ("z", CALLED, "no machine is named 'z'"),
         ("b", CALLED, ""),
         ("c", set_endpoints(CALLED, "a", [Endpoint("203.0.113.1", 51820)]), ""),  # it calls both
-        ("c", CALLED, "neither c nor a has an endpoint: nobody could call the other"),
-        ("b", cluster(3, 4, 10), "neither b nor a has an endpoint: nobody could call the other"),
+        ("c", CALLED, "neither c nor a has an endpoint, so neither could connect to the other"),
+        ("b", cluster(3, 4, 10), "neither b nor a has an endpoint, so neither could connect to the other"),
     ],
 )
 def test_the_control_role_goes_only_to_a_member_that_all_others_can_reach(
@@ -204,7 +204,7 @@ def test_what_cannot_be_done_is_refused():
     for change, name, message in (
         (remove_machine, "a", "is the control node, and cannot be removed"),
         (pause_machine, "a", "is the control node, and cannot be paused"),
-        (remove_machine, "c", "is no member yet"),
+        (remove_machine, "c", "is not a member yet"),
         (pause_machine, "c", "is invited, and cannot be paused"),
         (resume_machine, "b", "is active, and cannot be resumed"),
         (remove_machine, "x", "no machine is named"),

@@ -115,8 +115,8 @@ def test_a_worker_machines_tunnel_as_wg_quick_reads_it() -> None:
         wg_quick.render_tunnel_file(wg_quick.tunnel_file(MESH, "b", tunnel, PRIVATE))
         == f"""\
 # Made by `qmesh export wg-quick` on b, revision 7.
-# wg-quick names the interface after its file: that has to be qmesh0.conf.
-# This is the tunnel alone. The guard, without which worker ports are open: `qmesh export nft`.
+# wg-quick names the interface after its file: name this file qmesh0.conf.
+# This is only the tunnel. Without the guard, the worker ports are open: `qmesh export nft`.
 [Interface]
 PrivateKey = {PRIVATE.reveal()}
 ListenPort = 51820

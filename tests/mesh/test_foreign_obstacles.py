@@ -139,10 +139,10 @@ def under(
 def test_an_obstacle_names_place_rule_and_packets() -> None:
     found = under("wireguard in")
     assert (found.place, found.seen) == ("table inet filter chain input", "drop (handle 7)")
-    assert found.wanted == "WireGuard's packets in by eth0: UDP port 51820"
+    assert found.wanted == "WireGuard's packets come in via eth0: UDP port 51820"
     assert found.is_certain
     assert under("tunnel in", rule=None).seen == "policy drop"
-    assert under("tunnel out").wanted == "the mesh's packets out by qmesh0: TCP port 40003"
+    assert under("tunnel out").wanted == "the mesh's packets go out via qmesh0: TCP port 40003"
     unclear = under("tunnel in", rule=Rule("odd", verdict="unclear"))
     assert (unclear.seen, unclear.is_certain) == ("not understood: odd", False)
 
@@ -153,7 +153,7 @@ UFW: dict[str, Any] = {
 FIREWALLD: dict[str, Any] = {"name": "firewalld"}
 LEGACY: dict[str, Any] = {"program": "iptables-legacy", "family": "ip6"}
 PLAIN: dict[str, Any] = {"program": "iptables", "family": "ip"}
-RELOADED = "  # and in {}, or a reload takes it away"
+RELOADED = "  # add it to {} too, or a reload removes it"
 IIFNAME = "nft insert rule inet filter input iifname qmesh0 accept"
 THROUGH = "-i qmesh0 -j ACCEPT"
 
@@ -185,7 +185,7 @@ THROUGH = "-i qmesh0 -j ACCEPT"
          "firewall-cmd --permanent --zone=public --add-port=51820/udp && firewall-cmd --reload"),
         ("tunnel in", FIREWALLD,
          "firewall-cmd --permanent --zone=trusted --change-interface=qmesh0 && firewall-cmd --reload"),
-        ("tunnel out", FIREWALLD, "firewall-cmd --list-all-policies  # and take out the rule that is named"),
+        ("tunnel out", FIREWALLD, "firewall-cmd --list-all-policies  # then remove the rule that drops them"),
         ("tunnel in", {"name": "firewalld_policy_drop"}, "firewall-cmd --panic-off"),
         ("tunnel in", {**PLAIN, "name": "filter", "chains": {"INPUT_ZONES": Chain(name="INPUT_ZONES")}},
          "firewall-cmd --permanent --zone=trusted --change-interface=qmesh0 && firewall-cmd --reload"),
@@ -215,8 +215,8 @@ def test_many_packets_that_one_rule_takes_are_one_obstacle() -> None:
     (wireguard, through) = find_obstacles(
         tables, [DATAGRAM, *(replace(PACKETS["tunnel in"], target_port=port) for port in (40003, 40004))]
     )
-    assert wireguard.wanted == "WireGuard's packets in by eth0: UDP port 51820"
-    assert through.wanted == "the mesh's packets in by qmesh0: TCP port 40003-40004"
+    assert wireguard.wanted == "WireGuard's packets come in via eth0: UDP port 51820"
+    assert through.wanted == "the mesh's packets come in via qmesh0: TCP port 40003-40004"
 
 
 def test_a_port_that_firewalld_denies_is_allowed_by_a_rule_that_comes_first() -> None:

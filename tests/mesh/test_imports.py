@@ -91,7 +91,7 @@ def test_the_tutorials_cluster_keeps_every_core_and_port():
     assert [machine.address for machine in proposal.machines] == [f"192.168.0.{n}" for n in (200, 201, 202)]
     assert proposal.base_port == BASE
     assert len(proposal.notes) == 1
-    assert "the cluster rests until the last command" in proposal.notes[0]
+    assert "the cluster does not work until the last command" in proposal.notes[0]
     assert proposal.machines_to_join == proposal.machines[1:]
 
 
@@ -103,7 +103,7 @@ def test_the_tutorials_cluster_keeps_every_core_and_port():
             {"control": (1, 3), B: (4, 4), C: (8, 8)},
             BASE,
             [
-                ("not the first of the list",),
+                ("not the first in the list",),
                 ("control: cores 5-7 become 1-3: start its workers",),
                 (f"{B}: cores 1-4 become 4-7: ",),
                 ("control: ports 40004-40006 become 40000-40002, since", "base port + core - 1"),
@@ -122,7 +122,7 @@ def test_the_tutorials_cluster_keeps_every_core_and_port():
             {"control": (1, 2), B: (3, 3)},
             BASE,
             [
-                ("control: cores 1, 4 become 1-2, since a mesh's numbers have no gap,",),
+                ("control: cores 1, 4 become 1-2, since core numbers of a mesh have no gap",),
                 (f"{B}: cores 2-3, 5 become 3-5, since",),
                 (f"{B}: ports 40001-40002, 40004 become 40002-40004, since",),
             ],
@@ -133,7 +133,7 @@ def test_the_tutorials_cluster_keeps_every_core_and_port():
             {"control": (1, 1), B: (2, 2), C: (4, 1)},
             BASE - 1,
             [
-                ("no entry is at an address of this machine", "--here", "at least one"),
+                ("no entry has an address of this machine", "--here", "at least one"),
                 (f"{B}: cores 1-2 become 2-3",),
                 (f"{C}: core 3 becomes 4",),
             ],
@@ -182,7 +182,7 @@ def test_the_tutorials_cluster_keeps_every_core_and_port():
             [*cluster((200, 1), (201, 2)), at(201, 40002)],
             {"control": (1, 1), B: (2, 3)},
             BASE,
-            [("cores 3-4: all are at 192.168.0.201 port 40002", "if one of them is a slip")],
+            [("cores 3-4: all have 192.168.0.201 port 40002", "if one of them is a mistake")],
             id="one place twice",
         ),
         pytest.param(
@@ -212,14 +212,14 @@ def test_what_changes_is_told(entries, cores, base, words):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("/dns4/b.example/tcp/40001", "core 2 is at a name"),
-        ("/dns/b/tcp/1", "core 2 is at a name"),
-        (f"/ip4/{SECRET}/tcp/1", "core 2 is at no IP address"),
-        ("/ip4/192.168.0.201/udp/1", "core 2 is at no IP address"),
-        ("/ip4/192.168.0.201/tcp/0", "core 2 is at no IP address"),
-        ("/ip4/192.168.0.201/tcp/65536", "core 2 is at no IP address"),
-        ("<WORKER_IP>", "core 2 is at no IP address"),
-        ('""', "core 2 is at no IP address"),
+        ("/dns4/b.example/tcp/40001", "core 2 has a DNS name"),
+        ("/dns/b/tcp/1", "core 2 has a DNS name"),
+        (f"/ip4/{SECRET}/tcp/1", "core 2 has no IP address"),
+        ("/ip4/192.168.0.201/udp/1", "core 2 has no IP address"),
+        ("/ip4/192.168.0.201/tcp/0", "core 2 has no IP address"),
+        ("/ip4/192.168.0.201/tcp/65536", "core 2 has no IP address"),
+        ("<WORKER_IP>", "core 2 has no IP address"),
+        ('""', "core 2 has no IP address"),
     ],
 )
 def test_an_entry_that_tells_no_machine_is_refused_with_its_place(entry, message):
@@ -230,7 +230,7 @@ def test_an_entry_that_tells_no_machine_is_refused_with_its_place(entry, message
 
 
 def test_an_entry_whose_place_is_not_found_is_refused_all_the_same():
-    assert "core 1 is at no" in refusal(find_machines_in_list, "", ["x"], OWN)
+    assert "core 1 has no" in refusal(find_machines_in_list, "", ["x"], OWN)
 
 
 def test_a_file_without_a_list_is_refused():
@@ -286,7 +286,7 @@ def test_whoever_is_behind_the_control_machine_keeps_its_cores(sizes, random):
     assert ("192.168.0.200" in kept) == (numbers[0] == 200)
 
 
-NO_MACHINE = "this is no machine"
+NO_MACHINE = "this is not a"
 LINES = """\
 # mine
 192.168.0.200/3        # the control machine
@@ -315,7 +315,7 @@ def test_every_form_of_a_line_is_read(address, port, workers, user):
     text = f"{user}{host}{'' if port is None else f':{port}'}{'' if workers is None else f'/{workers}'}"
     parsed = ipaddress.ip_address(address)
     if parsed.is_loopback or parsed.is_unspecified:
-        assert "every machine's own" in refusal(parse_machine_lines, text, OWN)
+        assert "means a different machine on each machine" in refusal(parse_machine_lines, text, OWN)
         return
     (machine,) = parse_machine_lines("\ufeff" + text, OWN).machines
     assert machine.addresses == (address,)
@@ -340,8 +340,8 @@ def test_ipv6_needs_no_brackets_without_a_port():
         ("192.0.2.1:65536/4", "ssh's port 65536 is not a port"),
         ("192.0.2.1/0", "0 is not a number of workers"),
         ("192.0.2.1/65536", "65536 is not a number of workers"),
-        ("192.168.0.9", "192.168.0.9 is in line 1 already"),
-        ("::", ":: is every machine's own"),
+        ("192.168.0.9", "192.168.0.9 is already in line 1"),
+        ("::", ":: means a different machine on each machine"),
     ],
 )
 def test_a_wrong_line_is_refused_by_its_number(line, message):
@@ -351,17 +351,19 @@ def test_a_wrong_line_is_refused_by_its_number(line, message):
 
 
 def test_a_file_without_machines_is_refused():
-    assert refusal(parse_machine_lines, "# nothing\n , \n", OWN) == "no line names a machine"
+    assert refusal(parse_machine_lines, "# nothing\n , \n", OWN) == "there is no machine in any line"
 
 
 def test_two_lines_that_are_this_machine_are_refused():
-    assert "are both this machine" in refusal(parse_machine_lines, "192.168.0.200\nfd00::200", OWN)
+    assert "are both addresses of this machine" in refusal(
+        parse_machine_lines, "192.168.0.200\nfd00::200", OWN
+    )
 
 
 def test_where_no_line_is_this_machine_the_first_is_the_control_machine():
     proposal = build_proposal(parse_machine_lines("192.168.0.9/2\n192.168.0.201/4", OWN), "2.0", BASE)
     assert cores_of(proposal) == {"control": Cores(1, 2), B: Cores(3, 4)}
-    assert said(proposal.notes, "192.168.0.9, the first, is taken for the control machine", "--here")
+    assert said(proposal.notes, "192.168.0.9, is used as the control machine", "--here")
 
 
 def test_workers_that_only_the_machine_knows_leave_the_cores_open():
@@ -453,7 +455,7 @@ def test_what_the_mesh_has_otherwise_than_the_list_is_told():
         B: Cores(5, 5),
         C: Cores(10, 10),
     }
-    assert said(proposal.notes, f"{B} has 5 workers in the mesh, and 4 here")
+    assert said(proposal.notes, f"{B} has 5 workers in the mesh, and 4 in this list")
     assert said(proposal.notes, f"{B}: cores 4-7 become 5-9")
 
 

@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "endpoint inside": (
         {"machines": (A, machine("b", 2, endpoints=(Endpoint("host", 5), Endpoint("10.77.9.9", 5))))},
-        "endpoint 10.77.9.9 lies in the tunnel network 10.77.0.0/20",
+        "endpoint 10.77.9.9 is an address of the tunnel network 10.77.0.0/20",
     ),
     "ports beyond 65535": ({"base_port": 65520}, "17 workers do not fit into the ports from 65520 to 65535"),
     "ports of a paused machine": (
@@ -219,7 +219,9 @@ def test_a_machine_is_not_added_under_a_name_that_is_taken() -> None:
 
 
 def test_e5_a_resting_address_is_not_given() -> None:
-    assert_refused("tunnel address 10.77.0.3 still rests", add_machine, mesh(A, B), C, resting={"10.77.0.3"})
+    assert_refused(
+        "tunnel address 10.77.0.3 is not free yet", add_machine, mesh(A, B), C, resting={"10.77.0.3"}
+    )
     assert add_machine(mesh(A, B), C, resting={"10.77.0.4"}) == TUTORIAL
 
 

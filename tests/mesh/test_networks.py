@@ -115,7 +115,7 @@ def test_the_first_network_that_is_not_in_the_way_is_chosen(occupied: tuple[str,
 
 
 def test_there_may_be_no_network_left() -> None:
-    error = assert_refused("is in use", choose_network, ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])
+    error = assert_refused("are in use", choose_network, ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])
     assert "--network" in error.hint
 
 
@@ -178,7 +178,9 @@ def test_a_collision_names_both_networks() -> None:
 
 @pytest.mark.parametrize("host", ["10.77.0.1", "10.77.15.255", "10.77.0.0"])
 def test_an_endpoint_inside_the_tunnel_network_is_refused(host: str) -> None:
-    assert_refused(f"endpoint {host} lies in", refuse_endpoint_inside, "10.77.0.0/20", host)
+    assert_refused(
+        f"endpoint {host} is an address of the tunnel network", refuse_endpoint_inside, "10.77.0.0/20", host
+    )
 
 
 @pytest.mark.parametrize("host", ["10.77.16.0", "203.0.113.5", "node.example.org", "fd00::1", "::a4d:1"])

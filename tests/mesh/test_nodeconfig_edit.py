@@ -364,7 +364,7 @@ def test_a_list_that_is_right_stays_as_it_is_written(text):
 
 REFUSED = {
     "not YAML": ("a: [\n", "line 2, column 1: this is not YAML"),
-    "tab": (f"engine:\n\tx: {HEX}\n", "line 2, column 1: a tab stands where YAML wants spaces"),
+    "tab": (f"engine:\n\tx: {HEX}\n", "line 2, column 1: there is a tab where YAML needs spaces"),
     "section is a word": (f"engine: {HEX}\n", "line 1, column 9: `engine` is not a mapping"),
     "section is a list": (f"x: 1\nengine:\n- {HEX}\n", "line 3, column 1: `engine` is not a mapping"),
     "section is an empty word": ('engine: ""\n', "line 1, column 9: `engine` is not a mapping"),
@@ -381,23 +381,29 @@ REFUSED = {
     ),
     "list is an alias": (
         f"x: &x [{HEX}]\nengine:\n  dataWorkerMultiaddrs: *x\n",
-        "line 3, column 25: an anchor",
+        "line 3, column 25: there is an anchor",
     ),
     "list has an anchor": (
         "engine:\n  dataWorkerMultiaddrs: &x [q]\ny: *x\n",
-        "line 2, column 25: an anchor",
+        "line 2, column 25: there is an anchor",
     ),
     "null list has an anchor": (
         "engine:\n  dataWorkerMultiaddrs: &x\ny: *x\n",
-        "line 2, column 25: an anchor",
+        "line 2, column 25: there is an anchor",
     ),
-    "list has a tag": ("engine:\n  dataWorkerMultiaddrs: !!set [q]\n", "line 2, column 25: an anchor"),
-    "section is an alias": ("x: &x {y: 1}\nengine: *x\n", "line 2, column 9: an anchor"),
-    "section has an anchor": ("engine: &x\n  y: 1\nz: *x\n", "line 1, column 9: an anchor"),
-    "null section has an anchor": ("engine: &x\nz: *x\n", "line 1, column 9: an anchor"),
-    "root has a tag": ("!!map\nengine: {}\n", "line 1, column 1: an anchor"),
-    "merge key in the section": ("x: &x {y: 1}\nengine:\n  <<: *x\n", "line 3, column 3: a merge key"),
-    "merge key at the root": ("x: &x {y: 1}\n<<: *x\nengine:\n", "line 2, column 1: a merge key"),
+    "list has a tag": (
+        "engine:\n  dataWorkerMultiaddrs: !!set [q]\n",
+        "line 2, column 25: there is an anchor",
+    ),
+    "section is an alias": ("x: &x {y: 1}\nengine: *x\n", "line 2, column 9: there is an anchor"),
+    "section has an anchor": ("engine: &x\n  y: 1\nz: *x\n", "line 1, column 9: there is an anchor"),
+    "null section has an anchor": ("engine: &x\nz: *x\n", "line 1, column 9: there is an anchor"),
+    "root has a tag": ("!!map\nengine: {}\n", "line 1, column 1: there is an anchor"),
+    "merge key in the section": (
+        "x: &x {y: 1}\nengine:\n  <<: *x\n",
+        "line 3, column 3: there is a merge key",
+    ),
+    "merge key at the root": ("x: &x {y: 1}\n<<: *x\nengine:\n", "line 2, column 1: there is a merge key"),
     "entry is a mapping": (
         f"engine:\n  dataWorkerMultiaddrs:\n  - {HEX}: 1\n",
         "line 3, column 5: this entry of the worker list is not a single value",
@@ -424,23 +430,23 @@ REFUSED = {
     ),
     "entry to remove is below its dash": (
         f"engine:\n  dataWorkerMultiaddrs:\n  - q\n  - q\n  -\n    {HEX}\n",
-        "line 2, column 3: `dataWorkerMultiaddrs` cannot be changed here",
+        "line 2, column 3: qmesh cannot change `dataWorkerMultiaddrs` here",
     ),
     "section written with question mark": (
         "? engine\n: x: 1\n",
-        "line 1, column 3: `dataWorkerMultiaddrs` cannot be changed here",
+        "line 1, column 3: qmesh cannot change `dataWorkerMultiaddrs` here",
     ),
     "section in braces without a colon": (
         "{engine}",
-        "line 1, column 2: `dataWorkerMultiaddrs` cannot be changed here",
+        "line 1, column 2: qmesh cannot change `dataWorkerMultiaddrs` here",
     ),
     "text block at the end without a line break": (
         "x: |\n  t",
-        "line 1, column 1: `dataWorkerMultiaddrs` cannot be changed here",
+        "line 1, column 1: qmesh cannot change `dataWorkerMultiaddrs` here",
     ),
     "list written with question mark": (
         "engine:\n  ? dataWorkerMultiaddrs\n  : - q\n",
-        "line 2, column 5: `dataWorkerMultiaddrs` cannot be changed here",
+        "line 2, column 5: qmesh cannot change `dataWorkerMultiaddrs` here",
     ),
 }
 

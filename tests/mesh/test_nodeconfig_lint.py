@@ -84,7 +84,7 @@ KEYS = {
         [
             (
                 "3:1 warning `dataWorkerMultiaddrs` is ignored here:"
-                " the node reads it below `engine:` at the top level only"
+                " the node reads it only below `engine:` at the top level"
             )
         ],
     ),
@@ -94,7 +94,7 @@ KEYS = {
         [
             (
                 "3:3 warning `dataWorkerMultiaddrs` is ignored below `p2p`:"
-                " the node reads it below `engine:` at the top level only"
+                " the node reads it only below `engine:` at the top level"
             )
         ],
     ),
@@ -104,7 +104,7 @@ KEYS = {
         [
             (
                 "3:5 warning `dataWorkerMultiaddrs` is ignored here:"
-                " the node reads it below `engine:` at the top level only"
+                " the node reads it only below `engine:` at the top level"
             )
         ],
     ),
@@ -131,20 +131,20 @@ KEYS = {
     "both spellings of node 2.1-rust": (
         "2.1-rust",
         "engine:\n  dataWorkerP2pMultiaddrs: []\n  dataWorkerP2PMultiaddrs: []\n",
-        ["3:3 error `dataWorkerP2PMultiaddrs` and `dataWorkerP2pMultiaddrs` in line 2 are one key"],
+        ["3:3 error `dataWorkerP2PMultiaddrs` and `dataWorkerP2pMultiaddrs` in line 2 are the same key"],
     ),
     "everything below engine commented out": (
         "2.0",
         "engine:\n#  dataWorkerMultiaddrs:\n#  - x\np2p:\n  d: 0\n",
-        ["1:1 error* nothing stands below `engine:`, and the node panics at that"],
+        ["1:1 error* there is nothing below `engine:`, and the node panics at that"],
     ),
     "other sections that are null": (
         "2.0",
         "key: ~\np2p: null\nengine: {}\nx: &x\ndb: *x\nlogFile:\n",
         [
-            "1:1 error nothing stands below `key:`, and the node panics at that",
-            "2:1 error nothing stands below `p2p:`, and the node panics at that",
-            "5:1 error nothing stands below `db:`, and the node panics at that",
+            "1:1 error there is nothing below `key:`, and the node panics at that",
+            "2:1 error there is nothing below `p2p:`, and the node panics at that",
+            "5:1 error there is nothing below `db:`, and the node panics at that",
         ],
     ),
     "sections that are none": (
@@ -160,8 +160,8 @@ KEYS = {
         "engine:\n  dataWorkerStreamMultiaddrs:\n  dataWorkerAnnounceP2PMultiaddrs:\n",
         [
             (
-                "2:3 warning* nothing stands below `dataWorkerStreamMultiaddrs:`,"
-                " so that the node takes its own cores only"
+                "2:3 warning* there is nothing below `dataWorkerStreamMultiaddrs:`,"
+                " so the node uses only its own cores"
             )
         ],
     ),
@@ -174,14 +174,14 @@ KEYS = {
         "1.4",
         "engine:\n  dataWorkerBaseListenMultiaddr: /ip4/0.0.0.0/tcp/40000\n",
         [
-            "2:34 error `dataWorkerBaseListenMultiaddr` has no `%d`, where one core's port belongs",
+            "2:34 error `dataWorkerBaseListenMultiaddr` has no `%d` instead of one, for a core's port",
         ],
     ),
     "a template with two": (
         "2.1",
         "engine:\n  dataWorkerBaseListenMultiaddr: /ip4/10.0.0.%d/tcp/%d\n",
         [
-            "2:34 error `dataWorkerBaseListenMultiaddr` has 2 `%d`, where one core's port belongs",
+            "2:34 error `dataWorkerBaseListenMultiaddr` has 2 `%d` instead of one, for a core's port",
         ],
     ),
     "a template as it should be, or left to the node": (
@@ -200,19 +200,19 @@ KEYS = {
     "a base port above all ports": (
         "2.0",
         "engine:\n  dataWorkerBaseListenPort: 400000\n",
-        ["2:29 error `dataWorkerBaseListenPort` is no port from 1 to 65535"],
+        ["2:29 error `dataWorkerBaseListenPort` is not a port from 1 to 65535"],
     ),
     "a base port in words": (
         "2.1-rust",
         "engine:\n  dataWorkerBaseStreamPort: 32500\n  dataWorkerBaseP2pPort: 25k\n",
-        ["3:26 error `dataWorkerBaseP2pPort` is no port from 1 to 65535"],
+        ["3:26 error `dataWorkerBaseP2pPort` is not a port from 1 to 65535"],
     ),
     "what qmesh shows in a secret's place, used as a config": (
         "2.0",
         "p2p:\n  peerPrivKey: <not shown>\n  bootstrapPeers: [/ip4/<IP>/udp/8336]\nengine: {}\n",
         [
             (
-                "2:16 warning a placeholder stands here, or what qmesh shows in a secret's place,"
+                "2:16 warning there is a placeholder here, or what qmesh shows in place of a secret,"
                 " and 1 more like it"
             )
         ],
@@ -250,7 +250,12 @@ LISTS = {
             f"x: &x {HEX}\nengine:\n  dataWorkerMultiaddrs:\n  - 10.77.0.1:40000\n  - *x\n  - a: b\n"
             "  - /dns4/b.example.org/tcp/40000\n  - /ip4/10.77.0.1/udp/1/quic-v1\n  - /ip4/300.0.0.1/tcp/1\n"
         ),
-        ["4:5 error* entry 1 of `dataWorkerMultiaddrs` is no address with a TCP port, and 5 more like it"],
+        [
+            (
+                "4:5 error* entry 1 of `dataWorkerMultiaddrs` is not an address with a"
+                " TCP port, and 5 more like it"
+            )
+        ],
     ),
     "other transports in the other lists": (
         "2.1",
@@ -258,7 +263,7 @@ LISTS = {
             "engine:\n  dataWorkerP2PMultiaddrs: [/ip4/0.0.0.0/udp/25000/quic-v1, [x]]\n"
             "  dataWorkerStreamMultiaddrs: [/ip4/10.77.0.1/tcp/32500, /ip4/10.77.0.1/tcp/32501]\n"
         ),
-        ["2:61 error* entry 2 of `dataWorkerP2PMultiaddrs` is no address with a TCP port"],
+        ["2:61 error* entry 2 of `dataWorkerP2PMultiaddrs` is not an address with a TCP port"],
     ),
     "one address and port twice": (
         "2.0",
@@ -270,12 +275,12 @@ LISTS = {
           - '/ip4/10.77.0.1/tcp/40000' # copied
           - /ip4/10.77.0.1/tcp/40000
         """,
-        ["5:5 error* 10.77.0.1 port 40000 stands in line 3 already, and 1 more like it"],
+        ["5:5 error* 10.77.0.1 port 40000 is already in line 3, and 1 more like it"],
     ),
     "one address in two spellings, in one line": (
         "2.0",
         "engine: {dataWorkerMultiaddrs: [/ip6/fd00::1/tcp/40000, /ip6/fd00:0:0::1/tcp/40000]}\n",
-        ["1:57 error* fd00::1 port 40000 stands in line 1 already"],
+        ["1:57 error* fd00::1 port 40000 is already in line 1"],
     ),
     "one port in both lists": (
         "2.1",
@@ -283,7 +288,7 @@ LISTS = {
             "engine:\n  dataWorkerStreamMultiaddrs: [/ip4/10.77.0.1/tcp/32500]\n"
             "  dataWorkerP2PMultiaddrs: [/ip4/10.77.0.1/tcp/32500]\n"
         ),
-        ["3:29 error* 10.77.0.1 port 32500 stands in line 2 already"],
+        ["3:29 error* 10.77.0.1 port 32500 is already in line 2"],
     ),
     "wildcards are another machine's each": (
         "2.1",
@@ -305,8 +310,8 @@ LISTS = {
         """,
         [
             (
-                "2:3 error* `dataWorkerStreamMultiaddrs` and `dataWorkerP2PMultiaddrs` are of unequal length,"
-                " 2 and 1: the node stops at that"
+                "2:3 error* `dataWorkerStreamMultiaddrs` and `dataWorkerP2PMultiaddrs` have different"
+                " lengths, 2 and 1: the node stops at that"
             )
         ],
     ),
@@ -315,8 +320,8 @@ LISTS = {
         "engine:\n  dataWorkerStreamMultiaddrs: [/ip4/10.77.0.1/tcp/32500]\n",
         [
             (
-                "2:3 error* `dataWorkerStreamMultiaddrs` and `dataWorkerP2PMultiaddrs` are of unequal length,"
-                " 1 and 0: the node stops at that"
+                "2:3 error* `dataWorkerStreamMultiaddrs` and `dataWorkerP2PMultiaddrs` have different"
+                " lengths, 1 and 0: the node stops at that"
             )
         ],
     ),
@@ -333,23 +338,24 @@ LISTS = {
         """,
         [
             (
-                "6:5 warning entry 2 of `dataWorkerAnnounceP2PMultiaddrs` tells other nodes a LAN address,"
-                " where they reach nobody"
+                "6:5 warning entry 2 of `dataWorkerAnnounceP2PMultiaddrs` announces a LAN address,"
+                " at which other nodes cannot reach the worker"
             ),
             (
-                "7:3 warning `dataWorkerAnnounceStreamMultiaddrs` is 3 long, and there are 2 workers:"
+                "7:3 warning the length of `dataWorkerAnnounceStreamMultiaddrs` is 3,"
+                " and there are 2 workers:"
                 " the node ignores it"
             ),
             (
-                "7:40 warning entry 1 of `dataWorkerAnnounceStreamMultiaddrs` tells other nodes a wildcard"
-                " address, where they reach nobody, and 1 more like it"
+                "7:40 warning entry 1 of `dataWorkerAnnounceStreamMultiaddrs` announces a wildcard"
+                " address, at which other nodes cannot reach the worker, and 1 more like it"
             ),
         ],
     ),
     "announced twice, and it is not known how many workers there are": (
         "2.1-rust",
         "engine:\n  dataWorkerAnnounceP2pMultiaddrs: [/ip4/203.0.113.5/tcp/1, /ip4/203.0.113.5/tcp/1]\n",
-        ["2:61 warning 203.0.113.5 port 1 stands in line 2 already"],
+        ["2:61 warning 203.0.113.5 port 1 is already in line 2"],
     ),
 }
 
@@ -367,18 +373,18 @@ AGAINST_THE_MESH = {
             "  - /ip4/192.168.0.201/tcp/40003\n  - /ip4/203.0.113.7/tcp/40004\n  - /ip6/fd00::3/tcp/40005\n"
         ),
         [
-            "3:5 error* core 1 has a wildcard address, where the tunnel address of control belongs",
-            "4:5 error* core 2 has a loopback address, where the tunnel address of control belongs",
+            "3:5 error* core 1 has a wildcard address instead of the tunnel address of control",
+            "4:5 error* core 2 has a loopback address instead of the tunnel address of control",
             (
-                "5:5 error* core 3 has a LAN address, where the tunnel address of machine-b belongs,"
+                "5:5 error* core 3 has a LAN address instead of the tunnel address of machine-b,"
                 " and 2 more like it"
             ),
-            "7:5 error* core 5 has a public address, where the tunnel address of machine-b belongs",
+            "7:5 error* core 5 has a public address instead of the tunnel address of machine-b",
         ],
     ),
     "an entry of no member": (
         RIGHT.replace("10.77.0.3", "10.77.0.9"),
-        ["8:5 error* core 6 is at 10.77.0.9, which is no machine of the mesh"],
+        ["8:5 error* core 6 is at 10.77.0.9, and no machine of the mesh has that address"],
     ),
     "a public address behind the mesh's cores": (
         f"{RIGHT}  - /ip4/203.0.113.7/tcp/40006\n",
@@ -390,7 +396,7 @@ AGAINST_THE_MESH = {
     ),
     "the list of one machine only": (
         "".join(f"  - {worker}\n" for worker in MESH.workers[:2]),
-        ["2:3 error* there is no entry for cores 3-5 of machine-b, nor for 1 machine more"],
+        ["2:3 error* there is no entry for cores 3-5 of machine-b, nor for those of 1 other machine"],
     ),
     "an entry of the wrong port": (
         RIGHT.replace("40005", "50005"),
@@ -411,7 +417,7 @@ def test_against_the_mesh(entries, expected):
 
 @pytest.mark.parametrize(("text", "place"), [("", "1:1"), ("p2p: {}\n\nengine:\n  filter: ffff\n", "3:1")])
 def test_a_file_without_a_list_lacks_every_core(text, place):
-    said = "there is no entry for cores 1-2 of control, nor for 2 machines more"
+    said = "there is no entry for cores 1-2 of control, nor for those of 2 other machines"
     assert found(text, mesh=MESH) == [f"{place} error* {said}"]
 
 
@@ -426,14 +432,14 @@ def test_public_addresses_are_right_where_the_mesh_has_them():
     public = msgspec.structs.replace(MESH, workers=(*MESH.workers[:-1], "/ip4/203.0.113.7/tcp/40005"))
     assert found(text, mesh=public) == []
     assert found(text.replace("203.0.113.7", "192.168.0.7"), mesh=public) == [
-        "8:5 error* core 6 has a LAN address, where 203.0.113.7 belongs"
+        "8:5 error* core 6 has a LAN address instead of 203.0.113.7"
     ]
 
 
 def test_the_mesh_counts_the_announced_workers():
     text = "engine:\n  dataWorkerAnnounceStreamMultiaddrs: [/ip4/203.0.113.5/tcp/1]\n"
     said = found(text, "2.1", MESH)
-    assert said[1].endswith("is 1 long, and there are 6 workers: the node ignores it")
+    assert said[1].endswith("is 1, and there are 6 workers: the node ignores it")
 
 
 EPHEMERAL = f"engine:\n  dataWorkerMultiaddrs:\n{RIGHT}  - /ip4/127.0.0.1/tcp/40009\n  - 'x'\n"
@@ -454,22 +460,22 @@ def test_ports_of_this_machine_that_an_outgoing_connection_may_take():
 UNREADABLE = {
     "duplicate keys": (
         "engine:\n  dataWorkerMultiaddrs: []\n  filter: x\n  dataWorkerMultiaddrs: []\n",
-        "4:3 error this key already stands in line 2",
-        "keep one of the two: the node would not load this",
+        "4:3 error this key is already in line 2",
+        "keep one of the two: the node does not load a file with both",
     ),
     "a second engine": (
         "engine:\n  filter: x\np2p: {}\n# my workers\nengine:\n  dataWorkerMultiaddrs: []\n",
         "5:1 error a second `engine:`, the first is in line 1",
-        "move what is below it to line 1, and take it out: the node would not load this",
+        "move what is below it to line 1, and delete it: the node does not load a file with both",
     ),
     "a tab": (
         f"engine:\n\tdataWorkerMultiaddrs: []\np2p:\n  peerPrivKey: {HEX}\n",
-        "2:1 error a tab stands where YAML wants spaces",
+        "2:1 error there is a tab where YAML needs spaces",
         "indent with spaces",
     ),
     "a tab among spaces": (
         "engine:\n  filter: x\n \tdataWorkerMultiaddrs: []\n",
-        "3:2 error a tab stands where YAML wants spaces",
+        "3:2 error there is a tab where YAML needs spaces",
         "indent with spaces",
     ),
     "no space behind a colon": (
@@ -480,17 +486,17 @@ UNREADABLE = {
     "a character that is none": (
         f"p2p:\n  peerPrivKey: {HEX}\x00\n",
         "2:32 error the character U+0000 is not allowed in YAML",
-        "take it out; if there are many, the file is damaged",
+        "delete it; if there are many, the file is damaged",
     ),
     "no mapping": (
         HEX,
         "1:1 error the file's top level is not a mapping of keys to values",
-        "is it the node's config.yml?",
+        "check that this file is the node's config.yml",
     ),
     "far too long": (
         "#" * (1024 * 1024 + 1),
         "1:1 error config.yml is longer than 1048576 characters",
-        "is it the node's config.yml?",
+        "check that this file is the node's config.yml",
     ),
 }
 
@@ -506,14 +512,17 @@ def test_what_does_not_load(text, expected, hint):
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("engine:\n  dataWorkersMultiaddrs: []\n", "call it `dataWorkerMultiaddrs`, below `engine:`"),
+        ("engine:\n  dataWorkersMultiaddrs: []\n", "rename it to `dataWorkerMultiaddrs`, below `engine:`"),
         (
             "dataWorkerMultiaddrs: []\n\nengine:\n  dataWorkerMultiaddrs: []\n",
-            "delete it: `dataWorkerMultiaddrs` stands in line 4",
+            "delete it: `dataWorkerMultiaddrs` is in line 4",
         ),
         (
             "engine:\n  dataWorkerP2PMultiaddrs: []\n",
-            "if the node is of that version, `qmesh set --node 2.1`; if not, delete the key",
+            (
+                "if the node is of that version, run `qmesh set --node 2.1` on the control node;"
+                " else delete the key"
+            ),
         ),
     ],
 )
@@ -524,7 +533,11 @@ def test_the_way_out_depends_on_what_is_there(text, hint):
 
 def test_the_way_back_to_the_older_node():
     (problem,) = lint_config("engine:\n  dataWorkerMultiaddrs: []\n", profile="2.1")
-    assert problem.hint == "delete the key; if the node is still of that version, `qmesh set --node 2.0`"
+    assert (
+        problem.hint
+        == "delete the key; or, if the node is still of that version, run `qmesh set --node 2.0` on the"
+        " control node"
+    )
     assert not problem.blocks_worker_list
 
 

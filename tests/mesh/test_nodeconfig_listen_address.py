@@ -31,7 +31,7 @@ def test_a_core_listens_at_the_entry_of_its_number(core: int, place: tuple[str, 
 
 def test_a_core_beyond_the_list_is_told_where_the_list_ends() -> None:
     error = refused(4, config(*ENTRIES))
-    assert error.message == "core 4 is beyond the worker list, which ends with core 3"
+    assert error.message == "core 4 is not in the worker list, which ends with core 3"
     assert "qmesh status" in error.hint
 
 
@@ -41,7 +41,7 @@ def test_a_core_beyond_the_list_is_told_where_the_list_ends() -> None:
 )
 def test_without_a_list_there_is_no_worker(text: str) -> None:
     error = refused(1, text)
-    assert error.message == "config.yml has no workers in engine.dataWorkerMultiaddrs"
+    assert error.message == "config.yml has no workers below engine.dataWorkerMultiaddrs"
     assert "qmesh render-config --write" in error.hint
 
 
@@ -50,9 +50,9 @@ def test_without_a_list_there_is_no_worker(text: str) -> None:
     [
         ("/ip4/0.0.0.0/tcp/40000", "every address of this machine"),
         ("/ip6/::/tcp/40000", "every address of this machine"),
-        ("/ip4/127.0.0.1/tcp/40000", "for this machine's own programs only"),
-        ("/ip6/::1/tcp/40000", "for this machine's own programs only"),
-        ("/ip4/224.0.0.1/tcp/40000", "no machine's own address"),
+        ("/ip4/127.0.0.1/tcp/40000", "reachable only from this machine itself"),
+        ("/ip6/::1/tcp/40000", "reachable only from this machine itself"),
+        ("/ip4/224.0.0.1/tcp/40000", "not the address of one machine"),
     ],
 )
 def test_an_entry_that_no_other_machine_reaches_or_everybody_does_is_refused(entry: str, what: str) -> None:

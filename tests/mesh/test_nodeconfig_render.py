@@ -132,7 +132,7 @@ def test_an_ipv6_tunnel():
         ({"node": "2.1", "p2p_base_port": None}, "do not go together"),
         ({"node": "2.0", "p2p_base_port": None, "stream": "public"}, "neither public streams"),
         ({"node": "2.0", "p2p_base_port": None, "master_proxy": True}, "neither public streams"),
-        ({"p2p_base_port": 32497}, "would meet"),
+        ({"p2p_base_port": 32497}, "would overlap"),
         ({"p2p_base_port": 65530}, "7 workers do not fit into the ports from 65530"),
         ({"service_port": 8340}, "port 8340 would be both WireGuard's and the control process's"),
         ({"base_port": 8339}, "port 8340 would be both the control process's and a worker's on a"),

@@ -225,7 +225,7 @@ WORDS: list[tuple[Step, str, str, str]] = [
     ),
     (
         *(UnloadGuard(guard()), "unload-guard", "inet qmesh"),
-        "remove the guard; whoever reaches a worker port can use the worker",
+        "remove the guard: any machine that reaches a worker port can then use the worker",
     ),
     (
         *(CreateTunnel("wg7", "wireguard"), "create-tunnel", "wg7"),

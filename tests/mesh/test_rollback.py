@@ -74,7 +74,7 @@ def test_times_to_confirm_in(seconds):
 
 @pytest.mark.parametrize("seconds", [-1, 0, 9, 3601])
 def test_no_times_to_confirm_in(seconds):
-    with pytest.raises(BadInput, match=f"{seconds} is no time"):
+    with pytest.raises(BadInput, match=f"{seconds} seconds is not a time"):
         validate_confirm_timeout(seconds)
 
 

@@ -19,16 +19,21 @@ def test_a_machine_that_is_set_well_has_none() -> None:
 @pytest.mark.parametrize(
     ("name", "values", "seen", "cure"),
     [
-        ("route_localnet", {"all": 0, "eth0": 1, "br0": 0}, "by eth0", "net.ipv4.conf.eth0.route_localnet=0"),
+        (
+            "route_localnet",
+            {"all": 0, "eth0": 1, "br0": 0},
+            "via eth0",
+            "net.ipv4.conf.eth0.route_localnet=0",
+        ),
         (
             "route_localnet",
             {"all": 1, "eth0": 0},
-            "by eth0",
+            "via eth0",
             "net.ipv4.conf.all.route_localnet=0 net.ipv4.conf.eth0.route_localnet=0",
         ),
-        ("accept_local", {"all": 0, "eth0.7": 1}, "by eth0.7", "net.ipv4.conf.eth0/7.accept_local=0"),
-        ("rp_filter", {"all": 0, "eth0": 0, "eth1": 1}, "by eth0", "net.ipv4.conf.all.rp_filter=2"),
-        ("arp_ignore", {"all": 0, "a": 0, "b": 0}, "by a, b", "net.ipv4.conf.all.arp_ignore=1"),
+        ("accept_local", {"all": 0, "eth0.7": 1}, "via eth0.7", "net.ipv4.conf.eth0/7.accept_local=0"),
+        ("rp_filter", {"all": 0, "eth0": 0, "eth1": 1}, "via eth0", "net.ipv4.conf.all.rp_filter=2"),
+        ("arp_ignore", {"all": 0, "a": 0, "b": 0}, "via a, b", "net.ipv4.conf.all.arp_ignore=1"),
     ],
 )
 def test_a_weak_setting_is_named_with_its_interfaces_and_its_cure(

@@ -141,7 +141,7 @@ ExecStopPost=-+/usr/sbin/nft -f /var/lib/qmesh/guard.nft
 """,
     HOLDER: f"""\
 [Unit]
-Description=qmesh guard held: its second table, which no flush takes away
+Description=qmesh guard held: its second table, which no flush removes
 Documentation=man:nft(8)
 DefaultDependencies=no
 RequiresMountsFor=/var/lib/qmesh/held.nft /opt/qmesh/bin/python
@@ -302,7 +302,7 @@ def test_a_node_process_has_the_rights_of_the_config_directorys_owner_alone(name
 
 @pytest.mark.parametrize("user", ["", "Alice", "a b", "alice\nUser=root", "%u", "-1", "1-", "ä", "a" * 40])
 def test_a_user_that_not_every_systemd_takes_is_refused(user: str) -> None:
-    assert_refused("systemd runs nothing as a user named", user=user)
+    assert_refused("systemd cannot run a program as a user named", user=user)
 
 
 @pytest.mark.parametrize("name", [CONTROL_PROCESS, WORKER])
@@ -444,13 +444,13 @@ def assert_refused(message: str, **named: Any) -> None:
     ["", "node", "./node", "~/node", "/a/../b", "/a/..", "/a\nExecStartPre=/bin/x", "/a\tb", "/\ud800"],
 )
 def test_what_systemd_takes_for_no_path_is_refused(field: str, path: str) -> None:
-    assert_refused("is no path for a systemd unit", **{field: path})
+    assert_refused("is not a path for a systemd unit", **{field: path})
 
 
 @pytest.mark.parametrize("field", ["python", "nft", "program"])
 @pytest.mark.parametrize("path", ['/a"b', "/a'b", "/a\\b"])
 def test_a_program_whose_name_systemd_does_not_take_is_refused(field: str, path: str) -> None:
-    assert_refused("systemd runs no program named", **{field: path})
+    assert_refused("systemd cannot run a program named", **{field: path})
 
 
 def test_two_dots_inside_a_name_are_no_way_up() -> None:

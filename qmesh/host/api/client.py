@@ -1,4 +1,7 @@
-"""A member's end, and that of one who is about to be a member: HTTP/1.1 by h11, a connection a question."""
+"""The client of the membership service, for members and for machines that join.
+
+HTTP/1.1 by h11; each request has a connection of its own.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,9 @@ from qmesh.mesh.protocol.enrolment import Redemption
 WHOLE_S: Final = 30.0
 """Seconds that an answer has to arrive whole, after those for its beginning: 9 Mbit/s for the largest."""
 _MOST_INFORMATIONAL: Final = 8
-"""Answers before the answer, as `100 Continue`, that are borne."""
+"""Informational answers, such as `100 Continue`, that may come before the final one."""
 _SAME_VERSION: Final = "use the same version of qmesh on both machines"
-_ITS_WORDS: Final = "that is what it says; `qmesh status` and `qmesh check` there tell how it is"
+_ITS_WORDS: Final = "run `qmesh status` and `qmesh check` on the control node; the quoted text is its own"
 
 _BEAT_S: Final = 1.0
 _PIECE: Final = 64 * 1024
@@ -41,8 +44,8 @@ _SOON_NOTICED: Final = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 ]
-"""A control node that is gone while it is waited for is noticed within some 20 seconds; and one that is
-there is heard every 6, so that nobody has to dial it to see that."""
+"""TCP keepalive: a control node that disappears while this machine waits is noticed within some 20 seconds.
+One that is there answers every 6 seconds, so that no other probe is needed."""
 
 
 class Client:
@@ -56,13 +59,13 @@ class Client:
         self._host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     def redeem(self, message: Redemption, *, connect_s: float, read_s: float) -> bytes:
-        """Redeem an invitation. Raises Silent, or EnrolmentRefused."""
+        """Redeem an invitation. Raises ControlNodeUnavailable, or EnrolmentRefused."""
         return self._fetch_response(
             REDEMPTIONS, msgspec.json.encode(message), connect_s=connect_s, read_s=read_s
         )
 
     def offer_key(self, body: bytes, *, connect_s: float, read_s: float) -> None:
-        """Offer a key, sealed; it is known when this returns. Raises Silent, or EnrolmentRefused."""
+        """Offer a key, encrypted; the control node knows it when this returns. Raises as `redeem`."""
         self._fetch_response(KEYS, body, connect_s=connect_s, read_s=read_s)
 
     def report_handover(self, body: bytes, *, connect_s: float, read_s: float) -> bytes | None:
@@ -79,12 +82,12 @@ class Client:
         whole: bool = False,
         holds: bytes = b"",
     ) -> bytes | None:
-        """An Update to the newest membership; None when it is no newer. Raises Silent, or EnrolmentRefused.
+        """An Update to the newest membership; None when it is no newer. Raises as `redeem`.
 
         newer_than: the revision of the one that is held.
         wait_s: seconds to wait for a newer one to come; read_s is then added to them.
         whole: whether all of it is wanted, not a difference.
-        holds: says, sealed, that this machine holds the one of that revision; empty where it is not to.
+        holds: this machine's report that it holds that revision, encrypted; empty for no report.
         """
         path = f"{MEMBERSHIP}?newer_than={newer_than}&wait={wait_s}&whole={int(whole)}"
         said = [(HOLDS, base64.b64encode(holds).decode())] if holds else []
@@ -108,7 +111,7 @@ class Client:
             with heartbeat.allow_wait(connect_s):
                 connection = socket.create_connection(self._place, connect_s)
         except OSError:
-            raise ControlNodeUnavailable("nobody answers", was_reached=False) from None
+            raise ControlNodeUnavailable("no connection", was_reached=False) from None
         with connection:
             for option in _SOON_NOTICED:
                 connection.setsockopt(*option)
@@ -120,7 +123,7 @@ class Client:
             return answer
         if status >= 500:  # its own trouble, which it may get over
             words = quote_refusal(answer) or "its answer is not understood"
-            raise ControlNodeUnavailable(f"the control node has trouble of its own: {words}")
+            raise ControlNodeUnavailable(f"the control node has an error of its own: {words}")
         raise _build_refusal(answer)
 
 
@@ -138,7 +141,8 @@ def send_request(
     """Ask by a connection; the status and the body of the answer.
 
     said: more headers. read_s, wait_s: see `Client`.
-    Raises Silent where no whole answer comes in time, EnrolmentRefused for one that is too large.
+    Raises ControlNodeUnavailable where no whole answer comes in time, EnrolmentRefused for one that is too
+    large.
     """
     headers = [("Host", host), ("Connection", "close"), *(said or ())]
     if body is not None:
@@ -154,13 +158,13 @@ def send_request(
     except TimeoutError:
         raise ControlNodeUnavailable("it does not answer in time") from None
     except (OSError, h11.RemoteProtocolError):
-        raise ControlNodeUnavailable("nobody answers") from None
+        raise ControlNodeUnavailable("the connection ended without an answer") from None
 
 
 def _receive_response(
     connection: socket.socket, http: h11.Connection, first_s: float, read_s: float
 ) -> tuple[int, bytes]:
-    """An answer. first_s: seconds until its beginning. Raises Silent, OSError, h11.RemoteProtocolError."""
+    """An answer. first_s: seconds until its beginning. Raises as `send_request`, and OSError."""
     until = time.monotonic() + first_s
     whole_until = until + WHOLE_S
     status, informational, body = 0, 0, bytearray()
@@ -172,25 +176,23 @@ def _receive_response(
         elif isinstance(event, h11.InformationalResponse):
             informational += 1
             if informational > _MOST_INFORMATIONAL:
-                raise ControlNodeUnavailable("what it says is no answer")
+                raise ControlNodeUnavailable("its answer is not understood")
         elif isinstance(event, h11.Response):
             status, until = event.status_code, time.monotonic() + read_s
         elif isinstance(event, h11.Data):
             body += event.data
             if len(body) > MAX_ANSWER:
-                raise EnrolmentRefused(
-                    "the control node's answer is too large", hint="use the same qmesh on both"
-                )
+                raise EnrolmentRefused("the control node's answer is too large", hint=_SAME_VERSION)
         elif isinstance(event, h11.EndOfMessage):
             return status, bytes(body)
         else:
-            raise ControlNodeUnavailable("what it says is no answer")
+            raise ControlNodeUnavailable("its answer is not understood")
 
 
 def _receive_chunk(connection: socket.socket, until: float) -> bytes:
     """What comes next, at that time of the monotonic clock at most; empty at the end. Raises OSError."""
     while True:
-        heartbeat.beat()  # whoever watches sees that this waits, and does not hang
+        heartbeat.beat()  # this waits, and does not hang
         left_s = until - time.monotonic()
         if left_s <= 0:
             raise TimeoutError

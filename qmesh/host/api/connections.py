@@ -1,7 +1,7 @@
-"""The service's connections: HTTP/1.1 by h11 over asyncio, each one question and its answer.
+"""The service's connections: HTTP/1.1 by h11 over asyncio, each with one request and its answer.
 
-What is under way is counted for each peer. A connection counts until it is closed and what was begun for it
-has ended, so that nobody leaves work behind by hanging up.
+Connections are counted for each peer. One counts until it is closed and the work for it has ended, so that a
+peer can't pile up work by closing its connections.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ T = TypeVar("T")
 REQUEST_S: Final = 20.0
 """Seconds from the connection until the request has arrived whole."""
 TAKEN_S: Final = 60.0
-"""Seconds that a peer has to take its answer, and to hang up then."""
+"""Seconds that a peer has to read its answer, and to close the connection then."""
 MAX_UNDER_WAY_A_PEER: Final = 8
-"""Connections that one tunnel address may have under way: what it wants beyond that is hung up on."""
+"""Connections that one tunnel address may have at once: further ones are closed."""
 MAX_JOBS_A_PEER: Final = 2
-"""Threads that work for one tunnel address at once; what it wants beyond that waits for them."""
+"""Threads that work for one tunnel address at once; further requests wait."""
 MAX_UNDER_WAY: Final = 16384
 """Connections in all: of a large mesh each member has one that waits."""
 MAX_SURPLUS: Final = 256 * 1024
-"""Octets that are let pass, and thrown away, behind a request."""
+"""Bytes after a request that are read and thrown away."""
 _MOST_AT_ONCE: Final = 64
 _PIECE: Final = 64 * 1024
 _FULL_S: Final = 1.0
@@ -42,10 +42,10 @@ _FULL_S: Final = 1.0
 
 
 class RequestTooLarge(QmeshError):
-    """A request that is none of qmesh's."""
+    """A request that is larger than any of qmesh's."""
 
     def __init__(self) -> None:
-        super().__init__("the request is too large", hint="use qmesh")
+        super().__init__("the request is too large", hint="use the same version of qmesh on both machines")
 
 
 class ConnectedPeer:
@@ -60,8 +60,8 @@ class ConnectedPeer:
 class HttpRequest(NamedTuple):
     """A request, whole.
 
-    asked: the path's query. sealed: what the sender says that it holds. too_large: whether its body is;
-        then there is none. hung_up: done once nobody is there any more to be answered.
+    query: the path's. sealed: the sender's report of the revision that it holds. hung_up: done once the
+        client has closed the connection.
     """
 
     peer: ConnectedPeer
@@ -260,7 +260,7 @@ class Connections:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.error("no connection can be taken: %s", error.strerror)  # noqa: TRY400 - no bug
+                log.error("no connection can be accepted: %s", error.strerror)  # noqa: TRY400 - no bug
                 loop.remove_reader(self._listening)
                 loop.call_later(_FULL_S, self._resume_accepting)
                 return
@@ -286,7 +286,7 @@ class Connections:
         self._arriving.discard(task)
         self._asked.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a connection has failed", exc_info=error)
+            log.error("a connection failed", exc_info=error)
         peer.under_way -= 1
         if not peer.under_way:
             self._peers.pop(peer.address, None)
@@ -327,5 +327,5 @@ class Connections:
         except QmeshError as error:
             return self._refusal(error)
         except Exception:
-            log.exception("a question could not be answered: %s %s", question.method, question.path[:100])
+            log.exception("a request could not be answered: %s %s", question.method, question.path[:100])
             return Response(500)

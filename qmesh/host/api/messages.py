@@ -1,4 +1,4 @@
-"""What both ends of the channel agree on: where it is asked, how large it may be, and how it says no."""
+"""What client and server agree on: paths, largest sizes, and the body of a refusal."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from qmesh.errors import MachineRefused
 from qmesh.mesh.decode import Malformed, decode_json
 
 MAX_BODY: Final = 16 * 1024
-"""Octets of a request's body."""
+"""Bytes of a request's body."""
 MAX_ANSWER: Final = 32 * 1024 * 1024
-"""Octets of an answer's body: a membership of thousands of machines."""
+"""Bytes of an answer's body: a membership of thousands of machines."""
 REDEMPTIONS: Final = "/v1/redemptions"
 KEYS: Final = "/v1/keys"
 SUCCESSION: Final = "/v1/succession"
 MEMBERSHIP: Final = "/v1/membership"
 HEALTH: Final = "/v1/health"
-"""Answered to the control node itself alone, which so sees that its service serves."""
+"""Only for the control node itself, which asks whether its own service works."""
 HOLDS: Final = "qmesh-holds"
-"""The header of a question for a membership in which a member says, sealed, which one it holds: base64."""
+"""The header of a request for a membership: which one the member holds, encrypted, in base64."""
 _MOST_WORDS: Final = 300
-"""Characters of another machine's words that are repeated, of what is wrong and of what to do each."""
+"""Characters of another machine's text that are quoted: of the error, and of the hint."""
 
 
 class Refusal(msgspec.Struct):
@@ -33,15 +33,15 @@ class Refusal(msgspec.Struct):
 
 
 def quote_refusal(body: bytes) -> str | None:
-    """What an answer that says no says, quoted, in one line that can be printed; None for what is no Refusal.
+    """The text of a Refusal, quoted, in one printable line; None for a body that is no Refusal.
 
-    They are another machine's words, or of whoever answers in its place: never to be said as qmesh's own.
+    The text is from another machine, or from anything that answers in its place, so it is always quoted.
     """
     try:
         said = decode_json(body, Refusal)
     except Malformed:
         return None
-    advice = f" (its advice: {_quote_text(said.hint)})" if said.hint else ""
+    advice = f" (its hint: {_quote_text(said.hint)})" if said.hint else ""
     return _quote_text(said.error) + advice
 
 
@@ -51,7 +51,7 @@ def _quote_text(text: str) -> str:
 
 
 class ControlNodeUnavailable(Exception):
-    """The control node did not answer in time, or is in trouble itself; its text says which.
+    """The control node did not answer in time, or has an error of its own; the text says which.
 
     was_reached: whether there was a connection, so that it may have done what it was asked for.
     """
@@ -62,7 +62,10 @@ class ControlNodeUnavailable(Exception):
 
 
 class ServiceUnresponsive(MachineRefused):
-    """The service of this machine has taken a question and gave no answer."""
+    """The service of this machine accepted a request and gave no answer."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"it takes questions and does not answer: {why}", hint="the agent begins it anew")
+        super().__init__(
+            f"it accepts requests and does not answer: {why}",
+            hint="wait a minute, then run `qmesh check` again: the agent restarts this part by itself",
+        )

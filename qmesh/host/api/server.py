@@ -45,7 +45,7 @@ _STOP_S: Final = 10.0
 _GRACE_S: Final = 2.0
 _TICK_S: Final = 0.5
 _FAREWELL_S: Final = 1.0
-"""Seconds that a machine has to take the news that it is no member any more."""
+"""Seconds that a removed machine has to read that it is no longer a member."""
 _MOST_FILES: Final = 65536
 
 
@@ -71,7 +71,7 @@ class MembershipHandler(Protocol):
         """
 
     def record_acknowledgement(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
-        """Note that a member says, sealed, that it holds the membership of that revision. Doesn't block."""
+        """Note a member's report, encrypted, that it holds that revision. Doesn't block."""
 
     def refresh_membership(self) -> None:
         """See whether there is a newer one. Raises QmeshError where that can't be seen."""
@@ -88,7 +88,7 @@ class NewsWaiters:
         self._waiting: set[asyncio.Future[None]] = set()
 
     async def wait_for_news(self, seconds: float, hung_up: asyncio.Future[None]) -> None:
-        """Until there is news, or that time is over, or nobody waits for it any more."""
+        """Until there is news, or that time is over, or the client has closed the connection."""
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
 
@@ -133,10 +133,10 @@ class JobPool:
 
 
 class ClientDisconnected(QmeshError):
-    """Who asked has hung up."""
+    """The client closed the connection before its answer."""
 
     def __init__(self) -> None:
-        super().__init__("who asked has hung up", hint="ask again")
+        super().__init__("the connection is closed", hint="run the same command again")
 
 
 async def run_in_thread(do: Callable[[], T]) -> T:
@@ -217,13 +217,13 @@ class Routes:
         return await self._work.run_job(question, lambda: do(question.body, sender=question.peer.address))
 
     async def _check_health(self, question: HttpRequest) -> Response:
-        if question.peer.address != self._address:  # nobody else's business, and no work for others
+        if question.peer.address != self._address:  # no other machine may cause that work
             return Response(404)
         await self._look()
         return Response(204)
 
     async def _poll_membership(self, question: HttpRequest) -> Response:
-        """Now, or once there is one that is newer; none when the time is over, or nobody waits any more."""
+        """Answer once there is a newer membership, or when the time is over or the client is gone."""
         newer_than = _parse_number(question.query.get("newer_than", ""))
         wait_s = min(_parse_number(question.query.get("wait", "")), LONGEST_WAIT_S)
         sender = question.peer.address
@@ -284,7 +284,7 @@ class _Server:
         self.failure: BaseException | None = None
 
     def announce_change(self) -> None:
-        """Spread the news. From any thread; nothing before it has begun, when nobody can wait."""
+        """Wake all clients that wait. From any thread; before the start there are none."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended
                 asyncio.run_coroutine_threadsafe(self._publish_or_fail(), self._loop)
@@ -378,16 +378,19 @@ def _do_nothing() -> None:
 
 
 def _build_probe_error(body: bytes) -> MachineRefused:
-    """Why it does not serve, in the words of whoever answers there."""
+    """Why it does not serve, as its answer says."""
     words = quote_refusal(body)
-    return MachineRefused("it fails" if words is None else f"it answers: {words}", hint="see the agent's log")
+    return MachineRefused(
+        "it fails" if words is None else f"it answers: {words}",
+        hint="see the agent's log: `journalctl -u qmesh`, or agent.log in the state directory",
+    )
 
 
 class Service:
     """The running service: a thread of its own, from `start` to `stop`.
 
-    told: a listening socket, from here on the service's; whoever connects to it says that the
-        membership may be another.
+    told: a listening socket, from here on the service's; a connection to it means that the membership may
+        have changed.
     ended: called from its thread when that ends.
     """
 
@@ -436,8 +439,8 @@ class Service:
         """Ask it as a member does, through the kernel and all of its rules, whether it serves.
 
         wait_s: seconds to wait for the connection, and for the answer.
-        Raises KernelRefused where it is not reached, Unanswered where it takes a question and says nothing,
-        MachineRefused with its own words where it answers that it can't serve.
+        Raises KernelRefused where it is unreachable, ServiceUnresponsive where it accepts a request and
+        does not answer, MachineRefused with its own text where it answers that it fails.
         """
         place = self._socket.getsockname()[:2]
         with (
@@ -450,8 +453,8 @@ class Service:
                 asking.connect(place)
             except OSError as error:
                 raise KernelRefused(
-                    f"it is not reached from this machine: {error.strerror or error}",
-                    hint="does a rule drop what this machine sends to itself? see `nft list ruleset`",
+                    f"it is unreachable from this machine itself: {error.strerror or error}",
+                    hint="look in `nft list ruleset` for a rule that drops packets of this machine to itself",
                 ) from None
             try:
                 status, body = send_request(asking, "GET", HEALTH, host="qmesh", read_s=wait_s)
@@ -493,6 +496,6 @@ def _listen(address: str, port: int, interface: str) -> socket.socket:
         listening.close()
         raise KernelRefused(
             f"the membership service cannot listen on {address} port {port}: {error.strerror}",
-            hint=f"see who does with `ss -ltnp sport = :{port}`",
+            hint=f"`ss -ltnp sport = :{port}` shows which program has the port: stop that program",
         ) from None
     return listening

@@ -203,7 +203,7 @@ class _RulesetReader:
         return ""
 
     def _note_unread(self, what: str, error: Exception) -> None:
-        why = error.message if isinstance(error, MachineRefused) else "it is not UTF-8, or not as expected"
+        why = error.message if isinstance(error, MachineRefused) else "its listing is not understood"
         self._unread.append(f"{what}: {why}")
 
 
@@ -211,7 +211,7 @@ class LibraryProcess:
     """libnftables in a process of its own; another one where it died of what it was asked."""
 
     def __init__(self, until: float) -> None:
-        """until: when there is to be no answer any more, in seconds of the monotonic clock."""
+        """until: after which there is no answer, in seconds of the monotonic clock."""
         self._until = until
         self._child: subprocess.Popen[bytes] | None = None
         self._deaths = 0
@@ -228,7 +228,7 @@ class LibraryProcess:
     def run_command(self, command: str, *, in_json: bool) -> bytes:
         """What the library prints. Raises NeedsRoot, MissingProgram, KernelRefused or LibraryDied."""
         if self._deaths >= _MOST_DEATHS:
-            raise LibraryDied("libnftables died too often of what it was to read", hint=_HINT)
+            raise LibraryDied("libnftables crashed too often", hint=_HINT)
         child = self._child = self._child or self._start_process()
         assert child.stdin is not None
         try:
@@ -254,7 +254,10 @@ class LibraryProcess:
                 bufsize=0,
             )
         except OSError as error:
-            raise KernelRefused(f"no process for libnftables: {error.strerror}", hint="try again") from None
+            raise KernelRefused(
+                f"no process for libnftables could be started: {error.strerror}",
+                hint="run the same command again",
+            ) from None
 
     def _read_answer(self, child: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
         code, printed, errors = nft_library.ANSWER.unpack(self._read_bytes(child, nft_library.ANSWER.size))
@@ -283,10 +286,10 @@ class LibraryProcess:
         self._stop_process(child)
         self._child = None
         if is_late:
-            return LibraryDied("it was not read in time", hint=_HINT)
+            return LibraryDied("there was no time to read it", hint=_HINT)
         code = child.returncode
         ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
-        return LibraryDied(f"libnftables died of it ({ended})", hint=_HINT)
+        return LibraryDied(f"libnftables crashed ({ended})", hint=_HINT)
 
     def _stop_process(self, child: subprocess.Popen[bytes]) -> None:
         for pipe in (child.stdin, child.stdout):
@@ -299,7 +302,7 @@ class LibraryProcess:
         child.wait()
 
 
-_HINT: Final = "see `nft list ruleset`; is the table, or the chain, one that is needed?"
+_HINT: Final = "look at that table or chain in `nft list ruleset`; delete it if nothing needs it"
 
 
 def _is_relevant(table: TableHeader, told: Collection[Key]) -> bool:

@@ -59,7 +59,8 @@ def _read_legacy_tables() -> Iterator[tuple[tuple[Program, str], str]]:
         program = f"{command}-legacy-save"
         if loaded and programs.find_program(program) is None:
             raise MissingProgram(
-                f"{names} names tables that only {program} can read", hint="apt-get install iptables"
+                f"{names} lists tables that only {program} can read",
+                hint="run `apt-get install iptables`, then the same command again",
             )
         texts = [_run_program(program, "-t", name) for name in loaded]
         if texts:
@@ -68,13 +69,15 @@ def _read_legacy_tables() -> Iterator[tuple[tuple[Program, str], str]]:
 
 def _run_program(*argv: str) -> str:
     words = [programs.find_program(argv[0]) or argv[0], *argv[1:]]
-    hint = f"run `{argv[0]}` and see"
+    hint = f"run `{' '.join(argv)}` and fix what it reports"
     try:
         done = subprocess.run(
             words, capture_output=True, cwd=programs.DIRECTORY, check=False, timeout=_TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        raise KernelRefused(f"could not list rules: {argv[0]} does not end", hint=hint) from None
+        raise KernelRefused(
+            f"could not list rules: {argv[0]} did not end within {_TIMEOUT_S:.0f} s", hint=hint
+        ) from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "backslashreplace").strip()
         reason = (said or f"it ended with {done.returncode}").split("\n")[-1]

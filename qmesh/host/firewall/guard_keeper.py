@@ -1,8 +1,8 @@
-"""Keeps the guard's first table as the file for the next boot says.
+"""Keeps the guard's first table equal to its file, `guard.nft`, which is also loaded at boot.
 
-It waits for nothing: no lock, no registry, no network, no other process. Who changes the guard writes the
-file first, and who takes it away removes that first; so whatever meets what, the file has the last word.
-It understands no guard: the file is in the very words in which nft lists the table.
+It waits for nothing: no lock, no registry, no network, no other process. A command that changes the guard
+writes the file first, and one that removes the guard removes the file first; so the file always decides.
+The keeper does not parse a guard: the file has the same text as nft's listing of the table.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class GuardKeeper:
         if script is None or is_script_loaded(script, listing):
             return False
         if listing is not None and not is_complete_script(script):
-            return False  # the agent writes that file anew; what is loaded is better
+            return False  # the agent rewrites that file; the loaded table is better than it
         nftables.run(script)
         now = read_script(self._path)
         if now != script:  # a command was quicker: what it wanted counts
@@ -103,10 +103,10 @@ def read_script(path: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise StateUnreadable(
-            f"{path} cannot be read: {error}", hint="`qmesh apply` writes it anew"
+            f"{path} cannot be read: {error}", hint="run `qmesh apply`, which writes it again"
         ) from None
 
 
 def describe_change(by: str) -> str:
-    """That the table was loaded, in words. by: as a keeper has it."""
-    return f"the guard's table was changed by {by}" if by else "the guard's table was not as it is written"
+    """Why the table was loaded again, for the log. by: as `GuardKeeper.changed_by`."""
+    return f"the guard's table was changed by {by}" if by else f"the guard's table differed from {SCRIPT}"

@@ -1,4 +1,4 @@
-"""The guard as text: kept before a change, and put back after it."""
+"""The guard as text: saved before `apply --confirm`, and restored by a rollback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qmesh.mesh.state import NodeState
 
 
 def snapshot_guard(state: State, observed: NodeState) -> GuardSnapshot:
-    """The guard as it is, to be put back. Raises MachineRefused where it could not look."""
+    """The guard as it is, for a rollback. Raises MachineRefused where it could not be read."""
     listing = nftables.read_table(TABLE)
     boot_file = _read_text(state.guard_file)
     script: str | None = None
@@ -27,19 +27,19 @@ def snapshot_guard(state: State, observed: NodeState) -> GuardSnapshot:
 
 
 def roll_back_guard(state: State, guard: GuardSnapshot, *, at_boot: bool) -> None:
-    """Have that guard, in the kernel and for the next boot; where there was none, none.
+    """Restore that guard, in the kernel and for the next boot; where there was none, remove it.
 
-    at_boot: nothing is started or stopped: who holds the guard begins after this by itself.
+    at_boot: nothing is started or stopped, since the holder starts after this by itself.
     Raises MachineRefused; where there was a guard, the ports were closed all the while.
     """
     if guard.script is None:
-        files.remove(state.guard_file)  # before the tables: who keeps the guard puts back what is written
+        files.remove(state.guard_file)  # before the tables, or the keeper would load them again
         _remove_holder(state, at_boot=at_boot)
         nftables.run(render_unload_script())
         _write_or_remove(state.guard_file, guard.boot_file)
         return
-    # The files first: should the power go in between, closed is what comes up. What somebody had altered is
-    # written as it was, or who keeps the guard would mend it.
+    # The files first: after a power failure in between, the ports come up closed. A guard that was altered is
+    # written as it was, or the keeper would load the file over it.
     is_whole = guard.boot_file is None or is_script_loaded(
         guard.boot_file, guard.script.removeprefix(render_unload_script())
     )
@@ -54,7 +54,7 @@ def roll_back_guard(state: State, guard: GuardSnapshot, *, at_boot: bool) -> Non
 
 
 def is_table_missing(guard: GuardSnapshot) -> bool:
-    """Whether a table of that guard, put back before, was taken away since."""
+    """Whether a table of that guard, restored before, was removed since."""
     if guard.script is None:
         return False
     return nftables.read_table(TABLE) is None or (

@@ -1,12 +1,12 @@
 """The process that holds the guard's second table, and keeps the first.
 
-A table with an owner is changed by nobody but the socket that made it, and goes with that socket
-(nft(8), "owner"; Linux 5.12). So a process that does little else keeps one open: a flush of all rules
-takes the first table and leaves this one. It understands no guard: it loads a file of nftables
-commands when it begins, and again when it is told to; and it puts the first table back as its own file
-says (`qmesh.host.firewall.guard_keeper`), at once when the kernel tells of a change, whatever the agent
-waits for. Being there before the network at boot, it also brings back the reserved ports then. It lives
-as long as its machine, and imports little.
+Only the socket that made a table with an owner can change it, and the table is removed with that socket
+(nft(8), "owner"; Linux 5.12). So a process that does little else keeps such a socket open: a flush of all
+rules removes the first table and leaves this one. It does not parse a guard: it loads a file of nftables
+commands when it starts, and again when it is told to. It also restores the first table from that table's
+own file (`qmesh.host.firewall.guard_keeper`), at once when the kernel reports a change, even while the
+agent waits. It starts before the network at boot, and then reserves the worker ports as well. It runs as
+long as its machine, and imports little.
 """
 
 from __future__ import annotations
@@ -51,13 +51,16 @@ def run_holder(directory: Path) -> None:
     """
     with processes.acquire_process_lock(directory / LOCK) as alone:
         if not alone:
-            raise MachineRefused("the guard is held already", hint="leave it to the process that does")
+            raise MachineRefused(
+                "another process holds the guard already",
+                hint="nothing to do: `pgrep -a qmesh-hold` shows that process",
+            )
         ctypes.CDLL(None).prctl(_SET_NAME, _NAME, 0, 0, 0)
         _load_script(directory)
         reserved_ports.restore_ports(directory)
         with _open_socket(directory) as listening:
             if not (directory / SCRIPT).exists():
-                return  # it was to end, and nobody could tell it yet
+                return  # it was ended before it could be told so
             holding = _HolderLoop(directory, listening)
             holding.keep_first_table()
             processes.notify("READY=1")
@@ -68,7 +71,9 @@ def run_holder(directory: Path) -> None:
 def _load_script(directory: Path) -> None:
     script = guard_keeper.read_script(directory / SCRIPT)
     if script is None:
-        raise StateUnreadable(f"{directory / SCRIPT} is missing", hint="`qmesh apply` writes it anew")
+        raise StateUnreadable(
+            f"{directory / SCRIPT} is missing", hint="run `qmesh apply`, which writes it again"
+        )
     nftables.run(script)
 
 
@@ -116,7 +121,7 @@ class _HolderLoop:
             if self._keeper.ensure_loaded():
                 self._log_throttled(
                     guard_keeper.describe_change(self._keeper.changed_by),
-                    "load-guard inet qmesh: as it is written",
+                    f"load-guard inet qmesh: as in {guard_keeper.SCRIPT}",
                 )
         except QmeshError as error:
             self._log_throttled(f"the guard's first table could not be kept: {error.message}")

@@ -1,4 +1,4 @@
-"""The guard's second table, held by a process of its own: have it hold another, or let go.
+"""Commands to the process that holds the guard's second table: hold another table, or end.
 
 The process is `qmesh.host.firewall.holder`.
 """
@@ -30,14 +30,13 @@ def hold_guard(state: State, guard: Guard) -> None:
 
 
 def hold_saved_guard(state: State) -> None:
-    """Have held what was last. Raises as `hold_guard` does."""
+    """Have the saved second table held. Raises as `hold_guard` does."""
     listing = nftables.read_table(HELD)
     if listing is not None and "flags owner" not in listing:
-        nftables.run(f"delete table inet {HELD}")  # nobody's, and in the way
+        nftables.run(f"delete table inet {HELD}")  # it has no owner, and is in the way
     if not _send_command(state, holder.LOAD):
-        for each in (
-            leftover_processes.list_orphaned_processes()
-        ):  # its table is nobody else's to change, nor to name anew
+        # Only an orphaned holder itself can remove its table, which has the same name.
+        for each in leftover_processes.list_orphaned_processes():
             if each.kind == "hold":
                 leftover_processes.terminate_process(each)
         background.start_holder(state)
@@ -76,7 +75,7 @@ def is_starting(state: State) -> bool:
 
 
 def is_wanted(state: State) -> bool:
-    """Whether there is to be one."""
+    """Whether there should be one."""
     return files.read_mode(state.held_file) is not None
 
 
@@ -103,7 +102,7 @@ def _send_command(state: State, what: bytes, wait_s: float = holder.ANSWER_TIMEO
     except OSError as error:
         raise KernelRefused(
             f"the process that holds the guard does not answer: {error.strerror or error}",
-            hint="`pkill -KILL qmesh-hold; qmesh apply` has another one hold it",
+            hint="run `pkill -KILL qmesh-hold; qmesh apply`, which starts another such process",
         ) from None
     if answer.strip():
         raise _build_hold_error(answer.strip())
@@ -113,5 +112,5 @@ def _send_command(state: State, what: bytes, wait_s: float = holder.ANSWER_TIMEO
 def _build_hold_error(why: str) -> KernelRefused:
     return KernelRefused(
         f"the guard could not be held against a flush: {why}",
-        hint="qmesh needs Linux 5.12 or newer for it; see `pgrep -a qmesh-hold` and `nft list tables`",
+        hint="qmesh needs Linux 5.12 or newer for this; look at `pgrep -a qmesh-hold` and `nft list tables`",
     )

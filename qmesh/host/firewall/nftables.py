@@ -1,4 +1,4 @@
-"""The kernel's nftables, through libnftables: load our table, read it, in the words of nft(8)."""
+"""The kernel's nftables, through libnftables: load qmesh's table, and read it, in the syntax of nft(8)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def _load_library() -> Any:
         return nft_library.load()
     except OSError:
         raise MissingProgram(
-            "libnftables is not installed", hint="apt-get install nftables libnftables1"
+            "libnftables is not installed",
+            hint="run `apt-get install nftables libnftables1`, then the same command again",
         ) from None
 
 
@@ -30,7 +31,7 @@ def run(script: str) -> str:
     """
     if "\0" in script:  # the library would take what stands before it for all of it
         raise KernelRefused(
-            "nftables was given a damaged script", hint="`qmesh apply` writes what qmesh keeps of it anew"
+            "the guard's nftables script is damaged", hint="run `qmesh apply`, which writes its files again"
         )
     with _turn:
         code, output, error = _load_library().cmd(script.encode())
@@ -50,13 +51,13 @@ def build_nft_error(error: str) -> NeedsRoot | MissingProgram | KernelRefused:
         return NeedsRoot("nftables may not be used by this user", hint="run the command as root")
     if "resolve protocol name" in error:
         return MissingProgram(
-            "/etc/protocols is missing, where nftables looks up icmp and the like",
-            hint="apt-get install netbase",
+            "/etc/protocols is missing, in which nftables looks up protocol names such as icmp",
+            hint="run `apt-get install netbase`, then the same command again",
         )
     reason = next((line for line in error.split("\n") if line.strip()), "no reason given")
     return KernelRefused(
         f"nftables refused: {reason.strip()}",
-        hint="the ruleset is as it was; qmesh needs nftables of 1.0.6 or newer and Linux 5.10 or newer",
+        hint="no rule was changed; qmesh needs nftables 1.0.6 or newer and Linux 5.10 or newer",
     )
 
 

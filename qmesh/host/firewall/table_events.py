@@ -1,6 +1,6 @@
-"""What the kernel tells of changes to the guard's tables, when they happen.
+"""The kernel's events about changes to the guard's tables, as they happen.
 
-Source: `linux/netfilter/nf_tables.h`, whose every kind of message bears its table's name as attribute 1.
+Source: `linux/netfilter/nf_tables.h`: every kind of message has its table's name as attribute 1.
 Checked on Linux 6.1, 6.18 and 7.3. Without pyroute2: also for who imports little.
 """
 
@@ -31,7 +31,8 @@ _MOST_OCTETS: Final = 1 << 17
 class Notice(msgspec.Struct, frozen=True):
     """Something that concerns this machine's tunnel or guard may have changed.
 
-    by: who changed the guard's table, `nft (process 123)`; empty when nobody did, or it was not told.
+    changed_by: the program that changed the guard's table, `nft (process 123)`; empty where it is unchanged,
+        or that is not known.
     """
 
     changed_by: str = ""
@@ -49,7 +50,7 @@ class RuleNotices:
         notice = None
         for octets in receive_datagrams(self.socket):
             if octets is None:
-                notice, self._touched = notice or Notice(), False  # nobody knows which
+                notice, self._touched = notice or Notice(), False  # it is not known which
                 continue
             for kind, _, message in parse_messages(octets):
                 if kind == _NEW_GENERATION:

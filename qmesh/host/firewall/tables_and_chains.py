@@ -133,7 +133,8 @@ def _build_read_error(error: OSError | ValueError) -> MachineRefused:
     if isinstance(error, PermissionError):
         return NeedsRoot("nftables may not be used by this user", hint="run the command as root")
     return KernelRefused(
-        f"could not read nftables' tables: {reason}", hint="is nf_tables in this kernel? see `dmesg`"
+        f"could not read nftables' tables: {reason}",
+        hint="this kernel needs nf_tables: run `modprobe nf_tables`, and look at `dmesg`",
     )
 
 

@@ -21,9 +21,9 @@ WAIT_S: Final = 2.0
 """Seconds that a look-up is waited for, by all who ask together."""
 LATELY_S: Final = 15.0
 LATE_S: Final = 60.0
-"""Seconds after which an answer is too old for who did not wait for it."""
+"""Seconds after which an answer that was not waited for is too old."""
 MOST_AT_ONCE: Final = 32
-"""Look-ups that nobody answers may be under way; more are not begun."""
+"""Look-ups without an answer that may be under way at once; more are not started."""
 _MOST_ADDRESSES: Final = 4
 
 
@@ -68,7 +68,7 @@ def start_lookup(endpoint: Endpoint) -> None:
 
 
 def _find_or_start_lookup(endpoint: Endpoint) -> _LookUp | None:
-    """The look-up that is under way, or that nobody asked for since it was done; else one begun now."""
+    """The look-up that is under way, or whose answer was not taken yet; else one started now."""
     looking = _under_way.get(endpoint)
     if looking is None or (looking.done.is_set() and time.monotonic() - looking.asked > LATE_S):
         if sum(not each.done.is_set() for each in tuple(_under_way.values())) >= MOST_AT_ONCE:

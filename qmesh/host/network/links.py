@@ -95,7 +95,7 @@ def set_mtu(interface: str, octets: int) -> None:
 def add_address(interface: str, address: str) -> None:
     """Add an address, `10.77.0.2/20`; one that is there is fine. Raises MachineRefused.
 
-    IPv6 is not tried for duplicates first (IFA_F_NODAD): nobody else is on a tunnel to ask.
+    IPv6 skips duplicate address detection (IFA_F_NODAD): no other machine on a tunnel would answer it.
     """
     with open_rtnetlink(f"add {address} to {interface}") as netlink:
         wanted = _address_arguments(address)
@@ -128,8 +128,8 @@ def _open_netlink(interface: str) -> Iterator[socket.socket]:
             yield netlink
         except ValueError:
             raise KernelRefused(
-                f"what the kernel told of {interface} is not understood",
-                hint="this kernel is newer than this qmesh knows? see `ip address`, and report it",
+                f"the kernel's answer about {interface} is not understood",
+                hint="please report it, with the output of `ip address` and `uname -r`",
             ) from None
 
 
@@ -143,7 +143,8 @@ def _find_link(netlink: socket.socket, interface: str) -> rtnetlink_messages.Fou
     found = rtnetlink_messages.parse_link(message)
     if found.name != interface:
         raise KernelRefused(
-            f"{interface} is another name of {found.name}", hint="remove it with `ip link property del`"
+            f"{interface} is another name of the interface {found.name}",
+            hint=f"run `ip link property del dev {found.name} altname {interface}`",
         )
     return found
 

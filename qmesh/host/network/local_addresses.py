@@ -33,8 +33,8 @@ def can_be_bound(address: str) -> bool:
         if error.errno in _ABSENT:
             return False
         raise KernelRefused(
-            f"it cannot be told whether {address} is this machine's: {error.strerror}",
-            hint="see `ip address`",
+            f"qmesh cannot find out whether {address} is an address of this machine: {error.strerror}",
+            hint="run `ip address` and look for it; if it is not there, run `qmesh apply`",
         ) from None
     return True
 
@@ -58,7 +58,8 @@ def find_network_in_routes(lines: Iterable[str], address: str) -> str | None:
                 return f"{network} of {interface}"
     except (ValueError, OverflowError):
         raise KernelRefused(
-            "the kernel's list of routes is not understood", hint="see `ip route`, and report it"
+            "the kernel's list of routes is not understood",
+            hint="please report it, with the output of `ip route` and `uname -r`",
         ) from None
     return None
 

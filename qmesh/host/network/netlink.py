@@ -1,4 +1,4 @@
-"""Netlink's errors as ours, its dumps whole: for all of this room that speak netlink.
+"""Requests to the kernel by netlink: errors become qmesh's own, and dumps are read whole.
 
 Nothing built on it may be called from a coroutine: pyroute2 runs an event loop of its own.
 """
@@ -23,13 +23,13 @@ from qmesh.host.network.netlink_messages import read_whole_dump
 _NOT_UNDERSTOOD: Final = (ValueError, LookupError, OverflowError, struct.error)
 
 _HINTS: Final = {
-    errno.EACCES: "IPv6 may be switched off; see `sysctl net.ipv6.conf.all.disable_ipv6`",
-    errno.EADDRINUSE: "another program has the interface's UDP port; see `ss -lunp`",
-    errno.EEXIST: "see `ip address`; what others made, qmesh does not touch",
-    errno.ENOBUFS: "the kernel is short of memory; try again",
-    errno.ENODEV: "see `ip link`; `qmesh apply` makes the interface anew",
-    errno.ENOMEM: "the kernel is short of memory; try again",
-    errno.EOPNOTSUPP: "this kernel lacks it; qmesh needs Linux 5.10 or newer, with WireGuard or TUN",
+    errno.EACCES: "IPv6 may be switched off: look at `sysctl net.ipv6.conf.all.disable_ipv6`",
+    errno.EADDRINUSE: "another program has the interface's UDP port: `ss -lunp` shows which",
+    errno.EEXIST: "look at `ip address`: another program made it, and qmesh does not change that",
+    errno.ENOBUFS: "the kernel is short of memory: free some, then run the same command again",
+    errno.ENODEV: "run `qmesh apply`, which makes the interface again; `ip link` lists all interfaces",
+    errno.ENOMEM: "the kernel is short of memory: free some, then run the same command again",
+    errno.EOPNOTSUPP: "this kernel cannot do that; qmesh needs Linux 5.10 or newer, with WireGuard or TUN",
 }
 
 
@@ -44,8 +44,8 @@ def translate_errors(doing: str, hints: Mapping[int, str] = MappingProxyType({})
         raise build_kernel_error(error.errno or errno.EIO, doing, hints) from None
     except _NOT_UNDERSTOOD:
         raise KernelRefused(
-            f"could not {doing}: what the kernel said is not understood",
-            hint="this kernel is newer than this qmesh knows? report it",
+            f"could not {doing}: the kernel's answer is not understood",
+            hint="please report it, with the output of `uname -r`",
         ) from None
 
 
@@ -56,7 +56,7 @@ def build_kernel_error(
     reason = f"could not {doing}: {os.strerror(code & 0xFFFF)}"
     if code == errno.EPERM:
         return NeedsRoot(reason, hint="run the command as root, in a container with CAP_NET_ADMIN")
-    hint = hints.get(code) or _HINTS.get(code, "the kernel gave no more than that; see `dmesg`")
+    hint = hints.get(code) or _HINTS.get(code, "look at `dmesg`: the kernel gave no other reason")
     return KernelRefused(reason, hint=hint)
 
 

@@ -65,10 +65,11 @@ _told: dict[str, tuple[int, float]] = {}
 def find_path_mtus(
     endpoints: Iterable[Endpoint], *, probe: bool, directory: Path | None = None
 ) -> dict[Endpoint, int]:
-    """The MTU of the way to each endpoint, in octets; not where no way leads.
+    """The MTU of the path to each endpoint, in bytes; without those that have no route.
 
-    That is this machine's own interface's or route's, or what a router said to a probe: a full-size datagram
-    that nobody answers. Whatever the kernel learnt otherwise, anybody may have sent: it is a reason to probe.
+    That is the MTU of this machine's own interface or route, or what a router reported for a probe: a
+    full-size datagram without an answer. Any machine may have sent what else the kernel has learnt: that is
+    only a reason to probe.
 
     probe: probe also where there is no such reason. Each endpoint's path is probed at most once a minute.
     directory: where what routers said is kept for ten minutes, for other processes; None for nowhere.

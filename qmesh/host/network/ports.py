@@ -8,6 +8,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -19,13 +20,15 @@ from qmesh.host.state.documents import PortReservations
 from qmesh.host.system import processes
 from qmesh.mesh.values import format_port_ranges, parse_port_ranges
 
+_MOUNT: Final = "mount /proc: `mount -t proc proc /proc`"
+
 
 def read_reserved_ports() -> frozenset[int]:
     """The ports that the kernel gives to no outgoing connection. Raises KernelRefused."""
     try:
         return parse_reserved_ports(kernels.read_reserved_list())
     except (OSError, ValueError) as error:
-        raise KernelRefused(f"{kernels.SYSCTL} cannot be read: {error}", hint="mount /proc") from None
+        raise KernelRefused(f"{kernels.SYSCTL} cannot be read: {error}", hint=_MOUNT) from None
 
 
 def parse_reserved_ports(text: str) -> frozenset[int]:
@@ -33,7 +36,9 @@ def parse_reserved_ports(text: str) -> frozenset[int]:
     try:
         return parse_port_ranges(text)
     except ValueError:
-        raise KernelRefused(f"{kernels.SYSCTL} is not understood", hint="look at it, and report it") from None
+        raise KernelRefused(
+            f"{kernels.SYSCTL} is not understood", hint="please report it, with the content of that file"
+        ) from None
 
 
 def read_ephemeral_range() -> tuple[int, int]:
@@ -42,7 +47,7 @@ def read_ephemeral_range() -> tuple[int, int]:
         first, last = kernels.EPHEMERAL.read_text(encoding="ascii").split()
         return int(first), int(last)
     except (OSError, ValueError) as error:
-        raise KernelRefused(f"{kernels.EPHEMERAL} cannot be read: {error}", hint="mount /proc") from None
+        raise KernelRefused(f"{kernels.EPHEMERAL} cannot be read: {error}", hint=_MOUNT) from None
 
 
 def list_own_reserved_ports(state: State) -> tuple[int, ...]:
@@ -63,7 +68,7 @@ def reserve_ports(state: State, ports: Iterable[int]) -> None:
     except OSError as error:
         raise KernelRefused(
             f"{kernels.SYSCTL} cannot be written: {error.strerror}",
-            hint="run as root, where /proc/sys is writable: some containers forbid it",
+            hint="run the command as root, where /proc/sys is writable: in some containers it is not",
         ) from None
 
 
@@ -126,14 +131,14 @@ def _is_port_used(port: int, kind: socket.SocketKind) -> bool:
         families.append((socket.AF_INET6, "::"))
     for family, address in families:
         with contextlib.closing(socket.socket(family, kind)) as probe:
-            if kind == socket.SOCK_STREAM:  # a connection that has ended is nobody
+            if kind == socket.SOCK_STREAM:  # a connection that has ended does not count
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 probe.bind((address, port))
             except OSError as error:
-                # A low port is refused to a user, and all of IPv6 by a machine without: nobody has those.
+                # A low port is refused to a user, and all of IPv6 by a machine without it: neither is in use.
                 if error.errno == errno.EADDRINUSE:
                     return True
     return False

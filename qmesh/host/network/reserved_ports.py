@@ -35,7 +35,7 @@ def read_ports() -> frozenset[int]:
 def restore_ports(directory: Path) -> None:
     """Reserve what qmesh had reserved before the machine was started; what others have set stays.
 
-    directory: the state directory. A file that is missing or damaged is the agent's to mend, and
+    directory: the state directory. A file that is missing or damaged is fixed by the agent, and
     nothing here raises: that the guard is held does not depend on it.
     """
     ours = read_own_ports(directory)

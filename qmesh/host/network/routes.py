@@ -26,7 +26,7 @@ RESOLVER_FILES: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/re
 """The second has the true resolvers where the first names only systemd's own at 127.0.0.53."""
 
 CONTAINER_BRIDGES: Final = ("docker", "br-", "virbr", "cni", "podman")
-"""How names of bridges begin whose addresses nobody reaches from outside."""
+"""How names of bridges begin whose addresses are unreachable from outside."""
 
 _SCOPE_GLOBAL = 0
 _MAIN, _LOCAL = 254, 255
@@ -122,7 +122,7 @@ def find_route(address: str, port: int) -> UnderlayRoute | None:
 
     Raises MachineRefused when it cannot look.
     """
-    with open_rtnetlink(f"look for the way to {address}") as netlink:
+    with open_rtnetlink(f"find the route to {address}") as netlink:
         try:
             (route, *_) = netlink.route("get", dst=address)
         except NetlinkError as error:
@@ -149,7 +149,7 @@ class FirstHop(NamedTuple):
 
 def find_first_hop(address: str) -> FirstHop | None:
     """The first hop to another machine; None where the kernel knows no way. Raises MachineRefused."""
-    with open_rtnetlink(f"look for the way to {address}") as netlink:
+    with open_rtnetlink(f"find the route to {address}") as netlink:
         try:
             (route, *_) = netlink.route("get", dst=address)
         except NetlinkError:

@@ -70,7 +70,8 @@ def _parse_socket(protocol: str, line: str) -> Socket:
         return Socket(protocol, state, *_parse_address(local), *_parse_address(remote), inode)
     except ValueError:
         raise KernelRefused(
-            "the kernel's list of sockets is not understood", hint="see `ss -anp`, and report it"
+            "the kernel's list of sockets is not understood",
+            hint="please report it, with the output of `ss -anp` and `uname -r`",
         ) from None
 
 

@@ -43,4 +43,4 @@ def _read_value(path: Path) -> int | None:
 
 
 def _build_read_error(path: Path, error: Exception) -> KernelRefused:
-    return KernelRefused(f"{path} cannot be read: {error}", hint="mount /proc")
+    return KernelRefused(f"{path} cannot be read: {error}", hint="mount /proc: `mount -t proc proc /proc`")

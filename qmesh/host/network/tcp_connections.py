@@ -34,7 +34,7 @@ _FOUND: Final = struct.Struct("=BBxx48s")  # inet_diag_msg: family, state, socki
 _ENDS: Final = struct.Struct("!HH16s16s")  # of a sockid: ports and addresses of both ends
 _LISTENING: Final = 10
 _EVERY: Final = (1 << 12) - 1
-_NOT_TO_CUT: Final = {_LISTENING, 6, 7}  # and TIME-WAIT and CLOSE, which are nobody's any more
+_NOT_TO_CUT: Final = {_LISTENING, 6, 7}  # and TIME-WAIT and CLOSE, which have no process any more
 _ANSWER_S: Final = 5.0
 
 
@@ -83,7 +83,7 @@ def _log_refusals() -> Iterator[None]:
     try:
         yield
     except MachineRefused as error:
-        log.warning("older connections end by themselves only, as their packets are dropped: %s", error)
+        log.warning("older connections could not be cut, so they end only by a timeout: %s", error)
 
 
 def _close_matching(found: Collection[Flow] | Iterator[Flow], is_meant: Callable[[Flow], bool]) -> None:

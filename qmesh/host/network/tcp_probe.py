@@ -14,7 +14,7 @@ from qmesh.host.system import heartbeat
 _LONGER: Final = 10
 """Times the wait for one that thousands of places may take."""
 AT_ONCE: Final = 400
-"""Connections that are waited for at a time: a process has 1,024 descriptors where nobody raised that."""
+"""Connections that are waited for at a time: by default a process has 1,024 descriptors."""
 
 
 def measure_connect_times(

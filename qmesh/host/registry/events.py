@@ -59,8 +59,8 @@ class _EventRow(NamedTuple):
 class Event(msgspec.Struct, frozen=True):
     """Something that changed the mesh. at: Unix time in seconds.
 
-    user: who typed the command, on the control node; of a join who had made the invitation. None where
-        nobody did, or it was not noted.
+    user: the user who typed the command on the control node; for a join, the one who made the invitation.
+        None where there was no user, or it was not noted.
     address, endpoint, public_key: of a join the machine's tunnel address, where its packets came from, if
         they came by the network, and its key.
     """

@@ -27,10 +27,10 @@ from qmesh.mesh.values import Secret
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Who is ready for a handover.
+    """The machines that are ready for a handover.
 
-    holds: whether the successor has the registry as it is, and the signing key, and said so just now.
-    missing: members that do not know of the successor, or whom it has not reached.
+    holds: whether the successor has the registry as it is, and the signing key, and reported that just now.
+    missing: members that do not know of the successor, or that it has not reached.
     """
 
     holds: bool
@@ -44,7 +44,7 @@ def begin_handover(connection: sqlite3.Connection, name: str, *, now: int) -> tu
     node. Begun for it already, nothing changes.
     """
     if rows.read_successor(connection) == name:
-        connection.execute("UPDATE succession SET holds = 0")  # what it said before counts no more
+        connection.execute("UPDATE succession SET holds = 0")  # what it reported before is out of date
         return ()
     rows.refuse_during_handover(connection)
     after = changes.set_successor(rows.read_inventory(connection), name)
@@ -82,7 +82,9 @@ def find_successor_preshared_key(connection: sqlite3.Connection, sender: str) ->
 
 
 def _build_no_successor_error() -> EnrolmentRefused:
-    return EnrolmentRefused("the control role is not handed over to this machine", hint="see `qmesh status`")
+    return EnrolmentRefused(
+        "no handover to this machine is under way", hint="run `qmesh status` on the control node"
+    )
 
 
 def record_progress(connection: sqlite3.Connection, said: HandoverProgress, *, sender: str, now: int) -> bool:
@@ -110,7 +112,10 @@ def check_readiness(connection: sqlite3.Connection, name: str, *, now: int) -> R
         (name,),
     )
     if not found:
-        raise BadInput("the handover was given up, by another command", hint="see `qmesh log`")
+        raise BadInput(
+            "the handover was cancelled by another command",
+            hint="run `qmesh log` on the control node: it says by which user",
+        )
     holds, listed, said_at = found[0]
     with translate_row_errors():
         silent = decode_json(listed, tuple[str, ...])
@@ -130,10 +135,13 @@ def last_event_number(connection: sqlite3.Connection) -> int:
 def complete_handover(connection: sqlite3.Connection, name: str, *, now: int) -> Inventory:
     """Make the successor the control node; the mesh after it. From here on this registry is the past.
 
-    Raises BadInput where the successor holds less than this registry has, or was not heard just now.
+    Raises BadInput where the successor has less than this registry, or has not reported just now.
     """
     if not check_readiness(connection, name, now=now).holds:
-        raise BadInput(f"{name} does not hold all of the registry, or is gone", hint="try again")
+        raise BadInput(
+            f"{name} does not have the whole registry yet, or is unreachable",
+            hint="run the same command again",
+        )
     return promote_successor(connection, now=now)
 
 
@@ -153,7 +161,7 @@ def prepare_for_successor(connection: sqlite3.Connection) -> int:
     mesh = rows.read_inventory(connection)
     if mesh.successor is None:  # given up meanwhile
         raise _build_no_successor_error()
-    # A key that it has offered would be known with a preshared key that nobody has.
+    # A key that it has offered would be known with a preshared key that no machine has.
     connection.execute("DELETE FROM stand_ins WHERE machine = ?", (mesh.successor,))
     successor, control = mesh.machine(mesh.successor), mesh.control_node
     for table, name in (("machines", "name"), ("stand_ins", "machine")):

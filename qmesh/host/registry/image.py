@@ -29,7 +29,7 @@ class RegistryImage(Registry):
         self._path = _NAME
         self._user = user
         if len(octets) < 512:
-            raise StateUnreadable(f"{_NAME} is cut short", hint="take an older backup")
+            raise StateUnreadable(f"{_NAME} is incomplete", hint="use an older backup")
         self._connection = sqlite.connect(sqlite.MEMORY)
         try:
             with sqlite.translate_errors(_NAME):
@@ -61,7 +61,7 @@ class RegistryImage(Registry):
             return after
 
     def serialize(self) -> bytes:
-        """The database as a file would have it, without a rest of what was deleted in it."""
+        """The database as a file would have it, without leftovers of deleted rows."""
         with sqlite.translate_errors(_NAME):
             self._connection.execute("VACUUM")
             return _set_journal_mode(self._connection.serialize(), _WAL)

@@ -45,7 +45,7 @@ class IssuedInvitation(SecretStruct, frozen=True):
 
 
 class OpenInvitation(msgspec.Struct, frozen=True):
-    """An invitation that nobody has used yet. expires_at: Unix time in seconds."""
+    """An invitation that is not used yet. expires_at: Unix time in seconds."""
 
     name: str
     address: str
@@ -67,8 +67,8 @@ def create_invitation(
     """Make an invitation, and the invited machine with its future address.
 
     replace: it is for the place of the member of that name, which stays until the invitation is used.
-    An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a
-    member's and none is to be replaced, or the machine does not fit in.
+    An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a member's
+    and `replace` is False, or when the machine does not fit in.
     """
     rows.refuse_during_handover(connection)
     expire_invitations(connection, now)
@@ -265,7 +265,7 @@ def withdraw_all_invitations(connection: sqlite3.Connection, *, now: int, comman
 def _clean_up_invitation(
     connection: sqlite3.Connection, name: str, identifier: str, now: int, *, command: str, what: EventKind
 ) -> None:
-    """Take away what an invitation that ended had let in."""
+    """Remove the key or the invited machine of an invitation that has ended."""
     if connection.execute("DELETE FROM stand_ins WHERE invitation = ?", (identifier,)).rowcount:
         what = "replacement-ended"
     connection.execute("DELETE FROM machines WHERE name = ? AND state = 'invited'", (name,))

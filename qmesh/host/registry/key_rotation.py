@@ -60,7 +60,10 @@ def _find_member(connection: sqlite3.Connection, sender: str) -> tuple[str, str,
         (sender,),
     )
     if not found:
-        raise EnrolmentRefused("this machine is no member of the mesh", hint="ask for an invitation")
+        raise EnrolmentRefused(
+            "this machine is not a member of the mesh",
+            hint="run `qmesh invite NAME` on the control node, then `qmesh join` with it here",
+        )
     return found[0]
 
 
@@ -82,20 +85,21 @@ def _refuse_replaced(connection: sqlite3.Connection, name: str) -> None:
     if select(connection, tuple[int], query, (name,)):
         raise EnrolmentRefused(
             f"another machine is invited to take the place of {name}",
-            hint=f"`qmesh invite --withdraw {name}` on the control node, if none is to",
+            hint=f"if that is wrong, run `qmesh invite --withdraw {name}` on the control node",
         )
 
 
 def _refuse_too_soon(connection: sqlite3.Connection, name: str, now: int) -> None:
-    """Each makes the control node look at all of its machine, and each change of a key the whole mesh hear.
+    """Raise EnrolmentRefused where the last offer is too recent: each costs work on all machines.
 
-    A clock that was set back has not made the last one's time later than it is.
+    A clock that was set back since makes no difference.
     """
     query = "SELECT max(at) FROM events WHERE machine = ? AND what = 'key-offered'"
     (before,) = select_one(connection, tuple[int | None], query, (name,))
     if before is not None and abs(now - before) < BETWEEN_S:
         raise EnrolmentRefused(
-            f"{name} offered another key a moment ago", hint=f"try again in {BETWEEN_S} seconds"
+            f"{name} offered another key a moment ago",
+            hint=f"wait {BETWEEN_S} seconds, then run the same command again",
         )
 
 

@@ -82,16 +82,16 @@ def read_successor(connection: sqlite3.Connection) -> str | None:
 
 
 def refuse_during_handover(connection: sqlite3.Connection) -> None:
-    """Raise BadInput while the control role is on its way to another machine, and once it is there."""
+    """Raise BadInput while the control role is being handed over, and after that."""
     name = read_successor(connection)
     if name is None:
         return
     (control,) = select_one(connection, tuple[str], "SELECT control FROM mesh")
     if name == control:
-        raise BadInput(f"{name} is the control node now", hint="run it there")
+        raise BadInput(f"{name} is the control node now", hint=f"run the same command on {name}")
     raise BadInput(
         f"the control role is being handed over to {name}",
-        hint="wait until that is done, or give it up with `qmesh handover --cancel`",
+        hint="wait until that is done, or cancel it: run `qmesh handover --cancel` on the control node",
     )
 
 

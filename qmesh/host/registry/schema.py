@@ -14,8 +14,8 @@ VERSION: Final = 5
 MOST_EVENTS: Final = 50_000
 MOST_ENDED: Final = 5_000
 MOST_ROTATIONS: Final = 16
-"""How much of its history a registry keeps: events, invitations that nobody used, and of each machine the
-changes of its key, which it makes by itself."""
+"""How much of its history a registry keeps: events, ended invitations that were not used, and each machine's
+key changes, which the machine makes by itself."""
 PRUNING: Final = (
     f"""DELETE FROM events WHERE number IN (SELECT number FROM (
     SELECT number, row_number() OVER (PARTITION BY machine ORDER BY number DESC) AS place

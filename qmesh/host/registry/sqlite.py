@@ -18,7 +18,7 @@ Values: TypeAlias = tuple[Any, ...]
 
 MEMORY: Final = Path(":memory:")
 BUSY_S: Final = 15.0
-"""Seconds that who writes waits for another process that does. Who reads waits for nobody: there is a WAL."""
+"""Seconds that a writer waits for another writer. A reader never waits: the database has a WAL."""
 
 
 def connect(path: Path, *, busy_s: float = BUSY_S) -> sqlite3.Connection:
@@ -53,7 +53,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextlib.contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """What is read in the block is as of one moment. Nobody is waited for, and nothing is written."""
+    """What is read in the block is as of one moment. It waits for no other process, and writes nothing."""
     connection.execute("BEGIN")
     with _end_transaction(connection):
         yield
@@ -70,8 +70,11 @@ def _end_transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+_DISK: Final = "look for a full disk (`df`) or a read-only file system (`mount`)"
+
+
 class Conflict(StateUnreadable):
-    """What a constraint refuses. Who expects it, words it; of a registry that is whole nobody else meets it.
+    """What a constraint refuses. Callers that expect it have their own message; else the registry is damaged.
 
     reason: SQLite's own.
     """
@@ -96,7 +99,7 @@ def select_one(connection: sqlite3.Connection, kind: type[T], query: str, values
     """The one row of a query, as `select` has it; none is an error too."""
     found = select(connection, kind, query, values)
     if len(found) != 1:
-        raise sqlite3.DatabaseError("its rows are no mesh (one is missing)")
+        raise sqlite3.DatabaseError("its rows do not make a mesh (one is missing)")
     return found[0]
 
 
@@ -106,7 +109,7 @@ def translate_row_errors() -> Iterator[None]:
     try:
         yield
     except QmeshError as error:
-        raise sqlite3.DatabaseError(f"its rows are no mesh ({error})") from None
+        raise sqlite3.DatabaseError(f"its rows do not make a mesh ({error})") from None
 
 
 @contextlib.contextmanager
@@ -126,20 +129,15 @@ def translate_errors(path: Path) -> Iterator[None]:
         if code & 0xFF == sqlite3.SQLITE_BUSY:
             raise Busy(
                 f"{path} could not be used: another program is writing to it",
-                hint=f"find that by `fuser -v {path}`, and end it",
+                hint=f"find that program with `fuser -v {path}`, and end it",
             ) from None
         if code == sqlite3.SQLITE_ERROR:
             raise _build_damage_error(path, error) from None
-        raise MachineRefused(
-            f"{path} could not be used: {error}", hint="look for a full disk or a read-only file system"
-        ) from None
+        raise MachineRefused(f"{path} could not be used: {error}", hint=_DISK) from None
     except (sqlite3.Error, MemoryError, UnicodeDecodeError) as error:  # the last where its message is no text
         raise _build_damage_error(path, error) from None
     except OSError as error:
-        raise MachineRefused(
-            f"{path} could not be used: {error.strerror}",
-            hint="look for a full disk or a read-only file system",
-        ) from None
+        raise MachineRefused(f"{path} could not be used: {error.strerror}", hint=_DISK) from None
 
 
 def _build_damage_error(path: Path, error: BaseException) -> StateUnreadable:

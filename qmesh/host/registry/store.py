@@ -84,7 +84,7 @@ def as_change(
 class Registry:
     """An open registry. Use as a context manager; every method is one transaction.
 
-    user: who is to be noted as the one who made its changes; None for nobody, as for the agent.
+    user: the user that is noted for its changes; None for none, as for the agent.
     busy_s: seconds that what changes it waits for another program that writes; then it raises Busy.
     Raises StateUnreadable when the file is not there, damaged, or of a newer qmesh.
     """
@@ -94,7 +94,7 @@ class Registry:
         self._user = user
         mode = files.read_mode(path)
         if mode is None:
-            raise StateUnreadable(f"{path} is missing, and it is the mesh", hint=RESTORE)
+            raise StateUnreadable(f"{path}, the control node's registry, is missing", hint=RESTORE)
         if not os.access(path, os.R_OK | os.W_OK):
             raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root")
         disk_reserve.release_if_full(path.parent)
@@ -142,7 +142,8 @@ class Registry:
             raise StateUnreadable(f"{self._path} is not a qmesh registry", hint=RESTORE)
         if version > schema.VERSION:
             raise StateUnreadable(
-                f"{self._path} was written by a newer qmesh", hint="install that version, or a newer one"
+                f"{self._path} was written by a newer qmesh",
+                hint="install that version of qmesh, or a newer one",
             )
         if version < schema.VERSION:
             raise StateUnreadable(
@@ -291,7 +292,7 @@ class Registry:
         except (sqlite.Conflict, BadInput) as error:
             reason = error.reason if isinstance(error, sqlite.Conflict) else error.message
             raise EnrolmentRefused(
-                f"the control node refused: {reason}", hint="look at `qmesh status` on the control node"
+                f"the control node refused: {reason}", hint="run `qmesh status` on the control node"
             ) from None
         return inventory
 
@@ -299,16 +300,19 @@ class Registry:
         """Know the key that the member at that tunnel address is about to change to; whether that is new.
 
         Raises EnrolmentRefused where the sender is no member, the key is another's, or another machine is
-        invited to take the sender's place: whoever has its key then is not to keep it.
+        invited to take the sender's place: then its key may be in wrong hands, and must not last.
         """
         try:
             with self._open_transaction() as connection:
                 return key_rotation.offer_key(connection, public_key, sender=sender, now=now)
         except BadInput as error:
-            raise EnrolmentRefused(error.message, hint="try again in a minute") from None
+            raise EnrolmentRefused(
+                error.message, hint="wait a minute, then run the same command again"
+            ) from None
         except sqlite.Conflict:
             raise EnrolmentRefused(
-                "that key is in use", hint="remove next.key from the state directory, and try again"
+                "that key is in use",
+                hint="remove next.key from the state directory, then run the same command again",
             ) from None
 
     def change_mesh(

@@ -50,7 +50,7 @@ from qmesh.mesh.systemd.node_restarts import DueRestarts
 from qmesh.mesh.values import Secret
 
 _ANEW = f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}"
-_REQUEST_ANEW = "`qmesh join --offline` with the same invitation writes it anew"
+_REQUEST_ANEW = "run `qmesh join --offline` with the same invitation: it writes a new one"
 
 log = logging.getLogger("qmesh")
 
@@ -95,8 +95,8 @@ class State:
         """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""
         if self._is_foreign():
             raise MachineRefused(
-                f"{self.directory} holds other files, and is open to other users",
-                hint="choose another place with --state; qmesh wants a directory of its own",
+                f"{self.directory} has other files in it, and is open to other users",
+                hint="pass another directory with --state: qmesh needs one of its own",
             )
         files.make_private_directory(self.directory)
 
@@ -119,8 +119,8 @@ class State:
             raise self._build_no_mesh_error() from None
         except OSError as error:
             raise MachineRefused(
-                f"{self.directory} cannot be used: it is a link, no directory, or: {error.strerror}",
-                hint="remove it, or choose another place with --state",
+                f"{self.directory} cannot be opened as a directory: {error.strerror}",
+                hint="remove it, if it is a link or a file; or pass another directory with --state",
             ) from None
         try:
             if self._patience_s is None:
@@ -135,7 +135,7 @@ class State:
         others = ", ".join(map(str, sorted(processes.list_opening_processes(self.directory)))) or "unknown"
         return Busy(
             f"another command of qmesh is at work on this machine (process {others})",
-            hint="wait for it to end; one that was stopped by Ctrl-Z goes on by `fg`",
+            hint="wait until it ends; if you stopped it with Ctrl-Z, type `fg` in its shell",
         )
 
     @contextlib.contextmanager
@@ -145,7 +145,8 @@ class State:
             descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise MachineRefused(
-                f"{self.directory} cannot be used: {error.strerror}", hint="is it still there?"
+                f"{self.directory} cannot be used: {error.strerror}",
+                hint=f"look at it with `ls -ld {self.directory}`: was it removed or replaced?",
             ) from None
         try:
             yield _try_lock(descriptor, seconds)
@@ -162,17 +163,18 @@ class State:
     def _build_no_mesh_error(self) -> QmeshError:
         if self.has_leftover_state():
             return StateUnreadable(
-                f"{self._settings.path} is missing, though this machine was to be in a mesh",
+                f"{self._settings.path} is missing, though other files of a mesh are there",
                 hint=f"if an `init`, `join` or `restore` was cut off, run it again; else {_ANEW}",
             )
         if self.sent_request.exists():
             return BadInput(
                 "this machine is in no mesh yet: it waits for the answer to its request",
-                hint="`qmesh admit` the request on the control node, then `qmesh join --answer FILE` here",
+                hint="run `qmesh admit` with the request on the control node, then `qmesh join --answer FILE`"
+                " here",
             )
         return BadInput(
-            f"this machine is in no mesh: {self.directory} holds none",
-            hint="start one with `qmesh init`, or join one with `qmesh join`",
+            f"this machine is in no mesh: there is none in {self.directory}",
+            hint="start a mesh with `qmesh init`, or join one with `qmesh join`",
         )
 
     def has_leftover_state(self) -> bool:
@@ -227,7 +229,7 @@ class State:
         files.write(self._settings.path, msgspec.json.format(msgspec.json.encode(settings)))
 
     def remove_mesh_state(self, *, keep_private_key: bool) -> None:
-        """Leave the mesh, in the files: the settings go first, so that a rest of them means nothing."""
+        """Delete the files of the mesh: the settings first, so that leftovers of the others mean nothing."""
         self._settings.remove()
         self.remove_control_files()
         for path in (
@@ -254,9 +256,9 @@ class State:
             files.remove(self.registry_file.with_name(self.registry_file.name + end))
 
     def remove_temporary_files(self) -> None:
-        """Remove what a process that was killed left beside a file that it was about to write: keys, maybe.
+        """Remove temporary files of a process that was killed while it wrote: keys may be in them.
 
-        Holds the lock, as whoever writes does.
+        The caller has the lock, as for writing.
         """
         for path in self.directory.glob(".*.????????"):
             if path.is_file() and not path.is_symlink():
@@ -270,7 +272,7 @@ class State:
         except EnrolmentRefused:
             raise StateUnreadable(
                 f"{self.estate_file} is damaged",
-                hint="delete it: the control node gives it again while the handover lasts",
+                hint="delete it: during the handover the control node sends it again",
             ) from None
 
     def save_handover_payload(self, octets: bytes | None) -> None:
@@ -347,8 +349,8 @@ class State:
             derive_public_key(key)
         except (UnicodeDecodeError, QmeshError):
             raise StateUnreadable(
-                f"{path} holds no WireGuard key",
-                hint=f"on a member: delete it, {JOIN_ANEW}; on a control node: {RESTORE}",
+                f"there is no WireGuard key in {path}",
+                hint=f"on a member: delete it, then {JOIN_ANEW}; on a control node: {RESTORE}",
             ) from None
         return key
 
@@ -356,7 +358,7 @@ class State:
         """The control node's key for memberships. Raises StateUnreadable when it is not there."""
         octets = files.read(self.signing_key_file, limit=1024)
         if octets is None or len(octets) != 32:
-            raise StateUnreadable(f"{self.signing_key_file} holds no signing key", hint=RESTORE)
+            raise StateUnreadable(f"there is no signing key in {self.signing_key_file}", hint=RESTORE)
         return Ed25519PrivateKey.from_private_bytes(octets)
 
     def ensure_signing_key(self) -> Ed25519PrivateKey:

@@ -31,7 +31,7 @@ from qmesh.mesh.values import (
 
 T = TypeVar("T")
 
-_DELETE = "delete it: it only tells of what was under way"
+_DELETE = "delete it: it is only a note of what was under way"
 
 _Identifier = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 _VerificationKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -42,23 +42,26 @@ _Mtu = Annotated[int, msgspec.Meta(ge=LEAST_MTU_IPV4, le=TUNNEL_MTU)]
 def _check_directory(path: str | None) -> None:
     """Raise BadInput for what the kernel takes for no path, or what depends on where a process is."""
     if path is not None and ("\0" in path or not path.startswith("/")):
-        raise BadInput("the config directory is no absolute path", hint="name it with --config")
+        raise BadInput(
+            "the config directory is not an absolute path",
+            hint="pass it with --config, as a path that begins with /",
+        )
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What this machine knows of itself; that it is there makes the machine part of a mesh.
+    """What this machine knows of itself. With this file the machine is part of a mesh.
 
     mesh, name: the mesh's identifier, and this machine's name in it.
     control: whether this machine is the control node, which has the registry.
     interface, listen_port: of the tunnel.
-    verification_key: Ed25519, 32 octets: whose memberships are believed.
+    verification_key: Ed25519, 32 bytes: memberships have to be signed by this key.
     control_endpoints: where a worker machine reaches the control node, best first.
     config_directory: of the node's config.yml; None while unknown.
-    config_owner: the number of the user whose directory that is; None where nobody has looked yet.
-    mtu: most octets of a packet in the tunnel, as its user said; None leaves it to the path.
+    config_owner: the number of the user who owns that directory; None where it is not known yet.
+    mtu: most bytes of a packet in the tunnel, as the user set it; None leaves it to the path.
     up: False after `qmesh down`.
     guarded: False after `qmesh down --open`.
-    removed: whether the mesh has this machine no more; its worker ports stay closed.
+    removed: whether the mesh has removed this machine; its worker ports stay closed.
     invitation: the identifier of the one that was redeemed here.
     """
 

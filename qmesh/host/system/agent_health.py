@@ -1,7 +1,7 @@
-"""How this machine's agent is, by its own word: through a socket in the state directory.
+"""How this machine's agent is, as it reports itself through a socket in the state directory.
 
-Who connects is told at once, and need not say anything. No answer is an answer too: an agent that
-has stopped as a whole gives none.
+A client that connects is answered at once, without a request. No answer means something too: an agent
+that has stopped as a whole gives none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Restart(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of the agent that was begun anew. times: how often lately; last: seconds since the epoch."""
+    """A part of the agent that was restarted. times: how often lately; last: seconds since the epoch."""
 
     part: str
     reason: str
@@ -78,7 +78,7 @@ def request_health(directory: Path, *, wait_s: float) -> Health:
             return parse_health(_receive_health(directory, until))
         except (FileNotFoundError, ConnectionError) as error:
             if time.monotonic() > until:
-                raise NoAnswer("nobody listens at its socket") from error
+                raise NoAnswer("nothing listens at its socket") from error
             time.sleep(0.05)
         except OSError as error:
             raise NoAnswer(f"no answer within {wait_s:.0f} s") from error

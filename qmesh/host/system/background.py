@@ -57,9 +57,9 @@ def stop_agent() -> None:
 
 
 def start_undo(state: State) -> None:
-    """Start the process that undoes a change at its time, anew where it runs. Raises MachineRefused.
+    """Start the process that rolls a change back in time; restart it where it runs. Raises MachineRefused.
 
-    Under systemd it is in a unit of its own, and so in nobody's session, which is enabled for the next boot.
+    Under systemd it is a unit of its own, so that no session's end stops it, enabled for the next boot too.
     """
     if is_systemd_running():
         units = {
@@ -87,7 +87,8 @@ def start_background_process(state: State, command: str, *, wait_s: float) -> in
         log = os.open(state.log_file, flags, files.PRIVATE_MODE)
     except OSError as error:
         raise MachineRefused(
-            f"{state.log_file} cannot be written: {error.strerror}", hint="is it a link? remove it"
+            f"{state.log_file} cannot be written: {error.strerror}",
+            hint="remove it, if it is a link; else look for a full disk (`df`)",
         ) from None
     with _open_ready_socket() as (ready, address), os.fdopen(log, "ab") as log_file:
         process = subprocess.Popen(
@@ -101,7 +102,7 @@ def start_background_process(state: State, command: str, *, wait_s: float) -> in
         )
         try:
             is_ready, status = _wait_for_ready(ready, process, wait_s)
-        except BaseException:  # Ctrl-C: whoever asked for it puts things back, and it is half there
+        except BaseException:  # Ctrl-C: the caller rolls back, and the process is only half started
             process.kill()
             process.wait()
             raise
@@ -113,11 +114,11 @@ def start_background_process(state: State, command: str, *, wait_s: float) -> in
                 f"`qmesh {command}` "
                 + ("did not start" if has_ended else "is not ready yet")
                 + (f": {status}" if status else ""),
-                hint=f"read {state.log_file}, then run `qmesh {command}` to see it fail"
+                hint=f"read the end of {state.log_file}; `qmesh {command}` in a terminal shows the same error"
                 if has_ended
-                else "it goes on trying; `qmesh check` tells whether it is well",
+                else "it keeps trying: run `qmesh check` in a minute",
             )
-    process.returncode = 0  # it outlives this command on purpose: nobody is to wait for it
+    process.returncode = 0  # it outlives this command on purpose: no code should wait for it
     return process.pid
 
 
@@ -146,7 +147,7 @@ def _open_ready_socket() -> Iterator[tuple[socket.socket, str]]:
 
 @contextlib.contextmanager
 def _create_temporary_directory() -> Iterator[str]:
-    """A directory that is gone afterwards, unless that is refused: then nobody need know."""
+    """A directory that is deleted afterwards; an error of that is ignored."""
     try:
         directory = tempfile.mkdtemp(prefix="qmesh-")
     except OSError as error:
@@ -160,7 +161,7 @@ def _create_temporary_directory() -> Iterator[str]:
 def _build_temporary_file_error(error: OSError) -> MachineRefused:
     return MachineRefused(
         f"no temporary file could be made: {error.strerror}",
-        hint="look for a full or read-only disk at /tmp, or set TMPDIR",
+        hint="look for a full or read-only disk at /tmp (`df /tmp`), or set TMPDIR",
     )
 
 
@@ -181,12 +182,12 @@ def _wait_for_ready(
 
 
 def is_agent_running(state: State) -> bool:
-    """Whether this machine's agent runs, by whomever it was started."""
+    """Whether this machine's agent runs, no matter what started it."""
     return is_locked(state.agent_lock_file)
 
 
 def format_restart_command(state: State) -> str:
-    """What begins this machine's agent anew, for who types it."""
+    """The command that restarts this machine's agent."""
     if is_systemd_running():
         return f"systemctl restart {AGENT}"
     processes = " ".join(map(str, sorted(list_opening_processes(state.agent_lock_file))))

@@ -1,4 +1,4 @@
-"""The clock that nobody sets: since the machine's start, and which start that was."""
+"""The clock that cannot be set: seconds since the machine's start, and which start that was."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Room on the disk that is given up when there is none left: whoever filled it, a machine can be taken out.
+"""Reserved room on the disk, for changes such as `remove` when the disk is full.
 
-Files beside the state, of which each also frees an inode. The agent makes them while there is room. The first
-write that finds the disk full takes them all away, and has the room.
+It is files in the state directory, each of which also frees an inode. The agent makes them while there is
+room. The first write that finds the disk full deletes them all, and uses the room.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def release_reserve(directory: Path) -> bool:
 
 
 def release_if_full(directory: Path) -> None:
-    """Give it up where the disk is full: for who can't try again."""
+    """Delete the reserve where the disk is full: for callers that can't try a second time."""
     with contextlib.suppress(OSError):
         if not _has_room(directory, LEAST_OCTETS, LEAST_FILES):
             release_reserve(directory)
 
 
 def _has_room(directory: Path, octets: int, inodes: int) -> bool:
-    """Whether so much is free there, for root. Of some file systems nobody can tell how many inodes."""
+    """Whether so much is free there, for root. Some file systems do not report inodes."""
     found = os.statvfs(directory)
     return found.f_bfree * found.f_frsize >= octets and (not found.f_files or found.f_ffree >= inodes)

@@ -1,7 +1,7 @@
-"""A thread shows that it goes on; whoever watches it can tell one that waits from one that hangs.
+"""A thread's heartbeat, by which the monitor can tell a thread that waits from one that hangs.
 
-What may wait long says so where it waits, and need not know whether anybody watches: in a thread
-without a pulse all of this does nothing.
+Code that may wait long announces it where it waits, and need not know whether the thread is monitored: in a
+thread without a pulse all of this does nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Pulse:
         self._thread = threading.get_ident()
 
     def detach_thread(self) -> None:
-        """Be nobody's: what has ended does not hang."""
+        """Belong to no thread: one that has ended does not hang."""
         self._thread = None
         _this.pulse = None
 
@@ -58,7 +58,7 @@ class Pulse:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the last beat; 0 where it is nobody's."""
+        """Seconds since the last beat; 0 where it belongs to no thread."""
         return 0.0 if self._thread is None else time.monotonic() - self._begun
 
     @property

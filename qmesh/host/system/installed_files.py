@@ -1,4 +1,4 @@
-"""What qmesh has put on this machine's disk: found, and taken away again."""
+"""What qmesh has installed on this machine's disk: how to find and remove it."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def stop_units() -> None:
 
 
 def delete_units() -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Stop and disable them all, and delete those that nobody edited; which were deleted and which kept.
+    """Stop and disable all units, and delete those that were not edited; the deleted ones and the kept ones.
 
-    A unit that was edited is somebody's work: it is stopped and disabled, and stays.
+    A unit that a user edited is stopped and disabled, and its file stays.
     """
     found = list_units()
     if systemd.is_systemd_running():

@@ -84,7 +84,7 @@ def describe_process(kind: str) -> str:
 
 
 def list_orphaned_processes() -> tuple[RunningProcess, ...]:
-    """Those of them that nobody can tell anything."""
+    """Those of them whose state directory is gone, so that no command can reach them."""
     return tuple(each for each in list_processes() if not each.is_there)
 
 
@@ -110,5 +110,5 @@ def terminate_process(each: RunningProcess) -> None:
     if not processes.wait_for_exit(each.number, _END_S):
         raise MachineRefused(
             f"`qmesh {each.kind}` of {each.state} does not end (process {each.number})",
-            hint="end it by hand, then run the same command again",
+            hint=f"run `kill -KILL {each.number}`, then the same command again",
         )

@@ -1,4 +1,4 @@
-"""What the processes say that live as long as their machine: bounded, whoever makes them speak.
+"""The log of the processes that run as long as their machine, bounded in size against floods.
 
 All loggers of the process have one handler, other libraries' from ERROR on. The same text is said a few times
 a minute, then counted; and all of it is so many octets at most. A log in the state directory is two files.
@@ -86,7 +86,7 @@ class RateLimit:
 
 
 class StderrHandler(logging.Handler):
-    """Writes to standard error, and bears that it can't: a full disk is no reason to end."""
+    """Writes to standard error, and ignores errors of that: a full disk is no reason to end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class StderrHandler(logging.Handler):
         is_ours = record.name == OURS or record.name.startswith(f"{OURS}.")
         if not is_ours and record.levelno < logging.ERROR:
             return
-        with contextlib.suppress(Exception):  # there is nobody to be told of it
+        with contextlib.suppress(Exception):  # there is no other place to report it
             text = record.getMessage()
             if self._limit.is_recent(text):
                 record = _strip_traceback(record)
@@ -106,7 +106,7 @@ class StderrHandler(logging.Handler):
             if unsaid is None:
                 return
             if unsaid:
-                line += f"\n({unsaid} more before this were left out)"
+                line += f"\n({unsaid} messages before this one were left out)"
             self._write(f"{line}\n".encode("utf-8", "backslashreplace"))
 
     def _write(self, octets: bytes) -> None:
@@ -123,7 +123,7 @@ def _strip_traceback(record: logging.LogRecord) -> logging.LogRecord:
 class LogFileHandler(StderrHandler):
     """Writes to a file of two, which standard output and standard error are as well.
 
-    Several processes may have the same: whoever finds it full puts it aside, and all go on in the new one.
+    Several processes may have the same one: the first that finds it full renames it, and all use the new one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -136,7 +136,7 @@ class LogFileHandler(StderrHandler):
             self._rotate()
             self._reopen(os.O_CREAT)
         elif not _is_same_file(self._path, own):
-            self._reopen()  # where it is gone nobody wants one
+            self._reopen()  # where it is gone, no log is wanted
         super()._write(octets)
 
     def _rotate(self) -> None:
@@ -165,17 +165,17 @@ def _is_same_file(path: Path, found: os.stat_result) -> bool:
 
 
 def configure_logging(log_file: Path) -> None:
-    """Have all that this process says go to standard error, bounded; where that is its log file, that too.
+    """Send the log of this process to standard error, bounded in size; where that is its log file, that too.
 
-    What nobody catches in a thread is said in the same way.
+    Uncaught exceptions of threads are logged in the same way.
     """
     root = logging.getLogger()
     root.handlers[:] = [LogFileHandler(log_file) if _is_standard_error(log_file) else StderrHandler()]
     root.setLevel(logging.ERROR)
     logging.getLogger(OURS).setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
-    threading.excepthook = lambda told: _log_error("a thread has failed", told.exc_value)
-    sys.unraisablehook = lambda told: _log_error("an error that nobody could be told of", told.exc_value)
+    threading.excepthook = lambda told: _log_error("a thread failed", told.exc_value)
+    sys.unraisablehook = lambda told: _log_error("an error could not be raised", told.exc_value)
 
 
 def _log_error(what: str, error: BaseException | None) -> None:

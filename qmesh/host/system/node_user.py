@@ -1,4 +1,4 @@
-"""As whom the node runs: as whoever can have it do what he wants, so that this is all it can do."""
+"""The user that runs the node: the owner of its directory, who could make the node do anything anyway."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MOST_ENTRIES: Final = 10_000
 
 
 def find_node_user(directory: Path) -> int:
-    """The user's number: who owns the config directory, or the first part of its way that is not root's.
+    """The user's number: the owner of the config directory.
 
-    The latter counts where the directory is root's: its owner can put another one in its place at any
-    time. What is not there yet counts as of whoever would make it.
+    Where that is root, the owner of the first part of its path that is not root's: that user can replace the
+    directory at any time. A part that is not there yet counts as its maker's.
     """
     users = list(_list_owners(directory))
     return users[-1] or next((user for user in users if user), 0)
@@ -44,8 +44,8 @@ def resolve_user_name(number: int) -> str:
         found = pwd.getpwuid(number).pw_name
     except KeyError:
         raise BadInput(
-            f"the node's directory is of user number {number}, and there is no such user here",
-            hint="give it to the user that the node is to run as: `chown -R USER DIRECTORY`",
+            f"the node's directory belongs to user number {number}, and this machine has no such user",
+            hint="give it to the user that runs the node: `chown -R USER DIRECTORY`",
         ) from None
     return found if sandbox.is_valid_user(found) else str(number)
 

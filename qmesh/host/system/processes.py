@@ -34,7 +34,7 @@ def build_own_command(command: str, directory: Path) -> list[str]:
 
 
 def notify(message: str) -> None:
-    """Tell whoever started this service how it is: `READY=1`, `STOPPING=1`. Source: sd_notify(3)."""
+    """Tell the process that started this service how it is: `READY=1`, `STOPPING=1`. Source: sd_notify(3)."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -94,13 +94,13 @@ def terminate_lock_owner(lock_file: Path, *, timeout_s: float) -> None:
             who = ", ".join(map(str, sorted(told))) or "unknown"
             raise MachineRefused(
                 f"the process that has {lock_file} does not end (process {who})",
-                hint="end it by hand, then run the same command again",
+                hint="end it with `kill -KILL` and its number, then run the same command again",
             )
         time.sleep(0.05)
 
 
 def kill_lock_owner(lock_file: Path) -> None:
-    """End at once who has this lock, also where it has been stopped; nobody is fine."""
+    """Kill the process that has this lock, also where it is stopped; none is fine."""
     if is_locked(lock_file):
         for number in list_opening_processes(lock_file):
             with contextlib.suppress(ProcessLookupError):
@@ -183,5 +183,5 @@ def parse_stat(text: str) -> ProcessStat:
         return ProcessStat(int(fields[1]), int(fields[19]))
     except (LookupError, ValueError):
         raise MachineRefused(
-            "a process's stat is not understood", hint="see proc(5), and report it"
+            "a process's stat is not understood", hint="please report it, with the output of `uname -r`"
         ) from None

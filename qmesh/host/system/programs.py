@@ -1,4 +1,4 @@
-"""Other programs: found where root put them, and run where nobody else's files are."""
+"""Other programs: found where root installed them, and run in a directory without other users' files."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def acquire_agent_lock() -> Iterator[bool]:
         try:
             descriptor = _open_lock_directory()
         except (MachineRefused, OSError) as error:
-            log.warning("that this machine has no other agent cannot be seen to: %s", error)
+            log.warning("qmesh cannot check whether another agent runs on this machine: %s", error)
             yield True
             return
         stack.callback(os.close, descriptor)

@@ -165,22 +165,23 @@ def run_systemctl(*words: str) -> str:
     except OSError as error:
         raise MachineRefused(
             f"systemctl cannot be run: {error.strerror}",
-            hint="systemd is the init here: is it in PATH?",
+            hint="systemd runs on this machine: install its systemctl, or put it into PATH",
         ) from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines() or ["no reason given"]
         # Of many units it names only those that failed.
         unit = next(iter(re.findall(r"qmesh[\w@-]*\.(?:service|target)", done.stderr)), AGENT)
         raise MachineRefused(
-            f"systemctl {' '.join(words)} failed: {reason[0]}", hint=f"see `systemctl status {unit}`"
+            f"systemctl {' '.join(words)} failed: {reason[0]}",
+            hint=f"run `systemctl status {unit}`, and fix what it reports",
         )
     return done.stdout
 
 
 def has_flushing_service() -> bool:
-    """Whether nftables.service runs, or will at boot, and takes away all rules when it begins or ends.
+    """Whether nftables.service runs, or will at boot, and flushes all rules when it starts or stops.
 
-    Only where it names its files as `nft -f FILE` can that be told.
+    That is only known where it names its files as `nft -f FILE`.
     """
     if not is_systemd_running():
         return False

@@ -20,7 +20,7 @@ def open_socket_path(directory: Path, name: str) -> Iterator[str]:
 
 
 def listen(directory: Path, name: str) -> socket.socket:
-    """The end that is told, 0600. There is one at a time: what one that was killed left is taken away."""
+    """The listening end, 0600. There is one at a time: the socket that a killed process left is removed."""
     listening = socket.socket(socket.AF_UNIX)
     (directory / name).unlink(missing_ok=True)
     before = os.umask(0o177)

@@ -48,14 +48,14 @@ def _resolve_link_kind(interface: str, kind: str | None) -> InterfaceKind:
         return "wireguard"
     if kind != "tun":
         raise KernelRefused(
-            f"{interface} is a {kind or 'hardware'} interface, not WireGuard's",
-            hint="it is somebody else's; rename it or give it up before qmesh takes the name",
+            f"{interface} is a {kind or 'hardware'} interface, not a WireGuard interface",
+            hint=f"it is not qmesh's: rename it with `ip link set {interface} name OTHER`, or delete it",
         )
     if uapi.is_responding(interface):
         return "tun"
     where = uapi.socket_path(interface)
-    state = "nobody answers at" if where.exists() else "there is no"
+    state = "nothing answers at" if where.exists() else "there is no"
     raise KernelRefused(
         f"{interface} is a TUN interface without a WireGuard process: {state} {where}",
-        hint=f"if no other program uses it, remove it with `ip link delete {interface}`",
+        hint=f"if no other program uses it, run `ip link delete {interface}`",
     )

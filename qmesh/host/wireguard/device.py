@@ -73,7 +73,7 @@ class Backend(Protocol):
     def reset_session(self, interface: str, peer: Peer) -> None:
         """Remove a peer and add it again, so that its next packet is a new handshake.
 
-        Where `peer` has no endpoint it keeps the one it was last heard from.
+        Where `peer` has no endpoint, it keeps the one that its last packet came from.
         """
 
 
@@ -89,7 +89,7 @@ def build_device(public_key: str | None, listen_port: int, peers: Iterable[tuple
 
 
 def add_known_endpoint(peer: Peer, device: Device) -> Peer:
-    """`peer`, at the endpoint where it was last heard from unless it names one itself."""
+    """`peer`, with the endpoint that its last packet came from unless it has one itself."""
     known = device.counters.get(peer.public_key)
     if peer.endpoint is not None or known is None:
         return peer
@@ -118,7 +118,8 @@ def encode_key(octets: bytes) -> str:
 def port_hint(port: int) -> dict[int, str]:
     """The hint for a listen port that is taken, for `netlink.translate_errors`."""
     return {
-        errno.EADDRINUSE: f"another program has UDP port {port}, see `ss -lunp`; stop it or use another port"
+        errno.EADDRINUSE: f"another program has UDP port {port}: `ss -lunp sport = :{port}` shows which."
+        " Stop it, or use another port"
     }
 
 

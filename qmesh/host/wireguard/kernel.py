@@ -57,8 +57,8 @@ def parse_device(interface: str, dump: Sequence[bytes]) -> Device:
         return genetlink_messages.parse_device(dump)
     except (ValueError, BadInput):
         raise KernelRefused(
-            f"what the kernel told of {interface} is not understood",
-            hint="this kernel is newer than this qmesh knows? see `wg show`, and report it",
+            f"the kernel's answer about {interface} is not understood",
+            hint="please report it, with the output of `uname -r`",
         ) from None
 
 
@@ -135,6 +135,6 @@ def _open_session(doing: str, hints: Mapping[int, str] = MappingProxyType({})) -
         if family is None:
             raise KernelRefused(
                 f"could not {doing}: the kernel has no WireGuard now",
-                hint="load its module with `modprobe wireguard`; was the kernel upgraded without a reboot?",
+                hint="run `modprobe wireguard`; if the kernel was upgraded since the last boot, reboot",
             )
         yield _NetlinkSession(netlink, family)

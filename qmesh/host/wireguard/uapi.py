@@ -124,12 +124,13 @@ def _translate_errors(interface: str) -> Iterator[None]:
     except TimeoutError:
         raise KernelRefused(
             f"the WireGuard process of {interface} does not answer",
-            hint=f"see whether it hangs; `fuser {socket_path(interface)}` finds it",
+            hint=f"find that process with `fuser {socket_path(interface)}`; if it hangs, end it, and run"
+            " `qmesh apply`",
         ) from None
     except OSError as error:
         raise KernelRefused(
             f"the WireGuard process of {interface} cannot be reached: {error.strerror}",
-            hint="it has ended, or the interface was deleted; `qmesh apply` makes it anew",
+            hint="run `qmesh apply`, which starts it again",
         ) from None
 
 
@@ -168,8 +169,8 @@ def _receive_answer(interface: str, connection: socket.socket) -> str:
 def _build_answer_error(interface: str) -> KernelRefused:
     # The answer holds the private key: none of it is shown.
     return KernelRefused(
-        f"the WireGuard process of {interface} gave an answer that breaks off or is not understood",
-        hint=f"try again; see which program is behind {socket_path(interface)} with `fuser`",
+        f"the WireGuard process of {interface} gave an answer that is incomplete or not understood",
+        hint=f"run the same command again; `fuser {socket_path(interface)}` shows which program answers",
     )
 
 

@@ -34,7 +34,7 @@ def find_program() -> str:
     if found is None:
         raise MissingProgram(
             f"this kernel has no WireGuard, and {PROGRAM} is not installed",
-            hint=f"apt-get install {PROGRAM}",
+            hint=f"run `apt-get install {PROGRAM}`, then the same command again",
         )
     return found
 
@@ -50,8 +50,8 @@ class UserspaceWireGuard:
         # A process whose interface was just deleted is about to end.
         if not _wait_for_end(interface, timeout_s=2):
             raise KernelRefused(
-                f"{uapi.socket_path(interface)} belongs to an interface that is not here",
-                hint="its WireGuard process may serve another network namespace: use another name",
+                f"{uapi.socket_path(interface)} belongs to an interface that does not exist here",
+                hint="pass another name with --interface: that process may serve another network namespace",
             )
         _remove_dead_socket(interface)
         try:
@@ -68,7 +68,7 @@ class UserspaceWireGuard:
             if not _wait_for_end(interface, timeout_s=END_TIMEOUT_S):
                 raise KernelRefused(
                     f"the WireGuard process of {interface} did not end",
-                    hint=f"end it yourself; `fuser {uapi.socket_path(interface)}` finds it",
+                    hint=f"run `fuser -k {uapi.socket_path(interface)}`, which ends it",
                 )
         if not uapi.is_responding(interface):
             _remove_dead_socket(interface)
@@ -134,11 +134,12 @@ def _last_line(octets: bytes) -> str:
 
 
 def _build_start_error(interface: str, printed: str) -> MachineRefused:
-    reason = f"{PROGRAM} could not make {interface}; it said: {printed}"
+    reason = f"{PROGRAM} could not make {interface}: {printed}"
     if os.geteuid() != 0:
         return NeedsRoot(reason, hint="run the command as root")
     return KernelRefused(
-        reason, hint="it needs /dev/net/tun (`modprobe tun`) and, in a container, CAP_NET_ADMIN"
+        reason,
+        hint="it needs /dev/net/tun: run `modprobe tun`; in a container it also needs CAP_NET_ADMIN",
     )
 
 

@@ -2,7 +2,7 @@
 
 findings      what the answer is made of
 surroundings  what is looked at besides the node's state
-upkeep        keys, agent, a change that waits
+maintenance   keys, agent, a change that waits
 guard         the guard, and what weakens it
 listeners     workers that listen where they should not, or do not
 tunnel        the tunnel and its peers
@@ -81,7 +81,7 @@ def list_audit_parts(
         ("guard", lambda: guard_findings(desired, observed)),
         ("units that flush", lambda: flush_findings(around)),
     )
-    if around.removed:  # of all that a member has, the guard alone is to be there still
+    if around.removed:  # of all that a member has, only the guard should still be there
         return (
             ("membership", membership_findings),
             ("keys", lambda: key_findings(around)),

@@ -25,13 +25,13 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
     if config is None:
         render = f"{RENDER} --config DIR"
         yield warning_finding(
-            "config-missing", "config.yml", "the node's config.yml", "nobody said where", render
+            "config-missing", "config.yml", "the node's config.yml", "its directory is not known", render
         )
         return
     if config.unreadable is not None:
-        mend = config.cure or f"mend {config.path} by hand"
+        fix = config.cure or f"edit {config.path}"
         yield error_finding(
-            "config-lint", config.path, "a file that the node can read", config.unreadable, mend
+            "config-lint", config.path, "a file that the node can read", config.unreadable, fix
         )
         return
     if config.text is None:
@@ -56,7 +56,7 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
         return
     others = _list_differing_keys(text, around)
     is_stale = entries != around.workers
-    # What the mesh's list cures is told with the list, once.
+    # A problem that the mesh's list fixes is reported with the list, once.
     reasons = tuple(problem.message for problem in problems if problem.cured and is_stale)
     left = [problem for problem in problems if not (problem.cured and is_stale)]
     yield from (_lint_finding(config.path, problem) for problem in left)
@@ -64,16 +64,15 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
         yield _stale_config_finding(config.path, entries, reasons, desired, around)
     if others:
         wanted = "the mesh's settings of this machine"
-        yield error_finding(
-            "config-stale", config.path, wanted, f"another {', another '.join(others)}", RENDER
-        )
+        seen = f"other values of {', '.join(others)}"
+        yield error_finding("config-stale", config.path, wanted, seen, RENDER)
 
 
 def _list_differing_keys(text: str | nodeconfig.ParsedConfig, around: AuditContext) -> list[str]:
     """The keys beside the worker list that do not hold what the mesh wants of this machine."""
     try:
         held = nodeconfig.read_settings(text, [(each.key, each.is_list) for each in around.settings])
-    except BadInput:  # which the worker list's own finding tells, or the lint
+    except BadInput:  # that is a finding of the worker list, or of the lint
         return []
     pairs = zip(around.settings, held, strict=True)
     return [str(setting.key) for setting, there in pairs if there != setting.value]
@@ -100,16 +99,21 @@ def _lint_finding(path: str, problem: nodeconfig.Problem) -> Finding:
     say = error_finding if problem.severity == "error" else warning_finding
     where = f"{path}:{problem.line}:{problem.column}"
     return say(
-        "config-lint", where, "a file that the node reads as it is meant", problem.message, problem.hint
+        "config-lint", where, "a file that the node reads as you mean it", problem.message, problem.hint
     )
 
 
 def _missing_config_cure(around: AuditContext) -> str:
     if around.is_control:
-        return f"restore the node's own from a backup, or name the right directory: {RENDER} --config DIR"
+        return (
+            f"restore the file from a backup of the node; or, with the right directory: {RENDER} --config DIR"
+        )
     if nodeconfig.profile_facts(around.profile).secrets:
         name = around.names[around.public_key]
-        return f"put there what `qmesh render-config --for {name} -o FILE` writes on the control node"
+        return (
+            f"run `qmesh render-config --for {name} -o FILE` on the control node, and copy that file to this"
+            " place"
+        )
     return RENDER
 
 
@@ -133,7 +137,7 @@ def _stale_config_finding(
 def _describe_first_difference(wanted: tuple[str, ...], seen: tuple[str, ...]) -> str:
     for core, (right, there) in enumerate(zip(wanted, seen, strict=False), 1):
         if right != there:
-            return f"core {core} at {there!a}, not {right}"
+            return f"core {core} is at {there!a} instead of {right}"
     return f"{len(seen)} workers"
 
 

@@ -19,7 +19,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     code: one of those in docs/checks.md.
     subject: what it is about: a file, an interface, a machine, a port.
-    cure: the command that mends it.
+    cure: the command or the instruction that fixes it.
     """
 
     code: str
@@ -31,7 +31,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def error_finding(code: str, subject: str, wanted: str, seen: str, cure: str = APPLY) -> Finding:
-    """What has to be mended."""
+    """What has to be fixed."""
     return Finding(code, "error", subject, wanted, seen, cure)
 
 
@@ -48,5 +48,5 @@ def file_mode_finding(code: str, path: str, mode: int) -> Finding:
 
 
 def failed_check_finding(part: str, why: str, cure: str) -> Finding:
-    """A part that could not be audited: nobody knows whether it is as it should be."""
-    return error_finding("check-failed", part, "this part of the machine, looked at", why, cure)
+    """A part that could not be audited: it may be right or wrong."""
+    return error_finding("check-failed", part, "a check of this part of the machine", why, cure)

@@ -12,7 +12,7 @@ from qmesh.mesh.values import format_port_ranges
 
 
 def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]:
-    """What of the guard is gone, or another's."""
+    """What of the guard is missing or differs."""
     wanted, seen = desired.guard, observed.guard
     if not isinstance(wanted, Guard) or wanted == seen:
         return
@@ -21,14 +21,16 @@ def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]
     if seen is None:
         yield error_finding("guard-missing", "table inet qmesh", closed, "no such table")
     elif lack == "table":
-        yield error_finding("guard-missing", "table inet qmesh", closed, "only the held table closes them")
+        yield error_finding(
+            "guard-missing", "table inet qmesh", closed, "only the second table, the held one, closes them"
+        )
     elif lack == "boot file":
         yield error_finding(
-            "guard-boot", "guard.nft", "the guard, for the next boot", "no such file, or another"
+            "guard-boot", "guard.nft", "the guard for the next boot", "the file is missing or differs"
         )
     elif lack == "held table":
         yield error_finding(
-            "guard-held", "table inet qmesh-held", "the guard, held by a process", "not there"
+            "guard-held", "table inet qmesh-held", "the second table, held by a process", "no such table"
         )
     else:
         yield error_finding(
@@ -37,16 +39,16 @@ def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]
 
 
 def flush_findings(around: AuditContext) -> Iterator[Finding]:
-    """A unit that takes the guard away with all other rules, where nothing brings it back."""
+    """A unit that removes the guard with all other rules, where nothing loads it again."""
     if around.flusher is not None and not around.flusher.answered and not around.held:
-        wanted = "the guard, loaded again after each flush, or held"
-        seen = "it flushes all rules when it starts, is reloaded or stops"
+        wanted = "the guard is held by a process, or loaded again after each flush"
+        seen = "this unit flushes all rules when it starts, is reloaded or stops"
         yield error_finding("foreign-flush", around.flusher.unit, wanted, seen)
 
 
 def _describe_difference(wanted: Guard, loaded: Guard | None) -> str:
     if loaded is None:
-        return "a table that was changed by another program or hand"
+        return "a table that another program or a user changed"
     differs = (
         f"{name.replace('_', ' ')} {_format_value(getattr(loaded, name))}"
         for name in wanted.__struct_fields__
@@ -67,7 +69,7 @@ def foreign_rule_findings(obstacles: Iterable[Obstacle]) -> Iterator[Finding]:
 
 
 def port_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]:
-    """Worker ports that the kernel may give away."""
+    """Worker ports that the kernel may give to an outgoing connection."""
     missing = tuple(port for port in desired.reserved_ports if port not in observed.reserved_ports)
     if missing:
         yield error_finding(

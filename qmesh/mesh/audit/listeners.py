@@ -26,25 +26,27 @@ def listener_findings(desired: NodeState, observed: NodeState, around: AuditCont
             continue
         where = f"{_bracket_ipv6(address)}:{port}"
         if port not in guarded:
-            cure = APPLY if port in own else f"{RENDER}, and restart the worker"
+            cure = APPLY if port in own else f"{RENDER}, then restart the worker"
             yield error_finding(
                 "worker-exposed", where, "a port that the guard closes", "open to everyone", cure
             )
         if address != mine:
-            restart = "restart the worker as config.yml has it; `qmesh render-config --diff` shows that"
+            restart = (
+                "restart the worker; if it stays so, run `qmesh render-config --diff` and fix config.yml"
+            )
             yield warning_finding(
                 "worker-wide", where, f"a worker on {mine} only", _describe_listen_address(address), restart
             )
 
 
 def silent_worker_findings(around: AuditContext) -> Iterator[Finding]:
-    """Workers that nobody answers for, once the node's file has them: before, none is to be there."""
+    """Workers that do not answer, once the node's file has them: before that, none should run."""
     if parse_worker_entries(around) != around.workers:
         return
     for each in around.silent:
         cure = f"on {each.machine}: {restart_command(each.cores, are_all=each.are_all)}"
         where = f"{each.machine} core {format_port_ranges(each.cores)}"
-        yield warning_finding("worker-silent", where, f"a worker at {each.address}", "nobody answers", cure)
+        yield warning_finding("worker-silent", where, f"a worker at {each.address}", "no answer", cure)
 
 
 def _list_configured_ports(around: AuditContext, mine: str) -> Iterator[int]:

@@ -13,13 +13,13 @@ _SEE_CONTROL: Final = "run `qmesh check` on the control node"
 
 
 def key_findings(around: AuditContext) -> Iterator[Finding]:
-    """Keys that are lost, wrong, or for others to read."""
+    """Keys that are lost, wrong, or readable by others."""
     for file in around.key_files:
         cure = RESTORE if around.is_control else JOIN_ANEW
         if file.mode is None:
             yield error_finding("key-missing", file.path, f"the key of {file.wanted}", "no such file", cure)
         elif file.public_key != file.wanted:
-            seen = file.public_key or "no such key"
+            seen = f"the key of {file.public_key}" if file.public_key else "the file has no key in it"
             yield error_finding("key-mismatch", file.path, f"the key of {file.wanted}", seen, cure)
     files: tuple[KeyFile | SecretFile, ...] = (*around.key_files, *around.secret_files)
     for path, mode in ((file.path, file.mode) for file in files):
@@ -28,14 +28,14 @@ def key_findings(around: AuditContext) -> Iterator[Finding]:
 
 
 def agent_findings(around: AuditContext) -> Iterator[Finding]:
-    """Nobody who mends, or one who is not well."""
+    """No agent, or one with a problem."""
     agent = around.agent
     if agent is None:
-        does = "mends this machine and lets others join" if around.is_control else "mends this machine"
-        yield warning_finding("agent-missing", "qmesh agent", f"an agent that {does}", "none runs")
+        does = "fixes this machine and lets others join" if around.is_control else "fixes this machine"
+        yield warning_finding("agent-missing", "qmesh agent", f"an agent that {does}", "no agent runs")
         return
     if agent.silent is not None:
-        wanted = "an agent that says how it is"
+        wanted = "an agent that reports how it is"
         yield error_finding("agent-silent", "qmesh agent", wanted, agent.silent, agent.restart)
     for trouble in agent.troubles:
         if trouble.part not in {SERVICE, CONTROL_NODE}:
@@ -46,7 +46,7 @@ def agent_findings(around: AuditContext) -> Iterator[Finding]:
 
     for each in agent.restarts:
         yield warning_finding(
-            "agent-restarted", each.part, "a part of the agent that goes on", each.reason, each.hint
+            "agent-restarted", each.part, "a part of the agent that keeps running", each.reason, each.hint
         )
 
 
@@ -61,34 +61,34 @@ def service_findings(around: AuditContext, *, has_way: bool) -> Iterator[Finding
     if own is not None and around.agent is not None:
         cure = own.hint or around.agent.restart
         yield error_finding(
-            "service-silent", SERVICE, "members and those who join are answered", own.reason, cure
+            "service-silent", SERVICE, "an answer to members and joining machines", own.reason, cure
         )
     if around.unanswered is not None and has_way:
-        wanted = "the control node answers this machine's questions"
+        wanted = "an answer from the control node"
         yield error_finding("service-silent", SERVICE, wanted, around.unanswered, _SEE_CONTROL)
 
 
 def membership_findings() -> Iterator[Finding]:
-    """A mesh that has this machine no more."""
+    """A mesh that has removed this machine."""
     yield error_finding(
         "membership-stale",
         "membership",
         "a mesh that has this machine",
-        "it was removed; its tunnel is closed, and so are its worker ports",
-        "`qmesh join` with a new invitation, or `qmesh uninstall`",
+        "it was removed; its tunnel and its worker ports are closed",
+        "run `qmesh join` with a new invitation, or `qmesh uninstall`",
     )
 
 
 def change_findings(around: AuditContext) -> Iterator[Finding]:
-    """What `apply --confirm` waits for, or put back."""
+    """A change by `apply --confirm` that waits to be confirmed, or was rolled back."""
     if around.change == "unconfirmed":
         yield warning_finding(
             "change-unconfirmed",
             "qmesh apply",
-            "a change that stays",
-            "undone unless confirmed",
+            "a confirmed change",
+            "it will be rolled back unless you confirm it in time",
             "qmesh confirm",
         )
     elif around.change == "undone":
-        kept = "put back, as nobody confirmed; the agent leaves it so"
-        yield error_finding("change-undone", "qmesh apply", "a machine as desired", kept)
+        seen = "the change was not confirmed and was rolled back; the agent leaves it that way"
+        yield error_finding("change-undone", "qmesh apply", "a machine as desired", seen)

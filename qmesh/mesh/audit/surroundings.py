@@ -14,7 +14,7 @@ from qmesh.mesh.values import Profile, SecretStruct
 
 SERVICE: Final = "membership service"
 CONTROL_NODE: Final = "answers of the control node"
-"""Parts of the agent: what it serves itself, and what it hears of the control node."""
+"""Parts of the agent: its own service, and its requests to the control node."""
 
 Change: TypeAlias = Literal["unconfirmed", "undone"]
 
@@ -54,14 +54,14 @@ class ConfigFile(SecretStruct, frozen=True):
 
 
 class FlushingUnit(msgspec.Struct, frozen=True):
-    """A unit that takes away all rules. answered: whether its drop-in of qmesh brings the guard back."""
+    """A unit that flushes all rules. answered: whether qmesh's drop-in for it loads the guard again."""
 
     unit: str
     answered: bool
 
 
 class SilentWorkers(msgspec.Struct, frozen=True):
-    """Cores of a machine that nobody answers for. are_all: whether they are all that it has."""
+    """Cores of a machine whose workers do not answer. are_all: whether they are all that it has."""
 
     machine: str
     address: str
@@ -72,10 +72,10 @@ class SilentWorkers(msgspec.Struct, frozen=True):
 class AgentStatus(msgspec.Struct, frozen=True):
     """This machine's agent, where it runs.
 
-    silent: why it is known not to answer; None where it does.
-    troubles: what it says is wrong with its parts.
-    restarts: which of them were begun anew lately, and why.
-    restart: the command that begins it anew.
+    silent: why it does not answer; None where it does.
+    troubles: what it reports to be wrong with its parts.
+    restarts: which of them were restarted lately, and why.
+    restart: the command that restarts it.
     """
 
     silent: str | None
@@ -93,10 +93,10 @@ class AgentTrouble(msgspec.Struct, frozen=True):
 
 
 class BlackHole(msgspec.Struct, frozen=True):
-    """A path that swallows large packets and tells nobody.
+    """A path that drops large packets and sends no error.
 
-    to: the machine at the other end; by: where its WireGuard is; sent, passes: octets of a packet in the
-    tunnel that does not arrive, and of the largest that does, or None where that is none that helps.
+    to: the machine at the other end; by: the endpoint of its WireGuard; sent, passes: bytes of a packet in
+    the tunnel that does not arrive, and of the largest that does, or None where that is too small for a MTU.
     """
 
     to: str
@@ -116,22 +116,22 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     names: of machines, by public key.
     members: tunnel addresses of its machines, by name.
     workers: the mesh's worker list, in core order.
-    settings: what else the node's config.yml is to say here; nothing before node 2.1.
+    settings: what else the node's config.yml should have here; nothing before node 2.1.
     config: None when it is not known where the node's config.yml is.
     ephemeral: first and last port that an outgoing connection may take; None when that is not known.
-    reserved: ports that it may not, whoever said so.
+    reserved: ports that it may not take.
     listeners: address and port of each listening TCP socket.
     taken_down: whether the tunnel is down because `qmesh down` said so.
-    removed: whether the mesh has this machine no more; then it is to have no tunnel.
+    removed: whether the mesh has removed this machine; then it should have no tunnel.
     agent: None where none runs.
     unanswered: why the membership service does not answer this machine's question; None where it does, or
         where it was not asked.
     obstacles: what other programs' rules do to the mesh's packets.
     weaknesses: what its kernel is set to.
-    flusher: None where no unit that runs takes away all rules, as far as can be told.
-    held: whether the guard's second table is there, which no flush takes away.
+    flusher: None where no unit that runs flushes all rules, as far as can be told.
+    held: whether the guard's second table is there, which no flush removes.
     silent: workers that do not answer, as far as this machine can tell.
-    black_hole: on the way to the control node, where there is one.
+    black_hole: on the path to the control node, where there is one.
     collision: a network that this machine has another use for, and that overlaps with the tunnel's.
     change: of `apply --confirm`, that waits to be confirmed, or that was not.
     """

@@ -9,7 +9,7 @@ from qmesh.mesh.audit.findings import APPLY, Finding, error_finding
 from qmesh.mesh.audit.surroundings import AuditContext, BlackHole
 from qmesh.mesh.state import Peer, Tunnel
 
-_NO_ROOM = "find the link on that path that carries less than other IPv6 links, and mend it"
+_NO_ROOM = "find the link on that path whose MTU is too small, and raise it; `tracepath` helps to find it"
 
 
 def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: AuditContext) -> Iterator[Finding]:
@@ -17,7 +17,7 @@ def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: AuditCon
     assert wanted is not None, "an audit is of a machine that should have its tunnel"
     interface = wanted.interface
     if seen is None:
-        why = "taken down by `qmesh down`" if around.taken_down else "no such interface"
+        why = "`qmesh down` removed it" if around.taken_down else "no such interface"
         yield Finding(
             "tunnel-missing", "warning" if around.taken_down else "error", interface, "a tunnel", why, APPLY
         )
@@ -51,17 +51,17 @@ def _collision_finding(interface: str, addresses: tuple[str, ...], other: str) -
         "route-collision",
         "error" if hides else "warning",
         interface,
-        f"{own} for the mesh alone",
+        f"{own} for the mesh only",
         f"{other} is in use by another interface, route or resolver",
-        "take that network off this machine; `ip route` and `ip address` show by what it is there",
+        "remove that network from this machine; `ip route` and `ip address` show which interface has it",
     )
 
 
 def _black_hole_finding(interface: str, hole: BlackHole) -> Finding:
-    wanted = f"packets of {hole.sent} octets arrive at {hole.to}, by way of {hole.by}"
+    wanted = f"packets of {hole.sent} bytes arrive at {hole.to} via {hole.by}"
     if hole.passes is None:
-        return error_finding("tunnel-mtu", interface, wanted, "only the smallest do", _NO_ROOM)
-    seen = f"a black hole: those above {hole.passes} octets vanish on the way"
+        return error_finding("tunnel-mtu", interface, wanted, "only the smallest packets arrive", _NO_ROOM)
+    seen = f"a black hole: packets above {hole.passes} bytes are lost on the path"
     return error_finding("tunnel-mtu", interface, wanted, seen, f"qmesh apply --mtu {hole.passes}")
 
 
@@ -73,7 +73,7 @@ def _peers_findings(
         name = names.get(peer.public_key, peer.public_key)
         there = by_key.pop(peer.public_key, None)
         if there is None:
-            yield error_finding("peer-missing", name, f"a peer {peer.public_key}", "none")
+            yield error_finding("peer-missing", name, f"a peer {peer.public_key}", "no such peer")
         else:
             yield from _peer_findings(name, peer, there)
     for key, peer in by_key.items():

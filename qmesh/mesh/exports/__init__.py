@@ -1,1 +1,1 @@
-"""A mesh and its machines in the words of other tools: facts first, then their text."""
+"""A mesh and its machines in the formats of other tools: facts first, then their text."""

@@ -97,7 +97,7 @@ def render_inventory(tree: dict[str, Any], name: str) -> str:
         "ansible",
         name,
         tree[MACHINES]["vars"]["qmesh_revision"],
-        "Ansible goes where `ssh NAME` goes: the guard lets no SSH through the tunnel.",
+        "Ansible connects as `ssh NAME` does, outside the tunnel: the guard lets no SSH through it.",
     )
     return top + yaml.dump(_mark_literals(tree), Dumper=_Dumper, sort_keys=False, width=2**31)
 

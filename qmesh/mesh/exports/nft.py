@@ -34,12 +34,12 @@ def guard_file(guard: Guard, name: str, revision: int) -> GuardFile:
 
 
 def render_guard_file(file: GuardFile) -> str:
-    """The commands, below what has to be known about them."""
+    """The commands, below a comment about them."""
     top = render_header(
         "nft",
         file.machine,
         file.revision,
-        "Load with `nft -f`; a flush of the ruleset takes it away again.",
-        f"The second table, inet {HELD}, is not here: only a process that stays can hold it (`qmesh hold`).",
+        "Load it with `nft -f`. A flush of the ruleset removes it again.",
+        f"The second table, inet {HELD}, is not here: a running process has to hold it (`qmesh hold`).",
     )
     return top + file.commands

@@ -23,8 +23,8 @@ def validate_plain(value: str) -> str:
     if is_plain(value):
         return value
     raise BadInput(
-        "a value of this mesh has characters that no other tool would take",
-        hint="`qmesh check` tells where this machine stands; was a file in its state directory edited?",
+        "a value of this mesh has characters that other tools do not accept",
+        hint="run `qmesh check`; a file in the state directory may have been edited",
     )
 
 

@@ -83,9 +83,9 @@ def render_tunnel_file(file: TunnelFile) -> str:
         "wg-quick",
         file.machine,
         file.revision,
-        "wg-quick names the interface after its file: that has to be"
+        "wg-quick names the interface after its file: name this file"
         f" {validate_interface_name(file.interface)}.conf.",
-        "This is the tunnel alone. The guard, without which worker ports are open: `qmesh export nft`.",
+        "This is only the tunnel. Without the guard, the worker ports are open: `qmesh export nft`.",
     )
     sections = (
         _join_lines(_render_interface(file)),
@@ -104,7 +104,7 @@ def _render_interface(file: TunnelFile) -> Iterator[str]:
     yield f"ListenPort = {file.listen_port}"
     yield f"Address = {_format_list(file.addresses)}"
     yield f"MTU = {file.mtu}"
-    # The address brings the one route that there is to be, to the tunnel network.
+    # The address brings the only route that is needed, to the tunnel network.
     yield "Table = off"
 
 

@@ -1,4 +1,4 @@
-"""What stands in the way of the mesh's packets, and the command of that firewall that cures it."""
+"""Other firewalls' rules that drop the mesh's packets, and the command of that firewall that fixes it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Firewall: TypeAlias = Literal["ufw", "firewalld", "fail2ban", "nft", "iptables"]
 
 _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _ONE_WAY: Final[dict[Traffic, str]] = {
-    "wireguard in": "WireGuard's packets in by",
-    "wireguard out": "WireGuard's packets out by",
-    "tunnel in": "the mesh's packets in by",
-    "tunnel out": "the mesh's packets out by",
-    "loopback": "own packets to own workers by",
+    "wireguard in": "WireGuard's packets come in via",
+    "wireguard out": "WireGuard's packets go out via",
+    "tunnel in": "the mesh's packets come in via",
+    "tunnel out": "the mesh's packets go out via",
+    "loopback": "this machine's packets reach its own workers via",
 }
 
 
 class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
-    """A rule or policy of another program that takes the mesh's packets away, or might.
+    """A rule or policy of another program that drops the mesh's packets, or might.
 
     place: table and chain. seen: the rule. wanted: the packets. cure: a shell command.
     is_certain: False where the rule could not be understood.
@@ -43,7 +43,7 @@ class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
 def find_obstacles(
     tables: Iterable[Table], packets: Iterable[Packet], lasting: str | None = None
 ) -> tuple[Obstacle, ...]:
-    """Each obstacle once, with all packets that it takes.
+    """Each obstacle once, with all packets that it drops.
 
     lasting: text of /etc/nftables.conf, None without one.
     """
@@ -126,7 +126,7 @@ def _build_ufw_fix(drop: Drop, packet: Packet) -> str:
         ("ufw-user", "ufw6-user", "ufw-reject", "ufw-skip")
     ):
         fix = _build_iptables_fix(drop, packet)
-        return f"{fix}  # and in ufw's files /etc/ufw/*.rules, or a reload takes it away"
+        return f"{fix}  # add it to ufw's files /etc/ufw/*.rules too, or a reload removes it"
     ufw = "ufw" if drop.rule is None else "ufw prepend"
     port = _server_port(packet)
     match packet.traffic:
@@ -149,7 +149,7 @@ def _build_firewalld_fix(drop: Drop, packet: Packet) -> str:
             allow = f"--add-rich-rule='{rule}'"
         change = f"--zone={shlex.quote(_find_zone(drop))} {allow}"
     else:
-        return "firewall-cmd --list-all-policies  # and take out the rule that is named"
+        return "firewall-cmd --list-all-policies  # then remove the rule that drops them"
     return f"firewall-cmd --permanent {change} && firewall-cmd --reload"
 
 
@@ -170,7 +170,7 @@ def _build_nft_fix(drop: Drop, packet: Packet, lasting: str | None) -> str:
     table = f"{drop.table.family} {drop.table.name}"
     insert = f"nft insert rule {table} {drop.chain} {_render_nft_match(packet)} accept"
     is_lasting = lasting is not None and f"table {table}" in " ".join(lasting.split())
-    return f"{insert}  # and in /etc/nftables.conf, or a reload takes it away" if is_lasting else insert
+    return f"{insert}  # add it to /etc/nftables.conf too, or a reload removes it" if is_lasting else insert
 
 
 def _build_json_insert(names: tuple[str, str, str], packet: Packet) -> str:

@@ -83,7 +83,7 @@ def build_unclear_rule(text: str, handle: int | None = None) -> Rule:
 
 
 UNREAD: Final = build_unclear_rule("rules that could not be read")
-TOO_MANY: Final = build_unclear_rule("more rules than are followed")
+TOO_MANY: Final = build_unclear_rule("more rules than qmesh follows")
 MOST_RULES: Final = 2_000_000
 """That are held against all packets together, each chain as often as a packet may come to it."""
 
@@ -112,7 +112,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drop(msgspec.Struct, frozen=True, kw_only=True):
-    """What takes a packet away, or might.
+    """What drops a packet, or might.
 
     rule: None where it is the base chain's policy.
     is_certain: False where `rule` could not be understood.

@@ -66,7 +66,7 @@ class MaskedSet:
 
 
 class UnknownSet:
-    """A collection of which nobody knows what is in it."""
+    """A collection whose content is not known."""
 
     def has(self, _: Value) -> Truth:
         return None

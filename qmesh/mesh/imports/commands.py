@@ -13,11 +13,11 @@ from qmesh.mesh.imports.proposal import Proposal, ProposedMachine
 from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, format_port_ranges
 
 _HEAD = """\
-# Proposed by `qmesh import`; nothing was changed. Read it; then type these lines as root on the control
-# machine, or run all as a script, which the first that fails ends. Then mend what it says, type that line
-# again, and ask `qmesh import` for the rest. A machine gets its cores when it joins: so let them join one
-# after another, in this order. No ssh to a machine? Carry its invitation, a secret, there by a safe way,
-# and type the join there."""
+# Proposed by `qmesh import`. Nothing was changed. Read it, then type these lines as root on the control
+# machine, or run all of it as a script. The script ends at the first line that fails: then fix what that
+# line reports, type it again, and run `qmesh import` for the rest. A machine gets its cores when it joins,
+# so the machines have to join one after another, in this order. Where there is no ssh to a machine, carry
+# its invitation there by a safe way (it is a secret), and type the join there."""
 
 _TITLES = ("machine", "address", "workers", "cores", "cores now", "ports")
 
@@ -48,7 +48,7 @@ def render_script(proposal: Proposal, options: ScriptOptions) -> str:
         textwrap.fill(note, 110, initial_indent="# note: ", subsequent_indent="#       ")
         for note in proposal.notes
     ]
-    # In parentheses, so that whoever pastes all of it is not logged out by what fails.
+    # In parentheses, so that a line that fails does not log out a user who pastes all of it.
     blocks.append("(\nset -e")
     blocks += [f"\n# {title}\n" + "\n".join(commands) for title, commands in _build_steps(proposal, options)]
     return "\n".join([*blocks, ")"])
@@ -56,12 +56,12 @@ def render_script(proposal: Proposal, options: ScriptOptions) -> str:
 
 def _build_steps(proposal: Proposal, options: ScriptOptions) -> Iterator[tuple[str, tuple[str, ...]]]:
     if options.init:
-        yield "the mesh, with the control machine in it", (_build_init_command(proposal, options),)
+        yield "make the mesh, with the control machine in it", (_build_init_command(proposal, options),)
     for machine in proposal.machines_to_join:
         cores = "its own cores" if machine.cores is None else core_text(machine.cores.numbers)
         yield f"{machine.name}: {cores}", _build_join_commands(machine, options)
     yield (
-        "at last, when all have joined",
+        "last, when all machines have joined",
         (_quote_words("qmesh", "render-config", "--write", *_config_arguments(options)),),
     )
 

@@ -16,8 +16,8 @@ def order_machines(
 ) -> Iterator[tuple[str, ListedMachine]]:
     """The machines, each with its name, so that many keep their cores.
 
-    Whoever has the next core keeps it, else the first in the list moves there. Where there is nothing
-    to move, the list's order comes out; now and then another order would keep one machine more.
+    The machine that has the next core keeps it, else the first in the list moves there. Where there is
+    nothing to move, the list's order comes out; now and then another order would keep one machine more.
     Where workers are not known before their machine has joined, it is the list's order too.
 
     first: the first core to be given; None where that is not known.
@@ -55,7 +55,7 @@ def choose_base_port(
     if not fitting:
         raise BadInput(
             f"{total} workers do not fit into the ports from {default} to 65535",
-            hint="a mesh has one port for each worker; leave some out",
+            hint="a mesh has one port for each worker: remove some workers from the list",
         )
     return max(fitting, key=lambda base: (votes[base], base == default, -base))
 

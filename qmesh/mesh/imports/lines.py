@@ -34,11 +34,11 @@ def parse_machine_lines(text: str, own_addresses: Collection[str]) -> ImportedMa
         machine = _parse_machine(line, item)
         (address,) = machine.addresses
         if address in found:
-            problem = f"{address} is in line {found[address][0]} already"
+            problem = f"{address} is already in line {found[address][0]}"
             raise _line_error(line, problem, "give each machine one line, with all its workers")
         found[address] = line, machine
     if not found:
-        raise BadInput("no line names a machine", hint=_FORM)
+        raise BadInput("there is no machine in any line", hint=_FORM)
     return _assign_control([machine for _, machine in found.values()], own_addresses)
 
 
@@ -52,18 +52,22 @@ def _split_items(text: str) -> Iterator[tuple[int, str]]:
 def _parse_machine(line: int, item: str) -> ListedMachine:
     parts = _MACHINE.fullmatch(item)
     if parts is None:
-        raise _line_error(line, "this is no machine", _FORM)
+        raise _line_error(line, "this is not a machine", _FORM)
     try:
         address = normalize_ip_address(parts["bracketed"] or parts["v4"] or parts["v6"])
     except BadInput:
-        raise _line_error(line, "this is no machine's IP address", _FORM) from None
+        raise _line_error(line, "this is not an IP address", _FORM) from None
     try:
         port = None if parts["port"] is None else validate_port(int(parts["port"]), "ssh's port")
         workers = None if parts["workers"] is None else validate_worker_count(int(parts["workers"]))
     except BadInput as error:
         raise _line_error(line, error.message, error.hint) from None
     if is_loopback_or_unspecified(address):
-        raise _line_error(line, f"{address} is every machine's own", "write the address that the others know")
+        raise _line_error(
+            line,
+            f"{address} means a different machine on each machine",
+            "write the address at which other machines reach it",
+        )
     return ListedMachine(
         control=False, addresses=(address,), workers=workers, user=parts["user"], ssh_port=port
     )
@@ -78,7 +82,9 @@ def _assign_control(machines: Sequence[ListedMachine], own_addresses: Collection
     own = [machine for machine in numbered if machine.addresses[0] in own_addresses]
     if len(own) > 1:
         both = " and ".join(machine.addresses[0] for machine in own[:2])
-        raise BadInput(f"{both} are both this machine", hint="give it one line, with all its workers")
+        raise BadInput(
+            f"{both} are both addresses of this machine", hint="give it one line, with all its workers"
+        )
     control = own[0] if own else numbered[0]
     notes = () if own else (_note_missing_own_line(control),)
     return ImportedMachines(
@@ -88,9 +94,9 @@ def _assign_control(machines: Sequence[ListedMachine], own_addresses: Collection
 
 def _note_missing_own_line(control: ListedMachine) -> str:
     return (
-        f"no line is an address of this machine: {control.addresses[0]}, the first, is taken for the"
-        " control machine, and the commands are for there; if another line is this machine, as behind NAT,"
-        " name it with --here"
+        f"no line has an address of this machine, so the first one, {control.addresses[0]}, is used as the"
+        " control machine, and the commands are for that machine; if another line is this machine, as behind"
+        " NAT, pass its address with --here"
     )
 
 

@@ -12,7 +12,7 @@ from qmesh.mesh.values import format_port_ranges, parse_ip_address
 class ListedMachine(msgspec.Struct, frozen=True, kw_only=True):
     """A machine of the cluster.
 
-    control: whether it is to be the control node.
+    control: whether it will be the control node.
     addresses: where it is, as listed and canonical, the first one first; none for a control machine
         without workers. Those that every machine calls its own, such as 127.0.0.1, are left out.
     was: its core numbers, ascending; none where they are not known.

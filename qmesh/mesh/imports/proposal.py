@@ -13,9 +13,9 @@ from qmesh.mesh.machine import Cores
 from qmesh.mesh.values import Profile, format_port_ranges
 
 ALL_RESTART = (
-    "from the first join on the guards close the worker ports to the addresses that the control process"
-    " dials now, so the cluster rests until the last command; then restart all workers, whose addresses"
-    " are the tunnel's, and the control process last"
+    "from the first join on, the guards close the worker ports at the addresses that the control process"
+    " dials now, so the cluster does not work until the last command is done; then restart all workers,"
+    " which get tunnel addresses, and last the control process"
 )
 
 
@@ -184,14 +184,17 @@ def _note_worker_counts(
     counts = {each.name: each.workers for each in (mesh.machines if mesh else ()) if each.active}
     for name, machine in named:
         if name in counts and machine.addresses and machine.workers not in {None, counts[name]}:
-            yield f"{name} has {counts[name]} workers in the mesh, and {machine.workers} here: that stays so"
+            yield (
+                f"{name} has {counts[name]} workers in the mesh, and {machine.workers} in this list:"
+                f" it keeps {counts[name]}"
+            )
 
 
 def _note_control_not_first(machines: Sequence[ListedMachine]) -> Iterator[str]:
     if not machines[0].control:
         yield (
-            "the control machine is not the first of the list, but has a mesh's first cores: those that"
-            " were before it move up"
+            "the control machine is not the first in the list, but in a mesh it has the first cores: the"
+            " cores that were before it get higher numbers"
         )
 
 
@@ -201,14 +204,14 @@ def _note_renumbering(machines: Sequence[ProposedMachine], base: int) -> Iterato
             continue
         new = tuple(machine.cores.numbers)
         if machine.was != new:
-            why = ", since a mesh's numbers have no gap," if has_gap(machine.was) else ""
+            why = ", since core numbers of a mesh have no gap" if has_gap(machine.was) else ""
             cores = f"core{_render_change(machine.was, new)}"
-            yield f"{machine.name}: {cores}{why}: start its workers with the new ones"
+            yield f"{machine.name}: {cores}{why}: start its workers with the new numbers"
         ports = tuple(machine.cores.ports(base))
         if machine.ports_were and machine.ports_were != ports:
             yield (
                 f"{machine.name}: port{_render_change(machine.ports_were, ports)}, since a worker's port is"
-                " the base port + core - 1; whatever names the old ones has to follow"
+                " the base port + core - 1; change them wherever else they are configured"
             )
 
 

@@ -19,7 +19,7 @@ from qmesh.mesh.nodeconfig.document import (
 from qmesh.mesh.nodeconfig.document import Sequence as Items
 
 _BY_NAME = ("/dns/", "/dns4/", "/dns6/", "/dnsaddr/")
-_SLIP = "if one of them is a slip, correct the list first"
+_SLIP = "if one of them is a mistake, correct the list first"
 
 
 def find_machines_in_list(
@@ -36,7 +36,7 @@ def find_machines_in_list(
     """
     if not entries:
         raise BadInput(
-            "this config.yml has no worker list, so nothing tells which machines there are",
+            "this config.yml has no worker list, so the machines are unknown",
             hint="use the control machine's config.yml, or list the machines in a file for `--csv`",
         )
     root = parse_config(config).root
@@ -48,8 +48,9 @@ def find_machines_in_list(
     notes = [*_note_local_addresses(listens), *_note_duplicate_entries(listens)]
     if None not in found:
         notes.append(
-            "no entry is at an address of this machine: if one is, as behind NAT, name it with --here;"
-            " otherwise this machine has no worker, and gets one, for a mesh's control node has at least one"
+            "no entry has an address of this machine; if one of them is this machine, as behind NAT, pass its"
+            " address with --here; otherwise this machine gets one worker, since a control node has at least"
+            " one"
         )
     machines = [_build_machine(listens, cores, control=who is None) for who, cores in found.items()]
     if None not in found:
@@ -73,13 +74,13 @@ def _build_machine(
 def _parse_entry(root: Node | None, entries: Sequence[str], core: int) -> tuple[str, int]:
     entry = entries[core - 1]
     if entry.startswith(_BY_NAME):
-        problem = f"core {core} is at a name, and only an address tells which machine that is"
-        hint = "write its address there, as in /ip4/192.168.0.201/tcp/40000; `getent ahosts NAME` tells it"
+        problem = f"core {core} has a DNS name, and qmesh needs an IP address to know the machine"
+        hint = "write its address, as in /ip4/192.168.0.201/tcp/40000; `getent ahosts NAME` prints it"
         raise bad_config_at(_find_entry_mark(root, entries, core), problem, hint)
     try:
         return parse_multiaddr(entry)
     except BadInput:
-        problem = f"core {core} is at no IP address and TCP port"
+        problem = f"core {core} has no IP address and TCP port"
         hint = "write the entry as /ip4/192.168.0.201/tcp/40000 or /ip6/fd00::201/tcp/40000"
         raise bad_config_at(_find_entry_mark(root, entries, core), problem, hint) from None
 
@@ -117,7 +118,7 @@ def _note_local_addresses(listens: Sequence[tuple[str, int]]) -> Iterator[str]:
     for address, cores in by_address.items():
         yield (
             f"{core_text(cores)}: {address} counts as this machine,"
-            " because that is where this machine's control process looks for it"
+            " because this machine's control process would connect to itself there"
         )
 
 
@@ -128,6 +129,6 @@ def _note_duplicate_entries(listens: Sequence[tuple[str, int]]) -> Iterator[str]
     for (address, port), cores in by_place.items():
         if len(cores) > 1:
             yield (
-                f"{core_text(cores)}: all are at {address} port {port}, where only one can listen;"
+                f"{core_text(cores)}: all have {address} port {port}, where only one worker can listen;"
                 f" each counts as a worker and gets a port of its own: {_SLIP}"
             )

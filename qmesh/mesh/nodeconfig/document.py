@@ -3,7 +3,7 @@
 PyYAML's events are taken, never its constructed values: events name aliases instead of
 expanding them, show duplicate keys, need no recursion, and carry the marks that an edit needs.
 What a node's config never has (several documents, aliases before their anchor, keys that are
-no plain words) is refused here, once, so that nobody behind has to think of it.
+no plain words) is refused here, once, so that no other code has to handle it.
 
 No error repeats a word of the text: it may hold secrets, and a damaged text may hold them anywhere.
 """
@@ -153,7 +153,7 @@ def find_pair(mapping: Mapping, key: str) -> tuple[Scalar, Node] | None:
     found = None
     for name, value in mapping.pairs:
         if name.value == "<<":
-            raise bad_config_at(name.start, "a merge key (<<) stands here", "write the merged keys out")
+            raise bad_config_at(name.start, "there is a merge key (<<) here", "write the merged keys out")
         if name.value == key:
             found = name, value
     return found
@@ -167,19 +167,22 @@ def resolve_alias(node: Node) -> Node:
 def _refuse_damage(text: str) -> None:
     if len(text) > MAX_CHARACTERS:
         raise BadInput(
-            f"config.yml is longer than {MAX_CHARACTERS} characters", hint="is it the node's config.yml?"
+            f"config.yml is longer than {MAX_CHARACTERS} characters",
+            hint="check that this file is the node's config.yml",
         )
     if damage := _NOT_TEXT.search(text):
         raise bad_config_at(
             mark_at(text, damage.start()),
             f"the character U+{ord(damage.group()):04X} is not allowed in YAML",
-            "take it out; if there are many, the file is damaged",
+            "delete it; if there are many, the file is damaged",
         )
     for number, directive in enumerate(_DIRECTIVE.finditer(text), 1):
         if number > MAX_DIRECTIVES:
             mark = mark_at(text, directive.end() - 1)
             raise bad_config_at(
-                mark, f"more than {MAX_DIRECTIVES} lines begin with %", "is it the node's config.yml?"
+                mark,
+                f"more than {MAX_DIRECTIVES} lines begin with %",
+                "check that this file is the node's config.yml",
             )
 
 
@@ -199,7 +202,9 @@ def _parse_events(text: str) -> Iterator[yaml.Event]:
 
 
 def _depth_error(mark: Mark) -> BadInput:
-    return bad_config_at(mark, f"nested deeper than {MAX_DEPTH} levels", "is it the node's config.yml?")
+    return bad_config_at(
+        mark, f"nested deeper than {MAX_DEPTH} levels", "check that this file is the node's config.yml"
+    )
 
 
 def _syntax_error(error: yaml.YAMLError, text: str) -> BadInput:
@@ -211,7 +216,7 @@ def _syntax_error(error: yaml.YAMLError, text: str) -> BadInput:
     if "nesting depth" in said:  # PyYAML of 6.0.4 on has a bound of its own
         return _depth_error(mark)
     if text[mark.at : mark.at + 1] == "\t":
-        return bad_config_at(mark, "a tab stands where YAML wants spaces", "indent with spaces")
+        return bad_config_at(mark, "there is a tab where YAML needs spaces", "indent with spaces")
     return bad_config_at(mark, f"this is not YAML: {problem}", "correct this line, or the one before it")
 
 
@@ -264,7 +269,9 @@ class _Composer:
     def _add_node(self, node: Node) -> None:
         self._count += 1
         if self._count > MAX_NODES:
-            raise bad_config_at(node.start, f"more than {MAX_NODES} values", "is it the node's config.yml?")
+            raise bad_config_at(
+                node.start, f"more than {MAX_NODES} values", "check that this file is the node's config.yml"
+            )
         if node.anchor is not None and not isinstance(node, Alias):
             self._anchored[node.anchor] = node
         if self._open:
@@ -312,10 +319,10 @@ def _duplicate_key_error(key: Scalar, first: Mark) -> BadConfig:
         return bad_config_at(
             key.start,
             f"a second `{key.value}:`, the first is in line {line}",
-            f"move what is below it to line {line}, and take it out: the node would not load this",
+            f"move what is below it to line {line}, and delete it: the node does not load a file with both",
         )
     return bad_config_at(
         key.start,
-        f"this key already stands in line {line}",
-        "keep one of the two: the node would not load this",
+        f"this key is already in line {line}",
+        "keep one of the two: the node does not load a file with both",
     )

@@ -124,8 +124,8 @@ def _layout_error(place: KeyLocation, setting: Setting) -> BadInput:
     below = "with one `- /ip4/ADDRESS/tcp/PORT` a line below it"
     return bad_config_at(
         place.mark,
-        f"`{name}` cannot be changed here without touching more than it",
-        f"write `{name}:` {below if setting.is_list else 'with its value behind it'}",
+        f"qmesh cannot change `{name}` here without changing more",
+        f"edit the file: write `{name}:` {below if setting.is_list else 'with its value behind it'}",
     )
 
 

@@ -99,9 +99,9 @@ def _find_value(place: KeyLocation, section: Mapping, key: Key, *, is_list: bool
     if isinstance(value, Sequence if is_list else Scalar):
         return msgspec.structs.replace(place, value=value)
     if is_list:
-        problem, hint = "is not a list", "write one `- /ip4/ADDRESS/tcp/PORT` a line below it, or take it out"
+        problem, hint = "is not a list", "write one `- /ip4/ADDRESS/tcp/PORT` a line below it, or delete it"
     else:
-        problem, hint = "is not a single value", "write one value behind it, or take it out"
+        problem, hint = "is not a single value", "write one value behind it, or delete it"
     raise bad_config_at(value.start, f"`{found.value}` {problem}", hint)
 
 
@@ -109,7 +109,7 @@ def _require_mapping(node: Node, key: Key, problem: str) -> Mapping:
     _refuse_properties(node, key)
     if isinstance(node, Mapping):
         return node
-    raise bad_config_at(node.start, problem, "is it the node's config.yml, and indented as it was?")
+    raise bad_config_at(node.start, problem, "check that this file is the node's config.yml, and its indent")
 
 
 def _refuse_properties(node: Node, key: Key) -> None:
@@ -117,7 +117,7 @@ def _refuse_properties(node: Node, key: Key) -> None:
     if node.anchor is not None or node.tag is not None:
         raise bad_config_at(
             node.start,
-            f"an anchor (&), alias (*) or tag (!) stands at `{key}` or around it",
+            f"there is an anchor (&), alias (*) or tag (!) at `{key}` or around it",
             "write the value out without it",
         )
 

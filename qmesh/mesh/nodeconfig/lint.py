@@ -48,7 +48,8 @@ def _find_problems(
 ) -> Iterator[Problem]:
     if root is not None and not isinstance(root, Mapping):
         message = "the file's top level is not a mapping of keys to values"
-        yield build_error(root.start, "unreadable", message, "is it the node's config.yml?")
+        hint = "check that this file is the node's config.yml"
+        yield build_error(root.start, "unreadable", message, hint)
         return
     yield from find_key_problems(root, profile)
     yield from find_list_problems(root, profile, mesh, ephemeral)

@@ -61,13 +61,13 @@ def _walk_keys(
 
 
 def _check_placeholders(root: Node | None) -> Iterator[Problem]:
-    """Values outside of the worker lists that nobody has filled in."""
+    """Values outside of the worker lists that were never filled in."""
     for _, key, value in _walk_keys(root):
         values = value.items if isinstance(value, Sequence) and find_role(key.value) is None else (value,)
         for each in values:
             if isinstance(each, Scalar) and _PLACEHOLDER.search(each.value):
-                message = "a placeholder stands here, or what qmesh shows in a secret's place"
-                yield build_warning(each.start, "placeholder", message, "put the value itself there")
+                message = "there is a placeholder here, or what qmesh shows in place of a secret"
+                yield build_warning(each.start, "placeholder", message, "write the value itself there")
 
 
 def _check_ignored_key(
@@ -80,9 +80,9 @@ def _check_ignored_key(
     right = find_spelling(role, profile)
     there = [found.key for found in lists if found.key.value == right]
     if there and there[0] is not key:
-        way_out = f"delete it: `{right}` stands in line {there[0].start.line + 1}"
+        way_out = f"delete it: `{right}` is in line {there[0].start.line + 1}"
     else:
-        way_out = f"call it `{right}`, below `{SECTION}:`"
+        way_out = f"rename it to `{right}`, below `{SECTION}:`"
     if not known:
         message = f"`{name}` is misspelt: node {profile} ignores it silently"
         yield build_warning(key.start, "misspelt", message, way_out)
@@ -90,7 +90,7 @@ def _check_ignored_key(
         yield _other_profile_problem(key, profile, known)
     elif path != (SECTION,):
         where = f"below `{path[-1]}`" if path and path[-1] in (*_NEEDED, "logger", "alias") else "here"
-        message = f"`{name}` is ignored {where}: the node reads it below `{SECTION}:` at the top level only"
+        message = f"`{name}` is ignored {where}: the node reads it only below `{SECTION}:` at the top level"
         yield build_warning(key.start, "level", message, way_out)
 
 
@@ -98,9 +98,15 @@ def _other_profile_problem(key: Scalar, profile: Profile, known: tuple[Profile, 
     """A node leaves old keys in its file when it is upgraded, but none puts in keys of versions to come."""
     message = f"`{key.value}` is a list of node {' and '.join(known)}: node {profile} ignores it silently"
     if PROFILES.index(known[0]) > PROFILES.index(profile):
-        way_out = f"if the node is of that version, `qmesh set --node {known[0]}`; if not, delete the key"
+        way_out = (
+            f"if the node is of that version, run `qmesh set --node {known[0]}` on the control node; else"
+            " delete the key"
+        )
         return build_error(key.start, "profile", message, way_out)
-    way_out = f"delete the key; if the node is still of that version, `qmesh set --node {known[-1]}`"
+    way_out = (
+        f"delete the key; or, if the node is still of that version, run `qmesh set --node {known[-1]}` on the"
+        " control node"
+    )
     return build_warning(key.start, "profile", message, way_out)
 
 
@@ -111,7 +117,7 @@ def _check_duplicate_lists(lists: tuple[FoundList, ...]) -> Iterator[Problem]:
         before = first.setdefault(found.role, found)
         if before is not found:
             line = before.key.start.line + 1
-            message = f"`{found.key.value}` and `{before.key.value}` in line {line} are one key"
+            message = f"`{found.key.value}` and `{before.key.value}` in line {line} are the same key"
             yield build_error(found.key.start, "repeated", message, "keep one of the two")
 
 
@@ -120,15 +126,15 @@ def _check_section(key: Scalar, value: Node) -> Iterator[Problem]:
         return
     if not _is_null(value):
         message = f"`{key.value}` is not a mapping of keys to values"
-        yield build_error(value.start, "unreadable", message, "is it indented as it was?")
+        yield build_error(value.start, "unreadable", message, "check the indent of the lines below it")
         return
-    message = f"nothing stands below `{key.value}:`, and the node panics at that"
+    message = f"there is nothing below `{key.value}:`, and the node panics at that"
     if key.value == SECTION:
         yield build_error(
-            key.start, "empty", message, "write the worker list there, or take it out", cured=True
+            key.start, "empty", message, "write the worker list there, or delete the line", cured=True
         )
     else:
-        yield build_error(key.start, "empty", message, "put back what stood there, or take the line out")
+        yield build_error(key.start, "empty", message, "restore what was there, or delete the line")
 
 
 def _check_value(key: Scalar, node: Node) -> Iterator[Problem]:
@@ -136,10 +142,12 @@ def _check_value(key: Scalar, node: Node) -> Iterator[Problem]:
     if not isinstance(value, Scalar) or value.is_null or not value.value:
         return
     if key.value == _TEMPLATE and value.value.count("%d") != 1:
-        message = f"`{_TEMPLATE}` has {value.value.count('%d') or 'no'} `%d`, where one core's port belongs"
+        message = (
+            f"`{_TEMPLATE}` has {value.value.count('%d') or 'no'} `%d` instead of one, for a core's port"
+        )
         yield build_error(node.start, "template", message, "write it as /ip4/127.0.0.1/tcp/%d")
     if key.value in _BASE_PORTS and not (_NUMBER.fullmatch(value.value) and int(value.value) <= 65535):
-        message = f"`{key.value}` is no port from 1 to 65535"
+        message = f"`{key.value}` is not a port from 1 to 65535"
         yield build_error(
             node.start, "port", message, "use a number from 1 to 65535, with room for every worker"
         )

@@ -63,11 +63,11 @@ def _check_list_value(found: FoundList) -> Iterator[Problem]:
     name, value = found.key.value, found.value
     if isinstance(value, Scalar) and value.is_null:
         if found.role in WRITTEN:
-            message = f"nothing stands below `{name}:`, so that the node takes its own cores only"
-            usual = "write the list there, or take the line out"
+            message = f"there is nothing below `{name}:`, so the node uses only its own cores"
+            usual = "write the list there, or delete the line"
             yield build_warning(found.key.start, "empty", message, usual, cured=True)
     elif not isinstance(value, Sequence):
-        usual = "write one `- /ip4/ADDRESS/tcp/PORT` a line below it, or take it out"
+        usual = "write one `- /ip4/ADDRESS/tcp/PORT` a line below it, or delete it"
         yield build_error(value.start, "entry", f"`{name}` is not a list", usual)
 
 
@@ -81,17 +81,21 @@ def _check_entries(one: ListedEntries) -> Iterator[Problem]:
                 entry.mark,
                 "placeholder",
                 f"{what} still has a placeholder in it",
-                "put the machine's address there",
+                "write the machine's address there",
                 cured=cured,
             )
         elif entry.text is not None and entry.address is not None and not 1 <= entry.port <= 65535:
             yield build_error(
-                entry.mark, "port", f"{what} has no port from 1 to 65535", "correct the port", cured=cured
+                entry.mark,
+                "port",
+                f"{what} has no port from 1 to 65535",
+                "write a port from 1 to 65535",
+                cured=cured,
             )
         elif not _is_usable(one, entry):
             usual = "write it as /ip4/10.77.0.2/tcp/40000 or /ip6/fd00::2/tcp/40000"
             yield build_error(
-                entry.mark, "entry", f"{what} is no address with a TCP port", usual, cured=cured
+                entry.mark, "entry", f"{what} is not an address with a TCP port", usual, cured=cured
             )
 
 
@@ -112,12 +116,12 @@ def _check_announced_addresses(one: ListedEntries) -> Iterator[Problem]:
     for entry in one.entries:
         kind = None if entry.address is None else classify_address(entry.address)
         if kind not in {None, "public"}:
-            message = f"entry {entry.core} of `{one.key.value}` tells other nodes a {kind} address"
+            message = f"entry {entry.core} of `{one.key.value}` announces a {kind} address"
             yield build_warning(
                 entry.mark,
                 "announce",
-                f"{message}, where they reach nobody",
-                "write the address at which they reach the worker",
+                f"{message}, at which other nodes cannot reach the worker",
+                "write the address at which other nodes reach the worker",
             )
 
 
@@ -138,9 +142,10 @@ def _check_group_duplicates(group: list[ListedEntries]) -> Iterator[Problem]:
             before = first.setdefault((entry.address, entry.protocol, entry.port), entry)
             if before is not entry:
                 line = before.mark.line + 1
-                message = f"{entry.address} port {entry.port} stands in line {line} already"
+                message = f"{entry.address} port {entry.port} is already in line {line}"
                 say = build_error if one.is_written else build_warning
-                yield say(entry.mark, "repeated", message, "give each worker its own", cured=one.is_written)
+                usual = "give each worker an address and port of its own"
+                yield say(entry.mark, "repeated", message, usual, cured=one.is_written)
 
 
 def _check_lengths(
@@ -151,7 +156,7 @@ def _check_lengths(
     names = [find_spelling(role, profile) for role in ("dialled", "p2p")]
     last = p2p or dialled
     if last is not None and names[0] != names[1] and counts[0] != counts[1]:
-        both = f"`{names[0]}` and `{names[1]}` are of unequal length, {counts[0]} and {counts[1]}"
+        both = f"`{names[0]}` and `{names[1]}` have different lengths, {counts[0]} and {counts[1]}"
         yield build_error(
             last.key.start,
             "length",
@@ -162,8 +167,8 @@ def _check_lengths(
     count = len(mesh.workers) if mesh else counts[0]
     for one in lists.values():
         if not one.is_written and one.entries and len(one.entries) != count != 0:
-            message = f"`{one.key.value}` is {len(one.entries)} long, and there are {count} workers"
-            way_out = "give it one entry for each worker, in their order, or none"
+            message = f"the length of `{one.key.value}` is {len(one.entries)}, and there are {count} workers"
+            way_out = "write one entry for each worker, in their order, or none"
             yield build_warning(one.key.start, "length", f"{message}: the node ignores it", way_out)
 
 

@@ -37,12 +37,12 @@ class _MeshIndex(msgspec.Struct, frozen=True, dict=True):
         return tuple(parse_multiaddr(worker) for worker in self.mesh.workers)
 
     def describe_expected(self, core: int) -> str:
-        """What should stand at a core, in words."""
+        """What should be at a core, as the end of a sentence."""
         if core > len(self.core_addresses):
-            return "and the mesh has no such core"
+            return ", and the mesh has no such core"
         address, _ = self.core_addresses[core - 1]
         name = self.names.get(address)
-        return f"where {address} belongs" if name is None else f"where the tunnel address of {name} belongs"
+        return f" instead of {address}" if name is None else f" instead of the tunnel address of {name}"
 
 
 def find_mesh_problems(mesh: ExpectedMesh, dialled: ListedEntries | None, place: Mark) -> Iterator[Problem]:
@@ -66,10 +66,10 @@ def _check_address(entry: Entry, against: _MeshIndex) -> tuple[int, Problem] | N
     if against.core_addresses[entry.core - 1 : entry.core] == ((str(address), entry.port),):
         return None
     if address in against.network:
-        message = f"core {entry.core} is at {address}, which is no machine of the mesh"
+        message = f"core {entry.core} is at {address}, and no machine of the mesh has that address"
         return entry.core, build_error(entry.mark, "stranger", message, _RENDER, cured=True)
     kind = classify_address(address)
-    message = f"core {entry.core} has a {kind} address, {against.describe_expected(entry.core)}"
+    message = f"core {entry.core} has a {kind} address{against.describe_expected(entry.core)}"
     return entry.core, build_error(entry.mark, kind, message, _RENDER, cured=True)
 
 
@@ -83,5 +83,5 @@ def _check_missing_cores(
     if cores:
         (name, first), *others = cores.items()
         which = f"core{'s' if len(first) > 1 else ''} {format_port_ranges(tuple(first))} of {name}"
-        more = f", nor for {len(others)} machine{'s' if len(others) > 1 else ''} more" if others else ""
+        more = f", nor for those of {len(others)} other machine{'s' * (len(others) > 1)}" if others else ""
         yield build_error(place, "missing", f"there is no entry for {which}{more}", _RENDER, cured=True)

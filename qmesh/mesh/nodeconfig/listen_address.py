@@ -10,7 +10,7 @@ from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
 from qmesh.mesh.nodeconfig.profiles import detect_profile, profile_facts
 from qmesh.mesh.nodeconfig.worker_list import read_workers
 
-_RENDER = "`qmesh render-config --write` writes the mesh's list"
+_RENDER = "run `qmesh render-config --write`, which writes the mesh's list"
 
 
 def find_listen_address(core: int, config: str | ParsedConfig) -> tuple[str, int]:
@@ -23,11 +23,11 @@ def find_listen_address(core: int, config: str | ParsedConfig) -> tuple[str, int
     profile = detect_profile(config) or "2.0"  # the list of 1.4 is the same
     workers = read_workers(config, profile)
     if not workers:
-        raise BadInput(f"config.yml has no workers in {profile_facts(profile).list_key}", hint=_RENDER)
+        raise BadInput(f"config.yml has no workers below {profile_facts(profile).list_key}", hint=_RENDER)
     if core > len(workers):
         raise BadInput(
-            f"core {core} is beyond the worker list, which ends with core {len(workers)}",
-            hint=f"`qmesh status` has this machine's cores; {_RENDER}",
+            f"core {core} is not in the worker list, which ends with core {len(workers)}",
+            hint=f"`qmesh status` shows this machine's cores; if {core} is one of them, {_RENDER}",
         )
     address, port = parse_multiaddr(workers[core - 1])
     if reason := _explain_unfit(ipaddress.ip_address(address)):
@@ -39,7 +39,7 @@ def _explain_unfit(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> st
     if address.is_unspecified:
         return "every address of this machine"
     if address.is_loopback:
-        return "for this machine's own programs only"
+        return "reachable only from this machine itself"
     if address.is_multicast:
-        return "no machine's own address"
+        return "not the address of one machine"
     return None

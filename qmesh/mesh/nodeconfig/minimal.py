@@ -45,8 +45,8 @@ def _check_secrets(profile: Profile, needed: tuple[str, ...], given: Mapping[str
             )
     if given.keys() - set(needed):
         raise BadInput(
-            f"a data worker of node {profile} needs no secret but {', '.join(needed) or 'none'}",
-            hint="leave every other secret on the control node",
+            f"a data worker of node {profile} needs no other secret than {', '.join(needed) or 'none'}",
+            hint="do not copy other secrets from the control node",
         )
 
 

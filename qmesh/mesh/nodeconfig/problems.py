@@ -25,7 +25,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, order=True):
     line, column: counted from 1.
     hint: what to do.
     severity: `build_error` where the node does not start, or its workers are not reached.
-    cured: whether writing the mesh's worker list takes it away.
+    cured: whether writing the mesh's worker list removes it.
     """
 
     line: int
@@ -71,7 +71,7 @@ def build_error(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool 
 
 
 def build_warning(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool = False) -> Problem:
-    """What the node bears, but hardly as it is meant."""
+    """What the node tolerates, though hardly as it is meant."""
     return msgspec.structs.replace(build_error(mark, kind, message, hint, cured=cured), severity="warning")
 
 

@@ -52,7 +52,7 @@ def redact_config(config: str | ParsedConfig) -> str:
 
     Shown are numbers, switches and addresses under the node's own keys for such, in their place; keys that
     are words; and comments that are qmesh's. The names of anchors and tags are others' too. Raises BadInput
-    when the text does not load: then nobody can say what is what.
+    when the text does not load: then the secrets in it can't be found.
     """
     parsed = parse_config(config)
     text, body = parsed.text, parsed.text.removeprefix(BOM)
@@ -147,7 +147,7 @@ def read_secret(config: str | ParsedConfig, path: str) -> str | None:
             return None
         if not isinstance(node, Mapping):
             raise bad_config_at(
-                node.start, "this is not a mapping of keys to values", f"{path} should be below it"
+                node.start, "this is not a mapping of keys to values", f"write {path} below it"
             )
         pair = find_pair(node, name)
         node = resolve_alias(pair[1]) if pair else None
@@ -155,4 +155,4 @@ def read_secret(config: str | ParsedConfig, path: str) -> str | None:
         return None
     if isinstance(node, Scalar):
         return node.value
-    raise bad_config_at(node.start, "this is not a single value", f"{path} should be one")
+    raise bad_config_at(node.start, "this is not a single value", f"write {path} as one value")

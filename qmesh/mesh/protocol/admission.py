@@ -22,11 +22,12 @@ CLOCK_S: Final = 300
 Outcome: TypeAlias = Literal["open", "redeemed", "withdrawn", "expired", "unknown"]
 
 _SPENT: Final[dict[Outcome, str]] = {
-    "redeemed": "used already, with another key",
-    "withdrawn": "withdrawn",
-    "expired": "expired",
-    "unknown": "not known to this control node",
+    "redeemed": "was used already, with another key",
+    "withdrawn": "was withdrawn",
+    "expired": "has expired",
+    "unknown": "is not known to this control node",
 }
+_NEW_INVITATION: Final = "run `qmesh invite` on the control node for a new one"
 
 
 class InvitationRecord(msgspec.Struct, frozen=True):
@@ -53,14 +54,15 @@ def is_answered_again(invitation: InvitationRecord, public_key: str) -> bool:
         if invitation.is_member:
             return True
         raise EnrolmentRefused(
-            "this invitation is used already, and its machine is no member any more",
-            hint="ask for a new one",
+            "this invitation was used already, and its machine is no longer a member", hint=_NEW_INVITATION
         )
-    anew = f"`qmesh invite {name} --replace` on the control node, if this is {name} without its state; else "
-    raise EnrolmentRefused(
-        f"this invitation is {_SPENT[outcome]}",
-        hint=f"{anew if outcome == 'redeemed' else ''}ask for a new one",
-    )
+    hint = _NEW_INVITATION
+    if outcome == "redeemed":
+        hint = (
+            f"if this is {name} without its state, run `qmesh invite {name} --replace` on the control node;"
+            f" else {_NEW_INVITATION}"
+        )
+    raise EnrolmentRefused(f"this invitation {_SPENT[outcome]}", hint=hint)
 
 
 class Admission(SecretStruct, frozen=True):
@@ -95,8 +97,8 @@ def admit_redeemer(
     if made_at is not None and now < made_at - CLOCK_S:
         # Its time would else be longer by as much as the clock was set back.
         raise EnrolmentRefused(
-            "the control node's clock says that this invitation was not made yet",
-            hint="set the control node's clock, then run `qmesh join` again",
+            "the control node's clock is wrong: it is behind the time at which this invitation was made",
+            hint="set the clock of the control node, then run `qmesh join` again",
         )
     throwaway = derive_invitation_keys(secret).public_key
     stand_in = next((each for each in inventory.stand_ins if each.public_key == throwaway), None)
@@ -114,7 +116,7 @@ def admit_redeemer(
         if message.endpoint:
             endpoint = Endpoint.parse(message.endpoint, default_port=None)
             machine = msgspec.structs.replace(after.machine(name), endpoints=(endpoint,))
-            # Built anew so that an endpoint inside the tunnel network is refused here too.
+            # Built again so that an endpoint inside the tunnel network is refused here too.
             after = msgspec.structs.replace(after, machines=(*after.machines[:-1], machine))
     shared = derive_permanent_preshared_key(secret, inventory.control_node.public_key, message.public_key)
     return Admission(after, after.machine(name), shared, replaces=stand_in is not None)

@@ -1,4 +1,4 @@
-"""What two machines say to each other, sealed with the preshared key of their tunnel.
+"""Messages of two machines, encrypted with the preshared key of their tunnel.
 
 WireGuard vouches for the machine that a packet comes from, not for the user on it: any program there can
 speak from the tunnel address. Only root has the preshared key.
@@ -29,13 +29,13 @@ def encrypt_message(octets: bytes, shared: Secret, *, about: bytes, nonce: bytes
 
 
 def decrypt_message(octets: bytes, shared: Secret, *, about: bytes) -> bytes:
-    """Read what was sealed. Raises EnrolmentRefused where it was not by the other one."""
+    """Decrypt a message. Raises EnrolmentRefused where it is not the other machine's."""
     try:
         return derive_cipher(shared, info=about).decrypt(octets[:NONCE_OCTETS], octets[NONCE_OCTETS:], None)
     except (InvalidTag, ValueError):
         raise EnrolmentRefused(
-            "what was said is not sealed with the preshared key of the two machines",
-            hint="use the same qmesh on both machines",
+            "the message is not encrypted with the preshared key of the two machines",
+            hint="use the same version of qmesh on both machines",
         ) from None
 
 

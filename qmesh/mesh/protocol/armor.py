@@ -22,7 +22,7 @@ def encode_line(prefix: str, packed: bytes) -> str:
 def decode_line(text: str, prefix: str, *, what: str, most: int, hint: str) -> bytes:
     """The octets of a line, white space around it left aside. Raises BadInput, repeating nothing of it.
 
-    what: what the text is to be, for messages, such as `invitation`.
+    what: what the text should be, for messages, such as `invitation`.
     most: characters that it has at most, white space included.
     hint: what to do about another text.
     """

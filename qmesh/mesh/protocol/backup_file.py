@@ -1,10 +1,10 @@
-"""A backup of the control node as one file, plain or sealed with a passphrase.
+"""A backup of the control node as one file, plain or encrypted with a passphrase.
 
-    magic 16 | version 2, big-endian | sealed 1 | salt 16 and nonce 12, where it is sealed | body | SHA-256 32
+    magic 16 | version 2, big-endian | encrypted 1 | salt 16 and nonce 12, if encrypted | body | SHA-256 32
 
-The body is a MessagePack map, sealed with ChaCha20-Poly1305 (RFC 8439) under a key that scrypt
-(RFC 7914) makes of the passphrase; all that stands before it is authenticated with it. The checksum is
-over all before it, in every version, so that damage is told apart from a wrong passphrase.
+The body is a MessagePack map, encrypted with ChaCha20-Poly1305 (RFC 8439) under a key that scrypt
+(RFC 7914) makes of the passphrase; all before it is authenticated with it. The checksum is over all before
+it, in every version, so that damage can be told from a wrong passphrase.
 
 No randomness and no clock here: salt, nonce and times are arguments.
 """
@@ -60,7 +60,7 @@ class Backup(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class BackupEncryption(SecretStruct, frozen=True, kw_only=True):
-    """With what a backup is sealed. salt, nonce: fresh random octets, 16 and 12."""
+    """What a backup is encrypted with. salt, nonce: fresh random bytes, 16 and 12."""
 
     passphrase: bytes
     salt: bytes
@@ -68,7 +68,7 @@ class BackupEncryption(SecretStruct, frozen=True, kw_only=True):
 
 
 def encode_backup(backup: Backup, seal: BackupEncryption | None) -> bytes:
-    """The octets of the file; without a seal whoever has them is the mesh."""
+    """The bytes of the file; without encryption, anyone who has them has the whole mesh."""
     body = msgspec.msgpack.encode(backup)
     head = MAGIC + VERSION.to_bytes(2, "big") + bytes([seal is not None])
     if seal is not None:
@@ -83,16 +83,16 @@ def is_encrypted(octets: bytes) -> bool:
     Raises BadInput for what is no backup, damaged, cut short, or of a newer qmesh.
     """
     if not octets.startswith(MAGIC):
-        raise BadInput("this is not a qmesh backup", hint="name the file that `qmesh backup` wrote")
+        raise BadInput("this is not a qmesh backup", hint="pass the file that `qmesh backup` wrote")
     whole, checksum = octets[:-_CHECKSUM_OCTETS], octets[-_CHECKSUM_OCTETS:]
     if len(whole) < _HEAD_OCTETS or hashlib.sha256(whole).digest() != checksum:
         raise BadInput(
-            "this backup is damaged or cut short",
-            hint="copy it again, or take an older one; nothing was changed",
+            "this backup is damaged or incomplete",
+            hint="copy it again, or use an older one; nothing was changed",
         )
     if int.from_bytes(octets[len(MAGIC) : len(MAGIC) + 2], "big") > VERSION:
         raise BadInput(
-            "this backup was written by a newer qmesh", hint="install that version, or a newer one"
+            "this backup was written by a newer qmesh", hint="install that version of qmesh, or a newer one"
         )
     return octets[_HEAD_OCTETS - 1] != 0
 
@@ -100,15 +100,16 @@ def is_encrypted(octets: bytes) -> bool:
 def decode_backup(octets: bytes, passphrase: bytes | None) -> Backup:
     """Read a backup. Raises BadInput as `is_encrypted` does, and for a wrong passphrase.
 
-    passphrase: None for one that is plain; with a passphrase a plain one is refused, for somebody may have
-        put it in the place of the one that was sealed.
+    passphrase: None for one that is plain; with a passphrase a plain one is refused, since an attacker may
+        have replaced the encrypted one with it.
     """
     body = octets[_HEAD_OCTETS:-_CHECKSUM_OCTETS]
     sealed = is_encrypted(octets)
     if passphrase is not None and not sealed:
         raise BadInput(
             "this backup is not encrypted, though a passphrase was given for it",
-            hint="is it yours? somebody may have put it in its place; if so, `--plain` and no passphrase",
+            hint="make sure that it is yours: another file may be in its place; if it is, use `--plain`"
+            " without a passphrase",
         )
     if sealed:
         body = _decrypt_body(octets[:_HEAD_OCTETS], body, b"" if passphrase is None else passphrase)
@@ -116,7 +117,7 @@ def decode_backup(octets: bytes, passphrase: bytes | None) -> Backup:
         return decode_msgpack(body, Backup)
     except Malformed:
         raise BadInput(
-            "this backup holds something else than it should", hint="take an older one; nothing was changed"
+            "the content of this backup is not understood", hint="use an older one; nothing was changed"
         ) from None
 
 

@@ -53,7 +53,7 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     control_address, network: the control node's tunnel address, and the tunnel network.
     service_port: TCP port of the membership service on the control node's tunnel address.
     endpoints: where the control node's WireGuard may be reached, best first.
-    name, address: what the machine is to be called, and its tunnel address.
+    name, address: the machine's future name and tunnel address.
     from_address: where it comes from until it is a member, if not from there: the address is in use
         still by the machine whose place it takes.
     workers: its data workers, or None when the machine is to say.
@@ -76,7 +76,7 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     def __post_init__(self) -> None:
         if len(self.secret) != 32 or len(self.verification_key) != 32:
-            raise BadInput("an invitation's keys have 32 octets", hint=_NOT_AN_INVITATION)
+            raise BadInput("an invitation's keys have 32 bytes", hint=_NOT_AN_INVITATION)
         validate_wireguard_key(self.control_key)
         validate_machine_name(self.name)
         if normalize_ip_network(self.network) != self.network:
@@ -184,7 +184,8 @@ def refuse_weak_key(public_key: str) -> None:
         )
     except (ValueError, BadInput):
         raise EnrolmentRefused(
-            "the machine's public key is not usable", hint="delete its private key, and join again"
+            "the machine's public key cannot be used",
+            hint="on that machine, delete private.key in the state directory, then run `qmesh join` again",
         ) from None
 
 
@@ -266,7 +267,10 @@ def verify_redemption_proof(message: Redemption, secret: bytes) -> None:
         message.endpoint,
     )
     if not hmac.compare_digest(expected, message.proof):
-        raise EnrolmentRefused("the redemption is not proven", hint="make a new invitation")
+        raise EnrolmentRefused(
+            "the proof of the redemption is wrong",
+            hint="run `qmesh invite` on the control node for a new invitation",
+        )
 
 
 def _compute_proof(key: bytes, identifier: str, public_key: str, workers: int, endpoint: str | None) -> str:

@@ -28,8 +28,8 @@ MAX_REQUEST: Final = 8192
 MAX_ANSWER: Final = 64 * 1024 * 1024
 """Characters of each at most, white space around it included."""
 
-_NO_REQUEST: Final = "give it the file that `qmesh join --offline` wrote on the machine, whole"
-_NO_ANSWER: Final = "give it the file that `qmesh admit` wrote on the control node, whole"
+_NO_REQUEST: Final = "pass the whole file that `qmesh join --offline` wrote on the machine"
+_NO_ANSWER: Final = "pass the whole file that `qmesh admit` wrote on the control node"
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class JoinRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     """A machine asks to become a member.
 
     mesh: the mesh's identifier, so that another control node can say what is wrong.
-    redemption: as `read_redemption` takes it. It proves itself; nothing else of a request is believed.
+    redemption: as `read_redemption` takes it. It has its own proof; nothing else of a request is trusted.
     """
 
     mesh: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
@@ -90,9 +90,9 @@ def parse_answer(text: str) -> JoinAnswer:
 
 
 def decrypt_answer(answer: JoinAnswer, preshared: Secret) -> bytes:
-    """The signed membership in an answer, which is still to be believed or not.
+    """The signed membership in an answer, not verified yet.
 
-    Raises EnrolmentRefused unless it was sealed by one who holds the permanent preshared key.
+    Raises EnrolmentRefused unless it was encrypted with the permanent preshared key.
     """
     try:
         return _derive_cipher(preshared, answer.identifier).decrypt(
@@ -101,7 +101,8 @@ def decrypt_answer(answer: JoinAnswer, preshared: Secret) -> bytes:
     except InvalidTag:
         raise EnrolmentRefused(
             "this answer is not for this machine, or was altered",
-            hint="`qmesh admit` this machine's newest request, and use that answer",
+            hint="on the control node, run `qmesh admit` with this machine's newest request, and use that"
+            " answer",
         ) from None
 
 

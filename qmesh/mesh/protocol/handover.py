@@ -2,7 +2,7 @@
 
 No private key is in it: the successor has its own, which every member knows. Nor does a preshared key
 cross the wire to a member: it derives the one that it shares with the successor, as the control node
-did for the successor. What the two say to each other is sealed.
+did for the successor. The messages of the two are encrypted.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def decode_handover_data(octets: bytes) -> HandoverData:
 
 def _build_malformed_error() -> EnrolmentRefused:
     return EnrolmentRefused(
-        "what was said for the handover is not understood", hint="use the same qmesh on both machines"
+        "the message of the handover is not understood",
+        hint="use the same version of qmesh on both machines",
     )
 
 
@@ -91,8 +92,9 @@ def list_unready_members(
 ) -> tuple[str, ...]:
     """The members that are not ready for the successor, by name.
 
-    acknowledged: the revision that each member has said that it holds, by tunnel address.
-    Whoever knows of the successor and shook hands with it follows, also where the control node is gone then.
+    acknowledged: the revision that each member has reported to hold, by tunnel address.
+    A member that knows of the successor and had a handshake with it follows, even if the control node is gone
+    by then.
     """
     hubs = {inventory.control, inventory.successor}
     others = (machine for machine in list_members(inventory) if machine.name not in hubs)

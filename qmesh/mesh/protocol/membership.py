@@ -1,8 +1,7 @@
-"""The signed membership: what it is, when it is believed, and how a newer one travels.
+"""The signed membership: what it is, how it is verified, and how a newer one travels.
 
 A member that holds a membership gets the difference to the newer one: Zstandard (RFC 8878) with the
-older payload as the prefix. It is believed as a whole one is: what the difference makes must bear the
-mesh's signature.
+older payload as the prefix. It is verified as a whole one is: the result has to have the mesh's signature.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class SignedMembership(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _NOT_OURS: Final = "the membership is not signed by this mesh's key, or is damaged"
-_LOOK_THERE: Final = "look at the control node: is it the one that invited this machine?"
+_LOOK_THERE: Final = "make sure that the control node is the machine that invited this one"
 _SIGNED_FOR: Final = b"qmesh membership 1\n"
 
 
@@ -76,7 +75,7 @@ def verify_membership(signed: SignedMembership, verification_key: bytes, *, mesh
 
 
 def is_newer_membership(held: Inventory, offered: Inventory) -> bool:
-    """Whether a believed membership replaces the one that is held: only a higher revision does."""
+    """Whether a verified membership replaces the one that is held: only a higher revision does."""
     return offered.revision > held.revision
 
 
@@ -119,7 +118,7 @@ _LEAST_PREFIX: Final = 8
 
 
 def apply_update(update: Update, held: SignedMembership | None) -> SignedMembership:
-    """The membership that an update makes of the one that is held. Nothing of it is believed yet.
+    """The membership that an update makes of the one that is held, not verified yet.
 
     held: the one of revision `update.base`; None goes with a whole one.
     Raises EnrolmentRefused where the update does not fit.
@@ -188,7 +187,7 @@ class History:
             parts.append(part)
             made += octets
         if at != self.revision or made > MAX_PAYLOAD:
-            # Of thousands that come at once to a control node that was started anew, each needs it.
+            # Of thousands that come at once to a control node that was restarted, each needs it.
             self._whole = self._whole or build_full_update(self.signed)
             return self._whole
         return Update(held, tuple(parts), self.signed.signature)
@@ -214,14 +213,15 @@ def encrypt_held_revision(revision: int, shared: Secret, *, nonce: bytes) -> byt
 
 
 def decrypt_held_revision(sealed: bytes, shared: Secret) -> int:
-    """The revision that a member says it holds. Raises EnrolmentRefused where it is not sealed so."""
+    """The revision that a member reports to hold. Raises EnrolmentRefused where that can't be decrypted."""
     try:
         revision = decode_json(decrypt_message(sealed, shared, about=HOLDS), int)
     except Malformed:
         revision = -1
     if not 0 <= revision <= MOST_REVISION:  # no number beyond it gets into the registry
         raise EnrolmentRefused(
-            "what a member says that it holds is not understood", hint="use the same qmesh on both machines"
+            "a member's report of its revision is not understood",
+            hint="use the same version of qmesh on both machines",
         )
     return revision
 
@@ -232,7 +232,7 @@ def encode_membership(signed: SignedMembership) -> bytes:
 
 
 def decode_membership(octets: bytes) -> SignedMembership:
-    """The membership that `encode_membership` made; not believed yet. Raises EnrolmentRefused."""
+    """The membership that `encode_membership` made; not verified yet. Raises EnrolmentRefused."""
     try:
         return decode_json(octets, SignedMembership)
     except Malformed:

@@ -21,7 +21,7 @@ from qmesh.mesh.values import PROFILES, CoreNumber
 
 
 class DueRestarts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What has to be started anew, or stopped, before a config counts that was written already.
+    """What has to be restarted, or stopped, before a config that was written takes effect.
 
     restart, stop: cores of this machine, ascending. control: whether its control process has to.
     """

@@ -63,19 +63,19 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
         for path in (self.python, self.nft, self.program):
             if any(character in path for character in "\"'\\"):
                 raise BadInput(
-                    f"systemd runs no program named {quote_text(path)}",
-                    hint="install it where no quote and no backslash is in the path",
+                    f"systemd cannot run a program named {quote_text(path)}",
+                    hint="install it at a path without quotes and backslashes",
                 )
         if not sandbox.is_valid_user(self.user):
             raise BadInput(
-                f"systemd runs nothing as a user named {quote_text(self.user)}",
-                hint="name the user by number",
+                f"systemd cannot run a program as a user named {quote_text(self.user)}",
+                hint="pass the user's number",
             )
         for path in msgspec.structs.astuple(self)[:-1]:
             if not path.startswith("/") or ".." in path.split("/") or not path.isprintable():
                 raise BadInput(
-                    f"{quote_text(path)} is no path for a systemd unit",
-                    hint="write it from / on, with no .. and no control characters in it",
+                    f"{quote_text(path)} is not a path for a systemd unit",
+                    hint="write it as an absolute path, without .. and without control characters",
                 )
 
 
@@ -169,7 +169,7 @@ def _render_holder(paths: Paths) -> str:
     # Should it hang, the network comes up after TimeoutStartSec: the boot guard has closed the ports.
     return f"""\
 [Unit]
-Description=qmesh guard held: its second table, which no flush takes away
+Description=qmesh guard held: its second table, which no flush removes
 Documentation=man:nft(8)
 DefaultDependencies=no
 RequiresMountsFor={_quote_path(paths.held_file)} {_quote_path(paths.python)}
@@ -195,13 +195,13 @@ WantedBy=sysinit.target
 
 
 def render_undo_unit(paths: Paths) -> str:
-    """The unit that undoes a change which nobody confirmed; at boot before anything loads the guard.
+    """The unit that rolls back a change that was not confirmed; at boot before anything loads the guard.
 
-    KillMode=process: where WireGuard is a process, the tunnel that was put back outlives it.
+    KillMode=process: where WireGuard is a process, the restored tunnel outlives the unit.
     """
     return add_mark(f"""\
 [Unit]
-Description=qmesh undo: puts back what nobody confirmed in time
+Description=qmesh undo: rolls back a change that was not confirmed in time
 DefaultDependencies=no
 RequiresMountsFor={_quote_path(paths.state)} {_quote_path(paths.python)}
 After=local-fs.target
@@ -286,7 +286,7 @@ WantedBy={WORKERS}
 
 def _render_node_unit(after: str = "") -> str:
     # No Requires=: it would stop the node whenever that unit is stopped or restarted, and never start it
-    # again when the agent has mended the guard. `qmesh ready` asks the kernel for the guard itself.
+    # again when the agent has fixed the guard. `qmesh ready` asks the kernel for the guard itself.
     return f"""\
 Wants={BOOT_GUARD} {HOLDER} {AGENT}
 After={" ".join(filter(None, (BOOT_GUARD, HOLDER, AGENT, after)))}
