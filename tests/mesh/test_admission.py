@@ -30,7 +30,8 @@ def key(number: int) -> str:
     return base64.b64encode(number.to_bytes(32, "big")).decode()
 
 
-REPLACE = "`qmesh invite b --replace` on the control node, if this is b without its state"
+NEW = "run `qmesh invite` on the control node for a new one"
+REPLACE = "if this is b without its state, run `qmesh invite b --replace` on the control node"
 SECRET = b"s" * 32
 KEYS = derive_invitation_keys(SECRET)
 NOW = 1_000_000
@@ -96,7 +97,7 @@ def test_what_the_invitation_says_counts_more_than_the_machine_but_for_where_it_
 
 
 def test_an_endpoint_inside_the_tunnel_is_refused():
-    with pytest.raises(BadInput, match=r"endpoint 10\.77\.0\.8 lies in"):
+    with pytest.raises(BadInput, match=r"10\.77\.0\.8"):
         admit(said=message(endpoint="10.77.0.8:4000"))
 
 
@@ -128,7 +129,7 @@ def test_a_redemption_comes_from_the_invitations_own_address(inventory, name, se
 def test_a_clock_that_was_set_back_makes_no_invitation_good_for_longer():
     for made_at in (NOW + CLOCK_S, None):
         assert admit(made_at=made_at).machine.name == "b"
-    with pytest.raises(EnrolmentRefused, match="was not made yet"):
+    with pytest.raises(EnrolmentRefused, match="it is behind the time at which this invitation was made"):
         admit(made_at=NOW + CLOCK_S + 1)
 
 
@@ -142,20 +143,20 @@ def test_an_invitation_is_good_once_and_answered_again_to_the_same_key():
     [
         (
             InvitationRecord("b", "redeemed", key(2), is_member=False),
-            "its machine is no member any more",
-            "ask for a new one",
+            "its machine is no longer a member",
+            NEW,
         ),
         (
             InvitationRecord("b", "redeemed", key(3), is_member=True),
             "used already, with another key",
-            f"{REPLACE}; else ask for a new one",
+            f"{REPLACE}; else {NEW}",
         ),
-        (InvitationRecord("b", "withdrawn", None, is_member=False), "is withdrawn", "ask for a new one"),
-        (InvitationRecord("b", "expired", None, is_member=False), "is expired", "ask for a new one"),
+        (InvitationRecord("b", "withdrawn", None, is_member=False), "was withdrawn", NEW),
+        (InvitationRecord("b", "expired", None, is_member=False), "has expired", NEW),
         (
             InvitationRecord("", "unknown", None, is_member=False),
             "is not known to this control node",
-            "ask for a new one",
+            NEW,
         ),
     ],
 )
