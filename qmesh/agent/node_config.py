@@ -45,7 +45,7 @@ def find_directory(given: Path | None) -> ConfigDirectory | None:
         return found
     raise BadInput(
         f"there is no directory {given}",
-        hint=f"is that where the node has its config.yml? make it with `mkdir -p {given}` if it is to be",
+        hint=f"name the directory of the node's config.yml; a new one is made with `mkdir -p {given}`",
     )
 
 
@@ -64,7 +64,7 @@ def _find_in_working_directory() -> ConfigDirectory | None:
     if is_trusted(found):
         return found
     log.warning(
-        "%s is not used: it is user %d's; if it is the node's, say so with --config", found, found.owner
+        "%s is not used, as user %d owns it; if it is the node's, pass it with --config", found, found.owner
     )
     return None
 
@@ -92,7 +92,7 @@ def read(directory: ConfigDirectory) -> NodeFile:
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise BadInput(
             f"{path}, line {line}, column {column}: this is not UTF-8",
-            hint="correct this character and save the file as UTF-8; nothing was changed",
+            hint="correct this character, and save the file as UTF-8; nothing was changed",
         ) from None
 
 
@@ -159,8 +159,8 @@ def render(here: Local, text: str | None) -> str:
     count = sum(len(setting.values) for setting in wanted)
     if count > nodeconfig.MAX_NODES:
         raise BadInput(
-            f"config.yml would hold {count} values, and is not read beyond {nodeconfig.MAX_NODES}",
-            hint="make two meshes of so many workers",
+            f"config.yml would have {count} values; qmesh reads at most {nodeconfig.MAX_NODES}",
+            hint="split this many workers into two meshes",
         )
     if text is None:
         secrets = dict.fromkeys(nodeconfig.profile_facts(profile).secrets, NOT_SHOWN)
@@ -175,21 +175,22 @@ def refuse_to_create(here: Local, directory: ConfigDirectory | None) -> None:
     profile = here.inventory.node
     secrets = nodeconfig.profile_facts(profile).secrets
     missing = (
-        "it is not known where config.yml is"
+        "qmesh does not know where config.yml is"
         if directory is None
         else f"there is no config.yml in {directory}"
     )
     if here.settings.control:
         raise BadInput(
-            f"{missing}, and a new one would be a node with a new identity",
-            hint="name the directory of the node's own config.yml with --config, or start the node once",
+            f"{missing}, and a new one would give the node a new identity",
+            hint="pass the directory of the node's own config.yml with --config, or start the node once",
         )
     if secrets:
         control, needed = here.inventory.control, " and ".join(secrets)
         raise BadInput(
             f"{missing}, and a worker of node {profile} needs {needed}",
-            hint=f"`qmesh render-config --for {here.settings.name} -o config.yml` on {control} makes one;"
-            f" put it there{_key_store_hint(profile)}, then `qmesh render-config --write --config DIR` here",
+            hint=f"run `qmesh render-config --for {here.settings.name} -o config.yml` on {control};"
+            f" copy it to DIR here{_key_store_hint(profile)}, then run"
+            " `qmesh render-config --write --config DIR`",
         )
 
 
@@ -210,7 +211,7 @@ def render_for(here: Local, name: str, own_text: str | None) -> str:
         if value is None:
             raise BadInput(
                 f"a worker of node {profile} needs {path}, and this machine's config.yml has none",
-                hint="run this on the control node, with --config naming the node's config directory",
+                hint="run this on the control node, and pass the node's config directory with --config",
             )
         secrets[path] = value
     return nodeconfig.build_minimal_config(profile, wanted, secrets=secrets)

@@ -17,8 +17,8 @@ def refuse_existing_interface(interface: str, *, instead: str) -> None:
     """Raise BadInput where there is an interface of that name. instead: what else to do, for the hint."""
     if links.read(interface) is not None:
         raise BadInput(
-            f"there is an interface {interface} already, and qmesh did not make it",
-            hint=f"{instead}; if an earlier qmesh left it: `ip link delete {interface}`",
+            f"an interface {interface} exists already, and qmesh did not make it",
+            hint=f"{instead}; if it is a leftover of an earlier qmesh, run `ip link delete {interface}`",
         )
 
 
@@ -27,14 +27,14 @@ def refuse_used_listen_port(listen_port: int, *, instead: str) -> None:
     if ports.is_udp_port_used(listen_port):
         raise BadInput(
             f"UDP port {listen_port} is in use on this machine",
-            hint=f"see by whom with `ss -lunp sport = :{listen_port}`; {instead}",
+            hint=f"see which program has it with `ss -lunp sport = :{listen_port}`; {instead}",
         )
 
 
 def require_root(what: str) -> None:
     """Raise NeedsRoot unless this process may change the machine."""
     if os.geteuid() != 0:
-        raise NeedsRoot(f"`{what}` needs root; nothing was changed", hint=f"sudo {what}")
+        raise NeedsRoot(f"`{what}` needs root; nothing was changed", hint=f"run `sudo {what}`")
 
 
 def require_control(here: Local, what: str) -> None:
@@ -47,7 +47,7 @@ def require_control(here: Local, what: str) -> None:
 
 
 def refuse_removed(here: Local) -> None:
-    """Raise Removed where the mesh has this machine no more."""
+    """Raise Removed where this machine is no longer in the mesh."""
     if here.settings.removed:
         raise RemovedFromMesh
 
@@ -57,9 +57,9 @@ def refuse_foreign_guard(state: State) -> None:
     own = (state.guard_file, state.held_file)  # of one that is being taken away the second is left
     if nftables.read_table(TABLE) is not None and all(files.read_mode(path) is None for path in own):
         raise BadInput(
-            f"a guard is loaded on this machine already, and {state.directory} knows nothing of it",
-            hint="is there another --state? if not, `pkill qmesh-hold; nft delete table inet qmesh` opens"
-            " what it still closes",
+            f"table inet {TABLE} exists but was not loaded from {state.directory}",
+            hint="pass the other state directory with --state; if there is none, remove the table (its ports"
+            " are open then): `pkill qmesh-hold; nft delete table inet qmesh`",
         )
 
 
@@ -68,8 +68,8 @@ def refuse_during_restore(state: State) -> None:
     restoring = state.restore_progress()
     if restoring is not None and not restoring.done and state.find_settings() is None:
         raise StateUnreadable(
-            "a `qmesh restore` was cut off on this machine",
-            hint="run it again; or give it up with `qmesh uninstall --delete-state`",
+            "a `qmesh restore` was interrupted on this machine",
+            hint="run it again, or discard it with `qmesh uninstall --delete-state`",
         )
 
 
@@ -78,5 +78,6 @@ def refuse_during_offline_join(state: State) -> None:
     if files.read_mode(state.asked_file) is not None:
         raise BadInput(
             "this machine waits for the answer to its request to join a mesh",
-            hint="`qmesh join --answer FILE`; or give that up with `qmesh uninstall --delete-state`",
+            hint="run `qmesh join --answer FILE`, or discard the request with"
+            " `qmesh uninstall --delete-state`",
         )

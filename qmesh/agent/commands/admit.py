@@ -59,11 +59,12 @@ def admit(state: State, text: str) -> AdmitResult:
         if here.inventory.successor is not None:
             raise BadInput(
                 f"the control role is being handed over to {here.inventory.successor}",
-                hint="wait until that is done: the request may need a new invitation then",
+                hint="wait until `qmesh status` shows the new control node; the request may need a new"
+                " invitation then",
             )
         if request.mesh != here.inventory.mesh:
             raise EnrolmentRefused(
-                f"this request is for mesh {request.mesh}, this is mesh {here.inventory.mesh}",
+                f"this request is for mesh {request.mesh}, but this is mesh {here.inventory.mesh}",
                 hint="run `qmesh admit` on the control node that made the invitation",
             )
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
@@ -73,7 +74,9 @@ def admit(state: State, text: str) -> AdmitResult:
         follow_mesh(state)
         here = load_local(state)
         if not here.settings.up:
-            log.info("the tunnel is down: run `qmesh apply`, or the machine reaches nobody")
+            log.info(
+                "the tunnel is down here: run `qmesh apply`, or the new machine reaches no other machine"
+            )
         answer = encrypt_answer(
             encode_membership(sign_membership(here.inventory, state.signing_key())),
             identifier=message.identifier,

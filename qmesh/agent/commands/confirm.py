@@ -23,10 +23,12 @@ def confirm(state: State) -> ConfirmResult:
         roll_back_if_due(state)
         undoing = state.rollback_record()
         if undoing is None:
-            return ConfirmResult(kept=True, found="nothing waits to be confirmed")
+            return ConfirmResult(kept=True, found="nothing to confirm: no change waits for it")
         if undoing.undone:
             return ConfirmResult(
-                kept=False, found="too late: this machine was put back; `qmesh apply --confirm` tries again"
+                kept=False,
+                found="too late: this machine was rolled back; to try again, run"
+                " `qmesh apply --confirm SECONDS`",
             )
         state.save_rollback_record(None)
     return ConfirmResult(kept=True, found="confirmed: the change stays")

@@ -141,7 +141,7 @@ def restore(
         else:
             _refuse_other_backup(state, restoring)
             _refuse_other_options(load_local(state), _parse_endpoints(found, wish), directory)
-            log.info("this backup was restored here before: going on with that; the mesh stays as it is now")
+            log.info("this backup was restored here already: going on with that; the mesh stays as it is now")
             if apply:
                 bring_up(state, load_local(state))
         here = load_local(state)
@@ -169,7 +169,8 @@ def _build_restored_mesh(found: BackupContents, wish: RestoreOptions) -> Invento
     """The mesh as it is to be. Raises BadInput."""
     if not JUMP <= wish.jump <= _MOST_JUMP:
         raise BadInput(
-            f"the revision cannot jump by {wish.jump}", hint=f"--jump goes from {JUMP} to {_MOST_JUMP}"
+            f"--jump cannot be {wish.jump}",
+            hint=f"pass --jump with a number from {JUMP} to {_MOST_JUMP}",
         )
     return build_restored_inventory(found.inventory, _parse_endpoints(found, wish), jump=wish.jump)
 
@@ -187,8 +188,8 @@ def _refuse_leftover_state(state: State) -> None:
     keys = (state.private_key_file, state.signing_key_file)
     if state.has_leftover_state() or any(files.read_mode(path) is not None for path in keys):
         raise StateUnreadable(
-            f"{state.directory} holds keys or a mesh already, though no settings",
-            hint="a restore never replaces them: give them up first with `qmesh uninstall --delete-state`",
+            f"{state.directory} already has keys or a mesh, but no settings",
+            hint="a restore never replaces them: if they can go, run `qmesh uninstall --delete-state` first",
         )
 
 
@@ -206,10 +207,12 @@ def _refuse_collisions(found: BackupContents) -> None:
     networks.refuse_collision(
         found.inventory.network,
         routes.list_occupied_networks(interface),
-        hint="take that network off this machine, or restore on another",
+        hint="remove that network from this machine, or restore on another machine",
     )
-    refuse_existing_interface(interface, instead="the restored one is to have that name: rename that one")
-    refuse_used_listen_port(listen_port, instead="end that: the members dial this port")
+    refuse_existing_interface(
+        interface, instead="rename the existing interface; the restored tunnel needs its name"
+    )
+    refuse_used_listen_port(listen_port, instead="stop that program; the members dial this port")
 
 
 def _refuse_other_backup(state: State, restoring: RestoreProgress) -> None:
@@ -217,8 +220,9 @@ def _refuse_other_backup(state: State, restoring: RestoreProgress) -> None:
     if begun is None or begun.digest != restoring.digest:
         settings = state.settings()
         raise BadInput(
-            f"this machine is {settings.name} of mesh {settings.mesh} already",
-            hint="restore on another machine; to give this one's state up: `qmesh uninstall --delete-state`",
+            f"this machine is already {settings.name} of mesh {settings.mesh}",
+            hint="restore on another machine, or first discard this one's state:"
+            " `qmesh uninstall --delete-state`",
         )
 
 
@@ -232,9 +236,9 @@ def _refuse_other_options(
     differs = [option for option, said, now in said_and_is if said is not None and said != now]
     if differs:
         raise BadInput(
-            f"this backup was restored here before, with another {' and '.join(differs)}",
-            hint=f"leave it out; see `qmesh set {here.settings.name} --endpoint`"
-            " and `qmesh render-config --write --config`",
+            f"this backup was restored here already, with another {' and '.join(differs)}",
+            hint=f"leave it out; change it later with `qmesh set {here.settings.name} --endpoint HOST:PORT`"
+            " or `qmesh render-config --write --config DIR`",
         )
 
 
@@ -295,16 +299,16 @@ def _find_saved_directory(known: ConfigDirectory) -> ConfigDirectory | None:
     if found is not None:
         if known.owner == found.owner or (known.owner is None and node_config.is_trusted(found)):
             return found
-        why = f"it is user {found.owner}'s here"
-    log.warning("%s: %s; say `qmesh render-config --write --config DIR` later", known, why)
+        why = f"user {found.owner} owns it here"
+    log.warning("%s: %s; run `qmesh render-config --write --config DIR` later", known, why)
     return None
 
 
 def _build_result(found: BackupContents, mesh: Inventory, control: JoinResult) -> RestoreResult:
     taken_at, now = found.backup.taken_at, int(time.time())
     if now < taken_at:
-        log.warning("the backup was made later than it is by this machine's clock: members do not believe")
-        log.warning("a control node whose clock goes back, when it calls them: set it right")
+        log.warning("this machine's clock is wrong: the backup was made later than this clock shows")
+        log.warning("set the clock right: members refuse a control node whose clock went back")
     return RestoreResult(
         **msgspec.structs.asdict(control),
         revision=mesh.revision,

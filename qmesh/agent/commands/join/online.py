@@ -78,9 +78,10 @@ def _refuse_other_options(here: Local, wish: JoinOptions) -> None:
     differs = [option for option, said, now in said_and_is if said is not None and said != now]
     if differs:
         raise BadInput(
-            f"this machine is a member already, with another {' and '.join(differs)}",
-            hint="leave the option out; or `qmesh uninstall --delete-state`, which opens the worker ports,"
-            f" and {JOIN_ANEW}",
+            f"this machine is already a member, with another {' and '.join(differs)}",
+            hint="leave the option out; or run `qmesh uninstall --delete-state`, which opens the worker"
+            " ports;"
+            f" then {JOIN_ANEW}",
         )
 
 
