@@ -49,7 +49,7 @@ def test_a_worker_that_is_killed_is_named_with_machine_unit_and_command(cluster)
     }
     shown = qmesh(control, "status").stdout
     assert "3 of 4" in shown
-    assert "silent: core 5 of machine-b; there: systemctl restart qmesh-worker@5.service" in shown
+    assert "silent: core 5 of machine-b; on machine-b: systemctl restart qmesh-worker@5.service" in shown
     assert silent(member, "machine-b") == [5]
     assert facts(member, "status")["machines"][0]["workers"] is None
     for machine in (control, member):
