@@ -148,7 +148,7 @@ def test_without_root_it_says_so_before_it_touches_anything(blank, words):
     assert done.returncode == 3, done.stderr
     assert "root" in done.stderr
     assert done.stderr.startswith("error: ")
-    assert done.stderr.splitlines()[-1].startswith("hint: sudo qmesh ")
+    assert done.stderr.splitlines()[-1].startswith("hint: run `sudo qmesh ")
     assert what_is_there(blank) == before
 
 
@@ -175,7 +175,7 @@ def test_init_again_with_other_options_is_refused_by_their_names(control):
         *(("--workers", "4"), ("--endpoint", "192.0.2.1"), ("--config", "/root"), ("--name", "other")),
         *(("--listen-port", "51821"), ("--network", "10.99.0.0/24"), ("--node", "2.0")),
     ):
-        assert f"already, with another {other[0]}" in refusal(control, "init", *other, code=2)
+        assert f", with another {other[0]}" in refusal(control, "init", *other, code=2)
     assert what_is_there(control) == before
 
 
