@@ -23,9 +23,9 @@ from qmesh.mesh.protocol.backup_file import MAGIC
 log = logging.getLogger("qmesh")
 
 EXAMPLES = (
-    "qmesh backup control.backup --encrypt",
-    "qmesh backup /media/usb/control.backup --passphrase-file /root/passphrase",
-    "ssh fra-1 qmesh backup - > control.backup",
+    "qmesh backup mesh.backup --encrypt",
+    "qmesh backup /media/usb/mesh.backup --passphrase-file /root/passphrase",
+    "ssh fra-1 qmesh backup - > mesh.backup",
 )
 
 

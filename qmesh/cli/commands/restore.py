@@ -35,9 +35,9 @@ log = logging.getLogger("qmesh")
 _MOST_SHOWN = 20
 
 EXAMPLES = (
-    "qmesh restore control.backup --config /root/node/.config",
-    "qmesh restore control.backup --endpoint 203.0.113.9 --passphrase-file /root/passphrase",
-    "qmesh restore control.backup --plain",
+    "qmesh restore mesh.backup --config /root/node/.config",
+    "qmesh restore mesh.backup --endpoint 203.0.113.9 --passphrase-file /root/passphrase",
+    "qmesh restore mesh.backup --plain",
 )
 
 
