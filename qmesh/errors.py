@@ -9,7 +9,7 @@
     │   ├── Busy               another command of qmesh is at work on this machine
     │   └── StateUnreadable    our own state is damaged: never read as "nothing there"
     ├── EnrolmentRefused    4  the invitation, or the other side, said no
-    │   └── Removed            this machine is a member of its mesh no more
+    │   └── Removed            this machine is no longer a member of its mesh
     └── Interrupted       130  the user said stop
 
 Exit code 1 is no error: it is a result that says no (drift, a finding).
@@ -19,9 +19,11 @@ from __future__ import annotations
 
 from typing import Final
 
-JOIN_ANEW: Final = "`qmesh invite NAME --replace` on the control node, then `qmesh join` with it here"
+JOIN_ANEW: Final = (
+    "run `qmesh invite NAME --replace` on the control node, then `qmesh join` here with that invitation"
+)
 """What makes a member whole that has lost its state, in the place that it had."""
-RESTORE: Final = "`qmesh uninstall --delete-state`, then `qmesh restore` a backup"
+RESTORE: Final = "run `qmesh uninstall --delete-state`, then `qmesh restore` with a backup"
 """The same for a control node."""
 
 
@@ -78,12 +80,13 @@ class EnrolmentRefused(QmeshError):
 
 
 class RemovedFromMesh(EnrolmentRefused):
-    """This machine is a member of its mesh no more."""
+    """This machine is no longer a member of its mesh."""
 
     def __init__(self) -> None:
         super().__init__(
-            "this machine was removed from its mesh: its tunnel is closed, and so are its worker ports",
-            hint="`qmesh join` with a new invitation, or `qmesh uninstall` to have qmesh gone",
+            "this machine was removed from its mesh: its tunnel and its worker ports are closed",
+            hint="run `qmesh join` with a new invitation, or `qmesh uninstall` to remove qmesh from this"
+            " machine",
         )
 
 

@@ -14,6 +14,7 @@ import typer
 
 from qmesh.cli.app import COMMANDS, app, load_command
 from qmesh.mesh.systemd import units
+from tests.words import GLOSSARY, NOT_USED, is_used, words_that_are_not_used
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOCS = CHECKOUT / "docs"
@@ -21,7 +22,7 @@ README = CHECKOUT / "README.md"
 DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 PAGES = [DOCS / f"{name}.md" for name in ("quick-start", "operating", "recovery", "reference", "3am")]
 """What an operator reads."""
-CHECKS, FAULTS, GLOSSARY, GUARD = (DOCS / f"{name}.md" for name in ("checks", "faults", "glossary", "guard"))
+CHECKS, FAULTS, GUARD = (DOCS / f"{name}.md" for name in ("checks", "faults", "guard"))
 AUDIT = sorted((CHECKOUT / "qmesh/mesh/audit").glob("*.py"))
 
 OTHER_PROGRAMS = {
@@ -322,21 +323,6 @@ def test_three_in_the_morning_has_a_line_for_every_finding():
     rows = rows_of(DOCS / "3am.md")
     assert [row for row in rows if len(row) != 3] == []
     assert {row[0].strip("`") for row in rows} >= findings_in_the_code()
-
-
-NOT_USED = "## Words that are not used"
-
-
-def words_that_are_not_used() -> list[str]:
-    """The first column of the glossary's table, without what is in brackets."""
-    table = GLOSSARY.read_text(encoding="utf-8").partition(NOT_USED)[2]
-    cells = re.findall(r"^\| (.+?) \| .+ \|$", table, flags=re.MULTILINE)[1:]
-    bare = (re.sub(r" *\([^)]*\)|`", "", cell) for cell in cells)
-    return [word.strip() for cell in bare for word in cell.split(",")]
-
-
-def is_used(word: str, text: str) -> bool:
-    return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text, flags=re.IGNORECASE) is not None
 
 
 def said_in(document: Path) -> str:

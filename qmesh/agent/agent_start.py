@@ -30,7 +30,7 @@ def ensure_agent(state: State) -> None:
     process = background.start_background_process(state, "agent", wait_s=_START_S)
     if process is not None:
         log.info(
-            "no systemd here: the agent was started in the background (process %d, log %s);"
+            "this machine has no systemd: the agent was started in the background (process %d, log %s);"
             " after a reboot start it with `qmesh agent`",
             process,
             state.log_file,
@@ -40,7 +40,7 @@ def ensure_agent(state: State) -> None:
 def _warn_of_older_units() -> None:
     for name in systemd.list_outdated_units(systemd.UNIT_DIRECTORY):
         log.warning(
-            "%s is of an earlier version: who owns the node's directory can have it run his own code as root;"
-            " `qmesh units --write %s && systemctl daemon-reload` mends that",
+            "%s is of an earlier version: the owner of the node's directory can make it run any code as root;"
+            " fix it with `qmesh units --write %s && systemctl daemon-reload`",
             *(name, systemd.UNIT_DIRECTORY),
         )

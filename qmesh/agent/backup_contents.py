@@ -29,7 +29,7 @@ def open_backup(octets: bytes, passphrase: bytes | None) -> BackupContents:
     """
     if len(octets) > files.MAX_OCTETS:
         raise BadInput(
-            f"a backup has at most {files.MAX_OCTETS} octets, and this one has more",
+            f"this file is larger than a backup can be ({files.MAX_OCTETS} bytes)",
             hint="name the file that `qmesh backup` wrote",
         )
     return parse_contents(decode_backup(octets, passphrase))
@@ -45,7 +45,7 @@ def parse_contents(backup: Backup) -> BackupContents:
     except Malformed:
         raise BadInput(
             "the backup's settings cannot be read",
-            hint="was it written by a newer qmesh? else take an older backup",
+            hint="if a newer qmesh wrote it, install that version here; otherwise use an older backup",
         ) from None
     except QmeshError as error:
         raise BadInput(error.message, hint=error.hint) from None
@@ -58,5 +58,8 @@ def parse_contents(backup: Backup) -> BackupContents:
     if odd is None and (not settings.control or (settings.mesh, settings.name) != (mesh.mesh, mesh.control)):
         odd = "settings"
     if odd is not None:
-        raise BadInput(f"the {odd} is not that of its mesh", hint="take an older backup; nothing was changed")
+        raise BadInput(
+            f"the backup is damaged: its {odd} does not match its mesh",
+            hint="use an older backup; nothing was changed",
+        )
     return BackupContents(backup, settings, mesh)

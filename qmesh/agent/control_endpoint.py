@@ -69,7 +69,7 @@ def use_nearest_endpoint(state: State, here: Local, linux: Linux) -> None:
     nearest, *_ = found = sort_by_latency(order, times)
     _settle_endpoint(here, linux.backend, peer, nearest, drain_s=_DRAIN * max(times.values()))
     if nearest != peer.endpoint:
-        log.info("the nearest way to the control node is %s: %.1f ms", nearest, times[nearest] * 1000)
+        log.info("the nearest endpoint of the control node is %s: %.1f ms", nearest, times[nearest] * 1000)
     endpoints = tuple(dict.fromkeys(ways[way] for way in found))
     _save_endpoint_order(state, (*endpoints, *list_control_endpoints(here)))
 
@@ -96,8 +96,9 @@ def use_endpoint(state: State, here: Local, linux: Linux, endpoint: Endpoint) ->
 
 def _no_answer_error(endpoint: Endpoint) -> EnrolmentRefused:
     return EnrolmentRefused(
-        f"the control node does not answer at {endpoint}; the way to it is as it was",
-        hint="is that its address, its agent up, and its UDP port open to this machine?",
+        f"the control node does not answer at {endpoint}; this machine still uses the endpoint it had",
+        hint=f"check the address, and on the control node: UDP port {endpoint.port} open,"
+        " `systemctl status qmesh`",
     )
 
 
@@ -251,12 +252,12 @@ class EndpointFailover:
             backend.reset_session(here.settings.interface, msgspec.structs.replace(peer, endpoint=way))
         self._contact = contact.record_endpoint_change()
         if contact.tried_endpoints < len(self._ways):
-            log.info("the control node is not heard by way of %s: trying %s", peer.endpoint, way)
+            log.info("the control node is unreachable via %s: trying %s", peer.endpoint, way)
         _measure_round_trip(here, wait_s=MOVED_S)
         self._update_activity(here, backend)
 
     def _save_working_endpoint(self, here: Local, works: Endpoint) -> None:
-        log.info("the control node is reached by way of %s", works)
+        log.info("the control node is reachable via %s", works)
         endpoint = self._ways.get(works)
         if endpoint is not None:
             with self._state.lock():

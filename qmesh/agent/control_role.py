@@ -54,7 +54,10 @@ log = logging.getLogger("qmesh")
 
 _ANSWER_S = 10.0
 _CONNECT_S = 2.0
-_SAME_QMESH = "use the same qmesh on both machines; `qmesh handover --cancel` on the control node gives it up"
+_SAME_QMESH = (
+    "install the same version of qmesh on both machines;"
+    " to cancel, run `qmesh handover --cancel` on the control node"
+)
 
 
 def prepare_membership_change(state: State, held: Inventory, coming: Inventory) -> None:
@@ -102,7 +105,7 @@ def resume_handover(state: State) -> None:
 
 
 def _promote_successor_key(state: State, held: Inventory) -> None:
-    """What was shared with the next control node is, once it is the control node, what is shared."""
+    """Promote the successor's preshared key once the successor is the control node."""
     coming = state.successor_key.read()
     if coming is not None and coming.public_key == held.control_node.public_key:
         state.save_preshared_key(coming.preshared_key)
@@ -114,15 +117,16 @@ def _become_control_node(state: State, held: Inventory) -> None:
     if handover_data is None:
         raise StateUnreadable(
             f"this machine is the control node now, and {state.estate_file} is missing",
-            hint="restore that file; or `qmesh restore` a backup of the machine that was it before",
+            hint="restore that file, or run `qmesh restore` with a backup of the control node before this"
+            " one",
         )
     with RegistryImage(handover_data.registry) as image:
         mesh = image.promote_successor(now=int(time.time()))
         registry = image.serialize()
     if not _is_held_mesh(mesh, handover_data, state):
         raise StateUnreadable(
-            f"what {state.estate_file} holds is not the mesh of revision {held.revision}",
-            hint="the machine that was the control node before has all still; keep it, and report this",
+            f"{state.estate_file} is not of the mesh at revision {held.revision}",
+            hint="the control node before this one still has everything: keep that machine, and report this",
         )
     write_registry(state.registry_file, registry)
     state.save_signing_key(handover_data.signing_key)
@@ -189,7 +193,7 @@ def _refuse_unfit_handover(handover_data: HandoverData, held: Inventory, state: 
         raise EnrolmentRefused(error.message, hint=_SAME_QMESH) from None
     if mesh.revision != held.revision or not _is_held_mesh(mesh, handover_data, state):
         raise EnrolmentRefused(
-            f"what was given for the handover is not the mesh of revision {held.revision}", hint=_SAME_QMESH
+            f"the handover data is not of the mesh at revision {held.revision}", hint=_SAME_QMESH
         )
 
 
@@ -247,7 +251,7 @@ def become_member(state: State, answered: NewControlAnswer) -> None:
             member = msgspec.structs.replace(settings, control=False, control_endpoints=(), invitation="")
             state.save_settings(member)
             state.remove_control_files()
-            log.info("%s is the control node now, and this machine a member", answered.control)
+            log.info("%s is the control node now; this machine is a member", answered.control)
 
 
 def _build_client(here: Local, name: str) -> Client:

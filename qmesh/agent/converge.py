@@ -73,8 +73,9 @@ def converge(
         left = _plan_steps(here, observe_again(here, linux, facts, follow_roaming=follow_roaming))
         if left:
             raise KernelRefused(
-                f"after all steps the machine is not as desired: {left[0].kind} {left[0].subject}",
-                hint="does another program manage this interface or table? run `qmesh check`",
+                f"all steps were taken, but the machine is still not as desired: {left[0].kind}"
+                f" {left[0].subject}",
+                hint="run `qmesh check`; another program may be changing this interface or table",
             )
     return steps
 
@@ -105,11 +106,11 @@ def revert_on_failure(linux: Linux, *, back_to: NodeState) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        log.info("putting this machine back as it was ...")
+        log.info("restoring what this machine had before ...")
         try:
             apply_state(linux, back_to)
             if back_to.guard is None:
                 linux.remove_partial_guard()
         except QmeshError as error:
-            log.error("that failed as well: %s (hint: %s)", error.message, error.hint)  # noqa: TRY400
+            log.error("that failed too: %s (hint: %s)", error.message, error.hint)  # noqa: TRY400
         raise

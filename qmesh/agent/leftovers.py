@@ -40,11 +40,12 @@ def handle_leftovers(state: State, *, take_over: bool) -> None:
         return
     if not take_over:
         raise BadInput(
-            "an earlier qmesh is left over on this machine, and its state is gone:"
+            "this machine has leftovers of an earlier qmesh, whose state is gone:"
             f" {_describe_leftovers(found)}",
-            hint="--take-over ends it, keeps its worker ports closed, and goes on; or put the state back",
+            hint="use --take-over: it ends them, and keeps the worker ports closed; or restore the state"
+            " directory",
         )
-    log.info("taking over what an earlier qmesh left: %s", _describe_leftovers(found))
+    log.info("taking over the leftovers of an earlier qmesh: %s", _describe_leftovers(found))
     _adopt_guard(state, found.guard)
     for each in found.processes:
         if each.kind != "hold":  # that one goes at the last moment, when another takes its place
@@ -59,9 +60,10 @@ def _refuse_other_state_directory(state: State) -> None:
     for each in leftover_processes.list_processes():
         if each.is_there and each.state != state.directory:
             raise BadInput(
-                f"a guard is loaded on this machine already, of another state directory, {each.state}"
+                f"qmesh already runs on this machine with another state directory, {each.state}"
                 f" (process {each.number})",
-                hint=f"a machine is in one mesh: say `--state {each.state}`; or `qmesh uninstall` with that",
+                hint=f"a machine can be in one mesh only: pass `--state {each.state}`,"
+                f" or run `qmesh --state {each.state} uninstall` first",
             )
 
 

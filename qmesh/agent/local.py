@@ -160,12 +160,12 @@ def read_held_membership(state: State, settings: Settings) -> Inventory:
     try:
         return verify_membership(decode_membership(octets), settings.verification_key, mesh=settings.mesh)
     except EnrolmentRefused as error:
-        raise _unreadable_error(state.membership_file, f"is not to be believed: {error.message}") from None
+        raise _unreadable_error(state.membership_file, f"is not valid: {error.message}") from None
 
 
 def _unreadable_error(path: Path, why: str) -> StateUnreadable:
     return StateUnreadable(
-        f"{path} {why}", hint=f"`qmesh join` again with the same invitation; or {JOIN_ANEW}"
+        f"{path} {why}", hint=f"run `qmesh join` again with the same invitation; or {JOIN_ANEW}"
     )
 
 

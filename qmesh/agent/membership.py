@@ -140,5 +140,7 @@ def load_latest(state: State) -> Local:
         log.warning("%s", error.message)
         return load_local(state)
     except (ControlNodeUnavailable, EnrolmentRefused) as error:
-        log.warning("this is revision %d, as it was last known here: %s", here.inventory.revision, error)
+        log.warning(
+            "this is revision %d, the last one that reached this machine: %s", here.inventory.revision, error
+        )
         return here

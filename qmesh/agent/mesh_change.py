@@ -9,6 +9,7 @@ import msgspec
 
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import follow_mesh
+from qmesh.errors import BadInput
 from qmesh.host.registry import EventKind, Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
@@ -16,6 +17,7 @@ from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh import changes
 from qmesh.mesh.changes import RenumberedMachine
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.values import MachineState
 
 
 class ChangeResult(msgspec.Struct, frozen=True):
@@ -32,6 +34,12 @@ class ChangeResult(msgspec.Struct, frozen=True):
     control: str
     control_workers: bool
     restarts_by_itself: bool
+
+
+def refuse_if_already(mesh: Inventory, name: str, state: MachineState) -> None:
+    """Raise BadInput where that machine is in that state, so that there is nothing to do."""
+    if mesh.machine(name).state == state:
+        raise BadInput(f"nothing to do: {name} is {state} already", hint="`qmesh status` shows every machine")
 
 
 def change_mesh(

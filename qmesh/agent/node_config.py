@@ -43,7 +43,7 @@ def find_directory(given: Path | None) -> ConfigDirectory | None:
         return found
     raise BadInput(
         f"there is no directory {given}",
-        hint=f"is that where the node has its config.yml? make it with `mkdir -p {given}` if it is to be",
+        hint=f"name the directory of the node's config.yml; a new one is made with `mkdir -p {given}`",
     )
 
 
@@ -62,7 +62,7 @@ def _find_in_working_directory() -> ConfigDirectory | None:
     if is_trusted(found):
         return found
     log.warning(
-        "%s is not used: it is user %d's; if it is the node's, say so with --config", found, found.owner
+        "%s is not used, as user %d owns it; if it is the node's, pass it with --config", found, found.owner
     )
     return None
 
@@ -90,7 +90,7 @@ def read(directory: ConfigDirectory) -> NodeFile:
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise BadInput(
             f"{path}, line {line}, column {column}: this is not UTF-8",
-            hint="correct this character and save the file as UTF-8; nothing was changed",
+            hint="correct this character, and save the file as UTF-8; nothing was changed",
         ) from None
 
 
@@ -103,7 +103,7 @@ def read_profile(directory: ConfigDirectory | None) -> Profile | None:
 def refuse_to_create(here: Local, directory: ConfigDirectory | None) -> None:
     """Raise BadInput where a new config.yml would be a node without its identity or a worker's secret."""
     missing = (
-        "it is not known where config.yml is"
+        "qmesh does not know where config.yml is"
         if directory is None
         else f"there is no config.yml in {directory}"
     )

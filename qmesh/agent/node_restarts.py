@@ -70,7 +70,7 @@ def update_managed_config(state: State, here: Local) -> bool:
     _add_due_restarts(state, asked)
     if not changed:
         return False
-    log.info("config.yml has the mesh's list of revision %d", here.inventory.revision)
+    log.info("config.yml has the worker list of revision %d", here.inventory.revision)
     return True
 
 
@@ -117,7 +117,9 @@ class NodeConfigFollower:
             self._said = ""
         except QmeshError as error:
             if error.message != self._said:
-                log.warning("config.yml does not follow the mesh: %s (hint: %s)", error.message, error.hint)
+                log.warning(
+                    "config.yml is not up to date with the mesh: %s (hint: %s)", error.message, error.hint
+                )
             self._said = error.message
         finally:
             self._look_at = now + max(LOOK_S, REST * (time.thread_time() - begun))
@@ -185,12 +187,16 @@ class NodeConfigFollower:
             return True
         first = silent[0]
         log.info(
-            "the control process waits for %d workers, such as core %d of %s",
+            "%d workers do not answer yet, such as core %d of %s: the control process is restarted later",
             len(silent),
             first.core,
             first.machine,
         )
         return here.inventory.node != "1.4" and now - self._control_since > PATIENCE_S
+
+
+def _describe_cores(cores: tuple[int, ...]) -> str:
+    return f"core{'s' * (len(cores) > 1)} {format_port_ranges(cores)}"
 
 
 def _log_commands(here: Local, waiting: DueRestarts) -> None:
@@ -199,13 +205,13 @@ def _log_commands(here: Local, waiting: DueRestarts) -> None:
         told = waiting.stop[:MOST_TOLD]
         more = f" and {len(waiting.stop) - MOST_TOLD} more" if len(waiting.stop) > MOST_TOLD else ""
         units = " ".join(map(worker_unit_name, told))
-        cores = format_port_ranges(told)
-        log.info("stop cores %s%s, another machine's now: systemctl stop %s", cores, more, units)
+        cores = _describe_cores(told)
+        log.info("%s%s: another machine's now, stop them here: systemctl stop %s", cores, more, units)
     if waiting.restart:
         are_all = waiting.restart == tuple(here.inventory.core_numbers(here.settings.name))
         log.info("now run: %s", restart_command(waiting.restart, are_all=are_all))
     if waiting.control:
-        log.info("when all workers are restarted: systemctl restart %s", CONTROL_PROCESS)
+        log.info("after all workers are restarted, run: systemctl restart %s", CONTROL_PROCESS)
 
 
 def _restart_workers(here: Local, waiting: DueRestarts) -> None:
@@ -219,7 +225,7 @@ def _restart_workers(here: Local, waiting: DueRestarts) -> None:
     systemd.enqueue_job(verb, *map(worker_unit_name, wanted))
     for what, which in (("stopped", stop), ("restarted", wanted)):
         if which:
-            log.info("%s the workers of cores %s", what, format_port_ranges(which))
+            log.info("%s the workers of %s", what, _describe_cores(which))
 
 
 def update_workers_target(here: Local) -> None:

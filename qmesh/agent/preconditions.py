@@ -42,8 +42,8 @@ def _refuse_while_unconfirmed(state: State) -> None:
     undoing, now = state.rollback_record.read(), boot_clock.now()
     if undoing is not None and undoing.can_confirm(now):
         raise BadInput(
-            f"a change waits to be confirmed, and is undone in {undoing.remaining_s(now):.0f} s",
-            hint="`qmesh confirm` keeps it, `qmesh undo --now` puts back what was before",
+            f"a change waits to be confirmed, and is rolled back in {undoing.remaining_s(now):.0f} s",
+            hint="run `qmesh confirm` to keep it, or `qmesh undo --now` to roll it back",
         )
 
 
@@ -52,8 +52,8 @@ def _refuse_during_restore(state: State) -> None:
     restoring = state.restore_progress.read()
     if restoring is not None and not restoring.done and state.find_settings() is None:
         raise StateUnreadable(
-            "a `qmesh restore` was cut off on this machine",
-            hint="run it again; or give it up with `qmesh uninstall --delete-state`",
+            "a `qmesh restore` was interrupted on this machine",
+            hint="run it again, or discard it with `qmesh uninstall --delete-state`",
         )
 
 
@@ -62,7 +62,8 @@ def _refuse_during_offline_join(state: State) -> None:
     if state.sent_request.exists():
         raise BadInput(
             "this machine waits for the answer to its request to join a mesh",
-            hint="`qmesh join --answer FILE`; or give that up with `qmesh uninstall --delete-state`",
+            hint="run `qmesh join --answer FILE`, or discard the request with"
+            " `qmesh uninstall --delete-state`",
         )
 
 
@@ -78,8 +79,9 @@ def _refuse_lost_settings(state: State) -> None:
             if len(registry.events()) == 1:
                 return
     raise StateUnreadable(
-        f"{state.directory} holds a mesh, but its machine.json is missing",
-        hint=f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}; to give it up: the first of that",
+        f"{state.directory} has a mesh, but its machine.json is missing",
+        hint=f"on a member: {JOIN_ANEW}; on a control node: {RESTORE};"
+        " to discard it, run only `qmesh uninstall --delete-state`",
     )
 
 
@@ -91,8 +93,8 @@ def _refuse_leftover_state(state: State) -> None:
     keys = (state.private_key_file, state.signing_key_file)
     if state.has_leftover_state() or any(files.read_mode(path) is not None for path in keys):
         raise StateUnreadable(
-            f"{state.directory} holds keys or a mesh already, though no settings",
-            hint="a restore never replaces them: give them up first with `qmesh uninstall --delete-state`",
+            f"{state.directory} already has keys or a mesh, but no settings",
+            hint="a restore never replaces them: if they can go, run `qmesh uninstall --delete-state` first",
         )
 
 
@@ -110,9 +112,9 @@ def _refuse_foreign_guard(state: State) -> None:
     own = (state.guard_file, state.held_file)  # of one that is being taken away the second is left
     if nftables.read_table(TABLE) is not None and all(files.read_mode(path) is None for path in own):
         raise BadInput(
-            f"a guard is loaded on this machine already, and {state.directory} knows nothing of it",
-            hint="is there another --state? if not, `pkill qmesh-hold; nft delete table inet qmesh` opens"
-            " what it still closes",
+            f"table inet {TABLE} exists but was not loaded from {state.directory}",
+            hint="pass the other state directory with --state; if there is none, remove the table (its ports"
+            " are open then): `pkill qmesh-hold; nft delete table inet qmesh`",
         )
 
 
@@ -130,13 +132,13 @@ def refuse_occupied(
     """
     if links.read(interface) is not None:
         raise BadInput(
-            f"there is an interface {interface} already, and qmesh did not make it",
-            hint=f"{rename}; if an earlier qmesh left it: `ip link delete {interface}`",
+            f"an interface {interface} exists already, and qmesh did not make it",
+            hint=f"{rename}; if it is a leftover of an earlier qmesh, run `ip link delete {interface}`",
         )
     if ports.is_udp_port_used(listen_port):
         raise BadInput(
             f"UDP port {listen_port} is in use on this machine",
-            hint=f"see by whom with `ss -lunp sport = :{listen_port}`; {move}",
+            hint=f"see which program has it with `ss -lunp sport = :{listen_port}`; {move}",
         )
     _refuse_foreign_guard(state)
 

@@ -80,8 +80,8 @@ def _snapshot_machine(state: State, here: Local, linux: Linux) -> MachineSnapsho
     observed = linux.observe()
     if observed.tunnel is not None and not linux.has_key(observed.tunnel.public_key):
         raise BadInput(
-            f"{observed.tunnel.interface} has a key that is in no file here: it could not be put back",
-            hint="`qmesh apply` without --confirm gives it the right one",
+            f"{observed.tunnel.interface} has a key that is in no file here, so it could not be rolled back",
+            hint="run `qmesh apply` without --confirm: it sets the right key",
         )
     return MachineSnapshot(
         guard=guard_snapshot.snapshot_guard(state, observed),
@@ -124,10 +124,12 @@ def roll_back(state: State, undoing: RollbackRecord, *, at_boot: bool) -> None:
     if before.guard.script is None:
         guard_snapshot.roll_back_guard(state, before.guard, at_boot=at_boot)
     state.rollback_record.write(msgspec.structs.replace(undoing, undone=True))
-    log.warning("nobody confirmed: this machine was put back as it was before `qmesh apply --confirm`")
+    log.warning(
+        "this machine was rolled back to its state before `qmesh apply --confirm`: no `qmesh confirm` came"
+    )
     if before.guard.script is None:
-        log.warning("it had no guard then: its worker ports are OPEN to whoever reaches it")
-    log.warning("it is left so until `qmesh apply`")
+        log.warning("it had no guard then: its worker ports are OPEN to any machine that reaches it")
+    log.warning("it stays as it was then until you run `qmesh apply`")
 
 
 def _linux_without_membership(state: State, settings: Settings) -> Linux:
@@ -156,7 +158,7 @@ def follow_mesh(state: State) -> None:
     """Have this machine be as its mesh is now; of one that was put back, only the peers. Holds the lock."""
     undoing = find_active_rollback(state)
     if undoing is not None:
-        log.warning("this machine was put back, and is left so until `qmesh apply`: only its peers follow")
+        log.warning("this machine was rolled back: until `qmesh apply`, only its peers follow the mesh")
         maintain_rollback(state, undoing)
         return
     here = load_local(state)
@@ -167,7 +169,7 @@ def follow_mesh(state: State) -> None:
 def maintain_rollback(state: State, undoing: RollbackRecord) -> tuple[Step, ...]:
     """See that this machine is as it was put back: what others take from it, not more. Holds the lock."""
     if guard_snapshot.is_table_missing(undoing.before.guard):
-        log.info("the guard was taken away: putting it back")
+        log.info("the guard was removed: loading it again")
         guard_snapshot.roll_back_guard(state, undoing.before.guard, at_boot=False)
     linux = _linux_without_membership(state, state.settings())
     observed = linux.observe()
@@ -205,7 +207,10 @@ def _hold_rollback_lock(state: State) -> Iterator[None]:
                 yield
                 return
         if time.monotonic() > end:
-            raise MachineRefused("a process that undoes runs already", hint="leave it to its work")
+            raise MachineRefused(
+                "a process that rolls back at its time is running already",
+                hint="wait for it, or run `qmesh undo --now` to roll back now",
+            )
 
 
 def _roll_back_or_retry(state: State) -> None:
@@ -214,7 +219,7 @@ def _roll_back_or_retry(state: State) -> None:
         with _lock_killing_hung_change(state):
             roll_back_if_due(state)
     except (QmeshError, OSError) as error:
-        log.error("putting this machine back failed, and is tried again: %s", error)  # noqa: TRY400
+        log.error("the rollback of this machine failed, and is tried again: %s", error)  # noqa: TRY400
         time.sleep(RETRY_S)
 
 
@@ -228,12 +233,12 @@ def _lock_killing_hung_change(state: State) -> Iterator[None]:
     undoing = state.rollback_record.read()
     found = None if undoing is None else processes.read_stat(undoing.by.process)
     if undoing is not None and found is not None and found.started == undoing.by.started:
-        log.warning("`qmesh apply --confirm` (process %d) hangs: it is killed", undoing.by.process)
+        log.warning("`qmesh apply --confirm` (process %d) hangs, and is killed", undoing.by.process)
         with contextlib.suppress(ProcessLookupError):
             os.kill(undoing.by.process, signal.SIGKILL)
     with state.try_lock(2 * PATIENCE_S) as locked:
         if not locked:
-            log.warning("another qmesh command hangs: not waiting for it any longer")
+            log.warning("another qmesh command hangs: the rollback no longer waits for it")
         yield
 
 

@@ -21,7 +21,7 @@ def refuse_ssh_lockout(linux: Linux, steps: Sequence[Step]) -> None:
     if found is not None:
         raise BadInput(
             f"this would cut your own SSH session: {found}",
-            hint="`qmesh apply --confirm 60` does it all the same, and undoes it unless you confirm in time",
+            hint="use `qmesh apply --confirm 60`: it is rolled back unless you confirm within 60 seconds",
         )
 
 

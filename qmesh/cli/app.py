@@ -17,37 +17,51 @@ from qmesh.cli.errors import log_to_stderr, report_error, report_exception, repo
 from qmesh.cli.terminal import print_stdout
 from qmesh.errors import BadInput, Interrupted
 
-COMMANDS: Final = {
-    "init": "Make a mesh; this machine is its control node.",
-    "invite": "Make a one-use invitation for a new machine.",
-    "join": "Make this machine a member, with an invitation.",
-    "admit": "Make a machine a member that asked by a file, and write the answer.",
-    "set": "Change a machine, or with no NAME the whole mesh.",
-    "pause": "Take a machine out of the node's list, for repair; it stays a member.",
-    "resume": "Take a paused machine into the node's list again.",
-    "remove": "Take a machine out of the mesh.",
-    "rotate-key": "Give this worker machine a new WireGuard key.",
-    "handover": "Make another member the control node.",
-    "import": "Propose how a cluster that runs already becomes a mesh.",
-    "plan": "Show the steps that `apply` would take.",
-    "apply": "Make this machine as desired, guard first.",
-    "confirm": "Keep what `apply --confirm` did.",
-    "undo": "Put back what `apply --confirm` did and nobody confirms.",
-    "down": "Take the tunnel down; the guard stays.",
-    "agent": "Keep this machine as desired, and serve members on the control node.",
-    "hold": "Hold the guard's second table, which no flush of the ruleset takes away.",
-    "render-config": "Write the worker list into the node's config.yml.",
-    "check": "Audit keys, tunnel, guard, listeners and config.yml.",
-    "status": "Show every machine of the mesh, and which workers answer.",
-    "log": "Show who joined and what changed, and when.",
-    "backup": "Write the control node into one file, for `qmesh restore`.",
-    "restore": "Make this machine the control node that a backup is of.",
-    "units": "Write systemd units for the agent, the boot guard and the node.",
-    "ready": "Wait until a core's worker can start, or listens; its systemd unit asks.",
-    "export": "Show this machine's tunnel or guard, or the mesh, as other tools read it.",
-    "uninstall": "Take qmesh off this machine, and tell what is open then.",
+GROUPS: Final = {
+    "Set up": {
+        "init": "Make a mesh, with this machine as its control node.",
+        "invite": "Make an invitation for a new machine; it can be used once.",
+        "join": "Join a mesh with an invitation.",
+        "admit": "Admit a machine that asked by a file, and write the answer.",
+        "import": "Propose how to turn a running cluster into a mesh.",
+    },
+    "Cluster": {
+        "set": "Change a machine, or without NAME the whole mesh.",
+        "pause": "Take a machine out of the node's worker list, for repair; it stays a member.",
+        "resume": "Add a paused machine to the node's worker list again.",
+        "remove": "Remove a machine from the mesh.",
+        "status": "Show every machine of the mesh, and which workers answer.",
+        "log": "Show which machines joined, what changed, and when.",
+    },
+    "This machine": {
+        "check": "Check this machine: keys, tunnel, guard, listeners and config.yml.",
+        "plan": "Show the steps that `apply` would take.",
+        "apply": "Make this machine as desired, guard first.",
+        "confirm": "Keep what `apply --confirm` did.",
+        "undo": "Roll back what `apply --confirm` did.",
+        "down": "Take the tunnel down; the guard stays.",
+        "rotate-key": "Give this worker machine a new WireGuard key.",
+        "export": "Print this machine's tunnel or guard, or the mesh, in another tool's format.",
+        "uninstall": "Remove qmesh from this machine, and show which ports are open then.",
+    },
+    "Node": {
+        "render-config": "Write the worker list into the node's config.yml.",
+        "units": "Write systemd units for the agent, the boot guard and the node.",
+    },
+    "Control node": {
+        "backup": "Write a backup of the control node into one file.",
+        "restore": "Make this machine the control node, from a backup.",
+        "handover": "Make another member the control node.",
+    },
+    "Used by systemd": {
+        "agent": "Keep this machine as desired; on the control node, serve the members.",
+        "hold": "Hold the guard's second table, so that no other program can remove it.",
+        "ready": "Wait until a worker can start, or is listening (used by its systemd unit).",
+    },
 }
-"""The first line of each command's docstring, by name, in the order in which a user meets them."""
+"""The commands as `--help` shows them: by group, each with the first line of its docstring."""
+
+COMMANDS: Final = {name: summary for group in GROUPS.values() for name, summary in group.items()}
 
 INTERRUPTED: Final = Interrupted.exit_code
 # Typer brings its own click, or uses the one that is installed: its version decides.
@@ -62,7 +76,10 @@ class CommandGroup(typer.core.TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         summary = COMMANDS.get(cmd_name)
-        return summary and typer.core.TyperCommand(cmd_name, help=summary)
+        if summary is None:
+            return None
+        panel = next(title for title, group in GROUPS.items() if cmd_name in group)
+        return typer.core.TyperCommand(cmd_name, help=summary, rich_help_panel=panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, stub, rest = super().resolve_command(ctx, args)
@@ -74,7 +91,8 @@ def load_command(name: str) -> Any:
     module = importlib.import_module(f"qmesh.cli.commands.{name.replace('-', '_')}")
     alone = typer.Typer(add_completion=False)
     examples = "\n\n".join(f"  {example}" for example in module.EXAMPLES)
-    alone.command(name, epilog=f"Examples:\n\n{examples}")(module.command)
+    text = "\n\n".join(" ".join(each.split()) for each in module.command.__doc__.split("\n\n"))
+    alone.command(name, help=text, epilog=f"Examples:\n\n{examples}")(module.command)
     return _skip_needless_conversion(typer.main.get_command(alone))
 
 
@@ -87,14 +105,23 @@ def _skip_needless_conversion(command: Any) -> Any:
 
 
 def _wrap_process_value(param: Any, convert: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """As the parameter processes a value, but for what was not given, and for text that is to be text."""
+    """As the parameter processes a value, but for what was not given, and for text that stays text.
+
+    Where it refuses a value, the error says what would be valid.
+    """
     is_text = getattr(getattr(param, "type_descriptor", None), "annotation", None) is str
 
     def process(context: Any, value: Any) -> Any:
         is_missing = value is None and param.required
         is_as_wanted = value is None or value is param.default or (is_text and isinstance(value, str))
         if is_missing or not is_as_wanted:
-            return convert(context, value)
+            try:
+                return convert(context, value)
+            except typer.BadParameter as error:
+                from qmesh.cli import usage  # noqa: PLC0415 - only a mistake needs it
+
+                error.message = usage.describe_invalid_value(param, value) or error.message
+                raise
         return value if param.callback is None else param.callback(context, param, value)
 
     return process
@@ -104,7 +131,8 @@ app = typer.Typer(
     cls=CommandGroup,
     invoke_without_command=True,
     epilog="Start with `qmesh init` on the machine of the control process."
-    " Exit codes: 0 as desired, 1 not so, 2 bad input, 3 this machine refused, 4 enrolment refused.",
+    " Exit codes: 0 done or as desired, 1 not as desired, 2 wrong input, 3 this machine refused,"
+    " 4 the other side refused, such as the control node an invitation.",
 )
 
 
@@ -119,7 +147,7 @@ def qmesh(
     ctx: typer.Context,
     state: Annotated[
         Path | None,
-        typer.Option(help="The state directory, for any command.", show_default=False, readable=False),
+        typer.Option(help="The state directory; works with any command.", show_default=False, readable=False),
     ] = None,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
@@ -137,14 +165,16 @@ def run(words: Sequence[str]) -> int:
     as_json = "--json" in words
     log_to_stderr(quiet=as_json)
     if not all(map(_is_utf8, words)):
-        error = BadInput("an argument is no text of UTF-8", hint="rename what it names, and say that")
+        error = BadInput("an argument is not UTF-8 text", hint="if it is the name of a file, rename the file")
         return report_error(error, as_json=as_json)
     try:
         code = _skip_needless_conversion(typer.main.get_command(app)).main(
             list(words), prog_name="qmesh", standalone_mode=False
         )
     except _ClickException as error:
-        return report_error(_build_usage_error(error, words), as_json=as_json)
+        from qmesh.cli import usage  # noqa: PLC0415 - only a mistake needs it
+
+        return report_error(usage.build_usage_error(error, words, GROUPS), as_json=as_json)
     except typer.Abort:
         code = INTERRUPTED
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - printed, a bug too
@@ -155,11 +185,5 @@ def run(words: Sequence[str]) -> int:
 
 
 def _is_utf8(word: str) -> bool:
-    """Whether it can be written down: Python has octets that are no UTF-8 as lone surrogates."""
+    """Whether it can be written down: Python has bytes that are not UTF-8 as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in word)
-
-
-def _build_usage_error(error: Any, words: Sequence[str]) -> BadInput:
-    name = next((word for word in words if word in COMMANDS), "")
-    message = " ".join(error.format_message().split()).rstrip(".")
-    return BadInput(message, hint=f"see `qmesh {name} --help`" if name else "see `qmesh --help`")

@@ -7,6 +7,7 @@ import logging
 import msgspec
 
 from qmesh.agent.mesh_change import ChangeResult
+from qmesh.cli.core_text import describe_cores
 from qmesh.cli.output import print_answer
 from qmesh.mesh.changes import RenumberedMachine
 from qmesh.mesh.machine import Cores
@@ -22,17 +23,17 @@ class _Facts(msgspec.Struct, frozen=True):
 
 
 def print_change(changed: ChangeResult, *, as_json: bool, done: str) -> None:
-    """Print what was done, who has other cores, and what to restart."""
+    """Print what was done, which machines have other cores, and what to restart."""
     facts = _Facts(changed.revision, changed.renumbered, changed.restart)
-    head = done if changed.is_another else "nothing to change, the mesh is so already"
+    head = done if changed.is_another else "nothing to do, the mesh is so already"
     lines = [f"{head}: revision {changed.revision}", *map(_render_renumbering, changed.renumbered)]
     print_answer(facts, as_json=as_json, text=lambda _: "\n".join(lines))
     if not changed.restart:
         return
     if changed.restarts_by_itself:
-        log.info("the agents render config.yml and restart what has to be, the control process last")
+        log.info("the agents write config.yml and restart what is necessary, the control process last")
         return
-    log.info("members hear of it in a second or so. Then, in this order:")
+    log.info("the members know of it in a second or so. Then do this, in this order:")
     for name in changed.restart:
         units = [] if name == changed.control and not changed.control_workers else [WORKERS]
         units += [CONTROL_PROCESS] if name == changed.control else []
@@ -44,4 +45,4 @@ def _render_renumbering(each: RenumberedMachine) -> str:
 
 
 def _render_cores(cores: Cores | None) -> str:
-    return "no cores" if cores is None else f"cores {cores.first}-{cores.first + cores.count - 1}"
+    return "no cores" if cores is None else describe_cores(cores.first, cores.count)

@@ -43,7 +43,7 @@ def run(name: str, state: Path) -> int:
     """Be one of them until a signal ends it; returns the exit code."""
     from qmesh.host.system import log_file  # noqa: PLC0415 - see above
 
-    os.chdir("/")  # the directory that it was typed in may be anybody's, and is to be unmounted one day
+    os.chdir("/")  # the directory that it was typed in may be any user's, and may be unmounted one day
     log_file.configure_logging(state / log_file.NAME)
     try:
         RESIDENTS[name](state)

@@ -37,7 +37,7 @@ def report_interrupt(*, as_json: bool) -> int:
     """Print that the command was interrupted; returns the exit code."""
     if sys.stderr.isatty():
         print_stderr("")  # behind the terminal's ^C
-    error = Interrupted("interrupted", hint="run the same command again, it starts over or goes on")
+    error = Interrupted("interrupted", hint="run the same command again: it starts over or goes on")
     return report_error(error, as_json=as_json)
 
 
@@ -45,7 +45,8 @@ def _build_bug_error(error: Exception) -> QmeshError:
     """An error of ours that nobody foresaw, in one line."""
     return QmeshError(
         f"qmesh itself failed: {describe_unexpected_error(error)}",
-        hint="report it with what QMESH_TRACEBACK=1 shows; `qmesh check` tells where this machine stands",
+        hint="run it again with QMESH_TRACEBACK=1, and report what that shows; `qmesh check` shows this"
+        " machine's state",
     )
 
 

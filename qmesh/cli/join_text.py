@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from qmesh.agent.local import JoinResult
+from qmesh.cli.core_text import describe_cores
 from qmesh.mesh.values import format_port_ranges
 
 
 def render_join_result(standing: JoinResult) -> str:
     """Three lines that a user compares with what they meant."""
     cores = standing.cores
-    numbers = (
-        "no cores, as it is paused" if cores is None else f"cores {cores.numbers[0]}-{cores.numbers[-1]}"
-    )
+    numbers = "no cores, as it is paused" if cores is None else describe_cores(cores.first, cores.count)
     return (
         f"{standing.name} is in mesh {standing.mesh}, at {standing.address} on {standing.interface}"
         f" (UDP port {standing.listen_port})\n"

@@ -19,7 +19,9 @@ StateOption: TypeAlias = Annotated[
     Path,
     typer.Option("--state", envvar="QMESH_STATE", help="The state directory.", metavar="DIR", readable=False),
 ]
-JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+JsonOption: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print the answer, or the error, as JSON.")
+]
 ConfigOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(
@@ -35,7 +37,7 @@ NewFileOption: TypeAlias = Annotated[
     typer.Option(
         "-o",
         "--out",
-        help="Write it to a new FILE, 0600.",
+        help="Write it to a new FILE, mode 0600.",
         metavar="FILE",
         show_default=False,
         readable=False,
@@ -50,7 +52,7 @@ TakeOverOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--take-over",
-        help="End what an earlier qmesh left whose state is gone; its worker ports stay closed.",
+        help="End leftovers of an earlier qmesh whose state is gone; its worker ports stay closed.",
     ),
 ]
 

@@ -16,11 +16,14 @@ def refuse_output_file(path: Path | None, *, begins: bytes, what: str) -> None:
     if path is None:
         return
     if not path.parent.is_dir():
-        raise BadInput(f"there is no directory {path.parent}", hint="name a file in one that is there")
+        raise BadInput(
+            f"there is no directory {path.parent}",
+            hint=f"make it with `mkdir -p {path.parent}`, or name a file in another directory",
+        )
     if path.is_dir():
-        raise BadInput(f"{path} is a directory", hint="name a file in it")
+        raise BadInput(f"{path} is a directory", hint=f"name a file in it, such as {path / what}")
     if (path.is_symlink() or path.exists()) and not _can_be_replaced(path, begins):
-        raise BadInput(f"{path} is there already, and is no {what}", hint="name a new file")
+        raise BadInput(f"{path} exists already, and is not a qmesh {what}", hint="name a new file")
 
 
 def _can_be_replaced(path: Path, begins: bytes) -> bool:

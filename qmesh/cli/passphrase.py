@@ -19,7 +19,7 @@ PassphraseFileOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--passphrase-file",
-        help="FILE whose only line is the passphrase.",
+        help="FILE with the passphrase as its only line.",
         metavar="FILE",
         show_default=False,
         readable=False,
@@ -29,11 +29,11 @@ PassphraseFileOption: TypeAlias = Annotated[
 
 def read_passphrase_file(path: Path) -> bytes:
     """The one line of a file, without its end. Raises BadInput."""
-    octets = read_file(path, most=_MOST, hint="name the file with the passphrase")
+    octets = read_file(path, most=_MOST, hint="pass the file with the passphrase: --passphrase-file FILE")
     line = octets.removesuffix(b"\n").removesuffix(b"\r")
     if not line or b"\n" in line or len(octets) > _MOST:
         raise BadInput(
-            f"{quote_text(str(path))} is not one line", hint="put the passphrase into it, nothing else"
+            f"{quote_text(str(path))} is not one line", hint="write the passphrase into it, and nothing else"
         )
     return line
 
@@ -41,14 +41,15 @@ def read_passphrase_file(path: Path) -> bytes:
 def prompt_for_passphrase(*, twice: bool) -> bytes:
     """What was typed at the terminal. twice: it is a new one, so a slip would be fatal. Raises BadInput."""
     if not sys.stdin.isatty():
-        raise BadInput("there is no terminal to ask for the passphrase", hint="say --passphrase-file FILE")
+        raise BadInput("there is no terminal to ask for the passphrase", hint="pass --passphrase-file FILE")
     try:
         typed = getpass.getpass("Passphrase (is not shown): ")
-        again = getpass.getpass("The same again: ") if twice else typed
+        again = getpass.getpass("Passphrase again: ") if twice else typed
     except EOFError:
         typed = again = ""
     if not typed or typed != again:
         raise BadInput(
-            "the two are not the same" if typed else "no passphrase was given", hint="run the command again"
+            "the two passphrases are not the same" if typed else "no passphrase was given",
+            hint="run the command again",
         )
     return typed.encode()

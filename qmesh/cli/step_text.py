@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from qmesh.mesh.plan import Step, describe_step
 from qmesh.mesh.printable import escape_line
+
+AS_DESIRED: Final = (
+    "as desired: nothing to do\n"
+    "  looked at: tunnel, guard, reserved ports\n"
+    "  not looked at: keys, agent, config.yml, workers, other firewalls; for these run `qmesh check`"
+)
+"""What `plan` and `apply` print where there are no steps."""
 
 
 class StepShown(msgspec.Struct, frozen=True):

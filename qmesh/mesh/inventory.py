@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.machine import Cores, Machine, PendingKey
+from qmesh.mesh.machine import Cores, Machine, PendingKey, build_unknown_machine_error
 from qmesh.mesh.networks import IPNetwork, network_capacity, parse_ip_network, refuse_endpoint_inside
 from qmesh.mesh.values import (
     CONTROL_PORTS,
@@ -161,8 +161,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         found = self._machines_by_name.get(name)
         if found is not None:
             return found
-        known = ", ".join(machine.name for machine in self.machines[:8])
-        raise BadInput(f"no machine is named {quote_text(name)}", hint=f"machines of this mesh: {known}")
+        raise build_unknown_machine_error(self.machines, name)
 
     @cached_property
     def _machines_by_name(self) -> dict[str, Machine]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Final
 
 import msgspec
 
@@ -15,6 +16,8 @@ from qmesh.mesh.values import (
     validate_machine_name,
     validate_wireguard_key,
 )
+
+_MOST_NAMED: Final = 20
 
 
 class Cores(msgspec.Struct, frozen=True, order=True):
@@ -76,6 +79,29 @@ class PendingKey(msgspec.Struct, frozen=True):
         validate_wireguard_key(self.public_key)
         if self.address is not None:
             _refuse_noncanonical_address(self.address)
+
+
+def describe_machine_at(machines: Iterable[Machine], text: str) -> str | None:
+    """Whose tunnel address or endpoint `text` is: a name, or several that are behind one address."""
+    try:
+        host = Endpoint.parse(text).host
+    except BadInput:
+        return None
+    found = [each for each in machines if host in {each.address, *(end.host for end in each.endpoints)}]
+    exact = [each for each in found if text in map(str, each.endpoints)]
+    return " or ".join(each.name for each in exact or found) or None
+
+
+def build_unknown_machine_error(machines: Sequence[Machine], text: str) -> BadInput:
+    """The error for a name that none of the machines has; it says so where it is an address of one."""
+    name = describe_machine_at(machines, text)
+    if name is not None:
+        return BadInput(
+            f"{quote_text(text)} is {name}, but a machine's name is needed", hint=f"use {name} in its place"
+        )
+    named = ", ".join(machine.name for machine in machines[:_MOST_NAMED])
+    more = f" and {len(machines) - _MOST_NAMED} more" if len(machines) > _MOST_NAMED else ""
+    return BadInput(f"no machine is named {quote_text(text)}", hint=f"machines of this mesh: {named}{more}")
 
 
 def _refuse_noncanonical_address(address: str) -> None:

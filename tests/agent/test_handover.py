@@ -253,7 +253,7 @@ def test_a_successor_without_its_estate_or_with_another_says_so_and_is_none(mesh
     mesh.begin()
     mesh.hand_over()
     mesh.b.save_handover_payload(older)
-    with pytest.raises(StateUnreadable, match="is not the mesh of revision"):
+    with pytest.raises(StateUnreadable, match="is not of the mesh at revision"):
         mesh.tell(mesh.b)
     mesh.b.save_handover_payload(None)
     with pytest.raises(StateUnreadable, match=r"estate.msgpack is missing"), mesh.b.lock():
@@ -289,7 +289,7 @@ def test_a_successor_does_not_say_that_it_holds_what_it_could_not_take_over_by(m
     mesh.registry.end_handover(now=NOW + 2)
     mesh.begin()
     mesh.tell(mesh.b)
-    with pytest.raises(EnrolmentRefused, match="is not the mesh of revision"):
+    with pytest.raises(EnrolmentRefused, match="is not of the mesh at revision"):
         control_role._refuse_unfit_handover(fits, mesh.registry.inventory(), mesh.b)
 
 

@@ -308,7 +308,11 @@ def test_e6_an_older_membership_is_never_taken(directory):
     (machine.directory / "machine.json").unlink()
     cluster.ask(invitation)
     before = contents(machine)
-    refused(lambda: accept_answer(machine, old, apply=False), EnrolmentRefused, "revision 3 is held here")
+    refused(
+        lambda: accept_answer(machine, old, apply=False),
+        EnrolmentRefused,
+        "this machine has revision 3 already",
+    )
     assert contents(machine) == before
     accept_answer(machine, newer, apply=False)
     machine.membership_file.write_bytes(b"{")

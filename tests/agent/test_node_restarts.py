@@ -83,7 +83,7 @@ def test_another_owner_is_not_followed_and_that_is_said_once(
         follower._look_at = 0.0
         follower.follow_changes(load_local(state))
     assert [message.partition(" (hint")[0] for message in caplog.messages] == [
-        f"config.yml does not follow the mesh: {CONFIG} belonged to user 1001, and belongs to user 0 now"
+        f"config.yml is not up to date with the mesh: {CONFIG} belonged to user 1001, and belongs to user 0 now"
     ]
     assert (CONFIG / "config.yml").read_text(encoding="utf-8") == TEXT
 
@@ -136,7 +136,9 @@ def test_a_list_that_its_owner_made_long_is_no_long_line_in_the_log(
     (CONFIG / "config.yml").write_text(f"engine:\n  dataWorkerMultiaddrs:\n{entries}", encoding="utf-8")
     caplog.set_level("INFO", "qmesh")
     NodeConfigFollower(state).follow_changes(load_local(state))
-    (said,) = [message for message in caplog.messages if message.startswith("stop cores")]
-    assert said.startswith("stop cores 4-23 and 14977 more, another machine's now: systemctl stop ")
+    (said,) = [message for message in caplog.messages if message.startswith("cores")]
+    assert said.startswith(
+        "cores 4-23 and 14977 more: another machine's now, stop them here: systemctl stop "
+    )
     assert max(map(len, caplog.messages)) < 1000
     assert state.due_restarts.read() is None

@@ -111,7 +111,7 @@ def test_g3_a_table_of_another_name_is_no_guard(config):
 def test_an_address_that_does_not_come_is_told(config):
     guard()
     with pytest.raises(
-        MachineRefused, match=rf"{ADDRESS}, where core 2 is to listen, is no address"
+        MachineRefused, match=rf"{ADDRESS}, where core 2 should listen, is not an address"
     ) as caught:
         wait_until_startable(CORE, config, timeout_s=0.2)
     assert "qmesh apply" in caught.value.hint
@@ -175,7 +175,7 @@ def test_a_worker_of_ipv6_is_seen(config):
 @pytest.mark.parametrize("address", EVERY)
 def test_a_worker_that_listens_on_every_address_does_not_count(config, address):
     tunnel()
-    wide = rf"{address} port {PORT}, every address"
+    wide = rf"{address} port {PORT}, which is every address"
     with within(10), listening(address), pytest.raises(BadInput, match=wide):
         wait_until_listening(CORE, config, timeout_s=600)
 

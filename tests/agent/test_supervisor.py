@@ -43,7 +43,7 @@ def test_a1_what_is_wrong_is_said_once_with_what_to_do_and_so_is_its_end(trouble
     for _ in range(3):
         troubles.clear("disk")
         troubles.report_status()
-    assert caplog.messages == ["disk: it is full (hint: free it)", "disk: it is gone", "disk: well again"]
+    assert caplog.messages == ["disk: it is full (hint: free it)", "disk: it is gone", "disk: works again"]
     assert told == ["disk: it is full", "disk: it is gone", WELL]
 
 

@@ -12,7 +12,7 @@ import pytest
 from qmesh import __file__ as beginning
 from qmesh import __version__
 from qmesh.cli import app
-from qmesh.cli.app import COMMANDS, load_command
+from qmesh.cli.app import COMMANDS, GROUPS, load_command
 from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused, QmeshError
 
 HEAVY = (
@@ -67,9 +67,18 @@ def test_the_detector_of_pydantic_detects():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["apply", "--confirm", "soon"], "--confirm"),
-        (["backup"], "Missing argument"),
-        (["pause", "a", "b"], "unexpected extra argument"),
+        (["apply", "--confirm", "soon"], "'--confirm': 'soon' is not a whole number"),
+        (["init", "--workers", "x"], "'--workers': 'x' is not a whole number"),
+        (["init", "--node", "3"], "'--node': '3' is not one of 1.4, 2.0, 2.1, 2.1-rust"),
+        (["ready", "-1"], "No such option: -1"),
+        (["ready", "x"], "'CORE': 'x' is not a whole number from 0 on"),
+        (["ready", "1", "--timeout", "nan"], "'--timeout': 'nan' is not a number from 0 to 86400"),
+        (["handover", "hel-2", "--wait", "1"], "'--wait': '1' is not a whole number from 5 to 86400"),
+        (["backup"], "Missing argument FILE"),
+        (["pause"], "Missing argument NAME"),
+        (["pause", "a", "b"], "`qmesh pause` takes no further argument: 'b'"),
+        (["check", "b"], "`qmesh check` takes no further argument: 'b'"),
+        (["chekc"], "there is no command 'chekc'"),
         (["status", "--state"], "requires an argument"),
         (["status", "--no-such"], "No such option"),
     ],
@@ -86,10 +95,19 @@ def test_version_does_not_even_load_typer():
     assert qmesh("--version", "status").stdout == f"qmesh {__version__}\n"
 
 
-def test_help_names_every_command_with_its_summary():
-    said = " ".join(qmesh("--help").stdout.replace("│", " ").split())
-    for name, summary in COMMANDS.items():
-        assert f"{name} {summary}" in said
+def test_help_names_every_command_with_its_summary_in_its_group():
+    said = " ".join(re.sub("[│╭╮╰╯─]", " ", qmesh("--help").stdout).split())
+    for title, group in GROUPS.items():
+        listed = " ".join(f"{name} {summary}" for name, summary in group.items())
+        assert f"{title} {listed}" in said
+
+
+def test_the_reference_has_the_same_groups():
+    text = (Path(beginning).parents[1] / "docs/reference.md").read_text(encoding="utf-8")
+    contents = text.partition("\n## ")[0]
+    for title, group in GROUPS.items():
+        listed = contents.partition(f"\n- {title}: ")[2].partition("\n- ")[0]
+        assert re.findall(r"\[qmesh ([a-z-]+)\]", listed) == list(group)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -114,7 +132,7 @@ def test_every_command_module_is_in_the_hall():
 def test_what_is_no_text_is_refused_whatever_it_is_for(words):
     done = qmesh(*words)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[0] == "error: an argument is no text of UTF-8"
+    assert done.stderr.splitlines()[0] == "error: an argument is not UTF-8 text"
 
 
 @pytest.mark.parametrize("words", [["9" * 5000], ["1", "--timeout", "nan"], ["1", "--timeout", "9" * 5000]])
@@ -125,15 +143,25 @@ def test_ready_ends_whatever_its_numbers_are(words, tmp_path):
     assert done.stderr.startswith("error: ")
 
 
+SEE_CHECK = "see `qmesh check --help`"
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
         (["frob"], "see `qmesh --help`"),
+        (["chekc"], "did you mean `qmesh check`? see `qmesh --help`"),
+        (["units", "--wri"], "did you mean --write? see `qmesh units --help`"),
         (["--frob"], "see `qmesh --help`"),
         (["init", "--frob"], "see `qmesh init --help`"),
         (["init", "--workers", "x"], "see `qmesh init --help`"),
         (["invite"], "see `qmesh invite --help`"),
-        (["check", "surplus"], "see `qmesh check --help`"),
+        (
+            ["check", "hel-2"],
+            "it is about the machine that it runs on: log in to hel-2, and run `qmesh check` there; "
+            + SEE_CHECK,
+        ),
+        (["status", "hel-2"], "leave it out; see `qmesh status --help`"),
     ],
 )
 def test_wrong_usage_is_two_lines_and_exit_code_2(words, hint):

@@ -10,11 +10,11 @@ from qmesh.cli import app
 @pytest.mark.parametrize(
     ("words", "because"),
     [
-        (["--answer", "answer", "invitation"], "no invitation goes with it"),
-        (["--answer", "answer", "--offline"], "no invitation goes with it"),
-        (["--answer", "answer", "--listen-port", "5"], "were given with --offline"),
-        (["--answer", "answer", "--endpoint", "192.0.2.1:5"], "were given with --offline"),
-        (["--answer", "answer", "--config", "/root"], "were given with --offline"),
+        (["--answer", "answer", "invitation"], "without an invitation"),
+        (["--answer", "answer", "--offline"], "without an invitation"),
+        (["--answer", "answer", "--listen-port", "5"], "belong to --offline"),
+        (["--answer", "answer", "--endpoint", "192.0.2.1:5"], "belong to --offline"),
+        (["--answer", "answer", "--config", "/root"], "belong to --offline"),
         (["invitation", "--offline", "--no-apply"], "--offline applies nothing"),
         (["invitation", "--out", "request"], "--out is for the request of --offline"),
         (["--answer", "answer", "--out", "request"], "--out is for the request of --offline"),

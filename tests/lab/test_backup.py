@@ -125,7 +125,7 @@ def test_an_old_backup_over_a_newer_world_at_another_address(lab):
     assert "machine-b  active  10.77.0.2  cores 4-7" in done.stdout
     assert "machine-c" not in done.stdout
     assert "the old machine must never run again" in done.stderr
-    assert "come back only" not in done.stderr  # machine-b can be called
+    assert "dial the old control node's address" not in done.stderr  # machine-b can be called
     # The restored node calls who has an endpoint, and so tells where it is now.
     wait_until(lambda: facts(new, "status")["machines"][1]["last_handshake"] is not None, seconds=60)
     assert facts(called, "status")["revision"] == 2 + JUMP
@@ -190,7 +190,7 @@ def test_a_machine_on_which_it_cannot_be_is_refused_and_left_as_it_is(fresh):
     ways = {
         "ip link add qmesh0 type bridge": ("ip link delete qmesh0", "interface qmesh0"),
         "ip route add 10.77.0.0/16 dev eth0": ("ip route delete 10.77.0.0/16", "collides"),
-        "nft add table inet qmesh": ("nft delete table inet qmesh", "a guard is loaded"),
+        "nft add table inet qmesh": ("nft delete table inet qmesh", "table inet qmesh exists"),
     }
     for make, (end, what) in ways.items():
         new.run(make.split())
@@ -211,9 +211,9 @@ def test_a_backup_is_private_whole_and_replaces_nothing_else(fresh):
     assert control.run(["stat", "-c%a", BACKUP]).stdout == "600\n"
     done = qmesh(control, "backup", BACKUP)
     assert "NOT encrypted" in done.stdout
-    assert "whoever has it is the mesh" in done.stderr
+    assert "anyone who has it can take the mesh over" in done.stderr
     control.write("/root/notes", "mine")
-    assert "is no backup" in refusal(control, "backup", "notes", code=2)
+    assert "is not a qmesh backup" in refusal(control, "backup", "notes", code=2)
     assert control.read("/root/notes") == "mine"
     assert "no directory" in refusal(control, "backup", "nowhere/backup", code=2)
     assert "do not go together" in qmesh(control, "backup", "-", "--json", code=2).stderr
@@ -224,7 +224,7 @@ def test_a_backup_is_private_whole_and_replaces_nothing_else(fresh):
     assert "in no mesh" in refusal(new, "backup", "x", code=2)
     told = control.run(["script", "-qec", "qmesh backup -", "/dev/null"], check=False)
     assert told.returncode == 2
-    assert "nothing for a terminal" in told.stdout
+    assert "cannot be printed on a terminal" in told.stdout
     key = control.read(f"{STATE}/private.key").strip()
     assert key in control.run(["cat", "-v", "piped"]).stdout
     assert key not in done.stdout + done.stderr

@@ -148,7 +148,7 @@ def test_without_root_it_says_so_before_it_touches_anything(blank, words):
     assert done.returncode == 3, done.stderr
     assert "root" in done.stderr
     assert done.stderr.startswith("error: ")
-    assert done.stderr.splitlines()[-1].startswith("hint: sudo qmesh ")
+    assert done.stderr.splitlines()[-1].startswith("hint: run `sudo qmesh ")
     assert what_is_there(blank) == before
 
 
@@ -175,7 +175,7 @@ def test_init_again_with_other_options_is_refused_by_their_names(control):
         *(("--workers", "4"), ("--endpoint", "192.0.2.1"), ("--config", "/root"), ("--name", "other")),
         *(("--listen-port", "51821"), ("--network", "10.99.0.0/24"), ("--node", "2.0")),
     ):
-        assert f"already, with another {other[0]}" in refusal(control, "init", *other, code=2)
+        assert f", with another {other[0]}" in refusal(control, "init", *other, code=2)
     assert what_is_there(control) == before
 
 
@@ -316,7 +316,7 @@ def test_the_units_are_what_systemd_takes(lab):
     control.run(["mkdir", "/root/units"])
     qmesh(control, "units", "--write", "/root/units", "--program", "/bin/true")
     said = qmesh(control, "units", "--write", "/root/units")
-    assert said.stderr == "the units in /root/units are as they have to be\n"
+    assert said.stderr == "nothing to do: the units in /root/units are up to date\n"
     drop_in = "nftables.service.d/qmesh.conf"
     listed = set(control.run(["ls", "/root/units"]).stdout.split())
     names = listed - {"nftables.service.d"} | {drop_in}

@@ -102,7 +102,7 @@ def test_what_is_confirmed_stays(lab, begun):
     idle(seconds)
     assert as_it_is(member) == applied
     assert facts(member, "plan")["steps"] == []
-    assert "nothing waits" in qmesh(member, "confirm").stdout
+    assert "nothing to confirm" in qmesh(member, "confirm").stdout
 
 
 @pytest.mark.parametrize("begun", [unguarded_member, pytest.param(taken_down_member, marks=LONG)])
@@ -113,11 +113,11 @@ def test_what_is_not_confirmed_is_undone_and_left_so_by_the_agent(lab, begun):
     assert as_it_is(member) != before
     wait_until(lambda: is_undone(member), seconds=20)
     assert as_it_is(member) == before
-    assert "put back" in member.read(f"{STATE}/agent.log")
+    assert "was rolled back" in member.read(f"{STATE}/agent.log")
     idle(6)  # the agent has looked at least once
     assert as_it_is(member) == before
     assert "change-undone" in [each["code"] for each in checked(member, code=1)["findings"]]
-    assert "put back" in qmesh(member, "plan", code=1).stderr
+    assert "was rolled back" in qmesh(member, "plan", code=1).stderr
     assert "too late" in qmesh(member, "confirm", code=1).stdout
     qmesh(member, "apply")
     assert facts(member, "plan")["steps"] == []
@@ -253,7 +253,7 @@ def test_ctrl_c_in_the_middle_says_that_it_is_undone(lab):
         wait_until(lambda: member.processes(UNDOING) and member.processes("bin/wireguard-go"), every_s=0.05)
         applying.send_signal(2)
         assert applying.wait(10) == 130, applying.error_output()
-    assert "is undone within" in applying.error_output()
+    assert "is rolled back within" in applying.error_output()
     assert "qmesh undo --now" in applying.error_output()
 
 

@@ -213,7 +213,7 @@ def test_a_machine_that_was_away_when_the_control_node_moved_is_told_where_it_is
     member.run(["nft", "-f", "-"], input=ONLY_ANSWERS)
     ip(control, "address flush dev eth0", "address add 192.168.0.210/24 dev eth0")
     said = refusal(member, "apply", "--control-endpoint", "192.168.0.211:51820", code=4)
-    assert "does not answer at 192.168.0.211:51820; the way to it is as it was" in said
+    assert "does not answer at 192.168.0.211:51820; this machine still uses the endpoint it had" in said
     assert json.loads(member.read(f"{STATE}/machine.json"))["control_endpoints"][0]["host"] == CONTROL
 
     qmesh(member, "apply", "--control-endpoint", "192.168.0.210:51820")

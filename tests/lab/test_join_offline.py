@@ -92,7 +92,7 @@ def test_e2_machines_without_a_network_become_a_cluster_once_there_is_one(lab):
     assert facts(member, "join", "invitation", "--offline")["request"] == asked.strip()
 
     control.write("/root/mine", "mine\n")
-    assert "is no answer" in refusal(control, "admit", "request", "--out", "mine", code=2)
+    assert "is not a qmesh answer" in refusal(control, "admit", "request", "--out", "mine", code=2)
     told = facts(control, "admit", "request", "--out", "answer")
     assert (told["file"], told["name"], told["cores"]) == ("answer", "machine-b", {"first": 4, "count": 4})
     text = carry("answer", control, member)

@@ -53,7 +53,7 @@ def test_who_is_paused_is_told_what_to_stop_and_later_what_to_start(cluster):
     facts(control, "pause", "machine-b")
     has_entries(control, 3)
     has_entries(member, 3)
-    wait_until(lambda: "stop cores 4-7" in member.read(LOG), seconds=10)
+    wait_until(lambda: "cores 4-7: another machine's now" in member.read(LOG), seconds=10)
     facts(control, "resume", "machine-b")
     has_entries(member, 7)
     wait_until(lambda: "now run: systemctl restart qmesh-workers.target" in member.read(LOG), seconds=10)
@@ -87,7 +87,7 @@ def test_a_file_that_is_damaged_is_said_and_left_and_followed_again_when_it_is_m
     config = member.read(f"{CONFIG}/config.yml")
     member.write(f"{CONFIG}/config.yml", "engine: [\n", 0o600)
     facts(control, "set", "machine-b", "--workers", "5")
-    wait_until(lambda: "config.yml does not follow the mesh" in member.read(LOG), seconds=30)
+    wait_until(lambda: "config.yml is not up to date with the mesh" in member.read(LOG), seconds=30)
     assert member.read(f"{CONFIG}/config.yml") == "engine: [\n"
     member.write(f"{CONFIG}/config.yml", config, 0o600)
     has_entries(member, 8)

@@ -102,12 +102,12 @@ def test_join_says_in_one_message_what_is_left_over_and_takes_it_over_with_the_p
 
     member.run(["sh", "-c", GONE[how]])
     said = refusal(member, "join", "again", "--config", CONFIG, code=2)
-    assert "an earlier qmesh is left over" in said
+    assert "leftovers of an earlier qmesh" in said
     for part in (
         f"holds its guard (process {holder})",
         "closes ports 40003-40004",
         "tunnel qmesh0 (UDP port 51820)",
-        "hint: --take-over",
+        "hint: use --take-over",
     ):
         assert part in said, said
     assert qmesh(member, "join", "again", "--config", CONFIG, "--take-over", timeout=60).returncode == 0
@@ -158,5 +158,5 @@ def test_another_state_directory_that_is_in_use_is_named(lab):
     text = qmesh(control, "invite", "machine-d").stdout
     other.write("/root/invitation-d", text, 0o600)
     said = refusal(other, "join", "invitation-d", "--take-over", code=2)
-    assert "of another state directory, /root/mine" in said
+    assert "with another state directory, /root/mine" in said
     assert "--state /root/mine" in said

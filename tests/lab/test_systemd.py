@@ -266,7 +266,7 @@ def test_state_that_is_gone_is_taken_over_with_the_guard_held_throughout(mesh):
     words = (QMESH, "init", "--endpoint", "192.0.2.1", "--workers", "3", "--node", "1.4", "--config", CONFIG)
     refused = subprocess.run(words, check=False, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert "an earlier qmesh is left over" in refused.stderr
+    assert "leftovers of an earlier qmesh" in refused.stderr
     assert "its guard, which closes ports 40000-40002" in refused.stderr
     assert is_loaded()
 

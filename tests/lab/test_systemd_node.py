@@ -253,7 +253,7 @@ def test_a_worker_waits_for_the_tunnels_address_and_starts_as_soon_as_it_is_ther
     with without_agent():
         run("ip", "link", "delete", "qmesh0")
         run("systemctl", "restart", "--no-block", WORKERS[0])
-        until(lambda: f"{ADDRESS}, where core 1 is to listen, is no address" in told(WORKERS[0]))
+        until(lambda: f"{ADDRESS}, where core 1 should listen, is not an address" in told(WORKERS[0]))
         idle(2)
 
         assert processes(WORKERS[0]) == (0,)
@@ -266,7 +266,7 @@ def test_a_worker_whose_address_does_not_come_fails_with_a_reason_and_tries_on_u
     with without_agent():
         run("ip", "link", "delete", "qmesh0")
         run("systemctl", "restart", WORKERS[0], code=1)
-        assert f"error: {ADDRESS}, where core 1 is to listen, is no address of this machine" in told(
+        assert f"error: {ADDRESS}, where core 1 should listen, is not an address of this machine" in told(
             WORKERS[0]
         )
         until(lambda: int(shown(WORKERS[0], "NRestarts")[0]) >= 2)
@@ -314,7 +314,7 @@ def test_a_worker_whose_port_another_program_has_does_not_start(told):
     impatient(1, startable_s=1)
     with socket.create_server((ADDRESS, 40000)):
         run("systemctl", "start", WORKERS[0], code=1)
-        assert f"error: {ADDRESS} port 40000, where core 1 is to listen, is in use" in told(WORKERS[0])
+        assert f"error: {ADDRESS} port 40000, where core 1 should listen, is in use" in told(WORKERS[0])
         assert processes(WORKERS[0]) == (0,)
 
 
@@ -355,7 +355,7 @@ def with_workers(count: int) -> str:
 
 def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_cores():
     words = (QMESH, "units", "--write", str(UNITS))
-    assert run(*words) == f"the units in {UNITS} are as they have to be\n"
+    assert run(*words) == f"the units in {UNITS} are up to date\n"
     target = UNITS / TARGET
     text = target.read_text()
     edited = f"{text}# mine\n"
@@ -364,7 +364,7 @@ def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_co
         with_workers(4)
         run("systemctl", "restart", TARGET)
         assert systemd.list_running_workers() == (1, 2, 3, 4)
-        removed = f"and still run: `systemctl stop {worker(4)}`"
+        removed = f"are no longer this machine's: run `systemctl stop {worker(4)}`"
         assert removed in with_workers(3)
         assert target.read_text() == text
         assert removed in run(*words)

@@ -66,7 +66,7 @@ def test_a_users_link_in_place_of_config_has_root_edit_nothing_elsewhere(control
     machine.write(f"{VICTIM}/config.yml", config, 0o600)
     as_user(machine, f"mv .config spare; ln -s {VICTIM} .config")
     facts(machine, "set", "control", "--workers", "5")
-    in_log(machine, f"config.yml does not follow the mesh: {CONFIG} is a link to")
+    in_log(machine, f"config.yml is not up to date with the mesh: {CONFIG} is a link to")
     assert "is a link" in refusal(machine, "render-config", "--write", code=2)
     assert "is a link" in refusal(machine, "render-config", "--write", "--config", CONFIG, code=2)
     qmesh(machine, "apply")
@@ -84,11 +84,11 @@ def test_a_users_link_in_place_of_config_has_root_edit_nothing_elsewhere(control
 def test_another_users_config_where_somebody_happens_to_be_is_neither_taken_nor_remembered(lab):
     machine = a_machine(lab)
     said = init(machine, cwd=HOME)
-    assert f"{CONFIG} is not used: it is user {USER}'s" in said
+    assert f"{CONFIG} is not used, as user {USER} owns it" in said
     assert settings(machine)["config_directory"] is None
     done = machine.run(["sh", "-c", f"cd {HOME} && exec qmesh render-config --write"], check=False)
     assert done.returncode == 2
-    assert "name its directory with --config" in done.stderr
+    assert "pass its directory with --config" in done.stderr
     qmesh(machine, "render-config", "--write", "--config", CONFIG)
     assert (settings(machine)["config_directory"], settings(machine)["config_owner"]) == (CONFIG, USER)
 
@@ -151,4 +151,4 @@ def test_no_file_of_a_users_keeps_the_agent_from_its_work(control, kind):
         wait_until(lambda: "qmesh" in machine.run(["nft", "list tables"]).stdout.split(), seconds=5)
     assert said in json.dumps(checked(machine, code=1)["findings"])
     assert count(machine, AGENT) == 1
-    assert "begun anew" not in machine.read(LOG)
+    assert "so the agent restarts" not in machine.read(LOG)

@@ -49,7 +49,7 @@ def test_a_worker_that_is_killed_is_named_with_machine_unit_and_command(cluster)
     }
     shown = qmesh(control, "status").stdout
     assert "3 of 4" in shown
-    assert "silent: core 5 of machine-b; there: systemctl restart qmesh-worker@5.service" in shown
+    assert "silent: core 5 of machine-b; on machine-b: systemctl restart qmesh-worker@5.service" in shown
     assert silent(member, "machine-b") == [5]
     assert facts(member, "status")["machines"][0]["workers"] is None
     for machine in (control, member):
@@ -72,7 +72,7 @@ def test_a_machine_that_is_down_is_not_waited_for_core_by_core(cluster):
     member.run(["ip", "link", "set", "eth0", "down"])
     with within(8):
         assert silent(control, "machine-b") == [4, 5, 6, 7]
-    assert "there: systemctl restart qmesh-workers.target" in qmesh(control, "status").stdout
+    assert "on machine-b: systemctl restart qmesh-workers.target" in qmesh(control, "status").stdout
 
 
 def test_watching_goes_on_until_ctrl_c(cluster):

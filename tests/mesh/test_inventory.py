@@ -102,9 +102,35 @@ def test_a_machine_is_found_by_its_name() -> None:
 
 
 def test_an_unknown_machine_is_answered_with_some_of_those_that_are_known() -> None:
-    many = mesh(A, *(machine(f"m{number}", number) for number in range(2, 12)))
+    many = mesh(A, *(machine(f"m{number}", number) for number in range(2, 24)))
     error = assert_refused(r"no machine is named 'x\n'", many.machine, "x\n")
-    assert error.hint == "machines of this mesh: a, m2, m3, m4, m5, m6, m7, m8"
+    named = ", ".join(f"m{number}" for number in range(2, 21))
+    assert error.hint == f"machines of this mesh: a, {named} and 3 more"
+    assert (
+        assert_refused("no machine is named", TUTORIAL.machine, "x").hint == "machines of this mesh: a, b, c"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("10.77.0.2", "b"),
+        ("10.77.0.2:40003", "b"),
+        ("203.0.113.5", "b or c"),
+        ("203.0.113.5:51821", "c"),
+        ("203.0.113.5:51829", "b or c"),
+        ("node.example.org", "a"),
+        ("[fd00::2]:51820", "c"),
+    ],
+)
+def test_an_address_in_place_of_a_name_is_answered_with_whose_it_is(text: str, name: str) -> None:
+    reached = mesh(
+        msgspec.structs.replace(A, endpoints=(Endpoint("node.example.org", 51820),)),
+        msgspec.structs.replace(B, endpoints=(Endpoint("203.0.113.5", 51820),)),
+        msgspec.structs.replace(C, endpoints=(Endpoint("203.0.113.5", 51821), Endpoint("fd00::2", 51820))),
+    )
+    error = assert_refused(f"'{text}' is {name}, but a machine's name is needed", reached.machine, text)
+    assert error.hint == f"use {name} in its place"
 
 
 V6 = {"network": "fd00::/126", "control": "a"}

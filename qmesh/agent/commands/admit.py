@@ -55,11 +55,12 @@ def admit(state: State, text: str) -> AdmitResult:
         if control.inventory.successor is not None:
             raise BadInput(
                 f"the control role is being handed over to {control.inventory.successor}",
-                hint="wait until that is done: the request may need a new invitation then",
+                hint="wait until `qmesh status` shows the new control node; the request may need a new"
+                " invitation then",
             )
         if request.mesh != control.inventory.mesh:
             raise EnrolmentRefused(
-                f"this request is for mesh {request.mesh}, this is mesh {control.inventory.mesh}",
+                f"this request is for mesh {request.mesh}, but this is mesh {control.inventory.mesh}",
                 hint="run `qmesh admit` on the control node that made the invitation",
             )
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
@@ -69,7 +70,9 @@ def admit(state: State, text: str) -> AdmitResult:
         follow_mesh(state)
         here = load_local(state)
         if not here.settings.up:
-            log.info("the tunnel is down: run `qmesh apply`, or the machine reaches nobody")
+            log.info(
+                "the tunnel is down here: run `qmesh apply`, or the new machine reaches no other machine"
+            )
         answer = encrypt_answer(
             encode_membership(sign_membership(here.inventory, state.signing_key())),
             identifier=message.identifier,

@@ -1,4 +1,4 @@
-"""`apply`: make this machine as desired; with `--confirm` until nobody confirms."""
+"""`apply`: make this machine as desired; with `--confirm` until no confirmation comes in time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def apply(state: State, *, mtu: str | None = None, control_endpoint: str | None 
         if way is not None and here.settings.control:
             raise BadInput(
                 f"{here.settings.name} is the control node",
-                hint=f"say it of the others' way here: `qmesh set {here.settings.name} --endpoint {way}`",
+                hint=f"to set where others reach it, run `qmesh set {here.settings.name} --endpoint {way}`",
             )
         if mtu is not None:
             settings = msgspec.structs.replace(here.settings, mtu=parse_mtu(mtu, here.inventory.network))
@@ -114,6 +114,8 @@ def _warn_if_interrupted(seconds: int) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        log.warning("cut off: what was done is undone within %d s, unless you type `qmesh confirm`", seconds)
-        log.warning("put it back at once with `qmesh undo --now`")
+        log.warning(
+            "interrupted: the change is rolled back within %d s, unless you run `qmesh confirm`", seconds
+        )
+        log.warning("to roll it back now, run `qmesh undo --now`")
         raise

@@ -43,10 +43,13 @@ def make_backup(state: State, passphrase: bytes | None) -> tuple[bytes, BackupRe
     now = int(time.time())
     with lock_member(state, "backup") as here:
         if here.has_handed_over:
-            raise BadInput(f"{here.inventory.successor} is the control node now", hint="run it there")
+            raise BadInput(
+                f"{here.inventory.successor} is the control node now",
+                hint=f"run `qmesh backup` on {here.inventory.successor}",
+            )
         key = state.private_key()
         if key is None:
-            raise StateUnreadable(f"{state.private_key_file} is missing", hint="see `qmesh check`")
+            raise StateUnreadable(f"{state.private_key_file} is missing", hint="run `qmesh check`")
         with load_image(state.registry_file) as image:
             withdrawn = image.withdraw_all_invitations(command="backup", now=now)
             image.discard_handover()
@@ -66,7 +69,8 @@ def make_backup(state: State, passphrase: bytes | None) -> tuple[bytes, BackupRe
         mesh = open_backup(octets, passphrase).inventory
     except BadInput as error:
         raise StateUnreadable(
-            f"this machine's state is no good for a backup: {error.message}", hint="see `qmesh check`"
+            f"this machine's state is damaged, and cannot be backed up: {error.message}",
+            hint="run `qmesh check`",
         ) from None
     taken = BackupResult(mesh.mesh, mesh.revision, now, len(mesh.machines), seal is not None, withdrawn)
     return octets, taken

@@ -60,7 +60,7 @@ AGENT_ANSWER_S = 3.0
 NOTHING: Final = NodeState(guard=None, tunnel=None, reserved_ports=())
 REPORT: Final = "report it with what `QMESH_TRACEBACK=1 qmesh check` shows"
 SEE_RULES: Final = (
-    "`nft list ruleset` shows it: is it needed? it can't be told whether it is in the mesh's way"
+    "qmesh cannot read it; look at it with `nft list ruleset`, and remove it if you do not need it"
 )
 SEE_LOG = "see the agent's log: `journalctl -u qmesh`, or agent.log in the state directory"
 LATE_S = 30.0
@@ -231,19 +231,22 @@ def _read_agent_status(state: State) -> AgentStatus | None:
     except agent_health.NoAnswer as error:
         if not background.is_agent_running(state):
             return None
-        return AgentStatus(f"it runs and does not say how it is: {error}", (), restart)
+        return AgentStatus(f"it runs, but does not report its state: {error}", (), restart)
     troubles = tuple(AgentTrouble(each.part, each.reason, each.hint) for each in said.troubles)
     late = said.looked_s is not None and said.looked_s > LATE_S
     restarts = tuple(AgentTrouble(each.part, _describe_restart(each), SEE_LOG) for each in said.restarts)
     return AgentStatus(
-        f"its last look is {said.looked_s:.0f} s ago" if late else None, troubles, restart, restarts
+        f"it last looked at this machine {said.looked_s:.0f} s ago" if late else None,
+        troubles,
+        restart,
+        restarts,
     )
 
 
 def _describe_restart(restart: agent_health.Restart) -> str:
     ago = max(0, round((time.time() - restart.last) / 60))
     often = "once" if restart.times == 1 else f"{restart.times} times"
-    return f"begun anew {often} within an hour, last {ago} min ago: {restart.reason}"
+    return f"restarted {often} within an hour, last {ago} min ago: {restart.reason}"
 
 
 def _find_control_failure(here: Local) -> str | None:
@@ -257,7 +260,7 @@ def _find_control_failure(here: Local) -> str | None:
         client = Client(address=hub.address, port=here.inventory.service_port)
         client.poll_membership(newer_than=here.inventory.revision, connect_s=2.0, read_s=3.0)
     except EnrolmentRefused as error:
-        return f"{hub.name} says no: {error.message}"
+        return f"{hub.name} refuses: {error.message}"
     except ControlNodeUnavailable as error:
         return f"{hub.name}, {hub.address} port {here.inventory.service_port}: {error}"
     return None

@@ -21,10 +21,12 @@ def confirm(state: State) -> ConfirmResult:
     with lock_checked(state, "confirm"):
         undoing = state.rollback_record.read()
         if undoing is None:
-            return ConfirmResult(kept=True, found="nothing waits to be confirmed")
+            return ConfirmResult(kept=True, found="nothing to confirm: no change waits for it")
         if undoing.undone:
             return ConfirmResult(
-                kept=False, found="too late: this machine was put back; `qmesh apply --confirm` tries again"
+                kept=False,
+                found="too late: this machine was rolled back; to try again, run"
+                " `qmesh apply --confirm SECONDS`",
             )
         state.rollback_record.remove()
     return ConfirmResult(kept=True, found="confirmed: the change stays")

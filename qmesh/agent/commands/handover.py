@@ -66,7 +66,13 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
                 raise
     log.info("the control role has passed to %s; waiting until it answers", name)
     for each in missing:
-        log.warning("%s knows nothing of it: on %s `qmesh invite %s --replace`", each, name, each)
+        log.warning(
+            "%s was left behind: run `qmesh invite %s --replace` on %s, then `qmesh join` on %s",
+            each,
+            each,
+            name,
+            each,
+        )
     agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
     return HandoverResult(
         was=here.settings.name,
@@ -83,11 +89,14 @@ def _begin_handover(state: State, name: str) -> tuple[Local, tuple[str, ...]]:
     """Name the successor; this machine, and whose invitations were withdrawn."""
     with lock_member(state, "handover") as here:
         if not here.settings.up:
-            raise BadInput("the tunnel is down, and all members have to know", hint="`qmesh apply` first")
+            raise BadInput(
+                "the tunnel is down, so the members cannot be told of the handover",
+                hint="run `qmesh apply` first",
+            )
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
             withdrawn = registry.begin_handover(name, now=int(time.time()))
     if withdrawn:
-        log.warning("withdrawn, as they name this control node: the invitations of %s", ", ".join(withdrawn))
+        log.warning("these invitations name this control node, and are withdrawn: %s", ", ".join(withdrawn))
     return here, withdrawn
 
 
@@ -109,10 +118,11 @@ def _wait_for_members(registry: Registry, name: str, *, wait_s: float, leave_beh
     if now.holds and leave_behind:
         return now.missing
     raise EnrolmentRefused(
-        f"the control role stays here: {wait_s:.0f} s were not enough for {_describe_missing(now, name)}",
-        hint=f"is qmesh up and as new there as here, and does UDP pass to and from {name}?"
+        f"the control role stays here: after {wait_s:.0f} s still waiting for {_describe_missing(now, name)}",
+        hint=f"check that qmesh runs there in the same version, and that UDP reaches {name} and comes back"
         if now.holds
-        else f"is the agent of {name} up, as new as here, and no change there waiting to be confirmed?",
+        else f"check on {name}: `systemctl status qmesh`, `qmesh --version` as here, no change that waits for"
+        " `qmesh confirm`",
     )
 
 
@@ -142,16 +152,22 @@ def _wait_for_member_role(state: State) -> bool:
 
 
 def cancel_handover(state: State) -> Inventory:
-    """Give a handover up that was begun. Raises BadInput where none is, or it is done."""
+    """Cancel a handover that was begun. Raises BadInput where none is, or it is done."""
     check_user("handover")
     with (
         lock_member(state, "handover --cancel"),
         Registry(state.registry_file, user=find_invoking_user()) as registry,
     ):
         if registry.successor() == registry.inventory().control:
-            raise BadInput("that handover is done", hint="hand over again from the control node there is now")
+            raise BadInput(
+                "nothing to cancel: that handover is done",
+                hint="to move the role again, run `qmesh handover NAME` on the new control node",
+            )
         if not registry.end_handover(now=int(time.time())):
-            raise BadInput("no handover is under way", hint="see `qmesh status`")
+            raise BadInput(
+                "nothing to cancel: no handover is under way",
+                hint="`qmesh status` shows the control node",
+            )
         mesh = registry.inventory()
     agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
     return mesh

@@ -63,7 +63,8 @@ def propose_mesh(state: State, wish: ImportOptions) -> tuple[ImportResult, str]:
         return _build_mesh_proposal(state, wish)
     except PermissionError as error:
         raise NeedsRoot(
-            f"{error.filename} cannot be read by this user; nothing was changed", hint="sudo qmesh import"
+            f"{error.filename} cannot be read by this user; nothing was changed",
+            hint="run `sudo qmesh import`",
         ) from None
 
 
@@ -72,13 +73,13 @@ def _build_mesh_proposal(state: State, wish: ImportOptions) -> tuple[ImportResul
     directory = node_config.find_directory(wish.config)
     profile = choose_profile(wish.node or node, directory)
     if node is not None and profile != node:
-        raise BadInput(f"the mesh is for node {node}", hint="leave --node out")
+        raise BadInput(f"the mesh is for node {node}", hint=f"leave --node out, or pass `--node {node}`")
     here = frozenset(map(normalize_ip_address, wish.here))
     reading = _read_machines(wish, directory, profile, routes.list_own_addresses() | here)
     listed = {address for machine in reading.machines for address in machine.addresses}
     if here - listed:
         raise BadInput(
-            f"--here {min(here - listed)} is not in the list", hint="name an address as it is there"
+            f"--here {min(here - listed)} is not in the list", hint="pass an address that is in the list"
         )
     default = nodeconfig.profile_facts(profile).base_port
     proposal = build_proposal(reading, profile, default, mesh)
@@ -109,7 +110,7 @@ def _read_existing_mesh(state: State) -> tuple[ExistingMesh | None, Profile | No
         return None, None
     if not settings.control:
         raise BadInput(
-            f"this machine is a worker machine of mesh {settings.mesh} already",
+            f"this machine is already a worker machine of mesh {settings.mesh}",
             hint="run `qmesh import` on the control machine",
         )
     inventory = load_local(state).inventory
@@ -134,12 +135,12 @@ def _read_machines(
         return parse_machine_lines(wish.lines, own_addresses)
     if directory is None:
         raise BadInput(
-            "there is no .config/config.yml here", hint="name the node's config directory with --config"
+            "there is no .config/config.yml here", hint="pass the node's config directory with --config"
         )
     text = node_config.read(directory).text
     if text is None:
         raise BadInput(
-            f"there is no config.yml in {directory}", hint="name the node's config directory with --config"
+            f"there is no config.yml in {directory}", hint="pass the node's config directory with --config"
         )
     config = nodeconfig.parse_config(text)
     reading = find_machines_in_list(config, nodeconfig.read_workers(config, profile) or (), own_addresses)
@@ -155,7 +156,7 @@ def _list_config_notes(
     unsure = (
         ()
         if found or wish.node
-        else (f"config.yml does not tell the node's version: is it {profile}? if not, --node",)
+        else (f"config.yml does not tell the node's version: {profile} is assumed; otherwise pass --node",)
     )
     ignored = (
         f"config.yml, line {key.line}, column {key.column}: the node ignores {key.key} silently"

@@ -142,8 +142,9 @@ def _find_service_port() -> int:
             return port
     first, last = SERVICE_PORTS[0], SERVICE_PORTS[-1]
     raise MachineRefused(
-        f"TCP ports {first} to {last} are all in use on this machine, and members are to be served at one",
-        hint=f"see by whom with `ss -ltnp sport '>=' :{first} and sport '<=' :{last}`",
+        f"TCP ports {first} to {last} are all in use on this machine; qmesh needs one of them to serve"
+        " members",
+        hint=f"see which programs have them with `ss -ltnp sport '>=' :{first} and sport '<=' :{last}`",
     )
 
 
@@ -155,7 +156,7 @@ def count_default_workers(reserve: int | None) -> int:
     if not 0 <= reserve < there:
         raise BadInput(
             f"{reserve} of {there} cores cannot be left to the control process",
-            hint=f"--reserve goes from 0 to {there - 1} here; or say --workers",
+            hint=f"pass --reserve with a number from 0 to {there - 1}, or pass --workers",
         )
     return there - reserve
 
@@ -210,7 +211,7 @@ def _resume_init(state: State, wish: InitOptions, directory: ConfigDirectory | N
     """This machine is in a mesh already: fine when an init that was cut off is said again."""
     here = load_local(state)
     _refuse_another_mesh(here, wish, directory)
-    log.info("this machine is the control node of mesh %s already: going on with it", here.inventory.mesh)
+    log.info("this machine is already the control node of mesh %s: going on with it", here.inventory.mesh)
     if apply:
         bring_up(state, here)
 
@@ -233,6 +234,6 @@ def _refuse_another_mesh(here: Local, wish: InitOptions, directory: ConfigDirect
         role = "the control node" if settings.control else "a member"
         other = f", with another {differs}" if differs else ""
         raise BadInput(
-            f"this machine is {role} of mesh {inventory.mesh} already{other}",
-            hint="see `qmesh status`; to start over: `qmesh uninstall --delete-state`",
+            f"this machine is already {role} of mesh {inventory.mesh}{other}",
+            hint="see it with `qmesh status`; to start over, run `qmesh uninstall --delete-state` first",
         )

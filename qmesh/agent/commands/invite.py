@@ -19,7 +19,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import background
 from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh.endpoints import list_candidate_endpoints
-from qmesh.mesh.machine import validate_worker_count
+from qmesh.mesh.machine import build_unknown_machine_error, describe_machine_at, validate_worker_count
 from qmesh.mesh.protocol.enrolment import Invitation
 from qmesh.mesh.values import Endpoint, quote_text, validate_machine_name
 
@@ -45,7 +45,7 @@ def parse_duration_s(text: str) -> int:
     seconds = int(said[1]) * _UNITS[said[2]] if said else 0
     if not 60 <= seconds <= _LONGEST_S:
         raise BadInput(
-            f"{quote_text(text)} is not a time for which an invitation can be good",
+            f"{quote_text(text)} is not a time that an invitation can be valid for",
             hint="use a number and m, h or d, from 1m to 30d, such as 24h",
         )
     return seconds
@@ -54,14 +54,15 @@ def parse_duration_s(text: str) -> int:
 def invite(state: State, wish: InviteOptions) -> Invitation:
     """Make an invitation and let WireGuard know it. Raises BadInput with nothing written."""
     check_user("invite")
-    name = validate_machine_name(wish.name)
+    # Of one that is replaced, the mesh tells whose address it is.
+    name = wish.name if wish.replace else validate_machine_name(wish.name)
     workers = None if wish.workers is None else validate_worker_count(wish.workers)
     endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
     lasts_s = parse_duration_s(wish.expires)
     if wish.replace and (workers is not None or endpoint is not None):
         raise BadInput(
-            "whoever takes a machine's place has its workers and endpoint",
-            hint=f"change them with `qmesh set {name}`",
+            "with --replace the machine keeps its workers and endpoint",
+            hint=f"leave --workers and --endpoint out; change them with `qmesh set {name}`",
         )
     with lock_member(state, "invite") as here:
         endpoints = _list_invitation_endpoints(here)
@@ -77,12 +78,12 @@ def invite(state: State, wish: InviteOptions) -> Invitation:
             )
         follow_mesh(state)
     if not here.settings.up:
-        log.info("the tunnel is down: run `qmesh apply` before the machine joins")
+        log.info("the tunnel is down here: run `qmesh apply` before the machine joins")
     if not here.machine.endpoints:
         said = ", ".join(endpoint.host for endpoint in endpoints)
         log.info("the invitation names this machine's own addresses: %s", said)
     if not background.is_agent_running(state):
-        log.warning("the agent does not run here, and nobody can join without it: `qmesh apply` starts it")
+        log.warning("the agent does not run here, and no machine can join without it: run `qmesh apply`")
     return Invitation(
         secret=issued.secret,
         mesh=here.inventory.mesh,
@@ -121,36 +122,38 @@ def withdraw_invitation(state: State, name: str) -> None:
     check_user("invite --withdraw")
     with lock_member(state, "invite --withdraw") as here:
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
-            if not registry.withdraw_invitation(validate_machine_name(name), now=int(time.time())):
+            if not registry.withdraw_invitation(name, now=int(time.time())):
                 raise _not_open_error(here, name, registry.find_spent_invitation(name))
         follow_mesh(state)
 
 
 def _not_open_error(here: Local, name: str, spent: SpentInvitation | None) -> BadInput:
     """Why an invitation cannot be withdrawn: of one that was used, who joined with it, when and whence."""
-    there_are = "see `qmesh invite --list` for those there are"
+    there_are = "`qmesh invite --list` shows the invitations that can be used"
+    if spent is None and describe_machine_at(here.inventory.machines, name) is not None:
+        return build_unknown_machine_error(here.inventory.machines, name)
     if spent is None:
-        return BadInput(f"there is no invitation for {name}", hint=there_are)
+        return BadInput(f"nothing to withdraw: there is no invitation for {name}", hint=there_are)
     if spent.outcome != "redeemed":
-        how = "has expired" if spent.outcome == "expired" else "is withdrawn already"
-        return BadInput(f"there is no invitation for {name} any more: the last one {how}", hint=there_are)
+        how = "has expired" if spent.outcome == "expired" else "was withdrawn already"
+        return BadInput(f"nothing to withdraw: the last invitation for {name} {how}", hint=there_are)
     joined = spent.joined
     when = "" if joined is None else time.strftime(" on %Y-%m-%d at %H:%M:%S", time.localtime(joined.at))
-    said = f"the invitation for {name} is used: a machine with key {spent.public_key} joined with it{when}"
+    said = f"the invitation for {name} was used: a machine with key {spent.public_key} joined with it{when}"
     if not spent.is_member:
-        return BadInput(f"{said}{_describe_origin(joined)}; it is no member any more", hint="see `qmesh log`")
+        return BadInput(f"{said}{_describe_origin(joined)}; it is no longer a member", hint="see `qmesh log`")
     machine = here.inventory.machine(name)
     now = find_peer_endpoint(here.settings.interface, machine.address)
     return BadInput(
         f"{said}{_describe_origin(joined)}; it is {machine.address},"
         f" {f'at {now}' if now else 'not connected'} now",
-        hint=f"`qmesh remove {name}` throws it out, and cuts its connections",
+        hint=f"to remove that machine and cut its connections, run `qmesh remove {name}`",
     )
 
 
 def _describe_origin(joined: Event | None) -> str:
     if joined is not None and joined.command == "admit":
-        return ", by a file"
+        return ", with `qmesh admit`"
     return "" if joined is None or joined.endpoint is None else f", from {joined.endpoint}"
 
 
@@ -161,6 +164,6 @@ def _list_invitation_endpoints(here: Local) -> tuple[Endpoint, ...]:
     if not endpoints:
         raise BadInput(
             "this machine has no address at which others could reach it",
-            hint=f"say where: `qmesh set {here.settings.name} --endpoint HOST:PORT`",
+            hint=f"set one: `qmesh set {here.settings.name} --endpoint HOST:PORT`",
         )
     return endpoints

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from qmesh.agent.mesh_change import ChangeResult, change_mesh
+from qmesh.agent.mesh_change import ChangeResult, change_mesh, refuse_if_already
 from qmesh.host.state.directory import State
 from qmesh.mesh import changes
+from qmesh.mesh.inventory import Inventory
 
 
 def pause(state: State, name: str) -> ChangeResult:
     """Take a machine out of the node's list; it stays a member."""
-    return change_mesh(
-        state, lambda mesh: changes.pause_machine(mesh, name), command="pause", what="paused", machine=name
-    )
+
+    def pause_machine(mesh: Inventory) -> Inventory:
+        refuse_if_already(mesh, name, "paused")
+        return changes.pause_machine(mesh, name)
+
+    return change_mesh(state, pause_machine, command="pause", what="paused", machine=name)

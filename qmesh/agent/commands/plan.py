@@ -23,7 +23,7 @@ def plan(state: State) -> tuple[Step, ...]:
     warn_of_ssh_lockout(linux, steps)
     undoing = state.rollback_record.read()
     if undoing is not None and undoing.undone:
-        log.warning("this machine was put back, as nobody confirmed: it is left so until `qmesh apply`")
+        log.warning("this machine was rolled back, as no confirmation came: it stays so until `qmesh apply`")
     elif undoing is not None:
-        log.warning("a change waits for `qmesh confirm`, and is undone without it")
+        log.warning("a change waits for `qmesh confirm`, and is rolled back without it")
     return steps

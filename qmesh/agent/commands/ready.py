@@ -63,7 +63,10 @@ def wait_until_listening(core: int, config: Path | None, *, timeout_s: float) ->
     Raises BadInput for what is wrong, MachineRefused for what did not come in time.
     """
     if core == 0:
-        raise BadInput("core 0 is the control process, which is in no worker list", hint="name a worker's")
+        raise BadInput(
+            "core 0 is the control process, which is in no worker list",
+            hint="leave --listening out, or give a worker's core, from 1 on",
+        )
     address, port = _read_listen_address(core, config)
     worker = os.environ.get("MAINPID", "")
     _wait_until_clear(
@@ -80,7 +83,7 @@ def _read_listen_address(core: int, config: Path | None) -> tuple[str, int]:
     if text is None:
         raise BadInput(
             f"there is no {node_config.FILE_NAME} in {directory or '.config here'}",
-            hint="name the node's directory with --config, or write the file: `qmesh render-config --write`",
+            hint="pass the node's directory with --config, or write the file: `qmesh render-config --write`",
         )
     return find_listen_address(core, text)
 
@@ -90,8 +93,8 @@ def _check_guard() -> QmeshError | None:
     if not wanted.isdisjoint(nftables.run("list tables inet").splitlines()):
         return None
     return MachineRefused(
-        "no guard is loaded, worker ports would be open to everyone",
-        hint="`qmesh apply` loads it; `qmesh check` tells what is wrong",
+        "no guard is loaded: worker ports would be open to everyone",
+        hint="run `qmesh apply` to load it; `qmesh check` tells what is wrong",
     )
 
 
@@ -101,8 +104,9 @@ def _check_port_free(core: int, address: str, port: int) -> QmeshError | None:
     in_the_way = {address, *sockets.wildcard_addresses(address)}
     if taken := [each.local for each in sockets.find_listening_sockets(port) if each.local in in_the_way]:
         return MachineRefused(
-            f"{taken[0]} port {port}, where core {core} is to listen, is in use",
-            hint=f"does the node run already? `ss -ltnp sport = :{port}` names the program; stop that",
+            f"{taken[0]} port {port}, where core {core} should listen, is in use",
+            hint=f"see which program has it with `ss -ltnp sport = :{port}`, and stop it; it may be the"
+            " node itself",
         )
     return None
 
@@ -111,13 +115,13 @@ def _absent_address_error(core: int, address: str) -> QmeshError:
     around = local_addresses.find_direct_network(address)
     if around is None:
         return MachineRefused(
-            f"{address}, where core {core} is to listen, is no address of this machine yet",
-            hint="`qmesh apply` brings the tunnel up; `qmesh check` tells what is wrong",
+            f"{address}, where core {core} should listen, is not an address of this machine yet",
+            hint="run `qmesh apply` to bring the tunnel up; `qmesh check` tells what is wrong",
         )
     return BadInput(
-        f"core {core} is another machine's: {address} is in {around}, and is not this machine's",
-        hint=f"was it this machine's before? `systemctl stop qmesh-worker@{core}`;"
-        " `qmesh status` has this machine's cores",
+        f"core {core} is another machine's: {address} is in {around}, and is not an address of this machine",
+        hint=f"if it was this machine's before, run `systemctl stop qmesh-worker@{core}`;"
+        " `qmesh status` shows this machine's cores",
     )
 
 
@@ -125,14 +129,15 @@ def _check_listening(core: int, address: str, port: int) -> QmeshError | None:
     found = {each.local for each in sockets.find_listening_sockets(port)}
     if wide := found & sockets.wildcard_addresses(address):
         return BadInput(
-            f"core {core} listens on {min(wide)} port {port}, every address, and not on {address} alone",
-            hint="is the node started with this config.yml, and of the version that this is for?",
+            f"core {core} listens on {min(wide)} port {port}, which is every address; it should listen on"
+            f" {address} only",
+            hint="check that the node is started with this config.yml, and has the version that it is for",
         )
     if address in found:
         return None
     return MachineRefused(
         f"core {core} does not listen on {address} port {port}",
-        hint="its log tells why; is it started with this config.yml, and of the version that this is for?",
+        hint="see its log; check that it is started with this config.yml, and has the version that it is for",
     )
 
 

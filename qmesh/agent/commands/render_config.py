@@ -79,7 +79,9 @@ def _find_directory(here: Local, given: Path | None) -> ConfigDirectory | None:
     if given is None and remembered is not None:
         if remembered.path == found.path:  # that it was looked for is no word about whose it is now
             return remembered
-        log.info("the config.yml found here, in %s, is not the one remembered, in %s", found, remembered)
+        log.info(
+            "using the config.yml found here, in %s, and not the one used before, in %s", found, remembered
+        )
     return found
 
 
@@ -112,8 +114,10 @@ def restart_advice(rendered: RenderedConfig) -> str:
         "the control process" if here.settings.control else f"the control process on {here.inventory.control}"
     )
     if moved:
-        return f"restart this machine's workers, then {control}: they read the list only when they start"
-    return f"no worker of this machine has moved; restart {control}, which reads the list only when it starts"
+        return f"now restart this machine's workers, then {control}: they read the list only when they start"
+    return (
+        f"no worker of this machine has moved; now restart {control}: it reads the list only when it starts"
+    )
 
 
 def write_node_config(state: State, rendered: RenderedConfig) -> tuple[Path, bool]:
@@ -121,8 +125,8 @@ def write_node_config(state: State, rendered: RenderedConfig) -> tuple[Path, boo
     here, directory = rendered.here, rendered.directory
     if directory is None:
         raise BadInput(
-            "it is not known where this machine's node has its config.yml",
-            hint="name its directory with --config",
+            "qmesh does not know where this machine's node has its config.yml",
+            hint="pass its directory with --config",
         )
     if rendered.old is None:
         node_config.refuse_to_create(here, directory)

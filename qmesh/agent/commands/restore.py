@@ -130,7 +130,7 @@ def restore(
         else:
             _refuse_other_backup(state, restoring)
             _refuse_other_options(load_local(state), _parse_endpoints(found, wish), directory)
-            log.info("this backup was restored here before: going on with that; the mesh stays as it is now")
+            log.info("this backup was restored here already: going on with that; the mesh stays as it is now")
             if apply:
                 bring_up(state, load_local(state))
         here = load_local(state)
@@ -158,7 +158,8 @@ def _build_restored_mesh(found: BackupContents, wish: RestoreOptions) -> Invento
     """The mesh as it is to be. Raises BadInput."""
     if not JUMP <= wish.jump <= _MOST_JUMP:
         raise BadInput(
-            f"the revision cannot jump by {wish.jump}", hint=f"--jump goes from {JUMP} to {_MOST_JUMP}"
+            f"--jump cannot be {wish.jump}",
+            hint=f"pass --jump with a number from {JUMP} to {_MOST_JUMP}",
         )
     return build_restored_inventory(found.inventory, _parse_endpoints(found, wish), jump=wish.jump)
 
@@ -173,14 +174,14 @@ def _refuse_collisions(state: State, found: BackupContents) -> None:
     networks.refuse_collision(
         found.inventory.network,
         routes.list_occupied_networks(interface),
-        hint="take that network off this machine, or restore on another",
+        hint="remove that network from this machine, or restore on another machine",
     )
     refuse_occupied(
         state,
         interface,
         listen_port,
-        rename="the restored one is to have that name: rename that one",
-        move="end that: the members dial this port",
+        rename="rename the existing interface; the restored tunnel needs its name",
+        move="stop that program; the members dial this port",
     )
 
 
@@ -189,8 +190,9 @@ def _refuse_other_backup(state: State, restoring: RestoreProgress) -> None:
     if begun is None or begun.digest != restoring.digest:
         settings = state.settings()
         raise BadInput(
-            f"this machine is {settings.name} of mesh {settings.mesh} already",
-            hint="restore on another machine; to give this one's state up: `qmesh uninstall --delete-state`",
+            f"this machine is already {settings.name} of mesh {settings.mesh}",
+            hint="restore on another machine, or first discard this one's state:"
+            " `qmesh uninstall --delete-state`",
         )
 
 
@@ -203,9 +205,9 @@ def _refuse_other_options(
     )
     if differs:
         raise BadInput(
-            f"this backup was restored here before, with another {differs}",
-            hint=f"leave it out; see `qmesh set {here.settings.name} --endpoint`"
-            " and `qmesh render-config --write --config`",
+            f"this backup was restored here already, with another {differs}",
+            hint=f"leave it out; change it later with `qmesh set {here.settings.name} --endpoint HOST:PORT`"
+            " or `qmesh render-config --write --config DIR`",
         )
 
 
@@ -266,16 +268,16 @@ def _find_saved_directory(known: ConfigDirectory) -> ConfigDirectory | None:
     if found is not None:
         if known.owner == found.owner or (known.owner is None and node_config.is_trusted(found)):
             return found
-        why = f"it is user {found.owner}'s here"
-    log.warning("%s: %s; say `qmesh render-config --write --config DIR` later", known, why)
+        why = f"user {found.owner} owns it here"
+    log.warning("%s: %s; run `qmesh render-config --write --config DIR` later", known, why)
     return None
 
 
 def _build_result(found: BackupContents, mesh: Inventory, control: JoinResult) -> RestoreResult:
     taken_at, now = found.backup.taken_at, int(time.time())
     if now < taken_at:
-        log.warning("the backup was made later than it is by this machine's clock: members do not believe")
-        log.warning("a control node whose clock goes back, when it calls them: set it right")
+        log.warning("this machine's clock is wrong: the backup was made later than this clock shows")
+        log.warning("set the clock right: members refuse a control node whose clock went back")
     return RestoreResult(
         **msgspec.structs.asdict(control),
         revision=mesh.revision,

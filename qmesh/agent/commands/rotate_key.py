@@ -57,23 +57,28 @@ def rotate_key(state: State) -> RotationResult:
         converge(here, linux_for(state, here), follow_roaming=True)
     confirmed = _wait_for_key(state)
     if not confirmed:
-        log.warning("the control node has not said yet that it knows the new key; the agent keeps trying")
+        log.warning("the control node has not confirmed the new key yet; the agent keeps trying")
     return RotationResult(here.settings.name, old, new, confirmed)
 
 
 def _refuse_rotation(state: State, here: Local) -> None:
     if find_active_rollback(state) is not None:
         raise BadInput(
-            "this machine was put back as it was before `qmesh apply --confirm`, with the key of then",
-            hint="`qmesh apply` first",
+            "this machine was rolled back to its state before `qmesh apply --confirm`, with the key that it"
+            " had then",
+            hint="run `qmesh apply` first",
         )
     if here.settings.control:
         raise BadInput(
-            "the control node's key is the one that every member knows, and stays",
-            hint="it can change on a member: `qmesh handover NAME`, then `qmesh rotate-key`, then hand back",
+            "the control node's key cannot change: every member knows it",
+            hint="hand the role over with `qmesh handover NAME`, run `qmesh rotate-key` here, then hand it"
+            " back",
         )
     if not here.settings.up:
-        raise BadInput("the tunnel is down, and the control node has to know", hint="`qmesh apply` first")
+        raise BadInput(
+            "the tunnel is down, so the control node cannot be told the new key",
+            hint="run `qmesh apply` first",
+        )
 
 
 def _offer_key(here: Local, public_key: str) -> None:
@@ -85,7 +90,8 @@ def _offer_key(here: Local, public_key: str) -> None:
         client.offer_key(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
     except ControlNodeUnavailable as silent:
         raise EnrolmentRefused(
-            f"the key stays as it is: {silent}", hint="is the control node up? then run it again"
+            f"the key stays as it is: {silent}",
+            hint="check on the control node: `systemctl status qmesh`; then run `qmesh rotate-key` again",
         ) from None
 
 

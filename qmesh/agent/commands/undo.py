@@ -1,4 +1,4 @@
-"""`undo`: put this machine back without waiting for the deadline."""
+"""`undo`: roll this machine back without waiting for the deadline."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 
 
+def has_pending_rollback(state: State) -> bool:
+    """Whether a change waits to be confirmed, or to be rolled back. Raises NeedsRoot."""
+    check_user("undo")
+    undoing = state.rollback_record.read()
+    return undoing is not None and not undoing.undone
+
+
 def roll_back_now(state: State) -> bool:
-    """Put this machine back without waiting any longer; whether there was something to put back."""
+    """Roll this machine back without waiting any longer; whether there was something to roll back."""
     check_user("undo")
     with lock_checked(state, "undo"):
         undoing = state.rollback_record.read()

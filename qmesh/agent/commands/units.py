@@ -22,8 +22,8 @@ def render_units(state: State, *, program: str) -> dict[str, str]:
     directory = here.settings.config_directory
     if directory is None:
         log.warning(
-            "no units for the node: it is not known where it has its config.yml;"
-            " `qmesh render-config --write --config DIR` says it once for all"
+            "no units for the node: qmesh does not know where it has its config.yml;"
+            " run `qmesh render-config --write --config DIR` once"
         )
         return render_qmesh_units(systemd.build_unit_paths(state, config_directory="/", program=program))
     where = systemd.build_unit_paths(state, config_directory=directory, program=program)
@@ -38,7 +38,7 @@ def _warn_of_other_owners(directory: Path) -> None:
     if user and (found := node_user.find_foreign_path(directory, user)) is not None:
         name = node_user.resolve_user_name(user)
         log.warning(
-            "the node will run as %s, and %s is another user's: `chown -R %s %s`, before it is restarted",
+            "the node will run as %s, but another user owns %s: run `chown -R %s %s` before you restart it",
             *(name, quote_text(str(found)), name, directory),
         )
 
@@ -53,7 +53,7 @@ def find_removed_workers(state: State) -> tuple[int, ...]:
     removed = tuple(core for core in systemd.list_running_workers() if core not in own)
     if removed:
         log.warning(
-            "no cores of this machine any more, and still run: `systemctl stop %s`",
+            "these workers still run, but their cores are no longer this machine's: run `systemctl stop %s`",
             " ".join(map(worker_unit_name, removed)),
         )
     return removed

@@ -73,7 +73,7 @@ def run_agent(directory: Path) -> None:
         if not (only and alone):
             raise MachineRefused(
                 f"this machine's agent runs already{leftover_processes.describe_process('agent')}",
-                hint="stop that one first, or leave it to its work",
+                hint="leave it running; `qmesh status` and `qmesh check` work beside it",
             )
         Agent(state).run()
 
@@ -160,7 +160,7 @@ class Agent:
             self._state.remove_temporary_files()
         # What is loaded by now lives as long as this process: no collection need look at it again.
         gc.freeze()
-        log.info("the agent has begun")
+        log.info("the agent has started")
         self._pulse.attach_thread()
         with contextlib.closing(self._calls), self._watch:
             try:
@@ -171,11 +171,12 @@ class Agent:
                 for part in (*self._parts.values(), self._asking, self._service.retiring):
                     part.stop()
                 self._service.stop()
-        log.info("the agent has ended; tunnel and guard stay as they are")
+        log.info("the agent has stopped; tunnel and guard stay as they are")
         if self._state.is_gone(home):
             raise StateUnreadable(
-                f"{self._state.directory} is gone, or is not what it was: this machine's state is lost",
-                hint="put it back, and `qmesh apply`; or `qmesh join`, or `restore`, with --take-over",
+                f"{self._state.directory} is gone or was replaced: this machine's state is lost",
+                hint="restore that directory, and run `qmesh apply`; or use `qmesh join` or `qmesh restore`"
+                " with --take-over",
             )
 
     def _wait_for_look(self) -> bool:
@@ -260,7 +261,7 @@ class Agent:
         if by:
             lines.insert(0, f"the guard's table was changed by {by}")
         if len(steps) > MOST_STEPS_TOLD:
-            lines.append(f"and {len(steps) - MOST_STEPS_TOLD} steps more")
+            lines.append(f"and {len(steps) - MOST_STEPS_TOLD} more steps")
         what = bool(by), [step.kind for step in steps]  # who it was may be known of the next one only
         if not lines or (self._told[0] == what and time.monotonic() < self._told[1]):
             return

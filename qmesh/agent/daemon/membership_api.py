@@ -120,7 +120,7 @@ class ControlNode:
         if not is_new and self._offered.get(sender) == public_key:
             return  # said again: a look at all of the machine would show the same
         if not self._turns.wait_for_look(_TURN_S):
-            raise MachineRefused("the agent is busy", hint="try again")
+            raise MachineRefused("the agent is busy", hint="run the command again in a minute")
         self._offered[sender] = public_key
 
     def report_handover(self, body: bytes, *, sender: str) -> bytes | None:
@@ -141,7 +141,10 @@ class ControlNode:
         """An update, for members only, and for those who were until just now: they are to know."""
         with self._lock:
             if sender not in self._addresses and sender not in self._departed:
-                raise EnrolmentRefused("this machine is no member of the mesh", hint="ask for an invitation")
+                raise EnrolmentRefused(
+                    "this machine is not a member of the mesh",
+                    hint="make an invitation for it on the control node: `qmesh invite NAME`",
+                )
             if newer_than >= self._history.revision or self._is_withheld(sender):
                 return None
             return self._history.encode_update(None if whole else newer_than)

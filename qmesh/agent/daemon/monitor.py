@@ -123,11 +123,13 @@ class Monitor:
                 return
             if holder_client.is_starting(self._state):  # by a command
                 return
-            error = KernelRefused("the process that holds the guard has ended", hint="another one is started")
+            error = KernelRefused(
+                "the process that holds the guard has ended", hint="the agent starts another one"
+            )
         except KernelRefused as refused:
             error = refused
         if self._note_silence(HOLDER, error):
-            log.warning("%s: another one is started", error.message)
+            log.warning("%s: starting another one", error.message)
             try:
                 with heartbeat.allow_wait(holder_client.STARTED_S):
                     holder_client.replace_holder(self._state)
@@ -143,9 +145,9 @@ class Monitor:
             else:
                 self._troubles.note(
                     DISK,
-                    f"it is full, or nearly: there is no room for the reserve that {directory} is to have",
+                    f"it is full or nearly full: {directory} has no room for the reserve",
                     hint=f"free {disk_reserve.ROOM_OCTETS >> 20} MiB there;"
-                    f" see `df -h {directory}` and `df -i`",
+                    f" see `df -h {directory}` and `df -i {directory}`",
                 )
         except OSError as error:
             self._troubles.note_error(DISK, error)

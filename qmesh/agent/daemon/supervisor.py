@@ -92,7 +92,7 @@ class Troubles:
         with self._lock:
             was = self._found.pop(part, None)
         if was is not None:
-            log.info("%s: well again", part)
+            log.info("%s: works again", part)
 
     def note_restart(self, part: str, reason: str) -> None:
         """Remember that a part is begun anew, and why."""
@@ -206,10 +206,10 @@ def restart_agent_process(part: str, pulse: Pulse, troubles: Troubles, directory
     directory: the state directory.
     """
     reason = f"it hung for {pulse.silent_s:.0f} s"
-    log.error("%s: %s, so the agent begins anew; it was at:", part, reason)
+    log.error("%s: %s, so the agent restarts; it was at:", part, reason)
     for line in pulse.format_stack().split("\n"):
         log.error("%s", line)
-    processes.notify(f"STATUS=begins anew: {part}: {reason}")
+    processes.notify(f"STATUS=restarts: {part}: {reason}")
     troubles.note_restart(part, reason)
     os.environ[_RESTARTS] = msgspec.json.encode(troubles.recent_restarts()).decode()
     words = processes.build_own_command("agent", directory)

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from qmesh.agent.commands.admit import AdmitResult, admit
+from qmesh.cli.core_text import describe_cores
 from qmesh.cli.input import read_input_text
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.cli.output_file import refuse_output_file, write_line
@@ -19,8 +20,8 @@ from qmesh.mesh.protocol.file_exchange import ANSWER_PREFIX, MAX_REQUEST
 log = logging.getLogger("qmesh")
 
 EXAMPLES = (
-    "qmesh admit machine-b.request --out machine-b.answer",
-    "qmesh admit machine-b.request > machine-b.answer",
+    "qmesh admit hel-2.request --out hel-2.answer",
+    "qmesh admit hel-2.request > hel-2.answer",
 )
 
 
@@ -40,13 +41,13 @@ def command(
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a machine a member that asked by a file, and write the answer.
+    """Admit a machine that asked by a file, and write the answer.
 
     The request comes from `qmesh join --offline`, the answer goes to `qmesh join --answer`. Only the
     machine that asked can read it. The same request again gives an answer for the same member.
     """
     refuse_output_file(out, begins=ANSWER_PREFIX.encode(), what="answer")
-    text = read_input_text(file, most=MAX_REQUEST, hint="name the file that `qmesh join --offline` wrote")
+    text = read_input_text(file, most=MAX_REQUEST, hint="pass the file that `qmesh join --offline` wrote")
     admitted = admit(State(state), text)
     if out is not None:
         write_line(out, admitted.answer)
@@ -60,7 +61,7 @@ def command(
 
 def _log_admission(admitted: AdmitResult, out: Path | None) -> None:
     cores = admitted.cores
-    numbers = "no cores" if cores is None else f"cores {cores.numbers[0]}-{cores.numbers[-1]}"
-    log.info("%s is a member, at %s with %s", admitted.name, admitted.address, numbers)
+    numbers = "no cores" if cores is None else describe_cores(cores.first, cores.count)
+    log.info("%s is a member, at %s, with %s", admitted.name, admitted.address, numbers)
     log.info("its public key is %s", admitted.public_key)
-    log.info("on it: qmesh join --answer %s", "FILE" if out is None else out.name)
+    log.info("next, on %s: qmesh join --answer %s", admitted.name, "FILE" if out is None else out.name)

@@ -9,9 +9,9 @@ EXAMPLES = ("qmesh agent", "systemctl status qmesh    (where `init` or `join` in
 
 
 def command(state: StateOption = STATE) -> None:
-    """Keep this machine as desired, and serve members on the control node.
+    """Keep this machine as desired; on the control node, serve the members.
 
-    Runs until SIGTERM or Ctrl-C; tunnel and guard stay as they are then. `init` and `join` start
-    it by themselves, with systemd where that runs.
+    It runs until SIGTERM or Ctrl-C; tunnel and guard stay as they are then. `init` and `join` start
+    it, with systemd where that runs.
     """
     exec_resident("agent", state)

@@ -10,7 +10,7 @@ import typer
 
 from qmesh.agent.commands.apply import TrialResult, apply, apply_with_rollback
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
-from qmesh.cli.step_text import Steps
+from qmesh.cli.step_text import AS_DESIRED, Steps
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.values import format_port_ranges
@@ -29,7 +29,7 @@ def command(
     confirm: Annotated[
         int | None,
         typer.Option(
-            help="Undo it all after 10 to 3600 seconds, unless `qmesh confirm` comes.",
+            help="Roll everything back after 10 to 3600 seconds, unless you run `qmesh confirm`.",
             metavar="SECONDS",
             show_default=False,
         ),
@@ -37,15 +37,16 @@ def command(
     mtu: Annotated[
         str | None,
         typer.Option(
-            help="Most octets of a packet in the tunnel, where `check` found a black hole; `auto` ends that.",
-            metavar="OCTETS",
+            help="Limit the tunnel MTU (bytes), after `check` reported a black hole; `auto` removes the"
+            " limit.",
+            metavar="BYTES",
             show_default=False,
         ),
     ] = None,
     control_endpoint: Annotated[
         str | None,
         typer.Option(
-            help="HOST:PORT at which this machine reaches the control node from now on, where that moved.",
+            help="HOST:PORT at which this machine reaches the control node from now on, if that has moved.",
             metavar="HOST:PORT",
             show_default=False,
         ),
@@ -55,8 +56,8 @@ def command(
 ) -> None:
     """Make this machine as desired, guard first.
 
-    Also ends what `qmesh down` began. A machine that is as desired is left alone. With `--confirm`
-    the previous state returns by itself, whatever becomes of this login, unless you confirm in time.
+    It also ends what `qmesh down` began. A machine that is as desired is not changed. With `--confirm`
+    the machine is rolled back, even if this login is cut, unless you run `qmesh confirm` in time.
     """
     if confirm is None:
         taken = apply(State(state), mtu=mtu, control_endpoint=control_endpoint)
@@ -65,7 +66,8 @@ def command(
     for option, said in (("--mtu", mtu), ("--control-endpoint", control_endpoint)):
         if said is not None:
             raise BadInput(
-                f"{option} stays once it is said, and --confirm would not undo it", hint="leave one out"
+                f"{option} is kept for good, and --confirm cannot roll it back",
+                hint=f"leave out {option} or --confirm",
             )
     tried = apply_with_rollback(State(state), seconds=confirm)
     _print_steps(Steps.from_steps(tried.steps), as_json=as_json)
@@ -73,16 +75,17 @@ def command(
 
 
 def _print_steps(steps: Steps, *, as_json: bool) -> None:
-    print_answer(steps, as_json=as_json, text=lambda it: it.render_text() or "as desired: nothing to do")
+    print_answer(steps, as_json=as_json, text=lambda it: it.render_text() or AS_DESIRED)
 
 
 def _warn_of_rollback(tried: TrialResult) -> None:
     if tried.undone_in_s is None:
         return
     until = time.strftime("%H:%M:%S", time.localtime(time.time() + tried.undone_in_s))
-    log.warning("NOT KEPT YET: undone at %s (in %d s) unless you confirm.", until, tried.undone_in_s)
-    log.warning("Log in anew, in a second terminal; if that works, type there: qmesh confirm")
+    log.warning("NOT KEPT YET: rolled back at %s (in %d s) unless you confirm.", until, tried.undone_in_s)
+    log.warning("Log in again, in a second terminal; if that works, type there: qmesh confirm")
     if tried.opens:
         log.warning(
-            "Undone means: no guard, worker ports %s OPEN to everyone.", format_port_ranges(tried.opens)
+            "After the rollback there is no guard: worker ports %s are OPEN to everyone.",
+            format_port_ranges(tried.opens),
         )

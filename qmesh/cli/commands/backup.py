@@ -23,28 +23,31 @@ from qmesh.mesh.protocol.backup_file import MAGIC
 log = logging.getLogger("qmesh")
 
 EXAMPLES = (
-    "qmesh backup control.backup --encrypt",
-    "qmesh backup /media/usb/control.backup --passphrase-file /root/passphrase",
-    "ssh control qmesh backup - > control.backup",
+    "qmesh backup mesh.backup --encrypt",
+    "qmesh backup /media/usb/mesh.backup --passphrase-file /root/passphrase",
+    "ssh fra-1 qmesh backup - > mesh.backup",
 )
 
 
 def command(
     file: Annotated[
         str,
-        typer.Argument(help="Where it goes, or - for standard output.", metavar="FILE|-", show_default=False),
+        typer.Argument(
+            help="The file to write, or - for standard output.", metavar="FILE|-", show_default=False
+        ),
     ],
     encrypt: Annotated[
-        bool, typer.Option("--encrypt", help="Ask for a passphrase and encrypt it with that.")
+        bool, typer.Option("--encrypt", help="Ask for a passphrase, and encrypt the backup with it.")
     ] = False,
     passphrase_file: PassphraseFileOption = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the control node into one file, for `qmesh restore`.
+    """Write a backup of the control node into one file.
 
-    Keys, registry and settings as of one moment; the agent goes on meanwhile. Open invitations are
-    withdrawn in it. Not encrypted, whoever has the file is the mesh: guard it like a key.
+    It has keys, registry and settings as of one moment; the agent goes on meanwhile. `qmesh restore`
+    reads it. Open invitations are withdrawn in the backup. With a file that is not encrypted, anyone
+    can take the mesh over: keep it as safe as a key.
     """
     to_output = file == "-"
     _refuse_target(file, to_output=to_output, as_json=as_json)
@@ -67,13 +70,17 @@ def _refuse_target(file: str, *, to_output: bool, as_json: bool) -> None:
     if not to_output:
         refuse_output_file(Path(file), begins=MAGIC, what="backup")
     elif as_json:
-        raise BadInput("--json and - do not go together", hint="standard output is the backup then")
+        raise BadInput(
+            "--json and - do not go together: both use standard output", hint="name a file in place of -"
+        )
     elif sys.stdout.isatty():
         raise BadInput(
-            "a backup is nothing for a terminal", hint="name a file, or send it elsewhere by > or |"
+            "a backup cannot be printed on a terminal", hint="name a file in place of -, or use > or |"
         )
     elif is_readable_by_others(sys.stdout.fileno()):
-        log.warning("the file that this goes to may be read by other users: chmod 600 it, or name it as FILE")
+        log.warning(
+            "other users can read the file that this goes to: `chmod 600` it, or name it in place of -"
+        )
 
 
 def _write_to_stdout(octets: bytes) -> None:
@@ -82,7 +89,8 @@ def _write_to_stdout(octets: bytes) -> None:
         sys.stdout.buffer.flush()
     except OSError as error:
         raise MachineRefused(
-            f"the backup could not be written whole: {error.strerror}", hint="what was written is no backup"
+            f"the backup could not be written completely: {error.strerror}",
+            hint="delete what was written: it is not a backup; then run `qmesh backup` again",
         ) from None
 
 
@@ -91,14 +99,16 @@ def _record_backup(state: State, taken: BackupResult) -> None:
     try:
         record_backup(state, taken)
     except QmeshError as error:
-        log.warning("that it was made could not be remembered here: %s", error.message)
+        log.warning("the backup is good, but this machine could not note that it was made: %s", error.message)
 
 
 def _log_warnings(taken: BackupResult) -> None:
     if taken.withdrawn:
-        log.info("invitations still open, withdrawn in the backup: %s", ", ".join(taken.withdrawn))
+        log.info("open invitations, which are withdrawn in the backup: %s", ", ".join(taken.withdrawn))
     if not taken.encrypted:
-        log.warning("it is not encrypted: whoever has it is the mesh; --encrypt asks for a passphrase")
+        log.warning(
+            "it is not encrypted: anyone who has it can take the mesh over; --encrypt asks for a passphrase"
+        )
 
 
 def _render_text(taken: BackupResult) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import typer
 
 from qmesh.agent.commands.check import Report, check
@@ -12,11 +14,18 @@ from qmesh.mesh.printable import escape_line
 EXAMPLES = ("qmesh check", "qmesh check --json")
 
 
-def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
-    """Audit keys, tunnel, guard, listeners and config.yml.
+_LOOKED_AT: Final = (
+    "  looked at: keys, tunnel, guard, other firewalls, listeners, agent, config.yml, this machine's"
+    " workers\n"
+    "  not looked at: other machines; run `qmesh check` there, and `qmesh status` on the control node"
+)
 
-    Nothing is changed. Exit code 0 when there is no error, 1 otherwise; every finding names the
-    command that cures it.
+
+def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
+    """Check this machine: keys, tunnel, guard, listeners and config.yml.
+
+    It changes nothing. Exit code 0 when there is no error, 1 otherwise; every finding names the
+    command that fixes it.
     """
     report = check(State(state))
     print_answer(report, as_json=as_json, text=_render_text)
@@ -26,7 +35,7 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
 
 def _render_text(report: Report) -> str:
     if not report.findings:
-        return f"{report.machine} is as desired (revision {report.revision})"
+        return f"{report.machine} is as desired (revision {report.revision})\n{_LOOKED_AT}"
     return "\n".join(
         f"{finding.severity}: {finding.code} {escape_line(finding.subject)}\n"
         f"  wanted: {escape_line(finding.wanted)}\n"

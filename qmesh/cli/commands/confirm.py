@@ -14,8 +14,8 @@ EXAMPLES = ("qmesh confirm",)
 def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     """Keep what `apply --confirm` did.
 
-    Best typed in a new login: that it works shows that you are not cut off. Exit code 1 when it comes
-    too late; with nothing to confirm it says so, and the exit code is 0.
+    Type it in a new login: if that works, you are not locked out. Exit code 1 when it comes too late;
+    with nothing to confirm it says so, and the exit code is 0.
     """
     outcome = confirm(State(state))
     print_answer(outcome, as_json=as_json, text=lambda it: it.found)

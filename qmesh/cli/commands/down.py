@@ -20,25 +20,25 @@ EXAMPLES = ("qmesh down", "qmesh down --open")
 
 def command(
     unguarded: Annotated[
-        bool, typer.Option("--open", help="Remove the guard too: the worker ports are open then.")
+        bool, typer.Option("--open", help="Remove the guard too; the worker ports are open then.")
     ] = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
     """Take the tunnel down; the guard stays.
 
-    The worker ports stay closed, also over a reboot, until `--open` or until `qmesh apply` brings
-    the tunnel back. The control process reaches no worker of this machine meanwhile.
+    The worker ports stay closed, also after a reboot, until `--open`. `qmesh apply` brings the tunnel
+    up again. Until then the control process reaches no worker of this machine.
     """
     done = down(State(state), unguarded=unguarded)
     ports = format_port_ranges(done.ports)
     if done.closed:
-        log.info("worker ports %s stay closed; `qmesh apply` brings the tunnel back", ports)
+        log.info("worker ports %s stay closed; `qmesh apply` brings the tunnel up again", ports)
     else:
-        log.warning("worker ports %s are OPEN to whoever reaches this machine", ports)
+        log.warning("worker ports %s are OPEN to any machine that reaches this one", ports)
         log.warning("close them with `qmesh apply`")
     print_answer(
         Steps.from_steps(done.steps),
         as_json=as_json,
-        text=lambda it: it.render_text() or "it was down already",
+        text=lambda it: it.render_text() or "nothing to do: the tunnel was down already",
     )

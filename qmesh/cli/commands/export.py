@@ -30,9 +30,9 @@ def command(
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show this machine's tunnel or guard, or the mesh, as other tools read it.
+    """Print this machine's tunnel or guard, or the mesh, in another tool's format.
 
-    What is printed has no secrets in it: use `-o FILE` for a wg-quick file that can be used.
+    What is printed has no secrets in it: for a wg-quick file that you can use, pass `-o FILE`.
     """
     made = export(State(state), wanted)
     if out is None:

@@ -18,15 +18,16 @@ from qmesh.mesh.systemd.units import CONTROL_PROCESS, WORKERS
 log = logging.getLogger("qmesh")
 
 EXAMPLES = (
-    "qmesh handover machine-b",
-    "qmesh handover machine-b --wait 300 --leave-behind",
+    "qmesh handover hel-2",
+    "qmesh handover hel-2 --wait 300 --leave-behind",
     "qmesh handover --cancel",
 )
 
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(help="The member that is to be the control node.", show_default=False)
+        str | None,
+        typer.Argument(help="The member that will be the control node.", metavar="NAME", show_default=False),
     ] = None,
     wait: Annotated[
         int, typer.Option(min=5, max=86400, help="Seconds to wait until every member is ready.")
@@ -35,27 +36,28 @@ def command(
         bool,
         typer.Option(
             "--leave-behind",
-            help="Go on without members that are not ready then; they need an invitation afterwards.",
+            help="Go on without members that are not ready by then; they need a new invitation.",
         ),
     ] = False,
     cancelled: Annotated[
-        bool, typer.Option("--cancel", help="Give up a handover that was cut off before it was done.")
+        bool, typer.Option("--cancel", help="Cancel a handover that was interrupted.")
     ] = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
     """Make another member the control node.
 
-    The registry and the signing key pass through the tunnel, every member is told, and the new control
-    node shakes hands with each of them before anything changes. From then on worker ports accept its
-    tunnel address alone. This machine stays a member, with its workers.
+    The registry and the signing key go through the tunnel, every member is told, and the new control
+    node has a handshake with each of them before anything changes. From then on worker ports accept only
+    its tunnel address. This machine stays a member, with its workers.
 
-    Where not all are ready in time, it stays as it is. Once the role has changed, a control process that
-    still runs here reaches no worker: the node itself, with its keys, is yours to move.
+    If members are not ready in time, nothing changes. After the role has moved, a control process that
+    still runs here reaches no worker: you move the node itself, with its keys.
     """
     if (name is None) != cancelled:
         raise BadInput(
-            "one of two is wanted: the name of a member, or --cancel", hint="see `qmesh handover --help`"
+            "give the name of a member, or --cancel",
+            hint="run `qmesh handover NAME` or `qmesh handover --cancel`",
         )
     if name is None:
         print_answer(cancel_handover(State(state)), as_json=as_json, text=_render_cancelled)
@@ -66,7 +68,7 @@ def command(
 
 
 def _render_cancelled(mesh: Inventory) -> str:
-    return f"{mesh.control} stays the control node: revision {mesh.revision}"
+    return f"the handover is cancelled: {mesh.control} stays the control node, revision {mesh.revision}"
 
 
 def _render_text(done: HandoverResult) -> str:
@@ -75,11 +77,16 @@ def _render_text(done: HandoverResult) -> str:
 
 def _log_next_steps(done: HandoverResult) -> None:
     if not done.answers:
-        log.warning("%s has not answered yet; the agents go on with it, see `qmesh status` there", done.now)
-    log.info("now move the node; its keys must never be in use on two machines at once:")
+        log.warning("%s has not answered yet; the agents keep trying: run `qmesh status` there", done.now)
+    log.info("next, move the node; never use its keys on two machines at once:")
     log.info("  on %s: systemctl disable --now %s", done.was, CONTROL_PROCESS)
-    log.info("  copy the node's directory, with config.yml and keys.yml, from there to %s", done.now)
+    log.info("  copy the node's directory, with config.yml and keys.yml, from %s to %s", done.was, done.now)
     log.info("  on both: qmesh render-config --write --config DIR")
-    log.info("  on %s: qmesh units --write %s, systemctl daemon-reload,", done.now, UNIT_DIRECTORY)
-    log.info("  systemctl restart %s, and last systemctl enable --now %s", WORKERS, CONTROL_PROCESS)
-    log.info("and back %s up anew: older backups make the machine before it the control node again", done.now)
+    log.info("  on %s: qmesh units --write %s && systemctl daemon-reload", done.now, UNIT_DIRECTORY)
+    log.info(
+        "  then there: systemctl restart %s, and last systemctl enable --now %s", WORKERS, CONTROL_PROCESS
+    )
+    log.info(
+        "  on %s: make a new `qmesh backup FILE`; a restore of older backups would undo the handover",
+        done.now,
+    )

@@ -9,9 +9,9 @@ EXAMPLES = ("qmesh hold", "systemctl status qmesh-hold    (where `init` or `join
 
 
 def command(state: StateOption = STATE) -> None:
-    """Hold the guard's second table, which no flush of the ruleset takes away.
+    """Hold the guard's second table, so that no other program can remove it.
 
-    `init`, `join`, `apply` and the agent start it by themselves, with systemd where that runs. When
-    it ends, the first table still closes the worker ports.
+    `init`, `join`, `apply` and the agent start it, with systemd where that runs. When it ends, the
+    first table still closes the worker ports.
     """
     exec_resident("hold", state)

@@ -35,7 +35,7 @@ def command(
     here: Annotated[
         list[str] | None,
         typer.Option(
-            help="An address of the list that is this machine's though no interface has it, as behind NAT.",
+            help="An address in the list that is this machine's, but on no interface, as behind NAT.",
             metavar="ADDRESS",
             show_default=False,
         ),
@@ -43,10 +43,10 @@ def command(
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Propose how a cluster that runs already becomes a mesh.
+    """Propose how to turn a running cluster into a mesh.
 
-    Nothing is changed. The answer is a shell script to read first: which machine gets which cores, what
-    changes, and the commands in the order that keeps the core numbers.
+    It changes nothing. It prints a shell script, which you read first: which machine gets which cores,
+    what changes, and the commands in the order that keeps the core numbers.
     """
     lines = None if csv is None else _read_lines(csv)
     wish = ImportOptions(config=config, lines=lines, node=node, here=tuple(here or ()))
@@ -55,9 +55,9 @@ def command(
 
 
 def _read_lines(file: str) -> str:
-    octets = read_input(file, most=_MAX_OCTETS, hint="name the file with the machines")
+    octets = read_input(file, most=_MAX_OCTETS, hint="pass the file with the machines")
     if len(octets) > _MAX_OCTETS:
-        raise BadInput("the list of machines is longer than 1 MiB", hint="is it the right file?")
+        raise BadInput("the list of machines is longer than 1 MiB", hint="pass the file with the machines")
     try:
         return octets.decode("utf-8")
     except UnicodeDecodeError:

@@ -24,8 +24,8 @@ from qmesh.host.state.directory import State
 log = logging.getLogger("qmesh")
 
 EXAMPLES = (
-    "qmesh init --endpoint 203.0.113.5 --workers 3",
-    "qmesh init --endpoint 203.0.113.5 --endpoint 192.168.0.200 --config /root/node/.config",
+    "qmesh init --name fra-1 --endpoint 203.0.113.5 --workers 3",
+    "qmesh init --name fra-1 --endpoint 203.0.113.5 --endpoint 192.168.0.200 --config /root/node/.config",
 )
 
 
@@ -36,7 +36,7 @@ def command(
     endpoint: Annotated[
         list[str] | None,
         typer.Option(
-            help="HOST[:PORT] at which others reach this machine; the best first, may be repeated.",
+            help="HOST[:PORT] at which others reach this machine; the best first, can be repeated.",
             show_default="its own addresses",
         ),
     ] = None,
@@ -47,10 +47,11 @@ def command(
         int | None, typer.Option(help="WireGuard's UDP port.", show_default="51820")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Data workers of this machine.", show_default="its cores but one")
+        int | None,
+        typer.Option(help="Data workers of this machine.", show_default="one fewer than its cores"),
     ] = None,
     reserve: Annotated[
-        int | None, typer.Option(help="Cores left to the control process.", show_default="1")
+        int | None, typer.Option(help="Cores that stay free for the control process.", show_default="1")
     ] = None,
     node: NodeOption = None,
     worker_base_port: Annotated[
@@ -67,13 +68,13 @@ def command(
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a mesh; this machine is its control node.
+    """Make a mesh, with this machine as its control node.
 
-    The guard is loaded first, then the tunnel, then the agent is started. Run again with the same
-    options it goes on where it was cut off.
+    The guard is loaded first, then the tunnel is made, then the agent is started. If it was
+    interrupted, run it again with the same options: it goes on.
     """
     if workers is not None and reserve is not None:
-        raise BadInput("--workers and --reserve do not go together", hint="say one of the two")
+        raise BadInput("--workers and --reserve do not go together", hint="use one of the two")
     wish = InitOptions(
         name=name,
         endpoints=tuple(endpoint or ()),
@@ -89,4 +90,4 @@ def command(
     )
     standing = init(State(state), wish, apply=not no_apply)
     print_answer(standing, as_json=as_json, text=render_join_result)
-    log.info("next: `qmesh render-config --write` here, and `qmesh invite NAME` for each further machine")
+    log.info("next: run `qmesh render-config --write` here, and `qmesh invite NAME` for each further machine")

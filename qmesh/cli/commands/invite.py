@@ -26,24 +26,25 @@ from qmesh.mesh.protocol.enrolment import PREFIX
 log = logging.getLogger("qmesh")
 
 EXAMPLES = (
-    "qmesh invite machine-b --workers 4 --out machine-b.invitation",
-    "qmesh invite machine-b --expires 2h > machine-b.invitation",
-    "qmesh invite machine-b --replace --out machine-b.invitation",
+    "qmesh invite hel-2 --workers 4 --out hel-2.invitation",
+    "qmesh invite hel-2 --expires 2h > hel-2.invitation",
+    "qmesh invite hel-2 --replace --out hel-2.invitation",
     "qmesh invite --list",
-    "qmesh invite --withdraw machine-b",
+    "qmesh invite --withdraw hel-2",
 )
 
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(help="What the new machine is to be called.", show_default=False)
+        str | None,
+        typer.Argument(help="The name that the new machine will have.", metavar="NAME", show_default=False),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Its data workers.", show_default="its cores")] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT at which it is reached, if it is.", show_default=False),
+        typer.Option(help="HOST:PORT at which others reach it, if they can.", show_default=False),
     ] = None,
-    expires: Annotated[str, typer.Option(help="How long the invitation is good: 30m, 24h, 7d.")] = "24h",
+    expires: Annotated[str, typer.Option(help="How long the invitation is valid: 30m, 24h, 7d.")] = "24h",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -55,34 +56,38 @@ def command(
     ] = None,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="For the place of the member of that name, as after a reinstall."),
+        typer.Option("--replace", help="For a member that lost its disk: the new machine gets its place."),
     ] = False,
-    shown: Annotated[bool, typer.Option("--list", help="Show the invitations that can be used.")] = False,
+    shown: Annotated[
+        bool, typer.Option("--list", help="Show the invitations that can still be used.")
+    ] = False,
     withdrawn: Annotated[
         str | None,
-        typer.Option("--withdraw", metavar="NAME", help="End that invitation.", show_default=False),
+        typer.Option(
+            "--withdraw", metavar="NAME", help="Withdraw the invitation of that name.", show_default=False
+        ),
     ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a one-use invitation for a new machine.
+    """Make an invitation for a new machine; it can be used once.
 
-    Whoever has the invitation can join in the machine's place: carry it there by a safe way, such
-    as scp. An earlier one for the same name, not yet used, is withdrawn.
+    Anyone who has the invitation can join in the machine's place: copy it there safely, for example with
+    scp. An earlier invitation for the same name that is not used yet is withdrawn.
 
-    With --replace it is for the place of a member whose disk is lost or was wiped: its tunnel address,
-    cores and workers. That member stays one until the invitation is used.
+    With --replace it is for a member whose disk is lost or was wiped: the new machine gets its tunnel
+    address, cores and workers. The old one stays a member until the invitation is used.
     """
     if sum((name is not None, shown, withdrawn is not None)) != 1:
         raise BadInput(
-            "one of three is wanted: the name of a new machine, --list or --withdraw",
+            "give the name of a new machine, or --list, or --withdraw NAME",
             hint="see `qmesh invite --help`",
         )
     if shown:
         return print_answer(list_open_invitations(State(state)), as_json=as_json, text=_render_invitations)
     if withdrawn is not None:
         withdraw_invitation(State(state), withdrawn)
-        log.info("the invitation for %s is withdrawn: nobody can use it any more", withdrawn)
+        log.info("the invitation for %s is withdrawn: no machine can join with it", withdrawn)
         return print_answer({"name": withdrawn}, as_json=as_json, text=lambda _: "")
     assert name is not None
     return _issue_invitation(
@@ -96,16 +101,16 @@ def command(
 def _render_invitations(found: Invitations) -> str:
     lines = [
         f"{each.name}: {'takes the place of' if each.replaces else 'will be'} {each.address},"
-        f" good for {(each.expires_at - found.now) // 60} min"
+        f" valid for {(each.expires_at - found.now) // 60} min"
         for each in found.invitations
     ]
-    return "\n".join(lines) or "no invitation is open"
+    return "\n".join(lines) or "no invitation can be used"
 
 
 def _issue_invitation(state: State, wish: InviteOptions, out: Path | None, *, as_json: bool) -> None:
     refuse_output_file(out, begins=PREFIX.encode(), what="invitation")
     if out is None and is_readable_by_others(sys.stdout.fileno()):
-        log.warning("the file that this goes to may be read by other users: chmod 600 it, or use --out")
+        log.warning("other users can read the file that this goes to: `chmod 600` it, or use --out FILE")
     invitation = invite(state, wish)
     until = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(invitation.expires_at))
     if out is None:
@@ -114,7 +119,7 @@ def _issue_invitation(state: State, wish: InviteOptions, out: Path | None, *, as
         write_line(out, invitation.text())
         facts = {"file": str(out)}
     log.info(
-        "%s %s %s; one use, until %s. On it: qmesh join%s",
+        "%s %s %s; one use, until %s. Next, on that machine: qmesh join%s",
         invitation.name,
         "takes the place of the machine at" if wish.replace else "will be",
         invitation.address,

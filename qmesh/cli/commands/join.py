@@ -26,12 +26,12 @@ from qmesh.mesh.protocol.file_exchange import MAX_ANSWER, REQUEST_PREFIX
 log = logging.getLogger("qmesh")
 
 EXAMPLES = (
-    "qmesh join machine-b.invitation",
-    "qmesh join machine-b.invitation --config /root/node/.config",
-    "qmesh join machine-b.invitation --take-over",
-    "ssh control qmesh invite machine-b | qmesh join -",
-    "qmesh join machine-b.invitation --offline --out machine-b.request",
-    "qmesh join --answer machine-b.answer",
+    "qmesh join hel-2.invitation",
+    "qmesh join hel-2.invitation --config /root/node/.config",
+    "qmesh join hel-2.invitation --take-over",
+    "ssh fra-1 qmesh invite hel-2 | qmesh join -",
+    "qmesh join hel-2.invitation --offline --out hel-2.request",
+    "qmesh join --answer hel-2.answer",
 )
 
 
@@ -40,14 +40,14 @@ def command(
         str | None,
         typer.Argument(
             help="File with the invitation, or - for standard input.",
-            metavar="[FILE|-]",
-            show_default="asks for it, hidden",
+            metavar="FILE|-",
+            show_default="asks for it; not shown",
         ),
     ] = None,
     config: ConfigOption = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT at which this machine is reached, if it is.", show_default=False),
+        typer.Option(help="HOST:PORT at which others reach this machine, if they can.", show_default=False),
     ] = None,
     listen_port: Annotated[
         int | None, typer.Option(help="WireGuard's UDP port.", show_default="51820")
@@ -57,7 +57,7 @@ def command(
     ] = None,
     take_over: TakeOverOption = False,
     no_apply: Annotated[
-        bool, typer.Option("--no-apply", help="Become a member, but leave no tunnel and no guard yet.")
+        bool, typer.Option("--no-apply", help="Become a member, but make no tunnel and no guard yet.")
     ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", help="Write a request, for `qmesh admit` on the control node.")
@@ -75,7 +75,7 @@ def command(
         str | None,
         typer.Option(
             "--answer",
-            help="End a join that was begun with --offline: file with the answer, or - for standard input.",
+            help="Complete a join that began with --offline: file with the answer, or - for standard input.",
             metavar="FILE|-",
             show_default=False,
         ),
@@ -83,12 +83,12 @@ def command(
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Make this machine a member, with an invitation.
+    """Join a mesh with an invitation.
 
-    The guard is up before the tunnel, and the worker ports are closed throughout. A join that was
-    cut off can be run again with the same invitation.
+    The guard is loaded before the tunnel is made, and the worker ports are closed all the time. If it
+    was interrupted, run it again with the same invitation.
 
-    Where the control node cannot be reached, files do: --offline here, `qmesh admit` there, --answer here.
+    If the control node is unreachable, use files: --offline here, `qmesh admit` there, --answer here.
     """
     wish = JoinOptions(
         endpoint=endpoint,
@@ -100,13 +100,13 @@ def command(
     if answered is not None:
         _refuse_options_with_answer(file, wish, offline=offline)
     if offline and no_apply:
-        raise BadInput("--offline applies nothing", hint="say --no-apply with `qmesh join --answer`")
+        raise BadInput("--offline applies nothing", hint="use --no-apply with `qmesh join --answer FILE`")
     if out is not None and not offline:
-        raise BadInput("--out is for the request of --offline", hint="leave it out, or say --offline")
+        raise BadInput("--out is for the request of --offline", hint="leave --out out, or add --offline")
     if offline:
         _write_request(State(state), file, wish, out, as_json=as_json)
     elif answered is not None:
-        text = read_input_text(answered, most=MAX_ANSWER, hint="name the file that `qmesh admit` wrote")
+        text = read_input_text(answered, most=MAX_ANSWER, hint="pass the file that `qmesh admit` wrote")
         print_answer(
             accept_answer(State(state), text, apply=not no_apply), as_json=as_json, text=render_join_result
         )
@@ -118,13 +118,13 @@ def command(
 def _refuse_options_with_answer(file: str | None, wish: JoinOptions, *, offline: bool) -> None:
     if offline or file is not None:
         raise BadInput(
-            "--answer ends a join: no invitation goes with it, nor --offline",
-            hint="`qmesh join --answer FILE`, with the file that `qmesh admit` wrote",
+            "--answer completes a join: use it without an invitation and without --offline",
+            hint="run `qmesh join --answer FILE`, with the file that `qmesh admit` wrote",
         )
     if wish != JoinOptions(endpoint=None, config=None, listen_port=None, interface=None):
         raise BadInput(
-            "--answer ends a join whose options were given with --offline",
-            hint="give them there: the request can be made anew",
+            "--answer completes a join, whose options belong to --offline",
+            hint="make a new request with these options: `qmesh join INVITATION --offline ...`",
         )
 
 
@@ -138,8 +138,8 @@ def _write_request(
         write_line(out, requested.request)
         facts = {"file": str(out)} | facts
         del facts["request"]
-    log.info("%s asks with public key %s", requested.name, requested.public_key)
-    log.info("on the control node: qmesh admit %s", "FILE" if out is None else out.name)
+    log.info("this is the request of %s, with public key %s", requested.name, requested.public_key)
+    log.info("next, on the control node: qmesh admit %s", "FILE" if out is None else out.name)
     print_answer(facts, as_json=as_json, text=lambda _: "" if out is not None else requested.request)
 
 
@@ -149,15 +149,18 @@ def _read_invitation(file: str | None) -> str:
         return _prompt_for_invitation()
     if file.startswith(PREFIX) and (len(file) > 100 or not Path(file).exists()):
         raise BadInput(
-            "an invitation is a secret: as an argument, every user of this machine could read it",
-            hint="put it in a file, or run `qmesh join` and paste it when asked; it was not used",
+            "an invitation is a secret, and every user of this machine can read arguments; it was not used",
+            hint="write it into a file, or run `qmesh join`, and paste it when asked",
         )
-    return read_input_text(file, most=MAX_TEXT, hint="name the file with the invitation")
+    return read_input_text(file, most=MAX_TEXT, hint="pass the file with the invitation")
 
 
 def _prompt_for_invitation() -> str:
     if not sys.stdin.isatty():
-        raise BadInput("no invitation was given", hint="`qmesh join FILE`, or `qmesh join -` to read it here")
+        raise BadInput(
+            "no invitation was given",
+            hint="run `qmesh join FILE`, or `qmesh join -` to read it from standard input",
+        )
     try:
         return getpass.getpass("Invitation (is not shown): ")
     except EOFError:

@@ -15,10 +15,10 @@ EXAMPLES = ("qmesh log", "qmesh log --json")
 
 
 def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
-    """Show who joined and what changed, and when.
+    """Show which machines joined, what changed, and when.
 
-    On the control node, oldest first, with who typed it; times are local. Of a join: who had invited, and
-    the machine's tunnel address, key, and where it came from.
+    Run it on the control node. The oldest is first, each with the user who typed it; times are local. A
+    join also has the user who invited, and the machine's tunnel address, key and endpoint.
     """
     found = list_events(State(state))
     print_answer({"events": found}, as_json=as_json, text=lambda _: _render_text(found))

@@ -11,16 +11,16 @@ from qmesh.cli.change_text import print_change
 from qmesh.cli.output import STATE, JsonOption, StateOption
 from qmesh.host.state.directory import State
 
-EXAMPLES = ("qmesh pause machine-b",)
+EXAMPLES = ("qmesh pause hel-2",)
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="The machine.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The machine.", metavar="NAME", show_default=False)],
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a machine out of the node's list, for repair; it stays a member.
+    """Take a machine out of the node's worker list, for repair; it stays a member.
 
-    As few others as can be are renumbered. `qmesh resume` takes it back, behind all others.
+    As few other machines as possible change core numbers. `qmesh resume` adds it again, as the last.
     """
     print_change(pause(State(state), name), as_json=as_json, done=f"{name} is paused")

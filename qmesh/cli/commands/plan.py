@@ -6,7 +6,7 @@ import typer
 
 from qmesh.agent.commands.plan import plan
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
-from qmesh.cli.step_text import Steps
+from qmesh.cli.step_text import AS_DESIRED, Steps
 from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh plan", "qmesh plan --json")
@@ -15,9 +15,9 @@ EXAMPLES = ("qmesh plan", "qmesh plan --json")
 def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     """Show the steps that `apply` would take.
 
-    Nothing is changed. Exit code 0 when there are none, 1 otherwise.
+    It changes nothing. Exit code 0 when there are no steps, 1 otherwise.
     """
     steps = Steps.from_steps(plan(State(state)))
-    print_answer(steps, as_json=as_json, text=lambda it: it.render_text() or "as desired: nothing to do")
+    print_answer(steps, as_json=as_json, text=lambda it: it.render_text() or AS_DESIRED)
     if steps.steps:
         raise typer.Exit(1)

@@ -16,7 +16,10 @@ EXAMPLES = (
 
 
 def command(
-    core: Annotated[int, typer.Argument(help="A data worker's number; 0 for the control process.", min=0)],
+    core: Annotated[
+        int,
+        typer.Argument(help="The core of a data worker; 0 for the control process.", metavar="CORE", min=0),
+    ],
     config: ConfigOption = None,
     listening: Annotated[
         bool, typer.Option("--listening", help="Wait until the worker listens, not until it can start.")
@@ -24,10 +27,10 @@ def command(
     timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=0, max=86400)] = 60,
     as_json: JsonOption = False,
 ) -> None:
-    """Wait until a core's worker can start, or listens; its systemd unit asks.
+    """Wait until a worker can start, or is listening (used by its systemd unit).
 
-    It can start when the guard is loaded, the address of its entry in config.yml is this machine's, and
-    nobody has its port. Of the mesh nothing is asked, so this works without agent, registry and network.
+    A worker can start when the guard is loaded, the address of its entry in config.yml is this machine's,
+    and its port is free. This works without agent, registry and network.
     """
     ready = wait_for_core(core, config, timeout, listening=listening)
     print_answer(ready, as_json=as_json, text=render_ready_result)

@@ -11,17 +11,17 @@ from qmesh.cli.change_text import print_change
 from qmesh.cli.output import STATE, JsonOption, StateOption
 from qmesh.host.state.directory import State
 
-EXAMPLES = ("qmesh remove machine-b",)
+EXAMPLES = ("qmesh remove hel-2",)
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="The member.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The member.", metavar="NAME", show_default=False)],
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a machine out of the mesh.
+    """Remove a machine from the mesh.
 
-    Its key counts no more at once, and its connections with the control node are cut. As few others as
-    can be are renumbered. To have it back, invite it anew.
+    Its key is invalid at once, and its connections with the control node are cut. As few other machines
+    as possible change core numbers. To have it again, make a new invitation.
     """
-    print_change(remove(State(state), name), as_json=as_json, done=f"{name} is no member any more")
+    print_change(remove(State(state), name), as_json=as_json, done=f"{name} is no longer a member")

@@ -26,7 +26,7 @@ EXAMPLES = (
     "qmesh render-config",
     "qmesh render-config --diff",
     "qmesh render-config --write --config /root/node/.config",
-    "qmesh render-config --for machine-b -o machine-b-config.yml",
+    "qmesh render-config --for hel-2 -o hel-2-config.yml",
 )
 
 
@@ -36,11 +36,13 @@ def command(
         bool, typer.Option("--write", help="Edit config.yml in place; the old one stays as config.yml.bak.")
     ] = False,
     diff: Annotated[
-        bool, typer.Option("--diff", help="Show what would change; exit code 1 if anything.")
+        bool, typer.Option("--diff", help="Show what would change; exit code 1 if something would.")
     ] = False,
     for_name: Annotated[
         str | None,
-        typer.Option("--for", help="The least file for another machine.", metavar="NAME", show_default=False),
+        typer.Option(
+            "--for", help="Make a minimal config.yml for another machine.", metavar="NAME", show_default=False
+        ),
     ] = None,
     out: NewFileOption = None,
     state: StateOption = STATE,
@@ -48,8 +50,8 @@ def command(
 ) -> None:
     """Write the worker list into the node's config.yml.
 
-    Only the worker list changes, every other byte stays. What is printed has no secrets in it: use
-    `--write` or `-o FILE` for a file that the node can be started with.
+    Only the worker list changes, every other byte stays. What is printed has no secrets in it: for a
+    file that the node can start with, use `--write` or `-o FILE`.
     """
     if sum((in_place, diff, out is not None)) > 1 or (in_place and for_name is not None):
         raise BadInput("these options do not go together", hint="use one of --write, --diff and -o FILE")
@@ -72,7 +74,11 @@ def _write_in_place(state: State, rendered: RenderedConfig, *, as_json: bool) ->
     path, changed = write_node_config(state, rendered)
     facts = {"path": str(path), "changed": changed, "workers": rendered.workers}
     count = len(rendered.workers)
-    done = f"wrote {path}: {count} workers" if changed else f"{path} is as desired: {count} workers"
+    done = (
+        f"wrote {path}: {count} workers"
+        if changed
+        else f"nothing to do, {path} is up to date: {count} workers"
+    )
     print_answer(facts, as_json=as_json, text=lambda _: done)
     if changed:
         log.info("%s", restart_advice(rendered))

@@ -17,6 +17,7 @@ from qmesh.agent.commands.restore import (
     restore,
 )
 from qmesh.cli import passphrase
+from qmesh.cli.core_text import describe_cores
 from qmesh.cli.input import read_input
 from qmesh.cli.join_text import render_join_result
 from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, print_answer
@@ -32,9 +33,9 @@ log = logging.getLogger("qmesh")
 _MOST_SHOWN = 20
 
 EXAMPLES = (
-    "qmesh restore control.backup --config /root/node/.config",
-    "qmesh restore control.backup --endpoint 203.0.113.9 --passphrase-file /root/passphrase",
-    "qmesh restore control.backup --plain",
+    "qmesh restore mesh.backup --config /root/node/.config",
+    "qmesh restore mesh.backup --endpoint 203.0.113.9 --passphrase-file /root/passphrase",
+    "qmesh restore mesh.backup --plain",
 )
 
 
@@ -42,24 +43,28 @@ def command(
     file: Annotated[
         str,
         typer.Argument(
-            help="What `qmesh backup` wrote, or - for standard input.", metavar="FILE|-", show_default=False
+            help="The file that `qmesh backup` wrote, or - for standard input.",
+            metavar="FILE|-",
+            show_default=False,
         ),
     ],
     config: ConfigOption = None,
     endpoint: Annotated[
         list[str] | None,
         typer.Option(
-            help="HOST[:PORT] at which others reach this machine; the best first, may be repeated.",
+            help="HOST[:PORT] at which others reach this machine; the best first, can be repeated.",
             show_default="as before",
         ),
     ] = None,
     passphrase_file: PassphraseFileOption = None,
     plain: Annotated[
         bool,
-        typer.Option("--plain", help="It is not encrypted, and you know whose it is: restore it unasked."),
+        typer.Option(
+            "--plain", help="The backup is not encrypted, and you know where it comes from: do not ask."
+        ),
     ] = False,
     jump: Annotated[
-        int, typer.Option(help="By how much the revision grows; more where this backup was restored before.")
+        int, typer.Option(help="By how much the revision grows; use more if this backup was restored before.")
     ] = JUMP,
     take_over: TakeOverOption = False,
     no_apply: Annotated[
@@ -68,23 +73,24 @@ def command(
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Make this machine the control node that a backup is of.
+    """Make this machine the control node, from a backup.
 
-    What it is of is shown first. One that is not encrypted anybody can have made who could write to where
-    it was kept: compare, and say yes, or --plain.
+    It first shows what is in the backup. If that is not encrypted, anyone who could write to its file may
+    have changed it: compare what is shown, and answer yes, or use --plain.
 
-    For new hardware: the members go on without being touched when they reach it where the old one was.
-    The old machine must never run again. Cut off, run it again.
+    For new hardware: the members need no change if they reach it at the old endpoint. The old machine
+    must never run again. If it was interrupted, run it again.
     """
     if plain and passphrase_file:
         raise BadInput(
-            "--plain and --passphrase-file do not go together", hint="say which of the two the backup is"
+            "--plain and --passphrase-file do not go together",
+            hint="use --plain for a backup that is not encrypted, --passphrase-file for one that is",
         )
     octets = _read_backup(file)
     secret = passphrase.read_passphrase_file(passphrase_file) if passphrase_file else None
     sealed = is_encrypted(octets)
     if plain and sealed:
-        raise BadInput("this backup is encrypted", hint="leave --plain out; its passphrase is asked for")
+        raise BadInput("this backup is encrypted", hint="leave --plain out; you are asked for the passphrase")
     if sealed and secret is None:
         secret = passphrase.prompt_for_passphrase(twice=False)
     wish = RestoreOptions(endpoints=tuple(endpoint or ()), config=config, jump=jump, take_over=take_over)
@@ -101,21 +107,21 @@ def command(
 
 
 def _read_backup(file: str) -> bytes:
-    octets = read_input(file, most=MAX_OCTETS, hint="name the file that `qmesh backup` wrote")
+    octets = read_input(file, most=MAX_OCTETS, hint="pass the file that `qmesh backup` wrote")
     if len(octets) > MAX_OCTETS:
-        raise BadInput("this is larger than a backup can be", hint="name the file that `qmesh backup` wrote")
+        raise BadInput("this is larger than a backup can be", hint="pass the file that `qmesh backup` wrote")
     return octets
 
 
 def _confirm_restore(offered: BackupSummary, *, is_said: bool, no_terminal: bool) -> None:
-    """Show what is to be restored; ask, unless it is said already. Raises BadInput."""
+    """Show what would be restored; ask, unless that is not needed. Raises BadInput."""
     for line in _render_summary(offered):
         log.info("%s", line)
     if is_said:
         return
     refusal = BadInput(
-        "this backup is not encrypted: whoever could write to where it was kept can have made it",
-        hint="compare mesh, key and age above with what you know; then say --plain",
+        "this backup is not encrypted: anyone who could write to its file may have made it",
+        hint="compare mesh, key and age above with what you know; if they are right, use --plain",
     )
     if no_terminal or ask_question("Restore it? [y/N]", refusal=refusal).lower() not in {"y", "yes"}:
         raise refusal
@@ -130,7 +136,7 @@ def _render_summary(offered: BackupSummary) -> Iterator[str]:
     )
     sealed = "encrypted" if offered.encrypted else "NOT encrypted"
     shown, more = offered.machines[:_MOST_SHOWN], len(offered.machines) - _MOST_SHOWN
-    yield f"the backup is of mesh {offered.mesh}, revision {offered.revision}; {sealed}"
+    yield f"this is a backup of mesh {offered.mesh}, revision {offered.revision}; {sealed}"
     yield f"made {made}, {age}"
     yield f"control node {offered.name}, public key {offered.public_key}"
     yield f"{len(offered.machines)} machines: {', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
@@ -142,13 +148,11 @@ def _render_lines(done: RestoreResult) -> Iterator[str]:
     yield f"from the backup of {made}, {_render_age(done.age_s)} ago; the revision is {done.revision} now"
     yield from (f"  {_render_machine(each)}" for each in done.machines)
     if done.withdrawn:
-        yield f"withdrawn, as they may have been used since: the invitations of {', '.join(done.withdrawn)}"
+        yield f"these invitations may have been used since, and are withdrawn: {', '.join(done.withdrawn)}"
 
 
 def _render_machine(member: RestoredMachine) -> str:
-    cores = (
-        "no cores" if member.cores is None else f"cores {member.cores.numbers[0]}-{member.cores.numbers[-1]}"
-    )
+    cores = "no cores" if member.cores is None else describe_cores(member.cores.first, member.cores.count)
     return f"{member.name}  {member.state}  {member.address}  {cores}"
 
 
@@ -160,20 +164,24 @@ def _render_age(age_s: int) -> str:
 
 
 def _log_advice(done: RestoreResult) -> None:
-    log.warning("the old machine must never run again: two with one key take the members from each other")
+    log.warning(
+        "the old machine must never run again: with one key, both would take the members from each other"
+    )
+    log.info("compare the machines above with the machines that you have:")
     log.info(
-        "compare the machines above with what there is. Who joined after the backup is not among them: there"
-        " `qmesh uninstall --delete-state`, then `qmesh invite` here. Who was removed after it is a member"
-        " again: `qmesh remove NAME` here. Whose key is another since is cut off, and its old key counts:"
-        " `qmesh invite NAME --replace` here, and `qmesh join` there"
+        "  joined since the backup: not a member now; run `qmesh uninstall --delete-state` there, invite it"
+        " here"
+    )
+    log.info("  removed since the backup: a member again; run `qmesh remove NAME` here")
+    log.info(
+        "  rotated its key since the backup: its old key is valid again; replace it now:"
+        " `qmesh invite NAME --replace` here, `qmesh join` there"
     )
     calling = [each.name for each in done.machines if each.endpoint is None]
     if calling:
         log.info(
-            "these come back only where this machine has the address that they dial: %s; else, on each,"
-            " `qmesh apply --control-endpoint HOST:PORT`",
+            "these machines dial the old control node's address: %s; if this machine has another address,"
+            " run on each of them `qmesh apply --control-endpoint HOST:PORT`",
             ", ".join(calling),
         )
-    log.info(
-        "next: `qmesh status`, `qmesh render-config --write`, and a new `qmesh backup`, as this one is used"
-    )
+    log.info("next: run `qmesh status` and `qmesh render-config --write`, and make a new `qmesh backup FILE`")

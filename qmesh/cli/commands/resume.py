@@ -11,16 +11,16 @@ from qmesh.cli.change_text import print_change
 from qmesh.cli.output import STATE, JsonOption, StateOption
 from qmesh.host.state.directory import State
 
-EXAMPLES = ("qmesh resume machine-b",)
+EXAMPLES = ("qmesh resume hel-2",)
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="The machine.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The machine.", metavar="NAME", show_default=False)],
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a paused machine into the node's list again.
+    """Add a paused machine to the node's worker list again.
 
-    Its cores come behind those of all others: nobody else is renumbered.
+    It gets the last core numbers: no other machine changes its own.
     """
     print_change(resume(State(state), name), as_json=as_json, done=f"{name} is active again")

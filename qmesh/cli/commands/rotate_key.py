@@ -12,8 +12,8 @@ EXAMPLES = ("qmesh rotate-key",)
 def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     """Give this worker machine a new WireGuard key.
 
-    The control node knows the new key before it is used. What is lost at the change, TCP sends again:
-    open connections go on.
+    The control node knows the new key before it is used. Open connections go on: TCP sends again what
+    is lost at the change.
     """
     print_answer(rotate_key(State(state)), as_json=as_json, text=_render_text)
 

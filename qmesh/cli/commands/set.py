@@ -16,8 +16,8 @@ from qmesh.mesh.inventory import Stream
 from qmesh.mesh.values import Profile
 
 EXAMPLES = (
-    "qmesh set machine-b --workers 8",
-    "qmesh set machine-b --endpoint 203.0.113.7:51820",
+    "qmesh set hel-2 --workers 8",
+    "qmesh set hel-2 --endpoint 203.0.113.7:51820",
     "qmesh set --node 2.1",
     "qmesh set --restart",
 )
@@ -25,13 +25,15 @@ EXAMPLES = (
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(help="The machine; left out for the whole mesh.", show_default=False)
+        str | None,
+        typer.Argument(help="The machine; without it, the whole mesh.", metavar="NAME", show_default=False),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Its data workers.", show_default=False)] = None,
     endpoint: Annotated[
         list[str] | None,
         typer.Option(
-            help="HOST:PORT at which it is reached, the best first; `none` for none.", show_default=False
+            help="HOST:PORT at which others reach it, the best first; `none` if they cannot.",
+            show_default=False,
         ),
     ] = None,
     node: Annotated[Profile | None, typer.Option(help="The node's version.", show_default=False)] = None,
@@ -40,12 +42,14 @@ def command(
     ] = None,
     p2p_base_port: Annotated[
         int | None,
-        typer.Option(help="From 2.1: where other provers reach the first worker.", show_default=False),
+        typer.Option(
+            help="From 2.1: the port at which other provers reach the first worker.", show_default=False
+        ),
     ] = None,
     stream: Annotated[
         Stream | None,
         typer.Option(
-            help="From 2.1: who may dial the workers, `tunnel` for the control node alone, or `public`.",
+            help="From 2.1: what may dial the workers: `tunnel` (only the control node) or `public`.",
             show_default=False,
         ),
     ] = None,
@@ -53,7 +57,7 @@ def command(
         bool | None,
         typer.Option(
             "--master-proxy/--no-master-proxy",
-            help="From 2.1: other provers come by way of the control process.",
+            help="From 2.1: other provers connect via the control process.",
             show_default=False,
         ),
     ] = None,
@@ -61,16 +65,16 @@ def command(
         bool | None,
         typer.Option(
             "--restart/--no-restart",
-            help="Let the agents restart what a change makes necessary.",
+            help="Let the agents restart the node's processes after a change.",
             show_default=False,
         ),
     ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Change a machine, or with no NAME the whole mesh.
+    """Change a machine, or without NAME the whole mesh.
 
-    The answer names the machines with other cores, and what has to be restarted, in which order.
+    It prints the machines whose core numbers change, and what to restart, in which order.
     """
     for_all = (node, worker_base_port, p2p_base_port, stream, master_proxy, restart)
     if all(option is None for option in (workers, endpoint, *for_all)):
@@ -78,13 +82,17 @@ def command(
     if name is not None:
         if any(option is not None for option in for_all):
             raise BadInput(
-                f"these options are not {name}'s alone", hint="leave the name out: `qmesh set ...`"
+                f"these options are for the whole mesh, not for {name} alone",
+                hint="leave the name out: `qmesh set OPTIONS`",
             )
         changed = set_machine(State(state), name, workers=workers, endpoints=_parse_endpoints(endpoint))
         print_change(changed, as_json=as_json, done=f"{name} is changed")
         return
     if workers is not None or endpoint is not None:
-        raise BadInput("whose workers or endpoints?", hint="name the machine: `qmesh set NAME ...`")
+        raise BadInput(
+            "--workers and --endpoint are for one machine, and no machine is named",
+            hint="name it: `qmesh set NAME OPTIONS`",
+        )
     options = MeshOptions(
         node=node,
         base_port=worker_base_port,

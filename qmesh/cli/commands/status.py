@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.commands.status import CoreRange, MachineStatus, Status, status
+from qmesh.cli.core_text import format_core_range
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.host.state.directory import State
 from qmesh.mesh.printable import escape_text
@@ -30,15 +31,17 @@ _TITLES = (
 
 
 def command(
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")
+    ] = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
     """Show every machine of the mesh, and which workers answer.
 
-    The control node dials every worker, and knows all handshakes and counters; a worker machine sees
-    its own. `in` and `out` are what this machine received from that one, and sent to it, through the
-    tunnel.
+    The control node dials every worker, and knows all handshakes and counters; a worker machine knows
+    only its own. `in` and `out` are what this machine received from that machine, and sent to it,
+    through the tunnel.
     """
     if watch:
         _watch_status(State(state), as_json=as_json)
@@ -85,7 +88,10 @@ def _render_silent_workers(facts: Status) -> Iterator[str]:
         if silent and machine.workers is not None:
             cores = tuple(each.core for each in silent)
             restart = restart_command(cores, are_all=machine.workers.alive == 0)
-            yield f"silent: core {format_port_ranges(cores)} of {machine.name}; there: {restart}"
+            yield (
+                f"silent: core{'s' * (len(cores) > 1)} {format_port_ranges(cores)} of {machine.name};"
+                f" on {machine.name}: {restart}"
+            )
 
 
 def _render_row(machine: MachineStatus) -> tuple[str, ...]:
@@ -94,7 +100,7 @@ def _render_row(machine: MachineStatus) -> tuple[str, ...]:
         machine.state,
         machine.address,
         machine.endpoint or "-",
-        _render_cores(machine.cores),
+        _render_cores(machine.cores, state=machine.state),
         format_port_ranges(machine.ports) or "-",
         "-" if machine.workers is None else f"{machine.workers.alive} of {len(machine.ports)}",
         _render_latency(machine),
@@ -109,10 +115,12 @@ def _render_latency(machine: MachineStatus) -> str:
     return "-" if latency is None else f"{latency * 1000:.1f} ms"
 
 
-def _render_cores(cores: CoreRange) -> str:
-    if cores.first is None or cores.count is None:
-        return "-" if cores.count is None else f"{cores.count} to come"
-    return f"{cores.first}-{cores.first + cores.count - 1}"
+def _render_cores(cores: CoreRange, *, state: str) -> str:
+    if cores.count is None:
+        return "-"
+    if cores.first is None:
+        return f"{cores.count} after {'resume' if state == 'paused' else 'join'}"
+    return format_core_range(cores.first, cores.count)
 
 
 def _render_duration(seconds: float) -> str:

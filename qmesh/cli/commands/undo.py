@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from qmesh.agent.commands.undo import roll_back_now
+from qmesh.agent.commands.undo import has_pending_rollback, roll_back_now
 from qmesh.cli.entrypoints import exec_resident
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh undo --now", "systemctl status qmesh-undo    (where systemd runs)")
 
+_ROLLED_BACK: Final = "this machine was rolled back to its state before `apply --confirm`"
+_NOTHING: Final = "nothing to undo: no change waits to be confirmed"
+
 
 def command(
-    now: Annotated[bool, typer.Option("--now", help="Do not wait any longer.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Roll back now, without waiting.")] = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Put back what `apply --confirm` did and nobody confirms.
+    """Roll back what `apply --confirm` did.
 
-    Without `--now` it is the process that waits until the time is over: `apply --confirm` starts it by
-    itself, with systemd where that runs.
+    With `--now` at once. Without it, this is the process that waits until the time to confirm is over:
+    `apply --confirm` starts it, with systemd where that runs.
     """
-    if now:
-        undone = roll_back_now(State(state))
-        print_answer(
-            {"undone": undone}, as_json=as_json, text=lambda _: "put back" if undone else "nothing to undo"
-        )
-        return
-    exec_resident("undo", state)
+    if not now and has_pending_rollback(State(state)):
+        exec_resident("undo", state)
+    undone = now and roll_back_now(State(state))
+    print_answer({"undone": undone}, as_json=as_json, text=lambda _: _ROLLED_BACK if undone else _NOTHING)

@@ -30,7 +30,7 @@ log = logging.getLogger("qmesh")
 EXAMPLES = (
     "qmesh uninstall",
     "qmesh uninstall --delete-state",
-    "qmesh uninstall --delete-state --yes control",
+    "qmesh uninstall --delete-state --yes fra-1",
 )
 
 _MOST_SHOWN = 10
@@ -51,14 +51,14 @@ def command(
         bool,
         typer.Option(
             "--delete-state",
-            help="Delete the state directory too: this machine's keys, on the control node the mesh.",
+            help="Delete the state directory too: this machine's keys, and on the control node the mesh.",
         ),
     ] = False,
     yes: Annotated[
         str | None,
         typer.Option(
             "--yes",
-            help="This machine's name, so that --delete-state on a control node does not ask for it.",
+            help="This machine's name; then --delete-state on a control node does not ask for it.",
             metavar="NAME",
             show_default=False,
         ),
@@ -66,24 +66,29 @@ def command(
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Take qmesh off this machine, and tell what is open then.
+    """Remove qmesh from this machine, and show which ports are open then.
 
-    Ends the node's units and the agent, removes tunnel, guard, reserved ports and units. Units that
-    were edited are stopped and kept, and config.yml stays as it is. Cut off, run it again.
+    It stops the node's units and the agent, and removes tunnel, guard, reserved ports and units. Units
+    that were edited are stopped and kept, and config.yml stays as it is. If it was interrupted, run it
+    again.
 
     With --delete-state, on a control node that has members, it asks for that machine's name: without a
     backup the mesh is gone.
     """
     where = State(state)
     if yes is not None and read_own_name(where) not in {yes, None}:
-        raise BadInput(f"this machine is not {quote_text(yes)}", hint="is this the machine that you mean?")
+        raise BadInput(
+            f"this machine is not {quote_text(yes)}", hint="check that you are logged in to the right machine"
+        )
     stake = find_state_loss(where) if delete_state else None
     if stake is not None and yes is None:
         _confirm_deletion(stake, as_json=as_json)
     done = uninstall(where, delete_state=delete_state)
     _warn_of_open_ports(done)
     if str(where.directory) in done.kept:
-        log.info("the state is kept: `qmesh apply` takes this machine up again, `--delete-state` deletes it")
+        log.info(
+            "the state is kept: `qmesh apply` uses it again, `qmesh uninstall --delete-state` deletes it"
+        )
     facts = UninstallAnswer(
         Steps.from_steps(done.steps).steps, done.deleted, done.kept, done.ports, done.listeners
     )
@@ -94,7 +99,7 @@ def _confirm_deletion(stake: StateLoss, *, as_json: bool) -> None:
     """Have the control node's name typed. Raises BadInput where it is not."""
     refusal = BadInput(
         f"{stake.name} is the control node: {_render_loss(stake)}",
-        hint=f"`qmesh backup FILE` first; then `--yes {stake.name}`, or type that name when asked",
+        hint=f"run `qmesh backup FILE` first; then pass `--yes {stake.name}`, or type that name when asked",
     )
     if as_json:
         raise refusal
@@ -105,16 +110,16 @@ def _confirm_deletion(stake: StateLoss, *, as_json: bool) -> None:
 
 def _render_loss(stake: StateLoss) -> str:
     if stake.members is None:
-        whom = "its registry cannot be read, and whoever is a member loses the mesh with it"
+        whom = "its registry cannot be read, and every member loses the mesh with it"
     elif len(stake.members) == 1:
-        whom = f"one member, {stake.members[0]}, loses its mesh with it"
+        whom = f"{stake.members[0]} loses its mesh with it"
     else:
         shown, more = stake.members[:_MOST_SHOWN], len(stake.members) - _MOST_SHOWN
         listed = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-        whom = f"{len(stake.members)} members lose their mesh with it, {listed}"
+        whom = f"{len(stake.members)} members lose their mesh with it: {listed}"
     last = stake.backed_up
     if last is None:
-        return f"{whom}; no backup of it is known"
+        return f"{whom}; qmesh knows of no backup"
     made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.at))
     now = "" if stake.revision is None else f", it is {stake.revision} now"
     return f"{whom}; the last backup was made {made}, of revision {last.revision}{now}"
@@ -123,12 +128,12 @@ def _render_loss(stake: StateLoss) -> str:
 def _warn_of_open_ports(done: UninstallResult) -> None:
     if done.ports:
         log.warning(
-            "worker ports %s are OPEN to whoever reaches this machine; %s",
+            "worker ports %s are OPEN to any machine that reaches this one; %s",
             format_port_ranges(done.ports),
-            "there listen:" if done.listeners else "nothing listens there now",
+            "these programs listen there:" if done.listeners else "no program listens there now",
         )
     for each in done.listeners:
-        program = f"{each.program} (process {each.process})" if each.process else "a process unknown"
+        program = f"{each.program} (process {each.process})" if each.process else "unknown program"
         log.warning("  %s port %d at %s: %s", each.protocol, each.port, each.address, program)
 
 
@@ -138,4 +143,4 @@ def _render_lines(done: UninstallResult) -> Iterator[str]:
     yield from (f"{'deleted':<16} {path}" for path in done.deleted)
     yield from (f"{'kept':<16} {path}" for path in done.kept)
     if not (done.steps or done.deleted or done.kept):
-        yield "nothing of qmesh is on this machine"
+        yield "nothing to do: this machine has nothing of qmesh"

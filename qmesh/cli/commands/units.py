@@ -53,20 +53,22 @@ def command(
 ) -> None:
     """Write systemd units for the agent, the boot guard and the node.
 
-    One template unit runs each data worker, and a target all of this machine's. Only what changed is
-    written. A unit that was edited is kept, and the exit code is 1.
+    One template unit runs each data worker, and one target all workers of this machine. Only what
+    changed is written. A unit that was edited is kept, and the exit code is 1.
     """
     if program is None:
         program = find_installed_program(directory or UNIT_DIRECTORY) or DEFAULT_PROGRAM
     if not program.startswith("/"):
-        raise BadInput("--program is not an absolute path", hint="systemd wants one, such as /root/node/node")
+        raise BadInput(
+            "--program is not an absolute path", hint="pass an absolute path, such as /root/node/node"
+        )
     texts = render_units(State(state), program=program)
     if not Path(program).is_file():
-        log.warning("there is no program %s: say where the node's is, with --program", program)
+        log.warning("there is no program %s: pass the path of the node's program with --program", program)
     done, removed = UpdatedUnits((), ()), tuple[int, ...]()
     if directory is not None:
         if not directory.is_dir():
-            raise BadInput(f"there is no directory {directory}", hint="/etc/systemd/system is the usual one")
+            raise BadInput(f"there is no directory {directory}", hint="use `--write /etc/systemd/system`")
         done = update_units(texts, directory)
         _log_written_units(directory, done)
         removed = find_removed_workers(State(state))
@@ -79,7 +81,7 @@ def command(
 def _log_written_units(directory: Path, done: UpdatedUnits) -> None:
     for name in done.kept:
         log.warning(
-            "kept %s, which was edited; for changes of your own use `systemctl edit %s`,"
+            "kept %s, which was edited; make your changes with `systemctl edit %s` instead,"
             " delete that file, and run this again",
             directory / name,
             name.partition(".d/")[0],
@@ -87,7 +89,7 @@ def _log_written_units(directory: Path, done: UpdatedUnits) -> None:
     if done.written:
         log.info("wrote %s; run `systemctl daemon-reload`", ", ".join(done.written))
     elif not done.kept:
-        log.info("the units in %s are as they have to be", directory)
+        log.info("nothing to do: the units in %s are up to date", directory)
 
 
 def _render_text(texts: Mapping[str, str]) -> str:

@@ -120,4 +120,6 @@ def read_whole_dump(dump: Callable[[], tuple[list[T], bool]]) -> list[T]:
         messages, torn = dump()
         if not torn:
             return messages
-    raise KernelRefused("the kernel's tables change too fast to be read", hint="run the same command again in a minute")
+    raise KernelRefused(
+        "the kernel's tables change too fast to be read", hint="run the same command again in a minute"
+    )

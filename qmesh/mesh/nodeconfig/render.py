@@ -64,8 +64,8 @@ def render_config(inventory: Inventory, name: str, config: str | ParsedConfig | 
     count = sum(len(setting.values) for setting in wanted)
     if count > MAX_NODES:
         raise BadInput(
-            f"config.yml would hold {count} values, and is not read beyond {MAX_NODES}",
-            hint="make two meshes of so many workers",
+            f"config.yml would have {count} values; qmesh reads at most {MAX_NODES}",
+            hint="split this many workers into two meshes",
         )
     if config is None:
         secrets = dict.fromkeys(profile_facts(profile).secrets, NOT_SHOWN)
@@ -90,7 +90,7 @@ def render_config_for(inventory: Inventory, name: str, own: str | None) -> Parse
         if value is None:
             raise BadInput(
                 f"a worker of node {profile} needs {path}, and this machine's config.yml has none",
-                hint="run this on the control node, with --config naming the node's config directory",
+                hint="run this on the control node, and pass the node's config directory with --config",
             )
         secrets[path] = value
     return build_minimal_config(profile, wanted, secrets=secrets)
@@ -114,7 +114,8 @@ def refuse_newer_config(profile: Profile, found: Profile | None) -> None:
     if PROFILES.index(found) > PROFILES.index(profile):
         raise BadInput(
             f"the mesh is for node {profile}, but this config.yml is of node {found}, which ignores its list",
-            hint=f"`qmesh set --node {found}` on the control node; or name the right directory with --config",
+            hint=f"run `qmesh set --node {found}` on the control node; or pass the right directory with"
+            " --config",
         )
 
 
@@ -126,15 +127,15 @@ def refuse_new_config(inventory: Inventory, name: str, missing: str) -> None:
     control, known = inventory.control, profile_facts(inventory.node)
     if name == control:
         raise BadInput(
-            f"{missing}, and a new one would be a node with a new identity",
-            hint="name the directory of the node's own config.yml with --config, or start the node once",
+            f"{missing}, and a new one would give the node a new identity",
+            hint="pass the directory of the node's own config.yml with --config, or start the node once",
         )
     if known.secrets:
         keys = ", and the node's keys.yml beside it" if known.key_store else ""
         raise BadInput(
             f"{missing}, and a worker of node {known.profile} needs {' and '.join(known.secrets)}",
-            hint=f"`qmesh render-config --for {name} -o config.yml` on {control} makes one;"
-            f" put it there{keys}, then `qmesh render-config --write --config DIR` here",
+            hint=f"run `qmesh render-config --for {name} -o config.yml` on {control}; copy it to DIR"
+            f" here{keys}, then run `qmesh render-config --write --config DIR`",
         )
 
 

@@ -72,8 +72,8 @@ def make_request(state: State, text: str, wish: JoinOptions) -> JoinRequestResul
         refuse_another_mesh(state, invitation.mesh, invitation.name)
         if is_member(state, invitation.derived_keys.identifier):
             raise BadInput(
-                f"this machine is {invitation.name} of mesh {invitation.mesh} already",
-                hint="there is nothing to ask for; see it with `qmesh status`",
+                f"this machine is already {invitation.name} of mesh {invitation.mesh}",
+                hint="nothing to do; see it with `qmesh status`",
             )
         handle_leftovers(state, take_over=wish.take_over)
         joiner = build_joiner(state, invitation, options)
@@ -164,12 +164,13 @@ def _become_member(state: State, answer: JoinAnswer) -> None:
     if asked is None:
         raise BadInput(
             "no request of this machine waits for an answer",
-            hint="`qmesh join --offline` with the invitation writes one, the same as before if there was one",
+            hint="run `qmesh join --offline` with the invitation: it writes a request, the same as before"
+            " if there was one",
         )
     if answer.identifier != asked.redemption.identifier:
         raise EnrolmentRefused(
             "this answer is to another request",
-            hint="`qmesh admit` the request that was written here last, and use that answer",
+            hint="run `qmesh admit` with the request that was written here last, and use its answer",
         )
     octets = decrypt_answer(answer, asked.preshared_key)
     offered = _verify_stored(octets, asked)
@@ -187,7 +188,7 @@ def _refuse_another_key(state: State, asked: SentRequest) -> None:
     if key is None or derive_public_key(key) != asked.redemption.public_key:
         raise StateUnreadable(
             f"{state.private_key_file} is not the key that the request was made with",
-            hint="restore it; or ask for a new invitation, of a member `qmesh invite NAME --replace`",
+            hint="restore that file, or use a new invitation (for a member: `qmesh invite NAME --replace`)",
         )
 
 
@@ -200,8 +201,9 @@ def _refuse_older_membership(state: State, asked: SentRequest, offered: Inventor
         return
     if held is not None and is_newer_membership(offered, held):
         raise EnrolmentRefused(
-            f"this answer is of revision {offered.revision}, and revision {held.revision} is held here",
-            hint="`qmesh admit` the same request again, and use that answer",
+            f"this answer is of revision {offered.revision}, but this machine has revision {held.revision}"
+            " already",
+            hint="run `qmesh admit` with the same request again, and use its answer",
         )
 
 

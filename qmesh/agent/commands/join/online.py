@@ -74,9 +74,9 @@ def _refuse_other_options(here: Local, wish: JoinOptions) -> None:
     )
     if differs:
         raise BadInput(
-            f"this machine is a member already, with another {differs}",
-            hint="leave the option out; or `qmesh uninstall --delete-state`, which opens the worker ports,"
-            f" and {JOIN_ANEW}",
+            f"this machine is already a member, with another {differs}",
+            hint="leave the option out; or run `qmesh uninstall --delete-state`, which opens the worker"
+            f" ports; then {JOIN_ANEW}",
         )
 
 

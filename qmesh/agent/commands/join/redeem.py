@@ -1,4 +1,4 @@
-"""Redeeming an invitation: knock by every way until the control node answers."""
+"""Redeeming an invitation: knock at every endpoint until the control node answers."""
 
 from __future__ import annotations
 
@@ -106,13 +106,15 @@ def redeem_invitation(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes
             answer = client.redeem(message, connect_s=attempt.patience_s, read_s=_ANSWER_S)
         except ControlNodeUnavailable as silent:
             may_be_known[0] |= silent.was_reached  # it may have admitted us, and its answer is lost
-            log.info("no answer by way of %s yet: %s ...", attempt.endpoint, silent)
+            log.info("no answer via %s yet: %s ...", attempt.endpoint, silent)
         else:
             return answer, attempt.endpoint
     tried = ", ".join(str(endpoint) for endpoint in invitation.endpoints)
     raise EnrolmentRefused(
         f"the control node does not answer at {tried}",
-        hint="is its UDP port open, does its firewall let the tunnel in, its agent run, is this one unused?",
+        hint="on the control node, run `qmesh invite --list`: does it still show this invitation? If so,"
+        " check there:"
+        f" UDP port {invitation.endpoints[0].port} open, firewall allows qmesh0, `systemctl status qmesh`",
     )
 
 
@@ -125,7 +127,7 @@ def _generate_attempts(joiner: Joiner, may_be_known: list[bool]) -> Iterator[Att
     found = {endpoint: dns.resolve_addresses(endpoint) for endpoint in invitation.endpoints}
     for endpoint, addresses in found.items():
         if not addresses:
-            log.warning("%s cannot be looked up in DNS here", endpoint.host)
+            log.warning("DNS has no address for %s on this machine", endpoint.host)
     of: dict[Endpoint, Endpoint] = {}
     for endpoint, addresses in found.items():
         for address in addresses:

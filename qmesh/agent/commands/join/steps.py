@@ -132,7 +132,7 @@ def is_member(state: State, identifier: str | None) -> bool:
     except StateUnreadable as error:
         if files.read_mode(state.signing_key_file) is not None:
             raise
-        log.info("%s: the control node is asked for it", error.message)
+        log.info("%s: asking the control node for it", error.message)
         return False
     return identifier is None or not here.has_handed_over
 
@@ -169,7 +169,7 @@ def refuse_collisions(state: State, network: str, interface: str, listen_port: i
     networks.refuse_collision(
         network,
         routes.list_occupied_networks(interface),
-        hint="make the mesh anew with another --network, or take that network off this machine",
+        hint="remove that network from this machine; or make a new mesh: `qmesh init --network NETWORK`",
     )
     refuse_occupied(state, interface, listen_port)
 
@@ -181,8 +181,8 @@ def refuse_another_mesh(state: State, mesh: str, name: str) -> None:
         if settings is None or (settings.mesh, settings.name) == (mesh, name):
             return
         raise BadInput(
-            f"this machine is {settings.name} of mesh {settings.mesh} already",
-            hint="a machine is in one mesh only, under one name; see it with `qmesh status`",
+            f"this machine is already {settings.name} of mesh {settings.mesh}",
+            hint="a machine can be in one mesh only, with one name; see it with `qmesh status`",
         )
 
 
@@ -214,7 +214,8 @@ def refuse_unlisted_machine(inventory: Inventory, name: str, address: str, publi
     """Raise EnrolmentRefused unless the mesh has a machine with this name, address and key."""
     if (name, address, public_key) not in ((me.name, me.address, me.public_key) for me in inventory.machines):
         raise EnrolmentRefused(
-            f"the control node has no machine {name} with this key", hint="ask for a new invitation"
+            f"the control node has no machine {name} with this key",
+            hint=f"make a new invitation on the control node: `qmesh invite {name}`",
         )
 
 
@@ -252,7 +253,7 @@ def write_config(state: State, here: Local) -> None:
         log.warning("the node's config.yml was not written: %s", error.message)
         log.warning("hint: %s", error.hint)
     else:
-        log.info("%s %s", "wrote the worker list to" if changed else "the worker list is as desired:", path)
+        log.info("%s %s", "wrote the worker list to" if changed else "the worker list is up to date in", path)
 
 
 def _write_config_file(state: State, here: Local) -> tuple[Path, bool]:
