@@ -107,7 +107,7 @@ def test_join_says_in_one_message_what_is_left_over_and_takes_it_over_with_the_p
         f"holds its guard (process {holder})",
         "closes ports 40003-40004",
         "tunnel qmesh0 (UDP port 51820)",
-        "hint: --take-over",
+        "hint: use --take-over",
     ):
         assert part in said, said
     assert qmesh(member, "join", "again", "--config", CONFIG, "--take-over", timeout=60).returncode == 0

@@ -88,7 +88,7 @@ def test_another_users_config_where_somebody_happens_to_be_is_neither_taken_nor_
     assert settings(machine)["config_directory"] is None
     done = machine.run(["sh", "-c", f"cd {HOME} && exec qmesh render-config --write"], check=False)
     assert done.returncode == 2
-    assert "name its directory with --config" in done.stderr
+    assert "pass its directory with --config" in done.stderr
     qmesh(machine, "render-config", "--write", "--config", CONFIG)
     assert (settings(machine)["config_directory"], settings(machine)["config_owner"]) == (CONFIG, USER)
 

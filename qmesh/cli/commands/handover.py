@@ -27,9 +27,7 @@ EXAMPLES = (
 def command(
     name: Annotated[
         str | None,
-        typer.Argument(
-            help="The member that will be the control node.", metavar="NAME", show_default=False
-        ),
+        typer.Argument(help="The member that will be the control node.", metavar="NAME", show_default=False),
     ] = None,
     wait: Annotated[
         int, typer.Option(min=5, max=86400, help="Seconds to wait until every member is ready.")
