@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.host.network.netlink_messages import HEADER, parse_attributes, parse_messages
+from qmesh.host.network.netlink_messages import HEADER, MOST_OCTETS, parse_attributes, parse_messages
 from qmesh.mesh.guard import HELD, TABLE
 
 _NETLINK_NETFILTER: Final = 12
@@ -25,7 +25,6 @@ _OUR_TABLES: Final = frozenset(name.encode() + b"\0" for name in (TABLE, HELD))
 _PROCESS, _PROGRAM = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
 _PAYLOAD: Final = HEADER.size + 4  # struct nfgenmsg
 _PID: Final = struct.Struct(">I")
-_MOST_OCTETS: Final = 1 << 17
 
 
 class Notice(msgspec.Struct, frozen=True):
@@ -76,7 +75,7 @@ def receive_datagrams(notices: socket.socket) -> Iterator[bytes | None]:
     """What has arrived, by datagrams; None where some were lost: the kernel keeps so many."""
     while True:
         try:
-            yield notices.recv(_MOST_OCTETS)
+            yield notices.recv(MOST_OCTETS)
         except BlockingIOError:
             return
         except OSError as error:
