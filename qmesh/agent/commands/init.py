@@ -28,7 +28,7 @@ from qmesh.host.state.documents import Settings
 from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh import networks
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.machine import Machine, validate_worker_count
+from qmesh.mesh.machine import Machine, count_default_workers, validate_worker_count
 from qmesh.mesh.nodeconfig import profile_facts
 from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
 from qmesh.mesh.values import (
@@ -109,7 +109,9 @@ def _plan_new_mesh(wish: InitOptions, directory: ConfigDirectory | None) -> NewM
         public_key=_NO_KEY,
         address=networks.find_lowest_free_address(network, ()),
         workers=validate_worker_count(
-            count_default_workers(wish.reserve) if wish.workers is None else wish.workers
+            count_default_workers(len(os.sched_getaffinity(0)), wish.reserve)
+            if wish.workers is None
+            else wish.workers
         ),
         endpoints=tuple(Endpoint.parse(text, default_port=listen_port) for text in wish.endpoints),
     )
@@ -145,19 +147,6 @@ def _find_service_port() -> int:
         f"TCP ports {first} to {last} are all in use on this machine, and members are to be served at one",
         hint=f"see by whom with `ss -ltnp sport '>=' :{first} and sport '<=' :{last}`",
     )
-
-
-def count_default_workers(reserve: int | None) -> int:
-    """A data worker for each core but those that the control process keeps: one, unless it is said."""
-    there = len(os.sched_getaffinity(0))
-    if reserve is None:
-        return max(1, there - 1)
-    if not 0 <= reserve < there:
-        raise BadInput(
-            f"{reserve} of {there} cores cannot be left to the control process",
-            hint=f"--reserve goes from 0 to {there - 1} here; or say --workers",
-        )
-    return there - reserve
 
 
 def _choose_network(given: str | None, interface: str) -> str:

@@ -75,6 +75,14 @@ def verify_membership(signed: SignedMembership, verification_key: bytes, *, mesh
     return inventory
 
 
+def refuse_unlisted_machine(inventory: Inventory, name: str, address: str, public_key: str) -> None:
+    """Raise EnrolmentRefused unless the mesh has a machine with this name, address and key."""
+    if (name, address, public_key) not in ((me.name, me.address, me.public_key) for me in inventory.machines):
+        raise EnrolmentRefused(
+            f"the control node has no machine {name} with this key", hint="ask for a new invitation"
+        )
+
+
 def is_newer_membership(held: Inventory, offered: Inventory) -> bool:
     """Whether a believed membership replaces the one that is held: only a higher revision does."""
     return offered.revision > held.revision

@@ -24,7 +24,6 @@ from qmesh.agent.commands.join.steps import (
     refuse_another_mesh,
     refuse_collisions,
     refuse_control,
-    refuse_unlisted_machine,
     save_membership,
     state_without_tunnel,
     write_config,
@@ -42,7 +41,12 @@ from qmesh.host.state.documents import SentRequest, Settings
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.protocol.enrolment import build_redemption, derive_public_key, parse_invitation
 from qmesh.mesh.protocol.file_exchange import JoinAnswer, JoinRequest, decrypt_answer, parse_answer
-from qmesh.mesh.protocol.membership import decode_membership, is_newer_membership, verify_membership
+from qmesh.mesh.protocol.membership import (
+    decode_membership,
+    is_newer_membership,
+    refuse_unlisted_machine,
+    verify_membership,
+)
 
 _CONFIRM_S = 2.0
 """Seconds: where files are carried, most often nobody answers yet."""

@@ -19,7 +19,6 @@ from qmesh.agent.commands.join.steps import (
     is_member,
     refuse_another_mesh,
     refuse_control,
-    refuse_unlisted_machine,
     save_membership,
     state_without_tunnel,
     write_config,
@@ -34,7 +33,13 @@ from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.mesh.protocol.enrolment import parse_invitation
-from qmesh.mesh.protocol.membership import apply_update, encode_membership, read_update, verify_membership
+from qmesh.mesh.protocol.membership import (
+    apply_update,
+    encode_membership,
+    read_update,
+    refuse_unlisted_machine,
+    verify_membership,
+)
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import Endpoint
 

@@ -18,7 +18,7 @@ from qmesh.host.network import dns, routes
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import UnfinishedRedemption
 from qmesh.mesh.desired import host_network
-from qmesh.mesh.endpoints import sort_by_locality
+from qmesh.mesh.endpoints import ROUNDS, attempt_wait_s, sort_by_locality
 from qmesh.mesh.mtu import LEAST_MTU
 from qmesh.mesh.plan import CreateTunnel, plan_steps
 from qmesh.mesh.protocol.enrolment import Invitation, build_redemption, derive_permanent_preshared_key
@@ -27,9 +27,6 @@ from qmesh.mesh.values import KEEPALIVE_S, Endpoint, InterfaceKind, Secret
 
 log = logging.getLogger("qmesh")
 
-_ROUNDS = 3
-_FEW = 4
-"""Endpoints for which there is time to wait twice as long."""
 _ANSWER_S = 5.0
 
 
@@ -134,20 +131,10 @@ def _generate_attempts(joiner: Joiner, may_be_known: list[bool]) -> Iterator[Att
     routed = [way for way in order if routes.find_route(way.host, way.port) is not None]
     # Where no way leads anywhere, the control node may still call this machine.
     reachable = [(of[way], way) for way in routed or order]
-    for turn in range(_ROUNDS):
+    for turn in range(ROUNDS):
         for keys in (throwaway, own) if may_be_known[0] else (throwaway,):
             for number, (endpoint, address) in enumerate(reachable):
-                yield Attempt(*keys, endpoint, address, _attempt_wait_s(turn, number, len(reachable)))
-
-
-def _attempt_wait_s(turn: int, number: int, among: int) -> float:
-    """Seconds to wait for a connection. Once it is long enough for a control node behind NAT to call us.
-
-    Its WireGuard repeats a handshake after 5.
-    """
-    if turn == _ROUNDS - 1 and number == 0:
-        return 6.0
-    return 2.0 if turn and among <= _FEW else 1.0
+                yield Attempt(*keys, endpoint, address, attempt_wait_s(turn, number, len(reachable)))
 
 
 def _prepare_attempt(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:

@@ -16,7 +16,7 @@ from qmesh.agent.commands.join.redeem import Joiner
 from qmesh.agent.control_endpoint import use_nearest_endpoint
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.preconditions import refuse_occupied
-from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
+from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.client import Client
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -27,7 +27,6 @@ from qmesh.host.network import links, routes
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.mesh import networks, nodeconfig
-from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.protocol.enrolment import Invitation, derive_public_key
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import (
@@ -208,14 +207,6 @@ def save_membership(state: State, preshared: Secret, membership: bytes, settings
     files.write(state.membership_file, membership)
     state.save_key_rotation(None)  # after it: until then the key that it tells of is in no membership here
     state.save_settings(settings)
-
-
-def refuse_unlisted_machine(inventory: Inventory, name: str, address: str, public_key: str) -> None:
-    """Raise EnrolmentRefused unless the mesh has a machine with this name, address and key."""
-    if (name, address, public_key) not in ((me.name, me.address, me.public_key) for me in inventory.machines):
-        raise EnrolmentRefused(
-            f"the control node has no machine {name} with this key", hint="ask for a new invitation"
-        )
 
 
 def _wait_for_control_node(here: Local, linux: Linux, *, patience_s: float) -> None:
