@@ -1,15 +1,51 @@
-"""Guard and tunnel brought up as the mesh has them: the end of `init`, `join` and `restore`."""
+"""What `init`, `join` and `restore` have in common: their options, and at the end guard and tunnel."""
 
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
+
+import msgspec
 
 from qmesh.agent.converge import converge, plan_steps_without_dns, revert_on_failure
 from qmesh.agent.local import Local, linux_for, with_tunnel_and_guard
+from qmesh.agent.node_config import find_directory
 from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.errors import RemovedFromMesh
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
+from qmesh.host.state.documents import LocalOptions
+from qmesh.mesh.values import (
+    DEFAULT_INTERFACE,
+    DEFAULT_LISTEN_PORT,
+    Endpoint,
+    validate_interface_name,
+    validate_port,
+)
+
+
+class GivenOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command that makes this machine part of a mesh was asked for; None where it was left to qmesh.
+
+    take_over: also what an earlier qmesh left whose state is gone.
+    """
+
+    config: Path | None
+    listen_port: int | None
+    interface: str | None
+    take_over: bool = False
+
+
+def check_options(given: GivenOptions, *, endpoint: Endpoint | None = None) -> LocalOptions:
+    """The same, valid. endpoint: where WireGuard is reached, whose port it then has. Raises BadInput."""
+    directory = find_directory(given.config)
+    usual = DEFAULT_LISTEN_PORT if endpoint is None else endpoint.port
+    return LocalOptions(
+        interface=validate_interface_name(DEFAULT_INTERFACE if given.interface is None else given.interface),
+        listen_port=usual if given.listen_port is None else validate_port(given.listen_port, "listen port"),
+        config_directory=directory,
+        endpoint=endpoint,
+    )
 
 
 def bring_up(

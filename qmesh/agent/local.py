@@ -13,7 +13,7 @@ from qmesh.host.linux import Linux
 from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.mesh.changes import set_public_key
+from qmesh.mesh.changes import serve_until_succeeded, set_public_key
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.inventory import Inventory, worker_ports
 from qmesh.mesh.machine import Cores, Machine
@@ -103,20 +103,13 @@ def load_local(state: State) -> Local:
             mesh, preshared = registry.inventory(), registry.preshared_keys()
         return Local(
             settings,
-            _with_serving_control(settings, mesh),
+            serve_until_succeeded(mesh, settings.name),
             preshared,
             has_handed_over=mesh.control != settings.name,
         )
     inventory = read_held_membership(state, settings)
     preshared = _load_preshared_keys(state, settings, inventory)
     return Local(settings, _with_own_key(state, settings, inventory), preshared)
-
-
-def _with_serving_control(settings: Settings, inventory: Inventory) -> Inventory:
-    """The mesh, and until its new control node answers also as this one: by it the others know of that."""
-    if inventory.control == settings.name:
-        return inventory
-    return msgspec.structs.replace(inventory, control=settings.name, successor=inventory.control)
 
 
 def _load_preshared_keys(state: State, settings: Settings, inventory: Inventory) -> dict[str, Secret]:

@@ -107,6 +107,13 @@ def set_public_key(inventory: Inventory, name: str, public_key: str) -> Inventor
     return _change_inventory(inventory, machines=machines, stand_ins=others)
 
 
+def serve_until_succeeded(inventory: Inventory, name: str) -> Inventory:
+    """The mesh as control node `name` serves it until the next one answers: so the others learn of that."""
+    if inventory.control == name:
+        return inventory
+    return msgspec.structs.replace(inventory, control=name, successor=inventory.control)
+
+
 def set_successor(inventory: Inventory, name: str) -> Inventory:
     """The mesh with that member as the next control node. Raises BadInput where some could not reach it."""
     if name == inventory.control:

@@ -28,6 +28,10 @@ had WireGuard's new handshake after 15 s of silence.
 """
 INITIATION: Final = 148
 """Octets of the message by which WireGuard begins a handshake. Source: its protocol's page."""
+ROUNDS: Final = 3
+"""Times that a joining machine tries each of the control node's endpoints."""
+_FEW: Final = 4
+"""Endpoints for which there is time to wait twice as long."""
 FRESH_S: Final = 180
 """Seconds that a handshake counts as fresh. Source: WireGuard's REJECT_AFTER_TIME."""
 
@@ -86,6 +90,16 @@ def sort_by_latency(ways: Sequence[Endpoint], times: Mapping[Endpoint, float]) -
     nearest = [way for way in ways if times.get(way, fastest + 1) <= fastest + NOISE_S][:1]
     others = sorted((way for way in ways if way in times), key=lambda way: times[way])
     return tuple(dict.fromkeys((*nearest, *others, *ways)))
+
+
+def attempt_wait_s(turn: int, number: int, among: int) -> float:
+    """Seconds to wait for a connection. Once it is long enough for a control node behind NAT to call us.
+
+    Its WireGuard repeats a handshake after 5.
+    """
+    if turn == ROUNDS - 1 and number == 0:
+        return 6.0
+    return 2.0 if turn and among <= _FEW else 1.0
 
 
 class ControlNodeActivity(msgspec.Struct, frozen=True):

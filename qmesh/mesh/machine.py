@@ -120,3 +120,18 @@ def validate_worker_count(number: int) -> int:
         f"{number} is not a number of workers",
         hint="a machine runs from 1 to 65535 data workers, one per core",
     )
+
+
+def count_default_workers(there: int, reserve: int | None) -> int:
+    """A data worker for each core but those that the control process keeps: one, unless it is said.
+
+    there: the machine's cores. Raises BadInput.
+    """
+    if reserve is None:
+        return max(1, there - 1)
+    if not 0 <= reserve < there:
+        raise BadInput(
+            f"{reserve} of {there} cores cannot be left to the control process",
+            hint=f"pass --reserve with a number from 0 to {there - 1}, or pass --workers",
+        )
+    return there - reserve

@@ -18,6 +18,7 @@ from qmesh.mesh.changes import (
     refuse_control_replacement,
     remove_machine,
     resume_machine,
+    serve_until_succeeded,
     set_endpoints,
     set_mesh_options,
     set_public_key,
@@ -274,3 +275,11 @@ def test_the_control_node_is_not_replaced():
     for name in ("a", "nobody"):
         with pytest.raises(BadInput):
             refuse_control_replacement(TUTORIAL, name)
+
+
+def test_a_control_node_that_handed_over_serves_until_the_next_one_answers():
+    assert serve_until_succeeded(TUTORIAL, TUTORIAL.control) is TUTORIAL
+    passed = msgspec.structs.replace(TUTORIAL, control="b")
+    served = serve_until_succeeded(passed, "a")
+    assert (served.control, served.successor) == ("a", "b")
+    assert served.machines == passed.machines

@@ -16,7 +16,9 @@ from qmesh.mesh.endpoints import (
     INITIATION,
     MOST_ENDPOINTS,
     QUIET_S,
+    ROUNDS,
     ControlNodeActivity,
+    attempt_wait_s,
     choose_next_endpoint,
     choose_peer_endpoints,
     find_roamed_endpoints,
@@ -323,3 +325,9 @@ def test_a_peer_with_a_fresh_handshake_stays_where_wireguard_followed_it():
         assert find_roamed_endpoints(mesh(), counters, {"b": LAN}, now) == expected
     assert find_roamed_endpoints(mesh(), counted(1, ROAMED), {}, now) == {}
     assert find_stale_keys(counted(1, None), now) == {key(9)}
+
+
+def test_a_joining_machine_waits_longer_in_later_rounds_and_once_for_a_control_node_behind_nat():
+    few = [[attempt_wait_s(turn, number, 2) for number in range(2)] for turn in range(ROUNDS)]
+    assert few == [[1.0, 1.0], [2.0, 2.0], [6.0, 2.0]]
+    assert [attempt_wait_s(turn, 1, 5) for turn in range(ROUNDS)] == [1.0, 1.0, 1.0]

@@ -29,6 +29,7 @@ from qmesh.mesh.protocol.enrolment import (
     derive_invitation_keys,
     derive_permanent_preshared_key,
     derive_public_key,
+    parse_duration_s,
     parse_invitation,
     read_key_offer,
     read_redemption,
@@ -602,3 +603,16 @@ def test_a_key_that_is_offered_is_one() -> None:
         octets = msgspec.json.encode({"public_key": base64.b64encode(weak).decode()})
         with pytest.raises(EnrolmentRefused, match="cannot be used"):
             read_key_offer(octets)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("60s", 60), ("1m", 60), ("24h", 86400), ("30d", 30 * 86400), ("2592000s", 2592000)]
+)
+def test_an_invitation_is_good_for_a_minute_to_thirty_days(text, seconds):
+    assert parse_duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "59s", "31d", "24", "1w", "-1h", "024h", "1 h", "24h\n", "99999999m"])
+def test_no_other_time_is_one_for_which_an_invitation_is_good(text):
+    with pytest.raises(BadInput, match="is not a time for which an invitation can be good"):
+        parse_duration_s(text)

@@ -21,6 +21,7 @@ from qmesh.mesh.imports import (
     build_proposal,
     command_lines,
     find_machines_in_list,
+    list_config_notes,
     parse_machine_lines,
     render_script,
 )
@@ -467,3 +468,13 @@ def test_a_list_that_is_the_meshs_already_leaves_nothing_to_do():
     assert proposal.machines_to_join == ()
     assert proposal.notes == ()
     assert command_lines(proposal, ScriptOptions(init=False)) == ("qmesh render-config --write",)
+
+
+def test_a_config_that_does_not_tell_its_node_or_has_lists_that_count_nothing_is_told_of():
+    assert list_config_notes("engine:\n  fullProver: true\n", "2.0", is_sure=False) == ()
+    unsure = "config.yml does not tell the node's version: is it 2.0? if not, --node"
+    assert list_config_notes("p2p: {}\n", "2.0", is_sure=False) == (unsure,)
+    assert list_config_notes("p2p: {}\n", "2.0", is_sure=True) == ()
+    assert list_config_notes("dataWorkerMultiaddrs: []\n", "2.0", is_sure=True) == (
+        "config.yml, line 1, column 1: the node ignores dataWorkerMultiaddrs silently",
+    )

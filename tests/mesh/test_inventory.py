@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory, Worker, add_machine, admit_machine, list_workers, worker_ports
-from qmesh.mesh.machine import Cores, Machine
+from qmesh.mesh.machine import Cores, Machine, count_default_workers
 from qmesh.mesh.networks import find_lowest_free_address
 from qmesh.mesh.values import Endpoint
 
@@ -342,3 +342,16 @@ def test_e6_the_revision_grows_by_one_with_each_admission(history: list[Inventor
 def test_a_revision_that_cannot_be_is_refused(revision: int) -> None:
     with pytest.raises(BadInput, match="no revision"):
         mesh(A, revision=revision)
+
+
+@pytest.mark.parametrize(
+    ("there", "reserve", "workers"), [(8, None, 7), (1, None, 1), (1, 0, 1), (8, 0, 8), (8, 7, 1)]
+)
+def test_the_control_process_keeps_a_core_or_as_many_as_it_is_given(there, reserve, workers):
+    assert count_default_workers(there, reserve) == workers
+
+
+@pytest.mark.parametrize("reserve", [-1, 8, 4096])
+def test_what_leaves_no_worker_is_refused(reserve):
+    with pytest.raises(BadInput, match=f"{reserve} of 8 cores"):
+        count_default_workers(8, reserve)

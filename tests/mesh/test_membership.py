@@ -32,6 +32,7 @@ from qmesh.mesh.protocol.membership import (
     encrypt_held_revision,
     is_newer_membership,
     read_update,
+    refuse_unlisted_machine,
     sign_membership,
     verify_membership,
 )
@@ -345,3 +346,15 @@ def test_e6_what_is_no_difference_is_refused(part: bytes) -> None:
 def test_what_is_no_update_is_refused(octets: bytes) -> None:
     with pytest.raises(EnrolmentRefused, match="is not understood"):
         read_update(octets)
+
+
+def test_a_membership_is_for_the_machine_that_it_lists_with_its_name_address_and_key():
+    a, b = INVENTORY.machines[:2]
+    refuse_unlisted_machine(INVENTORY, a.name, a.address, a.public_key)
+    for name, address, public_key in (
+        ("x", a.address, a.public_key),
+        (a.name, b.address, a.public_key),
+        (a.name, a.address, b.public_key),
+    ):
+        with pytest.raises(EnrolmentRefused, match=f"has no machine {name} with this key"):
+            refuse_unlisted_machine(INVENTORY, name, address, public_key)

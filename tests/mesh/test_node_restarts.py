@@ -15,8 +15,13 @@ from qmesh.mesh.changes import (
     set_worker_count,
 )
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
-from qmesh.mesh.systemd.node_restarts import DueRestarts, find_due_restarts, is_managed_by_qmesh
+from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings, parse_config
+from qmesh.mesh.systemd.node_restarts import (
+    DueRestarts,
+    explain_restarts,
+    find_due_restarts,
+    is_managed_by_qmesh,
+)
 from qmesh.mesh.values import Endpoint
 from tests.mesh.test_changes import TUTORIAL, cluster
 
@@ -115,3 +120,16 @@ def test_no_list_and_no_sense_is_not_in_hand():
         restart=(4, 5, 6, 7)
     )
     assert find_due_restarts(HEAD, text(TUTORIAL, "b"), TUTORIAL, "b") == DueRestarts(restart=(4, 5, 6, 7))
+
+
+def test_what_is_to_be_restarted_is_said_in_words():
+    after = remove_machine(TUTORIAL, "b")
+    old = parse_config(text(TUTORIAL, "c"))
+    moved = "restart this machine's workers, then the control process on a: they read the list only"
+    assert explain_restarts(old, after, "c").startswith(moved)
+    assert explain_restarts(None, after, "c").startswith(moved)
+    stays = "no worker of this machine has moved; restart the control process, which reads the list only"
+    assert explain_restarts(old, after, "a").startswith(stays)
+    assert explain_restarts(parse_config("p2p:\n"), TUTORIAL, "a").startswith(
+        "restart this machine's workers"
+    )

@@ -23,7 +23,6 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent import backup_contents, node_config
-from qmesh.agent.commands import invite
 from qmesh.agent.daemon import supervisor
 from qmesh.errors import QmeshError
 from qmesh.host import api, registry
@@ -581,7 +580,7 @@ _TYPED: Final[tuple[Callable[[str], object], ...]] = (
     Endpoint.parse,
     partial(Endpoint.parse, default_port=None),
     nodeconfig.parse_multiaddr,
-    invite.parse_duration_s,
+    enrolment.parse_duration_s,
     partial(mtu.parse_mtu, network="10.77.0.0/20"),
 )
 
@@ -863,7 +862,7 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "typed",
-            (values, invite, endpoints),
+            (values, enrolment, endpoints),
             _typed,
             (
                 b"machine-a",

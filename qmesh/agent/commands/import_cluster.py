@@ -24,6 +24,7 @@ from qmesh.mesh.imports import (
     build_proposal,
     command_lines,
     find_machines_in_list,
+    list_config_notes,
     parse_machine_lines,
     render_script,
 )
@@ -145,21 +146,5 @@ def _read_machines(
     config = nodeconfig.parse_config(text)
     reading = find_machines_in_list(config, nodeconfig.read_workers(config, profile) or (), own_addresses)
     return msgspec.structs.replace(
-        reading, notes=(*_list_config_notes(config, profile, wish), *reading.notes)
+        reading, notes=(*list_config_notes(config, profile, is_sure=wish.node is not None), *reading.notes)
     )
-
-
-def _list_config_notes(
-    config: nodeconfig.ParsedConfig, profile: Profile, wish: ImportOptions
-) -> tuple[str, ...]:
-    found = nodeconfig.detect_profile(config)
-    unsure = (
-        ()
-        if found or wish.node
-        else (f"config.yml does not tell the node's version: {profile} is assumed; otherwise pass --node",)
-    )
-    ignored = (
-        f"config.yml, line {key.line}, column {key.column}: the node ignores {key.key} silently"
-        for key in nodeconfig.find_ignored_lists(config, profile)
-    )
-    return (*unsure, *ignored)

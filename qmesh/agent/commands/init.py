@@ -6,13 +6,11 @@ import ipaddress
 import logging
 import os
 import time
-from pathlib import Path
 
 import msgspec
 
-from qmesh.agent import node_config
 from qmesh.agent.agent_start import ensure_agent
-from qmesh.agent.bring_up import bring_up
+from qmesh.agent.bring_up import GivenOptions, bring_up, check_options
 from qmesh.agent.leftovers import handle_leftovers
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
 from qmesh.agent.node_config import choose_profile
@@ -24,21 +22,18 @@ from qmesh.host.firewall import nftables
 from qmesh.host.network import ports, routes
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import Settings
+from qmesh.host.state.documents import LocalOptions, Settings
 from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh import networks
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.machine import Machine, validate_worker_count
+from qmesh.mesh.machine import Machine, count_default_workers, validate_worker_count
 from qmesh.mesh.nodeconfig import profile_facts
 from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
 from qmesh.mesh.values import (
-    DEFAULT_INTERFACE,
-    DEFAULT_LISTEN_PORT,
     SERVICE_PORTS,
     Endpoint,
     Profile,
     normalize_ip_network,
-    validate_interface_name,
     validate_machine_name,
     validate_port,
 )
@@ -48,20 +43,16 @@ log = logging.getLogger("qmesh")
 _NO_KEY = "A" * 43 + "="
 
 
-class InitOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What `init` was asked for; None where it was left to qmesh. take_over: as of `join`."""
+class InitOptions(GivenOptions, frozen=True, kw_only=True):
+    """What `init` was asked for; None where it was left to qmesh."""
 
     name: str | None
     endpoints: tuple[str, ...]
     network: str | None
-    listen_port: int | None
     workers: int | None
     reserve: int | None = None
     node: Profile | None
     worker_base_port: int | None
-    config: Path | None
-    interface: str | None
-    take_over: bool = False
 
 
 def init(state: State, wish: InitOptions, *, apply: bool) -> JoinResult:
@@ -70,8 +61,8 @@ def init(state: State, wish: InitOptions, *, apply: bool) -> JoinResult:
     Raises BadInput before anything is written, or MachineRefused with everything put back.
     """
     check_user("init")
-    directory = node_config.find_directory(wish.config)
-    founding = _plan_new_mesh(wish, directory)
+    options = check_options(wish)
+    inventory = _plan_new_mesh(wish, options)
     if apply:
         nftables.run("list tables")
         wireguard.detect_tunnel_kind()
@@ -79,41 +70,31 @@ def init(state: State, wish: InitOptions, *, apply: bool) -> JoinResult:
     with lock_checked(state, "init"):
         if state.find_settings() is None:
             handle_leftovers(state, take_over=wish.take_over)
-            refuse_occupied(state, founding.interface, founding.listen_port)
-            _create_mesh(state, founding, apply=apply)
+            refuse_occupied(state, options.interface, options.listen_port)
+            _create_mesh(state, inventory, options, apply=apply)
         else:
-            _resume_init(state, wish, directory, apply=apply)
+            _resume_init(state, wish, options.config_directory, apply=apply)
         here = load_local(state)
     if apply:
         ensure_agent(state)
     return join_result(here)
 
 
-class NewMesh(msgspec.Struct, frozen=True, kw_only=True):
-    """A mesh about to be made: everything decided and valid, nothing written."""
-
-    inventory: Inventory
-    interface: str
-    listen_port: int
-    config_directory: ConfigDirectory | None
-
-
-def _plan_new_mesh(wish: InitOptions, directory: ConfigDirectory | None) -> NewMesh:
-    interface = validate_interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface)
-    listen_port = validate_port(
-        DEFAULT_LISTEN_PORT if wish.listen_port is None else wish.listen_port, "listen port"
-    )
-    network = _choose_network(wish.network, interface)
+def _plan_new_mesh(wish: InitOptions, options: LocalOptions) -> Inventory:
+    """The mesh that is about to be made: everything decided and valid, but for its identifier and the key."""
+    network = _choose_network(wish.network, options.interface)
     machine = Machine(
         name=validate_machine_name(wish.name if wish.name is not None else "control"),
         public_key=_NO_KEY,
         address=networks.find_lowest_free_address(network, ()),
         workers=validate_worker_count(
-            count_default_workers(wish.reserve) if wish.workers is None else wish.workers
+            count_default_workers(len(os.sched_getaffinity(0)), wish.reserve)
+            if wish.workers is None
+            else wish.workers
         ),
-        endpoints=tuple(Endpoint.parse(text, default_port=listen_port) for text in wish.endpoints),
+        endpoints=tuple(Endpoint.parse(text, default_port=options.listen_port) for text in wish.endpoints),
     )
-    profile = choose_profile(wish.node, directory)
+    profile = choose_profile(wish.node, options.config_directory)
     base_port = profile_facts(profile).base_port if wish.worker_base_port is None else wish.worker_base_port
     inventory = Inventory(
         mesh="",
@@ -126,13 +107,8 @@ def _plan_new_mesh(wish: InitOptions, directory: ConfigDirectory | None) -> NewM
         revision=1,
         machines=(machine,),
     )
-    msgspec.structs.replace(inventory, service_port=listen_port)  # nor may that be the node's
-    return NewMesh(
-        inventory=inventory,
-        interface=interface,
-        listen_port=listen_port,
-        config_directory=directory,
-    )
+    msgspec.structs.replace(inventory, service_port=options.listen_port)  # nor may that be the node's
+    return inventory
 
 
 def _find_service_port() -> int:
@@ -148,19 +124,6 @@ def _find_service_port() -> int:
     )
 
 
-def count_default_workers(reserve: int | None) -> int:
-    """A data worker for each core but those that the control process keeps: one, unless it is said."""
-    there = len(os.sched_getaffinity(0))
-    if reserve is None:
-        return max(1, there - 1)
-    if not 0 <= reserve < there:
-        raise BadInput(
-            f"{reserve} of {there} cores cannot be left to the control process",
-            hint=f"pass --reserve with a number from 0 to {there - 1}, or pass --workers",
-        )
-    return there - reserve
-
-
 def _choose_network(given: str | None, interface: str) -> str:
     occupied = routes.list_occupied_networks(interface)
     if given is None:
@@ -171,11 +134,11 @@ def _choose_network(given: str | None, interface: str) -> str:
     return network
 
 
-def _create_mesh(state: State, founding: NewMesh, *, apply: bool) -> None:
+def _create_mesh(state: State, inventory: Inventory, options: LocalOptions, *, apply: bool) -> None:
     """Write the state, the settings last: until they are there, an init may start over."""
     had_key = state.private_key() is not None
     try:
-        _write_state(state, founding)
+        _write_state(state, inventory, options)
         if apply:
             bring_up(state, load_local(state), revert=True)
     except BaseException:
@@ -183,28 +146,24 @@ def _create_mesh(state: State, founding: NewMesh, *, apply: bool) -> None:
         raise
 
 
-def _write_state(state: State, founding: NewMesh) -> None:
+def _write_state(state: State, inventory: Inventory, options: LocalOptions) -> None:
     private_key = state.ensure_private_key()
     verification_key = state.ensure_signing_key().public_key().public_bytes_raw()
-    machine = msgspec.structs.replace(
-        founding.inventory.control_node, public_key=derive_public_key(private_key)
-    )
+    machine = msgspec.structs.replace(inventory.control_node, public_key=derive_public_key(private_key))
     mesh = msgspec.structs.replace(
-        founding.inventory, mesh=compute_mesh_identifier(verification_key), machines=(machine,)
+        inventory, mesh=compute_mesh_identifier(verification_key), machines=(machine,)
     )
     Registry.create(state.registry_file, mesh, now=int(time.time()), user=find_invoking_user())
     settings = Settings(
+        **options.stored_fields(),
         mesh=mesh.mesh,
         name=machine.name,
         control=True,
-        interface=founding.interface,
-        listen_port=founding.listen_port,
         verification_key=verification_key,
         up=False,
         guarded=False,
     )
-    directory = founding.config_directory
-    state.save_settings(settings if directory is None else settings.with_node_directory(directory))
+    state.save_settings(settings)
 
 
 def _resume_init(state: State, wish: InitOptions, directory: ConfigDirectory | None, *, apply: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 
 import msgspec
@@ -20,13 +19,10 @@ from qmesh.host.system import background
 from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh.endpoints import list_candidate_endpoints
 from qmesh.mesh.machine import build_unknown_machine_error, describe_machine_at, validate_worker_count
-from qmesh.mesh.protocol.enrolment import Invitation
-from qmesh.mesh.values import Endpoint, quote_text, validate_machine_name
+from qmesh.mesh.protocol.enrolment import Invitation, parse_duration_s
+from qmesh.mesh.values import Endpoint, validate_machine_name
 
 log = logging.getLogger("qmesh")
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST_S = 30 * 86400
 
 
 class InviteOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,18 +33,6 @@ class InviteOptions(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str | None
     expires: str
     replace: bool = False
-
-
-def parse_duration_s(text: str) -> int:
-    """Seconds in `90s`, `30m`, `24h` or `7d`. Raises BadInput; a minute at least, 30 days at most."""
-    said = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", text)
-    seconds = int(said[1]) * _UNITS[said[2]] if said else 0
-    if not 60 <= seconds <= _LONGEST_S:
-        raise BadInput(
-            f"{quote_text(text)} is not a time that an invitation can be valid for",
-            hint="use a number and m, h or d, from 1m to 30d, such as 24h",
-        )
-    return seconds
 
 
 def invite(state: State, wish: InviteOptions) -> Invitation:

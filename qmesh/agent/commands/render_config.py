@@ -17,6 +17,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.nodeconfig import ParsedConfig
+from qmesh.mesh.systemd.node_restarts import explain_restarts
 from qmesh.mesh.values import SecretStruct
 
 log = logging.getLogger("qmesh")
@@ -40,6 +41,11 @@ class RenderedConfig(SecretStruct, frozen=True, kw_only=True):
     def is_changed(self) -> bool:
         """Whether it is not there as it should be."""
         return self.old is None or self.old.text != self.new.text
+
+    @property
+    def restart_advice(self) -> str:
+        """What has to be started anew on this machine for the new list to count."""
+        return explain_restarts(self.old, self.here.inventory, self.here.settings.name)
 
     @property
     def redacted_texts(self) -> tuple[str, str]:
@@ -102,22 +108,6 @@ def _warn_of_problems(directory: ConfigDirectory | None, config: ParsedConfig, h
                 problem.message,
                 problem.hint,
             )
-
-
-def restart_advice(rendered: RenderedConfig) -> str:
-    """What has to be started anew on this machine for the new list to count."""
-    here = rendered.here
-    old = () if rendered.old is None else nodeconfig.read_workers(rendered.old, here.inventory.node) or ()
-    numbers = here.inventory.core_numbers(here.settings.name)
-    moved = any(old[core - 1 : core] != rendered.workers[core - 1 : core] for core in numbers)
-    control = (
-        "the control process" if here.settings.control else f"the control process on {here.inventory.control}"
-    )
-    if moved:
-        return f"now restart this machine's workers, then {control}: they read the list only when they start"
-    return (
-        f"no worker of this machine has moved; now restart {control}: it reads the list only when it starts"
-    )
 
 
 def write_node_config(state: State, rendered: RenderedConfig) -> tuple[Path, bool]:

@@ -11,7 +11,6 @@ import typer
 from qmesh.agent.commands.render_config import (
     RenderedConfig,
     render_node_config,
-    restart_advice,
     write_config_copy,
     write_node_config,
 )
@@ -81,7 +80,7 @@ def _write_in_place(state: State, rendered: RenderedConfig, *, as_json: bool) ->
     )
     print_answer(facts, as_json=as_json, text=lambda _: done)
     if changed:
-        log.info("%s", restart_advice(rendered))
+        log.info("%s", rendered.restart_advice)
     find_removed_workers(state)
 
 

@@ -6,7 +6,7 @@ None can be built wrong: what was read from a file is as good as what was typed.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -46,6 +46,29 @@ def _check_directory(path: str | None) -> None:
             "the config directory is not an absolute path",
             hint="pass it with --config, as a path that begins with /",
         )
+
+
+class LocalOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a machine is part of a mesh, as its user said or qmesh chose; valid.
+
+    interface, listen_port: of the tunnel. endpoint: where its WireGuard is reached from outside.
+    config_directory: where the node has its config.yml; None while unknown.
+    """
+
+    interface: str
+    listen_port: int
+    config_directory: ConfigDirectory | None
+    endpoint: Endpoint | None = None
+
+    def stored_fields(self) -> dict[str, Any]:
+        """What `Settings` and `SentRequest` store of it, by name; the endpoint is in the mesh."""
+        directory = self.config_directory
+        return {
+            "interface": self.interface,
+            "listen_port": self.listen_port,
+            "config_directory": None if directory is None else str(directory.path),
+            "config_owner": None if directory is None else directory.owner,
+        }
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ from qmesh.mesh.imports.proposal import (
     ProposedMachine,
     build_proposal,
 )
-from qmesh.mesh.imports.worker_list import find_machines_in_list
+from qmesh.mesh.imports.worker_list import find_machines_in_list, list_config_notes
 
 __all__ = [
     "ExistingMachine",
@@ -33,6 +33,7 @@ __all__ = [
     "build_proposal",
     "command_lines",
     "find_machines_in_list",
+    "list_config_notes",
     "parse_machine_lines",
     "render_script",
 ]

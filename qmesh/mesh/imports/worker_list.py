@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from qmesh.errors import BadInput
 from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine, core_text, is_loopback_or_unspecified
-from qmesh.mesh.nodeconfig import parse_multiaddr
+from qmesh.mesh.nodeconfig import detect_profile, find_ignored_lists, parse_multiaddr
 from qmesh.mesh.nodeconfig.document import (
     Mapping,
     Mark,
@@ -17,6 +17,7 @@ from qmesh.mesh.nodeconfig.document import (
     parse_config,
 )
 from qmesh.mesh.nodeconfig.document import Sequence as Items
+from qmesh.mesh.values import Profile
 
 _BY_NAME = ("/dns/", "/dns4/", "/dns6/", "/dnsaddr/")
 _SLIP = "if one of them is a mistake, correct the list first"
@@ -132,3 +133,17 @@ def _note_duplicate_entries(listens: Sequence[tuple[str, int]]) -> Iterator[str]
                 f"{core_text(cores)}: all have {address} port {port}, where only one worker can listen;"
                 f" each counts as a worker and gets a port of its own: {_SLIP}"
             )
+
+
+def list_config_notes(config: str | ParsedConfig, profile: Profile, *, is_sure: bool) -> tuple[str, ...]:
+    """What to say of a config as such. is_sure: whether its user said the profile."""
+    unsure = (
+        ()
+        if is_sure or detect_profile(config)
+        else (f"config.yml does not tell the node's version: {profile} is assumed; otherwise pass --node",)
+    )
+    ignored = (
+        f"config.yml, line {key.line}, column {key.column}: the node ignores {key.key} silently"
+        for key in find_ignored_lists(config, profile)
+    )
+    return (*unsure, *ignored)

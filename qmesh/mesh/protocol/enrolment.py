@@ -14,6 +14,7 @@ import base64
 import hashlib
 import hmac
 import ipaddress
+import re
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -32,6 +33,7 @@ from qmesh.mesh.values import (
     Secret,
     normalize_ip_address,
     normalize_ip_network,
+    quote_text,
     validate_machine_name,
     validate_wireguard_key,
 )
@@ -40,6 +42,8 @@ PREFIX: Final = "qmesh1"
 MAX_TEXT: Final = 8192
 """Characters that an invitation has at most, white space around it included."""
 
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_S: Final = 30 * 86400
 _NOT_AN_INVITATION: Final = "copy the whole line that `qmesh invite` printed, from qmesh1 to its end"
 
 
@@ -191,6 +195,18 @@ def refuse_weak_key(public_key: str) -> None:
 
 def _hkdf(secret: bytes, info: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=b"qmesh invitation 1", info=info).derive(secret)
+
+
+def parse_duration_s(text: str) -> int:
+    """Seconds in `90s`, `30m`, `24h` or `7d`. Raises BadInput; a minute at least, 30 days at most."""
+    said = re.fullmatch(r"([1-9][0-9]{0,6})([smhd])", text)
+    seconds = int(said[1]) * _UNITS[said[2]] if said else 0
+    if not 60 <= seconds <= _LONGEST_S:
+        raise BadInput(
+            f"{quote_text(text)} is not a time that an invitation can be valid for",
+            hint="use a number and m, h or d, from 1m to 30d, such as 24h",
+        )
+    return seconds
 
 
 class Redemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -74,6 +74,15 @@ def verify_membership(signed: SignedMembership, verification_key: bytes, *, mesh
     return inventory
 
 
+def refuse_unlisted_machine(inventory: Inventory, name: str, address: str, public_key: str) -> None:
+    """Raise EnrolmentRefused unless the mesh has a machine with this name, address and key."""
+    if (name, address, public_key) not in ((me.name, me.address, me.public_key) for me in inventory.machines):
+        raise EnrolmentRefused(
+            f"the control node has no machine {name} with this key",
+            hint=f"make a new invitation on the control node: `qmesh invite {name}`",
+        )
+
+
 def is_newer_membership(held: Inventory, offered: Inventory) -> bool:
     """Whether a verified membership replaces the one that is held: only a higher revision does."""
     return offered.revision > held.revision

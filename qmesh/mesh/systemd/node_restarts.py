@@ -12,6 +12,7 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.nodeconfig import (
     ParsedConfig,
     build_desired_settings,
+    list_worker_multiaddrs,
     parse_config,
     parse_multiaddr,
     read_settings,
@@ -81,6 +82,17 @@ def find_due_restarts(
         stop=tuple(core for core in _cores_at_machine(before[0], inventory, name) if core not in own),
         control=name == inventory.control and before != after,
     )
+
+
+def explain_restarts(old: ParsedConfig | None, inventory: Inventory, name: str) -> str:
+    """What has to be started anew on machine `name` for the mesh's list to count in place of an old one."""
+    before = () if old is None else read_workers(old, inventory.node) or ()
+    after, numbers = list_worker_multiaddrs(inventory), inventory.core_numbers(name)
+    moved = any(before[core - 1 : core] != after[core - 1 : core] for core in numbers)
+    control = "the control process" + ("" if name == inventory.control else f" on {inventory.control}")
+    if moved:
+        return f"restart this machine's workers, then {control}: they read the list only when they start"
+    return f"no worker of this machine has moved; restart {control}, which reads the list only when it starts"
 
 
 def _values_for_core(values: Iterable[object], core: int) -> list[object]:

@@ -17,14 +17,13 @@ from qmesh.agent.commands.join.redeem import Joiner
 from qmesh.agent.commands.join.steps import (
     JoinOptions,
     build_joiner,
-    check_options,
+    check_join_options,
     finish_join,
     has_no_join_interface,
     is_member,
     refuse_another_mesh,
     refuse_collisions,
     refuse_control,
-    refuse_unlisted_machine,
     save_membership,
     state_without_tunnel,
     write_config,
@@ -42,7 +41,12 @@ from qmesh.host.state.documents import SentRequest, Settings
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.protocol.enrolment import build_redemption, derive_public_key, parse_invitation
 from qmesh.mesh.protocol.file_exchange import JoinAnswer, JoinRequest, decrypt_answer, parse_answer
-from qmesh.mesh.protocol.membership import decode_membership, is_newer_membership, verify_membership
+from qmesh.mesh.protocol.membership import (
+    decode_membership,
+    is_newer_membership,
+    refuse_unlisted_machine,
+    verify_membership,
+)
 
 _CONFIRM_S = 2.0
 """Seconds: where files are carried, most often nobody answers yet."""
@@ -65,7 +69,7 @@ def make_request(state: State, text: str, wish: JoinOptions) -> JoinRequestResul
     """
     check_user("join")
     invitation = parse_invitation(text)
-    options = check_options(wish)
+    options = check_join_options(wish)
     wireguard.detect_tunnel_kind()
     state.create_directory()
     with lock_checked(state, "join"):
@@ -92,12 +96,11 @@ def make_request(state: State, text: str, wish: JoinOptions) -> JoinRequestResul
 def _build_sent_request(state: State, joiner: Joiner) -> SentRequest:
     """What to ask, and to remember: as before, where this was asked before."""
     invitation = joiner.invitation
-    directory = joiner.config_directory
     message = build_redemption(
         invitation.derived_keys,
         public_key=joiner.public_key,
         workers=len(os.sched_getaffinity(0)),
-        endpoint=joiner.endpoint,
+        endpoint=joiner.options.endpoint,
     )
     with contextlib.suppress(StateUnreadable):  # it is replaced
         before = state.sent_request.read()
@@ -110,10 +113,7 @@ def _build_sent_request(state: State, joiner: Joiner) -> SentRequest:
         address=invitation.address,
         endpoints=invitation.endpoints,
         verification_key=invitation.verification_key,
-        interface=joiner.interface,
-        listen_port=joiner.listen_port,
-        config_directory=None if directory is None else str(directory),
-        config_owner=None if directory is None else directory.owner,
+        **joiner.options.stored_fields(),
         redemption=message,
         preshared_key=joiner.preshared_key,
     )
@@ -122,7 +122,7 @@ def _build_sent_request(state: State, joiner: Joiner) -> SentRequest:
 def _remove_unfinished_join(state: State, joiner: Joiner) -> None:
     """Take down what a join left that was killed: this one does without."""
     if state.unfinished_redemption.read() is not None:
-        linux = Linux(state, joiner.interface, [])
+        linux = Linux(state, joiner.options.interface, [])
         apply_state(linux, state_without_tunnel(joiner, linux))
         state.unfinished_redemption.remove()
 

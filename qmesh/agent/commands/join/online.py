@@ -14,12 +14,11 @@ from qmesh.agent.commands.join.redeem import Joiner, redeem_invitation
 from qmesh.agent.commands.join.steps import (
     JoinOptions,
     build_joiner,
-    check_options,
+    check_join_options,
     finish_join,
     is_member,
     refuse_another_mesh,
     refuse_control,
-    refuse_unlisted_machine,
     save_membership,
     state_without_tunnel,
     write_config,
@@ -34,7 +33,13 @@ from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.mesh.protocol.enrolment import parse_invitation
-from qmesh.mesh.protocol.membership import apply_update, encode_membership, read_update, verify_membership
+from qmesh.mesh.protocol.membership import (
+    apply_update,
+    encode_membership,
+    read_update,
+    refuse_unlisted_machine,
+    verify_membership,
+)
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import Endpoint
 
@@ -48,7 +53,7 @@ def join(state: State, text: str, wish: JoinOptions, *, apply: bool) -> JoinResu
     """
     check_user("join")
     invitation = parse_invitation(text)
-    options = check_options(wish)
+    options = check_join_options(wish)
     state.create_directory()
     with lock_checked(state, "join"):
         refuse_another_mesh(state, invitation.mesh, invitation.name)
@@ -92,7 +97,7 @@ def _save_config_directory(state: State, here: Local, directory: ConfigDirectory
 def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
     """Redeem and remember; on failure the machine is as before, and a fresh key is kept for a retry."""
     own_key, derived = state.ensure_private_key(), joiner.invitation.derived_keys
-    linux = Linux(state, joiner.interface, [own_key, derived.private_key])
+    linux = Linux(state, joiner.options.interface, [own_key, derived.private_key])
     try:
         with revert_on_failure(linux, back_to=_find_revert_state(state, joiner, linux)):
             answer, endpoint = redeem_invitation(state, joiner, linux)
@@ -120,18 +125,14 @@ def _find_revert_state(state: State, joiner: Joiner, linux: Linux) -> NodeState:
 
 def _build_settings(joiner: Joiner, answered: Endpoint) -> Settings:
     others = (endpoint for endpoint in joiner.invitation.endpoints if endpoint != answered)
-    settings = Settings(
+    return Settings(
+        **joiner.options.stored_fields(),
         mesh=joiner.invitation.mesh,
         name=joiner.invitation.name,
         control=False,
-        interface=joiner.interface,
-        listen_port=joiner.listen_port,
         verification_key=joiner.invitation.verification_key,
         control_endpoints=(answered, *others),
         up=False,
         guarded=bool(joiner.ports),
         invitation=joiner.invitation.derived_keys.identifier,
-    )
-    return (
-        settings if joiner.config_directory is None else settings.with_node_directory(joiner.config_directory)
     )

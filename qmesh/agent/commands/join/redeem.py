@@ -12,13 +12,12 @@ from qmesh.agent.converge import apply_steps
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.api.client import Client
 from qmesh.host.api.messages import ControlNodeUnavailable
-from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux
 from qmesh.host.network import dns, routes
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import UnfinishedRedemption
+from qmesh.host.state.documents import LocalOptions, UnfinishedRedemption
 from qmesh.mesh.desired import host_network
-from qmesh.mesh.endpoints import sort_by_locality
+from qmesh.mesh.endpoints import ROUNDS, attempt_wait_s, sort_by_locality
 from qmesh.mesh.mtu import LEAST_MTU
 from qmesh.mesh.plan import CreateTunnel, plan_steps
 from qmesh.mesh.protocol.enrolment import Invitation, build_redemption, derive_permanent_preshared_key
@@ -27,9 +26,6 @@ from qmesh.mesh.values import KEEPALIVE_S, Endpoint, InterfaceKind, Secret
 
 log = logging.getLogger("qmesh")
 
-_ROUNDS = 3
-_FEW = 4
-"""Endpoints for which there is time to wait twice as long."""
 _ANSWER_S = 5.0
 
 
@@ -41,10 +37,7 @@ class Joiner(msgspec.Struct, frozen=True):
     """
 
     invitation: Invitation
-    interface: str
-    listen_port: int
-    endpoint: Endpoint | None
-    config_directory: ConfigDirectory | None
+    options: LocalOptions
     public_key: str
     ports: tuple[int, ...]
     has_new_key: bool
@@ -60,9 +53,9 @@ class Joiner(msgspec.Struct, frozen=True):
         """This machine while it joins: with a guard, and such a tunnel."""
         guard = Guard(
             role="worker",
-            interface=self.interface,
+            interface=self.options.interface,
             kind=kind,
-            listen_port=self.listen_port,
+            listen_port=self.options.listen_port,
             control_address=self.invitation.control_address,
             service_port=self.invitation.service_port,
             ports=self.ports,
@@ -95,7 +88,7 @@ def redeem_invitation(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes
         derived,
         public_key=joiner.public_key,
         workers=len(os.sched_getaffinity(0)),
-        endpoint=joiner.endpoint,
+        endpoint=joiner.options.endpoint,
     )
     may_be_known = [not joiner.has_new_key or state.unfinished_redemption.read() is not None]
     state.unfinished_redemption.write(UnfinishedRedemption(derived.identifier))
@@ -132,24 +125,14 @@ def _generate_attempts(joiner: Joiner, may_be_known: list[bool]) -> Iterator[Att
     for endpoint, addresses in found.items():
         for address in addresses:
             of.setdefault(address, endpoint)
-    order = sort_by_locality(of, routes.list_attached_networks(joiner.interface))
+    order = sort_by_locality(of, routes.list_attached_networks(joiner.options.interface))
     routed = [way for way in order if routes.find_route(way.host, way.port) is not None]
     # Where no way leads anywhere, the control node may still call this machine.
     reachable = [(of[way], way) for way in routed or order]
-    for turn in range(_ROUNDS):
+    for turn in range(ROUNDS):
         for keys in (throwaway, own) if may_be_known[0] else (throwaway,):
             for number, (endpoint, address) in enumerate(reachable):
-                yield Attempt(*keys, endpoint, address, _attempt_wait_s(turn, number, len(reachable)))
-
-
-def _attempt_wait_s(turn: int, number: int, among: int) -> float:
-    """Seconds to wait for a connection. Once it is long enough for a control node behind NAT to call us.
-
-    Its WireGuard repeats a handshake after 5.
-    """
-    if turn == _ROUNDS - 1 and number == 0:
-        return 6.0
-    return 2.0 if turn and among <= _FEW else 1.0
+                yield Attempt(*keys, endpoint, address, attempt_wait_s(turn, number, len(reachable)))
 
 
 def _prepare_attempt(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
@@ -164,10 +147,10 @@ def _prepare_attempt(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
     )
     prefix_length = invitation.network.rpartition("/")[2]
     tunnel = Tunnel(
-        interface=joiner.interface,
+        interface=joiner.options.interface,
         kind=linux.backend.kind,
         public_key=attempt.public_key,
-        listen_port=joiner.listen_port,
+        listen_port=joiner.options.listen_port,
         addresses=(f"{attempt.source}/{prefix_length}",),
         mtu=LEAST_MTU,  # what the path carries is not known yet
         up=True,
@@ -178,4 +161,4 @@ def _prepare_attempt(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
     )
     if not any(isinstance(step, CreateTunnel) for step in steps):
         # Else WireGuard would not begin a handshake by this way within 5 s of one by another.
-        linux.backend.reset_session(joiner.interface, peer)
+        linux.backend.reset_session(joiner.options.interface, peer)

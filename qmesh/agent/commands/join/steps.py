@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent import node_config
-from qmesh.agent.bring_up import bring_up
+from qmesh.agent.bring_up import GivenOptions, bring_up, check_options
 from qmesh.agent.commands.join.redeem import Joiner
 from qmesh.agent.control_endpoint import use_nearest_endpoint
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.preconditions import refuse_occupied
-from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
+from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.client import Client
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -25,18 +25,13 @@ from qmesh.host.firewall import nftables
 from qmesh.host.linux import Linux
 from qmesh.host.network import links, routes
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import Settings
+from qmesh.host.state.documents import LocalOptions, Settings
 from qmesh.mesh import networks, nodeconfig
-from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.protocol.enrolment import Invitation, derive_public_key
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import (
-    DEFAULT_INTERFACE,
-    DEFAULT_LISTEN_PORT,
     Endpoint,
     Secret,
-    validate_interface_name,
-    validate_port,
 )
 
 log = logging.getLogger("qmesh")
@@ -45,44 +40,22 @@ _ANSWER_S = 5.0
 _AGAIN_S = 0.2
 
 
-class JoinOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What `join` was asked for. endpoint: where this machine's WireGuard is reached from outside.
-
-    take_over: also what an earlier qmesh left whose state is gone.
-    """
+class JoinOptions(GivenOptions, frozen=True, kw_only=True):
+    """What `join` was asked for. endpoint: where this machine's WireGuard is reached from outside."""
 
     endpoint: str | None
-    config: Path | None
-    listen_port: int | None
-    interface: str | None
-    take_over: bool = False
 
 
-class CheckedJoinOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """A wish that is valid, on a machine that can be guarded."""
-
-    endpoint: Endpoint | None
-    listen_port: int
-    interface: str
-    config_directory: ConfigDirectory | None
-
-
-def check_options(wish: JoinOptions) -> CheckedJoinOptions:
+def check_join_options(wish: JoinOptions) -> LocalOptions:
     """Read what was asked for. Raises BadInput, or MachineRefused where there is no nftables."""
     endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
-    directory = node_config.find_directory(wish.config)
-    options = CheckedJoinOptions(
-        endpoint=endpoint,
-        listen_port=_choose_listen_port(wish, endpoint),
-        interface=validate_interface_name(DEFAULT_INTERFACE if wish.interface is None else wish.interface),
-        config_directory=directory,
-    )
-    node_config.read_profile(directory)
+    options = check_options(wish, endpoint=endpoint)
+    node_config.read_profile(options.config_directory)
     nftables.run("list tables")
     return options
 
 
-def build_joiner(state: State, invitation: Invitation, options: CheckedJoinOptions) -> Joiner:
+def build_joiner(state: State, invitation: Invitation, options: LocalOptions) -> Joiner:
     """A machine that may join, with its own key, which is durable now.
 
     Raises BadInput, with no key made, where something is in the way.
@@ -92,10 +65,9 @@ def build_joiner(state: State, invitation: Invitation, options: CheckedJoinOptio
     has_new_key = state.private_key() is None
     return Joiner(
         invitation=invitation,
-        interface=options.interface,
-        listen_port=options.listen_port,
-        endpoint=options.endpoint,
-        config_directory=options.config_directory or _load_config_directory(state),
+        options=msgspec.structs.replace(
+            options, config_directory=options.config_directory or _load_config_directory(state)
+        ),
         public_key=derive_public_key(state.ensure_private_key()),
         ports=state.list_closed_ports(),
         has_new_key=has_new_key,
@@ -158,12 +130,6 @@ def _load_config_directory(state: State) -> ConfigDirectory | None:
     return None
 
 
-def _choose_listen_port(wish: JoinOptions, endpoint: Endpoint | None) -> int:
-    if wish.listen_port is not None:
-        return validate_port(wish.listen_port, "listen port")
-    return DEFAULT_LISTEN_PORT if endpoint is None else endpoint.port
-
-
 def refuse_collisions(state: State, network: str, interface: str, listen_port: int) -> None:
     """Raise BadInput where something on this machine has the tunnel's network, interface, port or guard."""
     networks.refuse_collision(
@@ -208,15 +174,6 @@ def save_membership(state: State, preshared: Secret, membership: bytes, settings
     files.write(state.membership_file, membership)
     state.key_rotation.remove()  # after it: until then the key that it tells of is in no membership here
     state.save_settings(settings)
-
-
-def refuse_unlisted_machine(inventory: Inventory, name: str, address: str, public_key: str) -> None:
-    """Raise EnrolmentRefused unless the mesh has a machine with this name, address and key."""
-    if (name, address, public_key) not in ((me.name, me.address, me.public_key) for me in inventory.machines):
-        raise EnrolmentRefused(
-            f"the control node has no machine {name} with this key",
-            hint=f"make a new invitation on the control node: `qmesh invite {name}`",
-        )
 
 
 def _wait_for_control_node(here: Local, linux: Linux, *, patience_s: float) -> None:
