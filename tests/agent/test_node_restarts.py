@@ -82,9 +82,9 @@ def test_another_owner_is_not_followed_and_that_is_said_once(
     for _ in range(3):
         follower._look_at = 0.0
         follower.follow_changes(load_local(state))
+    why = f"{CONFIG} belonged to user 1001, and belongs to user 0 now"
     assert [message.partition(" (hint")[0] for message in caplog.messages] == [
-        f"config.yml is not up to date with the mesh: {CONFIG} belonged to user 1001, and belongs to"
-        " user 0 now"
+        f"config.yml is not up to date with the mesh: {why}"
     ]
     assert (CONFIG / "config.yml").read_text(encoding="utf-8") == TEXT
 

@@ -6,7 +6,6 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,8 +15,6 @@ from tests.words import is_used, words_that_are_not_used
 PACKAGE = Path(qmesh.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 COMMANDS = PACKAGE / "cli/commands"
-PENDING = ("host", "mesh")
-"""The packages whose words are still being changed."""
 WORDS = words_that_are_not_used()
 
 
@@ -56,14 +53,7 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(PACKAGE.parent))
 
 
-def module_or_pending(module: Path) -> Any:
-    is_pending = module.relative_to(PACKAGE).parts[0] in PENDING
-    return pytest.param(
-        module, id=name_of(module), marks=[pytest.mark.xfail(strict=False)] if is_pending else []
-    )
-
-
-@pytest.mark.parametrize("module", [module_or_pending(module) for module in MODULES])
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_what_is_shown_has_only_words_that_are_used(module):
     source = module.read_text(encoding="utf-8")
     assert unwanted_words_of(source, with_docstrings=module.parent == COMMANDS) == []
