@@ -125,10 +125,10 @@ def test_no_list_and_no_sense_is_not_in_hand():
 def test_what_is_to_be_restarted_is_said_in_words():
     after = remove_machine(TUTORIAL, "b")
     old = parse_config(text(TUTORIAL, "c"))
-    moved = "restart this machine's workers, then the control process on a: they read the list only"
+    moved = "now restart this machine's workers, then the control process on a: they read the list only"
     assert explain_restarts(old, after, "c").startswith(moved)
     assert explain_restarts(None, after, "c").startswith(moved)
-    stays = "no worker of this machine has moved; restart the control process, which reads the list only"
+    stays = "no worker of this machine has moved; now restart the control process: it reads the list only"
     assert explain_restarts(old, after, "a").startswith(stays)
     assert explain_restarts(parse_config("p2p:\n"), TUTORIAL, "a").startswith(
         "restart this machine's workers"

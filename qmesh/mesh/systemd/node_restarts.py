@@ -91,8 +91,10 @@ def explain_restarts(old: ParsedConfig | None, inventory: Inventory, name: str) 
     moved = any(before[core - 1 : core] != after[core - 1 : core] for core in numbers)
     control = "the control process" + ("" if name == inventory.control else f" on {inventory.control}")
     if moved:
-        return f"restart this machine's workers, then {control}: they read the list only when they start"
-    return f"no worker of this machine has moved; restart {control}, which reads the list only when it starts"
+        return f"now restart this machine's workers, then {control}: they read the list only when they start"
+    return (
+        f"no worker of this machine has moved; now restart {control}: it reads the list only when it starts"
+    )
 
 
 def _values_for_core(values: Iterable[object], core: int) -> list[object]:
