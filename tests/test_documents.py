@@ -14,8 +14,8 @@ import typer
 
 from qmesh.cli.app import COMMANDS, app, load_command
 from qmesh.mesh.systemd import units
+from tests.support.checkout import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 DOCS = CHECKOUT / "docs"
 README = CHECKOUT / "README.md"
 DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from qmesh.cli.app import COMMANDS
+from tests.support.checkout import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "qmesh"
+TESTS = CHECKOUT / "tests"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TREES = {module: ast.parse(module.read_text(encoding="utf-8")) for module in MODULES}
 
@@ -67,7 +68,8 @@ def commands_typed_in(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in PROCESSES])
 def test_every_command_is_run_by_a_test_on_lab_machines(command):
-    assert any(command in commands_typed_in(path) for path in sorted((CHECKOUT / "tests/lab").glob("*.py")))
+    typing = [path for folder in ("lab", "support/lab") for path in sorted((TESTS / folder).glob("*.py"))]
+    assert any(command in commands_typed_in(path) for path in typing)
 
 
 def test_a_class_has_one_name_and_a_name_one_class():

@@ -15,9 +15,9 @@ import pytest
 
 from qmesh.cli.app import load_command
 from tests.conftest import CANNOT
-from tests.lab.waiting import patience
+from tests.support.checkout import CHECKOUT
+from tests.support.waiting import patience
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 VAGRANTFILE = CHECKOUT / "Vagrantfile"
 
 

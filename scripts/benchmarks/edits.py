@@ -8,8 +8,8 @@ from random import Random
 from benchmarks.measuring import Figure
 
 from qmesh.mesh.nodeconfig import edit_worker_list
-from tests.mesh.config_files import corpus, lists_for, random_edit
-from tests.mesh.outside import entries_of, octets_changed
+from tests.support.config_files import corpus, lists_for, random_edit
+from tests.support.outside import entries_of, octets_changed
 
 
 def figures(one_in: int, random_files: int) -> list[Figure]:

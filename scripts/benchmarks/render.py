@@ -20,8 +20,8 @@ from benchmarks.measuring import Figure, paired, seconds
 
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.nodeconfig import edit_worker_list
-from tests.mesh.config_files import corpus
-from tests.mesh.outside import octets_changed
+from tests.support.config_files import corpus
+from tests.support.outside import octets_changed
 
 MOST_MS: Final = 100
 MOST_MB: Final = 60

@@ -33,8 +33,8 @@ from qmesh.host.registry.schema import SCHEMA
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LastBackup
 from qmesh.mesh.protocol.backup_file import JUMP, MAGIC, decode_backup, encode_backup
-from tests.control_node import make_control_node
-from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_4
+from tests.support.control_node import make_control_node
+from tests.support.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_4
 
 pytestmark = [pytest.mark.lab]
 

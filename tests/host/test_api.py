@@ -29,8 +29,8 @@ from qmesh.host.api.messages import ControlNodeUnavailable, ServiceUnresponsive
 from qmesh.host.api.server import Service
 from qmesh.host.system import agent_notify
 from qmesh.mesh.protocol.enrolment import Redemption
-from tests.lab.machines import CHECKOUT
-from tests.lab.waiting import idle, patience, pause, wait_until, within
+from tests.support.checkout import CHECKOUT
+from tests.support.waiting import idle, patience, pause, wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

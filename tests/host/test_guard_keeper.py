@@ -25,8 +25,8 @@ from qmesh.mesh.guard import HELD, TABLE, render_load_script, render_table
 from qmesh.mesh.plan import LoadGuard
 from qmesh.mesh.state import Guard
 from tests.host.guards import guard
-from tests.lab.keeping import let_fall
-from tests.lab.waiting import idle, wait_until
+from tests.support.keeping import let_fall
+from tests.support.waiting import idle, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

@@ -17,7 +17,7 @@ from qmesh.host.state.directory import State
 from qmesh.mesh.guard import HELD, parse_held_table, render_held_script
 from qmesh.mesh.state import Guard
 from tests.host.guards import guard
-from tests.lab.waiting import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

@@ -31,7 +31,7 @@ from qmesh.mesh.plan import (
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel
 from qmesh.mesh.values import Endpoint, InterfaceKind, Secret
-from tests.lab.keeping import unkept
+from tests.support.keeping import unkept
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

@@ -27,7 +27,7 @@ from qmesh.mesh.guard import (
 )
 from qmesh.mesh.state import AlteredGuard, Guard
 from qmesh.mesh.values import InterfaceKind
-from tests.lab.waiting import pause
+from tests.support.waiting import pause
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

@@ -45,8 +45,13 @@ from qmesh.mesh.protocol.enrolment import (
     derive_permanent_preshared_key,
 )
 from qmesh.mesh.values import Endpoint
-from tests.lab.waiting import idle, some_time
-from tests.older_registry import AS_OF_VERSION_1, AS_OF_VERSION_2, AS_OF_VERSION_3, AS_OF_VERSION_4
+from tests.support.older_registry import (
+    AS_OF_VERSION_1,
+    AS_OF_VERSION_2,
+    AS_OF_VERSION_3,
+    AS_OF_VERSION_4,
+)
+from tests.support.waiting import idle, some_time
 
 NOBODY = 65534
 NOW = 1_800_000_000

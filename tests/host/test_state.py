@@ -29,7 +29,7 @@ from qmesh.mesh.rollback import ChangeProcess, GuardSnapshot, MachineSnapshot, R
 from qmesh.mesh.state import Peer, Tunnel
 from qmesh.mesh.systemd.node_restarts import DueRestarts
 from qmesh.mesh.values import Endpoint, Secret
-from tests.lab.waiting import pause
+from tests.support.waiting import pause
 
 SETTINGS = Settings(
     mesh="0123456789abcdef",

@@ -27,7 +27,7 @@ from qmesh.host.network import links, netlink
 from qmesh.host.wireguard import device, genetlink_messages, kernel, uapi, userspace
 from qmesh.mesh.state import Peer
 from qmesh.mesh.values import Endpoint, Secret
-from tests.lab.waiting import Deadline, idle, patience, wait_until, within
+from tests.support.waiting import Deadline, idle, patience, wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     CONFIG,
     SERVICE,
     dial,
@@ -18,14 +18,14 @@ from tests.lab.cluster import (
     refusal,
     start_workers,
 )
-from tests.lab.machines import Machine
-from tests.lab.waiting import patience, wait_until
+from tests.support.lab.machines import Machine
+from tests.support.waiting import patience, wait_until
 
 pytestmark = pytest.mark.lab
 
 REACH = textwrap.dedent("""
     import json, socket, sys
-    from tests.lab.waiting import patience
+    from tests.support.waiting import patience
     reached = []
     for port in map(int, sys.argv[2:]):
         try:

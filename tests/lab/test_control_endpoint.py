@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     STATE,
     checked,
     dial,
@@ -17,8 +17,8 @@ from tests.lab.cluster import (
     start_workers,
     stop_agent,
 )
-from tests.lab.machines import TOOLS, Lab, Machine, _ip
-from tests.lab.waiting import idle, wait_until
+from tests.support.lab.machines import TOOLS, Lab, Machine, _ip
+from tests.support.waiting import idle, wait_until
 
 pytestmark = pytest.mark.lab
 

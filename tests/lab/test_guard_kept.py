@@ -10,9 +10,9 @@ import pytest
 
 from qmesh.mesh.guard import parse_table
 from qmesh.mesh.state import Guard
-from tests.lab.cluster import AGENT, HOLDER, STATE, make_control, make_member, stop_agent
-from tests.lab.machines import Lab, Machine, Running
-from tests.lab.waiting import comes_true, wait_until
+from tests.support.lab.cluster import AGENT, HOLDER, STATE, make_control, make_member, stop_agent
+from tests.support.lab.machines import Lab, Machine, Running
+from tests.support.waiting import comes_true, wait_until
 
 pytestmark = pytest.mark.lab
 

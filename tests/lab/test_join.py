@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     AGENT,
     CONFIG,
     SERVICE,
@@ -27,8 +27,8 @@ from tests.lab.cluster import (
     stop_agent,
     what_is_there,
 )
-from tests.lab.machines import TOOLS, Lab, Machine
-from tests.lab.waiting import idle, some_time, wait_until
+from tests.support.lab.machines import TOOLS, Lab, Machine
+from tests.support.waiting import idle, some_time, wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import machines
-from tests.lab.machines import CHECKOUT, TOOLS, CommandFailed, Lab, Machine, Running
-from tests.lab.waiting import wait_until, within
+from tests.support.checkout import CHECKOUT
+from tests.support.lab import machines
+from tests.support.lab.machines import TOOLS, CommandFailed, Lab, Machine, Running
+from tests.support.waiting import wait_until, within
 
 pytestmark = pytest.mark.lab
 
@@ -192,7 +193,7 @@ class TestClosing:
         before = host_state()
         script = """
             import os, time
-            from tests.lab.machines import Lab
+            from tests.support.lab.machines import Lab
             with Lab() as lab:
                 a, b = lab.machine("machine-a", "192.168.0.200"), lab.machine("machine-b", "192.168.0.201")
                 a.start(["sleep", "1000"])

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.lab.test_changes import reached
+from tests.support.lab.cluster import (
     STATE,
     checked,
     facts,
@@ -19,9 +20,8 @@ from tests.lab.cluster import (
     start_workers,
     stop_agent,
 )
-from tests.lab.machines import Machine
-from tests.lab.test_changes import reached
-from tests.lab.waiting import wait_until
+from tests.support.lab.machines import Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -7,7 +7,8 @@ import textwrap
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.lab.test_changes import reached
+from tests.support.lab.cluster import (
     HOLDER,
     STATE,
     facts,
@@ -19,9 +20,8 @@ from tests.lab.cluster import (
     start_workers,
     stop_agent,
 )
-from tests.lab.machines import Machine
-from tests.lab.test_changes import reached
-from tests.lab.waiting import idle, wait_until
+from tests.support.lab.machines import Machine
+from tests.support.waiting import idle, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -37,7 +37,7 @@ ECHO = textwrap.dedent("""
 """)
 TALK = textwrap.dedent("""
     import os, socket, time
-    from tests.lab.waiting import patience
+    from tests.support.waiting import patience
     with socket.create_connection(("10.77.0.2", 40003), timeout=patience(20)) as connection:
         said = heard = b""
         while not os.path.exists("/root/enough"):

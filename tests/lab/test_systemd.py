@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from qmesh.agent.daemon.main import LOOK_S
-from tests.lab.cluster import CONFIG, NODE_CONFIG
-from tests.lab.waiting import idle, wait_until
+from tests.support.lab.cluster import CONFIG, NODE_CONFIG
+from tests.support.waiting import idle, wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -21,10 +21,11 @@ import pytest
 
 from qmesh.errors import MachineRefused
 from qmesh.host.system import systemd
-from tests.lab.cluster import CONFIG, NODE_CONFIG
-from tests.lab.machines import CHECKOUT, TOOLS
 from tests.lab.test_systemd import QMESH, init, is_loaded, run, shown, until
-from tests.lab.waiting import idle, within
+from tests.support.checkout import CHECKOUT
+from tests.support.lab.cluster import CONFIG, NODE_CONFIG
+from tests.support.lab.machines import TOOLS
+from tests.support.waiting import idle, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import trap
-from tests.lab.cluster import NODE_CONFIG
-from tests.lab.machines import CHECKOUT, TOOLS
 from tests.lab.test_systemd import QMESH, agent, is_loaded, run, said, shown, until
+from tests.support import trap
+from tests.support.checkout import CHECKOUT
+from tests.support.lab.cluster import NODE_CONFIG
+from tests.support.lab.machines import TOOLS
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 

@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from tests.lab.cluster import CONFIG, facts, make_control, make_member, qmesh, start_workers
-from tests.lab.machines import Machine
-from tests.lab.waiting import wait_until, within
+from tests.support.lab.cluster import CONFIG, facts, make_control, make_member, qmesh, start_workers
+from tests.support.lab.machines import Machine
+from tests.support.waiting import wait_until, within
 
 pytestmark = pytest.mark.lab
 

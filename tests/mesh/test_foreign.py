@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from qmesh.mesh.foreign import xtables
 from qmesh.mesh.foreign.rules import TOO_MANY, Budget, Chain, Condition, Rule, Table, find_drops
 from qmesh.mesh.foreign.rulesets import Listing, parse_foreign_tables
-from tests.mesh.foreign_cases import CASES, DATAGRAM, Fate
+from tests.support.foreign_cases import CASES, DATAGRAM, Fate
 
 LISTINGS = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))

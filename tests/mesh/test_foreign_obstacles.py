@@ -15,8 +15,8 @@ from qmesh.mesh.foreign.rules import Chain, Program, Rule, Table
 from qmesh.mesh.foreign.rulesets import parse_foreign_tables
 from qmesh.mesh.foreign.values import ElementSet, UnknownSet
 from qmesh.mesh.state import Guard, Tunnel
-from tests.mesh.foreign_cases import DATAGRAM
 from tests.mesh.test_foreign import SAVED, listing
+from tests.support.foreign_cases import DATAGRAM
 
 WAY = UnderlayRoute("eth0", "192.0.2.2", "192.0.2.1", 51820)
 

@@ -29,7 +29,7 @@ from qmesh.mesh.guard import (
     render_unload_script,
 )
 from qmesh.mesh.state import AlteredGuard, Guard
-from tests.mesh.strategies import addresses
+from tests.support.strategies import addresses
 
 # As nft 1.0.6 lists it (`nft -s list table inet qmesh`).
 WORKER_LISTING = """\
