@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from qmesh.cli.app import load_command
-from tests.conftest import CANNOT
 from tests.support.checkout import CHECKOUT
+from tests.support.skips import CANNOT
 from tests.support.waiting import patience
 
 VAGRANTFILE = CHECKOUT / "Vagrantfile"

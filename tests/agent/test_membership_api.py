@@ -23,7 +23,8 @@ from qmesh.mesh.protocol.aead import encrypt_message
 from qmesh.mesh.protocol.enrolment import KEY_OFFER, KeyOffer, build_redemption, derive_invitation_keys
 from qmesh.mesh.protocol.membership import HOLDS, encrypt_held_revision
 from qmesh.mesh.values import Secret
-from tests.host.test_registry import MESH, NOW, invite, key, redeem
+from tests.support.factories import key
+from tests.support.registries import MESH, NOW, invite, redeem
 
 SIGNING_KEY = bytes(range(32))
 B = "10.77.0.2"
@@ -32,7 +33,7 @@ B = "10.77.0.2"
 class Looking(LookRequests):
     """An agent that looks at once."""
 
-    def wait_for_one(self, seconds: float) -> bool:
+    def wait_for_look(self, seconds: float) -> bool:
         return seconds > 0
 
 
@@ -208,7 +209,7 @@ def test_a_key_that_is_offered_again_costs_no_look_at_the_machine(state: State) 
     waited: list[None] = []
 
     class Counting(LookRequests):
-        def wait_for_one(self, seconds: float) -> bool:
+        def wait_for_look(self, seconds: float) -> bool:
             waited.append(None)
             return seconds > 0 and len(waited) > 1
 

@@ -58,13 +58,6 @@ ASKED = SentRequest(
 )
 
 
-@pytest.fixture
-def state(tmp_path):
-    found = State(tmp_path / "state")
-    found.create_directory()
-    return found
-
-
 def names_in(state: State) -> list[str]:
     return sorted(path.name for path in state.directory.iterdir())
 

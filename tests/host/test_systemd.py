@@ -31,13 +31,6 @@ with acquire_process_lock(State(Path(sys.argv[1])).agent_lock_file) as alone:
 """
 
 
-@pytest.fixture
-def state(tmp_path):
-    found = State(tmp_path / "state")
-    found.create_directory()
-    return found
-
-
 @contextlib.contextmanager
 def an_agent(state: State) -> Iterator[tuple[subprocess.Popen[str], bool]]:
     """A process that would be the agent until its standard input ends, and whether it is."""

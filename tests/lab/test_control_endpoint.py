@@ -18,6 +18,7 @@ from tests.support.lab.cluster import (
     stop_agent,
 )
 from tests.support.lab.machines import TOOLS, Lab, Machine, _ip
+from tests.support.lab.mesh import ip
 from tests.support.waiting import idle, wait_until
 
 pytestmark = pytest.mark.lab
@@ -35,10 +36,6 @@ def cable(one: Machine, other: Machine, name: str, *, mtu: int = 1500) -> None:
         f"link set {name} up\n",
     )
     _ip(other.pid, f"link set {name} up\n")
-
-
-def ip(machine: Machine, *commands: str) -> None:
-    machine.run(["ip", "-batch", "-"], input="".join(f"{command}\n" for command in commands))
 
 
 def router(lab: Lab, name: str = "router", number: int = 1) -> Machine:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests.lab.test_lab import host_state
 from tests.support.checkout import CHECKOUT
+from tests.support.lab.machines import host_state
 from tests.support.waiting import patience
 
 pytestmark = pytest.mark.lab

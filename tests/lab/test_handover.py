@@ -7,8 +7,6 @@ import signal
 
 import pytest
 
-from tests.lab.test_changes import reached
-from tests.lab.test_replace_and_rotate_key import problems
 from tests.support.lab.cluster import (
     AGENT,
     SERVICE,
@@ -18,7 +16,9 @@ from tests.support.lab.cluster import (
     invite,
     make_control,
     make_member,
+    problems,
     qmesh,
+    reached,
     refusal,
     start_workers,
     stop_agent,

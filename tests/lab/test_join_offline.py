@@ -6,7 +6,6 @@ import signal
 
 import pytest
 
-from tests.lab.test_join import newcomer
 from tests.support.lab.cluster import (
     SERVICE,
     STATE,
@@ -15,6 +14,7 @@ from tests.support.lab.cluster import (
     invite,
     make_control,
     make_member,
+    newcomer,
     qmesh,
     refusal,
     start_agent,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 
 import pytest
 
-from tests.lab.test_changes import reached
 from tests.support.lab.cluster import (
     HOLDER,
     STATE,
@@ -15,7 +13,9 @@ from tests.support.lab.cluster import (
     invite,
     make_control,
     make_member,
+    problems,
     qmesh,
+    reached,
     refusal,
     start_workers,
     stop_agent,
@@ -57,12 +57,6 @@ TALK = textwrap.dedent("""
 def public_key(control: Machine) -> str:
     key: str = facts(control, "status")["machines"][1]["public_key"]
     return key
-
-
-def problems(machine: Machine) -> set[str]:
-    """What `check` finds wrong, but for the node's config.yml, which nobody wrote, and its workers."""
-    found = json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)["findings"]
-    return {each["code"] for each in found} - {"config-stale", "worker-silent"}
 
 
 def test_a_machine_changes_its_key_and_an_open_connection_goes_on(lab):

@@ -7,11 +7,11 @@ from functools import partial
 
 import pytest
 
-from tests.lab.test_membership import all_hold
 from tests.support.lab.cluster import (
     HOLDER,
     SERVICE,
     STATE,
+    all_hold,
     facts,
     make_control,
     make_member,

@@ -18,7 +18,7 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.systemd.node_restarts import DueRestarts, find_due_restarts, is_managed_by_qmesh
 from qmesh.mesh.values import Endpoint
-from tests.mesh.test_changes import TUTORIAL, cluster
+from tests.support.factories import TUTORIAL, cluster
 
 HEAD = "# mine\np2p:\n  minPeers: 1\n"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CANNOT
+from tests.support.skips import CANNOT
 
 
 def mount_fuse(place: Path, *, user: int, is_file: bool = False) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import subprocess
-from typing import Any
+import textwrap
+from typing import Any, Final
 
+from qmesh.mesh.guard import parse_table
+from qmesh.mesh.state import Guard
 from qmesh.mesh.values import SERVICE_PORTS
 from tests.support.checkout import CHECKOUT
 from tests.support.lab.machines import TOOLS, Lab, Machine, Running
@@ -73,14 +77,28 @@ def invite(control: Machine, machine: Machine, *options: str) -> str:
     return text
 
 
+def newcomer(lab: Lab, number: int = 201) -> Machine:
+    """Machine B (201) or another, in no mesh."""
+    name = f"machine-{'bcdefgh'[number - 201]}"
+    return lab.machine(name, f"192.168.0.{number}", f"fd00:1a::{number}")
+
+
 def make_member(lab: Lab, control: Machine, number: int, workers: int) -> Machine:
     """Machine B (201) or another, joined."""
-    name = f"machine-{'bcdefgh'[number - 201]}"
-    machine = lab.machine(name, f"192.168.0.{number}", f"fd00:1a::{number}")
+    machine = newcomer(lab, number)
     invite(control, machine, "--workers", str(workers))
     machine.run(["mkdir", "-p", CONFIG])
     qmesh(machine, "join", "invitation", "--config", CONFIG)
     return machine
+
+
+def make_cluster(lab: Lab) -> tuple[Machine, Machine]:
+    """Machines A and B, with 3 workers and 4, and the list in the config.yml of both."""
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 4)
+    for machine in (control, member):
+        qmesh(machine, "render-config", "--write", "--config", CONFIG)
+    return control, member
 
 
 def start_workers(machine: Machine, cores: str, *options: str) -> Running:
@@ -162,3 +180,55 @@ def files_with(machine: Machine, secret: str) -> set[str]:
         "        print(path)\n"
     )
     return set(machine.run(["python", "-c", script], input=secret).stdout.split())
+
+
+SOON_S: Final = 1
+"""Less than anything that the loop waits for: the lock for 3 seconds, the registry for 15."""
+
+
+def is_back(machine: Machine) -> bool:
+    """Whether a first table that was flushed comes back as it was, and soon."""
+    listed = ["nft", "-s", "list", "table", "inet", "qmesh"]
+    before = parse_table(machine.run(listed).stdout)
+    assert isinstance(before, Guard)
+    machine.run(["nft", "flush", "ruleset"])
+    return comes_true(lambda: parse_table(machine.run(listed, check=False).stdout) == before, SOON_S)
+
+
+REACH = textwrap.dedent("""
+    import json, socket, sys
+    from tests.support.waiting import patience
+    reached = []
+    for port in map(int, sys.argv[2:]):
+        try:
+            with socket.create_connection((sys.argv[1], port), timeout=patience(0.7)) as connection:
+                connection.settimeout(patience(0.7))
+                reached += [port] if connection.recv(1) else []
+        except OSError:
+            pass
+    print(json.dumps(reached))
+""")
+
+
+def reached(attacker: Machine, address: str, ports: list[int]) -> list[int]:
+    """Those ports at which something answers it."""
+    done = attacker.run(["python", "-c", REACH, address, *map(str, ports)], timeout=60)
+    found: list[int] = json.loads(done.stdout)
+    return found
+
+
+def problems(machine: Machine) -> set[str]:
+    """What `check` finds wrong, but for the node's config.yml, which nobody wrote, and its workers."""
+    found = json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)["findings"]
+    return {each["code"] for each in found} - {"config-stale", "worker-silent"}
+
+
+def held(machine: Machine) -> dict[str, object]:
+    """The membership that a machine holds, without asking its qmesh, which would ask for a newer one."""
+    signed = json.loads(machine.run(["cat", f"{STATE}/membership.json"]).stdout)
+    found: dict[str, object] = json.loads(base64.b64decode(signed["payload"]))
+    return found
+
+
+def all_hold(machines: list[Machine], revision: int, *, within_s: float) -> None:
+    wait_until(lambda: all(held(machine)["revision"] == revision for machine in machines), seconds=within_s)

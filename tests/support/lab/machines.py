@@ -496,3 +496,15 @@ def _text(file: IO[Any]) -> str:
     """All of an output file; the offset is the writer's as well, so it stays where it is."""
     size = os.fstat(file.fileno()).st_size
     return os.pread(file.fileno(), size, 0).decode(errors="replace")
+
+
+def host_state() -> dict[str, list[str]]:
+    """What a lab could leave behind in the host: interfaces, mounts, names, rules."""
+    asked = (
+        ["ip", "-o", "link"],
+        ["ip", "netns"],
+        ["nft", "list", "ruleset"],
+        ["cat", "/proc/self/mountinfo"],
+    )
+    answers = [subprocess.run(words, capture_output=True, text=True, check=True).stdout for words in asked]
+    return {" ".join(words): sorted(said.splitlines()) for words, said in zip(asked, answers, strict=True)}
