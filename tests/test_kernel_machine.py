@@ -19,7 +19,7 @@ import pytest
 from tests.support.checkout import CHECKOUT
 from tests.support.waiting import idle, patience, wait_until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.machines]
 
 CACHE = Path(os.environ.get("QMESH_KERNEL_CACHE") or CHECKOUT / ".cache" / "kernel")
 

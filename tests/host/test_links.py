@@ -10,7 +10,7 @@ from qmesh.errors import KernelRefused
 from qmesh.host.network import links
 from tests.support.network import ip, veth
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.usefixtures("own_machine")]
 
 
 def test_what_is_not_there_reads_as_none():

@@ -34,7 +34,7 @@ from tests.support import factories
 from tests.support.keeping import unkept
 from tests.support.network import ip, nft
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.usefixtures("own_machine")]
 
 NAME = "qmesh0"
 NOTHING = NodeState(guard=None, tunnel=None)
@@ -138,6 +138,7 @@ def test_another_process_observes_the_same(state):
     assert machine(state).backend.kind == wanted.tunnel.kind
 
 
+@pytest.mark.emulated
 def test_and_back_to_nothing_the_guard_last(state):
     linux = machine(state)
     converge(linux, wanted_here())

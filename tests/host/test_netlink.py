@@ -9,6 +9,8 @@ from pyroute2.netlink import NLM_F_DUMP_INTR
 from qmesh.errors import KernelRefused, NeedsRoot
 from qmesh.host.network import netlink
 
+pytestmark = pytest.mark.kernel
+
 
 def message(name: str, flags: int = 0) -> dict[str, object]:
     return {"header": {"flags": flags}, "name": name}

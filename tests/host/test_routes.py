@@ -8,7 +8,7 @@ from qmesh.errors import KernelRefused
 from qmesh.host.network import routes
 from tests.support.network import ip, veth
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.usefixtures("own_machine")]
 
 
 @pytest.fixture(autouse=True)

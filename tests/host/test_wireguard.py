@@ -30,7 +30,10 @@ from qmesh.mesh.values import Endpoint, Secret
 from tests.support.factories import key
 from tests.support.waiting import Deadline, idle, patience, wait_until, within
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+pytestmark = [
+    *(pytest.mark.lab, pytest.mark.kernel, pytest.mark.emulated),
+    pytest.mark.usefixtures("own_machine"),
+]
 
 NAME = "qmesh0"
 

@@ -25,7 +25,7 @@ from tests.support.lab.machines import TOOLS, Lab
 from tests.support.lab.programs.boot import DISTURBANCES, ENOUGH, WORKERS
 from tests.support.waiting import patience
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.machines]
 
 WORKER_PORT, NEIGHBOUR = 40000, 39999
 UNITS = Path("etc/systemd/system")

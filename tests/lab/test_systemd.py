@@ -31,7 +31,7 @@ from tests.support.systemd import (
 )
 from tests.support.waiting import idle
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.emulated]
 
 
 def rules() -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.systemd import QMESH, is_loaded, run, shown, skip_unless_throwaway, until
 
-pytestmark = [pytest.mark.lab, pytest.mark.long]
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.long]
 
 STATE = Path("/var/lib/qmesh")
 UNDO = "qmesh-undo.service"

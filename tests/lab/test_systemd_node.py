@@ -27,7 +27,7 @@ from tests.support.lab.machines import TOOLS
 from tests.support.systemd import QMESH, init, is_loaded, run, shown, skip_unless_throwaway, until
 from tests.support.waiting import idle, within
 
-pytestmark = [pytest.mark.lab, pytest.mark.long]
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.long]
 
 UNITS = Path("/etc/systemd/system")
 PROGRAM = Path("/usr/local/bin/stand-in")
