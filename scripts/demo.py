@@ -1,6 +1,6 @@
 """The demo: three machines become one guarded cluster, and a neighbour on their LAN attacks it.
 
-The machines are namespaces (tests/lab), the commands are qmesh's own, typed as a user types
+The machines are namespaces (tests/support/lab), the commands are qmesh's own, typed as a user types
 them. Stand-ins take the place of the node: its workers listen where config.yml says, and its
 control process dials every one of them.
 
@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from tests.lab.attack import WAYS, Attempt, attack, attempts_on, make_gullible
-from tests.lab.machines import TOOLS, Lab, Machine, Running
+from tests.support.lab.attack import WAYS, Attempt, attack, attempts_on, make_gullible
+from tests.support.lab.machines import TOOLS, Lab, Machine, Running
 
 CONFIG = "/root/node/.config"
 SERVICE_PORT = 2222

@@ -7,9 +7,9 @@ import functools
 import sys
 import time
 
-from tests.lab import disk
-from tests.lab.crash import MATRICES
-from tests.lab.machines import Lab
+from tests.support.lab import disk
+from tests.support.lab.crash import MATRICES
+from tests.support.lab.machines import Lab
 
 ROWS = {
     **{f"killed: {name}": matrix for name, matrix in MATRICES.items()},

@@ -7,13 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.lab.machines import Lab
-from tests.lab.matrix.case import OVERLAYS, Hostile, Legitimate, Overlay, passes, reached
-from tests.lab.matrix.hostile import HOSTILE
-from tests.lab.matrix.legitimate import LEGITIMATE
-from tests.lab.matrix.rulesets import COMPARED, QMESH, Ruleset
-from tests.lab.mesh import Mesh, Role
-from tests.lab.probe import Listeners
+from tests.support.lab.machines import Lab
+from tests.support.lab.matrix.case import OVERLAYS, Hostile, Legitimate, Overlay, passes, reached
+from tests.support.lab.matrix.hostile import HOSTILE
+from tests.support.lab.matrix.legitimate import LEGITIMATE
+from tests.support.lab.matrix.rulesets import COMPARED, QMESH, Ruleset
+from tests.support.lab.mesh import Mesh, Role
+from tests.support.lab.probe import Listeners
 
 Row = tuple[Hostile | Legitimate, Role, Overlay]
 

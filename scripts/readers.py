@@ -9,8 +9,8 @@ import signal
 import sys
 import time
 
-from tests.readers.outcome import other_error, tried
-from tests.readers.table import READERS
+from tests.support.readers.outcome import other_error, tried
+from tests.support.readers.table import READERS
 
 MOST_MEMORY = 4 << 30
 """Octets: what asks for more is an error of the reader, and not the end of this machine's other programs."""

@@ -6,6 +6,8 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.skips import CANNOT
+
 # A machine that is busy with something else is slow, and no test of ours is about that.
 settings.register_profile("qmesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", settings.get_profile("qmesh"), max_examples=20)  # for scripts/test-unit
@@ -14,9 +16,6 @@ settings.load_profile("qmesh")
 # Who is started in the background may be deaf to it, and so would be all that the tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-CANNOT = "this machine cannot: "
-"""So begins the reason of a skip that is right even where nothing may be left out."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+from tests.support.checkout import CHECKOUT
+
 CI = CHECKOUT / ".ci"
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 

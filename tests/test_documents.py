@@ -14,9 +14,9 @@ import typer
 
 from qmesh.cli.app import COMMANDS, app, load_command
 from qmesh.mesh.systemd import units
-from tests.words import GLOSSARY, NOT_USED, is_used, words_that_are_not_used
+from tests.support.checkout import CHECKOUT
+from tests.support.words import GLOSSARY, NOT_USED, is_used, words_that_are_not_used
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 DOCS = CHECKOUT / "docs"
 README = CHECKOUT / "README.md"
 DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.waiting import patience
+from tests.support.checkout import CHECKOUT
+from tests.support.waiting import patience
 
 pytestmark = pytest.mark.lab
 
-CHECKOUT = Path(__file__).parents[1]
 SUITE = "trixie"
 MAKING_S = 300
 """How long a root may take that has to be made first, from what the mirror has."""

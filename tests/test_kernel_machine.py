@@ -16,11 +16,11 @@ from typing import IO
 
 import pytest
 
-from tests.lab.waiting import idle, patience, wait_until
+from tests.support.checkout import CHECKOUT
+from tests.support.waiting import idle, patience, wait_until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.machines]
 
-CHECKOUT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("QMESH_KERNEL_CACHE") or CHECKOUT / ".cache" / "kernel")
 
 

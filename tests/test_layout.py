@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from qmesh.cli.app import COMMANDS
+from tests.support.checkout import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "qmesh"
+TESTS = CHECKOUT / "tests"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TREES = {module: ast.parse(module.read_text(encoding="utf-8")) for module in MODULES}
 
@@ -67,7 +68,8 @@ def commands_typed_in(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in PROCESSES])
 def test_every_command_is_run_by_a_test_on_lab_machines(command):
-    assert any(command in commands_typed_in(path) for path in sorted((CHECKOUT / "tests/lab").glob("*.py")))
+    typing = [path for folder in ("lab", "support/lab") for path in sorted((TESTS / folder).glob("*.py"))]
+    assert any(command in commands_typed_in(path) for path in typing)
 
 
 def test_a_class_has_one_name_and_a_name_one_class():
@@ -100,3 +102,45 @@ def test_a_folder_can_be_taken_in_at_a_glance():
     folders = {module.parent for module in MODULES} - {PACKAGE / "agent/commands", PACKAGE / "cli/commands"}
     counts = {name_of(folder): len(list(folder.glob("[!_]*.py"))) for folder in folders}
     assert {folder: count for folder, count in counts.items() if count > MOST_MODULES} == {}
+
+
+PROGRAMS = sorted([*TESTS.rglob("*.py"), *(CHECKOUT / "scripts").rglob("*.py")])
+
+
+def imported_from_tests(text: str) -> set[str]:
+    """Modules and names of tests that a program imports, or a program that it has as a string."""
+    found = re.findall(r"from (tests[.\w]*) import (\([^)]*\)|[\w, ]+)", text)
+    return {f"{module}.{name}" for module, names in found for name in re.findall(r"\w+", names)}
+
+
+def test_no_module_imports_a_test_module():
+    """What several need is in tests/support."""
+    text = "from tests import test_b\nfrom tests.lab.test_a import (\n    x,\n    y,\n)\n"
+    assert imported_from_tests(text) == {"tests.test_b", "tests.lab.test_a.x", "tests.lab.test_a.y"}
+    importing = {
+        name_of(program)
+        for program in PROGRAMS
+        for name in imported_from_tests(program.read_text(encoding="utf-8"))
+        if re.search(r"\.(test_\w+|conftest)\b", name) and program != Path(__file__)
+    }
+    assert importing == set()
+
+
+def test_every_module_of_tests_that_a_program_imports_is_there():
+    """In programs that are strings no type checker sees it."""
+    names = {
+        name for program in PROGRAMS for name in imported_from_tests(program.read_text(encoding="utf-8"))
+    }
+    modules = {name.rpartition(".")[0].replace(".", "/") for name in names if ".test_" not in name}
+    missing = {
+        module
+        for module in modules
+        if not (CHECKOUT / f"{module}.py").is_file() and not (CHECKOUT / module).is_dir()
+    }
+    assert missing == set()
+
+
+def test_all_modules_of_tests_that_are_no_tests_are_in_one_folder():
+    modules = {path for path in TESTS.rglob("*.py") if not re.match(r"test_|conftest\.py", path.name)}
+    elsewhere = {name_of(path) for path in modules if TESTS / "support" not in path.parents}
+    assert elsewhere == {"tests/__init__.py"}

@@ -11,7 +11,8 @@ from pathlib import Path
 import nftables
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+from tests.support.checkout import CHECKOUT
+
 DEPENDENCIES = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
 OFFICIAL = "ceaa498a540861c56992f2d709dc41f0e807ada913bfb403ce72c20d47049b49"
 """SHA-256 of py/nftables.py of nftables 0.9.8 to 1.0.2, from Debian's python3-nftables 0.9.8-3.1+deb11u2."""

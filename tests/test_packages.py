@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.waiting import patience, wait_until
+from tests.support.checkout import CHECKOUT
+from tests.support.waiting import patience, wait_until
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 ASKING_APT = re.compile(r"""(?:^|[;&|{(])\s*apt-get (?!indextargets)|\("apt-get",""", re.MULTILINE)
 """Where a script or a program runs apt-get, other than to be told of what is there."""

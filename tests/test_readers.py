@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import qmesh
 from qmesh.host.registry import RegistryImage
-from tests.readers.outcome import other_error, tried
-from tests.readers.table import READERS, REGISTRY, Reader
+from tests.support.readers.outcome import other_error, tried
+from tests.support.readers.table import READERS, REGISTRY, Reader
 
 PACKAGE = Path(qmesh.__file__).parent
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from qmesh.cli.app import load_command
-from tests.conftest import CANNOT
-from tests.lab.waiting import patience
+from tests.support.checkout import CHECKOUT
+from tests.support.skips import CANNOT
+from tests.support.waiting import patience
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 VAGRANTFILE = CHECKOUT / "Vagrantfile"
 
 

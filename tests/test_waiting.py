@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import waiting
-from tests.lab.waiting import Deadline, comes_true, slowness, wait_until, within
+from tests.support import waiting
+from tests.support.waiting import Deadline, comes_true, slowness, wait_until, within
 
 TESTS = Path(__file__).parent
 PROGRAMS = [path for path in sorted(TESTS.rglob("*.py")) if path != Path(waiting.__file__)]
-SLEEPS = {"lab/knock.py": "its machine has no more than the standard library when it begins"}
+SLEEPS = {"support/lab/programs/knock.py": "its machine has no more than the standard library when it begins"}
 
 
 def sleeps(program: Path) -> bool:

@@ -7,8 +7,8 @@ from random import Random
 
 from benchmarks.measuring import Figure
 
-from tests.mesh.config_files import corpus, edit_worker_list, lists_for, random_edit
-from tests.mesh.outside import entries_of, octets_changed
+from tests.support.config_files import corpus, edit_worker_list, lists_for, random_edit
+from tests.support.outside import entries_of, octets_changed
 
 
 def figures(one_in: int, random_files: int) -> list[Figure]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from benchmarks.measuring import Figure
 
-from tests.lab.floods import (
+from tests.support.lab.floods import (
     KINDS,
     MOST_GUARD_MS,
     MOST_HEARD_S,
@@ -17,7 +17,7 @@ from tests.lab.floods import (
     Flooded,
     Floods,
 )
-from tests.lab.machines import Lab
+from tests.support.lab.machines import Lab
 
 
 def figures(seconds: float) -> list[Figure]:

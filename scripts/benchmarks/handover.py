@@ -10,9 +10,9 @@ import statistics
 
 from benchmarks.measuring import Figure
 
-from tests.lab.cluster import facts, invite, make_control, qmesh
-from tests.lab.machines import Lab, Machine
-from tests.lab.waiting import wait_until
+from tests.support.lab.cluster import facts, invite, make_control, qmesh
+from tests.support.lab.machines import Lab, Machine
+from tests.support.waiting import wait_until
 
 MOST_S = 5
 """Seconds that WireGuard waits for the answer to a handshake. Source: its REKEY_TIMEOUT."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.measuring import Figure, percentile
 
-from tests.lab.cluster import STATE, facts, invite, make_control, qmesh
-from tests.lab.machines import Lab, Machine
+from tests.support.lab.cluster import STATE, facts, invite, make_control, qmesh
+from tests.support.lab.machines import Lab, Machine
 
 MOST_INFORMED_S, MOST_REMOVED_S = 3, 2
 

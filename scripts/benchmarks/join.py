@@ -8,9 +8,9 @@ import time
 
 from benchmarks.measuring import Figure, percentile
 
-from tests.lab.cluster import invite, qmesh
-from tests.lab.faults import Ended, Faulty, reset
-from tests.lab.machines import Lab, Machine
+from tests.support.lab.cluster import invite, qmesh
+from tests.support.lab.faults import Ended, Faulty, reset
+from tests.support.lab.machines import Lab, Machine
 
 PHASES = {
     "first look": "create private.key",

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from benchmarks.join import make_mesh
 from benchmarks.measuring import Figure, percentile
 
-from tests.lab.machines import TOOLS, Lab, Machine, Running
+from tests.support.lab.machines import TOOLS, Lab, Machine, Running
 
 
 def figures(members: int, tunnels: int) -> list[Figure]:

@@ -11,10 +11,10 @@ from typing import Final
 
 from benchmarks.measuring import Figure
 
-from tests.lab.broken_parts import NAMES, breakable_agent, findings, spoil
-from tests.lab.cluster import make_control, make_member, qmesh
-from tests.lab.machines import Lab, Machine
-from tests.lab.waiting import wait_until
+from tests.support.lab.broken_parts import NAMES, breakable_agent, findings, spoil
+from tests.support.lab.cluster import make_control, make_member, qmesh
+from tests.support.lab.machines import Lab, Machine
+from tests.support.waiting import wait_until
 
 MOST_S: Final = 10
 PARTS: Final = {

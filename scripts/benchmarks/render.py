@@ -19,8 +19,8 @@ from benchmarks import sample
 from benchmarks.measuring import Figure, paired, seconds
 
 from qmesh.mesh.inventory import Inventory, list_workers
-from tests.mesh.config_files import corpus, edit_worker_list
-from tests.mesh.outside import octets_changed
+from tests.support.config_files import corpus, edit_worker_list
+from tests.support.outside import octets_changed
 
 MOST_MS: Final = 100
 MOST_MB: Final = 60

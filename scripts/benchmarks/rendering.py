@@ -17,7 +17,7 @@ from qmesh.mesh.guard import render_load_script
 from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.plan import plan_steps
 from qmesh.mesh.state import Guard, NodeState
-from tests.mesh.config_files import edit_worker_list
+from tests.support.config_files import edit_worker_list
 
 PLACE = LocalEnd(interface=sample.INTERFACE, listen_port=51820)
 FACTS = Facts(kind="wireguard")

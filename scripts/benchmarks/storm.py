@@ -7,9 +7,9 @@ import statistics
 
 from benchmarks.measuring import Figure
 
-from tests.lab.cluster import make_control, make_member
-from tests.lab.machines import TOOLS, Lab
-from tests.lab.storm import WORKER, storm
+from tests.support.lab.cluster import make_control, make_member
+from tests.support.lab.machines import TOOLS, Lab
+from tests.support.lab.storm import WORKER, storm
 
 MOST_MS = 100
 LEAST_PERCENT = 99.9

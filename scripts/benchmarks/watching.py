@@ -8,8 +8,8 @@ import time
 
 from benchmarks.measuring import Figure
 
-from tests.lab.cluster import CONFIG, facts, make_control, make_member, qmesh, start_workers
-from tests.lab.machines import Lab, Machine
+from tests.support.lab.cluster import CONFIG, facts, make_control, make_member, qmesh, start_workers
+from tests.support.lab.machines import Lab, Machine
 
 MOST_S = 5
 

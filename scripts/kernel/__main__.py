@@ -19,12 +19,6 @@ from uml import UserMode
 NO_MACHINE: Final = 125
 """The exit status when the machine did not come up, died or ran out of time."""
 
-TESTS: Final = [
-    *(f"tests/host/test_{name}.py" for name in ("netlink", "links", "surroundings", "wireguard", "linux")),
-    "tests/lab/test_systemd.py",
-    "tests/lab/test_systemd_confirm.py",
-    "tests/lab/test_systemd_node.py",
-]
 OPTIONS: Final = ["-m", "not userspace", "--durations=10"]
 
 PASSED_ON: Final = re.compile(r"PATH|HOME|USER|LANG|LC_.*|CI|PY.*|COLUMNS|QMESH_(?!KERNEL_).*")
@@ -109,10 +103,20 @@ def _job(options: argparse.Namespace, rest: list[str]) -> machine.Job:
 
 
 def _pytest(arguments: list[str]) -> list[str]:
-    """Without a test named, those of the kernel's."""
+    """Without a test named, those of modules marked `kernel`: to read all takes long in the machine."""
     named = any((ROOT / argument.partition("::")[0]).exists() for argument in arguments)
     python = str(ROOT / ".venv/bin/python")
-    return [python, "-m", "pytest", "-p", "no:cacheprovider", *OPTIONS, *([] if named else TESTS), *arguments]
+    modules = [] if named else _modules()
+    return [python, "-m", "pytest", "-p", "no:cacheprovider", *OPTIONS, *modules, *arguments]
+
+
+def _modules() -> list[str]:
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [
+        str(path.relative_to(ROOT))
+        for path in paths
+        if re.search(r"pytest\.mark\.kernel\b", path.read_text(encoding="utf-8"))
+    ]
 
 
 def _reports(arguments: list[str]) -> list[Path]:

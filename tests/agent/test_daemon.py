@@ -12,7 +12,7 @@ import pytest
 
 from qmesh.agent.daemon import main
 from qmesh.agent.daemon.main import LoopEvents
-from tests.lab.waiting import within
+from tests.support.waiting import within
 
 
 @pytest.fixture

@@ -34,9 +34,9 @@ from qmesh.mesh.protocol.handover import (
 )
 from qmesh.mesh.protocol.membership import encode_membership, sign_membership
 from qmesh.mesh.values import Endpoint, Secret
-from tests.host.test_registry import MESH, NOW, invite, key, redeem
+from tests.support.factories import key
+from tests.support.registries import MESH, NOW, SIGNS, invite, redeem
 
-SIGNS = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 CONTROL, B, C = key(9000), key(1), key(2)
 
 

@@ -29,8 +29,8 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 from qmesh.mesh.protocol.enrolment import Invitation, derive_permanent_preshared_key, derive_public_key
 from qmesh.mesh.protocol.file_exchange import parse_request
-from tests.control_node import make_control_node
-from tests.lab.cut_off import cut_offs
+from tests.support.control_node import make_control_node
+from tests.support.lab.programs.cut_off import cut_offs
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

@@ -23,7 +23,8 @@ from qmesh.mesh.protocol.aead import encrypt_message
 from qmesh.mesh.protocol.enrolment import KEY_OFFER, KeyOffer, build_redemption, derive_invitation_keys
 from qmesh.mesh.protocol.membership import HOLDS, encrypt_held_revision
 from qmesh.mesh.values import Secret
-from tests.host.test_registry import MESH, NOW, invite, key, redeem
+from tests.support.factories import key
+from tests.support.registries import MESH, NOW, invite, redeem
 
 SIGNING_KEY = bytes(range(32))
 B = "10.77.0.2"

@@ -19,7 +19,7 @@ from qmesh.host.firewall import holder_client
 from qmesh.host.state.directory import State
 from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.systemd.units import WATCHDOG_S
-from tests.lab.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 def nothing(*_: object) -> None:

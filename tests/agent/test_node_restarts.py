@@ -16,8 +16,8 @@ from qmesh.errors import QmeshError
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.state.directory import State
 from qmesh.mesh.systemd.node_restarts import DueRestarts
-from tests.control_node import make_control_node
-from tests.fuse import mount_fuse
+from tests.support.control_node import make_control_node
+from tests.support.fuse import mount_fuse
 
 
 def test_what_a_command_asks_for_while_workers_are_restarted_is_not_forgotten(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from qmesh.errors import BadInput
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.enrolment import build_redemption, derive_invitation_keys
-from tests.control_node import make_control_node
+from tests.support.control_node import make_control_node
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

@@ -29,8 +29,8 @@ from qmesh.mesh.plan import Step
 from qmesh.mesh.protocol.enrolment import build_redemption, derive_invitation_keys, derive_public_key
 from qmesh.mesh.state import Guard
 from qmesh.mesh.values import Endpoint, Secret
-from tests.control_node import make_control_node
-from tests.lab.keeping import let_fall
+from tests.support.control_node import make_control_node
+from tests.support.keeping import let_fall
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

@@ -16,7 +16,7 @@ import pytest
 
 from qmesh.agent.commands.ready import ReadyResult, wait_until_listening, wait_until_startable
 from qmesh.errors import BadInput, MachineRefused
-from tests.lab.waiting import wait_until, within
+from tests.support.waiting import wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

@@ -32,7 +32,7 @@ from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LastBackup
 from qmesh.mesh.protocol.backup_file import JUMP, MAGIC, decode_backup, encode_backup
-from tests.control_node import make_control_node
+from tests.support.control_node import make_control_node
 
 pytestmark = [pytest.mark.lab]
 

@@ -13,7 +13,7 @@ from qmesh.agent.daemon import supervisor
 from qmesh.agent.daemon.supervisor import WELL, AgentPart, Retries, Troubles, Watchdog
 from qmesh.errors import MachineRefused
 from qmesh.host.system.heartbeat import Pulse
-from tests.lab.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -1,3 +1,3 @@
-from tests.own_machine import own_machine, pytest_pyfunc_call
+from tests.support.own_machine import own_machine, pytest_pyfunc_call
 
 __all__ = ["own_machine", "pytest_pyfunc_call"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.machines import CHECKOUT
+from tests.support.checkout import CHECKOUT
 
 PAGE = (CHECKOUT / "docs/performance.md").read_text(encoding="utf-8")
 COMMANDS = ("sudo ./scripts/bench", "sudo ./scripts/bench --kernel")

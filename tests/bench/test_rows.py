@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.machines import CHECKOUT
-from tests.lab.waiting import patience, wait_until
+from tests.support.checkout import CHECKOUT
+from tests.support.waiting import patience, wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+from tests.support.checkout import CHECKOUT
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(CHECKOUT)}
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 SECRET = "5ec4e7a11b1e"
 LIST = """\

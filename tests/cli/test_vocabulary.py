@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import qmesh
-from tests.words import is_used, words_that_are_not_used
+from tests.support.words import is_used, words_that_are_not_used
 
 PACKAGE = Path(qmesh.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -29,67 +29,16 @@ from qmesh.host.api.messages import ControlNodeUnavailable, ServiceUnresponsive
 from qmesh.host.api.server import Service
 from qmesh.host.system import agent_notify
 from qmesh.mesh.protocol.enrolment import Redemption
-from tests.lab.machines import CHECKOUT
-from tests.lab.waiting import idle, patience, pause, wait_until, within
+from tests.support.api import HERE, PORT, Agent, told_by
+from tests.support.checkout import CHECKOUT
+from tests.support.network import ip
+from tests.support.waiting import idle, patience, pause, wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
-HERE, PORT = "127.0.0.1", 51820
 PLENTY_S = 60.0
 """For whoever is not to be waited for to the end."""
 MESSAGE = Redemption("0" * 32, "A" * 43 + "=", 4, "203.0.113.5:51820", "f" * 64)
-
-
-class Agent:
-    """An agent that remembers what it was asked."""
-
-    def __init__(
-        self,
-        *,
-        redeem: Callable[[bytes], bytes] = lambda _: b'{"members": 1}',
-        membership: Callable[[int], bytes | None] = lambda _: b'{"members": 2}',
-    ) -> None:
-        self.asked: list[tuple[object, ...]] = []
-        self._redeem = redeem
-        self._membership = membership
-        self.leaving: frozenset[str] = frozenset()
-        self.refreshed = 0
-
-    def redeem(self, body: bytes, *, sender: str) -> bytes:
-        self.asked.append(("redeem", body, sender))
-        return self._redeem(body)
-
-    def finish_redemption(self) -> None:
-        self.asked.append(("redeemed",))
-
-    def find_membership_update(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
-        self.asked.append(("membership", newer_than, sender, *(["whole"] if whole else [])))
-        return self._membership(newer_than)
-
-    def record_acknowledgement(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
-        self.asked.append(("acknowledge", sealed, newer_than, sender))
-
-    def offer_key(self, body: bytes, *, sender: str) -> None:
-        self.asked.append(("offer_key", body, sender))
-        self._redeem(body)
-
-    def report_handover(self, body: bytes, *, sender: str) -> bytes | None:
-        self.asked.append(("succeed", body, sender))
-        return self._redeem(body) or None
-
-    def refresh_membership(self) -> None:
-        self.refreshed += 1
-
-    def list_departed(self) -> frozenset[str]:
-        return self.leaving
-
-
-def told_by() -> socket.socket:
-    """A socket by which nobody tells anything."""
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind("")
-    listening.listen()
-    return listening
 
 
 @contextlib.contextmanager
@@ -133,10 +82,6 @@ def ask(method: str, path: str, *, address: str | None = None, content: Any = No
         asking.request(method, path, content, encode_chunked=not isinstance(content, bytes), **rest)
         answer = asking.getresponse()
         return Asked(answer.status, answer.read())
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
 
 
 def another_interface(address: str) -> None:
@@ -596,7 +541,7 @@ import signal, socket, sys
 from pathlib import Path
 from qmesh.host.system import log_file
 from qmesh.host.api.server import Service
-from tests.host.test_api import Agent, HERE, PORT, told_by
+from tests.support.api import Agent, HERE, PORT, told_by
 def fail(_):
     raise RuntimeError("5ec2e7 " + "x" * 500)
 log_file.configure_logging(Path(sys.argv[1]))

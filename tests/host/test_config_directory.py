@@ -17,9 +17,9 @@ import pytest
 from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host import config_directory
 from qmesh.host.config_directory import MAX_OCTETS, ConfigDirectory, find, read, read_stamp, write
-from tests.fuse import mount_fuse
-from tests.lab.waiting import some_time, wait_until
-from tests.own_machine import small_disk
+from tests.support.fuse import mount_fuse
+from tests.support.own_machine import small_disk
+from tests.support.waiting import some_time, wait_until
 
 USER, OTHER = 1001, 1002
 NAME = "config.yml"

@@ -8,7 +8,7 @@ import pytest
 from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.system import disk_reserve
-from tests.own_machine import small_disk
+from tests.support.own_machine import small_disk
 
 
 def fill(directory) -> None:

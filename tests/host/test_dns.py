@@ -12,7 +12,7 @@ import pytest
 from qmesh.host.network import dns
 from qmesh.host.network.dns import resolve_addresses, resolve_cached
 from qmesh.mesh.values import Endpoint
-from tests.lab.waiting import patience, within
+from tests.support.waiting import patience, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

@@ -14,8 +14,8 @@ import pytest
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
 from qmesh.host import files
-from tests.lab.waiting import Deadline, some_time
-from tests.own_machine import small_disk
+from tests.support.own_machine import small_disk
+from tests.support.waiting import Deadline, some_time
 
 NOBODY = 65534
 

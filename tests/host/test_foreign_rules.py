@@ -10,18 +10,18 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from qmesh.host.firewall import foreign_rules, nftables
-from tests.lab.waiting import patience
-from tests.mesh.foreign_cases import CASES, DATAGRAM
+from tests.support.checkout import CHECKOUT
+from tests.support.foreign_cases import CASES, DATAGRAM
+from tests.support.waiting import patience
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
 OUR_OWN = "the guard's own"
-LISTINGS = Path(__file__).parents[1] / "mesh" / "foreign_listings"
+LISTINGS = CHECKOUT / "tests/mesh/foreign_listings"
 
 
 def two_ends() -> None:

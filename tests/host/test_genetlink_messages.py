@@ -25,13 +25,10 @@ from qmesh.host.wireguard import genetlink_messages
 from qmesh.host.wireguard.device import Device
 from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
+from tests.support.factories import key
 
 FAMILY = 0x21
 UNSET = base64.b64encode(bytes(32))
-
-
-def key(number: int) -> str:
-    return base64.b64encode(number.to_bytes(32, "big")).decode()
 
 
 keys = st.binary(min_size=32, max_size=32).filter(any).map(lambda octets: base64.b64encode(octets).decode())

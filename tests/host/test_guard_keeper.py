@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import socket
@@ -24,11 +25,14 @@ from qmesh.host.system import processes
 from qmesh.mesh.guard import HELD, TABLE, render_load_script, render_table
 from qmesh.mesh.plan import LoadGuard
 from qmesh.mesh.state import Guard
-from tests.host.guards import guard
-from tests.lab.keeping import let_fall
-from tests.lab.waiting import idle, wait_until
+from tests.support import factories
+from tests.support.keeping import let_fall
+from tests.support.network import nft
+from tests.support.waiting import idle, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+guard = functools.partial(factories.guard, kind="tun", service_port=51820)
 
 
 WHOLE = guard(40003, 40004)
@@ -57,10 +61,6 @@ def state(tmp_path):
 @pytest.fixture
 def linux(state):
     return Linux(state, "qmesh0", ())
-
-
-def nft(script: str) -> None:
-    subprocess.run(["nft", script], check=True)
 
 
 def is_loaded(guard: Guard) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from qmesh.host.system import heartbeat
 from qmesh.host.system.heartbeat import Pulse
-from tests.lab.waiting import comes_true
+from tests.support.waiting import comes_true
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -16,17 +17,12 @@ from qmesh.host.firewall import holder, holder_client, nftables
 from qmesh.host.state.directory import State
 from qmesh.mesh.guard import HELD, parse_held_table, render_held_script
 from qmesh.mesh.state import Guard
-from tests.host.guards import guard
-from tests.lab.waiting import wait_until
+from tests.support import factories
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
-
-@pytest.fixture
-def state(tmp_path):
-    state = State(tmp_path / "state")
-    state.create_directory()
-    return state
+guard = functools.partial(factories.guard, kind="tun", service_port=51820)
 
 
 def found() -> Guard | None:

@@ -8,22 +8,9 @@ import pytest
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network import links
+from tests.support.network import ip, veth
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
-
-
-def ip(*words: str) -> str:
-    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
-
-
-def veth(name: str, *addresses: str, up: bool = True) -> None:
-    """An interface with its other end beside it, which is up, so that this one has a carrier."""
-    ip("link", "add", name, "type", "veth", "peer", "name", f"p-{name}")
-    ip("link", "set", f"p-{name}", "addrgenmode", "none", "up")
-    for address in addresses:
-        ip("address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
-    if up:
-        ip("link", "set", name, "up")
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.usefixtures("own_machine")]
 
 
 def test_what_is_not_there_reads_as_none():

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import subprocess
@@ -32,9 +31,11 @@ from qmesh.mesh.plan import (
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel
 from qmesh.mesh.values import Endpoint, InterfaceKind, Secret
-from tests.lab.keeping import unkept
+from tests.support import factories
+from tests.support.keeping import unkept
+from tests.support.network import ip, nft
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.usefixtures("own_machine")]
 
 NAME = "qmesh0"
 NOTHING = NodeState(guard=None, tunnel=None)
@@ -43,8 +44,7 @@ RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 
 
 def key(number: int) -> Secret:
-    """The numbered octets as a key; none of them is in use anywhere."""
-    return Secret(base64.b64encode(number.to_bytes(32, "big")).decode())
+    return Secret(factories.key(number))
 
 
 OWN, OTHER = key(7), key(8)
@@ -72,35 +72,11 @@ def wanted_here() -> NodeState:
 
 
 def guard(kind: InterfaceKind) -> Guard:
-    return Guard(
-        role="control",
-        interface=NAME,
-        kind=kind,
-        listen_port=51820,
-        control_address="10.77.0.1",
-        service_port=51820,
-        ports=(40000, 40001, 40002),
-    )
+    return factories.guard(40000, 40001, 40002, role="control", kind=kind, service_port=51820)
 
 
 def tunnel(kind: InterfaceKind) -> Tunnel:
-    return Tunnel(
-        interface=NAME,
-        kind=kind,
-        public_key=derive_public_key(OWN),
-        listen_port=51820,
-        addresses=("10.77.0.1/20",),
-        mtu=1420,
-        up=True,
-        peers=PEERS,
-    )
-
-
-@pytest.fixture
-def state(tmp_path):
-    found = State(tmp_path / "state")
-    found.create_directory()
-    return found
+    return factories.tunnel(*PEERS, kind=kind, public_key=derive_public_key(OWN))
 
 
 @pytest.fixture
@@ -140,14 +116,6 @@ def take(linux: Linux, step: Step) -> None:
         assert found == expected
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
-
-
-def nft(command: str) -> None:
-    subprocess.run(["nft", command], check=True)
-
-
 def test_on_a_fresh_machine_there_is_nothing(state):
     assert machine(state).observe() == NOTHING
     assert list(state.directory.iterdir()) == []
@@ -171,6 +139,7 @@ def test_another_process_observes_the_same(state):
     assert machine(state).backend.kind == wanted.tunnel.kind
 
 
+@pytest.mark.emulated
 def test_and_back_to_nothing_the_guard_last(state):
     linux = machine(state)
     converge(linux, wanted_here())

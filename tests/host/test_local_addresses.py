@@ -7,12 +7,9 @@ import subprocess
 import pytest
 
 from qmesh.host.network.local_addresses import can_be_bound, find_direct_network
+from tests.support.network import ip
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
 
 
 def make_link(*addresses: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from qmesh.host.system import log_file
 from qmesh.host.system.log_file import BURST, PER_S, SAME, SAME_S, RateLimit
-from tests.lab.waiting import patience, wait_until
+from tests.support.waiting import patience, wait_until
 
 
 class Clock:

@@ -10,6 +10,8 @@ from qmesh.errors import KernelRefused, NeedsRoot
 from qmesh.host.network import netlink
 from qmesh.host.network.netlink_messages import parse_answers
 
+pytestmark = pytest.mark.kernel
+
 
 def message(name: str, flags: int = 0) -> dict[str, object]:
     return {"header": {"flags": flags}, "name": name}

@@ -9,12 +9,9 @@ import pytest
 from qmesh.host.firewall import nftables
 from qmesh.host.firewall.table_events import Notice
 from qmesh.host.network.netlink_events import Notices
+from tests.support.network import nft
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
-
-
-def nft(script: str) -> None:
-    subprocess.run(["nft", script], check=True)
 
 
 def test_nothing_is_noticed_where_nothing_happens():

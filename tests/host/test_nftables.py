@@ -27,7 +27,8 @@ from qmesh.mesh.guard import (
 )
 from qmesh.mesh.state import AlteredGuard, Guard
 from qmesh.mesh.values import InterfaceKind
-from tests.lab.waiting import pause
+from tests.support.network import nft
+from tests.support.waiting import pause
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -44,10 +45,6 @@ WORKER = Guard(
 CONTROL = msgspec.structs.replace(WORKER, role="control", ports=(40000, 40001, 40002))
 OVER_IPV6 = msgspec.structs.replace(WORKER, control_address="fd12:3456:789a::1")
 WITHOUT_PORTS = msgspec.structs.replace(WORKER, ports=())
-
-
-def nft(*words: str) -> str:
-    return subprocess.run(["nft", *words], check=True, capture_output=True, text=True).stdout
 
 
 def folded(text: str) -> str:

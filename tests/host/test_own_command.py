@@ -18,9 +18,9 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import background, programs, systemd
 from qmesh.host.wireguard import userspace
 from qmesh.mesh.systemd.units import render_undo_unit, render_unit_files
-from tests import trap
-from tests.lab.waiting import patience
-from tests.mesh.test_units import paths, words
+from tests.support import trap
+from tests.support.units import paths, words
+from tests.support.waiting import patience
 
 CODE = Path(qmesh.__file__).parent
 QMESH = str(Path(sys.executable).with_name("qmesh"))

@@ -12,7 +12,7 @@ import pytest
 from qmesh.host.network import path_mtu
 from qmesh.host.network.path_mtu import find_largest_packet, find_path_mtus, measure_echo_time
 from qmesh.mesh.values import Endpoint
-from tests.lab.waiting import patience, wait_until, within
+from tests.support.waiting import patience, wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

@@ -20,13 +20,6 @@ RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 NOBODY = 65534
 
 
-@pytest.fixture
-def state(tmp_path):
-    found = State(tmp_path / "state")
-    found.create_directory()
-    return found
-
-
 def in_kernel() -> str:
     return RESERVED.read_text().strip()
 

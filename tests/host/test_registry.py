@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import shutil
@@ -39,72 +38,17 @@ from qmesh.mesh.changes import (
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.machine import Machine, PendingKey
 from qmesh.mesh.protocol.enrolment import (
-    Redemption,
-    build_redemption,
     derive_invitation_keys,
     derive_permanent_preshared_key,
 )
 from qmesh.mesh.values import Endpoint
-from tests.lab.waiting import idle, some_time
+from tests.support.factories import key
+from tests.support.registries import CONTROL, DAY_S, MESH, NOW, invite, message, path, redeem, registry
+from tests.support.waiting import idle, some_time
+
+__all__ = ["path", "registry"]
 
 NOBODY = 65534
-NOW = 1_800_000_000
-DAY_S = 86400
-
-
-def key(number: int) -> str:
-    """A public key of nobody: the numbered octets."""
-    return base64.b64encode(number.to_bytes(32, "big")).decode()
-
-
-CONTROL = Machine(
-    name="control",
-    public_key=key(9000),
-    address="10.77.0.1",
-    workers=3,
-    endpoints=(Endpoint("203.0.113.5", 51820), Endpoint("2001:db8::5", 51821)),
-)
-
-MESH = Inventory(
-    mesh="0123456789abcdef",
-    network="10.77.0.0/20",
-    control="control",
-    node="2.0",
-    base_port=40000,
-    service_port=51820,
-    revision=1,
-    machines=(CONTROL,),
-)
-
-
-@pytest.fixture
-def path(tmp_path):
-    Registry.create(tmp_path / "mesh.db", MESH, now=NOW)
-    return tmp_path / "mesh.db"
-
-
-@pytest.fixture
-def registry(path):
-    with Registry(path) as found:
-        yield found
-
-
-def invite(
-    registry: Registry, name: str = "machine-b", *, workers: int | None = 2, now: int = NOW
-) -> IssuedInvitation:
-    return registry.invite(name, workers=workers, endpoint=None, expires_at=now + DAY_S, now=now)
-
-
-def message(
-    issued: IssuedInvitation, own_key: str, *, workers: int = 7, endpoint: Endpoint | None = None
-) -> Redemption:
-    return build_redemption(
-        derive_invitation_keys(issued.secret), public_key=own_key, workers=workers, endpoint=endpoint
-    )
-
-
-def redeem(registry: Registry, issued: IssuedInvitation, own_key: str, *, now: int = NOW + 5) -> Inventory:
-    return registry.redeem(message(issued, own_key), sender=issued.machine.address, now=now)
 
 
 def told(registry: Registry) -> list[tuple[str, str | None, int]]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.registry import Readiness, Registry, RegistryImage, load_image
@@ -16,11 +15,11 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.protocol.handover import HandoverProgress, derive_successor_preshared_key
 from qmesh.mesh.protocol.membership import sign_membership
 from qmesh.mesh.values import Endpoint
-from tests.host.test_registry import NOW, invite, key, message, path, redeem, registry
+from tests.support.factories import key
+from tests.support.registries import NOW, SIGNS, invite, message, path, redeem, registry
 
 __all__ = ["path", "registry"]
 
-SIGNS = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 B, C = "10.77.0.2", "10.77.0.3"
 
 

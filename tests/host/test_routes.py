@@ -6,9 +6,9 @@ import pytest
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network import routes
-from tests.host.test_links import ip, veth
+from tests.support.network import ip, veth
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.usefixtures("own_machine")]
 
 
 @pytest.fixture(autouse=True)

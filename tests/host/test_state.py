@@ -29,7 +29,7 @@ from qmesh.mesh.rollback import ChangeProcess, GuardSnapshot, MachineSnapshot, R
 from qmesh.mesh.state import Peer, Tunnel
 from qmesh.mesh.systemd.node_restarts import DueRestarts
 from qmesh.mesh.values import Endpoint, Secret
-from tests.lab.waiting import pause
+from tests.support.waiting import pause
 
 SETTINGS = Settings(
     mesh="0123456789abcdef",
@@ -56,13 +56,6 @@ ASKED = SentRequest(
     redemption=Redemption("0" * 32, derive_public_key(KEY), 4, None, "0" * 64),
     preshared_key=KEY,
 )
-
-
-@pytest.fixture
-def state(tmp_path):
-    found = State(tmp_path / "state")
-    found.create_directory()
-    return found
 
 
 def names_in(state: State) -> list[str]:

@@ -18,7 +18,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host.state.directory import State
 from qmesh.host.system import background, processes, systemd
 from qmesh.mesh.systemd.units import AGENT, BOOT_GUARD, HOLDER, WORKER, add_mark, render_unit_files
-from tests.lab.waiting import patience, within
+from tests.support.waiting import patience, within
 
 AGENT_OF_SORTS = """
 import sys, time
@@ -29,13 +29,6 @@ with acquire_process_lock(State(Path(sys.argv[1])).agent_lock_file) as alone:
     print(alone, flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture
-def state(tmp_path):
-    found = State(tmp_path / "state")
-    found.create_directory()
-    return found
 
 
 @contextlib.contextmanager

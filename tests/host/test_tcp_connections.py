@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
 from collections.abc import Iterator
-from typing import Literal
 
 import pytest
 
 from qmesh.host.network import tcp_connections
-from qmesh.mesh.state import Guard
+from tests.support import factories
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -19,16 +19,7 @@ WORKER, NEIGHBOUR = 40003, 40010
 CONTROL, STRANGER, OWN = "10.77.0.1", "10.77.0.66", "10.77.0.2"
 
 
-def guard(role: Literal["control", "worker"] = "worker", ports: tuple[int, ...] = (WORKER,)) -> Guard:
-    return Guard(
-        role=role,
-        interface="qmesh0",
-        kind="tun",
-        listen_port=51820,
-        control_address=CONTROL,
-        service_port=51820,
-        ports=ports,
-    )
+guard = functools.partial(factories.guard, kind="tun", service_port=51820, ports=(WORKER,))
 
 
 class Open:
@@ -110,7 +101,7 @@ def test_g2_a_connection_that_began_here_at_a_workers_number_goes_on():
 
 def test_g1_the_control_machines_own_processes_keep_their_connections():
     (own,) = opened((CONTROL, WORKER))
-    tcp_connections.close_disallowed_connections(guard("control"))
+    tcp_connections.close_disallowed_connections(guard(role="control"))
 
     assert own.lives()
     own.close()

@@ -12,7 +12,7 @@ import pytest
 
 from qmesh.host.network import tcp_probe
 from qmesh.host.network.tcp_probe import measure_connect_times
-from tests.lab.waiting import within
+from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 

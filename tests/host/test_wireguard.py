@@ -27,9 +27,13 @@ from qmesh.host.network import links, netlink
 from qmesh.host.wireguard import device, genetlink_messages, kernel, uapi, userspace
 from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
-from tests.lab.waiting import Deadline, idle, patience, wait_until, within
+from tests.support.factories import key
+from tests.support.waiting import Deadline, idle, patience, wait_until, within
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+pytestmark = [
+    *(pytest.mark.lab, pytest.mark.kernel, pytest.mark.emulated),
+    pytest.mark.usefixtures("own_machine"),
+]
 
 NAME = "qmesh0"
 
@@ -56,11 +60,6 @@ def process() -> wireguard.Backend:
 )
 def backend(request):
     return request.getfixturevalue(request.param)
-
-
-def key(number: int) -> str:
-    """The numbered octets as a key: public, private or preshared."""
-    return base64.b64encode(number.to_bytes(32, "big")).decode()
 
 
 def public_key(private_key: str) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.machines import Lab
-from tests.lab.mesh import Mesh
-from tests.lab.probe import Listeners
+from tests.support.lab.machines import Lab
+from tests.support.lab.mesh import Mesh
+from tests.support.lab.probe import Listeners
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     CONFIG,
     NODE_CONFIG,
     STATE,
@@ -21,8 +21,8 @@ from tests.lab.cluster import (
     stop_agent,
     what_is_there,
 )
-from tests.lab.machines import Lab, Machine
-from tests.lab.waiting import wait_until
+from tests.support.lab.machines import Lab, Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 
-from tests.lab.boot import DISTURBANCES, ENOUGH, WORKERS
-from tests.lab.cluster import make_control, qmesh, stop_agent
-from tests.lab.machines import CHECKOUT, TOOLS, Lab
-from tests.lab.waiting import patience
+from tests.support.checkout import CHECKOUT
+from tests.support.lab.cluster import make_control, qmesh, stop_agent
+from tests.support.lab.machines import TOOLS, Lab
+from tests.support.lab.programs.boot import DISTURBANCES, ENOUGH, WORKERS
+from tests.support.waiting import patience
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.machines]
 
 WORKER_PORT, NEIGHBOUR = 40000, 39999
 UNITS = Path("etc/systemd/system")

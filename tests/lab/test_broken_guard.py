@@ -10,12 +10,12 @@ import pytest
 
 from qmesh.mesh.guard import render_table
 from qmesh.mesh.state import Guard
-from tests.lab.matrix.case import BOTH, Hostile, Legitimate, passes, reached
-from tests.lab.matrix.hostile import HOSTILE
-from tests.lab.matrix.legitimate import LEGITIMATE
-from tests.lab.matrix.rulesets import Ruleset
-from tests.lab.mesh import GUARDS, Mesh, Role
-from tests.lab.probe import QUIET_SECONDS
+from tests.support.lab.matrix.case import BOTH, Hostile, Legitimate, passes, reached
+from tests.support.lab.matrix.hostile import HOSTILE
+from tests.support.lab.matrix.legitimate import LEGITIMATE
+from tests.support.lab.matrix.rulesets import Ruleset
+from tests.support.lab.mesh import GUARDS, Mesh, Role
+from tests.support.lab.probe import QUIET_SECONDS
 
 pytestmark = pytest.mark.lab
 

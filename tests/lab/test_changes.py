@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import textwrap
-
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     CONFIG,
     SERVICE,
     dial,
@@ -15,27 +12,14 @@ from tests.lab.cluster import (
     make_control,
     make_member,
     qmesh,
+    reached,
     refusal,
     start_workers,
 )
-from tests.lab.machines import Machine
-from tests.lab.waiting import patience, wait_until
+from tests.support.lab.machines import Machine
+from tests.support.waiting import patience, wait_until
 
 pytestmark = pytest.mark.lab
-
-REACH = textwrap.dedent("""
-    import json, socket, sys
-    from tests.lab.waiting import patience
-    reached = []
-    for port in map(int, sys.argv[2:]):
-        try:
-            with socket.create_connection((sys.argv[1], port), timeout=patience(0.7)) as connection:
-                connection.settimeout(patience(0.7))
-                reached += [port] if connection.recv(1) else []
-        except OSError:
-            pass
-    print(json.dumps(reached))
-""")
 
 
 @pytest.fixture
@@ -46,12 +30,6 @@ def tutorial(lab):
     for machine in (control, b, c):
         qmesh(machine, "render-config", "--write", "--config", CONFIG)
     return control, b, c
-
-
-def reached(attacker: Machine, address: str, ports: list[int]) -> list[int]:
-    done = attacker.run(["python", "-c", REACH, address, *map(str, ports)], timeout=60)
-    found: list[int] = json.loads(done.stdout)
-    return found
 
 
 def knows(machine: Machine, revision: int) -> None:

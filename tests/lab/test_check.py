@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     CONFIG,
     HOLDER,
     STATE,
@@ -15,8 +15,8 @@ from tests.lab.cluster import (
     start_workers,
     stop_agent,
 )
-from tests.lab.machines import TOOLS, Lab, Machine
-from tests.lab.waiting import wait_until
+from tests.support.lab.machines import TOOLS, Lab, Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

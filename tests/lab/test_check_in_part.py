@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.lab.cluster import CONFIG, make_control, make_member
-from tests.lab.machines import Machine
+from tests.support.lab.cluster import CONFIG, make_control, make_member
+from tests.support.lab.machines import Machine
 
 pytestmark = pytest.mark.lab
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     AGENT,
     CONFIG,
     NODE_CONFIG,
@@ -23,8 +23,8 @@ from tests.lab.cluster import (
     stop_agent,
     what_is_there,
 )
-from tests.lab.machines import Lab
-from tests.lab.waiting import idle, some_time, wait_until
+from tests.support.lab.machines import Lab
+from tests.support.waiting import idle, some_time, wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     AGENT,
     STATE,
     UNDOING,
@@ -23,8 +23,8 @@ from tests.lab.cluster import (
     stop_agent,
     what_is_there,
 )
-from tests.lab.machines import Lab, Machine, Running
-from tests.lab.waiting import idle, patience, some_time, wait_until
+from tests.support.lab.machines import Lab, Machine, Running
+from tests.support.waiting import idle, patience, some_time, wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     STATE,
     checked,
     dial,
@@ -17,8 +17,9 @@ from tests.lab.cluster import (
     start_workers,
     stop_agent,
 )
-from tests.lab.machines import TOOLS, Lab, Machine, _ip
-from tests.lab.waiting import idle, wait_until
+from tests.support.lab.machines import TOOLS, Lab, Machine, _ip
+from tests.support.lab.mesh import ip
+from tests.support.waiting import idle, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -35,10 +36,6 @@ def cable(one: Machine, other: Machine, name: str, *, mtu: int = 1500) -> None:
         f"link set {name} up\n",
     )
     _ip(other.pid, f"link set {name} up\n")
-
-
-def ip(machine: Machine, *commands: str) -> None:
-    machine.run(["ip", "-batch", "-"], input="".join(f"{command}\n" for command in commands))
 
 
 def router(lab: Lab, name: str = "router", number: int = 1) -> Machine:

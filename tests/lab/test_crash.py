@@ -6,7 +6,7 @@ tries them all. Those that take long are left to it and to whoever names this fi
 
 import pytest
 
-from tests.lab.crash import MATRICES
+from tests.support.lab.crash import MATRICES
 
 pytestmark = pytest.mark.lab
 

@@ -12,8 +12,8 @@ import pytest
 
 from qmesh.host.registry.schema import VERSION
 from qmesh.mesh.guard import HELD, TABLE
-from tests.lab.broken_parts import NAMES, breakable_agent, findings, is_mended, is_well, spoil
-from tests.lab.cluster import (
+from tests.support.lab.broken_parts import NAMES, breakable_agent, findings, is_mended, is_well, spoil
+from tests.support.lab.cluster import (
     AGENT,
     HOLDER,
     SERVICE,
@@ -24,8 +24,8 @@ from tests.lab.cluster import (
     qmesh,
     stop_agent,
 )
-from tests.lab.machines import Lab, Machine
-from tests.lab.waiting import wait_until
+from tests.support.lab.machines import Lab, Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

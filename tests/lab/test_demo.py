@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from tests.lab.machines import CHECKOUT
-from tests.lab.test_lab import host_state
-from tests.lab.waiting import patience
+from tests.support.checkout import CHECKOUT
+from tests.support.lab.machines import host_state
+from tests.support.waiting import patience
 
 pytestmark = pytest.mark.lab
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from qmesh.mesh.exports import ansible
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine as Member
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     STATE,
     dial,
     facts,
@@ -21,7 +21,7 @@ from tests.lab.cluster import (
     stop_agent,
     what_is_there,
 )
-from tests.lab.machines import Lab, Machine
+from tests.support.lab.machines import Lab, Machine
 
 pytestmark = pytest.mark.lab
 

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from qmesh.mesh.protocol.enrolment import parse_invitation
-from tests.lab import disk
-from tests.lab.cluster import AGENT, STATE, rules_of
-from tests.lab.crash import Rig, trouble_of_membership
-from tests.lab.faults import Faulty
-from tests.lab.machines import Lab
-from tests.lab.waiting import wait_until
+from tests.support.lab import disk
+from tests.support.lab.cluster import AGENT, STATE, rules_of
+from tests.support.lab.crash import Rig, trouble_of_membership
+from tests.support.lab.faults import Faulty
+from tests.support.lab.machines import Lab
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from tests.lab.cluster import dial as dial_all
-from tests.lab.cluster import facts, invite, make_control, make_member, qmesh, start_workers
-from tests.lab.firewalls import FIREWALLS, Firewall, NftablesConf
-from tests.lab.machines import Lab, Machine
-from tests.lab.waiting import wait_until
+from tests.support.lab.cluster import dial as dial_all
+from tests.support.lab.cluster import facts, invite, make_control, make_member, qmesh, start_workers
+from tests.support.lab.firewalls import FIREWALLS, Firewall, NftablesConf
+from tests.support.lab.machines import Lab, Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.cluster import AGENT
-from tests.lab.floods import KINDS, MOST_LOGGED, MOST_MB, Floods
-from tests.lab.machines import Lab
-from tests.lab.waiting import patience
+from tests.support.lab.cluster import AGENT
+from tests.support.lab.floods import KINDS, MOST_LOGGED, MOST_MB, Floods
+from tests.support.lab.machines import Lab
+from tests.support.waiting import patience
 
 pytestmark = pytest.mark.lab
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from qmesh.host.system import disk_reserve
-from tests.lab.cluster import AGENT, HOLDER, STATE, facts, make_control, make_member, qmesh
-from tests.lab.machines import Lab, Machine
-from tests.lab.test_guard_kept import is_back
-from tests.lab.waiting import wait_until
+from tests.support.lab.cluster import AGENT, HOLDER, STATE, facts, is_back, make_control, make_member, qmesh
+from tests.support.lab.machines import Lab, Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

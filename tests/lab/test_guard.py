@@ -18,10 +18,10 @@ import pytest
 
 from qmesh.mesh.guard import parse_table, render_change_script, render_load_script
 from qmesh.mesh.state import AlteredGuard, Guard
-from tests.lab import attack
-from tests.lab.machines import Machine, Running
-from tests.lab.matrix.arrangements import MASQUERADE
-from tests.lab.mesh import (
+from tests.support.lab import attack
+from tests.support.lab.machines import Machine, Running
+from tests.support.lab.matrix.arrangements import MASQUERADE
+from tests.support.lab.mesh import (
     ADDRESSES,
     CONTROL,
     CONTROL6,
@@ -42,7 +42,7 @@ from tests.lab.mesh import (
     all_arrived,
     nft,
 )
-from tests.lab.probe import (
+from tests.support.lab.probe import (
     PATIENCE_SECONDS,
     QUIET_SECONDS,
     Attempt,
@@ -52,9 +52,9 @@ from tests.lab.probe import (
     eventually,
     reach,
 )
-from tests.lab.waiting import Deadline, idle, patience
-from tests.lab.ways import LAN_WAYS, forged, lan_ways, to_each, without_tunnel
-from tests.older_guard import as_of_format_1
+from tests.support.lab.ways import LAN_WAYS, forged, lan_ways, to_each, without_tunnel
+from tests.support.older_guard import as_of_format_1
+from tests.support.waiting import Deadline, idle, patience
 
 pytestmark = pytest.mark.lab
 

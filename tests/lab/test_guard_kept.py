@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from typing import Final
 
 import pytest
 
-from qmesh.mesh.guard import parse_table
-from qmesh.mesh.state import Guard
-from tests.lab.cluster import AGENT, HOLDER, STATE, make_control, make_member, stop_agent
-from tests.lab.machines import Lab, Machine, Running
-from tests.lab.waiting import comes_true, wait_until
+from tests.support.lab.cluster import AGENT, HOLDER, STATE, is_back, make_control, make_member, stop_agent
+from tests.support.lab.machines import Lab, Machine, Running
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
-SOON_S: Final = 1
-"""Less than anything that the loop waits for: the lock for 3 seconds, the registry for 15."""
 LOCK = f"import fcntl, os; fcntl.flock(os.open('{STATE}', os.O_RDONLY), fcntl.LOCK_EX)"
 REGISTRY = f"import sqlite3; it = sqlite3.connect('{STATE}/mesh.db'); it.execute('BEGIN IMMEDIATE')"
 
@@ -35,15 +30,6 @@ def holding(machine: Machine, code: str) -> Running:
     )
     running.wait_for("has it")
     return running
-
-
-def is_back(machine: Machine) -> bool:
-    """Whether a first table that was flushed comes back as it was, and soon."""
-    listed = ["nft", "-s", "list", "table", "inet", "qmesh"]
-    before = parse_table(machine.run(listed).stdout)
-    assert isinstance(before, Guard)
-    machine.run(["nft", "flush", "ruleset"])
-    return comes_true(lambda: parse_table(machine.run(listed, check=False).stdout) == before, SOON_S)
 
 
 @pytest.mark.parametrize("code", [LOCK, REGISTRY], ids=["lock", "registry"])

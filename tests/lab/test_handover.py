@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     AGENT,
     SERVICE,
     STATE,
@@ -16,15 +16,15 @@ from tests.lab.cluster import (
     invite,
     make_control,
     make_member,
+    problems,
     qmesh,
+    reached,
     refusal,
     start_workers,
     stop_agent,
 )
-from tests.lab.machines import Lab, Machine
-from tests.lab.test_changes import reached
-from tests.lab.test_replace_and_rotate_key import problems
-from tests.lab.waiting import wait_until
+from tests.support.lab.machines import Lab, Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

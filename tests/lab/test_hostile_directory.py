@@ -8,10 +8,10 @@ import os
 import pytest
 
 from qmesh.mesh.own_command import build_command_line
-from tests import trap
-from tests.lab.cluster import AGENT, CONFIG, HOLDER, NODE_CONFIG, UNDOING, has_agent, stop_agent
-from tests.lab.machines import Machine, Running
-from tests.lab.waiting import wait_until
+from tests.support import trap
+from tests.support.lab.cluster import AGENT, CONFIG, HOLDER, NODE_CONFIG, UNDOING, has_agent, stop_agent
+from tests.support.lab.machines import Machine, Running
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

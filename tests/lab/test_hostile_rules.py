@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab.cluster import CONFIG, checked, make_control, qmesh, start_workers
-from tests.lab.machines import Lab, Machine
+from tests.support.lab.cluster import CONFIG, checked, make_control, qmesh, start_workers
+from tests.support.lab.machines import Lab, Machine
 
 pytestmark = pytest.mark.lab
 

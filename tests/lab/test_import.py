@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from tests.lab.cluster import CONFIG, dial, facts, qmesh, refusal, start_workers, what_is_there
-from tests.lab.machines import Lab, Machine
+from tests.support.lab.cluster import CONFIG, dial, facts, qmesh, refusal, start_workers, what_is_there
+from tests.support.lab.machines import Lab, Machine
 
 pytestmark = pytest.mark.lab
 

@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
-from tests.lab.cluster import AGENT, CONFIG, HOLDER, NODE_CONFIG, STATE
-from tests.lab.machines import Machine
-from tests.lab.waiting import wait_until
+from tests.support.lab.cluster import AGENT, CONFIG, HOLDER, NODE_CONFIG, STATE
+from tests.support.lab.machines import Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     AGENT,
     CONFIG,
     SERVICE,
@@ -20,6 +20,7 @@ from tests.lab.cluster import (
     invite,
     make_control,
     make_member,
+    newcomer,
     qmesh,
     refusal,
     start_agent,
@@ -27,15 +28,10 @@ from tests.lab.cluster import (
     stop_agent,
     what_is_there,
 )
-from tests.lab.machines import TOOLS, Lab, Machine
-from tests.lab.waiting import idle, some_time, wait_until
+from tests.support.lab.machines import TOOLS, Machine
+from tests.support.waiting import idle, some_time, wait_until
 
 pytestmark = pytest.mark.lab
-
-
-def newcomer(lab: Lab, number: int = 201) -> Machine:
-    name = f"machine-{'bcdefgh'[number - 201]}"
-    return lab.machine(name, f"192.168.0.{number}", f"fd00:1a::{number}")
 
 
 def standing_of(machine: Machine) -> dict[str, object]:

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     SERVICE,
     STATE,
     checked,
@@ -14,16 +14,16 @@ from tests.lab.cluster import (
     invite,
     make_control,
     make_member,
+    newcomer,
     qmesh,
     refusal,
     start_agent,
     stop_agent,
     what_is_there,
 )
-from tests.lab.machines import TOOLS, Machine, _ip
-from tests.lab.mesh import ip, nft
-from tests.lab.test_join import newcomer
-from tests.lab.waiting import wait_until
+from tests.support.lab.machines import TOOLS, Machine, _ip
+from tests.support.lab.mesh import ip, nft
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -62,7 +62,7 @@ def reaches(source: Machine, address: str, port: int) -> bool:
     """Whether packets pass: somebody accepts, or a machine says that nobody listens."""
     script = (
         "import socket, sys\n"
-        "from tests.lab.waiting import patience\n"
+        "from tests.support.waiting import patience\n"
         "asking = socket.socket()\n"
         "asking.settimeout(patience(1))\n"
         "sys.exit(asking.connect_ex((sys.argv[1], int(sys.argv[2]))))\n"

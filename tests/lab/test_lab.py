@@ -9,26 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import machines
-from tests.lab.machines import CHECKOUT, TOOLS, CommandFailed, Lab, Machine, Running
-from tests.lab.waiting import wait_until, within
+from tests.support.checkout import CHECKOUT
+from tests.support.lab import machines
+from tests.support.lab.machines import TOOLS, CommandFailed, Lab, Machine, Running, host_state
+from tests.support.waiting import wait_until, within
 
 pytestmark = pytest.mark.lab
 
 CONTROL, TUNNEL, NETWORK = "10.77.0.1", "10.77.0.2", "10.77.0.0/20"
 WORKER_PORT, SERVICE_PORT = 40003, 2222
-
-
-def host_state() -> dict[str, list[str]]:
-    """What a lab could leave behind in the host: interfaces, mounts, names, rules."""
-    asked = (
-        ["ip", "-o", "link"],
-        ["ip", "netns"],
-        ["nft", "list", "ruleset"],
-        ["cat", "/proc/self/mountinfo"],
-    )
-    answers = [subprocess.run(words, capture_output=True, text=True, check=True).stdout for words in asked]
-    return {" ".join(words): sorted(said.splitlines()) for words, said in zip(asked, answers, strict=True)}
 
 
 def own_namespaces(pid: int | str) -> set[str]:
@@ -192,7 +181,7 @@ class TestClosing:
         before = host_state()
         script = """
             import os, time
-            from tests.lab.machines import Lab
+            from tests.support.lab.machines import Lab
             with Lab() as lab:
                 a, b = lab.machine("machine-a", "192.168.0.200"), lab.machine("machine-b", "192.168.0.201")
                 a.start(["sleep", "1000"])

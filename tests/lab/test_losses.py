@@ -5,7 +5,7 @@ import re
 import pytest
 
 from qmesh.host.wireguard import kernel
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     CONFIG,
     HOLDER,
     NODE_CONFIG,
@@ -20,7 +20,7 @@ from tests.lab.cluster import (
     stop_agent,
     what_is_there,
 )
-from tests.lab.waiting import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

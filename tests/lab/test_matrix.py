@@ -1,4 +1,4 @@
-"""G1, G2 and G5 by the whole of `tests/lab/matrix`, on both kinds of machine and for both kinds of mesh."""
+"""G1, G2 and G5 by the whole of `support/lab/matrix`, on both kinds of machine and for both kinds of mesh."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.lab.matrix.case import passes, reached
-from tests.lab.matrix.hostile import HOSTILE
-from tests.lab.matrix.legitimate import LEGITIMATE
-from tests.lab.matrix.rulesets import HELD_ALONE, LASTING, NONE, QMESH
-from tests.lab.mesh import NEIGHBOUR, WORKER
+from tests.support.lab.matrix.case import passes, reached
+from tests.support.lab.matrix.hostile import HOSTILE
+from tests.support.lab.matrix.legitimate import LEGITIMATE
+from tests.support.lab.matrix.rulesets import HELD_ALONE, LASTING, NONE, QMESH
+from tests.support.lab.mesh import NEIGHBOUR, WORKER
 
 pytestmark = pytest.mark.lab
 

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import json
-
 import pytest
 
-from tests.lab.cluster import (
-    STATE,
+from tests.support.lab.cluster import (
+    all_hold,
     checked,
     facts,
+    held,
     invite,
     make_control,
     make_member,
     qmesh,
+    reached,
     refusal,
     start_workers,
     stop_agent,
 )
-from tests.lab.machines import Machine
-from tests.lab.test_changes import reached
-from tests.lab.waiting import wait_until
+from tests.support.lab.machines import Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
-
-
-def held(machine: Machine) -> dict[str, object]:
-    """The membership that a machine holds, without asking its qmesh, which would ask for a newer one."""
-    signed = json.loads(machine.run(["cat", f"{STATE}/membership.json"]).stdout)
-    found: dict[str, object] = json.loads(base64.b64decode(signed["payload"]))
-    return found
-
-
-def all_hold(machines: list[Machine], revision: int, *, within_s: float) -> None:
-    wait_until(lambda: all(held(machine)["revision"] == revision for machine in machines), seconds=within_s)
 
 
 def has_tunnel(machine: Machine) -> bool:

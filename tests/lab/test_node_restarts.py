@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab.cluster import CONFIG, facts, make_control, make_member, qmesh, start_workers
-from tests.lab.machines import Machine
-from tests.lab.waiting import wait_until
+from tests.support.lab.cluster import (
+    CONFIG,
+    facts,
+    make_cluster,
+    make_control,
+    make_member,
+    qmesh,
+    start_workers,
+)
+from tests.support.lab.machines import Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -15,11 +23,7 @@ LOG = "/var/lib/qmesh/agent.log"
 
 @pytest.fixture
 def cluster(lab):
-    control = make_control(lab)
-    member = make_member(lab, control, 201, 4)
-    for machine in (control, member):
-        qmesh(machine, "render-config", "--write", "--config", CONFIG)
-    return control, member
+    return make_cluster(lab)
 
 
 def entries(machine: Machine) -> int:

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.lab.attacker import ipv4_packet, segment
-from tests.lab.matrix.rulesets import HELD_ALONE, LASTING, NONE, Ruleset
-from tests.lab.mesh import CONTROL, NEIGHBOUR, WORKER, Mesh, Role, nft
-from tests.lab.probe import QUIET_SECONDS
-from tests.lab.waiting import idle
+from tests.support.lab.matrix.rulesets import HELD_ALONE, LASTING, NONE, Ruleset
+from tests.support.lab.mesh import CONTROL, NEIGHBOUR, WORKER, Mesh, Role, nft
+from tests.support.lab.probe import QUIET_SECONDS
+from tests.support.lab.programs.attacker import ipv4_packet, segment
+from tests.support.waiting import idle
 
 pytestmark = pytest.mark.lab
 

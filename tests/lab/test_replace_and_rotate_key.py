@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     HOLDER,
     STATE,
     facts,
     invite,
     make_control,
     make_member,
+    problems,
     qmesh,
+    reached,
     refusal,
     start_workers,
     stop_agent,
 )
-from tests.lab.machines import Machine
-from tests.lab.test_changes import reached
-from tests.lab.waiting import idle, wait_until
+from tests.support.lab.machines import Machine
+from tests.support.waiting import idle, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -37,7 +37,7 @@ ECHO = textwrap.dedent("""
 """)
 TALK = textwrap.dedent("""
     import os, socket, time
-    from tests.lab.waiting import patience
+    from tests.support.waiting import patience
     with socket.create_connection(("10.77.0.2", 40003), timeout=patience(20)) as connection:
         said = heard = b""
         while not os.path.exists("/root/enough"):
@@ -57,12 +57,6 @@ TALK = textwrap.dedent("""
 def public_key(control: Machine) -> str:
     key: str = facts(control, "status")["machines"][1]["public_key"]
     return key
-
-
-def problems(machine: Machine) -> set[str]:
-    """What `check` finds wrong, but for the node's config.yml, which nobody wrote, and its workers."""
-    found = json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)["findings"]
-    return {each["code"] for each in found} - {"config-stale", "worker-silent"}
 
 
 def test_a_machine_changes_its_key_and_an_open_connection_goes_on(lab):

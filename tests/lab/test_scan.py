@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from tests.lab.cluster import make_control, make_member
-from tests.lab.machines import TOOLS
+from tests.support.lab.cluster import make_control, make_member
+from tests.support.lab.machines import TOOLS
 
 pytestmark = pytest.mark.lab
 
 SCAN = """
 import errno, json, select, socket, sys
-from tests.lab.waiting import Deadline, patience
+from tests.support.waiting import Deadline, patience
 
 COMMON = (53, 67, 69, 123, 137, 161, 500, 1194, 1900, 4500, 5353, 9377, 33434, 40000, 40003, 51820, 51821)
 

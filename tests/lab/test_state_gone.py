@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     AGENT,
     CONFIG,
     HOLDER,
@@ -23,8 +23,8 @@ from tests.lab.cluster import (
     stop_agent,
     what_is_there,
 )
-from tests.lab.machines import TOOLS, Machine
-from tests.lab.waiting import wait_until
+from tests.support.lab.machines import TOOLS, Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from tests.lab.cluster import HOLDER, make_control, make_member, stop_agent
-from tests.lab.storm import ATTACKER, NOBODYS, WORKER, siege, storm, told
-from tests.lab.waiting import idle
+from tests.support.lab.cluster import HOLDER, make_control, make_member, stop_agent
+from tests.support.lab.storm import ATTACKER, NOBODYS, WORKER, siege, storm, told
+from tests.support.waiting import idle
 
 pytestmark = pytest.mark.lab
 

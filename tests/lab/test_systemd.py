@@ -11,52 +11,32 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qmesh.agent.daemon.main import LOOK_S
-from tests.lab.cluster import CONFIG, NODE_CONFIG
-from tests.lab.waiting import idle, wait_until
+from tests.support.lab.cluster import CONFIG, NODE_CONFIG
+from tests.support.systemd import (
+    QMESH,
+    agent,
+    init,
+    is_loaded,
+    run,
+    said,
+    shown,
+    skip_unless_throwaway,
+    until,
+)
+from tests.support.waiting import idle
 
-pytestmark = pytest.mark.lab
-
-QMESH = str(Path(".venv/bin/qmesh").absolute())
-GUARD_TABLE = ("nft", "list", "table", "inet", "qmesh")
-
-
-def run(*words: str, code: int = 0) -> str:
-    """What a command says; it must end with that exit code."""
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
-    assert done.returncode == code, f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    # Asking is what keeps an emulated machine busy.
-    wait_until(true, seconds, every_s=0.2)
-
-
-def shown(unit: str, *names: str) -> tuple[str, ...]:
-    """Properties of a unit, in the order asked for."""
-    answer = run("systemctl", "show", unit, f"--property={','.join(names)}")
-    values = dict(line.split("=", 1) for line in answer.splitlines())
-    return tuple(values[name] for name in names)
-
-
-def is_loaded() -> bool:
-    return subprocess.run(GUARD_TABLE, check=False, capture_output=True).returncode == 0
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.emulated]
 
 
 def rules() -> str:
     """The guard, with the handles that the kernel gave its rules: one that was made anew has others."""
     return run("nft", "-a", "list", "table", "inet", "qmesh")
-
-
-def agent() -> int:
-    """The agent's process, 0 when there is none."""
-    return int(shown("qmesh.service", "MainPID")[0])
 
 
 def all_of_it() -> dict[str, str]:
@@ -77,18 +57,10 @@ def all_of_it() -> dict[str, str]:
     return {name: said(script) for name, script in asked.items()}
 
 
-def said(script: str) -> str:
-    """What a script prints, however it ends."""
-    return subprocess.run(["sh", "-c", script], check=False, capture_output=True, text=True).stdout
-
-
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[dict[str, str]]:
     """A mesh with this machine as its control node; gives what was there before."""
-    if "qmesh.throwaway" not in Path("/proc/cmdline").read_text().split():
-        pytest.skip("this machine cannot: it is not to be thrown away; ./scripts/test-kernel has one")
-    if Path("/proc/1/comm").read_text() != "systemd\n":
-        pytest.skip("this machine cannot: systemd is not its init")
+    skip_unless_throwaway()
     shutil.rmtree("/var/lib/qmesh", ignore_errors=True)  # the host may be in a mesh, and shows its files
     Path(CONFIG).mkdir(parents=True)
     Path(CONFIG, "config.yml").write_text(NODE_CONFIG)
@@ -97,10 +69,6 @@ def mesh() -> Iterator[dict[str, str]]:
     init()
     yield before
     subprocess.run([QMESH, "uninstall", "--delete-state"], check=False, capture_output=True)
-
-
-def init() -> None:
-    run(QMESH, "init", "--endpoint", "192.0.2.1", "--workers", "3", "--node", "1.4", "--config", CONFIG)
 
 
 def test_init_starts_agent_and_guard_and_enables_both(mesh):

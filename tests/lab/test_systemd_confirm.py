@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.test_systemd import QMESH, is_loaded, run, shown, until
+from tests.support.systemd import QMESH, is_loaded, run, shown, skip_unless_throwaway, until
 
-pytestmark = [pytest.mark.lab, pytest.mark.long]
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.long]
 
 STATE = Path("/var/lib/qmesh")
 UNDO = "qmesh-undo.service"
@@ -28,10 +28,7 @@ def waiting() -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def mesh():
-    if "qmesh.throwaway" not in Path("/proc/cmdline").read_text().split():
-        pytest.skip("this machine cannot: it is not to be thrown away; ./scripts/test-kernel has one")
-    if Path("/proc/1/comm").read_text() != "systemd\n":
-        pytest.skip("this machine cannot: systemd is not its init")
+    skip_unless_throwaway()
     run(QMESH, "init", "--endpoint", "192.0.2.1", "--workers", "3", "--node", "2.0")
     yield
     run(QMESH, "uninstall", "--delete-state")

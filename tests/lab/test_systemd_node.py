@@ -21,12 +21,13 @@ import pytest
 
 from qmesh.errors import MachineRefused
 from qmesh.host.system import systemd
-from tests.lab.cluster import CONFIG, NODE_CONFIG
-from tests.lab.machines import CHECKOUT, TOOLS
-from tests.lab.test_systemd import QMESH, init, is_loaded, run, shown, until
-from tests.lab.waiting import idle, within
+from tests.support.checkout import CHECKOUT
+from tests.support.lab.cluster import CONFIG, NODE_CONFIG
+from tests.support.lab.machines import TOOLS
+from tests.support.systemd import QMESH, init, is_loaded, run, shown, skip_unless_throwaway, until
+from tests.support.waiting import idle, within
 
-pytestmark = [pytest.mark.lab, pytest.mark.long]
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.long]
 
 UNITS = Path("/etc/systemd/system")
 PROGRAM = Path("/usr/local/bin/stand-in")
@@ -58,10 +59,7 @@ WORKERS = tuple(map(worker, CORES))
 @pytest.fixture(scope="module", autouse=True)
 def node() -> Iterator[None]:
     """This machine as the control node, with units of the node, all of which run."""
-    if "qmesh.throwaway" not in Path("/proc/cmdline").read_text().split():
-        pytest.skip("this machine cannot: it is not to be thrown away; ./scripts/test-kernel has one")
-    if Path("/proc/1/comm").read_text() != "systemd\n":
-        pytest.skip("this machine cannot: systemd is not its init")
+    skip_unless_throwaway()
     shutil.rmtree("/var/lib/qmesh", ignore_errors=True)
     Path(CONFIG).mkdir(parents=True, exist_ok=True)
     Path(CONFIG, "config.yml").write_text(NODE_CONFIG)

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import trap
-from tests.lab.cluster import NODE_CONFIG
-from tests.lab.machines import CHECKOUT, TOOLS
-from tests.lab.test_systemd import QMESH, agent, is_loaded, run, said, shown, until
+from tests.support import trap
+from tests.support.checkout import CHECKOUT
+from tests.support.lab.cluster import NODE_CONFIG
+from tests.support.lab.machines import TOOLS
+from tests.support.systemd import QMESH, agent, is_loaded, run, said, shown, skip_unless_throwaway, until
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 
@@ -46,10 +47,7 @@ PYTHONPATH={CHECKOUT} exec {sys.executable} {TOOLS / "worker.py"} "$@"
 
 @pytest.fixture(scope="module", autouse=True)
 def node() -> Iterator[None]:
-    if "qmesh.throwaway" not in Path("/proc/cmdline").read_text().split():
-        pytest.skip("this machine cannot: it is not to be thrown away; ./scripts/test-kernel has one")
-    if Path("/proc/1/comm").read_text() != "systemd\n":
-        pytest.skip("this machine cannot: systemd is not its init")
+    skip_unless_throwaway()
     shutil.rmtree("/var/lib/qmesh", ignore_errors=True)
     for name, line in (("passwd", f"user:x:{OWNER}:{OWNER}::{NODE}:/bin/sh"), ("group", f"user:x:{OWNER}:")):
         with Path("/etc", name).open("a") as file:

@@ -10,11 +10,11 @@ import pytest
 
 from qmesh.mesh.guard import HELD, TABLE, render_held_table, render_load_script
 from qmesh.mesh.state import Guard
-from tests.lab.cluster import CONFIG, invite, make_control, qmesh
-from tests.lab.machines import Lab, Machine
-from tests.lab.mesh import ip
-from tests.lab.probe import QUIET_SECONDS, Place
-from tests.lab.waiting import patience
+from tests.support.lab.cluster import CONFIG, invite, make_control, qmesh
+from tests.support.lab.machines import Lab, Machine
+from tests.support.lab.mesh import ip
+from tests.support.lab.probe import QUIET_SECONDS, Place
+from tests.support.waiting import patience
 
 pytestmark = pytest.mark.lab
 

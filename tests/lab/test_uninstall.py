@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     CONFIG,
     HOLDER,
     STATE,
@@ -18,7 +18,7 @@ from tests.lab.cluster import (
     stop_agent,
     what_is_there,
 )
-from tests.lab.machines import Machine
+from tests.support.lab.machines import Machine
 
 pytestmark = pytest.mark.lab
 

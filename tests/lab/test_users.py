@@ -7,10 +7,11 @@ from functools import partial
 
 import pytest
 
-from tests.lab.cluster import (
+from tests.support.lab.cluster import (
     HOLDER,
     SERVICE,
     STATE,
+    all_hold,
     facts,
     make_control,
     make_member,
@@ -18,12 +19,11 @@ from tests.lab.cluster import (
     start_agent,
     stop_agent,
 )
-from tests.lab.machines import TOOLS, Lab, Machine
-from tests.lab.mesh import USER
-from tests.lab.test_membership import all_hold
-from tests.lab.user import WAYS
-from tests.lab.waiting import comes_true, wait_until
-from tests.older_guard import as_of_format_1
+from tests.support.lab.machines import TOOLS, Lab, Machine
+from tests.support.lab.mesh import USER
+from tests.support.lab.programs.user import WAYS
+from tests.support.older_guard import as_of_format_1
+from tests.support.waiting import comes_true, wait_until
 
 pytestmark = pytest.mark.lab
 

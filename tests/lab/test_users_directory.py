@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.lab.cluster import AGENT, NODE_CONFIG, STATE, checked, count, facts, qmesh, refusal
-from tests.lab.machines import Lab, Machine
-from tests.lab.waiting import wait_until
+from tests.support.lab.cluster import AGENT, NODE_CONFIG, STATE, checked, count, facts, qmesh, refusal
+from tests.support.lab.machines import Lab, Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 

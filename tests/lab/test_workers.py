@@ -7,20 +7,21 @@ import signal
 
 import pytest
 
-from tests.lab.cluster import CONFIG, facts, make_control, make_member, qmesh, start_workers
-from tests.lab.machines import Machine
-from tests.lab.waiting import wait_until, within
+from tests.support.lab.cluster import (
+    facts,
+    make_cluster,
+    qmesh,
+    start_workers,
+)
+from tests.support.lab.machines import Machine
+from tests.support.waiting import wait_until, within
 
 pytestmark = pytest.mark.lab
 
 
 @pytest.fixture
 def cluster(lab):
-    control = make_control(lab)
-    member = make_member(lab, control, 201, 4)
-    for machine in (control, member):
-        qmesh(machine, "render-config", "--write", "--config", CONFIG)
-    return control, member
+    return make_cluster(lab)
 
 
 def silent(machine: Machine, name: str) -> list[int]:

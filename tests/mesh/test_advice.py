@@ -6,10 +6,9 @@ import msgspec
 import pytest
 
 from qmesh.mesh.advice import AdviceInputs, list_advice
-from tests.mesh.test_changes import cluster
+from tests.support.factories import TUTORIAL, cluster
 
 FINE = AdviceInputs(name="a", memory=10**15, disk=10**15, reserved=frozenset(range(1, 65536)))
-TUTORIAL = cluster(3, 4, 10)
 UNLIKE = (
     "b has 16 workers, c 4: machines of a cluster should be alike, because"
     " the slowest core slows down all others"

@@ -27,34 +27,9 @@ from qmesh.mesh.changes import (
     workers_to_restart,
 )
 from qmesh.mesh.inventory import Inventory, list_workers
-from qmesh.mesh.machine import Cores, Machine, PendingKey
+from qmesh.mesh.machine import Cores, PendingKey
 from qmesh.mesh.values import Endpoint
-from tests.mesh.test_inventory import key
-
-
-def cluster(*counts: int, **more: object) -> Inventory:
-    """Machines a (the control node), b, c and so on with these counts of workers."""
-    machines = tuple(
-        Machine(
-            name="abcdefgh"[place], public_key=key(place + 1), address=f"10.77.0.{place + 1}", workers=count
-        )
-        for place, count in enumerate(counts)
-    )
-    mesh = Inventory(
-        mesh="0123456789abcdef",
-        network="10.77.0.0/20",
-        control="a",
-        node="2.0",
-        base_port=40000,
-        service_port=51820,
-        revision=7,
-        machines=machines,
-    )
-    return msgspec.structs.replace(mesh, **more)
-
-
-TUTORIAL = cluster(3, 4, 10)
-
+from tests.support.factories import TUTORIAL, cluster, key
 
 CALLED = set_endpoints(TUTORIAL, "b", [Endpoint("203.0.113.2", 51820)])
 

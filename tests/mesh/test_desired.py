@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-from typing import Any
+import functools
 
 import msgspec
 import pytest
@@ -14,23 +13,10 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine, PendingKey
 from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel
 from qmesh.mesh.values import Endpoint, Secret
+from tests.support import factories
+from tests.support.factories import key
 
-
-def key(number: int) -> str:
-    return base64.b64encode(number.to_bytes(32, "big")).decode()
-
-
-def mesh(*machines: Machine, **named: Any) -> Inventory:
-    values: dict[str, Any] = {
-        "mesh": "0123456789abcdef",
-        "network": "10.77.0.0/20",
-        "control": "a",
-        "node": "2.0",
-        "base_port": 40000,
-        "service_port": 51821,
-        "revision": 1,
-    }
-    return Inventory(**{**values, **named}, machines=machines)
+mesh = functools.partial(factories.mesh, service_port=51821, revision=1)
 
 
 # The keys are in another order than the machines, so that sorting shows.

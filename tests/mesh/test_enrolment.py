@@ -12,12 +12,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
-from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
+from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.mesh.protocol.enrolment import (
     MAX_TEXT,
     PREFIX,
@@ -37,45 +36,19 @@ from qmesh.mesh.protocol.enrolment import (
     verify_redemption_proof,
 )
 from qmesh.mesh.values import Endpoint, Secret
-
-SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
-VERIFICATION_KEY = SIGNING_KEY.public_key().public_bytes_raw()
-MESH = compute_mesh_identifier(VERIFICATION_KEY)
-SECRET = bytes.fromhex("fbeffe") * 10 + b"\xff\xfe"  # in base64url these octets show both - and _
-CONTROL_KEY = derive_public_key(Secret(base64.b64encode(b"c" * 32).decode()))
-MEMBER_KEY = derive_public_key(Secret(base64.b64encode(b"m" * 32).decode()))
-
-
-def invitation(**named: Any) -> Invitation:
-    values: dict[str, Any] = {
-        "secret": SECRET,
-        "mesh": MESH,
-        "verification_key": VERIFICATION_KEY,
-        "control_key": CONTROL_KEY,
-        "control_address": "10.77.0.1",
-        "network": "10.77.0.0/20",
-        "service_port": 51820,
-        "endpoints": (Endpoint("192.168.1.5", 51820), Endpoint("203.0.113.5", 51820)),
-        "name": "machine-b",
-        "address": "10.77.0.2",
-        "workers": 4,
-        "expires_at": 1_800_000_000,
-    }
-    return Invitation(**{**values, **named})
-
+from tests.support.errors import in_one_line
+from tests.support.invitations import (
+    CONTROL_KEY,
+    INVITATION,
+    MEMBER_KEY,
+    MESH,
+    SECRET,
+    VERIFICATION_KEY,
+    invitation,
+)
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
-INVITATION = invitation()
 TEXT = INVITATION.text()
-
-
-def in_one_line(error: QmeshError) -> str:
-    """Both texts of an error, which are one line each and came from no other error."""
-    assert error.message.isprintable()
-    assert error.hint.isprintable()
-    assert error.__cause__ is None
-    assert error.__suppress_context__ or error.__context__ is None
-    return f"{error.message} {error.hint}"
 
 
 def assert_no_invitation(text: str, *, because: str | None = None) -> None:

@@ -22,6 +22,7 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.state import Guard, Tunnel
 from qmesh.mesh.values import NOT_SHOWN, PROFILES, Endpoint, Profile, Secret
+from tests.support.factories import key, mesh
 
 HOSTILE = (
     *("\n[Peer]\n", "a\nb", "a\r", "a b", "a\t", "", "\x00", "\x1b[1m", "\u2028", "ä"),
@@ -30,26 +31,13 @@ HOSTILE = (
 )
 
 
-def key(number: int) -> str:
-    return base64.b64encode(number.to_bytes(32, "big")).decode()
-
-
 A = Machine(
     name="a", public_key=key(3), address="10.77.0.1", workers=3, endpoints=(Endpoint("203.0.113.5", 51820),)
 )
 B = Machine(name="b", public_key=key(2), address="10.77.0.2", workers=4)
 C = Machine(name="c", public_key=key(1), address="10.77.0.3", workers=2, state="paused")
 D = Machine(name="d", public_key=key(4), address="10.77.0.4", workers=None, state="invited")
-MESH = Inventory(
-    mesh="0123456789abcdef",
-    network="10.77.0.0/20",
-    control="a",
-    node="2.0",
-    base_port=40000,
-    service_port=51821,
-    revision=7,
-    machines=(A, C, B, D),
-)
+MESH = mesh(A, C, B, D, service_port=51821)
 PRIVATE, SHARED = Secret(key(101)), Secret(key(102))
 
 

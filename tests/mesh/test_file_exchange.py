@@ -24,7 +24,8 @@ from qmesh.mesh.protocol.file_exchange import (
     parse_request,
 )
 from qmesh.mesh.values import Endpoint, Secret
-from tests.mesh.test_enrolment import CONTROL_KEY, INVITATION, MEMBER_KEY, MESH, SECRET, in_one_line
+from tests.support.errors import in_one_line
+from tests.support.invitations import CONTROL_KEY, INVITATION, MEMBER_KEY, MESH, SECRET
 
 MESSAGE = build_redemption(
     INVITATION.derived_keys, public_key=MEMBER_KEY, workers=4, endpoint=Endpoint("203.0.113.9", 51820)

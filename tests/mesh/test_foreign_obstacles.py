@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 from typing import Any
@@ -14,37 +15,18 @@ from qmesh.mesh.foreign.packets import Packet, UnderlayRoute, list_required_pack
 from qmesh.mesh.foreign.rules import Chain, Program, Rule, Table
 from qmesh.mesh.foreign.rulesets import parse_foreign_tables
 from qmesh.mesh.foreign.values import ElementSet, UnknownSet
-from qmesh.mesh.state import Guard, Tunnel
-from tests.mesh.foreign_cases import DATAGRAM
-from tests.mesh.test_foreign import SAVED, listing
+from qmesh.mesh.state import Tunnel
+from tests.support import factories
+from tests.support.foreign_cases import DATAGRAM, SAVED, listing
 
 WAY = UnderlayRoute("eth0", "192.0.2.2", "192.0.2.1", 51820)
 
 
-def guard(**named: Any) -> Guard:
-    values: dict[str, Any] = {
-        "role": "worker",
-        "interface": "qmesh0",
-        "kind": "tun",
-        "listen_port": 51820,
-        "control_address": "10.77.0.1",
-        "service_port": 51821,
-        "ports": (40003, 40004),
-    }
-    return Guard(**{**values, **named})
+guard = functools.partial(factories.guard, kind="tun", ports=(40003, 40004))
 
 
 def tunnel(address: str) -> Tunnel:
-    return Tunnel(
-        interface="qmesh0",
-        kind="tun",
-        public_key=None,
-        listen_port=51820,
-        addresses=(f"{address}/20",),
-        mtu=1420,
-        up=True,
-        peers=(),
-    )
+    return factories.tunnel(kind="tun", public_key=None, addresses=(f"{address}/20",))
 
 
 def said(packets: Any) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,7 +28,8 @@ from qmesh.mesh.guard import (
     render_unload_script,
 )
 from qmesh.mesh.state import AlteredGuard, Guard
-from tests.mesh.strategies import addresses
+from tests.support.factories import guard
+from tests.support.strategies import addresses
 
 # As nft 1.0.6 lists it (`nft -s list table inet qmesh`).
 WORKER_LISTING = """\
@@ -108,19 +108,6 @@ table inet qmesh {
 	}
 }
 """
-
-
-def guard(**named: Any) -> Guard:
-    values: dict[str, Any] = {
-        "role": "worker",
-        "interface": "qmesh0",
-        "kind": "wireguard",
-        "listen_port": 51820,
-        "control_address": "10.77.0.1",
-        "service_port": 51821,
-        "ports": (40003, 40004, 40005, 40006),
-    }
-    return Guard(**{**values, **named})
 
 
 WORKER = guard()

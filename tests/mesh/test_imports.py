@@ -27,7 +27,7 @@ from qmesh.mesh.imports import (
 )
 from qmesh.mesh.machine import Cores
 from qmesh.mesh.values import validate_machine_name
-from tests.mesh.strategies import addresses
+from tests.support.strategies import addresses
 
 OWN = frozenset({"192.168.0.200", "fd00::200", "127.0.0.1", "::1"})
 BASE = 40000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -14,49 +13,17 @@ from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory, Worker, add_machine, admit_machine, list_workers, worker_ports
-from qmesh.mesh.machine import Cores, Machine, count_default_workers
+from qmesh.mesh.machine import Cores, count_default_workers
 from qmesh.mesh.networks import find_lowest_free_address
 from qmesh.mesh.values import Endpoint
+from tests.support.errors import assert_refused
+from tests.support.factories import key, machine, mesh
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def key(number: int) -> str:
-    return base64.b64encode(number.to_bytes(32, "big")).decode()
-
-
-def machine(name: str, number: int, workers: int | None = 1, **named: Any) -> Machine:
-    values = {"public_key": key(number), "address": f"10.77.0.{number}", **named}
-    return Machine(name=name, workers=workers, **values)
-
-
 A, B, C = machine("a", 1, 3), machine("b", 2, 4), machine("c", 3, 10)
-
-
-def mesh(*machines: Machine, **named: Any) -> Inventory:
-    values: dict[str, Any] = {
-        "mesh": "0123456789abcdef",
-        "network": "10.77.0.0/20",
-        "control": "a",
-        "node": "2.0",
-        "base_port": 40000,
-        "service_port": 51820,
-        "revision": 7,
-        "machines": machines,
-    }
-    return Inventory(**{**values, **named})
-
-
 TUTORIAL = mesh(A, B, C)
-
-
-def assert_refused(message: str, call: Any, *args: Any, **named: Any) -> BadInput:
-    with pytest.raises(BadInput) as caught:
-        call(*args, **named)
-    assert message in caught.value.message
-    assert caught.value.message.isprintable()
-    assert caught.value.hint.isprintable()
-    return caught.value
 
 
 def test_the_rendered_list_is_the_tutorials_entry_for_entry() -> None:

@@ -16,7 +16,6 @@ from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.aead import encrypt_message
-from qmesh.mesh.protocol.enrolment import compute_mesh_identifier
 from qmesh.mesh.protocol.membership import (
     HOLDS,
     MAX_PARTS,
@@ -37,11 +36,9 @@ from qmesh.mesh.protocol.membership import (
     verify_membership,
 )
 from qmesh.mesh.values import Endpoint, Secret
+from tests.support.invitations import MESH, SIGNING_KEY, VERIFICATION_KEY
 
-SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
-VERIFICATION_KEY = SIGNING_KEY.public_key().public_bytes_raw()
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
-MESH = compute_mesh_identifier(VERIFICATION_KEY)
 
 
 def in_one_line(error: QmeshError) -> str:

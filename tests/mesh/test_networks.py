@@ -21,7 +21,8 @@ from qmesh.mesh.networks import (
     refuse_small_network,
 )
 from qmesh.mesh.values import Endpoint
-from tests.mesh.test_inventory import assert_refused, machine, mesh
+from tests.support.errors import assert_refused
+from tests.support.factories import machine, mesh
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -23,7 +23,7 @@ from qmesh.mesh.systemd.node_restarts import (
     is_managed_by_qmesh,
 )
 from qmesh.mesh.values import Endpoint
-from tests.mesh.test_changes import TUTORIAL, cluster
+from tests.support.factories import TUTORIAL, cluster
 
 HEAD = "# mine\np2p:\n  minPeers: 1\n"
 

@@ -23,8 +23,8 @@ from qmesh.mesh.nodeconfig import (
     redact_config,
 )
 from qmesh.mesh.values import PROFILES, Profile
-from tests.mesh.config_files import corpus, edit_worker_list, lists_for, random_edit
-from tests.mesh.outside import entries_of, octets_changed
+from tests.support.config_files import corpus, edit_worker_list, lists_for, random_edit
+from tests.support.outside import entries_of, octets_changed
 
 FILES = corpus()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import yaml
@@ -32,7 +34,7 @@ from qmesh.mesh.nodeconfig.document import (
     mark_at,
     parse_document,
 )
-from tests.mesh.config_files import edit_worker_list
+from tests.support.config_files import edit_worker_list
 
 HEX = "0badc0de5ec12e7f"
 
@@ -85,7 +87,7 @@ REFUSED = {
 
 NULLS = [("", True), ("~", True), ("null", True), ("Null", True), ("NULL", True)]
 
-READERS = {
+READERS: dict[str, Callable[[str], Any]] = {
     "load": parse_document,
     "workers_in": lambda text: read_workers(text, "2.0"),
     "with_workers": lambda text: edit_worker_list(text, ("/ip4/10.77.0.1/tcp/40000",), "2.0"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qmesh.mesh.nodeconfig import ExpectedMesh, lint_config
 from qmesh.mesh.values import PROFILES, Profile
-from tests.mesh.config_files import corpus, random_edit
+from tests.support.config_files import corpus, random_edit
 
 HEX = "0badc0de5ec12e7f"
 MESH = ExpectedMesh(

@@ -16,7 +16,7 @@ from qmesh.mesh.nodeconfig import (
     read_secret,
     read_workers,
 )
-from tests.mesh.config_files import edit_worker_list
+from tests.support.config_files import edit_worker_list
 
 A, B = "/ip4/10.77.0.2/tcp/40003", "/ip6/fd00::2/tcp/40004"
 HEX = "0badc0de5ec12e7f"

@@ -26,29 +26,16 @@ from qmesh.mesh.nodeconfig import (
     render_config_for,
 )
 from qmesh.mesh.values import Endpoint, Profile
-from tests.mesh.test_inventory import key
+from tests.support.factories import TUTORIAL, mesh
 
-A, B, C = (
-    Machine(name=name, public_key=key(place), address=f"10.77.0.{place}", workers=workers)
-    for place, (name, workers) in enumerate((("a", 3), ("b", 4), ("c", 10)), 1)
-)
+A, B, C = TUTORIAL.machines
 
 
 def cluster(node: Profile, *machines: Machine, **more: Any) -> Inventory:
     ports: dict[str, Any] = (
         {"base_port": 40000} if node in {"1.4", "2.0"} else {"base_port": 32500, "p2p_base_port": 25000}
     )
-    return Inventory(
-        mesh="0123456789abcdef",
-        network="10.77.0.0/20",
-        control="a",
-        node=node,
-        service_port=51820,
-        revision=1,
-        machines=machines,
-        **ports,
-        **more,
-    )
+    return mesh(*machines, node=node, revision=1, **ports, **more)
 
 
 def config(inventory: Inventory, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 from functools import reduce
 from typing import Any, get_args
 
@@ -37,6 +38,7 @@ from qmesh.mesh.plan import (
 )
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel
 from qmesh.mesh.values import Endpoint, Secret
+from tests.support import factories
 
 KEYS = tuple(base64.b64encode(bytes([number]) * 32).decode() for number in range(6))
 HERE, THERE = Endpoint("203.0.113.5", 5), Endpoint("2001:db8::5", 5)
@@ -44,34 +46,14 @@ SECRETS = (Secret("hunter2"), Secret("hunter3"))
 ALTERED = AlteredGuard("table inet qmesh {\n\tcomment hunter4\n}\n")
 
 
-def guard(**named: Any) -> Guard:
-    values: dict[str, Any] = {
-        "role": "worker",
-        "interface": "qmesh0",
-        "kind": "wireguard",
-        "listen_port": 51820,
-        "control_address": "10.77.0.1",
-        "service_port": 51821,
-        "ports": (40003, 40004, 40007),
-    }
-    return Guard(**{**values, **named})
+guard = functools.partial(factories.guard, ports=(40003, 40004, 40007))
 
 
 def peer(number: int, **named: Any) -> Peer:
     return Peer(**{"public_key": KEYS[number], "allowed_ips": (f"10.77.0.{number}/32",), **named})
 
 
-def tunnel(*peers: Peer, **named: Any) -> Tunnel:
-    values: dict[str, Any] = {
-        "interface": "qmesh0",
-        "kind": "wireguard",
-        "public_key": KEYS[0],
-        "listen_port": 51820,
-        "addresses": ("10.77.0.1/20",),
-        "mtu": 1420,
-        "up": True,
-    }
-    return Tunnel(**{**values, **named}, peers=peers)
+tunnel = functools.partial(factories.tunnel, public_key=KEYS[0])
 
 
 NOTHING = NodeState(guard=None, tunnel=None)

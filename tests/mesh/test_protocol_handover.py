@@ -17,8 +17,7 @@ from qmesh.mesh.protocol.handover import (
     read_progress,
 )
 from qmesh.mesh.values import Endpoint, Secret
-from tests.mesh.test_changes import cluster
-from tests.mesh.test_inventory import key
+from tests.support.factories import cluster, key
 
 SHARED = Secret(key(77))
 BEFORE = set_endpoints(cluster(3, 4, 10, 2), "b", [Endpoint("203.0.113.2", 51820)])

@@ -18,7 +18,6 @@ from qmesh.mesh.systemd.units import (
     HOLDER,
     WORKER,
     WORKERS,
-    Paths,
     add_mark,
     is_unedited,
     parse_node_program,
@@ -28,21 +27,7 @@ from qmesh.mesh.systemd.units import (
     render_workers_target,
     worker_unit_name,
 )
-
-
-def paths(**named: str) -> Paths:
-    values = {
-        "python": "/opt/qmesh/bin/python",
-        "state": "/var/lib/qmesh",
-        "guard_file": "/var/lib/qmesh/guard.nft",
-        "held_file": "/var/lib/qmesh/held.nft",
-        "nft": "/usr/sbin/nft",
-        "program": "/usr/local/bin/node",
-        "config_directory": "/root/ceremonyclient/node/.config",
-        "user": "root",
-    }
-    return Paths(**{**values, **named})
-
+from tests.support.units import paths, words
 
 CONTROL_UNITS = render_unit_files(paths(), is_control=True, cores=range(1, 4))
 WORKER_UNITS = render_unit_files(paths(), is_control=False, cores=range(4, 8))
@@ -394,18 +379,6 @@ def test_a_node_works_in_the_directory_that_holds_its_config_directory(directory
     units = render_unit_files(paths(config_directory=directory), is_control=True, cores=range(1, 2))
     for name in (CONTROL_PROCESS, WORKER):
         assert settings(units[name], "WorkingDirectory") == [parent]
-
-
-def words(command: str) -> list[str]:
-    """A command line as systemd reads it: quotes, backslashes, specifiers; variables behind the program."""
-    found = [
-        re.sub(r"\\(.)", r"\1", match[1] if match[1] is not None else match[2])
-        for match in re.finditer(r'"((?:[^"\\]|\\.)*)"(?= |$)|([^ "\'\\;]+)(?= |$)', command)
-    ]
-    assert "%" not in "".join(found).replace("%%", "").replace("%i", "")
-    program, *arguments = [word.replace("%%", "%") for word in found]
-    assert "$" not in "".join(arguments).replace("$$", "")
-    return [program, *(word.replace("$$", "$") for word in arguments)]
 
 
 special = st.text(st.sampled_from("ab%$ \"'\\;{}#-=~@")).map("/x{}/y".format)

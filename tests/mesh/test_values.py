@@ -31,7 +31,7 @@ from qmesh.mesh.values import (
     validate_port,
     validate_wireguard_key,
 )
-from tests.mesh.strategies import addresses
+from tests.support.strategies import addresses
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 

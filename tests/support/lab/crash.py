@@ -1,0 +1,567 @@
+"""The crash matrix: each command and each agent killed at each point, and then run again.
+
+For tests (some of the points) and for scripts/faults (all of them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from qmesh.host.registry.key_rotation import BETWEEN_S
+from qmesh.mesh.protocol.membership import SignedMembership
+from tests.support.lab.faults import Ended, Faulty, sample
+from tests.support.lab.machines import TOOLS, Lab
+from tests.support.waiting import idle, wait_until
+
+_PROBE = """
+import socket, sys, time
+print("ready", flush=True)
+tries = 0
+while True:
+    try:
+        socket.create_connection((sys.argv[1], int(sys.argv[2])), 0.05).close()
+        print("reached", flush=True)
+        time.sleep(0.02)
+    except OSError:
+        time.sleep(0.005)
+    tries += 1
+    with open("/run/tries", "w") as file:
+        file.write(str(tries))
+"""
+
+
+class Result(msgspec.Struct):
+    """What became of a command at its points. wrong: the number and label of each at which it did not do.
+
+    points: how many there are. tried: how many were tried.
+    """
+
+    points: int
+    tried: int = 0
+    wrong: list[str] = []
+
+    def note(self, number: int, label: str, trouble: str) -> None:
+        """Count a point that was tried; `trouble` is empty where all was well."""
+        self.tried += 1
+        if trouble:
+            self.wrong.append(f"{number} {label}: {trouble}")
+
+
+class Rig:
+    """A control node, a machine to be, and an attacker who asks for a careless worker all the time."""
+
+    def __init__(self, lab: Lab, port: int, *, of_control: bool = False) -> None:
+        self.machine_a = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
+        self.machine_b = lab.machine("machine-b", "192.168.0.201", "fd00:1a::201")
+        self.control, self.member = Faulty(self.machine_a), Faulty(self.machine_b)
+        self._attacker = lab.machine("attacker", "192.168.0.66", "fd00:1a::66")
+        victim = self.machine_a if of_control else self.machine_b
+        victim.start(["python", TOOLS / "service.py", str(port)]).wait_for("ready")
+        words = ["python", "-c", _PROBE, victim.ipv4, str(port)]
+        self._probing = self._attacker.start(words)
+        self._probing.wait_for("reached")  # a worker that nobody guards is reached: it does probe
+
+    def found(self) -> str:
+        """Make the mesh, from nothing."""
+        self.control.reset()
+        done = self.control.succeed(
+            "init", "--workers", "3", "--node", "1.4", "--endpoint", self.machine_a.ipv4
+        )
+        return done.out
+
+    def invite(self, workers: int = 4) -> None:
+        """Invite machine-b anew, as if it had never been there, and put the invitation there."""
+        self.control("remove", "machine-b")
+        self.put(self.control.succeed("invite", "machine-b", "--workers", str(workers)).out)
+
+    def put(self, text: str) -> None:
+        """Put an invitation onto machine-b."""
+        path = Path(f"/proc/{self.machine_b.pid}/root/root/invitation")
+        path.write_text(text)
+        path.chmod(0o600)
+
+    def join(self, **how: Any) -> Ended:
+        """Join, with the invitation that is there."""
+        return self.member("join", "/root/invitation", **how)
+
+    def reached(self) -> int:
+        """How often the worker was reached until now, at least one whole attempt included."""
+        tries = Path(f"/proc/{self._attacker.pid}/root/run/tries")
+        before = _number_in(tries)
+        wait_until(lambda: _number_in(tries) >= before + 2)
+        return self._probing.output().count("reached")
+
+
+def _number_in(path: Path) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text())
+    return 0
+
+
+class Agent:
+    """An agent that is killed at a point, counted from `arm` on."""
+
+    def __init__(self, machine: Faulty, *, kill: int = 0, armed: bool = False) -> None:
+        self._machine = machine
+        root = Path(f"/proc/{machine.machine.pid}/root/run")
+        self._log, self._arm = root / "points", root / "armed"
+        self._log.unlink(missing_ok=True)
+        self._arm.unlink(missing_ok=True)
+        machine.end_agent()
+        if armed:
+            self.arm()
+        self.process = machine.start_agent("/run/points", "/run/armed", kill=kill)
+
+    def arm(self) -> None:
+        """Let points count from now on."""
+        self._arm.touch()
+
+    def points(self) -> list[str]:
+        """The labels of the points that it came to."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        return [line.partition(" ")[2] for line in lines]
+
+    def is_dead(self) -> bool:
+        """Whether it has come to its end."""
+        return not Path(f"/proc/{self._machine.machine.pid}/root/proc/{self.process}").exists()
+
+    def follow(self) -> None:
+        """Put an agent in its place that is as it should be."""
+        self._arm.unlink(missing_ok=True)
+        self._machine.end_agent()
+        self._machine.start_agent("/run/points", "/run/armed")
+
+
+def trouble_of_control(rig: Rig) -> str:
+    """What is wrong with a mesh of the control node alone; empty where nothing is."""
+    machines = rig.control.facts("status")["machines"]
+    found = [(each["name"], each["address"], each["state"], each["cores"]["count"]) for each in machines]
+    if found != [("control", "10.77.0.1", "active", 3)]:
+        return f"the mesh is {found}"
+    return trouble_of_plan(rig.control)
+
+
+def trouble_of_plan(machine: Faulty) -> str:
+    """What a machine would have to do to be as desired."""
+    steps = machine.facts("plan")["steps"]
+    return f"not as desired: {steps}" if steps else ""
+
+
+def trouble_of_membership(rig: Rig) -> str:
+    """What is wrong where machine-b is to be a member, once, under its name and address."""
+    machines = rig.control.facts("status")["machines"]
+    found = [(each["name"], each["address"], each["state"]) for each in machines]
+    if found != [("control", "10.77.0.1", "active"), ("machine-b", "10.77.0.2", "active")]:
+        return f"the mesh is {found}"
+    joined = [each["what"] for each in rig.control.facts("log")["events"]][::-1]
+    since = joined[: joined.index("invited")]
+    if since.count("joined") != 1:
+        return f"it joined {since.count('joined')} times"
+    return trouble_of_plan(rig.member)
+
+
+def in_turn(
+    points: list[str],
+    every: int,
+    crash: Callable[[int], Ended],
+    again: Callable[[], str],
+) -> Result:
+    """Kill a command at its points one by one; `again` says what is wrong after it was run again."""
+    result = Result(len(points))
+    for number in sample(points, every):
+        ended = crash(number)
+        label = points[number - 1]
+        if ended.was_killed:
+            result.note(number, label, again())
+        elif ended.code:
+            result.note(number, label, f"it was not killed, but ended with {ended.code}")
+        elif trouble := again():  # it asked once less than when the points were counted, and came to its end
+            result.wrong.append(f"{number} {label}, not killed: {trouble}")
+    return result
+
+
+INIT = ("init", "--workers", "3", "--node", "1.4", "--endpoint", "192.168.0.200")
+
+
+def init(lab: Lab, *, every: int) -> Result:
+    """The control node's own worker port is closed from when its guard is loaded on."""
+    rig = Rig(lab, 40000, of_control=True)
+    rig.control.reset()
+    points = rig.control.succeed(*INIT).points
+    closed_from = points.index("nft worker ports") + 1
+    before = 0
+
+    def crash(number: int) -> Ended:
+        nonlocal before
+        rig.control.reset()
+        ended = rig.control(*INIT, kill=number)
+        before = rig.reached() if number > closed_from else -1
+        return ended
+
+    def again() -> str:
+        ended = rig.control(*INIT)
+        if ended.code:
+            return f"the same command again: {ended.err}"
+        if before == -1:
+            return trouble_of_control(rig)
+        return trouble_of_control(rig) or ("" if rig.reached() == before else "the worker was reached")
+
+    return in_turn(points, every, crash, again)
+
+
+def invite(lab: Lab, *, every: int) -> Result:
+    """Whatever became of the first, the second invitation is the one that is open."""
+    rig = Rig(lab, 40003)
+    rig.found()
+    rig.invite()
+    words = ("invite", "machine-b", "--workers", "4")
+    points = rig.control.succeed(*words).points
+
+    def again() -> str:
+        ended = rig.control(*words)
+        machines = rig.control.facts("status")["machines"]
+        found = [(each["name"], each["address"], each["state"]) for each in machines]
+        if ended.code or found[1:] != [("machine-b", "10.77.0.2", "invited")]:
+            return f"{ended.err}: {found}"
+        rig.put(ended.out)
+        return trouble_of_plan(rig.control)
+
+    result = in_turn(points, every, lambda number: rig.control(*words, kill=number), again)
+    rig.join()
+    if trouble_of_membership(rig):
+        result.wrong.append(f"the last invitation: {trouble_of_membership(rig)}")
+    return result
+
+
+def replace(lab: Lab, *, every: int) -> Result:
+    """The member keeps its place until the invitation that the command printed at last is used."""
+    rig = _of_two(lab)
+    closed = rig.reached()
+    words = ("invite", "machine-b", "--replace")
+
+    def crash(number: int) -> Ended:
+        return rig.control(*words, kill=number)
+
+    def again() -> str:
+        if trouble := trouble_of_plan(rig.member):
+            return f"the member that is to be replaced: {trouble}"
+        rig.put(rig.control.succeed(*words).out)
+        before = rig.reached()
+        rig.member.end_agent()
+        rig.machine_b.run(["sh", "-c", "cd /var/lib/qmesh && rm machine.json membership.json private.key"])
+        rig.machine_b.run(["ip", "link", "delete", "qmesh0"])
+        ended = rig.join()
+        if ended.code:
+            return f"the new machine: {ended.err}"
+        found = rig.control.facts("status")["machines"]
+        if [(each["name"], each["address"]) for each in found[1:]] != [("machine-b", "10.77.0.2")]:
+            return f"the mesh is {found}"
+        return trouble_of_plan(rig.member) or ("" if rig.reached() == before == closed else "it was reached")
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
+def join(lab: Lab, *, every: int) -> Result:
+    """A machine that was never a member: its workers are closed from when they were first."""
+    rig = Rig(lab, 40003)
+    rig.found()
+    rig.invite()
+    points = rig.join().points
+    closed_from = points.index("nft worker ports") + 1
+    before = 0
+
+    def crash(number: int) -> Ended:
+        nonlocal before
+        rig.member.reset()
+        rig.invite()
+        ended = rig.join(kill=number)
+        before = rig.reached() if number > closed_from else -1
+        return ended
+
+    def again() -> str:
+        ended = rig.join()
+        if ended.code:
+            return f"the same command again: {ended.err}"
+        if before == -1:
+            return trouble_of_membership(rig)
+        return trouble_of_membership(rig) or ("" if rig.reached() == before else "the worker was reached")
+
+    return in_turn(points, every, crash, again)
+
+
+def join_again(lab: Lab, *, every: int) -> Result:
+    """A machine that lost its membership: its workers were closed before, and never open again."""
+    rig = _of_two(lab)
+    directory = Path(f"/proc/{rig.machine_b.pid}/root/var/lib/qmesh")
+    closed = rig.reached()
+
+    def crash(number: int) -> Ended:
+        rig.member.end_agent()
+        for name in ("machine.json", "membership.json"):
+            directory.joinpath(name).unlink()
+        return rig.join(kill=number)
+
+    def again() -> str:
+        ended = rig.join()
+        if ended.code:
+            return f"the same command again: {ended.err}"
+        return trouble_of_membership(rig) or ("" if rig.reached() == closed else "the worker was reached")
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
+def set_workers(lab: Lab, *, every: int) -> Result:
+    """A change is made once, or not at all."""
+    rig = _of_two(lab)
+    words = ("set", "machine-b", "--workers", "5")
+    revision = 0
+
+    def crash(number: int) -> Ended:
+        nonlocal revision
+        rig.control.succeed("set", "machine-b", "--workers", "4")
+        revision = rig.control.facts("status")["revision"]
+        return rig.control(*words, kill=number)
+
+    def again() -> str:
+        ended = rig.control(*words)
+        status = rig.control.facts("status")
+        found = [each["cores"] for each in status["machines"]]
+        if ended.code or found != [{"first": 1, "count": 3}, {"first": 4, "count": 5}]:
+            return f"{ended.err}: {found}"
+        if status["revision"] != revision + 1:
+            return f"revision {status['revision']} after {revision}"
+        return trouble_of_plan(rig.control)
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
+def remove(lab: Lab, *, every: int) -> Result:
+    """Who is removed is gone, and no peer: at once, or when the agent or the next command looks."""
+    rig = _of_two(lab)
+
+    def crash(number: int) -> Ended:
+        rig.member.reset()
+        rig.invite()
+        assert rig.join().code == 0
+        return rig.control("remove", "machine-b", kill=number)
+
+    def again() -> str:
+        ended = rig.control("remove", "machine-b")
+        if ended.code and not ended.refused(2):
+            return f"the same command again: {ended.err}"
+        rig.control.succeed("apply")
+        peers = rig.machine_a.run(["wg", "show", "qmesh0", "peers"]).stdout
+        return trouble_of_control(rig) or (f"there are peers: {peers}" if peers else "")
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
+def rotate_key(lab: Lab, *, every: int) -> Result:
+    """A machine is never without a key that the control node knows; run again, it has a new one."""
+    rig = _of_two(lab)
+    closed = rig.reached()
+
+    def crash(number: int) -> Ended:
+        wait_until(lambda: rig.member("rotate-key").code == 0, seconds=40)  # not too soon after the last
+        idle(BETWEEN_S + 1)
+        return rig.member("rotate-key", kill=number)
+
+    def again() -> str:
+        wait_until(lambda: rig.member("rotate-key").code == 0, seconds=40)
+        key = rig.machine_b.run(["sh", "-c", "wg pubkey < /var/lib/qmesh/private.key"]).stdout.strip()
+        peers = rig.machine_a.run(["wg", "show", "qmesh0", "peers"]).stdout.split()
+        if peers != [key]:
+            return f"the control node knows {peers}, the machine has {key}"
+        reached = "" if rig.reached() == closed else "the worker was reached"
+        return trouble_of_membership(rig) or reached
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
+def agent_of_control(lab: Lab, *, every: int) -> Result:
+    """The control node's agent, from a machine's first word to its last."""
+    rig = Rig(lab, 40003)
+    rig.found()
+    return _agent_in_turn(rig, every, lambda kill: _join_with_agent(rig, kill))
+
+
+def _join_with_agent(rig: Rig, kill: int) -> tuple[list[str], str]:
+    """A join while the control node's agent dies, and another begins; its points, and what is wrong."""
+    rig.member.reset()
+    agent = Agent(rig.control, kill=kill)
+    rig.invite()
+    wait_until(lambda: bool(rig.machine_a.run(["ss", "-Hltn"]).stdout))
+    agent.arm()
+    ended: list[Ended] = []
+    joining = threading.Thread(target=lambda: ended.append(rig.join()))
+    joining.start()
+    wait_until(lambda: agent.is_dead() or not joining.is_alive())
+    points = agent.points()
+    if kill:
+        agent.follow()
+    joining.join()
+    if ended[0].code not in {0, 4} or (ended[0].code and rig.join().code):
+        return points, f"the join ended with {ended[0].err}"
+    before = rig.reached()
+    return points, trouble_of_membership(rig) or ("" if rig.reached() == before else "the worker was reached")
+
+
+def agent_of_member(lab: Lab, *, every: int) -> Result:
+    """A member's agent, from its start until it has a newer membership: its workers are closed throughout."""
+    rig = _of_two(lab)
+    closed = rig.reached()
+    counts = [5, 4]
+
+    def once(kill: int) -> tuple[list[str], str]:
+        rig.member.end_agent()
+        rig.control.succeed("set", "machine-b", "--workers", str(counts[0]))
+        counts.reverse()
+        revision = rig.control.facts("status")["revision"]
+        agent = Agent(rig.member, kill=kill, armed=True)
+        wait_until(lambda: agent.is_dead() or _is_up_to_date(rig, revision))
+        points = agent.points()
+        agent.follow()
+        wait_until(lambda: _is_up_to_date(rig, revision))
+        return points, "" if rig.reached() == closed else "the worker was reached"
+
+    return _agent_in_turn(rig, every, once)
+
+
+def _is_up_to_date(rig: Rig, revision: int) -> bool:
+    """Whether machine-b holds the membership of that revision, and its guard and ports are as that says."""
+    directory = Path(f"/proc/{rig.machine_b.pid}/root/var/lib/qmesh")
+    signed = msgspec.json.decode(directory.joinpath("membership.json").read_bytes(), type=SignedMembership)
+    if msgspec.json.decode(signed.payload)["revision"] != revision:
+        return False
+    return not trouble_of_plan(rig.member)
+
+
+def handover(lab: Lab, *, every: int) -> Result:
+    """There is one control node at any time, and run again the command ends with the new one."""
+    rig = _of_two(lab)
+    closed = rig.reached()
+
+    def crash(number: int) -> Ended:
+        _to_have_control(rig, rig.control, rig.member)
+        return rig.control("handover", "machine-b", kill=number)
+
+    def again() -> str:
+        return _trouble_of_handover(rig) or ("" if rig.reached() == closed else "the worker was reached")
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
+def _to_have_control(rig: Rig, wanted: Faulty, other: Faulty) -> None:
+    """See that a machine is the control node, whatever became of the last handover."""
+    name = "control" if wanted is rig.control else "machine-b"
+    if wanted.facts("status")["control"] != name:
+        other.succeed("handover", name)
+    wait_until(lambda: other.facts("status")["control"] == name, seconds=20)
+
+
+def _trouble_of_handover(rig: Rig) -> str:
+    """What is wrong where machine-b is to be the control node, once the command was run again."""
+    ended = rig.control("handover", "machine-b")
+    if ended.code and not (ended.refused(2) and "is not the control node" in ended.err):
+        return f"the same command again: {ended.err}"
+    return _trouble_of_new_control(rig)
+
+
+def _trouble_of_new_control(rig: Rig) -> str:
+    def ended() -> bool:
+        return all(each.facts("status")["control"] == "machine-b" for each in (rig.control, rig.member))
+
+    try:
+        wait_until(ended, seconds=30)
+        wait_until(lambda: not trouble_of_plan(rig.control) + trouble_of_plan(rig.member), seconds=20)
+    except AssertionError:
+        return f"it is not followed: {trouble_of_plan(rig.control)} {trouble_of_plan(rig.member)}"
+    for machine, there in ((rig.machine_a, False), (rig.machine_b, True)):
+        state = Path(f"/proc/{machine.pid}/root/var/lib/qmesh")
+        if {state.joinpath(name).exists() for name in ("mesh.db", "signing.key")} != {there}:
+            return f"the registry or the signing key is at the wrong place: {machine.name}"
+    return ""
+
+
+def agents_in_a_handover(lab: Lab, *, every: int) -> Result:
+    """Either agent dies while the control role moves, and another begins."""
+    rig = _of_two(lab)
+    closed = rig.reached()
+    result = Result(0)
+    for dying in (rig.member, rig.control):
+
+        def once(kill: int, dying: Faulty = dying) -> tuple[list[str], str]:
+            _to_have_control(rig, rig.control, rig.member)
+            agent = Agent(dying, kill=kill)
+            wait_until(lambda: bool(rig.machine_a.run(["ss", "-Hltn"]).stdout))
+            agent.arm()
+            ended: list[Ended] = []
+            moving = threading.Thread(target=lambda: ended.append(rig.control("handover", "machine-b")))
+            moving.start()
+            wait_until(lambda: agent.is_dead() or not moving.is_alive(), seconds=120)
+            points = agent.points()
+            agent.follow()
+            moving.join()
+            trouble = _trouble_of_handover(rig)
+            return points, trouble or ("" if rig.reached() == closed else "the worker was reached")
+
+        of_one = _agent_in_turn(rig, every, once)
+        result.points += of_one.points
+        result.tried += of_one.tried
+        result.wrong += of_one.wrong
+    return result
+
+
+def _agent_in_turn(rig: Rig, every: int, once: Callable[[int], tuple[list[str], str]]) -> Result:
+    """Kill an agent at its points one by one."""
+    points, trouble = once(0)
+    result = Result(len(points))
+    if trouble:
+        result.wrong.append(f"without a crash: {trouble}")
+    for number in sample(points, every):
+        came_to, trouble = once(number)
+        result.note(number, came_to[-1] if came_to else "not reached", trouble)
+    return result
+
+
+def _of_two(lab: Lab) -> Rig:
+    rig = Rig(lab, 40003)
+    rig.found()
+    rig.invite()
+    ended = rig.join()
+    assert ended.code == 0, ended
+    return rig
+
+
+class Matrix(Protocol):
+    """A command at its points: every so many, and the first of each kind."""
+
+    def __call__(self, lab: Lab, *, every: int) -> Result: ...
+
+
+MATRICES: Final[dict[str, Matrix]] = {
+    "init": init,
+    "invite": invite,
+    "join": join,
+    "join of a machine that lost its membership": join_again,
+    "set": set_workers,
+    "remove": remove,
+    "invite --replace": replace,
+    "rotate-key": rotate_key,
+    "handover": handover,
+    "agent of either machine, while the control role moves": agents_in_a_handover,
+    "agent of the control node, while a machine joins": agent_of_control,
+    "agent of a member, while the mesh changes": agent_of_member,
+}

@@ -1,0 +1,1034 @@
+"""The readers: each takes octets, and returns or raises a QmeshError, whatever they are.
+
+A new one is added here; `tests/test_readers.py` finds modules that read and are not named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import base64
+import contextlib
+import hashlib
+import socket
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Final, NamedTuple
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from qmesh.agent import backup_contents, node_config
+from qmesh.agent.daemon import supervisor
+from qmesh.errors import QmeshError
+from qmesh.host import api, registry
+from qmesh.host.api import client, connections, server
+from qmesh.host.api.messages import ControlNodeUnavailable
+from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.firewall import foreign_rules, table_events, tables_and_chains
+from qmesh.host.network import (
+    dns,
+    local_addresses,
+    netlink_messages,
+    path_mtu,
+    ports,
+    reserved_ports,
+    rtnetlink_messages,
+    sockets,
+)
+from qmesh.host.network.netlink import translate_errors
+from qmesh.host.network.netlink_messages import (
+    HEADER,
+    build_attribute,
+    parse_answers,
+    parse_attributes,
+    parse_messages,
+)
+from qmesh.host.registry import Registry, RegistryImage, image
+from qmesh.host.state import directory as state
+from qmesh.host.state import documents
+from qmesh.host.state.directory import State
+from qmesh.host.system import agent_health, processes, ssh_session
+from qmesh.host.wireguard import genetlink_messages, kernel, uapi
+from qmesh.mesh import endpoints, guard, imports, mtu, nodeconfig, rollback, values
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.protocol import aead, armor, backup_file, enrolment, file_exchange, handover, membership
+from qmesh.mesh.state import Guard, Peer, Tunnel
+from qmesh.mesh.systemd import node_restarts, units
+from qmesh.mesh.values import Endpoint, Secret
+from tests.support.checkout import CHECKOUT
+from tests.support.readers import images, mutate
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+_CHAIN: Final = (
+    bytes(16)
+    + b"\1\0\0\0"
+    + b"".join(
+        (
+            _attribute(1, b"t\0"),
+            _attribute(2, struct.pack("!Q", 3)),
+            _attribute(3, b"c\0"),
+            _attribute(4, _attribute(1, struct.pack("!I", 1)) + _attribute(2, struct.pack("!i", -5))),
+            _attribute(5, struct.pack("!I", 1)),
+            _attribute(7, b"filter\0"),
+        )
+    )
+)
+"""A base chain, as the kernel tells of it."""
+CORPUS: Final = CHECKOUT / "tests/mesh/corpus"
+
+KEYS: Final = tuple(base64.b64encode(bytes([number]) * 32).decode() for number in range(1, 9))
+SIGNING: Final = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+VERIFIES: Final = SIGNING.public_key().public_bytes_raw()
+MESH: Final = enrolment.compute_mesh_identifier(VERIFIES)
+SHARED: Final = Secret(KEYS[5])
+PRIVATE: Final = Secret(mutate.KEY)
+OWN_KEY: Final = enrolment.derive_public_key(PRIVATE)
+NOW: Final = 1_700_000_000
+
+
+class Reader(NamedTuple):
+    """What reads. modules: whose reading this tries. read: octets in, and a QmeshError or anything out."""
+
+    name: str
+    modules: tuple[ModuleType, ...]
+    read: Callable[[bytes], object]
+    seeds: tuple[bytes, ...]
+    mutate: mutate.Mutator = mutate.octets
+
+
+INVENTORY: Final = Inventory(
+    mesh=MESH,
+    network="10.77.0.0/20",
+    control="a",
+    node="2.1",
+    base_port=32500,
+    service_port=51820,
+    revision=7,
+    machines=(
+        Machine(
+            name="a",
+            public_key=OWN_KEY,
+            address="10.77.0.1",
+            workers=3,
+            endpoints=(Endpoint("203.0.113.5", 51820),),
+        ),
+        Machine(
+            name="b",
+            public_key=KEYS[1],
+            address="10.77.0.2",
+            workers=4,
+            endpoints=(Endpoint("b.example", 5),),
+        ),
+        Machine(name="c", public_key=KEYS[2], address="10.77.0.3", workers=1, state="paused"),
+    ),
+    p2p_base_port=25000,
+)
+SIGNED: Final = membership.sign_membership(INVENTORY, SIGNING)
+NEWER: Final = membership.sign_membership(
+    msgspec.structs.replace(INVENTORY, revision=8, restart=True), SIGNING
+)
+INVITATION: Final = enrolment.Invitation(
+    secret=bytes(range(32)),
+    mesh=MESH,
+    verification_key=VERIFIES,
+    control_key=OWN_KEY,
+    control_address="10.77.0.1",
+    network="10.77.0.0/20",
+    service_port=51820,
+    endpoints=(Endpoint("203.0.113.5", 51820), Endpoint("2001:db8::5", 51820)),
+    name="d",
+    address="10.77.0.4",
+    workers=2,
+    expires_at=NOW,
+)
+REDEMPTION: Final = enrolment.build_redemption(
+    INVITATION.derived_keys,
+    public_key=enrolment.derive_public_key(SHARED),
+    workers=4,
+    endpoint=Endpoint("192.0.2.9", 51820),
+)
+SETTINGS: Final = documents.Settings(
+    mesh=MESH,
+    name="a",
+    control=True,
+    interface="qmesh0",
+    listen_port=51820,
+    verification_key=VERIFIES,
+    control_endpoints=(Endpoint("203.0.113.5", 51820),),
+    config_directory="/root/.config",
+    mtu=1380,
+    invitation="0" * 32,
+)
+TUNNEL: Final = Tunnel(
+    interface="qmesh0",
+    kind="wireguard",
+    public_key=OWN_KEY,
+    listen_port=51820,
+    addresses=("10.77.0.1/20",),
+    mtu=1420,
+    up=True,
+    peers=(
+        Peer(
+            public_key=KEYS[1],
+            allowed_ips=("10.77.0.2/32",),
+            endpoint=Endpoint("192.0.2.1", 5),
+            preshared_key=SHARED,
+            keepalive_s=25,
+        ),
+    ),
+)
+GUARD: Final = Guard(
+    role="worker",
+    interface="qmesh0",
+    kind="wireguard",
+    listen_port=51820,
+    control_address="10.77.0.1",
+    service_port=51820,
+    ports=(32503, 32504, 32600),
+)
+
+
+def _shown(value: object) -> str:
+    assert isinstance(value, Secret)
+    return value.reveal()
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.encode(value, enc_hook=_shown)
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "replace")
+
+
+# Registries
+
+
+def _registry() -> bytes:
+    """One with a member of each kind, an open invitation, one to replace, a key on offer and a successor."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, "mesh.db")
+        Registry.create(path, msgspec.structs.replace(INVENTORY, machines=INVENTORY.machines[:1]), now=NOW)
+        with Registry(path) as registry:
+            for name, key in (("b", KEYS[1]), ("c", KEYS[2])):
+                _joined(registry, name, key)
+            registry.invite("d", workers=2, endpoint=None, expires_at=NOW + 9000, now=NOW)
+            registry.invite("c", workers=None, endpoint=None, expires_at=NOW + 9000, now=NOW, replace=True)
+            registry.record_acknowledgements({"10.77.0.2": 3})
+            return registry.copy_database()
+
+
+def _joined(registry: Registry, name: str, private: str) -> None:
+    issued = registry.invite(
+        name, workers=2, endpoint=Endpoint("192.0.2.9", 5), expires_at=NOW + 9000, now=NOW
+    )
+    derived = enrolment.derive_invitation_keys(issued.secret)
+    key = enrolment.derive_public_key(Secret(private))
+    message = enrolment.build_redemption(derived, public_key=key, workers=2, endpoint=None)
+    registry.redeem(message, sender=issued.machine.address, now=NOW)
+
+
+def _succeeded(octets: bytes) -> bytes:
+    with RegistryImage(octets) as registry:
+        registry.begin_handover("b", now=NOW)
+        return registry.serialize()
+
+
+REGISTRY: Final = _registry()
+IN_HANDOVER: Final = _succeeded(REGISTRY)
+ESTATE: Final = handover.encode_handover_data(
+    handover.HandoverData(event=5, registry=IN_HANDOVER, signing_key=bytes(range(32)))
+)
+
+_USES: Final[tuple[Callable[[RegistryImage], object], ...]] = (
+    RegistryImage.inventory,
+    RegistryImage.preshared_keys,
+    RegistryImage.events,
+    RegistryImage.revision,
+    RegistryImage.last_event_number,
+    RegistryImage.successor,
+    lambda it: [it.read_news(since=number) for number in (1, 3, 5)],
+    lambda it: it.list_open_invitations(now=NOW),
+    lambda it: it.expire_invitations(now=NOW + 99_999),
+    lambda it: it.withdraw_invitation("d", now=NOW),
+    lambda it: it.withdraw_all_invitations(command="backup", now=NOW),
+    lambda it: it.invite("e", workers=None, endpoint=None, expires_at=NOW + 9, now=NOW),
+    lambda it: it.invite("b", workers=None, endpoint=None, expires_at=NOW + 9, now=NOW, replace=True),
+    lambda it: it.redeem(REDEMPTION, sender="10.77.0.4", now=NOW),
+    lambda it: it.offer_key(KEYS[6], sender="10.77.0.2", now=NOW + 99),
+    lambda it: it.activate_pending_key(KEYS[6], now=NOW),
+    lambda it: it.find_preshared_key("10.77.0.2"),
+    lambda it: it.find_successor_preshared_key("10.77.0.2"),
+    lambda it: it.record_progress(handover.HandoverProgress(holds=4, silent=()), sender="10.77.0.2", now=NOW),
+    lambda it: it.check_readiness("b", now=NOW),
+    lambda it: it.begin_handover("b", now=NOW),
+    lambda it: it.end_handover(now=NOW),
+    lambda it: it.complete_handover("b", now=NOW),
+    lambda it: it.promote_successor(now=NOW),
+    RegistryImage.serialize_for_successor,
+    RegistryImage.discard_handover,
+    lambda it: it.change_mesh(lambda mesh: mesh, command="set", what="mesh-changed", machine="a", now=NOW),
+    lambda it: it.change_mesh(
+        lambda mesh: backup_file.build_restored_inventory(mesh, ()),
+        command="restore",
+        what="restored",
+        machine="a",
+        now=NOW,
+    ),
+    lambda it: it.record_acknowledgements({"10.77.0.2": 9}),
+    RegistryImage.serialize,
+    RegistryImage.copy_database,
+)
+"""All that is asked of a registry. Of one image a few, which its octets choose."""
+
+
+def _use_registry(octets: bytes) -> None:
+    chosen = hashlib.blake2b(octets, digest_size=4).digest()
+    refused: QmeshError | None = None
+    with RegistryImage(octets) as registry:
+        for number in chosen:
+            try:
+                _USES[number % len(_USES)](registry)
+            except QmeshError as error:
+                refused = error
+    if refused is not None:
+        raise refused
+
+
+def _use_estate(octets: bytes) -> None:
+    estate = handover.decode_handover_data(octets)
+    with RegistryImage(estate.registry) as registry:
+        registry.inventory()
+        registry.preshared_keys()
+        membership.sign_membership(
+            registry.promote_successor(now=NOW), Ed25519PrivateKey.from_private_bytes(estate.signing_key)
+        )
+        registry.serialize()
+
+
+# State files
+
+
+@contextlib.contextmanager
+def _state() -> Iterator[State]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
+        yield State(Path(place))
+
+
+_OPENED: Final = contextlib.ExitStack()
+atexit.register(_OPENED.close)
+STATE: Final = _OPENED.enter_context(_state())
+
+
+def _of_state(name: str, read: Callable[[State], object]) -> Callable[[bytes], object]:
+    path = STATE.directory / name
+
+    def reader(octets: bytes) -> object:
+        path.write_bytes(octets)
+        try:
+            return read(STATE)
+        finally:
+            path.unlink()
+
+    return reader
+
+
+def _ports_closed(octets: bytes) -> object:
+    return _of_state("guard.nft", State.list_closed_ports)(octets)
+
+
+def _bring_back(octets: bytes) -> None:
+    """Without the kernel's list, which is this machine's."""
+    path = STATE.directory / reserved_ports.REMEMBERED
+    path.write_bytes(octets)
+    try:
+        reserved_ports.read_own_ports(STATE.directory)
+    finally:
+        path.unlink()
+
+
+ASKED: Final = documents.SentRequest(
+    mesh=MESH,
+    name="b",
+    address="10.77.0.2",
+    endpoints=SETTINGS.control_endpoints,
+    verification_key=VERIFIES,
+    interface="qmesh0",
+    listen_port=51820,
+    config_directory=None,
+    redemption=REDEMPTION,
+    preshared_key=SHARED,
+)
+UNDOING: Final = rollback.RollbackRecord(
+    before=rollback.MachineSnapshot(
+        guard=rollback.GuardSnapshot(script="add table x", boot_file=None, held_file=None),
+        tunnel=TUNNEL,
+        reserved_ports=(32503,),
+        up=True,
+        guarded=True,
+    ),
+    boot="f00d",
+    deadline_s=12.5,
+    by=rollback.ChangeProcess(process=77, started=5),
+)
+HEALTH: Final = agent_health.Health(
+    process=5,
+    looked_s=1.5,
+    troubles=(agent_health.Trouble(part="p", reason="r", hint="h", since=1.0),),
+    restarts=(agent_health.Restart(part="p", reason="r", times=2, last=1.0),),
+)
+
+_OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
+    ("machine.json", State.find_settings, SETTINGS),
+    (
+        "joining.json",
+        lambda state: state.unfinished_redemption.read(),
+        documents.UnfinishedRedemption("0" * 32),
+    ),
+    ("request.json", lambda state: state.sent_request.read(), ASKED),
+    ("reserved-ports.json", State.read_port_reservations, documents.PortReservations((40000,), (22,))),
+    ("successor.json", lambda state: state.successor_key.read(), documents.SuccessorKey(KEYS[1], SHARED)),
+    ("rotating.json", lambda state: state.key_rotation.read(), documents.KeyRotation(KEYS[1], KEYS[2])),
+    (
+        "restored.json",
+        lambda state: state.restore_progress.read(),
+        documents.RestoreProgress("0" * 64, done=True),
+    ),
+    ("backup.json", lambda state: state.last_backup.read(), documents.LastBackup(NOW, 7)),
+    (
+        "due.json",
+        lambda state: state.due_restarts.read(),
+        node_restarts.DueRestarts(restart=(1, 2), stop=(9,), control=True),
+    ),
+    ("undo.json", lambda state: state.rollback_record.read(), UNDOING),
+)
+
+
+# What the kernel and WireGuard say
+
+
+def _dump() -> bytes:
+    blocks = b"".join(block for peer in TUNNEL.peers for block in genetlink_messages.peer_blocks(peer))
+    port = build_attribute(genetlink_messages._LISTEN_PORT, (51820).to_bytes(2, "little"))
+    key = build_attribute(genetlink_messages._PUBLIC_KEY, base64.b64decode(OWN_KEY))
+    peers = build_attribute(genetlink_messages._PEERS | genetlink_messages._NESTED, blocks)
+    return genetlink_messages._build_set_message(30, "qmesh0", port + key + peers)
+
+
+def _netlink(octets: bytes) -> None:
+    with translate_errors("read"):
+        for kind, _, message in parse_messages(octets):
+            table_events._describe_process(message)
+            list(parse_attributes(message, 20, len(message)))
+            del kind
+        for _message, code, _torn in parse_answers(octets):
+            if code:
+                with translate_errors("ask"):
+                    raise OSError(code, "said")
+
+
+def _addresses(octets: bytes) -> None:
+    with translate_errors("look"):
+        list(rtnetlink_messages.parse_addresses([octets], 7))
+
+
+def _link(octets: bytes) -> None:
+    with translate_errors("look"):
+        rtnetlink_messages.parse_link(octets)
+
+
+def _told(head: bytes, *parts: tuple[int, bytes]) -> bytes:
+    packed = b"".join(build_attribute(kind, each) for kind, each in parts)
+    return HEADER.pack(HEADER.size + len(head) + len(packed), 16, 0, 1, 0) + head + packed
+
+
+LINK: Final = _told(
+    rtnetlink_messages._LINK.pack(0, 1, 7, 1, 0),
+    (3, b"qmesh0\0"),
+    (4, (1420).to_bytes(4, "little")),
+    (18, build_attribute(1, b"wireguard\0")),
+)
+ADDRESS: Final = _told(
+    rtnetlink_messages._ADDRESS.pack(2, 20, 0, 0, 7), (1, bytes((10, 77, 0, 1))), (2, bytes((10, 77, 0, 1)))
+)
+
+
+def _flows(octets: bytes) -> None:
+    from qmesh.host.network import tcp_connections  # noqa: PLC0415
+
+    with translate_errors("read"):
+        tcp_connections._parse_flow(octets)
+
+
+UAPI: Final = (
+    f"\nprivate_key={base64.b64decode(PRIVATE.reveal()).hex()}\nlisten_port=51820\nfwmark=0\n"
+    f"public_key={base64.b64decode(KEYS[1]).hex()}\npreshared_key={'00' * 32}\nprotocol_version=1\n"
+    "endpoint=[2001:db8::1]:51820\nlast_handshake_time_sec=1700000000\nlast_handshake_time_nsec=5\n"
+    "tx_bytes=5\nrx_bytes=7\npersistent_keepalive_interval=25\nallowed_ip=10.77.0.2/32\nallowed_ip=fd00::2/128\n"
+    "errno=0"
+).encode()
+TCP: Final = (
+    b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    b"   0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4242 1 0 100\n"
+    b"   1: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000"
+    b" 00:00000000 00000000     0        0 77 1 0 100 0 0 10 0\n"
+)
+ROUTES: Final = (
+    b"Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
+    b"qmesh0\t00004D0A\t00000000\t0001\t0\t0\t0\t00F0FFFF\t0\t0\t0\n"
+)
+ROUTES_6: Final = (
+    b"fd770000000000000000000000000000 40 00000000000000000000000000000000 00"
+    b" 00000000000000000000000000000000 00000100 00000001 00000000 00000001   qmesh0\n"
+)
+STAT: Final = b"77 (a) name) S 1 77 77 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 0 0 18446744073709551615"
+UNIT: Final = b'[Service]\nExecStart="/opt/a b/node" --config /root/.config --core %i\n'
+
+
+# Configs, imports, listings of others
+
+
+def _each(uses: Iterable[Callable[[], object]]) -> None:
+    """Have all of it done. Raises the last refusal where each of them refuses."""
+    refused: list[QmeshError] = []
+    taken = 0
+    for use in uses:
+        try:
+            use()
+            taken += 1
+        except QmeshError as error:
+            refused.append(error)
+    if refused and not taken:
+        raise refused[-1]
+
+
+def _config(octets: bytes) -> None:
+    text = _text(octets)
+    profile: values.Profile = values.PROFILES[len(octets) % len(values.PROFILES)]
+    mesh = msgspec.structs.replace(
+        INVENTORY, node=profile, p2p_base_port=25000 if profile.startswith("2.1") else None
+    )
+    _each(
+        (
+            lambda: nodeconfig.redact_config(text),
+            lambda: nodeconfig.lint_config(text, profile=profile),
+            lambda: nodeconfig.read_secret(text, "p2p.peerPrivKey"),
+            lambda: nodeconfig.read_workers(text, profile),
+            lambda: nodeconfig.find_ignored_lists(text, profile),
+            lambda: nodeconfig.detect_profile(text),
+            lambda: nodeconfig.find_listen_address(3, text),
+            lambda: nodeconfig.edit_settings(text, nodeconfig.build_desired_settings(mesh, "a")),
+            lambda: node_restarts.is_managed_by_qmesh(text, mesh),
+        )
+    )
+
+
+def _imported(read: Callable[[str], imports.ImportedMachines], octets: bytes) -> None:
+    reading = read(_text(octets))
+    options = imports.ScriptOptions(init=True, control_endpoints=(), base_port=False, config=None)
+    proposal = imports.build_proposal(reading, "2.1", 32500)
+    imports.render_script(proposal, options)
+    imports.command_lines(proposal, options)
+
+
+def _import_lines(octets: bytes) -> None:
+    _imported(lambda text: imports.parse_machine_lines(text, {"192.168.0.200"}), octets)
+
+
+def _import_list(octets: bytes) -> None:
+    def read(profile: values.Profile) -> None:
+        _imported(
+            lambda text: imports.find_machines_in_list(
+                text, nodeconfig.read_workers(text, profile) or (), {"192.168.0.200"}
+            ),
+            octets,
+        )
+
+    _each(partial(read, profile) for profile in values.PROFILES)
+
+
+def _guards(octets: bytes) -> None:
+    text = _text(octets)
+    guard.parse_table_header(text)
+    guard.parse_table(text)
+    guard.parse_load_script(text)
+    guard.parse_held_table(text)
+    guard.build_observed_guard(text, text, text)
+
+
+def _units(octets: bytes) -> None:
+    units.parse_node_program(_text(octets))
+    units.is_unedited(_text(octets))
+
+
+_TYPED: Final[tuple[Callable[[str], object], ...]] = (
+    values.validate_machine_name,
+    values.validate_interface_name,
+    values.normalize_ip_address,
+    values.normalize_ip_network,
+    values.validate_interface_address,
+    values.validate_wireguard_key,
+    Endpoint.parse,
+    partial(Endpoint.parse, default_port=None),
+    nodeconfig.parse_multiaddr,
+    enrolment.parse_duration_s,
+    partial(mtu.parse_mtu, network="10.77.0.0/20"),
+)
+
+
+def _typed(octets: bytes) -> None:
+    """What is typed as an option's value."""
+    _each(partial(read, _text(octets)) for read in _TYPED)
+
+
+# What is said in the channel
+
+
+def _ask(octets: bytes) -> None:
+    """A control node's answer, as a member takes it. That nobody answers is no error of a reader."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, contextlib.suppress(ControlNodeUnavailable):
+        theirs.settimeout(1)
+        theirs.sendall(octets[:100_000])
+        theirs.shutdown(socket.SHUT_WR)
+        client.send_request(ours, "GET", "/", host="a", read_s=5.0)
+
+
+class _Closed(asyncio.Transport):
+    """A transport of which nobody takes anything."""
+
+    def abort(self) -> None:
+        """Nothing is to be broken off."""
+
+
+def _question(octets: bytes) -> None:
+    """A member's request, as the control node takes it."""
+
+    async def arrive() -> None:
+        wire = connections._HttpProtocol(connections.ConnectedPeer("10.77.0.2"))
+        wire.connection_made(_Closed())
+        for begin in range(0, len(octets), 700):
+            wire.data_received(octets[begin : begin + 700])
+        wire.connection_lost(None)
+        found = wire.question.result()
+        if isinstance(found, connections.HttpRequest):
+            for said in found.query.values():
+                server._parse_number(said)
+        else:
+            assert isinstance(found, connections._BadRequest | connections.RequestTooLarge), found
+
+    LOOP.run_until_complete(arrive())
+
+
+LOOP: Final = asyncio.new_event_loop()
+_OPENED.callback(LOOP.close)
+HTTP: Final = (
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n",
+)
+ASKED_HTTP: Final = (
+    b"GET /v1/membership?newer_than=5&wait=50&whole=1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    b"POST /v1/keys HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+    b"POST /v1/keys HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+)
+
+
+# Messages
+
+
+def _line(prefix: str, octets: bytes) -> bytes:
+    return armor.encode_line(prefix, octets).encode()
+
+
+def _of_line(prefix: str, octets: bytes) -> bytes:
+    return armor.decode_line(octets.decode(), prefix, what="x", most=1 << 30, hint="")
+
+
+def _lined(prefix: str) -> mutate.Mutator:
+    return mutate.within(mutate.msgpack_trees, partial(_of_line, prefix), partial(_line, prefix))
+
+
+def _redeem(octets: bytes) -> None:
+    enrolment.verify_redemption_proof(enrolment.read_redemption(octets), INVITATION.secret)
+
+
+def _believe_signed(octets: bytes) -> None:
+    signature = SIGNING.sign(b"qmesh membership 1\n" + octets)
+    membership.verify_membership(membership.SignedMembership(octets, signature), VERIFIES, mesh=MESH)
+
+
+def _believe_stored(octets: bytes) -> None:
+    membership.verify_membership(membership.decode_membership(octets), VERIFIES, mesh=MESH)
+
+
+def _update(octets: bytes) -> None:
+    update = membership.read_update(octets)
+    held = None if update.base is None else SIGNED
+    membership.verify_membership(membership.apply_update(update, held), VERIFIES, mesh=MESH)
+
+
+def _unsealed(octets: bytes) -> None:
+    enrolment.read_key_offer(aead.decrypt_message(octets, SHARED, about=enrolment.KEY_OFFER))
+
+
+def _answer(octets: bytes) -> None:
+    opened = file_exchange.decrypt_answer(file_exchange.parse_answer(_text(octets)), SHARED)
+    membership.verify_membership(membership.decode_membership(opened), VERIFIES, mesh=MESH)
+
+
+def _request(octets: bytes) -> None:
+    enrolment.read_redemption(file_exchange.parse_request(_text(octets)).redemption)
+
+
+def _plain(body: bytes) -> bytes:
+    head = backup_file.MAGIC + backup_file.VERSION.to_bytes(2, "big") + b"\0"
+    return head + body + hashlib.sha256(head + body).digest()
+
+
+def _body(octets: bytes) -> bytes:
+    return octets[len(backup_file.MAGIC) + 3 : -32]
+
+
+def _restore(octets: bytes) -> None:
+    backup_contents.parse_contents(backup_file.decode_backup(octets, None))
+
+
+def _settings_of(octets: bytes) -> bytes:
+    return bytes(msgspec.msgpack.decode(_body(octets))["settings"])
+
+
+def _with_settings(octets: bytes) -> bytes:
+    return backup_file.encode_backup(msgspec.structs.replace(BACKUP, settings=octets), None)
+
+
+BACKUP: Final = backup_file.Backup(
+    taken_at=NOW,
+    written_by="0.1.0",
+    settings=msgspec.json.encode(SETTINGS),
+    private_key=PRIVATE.reveal(),
+    signing_key=bytes(range(32)),
+    registry=REGISTRY,
+    withdrawn=("d",),
+)
+UPDATES: Final = tuple(
+    msgspec.msgpack.encode(each)
+    for each in (
+        membership.build_full_update(NEWER),
+        membership.Update(
+            7, (membership.compute_difference(SIGNED.payload, NEWER.payload),), NEWER.signature
+        ),
+    )
+)
+_CONFIGS: Final = tuple(
+    path.read_bytes() for path in sorted(CORPUS.glob("*.yml")) if path.stat().st_size < 3000
+)
+
+READERS: Final[dict[str, Reader]] = {
+    each.name: each
+    for each in (
+        # In the order of who can reach them: strangers and members first, this machine's own last.
+        Reader("question", (api,), _question, ASKED_HTTP, mutate.text),
+        Reader("answer to a question", (api,), _ask, HTTP, mutate.text),
+        Reader("redemption", (enrolment,), _redeem, (_json(REDEMPTION),), mutate.json_trees),
+        Reader(
+            "key offer",
+            (enrolment,),
+            enrolment.read_key_offer,
+            (_json(enrolment.KeyOffer(KEYS[1])),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "progress",
+            (handover,),
+            handover.read_progress,
+            (_json(handover.HandoverProgress(holds=3, silent=("10.77.0.2",))),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "sealed",
+            (aead, enrolment),
+            _unsealed,
+            (
+                aead.encrypt_message(
+                    _json(enrolment.KeyOffer(KEYS[1])), SHARED, about=enrolment.KEY_OFFER, nonce=bytes(12)
+                ),
+            ),
+        ),
+        Reader(
+            "what a member holds",
+            (membership, aead),
+            lambda octets: membership.decrypt_held_revision(
+                aead.encrypt_message(octets, SHARED, about=membership.HOLDS, nonce=bytes(12)), SHARED
+            ),
+            (b"7",),
+            mutate.json_trees,
+        ),
+        Reader("update", (membership,), _update, UPDATES, mutate.msgpack_trees),
+        Reader("membership signed", (membership,), _believe_signed, (SIGNED.payload,), mutate.json_trees),
+        Reader(
+            "membership stored",
+            (membership,),
+            _believe_stored,
+            (membership.encode_membership(SIGNED),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "refusal to a member",
+            (api,),
+            client._build_refusal,
+            (b'{"error":"no","hint":"see"}',),
+            mutate.json_trees,
+        ),
+        Reader(
+            "refusal to itself",
+            (api,),
+            server._build_probe_error,
+            (b'{"error":"no","hint":"see"}',),
+            mutate.json_trees,
+        ),
+        Reader(
+            "query number", (api,), lambda octets: server._parse_number(_text(octets)), (b"42",), mutate.text
+        ),
+        Reader(
+            "invitation",
+            (enrolment, armor),
+            lambda octets: enrolment.parse_invitation(_text(octets)),
+            (INVITATION.text().encode(),),
+            _lined(enrolment.PREFIX),
+        ),
+        Reader(
+            "request",
+            (file_exchange, armor),
+            _request,
+            (file_exchange.JoinRequest(MESH, _json(REDEMPTION)).text().encode(),),
+            _lined(file_exchange.REQUEST_PREFIX),
+        ),
+        Reader(
+            "answer",
+            (file_exchange, armor),
+            _answer,
+            (
+                file_exchange.encrypt_answer(
+                    membership.encode_membership(SIGNED),
+                    identifier="0" * 32,
+                    preshared=SHARED,
+                    nonce=bytes(12),
+                )
+                .text()
+                .encode(),
+            ),
+            _lined(file_exchange.ANSWER_PREFIX),
+        ),
+        Reader("estate", (handover, image), _use_estate, (ESTATE,), mutate.msgpack_trees),
+        Reader("registry", (registry,), _use_registry, (REGISTRY, IN_HANDOVER), images.mutated),
+        Reader(
+            "backup",
+            (backup_file, backup_contents),
+            _restore,
+            (backup_file.encode_backup(BACKUP, None),),
+            mutate.within(mutate.msgpack_trees, _body, _plain),
+        ),
+        Reader(
+            "settings in a backup",
+            (backup_contents, documents),
+            _restore,
+            (backup_file.encode_backup(BACKUP, None),),
+            mutate.within(mutate.json_trees, _settings_of, _with_settings, 1.0),
+        ),
+        Reader("config.yml", (nodeconfig, node_restarts), _config, _CONFIGS, mutate.text),
+        Reader(
+            "import of a list",
+            (imports,),
+            _import_list,
+            tuple(each for each in _CONFIGS if b"tcp" in each),
+            mutate.text,
+        ),
+        Reader(
+            "import of lines",
+            (imports,),
+            _import_lines,
+            (b"root@192.168.0.200:22/4\n[fd00::201]/2, 192.168.0.203 # c\n",),
+            mutate.text,
+        ),
+        Reader(
+            "typed",
+            (values, enrolment, endpoints),
+            _typed,
+            (
+                b"machine-a",
+                b"10.77.0.0/20",
+                b"[2001:db8::5]:51820",
+                b"/ip4/10.77.0.2/tcp/40000",
+                b"24h",
+                b"1380",
+            ),
+            mutate.text,
+        ),
+        Reader(
+            "environment",
+            (ssh_session,),
+            lambda octets: list(ssh_session.parse_sessions(octets)),
+            (b"A=b\0SSH_CONNECTION=192.0.2.1 50000 192.0.2.2 22\0",),
+            mutate.text,
+        ),
+        Reader(
+            "process", (processes,), lambda octets: processes.parse_stat(_text(octets)), (STAT,), mutate.text
+        ),
+        Reader("unit", (units,), _units, (UNIT,), mutate.text),
+        Reader(
+            "guard",
+            (guard,),
+            _guards,
+            (guard.render_load_script(GUARD).encode(), guard.render_held_script(GUARD).encode()),
+            mutate.text,
+        ),
+        *(
+            Reader(name, (documents, state), _of_state(name, read), (_json(value),), mutate.json_trees)
+            for name, read, value in _OF_STATE
+        ),
+        *(
+            Reader(
+                name, (documents, state), _of_state(name, read), (mutate.KEY.encode() + b"\n",), mutate.text
+            )
+            for name, read in (("private.key", State.private_key), ("preshared.key", State.preshared_key))
+        ),
+        Reader(
+            "next.key",
+            (documents,),
+            _of_state("next.key", State.ensure_next_key),
+            (mutate.KEY.encode(),),
+            mutate.text,
+        ),
+        Reader(
+            "config.yml on the disk",
+            (node_config,),
+            _of_state("config.yml", lambda state: node_config.read(ConfigDirectory(state.directory, None))),
+            (b"p2p:\n  x: 1\n",),
+        ),
+        Reader(
+            "answers of name servers",
+            (dns,),
+            lambda octets: list(dns.build_endpoints(_text(octets).split(), 51820)),
+            (b"10.0.0.1 2001:db8::1 fe80::1%eth0",),
+            mutate.text,
+        ),
+        Reader("signing.key", (documents, state), _of_state("signing.key", State.signing_key), (bytes(32),)),
+        Reader(
+            "estate.msgpack",
+            (documents,),
+            _of_state("estate.msgpack", State.handover_payload),
+            (ESTATE,),
+            mutate.msgpack_trees,
+        ),
+        Reader(
+            "guard.nft", (guard,), _ports_closed, (guard.render_load_script(GUARD).encode(),), mutate.text
+        ),
+        Reader(
+            "reserved ports at boot",
+            (reserved_ports,),
+            _bring_back,
+            (b'{"ours":[40000,40001],"others":[]}',),
+            mutate.json_trees,
+        ),
+        Reader("health", (agent_health,), agent_health.parse_health, (_json(HEALTH),), mutate.json_trees),
+        Reader(
+            "restarts",
+            (supervisor,),
+            lambda octets: supervisor.parse_restarts(_text(octets)),
+            (_json(HEALTH.restarts),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "nftables in JSON",
+            (foreign_rules,),
+            foreign_rules.parse_json_output,
+            (b'{"nftables": [{"metainfo": {}}, {"chain": {"name": "c"}}]}',),
+            mutate.json_trees,
+        ),
+        Reader(
+            "what routers said",
+            (path_mtu,),
+            path_mtu.parse_memory,
+            (b'{"boot": "x", "told": {"192.0.2.1:51820": [1400, 12.5]}}',),
+            mutate.json_trees,
+        ),
+        Reader(
+            "tables by netlink",
+            (tables_and_chains,),
+            lambda octets: tables_and_chains.parse_tables([octets]),
+            (
+                struct.pack("=IHHII", 36, 2560, 0, 1, 0)
+                + bytes(4)
+                + struct.pack("=HH4s", 8, 1, b"t")
+                + struct.pack("=HHI", 8, 2, 0),
+            ),
+        ),
+        Reader(
+            "chains by netlink",
+            (tables_and_chains,),
+            lambda octets: tables_and_chains.parse_chains([octets]),
+            (_CHAIN,),
+        ),
+        Reader(
+            "wireguard by UAPI",
+            (uapi,),
+            lambda octets: uapi.parse_device("q", uapi.extract_lines("q", octets.decode("ascii", "replace"))),
+            (UAPI,),
+            mutate.text,
+        ),
+        Reader(
+            "wireguard by netlink",
+            (kernel, genetlink_messages),
+            lambda octets: kernel.parse_device("q", [octets]),
+            (_dump(),),
+        ),
+        Reader(
+            "netlink",
+            (netlink_messages, table_events),
+            _netlink,
+            (_dump(), rtnetlink_messages.build_link_request("qmesh0")),
+        ),
+        Reader("link", (rtnetlink_messages,), _link, (LINK,)),
+        Reader("addresses", (rtnetlink_messages,), _addresses, (ADDRESS,)),
+        Reader("connections", (), _flows, (bytes(range(100)),)),
+        Reader(
+            "sockets",
+            (sockets, ports),
+            lambda octets: list(sockets.parse_sockets("tcp", octets)),
+            (TCP,),
+            mutate.text,
+        ),
+        Reader(
+            "routes",
+            (local_addresses,),
+            lambda octets: local_addresses.find_network_in_routes(_text(octets).splitlines(), "10.77.0.9"),
+            (ROUTES,),
+            mutate.text,
+        ),
+        Reader(
+            "routes of IPv6",
+            (local_addresses,),
+            lambda octets: local_addresses.find_network_in_routes(_text(octets).splitlines(), "fd77::9"),
+            (ROUTES_6,),
+            mutate.text,
+        ),
+        Reader(
+            "reserved ports",
+            (reserved_ports, ports),
+            lambda octets: ports.parse_reserved_ports(_text(octets)),
+            (b"22,40000-40002,50000\n",),
+            mutate.text,
+        ),
+    )
+}
