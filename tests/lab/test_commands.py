@@ -269,7 +269,7 @@ def test_render_config_shows_no_secret_and_writes_all_of_it(lab):
     qmesh(control, "render-config", "-o", "/root/copy.yml")
     assert control.read("/root/copy.yml") == text
     assert control.run(["stat", "-c%a", "/root/copy.yml"]).stdout == "600\n"
-    assert "is there already" in refusal(control, "render-config", "-o", "/root/copy.yml", code=2)
+    assert "exists already" in refusal(control, "render-config", "-o", "/root/copy.yml", code=2)
     assert qmesh(control, "render-config", "--diff").stdout == "as desired\n"
 
 

@@ -91,7 +91,7 @@ def test_e1_what_is_printed_has_no_secret_in_it(cluster):
         qmesh(machine, "export", "wg-quick", "-o", "/root/e1.conf")
         assert machine.run(["stat", "-c%a", "/root/e1.conf"]).stdout == "600\n"
         assert secrets[0] in machine.read("/root/e1.conf")
-        assert "is there already" in refusal(machine, "export", "wg-quick", "-o", "/root/e1.conf", code=2)
+        assert "exists already" in refusal(machine, "export", "wg-quick", "-o", "/root/e1.conf", code=2)
         machine.run(["rm", "/root/e1.conf"])
 
 
