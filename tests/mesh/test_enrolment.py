@@ -587,5 +587,5 @@ def test_an_invitation_is_good_for_a_minute_to_thirty_days(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "59s", "31d", "24", "1w", "-1h", "024h", "1 h", "24h\n", "99999999m"])
 def test_no_other_time_is_one_for_which_an_invitation_is_good(text):
-    with pytest.raises(BadInput, match="is not a time for which an invitation can be good"):
+    with pytest.raises(BadInput, match="is not a time that an invitation can be valid for"):
         parse_duration_s(text)

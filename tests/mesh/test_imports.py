@@ -472,7 +472,7 @@ def test_a_list_that_is_the_meshs_already_leaves_nothing_to_do():
 
 def test_a_config_that_does_not_tell_its_node_or_has_lists_that_count_nothing_is_told_of():
     assert list_config_notes("engine:\n  fullProver: true\n", "2.0", is_sure=False) == ()
-    unsure = "config.yml does not tell the node's version: is it 2.0? if not, --node"
+    unsure = "config.yml does not tell the node's version: 2.0 is assumed; otherwise pass --node"
     assert list_config_notes("p2p: {}\n", "2.0", is_sure=False) == (unsure,)
     assert list_config_notes("p2p: {}\n", "2.0", is_sure=True) == ()
     assert list_config_notes("dataWorkerMultiaddrs: []\n", "2.0", is_sure=True) == (

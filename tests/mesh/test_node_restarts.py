@@ -131,5 +131,5 @@ def test_what_is_to_be_restarted_is_said_in_words():
     stays = "no worker of this machine has moved; now restart the control process: it reads the list only"
     assert explain_restarts(old, after, "a").startswith(stays)
     assert explain_restarts(parse_config("p2p:\n"), TUTORIAL, "a").startswith(
-        "restart this machine's workers"
+        "now restart this machine's workers"
     )

@@ -189,7 +189,7 @@ def test_more_workers_than_a_config_is_read_with_are_refused():
         msgspec.structs.replace(A, workers=5000),
         *(msgspec.structs.replace(each, workers=9000) for each in (B, C)),
     )
-    with pytest.raises(BadInput, match="would hold 23000 values"):
+    with pytest.raises(BadInput, match="would have 23000 values"):
         render_config(many, "b", None)
 
 
@@ -217,8 +217,13 @@ def test_a_config_of_a_newer_node_is_refused():
 @pytest.mark.parametrize(
     ("node", "name", "words", "hint"),
     [
-        ("1.4", "a", "there is none, and a new one would be a node with a new identity", "--config"),
-        ("2.0", "b", "there is none, and a worker of node 2.0 needs p2p.peerPrivKey", "put it there, then"),
+        ("1.4", "a", "there is none, and a new one would give the node a new identity", "--config"),
+        (
+            "2.0",
+            "b",
+            "there is none, and a worker of node 2.0 needs p2p.peerPrivKey",
+            "copy it to DIR here, then",
+        ),
         ("2.1", "b", "there is none, and a worker of node 2.1 needs p2p.peerPrivKey and key", "keys.yml"),
     ],
 )
