@@ -98,7 +98,7 @@ def test_where_one_is_not_ready_nothing_changes_or_it_is_left_behind(lab):
     moving.send_signal(signal.SIGKILL)
     moving.wait(20)
     assert "is being handed over to machine-b" in refusal(a, "pause", "machine-c", code=2)
-    assert "`qmesh handover machine-b` goes on" in qmesh(a, "status").stdout
+    assert "`qmesh handover machine-b` continues it" in qmesh(a, "status").stdout
     # Any user of B's machine has its tunnel address, and is not let through; nor is root without the key.
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     asked = b.run([*nobody, "python", "-c", ASK_FOR_THE_ESTATE], check=False)

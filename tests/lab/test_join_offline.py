@@ -111,7 +111,7 @@ def test_e2_machines_without_a_network_become_a_cluster_once_there_is_one(lab):
     assert json.loads(qmesh(member, "join", "--answer", "-", "--json", input=again).stdout) == standing
     assert checked(member)["findings"] == []
     qmesh(control, "remove", "machine-b")
-    assert "no member any more" in refusal(control, "admit", "request", code=4)
+    assert "no longer a member" in refusal(control, "admit", "request", code=4)
 
 
 def test_a_control_node_behind_nat_dials_the_machine(lab):
