@@ -10,12 +10,12 @@ import pytest
 
 from qmesh.host.system import heartbeat
 from qmesh.host.system.heartbeat import Pulse
-from tests.support.waiting import comes_true
+from tests.support.waiting import comes_true, patience
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(heartbeat, "STUCK_S", 0.2)
+    monkeypatch.setattr(heartbeat, "STUCK_S", patience(0.4))
     monkeypatch.setattr(heartbeat, "ENDLESS_S", 3600.0)
 
 
