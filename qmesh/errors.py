@@ -9,7 +9,7 @@
     │   ├── Busy               another command of qmesh is at work on this machine
     │   └── StateUnreadable    our own state is damaged: never read as "nothing there"
     ├── EnrolmentRefused    4  the invitation, or the other side, said no
-    │   └── Removed            this machine is no longer a member of its mesh
+    │   └── RemovedFromMesh    this machine is no longer a member of its mesh
     └── Interrupted       130  the user said stop
 
 Exit code 1 is no error: it is a result that says no (drift, a finding).

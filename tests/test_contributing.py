@@ -31,6 +31,14 @@ def test_the_page_names_no_file_that_is_not_there():
     assert [name for name in named if "NAME" not in name and not (CHECKOUT / name).exists()] == []
 
 
+def test_the_page_names_no_name_that_the_code_lacks():
+    files = [path for folder in ("qmesh", "tests") for path in (CHECKOUT / folder).rglob("*.py")]
+    words = {word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
+    named = set(re.findall(r"`([A-Za-z]*[A-Z_]\w*)(?:\(\.\.\.\))?`", PAGE)) - {"NAME"}
+    assert {"AuditContext", "error_finding", "PRECONDITIONS"} <= named
+    assert named - words == set()
+
+
 def test_hooks_are_scripts_of_this_checkout():
     assert REPOSITORY["repo"] == "local"
     assert {hook["language"] for hook in HOOKS.values()} == {"system"}

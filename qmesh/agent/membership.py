@@ -42,8 +42,8 @@ def update_membership(state: State, here: Local, *, connect_s: float, wait_s: in
 
     connect_s: seconds to wait for a connection.
     wait_s: seconds to wait for a newer one to come.
-    Raises Silent when the control node does not answer, EnrolmentRefused when it says no, or when
-    its answer is not to be believed (E6); Removed when it is, and this machine is not in it.
+    Raises ControlNodeUnavailable when the control node does not answer, EnrolmentRefused when it says no,
+    or when its answer is not to be believed (E6); RemovedFromMesh when it is, and this machine is not in it.
     """
     from qmesh.host.api.client import Client  # noqa: PLC0415 - a control node has no use for it
 
@@ -66,7 +66,7 @@ def update_membership(state: State, here: Local, *, connect_s: float, wait_s: in
 def adopt_membership(state: State, signed: SignedMembership, inventory: Inventory) -> bool:
     """Hold a membership that is believed, if it is newer; whether it is. Holds the lock.
 
-    Raises Removed where this machine is not in it.
+    Raises RemovedFromMesh where this machine is not in it.
     """
     settings = state.settings()
     if settings.control:
