@@ -1,17 +1,41 @@
 """What holds for all tests: which may be skipped, and when a skip is a failure."""
 
+import functools
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from qmesh.host.firewall import nft_library
 from tests.support.skips import CANNOT
 
 # A machine that is busy with something else is slow, and no test of ours is about that.
 settings.register_profile("qmesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", settings.get_profile("qmesh"), max_examples=20)  # for scripts/test-unit
 settings.load_profile("qmesh")
+
+HERE = Path("/proc/self/ns/net").readlink()
+
+
+def refused_here(load: Callable[[], Any]) -> Callable[[], Any]:
+    """Keeps the library out of the machine that the tests run on: its firewall is nobody's to change.
+
+    Loaded once it would be inherited by all machines of the tests' own, and change this one's from there.
+    """
+
+    @functools.wraps(load)
+    def loaded() -> Any:
+        assert Path("/proc/self/ns/net").readlink() != HERE, "this test needs the fixture own_machine"
+        return load()
+
+    return loaded
+
+
+nft_library.load = refused_here(nft_library.load)
 
 # Who is started in the background may be deaf to it, and so would be all that the tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

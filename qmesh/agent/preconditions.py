@@ -222,7 +222,9 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
 def check_user(command: str) -> None:
     """Raise NeedsRoot unless this process may do that command."""
     if PRECONDITIONS[command].root and os.geteuid() != 0:
-        raise NeedsRoot(f"`qmesh {command}` needs root; nothing was changed", hint=f"sudo qmesh {command}")
+        raise NeedsRoot(
+            f"`qmesh {command}` needs root; nothing was changed", hint=f"run `sudo qmesh {command}`"
+        )
 
 
 @contextlib.contextmanager

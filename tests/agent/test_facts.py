@@ -142,7 +142,7 @@ def test_a_name_that_is_answered_late_and_a_listener_that_ends_meanwhile_fail_no
 
 def test_a_step_that_changes_nothing_is_said(machine):
     machine.refuses = "set-key"
-    with pytest.raises(KernelRefused, match="after all steps the machine is not as desired: set-key qmesh0"):
+    with pytest.raises(KernelRefused, match="but the machine is still not as desired: set-key qmesh0"):
         converge(HERE, machine)
 
 

@@ -32,8 +32,7 @@ NOW = int(time.time())
 KEY = base64.b64encode(bytes([9]) * 32).decode()
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> State:
+def make_state(tmp_path: Path) -> State:
     """A control node whose mesh has one more machine, hel-2 at 10.77.0.2; its tunnel is never up."""
     made = State(tmp_path / "state")
     make_control_node(made)
@@ -51,7 +50,8 @@ def refusal(call: Callable[[], object]) -> BadInput:
     return raised.value
 
 
-def test_pause_and_resume_say_that_there_is_nothing_to_do(state):
+def test_pause_and_resume_say_that_there_is_nothing_to_do(tmp_path):
+    state = make_state(tmp_path)
     assert refusal(lambda: resume(state, "hel-2")).message == "nothing to do: hel-2 is active already"
     pause(state, "hel-2")
     before = load_local(state).inventory
@@ -59,13 +59,15 @@ def test_pause_and_resume_say_that_there_is_nothing_to_do(state):
     assert load_local(state).inventory == before
 
 
-def test_confirm_and_undo_say_that_there_is_nothing_to_do(state):
+def test_confirm_and_undo_say_that_there_is_nothing_to_do(tmp_path):
+    state = make_state(tmp_path)
     assert confirm(state).found == "nothing to confirm: no change waits for it"
     assert not has_pending_rollback(state)
     assert not roll_back_now(state)
 
 
-def test_what_cannot_be_ended_is_not_there(state):
+def test_what_cannot_be_ended_is_not_there(tmp_path):
+    state = make_state(tmp_path)
     assert refusal(lambda: cancel_handover(state)).message == "nothing to cancel: no handover is under way"
     gone = refusal(lambda: withdraw_invitation(state, "ash-4"))
     assert gone.message == "nothing to withdraw: there is no invitation for ash-4"
@@ -104,7 +106,8 @@ def begin_handover(state: State, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("address", ["10.77.0.2", "10.77.0.2:40003"])
-def test_an_address_in_place_of_a_name_is_named(state, command, address):
+def test_an_address_in_place_of_a_name_is_named(tmp_path, command, address):
+    state = make_state(tmp_path)
     said = refusal(lambda: command(state, address))
     assert said.message == f"'{address}' is hel-2, but a machine's name is needed"
     assert said.hint == "use hel-2 in its place"

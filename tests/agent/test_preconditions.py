@@ -71,14 +71,15 @@ def test_who_is_not_root_is_refused_by_all_but_who_only_looks(monkeypatch):
                 check_user(command)
 
 
+@pytest.mark.usefixtures("own_machine")
 def test_what_is_in_the_way_is_refused_in_the_tables_order(tmp_path):
     state = State(tmp_path / "state")
     state.create_directory()
     state.restore_progress.write(RestoreProgress("0" * 64))
     state.sent_request.path.write_bytes(b"")
     for command, error, words in (
-        ("init", StateUnreadable, "a `qmesh restore` was cut off"),
-        ("join", StateUnreadable, "a `qmesh restore` was cut off"),
+        ("init", StateUnreadable, "a `qmesh restore` was interrupted"),
+        ("join", StateUnreadable, "a `qmesh restore` was interrupted"),
         ("restore", BadInput, "waits for the answer to its request"),
     ):
         with pytest.raises(error, match=words), lock_checked(state, command):

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 from qmesh.host import wireguard
-from qmesh.host.network import links, netlink
+from qmesh.host.network import links, netlink_messages
 from qmesh.host.wireguard import device, genetlink_messages, kernel, uapi, userspace
 from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
@@ -491,7 +491,7 @@ def test_a_kernel_that_lost_its_wireguard_is_said_to_have():
 
 
 def test_a_kernel_that_does_not_answer_does_not_hang_us(in_kernel, monkeypatch):
-    monkeypatch.setattr(netlink, "ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setitem(netlink_messages.send_request.__kwdefaults__, "timeout_s", 0.1)
     # What asks for no acknowledgement gets none.
     monkeypatch.setattr(genetlink_messages, "ACK", 0)
     in_kernel.create(NAME)

@@ -374,4 +374,4 @@ def test_a_login_through_the_tunnel_is_told_that_down_cuts_it(lab):
     member = make_member(lab, control, 201, 4)
     # A worker port is what the control node reaches there.
     said = by_login(member, control, 40003, "down", to="10.77.0.2")
-    assert "cuts your own SSH session: qmesh0 is deleted" in said
+    assert "cuts your own SSH session: qmesh0, which this session uses, is deleted" in said

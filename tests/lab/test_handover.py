@@ -149,7 +149,7 @@ def test_who_was_off_while_the_role_moved_on_twice_joins_in_its_place(lab):
     qmesh(a, "apply")
     said = qmesh(a, "status").stdout
     assert "machine-b is the control node since revision" in said
-    assert "there `qmesh invite control --replace`" in said
+    assert "run `qmesh invite control --replace` there" in said
 
     a.write("/root/invitation", qmesh(c, "invite", "control", "--replace").stdout, 0o600)
     qmesh(a, "join", "invitation")

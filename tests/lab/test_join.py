@@ -357,8 +357,8 @@ class TestE6:
         control = make_control(lab)
         stop_agent(control)
         control.run(["sh", "-c", f"rm {STATE}/mesh.db*"])
-        assert "mesh.db is missing" in refusal(control, "status", code=3)
-        assert "mesh.db is missing" in refusal(control, "init", code=3)
+        assert "mesh.db, the control node's registry, is missing" in refusal(control, "status", code=3)
+        assert "mesh.db, the control node's registry, is missing" in refusal(control, "init", code=3)
 
 
 def test_the_service_listens_in_the_tunnel_only(lab):
