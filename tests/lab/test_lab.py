@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qmesh.host.firewall import nft_library
 from tests.support.checkout import CHECKOUT
 from tests.support.lab import machines
 from tests.support.lab.machines import TOOLS, CommandFailed, Lab, Machine, Running, host_state
@@ -30,6 +31,11 @@ def namespaces_in_use() -> set[str]:
         with contextlib.suppress(OSError):
             found.add(str(link.readlink()))
     return found
+
+
+def test_the_firewall_of_the_machine_that_the_tests_run_on_is_out_of_reach():
+    with pytest.raises(AssertionError, match="own_machine"):
+        nft_library.load()
 
 
 class TestMachine:
