@@ -44,6 +44,14 @@ def test_a_command_cannot_be_left_out_of_the_table():
     assert {key.split()[0] for key in PRECONDITIONS} == set(COMMANDS) - {HOLD}
 
 
+def test_what_changes_the_mesh_is_for_its_control_node_alone():
+    on_control = {
+        key for key, wanted in PRECONDITIONS.items() if preconditions._require_control in wanted.local
+    }
+    changes = {"set", "pause", "resume", "remove", "admit", "handover", "handover --cancel"}
+    assert changes | {"invite", "invite --list", "invite --withdraw"} <= on_control
+
+
 def test_what_the_table_asks_for_is_asked_by_the_command():
     rooted = {command for command, wanted in PRECONDITIONS.items() if wanted.root}
     assert rooted - {key for key in rooted if key.startswith("export ")} <= commands_checked()
