@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qmesh.agent import node_config
+from qmesh.agent.node import node_config
 from qmesh.errors import BadInput
 from qmesh.host.config_directory import ConfigDirectory
 

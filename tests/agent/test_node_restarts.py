@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from qmesh.agent.local import load_local
-from qmesh.agent.node_restarts import REST, NodeConfigFollower, update_managed_config
+from qmesh.agent.node.node_restarts import REST, NodeConfigFollower, update_managed_config
 from qmesh.errors import QmeshError
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.state.directory import State

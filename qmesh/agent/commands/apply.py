@@ -13,7 +13,7 @@ from qmesh.agent.bring_up import enable_tunnel_and_guard
 from qmesh.agent.control_endpoint import use_endpoint
 from qmesh.agent.converge import converge, plan_local_steps, plan_steps_without_dns
 from qmesh.agent.local import linux_for, load_local, with_tunnel_and_guard
-from qmesh.agent.node_restarts import update_managed_config
+from qmesh.agent.node.node_restarts import update_managed_config
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import arm_rollback, rearm_rollback
 from qmesh.agent.ssh_lockout import refuse_ssh_lockout, warn_of_ssh_lockout

@@ -13,14 +13,14 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from qmesh.agent import node_config
 from qmesh.agent.control_endpoint import find_black_hole
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
 from qmesh.agent.foreign_firewalls import find_firewall_obstacles
 from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
+from qmesh.agent.node import node_config
+from qmesh.agent.node.worker_status import probe_workers
 from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back_if_due
-from qmesh.agent.worker_status import probe_workers
 from qmesh.errors import EnrolmentRefused, Interrupted, QmeshError, StateUnreadable, describe_unexpected_error
 from qmesh.host import files
 from qmesh.host.api.messages import ControlNodeUnavailable

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from qmesh.agent import node_config
 from qmesh.agent.local import load_local
-from qmesh.agent.node_config import choose_profile
+from qmesh.agent.node import node_config
+from qmesh.agent.node.node_config import choose_profile
 from qmesh.errors import BadInput, NeedsRoot
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.network import routes

@@ -13,7 +13,7 @@ from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.bring_up import GivenOptions, bring_up, check_options
 from qmesh.agent.leftovers import handle_leftovers
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
-from qmesh.agent.node_config import choose_profile
+from qmesh.agent.node.node_config import choose_profile
 from qmesh.agent.preconditions import check_user, find_differences, lock_checked, refuse_occupied
 from qmesh.errors import BadInput, MachineRefused
 from qmesh.host import wireguard

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.agent import node_config
+from qmesh.agent.node import node_config
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host.firewall import nftables
 from qmesh.host.network import local_addresses, sockets

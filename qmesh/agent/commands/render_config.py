@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from qmesh.agent import node_config
 from qmesh.agent.local import Local
 from qmesh.agent.membership import load_latest
-from qmesh.agent.node_restarts import update_workers_target
+from qmesh.agent.node import node_config
+from qmesh.agent.node.node_restarts import update_workers_target
 from qmesh.agent.preconditions import check_local, check_user
 from qmesh.errors import BadInput
 from qmesh.host import files

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import msgspec
 
-from qmesh.agent import node_config
 from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.backup_contents import BackupContents, open_backup
 from qmesh.agent.bring_up import bring_up
 from qmesh.agent.leftovers import handle_leftovers
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
+from qmesh.agent.node import node_config
 from qmesh.agent.preconditions import check_user, find_differences, lock_checked, refuse_occupied
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host import config_directory, wireguard

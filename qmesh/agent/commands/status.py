@@ -10,8 +10,8 @@ import msgspec
 
 from qmesh.agent.local import Local, linux_for
 from qmesh.agent.membership import load_latest
+from qmesh.agent.node.worker_status import WorkerHealth, collect_advice_inputs, probe_workers
 from qmesh.agent.preconditions import check_user
-from qmesh.agent.worker_status import WorkerHealth, collect_advice_inputs, probe_workers
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.mesh.advice import list_advice

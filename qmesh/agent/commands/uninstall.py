@@ -6,9 +6,9 @@ import contextlib
 
 import msgspec
 
-from qmesh.agent import node_config
 from qmesh.agent.converge import apply_steps
 from qmesh.agent.local import Local, load_local
+from qmesh.agent.node import node_config
 from qmesh.agent.preconditions import check_state, check_user
 from qmesh.errors import QmeshError, StateUnreadable
 from qmesh.host import files

@@ -31,7 +31,7 @@ from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.observe import MachineWatch
 from qmesh.agent.daemon.supervisor import AgentPart, Troubles
 from qmesh.agent.local import Local
-from qmesh.agent.node_restarts import NodeConfigFollower
+from qmesh.agent.node.node_restarts import NodeConfigFollower
 from qmesh.agent.preconditions import check_user
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable

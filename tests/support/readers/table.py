@@ -22,8 +22,9 @@ from typing import Final, NamedTuple
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.agent import backup_contents, node_config
+from qmesh.agent import backup_contents
 from qmesh.agent.daemon import supervisor
+from qmesh.agent.node import node_config
 from qmesh.errors import QmeshError
 from qmesh.host import api, registry
 from qmesh.host.api import client, connections, server

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from qmesh.agent import node_config
 from qmesh.agent.bring_up import GivenOptions, bring_up, check_options
 from qmesh.agent.commands.join.redeem import Joiner
 from qmesh.agent.control_endpoint import use_nearest_endpoint
 from qmesh.agent.local import Local, load_local
+from qmesh.agent.node import node_config
 from qmesh.agent.preconditions import refuse_occupied
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import files, wireguard

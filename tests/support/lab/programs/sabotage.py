@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qmesh.agent import node_restarts
 from qmesh.agent.daemon import membership_poll
 from qmesh.agent.daemon.main import Agent
 from qmesh.agent.daemon.monitor import Monitor
+from qmesh.agent.node import node_restarts
 from qmesh.cli.entrypoints import run
 from qmesh.host.api.server import _Server
 from qmesh.host.network import netlink_events

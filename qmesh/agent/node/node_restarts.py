@@ -10,9 +10,9 @@ import logging
 import time
 from typing import Final
 
-from qmesh.agent import node_config
 from qmesh.agent.local import Local, load_local
-from qmesh.agent.worker_status import ANSWER_S
+from qmesh.agent.node import node_config
+from qmesh.agent.node.worker_status import ANSWER_S
 from qmesh.errors import QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
