@@ -89,9 +89,14 @@ def set_worker_count(inventory: Inventory, name: str, count: int) -> Inventory:
 
 def set_endpoints(inventory: Inventory, name: str, endpoints: Iterable[Endpoint]) -> Inventory:
     """The mesh with that machine reached at these endpoints, best first."""
-    machine = msgspec.structs.replace(inventory.machine(name), endpoints=tuple(endpoints))
-    machines = (machine if other.name == name else other for other in inventory.machines)
-    return _change_inventory(inventory, machines=tuple(machines))
+    return set_machine_fields(inventory, name, endpoints=tuple(endpoints))
+
+
+def set_machine_fields(inventory: Inventory, name: str, **fields: Any) -> Inventory:
+    """The mesh with other values of that machine's fields, by name; its cores stay as they are."""
+    machine = msgspec.structs.replace(inventory.machine(name), **fields)
+    machines = tuple(machine if other.name == name else other for other in inventory.machines)
+    return _change_inventory(inventory, machines=machines)
 
 
 def refuse_control_replacement(inventory: Inventory, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -11,6 +11,7 @@ from qmesh.errors import BadInput
 from qmesh.mesh.values import (
     Endpoint,
     MachineState,
+    Port,
     normalize_ip_address,
     quote_text,
     validate_machine_name,
@@ -36,13 +37,28 @@ class Cores(msgspec.Struct, frozen=True, order=True):
         return range(base_port + self.first - 1, base_port + self.first - 1 + self.count)
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
+PortSource: TypeAlias = Literal["control", "mesh", "none"]
+"""Who but the machine itself reaches a port, through the tunnel: the control node, all members, or nobody."""
+
+
+class GuardedPort(msgspec.Struct, frozen=True, order=True):
+    """A port of a machine that its guard closes as it closes workers' ports, but for `source`."""
+
+    port: Port
+    source: PortSource
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A member of a mesh, or one that is invited to be.
 
     public_key: its WireGuard public key; the invitation's throwaway one while invited.
     address: its tunnel address.
     workers: how many data workers it runs, at least 1; None while invited and not yet known.
     endpoints: where its WireGuard is reached, best first; often none for a worker machine.
+    announce: IP address or DNS name at which the node's network reaches it, where that is not its endpoint's.
+    guarded_ports: further ports that its guard closes, ascending, each once.
+    left_open: ports that are open on purpose, ascending, each once.
+    node_files: whether it may fetch the files with the node's secrets from the control node.
     """
 
     name: str
@@ -51,6 +67,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     workers: Annotated[int, msgspec.Meta(ge=1)] | None
     state: MachineState = "active"
     endpoints: tuple[Endpoint, ...] = ()
+    announce: str | None = None
+    guarded_ports: tuple[GuardedPort, ...] = ()
+    left_open: tuple[Port, ...] = ()
+    node_files: bool = False
 
     def __post_init__(self) -> None:
         validate_machine_name(self.name)
@@ -60,6 +80,20 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
             raise BadInput(f"{self.name} has no worker count", hint="give it one with --workers")
         if self.workers is not None:
             validate_worker_count(self.workers)
+        if self.announce is not None:
+            Endpoint(self.announce, 1)  # a host, canonical
+        ports = [each.port for each in self.guarded_ports]
+        for listed in (ports, list(self.left_open)):
+            if sorted(set(listed)) != listed:
+                raise BadInput(
+                    f"the ports of {self.name} are not in ascending order, each once",
+                    hint="give each port once",
+                )
+        if both := set(ports).intersection(self.left_open):
+            raise BadInput(
+                f"port {min(both)} of {self.name} would be both closed and left open",
+                hint="give it to --guard-port or to --leave-open, not to both",
+            )
 
 
 class PendingKey(msgspec.Struct, frozen=True):

@@ -32,11 +32,12 @@ from qmesh.mesh.changes import (
     remove_machine,
     resume_machine,
     set_endpoints,
+    set_machine_fields,
     set_mesh_options,
     set_worker_count,
 )
 from qmesh.mesh.inventory import Inventory, list_workers
-from qmesh.mesh.machine import Machine, PendingKey
+from qmesh.mesh.machine import GuardedPort, Machine, PendingKey
 from qmesh.mesh.protocol.enrolment import (
     derive_invitation_keys,
     derive_permanent_preshared_key,
@@ -954,6 +955,37 @@ def test_a_newer_registry_is_an_error_and_not_damage(path):
     assert "install" in newer.value.hint
 
 
+OPTIONS = {
+    "announce": "node.example.org",
+    "guarded_ports": (GuardedPort(5432, "none"), GuardedPort(9100, "mesh")),
+    "left_open": (8080,),
+    "node_files": True,
+}
+
+
+def test_what_most_machines_have_nothing_of_is_kept(registry):
+    registry.change_mesh(
+        lambda mesh: set_machine_fields(mesh, "control", **OPTIONS), **change("machine-changed", "control")
+    )
+
+    kept = registry.inventory().control_node
+    assert {name: getattr(kept, name) for name in OPTIONS} == OPTIONS
+
+
+def test_a_registry_of_the_version_before_is_read_and_brought_to_this_one(path):
+    with Registry(path) as registry:
+        before = registry.inventory(), registry.events()
+    sql(path, "ALTER TABLE machines DROP COLUMN options")
+    sql(path, "PRAGMA user_version = 5")
+    octets = path.read_bytes()
+
+    for _ in range(2):
+        with Registry(path) as registry:
+            assert (registry.inventory(), registry.events()) == before
+    with RegistryImage(octets) as image:
+        assert image.inventory() == before[0]
+
+
 @pytest.mark.parametrize("version", [-(2**31), -1, 0, 1, 4])
 def test_a_version_that_was_never_released_is_damage(path, version):
     sql(path, f"PRAGMA user_version = {version}")
@@ -973,6 +1005,9 @@ def test_a_registry_without_its_mesh_is_an_error(path):
     "statement",
     [
         "UPDATE machines SET endpoints = '['",
+        "UPDATE machines SET options = '['",
+        'UPDATE machines SET options = \'{"announce": ""}\'',
+        'UPDATE machines SET options = \'{"who": "knows"}\'',
         "UPDATE machines SET public_key = 'short'",
         "UPDATE machines SET address = '192.0.2.1'",
         "UPDATE mesh SET network = 'nowhere'",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory, Worker, add_machine, admit_machine, list_workers, worker_ports
-from qmesh.mesh.machine import Cores, count_default_workers
+from qmesh.mesh.machine import Cores, GuardedPort, count_default_workers
 from qmesh.mesh.networks import find_lowest_free_address
 from qmesh.mesh.values import Endpoint
 from tests.support.errors import assert_refused
@@ -322,3 +322,25 @@ def test_the_control_process_keeps_a_core_or_as_many_as_it_is_given(there, reser
 def test_what_leaves_no_worker_is_refused(reserve):
     with pytest.raises(BadInput, match=f"{reserve} of 8 cores"):
         count_default_workers(8, reserve)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"announce": "2001:DB8::1"},
+        {"announce": "-"},
+        {"left_open": (80, 80)},
+        {"left_open": (81, 80)},
+        {"guarded_ports": (GuardedPort(80, "mesh"), GuardedPort(80, "none"))},
+        {"guarded_ports": (GuardedPort(80, "mesh"),), "left_open": (80,)},
+    ],
+)
+def test_a_machine_has_no_port_twice_and_no_address_that_is_none(fields: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        machine("a", 1, **fields)
+
+
+def test_what_a_machine_has_nothing_of_is_not_in_the_membership() -> None:
+    assert b"node_files" not in msgspec.json.encode(A)
+    asked = machine("a", 1, node_files=True, left_open=(80,), guarded_ports=(GuardedPort(5432, "none"),))
+    assert msgspec.json.decode(msgspec.json.encode(asked), type=type(A)) == asked

@@ -11,7 +11,7 @@ from qmesh.errors import BadInput
 from qmesh.host.registry.sqlite import select, select_one, translate_row_errors
 from qmesh.mesh.decode import decode_json
 from qmesh.mesh.inventory import Inventory, Stream, list_tunnel_addresses
-from qmesh.mesh.machine import Machine, PendingKey
+from qmesh.mesh.machine import GuardedPort, Machine, PendingKey
 from qmesh.mesh.networks import find_lowest_free_address
 from qmesh.mesh.values import Endpoint, MachineState, Port, Profile, Secret, validate_wireguard_key
 
@@ -37,8 +37,8 @@ class _MeshRow(NamedTuple):
 _OF_THE_MESH: Final = _MeshRow._fields
 
 
-class _MachineRow(NamedTuple):
-    """A row of `machines` without its keys and places."""
+class MachineRow(NamedTuple):
+    """A row of `machines` without its preshared key, its place and what it acknowledged."""
 
     name: str
     public_key: str
@@ -46,6 +46,16 @@ class _MachineRow(NamedTuple):
     workers: int | None
     state: MachineState
     endpoints: str
+    options: str
+
+
+class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Of a machine what most have nothing of, as the column `options` keeps it: JSON."""
+
+    announce: str | None = None
+    guarded_ports: tuple[GuardedPort, ...] = ()
+    left_open: tuple[Port, ...] = ()
+    node_files: bool = False
 
 
 def read_inventory(connection: sqlite3.Connection) -> Inventory:
@@ -54,8 +64,8 @@ def read_inventory(connection: sqlite3.Connection) -> Inventory:
     mesh = select_one(connection, _MeshRow, f"SELECT {names} FROM mesh")  # noqa: S608 - names of ours
     machines = select(
         connection,
-        _MachineRow,
-        "SELECT name, public_key, address, workers, state, endpoints FROM machines"
+        MachineRow,
+        f"SELECT {', '.join(MachineRow._fields)} FROM machines"  # noqa: S608 - names of ours
         " ORDER BY place IS NULL, place, name",
     )
     stand_ins = select(
@@ -68,7 +78,7 @@ def read_inventory(connection: sqlite3.Connection) -> Inventory:
         flags = {"master_proxy": bool(mesh.master_proxy), "restart": bool(mesh.restart)}
         return Inventory(
             **{**mesh._asdict(), **flags},
-            machines=tuple(parse_machine(*row) for row in machines),
+            machines=tuple(parse_machine(row) for row in machines),
             stand_ins=tuple(PendingKey(*row) for row in stand_ins),
             # Where it is the control node by now, this is the registry of the one before it.
             successor=None if named == mesh.control else named,
@@ -117,12 +127,13 @@ def update_inventory(connection: sqlite3.Connection, old: Inventory, new: Invent
     placed = [machine.name for machine in new.machines if machine.state != "invited"]
     places = {name: place for place, name in enumerate(placed, 1)}
     connection.executemany(
-        "UPDATE machines SET workers = ?, state = ?, endpoints = ?, place = ? WHERE name = ?",
+        "UPDATE machines SET workers = ?, state = ?, endpoints = ?, options = ?, place = ? WHERE name = ?",
         [
             (
                 machine.workers,
                 machine.state,
                 encode_endpoints(machine),
+                _encode_options(machine),
                 places.get(machine.name),
                 machine.name,
             )
@@ -145,17 +156,16 @@ def _list_mesh_values(inventory: Inventory) -> tuple[object, ...]:
     return tuple(getattr(inventory, name) for name in _OF_THE_MESH)
 
 
-def parse_machine(
-    name: str, public_key: str, address: str, workers: int | None, state: MachineState, endpoints: str
-) -> Machine:
+def parse_machine(row: MachineRow) -> Machine:
     """A row of `machines` as a value. Raises BadInput where it is none."""
     return Machine(
-        name=name,
-        public_key=public_key,
-        address=address,
-        workers=workers,
-        state=state,
-        endpoints=decode_json(endpoints, tuple[Endpoint, ...]),
+        name=row.name,
+        public_key=row.public_key,
+        address=row.address,
+        workers=row.workers,
+        state=row.state,
+        endpoints=decode_json(row.endpoints, tuple[Endpoint, ...]),
+        **msgspec.structs.asdict(decode_json(row.options, _Options)),
     )
 
 
@@ -197,8 +207,9 @@ def insert_machine(
 ) -> None:
     """Write one machine more; one that is invited has no place."""
     connection.execute(
-        "INSERT INTO machines (name, public_key, address, place, workers, state, endpoints, preshared_key)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO machines"
+        " (name, public_key, address, place, workers, state, endpoints, options, preshared_key)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             machine.name,
             machine.public_key,
@@ -207,6 +218,7 @@ def insert_machine(
             machine.workers,
             machine.state,
             encode_endpoints(machine),
+            _encode_options(machine),
             None if preshared is None else preshared.reveal(),
         ),
     )
@@ -215,3 +227,8 @@ def insert_machine(
 def encode_endpoints(machine: Machine) -> str:
     """A machine's endpoints as they are kept: JSON."""
     return msgspec.json.encode(machine.endpoints).decode()
+
+
+def _encode_options(machine: Machine) -> str:
+    values = {name: getattr(machine, name) for name in _Options.__struct_fields__}
+    return msgspec.json.encode(_Options(**values)).decode()

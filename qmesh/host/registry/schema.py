@@ -7,10 +7,10 @@ import sqlite3
 from functools import cache
 from typing import Final
 
-from qmesh.host.registry.sqlite import MEMORY, connect, select
+from qmesh.host.registry.sqlite import MEMORY, connect, select, select_one
 
 APPLICATION: Final = 0x716D6573  # "qmes"
-VERSION: Final = 5
+VERSION: Final = 6
 MOST_EVENTS: Final = 50_000
 MOST_ENDED: Final = 5_000
 MOST_ROTATIONS: Final = 16
@@ -51,6 +51,7 @@ CREATE TABLE machines (
     endpoints TEXT NOT NULL,
     preshared_key TEXT,
     acknowledged INTEGER NOT NULL DEFAULT 0,
+    options TEXT NOT NULL DEFAULT '{}',
     CHECK ((state = 'invited') = (place IS NULL))
 ) STRICT;
 CREATE TABLE invitations (
@@ -112,6 +113,19 @@ def create_tables(connection: sqlite3.Connection) -> None:
     connection.executescript(SCHEMA)
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+_MIGRATIONS: Final = {5: "ALTER TABLE machines ADD COLUMN options TEXT NOT NULL DEFAULT '{}'"}
+"""What makes a registry of a version one of the next version."""
+OLDEST: Final = min(_MIGRATIONS)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Make a registry of an earlier version one of this version; in a transaction that the caller opens."""
+    (version,) = select_one(connection, tuple[int], "PRAGMA user_version")
+    for step in range(version, VERSION):
+        connection.execute(_MIGRATIONS[step])
+        connection.execute(f"PRAGMA user_version = {step + 1}")
 
 
 def refuse_foreign_schema(connection: sqlite3.Connection) -> None:

@@ -32,7 +32,7 @@ from qmesh.host.system import disk_reserve
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.enrolment import Redemption
-from qmesh.mesh.values import MachineState, Secret, SecretStruct
+from qmesh.mesh.values import Secret, SecretStruct
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -145,10 +145,13 @@ class Registry:
                 f"{self._path} was written by a newer qmesh",
                 hint="install that version of qmesh, or a newer one",
             )
-        if version < schema.VERSION:
+        if version < schema.OLDEST:
             raise StateUnreadable(
                 f"{self._path} is damaged: it is of version {version}, which was never released", hint=RESTORE
             )
+        if version < schema.VERSION:
+            with sqlite.translate_errors(self._path), sqlite.transaction(self._connection):
+                schema.migrate(self._connection)
 
     @contextlib.contextmanager
     def _open_transaction(self) -> Iterator[sqlite3.Connection]:
@@ -356,16 +359,14 @@ class Registry:
 
 
 def _find_machine(connection: sqlite3.Connection, name: str) -> KeyedMachine | None:
-    found = select(
-        connection,
-        tuple[str, str, str, int | None, MachineState, str, str | None],
-        "SELECT name, public_key, address, workers, state, endpoints, preshared_key FROM machines"
-        " WHERE name = ?",
-        (name,),
-    )
+    fields = ", ".join(rows.MachineRow._fields)
+    query = f"SELECT {fields} FROM machines WHERE name = ?"  # noqa: S608 - names of ours
+    found = select(connection, rows.MachineRow, query, (name,))
     if not found:
         return None
-    name, public_key, address, workers, state, endpoints, preshared_key = found[0]
+    (preshared_key,) = select_one(
+        connection, tuple[str | None], "SELECT preshared_key FROM machines WHERE name = ?", (name,)
+    )
     with sqlite.translate_row_errors():
-        known = rows.parse_machine(name, public_key, address, workers, state, endpoints)
+        known = rows.parse_machine(found[0])
     return KeyedMachine(known, None if preshared_key is None else rows.parse_preshared_key(preshared_key))
