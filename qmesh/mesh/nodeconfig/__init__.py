@@ -12,20 +12,18 @@ layout         lines, indentation, exchanged spans
 edit           text + settings -> text
 redaction      text -> text without secrets
 minimal        settings + secrets -> a new text
-list_names     what the worker lists are called, and what people call them
-problems       what lint answers with
-lint           text + mesh -> problems; by lint_keys, lint_lists, lint_mesh
+lint           text + mesh -> problems, by subject
 render         inventory + a machine's name -> settings; with a config -> the config as the mesh wants it
 """
 
 from qmesh.mesh.nodeconfig.document import ParsedConfig, parse_config
 from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, read_settings
 from qmesh.mesh.nodeconfig.key_location import Key
-from qmesh.mesh.nodeconfig.lint import lint_config
+from qmesh.mesh.nodeconfig.lint.config import lint_config
+from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem
 from qmesh.mesh.nodeconfig.listen_address import find_listen_address
 from qmesh.mesh.nodeconfig.minimal import build_minimal_config
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
-from qmesh.mesh.nodeconfig.problems import ExpectedMesh, Problem
 from qmesh.mesh.nodeconfig.profiles import ProfileFacts, detect_profile, profile_facts
 from qmesh.mesh.nodeconfig.redaction import read_secret, redact_config
 from qmesh.mesh.nodeconfig.render import (

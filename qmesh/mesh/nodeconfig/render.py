@@ -9,9 +9,9 @@ from qmesh.mesh.inventory import Inventory, list_p2p_listeners, list_workers
 from qmesh.mesh.nodeconfig.document import MAX_NODES, ParsedConfig, parse_config
 from qmesh.mesh.nodeconfig.edit import Setting, edit_config
 from qmesh.mesh.nodeconfig.key_location import Key
-from qmesh.mesh.nodeconfig.lint import lint_config
+from qmesh.mesh.nodeconfig.lint.config import lint_config
+from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh
 from qmesh.mesh.nodeconfig.minimal import build_minimal_config
-from qmesh.mesh.nodeconfig.problems import ExpectedMesh
 from qmesh.mesh.nodeconfig.profiles import ProfileFacts, detect_profile, profile_facts
 from qmesh.mesh.nodeconfig.redaction import read_secret
 from qmesh.mesh.values import GRPC_PORT, NOT_SHOWN, PROFILES, STREAM_PORT, Profile

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, Sequence, resolve_alias
-from qmesh.mesh.nodeconfig.list_names import (
+from qmesh.mesh.nodeconfig.lint.list_names import (
     SECTION,
     FoundList,
     find_lists,
@@ -16,7 +16,7 @@ from qmesh.mesh.nodeconfig.list_names import (
     find_spelling,
     mapping_pairs,
 )
-from qmesh.mesh.nodeconfig.problems import Problem, build_error, build_warning, summarize_by_kind
+from qmesh.mesh.nodeconfig.lint.problems import Problem, build_error, build_warning, summarize_by_kind
 from qmesh.mesh.values import PROFILES, Profile
 
 _NEEDED: Final = ("key", "p2p", SECTION, "db")

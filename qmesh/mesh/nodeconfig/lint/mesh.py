@@ -10,9 +10,9 @@ from typing import Final
 import msgspec
 
 from qmesh.mesh.nodeconfig.document import Mark
-from qmesh.mesh.nodeconfig.lint_entries import Entry, ListedEntries, classify_address
+from qmesh.mesh.nodeconfig.lint.entries import Entry, ListedEntries, classify_address
+from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem, build_error, summarize_by_kind
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
-from qmesh.mesh.nodeconfig.problems import ExpectedMesh, Problem, build_error, summarize_by_kind
 from qmesh.mesh.values import format_port_ranges
 
 _RENDER: Final = "write the mesh's list: `qmesh render-config --write`"

@@ -6,15 +6,14 @@ from collections.abc import Collection, Iterator
 
 from qmesh.errors import BadInput
 from qmesh.mesh.nodeconfig.document import Mark, Node, Scalar, Sequence
-from qmesh.mesh.nodeconfig.lint_entries import (
+from qmesh.mesh.nodeconfig.lint.entries import (
     WRITTEN,
     Entry,
     ListedEntries,
     classify_address,
     parse_list_entries,
 )
-from qmesh.mesh.nodeconfig.lint_mesh import find_mesh_problems
-from qmesh.mesh.nodeconfig.list_names import (
+from qmesh.mesh.nodeconfig.lint.list_names import (
     SECTION,
     FoundList,
     Role,
@@ -22,14 +21,15 @@ from qmesh.mesh.nodeconfig.list_names import (
     find_spelling,
     mapping_pairs,
 )
-from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
-from qmesh.mesh.nodeconfig.problems import (
+from qmesh.mesh.nodeconfig.lint.mesh import find_mesh_problems
+from qmesh.mesh.nodeconfig.lint.problems import (
     ExpectedMesh,
     Problem,
     build_error,
     build_warning,
     summarize_by_kind,
 )
+from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
 from qmesh.mesh.values import IPAddress, Profile, format_port_ranges, parse_ip_address
 
 

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from qmesh.mesh.nodeconfig.document import Mark, Node, Scalar, Sequence, resolve_alias
-from qmesh.mesh.nodeconfig.list_names import FoundList, Role
+from qmesh.mesh.nodeconfig.lint.list_names import FoundList, Role
 from qmesh.mesh.values import IPAddress, parse_ip_address
 
 WRITTEN: Final = frozenset({"dialled", "p2p"})

@@ -1,11 +1,4 @@
-"""What in a config the node reads otherwise than its owner means.
-
-problems    what the answer is made of
-list_names  the worker lists' keys in every profile
-lint_keys   keys, sections, the template
-lint_lists  the lists, by themselves and against each other; in lint_entries they are read
-lint_mesh   the list that is dialled, against the mesh
-"""
+"""Every problem of a config, in the order of the text."""
 
 from __future__ import annotations
 
@@ -13,9 +6,9 @@ from collections.abc import Collection, Iterator
 
 from qmesh.errors import BadInput
 from qmesh.mesh.nodeconfig.document import BadConfig, Mapping, Mark, Node, ParsedConfig, parse_config
-from qmesh.mesh.nodeconfig.lint_keys import find_key_problems
-from qmesh.mesh.nodeconfig.lint_lists import find_list_problems
-from qmesh.mesh.nodeconfig.problems import ExpectedMesh, Problem, build_error
+from qmesh.mesh.nodeconfig.lint.keys import find_key_problems
+from qmesh.mesh.nodeconfig.lint.lists import find_list_problems
+from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem, build_error
 from qmesh.mesh.values import Profile
 
 

@@ -1,0 +1,10 @@
+"""What in a config the node reads otherwise than its owner means.
+
+problems    what the answer is made of
+list_names  the worker lists' keys in every profile
+keys        keys, sections, the template
+entries     a list, entry by entry
+lists       the lists, by themselves and against each other
+mesh        the list that is dialled, against the mesh
+config      all of it
+"""
