@@ -127,6 +127,14 @@ def test_every_finding_is_in_the_document_once():
     assert sorted(findings_in_the_document()) == sorted(findings_in_the_code())
 
 
+def test_the_changelog_names_no_finding_that_is_not_made():
+    text = (CHECKOUT / "CHANGELOG.md").read_text(encoding="utf-8")
+    codes = set(re.findall(r"check` has `([a-z-]+)`", text)) | set(
+        re.findall(r"\(`([a-z]+-[a-z-]+)`\)", text)
+    )
+    assert {"worker-silent", "foreign-flush"} <= codes <= findings_in_the_code()
+
+
 def fences_of(document: Path) -> list[tuple[str, str]]:
     """The code blocks of a document: language and text."""
     text = document.read_text(encoding="utf-8")

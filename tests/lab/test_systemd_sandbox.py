@@ -24,7 +24,7 @@ from tests.support.lab.cluster import NODE_CONFIG
 from tests.support.lab.machines import TOOLS
 from tests.support.systemd import QMESH, agent, is_loaded, run, said, shown, skip_unless_throwaway, until
 
-pytestmark = [pytest.mark.lab, pytest.mark.long]
+pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.long]
 
 OWNER = 12345
 NODE = Path("/home/user/node")
