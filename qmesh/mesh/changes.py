@@ -14,7 +14,7 @@ import msgspec
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory, Stream, list_members
 from qmesh.mesh.machine import Cores, Machine
-from qmesh.mesh.nodeconfig import Setting, build_desired_settings, profile_facts
+from qmesh.mesh.nodeconfig import Setting, build_desired_settings, build_worker_settings, profile_facts
 from qmesh.mesh.renumber import close_gap, count_renumbered
 from qmesh.mesh.values import Endpoint, Profile
 
@@ -174,7 +174,7 @@ def find_renumbered_machines(before: Inventory, after: Inventory) -> tuple[Renum
 def machines_to_restart(before: Inventory, after: Inventory) -> tuple[str, ...]:
     """The machines whose part of the node has to be restarted, in this order: the control node last.
 
-    A worker reads its own entry when it starts, the control process reads all.
+    A worker reads its own entries when it starts, but for those that are announced; the control process all.
     """
     if build_desired_settings(before, before.control) == build_desired_settings(after, after.control):
         return ()
@@ -198,7 +198,7 @@ def _settings_by_core(inventory: Inventory, name: str) -> Mapping[int, object]:
     """What each worker of a machine reads of its config, by core."""
     lists: list[Setting] = []
     single: list[Setting] = []
-    for setting in build_desired_settings(inventory, name):
+    for setting in build_worker_settings(inventory, name):
         (lists if setting.is_list else single).append(setting)
     return {
         core: (single, [(each.key, each.value[core - 1]) for each in lists])

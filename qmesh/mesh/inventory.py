@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -31,6 +31,9 @@ from qmesh.mesh.values import (
 )
 
 Stream: TypeAlias = Literal["tunnel", "public"]
+
+WILDCARD: Final = "0.0.0.0"  # noqa: S104 - what the node is to listen on
+"""Every IPv4 address of a machine."""
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -240,7 +243,7 @@ def list_p2p_listeners(inventory: Inventory) -> Iterator[Worker]:
     """
     base = inventory.p2p_base_port
     for name, mine in inventory.cores.items() if base is not None else ():
-        address = inventory.machine(name).address if inventory.master_proxy else "0.0.0.0"  # noqa: S104
+        address = inventory.machine(name).address if inventory.master_proxy else WILDCARD
         for core, port in zip(mine.numbers, mine.ports(base or 0), strict=True):
             yield Worker(core, name, address, port)
 

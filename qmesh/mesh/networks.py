@@ -12,6 +12,20 @@ from qmesh.mesh.values import parse_ip_address
 
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+SITE_NETWORKS = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)
+"""Where no router of the internet leads. Source: RFC 1918, 3927, 4193, 4291, 6598."""
+
 CANDIDATE_NETWORKS = (
     *(f"10.{octet}.0.0/20" for octet in range(77, 256)),
     *(f"172.{octet}.16.0/20" for octet in range(31, 15, -1)),

@@ -23,6 +23,8 @@ IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Profile: TypeAlias = Literal["1.4", "2.0", "2.1", "2.1-rust"]
 PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 
+P2P_PORT: Final = 8336
+"""UDP port at which other nodes reach the control process, where its owner chose no other."""
 STREAM_PORT: Final = 8340
 """TCP port at which the other machines' workers dial the control process, from node 2.1 on."""
 GRPC_PORT: Final = 8337

@@ -401,7 +401,15 @@ def test_what_2_1_wants_besides_the_list_is_compared_as_well():
 
     assert stale(text) == []
     elsewhere = text.replace("/ip4/10.77.0.1/tcp/8340", "/ip4/0.0.0.0/tcp/8340").replace("25003", "26003")
-    assert stale(elsewhere) == ["other values of engine.dataWorkerP2PMultiaddrs, p2p.streamListenMultiaddr"]
+    announced = "engine.dataWorkerAnnounceP2PMultiaddrs"
+    others = f"other values of engine.dataWorkerP2PMultiaddrs, p2p.streamListenMultiaddr, {announced}"
+    assert stale(elsewhere) == [others]
+    # The mesh knows no address of machine-b: what the owner wrote is kept, if the network can call it.
+    assert stale(text.replace("/dns4/unknown.invalid/tcp/25003", "/ip4/203.0.113.7/tcp/25003")) == []
+    for inner in ("/ip4/0.0.0.0/tcp/25003", "/ip4/10.77.0.2/tcp/25003", "/ip4/203.0.113.7/tcp/25004"):
+        assert stale(text.replace("/dns4/unknown.invalid/tcp/25003", inner)) == [
+            f"other values of {announced}"
+        ]
     assert stale(text.replace("streamListenMultiaddr: ", "streamListenMultiaddr: [x] # ")) == []
 
 

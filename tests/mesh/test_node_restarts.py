@@ -8,9 +8,11 @@ import pytest
 from qmesh.errors import BadInput
 from qmesh.mesh.changes import (
     MeshOptions,
+    machines_to_restart,
     pause_machine,
     remove_machine,
     resume_machine,
+    set_machine_fields,
     set_mesh_options,
     set_worker_count,
 )
@@ -69,6 +71,17 @@ def test_what_every_worker_reads_restarts_all():
     after = set_mesh_options(before, MeshOptions(master_proxy=True))
     assert follows(before, after, "b") == DueRestarts(restart=(4, 5, 6, 7))
     assert follows(before, after, "a") == DueRestarts(restart=(1, 2, 3), control=True)
+
+
+def test_what_is_announced_restarts_the_control_process_alone():
+    before = set_mesh_options(TUTORIAL, MeshOptions(node="2.1-rust"))
+    after = set_machine_fields(before, "b", announce="203.0.113.7")
+    assert text(before, "b") != text(after, "b")
+    assert follows(before, after, "b") == DueRestarts()
+    assert follows(before, after, "a") == DueRestarts(control=True)
+    assert machines_to_restart(before, after) == ("a",)
+    # By IPv6 its workers have to listen there as well.
+    assert follows(after, set_machine_fields(after, "b", announce="2001:db8::7"), "b").restart == (4, 5, 6, 7)
 
 
 def test_what_is_due_already_is_kept_unless_it_is_known_better():

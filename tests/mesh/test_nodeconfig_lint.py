@@ -338,16 +338,16 @@ LISTS = {
         """,
         [
             (
-                "6:5 warning entry 2 of `dataWorkerAnnounceP2PMultiaddrs` announces a LAN address,"
+                "6:5 warning* entry 2 of `dataWorkerAnnounceP2PMultiaddrs` announces a LAN address,"
                 " at which other nodes cannot reach the worker"
             ),
             (
-                "7:3 warning the length of `dataWorkerAnnounceStreamMultiaddrs` is 3,"
+                "7:3 warning* the length of `dataWorkerAnnounceStreamMultiaddrs` is 3,"
                 " and there are 2 workers:"
                 " the node ignores it"
             ),
             (
-                "7:40 warning entry 1 of `dataWorkerAnnounceStreamMultiaddrs` announces a wildcard"
+                "7:40 warning* entry 1 of `dataWorkerAnnounceStreamMultiaddrs` announces a wildcard"
                 " address, at which other nodes cannot reach the worker, and 1 more like it"
             ),
         ],
@@ -355,7 +355,7 @@ LISTS = {
     "announced twice, and it is not known how many workers there are": (
         "2.1-rust",
         "engine:\n  dataWorkerAnnounceP2pMultiaddrs: [/ip4/203.0.113.5/tcp/1, /ip4/203.0.113.5/tcp/1]\n",
-        ["2:61 warning 203.0.113.5 port 1 is already in line 2"],
+        ["2:61 warning* 203.0.113.5 port 1 is already in line 2"],
     ),
 }
 
@@ -440,6 +440,14 @@ def test_the_mesh_counts_the_announced_workers():
     text = "engine:\n  dataWorkerAnnounceStreamMultiaddrs: [/ip4/203.0.113.5/tcp/1]\n"
     said = found(text, "2.1", MESH)
     assert said[1].endswith("is 1, and there are 6 workers: the node ignores it")
+    said = found(text, "2.1-rust", MESH)
+    assert said[1].endswith("and there are 6 workers: others are announced where they listen")
+
+
+def test_every_worker_s_stream_may_be_announced_at_the_control_node():
+    streams = "/ip4/203.0.113.5/tcp/8340, /ip4/203.0.113.5/tcp/8340"
+    text = f"engine:\n  dataWorkerAnnounceStreamMultiaddrs: [{streams}]\n"
+    assert found(text, "2.1") == []
 
 
 EPHEMERAL = f"engine:\n  dataWorkerMultiaddrs:\n{RIGHT}  - /ip4/127.0.0.1/tcp/40009\n  - 'x'\n"

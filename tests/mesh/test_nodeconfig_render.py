@@ -10,7 +10,14 @@ import pytest
 import yaml
 
 from qmesh.errors import BadInput
-from qmesh.mesh.inventory import Inventory, guarded_ports, reserved_ports
+from qmesh.mesh.changes import (
+    MeshOptions,
+    pause_machine,
+    remove_machine,
+    set_mesh_options,
+    set_worker_count,
+)
+from qmesh.mesh.inventory import Inventory, guarded_ports, list_p2p_listeners, reserved_ports
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.nodeconfig import (
     build_desired_settings,
@@ -25,10 +32,13 @@ from qmesh.mesh.nodeconfig import (
     render_config,
     render_config_for,
 )
+from qmesh.mesh.reachability.public_host import explain_private_host
 from qmesh.mesh.values import Endpoint, Profile
+from tests.support.config_files import corpus
 from tests.support.factories import TUTORIAL, mesh
 
 A, B, C = TUTORIAL.machines
+FILES = corpus()
 
 
 def cluster(node: Profile, *machines: Machine, **more: Any) -> Inventory:
@@ -63,6 +73,10 @@ def test_of_2_1_files_differ_where_the_control_process_is_dialled():
         "dataWorkerStreamMultiaddrs": stream,
         "dataWorkerP2PMultiaddrs": [f"/ip4/0.0.0.0/tcp/{port}" for port in range(25000, 25007)],
         "enableMasterProxy": False,
+        "dataWorkerAnnounceStreamMultiaddrs": ["/dns4/unknown.invalid/tcp/8340"] * 7,
+        "dataWorkerAnnounceP2PMultiaddrs": [
+            f"/dns4/unknown.invalid/tcp/{port}" for port in range(25000, 25007)
+        ],
     }
     assert config(two, "a") == {"engine": engine, "p2p": {"streamListenMultiaddr": "/ip4/0.0.0.0/tcp/8340"}}
     assert config(two, "b") == {"engine": engine, "p2p": {"streamListenMultiaddr": "/ip4/10.77.0.1/tcp/8340"}}
@@ -75,6 +89,145 @@ def test_of_2_1_rust_ports_are_written_out_and_the_open_interface_is_closed():
     assert written["listenGrpcMultiaddr"] == "/ip4/127.0.0.1/tcp/8337"
 
 
+def announced(inventory: Inventory, name: str = "a") -> tuple[list[str], list[str]]:
+    """What the network is told of each core's worker: where other provers call it, and where it has data."""
+    engine = config(inventory, name)["engine"]
+    return engine["dataWorkerAnnounceP2PMultiaddrs"], engine["dataWorkerAnnounceStreamMultiaddrs"]
+
+
+def reached(machine: Machine, *hosts: str, announce: str | None = None) -> Machine:
+    """The machine with WireGuard's endpoints at these hosts."""
+    endpoints = tuple(Endpoint(host, 51820) for host in hosts)
+    return msgspec.structs.replace(machine, endpoints=endpoints, announce=announce)
+
+
+ON_ITS_LAN = ("192.168.0.200", "203.0.113.5")
+
+
+@pytest.mark.parametrize("node", ["2.1", "2.1-rust"])
+def test_what_is_announced_is_each_machines_address_and_the_control_nodes_stream_port(node):
+    mesh = cluster(
+        node, reached(A, *ON_ITS_LAN), reached(B, "node.example.org"), reached(C, announce="203.0.113.7")
+    )
+    for name in "abc":
+        p2p, streams = announced(mesh, name)
+        assert p2p[:3] == [f"/ip4/203.0.113.5/tcp/{port}" for port in (25000, 25001, 25002)]
+        assert p2p[3:7] == [f"/dns4/node.example.org/tcp/{port}" for port in range(25003, 25007)]
+        assert p2p[7:] == [f"/ip4/203.0.113.7/tcp/{port}" for port in range(25007, 25017)]
+        assert streams == ["/ip4/203.0.113.5/tcp/8340"] * 17
+
+
+def test_what_was_said_is_announced_before_an_endpoint_and_ipv6_behind_ipv4():
+    both = ("2001:db8::7", "198.51.100.7")
+    assert announced(cluster("2.1", reached(A, *both)))[0][0] == "/ip4/198.51.100.7/tcp/25000"
+    said = cluster("2.1", reached(A, *both, announce="2001:db8::7"), reached(B, "2001:db8::8"))
+    p2p, streams = announced(said)
+    assert (p2p[2:4], streams[3]) == (
+        ["/ip6/2001:db8::7/tcp/25002", "/ip6/2001:db8::8/tcp/25003"],
+        "/ip6/2001:db8::7/tcp/8340",
+    )
+    # Who is called by IPv6 listens there.
+    assert config(said, "b")["engine"]["dataWorkerP2PMultiaddrs"][3] == "/ip6/::/tcp/25003"
+    # The Rust control process has its stream port on IPv4 alone.
+    rust = cluster("2.1-rust", *said.machines)
+    assert announced(rust)[0] == p2p
+    assert announced(rust)[1][3] == "/dns4/unknown.invalid/tcp/8340"
+
+
+def test_a_machine_in_the_control_nodes_network_is_announced_at_that_ones_address():
+    mesh = cluster("2.1-rust", reached(A, *ON_ITS_LAN), reached(B, "192.168.0.201"), C)
+    p2p, _ = announced(mesh)
+    assert p2p[3:8] == [
+        *(f"/ip4/203.0.113.5/tcp/{port}" for port in range(25003, 25007)),
+        "/dns4/unknown.invalid/tcp/25007",
+    ]
+    # A name that only some resolve tells nothing of where the machine is.
+    named = cluster("2.1-rust", reached(A, *ON_ITS_LAN), reached(B, "b", "192.168.0.201"))
+    assert announced(named)[0][3] == "/dns4/unknown.invalid/tcp/25003"
+    # Where the control node's own is not known, nothing is.
+    inner = cluster("2.1-rust", reached(A, "192.168.0.200"), reached(B, "192.168.0.201"))
+    assert set(announced(inner)[1]) == {"/dns4/unknown.invalid/tcp/8340"}
+    assert announced(inner)[0][3] == "/dns4/unknown.invalid/tcp/25003"
+
+
+def test_both_announce_lists_keep_step_with_the_workers():
+    mesh = cluster(
+        "2.1", *(reached(each, announce=f"203.0.113.{at}") for at, each in enumerate((A, B, C), 1))
+    )
+    for after in (
+        pause_machine(mesh, "b"),
+        remove_machine(mesh, "b"),
+        set_worker_count(mesh, "a", 5),
+        set_worker_count(mesh, "c", 1),
+        set_mesh_options(mesh, MeshOptions(p2p_base_port=26000)),
+    ):
+        p2p, streams = announced(after)
+        workers = list(list_p2p_listeners(after))
+        hosts = {machine.name: machine.announce for machine in after.machines}
+        assert len(streams) == len(workers)
+        assert p2p == [f"/ip4/{hosts[each.machine]}/tcp/{each.port}" for each in workers]
+
+
+def test_with_public_streams_the_workers_themselves_are_announced():
+    mesh = cluster(
+        "2.1", reached(A, "192.0.2.1"), reached(B, "192.0.2.2", announce="b.example.org"), stream="public"
+    )
+    assert announced(mesh)[1][2:4] == ["/ip4/192.0.2.1/tcp/32502", "/dns4/b.example.org/tcp/32503"]
+
+
+def test_with_a_master_proxy_the_control_process_is_announced():
+    mesh = cluster("2.1", reached(A, "192.0.2.1"), reached(B, "192.0.2.2"), master_proxy=True)
+    assert announced(mesh)[0] == ["/ip4/192.0.2.1/udp/8336/quic-v1"] * 7
+
+
+OWNERS = """\
+engine:
+  dataWorkerAnnounceP2PMultiaddrs:
+  - /ip4/198.51.100.1/tcp/25000 # mine
+  - /ip4/0.0.0.0/tcp/25001
+  - /dns4/a.example.org/tcp/25002
+  - /ip4/198.51.100.2/tcp/25099
+"""
+
+
+def test_what_its_owner_announced_is_kept_while_the_mesh_knows_no_address():
+    two = cluster("2.1", A, B)
+    kept = yaml.safe_load(render_config(two, "a", OWNERS).text)["engine"]["dataWorkerAnnounceP2PMultiaddrs"]
+    assert kept[:5] == [
+        "/ip4/198.51.100.1/tcp/25000",
+        "/dns4/unknown.invalid/tcp/25001",
+        "/dns4/a.example.org/tcp/25002",
+        "/dns4/unknown.invalid/tcp/25003",
+        "/dns4/unknown.invalid/tcp/25004",
+    ]
+    known = cluster("2.1", reached(A, "203.0.113.5"), B)
+    new = yaml.safe_load(render_config(known, "a", OWNERS).text)["engine"]["dataWorkerAnnounceP2PMultiaddrs"]
+    assert new[:3] == [f"/ip4/203.0.113.5/tcp/{port}" for port in (25000, 25001, 25002)]
+    longer = OWNERS + "  - /ip4/198.51.100.2/tcp/25004\n" * 9
+    assert (
+        len(yaml.safe_load(render_config(two, "a", longer).text)["engine"]["dataWorkerAnnounceP2PMultiaddrs"])
+        == 7
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if "thousands" not in name])
+def test_no_file_makes_the_node_announce_an_inner_address(name):
+    """Of each core the program takes the announced entry: all are there, and the network can call them."""
+    mesh = cluster("2.1-rust", reached(A, *ON_ITS_LAN), reached(B, "192.168.0.201"), C)
+    try:
+        text = render_config(mesh, "b", FILES[name]).text
+    except BadInput:  # what is refused is not written
+        return
+    engine = yaml.safe_load(text)["engine"]
+    p2p = engine.get("dataWorkerAnnounceP2PMultiaddrs") or engine["dataWorkerAnnounceP2pMultiaddrs"]
+    streams = engine["dataWorkerAnnounceStreamMultiaddrs"]
+    assert len(p2p) == len(streams) == 17
+    hosts = {entry.split("/")[2] for entry in (*p2p, *streams)} - {"unknown.invalid"}
+    assert "203.0.113.5" in hosts
+    assert [host for host in hosts if explain_private_host(host)] == []
+    assert render_config(mesh, "b", text).text == text
+
+
 def test_with_a_master_proxy_the_workers_are_in_the_tunnel_only():
     engine = config(cluster("2.1", A, B, master_proxy=True), "b")["engine"]
     assert engine["enableMasterProxy"] is True
@@ -82,16 +235,15 @@ def test_with_a_master_proxy_the_workers_are_in_the_tunnel_only():
 
 
 def test_public_streams_are_at_the_endpoints_and_not_closed():
-    reached = [
-        msgspec.structs.replace(machine, endpoints=(Endpoint("node.example.org", 1), Endpoint(host, 51820)))
-        for machine, host in ((A, "192.0.2.1"), (B, "2001:db8::2"))
+    machines = [
+        reached(machine, "node.example.org", host) for machine, host in ((A, "192.0.2.1"), (B, "2001:db8::2"))
     ]
-    mesh = cluster("2.1", *reached, stream="public")
+    mesh = cluster("2.1", *machines, stream="public")
     entries = config(mesh, "a")["engine"]["dataWorkerStreamMultiaddrs"]
     assert entries[2:4] == ["/ip4/192.0.2.1/tcp/32502", "/ip6/2001:db8::2/tcp/32503"]
     assert guarded_ports(mesh, "b") == ()
     with pytest.raises(BadInput, match="b has no endpoint that is an IP address"):
-        cluster("2.1", reached[0], B, stream="public")
+        cluster("2.1", machines[0], B, stream="public")
 
 
 def test_ports_that_are_closed_and_ports_that_are_reserved():

@@ -71,10 +71,11 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
 def _list_differing_keys(text: str | nodeconfig.ParsedConfig, around: AuditContext) -> list[str]:
     """The keys beside the worker list that do not hold what the mesh wants of this machine."""
     try:
-        held = nodeconfig.read_settings(text, [(each.key, each.is_list) for each in around.settings])
+        wanted = nodeconfig.keep_announced_entries(around.settings, text, around.profile)
+        held = nodeconfig.read_settings(text, [(each.key, each.is_list) for each in wanted])
     except BadInput:  # that is a finding of the worker list, or of the lint
         return []
-    pairs = zip(around.settings, held, strict=True)
+    pairs = zip(wanted, held, strict=True)
     return [str(setting.key) for setting, there in pairs if there != setting.value]
 
 

@@ -46,7 +46,7 @@ from qmesh.mesh.nodeconfig.layout import (
 
 _DASH = re.compile(r" *-[ \t]*")
 _COLON = re.compile(r"[ \t]*:")
-_PLAIN = re.compile(r"[A-Za-z0-9/.:]*[A-Za-z0-9]")
+_PLAIN = re.compile(r"(?:[A-Za-z0-9/.:][A-Za-z0-9/.:-]*)?[A-Za-z0-9]")
 """What YAML takes as it is, wherever it stands: addresses, multiaddrs, numbers, `true`."""
 
 

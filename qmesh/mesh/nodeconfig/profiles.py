@@ -20,7 +20,7 @@ class ProfileFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     list_key: the list of what the control process dials, an entry a core: it is what the guard closes.
     p2p_key: the list of what other provers dial, as long as the first; None before 2.1.
-    announce_keys: lists that have to be as long, or are ignored.
+    announced_stream_key, announced_p2p_key: what other nodes are told of both, as long; None before 2.1.
     base_port, p2p_base_port: TCP ports of core 1 in both, where nothing else is said.
     base_port_key, p2p_base_port_key: where these have to be written out; None where they need not.
     stream_key: where workers dial the control process, which listens there; None before 2.1.
@@ -32,7 +32,8 @@ class ProfileFacts(msgspec.Struct, frozen=True, kw_only=True):
     profile: Profile
     list_key: Key
     p2p_key: Key | None = None
-    announce_keys: tuple[Key, ...] = ()
+    announced_stream_key: Key | None = None
+    announced_p2p_key: Key | None = None
     base_port: int
     p2p_base_port: int | None = None
     base_port_key: Key | None = None
@@ -41,6 +42,12 @@ class ProfileFacts(msgspec.Struct, frozen=True, kw_only=True):
     grpc_key: Key | None = None
     secrets: tuple[str, ...]
     key_store: bool = False
+
+    @property
+    def announce_keys(self) -> tuple[Key, ...]:
+        """The keys of the lists of what other nodes are told."""
+        keys = (self.announced_stream_key, self.announced_p2p_key)
+        return tuple(key for key in keys if key is not None)
 
     @property
     def lists(self) -> tuple[Key, ...]:
@@ -53,10 +60,8 @@ _GO_2_1: Final = ProfileFacts(
     profile="2.1",
     list_key=Key("engine", "dataWorkerStreamMultiaddrs"),
     p2p_key=Key("engine", "dataWorkerP2PMultiaddrs"),
-    announce_keys=(
-        Key("engine", "dataWorkerAnnounceStreamMultiaddrs"),
-        Key("engine", "dataWorkerAnnounceP2PMultiaddrs"),
-    ),
+    announced_stream_key=Key("engine", "dataWorkerAnnounceStreamMultiaddrs"),
+    announced_p2p_key=Key("engine", "dataWorkerAnnounceP2PMultiaddrs"),
     base_port=32500,
     p2p_base_port=25000,
     stream_key=Key("p2p", "streamListenMultiaddr"),
@@ -72,9 +77,8 @@ _FACTS: Final = {
         profile="2.1-rust",
         # It has a spelling of its own, and reads the other as well; a file with both it does not load.
         p2p_key=Key("engine", "dataWorkerP2PMultiaddrs", alias="dataWorkerP2pMultiaddrs"),
-        announce_keys=(
-            Key("engine", "dataWorkerAnnounceStreamMultiaddrs"),
-            Key("engine", "dataWorkerAnnounceP2PMultiaddrs", alias="dataWorkerAnnounceP2pMultiaddrs"),
+        announced_p2p_key=Key(
+            "engine", "dataWorkerAnnounceP2PMultiaddrs", alias="dataWorkerAnnounceP2pMultiaddrs"
         ),
         base_port_key=Key("engine", "dataWorkerBaseStreamPort"),
         p2p_base_port_key=Key("engine", "dataWorkerBaseP2PPort", alias="dataWorkerBaseP2pPort"),

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 
 from qmesh.errors import BadInput
-from qmesh.mesh.inventory import Inventory, list_p2p_listeners, list_workers
+from qmesh.mesh.inventory import WILDCARD, Inventory, list_workers
 from qmesh.mesh.nodeconfig.document import MAX_NODES, ParsedConfig, parse_config
-from qmesh.mesh.nodeconfig.edit import Setting, edit_config
+from qmesh.mesh.nodeconfig.edit import Setting, edit_config, read_settings
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.lint.config import lint_config
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh
 from qmesh.mesh.nodeconfig.minimal import build_minimal_config
 from qmesh.mesh.nodeconfig.profiles import ProfileFacts, detect_profile, profile_facts
 from qmesh.mesh.nodeconfig.redaction import read_secret
+from qmesh.mesh.reachability.announcements import (
+    is_known_entry,
+    is_unknown_entry,
+    list_announced_p2p,
+    list_announced_streams,
+    list_p2p_entries,
+)
 from qmesh.mesh.values import GRPC_PORT, NOT_SHOWN, PROFILES, STREAM_PORT, Profile
 
 _MASTER_PROXY = Key("engine", "enableMasterProxy")
@@ -25,6 +33,14 @@ def build_desired_settings(inventory: Inventory, name: str) -> tuple[Setting, ..
     Before 2.1 they are the same on every machine. From 2.1 on the control process listens where the
     workers of the other machines dial it through the tunnel, so files differ by machine.
     """
+    return (*build_worker_settings(inventory, name), *_build_announcements(inventory))
+
+
+def build_worker_settings(inventory: Inventory, name: str) -> tuple[Setting, ...]:
+    """As `build_desired_settings`, what the workers of machine `name` read: all but what is announced.
+
+    The network is told by the control process, which alone reads those lists.
+    """
     inventory.machine(name)
     known = profile_facts(inventory.node)
     workers = Setting(known.list_key, list_worker_multiaddrs(inventory))
@@ -34,10 +50,44 @@ def build_desired_settings(inventory: Inventory, name: str) -> tuple[Setting, ..
 def _build_2_1_settings(inventory: Inventory, name: str, known: ProfileFacts) -> Iterator[Setting]:
     if known.p2p_key is None or known.stream_key is None:
         return
-    yield Setting(known.p2p_key, tuple(each.multiaddr for each in list_p2p_listeners(inventory)))
+    yield Setting(known.p2p_key, tuple(list_p2p_entries(inventory)))
     yield Setting(_MASTER_PROXY, "true" if inventory.master_proxy else "false")
-    address = "0.0.0.0" if name == inventory.control else inventory.control_node.address  # noqa: S104
+    address = WILDCARD if name == inventory.control else inventory.control_node.address
     yield Setting(known.stream_key, f"/ip{6 if ':' in address else 4}/{address}/tcp/{STREAM_PORT}")
+
+
+def _build_announcements(inventory: Inventory) -> Iterator[Setting]:
+    known = profile_facts(inventory.node)
+    if known.announced_stream_key is None or known.announced_p2p_key is None:
+        return
+    yield Setting(known.announced_stream_key, tuple(list_announced_streams(inventory)))
+    yield Setting(known.announced_p2p_key, tuple(list_announced_p2p(inventory)))
+
+
+def keep_announced_entries(
+    wanted: Iterable[Setting], config: str | ParsedConfig, profile: Profile
+) -> tuple[Setting, ...]:
+    """The settings, with the config's own entry for each core whose address the mesh does not know.
+
+    Only one that the network can reach, at the same port: what its owner wrote works as long as no address
+    is given.
+    Raises BadInput when the text does not load, or a list in it is none.
+    """
+    announced = profile_facts(profile).announce_keys
+    found = []
+    for setting in wanted:
+        if setting.key in announced and any(map(is_unknown_entry, setting.values)):
+            (held,) = read_settings(config, [(setting.key, True)])
+            found.append(Setting(setting.key, tuple(_keep_known(setting.values, held or ()))))
+        else:
+            found.append(setting)
+    return tuple(found)
+
+
+def _keep_known(wanted: Iterable[str], held: Iterable[str]) -> Iterator[str]:
+    for entry, there in zip_longest(wanted, held):
+        if entry is not None:
+            yield there if there is not None and is_known_entry(entry, there) else entry
 
 
 def _build_rust_settings(inventory: Inventory, known: ProfileFacts) -> Iterator[Setting]:
@@ -73,7 +123,7 @@ def render_config(inventory: Inventory, name: str, config: str | ParsedConfig | 
     config = parse_config(config)
     refuse_broken_config(config, profile)
     refuse_newer_config(profile, detect_profile(config))
-    return edit_config(config, wanted)
+    return edit_config(config, keep_announced_entries(wanted, config, profile))
 
 
 def render_config_for(inventory: Inventory, name: str, own: str | None) -> ParsedConfig:

@@ -12,6 +12,7 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.nodeconfig import (
     ParsedConfig,
     build_desired_settings,
+    build_worker_settings,
     list_worker_multiaddrs,
     parse_config,
     parse_multiaddr,
@@ -70,14 +71,17 @@ def find_due_restarts(
 ) -> DueRestarts:
     """What machine `name` has to do when its config was `old` and is `new`, the mesh's.
 
-    A worker reads its own entries and what stands alone; the control process reads all of it.
+    A worker reads its own entries and what stands alone; the control process reads all of it, and alone what
+    is announced.
     """
     keys = [(setting.key, setting.is_list) for setting in build_desired_settings(inventory, name)]
     before, after = read_settings(old, keys), read_settings(new, keys)
-    own = inventory.core_numbers(name)
+    own, count = inventory.core_numbers(name), len(build_worker_settings(inventory, name))
     return DueRestarts(
         restart=tuple(
-            core for core in own if _values_for_core(before, core) != _values_for_core(after, core)
+            core
+            for core in own
+            if _values_for_core(before[:count], core) != _values_for_core(after[:count], core)
         ),
         stop=tuple(core for core in _cores_at_machine(before[0], inventory, name) if core not in own),
         control=name == inventory.control and before != after,

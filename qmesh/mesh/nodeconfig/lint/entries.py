@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from qmesh.mesh.networks import SITE_NETWORKS
 from qmesh.mesh.nodeconfig.document import Mark, Node, Scalar, Sequence, resolve_alias
 from qmesh.mesh.nodeconfig.lint.list_names import FoundList, Role
 from qmesh.mesh.values import IPAddress, parse_ip_address
@@ -19,19 +19,6 @@ _PLACEHOLDER = re.compile(
     r"<[a-z][\w .-]*>|\$\{?\w|\{\{|\bx+\.x+\.x+\.x+\b|\b(?:your|worker|machine|node)[_-]\w*(?:ip|address)\b",
     re.IGNORECASE,
 )
-_LAN: Final = tuple(
-    ipaddress.ip_network(text)
-    for text in (
-        "10.0.0.0/8",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "100.64.0.0/10",
-        "169.254.0.0/16",
-        "fc00::/7",
-        "fe80::/10",
-    )
-)
-"""Where no router of the internet leads. Source: RFC 1918, 3927, 4193, 4291, 6598."""
 
 
 AddressKind: TypeAlias = Literal["wildcard", "loopback", "LAN", "public"]
@@ -90,4 +77,4 @@ def classify_address(address: IPAddress) -> AddressKind:
         return "wildcard"
     if address.is_loopback:
         return "loopback"
-    return "LAN" if any(address in lan for lan in _LAN) else "public"
+    return "LAN" if any(address in lan for lan in SITE_NETWORKS) else "public"

@@ -73,7 +73,6 @@ def _check_list_value(found: FoundList) -> Iterator[Problem]:
 
 def _check_entries(one: ListedEntries) -> Iterator[Problem]:
     """What is wrong with an entry by itself."""
-    cured = one.is_written
     for entry in one.entries:
         what = f"entry {entry.core} of `{one.key.value}`"
         if entry.is_placeholder:
@@ -82,7 +81,7 @@ def _check_entries(one: ListedEntries) -> Iterator[Problem]:
                 "placeholder",
                 f"{what} still has a placeholder in it",
                 "write the machine's address there",
-                cured=cured,
+                cured=True,
             )
         elif entry.text is not None and entry.address is not None and not 1 <= entry.port <= 65535:
             yield build_error(
@@ -90,12 +89,12 @@ def _check_entries(one: ListedEntries) -> Iterator[Problem]:
                 "port",
                 f"{what} has no port from 1 to 65535",
                 "write a port from 1 to 65535",
-                cured=cured,
+                cured=True,
             )
         elif not _is_usable(one, entry):
             usual = "write it as /ip4/10.77.0.2/tcp/40000 or /ip6/fd00::2/tcp/40000"
             yield build_error(
-                entry.mark, "entry", f"{what} is not an address with a TCP port", usual, cured=cured
+                entry.mark, "entry", f"{what} is not an address with a TCP port", usual, cured=True
             )
 
 
@@ -122,13 +121,17 @@ def _check_announced_addresses(one: ListedEntries) -> Iterator[Problem]:
                 "announce",
                 f"{message}, at which other nodes cannot reach the worker",
                 "write the address at which other nodes reach the worker",
+                cured=True,
             )
 
 
 def _check_duplicates(lists: dict[Role, ListedEntries]) -> Iterator[Problem]:
-    """One address and port twice, in lists of which workers listen at each entry, or that name them."""
+    """One address and port twice, in lists of which workers listen at each entry, or that name them.
+
+    What is announced of streams is the control process's address for every worker.
+    """
     for written in (True, False):
-        group = [one for one in lists.values() if one.is_written is written]
+        group = [one for one in lists.values() if one.is_written is written and one.role != "announced"]
         yield from summarize_by_kind(_check_group_duplicates(group))
 
 
@@ -145,7 +148,7 @@ def _check_group_duplicates(group: list[ListedEntries]) -> Iterator[Problem]:
                 message = f"{entry.address} port {entry.port} is already in line {line}"
                 say = build_error if one.is_written else build_warning
                 usual = "give each worker an address and port of its own"
-                yield say(entry.mark, "repeated", message, usual, cured=one.is_written)
+                yield say(entry.mark, "repeated", message, usual, cured=True)
 
 
 def _check_lengths(
@@ -168,8 +171,9 @@ def _check_lengths(
     for one in lists.values():
         if not one.is_written and one.entries and len(one.entries) != count != 0:
             message = f"the length of `{one.key.value}` is {len(one.entries)}, and there are {count} workers"
-            way_out = "write one entry for each worker, in their order, or none"
-            yield build_warning(one.key.start, "length", f"{message}: the node ignores it", way_out)
+            so = "others are announced where they listen" if profile == "2.1-rust" else "the node ignores it"
+            way_out = "write one entry for each worker, in their order"
+            yield build_warning(one.key.start, "length", f"{message}: {so}", way_out, cured=True)
 
 
 def _check_ephemeral_ports(
