@@ -1,14 +1,15 @@
 """The demo: three machines become one guarded cluster, and a neighbour on their LAN attacks it.
 
 The machines are namespaces (tests/support/lab), the commands are qmesh's own, typed as a user types
-them. Stand-ins take the place of the node: its workers listen where config.yml says, and its
-control process dials every one of them.
+them. Stand-ins take the place of the node, of the version that `--node` names: its workers listen
+where config.yml says, and its control process dials every one of them.
 
 Exit code 0 when everything held; 1 when something did not; 130 or 143 when interrupted.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import secrets
 import shlex
@@ -23,6 +24,8 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from qmesh.mesh.nodeconfig import profile_facts
+from qmesh.mesh.values import DEFAULT_PROFILE, PROFILES, Profile
 from tests.support.lab.attack import WAYS, Attempt, attack, attempts_on, make_gullible
 from tests.support.lab.machines import TOOLS, Lab, Machine, Running
 
@@ -43,20 +46,27 @@ p2p:
   bootstrapPeers: []
   # the identity itself; whoever has it is this node
   peerPrivKey: {private_key}
-  minPeers: 3
-  network: 0
+  network: 0{p2p}
 engine:
   provingKeyId: default-proving-key
   filter: "1111111111111111111111111111111111111111111111111111111111111111"
   statsMultiaddr: ""
   pendingCommitWorkers: 4   # as many as the disk bears
-  difficulty: 0
+  difficulty: 0{engine}
 db:
   path: .config/store
 listenGrpcMultiaddr: ""
 listenRESTMultiaddr: ""
 logFile: ""
 """
+OWN_KEYS: dict[Profile, dict[str, str]] = {
+    "1.4": {"p2p": "\n  minPeers: 3", "engine": ""},
+    "2.0": {"p2p": "", "engine": "\n  fullProver: false"},
+    "2.1": {"p2p": "", "engine": "\n  archiveMode: false"},
+    "2.1-rust": {"p2p": "", "engine": "\n  archiveMode: false\n  dataWorkerP2pMultiaddrs: []"},
+}
+"""What only a file of that version has. That of 2.1 says nothing about Go and Rust."""
+KEY_STORE = "default-proving-key:\n  id: default-proving-key\n  type: 0\n  privateKey: {private_key}\n"
 
 console = Console(width=100, highlight=False, markup=False, soft_wrap=False)
 
@@ -95,8 +105,10 @@ class Member:
 class Demo:
     """What happens, in order, and what is known meanwhile."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, node: Profile) -> None:
         self.lab = lab
+        self.node = node
+        self.list_key = profile_facts(node).list_key.name
         self.members: list[Member] = []
         self.failures: list[str] = []
         self.attempts: list[Attempt] = []
@@ -123,8 +135,13 @@ class Demo:
         control = Member(self.lab.machine("machine-a", "192.168.0.200", "fd00:1a::200"), 3)
         self.members.append(control)
         identity = {"encryption_key": secrets.token_hex(32), "private_key": secrets.token_hex(114)}
-        control.machine.write(f"{CONFIG}/config.yml", NODE_CONFIG.format(**identity), 0o600)
-        self.type_in(control, f"qmesh init --endpoint 192.168.0.200 --workers 3 --node 1.4 --config {CONFIG}")
+        text = NODE_CONFIG.format(**identity, **OWN_KEYS[self.node])
+        control.machine.write(f"{CONFIG}/config.yml", text, 0o600)
+        control.machine.write(
+            f"{CONFIG}/keys.yml", KEY_STORE.format(private_key=secrets.token_hex(57)), 0o600
+        )
+        options = f"--workers 3 --node {self.node} --config {CONFIG}"
+        self.type_in(control, f"qmesh init --endpoint 192.168.0.200 {options}")
 
     def join_the_first(self) -> None:
         """Machine B joins with 4 workers, and the clock runs."""
@@ -157,6 +174,7 @@ class Demo:
         self.members.append(member)
         self.learn()
         self.type_in(member, "mkdir -p node/.config")
+        self.carry_secrets(member)
         # The node's service waits for its config.yml, as systemd would make it wait.
         member.worker = self.worker(member, "--wait", "60")
         first = f"{member.address}:{member.ports[0]}"
@@ -169,6 +187,20 @@ class Demo:
         answer = json.loads(dialler.output())
         say(f"  (the control node's first connection: {answer['by']!r})")
         return float(answer["at"]) - began
+
+    def carry_secrets(self, member: Member) -> None:
+        """Bring a worker machine what its node needs besides the list, from node 2.0 on."""
+        known = profile_facts(self.node)
+        if not known.secrets:
+            return
+        name, control = member.machine.name, self.control.machine
+        self.type_in(self.control, f"qmesh render-config --for {name} -o {name}.yml")
+        member.machine.write(f"{CONFIG}/config.yml", control.read(f"/root/{name}.yml"), 0o600)
+        said = f"{name}.yml is carried to {name} as config.yml"
+        if known.key_store:
+            member.machine.write(f"{CONFIG}/keys.yml", control.read(f"{CONFIG}/keys.yml"), 0o600)
+            said += ", and keys.yml with it"
+        say(f"  ({said})")
 
     def render(self, member: Member) -> None:
         """Bring a machine's config.yml up to date."""
@@ -192,8 +224,9 @@ class Demo:
 
     def worker(self, member: Member, *options: str) -> Running:
         """Start the workers of a machine."""
+        where = ("--config", CONFIG, "--list", self.list_key)
         return member.machine.start(
-            ["python", f"{TOOLS}/worker.py", "--config", CONFIG, "--core", member.core_range, *options]
+            ["python", f"{TOOLS}/worker.py", *where, "--core", member.core_range, *options]
         )
 
     def start_workers(self) -> None:
@@ -220,7 +253,7 @@ class Demo:
     def dial_all(self) -> None:
         """Let the control process dial every worker of its list, in order."""
         prompt(self.control, "node    (a stand-in: dials every worker of the list, in order)")
-        words = ["python", f"{TOOLS}/control.py", "--config", CONFIG]
+        words = ["python", f"{TOOLS}/control.py", "--config", CONFIG, "--list", self.list_key]
         dialled = json.loads(self.control.machine.run(words, timeout=60).stdout)
         for member in self.members:
             answers = [f"core {core} on {member.machine.name}" for core in member.cores]
@@ -394,12 +427,15 @@ def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
 
 def main() -> int:
     """Run the demo in a lab, and take the lab down whatever happens."""
+    parser = argparse.ArgumentParser(description="three machines, one guarded cluster, and an attacker")
+    parser.add_argument("--node", choices=PROFILES, default=DEFAULT_PROFILE, help="the node's version")
+    node: Profile = parser.parse_args().node
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, interrupt)
     began = time.monotonic()
     try:
         with Lab() as lab:
-            exit_code = Demo(lab).run()
+            exit_code = Demo(lab, node).run()
     except Interrupted as interrupted:
         say("\ninterrupted: all machines were taken down, nothing is left of them")
         return interrupted.exit_code

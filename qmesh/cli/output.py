@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias, TypeVar
 import typer
 
 from qmesh.cli.terminal import print_stdout
-from qmesh.mesh.values import Profile
+from qmesh.mesh.values import DEFAULT_PROFILE, Profile
 
 T = TypeVar("T")
 
@@ -45,7 +45,8 @@ NewFileOption: TypeAlias = Annotated[
 ]
 
 NodeOption: TypeAlias = Annotated[
-    Profile | None, typer.Option(help="The node's version.", show_default="as config.yml tells, or 2.0")
+    Profile | None,
+    typer.Option(help="The node's version.", show_default=f"as config.yml tells, or {DEFAULT_PROFILE}"),
 ]
 
 TakeOverOption: TypeAlias = Annotated[

@@ -22,6 +22,8 @@ IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 Profile: TypeAlias = Literal["1.4", "2.0", "2.1", "2.1-rust"]
 PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
+DEFAULT_PROFILE: Final[Profile] = "2.1-rust"
+"""What a new mesh is for where nothing tells: the network runs it."""
 
 P2P_PORT: Final = 8336
 """UDP port at which other nodes reach the control process, where its owner chose no other."""

@@ -122,7 +122,7 @@ def test_lines_come_from_a_file_or_from_standard_input(node, tmp_path):
     file.write_text(lines)
     assert run("--csv", file, "--json", *state_of(node), directory="/").stdout == by_input
     told = json.loads(by_input)
-    assert told["commands"][0] == "qmesh init --name control --workers 3 --node 2.0"
+    assert told["commands"][0] == "qmesh init --name control --workers 3 --node 2.1-rust"
     assert told["commands"][2].startswith("ssh root@192.0.2.201 'qmesh join -' < ")
     with_config = run("--csv", file, "--config", node, "--node", "1.4", "--json", *state_of(node))
     assert f"--node 1.4 --config {node}" in json.loads(with_config.stdout)["commands"][0]

@@ -28,7 +28,7 @@ from tests.support.waiting import idle, some_time, wait_until
 
 pytestmark = pytest.mark.lab
 
-GOOD = ("--workers", "3", "--endpoint", "192.168.0.200")
+GOOD = ("--workers", "3", "--endpoint", "192.168.0.200", "--node", "2.0")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,8 @@ BAD_OPTIONS = {
 @pytest.mark.parametrize("option", BAD_OPTIONS)
 def test_init_refuses_bad_input_and_leaves_nothing(blank, option):
     before = what_is_there(blank)
-    given = ("--workers", "1" if option == "--reserve" else "3") if option != "--workers" else ()
+    defaults = {"--node": "2.0", "--workers": "1" if option == "--reserve" else "3"}
+    given = [word for name, value in defaults.items() if name != option for word in (name, value)]
     for value in BAD_OPTIONS[option]:
         refusal(blank, "init", *given, option, value, code=2)
     assert what_is_there(blank) == before
@@ -286,7 +287,7 @@ def test_a_worker_of_node_2_0_gets_just_the_secret_it_needs(lab):
     control.write(
         f"{CONFIG}/config.yml", NODE_CONFIG + "key:\n  keyManagerFile:\n    encryptionKey: 0ther\n", 0o600
     )
-    qmesh(control, "init", *GOOD, "--node", "2.0", "--config", CONFIG)
+    qmesh(control, "init", *GOOD, "--config", CONFIG)
     member = lab.machine("machine-b", "192.168.0.201")
     invite(control, member, "--workers", "4")
     done = qmesh(member, "join", "invitation")

@@ -15,11 +15,26 @@ pytestmark = pytest.mark.lab
 DEMO = [sys.executable, f"{CHECKOUT}/scripts/demo.py"]
 
 
-def test_everything_holds():
+@pytest.mark.parametrize(
+    ("options", "ports"),
+    [
+        pytest.param((), "32500-32502", id="2.1-rust"),
+        *(
+            pytest.param(("--node", node), ports, id=node, marks=pytest.mark.long)
+            for node, ports in (("1.4", "40000-40002"), ("2.0", "40000-40002"), ("2.1", "32500-32502"))
+        ),
+    ],
+)
+def test_everything_holds(request, options, ports):
     before = host_state()
-    done = subprocess.run(DEMO, capture_output=True, text=True, timeout=patience(120), check=False)
+    words = [*DEMO, *options]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=patience(120), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("Everything held.\n")
+    node = request.node.callspec.id
+    assert f"cores 1-3, worker ports {ports}, node {node}\n" in done.stdout
+    assert "workers that the control node reached: 17 of 17\n" in done.stdout
+    assert "workers that the attacker reached: 0 of 17\n" in done.stdout
     assert host_state() == before
 
 

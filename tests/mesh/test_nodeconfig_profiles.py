@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmesh.mesh.nodeconfig import Key, ProfileFacts, detect_profile, profile_facts
+from qmesh.mesh.nodeconfig import Key, ProfileFacts, detect_profile, list_possible_profiles, profile_facts
 from qmesh.mesh.nodeconfig.profiles import _SINCE, _UNTIL
 from qmesh.mesh.values import PROFILES
 
@@ -38,6 +38,26 @@ TABLE = {
 @pytest.mark.parametrize(("text", "profile"), TABLE.values(), ids=TABLE)
 def test_detect(text, profile):
     assert detect_profile(text) == profile
+
+
+POSSIBLE = {
+    "empty": PROFILES,
+    "keys of all versions": PROFILES,
+    "only of 1.4": ("1.4",),
+    "of 1.4 and 2.0": ("1.4", "2.0"),
+    "of 2.0 and later": ("2.0", "2.1", "2.1-rust"),
+    "left from 2.0": ("2.1", "2.1-rust"),
+    "of 2.1, Go only": ("2.1", "2.1-rust"),
+    "of 2.1-rust": ("2.1-rust",),
+}
+
+
+@pytest.mark.parametrize(("name", "profiles"), POSSIBLE.items(), ids=POSSIBLE)
+def test_what_a_file_leaves_open(name, profiles):
+    """Go and Rust share the keys of 2.1: none of them says which of the two reads the file."""
+    text, detected = TABLE[name]
+    assert list_possible_profiles(text) == profiles
+    assert detected in {None, profiles[0]}
 
 
 def text_with(section: str, name: str) -> str:

@@ -55,7 +55,7 @@ def command(
     ] = None,
     node: NodeOption = None,
     worker_base_port: Annotated[
-        int | None, typer.Option(help="Port of the first worker.", show_default="40000; 32500 from 2.1 on")
+        int | None, typer.Option(help="Port of the first worker.", show_default="32500; 40000 before 2.1")
     ] = None,
     config: ConfigOption = None,
     interface: Annotated[

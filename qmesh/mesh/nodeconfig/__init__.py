@@ -24,7 +24,12 @@ from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem
 from qmesh.mesh.nodeconfig.listen_address import find_listen_address
 from qmesh.mesh.nodeconfig.minimal import build_minimal_config
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
-from qmesh.mesh.nodeconfig.profiles import ProfileFacts, detect_profile, profile_facts
+from qmesh.mesh.nodeconfig.profiles import (
+    ProfileFacts,
+    detect_profile,
+    list_possible_profiles,
+    profile_facts,
+)
 from qmesh.mesh.nodeconfig.redaction import read_secret, redact_config
 from qmesh.mesh.nodeconfig.render import (
     build_desired_settings,
@@ -59,6 +64,7 @@ __all__ = [
     "find_listen_address",
     "keep_announced_entries",
     "lint_config",
+    "list_possible_profiles",
     "list_worker_multiaddrs",
     "parse_config",
     "parse_multiaddr",

@@ -125,6 +125,10 @@ _UNTIL: Final[dict[Profile, dict[str, str]]] = {
 """The keys that a profile was the last to know. Those that only 2.1-rust dropped tell nothing more."""
 
 
+SHARED_KEYS: Final[tuple[Profile, ...]] = ("2.1", "2.1-rust")
+"""The profiles whose files have the same keys, where Go wrote the file and Rust may read it."""
+
+
 def profile_facts(profile: Profile) -> ProfileFacts:
     """The profile's facts."""
     return _FACTS[profile]
@@ -133,16 +137,26 @@ def profile_facts(profile: Profile) -> ProfileFacts:
 def detect_profile(config: str | ParsedConfig) -> Profile | None:
     """The profile of the node that a config.yml was written for, None where its keys do not tell.
 
+    "2.1" is also the answer where the keys are those that 2.1 and 2.1-rust share.
+    Raises BadInput when the text does not load.
+    """
+    profiles = list_possible_profiles(config)
+    return profiles[0] if len(profiles) == 1 or profiles == SHARED_KEYS else None
+
+
+def list_possible_profiles(config: str | ParsedConfig) -> tuple[Profile, ...]:
+    """The profiles of which a config.yml may be, the oldest first; never none.
+
     The newest key decides: a node leaves the keys of older versions in a file when it is upgraded,
-    but none puts in keys of versions to come. "2.1" is also the answer where the keys are those
-    that 2.1 and 2.1-rust share. Raises BadInput when the text does not load.
+    but none puts in keys of versions to come. So `SHARED_KEYS` is the answer for each file of 2.1, also
+    where the node was upgraded to Rust since. Raises BadInput when the text does not load.
     """
     ages = [_AGES[key] for key in _keys_by_section(parse_config(config).root) if key in _AGES]
     oldest = max((first for first, _ in ages), default=0)
     newest = min((last for _, last in ages), default=len(PROFILES) - 1)
-    if newest <= oldest or PROFILES[oldest] == "2.1":
-        return PROFILES[oldest]
-    return None
+    if PROFILES[oldest] == SHARED_KEYS[0]:
+        return SHARED_KEYS
+    return PROFILES[oldest : max(oldest, newest) + 1]
 
 
 def _keys_by_section(root: Node | None) -> Iterator[tuple[str, str]]:
