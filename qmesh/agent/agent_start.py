@@ -7,6 +7,7 @@ from typing import Final
 
 from qmesh.host.state.directory import State
 from qmesh.host.system import background, systemd
+from qmesh.mesh.systemd.instructions import describe_units_update
 from qmesh.mesh.systemd.units import render_qmesh_units
 
 log = logging.getLogger("qmesh")
@@ -41,6 +42,6 @@ def _warn_of_older_units() -> None:
     for name in systemd.list_outdated_units(systemd.UNIT_DIRECTORY):
         log.warning(
             "%s is of an earlier version: the owner of the node's directory can make it run any code as root;"
-            " fix it with `qmesh units --write %s && systemctl daemon-reload`",
-            *(name, systemd.UNIT_DIRECTORY),
+            " fix it with `%s`",
+            *(name, describe_units_update(str(systemd.UNIT_DIRECTORY))),
         )

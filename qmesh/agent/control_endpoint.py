@@ -98,7 +98,7 @@ def _no_answer_error(endpoint: Endpoint) -> EnrolmentRefused:
     return EnrolmentRefused(
         f"the control node does not answer at {endpoint}; this machine still uses the endpoint it had",
         hint=f"check the address, and on the control node: UDP port {endpoint.port} open,"
-        " `systemctl status qmesh`",
+        " and what `qmesh check` says of the agent",
     )
 
 

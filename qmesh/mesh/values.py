@@ -45,6 +45,8 @@ CONTROL_PORTS: Final[dict[Profile, tuple[int, ...]]] = {
     "2.1-rust": (STREAM_PORT, GRPC_PORT),
 }
 """Of each profile, the ports that its control process has beside the workers'."""
+CONTROL_FIRST: Final[frozenset[Profile]] = frozenset({"2.1", "2.1-rust"})
+"""Profiles whose workers call the control process when they start, so that it starts before them."""
 
 InterfaceKind: TypeAlias = Literal["wireguard", "tun"]
 """What the kernel calls a tunnel interface: its own WireGuard, or a process behind a TUN."""

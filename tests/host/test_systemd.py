@@ -351,3 +351,17 @@ def test_the_agent_is_enabled_and_started_after_its_units_are_read(monkeypatch):
         f"start {BOOT_GUARD} {HOLDER}",
         f"restart {AGENT}",
     ]
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_systemd_runs_the_node_where_it_is_the_init_and_has_the_units(monkeypatch):
+    assert not systemd.has_node_units()
+    Path("/run/units").mkdir()
+    Path("/run/units", WORKER).touch()
+    monkeypatch.setattr(systemd, "_UNIT_DIRECTORIES", (Path("/run/none"), Path("/run/units")))
+    assert not systemd.has_node_units()
+    Path("/run/systemd/system").mkdir(parents=True)
+    assert systemd.has_node_units()
+    Path("/run/units", WORKER).unlink()
+    assert not systemd.has_node_units()

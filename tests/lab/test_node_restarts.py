@@ -45,7 +45,9 @@ def test_a_machine_that_joins_is_in_everybodys_list(lab, cluster):
     assert [line for line in after.splitlines() if "/ip4/" not in line] == [
         line for line in before.splitlines() if "/ip4/" not in line
     ]
-    wait_until(lambda: "systemctl restart qmesh-control.service" in control.read(LOG), seconds=10)
+    wait_until(
+        lambda: f"now: restart the control process (--config {CONFIG})" in control.read(LOG), seconds=10
+    )
     assert "qmesh-worker@" not in control.read(LOG) + member.read(LOG)
     assert control.run(["ls", "/var/lib/qmesh/due.json"], check=False).returncode != 0
     assert facts(control, "plan")["steps"] == []
@@ -60,7 +62,10 @@ def test_who_is_paused_is_told_what_to_stop_and_later_what_to_start(cluster):
     wait_until(lambda: "cores 4-7: another machine's now" in member.read(LOG), seconds=10)
     facts(control, "resume", "machine-b")
     has_entries(member, 7)
-    wait_until(lambda: "now run: systemctl restart qmesh-workers.target" in member.read(LOG), seconds=10)
+    wait_until(
+        lambda: f"now: restart the workers of cores 4-7 (--config {CONFIG} --core CORE)" in member.read(LOG),
+        seconds=10,
+    )
 
 
 def test_a_list_that_its_owner_wrote_is_left_alone(lab):
@@ -83,7 +88,10 @@ def test_apply_renders_too_and_a_file_that_was_put_back_is_mended(cluster):
     member.write(f"{CONFIG}/config.yml", old, 0o600)
     qmesh(member, "apply")
     assert member.read(f"{CONFIG}/config.yml") == config
-    wait_until(lambda: "now run: systemctl restart qmesh-worker@7.service" in member.read(LOG), seconds=15)
+    wait_until(
+        lambda: f"now: restart the worker of core 7 (--config {CONFIG} --core 7)" in member.read(LOG),
+        seconds=15,
+    )
 
 
 def test_a_file_that_is_damaged_is_said_and_left_and_followed_again_when_it_is_mended(cluster):

@@ -31,6 +31,8 @@ from qmesh.mesh.machine import Machine
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import Weakness
+from qmesh.mesh.systemd.instructions import NodeHost
+from qmesh.mesh.systemd.units import WORKERS as UNITS
 from qmesh.mesh.values import Endpoint, Secret
 
 replace = msgspec.structs.replace
@@ -370,13 +372,22 @@ def test_a_stale_list_on_the_control_node_is_an_error_whatever_differs():
 def test_workers_that_nobody_answers_for_are_named_with_what_restarts_them():
     one = SilentWorkers("machine-b", "10.77.0.2", (4,), are_all=False)
     rest = SilentWorkers("control", "10.77.0.1", (1, 2), are_all=True)
-    around = replace(AROUND, silent=(one, rest))
+    around = replace(AROUND, silent=(one, rest), host=NodeHost(has_units=False, directory="/c"))
     findings = list_findings(WANTED, WANTED, around)
     assert [
         (each.severity, each.subject, each.cure) for each in findings if each.code == "worker-silent"
     ] == [
-        ("warning", "machine-b core 4", "on machine-b: systemctl restart qmesh-worker@4.service"),
-        ("warning", "control core 1-2", "on control: systemctl restart qmesh-workers.target"),
+        ("warning", "machine-b core 4", "on machine-b: restart the worker of core 4 (--config /c --core 4)"),
+        (
+            "warning",
+            "control core 1-2",
+            "on control: restart the workers of cores 1-2 (with systemd: qmesh-workers.target)",
+        ),
+    ]
+    with_units = list_findings(WANTED, WANTED, replace(around, host=NodeHost(has_units=True)))
+    assert [each.cure for each in with_units if each.code == "worker-silent"] == [
+        "on machine-b: systemctl restart qmesh-worker@4.service",
+        f"on control: systemctl restart {UNITS} (without systemd: restart the workers of cores 1-2)",
     ]
     # Before the node's file has the mesh's list, no worker is to be there.
     unready = replace(around, config=ConfigFile("/c/config.yml", config(()), 0o600))

@@ -18,6 +18,7 @@ from qmesh.agent.converge import desired_and_observed, desired_and_observed_guar
 from qmesh.agent.foreign_firewalls import find_firewall_obstacles
 from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
 from qmesh.agent.node import node_config
+from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.worker_status import probe_workers
 from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back_if_due
@@ -51,6 +52,7 @@ from qmesh.mesh.guard import HELD
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.sysctls import Weakness, find_weaknesses
+from qmesh.mesh.systemd.instructions import describe_agent_log
 from qmesh.mesh.systemd.units import AFTER_FLUSH, render_qmesh_units
 
 T = TypeVar("T")
@@ -62,7 +64,6 @@ REPORT: Final = "report it with what `QMESH_TRACEBACK=1 qmesh check` shows"
 SEE_RULES: Final = (
     "qmesh cannot read it; look at it with `nft list ruleset`, and remove it if you do not need it"
 )
-SEE_LOG = "see the agent's log: `journalctl -u qmesh`, or agent.log in the state directory"
 LATE_S = 30.0
 """Seconds since an agent's last whole look that cannot be explained by what it waits for."""
 
@@ -172,6 +173,7 @@ def _build_audit_context(
         names={machine.public_key: machine.name for machine in machines},
         members=nodeconfig.tunnel_addresses_by_name(here.inventory),
         workers=nodeconfig.list_worker_multiaddrs(here.inventory),
+        host=find_node_host(here.settings),
         silent=() if taken_down else looks.run("workers", lambda: _find_silent_workers(here), ()),
         settings=nodeconfig.build_desired_settings(here.inventory, here.settings.name)[1:],
         profile=here.inventory.node,
@@ -234,7 +236,8 @@ def _read_agent_status(state: State) -> AgentStatus | None:
         return AgentStatus(f"it runs, but does not report its state: {error}", (), restart)
     troubles = tuple(AgentTrouble(each.part, each.reason, each.hint) for each in said.troubles)
     late = said.looked_s is not None and said.looked_s > LATE_S
-    restarts = tuple(AgentTrouble(each.part, _describe_restart(each), SEE_LOG) for each in said.restarts)
+    see_log = f"see the agent's log: {describe_agent_log(has_systemd=systemd.is_systemd_running())}"
+    restarts = tuple(AgentTrouble(each.part, _describe_restart(each), see_log) for each in said.restarts)
     return AgentStatus(
         f"it last looked at this machine {said.looked_s:.0f} s ago" if late else None,
         troubles,

@@ -121,8 +121,8 @@ def _wait_for_members(registry: Registry, name: str, *, wait_s: float, leave_beh
         f"the control role stays here: after {wait_s:.0f} s still waiting for {_describe_missing(now, name)}",
         hint=f"check that qmesh runs there in the same version, and that UDP reaches {name} and comes back"
         if now.holds
-        else f"check on {name}: `systemctl status qmesh`, `qmesh --version` as here, no change that waits for"
-        " `qmesh confirm`",
+        else f"check on {name}: `qmesh check` says that the agent runs and that no change waits for"
+        " `qmesh confirm`, and `qmesh --version` says the same as here",
     )
 
 

@@ -118,10 +118,13 @@ def _absent_address_error(core: int, address: str) -> QmeshError:
             f"{address}, where core {core} should listen, is not an address of this machine yet",
             hint="run `qmesh apply` to bring the tunnel up; `qmesh check` tells what is wrong",
         )
+    from qmesh.host.system import systemd  # noqa: PLC0415 - a start that goes well has no use for it
+    from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action  # noqa: PLC0415
+
+    stop = describe_workers_action("stop", (core,), NodeHost(has_units=systemd.has_node_units()))
     return BadInput(
         f"core {core} is another machine's: {address} is in {around}, and is not an address of this machine",
-        hint=f"if it was this machine's before, run `systemctl stop qmesh-worker@{core}`;"
-        " `qmesh status` shows this machine's cores",
+        hint=f"if it was this machine's before: {stop}; `qmesh status` shows this machine's cores",
     )
 
 

@@ -91,7 +91,8 @@ def _offer_key(here: Local, public_key: str) -> None:
     except ControlNodeUnavailable as silent:
         raise EnrolmentRefused(
             f"the key stays as it is: {silent}",
-            hint="check on the control node: `systemctl status qmesh`; then run `qmesh rotate-key` again",
+            hint="check on the control node that its agent runs: `qmesh check`; then run"
+            " `qmesh rotate-key` again",
         ) from None
 
 

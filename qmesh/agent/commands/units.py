@@ -9,7 +9,8 @@ from qmesh.agent.local import load_local
 from qmesh.agent.preconditions import check_user
 from qmesh.host.state.directory import State
 from qmesh.host.system import node_user, systemd
-from qmesh.mesh.systemd.units import render_qmesh_units, render_unit_files, worker_unit_name
+from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
+from qmesh.mesh.systemd.units import render_qmesh_units, render_unit_files
 from qmesh.mesh.values import quote_text
 
 log = logging.getLogger("qmesh")
@@ -53,7 +54,7 @@ def find_removed_workers(state: State) -> tuple[int, ...]:
     removed = tuple(core for core in systemd.list_running_workers() if core not in own)
     if removed:
         log.warning(
-            "these workers still run, but their cores are no longer this machine's: run `systemctl stop %s`",
-            " ".join(map(worker_unit_name, removed)),
+            "these workers still run, but their cores are no longer this machine's: run `%s`",
+            describe_workers_action("stop", removed, NodeHost(has_units=True)),
         )
     return removed

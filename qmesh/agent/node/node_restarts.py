@@ -1,7 +1,8 @@
 """How a machine's config.yml and its node's processes follow the mesh, once its owner has begun with it.
 
-What is due is remembered before the file is written, so that a crash in between forgets nothing. The control
-process comes last: it is restarted when every worker of the list answers.
+What is due is remembered before the file is written, so that a crash in between forgets nothing. Before node
+2.1 the control process comes last: it is restarted when every worker of the list answers. From 2.1 on it
+comes first: a worker that does not reach it waits longer and longer until it calls again.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import logging
 import time
 from typing import Final
 
+import msgspec
+
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
+from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.worker_status import ANSWER_S
 from qmesh.errors import QmeshError
 from qmesh.host import config_directory
@@ -22,15 +26,14 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.nodeconfig import parse_config, render_config
-from qmesh.mesh.systemd.node_restarts import DueRestarts, find_due_restarts, is_managed_by_qmesh
-from qmesh.mesh.systemd.units import (
-    CONTROL_PROCESS,
-    WORKERS,
-    render_workers_target,
-    restart_command,
-    worker_unit_name,
+from qmesh.mesh.systemd.instructions import (
+    describe_control_action,
+    describe_workers_action,
+    format_core_ranges,
 )
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.systemd.node_restarts import DueRestarts, find_due_restarts, is_managed_by_qmesh
+from qmesh.mesh.systemd.units import CONTROL_PROCESS, WORKERS, render_workers_target, worker_unit_name
+from qmesh.mesh.values import CONTROL_FIRST
 
 log = logging.getLogger("qmesh")
 
@@ -38,8 +41,6 @@ LOOK_S: Final = 1.0
 """Seconds between two looks at whether there is something new, at least."""
 REST: Final = 10
 """Times of the processor time that a look took, until the next: a user may change his file without end."""
-MOST_TOLD: Final = 20
-"""Cores to stop that the log names; who wrote config.yml may have listed any number."""
 DIAL_S: Final = 5.0
 PATIENCE_S: Final = 120.0
 """Seconds after which the control process of a node that bears a dead worker is restarted all the same."""
@@ -152,6 +153,13 @@ class NodeConfigFollower:
             _log_commands(here, waiting)
             self._save_remaining(waiting, None)
             return
+        if waiting.control and here.inventory.node in CONTROL_FIRST:
+            # Its unit comes before the workers': systemd starts those that are asked for next after it.
+            _restart_control()
+            left = msgspec.structs.replace(waiting, control=False)
+            if not self._save_remaining(waiting, left or None) or not left:
+                return
+            waiting = left
         if waiting.restart or waiting.stop:
             _restart_workers(here, waiting)
             left = DueRestarts(control=waiting.control)
@@ -159,8 +167,7 @@ class NodeConfigFollower:
                 return
             waiting = left
         if waiting.control and self._can_restart_control(here):
-            systemd.enqueue_job("try-restart", CONTROL_PROCESS)
-            log.info("restarted %s", CONTROL_PROCESS)
+            _restart_control()
             self._control_since = None
             self._save_remaining(waiting, None)
 
@@ -195,23 +202,27 @@ class NodeConfigFollower:
         return here.inventory.node != "1.4" and now - self._control_since > PATIENCE_S
 
 
-def _describe_cores(cores: tuple[int, ...]) -> str:
-    return f"core{'s' * (len(cores) > 1)} {format_port_ranges(cores)}"
-
-
 def _log_commands(here: Local, waiting: DueRestarts) -> None:
-    """What to run, where nobody allowed the agent to."""
+    """What to do, in this order, where nobody allowed the agent to."""
+    host = find_node_host(here.settings)
     if waiting.stop:
-        told = waiting.stop[:MOST_TOLD]
-        more = f" and {len(waiting.stop) - MOST_TOLD} more" if len(waiting.stop) > MOST_TOLD else ""
-        units = " ".join(map(worker_unit_name, told))
-        cores = _describe_cores(told)
-        log.info("%s%s: another machine's now, stop them here: systemctl stop %s", cores, more, units)
+        stop = describe_workers_action("stop", waiting.stop, host)
+        log.info("cores %s: another machine's now: %s", format_core_ranges(waiting.stop), stop)
+    todo = []
     if waiting.restart:
         are_all = waiting.restart == tuple(here.inventory.core_numbers(here.settings.name))
-        log.info("now run: %s", restart_command(waiting.restart, are_all=are_all))
+        todo.append(describe_workers_action("restart", waiting.restart, host, are_all=are_all))
     if waiting.control:
-        log.info("after all workers are restarted, run: systemctl restart %s", CONTROL_PROCESS)
+        todo.append(describe_control_action("restart", host))
+    if here.inventory.node in CONTROL_FIRST:
+        todo.reverse()
+    for each, when in zip(todo, ("now", "then"), strict=False):
+        log.info("%s: %s", when, each)
+
+
+def _restart_control() -> None:
+    systemd.enqueue_job("try-restart", CONTROL_PROCESS)
+    log.info("restarted %s", CONTROL_PROCESS)
 
 
 def _restart_workers(here: Local, waiting: DueRestarts) -> None:
@@ -225,7 +236,7 @@ def _restart_workers(here: Local, waiting: DueRestarts) -> None:
     systemd.enqueue_job(verb, *map(worker_unit_name, wanted))
     for what, which in (("stopped", stop), ("restarted", wanted)):
         if which:
-            log.info("%s the workers of %s", what, _describe_cores(which))
+            log.info("%s the workers of cores %s", what, format_core_ranges(which))
 
 
 def update_workers_target(here: Local) -> None:

@@ -9,19 +9,21 @@ from collections.abc import Mapping
 import msgspec
 
 from qmesh.agent.local import Local
+from qmesh.agent.node.node_host import find_node_host
 from qmesh.errors import MachineRefused, QmeshError
 from qmesh.host.config_directory import ConfigDirectory, read_disk_size
 from qmesh.host.network import ports, tcp_probe
 from qmesh.mesh.advice import AdviceInputs
 from qmesh.mesh.inventory import Worker, list_workers
-from qmesh.mesh.systemd.units import restart_command, worker_unit_name
+from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
+from qmesh.mesh.systemd.units import worker_unit_name
 
 ANSWER_S = 2.0
 """Seconds in which a worker has to answer; a lost packet is sent again after one."""
 
 
 class SilentCore(msgspec.Struct, frozen=True):
-    """A core that nobody answers for. unit, restart: what runs it under systemd, and how to restart it."""
+    """A core that nobody answers for. unit: what runs it under systemd. restart: how to restart it."""
 
     core: int
     address: str
@@ -33,6 +35,8 @@ class SilentCore(msgspec.Struct, frozen=True):
 class WorkerHealth(msgspec.Struct, frozen=True):
     """A machine's workers. alive: how many answer. latency: seconds until one does, the median of them.
 
+    restart: how to restart those that do not answer; empty where all do.
+
     On a worker machine they are looked at and not dialled, as its guard lets only the control node
     in: there the latency is None.
     """
@@ -40,6 +44,7 @@ class WorkerHealth(msgspec.Struct, frozen=True):
     alive: int
     silent: tuple[SilentCore, ...]
     latency: float | None
+    restart: str = ""
 
 
 def probe_workers(here: Local) -> dict[str, WorkerHealth]:
@@ -50,27 +55,33 @@ def probe_workers(here: Local) -> dict[str, WorkerHealth]:
     if here.settings.control:
         places = ((worker.address, worker.port) for each in workers.values() for worker in each)
         times = tcp_probe.measure_connect_times(places, wait_s=ANSWER_S)
-        return {name: _build_worker_health(name, each, times, dialled=True) for name, each in workers.items()}
+        return {
+            name: _build_worker_health(each, times, find_node_host(here.settings, name), dialled=True)
+            for name, each in workers.items()
+        }
     name = here.settings.name
     listening = dict.fromkeys(ports.list_listeners(), 0.0)
-    return (
-        {name: _build_worker_health(name, workers[name], listening, dialled=False)} if name in workers else {}
-    )
+    if name not in workers:
+        return {}
+    host = find_node_host(here.settings)
+    return {name: _build_worker_health(workers[name], listening, host, dialled=False)}
 
 
 def _build_worker_health(
-    name: str, workers: list[Worker], times: Mapping[tuple[str, int], float], *, dialled: bool
+    workers: list[Worker], times: Mapping[tuple[str, int], float], host: NodeHost, *, dialled: bool
 ) -> WorkerHealth:
     found = {worker: times.get((worker.address, worker.port)) for worker in workers}
     taken = [seconds for seconds in found.values() if seconds is not None]
     latency = round(statistics.median(taken), 4) if taken and dialled else None
-    silent = tuple(_build_silent_core(name, worker) for worker, seconds in found.items() if seconds is None)
-    return WorkerHealth(len(taken), silent, latency)
+    silent = tuple(_build_silent_core(worker, host) for worker, seconds in found.items() if seconds is None)
+    cores = tuple(each.core for each in silent)
+    restart = describe_workers_action("restart", cores, host, are_all=not taken) if cores else ""
+    return WorkerHealth(len(taken), silent, latency, restart)
 
 
-def _build_silent_core(name: str, worker: Worker) -> SilentCore:
+def _build_silent_core(worker: Worker, host: NodeHost) -> SilentCore:
     unit = worker_unit_name(worker.core)
-    restart = f"on {name}: {restart_command((worker.core,), are_all=False)}"
+    restart = f"on {worker.machine}: {describe_workers_action('restart', (worker.core,), host)}"
     return SilentCore(worker.core, worker.address, worker.port, unit, restart)
 
 

@@ -16,7 +16,6 @@ from qmesh.cli.core_text import format_core_range
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.host.state.directory import State
 from qmesh.mesh.printable import escape_text
-from qmesh.mesh.systemd.units import restart_command
 from qmesh.mesh.values import format_port_ranges
 
 EXAMPLES = ("qmesh status", "qmesh status --watch", "qmesh status --json")
@@ -87,10 +86,9 @@ def _render_silent_workers(facts: Status) -> Iterator[str]:
         silent = () if machine.workers is None else machine.workers.silent
         if silent and machine.workers is not None:
             cores = tuple(each.core for each in silent)
-            restart = restart_command(cores, are_all=machine.workers.alive == 0)
             yield (
                 f"silent: core{'s' * (len(cores) > 1)} {format_port_ranges(cores)} of {machine.name};"
-                f" on {machine.name}: {restart}"
+                f" on {machine.name}: {machine.workers.restart}"
             )
 
 

@@ -18,8 +18,10 @@ from qmesh.host.system.systemd import (
     UNIT_DIRECTORY,
     UpdatedUnits,
     find_installed_program,
+    is_systemd_running,
     update_units,
 )
+from qmesh.mesh.systemd.instructions import RELOAD, describe_drop_in
 
 log = logging.getLogger("qmesh")
 
@@ -81,13 +83,14 @@ def command(
 def _log_written_units(directory: Path, done: UpdatedUnits) -> None:
     for name in done.kept:
         log.warning(
-            "kept %s, which was edited; make your changes with `systemctl edit %s` instead,"
+            "kept %s, which was edited; make your changes with %s instead,"
             " delete that file, and run this again",
             directory / name,
-            name.partition(".d/")[0],
+            describe_drop_in(name.partition(".d/")[0], has_systemd=is_systemd_running()),
         )
     if done.written:
-        log.info("wrote %s; run `systemctl daemon-reload`", ", ".join(done.written))
+        reload = f"run `{RELOAD}`" if is_systemd_running() else "systemd does not run on this machine"
+        log.info("wrote %s; %s", ", ".join(done.written), reload)
     elif not done.kept:
         log.info("nothing to do: the units in %s are up to date", directory)
 

@@ -28,6 +28,8 @@ from qmesh.host.api.messages import (
 )
 from qmesh.host.system import agent_notify, heartbeat
 from qmesh.host.system.heartbeat import Pulse
+from qmesh.host.system.systemd import is_systemd_running
+from qmesh.mesh.systemd.instructions import describe_agent_log
 
 T = TypeVar("T")
 
@@ -382,7 +384,7 @@ def _build_probe_error(body: bytes) -> MachineRefused:
     words = quote_refusal(body)
     return MachineRefused(
         "it fails" if words is None else f"it answers: {words}",
-        hint="see the agent's log: `journalctl -u qmesh`, or agent.log in the state directory",
+        hint=f"see the agent's log: {describe_agent_log(has_systemd=is_systemd_running())}",
     )
 
 

@@ -26,6 +26,7 @@ from qmesh.host.system.systemd import (
     run_systemctl,
     write_units,
 )
+from qmesh.mesh.systemd.instructions import describe_agent_restart
 from qmesh.mesh.systemd.units import AGENT, HOLDER, UNDO, render_qmesh_units, render_undo_unit
 
 _START_S = 60.0
@@ -189,6 +190,6 @@ def is_agent_running(state: State) -> bool:
 def format_restart_command(state: State) -> str:
     """The command that restarts this machine's agent."""
     if is_systemd_running():
-        return f"systemctl restart {AGENT}"
+        return describe_agent_restart()
     processes = " ".join(map(str, sorted(list_opening_processes(state.agent_lock_file))))
     return f"kill -KILL {processes}; qmesh apply"

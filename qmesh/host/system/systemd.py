@@ -29,6 +29,7 @@ from qmesh.mesh.systemd.units import (
 
 FLUSHER = "nftables.service"
 UNIT_DIRECTORY = Path("/etc/systemd/system")
+_UNIT_DIRECTORIES = (UNIT_DIRECTORY, Path("/run/systemd/system"), Path("/usr/lib/systemd/system"))
 DEFAULT_PROGRAM = "/usr/local/bin/quilibrium-node"
 _SYSTEMCTL_S = 90.0
 """Seconds that systemd gives a unit to start, where that says nothing else."""
@@ -125,6 +126,14 @@ def has_worker_units() -> bool:
         return False
     shown = run_systemctl("show", "--property=LoadState", WORKERS, worker_unit_name(1))
     return shown.split() == ["LoadState=loaded"] * 2
+
+
+def has_node_units() -> bool:
+    """Whether systemd runs here and has the units of the workers, as far as its directories tell.
+
+    Cheap, and it asks no program: for texts that say what to type.
+    """
+    return is_systemd_running() and any((directory / WORKER).is_file() for directory in _UNIT_DIRECTORIES)
 
 
 def enqueue_job(verb: str, *units: str) -> None:

@@ -11,7 +11,7 @@ from qmesh.mesh.audit.config import own_tunnel_address, parse_worker_entries
 from qmesh.mesh.audit.findings import APPLY, RENDER, Finding, error_finding, warning_finding
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.state import Guard, NodeState
-from qmesh.mesh.systemd.units import restart_command
+from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
 from qmesh.mesh.values import format_port_ranges
 
 
@@ -44,7 +44,10 @@ def silent_worker_findings(around: AuditContext) -> Iterator[Finding]:
     if parse_worker_entries(around) != around.workers:
         return
     for each in around.silent:
-        cure = f"on {each.machine}: {restart_command(each.cores, are_all=each.are_all)}"
+        is_other = each.machine != around.names[around.public_key]
+        host = NodeHost(has_units=around.host.has_units, is_other=True) if is_other else around.host
+        restart = describe_workers_action("restart", each.cores, host, are_all=each.are_all)
+        cure = f"on {each.machine}: {restart}"
         where = f"{each.machine} core {format_port_ranges(each.cores)}"
         yield warning_finding("worker-silent", where, f"a worker at {each.address}", "no answer", cure)
 

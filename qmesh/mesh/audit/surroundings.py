@@ -10,6 +10,7 @@ import msgspec
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.nodeconfig import Setting
 from qmesh.mesh.sysctls import Weakness
+from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.values import Profile, SecretStruct
 
 SERVICE: Final = "membership service"
@@ -130,6 +131,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     weaknesses: what its kernel is set to.
     flusher: None where no unit that runs flushes all rules, as far as can be told.
     held: whether the guard's second table is there, which no flush removes.
+    host: how it runs the node's processes.
     silent: workers that do not answer, as far as this machine can tell.
     black_hole: on the path to the control node, where there is one.
     collision: a network that this machine has another use for, and that overlaps with the tunnel's.
@@ -156,6 +158,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     held: bool = True
     change: Change | None = None
     settings: tuple[Setting, ...] = ()
+    host: NodeHost = NodeHost(has_units=False)
     silent: tuple[SilentWorkers, ...] = ()
     black_hole: BlackHole | None = None
     collision: str | None = None

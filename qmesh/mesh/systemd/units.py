@@ -84,12 +84,6 @@ def worker_unit_name(core: int) -> str:
     return WORKER.replace("@", f"@{core}")
 
 
-def restart_command(cores: Sequence[int], *, are_all: bool) -> str:
-    """What restarts these workers. are_all: whether they are all of their machine."""
-    units = " ".join(map(worker_unit_name, cores))
-    return f"systemctl restart {WORKERS if are_all else units}"
-
-
 def parse_node_program(worker: str) -> str | None:
     """The node's program that the unit of a data worker runs; None where it does not tell."""
     found = re.search(r'^ExecStart=(?:"([^"]+)"|(\S+)) --config ', worker, re.MULTILINE)

@@ -107,7 +107,7 @@ def redeem_invitation(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes
         f"the control node does not answer at {tried}",
         hint="on the control node, run `qmesh invite --list`: does it still show this invitation? If so,"
         " check there:"
-        f" UDP port {invitation.endpoints[0].port} open, firewall allows qmesh0, `systemctl status qmesh`",
+        f" UDP port {invitation.endpoints[0].port} open, firewall allows qmesh0, and what `qmesh check` says",
     )
 
 

@@ -1,0 +1,15 @@
+"""How a machine runs the node's processes, as far as this machine knows."""
+
+from __future__ import annotations
+
+from qmesh.host.state.documents import Settings
+from qmesh.host.system import systemd
+from qmesh.mesh.systemd.instructions import NodeHost
+
+
+def find_node_host(settings: Settings, name: str | None = None) -> NodeHost:
+    """That of machine `name`; of this one, whose settings these are, where none is named."""
+    has_units = systemd.has_node_units()
+    if name is not None and name != settings.name:
+        return NodeHost(has_units=has_units, is_other=True)
+    return NodeHost(has_units=has_units, directory=settings.config_directory)

@@ -1,0 +1,101 @@
+"""What to type, or to do, on a machine to start and stop the node's processes: the one place that words it.
+
+A text that names systemctl helps where systemd runs the node, and nowhere else. So whoever tells an operator
+to restart something asks here, and says what is known of that machine.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from qmesh.mesh.systemd.units import AGENT, CONTROL_PROCESS, WORKERS, worker_unit_name
+from qmesh.mesh.values import format_port_ranges, list_port_ranges
+
+Verb: TypeAlias = Literal["start", "stop", "restart"]
+
+MOST_NAMED: Final = 20
+"""Units that a text names; who wrote config.yml may have listed any number of cores."""
+
+
+class NodeHost(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of how a machine runs the node's processes.
+
+    has_units: whether systemd runs them, by qmesh's units. Of another machine that is not known: then it is
+        what holds for the machine that says it.
+    directory: of its config.yml; None where that is not known.
+    is_other: whether it is another machine than the one that says it.
+    """
+
+    has_units: bool
+    directory: str | None = None
+    is_other: bool = False
+
+
+def describe_workers_action(
+    verb: Verb, cores: Sequence[int], host: NodeHost, *, are_all: bool = False
+) -> str:
+    """What starts, stops or restarts these workers of a machine. are_all: whether it has no others."""
+    plain = describe_cores_action(verb, cores, host)
+    if are_all:
+        return _choose_words(verb, WORKERS, plain, host)
+    units = " ".join(map(worker_unit_name, cores[:MOST_NAMED]))
+    more = f" (and {len(cores) - MOST_NAMED} more)" if len(cores) > MOST_NAMED else ""
+    return _choose_words(verb, units, plain, host) + (more if host.has_units else "")
+
+
+def describe_control_action(verb: Verb, host: NodeHost) -> str:
+    """What starts, stops or restarts the control process of a machine."""
+    options = "" if verb == "stop" or host.directory is None else f" (--config {shlex.quote(host.directory)})"
+    return _choose_words(verb, CONTROL_PROCESS, f"{verb} the control process{options}", host)
+
+
+def describe_cores_action(verb: Verb, cores: Sequence[int], host: NodeHost) -> str:
+    """The same without systemd, which knows no unit: the workers by their cores, and their options."""
+    many = len(cores) > 1
+    told = f"{verb} the worker{'s' * many} of core{'s' * many} {format_core_ranges(cores)}"
+    if verb == "stop" or host.directory is None:
+        return told
+    return f"{told} (--config {shlex.quote(host.directory)} --core {'CORE' if many else cores[0]})"
+
+
+def format_core_ranges(cores: Sequence[int]) -> str:
+    """Ascending core numbers, `4-7, 9`; of more than `MOST_NAMED` ranges the first."""
+    ranges = tuple(list_port_ranges(cores))
+    left = sum(last - first + 1 for first, last in ranges[MOST_NAMED:])
+    named = len(cores) - left
+    return format_port_ranges(cores[:named]) + (f" and {left} more" if left else "")
+
+
+def describe_agent_log(*, has_systemd: bool) -> str:
+    """Where the log of this machine's agent is."""
+    return "`journalctl -u qmesh`" if has_systemd else "agent.log in the state directory"
+
+
+def describe_units_update(directory: str, program: str | None = None) -> str:
+    """What writes a machine's units again, under systemd. program: the node's, where it changes."""
+    words = "" if program is None else f" --program {program}"
+    return f"qmesh units --write {directory}{words} && {RELOAD}"
+
+
+def describe_drop_in(unit: str, *, has_systemd: bool) -> str:
+    """With what an operator changes a unit of qmesh's, so that qmesh's own file stays."""
+    return f"`systemctl edit {unit}`" if has_systemd else f"a drop-in, {unit}.d/NAME.conf,"
+
+
+def describe_agent_restart() -> str:
+    """What restarts the agent, where systemd runs."""
+    return f"systemctl restart {AGENT}"
+
+
+RELOAD: Final = "systemctl daemon-reload"
+"""What has systemd read its units again."""
+
+
+def _choose_words(verb: Verb, units: str, plain: str, host: NodeHost) -> str:
+    if host.has_units:
+        return f"systemctl {verb} {units}" + (f" (without systemd: {plain})" if host.is_other else "")
+    return plain + (f" (with systemd: {units})" if host.is_other else "")
