@@ -26,13 +26,18 @@ log = logging.getLogger("qmesh")
 
 
 class InviteOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What `invite` was asked for. replace: for the place of the member of that name."""
+    """What `invite` was asked for.
+
+    replace: for the place of the member of that name.
+    node_files: whether the machine may fetch the node's files.
+    """
 
     name: str
     workers: int | None
     endpoint: str | None
     expires: str
     replace: bool = False
+    node_files: bool = False
 
 
 def invite(state: State, wish: InviteOptions) -> Invitation:
@@ -48,6 +53,11 @@ def invite(state: State, wish: InviteOptions) -> Invitation:
             "with --replace the machine keeps its workers and endpoint",
             hint=f"leave --workers and --endpoint out; change them with `qmesh set {name}`",
         )
+    if wish.replace and wish.node_files:
+        raise BadInput(
+            "with --replace the machine may do what it could before",
+            hint=f"leave --node-files out; permit it with `qmesh set {name} --node-files on`",
+        )
     with lock_member(state, "invite") as here:
         endpoints = _list_invitation_endpoints(here)
         now = int(time.time())
@@ -59,6 +69,7 @@ def invite(state: State, wish: InviteOptions) -> Invitation:
                 expires_at=now + lasts_s,
                 now=now,
                 replace=wish.replace,
+                node_files=wish.node_files,
             )
         follow_mesh(state)
     if not here.settings.up:

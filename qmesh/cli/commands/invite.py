@@ -27,6 +27,7 @@ log = logging.getLogger("qmesh")
 
 EXAMPLES = (
     "qmesh invite hel-2 --workers 4 --out hel-2.invitation",
+    "qmesh invite hel-2 --node-files --out hel-2.invitation",
     "qmesh invite hel-2 --expires 2h > hel-2.invitation",
     "qmesh invite hel-2 --replace --out hel-2.invitation",
     "qmesh invite --list",
@@ -58,6 +59,12 @@ def command(
         bool,
         typer.Option("--replace", help="For a member that lost its disk: the new machine gets its place."),
     ] = False,
+    node_files: Annotated[
+        bool,
+        typer.Option(
+            "--node-files", help="Permit it to fetch the node's keys and its least config.yml from here."
+        ),
+    ] = False,
     shown: Annotated[
         bool, typer.Option("--list", help="Show the invitations that can still be used.")
     ] = False,
@@ -77,6 +84,9 @@ def command(
 
     With --replace it is for a member whose disk is lost or was wiped: the new machine gets its tunnel
     address, cores and workers. The old one stays a member until the invitation is used.
+
+    With --node-files the machine may fetch the files that hold the node's secrets, through the tunnel:
+    `qmesh join --node-files` does so, or later `qmesh node-files --write` there.
     """
     if sum((name is not None, shown, withdrawn is not None)) != 1:
         raise BadInput(
@@ -92,7 +102,14 @@ def command(
     assert name is not None
     return _issue_invitation(
         State(state),
-        InviteOptions(name=name, workers=workers, endpoint=endpoint, expires=expires, replace=replace),
+        InviteOptions(
+            name=name,
+            workers=workers,
+            endpoint=endpoint,
+            expires=expires,
+            replace=replace,
+            node_files=node_files,
+        ),
         out,
         as_json=as_json,
     )
@@ -119,12 +136,13 @@ def _issue_invitation(state: State, wish: InviteOptions, out: Path | None, *, as
         write_line(out, invitation.text())
         facts = {"file": str(out)}
     log.info(
-        "%s %s %s; one use, until %s. Next, on that machine: qmesh join%s",
+        "%s %s %s; one use, until %s. Next, on that machine: qmesh join%s%s",
         invitation.name,
         "takes the place of the machine at" if wish.replace else "will be",
         invitation.address,
         until,
         "" if out is None else f" {out.name}",
+        " --node-files" if wish.node_files else "",
     )
     known = {"name": invitation.name, "address": invitation.address, "expires_at": invitation.expires_at}
     print_answer(facts | known, as_json=as_json, text=lambda _: facts.get("invitation", ""))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import logging
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
@@ -15,9 +16,14 @@ from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Stream
 from qmesh.mesh.values import Profile
 
+log = logging.getLogger("qmesh")
+
+Switch: TypeAlias = Literal["on", "off"]
+
 EXAMPLES = (
     "qmesh set hel-2 --workers 8",
     "qmesh set hel-2 --endpoint 203.0.113.7:51820",
+    "qmesh set hel-2 --node-files on",
     "qmesh set --node 2.1",
     "qmesh set --restart",
 )
@@ -35,6 +41,10 @@ def command(
             help="HOST:PORT at which others reach it, the best first; `none` if they cannot.",
             show_default=False,
         ),
+    ] = None,
+    node_files: Annotated[
+        Switch | None,
+        typer.Option(help="Whether it may fetch the node's keys from here.", show_default=False),
     ] = None,
     node: Annotated[Profile | None, typer.Option(help="The node's version.", show_default=False)] = None,
     worker_base_port: Annotated[
@@ -77,7 +87,8 @@ def command(
     It prints the machines whose core numbers change, and what to restart, in which order.
     """
     for_all = (node, worker_base_port, p2p_base_port, stream, master_proxy, restart)
-    if all(option is None for option in (workers, endpoint, *for_all)):
+    for_one = (workers, endpoint, node_files)
+    if all(option is None for option in (*for_one, *for_all)):
         raise BadInput("nothing to change was given", hint="see `qmesh set --help`")
     if name is not None:
         if any(option is not None for option in for_all):
@@ -85,12 +96,20 @@ def command(
                 f"these options are for the whole mesh, not for {name} alone",
                 hint="leave the name out: `qmesh set OPTIONS`",
             )
-        changed = set_machine(State(state), name, workers=workers, endpoints=_parse_endpoints(endpoint))
+        changed = set_machine(
+            State(state),
+            name,
+            workers=workers,
+            endpoints=_parse_endpoints(endpoint),
+            node_files=None if node_files is None else node_files == "on",
+        )
         print_change(changed, as_json=as_json, done=f"{name} is changed")
+        if node_files == "on":
+            log.info("next, on %s: qmesh node-files --write", name)
         return
-    if workers is not None or endpoint is not None:
+    if any(option is not None for option in for_one):
         raise BadInput(
-            "--workers and --endpoint are for one machine, and no machine is named",
+            "--workers, --endpoint and --node-files are for one machine, and no machine is named",
             hint="name it: `qmesh set NAME OPTIONS`",
         )
     options = MeshOptions(

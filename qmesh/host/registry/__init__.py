@@ -5,6 +5,7 @@ rows         rows as values, and back
 events       what happened
 invitations  made, used, ended
 key_rotation a machine's change to another key
+node_files   which members may fetch the node's files, and when they did
 handover     the control role on its way to another machine
 store        what can happen to the mesh: each change one transaction with its event
 image        the same in memory, for a backup
@@ -14,11 +15,13 @@ from qmesh.host.registry.events import Event, EventKind
 from qmesh.host.registry.handover import Readiness
 from qmesh.host.registry.image import RegistryImage, load_image
 from qmesh.host.registry.invitations import IssuedInvitation, OpenInvitation, SpentInvitation
+from qmesh.host.registry.node_files import FileRequester
 from qmesh.host.registry.store import KeyedMachine, Registry, RegistryNews
 
 __all__ = [
     "Event",
     "EventKind",
+    "FileRequester",
     "IssuedInvitation",
     "KeyedMachine",
     "OpenInvitation",

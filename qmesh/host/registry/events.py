@@ -1,7 +1,8 @@
 """What happened to the mesh: each change of the registry appends one event.
 
 What members do by themselves is bounded, so that none can make a history without end: of each machine
-there is one event of an offered key, which becomes the newest one when it offers another.
+there is one event of an offered key, which becomes the newest one when it offers another, and some of the
+keys that it changed to and of the node's files that it fetched.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ EventKind: TypeAlias = Literal[
     "handover-begun",
     "handover-ended",
     "handed-over",
+    "node-files-fetched",
 ]
 
 
@@ -61,8 +63,8 @@ class Event(msgspec.Struct, frozen=True):
 
     user: the user who typed the command on the control node; for a join, the one who made the invitation.
         None where there was no user, or it was not noted.
-    address, endpoint, public_key: of a join the machine's tunnel address, where its packets came from, if
-        they came by the network, and its key.
+    address, endpoint, public_key: of a join, or of the node's files that a machine fetched, its tunnel
+        address, where its packets came from, if they came by the network, and its key.
     """
 
     at: UnixTime
@@ -100,7 +102,7 @@ def append_event(connection: sqlite3.Connection, event: Event) -> None:
         f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - names of ours
         msgspec.structs.astuple(event),
     ).lastrowid
-    if event.what == "key-rotated" or (number or 0) % _PRUNED_EVERY == 0:
+    if event.what in {"key-rotated", "node-files-fetched"} or (number or 0) % _PRUNED_EVERY == 0:
         prune_history(connection)
 
 

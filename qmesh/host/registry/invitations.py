@@ -63,10 +63,12 @@ def create_invitation(
     expires_at: int,
     now: int,
     replace: bool = False,
+    node_files: bool = False,
 ) -> IssuedInvitation:
     """Make an invitation, and the invited machine with its future address.
 
     replace: it is for the place of the member of that name, which stays until the invitation is used.
+    node_files: whether the new machine may fetch the node's files; one that replaces another may as that did.
     An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a member's
     and `replace` is False, or when the machine does not fit in.
     """
@@ -90,6 +92,7 @@ def create_invitation(
             workers=workers,
             state="invited",
             endpoints=() if endpoint is None else (endpoint,),
+            node_files=node_files,
         )
         add_machine(inventory, machine)
         rows.insert_machine(connection, machine, None, derived.preshared_key)

@@ -14,12 +14,16 @@ VERSION: Final = 6
 MOST_EVENTS: Final = 50_000
 MOST_ENDED: Final = 5_000
 MOST_ROTATIONS: Final = 16
-"""How much of its history a registry keeps: events, ended invitations that were not used, and each machine's
-key changes, which the machine makes by itself."""
+MOST_FETCHES: Final = 64
+"""How much of its history a registry keeps: events, ended invitations that were not used, and of what each
+machine does by itself: its key changes, and its fetches of the node's files."""
 PRUNING: Final = (
     f"""DELETE FROM events WHERE number IN (SELECT number FROM (
     SELECT number, row_number() OVER (PARTITION BY machine ORDER BY number DESC) AS place
     FROM events WHERE what = 'key-rotated') WHERE place > {MOST_ROTATIONS})""",  # noqa: S608 - numbers of ours
+    f"""DELETE FROM events WHERE number IN (SELECT number FROM (
+    SELECT number, row_number() OVER (PARTITION BY machine ORDER BY number DESC) AS place
+    FROM events WHERE what = 'node-files-fetched') WHERE place > {MOST_FETCHES})""",  # noqa: S608 - as above
     f"""DELETE FROM events WHERE number <= (
     SELECT number FROM events ORDER BY number DESC LIMIT 1 OFFSET {MOST_EVENTS})""",  # noqa: S608
     f"""DELETE FROM invitations WHERE rowid IN (SELECT rowid FROM invitations

@@ -16,7 +16,7 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 from qmesh.errors import RESTORE, BadInput, EnrolmentRefused, NeedsRoot, StateUnreadable
 from qmesh.host import files
-from qmesh.host.registry import handover, invitations, key_rotation, rows, schema, sqlite
+from qmesh.host.registry import handover, invitations, key_rotation, node_files, rows, schema, sqlite
 from qmesh.host.registry.events import (
     Event,
     EventKind,
@@ -37,8 +37,10 @@ from qmesh.mesh.values import Secret, SecretStruct
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_OF_PEERS: Final = frozenset({"invited", "invitation-withdrawn", "invitation-expired", "joined"})
-"""Events after which nothing of the control node is another but its peers: who joins, comes last."""
+_OF_PEERS: Final = frozenset(
+    {"invited", "invitation-withdrawn", "invitation-expired", "joined", "node-files-fetched"}
+)
+"""Events after which nothing of the control node is another but its peers, if that: who joins, comes last."""
 
 
 class KeyedMachine(SecretStruct, frozen=True):
@@ -185,11 +187,13 @@ class Registry:
     find_preshared_keys = as_reading(key_rotation.find_preshared_keys)
     find_successor_preshared_key = as_reading(handover.find_successor_preshared_key)
     check_readiness = as_reading(handover.check_readiness)
+    find_file_requester = as_reading(node_files.find_file_requester)
 
     invite = as_change(invitations.create_invitation)
     activate_pending_key = as_change(key_rotation.activate_pending_key)
     begin_handover = as_change(handover.begin_handover)
     end_handover = as_change(handover.end_handover)
+    record_files_fetched = as_change(node_files.record_files_fetched)
     record_progress = as_change(handover.record_progress)
     complete_handover = as_change(handover.complete_handover)
 
