@@ -22,17 +22,25 @@ _PRINTABLE = re.compile(r"[ -~]+")
 
 
 def build_minimal_config(
-    profile: Profile, settings: Iterable[Setting], *, secrets: Mapping[str, str]
+    profile: Profile,
+    settings: Iterable[Setting],
+    *,
+    secrets: Mapping[str, str],
+    key_store: str | None = None,
 ) -> ParsedConfig:
     """A whole config.yml with these settings and the profile's secrets.
 
     secrets: values by dotted key, just those of `facts(profile).secrets`; printable ASCII.
+    key_store: where keys.yml will be, in printable ASCII; None leaves that to the node.
 
     Raises BadInput for a secret that is missing or not needed. No message holds a secret.
     """
     needed = profile_facts(profile).secrets
     _check_secrets(profile, needed, secrets)
-    text = "\n".join([*COMMENTS, *_render_nested({path: secrets[path] for path in needed}), ""])
+    values = {path: secrets[path] for path in needed}
+    if key_store is not None:
+        values["key.keyManagerFile.path"] = key_store
+    text = "\n".join([*COMMENTS, *_render_nested(values), ""])
     return edit_config(text, settings)
 
 

@@ -126,9 +126,12 @@ def render_config(inventory: Inventory, name: str, config: str | ParsedConfig | 
     return edit_config(config, keep_announced_entries(wanted, config, profile))
 
 
-def render_config_for(inventory: Inventory, name: str, own: str | None) -> ParsedConfig:
+def render_config_for(
+    inventory: Inventory, name: str, own: str | None, *, key_store: str | None = None
+) -> ParsedConfig:
     """The least config.yml for another machine, with the secrets that its profile needs from ours.
 
+    key_store: where that machine will have keys.yml, where it needs one and that is known.
     Raises BadInput when the machine is unknown, or our own file lacks a secret.
     """
     wanted = build_desired_settings(inventory, name)
@@ -143,7 +146,9 @@ def render_config_for(inventory: Inventory, name: str, own: str | None) -> Parse
                 hint="run this on the control node, and pass the node's config directory with --config",
             )
         secrets[path] = value
-    return build_minimal_config(profile, wanted, secrets=secrets)
+    return build_minimal_config(
+        profile, wanted, secrets=secrets, key_store=key_store if profile_facts(profile).key_store else None
+    )
 
 
 def refuse_broken_config(config: str | ParsedConfig, profile: Profile) -> None:

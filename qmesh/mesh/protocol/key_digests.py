@@ -1,0 +1,102 @@
+"""What a member reports of its node's keys: digests that tell the control node whether they are the same.
+
+They are HMAC-SHA256 (RFC 2104) under a key that HKDF makes of the preshared key of the two, so that no other
+machine can try values, and two members with the same keys report different digests.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Iterable
+from typing import Annotated, Final, Literal, TypeAlias, get_args
+
+import msgspec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from qmesh.errors import EnrolmentRefused
+from qmesh.mesh.decode import Malformed, decode_msgpack
+from qmesh.mesh.protocol.aead import decrypt_message, encrypt_message
+from qmesh.mesh.values import Secret, SecretStruct
+
+DIGESTS: Final = b"digests of the node's keys"
+"""The kind of message, for `qmesh.mesh.protocol.aead`."""
+
+NodeKey: TypeAlias = Literal["p2p.peerPrivKey", "key.keyManagerFile.encryptionKey", "keys.yml"]
+NODE_KEYS: Final[tuple[NodeKey, ...]] = get_args(NodeKey)
+"""What makes a node's identity, as its files call it."""
+
+
+class NodeIdentity(SecretStruct, frozen=True, kw_only=True):
+    """What a machine's node has of each, in a normal form; None for what is not there or can't be read."""
+
+    peer_key: bytes | None = None
+    encryption_key: bytes | None = None
+    key_store: bytes | None = None
+
+    @property
+    def values(self) -> tuple[bytes | None, ...]:
+        """In the order of `NODE_KEYS`."""
+        return self.peer_key, self.encryption_key, self.key_store
+
+
+_Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class KeyDigests(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A digest of each, in the order of `NODE_KEYS`; None for what is not there."""
+
+    peer_key: _Digest | None
+    encryption_key: _Digest | None
+    key_store: _Digest | None
+
+    @property
+    def values(self) -> tuple[bytes | None, ...]:
+        """In the order of `NODE_KEYS`."""
+        return self.peer_key, self.encryption_key, self.key_store
+
+
+def compute_digests(identity: NodeIdentity, shared: Secret) -> KeyDigests:
+    """The digests of an identity. shared: the preshared key of member and control node."""
+    kdf = HKDF(algorithm=SHA256(), length=32, salt=b"qmesh key digests 1", info=DIGESTS)
+    key = kdf.derive(base64.b64decode(shared.reveal()))
+    return KeyDigests(
+        *(
+            None if value is None else hmac.new(key, name.encode() + b"\0" + value, hashlib.sha256).digest()
+            for name, value in zip(NODE_KEYS, identity.values, strict=True)
+        )
+    )
+
+
+def find_different_keys(
+    reported: KeyDigests, own: NodeIdentity, shared: Secret, *, needed: Iterable[NodeKey]
+) -> tuple[NodeKey, ...]:
+    """Those of the needed keys in which a member differs from this machine, the control node.
+
+    What this machine has not itself is not compared: what is wrong is wrong here.
+    """
+    pairs = zip(NODE_KEYS, reported.values, compute_digests(own, shared).values, strict=True)
+    wanted = frozenset(needed)
+    return tuple(
+        name
+        for name, there, here in pairs
+        if name in wanted and here is not None and not hmac.compare_digest(there or b"", here)
+    )
+
+
+def encrypt_digests(digests: KeyDigests, shared: Secret, *, nonce: bytes) -> bytes:
+    """A report as it travels. nonce: see `qmesh.mesh.protocol.aead.encrypt_message`."""
+    return encrypt_message(msgspec.msgpack.encode(digests), shared, about=DIGESTS, nonce=nonce)
+
+
+def decrypt_digests(sealed: bytes, shared: Secret) -> KeyDigests:
+    """Read a report as it arrived. Raises EnrolmentRefused where it is not that member's."""
+    try:
+        return decode_msgpack(decrypt_message(sealed, shared, about=DIGESTS), KeyDigests)
+    except Malformed:
+        raise EnrolmentRefused(
+            "a member's report of its node's keys is not understood",
+            hint="use the same version of qmesh on both machines",
+        ) from None
