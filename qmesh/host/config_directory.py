@@ -14,9 +14,10 @@ import ctypes
 import os
 import posixpath
 import pwd
+import shlex
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -24,6 +25,7 @@ import msgspec
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, QmeshError, StateUnreadable
 from qmesh.host import files
+from qmesh.host.files import FileChange
 from qmesh.host.system import heartbeat
 from qmesh.mesh.values import quote_text
 
@@ -143,6 +145,57 @@ def write(
         )
     except _PathMissingError:
         raise _build_no_directory_error(directory) from None
+
+
+def write_all(directory: ConfigDirectory, changes: Sequence[FileChange]) -> tuple[Path, ...]:
+    """Replace files, or make new ones: all or none, 0600 and the directory's owner's; those that changed.
+
+    Each old one is kept as `NAME.bak`. One that holds its octets already, and that others can't read, stays.
+    Raises BadInput where a link stands in the place of one, or one was changed meanwhile; else as `write`.
+    """
+    try:
+        return _run_in_thread(directory.path, lambda: _write_changes(directory, changes), wait_s=WRITE_S)
+    except _PathMissingError:
+        raise _build_no_directory_error(directory) from None
+
+
+def _write_changes(directory: ConfigDirectory, changes: Sequence[FileChange]) -> tuple[Path, ...]:
+    with _open_directory(directory) as place:
+        due = [change for change in changes if _is_due(place, change)]
+        # By the descriptor: whatever is put in its place meanwhile, this is the directory that was looked at.
+        target = Path(f"/proc/self/fd/{place.descriptor}")
+        with _act_as_user(place.status.st_uid):
+            for change in changes:
+                files.remove_temporary_files(target, change.name)
+            if due:
+                files.replace_all(target, place.path, due)
+        return tuple(place.path / change.name for change in due)
+
+
+def _is_due(place: _OpenedEntry, change: FileChange) -> bool:
+    """Whether a file has to be written. Raises BadInput where it is not what it was, or is a link."""
+    with contextlib.ExitStack() as opened:
+        try:
+            found = _open_component(Path(change.name), place.path / change.name, place, opened)
+        except _PathMissingError:
+            before, mode = None, 0
+        else:
+            if stat.S_ISLNK(found.status.st_mode):
+                raise BadInput(
+                    f"{found.path} is a link to {quote_text(_read_link(found))}, and secrets are not written"
+                    " through links",
+                    hint=f"remove the link: `rm {shlex.quote(str(found.path))}`; or pass the directory that"
+                    " it leads to with --config",
+                )
+            if not stat.S_ISREG(found.status.st_mode):
+                raise _build_read_error(found.path, "is not a regular file")
+            before, mode = _read_content(place, found)
+    if before != change.old:
+        raise BadInput(
+            f"{place.path / change.name} was changed by another program meanwhile",
+            hint="run the same command again",
+        )
+    return before != change.octets or bool(mode & ~files.PRIVATE_MODE)
 
 
 def _find(path: Path) -> ConfigDirectory:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
 from qmesh.host.system import disk_reserve
@@ -139,6 +141,80 @@ def write_new(path: Path, octets: bytes) -> None:
             f"there is no directory {path.parent}", hint="make it first, or pass another file with -o"
         )
     write(path, octets)
+
+
+class FileChange(NamedTuple):
+    """A file that is replaced, or made. octets, old: what it will hold, and holds; None where nothing is."""
+
+    name: str
+    octets: bytes
+    old: bytes | None
+
+
+def replace_all(directory: Path, named: Path, changes: Sequence[FileChange]) -> None:
+    """Replace files of one directory, or make new ones: all or none, 0600, each old one kept as `NAME.bak`.
+
+    All is on the disk before the first one is replaced, so a disk that is full changes nothing. In the order
+    of `changes`; after a power failure between two of them those before it are new, and the others old.
+    named: the directory in messages. Raises MachineRefused, with the files as they were.
+    """
+    done: list[FileChange] = []
+    try:
+        with contextlib.ExitStack() as opened:
+            prepared = [
+                (change, _prepare_copies(directory / change.name, change, opened)) for change in changes
+            ]
+            try:
+                for change, (new, old) in prepared:
+                    target = directory / change.name
+                    if old is not None:
+                        old.replace(target.with_name(f"{change.name}.bak"))
+                    done.append(change)
+                    new.replace(target)
+            except OSError:
+                _restore_files(directory, done)
+                raise
+            sync_directory(directory)
+    except OSError as error:
+        raise MachineRefused(
+            f"{' and '.join(change.name for change in changes)} in {named} could not be written:"
+            f" {_describe_error(error)}",
+            hint="look for a full disk (`df`), a read-only file system (`mount`), or missing rights;"
+            " nothing was changed",
+        ) from None
+
+
+def _prepare_copies(
+    target: Path, change: FileChange, opened: contextlib.ExitStack
+) -> tuple[Path, Path | None]:
+    """Two files that are synced to the disk: what `target` will hold, and what it holds, if it is there."""
+    copies = []
+    for name, octets in ((target.name, change.octets), (f"{target.name}.bak", change.old)):
+        if octets is not None:
+            descriptor, temporary = opened.enter_context(_create_temporary(target.with_name(name)))
+            _write_all(descriptor, octets)
+            os.fsync(descriptor)
+            copies.append(temporary)
+    return copies[0], copies[1] if len(copies) > 1 else None
+
+
+def _restore_files(directory: Path, done: Sequence[FileChange]) -> None:
+    """Have those files hold again what they held. What can't be restored is in its .bak file."""
+    for change in reversed(done):
+        with contextlib.suppress(OSError):
+            target = directory / change.name
+            if change.old is None:
+                target.unlink(missing_ok=True)
+            else:
+                _replace_file(target, change.old, PRIVATE_MODE, None)
+
+
+def remove_temporary_files(directory: Path, name: str) -> None:
+    """Remove temporary files of a process that was killed while it wrote that file: keys may be in them."""
+    for path in directory.glob(f".{glob.escape(name)}*.????????"):
+        if path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _change_owner(descriptor: int, owner: tuple[int, int]) -> bool:

@@ -58,11 +58,23 @@ from qmesh.host.wireguard import genetlink_messages, kernel, uapi
 from qmesh.mesh import endpoints, guard, imports, mtu, nodeconfig, rollback, values
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.protocol import aead, armor, backup_file, enrolment, file_exchange, handover, membership
+from qmesh.mesh.node_keys import key_store
+from qmesh.mesh.protocol import (
+    aead,
+    armor,
+    backup_file,
+    enrolment,
+    file_exchange,
+    handover,
+    key_digests,
+    membership,
+    node_files,
+)
 from qmesh.mesh.state import Guard, Peer, Tunnel
 from qmesh.mesh.systemd import node_restarts, units
 from qmesh.mesh.values import Endpoint, Secret
 from tests.support.checkout import CHECKOUT
+from tests.support.node_identity import KEY_STORE
 from tests.support.readers import images, mutate
 
 
@@ -269,6 +281,8 @@ _USES: Final[tuple[Callable[[RegistryImage], object], ...]] = (
     lambda it: it.offer_key(KEYS[6], sender="10.77.0.2", now=NOW + 99),
     lambda it: it.activate_pending_key(KEYS[6], now=NOW),
     lambda it: it.find_preshared_key("10.77.0.2"),
+    lambda it: it.find_file_requester("10.77.0.2"),
+    lambda it: it.record_files_fetched(INVENTORY.machines[1], now=NOW, endpoint=None),
     lambda it: it.find_successor_preshared_key("10.77.0.2"),
     lambda it: it.record_progress(handover.HandoverProgress(holds=4, silent=()), sender="10.77.0.2", now=NOW),
     lambda it: it.check_readiness("b", now=NOW),
@@ -679,6 +693,40 @@ def _update(octets: bytes) -> None:
     membership.verify_membership(membership.apply_update(update, held), VERIFIES, mesh=MESH)
 
 
+FILES_REQUEST: Final = node_files.NodeFilesRequest(
+    name="b", reply_key=node_files.compute_reply_key(bytes(range(32))), key_store="/root/.config/keys.yml"
+)
+FILES_ANSWER: Final = node_files.encrypt_node_files(
+    node_files.NodeFiles(config="p2p: {}\n", keys=KEY_STORE.encode()),
+    FILES_REQUEST,
+    member_key=OWN_KEY,
+    shared=SHARED,
+    private_key=bytes(range(1, 33)),
+)
+
+
+def _request_files(octets: bytes) -> None:
+    """A request of a member that root of it made."""
+    body = aead.encrypt_message(octets, SHARED, about=node_files.REQUEST, nonce=bytes(12))
+    asked = node_files.decrypt_request(body, SHARED)
+    files = node_files.NodeFiles(config="", keys=None)
+    node_files.encrypt_node_files(files, asked, member_key=OWN_KEY, shared=SHARED, private_key=bytes(32))
+
+
+def _read_files(octets: bytes) -> None:
+    node_files.decrypt_node_files(
+        octets, private_key=bytes(range(32)), member_private_key=PRIVATE, shared=SHARED
+    )
+
+
+def _report_keys(octets: bytes) -> None:
+    body = aead.encrypt_message(octets, SHARED, about=key_digests.DIGESTS, nonce=bytes(12))
+    reported = key_digests.decrypt_digests(body, SHARED)
+    key_digests.find_different_keys(
+        reported, key_digests.NodeIdentity(peer_key=b"aa"), SHARED, needed=key_digests.NODE_KEYS
+    )
+
+
 def _unsealed(octets: bytes) -> None:
     enrolment.read_key_offer(aead.decrypt_message(octets, SHARED, about=enrolment.KEY_OFFER))
 
@@ -756,6 +804,22 @@ READERS: Final[dict[str, Reader]] = {
             (_json(handover.HandoverProgress(holds=3, silent=("10.77.0.2",))),),
             mutate.json_trees,
         ),
+        Reader(
+            "request for node files",
+            (node_files,),
+            _request_files,
+            (msgspec.msgpack.encode(FILES_REQUEST),),
+            mutate.msgpack_trees,
+        ),
+        Reader("node files", (node_files,), _read_files, (FILES_ANSWER,), mutate.msgpack_trees),
+        Reader(
+            "digests of keys",
+            (key_digests,),
+            _report_keys,
+            (msgspec.msgpack.encode(key_digests.KeyDigests(bytes(32), None, bytes(range(32)))),),
+            mutate.msgpack_trees,
+        ),
+        Reader("keys.yml", (key_store,), key_store.normalize_key_store, (KEY_STORE.encode(),), mutate.text),
         Reader(
             "sealed",
             (aead, enrolment),
