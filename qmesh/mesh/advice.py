@@ -34,6 +34,7 @@ class AdviceInputs(msgspec.Struct, frozen=True, kw_only=True):
     latencies: seconds that a machine's workers take to answer, by name; alive: how many of all answer, or
         None where that was not measured: only the control node does.
     ephemeral: the first and last port that the kernel gives away, but for `reserved`.
+    uncalled: cores whose workers answer, and that the control process has not called since it was started.
     """
 
     name: str
@@ -44,6 +45,7 @@ class AdviceInputs(msgspec.Struct, frozen=True, kw_only=True):
     alive: int | None = None
     ephemeral: tuple[int, int] = (32768, 60999)
     reserved: frozenset[int] = frozenset()
+    uncalled: tuple[int, ...] = ()
 
 
 def list_advice(inventory: Inventory, here: AdviceInputs) -> tuple[str, ...]:
@@ -54,7 +56,7 @@ def list_advice(inventory: Inventory, here: AdviceInputs) -> tuple[str, ...]:
         *_advise_on_live_workers(inventory, here),
         *_advise_on_uneven_machines(inventory),
         *_advise_on_slow_machines(here),
-        *_advise_on_rust_node(inventory),
+        *_advise_on_uncalled_workers(here),
         *_advise_on_this_machine(inventory, here),
     )
 
@@ -119,9 +121,13 @@ def _advise_on_slow_machines(here: AdviceInputs) -> Iterator[str]:
         )
 
 
-def _advise_on_rust_node(inventory: Inventory) -> Iterator[str]:
-    if inventory.node == "2.1-rust" and len(inventory.cores) > 1:
-        yield "control processes of node 2.1.0.23 to 2.1.0.25 never dial workers on other machines"
+def _advise_on_uncalled_workers(here: AdviceInputs) -> Iterator[str]:
+    if here.uncalled:
+        cores = f"core{'s' * (len(here.uncalled) > 1)} {format_port_ranges(here.uncalled)}"
+        yield (
+            f"since it was started, the control process was not seen connected to the workers of {cores}:"
+            " some builds of node 2.1 never call workers, newer ones do it every few seconds"
+        )
 
 
 def _advise_on_this_machine(inventory: Inventory, here: AdviceInputs) -> Iterator[str]:

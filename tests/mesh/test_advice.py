@@ -93,9 +93,20 @@ def test_where_the_cluster_stands(count, expected):
             ),
         ),
         (
-            msgspec.structs.replace(TUTORIAL, node="2.1-rust", p2p_base_port=25000),
-            {},
-            "control processes of node 2.1.0.23 to 2.1.0.25 never dial workers on other machines",
+            TUTORIAL,
+            {"uncalled": (4, 5, 6)},
+            (
+                "since it was started, the control process was not seen connected to the workers of cores"
+                " 4-6: some builds of node 2.1 never call workers, newer ones do it every few seconds"
+            ),
+        ),
+        (
+            TUTORIAL,
+            {"uncalled": (4,)},
+            (
+                "since it was started, the control process was not seen connected to the workers of core 4:"
+                " some builds of node 2.1 never call workers, newer ones do it every few seconds"
+            ),
         ),
     ],
 )

@@ -18,6 +18,7 @@ from qmesh.mesh.audit import (
     Finding,
     FlushingUnit,
     KeyFile,
+    NodeReport,
     SecretFile,
     SilentWorkers,
     failed_check_finding,
@@ -28,6 +29,9 @@ from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.machine import Machine
+from qmesh.mesh.node_processes.control import ControlProcess
+from qmesh.mesh.node_processes.observed import NodeProcess
+from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import Weakness
@@ -396,6 +400,27 @@ def test_workers_that_nobody_answers_for_are_named_with_what_restarts_them():
     assert [each.code for each in list_findings(WANTED, WANTED, nowhere)] == ["config-missing"]
 
 
+def test_processes_are_audited_once_the_file_has_the_meshs_list_and_foreign_ones_always():
+    process = NodeProcess(7, "node", 5.0)
+    report = NodeReport(
+        name="machine-b",
+        control_node="control",
+        workers=(WorkerProcess(3, "outdated", process),),
+        control=ControlProcess("silent", ("8336/udp",)),
+        foreign=(ForeignWorker("10.77.0.2", 40001, process, 2, "control"),),
+    )
+    around = replace(AROUND, node=report)
+    foreign = ("worker-foreign", "error", "10.77.0.2:40001")
+    assert found(around=around) == [
+        foreign,
+        ("control-silent", "error", "control process"),
+        ("worker-outdated", "error", "machine-b core 3"),
+    ]
+    assert foreign in found(around=replace(around, config=ConfigFile("/c/config.yml", config(()), 0o600)))
+    removed = found(replace(WANTED, tunnel=None), replace(around, removed=True))
+    assert removed == [("membership-stale", "error", "membership"), foreign]
+
+
 def test_what_2_1_wants_besides_the_list_is_compared_as_well():
     mesh = replace(MESH, node="2.1", base_port=32500, p2p_base_port=25000)
     settings = build_desired_settings(mesh, "machine-b")
@@ -593,11 +618,16 @@ def test_every_code_is_one_that_stays():
             "worker-wide",
             "worker-silent",
             "worker-exposed",
+            "worker-outdated",
+            "worker-cut-off",
+            "worker-foreign",
+            "control-silent",
+            "control-outdated",
             "port-not-reserved",
         ),
         *("config-missing", "config-stale", "config-mode", "config-lint"),
     }
-    first_words = {*"key agent tunnel peer guard config worker port foreign change service".split()}  # noqa: SIM905
+    first_words = {*"key agent tunnel peer guard config worker control port foreign change service".split()}  # noqa: SIM905
     sources = Path(audit_module.__file__).parent.glob("*.py")
     words = {
         node.value

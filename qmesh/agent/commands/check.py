@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -19,11 +20,19 @@ from qmesh.agent.foreign_firewalls import find_firewall_obstacles
 from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
 from qmesh.agent.node import node_config
 from qmesh.agent.node.node_host import find_node_host
+from qmesh.agent.node.node_processes import build_readings, look_at_node, read_record
 from qmesh.agent.node.worker_status import probe_workers
 from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back_if_due
-from qmesh.errors import EnrolmentRefused, Interrupted, QmeshError, StateUnreadable, describe_unexpected_error
-from qmesh.host import files
+from qmesh.errors import (
+    BadInput,
+    EnrolmentRefused,
+    Interrupted,
+    QmeshError,
+    StateUnreadable,
+    describe_unexpected_error,
+)
+from qmesh.host import config_directory, files
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
@@ -41,6 +50,7 @@ from qmesh.mesh.audit import (
     Finding,
     FlushingUnit,
     KeyFile,
+    NodeReport,
     Part,
     SecretFile,
     SilentWorkers,
@@ -49,6 +59,7 @@ from qmesh.mesh.audit import (
 )
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import HELD
+from qmesh.mesh.node_processes.readings import Stamp
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.sysctls import Weakness, find_weaknesses
@@ -90,7 +101,9 @@ def check(state: State) -> Report:
     looks = PartChecks()
     # Before it has to wait for this command, which must not wait for a user's disk.
     agent = looks.run("agent", lambda: _read_agent_status(state), None)
-    config = looks.run("config.yml", lambda: _read_config_file(state.settings().node_directory), None)
+    stamp, config = looks.run(
+        "config.yml", lambda: _read_config_file(state.settings().node_directory), (None, None)
+    )
     with lock_checked(state, "check"):
         looks.run("unconfirmed changes", lambda: roll_back_if_due(state), otherwise=False)
         remembered = load_local(state)
@@ -99,7 +112,14 @@ def check(state: State) -> Report:
         if seen is None:
             seen = looks.run("guard", lambda: _desired_and_observed_guard(state, here), None)
         around = _build_audit_context(
-            state, here, looks, seen, taken_down=not remembered.settings.up, agent=agent, config=config
+            state,
+            here,
+            looks,
+            seen,
+            taken_down=not remembered.settings.up,
+            agent=agent,
+            config=config,
+            stamp=stamp,
         )
     desired, observed = seen or (NOTHING, NOTHING)
     if seen is None:
@@ -165,6 +185,7 @@ def _build_audit_context(
     taken_down: bool,
     agent: AgentStatus | None,
     config: ConfigFile | None,
+    stamp: Stamp | None,
 ) -> AuditContext:
     machines = here.inventory.machines
     is_asked = not taken_down and not here.settings.removed
@@ -175,6 +196,9 @@ def _build_audit_context(
         workers=nodeconfig.list_worker_multiaddrs(here.inventory),
         host=find_node_host(here.settings),
         silent=() if taken_down else looks.run("workers", lambda: _find_silent_workers(here), ()),
+        node=None
+        if taken_down
+        else looks.run("node processes", lambda: _look_at_node(state, here, stamp, config), None),
         settings=nodeconfig.build_desired_settings(here.inventory, here.settings.name)[1:],
         profile=here.inventory.node,
         is_control=here.settings.control,
@@ -331,12 +355,22 @@ def _encode_base64(octets: bytes) -> str:
     return base64.b64encode(octets).decode()
 
 
-def _read_config_file(directory: ConfigDirectory | None) -> ConfigFile | None:
+def _read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, ConfigFile | None]:
+    """The file, and its stamp from before it was read."""
     if directory is None:
-        return None
+        return None, None
     path = directory.path / node_config.FILE_NAME
     try:
+        stamp = config_directory.read_stamp(directory, node_config.FILE_NAME)
         found = node_config.read(directory)
     except QmeshError as error:
-        return ConfigFile(str(path), None, None, unreadable=error.message, cure=error.hint)
-    return ConfigFile(str(path), found.text, found.mode)
+        return None, ConfigFile(str(path), None, None, unreadable=error.message, cure=error.hint)
+    return stamp, ConfigFile(str(path), found.text, found.mode)
+
+
+def _look_at_node(state: State, here: Local, stamp: Stamp | None, config: ConfigFile | None) -> NodeReport:
+    record, readings = read_record(state), None
+    if stamp is not None and config is not None and config.text is not None:
+        with contextlib.suppress(BadInput):  # which is a finding of config.yml
+            readings = build_readings(here, record, stamp, config.text, config.mode)
+    return look_at_node(state, here, record=record, readings=readings).report

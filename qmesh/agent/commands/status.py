@@ -10,6 +10,8 @@ import msgspec
 
 from qmesh.agent.local import Local, linux_for
 from qmesh.agent.membership import load_latest
+from qmesh.agent.node.node_host import find_node_host
+from qmesh.agent.node.node_processes import NodeLook, look_for_command
 from qmesh.agent.node.worker_status import WorkerHealth, collect_advice_inputs, probe_workers
 from qmesh.agent.preconditions import check_user
 from qmesh.host.network import links
@@ -17,6 +19,10 @@ from qmesh.host.state.directory import State
 from qmesh.mesh.advice import list_advice
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
+from qmesh.mesh.node_processes.control import ControlState, list_uncalled_cores
+from qmesh.mesh.node_processes.record import ProcessRecord
+from qmesh.mesh.node_processes.restart import describe_control_restart, describe_stop
+from qmesh.mesh.node_processes.workers import ForeignWorker
 from qmesh.mesh.state import Counters
 
 
@@ -48,8 +54,39 @@ class MachineStatus(msgspec.Struct, frozen=True):
     workers: WorkerHealth | None
 
 
+class ControlStatus(msgspec.Struct, frozen=True):
+    """The control process on this machine. missing: sockets that it should have, such as `8336/udp`.
+
+    process: its number, 0 where it is not known. uncalled: cores whose workers it has not called since it was
+    started. restart: how to restart it, or start it.
+    """
+
+    state: ControlState
+    missing: tuple[str, ...]
+    process: int
+    program: str
+    uncalled: tuple[int, ...]
+    restart: str
+
+
+class ForeignStatus(msgspec.Struct, frozen=True):
+    """A worker on this machine whose core is another machine's, or none's. stop: how to stop it."""
+
+    address: str
+    port: int
+    core: int | None
+    owner: str | None
+    process: int
+    program: str
+    stop: str
+
+
 class Status(msgspec.Struct, frozen=True):
-    """What `status` answers. node: its profile; control: the control node's name."""
+    """What `status` answers. node: its profile; control: the control node's name.
+
+    control_process: None on other machines than the control node, and where its state cannot be known.
+    foreign: on this machine.
+    """
 
     mesh: str
     revision: int
@@ -57,6 +94,8 @@ class Status(msgspec.Struct, frozen=True):
     control: str
     machines: tuple[MachineStatus, ...]
     advice: tuple[str, ...]
+    control_process: ControlStatus | None = None
+    foreign: tuple[ForeignStatus, ...] = ()
 
 
 def status(state: State) -> Status:
@@ -65,7 +104,9 @@ def status(state: State) -> Status:
     here = load_latest(state)
     counters = _read_counters(state, here)
     cores = here.inventory.cores
-    watched = probe_workers(here)
+    look, record = look_for_command(state, here)
+    watched = probe_workers(here, look)
+    uncalled = _list_uncalled(look, record, watched)
     now = time.time()
     return Status(
         mesh=here.inventory.mesh,
@@ -84,8 +125,45 @@ def status(state: State) -> Status:
             )
             for machine in here.inventory.machines
         ),
-        advice=list_advice(here.inventory, collect_advice_inputs(here, watched)),
+        advice=list_advice(here.inventory, collect_advice_inputs(here, watched, uncalled)),
+        control_process=_build_control_status(
+            look, uncalled, has_units=find_node_host(here.settings).has_units
+        ),
+        foreign=tuple(map(_build_foreign_status, look.report.foreign)),
     )
+
+
+def _list_uncalled(
+    look: NodeLook, record: ProcessRecord | None, watched: Mapping[str, WorkerHealth]
+) -> tuple[int, ...]:
+    """The cores whose workers answer, and which the control process has not called: of node 2.1 alone."""
+    if record is None or not record.is_of(look.now) or look.expected.stream_address is None:
+        return ()
+    control, called = look.report.control, record.called
+    if control is None or control.process is None or called is None:
+        return ()
+    if (called.process, called.started_s) != (control.process.number, control.process.started_s):
+        return ()
+    silent = {core.core for each in watched.values() for core in each.silent}
+    return list_uncalled_cores(called, look.expected.owners.keys() - silent, look.now.at_s)
+
+
+def _build_control_status(
+    look: NodeLook, uncalled: tuple[int, ...], *, has_units: bool
+) -> ControlStatus | None:
+    control = look.report.control
+    if control is None or not look.is_begun:
+        return None
+    number, program = (
+        (0, "") if control.process is None else (control.process.number, control.process.program)
+    )
+    restart = describe_control_restart(control.process, directory=look.report.directory, has_units=has_units)
+    return ControlStatus(control.state, control.missing, number, program, uncalled, restart)
+
+
+def _build_foreign_status(each: ForeignWorker) -> ForeignStatus:
+    number, program = (0, "") if each.process is None else (each.process.number, each.process.program)
+    return ForeignStatus(each.address, each.port, each.core, each.owner, number, program, describe_stop(each))
 
 
 def _read_counters(state: State, here: Local) -> Mapping[str, Counters]:

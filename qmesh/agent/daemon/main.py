@@ -32,6 +32,7 @@ from qmesh.agent.daemon.observe import MachineWatch
 from qmesh.agent.daemon.supervisor import AgentPart, Troubles
 from qmesh.agent.local import Local
 from qmesh.agent.node.node_restarts import NodeConfigFollower
+from qmesh.agent.node.process_watch import ProcessWatch
 from qmesh.agent.preconditions import check_user
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
@@ -298,6 +299,7 @@ class Agent:
         """After each look: config.yml, the node's processes, and on a member the way to the control node."""
         part = self._parts[supervisor.FOLLOWING]
         follower, reach = NodeConfigFollower(self._state), EndpointFailover(self._state)
+        watch = ProcessWatch(self._state)
         while not part.stopped.is_set():
             part.pulse.beat(allowed_s=LOOK_S)
             self._looked.wait(LOOK_S)
@@ -308,6 +310,7 @@ class Agent:
             part.pulse.beat()
             try:
                 follower.follow_changes(here)
+                watch.look(here)
                 if not here.settings.control and here.settings.up and reach.check_control_node(here):
                     self._calls.request_look()
             except Busy:

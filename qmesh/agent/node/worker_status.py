@@ -10,11 +10,14 @@ import msgspec
 
 from qmesh.agent.local import Local
 from qmesh.agent.node.node_host import find_node_host
+from qmesh.agent.node.node_processes import NodeLook
 from qmesh.errors import MachineRefused, QmeshError
 from qmesh.host.config_directory import ConfigDirectory, read_disk_size
 from qmesh.host.network import ports, tcp_probe
 from qmesh.mesh.advice import AdviceInputs
 from qmesh.mesh.inventory import Worker, list_workers
+from qmesh.mesh.node_processes.restart import describe_worker_restart
+from qmesh.mesh.node_processes.workers import WorkerProcess, WorkerState
 from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
 from qmesh.mesh.systemd.units import worker_unit_name
 
@@ -32,11 +35,27 @@ class SilentCore(msgspec.Struct, frozen=True):
     restart: str
 
 
+class TroubledCore(msgspec.Struct, frozen=True):
+    """A core of this machine whose worker listens, and is not as it should be.
+
+    process: its number, 0 where it is not known; restart: how to restart it.
+    """
+
+    core: int
+    state: WorkerState
+    process: int
+    program: str
+    restart: str
+
+
 class WorkerHealth(msgspec.Struct, frozen=True):
-    """A machine's workers. alive: how many answer. latency: seconds until one does, the median of them.
+    """A machine's workers. latency: seconds until one answers, the median of them.
+
+    alive: how many listen where they should, are connected to the control process, and up to date, as far as
+        this machine can tell: of another machine it sees who answers and how many are connected.
+    connected: connections that the control process has from that machine; None where that was not looked at.
 
     restart: how to restart those that do not answer; empty where all do.
-
     On a worker machine they are looked at and not dialled, as its guard lets only the control node
     in: there the latency is None.
     """
@@ -45,10 +64,52 @@ class WorkerHealth(msgspec.Struct, frozen=True):
     silent: tuple[SilentCore, ...]
     latency: float | None
     restart: str = ""
+    troubled: tuple[TroubledCore, ...] = ()
+    connected: int | None = None
 
 
-def probe_workers(here: Local) -> dict[str, WorkerHealth]:
-    """By machine, what this one can tell: the control node of all, another of itself."""
+def probe_workers(here: Local, look: NodeLook | None = None) -> dict[str, WorkerHealth]:
+    """By machine, what this one can tell: the control node of all, another of itself.
+
+    look: at the node's processes here; without one, a worker that answers counts as alive.
+    """
+    found = _probe_workers(here)
+    if look is None:
+        return found
+    return {name: _with_processes(here, look, name, each) for name, each in found.items()}
+
+
+def _with_processes(here: Local, look: NodeLook, name: str, health: WorkerHealth) -> WorkerHealth:
+    """The same with what the machine's processes and connections tell."""
+    if name == here.settings.name:
+        return _with_own_processes(look, health)
+    if not (here.inventory.node == "2.1-rust" and look.is_begun):
+        return health
+    connected = look.stream_peers.get(here.inventory.machine(name).address, 0)
+    return msgspec.structs.replace(health, alive=min(health.alive, connected), connected=connected)
+
+
+def _with_own_processes(look: NodeLook, health: WorkerHealth) -> WorkerHealth:
+    silent = {each.core for each in health.silent}
+    troubled = [
+        each
+        for each in look.report.workers
+        if each.state not in {"alive", "silent"} and each.core not in silent
+    ]
+    return msgspec.structs.replace(
+        health,
+        alive=health.alive - len(troubled),
+        troubled=tuple(_build_troubled_core(each, look.report.directory) for each in troubled),
+    )
+
+
+def _build_troubled_core(worker: WorkerProcess, directory: str | None) -> TroubledCore:
+    number, program = (0, "") if worker.process is None else (worker.process.number, worker.process.program)
+    restart = describe_worker_restart((worker,), are_all=False, directory=directory)
+    return TroubledCore(worker.core, worker.state, number, program, restart)
+
+
+def _probe_workers(here: Local) -> dict[str, WorkerHealth]:
     workers: dict[str, list[Worker]] = {name: [] for name in here.inventory.cores}
     for worker in list_workers(here.inventory):
         workers[worker.machine].append(worker)
@@ -85,8 +146,10 @@ def _build_silent_core(worker: Worker, host: NodeHost) -> SilentCore:
     return SilentCore(worker.core, worker.address, worker.port, unit, restart)
 
 
-def collect_advice_inputs(here: Local, watched: Mapping[str, WorkerHealth]) -> AdviceInputs:
-    """What advice is made of, besides the inventory."""
+def collect_advice_inputs(
+    here: Local, watched: Mapping[str, WorkerHealth], uncalled: tuple[int, ...] = ()
+) -> AdviceInputs:
+    """What advice is made of, besides the inventory. uncalled: as of `AdviceInputs`."""
     try:
         ephemeral, reserved = ports.read_ephemeral_range(), ports.read_reserved_ports()
     except MachineRefused:
@@ -100,6 +163,7 @@ def collect_advice_inputs(here: Local, watched: Mapping[str, WorkerHealth]) -> A
         alive=sum(each.alive for each in watched.values()) if here.settings.control else None,
         ephemeral=ephemeral,
         reserved=reserved,
+        uncalled=uncalled,
     )
 
 

@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from qmesh.agent.commands.status import CoreRange, MachineStatus, Status, status
+from qmesh.agent.commands.status import CoreRange, ForeignStatus, MachineStatus, Status, status
 from qmesh.cli.core_text import format_core_range
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.host.state.directory import State
@@ -70,14 +70,66 @@ def _watch_status(state: State, *, as_json: bool) -> None:
 
 
 def _render_text(facts: Status) -> str:
-    """The table, then each core that does not answer, then advice."""
+    """The table, then what is wrong with the node's processes, then advice."""
     rows = [_TITLES, *(_render_row(machine) for machine in facts.machines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     head = f"mesh {facts.mesh}, revision {facts.revision}, node {facts.node}, control node {facts.control}"
     return "\n".join(
-        (head, *lines, *_render_silent_workers(facts), *(f"note: {line}" for line in facts.advice))
+        (
+            head,
+            *lines,
+            *_render_control_process(facts),
+            *_render_silent_workers(facts),
+            *_render_troubled_workers(facts),
+            *(_render_foreign_worker(each) for each in facts.foreign),
+            *(f"note: {line}" for line in facts.advice),
+        )
     )
+
+
+def _render_control_process(facts: Status) -> Iterator[str]:
+    control = facts.control_process
+    if control is not None and control.state == "silent":
+        missing = " and ".join(control.missing)
+        yield f"control process: silent, nothing listens on {missing}; {control.restart}"
+    elif control is not None and control.state == "outdated":
+        yield f"control process: outdated, it was started before config.yml was changed; {control.restart}"
+
+
+_WORDS: Final[dict[str, str]] = {
+    "outdated": "outdated, started before config.yml was changed",
+    "connecting": "connecting to the control process",
+    "cut-off": "cut off from the control process",
+    "not-the-node": "not the node, a program of another user",
+}
+"""Of the states of a worker that listens and is not as it should be."""
+
+
+def _render_troubled_workers(facts: Status) -> Iterator[str]:
+    """A line for each machine and state; on the control node also for machines that are not connected."""
+    for machine in facts.machines:
+        health = machine.workers
+        if health is None:
+            continue
+        for state, words in _WORDS.items():
+            found = [each for each in health.troubled if each.state == state]
+            if found:
+                cores = tuple(each.core for each in found)
+                more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+                cure = "" if state == "connecting" else f"; {found[0].restart}{more}"
+                yield f"{words}: core{'s' * (len(cores) > 1)} {format_port_ranges(cores)}{cure}"
+        answering = len(machine.ports) - len(health.silent)
+        if health.connected is not None and health.connected < answering:
+            yield (
+                f"not connected: {answering - health.connected} of {machine.name}'s workers answer, and are"
+                f" not connected to the control process; on {machine.name}: qmesh check"
+            )
+
+
+def _render_foreign_worker(each: ForeignStatus) -> str:
+    whose = "a core of no machine" if each.core is None else f"core {each.core}, which is {each.owner}'s"
+    return f"foreign: {each.program or 'a program'} (process {each.process}) runs {whose}; {each.stop}"
 
 
 def _render_silent_workers(facts: Status) -> Iterator[str]:

@@ -97,22 +97,12 @@ def find_listeners(ports: Iterable[int]) -> tuple[Listener, ...]:
         and each.port in wanted
         and not ipaddress.ip_address(each.local).is_loopback
     ]
-    owners = _find_owners({each.inode for each in mine}) if mine else {}
+    owners = processes.find_socket_owners({each.inode for each in mine}) if mine else {}
     return tuple(sorted(_build_listener(each, owners.get(each.inode, 0)) for each in mine))
 
 
 def _build_listener(found: Socket, owner: int) -> Listener:
     return Listener(found.protocol, found.local, found.port, processes.read_process_name(owner), owner)
-
-
-def _find_owners(inodes: set[str]) -> dict[str, int]:
-    """Processes by the sockets that they have."""
-    wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    found: dict[str, int] = {}
-    for process, descriptor in processes.list_descriptors():
-        with contextlib.suppress(OSError, KeyError):
-            found[wanted[str(descriptor.readlink())]] = process
-    return found
 
 
 def is_udp_port_used(port: int) -> bool:

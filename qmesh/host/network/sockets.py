@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ UNCONNECTED: Final = "07"
 class Socket(msgspec.Struct, frozen=True):
     """One socket. Addresses in their shortest form, IPv4 as such also on a socket of IPv6.
 
-    protocol: `tcp` or `udp`. inode: what a process's descriptor of it names.
+    protocol: `tcp` or `udp`. user: the number of who made it. inode: what a process's descriptor of it names.
     """
 
     protocol: str
@@ -33,6 +34,7 @@ class Socket(msgspec.Struct, frozen=True):
     remote: str
     remote_port: int
     inode: str
+    user: int = 0
 
 
 def list_sockets(protocol: str) -> Iterator[Socket]:
@@ -45,6 +47,29 @@ def parse_sockets(protocol: str, octets: bytes) -> Iterator[Socket]:
     """The sockets of a list of the kernel. Raises KernelRefused."""
     for line in octets.decode("ascii", "replace").splitlines()[1:]:
         yield _parse_socket(protocol, line)
+
+
+def select_sockets(protocol: str, is_wanted: Callable[[str, int, int], bool]) -> Iterator[Socket]:
+    """The sockets of `tcp` or `udp` that are wanted, of both families, out of many.
+
+    is_wanted: by its state, its port, and the port of its other end; most are left out by these alone.
+    Raises KernelRefused.
+    """
+    for name in (protocol, f"{protocol}6"):
+        with contextlib.suppress(FileNotFoundError), Path("/proc/net", name).open("rb") as lines:
+            for line in itertools.islice(lines, 1, None):
+                text = line.decode("ascii", "replace")
+                if is_wanted(*_parse_outline(text)):
+                    yield _parse_socket(protocol, text)
+
+
+def _parse_outline(line: str) -> tuple[str, int, int]:
+    """State and both ports of a line of the kernel's list. Raises KernelRefused."""
+    try:
+        _, local, remote, state, _ = line.split(maxsplit=4)
+        return state, int(local[-4:], 16), int(remote[-4:], 16)
+    except ValueError:
+        raise _unreadable_error() from None
 
 
 def find_listening_sockets(port: int) -> Iterator[Socket]:
@@ -66,13 +91,17 @@ def find_listening_sockets(port: int) -> Iterator[Socket]:
 def _parse_socket(protocol: str, line: str) -> Socket:
     """A line of the kernel's list. Raises KernelRefused."""
     try:
-        _, local, remote, state, *_, inode = line.split(maxsplit=10)[:10]
-        return Socket(protocol, state, *_parse_address(local), *_parse_address(remote), inode)
+        _, local, remote, state, *_, user, _, inode = line.split(maxsplit=10)[:10]
+        return Socket(protocol, state, *_parse_address(local), *_parse_address(remote), inode, user=int(user))
     except ValueError:
-        raise KernelRefused(
-            "the kernel's list of sockets is not understood",
-            hint="please report it, with the output of `ss -anp` and `uname -r`",
-        ) from None
+        raise _unreadable_error() from None
+
+
+def _unreadable_error() -> KernelRefused:
+    return KernelRefused(
+        "the kernel's list of sockets is not understood",
+        hint="please report it, with the output of `ss -anp` and `uname -r`",
+    )
 
 
 def wildcard_addresses(address: str) -> frozenset[str]:
@@ -87,7 +116,13 @@ def render_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> st
 
 
 def _parse_address(text: str) -> tuple[str, int]:
-    """Address and port. The address is in words of four octets, each in the machine's own order."""
+    """Address and port."""
     address, _, port = text.partition(":")
-    octets = b"".join(bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8))
-    return render_address(ipaddress.ip_address(octets)), int(port, 16)
+    return _decode_address(address), int(port, 16)
+
+
+@functools.lru_cache(maxsize=1024)
+def _decode_address(text: str) -> str:
+    """An address, which is in words of four octets, each in the machine's own order. Few are in use."""
+    octets = b"".join(bytes.fromhex(text[at : at + 8])[::-1] for at in range(0, len(text), 8))
+    return render_address(ipaddress.ip_address(octets))

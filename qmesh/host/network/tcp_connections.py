@@ -23,6 +23,7 @@ from qmesh.host.network.netlink_messages import ACK, DUMP, HEADER, build_request
 from qmesh.host.network.routes import list_own_addresses
 from qmesh.host.network.sockets import render_address
 from qmesh.mesh.guard import can_reach_workers
+from qmesh.mesh.node_processes.observed import Connection
 from qmesh.mesh.state import Guard
 
 log = logging.getLogger("qmesh")
@@ -76,6 +77,16 @@ def close_connections_from(addresses: Collection[str]) -> None:
     if addresses:
         with _log_refusals():
             _close_matching(_list_flows(), lambda flow: flow.remote in addresses)
+
+
+def close_connections(found: Collection[Connection]) -> None:
+    """Cut these connections, as far as the kernel can."""
+    ends = {(each.address, each.port, each.remote, each.remote_port) for each in found}
+    if ends:
+        with _log_refusals():
+            _close_matching(
+                _list_flows(), lambda flow: (flow.local, flow.port, flow.remote, flow.remote_port) in ends
+            )
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ from qmesh.host.state.documents import (
 )
 from qmesh.host.system import agent_health, agent_notify, log_file, processes
 from qmesh.mesh.guard import parse_load_script
+from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.protocol.handover import HandoverData, decode_handover_data
 from qmesh.mesh.rollback import RollbackRecord
@@ -90,6 +91,7 @@ class State:
         self.successor_key = Document(directory / "successor.json", SuccessorKey)
         self.rollback_record = Document(directory / "undo.json", RollbackRecord)
         self.due_restarts = Document(directory / "due.json", DueRestarts)
+        self.process_record = Document(directory / "processes.json", ProcessRecord)
 
     def create_directory(self) -> None:
         """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""
@@ -241,6 +243,7 @@ class State:
             self.sent_request.path,
             self.rollback_record.path,
             self.due_restarts.path,
+            self.process_record.path,
             self._next_key_file,
             self.key_rotation.path,
             *(() if keep_private_key else (self.private_key_file,)),

@@ -6,12 +6,13 @@ import contextlib
 import fcntl
 import math
 import os
+import re
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,6 +128,50 @@ def list_descriptors() -> Iterator[tuple[int, Path]]:
         with contextlib.suppress(OSError):  # it ended, or is another user's
             for descriptor in (process / "fd").iterdir():
                 yield int(process.name), descriptor
+
+
+def find_socket_owners(inodes: Collection[str]) -> dict[str, int]:
+    """Processes by the sockets that they have, as far as the kernel shows them; quick also where many run.
+
+    Nothing is read of a process but the names of what it has open, which none can make wait.
+    """
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[str, int] = {}
+    for name in filter(str.isdecimal, os.listdir("/proc") if wanted else ()):  # noqa: PTH208 - twice as quick
+        try:
+            directory = os.open(f"/proc/{name}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # it ended, or is another user's
+            continue
+        try:
+            for inode in _list_sockets(directory, wanted):
+                found[inode] = int(name)
+        finally:
+            os.close(directory)
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def _list_sockets(directory: int, wanted: Mapping[str, str]) -> Iterator[str]:
+    """Those of the wanted sockets that a process has, by the open folder of its descriptors."""
+    with contextlib.suppress(OSError):  # it ended meanwhile
+        for descriptor in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                inode = wanted.get(os.readlink(descriptor, dir_fd=directory))
+                if inode is not None:
+                    yield inode
+
+
+def read_unit(number: int) -> str:
+    """The systemd service that a process runs in, by its control group; empty where it is in none.
+
+    Source: cgroups(7), proc(5).
+    """
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{number}/cgroup").read_text("ascii", "replace")
+        found = re.search(r"^[0-9]+:(?:name=systemd)?:/.*?([\w.@:\\-]+\.service)$", text, re.MULTILINE)
+        return "" if found is None else found[1]
+    return ""
 
 
 def read_process_name(number: int) -> str:

@@ -7,6 +7,7 @@ guard         the guard, and what weakens it
 listeners     workers that listen where they should not, or do not
 tunnel        the tunnel and its peers
 config        the node's config.yml
+processes     the node's processes: outdated, cut off, silent, or of another machine's core
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ from qmesh.mesh.audit.maintenance import (
     membership_findings,
     service_findings,
 )
+from qmesh.mesh.audit.processes import (
+    foreign_worker_findings,
+    own_process_findings,
+    process_findings,
+)
 from qmesh.mesh.audit.surroundings import (
     AgentStatus,
     AgentTrouble,
@@ -40,6 +46,7 @@ from qmesh.mesh.audit.surroundings import (
     ConfigFile,
     FlushingUnit,
     KeyFile,
+    NodeReport,
     SecretFile,
     SilentWorkers,
 )
@@ -56,18 +63,22 @@ __all__ = [
     "Finding",
     "FlushingUnit",
     "KeyFile",
+    "NodeReport",
     "Part",
     "SecretFile",
     "SilentWorkers",
     "failed_check_finding",
+    "foreign_worker_findings",
     "list_audit_parts",
     "list_findings",
+    "own_process_findings",
 ]
 
 
 Part: TypeAlias = Literal[
     "keys", "guard", "other firewalls", "units that flush", "ports", "sysctls", "listeners", "tunnel",
-    "agent", "membership service", "unconfirmed changes", "config.yml", "workers", "membership",
+    "agent", "membership service", "unconfirmed changes", "config.yml", "workers", "node processes",
+    "membership",
 ]  # fmt: skip
 """What an audit is made of, by what it is about."""
 Look: TypeAlias = Callable[[], Iterable[Finding]]
@@ -87,6 +98,7 @@ def list_audit_parts(
             ("keys", lambda: key_findings(around)),
             *guard,
             ("agent", lambda: agent_findings(around)),
+            ("node processes", lambda: foreign_worker_findings(around.node)),
         )
     return (
         ("keys", lambda: key_findings(around)),
@@ -105,6 +117,7 @@ def list_audit_parts(
         ("unconfirmed changes", lambda: change_findings(around)),
         ("config.yml", lambda: config_findings(desired, around)),
         ("workers", lambda: silent_worker_findings(around)),
+        ("node processes", lambda: process_findings(around)),
     )
 
 

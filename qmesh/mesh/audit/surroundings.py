@@ -8,6 +8,8 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.foreign.obstacles import Obstacle
+from qmesh.mesh.node_processes.control import ControlProcess
+from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import Setting
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
@@ -68,6 +70,22 @@ class SilentWorkers(msgspec.Struct, frozen=True):
     address: str
     cores: tuple[int, ...]
     are_all: bool
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The node's processes on this machine.
+
+    name, control_node: this machine, and the control node. directory: of config.yml, where it is known.
+    workers: by core, of this machine. control: None where it should not run, or cannot be known.
+    foreign: workers whose cores are not this machine's.
+    """
+
+    name: str
+    control_node: str
+    directory: str | None = None
+    workers: tuple[WorkerProcess, ...] = ()
+    control: ControlProcess | None = None
+    foreign: tuple[ForeignWorker, ...] = ()
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
@@ -133,6 +151,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     held: whether the guard's second table is there, which no flush removes.
     host: how it runs the node's processes.
     silent: workers that do not answer, as far as this machine can tell.
+    node: the node's processes on this machine; None where they were not looked at.
     black_hole: on the path to the control node, where there is one.
     collision: a network that this machine has another use for, and that overlaps with the tunnel's.
     change: of `apply --confirm`, that waits to be confirmed, or that was not.
@@ -160,6 +179,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     settings: tuple[Setting, ...] = ()
     host: NodeHost = NodeHost(has_units=False)
     silent: tuple[SilentWorkers, ...] = ()
+    node: NodeReport | None = None
     black_hole: BlackHole | None = None
     collision: str | None = None
     ephemeral: tuple[int, int] | None = None

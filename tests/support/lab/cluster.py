@@ -154,7 +154,7 @@ def what_is_there(machine: Machine) -> dict[str, str]:
     """
     asked = {
         "state": f"cd {STATE} && find . -type f ! -name '*.lock' ! -name agent.log"
-        " ! -name 'mesh.db-*' ! -name 'reserve.*' ! -name paths.json | sort",
+        " ! -name 'mesh.db-*' ! -name 'reserve.*' ! -name paths.json ! -name processes.json | sort",
         "links": "ip -o link | cut -d: -f2",
         "reserved": "cat /proc/sys/net/ipv4/ip_local_reserved_ports",
         "files": f"find /root /etc/systemd/system /run /tmp -path '{CHECKOUT}' -prune"

@@ -59,6 +59,7 @@ from qmesh.mesh import endpoints, guard, imports, mtu, nodeconfig, rollback, val
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.node_keys import key_store
+from qmesh.mesh.node_processes import readings, record
 from qmesh.mesh.protocol import (
     aead,
     armor,
@@ -403,6 +404,22 @@ HEALTH: Final = agent_health.Health(
     restarts=(agent_health.Restart(part="p", reason="r", times=2, last=1.0),),
 )
 
+_READING: Final = readings.Reading("0" * 32, 7.5)
+PROCESSES: Final = record.ProcessRecord(
+    boot="f00d",
+    readings=readings.ReadingRecord(
+        boot="f00d",
+        looked_s=12.5,
+        stamp=(5, NOW * 10**9, 700),
+        profile="2.1-rust",
+        facts=readings.ConfigFacts(is_managed=True, is_private=True, control_ports=(("udp", 8336),)),
+        control=_READING,
+        cores={4: _READING, 5: _READING},
+    ),
+    absent={4: record.Absence(77, 9.5)},
+    called=record.CalledWorkers(76, 3.5, 4.5, (1, 4)),
+)
+
 _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
     ("machine.json", State.find_settings, SETTINGS),
     (
@@ -426,6 +443,7 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
         node_restarts.DueRestarts(restart=(1, 2), stop=(9,), control=True),
     ),
     ("undo.json", lambda state: state.rollback_record.read(), UNDOING),
+    ("processes.json", lambda state: state.process_record.read(), PROCESSES),
 )
 
 

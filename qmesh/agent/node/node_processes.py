@@ -1,0 +1,182 @@
+"""The node's processes on this machine: looked at for `status`, `check` and the agent."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import msgspec
+
+from qmesh.agent.local import Local
+from qmesh.agent.node import node_config
+from qmesh.errors import QmeshError, StateUnreadable
+from qmesh.host import config_directory
+from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
+from qmesh.host.state.directory import State
+from qmesh.host.system import boot_clock
+from qmesh.mesh.audit import NodeReport
+from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.node_processes.control import judge_control
+from qmesh.mesh.node_processes.expected import ExpectedNode, build_expected_node, list_control_ports
+from qmesh.mesh.node_processes.observed import NodeSockets
+from qmesh.mesh.node_processes.readings import (
+    ConfigFacts,
+    ReadingRecord,
+    Stamp,
+    digest_config,
+    is_current,
+    update_readings,
+)
+from qmesh.mesh.node_processes.record import ProcessRecord
+from qmesh.mesh.node_processes.workers import find_foreign_workers, judge_workers
+from qmesh.mesh.nodeconfig import parse_config
+from qmesh.mesh.rollback import BootTimestamp
+from qmesh.mesh.systemd.node_restarts import is_managed_by_qmesh
+from qmesh.mesh.values import CONTROL_PORTS, STREAM_PORT
+
+_PRIVATE = 0o077
+
+
+class NodeLook(msgspec.Struct, frozen=True, kw_only=True):
+    """The node on this machine at one moment.
+
+    readings: None where its config.yml is not known, or not read.
+    stream_peers: how many connections each tunnel address has to the control process here.
+    """
+
+    now: BootTimestamp
+    expected: ExpectedNode
+    seen: NodeSockets
+    readings: ReadingRecord | None
+    report: NodeReport
+    stream_peers: dict[str, int]
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the node's file has a list that qmesh wrote: before that, no process should run."""
+        return self.readings is not None and self.readings.facts.is_managed
+
+
+def read_record(state: State) -> ProcessRecord | None:
+    """What the agent has seen before; None where that is nothing, or damaged: it is only a note."""
+    try:
+        return state.process_record.read()
+    except StateUnreadable:
+        return None
+
+
+def read_readings(here: Local, record: ProcessRecord | None) -> ReadingRecord | None:
+    """What the node's processes read of config.yml, and since when.
+
+    The file is read only where it is another than before. None where there is none.
+    Raises QmeshError where it cannot be read, or does not load.
+    """
+    directory = here.settings.node_directory
+    stamp = None if directory is None else config_directory.read_stamp(directory, node_config.FILE_NAME)
+    if directory is None or stamp is None:
+        return None
+    current = _find_current(here, record, stamp)
+    if current is not None:
+        return current
+    file = node_config.read(directory)
+    return None if file.text is None else build_readings(here, record, stamp, file.text, file.mode)
+
+
+def build_readings(
+    here: Local, record: ProcessRecord | None, stamp: Stamp, text: str, mode: int | None
+) -> ReadingRecord:
+    """The same for a file that was read already. Raises BadInput where it does not load.
+
+    stamp: the file's, from before it was read.
+    """
+    current = _find_current(here, record, stamp)
+    if current is not None:
+        return current
+    profile, config = here.inventory.node, parse_config(text)
+    return update_readings(
+        None if record is None else record.readings,
+        digest_config(config, profile, here.inventory.core_numbers(here.settings.name)),
+        profile=profile,
+        facts=ConfigFacts(
+            is_managed=is_managed_by_qmesh(config, here.inventory),
+            is_private=mode is not None and not mode & _PRIVATE,
+            control_ports=list_control_ports(config, profile),
+        ),
+        stamp=stamp,
+        now=boot_clock.now(),
+        wall_s=time.time(),
+    )
+
+
+def _find_current(here: Local, record: ProcessRecord | None, stamp: Stamp) -> ReadingRecord | None:
+    """What is remembered, where it is of the file as it is and of this start of the machine."""
+    before = None if record is None else record.readings
+    cores = here.inventory.core_numbers(here.settings.name)
+    is_so = before is not None and before.boot == boot_clock.now().boot
+    return (
+        before
+        if is_so and before is not None and is_current(before, stamp, here.inventory.node, cores)
+        else None
+    )
+
+
+def look_at_node(
+    state: State,
+    here: Local,
+    *,
+    record: ProcessRecord | None,
+    readings: ReadingRecord | None,
+    observer: SocketObserver | None = None,
+) -> NodeLook:
+    """Look at the sockets of the node's processes, and judge them. Raises MachineRefused."""
+    now, settings = boot_clock.now(), here.settings
+    directory = settings.node_directory
+    is_private = readings is not None and readings.facts.is_private and directory is not None
+    expected = build_expected_node(
+        here.inventory,
+        settings.name,
+        closed_ports=state.list_closed_ports(),
+        readers={0, directory.owner or 0} if is_private and directory is not None else None,
+        removed=settings.removed,
+    )
+    ports = () if readings is None or not expected.is_control else readings.facts.control_ports
+    seen = (observer or SocketObserver()).observe_sockets(_list_socket_ports(here, expected, ports))
+    timed = None if record is None or not record.is_of(now) else record
+    report = NodeReport(
+        name=settings.name,
+        control_node=here.inventory.control,
+        directory=None if directory is None else str(directory.path),
+        workers=judge_workers(expected, seen, readings, {} if timed is None else timed.absent, now.at_s),
+        control=judge_control(ports, seen, readings) if not settings.removed else None,
+        foreign=find_foreign_workers(expected, seen),
+    )
+    peers = Counter(each.remote for each in seen.connections if each.port == STREAM_PORT)
+    return NodeLook(
+        now=now, expected=expected, seen=seen, readings=readings, report=report, stream_peers=dict(peers)
+    )
+
+
+def _list_socket_ports(
+    here: Local, expected: ExpectedNode, control_ports: tuple[tuple[str, int], ...]
+) -> SocketPorts:
+    workers = {worker.port for worker in list_workers(here.inventory)}
+    stream = {STREAM_PORT}.intersection(CONTROL_PORTS[expected.profile])
+    told = {
+        protocol: {port for each, port in control_ports if each == protocol} for protocol in ("tcp", "udp")
+    }
+    return SocketPorts(
+        tcp=frozenset(workers | expected.closed | stream | told["tcp"]),
+        udp=frozenset(told["udp"]),
+        at=frozenset(workers | expected.closed | stream),
+        to=frozenset(stream | (workers if expected.is_control else set())),
+    )
+
+
+def look_for_command(state: State, here: Local) -> tuple[NodeLook, ProcessRecord | None]:
+    """Look once, for a command, with what the agent remembers; and that."""
+    record = read_record(state)
+    try:
+        readings = read_readings(here, record)
+    except QmeshError:  # which is a finding of config.yml
+        readings = None
+    return look_at_node(state, here, record=record, readings=readings), record

@@ -1,0 +1,132 @@
+"""The agent's watch of the node's processes on its machine: it remembers, cuts off, and says what lasts.
+
+A process that a user runs can make none of this wait: only the kernel is asked, and a user's config.yml is
+read as `config_directory` reads, with a limit of time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from qmesh.agent.local import Local
+from qmesh.agent.node.node_host import find_node_host
+from qmesh.agent.node.node_processes import NodeLook, look_at_node, read_readings, read_record
+from qmesh.errors import QmeshError
+from qmesh.host.network import tcp_connections
+from qmesh.host.network.node_sockets import SocketObserver
+from qmesh.host.state.directory import State
+from qmesh.host.system import boot_clock
+from qmesh.mesh.audit import foreign_worker_findings, own_process_findings
+from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.node_processes.control import list_called_cores
+from qmesh.mesh.node_processes.readings import ReadingRecord
+from qmesh.mesh.node_processes.record import ProcessRecord, update_absences, update_calls
+from qmesh.mesh.node_processes.workers import list_foreign_connections
+
+log = logging.getLogger("qmesh")
+
+LOOK_S: Final = 4.0
+"""Seconds between two looks, at least."""
+REST: Final = 20
+"""Times of the processor time that a look took, until the next."""
+LASTS_S: Final = 15.0
+"""Seconds that something is wrong before it is said: processes that are being restarted are so for less."""
+
+
+class ProcessWatch:
+    """For the agent's loop: what is seen of the node's processes, from one look to the next."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._observer = SocketObserver()
+        self._record: ProcessRecord | None = None
+        self._written: ProcessRecord | None = None
+        self._look_at = 0.0
+        self._wrong: dict[str, float] = {}
+        self._told: set[str] = set()
+
+    def look(self, here: Local) -> None:
+        """Look, where it is time for that. Raises Busy, MachineRefused."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        begun = time.thread_time()
+        try:
+            self._look(here)
+        finally:
+            self._look_at = now + max(LOOK_S, REST * (time.thread_time() - begun))
+
+    def _look(self, here: Local) -> None:
+        if self._record is None:
+            self._record = self._written = read_record(self._state)
+        seen = look_at_node(
+            self._state,
+            here,
+            record=self._record,
+            readings=self._read_readings(here),
+            observer=self._observer,
+        )
+        self._cut_off_foreign_workers(seen)
+        self._say_what_lasts(here, seen)
+        self._remember(here, seen)
+
+    def _read_readings(self, here: Local) -> ReadingRecord | None:
+        """What the processes read; as it was where the file cannot be read, which its follower says."""
+        before = None if self._record is None else self._record.readings
+        try:
+            return read_readings(here, self._record)
+        except QmeshError:
+            return before if before is not None and before.boot == boot_clock.now().boot else None
+
+    def _remember(self, here: Local, seen: NodeLook) -> None:
+        """Keep what later looks and commands need; on the disk where it is something else than before."""
+        before = self._record
+        timed = before if before is not None and before.is_of(seen.now) else None
+        unconnected = {
+            each.core: each.process
+            for each in seen.report.workers
+            if each.state in {"connecting", "cut-off"} and each.process is not None
+        }
+        places = {(worker.address, worker.port): worker.core for worker in list_workers(here.inventory)}
+        control = seen.report.control
+        self._record = ProcessRecord(
+            boot=seen.now.boot,
+            readings=seen.readings,
+            absent=update_absences({} if timed is None else timed.absent, unconnected, seen.now.at_s),
+            called=update_calls(
+                None if timed is None else timed.called,
+                None if control is None else control.process,
+                list_called_cores(control, seen.seen, places),
+                seen.now.at_s,
+            ),
+        )
+        if self._record != self._written and (self._written or seen.readings or self._record.called):
+            with self._state.lock():
+                if self._state.has_settings():
+                    self._state.process_record.write(self._record)
+            self._written = self._record
+
+    def _cut_off_foreign_workers(self, seen: NodeLook) -> None:
+        """End the connections through the tunnel of workers whose cores are another machine's."""
+        foreign = seen.report.foreign
+        tcp_connections.close_connections(list_foreign_connections(seen.expected, seen.seen, foreign))
+        findings = {
+            f"{each.seen}: its connections through the tunnel are cut; {each.cure}"
+            for each in foreign_worker_findings(seen.report)
+        }
+        for line in sorted(findings - self._told):
+            log.warning("%s", line)
+        self._told = findings
+
+    def _say_what_lasts(self, here: Local, seen: NodeLook) -> None:
+        now = time.monotonic()
+        has_units = find_node_host(here.settings).has_units
+        findings = own_process_findings(seen.report, has_units=has_units) if seen.is_begun else ()
+        lines = [f"{each.subject}: {each.seen} (hint: {each.cure})" for each in findings]
+        self._wrong = {line: self._wrong.get(line, now + LASTS_S) for line in lines}
+        for line, due in self._wrong.items():
+            if due <= now:
+                log.warning("%s", line)
+                self._wrong[line] = float("inf")

@@ -1,0 +1,102 @@
+"""The sockets of the node's processes: the kernel's lists, and which process has which.
+
+Nothing is asked of a process or read of its memory, so that none can make a look wait or tell it lies.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from qmesh.host.network.sockets import ESTABLISHED, LISTENING, UNCONNECTED, Socket, select_sockets
+from qmesh.host.system import processes
+from qmesh.mesh.node_processes.observed import Connection, ListeningSocket, NodeProcess, NodeSockets
+from qmesh.mesh.printable import escape_line
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+class SocketPorts(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sockets to look at, by port: those of all others are left out.
+
+    tcp, udp: listening. at: this machine's end of a connection; to: the other end.
+    """
+
+    tcp: frozenset[int]
+    udp: frozenset[int] = frozenset()
+    at: frozenset[int] = frozenset()
+    to: frozenset[int] = frozenset()
+
+
+class SocketObserver:
+    """Looks at sockets. Whose a socket is, is looked for once, among all of the machine's processes."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, NodeProcess | None] = {}
+
+    def observe_sockets(self, wanted: SocketPorts) -> NodeSockets:
+        """The sockets at these ports, with their processes. Raises KernelRefused."""
+        found = [*_select_tcp(wanted), *_select_udp(wanted)]
+        owners = self._owners = self._find_owners(each.inode for each in found)
+        listening = [
+            ListeningSocket(
+                "udp" if each.protocol == "udp" else "tcp",
+                each.local,
+                each.port,
+                each.user,
+                owners[each.inode],
+            )
+            for each in found
+            if each.state != ESTABLISHED
+        ]
+        connections = [
+            Connection(each.local, each.port, each.remote, each.remote_port, _number(owners[each.inode]))
+            for each in found
+            if each.state == ESTABLISHED
+        ]
+        return NodeSockets(tuple(listening), tuple(connections))
+
+    def _find_owners(self, inodes: Iterable[str]) -> dict[str, NodeProcess | None]:
+        gone = {number for number in map(_number, self._owners.values()) if not _is_there(number)}
+        before = {inode: each for inode, each in self._owners.items() if _number(each) not in gone}
+        known = {inode: before.get(inode) for inode in inodes}
+        numbers = processes.find_socket_owners(known.keys() - before.keys())
+        begun = {number: read_process(number) for number in set(numbers.values())}
+        return {**known, **{inode: begun[number] for inode, number in numbers.items()}}
+
+
+def read_process(number: int) -> NodeProcess | None:
+    """A process as the kernel knows it; None where there is none any more. Raises MachineRefused."""
+    found = processes.read_stat(number)
+    if found is None:
+        return None
+    name = escape_line(processes.read_process_name(number))
+    return NodeProcess(number, name, found.started / _TICKS, processes.read_unit(number))
+
+
+def _select_tcp(wanted: SocketPorts) -> Iterable[Socket]:
+    def is_wanted(state: str, port: int, remote_port: int) -> bool:
+        if state == LISTENING:
+            return port in wanted.tcp
+        return state == ESTABLISHED and (port in wanted.at or remote_port in wanted.to)
+
+    return select_sockets("tcp", is_wanted)
+
+
+def _select_udp(wanted: SocketPorts) -> Iterable[Socket]:
+    if not wanted.udp:
+        return ()
+    return select_sockets("udp", lambda state, port, _: state == UNCONNECTED and port in wanted.udp)
+
+
+def _is_there(number: int) -> bool:
+    """Whether a process is there still; 0 is one that is not shown here."""
+    return number == 0 or Path(f"/proc/{number}").exists()
+
+
+def _number(process: NodeProcess | None) -> int:
+    return 0 if process is None else process.number

@@ -1,0 +1,72 @@
+"""The state of the control process, and which workers it has called."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from qmesh.mesh.node_processes.observed import NodeProcess, NodeSockets, Protocol, is_loopback
+from qmesh.mesh.node_processes.readings import ReadingRecord, is_outdated
+from qmesh.mesh.node_processes.record import CalledWorkers
+
+ControlState: TypeAlias = Literal["alive", "silent", "outdated"]
+CALLED_S: Final = 60.0
+"""Seconds that a control process is watched before it is said that it has not called a worker."""
+
+
+class ControlProcess(msgspec.Struct, frozen=True):
+    """The control process as it is.
+
+    missing: the sockets that it should have and that are not there, such as `8336/udp`.
+    process: None where none runs, or it is not known which it is.
+    """
+
+    state: ControlState
+    missing: tuple[str, ...] = ()
+    process: NodeProcess | None = None
+
+
+def judge_control(
+    ports: Collection[tuple[Protocol, int]], seen: NodeSockets, readings: ReadingRecord | None
+) -> ControlProcess | None:
+    """The state of the control process; None where it cannot be known.
+
+    ports: as of `list_control_ports`. readings: as of this machine's present start.
+    """
+    if not ports:
+        return None
+    found = {
+        (each.protocol, each.port): each.process for each in seen.listening if not is_loopback(each.address)
+    }
+    missing = tuple(f"{port}/{protocol}" for protocol, port in ports if (protocol, port) not in found)
+    processes = [process for place in ports if (process := found.get(place)) is not None]
+    process = processes[-1] if processes else None
+    if missing:
+        return ControlProcess("silent", missing, process)
+    if process is not None and is_outdated(process.started_s, None if readings is None else readings.control):
+        return ControlProcess("outdated", (), process)
+    return ControlProcess("alive", (), process)
+
+
+def list_called_cores(
+    control: ControlProcess | None, seen: NodeSockets, places: Mapping[tuple[str, int], int]
+) -> frozenset[int]:
+    """The cores whose workers the control process is connected to. places: cores by address and port."""
+    if control is None or control.process is None:
+        return frozenset()
+    number = control.process.number
+    called = (
+        places.get((each.remote, each.remote_port)) for each in seen.connections if each.process == number
+    )
+    return frozenset(core for core in called if core is not None)
+
+
+def list_uncalled_cores(
+    called: CalledWorkers | None, cores: Collection[int], now_s: float
+) -> tuple[int, ...]:
+    """The cores whose workers the control process has not called since it was started, once that is clear."""
+    if called is None or now_s - called.since_s < CALLED_S:
+        return ()
+    return tuple(sorted(set(cores).difference(called.cores)))

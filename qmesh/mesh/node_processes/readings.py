@@ -1,0 +1,153 @@
+"""What each of the node's processes reads of config.yml, and when that changed last.
+
+A process reads its config when it starts. Whether it runs with what stands there now is so a question of
+two times: when it was started, which the kernel knows, and when what it reads was changed. The file's own
+times do not tell: they change with every byte of the file, and its owner may set one of them. So what each
+process reads is kept as a digest, with the time at which that became another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Annotated, Final
+
+import msgspec
+
+from qmesh.mesh.node_processes.expected import P2P_KEY
+from qmesh.mesh.node_processes.observed import Protocol
+from qmesh.mesh.nodeconfig import Key, ParsedConfig, parse_config, profile_facts, read_settings
+from qmesh.mesh.rollback import BootTimestamp
+from qmesh.mesh.values import CoreNumber, Port, Profile
+
+SLACK_S: Final = 0.1
+"""Seconds by which the kernel's times of files and of processes may be apart: each counts in ticks."""
+
+_MASTER_PROXY: Final = Key("engine", "enableMasterProxy")
+Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+Stamp = tuple[int, int, int]
+"""Inode, time of the last change in nanoseconds, and bytes of a file."""
+
+
+class ConfigFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a config.yml tells of the node's processes at large.
+
+    is_managed: whether its worker list is one that qmesh wrote: before that, no process should run.
+    is_private: whether only its owner can read it.
+    control_ports: as of `list_control_ports`.
+    """
+
+    is_managed: bool
+    is_private: bool
+    control_ports: tuple[tuple[Protocol, Port], ...]
+
+
+class ConfigDigests(msgspec.Struct, frozen=True):
+    """Of what each process reads: the control process, and the workers by core."""
+
+    control: str
+    cores: dict[int, str]
+
+
+class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one process reads.
+
+    changed_s: when that changed last, in seconds from the machine's start on; 0 where that was before.
+    """
+
+    digest: Digest
+    changed_s: float
+
+
+class ReadingRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all processes of a machine read, as it was seen last.
+
+    boot: the machine's start that the times are of. looked_s: when it was looked at.
+    stamp: of the config.yml that was read; as long as that is the file's, nothing has changed.
+    cores: by core, of this machine's workers.
+    """
+
+    boot: str
+    looked_s: float
+    stamp: Stamp
+    profile: Profile
+    facts: ConfigFacts
+    control: Reading
+    cores: dict[CoreNumber, Reading]
+
+
+def digest_config(
+    config: str | ParsedConfig, profile: Profile, cores: Iterable[int], *, more: str = ""
+) -> ConfigDigests:
+    """Digests of what each process reads of a config.
+
+    cores: of this machine. more: what every process reads besides, such as digests of the node's keys.
+    Raises BadInput when the text does not load, or has something else where a list should stand.
+    """
+    known = profile_facts(profile)
+    single = [
+        key
+        for key in (known.stream_key, _MASTER_PROXY, known.base_port_key, known.p2p_base_port_key)
+        if key is not None
+    ]
+    own = [P2P_KEY, *(() if known.grpc_key is None else (known.grpc_key,))]
+    keys = [*((key, True) for key in known.lists), *((key, False) for key in (*single, *own))]
+    values = read_settings(parse_config(config), keys)
+    lists = values[: len(known.lists)]
+    shared = (profile, more, values[len(lists) : len(lists) + len(single)])
+    return ConfigDigests(
+        control=_digest((values, more, profile)),
+        cores={core: _digest((shared, [(each or ())[core - 1 : core] for each in lists])) for core in cores},
+    )
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(ascii(value).encode("ascii"), digest_size=16).hexdigest()
+
+
+def is_current(record: ReadingRecord, stamp: Stamp, profile: Profile, cores: Iterable[int]) -> bool:
+    """Whether a record is of the file with that stamp, so that the file need not be read again."""
+    return (record.stamp, record.profile) == (stamp, profile) and set(record.cores) == set(cores)
+
+
+def update_readings(
+    before: ReadingRecord | None,
+    digests: ConfigDigests,
+    *,
+    profile: Profile,
+    facts: ConfigFacts,
+    stamp: Stamp,
+    now: BootTimestamp,
+    wall_s: float,
+) -> ReadingRecord:
+    """The record after a look at the file.
+
+    wall_s: this moment as Unix time. When a change was made is told by the file's own time of change, which
+    only the kernel sets, where that lies between the last look and this one; else it was made just now.
+    """
+    made_s = min(now.at_s, max(0.0, now.at_s - (wall_s - stamp[1] / 1e9)))
+    same_boot = before is not None and before.boot == now.boot
+
+    def follow(old: Reading | None, digest: str) -> Reading:
+        if before is None or old is None:
+            return Reading(digest, made_s)
+        if old.digest == digest:
+            return old if same_boot else Reading(digest, 0.0)
+        is_plausible = not same_boot or made_s >= before.looked_s - SLACK_S
+        return Reading(digest, made_s if is_plausible else now.at_s)
+
+    old = {} if before is None else before.cores
+    return ReadingRecord(
+        boot=now.boot,
+        looked_s=now.at_s,
+        stamp=stamp,
+        profile=profile,
+        facts=facts,
+        control=follow(None if before is None else before.control, digests.control),
+        cores={core: follow(old.get(core), digest) for core, digest in digests.cores.items()},
+    )
+
+
+def is_outdated(started_s: float, reading: Reading | None) -> bool:
+    """Whether a process was started before the last change of what it reads."""
+    return reading is not None and started_s < reading.changed_s - SLACK_S

@@ -1,0 +1,66 @@
+"""How to restart or stop the node's processes that were seen, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qmesh.mesh.node_processes.observed import NodeProcess
+from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
+from qmesh.mesh.systemd.instructions import (
+    NodeHost,
+    describe_control_action,
+    describe_workers_action,
+    format_core_ranges,
+)
+from qmesh.mesh.systemd.units import CONTROL_PROCESS, worker_unit_name
+
+
+def describe_process(process: NodeProcess | None) -> str:
+    """A process in words: `node (process 812)`."""
+    return "a program" if process is None else f"{process.program or 'a program'} (process {process.number})"
+
+
+def describe_cores(cores: Sequence[int]) -> str:
+    """Cores in words: `core 4`, `cores 4-7`."""
+    return f"core{'s' * (len(cores) > 1)} {format_core_ranges(cores)}"
+
+
+def describe_worker_restart(workers: Sequence[WorkerProcess], *, are_all: bool, directory: str | None) -> str:
+    """How to restart these workers: by systemd only where it runs each of them.
+
+    are_all: whether they are all of this machine. directory: of config.yml.
+    """
+    cores = tuple(each.core for each in workers)
+    in_units = all(
+        each.process is not None and each.process.unit == worker_unit_name(each.core) for each in workers
+    )
+    host = NodeHost(has_units=in_units, directory=directory)
+    restart = describe_workers_action("restart", cores, host, are_all=are_all)
+    processes = tuple(dict.fromkeys(each.process for each in workers if each.process is not None))
+    return restart if in_units or not processes else f"{restart}; now {_describe_processes(processes)}"
+
+
+def describe_control_restart(process: NodeProcess | None, *, directory: str | None, has_units: bool) -> str:
+    """How to restart the control process, or start it where none runs.
+
+    has_units: whether this machine has qmesh's units, by which it is started.
+    """
+    if process is None:
+        return describe_control_action("start", NodeHost(has_units=has_units, directory=directory))
+    in_unit = process.unit == CONTROL_PROCESS
+    restart = describe_control_action("restart", NodeHost(has_units=in_unit, directory=directory))
+    return restart if in_unit else f"{restart}; now {_describe_processes((process,))}"
+
+
+def describe_stop(foreign: ForeignWorker) -> str:
+    """How to stop a worker whose core is another machine's."""
+    process = foreign.process
+    if process is not None and foreign.core is not None and process.unit == worker_unit_name(foreign.core):
+        return describe_workers_action("stop", (foreign.core,), NodeHost(has_units=True))
+    return f"stop {describe_process(process)}, which listens on {foreign.address} port {foreign.port}"
+
+
+def _describe_processes(processes: Sequence[NodeProcess]) -> str:
+    more = f" and {len(processes) - 1} more" if len(processes) > 1 else ""
+    unit = f" in {processes[0].unit}" if processes[0].unit else ""
+    return f"{describe_process(processes[0])}{unit}{more}"

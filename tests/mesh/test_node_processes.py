@@ -1,0 +1,512 @@
+"""What is wrong with the node's processes: sockets and times in, states and findings out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from qmesh.errors import BadInput
+from qmesh.mesh.audit.processes import foreign_worker_findings, own_process_findings
+from qmesh.mesh.audit.surroundings import NodeReport
+from qmesh.mesh.changes import pause_machine
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.node_processes.control import (
+    CALLED_S,
+    ControlProcess,
+    judge_control,
+    list_called_cores,
+    list_uncalled_cores,
+)
+from qmesh.mesh.node_processes.expected import ExpectedNode, build_expected_node, list_control_ports
+from qmesh.mesh.node_processes.observed import Connection, ListeningSocket, NodeProcess, NodeSockets, Protocol
+from qmesh.mesh.node_processes.readings import (
+    ConfigFacts,
+    ReadingRecord,
+    digest_config,
+    is_current,
+    update_readings,
+)
+from qmesh.mesh.node_processes.record import (
+    CUT_OFF_S,
+    Absence,
+    CalledWorkers,
+    ProcessRecord,
+    update_absences,
+    update_calls,
+)
+from qmesh.mesh.node_processes.restart import describe_control_restart, describe_stop, describe_worker_restart
+from qmesh.mesh.node_processes.workers import (
+    ForeignWorker,
+    WorkerProcess,
+    WorkerState,
+    find_foreign_workers,
+    judge_workers,
+    list_foreign_connections,
+)
+from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
+from qmesh.mesh.rollback import BootTimestamp
+from tests.support.factories import cluster
+
+RUST = cluster(1, 2, 3, node="2.1-rust", base_port=32500, p2p_base_port=25000)
+"""Core 1 is a's, the control node; 2 and 3 are b's, 4 to 6 are c's."""
+HUB, OWN, THIRD = "10.77.0.1", "10.77.0.2", "10.77.0.3"
+FACTS = ConfigFacts(is_managed=True, is_private=True, control_ports=(("udp", 8336), ("tcp", 8340)))
+WALL = 1_800_000_000.0
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - what a socket is said to have
+
+
+def process(number: int = 77, started: float = 100.0, unit: str = "") -> NodeProcess:
+    return NodeProcess(number, "node", started, unit)
+
+
+def listens(address: str, port: int, by: NodeProcess | None, user: int = 0, protocol: Protocol = "tcp"):
+    return ListeningSocket(protocol, address, port, user, by)
+
+
+def calls(number: int, remote: str, remote_port: int = 8340, address: str = OWN, port: int = 50000):
+    return Connection(address, port, remote, remote_port, number)
+
+
+def expected(mesh: Inventory = RUST, name: str = "b", **options: Any) -> ExpectedNode:
+    return build_expected_node(mesh, name, **options)
+
+
+def text(mesh: Inventory = RUST, name: str = "b", before: str = "p2p:\n  listenMultiaddr: ''\n") -> str:
+    return edit_settings(before, build_desired_settings(mesh, name))
+
+
+def stamp(changed_at: float, inode: int = 5) -> tuple[int, int, int]:
+    """Of a file that was changed so many seconds after the machine's start, at Unix time `WALL`."""
+    return inode, round((WALL + changed_at) * 1e9), 700
+
+
+def look(
+    config: str,
+    before: ReadingRecord | None = None,
+    *,
+    at: float = 200.0,
+    changed: float = 150.0,
+    boot: str = "one",
+    mesh: Inventory = RUST,
+    name: str = "b",
+) -> ReadingRecord:
+    return update_readings(
+        before,
+        digest_config(config, mesh.node, mesh.core_numbers(name)),
+        profile=mesh.node,
+        facts=FACTS,
+        stamp=stamp(changed),
+        now=BootTimestamp(boot, at),
+        wall_s=WALL + at,
+    )
+
+
+def since(record: ReadingRecord) -> dict[int, float]:
+    return {core: round(each.changed_s, 3) for core, each in record.cores.items()}
+
+
+# What each process reads
+
+
+def test_a_worker_reads_its_own_entries_and_what_stands_alone():
+    before = digest_config(text(), RUST.node, range(1, 7))
+    for old, new, whose in (
+        ("/ip4/10.77.0.2/tcp/32501", "/ip4/10.77.0.2/tcp/32599", {2}),
+        ("/ip4/0.0.0.0/tcp/25003", "/ip4/0.0.0.0/tcp/25099", {4}),
+        ("/ip4/10.77.0.1/tcp/8340", "/ip4/10.77.0.3/tcp/8340", {1, 2, 3, 4, 5, 6}),
+        ("listenMultiaddr: ''", "listenMultiaddr: /ip4/0.0.0.0/udp/9999/quic-v1", set()),
+    ):
+        assert text().count(old) == 1
+        after = digest_config(text().replace(old, new), RUST.node, range(1, 7))
+        assert {core for core in before.cores if before.cores[core] != after.cores[core]} == whose
+        assert before.control != after.control
+    assert digest_config(text() + "# mine\n", RUST.node, range(1, 7)) == before
+    assert digest_config(text(), RUST.node, [2], more="keys").cores != {2: before.cores[2]}
+
+
+def test_an_announced_address_is_read_by_its_worker_alone():
+    entries = ", ".join(f"/ip4/192.0.2.{core}/tcp/{24999 + core}" for core in (1, 2, 3))
+    config = f"engine:\n  dataWorkerAnnounceP2PMultiaddrs: [{entries}]\n"
+    before, after = (
+        digest_config(each, RUST.node, [1, 2, 3]) for each in (config, config.replace("2.2/", "2.9/"))
+    )
+    assert {core for core in before.cores if before.cores[core] != after.cores[core]} == {2}
+
+
+def test_a_profile_without_further_keys_is_digested_as_well():
+    old = cluster(1, 2)
+    digests = digest_config(edit_settings("", build_desired_settings(old, "b")), "2.0", [2, 3, 9])
+    assert len({*digests.cores.values(), digests.control}) == 4
+    with pytest.raises(BadInput):
+        digest_config("engine: [", "2.0", [2])
+
+
+def test_the_time_of_a_change_is_the_files_where_it_lies_between_two_looks():
+    first = look(text(), at=200.0, changed=150.0)
+    assert since(first) == {2: 150.0, 3: 150.0}
+    other = text().replace("/ip4/10.77.0.2/tcp/32501", "/ip4/10.77.0.2/tcp/32599")
+    second = look(other, first, at=300.0, changed=290.0)
+    assert since(second) == {2: 290.0, 3: 150.0}
+    assert second.control.changed_s == pytest.approx(290.0)
+    # A file from elsewhere that is older than the last look, and one of the future.
+    assert since(look(text(), second, at=400.0, changed=10.0))[2] == 400.0
+    assert since(look(text(), second, at=400.0, changed=9999.0))[2] == 400.0
+    # The same content, however often it is written.
+    assert since(look(other, second, at=400.0, changed=395.0)) == since(second)
+
+
+def test_a_file_that_is_older_than_the_machines_start_was_changed_before_it():
+    assert since(look(text(), at=200.0, changed=-5000.0)) == {2: 0.0, 3: 0.0}
+
+
+def test_what_was_changed_while_no_agent_ran_counts_from_the_files_time():
+    first = look(text(), at=200.0)
+    other = text().replace("/ip4/10.77.0.2/tcp/32501", "/ip4/10.77.0.2/tcp/32599")
+    # Hours later, in the same start of the machine.
+    assert since(look(other, first, at=9000.0, changed=5000.0))[2] == 5000.0
+    # In the next one: all processes are younger than what did not change.
+    again = look(other, first, at=60.0, changed=40.0, boot="two")
+    assert since(again) == {2: 40.0, 3: 0.0}
+    assert again.boot == "two"
+
+
+def test_a_core_that_is_new_here_is_read_since_the_file_was_changed():
+    first = look(text())
+    more = cluster(1, 3, 3, node="2.1-rust", base_port=32500, p2p_base_port=25000)
+    assert since(look(text(more), first, at=300.0, changed=290.0, mesh=more))[4] == 290.0
+
+
+def test_a_record_is_current_for_its_file_profile_and_cores():
+    record = look(text())
+    assert is_current(record, stamp(150.0), "2.1-rust", range(2, 4))
+    assert not is_current(record, stamp(151.0), "2.1-rust", range(2, 4))
+    assert not is_current(record, stamp(150.0), "2.1", range(2, 4))
+    assert not is_current(record, stamp(150.0), "2.1-rust", range(2, 5))
+
+
+# Workers
+
+
+def states(
+    sockets: NodeSockets,
+    *,
+    wanted: ExpectedNode | None = None,
+    readings: ReadingRecord | None = None,
+    absent: dict[int, Absence] | None = None,
+    now: float = 1000.0,
+) -> dict[int, str]:
+    judged = judge_workers(wanted or expected(), sockets, readings, absent or {}, now)
+    return {each.core: each.state for each in judged}
+
+
+def node(*connections: Connection, started: float = 160.0, user: int = 0) -> NodeSockets:
+    """The worker of core 2, which is process 77; core 3 has none."""
+    return NodeSockets((listens(OWN, 32501, process(77, started), user),), connections)
+
+
+def test_a_worker_is_alive_that_listens_is_connected_and_up_to_date():
+    assert states(node(calls(77, HUB)), readings=look(text())) == {2: "alive", 3: "silent"}
+
+
+def test_a_worker_at_another_address_or_protocol_is_silent():
+    sockets = NodeSockets((listens(EVERYWHERE, 32501, process()), listens(OWN, 32501, process(), 0, "udp")))
+    assert states(sockets) == {2: "silent", 3: "silent"}
+
+
+def test_a_worker_that_is_older_than_what_it_reads_is_outdated():
+    sockets = node(calls(77, HUB), started=149.0)
+    assert states(sockets, readings=look(text()))[2] == "outdated"
+    # Within the kernel's own resolution it is not told.
+    assert states(node(calls(77, HUB), started=149.95), readings=look(text()))[2] == "alive"
+    # Without a file that is known, nothing is.
+    assert states(sockets)[2] == "alive"
+
+
+def test_a_worker_without_a_connection_is_connecting_and_after_a_minute_cut_off():
+    assert states(node())[2] == "connecting"
+    assert states(node(), absent={2: Absence(77, 1000.0 - CUT_OFF_S + 1)})[2] == "connecting"
+    assert states(node(), absent={2: Absence(77, 1000.0 - CUT_OFF_S)})[2] == "cut-off"
+    # That was another process.
+    assert states(node(), absent={2: Absence(76, 0.0)})[2] == "connecting"
+    # Another node of the network, and another port of the control node.
+    others = node(calls(77, "192.0.2.9"), calls(77, HUB, 9000))
+    assert states(others, absent={2: Absence(77, 0.0)})[2] == "cut-off"
+
+
+def test_a_worker_that_is_connected_to_another_machine_is_cut_off_at_once():
+    (found, _) = judge_workers(expected(), node(calls(77, THIRD)), None, {}, 1000.0)
+    assert (found.state, found.wrong_address) == ("cut-off", THIRD)
+    assert states(node(calls(77, THIRD), calls(77, HUB)))[2] == "alive"
+
+
+def test_on_the_control_node_each_of_its_own_addresses_is_the_right_one():
+    hub = expected(name="a")
+    worker = listens(HUB, 32500, process(70))
+    for remote in (HUB, "127.0.0.1", "192.168.0.200"):
+        ends = (calls(70, remote, address=remote), calls(71, remote, 50000, address=remote, port=8340))
+        assert states(NodeSockets((worker,), ends), wanted=hub) == {1: "alive"}
+    assert states(NodeSockets((worker,), (calls(70, "192.0.2.9"),)), wanted=hub) == {1: "connecting"}
+
+
+def test_what_is_not_known_of_a_profile_is_not_said():
+    go = cluster(1, 2, node="2.1", base_port=32500, p2p_base_port=25000)
+    assert states(node(), wanted=expected(go))[2] == "alive"
+    assert states(node(calls(77, THIRD)), wanted=expected(go))[2] == "cut-off"
+    old = cluster(1, 2, base_port=32500)
+    assert states(node(calls(77, THIRD)), wanted=expected(old))[2] == "alive"
+
+
+def test_a_process_that_the_kernel_does_not_show_is_alive_where_it_listens():
+    assert states(NodeSockets((listens(OWN, 32501, None),)), readings=look(text()))[2] == "alive"
+
+
+def test_a_user_who_cannot_read_the_config_runs_no_worker():
+    wanted = expected(readers=[0, 1001])
+    for user, state in ((0, "alive"), (1001, "alive"), (1002, "not-the-node")):
+        assert states(node(calls(77, HUB), user=user), wanted=wanted)[2] == state
+
+
+# Workers of other machines' cores
+
+
+def test_a_worker_of_another_machines_core_is_found_by_its_port():
+    sockets = NodeSockets(
+        (
+            listens(OWN, 32504, process(80)),
+            listens(OWN, 32500, process(79)),
+            listens(OWN, 32500, process(79)),
+            listens(OWN, 32501, process(77)),
+            listens(OWN, 32505, process(81), 0, "udp"),
+            listens(EVERYWHERE, 32505, process(82)),
+            listens(OWN, 32600, process(83)),
+            listens(OWN, 40009, None),
+        )
+    )
+    found = find_foreign_workers(expected(closed_ports=[40009, 32501]), sockets)
+    assert [(each.port, each.core, each.owner) for each in found] == [
+        (32500, 1, "a"),
+        (32504, 5, "c"),
+        (40009, None, None),
+    ]
+
+
+def test_ports_that_are_taken_on_purpose_are_no_workers():
+    mesh = cluster(1, 2, node="2.1-rust", base_port=8330, p2p_base_port=25000, service_port=325)
+    big = msgspec.structs.replace(mesh, machines=(*mesh.machines, *cluster(1, 1, 9).machines[2:]))
+    sockets = NodeSockets((listens(OWN, 8340, process(9)), listens(OWN, 8336, process(9))))
+    assert [each.port for each in find_foreign_workers(expected(big), sockets)] == [8336]
+
+
+def test_a_paused_and_a_removed_machine_has_no_cores_left():
+    paused = pause_machine(RUST, "b")
+    sockets = node(calls(77, HUB))
+    (found,) = find_foreign_workers(expected(paused), sockets)
+    assert (found.port, found.core, found.owner) == (32501, 2, "c")
+    (found,) = find_foreign_workers(expected(removed=True), sockets)
+    assert (found.port, found.core, found.owner) == (32501, None, None)
+    assert states(sockets, wanted=expected(removed=True)) == {}
+
+
+def test_only_its_connections_through_the_tunnel_are_to_be_cut():
+    own, foreign = process(77), process(80)
+    to_hub, from_hub = calls(80, HUB), calls(80, HUB, 40000, port=32504)
+    others = (calls(77, HUB), calls(80, "192.0.2.9"), calls(0, HUB, 40001, port=32501))
+    sockets = NodeSockets(
+        (listens(OWN, 32504, foreign), listens(OWN, 32501, own)), (to_hub, from_hub, *others)
+    )
+    found = find_foreign_workers(expected(), sockets)
+    assert list_foreign_connections(expected(), sockets, found) == (to_hub, from_hub)
+    # A process that has cores of this machine too loses only what came in for the others.
+    both = NodeSockets((listens(OWN, 32504, own), listens(OWN, 32501, own)), (calls(77, HUB), from_hub))
+    assert list_foreign_connections(expected(), both, find_foreign_workers(expected(), both)) == (from_hub,)
+    unknown = NodeSockets((listens(OWN, 32504, None),), (calls(0, HUB), from_hub))
+    assert list_foreign_connections(expected(), unknown, find_foreign_workers(expected(), unknown)) == (
+        from_hub,
+    )
+
+
+# The control process
+
+
+@pytest.mark.parametrize(
+    ("listen", "profile", "ports"),
+    [
+        ("/ip4/0.0.0.0/udp/8336/quic-v1", "1.4", (("udp", 8336),)),
+        ("/ip6/::/tcp/9999", "2.0", (("tcp", 9999),)),
+        ("/ip4/0.0.0.0/udp/8336/quic-v1", "2.1", (("udp", 8336), ("tcp", 8340))),
+        ("''", "2.1-rust", (("udp", 8336), ("tcp", 8340))),
+        ("/unix/x", "2.1-rust", (("tcp", 8340),)),
+        ("''", "2.1", (("tcp", 8340),)),
+        ("''", "2.0", ()),
+    ],
+)
+def test_where_the_control_process_is_reached_is_said_by_its_config(listen, profile, ports):
+    assert list_control_ports(f"p2p:\n  listenMultiaddr: {listen}\n", profile) == ports
+
+
+PORTS = FACTS.control_ports
+BOTH = (listens(EVERYWHERE, 8336, process(60), 0, "udp"), listens(EVERYWHERE, 8340, process(60)))
+
+
+def test_a_control_process_is_silent_outdated_or_alive():
+    assert judge_control(PORTS, NodeSockets(BOTH), None) == ControlProcess("alive", (), process(60))
+    young, old = look(text(), changed=50.0), look(text(), changed=150.0)
+    assert judge_control(PORTS, NodeSockets(BOTH), young) == ControlProcess("alive", (), process(60))
+    assert judge_control(PORTS, NodeSockets(BOTH), old) == ControlProcess("outdated", (), process(60))
+    assert judge_control(PORTS, NodeSockets(), old) == ControlProcess("silent", ("8336/udp", "8340/tcp"))
+    half = judge_control(PORTS, NodeSockets(BOTH[:1]), old)
+    assert half == ControlProcess("silent", ("8340/tcp",), process(60))
+    inside = NodeSockets((BOTH[0], listens("127.0.0.1", 8340, process(60))))
+    assert judge_control(PORTS, inside, None) == half
+    hidden = NodeSockets(tuple(msgspec.structs.replace(each, process=None) for each in BOTH))
+    assert judge_control(PORTS, hidden, old) == ControlProcess("alive")
+    assert judge_control((), NodeSockets(BOTH), old) is None
+
+
+def test_which_workers_it_has_called_is_remembered_until_it_is_another_one():
+    places = {(OWN, 32501): 2, (OWN, 32502): 3}
+    control = ControlProcess("alive", (), process(60))
+    seen = NodeSockets((), (calls(60, OWN, 32501), calls(61, OWN, 32502), calls(60, OWN, 9)))
+    assert list_called_cores(control, seen, places) == {2}
+    assert list_called_cores(None, seen, places) == list_called_cores(ControlProcess("silent"), seen, places)
+    first = update_calls(None, control.process, frozenset({2}), 500.0)
+    assert first == CalledWorkers(60, 100.0, 500.0, (2,))
+    assert update_calls(first, control.process, frozenset({3}), 505.0) == CalledWorkers(
+        60, 100.0, 500.0, (2, 3)
+    )
+    assert update_calls(first, process(60, 501.0), frozenset(), 505.0) == CalledWorkers(60, 501.0, 505.0)
+    assert update_calls(first, None, frozenset(), 505.0) is None
+    assert list_uncalled_cores(first, [2, 3], 500.0 + CALLED_S) == (3,)
+    assert list_uncalled_cores(first, [2, 3], 499.0 + CALLED_S) == ()
+    assert list_uncalled_cores(None, [2, 3], 9999.0) == ()
+
+
+def test_who_has_no_connection_is_so_since_the_first_look_that_saw_it():
+    before = {2: Absence(77, 10.0), 3: Absence(78, 11.0), 4: Absence(79, 12.0)}
+    after = update_absences(before, {2: process(77), 3: process(99), 5: process(80)}, 20.0)
+    assert after == {2: Absence(77, 10.0), 3: Absence(99, 20.0), 5: Absence(80, 20.0)}
+
+
+def test_a_records_times_are_of_one_start_of_the_machine():
+    assert ProcessRecord(boot="one").is_of(BootTimestamp("one", 5.0))
+    assert not ProcessRecord(boot="one").is_of(BootTimestamp("two", 5.0))
+
+
+# In words
+
+
+def worker(core: int, state: WorkerState, by: NodeProcess | None, wrong: str | None = None) -> WorkerProcess:
+    return WorkerProcess(core, state, by, wrong)
+
+
+def test_a_unit_is_restarted_by_systemd_and_another_process_as_it_was_started():
+    unit = worker(4, "outdated", process(7, unit="qmesh-worker@4.service"))
+    bare, more = worker(5, "outdated", process(8)), worker(6, "outdated", process(9))
+    ours = worker(5, "outdated", process(8, unit="node.service"))
+    assert [
+        describe_worker_restart(each, are_all=False, directory=where)
+        for each, where in (
+            ((unit,), "/n"),
+            ((bare,), "/root/my node"),
+            ((unit, bare, more), None),
+            ((ours,), "/n"),
+            ((worker(5, "silent", None),), "/n"),
+        )
+    ] == [
+        "systemctl restart qmesh-worker@4.service",
+        "restart the worker of core 5 (--config '/root/my node' --core 5); now node (process 8)",
+        "restart the workers of cores 4-6; now node (process 7) in qmesh-worker@4.service and 2 more",
+        "restart the worker of core 5 (--config /n --core 5); now node (process 8) in node.service",
+        "restart the worker of core 5 (--config /n --core 5)",
+    ]
+    assert describe_worker_restart((unit,), are_all=True, directory="/n") == (
+        "systemctl restart qmesh-workers.target"
+    )
+    assert [
+        describe_control_restart(each, directory="/n", has_units=units)
+        for each, units in (
+            (None, False),
+            (None, True),
+            (process(7), True),
+            (process(7, unit="qmesh-control.service"), True),
+        )
+    ] == [
+        "start the control process (--config /n)",
+        "systemctl start qmesh-control.service",
+        "restart the control process (--config /n); now node (process 7)",
+        "systemctl restart qmesh-control.service",
+    ]
+    foreign = ForeignWorker(OWN, 32504, process(7, unit="qmesh-worker@5.service"), 5, "c")
+    assert describe_stop(foreign) == "systemctl stop qmesh-worker@5.service"
+    for by, named in ((process(7), "node (process 7)"), (None, "a program")):
+        bare_one = msgspec.structs.replace(foreign, process=by)
+        assert describe_stop(bare_one) == f"stop {named}, which listens on {OWN} port 32504"
+
+
+def findings(report: NodeReport) -> list[tuple[str, str, str]]:
+    found = [*foreign_worker_findings(report), *own_process_findings(report, has_units=False)]
+    assert {each.severity for each in found} <= {"error"}
+    return [(each.code, each.subject, each.seen) for each in found]
+
+
+def test_what_is_wrong_is_an_error_each_with_its_cores():
+    report = NodeReport(
+        name="b",
+        control_node="a",
+        directory="/n",
+        workers=(
+            worker(2, "alive", process(1)),
+            worker(3, "outdated", process(2)),
+            worker(4, "outdated", process(3)),
+            worker(5, "cut-off", process(4)),
+            worker(6, "cut-off", process(5), THIRD),
+            worker(7, "not-the-node", process(6)),
+            worker(8, "connecting", process(7)),
+            worker(9, "silent", None),
+        ),
+        foreign=(
+            ForeignWorker(OWN, 32504, process(8), 5, "c"),
+            ForeignWorker("fd77::2", 32599, process(9), None, None),
+        ),
+    )
+    assert findings(report) == [
+        ("worker-foreign", "10.77.0.2:32504", "node (process 8) runs core 5, which is c's"),
+        ("worker-foreign", "[fd77::2]:32599", "node (process 9) runs a core that no machine of the mesh has"),
+        ("worker-outdated", "b cores 3-4", "they were started before it was changed"),
+        ("worker-cut-off", "b core 5", "no connection for more than a minute"),
+        ("worker-cut-off", "b core 6", "a connection to 10.77.0.3 in its place"),
+        ("worker-foreign", "b core 7", "node (process 6), of a user who cannot read config.yml"),
+    ]
+    cures = {each.subject: each.cure for each in own_process_findings(report, has_units=False)}
+    assert cures["b core 5"].startswith("run `qmesh check` on a; if all is well there: restart the worker")
+    hub = msgspec.structs.replace(report, name="a", workers=(worker(1, "cut-off", process(4)),), foreign=())
+    assert [each.cure for each in own_process_findings(hub, has_units=False)] == [
+        "restart the worker of core 1 (--config /n --core 1); now node (process 4)"
+    ]
+    one = msgspec.structs.replace(hub, workers=(worker(1, "outdated", process(4)),))
+    assert findings(one) == [("worker-outdated", "a core 1", "it was started before it was changed")]
+
+
+def test_the_control_process_is_told_of_where_something_is_wrong_with_it():
+    report = NodeReport(name="a", control_node="a", directory="/n")
+    for control, told in (
+        (ControlProcess("alive"), []),
+        (
+            ControlProcess("silent", ("8336/udp", "8340/tcp")),
+            [("control-silent", "control process", "nothing listens on 8336/udp and 8340/tcp")],
+        ),
+        (
+            ControlProcess("outdated", (), process(60)),
+            [
+                (
+                    "control-outdated",
+                    "control process",
+                    "node (process 60) was started before config.yml was changed",
+                )
+            ],
+        ),
+    ):
+        assert findings(msgspec.structs.replace(report, control=control)) == told
+    assert list(foreign_worker_findings(None)) == []
