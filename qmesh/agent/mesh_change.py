@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 import msgspec
 
+from qmesh.agent.node.node_host import describe_steps
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import follow_mesh
 from qmesh.errors import BadInput
@@ -17,22 +19,27 @@ from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh import changes
 from qmesh.mesh.changes import RenumberedMachine
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.systemd.change_steps import StepText, list_change_steps
+from qmesh.mesh.systemd.instructions import describe_prover_pause
 from qmesh.mesh.values import MachineState
+
+log = logging.getLogger("qmesh")
 
 
 class ChangeResult(msgspec.Struct, frozen=True):
-    """What a change of the mesh answers. restart: machines, in order; the control node is the last.
+    """What a change of the mesh answers.
 
     is_another: whether the mesh is another one than before.
-    control_workers: whether workers of the control node itself have to be restarted.
+    restart: the machines of which something has to be started or restarted, in order.
+    steps: what to do on the machines, in order.
+    restarts_by_itself: whether the agents do of that what they can.
     """
 
     is_another: bool
     revision: int
     renumbered: tuple[RenumberedMachine, ...]
     restart: tuple[str, ...]
-    control: str
-    control_workers: bool
+    steps: tuple[StepText, ...]
     restarts_by_itself: bool
 
 
@@ -40,6 +47,12 @@ def refuse_if_already(mesh: Inventory, name: str, state: MachineState) -> None:
     """Raise BadInput where that machine is in that state, so that there is nothing to do."""
     if mesh.machine(name).state == state:
         raise BadInput(f"nothing to do: {name} is {state} already", hint="`qmesh status` shows every machine")
+
+
+def log_prover_pause(mesh: Inventory) -> None:
+    """Say what the node wants to be told, before workers of it are taken away."""
+    if hint := describe_prover_pause(mesh.node):
+        log.info("%s", hint)
 
 
 def change_mesh(
@@ -66,12 +79,12 @@ def change_mesh(
             )
         agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
         follow_mesh(state)
+    steps = list_change_steps(old, new)
     return ChangeResult(
         is_another=new != old,
         revision=new.revision,
         renumbered=changes.find_renumbered_machines(old, new),
-        restart=changes.machines_to_restart(old, new),
-        control=new.control,
-        control_workers=bool(changes.workers_to_restart(old, new, new.control)),
+        restart=tuple(dict.fromkeys(step.machine for step in steps if step.start or step.control != "no")),
+        steps=describe_steps(here.settings, steps),
         restarts_by_itself=new.restart,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -11,33 +13,44 @@ from qmesh.cli.core_text import describe_cores
 from qmesh.cli.output import print_answer
 from qmesh.mesh.changes import RenumberedMachine
 from qmesh.mesh.machine import Cores
-from qmesh.mesh.systemd.units import CONTROL_PROCESS, WORKERS
+from qmesh.mesh.systemd.change_steps import StepText
 
 log = logging.getLogger("qmesh")
+
+
+_BY_HAND: Final = "Then do this, in this order:"
+_BY_AGENTS: Final = (
+    "Their agents do this, where systemd runs the node's units and config.yml has the mesh's list; elsewhere,"
+    " and where it says so, do it yourself, in this order:"
+)
 
 
 class _Facts(msgspec.Struct, frozen=True):
     revision: int
     renumbered: tuple[RenumberedMachine, ...]
     restart: tuple[str, ...]
+    steps: tuple[StepText, ...]
 
 
 def print_change(changed: ChangeResult, *, as_json: bool, done: str) -> None:
     """Print what was done, which machines have other cores, and what to restart."""
-    facts = _Facts(changed.revision, changed.renumbered, changed.restart)
+    facts = _Facts(changed.revision, changed.renumbered, changed.restart, changed.steps)
     head = done if changed.is_another else "nothing to do, the mesh is so already"
     lines = [f"{head}: revision {changed.revision}", *map(_render_renumbering, changed.renumbered)]
     print_answer(facts, as_json=as_json, text=lambda _: "\n".join(lines))
-    if not changed.restart:
+    log_steps(changed.steps, restarts_by_itself=changed.restarts_by_itself)
+
+
+def log_steps(steps: Sequence[StepText], *, restarts_by_itself: bool) -> None:
+    """Say what to do on the machines, in order; nothing where there is no step."""
+    if not steps:
         return
-    if changed.restarts_by_itself:
-        log.info("the agents write config.yml and restart what is necessary, the control process last")
-        return
-    log.info("the members know of it in a second or so. Then do this, in this order:")
-    for name in changed.restart:
-        units = [] if name == changed.control and not changed.control_workers else [WORKERS]
-        units += [CONTROL_PROCESS] if name == changed.control else []
-        log.info("  on %s: qmesh render-config --write && systemctl restart %s", name, " ".join(units))
+    log.info("the members know of it in a second or so. %s", _BY_AGENTS if restarts_by_itself else _BY_HAND)
+    for step in steps:
+        why = f" ({step.by_hand})" if restarts_by_itself and step.by_hand else ""
+        log.info("  on %s%s: %s", step.machine, why, step.do)
+        if step.without_systemd:
+            log.info("    without systemd there: %s", step.without_systemd)
 
 
 def _render_renumbering(each: RenumberedMachine) -> str:

@@ -14,7 +14,7 @@ import msgspec
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory, Stream, list_members
 from qmesh.mesh.machine import Cores, Machine
-from qmesh.mesh.nodeconfig import Setting, build_desired_settings, build_worker_settings, profile_facts
+from qmesh.mesh.nodeconfig import Setting, build_worker_settings, profile_facts
 from qmesh.mesh.renumber import close_gap, count_renumbered
 from qmesh.mesh.values import Endpoint, Profile
 
@@ -169,23 +169,6 @@ def find_renumbered_machines(before: Inventory, after: Inventory) -> tuple[Renum
         for machine in after.machines
         if machine.name in names and before.cores.get(machine.name) != after.cores.get(machine.name)
     )
-
-
-def machines_to_restart(before: Inventory, after: Inventory) -> tuple[str, ...]:
-    """The machines whose part of the node has to be restarted, in this order: the control node last.
-
-    A worker reads its own entries when it starts, but for those that are announced; the control process all.
-    """
-    if build_desired_settings(before, before.control) == build_desired_settings(after, after.control):
-        return ()
-    workers = (
-        name
-        for name in after.cores
-        if name != after.control
-        and name in before.cores
-        and _settings_by_core(before, name) != _settings_by_core(after, name)
-    )
-    return (*workers, after.control)
 
 
 def workers_to_restart(before: Inventory, after: Inventory, name: str) -> tuple[int, ...]:

@@ -64,6 +64,11 @@ def test_the_tutorials_cluster_lives(tutorial):
         {"machine": "machine-b", "from": {"first": 4, "count": 4}, "to": None},
     ]
     assert done["restart"] == ["machine-c", "control"]
+    assert [each["do"].partition(", then ")[0] for each in done["steps"]] == [
+        "stop the workers of cores 4-7",
+        "stop the workers of cores 8-17",
+        "run `qmesh render-config --write`",
+    ]
     knows(c, done["revision"])
     knows(b, done["revision"])
     for machine in (control, b, c):
@@ -73,7 +78,7 @@ def test_the_tutorials_cluster_lives(tutorial):
 
     done = facts(control, "resume", "machine-b")
     assert [each["machine"] for each in done["renumbered"]] == ["machine-b"]
-    assert done["restart"] == ["control"]
+    assert done["restart"] == ["machine-b", "control"]
     assert cores(control)["machine-b"] == (14, 4)
 
     assert "cannot be removed" in refusal(control, "remove", "control", code=2)
@@ -138,7 +143,7 @@ def test_another_version_of_the_node_opens_its_streams_to_members_only(lab, tuto
     control, b, _ = tutorial
     attacker = lab.machine("attacker", "192.168.0.66", "fd00:1a::66")
     done = facts(control, "set", "--node", "2.1")
-    assert done["restart"] == ["machine-b", "machine-c", "control"]
+    assert done["restart"] == ["control", "machine-b", "machine-c"]
     knows(b, done["revision"])
     listen = "import socket; s = socket.create_server(('10.77.0.1', 8340)); print('ready', flush=True);"
     control.start(["python", "-c", f"{listen}\nwhile True: s.accept()[0].send(b'x')"]).wait_for("ready")

@@ -12,7 +12,6 @@ from qmesh.mesh.changes import (
     MeshOptions,
     clear_successor,
     find_renumbered_machines,
-    machines_to_restart,
     pause_machine,
     promote_successor,
     refuse_control_replacement,
@@ -28,8 +27,15 @@ from qmesh.mesh.changes import (
 )
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.machine import Cores, PendingKey
+from qmesh.mesh.systemd.change_steps import list_change_steps
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import TUTORIAL, cluster, key
+
+
+def machines_to_restart(before: Inventory, after: Inventory) -> tuple[str, ...]:
+    steps = list_change_steps(before, after)
+    return tuple(step.machine for step in steps if step.start or step.control != "no")
+
 
 CALLED = set_endpoints(TUTORIAL, "b", [Endpoint("203.0.113.2", 51820)])
 
@@ -109,7 +115,7 @@ def test_a_paused_machine_is_a_member_without_cores_and_comes_back_behind_all():
     back = resume_machine(resting, "b")
     assert back.cores["b"] == Cores(14, 4)
     assert find_renumbered_machines(resting, back)[0].was is None
-    assert machines_to_restart(resting, back) == ("a",)
+    assert machines_to_restart(resting, back) == ("b", "a")
     assert order(remove_machine(resting, "b")) == "ac"
 
 
@@ -158,7 +164,7 @@ def test_another_endpoint_restarts_nobody():
 def test_another_version_of_the_node_has_its_own_ports_and_restarts_all():
     after = set_mesh_options(TUTORIAL, MeshOptions(node="2.1"))
     assert (after.base_port, after.p2p_base_port) == (32500, 25000)
-    assert machines_to_restart(TUTORIAL, after) == ("b", "c", "a")
+    assert machines_to_restart(TUTORIAL, after) == ("a", "b", "c")
     assert workers_to_restart(TUTORIAL, after, "b") == (4, 5, 6, 7)
     rust = set_mesh_options(after, MeshOptions(node="2.1-rust", base_port=33000))
     assert (rust.base_port, rust.p2p_base_port) == (33000, 25000)

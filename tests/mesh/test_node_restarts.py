@@ -8,7 +8,6 @@ import pytest
 from qmesh.errors import BadInput
 from qmesh.mesh.changes import (
     MeshOptions,
-    machines_to_restart,
     pause_machine,
     remove_machine,
     resume_machine,
@@ -18,6 +17,7 @@ from qmesh.mesh.changes import (
 )
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings, parse_config
+from qmesh.mesh.systemd.change_steps import list_change_steps
 from qmesh.mesh.systemd.node_restarts import (
     DueRestarts,
     explain_restarts,
@@ -79,7 +79,8 @@ def test_what_is_announced_restarts_the_control_process_alone():
     assert text(before, "b") != text(after, "b")
     assert follows(before, after, "b") == DueRestarts()
     assert follows(before, after, "a") == DueRestarts(control=True)
-    assert machines_to_restart(before, after) == ("a",)
+    (step,) = list_change_steps(before, after)
+    assert (step.machine, step.start, step.control) == ("a", (), "first")
     # By IPv6 its workers have to listen there as well.
     assert follows(after, set_machine_fields(after, "b", announce="2001:db8::7"), "b").restart == (4, 5, 6, 7)
 
@@ -145,4 +146,8 @@ def test_what_is_to_be_restarted_is_said_in_words():
     assert explain_restarts(old, after, "a").startswith(stays)
     assert explain_restarts(parse_config("p2p:\n"), TUTORIAL, "a").startswith(
         "now restart this machine's workers"
+    )
+    newer = set_mesh_options(TUTORIAL, MeshOptions(node="2.1-rust"))
+    assert explain_restarts(None, newer, "b").startswith(
+        "now restart the control process on a, then this machine's workers:"
     )

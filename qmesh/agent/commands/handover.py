@@ -10,6 +10,8 @@ import msgspec
 
 from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.local import Local
+from qmesh.agent.mesh_change import log_prover_pause
+from qmesh.agent.node.node_host import describe_steps
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.registry import Readiness, Registry
@@ -17,6 +19,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
 from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.systemd.change_steps import StepText, list_handover_steps
 
 log = logging.getLogger("qmesh")
 
@@ -32,6 +35,8 @@ class HandoverResult(msgspec.Struct, frozen=True, rename={"was": "from", "now": 
     was, now: the control node. address: the tunnel address that worker ports accept now.
     left_behind: members that know nothing of it. withdrawn: machines whose invitations were open.
     answers: whether the new control node was heard as such.
+    steps: what to do on the machines, in order, so that the node itself moves.
+    restarts_by_itself: whether the agents do of that what they can.
     """
 
     was: str
@@ -41,6 +46,8 @@ class HandoverResult(msgspec.Struct, frozen=True, rename={"was": "from", "now": 
     left_behind: tuple[str, ...]
     withdrawn: tuple[str, ...]
     answers: bool
+    steps: tuple[StepText, ...]
+    restarts_by_itself: bool
 
 
 def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> HandoverResult:
@@ -74,6 +81,7 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
             each,
         )
     agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
+    before = msgspec.structs.replace(mesh, control=here.settings.name, successor=None)
     return HandoverResult(
         was=here.settings.name,
         now=name,
@@ -82,6 +90,8 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
         left_behind=missing,
         withdrawn=withdrawn,
         answers=_wait_for_member_role(state),
+        steps=describe_steps(here.settings, list_handover_steps(before, mesh)),
+        restarts_by_itself=mesh.restart,
     )
 
 
@@ -95,6 +105,7 @@ def _begin_handover(state: State, name: str) -> tuple[Local, tuple[str, ...]]:
             )
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
             withdrawn = registry.begin_handover(name, now=int(time.time()))
+    log_prover_pause(here.inventory)
     if withdrawn:
         log.warning("these invitations name this control node, and are withdrawn: %s", ", ".join(withdrawn))
     return here, withdrawn

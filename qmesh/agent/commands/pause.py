@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qmesh.agent.mesh_change import ChangeResult, change_mesh, refuse_if_already
+from qmesh.agent.mesh_change import ChangeResult, change_mesh, log_prover_pause, refuse_if_already
 from qmesh.host.state.directory import State
 from qmesh.mesh import changes
 from qmesh.mesh.inventory import Inventory
@@ -13,6 +13,8 @@ def pause(state: State, name: str) -> ChangeResult:
 
     def pause_machine(mesh: Inventory) -> Inventory:
         refuse_if_already(mesh, name, "paused")
-        return changes.pause_machine(mesh, name)
+        after = changes.pause_machine(mesh, name)
+        log_prover_pause(mesh)
+        return after
 
     return change_mesh(state, pause_machine, command="pause", what="paused", machine=name)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from qmesh.agent.mesh_change import ChangeResult, change_mesh
+from qmesh.agent.mesh_change import ChangeResult, change_mesh, log_prover_pause
 from qmesh.host.state.directory import State
 from qmesh.mesh import changes
+from qmesh.mesh.inventory import Inventory
 
 
 def remove(state: State, name: str) -> ChangeResult:
     """Take a member out of the mesh: its key counts no more, and its connections are cut."""
-    return change_mesh(
-        state, lambda mesh: changes.remove_machine(mesh, name), command="remove", what="removed", machine=name
-    )
+
+    def remove_machine(mesh: Inventory) -> Inventory:
+        after = changes.remove_machine(mesh, name)
+        if name in mesh.cores:
+            log_prover_pause(mesh)
+        return after
+
+    return change_mesh(state, remove_machine, command="remove", what="removed", machine=name)

@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.commands.handover import HandoverResult, cancel_handover, handover
+from qmesh.cli.change_text import log_steps
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
-from qmesh.host.system.systemd import UNIT_DIRECTORY
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.systemd.units import CONTROL_PROCESS, WORKERS
 
 log = logging.getLogger("qmesh")
 
@@ -79,14 +78,8 @@ def _log_next_steps(done: HandoverResult) -> None:
     if not done.answers:
         log.warning("%s has not answered yet; the agents keep trying: run `qmesh status` there", done.now)
     log.info("next, move the node; never use its keys on two machines at once:")
-    log.info("  on %s: systemctl disable --now %s", done.was, CONTROL_PROCESS)
-    log.info("  copy the node's directory, with config.yml and keys.yml, from %s to %s", done.was, done.now)
-    log.info("  on both: qmesh render-config --write --config DIR")
-    log.info("  on %s: qmesh units --write %s && systemctl daemon-reload", done.now, UNIT_DIRECTORY)
+    log_steps(done.steps, restarts_by_itself=done.restarts_by_itself)
     log.info(
-        "  then there: systemctl restart %s, and last systemctl enable --now %s", WORKERS, CONTROL_PROCESS
-    )
-    log.info(
-        "  on %s: make a new `qmesh backup FILE`; a restore of older backups would undo the handover",
+        "last, on %s: make a new `qmesh backup FILE`; a restore of older backups would undo the handover",
         done.now,
     )

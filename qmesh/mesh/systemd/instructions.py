@@ -13,9 +13,11 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.systemd.units import AGENT, CONTROL_PROCESS, WORKERS, worker_unit_name
-from qmesh.mesh.values import format_port_ranges, list_port_ranges
+from qmesh.mesh.values import CONTROL_FIRST, Profile, format_port_ranges, list_port_ranges
 
-Verb: TypeAlias = Literal["start", "stop", "restart"]
+Verb: TypeAlias = Literal["start", "stop", "restart", "enable --now", "disable --now"]
+"""As systemctl has it; the last two are `start` and `stop` that hold at boot as well."""
+_PLAIN: Final[dict[Verb, str]] = {"enable --now": "start", "disable --now": "stop"}
 
 MOST_NAMED: Final = 20
 """Units that a text names; who wrote config.yml may have listed any number of cores."""
@@ -49,15 +51,17 @@ def describe_workers_action(
 
 def describe_control_action(verb: Verb, host: NodeHost) -> str:
     """What starts, stops or restarts the control process of a machine."""
-    options = "" if verb == "stop" or host.directory is None else f" (--config {shlex.quote(host.directory)})"
-    return _choose_words(verb, CONTROL_PROCESS, f"{verb} the control process{options}", host)
+    plain = f"{_PLAIN.get(verb, verb)} the control process"
+    if not plain.startswith("stop") and host.directory is not None:
+        plain += f" (--config {shlex.quote(host.directory)})"
+    return _choose_words(verb, CONTROL_PROCESS, plain, host)
 
 
 def describe_cores_action(verb: Verb, cores: Sequence[int], host: NodeHost) -> str:
     """The same without systemd, which knows no unit: the workers by their cores, and their options."""
     many = len(cores) > 1
-    told = f"{verb} the worker{'s' * many} of core{'s' * many} {format_core_ranges(cores)}"
-    if verb == "stop" or host.directory is None:
+    told = f"{_PLAIN.get(verb, verb)} the worker{'s' * many} of core{'s' * many} {format_core_ranges(cores)}"
+    if told.startswith("stop") or host.directory is None:
         return told
     return f"{told} (--config {shlex.quote(host.directory)} --core {'CORE' if many else cores[0]})"
 
@@ -68,6 +72,17 @@ def format_core_ranges(cores: Sequence[int]) -> str:
     left = sum(last - first + 1 for first, last in ranges[MOST_NAMED:])
     named = len(cores) - left
     return format_port_ranges(cores[:named]) + (f" and {left} more" if left else "")
+
+
+def describe_prover_pause(node: Profile) -> str:
+    """What node 2.1 itself is told before workers go away for long; empty for an older node."""
+    if node not in CONTROL_FIRST:
+        return ""
+    return (
+        f"node {node}: if these cores will be without a worker for hours, tell the node before their workers"
+        " stop: `qclient node prover pause [FILTER]`, and `qclient node prover resume [FILTER]` within 360"
+        " frames; for a repair of minutes there is no need"
+    )
 
 
 def describe_agent_log(*, has_systemd: bool) -> str:

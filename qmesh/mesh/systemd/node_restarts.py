@@ -19,7 +19,7 @@ from qmesh.mesh.nodeconfig import (
     read_settings,
     read_workers,
 )
-from qmesh.mesh.values import PROFILES, CoreNumber
+from qmesh.mesh.values import CONTROL_FIRST, PROFILES, CoreNumber
 
 
 class DueRestarts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,7 +95,10 @@ def explain_restarts(old: ParsedConfig | None, inventory: Inventory, name: str) 
     moved = any(before[core - 1 : core] != after[core - 1 : core] for core in numbers)
     control = "the control process" + ("" if name == inventory.control else f" on {inventory.control}")
     if moved:
-        return f"now restart this machine's workers, then {control}: they read the list only when they start"
+        todo = ["this machine's workers", control]
+        if inventory.node in CONTROL_FIRST:
+            todo.reverse()
+        return f"now restart {', then '.join(todo)}: they read the list only when they start"
     return (
         f"no worker of this machine has moved; now restart {control}: it reads the list only when it starts"
     )
