@@ -50,7 +50,7 @@ def one_machine():
 def machine(one_machine: Machine):
     """With the files of a node of three cores, the third at another address."""
     install_node(one_machine)
-    one_machine.run(["rm", "-rf", CONFIG, "/root/other", f"{PROGRAM}.build"])
+    one_machine.run(["rm", "-rf", CONFIG, "/root/other"])
     write_files(one_machine)
     yield one_machine
     one_machine.kill()
@@ -178,7 +178,7 @@ def test_a_worker_that_starts_first_calls_again_after_1_2_4_seconds(machine):
 
 
 def test_a_worker_whose_control_process_is_gone_begins_with_a_second_again(machine):
-    control, worker = start_node(machine, 0, 1)
+    (control,), (worker,) = start_node(machine, 0), start_node(machine, 1)
     worker.wait_for("connected")
     control.kill()
     worker.wait_for("again after 2 s")

@@ -6,10 +6,7 @@
     PROGRAM --config DIR --node-info     what the control process that runs knows of its workers, in JSON
 
 Standard library and yaml only, in one file, so that a copy of it with a first line is a node's program:
-`install_node` of `tests/support/lab/rust_node.py` makes that. Beside the program, `PROGRAM.build` may say
-which build it is, in JSON: `version`; `build`, "june" (never calls a worker) or "august" (looks every 5 s
-which workers it has no connection to, and calls them); `store_s`, seconds that the control process takes to
-end and goes on holding its store.
+`install_node` of `tests/support/lab/rust_node.py` makes that, and says in BUILD which build it is.
 
 A worker listens at its entries, keeps a connection to the control process, and knows no better when a file
 changes. Any port of it answers a connection with one line, `core N on HOST` or `control on HOST`. Identities
@@ -184,6 +181,14 @@ dataWorkerAnnounceP2PMultiaddrs=dataWorkerAnnounceP2pMultiaddrs
 ALIASES: Final = dict(pair.split("=") for pair in _ALIASES.split())
 """The spellings of Go's node that it reads too."""
 
+BUILD: Final[dict[str, Any]] = {}
+"""What differs from the build of June, 2.1.0.25, whose control process never calls a worker:
+
+version: what it says.
+build: "august" looks every 5 s which workers it has no connection to, and calls them.
+store_s: seconds that the control process takes to end and goes on holding its store.
+"""
+
 LIMITS: Final = {
     "network": (0, 2**8),
     "dataWorkerBaseP2pPort": (0, 2**16),
@@ -346,20 +351,14 @@ LATER_KEY: Final = "q-prover-key"
 
 
 class Node:
-    """One process of the node: what it was started with, and what it has read.
+    """One process of the node: what it was started with, and what it has read."""
 
-    build: "june" or "august".
-    store_s: seconds that a control process takes to end.
-    """
-
-    def __init__(self, program: Path, directory: Path, core: int) -> None:
+    def __init__(self, directory: Path, core: int) -> None:
         self.directory = directory
         self.core = core
-        said = program.with_name(f"{program.name}.build")
-        facts = json.loads(said.read_text(encoding="utf-8")) if said.exists() else {}
-        self.version: str = facts.get("version", "2.1.0.25")
-        self.build: str = facts.get("build", "june")
-        self.store_s: float = facts.get("store_s", 0)
+        self.version: str = BUILD.get("version", "2.1.0.25")
+        self.build: str = BUILD.get("build", "june")
+        self.store_s: float = BUILD.get("store_s", 0)
         self.set: dict[str, Any] = {}
         self.identity = self.keys = ""
 
@@ -711,7 +710,6 @@ def ask(node: Node) -> str:
 
 def main() -> NoReturn:
     """Read the files, then be the process that is wanted."""
-    program = Path(sys.argv[0])
     parser = argparse.ArgumentParser(prog="quil-node", allow_abbrev=False)
     parser.add_argument("-c", "--config", type=Path, default=Path(".config"))
     parser.add_argument("--core", type=int, default=0)
@@ -719,7 +717,7 @@ def main() -> NoReturn:
         parser.add_argument(flag, action="store_true")
     parser.add_argument("--signature-check")
     wanted = parser.parse_args()
-    node = Node(program, wanted.config, wanted.core)
+    node = Node(wanted.config, wanted.core)
     if wanted.version:
         print(f"quil-node {node.version}")
         sys.exit(0)
