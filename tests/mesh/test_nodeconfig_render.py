@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -319,14 +320,13 @@ def test_without_a_config_the_least_one_is_rendered_and_shows_no_secret():
 
 def test_a_config_is_parsed_once_and_again_after_each_edit(monkeypatch):
     parsed: list[str] = []
-    parse = document.parse_body
+    parse = document._parse_events
 
-    def note(text: str) -> document.Node | None:
+    def note(text: str) -> Iterator[yaml.Event]:
         parsed.append(text)
         return parse(text)
 
-    for module in ("document", "edit"):
-        monkeypatch.setattr(f"qmesh.mesh.nodeconfig.{module}.parse_body", note)
+    monkeypatch.setattr(document, "_parse_events", note)
     mesh = cluster("2.1", A, B)
     rendered = render_config(mesh, "b", OWN)
     assert len(parsed) == 1 + len(build_desired_settings(mesh, "b"))

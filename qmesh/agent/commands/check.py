@@ -362,10 +362,10 @@ def _read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, 
     path = directory.path / node_config.FILE_NAME
     try:
         stamp = config_directory.read_stamp(directory, node_config.FILE_NAME)
-        found = node_config.read(directory)
+        found = node_config.read_in_any_encoding(directory)
     except QmeshError as error:
         return None, ConfigFile(str(path), None, None, unreadable=error.message, cure=error.hint)
-    return stamp, ConfigFile(str(path), found.text, found.mode)
+    return stamp, ConfigFile(str(path), found.text, found.mode, is_utf16=found.is_utf16)
 
 
 def _look_at_node(state: State, here: Local, stamp: Stamp | None, config: ConfigFile | None) -> NodeReport:

@@ -27,6 +27,7 @@ class NodeFile(SecretStruct, frozen=True):
     path: Path
     text: str | None
     mode: int | None
+    is_utf16: bool = False
 
 
 def find_directory(given: Path | None) -> ConfigDirectory | None:
@@ -77,21 +78,29 @@ def is_trusted(directory: ConfigDirectory) -> bool:
 
 
 def read(directory: ConfigDirectory) -> NodeFile:
-    """The config.yml in `directory`. Raises MachineRefused, or BadInput when it is no text."""
+    """The config.yml in `directory`, UTF-8. Raises MachineRefused, or BadInput when it is no such text."""
+    found = read_in_any_encoding(directory)
+    if found.is_utf16:
+        raise BadInput(
+            f"{found.path} is UTF-16, and qmesh changes only UTF-8",
+            hint="save the file as UTF-8: `iconv -f UTF-16 -t UTF-8`; nothing was changed",
+        )
+    return found
+
+
+def read_in_any_encoding(directory: ConfigDirectory) -> NodeFile:
+    """As `read`, also where it is UTF-16, as some nodes read it."""
     path = directory.path / FILE_NAME
     found = config_directory.read(directory, FILE_NAME)
     if found is None:
         return NodeFile(path, None, None)
     octets, mode = found
     try:
-        return NodeFile(path, octets.decode("utf-8"), mode)
-    except UnicodeDecodeError as error:
-        before = octets[: error.start].decode("utf-8")
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        raise BadInput(
-            f"{path}, line {line}, column {column}: this is not UTF-8",
-            hint="correct this character, and save the file as UTF-8; nothing was changed",
-        ) from None
+        text, is_utf16 = nodeconfig.decode_config(octets)
+    except BadInput as error:
+        where = error.message.replace(FILE_NAME, str(path), 1)
+        raise BadInput(where, hint=f"{error.hint}; nothing was changed") from None
+    return NodeFile(path, text, mode, is_utf16)
 
 
 def read_profile(directory: ConfigDirectory | None) -> Profile | None:

@@ -54,6 +54,7 @@ class ConfigFile(SecretStruct, frozen=True):
     mode: int | None
     unreadable: str | None = None
     cure: str = ""
+    is_utf16: bool = False
 
 
 class FlushingUnit(msgspec.Struct, frozen=True):

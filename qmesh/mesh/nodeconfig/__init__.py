@@ -4,6 +4,7 @@ Text in, text out, or what was parsed already, so that one text is parsed once. 
 
 document       YAML text -> tree of nodes that know their place; refuses what is damaged
 key_location   tree -> where a key is, and what it holds
+known_keys     the one table of keys: versions, and the form of each value
 profiles       what the format was in each node version
 multiaddr      the one kind of address that a data worker has
 worker_list    the list as it stands, and lists that the node would ignore
@@ -16,7 +17,7 @@ lint           text + mesh -> problems, by subject
 render         inventory + a machine's name -> settings; with a config -> the config as the mesh wants it
 """
 
-from qmesh.mesh.nodeconfig.document import ParsedConfig, parse_config
+from qmesh.mesh.nodeconfig.document import ParsedConfig, decode_config, parse_config, scan_config
 from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, read_settings
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.lint.config import lint_config
@@ -58,6 +59,7 @@ __all__ = [
     "build_expected_mesh",
     "build_minimal_config",
     "build_worker_settings",
+    "decode_config",
     "detect_profile",
     "edit_settings",
     "find_ignored_lists",
@@ -78,5 +80,6 @@ __all__ = [
     "refuse_newer_config",
     "render_config",
     "render_config_for",
+    "scan_config",
     "tunnel_addresses_by_name",
 ]

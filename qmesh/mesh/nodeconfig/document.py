@@ -2,14 +2,16 @@
 
 PyYAML's events are taken, never its constructed values: events name aliases instead of
 expanding them, show duplicate keys, need no recursion, and carry the marks that an edit needs.
-What a node's config never has (several documents, aliases before their anchor, keys that are
-no plain words) is refused here, once, so that no other code has to handle it.
+What a node's config never has (aliases before their anchor, keys that are lists) is refused here,
+once, so that no other code has to handle it. What some nodes read and others do not (a key twice, a
+second document) is in the tree, and told as an oddity: an edit refuses it, a reader need not.
 
 No error repeats a word of the text: it may hold secrets, and a damaged text may hold them anywhere.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
@@ -34,8 +36,8 @@ MAX_DIRECTIVES: Final = 10
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BREAK = re.compile(f"\r\n|[{BREAKS}]")
 # U+FEFF is printable to YAML, but libyaml leaves a leading one out of its marks: the caller takes
-# that off, and any other is damage.
-_NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+# that off, and any other is odd.
+_NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _QUOTED = re.compile(r"'[^']{5,}'|\"[^\"]{5,}\"|(?P<short>'[^']*'|\"[^\"]*\")")
 _DIRECTIVE = re.compile(f"(?:\\A|[{BREAKS}])%")
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
@@ -45,7 +47,12 @@ _BLOCK_STYLES: Final = frozenset({"|", ">"})
 
 
 class BadConfig(BadInput):
-    """A BadInput about one place of the text. problem: the message without the place."""
+    """A BadInput about one place of the text.
+
+    problem: the message without the place. is_rusts: of an oddity, whether 2.1-rust does not load it.
+    """
+
+    is_rusts = False
 
     def __init__(self, mark: Mark, problem: str, *, hint: str) -> None:
         super().__init__(f"config.yml, line {mark.line + 1}, column {mark.column + 1}: {problem}", hint=hint)
@@ -98,7 +105,10 @@ class Sequence(Node, frozen=True, kw_only=True, eq=False):
 
 
 class Mapping(Node, frozen=True, kw_only=True, eq=False):
-    """Keys with their values, in the order of the text, no key twice. flow: written in braces."""
+    """Keys with their values, in the order of the text. flow: written in braces.
+
+    A key that is there twice is an oddity of the config: without any, no key is.
+    """
 
     flow: bool
     pairs: tuple[tuple[Scalar, Node], ...]
@@ -111,15 +121,66 @@ class Alias(Node, frozen=True, kw_only=True, eq=False):
 
 
 class ParsedConfig(SecretStruct, frozen=True, eq=False):
-    """A config.yml that was parsed, to be passed on. text: whole; root: None where nothing stands in it."""
+    """A config.yml that was parsed, to be passed on.
+
+    text: whole; root: of its first document, None where nothing stands in it.
+    oddities: what not every node reads, as errors with their places.
+    yaml_version: major and minor, where a line `%YAML` gives them.
+    """
 
     text: str
     root: Node | None
+    oddities: tuple[BadConfig, ...] = ()
+    yaml_version: tuple[int, int] | None = None
 
 
 def parse_config(config: str | ParsedConfig) -> ParsedConfig:
     """A text parsed, and one that was parsed already as it is. Raises BadInput as `parse_document`."""
-    return ParsedConfig(config, parse_document(config)) if isinstance(config, str) else config
+    if isinstance(config, ParsedConfig):
+        return config
+    parsed = scan_config(config)
+    refuse_oddities(parsed)
+    return parsed
+
+
+def decode_config(octets: bytes) -> tuple[str, bool]:
+    """The text of a file, and whether it was UTF-16, known by its byte order mark, rather than UTF-8.
+
+    Raises BadInput, with line and column, where it is neither.
+    """
+    is_utf16 = octets.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if is_utf16 else "utf-8"
+    try:
+        return octets.decode(encoding), is_utf16
+    except UnicodeDecodeError as error:
+        before = octets[: error.start].decode(encoding, "replace")
+        raise bad_config_at(
+            mark_at(before, len(before)),
+            f"this is not {encoding.upper()}",
+            "correct this character, and save the file as UTF-8",
+        ) from None
+
+
+def scan_config(config: str | ParsedConfig, *, is_utf16: bool = False) -> ParsedConfig:
+    """As `parse_config`, with its oddities. Raises BadInput where the text is YAML to no node."""
+    if isinstance(config, ParsedConfig):
+        return config
+    body = config.lstrip(BOM)
+    _refuse_damage(body)
+    marks = tuple(_find_marks_inside(config, body))
+    composer = _Composer()
+    try:
+        composer.read_text(body)
+    except BadConfig as error:
+        raise (*marks, error)[0] from None
+    oddities = (*((_build_utf16_error(),) if is_utf16 else ()), *marks, *composer.oddities)
+    return ParsedConfig(config, composer.root, oddities, composer.yaml_version)
+
+
+def refuse_oddities(config: ParsedConfig) -> None:
+    """Raise BadInput for the first oddity: what is written over it, one node reads so and another not."""
+    if config.oddities:
+        raise config.oddities[0]
 
 
 def parse_document(text: str) -> Node | None:
@@ -128,16 +189,20 @@ def parse_document(text: str) -> Node | None:
     Raises BadInput, with line and column, when the text is not YAML, or is YAML of a kind that no
     node's config is.
     """
-    return parse_body(text.removeprefix(BOM))
+    return parse_config(text).root
 
 
-def parse_body(text: str) -> Node | None:
-    """As `parse_document`, for a text without a leading BOM."""
-    _refuse_damage(text)
+def has_one_document_behind_bom(text: str) -> bool:
+    """Whether a parser that takes the BOM in front of `text` for a character of its first line reads it all.
+
+    To it, what begins at the margin of a later line is less indented than the first key.
+    """
     composer = _Composer()
-    for event in _parse_events(text):
-        composer.handle_event(event)
-    return composer.root
+    try:
+        composer.read_text(BOM + text)  # libyaml takes the first one off
+    except BadInput:
+        return False
+    return not composer.has_second_document
 
 
 def bad_config_at(mark: Mark, problem: str, hint: str) -> BadConfig:
@@ -164,6 +229,32 @@ def resolve_alias(node: Node) -> Node:
     return node.target if isinstance(node, Alias) else node
 
 
+def _find_marks_inside(text: str, body: str) -> Iterator[BadConfig]:
+    """Byte order marks but the one in front."""
+    at = body.find(BOM)
+    if len(text) - len(body) > 1 or at >= 0:
+        mark = mark_at(body, at) if len(text) - len(body) < 2 else Mark(0, 0, 0)
+        yield _character_error(mark, BOM)
+
+
+def _build_utf16_error() -> BadConfig:
+    error = bad_config_at(
+        Mark(0, 0, 0),
+        "the file is UTF-16, which not every node reads, and qmesh does not change",
+        "save it as UTF-8: `iconv -f UTF-16 -t UTF-8`",
+    )
+    error.is_rusts = True
+    return error
+
+
+def _character_error(mark: Mark, character: str) -> BadConfig:
+    return bad_config_at(
+        mark,
+        f"the character U+{ord(character):04X} is not allowed in YAML",
+        "delete it; if there are many, the file is damaged",
+    )
+
+
 def _refuse_damage(text: str) -> None:
     if len(text) > MAX_CHARACTERS:
         raise BadInput(
@@ -171,11 +262,7 @@ def _refuse_damage(text: str) -> None:
             hint="check that this file is the node's config.yml",
         )
     if damage := _NOT_TEXT.search(text):
-        raise bad_config_at(
-            mark_at(text, damage.start()),
-            f"the character U+{ord(damage.group()):04X} is not allowed in YAML",
-            "delete it; if there are many, the file is damaged",
-        )
+        raise _character_error(mark_at(text, damage.start()), damage.group())
     for number, directive in enumerate(_DIRECTIVE.finditer(text), 1):
         if number > MAX_DIRECTIVES:
             mark = mark_at(text, directive.end() - 1)
@@ -225,20 +312,46 @@ def _convert_mark(mark: Any) -> Mark:  # PyYAML has two types of marks, and none
 
 
 class _Composer:
-    """Builds the tree from events, with a stack of its own and bounds on depth and size."""
+    """Builds the first document's tree from events, with a stack of its own and bounds on depth and size."""
 
     def __init__(self) -> None:
         self.root: Node | None = None
+        self.oddities: list[BadConfig] = []
+        self.yaml_version: tuple[int, int] | None = None
+        self.has_second_document = False
+        self._has_ended = False
         self._open: list[tuple[yaml.CollectionStartEvent, list[Node]]] = []
         self._anchored: dict[str | None, Node] = {}
         self._count = 0
 
-    def handle_event(self, event: yaml.Event) -> None:
+    def read_text(self, text: str) -> None:
+        """Raises BadInput for what is wrong up to the end of the first document: some nodes read no more."""
+        try:
+            for event in _parse_events(text):
+                if self._has_ended and isinstance(event, yaml.DocumentStartEvent):
+                    self._note_second_document(_convert_mark(event.start_mark))
+                    return
+                self._handle_event(event)
+        except BadConfig as error:
+            if not self._has_ended:
+                raise
+            self._note_second_document(error.mark)
+
+    def _note_second_document(self, mark: Mark) -> None:
+        self.has_second_document = True
+        message = "a second document starts here, or what is none: some nodes read only what is before it"
+        second = bad_config_at(
+            mark, message, "keep only one; if this is an entry of the file, correct its indent"
+        )
+        second.is_rusts = True
+        self.oddities.append(second)
+
+    def _handle_event(self, event: yaml.Event) -> None:
         match event:
-            case yaml.DocumentStartEvent() if self.root is not None:
-                raise bad_config_at(
-                    _convert_mark(event.start_mark), "a second document starts here", "keep only one"
-                )
+            case yaml.DocumentStartEvent(version=version):
+                self.yaml_version = version
+            case yaml.DocumentEndEvent():
+                self._has_ended = True
             case yaml.AliasEvent():
                 self._add_node(self._build_alias(event))
             case yaml.ScalarEvent():
@@ -248,7 +361,7 @@ class _Composer:
             case yaml.CollectionStartEvent():
                 self._open_collection(event)
             case yaml.CollectionEndEvent():
-                self._add_node(_build_collection(*self._open.pop(), event))
+                self._close_collection(event)
 
     def _build_alias(self, event: yaml.AliasEvent) -> Alias:
         target = self._anchored.get(event.anchor)
@@ -265,6 +378,30 @@ class _Composer:
         if len(self._open) == MAX_DEPTH:
             raise _depth_error(_convert_mark(event.start_mark))
         self._open.append((event, []))
+
+    def _close_collection(self, last: yaml.CollectionEndEvent) -> None:
+        first, children = self._open.pop()
+        common = _node_fields(first, last)
+        flow = bool(first.flow_style)
+        if isinstance(first, yaml.SequenceStartEvent):
+            self._add_node(Sequence(**common, flow=flow, items=tuple(children)))
+            return
+        keys = self._check_keys(children[::2])
+        self._add_node(Mapping(**common, flow=flow, pairs=tuple(zip(keys, children[1::2], strict=True))))
+
+    def _check_keys(self, nodes: list[Node]) -> list[Scalar]:
+        first_at: dict[str, Mark] = {}
+        keys = []
+        for node in nodes:
+            if not isinstance(node, Scalar):
+                raise _key_error(node)
+            if node.tag is not None:
+                self.oddities.append(_key_error(node))
+            if node.value in first_at:
+                self.oddities.append(_duplicate_key_error(node, first_at[node.value]))
+            first_at.setdefault(node.value, node.start)
+            keys.append(node)
+        return keys
 
     def _add_node(self, node: Node) -> None:
         self._count += 1
@@ -289,28 +426,8 @@ def _node_fields(first: yaml.NodeEvent, last: yaml.Event) -> dict[str, Any]:
     }
 
 
-def _build_collection(first: yaml.CollectionStartEvent, children: list[Node], last: yaml.Event) -> Node:
-    common = _node_fields(first, last)
-    flow = bool(first.flow_style)
-    if isinstance(first, yaml.SequenceStartEvent):
-        return Sequence(**common, flow=flow, items=tuple(children))
-    keys = _check_keys(children[::2])
-    return Mapping(**common, flow=flow, pairs=tuple(zip(keys, children[1::2], strict=True)))
-
-
-def _check_keys(nodes: list[Node]) -> list[Scalar]:
-    first_at: dict[str, Mark] = {}
-    keys = []
-    for node in nodes:
-        if not isinstance(node, Scalar) or node.tag is not None:
-            raise bad_config_at(
-                node.start, "this key is not a plain word", "write the key out, without * or !"
-            )
-        if node.value in first_at:
-            raise _duplicate_key_error(node, first_at[node.value])
-        first_at[node.value] = node.start
-        keys.append(node)
-    return keys
+def _key_error(key: Node) -> BadConfig:
+    return bad_config_at(key.start, "this key is not a plain word", "write the key out, without * or !")
 
 
 def _duplicate_key_error(key: Scalar, first: Mark) -> BadConfig:
@@ -319,10 +436,10 @@ def _duplicate_key_error(key: Scalar, first: Mark) -> BadConfig:
         return bad_config_at(
             key.start,
             f"a second `{key.value}:`, the first is in line {line}",
-            f"move what is below it to line {line}, and delete it: the node does not load a file with both",
+            f"move what is below it to line {line}, and delete it: not every node loads a file with both",
         )
     return bad_config_at(
         key.start,
         f"this key is already in line {line}",
-        "keep one of the two: the node does not load a file with both",
+        "keep one of the two: not every node loads a file with both",
     )

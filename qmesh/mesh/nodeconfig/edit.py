@@ -21,8 +21,9 @@ from qmesh.mesh.nodeconfig.document import (
     Scalar,
     Sequence,
     bad_config_at,
-    parse_body,
     parse_config,
+    parse_document,
+    refuse_oddities,
 )
 from qmesh.mesh.nodeconfig.key_location import (
     Key,
@@ -88,6 +89,7 @@ def edit_config(config: str | ParsedConfig, settings: Iterable[Setting]) -> Pars
     exchanged without touching more.
     """
     parsed = parse_config(config)
+    refuse_oddities(parsed)
     body, root = parsed.text.removeprefix(BOM), parsed.root
     mark = parsed.text[: len(parsed.text) - len(body)]
     for setting in settings:
@@ -110,7 +112,7 @@ def read_settings(config: str | ParsedConfig, keys: Iterable[tuple[Key, bool]]) 
 def _check_edit(new: str, before: KeyLocation, setting: Setting) -> Node | None:
     """The new text's root, when it holds the setting and all else as before."""
     try:
-        root = parse_body(new)
+        root = parse_document(new)
         after = find_key(root, setting.key, is_list=setting.is_list)
         if read_value(after) == setting.value and content_without_key(after) == content_without_key(before):
             return root

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.document import BadConfig, Mapping, Mark, Node, ParsedConfig, parse_config
+from qmesh.mesh.nodeconfig.document import BadConfig, Mark, ParsedConfig, scan_config
 from qmesh.mesh.nodeconfig.lint.keys import find_key_problems
 from qmesh.mesh.nodeconfig.lint.lists import find_list_problems
-from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem, build_error
+from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem, build_refusal
+from qmesh.mesh.nodeconfig.lint.refusals import find_refusals
 from qmesh.mesh.values import Profile
 
 
@@ -22,27 +23,27 @@ def lint_config(
 ) -> tuple[Problem, ...]:
     """Every problem of a config.yml, in the order of the text; nothing is raised.
 
-    mesh: None for what can be said without one.
+    mesh: None for what can be said without one: then nothing is an error but what the node does not load,
+        and a list of another version.
     ephemeral: first and last port that outgoing connections of this machine take; None to leave that out.
     reserved: ports that they do not take.
     """
     try:
-        root = parse_config(config).root
+        parsed = scan_config(config)
     except BadConfig as refused:
-        return (build_error(refused.mark, "unreadable", refused.problem, refused.hint),)
+        return (build_refusal(refused.mark, "unreadable", refused.problem, refused.hint),)
     except BadInput as refused:
-        return (build_error(Mark(0, 0, 0), "unreadable", refused.message, refused.hint),)
+        return (build_refusal(Mark(0, 0, 0), "unreadable", refused.message, refused.hint),)
     ports = () if ephemeral is None else set(range(ephemeral[0], ephemeral[1] + 1)) - set(reserved)
-    return tuple(sorted(_find_problems(root, profile, mesh, ports)))
+    problems = _find_problems(parsed, profile, mesh, ports)
+    if mesh is None:
+        problems = (each.as_warning() if each.cured and not each.refused else each for each in problems)
+    return tuple(sorted(problems))
 
 
 def _find_problems(
-    root: Node | None, profile: Profile, mesh: ExpectedMesh | None, ephemeral: Collection[int]
+    config: ParsedConfig, profile: Profile, mesh: ExpectedMesh | None, ephemeral: Collection[int]
 ) -> Iterator[Problem]:
-    if root is not None and not isinstance(root, Mapping):
-        message = "the file's top level is not a mapping of keys to values"
-        hint = "check that this file is the node's config.yml"
-        yield build_error(root.start, "unreadable", message, hint)
-        return
-    yield from find_key_problems(root, profile)
-    yield from find_list_problems(root, profile, mesh, ephemeral)
+    yield from find_refusals(config, profile)
+    yield from find_key_problems(config.root, profile)
+    yield from find_list_problems(config.root, profile, mesh, ephemeral)

@@ -22,25 +22,16 @@ from qmesh.mesh.values import PROFILES, Profile
 _NEEDED: Final = ("key", "p2p", SECTION, "db")
 """The sections that the node goes into without looking whether they are there."""
 _TEMPLATE: Final = "dataWorkerBaseListenMultiaddr"
-_BASE_PORTS: Final = (
-    "dataWorkerBaseListenPort",
-    "dataWorkerBaseStreamPort",
-    "dataWorkerBaseP2PPort",
-    "dataWorkerBaseP2pPort",
-)
 _PLACEHOLDER = re.compile(r"<[A-Za-z][A-Za-z0-9_ -]*>")
-_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def find_key_problems(root: Node | None, profile: Profile) -> Iterator[Problem]:
     """What is wrong with keys, wherever they stand."""
     lists = find_lists(root, profile)
-    yield from _check_duplicate_lists(lists)
     yield from summarize_by_kind(_check_placeholders(root))
     for path, key, _ in _walk_keys(root):
         yield from _check_ignored_key(path, key, profile, lists)
     for key, value in mapping_pairs(root):
-        yield from _check_section(key, value)
         if key.value == SECTION:
             for inner, inside in mapping_pairs(value):
                 yield from _check_value(inner, inside)
@@ -110,33 +101,6 @@ def _other_profile_problem(key: Scalar, profile: Profile, known: tuple[Profile, 
     return build_warning(key.start, "profile", message, way_out)
 
 
-def _check_duplicate_lists(lists: tuple[FoundList, ...]) -> Iterator[Problem]:
-    """The same list under two spellings, which only 2.1-rust has."""
-    first: dict[str, FoundList] = {}
-    for found in lists:
-        before = first.setdefault(found.role, found)
-        if before is not found:
-            line = before.key.start.line + 1
-            message = f"`{found.key.value}` and `{before.key.value}` in line {line} are the same key"
-            yield build_error(found.key.start, "repeated", message, "keep one of the two")
-
-
-def _check_section(key: Scalar, value: Node) -> Iterator[Problem]:
-    if key.value not in _NEEDED or isinstance(resolve_alias(value), Mapping):
-        return
-    if not _is_null(value):
-        message = f"`{key.value}` is not a mapping of keys to values"
-        yield build_error(value.start, "unreadable", message, "check the indent of the lines below it")
-        return
-    message = f"there is nothing below `{key.value}:`, and the node panics at that"
-    if key.value == SECTION:
-        yield build_error(
-            key.start, "empty", message, "write the worker list there, or delete the line", cured=True
-        )
-    else:
-        yield build_error(key.start, "empty", message, "restore what was there, or delete the line")
-
-
 def _check_value(key: Scalar, node: Node) -> Iterator[Problem]:
     value = resolve_alias(node)
     if not isinstance(value, Scalar) or value.is_null or not value.value:
@@ -145,14 +109,4 @@ def _check_value(key: Scalar, node: Node) -> Iterator[Problem]:
         message = (
             f"`{_TEMPLATE}` has {value.value.count('%d') or 'no'} `%d` instead of one, for a core's port"
         )
-        yield build_error(node.start, "template", message, "write it as /ip4/127.0.0.1/tcp/%d")
-    if key.value in _BASE_PORTS and not (_NUMBER.fullmatch(value.value) and int(value.value) <= 65535):
-        message = f"`{key.value}` is not a port from 1 to 65535"
-        yield build_error(
-            node.start, "port", message, "use a number from 1 to 65535, with room for every worker"
-        )
-
-
-def _is_null(node: Node) -> bool:
-    value = resolve_alias(node)
-    return isinstance(value, Scalar) and value.is_null
+        yield build_warning(node.start, "template", message, "write it as /ip4/127.0.0.1/tcp/%d")

@@ -61,14 +61,10 @@ def _find_list_mark(root: Node | None, found: tuple[FoundList, ...]) -> Mark:
 
 def _check_list_value(found: FoundList) -> Iterator[Problem]:
     name, value = found.key.value, found.value
-    if isinstance(value, Scalar) and value.is_null:
-        if found.role in WRITTEN:
-            message = f"there is nothing below `{name}:`, so the node uses only its own cores"
-            usual = "write the list there, or delete the line"
-            yield build_warning(found.key.start, "empty", message, usual, cured=True)
-    elif not isinstance(value, Sequence):
-        usual = "write one `- /ip4/ADDRESS/tcp/PORT` a line below it, or delete it"
-        yield build_error(value.start, "entry", f"`{name}` is not a list", usual)
+    if isinstance(value, Scalar) and value.is_null and found.role in WRITTEN:
+        message = f"there is nothing below `{name}:`, so the node uses only its own cores"
+        usual = "write the list there, or delete the line"
+        yield build_warning(found.key.start, "empty", message, usual, cured=True)
 
 
 def _check_entries(one: ListedEntries) -> Iterator[Problem]:

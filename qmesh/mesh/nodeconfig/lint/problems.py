@@ -12,7 +12,7 @@ from qmesh.mesh.nodeconfig.document import Mark
 Kind: TypeAlias = Literal[
     "unreadable", "misspelt", "level", "profile", "empty", "length", "repeated",
     "wildcard", "loopback", "LAN", "public", "stranger", "missing", "announce", "placeholder",
-    "entry", "template", "port", "ephemeral",
+    "entry", "template", "port", "ephemeral", "form",
 ]  # fmt: skip
 
 
@@ -24,8 +24,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, order=True):
 
     line, column: counted from 1.
     hint: what to do.
-    severity: `build_error` where the node does not start, or its workers are not reached.
+    severity: an error where the node does not load the file, or, held against the mesh, where it dials
+        other workers than the mesh's.
     cured: whether writing the mesh's worker list removes it.
+    refused: whether the node does not load the file for it.
     """
 
     line: int
@@ -35,11 +37,16 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, order=True):
     hint: str
     severity: Literal["error", "warning"]
     cured: bool = False
+    refused: bool = False
+
+    def as_warning(self) -> Problem:
+        """The same, where some nodes tolerate it."""
+        return msgspec.structs.replace(self, severity="warning", refused=False)
 
     @property
     def blocks_worker_list(self) -> bool:
         """Whether the node would still not read the mesh's worker list once it is written."""
-        return self.severity == "error" and not self.cured and self.kind in _SPOILERS
+        return not self.cured and (self.refused or (self.severity == "error" and self.kind in _SPOILERS))
 
 
 class ExpectedMesh(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +65,7 @@ class ExpectedMesh(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_error(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool = False) -> Problem:
-    """What keeps the node from starting, or its workers from being reached."""
+    """What keeps the workers from being reached."""
     return Problem(
         line=mark.line + 1,
         column=mark.column + 1,
@@ -68,6 +75,11 @@ def build_error(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool 
         severity="error",
         cured=cured,
     )
+
+
+def build_refusal(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool = False) -> Problem:
+    """What the node does not load the file for."""
+    return msgspec.structs.replace(build_error(mark, kind, message, hint, cured=cured), refused=True)
 
 
 def build_warning(mark: Mark, kind: Kind, message: str, hint: str, *, cured: bool = False) -> Problem:

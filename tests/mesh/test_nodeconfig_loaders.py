@@ -1,0 +1,278 @@
+"""Lint has an error where the node's loader refuses a file, and none where it loads it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmesh.errors import BadInput
+from qmesh.mesh.nodeconfig import decode_config, edit_settings, lint_config, scan_config
+from qmesh.mesh.nodeconfig.document import Scalar
+from qmesh.mesh.nodeconfig.edit import Setting
+from qmesh.mesh.nodeconfig.key_location import Key
+from qmesh.mesh.nodeconfig.known_keys import known_sections, walk_key_paths
+from qmesh.mesh.nodeconfig.lint import refusals
+from qmesh.mesh.values import PROFILES, Profile
+from tests.support.node_files import own_file, verdicts
+
+VERDICTS = list(verdicts())
+
+
+def refusals_of(file: bytes | str, profile: Profile) -> list[str]:
+    """The errors of lint, each with its place."""
+    try:
+        text, is_utf16 = (file, False) if isinstance(file, str) else decode_config(file)
+        config = scan_config(text, is_utf16=is_utf16)
+    except BadInput as refused:
+        return [refused.message]
+    problems = lint_config(config, profile=profile)
+    for problem in problems:
+        assert problem.refused is (problem.severity == "error") or problem.kind == "profile", problem
+        assert problem.hint
+    return [f"{each.line}:{each.column} {each.message}" for each in problems if each.refused]
+
+
+def test_all_verdicts_are_given():
+    assert len(VERDICTS) == 464
+    assert len({verdict.case for verdict in VERDICTS}) == 118
+    assert sum(verdict.loads for verdict in VERDICTS) == 266
+
+
+def test_lint_agrees_with_every_verdict_of_the_nodes_own_loaders():
+    found = [(verdict, refusals_of(verdict.file, verdict.profile)) for verdict in VERDICTS]
+    missed = [(each.profile, each.case) for each, errors in found if not errors and not each.loads]
+    false_alarms = [(each.profile, each.case, errors) for each, errors in found if errors and each.loads]
+    assert (missed, false_alarms) == ([], [])
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_nodes_own_file_has_no_problem(profile):
+    assert lint_config(own_file(profile), profile=profile) == ()
+
+
+NUMBERS = "0|+1|0x1F"
+"""What every number may be, however small it has to be."""
+FORMS = {
+    # form: values that both take, that neither takes, that only Go takes, that only Rust takes
+    "text": ("a|1|true|''|~|2026-11-28|!x a|\"a\"", "[a]|{a: b}", "", "!!int x"),
+    "texts": ("[]|[a, 1, true, ~]|!x []|", "a|''|[[a]]|[{a: b}]|{a: b}|0", "~|null", ""),
+    "texts by name": ("{}|{a: b}|{a: ~}|", "a|[]|{a: [b]}|''", "~|null", ""),
+    "flag": ("true|True|FALSE", "1|0|'true'|\"false\"|tru|[]|{}", "yes|No|on|OFF|y|~|", ""),
+    "float": ("0|.5|-1.5|1e3|5.|.inf", "'0.25'|0,25|a|[]|++1|true", "1_0|0x10|~|", ""),
+    "duration": (
+        "4|1m30s|1.5h|'4s'|0|.5s|1us|~||1ns",
+        "4 seconds|1d|s|1s 2s|true|[]|1S|2026-11-28",
+        "-1s|+1s|1.5|-4|1_000",
+        "'4'|''|010s5|' 4s '",
+    ),
+    "manager": ("file|inMemory|'file'", "1|FILE|mem|[]|''|true", "~|", "inmemory"),
+    "int": (f"{NUMBERS}|-5|0o17", "'1'|a|1s|[]|true|1:30|9223372036854775808", "1.0|1_0|010|08|1e1|~|", ""),
+    "long": (f"{NUMBERS}|-5|9223372036854775807", "'1'|a|[]|9223372036854775808", "1.5|1_0|010|~|", ""),
+    "u8": (f"{NUMBERS}|255", "-1|256|'1'|mainnet|[]|{}|-1.5", "1.0|1_0|010|~|", ""),
+    "u16": (f"{NUMBERS}|65535", "-1|65536|25000/tcp|'25000'|[]|70000", "25000.0|25_000|010|~|", ""),
+    "u32": (f"{NUMBERS}|4294967295", "-1|4294967296|'1'|a", "1.0|1_0|010|~|", ""),
+    "u64": (f"{NUMBERS}|18446744073709551615", "-1|2e19|'1'|a", "1.0|1_0|010|~|", ""),
+}
+
+
+def values_for(form: str, *, is_rust: bool) -> tuple[list[str], list[str]]:
+    """Values that a node takes and those that it does not."""
+    both, neither, gos, rusts = (values.split("|") if values else [] for values in FORMS[form])
+    return (both + rusts, neither + gos) if is_rust else (both + gos, neither + rusts)
+
+
+def nest(path: str, value: str) -> str:
+    """A file with one key."""
+    *above, name = path.strip(".").split(".")
+    lines = [f"{'  ' * depth}{each}:" for depth, each in enumerate(above)]
+    return "\n".join([*lines, f"{'  ' * len(above)}{name}: {value}"]) + "\n"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_key_of_a_form_is_judged_alike(profile):
+    judged = 0
+    for path, section in known_sections(profile).items():
+        for name, key in section.items():
+            if key.form is None or key.is_newer or name == "bootstrapPeers":
+                continue
+            good, bad = values_for(key.form, is_rust=profile == "2.1-rust")
+            for value in good:
+                text = nest(f"{path}.{name}", value)
+                assert refusals_of(text, profile) == [], (text, profile)
+            for value in bad:
+                text = nest(f"{path}.{name}", value)
+                assert len(refusals_of(text, profile)) == 1, (text, profile)
+            judged += 1
+    assert judged >= {"1.4": 50, "2.0": 80, "2.1": 105, "2.1-rust": 105}[profile]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_section_is_a_mapping_or_nothing(profile):
+    is_rust = profile == "2.1-rust"
+    for path in known_sections(profile):
+        if not path:
+            continue
+        panics = not is_rust and path in {"p2p", "engine", *(("db",) if profile == "2.1" else ())}
+        may_be_null = not is_rust or path in {"logger", "proofWorker"}
+        for value in ("x", "[]", "''"):
+            found = refusals_of(nest(path, value), profile)
+            assert bool(found) is (path != "proofWorker"), (path, value)
+        assert refusals_of(nest(path, "{}"), profile) == []
+        assert bool(refusals_of(nest(path, ""), profile)) is panics
+        null = refusals_of(nest(path, "~"), profile)
+        assert bool(null) is (panics or not may_be_null), path
+        assert refusals_of(f"z: &z {{}}\n{nest(path, '*z')}", profile) == []
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_what_a_version_does_not_know_may_be_anything(profile):
+    known = known_sections(profile)
+    unknown = [(path, name) for path, name in walk_key_paths() if name not in known.get(path, ())]
+    assert len(unknown) > 10
+    for path, name in unknown:
+        assert refusals_of(nest(f"{path}.{name}", "[[{a: {b: [c]}}]]"), profile) == [] or path not in known
+
+
+RUST_REFUSES = "the node does not load this file"
+TWICE = {
+    "key of a section": (
+        "p2p:\n  network: 0\n  network: 1\n",
+        f"3:3 `network` is already in line 2: {RUST_REFUSES}",
+    ),
+    "section": ("engine: {}\nengine: {}\n", f"2:1 `engine` is already in line 1: {RUST_REFUSES}"),
+    "two spellings": (
+        "p2p: {pingPeriod: 1s, pingPeriodMs: 1}\n",
+        f"1:23 `pingPeriodMs` and `pingPeriod` in line 1 are the same key: {RUST_REFUSES}",
+    ),
+    "second document": (
+        "p2p: {}\n---\nengine: {}\n",
+        "2:1 a second document starts here, or what is none: some nodes read only what is before it",
+    ),
+    "an entry at the margin": (
+        " p2p: {}\nengine: {}\n",
+        "2:1 a second document starts here, or what is none: some nodes read only what is before it",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), TWICE.values(), ids=TWICE)
+def test_only_rust_refuses_what_is_there_twice_and_qmesh_does_not_change_it(text, expected):
+    assert refusals_of(text, "2.1-rust") == [expected]
+    assert refusals_of(text, "2.1") == []
+    if text != TWICE["two spellings"][0]:
+        (problem,) = lint_config(text, profile="2.1")
+        assert problem.severity == "warning"
+        with pytest.raises(BadInput, match=r"already|second"):
+            edit_settings(text, [Setting(Key("engine", "dataWorkerMultiaddrs"), ())])
+
+
+def test_a_key_that_no_node_knows_may_be_there_twice():
+    for profile in PROFILES:
+        (problem,) = lint_config("foo: 1\nfoo: 2\n", profile=profile)
+        assert (problem.severity, problem.message) == ("warning", "this key is already in line 1")
+
+
+GO_READS = {
+    "the last section is empty": ("engine: {}\nengine:\n", "2:1 there is nothing below `engine:`, and"),
+    "a merged value": ("x: &x {network: a}\np2p:\n  <<: *x\n", "1:17 `network` has to be a whole number"),
+    "merged sections": ("x: &x {d: a}\np2p: {<<: [*x, {dLo: b}]}\n", "1:11 `d` has to be a whole number"),
+    "a merge key with a text": ("p2p:\n  <<: a\n", "2:7 a merge key (<<) has no section behind it"),
+    "a short first peer": ("p2p: {bootstrapPeers: [/ip4/192.0.2.1, x]}\n", "1:24 the first entry of"),
+    "a null first peer": ("p2p: {bootstrapPeers: [~]}\n", "1:24 the first entry of"),
+    "YAML 1.2": ("%YAML 1.2\n---\np2p: {}\n", "1:1 the node reads only YAML 1.1"),
+    "an escaped slash": ('p2p: {listenMultiaddr: "\\/ip4"}\n', "1:24 the node does not know the escape \\/"),
+    "nothing": ("# nothing\n", "1:1 nothing stands in the file"),
+    "null": ("---\n", "1:1 nothing stands in the file"),
+    "a list": ("- a\n", "1:1 the file's top level is not a mapping"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), GO_READS.values(), ids=GO_READS)
+def test_what_go_refuses(text, expected):
+    assert any(error.startswith(expected) for error in refusals_of(text, "2.1")), refusals_of(text, "2.1")
+    assert bool(refusals_of(text, "2.1-rust")) is (text in {"- a\n", "engine: {}\nengine:\n"})
+
+
+GO_TAKES = (
+    "engine:\nengine: {}\n",
+    "engine: Null\n",
+    "p2p: {bootstrapPeers: [a]}\np2p: ~\np2p: {}\n",
+    "p2p: {bootstrapPeers: [a], bootstrapPeers: []}\n",
+    "p2p: {bootstrapPeers: ~}\n",
+    "p2p:\n  '<<': a\n",
+    "!!str engine: {}\n",
+    'p2p: {listenMultiaddr: "\\\\/ip4"}\n',
+    "p2p: {}\n...\n",
+)
+
+
+@pytest.mark.parametrize("text", GO_TAKES)
+def test_what_go_takes(text):
+    assert refusals_of(text, "2.1") == []
+
+
+def test_a_wrong_peer_is_told_once():
+    assert len(refusals_of("p2p: {bootstrapPeers: [[a]]}\n", "2.0")) == 1
+
+
+BOMS = {
+    "more than one key": ("engine: {}\np2p: {}\n", True),
+    "one key": ("engine: {}\n", False),
+    "a comment first": ("# mine\nengine: {}\np2p: {}\n", False),
+    "in braces": ('{"engine": {}, "p2p": {}}\n', False),
+    "the mark of a document first": ("---\nengine: {}\n", True),
+}
+
+
+@pytest.mark.parametrize(("text", "is_refused"), BOMS.values(), ids=BOMS)
+def test_a_byte_order_mark_is_a_character_to_rust(text, is_refused):
+    problems = lint_config(f"\ufeff{text}", profile="2.1-rust")
+    assert [problem.cured for problem in problems] == [True] * is_refused
+    assert all("render-config --write" in problem.hint for problem in problems)
+    assert lint_config(f"\ufeff{text}", profile="2.1") == ()
+
+
+def test_a_byte_order_mark_inside_is_odd_and_no_error():
+    for profile in PROFILES:
+        (problem,) = lint_config("p2p: {} # a\ufeffb\n", profile=profile)
+        assert (problem.column, problem.severity) == (12, "warning")
+
+
+def test_what_only_newer_builds_know_is_a_warning():
+    text = "p2p: {disableOnionRouting: 1}\nproofWorker: {cpuSeconds: a, path: /x}\n"
+    problems = lint_config(text, profile="2.1-rust")
+    assert [(each.line, each.severity, each.refused) for each in problems] == [
+        (1, "warning", False),
+        (2, "warning", False),
+    ]
+    assert lint_config(text, profile="2.1") == ()
+
+
+def test_a_value_that_thousands_of_aliases_name_is_looked_at_once(monkeypatch):
+    looked: list[object] = []
+
+    def note(form: object, node: Scalar) -> bool:
+        looked.append(node)
+        return True
+
+    monkeypatch.setattr(refusals, "fits_go", note)
+    monkeypatch.setattr(refusals, "fits_rust", note)
+    text = (
+        f"x: &x [{'a,' * 5000}]\ns: &s {{blacklist: *x}}\n" + "engine: *s\nengine: {blacklist: *x}\n" * 1000
+    )
+    for profile in ("2.1", "2.1-rust"):
+        lint_config(text, profile=profile)
+    assert len(looked) == 2
+
+
+def test_thousands_of_wrong_values_are_one_problem_each_and_long_numbers_take_no_time():
+    many = "".join(f"  network: {'1' * 2000}\n" for _ in range(400))
+    problems = [each for each in lint_config(f"p2p:\n{many}", profile="2.0") if each.refused]
+    assert len(problems) == 400
+
+
+@given(st.text("0123456789.+-_eExXobnsumh", min_size=1, max_size=12), st.sampled_from(PROFILES))
+def test_law_a_number_in_quotes_is_none(text, profile):
+    for key in ("p2p: {d: '%s'}", "p2p: {gossipFactor: '%s'}", "p2p: {network: '%s'}"):
+        assert len(refusals_of(key % text + "\n", profile)) == 1
