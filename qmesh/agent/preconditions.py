@@ -201,6 +201,7 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "agent": _NONE,
     "render-config": _NONE,
     "render-config --for": _CONTROL,
+    "node-files": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
     "check": _NONE,
     "status": _NONE,
     "log": _CONTROL,

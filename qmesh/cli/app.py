@@ -46,6 +46,7 @@ GROUPS: Final = {
     },
     "Node": {
         "render-config": "Write the worker list into the node's config.yml.",
+        "node-files": "Fetch the node's keys and the least config.yml from the control node.",
         "units": "Write systemd units for the agent, the boot guard and the node.",
     },
     "Control node": {

@@ -86,6 +86,15 @@ class Control:
     def report_handover(self, body: bytes, *, sender: str) -> bytes | None:
         raise NotImplementedError
 
+    def fetch_node_files(self, body: bytes, *, sender: str) -> bytes:
+        raise NotImplementedError
+
+    def report_keys(self, body: bytes, *, sender: str) -> None:
+        raise NotImplementedError
+
+    def record_key_report(self, sealed: bytes, *, sender: str) -> None:
+        raise NotImplementedError
+
     def refresh_membership(self) -> None:
         pass
 

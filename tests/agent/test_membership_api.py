@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -15,16 +16,32 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.daemon import membership_api
 from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
-from qmesh.errors import EnrolmentRefused, MachineRefused, StateUnreadable
-from qmesh.host.registry import Registry, sqlite
+from qmesh.agent.node import identity_files
+from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
+from qmesh.host.registry import IssuedInvitation, Registry, sqlite
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
+from qmesh.mesh.changes import set_machine_fields
 from qmesh.mesh.protocol.aead import encrypt_message
-from qmesh.mesh.protocol.enrolment import KEY_OFFER, KeyOffer, build_redemption, derive_invitation_keys
+from qmesh.mesh.protocol.enrolment import (
+    KEY_OFFER,
+    KeyOffer,
+    build_redemption,
+    derive_invitation_keys,
+    derive_public_key,
+)
+from qmesh.mesh.protocol.key_digests import NodeIdentity, compute_digests, encrypt_digests
 from qmesh.mesh.protocol.membership import HOLDS, encrypt_held_revision
+from qmesh.mesh.protocol.node_files import (
+    NodeFilesRequest,
+    compute_reply_key,
+    decrypt_node_files,
+    encrypt_request,
+)
 from qmesh.mesh.values import Secret
 from tests.support.factories import key
-from tests.support.registries import MESH, NOW, invite, redeem
+from tests.support.node_identity import IDENTITY, PEER_KEY
+from tests.support.registries import MESH, NOW, invite, message, redeem
 
 SIGNING_KEY = bytes(range(32))
 B = "10.77.0.2"
@@ -235,3 +252,146 @@ def test_what_members_hold_is_not_forgotten_where_it_cannot_be_written(
     away.rename(state.registry_file)
     node.write_acknowledgements()
     assert acknowledged(state) == MESH.revision + 1
+
+
+OWN = Secret(base64.b64encode(bytes([64]) * 32).decode())
+"""machine-b's private key where it fetches files."""
+ONCE = bytes([7]) * 32
+
+
+@pytest.fixture
+def files_node(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ControlNode:
+    """A control node with a node's directory, and machine-b, which may fetch from it."""
+    monkeypatch.setattr(identity_files, "SETTLED_S", 0.0)
+    directory = tmp_path / "node"
+    directory.mkdir()
+    (directory / "config.yml").write_text(IDENTITY)
+    state.save_settings(
+        msgspec.structs.replace(state.settings(), config_directory=str(directory), config_owner=os.geteuid())
+    )
+    with Registry(state.registry_file) as registry:
+        issued = registry.invite(
+            "machine-b", workers=None, endpoint=None, expires_at=NOW + 99, now=NOW, replace=True
+        )
+        redeem_as(registry, issued, derive_public_key(OWN))
+        permit(registry, allowed=True)
+    return ControlNode(state, changed=lambda: None, turns=Looking(lambda: None))
+
+
+def redeem_as(registry: Registry, issued: IssuedInvitation, public_key: str) -> None:
+    registry.redeem(message(issued, public_key), sender=issued.from_address, now=NOW)
+
+
+def permit(registry: Registry, *, allowed: bool) -> None:
+    registry.change_mesh(
+        lambda mesh: set_machine_fields(mesh, "machine-b", node_files=allowed),
+        command="set",
+        what="machine-changed",
+        machine="machine-b",
+        now=NOW,
+    )
+
+
+def shared_key(state: State) -> Secret:
+    with Registry(state.registry_file) as registry:
+        return registry.find_preshared_key(B)
+
+
+def ask_for_files(state: State, *, name: str = "machine-b", private_key: bytes = ONCE) -> bytes:
+    request = NodeFilesRequest(
+        name=name, reply_key=compute_reply_key(private_key), key_store="/root/.config/keys.yml"
+    )
+    return encrypt_request(request, shared_key(state), nonce=bytes(12))
+
+
+def list_fetches(state: State) -> list[str | None]:
+    with Registry(state.registry_file) as registry:
+        return [each.machine for each in registry.events() if each.what == "node-files-fetched"]
+
+
+def test_a_member_that_may_gets_the_files_as_they_are_now_and_the_registry_says_so(
+    state: State, files_node: ControlNode, tmp_path: Path
+) -> None:
+    answer = files_node.fetch_node_files(ask_for_files(state), sender=B)
+    files = decrypt_node_files(answer, private_key=ONCE, member_private_key=OWN, shared=shared_key(state))
+    assert f'peerPrivKey: "{PEER_KEY}"' in files.config
+    assert "/ip4/10.77.0.2/tcp/40003" in files.config
+    assert files.keys is None  # of node 2.0
+    assert list_fetches(state) == ["machine-b"]
+    for path in state.directory.rglob("*"):
+        if path.is_file():
+            assert PEER_KEY.encode() not in path.read_bytes(), path
+
+
+def test_a_request_is_answered_once(state: State, files_node: ControlNode) -> None:
+    body = ask_for_files(state)
+    files_node.fetch_node_files(body, sender=B)
+    with pytest.raises(EnrolmentRefused, match="was answered already"):
+        files_node.fetch_node_files(body, sender=B)
+    files_node.fetch_node_files(ask_for_files(state, private_key=bytes([8]) * 32), sender=B)
+    assert list_fetches(state) == ["machine-b"] * 2
+
+
+def test_who_may_not_gets_nothing_and_no_event_says_otherwise(
+    state: State, files_node: ControlNode, tmp_path: Path
+) -> None:
+    """Without permission, for another's name, as any user, as no member; with files not whole."""
+    with Registry(state.registry_file) as registry:
+        redeem(registry, invite(registry, "machine-c"), key(2))
+    body = ask_for_files(state)
+    for asked, sender, words in (
+        (ask_for_files(state, name="machine-c"), B, "may not fetch the node's files for another name"),
+        (body, "10.77.0.3", "not encrypted"),
+        (body, "10.77.0.1", "not a member"),
+        (body, "10.77.0.9", "not a member"),
+        (b"", B, "not encrypted"),
+        (body[:-1], B, "not encrypted"),
+    ):
+        with pytest.raises(EnrolmentRefused, match=words):
+            files_node.fetch_node_files(asked, sender=sender)
+    config = tmp_path / "node" / "config.yml"
+    short = IDENTITY.replace(PEER_KEY, "5ec4e7a1")
+    for text, words in (("", "peerPrivKey"), ("a: [", "not YAML"), (short, "8 digits")):
+        config.write_text(text)
+        with pytest.raises(QmeshError, match=words) as refused:
+            files_node.fetch_node_files(ask_for_files(state, private_key=os.urandom(32)), sender=B)
+        assert "5ec4e7a1" not in refused.value.message
+    with Registry(state.registry_file) as registry:
+        permit(registry, allowed=False)
+    with pytest.raises(EnrolmentRefused, match="machine-b may not fetch the node's files"):
+        files_node.fetch_node_files(ask_for_files(state, private_key=os.urandom(32)), sender=B)
+    assert list_fetches(state) == []
+
+
+def test_what_cannot_be_logged_is_not_given(
+    state: State, files_node: ControlNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MachineRefused("the disk is full", hint="")
+
+    monkeypatch.setattr(Registry, "record_files_fetched", fail)
+    with pytest.raises(MachineRefused, match="full"):
+        files_node.fetch_node_files(ask_for_files(state), sender=B)
+
+
+def test_reports_of_keys_are_kept_of_members_alone_and_what_is_new_is_looked_at(state: State) -> None:
+    looks: list[None] = []
+    node = ControlNode(state, changed=lambda: looks.append(None), turns=Looking(lambda: None))
+    shared = shared_key(state)
+    first, second = (
+        encrypt_digests(compute_digests(NodeIdentity(peer_key=value), shared), shared, nonce=bytes(12))
+        for value in (b"aa", b"bb")
+    )
+    node.report_keys(first, sender=B)
+    node.report_keys(first, sender=B)
+    assert (node.take_key_reports(), node.take_key_reports(), len(looks)) == ({B: first}, {}, 1)
+    node.report_keys(second, sender=B)
+    assert (node.take_key_reports(), len(looks)) == ({B: second}, 2)
+    for body, sender, words in ((first, "10.77.0.9", "not a member"), (b"x", B, "not encrypted")):
+        with pytest.raises(EnrolmentRefused, match=words):
+            node.report_keys(body, sender=sender)
+    node.record_key_report(b"x" * 2000, sender=B)
+    node.record_key_report(first, sender="10.77.0.9")
+    assert (node.take_key_reports(), len(looks)) == ({}, 2)
+    node.record_key_report(second, sender=B)
+    assert (node.take_key_reports(), len(looks)) == ({B: second}, 2)

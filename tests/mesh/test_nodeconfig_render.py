@@ -374,9 +374,14 @@ def test_a_config_of_a_newer_node_is_refused():
             "2.0",
             "b",
             "there is none, and a worker of node 2.0 needs p2p.peerPrivKey",
-            "copy it to DIR here, then",
+            "run `qmesh set b --node-files on` on a, then `qmesh node-files --write` here",
         ),
-        ("2.1", "b", "there is none, and a worker of node 2.1 needs p2p.peerPrivKey and key", "keys.yml"),
+        (
+            "2.1",
+            "b",
+            "needs p2p.peerPrivKey, key.keyManagerFile.encryptionKey and the node's keys.yml",
+            "--node-files on",
+        ),
     ],
 )
 def test_no_config_is_made_that_would_be_a_node_without_identity_or_secret(node, name, words, hint):

@@ -46,6 +46,17 @@ class Agent:
         self.asked.append(("succeed", body, sender))
         return self._redeem(body) or None
 
+    def fetch_node_files(self, body: bytes, *, sender: str) -> bytes:
+        self.asked.append(("node files", body, sender))
+        return self._redeem(body)
+
+    def report_keys(self, body: bytes, *, sender: str) -> None:
+        self.asked.append(("report keys", body, sender))
+        self._redeem(body)
+
+    def record_key_report(self, sealed: bytes, *, sender: str) -> None:
+        self.asked.append(("key report", sealed, sender))
+
     def refresh_membership(self) -> None:
         self.refreshed += 1
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from qmesh.agent.node.identity_files import read_files_for
 from qmesh.agent.packet_origin import find_peer_endpoint
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError
 from qmesh.host.registry import Registry, load_image
@@ -18,14 +21,24 @@ from qmesh.mesh.inventory import Inventory, list_members
 from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, encrypt_message
 from qmesh.mesh.protocol.enrolment import KEY_OFFER, read_key_offer, read_redemption
 from qmesh.mesh.protocol.handover import ESTATE, PROGRESS, HandoverData, encode_handover_data, read_progress
+from qmesh.mesh.protocol.key_digests import KeyDigests, decrypt_digests
 from qmesh.mesh.protocol.membership import History, decrypt_held_revision, sign_membership
+from qmesh.mesh.protocol.node_files import decrypt_request, encrypt_node_files
 from qmesh.mesh.values import Secret
+
+log = logging.getLogger("qmesh")
 
 _TURN_S: Final = 8.0
 _SOON_S: Final = 0.05
 """Seconds that the loop waits for another program that writes to the registry; then it tries again later."""
 _ALONE_S: Final = 10.0
 """Seconds for which only the new control node is told that it is it: the others have none until it serves."""
+
+
+_REPLY_KEYS: Final = 64
+"""Of each member, the keys of so many requests are remembered: a request is answered once."""
+_MOST_REPORT: Final = 1024
+"""Octets of a report of keys: three digests and what encrypts them take some 140."""
 
 
 class LookRequests:
@@ -76,6 +89,9 @@ class ControlNode:
         self._acknowledged: dict[str, int] = {}
         self._unread: dict[str, bytes] = {}
         self._offered: dict[str, str] = {}
+        self._reply_keys: dict[str, deque[bytes]] = {}
+        self._key_reports: dict[str, bytes] = {}
+        self._digests: dict[str, KeyDigests] = {}
         self._is_redeemed = False
         settings = state.settings()
         self._own, self._interface = settings.name, settings.interface
@@ -136,6 +152,68 @@ class ControlNode:
         key = self._signing_key.private_bytes_raw()
         handover_data = encode_handover_data(HandoverData(event=event, registry=octets, signing_key=key))
         return encrypt_message(handover_data, shared, about=ESTATE, nonce=secrets.token_bytes(NONCE_OCTETS))
+
+    def fetch_node_files(self, body: bytes, *, sender: str) -> bytes:
+        """The node's least config.yml for that member, and keys.yml, as they are now."""
+        with Registry(self._state.registry_file) as registry:
+            shared = registry.find_preshared_key(sender)
+            asked = decrypt_request(body, shared)  # before anything is read that grows with the mesh
+            found = registry.find_file_requester(sender)
+        machine = found.machine
+        if asked.name != machine.name:
+            raise EnrolmentRefused(
+                f"this machine is {machine.name}, and may not fetch the node's files for another name",
+                hint=f"run `qmesh node-files --write` on the machine that should have them, or join it as"
+                f" {machine.name}",
+            )
+        self._refuse_repeated(machine.name, asked.reply_key)
+        files = read_files_for(
+            self._state.settings().node_directory, found.inventory, machine.name, key_store=asked.key_store
+        )
+        answer = encrypt_node_files(
+            files,
+            asked,
+            member_key=machine.public_key,
+            shared=found.preshared_key,
+            private_key=secrets.token_bytes(32),
+        )
+        with Registry(self._state.registry_file) as registry:
+            endpoint = find_peer_endpoint(self._interface, sender)
+            registry.record_files_fetched(machine, now=int(time.time()), endpoint=endpoint)
+        log.info("%s has fetched the node's files", machine.name)
+        return answer
+
+    def _refuse_repeated(self, name: str, reply_key: bytes) -> None:
+        """Raise EnrolmentRefused for a request that came before: it is another program's that recorded it."""
+        with self._lock:
+            known = self._reply_keys.setdefault(name, deque(maxlen=_REPLY_KEYS))
+            if reply_key in known:
+                raise EnrolmentRefused(
+                    "this request for the node's files was answered already",
+                    hint="run `qmesh node-files --write` again: it makes a new one",
+                )
+            known.append(reply_key)
+
+    def report_keys(self, body: bytes, *, sender: str) -> None:
+        """Keep it for `take_key_reports`, and have a look come where it says something new."""
+        with Registry(self._state.registry_file) as registry:
+            digests = decrypt_digests(body, registry.find_preshared_key(sender))
+        self.record_key_report(body, sender=sender)
+        if self._digests.get(sender) != digests:
+            self._digests[sender] = digests
+            self._changed()
+
+    def record_key_report(self, sealed: bytes, *, sender: str) -> None:
+        """Keep it for `take_key_reports`, which see whether it is the member's."""
+        with self._lock:
+            if sender in self._addresses and len(sealed) <= _MOST_REPORT:
+                self._key_reports[sender] = sealed
+
+    def take_key_reports(self) -> dict[str, bytes]:
+        """What members have reported of their nodes' keys since this was asked last, by tunnel address."""
+        with self._lock:
+            taken, self._key_reports = self._key_reports, {}
+        return taken
 
     def find_membership_update(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         """An update, for members only, and for those who were until just now: they are to know."""

@@ -28,6 +28,7 @@ log = logging.getLogger("qmesh")
 EXAMPLES = (
     "qmesh join hel-2.invitation",
     "qmesh join hel-2.invitation --config /root/node/.config",
+    "qmesh join hel-2.invitation --node-files",
     "qmesh join hel-2.invitation --take-over",
     "ssh fra-1 qmesh invite hel-2 | qmesh join -",
     "qmesh join hel-2.invitation --offline --out hel-2.request",
@@ -56,6 +57,12 @@ def command(
         str | None, typer.Option(help="The tunnel interface.", show_default="qmesh0")
     ] = None,
     take_over: TakeOverOption = False,
+    node_files: Annotated[
+        bool,
+        typer.Option(
+            "--node-files", help="Fetch the node's keys and the least config.yml from the control node."
+        ),
+    ] = False,
     no_apply: Annotated[
         bool, typer.Option("--no-apply", help="Become a member, but make no tunnel and no guard yet.")
     ] = False,
@@ -88,6 +95,9 @@ def command(
     The guard is loaded before the tunnel is made, and the worker ports are closed all the time. If it
     was interrupted, run it again with the same invitation.
 
+    With --node-files it also fetches the files that hold the node's secrets, if the invitation permits it:
+    both are written to the node's directory, mode 0600, and nothing of another node is replaced.
+
     If the control node is unreachable, use files: --offline here, `qmesh admit` there, --answer here.
     """
     wish = JoinOptions(
@@ -96,7 +106,13 @@ def command(
         listen_port=listen_port,
         interface=interface,
         take_over=take_over,
+        node_files=node_files,
     )
+    if node_files and (offline or no_apply or answered is not None):
+        raise BadInput(
+            "--node-files needs the tunnel, which --offline, --answer and --no-apply do without",
+            hint="leave it out, and once this machine is a member run `qmesh node-files --write`",
+        )
     if answered is not None:
         _refuse_options_with_answer(file, wish, offline=offline)
     if offline and no_apply:

@@ -17,9 +17,12 @@ import msgspec
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.api.messages import (
     HOLDS,
+    KEY_DIGESTS,
     KEYS,
     MAX_ANSWER,
     MEMBERSHIP,
+    NODE_FILES,
+    NODE_KEYS,
     REDEMPTIONS,
     SUCCESSION,
     ControlNodeUnavailable,
@@ -72,6 +75,14 @@ class Client:
         """Report this successor's progress; the handover data where it lacks that. Raises as `offer_key`."""
         return self._fetch_response(SUCCESSION, body, connect_s=connect_s, read_s=read_s) or None
 
+    def fetch_node_files(self, body: bytes, *, connect_s: float, read_s: float) -> bytes:
+        """Fetch the node's files: request and answer are encrypted. Raises as `offer_key`."""
+        return self._fetch_response(NODE_FILES, body, connect_s=connect_s, read_s=read_s)
+
+    def report_keys(self, body: bytes, *, connect_s: float, read_s: float) -> None:
+        """Report digests of the node's keys, encrypted, where these are others now. Raises as `offer_key`."""
+        self._fetch_response(NODE_KEYS, body, connect_s=connect_s, read_s=read_s)
+
     def poll_membership(
         self,
         *,
@@ -81,6 +92,7 @@ class Client:
         wait_s: int = 0,
         whole: bool = False,
         holds: bytes = b"",
+        key_report: bytes = b"",
     ) -> bytes | None:
         """An Update to the newest membership; None when it is no newer. Raises as `redeem`.
 
@@ -88,9 +100,11 @@ class Client:
         wait_s: seconds to wait for a newer one to come; read_s is then added to them.
         whole: whether all of it is wanted, not a difference.
         holds: this machine's report that it holds that revision, encrypted; empty for no report.
+        key_report: its report of its node's keys, as `holds`.
         """
         path = f"{MEMBERSHIP}?newer_than={newer_than}&wait={wait_s}&whole={int(whole)}"
-        said = [(HOLDS, base64.b64encode(holds).decode())] if holds else []
+        reports = {HOLDS: holds, KEY_DIGESTS: key_report}
+        said = [(name, base64.b64encode(sealed).decode()) for name, sealed in reports.items() if sealed]
         return (
             self._fetch_response(path, None, connect_s=connect_s, read_s=read_s, wait_s=wait_s, said=said)
             or None

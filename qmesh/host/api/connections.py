@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import h11
 
 from qmesh.errors import QmeshError
-from qmesh.host.api.messages import HOLDS, MAX_BODY
+from qmesh.host.api.messages import HOLDS, KEY_DIGESTS, MAX_BODY
 
 log = logging.getLogger("qmesh")
 
@@ -60,8 +60,8 @@ class ConnectedPeer:
 class HttpRequest(NamedTuple):
     """A request, whole.
 
-    query: the path's. sealed: the sender's report of the revision that it holds. hung_up: done once the
-        client has closed the connection.
+    query: the path's. acknowledgement: the sender's report of the revision that it holds, key_report: of its
+        node's keys, both encrypted, in base64. hung_up: done once the client has closed the connection.
     """
 
     peer: ConnectedPeer
@@ -69,6 +69,7 @@ class HttpRequest(NamedTuple):
     path: str
     query: dict[str, str]
     acknowledgement: bytes
+    key_report: bytes
     body: bytes
     hung_up: asyncio.Future[None]
 
@@ -162,12 +163,14 @@ class _HttpProtocol(asyncio.Protocol):
 
     def _build_request(self, request: h11.Request) -> HttpRequest:
         path, _, query = request.target.decode("ascii", "replace").partition("?")
+        headers = dict(request.headers)
         return HttpRequest(
             peer=self._peer,
             method=request.method.decode("ascii", "replace"),
             path=path,
             query=dict(parse_qsl(query)),
-            acknowledgement=dict(request.headers).get(HOLDS.encode(), b""),
+            acknowledgement=headers.get(HOLDS.encode(), b""),
+            key_report=headers.get(KEY_DIGESTS.encode(), b""),
             body=bytes(self._body),
             hung_up=self.hung_up,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import resource
 import socket
@@ -19,6 +20,8 @@ from qmesh.host.api.messages import (
     HEALTH,
     KEYS,
     MEMBERSHIP,
+    NODE_FILES,
+    NODE_KEYS,
     REDEMPTIONS,
     SUCCESSION,
     ControlNodeUnavailable,
@@ -65,6 +68,15 @@ class MembershipHandler(Protocol):
 
     def report_handover(self, body: bytes, *, sender: str) -> bytes | None:
         """Note how far the successor is; the handover data, where it lacks that. Raises EnrolmentRefused."""
+
+    def fetch_node_files(self, body: bytes, *, sender: str) -> bytes:
+        """The node's files for a member that may have them, encrypted. Raises EnrolmentRefused."""
+
+    def report_keys(self, body: bytes, *, sender: str) -> None:
+        """Note that the keys of a member's node are others now. Raises EnrolmentRefused."""
+
+    def record_key_report(self, sealed: bytes, *, sender: str) -> None:
+        """Note a member's report of its node's keys, encrypted. Doesn't block."""
 
     def find_membership_update(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         """What makes the newest of the one of that revision, or all of it; None when none is newer.
@@ -193,6 +205,8 @@ class Routes:
             REDEMPTIONS: ("POST", self._redeem),
             KEYS: ("POST", self._offer_key),
             SUCCESSION: ("POST", self._report_handover),
+            NODE_FILES: ("POST", self._fetch_node_files),
+            NODE_KEYS: ("POST", self._report_keys),
             MEMBERSHIP: ("GET", self._poll_membership),
             HEALTH: ("GET", self._check_health),
         }
@@ -214,6 +228,14 @@ class Routes:
 
     async def _report_handover(self, question: HttpRequest) -> Response:
         return _build_response(await self._run_handler(question, self._answers.report_handover))
+
+    async def _fetch_node_files(self, question: HttpRequest) -> Response:
+        answer = await self._run_handler(question, self._answers.fetch_node_files)
+        return Response(200, answer, _MESSAGEPACK)
+
+    async def _report_keys(self, question: HttpRequest) -> Response:
+        await self._run_handler(question, self._answers.report_keys)
+        return Response(204)
 
     async def _run_handler(self, question: HttpRequest, do: Callable[..., T]) -> T:
         return await self._work.run_job(question, lambda: do(question.body, sender=question.peer.address))
@@ -238,6 +260,10 @@ class Routes:
             self._answers.record_acknowledgement(
                 question.acknowledgement, newer_than=newer_than, sender=sender
             )
+        if question.key_report:
+            with contextlib.suppress(ValueError):  # no base64: it is as if there was none
+                report = base64.b64decode(question.key_report, validate=True)
+                self._answers.record_key_report(report, sender=sender)
         if not wait_s:  # a command of somebody's, who wants to know how it is now
             await self._look()
         loop = asyncio.get_running_loop()

@@ -121,5 +121,6 @@ def refuse_replacement(planned: tuple[PlannedFile, ...], directory: str) -> None
         raise BadInput(
             f"{' and '.join(others)} in {directory} {'is' if len(others) == 1 else 'are'} of another identity"
             f" than the control node's, cannot be read, or has another {KEY_STORE_PATH}",
-            hint="look whose they are; to replace them, and keep the old ones as .bak, add --replace",
+            hint="look whose they are; to replace them, and keep the old ones as .bak, run"
+            " `qmesh node-files --write --replace`",
         )

@@ -127,7 +127,7 @@ def render_config(inventory: Inventory, name: str, config: str | ParsedConfig | 
 
 
 def render_config_for(
-    inventory: Inventory, name: str, own: str | None, *, key_store: str | None = None
+    inventory: Inventory, name: str, own: str | ParsedConfig | None, *, key_store: str | None = None
 ) -> ParsedConfig:
     """The least config.yml for another machine, with the secrets that its profile needs from ours.
 
@@ -186,11 +186,10 @@ def refuse_new_config(inventory: Inventory, name: str, missing: str) -> None:
             hint="pass the directory of the node's own config.yml with --config, or start the node once",
         )
     if known.secrets:
-        keys = ", and the node's keys.yml beside it" if known.key_store else ""
+        keys = " and the node's keys.yml" if known.key_store else ""
         raise BadInput(
-            f"{missing}, and a worker of node {known.profile} needs {' and '.join(known.secrets)}",
-            hint=f"run `qmesh render-config --for {name} -o config.yml` on {control}; copy it to DIR"
-            f" here{keys}, then run `qmesh render-config --write --config DIR`",
+            f"{missing}, and a worker of node {known.profile} needs {', '.join(known.secrets)}{keys}",
+            hint=f"run `qmesh set {name} --node-files on` on {control}, then `qmesh node-files --write` here",
         )
 
 

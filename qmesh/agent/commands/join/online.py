@@ -22,6 +22,7 @@ from qmesh.agent.commands.join.steps import (
     save_membership,
     state_without_tunnel,
     write_config,
+    write_fetched_files,
 )
 from qmesh.agent.converge import apply_state, revert_on_failure
 from qmesh.agent.leftovers import handle_leftovers
@@ -65,9 +66,12 @@ def join(state: State, text: str, wish: JoinOptions, *, apply: bool) -> JoinResu
         _refuse_other_options(here, wish)
         here = _save_config_directory(state, here, options.config_directory)
         here = finish_join(state, here, apply=apply, patience_s=_CONFIRM_S)
-    write_config(state, here)
+    if not wish.node_files:
+        write_config(state, here)
     if apply:
         ensure_agent(state)
+    if wish.node_files:
+        write_fetched_files(state)
     return join_result(here)
 
 

@@ -15,6 +15,13 @@ from qmesh.agent.commands.join.redeem import Joiner
 from qmesh.agent.control_endpoint import use_nearest_endpoint
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
+from qmesh.agent.node.node_files import (
+    COMMAND,
+    choose_directory,
+    describe_restart,
+    fetch_node_files,
+    write_node_files,
+)
 from qmesh.agent.preconditions import refuse_occupied
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import files, wireguard
@@ -41,9 +48,14 @@ _AGAIN_S = 0.2
 
 
 class JoinOptions(GivenOptions, frozen=True, kw_only=True):
-    """What `join` was asked for. endpoint: where this machine's WireGuard is reached from outside."""
+    """What `join` was asked for.
+
+    endpoint: where this machine's WireGuard is reached from outside.
+    node_files: whether to fetch the node's files.
+    """
 
     endpoint: str | None
+    node_files: bool = False
 
 
 def check_join_options(wish: JoinOptions) -> LocalOptions:
@@ -196,6 +208,28 @@ def _wait_for_control_node(here: Local, linux: Linux, *, patience_s: float) -> N
     log.warning(
         "%s is a member, but the control node does not answer yet; the agent keeps trying", here.settings.name
     )
+
+
+def write_fetched_files(state: State) -> None:
+    """Fetch the node's files, write them, and remember where they are. Takes the lock.
+
+    The machine is a member whatever becomes of this. Raises as `fetch_node_files` and `write_node_files`.
+    """
+    here = load_local(state)
+    try:
+        fetched = fetch_node_files(state, here, choose_directory(state, here.settings, None))
+        written = write_node_files(state, fetched, replace=False)
+    except QmeshError:
+        log.warning(
+            "%s is a member, but does not have the node's files; to fetch them later, run `%s`",
+            here.settings.name,
+            COMMAND,
+        )
+        raise
+    for path in fetched.paths:
+        log.info("%s %s", "wrote" if path in written else "nothing to do, up to date is", path)
+    if advice := describe_restart(fetched):
+        log.info("%s", advice)
 
 
 def write_config(state: State, here: Local) -> None:

@@ -1,0 +1,89 @@
+"""`qmesh node-files`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import msgspec
+import typer
+
+from qmesh.agent.commands.node_files import fetch_files
+from qmesh.agent.node.node_files import FetchedFiles, describe_restart, write_node_files
+from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, print_answer
+from qmesh.errors import BadInput
+from qmesh.host.state.directory import State
+from qmesh.mesh.node_keys.planned_files import Outcome
+
+log = logging.getLogger("qmesh")
+
+EXAMPLES = (
+    "qmesh node-files",
+    "qmesh node-files --write",
+    "qmesh node-files --write --config /root/node/.config",
+    "qmesh node-files --write --replace",
+)
+
+
+class _FileOutcome(msgspec.Struct, frozen=True):
+    path: str
+    outcome: Outcome
+
+
+class _FilesAnswer(msgspec.Struct, frozen=True):
+    files: tuple[_FileOutcome, ...]
+    written: tuple[str, ...]
+
+
+def command(
+    config: ConfigOption = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write them, mode 0600, for the directory's owner.")
+    ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="With --write: replace files of another node; the old stay as .bak."),
+    ] = False,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch the node's keys and the least config.yml from the control node.
+
+    Run it on a member that may: `qmesh set NAME --node-files on` on the control node permits it. The files
+    come encrypted through the tunnel, and no secret of them is printed. Without --write it says what would
+    be written.
+    """
+    if replace and not write:
+        raise BadInput("--replace is for --write", hint="add --write, or leave --replace out")
+    fetched = fetch_files(State(state), config=config)
+    written = write_node_files(State(state), fetched, replace=replace) if write else ()
+    facts = _FilesAnswer(
+        tuple(
+            _FileOutcome(str(path), each.outcome)
+            for path, each in zip(fetched.paths, fetched.files, strict=True)
+        ),
+        tuple(map(str, written)),
+    )
+    print_answer(facts, as_json=as_json, text=lambda _: _render_files(fetched, facts, is_written=write))
+    if written and (advice := describe_restart(fetched)):
+        log.info("%s", advice)
+
+
+def _render_files(fetched: FetchedFiles, facts: _FilesAnswer, *, is_written: bool) -> str:
+    lines = []
+    for path, each in zip(fetched.paths, fetched.files, strict=True):
+        if is_written:
+            done = f"wrote {path}" if str(path) in facts.written else f"nothing to do, {path} is up to date"
+            has_old = str(path) in facts.written and each.old is not None
+            lines.append(f"{done}; the old one is {path}.bak" if has_old else done)
+        else:
+            lines.append(f"{path}: {_WOULD_BE[each.outcome]}")
+    return "\n".join(lines)
+
+
+_WOULD_BE: dict[Outcome, str] = {
+    "new": "would be new",
+    "unchanged": "is up to date",
+    "updated": "would be updated",
+    "replaced": "is of another node, and would be replaced only with --replace",
+}
