@@ -172,6 +172,7 @@ def test_a_file_that_is_being_written_is_waited_for(cluster):
     writer = control.start(["sh", "-c", script])
     qmesh(member, "node-files", "--write")
     assert writer.wait(30) == 0
+    control.run(["rm", "/root/k"])
     assert member.read(f"{STATE}/node/keys.yml") == KEY_STORE
 
 

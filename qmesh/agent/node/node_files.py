@@ -15,6 +15,7 @@ from typing import Final
 from qmesh.agent.local import Local
 from qmesh.agent.node import node_config
 from qmesh.agent.node.identity_files import refuse_unprintable_path
+from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_restarts import update_workers_target
 from qmesh.errors import BadInput, MachineRefused, StateUnreadable
 from qmesh.host import config_directory, files
@@ -34,7 +35,7 @@ from qmesh.mesh.protocol.node_files import (
     decrypt_node_files,
     encrypt_request,
 )
-from qmesh.mesh.systemd.units import restart_command
+from qmesh.mesh.systemd.instructions import describe_workers_action
 from qmesh.mesh.values import SecretStruct
 
 log = logging.getLogger("qmesh")
@@ -160,8 +161,9 @@ def write_node_files(state: State, fetched: FetchedFiles, *, replace: bool) -> t
 
 def describe_restart(fetched: FetchedFiles) -> str | None:
     """What has to be restarted for changed files to count; None where no worker can run with others yet."""
-    if all(each.outcome in {"new", "unchanged"} for each in fetched.files):
+    settings = fetched.here.settings.with_node_directory(fetched.directory)
+    cores = tuple(fetched.here.inventory.core_numbers(settings.name))
+    if not cores or all(each.outcome in {"new", "unchanged"} for each in fetched.files):
         return None
-    cores = tuple(fetched.here.inventory.core_numbers(fetched.here.settings.name))
-    restart = restart_command(cores, are_all=True)
+    restart = describe_workers_action("restart", cores, find_node_host(settings), are_all=True)
     return f"restart this machine's workers, which read these files when they start: {restart}"
