@@ -13,6 +13,7 @@ import msgspec
 from qmesh.agent.local import Local, list_control_endpoints
 from qmesh.host.linux import Linux, Outline
 from qmesh.host.network import dns, path_mtu
+from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.mesh.desired import Facts
 from qmesh.mesh.endpoints import (
     choose_peer_endpoints,
@@ -22,10 +23,10 @@ from qmesh.mesh.endpoints import (
     list_peer_endpoints,
     list_seen_endpoints,
 )
-from qmesh.mesh.inventory import guarded_ports
 from qmesh.mesh.machine import Machine
+from qmesh.mesh.ports.closed_ports import SeenPorts, list_known_ports
 from qmesh.mesh.state import Counters, NodeState
-from qmesh.mesh.values import Endpoint, InterfaceKind
+from qmesh.mesh.values import NODE_PORTS, Endpoint, InterfaceKind
 
 
 def gather_guard_facts(
@@ -35,11 +36,22 @@ def gather_guard_facts(
 
     Raises MachineRefused.
     """
-    ports = guarded_ports(here.inventory, here.settings.name) if here.settings.guarded else None
     return Facts(
         kind=kind or linux.backend.kind,
         observed=observed,
-        listened_ports=frozenset() if ports is None else linux.list_listened_ports(ports),
+        ports=gather_ports(here, linux) if here.settings.guarded else SeenPorts(),
+    )
+
+
+def gather_ports(here: Local, linux: Linux) -> SeenPorts:
+    """What this machine tells of its ports. Raises MachineRefused."""
+    inventory, name = here.inventory, here.settings.name
+    known, of_node = list_known_ports(inventory, name), linux.list_node_ports()
+    asked = of_node.union(each.port for each in here.machine.guarded_ports)
+    return SeenPorts(
+        listened=linux.list_listened_ports(known),
+        of_node=of_node,
+        of_ssh=find_ssh_ports(NODE_PORTS[inventory.node], with_sessions=asked),
     )
 
 

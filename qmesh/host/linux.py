@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -41,6 +42,9 @@ from qmesh.mesh.plan import (
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.state import AlteredGuard, Counters, Guard, NodeState, Peer, Tunnel
 from qmesh.mesh.values import Secret
+
+_FIRST_UNPRIVILEGED: Final = 1024
+"""The first port at which a user may listen. Source: ip(7)."""
 
 
 class Outline(msgspec.Struct, frozen=True):
@@ -113,6 +117,20 @@ class Linux:
         """The ports beyond these that qmesh closed last, and that somebody listens on now."""
         closed = frozenset(self._state.list_closed_ports()).difference(beyond)
         return closed.intersection(port for _, port in ports.list_listeners()) if closed else closed
+
+    def list_node_ports(self) -> frozenset[int]:
+        """The ports that the node's own file opens to everyone, and that may be closed on its word.
+
+        The file may be a user's. Root's services are none of his: nothing below 1024 is closed for him, and
+        no port that another user's socket has, such as an SSH server's, or a VPN's over UDP.
+        """
+        said = self._state.read_node_ports()
+        if said is None:
+            return frozenset()
+        if said.owner == 0:
+            return frozenset(said.ports)
+        unprivileged = frozenset(port for port in said.ports if port >= _FIRST_UNPRIVILEGED)
+        return unprivileged - ports.list_ports_of_others(unprivileged, said.owner)
 
     def observe_outline(self) -> Outline:
         """What can be seen of the machine at a cost that does not grow with its peers."""

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from qmesh.mesh.inventory import Inventory, guarded_ports, reserved_ports
+from qmesh.mesh.inventory import Inventory, reserved_ports
 from qmesh.mesh.machine import Machine, PendingKey
 from qmesh.mesh.mtu import compute_tunnel_mtu
+from qmesh.mesh.ports.closed_ports import ClosedPorts, SeenPorts, assign_closed_ports
 from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel
 from qmesh.mesh.values import (
     CONTROL_PORTS,
@@ -45,7 +46,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: by machine name, the IP address and port at which WireGuard is to reach it; a machine
         left out is one that will call us, or whose lookup failed: its endpoint stays.
     path_mtus: octets that the way to a peer's endpoint carries, as far as that is known.
-    listened_ports: worker ports that qmesh closed before, and that somebody listens on still.
+    ports: what the machine tells of its ports.
     """
 
     kind: InterfaceKind
@@ -53,7 +54,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     resolved: Mapping[Endpoint, tuple[Endpoint, ...]] = {}
     endpoints: Mapping[str, Endpoint] = {}
     path_mtus: Mapping[Endpoint, int] = {}
-    listened_ports: frozenset[int] = frozenset()
+    ports: SeenPorts = SeenPorts()
 
 
 def build_desired_state(
@@ -74,16 +75,16 @@ def build_desired_state(
     tunnel = _build_tunnel(inventory, machine, place, preshared, facts) if place.up else None
     if not place.guarded:
         return NodeState(guard=None, tunnel=tunnel)
-    ports = facts.listened_ports.union(guarded_ports(inventory, name))
+    closed = assign_closed_ports(inventory, name, place.listen_port, facts.ports)
     return NodeState(
-        guard=_build_guard(inventory, machine, place, facts.kind, tuple(sorted(ports))),
+        guard=_build_guard(inventory, machine, place, facts.kind, closed),
         tunnel=tunnel,
         reserved_ports=reserved_ports(inventory, name),
     )
 
 
 def _build_guard(
-    inventory: Inventory, machine: Machine, place: LocalEnd, kind: InterfaceKind, ports: tuple[int, ...]
+    inventory: Inventory, machine: Machine, place: LocalEnd, kind: InterfaceKind, closed: ClosedPorts
 ) -> Guard:
     is_control = machine.name == inventory.control
     successor = inventory.successor if is_control else None
@@ -95,7 +96,10 @@ def _build_guard(
         control_address=inventory.control_node.address,
         service_port=inventory.service_port,
         stream_port=STREAM_PORT if STREAM_PORT in CONTROL_PORTS[inventory.node] else None,
-        ports=ports,
+        ports=closed.workers,
+        own_ports=closed.own,
+        control_ports=closed.control,
+        mesh_ports=closed.mesh,
         successor_address=None if successor is None else inventory.machine(successor).address,
     )
 

@@ -13,13 +13,19 @@ arrived_at  input, after destination NAT: the port that a socket of this machine
 passed_on   forward: to a container of this machine; no machine may send into the tunnel via this one
 sent        output: a connection that is older than the guard is neither answered nor taken up again; no
             local user asks a worker, and none but root the membership service
+
+One set has all ports that are closed, so that any other packet is looked up once; three small ones say for
+which of them more is let in. `guarded_ports` are not workers': the machine itself reaches them, of these the
+control node `control_ports`, and all members `mesh_ports`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 import msgspec
@@ -31,14 +37,14 @@ from qmesh.mesh.values import Lack, normalize_ip_address, parse_port_ranges
 TABLE: Final = "qmesh"
 HELD: Final = "qmesh-held"
 """The second table."""
-_FORMAT: Final = "qmesh guard 2"
+_FORMAT: Final = "qmesh guard 3"
 _ANY_FORMAT = re.compile(r'comment "qmesh guard \d+: ')
 _HEADER = re.compile(
-    r'comment "qmesh guard 2: (?P<role>control|worker) (?P<interface>\S+) (?P<kind>wireguard|tun)'
+    r'comment "qmesh guard 3: (?P<role>control|worker) (?P<interface>\S+) (?P<kind>wireguard|tun)'
     r" (?P<listen_port>\d{1,5}) (?P<control_address>[0-9a-f.:]+) (?P<service_port>\d{1,5})"
     r'(?: (?P<stream_port>\d{1,5}))?"'
 )
-_PORTS = re.compile(r"set worker_ports \{[^}]*elements = \{ (?P<ports>[0-9, -]+) \}")
+_SETS = re.compile(r"set (?P<name>\w+)_ports \{[^}]*elements = \{ (?P<ports>[0-9, -]+) \}")
 _SUCCESSOR = re.compile(r"goto asks_service tcp dport \d+ ip6? daddr (?P<address>\S+) goto asks_service")
 """Not in the header: two long addresses are more than nft takes for a comment."""
 _OPENINGS: Final = "limit rate over 10/second burst 20 packets"
@@ -50,6 +56,7 @@ _ASKERS = re.compile(
     rf"(?: elements = \{{ {_ASKER}(?:, {_ASKER})* \}})?"
 )
 """The set of who asked lately, as nft lists it: its elements come and go, and are no change of the guard."""
+_TRANSPORT: Final = "meta l4proto { tcp, udp }"
 _WRAP: Final = ",\n\t\t\t     "
 _SPACE = re.compile(r"\s+")
 _HOLDER = re.compile(rf"\A(table inet {HELD} {{) # progname [^\n]*")
@@ -65,11 +72,13 @@ def render_table(guard: Guard) -> str:
 def render_held_table(guard: Guard) -> str:
     """The same for the table that belongs to a process.
 
-    Of the tunnel's packets it does not ask for more than G1: the control node's pass at once, and those of
-    members are not counted.
+    Of the tunnel's packets it does not ask for more than G1: the control node's pass at once but for the
+    ports that are not workers', and those of members are not counted.
     """
     passing = (
-        "" if guard.role == "control" else f"\n\t\t{_render_worker_access(guard, _address_family(guard))}"
+        ""
+        if guard.role == "control"
+        else f"\n\t\t{_match_control_node(guard)} {_TRANSPORT} th dport != @guarded_ports accept"
     )
     return _render_any_table(guard, HELD, flags="\n\tflags owner", passing=passing)
 
@@ -86,51 +95,49 @@ def _render_any_table(
         f"{_FORMAT}: {guard.role} {guard.interface} {guard.kind} {guard.listen_port}"
         f" {guard.control_address} {guard.service_port}{'' if stream is None else f' {stream}'}"
     )
-    speaks_first = _render_root_only_rules(guard, family) + _render_output_shortcut(guard, family)
-    elements = f"\n\t\telements = {{ {_format_ports(guard.ports)} }}" if guard.ports else ""
+    speaks_first = _render_root_only_rules(guard, family) + _render_output_shortcut(guard)
+    sets = "\n".join(_render_port_set(name, ports) for name, ports in _list_port_sets(guard).items())
     return f"""\
 table inet {table} {{{flags}
 	comment "{header}"
-	set worker_ports {{
-		type inet_service{elements}
-	}}
-{who_asked}
+{sets}{who_asked}
 	chain asked_for {{
 		type filter hook prerouting priority mangle; policy accept;{passing}
 		iifname "{guard.interface}" goto through_tunnel
 		udp dport {guard.listen_port} accept
-		meta l4proto {{ tcp, udp }} th dport @worker_ports fib daddr type local goto worker_port
+		{_TRANSPORT} th dport @closed_ports fib daddr type local goto closed_port
 	}}
 
 	chain arrived_at {{
-		type filter hook input priority mangle; policy accept;{_render_input_shortcut(guard, family)}
+		type filter hook input priority mangle; policy accept;{_render_input_shortcut(guard)}
 		udp dport {guard.listen_port} accept
-		meta l4proto {{ tcp, udp }} th dport @worker_ports goto worker_port
+		{_TRANSPORT} th dport @closed_ports goto closed_port
 	}}
 
 	chain passed_on {{
 		type filter hook forward priority mangle; policy accept;
 		oifname "{guard.interface}" goto into_tunnel
-		meta l4proto {{ tcp, udp }} th dport @worker_ports ct status dnat goto worker_port
-		meta l4proto {{ tcp, udp }} th dport @worker_ports meta oifkind "bridge" goto worker_port
-		tcp sport @worker_ports meta iifkind "bridge" ct direction original ct state new goto taken_up
+		{_TRANSPORT} th dport @closed_ports ct status dnat goto closed_port
+		{_TRANSPORT} th dport @closed_ports meta oifkind "bridge" goto closed_port
+		tcp sport @closed_ports meta iifkind "bridge" ct direction original ct state new goto taken_up
 	}}
 
 	chain sent {{
 		type filter hook output priority mangle; policy accept;{speaks_first}
-		tcp sport @worker_ports ct direction original ct state new goto taken_up{_render_local_rule(guard)}
+		tcp sport @closed_ports ct direction original ct state new goto taken_up{_render_local_rule(guard)}
 		udp sport {guard.listen_port} accept
-		{_render_reply_drop(guard)}
+		{_TRANSPORT} th sport @closed_ports ct direction reply goto sent_back
 	}}
 
-	chain worker_port {{
-		{_render_worker_access(guard, family)}
+	chain closed_port {{
+		{_render_port_access(guard)}
 		ct direction reply goto answered
 		counter drop
 	}}
 
 	chain through_tunnel {{{how_often}
 		{_render_tunnel_access(guard, family)}
+		meta iifkind "{guard.kind}" {_TRANSPORT} th dport @mesh_ports fib daddr type local accept
 		ct direction reply accept
 		meta l4proto {{ icmp, ipv6-icmp }} fib daddr type local accept
 		counter drop
@@ -147,7 +154,13 @@ table inet {table} {{{flags}
 		counter drop
 	}}
 
+	chain sent_back {{
+		{_render_answer_access(guard)}
+		counter drop
+	}}
+
 	chain taken_up {{
+		meta oiftype loopback tcp sport @guarded_ports accept
 		tcp flags syn accept
 		counter drop
 	}}
@@ -173,23 +186,68 @@ def _format_ports(ports: tuple[int, ...]) -> str:
     )
 
 
-def _render_worker_access(guard: Guard, family: str) -> str:
+def _list_port_sets(guard: Guard) -> dict[str, tuple[int, ...]]:
+    """The table's sets of ports, in their order."""
+    return {
+        "closed_ports": guard.closed_ports,
+        "guarded_ports": guard.guarded_ports,
+        "control_ports": guard.control_ports,
+        "mesh_ports": guard.mesh_ports,
+    }
+
+
+def _render_port_set(name: str, ports: tuple[int, ...]) -> str:
+    elements = f"\n\t\telements = {{ {_format_ports(ports)} }}" if ports else ""
+    return f"\tset {name} {{\n\t\ttype inet_service{elements}\n\t}}\n"
+
+
+def _match_tunnel(guard: Guard) -> str:
+    """A packet from the tunnel: its name can be taken by another kind of interface."""
+    return f'iifname "{guard.interface}" meta iifkind "{guard.kind}"'
+
+
+def _match_control_node(guard: Guard) -> str:
+    """A packet of the control node: its address can be taken by a neighbour."""
+    return f"{_match_tunnel(guard)} {_address_family(guard)} saddr {guard.control_address}"
+
+
+def _match_tunnel_output(guard: Guard) -> str:
+    return f'oifname "{guard.interface}" meta oifkind "{guard.kind}"'
+
+
+def _render_port_access(guard: Guard) -> str:
+    """Who reaches a closed port. Only on the control machine a worker is reached by the machine itself."""
+    members = f"{_match_tunnel(guard)} th dport @mesh_ports accept"
     if guard.role == "control":
-        return "meta iiftype loopback accept"
-    tunnel = f'iifname "{guard.interface}" meta iifkind "{guard.kind}"'
-    return f"{tunnel} {family} saddr {guard.control_address} accept"
+        return f"meta iiftype loopback accept\n\t\t{members}"
+    control = _match_control_node(guard)
+    return f"""{control} th dport != @guarded_ports accept
+		{control} th dport @control_ports accept
+		{members}
+		meta iiftype loopback th dport @guarded_ports accept"""
 
 
-def _render_input_shortcut(guard: Guard, family: str) -> str:
-    """What `worker_port` would let in, before the port is looked up."""
-    return "" if guard.role == "control" else f"\n\t\t{_render_worker_access(guard, family)}"
+def _render_answer_access(guard: Guard) -> str:
+    """Where a closed port's answers go: others asked before the guard was there."""
+    members = f"{_match_tunnel_output(guard)} th sport @mesh_ports accept"
+    if guard.role == "control":
+        return f"meta oiftype loopback accept\n\t\t{members}"
+    control = f"{_match_tunnel_output(guard)} {_address_family(guard)} daddr {guard.control_address}"
+    return f"""meta oiftype loopback th sport @guarded_ports accept
+		{control} th sport @control_ports accept
+		{members}"""
 
 
-def _render_output_shortcut(guard: Guard, family: str) -> str:
+def _render_input_shortcut(guard: Guard) -> str:
+    """What `closed_port` would let in, before the port is looked up; the tunnel's were by `asked_for`."""
+    return "" if guard.role == "control" else f"\n\t\t{_match_control_node(guard)} accept"
+
+
+def _render_output_shortcut(guard: Guard) -> str:
     if guard.role == "control":
         return ""
-    tunnel = f'oifname "{guard.interface}" meta oifkind "{guard.kind}"'
-    return f"\n\t\t{tunnel} {family} daddr {guard.control_address} accept"
+    to_control = f"{_match_tunnel_output(guard)} {_address_family(guard)} daddr {guard.control_address}"
+    return f"\n\t\t{to_control} {_TRANSPORT} th sport != @guarded_ports accept"
 
 
 def _render_root_only_rules(guard: Guard, family: str) -> str:
@@ -227,16 +285,11 @@ def _render_rate_limit(guard: Guard) -> str:
     return f"\n\t\ttcp dport {guard.service_port} tcp flags syn {counted} counter drop"
 
 
-def _render_reply_drop(guard: Guard) -> str:
-    """The rule that drops a worker's answers on connections that are older than the guard."""
-    answer = "meta l4proto { tcp, udp } th sport @worker_ports ct direction reply"
-    return f"{answer}{' meta oiftype != loopback' if guard.role == 'control' else ''} counter drop"
-
-
 def _render_local_rule(guard: Guard) -> str:
     if guard.role == "control":
         return ""
-    return "\n\t\tmeta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port"
+    workers = "th dport @closed_ports th dport != @guarded_ports"
+    return f"\n\t\t{_TRANSPORT} {workers} fib daddr type local goto closed_port"
 
 
 def _render_tunnel_access(guard: Guard, family: str) -> str:
@@ -245,9 +298,10 @@ def _render_tunnel_access(guard: Guard, family: str) -> str:
             f'meta iifkind "{guard.kind}" {family} daddr {guard.control_address}'
             f" tcp dport {_format_port_match(guard.service_port, guard.stream_port)} accept"
         )
+    control = f'meta iifkind "{guard.kind}" {family} saddr {guard.control_address}'
     return (
-        f'meta iifkind "{guard.kind}" {family} saddr {guard.control_address}'
-        " meta l4proto { tcp, udp } th dport @worker_ports accept"
+        f"{control} {_TRANSPORT} th dport @closed_ports th dport != @guarded_ports accept\n"
+        f"\t\t{control} {_TRANSPORT} th dport @control_ports accept"
     )
 
 
@@ -256,14 +310,28 @@ def _format_port_match(port: int, other: int | None) -> str:
     return str(port) if other is None else f"{{ {min(port, other)}, {max(port, other)} }}"
 
 
-def can_reach_workers(guard: Guard, source: str, own: AbstractSet[str]) -> bool:
-    """Whether the guard lets an address in to this machine's workers; its packets must still come its way.
+def can_reach_port(
+    guard: Guard,
+    port: int,
+    source: str,
+    *,
+    own: AbstractSet[str],
+    members: Iterable[IPv4Network | IPv6Network] = (),
+) -> bool:
+    """Whether the guard lets an address in to a closed port; its packets must still come its way.
 
-    own: the machine's addresses.
+    own: the machine's addresses. members: the networks that its tunnel leads to.
     """
-    if guard.role == "worker":
-        return source == guard.control_address
-    return source in own or ipaddress.ip_address(source).is_loopback
+    guarded = port in guard.guarded_ports
+    if (guarded or guard.role == "control") and (source in own or ipaddress.ip_address(source).is_loopback):
+        return True
+    if port in guard.mesh_ports:
+        return any(ipaddress.ip_address(source) in network for network in members)
+    return (
+        guard.role == "worker"
+        and source == guard.control_address
+        and (not guarded or port in guard.control_ports)
+    )
 
 
 def render_load_script(guard: Guard) -> str:
@@ -286,15 +354,23 @@ def render_change_script(old: Guard | AlteredGuard | None, new: Guard) -> str:
 
     Where only the ports differ, they name just those ports; else the table is replaced.
     """
-    if not isinstance(old, Guard) or msgspec.structs.replace(old, ports=new.ports) != new:
+    if not isinstance(old, Guard) or _without_ports(old) != _without_ports(new):
         return render_load_script(new)
-    gone, come = set(old.ports) - set(new.ports), set(new.ports) - set(old.ports)
-    return _render_ports_change("delete", gone) + _render_ports_change("add", come)
+    before = _list_port_sets(old)
+    return "".join(
+        _render_ports_change("delete", name, set(before[name]).difference(ports))
+        + _render_ports_change("add", name, set(ports).difference(before[name]))
+        for name, ports in _list_port_sets(new).items()
+    )
 
 
-def _render_ports_change(verb: str, ports: AbstractSet[int]) -> str:
+def _without_ports(guard: Guard) -> Guard:
+    return msgspec.structs.replace(guard, ports=(), own_ports=(), control_ports=(), mesh_ports=())
+
+
+def _render_ports_change(verb: str, name: str, ports: AbstractSet[int]) -> str:
     listed = ", ".join(map(str, sorted(ports)))
-    return f"{verb} element inet {TABLE} worker_ports {{ {listed} }}\n" if ports else ""
+    return f"{verb} element inet {TABLE} {name} {{ {listed} }}\n" if ports else ""
 
 
 def render_unload_script() -> str:
@@ -352,8 +428,11 @@ def _parse_parameters(listing: str) -> Guard | None:
     if header is None:
         return None
     words = _normalize_listing(listing)
-    ports, successor = _PORTS.search(words), _SUCCESSOR.search(words)
+    successor = _SUCCESSOR.search(words)
     try:
+        sets = {found["name"]: parse_port_ranges(found["ports"]) for found in _SETS.finditer(words)}
+        guarded, control, mesh = (sets.get(name, frozenset()) for name in ("guarded", "control", "mesh"))
+        closed = sets.get("closed", sets.get("worker", frozenset()))  # the latter until format 2
         return Guard(
             role="control" if header["role"] == "control" else "worker",
             interface=header["interface"],
@@ -361,7 +440,10 @@ def _parse_parameters(listing: str) -> Guard | None:
             listen_port=int(header["listen_port"]),
             control_address=normalize_ip_address(header["control_address"]),
             service_port=int(header["service_port"]),
-            ports=tuple(sorted(parse_port_ranges(ports["ports"]))) if ports else (),
+            ports=tuple(sorted(closed - guarded)),
+            own_ports=tuple(sorted(guarded - control - mesh)),
+            control_ports=tuple(sorted(control)),
+            mesh_ports=tuple(sorted(mesh)),
             stream_port=int(header["stream_port"]) if header["stream_port"] else None,
             successor_address=normalize_ip_address(successor["address"]) if successor else None,
         )

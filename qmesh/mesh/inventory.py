@@ -19,7 +19,6 @@ from qmesh.mesh.machine import Cores, Machine, PendingKey, build_unknown_machine
 from qmesh.mesh.networks import IPNetwork, network_capacity, parse_ip_network, refuse_endpoint_inside
 from qmesh.mesh.values import (
     CONTROL_PORTS,
-    GRPC_PORTS,
     MOST_REVISION,
     SERVICE_PORTS,
     Port,
@@ -270,18 +269,12 @@ def worker_ports(inventory: Inventory, name: str) -> tuple[int, ...]:
     return () if cores is None else tuple(cores.ports(inventory.base_port))
 
 
-def guarded_ports(inventory: Inventory, name: str) -> tuple[int, ...]:
-    """The ports of one machine that the guard closes: its workers', and what the node leaves open."""
-    workers = worker_ports(inventory, name) if inventory.stream == "tunnel" else ()
-    # On every machine: the control process may still run where the control role was before.
-    return tuple(sorted((*workers, *GRPC_PORTS[inventory.node])))
-
-
 def reserved_ports(inventory: Inventory, name: str) -> tuple[int, ...]:
     """The ports of one machine that no outgoing connection may take, ascending."""
     cores = inventory.cores.get(name)
     p2p = () if cores is None or inventory.p2p_base_port is None else cores.ports(inventory.p2p_base_port)
-    return tuple(sorted((*worker_ports(inventory, name), *p2p)))
+    guarded = (each.port for each in inventory.machine(name).guarded_ports)
+    return tuple(sorted({*worker_ports(inventory, name), *p2p, *guarded}))
 
 
 def add_machine(inventory: Inventory, machine: Machine, *, resting: Collection[str] = ()) -> Inventory:

@@ -244,7 +244,9 @@ def describe_step(step: Step) -> str:
         case LoadGuard():
             done = "add" if step.old is None else "replace"
             ports = format_port_ranges(step.new.ports) or "none"
-            return f"{done} the guard; worker ports: {ports}; control node: {step.new.control_address}"
+            others = format_port_ranges(step.new.guarded_ports)
+            more = f"; other closed ports: {others}" if others else ""
+            return f"{done} the guard; worker ports: {ports}{more}; control node: {step.new.control_address}"
         case UnloadGuard():
             return "remove the guard: any machine that reaches a worker port can then use the worker"
         case ReservePorts():

@@ -70,17 +70,23 @@ def _find_guard_lockout(session: Session, guard: Guard, *, inside: bool) -> str 
             else f"the guard lets no login through {guard.interface}"
         )
     server = parse_ip_address(session.server)
-    own = guard.role == "control" and server is not None and server.is_loopback
-    if session.server_port in guard.ports and not own:
+    guarded = session.server_port in guard.guarded_ports
+    own = (guarded or guard.role == "control") and server is not None and server.is_loopback
+    if session.server_port in guard.closed_ports and not own:
         return f"the guard closes port {session.server_port}, which this session uses"
     return None
 
 
 def _is_allowed_by_guard(session: Session, guard: Guard) -> bool:
     """Whether the guard lets this session through the tunnel."""
+    if session.server_port in guard.mesh_ports:
+        return True
     if guard.role == "control":
         return (session.server, session.server_port) == (guard.control_address, guard.service_port)
-    return session.client == guard.control_address and session.server_port in guard.ports
+    return session.client == guard.control_address and session.server_port in (
+        *guard.ports,
+        *guard.control_ports,
+    )
 
 
 def _find_tunnel_lockout(session: Session, step: Step) -> str | None:

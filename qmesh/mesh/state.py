@@ -65,6 +65,9 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     control_address: the control node's tunnel address.
     service_port: TCP port of the membership service on the control node's tunnel address.
     ports: the machine's worker ports, ascending.
+    own_ports: further ports that the machine alone reaches, by loopback; ascending, as all of them.
+    control_ports: those that the control node reaches too, through the tunnel.
+    mesh_ports: those that every member with a tunnel to this machine reaches too.
     stream_port: TCP port of the control process at that address, which members may reach too.
     successor_address: on the control node, the tunnel address where the service will be next, or is already.
     """
@@ -76,8 +79,21 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
     control_address: str
     service_port: int
     ports: tuple[int, ...]
+    own_ports: tuple[int, ...] = ()
+    control_ports: tuple[int, ...] = ()
+    mesh_ports: tuple[int, ...] = ()
     stream_port: int | None = None
     successor_address: str | None = None
+
+    @property
+    def guarded_ports(self) -> tuple[int, ...]:
+        """The closed ports that are no workers': the machine itself reaches all of them."""
+        return tuple(sorted((*self.own_ports, *self.control_ports, *self.mesh_ports)))
+
+    @property
+    def closed_ports(self) -> tuple[int, ...]:
+        """All ports that it closes."""
+        return tuple(sorted((*self.ports, *self.guarded_ports)))
 
 
 class AlteredGuard(msgspec.Struct, frozen=True):

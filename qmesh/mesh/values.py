@@ -31,13 +31,25 @@ STREAM_PORT: Final = 8340
 """TCP port at which the other machines' workers dial the control process, from node 2.1 on."""
 GRPC_PORT: Final = 8337
 """TCP port of the node's own interface, which asks for no authorization."""
-GRPC_PORTS: Final[dict[Profile, tuple[int, ...]]] = {
+REST_PORT: Final = 8338
+EXPLORER_PORT: Final = 6600
+P2P_PORT: Final = 8336
+SSH_PORT: Final = 22
+_NODE_PORTS_2_1: Final = (EXPLORER_PORT, GRPC_PORT, REST_PORT)
+NODE_PORTS: Final[dict[Profile, tuple[int, ...]]] = {
     "1.4": (),
     "2.0": (),
-    "2.1": (),
-    "2.1-rust": (GRPC_PORT,),
+    "2.1": _NODE_PORTS_2_1,
+    "2.1-rust": _NODE_PORTS_2_1,
 }
-"""Of each profile, the ports that its control process opens to everyone unasked."""
+"""Of each profile, the ports at which its control process serves its owner, and takes orders from anyone."""
+PUBLIC_PORTS: Final[dict[Profile, tuple[int, ...]]] = {
+    "1.4": (P2P_PORT,),
+    "2.0": (P2P_PORT,),
+    "2.1": (P2P_PORT, STREAM_PORT),
+    "2.1-rust": (P2P_PORT, STREAM_PORT),
+}
+"""Of each profile, the ports at which the node's network reaches its control process."""
 CONTROL_PORTS: Final[dict[Profile, tuple[int, ...]]] = {
     "1.4": (),
     "2.0": (),

@@ -258,7 +258,7 @@ def test_audits_follow_one_another(directory, monkeypatch):
     ("harm", "cure"),
     [
         ("nft delete table inet qmesh", ["load-guard"]),
-        ("nft insert rule inet qmesh worker_port accept", ["load-guard"]),
+        ("nft insert rule inet qmesh closed_port accept", ["load-guard"]),
         (f"ip link set {NAME} down", ["set-up"]),
         (f"ip link set {NAME} mtu 1280", ["set-mtu"]),
         (f"ip address delete 10.77.0.1/20 dev {NAME}", ["add-address"]),

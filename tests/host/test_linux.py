@@ -233,9 +233,9 @@ DRIFT: dict[str, tuple[Callable[[], object], list[str]]] = {
     "down": (lambda: ip("link", "set", NAME, "down"), ["set-up"]),
     "mtu": (lambda: ip("link", "set", NAME, "mtu", "1280"), ["set-mtu"]),
     "guard-flushed": (lambda: nft("flush ruleset"), ["load-guard"]),
-    "guard-opened": (lambda: nft("insert rule inet qmesh worker_port accept"), ["load-guard"]),
+    "guard-opened": (lambda: nft("insert rule inet qmesh closed_port accept"), ["load-guard"]),
     "guard-port-lost": (
-        lambda: nft("delete element inet qmesh worker_ports { 40001 }"),
+        lambda: nft("delete element inet qmesh closed_ports { 40001 }"),
         ["load-guard"],
     ),
     "guard-asleep": (lambda: nft("add table inet qmesh { flags dormant; }"), ["load-guard"]),
@@ -281,7 +281,7 @@ def test_a_guard_that_somebody_changed_is_observed_as_it_is(state):
     linux, wanted = machine(state), wanted_here()
     converge(linux, wanted)
     with unkept(state):
-        nft("add rule inet qmesh worker_port accept")
+        nft("add rule inet qmesh closed_port accept")
         found = linux.observe().guard
 
         assert isinstance(found, AlteredGuard)

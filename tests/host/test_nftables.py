@@ -201,7 +201,7 @@ def test_the_guard_is_unloaded_whether_it_is_there_or_not(there):
         ("add rule inet qmesh sent jump nowhere", "No such file or directory"),
         ("add nonsense", "syntax error"),
         ("add chain inet qmesh x { type filter hook nowhere priority 0; }", "unknown chain hook"),
-        ("add element inet qmesh worker_ports { 70000 }", "out of range"),
+        ("add element inet qmesh closed_ports { 70000 }", "out of range"),
     ],
 )
 def test_g3_a_script_that_fails_has_changed_nothing(last, why):
@@ -232,10 +232,10 @@ def test_g3_a_script_with_a_zero_octet_is_refused_and_not_half_run():
 @pytest.mark.parametrize(
     "command",
     [
-        "add rule inet qmesh worker_port accept",
-        "insert rule inet qmesh worker_port tcp dport 40003 accept",
+        "add rule inet qmesh closed_port accept",
+        "insert rule inet qmesh closed_port tcp dport 40003 accept",
         "insert rule inet qmesh asked_for accept",
-        "flush chain inet qmesh worker_port",
+        "flush chain inet qmesh closed_port",
         "flush table inet qmesh",
         "flush chain inet qmesh through_tunnel",
         "add set inet qmesh more { type ipv4_addr; }",
@@ -263,9 +263,9 @@ def test_a_table_that_was_changed_by_hand_is_not_the_guard(command):
 @pytest.mark.parametrize(
     "command",
     [
-        "add element inet qmesh worker_ports { 22 }",
-        "delete element inet qmesh worker_ports { 40003 }",
-        "flush set inet qmesh worker_ports",
+        "add element inet qmesh closed_ports { 22 }",
+        "delete element inet qmesh closed_ports { 40003 }",
+        "flush set inet qmesh closed_ports",
     ],
 )
 def test_ports_that_were_changed_by_hand_are_not_those_of_the_guard(command):
@@ -396,12 +396,12 @@ def test_a_port_more_is_one_set_element_and_no_rule_is_touched():
         nftables.run(render_change_script(WORKER, more))
         found = [line for line in events() if "generation" not in line and "begin" not in line]
 
-    assert found == ["add element inet qmesh worker_ports { 40007 }"]
+    assert found == ["add element inet qmesh closed_ports { 40007 }"]
 
 
 def test_ports_of_a_guard_that_others_changed_meanwhile_are_refused_whole():
     load(WORKER)
-    nft("delete element inet qmesh worker_ports { 40003 }")
+    nft("delete element inet qmesh closed_ports { 40003 }")
     fewer = msgspec.structs.replace(WORKER, ports=(40004, 40009))
 
     with pytest.raises(KernelRefused):

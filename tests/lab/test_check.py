@@ -76,10 +76,10 @@ CASES = [
     Case("guard-drift", "nft insert rule inet qmesh asked_for accept", subject="table inet qmesh"),
     Case(
         "guard-drift",
-        "nft delete element inet qmesh worker_ports '{ 40004 }'",
+        "nft delete element inet qmesh closed_ports '{ 40004 }'",
         subject="table inet qmesh",
     ),
-    Case("guard-drift", "nft flush chain inet qmesh worker_port", subject="table inet qmesh"),
+    Case("guard-drift", "nft flush chain inet qmesh closed_port", subject="table inet qmesh"),
     Case("guard-boot", f"rm {STATE}/guard.nft", subject="guard.nft"),
     Case("guard-boot", f"echo >{STATE}/guard.nft", subject="guard.nft"),
     Case("port-not-reserved", "sysctl -qw net.ipv4.ip_local_reserved_ports=", subject="40003-40006"),

@@ -29,7 +29,7 @@ def guards(machine, ports: str = "40003") -> bool:
     """Whether a guard that has these ports is loaded, and would be at the next boot."""
     boot = machine.run(["cat", f"{STATE}/guard.nft"], check=False).stdout
     return all(
-        "worker_ports" in rules and ports in rules for rules in (what_is_there(machine)["rules"], boot)
+        "closed_ports" in rules and ports in rules for rules in (what_is_there(machine)["rules"], boot)
     )
 
 

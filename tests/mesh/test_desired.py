@@ -11,6 +11,7 @@ from qmesh.errors import BadInput
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state, host_network
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine, PendingKey
+from qmesh.mesh.ports.closed_ports import SeenPorts
 from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel
 from qmesh.mesh.values import Endpoint, Secret
 from tests.support import factories
@@ -161,7 +162,7 @@ def test_the_tunnel_has_the_mtu_that_its_paths_and_its_user_allow(most: int | No
 
 
 def test_a_port_that_is_listened_on_still_stays_closed_and_is_not_reserved() -> None:
-    facts = Facts(kind="wireguard", listened_ports=frozenset({39999, 40003}))
+    facts = Facts(kind="wireguard", ports=SeenPorts(listened=frozenset({39999, 40003})))
     state = build_desired_state(MESH, "b", PLACE, {}, facts)
     assert isinstance(state.guard, Guard)
     assert state.guard.ports == (39999, 40003, 40004, 40005, 40006)
@@ -170,7 +171,7 @@ def test_a_port_that_is_listened_on_still_stays_closed_and_is_not_reserved() -> 
 
 def test_a_machine_whose_guard_was_taken_down_has_its_tunnel_alone() -> None:
     place = msgspec.structs.replace(PLACE, guarded=False)
-    facts = Facts(kind="wireguard", listened_ports=frozenset({40003}))
+    facts = Facts(kind="wireguard", ports=SeenPorts(listened=frozenset({40003})))
     wanted = build_desired_state(MESH, "b", PLACE, {}, FACTS)
     assert build_desired_state(MESH, "b", place, {}, facts) == NodeState(guard=None, tunnel=wanted.tunnel)
 

@@ -67,6 +67,24 @@ def test_what_the_control_node_needs() -> None:
     ]
 
 
+def test_ports_that_are_closed_but_for_members_need_their_packets_over_tcp() -> None:
+    further = {"own_ports": (6600,), "control_ports": (9100,), "mesh_ports": (5432,)}
+    before = set(said(list_required_packets(guard(ports=(40003,)), tunnel("10.77.0.2"), (), (WAY,))))
+    found = said(list_required_packets(guard(ports=(40003,), **further), tunnel("10.77.0.2"), (), (WAY,)))
+    assert [each for each in found if each not in before] == [
+        "tunnel in tcp 10.77.0.1:32768 > 10.77.0.2:9100",
+        "tunnel out tcp 10.77.0.2:9100 > 10.77.0.1:32768 answer",
+        "tunnel in tcp 10.77.0.1:32768 > 10.77.0.2:5432",
+        "tunnel out tcp 10.77.0.2:5432 > 10.77.0.1:32768 answer",
+    ]
+    control = guard(role="control", ports=(40000,), own_ports=(6600,), mesh_ports=(5432,))
+    found = said(list_required_packets(control, tunnel("10.77.0.1"), (("10.77.0.2", 40003),), (WAY,)))
+    assert [each for each in found if "5432" in each or "6600" in each] == [
+        "tunnel in tcp 10.77.0.2:32768 > 10.77.0.1:5432",
+        "tunnel out tcp 10.77.0.1:5432 > 10.77.0.2:32768 answer",
+    ]
+
+
 def test_a_packet_of_ipv6_is_one() -> None:
     packet = replace(DATAGRAM, source="2001:db8::1", target="2001:db8::2")
     assert (packet.family, packet.fields()["meta nfproto"], packet.fields()["ip"]) == ("ip6", "ipv6", None)

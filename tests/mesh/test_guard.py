@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 
 from qmesh.mesh.guard import (
     build_observed_guard,
-    can_reach_workers,
+    can_reach_port,
     is_complete_script,
     is_script_loaded,
     parse_held_table,
@@ -29,57 +30,78 @@ from qmesh.mesh.guard import (
 )
 from qmesh.mesh.state import AlteredGuard, Guard
 from tests.support.factories import guard
+from tests.support.older_guard import as_of_format_2
 from tests.support.strategies import addresses
 
 # As nft 1.0.6 lists it (`nft -s list table inet qmesh`).
 WORKER_LISTING = """\
 table inet qmesh {
-	comment "qmesh guard 2: worker qmesh0 wireguard 51820 10.77.0.1 51821"
-	set worker_ports {
+	comment "qmesh guard 3: worker qmesh0 wireguard 51820 10.77.0.1 51821"
+	set closed_ports {
 		type inet_service
 		elements = { 40003, 40004, 40005, 40006 }
+	}
+
+	set guarded_ports {
+		type inet_service
+	}
+
+	set control_ports {
+		type inet_service
+	}
+
+	set mesh_ports {
+		type inet_service
 	}
 
 	chain asked_for {
 		type filter hook prerouting priority mangle; policy accept;
 		iifname "qmesh0" goto through_tunnel
 		udp dport 51820 accept
-		meta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port
+		meta l4proto { tcp, udp } th dport @closed_ports fib daddr type local goto closed_port
 	}
 
 	chain arrived_at {
 		type filter hook input priority mangle; policy accept;
 		iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept
 		udp dport 51820 accept
-		meta l4proto { tcp, udp } th dport @worker_ports goto worker_port
+		meta l4proto { tcp, udp } th dport @closed_ports goto closed_port
 	}
 
 	chain passed_on {
 		type filter hook forward priority mangle; policy accept;
 		oifname "qmesh0" goto into_tunnel
-		meta l4proto { tcp, udp } th dport @worker_ports ct status dnat goto worker_port
-		meta l4proto { tcp, udp } th dport @worker_ports meta oifkind "bridge" goto worker_port
-		tcp sport @worker_ports meta iifkind "bridge" ct direction original ct state new goto taken_up
+		meta l4proto { tcp, udp } th dport @closed_ports ct status dnat goto closed_port
+		meta l4proto { tcp, udp } th dport @closed_ports meta oifkind "bridge" goto closed_port
+		tcp sport @closed_ports meta iifkind "bridge" ct direction original ct state new goto taken_up
 	}
 
 	chain sent {
 		type filter hook output priority mangle; policy accept;
 		tcp dport 51821 oifname "qmesh0" goto asks_service
-		oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 accept
-		tcp sport @worker_ports ct direction original ct state new goto taken_up
-		meta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port
+		oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 \
+meta l4proto { tcp, udp } th sport != @guarded_ports accept
+		tcp sport @closed_ports ct direction original ct state new goto taken_up
+		meta l4proto { tcp, udp } th dport @closed_ports th dport != @guarded_ports \
+fib daddr type local goto closed_port
 		udp sport 51820 accept
-		meta l4proto { tcp, udp } th sport @worker_ports ct direction reply counter drop
+		meta l4proto { tcp, udp } th sport @closed_ports ct direction reply goto sent_back
 	}
 
-	chain worker_port {
-		iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept
+	chain closed_port {
+		iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 th dport != @guarded_ports accept
+		iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 th dport @control_ports accept
+		iifname "qmesh0" meta iifkind "wireguard" th dport @mesh_ports accept
+		meta iiftype loopback th dport @guarded_ports accept
 		ct direction reply goto answered
 		counter drop
 	}
 
 	chain through_tunnel {
-		meta iifkind "wireguard" ip saddr 10.77.0.1 meta l4proto { tcp, udp } th dport @worker_ports accept
+		meta iifkind "wireguard" ip saddr 10.77.0.1 meta l4proto { tcp, udp } \
+th dport @closed_ports th dport != @guarded_ports accept
+		meta iifkind "wireguard" ip saddr 10.77.0.1 meta l4proto { tcp, udp } th dport @control_ports accept
+		meta iifkind "wireguard" meta l4proto { tcp, udp } th dport @mesh_ports fib daddr type local accept
 		ct direction reply accept
 		meta l4proto { icmp, ipv6-icmp } fib daddr type local accept
 		counter drop
@@ -96,7 +118,15 @@ table inet qmesh {
 		counter drop
 	}
 
+	chain sent_back {
+		meta oiftype loopback th sport @guarded_ports accept
+		oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 th sport @control_ports accept
+		oifname "qmesh0" meta oifkind "wireguard" th sport @mesh_ports accept
+		counter drop
+	}
+
 	chain taken_up {
+		meta oiftype loopback tcp sport @guarded_ports accept
 		tcp flags syn accept
 		counter drop
 	}
@@ -113,17 +143,26 @@ table inet qmesh {
 WORKER = guard()
 CONTROL = guard(role="control", ports=(40000, 40001, 40002))
 OPENINGS = "limit rate over 10/second burst 20 packets"
-ANSWERS = "meta l4proto { tcp, udp } th sport @worker_ports ct direction reply"
 ELEMENTS = "40003, 40004, 40005, 40006"
-MEMBERS_TO_WORKERS = "ip saddr 10.77.0.1 meta l4proto { tcp, udp } th dport @worker_ports accept"
+TO_WORKERS = "meta l4proto { tcp, udp } th dport @closed_ports th dport != @guarded_ports accept"
+TO_CONTROLS = "meta l4proto { tcp, udp } th dport @control_ports accept"
+FROM_CONTROL = 'iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1'
+ON_ITSELF = "meta l4proto { tcp, udp } th dport @closed_ports th dport != @guarded_ports"
+TO_CONTROL = 'oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1'
 GUARDS = {
     "worker": WORKER,
     "control": CONTROL,
-    "IPv6, userspace": guard(kind="tun", control_address="fd00::1", ports=(1, 3, 5, 65534, 65535)),
+    "IPv6, userspace": guard(
+        kind="tun", control_address="fd00::1", ports=(1, 3, 5, 65534, 65535), control_ports=(7,)
+    ),
     "control, IPv6, userspace": guard(role="control", kind="tun", control_address="fd00::1"),
-    "control, handing over": guard(role="control", successor_address="10.77.0.9", stream_port=8340),
+    "control, handing over": guard(
+        role="control", successor_address="10.77.0.9", stream_port=8340, own_ports=(8337,), mesh_ports=(5432,)
+    ),
     "no ports": guard(ports=()),
 }
+FURTHER = guard(own_ports=(6600, 8337), control_ports=(9100,), mesh_ports=(5432,))
+
 
 ports = st.sets(st.integers(1, 65535) | st.integers(40000, 40020), max_size=40).map(
     lambda numbers: tuple(sorted(numbers))
@@ -138,13 +177,26 @@ guards = st.builds(
     service_port=st.integers(1, 65535),
     stream_port=st.none() | st.integers(1, 65535),
     ports=ports,
+    own_ports=ports,
+    control_ports=ports,
+    mesh_ports=ports,
 ).flatmap(
     lambda guard: (
-        st.builds(replace, st.just(guard), successor_address=st.none() | addresses)
+        st.builds(replace, st.just(each_once(guard)), successor_address=st.none() | addresses)
         if guard.role == "control"
-        else st.just(guard)
+        else st.just(each_once(guard))
     )
 )
+
+
+def each_once(guard: Guard) -> Guard:
+    """With each port in one of its lists only."""
+    seen: set[int] = set()
+    kept = {}
+    for name in ("ports", "own_ports", "control_ports", "mesh_ports"):
+        kept[name] = tuple(port for port in getattr(guard, name) if port not in seen)
+        seen.update(kept[name])
+    return replace(guard, **kept)
 
 
 def changed_lines(one: str, other: str) -> list[str]:
@@ -159,45 +211,50 @@ def test_g1_a_workers_guard_is_this_table() -> None:
 
 def test_g1_the_control_nodes_guard_lets_in_its_own_processes_and_members_to_its_service() -> None:
     assert changed_lines(WORKER_LISTING, render_table(guard(role="control"))) == [
-        '-comment "qmesh guard 2: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
-        '+comment "qmesh guard 2: control qmesh0 wireguard 51820 10.77.0.1 51821"',
-        *(
-            "+}",
-            "+",
-            "+set askers {",
-            "+type ipv4_addr",
-            "+size 65535",
-            "+flags dynamic,timeout",
-            "+timeout 2s",
-        ),
+        '-comment "qmesh guard 3: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
+        '+comment "qmesh guard 3: control qmesh0 wireguard 51820 10.77.0.1 51821"',
+        *("+set askers {", "+type ipv4_addr", "+size 65535", "+flags dynamic,timeout"),
+        *("+timeout 2s", "+}", "+"),
         '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
         '-tcp dport 51821 oifname "qmesh0" goto asks_service',
-        '-oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 accept',
+        f"-{TO_CONTROL} meta l4proto {{ tcp, udp }} th sport != @guarded_ports accept",
         "+tcp dport 51821 ip daddr 10.77.0.1 goto asks_service",
         "+tcp sport 51821 ip saddr 10.77.0.1 meta skuid != 0 counter drop",
-        "-meta l4proto { tcp, udp } th dport @worker_ports fib daddr type local goto worker_port",
-        f"-{ANSWERS} counter drop",
-        f"+{ANSWERS} meta oiftype != loopback counter drop",
-        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
+        f"-{ON_ITSELF} fib daddr type local goto closed_port",
+        f"-{FROM_CONTROL} th dport != @guarded_ports accept",
+        f"-{FROM_CONTROL} th dport @control_ports accept",
         "+meta iiftype loopback accept",
-        f'-meta iifkind "wireguard" {MEMBERS_TO_WORKERS}',
+        "-meta iiftype loopback th dport @guarded_ports accept",
+        f'-meta iifkind "wireguard" ip saddr 10.77.0.1 {TO_WORKERS}',
+        f'-meta iifkind "wireguard" ip saddr 10.77.0.1 {TO_CONTROLS}',
         f"+tcp dport 51821 tcp flags syn update @askers {{ ip saddr {OPENINGS} }} counter drop",
         '+meta iifkind "wireguard" ip daddr 10.77.0.1 tcp dport 51821 accept',
+        "-meta oiftype loopback th sport @guarded_ports accept",
+        f"-{TO_CONTROL} th sport @control_ports accept",
+        "+meta oiftype loopback accept",
     ]
 
 
 def test_g1_a_guard_of_an_ipv6_mesh_in_userspace_differs_only_in_its_family_and_kind() -> None:
-    assert changed_lines(WORKER_LISTING, render_table(guard(kind="tun", control_address="fd00::1"))) == [
-        '-comment "qmesh guard 2: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
-        '+comment "qmesh guard 2: worker qmesh0 tun 51820 fd00::1 51821"',
-        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
-        '+iifname "qmesh0" meta iifkind "tun" ip6 saddr fd00::1 accept',
-        '-oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 accept',
-        '+oifname "qmesh0" meta oifkind "tun" ip6 daddr fd00::1 accept',
-        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
-        '+iifname "qmesh0" meta iifkind "tun" ip6 saddr fd00::1 accept',
-        f'-meta iifkind "wireguard" {MEMBERS_TO_WORKERS}',
-        f'+meta iifkind "tun" {MEMBERS_TO_WORKERS.replace("ip", "ip6").replace("10.77.0.1", "fd00::1")}',
+    expected = (
+        WORKER_LISTING.replace("worker qmesh0 wireguard 51820 10.77.0.1", "worker qmesh0 tun 51820 fd00::1")
+        .replace('kind "wireguard"', 'kind "tun"')
+        .replace("ip saddr 10.77.0.1", "ip6 saddr fd00::1")
+        .replace("ip daddr 10.77.0.1", "ip6 daddr fd00::1")
+    )
+    assert render_table(guard(kind="tun", control_address="fd00::1")) == expected
+    assert "10.77" not in expected
+
+
+def test_g1_what_is_closed_besides_workers_ports_is_in_sets_of_its_own_and_changes_no_rule() -> None:
+    """So that closing a port more, for anyone, needs no other table."""
+    assert changed_lines(WORKER_LISTING, render_table(FURTHER)) == [
+        f"-elements = {{ {ELEMENTS} }}",
+        "+elements = { 5432, 6600, 8337, 9100, 40003,",
+        "+     40004, 40005, 40006 }",
+        "+elements = { 5432, 6600, 8337, 9100 }",
+        "+elements = { 9100 }",
+        "+elements = { 5432 }",
     ]
 
 
@@ -371,7 +428,7 @@ def test_a_set_that_qmesh_would_not_write_is_an_altered_guard(elements: str) -> 
         ("51820", "051820"),
         ("51820", "0051820"),
         ("51820", "\u0665"),
-        ("guard 2:", "guard 1:"),
+        ("guard 3:", "guard 2:"),
         ("worker qmesh0", "hub qmesh0"),
         (" wireguard ", " veth "),
         ('"wireguard"', '"tun"'),
@@ -407,16 +464,29 @@ def test_a_port_more_is_one_set_element() -> None:
     old = guard(ports=(40000, 40001))
 
     assert render_change_script(old, guard(ports=(40000, 40001, 40007))) == (
-        "add element inet qmesh worker_ports { 40007 }\n"
+        "add element inet qmesh closed_ports { 40007 }\n"
     )
     assert render_change_script(old, guard(ports=(40001, 40002))) == (
-        "delete element inet qmesh worker_ports { 40000 }\nadd element inet qmesh worker_ports { 40002 }\n"
+        "delete element inet qmesh closed_ports { 40000 }\nadd element inet qmesh closed_ports { 40002 }\n"
+    )
+
+
+def test_a_port_that_is_closed_for_others_than_before_is_never_out_of_the_set_of_all() -> None:
+    old, new = guard(own_ports=(8337,), mesh_ports=(5432,)), guard(control_ports=(5432, 8337))
+    assert render_change_script(old, new) == (
+        "add element inet qmesh control_ports { 5432, 8337 }\ndelete element inet qmesh mesh_ports { 5432 }\n"
+    )
+    assert render_change_script(new, guard()) == (
+        "delete element inet qmesh closed_ports { 5432, 8337 }\n"
+        "delete element inet qmesh guarded_ports { 5432, 8337 }\n"
+        "delete element inet qmesh control_ports { 5432, 8337 }\n"
     )
 
 
 @given(guards, guards)
 def test_a_guard_that_differs_in_more_than_its_ports_is_replaced(old: Guard, new: Guard) -> None:
-    if replace(old, ports=()) != replace(new, ports=()):
+    none = {"ports": (), "own_ports": (), "control_ports": (), "mesh_ports": ()}
+    if replace(old, **none) != replace(new, **none):
         assert render_change_script(old, new) == render_load_script(new)
 
 
@@ -432,7 +502,7 @@ def test_g1_the_held_table_is_the_guard_less_what_the_tunnel_denies_the_control_
         "-table inet qmesh {",
         "+table inet qmesh-held {",
         "+flags owner",
-        '+iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
+        f"+{FROM_CONTROL} meta l4proto {{ tcp, udp }} th dport != @guarded_ports accept",
     ]
     assert changed_lines(render_table(CONTROL), render_held_table(CONTROL)) == [
         "-table inet qmesh {",
@@ -494,20 +564,47 @@ def test_g3_the_guard_is_whole_where_both_tables_and_the_next_boots_are_one(
     assert build_observed_guard(*found) == expected
 
 
+WORKERS, OWN, OF_CONTROL, OF_MESH = 40003, 6600, 9100, 5432
+OF_PORTS = {
+    "ports": (WORKERS,),
+    "own_ports": (OWN,),
+    "control_ports": (OF_CONTROL,),
+    "mesh_ports": (OF_MESH,),
+}
+
+
 @pytest.mark.parametrize(
-    ("role", "source", "expected"),
+    ("role", "source", "reached"),
     [
-        ("worker", "10.77.0.1", True),
-        ("worker", "192.0.2.7", False),
-        ("worker", "127.0.0.1", False),
-        ("control", "192.0.2.7", True),
-        ("control", "127.0.0.9", True),
-        ("control", "::1", True),
-        ("control", "10.77.0.2", False),
+        ("worker", "10.77.0.1", {WORKERS, OF_CONTROL, OF_MESH}),
+        ("worker", "10.77.0.9", {OF_MESH}),
+        ("worker", "198.51.100.1", set()),
+        ("worker", "192.0.2.7", {OWN, OF_CONTROL, OF_MESH}),
+        ("worker", "127.0.0.1", {OWN, OF_CONTROL, OF_MESH}),
+        ("control", "192.0.2.7", {WORKERS, OWN, OF_CONTROL, OF_MESH}),
+        ("control", "127.0.0.9", {WORKERS, OWN, OF_CONTROL, OF_MESH}),
+        ("control", "::1", {WORKERS, OWN, OF_CONTROL, OF_MESH}),
+        ("control", "10.77.0.2", {OF_MESH}),
+        ("control", "198.51.100.1", set()),
     ],
 )
-def test_g1_whose_connections_may_be_open_to_a_worker(role: str, source: str, expected: bool) -> None:
-    assert can_reach_workers(guard(role=role), source, frozenset({"192.0.2.7"})) is expected
+def test_g1_whose_connections_may_be_open_to_a_closed_port(role: str, source: str, reached: set[int]) -> None:
+    found, own = guard(role=role, **OF_PORTS), frozenset({"192.0.2.7"})
+    networks = [ip_network("10.77.0.0/20")]
+    assert {
+        port for port in found.closed_ports if can_reach_port(found, port, source, own=own, members=networks)
+    } == reached
+    # Without a tunnel no member is known for one.
+    assert not can_reach_port(found, OF_MESH, "10.77.0.9", own=own)
+
+
+@given(guards)
+def test_what_an_older_guard_closes_is_told(found: Guard) -> None:
+    """One set of format 2 has all that is closed; nothing of it is this format's guard."""
+    older = as_of_format_2(render_table(found))
+    told = replace(found, ports=found.closed_ports, own_ports=(), control_ports=(), mesh_ports=())
+    assert parse_table_header(older) == told
+    assert parse_table(older) == AlteredGuard(older)
 
 
 @given(guards)
@@ -517,16 +614,17 @@ def test_law_what_is_written_for_the_next_boot_is_read_back(found: Guard) -> Non
 
 
 @pytest.mark.parametrize("text", [render_table, render_held_table])
-@pytest.mark.parametrize("format_", ["1", "2", "17"])
+@pytest.mark.parametrize("format_", ["1", "3", "17"])
 @given(guard=guards)
 def test_what_a_table_says_of_itself_is_told_whatever_its_rules_and_version(text, format_, guard):
-    altered = text(guard).replace('comment "qmesh guard 2:', f'comment "qmesh guard {format_}:', 1)
+    altered = text(guard).replace('comment "qmesh guard 3:', f'comment "qmesh guard {format_}:', 1)
     found = parse_table_header(altered.replace("counter drop", "accept"))
     assert found is not None
-    assert (found.interface, found.listen_port, found.ports) == (
+    assert (found.interface, found.listen_port, found.ports, found.guarded_ports) == (
         guard.interface,
         guard.listen_port,
         guard.ports,
+        guard.guarded_ports,
     )
     assert parse_table_header("table inet qmesh {\n}\n") is None
 

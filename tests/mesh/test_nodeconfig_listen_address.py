@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig import find_listen_address
+from qmesh.mesh.nodeconfig import find_listen_address, list_wide_ports
 
 ENTRIES = ("/ip4/10.77.0.1/tcp/40000", "/ip4/10.77.0.2/tcp/40001", "/ip6/fd00:77::3/tcp/40002")
 
@@ -68,3 +68,48 @@ def test_what_is_no_workers_address_is_refused(entry: str) -> None:
 
 def test_a_text_that_does_not_load_is_refused_with_its_place() -> None:
     assert "line 2" in refused(1, "engine:\n\t- x\n").message
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ("", ()),
+        ("listenGrpcMultiaddr: ''\nlistenRESTMultiaddr:\n", ()),
+        ("listenGrpcMultiaddr: /ip4/0.0.0.0/tcp/8447\n", (8447,)),
+        ("listenGRPCMultiaddr: /ip4/0.0.0.0/tcp/8447\n", (8447,)),
+        ("listenGrpcMultiaddr: /ip4/127.0.0.1/tcp/8447\n", ()),
+        ("listenGrpcMultiaddr: /ip4/192.168.0.5/tcp/8447\n", ()),
+        # The Rust node replaces these by every address.
+        ("listenGrpcMultiaddr: /ip6/::1/tcp/8447\n", (8447,)),
+        ("listenGrpcMultiaddr: /dns4/localhost/tcp/8447\n", (8447,)),
+        ("listenGrpcMultiaddr: /ip4/0.0.0.0/tcp/8447/http\n", (8447,)),
+        ("listenRESTMultiaddr: /ip6/::/tcp/8448\nlistenGrpcMultiaddr: /ip4/0.0.0.0/tcp/443\n", (443, 8448)),
+        ("listenRestMultiaddr: '/ip4/0.0.0.0/tcp/8448'\n", (8448,)),
+        ("listenRESTMultiaddr: [/ip4/0.0.0.0/tcp/8448]\n", ()),
+        ("listenRESTMultiaddr: &x /ip4/0.0.0.0/tcp/8448\n", ()),
+        ("listenRESTMultiaddr: /ip4/0.0.0.0/tcp/0\n", ()),
+        ("listenRESTMultiaddr: /ip4/0.0.0.0/tcp/65536\n", ()),
+        ("listenRESTMultiaddr: /ip4/0.0.0.0/tcp/123456\n", ()),
+        ("listenRESTMultiaddr: /ip4/0.0.0.0/udp/8448\n", ()),
+        # To this one the node mostly dials.
+        ("engine:\n  statsMultiaddr: /dns/stats.example.org/tcp/443\n", ()),
+        ("engine:\n  statsMultiaddr: /ip4/203.0.113.5/tcp/443\n", ()),
+        ("engine:\n  statsMultiaddr: /ip4/0.0.0.0/tcp/9100\n", (9100,)),
+        ("engine:\n  statsMultiaddr: /ip6/::/tcp/9100\n", (9100,)),
+        ("explorer:\n  enabled: true\n  listenAddr: 0.0.0.0:6601\n", (6601,)),
+        ("explorer:\n  enabled: True\n  listenAddr: '[::]:6601'\n", (6601,)),
+        ("explorer:\n  enabled: true\n  listenAddr: ':6601'\n", (6601,)),
+        ("explorer:\n  enabled: true\n  listenAddr: 127.0.0.1:6601\n", ()),
+        ("explorer:\n  enabled: true\n", ()),
+        ("explorer:\n  enabled: false\n  listenAddr: 0.0.0.0:6601\n", ()),
+        ("explorer:\n  listenAddr: 0.0.0.0:6601\n", ()),
+        ("explorer: 0.0.0.0:6601\n", ()),
+    ],
+)
+def test_the_ports_at_which_the_node_serves_anyone_are_found(text: str, ports: tuple[int, ...]) -> None:
+    assert list_wide_ports(text) == ports
+
+
+def test_of_a_file_that_does_not_load_no_port_is_guessed() -> None:
+    with pytest.raises(BadInput):
+        list_wide_ports("listenGrpcMultiaddr: [")

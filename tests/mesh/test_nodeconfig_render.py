@@ -18,7 +18,7 @@ from qmesh.mesh.changes import (
     set_mesh_options,
     set_worker_count,
 )
-from qmesh.mesh.inventory import Inventory, guarded_ports, list_p2p_listeners, reserved_ports
+from qmesh.mesh.inventory import Inventory, list_p2p_listeners
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.nodeconfig import (
     build_desired_settings,
@@ -235,26 +235,15 @@ def test_with_a_master_proxy_the_workers_are_in_the_tunnel_only():
     assert engine["dataWorkerP2PMultiaddrs"][3] == "/ip4/10.77.0.2/tcp/25003"
 
 
-def test_public_streams_are_at_the_endpoints_and_not_closed():
+def test_public_streams_are_at_the_endpoints():
     machines = [
         reached(machine, "node.example.org", host) for machine, host in ((A, "192.0.2.1"), (B, "2001:db8::2"))
     ]
     mesh = cluster("2.1", *machines, stream="public")
     entries = config(mesh, "a")["engine"]["dataWorkerStreamMultiaddrs"]
     assert entries[2:4] == ["/ip4/192.0.2.1/tcp/32502", "/ip6/2001:db8::2/tcp/32503"]
-    assert guarded_ports(mesh, "b") == ()
     with pytest.raises(BadInput, match="b has no endpoint that is an IP address"):
         cluster("2.1", machines[0], B, stream="public")
-
-
-def test_ports_that_are_closed_and_ports_that_are_reserved():
-    old, new, rust = (cluster(node, A, B) for node in ("2.0", "2.1", "2.1-rust"))
-    assert guarded_ports(old, "b") == reserved_ports(old, "b") == (40003, 40004, 40005, 40006)
-    assert guarded_ports(new, "b") == (32503, 32504, 32505, 32506)
-    assert reserved_ports(new, "b") == (*range(25003, 25007), *range(32503, 32507))
-    assert guarded_ports(rust, "a") == (8337, 32500, 32501, 32502)
-    # The control process may still run where the control role was before a handover.
-    assert guarded_ports(rust, "b") == (8337, *guarded_ports(new, "b"))
 
 
 def test_an_ipv6_tunnel():

@@ -248,6 +248,10 @@ WORDS: list[tuple[Step, str, str, str]] = [
         *(ReservePorts((), (1, 2, 4)), "reserve-ports", "net.ipv4.ip_local_reserved_ports"),
         "reserve none -> 1-2, 4",
     ),
+    (
+        *(LoadGuard(None, guard(own_ports=(6600,), mesh_ports=(5432,))), "load-guard", "inet qmesh"),
+        f"add {GUARD_WORDS.replace('; control', '; other closed ports: 5432, 6600; control')}",
+    ),
     (ReservePorts((1,), ()), "reserve-ports", "net.ipv4.ip_local_reserved_ports", "reserve 1 -> none"),
 ]
 

@@ -36,6 +36,8 @@ WORKER = Guard(
     ports=(40003, 40004),
 )
 CONTROL = msgspec.structs.replace(WORKER, role="control")
+FURTHER = {"own_ports": (2221,), "control_ports": (2222,), "mesh_ports": (2223,)}
+WORKER_MORE, CONTROL_MORE = (msgspec.structs.replace(each, **FURTHER) for each in (WORKER, CONTROL))
 TUNNEL = Tunnel(
     interface="qmesh0",
     kind="tun",
@@ -73,6 +75,19 @@ INSIDE = session("10.77.0.1", "10.77.0.2", 22)
         (session("10.77.0.9", "10.77.0.2", 40003), WORKER, "no login through qmesh0"),
         (session("10.77.0.1", "10.77.0.2", 51820), CONTROL, "no login through qmesh0"),
         (session("10.77.0.2", "10.77.0.1", 51820), CONTROL, None),
+        *(
+            (session("203.0.113.9", "192.0.2.1", port), WORKER_MORE, f"port {port}")
+            for port in range(2221, 2224)
+        ),
+        (session("203.0.113.9", "192.0.2.1", 2223), CONTROL_MORE, "closes port 2223"),
+        (session("127.0.0.1", "127.0.0.1", 2221), WORKER_MORE, None),
+        (session("127.0.0.1", "127.0.0.1", 2221), CONTROL_MORE, None),
+        (session("10.77.0.1", "10.77.0.2", 2221), WORKER_MORE, "no login through qmesh0"),
+        (session("10.77.0.1", "10.77.0.2", 2222), WORKER_MORE, None),
+        (session("10.77.0.9", "10.77.0.2", 2222), WORKER_MORE, "no login through qmesh0"),
+        (session("10.77.0.9", "10.77.0.2", 2223), WORKER_MORE, None),
+        (session("10.77.0.2", "10.77.0.1", 2222), CONTROL_MORE, "no login through qmesh0"),
+        (session("10.77.0.2", "10.77.0.1", 2223), CONTROL_MORE, None),
     ],
 )
 def test_a_guard_cuts_what_it_closes(login, guard, reason):

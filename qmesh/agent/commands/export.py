@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from qmesh.agent.facts import list_peers
+from qmesh.agent.facts import gather_ports, list_peers
 from qmesh.agent.local import Local, linux_for
 from qmesh.agent.membership import load_latest
 from qmesh.agent.preconditions import check_local, check_user
@@ -92,6 +92,7 @@ def _build_export_state(here: Local, linux: Linux, endpoints: dict[str, Endpoint
     """
     facts = Facts(
         kind=linux.backend.kind,
+        ports=msgspec.structs.replace(gather_ports(here, linux), listened=frozenset()),
         endpoints=endpoints,
         path_mtus=path_mtu.find_path_mtus(endpoints.values(), probe=False, directory=linux.directory),
     )

@@ -16,6 +16,7 @@ import msgspec
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
 from qmesh.agent.node.node_host import find_node_host
+from qmesh.agent.node.node_ports import update_node_ports
 from qmesh.agent.node.worker_status import ANSWER_S
 from qmesh.errors import QmeshError
 from qmesh.host import config_directory
@@ -131,6 +132,7 @@ class NodeConfigFollower:
             self._seen = seen
             # Read anew: what the agent's look knows of a control node may lack who came since.
             here = load_local(self._state)
+            update_node_ports(self._state, here)
             if update_managed_config(self._state, here):
                 self._seen = self._read_stamp(here)
         waiting = self._state.due_restarts.read()

@@ -14,7 +14,14 @@ import msgspec
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network import reserved_ports as kernels
-from qmesh.host.network.sockets import LISTENING, UNCONNECTED, Socket, list_sockets
+from qmesh.host.network.sockets import (
+    ESTABLISHED,
+    LISTENING,
+    UNCONNECTED,
+    Socket,
+    list_listening_sockets,
+    list_sockets,
+)
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 from qmesh.host.system import processes
@@ -84,7 +91,28 @@ class Listener(msgspec.Struct, frozen=True, order=True):
 
 def list_listeners() -> tuple[tuple[str, int], ...]:
     """Address and port of every listening TCP socket of this machine."""
-    return tuple(sorted({(each.local, each.port) for each in list_sockets("tcp") if each.state == LISTENING}))
+    return tuple(sorted({(each.local, each.port) for each in list_listening_sockets()}))
+
+
+_FIRST_ORDINARY_USER: Final = 1000
+"""Source: login.defs(5), UID_MIN."""
+
+
+def list_ports_of_others(among: Iterable[int], user: int) -> frozenset[int]:
+    """Those of these ports that are not a user's to speak of: another user listens there over TCP.
+
+    Or root, or a system's user, has any socket there, such as a login's or a VPN's. That of an ordinary user
+    does not count: he could take any port so, beside the one who listens.
+    """
+    wanted, there = frozenset(among), {ESTABLISHED, UNCONNECTED}
+    return frozenset(
+        each.port
+        for protocol in ("tcp", "udp")
+        for each in (list_sockets(protocol) if wanted else ())
+        if each.port in wanted
+        and each.user != user
+        and (each.state == LISTENING or (each.state in there and each.user < _FIRST_ORDINARY_USER))
+    )
 
 
 def find_listeners(ports: Iterable[int]) -> tuple[Listener, ...]:
@@ -97,7 +125,7 @@ def find_listeners(ports: Iterable[int]) -> tuple[Listener, ...]:
         and each.port in wanted
         and not ipaddress.ip_address(each.local).is_loopback
     ]
-    owners = processes.find_socket_owners({each.inode for each in mine}) if mine else {}
+    owners = processes.find_socket_owners({each.inode for each in mine})
     return tuple(sorted(_build_listener(each, owners.get(each.inode, 0)) for each in mine))
 
 

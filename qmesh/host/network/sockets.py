@@ -73,7 +73,12 @@ def _parse_outline(line: str) -> tuple[str, int, int]:
 
 
 def find_listening_sockets(port: int) -> Iterator[Socket]:
-    """The TCP sockets that listen on a port.
+    """The TCP sockets that listen on a port."""
+    return (each for each in list_listening_sockets() if each.port == port)
+
+
+def list_listening_sockets() -> Iterator[Socket]:
+    """All TCP sockets that listen.
 
     Quick on a machine with many connections: the kernel lists those that listen before all others, and
     the rest of its list is not read. Source: the kernel's networking/proc_net_tcp.
@@ -84,8 +89,7 @@ def find_listening_sockets(port: int) -> Iterator[Socket]:
                 _parse_socket("tcp", line.decode("ascii", "replace"))
                 for line in itertools.islice(lines, 1, None)
             )
-            found = itertools.takewhile(lambda each: each.state == LISTENING, every)
-            yield from (each for each in found if each.port == port)
+            yield from itertools.takewhile(lambda each: each.state == LISTENING, every)
 
 
 def _parse_socket(protocol: str, line: str) -> Socket:

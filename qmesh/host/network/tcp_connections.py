@@ -18,11 +18,12 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import MachineRefused
+from qmesh.host.network import links
 from qmesh.host.network.netlink import translate_errors
 from qmesh.host.network.netlink_messages import ACK, DUMP, HEADER, build_request, send_request
 from qmesh.host.network.routes import list_own_addresses
 from qmesh.host.network.sockets import render_address
-from qmesh.mesh.guard import can_reach_workers
+from qmesh.mesh.guard import can_reach_port
 from qmesh.mesh.node_processes.observed import Connection
 from qmesh.mesh.state import Guard
 
@@ -52,7 +53,7 @@ class Flow(msgspec.Struct, frozen=True):
 
 
 def close_disallowed_connections(guard: Guard) -> None:
-    """Cut what is open to this machine's workers for others than the guard lets in.
+    """Cut what is open at this machine's closed ports for others than the guard lets in.
 
     A connection that began here, at a worker's number while no worker listens there, is left alone.
     A kernel that can't tell or can't cut is no reason to fail: nothing passes the guard.
@@ -63,11 +64,15 @@ def close_disallowed_connections(guard: Guard) -> None:
 
 def _close_disallowed(guard: Guard) -> None:
     found = list(_list_flows())
-    listened = {flow.port for flow in found if flow.state == _LISTENING}.intersection(guard.ports)
-    own = list_own_addresses() if guard.role == "control" else frozenset()
+    listened = {flow.port for flow in found if flow.state == _LISTENING}.intersection(guard.closed_ports)
+    own = list_own_addresses() if guard.role == "control" or guard.guarded_ports else frozenset()
+    link = links.read(guard.interface) if guard.mesh_ports else None
+    members = [ipaddress.ip_interface(each).network for each in link.addresses] if link else []
 
     def is_disallowed(flow: Flow) -> bool:
-        return flow.port in listened and not can_reach_workers(guard, flow.remote, own)
+        return flow.port in listened and not can_reach_port(
+            guard, flow.port, flow.remote, own=own, members=members
+        )
 
     _close_matching(found, is_disallowed)
 

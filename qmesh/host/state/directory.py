@@ -33,6 +33,7 @@ from qmesh.host.state.documents import (
     Document,
     KeyRotation,
     LastBackup,
+    NodePorts,
     PortReservations,
     RestoreProgress,
     SentRequest,
@@ -41,7 +42,7 @@ from qmesh.host.state.documents import (
     UnfinishedRedemption,
 )
 from qmesh.host.system import agent_health, agent_notify, log_file, processes
-from qmesh.mesh.guard import parse_load_script
+from qmesh.mesh.guard import is_complete_script, parse_table_header
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.protocol.handover import HandoverData, decode_handover_data
@@ -92,6 +93,7 @@ class State:
         self.rollback_record = Document(directory / "undo.json", RollbackRecord)
         self.due_restarts = Document(directory / "due.json", DueRestarts)
         self.process_record = Document(directory / "processes.json", ProcessRecord)
+        self.node_ports = Document(directory / "node-ports.json", NodePorts)
 
     def create_directory(self) -> None:
         """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""
@@ -215,6 +217,7 @@ class State:
             self.rollback_record.path,
             self.successor_key.path,
             self.estate_file,
+            self.node_ports.path,
         )
         return (*map(files.read_stamp, written), (files.read_stamp(self.registry_file) or (None,))[0])
 
@@ -244,6 +247,7 @@ class State:
             self.rollback_record.path,
             self.due_restarts.path,
             self.process_record.path,
+            self.node_ports.path,
             self._next_key_file,
             self.key_rotation.path,
             *(() if keep_private_key else (self.private_key_file,)),
@@ -294,16 +298,32 @@ class State:
         self._port_reservations.write(None if held == PortReservations() else held)
 
     def list_closed_ports(self) -> tuple[int, ...]:
-        """The ports that qmesh closed here last, ascending: by the guard's file, else by what it reserved.
+        """Worker ports that qmesh closed here last, ascending: by the guard's file, else what it reserved.
 
         What others did to the loaded table is not in it.
         """
-        script = files.read(self.guard_file)
-        guard = None if script is None else parse_load_script(script.decode("utf-8", "replace"))
-        if isinstance(guard, Guard):
+        guard = self._read_guard_file()
+        if guard is not None:
             return guard.ports
         held = self.read_port_reservations()
         return tuple(sorted((*held.ours, *held.others)))
+
+    def _read_guard_file(self) -> Guard | None:
+        """What the guard's file says of itself, of whichever version it is; None where it does not."""
+        script = files.read(self.guard_file)
+        text = "" if script is None else script.decode("utf-8", "replace")
+        return parse_table_header(text) if is_complete_script(text) else None
+
+    def read_node_ports(self) -> NodePorts | None:
+        """What the node's own file was last found to open.
+
+        Where that is damaged, what the guard closes for all but this machine itself stands for it.
+        """
+        try:
+            return self.node_ports.read()
+        except StateUnreadable:
+            guard = self._read_guard_file()
+            return NodePorts(owner=0, ports=() if guard is None else guard.own_ports)
 
     def private_key(self) -> Secret | None:
         """This machine's WireGuard private key; None when there is none yet."""

@@ -203,6 +203,13 @@ class PortReservations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     others: tuple[Port, ...] = ()
 
 
+class NodePorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ports at which the node's own file lets it listen on every address. owner: the file's user."""
+
+    owner: _User
+    ports: tuple[Port, ...]
+
+
 class Document(Generic[T]):
     """A file that is one value as JSON, and replaced whole. hint: what to do where it is damaged."""
 

@@ -16,7 +16,10 @@ def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]
     wanted, seen = desired.guard, observed.guard
     if not isinstance(wanted, Guard) or wanted == seen:
         return
-    closed = f"worker ports {format_port_ranges(wanted.ports)} open to {wanted.control_address} only"
+    others = format_port_ranges(wanted.guarded_ports)
+    closed = f"worker ports {format_port_ranges(wanted.ports)} open to {wanted.control_address} only" + (
+        f", and ports {others} closed" if others else ""
+    )
     lack = seen.lack if isinstance(seen, AlteredGuard) and seen.loaded == wanted else None
     if seen is None:
         yield error_finding("guard-missing", "table inet qmesh", closed, "no such table")

@@ -151,6 +151,10 @@ def list_required_packets(
             yield from _build_worker_packets(
                 guard.interface, own, guard.control_address, port, comes="control"
             )
+        for port in (*guard.control_ports, *guard.mesh_ports):
+            yield from _build_connection_packets(
+                guard.interface, own, guard.control_address, port, "tcp", asked=True
+            )
         yield from _build_membership_packets(
             guard.interface, own, guard.control_address, guard.service_port, comes="answer"
         )
@@ -158,6 +162,8 @@ def list_required_packets(
     for member, port in members:
         yield from _build_membership_packets(guard.interface, own, member, guard.service_port, comes="member")
         yield from _build_worker_packets(guard.interface, own, member, port, comes="answer")
+        for asked in guard.mesh_ports:
+            yield from _build_connection_packets(guard.interface, own, member, asked, "tcp", asked=True)
     for port in guard.ports:
         yield from _build_loopback_packets(own, port)
 

@@ -8,7 +8,7 @@ known_keys     the one table of keys: versions, and the form of each value
 profiles       what the format was in each node version
 multiaddr      the one kind of address that a data worker has
 worker_list    the list as it stands, and lists that the node would ignore
-listen_address text + core -> address and port of that core's worker
+listen_address text + core -> address and port of that core's worker; text -> ports that are open to everyone
 layout         lines, indentation, exchanged spans
 edit           text + settings -> text
 redaction      text -> text without secrets
@@ -22,7 +22,7 @@ from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, read_settings
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.lint.config import lint_config
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem
-from qmesh.mesh.nodeconfig.listen_address import find_listen_address
+from qmesh.mesh.nodeconfig.listen_address import find_listen_address, list_wide_ports
 from qmesh.mesh.nodeconfig.minimal import build_minimal_config
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
 from qmesh.mesh.nodeconfig.profiles import (
@@ -67,6 +67,7 @@ __all__ = [
     "keep_announced_entries",
     "lint_config",
     "list_possible_profiles",
+    "list_wide_ports",
     "list_worker_multiaddrs",
     "parse_config",
     "parse_multiaddr",

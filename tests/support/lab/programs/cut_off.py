@@ -28,7 +28,7 @@ from qmesh.cli import app
 def main() -> None:
     for at in cut_offs(lambda: app.run(sys.argv[1:])):
         listed = subprocess.run(
-            ["nft", "list", "set", "inet", "qmesh", "worker_ports"],
+            ["nft", "list", "set", "inet", "qmesh", "closed_ports"],
             capture_output=True,
             text=True,
             check=False,

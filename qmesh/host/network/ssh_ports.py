@@ -1,0 +1,48 @@
+"""At which ports SSH is served on this machine: what closed them would lock everyone out.
+
+A program of a user's may call itself as it likes, so only root's sockets count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from qmesh.host.network.sockets import ESTABLISHED, Socket, list_listening_sockets, list_sockets
+from qmesh.host.system import processes
+
+_SERVERS: Final = frozenset({"sshd", "sshd-session", "sshd-auth", "dropbear", "tinysshd"})
+_INIT: Final = 1
+"""systemd listens in a service's place until somebody calls; whether for SSH, its socket does not tell."""
+
+_known: dict[str, bool] = {}
+"""Whether a socket is SSH's, by its inode: all processes would have to be looked through to tell."""
+
+
+def find_ssh_ports(among: Iterable[int], *, with_sessions: Iterable[int] = ()) -> frozenset[int]:
+    """Those of these ports at which an SSH server, or the init in its place, listens.
+
+    with_sessions: further ones that also count where nobody listens, and somebody is logged in: reading all
+    connections takes a while on a machine that has many. Raises KernelRefused.
+    """
+    sessions = frozenset(with_sessions)
+    wanted = sessions.union(among)
+    found = [each for each in list_listening_sockets() if each.port in wanted and each.user == 0]
+    if alone := sessions.difference(each.port for each in found):
+        found += [
+            each
+            for each in list_sockets("tcp")
+            if each.state == ESTABLISHED and each.port in alone and each.user == 0
+        ]
+    _look_up(found)
+    return frozenset(each.port for each in found if _known[each.inode])
+
+
+def _look_up(found: Iterable[Socket]) -> None:
+    inodes = {each.inode for each in found}
+    owners = processes.find_socket_owners(inodes.difference(_known))
+    for inode in set(_known).difference(inodes):
+        del _known[inode]
+    for inode in inodes.difference(_known):
+        owner = owners.get(inode, 0)
+        _known[inode] = owner == _INIT or processes.read_process_name(owner) in _SERVERS
