@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from qmesh.agent.mesh_change import ChangeResult, change_mesh
 from qmesh.errors import BadInput
+from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.host.state.directory import State
+from qmesh.host.system import ssh_session
 from qmesh.mesh import changes
 from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import validate_worker_count
+from qmesh.mesh.ports.port_options import PortOptions, set_port_options
 from qmesh.mesh.values import Endpoint
 
 
@@ -21,10 +26,11 @@ def set_machine(
     workers: int | None,
     endpoints: tuple[str, ...] | None,
     node_files: bool | None = None,
+    ports: PortOptions | None = None,
 ) -> ChangeResult:
-    """Another count of workers for a machine, or other endpoints; an empty tuple for none.
+    """Another count of workers for a machine, other endpoints, or other ports that are closed or left open.
 
-    node_files: whether it may fetch the node's files.
+    endpoints: an empty tuple for none. node_files: whether it may fetch the node's files.
     """
     count = None if workers is None else validate_worker_count(workers)
     reached = None if endpoints is None else [Endpoint.parse(text, default_port=None) for text in endpoints]
@@ -42,9 +48,25 @@ def set_machine(
                     hint="name a machine that should fetch them: `qmesh set NAME --node-files on`",
                 )
             mesh = changes.set_machine_fields(mesh, name, node_files=node_files)
+        if ports is not None:
+            mesh = set_port_options(mesh, name, ports, _find_port_owners(state, mesh, name, ports))
         return mesh if mesh.revision == revision else msgspec.structs.replace(mesh, revision=revision + 1)
 
     return change_mesh(state, apply_changes, command="set", what="machine-changed", machine=name)
+
+
+def _find_port_owners(state: State, mesh: Inventory, name: str, ports: PortOptions) -> dict[int, str]:
+    """Which ports of a machine must stay open, in words, as far as this machine can tell."""
+    tunnel, settings = "WireGuard's", state.settings()
+    found = {end.port: tunnel for end in mesh.machine(name).endpoints}
+    if name != settings.name:
+        return found
+    session = ssh_session.find_session(os.getpid())
+    served = find_ssh_ports((), with_sessions=ports.closed or ())
+    found |= dict.fromkeys(served, "where SSH listens, and you would be locked out")
+    if session is not None:
+        found[session.server_port] = "that of your own SSH session"
+    return {**found, settings.listen_port: tunnel}
 
 
 def set_options(state: State, options: MeshOptions) -> ChangeResult:

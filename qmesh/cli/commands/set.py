@@ -14,6 +14,8 @@ from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Stream
+from qmesh.mesh.machine import PortSource
+from qmesh.mesh.ports.port_options import PortOptions, parse_port_list
 from qmesh.mesh.values import Profile
 
 log = logging.getLogger("qmesh")
@@ -24,6 +26,7 @@ EXAMPLES = (
     "qmesh set hel-2 --workers 8",
     "qmesh set hel-2 --endpoint 203.0.113.7:51820",
     "qmesh set hel-2 --node-files on",
+    "qmesh set hel-2 --guard-port 9100 --from control",
     "qmesh set --node 2.1",
     "qmesh set --restart",
 )
@@ -45,6 +48,31 @@ def command(
     node_files: Annotated[
         Switch | None,
         typer.Option(help="Whether it may fetch the node's keys from here.", show_default=False),
+    ] = None,
+    guard_port: Annotated[
+        str | None,
+        typer.Option(
+            help="Further ports that its guard closes; `none` for no more of them.",
+            metavar="PORT[,PORT...]",
+            show_default=False,
+        ),
+    ] = None,
+    source: Annotated[
+        PortSource | None,
+        typer.Option(
+            "--from",
+            help="Who still reaches those, through the tunnel: `control` (the control node), `mesh` (every"
+            " member) or `none` (only the machine itself).",
+            show_default="none",
+        ),
+    ] = None,
+    leave_open: Annotated[
+        str | None,
+        typer.Option(
+            help="Ports that are open on purpose; `none` for no more of them.",
+            metavar="PORT[,PORT...]",
+            show_default=False,
+        ),
     ] = None,
     node: Annotated[Profile | None, typer.Option(help="The node's version.", show_default=False)] = None,
     worker_base_port: Annotated[
@@ -87,7 +115,12 @@ def command(
     It prints the machines whose core numbers change, and what to restart, in which order.
     """
     for_all = (node, worker_base_port, p2p_base_port, stream, master_proxy, restart)
-    for_one = (workers, endpoint, node_files)
+    for_one = (workers, endpoint, node_files, guard_port, leave_open)
+    if source is not None and guard_port is None:
+        raise BadInput(
+            "--from says for whom --guard-port is, and no port is given",
+            hint="pass both: `qmesh set NAME --guard-port PORT --from control`",
+        )
     if all(option is None for option in (*for_one, *for_all)):
         raise BadInput("nothing to change was given", hint="see `qmesh set --help`")
     if name is not None:
@@ -102,6 +135,7 @@ def command(
             workers=workers,
             endpoints=_parse_endpoints(endpoint),
             node_files=None if node_files is None else node_files == "on",
+            ports=_parse_ports(guard_port, source, leave_open),
         )
         print_change(changed, as_json=as_json, done=f"{name} is changed")
         if node_files == "on":
@@ -109,7 +143,8 @@ def command(
         return
     if any(option is not None for option in for_one):
         raise BadInput(
-            "--workers, --endpoint and --node-files are for one machine, and no machine is named",
+            "--workers, --endpoint, --node-files, --guard-port and --leave-open are for one machine, and none"
+            " is named",
             hint="name it: `qmesh set NAME OPTIONS`",
         )
     options = MeshOptions(
@@ -125,3 +160,13 @@ def command(
 
 def _parse_endpoints(said: list[str] | None) -> tuple[str, ...] | None:
     return None if said is None else () if said == ["none"] else tuple(said)
+
+
+def _parse_ports(closed: str | None, source: PortSource | None, left_open: str | None) -> PortOptions | None:
+    if closed is None and left_open is None:
+        return None
+    return PortOptions(
+        closed=None if closed is None else parse_port_list(closed),
+        source=source or "none",
+        left_open=None if left_open is None else parse_port_list(left_open),
+    )
