@@ -19,6 +19,7 @@ from qmesh.mesh.audit import (
     FlushingUnit,
     KeyFile,
     NodeReport,
+    PortContext,
     SecretFile,
     SilentWorkers,
     failed_check_finding,
@@ -519,12 +520,61 @@ def test_a_worker_at_a_port_that_only_the_config_names_is_exposed(entry):
     assert stale.code == "config-stale"
 
 
-def test_listeners_at_ports_of_no_worker_are_nobodys_business():
-    elsewhere = (("0.0.0.0", 8337), ("10.77.0.2", 39999), ("10.77.0.2", 40005))  # noqa: S104 - not bound to
+def test_listeners_at_one_address_and_no_workers_port_are_nobodys_business():
+    elsewhere = (("192.0.2.7", 8337), ("127.0.0.1", 80), ("10.77.0.2", 39999), ("10.77.0.2", 40005))
     others = with_config(config((*WORKERS, "/ip4/10.77.0.3/tcp/8337", "/dns/x/tcp/39999")))
     assert found(around=replace(others, listeners=elsewhere)) == [
         ("config-stale", "warning", "/c/config.yml")
     ]
+
+
+WIDE = replace(AROUND, listeners=(("0.0.0.0", 5432), ("::", 5432), ("::", 8336), ("0.0.0.0", 2222)))  # noqa: S104
+PORTS = PortContext(untouched=frozenset({8336}), of_ssh=frozenset({2222}), programs={5432: "postgres"})
+
+
+def test_a_port_that_anyone_reaches_is_told_once_but_ssh_and_what_others_have_to_reach():
+    around = replace(WIDE, ports=PORTS)
+    assert found(around=around) == [("port-open", "warning", "5432")]
+    (finding,) = list_findings(WANTED, WANTED, around)
+    assert finding.seen == "postgres listens on every address, and anyone reaches it"
+    assert "qmesh set machine-b --guard-port 5432" in finding.cure
+    assert "--leave-open 5432" in finding.cure
+    unnamed = replace(WIDE, ports=replace(PORTS, programs={}), public_key=OTHER_KEY)
+    (finding,) = [each for each in list_findings(WANTED, WANTED, unnamed) if each.code == "port-open"]
+    assert finding.seen.startswith("an unknown program")
+    assert "qmesh set NAME --guard-port 5432" in finding.cure
+
+
+def test_a_port_that_is_left_open_on_purpose_is_told_as_that_and_no_more():
+    around = replace(WIDE, ports=replace(PORTS, left_open=(80, 5432)))
+    assert found(around=around) == [("port-open", "info", "80"), ("port-open", "info", "5432")]
+    free, taken = list_findings(WANTED, WANTED, around)
+    assert free.seen == "nothing listens there now"
+    assert taken.seen == "postgres listens there"
+
+
+def test_g1_a_guarded_port_that_the_loaded_guard_lacks_is_exposed():
+    wanted = replace(WANTED, guard=replace(GUARD, own_ports=(5432,), mesh_ports=(9100,)))
+    around = replace(WIDE, ports=PORTS)
+    assert list_findings(wanted, wanted, around) == ()
+    for seen in (WANTED, replace(WANTED, guard=None)):
+        drift, exposed = list_findings(wanted, seen, around)
+        assert drift.code in {"guard-drift", "guard-missing"}
+        assert "5432" in drift.wanted
+        assert (exposed.code, exposed.severity, exposed.subject) == ("port-exposed", "error", "5432")
+        assert (exposed.seen, exposed.cure) == ("open to everyone; postgres listens there", "qmesh apply")
+    (drift,) = list_findings(wanted, WANTED, AROUND)  # nobody listens
+    assert "own ports none" in drift.seen
+
+
+def test_g2_a_port_that_was_asked_for_and_is_sshs_is_told_and_stays_open():
+    around = replace(WIDE, ports=replace(PORTS, asked=(2222, 5432), left_open=(5432,)))
+    assert found(around=around) == [("port-not-guarded", "warning", "2222"), ("port-open", "info", "5432")]
+
+
+def test_where_it_is_not_known_what_is_closed_open_ports_are_told_all_the_same():
+    bare = replace(WANTED, guard=None)
+    assert [each.code for each in list_findings(bare, bare, replace(WIDE, ports=PORTS))] == ["port-open"]
 
 
 def test_listeners_are_told_even_where_the_config_is_damaged():
@@ -624,6 +674,9 @@ def test_every_code_is_one_that_stays():
             "control-silent",
             "control-outdated",
             "port-not-reserved",
+            "port-not-guarded",
+            "port-open",
+            "port-exposed",
         ),
         *("config-missing", "config-stale", "config-mode", "config-lint"),
     }

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -38,6 +38,7 @@ from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
 from qmesh.host.linux import Linux
 from qmesh.host.network import ports, routes, sysctls
+from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, background, systemd
 from qmesh.mesh import networks, nodeconfig
@@ -52,6 +53,7 @@ from qmesh.mesh.audit import (
     KeyFile,
     NodeReport,
     Part,
+    PortContext,
     SecretFile,
     SilentWorkers,
     failed_check_finding,
@@ -60,6 +62,7 @@ from qmesh.mesh.audit import (
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import HELD
 from qmesh.mesh.node_processes.readings import Stamp
+from qmesh.mesh.ports.closed_ports import list_untouched_ports
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.sysctls import Weakness, find_weaknesses
@@ -208,6 +211,7 @@ def _build_audit_context(
         ephemeral=looks.run("config.yml", ports.read_ephemeral_range, None),
         reserved=looks.run("config.yml", ports.read_reserved_ports, frozenset()),
         listeners=looks.run("listeners", ports.list_listeners, ()),
+        ports=looks.run("listeners", lambda: _build_port_context(here), PortContext()),
         taken_down=taken_down,
         removed=here.settings.removed,
         agent=agent,
@@ -225,6 +229,18 @@ def _build_audit_context(
         flusher=looks.run("units that flush", lambda: _find_flushing_unit(state), None),
         held=looks.run("units that flush", lambda: nftables.read_table(HELD) is not None, otherwise=False),
         change=looks.run("unconfirmed changes", lambda: _find_unconfirmed_change(state), None),
+    )
+
+
+def _build_port_context(here: Local) -> PortContext:
+    known, name = here.machine, here.settings.name
+    wide = [port for address, port in ports.list_listeners() if not ip_address(address).is_loopback]
+    return PortContext(
+        untouched=list_untouched_ports(here.inventory, name, here.settings.listen_port),
+        of_ssh=find_ssh_ports(wide, with_sessions=[each.port for each in known.guarded_ports]),
+        asked=tuple(each.port for each in known.guarded_ports),
+        left_open=known.left_open,
+        programs={each.port: each.program for each in ports.find_listeners(wide) if each.protocol == "tcp"},
     )
 
 

@@ -4,7 +4,7 @@ findings      what the answer is made of
 surroundings  what is looked at besides the node's state
 maintenance   keys, agent, a change that waits
 guard         the guard, and what weakens it
-listeners     workers that listen where they should not, or do not
+listeners     workers that listen where they should not, or do not; ports of others that are open
 tunnel        the tunnel and its peers
 config        the node's config.yml
 processes     the node's processes: outdated, cut off, silent, or of another machine's core
@@ -24,7 +24,7 @@ from qmesh.mesh.audit.guard import (
     port_findings,
     sysctl_findings,
 )
-from qmesh.mesh.audit.listeners import listener_findings, silent_worker_findings
+from qmesh.mesh.audit.listeners import listener_findings, open_port_findings, silent_worker_findings
 from qmesh.mesh.audit.maintenance import (
     agent_findings,
     change_findings,
@@ -47,6 +47,7 @@ from qmesh.mesh.audit.surroundings import (
     FlushingUnit,
     KeyFile,
     NodeReport,
+    PortContext,
     SecretFile,
     SilentWorkers,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "KeyFile",
     "NodeReport",
     "Part",
+    "PortContext",
     "SecretFile",
     "SilentWorkers",
     "failed_check_finding",
@@ -108,6 +110,7 @@ def list_audit_parts(
         ("ports", lambda: port_findings(desired, observed)),
         ("sysctls", lambda: sysctl_findings(desired, observed, around)),
         ("listeners", lambda: listener_findings(desired, observed, around)),
+        ("listeners", lambda: open_port_findings(desired, observed, around)),
         ("tunnel", lambda: tunnel_findings(desired.tunnel, observed.tunnel, around)),
         ("agent", lambda: agent_findings(around)),
         (

@@ -1,4 +1,4 @@
-"""Workers that listen where they should not, or do not."""
+"""Workers that listen where they should not, or do not; and other programs that anyone reaches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def listener_findings(desired: NodeState, observed: NodeState, around: AuditCont
     mine = own_tunnel_address(desired)
     own = desired.guard.ports if isinstance(desired.guard, Guard) else ()
     ports = {*own, *_list_configured_ports(around, mine)}
-    guarded = () if observed.loaded_guard is None else observed.loaded_guard.ports
+    guarded = () if observed.loaded_guard is None else observed.loaded_guard.closed_ports
     for address, port in around.listeners:
         if port not in ports or ipaddress.ip_address(address).is_loopback:
             continue
@@ -37,6 +37,67 @@ def listener_findings(desired: NodeState, observed: NodeState, around: AuditCont
             yield warning_finding(
                 "worker-wide", where, f"a worker on {mine} only", _describe_listen_address(address), restart
             )
+
+
+def open_port_findings(desired: NodeState, observed: NodeState, around: AuditContext) -> Iterator[Finding]:
+    """Ports of programs other than workers at which anyone reaches this machine, each port once."""
+    wanted = desired.guard if isinstance(desired.guard, Guard) else None
+    loaded = () if observed.loaded_guard is None else observed.loaded_guard.closed_ports
+    beyond = {port for address, port in around.listeners if not ipaddress.ip_address(address).is_loopback}
+    for port in sorted(
+        beyond.intersection(() if wanted is None else wanted.guarded_ports).difference(loaded)
+    ):
+        seen = f"open to everyone; {_describe_program(around, port)} listens there"
+        yield error_finding("port-exposed", str(port), "a port that the guard closes", seen)
+    known = around.ports
+    for port in sorted(known.of_ssh.intersection(known.asked)):
+        yield warning_finding(
+            "port-not-guarded",
+            str(port),
+            "a port that the guard closes, as `qmesh set --guard-port` says",
+            "SSH is served there, or systemd listens there; it stays open, so that nobody is locked out",
+            f"on the control node: `qmesh set {_own_name(around)} --leave-open {port}`; or move that program",
+        )
+    for port in known.left_open:
+        yield _left_open_finding(around, port)
+    of_workers = {*_list_configured_ports(around, own_tunnel_address(desired))}
+    closed = {*loaded, *(() if wanted is None else wanted.closed_ports), *of_workers}
+    for port in sorted(
+        _list_wide_ports(around) - closed - known.untouched - known.of_ssh - {*known.left_open}
+    ):
+        yield warning_finding(
+            "port-open",
+            str(port),
+            "a port that the guard closes, or that is said to be open on purpose",
+            f"{_describe_program(around, port)} listens on every address, and anyone reaches it",
+            f"on the control node: `qmesh set {_own_name(around)} --guard-port {port}`; or, if it should be"
+            f" open, with `--leave-open {port}`",
+        )
+
+
+def _left_open_finding(around: AuditContext, port: int) -> Finding:
+    listens = any(port == other for _, other in around.listeners)
+    seen = f"{_describe_program(around, port)} listens there" if listens else "nothing listens there now"
+    return Finding(
+        "port-open",
+        "info",
+        str(port),
+        "open, as `qmesh set --leave-open` says",
+        seen,
+        f"to close it, on the control node: `qmesh set {_own_name(around)} --guard-port {port}`",
+    )
+
+
+def _list_wide_ports(around: AuditContext) -> set[int]:
+    return {port for address, port in around.listeners if ipaddress.ip_address(address).is_unspecified}
+
+
+def _describe_program(around: AuditContext, port: int) -> str:
+    return around.ports.programs.get(port) or "an unknown program"
+
+
+def _own_name(around: AuditContext) -> str:
+    return around.names.get(around.public_key, "NAME")
 
 
 def silent_worker_findings(around: AuditContext) -> Iterator[Finding]:

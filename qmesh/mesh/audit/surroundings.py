@@ -89,6 +89,21 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     foreign: tuple[ForeignWorker, ...] = ()
 
 
+class PortContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What an audit has to know of a machine's ports besides who listens.
+
+    untouched: ports that others have to reach. of_ssh: those at which SSH is served.
+    asked: ports that the guard should close as an option says. left_open: those open on purpose.
+    programs: who listens, by port, as far as that is known.
+    """
+
+    untouched: frozenset[int] = frozenset()
+    of_ssh: frozenset[int] = frozenset()
+    asked: tuple[int, ...] = ()
+    left_open: tuple[int, ...] = ()
+    programs: Mapping[int, str] = {}
+
+
 class AgentStatus(msgspec.Struct, frozen=True):
     """This machine's agent, where it runs.
 
@@ -141,6 +156,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     ephemeral: first and last port that an outgoing connection may take; None when that is not known.
     reserved: ports that it may not take.
     listeners: address and port of each listening TCP socket.
+    ports: what else there is to know of ports.
     taken_down: whether the tunnel is down because `qmesh down` said so.
     removed: whether the mesh has removed this machine; then it should have no tunnel.
     agent: None where none runs.
@@ -168,6 +184,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     secret_files: tuple[SecretFile, ...]
     config: ConfigFile | None
     listeners: tuple[tuple[str, int], ...]
+    ports: PortContext = PortContext()
     taken_down: bool = False
     removed: bool = False
     agent: AgentStatus | None = RUNS
