@@ -33,7 +33,6 @@ GRPC_PORT: Final = 8337
 """TCP port of the node's own interface, which asks for no authorization."""
 REST_PORT: Final = 8338
 EXPLORER_PORT: Final = 6600
-P2P_PORT: Final = 8336
 SSH_PORT: Final = 22
 _NODE_PORTS_2_1: Final = (EXPLORER_PORT, GRPC_PORT, REST_PORT)
 NODE_PORTS: Final[dict[Profile, tuple[int, ...]]] = {

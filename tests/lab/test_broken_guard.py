@@ -35,10 +35,12 @@ class Break(NamedTuple):
     case: str
 
 
-WORKER_PORT = "@worker_ports fib daddr type local goto worker_port"
+CLOSED_PORT = "@closed_ports fib daddr type local goto closed_port"
+ALL_CLOSED = re.findall("elements = [^}]*}", render_table(GUARDS["worker"]))[0]
+OF_ITSELF = "the machine itself, root and users, to its closed ports that are no workers'"
 BREAKS = (
-    Break("set emptied", "worker", "elements = { 40000, 40001, 40002, 40003 }", "", "LAN: IPv4"),
-    Break("set emptied", "control", "elements = { 40000, 40001, 40002, 40003 }", "", "LAN: IPv4"),
+    Break("set emptied", "worker", ALL_CLOSED, "", "LAN: IPv4"),
+    Break("set emptied", "control", ALL_CLOSED, "", "LAN: IPv4"),
     Break("a port left out", "worker", "40001, ", "", "LAN: IPv4"),
     Break("drop made accept", "worker", "counter drop", "counter accept", "LAN: IPv4"),
     Break("drop made accept", "control", "counter drop", "counter accept", "LAN: global IPv6"),
@@ -84,29 +86,29 @@ BREAKS = (
     Break(
         "input alone",
         "worker",
-        WORKER_PORT,
-        "@worker_ports accept",
+        CLOSED_PORT,
+        "@closed_ports accept",
         "Docker's own rules, a port of its own under a worker's",
     ),
     Break(
         "no look at what is forwarded after NAT",
         "worker",
-        "@worker_ports ct status dnat goto worker_port",
-        "@worker_ports ct status dnat accept",
+        "@closed_ports ct status dnat goto closed_port",
+        "@closed_ports ct status dnat accept",
         "beyond's port published under another (attacker)",
     ),
     Break(
         "no look at bridges",
         "worker",
-        'meta oifkind "bridge" goto worker_port',
+        'meta oifkind "bridge" goto closed_port',
         'meta oifkind "bridge" accept',
         "container-a's own address",
     ),
     Break(
         "no look at what arrives after NAT",
         "control",
-        "th dport @worker_ports goto worker_port",
-        "th dport @worker_ports accept",
+        "th dport @closed_ports goto closed_port",
+        "th dport @closed_ports accept",
         "another port redirected to the worker",
     ),
     Break(
@@ -126,7 +128,7 @@ BREAKS = (
     Break(
         "local users let in",
         "worker",
-        "goto worker_port\n\t\tudp sport",
+        "goto closed_port\n\t\tudp sport",
         "accept\n\t\tudp sport",
         "container-a's port published under its number (worker)",
     ),
@@ -154,8 +156,8 @@ BREAKS = (
     Break(
         "routing forgotten",
         "worker",
-        'meta oifkind "bridge" goto worker_port',
-        "goto worker_port",
+        'meta oifkind "bridge" goto closed_port',
+        "goto closed_port",
         "routing for others to equal port numbers",
     ),
     Break(
@@ -186,6 +188,65 @@ BREAKS = (
         "tcp dport 9378 accept",
         "members to the membership service",
     ),
+    Break(
+        "the control node let in to what is the machine's own",
+        "worker",
+        "th dport @closed_ports th dport != @guarded_ports accept",
+        "th dport @closed_ports accept",
+        "the control node, to a port that only the machine itself reaches",
+    ),
+    Break(
+        "a port of the control node's forgotten",
+        "worker",
+        "th dport @control_ports accept",
+        "",
+        "control node to the ports that it reaches besides workers'",
+    ),
+    Break(
+        "members forgotten",
+        "control",
+        "th dport @mesh_ports fib daddr type local accept",
+        "",
+        "members to a port that all of them reach",
+    ),
+    Break(
+        "members forgotten, where the port is not looked up yet",
+        "worker",
+        "th dport @mesh_ports accept",
+        "",
+        "members to a port that all of them reach",
+    ),
+    Break(
+        "members forgotten, after the tunnel",
+        "control",
+        "th dport @mesh_ports accept",
+        "",
+        "members to a port that all of them reach",
+    ),
+    Break(
+        "answers to members forgotten",
+        "control",
+        "th sport @mesh_ports accept",
+        "",
+        "members to a port that all of them reach",
+    ),
+    Break(
+        "members sent on",
+        "control",
+        "th dport @mesh_ports fib daddr type local accept",
+        "th dport @mesh_ports accept",
+        "a member, to a port of the control node's LAN that all members reach on the control machine",
+    ),
+    Break("itself forgotten", "worker", "loopback th dport @guarded_ports accept", "", OF_ITSELF),
+    Break("answers to itself forgotten", "worker", "loopback th sport @guarded_ports accept", "", OF_ITSELF),
+    Break(
+        "answers to itself forgotten",
+        "control",
+        "meta oiftype loopback accept",
+        "",
+        "the control machine to its own workers",
+    ),
+    *(Break("answers are all dropped", role, "goto sent_back", "drop", OF_ITSELF) for role in BOTH),
     *(
         Break(
             "users ask the service",
@@ -214,15 +275,18 @@ BREAKS = (
 
 
 BRIDGED = (
-    'passed_on: tcp sport @worker_ports meta iifkind "bridge"'
+    'passed_on: tcp sport @closed_ports meta iifkind "bridge"'
     " ct direction original ct state new goto taken_up"
 )
 SHOWN_ELSEWHERE = {
     "answered: tcp flags rst,ack accept": (
         "test_g1_a_local_user_cannot_hold_a_worker_port_open_for_his_friend"
     ),
-    "sent: tcp sport @worker_ports ct direction original ct state new goto taken_up": (
+    "sent: tcp sport @closed_ports ct direction original ct state new goto taken_up": (
         "test_g1_a_connection_opened_before_the_guard_is_dead"
+    ),
+    "taken_up: meta oiftype loopback tcp sport @guarded_ports accept": (
+        "test_g2_a_machines_own_connection_that_is_older_than_the_guard_goes_on"
     ),
     BRIDGED: "test_g1_a_container_does_not_take_up_a_connection_that_is_older_than_the_guard",
     "asked_for: udp dport 51820 accept": "test_g2_wireguards_own_port_stays_open_though_it_were_a_workers",

@@ -25,6 +25,7 @@ from tests.support.lab.mesh import (
     ADDRESSES,
     CONTROL,
     CONTROL6,
+    GUARDED,
     GUARDS,
     LAST_WORKER,
     LISTEN,
@@ -155,6 +156,20 @@ class TestG1OnAWorkerMachine:
         mesh.assert_all_arrive(probes)
         mesh.guard("worker", kind="wireguard")
         assert mesh.arrived(probes) == set()
+
+    @pytest.mark.parametrize("port", GUARDED)
+    def test_g2_a_machines_own_connection_that_is_older_than_the_guard_goes_on(self, mesh, port):
+        """Also where conntrack has not seen it, and its server is the first to go on."""
+        nft(mesh.worker, "flush ruleset\n")
+        probes = [
+            Probe("own", mesh.at["worker"], "tcp", target, port) for target in ("127.0.0.1", "10.77.0.2")
+        ]
+        with attempts(probes) as opened:
+            assert eventually(lambda: all_arrived(mesh, opened))
+            mesh.guard("worker")
+            for attempt in opened:
+                mesh.listeners.say(attempt.line, "news")
+            assert eventually(lambda: all("news" in attempt.received() for attempt in opened))
 
 
 class TestG1OnTheControlMachine:

@@ -10,7 +10,7 @@ from tests.support.lab.matrix.case import passes, reached
 from tests.support.lab.matrix.hostile import HOSTILE
 from tests.support.lab.matrix.legitimate import LEGITIMATE
 from tests.support.lab.matrix.rulesets import HELD_ALONE, LASTING, NONE, QMESH
-from tests.support.lab.mesh import NEIGHBOUR, WORKER
+from tests.support.lab.mesh import NEIGHBOUR
 
 pytestmark = pytest.mark.lab
 
@@ -32,7 +32,7 @@ LEGITIMATE_ROWS = [
 def test_g1_g5_nobody_reaches_a_worker_nor_a_user_the_service(bare: Any, case, role, overlay):
     with case.arranged(bare, role):
         NONE.guard(bare, role, overlay)
-        bare.assert_all_arrive(case.probes(bare, role, WORKER))
+        bare.assert_all_arrive(case.hostile_probes(bare, role))
         # Each table must do alone: the other may be away. By the overlay they differ in one word.
         for part in (LASTING, HELD_ALONE) if overlay == "IPv4" else ():
             part.guard(bare, role, overlay)

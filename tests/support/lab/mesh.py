@@ -32,6 +32,9 @@ Probes: TypeAlias = Callable[[int], list[Probe]]
 """The probes to a port."""
 WORKER, LAST_WORKER, SILENT_WORKER, NEIGHBOUR = 40001, 40002, 40003, 40004
 """Nothing listens at the silent worker's port, as when a worker has ended."""
+OWN, SILENT_OWN, OF_CONTROL, OF_MESH = 8337, 8338, 9100, 5432
+"""Closed ports of no workers: the machine reaches all, the control node and all members one more each."""
+GUARDED = (OWN, OF_CONTROL, OF_MESH)
 USER = 1000
 SSH, MEMBERSHIP, ELSEWHERE, LISTEN = 22, 9377, 9001, 51820
 PORTS = tuple(range(40000, NEIGHBOUR))
@@ -48,6 +51,9 @@ GUARDS: Final[dict[Role, Guard]] = {
         control_address=CONTROL,
         service_port=MEMBERSHIP,
         ports=PORTS,
+        own_ports=(OWN, SILENT_OWN),
+        control_ports=(OF_CONTROL,),
+        mesh_ports=(OF_MESH,),
     )
     for role in ("control", "worker")
 }
@@ -172,11 +178,11 @@ class Mesh:
     def _listen(self) -> None:
         workers = (WORKER, LAST_WORKER)
         for name in ("control", "worker"):
-            self.listeners.listen(self.at[name], [SSH, NEIGHBOUR, MEMBERSHIP, *workers])
+            self.listeners.listen(self.at[name], [SSH, NEIGHBOUR, MEMBERSHIP, *workers, *GUARDED])
         for name in ("member", "attacker", "beyond"):
-            self.listeners.listen(self.at[name], [SSH, NEIGHBOUR, MEMBERSHIP, *workers])
+            self.listeners.listen(self.at[name], [SSH, NEIGHBOUR, MEMBERSHIP, *workers, *GUARDED])
         for name in ("container-a", "container-b"):
-            self.listeners.listen(self.at[name], [8080, NEIGHBOUR, *workers])
+            self.listeners.listen(self.at[name], [8080, NEIGHBOUR, *workers, *GUARDED])
 
     def guard(self, role: Role, **changed: object) -> None:
         """Load the guard on the machine of a role."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from tests.support.lab.matrix.case import Arrangement
-from tests.support.lab.mesh import ADDRESSES, CONTROL, CONTROL6, PROTOCOLS, Mesh, Role, ip, nft
+from tests.support.lab.mesh import ADDRESSES, CONTROL, CONTROL6, PEERS, PROTOCOLS, Mesh, Role, ip, nft
 from tests.support.lab.ways import cable, impostor, restore_tunnel, without_tunnel
 
 
@@ -97,6 +97,22 @@ def way_by_the_hub(mesh: Mesh, role: Role) -> Iterator[None]:
                 yield
             finally:
                 nft(mesh.control, "delete table inet theirs\n")
+
+
+@contextlib.contextmanager
+def way_to_the_hubs_lan(mesh: Mesh, role: Role) -> Iterator[None]:
+    """The member sends through the tunnel what is for the attacker, on the control node's LAN."""
+    del role
+    target = f"{mesh.attacker.ipv4}/32"
+    allowed = ["wg", "set", "qmesh0", "peer", mesh.public["control"], "allowed-ips"]
+    own = PEERS["member"]["control"].replace(" ", "")
+    mesh.member.run([*allowed, f"{own},{target}"])
+    ip(mesh.member, f"route add {target} dev qmesh0")
+    try:
+        yield
+    finally:
+        ip(mesh.member, f"route del {target} dev qmesh0")
+        mesh.member.run([*allowed, own])
 
 
 TO_WORKER: Final = ADDRESSES["worker"]

@@ -1,4 +1,4 @@
-"""The attack matrix, as values: who must not reach a worker port or the membership service, and who must.
+"""The attack matrix, as values: who must not reach a closed port or the membership service, and who must.
 
 A hostile case is shown three times: without rules its packets arrive, with the guard they do not, and
 with the guard the same to a port of no worker does. Only the machine of the case's role has rules.
@@ -29,11 +29,12 @@ def as_it_is(mesh: Mesh, role: Role) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Hostile:
-    """Somebody who must not reach a worker port.
+    """Somebody who must not reach a closed port.
 
     Attributes:
         name: in words.
         probes: to a port of the machine of a role.
+        ports: those that must not be reached.
         roles: whose guard it is that must refuse.
         arranged: what has to be so meanwhile.
         others: whether a port of no worker is reached that way although there is a guard.
@@ -46,6 +47,11 @@ class Hostile:
     arranged: Arrangement = as_it_is
     others: bool = True
     overlays: tuple[Overlay, ...] = OVERLAYS
+    ports: tuple[int, ...] = (WORKER,)
+
+    def hostile_probes(self, mesh: Mesh, role: Role) -> list[Probe]:
+        """To all ports that must not be reached."""
+        return [probe for port in self.ports for probe in self.probes(mesh, role, port)]
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Legitimate:
 def reached(mesh: Mesh, case: Hostile, role: Role, *, others: bool = False) -> set[str]:
     """Those of its probes that arrive; `others`: those to a port of no worker too, which are waited for."""
     ordinary = case.probes(mesh, role, NEIGHBOUR) if others else []
-    return mesh.arrived([*case.probes(mesh, role, WORKER), *ordinary], ordinary)
+    return mesh.arrived([*case.hostile_probes(mesh, role), *ordinary], ordinary)
 
 
 def passes(mesh: Mesh, case: Legitimate, role: Role, overlay: Overlay, *, seconds: float = 3) -> bool:

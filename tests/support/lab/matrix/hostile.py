@@ -1,4 +1,4 @@
-"""Who must not reach a worker port, or the membership service."""
+"""Who must not reach a worker port, another closed port, or the membership service."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.support.lab.matrix.arrangements import (
     later_interface,
     loopback_routed,
     way_by_the_hub,
+    way_to_the_hubs_lan,
     with_rules,
 )
 from tests.support.lab.matrix.case import Hostile
@@ -22,9 +23,13 @@ from tests.support.lab.mesh import (
     CONTROL,
     CONTROL6,
     ELSEWHERE,
+    GUARDED,
     MEMBER_BY_HUB,
     MEMBERSHIP,
     NEIGHBOUR,
+    OF_CONTROL,
+    OF_MESH,
+    OWN,
     PROTOCOLS,
     SILENT_WORKER,
     USER,
@@ -146,6 +151,76 @@ def _user_asks(how: str, address: str, options: tuple[Option, ...] = (), source_
         others=False,
         overlays=("IPv6" if ":" in address else "IPv4",),
     )
+
+
+_WHAT: Final = "to closed ports that are no workers'"
+_WHERETO: Final = {port: f"{NETS['container-a'][0]}:{port}" for port in (*GUARDED, NEIGHBOUR)}
+_TO_GUARDED: Final = (
+    Hostile(
+        f"LAN, every way, {_WHAT}",
+        lambda mesh, role, port: [
+            probe
+            for way in LAN_WAYS
+            for probe in lan_ways(mesh.at["attacker"], mesh.machines[role], role)[way](port)
+        ],
+        ports=GUARDED,
+    ),
+    Hostile(
+        f"control node's address forged, {_WHAT}",
+        lambda mesh, role, port: forged(
+            mesh.at["attacker"],
+            (mesh.machines[role].ipv4, f"{mesh.machines[role].ipv6}", *ADDRESSES[role]),
+            port,
+        ),
+        ports=GUARDED,
+    ),
+    Hostile(
+        f"a veth with the tunnel's name, {_WHAT}",
+        lambda mesh, role, port: to_each(
+            "impostor", mesh.at["attacker"], ADDRESSES[role], port, options=_DEVICE
+        ),
+        arranged=bears_the_tunnels_name("veth"),
+        others=False,
+        ports=GUARDED,
+    ),
+    Hostile(
+        f"a container behind the machine, {_WHAT}",
+        _from_behind("container-a", ("172.17.0.1", "fd17::1")),
+        ("worker",),
+        ports=GUARDED,
+    ),
+    Hostile(
+        f"container-a's port published, {_WHAT}",
+        lambda mesh, role, port: published(mesh, "attacker", "container-a", 0)(port),
+        ("worker",),
+        with_rules(translations(_WHERETO)),
+        ports=GUARDED,
+    ),
+    Hostile(f"container-a's own address, {_WHAT}", _straight_to("container-a"), ("worker",), ports=GUARDED),
+    Hostile(
+        "another member, through the tunnel, to what the machine alone or the control node too reaches",
+        lambda mesh, role, port: to_each("member", mesh.at["member"], ADDRESSES[role], port),
+        others=False,
+        ports=(OWN, OF_CONTROL),
+    ),
+    Hostile(
+        "the control node, to a port that only the machine itself reaches",
+        lambda mesh, role, port: to_each("control node", mesh.at["control"], ADDRESSES[role], port),
+        ("worker",),
+        others=False,
+        ports=(OWN,),
+    ),
+    Hostile(
+        "a member, to a port of the control node's LAN that all members reach on the control machine",
+        lambda mesh, role, port: to_each(
+            "by the hub", mesh.at["member"], [mesh.attacker.ipv4], port, protocols=["udp"]
+        ),
+        ("control",),
+        way_to_the_hubs_lan,
+        others=False,
+        ports=(OF_MESH,),
+    ),
+)
 
 
 _TUNNEL: Final = ((1, 25, b"qmesh0"),)  # SOL_SOCKET, SO_BINDTODEVICE
@@ -291,6 +366,7 @@ HOSTILE: Final = (
         )
         for container in NETS
     ),
+    *_TO_GUARDED,
     *(
         case
         for address in ADDRESSES["control"]

@@ -17,11 +17,15 @@ from tests.support.lab.matrix.case import Legitimate, Overlay
 from tests.support.lab.matrix.hostile import own_addresses
 from tests.support.lab.mesh import (
     ADDRESSES,
+    GUARDED,
     LAST_WORKER,
     MEMBERSHIP,
     NEIGHBOUR,
+    OF_CONTROL,
+    OF_MESH,
     PORTS,
     PROTOCOLS,
+    SILENT_OWN,
     SILENT_WORKER,
     SSH,
     USER,
@@ -123,6 +127,52 @@ LEGITIMATE: Final = (
         ("control",),
     ),
     Legitimate(
+        "the machine itself, root and users, to its closed ports that are no workers'",
+        lambda mesh, role, overlay: [
+            Probe("own", mesh.at[role], protocol, target, port, user=user)
+            for target in own_addresses(mesh, role)
+            for port in GUARDED
+            for protocol in PROTOCOLS
+            for user in (0, USER)
+        ],
+    ),
+    Legitimate(
+        "control node to the ports that it reaches besides workers'",
+        lambda mesh, role, overlay: [
+            probe
+            for port in (OF_CONTROL, OF_MESH)
+            for probe in to_each("control node", mesh.at["control"], [_of(TO_WORKER, overlay)], port)
+        ],
+        ("worker",),
+    ),
+    Legitimate(
+        "control node to such a port of a container",
+        lambda mesh, role, overlay: [
+            Probe(
+                "published",
+                mesh.at["control"],
+                protocol,
+                _of(TO_WORKER, overlay),
+                port,
+                listener="container-a",
+            )
+            for port in (OF_CONTROL, OF_MESH)
+            for protocol in PROTOCOLS
+        ],
+        ("worker",),
+        with_rules(
+            translations({port: f"{NETS['container-a'][0]}:{port}" for port in (OF_CONTROL, OF_MESH)})
+        ),
+    ),
+    Legitimate(
+        "members to a port that all of them reach",
+        lambda mesh, role, overlay: [
+            probe
+            for name in {"control": ("member", "worker"), "worker": ("member",)}[role]
+            for probe in to_each("member", mesh.at[name], [_of(ADDRESSES[role], overlay)], OF_MESH)
+        ],
+    ),
+    Legitimate(
         "members to the membership service",
         lambda mesh, role, overlay: [
             Probe("member", mesh.at[name], "tcp", _of(ADDRESSES["control"], overlay), MEMBERSHIP)
@@ -166,6 +216,7 @@ LEGITIMATE: Final = (
             (PORTS[0] - 1, "a worker port's neighbour"),
             (SILENT_WORKER, "a worker port's number"),
             (NEIGHBOUR + 1, "the other neighbour"),
+            (SILENT_OWN, "another closed port's number"),
         ),
     ),
     Legitimate(

@@ -11,7 +11,7 @@ import msgspec
 from qmesh.mesh.guard import HELD, TABLE, render_held_table, render_table
 from qmesh.mesh.state import Guard
 from tests.support.lab.matrix.case import Overlay
-from tests.support.lab.mesh import CONTROL, CONTROL6, GUARDS, PORTS, Mesh, Role, nft
+from tests.support.lab.mesh import CONTROL, CONTROL6, GUARDED, GUARDS, OF_MESH, OWN, PORTS, Mesh, Role, nft
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def _by_hand(guard: Guard, rules: str, policy: str) -> str:
     family = "ip6" if ":" in guard.control_address else "ip"
     text = rules.format(
         control=f"{family} saddr {guard.control_address}",
-        ports=f"th dport {PORTS[0]}-{PORTS[-1]}",
+        ports=f"th dport {{ {PORTS[0]}-{PORTS[-1]}, {', '.join(map(str, GUARDED))} }}",
+        members=f'iifname "{guard.interface}" meta l4proto {{ tcp, udp }} th dport {OF_MESH} accept',
         service=f'iifname "{guard.interface}" tcp dport {guard.service_port} accept',
     )
     head = f"type filter hook input priority 0; policy {policy};"
@@ -55,14 +56,16 @@ def community(guard: Guard) -> str:
     return _by_hand(
         guard,
         "ct state established,related accept\niif lo accept\nmeta l4proto {{ icmp, ipv6-icmp }} accept\n"
-        "tcp dport 22 accept\nudp dport 51820 accept\n{control} accept\n{service}",
+        "tcp dport 22 accept\nudp dport 51820 accept\n{control} accept\n{members}\n{service}",
         "drop",
     )
 
 
 def careful(guard: Guard) -> str:
     """An input chain by somebody who knows: interface and address matched, the ports dropped first."""
-    let_in = "iif lo accept" if guard.role == "control" else f'iifname "{guard.interface}" {{control}} accept'
+    tunnel = f'iifname "{guard.interface}"'
+    let_in = f"{{members}}\niif lo th dport {{{{ {', '.join(map(str, GUARDED))} }}}} accept\n"
+    let_in += "iif lo accept" if guard.role == "control" else f"{tunnel} {{control}} th dport != {OWN} accept"
     return _by_hand(
         guard,
         f"ct state established,related accept\nct state invalid drop\n{let_in}\n"
