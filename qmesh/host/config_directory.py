@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import posixpath
 import pwd
 import shlex
 import stat
+import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import BinaryIO, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -35,6 +37,8 @@ WAIT_S: Final = 4.0
 WRITE_S: Final = 30.0
 """The same for writing a file and syncing it to the disk."""
 _MOST_LINKS: Final = 40
+_FLOCK: Final = "hhqqi"
+"""Kind, origin, start, length and process of a lock. Source: fcntl(2), struct flock."""
 _NOBODY: Final = 65534
 _FIND: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME_IT: Final = "run `qmesh render-config --write --config DIR`, with this directory or another one"
@@ -109,6 +113,16 @@ def read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int] | 
     """
     with contextlib.suppress(_PathMissingError):
         return _run_in_thread(directory.path, lambda: _read_stamp(directory, name))
+    return None
+
+
+def find_lock_owner(directory: ConfigDirectory, name: str) -> int | None:
+    """The number of another process that holds a POSIX lock on a file; None where none does, or nothing is.
+
+    It is 0 where that process is out of sight. Nothing of the file is read. Raises as `read`.
+    """
+    with contextlib.suppress(_PathMissingError):
+        return _run_in_thread(directory.path, lambda: _find_lock_owner(directory, name))
     return None
 
 
@@ -213,6 +227,17 @@ def _read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int]:
         return found.status.st_ino, found.status.st_ctime_ns, found.status.st_size
 
 
+def _find_lock_owner(directory: ConfigDirectory, name: str) -> int | None:
+    with (
+        _open_directory(directory) as place,
+        _open_file(place, name) as (_, found),
+        _open_to_read(place, found) as file,
+    ):
+        asked = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    kind, _, _, _, owner = struct.unpack(_FLOCK, asked)
+    return None if kind == fcntl.F_UNLCK else max(owner, 0)
+
+
 def _write(
     directory: ConfigDirectory, name: str, octets: bytes, instead_of: bytes | None
 ) -> tuple[Path, bool]:
@@ -241,20 +266,27 @@ def _write(
 
 
 def _read_content(place: _OpenedEntry, found: _OpenedEntry) -> Content:
+    with _open_to_read(place, found) as file:
+        octets = file.read(MAX_OCTETS + 1)
+    if len(octets) > MAX_OCTETS:
+        raise _build_read_error(found.path, f"is larger than {MAX_OCTETS} bytes")
+    return Content(octets, stat.S_IMODE(found.status.st_mode))
+
+
+@contextlib.contextmanager
+def _open_to_read(place: _OpenedEntry, found: _OpenedEntry) -> Iterator[BinaryIO]:
+    """A file that was looked at, with the rights of the directory's owner. Raises as `read`."""
     with _act_as_user(place.status.st_uid):
         try:
             descriptor = os.open(
                 f"/proc/self/fd/{found.descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
             )
             with os.fdopen(descriptor, "rb") as file:
-                octets = file.read(MAX_OCTETS + 1)
+                yield file
         except PermissionError:
             raise _build_permission_error(place, found) from None
         except OSError as error:
             raise _build_read_error(found.path, error.strerror or type(error).__name__) from None
-    if len(octets) > MAX_OCTETS:
-        raise _build_read_error(found.path, f"is larger than {MAX_OCTETS} bytes")
-    return Content(octets, stat.S_IMODE(found.status.st_mode))
 
 
 @contextlib.contextmanager

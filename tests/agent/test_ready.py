@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,6 +190,145 @@ def test_a_worker_that_has_ended_is_not_waited_for(config, monkeypatch):
             wait_until_listening(CORE, config, timeout_s=60)
     with pytest.raises(MachineRefused, match="its process ended"):  # nor one that is long gone
         wait_until_listening(CORE, config, timeout_s=60)
+
+
+CALLED = 8340
+REMOTE = f"""import socket, subprocess
+input()
+for words in ('address add 10.77.0.1/20 dev other', 'link set other up'):
+    subprocess.run(['ip', *words.split()], check=True)
+print(flush=True)
+input()
+heard = socket.create_server(('10.77.0.1', {CALLED}))
+input()"""
+
+
+def newer(tmp_path: Path, stream: str) -> Path:
+    """The same entries in the file of a node 2.1, whose workers call the control process there."""
+    lists = "".join(
+        f"  {key}:\n" + "".join(f"    - {entry}\n" for entry in ENTRIES)
+        for key in ("dataWorkerStreamMultiaddrs", "dataWorkerP2PMultiaddrs")
+    )
+    stream = f"p2p:\n  streamListenMultiaddr: {stream}\n"
+    (tmp_path / "config.yml").write_text(f"engine:\n{lists}{stream}db:\n  path: .config/store\n")
+    return tmp_path
+
+
+def test_a_worker_waits_until_the_control_process_answers_through_the_tunnel(tmp_path):
+    guard()
+    tunnel()
+    config = newer(tmp_path, f"/ip4/10.77.0.1/tcp/{CALLED}")
+    program = ["unshare", "--net", sys.executable, "-c", REMOTE]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        try:
+            here = Path("/proc/self/ns/net").readlink()
+            wait_until(lambda: Path(f"/proc/{other.pid}/ns/net").readlink() != here)
+            run("ip", "link", "set", "other", "netns", str(other.pid))
+            other.stdin.write(b"\n")
+            other.stdout.readline()
+            with waiting_for(other.stdin.write, b"\n"):
+                wait_until_startable(CORE, config, timeout_s=60)
+        finally:
+            other.kill()
+
+
+@pytest.mark.parametrize("stream", ["/ip4/0.0.0.0/tcp/8340", f"/ip4/{ADDRESS}/tcp/8340"])
+def test_on_the_control_node_a_worker_waits_for_what_listens_there(tmp_path, stream):
+    guard()
+    tunnel()
+    config = newer(tmp_path, stream)
+    server = f"input(); mine = socket.create_server(('0.0.0.0', {CALLED})); input()"
+    program = [sys.executable, "-c", f"import socket; {server}"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, bufsize=0) as control:
+        assert control.stdin is not None
+        try:
+            with waiting_for(control.stdin.write, b"\n"):
+                wait_until_startable(CORE, config, timeout_s=60)
+        finally:
+            control.kill()
+
+
+@pytest.mark.parametrize("stream", ["/ip4/0.0.0.0/tcp/8340", "/ip4/10.77.0.1/tcp/8340"])
+def test_a_worker_starts_all_the_same_where_the_control_process_does_not_answer(tmp_path, stream, caplog):
+    guard()
+    tunnel()
+    config = newer(tmp_path, stream)
+    with within(10):
+        ready = wait_until_startable(CORE, config, timeout_s=0.2)
+    assert ready == ReadyResult(core=CORE, address=ADDRESS, port=PORT, listens=False)
+    where = "this machine" if "0.0.0.0" in stream else "10.77.0.1"  # noqa: S104 - it is in the file
+    (said,) = caplog.messages
+    assert said == (
+        f"the control process does not answer at {where} port 8340; core 2 starts all the same, and calls it"
+        " again later"
+    )
+    with listening(ADDRESS), pytest.raises(MachineRefused, match="is in use"):
+        wait_until_startable(CORE, config, timeout_s=0)
+
+
+@pytest.mark.parametrize("stream", ["not one", '""', "[]", "/dns4/a/tcp/1"])
+def test_a_place_that_is_none_is_not_waited_for(tmp_path, stream, caplog):
+    guard()
+    tunnel()
+    wait_until_startable(CORE, newer(tmp_path, stream), timeout_s=0)
+    assert caplog.messages == []
+
+
+LOCKER = """import fcntl, sys
+store = open(sys.argv[1], 'r+')
+fcntl.lockf(store, fcntl.LOCK_EX)
+print(flush=True)
+sys.stdin.read()"""
+
+
+def test_the_control_process_waits_until_the_one_before_has_given_up_its_store(tmp_path, caplog):
+    caplog.set_level("INFO", "qmesh")
+    guard()
+    config = tmp_path / ".config"
+    (config / "store").mkdir(parents=True)
+    lock = config / "store" / "LOCK"
+    lock.touch()
+    newer(config, "/ip4/0.0.0.0/tcp/8340")
+    wait_until_startable(0, config, timeout_s=0)  # a lock that no process holds is left over
+    program = [sys.executable, "-c", LOCKER, str(lock)]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as before:
+        assert before.stdin is not None
+        assert before.stdout is not None
+        before.stdout.readline()
+        with pytest.raises(MachineRefused, match=f"process {before.pid} has the node's store"):
+            wait_until_startable(0, config, timeout_s=0.2)
+
+        end = before.stdin.close
+
+        def end_when_it_was_said() -> None:
+            wait_until(lambda: any(message.endswith(": waiting") for message in caplog.messages))
+            end()
+
+        with waiting_for(end_when_it_was_said):
+            wait_until_startable(0, config, timeout_s=60)
+
+
+@pytest.mark.parametrize("stream", ["/ip4/0.0.0.0/tcp/8340", f"/ip4/{ADDRESS}/tcp/8340"])
+def test_the_control_process_waits_until_the_port_that_workers_call_is_free(tmp_path, stream):
+    guard()
+    tunnel()
+    config = newer(tmp_path, stream)
+    with listening("0.0.0.0", CALLED), pytest.raises(MachineRefused, match="port 8340, where the control"):  # noqa: S104
+        wait_until_startable(0, config, timeout_s=0.2)
+    with listening(ADDRESS, CALLED + 1):
+        wait_until_startable(0, config, timeout_s=0)
+
+
+def test_what_cannot_be_read_keeps_no_control_process_from_its_start(tmp_path):
+    guard()
+    (tmp_path / "config.yml").write_text("a: [")
+    for config in (tmp_path, tmp_path / "nowhere"):
+        wait_until_startable(0, config, timeout_s=0)
+    newer(tmp_path, "/ip4/10.77.0.1/tcp/8340")
+    (tmp_path.parent / ".config").symlink_to("/dev")
+    wait_until_startable(0, tmp_path, timeout_s=0)
 
 
 def test_the_control_process_has_no_place_in_the_list(config):

@@ -87,6 +87,7 @@ Type=exec
 WorkingDirectory=/root/ceremonyclient/node/
 LimitNOFILE=1048576
 KillSignal=SIGINT
+SuccessExitStatus=130 143
 TimeoutStartSec=300
 TimeoutStopSec=30
 Restart=always
@@ -328,6 +329,17 @@ ESCAPED = {
     "all": ("/%$ \"'\\/c", "/%%$ \"'\\/c", r'''"/%%$ \"'\\/c"''', r'''"/%%$$ \"'\\/c"'''),
 }
 FOR_PROGRAMS = {name: row for name, row in ESCAPED.items() if not set(row[0]) & set("\"'\\")}
+
+
+def test_the_control_process_starts_before_the_workers_or_after_them_and_never_both() -> None:
+    others = "qmesh-guard.service qmesh-hold.service qmesh.service"
+    for first in (False, True):
+        units = render_unit_files(paths(), is_control=True, cores=range(1, 4), is_control_first=first)
+        after = {name: settings(units[name], "After") for name in (CONTROL_PROCESS, WORKER)}
+        assert after == {
+            CONTROL_PROCESS: [f"{others} {'' if first else WORKERS + ' '}network-online.target"],
+            WORKER: [f"{others} {CONTROL_PROCESS}" if first else others],
+        }
 
 
 @pytest.mark.parametrize(("path", "whole", "word", "argument"), ESCAPED.values(), ids=ESCAPED)

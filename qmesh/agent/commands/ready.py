@@ -5,6 +5,7 @@ Nothing is read of what qmesh remembers: where the agent or the registry is down
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import re
@@ -17,17 +18,30 @@ import msgspec
 
 from qmesh.agent.node import node_config
 from qmesh.errors import BadInput, MachineRefused, QmeshError
+from qmesh.host import config_directory
 from qmesh.host.firewall import nftables
-from qmesh.host.network import local_addresses, sockets
+from qmesh.host.network import local_addresses, sockets, tcp_probe
 from qmesh.host.system import processes
 from qmesh.mesh.guard import HELD, TABLE
-from qmesh.mesh.nodeconfig import find_listen_address
+from qmesh.mesh.nodeconfig import (
+    ParsedConfig,
+    find_listen_address,
+    find_stream_address,
+    parse_config,
+    read_store_path,
+)
+from qmesh.mesh.values import quote_text
 
 log = logging.getLogger("qmesh")
 
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
 """A machine may have a hundred cores that wait."""
+_LONGEST_CALL_PAUSE_S: Final = 1.0
+_ANSWER_S: Final = 2.0
+"""Seconds that the control process has to answer a call through the tunnel."""
+_STORE_LOCK: Final = "LOCK"
+"""The file in the node's store that its control process locks, in Go's store and in Rust's."""
 _SAID_AFTER_S: Final = 1.0
 _SETTLED_AFTER_S: Final = 3.0
 """How long what is wrong may mend itself: an interface gets its addresses one by one."""
@@ -45,14 +59,29 @@ class ReadyResult(msgspec.Struct, frozen=True, kw_only=True):
 def wait_until_startable(core: int, config: Path | None, *, timeout_s: float) -> ReadyResult:
     """Wait until a guard is loaded, the core's address is this machine's, and its port is free.
 
-    core: 0 for the control process, for which there is only the guard to wait for.
+    From node 2.1 on, wait for the control process as well, which a worker calls when it starts. Where that
+    does not answer in time, the worker may start all the same, and a line says so.
+
+    core: 0 for the control process. It waits for the guard, and until another one has given up the store, and
+        the port that workers call.
     Raises BadInput for what is wrong, MachineRefused for what did not come in time.
     """
     if core == 0:
-        _wait_until_clear(_check_guard, timeout_s)
+        find_obstacle = _prepare_control_check(config)
+        _wait_until_clear(lambda: _check_guard() or find_obstacle(), timeout_s)
         return ReadyResult(core=core, address=None, port=None, listens=False)
-    address, port = _read_listen_address(core, config)
-    _wait_until_clear(lambda: _check_guard() or _check_port_free(core, address, port), timeout_s)
+    begun = time.monotonic()
+    text = _read_config(config)
+    address, port = find_listen_address(core, text)
+
+    def find_worker_obstacle() -> QmeshError | None:
+        return _check_guard() or _check_port_free(core, address, port)
+
+    _wait_until_clear(find_worker_obstacle, timeout_s)
+    stream = find_stream_address(text)
+    if stream is not None:
+        _wait_for_control(core, *stream, timeout_s - (time.monotonic() - begun))
+        _wait_until_clear(find_worker_obstacle, timeout_s - (time.monotonic() - begun))
     return ReadyResult(core=core, address=address, port=port, listens=False)
 
 
@@ -67,7 +96,7 @@ def wait_until_listening(core: int, config: Path | None, *, timeout_s: float) ->
             "core 0 is the control process, which is in no worker list",
             hint="leave --listening out, or give a worker's core, from 1 on",
         )
-    address, port = _read_listen_address(core, config)
+    address, port = find_listen_address(core, _read_config(config))
     worker = os.environ.get("MAINPID", "")
     _wait_until_clear(
         lambda: _check_listening(core, address, port),
@@ -77,7 +106,7 @@ def wait_until_listening(core: int, config: Path | None, *, timeout_s: float) ->
     return ReadyResult(core=core, address=address, port=port, listens=True)
 
 
-def _read_listen_address(core: int, config: Path | None) -> tuple[str, int]:
+def _read_config(config: Path | None) -> ParsedConfig:
     directory = node_config.find_directory(config)
     text = None if directory is None else node_config.read(directory).text
     if text is None:
@@ -85,7 +114,89 @@ def _read_listen_address(core: int, config: Path | None) -> tuple[str, int]:
             f"there is no {node_config.FILE_NAME} in {directory or '.config here'}",
             hint="pass the node's directory with --config, or write the file: `qmesh render-config --write`",
         )
-    return find_listen_address(core, text)
+    return parse_config(text)
+
+
+def _prepare_control_check(config: Path | None) -> Callable[[], QmeshError | None]:
+    """What looks whether another control process is in the way, as far as the config tells where to look.
+
+    A control process starts whatever its file is: the node itself says what is wrong with it.
+    """
+    try:
+        directory = node_config.find_directory(config)
+        text = None if directory is None else node_config.read(directory).text
+        parsed = parse_config(text or "")
+    except QmeshError:
+        return lambda: None
+    stream, store = find_stream_address(parsed), read_store_path(parsed)
+    if stream is not None and not _is_own_address(stream[0]):
+        stream = None
+    # The node is started in the directory that holds its config directory.
+    place = None if directory is None or store is None else directory.path.parent / store
+    return lambda: (stream and _check_stream_free(*stream)) or (place and _check_store_free(place)) or None
+
+
+def _check_stream_free(address: str, port: int) -> QmeshError | None:
+    if not _is_heard_here(address, port):
+        return None
+    return MachineRefused(
+        f"port {port}, where the control process should listen, is in use: one that stops may need"
+        " half a minute",
+        hint=f"if it does not end, see which program has it with `ss -ltnp sport = :{port}`, and stop it",
+    )
+
+
+def _check_store_free(store: Path) -> QmeshError | None:
+    try:
+        found = config_directory.find(store)
+        owner = None if found is None else config_directory.find_lock_owner(found, _STORE_LOCK)
+    except QmeshError:  # where it can't be looked at, the node itself finds out
+        return None
+    if owner is None:
+        return None
+    which = f"process {owner}" if owner else "another process"
+    return MachineRefused(
+        f"{which} has the node's store {quote_text(str(store))}: one that stops may need half a minute",
+        hint="if it does not end, stop it; never run two control processes with the same keys",
+    )
+
+
+def _wait_for_control(core: int, address: str, port: int, timeout_s: float) -> None:
+    """Wait until the control process answers where workers call it, or for so long; that is said."""
+    begun, pause_s, said = time.monotonic(), _FIRST_PAUSE_S, False
+    is_own = _is_own_address(address)
+    where = f"{'this machine' if is_own else address} port {port}"
+    while not (_is_heard_here(address, port) if is_own else _answers(address, port)):
+        passed_s = time.monotonic() - begun
+        if passed_s >= timeout_s:
+            log.warning(
+                "the control process does not answer at %s; core %d starts all the same, and calls it again"
+                " later",
+                *(where, core),
+            )
+            return
+        if passed_s >= _SAID_AFTER_S and not said:
+            log.info("the control process does not answer at %s yet: waiting", where)
+            said = True
+        time.sleep(min(pause_s, timeout_s - passed_s))
+        pause_s = min(2 * pause_s, _LONGEST_CALL_PAUSE_S)
+
+
+def _is_own_address(address: str) -> bool:
+    """Whether it is this machine's, or every one of its addresses."""
+    return ipaddress.ip_address(address).is_unspecified or local_addresses.can_be_bound(address)
+
+
+def _is_heard_here(address: str, port: int) -> bool:
+    """Whether something listens on an address of this machine; for a wildcard, on any."""
+    listening = {each.local for each in sockets.find_listening_sockets(port)}
+    if ipaddress.ip_address(address).is_unspecified:
+        return bool(listening)
+    return not listening.isdisjoint({address, *sockets.wildcard_addresses(address)})
+
+
+def _answers(address: str, port: int) -> bool:
+    return bool(tcp_probe.measure_connect_times([(address, port)], wait_s=_ANSWER_S))
 
 
 def _check_guard() -> QmeshError | None:

@@ -11,7 +11,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import node_user, systemd
 from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
 from qmesh.mesh.systemd.units import render_qmesh_units, render_unit_files
-from qmesh.mesh.values import quote_text
+from qmesh.mesh.values import CONTROL_FIRST, quote_text
 
 log = logging.getLogger("qmesh")
 
@@ -30,7 +30,12 @@ def render_units(state: State, *, program: str) -> dict[str, str]:
     where = systemd.build_unit_paths(state, config_directory=directory, program=program)
     _warn_of_other_owners(Path(directory))
     cores = here.inventory.core_numbers(here.settings.name)
-    return render_unit_files(where, is_control=here.settings.control, cores=cores)
+    return render_unit_files(
+        where,
+        is_control=here.settings.control,
+        cores=cores,
+        is_control_first=here.inventory.node in CONTROL_FIRST,
+    )
 
 
 def _warn_of_other_owners(directory: Path) -> None:

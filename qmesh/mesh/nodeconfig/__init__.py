@@ -9,6 +9,7 @@ profiles       what the format was in each node version
 multiaddr      the one kind of address that a data worker has
 worker_list    the list as it stands, and lists that the node would ignore
 listen_address text + core -> address and port of that core's worker; text -> ports that are open to everyone
+control_process text -> where workers call the control process, and where it has its store
 layout         lines, indentation, exchanged spans
 edit           text + settings -> text
 redaction      text -> text without secrets
@@ -17,6 +18,7 @@ lint           text + mesh -> problems, by subject
 render         inventory + a machine's name -> settings; with a config -> the config as the mesh wants it
 """
 
+from qmesh.mesh.nodeconfig.control_process import find_stream_address, read_store_path
 from qmesh.mesh.nodeconfig.document import ParsedConfig, decode_config, parse_config, scan_config
 from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, read_settings
 from qmesh.mesh.nodeconfig.key_location import Key
@@ -64,6 +66,7 @@ __all__ = [
     "edit_settings",
     "find_ignored_lists",
     "find_listen_address",
+    "find_stream_address",
     "keep_announced_entries",
     "lint_config",
     "list_possible_profiles",
@@ -74,6 +77,7 @@ __all__ = [
     "profile_facts",
     "read_secret",
     "read_settings",
+    "read_store_path",
     "read_workers",
     "redact_config",
     "refuse_broken_config",

@@ -90,11 +90,17 @@ def parse_node_program(worker: str) -> str | None:
     return None if found is None else (found[1] or found[2]).replace("%%", "%")
 
 
-def render_unit_files(paths: Paths, *, is_control: bool, cores: range) -> dict[str, str]:
-    """The text of each unit by its file name; the control process's only on the control node."""
-    units = {WORKER: _render_worker(paths), WORKERS: _render_workers(cores)}
+def render_unit_files(
+    paths: Paths, *, is_control: bool, cores: range, is_control_first: bool = False
+) -> dict[str, str]:
+    """The text of each unit by its file name; the control process's only on the control node.
+
+    is_control_first: whether the control process starts before the workers, else it starts after them.
+    """
+    worker_after, control_after = (CONTROL_PROCESS, "") if is_control_first else ("", WORKERS)
+    units = {WORKER: _render_worker(paths, worker_after), WORKERS: _render_workers(cores)}
     if is_control:
-        units[CONTROL_PROCESS] = _render_control_process(paths)
+        units[CONTROL_PROCESS] = _render_control_process(paths, control_after)
     return {**render_qmesh_units(paths), **_add_marks(units)}
 
 
@@ -248,11 +254,11 @@ WantedBy=multi-user.target
 """
 
 
-def _render_control_process(paths: Paths) -> str:
+def _render_control_process(paths: Paths, after: str) -> str:
     return f"""\
 [Unit]
 Description=Quilibrium control process (core 0)
-{_render_node_unit(f"{WORKERS} network-online.target")}
+{_render_node_unit(after, "network-online.target")}
 [Service]
 {_render_ready_command(paths, "ExecStartPre", "0", _STARTABLE_S)}
 ExecStart={_quote_path(paths.program)} --config {_quote_argument(paths.config_directory)}
@@ -262,12 +268,12 @@ WantedBy=multi-user.target
 """
 
 
-def _render_worker(paths: Paths) -> str:
+def _render_worker(paths: Paths, after: str) -> str:
     return f"""\
 [Unit]
 Description=Quilibrium data worker, core %i
 PartOf={WORKERS}
-{_render_node_unit()}
+{_render_node_unit(after)}
 [Service]
 {_render_ready_command(paths, "ExecStartPre", "%i", _STARTABLE_S)}
 ExecStart={_quote_path(paths.program)} --config {_quote_argument(paths.config_directory)} --core %i
@@ -278,12 +284,12 @@ WantedBy={WORKERS}
 """
 
 
-def _render_node_unit(after: str = "") -> str:
+def _render_node_unit(*after: str) -> str:
     # No Requires=: it would stop the node whenever that unit is stopped or restarted, and never start it
     # again when the agent has fixed the guard. `qmesh ready` asks the kernel for the guard itself.
     return f"""\
 Wants={BOOT_GUARD} {HOLDER} {AGENT}
-After={" ".join(filter(None, (BOOT_GUARD, HOLDER, AGENT, after)))}
+After={" ".join(filter(None, (BOOT_GUARD, HOLDER, AGENT, *after)))}
 StartLimitIntervalSec=0
 """
 
@@ -297,12 +303,14 @@ def _render_ready_command(paths: Paths, setting: str, core: str, timeout_s: int)
 
 def _render_node_service(paths: Paths) -> str:
     parent = paths.config_directory.rstrip("/").rpartition("/")[0]
+    # Node 2.1 of Rust ends with 130 by SIGINT, and with 143 by SIGTERM.
     # The slash at the end keeps a space or backslash there; systemd takes no "..".
     return f"""\
 Type=exec
 WorkingDirectory={_escape_specifiers(parent)}/
 LimitNOFILE=1048576
 KillSignal=SIGINT
+SuccessExitStatus=130 143
 TimeoutStartSec={_STARTABLE_S + _LISTENING_S + 60}
 TimeoutStopSec=30
 Restart=always
