@@ -22,10 +22,12 @@ from qmesh.mesh.node_processes.control import (
 from qmesh.mesh.node_processes.expected import ExpectedNode, build_expected_node, list_control_ports
 from qmesh.mesh.node_processes.observed import Connection, ListeningSocket, NodeProcess, NodeSockets, Protocol
 from qmesh.mesh.node_processes.readings import (
+    MOST_EARLIER,
     ConfigFacts,
     ReadingRecord,
     digest_config,
     is_current,
+    is_outdated,
     update_readings,
 )
 from qmesh.mesh.node_processes.record import (
@@ -155,6 +157,26 @@ def test_the_time_of_a_change_is_the_files_where_it_lies_between_two_looks():
     assert since(look(text(), second, at=400.0, changed=9999.0))[2] == 400.0
     # The same content, however often it is written.
     assert since(look(other, second, at=400.0, changed=395.0)) == since(second)
+
+
+def test_a_process_is_not_outdated_that_has_read_what_was_put_back():
+    other = text().replace("/ip4/10.77.0.2/tcp/32501", "/ip4/10.77.0.2/tcp/32599")
+    record = look(text(), at=200.0, changed=150.0)
+    for round_trip in range(1, MOST_EARLIER):
+        at = 200.0 + 100 * round_trip
+        record = look(other if round_trip % 2 else text(), record, at=at, changed=at - 10)
+    reading = record.cores[2]
+    assert reading.digest != record.cores[2].earlier[0][0]
+    assert len(reading.earlier) == MOST_EARLIER - 1
+    # Now the other text stands there, since 890; before that, from 790 on, the first one.
+    assert [is_outdated(each, reading) for each in (100.0, 160.0, 300.0, 795.0, 895.0)] == [
+        *(True, True, False, True, False)
+    ]
+    for more in range(2):
+        at = 1000.0 + 100 * more
+        record = look(text() if more % 2 == 0 else other, record, at=at, changed=at - 10)
+    assert len(record.cores[2].earlier) == MOST_EARLIER
+    assert not is_outdated(0.0, None)
 
 
 def test_a_file_that_is_older_than_the_machines_start_was_changed_before_it():

@@ -23,6 +23,9 @@ from qmesh.mesh.values import CoreNumber, Port, Profile
 SLACK_S: Final = 0.1
 """Seconds by which the kernel's times of files and of processes may be apart: each counts in ticks."""
 
+MOST_EARLIER: Final = 8
+"""Earlier contents that are remembered of what a process reads."""
+
 _MASTER_PROXY: Final = Key("engine", "enableMasterProxy")
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 Stamp = tuple[int, int, int]
@@ -53,10 +56,12 @@ class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one process reads.
 
     changed_s: when that changed last, in seconds from the machine's start on; 0 where that was before.
+    earlier: what it was before, and since when, the latest first: a file may be put back as it was.
     """
 
     digest: Digest
     changed_s: float
+    earlier: tuple[tuple[Digest, float], ...] = ()
 
 
 class ReadingRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,8 +138,10 @@ def update_readings(
             return Reading(digest, made_s)
         if old.digest == digest:
             return old if same_boot else Reading(digest, 0.0)
-        is_plausible = not same_boot or made_s >= before.looked_s - SLACK_S
-        return Reading(digest, made_s if is_plausible else now.at_s)
+        if not same_boot:
+            return Reading(digest, made_s)
+        known = ((old.digest, old.changed_s), *old.earlier)[:MOST_EARLIER]
+        return Reading(digest, made_s if made_s >= before.looked_s - SLACK_S else now.at_s, known)
 
     old = {} if before is None else before.cores
     return ReadingRecord(
@@ -149,5 +156,10 @@ def update_readings(
 
 
 def is_outdated(started_s: float, reading: Reading | None) -> bool:
-    """Whether a process was started before the last change of what it reads."""
-    return reading is not None and started_s < reading.changed_s - SLACK_S
+    """Whether a process was started when something else stood where it reads."""
+    if reading is None:
+        return False
+    for digest, since_s in ((reading.digest, reading.changed_s), *reading.earlier):
+        if started_s >= since_s - SLACK_S:
+            return digest != reading.digest
+    return True

@@ -1,0 +1,191 @@
+"""What the node's processes do is said within seconds: by `status`, `check` and the agent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.lab.cluster import STATE, facts, invite, newcomer, qmesh, start_agent, stop_agent
+from tests.support.lab.machines import Lab, Machine, Running
+from tests.support.lab.rust_node import (
+    CONFIG,
+    PROGRAM,
+    carry_identity,
+    earning_cores,
+    install_node,
+    start_core,
+    start_node,
+)
+from tests.support.waiting import wait_until as wait_until_often
+
+pytestmark = pytest.mark.lab
+
+SOON_S = 10
+"""Seconds in which it has to be said."""
+LOG = f"{STATE}/agent.log"
+HUB, OWN = "10.77.0.1", "10.77.0.2"
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> None:
+    """Not as often as others do: each look is a command."""
+    wait_until_often(condition, seconds, every_s=0.5)
+
+
+@pytest.fixture(scope="module")
+def machines():
+    """A control node with core 1 and a member with cores 2 and 3, whose files are ready."""
+    with Lab() as lab:
+        control = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
+        member = newcomer(lab)
+        install_node(control, build="august")
+        install_node(member, build="august")
+        start_core(control, 0).stop()
+        control.run(["chmod", "600", f"{CONFIG}/config.yml"])
+        qmesh(control, "init", "--workers", "1", "--config", CONFIG, "--endpoint", "192.168.0.200")
+        invite(control, member, "--workers", "2")
+        carry_identity(control, member)
+        qmesh(member, "join", "invitation", "--config", CONFIG)
+        for machine in (control, member):
+            qmesh(machine, "render-config", "--write", "--config", CONFIG)
+        yield control, member
+
+
+@pytest.fixture
+def cluster(machines):
+    """With all processes, each alive."""
+    control, member = machines
+    for machine in machines:
+        wait_until(lambda: machine.read(f"{CONFIG}/config.yml").count("/tcp/32502") == 1, SOON_S)  # noqa: B023
+    start_node(control, 0, 1)
+    start_node(member, 2, 3)
+    wait_until(lambda: alive(control) == [1, 2], 30)
+    yield control, member
+    for machine in machines:
+        machine.kill(PROGRAM)
+
+
+def alive(machine: Machine) -> list[int | None]:
+    workers = [each["workers"] for each in facts(machine, "status")["machines"]]
+    return [each and each["alive"] for each in workers]
+
+
+def found(machine: Machine) -> dict[str, dict[str, Any]]:
+    """By code, what `check` finds of the node's processes."""
+    report = json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)
+    about = ("worker-", "control-")
+    return {each["code"]: each for each in report["findings"] if each["code"].startswith(about)}
+
+
+def comes(machine: Machine, *codes: str) -> None:
+    wait_until(lambda: set(found(machine)) == set(codes), SOON_S)
+
+
+def number(machine: Machine, core: int) -> int:
+    (process,) = (
+        number
+        for number, line in machine.processes(PROGRAM).items()
+        if f"{line} ".endswith(f" --core {core} " if core else f" --config {CONFIG} ")
+    )
+    return process
+
+
+def restart(machine: Machine, core: int) -> Running:
+    machine.run(["kill", str(number(machine, core))])
+    wait_until(lambda: str(core) not in cores_of(machine), 10)
+    return start_core(machine, core)
+
+
+def cores_of(machine: Machine) -> set[str]:
+    lines = machine.processes(PROGRAM).values()
+    return {line.rpartition("--core ")[2] if "--core " in line else "0" for line in lines}
+
+
+def test_all_is_well_where_all_run_and_earn(cluster):
+    control, member = cluster
+    assert earning_cores(control) == [1, 2, 3]
+    assert found(control) == found(member) == {}
+    status = facts(control, "status")
+    assert status["control_process"]["state"] == "alive"
+    assert status["control_process"]["process"] == number(control, 0)
+    assert status["foreign"] == []
+    assert [each["workers"]["connected"] for each in status["machines"]] == [None, 2]
+    assert alive(member) == [None, 2]
+
+
+def test_a_control_process_that_is_killed_or_older_than_its_file_is_an_error(cluster):
+    control, _ = cluster
+    control.run(["kill", "-KILL", str(number(control, 0))])
+    comes(control, "control-silent")
+    silent = found(control)["control-silent"]
+    assert (silent["severity"], silent["seen"]) == ("error", "nothing listens on 8336/udp and 8340/tcp")
+    assert silent["cure"] == f"start the control process (--config {CONFIG})"
+    assert qmesh(control, "check", code=1).stdout
+    shown = qmesh(control, "status").stdout
+    assert f"control process: silent, nothing listens on 8336/udp and 8340/tcp; {silent['cure']}" in shown
+    assert alive(control)[1] == 0
+
+    start_core(control, 0)
+    wait_until(lambda: alive(control) == [1, 2], 60)
+    assert found(control) == {}
+    facts(control, "set", "machine-b", "--workers", "3")
+    wait_until(lambda: "control-outdated" in found(control), SOON_S)
+    assert "control process: outdated" in qmesh(control, "status").stdout
+    restart(control, 0)
+    comes(control, "worker-silent")
+    facts(control, "set", "machine-b", "--workers", "2")
+    comes(control, "control-outdated")
+
+
+def edit(machine: Machine, there: str, instead: str) -> None:
+    text = machine.read(f"{CONFIG}/config.yml")
+    assert there in text
+    machine.write(f"{CONFIG}/config.yml", text.replace(there, instead), 0o600)
+
+
+def test_a_worker_is_outdated_where_what_it_reads_has_changed_since_it_was_started(cluster):
+    control, member = cluster
+    there, instead = "/ip4/0.0.0.0/tcp/25001", "/ip4/0.0.0.0/tcp/25991"
+    # The file's owner writes what but one process reads, and sets the file's time back.
+    stop_agent(member)
+    edit(member, there, instead)
+    member.run(["touch", "-d", "2000-01-01", f"{CONFIG}/config.yml"])
+    assert found(member)["worker-outdated"]["subject"] == "machine-b core 2"
+    # The agent puts the mesh's list back, which is what the worker has read.
+    start_agent(member)
+    wait_until(lambda: there in member.read(f"{CONFIG}/config.yml"), 15)
+    comes(member)
+
+    facts(control, "set", "--p2p-base-port", "25100")
+    wait_until(lambda: "worker-outdated" in found(member), SOON_S)
+    outdated = found(member)["worker-outdated"]
+    assert (outdated["severity"], outdated["subject"]) == ("error", "machine-b cores 2-3")
+    assert outdated["cure"].startswith(
+        f"restart the workers of cores 2-3 (--config {CONFIG} --core CORE); now "
+    )
+    status = facts(member, "status")["machines"][1]["workers"]
+    assert (status["alive"], [each["state"] for each in status["troubled"]]) == (0, ["outdated"] * 2)
+    assert "outdated, started before config.yml was changed: cores 2-3" in qmesh(member, "status").stdout
+    restart(member, 2)
+    assert found(member)["worker-outdated"]["subject"] == "machine-b core 3"
+    restart(member, 3)
+    wait_until(lambda: alive(member) == [None, 2], 30)
+    assert found(member) == {}
+    assert set(found(control)) == {"worker-outdated", "control-outdated"}
+
+
+def test_a_worker_of_another_machines_core_is_named_and_cut_off(cluster):
+    control, member = cluster
+    facts(control, "pause", "machine-b")
+    wait_until(lambda: "worker-foreign" in found(member), SOON_S)
+    report = json.loads(member.run(["qmesh", "check", "--json"], check=False).stdout)
+    foreign = [each for each in report["findings"] if each["code"] == "worker-foreign"]
+    assert [each["subject"] for each in foreign] == [f"{OWN}:32501", f"{OWN}:32502"]
+    assert {each["severity"] for each in foreign} == {"error"}
+    wait_until(lambda: "its connections through the tunnel are cut" in member.read(LOG), SOON_S)
+    assert "cut the connection of 10.77.0.1 port 8340" in member.read(LOG)
+    assert "foreign: " in qmesh(member, "status").stdout
+    facts(control, "resume", "machine-b")
+    wait_until(lambda: found(member).keys() & {"worker-foreign"} == set(), SOON_S)
