@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.lab.cluster import STATE, facts, invite, newcomer, qmesh, start_agent, stop_agent
+from tests.support.lab.cluster import STATE, facts, invite, newcomer, qmesh, stop_agent
 from tests.support.lab.machines import Lab, Machine, Running
 from tests.support.lab.rust_node import (
     CONFIG,
@@ -149,12 +149,13 @@ def test_a_worker_is_outdated_where_what_it_reads_has_changed_since_it_was_start
     control, member = cluster
     there, instead = "/ip4/0.0.0.0/tcp/25001", "/ip4/0.0.0.0/tcp/25991"
     # The file's owner writes what but one process reads, and sets the file's time back.
+    wait_until(lambda: '"3":' in member.read(f"{STATE}/processes.json"), SOON_S)
     stop_agent(member)
     edit(member, there, instead)
     member.run(["touch", "-d", "2000-01-01", f"{CONFIG}/config.yml"])
     assert found(member)["worker-outdated"]["subject"] == "machine-b core 2"
-    # The agent puts the mesh's list back, which is what the worker has read.
-    start_agent(member)
+    # An agent puts the mesh's list back, which is what the worker has read.
+    qmesh(member, "apply")
     wait_until(lambda: there in member.read(f"{CONFIG}/config.yml"), 15)
     comes(member)
 

@@ -136,18 +136,60 @@ def test_no_list_and_no_sense_is_not_in_hand():
     assert find_due_restarts(HEAD, text(TUTORIAL, "b"), TUTORIAL, "b") == DueRestarts(restart=(4, 5, 6, 7))
 
 
+def explained(before: Inventory | None, after: Inventory, name: str) -> str:
+    old = None if before is None else parse_config(text(before, name))
+    new = parse_config(text(after, name, HEAD if old is None else old.text))
+    return explain_restarts(old, new, after, name).partition(":")[0]
+
+
 def test_what_is_to_be_restarted_is_said_in_words():
     after = remove_machine(TUTORIAL, "b")
-    old = parse_config(text(TUTORIAL, "c"))
-    moved = "now restart this machine's workers, then the control process on a: they read the list only"
-    assert explain_restarts(old, after, "c").startswith(moved)
-    assert explain_restarts(None, after, "c").startswith(moved)
-    stays = "no worker of this machine has moved; now restart the control process: it reads the list only"
-    assert explain_restarts(old, after, "a").startswith(stays)
-    assert explain_restarts(parse_config("p2p:\n"), TUTORIAL, "a").startswith(
-        "now restart this machine's workers"
+    assert explained(TUTORIAL, after, "c") == (
+        "now restart this machine's workers, then the control process on a"
+    )
+    assert explained(None, after, "c") == "now restart this machine's workers, then the control process on a"
+    assert explained(TUTORIAL, after, "a") == "now restart the workers of c, then the control process"
+    behind = cluster(3, 4, 10, 2)
+    assert explained(TUTORIAL, behind, "b") == ("now restart the workers of d, then the control process on a")
+    fewer = set_worker_count(TUTORIAL, "c", 9)
+    assert explained(TUTORIAL, fewer, "a") == (
+        "no worker reads anything else than before; now restart the control process"
     )
     newer = set_mesh_options(TUTORIAL, MeshOptions(node="2.1-rust"))
-    assert explain_restarts(None, newer, "b").startswith(
+    assert explained(None, newer, "b") == (
+        "now restart the control process on a, then this machine's workers"
+    )
+
+
+def test_a_list_that_was_not_the_meshs_says_nothing_of_other_machines():
+    new = parse_config(text(TUTORIAL, "a"))
+    for old in ("p2p:\n", "engine:\n  dataWorkerMultiaddrs: [/ip4/192.0.2.1/tcp/1]\n"):
+        assert explain_restarts(parse_config(old), new, TUTORIAL, "a").startswith(
+            "now restart this machine's workers, then the control process:"
+        )
+
+
+@pytest.mark.parametrize("node", ["2.1", "2.1-rust"])
+def test_a_control_node_that_has_moved_concerns_all_workers(node):
+    before = set_mesh_options(TUTORIAL, MeshOptions(node=node))
+    after = msgspec.structs.replace(before, control="b")
+    for name, control, others in (("a", " on b", "b, c"), ("b", "", "a, c"), ("c", " on b", "a, b")):
+        workers = f"this machine's workers, then the workers of {others}"
+        todo = f"the control process{control}, then {workers} (they connect to b, 10.77.0.2)"
+        assert explained(before, after, name) == f"now restart {todo}"
+        due = find_due_restarts(text(before, name), text(after, name, text(before, name)), after, name)
+        assert due.restart == tuple(after.core_numbers(name))
+
+
+def test_many_machines_are_not_all_named():
+    before = set_mesh_options(cluster(*[1] * 8), MeshOptions(node="2.1"))
+    after = msgspec.structs.replace(before, control="b")
+    assert "then the workers of b, c, d, e, f and 2 more machines" in explained(before, after, "a")
+
+
+def test_what_stands_alone_tells_nothing_of_other_machines():
+    before = set_mesh_options(TUTORIAL, MeshOptions(node="2.1"))
+    proxied = parse_config(text(before, "b").replace("enableMasterProxy: false", "enableMasterProxy: true"))
+    assert explain_restarts(proxied, parse_config(text(before, "b")), before, "b").startswith(
         "now restart the control process on a, then this machine's workers:"
     )

@@ -44,8 +44,8 @@ class RenderedConfig(SecretStruct, frozen=True, kw_only=True):
 
     @property
     def restart_advice(self) -> str:
-        """What has to be started anew on this machine for the new list to count."""
-        return explain_restarts(self.old, self.here.inventory, self.here.settings.name)
+        """What has to be restarted for the new list to count, and why."""
+        return explain_restarts(self.old, self.new, self.here.inventory, self.here.settings.name)
 
     @property
     def redacted_texts(self) -> tuple[str, str]:

@@ -32,7 +32,12 @@ from qmesh.mesh.systemd.instructions import (
     describe_workers_action,
     format_core_ranges,
 )
-from qmesh.mesh.systemd.node_restarts import DueRestarts, find_due_restarts, is_managed_by_qmesh
+from qmesh.mesh.systemd.node_restarts import (
+    DueRestarts,
+    explain_restarts,
+    find_due_restarts,
+    is_managed_by_qmesh,
+)
 from qmesh.mesh.systemd.units import CONTROL_PROCESS, WORKERS, render_workers_target, worker_unit_name
 from qmesh.mesh.values import CONTROL_FIRST
 
@@ -73,6 +78,8 @@ def update_managed_config(state: State, here: Local) -> bool:
     if not changed:
         return False
     log.info("config.yml has the worker list of revision %d", here.inventory.revision)
+    if asked.restart or asked.control:
+        log.info("%s", explain_restarts(old, new, here.inventory, here.settings.name))
     return True
 
 

@@ -89,20 +89,26 @@ def digest_config(
     cores: of this machine. more: what every process reads besides, such as digests of the node's keys.
     Raises BadInput when the text does not load, or has something else where a list should stand.
     """
-    known = profile_facts(profile)
+    known, config = profile_facts(profile), parse_config(config)
     single = [
         key
         for key in (known.stream_key, _MASTER_PROXY, known.base_port_key, known.p2p_base_port_key)
         if key is not None
     ]
+    # What is announced is told to the network by the control process, which alone reads it.
+    read = [known.list_key, *(() if known.p2p_key is None else (known.p2p_key,))]
     own = [P2P_KEY, *(() if known.grpc_key is None else (known.grpc_key,))]
-    keys = [*((key, True) for key in known.lists), *((key, False) for key in (*single, *own))]
-    values = read_settings(parse_config(config), keys)
-    lists = values[: len(known.lists)]
-    shared = (profile, more, values[len(lists) : len(lists) + len(single)])
+    lists, shared, others = (
+        read_settings(config, [(key, is_list) for key in keys])
+        for keys, is_list in ((read, True), (single, False), (own, False))
+    )
+    announced = read_settings(config, [(key, True) for key in known.announce_keys])
     return ConfigDigests(
-        control=_digest((values, more, profile)),
-        cores={core: _digest((shared, [(each or ())[core - 1 : core] for each in lists])) for core in cores},
+        control=_digest((profile, more, lists, shared, others, announced)),
+        cores={
+            core: _digest((profile, more, shared, [(each or ())[core - 1 : core] for each in lists]))
+            for core in cores
+        },
     )
 
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.nodeconfig import (
     ParsedConfig,
     build_desired_settings,
     build_worker_settings,
-    list_worker_multiaddrs,
     parse_config,
     parse_multiaddr,
+    profile_facts,
     read_settings,
     read_workers,
 )
 from qmesh.mesh.values import CONTROL_FIRST, PROFILES, CoreNumber
+
+MOST_NAMED: Final = 5
+"""Machines that a text names."""
 
 
 class DueRestarts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,20 +92,54 @@ def find_due_restarts(
     )
 
 
-def explain_restarts(old: ParsedConfig | None, inventory: Inventory, name: str) -> str:
-    """What has to be started anew on machine `name` for the mesh's list to count in place of an old one."""
-    before = () if old is None else read_workers(old, inventory.node) or ()
-    after, numbers = list_worker_multiaddrs(inventory), inventory.core_numbers(name)
-    moved = any(before[core - 1 : core] != after[core - 1 : core] for core in numbers)
+def explain_restarts(old: ParsedConfig | None, new: ParsedConfig, inventory: Inventory, name: str) -> str:
+    """What has to be restarted, and why, for the config of machine `name` to count in place of an old one.
+
+    The machines whose workers read something else are named, as far as this machine's config tells.
+    """
+    own = inventory.core_numbers(name)
+    changed = dict.fromkeys(own, "") if old is None else _explain_changes(old, new, inventory, name)
+    workers = ["this machine's workers"] if set(own) & changed.keys() else []
+    others = [other for other in inventory.cores if other != name]
+    named = [other for other in others if set(inventory.core_numbers(other)) & changed.keys()]
+    if named:
+        more = f" and {len(named) - MOST_NAMED} more machines" if len(named) > MOST_NAMED else ""
+        workers.append(f"the workers of {', '.join(named[:MOST_NAMED])}{more}")
     control = "the control process" + ("" if name == inventory.control else f" on {inventory.control}")
-    if moved:
-        todo = ["this machine's workers", control]
-        if inventory.node in CONTROL_FIRST:
-            todo.reverse()
-        return f"now restart {', then '.join(todo)}: they read the list only when they start"
-    return (
-        f"no worker of this machine has moved; now restart {control}: it reads the list only when it starts"
+    if not workers:
+        return (
+            f"no worker reads anything else than before; now restart {control}: it reads config.yml only when"
+            " it starts"
+        )
+    todo = [control, *workers] if inventory.node in CONTROL_FIRST else [*workers, control]
+    why = "".join(f" ({reason})" for reason in dict.fromkeys(changed.values()) if reason)
+    return f"now restart {', then '.join(todo)}{why}: they read config.yml only when they start"
+
+
+def _explain_changes(old: ParsedConfig, new: ParsedConfig, inventory: Inventory, name: str) -> dict[int, str]:
+    """The cores whose workers read something else in a new config, and why.
+
+    Of other machines that is only known where the old list was one of the mesh.
+    """
+    settings = build_worker_settings(inventory, name)
+    keys = [(setting.key, setting.is_list) for setting in settings]
+    before, after = read_settings(old, keys), read_settings(new, keys)
+    own = inventory.core_numbers(name)
+    cores = (
+        [worker.core for worker in list_workers(inventory)] if is_managed_by_qmesh(old, inventory) else own
     )
+    stream = profile_facts(inventory.node).stream_key
+    found: dict[int, str] = {}
+    for key, was, now in zip((key for key, _ in keys), before, after, strict=True):
+        if key == stream and was is not None and was != now:
+            reason, mine = f"they connect to {inventory.control}, {inventory.control_node.address}", cores
+        else:
+            # What stands alone differs by machine: of others' nothing is known.
+            reason, mine = "", cores if isinstance(now, tuple) else own
+        for core in mine:
+            if _values_for_core([was], core) != _values_for_core([now], core):
+                found[core] = found.get(core) or reason
+    return found
 
 
 def _values_for_core(values: Iterable[object], core: int) -> list[object]:
