@@ -15,6 +15,7 @@ from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory, Stream, list_members
 from qmesh.mesh.machine import Cores, Machine
 from qmesh.mesh.nodeconfig import Setting, build_worker_settings, profile_facts
+from qmesh.mesh.reachability.unsupported_options import refuse_unsupported_options
 from qmesh.mesh.renumber import close_gap, count_renumbered
 from qmesh.mesh.values import Endpoint, Profile
 
@@ -151,14 +152,21 @@ def clear_successor(inventory: Inventory) -> Inventory:
 
 
 def set_mesh_options(inventory: Inventory, options: MeshOptions) -> Inventory:
-    """The mesh with these options. With another version of the node, its ports are that version's own."""
+    """The mesh with these options. With another version of the node, its ports are that version's own.
+
+    Raises BadInput for what the node's program does not support.
+    """
     asked = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
     known = profile_facts(options.node or inventory.node)
     if options.node is not None and known.list_key != profile_facts(inventory.node).list_key:
         # What only the other version has, it takes with it.
         own = {"base_port": known.base_port, "p2p_base_port": known.p2p_base_port}
         asked = {**own, "stream": "tunnel", "master_proxy": False, **asked}
-    return _change_inventory(inventory, **asked)
+    after = _change_inventory(inventory, **asked)
+    # A mesh that has such an option from before may be changed in all else, and is mended by another value.
+    if options.node is not None or options.stream == "public" or options.master_proxy:
+        refuse_unsupported_options(after)
+    return after
 
 
 def find_renumbered_machines(before: Inventory, after: Inventory) -> tuple[RenumberedMachine, ...]:

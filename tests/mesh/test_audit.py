@@ -34,6 +34,8 @@ from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.observed import NodeProcess
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
+from qmesh.mesh.reachability.announcements import list_missing_announcements
+from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
@@ -448,6 +450,91 @@ def test_what_2_1_wants_besides_the_list_is_compared_as_well():
             f"other values of {announced}"
         ]
     assert stale(text.replace("streamListenMultiaddr: ", "streamListenMultiaddr: [x] # ")) == []
+
+
+RUST = replace(MESH, node="2.1-rust", base_port=32500, p2p_base_port=25000)
+
+
+def announcements(mesh: Inventory, around: AuditContext, seen: NodeState = WANTED) -> list[Finding]:
+    """What is found of announcements on a machine that otherwise is as desired."""
+    around = replace(
+        around,
+        profile=mesh.node,
+        config=None,
+        control=mesh.control,
+        missing_announcements=list_missing_announcements(mesh),
+        unsupported=list_unsupported_options(mesh),
+    )
+    found = list_findings(WANTED, seen, around)
+    return [each for each in found if each.code in {"announce-missing", "node-unsupported"}]
+
+
+def test_a_machine_without_an_address_to_announce_is_an_error_with_the_command():
+    control, worker = announcements(RUST, replace(AROUND, own_addresses=("192.168.0.7",)))
+    assert (control.severity, control.subject) == ("error", "control")
+    assert control.seen == "no public address is known: no other node can call cores 1-2"
+    # What WireGuard sees of a peer is a good guess.
+    assert control.cure == "on control: qmesh set control --announce 192.0.2.1"
+    assert worker.cure == "on control: qmesh set machine-b --announce ADDRESS"
+    there = replace(AROUND, is_control=True, own_addresses=("192.168.0.7", "198.51.100.7"))
+    (_, worker) = announcements(RUST, there, with_peer(endpoint=None))
+    assert worker.cure == "qmesh set machine-b --announce 198.51.100.7"
+    (control, _) = announcements(RUST, there, replace(WANTED, tunnel=None))
+    assert control.cure == "qmesh set control --announce ADDRESS"
+
+
+def test_machines_that_are_announced_and_nodes_that_announce_none_are_no_finding():
+    machines = tuple(replace(each, announce="203.0.113.7") for each in RUST.machines)
+    assert announcements(replace(RUST, machines=machines), AROUND) == []
+    assert announcements(MESH, AROUND) == []
+    # With a master proxy the control process is announced alone.
+    proxied = replace(RUST, node="2.1", master_proxy=True, machines=(machines[0], RUST.machines[1]))
+    assert announcements(proxied, AROUND) == []
+
+
+def test_a_control_node_that_is_announced_by_ipv6_is_reached_by_nobody_for_data():
+    machines = tuple(replace(each, announce="2001:db8::7") for each in RUST.machines)
+    (finding,) = announcements(replace(RUST, machines=machines), AROUND)
+    assert finding.subject == "control"
+    reason = "its control process listens for streams on IPv4 alone, not at 2001:db8::7"
+    assert finding.seen == f"{reason}: no other node can ask for data"
+
+
+@pytest.mark.parametrize(
+    ("entries", "severity", "end"),
+    [
+        ("[/ip4/203.0.113.5/tcp/25000, /ip4/203.0.113.5/tcp/25001]", "warning", "--announce 203.0.113.5"),
+        ("[/ip4/203.0.113.5/tcp/25000, /ip4/203.0.113.6/tcp/25001]", "error", "--announce ADDRESS"),
+        ("[/ip4/203.0.113.5/tcp/25000]", "error", "--announce ADDRESS"),
+        ("[/ip4/203.0.113.5/tcp/25000, x]", "error", "--announce ADDRESS"),
+        ("[/ip4/10.77.0.1/tcp/25000, /ip4/10.77.0.1/tcp/25001]", "error", "--announce ADDRESS"),
+        ("x", "error", "--announce ADDRESS"),
+        ("[{}]", "error", "--announce ADDRESS"),
+        ("~", "error", "--announce ADDRESS"),
+    ],
+)
+def test_an_address_that_only_the_file_has_is_named_in_the_command(entries, severity, end):
+    """What its owner announced before goes on being announced, and is not lost by the mesh's ignorance."""
+    text = f"engine:\n  dataWorkerAnnounceP2PMultiaddrs: {entries}\n"
+    around = replace(
+        AROUND,
+        profile="2.1",
+        is_control=True,
+        config=ConfigFile("/c/config.yml", text, 0o600),
+        missing_announcements=list_missing_announcements(RUST)[:1],
+    )
+    found = list_findings(WANTED, with_peer(endpoint=None), around)
+    (finding,) = (each for each in found if each.code == "announce-missing")
+    assert finding.severity == severity
+    assert finding.cure.endswith(end)
+
+
+def test_an_option_of_before_that_the_node_does_not_support_is_an_error():
+    proxied = replace(RUST, master_proxy=True)
+    findings = [each for each in announcements(proxied, AROUND) if each.code == "node-unsupported"]
+    assert [(each.severity, each.subject, each.cure) for each in findings] == [
+        ("error", "--master-proxy", "run `qmesh set --no-master-proxy`")
+    ]
 
 
 def test_a_stale_list_is_named_by_its_first_wrong_core():

@@ -27,6 +27,7 @@ from qmesh.mesh.changes import (
 )
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.machine import Cores, PendingKey
+from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
 from qmesh.mesh.systemd.change_steps import list_change_steps
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import TUTORIAL, cluster, key
@@ -168,9 +169,70 @@ def test_another_version_of_the_node_has_its_own_ports_and_restarts_all():
     assert workers_to_restart(TUTORIAL, after, "b") == (4, 5, 6, 7)
     rust = set_mesh_options(after, MeshOptions(node="2.1-rust", base_port=33000))
     assert (rust.base_port, rust.p2p_base_port) == (33000, 25000)
-    proxied = set_mesh_options(rust, MeshOptions(master_proxy=True, restart=True))
+    proxied = set_mesh_options(after, MeshOptions(master_proxy=True, restart=True))
     back = set_mesh_options(proxied, MeshOptions(node="2.0"))
     assert (back.base_port, back.p2p_base_port, back.master_proxy, back.restart) == (40000, None, False, True)
+
+
+SIX = msgspec.structs.replace(
+    TUTORIAL,
+    network="fd77::/64",
+    machines=tuple(
+        msgspec.structs.replace(each, address=f"fd77::{at}") for at, each in enumerate(TUTORIAL.machines, 1)
+    ),
+)
+REACHED = msgspec.structs.replace(
+    TUTORIAL,
+    machines=tuple(
+        msgspec.structs.replace(each, endpoints=(Endpoint("192.0.2.1", 51820),)) for each in TUTORIAL.machines
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "options", "words"),
+    [
+        (
+            REACHED,
+            MeshOptions(node="2.1-rust", stream="public"),
+            "does not support --stream public: its worker",
+        ),
+        (
+            TUTORIAL,
+            MeshOptions(node="2.1-rust", master_proxy=True),
+            "does not support --master-proxy: its workers",
+        ),
+        (SIX, MeshOptions(node="2.1-rust"), "does not support --network fd77::/64: its control process"),
+    ],
+)
+def test_what_the_rust_node_would_not_work_with_is_refused_and_of_a_mesh_of_before_told(mesh, options, words):
+    with pytest.raises(BadInput, match=r"node 2\.1-rust") as refused:
+        set_mesh_options(mesh, options)
+    assert words in refused.value.message
+    assert refused.value.hint
+    go = set_mesh_options(mesh, msgspec.structs.replace(options, node="2.1"))
+    assert list_unsupported_options(go) == ()
+    with pytest.raises(BadInput, match=r"node 2\.1-rust"):
+        set_mesh_options(go, MeshOptions(node="2.1-rust"))
+    # One that was made before is read, told of, and changed in all else.
+    older = msgspec.structs.replace(go, node="2.1-rust")
+    assert words in " ".join(
+        f"does not support {each.option}: {each.reason}" for each in list_unsupported_options(older)
+    )
+    assert set_mesh_options(older, MeshOptions(restart=True)).restart
+    with pytest.raises(BadInput, match=r"node 2\.1-rust"):
+        set_mesh_options(older, options)
+
+
+def test_an_option_that_the_rust_node_does_not_support_can_be_given_up():
+    older = msgspec.structs.replace(
+        set_mesh_options(REACHED, MeshOptions(node="2.1", stream="public", master_proxy=True)),
+        node="2.1-rust",
+    )
+    assert len(list_unsupported_options(older)) == 2
+    tunnel = set_mesh_options(older, MeshOptions(stream="tunnel"))
+    assert [each.option for each in list_unsupported_options(tunnel)] == ["--master-proxy"]
+    assert list_unsupported_options(set_mesh_options(tunnel, MeshOptions(master_proxy=False))) == ()
 
 
 def test_what_changes_nothing_has_no_new_revision():

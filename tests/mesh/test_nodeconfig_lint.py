@@ -374,6 +374,32 @@ LISTS = {
 }
 
 
+SILENTLY_WIDE = "node 2.1 in Rust does not read this `{}`, and listens on every address instead"
+
+
+@pytest.mark.parametrize(
+    "address", ["/ip6/::1/tcp/8337", "/dns4/localhost/tcp/8337", "/ip4/127.0.0.300/tcp/1", "x"]
+)
+@pytest.mark.parametrize("name", ["listenGrpcMultiaddr", "listenGRPCMultiaddr"])
+def test_an_address_that_the_program_replaces_by_a_wildcard_is_an_error(name, address):
+    text = f"p2p: {{a: 1}}\n{name}: {address}\n"
+    at = f"2:{len(name) + 3}"
+    assert found(text, "2.1") == [f"{at} error {SILENTLY_WIDE.format(name)}"]
+    assert found(text, "2.1-rust") == [f"{at} error* {SILENTLY_WIDE.format(name)}"]
+    assert found(text, "2.0") == []
+
+
+@pytest.mark.parametrize("value", ["/ip4/127.0.0.1/tcp/8337", "''", "~", "[x]"])
+def test_an_address_that_the_program_reads_or_has_none_of_is_none(value):
+    assert found(f"listenGrpcMultiaddr: {value}\np2p: {{other: x}}\n", "2.1-rust") == []
+
+
+def test_the_stream_port_of_the_rust_node_is_on_ipv4_alone():
+    text = "p2p:\n  streamListenMultiaddr: /ip6/fd77::1/tcp/8340\n"
+    assert found(text, "2.1-rust") == [f"2:26 error* {SILENTLY_WIDE.format('streamListenMultiaddr')}"]
+    assert found(text, "2.1") == []
+
+
 @pytest.mark.parametrize(("profile", "text", "expected"), LISTS.values(), ids=LISTS)
 def test_lists(profile, text, expected):
     assert found(dedent(text), profile) == expected

@@ -64,6 +64,8 @@ from qmesh.mesh.guard import HELD
 from qmesh.mesh.node_processes.readings import Stamp
 from qmesh.mesh.ports.closed_ports import list_untouched_ports
 from qmesh.mesh.protocol.enrolment import derive_public_key
+from qmesh.mesh.reachability.announcements import MissingAnnouncement, list_missing_announcements
+from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.sysctls import Weakness, find_weaknesses
 from qmesh.mesh.systemd.instructions import describe_agent_log
@@ -221,6 +223,12 @@ def _build_audit_context(
         obstacles=()
         if seen is None
         else looks.run("other firewalls", lambda: _find_obstacles(here, looks, *seen), ()),
+        control=here.inventory.control,
+        missing_announcements=_list_missing_announcements(here),
+        unsupported=list_unsupported_options(here.inventory),
+        own_addresses=looks.run(
+            "announcements", lambda: tuple(routes.list_global_addresses(here.settings.interface)), ()
+        ),
         black_hole=None
         if seen is None
         else looks.run("tunnel", lambda: find_black_hole(here, seen[1]), None),
@@ -242,6 +250,12 @@ def _build_port_context(here: Local) -> PortContext:
         left_open=known.left_open,
         programs={each.port: each.program for each in ports.find_listeners(wide) if each.protocol == "tcp"},
     )
+
+
+def _list_missing_announcements(here: Local) -> tuple[MissingAnnouncement, ...]:
+    """Of all machines on the control node, where they are given; elsewhere of this one."""
+    found = list_missing_announcements(here.inventory)
+    return tuple(each for each in found if here.settings.control or each.machine == here.settings.name)
 
 
 def _find_obstacles(

@@ -28,6 +28,7 @@ from qmesh.mesh.imports import (
     parse_machine_lines,
     render_script,
 )
+from qmesh.mesh.reachability.unsupported_options import refuse_unsupported_options
 from qmesh.mesh.values import Profile, normalize_ip_address
 
 
@@ -115,6 +116,7 @@ def _read_existing_mesh(state: State) -> tuple[ExistingMesh | None, Profile | No
             hint="run `qmesh import` on the control machine",
         )
     inventory = load_local(state).inventory
+    refuse_unsupported_options(inventory)
     machines = tuple(
         ExistingMachine(
             name=machine.name,

@@ -29,6 +29,7 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine, count_default_workers, validate_worker_count
 from qmesh.mesh.nodeconfig import profile_facts
 from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
+from qmesh.mesh.reachability.unsupported_options import refuse_unsupported_options
 from qmesh.mesh.values import (
     SERVICE_PORTS,
     Endpoint,
@@ -108,6 +109,7 @@ def _plan_new_mesh(wish: InitOptions, options: LocalOptions) -> Inventory:
         machines=(machine,),
     )
     msgspec.structs.replace(inventory, service_port=options.listen_port)  # nor may that be the node's
+    refuse_unsupported_options(inventory)
     return inventory
 
 

@@ -8,6 +8,7 @@ listeners     workers that listen where they should not, or do not; ports of oth
 tunnel        the tunnel and its peers
 config        the node's config.yml
 processes     the node's processes: outdated, cut off, silent, or of another machine's core
+announcements what the node's network is told of the workers
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
+from qmesh.mesh.audit.announcements import announcement_findings
 from qmesh.mesh.audit.config import config_findings
 from qmesh.mesh.audit.findings import Finding, failed_check_finding
 from qmesh.mesh.audit.guard import (
@@ -79,8 +81,8 @@ __all__ = [
 
 Part: TypeAlias = Literal[
     "keys", "guard", "other firewalls", "units that flush", "ports", "sysctls", "listeners", "tunnel",
-    "agent", "membership service", "unconfirmed changes", "config.yml", "workers", "node processes",
-    "membership",
+    "agent", "membership service", "unconfirmed changes", "config.yml", "announcements", "workers",
+    "node processes", "membership",
 ]  # fmt: skip
 """What an audit is made of, by what it is about."""
 Look: TypeAlias = Callable[[], Iterable[Finding]]
@@ -119,6 +121,7 @@ def list_audit_parts(
         ),
         ("unconfirmed changes", lambda: change_findings(around)),
         ("config.yml", lambda: config_findings(desired, around)),
+        ("announcements", lambda: announcement_findings(observed, around)),
         ("workers", lambda: silent_worker_findings(around)),
         ("node processes", lambda: process_findings(around)),
     )

@@ -11,6 +11,8 @@ from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import Setting
+from qmesh.mesh.reachability.announcements import MissingAnnouncement
+from qmesh.mesh.reachability.unsupported_options import UnsupportedOption
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.values import Profile, SecretStruct
@@ -153,6 +155,10 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     workers: the mesh's worker list, in core order.
     settings: what else the node's config.yml should have here; nothing before node 2.1.
     config: None when it is not known where the node's config.yml is.
+    control: name of the control node.
+    missing_announcements: machines without an address for the network, all or this one, as far as it is told.
+    unsupported: options of the mesh that its node's program does not support.
+    own_addresses: this machine's own, but for those that only it or its link reaches.
     ephemeral: first and last port that an outgoing connection may take; None when that is not known.
     reserved: ports that it may not take.
     listeners: address and port of each listening TCP socket.
@@ -200,5 +206,9 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeReport | None = None
     black_hole: BlackHole | None = None
     collision: str | None = None
+    control: str = ""
+    missing_announcements: tuple[MissingAnnouncement, ...] = ()
+    unsupported: tuple[UnsupportedOption, ...] = ()
+    own_addresses: tuple[str, ...] = ()
     ephemeral: tuple[int, int] | None = None
     reserved: frozenset[int] = frozenset()

@@ -8,7 +8,7 @@ address of that kind. The program of Go takes them only where both are as long a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -139,3 +139,41 @@ def is_known_entry(unknown: str, entry: str) -> bool:
         return False
     port = unknown.removeprefix(f"/dns4/{UNKNOWN_HOST}")
     return parts["port"] == port and explain_private_host(parts["host"]) is None
+
+
+class MissingAnnouncement(msgspec.Struct, frozen=True):
+    """A machine of which no address is known that the network could be told.
+
+    cores: of its workers, which nobody can call; none where that is the control process alone.
+    reason: why there is none, as a sentence without its end.
+    """
+
+    machine: str
+    cores: tuple[int, ...]
+    reason: str
+
+
+def list_missing_announcements(inventory: Inventory) -> tuple[MissingAnnouncement, ...]:
+    """The machines that need an address to announce and have none, in core order; none before node 2.1."""
+    return () if inventory.p2p_base_port is None else tuple(_find_missing_announcements(inventory))
+
+
+def _find_missing_announcements(inventory: Inventory) -> Iterator[MissingAnnouncement]:
+    control = inventory.control
+    for name, found in find_public_hosts(inventory).items():
+        if found.host is None and (name == control or not inventory.master_proxy):
+            yield MissingAnnouncement(name, tuple(inventory.core_numbers(name)), "no public address is known")
+        elif name == control and find_stream_host(inventory) is None:
+            reason = f"its control process listens for streams on IPv4 alone, not at {found.host}"
+            yield MissingAnnouncement(name, (), reason)
+
+
+def find_announced_host(entries: Sequence[str], cores: Collection[int]) -> str | None:
+    """The host at which a list of announced multiaddrs has all of these cores; None where they differ.
+
+    A private one, or that which stands for an unknown one, is none.
+    """
+    parts = [_ANNOUNCED.fullmatch(entry) for core in cores for entry in entries[core - 1 : core]]
+    found = {None if part is None else part["host"] for part in parts}
+    host = found.pop() if len(found) == 1 and len(parts) == len(cores) else None
+    return host if host is not None and explain_private_host(host) is None else None

@@ -6,5 +6,6 @@ keys        keys, sections, the template
 entries     a list, entry by entry
 lists       the lists, by themselves and against each other
 mesh        the list that is dialled, against the mesh
+listeners   addresses that the program replaces by a wildcard
 config      all of it
 """

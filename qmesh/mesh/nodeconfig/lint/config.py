@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from qmesh.errors import BadInput
 from qmesh.mesh.nodeconfig.document import BadConfig, Mark, ParsedConfig, scan_config
 from qmesh.mesh.nodeconfig.lint.keys import find_key_problems
+from qmesh.mesh.nodeconfig.lint.listeners import find_listener_problems
 from qmesh.mesh.nodeconfig.lint.lists import find_list_problems
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem, build_refusal
 from qmesh.mesh.nodeconfig.lint.refusals import find_refusals
@@ -47,3 +48,4 @@ def _find_problems(
     yield from find_refusals(config, profile)
     yield from find_key_problems(config.root, profile)
     yield from find_list_problems(config.root, profile, mesh, ephemeral)
+    yield from find_listener_problems(config.root, profile)

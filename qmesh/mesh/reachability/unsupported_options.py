@@ -1,0 +1,54 @@
+"""Options of a mesh with which the node's program would do no work, while everything looks right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from qmesh.errors import BadInput
+from qmesh.mesh.inventory import Inventory
+
+
+class UnsupportedOption(msgspec.Struct, frozen=True):
+    """An option as it is typed, what the program does with it, and what to do."""
+
+    option: str
+    reason: str
+    hint: str
+
+
+def list_unsupported_options(inventory: Inventory) -> tuple[UnsupportedOption, ...]:
+    """Those of a mesh that its node's program does not support; a mesh of before may have some."""
+    return tuple(_find_unsupported_options(inventory))
+
+
+def _find_unsupported_options(inventory: Inventory) -> Iterator[UnsupportedOption]:
+    if inventory.node != "2.1-rust":
+        return
+    if inventory.stream == "public":
+        yield UnsupportedOption(
+            "--stream public",
+            "its worker ports serve the control process alone, and anyone who reaches one stops the worker",
+            "run `qmesh set --stream tunnel`",
+        )
+    if inventory.master_proxy:
+        yield UnsupportedOption(
+            "--master-proxy",
+            "its workers speak plaintext to the control process, which takes only TLS: nothing that they"
+            " publish arrives",
+            "run `qmesh set --no-master-proxy`",
+        )
+    if ":" in inventory.network:
+        yield UnsupportedOption(
+            f"--network {inventory.network}",
+            "its control process listens for workers on IPv4 alone: those of other machines never connect",
+            "use a tunnel network of IPv4, such as 10.77.0.0/20; a mesh that has another is made again, by"
+            " `qmesh uninstall --delete-state` on each machine and `qmesh init`",
+        )
+
+
+def refuse_unsupported_options(inventory: Inventory) -> None:
+    """Raise BadInput where a mesh has an option that its node's program does not support."""
+    for each in list_unsupported_options(inventory):
+        raise BadInput(f"node {inventory.node} does not support {each.option}: {each.reason}", hint=each.hint)
