@@ -15,6 +15,7 @@ from qmesh.errors import RemovedFromMesh
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LocalOptions
+from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.values import (
     DEFAULT_INTERFACE,
     DEFAULT_LISTEN_PORT,
@@ -28,12 +29,14 @@ class GivenOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a command that makes this machine part of a mesh was asked for; None where it was left to qmesh.
 
     take_over: also what an earlier qmesh left whose state is gone.
+    announce: where the node's network reaches this machine.
     """
 
     config: Path | None
     listen_port: int | None
     interface: str | None
     take_over: bool = False
+    announce: str | None = None
 
 
 def check_options(given: GivenOptions, *, endpoint: Endpoint | None = None) -> LocalOptions:
@@ -45,6 +48,7 @@ def check_options(given: GivenOptions, *, endpoint: Endpoint | None = None) -> L
         listen_port=usual if given.listen_port is None else validate_port(given.listen_port, "listen port"),
         config_directory=directory,
         endpoint=endpoint,
+        announce=None if given.announce is None else parse_public_host(given.announce),
     )
 
 

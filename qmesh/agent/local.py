@@ -20,6 +20,7 @@ from qmesh.mesh.machine import Cores, Machine
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.protocol.handover import derive_successor_preshared_key
 from qmesh.mesh.protocol.membership import decode_membership, verify_membership
+from qmesh.mesh.reachability.open_ports import MachinePorts, find_open_ports
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import Endpoint, Secret
 
@@ -63,7 +64,7 @@ def with_tunnel_and_guard(here: Local) -> Local:
 class JoinResult(msgspec.Struct, frozen=True):
     """Where a machine stands in its mesh: what `init` and `join` answer. `ports` in core order.
 
-    cores: None while it is paused.
+    cores: None while it is paused. open_ports: what has to be open to the internet.
     """
 
     mesh: str
@@ -76,6 +77,7 @@ class JoinResult(msgspec.Struct, frozen=True):
     node: str
     cores: Cores | None
     ports: tuple[int, ...]
+    open_ports: MachinePorts
 
 
 def join_result(here: Local) -> JoinResult:
@@ -92,7 +94,15 @@ def join_result(here: Local) -> JoinResult:
         node=here.inventory.node,
         cores=here.inventory.cores.get(name),
         ports=worker_ports(here.inventory, name),
+        open_ports=find_open_ports(here.inventory, name, list_listen_ports(here)),
     )
+
+
+def list_listen_ports(here: Local) -> dict[str, int]:
+    """The UDP ports of WireGuard that this machine knows of without their endpoints, by machine."""
+    own = {here.settings.name: here.settings.listen_port}
+    ways = here.settings.control_endpoints
+    return {here.inventory.control: ways[0].port, **own} if ways else own
 
 
 def load_local(state: State) -> Local:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from qmesh.agent.local import list_listen_ports
 from qmesh.agent.node.node_host import describe_steps
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import follow_mesh
@@ -19,6 +20,7 @@ from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh import changes
 from qmesh.mesh.changes import RenumberedMachine
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.reachability.open_ports import MachinePorts, list_changed_ports
 from qmesh.mesh.systemd.change_steps import StepText, list_change_steps
 from qmesh.mesh.systemd.instructions import describe_prover_pause
 from qmesh.mesh.values import MachineState
@@ -33,6 +35,8 @@ class ChangeResult(msgspec.Struct, frozen=True):
     restart: the machines of which something has to be started or restarted, in order.
     steps: what to do on the machines, in order.
     restarts_by_itself: whether the agents do of that what they can.
+    open_ports: of each machine whose ports to the internet are others than before, all of them.
+    announces: whether the node tells the network where its workers are.
     """
 
     is_another: bool
@@ -41,6 +45,8 @@ class ChangeResult(msgspec.Struct, frozen=True):
     restart: tuple[str, ...]
     steps: tuple[StepText, ...]
     restarts_by_itself: bool
+    open_ports: tuple[MachinePorts, ...]
+    announces: bool
 
 
 def refuse_if_already(mesh: Inventory, name: str, state: MachineState) -> None:
@@ -87,4 +93,6 @@ def change_mesh(
         restart=tuple(dict.fromkeys(step.machine for step in steps if step.start or step.control != "no")),
         steps=describe_steps(here.settings, steps),
         restarts_by_itself=new.restart,
+        announces=new.p2p_base_port is not None,
+        open_ports=list_changed_ports(old, new, list_listen_ports(here)),
     )

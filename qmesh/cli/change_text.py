@@ -11,8 +11,10 @@ import msgspec
 from qmesh.agent.mesh_change import ChangeResult
 from qmesh.cli.core_text import describe_cores
 from qmesh.cli.output import print_answer
+from qmesh.cli.port_text import describe_machine_ports
 from qmesh.mesh.changes import RenumberedMachine
 from qmesh.mesh.machine import Cores
+from qmesh.mesh.reachability.open_ports import MachinePorts
 from qmesh.mesh.systemd.change_steps import StepText
 
 log = logging.getLogger("qmesh")
@@ -30,14 +32,19 @@ class _Facts(msgspec.Struct, frozen=True):
     renumbered: tuple[RenumberedMachine, ...]
     restart: tuple[str, ...]
     steps: tuple[StepText, ...]
+    open_ports: tuple[MachinePorts, ...]
 
 
 def print_change(changed: ChangeResult, *, as_json: bool, done: str) -> None:
-    """Print what was done, which machines have other cores, and what to restart."""
-    facts = _Facts(changed.revision, changed.renumbered, changed.restart, changed.steps)
+    """Print what was done, which machines have other cores and ports to the internet, and what to do."""
+    facts = _Facts(changed.revision, changed.renumbered, changed.restart, changed.steps, changed.open_ports)
     head = done if changed.is_another else "nothing to do, the mesh is so already"
     lines = [f"{head}: revision {changed.revision}", *map(_render_renumbering, changed.renumbered)]
     print_answer(facts, as_json=as_json, text=lambda _: "\n".join(lines))
+    if changed.open_ports:
+        log.info("ports to be open to the internet, at the provider too:")
+        for each in changed.open_ports:
+            log.info("  %s", describe_machine_ports(each, announces=changed.announces))
     log_steps(changed.steps, restarts_by_itself=changed.restarts_by_itself)
 
 

@@ -49,6 +49,16 @@ NodeOption: TypeAlias = Annotated[
     typer.Option(help="The node's version.", show_default=f"as config.yml tells, or {DEFAULT_PROFILE}"),
 ]
 
+AnnounceOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--announce",
+        help="From 2.1: IP address or DNS name at which the internet reaches this machine's workers.",
+        metavar="ADDRESS",
+        show_default="its first public endpoint",
+    ),
+]
+
 TakeOverOption: TypeAlias = Annotated[
     bool,
     typer.Option(

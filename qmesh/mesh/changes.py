@@ -15,6 +15,7 @@ from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory, Stream, list_members
 from qmesh.mesh.machine import Cores, Machine
 from qmesh.mesh.nodeconfig import Setting, build_worker_settings, profile_facts
+from qmesh.mesh.reachability.announcements import refuse_announcement
 from qmesh.mesh.reachability.unsupported_options import refuse_unsupported_options
 from qmesh.mesh.renumber import close_gap, count_renumbered
 from qmesh.mesh.values import Endpoint, Profile
@@ -98,6 +99,16 @@ def set_machine_fields(inventory: Inventory, name: str, **fields: Any) -> Invent
     machine = msgspec.structs.replace(inventory.machine(name), **fields)
     machines = tuple(machine if other.name == name else other for other in inventory.machines)
     return _change_inventory(inventory, machines=machines)
+
+
+def set_announced_host(inventory: Inventory, name: str, host: str | None) -> Inventory:
+    """The mesh with that machine announced at a host, as `parse_public_host` gives it; None takes it back.
+
+    Raises BadInput where other nodes would not reach it there.
+    """
+    if host is not None:
+        refuse_announcement(inventory, name, host)
+    return set_machine_fields(inventory, name, announce=host)
 
 
 def refuse_control_replacement(inventory: Inventory, name: str) -> None:

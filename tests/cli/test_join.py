@@ -15,6 +15,7 @@ from qmesh.cli import app
         (["--answer", "answer", "--listen-port", "5"], "belong to --offline"),
         (["--answer", "answer", "--endpoint", "192.0.2.1:5"], "belong to --offline"),
         (["--answer", "answer", "--config", "/root"], "belong to --offline"),
+        (["--answer", "answer", "--announce", "203.0.113.7"], "belong to --offline"),
         (["invitation", "--offline", "--no-apply"], "--offline applies nothing"),
         (["invitation", "--out", "request"], "--out is for the request of --offline"),
         (["--answer", "answer", "--out", "request"], "--out is for the request of --offline"),

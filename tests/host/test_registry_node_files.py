@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import EnrolmentRefused
-from qmesh.host.registry import Registry
+from qmesh.host.registry import MachineOptions, Registry
 from qmesh.mesh.changes import set_endpoints, set_machine_fields
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import key
@@ -29,7 +29,12 @@ def permit(registry: Registry, *, allowed: bool) -> None:
 
 def test_a_machine_that_was_invited_to_may_fetch_and_another_may_not(registry):
     issued = registry.invite(
-        "machine-b", workers=2, endpoint=None, expires_at=NOW + DAY_S, now=NOW, node_files=True
+        "machine-b",
+        workers=2,
+        endpoint=None,
+        expires_at=NOW + DAY_S,
+        now=NOW,
+        options=MachineOptions(node_files=True),
     )
     with pytest.raises(EnrolmentRefused, match="not a member"):
         registry.find_file_requester(B)  # it is not one yet

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import msgspec
 import pytest
 
 from qmesh.errors import BadInput, EnrolmentRefused
@@ -58,9 +59,9 @@ FIRST = mesh(CONTROL, INVITED, MEMBER)
 REPLACED = mesh(CONTROL, MEMBER, stand_ins=(PendingKey("c", KEYS.public_key, "10.77.0.9"),))
 
 
-def message(*, workers: int = 2, endpoint: str | None = None) -> Redemption:
+def message(*, workers: int = 2, endpoint: str | None = None, announce: str | None = None) -> Redemption:
     where = None if endpoint is None else Endpoint.parse(endpoint)
-    return build_redemption(KEYS, public_key=key(2), workers=workers, endpoint=where)
+    return build_redemption(KEYS, public_key=key(2), workers=workers, endpoint=where, announce=announce)
 
 
 def admit(
@@ -99,6 +100,21 @@ def test_what_the_invitation_says_counts_more_than_the_machine_but_for_where_it_
 def test_an_endpoint_inside_the_tunnel_is_refused():
     with pytest.raises(BadInput, match=r"10\.77\.0\.8"):
         admit(said=message(endpoint="10.77.0.8:4000"))
+
+
+def test_a_machine_is_announced_where_it_says_else_where_its_invitation_does():
+    invited = mesh(CONTROL, msgspec.structs.replace(INVITED, announce="203.0.113.5"))
+    assert admit(invited).machine.announce == "203.0.113.5"
+    admitted = admit(invited, said=message(announce="203.0.113.7"))
+    assert admitted.machine.announce == "203.0.113.7"
+    assert admitted.inventory.revision == admit(invited).inventory.revision
+
+
+def test_who_takes_a_members_place_is_announced_as_that_was():
+    assert (
+        admit(REPLACED, "c", said=message(announce="203.0.113.7"), sender="10.77.0.9").machine.announce
+        is None
+    )
 
 
 def test_who_takes_a_members_place_has_its_address_and_workers():

@@ -449,6 +449,28 @@ def test_e2_a_redemption_is_read_and_proven(endpoint: Endpoint | None) -> None:
     verify_redemption_proof(read, SECRET)
 
 
+@pytest.mark.parametrize("announce", ["203.0.113.7", "2001:db8::7", "node.example.org"])
+def test_e2_where_a_machine_is_announced_is_proven_too(announce: str) -> None:
+    derived = derive_invitation_keys(SECRET)
+    made = build_redemption(derived, public_key=MEMBER_KEY, workers=4, endpoint=None, announce=announce)
+    read = read_redemption(msgspec.json.encode(made))
+    assert read.announce == announce
+    verify_redemption_proof(read, SECRET)
+    for other in (None, "198.51.100.9"):
+        with pytest.raises(EnrolmentRefused, match="the proof of the redemption is wrong"):
+            verify_redemption_proof(msgspec.structs.replace(read, announce=other), SECRET)
+
+
+def test_e2_a_redemption_without_an_announced_address_is_what_an_earlier_qmesh_sends() -> None:
+    assert b"announce" not in msgspec.json.encode(REDEMPTION)
+
+
+@pytest.mark.parametrize("announce", ["10.77.0.2", "localhost", "203.0.113.7:25000", "", "x" * 300, 7])
+def test_e2_what_cannot_be_announced_is_not_understood(announce: object) -> None:
+    with pytest.raises(EnrolmentRefused, match="the redemption is not understood"):
+        read_redemption(body(announce=announce))
+
+
 @pytest.mark.parametrize(
     "altered",
     [
@@ -457,6 +479,7 @@ def test_e2_a_redemption_is_read_and_proven(endpoint: Endpoint | None) -> None:
         {"workers": 5},
         {"endpoint": "[2001:db8::6]:5"},
         {"endpoint": None},
+        {"announce": "203.0.113.7"},
         {"proof": "0" * 64},
         {"proof": REDEMPTION.proof[:-1] + ("0" if REDEMPTION.proof[-1] != "0" else "1")},
     ],

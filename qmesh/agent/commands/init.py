@@ -29,6 +29,8 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine, count_default_workers, validate_worker_count
 from qmesh.mesh.nodeconfig import profile_facts
 from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
+from qmesh.mesh.reachability.announcements import refuse_announcement
+from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.reachability.unsupported_options import refuse_unsupported_options
 from qmesh.mesh.values import (
     SERVICE_PORTS,
@@ -94,6 +96,7 @@ def _plan_new_mesh(wish: InitOptions, options: LocalOptions) -> Inventory:
             else wish.workers
         ),
         endpoints=tuple(Endpoint.parse(text, default_port=options.listen_port) for text in wish.endpoints),
+        announce=options.announce,
     )
     profile = choose_profile(wish.node, options.config_directory)
     base_port = profile_facts(profile).base_port if wish.worker_base_port is None else wish.worker_base_port
@@ -110,6 +113,8 @@ def _plan_new_mesh(wish: InitOptions, options: LocalOptions) -> Inventory:
     )
     msgspec.structs.replace(inventory, service_port=options.listen_port)  # nor may that be the node's
     refuse_unsupported_options(inventory)
+    if options.announce is not None:
+        refuse_announcement(inventory, machine.name, options.announce)
     return inventory
 
 
@@ -189,6 +194,7 @@ def _refuse_another_mesh(here: Local, wish: InitOptions, directory: ConfigDirect
         ("--worker-base-port", wish.worker_base_port, inventory.base_port),
         ("--interface", wish.interface, settings.interface),
         ("--endpoint", endpoints or None, machine.endpoints),
+        ("--announce", wish.announce and parse_public_host(wish.announce), machine.announce),
         ("--config", wish.config and str(directory), settings.config_directory),
     )
     if not settings.control or differs:

@@ -13,13 +13,14 @@ from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import follow_mesh
 from qmesh.errors import BadInput
 from qmesh.host.network import routes
-from qmesh.host.registry import Event, OpenInvitation, Registry, SpentInvitation
+from qmesh.host.registry import Event, MachineOptions, OpenInvitation, Registry, SpentInvitation
 from qmesh.host.state.directory import State
 from qmesh.host.system import background
 from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh.endpoints import list_candidate_endpoints
 from qmesh.mesh.machine import build_unknown_machine_error, describe_machine_at, validate_worker_count
 from qmesh.mesh.protocol.enrolment import Invitation, parse_duration_s
+from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.values import Endpoint, validate_machine_name
 
 log = logging.getLogger("qmesh")
@@ -30,6 +31,7 @@ class InviteOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     replace: for the place of the member of that name.
     node_files: whether the machine may fetch the node's files.
+    announce: where the node's network will reach it.
     """
 
     name: str
@@ -38,6 +40,7 @@ class InviteOptions(msgspec.Struct, frozen=True, kw_only=True):
     expires: str
     replace: bool = False
     node_files: bool = False
+    announce: str | None = None
 
 
 def invite(state: State, wish: InviteOptions) -> Invitation:
@@ -47,11 +50,12 @@ def invite(state: State, wish: InviteOptions) -> Invitation:
     name = wish.name if wish.replace else validate_machine_name(wish.name)
     workers = None if wish.workers is None else validate_worker_count(wish.workers)
     endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
+    announce = None if wish.announce is None else parse_public_host(wish.announce)
     lasts_s = parse_duration_s(wish.expires)
-    if wish.replace and (workers is not None or endpoint is not None):
+    if wish.replace and (workers, endpoint, announce) != (None, None, None):
         raise BadInput(
-            "with --replace the machine keeps its workers and endpoint",
-            hint=f"leave --workers and --endpoint out; change them with `qmesh set {name}`",
+            "with --replace the machine keeps its workers, endpoint and announced address",
+            hint=f"leave --workers, --endpoint and --announce out; change them with `qmesh set {name}`",
         )
     if wish.replace and wish.node_files:
         raise BadInput(
@@ -69,7 +73,7 @@ def invite(state: State, wish: InviteOptions) -> Invitation:
                 expires_at=now + lasts_s,
                 now=now,
                 replace=wish.replace,
-                node_files=wish.node_files,
+                options=MachineOptions(announce=announce, node_files=wish.node_files),
             )
         follow_mesh(state)
     if not here.settings.up:

@@ -16,6 +16,7 @@ from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import validate_worker_count
 from qmesh.mesh.ports.port_options import PortOptions, set_port_options
+from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.values import Endpoint
 
 
@@ -27,13 +28,17 @@ def set_machine(
     endpoints: tuple[str, ...] | None,
     node_files: bool | None = None,
     ports: PortOptions | None = None,
+    announce: str | None = None,
 ) -> ChangeResult:
     """Another count of workers for a machine, other endpoints, or other ports that are closed or left open.
 
     endpoints: an empty tuple for none. node_files: whether it may fetch the node's files.
+    announce: where the node's network reaches it; empty for no word of that.
     """
     count = None if workers is None else validate_worker_count(workers)
     reached = None if endpoints is None else [Endpoint.parse(text, default_port=None) for text in endpoints]
+
+    host = parse_public_host(announce) if announce else None
 
     def apply_changes(mesh: Inventory) -> Inventory:
         revision = mesh.revision
@@ -41,6 +46,8 @@ def set_machine(
             mesh = changes.set_worker_count(mesh, name, count)
         if reached is not None:
             mesh = changes.set_endpoints(mesh, name, reached)
+        if announce is not None:
+            mesh = changes.set_announced_host(mesh, name, host)
         if node_files is not None:
             if name == mesh.control:
                 raise BadInput(

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from qmesh.agent.local import Local, linux_for
+from qmesh.agent.local import Local, linux_for, list_listen_ports
 from qmesh.agent.membership import load_latest
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_processes import NodeLook, look_for_command
@@ -23,6 +23,7 @@ from qmesh.mesh.node_processes.control import ControlState, list_uncalled_cores
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.node_processes.restart import describe_control_restart, describe_stop
 from qmesh.mesh.node_processes.workers import ForeignWorker
+from qmesh.mesh.reachability.open_ports import MachinePorts, list_all_open_ports
 from qmesh.mesh.state import Counters
 
 
@@ -164,6 +165,30 @@ def _build_control_status(
 def _build_foreign_status(each: ForeignWorker) -> ForeignStatus:
     number, program = (0, "") if each.process is None else (each.process.number, each.process.program)
     return ForeignStatus(each.address, each.port, each.core, each.owner, number, program, describe_stop(each))
+
+
+class PortStatus(msgspec.Struct, frozen=True):
+    """What `status --ports` answers. announces: whether the node tells the network where its workers are."""
+
+    mesh: str
+    revision: int
+    node: str
+    announces: bool
+    machines: tuple[MachinePorts, ...]
+
+
+def list_port_status(state: State) -> PortStatus:
+    """For each machine what has to be open to the internet, and where the network comes for its workers."""
+    check_user("status")
+    here = load_latest(state)
+    mesh = here.inventory
+    return PortStatus(
+        mesh=mesh.mesh,
+        revision=mesh.revision,
+        node=mesh.node,
+        announces=mesh.p2p_base_port is not None,
+        machines=list_all_open_ports(mesh, list_listen_ports(here)),
+    )
 
 
 def _read_counters(state: State, here: Local) -> Mapping[str, Counters]:

@@ -11,6 +11,7 @@ from qmesh.agent.commands.init import InitOptions, init
 from qmesh.cli.join_text import render_join_result
 from qmesh.cli.output import (
     STATE,
+    AnnounceOption,
     ConfigOption,
     JsonOption,
     NodeOption,
@@ -57,6 +58,7 @@ def command(
     worker_base_port: Annotated[
         int | None, typer.Option(help="Port of the first worker.", show_default="32500; 40000 before 2.1")
     ] = None,
+    announce: AnnounceOption = None,
     config: ConfigOption = None,
     interface: Annotated[
         str | None, typer.Option(help="The tunnel interface.", show_default="qmesh0")
@@ -87,6 +89,7 @@ def command(
         config=config,
         interface=interface,
         take_over=take_over,
+        announce=announce,
     )
     standing = init(State(state), wish, apply=not no_apply)
     print_answer(standing, as_json=as_json, text=render_join_result)

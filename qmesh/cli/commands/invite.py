@@ -45,6 +45,14 @@ def command(
         str | None,
         typer.Option(help="HOST:PORT at which others reach it, if they can.", show_default=False),
     ] = None,
+    announce: Annotated[
+        str | None,
+        typer.Option(
+            help="From 2.1: IP address or DNS name at which the internet will reach its workers.",
+            metavar="ADDRESS",
+            show_default=False,
+        ),
+    ] = None,
     expires: Annotated[str, typer.Option(help="How long the invitation is valid: 30m, 24h, 7d.")] = "24h",
     out: Annotated[
         Path | None,
@@ -109,6 +117,7 @@ def command(
             expires=expires,
             replace=replace,
             node_files=node_files,
+            announce=announce,
         ),
         out,
         as_json=as_json,

@@ -16,7 +16,15 @@ from qmesh.agent.commands.join.online import join
 from qmesh.agent.commands.join.steps import JoinOptions
 from qmesh.cli.input import read_input_text
 from qmesh.cli.join_text import render_join_result
-from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, print_answer
+from qmesh.cli.output import (
+    STATE,
+    AnnounceOption,
+    ConfigOption,
+    JsonOption,
+    StateOption,
+    TakeOverOption,
+    print_answer,
+)
 from qmesh.cli.output_file import refuse_output_file, write_line
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
@@ -50,6 +58,7 @@ def command(
         str | None,
         typer.Option(help="HOST:PORT at which others reach this machine, if they can.", show_default=False),
     ] = None,
+    announce: AnnounceOption = None,
     listen_port: Annotated[
         int | None, typer.Option(help="WireGuard's UDP port.", show_default="51820")
     ] = None,
@@ -107,6 +116,7 @@ def command(
         interface=interface,
         take_over=take_over,
         node_files=node_files,
+        announce=announce,
     )
     if node_files and (offline or no_apply or answered is not None):
         raise BadInput(

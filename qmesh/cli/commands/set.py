@@ -25,6 +25,7 @@ Switch: TypeAlias = Literal["on", "off"]
 EXAMPLES = (
     "qmesh set hel-2 --workers 8",
     "qmesh set hel-2 --endpoint 203.0.113.7:51820",
+    "qmesh set hel-2 --announce 203.0.113.7",
     "qmesh set hel-2 --node-files on",
     "qmesh set hel-2 --guard-port 9100 --from control",
     "qmesh set --node 2.1",
@@ -42,6 +43,15 @@ def command(
         list[str] | None,
         typer.Option(
             help="HOST:PORT at which others reach it, the best first; `none` if they cannot.",
+            show_default=False,
+        ),
+    ] = None,
+    announce: Annotated[
+        str | None,
+        typer.Option(
+            help="From 2.1: IP address or DNS name at which the internet reaches its workers; `none` for its"
+            " public endpoint.",
+            metavar="ADDRESS",
             show_default=False,
         ),
     ] = None,
@@ -115,7 +125,7 @@ def command(
     It prints the machines whose core numbers change, and what to restart, in which order.
     """
     for_all = (node, worker_base_port, p2p_base_port, stream, master_proxy, restart)
-    for_one = (workers, endpoint, node_files, guard_port, leave_open)
+    for_one = (workers, endpoint, announce, node_files, guard_port, leave_open)
     if source is not None and guard_port is None:
         raise BadInput(
             "--from says for whom --guard-port is, and no port is given",
@@ -134,6 +144,7 @@ def command(
             name,
             workers=workers,
             endpoints=_parse_endpoints(endpoint),
+            announce="" if announce == "none" else announce,
             node_files=None if node_files is None else node_files == "on",
             ports=_parse_ports(guard_port, source, leave_open),
         )
@@ -143,8 +154,8 @@ def command(
         return
     if any(option is not None for option in for_one):
         raise BadInput(
-            "--workers, --endpoint, --node-files, --guard-port and --leave-open are for one machine, and none"
-            " is named",
+            "--workers, --endpoint, --announce, --node-files, --guard-port and --leave-open are for one"
+            " machine, and none is named",
             hint="name it: `qmesh set NAME OPTIONS`",
         )
     options = MeshOptions(

@@ -11,14 +11,24 @@ from typing import Annotated, Final
 
 import typer
 
-from qmesh.agent.commands.status import CoreRange, ForeignStatus, MachineStatus, Status, status
+from qmesh.agent.commands.status import (
+    CoreRange,
+    ForeignStatus,
+    MachineStatus,
+    PortStatus,
+    Status,
+    list_port_status,
+    status,
+)
 from qmesh.cli.core_text import format_core_range
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.port_text import describe_machine_ports
+from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.printable import escape_text
 from qmesh.mesh.values import format_port_ranges
 
-EXAMPLES = ("qmesh status", "qmesh status --watch", "qmesh status --json")
+EXAMPLES = ("qmesh status", "qmesh status --watch", "qmesh status --ports", "qmesh status --json")
 
 EVERY_S = 2.0
 """Seconds between two looks of `--watch`."""
@@ -33,6 +43,9 @@ def command(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every 2 seconds, until Ctrl-C.")
     ] = False,
+    ports: Annotated[
+        bool, typer.Option("--ports", help="Show the ports that have to be open to the internet instead.")
+    ] = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,10 +55,18 @@ def command(
     only its own. `in` and `out` are what this machine received from that machine, and sent to it,
     through the tunnel.
     """
-    if watch:
+    if ports:
+        if watch:
+            raise BadInput("--ports and --watch do not go together", hint="use one of the two")
+        print_answer(list_port_status(State(state)), as_json=as_json, text=_render_ports)
+    elif watch:
         _watch_status(State(state), as_json=as_json)
     else:
         print_answer(status(State(state)), as_json=as_json, text=_render_text)
+
+
+def _render_ports(facts: PortStatus) -> str:
+    return "\n".join(describe_machine_ports(machine, announces=facts.announces) for machine in facts.machines)
 
 
 def _watch_status(state: State, *, as_json: bool) -> None:

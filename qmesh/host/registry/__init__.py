@@ -16,6 +16,7 @@ from qmesh.host.registry.handover import Readiness
 from qmesh.host.registry.image import RegistryImage, load_image
 from qmesh.host.registry.invitations import IssuedInvitation, OpenInvitation, SpentInvitation
 from qmesh.host.registry.node_files import FileRequester
+from qmesh.host.registry.rows import MachineOptions
 from qmesh.host.registry.store import KeyedMachine, Registry, RegistryNews
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "FileRequester",
     "IssuedInvitation",
     "KeyedMachine",
+    "MachineOptions",
     "OpenInvitation",
     "Readiness",
     "Registry",

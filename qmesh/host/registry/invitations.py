@@ -16,7 +16,7 @@ from qmesh.host.registry.events import (
     record_event,
 )
 from qmesh.host.registry.sqlite import select, select_one
-from qmesh.mesh.changes import refuse_control_replacement
+from qmesh.mesh.changes import refuse_control_replacement, set_announced_host
 from qmesh.mesh.inventory import add_machine
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.admission import (
@@ -63,12 +63,12 @@ def create_invitation(
     expires_at: int,
     now: int,
     replace: bool = False,
-    node_files: bool = False,
+    options: rows.MachineOptions = rows.MachineOptions(),  # noqa: B008 - frozen
 ) -> IssuedInvitation:
     """Make an invitation, and the invited machine with its future address.
 
     replace: it is for the place of the member of that name, which stays until the invitation is used.
-    node_files: whether the new machine may fetch the node's files; one that replaces another may as that did.
+    options: of the new machine; one that replaces another has those of that one.
     An invitation that is still open for the name is withdrawn. Raises BadInput when the name is a member's
     and `replace` is False, or when the machine does not fit in.
     """
@@ -92,9 +92,9 @@ def create_invitation(
             workers=workers,
             state="invited",
             endpoints=() if endpoint is None else (endpoint,),
-            node_files=node_files,
+            **msgspec.structs.asdict(options),
         )
-        add_machine(inventory, machine)
+        set_announced_host(add_machine(inventory, machine), name, options.announce)  # or it is refused
         rows.insert_machine(connection, machine, None, derived.preshared_key)
     connection.execute(
         "INSERT INTO invitations (identifier, machine, secret, expires_at, outcome)"
@@ -180,10 +180,12 @@ def redeem(
 def _update_admitted(connection: sqlite3.Connection, admission: Admission) -> None:
     machine, revision = admission.machine, admission.inventory.revision
     connection.execute(
-        "UPDATE machines SET public_key = ?, workers = ?, state = 'active', endpoints = ?, preshared_key = ?,"
-        " acknowledged = ?, place = (SELECT coalesce(max(place), 0) + 1 FROM machines) WHERE name = ?",
+        "UPDATE machines SET public_key = ?, workers = ?, state = 'active', endpoints = ?, options = ?,"
+        " preshared_key = ?, acknowledged = ?, place = (SELECT coalesce(max(place), 0) + 1 FROM machines)"
+        " WHERE name = ?",
         (
-            *(machine.public_key, machine.workers, rows.encode_endpoints(machine)),
+            *(machine.public_key, machine.workers),
+            *(rows.encode_endpoints(machine), rows.encode_options(machine)),
             *(admission.preshared_key.reveal(), revision, machine.name),
         ),
     )

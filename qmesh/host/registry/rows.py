@@ -49,7 +49,7 @@ class MachineRow(NamedTuple):
     options: str
 
 
-class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class MachineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Of a machine what most have nothing of, as the column `options` keeps it: JSON."""
 
     announce: str | None = None
@@ -133,7 +133,7 @@ def update_inventory(connection: sqlite3.Connection, old: Inventory, new: Invent
                 machine.workers,
                 machine.state,
                 encode_endpoints(machine),
-                _encode_options(machine),
+                encode_options(machine),
                 places.get(machine.name),
                 machine.name,
             )
@@ -165,7 +165,7 @@ def parse_machine(row: MachineRow) -> Machine:
         workers=row.workers,
         state=row.state,
         endpoints=decode_json(row.endpoints, tuple[Endpoint, ...]),
-        **msgspec.structs.asdict(decode_json(row.options, _Options)),
+        **msgspec.structs.asdict(decode_json(row.options, MachineOptions)),
     )
 
 
@@ -218,7 +218,7 @@ def insert_machine(
             machine.workers,
             machine.state,
             encode_endpoints(machine),
-            _encode_options(machine),
+            encode_options(machine),
             None if preshared is None else preshared.reveal(),
         ),
     )
@@ -229,6 +229,7 @@ def encode_endpoints(machine: Machine) -> str:
     return msgspec.json.encode(machine.endpoints).decode()
 
 
-def _encode_options(machine: Machine) -> str:
-    values = {name: getattr(machine, name) for name in _Options.__struct_fields__}
-    return msgspec.json.encode(_Options(**values)).decode()
+def encode_options(machine: Machine) -> str:
+    """What of a machine most have nothing of, as it is kept: JSON."""
+    values = {name: getattr(machine, name) for name in MachineOptions.__struct_fields__}
+    return msgspec.json.encode(MachineOptions(**values)).decode()

@@ -52,6 +52,7 @@ class LocalOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a machine is part of a mesh, as its user said or qmesh chose; valid.
 
     interface, listen_port: of the tunnel. endpoint: where its WireGuard is reached from outside.
+    announce: where the node's network reaches it.
     config_directory: where the node has its config.yml; None while unknown.
     """
 
@@ -59,9 +60,10 @@ class LocalOptions(msgspec.Struct, frozen=True, kw_only=True):
     listen_port: int
     config_directory: ConfigDirectory | None
     endpoint: Endpoint | None = None
+    announce: str | None = None
 
     def stored_fields(self) -> dict[str, Any]:
-        """What `Settings` and `SentRequest` store of it, by name; the endpoint is in the mesh."""
+        """What `Settings` and `SentRequest` store of it, by name; endpoint and announce are in the mesh."""
         directory = self.config_directory
         return {
             "interface": self.interface,

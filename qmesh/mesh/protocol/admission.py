@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.errors import EnrolmentRefused
-from qmesh.mesh.changes import set_public_key
+from qmesh.mesh.changes import set_announced_host, set_public_key
 from qmesh.mesh.inventory import Inventory, admit_machine
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.enrolment import (
@@ -15,6 +15,7 @@ from qmesh.mesh.protocol.enrolment import (
     derive_invitation_keys,
     derive_permanent_preshared_key,
 )
+from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.values import Endpoint, Secret, SecretStruct
 
 CLOCK_S: Final = 300
@@ -118,5 +119,8 @@ def admit_redeemer(
             machine = msgspec.structs.replace(after.machine(name), endpoints=(endpoint,))
             # Built again so that an endpoint inside the tunnel network is refused here too.
             after = msgspec.structs.replace(after, machines=(*after.machines[:-1], machine))
+        if message.announce:
+            announced = set_announced_host(after, name, parse_public_host(message.announce))
+            after = msgspec.structs.replace(announced, revision=after.revision)
     shared = derive_permanent_preshared_key(secret, inventory.control_node.public_key, message.public_key)
     return Admission(after, after.machine(name), shared, replaces=stand_in is not None)

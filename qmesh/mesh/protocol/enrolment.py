@@ -27,6 +27,7 @@ from qmesh.mesh.decode import Malformed, decode_json, decode_msgpack
 from qmesh.mesh.machine import validate_worker_count
 from qmesh.mesh.networks import refuse_endpoint_inside
 from qmesh.mesh.protocol.armor import decode_line, encode_line
+from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.values import (
     Endpoint,
     Port,
@@ -209,7 +210,7 @@ def parse_duration_s(text: str) -> int:
     return seconds
 
 
-class Redemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Redemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a machine sends through the tunnel to become a member.
 
     identifier: of the invitation.
@@ -217,6 +218,7 @@ class Redemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: how many data workers it can run; used where the invitation leaves it open.
     endpoint: where its WireGuard is reached, `HOST:PORT`, or None.
     proof: HMAC-SHA256 of the rest, hexadecimal.
+    announce: where the node's network reaches it, an IP address or DNS name, or None.
     """
 
     identifier: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
@@ -224,6 +226,7 @@ class Redemption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     endpoint: Annotated[str, msgspec.Meta(max_length=300)] | None
     proof: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    announce: Annotated[str, msgspec.Meta(max_length=253)] | None = None
 
 
 KEY_OFFER: Final = b"the key that a member changes to"
@@ -250,12 +253,17 @@ def read_key_offer(body: bytes) -> str:
 
 
 def build_redemption(
-    derived: InvitationKeys, *, public_key: str, workers: int, endpoint: Endpoint | None
+    derived: InvitationKeys,
+    *,
+    public_key: str,
+    workers: int,
+    endpoint: Endpoint | None,
+    announce: str | None = None,
 ) -> Redemption:
     """The message with which a machine redeems its invitation."""
     where = None if endpoint is None else str(endpoint)
-    proof = _compute_proof(derived.proof_key, derived.identifier, public_key, workers, where)
-    return Redemption(derived.identifier, public_key, workers, where, proof)
+    unproven = Redemption(derived.identifier, public_key, workers, where, "", announce)
+    return msgspec.structs.replace(unproven, proof=_compute_proof(derived.proof_key, unproven))
 
 
 def read_redemption(body: bytes) -> Redemption:
@@ -265,6 +273,8 @@ def read_redemption(body: bytes) -> Redemption:
         validate_wireguard_key(message.public_key)
         if message.endpoint is not None:
             Endpoint.parse(message.endpoint, default_port=None)
+        if message.announce is not None:
+            parse_public_host(message.announce)
     except BadInput:
         raise EnrolmentRefused(
             "the redemption is not understood", hint="use the same version of qmesh on both machines"
@@ -275,13 +285,7 @@ def read_redemption(body: bytes) -> Redemption:
 
 def verify_redemption_proof(message: Redemption, secret: bytes) -> None:
     """Raise EnrolmentRefused unless the sender of `message` holds the invitation's secret."""
-    expected = _compute_proof(
-        derive_invitation_keys(secret).proof_key,
-        message.identifier,
-        message.public_key,
-        message.workers,
-        message.endpoint,
-    )
+    expected = _compute_proof(derive_invitation_keys(secret).proof_key, message)
     if not hmac.compare_digest(expected, message.proof):
         raise EnrolmentRefused(
             "the proof of the redemption is wrong",
@@ -289,9 +293,11 @@ def verify_redemption_proof(message: Redemption, secret: bytes) -> None:
         )
 
 
-def _compute_proof(key: bytes, identifier: str, public_key: str, workers: int, endpoint: str | None) -> str:
-    said = msgspec.json.encode([identifier, public_key, workers, endpoint])
-    return hmac.new(key, said, hashlib.sha256).hexdigest()
+def _compute_proof(key: bytes, message: Redemption) -> str:
+    said = [message.identifier, message.public_key, message.workers, message.endpoint]
+    if message.announce is not None:
+        said.append(message.announce)
+    return hmac.new(key, msgspec.json.encode(said), hashlib.sha256).hexdigest()
 
 
 def compute_mesh_identifier(verification_key: bytes) -> str:

@@ -13,8 +13,10 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from qmesh.errors import BadInput
 from qmesh.mesh.endpoints import is_private
 from qmesh.mesh.inventory import WILDCARD, Inventory, list_p2p_listeners, list_workers
+from qmesh.mesh.networks import parse_ip_network
 from qmesh.mesh.reachability.public_host import explain_private_host
 from qmesh.mesh.values import P2P_PORT, STREAM_PORT, parse_ip_address
 
@@ -139,6 +141,32 @@ def is_known_entry(unknown: str, entry: str) -> bool:
         return False
     port = unknown.removeprefix(f"/dns4/{UNKNOWN_HOST}")
     return parts["port"] == port and explain_private_host(parts["host"]) is None
+
+
+def refuse_announcement(inventory: Inventory, name: str, host: str) -> None:
+    """Raise BadInput where a machine cannot be announced at a host of the internet."""
+    address = parse_ip_address(host)
+    if address is not None and address in parse_ip_network(inventory.network):
+        raise BadInput(
+            f"{host} cannot be announced: it is an address of the tunnel network {inventory.network}",
+            hint="pass the address at which machines elsewhere reach this one",
+        )
+    if inventory.node == "2.1-rust" and name == inventory.control and is_ipv6(host):
+        raise BadInput(
+            f"{name} cannot be announced at {host}: the control process of node 2.1-rust has its port"
+            f" {STREAM_PORT} on IPv4 alone",
+            hint="pass an IPv4 address, or a DNS name that has one",
+        )
+
+
+def find_hosts_in_use(inventory: Inventory) -> Mapping[str, Collection[str]]:
+    """By host, the machines that are announced there of themselves, or whose WireGuard is there."""
+    found: dict[str, dict[str, None]] = {}
+    for machine in inventory.machines:
+        for host in (machine.announce, *(each.host for each in machine.endpoints)):
+            if host is not None:
+                found.setdefault(host, {})[machine.name] = None
+    return found
 
 
 class MissingAnnouncement(msgspec.Struct, frozen=True):

@@ -101,6 +101,7 @@ def _build_sent_request(state: State, joiner: Joiner) -> SentRequest:
         public_key=joiner.public_key,
         workers=len(os.sched_getaffinity(0)),
         endpoint=joiner.options.endpoint,
+        announce=joiner.options.announce,
     )
     with contextlib.suppress(StateUnreadable):  # it is replaced
         before = state.sent_request.read()

@@ -21,6 +21,7 @@ from qmesh.agent.commands.join.steps import (
     refuse_control,
     save_membership,
     state_without_tunnel,
+    warn_of_announcement,
     write_config,
     write_fetched_files,
 )
@@ -65,6 +66,7 @@ def join(state: State, text: str, wish: JoinOptions, *, apply: bool) -> JoinResu
         refuse_control(here)
         _refuse_other_options(here, wish)
         here = _save_config_directory(state, here, options.config_directory)
+        warn_of_announcement(here, options.announce)
         here = finish_join(state, here, apply=apply, patience_s=_CONFIRM_S)
     if not wish.node_files:
         write_config(state, here)

@@ -89,6 +89,7 @@ def redeem_invitation(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes
         public_key=joiner.public_key,
         workers=len(os.sched_getaffinity(0)),
         endpoint=joiner.options.endpoint,
+        announce=joiner.options.announce,
     )
     may_be_known = [not joiner.has_new_key or state.unfinished_redemption.read() is not None]
     state.unfinished_redemption.write(UnfinishedRedemption(derived.identifier))

@@ -180,6 +180,16 @@ def state_without_tunnel(joiner: Joiner, linux: Linux) -> NodeState:
     )
 
 
+def warn_of_announcement(here: Local, announce: str | None) -> None:
+    """Say that a machine which was a member before is announced as it was."""
+    if announce is not None and here.machine.announce != announce:
+        name = here.settings.name
+        log.warning(
+            "%s is a member already, and --announce changes nothing: run `qmesh set %s --announce %s` on %s",
+            *(name, name, announce, here.inventory.control),
+        )
+
+
 def save_membership(state: State, preshared: Secret, membership: bytes, settings: Settings) -> None:
     """Become a member, in the files: the settings, which make this machine one, are the last."""
     state.save_preshared_key(preshared)

@@ -1,0 +1,39 @@
+"""Ports that have to be open to the internet, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from qmesh.mesh.reachability.open_ports import MachinePorts, OpenPorts
+from qmesh.mesh.values import format_port_ranges
+
+_MOST_NAMED: Final = 3
+
+
+def describe_open_ports(found: Iterable[OpenPorts]) -> str:
+    """`UDP 51820 (WireGuard), TCP 25000-25002 (workers)`; `none` where there are none."""
+    said = (f"{each.protocol.upper()} {format_port_ranges(each.ports)} ({each.purpose})" for each in found)
+    return ", ".join(said) or "none"
+
+
+def describe_machine_ports(machine: MachinePorts, *, announces: bool) -> str:
+    """The same with the machine, and where the network comes for its workers.
+
+    announces: whether the node tells the network that.
+    """
+    where = _describe_host(machine) if announces and machine.open else ""
+    return f"{machine.machine}{where}: {describe_open_ports(machine.open)}"
+
+
+def _describe_host(machine: MachinePorts) -> str:
+    if machine.host is None:
+        return ", announced nowhere"
+    if machine.is_forwarded:
+        return f", to be forwarded at {machine.host}"
+    if not machine.shared_with:
+        return f" at {machine.host}"
+    named = " and ".join(machine.shared_with[:_MOST_NAMED])
+    more = len(machine.shared_with) - _MOST_NAMED
+    others = f"{named} and {more} more" if more > 0 else named
+    return f" at {machine.host}, as {others}, so that a router has to forward"
