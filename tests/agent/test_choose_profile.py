@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qmesh.agent.node.node_config import choose_profile
+from qmesh.agent.node.node_program import choose_profile
 from qmesh.host.config_directory import ConfigDirectory
 
 
@@ -23,10 +23,10 @@ from qmesh.host.config_directory import ConfigDirectory
 def test_the_newest_version_that_the_file_leaves_open(tmp_path, text, profile):
     if text is not None:
         (tmp_path / "config.yml").write_text(text)
-    assert choose_profile(None, ConfigDirectory(tmp_path, None)) == profile
-    assert choose_profile("2.1-rust", ConfigDirectory(tmp_path, None)) == "2.1-rust"
+    assert choose_profile(None, ConfigDirectory(tmp_path, None)).profile == profile
+    assert choose_profile("2.1-rust", ConfigDirectory(tmp_path, None)).profile == "2.1-rust"
 
 
 def test_without_a_directory_the_version_that_the_network_runs():
-    assert choose_profile(None, None) == "2.1-rust"
-    assert choose_profile("1.4", None) == "1.4"
+    assert choose_profile(None, None).profile == "2.1-rust"
+    assert choose_profile("1.4", None).profile == "1.4"

@@ -34,6 +34,7 @@ from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.observed import NodeProcess
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
+from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
 from qmesh.mesh.reachability.announcements import list_missing_announcements
 from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
@@ -793,4 +794,52 @@ def test_a_part_that_could_not_be_audited_is_an_error_with_its_reason():
     assert (found.code, found.severity, found.subject, found.seen, found.cure) == (
         *("check-failed", "error", "tunnel"),
         *("WireGuard says nothing", "look"),
+    )
+
+
+RUST = ProgramVersion(("2.1-rust",), "2.1.0.25")
+GO = ProgramVersion(("1.4", "2.0", "2.1"), None)
+
+
+def with_program(version: ProgramVersion, profile: str, *, core: int | None = 0, **more: Any) -> AuditContext:
+    program = NodeProgram(path="/root/node/node", version=version, core=core)
+    return replace(AROUND, profile=profile, programs=(program,), **more)
+
+
+def version_findings(around: AuditContext) -> list[Finding]:
+    parts = dict(audit_module.list_audit_parts(WANTED, WANTED, around))
+    return list(parts["node's program"]())
+
+
+@pytest.mark.parametrize(("version", "profile"), [(RUST, "2.1-rust"), (GO, "1.4"), (GO, "2.0"), (GO, "2.1")])
+def test_a_program_of_the_meshs_version_is_no_finding(version, profile):
+    assert version_findings(with_program(version, profile)) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "profile", "text", "node"),
+    [
+        (RUST, "2.1", "engine:\n  archiveMode: false\n", "2.1-rust"),
+        (RUST, "1.4", None, "2.1-rust"),
+        (GO, "2.1-rust", "engine:\n  archiveMode: false\n", "2.1"),
+        (GO, "2.1-rust", "engine:\n  fullProver: false\n", "2.0"),
+        (GO, "2.1-rust", None, "2.1"),
+        (GO, "2.1-rust", "a: [", "2.1"),
+    ],
+)
+def test_a_program_of_another_version_is_an_error_with_the_version_to_set(version, profile, text, node):
+    file = None if text is None else ConfigFile("/c/config.yml", text, 0o600)
+    (error,) = version_findings(with_program(version, profile, is_control=True, config=file))
+    assert (error.code, error.severity, error.subject) == ("node-version", "error", "/root/node/node")
+    assert error.wanted == f"node {profile}"
+    assert error.seen == f"core 0 runs '/root/node/node', which is {version}"
+    assert error.cure == f"qmesh set --node {node}"
+
+
+def test_on_a_worker_machine_it_may_be_the_program_that_is_wrong():
+    (error,) = version_findings(with_program(RUST, "2.1", core=None))
+    assert error.seen == "the units start '/root/node/node', which is node 2.1-rust (2.1.0.25)"
+    assert error.cure == (
+        "if all machines run it: `qmesh set --node 2.1-rust` on the control node; else install the program of"
+        " node 2.1 here, and restart its processes"
     )

@@ -21,6 +21,7 @@ from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
 from qmesh.agent.node import node_config
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_processes import build_readings, look_at_node, read_record
+from qmesh.agent.node.node_program import find_node_programs
 from qmesh.agent.node.worker_status import probe_workers
 from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back_if_due
@@ -62,6 +63,7 @@ from qmesh.mesh.audit import (
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import HELD
 from qmesh.mesh.node_processes.readings import Stamp
+from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.ports.closed_ports import list_untouched_ports
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.reachability.announcements import MissingAnnouncement, list_missing_announcements
@@ -109,6 +111,7 @@ def check(state: State) -> Report:
     stamp, config = looks.run(
         "config.yml", lambda: _read_config_file(state.settings().node_directory), (None, None)
     )
+    programs = looks.run("node's program", lambda: _find_node_programs(state.settings().node_directory), ())
     with lock_checked(state, "check"):
         looks.run("unconfirmed changes", lambda: roll_back_if_due(state), otherwise=False)
         remembered = load_local(state)
@@ -126,6 +129,7 @@ def check(state: State) -> Report:
             config=config,
             stamp=stamp,
         )
+        around = msgspec.structs.replace(around, programs=programs)
     desired, observed = seen or (NOTHING, NOTHING)
     if seen is None:
         looks.skip("guard", "ports", "sysctls", "listeners", "config.yml")
@@ -383,6 +387,10 @@ def _read_signing_public_key(state: State) -> str:
 
 def _encode_base64(octets: bytes) -> str:
     return base64.b64encode(octets).decode()
+
+
+def _find_node_programs(directory: ConfigDirectory | None) -> tuple[NodeProgram, ...]:
+    return () if directory is None else find_node_programs(directory)
 
 
 def _read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, ConfigFile | None]:

@@ -13,7 +13,7 @@ from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.bring_up import GivenOptions, bring_up, check_options
 from qmesh.agent.leftovers import handle_leftovers
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
-from qmesh.agent.node.node_config import choose_profile
+from qmesh.agent.node.node_program import ChosenProfile, choose_profile
 from qmesh.agent.preconditions import check_user, find_differences, lock_checked, refuse_occupied
 from qmesh.errors import BadInput, MachineRefused
 from qmesh.host import wireguard
@@ -33,6 +33,8 @@ from qmesh.mesh.reachability.announcements import refuse_announcement
 from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.reachability.unsupported_options import refuse_unsupported_options
 from qmesh.mesh.values import (
+    DEFAULT_PROFILE,
+    PROFILES,
     SERVICE_PORTS,
     Endpoint,
     Profile,
@@ -65,7 +67,9 @@ def init(state: State, wish: InitOptions, *, apply: bool) -> JoinResult:
     """
     check_user("init")
     options = check_options(wish)
-    inventory = _plan_new_mesh(wish, options)
+    is_new = state.find_settings() is None
+    chosen = choose_profile(wish.node, options.config_directory) if is_new else None
+    inventory = _plan_new_mesh(wish, options, chosen)
     if apply:
         nftables.run("list tables")
         wireguard.detect_tunnel_kind()
@@ -78,13 +82,22 @@ def init(state: State, wish: InitOptions, *, apply: bool) -> JoinResult:
         else:
             _resume_init(state, wish, options.config_directory, apply=apply)
         here = load_local(state)
+    if chosen is not None and chosen.is_guess:
+        log.warning(
+            "node %s is a guess: qmesh found no config.yml; if your node is of another version, run"
+            " `qmesh set --node VERSION` (%s) before the first machine joins",
+            *(chosen.profile, ", ".join(each for each in PROFILES if each != chosen.profile)),
+        )
     if apply:
         ensure_agent(state)
     return join_result(here)
 
 
-def _plan_new_mesh(wish: InitOptions, options: LocalOptions) -> Inventory:
-    """The mesh that is about to be made: everything decided and valid, but for its identifier and the key."""
+def _plan_new_mesh(wish: InitOptions, options: LocalOptions, chosen: ChosenProfile | None) -> Inventory:
+    """The mesh that is about to be made: everything decided and valid, but for its identifier and the key.
+
+    chosen: None where there is one already, which an init that is said again does not change.
+    """
     network = _choose_network(wish.network, options.interface)
     machine = Machine(
         name=validate_machine_name(wish.name if wish.name is not None else "control"),
@@ -98,7 +111,7 @@ def _plan_new_mesh(wish: InitOptions, options: LocalOptions) -> Inventory:
         endpoints=tuple(Endpoint.parse(text, default_port=options.listen_port) for text in wish.endpoints),
         announce=options.announce,
     )
-    profile = choose_profile(wish.node, options.config_directory)
+    profile = (wish.node or DEFAULT_PROFILE) if chosen is None else chosen.profile
     base_port = profile_facts(profile).base_port if wish.worker_base_port is None else wish.worker_base_port
     inventory = Inventory(
         mesh="",

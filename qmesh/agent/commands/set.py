@@ -7,6 +7,7 @@ import os
 import msgspec
 
 from qmesh.agent.mesh_change import ChangeResult, change_mesh
+from qmesh.agent.node.node_program import warn_of_other_programs
 from qmesh.errors import BadInput
 from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.host.state.directory import State
@@ -78,10 +79,13 @@ def _find_port_owners(state: State, mesh: Inventory, name: str, ports: PortOptio
 
 def set_options(state: State, options: MeshOptions) -> ChangeResult:
     """Other options for the whole mesh."""
-    return change_mesh(
+    done = change_mesh(
         state,
         lambda mesh: changes.set_mesh_options(mesh, options),
         command="set",
         what="mesh-changed",
         machine=None,
     )
+    if options.node is not None:
+        warn_of_other_programs(state.settings().node_directory, options.node)
+    return done

@@ -11,7 +11,7 @@ from qmesh.errors import BadInput, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.values import DEFAULT_PROFILE, Profile, SecretStruct
+from qmesh.mesh.values import Profile, SecretStruct
 
 if TYPE_CHECKING:  # `ready` reads a file a core, and has no use for the registry
     from qmesh.agent.local import Local
@@ -128,17 +128,3 @@ def write(directory: ConfigDirectory, old: str | None, new: str) -> tuple[Path, 
         return directory.path / FILE_NAME, False
     before = None if old is None else old.encode("utf-8")
     return config_directory.write(directory, FILE_NAME, new.encode("utf-8"), instead_of=before)
-
-
-def choose_profile(given: Profile | None, directory: ConfigDirectory | None) -> Profile:
-    """The profile asked for, or that of the node's config.yml, or the newest that its keys leave open.
-
-    Raises BadInput.
-    """
-    text = None if directory is None else read(directory).text
-    if text is None:
-        return given or DEFAULT_PROFILE
-    found = nodeconfig.detect_profile(text)
-    profile = given or found or nodeconfig.list_possible_profiles(text)[-1]
-    nodeconfig.refuse_newer_config(profile, found)
-    return profile

@@ -6,6 +6,7 @@ maintenance   keys, agent, a change that waits
 guard         the guard, and what weakens it
 listeners     workers that listen where they should not, or do not; ports of others that are open
 tunnel        the tunnel and its peers
+programs      which version of the node runs
 config        the node's config.yml
 processes     the node's processes: outdated, cut off, silent, or of another machine's core
 announcements what the node's network is told of the workers
@@ -39,6 +40,7 @@ from qmesh.mesh.audit.processes import (
     own_process_findings,
     process_findings,
 )
+from qmesh.mesh.audit.programs import program_findings
 from qmesh.mesh.audit.surroundings import (
     AgentStatus,
     AgentTrouble,
@@ -81,7 +83,8 @@ __all__ = [
 
 Part: TypeAlias = Literal[
     "keys", "guard", "other firewalls", "units that flush", "ports", "sysctls", "listeners", "tunnel",
-    "agent", "membership service", "unconfirmed changes", "config.yml", "announcements", "workers",
+    "agent", "membership service", "unconfirmed changes", "node's program", "config.yml",
+    "announcements", "workers",
     "node processes", "membership",
 ]  # fmt: skip
 """What an audit is made of, by what it is about."""
@@ -120,6 +123,7 @@ def list_audit_parts(
             lambda: service_findings(around, has_way=_is_tunnel_healthy(desired, observed, around)),
         ),
         ("unconfirmed changes", lambda: change_findings(around)),
+        ("node's program", lambda: program_findings(around)),
         ("config.yml", lambda: config_findings(desired, around)),
         ("announcements", lambda: announcement_findings(observed, around)),
         ("workers", lambda: silent_worker_findings(around)),

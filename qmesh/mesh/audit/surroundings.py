@@ -11,6 +11,7 @@ from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import Setting
+from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.reachability.announcements import MissingAnnouncement
 from qmesh.mesh.reachability.unsupported_options import UnsupportedOption
 from qmesh.mesh.sysctls import Weakness
@@ -159,6 +160,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     missing_announcements: machines without an address for the network, all or this one, as far as it is told.
     unsupported: options of the mesh that its node's program does not support.
     own_addresses: this machine's own, but for those that only it or its link reaches.
+    programs: those that run the node here, or that its units would start.
     ephemeral: first and last port that an outgoing connection may take; None when that is not known.
     reserved: ports that it may not take.
     listeners: address and port of each listening TCP socket.
@@ -210,5 +212,6 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     missing_announcements: tuple[MissingAnnouncement, ...] = ()
     unsupported: tuple[UnsupportedOption, ...] = ()
     own_addresses: tuple[str, ...] = ()
+    programs: tuple[NodeProgram, ...] = ()
     ephemeral: tuple[int, int] | None = None
     reserved: frozenset[int] = frozenset()

@@ -49,6 +49,7 @@ from qmesh.host.network.netlink_messages import (
     parse_attributes,
     parse_messages,
 )
+from qmesh.host.node_program import running_nodes
 from qmesh.host.registry import Registry, RegistryImage, image
 from qmesh.host.state import directory as state
 from qmesh.host.state import documents
@@ -60,6 +61,7 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.node_keys import key_store
 from qmesh.mesh.node_processes import readings, record
+from qmesh.mesh.nodeconfig import program_version
 from qmesh.mesh.protocol import (
     aead,
     armor,
@@ -525,6 +527,8 @@ ROUTES_6: Final = (
     b" 00000000000000000000000000000000 00000100 00000001 00000000 00000001   qmesh0\n"
 )
 STAT: Final = b"77 (a) name) S 1 77 77 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 0 0 18446744073709551615"
+PROCESS: Final = b"Uid:\t1000\t1000\t1000\t1000\nnode\0--config\0/root/.config\0"
+ANSWER: Final = b"quil-node 2.1.0.25\n"
 UNIT: Final = b'[Service]\nExecStart="/opt/a b/node" --config /root/.config --core %i\n'
 
 
@@ -558,6 +562,7 @@ def _config(octets: bytes) -> None:
             lambda: nodeconfig.read_secret(text, "p2p.peerPrivKey"),
             lambda: nodeconfig.read_workers(text, profile),
             lambda: nodeconfig.find_ignored_lists(text, profile),
+            lambda: nodeconfig.list_possible_profiles(text),
             lambda: nodeconfig.detect_profile(text),
             lambda: nodeconfig.find_listen_address(3, text),
             lambda: nodeconfig.edit_settings(text, nodeconfig.build_desired_settings(mesh, "a")),
@@ -597,6 +602,16 @@ def _guards(octets: bytes) -> None:
     guard.parse_load_script(text)
     guard.parse_held_table(text)
     guard.build_observed_guard(text, text, text)
+
+
+def _process(octets: bytes) -> None:
+    running_nodes.parse_users(octets)
+    running_nodes.find_option(running_nodes.parse_words(octets), "config", "c")
+
+
+def _program_answer(octets: bytes) -> None:
+    program_version.parse_version_answer(_text(octets))
+    program_version.parse_file_name(_text(octets))
 
 
 def _units(octets: bytes) -> None:
@@ -969,6 +984,8 @@ READERS: Final[dict[str, Reader]] = {
             "process", (processes,), lambda octets: processes.parse_stat(_text(octets)), (STAT,), mutate.text
         ),
         Reader("unit", (units,), _units, (UNIT,), mutate.text),
+        Reader("node process", (running_nodes,), _process, (PROCESS,), mutate.text),
+        Reader("program answer", (program_version,), _program_answer, (ANSWER,), mutate.text),
         Reader(
             "guard",
             (guard,),

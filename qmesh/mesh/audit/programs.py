@@ -1,0 +1,35 @@
+"""The node's program: that it is of the version that the mesh is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qmesh.errors import BadInput
+from qmesh.mesh.audit.findings import Finding, error_finding
+from qmesh.mesh.audit.surroundings import AuditContext
+from qmesh.mesh.nodeconfig import list_possible_profiles
+from qmesh.mesh.nodeconfig.program_version import NodeProgram, narrow_profiles
+from qmesh.mesh.values import PROFILES, Profile
+
+
+def program_findings(around: AuditContext) -> Iterator[Finding]:
+    """Programs that read other keys, and open other ports, than the mesh was told that the node does."""
+    for program in around.programs:
+        if around.profile not in program.version.profiles:
+            fix = f"qmesh set --node {_choose_profile(program, around)}"
+            if not around.is_control:
+                fix = (
+                    f"if all machines run it: `{fix}` on the control node; else install the program of node"
+                    f" {around.profile} here, and restart its processes"
+                )
+            yield error_finding("node-version", program.path, f"node {around.profile}", str(program), fix)
+
+
+def _choose_profile(program: NodeProgram, around: AuditContext) -> Profile:
+    """What the mesh should be for, were this program right."""
+    text = None if around.config is None else around.config.text
+    try:
+        possible = PROFILES if text is None else list_possible_profiles(text)
+    except BadInput:  # a finding of the lint
+        possible = PROFILES
+    return narrow_profiles(possible, program.version)[-1]
