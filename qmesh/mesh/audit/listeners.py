@@ -55,7 +55,7 @@ def open_port_findings(desired: NodeState, observed: NodeState, around: AuditCon
             "port-not-guarded",
             str(port),
             "a port that the guard closes, as `qmesh set --guard-port` says",
-            "SSH is served there, or systemd listens there; it stays open, so that nobody is locked out",
+            "SSH is served there, or systemd listens there; it stays open, or you could not log in any more",
             f"on the control node: `qmesh set {_own_name(around)} --leave-open {port}`; or move that program",
         )
     for port in known.left_open:
