@@ -1,8 +1,9 @@
 """The demo: three machines become one guarded cluster, and a neighbour on their LAN attacks it.
 
 The machines are namespaces (tests/support/lab), the commands are qmesh's own, typed as a user types
-them. Stand-ins take the place of the node, of the version that `--node` names: its workers listen
-where config.yml says, and its control process dials every one of them.
+them. Stand-ins take the place of the node, of the version that `--node` names. That of 2.1-rust is
+told by its files alone, as the real one is: a process for each core, whose workers connect to the
+control process. The older ones are simpler: they listen where config.yml says.
 
 Exit code 0 when everything held; 1 when something did not; 130 or 143 when interrupted.
 """
@@ -25,11 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from qmesh.mesh.nodeconfig import profile_facts
-from qmesh.mesh.values import DEFAULT_PROFILE, PROFILES, Profile
+from qmesh.mesh.values import CONTROL_PORTS, DEFAULT_PROFILE, PROFILES, Profile
 from tests.support.lab.attack import WAYS, Attempt, attack, attempts_on, make_gullible
 from tests.support.lab.machines import TOOLS, Lab, Machine, Running
+from tests.support.lab.rust_node import CONFIG, earning_cores, install_node, start_node
+from tests.support.waiting import wait_until
 
-CONFIG = "/root/node/.config"
 SERVICE_PORT = 2222
 SHOWN_FAILURES = 12
 
@@ -63,9 +65,8 @@ OWN_KEYS: dict[Profile, dict[str, str]] = {
     "1.4": {"p2p": "\n  minPeers: 3", "engine": ""},
     "2.0": {"p2p": "", "engine": "\n  fullProver: false"},
     "2.1": {"p2p": "", "engine": "\n  archiveMode: false"},
-    "2.1-rust": {"p2p": "", "engine": "\n  archiveMode: false\n  dataWorkerP2pMultiaddrs: []"},
 }
-"""What only a file of that version has. That of 2.1 says nothing about Go and Rust."""
+"""What only a file of that version has, and in 2.1 nothing about Go and Rust. 2.1-rust makes its own."""
 KEY_STORE = "default-proving-key:\n  id: default-proving-key\n  type: 0\n  privateKey: {private_key}\n"
 
 console = Console(width=100, highlight=False, markup=False, soft_wrap=False)
@@ -92,7 +93,7 @@ class Member:
     address: str = ""
     cores: range = range(0)
     ports: list[int] = field(default_factory=list)
-    worker: Running | None = None
+    processes: list[Running] = field(default_factory=list)
     file: str = ""
     reached_by_control: int = 0
 
@@ -108,7 +109,8 @@ class Demo:
     def __init__(self, lab: Lab, node: Profile) -> None:
         self.lab = lab
         self.node = node
-        self.list_key = profile_facts(node).list_key.name
+        self.known = profile_facts(node)
+        self.control_process: list[Running] = []
         self.members: list[Member] = []
         self.failures: list[str] = []
         self.attempts: list[Attempt] = []
@@ -134,14 +136,25 @@ class Demo:
         heading("Machine A runs a node already. It becomes the control node, with 3 workers.")
         control = Member(self.lab.machine("machine-a", "192.168.0.200", "fd00:1a::200"), 3)
         self.members.append(control)
+        if self.is_rust:
+            self.restart_control()  # its first start makes the files
+        else:
+            self.write_files(control.machine)
+        options = f"--workers 3 --node {self.node} --config {CONFIG}{self.announce('machine-a')}"
+        self.type_in(control, f"qmesh init --endpoint 192.168.0.200 {options}")
+        self.render(control)
+        self.start_workers()
+
+    def announce(self, name: str) -> str:
+        """The option that says where the internet reaches a machine, whose own addresses are the LAN's."""
+        return f" --announce {name}.example.org" if self.known.announce_keys else ""
+
+    def write_files(self, machine: Machine) -> None:
+        """Write the files that a node of an older version has made at its first start."""
         identity = {"encryption_key": secrets.token_hex(32), "private_key": secrets.token_hex(114)}
         text = NODE_CONFIG.format(**identity, **OWN_KEYS[self.node])
-        control.machine.write(f"{CONFIG}/config.yml", text, 0o600)
-        control.machine.write(
-            f"{CONFIG}/keys.yml", KEY_STORE.format(private_key=secrets.token_hex(57)), 0o600
-        )
-        options = f"--workers 3 --node {self.node} --config {CONFIG}"
-        self.type_in(control, f"qmesh init --endpoint 192.168.0.200 {options}")
+        machine.write(f"{CONFIG}/config.yml", text, 0o600)
+        machine.write(f"{CONFIG}/keys.yml", KEY_STORE.format(private_key=secrets.token_hex(57)), 0o600)
 
     def join_the_first(self) -> None:
         """Machine B joins with 4 workers, and the clock runs."""
@@ -168,39 +181,24 @@ class Demo:
         """Invite a machine and let it join; seconds from `join` to its worker's first answer."""
         name, machine = member.machine.name, member.machine
         file = f"{name}.invitation"
-        self.type_in(self.control, f"qmesh invite {name} --workers {member.workers} --out {file}")
+        files = " --node-files" if self.known.secrets else ""
+        options = f"--workers {member.workers}{files}{self.announce(name)}"
+        self.type_in(self.control, f"qmesh invite {name} {options} --out {file}")
         machine.write(f"/root/{file}", self.control.machine.read(f"/root/{file}"), 0o600)
         say(f"  ({file} is carried to {name})")
         self.members.append(member)
         self.learn()
         self.type_in(member, "mkdir -p node/.config")
-        self.carry_secrets(member)
-        # The node's service waits for its config.yml, as systemd would make it wait.
-        member.worker = self.worker(member, "--wait", "60")
         first = f"{member.address}:{member.ports[0]}"
         dialler = self.control.machine.start(["python", TOOLS / "control.py", "--first", first])
-        time.sleep(0.3)
         began = time.monotonic()
-        self.type_in(member, f"qmesh join {file} --config {CONFIG}")
+        self.type_in(member, f"qmesh join {file} --config {CONFIG}{files}")
+        self.restart_workers(member)
         if dialler.wait():
             raise Failed(f"the control node did not reach {name}: {dialler.error_output().strip()}")
         answer = json.loads(dialler.output())
         say(f"  (the control node's first connection: {answer['by']!r})")
         return float(answer["at"]) - began
-
-    def carry_secrets(self, member: Member) -> None:
-        """Bring a worker machine what its node needs besides the list, from node 2.0 on."""
-        known = profile_facts(self.node)
-        if not known.secrets:
-            return
-        name, control = member.machine.name, self.control.machine
-        self.type_in(self.control, f"qmesh render-config --for {name} -o {name}.yml")
-        member.machine.write(f"{CONFIG}/config.yml", control.read(f"/root/{name}.yml"), 0o600)
-        said = f"{name}.yml is carried to {name} as config.yml"
-        if known.key_store:
-            member.machine.write(f"{CONFIG}/keys.yml", control.read(f"{CONFIG}/keys.yml"), 0o600)
-            said += ", and keys.yml with it"
-        say(f"  ({said})")
 
     def render(self, member: Member) -> None:
         """Bring a machine's config.yml up to date."""
@@ -222,38 +220,60 @@ class Demo:
 
     # The node's stand-ins
 
-    def worker(self, member: Member, *options: str) -> Running:
-        """Start the workers of a machine."""
-        where = ("--config", CONFIG, "--list", self.list_key)
-        return member.machine.start(
-            ["python", f"{TOOLS}/worker.py", *where, "--core", member.core_range, *options]
-        )
+    @property
+    def is_rust(self) -> bool:
+        """Whether the stand-in is the one that behaves as node 2.1-rust."""
+        return self.node == "2.1-rust"
 
     def start_workers(self) -> None:
-        """Start the workers of every machine whose config.yml is not the one they were started with."""
+        """Start the control process anew, and the workers of every machine whose config.yml has changed.
+
+        A worker of 2.1-rust reads its own entries, and goes on when others are added.
+        """
         self.learn()
+        self.restart_control()
         for member in self.members:
             file = member.machine.read(f"{CONFIG}/config.yml")
-            if file != member.file:
+            if not member.processes or (file != member.file and not self.is_rust):
                 self.restart_workers(member)
-                member.file = file
+            member.file = file
 
-    def restart_workers(self, member: Member, *options: str) -> None:
-        """End the workers of a machine and start them again."""
-        if member.worker:
-            member.worker.stop()
-        how = "listens on every address" if options else "listens where config.yml says"
+    def restart_control(self) -> None:
+        """End the control process and start it again."""
+        for process in self.control_process:
+            process.stop()
+        prompt(self.control, "node &    (a stand-in for the control process)")
+        if self.is_rust:
+            install_node(self.control.machine)
+            self.control_process = start_node(self.control.machine, 0)
+        else:
+            ports = [f"{port}/tcp" for port in CONTROL_PORTS[self.node]]
+            words = ["python", f"{TOOLS}/control.py", "--listen", "8336/udp", *ports]
+            self.control_process = [self.control.machine.start(words)]
+            self.control_process[0].wait_for("ready")
+
+    def restart_workers(self, member: Member, *, careless: bool = False) -> None:
+        """End the workers of a machine and start them again. careless: listening on every address."""
+        for process in member.processes:
+            process.stop()
+        how = "listens on every address" if careless else "listens where config.yml says"
         prompt(member, f"node --core {member.core_range} &    (a stand-in: {how})")
-        member.worker = self.worker(member, *options)
         try:
-            member.worker.wait_for("ready")
+            if self.is_rust and not careless:
+                install_node(member.machine)
+                member.processes = start_node(member.machine, *member.cores)
+                return
+            where = ("--config", CONFIG, "--list", self.known.list_key.name, *(["--careless"] * careless))
+            words = ["python", f"{TOOLS}/worker.py", *where, "--core", member.core_range]
+            member.processes = [member.machine.start(words)]
+            member.processes[0].wait_for("ready")
         except TimeoutError as late:
             raise Failed(f"the workers of {member.machine.name} did not start: {late}") from late
 
     def dial_all(self) -> None:
         """Let the control process dial every worker of its list, in order."""
-        prompt(self.control, "node    (a stand-in: dials every worker of the list, in order)")
-        words = ["python", f"{TOOLS}/control.py", "--config", CONFIG, "--list", self.list_key]
+        prompt(self.control, "dial    (every worker of the list, in order, as the control process does)")
+        words = ["python", f"{TOOLS}/control.py", "--config", CONFIG, "--list", self.known.list_key.name]
         dialled = json.loads(self.control.machine.run(words, timeout=60).stdout)
         for member in self.members:
             answers = [f"core {core} on {member.machine.name}" for core in member.cores]
@@ -271,6 +291,10 @@ class Demo:
     def check_everything(self) -> None:
         """`check` on every machine, and the cluster at a glance."""
         heading("All three say that everything is as it should be.")
+        if self.is_rust:
+            cores = [core for member in self.members for core in member.cores]
+            wait_until(lambda: earning_cores(self.control.machine) == cores)
+            say(f"  all {len(cores)} workers are connected to the control process, with its node's identity")
         for member in self.members:
             self.type_in(member, "qmesh check")
         self.type_in(self.control, "qmesh status")
@@ -286,7 +310,7 @@ class Demo:
         self.attack_once(attacker)
         say("2. against careless workers, listening on every address: only the guard is in the way")
         for member in self.members:
-            self.restart_workers(member, "--careless")
+            self.restart_workers(member, careless=True)
         self.dial_all()
         self.attack_once(attacker)
 

@@ -797,7 +797,7 @@ def test_a_part_that_could_not_be_audited_is_an_error_with_its_reason():
     )
 
 
-RUST_BUILD = ProgramVersion(("2.1-rust",), "2.1.0.25")
+RUST_25 = ProgramVersion(("2.1-rust",), "2.1.0.25")
 GO = ProgramVersion(("1.4", "2.0", "2.1"), None)
 
 
@@ -811,7 +811,9 @@ def version_findings(around: AuditContext) -> list[Finding]:
     return list(parts["node's program"]())
 
 
-@pytest.mark.parametrize(("version", "profile"), [(RUST_BUILD, "2.1-rust"), (GO, "1.4"), (GO, "2.0"), (GO, "2.1")])
+@pytest.mark.parametrize(
+    ("version", "profile"), [(RUST_25, "2.1-rust"), (GO, "1.4"), (GO, "2.0"), (GO, "2.1")]
+)
 def test_a_program_of_the_meshs_version_is_no_finding(version, profile):
     assert version_findings(with_program(version, profile)) == []
 
@@ -819,8 +821,8 @@ def test_a_program_of_the_meshs_version_is_no_finding(version, profile):
 @pytest.mark.parametrize(
     ("version", "profile", "text", "node"),
     [
-        (RUST_BUILD, "2.1", "engine:\n  archiveMode: false\n", "2.1-rust"),
-        (RUST_BUILD, "1.4", None, "2.1-rust"),
+        (RUST_25, "2.1", "engine:\n  archiveMode: false\n", "2.1-rust"),
+        (RUST_25, "1.4", None, "2.1-rust"),
         (GO, "2.1-rust", "engine:\n  archiveMode: false\n", "2.1"),
         (GO, "2.1-rust", "engine:\n  fullProver: false\n", "2.0"),
         (GO, "2.1-rust", None, "2.1"),
@@ -837,7 +839,7 @@ def test_a_program_of_another_version_is_an_error_with_the_version_to_set(versio
 
 
 def test_on_a_worker_machine_it_may_be_the_program_that_is_wrong():
-    (error,) = version_findings(with_program(RUST_BUILD, "2.1", core=None))
+    (error,) = version_findings(with_program(RUST_25, "2.1", core=None))
     assert error.seen == "the units start '/root/node/node', which is node 2.1-rust (2.1.0.25)"
     assert error.cure == (
         "if all machines run it: `qmesh set --node 2.1-rust` on the control node; else install the program of"

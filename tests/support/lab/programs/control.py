@@ -3,6 +3,7 @@
     control.py --config DIR [--list KEY]       a JSON list of what answered at each entry
     control.py --first ADDRESS:PORT [--patience SECONDS]
                                                dials until that worker answers, then a JSON object
+    control.py --listen PORT/PROTOCOL...       has these sockets, and does no more
 
 Entry i must be answered by core i+1, else `answered` is false.
 """
@@ -14,12 +15,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from tests.support.lab.programs.node import NodeRefuses, WorkerAddress, dial, read_list
+from tests.support.lab.programs.node import (
+    NodeRefuses,
+    WorkerAddress,
+    answer_until_terminated,
+    dial,
+    listen_at,
+    read_list,
+)
 from tests.support.waiting import Deadline, patience
 
 DIAL_SECONDS = 1.0
@@ -70,6 +79,19 @@ async def dial_until_answered(worker: WorkerAddress, seconds: float) -> dict[str
     sys.exit(f"control: {worker.address} port {worker.port} did not answer within {deadline}")
 
 
+def listen(places: list[str]) -> None:
+    """Have the sockets at which a control process is reached, and say `ready`, until SIGTERM or SIGINT."""
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    lines = []
+    for port, _, protocol in (place.partition("/") for place in places):
+        if protocol == "udp":
+            udp.bind(("0.0.0.0", int(port)))  # noqa: S104 - as the real one
+        else:
+            lines.append((listen_at("0.0.0.0", int(port)), "control"))  # noqa: S104
+    answer_until_terminated(lines)
+    udp.close()
+
+
 def worker_address(text: str) -> WorkerAddress:
     """`ADDRESS:PORT`, an IPv6 address without brackets."""
     address, _, port = text.rpartition(":")
@@ -83,7 +105,11 @@ def main() -> None:
     parser.add_argument("--list", default="dataWorkerMultiaddrs")
     parser.add_argument("--first", type=worker_address)
     parser.add_argument("--patience", type=float, default=30.0)
+    parser.add_argument("--listen", nargs="+", metavar="PORT/PROTOCOL")
     arguments = parser.parse_args()
+    if arguments.listen:
+        listen(arguments.listen)
+        return
     if arguments.first:
         print("dialling", flush=True, file=sys.stderr)
         print(json.dumps(asyncio.run(dial_until_answered(arguments.first, arguments.patience))))
