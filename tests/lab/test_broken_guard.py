@@ -237,8 +237,16 @@ BREAKS = (
         "th dport @mesh_ports accept",
         "a member, to a port of the control node's LAN that all members reach on the control machine",
     ),
-    Break("itself forgotten", "worker", "loopback th dport @guarded_ports accept", "", OF_ITSELF),
-    Break("answers to itself forgotten", "worker", "loopback th sport @guarded_ports accept", "", OF_ITSELF),
+    Break(
+        "itself forgotten", "worker", "meta iiftype loopback th dport @guarded_ports accept", "", OF_ITSELF
+    ),
+    Break(
+        "answers to itself forgotten",
+        "worker",
+        "meta oiftype loopback th sport @guarded_ports accept",
+        "",
+        OF_ITSELF,
+    ),
     Break(
         "answers to itself forgotten",
         "control",
