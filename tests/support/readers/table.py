@@ -431,6 +431,7 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
     ),
     ("request.json", lambda state: state.sent_request.read(), ASKED),
     ("reserved-ports.json", State.read_port_reservations, documents.PortReservations((40000,), (22,))),
+    ("node-ports.json", State.read_node_ports, documents.NodePorts(1000, (8337, 8448))),
     ("successor.json", lambda state: state.successor_key.read(), documents.SuccessorKey(KEYS[1], SHARED)),
     ("rotating.json", lambda state: state.key_rotation.read(), documents.KeyRotation(KEYS[1], KEYS[2])),
     (
