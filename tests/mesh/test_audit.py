@@ -40,6 +40,7 @@ from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
+from qmesh.mesh.systemd.unit_failures import UnitFailure
 from qmesh.mesh.systemd.units import WORKERS as UNITS
 from qmesh.mesh.values import Endpoint, Secret
 
@@ -423,6 +424,51 @@ def test_processes_are_audited_once_the_file_has_the_meshs_list_and_foreign_ones
     assert foreign in found(around=replace(around, config=ConfigFile("/c/config.yml", config(()), 0o600)))
     removed = found(replace(WANTED, tunnel=None), replace(around, removed=True))
     assert removed == [("membership-stale", "error", "membership"), foreign]
+
+
+def failure(core: int, **named: object) -> UnitFailure:
+    values = {"state": "failed", "result": "exit-code", "code": 1, "status": 1, "restarts": 2}
+    return UnitFailure(core=core, **{**values, **named})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("failures", "told"),
+    [
+        ((), ""),
+        (
+            (failure(3, last_line="no keys.yml"),),
+            "core 3 ended with exit status 1, 2 restarts, last line: no keys.yml",
+        ),
+        ((failure(3, code=2, status=9, restarts=1),), "core 3 was ended by SIGKILL, 1 restart"),
+        ((failure(3, code=3, status=99),), "core 3 was ended by signal 99, 2 restarts"),
+        ((failure(3, code=0, restarts=0),), "core 3 is failed (exit-code), 0 restarts"),
+        (
+            (failure(3, restarts=0, last_line="\x1b[2Jx\ny" + 500 * "z"),),
+            f"core 3 ended with exit status 1, 0 restarts, last line: \\x1b[2Jx\\ny{189 * 'z'}...",
+        ),
+        ((failure(9),), ""),  # of another machine's core
+    ],
+)
+def test_a_workers_unit_that_failed_says_how_and_its_last_words(failures, told):
+    own = SilentWorkers("machine-b", "10.77.0.2", (3, 4, 5, 6), are_all=True)
+    other = SilentWorkers("control", "10.77.0.1", (1, 2), are_all=True)
+    around = replace(AROUND, silent=(own, other), unit_failures=failures, host=NodeHost(has_units=True))
+    seen = {
+        each.subject: each for each in list_findings(WANTED, WANTED, around) if each.code == "worker-silent"
+    }
+    mine, others = seen["machine-b core 3-6"], seen["control core 1-2"]
+    assert mine.seen == ("no answer; " + told if told else "no answer")
+    restart = f"systemctl restart {UNITS}"
+    fix = "fix what `journalctl -u qmesh-worker@3.service` says, then " if told else ""
+    assert mine.cure == f"on machine-b: {fix}{restart}"
+    assert (others.seen, "journalctl" in others.cure) == ("no answer", False)
+
+
+def test_of_many_units_that_failed_the_first_are_told():
+    own = SilentWorkers("machine-b", "10.77.0.2", tuple(range(3, 9)), are_all=True)
+    around = replace(AROUND, silent=(own,), unit_failures=tuple(failure(core) for core in range(3, 9)))
+    (found,) = (each for each in list_findings(WANTED, WANTED, around) if each.code == "worker-silent")
+    assert found.seen.count(" ended with ") == 3
 
 
 def test_what_2_1_wants_besides_the_list_is_compared_as_well():

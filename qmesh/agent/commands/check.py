@@ -22,6 +22,7 @@ from qmesh.agent.node import node_config
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_processes import build_readings, look_at_node, read_record
 from qmesh.agent.node.node_program import find_node_programs
+from qmesh.agent.node.unit_failures import find_unit_failures
 from qmesh.agent.node.worker_status import probe_workers
 from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back_if_due
@@ -198,13 +199,15 @@ def _build_audit_context(
 ) -> AuditContext:
     machines = here.inventory.machines
     is_asked = not taken_down and not here.settings.removed
+    silent = () if taken_down else looks.run("workers", lambda: _find_silent_workers(here), ())
     return AuditContext(
         public_key=here.machine.public_key,
         names={machine.public_key: machine.name for machine in machines},
         members=nodeconfig.tunnel_addresses_by_name(here.inventory),
         workers=nodeconfig.list_worker_multiaddrs(here.inventory),
         host=find_node_host(here.settings),
-        silent=() if taken_down else looks.run("workers", lambda: _find_silent_workers(here), ()),
+        silent=silent,
+        unit_failures=find_unit_failures(silent, here.settings.name),
         node=None
         if taken_down
         else looks.run("node processes", lambda: _look_at_node(state, here, stamp, config), None),

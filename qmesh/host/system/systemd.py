@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import select
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +17,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat, node_user, programs
+from qmesh.mesh.systemd.unit_failures import MOST_NAMED, UnitFailure
 from qmesh.mesh.systemd.units import (
     AGENT,
     BOOT_GUARD,
@@ -33,6 +37,10 @@ _UNIT_DIRECTORIES = (UNIT_DIRECTORY, Path("/run/systemd/system"), Path("/usr/lib
 DEFAULT_PROGRAM = "/usr/local/bin/quilibrium-node"
 _SYSTEMCTL_S = 90.0
 """Seconds that systemd gives a unit to start, where that says nothing else."""
+_ANSWERS_S = 3.0
+"""Seconds for all questions together about units that failed."""
+_MOST_OCTETS = 64 * 1024
+_FAILURE = "Id,ActiveState,Result,ExecMainCode,ExecMainStatus,NRestarts"
 
 
 def is_systemd_running() -> bool:
@@ -203,3 +211,75 @@ def has_flushing_service() -> bool:
     read = (files.read(Path(path)) or b"" for path in re.findall(r" -f (/\S+)", shown))
     texts = [shown, *(octets.decode("utf-8", "replace") for octets in read)]
     return any(re.search(r"^[^#]*\bflush ruleset\b", text, re.MULTILINE) for text in texts)
+
+
+def read_unit_failures(cores: Sequence[int]) -> tuple[UnitFailure, ...]:
+    """How the workers' units of the first of these cores are; less where systemd or the journal is slow."""
+    deadline = time.monotonic() + _ANSWERS_S
+    units = [worker_unit_name(core) for core in cores[:MOST_NAMED]]
+    if not units:
+        return ()
+    shown = _read_output(["systemctl", "show", f"--property={_FAILURE}", *units], deadline)
+    found = (_parse_unit(block) for block in shown.split("\n\n"))
+    return tuple(_build_failure(properties, deadline) for properties in found if properties is not None)
+
+
+def _parse_unit(block: str) -> dict[str, str] | None:
+    properties = dict(line.partition("=")[::2] for line in block.splitlines())
+    numbers = ("ExecMainCode", "ExecMainStatus", "NRestarts")
+    if all(re.fullmatch("[0-9]{1,9}", properties.get(name, "")) for name in numbers):
+        return properties
+    return None
+
+
+def _build_failure(properties: dict[str, str], deadline: float) -> UnitFailure:
+    unit = properties["Id"]
+    core = re.fullmatch(r"qmesh-worker@([0-9]{1,9})\.service", unit)
+    return UnitFailure(
+        core=int(core[1]) if core else 0,
+        state=properties.get("ActiveState", ""),
+        result=properties.get("Result", ""),
+        code=int(properties["ExecMainCode"]),
+        status=int(properties["ExecMainStatus"]),
+        restarts=int(properties["NRestarts"]),
+        last_line=_read_last_line(unit, deadline),
+    )
+
+
+def _read_last_line(unit: str, deadline: float) -> str:
+    """What a process of the unit said last; what systemd says of the unit is no news. A hint is no reason."""
+    words = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=3", f"_SYSTEMD_UNIT={unit}"]
+    lines = [line for line in _read_output(words, deadline).splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if not line.startswith("hint: ")), "")
+
+
+def _read_output(words: Sequence[str], deadline: float) -> str:
+    """What a program prints until then, of `_MOST_OCTETS` at most; nothing where it can't be run."""
+    program = programs.find_program(words[0]) or words[0]
+    try:
+        process = subprocess.Popen(
+            [program, *words[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=programs.DIRECTORY,
+        )
+    except OSError:
+        return ""
+    with process:
+        assert process.stdout is not None
+        try:
+            return _read_pipe(process.stdout.fileno(), deadline).decode("utf-8", "replace")
+        finally:
+            process.kill()
+
+
+def _read_pipe(descriptor: int, deadline: float) -> bytes:
+    octets = b""
+    while len(octets) < _MOST_OCTETS:
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        more = os.read(descriptor, _MOST_OCTETS - len(octets)) if ready else b""
+        if not more:
+            break
+        octets += more
+    return octets

@@ -11,7 +11,8 @@ from qmesh.mesh.audit.config import own_tunnel_address, parse_worker_entries
 from qmesh.mesh.audit.findings import APPLY, RENDER, Finding, error_finding, warning_finding
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.state import Guard, NodeState
-from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
+from qmesh.mesh.systemd.instructions import NodeHost, describe_unit_log, describe_workers_action
+from qmesh.mesh.systemd.unit_failures import describe_unit_failures
 from qmesh.mesh.values import format_port_ranges
 
 
@@ -108,9 +109,13 @@ def silent_worker_findings(around: AuditContext) -> Iterator[Finding]:
         is_other = each.machine != around.names[around.public_key]
         host = NodeHost(has_units=around.host.has_units, is_other=True) if is_other else around.host
         restart = describe_workers_action("restart", each.cores, host, are_all=each.are_all)
-        cure = f"on {each.machine}: {restart}"
+        failures = "" if is_other else describe_unit_failures(around.unit_failures, each.cores)
+        seen, cure = "no answer", f"on {each.machine}: {restart}"
+        if failures:
+            log = describe_unit_log(around.unit_failures[0].core)
+            seen, cure = f"{seen}; {failures}", f"on {each.machine}: fix what {log} says, then {restart}"
         where = f"{each.machine} core {format_port_ranges(each.cores)}"
-        yield warning_finding("worker-silent", where, f"a worker at {each.address}", "no answer", cure)
+        yield warning_finding("worker-silent", where, f"a worker at {each.address}", seen, cure)
 
 
 def _list_configured_ports(around: AuditContext, mine: str) -> Iterator[int]:

@@ -16,6 +16,7 @@ from qmesh.mesh.reachability.announcements import MissingAnnouncement
 from qmesh.mesh.reachability.unsupported_options import UnsupportedOption
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
+from qmesh.mesh.systemd.unit_failures import UnitFailure
 from qmesh.mesh.values import Profile, SecretStruct
 
 SERVICE: Final = "membership service"
@@ -176,6 +177,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     held: whether the guard's second table is there, which no flush removes.
     host: how it runs the node's processes.
     silent: workers that do not answer, as far as this machine can tell.
+    unit_failures: how the units of those of this machine ended.
     node: the node's processes on this machine; None where they were not looked at.
     black_hole: on the path to the control node, where there is one.
     collision: a network that this machine has another use for, and that overlaps with the tunnel's.
@@ -205,6 +207,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     settings: tuple[Setting, ...] = ()
     host: NodeHost = NodeHost(has_units=False)
     silent: tuple[SilentWorkers, ...] = ()
+    unit_failures: tuple[UnitFailure, ...] = ()
     node: NodeReport | None = None
     black_hole: BlackHole | None = None
     collision: str | None = None

@@ -90,6 +90,11 @@ def describe_agent_log(*, has_systemd: bool) -> str:
     return "`journalctl -u qmesh`" if has_systemd else "agent.log in the state directory"
 
 
+def describe_unit_log(core: int) -> str:
+    """What shows the log of a worker that systemd runs."""
+    return f"`journalctl -u {worker_unit_name(core)}`"
+
+
 def describe_units_update(directory: str, program: str | None = None) -> str:
     """What writes a machine's units again, under systemd. program: the node's, where it changes."""
     words = "" if program is None else f" --program {program}"

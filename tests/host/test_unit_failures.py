@@ -1,0 +1,85 @@
+"""What systemd and the journal say of units that failed: little of it, bounded, and not for long."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qmesh.host.system import systemd
+from qmesh.host.system.systemd import read_unit_failures
+from qmesh.mesh.systemd.unit_failures import UnitFailure
+from tests.support.waiting import within
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+BLOCK = """\
+Id=qmesh-worker@{core}.service
+ActiveState=activating
+Result=exit-code
+NRestarts={restarts}
+ExecMainCode={code}
+ExecMainStatus={status}
+"""
+"""As systemd 252 prints it: in its own order, blocks with an empty line between."""
+SHOWN = "\n".join(
+    (
+        BLOCK.format(core=4, restarts=17, code=1, status=1),
+        BLOCK.format(core=5, restarts=0, code=2, status=9),
+    )
+)
+
+
+PROGRAMS = Path("/run/bin")
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(PROGRAMS), prepend=os.pathsep)
+
+
+def install(name: str, script: str) -> None:
+    """A program of this machine, which writes down how it was called."""
+    PROGRAMS.mkdir(exist_ok=True)
+    (PROGRAMS / name).write_text(f'#!/bin/sh\necho "{name} $*" >> /run/called\n{script}\n')
+    (PROGRAMS / name).chmod(0o755)
+
+
+def test_how_units_ended_is_told_with_the_last_line_that_is_no_hint() -> None:
+    install("systemctl", f"cat <<'END'\n{SHOWN}END")
+    install("journalctl", "printf 'it began\\nerror: no keys\\nhint: make some\\n'")
+    expected = {"state": "activating", "result": "exit-code", "last_line": "error: no keys"}
+    assert read_unit_failures((4, 5, 6, 7)) == (
+        UnitFailure(core=4, code=1, status=1, restarts=17, **expected),
+        UnitFailure(core=5, code=2, status=9, restarts=0, **expected),
+    )
+    asked, *read = Path("/run/called").read_text().splitlines()
+    assert asked.endswith("qmesh-worker@4.service qmesh-worker@5.service qmesh-worker@6.service")
+    assert [line.rpartition(" ")[2] for line in read] == [
+        f"_SYSTEMD_UNIT=qmesh-worker@{core}.service" for core in (4, 5)
+    ]
+    assert all("--lines=3" in line for line in read)
+    assert read_unit_failures(()) == ()
+
+
+def test_what_says_nothing_of_use_is_left_out() -> None:
+    install("systemctl", "echo Failed to connect to bus; exit 1")
+    assert read_unit_failures((4,)) == ()
+    install("systemctl", f"cat <<'END'\n{BLOCK.format(core=4, restarts='', code=1, status=1)}END")
+    assert read_unit_failures((4,)) == ()
+    (PROGRAMS / "systemctl").write_bytes(b"\x7fELF")
+    assert read_unit_failures((4,)) == ()
+
+
+@pytest.mark.parametrize("script", ["exec sleep 600", "exec cat /dev/zero", "yes | tr -d '\\n'"])
+def test_a_journal_that_never_ends_is_waited_for_no_longer_and_read_no_further(
+    script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "_ANSWERS_S", 0.5)
+    install("systemctl", f"cat <<'END'\n{SHOWN}END")
+    install("journalctl", script)
+    with within(10):
+        found = read_unit_failures((4, 5))
+    assert [each.restarts for each in found] == [17, 0]
+    assert max(len(each.last_line) for each in found) <= 64 * 1024
