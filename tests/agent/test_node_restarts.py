@@ -14,8 +14,12 @@ from qmesh.agent.local import load_local
 from qmesh.agent.node.node_restarts import REST, NodeConfigFollower, update_managed_config
 from qmesh.errors import QmeshError
 from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
+from qmesh.host.system import systemd
+from qmesh.mesh.changes import MeshOptions, set_mesh_options
 from qmesh.mesh.systemd.node_restarts import DueRestarts
+from qmesh.mesh.values import Profile
 from tests.support.control_node import make_control_node
 from tests.support.fuse import mount_fuse
 
@@ -137,7 +141,77 @@ def test_a_list_that_its_owner_made_long_is_no_long_line_in_the_log(
     (CONFIG / "config.yml").write_text(f"engine:\n  dataWorkerMultiaddrs:\n{entries}", encoding="utf-8")
     caplog.set_level("INFO", "qmesh")
     NodeConfigFollower(state).follow_changes(load_local(state))
-    (said,) = [message for message in caplog.messages if message.startswith("cores")]
-    assert said == "cores 4-15000: another machine's now: stop the workers of cores 4-15000"
+    (said,) = [message for message in caplog.messages if message.startswith("core ")]
+    assert said == "core 4-15000: another machine's now: stop the workers of cores 4-15000"
     assert max(map(len, caplog.messages)) < 1000
+    assert state.due_restarts.read() is None
+
+
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >> /run/said
+case "$*" in
+*LoadState*) printf 'LoadState=loaded\\n\\nLoadState=loaded\\n' ;;
+*ActiveState*) echo active ;;
+list-units*) printf 'qmesh-worker@%s.service loaded active running\\n' 1 2 9 ;;
+esac
+"""
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("node", ["2.0", "2.1-rust"])
+def test_agents_restart_what_is_due_in_the_order_of_the_nodes_version(
+    own_machine: None, node: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd itself: `tests/lab/test_systemd_node.py`."""
+    Path("/run/systemd/system").mkdir(parents=True)
+    Path("/run/bin").mkdir()
+    Path("/run/bin/systemctl").write_text(SYSTEMCTL, encoding="utf-8")
+    Path("/run/bin/systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", "/run/bin", prepend=os.pathsep)
+    monkeypatch.setattr(systemd, "UNIT_DIRECTORY", Path("/run/bin"))
+    state = State(Path("/run/state"), patience_s=1.0)
+    make_control_node(state, node=node)
+    with Registry(state.registry_file) as registry:
+        registry.change_mesh(
+            lambda mesh: set_mesh_options(mesh, MeshOptions(restart=True)),
+            command="set",
+            what="mesh-changed",
+            machine=load_local(state).settings.name,
+            now=0,
+        )
+    waiting = DueRestarts(restart=(1, 2), stop=(9,), control=True)
+    state.due_restarts.write(waiting)
+    NodeConfigFollower(state)._restart_due(load_local(state), waiting)
+    jobs = [line for line in Path("/run/said").read_text(encoding="utf-8").splitlines() if "no-block" in line]
+    workers = [
+        "--no-block stop qmesh-worker@9.service",
+        "--no-block restart qmesh-worker@1.service qmesh-worker@2.service",
+    ]
+    if node == "2.0":  # none of whose workers answers yet
+        assert jobs == workers
+        assert state.due_restarts.read() == DueRestarts(control=True)
+    else:
+        assert jobs == ["--no-block try-restart qmesh-control.service", *workers]
+        assert state.due_restarts.read() is None
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("node", ["2.0", "2.1-rust"])
+def test_what_is_due_is_said_in_the_order_of_the_nodes_version(
+    own_machine: None, node: Profile, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = State(Path("/run/state"), patience_s=1.0)
+    make_control_node(state, node=node)
+    caplog.set_level("INFO", "qmesh")
+    waiting = DueRestarts(restart=(1, 2, 3), stop=(9,), control=True)
+    state.due_restarts.write(waiting)
+    caplog.clear()
+    NodeConfigFollower(state)._restart_due(load_local(state), waiting)
+    todo = ["restart the workers of cores 1-3", "restart the control process"]
+    first, then = todo if node == "2.0" else todo[::-1]
+    assert caplog.messages == [
+        "core 9: another machine's now: stop the worker of core 9",
+        f"now: {first}",
+        f"then: {then}",
+    ]
     assert state.due_restarts.read() is None

@@ -59,7 +59,7 @@ def test_who_is_paused_is_told_what_to_stop_and_later_what_to_start(cluster):
     facts(control, "pause", "machine-b")
     has_entries(control, 3)
     has_entries(member, 3)
-    wait_until(lambda: "cores 4-7: another machine's now" in member.read(LOG), seconds=10)
+    wait_until(lambda: "core 4-7: another machine's now" in member.read(LOG), seconds=10)
     facts(control, "resume", "machine-b")
     has_entries(member, 7)
     wait_until(

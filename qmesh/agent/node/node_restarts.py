@@ -216,7 +216,7 @@ def _log_commands(here: Local, waiting: DueRestarts) -> None:
     host = find_node_host(here.settings)
     if waiting.stop:
         stop = describe_workers_action("stop", waiting.stop, host)
-        log.info("cores %s: another machine's now: %s", format_core_ranges(waiting.stop), stop)
+        log.info("core %s: another machine's now: %s", format_core_ranges(waiting.stop), stop)
     todo = []
     if waiting.restart:
         are_all = waiting.restart == tuple(here.inventory.core_numbers(here.settings.name))
