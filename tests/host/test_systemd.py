@@ -17,7 +17,15 @@ import pytest
 from qmesh.errors import MachineRefused
 from qmesh.host.state.directory import State
 from qmesh.host.system import background, processes, systemd
-from qmesh.mesh.systemd.units import AGENT, BOOT_GUARD, HOLDER, WORKER, add_mark, render_unit_files
+from qmesh.mesh.systemd.units import (
+    AGENT,
+    BOOT_GUARD,
+    CONTROL_PROCESS,
+    HOLDER,
+    WORKER,
+    add_mark,
+    render_unit_files,
+)
 from tests.support.waiting import patience, within
 
 AGENT_OF_SORTS = """
@@ -365,3 +373,9 @@ def test_systemd_runs_the_node_where_it_is_the_init_and_has_the_units(monkeypatc
     assert systemd.has_node_units()
     Path("/run/units", WORKER).unlink()
     assert not systemd.has_node_units()
+
+    monkeypatch.setattr(systemd, "UNIT_DIRECTORY", Path("/run/units"))
+    assert systemd.has_control_first() is None
+    for after, is_first in (("network.target", True), ("a.service qmesh-workers.target", False)):
+        Path("/run/units", CONTROL_PROCESS).write_text(f"[Unit]\nAfter={after}\n")
+        assert systemd.has_control_first() is is_first

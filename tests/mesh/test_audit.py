@@ -42,7 +42,7 @@ from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.systemd.unit_failures import UnitFailure
 from qmesh.mesh.systemd.units import WORKERS as UNITS
-from qmesh.mesh.values import Endpoint, Secret
+from qmesh.mesh.values import PROFILES, Endpoint, Secret
 
 replace = msgspec.structs.replace
 
@@ -424,6 +424,22 @@ def test_processes_are_audited_once_the_file_has_the_meshs_list_and_foreign_ones
     assert foreign in found(around=replace(around, config=ConfigFile("/c/config.yml", config(()), 0o600)))
     removed = found(replace(WANTED, tunnel=None), replace(around, removed=True))
     assert removed == [("membership-stale", "error", "membership"), foreign]
+
+
+@pytest.mark.parametrize("is_first", [None, False, True])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_units_of_another_order_than_the_nodes_version_needs_are_stale(profile, is_first):
+    around = replace(AROUND, is_control=True, profile=profile, is_control_first=is_first)
+    findings = [each for each in list_findings(WANTED, WANTED, around) if each.code == "units-stale"]
+    needs_first = profile.startswith("2.1")
+    assert bool(findings) == (is_first is not None and is_first != needs_first)
+    for each in findings:
+        assert (each.severity, each.subject) == ("warning", "qmesh-control.service")
+        assert f"a start {'before' if needs_first else 'after'} the workers" in each.wanted
+        assert each.seen == f"it starts {'after' if needs_first else 'before'} them"
+        assert each.cure == "qmesh units --write /etc/systemd/system && systemctl daemon-reload"
+    member = replace(around, is_control=False)  # where it is the former control node's
+    assert not [each for each in list_findings(WANTED, WANTED, member) if each.code == "units-stale"]
 
 
 def failure(core: int, **named: object) -> UnitFailure:

@@ -25,6 +25,7 @@ from qmesh.mesh.systemd.units import (
     render_undo_unit,
     render_unit_files,
     render_workers_target,
+    starts_control_first,
     worker_unit_name,
 )
 from tests.support.units import paths, words
@@ -340,6 +341,7 @@ def test_the_control_process_starts_before_the_workers_or_after_them_and_never_b
             CONTROL_PROCESS: [f"{others} {'' if first else WORKERS + ' '}network-online.target"],
             WORKER: [f"{others} {CONTROL_PROCESS}" if first else others],
         }
+        assert starts_control_first(units[CONTROL_PROCESS]) == first
 
 
 @pytest.mark.parametrize(("path", "whole", "word", "argument"), ESCAPED.values(), ids=ESCAPED)

@@ -207,6 +207,7 @@ def _build_audit_context(
         workers=nodeconfig.list_worker_multiaddrs(here.inventory),
         host=find_node_host(here.settings),
         silent=silent,
+        is_control_first=looks.run("units of the node", systemd.has_control_first, None),
         unit_failures=find_unit_failures(silent, here.settings.name),
         node=None
         if taken_down

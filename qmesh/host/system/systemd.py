@@ -28,6 +28,7 @@ from qmesh.mesh.systemd.units import (
     Paths,
     is_unedited,
     parse_node_program,
+    starts_control_first,
     worker_unit_name,
 )
 
@@ -142,6 +143,12 @@ def has_node_units() -> bool:
     Cheap, and it asks no program: for texts that say what to type.
     """
     return is_systemd_running() and any((directory / WORKER).is_file() for directory in _UNIT_DIRECTORIES)
+
+
+def has_control_first() -> bool | None:
+    """Whether the unit of the control process lets it start before the workers; None where there is none."""
+    unit = files.read(UNIT_DIRECTORY / CONTROL_PROCESS) if is_systemd_running() else None
+    return None if unit is None else starts_control_first(unit.decode("utf-8", "replace"))
 
 
 def enqueue_job(verb: str, *units: str) -> None:

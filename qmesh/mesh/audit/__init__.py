@@ -34,6 +34,7 @@ from qmesh.mesh.audit.maintenance import (
     key_findings,
     membership_findings,
     service_findings,
+    unit_findings,
 )
 from qmesh.mesh.audit.processes import (
     foreign_worker_findings,
@@ -84,7 +85,7 @@ __all__ = [
 Part: TypeAlias = Literal[
     "keys", "guard", "other firewalls", "units that flush", "ports", "sysctls", "listeners", "tunnel",
     "agent", "membership service", "unconfirmed changes", "node's program", "config.yml",
-    "announcements", "workers",
+    "announcements", "units of the node", "workers",
     "node processes", "membership",
 ]  # fmt: skip
 """What an audit is made of, by what it is about."""
@@ -126,6 +127,7 @@ def list_audit_parts(
         ("node's program", lambda: program_findings(around)),
         ("config.yml", lambda: config_findings(desired, around)),
         ("announcements", lambda: announcement_findings(observed, around)),
+        ("units of the node", lambda: unit_findings(around)),
         ("workers", lambda: silent_worker_findings(around)),
         ("node processes", lambda: process_findings(around)),
     )

@@ -8,6 +8,9 @@ from typing import Final
 from qmesh.errors import JOIN_ANEW, RESTORE
 from qmesh.mesh.audit.findings import PRIVATE_MODE, Finding, error_finding, file_mode_finding, warning_finding
 from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE, AuditContext, KeyFile, SecretFile
+from qmesh.mesh.systemd.instructions import describe_units_update
+from qmesh.mesh.systemd.units import CONTROL_PROCESS
+from qmesh.mesh.values import CONTROL_FIRST
 
 _SEE_CONTROL: Final = "run `qmesh check` on the control node"
 
@@ -77,6 +80,16 @@ def membership_findings() -> Iterator[Finding]:
         "it was removed; its tunnel and its worker ports are closed",
         "run `qmesh join` with a new invitation, or `qmesh uninstall`",
     )
+
+
+def unit_findings(around: AuditContext) -> Iterator[Finding]:
+    """A unit that was written for a version of the node that starts in another order."""
+    needs_first = around.profile in CONTROL_FIRST
+    if around.is_control and around.is_control_first not in {None, needs_first}:
+        order = ("before", "after") if needs_first else ("after", "before")
+        wanted = f"a start {order[0]} the workers, as node {around.profile} needs it"
+        seen, cure = f"it starts {order[1]} them", describe_units_update()
+        yield warning_finding("units-stale", CONTROL_PROCESS, wanted, seen, cure)
 
 
 def change_findings(around: AuditContext) -> Iterator[Finding]:

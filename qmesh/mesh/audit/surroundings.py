@@ -176,6 +176,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     flusher: None where no unit that runs flushes all rules, as far as can be told.
     held: whether the guard's second table is there, which no flush removes.
     host: how it runs the node's processes.
+    is_control_first: whether its unit lets the control process start before the workers; None without one.
     silent: workers that do not answer, as far as this machine can tell.
     unit_failures: how the units of those of this machine ended.
     node: the node's processes on this machine; None where they were not looked at.
@@ -206,6 +207,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     change: Change | None = None
     settings: tuple[Setting, ...] = ()
     host: NodeHost = NodeHost(has_units=False)
+    is_control_first: bool | None = None
     silent: tuple[SilentWorkers, ...] = ()
     unit_failures: tuple[UnitFailure, ...] = ()
     node: NodeReport | None = None

@@ -95,7 +95,11 @@ def describe_unit_log(core: int) -> str:
     return f"`journalctl -u {worker_unit_name(core)}`"
 
 
-def describe_units_update(directory: str, program: str | None = None) -> str:
+UNIT_DIRECTORY: Final = "/etc/systemd/system"
+"""Where systemd looks for what its administrator wrote. Source: systemd.unit(5)."""
+
+
+def describe_units_update(directory: str = UNIT_DIRECTORY, program: str | None = None) -> str:
     """What writes a machine's units again, under systemd. program: the node's, where it changes."""
     words = "" if program is None else f" --program {program}"
     return f"qmesh units --write {directory}{words} && {RELOAD}"

@@ -84,6 +84,11 @@ def worker_unit_name(core: int) -> str:
     return WORKER.replace("@", f"@{core}")
 
 
+def starts_control_first(control: str) -> bool:
+    """Whether the unit of a control process lets it start before the workers."""
+    return not re.search(rf"^After=.*(?<!\S){re.escape(WORKERS)}(?!\S)", control, re.MULTILINE)
+
+
 def parse_node_program(worker: str) -> str | None:
     """The node's program that the unit of a data worker runs; None where it does not tell."""
     found = re.search(r'^ExecStart=(?:"([^"]+)"|(\S+)) --config ', worker, re.MULTILINE)
