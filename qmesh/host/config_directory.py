@@ -126,6 +126,13 @@ def find_lock_owner(directory: ConfigDirectory, name: str) -> int | None:
     return None
 
 
+def read_mode(directory: ConfigDirectory, name: str) -> int | None:
+    """Permission bits of a file; None where nothing is. Nothing of the file is read. Raises as `read`."""
+    with contextlib.suppress(_PathMissingError):
+        return _run_in_thread(directory.path, lambda: _read_mode(directory, name))
+    return None
+
+
 def read_disk_size(directory: ConfigDirectory) -> int:
     """Octets of the disk that the directory is on. Raises MachineRefused where none is, and as `read`."""
 
@@ -146,9 +153,9 @@ def write(
     """Replace a file, or make a new one, and keep the old as `NAME.bak`.
 
     Returns what was written, and whether that changed it.
-    instead_of: what the file holds; None for a new one. Owner and mode stay, less what others may do, as far
-    as the directory's owner may have it so; a new one is 0600 and that user's. Where a link to a file of the
-    same owner stands, that file is replaced.
+    instead_of: what the file holds; None for a new one. The owner stays, as far as the directory's owner may
+    have it so, and the mode, less what any other may do, also where the content is right; a new one is 0600
+    and that user's. Where a link to a file of the same owner stands, that file is replaced.
 
     Raises BadInput where something was changed meanwhile, MachineRefused where there is no such directory or
     it can't be written to; else as `read`.
@@ -238,6 +245,11 @@ def _find_lock_owner(directory: ConfigDirectory, name: str) -> int | None:
     return None if kind == fcntl.F_UNLCK else max(owner, 0)
 
 
+def _read_mode(directory: ConfigDirectory, name: str) -> int:
+    with _open_directory(directory) as place, _open_file(place, name) as (_, found):
+        return stat.S_IMODE(found.status.st_mode)
+
+
 def _write(
     directory: ConfigDirectory, name: str, octets: bytes, instead_of: bytes | None
 ) -> tuple[Path, bool]:
@@ -248,10 +260,11 @@ def _write(
             at, real, before, mode, owner = place, place.path / name, None, files.PRIVATE_MODE, None
         else:
             content = _read_content(place, found)
-            real, before, mode = found.path, content.octets, content.mode & 0o770
+            real, before, mode = found.path, content.octets, content.mode & files.PRIVATE_MODE
             owner = found.status.st_uid, found.status.st_gid
-        if before == octets:
-            return real, False
+            if before == octets:
+                _close_to_others(place, found)
+                return real, False
         if before != instead_of:
             raise BadInput(
                 f"{real} was changed by another program meanwhile", hint="run the same command again"
@@ -263,6 +276,14 @@ def _write(
                 files.write_with_owner(target.with_name(f"{real.name}.bak"), real, before, mode, owner)
             files.write_with_owner(target, real, octets, mode, owner)
         return real, True
+
+
+def _close_to_others(place: _OpenedEntry, found: _OpenedEntry) -> None:
+    """Take from a file what any other than its owner may do; one that is not the directory owner's stays."""
+    mode = stat.S_IMODE(found.status.st_mode)
+    if mode & ~files.PRIVATE_MODE:
+        with _act_as_user(place.status.st_uid), contextlib.suppress(PermissionError):
+            os.chmod(f"/proc/self/fd/{found.descriptor}", mode & files.PRIVATE_MODE)  # noqa: PTH101
 
 
 def _read_content(place: _OpenedEntry, found: _OpenedEntry) -> Content:

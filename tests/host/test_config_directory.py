@@ -190,8 +190,8 @@ def test_what_is_written_is_the_owners():
 
 @lab
 @own_machine
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o400])
-def test_in_roots_directory_a_replaced_file_keeps_owner_and_mode(mode):
+@pytest.mark.parametrize(("mode", "kept"), [(0o600, 0o600), (0o644, 0o600), (0o660, 0o600), (0o440, 0o400)])
+def test_in_roots_directory_a_replaced_file_keeps_its_owner_and_is_his_alone(mode, kept):
     furnish()
     (VICTIM / NAME).chmod(mode)
     os.chown(VICTIM / NAME, USER, OTHER)
@@ -199,7 +199,25 @@ def test_in_roots_directory_a_replaced_file_keeps_owner_and_mode(mode):
     for name, octets in ((NAME, b"new"), (f"{NAME}.bak", SECRET)):
         found = (VICTIM / name).stat()
         assert (VICTIM / name).read_bytes() == octets
-        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (USER, OTHER, mode)
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (USER, OTHER, kept)
+
+
+@lab
+@own_machine
+def test_a_file_that_is_right_is_closed_to_others_and_else_stays():
+    directory = furnish()
+    (CONFIG / NAME).chmod(0o644)
+    before = (CONFIG / NAME).stat().st_ino
+    assert config_directory.read_mode(directory, NAME) == 0o644
+    assert write(directory, NAME, b"old\n", instead_of=b"old\n") == (CONFIG / NAME, False)
+    assert config_directory.read_mode(directory, NAME) == 0o600
+    assert (CONFIG / NAME).stat().st_ino == before
+    assert names_in(CONFIG) == [NAME]
+    os.chown(CONFIG / NAME, OTHER, OTHER)
+    (CONFIG / NAME).chmod(0o644)
+    write(directory, NAME, b"old\n", instead_of=b"old\n")  # not its owner's to close
+    assert config_directory.read_mode(directory, NAME) == 0o644
+    assert config_directory.read_mode(directory, "keys.yml") is None
 
 
 @lab

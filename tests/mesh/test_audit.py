@@ -353,7 +353,8 @@ def test_a_tunnel_that_was_taken_down_on_purpose_is_a_warning():
         (with_config(config(("x", *WORKERS[1:]))), "config-stale", "warning", "/c/config.yml"),
         (with_config("engine: [\n"), "config-lint", "error", "/c/config.yml:2:1"),
         (with_config("engine: 1\n"), "config-lint", "error", "/c/config.yml:1:9"),
-        (with_config("engine: &x {}\ny: *x\n"), "config-lint", "error", "/c/config.yml"),
+        (with_config("engine: &x {}\ny: *x\n"), "config-stale", "error", "/c/config.yml"),
+        (with_config("engine:\n  filter: [x]\n"), "config-lint", "error", "/c/config.yml:2:11"),
         (with_config("- engine\n"), "config-lint", "error", "/c/config.yml:1:1"),
         (
             with_config(config(more="p2p:\n")),

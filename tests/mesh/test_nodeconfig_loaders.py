@@ -51,6 +51,12 @@ def test_the_nodes_own_file_has_no_problem(profile):
     assert lint_config(own_file(profile), profile=profile) == ()
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_file_that_an_older_node_wrote_is_loaded_by_a_newer_one(profile):
+    for older in PROFILES[: PROFILES.index(profile)]:
+        assert refusals_of(own_file(older), profile) == []
+
+
 NUMBERS = "0|+1|0x1F"
 """What every number may be, however small it has to be."""
 FORMS = {
@@ -231,6 +237,13 @@ def test_a_byte_order_mark_is_a_character_to_rust(text, is_refused):
     assert [problem.cured for problem in problems] == [True] * is_refused
     assert all("render-config --write" in problem.hint for problem in problems)
     assert lint_config(f"\ufeff{text}", profile="2.1") == ()
+
+
+def test_two_byte_order_marks_are_for_the_owner():
+    (problem,) = lint_config("\ufeff\ufeffengine: {}\np2p: {}\n", profile="2.1-rust")
+    assert (problem.cured, problem.hint) == (False, "save it without marks")
+    with pytest.raises(BadInput, match="U\\+FEFF"):
+        edit_settings("\ufeff\ufeffengine: {}\n", [])
 
 
 def test_a_byte_order_mark_inside_is_odd_and_no_error():

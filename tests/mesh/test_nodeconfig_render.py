@@ -25,6 +25,7 @@ from qmesh.mesh.nodeconfig import (
     build_expected_mesh,
     document,
     edit_settings,
+    lint_config,
     parse_config,
     read_workers,
     refuse_broken_config,
@@ -322,6 +323,22 @@ def test_a_config_is_parsed_once_and_again_after_each_edit(monkeypatch):
     assert parse_config(rendered).root is rendered.root
     render_config(mesh, "b", rendered)
     assert len(parsed) == 1 + len(build_desired_settings(mesh, "b"))
+
+
+@pytest.mark.parametrize("more", ["", "db: {}\n"])
+def test_writing_removes_the_byte_order_mark_that_node_2_1_rust_does_not_load(more):
+    mesh = cluster("2.1-rust", A, B)
+    text = render_config(mesh, "b", f"{OWN}{more}").text
+    written = render_config(mesh, "b", f"\ufeff{text}")
+    assert written.text == text
+    assert [each for each in lint_config(written, profile="2.1-rust") if each.refused] == []
+    kept = render_config(cluster("2.1", A, B), "b", f"\ufeff{OWN}{more}").text
+    assert kept.startswith("\ufeff")
+
+
+def test_what_the_node_does_not_load_is_not_written():
+    with pytest.raises(BadInput, match="line 2, column 6: `d` has to be a whole number"):
+        render_config(cluster("2.1-rust", A, B), "b", "p2p:\n  d: '1'\n")
 
 
 def test_more_workers_than_a_config_is_read_with_are_refused():

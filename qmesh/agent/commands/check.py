@@ -63,6 +63,7 @@ from qmesh.mesh.audit import (
 )
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import HELD
+from qmesh.mesh.node_keys.key_store import find_key_store
 from qmesh.mesh.node_processes.readings import Stamp
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.ports.closed_ports import list_untouched_ports
@@ -407,7 +408,18 @@ def _read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, 
         found = node_config.read_in_any_encoding(directory)
     except QmeshError as error:
         return None, ConfigFile(str(path), None, None, unreadable=error.message, cure=error.hint)
-    return stamp, ConfigFile(str(path), found.text, found.mode, is_utf16=found.is_utf16)
+    keys = None if found.text is None else _look_at_keys_file(directory, found.text)
+    return stamp, ConfigFile(str(path), found.text, found.mode, is_utf16=found.is_utf16, keys=keys)
+
+
+def _look_at_keys_file(directory: ConfigDirectory, config: str) -> SecretFile | None:
+    """The mode of keys.yml; None where it can't be found, which is for others to say."""
+    try:
+        path = Path(find_key_store(config, str(directory.path)))
+        there = directory if path.parent == directory.path else config_directory.find(path.parent)
+        return None if there is None else SecretFile(str(path), config_directory.read_mode(there, path.name))
+    except QmeshError:
+        return None
 
 
 def _look_at_node(state: State, here: Local, stamp: Stamp | None, config: ConfigFile | None) -> NodeReport:

@@ -122,9 +122,7 @@ def refuse_to_create(here: Local, directory: ConfigDirectory | None) -> None:
 def write(directory: ConfigDirectory, old: str | None, new: str) -> tuple[Path, bool]:
     """Put a rendered config.yml in place of `old`; the file that was written, and whether it changed.
 
-    Raises BadInput where another one is there by now.
+    It is its owner's alone afterwards, also where it was right. Raises BadInput where another one is there.
     """
-    if new == old:
-        return directory.path / FILE_NAME, False
     before = None if old is None else old.encode("utf-8")
     return config_directory.write(directory, FILE_NAME, new.encode("utf-8"), instead_of=before)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+import msgspec
+
 from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit.findings import (
@@ -40,41 +42,60 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
         return
     if config.mode is not None and config.mode & ~PRIVATE_MODE:
         yield file_mode_finding("config-mode", config.path, config.mode)
+    if config.keys is not None and config.keys.mode is not None and config.keys.mode & ~PRIVATE_MODE:
+        yield file_mode_finding("config-mode", config.keys.path, config.keys.mode)
     try:
-        text: str | nodeconfig.ParsedConfig = nodeconfig.parse_config(config.text)
+        parsed = nodeconfig.scan_config(config.text, is_utf16=config.is_utf16)
     except BadInput:
-        text = config.text  # which the lint tells
-    problems = _lint_config(text, desired, around)
-    try:
-        entries = nodeconfig.read_workers(text, around.profile) or ()
-    except BadInput as refused:
-        left = [problem for problem in problems if not problem.cured]
-        yield from (_lint_finding(config.path, problem) for problem in left)
-        if all(problem.severity == "warning" for problem in left):
-            readable = "a file that the node can read"
-            yield error_finding("config-lint", config.path, readable, refused.message, refused.hint)
+        unread = _lint_config(config.text, desired, around)
+        yield from (_lint_finding(config.path, problem) for problem in unread)
         return
-    others = _list_differing_keys(text, around)
+    problems = _lint_config(parsed, desired, around)
+    if any(problem.refused and not problem.cured for problem in problems):  # then no value in it counts
+        yield from (_lint_finding(config.path, problem) for problem in problems if not problem.cured)
+        return
+    entries = _read_worker_list(parsed, around) or ()
+    others = _list_differing_keys(parsed, around)
+    obstacle = _find_edit_obstacle(parsed, around)
+    cure = RENDER if obstacle is None else f"{obstacle.hint}; then `{RENDER}`"
     is_stale = entries != around.workers
     # A problem that the mesh's list fixes is reported with the list, once.
     reasons = tuple(problem.message for problem in problems if problem.cured and is_stale)
+    reasons += () if obstacle is None else (obstacle.message,)
     left = [problem for problem in problems if not (problem.cured and is_stale)]
     yield from (_lint_finding(config.path, problem) for problem in left)
     if is_stale:
-        yield _stale_config_finding(config.path, entries, reasons, desired, around)
+        stale = _stale_config_finding(config.path, entries, reasons, desired, around)
+        yield msgspec.structs.replace(stale, cure=cure)
     if others:
         wanted = "the mesh's settings of this machine"
         seen = f"other values of {', '.join(others)}"
-        yield error_finding("config-stale", config.path, wanted, seen, RENDER)
+        yield error_finding("config-stale", config.path, wanted, seen, cure)
 
 
-def _list_differing_keys(text: str | nodeconfig.ParsedConfig, around: AuditContext) -> list[str]:
-    """The keys beside the worker list that do not hold what the mesh wants of this machine."""
+def _find_edit_obstacle(config: nodeconfig.ParsedConfig, around: AuditContext) -> BadInput | None:
+    """What the owner has to change before qmesh can write its list, though a node may read the file."""
     try:
-        wanted = nodeconfig.keep_announced_entries(around.settings, text, around.profile)
-        held = nodeconfig.read_settings(text, [(each.key, each.is_list) for each in wanted])
-    except BadInput:  # that is a finding of the worker list, or of the lint
-        return []
+        nodeconfig.refuse_oddities(config)
+        nodeconfig.read_workers(config, around.profile)
+        nodeconfig.read_settings(config, [(each.key, each.is_list) for each in around.settings])
+    except BadInput as refused:
+        return refused
+    return None
+
+
+def _read_worker_list(config: str | nodeconfig.ParsedConfig, around: AuditContext) -> tuple[str, ...] | None:
+    """What the control process dials. Raises BadInput where the text is YAML to no node."""
+    key = nodeconfig.profile_facts(around.profile).list_key
+    (entries,) = nodeconfig.read_settings_as_node(config, [(key, True)], around.profile)
+    return entries if isinstance(entries, tuple) else None
+
+
+def _list_differing_keys(config: nodeconfig.ParsedConfig, around: AuditContext) -> list[str]:
+    """The keys beside the worker list that do not hold what the mesh wants of this machine."""
+    wanted = nodeconfig.keep_announced_entries(around.settings, config, around.profile)
+    keys = [(each.key, each.is_list) for each in wanted]
+    held = nodeconfig.read_settings_as_node(config, keys, around.profile)
     pairs = zip(wanted, held, strict=True)
     return [str(setting.key) for setting, there in pairs if there != setting.value]
 
@@ -147,7 +168,7 @@ def parse_worker_entries(around: AuditContext) -> tuple[str, ...] | None:
     if around.config is None or around.config.text is None:
         return None
     try:
-        return nodeconfig.read_workers(around.config.text, around.profile)
+        return _read_worker_list(around.config.text, around)
     except BadInput:
         return None
 

@@ -51,6 +51,8 @@ class ConfigFile(SecretStruct, frozen=True):
     """The node's config.yml. text, mode: None when there is no such file; the text is never shown.
 
     unreadable, cure: why its text could not be read, though it is there, and what to do.
+    is_utf16: whether it is that, and not UTF-8.
+    keys: keys.yml, to which it leads; None where that is not known.
     """
 
     path: str
@@ -59,6 +61,7 @@ class ConfigFile(SecretStruct, frozen=True):
     unreadable: str | None = None
     cure: str = ""
     is_utf16: bool = False
+    keys: SecretFile | None = None
 
 
 class FlushingUnit(msgspec.Struct, frozen=True):

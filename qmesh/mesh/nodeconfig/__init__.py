@@ -19,8 +19,14 @@ render         inventory + a machine's name -> settings; with a config -> the co
 """
 
 from qmesh.mesh.nodeconfig.control_process import find_stream_address, read_store_path
-from qmesh.mesh.nodeconfig.document import ParsedConfig, decode_config, parse_config, scan_config
-from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, read_settings
+from qmesh.mesh.nodeconfig.document import (
+    ParsedConfig,
+    decode_config,
+    parse_config,
+    refuse_oddities,
+    scan_config,
+)
+from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, read_settings, read_settings_as_node
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.lint.config import lint_config
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem
@@ -77,12 +83,14 @@ __all__ = [
     "profile_facts",
     "read_secret",
     "read_settings",
+    "read_settings_as_node",
     "read_store_path",
     "read_workers",
     "redact_config",
     "refuse_broken_config",
     "refuse_new_config",
     "refuse_newer_config",
+    "refuse_oddities",
     "render_config",
     "render_config_for",
     "scan_config",

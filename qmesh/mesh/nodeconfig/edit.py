@@ -24,6 +24,7 @@ from qmesh.mesh.nodeconfig.document import (
     parse_config,
     parse_document,
     refuse_oddities,
+    scan_config,
 )
 from qmesh.mesh.nodeconfig.key_location import (
     Key,
@@ -31,6 +32,7 @@ from qmesh.mesh.nodeconfig.key_location import (
     Value,
     content_without_key,
     find_key,
+    read_as_node,
     read_value,
     require_scalar,
 )
@@ -44,6 +46,7 @@ from qmesh.mesh.nodeconfig.layout import (
     render_block,
     render_flow,
 )
+from qmesh.mesh.values import Profile
 
 _DASH = re.compile(r" *-[ \t]*")
 _COLON = re.compile(r"[ \t]*:")
@@ -107,6 +110,17 @@ def read_settings(config: str | ParsedConfig, keys: Iterable[tuple[Key, bool]]) 
     """
     root = parse_config(config).root
     return tuple(read_value(find_key(root, key, is_list=is_list)) for key, is_list in keys)
+
+
+def read_settings_as_node(
+    config: str | ParsedConfig, keys: Iterable[tuple[Key, bool]], profile: Profile
+) -> tuple[Value | None, ...]:
+    """As `read_settings`, however they are written: what the node of that profile reads.
+
+    Raises BadInput when the text is YAML to no node.
+    """
+    root, has_merges = scan_config(config).root, profile != "2.1-rust"
+    return tuple(read_as_node(root, key, is_list=is_list, has_merges=has_merges) for key, is_list in keys)
 
 
 def _check_edit(new: str, before: KeyLocation, setting: Setting) -> Node | None:

@@ -16,6 +16,7 @@ from qmesh.mesh.nodeconfig.document import (
     Sequence,
     bad_config_at,
     find_pair,
+    resolve_alias,
 )
 
 Value: TypeAlias = str | tuple[str, ...]
@@ -127,6 +128,51 @@ def read_value(place: KeyLocation) -> Value | None:
     if isinstance(place.value, Sequence):
         return tuple(require_scalar(item).value for item in place.value.items)
     return place.value.value if isinstance(place.value, Scalar) else None
+
+
+def read_as_node(root: Node | None, key: Key, *, is_list: bool, has_merges: bool) -> Value | None:
+    """What the node reads there, however it is written; None where nothing, or something else, stands.
+
+    Through aliases, past anchors and tags, and of what is there twice the last. has_merges: whether the node
+    knows merge keys. Where the node refuses the file, this says nothing.
+    """
+    sections: list[Node | None] = [root]
+    if key.section:
+        top = _walk_pairs(root, has_merges=has_merges)
+        sections = [value for name, value in top if name == key.section]
+    found: Node | None = None
+    for section in sections:
+        if isinstance(section, Scalar):
+            found = None
+        for name, value in _walk_pairs(section, has_merges=has_merges):
+            if name in {key.name, key.alias}:
+                found = value
+    if isinstance(found, Sequence) and is_list:
+        items = map(resolve_alias, found.items)
+        return tuple(item.value if isinstance(item, Scalar) else "" for item in items)
+    if isinstance(found, Scalar) and not is_list and not found.is_null:
+        return found.value
+    return None
+
+
+def _walk_pairs(section: Node | None, *, has_merges: bool) -> Iterator[tuple[str, Node]]:
+    """Names and values of a section, after those of the sections that are merged into it, each once."""
+    waiting: list[Node | None] = [section]
+    found: dict[int, list[tuple[str, Node]]] = {}
+    while waiting:
+        mapping = waiting.pop()
+        if not isinstance(mapping, Mapping) or id(mapping) in found:
+            continue
+        pairs = found.setdefault(id(mapping), [])
+        for name, node in mapping.pairs:
+            value = resolve_alias(node)
+            if has_merges and name.value == "<<" and not name.style:
+                merged = value.items[::-1] if isinstance(value, Sequence) else (value,)
+                waiting += map(resolve_alias, merged)
+            else:
+                pairs.append((name.value, value))
+    for pairs in reversed(found.values()):
+        yield from pairs
 
 
 def require_scalar(item: Node) -> Scalar:

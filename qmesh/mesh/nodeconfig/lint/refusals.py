@@ -86,8 +86,11 @@ def _find_rust_refusals(config: ParsedConfig) -> Iterator[Problem]:
     root = config.root
     if config.text.startswith(BOM) and not has_one_document_behind_bom(config.text):
         message = "the file begins with a byte order mark, and the node does not load it"
-        usual = "run `qmesh render-config --write`, which takes the mark off, or save the file without it"
-        yield build_refusal(Mark(0, 0, 0), "unreadable", message, usual, cured=True)
+        is_one = not config.text.startswith(BOM * 2)
+        usual = (
+            "run `qmesh render-config --write`, which removes the mark" if is_one else "save it without marks"
+        )
+        yield build_refusal(Mark(0, 0, 0), "unreadable", message, usual, cured=is_one)
     for oddity in config.oddities:
         if oddity.is_rusts:
             yield build_refusal(oddity.mark, "unreadable", oddity.problem, oddity.hint)
