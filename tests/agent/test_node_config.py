@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qmesh.agent.commands.check import _read_config_file
 from qmesh.agent.node import node_config
 from qmesh.errors import BadInput
 from qmesh.host.config_directory import ConfigDirectory
@@ -26,3 +27,39 @@ def test_what_is_not_utf_8_is_named_by_its_place(tmp_path, octets, place):
     assert "UTF-8" in refused.value.message
     assert HEX not in refused.value.message
     assert (tmp_path / "config.yml").read_bytes() == octets
+
+
+def test_utf_16_is_read_for_a_check_and_refused_for_a_change(tmp_path):
+    directory = ConfigDirectory(tmp_path, None)
+    octets = "\ufeffp2p: {}\n".encode("utf-16-le")
+    (tmp_path / "config.yml").write_bytes(octets)
+    found = node_config.read_in_any_encoding(directory)
+    assert (found.text, found.is_utf16) == ("p2p: {}\n", True)
+    with pytest.raises(BadInput, match="is UTF-16") as refused:
+        node_config.read(directory)
+    assert "iconv" in refused.value.hint
+    (tmp_path / "config.yml").write_bytes(octets[:-1])
+    with pytest.raises(BadInput, match="line 1, column 8: this is not UTF-16"):
+        node_config.read_in_any_encoding(directory)
+
+
+@pytest.mark.parametrize("path", ["", "elsewhere/keys.yml"])
+def test_a_check_looks_at_the_mode_of_keys_yml_where_config_yml_says_it_is(tmp_path, path):
+    node = tmp_path / "node"
+    keys = tmp_path / path if path else node / "keys.yml"
+    for folder in (node, keys.parent):
+        folder.mkdir(exist_ok=True)
+    (node / "config.yml").write_text(f"key: {{keyManagerFile: {{path: '{path}'}}}}\n", encoding="utf-8")
+    directory = ConfigDirectory(node, None)
+    for mode in (None, 0o644, 0o600):
+        if mode is not None:
+            keys.touch()
+            keys.chmod(mode)
+        _, config = _read_config_file(directory)
+        assert config is not None
+        assert config.keys is not None
+        assert (config.keys.path, config.keys.mode) == (str(keys), mode)
+    (node / "config.yml").write_text("key: [\n", encoding="utf-8")
+    _, config = _read_config_file(directory)
+    assert config is not None
+    assert config.keys is None

@@ -641,6 +641,59 @@ def test_a_list_that_qmesh_cannot_read_is_told_with_what_else_there_is():
     assert any("an anchor (&), alias (*) or tag (!)" in each for each in wrong)
 
 
+def test_keys_yml_is_its_owners_alone_too():
+    keys = SecretFile("/c/keys.yml", 0o644)
+    right = with_config(config(WORKERS))
+    assert right.config is not None
+    around = replace(right, config=replace(right.config, keys=keys))
+    (finding,) = list_findings(WANTED, WANTED, around)
+    assert (finding.code, finding.subject, finding.seen) == ("config-mode", "/c/keys.yml", "mode 0644")
+    assert finding.cure == "chmod 600 /c/keys.yml"
+    for mode in (0o600, 0o400, None):
+        around = replace(right, config=replace(right.config, keys=replace(keys, mode=mode)))
+        assert found(around=around) == []
+
+
+def test_utf_16_is_read_where_the_node_reads_it_and_no_program_writes_it():
+    right = with_config(config(WORKERS))
+    assert right.config is not None
+    around = replace(right, config=replace(right.config, is_utf16=True))
+    assert found(around=around) == [("config-lint", "warning", "/c/config.yml:1:1")]
+    assert ("config-lint", "error", "/c/config.yml:1:1") in found(around=replace(around, profile="2.1-rust"))
+
+
+def test_a_stale_list_that_qmesh_cannot_write_says_what_to_change_first():
+    around = with_config("engine: {filter: x}\nengine:\n  dataWorkerMultiaddrs: []\n")
+    lint, stale = list_findings(WANTED, WANTED, around)
+    assert (lint.code, lint.severity, stale.code, stale.severity) == (
+        "config-lint",
+        "warning",
+        "config-stale",
+        "error",
+    )
+    assert "a second `engine:`" in stale.seen
+    assert stale.cure.startswith("move what is below it to line 1")
+    assert stale.cure.endswith("then `qmesh render-config --write`")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"x: &x [{', '.join(WORKERS)}]\nengine: {{dataWorkerMultiaddrs: *x}}\n",
+        f"x: &x {{dataWorkerMultiaddrs: [{', '.join(WORKERS)}]}}\nengine: *x\n",
+        f"engine: {{dataWorkerMultiaddrs: !x [{', '.join(WORKERS)}]}}\n",
+        f"x: &x {{dataWorkerMultiaddrs: [{', '.join(WORKERS)}]}}\nengine: {{<<: *x}}\n",
+        f"engine: {{dataWorkerMultiaddrs: []}}\nengine: {{dataWorkerMultiaddrs: [{', '.join(WORKERS)}]}}\n",
+        f"engine: {{dataWorkerMultiaddrs: [{', '.join(WORKERS)}]}}\nengine: {{filter: x}}\n",
+    ],
+)
+def test_a_list_is_compared_as_the_node_reads_it(text):
+    around = with_config(text)
+    assert [code for code, severity, _ in found(around=around) if severity == "error"] == []
+    wrong = text.replace("40003", "40009").replace("10.77.0.1/tcp", "10.77.0.9/tcp")
+    assert [code for code, severity, _ in found(around=with_config(wrong)) if severity == "error"]
+
+
 def test_a_file_that_cannot_be_read_is_a_finding_and_nothing_else_is_guessed():
     unreadable = ConfigFile("/c/config.yml", None, None, unreadable="/c/config.yml is not UTF-8")
     assert found(around=replace(AROUND, config=unreadable)) == [("config-lint", "error", "/c/config.yml")]

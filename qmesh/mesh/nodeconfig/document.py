@@ -229,6 +229,29 @@ def resolve_alias(node: Node) -> Node:
     return node.target if isinstance(node, Alias) else node
 
 
+def walk_pairs(section: Node | None, *, has_merges: bool) -> Iterator[tuple[Scalar, Node]]:
+    """Keys and values of a section, after those of the sections that are merged into it, each once.
+
+    Without aliases. has_merges: whether the node knows merge keys.
+    """
+    waiting: list[Node | None] = [section]
+    found: dict[int, list[tuple[Scalar, Node]]] = {}
+    while waiting:
+        mapping = waiting.pop()
+        if not isinstance(mapping, Mapping) or id(mapping) in found:
+            continue
+        pairs = found.setdefault(id(mapping), [])
+        for name, node in mapping.pairs:
+            value = resolve_alias(node)
+            if has_merges and name.value == "<<" and not name.style:
+                merged = value.items[::-1] if isinstance(value, Sequence) else (value,)
+                waiting += map(resolve_alias, merged)
+            else:
+                pairs.append((name, value))
+    for pairs in reversed(found.values()):
+        yield from pairs
+
+
 def _find_marks_inside(text: str, body: str) -> Iterator[BadConfig]:
     """Byte order marks but the one in front."""
     at = body.find(BOM)

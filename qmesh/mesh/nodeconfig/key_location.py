@@ -17,6 +17,7 @@ from qmesh.mesh.nodeconfig.document import (
     bad_config_at,
     find_pair,
     resolve_alias,
+    walk_pairs,
 )
 
 Value: TypeAlias = str | tuple[str, ...]
@@ -138,14 +139,14 @@ def read_as_node(root: Node | None, key: Key, *, is_list: bool, has_merges: bool
     """
     sections: list[Node | None] = [root]
     if key.section:
-        top = _walk_pairs(root, has_merges=has_merges)
-        sections = [value for name, value in top if name == key.section]
+        top = walk_pairs(root, has_merges=has_merges)
+        sections = [value for name, value in top if name.value == key.section]
     found: Node | None = None
     for section in sections:
         if isinstance(section, Scalar):
             found = None
-        for name, value in _walk_pairs(section, has_merges=has_merges):
-            if name in {key.name, key.alias}:
+        for name, value in walk_pairs(section, has_merges=has_merges):
+            if name.value in {key.name, key.alias}:
                 found = value
     if isinstance(found, Sequence) and is_list:
         items = map(resolve_alias, found.items)
@@ -153,26 +154,6 @@ def read_as_node(root: Node | None, key: Key, *, is_list: bool, has_merges: bool
     if isinstance(found, Scalar) and not is_list and not found.is_null:
         return found.value
     return None
-
-
-def _walk_pairs(section: Node | None, *, has_merges: bool) -> Iterator[tuple[str, Node]]:
-    """Names and values of a section, after those of the sections that are merged into it, each once."""
-    waiting: list[Node | None] = [section]
-    found: dict[int, list[tuple[str, Node]]] = {}
-    while waiting:
-        mapping = waiting.pop()
-        if not isinstance(mapping, Mapping) or id(mapping) in found:
-            continue
-        pairs = found.setdefault(id(mapping), [])
-        for name, node in mapping.pairs:
-            value = resolve_alias(node)
-            if has_merges and name.value == "<<" and not name.style:
-                merged = value.items[::-1] if isinstance(value, Sequence) else (value,)
-                waiting += map(resolve_alias, merged)
-            else:
-                pairs.append((name.value, value))
-    for pairs in reversed(found.values()):
-        yield from pairs
 
 
 def require_scalar(item: Node) -> Scalar:

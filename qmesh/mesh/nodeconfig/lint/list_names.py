@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, resolve_alias
+from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, resolve_alias, walk_pairs
 from qmesh.mesh.nodeconfig.profiles import profile_facts
 from qmesh.mesh.values import PROFILES, Profile
 
@@ -70,11 +70,12 @@ def find_profiles(name: str) -> tuple[Profile, ...]:
 
 def find_lists(root: Node | None, profile: Profile) -> tuple[FoundList, ...]:
     """The profile's lists in a config, in the order of the text."""
-    sections = (value for key, value in mapping_pairs(root) if key.value == SECTION)
+    has_merges = profile != "2.1-rust"
+    sections = (value for key, value in walk_pairs(root, has_merges=has_merges) if key.value == SECTION)
     return tuple(
-        FoundList(role, key, resolve_alias(value))
+        FoundList(role, key, value)
         for section in sections
-        for key, value in mapping_pairs(section)
+        for key, value in walk_pairs(section, has_merges=has_merges)
         for role, spellings in _SPELLINGS[profile].items()
         if key.value in spellings
     )
