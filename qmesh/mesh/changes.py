@@ -173,11 +173,10 @@ def set_mesh_options(inventory: Inventory, options: MeshOptions) -> Inventory:
         # What only the other version has, it takes with it.
         own = {"base_port": known.base_port, "p2p_base_port": known.p2p_base_port}
         asked = {**own, "stream": "tunnel", "master_proxy": False, **asked}
-    after = _change_inventory(inventory, **asked)
-    # A mesh that has such an option from before may be changed in all else, and is mended by another value.
+    # A mesh that has such an option from before may be changed in all else, and gets right by another value.
     if options.node is not None or options.stream == "public" or options.master_proxy:
-        refuse_unsupported_options(after)
-    return after
+        refuse_unsupported_options(inventory, asked)
+    return _change_inventory(inventory, **asked)
 
 
 def find_renumbered_machines(before: Inventory, after: Inventory) -> tuple[RenumberedMachine, ...]:

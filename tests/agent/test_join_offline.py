@@ -128,7 +128,29 @@ def test_a_request_is_the_same_again(directory):
     assert contents(cluster.machine()) == before
     moved = msgspec.structs.replace(WISH, endpoint="198.51.100.9:51820")
     assert json.loads(parse_request(cluster.ask(invitation, wish=moved)).redemption)["endpoint"]
+    told = msgspec.structs.replace(WISH, announce="203.0.113.7")
+    assert (
+        json.loads(parse_request(cluster.ask(invitation, wish=told)).redemption)["announce"] == "203.0.113.7"
+    )
     assert cluster.ask(invitation) == request
+
+
+def test_where_a_machine_is_announced_is_what_it_says_else_what_its_invitation_said(directory):
+    cluster = Cluster(directory)
+    wish = invite_command.InviteOptions(
+        name="machine-b", workers=4, endpoint=None, expires="24h", announce="b.example.org"
+    )
+    invitation = invite(cluster.control, wish)
+    cluster.admit(cluster.ask(invitation))
+    told = msgspec.structs.replace(WISH, announce="203.0.113.7")
+    cluster.admit(cluster.ask(cluster.invite("machine-c"), "third", told))
+    found = {each.name: each.announce for each in load_local(cluster.control).inventory.machines}
+    assert found == {"control": None, "machine-b": "b.example.org", "machine-c": "203.0.113.7"}
+    for wrong in ("10.77.0.7", "192.168.0.7"):
+        bad = msgspec.structs.replace(WISH, announce=wrong)
+        refused(partial(cluster.ask, invitation, "fourth", bad), BadInput, "cannot be announced")
+        bad_invitation = msgspec.structs.replace(wish, name="machine-d", announce=wrong)
+        refused(partial(invite, cluster.control, bad_invitation), BadInput, "cannot be announced")
 
 
 def test_e2_what_is_carried_and_kept_has_no_secret_of_the_invitation(directory):
@@ -149,6 +171,7 @@ def test_e2_an_altered_request_is_refused(directory):
         {"workers": 64},
         {"public_key": load_local(cluster.control).machine.public_key},
         {"endpoint": "192.168.0.66:51820"},
+        {"announce": "198.51.100.66"},
         {"proof": "0" * 64},
     )
     for changed in changes:

@@ -154,6 +154,56 @@ def test_another_version_of_the_node_opens_its_streams_to_members_only(lab, tuto
     config = control.read(f"{CONFIG}/config.yml")
     assert "  dataWorkerStreamMultiaddrs:\n    - /ip4/10.77.0.1/tcp/32500\n" in config
     assert "  streamListenMultiaddr: /ip4/0.0.0.0/tcp/8340\n" in config
+    announced_by_set(control, b)
     facts(control, "set", "--node", "1.4")
     message = refusal(control, "render-config", "--config", CONFIG, code=2)
     assert "qmesh set --node 2.1" in message
+
+
+def announced_by_set(control: Machine, b: Machine) -> None:
+    """What the network is told of the machines, from nothing known to all, and what cannot be told."""
+    missing = [
+        each for each in facts(control, "check", code=1)["findings"] if each["code"] == "announce-missing"
+    ]
+    assert [(each["severity"], each["subject"]) for each in missing] == [
+        ("error", "control"),
+        ("error", "machine-b"),
+        ("error", "machine-c"),
+    ]
+    assert missing[1]["cure"] == "qmesh set machine-b --announce ADDRESS"
+    revision = facts(control, "status")["revision"]
+    for address in ("", "10.77.0.3"):
+        refusal(control, "set", "machine-b", "--announce", address, code=2)
+    for words in (("--stream", "public"), ("--master-proxy",)):
+        message = refusal(control, "set", "--node", "2.1-rust", *words, code=2)
+        assert f"node 2.1-rust does not support {words[0]}" in message
+    assert facts(control, "status")["revision"] == revision
+    hosts = {"control": "203.0.113.5", "machine-c": "c.example.org", "machine-b": "203.0.113.7"}
+    *_, done = [facts(control, "set", name, "--announce", host) for name, host in hosts.items()]
+    (opened,) = done["open_ports"]
+    assert (opened["machine"], opened["host"]) == ("machine-b", "203.0.113.7")
+    assert opened["open"] == [
+        {"protocol": "tcp", "ports": [25003, 25004, 25005, 25006], "purpose": "workers"}
+    ]
+    # The control process alone reads what is announced.
+    assert done["restart"] == ["control"]
+    knows(b, done["revision"])
+    for machine in (control, b):
+        qmesh(machine, "render-config", "--write", "--config", CONFIG)
+        config = machine.read(f"{CONFIG}/config.yml")
+        assert config.count("    - /ip4/203.0.113.5/tcp/8340\n") == 17
+        assert "    - /ip4/203.0.113.7/tcp/25003\n" in config
+        assert "    - /dns4/c.example.org/tcp/25016\n" in config
+        assert "unknown.invalid" not in config
+    codes = {each["code"] for each in facts(control, "check", code=1)["findings"]}
+    assert not codes & {"announce-missing", "config-stale"}
+    shown = qmesh(b, "status", "--ports").stdout.splitlines()
+    assert shown[1:] == [
+        "machine-b at 203.0.113.7: TCP 25003-25006 (workers)",
+        "machine-c at c.example.org: TCP 25007-25016 (workers)",
+    ]
+    assert shown[0].startswith(
+        "control at 203.0.113.5: UDP 51820 (WireGuard), UDP 8336 (node), TCP 8340 (node),"
+    )
+    taken_back = facts(control, "set", "machine-b", "--announce", "none")
+    assert taken_back["open_ports"][0]["host"] is None

@@ -56,6 +56,7 @@ BAD_OPTIONS = {
         *("10.77.0.1/20", "10.77.0.0/31", "10.77.0.0/32", "192.168.0.0/24", "10.0.0.0", "fe", "::/127"),
     ),
     "--endpoint": (*("", "a b", "a:0", "a:65536", "1.2.3", "[::1", "10.77.0.9", "-x", "a\n.b", "x" * 300),),
+    "--announce": ("", "10.77.0.9", "hel-2", "203.0.113.7:25000", "/ip4/203.0.113.7/tcp/25000", "x" * 300),
     "--node": ("1.5", "2.2", "rust", ""),
     "--interface": ("", "a b", "x" * 16, "../x", "taken0", "lo", "eth0"),
     "--config": ("/root/none", "/root/broken", "/etc/hosts"),
@@ -71,6 +72,19 @@ def test_init_refuses_bad_input_and_leaves_nothing(blank, option):
     given = [word for name, value in defaults.items() if name != option for word in (name, value)]
     for value in BAD_OPTIONS[option]:
         refusal(blank, "init", *given, option, value, code=2)
+    assert what_is_there(blank) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "because"),
+    [
+        (("--network", "fd77::/64"), "does not support --network fd77::/64"),
+        (("--announce", "2001:db8::7"), "cannot be announced at 2001:db8::7"),
+    ],
+)
+def test_init_refuses_what_the_rust_node_would_not_work_with(blank, options, because):
+    before = what_is_there(blank)
+    assert because in refusal(blank, "init", "--node", "2.1-rust", "--workers", "3", *options, code=2)
     assert what_is_there(blank) == before
 
 

@@ -224,6 +224,11 @@ def test_what_the_rust_node_would_not_work_with_is_refused_and_of_a_mesh_of_befo
         set_mesh_options(older, options)
 
 
+def test_what_is_not_supported_is_told_before_what_it_lacks_besides():
+    with pytest.raises(BadInput, match="does not support --stream public"):
+        set_mesh_options(TUTORIAL, MeshOptions(node="2.1-rust", stream="public"))
+
+
 def test_an_option_that_the_rust_node_does_not_support_can_be_given_up():
     older = msgspec.structs.replace(
         set_mesh_options(REACHED, MeshOptions(node="2.1", stream="public", master_proxy=True)),

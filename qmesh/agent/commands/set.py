@@ -34,12 +34,12 @@ def set_machine(
     """Another count of workers for a machine, other endpoints, or other ports that are closed or left open.
 
     endpoints: an empty tuple for none. node_files: whether it may fetch the node's files.
-    announce: where the node's network reaches it; empty for no word of that.
+    announce: where the node's network reaches it; `none` for no word of that.
     """
     count = None if workers is None else validate_worker_count(workers)
     reached = None if endpoints is None else [Endpoint.parse(text, default_port=None) for text in endpoints]
 
-    host = parse_public_host(announce) if announce else None
+    host = None if announce is None or announce == "none" else parse_public_host(announce)
 
     def apply_changes(mesh: Inventory) -> Inventory:
         revision = mesh.revision

@@ -144,7 +144,7 @@ def command(
             name,
             workers=workers,
             endpoints=_parse_endpoints(endpoint),
-            announce="" if announce == "none" else announce,
+            announce=announce,
             node_files=None if node_files is None else node_files == "on",
             ports=_parse_ports(guard_port, source, leave_open),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -20,19 +20,24 @@ class UnsupportedOption(msgspec.Struct, frozen=True):
 
 def list_unsupported_options(inventory: Inventory) -> tuple[UnsupportedOption, ...]:
     """Those of a mesh that its node's program does not support; a mesh of before may have some."""
-    return tuple(_find_unsupported_options(inventory))
+    return tuple(_find_unsupported_options(inventory, {}))
 
 
-def _find_unsupported_options(inventory: Inventory) -> Iterator[UnsupportedOption]:
-    if inventory.node != "2.1-rust":
+def _find_unsupported_options(
+    inventory: Inventory, changed: Mapping[str, object]
+) -> Iterator[UnsupportedOption]:
+    node, stream, master_proxy = (
+        changed.get(name, getattr(inventory, name)) for name in ("node", "stream", "master_proxy")
+    )
+    if node != "2.1-rust":
         return
-    if inventory.stream == "public":
+    if stream == "public":
         yield UnsupportedOption(
             "--stream public",
             "its worker ports serve the control process alone, and anyone who reaches one stops the worker",
             "run `qmesh set --stream tunnel`",
         )
-    if inventory.master_proxy:
+    if master_proxy:
         yield UnsupportedOption(
             "--master-proxy",
             "its workers speak plaintext to the control process, which takes only TLS: nothing that they"
@@ -48,7 +53,10 @@ def _find_unsupported_options(inventory: Inventory) -> Iterator[UnsupportedOptio
         )
 
 
-def refuse_unsupported_options(inventory: Inventory) -> None:
-    """Raise BadInput where a mesh has an option that its node's program does not support."""
-    for each in list_unsupported_options(inventory):
-        raise BadInput(f"node {inventory.node} does not support {each.option}: {each.reason}", hint=each.hint)
+def refuse_unsupported_options(inventory: Inventory, changed: Mapping[str, object] | None = None) -> None:
+    """Raise BadInput where a mesh has an option that its node's program does not support.
+
+    changed: fields of the mesh that it would have then, by name.
+    """
+    for each in _find_unsupported_options(inventory, changed or {}):
+        raise BadInput(f"node 2.1-rust does not support {each.option}: {each.reason}", hint=each.hint)
