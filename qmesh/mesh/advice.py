@@ -12,6 +12,8 @@ from typing import Final
 import msgspec
 
 from qmesh.mesh.inventory import Inventory, worker_ports
+from qmesh.mesh.reachability.announcements import list_missing_announcements
+from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
 from qmesh.mesh.values import format_port_ranges
 
 STEPS: Final = (128, 1024, 2048)
@@ -52,6 +54,8 @@ def list_advice(inventory: Inventory, here: AdviceInputs) -> tuple[str, ...]:
     """The lines, those about the whole cluster first."""
     return (
         *_advise_on_handover(inventory, here),
+        *_advise_on_unsupported_options(inventory),
+        *_advise_on_announcements(inventory),
         *_advise_on_worker_count(inventory),
         *_advise_on_live_workers(inventory, here),
         *_advise_on_uneven_machines(inventory),
@@ -73,6 +77,21 @@ def _advise_on_handover(inventory: Inventory, here: AdviceInputs) -> Iterator[st
             f"the control role is being handed over to {inventory.successor}, and the mesh can't be changed"
             f" until then; `qmesh handover {inventory.successor}` continues it, `qmesh handover --cancel`"
             " cancels it"
+        )
+
+
+def _advise_on_unsupported_options(inventory: Inventory) -> Iterator[str]:
+    for each in list_unsupported_options(inventory):
+        yield f"node {inventory.node} does not support {each.option}: {each.reason}; {each.hint}"
+
+
+def _advise_on_announcements(inventory: Inventory) -> Iterator[str]:
+    names = [each.machine for each in list_missing_announcements(inventory)]
+    if names:
+        shown = " and ".join((*names[:2], *([f"{len(names) - 2} more"] if len(names) > 2 else ())))
+        yield (
+            f"no other node can call the workers of {shown}: run `qmesh set {names[0]} --announce ADDRESS` on"
+            f" {inventory.control}, with the address at which the internet reaches it"
         )
 
 

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from qmesh.mesh.advice import AdviceInputs, list_advice
+from qmesh.mesh.changes import set_announced_host
 from tests.support.factories import TUTORIAL, cluster
 
 FINE = AdviceInputs(name="a", memory=10**15, disk=10**15, reserved=frozenset(range(1, 65536)))
@@ -64,8 +65,33 @@ def test_a_control_node_that_was_off_while_the_role_moved_on_is_told_the_way_bac
 )
 def test_where_the_cluster_stands(count, expected):
     assert list(list_advice(cluster(count), FINE)) == expected
-    newer = msgspec.structs.replace(cluster(count), node="2.1", p2p_base_port=25000)
+    newer = msgspec.structs.replace(
+        set_announced_host(cluster(count), "a", "203.0.113.5"), node="2.1", p2p_base_port=25000
+    )
     assert list_advice(newer, FINE) == ()
+
+
+def test_machines_that_no_node_can_call_are_named_with_the_command():
+    mesh = cluster(1, 1, 1, 1, node="2.1-rust", p2p_base_port=25000)
+    (said,) = list_advice(mesh, FINE)
+    assert said.startswith(
+        "no other node can call the workers of a and b and 2 more: run `qmesh set a --announce"
+    )
+    for name in "abc":
+        mesh = set_announced_host(mesh, name, "203.0.113.5")
+    (said,) = list_advice(mesh, FINE)
+    assert said.startswith(
+        "no other node can call the workers of d: run `qmesh set d --announce ADDRESS` on a"
+    )
+    assert list_advice(set_announced_host(mesh, "d", "203.0.113.5"), FINE) == ()
+
+
+def test_an_option_that_the_node_does_not_support_is_named():
+    mesh = set_announced_host(
+        cluster(1, node="2.1-rust", p2p_base_port=25000, master_proxy=True), "a", "a.org"
+    )
+    (said,) = list_advice(mesh, FINE)
+    assert said.startswith("node 2.1-rust does not support --master-proxy: its workers speak plaintext")
 
 
 @pytest.mark.parametrize(

@@ -475,6 +475,12 @@ def test_a_config_that_does_not_tell_its_node_or_has_lists_that_count_nothing_is
     unsure = "config.yml does not tell the node's version: 2.0 is assumed; otherwise pass --node"
     assert list_config_notes("p2p: {}\n", "2.0", is_sure=False) == (unsure,)
     assert list_config_notes("p2p: {}\n", "2.0", is_sure=True) == ()
+    proxied = "engine:\n  enableMasterProxy: {}\n"
+    (said,) = list_config_notes(proxied.format("true"), "2.1-rust", is_sure=True)
+    assert "engine.enableMasterProxy: node 2.1-rust does not support that" in said
+    for value in ("false", "[]", "&a true"):
+        assert list_config_notes(proxied.format(value), "2.1-rust", is_sure=True) == ()
+    assert list_config_notes(proxied.format("true"), "2.1", is_sure=True) == ()
     assert list_config_notes("dataWorkerMultiaddrs: []\n", "2.0", is_sure=True) == (
         "config.yml, line 1, column 1: the node ignores dataWorkerMultiaddrs silently",
     )

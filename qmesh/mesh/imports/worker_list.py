@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 
 from qmesh.errors import BadInput
 from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine, core_text, is_loopback_or_unspecified
-from qmesh.mesh.nodeconfig import detect_profile, find_ignored_lists, parse_multiaddr
+from qmesh.mesh.nodeconfig import (
+    MASTER_PROXY,
+    detect_profile,
+    find_ignored_lists,
+    parse_multiaddr,
+    read_settings,
+)
 from qmesh.mesh.nodeconfig.document import (
     Mapping,
     Mark,
@@ -146,4 +153,18 @@ def list_config_notes(config: str | ParsedConfig, profile: Profile, *, is_sure: 
         f"config.yml, line {key.line}, column {key.column}: the node ignores {key.key} silently"
         for key in find_ignored_lists(config, profile)
     )
-    return (*unsure, *ignored)
+    return (*unsure, *ignored, *_note_master_proxy(config, profile))
+
+
+def _note_master_proxy(config: str | ParsedConfig, profile: Profile) -> Iterator[str]:
+    """What a mesh of 2.1-rust does not take over: its program would publish nothing of its workers."""
+    if profile != "2.1-rust":
+        return
+    value = None
+    with contextlib.suppress(BadInput):  # `render-config` refuses what cannot be changed there
+        (value,) = read_settings(config, [(MASTER_PROXY, False)])
+    if value == "true":
+        yield (
+            f"config.yml has {MASTER_PROXY}: node 2.1-rust does not support that, nothing that its workers"
+            " publish would arrive; the mesh sets it to false"
+        )

@@ -41,6 +41,7 @@ from qmesh.mesh.nodeconfig.profiles import (
 )
 from qmesh.mesh.nodeconfig.redaction import read_secret, redact_config
 from qmesh.mesh.nodeconfig.render import (
+    MASTER_PROXY,
     build_desired_settings,
     build_expected_mesh,
     build_worker_settings,
@@ -56,6 +57,7 @@ from qmesh.mesh.nodeconfig.render import (
 from qmesh.mesh.nodeconfig.worker_list import IgnoredList, find_ignored_lists, read_workers
 
 __all__ = [
+    "MASTER_PROXY",
     "ExpectedMesh",
     "IgnoredList",
     "Key",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
+from typing import Final
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import WILDCARD, Inventory, list_workers
@@ -24,7 +25,8 @@ from qmesh.mesh.reachability.announcements import (
 )
 from qmesh.mesh.values import GRPC_PORT, NOT_SHOWN, PROFILES, STREAM_PORT, Profile
 
-_MASTER_PROXY = Key("engine", "enableMasterProxy")
+MASTER_PROXY: Final = Key("engine", "enableMasterProxy")
+"""Whether other provers reach the workers via the control process."""
 
 
 def build_desired_settings(inventory: Inventory, name: str) -> tuple[Setting, ...]:
@@ -51,7 +53,7 @@ def _build_2_1_settings(inventory: Inventory, name: str, known: ProfileFacts) ->
     if known.p2p_key is None or known.stream_key is None:
         return
     yield Setting(known.p2p_key, tuple(list_p2p_entries(inventory)))
-    yield Setting(_MASTER_PROXY, "true" if inventory.master_proxy else "false")
+    yield Setting(MASTER_PROXY, "true" if inventory.master_proxy else "false")
     address = WILDCARD if name == inventory.control else inventory.control_node.address
     yield Setting(known.stream_key, f"/ip{6 if ':' in address else 4}/{address}/tcp/{STREAM_PORT}")
 
