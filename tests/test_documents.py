@@ -210,7 +210,8 @@ def mistyped(words: list[str]) -> list[str]:
         name = None
     if name is not None and name not in COMMANDS:
         return [name]
-    options = {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)}
+    own = [word for before, word in zip(["", *words], words, strict=False) if before != "--node-args"]
+    options = {word.partition("=")[0] for word in own if re.match("--?[a-z]", word)}
     return sorted(options - options_of(None) - (set() if name is None else options_of(name)))
 
 
@@ -219,6 +220,7 @@ def test_what_is_mistyped_is_found():
     assert mistyped(["set", "hel-2", "--worker", "8"]) == ["--worker"]
     assert mistyped(["set", "hel-2", "--workers=8", "--json"]) == []
     assert mistyped(["--versions"]) == ["--versions"]
+    assert mistyped(["units", "--node-args", "--debug", "--writ", "x"]) == ["--writ"]
     line = "QMESH_TRACEBACK=1 sudo qmesh plan && ssh fra-1 'qmesh invite hel-2' | qmesh join - > x; rm y"
     assert [words[0:2] for words in commands_in(line)] == [
         *(["qmesh", "plan"], ["ssh", "fra-1"], ["qmesh", "invite"], ["qmesh", "join"], ["rm", "y"]),

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.machines]
 WORKER_PORT, NEIGHBOUR = 40000, 39999
 UNITS = Path("etc/systemd/system")
 NFTABLES = Path("/usr/lib/systemd/system/nftables.service")
-PROGRAM = "/usr/local/bin/stand-in"
+PROGRAM = "/root/stand-in"
 PYTHON = f"{sys.executable} -I -S {TOOLS / 'knock.py'}"
 
 FLUSHING = """\
@@ -124,11 +124,12 @@ def disk(tmp_path_factory) -> Path:
         control = make_control(lab)
         qmesh(control, "render-config", "--write")
         control.run(["mkdir", "/root/units"])
+        control.write(PROGRAM, OTHER_FILES[PROGRAM[1:]], 0o755)
         qmesh(control, "units", "--write", "/root/units", "--program", PROGRAM)
         stop_agent(control)
         there = Path(f"/proc/{control.pid}/root/root")
         (root / "var/lib").mkdir(parents=True)
-        (root / "root").mkdir(mode=0o700)
+        (root / "root").chmod(0o700)
         subprocess.run(["cp", "-a", there.with_name("var") / "lib/qmesh", root / "var/lib"], check=True)
         subprocess.run(["cp", "-a", there / "node", root / "root"], check=True)
         shutil.copytree(there / "units", root / UNITS)

@@ -326,6 +326,49 @@ def test_a_list_under_a_key_that_the_node_ignores_is_reported(lab):
     assert "line 4 column 3: `dataWorkersMultiaddrs` is misspelt" in done.stderr
 
 
+def test_units_of_a_program_that_cannot_be_started_are_not_written(lab):
+    control = make_control(lab)
+    control.run(["mkdir", "/root/units", "/root/node/directory"])
+    control.write("/root/node/text", "no program")
+    control.write("/root/node/closed", "#!/bin/sh\n", 0o644)
+    to = ("units", "--write", "/root/units")
+    for program, why in (
+        ("/root/node/nothing", "there is no program"),
+        ("/root/node/directory", "is a directory"),
+        ("/root/node/closed", "is not executable"),
+        ("/root/node/text", "is not executable"),
+        ("node", "not an absolute path"),
+    ):
+        assert why in refusal(control, *to, "--program", program, code=2)
+    assert "there is no program '/usr/local/bin/quilibrium-node'" in refusal(control, *to, code=2)
+    for arguments in ("--core 5", "--config=/tmp", "debug", "'"):
+        refusal(control, *to, "--program", "/bin/true", "--node-args", arguments, code=2)
+    assert control.run(["ls", "/root/units"]).stdout == ""
+
+
+def test_the_nodes_further_arguments_and_its_second_program_are_kept_in_the_units(lab):
+    control = make_control(lab)
+    control.run(["mkdir", "/root/units"])
+    control.write("/root/node/node", "#!/bin/sh\n", 0o755)
+    control.write("/root/node/quil-amount-proof-worker", "#!/bin/sh\n", 0o755)
+    to = ("units", "--write", "/root/units")
+    done = qmesh(control, *to, "--program", "/root/node/node", "--node-args", "--debug --log-filter 'a b'")
+    assert "/root/node/quil-amount-proof-worker, lies beside it" in done.stderr
+    end = ' --debug --log-filter "a b"\n'
+    worker, process = "/root/units/qmesh-worker@.service", "/root/units/qmesh-control.service"
+    assert f"ExecStart=/root/node/node --config {CONFIG} --core %i{end}" in control.read(worker)
+    assert f"ExecStart=/root/node/node --config {CONFIG}{end}" in control.read(process)
+    assert "up to date" in qmesh(control, *to).stderr
+    control.run(["cp", "/root/node/node", "/root/node/newer"])
+    qmesh(control, *to, "--program", "/root/node/newer")
+    assert f"ExecStart=/root/node/newer --config {CONFIG} --core %i{end}" in control.read(worker)
+    assert facts(control, *to, "--node-args", "")["second_program"] == "/root/node/quil-amount-proof-worker"
+    assert f"ExecStart=/root/node/newer --config {CONFIG} --core %i\n" in control.read(worker)
+    # What has gone since stays in the units, and is told of.
+    control.run(["rm", "/root/node/newer"])
+    assert "there is no program '/root/node/newer'" in qmesh(control, *to).stderr
+
+
 def test_the_units_are_what_systemd_takes(lab):
     control = make_control(lab)
     control.run(["mkdir", "/root/units"])

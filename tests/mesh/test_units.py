@@ -287,6 +287,15 @@ def test_a_node_process_has_the_rights_of_the_config_directorys_owner_alone(name
     assert settings(text, "NoNewPrivileges") == ["yes"]
 
 
+@pytest.mark.parametrize("name", [CONTROL_PROCESS, WORKER])
+def test_a_node_process_may_start_a_program_that_lies_beside_its_own(name: str) -> None:
+    for setting in (
+        *("ExecPaths", "NoExecPaths", "InaccessiblePaths", "ProtectHome", "RootDirectory", "RootImage"),
+        *("TemporaryFileSystem", "PrivateUsers", "MemoryDenyWriteExecute", "TasksMax", "LimitNPROC"),
+    ):
+        assert settings(CONTROL_UNITS[name], setting) == [], setting
+
+
 @pytest.mark.parametrize("user", ["", "Alice", "a b", "alice\nUser=root", "%u", "-1", "1-", "ä", "a" * 40])
 def test_a_user_that_not_every_systemd_takes_is_refused(user: str) -> None:
     assert_refused("systemd cannot run a program as a user named", user=user)

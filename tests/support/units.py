@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from qmesh.mesh.systemd.units import (
     Paths,
 )
 
 
-def paths(**named: str) -> Paths:
-    values = {
+def paths(**named: Any) -> Paths:
+    values: dict[str, Any] = {
         "python": "/opt/qmesh/bin/python",
         "state": "/var/lib/qmesh",
         "guard_file": "/var/lib/qmesh/guard.nft",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.units import find_removed_workers, render_units
+from qmesh.agent.commands.units import UnitOptions, find_removed_workers, render_units
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
@@ -17,7 +17,6 @@ from qmesh.host.system.systemd import (
     DEFAULT_PROGRAM,
     UNIT_DIRECTORY,
     UpdatedUnits,
-    find_installed_program,
     is_systemd_running,
     update_units,
 )
@@ -27,7 +26,8 @@ log = logging.getLogger("qmesh")
 
 EXAMPLES = (
     "qmesh units",
-    "qmesh units --write /etc/systemd/system --program /root/node/node-linux-amd64",
+    "qmesh units --write /etc/systemd/system --program /root/node/node-2.1.0.25-linux-amd64",
+    "qmesh units --write /etc/systemd/system --node-args '--debug'",
 )
 
 
@@ -50,6 +50,14 @@ def command(
             show_default=f"as the units have it, or {DEFAULT_PROGRAM}",
         ),
     ] = None,
+    node_args: Annotated[
+        str | None,
+        typer.Option(
+            help="Further arguments of the node, quoted as for a shell; '' for none.",
+            metavar="TEXT",
+            show_default="as the units have them",
+        ),
+    ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,15 +66,14 @@ def command(
     One template unit runs each data worker, and one target all workers of this machine. Only what
     changed is written. A unit that was edited is kept, and the exit code is 1.
     """
-    if program is None:
-        program = find_installed_program(directory or UNIT_DIRECTORY) or DEFAULT_PROGRAM
-    if not program.startswith("/"):
-        raise BadInput(
-            "--program is not an absolute path", hint="pass an absolute path, such as /root/node/node"
-        )
-    texts = render_units(State(state), program=program)
-    if not Path(program).is_file():
-        log.warning("there is no program %s: pass the path of the node's program with --program", program)
+    wish = UnitOptions(
+        directory=directory or UNIT_DIRECTORY,
+        write=directory is not None,
+        program=program,
+        arguments=node_args,
+    )
+    rendered = render_units(State(state), wish)
+    texts = rendered.texts
     done, removed = UpdatedUnits((), ()), tuple[int, ...]()
     if directory is not None:
         if not directory.is_dir():
@@ -74,7 +81,13 @@ def command(
         done = update_units(texts, directory)
         _log_written_units(directory, done)
         removed = find_removed_workers(State(state))
-    facts = {"units": texts, "written": done.written, "kept": done.kept, "removed_cores": removed}
+    facts = {
+        "units": texts,
+        "written": done.written,
+        "kept": done.kept,
+        "removed_cores": removed,
+        "second_program": rendered.second_program,
+    }
     print_answer(facts, as_json=as_json, text=lambda _: "" if directory else _render_text(texts))
     if done.kept:
         raise typer.Exit(1)

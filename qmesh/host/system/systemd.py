@@ -17,6 +17,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat, node_user, programs
+from qmesh.mesh.systemd.node_arguments import parse_unit_arguments
 from qmesh.mesh.systemd.unit_failures import MOST_NAMED, UnitFailure
 from qmesh.mesh.systemd.units import (
     AGENT,
@@ -49,7 +50,9 @@ def is_systemd_running() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
-def build_unit_paths(state: State, *, config_directory: str, program: str) -> Paths:
+def build_unit_paths(
+    state: State, *, config_directory: str, program: str, arguments: tuple[str, ...] = ()
+) -> Paths:
     """Where things are on this machine, for the units."""
     return Paths(
         python=sys.executable,
@@ -60,6 +63,7 @@ def build_unit_paths(state: State, *, config_directory: str, program: str) -> Pa
         program=program,
         config_directory=config_directory,
         user=node_user.resolve_user_name(node_user.find_node_user(Path(config_directory))),
+        arguments=arguments,
     )
 
 
@@ -67,6 +71,12 @@ def find_installed_program(directory: Path) -> str | None:
     """The node's program that the worker's unit in a directory runs; None where there is no such unit."""
     unit = files.read(directory / WORKER)
     return None if unit is None else parse_node_program(unit.decode("utf-8", "replace"))
+
+
+def find_installed_arguments(directory: Path) -> tuple[str, ...]:
+    """The node's further arguments in the worker's unit in a directory; none where there is no such unit."""
+    unit = files.read(directory / WORKER)
+    return () if unit is None else parse_unit_arguments(unit.decode("utf-8", "replace"))
 
 
 def write_units(units: Mapping[str, str], directory: Path) -> None:

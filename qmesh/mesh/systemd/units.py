@@ -12,6 +12,7 @@ import msgspec
 from qmesh.errors import BadInput
 from qmesh.mesh.own_command import build_command_line
 from qmesh.mesh.systemd import sandbox
+from qmesh.mesh.systemd.node_arguments import render_node_arguments
 from qmesh.mesh.values import quote_text
 
 AGENT: Final = "qmesh.service"
@@ -48,6 +49,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     program: the node's program.
     config_directory: of the node's config.yml.
     user: who owns that, by name or number: the node's processes run as that user.
+    arguments: what the node is started with besides, from `parse_node_arguments`.
     """
 
     python: str
@@ -58,6 +60,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     program: str
     config_directory: str
     user: str = sandbox.ROOT
+    arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for path in (self.python, self.nft, self.program):
@@ -71,7 +74,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
                 f"systemd cannot run a program as a user named {quote_text(self.user)}",
                 hint="pass the user's number",
             )
-        for path in msgspec.structs.astuple(self)[:-1]:
+        for path in msgspec.structs.astuple(self)[:-2]:
             if not path.startswith("/") or ".." in path.split("/") or not path.isprintable():
                 raise BadInput(
                     f"{quote_text(path)} is not a path for a systemd unit",
@@ -266,7 +269,7 @@ Description=Quilibrium control process (core 0)
 {_render_node_unit(after, "network-online.target")}
 [Service]
 {_render_ready_command(paths, "ExecStartPre", "0", _STARTABLE_S)}
-ExecStart={_quote_path(paths.program)} --config {_quote_argument(paths.config_directory)}
+ExecStart={_render_node_command(paths)}
 {_render_node_service(paths)}
 [Install]
 WantedBy=multi-user.target
@@ -281,7 +284,7 @@ PartOf={WORKERS}
 {_render_node_unit(after)}
 [Service]
 {_render_ready_command(paths, "ExecStartPre", "%i", _STARTABLE_S)}
-ExecStart={_quote_path(paths.program)} --config {_quote_argument(paths.config_directory)} --core %i
+ExecStart={_render_node_command(paths, "--core", "%i")}
 {_render_ready_command(paths, "ExecStartPost", "%i", _LISTENING_S)} --listening
 {_render_node_service(paths)}
 [Install]
@@ -304,6 +307,11 @@ def _render_ready_command(paths: Paths, setting: str, core: str, timeout_s: int)
     # Then the user's directory is the working directory of root, and the user's home is $HOME.
     words = ("--config", paths.config_directory, "--timeout", str(timeout_s))
     return f"{setting}=+{_render_qmesh_command(paths, 'ready', core, *words)}"
+
+
+def _render_node_command(paths: Paths, *core: str) -> str:
+    words = (_quote_path(paths.program), "--config", _quote_argument(paths.config_directory), *core)
+    return " ".join(words) + render_node_arguments(paths.arguments)
 
 
 def _render_node_service(paths: Paths) -> str:
