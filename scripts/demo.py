@@ -137,7 +137,8 @@ class Demo:
         control = Member(self.lab.machine("machine-a", "192.168.0.200", "fd00:1a::200"), 3)
         self.members.append(control)
         if self.is_rust:
-            self.restart_control()  # its first start makes the files
+            self.restart_control()  # its first start makes the files, for every user to read
+            self.type_in(control, f"chmod 600 {CONFIG}/config.yml {CONFIG}/keys.yml")
         else:
             self.write_files(control.machine)
         options = f"--workers 3 --node {self.node} --config {CONFIG}{self.announce('machine-a')}"
