@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 
 import pytest
 
 from tests.support.lab.cluster import (
+    CONFIG,
+    NODE_CONFIG,
     facts,
     make_cluster,
     qmesh,
     start_workers,
 )
 from tests.support.lab.machines import Machine
+from tests.support.lab.services import start_services
 from tests.support.waiting import wait_until, within
 
 pytestmark = pytest.mark.lab
@@ -66,6 +70,27 @@ def test_a_worker_at_another_address_than_its_own_is_none(cluster):
     start_workers(member, "4..7", "--careless")
     assert silent(control, "machine-b") == []
     assert silent(member, "machine-b") == [4, 5, 6, 7]
+
+
+def test_a_workers_unit_that_ends_again_and_again_says_with_what_and_its_last_words(lab):
+    machine = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
+    start_services(machine)
+    machine.write(f"{CONFIG}/config.yml", NODE_CONFIG, 0o600)
+    machine.write("/root/node/program", "#!/bin/sh\nprintf 'no keys.yml \\033[2J\\n' >&2\nexit 7\n", 0o755)
+    own = ("--node", "1.4", "--config", CONFIG, "--endpoint", "192.168.0.200")
+    qmesh(machine, "init", "--workers", "1", *own)
+    qmesh(machine, "render-config", "--write")
+    qmesh(machine, "units", "--write", "/etc/systemd/system", "--program", "/root/node/program")
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "start", "--no-block", "qmesh-worker@1.service"])
+
+    def told() -> str:
+        found: dict[str, str] = {each["code"]: each["seen"] for each in facts(machine, "check")["findings"]}
+        return found.get("worker-silent", "")
+
+    wait_until(lambda: "exit status 7" in told(), seconds=30)
+    ended = r"no answer; core 1 ended with exit status 7, \d+ restarts?, last line: no keys\.yml \\x1b\[2J"
+    assert re.fullmatch(ended, told())
 
 
 def test_a_machine_that_is_down_is_not_waited_for_core_by_core(cluster):

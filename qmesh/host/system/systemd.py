@@ -42,6 +42,11 @@ _SYSTEMCTL_S = 90.0
 _ANSWERS_S = 3.0
 """Seconds for all questions together about units that failed."""
 _MOST_OCTETS = 64 * 1024
+_LAST_LINES = 12
+_SAID_BY_READY = re.compile(
+    r"hint: |core \d+ (?:can start|listens) on |(?:error: )?core \d+ does not listen on "
+    r"|the control process does not answer at "
+)
 _FAILURE = "Id,ActiveState,Result,ExecMainCode,ExecMainStatus,NRestarts"
 
 
@@ -264,10 +269,11 @@ def _build_failure(properties: dict[str, str], deadline: float) -> UnitFailure:
 
 
 def _read_last_line(unit: str, deadline: float) -> str:
-    """What a process of the unit said last; what systemd says of the unit is no news. A hint is no reason."""
-    words = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=3", f"_SYSTEMD_UNIT={unit}"]
-    lines = [line for line in _read_output(words, deadline).splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if not line.startswith("hint: ")), "")
+    """What the node said last there; what systemd, and `qmesh ready`, say of each start is no news."""
+    lines = f"--lines={_LAST_LINES}"
+    words = ["journalctl", "--no-pager", "--quiet", "--output=cat", lines, f"_SYSTEMD_UNIT={unit}"]
+    said = (line for line in reversed(_read_output(words, deadline).splitlines()) if line.strip())
+    return next((line for line in said if not _SAID_BY_READY.match(line)), "")
 
 
 def _read_output(words: Sequence[str], deadline: float) -> str:

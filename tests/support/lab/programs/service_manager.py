@@ -441,7 +441,7 @@ def ask(words: list[str]) -> int:
 def print_log(words: list[str]) -> int:
     """Be journalctl, of one unit; without any the log of all."""
     joined = " ".join(words)
-    unit = re.search(r"(?:--unit=|-u ?)(\S+)", joined)
+    unit = re.search(r"(?:--unit=|-u ?|_SYSTEMD_UNIT=)(\S+)", joined)
     last = re.search(r"(?:--lines=|-n ?)([0-9]+)", joined)
     name = "*" if unit is None else unit[1] if "." in unit[1] else f"{unit[1]}.service"
     lines: list[Any] = []
