@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -17,6 +16,19 @@ MOST_NAMED: Final = 3
 
 _EXITED, _KILLED, _DUMPED = 1, 2, 3
 """How a process ended. Source: waitid(2), CLD_EXITED and what follows it."""
+
+_SIGNALS: Final = {
+    2: "SIGINT",
+    4: "SIGILL",
+    6: "SIGABRT",
+    7: "SIGBUS",
+    8: "SIGFPE",
+    9: "SIGKILL",
+    11: "SIGSEGV",
+    15: "SIGTERM",
+    31: "SIGSYS",
+}
+"""Those by which a node's process may end. Source: signal(7), Linux on x86 and ARM."""
 
 
 class UnitFailure(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,10 +70,7 @@ def _describe_end(failure: UnitFailure) -> str:
 
 
 def _name_signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    return _SIGNALS.get(number, f"signal {number}")
 
 
 def _cut_line(line: str) -> str:
