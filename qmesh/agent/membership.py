@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,11 +38,23 @@ log = logging.getLogger("qmesh")
 _ANSWER_S = 5.0
 
 
-def update_membership(state: State, here: Local, *, connect_s: float, wait_s: int = 0) -> bool:
+def _report_nothing(_: str) -> bytes:
+    return b""
+
+
+def update_membership(
+    state: State,
+    here: Local,
+    *,
+    connect_s: float,
+    wait_s: int = 0,
+    find_key_report: Callable[[str], bytes] = _report_nothing,
+) -> bool:
     """Ask the control node for a newer membership and keep it; whether there was one.
 
     connect_s: seconds to wait for a connection.
     wait_s: seconds to wait for a newer one to come.
+    find_key_report: gives what is reported of the node's keys, by the control node's public key.
     Raises ControlNodeUnavailable when the control node does not answer, EnrolmentRefused when it says no,
     or when its answer is not to be believed (E6); RemovedFromMesh when it is, and this machine is not in it.
     """
@@ -52,7 +65,15 @@ def update_membership(state: State, here: Local, *, connect_s: float, wait_s: in
     for hub in (machine for machine in here.inventory.hubs if machine.name != own):
         client = Client(address=hub.address, port=here.inventory.service_port)
         try:
-            offered = _fetch_membership(client, state, here, hub, connect_s=connect_s, wait_s=wait_s)
+            offered = _fetch_membership(
+                client,
+                state,
+                here,
+                hub,
+                connect_s=connect_s,
+                wait_s=wait_s,
+                key_report=find_key_report(hub.public_key),
+            )
             break
         except ControlNodeUnavailable:  # the next control node may be it already
             if here.inventory.successor in {None, own, hub.name}:
@@ -95,7 +116,14 @@ def _mark_removed(state: State) -> None:
 
 
 def _fetch_membership(
-    client: Client, state: State, here: Local, hub: Machine, *, connect_s: float, wait_s: int
+    client: Client,
+    state: State,
+    here: Local,
+    hub: Machine,
+    *,
+    connect_s: float,
+    wait_s: int,
+    key_report: bytes,
 ) -> tuple[SignedMembership, Inventory] | None:
     """The newer membership, believed: by a difference, or as a whole where that leads to nothing."""
     held = files.read(state.membership_file)
@@ -106,6 +134,7 @@ def _fetch_membership(
         connect_s=connect_s,
         read_s=_ANSWER_S,
         wait_s=wait_s,
+        key_report=key_report,
         holds=b""
         if shared is None
         else encrypt_held_revision(revision, shared, nonce=secrets.token_bytes(NONCE_OCTETS)),

@@ -379,7 +379,7 @@ def test_reports_of_keys_are_kept_of_members_alone_and_what_is_new_is_looked_at(
     node = ControlNode(state, changed=lambda: looks.append(None), turns=Looking(lambda: None))
     shared = shared_key(state)
     first, second = (
-        encrypt_digests(compute_digests(NodeIdentity(peer_key=value), shared), shared, nonce=bytes(12))
+        encrypt_digests(compute_digests(NodeIdentity(peer_key=value), shared), shared)
         for value in (b"aa", b"bb")
     )
     node.report_keys(first, sender=B)

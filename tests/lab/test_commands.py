@@ -24,6 +24,7 @@ from tests.support.lab.cluster import (
     what_is_there,
 )
 from tests.support.lab.machines import Lab
+from tests.support.node_identity import PEER_KEY
 from tests.support.waiting import idle, some_time, wait_until
 
 pytestmark = pytest.mark.lab
@@ -298,19 +299,18 @@ def test_render_config_never_makes_the_control_node_a_new_identity(lab):
 
 def test_a_worker_of_node_2_0_gets_just_the_secret_it_needs(lab):
     control = lab.machine("machine-a", "192.168.0.200")
-    control.write(
-        f"{CONFIG}/config.yml", NODE_CONFIG + "key:\n  keyManagerFile:\n    encryptionKey: 0ther\n", 0o600
-    )
+    own = NODE_CONFIG.replace("5ec4e7a11b1e", PEER_KEY)
+    control.write(f"{CONFIG}/config.yml", f"{own}key:\n  keyManagerFile:\n    encryptionKey: 0ther\n", 0o600)
     qmesh(control, "init", *GOOD, "--config", CONFIG)
     member = lab.machine("machine-b", "192.168.0.201")
     invite(control, member, "--workers", "4")
     done = qmesh(member, "join", "invitation")
-    assert "render-config --for machine-b" in done.stderr
+    assert "`qmesh set machine-b --node-files on` on control" in done.stderr
     shown = qmesh(control, "render-config", "--for", "machine-b").stdout
-    assert "5ec4e7a11b1e" not in shown
+    assert PEER_KEY not in shown
     qmesh(control, "render-config", "--for", "machine-b", "-o", "b.yml")
     text = control.read("/root/b.yml")
-    assert "peerPrivKey: 5ec4e7a11b1e" in text.replace('"', "")
+    assert f"peerPrivKey: {PEER_KEY}" in text.replace('"', "")
     assert "0ther" not in text
     member.write(f"{CONFIG}/config.yml", text, 0o600)
     qmesh(member, "render-config", "--write", "--config", CONFIG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.lab.cluster import (
 )
 from tests.support.lab.machines import Lab, Machine
 from tests.support.node_identity import IDENTITY, KEY_STORE, SECRETS
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -176,10 +178,64 @@ def test_a_file_that_is_being_written_is_waited_for(cluster):
     assert member.read(f"{STATE}/node/keys.yml") == KEY_STORE
 
 
+def find_keys(machine: Machine) -> list[tuple[str, str, str]]:
+    """Subject, what is seen and cure of what `check` finds of the node's keys."""
+    findings = checked(machine, code=1)["findings"]
+    return [(each["subject"], each["seen"], each["cure"]) for each in findings if each["code"] == "node-keys"]
+
+
+def has_other_keys(control: Machine) -> bool:
+    report = json.loads(control.run(["qmesh", "check", "--json"], check=False).stdout)
+    return any(each["code"] == "node-keys" for each in report["findings"])
+
+
+def test_a_worker_with_another_identity_is_named_on_the_control_node_until_it_has_the_right_one(cluster):
+    control, member, _ = cluster
+    directory = f"{STATE}/node"
+    wait_until(lambda: not has_other_keys(control), 20)
+    text = member.read(f"{directory}/config.yml")
+    member.write(f"{directory}/config.yml", text.replace("5ec4e7a1", "ab" * 4), 0o600)
+    member.write(f"{directory}/keys.yml", KEY_STORE.replace("aabb", "aabc"), 0o600)
+    wait_until(lambda: has_other_keys(control), 10)
+    ((subject, seen, cure),) = find_keys(control)
+    assert subject == "machine-b"
+    assert seen.startswith("another p2p.peerPrivKey, keys.yml, since 20")
+    assert cure == "on machine-b: qmesh node-files --write --replace, then restart its workers"
+    told = qmesh(control, "status").stdout
+    assert "other keys: machine-b has another p2p.peerPrivKey, keys.yml, since" in told
+    qmesh(member, "node-files", "--write", "--replace")
+    wait_until(lambda: not has_other_keys(control), 10)
+    member.run(["sh", "-c", f"rm {directory}/*.bak"])
+
+
+def test_on_the_machine_itself_a_missing_key_store_and_a_short_key_are_errors(cluster):
+    _, member, _ = cluster
+    directory = f"{STATE}/node"
+    text = member.read(f"{directory}/config.yml")
+    member.run(["mv", f"{directory}/keys.yml", "/root/away"])
+    fetch = "qmesh node-files --write --replace, then restart its workers"
+    assert find_keys(member) == [(f"{directory}/keys.yml", "no such file", fetch)]
+    member.run(["mv", "/root/away", f"{directory}/keys.yml"])
+    member.write(f"{directory}/config.yml", text.replace(f"{directory}/keys.yml", "keys.yml"), 0o600)
+    ((subject, seen, cure),) = find_keys(member)
+    assert (subject, cure) == (
+        f"{directory}/config.yml",
+        f"write {directory}/keys.yml as key.keyManagerFile.path into {directory}/config.yml",
+    )
+    assert seen == f"from the unit's working directory it leads to '{STATE}/keys.yml', where no file is"
+    member.write(f"{directory}/config.yml", text.replace("5ec4e7a1", "", 3), 0o600)
+    ((subject, seen, cure),) = find_keys(member)
+    assert (subject, cure) == (f"{directory}/config.yml", fetch)
+    assert seen == "p2p.peerPrivKey has 204 digits; a whole one has 228"
+    member.write(f"{directory}/config.yml", text, 0o600)
+    assert checked(member)["findings"] == []
+
+
 def test_no_secret_of_the_node_is_anywhere_but_in_its_own_files(cluster):
     """Not in an output, a log, the registry, a message that was kept, or an argument."""
     control, member, said = cluster
     asked = [(control, ("check",)), (control, ("log", "--json")), (control, ("render-config", "--json"))]
+    asked += [(control, ("status",)), (control, ("status", "--json"))]
     asked += [(member, words) for words in (("check", "--json"), ("node-files",), ("node-files", "--json"))]
     for machine, words in asked:
         done = machine.run(["qmesh", *words], check=False)

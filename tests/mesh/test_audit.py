@@ -292,11 +292,11 @@ def test_a_unit_that_flushes_is_an_error_where_nothing_of_the_guard_outlasts_it(
     [
         (True, "1.4", "restore"),
         (False, "1.4", "qmesh render-config --write"),
-        (False, "2.0", "--for machine-b"),
+        (False, "2.0", "qmesh set machine-b --node-files on; then here: qmesh node-files --write"),
     ],
 )
 def test_no_cure_would_make_a_node_without_its_identity(is_control, profile, cure):
-    around = replace(with_config(None, None), is_control=is_control, profile=profile)
+    around = replace(with_config(None, None), is_control=is_control, profile=profile, own_name="machine-b")
     (finding,) = list_findings(WANTED, WANTED, around)
     assert cure in finding.cure
 
@@ -883,8 +883,11 @@ def test_every_code_is_one_that_stays():
             "port-exposed",
         ),
         *("config-missing", "config-stale", "config-mode", "config-lint"),
+        *("node-keys", "node-unsupported", "node-version"),
     }
-    first_words = {*"key agent tunnel peer guard config worker control port foreign change service".split()}  # noqa: SIM905
+    first_words = set(
+        "key agent tunnel peer guard config worker control port foreign change service node".split()  # noqa: SIM905
+    )
     sources = Path(audit_module.__file__).parent.glob("*.py")
     words = {
         node.value

@@ -68,13 +68,16 @@ def test_digests_differ_by_member_and_by_key_and_show_no_value() -> None:
 
 def test_a_report_is_its_members_alone() -> None:
     digests = compute_digests(OWN, SHARED)
-    assert decrypt_digests(encrypt_digests(digests, SHARED, nonce=bytes(12)), SHARED) == digests
+    assert decrypt_digests(encrypt_digests(digests, SHARED), SHARED) == digests
+    assert encrypt_digests(digests, SHARED) == encrypt_digests(digests, SHARED)
+    other = compute_digests(NodeIdentity(), SHARED)
+    assert encrypt_digests(digests, SHARED)[:12] != encrypt_digests(other, SHARED)[:12]
     empty = KeyDigests(None, None, None)
-    assert decrypt_digests(encrypt_digests(empty, SHARED, nonce=bytes(12)), SHARED) == empty
+    assert decrypt_digests(encrypt_digests(empty, SHARED), SHARED) == empty
     for body in (
         b"",
         msgspec.msgpack.encode(digests),
-        encrypt_digests(digests, Secret(key(78)), nonce=bytes(12)),
+        encrypt_digests(digests, Secret(key(78))),
         encrypt_message(msgspec.msgpack.encode(digests), SHARED, about=b"else", nonce=bytes(12)),
     ):
         with pytest.raises(EnrolmentRefused, match="not encrypted"):

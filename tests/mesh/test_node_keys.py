@@ -8,6 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
+from qmesh.mesh.node_keys.differences import (
+    KeyDifference,
+    KeyDifferences,
+    describe_fetch,
+    describe_keys,
+)
 from qmesh.mesh.node_keys.key_store import (
     find_key_problems,
     find_key_store,
@@ -266,3 +272,31 @@ def test_of_2_0_only_config_yml_is_written():
 def test_what_is_fetched_and_not_whole_is_refused(keys):
     with pytest.raises(BadInput):
         plan_node_files(MESH, "b", fetched(keys=keys), directory=DIRECTORY, config=None, key_store=None)
+
+
+def test_a_machine_that_differs_is_known_since_it_was_seen_first_and_until_it_does_not():
+    first = KeyDifferences().update({"b": (PEER,), "c": ()}, {"a", "b", "c"}, now=100)
+    assert first.machines == {"b": KeyDifference((PEER,), 100)}
+    more = first.update({"b": (PEER, STORE), "c": (STORE,)}, {"a", "b", "c"}, now=200)
+    assert more.machines == {"b": KeyDifference((PEER, STORE), 100), "c": KeyDifference((STORE,), 200)}
+    assert more.update({}, {"a", "b", "c"}, now=300) == more
+    assert more.update({"b": ()}, {"a", "b", "c"}, now=300).machines == {"c": KeyDifference((STORE,), 200)}
+    assert more.update({}, {"a", "c"}, now=300).machines == {"c": KeyDifference((STORE,), 200)}
+    assert first.update({"c": (STORE,)}, {"b"}, now=300) == first
+
+
+@pytest.mark.parametrize(
+    ("may_fetch", "is_here", "words"),
+    [
+        (True, True, "qmesh node-files --write --replace, then restart its workers"),
+        (True, False, "on b: qmesh node-files --write --replace, then restart its workers"),
+        (False, True, "on a: qmesh set b --node-files on; then here: qmesh node-files --write --replace"),
+        (False, False, "qmesh set b --node-files on; then on b: qmesh node-files --write --replace"),
+    ],
+)
+def test_what_brings_the_keys_is_said_for_where_it_is_typed(may_fetch, is_here, words):
+    assert describe_fetch("b", "a", may_fetch=may_fetch, is_here=is_here).startswith(words)
+
+
+def test_keys_are_called_as_in_the_files():
+    assert describe_keys((PEER, STORE)) == "p2p.peerPrivKey, keys.yml"

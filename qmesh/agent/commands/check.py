@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,7 +19,9 @@ from qmesh.agent.converge import desired_and_observed, desired_and_observed_guar
 from qmesh.agent.foreign_firewalls import find_firewall_obstacles
 from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
 from qmesh.agent.node import node_config
+from qmesh.agent.node.identity_files import locate_file
 from qmesh.agent.node.node_host import find_node_host
+from qmesh.agent.node.node_keys import list_other_keys
 from qmesh.agent.node.node_processes import build_readings, look_at_node, read_record
 from qmesh.agent.node.node_program import find_node_programs
 from qmesh.agent.node.unit_failures import find_unit_failures
@@ -53,6 +55,7 @@ from qmesh.mesh.audit import (
     Finding,
     FlushingUnit,
     KeyFile,
+    KeyStoreFile,
     NodeReport,
     Part,
     PortContext,
@@ -63,7 +66,7 @@ from qmesh.mesh.audit import (
 )
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import HELD
-from qmesh.mesh.node_keys.key_store import find_key_store
+from qmesh.mesh.node_keys.key_store import KEY_STORE, find_key_store
 from qmesh.mesh.node_processes.readings import Stamp
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.ports.closed_ports import list_untouched_ports
@@ -114,6 +117,9 @@ def check(state: State) -> Report:
         "config.yml", lambda: _read_config_file(state.settings().node_directory), (None, None)
     )
     programs = looks.run("node's program", lambda: _find_node_programs(state.settings().node_directory), ())
+    store = looks.run(
+        "node keys", lambda: _read_key_store_file(state.settings().node_directory, config), None
+    )
     with lock_checked(state, "check"):
         looks.run("unconfirmed changes", lambda: roll_back_if_due(state), otherwise=False)
         remembered = load_local(state)
@@ -128,8 +134,7 @@ def check(state: State) -> Report:
             seen,
             taken_down=not remembered.settings.up,
             agent=agent,
-            config=config,
-            stamp=stamp,
+            files=_SeenFiles(config, stamp, store),
         )
         around = msgspec.structs.replace(around, programs=programs)
     desired, observed = seen or (NOTHING, NOTHING)
@@ -187,6 +192,14 @@ def _desired_and_observed_guard(state: State, here: Local) -> tuple[NodeState, N
     return desired_and_observed_guard(here, Linux(state, here.settings.interface, []))
 
 
+class _SeenFiles(NamedTuple):
+    """The node's files. stamp: of config.yml, from before it was read."""
+
+    config: ConfigFile | None
+    stamp: Stamp | None
+    store: KeyStoreFile | None
+
+
 def _build_audit_context(
     state: State,
     here: Local,
@@ -195,8 +208,7 @@ def _build_audit_context(
     *,
     taken_down: bool,
     agent: AgentStatus | None,
-    config: ConfigFile | None,
-    stamp: Stamp | None,
+    files: _SeenFiles,
 ) -> AuditContext:
     machines = here.inventory.machines
     is_asked = not taken_down and not here.settings.removed
@@ -212,13 +224,17 @@ def _build_audit_context(
         unit_failures=find_unit_failures(silent, here.settings.name),
         node=None
         if taken_down
-        else looks.run("node processes", lambda: _look_at_node(state, here, stamp, config), None),
+        else looks.run("node processes", lambda: _look_at_node(state, here, files.stamp, files.config), None),
         settings=nodeconfig.build_desired_settings(here.inventory, here.settings.name)[1:],
         profile=here.inventory.node,
         is_control=here.settings.control,
         key_files=looks.run("keys", lambda: _list_key_files(state, here), ()),
         secret_files=looks.run("keys", lambda: _list_secret_files(state), ()),
-        config=config,
+        own_name=here.settings.name,
+        may_fetch=here.machine.node_files,
+        config=files.config,
+        key_store=files.store,
+        other_keys=looks.run("node keys", lambda: list_other_keys(state, here), ()),
         ephemeral=looks.run("config.yml", ports.read_ephemeral_range, None),
         reserved=looks.run("config.yml", ports.read_reserved_ports, frozenset()),
         listeners=looks.run("listeners", ports.list_listeners, ()),
@@ -420,6 +436,31 @@ def _look_at_keys_file(directory: ConfigDirectory, config: str) -> SecretFile | 
         return None if there is None else SecretFile(str(path), config_directory.read_mode(there, path.name))
     except QmeshError:
         return None
+
+
+def _read_key_store_file(directory: ConfigDirectory | None, config: ConfigFile | None) -> KeyStoreFile | None:
+    if directory is None or config is None or config.text is None:
+        return None
+    try:
+        path = Path(find_key_store(config.text, str(directory.path)))
+    except BadInput:  # which is a finding of config.yml
+        return None
+    try:
+        found = config_directory.read(locate_file(directory, path), path.name)
+        beside = config_directory.read_stamp(directory, KEY_STORE)
+    except QmeshError as error:
+        return KeyStoreFile(
+            path=str(path),
+            octets=None,
+            is_beside_config=False,
+            unreadable=error.message,
+            cure=error.hint,
+        )
+    return KeyStoreFile(
+        path=str(path),
+        octets=None if found is None else found.octets,
+        is_beside_config=beside is not None,
+    )
 
 
 def _look_at_node(state: State, here: Local, stamp: Stamp | None, config: ConfigFile | None) -> NodeReport:

@@ -11,6 +11,7 @@ import msgspec
 from qmesh.agent.local import Local, linux_for, list_listen_ports
 from qmesh.agent.membership import load_latest
 from qmesh.agent.node.node_host import find_node_host
+from qmesh.agent.node.node_keys import list_other_keys
 from qmesh.agent.node.node_processes import NodeLook, look_for_command
 from qmesh.agent.node.worker_status import WorkerHealth, collect_advice_inputs, probe_workers
 from qmesh.agent.preconditions import check_user
@@ -19,6 +20,7 @@ from qmesh.host.state.directory import State
 from qmesh.mesh.advice import list_advice
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
+from qmesh.mesh.node_keys.differences import describe_fetch
 from qmesh.mesh.node_processes.control import ControlState, list_uncalled_cores
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.node_processes.restart import describe_control_restart, describe_stop
@@ -82,11 +84,20 @@ class ForeignStatus(msgspec.Struct, frozen=True):
     stop: str
 
 
+class OtherKeysStatus(msgspec.Struct, frozen=True):
+    """A machine whose node has other keys than this one's. since: in words. fetch: what brings it these."""
+
+    machine: str
+    keys: tuple[str, ...]
+    since: str
+    fetch: str
+
+
 class Status(msgspec.Struct, frozen=True):
     """What `status` answers. node: its profile; control: the control node's name.
 
     control_process: None on other machines than the control node, and where its state cannot be known.
-    foreign: on this machine.
+    foreign: on this machine. other_keys: on the control node, machines whose nodes have other keys.
     """
 
     mesh: str
@@ -97,6 +108,7 @@ class Status(msgspec.Struct, frozen=True):
     advice: tuple[str, ...]
     control_process: ControlStatus | None = None
     foreign: tuple[ForeignStatus, ...] = ()
+    other_keys: tuple[OtherKeysStatus, ...] = ()
 
 
 def status(state: State) -> Status:
@@ -126,6 +138,7 @@ def status(state: State) -> Status:
             )
             for machine in here.inventory.machines
         ),
+        other_keys=_list_other_keys(state, here),
         advice=list_advice(here.inventory, collect_advice_inputs(here, watched, uncalled)),
         control_process=_build_control_status(
             look, uncalled, has_units=find_node_host(here.settings).has_units
@@ -188,6 +201,18 @@ def list_port_status(state: State) -> PortStatus:
         node=mesh.node,
         announces=mesh.p2p_base_port is not None,
         machines=list_all_open_ports(mesh, list_listen_ports(here)),
+    )
+
+
+def _list_other_keys(state: State, here: Local) -> tuple[OtherKeysStatus, ...]:
+    return tuple(
+        OtherKeysStatus(
+            each.machine,
+            each.keys,
+            each.since,
+            describe_fetch(each.machine, here.settings.name, may_fetch=each.may_fetch, is_here=False),
+        )
+        for each in list_other_keys(state, here)
     )
 
 

@@ -31,6 +31,7 @@ from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.observe import MachineWatch
 from qmesh.agent.daemon.supervisor import AgentPart, Troubles
 from qmesh.agent.local import Local
+from qmesh.agent.node.node_keys import KeyComparer, KeyReporter
 from qmesh.agent.node.node_restarts import NodeConfigFollower
 from qmesh.agent.node.process_watch import ProcessWatch
 from qmesh.agent.preconditions import check_user
@@ -144,6 +145,7 @@ class Agent:
             look=self._calls.request_look,
             begin_anew=self._restart_agent,
         )
+        self._reporter = KeyReporter()
         self._asking = AgentPart(supervisor.ASKING, self._poll_membership, self._troubles)
         self._parts = {
             supervisor.MONITOR: AgentPart(supervisor.MONITOR, self._run_monitor, self._troubles),
@@ -290,6 +292,7 @@ class Agent:
             arrived=self._calls.request_look,
             troubles=self._troubles,
             stopped=self._asking.stopped,
+            find_key_report=self._reporter.find_report,
         ).run()
 
     def _run_monitor(self) -> None:
@@ -300,6 +303,7 @@ class Agent:
         part = self._parts[supervisor.FOLLOWING]
         follower, reach = NodeConfigFollower(self._state), EndpointFailover(self._state)
         watch = ProcessWatch(self._state)
+        comparer = KeyComparer(self._state, take_reports=self._service.take_key_reports)
         while not part.stopped.is_set():
             part.pulse.beat(allowed_s=LOOK_S)
             self._looked.wait(LOOK_S)
@@ -311,6 +315,8 @@ class Agent:
             try:
                 follower.follow_changes(here)
                 watch.look(here)
+                self._reporter.look(here)
+                comparer.look(here)
                 if not here.settings.control and here.settings.up and reach.check_control_node(here):
                     self._calls.request_look()
             except Busy:

@@ -21,7 +21,7 @@ from qmesh.mesh.inventory import Inventory, list_members
 from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, encrypt_message
 from qmesh.mesh.protocol.enrolment import KEY_OFFER, read_key_offer, read_redemption
 from qmesh.mesh.protocol.handover import ESTATE, PROGRESS, HandoverData, encode_handover_data, read_progress
-from qmesh.mesh.protocol.key_digests import KeyDigests, decrypt_digests
+from qmesh.mesh.protocol.key_digests import decrypt_digests
 from qmesh.mesh.protocol.membership import History, decrypt_held_revision, sign_membership
 from qmesh.mesh.protocol.node_files import decrypt_request, encrypt_node_files
 from qmesh.mesh.values import Secret
@@ -91,7 +91,7 @@ class ControlNode:
         self._offered: dict[str, str] = {}
         self._reply_keys: dict[str, deque[bytes]] = {}
         self._key_reports: dict[str, bytes] = {}
-        self._digests: dict[str, KeyDigests] = {}
+        self._verified_reports: dict[str, bytes] = {}
         self._is_redeemed = False
         settings = state.settings()
         self._own, self._interface = settings.name, settings.interface
@@ -197,23 +197,28 @@ class ControlNode:
     def report_keys(self, body: bytes, *, sender: str) -> None:
         """Keep it for `take_key_reports`, and have a look come where it says something new."""
         with Registry(self._state.registry_file) as registry:
-            digests = decrypt_digests(body, registry.find_preshared_key(sender))
-        self.record_key_report(body, sender=sender)
-        if self._digests.get(sender) != digests:
-            self._digests[sender] = digests
+            decrypt_digests(body, registry.find_preshared_key(sender))
+        with self._lock:
+            is_new = self._verified_reports.get(sender) != body
+            self._verified_reports[sender] = body
+        if is_new:
             self._changed()
 
     def record_key_report(self, sealed: bytes, *, sender: str) -> None:
-        """Keep it for `take_key_reports`, which see whether it is the member's."""
+        """Keep it for `take_key_reports`, whoever on that machine has sent it."""
         with self._lock:
             if sender in self._addresses and len(sealed) <= _MOST_REPORT:
                 self._key_reports[sender] = sealed
 
     def take_key_reports(self) -> dict[str, bytes]:
-        """What members have reported of their nodes' keys since this was asked last, by tunnel address."""
+        """What members have reported of their nodes' keys since this was asked last, by tunnel address.
+
+        What came to `report_keys` is of root there, and nothing that a user of a machine sends hides it.
+        """
         with self._lock:
             taken, self._key_reports = self._key_reports, {}
-        return taken
+            verified, self._verified_reports = self._verified_reports, {}
+        return {**taken, **verified}
 
     def find_membership_update(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
         """An update, for members only, and for those who were until just now: they are to know."""

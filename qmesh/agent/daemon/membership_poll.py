@@ -39,15 +39,23 @@ class MembershipPoller:
     arrived: called when there is a newer membership, or when this machine was removed.
     troubles: where it says what stands in the way of an answer.
     stopped: set when it is to ask no more.
+    find_key_report: gives what is reported of the node's keys to the control node with that key.
     """
 
     def __init__(
-        self, state: State, *, arrived: Callable[[], None], troubles: Troubles, stopped: threading.Event
+        self,
+        state: State,
+        *,
+        arrived: Callable[[], None],
+        troubles: Troubles,
+        stopped: threading.Event,
+        find_key_report: Callable[[str], bytes],
     ) -> None:
         self._state = state
         self._arrived = arrived
         self._troubles = troubles
         self._stopped = stopped
+        self._find_key_report = find_key_report
         self._failed = 0
 
     def run(self) -> None:
@@ -73,7 +81,13 @@ class MembershipPoller:
                 return REST_S  # the agent's own look takes over
             is_successor = here.inventory.successor == here.settings.name
             wait_s = PROGRESS_S if is_successor else WAIT_S
-            arrived = update_membership(self._state, here, connect_s=CONNECT_S, wait_s=wait_s)
+            arrived = update_membership(
+                self._state,
+                here,
+                connect_s=CONNECT_S,
+                wait_s=wait_s,
+                find_key_report=self._find_key_report,
+            )
             if is_successor and not arrived and report_handover_progress(self._state, here):
                 self._arrived()
         except RemovedFromMesh as error:

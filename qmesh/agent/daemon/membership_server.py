@@ -73,6 +73,11 @@ class MembershipService:
         """Whether the mesh has another control node, and this one serves until that is heard."""
         return self._running is not None and self._running[2].has_handed_over
 
+    def take_key_reports(self) -> dict[str, bytes]:
+        """What members have reported of their nodes' keys since this was asked last. From any thread."""
+        running = self._running
+        return {} if running is None else running[2].take_key_reports()
+
     def update_service(self, here: Local, event: int | None) -> None:
         """See that it runs as the machine is, and that who waits hears of what is new. On a member none runs.
 

@@ -15,6 +15,7 @@ from qmesh.agent.commands.status import (
     CoreRange,
     ForeignStatus,
     MachineStatus,
+    OtherKeysStatus,
     PortStatus,
     Status,
     list_port_status,
@@ -104,6 +105,7 @@ def _render_text(facts: Status) -> str:
             *_render_silent_workers(facts),
             *_render_troubled_workers(facts),
             *(_render_foreign_worker(each) for each in facts.foreign),
+            *map(_render_other_keys, facts.other_keys),
             *(f"note: {line}" for line in facts.advice),
         )
     )
@@ -151,6 +153,12 @@ def _render_troubled_workers(facts: Status) -> Iterator[str]:
 def _render_foreign_worker(each: ForeignStatus) -> str:
     whose = "a core of no machine" if each.core is None else f"core {each.core}, which is {each.owner}'s"
     return f"foreign: {each.program or 'a program'} (process {each.process}) runs {whose}; {each.stop}"
+
+
+def _render_other_keys(each: OtherKeysStatus) -> str:
+    keys = ", ".join(each.keys)
+    seen = f"{each.machine} has another {keys}, since {each.since}, and earns nothing"
+    return f"other keys: {seen}; {each.fetch}"
 
 
 def _render_silent_workers(facts: Status) -> Iterator[str]:

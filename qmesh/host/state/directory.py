@@ -43,6 +43,7 @@ from qmesh.host.state.documents import (
 )
 from qmesh.host.system import agent_health, agent_notify, log_file, processes
 from qmesh.mesh.guard import is_complete_script, parse_table_header
+from qmesh.mesh.node_keys.differences import KeyDifferences
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.protocol.handover import HandoverData, decode_handover_data
@@ -94,6 +95,7 @@ class State:
         self.due_restarts = Document(directory / "due.json", DueRestarts)
         self.process_record = Document(directory / "processes.json", ProcessRecord)
         self.node_ports = Document(directory / "node-ports.json", NodePorts)
+        self.key_differences = Document(directory / "node-keys.json", KeyDifferences)
 
     def create_directory(self) -> None:
         """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""
@@ -257,8 +259,9 @@ class State:
             files.remove(path)
 
     def remove_control_files(self) -> None:
-        """Have no signing key and no registry any more."""
+        """Have no signing key and no registry any more, and nothing of what a control node's agent knows."""
         files.remove(self.signing_key_file)
+        self.key_differences.remove()
         for end in ("", "-wal", "-shm"):
             files.remove(self.registry_file.with_name(self.registry_file.name + end))
 

@@ -8,6 +8,7 @@ listeners     workers that listen where they should not, or do not; ports of oth
 tunnel        the tunnel and its peers
 programs      which version of the node runs
 config        the node's config.yml
+node_keys     the node's identity, here and on the other machines
 processes     the node's processes: outdated, cut off, silent, or of another machine's core
 announcements what the node's network is told of the workers
 """
@@ -36,6 +37,7 @@ from qmesh.mesh.audit.maintenance import (
     service_findings,
     unit_findings,
 )
+from qmesh.mesh.audit.node_keys import node_key_findings
 from qmesh.mesh.audit.processes import (
     foreign_worker_findings,
     own_process_findings,
@@ -51,7 +53,9 @@ from qmesh.mesh.audit.surroundings import (
     ConfigFile,
     FlushingUnit,
     KeyFile,
+    KeyStoreFile,
     NodeReport,
+    OtherKeys,
     PortContext,
     SecretFile,
     SilentWorkers,
@@ -69,7 +73,9 @@ __all__ = [
     "Finding",
     "FlushingUnit",
     "KeyFile",
+    "KeyStoreFile",
     "NodeReport",
+    "OtherKeys",
     "Part",
     "PortContext",
     "SecretFile",
@@ -85,7 +91,7 @@ __all__ = [
 Part: TypeAlias = Literal[
     "keys", "guard", "other firewalls", "units that flush", "ports", "sysctls", "listeners", "tunnel",
     "agent", "membership service", "unconfirmed changes", "node's program", "config.yml",
-    "announcements", "units of the node", "workers",
+    "announcements", "node keys", "units of the node", "workers",
     "node processes", "membership",
 ]  # fmt: skip
 """What an audit is made of, by what it is about."""
@@ -128,6 +134,7 @@ def list_audit_parts(
         ("config.yml", lambda: config_findings(desired, around)),
         ("announcements", lambda: announcement_findings(observed, around)),
         ("units of the node", lambda: unit_findings(around)),
+        ("node keys", lambda: node_key_findings(around)),
         ("workers", lambda: silent_worker_findings(around)),
         ("node processes", lambda: process_findings(around)),
     )

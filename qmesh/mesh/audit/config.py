@@ -18,6 +18,7 @@ from qmesh.mesh.audit.findings import (
     warning_finding,
 )
 from qmesh.mesh.audit.surroundings import AuditContext
+from qmesh.mesh.node_keys.differences import describe_fetch
 from qmesh.mesh.state import NodeState
 
 
@@ -131,10 +132,8 @@ def _missing_config_cure(around: AuditContext) -> str:
             f"restore the file from a backup of the node; or, with the right directory: {RENDER} --config DIR"
         )
     if nodeconfig.profile_facts(around.profile).secrets:
-        name = around.names[around.public_key]
-        return (
-            f"run `qmesh render-config --for {name} -o FILE` on the control node, and copy that file to this"
-            " place"
+        return describe_fetch(
+            around.own_name, around.control, may_fetch=around.may_fetch, is_here=True, replace=False
         )
     return RENDER
 

@@ -12,6 +12,7 @@ from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import Setting
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
+from qmesh.mesh.protocol.key_digests import NodeKey
 from qmesh.mesh.reachability.announcements import MissingAnnouncement
 from qmesh.mesh.reachability.unsupported_options import UnsupportedOption
 from qmesh.mesh.sysctls import Weakness
@@ -62,6 +63,32 @@ class ConfigFile(SecretStruct, frozen=True):
     cure: str = ""
     is_utf16: bool = False
     keys: SecretFile | None = None
+
+
+class KeyStoreFile(SecretStruct, frozen=True, kw_only=True):
+    """The node's keys.yml, where config.yml leads. octets: None when there is no such file; never shown.
+
+    is_beside_config: whether a keys.yml is in the directory of config.yml.
+    unreadable, cure: why it could not be read, though it is there, and what to do.
+    """
+
+    path: str
+    octets: bytes | None
+    is_beside_config: bool
+    unreadable: str | None = None
+    cure: str = ""
+
+
+class OtherKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine whose node has other keys than the control node's. since: a time, in words.
+
+    may_fetch: whether the machine may fetch them.
+    """
+
+    machine: str
+    keys: tuple[NodeKey, ...]
+    since: str
+    may_fetch: bool
 
 
 class FlushingUnit(msgspec.Struct, frozen=True):
@@ -159,12 +186,16 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     members: tunnel addresses of its machines, by name.
     workers: the mesh's worker list, in core order.
     settings: what else the node's config.yml should have here; nothing before node 2.1.
+    own_name: this machine's.
+    may_fetch: whether this machine may fetch the node's files.
     config: None when it is not known where the node's config.yml is.
     control: name of the control node.
     missing_announcements: machines without an address for the network, all or this one, as far as it is told.
     unsupported: options of the mesh that its node's program does not support.
     own_addresses: this machine's own, but for those that only it or its link reaches.
     programs: those that run the node here, or that its units would start.
+    key_store: None where config.yml does not tell where it is.
+    other_keys: on the control node, the machines whose nodes have other keys.
     ephemeral: first and last port that an outgoing connection may take; None when that is not known.
     reserved: ports that it may not take.
     listeners: address and port of each listening TCP socket.
@@ -199,6 +230,10 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     config: ConfigFile | None
     listeners: tuple[tuple[str, int], ...]
     ports: PortContext = PortContext()
+    own_name: str = ""
+    may_fetch: bool = False
+    key_store: KeyStoreFile | None = None
+    other_keys: tuple[OtherKeys, ...] = ()
     taken_down: bool = False
     removed: bool = False
     agent: AgentStatus | None = RUNS

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.decode import Malformed, decode_msgpack
-from qmesh.mesh.protocol.aead import decrypt_message, encrypt_message
+from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, encrypt_message
 from qmesh.mesh.values import Secret, SecretStruct
 
 DIGESTS: Final = b"digests of the node's keys"
@@ -86,9 +86,14 @@ def find_different_keys(
     )
 
 
-def encrypt_digests(digests: KeyDigests, shared: Secret, *, nonce: bytes) -> bytes:
-    """A report as it travels. nonce: see `qmesh.mesh.protocol.aead.encrypt_message`."""
-    return encrypt_message(msgspec.msgpack.encode(digests), shared, about=DIGESTS, nonce=nonce)
+def encrypt_digests(digests: KeyDigests, shared: Secret) -> bytes:
+    """A report as it travels. The same digests give the same octets, so that who has read them reads no more.
+
+    The nonce comes of the digests: with another nonce they are others, as a cipher asks for.
+    """
+    octets = msgspec.msgpack.encode(digests)
+    nonce = hashlib.sha256(octets).digest()[:NONCE_OCTETS]
+    return encrypt_message(octets, shared, about=DIGESTS, nonce=nonce)
 
 
 def decrypt_digests(sealed: bytes, shared: Secret) -> KeyDigests:

@@ -59,7 +59,7 @@ from qmesh.host.wireguard import genetlink_messages, kernel, uapi
 from qmesh.mesh import endpoints, guard, imports, mtu, nodeconfig, rollback, values
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.node_keys import key_store
+from qmesh.mesh.node_keys import differences, key_store
 from qmesh.mesh.node_processes import readings, record
 from qmesh.mesh.nodeconfig import program_version
 from qmesh.mesh.protocol import (
@@ -447,6 +447,11 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
     ),
     ("undo.json", lambda state: state.rollback_record.read(), UNDOING),
     ("processes.json", lambda state: state.process_record.read(), PROCESSES),
+    (
+        "node-keys.json",
+        lambda state: state.key_differences.read(),
+        differences.KeyDifferences({"b": differences.KeyDifference(("keys.yml",), NOW)}),
+    ),
 )
 
 
