@@ -126,7 +126,7 @@ def change(state: State, after: object) -> None:
         registry.change_mesh(after, command="set", what="mesh-changed", machine="control", now=NOW)  # type: ignore[arg-type]
 
 
-def test_machines_with_other_keys_are_remembered_by_name_and_key_and_nothing_of_a_secret(
+def test_n1_machines_with_other_keys_are_remembered_by_name_and_key_and_nothing_of_a_secret(
     control: State, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told()
@@ -160,7 +160,7 @@ def test_machines_with_other_keys_are_remembered_by_name_and_key_and_nothing_of_
     assert differing(control) == {"machine-c": (STORE,)}
 
 
-def test_what_is_not_of_a_members_root_counts_for_nothing(control: State) -> None:
+def test_n1_what_is_not_of_a_members_root_counts_for_nothing(control: State) -> None:
     told = Told()
     comparer = KeyComparer(control, take_reports=told.take)
     told.update(report(control, peer_key=b"ab"))
@@ -172,7 +172,7 @@ def test_what_is_not_of_a_members_root_counts_for_nothing(control: State) -> Non
         assert differing(control) == {"machine-b": (PEER,)}
 
 
-def test_another_file_of_the_control_node_is_compared_with_what_was_said(
+def test_n1_another_file_of_the_control_node_is_compared_with_what_was_said(
     control: State, files: Files
 ) -> None:
     told = Told()
@@ -194,7 +194,9 @@ def test_another_file_of_the_control_node_is_compared_with_what_was_said(
     assert differing(control) == {}
 
 
-def test_nothing_is_said_of_machines_without_workers_nor_of_a_node_that_needs_no_keys(control: State) -> None:
+def test_n1_nothing_is_said_of_machines_without_workers_nor_of_a_node_that_needs_no_keys(
+    control: State,
+) -> None:
     told = Told()
     comparer = KeyComparer(control, take_reports=told.take)
     told.update(report(control, peer_key=b"ab") | report(control, C, key_store=None))
@@ -230,7 +232,7 @@ def reported(control: State, reporter: KeyReporter) -> KeyDigests | None:
     return decrypt_digests(sealed, shared_key(control)) if sealed else None
 
 
-def test_a_member_reports_what_its_files_have_and_compares_equal(control: State, files: Files) -> None:
+def test_n1_a_member_reports_what_its_files_have_and_compares_equal(control: State, files: Files) -> None:
     reporter, told = KeyReporter(), Told()
     comparer = KeyComparer(control, take_reports=told.take)
     here = as_member(control, files)
@@ -255,7 +257,7 @@ def test_a_member_reports_what_its_files_have_and_compares_equal(control: State,
         ("keys.yml", "none.yml", (STORE,)),
     ],
 )
-def test_a_member_reports_what_changes(
+def test_n1_a_member_reports_what_changes(
     control: State, files: Files, old: str, new: str, missing: tuple[str, ...]
 ) -> None:
     reporter = KeyReporter()
@@ -273,7 +275,7 @@ def test_a_member_reports_what_changes(
     )
 
 
-def test_a_member_reports_nothing_where_there_is_nothing_to_report(control: State, files: Files) -> None:
+def test_n1_a_member_reports_nothing_where_there_is_nothing_to_report(control: State, files: Files) -> None:
     reporter = KeyReporter()
     reporter.look(as_member(control, files))
     assert reported(control, reporter) is not None
@@ -293,7 +295,7 @@ def test_a_member_reports_nothing_where_there_is_nothing_to_report(control: Stat
     assert reported(control, reporter) is None
 
 
-def test_a_file_that_is_being_written_is_looked_at_later(
+def test_n1_a_file_that_is_being_written_is_looked_at_later(
     control: State, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reporter = KeyReporter()

@@ -1249,6 +1249,24 @@ def test_a_key_is_offered_by_who_is_known_by_its_address():
     assert agent.asked == [("offer_key", b"sealed", HERE)]
 
 
+def test_the_nodes_files_and_reports_of_its_keys_pass_as_they_are():
+    agent = Agent(redeem=lambda body: body[::-1])
+    with service(agent):
+        assert client().fetch_node_files(b"sealed", connect_s=PLENTY_S, read_s=PLENTY_S) == b"delaes"
+        client().report_keys(b"digests", connect_s=PLENTY_S, read_s=PLENTY_S)
+        client().poll_membership(newer_than=5, connect_s=PLENTY_S, read_s=PLENTY_S, key_report=b"same")
+        ask("GET", "/v1/membership", headers={"qmesh-key-digests": "no base64!"})
+        for path in ("/v1/node-files", "/v1/node-keys"):
+            assert ask("GET", path).status == 405
+            assert ask("POST", path, content=b"x" * (messages.MAX_BODY + 1)).status == 413
+    asked = [each for each in agent.asked if each[0] != "membership"]
+    assert asked == [
+        ("node files", b"sealed", HERE),
+        ("report keys", b"digests", HERE),
+        ("key report", b"same", HERE),
+    ]
+
+
 @pytest.mark.parametrize("estate", [b"all of it", None])
 def test_a_successor_says_how_far_it_is_and_is_given_what_it_lacks(estate):
     agent = Agent(redeem=lambda _: estate or b"")

@@ -47,7 +47,7 @@ def held(directory: Path) -> dict[str, bytes]:
 
 @lab
 @own_machine
-def test_both_are_0600_and_the_owners_and_the_old_ones_are_kept() -> None:
+def test_n1_both_are_0600_and_the_owners_and_the_old_ones_are_kept() -> None:
     directory = make_users_directory()
     os.umask(0)
     assert write_all(directory, both(b"old")) == (directory.path / KEYS, directory.path / CONFIG)
@@ -66,7 +66,7 @@ def test_both_are_0600_and_the_owners_and_the_old_ones_are_kept() -> None:
 
 @lab
 @own_machine
-def test_what_is_there_already_stays_unless_others_can_read_it() -> None:
+def test_n1_what_is_there_already_stays_unless_others_can_read_it() -> None:
     directory = make_users_directory()
     write_all(directory, both(b"old"))
     before = (directory.path / KEYS).stat().st_ino
@@ -81,7 +81,7 @@ def test_what_is_there_already_stays_unless_others_can_read_it() -> None:
 @own_machine
 @pytest.mark.parametrize("name", [KEYS, CONFIG])
 @pytest.mark.parametrize("whose", [USER, 0])
-def test_no_secret_is_written_through_a_link(name: str, whose: int) -> None:
+def test_n1_no_secret_is_written_through_a_link(name: str, whose: int) -> None:
     directory = make_users_directory()
     target = directory.path.parent / "target"
     target.write_bytes(b"mine")
@@ -98,7 +98,7 @@ def test_no_secret_is_written_through_a_link(name: str, whose: int) -> None:
 @lab
 @own_machine
 @pytest.mark.parametrize(("kind", "error"), [("mkdir", StateUnreadable), ("mkfifo", StateUnreadable)])
-def test_what_is_no_file_is_not_replaced(kind: str, error: type[Exception]) -> None:
+def test_n1_what_is_no_file_is_not_replaced(kind: str, error: type[Exception]) -> None:
     directory = make_users_directory()
     as_user(f"{kind} {directory.path}/{CONFIG}")
     with pytest.raises(error, match="is not a regular file"):
@@ -108,7 +108,7 @@ def test_what_is_no_file_is_not_replaced(kind: str, error: type[Exception]) -> N
 
 @lab
 @own_machine
-def test_what_was_changed_meanwhile_or_is_too_large_is_not_replaced() -> None:
+def test_n1_what_was_changed_meanwhile_or_is_too_large_is_not_replaced() -> None:
     directory = make_users_directory()
     write_all(directory, both(b"old"))
     for old in (None, b"other"):
@@ -123,7 +123,7 @@ def test_what_was_changed_meanwhile_or_is_too_large_is_not_replaced() -> None:
 
 @lab
 @own_machine
-def test_what_the_owner_may_not_write_root_does_not_write_for_him() -> None:
+def test_n1_what_the_owner_may_not_write_root_does_not_write_for_him() -> None:
     directory = make_users_directory()
     directory.path.chmod(0o555)
     with pytest.raises(MachineRefused, match=r"keys\.yml and config\.yml in /run/home.* Permission denied"):
@@ -139,7 +139,7 @@ def test_what_the_owner_may_not_write_root_does_not_write_for_him() -> None:
 @lab
 @own_machine
 @pytest.mark.parametrize("octets", [70_000, 30_000, 20_000, 16_000])
-def test_a_full_disk_changes_neither(octets: int) -> None:
+def test_n1_a_full_disk_changes_neither(octets: int) -> None:
     """With room for one of the two, or for both and not for what they replace."""
     with small_disk() as disk:
         old = {name: f"old{name}".encode() for name in (KEYS, CONFIG)}
@@ -155,7 +155,7 @@ def test_a_full_disk_changes_neither(octets: int) -> None:
         assert held(disk) == old
 
 
-def test_one_that_cannot_be_replaced_has_the_others_restored(tmp_path: Path) -> None:
+def test_n1_one_that_cannot_be_replaced_has_the_others_restored(tmp_path: Path) -> None:
     (tmp_path / KEYS).write_bytes(b"old")
     (tmp_path / CONFIG).mkdir()
     changes = [
@@ -169,7 +169,7 @@ def test_one_that_cannot_be_replaced_has_the_others_restored(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG, KEYS, f"{KEYS}.bak"]
 
 
-def test_a_killed_writer_leaves_whole_files_in_their_order_and_no_copy_for_long(tmp_path: Path) -> None:
+def test_n1_a_killed_writer_leaves_whole_files_in_their_order_and_no_copy_for_long(tmp_path: Path) -> None:
     """keys.yml is replaced first: config.yml is never newer than it."""
     directory = ConfigDirectory(tmp_path, os.geteuid())
     names = (KEYS, CONFIG)

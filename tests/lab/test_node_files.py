@@ -53,7 +53,7 @@ def modes(machine: Machine, directory: str) -> str:
     return machine.run(["sh", "-c", f"cd {directory} && stat -c '%n %a %U' *"]).stdout
 
 
-def test_three_commands_make_a_cluster_with_nothing_copied_by_hand(cluster):
+def test_n1_three_commands_make_a_cluster_with_nothing_copied_by_hand(cluster):
     control, member, said = cluster
     assert "qmesh join --node-files" in said[1]
     directory = f"{STATE}/node"
@@ -69,7 +69,7 @@ def test_three_commands_make_a_cluster_with_nothing_copied_by_hand(cluster):
     assert event["endpoint"].startswith("192.168.0.201:")
 
 
-def test_said_again_it_changes_nothing_and_is_told_each_time(cluster):
+def test_n1_said_again_it_changes_nothing_and_is_told_each_time(cluster):
     control, member, _ = cluster
 
     def fetches() -> int:
@@ -89,7 +89,7 @@ def test_said_again_it_changes_nothing_and_is_told_each_time(cluster):
     assert again.stderr.count("nothing to do, up to date is") == 2
 
 
-def test_into_a_users_directory_they_are_written_as_that_user(cluster):
+def test_n1_into_a_users_directory_they_are_written_as_that_user(cluster):
     _, member, _ = cluster
     home = "/run/home/.config"
     member.run(["sh", "-c", f"mkdir -p {home} && chown -R 1001:1001 /run/home"])
@@ -103,7 +103,7 @@ def test_into_a_users_directory_they_are_written_as_that_user(cluster):
     qmesh(member, "node-files", "--write", "--config", f"{STATE}/node")
 
 
-def test_nothing_of_another_node_is_replaced_unless_that_is_said(cluster):
+def test_n1_nothing_of_another_node_is_replaced_unless_that_is_said(cluster):
     _, member, _ = cluster
     other = {
         "config.yml": IDENTITY.replace("5ec4e7a1", "ab" * 4),
@@ -124,7 +124,7 @@ def test_nothing_of_another_node_is_replaced_unless_that_is_said(cluster):
     member.run(["rm", "-r", "/root/other"])
 
 
-def test_a_link_or_a_full_disk_is_an_error_and_nothing_is_written(cluster):
+def test_n1_a_link_or_a_full_disk_is_an_error_and_nothing_is_written(cluster):
     _, member, _ = cluster
     member.write("/root/victim", "mine\n", 0o600)
     member.run(["sh", "-c", "mkdir -p /root/linked && ln -s ../victim /root/linked/keys.yml"])
@@ -138,7 +138,7 @@ def test_a_link_or_a_full_disk_is_an_error_and_nothing_is_written(cluster):
     assert member.run(["ls", "-A", "/root/full"]).stdout == "x\n"
 
 
-def test_a_member_that_may_not_is_refused_and_gets_nothing(cluster):
+def test_n1_a_member_that_may_not_is_refused_and_gets_nothing(cluster):
     control, member, _ = cluster
     qmesh(control, "set", "machine-b", "--node-files", "off")
     before = facts(control, "log")["events"]
@@ -152,7 +152,7 @@ def test_a_member_that_may_not_is_refused_and_gets_nothing(cluster):
     assert "is the control node" in refusal(control, "node-files", code=2)
 
 
-def test_what_is_wrong_with_the_control_nodes_own_files_is_said_and_nothing_is_sent(cluster):
+def test_n1_what_is_wrong_with_the_control_nodes_own_files_is_said_and_nothing_is_sent(cluster):
     control, member, _ = cluster
     for text, words in (
         ("#" * 10_000_000, "larger than 1048576 bytes"),
@@ -171,7 +171,7 @@ def test_what_is_wrong_with_the_control_nodes_own_files_is_said_and_nothing_is_s
     qmesh(member, "node-files", "--write")
 
 
-def test_a_file_that_is_being_written_is_waited_for(cluster):
+def test_n1_a_file_that_is_being_written_is_waited_for(cluster):
     control, member, _ = cluster
     control.write("/root/k", KEY_STORE, 0o600)
     store = f"{CONFIG}/keys.yml"
@@ -194,7 +194,7 @@ def has_other_keys(control: Machine) -> bool:
     return any(each["code"] == "node-keys" for each in report["findings"])
 
 
-def test_a_worker_with_another_identity_is_named_on_the_control_node_until_it_has_the_right_one(cluster):
+def test_n1_a_worker_with_another_identity_is_named_on_the_control_node_until_it_has_the_right_one(cluster):
     control, member, _ = cluster
     directory = f"{STATE}/node"
     wait_until(lambda: not has_other_keys(control), 20)
@@ -213,7 +213,7 @@ def test_a_worker_with_another_identity_is_named_on_the_control_node_until_it_ha
     member.run(["sh", "-c", f"rm {directory}/*.bak"])
 
 
-def test_on_the_machine_itself_a_missing_key_store_and_a_short_key_are_errors(cluster):
+def test_n1_on_the_machine_itself_a_missing_key_store_and_a_short_key_are_errors(cluster):
     _, member, _ = cluster
     directory = f"{STATE}/node"
     text = member.read(f"{directory}/config.yml")
@@ -236,7 +236,7 @@ def test_on_the_machine_itself_a_missing_key_store_and_a_short_key_are_errors(cl
     assert find_codes(member) == {"announce-missing"}  # which is about the internet
 
 
-def test_no_secret_of_the_node_is_anywhere_but_in_its_own_files(cluster):
+def test_n1_no_secret_of_the_node_is_anywhere_but_in_its_own_files(cluster):
     """Not in an output, a log, the registry, a message that was kept, or an argument."""
     control, member, said = cluster
     asked = [(control, ("check",)), (control, ("log", "--json")), (control, ("render-config", "--json"))]
