@@ -65,6 +65,7 @@ ROWS: Final = {
     ),
     "packets": Row(({"ports": 16, "runs": 51}, {"ports": 5000, "runs": 51}), ({"ports": 1, "runs": 1},)),
     "storm": Row(({"flushes": 500, "deletions": 51},), ({"flushes": 10, "deletions": 1},)),
+    "processes": Row(({"workers": 2048, "times": 5},), ({"workers": 2, "times": 1},)),
     "watching": Row(({"workers": 512, "times": 5},), ({"workers": 2, "times": 1},)),
     "join": Row(({"runs": 50, "phased_runs": 15},), ({"runs": 1, "phased_runs": 1},)),
     "joins": Row(({"members": 200, "tunnels": 30},), ({"members": 2, "tunnels": 1},)),

@@ -29,7 +29,7 @@ log = logging.getLogger("qmesh")
 
 LOOK_S: Final = 4.0
 """Seconds between two looks, at least."""
-REST: Final = 20
+REST: Final = 40
 """Times of the processor time that a look took, until the next."""
 LASTS_S: Final = 15.0
 """Seconds that something is wrong before it is said: processes that are being restarted are so for less."""

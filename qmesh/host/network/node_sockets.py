@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -61,12 +60,13 @@ class SocketObserver:
         return NodeSockets(tuple(listening), tuple(connections))
 
     def _find_owners(self, inodes: Iterable[str]) -> dict[str, NodeProcess | None]:
-        gone = {number for number in map(_number, self._owners.values()) if not _is_there(number)}
+        numbers = set(map(_number, self._owners.values()))
+        gone = {number for number in numbers if not _is_there(number)}
         before = {inode: each for inode, each in self._owners.items() if _number(each) not in gone}
         known = {inode: before.get(inode) for inode in inodes}
-        numbers = processes.find_socket_owners(known.keys() - before.keys())
-        begun = {number: read_process(number) for number in set(numbers.values())}
-        return {**known, **{inode: begun[number] for inode, number in numbers.items()}}
+        found = processes.find_socket_owners(known.keys() - before.keys())
+        begun = {number: read_process(number) for number in set(found.values())}
+        return {**known, **{inode: begun[number] for inode, number in found.items()}}
 
 
 def read_process(number: int) -> NodeProcess | None:
@@ -95,7 +95,7 @@ def _select_udp(wanted: SocketPorts) -> Iterable[Socket]:
 
 def _is_there(number: int) -> bool:
     """Whether a process is there still; 0 is one that is not shown here."""
-    return number == 0 or Path(f"/proc/{number}").exists()
+    return number == 0 or os.access(f"/proc/{number}", os.F_OK)
 
 
 def _number(process: NodeProcess | None) -> int:

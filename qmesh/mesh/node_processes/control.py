@@ -38,7 +38,9 @@ def judge_control(
     if not ports:
         return None
     found = {
-        (each.protocol, each.port): each.process for each in seen.listening if not is_loopback(each.address)
+        (each.protocol, each.port): each.process
+        for each in seen.listening
+        if (each.protocol, each.port) in ports and not is_loopback(each.address)
     }
     missing = tuple(f"{port}/{protocol}" for protocol, port in ports if (protocol, port) not in found)
     processes = [process for place in ports if (process := found.get(place)) is not None]

@@ -123,12 +123,12 @@ def find_foreign_workers(expected: ExpectedNode, seen: NodeSockets) -> tuple[For
 
     A worker listens at its machine's own tunnel address, which nothing else has a use for at such a port.
     """
-    own = {port for _, port in expected.cores.values()}
+    rightful = {port for _, port in expected.cores.values()} | expected.others
     taken: dict[int, ForeignWorker] = {}
     for each in seen.listening:
         port, core = each.port, each.port - expected.base_port + 1
         is_worker_port = core in expected.owners or port in expected.closed
-        if each.protocol == "tcp" and is_worker_port and port not in own | expected.others:
+        if each.protocol == "tcp" and is_worker_port and port not in rightful:
             owner = expected.owners.get(core)
             if each.address in expected.addresses:
                 found = ForeignWorker(each.address, port, each.process, core if owner else None, owner)
@@ -142,11 +142,12 @@ def list_foreign_connections(
     """The connections through the tunnel of workers that are another machine's."""
     processes = {each.process.number for each in foreign if each.process is not None}
     places = {(each.address, each.port) for each in foreign}
+    own = set(expected.cores.values())
     # A process may be the worker of several cores, some of which are this machine's.
     rightful = {
         each.process.number
         for each in seen.listening
-        if each.process is not None and (each.address, each.port) in set(expected.cores.values())
+        if each.process is not None and (each.address, each.port) in own
     }
     return tuple(
         each
