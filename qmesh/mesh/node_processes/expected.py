@@ -77,6 +77,7 @@ def build_expected_node(
             owners[worker.core] = name
             cores[worker.core] = worker.address, worker.port
     guarded = (each.port for each in machine.guarded_ports)
+    p2p = range(inventory.p2p_base_port or 0, (inventory.p2p_base_port or 0) + len(owners))
     return ExpectedNode(
         name=name,
         control=inventory.control,
@@ -87,7 +88,7 @@ def build_expected_node(
         cores=cores,
         owners=owners,
         closed=frozenset(closed_ports).union(worker_ports(inventory, name)),
-        others=frozenset({*CONTROL_PORTS[inventory.node], inventory.service_port, *guarded}),
+        others=frozenset({*CONTROL_PORTS[inventory.node], inventory.service_port, *guarded, *p2p}),
         stream_address=inventory.control_node.address
         if STREAM_PORT in CONTROL_PORTS[inventory.node]
         else None,

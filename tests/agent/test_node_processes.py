@@ -1,0 +1,164 @@
+"""What is seen of the node's processes on a machine, by commands and by the agent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qmesh.agent.local import Local, load_local
+from qmesh.agent.node.node_processes import look_for_command, read_record
+from qmesh.agent.node.process_watch import ProcessWatch
+from qmesh.host.registry import Registry
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import PortReservations
+from qmesh.mesh.changes import set_worker_count
+from tests.support.control_node import make_control_node
+from tests.support.fuse import mount_fuse
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+OWNER, STRANGER = 1001, 1002
+HOME = Path("/run/alice")
+CONFIG = HOME / ".config"
+OWN, HUB = "10.77.0.1", "10.77.0.7"
+ENTRIES = ", ".join(f"/ip4/{OWN}/tcp/{port}" for port in (40000, 40001, 40002))
+LISTEN = "/ip4/0.0.0.0/udp/8336/quic-v1"
+TEXT = f"engine:\n  dataWorkerMultiaddrs: [{ENTRIES}]\np2p:\n  listenMultiaddr: {LISTEN}\n"
+PROGRAM = f"""
+import os, socket, sys
+os.setuid(int(sys.argv[1]))
+kept = [socket.create_server(("{OWN}", int(port))) for port in sys.argv[2:]]
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def make() -> State:
+    """A control node of three workers, whose node's directory is a user's."""
+    Path("/run").chmod(0o755)
+    CONFIG.mkdir(parents=True)
+    (CONFIG / "config.yml").write_text(TEXT, encoding="utf-8")
+    (CONFIG / "config.yml").chmod(0o600)
+    for path in (HOME, CONFIG, CONFIG / "config.yml"):
+        os.chown(path, OWNER, OWNER)
+    state = State(Path("/run/state"), patience_s=1.0)
+    make_control_node(state, config=CONFIG)
+    for address in (OWN, HUB):
+        subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
+    return state
+
+
+@contextlib.contextmanager
+def worker(user: int, *ports: int) -> Iterator[int]:
+    """A process of a user that listens at these ports of this machine's tunnel address; its number."""
+    words = [sys.executable, "-c", PROGRAM, str(user), *map(str, ports)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process.pid
+        process.kill()
+
+
+def states(state: State, here: Local) -> list[str]:
+    return [each.state for each in look_for_command(state, here)[0].report.workers]
+
+
+def test_a_users_program_at_a_workers_port_that_cannot_read_the_file_is_not_the_node():
+    state = make()
+    here = load_local(state)
+    with worker(OWNER, 40000), worker(STRANGER, 40001) as stranger:
+        look, _ = look_for_command(state, here)
+        assert [each.state for each in look.report.workers] == ["alive", "not-the-node", "silent"]
+        found = look.report.workers[1].process
+        assert found is not None
+        assert found.number == stranger
+        ProcessWatch(state).look(here)
+        # Anyone may read it: then it may be anyone's node.
+        (CONFIG / "config.yml").chmod(0o644)
+        assert states(state, here) == ["alive", "alive", "silent"]
+
+
+def test_a_file_whose_disk_does_not_answer_hides_no_process():
+    state = make()
+    here = load_local(state)
+    mount_fuse(CONFIG, user=0)
+    with worker(OWNER, 40000, 40001, 40002):
+        look, _ = look_for_command(state, here)
+    assert [each.state for each in look.report.workers] == ["alive"] * 3
+    assert look.readings is None
+    assert not look.is_begun
+
+
+def test_a_process_that_is_stopped_is_looked_at_as_any_other():
+    state = make()
+    here = load_local(state)
+    with worker(OWNER, 40000) as number:
+        os.kill(number, 19)
+        assert states(state, here)[0] == "alive"
+        os.kill(number, 18)
+
+
+def test_what_changed_while_nobody_looked_is_known_of_the_files_time():
+    state = make()
+    here, watch = load_local(state), ProcessWatch(state)
+    with worker(OWNER, 40000, 40001):
+        watch.look(here)
+        assert states(state, here) == ["alive", "alive", "silent"]
+        record = read_record(state)
+        assert record is not None
+        (CONFIG / "config.yml").write_text(TEXT.replace("40001", "40009"), encoding="utf-8")
+        os.utime(CONFIG / "config.yml", (0, 0))
+        # The same process has both ports; only what core 2 reads is another.
+        assert states(state, here) == ["alive", "outdated", "silent"]
+        assert read_record(state) == record
+        # As if the agent had been started again by now.
+        later = ProcessWatch(state)
+        later.look(here)
+        assert states(state, here) == ["alive", "outdated", "silent"]
+        (CONFIG / "config.yml").write_text(TEXT, encoding="utf-8")
+        assert states(state, here) == ["alive", "alive", "silent"]
+
+
+def test_a_damaged_record_is_as_none_and_made_again():
+    state = make()
+    here = load_local(state)
+    ProcessWatch(state).look(here)
+    state.process_record.path.write_text("{", encoding="utf-8")
+    assert read_record(state) is None
+    ProcessWatch(state).look(here)
+    assert read_record(state) is not None
+
+
+def test_connections_of_another_machines_worker_are_cut_and_that_is_said_once(caplog):
+    state = make()
+    with Registry(state.registry_file) as registry:
+        registry.change_mesh(
+            lambda mesh: set_worker_count(mesh, mesh.control, 2),
+            command="set",
+            what="machine-changed",
+            machine=load_local(state).inventory.control,
+            now=1_800_000_000,
+        )
+    here = load_local(state)
+    with worker(OWNER, 40000, 40001):
+        assert look_for_command(state, here)[0].report.foreign == ()
+    with worker(OWNER, 40000), socket.create_server((OWN, 40002)) as server:
+        state.save_port_reservations(PortReservations((40002,)))
+        calls = socket.create_connection((OWN, 40002), source_address=(HUB, 0))
+        watch = ProcessWatch(state)
+        for _ in range(2):
+            watch._look(here)
+        with pytest.raises(ConnectionError):
+            calls.recv(1)
+        calls.close()
+        assert server.fileno() > 0
+    said = [each for each in caplog.messages if "are cut" in each]
+    assert len(said) == 1
+    assert "a core that no machine of the mesh has: its connections through the tunnel are cut" in said[0]
