@@ -38,7 +38,9 @@ def lint_config(
     ports = () if ephemeral is None else set(range(ephemeral[0], ephemeral[1] + 1)) - set(reserved)
     problems = _find_problems(parsed, profile, mesh, ports)
     if mesh is None:
-        problems = (each.as_warning() if each.cured and not each.refused else each for each in problems)
+        problems = (
+            each if each.refused or each.kind == "profile" else each.as_warning() for each in problems
+        )
     return tuple(sorted(problems))
 
 
