@@ -63,6 +63,19 @@ KEYS = {
         "engine:\n  dataWorkerMultiaddrs: []\n  dataWorkerMultiaddr: /ip4/127.0.0.1/tcp/40000\n",
         ["3:3 warning `dataWorkerMultiaddr` is misspelt: node 2.0 ignores it silently"],
     ),
+    "other keys of the node in another letter case": (
+        "2.1-rust",
+        (
+            "P2P: {}\np2p:\n  Network: 1\n  maxIHaveLength: 1\n  peer_priv_key: x\n  nosuch: 1\n"
+            "engine: {syncMessageLimits: {maxrecvmsgsize: 1}, foo: {Network: 1}}\n"
+        ),
+        [
+            "1:1 warning `P2P` is misspelt: node 2.1-rust ignores it silently",
+            "3:3 warning `Network` is misspelt: node 2.1-rust ignores it silently",
+            "5:3 warning `peer_priv_key` is misspelt: node 2.1-rust ignores it silently",
+            "7:30 warning `maxrecvmsgsize` is misspelt: node 2.1-rust ignores it silently",
+        ],
+    ),
     "node 2.1's stream list misspelt": (
         "2.1",
         "engine:\n  dataWorkerStreamMultiaddr: []\n  dataWorkersP2PMultiaddrs: []\n",

@@ -113,6 +113,47 @@ def test_every_key_of_a_form_is_judged_alike(profile):
     assert judged >= {"1.4": 50, "2.0": 80, "2.1": 105, "2.1-rust": 105}[profile]
 
 
+TAGS = {
+    # value: the forms that Go takes it for, those that Rust does
+    "!!int 1": ("text int duration float", "text int duration float"),
+    "!!int '1'": ("text int duration float", "text duration"),
+    "!!int x": ("", "text"),
+    "!!str 1": ("text", "text int duration float"),
+    "!!str file": ("text manager", "text manager"),
+    "!!float 1": ("text int duration float", "text int float"),
+    "!!float x": ("", "text"),
+    "!!bool yes": ("text flag", "text"),
+    "!!bool true": ("text flag", "text flag"),
+    "!!null ~": ("text int duration float flag manager", "text duration"),
+    "!!null x": ("", "text"),
+    "!!binary ZmlsZQ==": ("text manager", "text"),
+    "!!binary x!": ("", "text"),
+    "!!timestamp 2026-11-28": ("text", "text"),
+    "!!timestamp x": ("", "text"),
+    "!x file": ("text manager", "text"),
+    "!x 4s": ("text duration", "text"),
+    "!file": ("text", "text manager"),
+    "!!int |-\n        1": ("text int duration float", "text int duration"),
+    "!!bool |-\n        true": ("text flag", "text flag"),
+}
+TAGGED = {
+    "text": "engine.filter",
+    "int": "p2p.d",
+    "duration": "engine.syncTimeout",
+    "float": "p2p.gossipFactor",
+    "flag": "key.keyManagerFile.createIfMissing",
+    "manager": "key.keyManagerType",
+}
+
+
+@pytest.mark.parametrize(("value", "gos", "rusts"), [(value, *forms) for value, forms in TAGS.items()])
+def test_a_tag_says_what_a_value_is(value, gos, rusts):
+    judged: tuple[tuple[Profile, str], ...] = (("2.0", gos), ("2.1-rust", rusts))
+    for profile, forms in judged:
+        taken = [form for form, path in TAGGED.items() if refusals_of(nest(path, value), profile) == []]
+        assert taken == [form for form in TAGGED if form in forms.split()], profile
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_section_is_a_mapping_or_nothing(profile):
     is_rust = profile == "2.1-rust"

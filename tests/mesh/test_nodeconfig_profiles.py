@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.mesh.nodeconfig import Key, ProfileFacts, detect_profile, list_possible_profiles, profile_facts
-from qmesh.mesh.nodeconfig.profiles import _SINCE, _UNTIL
-from qmesh.mesh.values import PROFILES
+from qmesh.mesh.nodeconfig.known_keys import list_profiles, walk_key_paths
+from qmesh.mesh.nodeconfig.profiles import _TELLING_NOTHING
+from qmesh.mesh.values import PROFILES, Profile
 
 TABLE = {
     "empty": ("", None),
@@ -68,18 +69,29 @@ def text_with(section: str, name: str) -> str:
 def test_a_key_that_came_later_tells(profile):
     """Beside a key that 2.0 was the last to know, so that the keys of 2.0 tell as well."""
     last: dict[str, dict[str, object]] = {"engine": {"dataWorkerMultiaddrs": []}}
-    for section, names in _SINCE[profile].items():
-        for name in names.split():
-            keys = {name: 1} if not section else {section: {**last.get(section, {}), name: 1}}
-            assert detect_profile(json.dumps({**last, **keys})) == profile
+    found = keys_at(0, profile)
+    assert len(found) > 10
+    for section, name in found:
+        keys = {name: 1} if not section else {section: {**last.get(section, {}), name: 1}}
+        assert detect_profile(json.dumps({**last, **keys})) == profile
 
 
-@pytest.mark.parametrize("profile", _UNTIL)
+def keys_at(end: int, profile: Profile) -> list[tuple[str, str]]:
+    """The keys that the profile was the first (0) or the last (-1) to know, of sections at the top level."""
+    return [
+        path
+        for path in walk_key_paths()
+        if list_profiles(*path)[end] == profile and path not in _TELLING_NOTHING and "." not in path[0]
+    ]
+
+
+@pytest.mark.parametrize("profile", ["1.4", "2.0"])
 def test_no_newer_profile_is_named_for_a_key_that_went(profile):
-    for section, names in _UNTIL[profile].items():
-        for name in names.split():
-            found = detect_profile(text_with(section, name))
-            assert found is None or PROFILES.index(found) <= PROFILES.index(profile)
+    gone = keys_at(-1, profile)
+    assert gone
+    for section, name in gone:
+        found = detect_profile(text_with(section, name))
+        assert found is None or PROFILES.index(found) <= PROFILES.index(profile)
 
 
 @given(

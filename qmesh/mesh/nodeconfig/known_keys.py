@@ -209,13 +209,12 @@ def list_profiles(section: str, name: str) -> tuple[Profile, ...]:
 
 
 def walk_key_paths() -> Iterator[tuple[str, str]]:
-    """Section and name of every key, without those of newer builds, each once."""
+    """Section and name of every key, each once."""
     paths = (
         (path, name)
         for sections in _SECTIONS.values()
         for path, section in sections.items()
-        for name, key in section.items()
-        if not key.is_newer
+        for name in section
     )
     yield from dict.fromkeys(paths)
 

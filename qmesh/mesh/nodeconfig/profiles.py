@@ -12,6 +12,7 @@ import msgspec
 
 from qmesh.mesh.nodeconfig.document import Mapping, Node, ParsedConfig, parse_config
 from qmesh.mesh.nodeconfig.key_location import Key
+from qmesh.mesh.nodeconfig.known_keys import list_profiles, walk_key_paths
 from qmesh.mesh.values import PROFILES, Profile
 
 
@@ -86,44 +87,8 @@ _FACTS: Final = {
     ),
 }
 
-_SINCE: Final[dict[Profile, dict[str, str]]] = {
-    "2.0": {
-        "engine": "allowExcessiveGOMAXPROCS autoMergeCoins dataWorkerCount framePublish fullProver"
-        " multisigProverEnrollmentPaths syncCandidates syncMessageLimits syncTimeout",
-        "p2p": "bootstrapParallelism directPeers discoveryParallelism discoveryPeerLookupLimit"
-        " grpcServerRateLimit iDontWantMessageTTL iDontWantMessageThreshold maxIDontWantMessages"
-        " minBootstrapPeers peerOutboundQueueSize pingAttempts pingPeriod pingTimeout"
-        " subscriptionQueueSize validateQueueSize validateWorkers",
-    },
-    "2.1": {
-        "": "alias logger",
-        "db": "inmemorydonotuse noticePercentage terminatePercentage warnPercentage workerPathPrefix"
-        " workerPaths",
-        "engine": "alertKey archiveEndpoints archiveMode blacklist dataWorkerAnnounceP2PMultiaddrs"
-        " dataWorkerAnnounceStreamMultiaddrs dataWorkerBaseP2PPort dataWorkerBaseStreamPort"
-        " dataWorkerFilters dataWorkerP2PMultiaddrs dataWorkerStreamMultiaddrs delegateAddress"
-        " enableMasterProxy rebuildend rebuildstart rewardStrategy rewardsAddress",
-        "p2p": "announceListenMultiaddr announceStreamListenMultiaddr peerReconnectCheckInterval"
-        " streamListenMultiaddr traceLogStdout",
-    },
-    "2.1-rust": {
-        "": "explorer",
-        "engine": "dataWorkerAnnounceP2pMultiaddrs dataWorkerBaseP2pPort dataWorkerP2pMultiaddrs"
-        " syncTimeoutMs",
-        "p2p": "connectionTimeoutMs directConnectInitialDelayMs fanoutTtlMs graftFloodThresholdMs"
-        " heartbeatInitialDelayMs heartbeatIntervalMs idontWantMessageThreshold idontWantMessageTtl"
-        " iwantFollowupTimeMs maxIdontWantMessages maxIhaveLength maxIhaveMessages"
-        " peerReconnectCheckIntervalMs pingPeriodMs pingTimeoutMs pruneBackoffMs unsubscribeBackoffMs",
-    },
-}
-"""The keys that a profile was the first to know."""
-
-_UNTIL: Final[dict[Profile, dict[str, str]]] = {
-    "1.4": {"p2p": "minPeers"},
-    "2.0": {"engine": "autoMergeCoins dataWorkerBaseListenPort dataWorkerMultiaddrs fullProver"},
-}
-"""The keys that a profile was the last to know. Those that only 2.1-rust dropped tell nothing more."""
-
+_TELLING_NOTHING: Final = frozenset({("", "logFile"), ("engine", "maxFrames"), ("", "listenGRPCMultiaddr")})
+"""Keys that the first builds of 2.1 had too, and a spelling that is another one's mistake."""
 
 SHARED_KEYS: Final[tuple[Profile, ...]] = ("2.1", "2.1-rust")
 """The profiles whose files have the same keys, where Go wrote the file and Rust may read it."""
@@ -167,20 +132,14 @@ def _keys_by_section(root: Node | None) -> Iterator[tuple[str, str]]:
             yield key.value, inner.value
 
 
-def _index_keys(table: dict[Profile, dict[str, str]]) -> dict[tuple[str, str], int]:
-    return {
-        (section, name): PROFILES.index(profile)
-        for profile, sections in table.items()
-        for section, names in sections.items()
-        for name in names.split()
-    }
-
-
 def _build_key_ages() -> dict[tuple[str, str], tuple[int, int]]:
-    since, until = _index_keys(_SINCE), _index_keys(_UNTIL)
-    return {
-        key: (since.get(key, 0), until.get(key, len(PROFILES) - 1)) for key in since.keys() | until.keys()
-    }
+    ages = {}
+    for section, name in walk_key_paths():
+        known = list_profiles(section, name)
+        first, last = PROFILES.index(known[0]), PROFILES.index(known[-1])
+        # A key that only 2.1-rust dropped tells nothing more: a file keeps it.
+        ages[section, name] = first, last if PROFILES[last] != "2.1" else len(PROFILES) - 1
+    return {key: age for key, age in ages.items() if key not in _TELLING_NOTHING}
 
 
 _AGES: Final = _build_key_ages()

@@ -20,7 +20,7 @@ from qmesh.mesh.nodeconfig.document import (
     parse_config,
     resolve_alias,
 )
-from qmesh.mesh.nodeconfig.harmless_keys import ADDRESSES, NUMBERS
+from qmesh.mesh.nodeconfig.known_keys import list_names
 from qmesh.mesh.nodeconfig.minimal import COMMENTS
 from qmesh.mesh.values import NOT_SHOWN
 
@@ -29,9 +29,10 @@ _ADDRESS = re.compile(
     r"/(?:ip4/[0-9.]{1,15}|ip6/[0-9a-fA-F:.]{1,45}|dns[46]?/[a-z]{1,20}(?:[.-][a-z]{1,20}){0,4}"
     r")/(?:tcp|udp)/(?:[0-9]{1,5}|%d)(?:/quic(?:-v1)?)?"
 )
+_NUMBERS: Final = list_names("flag", "float", "duration", "int", "long", "u8", "u16", "u32", "u64")
 _HARMLESS: Final = {
-    **dict.fromkeys(NUMBERS.split(), _NUMBER),
-    **dict.fromkeys(ADDRESSES.split(), _ADDRESS),
+    **dict.fromkeys(_NUMBERS, _NUMBER),
+    **{name: _ADDRESS for name in list_names("text", "texts") if "Multiaddr" in name},
 }
 """The node's keys whose values are shown, and what these look like. All else may be a secret somewhere."""
 _SECTIONS: Final = frozenset({"db", "engine", "logger", "p2p"})

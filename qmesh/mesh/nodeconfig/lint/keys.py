@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, Sequence, resolve_alias
+from qmesh.mesh.nodeconfig.known_keys import find_similar_key, is_known_anywhere
 from qmesh.mesh.nodeconfig.lint.list_names import (
     SECTION,
     FoundList,
@@ -66,6 +67,7 @@ def _check_ignored_key(
 ) -> Iterator[Problem]:
     role, name = find_role(key.value), key.value
     if role is None:
+        yield from _check_spelling(".".join(path), key, profile)
         return
     known = find_profiles(name)
     right = find_spelling(role, profile)
@@ -83,6 +85,16 @@ def _check_ignored_key(
         where = f"below `{path[-1]}`" if path and path[-1] in (*_NEEDED, "logger", "alias") else "here"
         message = f"`{name}` is ignored {where}: the node reads it only below `{SECTION}:` at the top level"
         yield build_warning(key.start, "level", message, way_out)
+
+
+def _check_spelling(section: str, key: Scalar, profile: Profile) -> Iterator[Problem]:
+    """A key that differs from one of the node's only in letter case, `-` and `_`."""
+    if is_known_anywhere(section, key.value):
+        return
+    right = find_similar_key(section, key.value, profile)
+    if right is not None:
+        message = f"`{key.value}` is misspelt: node {profile} ignores it silently"
+        yield build_warning(key.start, "misspelt", message, f"rename it to `{right}`")
 
 
 def _other_profile_problem(key: Scalar, profile: Profile, known: tuple[Profile, ...]) -> Problem:
