@@ -8,13 +8,15 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from typing import NamedTuple
 
 import pytest
 
-from tests.support.lab.cluster import facts
-from tests.support.lab.machines import Lab, Machine
+from tests.support.checkout import CHECKOUT
+from tests.support.lab.cluster import NODE_CONFIG, dial, facts
+from tests.support.lab.machines import TOOLS, Lab, Machine
 from tests.support.lab.rust_node import CONFIG, PROGRAM, ask_node, earning_cores, install_node
 from tests.support.lab.services import start_services
 from tests.support.pages import read_blocks
@@ -23,6 +25,12 @@ from tests.support.waiting import comes_true, wait_until
 pytestmark = pytest.mark.lab
 
 SCREEN, THIRD = "All commands on one screen", "A third machine"
+OLDER = "Older versions of the node"
+OLDER_PROGRAM = f"""\
+#!/bin/sh
+case "$*" in *--core*) ;; *) exec sleep infinity ;; esac
+PYTHONPATH={CHECKOUT} exec {sys.executable} {TOOLS / "worker.py"} "$@"
+"""
 ADDRESSES = {"fra-1": "203.0.113.5", "hel-2": "203.0.113.6", "ams-3": "203.0.113.7"}
 SCP = """\
 #!/bin/sh
@@ -198,6 +206,22 @@ def test_two_bare_servers_become_a_running_cluster_and_a_third_one_joins(typed, 
     with capsys.disabled():
         figures = f"two bare servers {typed.two.seconds:.1f} s, a third one {typed.three.seconds:.1f} s"
         print(f"\n{figures}, files of the node carried by hand: 0")  # noqa: T201 - figures that are asked for
+
+
+@pytest.mark.long
+def test_the_lines_for_an_older_node_make_its_cluster():
+    with Lab() as lab:
+        servers = Servers(lab)
+        for name in ("fra-1", "hel-2"):
+            servers[name].write("/root/node/node-1.4.21-linux-amd64", OLDER_PROGRAM, 0o755)
+        servers["fra-1"].write(f"{CONFIG}/config.yml", NODE_CONFIG, 0o600)
+        said = dict(servers.type_blocks(OLDER))
+        count = len(PROCESSORS.split(","))
+        assert dial(servers["fra-1"]) == [
+            *(f"core {core} on fra-1" for core in range(1, max(2, count))),
+            *(f"core {core} on hel-2" for core in range(max(2, count), max(2, count) + count)),
+        ]
+        assert "node 1.4" in said["qmesh status"]
 
 
 @pytest.mark.long
