@@ -313,6 +313,7 @@ class Agent:
                 continue
             part.pulse.beat()
             try:
+                watch.note_config(here)
                 follower.follow_changes(here)
                 watch.look(here)
                 self._reporter.look(here)

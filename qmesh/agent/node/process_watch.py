@@ -10,6 +10,8 @@ import logging
 import time
 from typing import Final
 
+import msgspec
+
 from qmesh.agent.local import Local
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_processes import NodeLook, look_at_node, read_readings, read_record
@@ -57,6 +59,11 @@ class ProcessWatch:
             self._look(here)
         finally:
             self._look_at = now + max(LOOK_S, REST * (time.thread_time() - begun))
+
+    def note_config(self, here: Local) -> None:
+        """Remember what config.yml has before it is changed: a process may have been started with that."""
+        if self._record is not None:
+            self._record = msgspec.structs.replace(self._record, readings=self._read_readings(here))
 
     def _look(self, here: Local) -> None:
         if self._record is None:
