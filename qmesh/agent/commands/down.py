@@ -5,20 +5,26 @@ from __future__ import annotations
 import msgspec
 
 from qmesh.agent.converge import converge, plan_steps_without_dns
+from qmesh.agent.facts import gather_ports
 from qmesh.agent.local import linux_for
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import worker_ports
 from qmesh.mesh.plan import Step
+from qmesh.mesh.ports.closed_ports import assign_closed_ports
 
 
 class DownResult(msgspec.Struct, frozen=True):
-    """What `down` did. ports: this machine's worker ports; closed: whether the guard has them."""
+    """What `down` did. closed: whether the guard has the ports.
+
+    ports: this machine's worker ports. guarded_ports: the others that its guard closes.
+    """
 
     steps: tuple[Step, ...]
     ports: tuple[int, ...]
     closed: bool
+    guarded_ports: tuple[int, ...] = ()
 
 
 def down(state: State, *, unguarded: bool) -> DownResult:
@@ -34,4 +40,7 @@ def down(state: State, *, unguarded: bool) -> DownResult:
         linux = linux_for(state, here)
         warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
         steps = converge(here, linux)
-    return DownResult(steps, worker_ports(here.inventory, settings.name), guarded)
+        seen = gather_ports(here, linux)
+    name = settings.name
+    others = assign_closed_ports(here.inventory, name, settings.listen_port, seen).guarded
+    return DownResult(steps, worker_ports(here.inventory, name), guarded, others)

@@ -42,6 +42,7 @@ class UninstallResult(msgspec.Struct, frozen=True, kw_only=True):
     kept: tuple[str, ...]
     ports: tuple[int, ...]
     listeners: tuple[Listener, ...]
+    guarded_ports: tuple[int, ...] = ()
 
 
 class StateLoss(msgspec.Struct, frozen=True):
@@ -95,6 +96,9 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
     check_user("uninstall")
     check_state(state, "uninstall")
     settings, closed, with_config = _load_state(state)
+    others: tuple[int, ...] = ()
+    with contextlib.suppress(QmeshError):
+        others = state.list_guarded_ports()
     installed_files.stop_units()
     for each in (state.agent_lock_file, state.undo_lock_file):
         processes.terminate_lock_owner(each, timeout_s=_END_S)
@@ -112,7 +116,8 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
         deleted=tuple(map(str, deleted)),
         kept=tuple(map(str, kept)),
         ports=closed,
-        listeners=ports.find_listeners(closed),
+        listeners=ports.find_listeners((*closed, *others)),
+        guarded_ports=others,
     )
 
 

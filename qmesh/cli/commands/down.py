@@ -32,10 +32,17 @@ def command(
     """
     done = down(State(state), unguarded=unguarded)
     ports = format_port_ranges(done.ports)
+    others = f", and so {{}} ports {format_port_ranges(done.guarded_ports)}" if done.guarded_ports else ""
     if done.closed:
-        log.info("worker ports %s stay closed; `qmesh apply` brings the tunnel up again", ports)
+        log.info(
+            "worker ports %s stay closed%s; `qmesh apply` brings the tunnel up again",
+            ports,
+            others.format("do"),
+        )
     else:
-        log.warning("worker ports %s are OPEN to any machine that reaches this one", ports)
+        log.warning(
+            "worker ports %s are OPEN to any machine that reaches this one%s", ports, others.format("are")
+        )
         log.warning("close them with `qmesh apply`")
     print_answer(
         Steps.from_steps(done.steps),

@@ -90,7 +90,11 @@ def command(
             "the state is kept: `qmesh apply` uses it again, `qmesh uninstall --delete-state` deletes it"
         )
     facts = UninstallAnswer(
-        Steps.from_steps(done.steps).steps, done.deleted, done.kept, done.ports, done.listeners
+        Steps.from_steps(done.steps).steps,
+        done.deleted,
+        done.kept,
+        (*done.ports, *done.guarded_ports),
+        done.listeners,
     )
     print_answer(facts, as_json=as_json, text=lambda _: "\n".join(_render_lines(done)))
 
@@ -126,10 +130,12 @@ def _render_loss(stake: StateLoss) -> str:
 
 
 def _warn_of_open_ports(done: UninstallResult) -> None:
-    if done.ports:
+    others = format_port_ranges(done.guarded_ports)
+    if done.ports or others:
         log.warning(
-            "worker ports %s are OPEN to any machine that reaches this one; %s",
+            "worker ports %s are OPEN to any machine that reaches this one%s; %s",
             format_port_ranges(done.ports),
+            f", and so are ports {others}" if others else "",
             "these programs listen there:" if done.listeners else "no program listens there now",
         )
     for each in done.listeners:

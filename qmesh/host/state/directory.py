@@ -311,6 +311,11 @@ class State:
         held = self.read_port_reservations()
         return tuple(sorted((*held.ours, *held.others)))
 
+    def list_guarded_ports(self) -> tuple[int, ...]:
+        """The ports besides workers' that the guard closed here last, ascending, by its file."""
+        guard = self._read_guard_file()
+        return () if guard is None else guard.guarded_ports
+
     def _read_guard_file(self) -> Guard | None:
         """What the guard's file says of itself, of whichever version it is; None where it does not."""
         script = files.read(self.guard_file)

@@ -33,6 +33,11 @@ class ClosedPorts(msgspec.Struct, frozen=True, kw_only=True):
     control: tuple[int, ...] = ()
     mesh: tuple[int, ...] = ()
 
+    @property
+    def guarded(self) -> tuple[int, ...]:
+        """Those that are no workers', ascending."""
+        return tuple(sorted((*self.own, *self.control, *self.mesh)))
+
 
 def assign_closed_ports(inventory: Inventory, name: str, listen_port: int, seen: SeenPorts) -> ClosedPorts:
     """What the guard of machine `name` closes. listen_port: its WireGuard's.
