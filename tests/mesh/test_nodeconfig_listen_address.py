@@ -86,7 +86,12 @@ def test_a_text_that_does_not_load_is_refused_with_its_place() -> None:
         ("listenRESTMultiaddr: /ip6/::/tcp/8448\nlistenGrpcMultiaddr: /ip4/0.0.0.0/tcp/443\n", (443, 8448)),
         ("listenRestMultiaddr: '/ip4/0.0.0.0/tcp/8448'\n", (8448,)),
         ("listenRESTMultiaddr: [/ip4/0.0.0.0/tcp/8448]\n", ()),
-        ("listenRESTMultiaddr: &x /ip4/0.0.0.0/tcp/8448\n", ()),
+        ("listenRESTMultiaddr: &x /ip4/0.0.0.0/tcp/8448\nlistenGrpcMultiaddr: *x\n", (8448,)),
+        (
+            "listenGrpcMultiaddr: /ip4/0.0.0.0/tcp/8447\nlistenGRPCMultiaddr: /ip4/0.0.0.0/tcp/8448\n",
+            (8447, 8448),
+        ),
+        ("- listenRESTMultiaddr: /ip4/0.0.0.0/tcp/8448\n", ()),
         ("listenRESTMultiaddr: /ip4/0.0.0.0/tcp/0\n", ()),
         ("listenRESTMultiaddr: /ip4/0.0.0.0/tcp/65536\n", ()),
         ("listenRESTMultiaddr: /ip4/0.0.0.0/tcp/123456\n", ()),

@@ -27,6 +27,8 @@ def find_ssh_ports(among: Iterable[int], *, with_sessions: Iterable[int] = ()) -
     """
     sessions = frozenset(with_sessions)
     wanted = sessions.union(among)
+    if not wanted:
+        return frozenset()
     found = [each for each in list_listening_sockets() if each.port in wanted and each.user == 0]
     if alone := sessions.difference(each.port for each in found):
         found += [

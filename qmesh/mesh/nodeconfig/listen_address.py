@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.document import Node, ParsedConfig, parse_config
-from qmesh.mesh.nodeconfig.key_location import Key, find_key, read_value
+from qmesh.mesh.nodeconfig.document import Mapping, Node, ParsedConfig, Scalar, parse_config, resolve_alias
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
 from qmesh.mesh.nodeconfig.profiles import detect_profile, profile_facts
 from qmesh.mesh.nodeconfig.worker_list import read_workers
@@ -50,12 +49,8 @@ def _explain_unfit(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> st
 
 
 _OWNERS_INTERFACES: Final = (
-    Key("", "listenGrpcMultiaddr", alias="listenGRPCMultiaddr"),
-    Key("", "listenRESTMultiaddr", alias="listenRestMultiaddr"),
-)
-_STATISTICS: Final = Key("engine", "statsMultiaddr")
-"""Mostly an address that the node dials: only one of every address of this machine is listened at."""
-_EXPLORER, _EXPLORES = Key("explorer", "listenAddr"), Key("explorer", "enabled")
+    "listenGrpcMultiaddr", "listenGRPCMultiaddr", "listenRESTMultiaddr", "listenRestMultiaddr",
+)  # fmt: skip
 _TCP_PORT = re.compile(r"/tcp/([0-9]{1,5})(?![0-9])")
 _ONE_ADDRESS = re.compile(r"/ip4/(?!0\.0\.0\.0/)[0-9.]+/tcp/[0-9]+")
 _EVERY_ADDRESS = re.compile(r"/ip(?:4/0\.0\.0\.0|6/[0:]+)/tcp/")
@@ -66,7 +61,8 @@ def list_wide_ports(config: str | ParsedConfig) -> tuple[int, ...]:
     """The TCP ports at which a config lets the node serve its owner on every address, ascending.
 
     The Rust node takes every address that it does not understand (`/ip6/...`, `/dns4/...`) for one of every
-    address, so all but one of IPv4 counts. What stands where no such value can is left to lint.
+    address, so all but one of IPv4 counts; of several values for one key, all. What `statsMultiaddr` names is
+    mostly dialled: there only every address of this machine counts.
     Raises BadInput when the text does not load.
     """
     root = parse_config(config).root
@@ -74,23 +70,24 @@ def list_wide_ports(config: str | ParsedConfig) -> tuple[int, ...]:
 
 
 def _find_wide_ports(root: Node | None) -> Iterator[int]:
-    for key in _OWNERS_INTERFACES:
-        value = _read_text(root, key)
+    for value in _list_texts(root, *_OWNERS_INTERFACES):
         if not _ONE_ADDRESS.fullmatch(value):
             yield from map(int, _TCP_PORT.findall(value))
-    value = _read_text(root, _STATISTICS)
-    if _EVERY_ADDRESS.match(value):
-        yield from map(int, _TCP_PORT.findall(value))
-    if _read_text(root, _EXPLORES).lower() == "true" and (
-        listens := _HOST_PORT.fullmatch(_read_text(root, _EXPLORER))
-    ):
-        yield int(listens[1])
+    for section in _list_values(root, "engine"):
+        for value in _list_texts(section, "statsMultiaddr"):
+            if _EVERY_ADDRESS.match(value):
+                yield from map(int, _TCP_PORT.findall(value))
+    for section in _list_values(root, "explorer"):
+        if any(value.lower() == "true" for value in _list_texts(section, "enabled")):
+            for value in _list_texts(section, "listenAddr"):
+                if listens := _HOST_PORT.fullmatch(value):
+                    yield int(listens[1])
 
 
-def _read_text(root: Node | None, key: Key) -> str:
-    """A key's one value; empty where there is none."""
-    try:
-        value = read_value(find_key(root, key, is_list=False))
-    except BadInput:
-        return ""
-    return value if isinstance(value, str) else ""
+def _list_texts(mapping: Node | None, *names: str) -> list[str]:
+    return [value.value for value in _list_values(mapping, *names) if isinstance(value, Scalar)]
+
+
+def _list_values(mapping: Node | None, *names: str) -> list[Node]:
+    pairs = mapping.pairs if isinstance(mapping, Mapping) else ()
+    return [resolve_alias(value) for key, value in pairs if key.value in names]
