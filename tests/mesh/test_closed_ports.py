@@ -53,7 +53,7 @@ def test_each_port_is_closed_but_for_whom_it_was_asked_for():
     assert closed(mesh) == ClosedPorts(
         workers=(32503, 32504, 32505, 32506), own=(6600, 8337, 9200), control=(8338, 9100), mesh=(5432,)
     )
-    assert closed(mesh).guarded == (5432, 6600, 8337, 8338, 9100, 9200)
+    assert closed(mesh).guarded_ports == (5432, 6600, 8337, 8338, 9100, 9200)
 
 
 def test_on_the_control_node_the_control_node_is_the_machine_itself():

@@ -42,5 +42,5 @@ def down(state: State, *, unguarded: bool) -> DownResult:
         steps = converge(here, linux)
         seen = gather_ports(here, linux)
     name = settings.name
-    others = assign_closed_ports(here.inventory, name, settings.listen_port, seen).guarded
+    others = assign_closed_ports(here.inventory, name, settings.listen_port, seen).guarded_ports
     return DownResult(steps, worker_ports(here.inventory, name), guarded, others)

@@ -34,7 +34,7 @@ class ClosedPorts(msgspec.Struct, frozen=True, kw_only=True):
     mesh: tuple[int, ...] = ()
 
     @property
-    def guarded(self) -> tuple[int, ...]:
+    def guarded_ports(self) -> tuple[int, ...]:
         """Those that are no workers', ascending."""
         return tuple(sorted((*self.own, *self.control, *self.mesh)))
 
