@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qmesh.agent.local import JoinResult
 from qmesh.cli.core_text import describe_cores
-from qmesh.cli.port_text import describe_open_ports
+from qmesh.cli.port_text import describe_own_ports
 from qmesh.mesh.values import format_port_ranges
 
 
@@ -12,8 +12,7 @@ def render_join_result(standing: JoinResult) -> str:
     """Lines that a user compares with what they meant."""
     cores = standing.cores
     numbers = "no cores, as it is paused" if cores is None else describe_cores(cores.first, cores.count)
-    ports = describe_open_ports(standing.open_ports.open)
-    opened = f"\nto be open, at the provider too: {ports}" if standing.open_ports.open else ""
+    opened = "".join(f"\n{line}" for line in describe_own_ports(standing.open_ports))
     return (
         f"{standing.name} is in mesh {standing.mesh}, at {standing.address} on {standing.interface}"
         f" (UDP port {standing.listen_port})\n"

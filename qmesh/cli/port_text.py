@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from qmesh.mesh.reachability.open_ports import MachinePorts, OpenPorts
@@ -37,3 +37,17 @@ def _describe_host(machine: MachinePorts) -> str:
     more = len(machine.shared_with) - _MOST_NAMED
     others = f"{named} and {more} more" if more > 0 else named
     return f" at {machine.host}, as {others}, so that a router has to forward"
+
+
+def describe_own_ports(machine: MachinePorts) -> Iterator[str]:
+    """What the user of a new member has to do about its ports; nothing where nothing has to be done."""
+    said = describe_open_ports(machine.open)
+    if machine.open and machine.is_forwarded:
+        yield f"to be forwarded at {machine.host}, the control node's address: {said}"
+    elif machine.open:
+        yield f"to be open, at the provider too: {said}"
+    if machine.host is None and any(each.purpose == "workers" for each in machine.open):
+        yield (
+            "no other node can call its workers yet: run"
+            f" `qmesh set {machine.machine} --announce ADDRESS` on the control node"
+        )

@@ -173,6 +173,13 @@ REDEMPTION: Final = enrolment.build_redemption(
     workers=4,
     endpoint=Endpoint("192.0.2.9", 51820),
 )
+ANNOUNCED: Final = enrolment.build_redemption(
+    INVITATION.derived_keys,
+    public_key=enrolment.derive_public_key(SHARED),
+    workers=4,
+    endpoint=None,
+    announce="node.example.org",
+)
 SETTINGS: Final = documents.Settings(
     mesh=MESH,
     name="a",
@@ -828,7 +835,7 @@ READERS: Final[dict[str, Reader]] = {
         # In the order of who can reach them: strangers and members first, this machine's own last.
         Reader("question", (api,), _question, ASKED_HTTP, mutate.text),
         Reader("answer to a question", (api,), _ask, HTTP, mutate.text),
-        Reader("redemption", (enrolment,), _redeem, (_json(REDEMPTION),), mutate.json_trees),
+        Reader("redemption", (enrolment,), _redeem, (_json(REDEMPTION), _json(ANNOUNCED)), mutate.json_trees),
         Reader(
             "key offer",
             (enrolment,),
