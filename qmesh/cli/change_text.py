@@ -41,11 +41,16 @@ def print_change(changed: ChangeResult, *, as_json: bool, done: str) -> None:
     head = done if changed.is_another else "nothing to do, the mesh is so already"
     lines = [f"{head}: revision {changed.revision}", *map(_render_renumbering, changed.renumbered)]
     print_answer(facts, as_json=as_json, text=lambda _: "\n".join(lines))
-    if changed.open_ports:
-        log.info("ports to be open to the internet, at the provider too:")
-        for each in changed.open_ports:
-            log.info("  %s", describe_machine_ports(each, announces=changed.announces))
+    log_open_ports(changed.open_ports, announces=changed.announces)
     log_steps(changed.steps, restarts_by_itself=changed.restarts_by_itself)
+
+
+def log_open_ports(machines: Sequence[MachinePorts], *, announces: bool) -> None:
+    """Say which ports of these machines have to be open to the internet; nothing where there are none."""
+    if machines:
+        log.info("ports to be open to the internet, at the provider too:")
+    for each in machines:
+        log.info("  %s", describe_machine_ports(each, announces=announces))
 
 
 def log_steps(steps: Sequence[StepText], *, restarts_by_itself: bool) -> None:

@@ -50,6 +50,10 @@ def test_the_control_role_moves_and_the_worker_ports_follow(lab):
     done = facts(a, "handover", "machine-b")
     assert (done["from"], done["to"], done["address"]) == ("control", "machine-b", "10.77.0.2")
     assert (done["left_behind"], done["withdrawn"], done["answers"]) == ([], ["machine-d"], True)
+    # The control process is called at the other machine now.
+    opened = {each["machine"]: [port["ports"] for port in each["open"]] for each in done["open_ports"]}
+    assert [8336] in opened["machine-b"]
+    assert [8336] not in opened["control"]
 
     wait_until(lambda: reached(b, "10.77.0.3", PORTS_OF_C) == PORTS_OF_C, seconds=10)
     assert reached(a, "10.77.0.3", PORTS_OF_C) == []

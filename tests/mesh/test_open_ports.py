@@ -17,6 +17,7 @@ from qmesh.mesh.changes import (
     set_worker_count,
 )
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.reachability.announcements import lacks_stream_host
 from qmesh.mesh.reachability.open_ports import (
     MachinePorts,
     find_open_ports,
@@ -90,6 +91,22 @@ def test_ports_of_workers_go_with_the_core_numbers():
     paused = pause_machine(before, "b")
     found = list_changed_ports(paused, resume_machine(paused, "b"), KNOWN)
     assert {each.machine: shown(each) for each in found} == {"b": ["tcp 25013-25016 workers"]}
+
+
+def test_the_control_nodes_ports_go_with_the_control_role():
+    before = mesh(endpoints={"a": "203.0.113.5", "b": "203.0.113.6"})
+    after = msgspec.structs.replace(before, control="b")
+    found = list_changed_ports(before, after, KNOWN)
+    assert {each.machine: shown(each) for each in found} == {
+        "a": ["udp 51820-51820 WireGuard", "tcp 25000-25002 workers"],
+        "b": [
+            *("udp 51820-51820 WireGuard", "udp 8336-8336 node", "tcp 8340-8340 node"),
+            "tcp 25003-25006 workers",
+        ],
+    }
+    assert not lacks_stream_host(after)
+    assert lacks_stream_host(msgspec.structs.replace(before, control="c"))
+    assert not lacks_stream_host(mesh("2.0"))
 
 
 def test_where_the_network_comes_is_named_with_who_else_is_there():

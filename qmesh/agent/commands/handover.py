@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from qmesh.agent.agent_start import ensure_agent
-from qmesh.agent.local import Local
+from qmesh.agent.local import Local, list_listen_ports
 from qmesh.agent.mesh_change import log_prover_pause
 from qmesh.agent.node.node_host import describe_steps
 from qmesh.agent.preconditions import check_user, lock_member
@@ -19,6 +19,8 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
 from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.reachability.announcements import lacks_stream_host
+from qmesh.mesh.reachability.open_ports import MachinePorts, list_changed_ports
 from qmesh.mesh.systemd.change_steps import StepText, list_handover_steps
 
 log = logging.getLogger("qmesh")
@@ -37,6 +39,8 @@ class HandoverResult(msgspec.Struct, frozen=True, rename={"was": "from", "now": 
     answers: whether the new control node was heard as such.
     steps: what to do on the machines, in order, so that the node itself moves.
     restarts_by_itself: whether the agents do of that what they can.
+    open_ports: of each machine whose ports to the internet are others than before, all of them.
+    announces: whether the node tells the network where its workers are.
     """
 
     was: str
@@ -48,6 +52,8 @@ class HandoverResult(msgspec.Struct, frozen=True, rename={"was": "from", "now": 
     answers: bool
     steps: tuple[StepText, ...]
     restarts_by_itself: bool
+    open_ports: tuple[MachinePorts, ...]
+    announces: bool
 
 
 def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> HandoverResult:
@@ -92,6 +98,8 @@ def handover(state: State, name: str, *, wait_s: float, leave_behind: bool) -> H
         answers=_wait_for_member_role(state),
         steps=describe_steps(here.settings, list_handover_steps(before, mesh)),
         restarts_by_itself=mesh.restart,
+        open_ports=list_changed_ports(before, mesh, list_listen_ports(here)),
+        announces=mesh.p2p_base_port is not None,
     )
 
 
@@ -106,6 +114,12 @@ def _begin_handover(state: State, name: str) -> tuple[Local, tuple[str, ...]]:
         with Registry(state.registry_file, user=find_invoking_user()) as registry:
             withdrawn = registry.begin_handover(name, now=int(time.time()))
     log_prover_pause(here.inventory)
+    if lacks_stream_host(msgspec.structs.replace(here.inventory, control=name, successor=None)):
+        log.warning(
+            "no address of %s is known at which other nodes can ask it for data: when it is the control node,"
+            " run `qmesh set %s --announce ADDRESS` there",
+            *(name, name),
+        )
     if withdrawn:
         log.warning("these invitations name this control node, and are withdrawn: %s", ", ".join(withdrawn))
     return here, withdrawn

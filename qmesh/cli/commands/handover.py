@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.commands.handover import HandoverResult, cancel_handover, handover
-from qmesh.cli.change_text import log_steps
+from qmesh.cli.change_text import log_open_ports, log_steps
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
@@ -78,6 +78,7 @@ def _log_next_steps(done: HandoverResult) -> None:
     if not done.answers:
         log.warning("%s has not answered yet; the agents keep trying: run `qmesh status` there", done.now)
     log.info("next, move the node; never use its keys on two machines at once:")
+    log_open_ports(done.open_ports, announces=done.announces)
     log_steps(done.steps, restarts_by_itself=done.restarts_by_itself)
     log.info(
         "last, on %s: make a new `qmesh backup FILE`; a restore of older backups would undo the handover",

@@ -81,6 +81,11 @@ def list_p2p_entries(inventory: Inventory) -> Iterator[str]:
         yield f"/ip6/::/tcp/{worker.port}" if is_six else worker.multiaddr
 
 
+def lacks_stream_host(inventory: Inventory) -> bool:
+    """Whether the network should be told of the control process's stream port, and is not."""
+    return inventory.p2p_base_port is not None and find_stream_host(inventory) is None
+
+
 def find_public_hosts(inventory: Inventory) -> Mapping[str, PublicHost]:
     """The same of each machine that has workers, by name, in core order."""
     return {name: find_public_host(inventory, name) for name in inventory.cores}
