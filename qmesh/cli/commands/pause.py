@@ -19,8 +19,9 @@ def command(
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a machine out of the node's worker list, for repair; it stays a member.
+    """Take a machine out of the node's worker list, for a repair of days; it stays a member.
 
-    As few other machines as possible change core numbers. `qmesh resume` adds it again, as the last.
+    As few other machines as possible change core numbers. `qmesh resume` adds it again, as the last. Both
+    print the steps that the node's processes need. For minutes or hours leave the list as it is.
     """
     print_change(pause(State(state), name), as_json=as_json, done=f"{name} is paused")

@@ -21,6 +21,7 @@ def command(
 ) -> None:
     """Add a paused machine to the node's worker list again.
 
-    It gets the last core numbers: no other machine changes its own.
+    It gets the last core numbers: no other machine changes its own. It prints the steps that the node's
+    processes need, in order.
     """
     print_change(resume(State(state), name), as_json=as_json, done=f"{name} is active again")
