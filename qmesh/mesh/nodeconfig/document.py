@@ -229,27 +229,35 @@ def resolve_alias(node: Node) -> Node:
     return node.target if isinstance(node, Alias) else node
 
 
-def walk_pairs(section: Node | None, *, has_merges: bool) -> Iterator[tuple[Scalar, Node]]:
-    """Keys and values of a section, after those of the sections that are merged into it, each once.
+def flatten_merges(section: Node | None, seen: set[int], *, has_merges: bool = True) -> list[Mapping]:
+    """A section, after those that are merged into it: each once, and none of those that were `seen`.
 
-    Without aliases. has_merges: whether the node knows merge keys.
+    The set is kept for all sections of one place: thousands of them may merge the same thousands.
+    has_merges: whether the node knows merge keys.
     """
     waiting: list[Node | None] = [section]
-    found: dict[int, list[tuple[Scalar, Node]]] = {}
+    found: list[Mapping] = []
     while waiting:
         mapping = waiting.pop()
-        if not isinstance(mapping, Mapping) or id(mapping) in found:
+        if not isinstance(mapping, Mapping) or id(mapping) in seen:
             continue
-        pairs = found.setdefault(id(mapping), [])
-        for name, node in mapping.pairs:
-            value = resolve_alias(node)
-            if has_merges and name.value == "<<" and not name.style:
-                merged = value.items[::-1] if isinstance(value, Sequence) else (value,)
-                waiting += map(resolve_alias, merged)
-            else:
-                pairs.append((name, value))
-    for pairs in reversed(found.values()):
-        yield from pairs
+        seen.add(id(mapping))
+        found.append(mapping)
+        for key, value in mapping.pairs:
+            if has_merges and is_merge_key(key):
+                waiting += list_merged(value)[::-1]
+    return found[::-1]
+
+
+def is_merge_key(key: Scalar) -> bool:
+    """Whether a node that knows such keys merges what is behind it. In quotes it is a key like others."""
+    return key.value == "<<" and not key.style
+
+
+def list_merged(value: Node) -> list[Node]:
+    """What stands behind a merge key: one section, or a list of such."""
+    merged = resolve_alias(value)
+    return [resolve_alias(item) for item in merged.items] if isinstance(merged, Sequence) else [merged]
 
 
 def _find_marks_inside(text: str, body: str) -> Iterator[BadConfig]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -16,8 +16,8 @@ from qmesh.mesh.nodeconfig.document import (
     Sequence,
     bad_config_at,
     find_pair,
+    flatten_merges,
     resolve_alias,
-    walk_pairs,
 )
 
 Value: TypeAlias = str | tuple[str, ...]
@@ -139,21 +139,33 @@ def read_as_node(root: Node | None, key: Key, *, is_list: bool, has_merges: bool
     """
     sections: list[Node | None] = [root]
     if key.section:
-        top = walk_pairs(root, has_merges=has_merges)
+        top = walk_pairs([root], has_merges=has_merges)
         sections = [value for name, value in top if name.value == key.section]
+    empty = [place for place, section in enumerate(sections) if isinstance(section, Scalar)]
     found: Node | None = None
-    for section in sections:
-        if isinstance(section, Scalar):
-            found = None
-        for name, value in walk_pairs(section, has_merges=has_merges):
-            if name.value in {key.name, key.alias}:
-                found = value
+    # An empty section that comes later takes away what the earlier ones had.
+    for name, value in walk_pairs(sections[empty[-1] + 1 if empty else 0 :], has_merges=has_merges):
+        if name.value in {key.name, key.alias}:
+            found = value
     if isinstance(found, Sequence) and is_list:
         items = map(resolve_alias, found.items)
         return tuple(item.value if isinstance(item, Scalar) else "" for item in items)
     if isinstance(found, Scalar) and not is_list and not found.is_null:
         return found.value
     return None
+
+
+def walk_pairs(sections: Iterable[Node | None], *, has_merges: bool) -> Iterator[tuple[Scalar, Node]]:
+    """Keys and values of all sections that have one name, in the order in which the node takes them.
+
+    Without aliases. has_merges: whether the node knows merge keys.
+    """
+    seen: set[int] = set()
+    for section in sections:
+        found = None if section is None else resolve_alias(section)
+        for mapping in flatten_merges(found, seen, has_merges=has_merges):
+            for key, value in mapping.pairs:
+                yield key, resolve_alias(value)
 
 
 def require_scalar(item: Node) -> Scalar:

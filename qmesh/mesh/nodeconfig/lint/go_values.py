@@ -181,7 +181,9 @@ def _is_duration(text: str) -> bool:
         return True
     if len(text) > _MOST_DIGITS or not _DURATION.fullmatch(text):
         return False
-    total = sum(Fraction(number or "0") * _NANOSECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+    total: Fraction | int = 0
+    for number, unit in _DURATION_PART.findall(text):
+        total += (Fraction(number) if "." in number else int(number)) * _NANOSECONDS[unit]
     return total < 2**63
 
 

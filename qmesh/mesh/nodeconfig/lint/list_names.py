@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, resolve_alias, walk_pairs
+from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, resolve_alias
+from qmesh.mesh.nodeconfig.key_location import walk_pairs
 from qmesh.mesh.nodeconfig.profiles import profile_facts
 from qmesh.mesh.values import PROFILES, Profile
 
@@ -71,11 +72,10 @@ def find_profiles(name: str) -> tuple[Profile, ...]:
 def find_lists(root: Node | None, profile: Profile) -> tuple[FoundList, ...]:
     """The profile's lists in a config, in the order of the text."""
     has_merges = profile != "2.1-rust"
-    sections = (value for key, value in walk_pairs(root, has_merges=has_merges) if key.value == SECTION)
+    sections = (value for key, value in walk_pairs([root], has_merges=has_merges) if key.value == SECTION)
     return tuple(
         FoundList(role, key, value)
-        for section in sections
-        for key, value in walk_pairs(section, has_merges=has_merges)
+        for key, value in walk_pairs(sections, has_merges=has_merges)
         for role, spellings in _SPELLINGS[profile].items()
         if key.value in spellings
     )

@@ -38,7 +38,10 @@ def find_list_problems(
 ) -> Iterator[Problem]:
     """What is wrong with the lists. ephemeral: ports that an outgoing connection may take."""
     found = find_lists(root, profile)
-    lists = {each.role: parse_list_entries(each) for each in found if isinstance(each.value, Sequence)}
+    last = {each.role: each for each in found}  # of one that is there twice
+    lists = {
+        role: parse_list_entries(each) for role, each in last.items() if isinstance(each.value, Sequence)
+    }
     for each in found:
         yield from _check_list_value(each)
     for one in lists.values():

@@ -7,8 +7,11 @@ refuses it; Go reads merge keys and one document of several; Rust takes a byte o
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Final
+
+import msgspec
 
 from qmesh.mesh.nodeconfig.document import (
     BOM,
@@ -18,7 +21,10 @@ from qmesh.mesh.nodeconfig.document import (
     ParsedConfig,
     Scalar,
     Sequence,
+    flatten_merges,
     has_one_document_behind_bom,
+    is_merge_key,
+    list_merged,
     resolve_alias,
 )
 from qmesh.mesh.nodeconfig.known_keys import Form, KnownKey, known_sections
@@ -49,6 +55,8 @@ _SHORTEST_PEER: Final = 30
 """Bytes of the first bootstrap peer that a node in Go looks at."""
 _MAY_BE_NULL: Final = frozenset({"logger", "proofWorker"})
 _WRITTEN_SECTIONS: Final = frozenset({"engine"})
+_MOST_TOLD: Final = 20
+"""Of what one file is refused for."""
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _CHECK_FILE: Final = "check that this file is the node's config.yml"
 
@@ -57,6 +65,10 @@ def find_refusals(config: ParsedConfig, profile: Profile) -> Iterator[Problem]:
     """What the node does not load the file for, and warnings of what it reads in its own way."""
     is_rust = profile == "2.1-rust"
     refusals = list(_find_rust_refusals(config) if is_rust else _find_go_refusals(config, profile))
+    refusals, more = refusals[:_MOST_TOLD], len(refusals) - _MOST_TOLD
+    if more > 0:
+        last = refusals.pop()
+        refusals.append(msgspec.structs.replace(last, message=f"{last.message}; and {more} more errors"))
     told = {(each.line, each.column) for each in refusals}
     yield from refusals
     yield from summarize_by_kind(
@@ -147,15 +159,14 @@ class _Visits:
     """What was looked at: each section and value once, though thousands of aliases may stand for it."""
 
     def __init__(self) -> None:
-        self._sections: set[tuple[str, int]] = set()
+        self.sections: defaultdict[str, set[int]] = defaultdict(set)
         self._answers: dict[tuple[Form, int], bool] = {}
 
     def is_first(self, path: str, section: Mapping) -> bool:
         """Whether the section was not yet read as the one of that path."""
-        place = path, id(section)
-        if place in self._sections:
+        if id(section) in self.sections[path]:
             return False
-        self._sections.add(place)
+        self.sections[path].add(id(section))
         return True
 
     def ask(self, fits: Callable[[Form, Node], bool], form: Form, value: Node) -> bool:
@@ -203,26 +214,17 @@ class _GoReader:
 
     def _read_section(self, path: str, section: Mapping) -> Iterator[Problem]:
         known = self._sections[path]
-        if not self._visits.is_first(path, section):
-            return
-        for key, value in section.pairs:
-            if key.value == "<<" and not key.style:
-                yield from self._read_merged(path, value)
-            elif key.value in known:
-                yield from self._read_value(path, key, known[key.value], value)
+        for mapping in flatten_merges(section, self._visits.sections[path]):
+            for key, value in mapping.pairs:
+                if is_merge_key(key):
+                    yield from self._check_merged(value)
+                elif key.value in known:
+                    yield from self._read_value(path, key, known[key.value], value)
 
-    def _read_merged(self, path: str, value: Node) -> Iterator[Problem]:
-        """A merge key's sections, where it stands."""
-        merged = resolve_alias(value)
-        sections = (
-            [resolve_alias(item) for item in merged.items] if isinstance(merged, Sequence) else [merged]
-        )
-        for section in reversed(sections):
-            if not isinstance(section, Mapping):
-                message = "a merge key (<<) has no section behind it"
-                yield build_refusal(value.start, "form", message, "write the merged keys out")
-            else:
-                yield from self._read_section(path, section)
+    def _check_merged(self, value: Node) -> Iterator[Problem]:
+        if not all(isinstance(section, Mapping) for section in list_merged(value)):
+            message = "a merge key (<<) has no section behind it"
+            yield build_refusal(value.start, "form", message, "write the merged keys out")
 
     def _read_value(self, path: str, key: Scalar, known: KnownKey, value: Node) -> Iterator[Problem]:
         if known.form is not None:
