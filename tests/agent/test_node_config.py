@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+
 import pytest
 
 from qmesh.agent.commands.check import _read_config_file
@@ -63,3 +65,14 @@ def test_a_check_looks_at_the_mode_of_keys_yml_where_config_yml_says_it_is(tmp_p
     _, config = _read_config_file(directory)
     assert config is not None
     assert config.keys is None
+
+
+def test_what_is_written_is_its_owners_alone_also_where_the_node_made_it_readable(tmp_path):
+    directory, path = ConfigDirectory(tmp_path, None), tmp_path / "config.yml"
+    path.write_bytes(b"old\n")
+    for old, new in (("old\n", "new\n"), ("new\n", "new\n")):
+        path.chmod(0o644)
+        assert node_config.write(directory, old, new) == (path, old != new)
+        assert path.read_bytes() == b"new\n"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / "config.yml.bak").stat().st_mode) == 0o600
