@@ -301,6 +301,27 @@ def test_a_byte_order_mark_inside_is_odd_and_no_error():
         assert (problem.column, problem.severity) == (12, "warning")
 
 
+MARKS_INSIDE = {
+    "a line of its own at the end": ("p2p: {}\n\ufeff\n", ("2.1",)),
+    "before a key of the top level": ("p2p: {}\n\ufeffengine: {}\n", ("2.1-rust",)),
+    "in a value": ("p2p: {listenMultiaddr: a\ufeffb}\n", ()),
+    "where no node loads it": ("p2p: {}\n\ufeff[\n", ("2.1", "2.1-rust")),
+}
+
+
+@pytest.mark.parametrize(("text", "refusing"), MARKS_INSIDE.values(), ids=MARKS_INSIDE)
+def test_a_byte_order_mark_inside_is_a_letter_to_go_and_skipped_by_rust(text, refusing):
+    for profile in ("2.1", "2.1-rust"):
+        problems = lint_config(text, profile=profile)
+        assert [each.refused for each in problems] == [profile in refusing]
+        assert "U+FEFF" in problems[0].message
+
+
+def test_go_merges_into_names_with_texts_too():
+    for value, is_taken in (("{<<: {a: b}, c: d}", True), ("{<<: {a: [b]}}", False), ("{<<: x}", False)):
+        assert (refusals_of(f"logger: {{logFilters: {value}}}\n", "2.1") == []) is is_taken
+
+
 def test_what_only_newer_builds_know_is_a_warning():
     text = "p2p: {disableOnionRouting: 1}\nproofWorker: {cpuSeconds: a, path: /x}\n"
     problems = lint_config(text, profile="2.1-rust")

@@ -12,6 +12,7 @@ No error repeats a word of the text: it may hold secrets, and a damaged text may
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,7 @@ from qmesh.errors import BadInput
 from qmesh.mesh.values import SecretStruct
 
 BOM: Final = "\ufeff"
+_LETTER: Final = "\ue000"
 BREAKS: Final = "\r\n\x85\u2028\u2029"
 """The characters that end a line. Source: YAML 1.1, 4.2."""
 MAX_CHARACTERS: Final = 1024 * 1024
@@ -49,10 +51,10 @@ _BLOCK_STYLES: Final = frozenset({"|", ">"})
 class BadConfig(BadInput):
     """A BadInput about one place of the text.
 
-    problem: the message without the place. is_rusts: of an oddity, whether 2.1-rust does not load it.
+    problem: the message without the place. is_rusts, is_gos: of an oddity, whether that loader refuses it.
     """
 
-    is_rusts = False
+    is_rusts = is_gos = False
 
     def __init__(self, mark: Mark, problem: str, *, hint: str) -> None:
         super().__init__(f"config.yml, line {mark.line + 1}, column {mark.column + 1}: {problem}", hint=hint)
@@ -168,13 +170,29 @@ def scan_config(config: str | ParsedConfig, *, is_utf16: bool = False) -> Parsed
     body = config.lstrip(BOM)
     _refuse_damage(body)
     marks = tuple(_find_marks_inside(config, body))
-    composer = _Composer()
-    try:
-        composer.read_text(body)
-    except BadConfig as error:
-        raise (*marks, error)[0] from None
+    composer = _read_with_marks(body, marks[0]) if BOM in body else _read_body(body)
     oddities = (*((_build_utf16_error(),) if is_utf16 else ()), *marks, *composer.oddities)
     return ParsedConfig(config, composer.root, oddities, composer.yaml_version)
+
+
+def _read_body(body: str) -> _Composer:
+    composer = _Composer()
+    composer.read_text(body)
+    return composer
+
+
+def _read_with_marks(body: str, mark: BadConfig) -> _Composer:
+    """A text with a byte order mark inside: Rust skips it where a line starts, Go takes it for a letter."""
+    composers: list[_Composer] = []
+    for each in (body, body.replace(BOM, _LETTER)):
+        with contextlib.suppress(BadConfig):
+            composers.append(_read_body(each))
+        if each == body:
+            mark.is_rusts = not composers
+    if not composers:
+        raise mark
+    mark.is_gos = not mark.is_rusts and len(composers) == 1
+    return composers[0]
 
 
 def refuse_oddities(config: ParsedConfig) -> None:

@@ -12,7 +12,16 @@ import re
 from fractions import Fraction
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from qmesh.mesh.nodeconfig.document import Mapping, Node, Scalar, Sequence, resolve_alias
+from qmesh.mesh.nodeconfig.document import (
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    flatten_merges,
+    is_merge_key,
+    list_merged,
+    resolve_alias,
+)
 from qmesh.mesh.nodeconfig.known_keys import Form
 
 Kind: TypeAlias = Literal["null", "bool", "int", "float", "text", "bytes"]
@@ -107,7 +116,13 @@ def fits_go(form: Form, node: Node) -> bool:
     if isinstance(value, Sequence):
         return form == "texts" and all(map(_is_text, value.items))
     assert isinstance(value, Mapping)
-    return form == "texts by name" and all(_is_text(inner) for _, inner in value.pairs)
+    return form == "texts by name" and all(
+        all(isinstance(merged, Mapping) for merged in list_merged(inner))
+        if is_merge_key(key)
+        else _is_text(inner)
+        for mapping in flatten_merges(value, set())
+        for key, inner in mapping.pairs
+    )
 
 
 def _fits_scalar(form: Form, found: GoValue, text: str) -> bool:

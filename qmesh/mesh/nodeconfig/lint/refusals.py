@@ -83,6 +83,9 @@ def _find_go_refusals(config: ParsedConfig, profile: Profile) -> Iterator[Proble
         message = "the node reads only YAML 1.1"
         usual = "delete the line that begins with %YAML"
         yield build_refusal(Mark(0, 0, 0), "unreadable", message, usual)
+    for oddity in config.oddities:
+        if oddity.is_gos:
+            yield build_refusal(oddity.mark, "unreadable", oddity.problem, oddity.hint)
     yield from _find_unknown_escapes(config)
     root = config.root
     if root is None or is_go_null(root):
