@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from qmesh.host.network.sockets import ESTABLISHED, Socket, list_listening_sockets, list_sockets
+from qmesh.host.network.sockets import ESTABLISHED, list_listening_sockets, list_sockets
 from qmesh.host.system import processes
 
 _SERVERS: Final = frozenset({"sshd", "sshd-session", "sshd-auth", "dropbear", "tinysshd"})
@@ -36,15 +36,16 @@ def find_ssh_ports(among: Iterable[int], *, with_sessions: Iterable[int] = ()) -
             for each in list_sockets("tcp")
             if each.state == ESTABLISHED and each.port in alone and each.user == 0
         ]
-    _look_up(found)
-    return frozenset(each.port for each in found if _known[each.inode])
+    served = _find_served({each.inode for each in found})
+    return frozenset(each.port for each in found if each.inode in served)
 
 
-def _look_up(found: Iterable[Socket]) -> None:
-    inodes = {each.inode for each in found}
-    owners = processes.find_socket_owners(inodes.difference(_known))
-    for inode in set(_known).difference(inodes):
-        del _known[inode]
-    for inode in inodes.difference(_known):
-        owner = owners.get(inode, 0)
-        _known[inode] = owner == _INIT or processes.read_process_name(owner) in _SERVERS
+def _find_served(inodes: set[str]) -> set[str]:
+    """Those of these sockets that are SSH's, or the init's."""
+    known = {inode: _known[inode] for inode in inodes.intersection(_known)}
+    owners = processes.find_socket_owners(inodes.difference(known))
+    for inode, owner in owners.items():  # whose owner is not found is looked for again
+        known[inode] = owner == _INIT or processes.read_process_name(owner) in _SERVERS
+    _known.clear()
+    _known.update(known)
+    return {inode for inode, is_served in known.items() if is_served}
