@@ -66,6 +66,7 @@ from qmesh.mesh.audit import (
 )
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import HELD
+from qmesh.mesh.inventory import worker_ports
 from qmesh.mesh.node_keys.key_store import KEY_STORE, find_key_store
 from qmesh.mesh.node_processes.readings import Stamp
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
@@ -267,9 +268,11 @@ def _build_audit_context(
 
 def _build_port_context(here: Local) -> PortContext:
     known, name = here.machine, here.settings.name
-    wide = [port for address, port in ports.list_listeners() if not ip_address(address).is_loopback]
+    untouched = list_untouched_ports(here.inventory, name, here.settings.listen_port)
+    beyond = {port for address, port in ports.list_listeners() if not ip_address(address).is_loopback}
+    wide = beyond.difference(untouched, worker_ports(here.inventory, name))  # the node's own are many
     return PortContext(
-        untouched=list_untouched_ports(here.inventory, name, here.settings.listen_port),
+        untouched=untouched,
         of_ssh=find_ssh_ports(wide, with_sessions=[each.port for each in known.guarded_ports]),
         asked=tuple(each.port for each in known.guarded_ports),
         left_open=known.left_open,
