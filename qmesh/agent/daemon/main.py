@@ -49,6 +49,8 @@ LOOK_S: Final = 5.0
 CHANGING_S: Final = 0.1
 """The same, while a machine changes its key: what it sends before that is seen is lost; and while another
 machine is about to be heard as the control node."""
+SOON_S: Final = 1.0
+"""The same of what follows the node's files, after one was written."""
 BREATH_S: Final = 0.02
 """Seconds between two looks, at least: another program may change the rules without end."""
 MOST_STEPS_TOLD: Final = 20
@@ -306,7 +308,7 @@ class Agent:
         comparer = KeyComparer(self._state, take_reports=self._service.take_key_reports)
         while not part.stopped.is_set():
             part.pulse.beat(allowed_s=LOOK_S)
-            self._looked.wait(LOOK_S)
+            self._looked.wait(SOON_S if self._reporter.is_waiting or comparer.is_waiting else LOOK_S)
             self._looked.clear()
             here = self._here
             if here is None:

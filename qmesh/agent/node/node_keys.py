@@ -37,7 +37,7 @@ from qmesh.mesh.values import Profile, Secret
 
 log = logging.getLogger("qmesh")
 
-LOOK_S: Final = 2.0
+LOOK_S: Final = 1.0
 """Seconds between two looks of a member at its files, at least."""
 COMPARE_S: Final = 0.2
 """The same of the control node, which looks when a member has something new to say."""
@@ -52,6 +52,8 @@ class KeyFilesLook:
 
     def __init__(self, *, look_s: float) -> None:
         self._look_s = look_s
+        self.is_unsettled = False
+        """Whether something wrote to them just now, so that another look has to come soon."""
         self._due = 0.0
         self._path: Path | None = None
 
@@ -67,7 +69,8 @@ class KeyFilesLook:
             return None
         finally:
             self._due = now + max(self._look_s, REST * (time.thread_time() - begun))
-        return stamp if is_settled(stamp) else None
+        self.is_unsettled = not is_settled(stamp)
+        return None if self.is_unsettled else stamp
 
     def read_identity(self, directory: ConfigDirectory, profile: Profile) -> NodeIdentity | None:
         """The identity in them; None where there is no config.yml, or none that can be read."""
@@ -97,6 +100,11 @@ class KeyReporter:
         self._seen: object = None
         self._sealed: dict[str, bytes] = {}
         self._reported: tuple[str, bytes] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether another look should come within a second or so."""
+        return self._files.is_unsettled
 
     def find_report(self, public_key: str) -> bytes:
         """The report for the control node with that key, encrypted; empty for none. From any thread."""
@@ -153,6 +161,11 @@ class KeyComparer:
         self._new: set[str] = set()
         self._seen: object = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether another look should come within a second or so."""
+        return bool(self._new) or self._files.is_unsettled
+
     def look(self, here: Local) -> None:
         """Compare what is new, and remember which machines differ. Raises Busy, and what writing raises."""
         if not here.settings.control:
@@ -160,8 +173,11 @@ class KeyComparer:
             return
         self._read_reports()
         directory = here.settings.node_directory
-        stamp = None if directory is None else self._files.read_stamp(directory)
-        if directory is None or stamp is None:
+        if directory is None:
+            self._new.clear()  # once there is one, all are compared
+            return
+        stamp = self._files.read_stamp(directory)
+        if stamp is None:
             return
         seen = directory, stamp, here.inventory.revision
         is_same = seen == self._seen
