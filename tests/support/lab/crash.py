@@ -17,6 +17,7 @@ from qmesh.host.registry.key_rotation import BETWEEN_S
 from qmesh.mesh.protocol.membership import SignedMembership
 from tests.support.lab.faults import Ended, Faulty, sample
 from tests.support.lab.machines import TOOLS, Lab
+from tests.support.node_identity import IDENTITY, KEY_STORE, PEER_KEY
 from tests.support.waiting import idle, wait_until
 
 _PROBE = """
@@ -186,6 +187,7 @@ def in_turn(
     return result
 
 
+NODE: Final = "/root/node/.config"
 INIT = ("init", "--workers", "3", "--node", "1.4", "--endpoint", "192.168.0.200")
 
 
@@ -389,6 +391,45 @@ def rotate_key(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
+def node_files(lab: Lab, *, every: int) -> Result:
+    """The node's files are whole, keys.yml never older than config.yml; run again, both are the new ones."""
+    rig = _of_two(lab)
+    new = {"keys.yml": KEY_STORE, "config.yml": IDENTITY}
+    old = {name: text.replace("aabb", "aabc").replace("5ec4e7a1", "ab" * 4) for name, text in new.items()}
+    for name, text in new.items():
+        rig.machine_a.write(f"{NODE}/{name}", text, 0o600)
+    rig.control.succeed("set", "--node", "2.1")
+    rig.control.succeed("render-config", "--write", "--config", NODE)
+    rig.control.succeed("set", "machine-b", "--node-files", "on")
+    fetch = ("node-files", "--write", "--replace", "--config", NODE)
+
+    def held() -> dict[str, bool]:
+        """Whether each file is the new one; KeyError where one is neither."""
+        keys = {old["keys.yml"]: False, new["keys.yml"]: True}
+        config = rig.machine_b.read(f"{NODE}/config.yml")
+        is_new = {old["config.yml"]: False}.get(config, PEER_KEY in config and config.endswith("\n"))
+        return {"keys.yml": keys[rig.machine_b.read(f"{NODE}/keys.yml")], "config.yml": is_new}
+
+    def crash(number: int) -> Ended:
+        for name, text in old.items():
+            rig.machine_b.write(f"{NODE}/{name}", text, 0o600)
+        return rig.member(*fetch, kill=number)
+
+    def again() -> str:
+        found = held()
+        if found["config.yml"] and not found["keys.yml"]:
+            return "config.yml is newer than keys.yml"
+        ended = rig.member(*fetch)
+        names = set(rig.machine_b.run(["ls", "-A", NODE]).stdout.split())
+        if ended.code or not all(held().values()):
+            return f"run again it ended with {ended.code}: {ended.err}, with {held()}"
+        left = names - {*new, *(f"{name}.bak" for name in new)}
+        return f"copies are left over: {left}" if left else ""
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
 def agent_of_control(lab: Lab, *, every: int) -> Result:
     """The control node's agent, from a machine's first word to its last."""
     rig = Rig(lab, 40003)
@@ -560,6 +601,7 @@ MATRICES: Final[dict[str, Matrix]] = {
     "remove": remove,
     "invite --replace": replace,
     "rotate-key": rotate_key,
+    "node-files": node_files,
     "handover": handover,
     "agent of either machine, while the control role moves": agents_in_a_handover,
     "agent of the control node, while a machine joins": agent_of_control,
