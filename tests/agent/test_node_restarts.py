@@ -21,6 +21,7 @@ from qmesh.mesh.changes import MeshOptions, set_mesh_options
 from qmesh.mesh.systemd.node_restarts import DueRestarts
 from qmesh.mesh.values import Profile
 from tests.support.control_node import make_control_node
+from tests.support.factories import key
 from tests.support.fuse import mount_fuse
 
 
@@ -215,3 +216,22 @@ def test_what_is_due_is_said_in_the_order_of_the_nodes_version(
         f"then: {then}",
     ]
     assert state.due_restarts.read() is None
+
+
+@pytest.mark.lab
+def test_the_control_role_that_passes_is_something_new_though_the_revision_stays(own_machine: None) -> None:
+    """The former control node's file has to be written again, as its workers call the next one."""
+    state = made()
+    follower, here = NodeConfigFollower(state), load_local(state)
+    other = msgspec.structs.replace(here.machine, name="hel-2", public_key=key(9), address="10.77.0.2")
+    machines = (*here.inventory.machines, other)
+    before, after = (
+        msgspec.structs.replace(
+            here,
+            settings=msgspec.structs.replace(here.settings, control=False),
+            inventory=msgspec.structs.replace(here.inventory, machines=machines, control=name),
+        )
+        for name in (here.inventory.control, "hel-2")
+    )
+    assert follower._read_stamp(before) == follower._read_stamp(before)
+    assert follower._read_stamp(before) != follower._read_stamp(after)

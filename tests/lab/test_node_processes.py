@@ -3,104 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from tests.support.lab.cluster import STATE, facts, invite, newcomer, qmesh, stop_agent
-from tests.support.lab.machines import Lab, Machine, Running
-from tests.support.lab.rust_node import (
-    CONFIG,
-    PROGRAM,
-    carry_identity,
-    earning_cores,
-    install_node,
-    start_core,
-    start_node,
+from tests.support.lab.cluster import STATE, facts, qmesh, stop_agent
+from tests.support.lab.machines import Lab, Machine
+from tests.support.lab.node_cluster import (
+    SOON_S,
+    alive,
+    comes,
+    found,
+    make_node_cluster,
+    number_of,
+    restart,
+    start_cluster,
+    wait_until,
 )
-from tests.support.waiting import wait_until as wait_until_often
+from tests.support.lab.rust_node import CONFIG, PROGRAM, earning_cores, start_core
 
 pytestmark = pytest.mark.lab
 
-SOON_S = 10
-"""Seconds in which it has to be said."""
 LOG = f"{STATE}/agent.log"
-HUB, OWN = "10.77.0.1", "10.77.0.2"
-
-
-def wait_until(condition: Callable[[], object], seconds: float) -> None:
-    """Not as often as others do: each look is a command."""
-    wait_until_often(condition, seconds, every_s=0.5)
+OWN = "10.77.0.2"
 
 
 @pytest.fixture(scope="module")
 def machines():
-    """A control node with core 1 and a member with cores 2 and 3, whose files are ready."""
     with Lab() as lab:
-        control = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
-        member = newcomer(lab)
-        install_node(control, build="august")
-        install_node(member, build="august")
-        start_core(control, 0).stop()
-        control.run(["chmod", "600", f"{CONFIG}/config.yml"])
-        qmesh(control, "init", "--workers", "1", "--config", CONFIG, "--endpoint", "192.168.0.200")
-        invite(control, member, "--workers", "2")
-        carry_identity(control, member)
-        qmesh(member, "join", "invitation", "--config", CONFIG)
-        for machine in (control, member):
-            qmesh(machine, "render-config", "--write", "--config", CONFIG)
-        yield control, member
+        yield make_node_cluster(lab)
 
 
 @pytest.fixture
 def cluster(machines):
     """With all processes, each alive."""
-    control, member = machines
-    for machine in machines:
-        wait_until(lambda: machine.read(f"{CONFIG}/config.yml").count("/tcp/32502") == 1, SOON_S)  # noqa: B023
-    start_node(control, 0, 1)
-    start_node(member, 2, 3)
-    wait_until(lambda: alive(control) == [1, 2], 30)
-    yield control, member
+    start_cluster(*machines)
+    yield machines
     for machine in machines:
         machine.kill(PROGRAM)
-
-
-def alive(machine: Machine) -> list[int | None]:
-    workers = [each["workers"] for each in facts(machine, "status")["machines"]]
-    return [each and each["alive"] for each in workers]
-
-
-def found(machine: Machine) -> dict[str, dict[str, Any]]:
-    """By code, what `check` finds of the node's processes."""
-    report = json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)
-    about = ("worker-", "control-")
-    return {each["code"]: each for each in report["findings"] if each["code"].startswith(about)}
-
-
-def comes(machine: Machine, *codes: str) -> None:
-    wait_until(lambda: set(found(machine)) == set(codes), SOON_S)
-
-
-def number(machine: Machine, core: int) -> int:
-    (process,) = (
-        number
-        for number, line in machine.processes(PROGRAM).items()
-        if f"{line} ".endswith(f" --core {core} " if core else f" --config {CONFIG} ")
-    )
-    return process
-
-
-def restart(machine: Machine, core: int) -> Running:
-    machine.run(["kill", str(number(machine, core))])
-    wait_until(lambda: str(core) not in cores_of(machine), 10)
-    return start_core(machine, core)
-
-
-def cores_of(machine: Machine) -> set[str]:
-    lines = machine.processes(PROGRAM).values()
-    return {line.rpartition("--core ")[2] if "--core " in line else "0" for line in lines}
 
 
 def test_all_is_well_where_all_run_and_earn(cluster):
@@ -109,7 +48,7 @@ def test_all_is_well_where_all_run_and_earn(cluster):
     assert found(control) == found(member) == {}
     status = facts(control, "status")
     assert status["control_process"]["state"] == "alive"
-    assert status["control_process"]["process"] == number(control, 0)
+    assert status["control_process"]["process"] == number_of(control, 0)
     assert status["foreign"] == []
     assert [each["workers"]["connected"] for each in status["machines"]] == [None, 2]
     assert alive(member) == [None, 2]
@@ -117,7 +56,7 @@ def test_all_is_well_where_all_run_and_earn(cluster):
 
 def test_a_control_process_that_is_killed_or_older_than_its_file_is_an_error(cluster):
     control, _ = cluster
-    control.run(["kill", "-KILL", str(number(control, 0))])
+    control.run(["kill", "-KILL", str(number_of(control, 0))])
     comes(control, "control-silent")
     silent = found(control)["control-silent"]
     assert (silent["severity"], silent["seen"]) == ("error", "nothing listens on 8336/udp and 8340/tcp")

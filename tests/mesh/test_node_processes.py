@@ -262,6 +262,9 @@ def test_a_worker_that_is_connected_to_another_machine_is_cut_off_at_once():
     (found, _) = judge_workers(expected(), node(calls(77, THIRD)), None, {}, 1000.0)
     assert (found.state, found.wrong_address) == ("cut-off", THIRD)
     assert states(node(calls(77, THIRD), calls(77, HUB)))[2] == "alive"
+    # Where the control role was before, its process may run on.
+    (found, _) = judge_workers(expected(), node(calls(77, "127.0.0.1")), None, {}, 1000.0)
+    assert (found.state, found.wrong_address) == ("cut-off", "127.0.0.1")
 
 
 def test_on_the_control_node_each_of_its_own_addresses_is_the_right_one():

@@ -149,10 +149,11 @@ class NodeConfigFollower:
     def _read_stamp(self, here: Local) -> object:
         directory = here.settings.node_directory
         file = None if directory is None else config_directory.read_stamp(directory, node_config.FILE_NAME)
+        # The control role passes within one revision: its file is another one on either side.
         if not here.settings.control:
-            return file, here.inventory.revision
+            return file, here.inventory.control, here.inventory.revision
         with Registry(self._state.registry_file) as registry:
-            return file, registry.revision()
+            return file, here.inventory.control, registry.revision()
 
     def _restart_due(self, here: Local, waiting: DueRestarts) -> None:
         installed = systemd.has_worker_units()

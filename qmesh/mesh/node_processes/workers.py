@@ -9,7 +9,13 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.node_processes.expected import ExpectedNode
-from qmesh.mesh.node_processes.observed import Connection, ListeningSocket, NodeProcess, NodeSockets
+from qmesh.mesh.node_processes.observed import (
+    Connection,
+    ListeningSocket,
+    NodeProcess,
+    NodeSockets,
+    is_loopback,
+)
 from qmesh.mesh.node_processes.readings import ReadingRecord, is_outdated
 from qmesh.mesh.node_processes.record import CUT_OFF_S, Absence
 from qmesh.mesh.values import STREAM_PORT
@@ -107,8 +113,10 @@ def _judge_connection(
 ) -> WorkerProcess:
     if expected.stream_address is None or expected.stream_address in addresses:
         return WorkerProcess(core, "alive", process)
-    # Other nodes of the network have that port too, and are never in the tunnel.
-    wrong = min(filter(expected.is_in_tunnel, addresses), default=None)
+    # Other nodes of the network have that port too; they are neither in the tunnel nor here.
+    wrong = min(
+        (each for each in addresses if expected.is_in_tunnel(each) or is_loopback(each)), default=None
+    )
     if wrong is not None:
         return WorkerProcess(core, "cut-off", process, wrong)
     if expected.profile != "2.1-rust":  # whether Go's worker keeps its connection was never seen

@@ -1,0 +1,43 @@
+"""The control role moves, and no worker that is not restarted passes for one that earns."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.lab.cluster import qmesh
+from tests.support.lab.node_cluster import (
+    SOON_S,
+    alive,
+    found,
+    make_node_cluster,
+    number_of,
+    restart,
+    start_cluster,
+    wait_until,
+)
+from tests.support.lab.rust_node import CONFIG, earning_cores, start_core
+
+pytestmark = [pytest.mark.lab, pytest.mark.long]
+
+
+def test_every_worker_is_named_until_it_is_connected_to_the_new_control_node(lab):
+    control, member = make_node_cluster(lab)
+    start_cluster(control, member)
+    qmesh(control, "handover", "machine-b", timeout=120)
+    wait_until(lambda: "worker-outdated" in found(control), SOON_S)
+    assert found(control)["worker-outdated"]["subject"] == "control core 1"
+    assert "/ip4/10.77.0.2/tcp/8340" in control.read(f"{CONFIG}/config.yml")
+    wait_until(lambda: set(found(member)) == {"worker-outdated", "control-silent"}, SOON_S)
+    assert found(member)["worker-outdated"]["subject"] == "machine-b cores 2-3"
+    assert alive(member) == [0, 0]
+
+    control.run(["kill", str(number_of(control, 0))])
+    start_core(member, 0)
+    for core in (2, 3):
+        restart(member, core)
+    assert set(found(control)) == {"worker-outdated"}
+    assert alive(member)[0] == 0
+    restart(control, 1)
+    wait_until(lambda: alive(member) == [1, 2], 30)
+    assert found(member) == found(control) == {}
+    assert earning_cores(member) == [1, 2, 3]
