@@ -70,7 +70,7 @@ def states(state: State, here: Local) -> list[str]:
     return [each.state for each in look_for_command(state, here)[0].report.workers]
 
 
-def test_a_users_program_at_a_workers_port_that_cannot_read_the_file_is_not_the_node():
+def test_n2_a_users_program_at_a_workers_port_that_cannot_read_the_file_is_not_the_node():
     state = make()
     here = load_local(state)
     with worker(OWNER, 40000), worker(STRANGER, 40001) as stranger:
@@ -85,7 +85,7 @@ def test_a_users_program_at_a_workers_port_that_cannot_read_the_file_is_not_the_
         assert states(state, here) == ["alive", "alive", "silent"]
 
 
-def test_a_file_whose_disk_does_not_answer_hides_no_process():
+def test_n2_a_file_whose_disk_does_not_answer_hides_no_process():
     state = make()
     here = load_local(state)
     mount_fuse(CONFIG, user=0)
@@ -96,7 +96,7 @@ def test_a_file_whose_disk_does_not_answer_hides_no_process():
     assert not look.is_begun
 
 
-def test_a_process_that_is_stopped_is_looked_at_as_any_other():
+def test_n2_a_process_that_is_stopped_is_looked_at_as_any_other():
     state = make()
     here = load_local(state)
     with worker(OWNER, 40000) as number:
@@ -105,7 +105,7 @@ def test_a_process_that_is_stopped_is_looked_at_as_any_other():
         os.kill(number, 18)
 
 
-def test_what_changed_while_nobody_looked_is_known_of_the_files_time():
+def test_n2_what_changed_while_nobody_looked_is_known_of_the_files_time():
     state = make()
     here, watch = load_local(state), ProcessWatch(state)
     with worker(OWNER, 40000, 40001):
@@ -126,7 +126,7 @@ def test_what_changed_while_nobody_looked_is_known_of_the_files_time():
         assert states(state, here) == ["alive", "alive", "silent"]
 
 
-def test_a_damaged_record_is_as_none_and_made_again():
+def test_n2_a_damaged_record_is_as_none_and_made_again():
     state = make()
     here = load_local(state)
     ProcessWatch(state).look(here)
@@ -136,7 +136,7 @@ def test_a_damaged_record_is_as_none_and_made_again():
     assert read_record(state) is not None
 
 
-def test_connections_of_another_machines_worker_are_cut_and_that_is_said_once(caplog):
+def test_n2_connections_of_another_machines_worker_are_cut_and_that_is_said_once(caplog):
     state = make()
     with Registry(state.registry_file) as registry:
         registry.change_mesh(

@@ -20,7 +20,7 @@ from tests.support.lab.rust_node import CONFIG, earning_cores, start_core
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 
-def test_every_worker_is_named_until_it_is_connected_to_the_new_control_node(lab):
+def test_n2_every_worker_is_named_until_it_is_connected_to_the_new_control_node(lab):
     control, member = make_node_cluster(lab)
     start_cluster(control, member)
     qmesh(control, "handover", "machine-b", timeout=120)

@@ -42,7 +42,7 @@ def cluster(machines):
         machine.kill(PROGRAM)
 
 
-def test_all_is_well_where_all_run_and_earn(cluster):
+def test_n2_all_is_well_where_all_run_and_earn(cluster):
     control, member = cluster
     assert earning_cores(control) == [1, 2, 3]
     assert found(control) == found(member) == {}
@@ -54,7 +54,7 @@ def test_all_is_well_where_all_run_and_earn(cluster):
     assert alive(member) == [None, 2]
 
 
-def test_a_control_process_that_is_killed_or_older_than_its_file_is_an_error(cluster):
+def test_n2_a_control_process_that_is_killed_or_older_than_its_file_is_an_error(cluster):
     control, _ = cluster
     control.run(["kill", "-KILL", str(number_of(control, 0))])
     comes(control, "control-silent")
@@ -84,7 +84,7 @@ def edit(machine: Machine, there: str, instead: str) -> None:
     machine.write(f"{CONFIG}/config.yml", text.replace(there, instead), 0o600)
 
 
-def test_a_worker_is_outdated_where_what_it_reads_has_changed_since_it_was_started(cluster):
+def test_n2_a_worker_is_outdated_where_what_it_reads_has_changed_since_it_was_started(cluster):
     control, member = cluster
     there, instead = "/ip4/0.0.0.0/tcp/25001", "/ip4/0.0.0.0/tcp/25991"
     # The file's owner writes what but one process reads, and sets the file's time back.
@@ -116,7 +116,7 @@ def test_a_worker_is_outdated_where_what_it_reads_has_changed_since_it_was_start
     assert set(found(control)) == {"worker-outdated", "control-outdated"}
 
 
-def test_a_worker_of_another_machines_core_is_named_and_cut_off(cluster):
+def test_n2_a_worker_of_another_machines_core_is_named_and_cut_off(cluster):
     control, member = cluster
     facts(control, "pause", "machine-b")
     wait_until(lambda: "worker-foreign" in found(member), SOON_S)
