@@ -6,14 +6,16 @@ import json
 
 import pytest
 
-from tests.support.lab.cluster import facts, qmesh, refusal, what_is_there
+from tests.support.lab.cluster import STATE, facts, qmesh, refusal, what_is_there
 from tests.support.lab.machines import Machine
 from tests.support.lab.programs.rust_node import new_key
 from tests.support.lab.rust_node import CONFIG, PROGRAM, install_node, start_core
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
 KEY = "cd" * 32
+LOG = f"{STATE}/agent.log"
 GO_FILE = f"""\
 key:
   keyManagerType: file
@@ -78,9 +80,13 @@ def test_init_asks_the_program_that_runs_and_check_says_when_it_is_another_than_
     )
     (found,) = versions(machine)
     assert (found["severity"], found["subject"], found["wanted"]) == ("error", PROGRAM, "node 2.1")
+    logged = f"the mesh is for node 2.1, but here {found['seen']} (hint: `qmesh check` says what to do)"
+    wait_until(lambda: logged in machine.read(LOG), seconds=10)
     assert found["cure"] == "qmesh set --node 2.1-rust"
     qmesh(machine, *found["cure"].split()[1:])
     assert versions(machine) == []
+    right = "the node's program here is of the mesh's version, 2.1-rust"
+    wait_until(lambda: right in machine.read(LOG), seconds=10)
 
     # Of what does not run, the units tell.
     control.stop()

@@ -34,6 +34,7 @@ from qmesh.agent.local import Local
 from qmesh.agent.node.node_keys import KeyComparer, KeyReporter
 from qmesh.agent.node.node_restarts import NodeConfigFollower
 from qmesh.agent.node.process_watch import ProcessWatch
+from qmesh.agent.node.program_watch import ProgramWatch
 from qmesh.agent.preconditions import check_user
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
@@ -304,7 +305,7 @@ class Agent:
         """After each look: config.yml, the node's processes, and on a member the way to the control node."""
         part = self._parts[supervisor.FOLLOWING]
         follower, reach = NodeConfigFollower(self._state), EndpointFailover(self._state)
-        watch = ProcessWatch(self._state)
+        watch, programs = ProcessWatch(self._state), ProgramWatch()
         comparer = KeyComparer(self._state, take_reports=self._service.take_key_reports)
         while not part.stopped.is_set():
             part.pulse.beat(allowed_s=LOOK_S)
@@ -320,6 +321,7 @@ class Agent:
                 watch.look(here)
                 self._reporter.look(here)
                 comparer.look(here)
+                programs.look(here)
                 if not here.settings.control and here.settings.up and reach.check_control_node(here):
                     self._calls.request_look()
             except Busy:
