@@ -6,14 +6,16 @@ import contextlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from qmesh.errors import MachineRefused
 from qmesh.host.config_directory import ConfigDirectory
-from qmesh.host.node_program import version_query
+from qmesh.host.node_program import program_file, version_query
 from qmesh.host.node_program.program_file import open_program
 from qmesh.host.node_program.running_nodes import list_running_nodes
 from qmesh.host.node_program.version_query import ask_version, read_version
@@ -42,7 +44,7 @@ def ask(path: Path, owner: int = 0) -> str | None:
 
 
 @pytest.mark.parametrize(("owner", "user"), [(0, NOBODY), (OWNER, OWNER)])
-def test_it_is_asked_as_the_directorys_owner_and_never_as_root(monkeypatch, owner, user):
+def test_r1_the_nodes_program_is_asked_as_the_directorys_owner_and_never_as_root(monkeypatch, owner, user):
     monkeypatch.setenv("SECRET", "5ec4e7")
     shown = "id -u; id -G; pwd; ulimit -f; ulimit -c; echo $*; env; grep -h NoNewPrivs /proc/self/status"
     told = ask(make_program(shown), owner)
@@ -66,26 +68,40 @@ def test_it_has_no_descriptor_of_ours_but_the_program_and_cannot_write_a_file():
 
 
 @pytest.mark.parametrize(("mode", "owner"), [(0o775, 0), (0o757, 0), (0o755, OTHER), (0o644, 0)], ids=str)
-def test_a_program_that_others_may_have_changed_is_not_run(mode, owner):
+def test_r1_a_program_that_others_may_have_changed_is_not_run(mode, owner):
     path = make_program("touch /run/node/ran; echo quil-node 2.1.0.25", mode=mode, owner=owner)
     assert ask(path, OWNER) is None
     assert not (PLACE / "ran").exists()
     assert ask(PLACE, OWNER) is None
 
 
-def test_a_program_of_the_owners_is_run_as_the_owner_only():
+def test_r1_a_program_of_the_owners_is_run_as_the_owner_only():
     path = make_program(RUST, owner=OWNER)
     assert ask(path, OWNER) == "quil-node 2.1.0.25\n"
     assert ask(path, 0) is None
 
 
-def test_what_was_looked_at_is_what_runs():
+def test_r1_what_was_looked_at_is_what_runs():
     path = make_program(RUST)
     with open_program(path) as program:
         path.unlink()
         make_program("echo another", name="another").rename(path)
         assert ask_version(program, 0) == "quil-node 2.1.0.25\n"
         assert program.path == path
+
+
+def test_what_hangs_is_waited_for_once(monkeypatch):
+    monkeypatch.setattr(program_file, "WAIT_S", 0.2)
+    let_go = threading.Event()
+    with pytest.raises(MachineRefused, match="does not answer"):
+        program_file.run_in_time(PLACE, let_go.wait)
+    began = threading.active_count()
+    with pytest.raises(MachineRefused, match="does not answer"):
+        program_file.run_in_time(PLACE, lambda: None)
+    assert threading.active_count() == began
+    let_go.set()
+    wait_until(lambda: threading.active_count() < began, seconds=5)
+    assert program_file.run_in_time(PLACE, lambda: 1) == 1
 
 
 def test_an_answer_without_end_is_cut_off():

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from qmesh.agent.node import node_config
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host.config_directory import ConfigDirectory
-from qmesh.host.node_program.program_file import open_program
+from qmesh.host.node_program.program_file import open_program, run_in_time
 from qmesh.host.node_program.running_nodes import list_running_nodes
 from qmesh.host.node_program.version_query import read_version
 from qmesh.host.system import systemd
@@ -22,6 +22,7 @@ from qmesh.mesh.values import PROFILES, Profile
 
 log = logging.getLogger("qmesh")
 
+_PROCESSES: Final = Path("/proc")
 _MOST_ASKED: Final = 8
 """Different programs that are asked: each may take seconds, and a node has two only while it is upgraded."""
 
@@ -81,8 +82,9 @@ def find_node_programs(directory: ConfigDirectory) -> tuple[NodeProgram, ...]:
 
 def _find_running_programs(directory: ConfigDirectory) -> Iterator[NodeProgram]:
     asked = set[tuple[int, int, int]]()
-    with contextlib.suppress(OSError):
-        for process in list_running_nodes(directory):
+    with contextlib.suppress(OSError, QmeshError):
+        # A command line is memory of its process, which a user may have put on a disk that does not answer.
+        for process in run_in_time(_PROCESSES, lambda: list_running_nodes(directory)):
             for path in process.programs:
                 with contextlib.suppress(OSError, QmeshError), open_program(path) as program:
                     if program.identity in asked or len(asked) >= _MOST_ASKED:

@@ -22,6 +22,8 @@ WAIT_S: Final = 4.0
 
 _DELETED: Final = " (deleted)"
 
+_hanging: dict[Path, threading.Thread] = {}
+
 _T = TypeVar("_T")
 
 
@@ -76,7 +78,13 @@ def _open(path: Path) -> ProgramFile:
 
 
 def run_in_time(path: Path, work: Callable[[], _T]) -> _T:
-    """What `work` returns or raises, by a thread of its own. Raises MachineRefused where it does not end."""
+    """What `work` returns or raises, by a thread of its own, with what a user may have mounted at `path`.
+
+    Raises MachineRefused where it does not end in time, and at once while it has not.
+    """
+    before = _hanging.get(path)
+    if before is not None and before.is_alive():
+        raise _build_hanging_error(path)
     ended: list[_T | BaseException] = []
 
     def run() -> None:
@@ -90,11 +98,16 @@ def run_in_time(path: Path, work: Callable[[], _T]) -> _T:
     with heartbeat.allow_wait(WAIT_S):
         thread.join(WAIT_S)
     if not ended:
-        raise MachineRefused(
-            f"the disk of {path} does not answer",
-            hint="if it is a network file system, mount it again; else see `dmesg` for errors of the disk",
-        )
+        _hanging[path] = thread
+        raise _build_hanging_error(path)
     (outcome,) = ended
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
+
+
+def _build_hanging_error(path: Path) -> MachineRefused:
+    return MachineRefused(
+        f"the disk of {path} does not answer",
+        hint="if it is a network file system, mount it again; else see `dmesg` for errors of the disk",
+    )
