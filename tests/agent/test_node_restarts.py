@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from qmesh.agent.local import load_local
+from qmesh.agent.node import node_restarts
 from qmesh.agent.node.node_restarts import REST, NodeConfigFollower, update_managed_config
 from qmesh.errors import QmeshError
 from qmesh.host.config_directory import ConfigDirectory
@@ -18,6 +19,7 @@ from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.mesh.changes import MeshOptions, set_mesh_options
+from qmesh.mesh.machine import Machine
 from qmesh.mesh.systemd.node_restarts import DueRestarts
 from qmesh.mesh.values import Profile
 from tests.support.control_node import make_control_node
@@ -92,6 +94,30 @@ def test_another_owner_is_not_followed_and_that_is_said_once(
         f"config.yml is not up to date with the mesh: {why}"
     ]
     assert (CONFIG / "config.yml").read_text(encoding="utf-8") == TEXT
+
+
+@pytest.mark.lab
+def test_a_machine_that_was_the_control_node_follows_the_next_one_without_a_newer_revision(
+    own_machine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CONFIG.mkdir(parents=True)
+    text = "engine:\n  dataWorkerStreamMultiaddrs: [/ip4/10.77.0.1/tcp/32500]\np2p: {}\n"
+    (CONFIG / "config.yml").write_text(text, encoding="utf-8")
+    state = State(Path("/run/state"), patience_s=1.0)
+    make_control_node(state, config=CONFIG, node="2.1-rust")
+    follower, was = NodeConfigFollower(state), load_local(state)
+    follower.follow_changes(was)
+    assert "streamListenMultiaddr: /ip4/0.0.0.0/tcp/8340" in (CONFIG / "config.yml").read_text("utf-8")
+
+    other = Machine(name="other", public_key=key(2), address="10.77.0.2", workers=1)
+    mesh = msgspec.structs.replace(was.inventory, control="other", machines=(*was.inventory.machines, other))
+    now = msgspec.structs.replace(
+        was, settings=msgspec.structs.replace(was.settings, control=False), inventory=mesh
+    )
+    monkeypatch.setattr(node_restarts, "load_local", lambda _: now)
+    follower._look_at = 0.0
+    follower.follow_changes(now)
+    assert "streamListenMultiaddr: /ip4/10.77.0.2/tcp/8340" in (CONFIG / "config.yml").read_text("utf-8")
 
 
 @pytest.mark.lab
