@@ -133,6 +133,15 @@ def read_mode(directory: ConfigDirectory, name: str) -> int | None:
     return None
 
 
+def close_to_others(directory: ConfigDirectory, name: str) -> None:
+    """Take from a file what any other than its owner may do; of one that is not there nothing.
+
+    One that is not the directory owner's stays as it is. Raises as `read`.
+    """
+    with contextlib.suppress(_PathMissingError):
+        _run_in_thread(directory.path, lambda: _close_file(directory, name))
+
+
 def read_disk_size(directory: ConfigDirectory) -> int:
     """Octets of the disk that the directory is on. Raises MachineRefused where none is, and as `read`."""
 
@@ -248,6 +257,11 @@ def _find_lock_owner(directory: ConfigDirectory, name: str) -> int | None:
 def _read_mode(directory: ConfigDirectory, name: str) -> int:
     with _open_directory(directory) as place, _open_file(place, name) as (_, found):
         return stat.S_IMODE(found.status.st_mode)
+
+
+def _close_file(directory: ConfigDirectory, name: str) -> None:
+    with _open_directory(directory) as place, _open_file(place, name) as (_, found):
+        _close_to_others(place, found)
 
 
 def _write(

@@ -68,11 +68,16 @@ def test_a_check_looks_at_the_mode_of_keys_yml_where_config_yml_says_it_is(tmp_p
 
 
 def test_what_is_written_is_its_owners_alone_also_where_the_node_made_it_readable(tmp_path):
-    directory, path = ConfigDirectory(tmp_path, None), tmp_path / "config.yml"
-    path.write_bytes(b"old\n")
-    for old, new in (("old\n", "new\n"), ("new\n", "new\n")):
+    directory, path, keys = ConfigDirectory(tmp_path, None), tmp_path / "config.yml", tmp_path / "keys.yml"
+    path.write_bytes(b"old: 1\n")
+    keys.write_bytes(b"keys")
+    for old, new in (("old: 1\n", "new: 1\n"), ("new: 1\n", "new: 1\n")):
         path.chmod(0o644)
+        keys.chmod(0o644)
         assert node_config.write(directory, old, new) == (path, old != new)
-        assert path.read_bytes() == b"new\n"
+        assert path.read_bytes() == b"new: 1\n"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE((tmp_path / "config.yml.bak").stat().st_mode) == 0o600
+        assert (keys.read_bytes(), stat.S_IMODE(keys.stat().st_mode)) == (b"keys", 0o600)
+    keys.unlink()
+    assert node_config.write(directory, "new: 1\n", "newer: 1\n") == (path, True)

@@ -218,6 +218,12 @@ def test_a_file_that_is_right_is_closed_to_others_and_else_stays():
     write(directory, NAME, b"old\n", instead_of=b"old\n")  # not its owner's to close
     assert config_directory.read_mode(directory, NAME) == 0o644
     assert config_directory.read_mode(directory, "keys.yml") is None
+    config_directory.close_to_others(directory, "keys.yml")
+    (CONFIG / "keys.yml").write_bytes(b"keys")
+    os.chown(CONFIG / "keys.yml", USER, USER)
+    (CONFIG / "keys.yml").chmod(0o644)
+    config_directory.close_to_others(directory, "keys.yml")
+    assert config_directory.read_mode(directory, "keys.yml") == 0o600
 
 
 @lab

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from qmesh.errors import BadInput, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.mesh import nodeconfig
+from qmesh.mesh.node_keys.key_store import find_key_store
 from qmesh.mesh.values import Profile, SecretStruct
 
 if TYPE_CHECKING:  # `ready` reads a file a core, and has no use for the registry
@@ -122,7 +124,13 @@ def refuse_to_create(here: Local, directory: ConfigDirectory | None) -> None:
 def write(directory: ConfigDirectory, old: str | None, new: str) -> tuple[Path, bool]:
     """Put a rendered config.yml in place of `old`; the file that was written, and whether it changed.
 
-    It is its owner's alone afterwards, also where it was right. Raises BadInput where another one is there.
+    It is its owner's alone afterwards, also where it was right, and so is keys.yml beside it: the node makes
+    both for every user to read. Raises BadInput where another one is there.
     """
     before = None if old is None else old.encode("utf-8")
-    return config_directory.write(directory, FILE_NAME, new.encode("utf-8"), instead_of=before)
+    written = config_directory.write(directory, FILE_NAME, new.encode("utf-8"), instead_of=before)
+    with contextlib.suppress(QmeshError):  # what is wrong with keys.yml is for `check` to say
+        keys = Path(find_key_store(new, str(directory.path)))
+        if keys.parent == directory.path:
+            config_directory.close_to_others(directory, keys.name)
+    return written
