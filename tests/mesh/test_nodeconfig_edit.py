@@ -16,6 +16,7 @@ from qmesh.mesh.nodeconfig import (
     document,
     edit_settings,
     read_settings,
+    read_settings_as_node,
     read_workers,
 )
 from qmesh.mesh.nodeconfig.layout import Edit, apply_edits, detect_newline
@@ -727,3 +728,15 @@ def test_law_a_damaged_file_is_refused_or_edited_right(file, wanted, data):
     assert read_workers(result, "2.0") == wanted
     kept = [line for line in damaged.splitlines() if line.lstrip().startswith("# about")]
     assert all(line in result for line in kept)
+
+
+def test_settings_are_read_as_the_node_reads_them():
+    text = "a: &a {d: 1}\nlistenGrpcMultiaddr: !x b\np2p: {<<: *a, e: 2}\np2p: {e: ~}\n"
+    keys = [(Key("", "listenGrpcMultiaddr"), False), (Key("p2p", "d"), False), (Key("p2p", "e"), False)]
+    assert read_settings_as_node(text, keys, "2.1") == ("b", "1", None)
+    assert read_settings_as_node(text, keys, "2.1-rust") == ("b", None, None)
+    emptied = "engine: {x: [a, [b]]}\nengine:\n"
+    assert read_settings_as_node(emptied, [(Key("engine", "x"), True)], "2.1") == (None,)
+    kept = "engine: {x: [a, [b]]}\nengine: {y: 1}\n"
+    assert read_settings_as_node(kept, [(Key("engine", "x"), True)], "2.1") == (("a", ""),)
+    assert read_settings_as_node(kept, [(Key("engine", "x"), False)], "2.1") == (None,)

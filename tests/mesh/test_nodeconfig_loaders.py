@@ -69,7 +69,7 @@ FORMS = {
     "flag": ("true|True|FALSE", "1|0|'true'|\"false\"|tru|[]|{}", "yes|No|on|OFF|y|~|", ""),
     "float": ("0|.5|-1.5|1e3|5.|.inf", "'0.25'|0,25|a|[]|++1|true", "1_0|0x10|~|", ""),
     "duration": (
-        "4|1m30s|1.5h|'4s'|0|.5s|1us|~||1ns",
+        "'0'|4|1m30s|1.5h|'4s'|0|.5s|1us|~||1ns",
         "4 seconds|1d|s|1s 2s|true|[]|1S|2026-11-28",
         "-1s|+1s|1.5|-4|1_000",
         "'4'|''|010s5|' 4s '",
@@ -238,6 +238,7 @@ GO_READS = {
     "YAML 1.2": ("%YAML 1.2\n---\np2p: {}\n", "1:1 the node reads only YAML 1.1"),
     "an escaped slash": ('p2p: {listenMultiaddr: "\\/ip4"}\n', "1:24 the node does not know the escape \\/"),
     "nothing": ("# nothing\n", "1:1 nothing stands in the file"),
+    "a section tagged as null": ("p2p: !!null ~\n", "1:1 there is nothing below `p2p:`"),
     "null": ("---\n", "1:1 nothing stands in the file"),
     "a list": ("- a\n", "1:1 the file's top level is not a mapping"),
 }
@@ -246,7 +247,9 @@ GO_READS = {
 @pytest.mark.parametrize(("text", "expected"), GO_READS.values(), ids=GO_READS)
 def test_what_go_refuses(text, expected):
     assert any(error.startswith(expected) for error in refusals_of(text, "2.1")), refusals_of(text, "2.1")
-    assert bool(refusals_of(text, "2.1-rust")) is (text in {"- a\n", "engine: {}\nengine:\n"})
+    assert bool(refusals_of(text, "2.1-rust")) is (
+        text in {"- a\n", "engine: {}\nengine:\n", "p2p: !!null ~\n"}
+    )
 
 
 GO_TAKES = (

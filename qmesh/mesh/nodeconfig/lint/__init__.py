@@ -1,5 +1,8 @@
 """What in a config the node reads otherwise than its owner means.
 
+refusals    what the node of a version does not load, by each loader's rules
+go_values   what a value is to the loaders in Go
+rust_values what a value is to the loader in Rust
 problems    what the answer is made of
 list_names  the worker lists' keys in every profile
 keys        keys, sections, the template
