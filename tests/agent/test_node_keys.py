@@ -28,7 +28,7 @@ from qmesh.mesh.protocol.key_digests import (
 from qmesh.mesh.values import Secret
 from tests.support.factories import key
 from tests.support.node_identity import ENCRYPTION_KEY, IDENTITY, KEY_STORE, PEER_KEY, SECRETS
-from tests.support.registries import MESH, NOW, invite, redeem
+from tests.support.registries import MESH, NOW, invite, message, redeem
 
 PEER, ENCRYPTION, STORE = NODE_KEYS
 B, C = "10.77.0.2", "10.77.0.3"
@@ -208,6 +208,25 @@ def test_n1_nothing_is_said_of_machines_without_workers_nor_of_a_node_that_needs
     change(control, lambda mesh: set_mesh_options(mesh, MeshOptions(node="1.4")))
     comparer.look(load_local(control))
     assert differing(control) == {}
+
+
+def test_n1_nothing_is_said_of_a_machine_that_took_the_place_of_another(control: State) -> None:
+    """As one with an older qmesh, which reports nothing: what the one before it said is not its word."""
+    told = Told()
+    comparer = KeyComparer(control, take_reports=told.take)
+    told.update(report(control, key_store=None))
+    comparer.look(load_local(control))
+    assert differing(control) == {"machine-b": (STORE,)}
+    with Registry(control.registry_file) as registry:
+        issued = registry.invite(
+            "machine-b", workers=None, endpoint=None, expires_at=NOW + 99, now=NOW, replace=True
+        )
+        registry.redeem(message(issued, key(8)), sender=issued.from_address, now=NOW)
+    comparer.look(load_local(control))
+    assert differing(control) == {}
+    told.update(report(control, peer_key=b"ab"))
+    comparer.look(load_local(control))
+    assert differing(control) == {"machine-b": (PEER,)}
 
 
 def as_member(control: State, files: Files | None, *, node: str = "2.1") -> Local:

@@ -28,6 +28,7 @@ from qmesh.mesh.node_keys.key_store import KEY_STORE, find_key_store, list_neede
 from qmesh.mesh.protocol.key_digests import (
     KeyDigests,
     NodeIdentity,
+    NodeKey,
     compute_digests,
     decrypt_digests,
     encrypt_digests,
@@ -157,7 +158,8 @@ class KeyComparer:
         self._take_reports = take_reports
         self._files = KeyFilesLook(look_s=COMPARE_S)
         self._sealed: dict[str, bytes] = {}
-        self._digests: dict[str, KeyDigests] = {}
+        # With the key that they were encrypted with: an address may be another machine's by now.
+        self._digests: dict[str, tuple[Secret, KeyDigests]] = {}
         self._new: set[str] = set()
         self._seen: object = None
 
@@ -202,10 +204,10 @@ class KeyComparer:
             shared = registry.find_preshared_keys(came)
         for address, key in shared.items():
             with contextlib.suppress(EnrolmentRefused):
-                digests = decrypt_digests(came[address], key)
+                said = key, decrypt_digests(came[address], key)
                 self._sealed[address] = came[address]
-                if self._digests.get(address) != digests:
-                    self._digests[address] = digests
+                if self._digests.get(address) != said:
+                    self._digests[address] = said
                     self._new.add(address)
 
     def _compare(self, identity: NodeIdentity, addresses: list[str]) -> None:
@@ -214,11 +216,13 @@ class KeyComparer:
             shared = registry.find_preshared_keys(addresses)
         needed = list_needed_keys(inventory.node)
         names = {inventory.machine(name).address: name for name in inventory.cores}
-        found = {
-            names[address]: find_different_keys(self._digests[address], identity, key, needed=needed)
-            for address, key in shared.items()
-            if address in names
-        }
+        found: dict[str, tuple[NodeKey, ...]] = {}
+        for address in shared.keys() & names.keys():
+            key, digests = self._digests[address]
+            is_its_own = key == shared[address]
+            found[names[address]] = (
+                find_different_keys(digests, identity, key, needed=needed) if is_its_own else ()
+            )
         with self._state.lock():
             before = self._state.key_differences.read() or KeyDifferences()
             after = before.update(found, names.values(), now=int(time.time()))
