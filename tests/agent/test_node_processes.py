@@ -126,6 +126,20 @@ def test_n2_what_changed_while_nobody_looked_is_known_of_the_files_time():
         assert states(state, here) == ["alive", "alive", "silent"]
 
 
+def test_n2_workers_that_were_started_with_another_key_are_outdated():
+    state = make()
+    here = load_local(state)
+    keyed = f"{TEXT}  peerPrivKey: {'ab' * 57}\n"
+    (CONFIG / "config.yml").write_text(keyed, encoding="utf-8")
+    with worker(OWNER, 40000, 40001):
+        ProcessWatch(state).look(here)
+        (CONFIG / "config.yml").write_text(keyed.replace("ab", "AB"), encoding="utf-8")
+        assert states(state, here) == ["alive", "alive", "silent"]
+        (CONFIG / "config.yml").write_text(keyed.replace("ab", "cd"), encoding="utf-8")
+        assert states(state, here) == ["outdated", "outdated", "silent"]
+    assert "abab" not in state.process_record.path.read_text(encoding="utf-8")
+
+
 def test_n2_a_damaged_record_is_as_none_and_made_again():
     state = make()
     here = load_local(state)

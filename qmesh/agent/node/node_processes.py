@@ -16,6 +16,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 from qmesh.mesh.audit import NodeReport
 from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.node_keys.key_store import read_identity
 from qmesh.mesh.node_processes.control import judge_control
 from qmesh.mesh.node_processes.expected import ExpectedNode, build_expected_node, list_control_ports
 from qmesh.mesh.node_processes.observed import NodeSockets
@@ -95,7 +96,12 @@ def build_readings(
     profile, config = here.inventory.node, parse_config(text)
     return update_readings(
         None if record is None else record.readings,
-        digest_config(config, profile, here.inventory.core_numbers(here.settings.name)),
+        digest_config(
+            config,
+            profile,
+            here.inventory.core_numbers(here.settings.name),
+            more=read_identity(config, None).values,
+        ),
         profile=profile,
         facts=ConfigFacts(
             is_managed=is_managed_by_qmesh(config, here.inventory),

@@ -82,11 +82,11 @@ class ReadingRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def digest_config(
-    config: str | ParsedConfig, profile: Profile, cores: Iterable[int], *, more: str = ""
+    config: str | ParsedConfig, profile: Profile, cores: Iterable[int], *, more: object = None
 ) -> ConfigDigests:
     """Digests of what each process reads of a config.
 
-    cores: of this machine. more: what every process reads besides, such as digests of the node's keys.
+    cores: of this machine. more: what every process reads besides, such as the node's keys.
     Raises BadInput when the text does not load, or has something else where a list should stand.
     """
     known, config = profile_facts(profile), parse_config(config)
