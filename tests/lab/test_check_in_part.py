@@ -15,7 +15,7 @@ DIES = r"""table inet t { chain c { type filter hook input priority 0; iifname "
 CASES = {
     "settings of the kernel": (
         "mount -t tmpfs none /proc/sys",
-        {"sysctls", "config.yml", "guard", "tunnel"},
+        {"sysctls", "config.yml", "guard", "tunnel", "node processes"},
     ),
     "a program that is not there": (
         "iptables-legacy -N x; mount --bind /dev/null $(readlink -f $(which iptables-legacy-save))",
@@ -39,6 +39,7 @@ def test_a_part_that_fails_is_a_finding_and_the_others_are_told(lab, script: str
     member.run(["bash", "-c", script])
     after = findings(member)
     assert {subject for code, subject in after if code == "check-failed"} == failed
+    assert member.run(["qmesh", "status"]).returncode == 0
     assert ("config-mode", f"{CONFIG}/config.yml") in before
     lost = {"sysctl", "config-mode"} if "config.yml" in failed else {"sysctl"}
     left = [(code, subject) for code, subject in before if code not in lost]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Literal
@@ -15,6 +16,7 @@ from qmesh.agent.node.node_keys import list_other_keys
 from qmesh.agent.node.node_processes import NodeLook, look_for_command
 from qmesh.agent.node.worker_status import WorkerHealth, collect_advice_inputs, probe_workers
 from qmesh.agent.preconditions import check_user
+from qmesh.errors import MachineRefused
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.mesh.advice import list_advice
@@ -27,6 +29,8 @@ from qmesh.mesh.node_processes.restart import describe_control_restart, describe
 from qmesh.mesh.node_processes.workers import ForeignWorker
 from qmesh.mesh.reachability.open_ports import MachinePorts, list_all_open_ports
 from qmesh.mesh.state import Counters
+
+log = logging.getLogger("qmesh")
 
 
 class CoreRange(msgspec.Struct, frozen=True):
@@ -117,9 +121,9 @@ def status(state: State) -> Status:
     here = load_latest(state)
     counters = _read_counters(state, here)
     cores = here.inventory.cores
-    look, record = look_for_command(state, here)
+    look, record = _look_at_node(state, here)
     watched = probe_workers(here, look)
-    uncalled = _list_uncalled(look, record, watched)
+    uncalled = () if look is None else _list_uncalled(look, record, watched)
     now = time.time()
     return Status(
         mesh=here.inventory.mesh,
@@ -140,11 +144,20 @@ def status(state: State) -> Status:
         ),
         other_keys=_list_other_keys(state, here),
         advice=list_advice(here.inventory, collect_advice_inputs(here, watched, uncalled)),
-        control_process=_build_control_status(
-            look, uncalled, has_units=find_node_host(here.settings).has_units
-        ),
-        foreign=tuple(map(_build_foreign_status, look.report.foreign)),
+        control_process=None
+        if look is None
+        else _build_control_status(look, uncalled, has_units=find_node_host(here.settings).has_units),
+        foreign=() if look is None else tuple(map(_build_foreign_status, look.report.foreign)),
     )
+
+
+def _look_at_node(state: State, here: Local) -> tuple[NodeLook | None, ProcessRecord | None]:
+    """The node's processes here; None where the kernel does not tell, which hides nothing else."""
+    try:
+        return look_for_command(state, here)
+    except MachineRefused as error:
+        log.warning("the node's processes were not looked at: %s (hint: %s)", error.message, error.hint)
+        return None, None
 
 
 def _list_uncalled(
