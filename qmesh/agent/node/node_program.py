@@ -81,12 +81,15 @@ def find_node_programs(directory: ConfigDirectory) -> tuple[NodeProgram, ...]:
 
 
 def _find_running_programs(directory: ConfigDirectory) -> Iterator[NodeProgram]:
-    asked = set[tuple[int, int, int]]()
+    asked, names = set[tuple[int, int, int]](), set[str]()
     with contextlib.suppress(OSError, QmeshError):
         # A command line is memory of its process, which a user may have put on a disk that does not answer.
         for process in run_in_time(_PROCESSES, lambda: list_running_nodes(directory)):
-            for path in process.programs:
-                with contextlib.suppress(OSError, QmeshError), open_program(path) as program:
+            for place in process.programs:
+                if place.name in names:
+                    continue
+                names.add(place.name)
+                with contextlib.suppress(OSError, QmeshError), open_program(place.path) as program:
                     if program.identity in asked or len(asked) >= _MOST_ASKED:
                         continue
                     asked.add(program.identity)

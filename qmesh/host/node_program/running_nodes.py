@@ -28,6 +28,13 @@ _MOST_PATHS: Final = 16
 """Paths that are looked up: each may be on a disk that does not answer."""
 
 
+class ProgramPlace(NamedTuple):
+    """Where a program is opened, and what it is called: the same for all processes that run it."""
+
+    path: Path
+    name: str
+
+
 class RunningNode(NamedTuple):
     """A process of the node. core: 0 is the control process.
 
@@ -37,7 +44,7 @@ class RunningNode(NamedTuple):
 
     number: int
     core: int
-    programs: tuple[Path, ...]
+    programs: tuple[ProgramPlace, ...]
 
 
 def list_running_nodes(directory: ConfigDirectory) -> list[RunningNode]:
@@ -110,15 +117,14 @@ def _leads_to(place: str, directory: ConfigDirectory, known: dict[str, bool]) ->
     return known.get(place, False)
 
 
-def _list_programs(process: Path, words: Sequence[str]) -> Iterator[Path]:
+def _list_programs(process: Path, words: Sequence[str]) -> Iterator[ProgramPlace]:
     running = process / "exe"
     try:
-        running.readlink()
+        yield ProgramPlace(running, str(running.readlink()))
     except PermissionError:  # the agent may not look at each one; then it is as the command line says
-        running = Path(words[0])
-    if running.is_absolute():
-        yield running
+        if words[0].startswith("/"):
+            yield ProgramPlace(Path(words[0]), words[0])
     # Source: execve(2), interpreter scripts: the interpreter, an argument at most, the script.
     script = next((word for word in words[1:3] if word.startswith("/")), None)
     if script is not None and script != words[0]:
-        yield Path(script)
+        yield ProgramPlace(Path(script), script)
