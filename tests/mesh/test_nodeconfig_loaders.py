@@ -260,6 +260,7 @@ GO_TAKES = (
     "p2p: {bootstrapPeers: ~}\n",
     "p2p:\n  '<<': a\n",
     "!!str engine: {}\n",
+    "x: &x engine\n*x : {}\n",
     'p2p: {listenMultiaddr: "\\\\/ip4"}\n',
     "p2p: {}\n...\n",
 )
@@ -268,6 +269,12 @@ GO_TAKES = (
 @pytest.mark.parametrize("text", GO_TAKES)
 def test_what_go_takes(text):
     assert refusals_of(text, "2.1") == []
+
+
+def test_a_key_behind_an_alias_is_that_key():
+    for profile in PROFILES:
+        (error,) = refusals_of("x: &x network\np2p: {*x : a}\n", profile)
+        assert error.startswith("2:12 `network` has to be a whole number")
 
 
 def test_a_wrong_peer_is_told_once():

@@ -442,14 +442,18 @@ class _Composer:
         first_at: dict[str, Mark] = {}
         keys = []
         for node in nodes:
-            if not isinstance(node, Scalar):
+            target = resolve_alias(node)
+            if not isinstance(target, Scalar):
                 raise _key_error(node)
-            if node.tag is not None:
+            if target is not node or target.tag is not None:
                 self.oddities.append(_key_error(node))
-            if node.value in first_at:
-                self.oddities.append(_duplicate_key_error(node, first_at[node.value]))
-            first_at.setdefault(node.value, node.start)
-            keys.append(node)
+            key = (
+                target if target is node else msgspec.structs.replace(target, start=node.start, end=node.end)
+            )
+            if key.value in first_at:
+                self.oddities.append(_duplicate_key_error(key, first_at[key.value]))
+            first_at.setdefault(key.value, key.start)
+            keys.append(key)
         return keys
 
     def _add_node(self, node: Node) -> None:
