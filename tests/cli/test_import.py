@@ -124,8 +124,11 @@ def test_lines_come_from_a_file_or_from_standard_input(node, tmp_path):
     told = json.loads(by_input)
     assert told["commands"][0] == "qmesh init --name control --workers 3 --node 2.1-rust"
     assert told["commands"][2].startswith("ssh root@192.0.2.201 'qmesh join -' < ")
+    guess = "node 2.1-rust is a guess, as no config.yml was found here; otherwise pass --node"
+    assert told["notes"][0] == guess
     with_config = run("--csv", file, "--config", node, "--node", "1.4", "--json", *state_of(node))
     assert f"--node 1.4 --config {node}" in json.loads(with_config.stdout)["commands"][0]
+    assert not any("guess" in note for note in json.loads(with_config.stdout)["notes"])
     file.unlink()
 
 

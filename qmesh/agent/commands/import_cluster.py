@@ -73,11 +73,14 @@ def propose_mesh(state: State, wish: ImportOptions) -> tuple[ImportResult, str]:
 def _build_mesh_proposal(state: State, wish: ImportOptions) -> tuple[ImportResult, str]:
     mesh, node = _read_existing_mesh(state)
     directory = node_config.find_directory(wish.config)
-    profile = choose_profile(wish.node or node, directory).profile
+    profile, is_guess = choose_profile(wish.node or node, directory)
     if node is not None and profile != node:
         raise BadInput(f"the mesh is for node {node}", hint=f"leave --node out, or pass `--node {node}`")
     here = frozenset(map(normalize_ip_address, wish.here))
     reading = _read_machines(wish, directory, profile, routes.list_own_addresses() | here)
+    if is_guess:
+        guess = f"node {profile} is a guess, as no config.yml was found here; otherwise pass --node"
+        reading = msgspec.structs.replace(reading, notes=(guess, *reading.notes))
     listed = {address for machine in reading.machines for address in machine.addresses}
     if here - listed:
         raise BadInput(
