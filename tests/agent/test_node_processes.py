@@ -10,16 +10,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from qmesh.agent.local import Local, load_local
-from qmesh.agent.node.node_processes import look_for_command, read_record
+from qmesh.agent.node.node_processes import look_for_command, read_readings, read_record
 from qmesh.agent.node.process_watch import ProcessWatch
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 from qmesh.mesh.changes import set_worker_count
+from qmesh.mesh.node_processes.readings import Reading, ReadingRecord
+from qmesh.mesh.node_processes.record import ProcessRecord
 from tests.support.control_node import make_control_node
+from tests.support.factories import key
 from tests.support.fuse import mount_fuse
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -138,6 +142,41 @@ def test_n2_workers_that_were_started_with_another_key_are_outdated():
         (CONFIG / "config.yml").write_text(keyed.replace("ab", "cd"), encoding="utf-8")
         assert states(state, here) == ["outdated", "outdated", "silent"]
     assert "abab" not in state.process_record.path.read_text(encoding="utf-8")
+
+
+def keys_read(here: Local, before: ReadingRecord | None = None) -> tuple[ReadingRecord, Reading | None]:
+    """What the processes read by now, and of that keys.yml."""
+    record = None if before is None else ProcessRecord(boot=before.boot, readings=before)
+    found = read_readings(here, record)
+    assert found is not None
+    return found, found.keys
+
+
+def test_n2_the_keys_yml_of_a_worker_machine_counts_by_what_it_says():
+    state = make()
+    here, keys = load_local(state), CONFIG / "keys.yml"
+    keys.write_text("a: {id: a, privateKey: '01'}\n", encoding="utf-8")
+    assert keys_read(here)[1] is None, "the control process writes its own"
+    hub = msgspec.structs.replace(here.machine, name="hub", address=HUB, public_key=key(9), workers=1)
+    mesh = msgspec.structs.replace(
+        here.inventory, control="hub", machines=(here.machine, hub), node="2.1-rust", p2p_base_port=25000
+    )
+    here = msgspec.structs.replace(here, inventory=mesh)
+
+    first, old = keys_read(here)
+    assert old is not None
+    assert keys_read(here, first)[0] is first
+    keys.write_text("# mine\na: {privateKey: '01', id: a}\n", encoding="utf-8")
+    assert keys_read(here, first)[1] == old
+    keys.write_text("a: {id: a, privateKey: '02'}\n", encoding="utf-8")
+    second, new = keys_read(here, first)
+    assert new is not None
+    assert new.digest != old.digest
+    assert new.changed_s > old.changed_s
+    keys.write_text("a: [", encoding="utf-8")
+    assert keys_read(here, second)[1] == new
+    keys.unlink()
+    assert keys_read(here, second)[1] is None
 
 
 def test_n2_a_damaged_record_is_as_none_and_made_again():

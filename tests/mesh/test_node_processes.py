@@ -26,6 +26,7 @@ from qmesh.mesh.node_processes.readings import (
     ConfigFacts,
     ReadingRecord,
     digest_config,
+    digest_keys,
     is_current,
     is_outdated,
     update_readings,
@@ -93,6 +94,7 @@ def look(
     boot: str = "one",
     mesh: Inventory = RUST,
     name: str = "b",
+    keys: tuple[str, tuple[int, int, int]] | None = None,
 ) -> ReadingRecord:
     return update_readings(
         before,
@@ -102,6 +104,7 @@ def look(
         stamp=stamp(changed),
         now=BootTimestamp(boot, at),
         wall_s=WALL + at,
+        keys=keys,
     )
 
 
@@ -203,10 +206,13 @@ def test_a_core_that_is_new_here_is_read_since_the_file_was_changed():
 
 def test_a_record_is_current_for_its_file_profile_and_cores():
     record = look(text())
-    assert is_current(record, stamp(150.0), "2.1-rust", range(2, 4))
-    assert not is_current(record, stamp(151.0), "2.1-rust", range(2, 4))
-    assert not is_current(record, stamp(150.0), "2.1", range(2, 4))
-    assert not is_current(record, stamp(150.0), "2.1-rust", range(2, 5))
+    assert is_current(record, stamp(150.0), None, "2.1-rust", range(2, 4))
+    assert not is_current(record, stamp(151.0), None, "2.1-rust", range(2, 4))
+    assert not is_current(record, stamp(150.0), stamp(140.0), "2.1-rust", range(2, 4))
+    assert not is_current(record, stamp(150.0), None, "2.1", range(2, 4))
+    assert not is_current(record, stamp(150.0), None, "2.1-rust", range(2, 5))
+    with_keys = look(text(), keys=(digest_keys(b"a"), stamp(140.0)))
+    assert is_current(with_keys, stamp(150.0), stamp(140.0), "2.1-rust", range(2, 4))
 
 
 # Workers
@@ -241,6 +247,17 @@ def test_a_worker_at_another_address_or_protocol_is_silent():
 def test_a_worker_that_is_older_than_what_it_reads_is_outdated():
     sockets = node(calls(77, HUB), started=149.0)
     assert states(sockets, readings=look(text()))[2] == "outdated"
+    # Or than its keys.yml, whatever that was written for.
+    old, new = (digest_keys(each) for each in (b"old", b"new"))
+    first = look(text(), at=200.0, changed=100.0, keys=(old, stamp(120.0)))
+    again = look(text(), first, at=400.0, changed=100.0, keys=(old, stamp(380.0)))
+    later = look(text(), again, at=600.0, changed=100.0, keys=(new, stamp(580.0)))
+    assert [states(sockets, readings=each)[2] for each in (first, again, later)] == [
+        "alive",
+        "alive",
+        "outdated",
+    ]
+    assert states(node(calls(77, HUB), started=590.0), readings=later)[2] == "alive"
     # Within the kernel's own resolution it is not told.
     assert states(node(calls(77, HUB), started=149.95), readings=look(text()))[2] == "alive"
     # Without a file that is known, nothing is.
@@ -500,7 +517,7 @@ def test_what_is_wrong_is_an_error_each_with_its_cores():
     assert findings(report) == [
         ("worker-foreign", "10.77.0.2:32504", "node (process 8) runs core 5, which is c's"),
         ("worker-foreign", "[fd77::2]:32599", "node (process 9) runs a core that no machine of the mesh has"),
-        ("worker-outdated", "b cores 3-4", "they were started before it was changed"),
+        ("worker-outdated", "b cores 3-4", "they were started before a file was changed"),
         ("worker-cut-off", "b core 5", "no connection for more than a minute"),
         ("worker-cut-off", "b core 6", "a connection to 10.77.0.3 in its place"),
         ("worker-foreign", "b core 7", "node (process 6), of a user who cannot read config.yml"),
@@ -512,7 +529,7 @@ def test_what_is_wrong_is_an_error_each_with_its_cores():
         "restart the worker of core 1 (--config /n --core 1); now node (process 4)"
     ]
     one = msgspec.structs.replace(hub, workers=(worker(1, "outdated", process(4)),))
-    assert findings(one) == [("worker-outdated", "a core 1", "it was started before it was changed")]
+    assert findings(one) == [("worker-outdated", "a core 1", "it was started before a file was changed")]
 
 
 def test_the_control_process_is_told_of_where_something_is_wrong_with_it():

@@ -16,7 +16,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 from qmesh.mesh.audit import NodeReport
 from qmesh.mesh.inventory import list_workers
-from qmesh.mesh.node_keys.key_store import read_identity
+from qmesh.mesh.node_keys.key_store import KEY_STORE, normalize_key_store, read_identity
 from qmesh.mesh.node_processes.control import judge_control
 from qmesh.mesh.node_processes.expected import ExpectedNode, build_expected_node, list_control_ports
 from qmesh.mesh.node_processes.observed import NodeSockets
@@ -25,12 +25,13 @@ from qmesh.mesh.node_processes.readings import (
     ReadingRecord,
     Stamp,
     digest_config,
+    digest_keys,
     is_current,
     update_readings,
 )
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.node_processes.workers import find_foreign_workers, judge_workers
-from qmesh.mesh.nodeconfig import parse_config
+from qmesh.mesh.nodeconfig import parse_config, profile_facts
 from qmesh.mesh.rollback import BootTimestamp
 from qmesh.mesh.systemd.node_restarts import is_managed_by_qmesh
 from qmesh.mesh.values import CONTROL_PORTS, STREAM_PORT
@@ -76,7 +77,7 @@ def read_readings(here: Local, record: ProcessRecord | None) -> ReadingRecord | 
     stamp = None if directory is None else config_directory.read_stamp(directory, node_config.FILE_NAME)
     if directory is None or stamp is None:
         return None
-    current = _find_current(here, record, stamp)
+    current = _find_current(here, record, stamp, _read_keys_stamp(here))
     if current is not None:
         return current
     file = node_config.read(directory)
@@ -90,12 +91,14 @@ def build_readings(
 
     stamp: the file's, from before it was read.
     """
-    current = _find_current(here, record, stamp)
+    keys_stamp = _read_keys_stamp(here)
+    current = _find_current(here, record, stamp, keys_stamp)
     if current is not None:
         return current
+    before = None if record is None else record.readings
     profile, config = here.inventory.node, parse_config(text)
     return update_readings(
-        None if record is None else record.readings,
+        before,
         digest_config(
             config,
             profile,
@@ -111,17 +114,41 @@ def build_readings(
         stamp=stamp,
         now=boot_clock.now(),
         wall_s=time.time(),
+        keys=None if keys_stamp is None else (_digest_keys(here, before), keys_stamp),
     )
 
 
-def _find_current(here: Local, record: ProcessRecord | None, stamp: Stamp) -> ReadingRecord | None:
-    """What is remembered, where it is of the file as it is and of this start of the machine."""
+def _read_keys_stamp(here: Local) -> Stamp | None:
+    """Of the keys.yml beside config.yml; None where there is none, or the node here writes it itself."""
+    directory, mesh = here.settings.node_directory, here.inventory
+    if directory is None or mesh.control == here.settings.name or not profile_facts(mesh.node).key_store:
+        return None
+    try:
+        return config_directory.read_stamp(directory, KEY_STORE)
+    except QmeshError:  # which is a finding of the keys
+        return None
+
+
+def _digest_keys(here: Local, before: ReadingRecord | None) -> str:
+    """Of what keys.yml says; as it was where that cannot be read, which is a finding of the keys."""
+    assert here.settings.node_directory is not None
+    try:
+        found = config_directory.read(here.settings.node_directory, KEY_STORE)
+        return digest_keys(normalize_key_store(b"" if found is None else found.octets))
+    except QmeshError:
+        return digest_keys(b"") if before is None or before.keys is None else before.keys.digest
+
+
+def _find_current(
+    here: Local, record: ProcessRecord | None, stamp: Stamp, keys_stamp: Stamp | None
+) -> ReadingRecord | None:
+    """What is remembered, where it is of the files as they are and of this start of the machine."""
     before = None if record is None else record.readings
     cores = here.inventory.core_numbers(here.settings.name)
     is_so = before is not None and before.boot == boot_clock.now().boot
     return (
         before
-        if is_so and before is not None and is_current(before, stamp, here.inventory.node, cores)
+        if is_so and before is not None and is_current(before, stamp, keys_stamp, here.inventory.node, cores)
         else None
     )
 

@@ -121,7 +121,7 @@ def _render_control_process(facts: Status) -> Iterator[str]:
 
 
 _WORDS: Final[dict[str, str]] = {
-    "outdated": "outdated, started before config.yml was changed",
+    "outdated": "outdated, started before a file was changed",
     "connecting": "connecting to the control process",
     "cut-off": "cut off from the control process",
     "not-the-node": "not the node, a program of another user",

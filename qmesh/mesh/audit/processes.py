@@ -86,8 +86,8 @@ def _outdated_findings(report: NodeReport) -> Iterator[Finding]:
         yield error_finding(
             "worker-outdated",
             _describe_subject(report, outdated),
-            "workers that run with config.yml as it is",
-            f"{'they were' if len(outdated) > 1 else 'it was'} started before it was changed",
+            "workers that run with the node's files as they are",
+            f"{'they were' if len(outdated) > 1 else 'it was'} started before a file was changed",
             _describe_cure(report, outdated),
         )
 

@@ -70,6 +70,8 @@ class ReadingRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     boot: the machine's start that the times are of. looked_s: when it was looked at.
     stamp: of the config.yml that was read; as long as that is the file's, nothing has changed.
     cores: by core, of this machine's workers.
+    keys, keys_stamp: of a worker machine's keys.yml, which all its workers read; the control process writes
+        its own. None where there is none.
     """
 
     boot: str
@@ -79,6 +81,8 @@ class ReadingRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     facts: ConfigFacts
     control: Reading
     cores: dict[CoreNumber, Reading]
+    keys: Reading | None = None
+    keys_stamp: Stamp | None = None
 
 
 def digest_config(
@@ -112,13 +116,21 @@ def digest_config(
     )
 
 
+def digest_keys(normal_form: bytes) -> str:
+    """The digest of a keys.yml, from its normal form."""
+    return _digest(normal_form)
+
+
 def _digest(value: object) -> str:
     return hashlib.blake2b(ascii(value).encode("ascii"), digest_size=16).hexdigest()
 
 
-def is_current(record: ReadingRecord, stamp: Stamp, profile: Profile, cores: Iterable[int]) -> bool:
-    """Whether a record is of the file with that stamp, so that the file need not be read again."""
-    return (record.stamp, record.profile) == (stamp, profile) and set(record.cores) == set(cores)
+def is_current(
+    record: ReadingRecord, stamp: Stamp, keys_stamp: Stamp | None, profile: Profile, cores: Iterable[int]
+) -> bool:
+    """Whether a record is of the files with these stamps, so that they need not be read again."""
+    known = record.stamp, record.keys_stamp, record.profile
+    return known == (stamp, keys_stamp, profile) and set(record.cores) == set(cores)
 
 
 def update_readings(
@@ -130,16 +142,18 @@ def update_readings(
     stamp: Stamp,
     now: BootTimestamp,
     wall_s: float,
+    keys: tuple[str, Stamp] | None = None,
 ) -> ReadingRecord:
     """The record after a look at the file.
 
     wall_s: this moment as Unix time. When a change was made is told by the file's own time of change, which
     only the kernel sets, where that lies between the last look and this one; else it was made just now.
+    keys: digest and stamp of a worker machine's keys.yml.
     """
-    made_s = min(now.at_s, max(0.0, now.at_s - (wall_s - stamp[1] / 1e9)))
     same_boot = before is not None and before.boot == now.boot
 
-    def follow(old: Reading | None, digest: str) -> Reading:
+    def follow(old: Reading | None, digest: str, stamp: Stamp) -> Reading:
+        made_s = min(now.at_s, max(0.0, now.at_s - (wall_s - stamp[1] / 1e9)))
         if before is None or old is None:
             return Reading(digest, made_s)
         if old.digest == digest:
@@ -156,8 +170,10 @@ def update_readings(
         stamp=stamp,
         profile=profile,
         facts=facts,
-        control=follow(None if before is None else before.control, digests.control),
-        cores={core: follow(old.get(core), digest) for core, digest in digests.cores.items()},
+        control=follow(None if before is None else before.control, digests.control, stamp),
+        cores={core: follow(old.get(core), digest, stamp) for core, digest in digests.cores.items()},
+        keys=None if keys is None else follow(None if before is None else before.keys, *keys),
+        keys_stamp=None if keys is None else keys[1],
     )
 
 

@@ -70,7 +70,7 @@ def judge_workers(
         if each.protocol == "tcp":
             listening.setdefault((each.address, each.port), each)
     streams = _list_stream_addresses(expected, seen.connections)
-    cores = {} if readings is None else readings.cores
+    cores, keys = ({}, None) if readings is None else (readings.cores, readings.keys)
 
     def judge(core: int, place: tuple[str, int]) -> WorkerProcess:
         found = listening.get(place)
@@ -81,7 +81,7 @@ def judge_workers(
             return WorkerProcess(core, "not-the-node", process)
         if process is None:
             return WorkerProcess(core, "alive")
-        if is_outdated(process.started_s, cores.get(core)):
+        if is_outdated(process.started_s, cores.get(core)) or is_outdated(process.started_s, keys):
             return WorkerProcess(core, "outdated", process)
         return _judge_connection(expected, core, process, streams[process.number], absent.get(core), now_s)
 
