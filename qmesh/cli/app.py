@@ -27,7 +27,7 @@ GROUPS: Final = {
     },
     "Cluster": {
         "set": "Change a machine, or without NAME the whole mesh.",
-        "pause": "Take a machine out of the node's worker list, for repair; it stays a member.",
+        "pause": "Take a machine out of the node's worker list, for a repair of days; it stays a member.",
         "resume": "Add a paused machine to the node's worker list again.",
         "remove": "Remove a machine from the mesh.",
         "status": "Show every machine of the mesh, and which workers answer.",

@@ -107,7 +107,7 @@ def test_n2_a_worker_is_outdated_where_what_it_reads_has_changed_since_it_was_st
     )
     status = facts(member, "status")["machines"][1]["workers"]
     assert (status["alive"], [each["state"] for each in status["troubled"]]) == (0, ["outdated"] * 2)
-    assert "outdated, started before config.yml was changed: cores 2-3" in qmesh(member, "status").stdout
+    assert "outdated, started before a file was changed: cores 2-3" in qmesh(member, "status").stdout
     restart(member, 2)
     assert found(member)["worker-outdated"]["subject"] == "machine-b core 3"
     restart(member, 3)

@@ -12,7 +12,6 @@ from qmesh.errors import BadInput, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.node_keys.key_store import find_key_store
 from qmesh.mesh.values import Profile, SecretStruct
 
 if TYPE_CHECKING:  # `ready` reads a file a core, and has no use for the registry
@@ -127,6 +126,9 @@ def write(directory: ConfigDirectory, old: str | None, new: str) -> tuple[Path, 
     It is its owner's alone afterwards, also where it was right, and so is keys.yml beside it: the node makes
     both for every user to read. Raises BadInput where another one is there.
     """
+    # `ready` reads config.yml for each core, and has no use for cryptography.
+    from qmesh.mesh.node_keys.key_store import find_key_store  # noqa: PLC0415
+
     before = None if old is None else old.encode("utf-8")
     written = config_directory.write(directory, FILE_NAME, new.encode("utf-8"), instead_of=before)
     with contextlib.suppress(QmeshError):  # what is wrong with keys.yml is for `check` to say
