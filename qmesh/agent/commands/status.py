@@ -45,6 +45,7 @@ class MachineStatus(msgspec.Struct, frozen=True):
 
     last_handshake: seconds ago; None when never, or not known here.
     workers: None where this machine can't tell: another one than the control node of others.
+    node_files: whether it may fetch the files with the node's secrets.
     """
 
     name: str
@@ -59,6 +60,7 @@ class MachineStatus(msgspec.Struct, frozen=True):
     rx_bytes: int | None
     tx_bytes: int | None
     workers: WorkerHealth | None
+    node_files: bool
 
 
 class ControlStatus(msgspec.Struct, frozen=True):
@@ -261,4 +263,5 @@ def _build_machine_status(
         rx_bytes=None if count is None else count.rx_bytes,
         tx_bytes=None if count is None else count.tx_bytes,
         workers=workers,
+        node_files=machine.node_files,
     )
