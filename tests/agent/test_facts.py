@@ -80,6 +80,9 @@ class Model:
         self.said.append("listeners")
         return self.listened
 
+    def list_node_ports(self) -> frozenset[int]:
+        return frozenset()
+
     def apply(self, *steps: Step) -> None:
         for step in steps:
             self.said.append(step.kind)

@@ -35,7 +35,8 @@ def fill(machine: Machine, how: str) -> None:
     """Leave no room on its disk."""
     wait_until(lambda: all(machine.path(f"{STATE}/{name}").exists() for name in disk_reserve.NAMES))
     machine.run(["sh", "-c", f"mkdir {STATE}/theirs; {FILLED[how]} 2>/dev/null"], check=False)
-    assert machine.run(["sh", "-c", f"echo some >{STATE}/more"], check=False).returncode
+    # Again, where a file of the agent's was there meanwhile, and is gone.
+    wait_until(lambda: machine.run(["sh", "-c", f"echo some >{STATE}/more"], check=False).returncode)
 
 
 def of_disk(machine: Machine) -> list[dict[str, str]]:

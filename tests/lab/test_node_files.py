@@ -63,7 +63,7 @@ def test_n1_three_commands_make_a_cluster_with_nothing_copied_by_hand(cluster):
     assert f'path: "{directory}/keys.yml"' in text
     assert "/ip4/10.77.0.2/tcp/32502" in text
     assert find_codes(member) == {"announce-missing"}  # which is about the internet
-    (event,) = [each for each in facts(control, "log")["events"] if each["what"] == "node-files-fetched"]
+    event, *_ = (each for each in facts(control, "log")["events"] if each["what"] == "node-files-fetched")
     assert (event["machine"], event["address"]) == ("machine-b", "10.77.0.2")
     assert event["endpoint"].startswith("192.168.0.201:")
 

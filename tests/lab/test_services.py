@@ -69,7 +69,7 @@ def test_a_start_that_fails_is_said_and_tried_again(machine):
 def test_what_ends_is_started_again_and_counted(machine):
     write(machine, "qmesh-a.service", f"{SLEEP}\nRestart=always\nRestartSec=10ms")
     systemctl(machine, "start", "qmesh-a")
-    assert machine.kill("sleep 1000") == 1
+    assert machine.kill("sleep 1000")
     wait_until(lambda: machine.processes("sleep 1000"))
     wait_until(lambda: shown(machine, "qmesh-a", "NRestarts", "ActiveState") == ["1", "active"])
     systemctl(machine, "stop", "qmesh-a")
