@@ -106,10 +106,11 @@ def read(directory: ConfigDirectory, name: str) -> Content | None:
     return None
 
 
-def read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int] | None:
-    """Inode, time of the last change in nanoseconds and octets of a file; None where nothing is.
+def read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int, int] | None:
+    """Inode, time of the last change, octets, and time of the last writing of a file; None where nothing is.
 
-    Nothing of the file is read. Raises as `read`.
+    Times are in nanoseconds. The kernel alone sets the first, also where only the mode changes; its owner may
+    set the second. Nothing of the file is read. Raises as `read`.
     """
     with contextlib.suppress(_PathMissingError):
         return _run_in_thread(directory.path, lambda: _read_stamp(directory, name))
@@ -238,9 +239,14 @@ def _read(directory: ConfigDirectory, name: str) -> Content:
         return _read_content(place, found)
 
 
-def _read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int]:
+def _read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int, int]:
     with _open_directory(directory) as place, _open_file(place, name) as (_, found):
-        return found.status.st_ino, found.status.st_ctime_ns, found.status.st_size
+        return (
+            found.status.st_ino,
+            found.status.st_ctime_ns,
+            found.status.st_size,
+            found.status.st_mtime_ns,
+        )
 
 
 def _find_lock_owner(directory: ConfigDirectory, name: str) -> int | None:

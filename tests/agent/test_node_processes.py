@@ -20,11 +20,12 @@ from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 from qmesh.mesh.changes import set_worker_count
-from qmesh.mesh.node_processes.readings import Reading, ReadingRecord
+from qmesh.mesh.node_processes.readings import SLACK_S, Reading, ReadingRecord
 from qmesh.mesh.node_processes.record import ProcessRecord
 from tests.support.control_node import make_control_node
 from tests.support.factories import key
 from tests.support.fuse import mount_fuse
+from tests.support.waiting import idle
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -66,6 +67,7 @@ def worker(user: int, *ports: int) -> Iterator[int]:
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        idle(2 * SLACK_S)  # what is changed from here on, is so after its start as far as the kernel tells
         yield process.pid
         process.kill()
 

@@ -80,9 +80,13 @@ def text(mesh: Inventory = RUST, name: str = "b", before: str = "p2p:\n  listenM
     return edit_settings(before, build_desired_settings(mesh, name))
 
 
-def stamp(changed_at: float, inode: int = 5) -> tuple[int, int, int]:
-    """Of a file that was changed so many seconds after the machine's start, at Unix time `WALL`."""
-    return inode, round((WALL + changed_at) * 1e9), 700
+def stamp(changed_at: float, written_at: float | None = None) -> tuple[int, int, int, int]:
+    """Of a file that was changed so many seconds after the machine's start, at Unix time `WALL`.
+
+    written_at: where its owner has set its mode since, or the time itself.
+    """
+    written = changed_at if written_at is None else written_at
+    return 5, round((WALL + changed_at) * 1e9), 700, round((WALL + written) * 1e9)
 
 
 def look(
@@ -91,17 +95,18 @@ def look(
     *,
     at: float = 200.0,
     changed: float = 150.0,
+    written: float | None = None,
     boot: str = "one",
     mesh: Inventory = RUST,
     name: str = "b",
-    keys: tuple[str, tuple[int, int, int]] | None = None,
+    keys: tuple[str, tuple[int, int, int, int]] | None = None,
 ) -> ReadingRecord:
     return update_readings(
         before,
         digest_config(config, mesh.node, mesh.core_numbers(name)),
         profile=mesh.node,
         facts=FACTS,
-        stamp=stamp(changed),
+        stamp=stamp(changed, written),
         now=BootTimestamp(boot, at),
         wall_s=WALL + at,
         keys=keys,
@@ -159,6 +164,10 @@ def test_the_time_of_a_change_is_the_files_where_it_lies_between_two_looks():
     # A file from elsewhere that is older than the last look, and one of the future.
     assert since(look(text(), second, at=400.0, changed=10.0))[2] == 400.0
     assert since(look(text(), second, at=400.0, changed=9999.0))[2] == 400.0
+    # Its mode was changed after it was written; and its owner says that it was written before, or will be.
+    assert since(look(text(), second, at=400.0, changed=395.0, written=390.0))[2] == pytest.approx(390.0)
+    assert since(look(text(), second, at=400.0, changed=395.0, written=5.0))[2] == pytest.approx(395.0)
+    assert since(look(text(), second, at=400.0, changed=395.0, written=9999.0))[2] == pytest.approx(395.0)
     # The same content, however often it is written.
     assert since(look(other, second, at=400.0, changed=395.0)) == since(second)
 

@@ -31,8 +31,8 @@ SETTLED_S: Final = 1.0
 _PATIENCE_S: Final = 6.0
 _PAUSE_S: Final = 0.2
 
-Stamp = tuple[tuple[int, int, int] | None, ...]
-"""Of each file its inode, the time of its last change in nanoseconds, and its octets; None where none is."""
+Stamp = tuple[tuple[int, int, int, int] | None, ...]
+"""Of each file what `config_directory.read_stamp` says."""
 
 
 class IdentityFiles(SecretStruct, frozen=True, kw_only=True):

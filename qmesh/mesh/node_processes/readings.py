@@ -28,8 +28,8 @@ MOST_EARLIER: Final = 8
 
 _MASTER_PROXY: Final = Key("engine", "enableMasterProxy")
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
-Stamp = tuple[int, int, int]
-"""Inode, time of the last change in nanoseconds, and bytes of a file."""
+Stamp = tuple[int, int, int, int]
+"""Inode, time of the last change, bytes, and time of the last writing of a file; times in nanoseconds."""
 
 
 class ConfigFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,14 +146,16 @@ def update_readings(
 ) -> ReadingRecord:
     """The record after a look at the file.
 
-    wall_s: this moment as Unix time. When a change was made is told by the file's own time of change, which
-    only the kernel sets, where that lies between the last look and this one; else it was made just now.
+    wall_s: this moment as Unix time. When a change was made is told by the file's own times, where they lie
+    between the last look and this one: by that of its writing, or, as its owner may set that, by that of its
+    change, which only the kernel sets. Else it was made just now.
     keys: digest and stamp of a worker machine's keys.yml.
     """
     same_boot = before is not None and before.boot == now.boot
 
     def follow(old: Reading | None, digest: str, stamp: Stamp) -> Reading:
-        made_s = min(now.at_s, max(0.0, now.at_s - (wall_s - stamp[1] / 1e9)))
+        made_s, written_s = (max(0.0, now.at_s - (wall_s - stamp[at] / 1e9)) for at in (1, 3))
+        made_s = min(now.at_s, made_s)
         if before is None or old is None:
             return Reading(digest, made_s)
         if old.digest == digest:
@@ -161,7 +163,10 @@ def update_readings(
         if not same_boot:
             return Reading(digest, made_s)
         known = ((old.digest, old.changed_s), *old.earlier)[:MOST_EARLIER]
-        return Reading(digest, made_s if made_s >= before.looked_s - SLACK_S else now.at_s, known)
+        since_s = before.looked_s - SLACK_S
+        if since_s <= written_s <= made_s:  # the mode was changed after that
+            return Reading(digest, written_s, known)
+        return Reading(digest, made_s if made_s >= since_s else now.at_s, known)
 
     old = {} if before is None else before.cores
     return ReadingRecord(

@@ -419,7 +419,7 @@ PROCESSES: Final = record.ProcessRecord(
     readings=readings.ReadingRecord(
         boot="f00d",
         looked_s=12.5,
-        stamp=(5, NOW * 10**9, 700),
+        stamp=(5, NOW * 10**9, 700, NOW * 10**9),
         profile="2.1-rust",
         facts=readings.ConfigFacts(is_managed=True, is_private=True, control_ports=(("udp", 8336),)),
         control=_READING,
