@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.agent.local import load_local
-from qmesh.agent.node.node_processes import read_record
+from qmesh.agent.node.node_processes import note_readings, read_record
 from qmesh.agent.node.process_watch import ProcessWatch
 from qmesh.host.state.directory import State
 from qmesh.mesh.node_processes.readings import SLACK_S, is_outdated
@@ -48,3 +48,27 @@ def test_a_worker_that_was_started_with_what_stood_there_for_a_moment_is_outdate
     assert record is not None
     assert record.readings is not None
     assert is_outdated(started_s, record.readings.cores[1]) == is_noted
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_a_worker_that_a_command_wrote_the_file_for_is_not_outdated_by_what_is_no_concern_of_it(is_noted):
+    CONFIG.mkdir(parents=True)
+    state = State(Path("/run/state"), patience_s=1.0)
+    write("engine:\n  dataWorkerMultiaddrs: []\n")
+    make_control_node(state, config=CONFIG)
+    here, watch = load_local(state), ProcessWatch(state)
+    watch.look(here)
+    write(GOOD)
+    if is_noted:
+        note_readings(state)
+    idle(3 * SLACK_S)
+    started_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    idle(3 * SLACK_S)
+    write(GOOD.replace("40000]", "40000, /ip4/10.77.0.9/tcp/49999]"))  # of another machine
+    watch._look_at = 0.0
+    watch.look(here)
+
+    record = read_record(state)
+    assert record is not None
+    assert record.readings is not None
+    assert is_outdated(started_s, record.readings.cores[1]) == (not is_noted)

@@ -8,6 +8,7 @@ from pathlib import Path
 from qmesh.agent.local import Local
 from qmesh.agent.membership import load_latest
 from qmesh.agent.node import node_config
+from qmesh.agent.node.node_processes import note_readings
 from qmesh.agent.node.node_restarts import update_workers_target
 from qmesh.agent.preconditions import check_local, check_user
 from qmesh.errors import BadInput
@@ -129,6 +130,7 @@ def write_node_config(state: State, rendered: RenderedConfig) -> tuple[Path, boo
             state.save_settings(settings.with_node_directory(directory))
         if systemd.has_worker_units():
             update_workers_target(here)
+    note_readings(state)
     return done
 
 

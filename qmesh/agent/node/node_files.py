@@ -16,6 +16,7 @@ from qmesh.agent.local import Local
 from qmesh.agent.node import node_config
 from qmesh.agent.node.identity_files import refuse_unprintable_path
 from qmesh.agent.node.node_host import find_node_host
+from qmesh.agent.node.node_processes import note_readings
 from qmesh.agent.node.node_restarts import update_workers_target
 from qmesh.errors import BadInput, MachineRefused, StateUnreadable
 from qmesh.host import config_directory, files
@@ -156,6 +157,7 @@ def write_node_files(state: State, fetched: FetchedFiles, *, replace: bool) -> t
             state.save_settings(settings.with_node_directory(fetched.directory))
         if systemd.has_worker_units():
             update_workers_target(fetched.here)
+    note_readings(state)
     return written
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import msgspec
 
-from qmesh.agent.local import Local
+from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
 from qmesh.errors import QmeshError, StateUnreadable
 from qmesh.host import config_directory
@@ -65,6 +65,22 @@ def read_record(state: State) -> ProcessRecord | None:
         return state.process_record.read()
     except StateUnreadable:
         return None
+
+
+def note_readings(state: State) -> None:
+    """Remember what the node's processes read, where a command has just written it.
+
+    The agent looks every few seconds: by then processes were started with it, and it may be another already.
+    """
+    now = boot_clock.now()
+    try:
+        record = read_record(state)
+        readings = read_readings(load_local(state), record)
+        known = ProcessRecord(boot=now.boot) if record is None or not record.is_of(now) else record
+        with state.lock():
+            state.process_record.write(msgspec.structs.replace(known, readings=readings))
+    except QmeshError:  # it is only a note; what is wrong with the file is a finding
+        return
 
 
 def read_readings(here: Local, record: ProcessRecord | None) -> ReadingRecord | None:

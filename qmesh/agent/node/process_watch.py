@@ -66,8 +66,11 @@ class ProcessWatch:
             self._record = msgspec.structs.replace(self._record, readings=self._read_readings(here))
 
     def _look(self, here: Local) -> None:
+        noted = read_record(self._state)
         if self._record is None:
-            self._record = self._written = read_record(self._state)
+            self._record = self._written = noted
+        elif noted is not None and noted != self._written:  # by a command that wrote the file
+            self._record = msgspec.structs.replace(self._record, readings=noted.readings)
         seen = look_at_node(
             self._state,
             here,

@@ -22,6 +22,7 @@ from qmesh.agent.node.node_files import (
     fetch_node_files,
     write_node_files,
 )
+from qmesh.agent.node.node_processes import note_readings
 from qmesh.agent.preconditions import refuse_occupied
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import files, wireguard
@@ -268,4 +269,6 @@ def _write_config_file(state: State, here: Local) -> tuple[Path, bool]:
             files.make_private_directory(directory.path)
             state.save_settings(state.settings().with_node_directory(directory))
     rendered = nodeconfig.render_config(here.inventory, here.settings.name, text)
-    return node_config.write(directory, text, rendered.text)
+    written = node_config.write(directory, text, rendered.text)
+    note_readings(state)
+    return written
