@@ -18,7 +18,6 @@ import pwd
 import shlex
 import stat
 import struct
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeVar
@@ -27,15 +26,13 @@ import msgspec
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, QmeshError, StateUnreadable
 from qmesh.host import files
+from qmesh.host.disk_timeout import run_in_time
 from qmesh.host.files import FileChange
-from qmesh.host.system import heartbeat
 from qmesh.mesh.values import quote_text
 
 MAX_OCTETS: Final = 1024 * 1024
-WAIT_S: Final = 4.0
-"""Seconds until a file system counts as one that does not answer; a disk that is asleep takes some three."""
 WRITE_S: Final = 30.0
-"""The same for writing a file and syncing it to the disk."""
+"""Seconds until a file system counts as one that does not answer where a file is written and synced to it."""
 _MOST_LINKS: Final = 40
 _FLOCK: Final = "hhqqi"
 """Kind, origin, start, length and process of a lock. Source: fcntl(2), struct flock."""
@@ -52,9 +49,6 @@ _T = TypeVar("_T")
 
 class _PathMissingError(Exception):
     """Something on the way is not there. FileNotFoundError could be about /proc as well."""
-
-
-_hanging: dict[Path, threading.Thread] = {}
 
 
 class ConfigDirectory(msgspec.Struct, frozen=True):
@@ -508,44 +502,13 @@ def _find_group(owner: int) -> int:
 
 
 def _run_in_thread(path: Path, work: Callable[[], _T], *, wait_s: float | None = None) -> _T:
-    """What `work` returns or raises, in a thread of its own, with which another user's rights end.
-
-    Raises MachineRefused where it does not end in time, and at once while it has not; and for any OSError.
-    """
-    before = _hanging.get(path)
-    if before is not None and before.is_alive():
-        raise _build_unresponsive_disk_error(path)
-    ended: list[_T | BaseException] = []
-
-    def run() -> None:
-        try:
-            ended.append(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
-            ended.append(error)
-
-    thread = threading.Thread(target=run, name="config directory", daemon=True)
-    thread.start()
-    seconds = WAIT_S if wait_s is None else wait_s
-    with heartbeat.allow_wait(seconds):
-        thread.join(seconds)
-    if not ended:
-        _hanging[path] = thread
-        raise _build_unresponsive_disk_error(path)
-    (outcome,) = ended
-    if isinstance(outcome, OSError):
+    """As `run_in_time`; raises MachineRefused for any OSError too."""
+    try:
+        return run_in_time(path, work, wait_s=wait_s, else_do="pass another directory with --config")
+    except OSError as error:
         raise MachineRefused(
-            f"{path} cannot be used: {outcome}", hint="look in `dmesg` for errors of the disk"
-        ) from outcome
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome
-
-
-def _build_unresponsive_disk_error(path: Path) -> MachineRefused:
-    return MachineRefused(
-        f"the disk of {path} does not answer",
-        hint="if it is a network file system, mount it again; or pass another directory with --config",
-    )
+            f"{path} cannot be used: {error}", hint="look in `dmesg` for errors of the disk"
+        ) from error
 
 
 def _build_no_directory_error(directory: ConfigDirectory) -> MachineRefused:

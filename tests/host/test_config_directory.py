@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import config_directory
+from qmesh.host import config_directory, disk_timeout
 from qmesh.host.config_directory import MAX_OCTETS, ConfigDirectory, find, read, read_stamp, write
 from tests.support.fuse import mount_fuse
 from tests.support.own_machine import small_disk
@@ -507,7 +507,7 @@ def test_a_file_system_that_a_user_mounted_is_asked_for_nothing(place):
     for attempt in list(attempts(directory))[:5]:
         with pytest.raises(BadInput, match="is a file system that a user mounted"):
             attempt()
-    assert not config_directory._hanging
+    assert not disk_timeout._hanging
 
 
 @lab
@@ -515,7 +515,7 @@ def test_a_file_system_that_a_user_mounted_is_asked_for_nothing(place):
 def test_a_disk_that_does_not_answer_is_waited_for_once_and_not_for_long(monkeypatch):
     directory = furnish()
     mount_fuse(CONFIG, user=0)  # by root: like the disk of a network that is away
-    monkeypatch.setattr(config_directory, "WAIT_S", 0.2)
+    monkeypatch.setattr(disk_timeout, "WAIT_S", 0.2)
     monkeypatch.setattr(config_directory, "WRITE_S", 0.2)
     with pytest.raises(MachineRefused, match=r"the disk of /run/home/alice/node/\.config does not answer"):
         read(directory, NAME)

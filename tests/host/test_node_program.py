@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import MachineRefused
+from qmesh.host import disk_timeout
 from qmesh.host.config_directory import ConfigDirectory
-from qmesh.host.node_program import program_file, version_query
+from qmesh.host.node_program import version_query
 from qmesh.host.node_program.program_file import open_program
 from qmesh.host.node_program.running_nodes import list_running_nodes
 from qmesh.host.node_program.version_query import ask_version, read_version
@@ -91,17 +92,17 @@ def test_r1_what_was_looked_at_is_what_runs():
 
 
 def test_what_hangs_is_waited_for_once(monkeypatch):
-    monkeypatch.setattr(program_file, "WAIT_S", 0.2)
+    monkeypatch.setattr(disk_timeout, "WAIT_S", 0.2)
     let_go = threading.Event()
     with pytest.raises(MachineRefused, match="does not answer"):
-        program_file.run_in_time(PLACE, let_go.wait)
+        disk_timeout.run_in_time(PLACE, let_go.wait)
     began = threading.active_count()
     with pytest.raises(MachineRefused, match="does not answer"):
-        program_file.run_in_time(PLACE, lambda: None)
+        disk_timeout.run_in_time(PLACE, lambda: None)
     assert threading.active_count() == began
     let_go.set()
     wait_until(lambda: threading.active_count() < began, seconds=5)
-    assert program_file.run_in_time(PLACE, lambda: 1) == 1
+    assert disk_timeout.run_in_time(PLACE, lambda: 1) == 1
 
 
 def test_an_answer_without_end_is_cut_off():

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 from qmesh.agent.node import node_config
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host.config_directory import ConfigDirectory
-from qmesh.host.node_program.program_file import open_program, run_in_time
+from qmesh.host.disk_timeout import run_in_time
+from qmesh.host.node_program.program_file import open_program
 from qmesh.host.node_program.running_nodes import list_running_nodes
 from qmesh.host.node_program.version_query import read_version
 from qmesh.host.system import systemd

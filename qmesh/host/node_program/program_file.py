@@ -9,22 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
-from qmesh.errors import MachineRefused
-from qmesh.host.system import heartbeat
-
-WAIT_S: Final = 4.0
-"""Seconds until a file system counts as one that does not answer; a disk that is asleep takes some three."""
+from qmesh.host.disk_timeout import run_in_time
 
 _DELETED: Final = " (deleted)"
-
-_hanging: dict[Path, threading.Thread] = {}
-
-_T = TypeVar("_T")
 
 
 class ProgramFile(NamedTuple):
@@ -75,39 +66,3 @@ def _open(path: Path) -> ProgramFile:
     except OSError:
         os.close(descriptor)
         raise
-
-
-def run_in_time(path: Path, work: Callable[[], _T]) -> _T:
-    """What `work` returns or raises, by a thread of its own, with what a user may have mounted at `path`.
-
-    Raises MachineRefused where it does not end in time, and at once while it has not.
-    """
-    before = _hanging.get(path)
-    if before is not None and before.is_alive():
-        raise _build_hanging_error(path)
-    ended: list[_T | BaseException] = []
-
-    def run() -> None:
-        try:
-            ended.append(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
-            ended.append(error)
-
-    thread = threading.Thread(target=run, name="program file", daemon=True)
-    thread.start()
-    with heartbeat.allow_wait(WAIT_S):
-        thread.join(WAIT_S)
-    if not ended:
-        _hanging[path] = thread
-        raise _build_hanging_error(path)
-    (outcome,) = ended
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome
-
-
-def _build_hanging_error(path: Path) -> MachineRefused:
-    return MachineRefused(
-        f"the disk of {path} does not answer",
-        hint="if it is a network file system, mount it again; else see `dmesg` for errors of the disk",
-    )

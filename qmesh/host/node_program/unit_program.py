@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from qmesh.errors import BadInput
-from qmesh.host.node_program.program_file import ProgramFile, open_program, run_in_time
+from qmesh.host.disk_timeout import run_in_time
+from qmesh.host.node_program.program_file import ProgramFile, open_program
 from qmesh.mesh.values import quote_text
 
 SECOND_PROGRAM: Final = "quil-amount-proof-worker"
