@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qmesh.agent.commands.render_config import render_node_config, write_node_config
 from qmesh.agent.local import load_local
 from qmesh.agent.node.node_processes import note_readings, read_record
 from qmesh.agent.node.process_watch import ProcessWatch
@@ -72,3 +73,17 @@ def test_a_worker_that_a_command_wrote_the_file_for_is_not_outdated_by_what_is_n
     assert record is not None
     assert record.readings is not None
     assert is_outdated(started_s, record.readings.cores[1]) == (not is_noted)
+
+
+def test_render_config_notes_what_it_wrote():
+    CONFIG.mkdir(parents=True)
+    state = State(Path("/run/state"), patience_s=1.0)
+    write("engine:\n  dataWorkerMultiaddrs: []\n")
+    make_control_node(state, config=CONFIG)
+    assert read_record(state) is None
+    write_node_config(state, render_node_config(state, config=CONFIG, for_name=None))
+
+    record = read_record(state)
+    assert record is not None
+    assert record.readings is not None
+    assert record.readings.facts.is_managed
