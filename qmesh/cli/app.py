@@ -6,7 +6,7 @@ import importlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import typer
 import typer.core
@@ -98,24 +98,21 @@ def load_command(name: str) -> Any:
 
 
 def _skip_needless_conversion(command: Any) -> Any:
-    """The command, converting only what needs it: for that, typer loads pydantic, a tenth of a second."""
+    """The command, converting plain values itself: for that, typer loads pydantic, a tenth of a second."""
     for param in command.get_params(typer.Context(command)):  # --help among them
-        if not param.multiple and param.nargs == 1:
-            param.process_value = _wrap_process_value(param, param.process_value)
+        param.process_value = _wrap_process_value(param, param.process_value)
     return command
 
 
 def _wrap_process_value(param: Any, convert: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """As the parameter processes a value, but for what was not given, and for text that stays text.
+    """As the parameter processes a value, but for what was not given, and for what is plain.
 
     Where it refuses a value, the error says what would be valid.
     """
-    is_text = getattr(getattr(param, "type_descriptor", None), "annotation", None) is str
 
     def process(context: Any, value: Any) -> Any:
-        is_missing = value is None and param.required
-        is_as_wanted = value is None or value is param.default or (is_text and isinstance(value, str))
-        if is_missing or not is_as_wanted:
+        plain = _read_plain_value(param, value)
+        if plain is _NOT_PLAIN or (plain is None and param.required):
             try:
                 return convert(context, value)
             except typer.BadParameter as error:
@@ -123,9 +120,39 @@ def _wrap_process_value(param: Any, convert: Callable[[Any, Any], Any]) -> Calla
 
                 error.message = usage.describe_invalid_value(param, value) or error.message
                 raise
-        return value if param.callback is None else param.callback(context, param, value)
+        return plain if param.callback is None else param.callback(context, param, plain)
 
     return process
+
+
+_NOT_PLAIN: Final = object()
+
+
+def _read_plain_value(param: Any, value: Any) -> Any:
+    """What typer would make of a value, where that needs no thought; else _NOT_PLAIN, and typer decides."""
+    kind: Any = getattr(param, "type_descriptor", None)
+    annotation = None if kind is None else kind.annotation
+    if param.multiple:
+        is_texts = annotation == list[str] and (value is None or all(isinstance(each, str) for each in value))
+        return _NOT_PLAIN if not is_texts else () if value is None else list(value)
+    if value is None or value is param.default or isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        return _NOT_PLAIN
+    if annotation is str:
+        return value
+    if annotation is int and value.isascii() and value.isdigit() and len(value) < 10:
+        number = int(value)
+        return number if _is_within(number, kind.parameter_info) else _NOT_PLAIN
+    if annotation is Path and not (kind.parameter_info.exists or kind.parameter_info.resolve_path):
+        return Path(value)
+    if get_origin(annotation) is Literal and value in get_args(annotation):
+        return value
+    return _NOT_PLAIN
+
+
+def _is_within(number: int, limits: Any) -> bool:
+    return (limits.min is None or number >= limits.min) and (limits.max is None or number <= limits.max)
 
 
 app = typer.Typer(

@@ -1,13 +1,17 @@
 """The hall: what it costs to enter, what `--help` tells, and that every error has two lines."""
 
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from qmesh import __file__ as beginning
 from qmesh import __version__
@@ -25,6 +29,9 @@ HEAVY = (
     "yaml",
     "sqlite3",
 )
+
+
+TYPED = ("0", "1", "12", "007", "-1", "99999", "a", "1.5", "2.1", "on", "none", "public", "/etc", "٣")
 
 
 def qmesh(*words: str) -> subprocess.CompletedProcess[str]:
@@ -54,14 +61,50 @@ def test_the_detector_of_heavy_modules_detects():
     assert {"pyroute2", "cryptography", "h11"} <= loaded_by("join", "--help")
 
 
-@pytest.mark.parametrize("words", [["status", "--json"], ["invite", "machine-b"], ["pause", "machine-b"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", "--json"],
+        ["invite", "machine-b", "--workers", "3"],
+        ["pause", "machine-b", "--state", "/nowhere"],
+        ["set", "machine-b", "--endpoint", "192.0.2.1", "--endpoint", "192.0.2.2"],
+        ["handover", "machine-b", "--wait", "5"],
+        ["set", "machine-b", "--node-files", "on"],
+    ],
+)
 def test_what_needs_no_conversion_has_typer_load_no_pydantic(words):
     """None of them is root, or in a mesh, and all of them were read."""
     assert "pydantic" not in loaded_by(*words, code=2 if os.geteuid() == 0 else 3)
 
 
 def test_the_detector_of_pydantic_detects():
-    assert "pydantic" in loaded_by("status", "--state", "/nowhere", code=2 if os.geteuid() == 0 else 3)
+    assert "pydantic" in loaded_by("apply", "--confirm", "1_0", code=2 if os.geteuid() == 0 else 3)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_plain_value_is_what_typer_would_make_of_it(name):
+    """Each option and argument of each command with values that may fit, against typer's own conversion."""
+    command = load_command(name)
+    context = typer.Context(command)
+    for param in command.get_params(context):
+        if param.name == "help":
+            continue
+        for text in TYPED:
+            value = [text, text] if param.multiple else True if getattr(param, "is_flag", False) else text
+            assert processed(param.process_value, context, value) == by_typer(param, context, value), text
+        if not param.required:
+            assert processed(param.process_value, context, None) == by_typer(param, context, None)
+
+
+def by_typer(param: Any, context: Any, value: object) -> object:
+    return processed(functools.partial(type(param).process_value, param), context, value)
+
+
+def processed(process_value: Callable[..., object], context: Any, value: object) -> object:
+    try:
+        return process_value(context, value)
+    except typer.BadParameter:
+        return "refused"
 
 
 @pytest.mark.parametrize(
