@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -20,7 +21,7 @@ from qmesh.host.linux import Linux
 from qmesh.host.network import dns, links, path_mtu, routes, tcp_probe
 from qmesh.host.state.directory import State
 from qmesh.host.wireguard import Backend
-from qmesh.mesh.audit import BlackHole
+from qmesh.mesh.audit import BlackHole, NarrowPath
 from qmesh.mesh.endpoints import (
     MOST_ENDPOINTS,
     ControlNodeActivity,
@@ -29,8 +30,8 @@ from qmesh.mesh.endpoints import (
     sort_by_latency,
     sort_by_locality,
 )
-from qmesh.mesh.mtu import LEAST_MTU, LEAST_MTU_IPV4
-from qmesh.mesh.state import NodeState, Peer
+from qmesh.mesh.mtu import LEAST_MTU, LEAST_MTU_IPV4, compute_room
+from qmesh.mesh.state import NodeState, Peer, Tunnel
 from qmesh.mesh.values import Endpoint
 
 log = logging.getLogger("qmesh")
@@ -41,8 +42,6 @@ LONGER_S: Final = 0.3
 """Seconds beyond the nearest way's time to wait for another: a slower one is of no use."""
 IN_ALL_S: Final = 5.0
 MOVED_S: Final = 1.0
-SMALL: Final = 100
-"""Octets of a packet that every path carries."""
 _TIMES: Final = 3
 _DRAIN: Final = 3
 """Round trips until nothing is under way any more of a connection that was hung up."""
@@ -177,20 +176,40 @@ def _save_endpoint_order(state: State, endpoints: tuple[Endpoint, ...]) -> None:
 
 
 def find_black_hole(here: Local, observed: NodeState) -> BlackHole | None:
-    """A path to the control node that lets small packets through, and swallows those that fill the tunnel."""
+    """A path to the control node that lets small packets through, and swallows those that fill the tunnel.
+
+    An exchange of TCP decides: lost echoes may only be limited.
+    """
     control, tunnel = here.inventory.control_node, observed.tunnel
     if here.settings.control or tunnel is None or not tunnel.up:
         return None
+    from qmesh.host.api.packet_probe import find_lost_packets  # noqa: PLC0415 - a control node has no use for it
+
     least = LEAST_MTU if ":" in control.address else LEAST_MTU_IPV4
-    took = path_mtu.measure_echo_time(control.address, SMALL, wait_s=FIRST_S)
-    if took is None:
+    lost = find_lost_packets(control.address, here.inventory.service_port, most=tunnel.mtu, least=least)
+    if lost is None:
         return None
-    wait_s = took + LONGER_S
-    if path_mtu.measure_echo_time(control.address, tunnel.mtu, wait_s=wait_s) is not None:
+    by = _find_endpoint_in_use(here, tunnel)
+    return BlackHole(control.name, str(by), tunnel.mtu, lost.passes, lost.direction)
+
+
+def find_narrow_path(here: Local, observed: NodeState, directory: Path) -> NarrowPath | None:
+    """The path to the control node, where the tunnel's packets do not fit it once WireGuard has wrapped them.
+
+    Not on the control node: it does not know which MTU a member has.
+    directory: where what routers said is kept.
+    """
+    tunnel = observed.tunnel
+    if here.settings.control or tunnel is None or (endpoint := _find_endpoint_in_use(here, tunnel)) is None:
         return None
-    passes = path_mtu.find_largest_packet(control.address, fails=tunnel.mtu, least=least, wait_s=wait_s)
-    by = next((peer.endpoint for peer in tunnel.peers if peer.public_key == control.public_key), None)
-    return BlackHole(control.name, str(by), tunnel.mtu, passes)
+    path = path_mtu.find_path_mtus([endpoint], probe=False, directory=directory).get(endpoint)
+    fits = path is None or tunnel.mtu <= compute_room(endpoint, path)
+    return None if path is None or fits else NarrowPath(endpoint, path)
+
+
+def _find_endpoint_in_use(here: Local, tunnel: Tunnel) -> Endpoint | None:
+    key = here.inventory.control_node.public_key
+    return next((peer.endpoint for peer in tunnel.peers if peer.public_key == key), None)
 
 
 class EndpointFailover:

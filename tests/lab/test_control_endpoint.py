@@ -237,6 +237,7 @@ def test_the_tunnel_fits_its_path_and_a_black_hole_is_named(lab):
     invite(control, member, "--workers", "2")
     qmesh(member, "join", "invitation")
     assert mtu_of(member) == 1340
+    control.run(["nft", "-f", "-"], input=ECHO_LIMIT)  # lost echoes are no lost packets
     assert checked(member)["findings"] == []
     # The path gets narrower, and its router keeps that to itself.
     gate.run(["ip", "link", "set", "eth0", "mtu", "1300"])
@@ -252,7 +253,27 @@ def test_the_tunnel_fits_its_path_and_a_black_hole_is_named(lab):
     # The user's word ends with the user's word; what the router told before is still known.
     qmesh(member, "apply", "--mtu", "auto")
     assert mtu_of(member) == 1340
+    # A link of 1280: what WireGuard makes of the least MTU of 1280 does not fit it.
+    gate.run(["nft", "delete", "table", "ip", "silent"])
+    gate.run(["ip", "link", "set", "eth0", "mtu", "1500"])
+    for machine, link in ((gate, "to-1011"), (member, "eth0")):
+        machine.run(["ip", "link", "set", link, "mtu", "1280"])
+    qmesh(member, "apply")
+    assert mtu_of(member) == 1280
+    (finding,) = checked(member)["findings"]
+    assert (finding["code"], finding["severity"]) == ("tunnel-mtu", "warning")
+    assert finding["cure"] == "qmesh apply --mtu 1220"
+    qmesh(member, *finding["cure"].split()[1:])
+    assert checked(member)["findings"] == []
     assert "--mtu" not in refusal(member, "apply", "--mtu", "100", code=2)
+
+
+ECHO_LIMIT = """
+add table ip limits
+add chain ip limits in { type filter hook input priority 0; }
+add rule ip limits in iifname qmesh0 icmp type echo-request ip length > 200 drop
+add rule ip limits in iifname qmesh0 icmp type echo-request limit rate over 1/second burst 1 packets drop
+"""
 
 
 SILENT_ROUTER = """

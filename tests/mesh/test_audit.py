@@ -18,6 +18,7 @@ from qmesh.mesh.audit import (
     Finding,
     FlushingUnit,
     KeyFile,
+    NarrowPath,
     NodeReport,
     PortContext,
     SecretFile,
@@ -840,6 +841,43 @@ def test_a_black_hole_is_named_with_what_passes(passes, seen, cure):
     assert "203.0.113.5:51820" in finding.wanted
     assert seen in finding.seen
     assert finding.cure.startswith(cure)
+
+
+@pytest.mark.parametrize(
+    ("direction", "wanted", "seen"),
+    [("to", "arrive at control", "path to control"), ("from", "arrive from control", "path from control")],
+)
+def test_a_black_hole_one_way_is_named_with_its_direction(direction, wanted, seen):
+    hole = BlackHole("control", "203.0.113.5:51820", 1420, 1232, direction)
+    (finding,) = list_findings(WANTED, WANTED, replace(AROUND, black_hole=hole))
+    assert wanted in finding.wanted
+    assert finding.seen.endswith(seen)
+    assert finding.cure == "qmesh apply --mtu 1232"
+
+
+@pytest.mark.parametrize(
+    ("host", "addresses", "path", "outer", "cure"),
+    [
+        ("203.0.113.5", ("10.77.0.1/20",), 1280, 1340, "qmesh apply --mtu 1220"),
+        ("2001:db8::5", ("10.77.0.1/20",), 1280, 1360, "qmesh apply --mtu 1200"),
+        ("203.0.113.5", ("10.77.0.1/20",), 600, 1340, "find the link"),
+        ("203.0.113.5", ("fd77:1::1/64",), 1280, 1340, "find the link"),
+    ],
+)
+def test_a_tunnel_of_1280_on_a_path_of_1280_is_named(host, addresses, path, outer, cure):
+    tunnel = replace(TUNNEL, mtu=1280, addresses=addresses)
+    state = replace(WANTED, tunnel=tunnel)
+    around = replace(AROUND, narrow_path=NarrowPath(Endpoint(host, 51820), path))
+    (finding,) = [each for each in list_findings(state, state, around) if each.code == "tunnel-mtu"]
+    assert (finding.severity, finding.subject) == ("warning", "qmesh0")
+    assert f"the path of {path} bytes" in finding.wanted
+    assert f"packets {outer} bytes: each is sent as two fragments" in finding.seen
+    assert finding.cure.startswith(cure)
+    hole = BlackHole("control", f"{host}:51820", 1280, 1200)
+    found = list_findings(state, state, replace(around, black_hole=hole))
+    assert [each.severity for each in found if each.code == "tunnel-mtu"] == ["error"]  # once, as what it is
+    gone = list_findings(state, replace(state, tunnel=None), around)
+    assert [each.code for each in gone if each.code.startswith("tunnel")] == ["tunnel-missing"]
 
 
 def test_every_code_is_one_that_stays():

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from qmesh.agent.control_endpoint import find_black_hole
+from qmesh.agent.control_endpoint import find_black_hole, find_narrow_path
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
 from qmesh.agent.foreign_firewalls import find_firewall_obstacles
 from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
@@ -258,6 +258,9 @@ def _build_audit_context(
         black_hole=None
         if seen is None
         else looks.run("tunnel", lambda: find_black_hole(here, seen[1]), None),
+        narrow_path=None
+        if seen is None
+        else looks.run("tunnel", lambda: find_narrow_path(here, seen[1], state.directory), None),
         collision=looks.run("tunnel", lambda: _find_network_collision(here), None),
         weaknesses=looks.run("sysctls", lambda: _find_weaknesses(here.settings.interface), ()),
         flusher=looks.run("units that flush", lambda: _find_flushing_unit(state), None),

@@ -19,9 +19,11 @@ from qmesh.host.api.connections import Connections, HttpRequest, RequestTooLarge
 from qmesh.host.api.messages import (
     HEALTH,
     KEYS,
+    MAX_PADDING,
     MEMBERSHIP,
     NODE_FILES,
     NODE_KEYS,
+    PACKETS,
     REDEMPTIONS,
     SUCCESSION,
     ControlNodeUnavailable,
@@ -40,6 +42,7 @@ MAX_JOBS: Final = 8
 """Threads that work for peers at once; fewer for one of them, see `connections`."""
 _MESSAGEPACK: Final = "application/vnd.msgpack"
 _JSON: Final = "application/json"
+_PADDING: Final = "application/octet-stream"
 LONGEST_WAIT_S: Final = 60.0
 """Seconds that a member is kept waiting for a newer membership, at most."""
 BETWEEN_NEWS_S: Final = 0.2
@@ -208,6 +211,7 @@ class Routes:
             NODE_FILES: ("POST", self._fetch_node_files),
             NODE_KEYS: ("POST", self._report_keys),
             MEMBERSHIP: ("GET", self._poll_membership),
+            PACKETS: ("POST", self._answer_padding),
             HEALTH: ("GET", self._check_health),
         }
 
@@ -239,6 +243,11 @@ class Routes:
 
     async def _run_handler(self, question: HttpRequest, do: Callable[..., T]) -> T:
         return await self._work.run_job(question, lambda: do(question.body, sender=question.peer.address))
+
+    async def _answer_padding(self, question: HttpRequest) -> Response:
+        """So many bytes, which say nothing: whether they arrive is the answer."""
+        count = min(_parse_number(question.query.get("octets", "")), MAX_PADDING)
+        return Response(200, bytes(count), _PADDING)
 
     async def _check_health(self, question: HttpRequest) -> Response:
         if question.peer.address != self._address:  # no other machine may cause that work

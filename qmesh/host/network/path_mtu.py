@@ -278,20 +278,3 @@ def _checksum(octets: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return int(~total & 0xFFFF)
-
-
-def find_largest_packet(address: str, *, fails: int, least: int, wait_s: float) -> int | None:
-    """The most octets of a packet that is echoed, to within 4; None when not even `least` is.
-
-    fails: octets of one that is not.
-    """
-    if measure_echo_time(address, least, wait_s=wait_s) is None:
-        return None
-    passes = least
-    while fails - passes > 4:
-        middle = (passes + fails) // 2 & ~3
-        if measure_echo_time(address, middle, wait_s=wait_s) is None:
-            fails = middle
-        else:
-            passes = middle
-    return passes

@@ -6,6 +6,7 @@ maintenance   keys, agent, a change that waits
 guard         the guard, and what weakens it
 listeners     workers that listen where they should not, or do not; ports of others that are open
 tunnel        the tunnel and its peers
+mtu           which packets of the tunnel its path carries
 programs      which version of the node runs
 config        the node's config.yml
 node_keys     the node's identity, here and on the other machines
@@ -37,6 +38,7 @@ from qmesh.mesh.audit.maintenance import (
     service_findings,
     unit_findings,
 )
+from qmesh.mesh.audit.mtu import narrow_path_findings
 from qmesh.mesh.audit.node_keys import node_key_findings
 from qmesh.mesh.audit.processes import (
     foreign_worker_findings,
@@ -54,6 +56,7 @@ from qmesh.mesh.audit.surroundings import (
     FlushingUnit,
     KeyFile,
     KeyStoreFile,
+    NarrowPath,
     NodeReport,
     OtherKeys,
     PortContext,
@@ -74,6 +77,7 @@ __all__ = [
     "FlushingUnit",
     "KeyFile",
     "KeyStoreFile",
+    "NarrowPath",
     "NodeReport",
     "OtherKeys",
     "Part",
@@ -124,6 +128,7 @@ def list_audit_parts(
         ("listeners", lambda: listener_findings(desired, observed, around)),
         ("listeners", lambda: open_port_findings(desired, observed, around)),
         ("tunnel", lambda: tunnel_findings(desired.tunnel, observed.tunnel, around)),
+        ("tunnel", lambda: narrow_path_findings(observed.tunnel, around)),
         ("agent", lambda: agent_findings(around)),
         (
             "membership service",

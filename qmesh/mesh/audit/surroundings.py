@@ -18,7 +18,7 @@ from qmesh.mesh.reachability.unsupported_options import UnsupportedOption
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.systemd.unit_failures import UnitFailure
-from qmesh.mesh.values import Profile, SecretStruct
+from qmesh.mesh.values import Endpoint, Profile, SecretStruct
 
 SERVICE: Final = "membership service"
 CONTROL_NODE: Final = "answers of the control node"
@@ -166,12 +166,24 @@ class BlackHole(msgspec.Struct, frozen=True):
 
     to: the machine at the other end; by: the endpoint of its WireGuard; sent, passes: bytes of a packet in
     the tunnel that does not arrive, and of the largest that does, or None where that is too small for a MTU.
+    direction: in which they are lost: to that machine, from it, or both.
     """
 
     to: str
     by: str
     sent: int
     passes: int | None
+    direction: Literal["to", "from", "both"] = "both"
+
+
+class NarrowPath(msgspec.Struct, frozen=True):
+    """A path to an endpoint that the tunnel's packets do not fit once WireGuard has wrapped them.
+
+    mtu: bytes of a packet that it carries.
+    """
+
+    endpoint: Endpoint
+    mtu: int
 
 
 RUNS: Final = AgentStatus(silent=None, troubles=(), restart="")
@@ -215,6 +227,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     unit_failures: how the units of those of this machine ended.
     node: the node's processes on this machine; None where they were not looked at.
     black_hole: on the path to the control node, where there is one.
+    narrow_path: to the control node, where the tunnel's packets do not fit it.
     collision: a network that this machine has another use for, and that overlaps with the tunnel's.
     change: of `apply --confirm`, that waits to be confirmed, or that was not.
     """
@@ -250,6 +263,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     unit_failures: tuple[UnitFailure, ...] = ()
     node: NodeReport | None = None
     black_hole: BlackHole | None = None
+    narrow_path: NarrowPath | None = None
     collision: str | None = None
     control: str = ""
     missing_announcements: tuple[MissingAnnouncement, ...] = ()

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_interface, ip_network
 
 from qmesh.mesh.audit.findings import APPLY, Finding, error_finding
-from qmesh.mesh.audit.surroundings import AuditContext, BlackHole
+from qmesh.mesh.audit.mtu import black_hole_finding
+from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.state import Peer, Tunnel
-
-_NO_ROOM = "find the link on that path whose MTU is too small, and raise it; `tracepath` helps to find it"
 
 
 def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: AuditContext) -> Iterator[Finding]:
@@ -39,7 +38,7 @@ def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: AuditCon
     if around.collision is not None:
         yield _collision_finding(interface, seen.addresses, around.collision)
     if around.black_hole is not None:
-        yield _black_hole_finding(interface, around.black_hole)
+        yield black_hole_finding(interface, around.black_hole)
     yield from _peers_findings(wanted.peers, seen.peers, around.names)
 
 
@@ -55,14 +54,6 @@ def _collision_finding(interface: str, addresses: tuple[str, ...], other: str) -
         f"{other} is in use by another interface, route or resolver",
         "remove that network from this machine; `ip route` and `ip address` show which interface has it",
     )
-
-
-def _black_hole_finding(interface: str, hole: BlackHole) -> Finding:
-    wanted = f"packets of {hole.sent} bytes arrive at {hole.to} via {hole.by}"
-    if hole.passes is None:
-        return error_finding("tunnel-mtu", interface, wanted, "only the smallest packets arrive", _NO_ROOM)
-    seen = f"a black hole: packets above {hole.passes} bytes are lost on the path"
-    return error_finding("tunnel-mtu", interface, wanted, seen, f"qmesh apply --mtu {hole.passes}")
 
 
 def _peers_findings(
