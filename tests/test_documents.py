@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from qmesh.cli.app import COMMANDS, app, load_command
+from qmesh.mesh.audit import Finding
 from qmesh.mesh.systemd import units
 from tests.support.checkout import CHECKOUT
 from tests.support.words import GLOSSARY, NOT_USED, is_used, words_that_are_not_used
@@ -39,7 +40,8 @@ PRIVATE = ("/wor" + "k/", "/tmp" + "/sp")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
-_FINDING = re.compile(r"^\| `([a-z-]+)` \|", re.MULTILINE)
+_ANCHOR = re.compile(r'<a id="([^"]+)"></a>')
+_FINDING = re.compile(r"^\| (?:<a id=\"[a-z-]+\"></a>)?`([a-z-]+)` \|", re.MULTILINE)
 
 
 def name_of(path: Path) -> str:
@@ -57,7 +59,7 @@ def anchor_of(heading: str) -> str:
 
 def anchors_of(document: Path) -> set[str]:
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
-    return set(map(anchor_of, _HEADING.findall(text)))
+    return {*map(anchor_of, _HEADING.findall(text)), *_ANCHOR.findall(text)}
 
 
 def links_of(document: Path) -> list[str]:
@@ -126,6 +128,15 @@ def test_codes_are_found_in_the_code():
 
 def test_every_finding_is_in_the_document_once():
     assert sorted(findings_in_the_document()) == sorted(findings_in_the_code())
+
+
+def test_the_link_of_every_finding_leads_to_its_row():
+    anchors = _ANCHOR.findall(CHECKS.read_text(encoding="utf-8"))
+    assert sorted(anchors) == sorted(findings_in_the_code())
+    for code in sorted(findings_in_the_code()):
+        page, _, anchor = Finding(code, "error", "", "", "", "").link.partition("#")
+        assert CHECKOUT / page == CHECKS
+        assert f'| <a id="{anchor}"></a>`{code}` |' in CHECKS.read_text(encoding="utf-8")
 
 
 def test_the_changelog_names_no_finding_that_is_not_made():

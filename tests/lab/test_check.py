@@ -218,5 +218,6 @@ def test_says_in_words_what_it_says_in_json(member):
     qmesh(member, "apply")
     assert said.splitlines()[0] == "error: tunnel-down qmesh0"
     assert [line.split()[0] for line in said.splitlines()[1:4]] == ["wanted:", "seen:", "cure:"]
+    assert said.splitlines()[-1] == "what these codes mean: docs/checks.md #tunnel-down"
     assert qmesh(member, "check").stdout.startswith("machine-b is as desired")
     workers.stop()

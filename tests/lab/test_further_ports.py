@@ -42,7 +42,7 @@ def serve(machine: Machine, ports: list[int]) -> None:
 def open_ports(machine: Machine) -> dict[int, str]:
     """The ports that `check` names as open, with the severity."""
     found = json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)["findings"]
-    return {int(each["subject"]): each["severity"] for each in found if each["code"] == "port-open"}
+    return {int(each["subject"]): each["severity"] for each in found if each["code"] == "port-wide"}
 
 
 def test_g1_further_ports_are_closed_but_for_whom_they_were_left(lab):

@@ -119,13 +119,13 @@ def test_n2_a_worker_is_outdated_where_what_it_reads_has_changed_since_it_was_st
 def test_n2_a_worker_of_another_machines_core_is_named_and_cut_off(cluster):
     control, member = cluster
     facts(control, "pause", "machine-b")
-    wait_until(lambda: "worker-foreign" in found(member), SOON_S)
+    wait_until(lambda: "worker-not-ours" in found(member), SOON_S)
     report = json.loads(member.run(["qmesh", "check", "--json"], check=False).stdout)
-    foreign = [each for each in report["findings"] if each["code"] == "worker-foreign"]
+    foreign = [each for each in report["findings"] if each["code"] == "worker-not-ours"]
     assert [each["subject"] for each in foreign] == [f"{OWN}:32501", f"{OWN}:32502"]
     assert {each["severity"] for each in foreign} == {"error"}
     wait_until(lambda: "its connections through the tunnel are cut" in member.read(LOG), SOON_S)
     assert "cut the connection of 10.77.0.1 port 8340" in member.read(LOG)
     assert "foreign: " in qmesh(member, "status").stdout
     facts(control, "resume", "machine-b")
-    wait_until(lambda: found(member).keys() & {"worker-foreign"} == set(), SOON_S)
+    wait_until(lambda: found(member).keys() & {"worker-not-ours"} == set(), SOON_S)

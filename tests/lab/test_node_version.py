@@ -40,7 +40,7 @@ INIT = ("init", "--workers", "1", "--endpoint", "192.168.0.200", "--config", CON
 
 def versions(machine: Machine) -> list[dict[str, str]]:
     done = machine.run(["qmesh", "check", "--json"], check=False)
-    return [each for each in json.loads(done.stdout)["findings"] if each["code"] == "node-version"]
+    return [each for each in json.loads(done.stdout)["findings"] if each["code"] == "node-program"]
 
 
 def test_init_asks_the_program_that_runs_and_check_says_when_it_is_another_than_the_meshs(lab):

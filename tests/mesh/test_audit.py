@@ -417,7 +417,7 @@ def test_processes_are_audited_once_the_file_has_the_meshs_list_and_foreign_ones
         foreign=(ForeignWorker("10.77.0.2", 40001, process, 2, "control"),),
     )
     around = replace(AROUND, node=report)
-    foreign = ("worker-foreign", "error", "10.77.0.2:40001")
+    foreign = ("worker-not-ours", "error", "10.77.0.2:40001")
     assert found(around=around) == [
         foreign,
         ("control-silent", "error", "control process"),
@@ -739,20 +739,20 @@ PORTS = PortContext(untouched=frozenset({8336}), of_ssh=frozenset({2222}), progr
 
 def test_a_port_that_anyone_reaches_is_told_once_but_ssh_and_what_others_have_to_reach():
     around = replace(WIDE, ports=PORTS)
-    assert found(around=around) == [("port-open", "warning", "5432")]
+    assert found(around=around) == [("port-wide", "warning", "5432")]
     (finding,) = list_findings(WANTED, WANTED, around)
     assert finding.seen == "postgres listens on every address, and anyone reaches it"
     assert "qmesh set machine-b --guard-port 5432" in finding.cure
     assert "--leave-open 5432" in finding.cure
     unnamed = replace(WIDE, ports=replace(PORTS, programs={}), public_key=OTHER_KEY)
-    (finding,) = [each for each in list_findings(WANTED, WANTED, unnamed) if each.code == "port-open"]
+    (finding,) = [each for each in list_findings(WANTED, WANTED, unnamed) if each.code == "port-wide"]
     assert finding.seen.startswith("an unknown program")
     assert "qmesh set NAME --guard-port 5432" in finding.cure
 
 
 def test_a_port_that_is_left_open_on_purpose_is_told_as_that_and_no_more():
     around = replace(WIDE, ports=replace(PORTS, left_open=(80, 5432)))
-    assert found(around=around) == [("port-open", "info", "80"), ("port-open", "info", "5432")]
+    assert found(around=around) == [("port-wide", "info", "80"), ("port-wide", "info", "5432")]
     free, taken = list_findings(WANTED, WANTED, around)
     assert free.seen == "nothing listens there now"
     assert taken.seen == "postgres listens there"
@@ -774,12 +774,12 @@ def test_g1_a_guarded_port_that_the_loaded_guard_lacks_is_exposed():
 
 def test_g2_a_port_that_was_asked_for_and_is_sshs_is_told_and_stays_open():
     around = replace(WIDE, ports=replace(PORTS, asked=(2222, 5432), left_open=(5432,)))
-    assert found(around=around) == [("port-not-guarded", "warning", "2222"), ("port-open", "info", "5432")]
+    assert found(around=around) == [("port-not-guarded", "warning", "2222"), ("port-wide", "info", "5432")]
 
 
 def test_where_it_is_not_known_what_is_closed_open_ports_are_told_all_the_same():
     bare = replace(WANTED, guard=None)
-    assert [each.code for each in list_findings(bare, bare, replace(WIDE, ports=PORTS))] == ["port-open"]
+    assert [each.code for each in list_findings(bare, bare, replace(WIDE, ports=PORTS))] == ["port-wide"]
 
 
 def test_listeners_are_told_even_where_the_config_is_damaged():
@@ -912,16 +912,16 @@ def test_every_code_is_one_that_stays():
             "worker-exposed",
             "worker-outdated",
             "worker-cut-off",
-            "worker-foreign",
+            "worker-not-ours",
             "control-silent",
             "control-outdated",
             "port-not-reserved",
             "port-not-guarded",
-            "port-open",
+            "port-wide",
             "port-exposed",
         ),
         *("config-missing", "config-stale", "config-mode", "config-lint"),
-        *("node-keys", "node-unsupported", "node-version"),
+        *("node-keys", "node-unsupported", "node-program"),
     }
     first_words = set(
         "key agent tunnel peer guard config worker control port foreign change service node".split()  # noqa: SIM905
@@ -936,7 +936,7 @@ def test_every_code_is_one_that_stays():
     assert stable == {
         word for word in words if word.partition("-")[0] in first_words and "-" in word and " " not in word
     }
-    assert Finding.__struct_fields__ == ("code", "severity", "subject", "wanted", "seen", "cure")
+    assert Finding.__struct_fields__ == ("code", "severity", "subject", "wanted", "seen", "cure", "link")
 
 
 def test_a_config_file_shows_neither_itself_nor_by_rich_what_it_holds():
@@ -989,7 +989,7 @@ def test_a_program_of_the_meshs_version_is_no_finding(version, profile):
 def test_a_program_of_another_version_is_an_error_with_the_version_to_set(version, profile, text, node):
     file = None if text is None else ConfigFile("/c/config.yml", text, 0o600)
     (error,) = version_findings(with_program(version, profile, is_control=True, config=file))
-    assert (error.code, error.severity, error.subject) == ("node-version", "error", "/root/node/node")
+    assert (error.code, error.severity, error.subject) == ("node-program", "error", "/root/node/node")
     assert error.wanted == f"node {profile}"
     assert error.seen == f"core 0 runs '/root/node/node', which is {version}"
     assert error.cure == f"qmesh set --node {node}"

@@ -524,12 +524,16 @@ def test_what_is_wrong_is_an_error_each_with_its_cores():
         ),
     )
     assert findings(report) == [
-        ("worker-foreign", "10.77.0.2:32504", "node (process 8) runs core 5, which is c's"),
-        ("worker-foreign", "[fd77::2]:32599", "node (process 9) runs a core that no machine of the mesh has"),
+        ("worker-not-ours", "10.77.0.2:32504", "node (process 8) runs core 5, which is c's"),
+        (
+            "worker-not-ours",
+            "[fd77::2]:32599",
+            "node (process 9) runs a core that no machine of the mesh has",
+        ),
         ("worker-outdated", "b cores 3-4", "they were started before a file was changed"),
         ("worker-cut-off", "b core 5", "no connection for more than a minute"),
         ("worker-cut-off", "b core 6", "a connection to 10.77.0.3 in its place"),
-        ("worker-foreign", "b core 7", "node (process 6), of a user who cannot read config.yml"),
+        ("worker-not-ours", "b core 7", "node (process 6), of a user who cannot read config.yml"),
     ]
     cures = {each.subject: each.cure for each in own_process_findings(report, has_units=False)}
     assert cures["b core 5"].startswith("run `qmesh check` on a; if all is well there: restart the worker")

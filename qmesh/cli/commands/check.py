@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from qmesh.agent.commands.check import Report, check
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.host.state.directory import State
+from qmesh.mesh.audit import Finding
 from qmesh.mesh.printable import escape_line
 
 EXAMPLES = ("qmesh check", "qmesh check --json")
@@ -36,10 +38,20 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
 def _render_text(report: Report) -> str:
     if not report.findings:
         return f"{report.machine} is as desired (revision {report.revision})\n{_LOOKED_AT}"
-    return "\n".join(
+    return "\n".join((*map(_render_finding, report.findings), _render_links(report.findings)))
+
+
+def _render_finding(finding: Finding) -> str:
+    return (
         f"{finding.severity}: {finding.code} {escape_line(finding.subject)}\n"
         f"  wanted: {escape_line(finding.wanted)}\n"
         f"  seen:   {escape_line(finding.seen)}\n"
         f"  cure:   {escape_line(finding.cure)}"
-        for finding in report.findings
     )
+
+
+def _render_links(findings: Iterable[Finding]) -> str:
+    """Where each code is explained, once; the page is named once."""
+    links = dict.fromkeys(finding.link for finding in findings)
+    page, _, _ = next(iter(links)).partition("#")
+    return f"what these codes mean: {page}" + ",".join(f" #{link.partition('#')[2]}" for link in links)

@@ -12,6 +12,8 @@ Severity: TypeAlias = Literal["error", "warning", "info"]
 PRIVATE_MODE: Final = 0o600
 APPLY: Final = "qmesh apply"
 RENDER: Final = "qmesh render-config --write"
+CODES_PAGE: Final = "docs/checks.md"
+"""What each code means, in qmesh's repository; a code is an anchor in it."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -20,6 +22,7 @@ class Finding(msgspec.Struct, frozen=True):
     code: one of those in docs/checks.md.
     subject: what it is about: a file, an interface, a machine, a port.
     cure: the command or the instruction that fixes it.
+    link: where the code is explained. It follows from the code, whatever is passed.
     """
 
     code: str
@@ -28,6 +31,10 @@ class Finding(msgspec.Struct, frozen=True):
     wanted: str
     seen: str
     cure: str
+    link: str = ""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "link", f"{CODES_PAGE}#{self.code}")
 
 
 def error_finding(code: str, subject: str, wanted: str, seen: str, cure: str = APPLY) -> Finding:

@@ -67,7 +67,7 @@ def open_port_findings(desired: NodeState, observed: NodeState, around: AuditCon
         _list_wide_ports(around) - closed - known.untouched - known.of_ssh - {*known.left_open}
     ):
         yield warning_finding(
-            "port-open",
+            "port-wide",
             str(port),
             "a port that the guard closes, or that is said to be open on purpose",
             f"{_describe_program(around, port)} listens on every address, and anyone reaches it",
@@ -80,7 +80,7 @@ def _left_open_finding(around: AuditContext, port: int) -> Finding:
     listens = any(port == other for _, other in around.listeners)
     seen = f"{_describe_program(around, port)} listens there" if listens else "nothing listens there now"
     return Finding(
-        "port-open",
+        "port-wide",
         "info",
         str(port),
         "open, as `qmesh set --leave-open` says",

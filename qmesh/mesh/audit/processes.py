@@ -38,7 +38,7 @@ def own_process_findings(report: NodeReport, *, has_units: bool) -> Iterator[Fin
     for each in _select(report, "not-the-node"):
         seen = f"{describe_process(each.process)}, of a user who cannot read config.yml"
         yield error_finding(
-            "worker-foreign",
+            "worker-not-ours",
             _describe_subject(report, (each,)),
             f"the node's worker at this core's port on {report.name}",
             seen,
@@ -50,7 +50,7 @@ def foreign_worker_findings(report: NodeReport | None) -> Iterator[Finding]:
     """Workers on this machine whose cores are not this machine's."""
     for each in () if report is None else report.foreign:
         yield error_finding(
-            "worker-foreign",
+            "worker-not-ours",
             f"{each.address}:{each.port}" if ":" not in each.address else f"[{each.address}]:{each.port}",
             "only workers of this machine's own cores",
             f"{describe_process(each.process)} runs {describe_owner(each)}",

@@ -22,7 +22,7 @@ def program_findings(around: AuditContext) -> Iterator[Finding]:
                     f"if all machines run it: `{fix}` on the control node; else install the program of node"
                     f" {around.profile} here, and restart its processes"
                 )
-            yield error_finding("node-version", program.path, f"node {around.profile}", str(program), fix)
+            yield error_finding("node-program", program.path, f"node {around.profile}", str(program), fix)
 
 
 def _choose_profile(program: NodeProgram, around: AuditContext) -> Profile:
