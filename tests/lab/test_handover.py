@@ -201,7 +201,9 @@ def test_a_member_that_does_not_hear_of_it_asks_the_next_control_node_itself(lab
     # All are ready. From here on nothing comes from A to C, and then A is no more.
     c.run(["nft", "add table inet far; add chain inet far in { type filter hook prerouting priority -500; }"])
     assert reached(a, "10.77.0.3", PORTS_OF_C) == PORTS_OF_C  # the positive control
+    # By neither family: C takes the other one when this one is silent.
     c.run(["nft", "add rule inet far in ip saddr 192.168.0.200 drop"])
+    c.run(["nft", "add rule inet far in ip6 saddr fd00:1a::200 drop"])
     assert reached(a, "10.77.0.3", PORTS_OF_C) == []
     qmesh(a, "handover", "machine-b")
     a.run(["ip", "link", "delete", "eth0"])
