@@ -18,7 +18,7 @@ from qmesh.host import disk_timeout
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.node_program import version_query
 from qmesh.host.node_program.program_file import open_program
-from qmesh.host.node_program.running_nodes import list_running_nodes
+from qmesh.host.node_program.running_nodes import list_running_nodes, parse_users
 from qmesh.host.node_program.version_query import ask_version, read_version
 from qmesh.mesh.nodeconfig.program_version import MAX_ANSWER, ProgramVersion
 from tests.support.waiting import comes_true, wait_until
@@ -199,3 +199,15 @@ def test_a_program_that_was_replaced_is_known_by_the_process_that_runs_it():
             assert running.path == program
             assert read_version(running, 0) == ProgramVersion(("2.1",), "2.1.0.22")
         process.kill()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "users"),
+    [
+        ("0\t1000\t0\t0", {0, 1000}),
+        ("4294967295\t1\t1\t1", {4294967295, 1}),
+        (f"1\t{'9' * 5000}\t1\t1", set()),
+    ],
+)
+def test_a_processs_users_are_those_of_its_status_and_none_where_that_is_no_status(numbers, users):
+    assert parse_users(f"Name:\tnode\nUid:\t{numbers}\nGid:\t5\t5\t5\t5\n".encode()) == users

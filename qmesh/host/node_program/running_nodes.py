@@ -64,7 +64,7 @@ def list_running_nodes(directory: ConfigDirectory) -> list[RunningNode]:
 
 def parse_users(status: bytes) -> set[int]:
     """A process's real, effective, saved and file system's user, of what proc(5) has as status."""
-    numbers = re.search(rb"^Uid:\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)$", status, re.MULTILINE)
+    numbers = re.search(rb"^Uid:\s+(\d{1,10})\s+(\d{1,10})\s+(\d{1,10})\s+(\d{1,10})$", status, re.MULTILINE)
     return set() if numbers is None else set(map(int, numbers.groups()))
 
 

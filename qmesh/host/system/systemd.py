@@ -186,7 +186,7 @@ def list_running_workers() -> tuple[int, ...]:
         return ()
     states = "--state=active,activating,reloading,deactivating"
     listed = run_systemctl("list-units", "--plain", "--no-legend", states, WORKER.replace("@", "@*"))
-    return tuple(sorted(map(int, re.findall(r"^qmesh-worker@(\d+)\.service ", listed, re.MULTILINE))))
+    return tuple(sorted(map(int, re.findall(r"^qmesh-worker@(\d{1,5})\.service ", listed, re.MULTILINE))))
 
 
 def run_systemctl(*words: str) -> str:
