@@ -2,29 +2,38 @@
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from qmesh import __version__
+from qmesh.cli.streams import prepare_streams, report_lost_output
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The program `qmesh`."""
-    match sys.argv[1:]:
+    prepare_streams()
+    words = sys.argv[1:]
+    sys.exit(report_lost_output(_run(words), as_json="--json" in words))
+
+
+def _run(words: list[str]) -> int:
+    match words:
         case ["--version"]:
             print(f"qmesh {__version__}")  # noqa: T201 - before anything that takes time to load
+            return 0
         case ["agent" | "hold" | "undo" as name, "--state", directory] if Path(directory).is_absolute():
             from qmesh.cli import entrypoints  # noqa: PLC0415 - and nothing of typer, for all its life
 
-            sys.exit(entrypoints.run(name, Path(directory)))
+            return entrypoints.run(name, Path(directory))
         case ["ready", core, "--config", directory, "--timeout", seconds, *rest] if (
             _is_number(core) and _is_number(seconds) and rest in ([], ["--listening"])
         ):
             from qmesh.cli import ready_entrypoint  # noqa: PLC0415 - a hundred cores may start at once
 
-            sys.exit(ready_entrypoint.run(int(core), Path(directory), float(seconds), listening=bool(rest)))
-        case words:
+            return ready_entrypoint.run(int(core), Path(directory), float(seconds), listening=bool(rest))
+        case _:
             from qmesh.cli import app  # noqa: PLC0415 - see above
 
-            sys.exit(app.run(words))
+            return app.run(words)
 
 
 def _is_number(text: str) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 
 from qmesh.agent.mesh_change import ChangeResult
 from qmesh.cli.core_text import describe_cores
-from qmesh.cli.output import print_answer
+from qmesh.cli.output import print_outcome
 from qmesh.cli.port_text import describe_machine_ports
 from qmesh.mesh.changes import RenumberedMachine
 from qmesh.mesh.machine import Cores
@@ -40,7 +40,7 @@ def print_change(changed: ChangeResult, *, as_json: bool, done: str) -> None:
     facts = _Facts(changed.revision, changed.renumbered, changed.restart, changed.steps, changed.open_ports)
     head = done if changed.is_another else "nothing to do, the mesh is so already"
     lines = [f"{head}: revision {changed.revision}", *map(_render_renumbering, changed.renumbered)]
-    print_answer(facts, as_json=as_json, text=lambda _: "\n".join(lines))
+    print_outcome(facts, as_json=as_json, text=lambda _: "\n".join(lines))
     log_open_ports(changed.open_ports, announces=changed.announces)
     log_steps(changed.steps, restarts_by_itself=changed.restarts_by_itself)
 

@@ -12,9 +12,14 @@ from qmesh.host.system.log_lines import LineFormatter
 from qmesh.mesh.printable import escape_line, render_json
 
 
-def report_error(error: QmeshError, *, as_json: bool) -> int:
-    """Print an error with its hint; returns the exit code."""
-    facts = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+def report_error(error: QmeshError, *, as_json: bool, answer: object = None) -> int:
+    """Print an error with its hint; returns the exit code.
+
+    answer: what was done all the same, and could not be printed as JSON.
+    """
+    facts: dict[str, object] = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    if answer is not None:
+        facts["answer"] = answer
     if as_json:
         print_stderr(render_json(facts))
     else:

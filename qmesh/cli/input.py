@@ -15,8 +15,13 @@ def read_input_text(file: str, *, most: int, hint: str) -> str:
 
 
 def read_input(file: str, *, most: int, hint: str) -> bytes:
-    """The octets of a file, `-` for standard input, as `read_file` takes them."""
-    return sys.stdin.buffer.read(most + 1) if file == "-" else read_file(Path(file), most=most, hint=hint)
+    """The octets of a file, `-` for standard input, as `read_file` takes them. Raises BadInput alike."""
+    if file != "-":
+        return read_file(Path(file), most=most, hint=hint)
+    try:
+        return sys.stdin.buffer.read(most + 1)
+    except OSError as error:
+        raise BadInput(f"standard input cannot be read: {error.strerror}", hint=hint) from None
 
 
 def read_file(path: Path, *, most: int, hint: str) -> bytes:

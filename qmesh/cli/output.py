@@ -10,7 +10,8 @@ from typing import Annotated, TypeAlias, TypeVar
 
 import typer
 
-from qmesh.cli.terminal import print_stdout
+from qmesh.cli.streams import find_stdout_failure, keep_lost_answer
+from qmesh.cli.terminal import print_stderr, print_stdout
 from qmesh.mesh.values import DEFAULT_PROFILE, Profile
 
 T = TypeVar("T")
@@ -82,6 +83,19 @@ def print_answer(facts: T, *, as_json: bool, text: Callable[[T], str]) -> None:
         print_stdout(render_json(facts))
     elif words := text(facts):
         print_stdout(words)
+
+
+def print_outcome(facts: T, *, as_json: bool, text: Callable[[T], str]) -> None:
+    """Print the answer of a command that has changed something: where nothing reads it, on standard error.
+
+    It is told what `print_answer` is told. No secret may be in it.
+    """
+    print_answer(facts, as_json=as_json, text=text)
+    if find_stdout_failure() is None:
+        return
+    keep_lost_answer(facts)
+    if not as_json and (words := text(facts)):
+        print_stderr(words)
 
 
 def is_readable_by_others(descriptor: int) -> bool:

@@ -45,11 +45,16 @@ def prompt_for_passphrase(*, twice: bool) -> bytes:
     try:
         typed = getpass.getpass("Passphrase (is not shown): ")
         again = getpass.getpass("Passphrase again: ") if twice else typed
+        octets = typed.encode()
     except EOFError:
-        typed = again = ""
+        typed, again, octets = "", "", b""
+    except UnicodeError:  # the terminal's encoding is another than the locale's
+        raise BadInput(
+            "what was typed is not UTF-8 text", hint="pass it in a file: --passphrase-file FILE"
+        ) from None
     if not typed or typed != again:
         raise BadInput(
             "the two passphrases are not the same" if typed else "no passphrase was given",
             hint="run the command again",
         )
-    return typed.encode()
+    return octets

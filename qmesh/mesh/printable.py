@@ -22,9 +22,10 @@ def escape_line(text: str) -> str:
 
 
 def render_json(facts: object) -> str:
-    """Anything that msgspec encodes, as JSON, with the same characters escaped as JSON has it.
+    """Anything that msgspec encodes, as JSON of ASCII alone, which a stream of any encoding takes.
 
-    A JSON parser reads the same as without that. Bytes that were no text are question marks.
+    What is not printed as itself is escaped as JSON has it: a parser reads the same as without that.
+    Bytes that were no text are question marks.
     """
     import msgspec  # noqa: PLC0415 - a hall that only prints help has no use for it
 
@@ -34,8 +35,8 @@ def render_json(facts: object) -> str:
         text = msgspec.json.encode(_replace_surrogates(msgspec.to_builtins(facts))).decode()
     return (
         text
-        if text.isprintable()
-        else "".join(e if e.isprintable() else _escape_json_character(e) for e in text)
+        if text.isascii() and text.isprintable()
+        else "".join(e if e.isascii() and e.isprintable() else _escape_json_character(e) for e in text)
     )
 
 

@@ -12,7 +12,7 @@ import typer
 from qmesh.agent.commands.admit import AdmitResult, admit
 from qmesh.cli.core_text import describe_cores
 from qmesh.cli.input import read_input_text
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.cli.output_file import refuse_output_file, write_line
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.file_exchange import ANSWER_PREFIX, MAX_REQUEST
@@ -56,7 +56,7 @@ def command(
     if out is not None:
         facts = {"file": str(out)} | facts
         del facts["answer"]
-    print_answer(facts, as_json=as_json, text=lambda _: "" if out is not None else admitted.answer)
+    print_outcome(facts, as_json=as_json, text=lambda _: "" if out is not None else admitted.answer)
 
 
 def _log_admission(admitted: AdmitResult, out: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.commands.apply import TrialResult, apply, apply_with_rollback
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.cli.step_text import AS_DESIRED, Steps
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
@@ -75,7 +75,7 @@ def command(
 
 
 def _print_steps(steps: Steps, *, as_json: bool) -> None:
-    print_answer(steps, as_json=as_json, text=lambda it: it.render_text() or AS_DESIRED)
+    print_outcome(steps, as_json=as_json, text=lambda it: it.render_text() or AS_DESIRED)
 
 
 def _warn_of_rollback(tried: TrialResult) -> None:

@@ -12,9 +12,10 @@ import typer
 
 from qmesh.agent.commands.backup import BackupResult, make_backup, record_backup
 from qmesh.cli import passphrase
-from qmesh.cli.output import STATE, JsonOption, StateOption, is_readable_by_others, print_answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, is_readable_by_others, print_outcome
 from qmesh.cli.output_file import refuse_output_file
 from qmesh.cli.passphrase import PassphraseFileOption
+from qmesh.cli.streams import find_stdout_failure
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import files
 from qmesh.host.state.directory import State
@@ -63,7 +64,9 @@ def command(
     _log_warnings(taken)
     if not to_output:
         facts = {"file": file, **msgspec.structs.asdict(taken)}
-        print_answer(facts, as_json=as_json, text=lambda _: f"wrote {file}, mode 0600: {_render_text(taken)}")
+        print_outcome(
+            facts, as_json=as_json, text=lambda _: f"wrote {file}, mode 0600: {_render_text(taken)}"
+        )
 
 
 def _refuse_target(file: str, *, to_output: bool, as_json: bool) -> None:
@@ -84,14 +87,14 @@ def _refuse_target(file: str, *, to_output: bool, as_json: bool) -> None:
 
 
 def _write_to_stdout(octets: bytes) -> None:
-    try:
-        sys.stdout.buffer.write(octets)
-        sys.stdout.buffer.flush()
-    except OSError as error:
+    sys.stdout.buffer.write(octets)
+    sys.stdout.buffer.flush()
+    failure = find_stdout_failure()
+    if failure is not None:
         raise MachineRefused(
-            f"the backup could not be written completely: {error.strerror}",
+            f"the backup could not be written completely: {failure.strerror}",
             hint="delete what was written: it is not a backup; then run `qmesh backup` again",
-        ) from None
+        )
 
 
 def _record_backup(state: State, taken: BackupResult) -> None:

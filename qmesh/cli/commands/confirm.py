@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from qmesh.agent.commands.confirm import confirm
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh confirm",)
@@ -18,6 +18,6 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     with nothing to confirm it says so, and the exit code is 0.
     """
     outcome = confirm(State(state))
-    print_answer(outcome, as_json=as_json, text=lambda it: it.found)
+    print_outcome(outcome, as_json=as_json, text=lambda it: it.found)
     if not outcome.kept:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.commands.down import down
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.cli.step_text import Steps
 from qmesh.host.state.directory import State
 from qmesh.mesh.values import format_port_ranges
@@ -44,7 +44,7 @@ def command(
             "worker ports %s are OPEN to any machine that reaches this one%s", ports, others.format("are")
         )
         log.warning("close them with `qmesh apply`")
-    print_answer(
+    print_outcome(
         Steps.from_steps(done.steps),
         as_json=as_json,
         text=lambda it: it.render_text() or "nothing to do: the tunnel was down already",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.commands.export import export, write_export
-from qmesh.cli.output import STATE, JsonOption, NewFileOption, StateOption, print_answer
+from qmesh.cli.output import STATE, JsonOption, NewFileOption, StateOption, print_answer, print_outcome
 from qmesh.host.state.directory import State
 
 log = logging.getLogger("qmesh")
@@ -40,4 +40,4 @@ def command(
         return
     write_export(made, out)
     log.info("wrote %s, mode 0600", out)
-    print_answer({"path": str(out)}, as_json=as_json, text=lambda _: "")
+    print_outcome({"path": str(out)}, as_json=as_json, text=lambda _: "")

@@ -9,7 +9,7 @@ import typer
 
 from qmesh.agent.commands.handover import HandoverResult, cancel_handover, handover
 from qmesh.cli.change_text import log_open_ports, log_steps
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory
@@ -59,10 +59,10 @@ def command(
             hint="run `qmesh handover NAME` or `qmesh handover --cancel`",
         )
     if name is None:
-        print_answer(cancel_handover(State(state)), as_json=as_json, text=_render_cancelled)
+        print_outcome(cancel_handover(State(state)), as_json=as_json, text=_render_cancelled)
         return
     done = handover(State(state), name, wait_s=wait, leave_behind=leave_behind)
-    print_answer(done, as_json=as_json, text=_render_text)
+    print_outcome(done, as_json=as_json, text=_render_text)
     _log_next_steps(done)
 
 

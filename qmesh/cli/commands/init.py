@@ -17,7 +17,7 @@ from qmesh.cli.output import (
     NodeOption,
     StateOption,
     TakeOverOption,
-    print_answer,
+    print_outcome,
 )
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
@@ -92,5 +92,5 @@ def command(
         announce=announce,
     )
     standing = init(State(state), wish, apply=not no_apply)
-    print_answer(standing, as_json=as_json, text=render_join_result)
+    print_outcome(standing, as_json=as_json, text=render_join_result)
     log.info("next: run `qmesh render-config --write` here, and `qmesh invite NAME` for each further machine")

@@ -17,9 +17,17 @@ from qmesh.agent.commands.invite import (
     list_open_invitations,
     withdraw_invitation,
 )
-from qmesh.cli.output import STATE, JsonOption, StateOption, is_readable_by_others, print_answer
+from qmesh.cli.output import (
+    STATE,
+    JsonOption,
+    StateOption,
+    is_readable_by_others,
+    print_answer,
+    print_outcome,
+)
 from qmesh.cli.output_file import refuse_output_file, write_line
-from qmesh.errors import BadInput
+from qmesh.cli.streams import find_stdout_failure
+from qmesh.errors import BadInput, QmeshError
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.enrolment import PREFIX
 
@@ -106,7 +114,7 @@ def command(
     if withdrawn is not None:
         withdraw_invitation(State(state), withdrawn)
         log.info("the invitation for %s is withdrawn: no machine can join with it", withdrawn)
-        return print_answer({"name": withdrawn}, as_json=as_json, text=lambda _: "")
+        return print_outcome({"name": withdrawn}, as_json=as_json, text=lambda _: "")
     assert name is not None
     return _issue_invitation(
         State(state),
@@ -139,11 +147,20 @@ def _issue_invitation(state: State, wish: InviteOptions, out: Path | None, *, as
         log.warning("other users can read the file that this goes to: `chmod 600` it, or use --out FILE")
     invitation = invite(state, wish)
     until = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(invitation.expires_at))
+    facts = {"invitation": invitation.text()} if out is None else {"file": str(out)}
+    known = {"name": invitation.name, "address": invitation.address, "expires_at": invitation.expires_at}
     if out is None:
-        facts = {"invitation": invitation.text()}
+        print_answer(facts | known, as_json=as_json, text=lambda _: facts["invitation"])
+        if find_stdout_failure() is not None:  # which is told at the end
+            _withdraw_lost_invitation(state, invitation.name)
+            return
     else:
-        write_line(out, invitation.text())
-        facts = {"file": str(out)}
+        try:
+            write_line(out, invitation.text())
+        except QmeshError:
+            _withdraw_lost_invitation(state, invitation.name)
+            raise
+        print_outcome(facts | known, as_json=as_json, text=lambda _: "")
     log.info(
         "%s %s %s; one use, until %s. Next, on that machine: qmesh join%s%s",
         invitation.name,
@@ -153,5 +170,9 @@ def _issue_invitation(state: State, wish: InviteOptions, out: Path | None, *, as
         "" if out is None else f" {out.name}",
         " --node-files" if wish.node_files else "",
     )
-    known = {"name": invitation.name, "address": invitation.address, "expires_at": invitation.expires_at}
-    print_answer(facts | known, as_json=as_json, text=lambda _: facts.get("invitation", ""))
+
+
+def _withdraw_lost_invitation(state: State, name: str) -> None:
+    """No machine can have it: leave none open that was given to no machine."""
+    withdraw_invitation(state, name)
+    log.warning("the invitation for %s could not be written, and is withdrawn again", name)

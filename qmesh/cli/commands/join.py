@@ -23,7 +23,7 @@ from qmesh.cli.output import (
     JsonOption,
     StateOption,
     TakeOverOption,
-    print_answer,
+    print_outcome,
 )
 from qmesh.cli.output_file import refuse_output_file, write_line
 from qmesh.errors import BadInput
@@ -133,12 +133,12 @@ def command(
         _write_request(State(state), file, wish, out, as_json=as_json)
     elif answered is not None:
         text = read_input_text(answered, most=MAX_ANSWER, hint="pass the file that `qmesh admit` wrote")
-        print_answer(
+        print_outcome(
             accept_answer(State(state), text, apply=not no_apply), as_json=as_json, text=render_join_result
         )
     else:
         standing = join(State(state), _read_invitation(file), wish, apply=not no_apply)
-        print_answer(standing, as_json=as_json, text=render_join_result)
+        print_outcome(standing, as_json=as_json, text=render_join_result)
 
 
 def _refuse_options_with_answer(file: str | None, wish: JoinOptions, *, offline: bool) -> None:
@@ -166,7 +166,7 @@ def _write_request(
         del facts["request"]
     log.info("this is the request of %s, with public key %s", requested.name, requested.public_key)
     log.info("next, on the control node: qmesh admit %s", "FILE" if out is None else out.name)
-    print_answer(facts, as_json=as_json, text=lambda _: "" if out is not None else requested.request)
+    print_outcome(facts, as_json=as_json, text=lambda _: "" if out is not None else requested.request)
 
 
 def _read_invitation(file: str | None) -> str:
@@ -189,5 +189,5 @@ def _prompt_for_invitation() -> str:
         )
     try:
         return getpass.getpass("Invitation (is not shown): ")
-    except EOFError:
+    except (EOFError, UnicodeError):
         raise BadInput("no invitation was given", hint="paste the line that `qmesh invite` printed") from None

@@ -10,7 +10,7 @@ import typer
 
 from qmesh.agent.commands.node_files import fetch_files
 from qmesh.agent.node.node_files import FetchedFiles, describe_restart, write_node_files
-from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, print_answer
+from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, print_answer, print_outcome
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.node_keys.planned_files import Outcome
@@ -64,7 +64,8 @@ def command(
         ),
         tuple(map(str, written)),
     )
-    print_answer(facts, as_json=as_json, text=lambda _: _render_files(fetched, facts, is_written=write))
+    tell = print_outcome if write else print_answer
+    tell(facts, as_json=as_json, text=lambda _: _render_files(fetched, facts, is_written=write))
     if written and (advice := describe_restart(fetched)):
         log.info("%s", advice)
 

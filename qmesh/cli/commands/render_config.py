@@ -15,7 +15,15 @@ from qmesh.agent.commands.render_config import (
     write_node_config,
 )
 from qmesh.agent.commands.units import find_removed_workers
-from qmesh.cli.output import STATE, ConfigOption, JsonOption, NewFileOption, StateOption, print_answer
+from qmesh.cli.output import (
+    STATE,
+    ConfigOption,
+    JsonOption,
+    NewFileOption,
+    StateOption,
+    print_answer,
+    print_outcome,
+)
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 
@@ -60,7 +68,7 @@ def command(
     elif out is not None:
         write_config_copy(rendered, out)
         log.info("wrote %s, mode 0600, with %d workers", out, len(rendered.workers))
-        print_answer({"path": str(out), "workers": rendered.workers}, as_json=as_json, text=lambda _: "")
+        print_outcome({"path": str(out), "workers": rendered.workers}, as_json=as_json, text=lambda _: "")
     elif diff:
         _print_diff(rendered, as_json=as_json)
     else:
@@ -78,7 +86,7 @@ def _write_in_place(state: State, rendered: RenderedConfig, *, as_json: bool) ->
         if changed
         else f"nothing to do, {path} is up to date: {count} workers"
     )
-    print_answer(facts, as_json=as_json, text=lambda _: done)
+    print_outcome(facts, as_json=as_json, text=lambda _: done)
     if changed:
         log.info("%s", rendered.restart_advice)
     find_removed_workers(state)

@@ -20,7 +20,7 @@ from qmesh.cli import passphrase
 from qmesh.cli.core_text import describe_cores
 from qmesh.cli.input import read_input
 from qmesh.cli.join_text import render_join_result
-from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, print_answer
+from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, print_outcome
 from qmesh.cli.passphrase import PassphraseFileOption
 from qmesh.cli.prompts import ask_question
 from qmesh.errors import BadInput
@@ -102,7 +102,7 @@ def command(
         apply=not no_apply,
         agree=lambda offered: _confirm_restore(offered, is_said=sealed or plain, no_terminal=file == "-"),
     )
-    print_answer(done, as_json=as_json, text=lambda _: "\n".join(_render_lines(done)))
+    print_outcome(done, as_json=as_json, text=lambda _: "\n".join(_render_lines(done)))
     _log_advice(done)
 
 

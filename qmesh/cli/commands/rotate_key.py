@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qmesh.agent.commands.rotate_key import RotationResult, rotate_key
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh rotate-key",)
@@ -15,7 +15,7 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     The control node knows the new key before it is used. Open connections go on: TCP sends again what
     is lost at the change.
     """
-    print_answer(rotate_key(State(state)), as_json=as_json, text=_render_text)
+    print_outcome(rotate_key(State(state)), as_json=as_json, text=_render_text)
 
 
 def _render_text(done: RotationResult) -> str:

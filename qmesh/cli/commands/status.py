@@ -24,6 +24,7 @@ from qmesh.agent.commands.status import (
 from qmesh.cli.core_text import format_core_range
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.cli.port_text import describe_machine_ports
+from qmesh.cli.streams import find_stdout_failure
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.printable import escape_text
@@ -79,11 +80,10 @@ def _watch_status(state: State, *, as_json: bool) -> None:
         screen = None
         if sys.stdout.isatty() and not as_json:
             screen = stack.enter_context(Live(auto_refresh=False))
-        while True:
+        while find_stdout_failure() is None:
             facts = status(state)
             if screen is None:
                 print_answer(facts, as_json=as_json, text=_render_text)
-                sys.stdout.flush()
             else:
                 screen.update(
                     Text(escape_text(_render_text(facts)), no_wrap=True, overflow="ellipsis"), refresh=True

@@ -8,7 +8,7 @@ import typer
 
 from qmesh.agent.commands.undo import has_pending_rollback, roll_back_now
 from qmesh.cli.entrypoints import exec_resident
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh undo --now", "systemctl status qmesh-undo    (where systemd runs)")
@@ -30,4 +30,4 @@ def command(
     if not now and has_pending_rollback(State(state)):
         exec_resident("undo", state)
     undone = now and roll_back_now(State(state))
-    print_answer({"undone": undone}, as_json=as_json, text=lambda _: _ROLLED_BACK if undone else _NOTHING)
+    print_outcome({"undone": undone}, as_json=as_json, text=lambda _: _ROLLED_BACK if undone else _NOTHING)

@@ -17,7 +17,7 @@ from qmesh.agent.commands.uninstall import (
     read_own_name,
     uninstall,
 )
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.cli.prompts import ask_question
 from qmesh.cli.step_text import Steps, StepShown
 from qmesh.errors import BadInput
@@ -96,7 +96,7 @@ def command(
         (*done.ports, *done.guarded_ports),
         done.listeners,
     )
-    print_answer(facts, as_json=as_json, text=lambda _: "\n".join(_render_lines(done)))
+    print_outcome(facts, as_json=as_json, text=lambda _: "\n".join(_render_lines(done)))
 
 
 def _confirm_deletion(stake: StateLoss, *, as_json: bool) -> None:

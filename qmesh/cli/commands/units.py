@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.commands.units import UnitOptions, find_removed_workers, render_units
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer, print_outcome
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.host.system.systemd import (
@@ -88,7 +88,8 @@ def command(
         "removed_cores": removed,
         "second_program": rendered.second_program,
     }
-    print_answer(facts, as_json=as_json, text=lambda _: "" if directory else _render_text(texts))
+    tell = print_answer if directory is None else print_outcome
+    tell(facts, as_json=as_json, text=lambda _: "" if directory else _render_text(texts))
     if done.kept:
         raise typer.Exit(1)
 
