@@ -128,7 +128,10 @@ def roll_back(state: State, undoing: RollbackRecord, *, at_boot: bool) -> None:
         "this machine was rolled back to its state before `qmesh apply --confirm`: no `qmesh confirm` came"
     )
     if before.guard.script is None:
-        log.warning("it had no guard then: its worker ports are OPEN to any machine that reaches it")
+        log.warning(
+            "it had no guard then: its worker ports and all others that the guard closes are OPEN to any"
+            " machine that reaches it"
+        )
     log.warning("it stays as it was then until you run `qmesh apply`")
 
 

@@ -19,7 +19,7 @@ from qmesh.mesh.exports import ansible, hosts, nft, wg_quick
 from qmesh.mesh.exports.text import is_plain, validate_plain
 from qmesh.mesh.guard import parse_table, render_load_script
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.machine import Machine
+from qmesh.mesh.machine import GuardedPort, Machine
 from qmesh.mesh.state import Guard, Tunnel
 from qmesh.mesh.values import NOT_SHOWN, PROFILES, Endpoint, Profile, Secret
 from tests.support.factories import key, mesh
@@ -244,12 +244,19 @@ def test_the_inventory_has_groups_of_the_mesh_and_variables_of_each_machine() ->
         "qmesh_state": "active",
         "qmesh_cores": {"first": 1, "count": 3},
         "qmesh_ports": [40000, 40001, 40002],
+        "qmesh_guarded_ports": [],
+        "qmesh_left_open": [],
         "qmesh_endpoint": "203.0.113.5:51820",
         "qmesh_public_key": key(3),
     }
     assert workers["b"]["qmesh_ports"] == [40003, 40004, 40005, 40006]
     assert workers["b"]["qmesh_role"] == "worker"
     assert workers["b"]["qmesh_endpoint"] is None
+    closing = replace(A, guarded_ports=(GuardedPort(9100, "mesh"),), left_open=(80, 443))
+    changed = ansible.inventory_tree(replace(MESH, machines=(closing, C, B, D)))
+    told = read_back(ansible.render_inventory(changed, "a"))["qmesh_machines"]["children"]["qmesh_control"]
+    assert told["hosts"]["a"]["qmesh_guarded_ports"] == [{"port": 9100, "from": "mesh"}]
+    assert told["hosts"]["a"]["qmesh_left_open"] == [80, 443]
     paused = workers["c"]
     assert (paused["qmesh_state"], paused["qmesh_cores"], paused["qmesh_ports"]) == (
         "paused",

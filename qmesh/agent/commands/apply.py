@@ -12,18 +12,20 @@ from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.bring_up import enable_tunnel_and_guard
 from qmesh.agent.control_endpoint import use_endpoint
 from qmesh.agent.converge import converge, plan_local_steps, plan_steps_without_dns
-from qmesh.agent.local import linux_for, load_local, with_tunnel_and_guard
+from qmesh.agent.facts import gather_ports
+from qmesh.agent.local import Local, linux_for, list_control_endpoints, load_local, with_tunnel_and_guard
 from qmesh.agent.node.node_restarts import update_managed_config
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import arm_rollback, rearm_rollback
 from qmesh.agent.ssh_lockout import refuse_ssh_lockout, warn_of_ssh_lockout
 from qmesh.errors import BadInput, QmeshError
+from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
-from qmesh.mesh.inventory import worker_ports
 from qmesh.mesh.mtu import parse_mtu
 from qmesh.mesh.plan import Step
+from qmesh.mesh.ports.closed_ports import ClosedPorts, assign_closed_ports
 from qmesh.mesh.rollback import validate_confirm_timeout
-from qmesh.mesh.values import Endpoint
+from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint
 
 log = logging.getLogger("qmesh")
 
@@ -32,15 +34,15 @@ def apply(state: State, *, mtu: str | None = None, control_endpoint: str | None 
     """Take the steps, guard first, and see that the agent runs; also ends what `down` began.
 
     mtu: most octets of a packet in the tunnel from now on; `auto` leaves it to the path again.
-    control_endpoint: HOST:PORT at which a worker machine reaches the control node from now on.
+    control_endpoint: HOST[:PORT] at which a worker machine reaches the control node from now on.
     Returns the steps that were taken. Raises BadInput, with nothing changed, while another change
     waits to be confirmed, and where the steps would cut the SSH session that this is run from;
     EnrolmentRefused where the control node does not answer at the endpoint.
     """
-    way = None if control_endpoint is None else Endpoint.parse(control_endpoint, default_port=None)
     check_user("apply")
     with lock_member(state, "apply") as remembered:
         here = remembered
+        way = None if control_endpoint is None else _parse_control_endpoint(here, control_endpoint)
         if way is not None and here.settings.control:
             raise BadInput(
                 f"{here.settings.name} is the control node",
@@ -65,15 +67,22 @@ def apply(state: State, *, mtu: str | None = None, control_endpoint: str | None 
     return steps
 
 
+def _parse_control_endpoint(here: Local, text: str) -> Endpoint:
+    """Without a port it is that of the best endpoint known so far."""
+    known = list_control_endpoints(here)
+    return Endpoint.parse(text, default_port=known[0].port if known else DEFAULT_LISTEN_PORT)
+
+
 class TrialResult(msgspec.Struct, frozen=True):
     """What `apply --confirm` did. undone_in_s: None where there was nothing to do, and so to undo.
 
-    opens: the worker ports that are open to everyone once it is undone.
+    opens: the worker ports that are open to everyone once it is undone. opens_others: the other closed ones.
     """
 
     steps: tuple[Step, ...]
     undone_in_s: int | None
     opens: tuple[int, ...]
+    opens_others: tuple[int, ...] = ()
 
 
 def apply_with_rollback(state: State, *, seconds: int) -> TrialResult:
@@ -98,15 +107,19 @@ def apply_with_rollback(state: State, *, seconds: int) -> TrialResult:
             with _warn_if_interrupted(seconds):
                 steps = converge(enable_tunnel_and_guard(state, here, keep_undoing=True), linux)
             rearm_rollback(state, seconds=seconds)
-            opens = (
-                ()
-                if undoing.before.guard.script is not None
-                else worker_ports(here.inventory, here.settings.name)
-            )
-            tried = TrialResult(steps, seconds, opens)
+            tried = TrialResult(steps, seconds, ())
+            if undoing.before.guard.script is None:
+                closed = _assign_closed_ports(here, linux)
+                tried = TrialResult(steps, seconds, closed.workers, closed.guarded_ports)
     with _warn_if_interrupted(seconds) if tried.undone_in_s is not None else contextlib.nullcontext():
         ensure_agent(state)
     return tried
+
+
+def _assign_closed_ports(here: Local, linux: Linux) -> ClosedPorts:
+    settings = here.settings
+    seen = gather_ports(with_tunnel_and_guard(here), linux)
+    return assign_closed_ports(here.inventory, settings.name, settings.listen_port, seen)
 
 
 @contextlib.contextmanager

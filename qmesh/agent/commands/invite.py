@@ -49,7 +49,7 @@ def invite(state: State, wish: InviteOptions) -> Invitation:
     # Of one that is replaced, the mesh tells whose address it is.
     name = wish.name if wish.replace else validate_machine_name(wish.name)
     workers = None if wish.workers is None else validate_worker_count(wish.workers)
-    endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
+    endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint)
     announce = None if wish.announce is None else parse_public_host(wish.announce)
     lasts_s = parse_duration_s(wish.expires)
     if wish.replace and (workers, endpoint, announce) != (None, None, None):

@@ -18,7 +18,7 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import validate_worker_count
 from qmesh.mesh.ports.port_options import PortOptions, set_port_options
 from qmesh.mesh.reachability.public_host import parse_public_host
-from qmesh.mesh.values import Endpoint
+from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint
 
 
 def set_machine(
@@ -33,19 +33,21 @@ def set_machine(
 ) -> ChangeResult:
     """Another count of workers for a machine, other endpoints, or other ports that are closed or left open.
 
-    endpoints: an empty tuple for none. node_files: whether it may fetch the node's files.
+    endpoints: HOST[:PORT] each; an empty tuple for none. node_files: whether it may fetch the node's files.
     announce: where the node's network reaches it; `none` for no word of that.
     """
     count = None if workers is None else validate_worker_count(workers)
-    reached = None if endpoints is None else [Endpoint.parse(text, default_port=None) for text in endpoints]
-
+    for text in endpoints or ():
+        Endpoint.parse(text)
     host = None if announce is None or announce == "none" else parse_public_host(announce)
 
     def apply_changes(mesh: Inventory) -> Inventory:
         revision = mesh.revision
         if count is not None:
             mesh = changes.set_worker_count(mesh, name, count)
-        if reached is not None:
+        if endpoints is not None:
+            port = _find_listen_port(state, mesh, name)
+            reached = [Endpoint.parse(text, default_port=port) for text in endpoints]
             mesh = changes.set_endpoints(mesh, name, reached)
         if announce is not None:
             mesh = changes.set_announced_host(mesh, name, host)
@@ -61,6 +63,14 @@ def set_machine(
         return mesh if mesh.revision == revision else msgspec.structs.replace(mesh, revision=revision + 1)
 
     return change_mesh(state, apply_changes, command="set", what="machine-changed", machine=name)
+
+
+def _find_listen_port(state: State, mesh: Inventory, name: str) -> int:
+    """Where a machine is reached whose endpoint is told without a port: where it was before."""
+    settings, known = state.settings(), mesh.machine(name).endpoints
+    if name == settings.name:
+        return settings.listen_port
+    return known[0].port if known else DEFAULT_LISTEN_PORT
 
 
 def _find_port_owners(state: State, mesh: Inventory, name: str, ports: PortOptions) -> dict[int, str]:

@@ -46,8 +46,8 @@ def command(
     control_endpoint: Annotated[
         str | None,
         typer.Option(
-            help="HOST:PORT at which this machine reaches the control node from now on, if that has moved.",
-            metavar="HOST:PORT",
+            help="HOST[:PORT] at which this machine reaches the control node from now on, if that has moved.",
+            metavar="HOST[:PORT]",
             show_default=False,
         ),
     ] = None,
@@ -84,8 +84,10 @@ def _warn_of_rollback(tried: TrialResult) -> None:
     until = time.strftime("%H:%M:%S", time.localtime(time.time() + tried.undone_in_s))
     log.warning("NOT KEPT YET: rolled back at %s (in %d s) unless you confirm.", until, tried.undone_in_s)
     log.warning("Log in again, in a second terminal; if that works, type there: qmesh confirm")
-    if tried.opens:
+    if tried.opens or tried.opens_others:
+        others = f", and so are ports {format_port_ranges(tried.opens_others)}" if tried.opens_others else ""
         log.warning(
-            "After the rollback there is no guard: worker ports %s are OPEN to everyone.",
-            format_port_ranges(tried.opens),
+            "After the rollback there is no guard: worker ports %s are OPEN to everyone%s.",
+            format_port_ranges(tried.opens) or "none",
+            others,
         )

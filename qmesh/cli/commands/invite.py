@@ -51,7 +51,7 @@ def command(
     workers: Annotated[int | None, typer.Option(help="Its data workers.", show_default="its cores")] = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT at which others reach it, if they can.", show_default=False),
+        typer.Option(help="HOST[:PORT] at which others reach it, if they can.", show_default=False),
     ] = None,
     announce: Annotated[
         str | None,

@@ -56,7 +56,7 @@ def command(
     config: ConfigOption = None,
     endpoint: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT at which others reach this machine, if they can.", show_default=False),
+        typer.Option(help="HOST[:PORT] at which others reach this machine, if they can.", show_default=False),
     ] = None,
     announce: AnnounceOption = None,
     listen_port: Annotated[

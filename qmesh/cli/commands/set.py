@@ -42,7 +42,7 @@ def command(
     endpoint: Annotated[
         list[str] | None,
         typer.Option(
-            help="HOST:PORT at which others reach it, the best first; `none` if they cannot.",
+            help="HOST[:PORT] at which others reach it, the best first; `none` if they cannot.",
             show_default=False,
         ),
     ] = None,

@@ -65,6 +65,8 @@ def _host_variables(inventory: Inventory, machine: Machine) -> dict[str, Any]:
         "qmesh_state": machine.state,
         "qmesh_cores": {"first": None if cores is None else cores.first, "count": machine.workers},
         "qmesh_ports": list(worker_ports(inventory, machine.name)),
+        "qmesh_guarded_ports": [{"port": each.port, "from": each.source} for each in machine.guarded_ports],
+        "qmesh_left_open": list(machine.left_open),
         "qmesh_endpoint": str(machine.endpoints[0]) if machine.endpoints else None,
         "qmesh_public_key": machine.public_key,
     }

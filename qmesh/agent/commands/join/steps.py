@@ -38,6 +38,7 @@ from qmesh.mesh import networks, nodeconfig
 from qmesh.mesh.protocol.enrolment import Invitation, derive_public_key
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import (
+    DEFAULT_LISTEN_PORT,
     Endpoint,
     Secret,
 )
@@ -61,7 +62,8 @@ class JoinOptions(GivenOptions, frozen=True, kw_only=True):
 
 def check_join_options(wish: JoinOptions) -> LocalOptions:
     """Read what was asked for. Raises BadInput, or MachineRefused where there is no nftables."""
-    endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=None)
+    port = DEFAULT_LISTEN_PORT if wish.listen_port is None else wish.listen_port
+    endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=port)
     options = check_options(wish, endpoint=endpoint)
     node_config.read_profile(options.config_directory)
     nftables.run("list tables")
