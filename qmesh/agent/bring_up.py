@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from qmesh.agent.converge import converge, plan_steps_without_dns, revert_on_failure
+from qmesh.agent.converge import converge, plan_steps_without_dns, revert_on_failure, warn_of_refusal
 from qmesh.agent.local import Local, linux_for, with_tunnel_and_guard
 from qmesh.agent.node.node_config import find_directory
 from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
@@ -65,6 +65,7 @@ def bring_up(
     warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
     with revert_on_failure(linux, back_to=linux.observe()) if revert else contextlib.nullcontext():
         converge(here, linux, follow_roaming=follow_roaming)
+    warn_of_refusal(linux)
     return here, linux
 
 

@@ -71,6 +71,7 @@ def converge(
     steps += apply_steps(linux, _plan_steps(here, facts))
     if steps:
         left = _plan_steps(here, observe_again(here, linux, facts, follow_roaming=follow_roaming))
+        left = _drop_refused_step(linux, left)
         if left:
             raise KernelRefused(
                 f"all steps were taken, but the machine is still not as desired: {left[0].kind}"
@@ -88,11 +89,28 @@ def _plan_guard_steps(here: Local, facts: Facts) -> tuple[Step, ...]:
 
 
 def apply_steps(linux: Linux, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """Take steps in order; returns them. Raises MachineRefused at the first that is refused."""
+    """Take steps in order; returns those taken. Raises MachineRefused at the first that is refused.
+
+    Ports that cannot be reserved are left: see `Linux.refusal`.
+    """
     linux.apply(*steps)
+    steps = _drop_refused_step(linux, steps)
     for step in steps:
         log.debug("%s %s: %s", step.kind, step.subject, describe_step(step))
     return steps
+
+
+def _drop_refused_step(linux: Linux, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    if linux.refusal is None:
+        return steps
+    return tuple(step for step in steps if not isinstance(step, ReservePorts))
+
+
+def warn_of_refusal(linux: Linux) -> None:
+    """Say that ports could not be reserved, where that is so, and what to do."""
+    if linux.refusal is not None:
+        log.warning("%s; all else is done", linux.refusal.message)
+        log.warning("hint: %s", linux.refusal.hint)
 
 
 def apply_state(linux: Linux, wanted: NodeState) -> None:

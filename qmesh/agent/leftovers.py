@@ -5,15 +5,17 @@ Its ports stay closed throughout: the loaded guard becomes this state's own befo
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
-from qmesh.errors import BadInput
+from qmesh.errors import BadInput, QmeshError
 from qmesh.host import files, wireguard
 from qmesh.host.firewall import holder_client, nftables
 from qmesh.host.network import ports as reserved
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
-from qmesh.host.system import leftover_processes
+from qmesh.host.system import installed_files, leftover_processes
 from qmesh.host.system.leftover_processes import Leftovers
 from qmesh.mesh.guard import TABLE, render_load_script
 from qmesh.mesh.state import Guard
@@ -22,6 +24,24 @@ from qmesh.mesh.values import format_port_ranges
 log = logging.getLogger("qmesh")
 
 _NAMES = {"agent": "its agent", "hold": "the process that holds its guard", "undo": "a process that undoes"}
+
+
+@contextlib.contextmanager
+def make_state_directory(state: State) -> Iterator[None]:
+    """Make the state directory where there is none; a block that fails then leaves none either.
+
+    What stays: a machine that is a member or has asked to be one by then, and the key where the block left
+    it, as the control node may know it. Raises MachineRefused.
+    """
+    was_there = files.read_mode(state.directory) is not None
+    state.create_directory()
+    try:
+        yield
+    except BaseException:
+        if not was_there and not (state.has_settings() or state.sent_request.exists()):
+            with contextlib.suppress(QmeshError):  # the first error is the one to be told
+                installed_files.delete_state(state, with_config=False, keep_private_key=True)
+        raise
 
 
 def handle_leftovers(state: State, *, take_over: bool) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from qmesh.agent.converge import apply_steps, converge
 from qmesh.agent.facts import gather_peer_facts
 from qmesh.agent.local import Local, linux_for, load_local, with_tunnel_and_guard
-from qmesh.errors import BadInput, MachineRefused, QmeshError
+from qmesh.errors import BadInput, KernelRefused, MachineRefused, QmeshError
 from qmesh.host.firewall import guard_snapshot
 from qmesh.host.linux import Linux
 from qmesh.host.network import ports
@@ -114,7 +114,10 @@ def roll_back(state: State, undoing: RollbackRecord, *, at_boot: bool) -> None:
     if settings is not None:
         settings = msgspec.structs.replace(settings, up=before.up, guarded=before.guarded)
         state.save_settings(settings)
-    ports.reserve_ports(state, before.reserved_ports)
+    try:
+        ports.reserve_ports(state, before.reserved_ports)
+    except KernelRefused as error:  # which is no reason to leave the rest as the change made it
+        log.warning("%s (hint: %s)", error.message, error.hint)
     if settings is not None and not at_boot:
         linux = _linux_without_membership(state, settings)
         observed = linux.observe()

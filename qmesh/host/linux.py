@@ -58,12 +58,14 @@ class Linux:
     """This machine, as far as qmesh manages it.
 
     private_keys: those that a `SetKey` step may name by their public keys.
+    refusal: why the ports could not be reserved, which stops no other step: closed they are all the same.
     """
 
     def __init__(self, state: State, interface: str, private_keys: Iterable[Secret]) -> None:
         self._state = state
         self._interface = interface
         self._keys = {derive_public_key(key): key for key in private_keys}
+        self.refusal: KernelRefused | None = None
 
     @cached_property
     def backend(self) -> wireguard.Backend:
@@ -154,6 +156,8 @@ class Linux:
     def apply(self, *steps: Step) -> None:
         """Take steps, in order. Raises MachineRefused at the first that is refused, which was not taken.
 
+        That ports are not reserved is kept in `refusal` instead.
+
         Peers that follow one another go to WireGuard together; where that is refused, some may be set.
         The connections of who is a peer no more are cut, but not where another peer has its addresses:
         that is the same machine, with another key.
@@ -176,7 +180,11 @@ class Linux:
             case UnloadGuard():
                 unload_guard(self._state)
             case ReservePorts(new=wanted):
-                ports.reserve_ports(self._state, wanted)
+                try:
+                    ports.reserve_ports(self._state, wanted)
+                    self.refusal = None
+                except KernelRefused as error:
+                    self.refusal = error
             case _:
                 self._apply_to_tunnel(step, *alike)
 

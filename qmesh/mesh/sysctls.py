@@ -111,3 +111,12 @@ def _build_weakness(name: str, rule: _Rule, weak: list[str], *, is_of_all: bool)
 def _sysctl_name(interface: str, name: str) -> str:
     """As sysctl(8) takes it: a dot in an interface's name is a slash there."""
     return f"net.ipv4.conf.{interface.replace('.', '/')}.{name}"
+
+
+def describe_outer_sysctl(ports: str) -> str:
+    """What to do where the list of reserved ports cannot be written from inside. ports: the whole list."""
+    setting = f"net.ipv4.ip_local_reserved_ports={ports}"
+    return (
+        f"/proc/sys is read-only here, as in containers: set it from outside, with `sysctl -w {setting}` on"
+        f" the host, or in a network of its own with the container's option, such as `--sysctl {setting}`"
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import KernelRefused, StateUnreadable
-from qmesh.host.network import ports
+from qmesh.host.network import ports, sysctl_files
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 
@@ -191,7 +191,7 @@ def test_where_the_kernel_refuses_it_is_told(state):
     with pytest.raises(KernelRefused, match="ip_local_reserved_ports cannot be written") as refused:
         ports.reserve_ports(state, (40000,))
 
-    assert "root" in refused.value.hint
+    assert "from outside" in refused.value.hint
     assert ports.list_own_reserved_ports(state) == ()
 
 
@@ -297,3 +297,55 @@ def test_a_port_that_this_user_may_not_have_is_not_in_use():
         assert not ports.is_udp_port_used(443)
     finally:
         os.seteuid(0)
+
+
+def test_a_port_that_another_program_took_into_a_list_of_its_own_stays_its(state):
+    ports.reserve_ports(state, range(40000, 40003))
+    RESERVED.write_text("22,40001")  # the whole list, as sysctl -w writes it
+
+    ports.reserve_ports(state, range(40000, 40003))
+    assert in_kernel() == "22,40000-40002"
+    assert ports.list_own_reserved_ports(state) == (40000, 40001, 40002)
+    ports.reserve_ports(state, (40002,))
+    assert in_kernel() == "22,40001-40002"
+    ports.reserve_ports(state, ())
+    assert in_kernel() == "22,40001"
+
+
+@pytest.mark.parametrize(
+    ("line", "stays"),
+    [
+        ("net.ipv4.ip_local_reserved_ports = 22,40001", "40001"),
+        ("-net/ipv4/ip_local_reserved_ports=40001-40002", "40001-40002"),
+        ("# net.ipv4.ip_local_reserved_ports = 40001", ""),
+        ("net.ipv4.ip_local_reserved_ports = \xff40001, x", ""),
+    ],
+)
+def test_a_port_that_the_administrators_files_reserve_stays(state, line, stays, tmp_path, monkeypatch):
+    """Though qmesh was the first, and nobody has loaded the file since."""
+    (tmp_path / "x.conf").write_text(f"kernel.panic = 1\n{line}\n", encoding="latin-1")
+    (tmp_path / "loop.conf").symlink_to("loop.conf")
+    monkeypatch.setattr(sysctl_files, "DIRECTORIES", (tmp_path / "none", tmp_path))
+    ports.reserve_ports(state, range(40000, 40003))
+    ports.reserve_ports(state, ())
+    assert in_kernel() == stays
+
+
+def test_where_the_list_is_read_only_what_needs_no_write_goes_on(state):
+    ports.reserve_ports(state, (40000, 40001))
+    RESERVED.write_text("22,40000-40002")
+    subprocess.run(["mount", "-o", "bind,ro", RESERVED, RESERVED], check=True)
+    assert not ports.can_reserve_ports()
+
+    ports.reserve_ports(state, range(40000, 40003))
+    assert ports.list_own_reserved_ports(state) == (40000, 40001, 40002)
+    with pytest.raises(KernelRefused, match="Read-only file system") as refused:
+        ports.reserve_ports(state, (40000, 40007))
+    assert "ip_local_reserved_ports=22,40000,40002,40007`" in refused.value.hint
+    subprocess.run(["umount", RESERVED], check=True)
+    assert ports.can_reserve_ports()
+    # What could not be given back is known still, and what could not be reserved is nobody else's.
+    ports.reserve_ports(state, (40000, 40007))
+    assert in_kernel() == "22,40000,40002,40007"
+    ports.reserve_ports(state, ())
+    assert in_kernel() == "22,40002"

@@ -11,14 +11,14 @@ import msgspec
 from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.bring_up import enable_tunnel_and_guard
 from qmesh.agent.control_endpoint import use_endpoint
-from qmesh.agent.converge import converge, plan_local_steps, plan_steps_without_dns
+from qmesh.agent.converge import converge, plan_local_steps, plan_steps_without_dns, warn_of_refusal
 from qmesh.agent.facts import gather_ports
 from qmesh.agent.local import Local, linux_for, list_control_endpoints, load_local, with_tunnel_and_guard
 from qmesh.agent.node.node_restarts import update_managed_config
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import arm_rollback, rearm_rollback
 from qmesh.agent.ssh_lockout import refuse_ssh_lockout, warn_of_ssh_lockout
-from qmesh.errors import BadInput, QmeshError
+from qmesh.errors import BadInput, KernelRefused, QmeshError
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
 from qmesh.mesh.mtu import parse_mtu
@@ -37,7 +37,8 @@ def apply(state: State, *, mtu: str | None = None, control_endpoint: str | None 
     control_endpoint: HOST[:PORT] at which a worker machine reaches the control node from now on.
     Returns the steps that were taken. Raises BadInput, with nothing changed, while another change
     waits to be confirmed, and where the steps would cut the SSH session that this is run from;
-    EnrolmentRefused where the control node does not answer at the endpoint.
+    EnrolmentRefused where the control node does not answer at the endpoint; KernelRefused, with all else
+    done, where ports cannot be reserved.
     """
     check_user("apply")
     with lock_member(state, "apply") as remembered:
@@ -64,6 +65,9 @@ def apply(state: State, *, mtu: str | None = None, control_endpoint: str | None 
         update_managed_config(state, load_local(state))
     except QmeshError as error:
         log.warning("config.yml stays as it is: %s (hint: %s)", error.message, error.hint)
+    if linux.refusal is not None:
+        message = f"{linux.refusal.message}; all other steps were taken"
+        raise KernelRefused(message, hint=linux.refusal.hint)
     return steps
 
 
@@ -107,6 +111,7 @@ def apply_with_rollback(state: State, *, seconds: int) -> TrialResult:
             with _warn_if_interrupted(seconds):
                 steps = converge(enable_tunnel_and_guard(state, here, keep_undoing=True), linux)
             rearm_rollback(state, seconds=seconds)
+            warn_of_refusal(linux)
             tried = TrialResult(steps, seconds, ())
             if undoing.before.guard.script is None:
                 closed = _assign_closed_ports(here, linux)

@@ -238,6 +238,7 @@ def _build_audit_context(
         other_keys=looks.run("node keys", lambda: list_other_keys(state, here), ()),
         ephemeral=looks.run("config.yml", ports.read_ephemeral_range, None),
         reserved=looks.run("config.yml", ports.read_reserved_ports, frozenset()),
+        can_reserve=ports.can_reserve_ports(),
         listeners=looks.run("listeners", ports.list_listeners, ()),
         ports=looks.run("listeners", lambda: _build_port_context(here), PortContext()),
         taken_down=taken_down,

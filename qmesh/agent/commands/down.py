@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from qmesh.agent.converge import converge, plan_steps_without_dns
+from qmesh.agent.converge import converge, plan_steps_without_dns, warn_of_refusal
 from qmesh.agent.facts import gather_ports
 from qmesh.agent.local import linux_for
 from qmesh.agent.preconditions import check_user, lock_member
@@ -40,6 +40,7 @@ def down(state: State, *, unguarded: bool) -> DownResult:
         linux = linux_for(state, here)
         warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
         steps = converge(here, linux)
+        warn_of_refusal(linux)
         seen = gather_ports(here, linux)
     name = settings.name
     others = assign_closed_ports(here.inventory, name, settings.listen_port, seen).guarded_ports

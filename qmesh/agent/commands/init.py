@@ -11,7 +11,7 @@ import msgspec
 
 from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.bring_up import GivenOptions, bring_up, check_options
-from qmesh.agent.leftovers import handle_leftovers
+from qmesh.agent.leftovers import handle_leftovers, make_state_directory
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
 from qmesh.agent.node.node_program import ChosenProfile, choose_profile
 from qmesh.agent.preconditions import check_user, find_differences, lock_checked, refuse_occupied
@@ -73,8 +73,7 @@ def init(state: State, wish: InitOptions, *, apply: bool) -> JoinResult:
     if apply:
         nftables.run("list tables")
         wireguard.detect_tunnel_kind()
-    state.create_directory()
-    with lock_checked(state, "init"):
+    with make_state_directory(state), lock_checked(state, "init"):
         if state.find_settings() is None:
             handle_leftovers(state, take_over=wish.take_over)
             refuse_occupied(state, options.interface, options.listen_port)

@@ -18,7 +18,7 @@ import msgspec
 from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.backup_contents import BackupContents, open_backup
 from qmesh.agent.bring_up import bring_up
-from qmesh.agent.leftovers import handle_leftovers
+from qmesh.agent.leftovers import handle_leftovers, make_state_directory
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
 from qmesh.agent.node import node_config
 from qmesh.agent.preconditions import check_user, find_differences, lock_checked, refuse_occupied
@@ -121,8 +121,7 @@ def restore(
     nftables.run("list tables")
     if apply:
         wireguard.detect_tunnel_kind()
-    state.create_directory()
-    with lock_checked(state, "restore"):
+    with make_state_directory(state), lock_checked(state, "restore"):
         if state.find_settings() is None:
             handle_leftovers(state, take_over=wish.take_over)
             _refuse_collisions(state, found)

@@ -6,7 +6,7 @@ import contextlib
 
 import msgspec
 
-from qmesh.agent.converge import apply_steps
+from qmesh.agent.converge import apply_steps, warn_of_refusal
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
 from qmesh.agent.preconditions import check_state, check_user
@@ -157,6 +157,7 @@ def _remove_tunnel_and_guard(state: State, settings: Settings | None) -> tuple[S
             interface = DEFAULT_INTERFACE if settings is None else settings.interface
             linux = Linux(state, interface, [])
             steps = apply_steps(linux, plan_steps(NodeState(guard=None, tunnel=None), linux.observe()))
+            warn_of_refusal(linux)
         # Also what a machine without its tables may have of it.
         unload_guard(state)
     return steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,9 +23,11 @@ from qmesh.host.network.sockets import (
     list_listening_sockets,
     list_sockets,
 )
+from qmesh.host.network.sysctl_files import read_configured_ports
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 from qmesh.host.system import processes
+from qmesh.mesh.sysctls import describe_outer_sysctl
 from qmesh.mesh.values import format_port_ranges, parse_port_ranges
 
 _MOUNT: Final = "mount /proc: `mount -t proc proc /proc`"
@@ -64,19 +67,46 @@ def list_own_reserved_ports(state: State) -> tuple[int, ...]:
 
 
 def reserve_ports(state: State, ports: Iterable[int]) -> None:
-    """Reserve just these ports for qmesh; what others reserved stays as it is."""
+    """Reserve just these ports for qmesh; what others reserved stays as it is, also if qmesh did before.
+
+    Raises KernelRefused where the list would have to be another, and cannot be written.
+    """
     wanted, now, before = set(ports), read_reserved_ports(), state.read_port_reservations()
-    ours = (wanted - now) | (wanted & set(before.ours))
-    # Remembered first: a port reserved and not remembered would never be given back.
-    state.save_port_reservations(PortReservations(tuple(sorted(ours)), tuple(sorted(wanted - ours))))
-    after = (now - (set(before.ours) - wanted)) | wanted
+    held = set(before.ours) - _find_ports_of_others(before, now)
+    ours = (wanted - now) | (wanted & held)
+    after = (now - (held - wanted)) | wanted
+    others = tuple(sorted(wanted - ours))
+    if after != now:
+        # Remembered first: a port reserved and not remembered would never be given back.
+        known = tuple(sorted(ours | held))
+        state.save_port_reservations(PortReservations(known, others, is_pending=True))
+        _write_reserved_ports(after)
+    state.save_port_reservations(PortReservations(tuple(sorted(ours)), others))
+
+
+def _find_ports_of_others(before: PortReservations, now: frozenset[int]) -> frozenset[int]:
+    """Of the ports that qmesh reserved, those that another program or the administrator wants as well.
+
+    Where some of qmesh's are gone, another program has written the whole list, and what it has is that one's.
+    """
+    ours = frozenset(before.ours)
+    is_rewritten = not before.is_pending and not ours <= now
+    return ours & (read_configured_ports() | (now if is_rewritten else frozenset()))
+
+
+def _write_reserved_ports(ports: Iterable[int]) -> None:
+    text = format_port_ranges(sorted(ports), ",")
     try:
-        kernels.SYSCTL.write_text(format_port_ranges(sorted(after), ",") + "\n")
+        kernels.SYSCTL.write_text(text + "\n")
     except OSError as error:
         raise KernelRefused(
-            f"{kernels.SYSCTL} cannot be written: {error.strerror}",
-            hint="run the command as root, where /proc/sys is writable: in some containers it is not",
+            f"{kernels.SYSCTL} cannot be written: {error.strerror}", hint=describe_outer_sysctl(text)
         ) from None
+
+
+def can_reserve_ports() -> bool:
+    """Whether the list can be written: in a container /proc/sys is often read-only."""
+    return os.access(kernels.SYSCTL, os.W_OK)
 
 
 class Listener(msgspec.Struct, frozen=True, order=True):

@@ -199,10 +199,14 @@ class SentRequest(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class PortReservations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ports that qmesh wants reserved: those it reserved itself, and those that already were."""
+    """Ports that qmesh wants reserved: those it reserved itself, and those that others want as well.
+
+    is_pending: whether they were about to be reserved, and may not be.
+    """
 
     ours: tuple[Port, ...] = ()
     others: tuple[Port, ...] = ()
+    is_pending: bool = False
 
 
 class NodePorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -67,15 +67,15 @@ def _run_systemctl(verb: str, names: Iterable[str]) -> None:
         systemd.run_systemctl(verb, *wanted)
 
 
-def delete_state(state: State, *, with_config: bool) -> tuple[Path, ...]:
+def delete_state(state: State, *, with_config: bool, keep_private_key: bool = False) -> tuple[Path, ...]:
     """Delete the state directory; what is in it that qmesh did not make stays. Returns what was kept.
 
-    with_config: also the node's config.yml in it.
+    with_config: also the node's config.yml in it. keep_private_key: this machine's key stays.
     """
     directory, node = state.directory, state.worker_config_directory
     if not directory.is_dir():
         return ()
-    state.remove_mesh_state(keep_private_key=False)
+    state.remove_mesh_state(keep_private_key=keep_private_key)
     state.remove_temporary_files()
     for path in _list_state_files(state):
         files.remove(path)

@@ -123,7 +123,7 @@ def list_audit_parts(
         guard[0],
         ("other firewalls", lambda: foreign_rule_findings(around.obstacles)),
         guard[1],
-        ("ports", lambda: port_findings(desired, observed)),
+        ("ports", lambda: port_findings(desired, observed, around)),
         ("sysctls", lambda: sysctl_findings(desired, observed, around)),
         ("listeners", lambda: listener_findings(desired, observed, around)),
         ("listeners", lambda: open_port_findings(desired, observed, around)),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from qmesh.mesh.audit.findings import Finding, error_finding, warning_finding
+from qmesh.mesh.audit.findings import APPLY, Finding, error_finding, warning_finding
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
+from qmesh.mesh.sysctls import describe_outer_sysctl
 from qmesh.mesh.values import format_port_ranges
 
 
@@ -71,15 +72,17 @@ def foreign_rule_findings(obstacles: Iterable[Obstacle]) -> Iterator[Finding]:
         yield say("foreign-drop", each.place, each.wanted, each.seen, each.cure)
 
 
-def port_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]:
+def port_findings(desired: NodeState, observed: NodeState, around: AuditContext) -> Iterator[Finding]:
     """Worker ports that the kernel may give to an outgoing connection."""
     missing = tuple(port for port in desired.reserved_ports if port not in observed.reserved_ports)
     if missing:
+        wanted = sorted(around.reserved.union(desired.reserved_ports))
         yield error_finding(
             "port-not-reserved",
             format_port_ranges(missing),
             "in net.ipv4.ip_local_reserved_ports",
             "an outgoing connection may take it",
+            APPLY if around.can_reserve else describe_outer_sysctl(format_port_ranges(wanted, ",")),
         )
 
 

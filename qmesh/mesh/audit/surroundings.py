@@ -209,7 +209,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     key_store: None where config.yml does not tell where it is.
     other_keys: on the control node, the machines whose nodes have other keys.
     ephemeral: first and last port that an outgoing connection may take; None when that is not known.
-    reserved: ports that it may not take.
+    reserved: ports that it may not take. can_reserve: whether that can be changed from here.
     listeners: address and port of each listening TCP socket.
     ports: what else there is to know of ports.
     taken_down: whether the tunnel is down because `qmesh down` said so.
@@ -272,3 +272,4 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     programs: tuple[NodeProgram, ...] = ()
     ephemeral: tuple[int, int] | None = None
     reserved: frozenset[int] = frozenset()
+    can_reserve: bool = True

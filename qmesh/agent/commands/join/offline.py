@@ -29,7 +29,7 @@ from qmesh.agent.commands.join.steps import (
     write_config,
 )
 from qmesh.agent.converge import apply_state
-from qmesh.agent.leftovers import handle_leftovers
+from qmesh.agent.leftovers import handle_leftovers, make_state_directory
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
 from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.errors import BadInput, EnrolmentRefused, StateUnreadable
@@ -71,8 +71,7 @@ def make_request(state: State, text: str, wish: JoinOptions) -> JoinRequestResul
     invitation = parse_invitation(text)
     options = check_join_options(wish)
     wireguard.detect_tunnel_kind()
-    state.create_directory()
-    with lock_checked(state, "join"):
+    with make_state_directory(state), lock_checked(state, "join"):
         refuse_another_mesh(state, invitation.mesh, invitation.name)
         if is_member(state, invitation.derived_keys.identifier):
             raise BadInput(

@@ -26,10 +26,11 @@ from qmesh.agent.commands.join.steps import (
     write_fetched_files,
 )
 from qmesh.agent.converge import apply_state, revert_on_failure
-from qmesh.agent.leftovers import handle_leftovers
+from qmesh.agent.leftovers import handle_leftovers, make_state_directory
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
 from qmesh.agent.preconditions import check_user, find_differences, lock_checked
 from qmesh.errors import JOIN_ANEW, BadInput
+from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
@@ -56,8 +57,7 @@ def join(state: State, text: str, wish: JoinOptions, *, apply: bool) -> JoinResu
     check_user("join")
     invitation = parse_invitation(text)
     options = check_join_options(wish)
-    state.create_directory()
-    with lock_checked(state, "join"):
+    with make_state_directory(state), lock_checked(state, "join"):
         refuse_another_mesh(state, invitation.mesh, invitation.name)
         handle_leftovers(state, take_over=wish.take_over)
         if not is_member(state, invitation.derived_keys.identifier):
@@ -101,12 +101,16 @@ def _save_config_directory(state: State, here: Local, directory: ConfigDirectory
 
 
 def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
-    """Redeem and remember; on failure the machine is as before, and a fresh key is kept for a retry."""
+    """Redeem and remember; on failure the machine is as before.
+
+    A fresh key is kept for a retry once the control node may know it.
+    """
     own_key, derived = state.ensure_private_key(), joiner.invitation.derived_keys
     linux = Linux(state, joiner.options.interface, [own_key, derived.private_key])
+    sent: list[bool] = []
     try:
         with revert_on_failure(linux, back_to=_find_revert_state(state, joiner, linux)):
-            answer, endpoint = redeem_invitation(state, joiner, linux)
+            answer, endpoint = redeem_invitation(state, joiner, linux, on_send=lambda: sent.append(True))
             wanted = joiner.invitation
             signed = apply_update(read_update(answer), None)
             inventory = verify_membership(signed, wanted.verification_key, mesh=wanted.mesh)
@@ -114,6 +118,10 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
             save_membership(
                 state, joiner.preshared_key, encode_membership(signed), _build_settings(joiner, endpoint)
             )
+    except BaseException:
+        if joiner.has_new_key and not sent:
+            files.remove(state.private_key_file)
+        raise
     finally:
         state.unfinished_redemption.remove()
     if not apply:

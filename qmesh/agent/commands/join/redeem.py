@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -78,8 +78,12 @@ class Attempt(msgspec.Struct, frozen=True):
     patience_s: float
 
 
-def redeem_invitation(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes, Endpoint]:
+def redeem_invitation(
+    state: State, joiner: Joiner, linux: Linux, *, on_send: Callable[[], None]
+) -> tuple[bytes, Endpoint]:
     """Knock until the control node answers: the throwaway key first, our own once it may be known.
+
+    on_send: called each time before the redemption is sent, after which our own key may be known there.
 
     Returns the signed membership, and the endpoint by way of which it came.
     """
@@ -96,6 +100,7 @@ def redeem_invitation(state: State, joiner: Joiner, linux: Linux) -> tuple[bytes
     client = Client(address=invitation.control_address, port=invitation.service_port)
     for attempt in _generate_attempts(joiner, may_be_known):
         _prepare_attempt(linux, joiner, attempt)
+        on_send()
         try:
             answer = client.redeem(message, connect_s=attempt.patience_s, read_s=_ANSWER_S)
         except ControlNodeUnavailable as silent:
