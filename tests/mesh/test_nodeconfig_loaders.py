@@ -7,13 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig import decode_config, edit_settings, lint_config, scan_config
+from qmesh.mesh.nodeconfig import (
+    decode_config,
+    edit_settings,
+    lint_config,
+    list_worker_multiaddrs,
+    render_config,
+    scan_config,
+)
 from qmesh.mesh.nodeconfig.document import Scalar
 from qmesh.mesh.nodeconfig.edit import Setting
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.known_keys import known_sections, walk_key_paths
 from qmesh.mesh.nodeconfig.lint import refusals
+from qmesh.mesh.nodeconfig.worker_list import read_workers
 from qmesh.mesh.values import PROFILES, Profile
+from tests.support.factories import cluster
 from tests.support.node_files import own_file, verdicts
 
 VERDICTS = list(verdicts())
@@ -206,14 +215,50 @@ TWICE = {
 
 
 @pytest.mark.parametrize(("text", "expected"), TWICE.values(), ids=TWICE)
-def test_only_rust_refuses_what_is_there_twice_and_qmesh_does_not_change_it(text, expected):
+def test_only_rust_refuses_what_is_there_twice_and_qmesh_leaves_its_own_keys(text, expected):
     assert refusals_of(text, "2.1-rust") == [expected]
     assert refusals_of(text, "2.1") == []
     if text != TWICE["two spellings"][0]:
         (problem,) = lint_config(text, profile="2.1")
         assert problem.severity == "warning"
+    settings = [Setting(Key("engine", "dataWorkerMultiaddrs"), ())]
+    if text in {TWICE["two spellings"][0], TWICE["key of a section"][0]}:
+        assert edit_settings(text, settings) == f"{text}engine:\n  dataWorkerMultiaddrs: []\n"
+    else:
         with pytest.raises(BadInput, match=r"already|second"):
-            edit_settings(text, [Setting(Key("engine", "dataWorkerMultiaddrs"), ())])
+            edit_settings(text, settings)
+
+
+SHARED = "engine:\n  dataWorkerMultiaddrs: []\n"
+OURS_TWICE = {
+    "the list": (f"{SHARED}  dataWorkerMultiaddrs: []\n", "line 3, column 3: this key is already in line 2"),
+    "its section": (
+        f"{SHARED}engine: {{}}\n",
+        "line 3, column 1: a second `engine:`, the first",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), OURS_TWICE.values(), ids=OURS_TWICE)
+def test_a_key_of_ours_that_is_there_twice_is_named_and_not_changed(text, message):
+    settings = [Setting(Key("engine", "dataWorkerMultiaddrs"), ("/ip4/10.77.0.1/tcp/40000",))]
+    with pytest.raises(BadInput, match=message):
+        edit_settings(text, settings)
+
+
+@pytest.mark.parametrize("profile", ["1.4", "2.0", "2.1"])
+def test_the_list_is_written_beside_what_is_there_twice_and_is_none_of_ours(profile):
+    """As the node loads it: only the mesh's own keys must be there once."""
+    text = "key: {}\nkey: {}\np2p:\n  network: 0\n  network: 0\n" + SHARED
+    mesh = cluster(1, 2, node=profile, p2p_base_port=25000 if profile == "2.1" else None)
+    new = render_config(mesh, "a", text).text
+    assert [line for line in new.splitlines() if line in text.splitlines()] == text.splitlines()[:-1] + (
+        [] if profile != "2.1" else text.splitlines()[-1:]
+    )
+    assert read_workers(new, profile) == list_worker_multiaddrs(mesh)
+    assert render_config(mesh, "a", new).text == new
+    with pytest.raises(BadInput, match="already in line 1: the node does not load"):
+        render_config(cluster(1, 2, node="2.1-rust", p2p_base_port=25000), "a", text)
 
 
 def test_a_key_that_no_node_knows_may_be_there_twice():

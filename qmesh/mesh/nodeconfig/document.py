@@ -4,7 +4,8 @@ PyYAML's events are taken, never its constructed values: events name aliases ins
 expanding them, show duplicate keys, need no recursion, and carry the marks that an edit needs.
 What a node's config never has (aliases before their anchor, keys that are lists) is refused here,
 once, so that no other code has to handle it. What some nodes read and others do not (a key twice, a
-second document) is in the tree, and told as an oddity: an edit refuses it, a reader need not.
+second document) is in the tree, and told as an oddity: an edit refuses it, a reader need not. A key twice is
+refused by who looks for that key alone.
 
 No error repeats a word of the text: it may hold secrets, and a damaged text may hold them anywhere.
 """
@@ -52,9 +53,10 @@ class BadConfig(BadInput):
     """A BadInput about one place of the text.
 
     problem: the message without the place. is_rusts, is_gos: of an oddity, whether that loader refuses it.
+    is_repeat: of an oddity, whether it is a key that is there already.
     """
 
-    is_rusts = is_gos = False
+    is_rusts = is_gos = is_repeat = False
 
     def __init__(self, mark: Mark, problem: str, *, hint: str) -> None:
         super().__init__(f"config.yml, line {mark.line + 1}, column {mark.column + 1}: {problem}", hint=hint)
@@ -109,7 +111,7 @@ class Sequence(Node, frozen=True, kw_only=True, eq=False):
 class Mapping(Node, frozen=True, kw_only=True, eq=False):
     """Keys with their values, in the order of the text. flow: written in braces.
 
-    A key that is there twice is an oddity of the config: without any, no key is.
+    A key that is there twice is an oddity of the config.
     """
 
     flow: bool
@@ -196,18 +198,25 @@ def _read_with_marks(body: str, mark: BadConfig) -> _Composer:
 
 
 def refuse_oddities(config: ParsedConfig) -> None:
-    """Raise BadInput for the first oddity: what is written over it, one node reads so and another not."""
-    if config.oddities:
-        raise config.oddities[0]
+    """Raise BadInput for the first oddity: what is written over it, one node reads so and another not.
+
+    A key that is there twice is none where nobody looks for it: `find_pair` refuses it.
+    """
+    for oddity in config.oddities:
+        if not oddity.is_repeat:
+            raise oddity
 
 
 def parse_document(text: str) -> Node | None:
     """The root of the one document in `text`, None for an empty text. A leading BOM is not counted.
 
     Raises BadInput, with line and column, when the text is not YAML, or is YAML of a kind that no
-    node's config is.
+    node's config is, or has a key twice.
     """
-    return parse_config(text).root
+    parsed = scan_config(text)
+    if parsed.oddities:
+        raise parsed.oddities[0]
+    return parsed.root
 
 
 def has_one_document_behind_bom(text: str) -> bool:
@@ -231,13 +240,15 @@ def bad_config_at(mark: Mark, problem: str, hint: str) -> BadConfig:
 def find_pair(mapping: Mapping, key: str) -> tuple[Scalar, Node] | None:
     """A mapping's key and value, None when it has no such key.
 
-    Raises BadInput when the mapping has a merge key, behind which anything may stand.
+    Raises BadInput when the mapping has a merge key, behind which anything may stand, or the key twice.
     """
     found = None
     for name, value in mapping.pairs:
         if name.value == "<<":
             raise bad_config_at(name.start, "there is a merge key (<<) here", "write the merged keys out")
         if name.value == key:
+            if found is not None:
+                raise _duplicate_key_error(name, found[0].start)
             found = name, value
     return found
 
@@ -486,13 +497,16 @@ def _key_error(key: Node) -> BadConfig:
 def _duplicate_key_error(key: Scalar, first: Mark) -> BadConfig:
     line = first.line + 1
     if key.value in _SECTIONS:
-        return bad_config_at(
+        error = bad_config_at(
             key.start,
             f"a second `{key.value}:`, the first is in line {line}",
             f"move what is below it to line {line}, and delete it: not every node loads a file with both",
         )
-    return bad_config_at(
-        key.start,
-        f"this key is already in line {line}",
-        "keep one of the two: not every node loads a file with both",
-    )
+    else:
+        error = bad_config_at(
+            key.start,
+            f"this key is already in line {line}",
+            "keep one of the two: not every node loads a file with both",
+        )
+    error.is_repeat = True
+    return error

@@ -22,7 +22,6 @@ from qmesh.mesh.nodeconfig.document import (
     Sequence,
     bad_config_at,
     parse_config,
-    parse_document,
     refuse_oddities,
     scan_config,
 )
@@ -126,7 +125,7 @@ def read_settings_as_node(
 def _check_edit(new: str, before: KeyLocation, setting: Setting) -> Node | None:
     """The new text's root, when it holds the setting and all else as before."""
     try:
-        root = parse_document(new)
+        root = parse_config(new).root
         after = find_key(root, setting.key, is_list=setting.is_list)
         if read_value(after) == setting.value and content_without_key(after) == content_without_key(before):
             return root
