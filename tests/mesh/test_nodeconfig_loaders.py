@@ -229,6 +229,49 @@ def test_only_rust_refuses_what_is_there_twice_and_qmesh_leaves_its_own_keys(tex
             edit_settings(text, settings)
 
 
+OURS_IN_QUOTES = {
+    "2.1": (("engine:\n  enableMasterProxy: 'false'\n", "  enableMasterProxy: false\n"),),
+    "2.1-rust": (
+        ('engine:\n  enableMasterProxy: "false"  # no\n', "  enableMasterProxy: false  # no\n"),
+        ('engine: {dataWorkerBaseStreamPort: "32500"}\n', "dataWorkerBaseStreamPort: 32500"),
+        ("engine:\n  dataWorkerBaseP2pPort: '60000'\n", "  dataWorkerBaseP2pPort: 25000\n"),
+        ("engine:\n  dataWorkerBaseStreamPort:\n", "  dataWorkerBaseStreamPort: 32500\n"),
+        ("engine:\n  dataWorkerBaseStreamPort: 032500\n", "  dataWorkerBaseStreamPort: 32500\n"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("profile", "text", "written"),
+    [(profile, *each) for profile, cases in OURS_IN_QUOTES.items() for each in cases],
+)
+def test_a_value_of_ours_that_the_node_refuses_is_put_right_and_not_refused(profile, text, written):
+    (problem,) = [each for each in lint_config(text, profile=profile) if each.refused]
+    assert problem.cured
+    assert problem.hint.startswith("run `qmesh render-config --write`")
+    mesh = cluster(1, 2, node=profile, base_port=32500, p2p_base_port=25000)
+    new = render_config(mesh, "a", text).text
+    assert written in new
+    assert refusals_of(new, profile) == []
+    assert render_config(mesh, "a", new).text == new
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "engine:\n  dataWorkerBaseStreamPort: |\n    32500\n",
+        'engine:\n  dataWorkerBaseStreamPort: !!str "32500"\n',
+        'x: &x "32500"\nengine:\n  dataWorkerBaseStreamPort: *x\n',
+        'engine:\n  gossipFactor: "32500"\np2p:\n  d: "8"\n',  # which qmesh does not write
+    ],
+)
+def test_what_qmesh_cannot_exchange_or_does_not_write_stays_refused(text):
+    mesh = cluster(1, 2, node="2.1-rust", base_port=32500, p2p_base_port=25000)
+    assert any(each.refused and not each.cured for each in lint_config(text, profile="2.1-rust"))
+    with pytest.raises(BadInput, match="has to be"):
+        render_config(mesh, "a", text)
+
+
 SHARED = "engine:\n  dataWorkerMultiaddrs: []\n"
 OURS_TWICE = {
     "the list": (f"{SHARED}  dataWorkerMultiaddrs: []\n", "line 3, column 3: this key is already in line 2"),

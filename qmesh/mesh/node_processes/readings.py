@@ -16,7 +16,7 @@ import msgspec
 
 from qmesh.mesh.node_processes.expected import P2P_KEY
 from qmesh.mesh.node_processes.observed import Protocol
-from qmesh.mesh.nodeconfig import Key, ParsedConfig, parse_config, profile_facts, read_settings
+from qmesh.mesh.nodeconfig import MASTER_PROXY, ParsedConfig, parse_config, profile_facts, read_settings
 from qmesh.mesh.rollback import BootTimestamp
 from qmesh.mesh.values import CoreNumber, Port, Profile
 
@@ -26,7 +26,6 @@ SLACK_S: Final = 0.1
 MOST_EARLIER: Final = 8
 """Earlier contents that are remembered of what a process reads."""
 
-_MASTER_PROXY: Final = Key("engine", "enableMasterProxy")
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 Stamp = tuple[int, int, int, int]
 """Inode, time of the last change, bytes, and time of the last writing of a file; times in nanoseconds."""
@@ -96,7 +95,7 @@ def digest_config(
     known, config = profile_facts(profile), parse_config(config)
     single = [
         key
-        for key in (known.stream_key, _MASTER_PROXY, known.base_port_key, known.p2p_base_port_key)
+        for key in (known.stream_key, MASTER_PROXY, known.base_port_key, known.p2p_base_port_key)
         if key is not None
     ]
     # What is announced is told to the network by the control process, which alone reads it.

@@ -34,6 +34,7 @@ from qmesh.mesh.nodeconfig.listen_address import find_listen_address, list_wide_
 from qmesh.mesh.nodeconfig.minimal import build_minimal_config
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
 from qmesh.mesh.nodeconfig.profiles import (
+    MASTER_PROXY,
     ProfileFacts,
     detect_profile,
     list_possible_profiles,
@@ -41,7 +42,6 @@ from qmesh.mesh.nodeconfig.profiles import (
 )
 from qmesh.mesh.nodeconfig.redaction import read_secret, redact_config
 from qmesh.mesh.nodeconfig.render import (
-    MASTER_PROXY,
     build_desired_settings,
     build_expected_mesh,
     build_worker_settings,

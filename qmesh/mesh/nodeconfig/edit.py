@@ -51,6 +51,7 @@ _DASH = re.compile(r" *-[ \t]*")
 _COLON = re.compile(r"[ \t]*:")
 _PLAIN = re.compile(r"(?:[A-Za-z0-9/.:][A-Za-z0-9/.:-]*)?[A-Za-z0-9]")
 """What YAML takes as it is, wherever it stands: addresses, multiaddrs, numbers, `true`."""
+_NUMBER_OR_FLAG = re.compile(r"[0-9]+|true|false")
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -68,6 +69,11 @@ class Setting(msgspec.Struct, frozen=True):
     def values(self) -> tuple[str, ...]:
         """The value, or the entries."""
         return (self.value,) if isinstance(self.value, str) else self.value
+
+    @property
+    def is_unquoted(self) -> bool:
+        """Whether it is a number or a flag, which must have no quotes."""
+        return isinstance(self.value, str) and bool(_NUMBER_OR_FLAG.fullmatch(self.value))
 
     @property
     def is_list(self) -> bool:
@@ -96,7 +102,7 @@ def edit_config(config: str | ParsedConfig, settings: Iterable[Setting]) -> Pars
     mark = parsed.text[: len(parsed.text) - len(body)]
     for setting in settings:
         place = find_key(root, setting.key, is_list=setting.is_list)
-        if read_value(place) != setting.value:
+        if not _is_written(place, setting):
             body = apply_edits(body, _build_edits(body, place, setting))
             root = _check_edit(body, place, setting)
     return ParsedConfig(mark + body, root)
@@ -122,12 +128,18 @@ def read_settings_as_node(
     return tuple(read_as_node(root, key, is_list=is_list, has_merges=has_merges) for key, is_list in keys)
 
 
+def _is_written(place: KeyLocation, setting: Setting) -> bool:
+    """Whether the setting stands there: a number or flag in quotes is a text, which no node takes for one."""
+    is_quoted = isinstance(place.value, Scalar) and bool(place.value.style)
+    return read_value(place) == setting.value and not (setting.is_unquoted and is_quoted)
+
+
 def _check_edit(new: str, before: KeyLocation, setting: Setting) -> Node | None:
     """The new text's root, when it holds the setting and all else as before."""
     try:
         root = parse_config(new).root
         after = find_key(root, setting.key, is_list=setting.is_list)
-        if read_value(after) == setting.value and content_without_key(after) == content_without_key(before):
+        if _is_written(after, setting) and content_without_key(after) == content_without_key(before):
             return root
     except BadInput:
         pass
@@ -148,7 +160,9 @@ def _build_edits(text: str, place: KeyLocation, setting: Setting) -> list[Edit]:
     if isinstance(place.value, Sequence):
         return _change_list(text, place, place.value, setting)
     if isinstance(place.value, Scalar):
-        return [_replace_item(text, _require_plain(place.value), setting.values[0])]
+        value = _require_plain(place.value)
+        style = "" if setting.is_unquoted else value.style
+        return [_replace_item(text, value, setting.values[0], style)]
     if place.section is not None:
         return _add_key(text, place, place.section, setting)
     return _add_section(text, place, setting)
@@ -249,7 +263,7 @@ def _change_lines(text: str, place: KeyLocation, items: list[Scalar], setting: S
 
 def _replace_items(text: str, items: list[Scalar], wanted: tuple[str, ...]) -> list[Edit]:
     pairs = zip(items, wanted, strict=False)
-    return [_replace_item(text, item, new) for item, new in pairs if item.value != new]
+    return [_replace_item(text, item, new, item.style) for item, new in pairs if item.value != new]
 
 
 def _is_alone_on_line(place: KeyLocation, brackets: Sequence) -> bool:
@@ -270,11 +284,11 @@ def _require_plain(item: Node) -> Scalar:
     return scalar
 
 
-def _replace_item(text: str, item: Scalar, new: str) -> Edit:
-    """Another value in the same quotes. An empty entry ends at its dash: there a space is wanted."""
+def _replace_item(text: str, item: Scalar, new: str, style: str) -> Edit:
+    """Another value in those quotes. An empty entry ends at its dash: there a space is wanted."""
     start, end = item.start.at, item.end.at
     space = " " if start == end and text[start - 1 : start] == "-" else ""
-    return Edit(start, end, f"{space}{item.style}{new}{item.style}")
+    return Edit(start, end, f"{space}{style}{new}{style}")
 
 
 def _append_in_flow(text: str, old: Sequence, items: list[Scalar], more: tuple[str, ...]) -> Edit:

@@ -55,7 +55,16 @@ class ProfileFacts(msgspec.Struct, frozen=True, kw_only=True):
         """The keys of all lists that have an entry a core."""
         return (self.list_key, *(() if self.p2p_key is None else (self.p2p_key,)), *self.announce_keys)
 
+    @property
+    def single_keys(self) -> tuple[Key, ...]:
+        """The keys of the single values that qmesh writes."""
+        proxy = None if self.stream_key is None else MASTER_PROXY
+        keys = (proxy, self.stream_key, self.base_port_key, self.p2p_base_port_key, self.grpc_key)
+        return tuple(key for key in keys if key is not None)
 
+
+MASTER_PROXY: Final = Key("engine", "enableMasterProxy")
+"""Whether other provers reach the workers via the control process."""
 _OLD_LIST: Final = Key("engine", "dataWorkerMultiaddrs")
 _GO_2_1: Final = ProfileFacts(
     profile="2.1",

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
-from typing import Final
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import WILDCARD, Inventory, list_workers
 from qmesh.mesh.nodeconfig.document import BOM, MAX_NODES, ParsedConfig, parse_config
 from qmesh.mesh.nodeconfig.edit import Setting, edit_config, read_settings_as_node
-from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.lint.config import lint_config
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh
 from qmesh.mesh.nodeconfig.minimal import build_minimal_config
-from qmesh.mesh.nodeconfig.profiles import ProfileFacts, detect_profile, profile_facts
+from qmesh.mesh.nodeconfig.profiles import MASTER_PROXY, ProfileFacts, detect_profile, profile_facts
 from qmesh.mesh.nodeconfig.redaction import read_secret
 from qmesh.mesh.reachability.announcements import (
     is_known_entry,
@@ -24,9 +22,6 @@ from qmesh.mesh.reachability.announcements import (
     list_p2p_entries,
 )
 from qmesh.mesh.values import GRPC_PORT, NOT_SHOWN, PROFILES, STREAM_PORT, Profile
-
-MASTER_PROXY: Final = Key("engine", "enableMasterProxy")
-"""Whether other provers reach the workers via the control process."""
 
 
 def build_desired_settings(inventory: Inventory, name: str) -> tuple[Setting, ...]:

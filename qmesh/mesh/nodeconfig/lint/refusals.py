@@ -31,6 +31,7 @@ from qmesh.mesh.nodeconfig.known_keys import Form, KnownKey, known_sections
 from qmesh.mesh.nodeconfig.lint.go_values import fits_go, is_go_null, resolve_go_value
 from qmesh.mesh.nodeconfig.lint.problems import Problem, build_refusal, build_warning, summarize_by_kind
 from qmesh.mesh.nodeconfig.lint.rust_values import fits_rust, is_rust_empty, is_rust_null
+from qmesh.mesh.nodeconfig.profiles import profile_facts
 from qmesh.mesh.values import Profile
 
 _WANTED: Final[dict[Form, tuple[str, str]]] = {
@@ -58,6 +59,7 @@ _WRITTEN_SECTIONS: Final = frozenset({"engine"})
 _MOST_TOLD: Final = 20
 """Of what one file is refused for."""
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_RENDER: Final = "run `qmesh render-config --write`, which writes the mesh's value"
 _CHECK_FILE: Final = "check that this file is the node's config.yml"
 
 
@@ -120,10 +122,20 @@ def _build_root_refusal(root: Node) -> Problem:
     return build_refusal(root.start, "unreadable", message, _CHECK_FILE)
 
 
-def _build_form_refusal(key: Scalar, form: Form, value: Node) -> Problem:
+def _build_form_refusal(key: Scalar, form: Form, value: Node, *, is_written: bool) -> Problem:
+    """is_written: whether qmesh writes that key, and so its right value, where one can be exchanged."""
     wanted, usual = _WANTED[form]
     message = f"`{key.value}` has to be {wanted}: the node does not load this file"
+    is_plain = isinstance(value, Scalar) and not value.is_block and value.anchor is None and value.tag is None
+    if is_written and is_plain:
+        return build_refusal(value.start, "form", message, f"{_RENDER}; or {usual}", cured=True)
     return build_refusal(value.start, "form", message, usual)
+
+
+def _list_written_values(profile: Profile) -> frozenset[tuple[str, str]]:
+    """Section and name of each single value that qmesh writes, in every spelling."""
+    keys = profile_facts(profile).single_keys
+    return frozenset((key.section, name) for key in keys for name in (key.name, key.alias) if name)
 
 
 def _build_section_refusal(key: Scalar, value: Node) -> Problem:
@@ -185,6 +197,7 @@ class _GoReader:
 
     def __init__(self, profile: Profile) -> None:
         self._sections = known_sections(profile)
+        self._written = _list_written_values(profile)
         self._needed = _NEEDED if profile == "2.1" else _NEEDED[:2]
         self._visits = _Visits()
         self._missing: dict[str, Scalar] = {}
@@ -232,7 +245,8 @@ class _GoReader:
     def _read_value(self, path: str, key: Scalar, known: KnownKey, value: Node) -> Iterator[Problem]:
         if known.form is not None:
             if not self._visits.ask(fits_go, known.form, value):
-                yield _build_form_refusal(key, known.form, value)
+                is_written = (path, key.value) in self._written
+                yield _build_form_refusal(key, known.form, value, is_written=is_written)
             if (path, known.name) == _PEERS:
                 self._peers = resolve_alias(value)
             return
@@ -264,6 +278,7 @@ class _RustReader:
 
     def __init__(self) -> None:
         self._sections = known_sections("2.1-rust")
+        self._written = _list_written_values("2.1-rust")
         self._visits = _Visits()
 
     def read_section(self, path: str, section: Mapping) -> Iterator[Problem]:
@@ -285,7 +300,8 @@ class _RustReader:
     def _read_value(self, path: str, key: Scalar, known: KnownKey, value: Node) -> Iterator[Problem]:
         if known.form is not None:
             if not self._visits.ask(fits_rust, known.form, value):
-                yield _build_form_refusal(key, known.form, value)
+                is_written = (path, key.value) in self._written
+                yield _build_form_refusal(key, known.form, value, is_written=is_written)
             return
         below = resolve_alias(value)
         if isinstance(below, Mapping):
