@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from qmesh.agent.commands.check import _read_config_file
 from qmesh.agent.node import node_config
+from qmesh.agent.node.node_audit import read_config_file
 from qmesh.errors import BadInput
 from qmesh.host.config_directory import ConfigDirectory
 
@@ -57,12 +57,12 @@ def test_a_check_looks_at_the_mode_of_keys_yml_where_config_yml_says_it_is(tmp_p
         if mode is not None:
             keys.touch()
             keys.chmod(mode)
-        _, config = _read_config_file(directory)
+        _, config = read_config_file(directory)
         assert config is not None
         assert config.keys is not None
         assert (config.keys.path, config.keys.mode) == (str(keys), mode)
     (node / "config.yml").write_text("key: [\n", encoding="utf-8")
-    _, config = _read_config_file(directory)
+    _, config = read_config_file(directory)
     assert config is not None
     assert config.keys is None
 

@@ -18,8 +18,7 @@ from qmesh.agent.control_endpoint import find_black_hole, find_narrow_path
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
 from qmesh.agent.foreign_firewalls import find_firewall_obstacles
 from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
-from qmesh.agent.node import node_config
-from qmesh.agent.node.identity_files import locate_file
+from qmesh.agent.node.node_audit import read_config_file, read_key_store_file
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_keys import list_other_keys
 from qmesh.agent.node.node_processes import build_readings, look_at_node, read_record
@@ -36,7 +35,7 @@ from qmesh.errors import (
     StateUnreadable,
     describe_unexpected_error,
 )
-from qmesh.host import config_directory, files
+from qmesh.host import files
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
@@ -67,7 +66,6 @@ from qmesh.mesh.audit import (
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import HELD
 from qmesh.mesh.inventory import worker_ports
-from qmesh.mesh.node_keys.key_store import KEY_STORE, find_key_store
 from qmesh.mesh.node_processes.readings import Stamp
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.ports.closed_ports import list_untouched_ports
@@ -115,11 +113,11 @@ def check(state: State) -> Report:
     # Before it has to wait for this command, which must not wait for a user's disk.
     agent = looks.run("agent", lambda: _read_agent_status(state), None)
     stamp, config = looks.run(
-        "config.yml", lambda: _read_config_file(state.settings().node_directory), (None, None)
+        "config.yml", lambda: read_config_file(state.settings().node_directory), (None, None)
     )
     programs = looks.run("node's program", lambda: _find_node_programs(state.settings().node_directory), ())
     store = looks.run(
-        "node keys", lambda: _read_key_store_file(state.settings().node_directory, config), None
+        "node keys", lambda: read_key_store_file(state.settings().node_directory, config), None
     )
     with lock_checked(state, "check"):
         looks.run("unconfirmed changes", lambda: roll_back_if_due(state), otherwise=False)
@@ -419,55 +417,6 @@ def _encode_base64(octets: bytes) -> str:
 
 def _find_node_programs(directory: ConfigDirectory | None) -> tuple[NodeProgram, ...]:
     return () if directory is None else find_node_programs(directory)
-
-
-def _read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, ConfigFile | None]:
-    """The file, and its stamp from before it was read."""
-    if directory is None:
-        return None, None
-    path = directory.path / node_config.FILE_NAME
-    try:
-        stamp = config_directory.read_stamp(directory, node_config.FILE_NAME)
-        found = node_config.read_in_any_encoding(directory)
-    except QmeshError as error:
-        return None, ConfigFile(str(path), None, None, unreadable=error.message, cure=error.hint)
-    keys = None if found.text is None else _look_at_keys_file(directory, found.text)
-    return stamp, ConfigFile(str(path), found.text, found.mode, is_utf16=found.is_utf16, keys=keys)
-
-
-def _look_at_keys_file(directory: ConfigDirectory, config: str) -> SecretFile | None:
-    """The mode of keys.yml; None where it can't be found, which is for others to say."""
-    try:
-        path = Path(find_key_store(config, str(directory.path)))
-        there = directory if path.parent == directory.path else config_directory.find(path.parent)
-        return None if there is None else SecretFile(str(path), config_directory.read_mode(there, path.name))
-    except QmeshError:
-        return None
-
-
-def _read_key_store_file(directory: ConfigDirectory | None, config: ConfigFile | None) -> KeyStoreFile | None:
-    if directory is None or config is None or config.text is None:
-        return None
-    try:
-        path = Path(find_key_store(config.text, str(directory.path)))
-    except BadInput:  # which is a finding of config.yml
-        return None
-    try:
-        found = config_directory.read(locate_file(directory, path), path.name)
-        beside = config_directory.read_stamp(directory, KEY_STORE)
-    except QmeshError as error:
-        return KeyStoreFile(
-            path=str(path),
-            octets=None,
-            is_beside_config=False,
-            unreadable=error.message,
-            cure=error.hint,
-        )
-    return KeyStoreFile(
-        path=str(path),
-        octets=None if found is None else found.octets,
-        is_beside_config=beside is not None,
-    )
 
 
 def _look_at_node(state: State, here: Local, stamp: Stamp | None, config: ConfigFile | None) -> NodeReport:

@@ -11,6 +11,7 @@ import msgspec
 
 from qmesh.agent.local import Local, linux_for, list_listen_ports
 from qmesh.agent.membership import load_latest
+from qmesh.agent.node.node_audit import list_node_errors
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_keys import list_other_keys
 from qmesh.agent.node.node_processes import NodeLook, look_for_command
@@ -20,6 +21,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.mesh.advice import list_advice
+from qmesh.mesh.audit import Finding
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
 from qmesh.mesh.node_keys.differences import describe_fetch
@@ -104,6 +106,7 @@ class Status(msgspec.Struct, frozen=True):
 
     control_process: None on other machines than the control node, and where its state cannot be known.
     foreign: on this machine. other_keys: on the control node, machines whose nodes have other keys.
+    errors: what is wrong with the node's files and programs on this machine, as `check` finds it.
     """
 
     mesh: str
@@ -115,6 +118,7 @@ class Status(msgspec.Struct, frozen=True):
     control_process: ControlStatus | None = None
     foreign: tuple[ForeignStatus, ...] = ()
     other_keys: tuple[OtherKeysStatus, ...] = ()
+    errors: tuple[Finding, ...] = ()
 
 
 def status(state: State) -> Status:
@@ -150,6 +154,7 @@ def status(state: State) -> Status:
         if look is None
         else _build_control_status(look, uncalled, has_units=find_node_host(here.settings).has_units),
         foreign=() if look is None else tuple(map(_build_foreign_status, look.report.foreign)),
+        errors=list_node_errors(here),
     )
 
 

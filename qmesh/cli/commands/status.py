@@ -92,7 +92,7 @@ def _watch_status(state: State, *, as_json: bool) -> None:
 
 
 def _render_text(facts: Status) -> str:
-    """The table, then what is wrong with the node's processes, then advice."""
+    """The table, then what is wrong with the node's processes and files, then advice."""
     rows = [_TITLES, *(_render_row(machine) for machine in facts.machines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
@@ -106,6 +106,7 @@ def _render_text(facts: Status) -> str:
             *_render_troubled_workers(facts),
             *(_render_foreign_worker(each) for each in facts.foreign),
             *map(_render_other_keys, facts.other_keys),
+            *(f"{each.code}: {each.subject}: {each.seen}; {each.cure}" for each in facts.errors),
             *(f"note: {line}" for line in facts.advice),
         )
     )

@@ -88,6 +88,7 @@ __all__ = [
     "foreign_worker_findings",
     "list_audit_parts",
     "list_findings",
+    "list_node_findings",
     "own_process_findings",
 ]
 
@@ -152,3 +153,12 @@ def _is_tunnel_healthy(desired: NodeState, observed: NodeState, around: AuditCon
 def list_findings(desired: NodeState, observed: NodeState, around: AuditContext) -> tuple[Finding, ...]:
     """All findings, in the order of what they are about: keys, guard, tunnel, peers, config, workers."""
     return tuple(finding for _, look in list_audit_parts(desired, observed, around) for finding in look())
+
+
+def list_node_findings(desired: NodeState, around: AuditContext) -> tuple[Finding, ...]:
+    """The findings about the node's files and programs alone, for which nothing else has to be looked at."""
+    return (
+        *program_findings(around),
+        *config_findings(desired, around),
+        *node_key_findings(around),
+    )
