@@ -12,11 +12,10 @@ import msgspec
 
 from qmesh.errors import JOIN_ANEW, RESTORE, KernelRefused, StateUnreadable
 from qmesh.host import files, wireguard
-from qmesh.host.firewall import holder_client, nftables
+from qmesh.host.firewall import held_table, holder_client, nftables
 from qmesh.host.network import links, ports, tcp_connections
 from qmesh.host.state.directory import State
 from qmesh.mesh.guard import (
-    HELD,
     TABLE,
     build_observed_guard,
     render_change_script,
@@ -140,7 +139,9 @@ class Linux:
 
     def _read_guard(self) -> Guard | AlteredGuard | None:
         return build_observed_guard(
-            nftables.read_table(TABLE), nftables.read_table(HELD), self._read_boot_guard()
+            nftables.read_table(TABLE),
+            held_table.read_held_table(self._state.directory),
+            self._read_boot_guard(),
         )
 
     def _read_boot_guard(self) -> str | None:

@@ -36,7 +36,14 @@ from qmesh.mesh.values import Lack, normalize_ip_address, parse_port_ranges
 
 TABLE: Final = "qmesh"
 HELD: Final = "qmesh-held"
-"""The second table."""
+"""The second table, as its file has it."""
+HELD_IN_KERNEL: Final = f"{HELD} "
+"""Its name in the kernel: nft prints it, and reads back `HELD` (`qmesh.host.firewall.held_table`)."""
+STAGED: Final = "qmesh-staged"
+STAND_IN: Final = "qmesh-stand-in"
+"""The same table for some milliseconds: while it is made, and while another process comes to hold it."""
+OWN_TABLES: Final = frozenset({TABLE, HELD, HELD_IN_KERNEL, STAGED, STAND_IN})
+"""Of family inet: all that qmesh has, or that nft has made of them."""
 _FORMAT: Final = "qmesh guard 3"
 _ANY_FORMAT = re.compile(r'comment "qmesh guard \d+: ')
 _HEADER = re.compile(
@@ -347,6 +354,16 @@ def render_held_script(guard: Guard) -> str:
 def render_release_script() -> str:
     """Nftables commands by which that process takes its table away, whether it has one or not."""
     return f"add table inet {HELD} {{ flags owner; }}\ndelete table inet {HELD}\n"
+
+
+def rename_held_table(script: str, name: str) -> str:
+    """The same commands, of `render_held_script` or `render_release_script`, for a table of another name."""
+    return script.replace(f"table inet {HELD}", f"table inet {name}")
+
+
+def render_held_header(comment: str) -> str:
+    """The beginning of the second table's listing, where no more of it is known."""
+    return f'table inet {HELD} {{\n\tflags owner\n\tcomment "{comment}"\n}}\n'
 
 
 def render_change_script(old: Guard | AlteredGuard | None, new: Guard) -> str:

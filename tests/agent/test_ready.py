@@ -17,6 +17,8 @@ import pytest
 
 from qmesh.agent.commands.ready import ReadyResult, wait_until_listening, wait_until_startable
 from qmesh.errors import BadInput, MachineRefused
+from qmesh.host.firewall.held_table import HeldTable
+from qmesh.mesh.guard import HELD, TABLE
 from tests.support.waiting import wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -38,7 +40,7 @@ def run(*words: str) -> None:
     subprocess.run(words, check=True)
 
 
-def guard(name: str = "qmesh") -> None:
+def guard(name: str = TABLE) -> None:
     run("nft", "add", "table", "inet", name)
 
 
@@ -75,15 +77,19 @@ def listening(address: str, port: int = PORT) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("table", ["qmesh", "qmesh-held"])
-def test_a_core_with_guard_address_and_free_port_can_start_at_once(config, table):
-    guard(table)
-    tunnel()
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_core_with_guard_address_and_free_port_can_start_at_once(config, is_held):
+    with contextlib.closing(HeldTable()) as table:
+        if is_held:
+            table.replace(f"add table inet {HELD}\n")
+        else:
+            guard()
+        tunnel()
 
-    # As soon as it can: it is looked at once.
-    assert wait_until_startable(CORE, config, timeout_s=0) == ReadyResult(
-        core=CORE, address=ADDRESS, port=PORT, listens=False
-    )
+        # As soon as it can: it is looked at once.
+        assert wait_until_startable(CORE, config, timeout_s=0) == ReadyResult(
+            core=CORE, address=ADDRESS, port=PORT, listens=False
+        )
 
 
 def test_a_core_waits_for_the_tunnels_address(config):

@@ -17,12 +17,12 @@ from qmesh.agent.preconditions import check_state
 from qmesh.errors import KernelRefused, StateUnreadable
 from qmesh.host import files
 from qmesh.host.firewall import guard_keeper as keeper
-from qmesh.host.firewall import holder_client, nftables
+from qmesh.host.firewall import held_table, holder_client, nftables
 from qmesh.host.firewall.guard_keeper import GuardKeeper
 from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.state.directory import State
 from qmesh.host.system import processes
-from qmesh.mesh.guard import HELD, TABLE, render_load_script, render_table
+from qmesh.mesh.guard import TABLE, render_load_script, render_table
 from qmesh.mesh.plan import LoadGuard
 from qmesh.mesh.state import Guard
 from tests.support import factories
@@ -246,7 +246,7 @@ def test_its_holder_bears_a_file_that_is_damaged_and_goes_on(state, linux):
     files.write(state.guard_file, b"nonsense\n")
     nft(f"delete table inet {TABLE}")
     wait_until(lambda: "could not be kept" in state.log_file.read_text())
-    assert nftables.read_table(HELD) is not None
+    assert held_table.is_held()
     files.write(state.guard_file, render_load_script(WHOLE).encode())
     wait_until(lambda: is_loaded(WHOLE))
 

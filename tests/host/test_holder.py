@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host import files
-from qmesh.host.firewall import holder, holder_client, nftables
+from qmesh.host.firewall import held_table, holder, holder_client, nftables
+from qmesh.host.firewall.held_table import HeldTable
+from qmesh.host.firewall.tables_and_chains import list_tables
+from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
-from qmesh.mesh.guard import HELD, parse_held_table, render_held_script
-from qmesh.mesh.state import Guard
+from qmesh.mesh.guard import (
+    HELD,
+    HELD_IN_KERNEL,
+    STAGED,
+    STAND_IN,
+    TABLE,
+    parse_held_table,
+    render_held_script,
+    render_load_script,
+    render_table,
+)
+from qmesh.mesh.state import AlteredGuard, Guard
 from tests.support import factories
+from tests.support.network import nft
+from tests.support.rulesets import find_held_table, list_held_table
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -27,7 +48,7 @@ guard = functools.partial(factories.guard, kind="tun", service_port=51820)
 
 def found() -> Guard | None:
     """The guard that is held; None when there is none."""
-    listing = nftables.read_table(HELD)
+    listing = list_held_table()
     guard = None if listing is None else parse_held_table(listing)
     assert guard is None or isinstance(guard, Guard), listing
     return guard
@@ -49,32 +70,44 @@ def test_what_is_written_is_held_and_by_the_same_process_when_it_is_another(stat
     assert process() == first
 
 
-@pytest.mark.parametrize(
-    "attempt",
-    [
-        "flush ruleset",
-        f"delete table inet {HELD}",
-        f"flush table inet {HELD}",
-        f"insert rule inet {HELD} closed_port accept",
-        f"delete element inet {HELD} closed_ports {{ 40003 }}",
-        f"flush chain inet {HELD} asked_for",
-        f"add table inet {HELD} {{ flags dormant; }}",
-    ],
-)
-def test_g3_no_other_program_takes_it_away_or_changes_it(state, attempt):
+OURS = {"family": "inet", "table": HELD_IN_KERNEL}
+ATTEMPTS: dict[str, dict[str, object]] = {
+    "delete table": {"delete": {"table": {"family": "inet", "name": HELD_IN_KERNEL}}},
+    "flush table": {"flush": {"table": {"family": "inet", "name": HELD_IN_KERNEL}}},
+    "insert rule": {"insert": {"rule": OURS | {"chain": "closed_port", "expr": [{"accept": None}]}}},
+    "delete element": {"delete": {"element": OURS | {"name": "closed_ports", "elem": [40003]}}},
+    "flush chain": {"flush": {"chain": OURS | {"name": "asked_for"}}},
+    "add table": {"add": {"table": {"family": "inet", "name": HELD_IN_KERNEL}}},
+}
+
+
+def test_g3_no_other_program_takes_it_away_or_changes_it(state):
     holder_client.hold_guard(state, guard(40003))
     nftables.run("add table inet other")
-    subprocess.run(["nft", attempt], check=False, capture_output=True)
+    for attempt, command in ATTEMPTS.items():
+        refused = subprocess.run(
+            ["nft", "-j", "-f", "-"],
+            check=False,
+            input=json.dumps({"nftables": [command]}),
+            text=True,
+            capture_output=True,
+        )
+        assert "Operation not permitted" in refused.stderr, attempt
+        assert found() == guard(40003), attempt
+    with contextlib.closing(HeldTable()) as another, pytest.raises(KernelRefused, match="not permitted"):
+        another.replace(render_held_script(guard(40004)))
+    assert "other" in nftables.run("list tables")
+    nft("flush ruleset")
 
+    assert nftables.run("list tables") == f"table inet {HELD_IN_KERNEL}\n"
     assert found() == guard(40003)
-    assert ("other" in nftables.run("list tables")) is (attempt != "flush ruleset")
 
 
 def test_it_goes_with_its_process_and_the_next_call_brings_it_back(state):
     holder_client.hold_guard(state, guard(40003))
     first = process()
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: nftables.read_table(HELD) is None)
+    wait_until(lambda: not held_table.is_held())
     holder_client.hold_saved_guard(state)
 
     assert found() == guard(40003)
@@ -143,6 +176,117 @@ def test_g3_after_a_crash_what_lies_there_is_no_hindrance(state):
     holder_client.hold_guard(state, guard(40004))
 
     assert found() == guard(40004)
+
+
+ADMIN = """\
+table inet admin {
+	set allowed {
+		type inet_service
+		flags interval
+		elements = { 22, 8000-8010 }
+	}
+
+	chain input {
+		type filter hook input priority filter; policy accept;
+		tcp dport @allowed accept
+	}
+}
+"""
+LOADS = {
+    "as it is": "nft -f {file}",
+    "with a flush before it": "nft flush ruleset; nft -f {file}",
+    "with a flush in it": "(echo flush ruleset; cat {file}) | nft -f -",
+    "included": """echo 'flush ruleset; include "{file}"' | nft -f -""",
+}
+
+
+def test_a_saved_rule_set_with_the_guard_in_it_is_loaded_again_and_the_guard_stays(state, tmp_path):
+    """Were the held table's name one that nft reads back, each of them would be refused as a whole."""
+    files.write(state.guard_file, render_load_script(guard(40003)).encode())
+    holder_client.hold_guard(state, guard(40003))
+    wait_until(lambda: TABLE in nft("list", "tables"))
+    (tmp_path / "admin").write_text(ADMIN)
+    nft("-f", str(tmp_path / "admin"))
+    saved = tmp_path / "nftables.conf"
+    saved.write_text(nft("list", "ruleset"))
+    assert find_held_table(saved.read_text())
+
+    for how, command in LOADS.items():
+        subprocess.run(["sh", "-ec", command.format(file=saved)], check=True)
+        assert "chain input" in nft("list", "table", "inet", "admin"), how
+        assert found() == guard(40003), how
+        assert f"table inet {HELD}\n" not in nft("list", "tables"), how
+        wait_until(lambda: nftables.read_table(TABLE) == render_table(guard(40003)))
+    os.kill(process(), signal.SIGKILL)
+    nft("flush", "ruleset")
+    nft("-f", str(saved))  # as at boot, where nobody holds it yet
+    assert sorted(nft("list", "tables").splitlines()) == ["table inet admin", f"table inet {TABLE}"]
+
+
+def test_g3_a_holder_of_an_older_qmesh_makes_way_and_some_process_holds_the_table_throughout(state):
+    older = start_older_holder(state, guard(40003))
+    names = ({HELD}, {HELD, STAND_IN}, {STAND_IN}, {STAND_IN, HELD_IN_KERNEL}, {HELD_IN_KERNEL})
+    seen: list[frozenset[str]] = []
+
+    def look() -> None:
+        seen.append(frozenset(each.name.decode() for each in list_tables()) - {STAGED})
+
+    assert isinstance(linux(state).observe_guard().guard, AlteredGuard)
+    with repeating(look):
+        holder_client.hold_guard(state, guard(40003))
+    assert set(seen) <= {frozenset(each) for each in names}, set(seen)
+    assert frozenset({STAND_IN}) in seen  # the positive control: it was looked while neither of them held
+    assert older.wait() == -signal.SIGTERM
+    assert found() == guard(40003)
+    assert not {HELD, STAGED, STAND_IN} & {each.name.decode() for each in list_tables()}
+
+
+OLDER_HOLDER = """
+import sys
+from pathlib import Path
+
+from qmesh.host.firewall import holder, nftables
+
+
+class OlderTable:
+    def replace(self, script):
+        nftables.run(script)
+
+
+holder.HeldTable = OlderTable
+holder.run_holder(Path(sys.argv[1]))
+"""
+
+
+def start_older_holder(state: State, held: Guard) -> subprocess.Popen[bytes]:
+    """One that holds the table under the name that its file has."""
+    files.write(state.held_file, render_held_script(held).encode())
+    older = subprocess.Popen([sys.executable, "-c", OLDER_HOLDER, str(state.directory)])
+    wait_until(state.hold_socket.exists)
+    assert nftables.read_table(HELD) is not None
+    return older
+
+
+@contextlib.contextmanager
+def repeating(look: Callable[[], None]) -> Iterator[None]:
+    """Do it over and over while the block runs."""
+    is_over = threading.Event()
+
+    def repeat() -> None:
+        while not is_over.is_set():
+            look()
+
+    with ThreadPoolExecutor(1) as pool:
+        task = pool.submit(repeat)
+        try:
+            yield
+        finally:
+            is_over.set()
+        task.result()
+
+
+def linux(state: State) -> Linux:
+    return Linux(state, "qmesh0", [])
 
 
 def test_its_socket_is_for_root_alone_and_no_link_is_followed(state, tmp_path):

@@ -18,6 +18,7 @@ import pytest
 
 from qmesh.agent.daemon.main import LOOK_S
 from tests.support.lab.cluster import CONFIG, NODE_CONFIG
+from tests.support.rulesets import LIST_RULESET, find_held_table
 from tests.support.systemd import (
     QMESH,
     agent,
@@ -226,11 +227,10 @@ def test_check_finds_a_flush_that_nothing_outlasts_and_apply_is_its_cure(mesh):
 @pytest.mark.long  # without systemd in tests/lab/test_state_gone.py
 def test_state_that_is_gone_is_taken_over_with_the_guard_held_throughout(mesh):
     """The units of the one whose state is gone are there still, and begin its agent again and again."""
-    held = ["nft", "list", "table", "inet", "qmesh-held"]
     shutil.rmtree("/var/lib/qmesh")
     until(lambda: shown("qmesh.service", "ExecMainStatus") == ("2",))  # it ended, and was begun without state
     assert is_loaded()
-    assert subprocess.run(held, check=False, capture_output=True).returncode == 0
+    assert find_held_table(run(*LIST_RULESET))
     words = (QMESH, "init", "--endpoint", "192.0.2.1", "--workers", "3", "--node", "1.4", "--config", CONFIG)
     refused = subprocess.run(words, check=False, capture_output=True, text=True)
     assert refused.returncode == 2

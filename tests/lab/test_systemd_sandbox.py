@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from qmesh.mesh.guard import HELD_IN_KERNEL, TABLE
 from tests.support import trap
 from tests.support.checkout import CHECKOUT
 from tests.support.lab.cluster import NODE_CONFIG
@@ -188,7 +189,7 @@ def test_the_guard_is_loaded_where_no_module_of_nftables_is():
     assert is_loaded()
     run("systemctl", "start", "qmesh-hold.service", "qmesh.service")
 
-    assert run("nft", "list", "tables", "inet") == "table inet qmesh\ntable inet qmesh-held\n"
+    assert run("nft", "list", "tables", "inet") == f"table inet {TABLE}\ntable inet {HELD_IN_KERNEL}\n"
 
 
 @pytest.mark.parametrize("unit", ["qmesh-hold.service", "qmesh.service"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 
 import pytest
@@ -23,6 +24,7 @@ from tests.support.lab.machines import TOOLS, Lab, Machine
 from tests.support.lab.mesh import USER
 from tests.support.lab.programs.user import WAYS
 from tests.support.older_guard import as_of_format_1
+from tests.support.rulesets import LIST_RULESET
 from tests.support.waiting import comes_true, wait_until
 
 pytestmark = pytest.mark.lab
@@ -85,8 +87,8 @@ def test_g5_the_agent_replaces_the_guard_of_an_older_qmesh_in_both_tables(cluste
 
 def await_format(number: int, machine: Machine, table: str) -> None:
     """Wait until a table of the guard is of that format."""
-    words = ["nft", "-s", "list", "table", "inet", table]
-    wait_until(lambda: f"qmesh guard {number}:" in machine.run(words, check=False).stdout, 20)
+    comment = f'{{[^{{]*comment "qmesh guard {number}:'
+    wait_until(lambda: re.search(f"table inet {table} +{comment}", machine.run(LIST_RULESET).stdout), 20)
 
 
 def has_nothing_to_do(machine: Machine) -> bool:

@@ -13,6 +13,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from qmesh.mesh.guard import (
+    HELD,
+    HELD_IN_KERNEL,
+    OWN_TABLES,
+    STAGED,
+    STAND_IN,
+    TABLE,
     build_observed_guard,
     can_reach_port,
     is_complete_script,
@@ -21,10 +27,13 @@ from qmesh.mesh.guard import (
     parse_load_script,
     parse_table,
     parse_table_header,
+    rename_held_table,
     render_change_script,
+    render_held_header,
     render_held_script,
     render_held_table,
     render_load_script,
+    render_release_script,
     render_table,
     render_unload_script,
 )
@@ -648,3 +657,26 @@ def guard_of_a_worker() -> Guard:
     found = parse_table(WORKER_LISTING)
     assert isinstance(found, Guard)
     return found
+
+
+def test_the_held_table_can_be_made_under_another_name_and_taken_away_by_it() -> None:
+    text = render_held_script(guard(40003))
+    assert rename_held_table(text, "other") == text.replace("qmesh-held", "other")
+    assert rename_held_table(render_release_script(), "other") == (
+        "add table inet other { flags owner; }\ndelete table inet other\n"
+    )
+
+
+def test_of_a_held_tables_beginning_is_read_whose_it_is_and_it_is_no_guard() -> None:
+    found = re.search('comment "([^"]*)"', render_held_table(guard(40003)))
+    assert found
+    header = render_held_header(found[1])
+    assert parse_table_header(header) == replace(guard(), ports=())
+    assert isinstance(parse_held_table(header), AlteredGuard)
+
+
+def test_the_held_tables_name_in_the_kernel_is_read_back_by_nft_as_another() -> None:
+    """So a saved rule set that contains it makes a table of its own, which the kernel does not refuse."""
+    assert HELD_IN_KERNEL.split() == [HELD]
+    assert HELD_IN_KERNEL != HELD
+    assert {TABLE, HELD, HELD_IN_KERNEL, STAGED, STAND_IN} == OWN_TABLES

@@ -7,10 +7,9 @@ import os
 import signal
 from collections.abc import Iterator
 
-from qmesh.host.firewall import nftables
+from qmesh.host.firewall import held_table
 from qmesh.host.state.directory import State
 from qmesh.host.system import processes
-from qmesh.mesh.guard import HELD
 from tests.support.waiting import wait_until
 
 
@@ -26,4 +25,4 @@ def unkept(state: State) -> Iterator[None]:
 def let_fall(state: State) -> None:
     """Kill who holds and keeps the guard."""
     processes.kill_lock_owner(state.hold_lock_file)
-    wait_until(lambda: nftables.read_table(HELD) is None)
+    wait_until(lambda: not held_table.is_held())

@@ -38,7 +38,7 @@ from qmesh.errors import (
 from qmesh.host import files
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
-from qmesh.host.firewall import nftables
+from qmesh.host.firewall import held_table
 from qmesh.host.linux import Linux
 from qmesh.host.network import ports, routes, sysctls
 from qmesh.host.network.ssh_ports import find_ssh_ports
@@ -64,7 +64,6 @@ from qmesh.mesh.audit import (
     list_audit_parts,
 )
 from qmesh.mesh.foreign.obstacles import Obstacle
-from qmesh.mesh.guard import HELD
 from qmesh.mesh.inventory import worker_ports
 from qmesh.mesh.node_processes.readings import Stamp
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
@@ -263,7 +262,7 @@ def _build_audit_context(
         collision=looks.run("tunnel", lambda: _find_network_collision(here), None),
         weaknesses=looks.run("sysctls", lambda: _find_weaknesses(here.settings.interface), ()),
         flusher=looks.run("units that flush", lambda: _find_flushing_unit(state), None),
-        held=looks.run("units that flush", lambda: nftables.read_table(HELD) is not None, otherwise=False),
+        held=looks.run("units that flush", held_table.is_held, otherwise=False),
         change=looks.run("unconfirmed changes", lambda: _find_unconfirmed_change(state), None),
     )
 

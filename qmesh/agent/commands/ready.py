@@ -22,7 +22,7 @@ from qmesh.host import config_directory
 from qmesh.host.firewall import nftables
 from qmesh.host.network import local_addresses, sockets, tcp_probe
 from qmesh.host.system import processes
-from qmesh.mesh.guard import HELD, TABLE
+from qmesh.mesh.guard import HELD_IN_KERNEL, TABLE
 from qmesh.mesh.nodeconfig import (
     ParsedConfig,
     find_listen_address,
@@ -200,7 +200,7 @@ def _answers(address: str, port: int) -> bool:
 
 
 def _check_guard() -> QmeshError | None:
-    wanted = {f"table inet {name}" for name in (TABLE, HELD)}
+    wanted = {f"table inet {name}" for name in (TABLE, HELD_IN_KERNEL)}
     if not wanted.isdisjoint(nftables.run("list tables inet").splitlines()):
         return None
     return MachineRefused(

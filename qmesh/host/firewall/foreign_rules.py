@@ -22,7 +22,7 @@ from qmesh.host.firewall.nftables import build_nft_error, decode_output
 from qmesh.host.firewall.tables_and_chains import ChainHeader, TableHeader
 from qmesh.host.system import heartbeat, programs
 from qmesh.mesh.decode import Malformed, decode_json
-from qmesh.mesh.guard import HELD, TABLE
+from qmesh.mesh.guard import OWN_TABLES
 from qmesh.mesh.own_command import build_command_line
 
 DEADLINE_S: Final = 20.0
@@ -30,7 +30,7 @@ DEADLINE_S: Final = 20.0
 _FAMILIES: Final = frozenset({"inet", "ip", "ip6", "netdev"})
 """Those that an IP packet of the mesh passes."""
 _HOOKS: Final = frozenset({"ingress", "prerouting", "input", "output", "postrouting"})
-_OURS: Final = {("inet", TABLE.encode()), ("inet", HELD.encode())}
+_OURS: Final = frozenset(("inet", name.encode()) for name in OWN_TABLES)
 _ATTEMPTS: Final = 3
 _MOST_DEATHS: Final = 10
 _MOST_OCTETS: Final = 256 << 20

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from qmesh.host import files
-from qmesh.host.firewall import holder_client, nftables
+from qmesh.host.firewall import held_table, holder_client, nftables
 from qmesh.host.state.directory import State
-from qmesh.mesh.guard import HELD, TABLE, is_script_loaded, render_load_script, render_unload_script
+from qmesh.mesh.guard import TABLE, is_script_loaded, render_load_script, render_unload_script
 from qmesh.mesh.rollback import GuardSnapshot
 from qmesh.mesh.state import NodeState
 
@@ -49,7 +49,7 @@ def roll_back_guard(state: State, guard: GuardSnapshot, *, at_boot: bool) -> Non
         _remove_holder(state, at_boot=at_boot)
         return
     _write_or_remove(state.held_file, guard.held_file)
-    if not at_boot or nftables.read_table(HELD) is not None:
+    if not at_boot or held_table.is_held():
         holder_client.hold_saved_guard(state)
 
 
@@ -57,13 +57,11 @@ def is_table_missing(guard: GuardSnapshot) -> bool:
     """Whether a table of that guard, restored before, was removed since."""
     if guard.script is None:
         return False
-    return nftables.read_table(TABLE) is None or (
-        guard.held_file is not None and nftables.read_table(HELD) is None
-    )
+    return nftables.read_table(TABLE) is None or (guard.held_file is not None and not held_table.is_held())
 
 
 def _remove_holder(state: State, *, at_boot: bool) -> None:
-    if not at_boot or nftables.read_table(HELD) is not None:
+    if not at_boot or held_table.is_held():
         holder_client.remove_holder(state)
     else:
         files.remove(state.held_file)

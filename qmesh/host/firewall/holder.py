@@ -2,11 +2,11 @@
 
 Only the socket that made a table with an owner can change it, and the table is removed with that socket
 (nft(8), "owner"; Linux 5.12). So a process that does little else keeps such a socket open: a flush of all
-rules removes the first table and leaves this one. It does not parse a guard: it loads a file of nftables
-commands when it starts, and again when it is told to. It also restores the first table from that table's
-own file (`qmesh.host.firewall.guard_keeper`), at once when the kernel reports a change, even while the
-agent waits. It starts before the network at boot, and then reserves the worker ports as well. It runs as
-long as its machine, and imports little.
+rules removes the first table and leaves this one (`qmesh.host.firewall.held_table`). It does not parse a
+guard: it loads a file of nftables commands when it starts, and again when it is told to. It also restores
+the first table from that table's own file (`qmesh.host.firewall.guard_keeper`), at once when the kernel
+reports a change, even while the agent waits. It starts before the network at boot, and then reserves
+the worker ports as well. It runs as long as its machine, and imports little.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from qmesh.errors import MachineRefused, QmeshError, StateUnreadable
-from qmesh.host.firewall import guard_keeper, nftables
+from qmesh.errors import KernelRefused, MachineRefused, QmeshError, StateUnreadable
+from qmesh.host.firewall import guard_keeper
 from qmesh.host.firewall.guard_keeper import GuardKeeper
+from qmesh.host.firewall.held_table import SCRIPT, HeldTable
 from qmesh.host.network import reserved_ports
 from qmesh.host.system import processes, unix_socket
 
-SCRIPT: Final = "held.nft"
 SOCKET: Final = "hold.sock"
 LOCK: Final = "hold.lock"
 """Its files in the state directory."""
@@ -56,25 +56,36 @@ def run_holder(directory: Path) -> None:
                 hint="nothing to do: `pgrep -a qmesh-hold` shows that process",
             )
         ctypes.CDLL(None).prctl(_SET_NAME, _NAME, 0, 0, 0)
-        _load_script(directory)
+        table = _open_table()
+        _load_script(directory, table)
         reserved_ports.restore_ports(directory)
         with _open_socket(directory) as listening:
             if not (directory / SCRIPT).exists():
                 return  # it was ended before it could be told so
-            holding = _HolderLoop(directory, listening)
+            holding = _HolderLoop(directory, listening, table)
             holding.keep_first_table()
             processes.notify("READY=1")
             while holding.run_once():
                 pass
 
 
-def _load_script(directory: Path) -> None:
+def _open_table() -> HeldTable:
+    """The table of this process, which holds it until it ends."""
+    try:
+        return HeldTable()
+    except OSError as error:
+        raise KernelRefused(
+            f"nftables cannot be used: {error.strerror}", hint="run `modprobe nf_tables`, and look at `dmesg`"
+        ) from None
+
+
+def _load_script(directory: Path, table: HeldTable) -> None:
     script = guard_keeper.read_script(directory / SCRIPT)
     if script is None:
         raise StateUnreadable(
             f"{directory / SCRIPT} is missing", hint="run `qmesh apply`, which writes it again"
         )
-    nftables.run(script)
+    table.replace(script)
 
 
 @contextlib.contextmanager
@@ -89,8 +100,9 @@ def _open_socket(directory: Path) -> Iterator[socket.socket]:
 class _HolderLoop:
     """What the process does from when it is ready on, step by step."""
 
-    def __init__(self, directory: Path, listening: socket.socket) -> None:
+    def __init__(self, directory: Path, listening: socket.socket, table: HeldTable) -> None:
         self._directory = directory
+        self._table = table
         self._listening = listening
         self._keeper: GuardKeeper | None = None
         self._callers: dict[socket.socket, float] = {}
@@ -146,7 +158,7 @@ class _HolderLoop:
             refusal = ""
             if asked == LOAD:
                 try:
-                    _load_script(self._directory)
+                    _load_script(self._directory, self._table)
                 except QmeshError as error:
                     refusal = error.message
             if asked == END:  # who asked finds nothing left of it

@@ -10,10 +10,10 @@ from typing import Final
 
 from qmesh.errors import KernelRefused
 from qmesh.host import files
-from qmesh.host.firewall import holder, nftables
+from qmesh.host.firewall import guard_keeper, held_table, holder, nftables
 from qmesh.host.state.directory import State
 from qmesh.host.system import background, heartbeat, leftover_processes, processes, unix_socket
-from qmesh.mesh.guard import HELD, render_held_script, render_release_script
+from qmesh.mesh.guard import HELD, STAND_IN, render_held_script, render_release_script
 from qmesh.mesh.state import Guard
 
 STARTED_S: Final = 30.0
@@ -33,13 +33,33 @@ def hold_saved_guard(state: State) -> None:
     """Have the saved second table held. Raises as `hold_guard` does."""
     listing = nftables.read_table(HELD)
     if listing is not None and "flags owner" not in listing:
-        nftables.run(f"delete table inet {HELD}")  # it has no owner, and is in the way
+        nftables.run(f"delete table inet {HELD}")  # of a saved rule set, and nobody keeps it up to date
     if not _send_command(state, holder.LOAD):
-        # Only an orphaned holder itself can remove its table, which has the same name.
-        for each in leftover_processes.list_orphaned_processes():
-            if each.kind == "hold":
-                leftover_processes.terminate_process(each)
-        background.start_holder(state)
+        _start_holder(state)
+    elif not held_table.is_held():
+        _replace_older_holder(state)
+
+
+def _start_holder(state: State) -> None:
+    # Only an orphaned holder itself can remove its table, which has the same name.
+    for each in leftover_processes.list_orphaned_processes():
+        if each.kind == "hold":
+            leftover_processes.terminate_process(each)
+    background.start_holder(state)
+
+
+def _replace_older_holder(state: State) -> None:
+    """End a process of an older qmesh, whose table no saved rule set may name, and start one of this.
+
+    Meanwhile this process holds the table, under another name.
+    """
+    script = guard_keeper.read_script(state.held_file)
+    if script is None:
+        return
+    with held_table.stage_table(script, STAND_IN):
+        background.stop_holder()
+        processes.terminate_lock_owner(state.hold_lock_file, timeout_s=STARTED_S)
+        _start_holder(state)
 
 
 def release_table(state: State) -> None:

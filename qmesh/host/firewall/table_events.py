@@ -15,13 +15,13 @@ from typing import Final
 import msgspec
 
 from qmesh.host.network.netlink_messages import HEADER, MOST_OCTETS, parse_attributes, parse_messages
-from qmesh.mesh.guard import HELD, TABLE
+from qmesh.mesh.guard import HELD, HELD_IN_KERNEL, TABLE
 
 _NETLINK_NETFILTER: Final = 12
 _NFTABLES_GROUP: Final = 1 << (7 - 1)  # NFNLGRP_NFTABLES
 _NEW_GENERATION: Final = 10 << 8 | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: the end of a transaction
 _TABLE: Final = 1
-_OUR_TABLES: Final = frozenset(name.encode() + b"\0" for name in (TABLE, HELD))
+_OUR_TABLES: Final = frozenset(name.encode() + b"\0" for name in (TABLE, HELD, HELD_IN_KERNEL))
 _PROCESS, _PROGRAM = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
 _PAYLOAD: Final = HEADER.size + 4  # struct nfgenmsg
 _PID: Final = struct.Struct(">I")

@@ -103,13 +103,7 @@ def _translate_parse_errors() -> Iterator[None]:
 
 def has_table(family: str, name: str) -> bool:
     """Whether there is such a table. Raises MachineRefused where it could not look."""
-    wanted = build_attribute(_TABLE_NAME, name.encode() + b"\0")
-    try:
-        return bool(_send_request(_build_request(_GET_TABLE, ACK, _NUMBERS[family], wanted)))
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise _build_read_error(error) from None
+    return read_table_message(family, name) is not None
 
 
 def read_generation() -> int:
@@ -142,10 +136,30 @@ def _build_request(kind: int, flags: int, family: int, payload: bytes = b"") -> 
     return build_request(kind, flags, _ABOUT.pack(family, 0, 0) + payload)
 
 
-def _dump_messages(kind: int) -> list[bytes]:
+def dump_table(kind: int, family: str, payload: bytes) -> list[bytes]:
+    """Each message of a dump of one table's objects, or of more where the kernel does not choose.
+
+    kind: NFT_MSG_GET*. payload: attributes. Raises MachineRefused where it could not look.
+    """
+    return _dump_messages(_NFTABLES | kind, _NUMBERS[family], payload)
+
+
+def read_table_message(family: str, name: str) -> bytes | None:
+    """What the kernel says of one table, as a netlink message; None without it. Raises MachineRefused."""
+    wanted = build_attribute(_TABLE_NAME, name.encode() + b"\0")
+    try:
+        (message,) = _send_request(_build_request(_GET_TABLE, ACK, _NUMBERS[family], wanted))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _build_read_error(error) from None
+    return message
+
+
+def _dump_messages(kind: int, family: int = 0, payload: bytes = b"") -> list[bytes]:
     """Each message of a dump."""
     try:
-        return _send_request(_build_request(kind, DUMP, 0))
+        return _send_request(_build_request(kind, DUMP, family, payload))
     except (OSError, ValueError) as error:
         raise _build_read_error(error) from None
 

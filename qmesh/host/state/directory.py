@@ -27,7 +27,7 @@ from qmesh.errors import (
     StateUnreadable,
 )
 from qmesh.host import files
-from qmesh.host.firewall import guard_keeper, holder
+from qmesh.host.firewall import guard_keeper, held_table, holder
 from qmesh.host.network import reserved_ports
 from qmesh.host.state.documents import (
     Document,
@@ -72,7 +72,7 @@ class State:
         self.registry_file = directory / "mesh.db"
         self.membership_file = directory / "membership.json"
         self.guard_file = directory / guard_keeper.SCRIPT
-        self.held_file = directory / holder.SCRIPT
+        self.held_file = directory / held_table.SCRIPT
         self.agent_socket = directory / agent_notify.SOCKET
         self.hold_socket = directory / holder.SOCKET
         self.hold_lock_file = directory / holder.LOCK

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import MachineRefused
-from qmesh.host.firewall import nftables
+from qmesh.host.firewall import held_table, nftables
 from qmesh.host.network import links
 from qmesh.host.system import background, processes
-from qmesh.mesh.guard import HELD, TABLE, parse_table_header
+from qmesh.mesh.guard import TABLE, parse_table_header
 from qmesh.mesh.state import Guard
 
 _DELETED: Final = " (deleted)"
@@ -90,7 +90,7 @@ def list_orphaned_processes() -> tuple[RunningProcess, ...]:
 
 def find_leftovers() -> Leftovers:
     """All of it. Raises MachineRefused where it could not look."""
-    listings = [nftables.read_table(name) or "" for name in (TABLE, HELD)]
+    listings = filter(None, (nftables.read_table(TABLE), held_table.read_header()))
     guard = next((guard for guard in map(parse_table_header, listings) if guard is not None), None)
     interface = None
     if guard is not None:

@@ -29,7 +29,7 @@ from qmesh.mesh.foreign.values import (
     parse_scalar,
     parse_span,
 )
-from qmesh.mesh.guard import HELD, TABLE
+from qmesh.mesh.guard import OWN_TABLES
 
 FAMILIES: Final = frozenset({"inet", "ip", "ip6", "netdev"})
 _HARMLESS: Final = frozenset({"counter", "log", "notrack", "ct helper", "ct timeout", "dup", "flow", "last"})
@@ -38,7 +38,7 @@ _ENDINGS: Final[Mapping[str, Ending]] = {
     "masquerade": "accept", "snat": "accept", "dnat": "unclear", "redirect": "unclear",
     "queue": "unclear", "tproxy": "unclear", "synproxy": "unclear", "fwd": "unclear",
 }  # fmt: skip
-_OURS: Final = {("inet", TABLE), ("inet", HELD)}
+_OURS: Final = frozenset(("inet", name) for name in OWN_TABLES)
 _RULE = re.compile(r"(?P<text>.*[^{]) # handle (?P<handle>[0-9]{1,20})", re.DOTALL)
 _LINE = re.compile(r'(?:"[^"]*+"|[^"\n])++')
 _TABLE = re.compile(r"table (?P<table>\S+ \S+) \{")

@@ -64,7 +64,7 @@ def are_active(*units: str) -> bool:
 
 def tables() -> list[str]:
     listed = run("nft", "list", "tables").splitlines()
-    return sorted(line.removeprefix("table ") for line in listed if " qmesh" in line)
+    return sorted(line.removeprefix("table ").strip() for line in listed if " qmesh" in line)
 
 
 def until(true: Callable[[], bool], what: str) -> None:

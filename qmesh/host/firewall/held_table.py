@@ -1,0 +1,249 @@
+"""The guard's second table in the kernel, made so that a saved rule set that contains it can be loaded.
+
+Its name there is `HELD` and a space. nft prints that name as it is, and reads it back without the space. So
+what `nft list ruleset` printed makes another table when it is loaded, one that belongs to that nft and ends
+with it. Were it the same name, the kernel would refuse the table, which is another process's, and with it
+the whole file (docs/guard.md).
+
+nft cannot type the name either. So the commands are loaded under the name `STAGED`, and what the kernel made
+of them is read, and sent again under the other name. Source: linux/netfilter/nf_tables.h and nfnetlink.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import select
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from qmesh.errors import KernelRefused
+from qmesh.host.firewall import guard_keeper, nftables, tables_and_chains
+from qmesh.host.network.netlink_messages import (
+    ANSWER_TIMEOUT_S,
+    HEADER,
+    MOST_OCTETS,
+    build_attribute,
+    parse_attributes,
+    parse_messages,
+)
+from qmesh.host.system import heartbeat
+from qmesh.mesh.guard import (
+    HELD,
+    HELD_IN_KERNEL,
+    STAGED,
+    rename_held_table,
+    render_held_header,
+    render_release_script,
+)
+
+SCRIPT: Final = "held.nft"
+"""The file of its commands in the state directory."""
+_NETFILTER: Final = 12  # NETLINK_NETFILTER
+_BATCH_BEGIN, _BATCH_END, _ANSWER = 0x10, 0x11, 2  # NFNL_MSG_BATCH_*, NLMSG_ERROR
+_NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE, _NEW_SET, _NEW_ELEMENTS = (
+    10 << 8 | message for message in (0, 2, 3, 6, 9, 12)
+)  # NFNL_SUBSYS_NFTABLES, NFT_MSG_*
+_GET_CHAINS, _GET_RULES, _GET_SETS, _GET_ELEMENTS = 4, 7, 10, 13
+_REQUEST, _ACK, _CREATE, _APPEND = 0x1, 0x4, 0x400, 0x800  # NLM_F_*
+_ABOUT: Final = struct.Struct("!BBH")  # nfgenmsg: family, version, resource
+_INET: Final = _ABOUT.pack(1, 0, 0)
+_BATCH: Final = _ABOUT.pack(0, 0, 10)
+_SNDBUFFORCE: Final = 32  # asm-generic/socket.h
+_CODE: Final = struct.Struct("=i")
+_TABLE: Final = 1
+"""NFTA_*_TABLE, of every kind of message."""
+_TABLE_FLAGS, _TABLE_USERDATA, _OWNER = 2, 6, 0x2  # NFTA_TABLE_*, NFT_TABLE_F_OWNER
+_SET_NAME, _SET_ID = 2, 10  # NFTA_SET_*
+_OF_SET: Final = frozenset({2, 3, 4, 5, 9, 13})  # its name, flags, key's type and length, size, user data
+_OF_ELEMENTS: Final = frozenset({2, 3})  # NFTA_SET_ELEM_LIST_*: their set, and they
+_OF_CHAIN: Final = frozenset({3, 4, 5, 7, 12})  # name, hook, policy, type, user data
+_OF_RULE: Final = frozenset({2, 4, 7})  # chain, expressions, user data
+_HEADER_ONLY: Final = re.compile(r"\n\tset .*\}", re.DOTALL)
+_COMMENT, _DIGEST = 0, 200
+"""Entries of a table's user data: nft's comment, and which commands made the table, which nft passes over."""
+
+
+class HeldTable:
+    """The table of one process: the kernel removes it with this object's socket. Raises OSError."""
+
+    def __init__(self) -> None:
+        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
+        self._netlink.bind((0, 0))
+        self._batches = 0
+
+    def close(self) -> None:
+        """Hold it no more."""
+        self._netlink.close()
+
+    def replace(self, script: str) -> None:
+        """Hold the table that these commands make, or none where they make none, in one transaction.
+
+        script: of `render_held_script` or `render_release_script`.
+        Raises MachineRefused; then what was held still is.
+        """
+        with stage_table(script, STAGED):
+            staged = tables_and_chains.read_table_message("inet", STAGED)
+            self._send_batch([*_render_removal(), *([] if staged is None else _render_copy(staged, script))])
+
+    def _send_batch(self, messages: list[tuple[int, int, bytes]]) -> None:
+        """Have all of it done, or nothing. Raises KernelRefused."""
+        self._batches += 1
+        *others, (kind, flags, payload) = messages
+        octets = b"".join(
+            _render_message(*each, self._batches)
+            for each in [
+                (_BATCH_BEGIN, 0, _BATCH),
+                *others,
+                (kind, flags | _ACK, payload),
+                (_BATCH_END, 0, _BATCH),
+            ]
+        )
+        try:
+            with contextlib.suppress(PermissionError):  # then the usual size has to do
+                self._netlink.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, 2 * len(octets))
+            self._netlink.sendto(octets, (0, 0))
+            code = self._receive_code()
+        except (OSError, ValueError) as error:
+            raise _build_error(error) from None
+        if code:
+            raise _build_error(OSError(code, os.strerror(code)))
+
+    def _receive_code(self) -> int:
+        """The first errno of the batch that was sent last; 0 where it was done."""
+        while True:
+            with heartbeat.allow_wait(ANSWER_TIMEOUT_S):
+                if not select.select([self._netlink], [], [], ANSWER_TIMEOUT_S)[0]:
+                    raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
+            for kind, _, message in parse_messages(self._netlink.recv(MOST_OCTETS)):
+                # Of a batch that was refused, more answers than the first may lie there.
+                if kind == _ANSWER and HEADER.unpack_from(message)[3] == self._batches:
+                    return -int(_CODE.unpack_from(message, HEADER.size)[0])
+
+
+@contextlib.contextmanager
+def stage_table(script: str, name: str) -> Iterator[None]:
+    """Have this process hold the same table under a name of nft's, in this block. Raises MachineRefused."""
+    nftables.run(rename_held_table(script, name))
+    try:
+        yield
+    finally:
+        nftables.run(rename_held_table(render_release_script(), name))
+
+
+def is_held() -> bool:
+    """Whether a process holds the table. Raises MachineRefused where it could not look."""
+    return tables_and_chains.has_table("inet", HELD_IN_KERNEL)
+
+
+def read_header() -> str | None:
+    """The beginning of the table as nft would list it, with what it says of itself; None without one.
+
+    Also of a table named `HELD`, an older qmesh's or a saved rule set's. Raises as `read_held_table` does.
+    """
+    message = tables_and_chains.read_table_message("inet", HELD_IN_KERNEL)
+    return nftables.read_table(HELD) if message is None else _render_header(message)
+
+
+def read_held_table(directory: Path) -> str | None:
+    """The table as nft would list it, had it a name to type; None without one.
+
+    directory: the state directory. Only the beginning where the commands there did not make the table, an
+    older qmesh holds it, or a saved rule set left one beside it. Rules that differ from the commands cannot
+    be: none but the process that holds the table can change it.
+    Raises MachineRefused: could not look is never nothing there.
+    """
+    message = tables_and_chains.read_table_message("inet", HELD_IN_KERNEL)
+    if message is None:
+        plain = nftables.read_table(HELD)
+        return None if plain is None else _HEADER_ONLY.sub("}", plain)
+    script = guard_keeper.read_script(directory / SCRIPT)
+    is_stray = tables_and_chains.has_table("inet", HELD)
+    if is_stray or script is None or _parse_userdata(message).get(_DIGEST) != _digest(script):
+        return _render_header(message)
+    return script.removeprefix(render_release_script())
+
+
+def _render_header(message: bytes) -> str:
+    comment = _parse_userdata(message).get(_COMMENT, b"").rstrip(b"\0")
+    return render_held_header(comment.decode("utf-8", "replace"))
+
+
+def _digest(script: str) -> bytes:
+    return hashlib.sha256(script.encode()).digest()
+
+
+def _parse_userdata(table: bytes) -> dict[int, bytes]:
+    """The entries of a table's user data, by their type."""
+    found, octets = {}, _index_attributes(table).get(_TABLE_USERDATA, b"")
+    while len(octets) >= 2:
+        kind, length = octets[0], octets[1]
+        found[kind], octets = octets[2 : 2 + length], octets[2 + length :]
+    return found
+
+
+def _index_attributes(message: bytes) -> dict[int, bytes]:
+    start = HEADER.size + _ABOUT.size
+    return {kind: message[slice(*span)] for kind, span in parse_attributes(message, start, len(message))}
+
+
+def _render_message(kind: int, flags: int, payload: bytes, sequence: int) -> bytes:
+    return HEADER.pack(HEADER.size + len(payload), kind, flags | _REQUEST, sequence, 0) + payload
+
+
+def _render_text(kind: int, text: str) -> bytes:
+    return build_attribute(kind, text.encode() + b"\0")
+
+
+_NAMED: Final = _INET + _render_text(_TABLE, HELD_IN_KERNEL)
+_OWNED: Final = _NAMED + build_attribute(_TABLE_FLAGS, struct.pack("!I", _OWNER))
+
+
+def _render_removal() -> Iterator[tuple[int, int, bytes]]:
+    """Messages that take the table away, whether it is there or not."""
+    yield _NEW_TABLE, _CREATE, _OWNED
+    yield _DELETE_TABLE, 0, _NAMED
+
+
+def _render_copy(staged: bytes, script: str) -> Iterator[tuple[int, int, bytes]]:
+    """Messages that make the staged table's copy with the other name, in the order that the kernel needs."""
+    comment = _parse_userdata(staged).get(_COMMENT, b"")
+    entries = {_COMMENT: comment, _DIGEST: _digest(script)}
+    userdata = b"".join(bytes((kind, len(value))) + value for kind, value in entries.items() if value)
+    yield _NEW_TABLE, _CREATE, _OWNED + build_attribute(_TABLE_USERDATA, userdata)
+    sets = _dump(_GET_SETS)
+    for number, each in enumerate(sets, start=1):
+        yield _NEW_SET, _CREATE, _copy(each, _OF_SET) + build_attribute(_SET_ID, struct.pack("!I", number))
+        for elements in _dump(_GET_ELEMENTS, build_attribute(_SET_NAME, each[_SET_NAME])):
+            yield _NEW_ELEMENTS, _CREATE, _copy(elements, _OF_ELEMENTS)
+    for each in _dump(_GET_CHAINS):
+        yield _NEW_CHAIN, _CREATE, _copy(each, _OF_CHAIN)
+    for each in _dump(_GET_RULES):
+        yield _NEW_RULE, _CREATE | _APPEND, _copy(each, _OF_RULE)
+
+
+def _dump(kind: int, payload: bytes = b"") -> list[dict[int, bytes]]:
+    """The staged table's objects of a kind, as their attributes; of chains the kernel tells all tables'."""
+    name = STAGED.encode() + b"\0"
+    messages = tables_and_chains.dump_table(kind, "inet", _render_text(_TABLE, STAGED) + payload)
+    return [each for each in map(_index_attributes, messages) if each.get(_TABLE) == name]
+
+
+def _copy(attributes: dict[int, bytes], kept: Iterable[int]) -> bytes:
+    return _NAMED + b"".join(
+        build_attribute(kind, value) for kind, value in attributes.items() if kind in kept
+    )
+
+
+def _build_error(error: OSError | ValueError) -> KernelRefused:
+    reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    return KernelRefused(
+        f"nftables refused the table inet {HELD}: {reason}",
+        hint="no rule was changed; look at `pgrep -a qmesh-hold` and `nft list tables`",
+    )
