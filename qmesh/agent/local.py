@@ -159,11 +159,27 @@ def read_held_membership(state: State, settings: Settings) -> Inventory:
     """The membership that a worker machine holds; believed anew each time it is read (E6)."""
     octets = files.read(state.membership_file)
     if octets is None:
-        raise _unreadable_error(state.membership_file, "is missing")
+        raise _build_membership_error(state.membership_file, "is missing")
     try:
         return verify_membership(decode_membership(octets), settings.verification_key, mesh=settings.mesh)
     except EnrolmentRefused as error:
-        raise _unreadable_error(state.membership_file, f"is not valid: {error.message}") from None
+        raise _build_membership_error(state.membership_file, f"is not valid: {error.message}") from None
+
+
+class MembershipInvalid(StateUnreadable):
+    """The membership that a worker machine holds is gone, damaged, or not signed by the mesh's key.
+
+    path: of its file. why: what is wrong with it, after its name.
+    """
+
+    def __init__(self, path: Path, why: str, *, hint: str) -> None:
+        super().__init__(f"{path} {why}", hint=hint)
+        self.path = path
+        self.why = why
+
+
+def _build_membership_error(path: Path, why: str) -> MembershipInvalid:
+    return MembershipInvalid(path, why, hint=_unreadable_error(path, why).hint)
 
 
 def _unreadable_error(path: Path, why: str) -> StateUnreadable:

@@ -14,6 +14,7 @@ from qmesh.mesh.audit import (
     AgentTrouble,
     AuditContext,
     BlackHole,
+    ClockOffset,
     ConfigFile,
     Finding,
     FlushingUnit,
@@ -24,11 +25,13 @@ from qmesh.mesh.audit import (
     SecretFile,
     SilentWorkers,
     failed_check_finding,
+    invalid_membership_finding,
     list_findings,
 )
 from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.foreign.obstacles import Obstacle
+from qmesh.mesh.guard import render_table
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.node_processes.control import ControlProcess
@@ -176,6 +179,44 @@ def test_a_guard_for_other_ports_is_named_with_them():
 def test_a_guard_that_lacks_a_part_is_named_by_it_though_the_ports_are_closed(lack, code, subject):
     altered = AlteredGuard("table inet qmesh {}", loaded=GUARD, lack=lack)
     assert found(replace(WANTED, guard=altered)) == [(code, "error", subject)]
+
+
+def test_a_guard_whose_chains_are_elsewhere_among_others_is_not_first():
+    text = render_table(GUARD)
+    moved = text.replace("hook input priority mangle", "hook input priority filter + 10")
+    altered = replace(WANTED, guard=AlteredGuard(moved))
+    assert found(altered)[0] == ("guard-not-first", "error", "table inet qmesh")
+    (finding, *_) = list_findings(WANTED, altered, AROUND)
+    assert finding.seen == "hook input at priority filter + 10, not mangle"
+    without = replace(WANTED, guard=AlteredGuard(text.replace("counter drop", "accept")))
+    assert found(without)[0][0] == "guard-drift"
+
+
+@pytest.mark.parametrize(
+    ("clock", "seen"),
+    [
+        (ClockOffset(61.0, "x"), "61 s ahead of x"),
+        (ClockOffset(-3600.4, "x"), "3600 s behind x"),
+        (ClockOffset(-61.0, "x", may_be_ahead=True), "61 s behind x"),
+    ],
+)
+def test_a_clock_that_is_wrong_is_named_with_how_much(clock, seen):
+    around = replace(AROUND, clock=clock)
+    assert found(around=around) == [("clock", "warning", "this machine's clock")]
+    assert list_findings(WANTED, WANTED, around)[0].seen == seen
+
+
+@pytest.mark.parametrize("clock", [ClockOffset(60.0, "x"), ClockOffset(1e9, "x", may_be_ahead=True)])
+def test_a_clock_that_is_right_enough_is_no_finding(clock):
+    assert found(around=replace(AROUND, clock=clock)) == []
+
+
+def test_a_membership_that_is_none_is_named_with_what_is_wrong_with_it():
+    finding = invalid_membership_finding("/s/membership.json", "is missing", "run x")
+    assert (finding.code, finding.severity, finding.subject) == (
+        *("membership-invalid", "error", "/s/membership.json"),
+    )
+    assert (finding.seen, finding.cure) == ("the file is missing", "run x")
 
 
 ALWAYS = Weakness("net.ipv4.conf.*.route_localnet", "off", "on", "sysctl -w x=0", always=True)
@@ -895,6 +936,7 @@ def test_every_code_is_one_that_stays():
         ),
         *(
             "guard-missing",
+            "guard-not-first",
             "guard-drift",
             "guard-boot",
             "guard-held",

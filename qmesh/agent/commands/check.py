@@ -14,10 +14,11 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
+from qmesh.agent.audit.clocks import compare_clock
 from qmesh.agent.control_endpoint import find_black_hole, find_narrow_path
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
 from qmesh.agent.foreign_firewalls import find_firewall_obstacles
-from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
+from qmesh.agent.local import Local, MembershipInvalid, load_local, with_tunnel_and_guard
 from qmesh.agent.node.node_audit import read_config_file, read_key_store_file
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_keys import list_other_keys
@@ -61,6 +62,7 @@ from qmesh.mesh.audit import (
     SecretFile,
     SilentWorkers,
     failed_check_finding,
+    invalid_membership_finding,
     list_audit_parts,
 )
 from qmesh.mesh.foreign.obstacles import Obstacle
@@ -93,7 +95,7 @@ class Report(msgspec.Struct, frozen=True):
     """What `check` answers."""
 
     machine: str
-    revision: int
+    revision: int  # 0 where the membership is invalid
     findings: tuple[Finding, ...]
 
     @property
@@ -115,12 +117,14 @@ def check(state: State) -> Report:
         "config.yml", lambda: read_config_file(state.settings().node_directory), (None, None)
     )
     programs = looks.run("node's program", lambda: _find_node_programs(state.settings().node_directory), ())
-    store = looks.run(
-        "node keys", lambda: read_key_store_file(state.settings().node_directory, config), None
-    )
+    store = looks.run("node keys", lambda: read_key_store_file(state.settings().node_directory, config), None)
     with lock_checked(state, "check"):
         looks.run("unconfirmed changes", lambda: roll_back_if_due(state), otherwise=False)
-        remembered = load_local(state)
+        try:
+            remembered = load_local(state)
+        except MembershipInvalid as error:  # it is not known what the machine should be
+            invalid = invalid_membership_finding(str(error.path), error.why, error.hint)
+            return Report(state.settings().name, 0, (invalid, *looks.failures))
         here = with_tunnel_and_guard(remembered)
         seen = looks.run("tunnel", lambda: _desired_and_observed(state, here), None)
         if seen is None:
@@ -263,6 +267,7 @@ def _build_audit_context(
         weaknesses=looks.run("sysctls", lambda: _find_weaknesses(here.settings.interface), ()),
         flusher=looks.run("units that flush", lambda: _find_flushing_unit(state), None),
         held=looks.run("units that flush", held_table.is_held, otherwise=False),
+        clock=looks.run("clock", lambda: compare_clock(state, here), None) if is_asked else None,
         change=looks.run("unconfirmed changes", lambda: _find_unconfirmed_change(state), None),
     )
 

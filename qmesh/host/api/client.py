@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import email.utils
 import socket
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 import h11
 import msgspec
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.api.messages import (
+    HEALTH,
     HOLDS,
     KEY_DIGESTS,
     KEYS,
@@ -49,6 +52,14 @@ _SOON_NOTICED: Final = [
 ]
 """TCP keepalive: a control node that disappears while this machine waits is noticed within some 20 seconds.
 One that is there answers every 6 seconds, so that no other probe is needed."""
+
+
+class Answer(NamedTuple):
+    """What a request was answered with. headers: by name, in lower case, as they came."""
+
+    status: int
+    body: bytes
+    headers: Mapping[bytes, bytes]
 
 
 class Client:
@@ -110,6 +121,14 @@ class Client:
             or None
         )
 
+    def read_clock(self, *, connect_s: float, read_s: float) -> float | None:
+        """The control node's time, Unix seconds, to a second; None where its answer has none.
+
+        Raises as `redeem`. It asks for what no member is told, so that this costs the control node nothing.
+        """
+        answer = self._request(HEALTH, None, connect_s=connect_s, read_s=read_s)
+        return _parse_date(answer.headers.get(b"date", b""))
+
     def _fetch_response(
         self,
         path: str,
@@ -120,6 +139,25 @@ class Client:
         wait_s: float = 0.0,
         said: list[tuple[str, str]] | None = None,
     ) -> bytes:
+        """The body of the answer. Raises as `redeem`, for a refusal too."""
+        answer = self._request(path, body, connect_s=connect_s, read_s=read_s, wait_s=wait_s, said=said)
+        if answer.status in {200, 204}:
+            return answer.body
+        if answer.status >= 500:  # its own trouble, which it may get over
+            words = quote_refusal(answer.body) or "its answer is not understood"
+            raise ControlNodeUnavailable(f"the control node has an error of its own: {words}")
+        raise _build_refusal(answer.body)
+
+    def _request(
+        self,
+        path: str,
+        body: bytes | None,
+        *,
+        connect_s: float,
+        read_s: float,
+        wait_s: float = 0.0,
+        said: list[tuple[str, str]] | None = None,
+    ) -> Answer:
         """What a POST of the body is answered with; a GET where there is none."""
         try:
             with heartbeat.allow_wait(connect_s):
@@ -130,15 +168,16 @@ class Client:
             for option in _SOON_NOTICED:
                 connection.setsockopt(*option)
             method = "GET" if body is None else "POST"
-            status, answer = send_request(
+            return send_request(
                 connection, method, path, host=self._host, body=body, said=said, wait_s=wait_s, read_s=read_s
             )
-        if status in {200, 204}:
-            return answer
-        if status >= 500:  # its own trouble, which it may get over
-            words = quote_refusal(answer) or "its answer is not understood"
-            raise ControlNodeUnavailable(f"the control node has an error of its own: {words}")
-        raise _build_refusal(answer)
+
+
+def _parse_date(text: bytes) -> float | None:
+    """The time of a header Date; None for what is none. Source: RFC 9110, 6.6.1."""
+    with contextlib.suppress(ValueError, OverflowError, TypeError, IndexError):
+        return email.utils.parsedate_to_datetime(text[:40].decode("ascii")).timestamp()
+    return None
 
 
 def send_request(
@@ -151,8 +190,8 @@ def send_request(
     wait_s: float = 0.0,
     body: bytes | None = None,
     said: list[tuple[str, str]] | None = None,
-) -> tuple[int, bytes]:
-    """Ask by a connection; the status and the body of the answer.
+) -> Answer:
+    """Ask by a connection.
 
     said: more headers. read_s, wait_s: see `Client`.
     Raises ControlNodeUnavailable where no whole answer comes in time, EnrolmentRefused for one that is too
@@ -177,11 +216,12 @@ def send_request(
 
 def _receive_response(
     connection: socket.socket, http: h11.Connection, first_s: float, read_s: float
-) -> tuple[int, bytes]:
+) -> Answer:
     """An answer. first_s: seconds until its beginning. Raises as `send_request`, and OSError."""
     until = time.monotonic() + first_s
     whole_until = until + WHOLE_S
     status, informational, body = 0, 0, bytearray()
+    headers: Mapping[bytes, bytes] = {}
     while True:
         event = http.next_event()
         if event is h11.NEED_DATA:
@@ -193,12 +233,13 @@ def _receive_response(
                 raise ControlNodeUnavailable("its answer is not understood")
         elif isinstance(event, h11.Response):
             status, until = event.status_code, time.monotonic() + read_s
+            headers = dict(event.headers)
         elif isinstance(event, h11.Data):
             body += event.data
             if len(body) > MAX_ANSWER:
                 raise EnrolmentRefused("the control node's answer is too large", hint=_SAME_VERSION)
         elif isinstance(event, h11.EndOfMessage):
-            return status, bytes(body)
+            return Answer(status, bytes(body), headers)
         else:
             raise ControlNodeUnavailable("its answer is not understood")
 

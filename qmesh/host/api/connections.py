@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable
@@ -185,7 +186,7 @@ class _HttpProtocol(asyncio.Protocol):
                     await self.hung_up
 
     async def _write_response(self, answer: Response) -> None:
-        headers = [("connection", "close")]
+        headers = [("connection", "close"), ("date", email.utils.formatdate(usegmt=True))]
         if answer.status != 204:
             headers.append(("content-length", str(len(answer.body))))
         if answer.media:

@@ -494,11 +494,11 @@ class Service:
                     hint="look in `nft list ruleset` for a rule that drops packets of this machine to itself",
                 ) from None
             try:
-                status, body = send_request(asking, "GET", HEALTH, host="qmesh", read_s=wait_s)
+                answer = send_request(asking, "GET", HEALTH, host="qmesh", read_s=wait_s)
             except ControlNodeUnavailable as error:
                 raise ServiceUnresponsive(str(error)) from None
-        if status != 204:
-            raise _build_probe_error(body)
+        if answer.status != 204:
+            raise _build_probe_error(answer.body)
 
     def announce_change(self) -> None:
         """Have all who wait know that the membership may be another. From any thread."""

@@ -129,6 +129,12 @@ def list_events(connection: sqlite3.Connection) -> tuple[Event, ...]:
     return tuple(Event(*row) for row in found)
 
 
+def find_last_time(connection: sqlite3.Connection) -> int | None:
+    """When the newest event happened, Unix time in seconds; None where there is none."""
+    found = select(connection, tuple[UnixTime], "SELECT at FROM events ORDER BY number DESC LIMIT 1")
+    return found[0][0] if found else None
+
+
 def find_last_invitation_event(connection: sqlite3.Connection, machine: str) -> Event | None:
     """The making of the last invitation of that name; None where there is none, or it is forgotten."""
     return _find_last_event(connection, machine, "invited", "replacement-invited")

@@ -33,6 +33,8 @@ from qmesh.mesh.audit.listeners import listener_findings, open_port_findings, si
 from qmesh.mesh.audit.maintenance import (
     agent_findings,
     change_findings,
+    clock_findings,
+    invalid_membership_finding,
     key_findings,
     membership_findings,
     service_findings,
@@ -52,6 +54,7 @@ from qmesh.mesh.audit.surroundings import (
     AuditContext,
     BlackHole,
     Change,
+    ClockOffset,
     ConfigFile,
     FlushingUnit,
     KeyFile,
@@ -72,6 +75,7 @@ __all__ = [
     "AuditContext",
     "BlackHole",
     "Change",
+    "ClockOffset",
     "ConfigFile",
     "Finding",
     "FlushingUnit",
@@ -86,6 +90,7 @@ __all__ = [
     "SilentWorkers",
     "failed_check_finding",
     "foreign_worker_findings",
+    "invalid_membership_finding",
     "list_audit_parts",
     "list_findings",
     "list_node_findings",
@@ -97,7 +102,7 @@ Part: TypeAlias = Literal[
     "keys", "guard", "other firewalls", "units that flush", "ports", "sysctls", "listeners", "tunnel",
     "agent", "membership service", "unconfirmed changes", "node's program", "config.yml",
     "announcements", "node keys", "units of the node", "workers",
-    "node processes", "membership",
+    "node processes", "membership", "clock", "members",
 ]  # fmt: skip
 """What an audit is made of, by what it is about."""
 Look: TypeAlias = Callable[[], Iterable[Finding]]
@@ -136,6 +141,7 @@ def list_audit_parts(
             lambda: service_findings(around, has_way=_is_tunnel_healthy(desired, observed, around)),
         ),
         ("unconfirmed changes", lambda: change_findings(around)),
+        ("clock", lambda: clock_findings(around)),
         ("node's program", lambda: program_findings(around)),
         ("config.yml", lambda: config_findings(desired, around)),
         ("announcements", lambda: announcement_findings(observed, around)),

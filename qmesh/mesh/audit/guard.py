@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from qmesh.mesh.audit.findings import APPLY, Finding, error_finding, warning_finding
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.foreign.obstacles import Obstacle
+from qmesh.mesh.guard import render_table
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import describe_outer_sysctl
 from qmesh.mesh.values import format_port_ranges
+
+_PLACE: Final = re.compile(r"type filter hook (\w+) priority ([^;]+);")
+"""A base chain's hook and priority, as nft lists them."""
 
 
 def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]:
@@ -36,10 +42,27 @@ def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]
         yield error_finding(
             "guard-held", "table inet qmesh-held", "the second table, held by a process", "no such table"
         )
+    elif moved := _describe_moved_chains(wanted, seen):
+        yield error_finding(
+            "guard-not-first", "table inet qmesh", "each of its chains at its place among others'", moved
+        )
     else:
         yield error_finding(
             "guard-drift", "table inet qmesh", closed, _describe_difference(wanted, observed.loaded_guard)
         )
+
+
+def _describe_moved_chains(wanted: Guard, seen: Guard | AlteredGuard) -> str:
+    """Which of its chains come later or earlier than they should, in words; empty where none does."""
+    if not isinstance(seen, AlteredGuard):
+        return ""
+    places = dict(_PLACE.findall(render_table(wanted)))
+    moved = (
+        f"hook {hook} at priority {priority}, not {places[hook]}"
+        for hook, priority in _PLACE.findall(seen.text)
+        if priority != places.get(hook, priority)
+    )
+    return ", ".join(moved)
 
 
 def flush_findings(around: AuditContext) -> Iterator[Finding]:

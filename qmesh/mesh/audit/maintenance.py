@@ -12,6 +12,8 @@ from qmesh.mesh.systemd.instructions import describe_units_update
 from qmesh.mesh.systemd.units import CONTROL_PROCESS
 from qmesh.mesh.values import CONTROL_FIRST
 
+MOST_CLOCK_OFFSET_S: Final = 60
+"""Seconds that two clocks may differ by: one that is kept by NTP is right to a fraction of a second."""
 _SEE_CONTROL: Final = "run `qmesh check` on the control node"
 
 
@@ -79,6 +81,32 @@ def membership_findings() -> Iterator[Finding]:
         "a mesh that has this machine",
         "it was removed; its tunnel and its worker ports are closed",
         "run `qmesh join` with a new invitation, or `qmesh uninstall`",
+    )
+
+
+def invalid_membership_finding(path: str, why: str, cure: str) -> Finding:
+    """The membership that this machine holds is none: what the machine should be is not known.
+
+    why: what is wrong with the file, after its name.
+    """
+    wanted = "a membership that the mesh's key has signed"
+    return error_finding("membership-invalid", path, wanted, f"the file {why}", cure)
+
+
+def clock_findings(around: AuditContext) -> Iterator[Finding]:
+    """A clock that is wrong by so much that handshakes or invitations suffer."""
+    clock = around.clock
+    if clock is None or abs(clock.seconds) <= MOST_CLOCK_OFFSET_S:
+        return
+    if clock.seconds > 0 and clock.may_be_ahead:
+        return
+    seen = f"{abs(clock.seconds):.0f} s {'ahead of' if clock.seconds > 0 else 'behind'} {clock.than}"
+    yield warning_finding(
+        "clock",
+        "this machine's clock",
+        f"a clock that is right to {MOST_CLOCK_OFFSET_S} s: WireGuard refuses machines whose clock went back",
+        seen,
+        "compare `date -u` here and on the control node, and set the wrong clock: `timedatectl set-ntp true`",
     )
 
 

@@ -186,6 +186,17 @@ class NarrowPath(msgspec.Struct, frozen=True):
     mtu: int
 
 
+class ClockOffset(msgspec.Struct, frozen=True):
+    """What this machine's clock differs by. seconds: it is ahead by that; less than 0 where it is behind.
+
+    than: what it was compared with. may_be_ahead: whether that is as it should be, as with what has happened.
+    """
+
+    seconds: float
+    than: str
+    may_be_ahead: bool = False
+
+
 RUNS: Final = AgentStatus(silent=None, troubles=(), restart="")
 """An agent that is well."""
 
@@ -230,6 +241,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     narrow_path: to the control node, where the tunnel's packets do not fit it.
     collision: a network that this machine has another use for, and that overlaps with the tunnel's.
     change: of `apply --confirm`, that waits to be confirmed, or that was not.
+    clock: None where this machine's clock was not compared.
     """
 
     public_key: str
@@ -273,3 +285,4 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     ephemeral: tuple[int, int] | None = None
     reserved: frozenset[int] = frozenset()
     can_reserve: bool = True
+    clock: ClockOffset | None = None

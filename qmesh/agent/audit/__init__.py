@@ -1,0 +1,1 @@
+"""What `check` does besides looking at its own machine: clocks, fixes, and the findings of other machines."""
