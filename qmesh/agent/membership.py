@@ -49,12 +49,15 @@ def update_membership(
     connect_s: float,
     wait_s: int = 0,
     find_key_report: Callable[[str], bytes] = _report_nothing,
+    answer_request: Callable[[str], None] | None = None,
 ) -> bool:
     """Ask the control node for a newer membership and keep it; whether there was one.
 
     connect_s: seconds to wait for a connection.
     wait_s: seconds to wait for a newer one to come.
     find_key_report: gives what is reported of the node's keys, by the control node's public key.
+    answer_request: called where the control node asks for this machine's findings, with its request; without
+        it, it is not asked.
     Raises ControlNodeUnavailable when the control node does not answer, EnrolmentRefused when it says no,
     or when its answer is not to be believed (E6); RemovedFromMesh when it is, and this machine is not in it.
     """
@@ -73,6 +76,7 @@ def update_membership(
                 connect_s=connect_s,
                 wait_s=wait_s,
                 key_report=find_key_report(hub.public_key),
+                answer_request=answer_request,
             )
             break
         except ControlNodeUnavailable:  # the next control node may be it already
@@ -124,6 +128,7 @@ def _fetch_membership(
     connect_s: float,
     wait_s: int,
     key_report: bytes,
+    answer_request: Callable[[str], None] | None,
 ) -> tuple[SignedMembership, Inventory] | None:
     """The newer membership, believed: by a difference, or as a whole where that leads to nothing."""
     held = files.read(state.membership_file)
@@ -135,10 +140,13 @@ def _fetch_membership(
         read_s=_ANSWER_S,
         wait_s=wait_s,
         key_report=key_report,
+        can_report=answer_request is not None,
         holds=b""
         if shared is None
         else encrypt_held_revision(revision, shared, nonce=secrets.token_bytes(NONCE_OCTETS)),
     )
+    if answer_request is not None and client.asked_findings:
+        answer_request(client.asked_findings)
     if answer is None:
         return None
     update = read_update(answer)

@@ -203,6 +203,7 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "render-config --for": _CONTROL,
     "node-files": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
     "check": _NONE,
+    "check --all": _CONTROL,
     "status": _NONE,
     "log": _CONTROL,
     "backup": _CONTROL,

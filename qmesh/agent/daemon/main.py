@@ -21,6 +21,7 @@ from socket import socket
 from typing import Final
 
 from qmesh.agent import control_role
+from qmesh.agent.audit.reporter import FindingsReporter
 from qmesh.agent.control_endpoint import EndpointFailover
 from qmesh.agent.daemon import supervisor
 from qmesh.agent.daemon.guard_watch import keep_guard
@@ -149,6 +150,7 @@ class Agent:
             begin_anew=self._restart_agent,
         )
         self._reporter = KeyReporter()
+        self._findings = FindingsReporter(state)
         self._asking = AgentPart(supervisor.ASKING, self._poll_membership, self._troubles)
         self._parts = {
             supervisor.MONITOR: AgentPart(supervisor.MONITOR, self._run_monitor, self._troubles),
@@ -296,6 +298,7 @@ class Agent:
             troubles=self._troubles,
             stopped=self._asking.stopped,
             find_key_report=self._reporter.find_report,
+            answer_request=self._findings.answer_request,
         ).run()
 
     def _run_monitor(self) -> None:

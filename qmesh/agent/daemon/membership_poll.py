@@ -40,6 +40,7 @@ class MembershipPoller:
     troubles: where it says what stands in the way of an answer.
     stopped: set when it is to ask no more.
     find_key_report: gives what is reported of the node's keys to the control node with that key.
+    answer_request: called where the control node asks for this machine's findings; it does not wait.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class MembershipPoller:
         troubles: Troubles,
         stopped: threading.Event,
         find_key_report: Callable[[str], bytes],
+        answer_request: Callable[[str], None],
     ) -> None:
         self._state = state
         self._arrived = arrived
         self._troubles = troubles
         self._stopped = stopped
         self._find_key_report = find_key_report
+        self._answer_request = answer_request
         self._failed = 0
 
     def run(self) -> None:
@@ -87,6 +90,7 @@ class MembershipPoller:
                 connect_s=CONNECT_S,
                 wait_s=wait_s,
                 find_key_report=self._find_key_report,
+                answer_request=self._answer_request,
             )
             if is_successor and not arrived and report_handover_progress(self._state, here):
                 self._arrived()

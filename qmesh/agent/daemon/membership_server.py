@@ -153,7 +153,9 @@ class MembershipService:
                 self._note_failure(error)
 
     def _start(self, here: Local, place: object) -> None:
-        from qmesh.host.api.server import Service  # noqa: PLC0415 - no worker machine has a use for it
+        from qmesh.agent.audit.collection import Collector  # noqa: PLC0415 - no worker machine has a use for it
+        from qmesh.host.api import collection  # noqa: PLC0415 - see above
+        from qmesh.host.api.server import Collection, Service  # noqa: PLC0415 - see above
 
         control_node = ControlNode(self._state, changed=self._look, turns=self._turns)
         service = Service(
@@ -162,6 +164,9 @@ class MembershipService:
             port=here.inventory.service_port,
             interface=here.settings.interface,
             told=agent_notify.listen(self._state.directory),
+            collection=Collection(
+                collection.listen(self._state.directory), Collector(self._state, own=here.settings.name)
+            ),
             ended=self._look,
         )
         self._running = place, service, control_node

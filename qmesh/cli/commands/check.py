@@ -2,56 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from typing import Annotated
 
 import typer
 
 from qmesh.agent.commands.check import Report, check
+from qmesh.cli import check_text
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
+from qmesh.cli.terminal import print_stdout
+from qmesh.errors import BadInput, Interrupted, QmeshError, describe_unexpected_error
 from qmesh.host.state.directory import State
-from qmesh.mesh.audit import Finding
-from qmesh.mesh.printable import escape_line
 
-EXAMPLES = ("qmesh check", "qmesh check --json")
+EXAMPLES = ("qmesh check", "qmesh check --fix", "qmesh check --all --json", "qmesh check --plugin")
 
 
-_LOOKED_AT: Final = (
-    "  looked at: keys, tunnel, guard, other firewalls, listeners, agent, config.yml, this machine's"
-    " workers\n"
-    "  not looked at: other machines; run `qmesh check` there, and `qmesh status` on the control node"
-)
-
-
-def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
+def command(
+    fix: Annotated[
+        bool,
+        typer.Option("--fix", help="Fix what is qmesh's own to fix, say what was done, and check again."),
+    ] = False,
+    all_machines: Annotated[
+        bool, typer.Option("--all", help="On the control node: have all machines check themselves, too.")
+    ] = False,
+    plugin: Annotated[
+        bool,
+        typer.Option("--plugin", help="One line and exit code 0, 1, 2 or 3, as monitoring plugins have."),
+    ] = False,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
     """Check this machine: keys, tunnel, guard, listeners and config.yml.
 
-    It changes nothing. Exit code 0 when there is no error, 1 otherwise; every finding names the
+    Without --fix it changes nothing. Exit code 0 when there is no error, 1 otherwise; every finding names the
     command that fixes it.
+
+    --fix runs the commands that need no decision and restart nothing of the node: `qmesh apply`,
+    `qmesh render-config --write`, `chmod 600` of secret files, and a new start of the agent.
     """
-    report = check(State(state))
-    print_answer(report, as_json=as_json, text=_render_text)
+    if sum((fix, all_machines)) == 2:
+        raise BadInput("--fix and --all do not go together", hint="run `qmesh check --fix` on each machine")
+    if plugin:
+        if fix or as_json:
+            raise BadInput("--plugin goes together with --all only", hint="leave the other option out")
+        raise typer.Exit(_run_as_plugin(State(state), all_machines=all_machines))
+    if fix:
+        from qmesh.agent.audit.own_fixes import check_and_fix  # noqa: PLC0415 - few runs need it
+
+        fixed = check_and_fix(State(state))
+        print_answer(fixed, as_json=as_json, text=check_text.render_fixed)
+        report: Report = fixed
+    else:
+        report = _check(State(state), all_machines=all_machines)
+        print_answer(report, as_json=as_json, text=check_text.render_report)
     if not report.is_fine:
         raise typer.Exit(1)
 
 
-def _render_text(report: Report) -> str:
-    if not report.findings:
-        return f"{report.machine} is as desired (revision {report.revision})\n{_LOOKED_AT}"
-    return "\n".join((*map(_render_finding, report.findings), _render_links(report.findings)))
+def _check(state: State, *, all_machines: bool) -> Report:
+    if not all_machines:
+        return check(state)
+    from qmesh.agent.audit.fleet import check_all  # noqa: PLC0415 - few runs need it
+
+    return check_all(state)
 
 
-def _render_finding(finding: Finding) -> str:
-    return (
-        f"{finding.severity}: {finding.code} {escape_line(finding.subject)}\n"
-        f"  wanted: {escape_line(finding.wanted)}\n"
-        f"  seen:   {escape_line(finding.seen)}\n"
-        f"  cure:   {escape_line(finding.cure)}"
-    )
-
-
-def _render_links(findings: Iterable[Finding]) -> str:
-    """Where each code is explained, once; the page is named once."""
-    links = dict.fromkeys(finding.link for finding in findings)
-    page, _, _ = next(iter(links)).partition("#")
-    return f"what these codes mean: {page}" + ",".join(f" #{link.partition('#')[2]}" for link in links)
+def _run_as_plugin(state: State, *, all_machines: bool) -> int:
+    """Print the one line; the exit code. What goes wrong is its third kind: nothing is known."""
+    try:
+        status = check_text.summarize_for_plugin(_check(state, all_machines=all_machines))
+    except Interrupted:
+        raise
+    except QmeshError as error:
+        status = check_text.describe_failure_for_plugin(f"{error.message}; {error.hint}")
+    except Exception as error:  # noqa: BLE001 - a monitor has no use for anything else
+        status = check_text.describe_failure_for_plugin(
+            f"qmesh itself failed: {describe_unexpected_error(error)}"
+        )
+    print_stdout(status.line)
+    return status.code

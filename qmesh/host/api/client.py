@@ -18,6 +18,9 @@ import msgspec
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.api.messages import (
+    ASKED_FINDINGS,
+    CAN_REPORT,
+    FINDINGS,
     HEALTH,
     HOLDS,
     KEY_DIGESTS,
@@ -69,6 +72,8 @@ class Client:
     """
 
     def __init__(self, *, address: str, port: int) -> None:
+        self.asked_findings = ""
+        """Which request for this machine's findings came with the last answer; empty for none."""
         self._place = address, port
         self._host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
@@ -94,6 +99,10 @@ class Client:
         """Report digests of the node's keys, encrypted, where these are others now. Raises as `offer_key`."""
         self._fetch_response(NODE_KEYS, body, connect_s=connect_s, read_s=read_s)
 
+    def report_findings(self, body: bytes, *, connect_s: float, read_s: float) -> None:
+        """Report the findings that the control node asked for, encrypted. Raises as `offer_key`."""
+        self._fetch_response(FINDINGS, body, connect_s=connect_s, read_s=read_s)
+
     def poll_membership(
         self,
         *,
@@ -104,6 +113,7 @@ class Client:
         whole: bool = False,
         holds: bytes = b"",
         key_report: bytes = b"",
+        can_report: bool = False,
     ) -> bytes | None:
         """An Update to the newest membership; None when it is no newer. Raises as `redeem`.
 
@@ -112,10 +122,12 @@ class Client:
         whole: whether all of it is wanted, not a difference.
         holds: this machine's report that it holds that revision, encrypted; empty for no report.
         key_report: its report of its node's keys, as `holds`.
+        can_report: whether this machine would report its findings; `asked_findings` then says if it should.
         """
         path = f"{MEMBERSHIP}?newer_than={newer_than}&wait={wait_s}&whole={int(whole)}"
         reports = {HOLDS: holds, KEY_DIGESTS: key_report}
         said = [(name, base64.b64encode(sealed).decode()) for name, sealed in reports.items() if sealed]
+        said += [(CAN_REPORT, "findings")] if can_report else []
         return (
             self._fetch_response(path, None, connect_s=connect_s, read_s=read_s, wait_s=wait_s, said=said)
             or None
@@ -141,6 +153,7 @@ class Client:
     ) -> bytes:
         """The body of the answer. Raises as `redeem`, for a refusal too."""
         answer = self._request(path, body, connect_s=connect_s, read_s=read_s, wait_s=wait_s, said=said)
+        self.asked_findings = answer.headers.get(ASKED_FINDINGS.encode(), b"")[:64].decode("ascii", "replace")
         if answer.status in {200, 204}:
             return answer.body
         if answer.status >= 500:  # its own trouble, which it may get over

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 import h11
 
 from qmesh.errors import QmeshError
-from qmesh.host.api.messages import HOLDS, KEY_DIGESTS, MAX_BODY
+from qmesh.host.api.messages import CAN_REPORT, HOLDS, KEY_DIGESTS, MAX_BODY
 
 log = logging.getLogger("qmesh")
 
@@ -62,7 +62,8 @@ class HttpRequest(NamedTuple):
     """A request, whole.
 
     query: the path's. acknowledgement: the sender's report of the revision that it holds, key_report: of its
-        node's keys, both encrypted, in base64. hung_up: done once the client has closed the connection.
+        node's keys, both encrypted, in base64. can_report: whether it would report its findings.
+    hung_up: done once the client has closed the connection.
     """
 
     peer: ConnectedPeer
@@ -71,17 +72,19 @@ class HttpRequest(NamedTuple):
     query: dict[str, str]
     acknowledgement: bytes
     key_report: bytes
+    can_report: bool
     body: bytes
     hung_up: asyncio.Future[None]
 
 
 class Response(NamedTuple):
-    """What a question is answered with. then: called once it has been taken, or can't be."""
+    """What a question is answered with. then: called once it has been taken, or can't be. headers: more."""
 
     status: int
     body: bytes = b""
     media: str = ""
     then: Callable[[], None] | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class _BadRequest(NamedTuple):
@@ -172,6 +175,7 @@ class _HttpProtocol(asyncio.Protocol):
             query=dict(parse_qsl(query)),
             acknowledgement=headers.get(HOLDS.encode(), b""),
             key_report=headers.get(KEY_DIGESTS.encode(), b""),
+            can_report=bool(headers.get(CAN_REPORT.encode(), b"")),
             body=bytes(self._body),
             hung_up=self.hung_up,
         )
@@ -186,7 +190,7 @@ class _HttpProtocol(asyncio.Protocol):
                     await self.hung_up
 
     async def _write_response(self, answer: Response) -> None:
-        headers = [("connection", "close"), ("date", email.utils.formatdate(usegmt=True))]
+        headers = [("connection", "close"), ("date", email.utils.formatdate(usegmt=True)), *answer.headers]
         if answer.status != 204:
             headers.append(("content-length", str(len(answer.body))))
         if answer.media:

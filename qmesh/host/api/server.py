@@ -8,15 +8,18 @@ import contextlib
 import resource
 import socket
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused, QmeshError
 from qmesh.host.api.client import send_request
+from qmesh.host.api.collection import AWAY_S, WAIT_S, CollectedReport, encode_line
 from qmesh.host.api.connections import Connections, HttpRequest, RequestTooLarge, Response
 from qmesh.host.api.messages import (
+    ASKED_FINDINGS,
+    FINDINGS,
     HEALTH,
     KEYS,
     MAX_PADDING,
@@ -34,6 +37,8 @@ from qmesh.host.api.messages import (
 from qmesh.host.system import agent_notify, heartbeat
 from qmesh.host.system.heartbeat import Pulse
 from qmesh.host.system.systemd import is_systemd_running
+from qmesh.mesh.audit.members import Silence
+from qmesh.mesh.protocol.findings_report import FindingsReport
 from qmesh.mesh.systemd.instructions import describe_agent_log
 
 T = TypeVar("T")
@@ -95,6 +100,28 @@ class MembershipHandler(Protocol):
 
     def list_departed(self) -> frozenset[str]:
         """The addresses of machines that were members, and are none in the newest membership."""
+
+
+class FindingsCollector(Protocol):
+    """Who asks members for their findings, each with the answer to its next question for news."""
+
+    def begin(self, deliver: Callable[[str, FindingsReport], None]) -> bool:
+        """Ask all members; False where an earlier request has not ended. Raises QmeshError.
+
+        deliver: called from any thread with a machine's name and its report, once for each.
+        """
+
+    def end(self) -> None:
+        """Ask none any more."""
+
+    def list_silent(self) -> dict[str, Silence]:
+        """The machines that have not reported yet, and why."""
+
+    def find_request(self, *, sender: str, can_report: bool) -> str | None:
+        """Which request a member that asks for news is to answer; None for none. Doesn't block."""
+
+    def accept_report(self, body: bytes, *, sender: str) -> None:
+        """Read a member's report and deliver it. Raises EnrolmentRefused for what was not asked for."""
 
 
 class NewsWaiters:
@@ -198,11 +225,13 @@ class Routes:
         *,
         address: str,
         look: Callable[[], Awaitable[None]],
+        collector: FindingsCollector | None = None,
     ) -> None:
         self._answers = answers
         self._news = news
         self._address = address
         self._look = look
+        self._collector = collector
         self._work = JobPool()
         self._routes: dict[str, tuple[str, Callable[[HttpRequest], Awaitable[Response]]]] = {
             REDEMPTIONS: ("POST", self._redeem),
@@ -210,6 +239,7 @@ class Routes:
             SUCCESSION: ("POST", self._report_handover),
             NODE_FILES: ("POST", self._fetch_node_files),
             NODE_KEYS: ("POST", self._report_keys),
+            FINDINGS: ("POST", self._report_findings),
             MEMBERSHIP: ("GET", self._poll_membership),
             PACKETS: ("POST", self._answer_padding),
             HEALTH: ("GET", self._check_health),
@@ -241,6 +271,12 @@ class Routes:
         await self._run_handler(question, self._answers.report_keys)
         return Response(204)
 
+    async def _report_findings(self, question: HttpRequest) -> Response:
+        if self._collector is None:
+            return Response(404)
+        await self._run_handler(question, self._collector.accept_report)
+        return Response(204)
+
     async def _run_handler(self, question: HttpRequest, do: Callable[..., T]) -> T:
         return await self._work.run_job(question, lambda: do(question.body, sender=question.peer.address))
 
@@ -265,6 +301,11 @@ class Routes:
             is_whole = question.query.get("whole") == "1"
             return self._answers.find_membership_update(newer_than=newer_than, whole=is_whole, sender=sender)
 
+        def find_request() -> str | None:
+            if self._collector is None:
+                return None
+            return self._collector.find_request(sender=sender, can_report=question.can_report)
+
         if question.acknowledgement:
             self._answers.record_acknowledgement(
                 question.acknowledgement, newer_than=newer_than, sender=sender
@@ -278,10 +319,18 @@ class Routes:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
         found = find_update()
-        while found is None and loop.time() < until and not (self._news.is_over or question.hung_up.done()):
+        asked = find_request() if wait_s else None
+        while (
+            found is None
+            and asked is None
+            and loop.time() < until
+            and not (self._news.is_over or question.hung_up.done())
+        ):
             await self._news.wait_for_news(until - loop.time(), question.hung_up)
             found = find_update()
-        return _build_response(found)
+            asked = find_request()
+        headers = () if asked is None else ((ASKED_FINDINGS, asked),)
+        return _build_response(found)._replace(headers=headers)
 
 
 def _build_response(octets: bytes | None) -> Response:
@@ -300,6 +349,20 @@ def build_error_response(error: QmeshError) -> Response:
     return Response(status, msgspec.json.encode(Refusal(error.message, error.hint)), _JSON)
 
 
+def _is_collection_over(silent: Iterable[Silence], waited_s: float) -> bool:
+    """Whether nothing more is worth waiting for, after so many seconds."""
+    return waited_s >= WAIT_S or not any(
+        each == "silent" or (each == "away" and waited_s < AWAY_S) for each in silent
+    )
+
+
+class Collection(NamedTuple):
+    """How members are asked for their findings. asked: listens; a connection to it is a request."""
+
+    asked: socket.socket
+    collector: FindingsCollector
+
+
 class _Server:
     """All that runs in one event loop: connections, who waits for news, and the socket by which it is told.
 
@@ -307,10 +370,17 @@ class _Server:
     failure: what ended one of the tasks by which it tells news, and so all of it.
     """
 
-    def __init__(self, answers: MembershipHandler, listening: socket.socket, told: socket.socket) -> None:
+    def __init__(
+        self,
+        answers: MembershipHandler,
+        listening: socket.socket,
+        told: socket.socket,
+        collection: Collection | None,
+    ) -> None:
         self._answers = answers
         self._listening = listening
         self._told = told
+        self._collection = collection
         self._news = NewsWaiters()
         self._looking: asyncio.Task[None] | None = None
         self._next_look: asyncio.Task[None] | None = None
@@ -330,12 +400,22 @@ class _Server:
         """Until it is to end. At rest it looks at the clock twice a second."""
         self._loop = asyncio.get_running_loop()
         address = self._listening.getsockname()[0]
-        routes = Routes(self._answers, self._news, address=address, look=self.refresh_membership)
+        collector = None if self._collection is None else self._collection.collector
+        routes = Routes(
+            self._answers, self._news, address=address, look=self.refresh_membership, collector=collector
+        )
         self._connections = Connections(self._listening, routes.dispatch_request, build_error_response)
         self._connections.start_accepting()
         try:
             # As any stream: what knows of Unix sockets would look for the file that the socket's name says.
-            async with await asyncio.start_server(self._handle_notification, sock=self._told):
+            async with contextlib.AsyncExitStack() as serving:
+                await serving.enter_async_context(
+                    await asyncio.start_server(self._handle_notification, sock=self._told)
+                )
+                if self._collection is not None:
+                    await serving.enter_async_context(
+                        await asyncio.start_server(self._handle_collection, sock=self._collection.asked)
+                    )
                 while not self.should_exit:
                     self.tick()
                     await asyncio.sleep(_TICK_S)
@@ -361,6 +441,60 @@ class _Server:
             self._record_failure(error)
         finally:
             writer.close()
+
+    async def _handle_collection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Collect the findings of all members for a command of this machine, and send them as they come."""
+        del reader
+        assert self._collection is not None
+        collector = self._collection.collector
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[CollectedReport] = asyncio.Queue()
+
+        def deliver(machine: str, report: FindingsReport) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(arrived.put_nowait, CollectedReport(machine=machine, report=report))
+
+        try:
+            if await run_in_thread(lambda: collector.begin(deliver)):
+                try:
+                    await self._send_reports(collector, arrived, writer)
+                finally:
+                    collector.end()
+            else:
+                writer.write(encode_line(CollectedReport(is_busy=True)))
+                await writer.drain()
+        except (OSError, QmeshError):  # it has gone, or the registry fails, which the agent says
+            pass
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task
+            self._record_failure(error)
+        finally:
+            writer.close()
+
+    async def _send_reports(
+        self,
+        collector: FindingsCollector,
+        arrived: asyncio.Queue[CollectedReport],
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        began, woken_at = loop.time(), -1.0
+        while not self.should_exit:
+            waited_s = loop.time() - began
+            if waited_s - woken_at >= 1.0:  # who waits for news is asked; who comes later, as it comes
+                self._news.wake_waiters()
+                woken_at = waited_s
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    writer.write(encode_line(await arrived.get()))
+                    await writer.drain()
+                continue
+            silent = collector.list_silent()
+            if arrived.empty() and _is_collection_over(silent.values(), loop.time() - began):
+                for machine, why in silent.items():
+                    writer.write(encode_line(CollectedReport(machine=machine, silence=why)))
+                writer.write(encode_line(CollectedReport()))
+                await writer.drain()
+                return
 
     async def _publish_or_fail(self) -> None:
         try:
@@ -428,6 +562,7 @@ class Service:
 
     told: a listening socket, from here on the service's; a connection to it means that the membership may
         have changed.
+    collection: where `check --all` asks for the findings of all members; its socket is the service's as well.
     ended: called from its thread when that ends.
     """
 
@@ -439,6 +574,7 @@ class Service:
         port: int,
         interface: str,
         told: socket.socket,
+        collection: Collection | None = None,
         ended: Callable[[], None] = _do_nothing,
     ) -> None:
         self.pulse = Pulse()
@@ -450,9 +586,12 @@ class Service:
             self._socket = _listen(address, port, interface)
         except KernelRefused:
             told.close()
+            if collection is not None:
+                collection.asked.close()
             raise
-        self._server = _Server(answers, self._socket, told)
+        self._server = _Server(answers, self._socket, told, collection)
         self._told = told
+        self._collection = collection
         self._thread = threading.Thread(target=self._run, name="membership service", daemon=True)
 
     def start(self) -> None:
@@ -517,6 +656,8 @@ class Service:
                 self._thread.join(_STOP_S)
         self._socket.close()
         self._told.close()
+        if self._collection is not None:
+            self._collection.asked.close()
 
 
 def _listen(address: str, port: int, interface: str) -> socket.socket:

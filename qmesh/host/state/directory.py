@@ -74,6 +74,7 @@ class State:
         self.guard_file = directory / guard_keeper.SCRIPT
         self.held_file = directory / held_table.SCRIPT
         self.agent_socket = directory / agent_notify.SOCKET
+        self.findings_socket = directory / agent_notify.FINDINGS_SOCKET
         self.hold_socket = directory / holder.SOCKET
         self.hold_lock_file = directory / holder.LOCK
         self.log_file = directory / log_file.NAME

@@ -14,6 +14,8 @@ from typing import Final
 from qmesh.host.system import unix_socket
 
 SOCKET: Final = "agent.sock"
+FINDINGS_SOCKET: Final = "findings.sock"
+"""Another one, by which `check --all` asks for the findings of all members."""
 PASS_ON_S: Final = 1.5
 """Seconds that members have to take the news, as before one that was removed is cut off."""
 

@@ -94,6 +94,7 @@ def _list_state_files(state: State) -> tuple[Path, ...]:
         state.guard_file,
         state.held_file,
         state.agent_socket,
+        state.findings_socket,
         state.health_socket,
         state.hold_socket,
         state.hold_lock_file,

@@ -1,0 +1,167 @@
+"""A member's end: where the control node asks for it, this machine checks itself in a child and reports.
+
+The child is the command `qmesh check --json`, with limits, so that whatever it meets is no concern of the
+agent. There is one at a time, and one in some seconds at most, however often it is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Annotated, Final
+
+import msgspec
+
+from qmesh.agent.local import Local, load_local
+from qmesh.errors import EnrolmentRefused, QmeshError
+from qmesh.host.api.messages import ControlNodeUnavailable
+from qmesh.host.state.directory import State
+from qmesh.mesh.audit import Finding, failed_check_finding
+from qmesh.mesh.decode import Malformed, decode_json
+from qmesh.mesh.own_command import build_command_line
+from qmesh.mesh.protocol.aead import NONCE_OCTETS
+from qmesh.mesh.protocol.findings_report import FindingsReport, encrypt_report, is_request_id
+
+log = logging.getLogger("qmesh")
+
+CHECK_S: Final = 30.0
+"""Seconds that the check has, by the clock; of the processor's time it has fewer."""
+PROCESSOR_S: Final = 20
+MOST_MEMORY: Final = 2 << 30
+"""Octets of address space."""
+MOST_OUTPUT: Final = 4 << 20
+LEAST_S: Final = 3.0
+"""Seconds between the beginnings of two checks, at least."""
+_NICE: Final = 10
+_CONNECT_S: Final = 2.0
+_ANSWER_S: Final = 10.0
+
+
+class _CheckAnswer(msgspec.Struct, frozen=True):
+    """What `check --json` prints."""
+
+    findings: tuple[Finding, ...]
+    revision: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class _CheckRefusal(msgspec.Struct, frozen=True):
+    error: str
+    hint: str
+
+
+class FindingsReporter:
+    """Answers the control node's requests, each in a thread that ends with it."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._lock = threading.Lock()
+        self._request = ""
+        self._is_running = False
+        self._begun = -LEAST_S
+
+    def answer_request(self, request: str) -> None:
+        """Have this machine checked, and the findings reported. It returns at once. From any thread.
+
+        request: which one it is, as the control node says; what is no request, or was one before, is ignored.
+        """
+        with self._lock:
+            if not is_request_id(request) or request == self._request:
+                return
+            self._request = request
+            if self._is_running:
+                return  # which answers the newest one
+            self._is_running = True
+        threading.Thread(target=self._run, name="findings", daemon=True).start()
+
+    def _run(self) -> None:
+        answered = ""
+        while True:
+            with self._lock:
+                request = self._request
+                if request == answered:
+                    self._is_running = False
+                    return
+            time.sleep(max(0.0, self._begun + LEAST_S - time.monotonic()))
+            self._begun = time.monotonic()
+            answered = request
+            try:
+                self._report(request)
+            except (QmeshError, ControlNodeUnavailable, OSError) as error:
+                log.warning("the findings could not be reported to the control node: %s", error)
+            except Exception:
+                log.exception("the findings could not be reported to the control node")
+
+    def _report(self, request: str) -> None:
+        report = run_check(self._state)
+        here = load_local(self._state)
+        _send_report(here, report, request)
+
+
+def _send_report(here: Local, report: FindingsReport, request: str) -> None:
+    from qmesh.host.api.client import Client  # noqa: PLC0415 - a control node has no use for it
+
+    hub = here.inventory.control_node
+    shared = here.preshared.get(hub.public_key)
+    if shared is None or here.settings.control:
+        return
+    sealed = encrypt_report(report, request, shared, nonce=secrets.token_bytes(NONCE_OCTETS))
+    client = Client(address=hub.address, port=here.inventory.service_port)
+    with contextlib.suppress(EnrolmentRefused):  # it came too late, or the control node is another one
+        client.report_findings(sealed, connect_s=_CONNECT_S, read_s=_ANSWER_S)
+
+
+def run_check(state: State) -> FindingsReport:
+    """What `qmesh check` says of this machine, by a child with limits. It always comes to an end."""
+    words = ("check", "--json", "--state", str(state.directory.absolute()))
+    strict = [f"-W{each}" for each in sys.warnoptions]
+    with subprocess.Popen(
+        build_command_line(sys.executable, *words, options=strict),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as child:
+        _limit_process(child.pid)
+        timer = threading.Timer(CHECK_S, _kill_group, (child.pid,))
+        timer.start()
+        try:
+            assert child.stdout is not None
+            said = child.stdout.read(MOST_OUTPUT)
+        finally:
+            timer.cancel()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(1.0)
+            _kill_group(child.pid)  # and what it has started
+    return read_answer(said, code=child.returncode)
+
+
+def _kill_group(number: int) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(number, signal.SIGKILL)
+
+
+def _limit_process(number: int) -> None:
+    with contextlib.suppress(OSError):  # it has ended already
+        os.setpriority(os.PRIO_PROCESS, number, _NICE)
+        resource.prlimit(number, resource.RLIMIT_CPU, (PROCESSOR_S, PROCESSOR_S))
+        resource.prlimit(number, resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+
+
+def read_answer(said: bytes, *, code: int) -> FindingsReport:
+    """The report of what a child printed. code: with which it ended."""
+    with contextlib.suppress(Malformed):
+        answer = decode_json(said, _CheckAnswer)
+        return FindingsReport(revision=answer.revision, findings=answer.findings)
+    why, cure = f"its check ended with code {code}, and without an answer", "run `qmesh check` there"
+    with contextlib.suppress(Malformed):
+        refusal = decode_json(said, _CheckRefusal)
+        why, cure = refusal.error, refusal.hint
+    return FindingsReport(revision=0, findings=(failed_check_finding("check", why, cure),))
