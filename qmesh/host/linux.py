@@ -65,6 +65,8 @@ class Linux:
         self._interface = interface
         self._keys = {derive_public_key(key): key for key in private_keys}
         self.refusal: KernelRefused | None = None
+        self.counters: Mapping[str, Counters] = {}
+        """What each peer had been doing, by public key, when the tunnel was observed last."""
 
     @cached_property
     def backend(self) -> wireguard.Backend:
@@ -94,8 +96,10 @@ class Linux:
         outline = outline or self.observe_outline()
         link, guarded = outline.link, outline.node_state
         if link is None:
+            self.counters = {}
             return guarded, {}
         device = self.backend.read(self._interface)
+        self.counters = device.counters
         tunnel = Tunnel(
             interface=link.name,
             kind=self.backend.kind,

@@ -924,7 +924,7 @@ def test_a_tunnel_of_1280_on_a_path_of_1280_is_named(host, addresses, path, oute
 def test_every_code_is_one_that_stays():
     """The codes that tools are written against; more may be added, none may be renamed."""
     stable = {
-        *("key-missing", "key-mode", "key-mismatch"),
+        *("key-missing", "key-mode", "key-mismatch", "key-shared"),
         *("tunnel-missing", "tunnel-down", "tunnel-address", "tunnel-port", "tunnel-mtu"),
         *(
             "peer-missing",
@@ -933,6 +933,7 @@ def test_every_code_is_one_that_stays():
             "peer-endpoint",
             "peer-psk",
             "peer-keepalive",
+            "peer-silent",
         ),
         *(
             "guard-missing",

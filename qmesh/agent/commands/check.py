@@ -18,6 +18,7 @@ from qmesh.agent.audit.clocks import compare_clock
 from qmesh.agent.control_endpoint import find_black_hole, find_narrow_path
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
 from qmesh.agent.foreign_firewalls import find_firewall_obstacles
+from qmesh.agent.links import build_link_context
 from qmesh.agent.local import Local, MembershipInvalid, load_local, with_tunnel_and_guard
 from qmesh.agent.node.node_audit import read_config_file, read_key_store_file
 from qmesh.agent.node.node_host import find_node_host
@@ -56,6 +57,7 @@ from qmesh.mesh.audit import (
     FlushingUnit,
     KeyFile,
     KeyStoreFile,
+    LinkContext,
     NodeReport,
     Part,
     PortContext,
@@ -112,7 +114,7 @@ def check(state: State) -> Report:
     check_user("check")
     looks = PartChecks()
     # Before it has to wait for this command, which must not wait for a user's disk.
-    agent = looks.run("agent", lambda: _read_agent_status(state), None)
+    agent, health = looks.run("agent", lambda: _read_agent_status(state), (None, None))
     stamp, config = looks.run(
         "config.yml", lambda: read_config_file(state.settings().node_directory), (None, None)
     )
@@ -136,6 +138,7 @@ def check(state: State) -> Report:
             seen,
             taken_down=not remembered.settings.up,
             agent=agent,
+            health=health,
             files=_SeenFiles(config, stamp, store),
         )
         around = msgspec.structs.replace(around, programs=programs)
@@ -210,6 +213,7 @@ def _build_audit_context(
     *,
     taken_down: bool,
     agent: AgentStatus | None,
+    health: agent_health.Health | None,
     files: _SeenFiles,
 ) -> AuditContext:
     machines = here.inventory.machines
@@ -263,6 +267,9 @@ def _build_audit_context(
         narrow_path=None
         if seen is None
         else looks.run("tunnel", lambda: find_narrow_path(here, seen[1], state.directory), None),
+        links=LinkContext()
+        if health is None or taken_down
+        else looks.run("links", lambda: build_link_context(here, health, silent, seen), LinkContext()),
         collision=looks.run("tunnel", lambda: _find_network_collision(here), None),
         weaknesses=looks.run("sysctls", lambda: _find_weaknesses(here.settings.interface), ()),
         flusher=looks.run("units that flush", lambda: _find_flushing_unit(state), None),
@@ -311,27 +318,23 @@ def _list_secret_files(state: State) -> tuple[SecretFile, ...]:
     return tuple(SecretFile(str(path), files.read_mode(path)) for path in paths)
 
 
-def _read_agent_status(state: State) -> AgentStatus | None:
-    """This machine's agent, by its own word; None where none runs."""
+def _read_agent_status(state: State) -> tuple[AgentStatus | None, agent_health.Health | None]:
+    """This machine's agent, by its own word, and that; None where none runs, or it says nothing."""
     if not background.is_agent_running(state):
-        return None
+        return None, None
     restart = background.format_restart_command(state)
     try:
         said = agent_health.request_health(state.directory, wait_s=AGENT_ANSWER_S)
     except agent_health.NoAnswer as error:
         if not background.is_agent_running(state):
-            return None
-        return AgentStatus(f"it runs, but does not report its state: {error}", (), restart)
+            return None, None
+        return AgentStatus(f"it runs, but does not report its state: {error}", (), restart), None
     troubles = tuple(AgentTrouble(each.part, each.reason, each.hint) for each in said.troubles)
     late = said.looked_s is not None and said.looked_s > LATE_S
     see_log = f"see the agent's log: {describe_agent_log(has_systemd=systemd.is_systemd_running())}"
     restarts = tuple(AgentTrouble(each.part, _describe_restart(each), see_log) for each in said.restarts)
-    return AgentStatus(
-        f"it last looked at this machine {said.looked_s:.0f} s ago" if late else None,
-        troubles,
-        restart,
-        restarts,
-    )
+    silent = f"it last looked at this machine {said.looked_s:.0f} s ago" if late else None
+    return AgentStatus(silent, troubles, restart, restarts), said
 
 
 def _describe_restart(restart: agent_health.Restart) -> str:

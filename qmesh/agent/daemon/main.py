@@ -357,6 +357,8 @@ class Agent:
             looked_s=looked_s,
             troubles=self._troubles.list_troubles(),
             restarts=self._troubles.recent_restarts(),
+            links=self._watch.links.report,
+            unasked=self._service.list_unasked(),
         )
 
     def _restart_agent(self, part: str, pulse: Pulse) -> None:

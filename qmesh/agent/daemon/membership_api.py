@@ -18,6 +18,7 @@ from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError
 from qmesh.host.registry import Registry, load_image
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory, list_members
+from qmesh.mesh.links.activity import SILENT_S
 from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, encrypt_message
 from qmesh.mesh.protocol.enrolment import KEY_OFFER, read_key_offer, read_redemption
 from qmesh.mesh.protocol.handover import ESTATE, PROGRESS, HandoverData, encode_handover_data, read_progress
@@ -100,6 +101,7 @@ class ControlNode:
         with Registry(state.registry_file) as registry:
             inventory = registry.inventory()
         self._addresses = _list_member_addresses(inventory)
+        self._asked = dict.fromkeys(self._addresses, time.monotonic())
         self._note_handover(inventory)
         self._history = History(sign_membership(inventory, self._signing_key), inventory.revision)
 
@@ -235,8 +237,20 @@ class ControlNode:
     def record_acknowledgement(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
         """Note it, where it is news, for `write_acknowledgements` to read."""
         with self._lock:
+            if sender in self._addresses:
+                self._asked[sender] = time.monotonic()
             if sender in self._addresses and self._acknowledged.get(sender) != newer_than:
                 self._unread[sender] = sealed
+
+    def list_unasked(self) -> tuple[tuple[str, float], ...]:
+        """The addresses of members that have not asked for `SILENT_S`, and the seconds since they did.
+
+        One that never did counts from when it was a member first, or this service began.
+        """
+        now = time.monotonic()
+        with self._lock:
+            ages = [(address, now - asked) for address, asked in self._asked.items()]
+        return tuple((address, age_s) for address, age_s in ages if age_s >= SILENT_S)
 
     def refresh_membership(self) -> None:
         """See what the registry has."""
@@ -300,6 +314,8 @@ class ControlNode:
                 self._history.advance(signed, inventory.revision)
                 self._departed = (self._departed | self._addresses) - addresses
                 self._addresses = addresses
+                now = time.monotonic()
+                self._asked = {address: self._asked.get(address, now) for address in addresses}
                 for address in self._departed:
                     self._acknowledged.pop(address, None)
 

@@ -78,6 +78,11 @@ class MembershipService:
         running = self._running
         return {} if running is None else running[2].take_key_reports()
 
+    def list_unasked(self) -> tuple[tuple[str, float], ...]:
+        """As `ControlNode.list_unasked`. From any thread."""
+        running = self._running
+        return () if running is None else running[2].list_unasked()
+
     def update_service(self, here: Local, event: int | None) -> None:
         """See that it runs as the machine is, and that who waits hears of what is new. On a member none runs.
 

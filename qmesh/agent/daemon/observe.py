@@ -26,6 +26,7 @@ from qmesh.host.registry import KeyedMachine, Registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.desired import build_peer
 from qmesh.mesh.endpoints import choose_peer_endpoint
+from qmesh.mesh.links.activity import LinkWatch
 from qmesh.mesh.plan import Step, peer_steps
 from qmesh.mesh.rollback import RollbackRecord
 from qmesh.mesh.state import Peer
@@ -82,6 +83,7 @@ class MachineWatch:
     notices: to be waited for, so that the next look comes at once.
     noticed: what the last look was told.
     event: the registry's last event that it has followed; None on a worker machine.
+    links: what has come by each tunnel, as of the last look at everything.
     audit_s: seconds between two audits of a control node of so many machines.
     """
 
@@ -89,6 +91,7 @@ class MachineWatch:
         self.notices = Notices()
         self.noticed: Notice | None = None
         self.event: int | None = None
+        self.links = LinkWatch()
         self._state = state
         self._audit_s = audit_s
         self._held: _ConvergedState | None = None
@@ -139,6 +142,7 @@ class MachineWatch:
 
     def _maintain_rollback(self, undoing: RollbackRecord) -> tuple[Local, tuple[Step, ...]]:
         """See that the machine is as it was put back; a control node goes on letting others in and out."""
+        self.links.clear()
         here = load_local(self._state)
         if here.settings.control:
             self.event = self._read_last_event()
@@ -185,6 +189,7 @@ class MachineWatch:
         # Before all is looked at: this is how a machine looks that is then found as desired.
         outlined, outline = time.monotonic(), linux.observe_outline()
         steps = converge(here, linux, follow_roaming=True, outline=outline)
+        self.links.note_counters(linux.counters, list_expected_keys(here), at_s=time.monotonic())
         audited = None
         if event is not None and here.settings.up and not steps:
             machines = here.inventory.machines
@@ -236,6 +241,19 @@ class MachineWatch:
                 audited.keys[name] = known.machine.public_key
         self.event = audited.event = news.event
         return steps
+
+
+def list_expected_keys(here: Local) -> list[str]:
+    """The public keys of the machines that this one should hear from all the time.
+
+    The control node hears from all that are active, another machine from the control node.
+    """
+    if not here.settings.up or here.has_handed_over:
+        return []
+    if here.settings.control:
+        machines = here.inventory.machines
+        return [each.public_key for each in machines if each.state == "active" and each != here.machine]
+    return [] if here.inventory.control == here.settings.name else [here.inventory.control_node.public_key]
 
 
 def _expire_invitations(registry: Registry) -> None:

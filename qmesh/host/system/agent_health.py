@@ -16,9 +16,12 @@ import msgspec
 
 from qmesh.host.system import unix_socket
 from qmesh.mesh.decode import Malformed, decode_json
+from qmesh.mesh.links.activity import LinkReport
 
 SOCKET: Final = "health.sock"
-_MOST_OCTETS: Final = 1 << 16
+_MOST_OCTETS: Final = 1 << 21
+"""Of an answer: of 10,000 machines each may be silent."""
+_PIECE: Final = 1 << 16
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,12 +46,18 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent. process: its number; looked_s: seconds since its last whole look, None before the first."""
+    """An agent. process: its number; looked_s: seconds since its last whole look, None before the first.
+
+    unasked: on the control node, the tunnel addresses of members whose agents ask for no membership, and for
+        how many seconds they have not.
+    """
 
     process: int
     looked_s: float | None
     troubles: tuple[Trouble, ...]
     restarts: tuple[Restart, ...]
+    links: LinkReport = LinkReport()
+    unasked: tuple[tuple[str, float], ...] = ()
 
 
 class NoAnswer(Exception):
@@ -96,7 +105,7 @@ def _receive_health(directory: Path, until: float) -> bytes:
     with unix_socket.open_socket_path(directory, SOCKET) as path, socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(max(0.01, until - time.monotonic()))
         connection.connect(path)
-        while part := connection.recv(_MOST_OCTETS):
+        while part := connection.recv(_PIECE):
             octets += part
             if len(octets) > _MOST_OCTETS or time.monotonic() > until:
                 raise TimeoutError

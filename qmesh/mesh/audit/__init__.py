@@ -7,6 +7,7 @@ guard         the guard, and what weakens it
 listeners     workers that listen where they should not, or do not; ports of others that are open
 tunnel        the tunnel and its peers
 mtu           which packets of the tunnel its path carries
+links         machines of which nothing is heard, keys that two machines use
 programs      which version of the node runs
 config        the node's config.yml
 node_keys     the node's identity, here and on the other machines
@@ -29,6 +30,7 @@ from qmesh.mesh.audit.guard import (
     port_findings,
     sysctl_findings,
 )
+from qmesh.mesh.audit.links import link_findings
 from qmesh.mesh.audit.listeners import listener_findings, open_port_findings, silent_worker_findings
 from qmesh.mesh.audit.maintenance import (
     agent_findings,
@@ -59,12 +61,14 @@ from qmesh.mesh.audit.surroundings import (
     FlushingUnit,
     KeyFile,
     KeyStoreFile,
+    LinkContext,
     NarrowPath,
     NodeReport,
     OtherKeys,
     PortContext,
     SecretFile,
     SilentWorkers,
+    TriedEndpoint,
 )
 from qmesh.mesh.audit.tunnel import tunnel_findings
 from qmesh.mesh.state import NodeState
@@ -81,6 +85,7 @@ __all__ = [
     "FlushingUnit",
     "KeyFile",
     "KeyStoreFile",
+    "LinkContext",
     "NarrowPath",
     "NodeReport",
     "OtherKeys",
@@ -88,6 +93,7 @@ __all__ = [
     "PortContext",
     "SecretFile",
     "SilentWorkers",
+    "TriedEndpoint",
     "failed_check_finding",
     "foreign_worker_findings",
     "invalid_membership_finding",
@@ -100,7 +106,7 @@ __all__ = [
 
 Part: TypeAlias = Literal[
     "keys", "guard", "other firewalls", "units that flush", "ports", "sysctls", "listeners", "tunnel",
-    "agent", "membership service", "unconfirmed changes", "node's program", "config.yml",
+    "links", "agent", "membership service", "unconfirmed changes", "node's program", "config.yml",
     "announcements", "node keys", "units of the node", "workers",
     "node processes", "membership", "clock", "members",
 ]  # fmt: skip
@@ -135,6 +141,7 @@ def list_audit_parts(
         ("listeners", lambda: open_port_findings(desired, observed, around)),
         ("tunnel", lambda: tunnel_findings(desired.tunnel, observed.tunnel, around)),
         ("tunnel", lambda: narrow_path_findings(observed.tunnel, around)),
+        ("links", lambda: link_findings(around)),
         ("agent", lambda: agent_findings(around)),
         (
             "membership service",

@@ -9,6 +9,7 @@ from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit.config import own_tunnel_address, parse_worker_entries
 from qmesh.mesh.audit.findings import APPLY, RENDER, Finding, error_finding, warning_finding
+from qmesh.mesh.audit.links import away_worker_findings, list_quiet_machines
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.state import Guard, NodeState
 from qmesh.mesh.systemd.instructions import NodeHost, describe_unit_log, describe_workers_action
@@ -105,7 +106,11 @@ def silent_worker_findings(around: AuditContext) -> Iterator[Finding]:
     """Workers that do not answer, once the node's file has them: before that, none should run."""
     if parse_worker_entries(around) != around.workers:
         return
+    quiet = list_quiet_machines(around)
+    yield from away_worker_findings([each for each in around.silent if each.machine in quiet])
     for each in around.silent:
+        if each.machine in quiet:
+            continue
         is_other = each.machine != around.names[around.public_key]
         host = NodeHost(has_units=around.host.has_units, is_other=True) if is_other else around.host
         restart = describe_workers_action("restart", each.cores, host, are_all=each.are_all)

@@ -7,6 +7,7 @@ from typing import Final
 
 from qmesh.errors import JOIN_ANEW, RESTORE
 from qmesh.mesh.audit.findings import PRIVATE_MODE, Finding, error_finding, file_mode_finding, warning_finding
+from qmesh.mesh.audit.links import is_control_away, list_quiet_machines
 from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE, AuditContext, KeyFile, SecretFile
 from qmesh.mesh.systemd.instructions import describe_units_update
 from qmesh.mesh.systemd.units import CONTROL_PROCESS
@@ -68,9 +69,11 @@ def service_findings(around: AuditContext, *, has_way: bool) -> Iterator[Finding
         yield error_finding(
             "service-silent", SERVICE, "an answer to members and joining machines", own.reason, cure
         )
-    if around.unanswered is not None and has_way:
+    if around.unanswered is not None and has_way and not is_control_away(around):
         wanted = "an answer from the control node"
-        yield error_finding("service-silent", SERVICE, wanted, around.unanswered, _SEE_CONTROL)
+        works = around.links.report.watched and not list_quiet_machines(around)
+        seen = f"{around.unanswered}; packets do come through the tunnel" if works else around.unanswered
+        yield error_finding("service-silent", SERVICE, wanted, seen, _SEE_CONTROL)
 
 
 def membership_findings() -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.foreign.obstacles import Obstacle
+from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import Setting
@@ -161,6 +162,29 @@ class AgentTrouble(msgspec.Struct, frozen=True):
     hint: str
 
 
+class TriedEndpoint(msgspec.Struct, frozen=True):
+    """Where a silent machine should be. is_echoed: whether a ping comes back; has_route: or can leave."""
+
+    endpoint: Endpoint
+    has_route: bool
+    is_echoed: bool
+
+
+class LinkContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What is heard of other machines, as the agent says, and what of the way to silent ones works.
+
+    unasked: on the control node, the machines whose agents ask for no membership, and for how many seconds.
+    tried: by public key, of some that are silent. listen_port: of this machine's WireGuard.
+    unreachable: machines without any worker that answers, and that answer no ping through the tunnel either.
+    """
+
+    report: LinkReport = LinkReport()
+    unasked: tuple[tuple[str, float], ...] = ()
+    tried: Mapping[str, tuple[TriedEndpoint, ...]] = {}
+    unreachable: frozenset[str] = frozenset()
+    listen_port: int = 0
+
+
 class BlackHole(msgspec.Struct, frozen=True):
     """A path that drops large packets and sends no error.
 
@@ -239,6 +263,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     node: the node's processes on this machine; None where they were not looked at.
     black_hole: on the path to the control node, where there is one.
     narrow_path: to the control node, where the tunnel's packets do not fit it.
+    links: what is heard of the other machines.
     collision: a network that this machine has another use for, and that overlaps with the tunnel's.
     change: of `apply --confirm`, that waits to be confirmed, or that was not.
     clock: None where this machine's clock was not compared.
@@ -276,6 +301,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeReport | None = None
     black_hole: BlackHole | None = None
     narrow_path: NarrowPath | None = None
+    links: LinkContext = LinkContext()
     collision: str | None = None
     control: str = ""
     missing_announcements: tuple[MissingAnnouncement, ...] = ()

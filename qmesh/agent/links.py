@@ -1,0 +1,99 @@
+"""What `check` asks of the way to machines of which nothing is heard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from qmesh.agent.local import Local, list_control_endpoints
+from qmesh.errors import MachineRefused
+from qmesh.host.network import path_mtu, routes
+from qmesh.host.system.agent_health import Health
+from qmesh.mesh.audit import LinkContext, SilentWorkers, TriedEndpoint
+from qmesh.mesh.endpoints import list_seen_endpoints
+from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.state import NodeState
+from qmesh.mesh.values import Endpoint
+
+MOST_TRIED: Final = 8
+"""Addresses that are asked for an echo, all at once: some of many stand for all."""
+ECHO_S: Final = 1.0
+_SMALL: Final = 100
+
+
+def build_link_context(
+    here: Local, health: Health, silent: Iterable[SilentWorkers], seen: tuple[NodeState, NodeState] | None
+) -> LinkContext:
+    """What the agent says of the links, and what of the way to silent machines works: a second at most.
+
+    silent: workers that do not answer. seen: the machine, desired and observed.
+    Raises MachineRefused where it could not look.
+    """
+    endpoints = {} if seen is None else _list_silent_endpoints(here, health.links, seen[1])
+    mute = [each for each in silent if each.are_all and each.machine != here.settings.name][:MOST_TRIED]
+    hosts = dict.fromkeys(endpoint.host for each in endpoints.values() for endpoint in each)
+    echoing = _find_echoing_hosts([*list(hosts)[:MOST_TRIED], *(each.address for each in mute)])
+    names = {here.inventory.machine(name).address: name for name in here.inventory.cores}
+    return LinkContext(
+        report=health.links,
+        unasked=tuple(
+            (names[address], age_s)
+            for address, age_s in health.unasked
+            if address in names and names[address] != here.settings.name
+        ),
+        tried={
+            key: tuple(
+                TriedEndpoint(
+                    endpoint,
+                    routes.find_route(endpoint.host, endpoint.port) is not None,
+                    endpoint.host in echoing,
+                )
+                for endpoint in each
+                if endpoint.host in list(hosts)[:MOST_TRIED]
+            )
+            for key, each in endpoints.items()
+        },
+        unreachable=frozenset(each.machine for each in mute if each.address not in echoing),
+        listen_port=here.settings.listen_port,
+    )
+
+
+def _list_silent_endpoints(
+    here: Local, report: LinkReport, observed: NodeState
+) -> dict[str, tuple[Endpoint, ...]]:
+    """Where silent machines should be, by public key: the first of them, as many as are asked."""
+    where, known = list_seen_endpoints(observed), {each.public_key: each for each in here.inventory.machines}
+    found = {}
+    for link in report.silent[:MOST_TRIED]:
+        machine = known.get(link.public_key)
+        if machine is not None:
+            endpoints = (
+                list_control_endpoints(here) if machine.name == here.inventory.control else machine.endpoints
+            )
+            found[link.public_key] = tuple(_list_addresses((where.get(link.public_key), *endpoints)))
+    return found
+
+
+def _list_addresses(endpoints: Iterable[Endpoint | None]) -> Iterator[Endpoint]:
+    """Those that need no DNS, which may be away as well."""
+    for endpoint in dict.fromkeys(endpoints):
+        if endpoint is not None and endpoint.is_address:
+            yield endpoint
+
+
+def _find_echoing_hosts(hosts: list[str]) -> frozenset[str]:
+    """Those of these addresses that answer a ping."""
+    if not hosts:
+        return frozenset()
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        return frozenset(
+            host for host, is_there in zip(hosts, pool.map(_is_echoing, hosts), strict=True) if is_there
+        )
+
+
+def _is_echoing(host: str) -> bool:
+    try:
+        return path_mtu.measure_echo_time(host, _SMALL, wait_s=ECHO_S, tries=1) is not None
+    except MachineRefused:  # this kernel has no IPv6, say
+        return False
