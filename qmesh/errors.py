@@ -9,7 +9,8 @@
     │   ├── Busy               another command of qmesh is at work on this machine
     │   └── StateUnreadable    our own state is damaged: never read as "nothing there"
     ├── EnrolmentRefused    4  the invitation, or the other side, said no
-    │   └── RemovedFromMesh    this machine is no longer a member of its mesh
+    │   ├── RemovedFromMesh    this machine is no longer a member of its mesh
+    │   └── ContradictedByMember  the control node is an older copy of itself
     └── Interrupted       130  the user said stop
 
 Exit code 1 is no error: it is a result that says no (drift, a finding).
@@ -87,6 +88,18 @@ class RemovedFromMesh(EnrolmentRefused):
             "this machine was removed from its mesh: its tunnel and its worker ports are closed",
             hint="run `qmesh join` with a new invitation, or `qmesh uninstall` to remove qmesh from this"
             " machine",
+        )
+
+
+class ContradictedByMember(EnrolmentRefused):
+    """The control node gives out a membership that cannot come after the one that this machine holds."""
+
+    def __init__(self, held: int, offered: int) -> None:
+        what = "another one of" if held == offered else "one of the older"
+        super().__init__(
+            f"this machine holds revision {held} of the mesh, signed by it, and the control node gives out"
+            f" {what} revision {offered}: its registry is an older copy",
+            hint="run `qmesh check` on the control node: it names the way out. This machine stays as it is",
         )
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from qmesh.agent import control_role
 from qmesh.agent.local import Local, load_local, read_held_membership
-from qmesh.errors import EnrolmentRefused, RemovedFromMesh
+from qmesh.errors import ContradictedByMember, EnrolmentRefused, RemovedFromMesh
 from qmesh.host import files
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
@@ -28,6 +28,11 @@ from qmesh.mesh.protocol.membership import (
     is_newer_membership,
     read_update,
     verify_membership,
+)
+from qmesh.mesh.protocol.membership_conflict import (
+    build_proof,
+    compute_membership_digest,
+    is_contradicting,
 )
 
 if TYPE_CHECKING:
@@ -134,6 +139,8 @@ def _fetch_membership(
     held = files.read(state.membership_file)
     revision = here.inventory.revision
     shared = here.preshared.get(hub.public_key)
+    # While the membership lacks this machine's new key, what it goes by is not what it holds.
+    digest = "" if state.key_rotation.exists() else compute_membership_digest(here.inventory)
     answer = client.poll_membership(
         newer_than=revision,
         connect_s=connect_s,
@@ -141,6 +148,7 @@ def _fetch_membership(
         wait_s=wait_s,
         key_report=key_report,
         can_report=answer_request is not None,
+        digest=digest,
         holds=b""
         if shared is None
         else encrypt_held_revision(revision, shared, nonce=secrets.token_bytes(NONCE_OCTETS)),
@@ -159,7 +167,32 @@ def _fetch_membership(
         if answer is None:
             return None
         update = read_update(answer)
-    return _verify_signed(apply_update(update, None), here)
+    signed, inventory = _verify_signed(apply_update(update, None), here)
+    if digest and held is not None and is_contradicting(here.inventory, inventory):
+        _show_held_membership(client, here, held, digest, connect_s=connect_s)
+        return None
+    return signed, inventory
+
+
+def _show_held_membership(client: Client, here: Local, held: bytes, digest: str, *, connect_s: float) -> None:
+    """Prove to the control node that it is an older copy of itself, unless it has only not looked yet.
+
+    Raises ContradictedByMember.
+    """
+    revision = here.inventory.revision
+    # Asked without waiting, it looks into its registry first.
+    answer = client.poll_membership(newer_than=revision, connect_s=connect_s, read_s=_ANSWER_S, digest=digest)
+    if answer is None:
+        return
+    update = read_update(answer)
+    if update.base is not None:
+        return  # it has a newer one by now, which the next question brings
+    signed, inventory = _verify_signed(apply_update(update, None), here)
+    if is_contradicting(here.inventory, inventory):
+        with contextlib.suppress(ControlNodeUnavailable, EnrolmentRefused):  # then the next time
+            proof = build_proof(decode_membership(held), signed, inventory.revision)
+            client.report_conflict(proof, connect_s=connect_s, read_s=_ANSWER_S)
+        raise ContradictedByMember(revision, inventory.revision)
 
 
 def _verify_signed(signed: SignedMembership, here: Local) -> tuple[SignedMembership, Inventory]:

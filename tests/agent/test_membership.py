@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.local import load_local
 from qmesh.agent.membership import update_membership
-from qmesh.errors import EnrolmentRefused, RemovedFromMesh
+from qmesh.errors import ContradictedByMember, EnrolmentRefused, RemovedFromMesh
 from qmesh.host import files
 from qmesh.host.api.server import Service
 from qmesh.host.state.directory import State
@@ -29,6 +29,7 @@ from qmesh.mesh.protocol.membership import (
     encode_membership,
     sign_membership,
 )
+from qmesh.mesh.protocol.membership_conflict import read_proof
 from qmesh.mesh.values import Secret
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -66,6 +67,7 @@ class Control:
     def __init__(self, answer: bytes, whole: bytes | None = None) -> None:
         self.answer = answer
         self.acknowledged: list[tuple[int, int, str]] = []
+        self.shown: list[tuple[bytes, str]] = []
         self.whole = answer if whole is None else whole
 
     def redeem(self, body: bytes, *, sender: str) -> bytes:
@@ -92,6 +94,9 @@ class Control:
     def report_keys(self, body: bytes, *, sender: str) -> None:
         raise NotImplementedError
 
+    def report_conflict(self, body: bytes, *, sender: str) -> None:
+        self.shown.append((body, sender))
+
     def record_key_report(self, sealed: bytes, *, sender: str) -> None:
         raise NotImplementedError
 
@@ -107,6 +112,7 @@ class Control:
         newer_than: int,  # noqa: ARG002 - the protocol's
         whole: bool,
         sender: str,  # noqa: ARG002 - the same
+        digest: str,  # noqa: ARG002 - the same
     ) -> bytes | None:
         return self.whole if whole else self.answer
 
@@ -168,9 +174,17 @@ def test_what_a_member_holds_it_says_sealed_with_its_preshared_key(member):
 @pytest.mark.parametrize("revision", [4, 5], ids=["lower", "the same"])
 def test_e6_a_membership_that_is_not_newer_is_not_kept_although_it_is_signed(member, revision):
     before = member.membership_file.read_bytes()
-    assert ask(member, signed(mesh_of(revision, "machine-b", "machine-c", workers=7))) is False
+    offered = mesh_of(revision, "machine-b", "machine-c", workers=7)
+    control = Control(signed(offered))
+    with pytest.raises(ContradictedByMember, match=f"revision 5 of the mesh.*revision {revision}"):
+        asked(member, control)
     assert member.membership_file.read_bytes() == before
+    # The control node is shown what is held here: it is of the mesh, and so the control node is what is old.
+    ((proof, sender),) = control.shown
+    assert sender == "10.77.0.1"
+    assert read_proof(proof, sign_membership(offered, KEY), VERIFICATION_KEY, offered) == HELD
 
+    assert ask(member, signed(mesh_of(5, "machine-b"))) is False  # the same is no contradiction
     newer = mesh_of(6, "machine-b", "machine-c")
     assert ask(member, signed(newer)) is True
     assert member.membership_file.read_bytes() == kept(newer)
@@ -205,7 +219,8 @@ def test_e7_a_machine_that_is_not_in_it_takes_itself_for_removed(member):
 
 
 def test_e6_an_older_membership_without_this_machine_removes_nobody(member):
-    assert ask(member, signed(mesh_of(5, "machine-c"))) is False
+    with pytest.raises(ContradictedByMember):
+        ask(member, signed(mesh_of(5, "machine-c")))
     assert not member.settings().removed
 
 

@@ -22,6 +22,7 @@ from qmesh.host.registry import IssuedInvitation, Registry, sqlite
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.mesh.changes import set_machine_fields
+from qmesh.mesh.links.activity import SILENT_S
 from qmesh.mesh.protocol.aead import encrypt_message
 from qmesh.mesh.protocol.enrolment import (
     KEY_OFFER,
@@ -31,7 +32,14 @@ from qmesh.mesh.protocol.enrolment import (
     derive_public_key,
 )
 from qmesh.mesh.protocol.key_digests import NodeIdentity, compute_digests, encrypt_digests
-from qmesh.mesh.protocol.membership import HOLDS, encrypt_held_revision
+from qmesh.mesh.protocol.membership import (
+    HOLDS,
+    apply_update,
+    encrypt_held_revision,
+    read_update,
+    sign_membership,
+)
+from qmesh.mesh.protocol.membership_conflict import build_proof, compute_membership_digest
 from qmesh.mesh.protocol.node_files import (
     NodeFilesRequest,
     compute_reply_key,
@@ -395,3 +403,88 @@ def test_reports_of_keys_are_kept_of_members_alone_and_what_is_new_is_looked_at(
     assert (node.take_key_reports(), len(looks)) == ({}, 2)
     node.record_key_report(second, sender=B)
     assert (node.take_key_reports(), len(looks)) == ({B: second}, 2)
+
+
+def restored_to(state: State, revision: int) -> None:
+    """The control node as an older copy of itself."""
+    with contextlib.closing(sqlite3.connect(state.registry_file)) as connection, connection:
+        connection.execute("UPDATE mesh SET revision = ?", (revision,))
+
+
+def test_a_control_node_that_is_an_older_copy_gives_out_nothing_once_a_member_has_shown_it(
+    state: State,
+) -> None:
+    with Registry(state.registry_file) as registry:
+        held = registry.inventory()
+    signing = state.signing_key()
+    newer = sign_membership(msgspec.structs.replace(held, revision=held.revision + 3), signing)
+    node = ControlNode(state, changed=lambda: None, turns=Looking(lambda: None))
+    digest = compute_membership_digest(held)
+
+    def ask(newer_than: int, said: str = digest) -> bytes | None:
+        return node.find_membership_update(newer_than=newer_than, whole=False, sender=B, digest=said)
+
+    # Who holds what comes after it, or what contradicts it, is shown it; what is only said is no proof.
+    assert ask(held.revision) is None
+    assert ask(held.revision, "") is None
+    shown = ask(held.revision + 3)
+    assert shown is not None
+    assert ask(held.revision, "0" * 32) == shown
+    own = apply_update(read_update(shown), None)
+    assert state.membership_conflict.read() is None
+    stranger = sign_membership(
+        msgspec.structs.replace(held, revision=held.revision + 3), Ed25519PrivateKey.generate()
+    )
+    for proof, sender in (
+        (build_proof(stranger, own, held.revision), B),
+        (build_proof(own, own, held.revision), B),
+        (build_proof(newer, own, held.revision), "10.77.0.9"),
+    ):
+        with pytest.raises(EnrolmentRefused):
+            node.report_conflict(proof, sender=sender)
+    assert state.membership_conflict.read() is None
+    assert ask(held.revision - 1) is not None
+
+    node.report_conflict(build_proof(newer, own, held.revision), sender=B)
+    conflict = state.membership_conflict.read()
+    assert conflict is not None
+    assert (conflict.own, conflict.revision, conflict.machine) == (
+        held.revision,
+        held.revision + 3,
+        "machine-b",
+    )
+    for each in (node, ControlNode(state, changed=lambda: None, turns=Looking(lambda: None))):
+        # None of it reaches a member, also once its revision is beyond theirs, and after a restart.
+        restored_to(state, held.revision + 10)
+        each.refresh_membership()
+        for revision in (0, held.revision, held.revision + 9):
+            assert each.find_membership_update(newer_than=revision, whole=True, sender=B) is None
+        with pytest.raises(EnrolmentRefused, match="an older copy: machine-b holds revision"):
+            each.find_membership_update(newer_than=held.revision + 11, whole=False, sender=B)
+        with pytest.raises(EnrolmentRefused, match="an older copy"):
+            each.redeem(b"{}", sender=B)
+
+
+def test_what_a_command_gave_out_a_moment_ago_contradicts_nothing(state: State, node: ControlNode) -> None:
+    with Registry(state.registry_file) as registry:
+        held = registry.inventory()
+    newer = msgspec.structs.replace(held, revision=held.revision + 1)
+    own, shown = (sign_membership(each, state.signing_key()) for each in (held, newer))
+    restored_to(state, newer.revision)  # `admit` has just changed it, and the service has not looked yet
+    with pytest.raises(EnrolmentRefused):
+        node.report_conflict(build_proof(shown, own, held.revision), sender=B)
+    assert state.membership_conflict.read() is None
+
+
+def test_a_member_that_asks_for_no_membership_is_known_after_three_minutes(
+    state: State, node: ControlNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert node.list_unasked() == ()
+    now += SILENT_S - 1
+    say(state, node, MESH.revision)
+    now += 2
+    assert [address for address, _ in node.list_unasked()] == ["10.77.0.1"]  # the control node asks nothing
+    now += SILENT_S
+    assert dict(node.list_unasked())[B] == SILENT_S + 2

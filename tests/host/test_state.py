@@ -392,7 +392,36 @@ def test_keys_of_two_machines_are_not_the_same(tmp_path):
         state.create_directory()
 
     assert len({state.ensure_private_key() for state in states}) == 2
+
     assert len({state.ensure_signing_key().private_bytes_raw() for state in states}) == 2
+
+
+def test_a_machine_that_takes_its_own_place_has_a_key_of_its_own_for_each_invitation(state):
+    """Whoever has a copy of the old one goes on calling with it."""
+    first, second = "1" * 32, "2" * 32
+    old, is_new = state.ensure_joining_key(first, is_replacing=False)
+    assert (old, is_new) == (state.private_key(), True)
+    assert state.ensure_joining_key(second, is_replacing=False) == (old, False)
+    key, is_new = state.ensure_joining_key(first, is_replacing=True)
+    assert is_new
+    assert key not in {old, state.private_key()}
+    assert state.private_key() == old  # until the machine is a member by the new one
+    assert state.ensure_joining_key(first, is_replacing=True) == (key, False)  # cut off, and run again
+    state.activate_joining_key(derive_public_key(old))
+    assert state.joining_key() == key
+    state.activate_joining_key(derive_public_key(key))
+    assert (state.private_key(), state.joining_key()) == (key, None)
+    state.activate_joining_key(derive_public_key(key))
+    assert state.ensure_joining_key(first, is_replacing=True) == (key, False)  # cut off after that
+    another, is_new = state.ensure_joining_key(second, is_replacing=True)
+    assert is_new
+    assert another != key
+    state.remove_mesh_state(keep_private_key=False)
+    alone, is_new = state.ensure_joining_key(second, is_replacing=True)  # as on a new disk
+    assert is_new
+    assert state.private_key() == alone
+    assert state.joining_key() is None
+    assert state.ensure_joining_key(second, is_replacing=True) == (alone, False)
 
 
 def test_e1_a_damaged_private_key_is_not_made_anew(state):

@@ -39,6 +39,7 @@ from qmesh.mesh.node_processes.observed import NodeProcess
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
+from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.reachability.announcements import list_missing_announcements
 from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
@@ -311,6 +312,17 @@ def test_a1_a_control_node_that_does_not_answer_is_one_error_on_a_member() -> No
     assert [each.code for each in without] == ["tunnel-missing"]
     # What the agent heard a while ago is of no matter, where it is answered now.
     assert told(agent=agent) == []
+
+
+@pytest.mark.parametrize(
+    ("revision", "seen"), [(9, "holds revision 9, and the registry had 5"), (5, "another revision 5")]
+)
+def test_a_registry_that_a_member_contradicts_is_an_error_with_the_way_out(revision, seen):
+    conflict = MembershipConflict(own=5, revision=revision, machine="machine-b", at=0)
+    (found,) = list_findings(WANTED, WANTED, replace(AROUND, conflict=conflict))
+    assert (found.code, found.severity, found.subject) == ("membership-conflict", "error", "registry")
+    assert seen in found.seen
+    assert "`qmesh restore FILE`" in found.cure
 
 
 def test_a1_a_part_that_was_begun_anew_is_a_warning() -> None:

@@ -31,7 +31,14 @@ class Agent:
     def finish_redemption(self) -> None:
         self.asked.append(("redeemed",))
 
-    def find_membership_update(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
+    def find_membership_update(
+        self,
+        *,
+        newer_than: int,
+        whole: bool,
+        sender: str,
+        digest: str,  # noqa: ARG002 - the protocol's
+    ) -> bytes | None:
         self.asked.append(("membership", newer_than, sender, *(["whole"] if whole else [])))
         return self._membership(newer_than)
 
@@ -53,6 +60,9 @@ class Agent:
     def report_keys(self, body: bytes, *, sender: str) -> None:
         self.asked.append(("report keys", body, sender))
         self._redeem(body)
+
+    def report_conflict(self, body: bytes, *, sender: str) -> None:
+        self.asked.append(("conflict", body, sender))
 
     def record_key_report(self, sealed: bytes, *, sender: str) -> None:
         self.asked.append(("key report", sealed, sender))

@@ -267,6 +267,9 @@ def _build_audit_context(
         narrow_path=None
         if seen is None
         else looks.run("tunnel", lambda: find_narrow_path(here, seen[1], state.directory), None),
+        conflict=looks.run("membership", state.membership_conflict.read, None)
+        if here.settings.control
+        else None,
         links=LinkContext()
         if health is None or taken_down
         else looks.run("links", lambda: build_link_context(here, health, silent, seen), LinkContext()),

@@ -222,6 +222,7 @@ def _restore_state(
     """Write the state, the settings last; on failure this machine is in no mesh."""
     try:
         state.restore_progress.write(restoring)
+        state.membership_conflict.remove()
         state.save_private_key(Secret(found.backup.private_key))
         state.save_signing_key(found.backup.signing_key)
         write_registry(state.registry_file, _build_registry(found, wish))

@@ -24,6 +24,11 @@ from qmesh.mesh.protocol.enrolment import KEY_OFFER, read_key_offer, read_redemp
 from qmesh.mesh.protocol.handover import ESTATE, PROGRESS, HandoverData, encode_handover_data, read_progress
 from qmesh.mesh.protocol.key_digests import decrypt_digests
 from qmesh.mesh.protocol.membership import History, decrypt_held_revision, sign_membership
+from qmesh.mesh.protocol.membership_conflict import (
+    MembershipConflict,
+    compute_membership_digest,
+    read_proof,
+)
 from qmesh.mesh.protocol.node_files import decrypt_request, encrypt_node_files
 from qmesh.mesh.values import Secret
 
@@ -96,6 +101,7 @@ class ControlNode:
         self._is_redeemed = False
         settings = state.settings()
         self._own, self._interface = settings.name, settings.interface
+        self._verification_key = settings.verification_key
         self._first: str | None = None
         self._alone_until = 0.0
         with Registry(state.registry_file) as registry:
@@ -104,9 +110,13 @@ class ControlNode:
         self._asked = dict.fromkeys(self._addresses, time.monotonic())
         self._note_handover(inventory)
         self._history = History(sign_membership(inventory, self._signing_key), inventory.revision)
+        self._inventory, self._digest = inventory, compute_membership_digest(inventory)
+        self._conflict = state.membership_conflict.read()
 
     def redeem(self, body: bytes, *, sender: str) -> bytes:
         """Admit a machine; answers with the membership that has it."""
+        if self._conflict is not None:
+            raise _build_conflict_error(self._conflict)
         message = read_redemption(body)
         with Registry(self._state.registry_file) as registry:
             # Said again, as by one whose answer was lost, it costs no more than to see that.
@@ -222,7 +232,9 @@ class ControlNode:
             verified, self._verified_reports = self._verified_reports, {}
         return {**taken, **verified}
 
-    def find_membership_update(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
+    def find_membership_update(
+        self, *, newer_than: int, whole: bool, sender: str, digest: str = ""
+    ) -> bytes | None:
         """An update, for members only, and for those who were until just now: they are to know."""
         with self._lock:
             if sender not in self._addresses and sender not in self._departed:
@@ -230,7 +242,16 @@ class ControlNode:
                     "this machine is not a member of the mesh",
                     hint="make an invitation for it on the control node: `qmesh invite NAME`",
                 )
-            if newer_than >= self._history.revision or self._is_withheld(sender):
+            if self._is_withheld(sender):
+                return None
+            is_other = newer_than == self._history.revision and digest not in {"", self._digest}
+            if self._conflict is not None:
+                if newer_than > self._history.revision or is_other:
+                    raise _build_conflict_error(self._conflict)
+                return None  # nothing that might take the place of what is newer
+            if newer_than > self._history.revision or is_other:
+                return self._history.encode_update(None)  # so that it sees that, and shows what it holds
+            if newer_than == self._history.revision:
                 return None
             return self._history.encode_update(None if whole else newer_than)
 
@@ -251,6 +272,21 @@ class ControlNode:
         with self._lock:
             ages = [(address, now - asked) for address, asked in self._asked.items()]
         return tuple((address, age_s) for address, age_s in ages if age_s >= SILENT_S)
+
+    def report_conflict(self, body: bytes, *, sender: str) -> None:
+        """Note it: from now on no membership is given out, until this registry is restored."""
+        self.refresh_membership()  # a command may have given out what this service has not seen yet
+        with self._lock:
+            if sender not in self._addresses:
+                raise EnrolmentRefused("this machine is not a member of the mesh", hint="")
+            own, inventory = self._history.signed, self._inventory
+        shown = read_proof(body, own, self._verification_key, inventory)
+        names = {machine.address: machine.name for machine in inventory.machines}
+        conflict = MembershipConflict(inventory.revision, shown.revision, names[sender], int(time.time()))
+        with self._lock:
+            self._conflict = self._conflict or conflict
+        self._state.membership_conflict.write(self._conflict)
+        log.error("%s", _build_conflict_error(conflict).message)
 
     def refresh_membership(self) -> None:
         """See what the registry has."""
@@ -308,10 +344,12 @@ class ControlNode:
 
     def _advance_history(self, inventory: Inventory) -> None:
         signed, addresses = sign_membership(inventory, self._signing_key), _list_member_addresses(inventory)
+        digest = compute_membership_digest(inventory)
         self._note_handover(inventory)
         with self._lock:
             if inventory.revision > self._history.revision:
                 self._history.advance(signed, inventory.revision)
+                self._inventory, self._digest = inventory, digest
                 self._departed = (self._departed | self._addresses) - addresses
                 self._addresses = addresses
                 now = time.monotonic()
@@ -324,6 +362,14 @@ class ControlNode:
             self._first = inventory.control_node.address
             self._alone_until = time.monotonic() + _ALONE_S
             self._changed()
+
+
+def _build_conflict_error(conflict: MembershipConflict) -> EnrolmentRefused:
+    return EnrolmentRefused(
+        f"this control node's registry is an older copy: {conflict.machine} holds revision"
+        f" {conflict.revision}, which was signed by this mesh and contradicts revision {conflict.own} here",
+        hint="run `qmesh check` on the control node: it names the way out",
+    )
 
 
 def _decrypt_held_revisions(unread: Mapping[str, bytes], shared: Mapping[str, Secret]) -> dict[str, int]:

@@ -20,6 +20,7 @@ from qmesh.errors import EnrolmentRefused
 from qmesh.host.api.messages import (
     ASKED_FINDINGS,
     CAN_REPORT,
+    CONFLICTS,
     FINDINGS,
     HEALTH,
     HOLDS,
@@ -103,6 +104,10 @@ class Client:
         """Report the findings that the control node asked for, encrypted. Raises as `offer_key`."""
         self._fetch_response(FINDINGS, body, connect_s=connect_s, read_s=read_s)
 
+    def report_conflict(self, body: bytes, *, connect_s: float, read_s: float) -> None:
+        """Show a membership that contradicts the control node's. Raises as `redeem`."""
+        self._fetch_response(CONFLICTS, body, connect_s=connect_s, read_s=read_s)
+
     def poll_membership(
         self,
         *,
@@ -114,8 +119,11 @@ class Client:
         holds: bytes = b"",
         key_report: bytes = b"",
         can_report: bool = False,
+        digest: str = "",
     ) -> bytes | None:
         """An Update to the newest membership; None when it is no newer. Raises as `redeem`.
+
+        Where the control node's is older, or contradicts the one that is held, all of it.
 
         newer_than: the revision of the one that is held.
         wait_s: seconds to wait for a newer one to come; read_s is then added to them.
@@ -123,8 +131,10 @@ class Client:
         holds: this machine's report that it holds that revision, encrypted; empty for no report.
         key_report: its report of its node's keys, as `holds`.
         can_report: whether this machine would report its findings; `asked_findings` then says if it should.
+        digest: of the membership that is held, as of `compute_membership_digest`; empty for none.
         """
         path = f"{MEMBERSHIP}?newer_than={newer_than}&wait={wait_s}&whole={int(whole)}"
+        path += f"&digest={digest}" if digest else ""
         reports = {HOLDS: holds, KEY_DIGESTS: key_report}
         said = [(name, base64.b64encode(sealed).decode()) for name, sealed in reports.items() if sealed]
         said += [(CAN_REPORT, "findings")] if can_report else []

@@ -19,6 +19,7 @@ from qmesh.host.api.collection import AWAY_S, WAIT_S, CollectedReport, encode_li
 from qmesh.host.api.connections import Connections, HttpRequest, RequestTooLarge, Response
 from qmesh.host.api.messages import (
     ASKED_FINDINGS,
+    CONFLICTS,
     FINDINGS,
     HEALTH,
     KEYS,
@@ -86,11 +87,18 @@ class MembershipHandler(Protocol):
     def record_key_report(self, sealed: bytes, *, sender: str) -> None:
         """Note a member's report of its node's keys, encrypted. Doesn't block."""
 
-    def find_membership_update(self, *, newer_than: int, whole: bool, sender: str) -> bytes | None:
+    def find_membership_update(
+        self, *, newer_than: int, whole: bool, sender: str, digest: str
+    ) -> bytes | None:
         """What makes the newest of the one of that revision, or all of it; None when none is newer.
 
+        digest: of the one that the sender holds, where it says so. Where that cannot come before the newest
+            here, all of it is the answer.
         Doesn't block. Raises EnrolmentRefused for a stranger.
         """
+
+    def report_conflict(self, body: bytes, *, sender: str) -> None:
+        """Note a membership that contradicts this one. Raises EnrolmentRefused for any other."""
 
     def record_acknowledgement(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
         """Note a member's report, encrypted, that it holds that revision. Doesn't block."""
@@ -240,6 +248,7 @@ class Routes:
             NODE_FILES: ("POST", self._fetch_node_files),
             NODE_KEYS: ("POST", self._report_keys),
             FINDINGS: ("POST", self._report_findings),
+            CONFLICTS: ("POST", self._report_conflict),
             MEMBERSHIP: ("GET", self._poll_membership),
             PACKETS: ("POST", self._answer_padding),
             HEALTH: ("GET", self._check_health),
@@ -277,6 +286,10 @@ class Routes:
         await self._run_handler(question, self._collector.accept_report)
         return Response(204)
 
+    async def _report_conflict(self, question: HttpRequest) -> Response:
+        await self._run_handler(question, self._answers.report_conflict)
+        return Response(204)
+
     async def _run_handler(self, question: HttpRequest, do: Callable[..., T]) -> T:
         return await self._work.run_job(question, lambda: do(question.body, sender=question.peer.address))
 
@@ -299,7 +312,12 @@ class Routes:
 
         def find_update() -> bytes | None:
             is_whole = question.query.get("whole") == "1"
-            return self._answers.find_membership_update(newer_than=newer_than, whole=is_whole, sender=sender)
+            return self._answers.find_membership_update(
+                newer_than=newer_than,
+                whole=is_whole,
+                sender=sender,
+                digest=question.query.get("digest", ""),
+            )
 
         def find_request() -> str | None:
             if self._collector is None:

@@ -31,6 +31,7 @@ from qmesh.host.firewall import guard_keeper, held_table, holder
 from qmesh.host.network import reserved_ports
 from qmesh.host.state.documents import (
     Document,
+    KeyOrigin,
     KeyRotation,
     LastBackup,
     NodePorts,
@@ -47,6 +48,7 @@ from qmesh.mesh.node_keys.differences import KeyDifferences
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.protocol.handover import HandoverData, decode_handover_data
+from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.rollback import RollbackRecord
 from qmesh.mesh.state import Guard
 from qmesh.mesh.systemd.node_restarts import DueRestarts
@@ -84,6 +86,7 @@ class State:
         self.worker_config_directory = directory / "node"
         self.estate_file = directory / "estate.msgpack"
         self._next_key_file = directory / "next.key"
+        self._joining_key_file = directory / "joining.key"
         self._settings = Document(directory / "machine.json", Settings, hint=_ANEW)
         self._port_reservations = Document(directory / reserved_ports.REMEMBERED, PortReservations)
         self.unfinished_redemption = Document(directory / "joining.json", UnfinishedRedemption)
@@ -91,11 +94,13 @@ class State:
         self.restore_progress = Document(directory / "restored.json", RestoreProgress)
         self.last_backup = Document(directory / "backup.json", LastBackup)
         self.key_rotation = Document(directory / "rotating.json", KeyRotation)
+        self.key_origin = Document(directory / "key-origin.json", KeyOrigin)
         self.successor_key = Document(directory / "successor.json", SuccessorKey)
         self.rollback_record = Document(directory / "undo.json", RollbackRecord)
         self.due_restarts = Document(directory / "due.json", DueRestarts)
         self.process_record = Document(directory / "processes.json", ProcessRecord)
         self.node_ports = Document(directory / "node-ports.json", NodePorts)
+        self.membership_conflict = Document(directory / "conflict.json", MembershipConflict)
         self.key_differences = Document(directory / "node-keys.json", KeyDifferences)
 
     def create_directory(self) -> None:
@@ -252,6 +257,9 @@ class State:
             self.process_record.path,
             self.node_ports.path,
             self._next_key_file,
+            self._joining_key_file,
+            self.key_origin.path,
+            self.membership_conflict.path,
             self.key_rotation.path,
             *(() if keep_private_key else (self.private_key_file,)),
             self.last_backup.path,
@@ -263,6 +271,7 @@ class State:
         """Have no signing key and no registry any more, and nothing of what a control node's agent knows."""
         files.remove(self.signing_key_file)
         self.key_differences.remove()
+        self.membership_conflict.remove()
         for end in ("", "-wal", "-shm"):
             files.remove(self.registry_file.with_name(self.registry_file.name + end))
 
@@ -358,6 +367,44 @@ class State:
     def activate_next_key(self) -> None:
         """Make it this machine's private key; durable when this returns."""
         files.move(self._next_key_file, self.private_key_file)
+
+    def ensure_joining_key(self, identifier: str, *, is_replacing: bool) -> tuple[Secret, bool]:
+        """The key to join with, by the invitation with this identifier; and whether it was made just now.
+
+        is_replacing: whether it is for the place of a member. Then the key that was made for it counts, and
+            none that is older: a copy of this machine may use that. Else it is the machine's own.
+        """
+        own = self.private_key()
+        if own is not None and not is_replacing:
+            return own, False
+        origin, joining = self.key_origin.read(), self.joining_key()
+        for key in (own, joining):
+            if key is not None and origin == KeyOrigin(identifier, derive_public_key(key)):
+                return key, False
+        made = self._generate_key(self.private_key_file if own is None else self._joining_key_file)
+        if is_replacing:
+            self.key_origin.write(KeyOrigin(identifier, derive_public_key(made)))
+        return made, True
+
+    def joining_key(self) -> Secret | None:
+        """The key with which this machine is about to take its own place; None where there is none."""
+        return self._read_key(self._joining_key_file)
+
+    def activate_joining_key(self, public_key: str) -> None:
+        """Make it this machine's private key, where it is the one with that public key; durable."""
+        joining = self.joining_key()
+        if joining is not None and derive_public_key(joining) == public_key:
+            files.move(self._joining_key_file, self.private_key_file)
+
+    def discard_joining_key(self, public_key: str) -> None:
+        """Have the key with that public key no more, which was made for a join that told nobody of it."""
+        for file in (self._joining_key_file, self.private_key_file):
+            key = self._read_key(file)
+            if key is not None and derive_public_key(key) == public_key:
+                files.remove(file)
+        origin = self.key_origin.read()
+        if origin is not None and origin.public_key == public_key:
+            self.key_origin.remove()
 
     def save_private_key(self, key: Secret) -> None:
         """Have this private key, 0600 from the first byte."""

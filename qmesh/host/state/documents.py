@@ -133,6 +133,16 @@ class UnfinishedRedemption(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     identifier: _Identifier
 
 
+class KeyOrigin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The join for which this machine made a key. identifier: of the invitation; public_key: of the key."""
+
+    identifier: _Identifier
+    public_key: str
+
+    def __post_init__(self) -> None:
+        validate_wireguard_key(self.public_key)
+
+
 class KeyRotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A change of this machine's key that the membership does not know of yet: public keys."""
 

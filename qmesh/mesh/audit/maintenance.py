@@ -113,6 +113,28 @@ def clock_findings(around: AuditContext) -> Iterator[Finding]:
     )
 
 
+def conflict_findings(around: AuditContext) -> Iterator[Finding]:
+    """A registry that is an older copy, as a member has shown."""
+    conflict = around.conflict
+    if conflict is None:
+        return
+    what = (
+        f"{conflict.machine} holds another revision {conflict.revision}"
+        if conflict.revision == conflict.own
+        else f"{conflict.machine} holds revision {conflict.revision}, and the registry had {conflict.own}"
+    )
+    yield error_finding(
+        "membership-conflict",
+        "registry",
+        "a registry as new as what its members hold",
+        f"{what}: this machine was restored to an older copy, or another one is the control node too; no"
+        " machine can join, and members learn of no change",
+        "where another machine is the control node now: `qmesh uninstall` here. Else here: `qmesh backup"
+        " FILE`, `qmesh uninstall --delete-state`, `qmesh restore FILE`; then compare `qmesh status` with"
+        " the members'",
+    )
+
+
 def unit_findings(around: AuditContext) -> Iterator[Finding]:
     """A unit that was written for a version of the node that starts in another order."""
     needs_first = around.profile in CONTROL_FIRST

@@ -14,6 +14,7 @@ from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import Setting
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.protocol.key_digests import NodeKey
+from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.reachability.announcements import MissingAnnouncement
 from qmesh.mesh.reachability.unsupported_options import UnsupportedOption
 from qmesh.mesh.sysctls import Weakness
@@ -264,6 +265,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     black_hole: on the path to the control node, where there is one.
     narrow_path: to the control node, where the tunnel's packets do not fit it.
     links: what is heard of the other machines.
+    conflict: on the control node, what a member showed that contradicts its registry.
     collision: a network that this machine has another use for, and that overlaps with the tunnel's.
     change: of `apply --confirm`, that waits to be confirmed, or that was not.
     clock: None where this machine's clock was not compared.
@@ -302,6 +304,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     black_hole: BlackHole | None = None
     narrow_path: NarrowPath | None = None
     links: LinkContext = LinkContext()
+    conflict: MembershipConflict | None = None
     collision: str | None = None
     control: str = ""
     missing_announcements: tuple[MissingAnnouncement, ...] = ()

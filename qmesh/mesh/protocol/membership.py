@@ -126,14 +126,17 @@ _LEAST_PREFIX: Final = 8
 """Octets below which Zstandard takes no prefix."""
 
 
-def apply_update(update: Update, held: SignedMembership | None) -> SignedMembership:
+def apply_update(
+    update: Update, held: SignedMembership | None, *, most: int | None = None
+) -> SignedMembership:
     """The membership that an update makes of the one that is held, not verified yet.
 
-    held: the one of revision `update.base`; None goes with a whole one.
+    held: the one of revision `update.base`; None goes with a whole one. most: bytes of all that it makes,
+        where fewer than usual are enough.
     Raises EnrolmentRefused where the update does not fit.
     """
     payload = b"" if held is None else held.payload
-    left = MAX_PAYLOAD
+    left = MAX_PAYLOAD if most is None else most
     for part in update.parts:
         payload = _decompress_part(payload, part, left)
         left -= len(payload)

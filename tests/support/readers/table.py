@@ -71,6 +71,7 @@ from qmesh.mesh.protocol import (
     handover,
     key_digests,
     membership,
+    membership_conflict,
     node_files,
 )
 from qmesh.mesh.state import Guard, Peer, Tunnel
@@ -440,6 +441,16 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
     ("reserved-ports.json", State.read_port_reservations, documents.PortReservations((40000,), (22,))),
     ("node-ports.json", State.read_node_ports, documents.NodePorts(1000, (8337, 8448))),
     ("successor.json", lambda state: state.successor_key.read(), documents.SuccessorKey(KEYS[1], SHARED)),
+    (
+        "key-origin.json",
+        lambda state: state.key_origin.read(),
+        documents.KeyOrigin("0" * 32, KEYS[1]),
+    ),
+    (
+        "conflict.json",
+        lambda state: state.membership_conflict.read(),
+        membership_conflict.MembershipConflict(5, 9, "machine-b", NOW),
+    ),
     ("rotating.json", lambda state: state.key_rotation.read(), documents.KeyRotation(KEYS[1], KEYS[2])),
     (
         "restored.json",
@@ -739,6 +750,11 @@ def _update(octets: bytes) -> None:
     membership.verify_membership(membership.apply_update(update, held), VERIFIES, mesh=MESH)
 
 
+def _conflict(octets: bytes) -> None:
+    """What root of a member shows."""
+    membership_conflict.read_proof(octets, SIGNED, VERIFIES, INVENTORY)
+
+
 FILES_REQUEST: Final = node_files.NodeFilesRequest(
     name="b", reply_key=node_files.compute_reply_key(bytes(range(32))), key_store="/root/.config/keys.yml"
 )
@@ -863,6 +879,13 @@ READERS: Final[dict[str, Reader]] = {
             (key_digests,),
             _report_keys,
             (msgspec.msgpack.encode(key_digests.KeyDigests(bytes(32), None, bytes(range(32)))),),
+            mutate.msgpack_trees,
+        ),
+        Reader(
+            "proof of a conflict",
+            (membership_conflict,),
+            _conflict,
+            (membership_conflict.build_proof(NEWER, SIGNED, INVENTORY.revision),),
             mutate.msgpack_trees,
         ),
         Reader("keys.yml", (key_store,), key_store.normalize_key_store, (KEY_STORE.encode(),), mutate.text),
@@ -1014,7 +1037,11 @@ READERS: Final[dict[str, Reader]] = {
             Reader(
                 name, (documents, state), _of_state(name, read), (mutate.KEY.encode() + b"\n",), mutate.text
             )
-            for name, read in (("private.key", State.private_key), ("preshared.key", State.preshared_key))
+            for name, read in (
+                ("private.key", State.private_key),
+                ("joining.key", State.joining_key),
+                ("preshared.key", State.preshared_key),
+            )
         ),
         Reader(
             "next.key",

@@ -180,12 +180,13 @@ def _become_member(state: State, answer: JoinAnswer) -> None:
     _refuse_older_membership(state, asked, offered)
     if state.unfinished_redemption.read() is None and has_no_join_interface(state, set(), asked.interface):
         refuse_collisions(state, offered.network, asked.interface, asked.listen_port)
-    save_membership(state, asked.preshared_key, octets, _build_settings(state, asked, offered))
+    settings = _build_settings(state, asked, offered)
+    save_membership(state, asked.redemption.public_key, asked.preshared_key, octets, settings)
 
 
 def _refuse_another_key(state: State, asked: SentRequest) -> None:
-    key = state.private_key()
-    if key is None or derive_public_key(key) != asked.redemption.public_key:
+    keys = (state.private_key(), state.joining_key())
+    if all(key is None or derive_public_key(key) != asked.redemption.public_key for key in keys):
         raise StateUnreadable(
             f"{state.private_key_file} is not the key that the request was made with",
             hint="restore that file, or use a new invitation (for a member: `qmesh invite NAME --replace`)",

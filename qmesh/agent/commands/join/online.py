@@ -30,7 +30,6 @@ from qmesh.agent.leftovers import handle_leftovers, make_state_directory
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
 from qmesh.agent.preconditions import check_user, find_differences, lock_checked
 from qmesh.errors import JOIN_ANEW, BadInput
-from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
@@ -105,8 +104,9 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
 
     A fresh key is kept for a retry once the control node may know it.
     """
-    own_key, derived = state.ensure_private_key(), joiner.invitation.derived_keys
-    linux = Linux(state, joiner.options.interface, [own_key, derived.private_key])
+    derived, before = joiner.invitation.derived_keys, state.private_key()
+    keys = [joiner.private_key, derived.private_key, *(() if before is None else (before,))]
+    linux = Linux(state, joiner.options.interface, keys)
     sent: list[bool] = []
     try:
         with revert_on_failure(linux, back_to=_find_revert_state(state, joiner, linux)):
@@ -115,12 +115,13 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
             signed = apply_update(read_update(answer), None)
             inventory = verify_membership(signed, wanted.verification_key, mesh=wanted.mesh)
             refuse_unlisted_machine(inventory, wanted.name, wanted.address, joiner.public_key)
+            settings = _build_settings(joiner, endpoint)
             save_membership(
-                state, joiner.preshared_key, encode_membership(signed), _build_settings(joiner, endpoint)
+                state, joiner.public_key, joiner.preshared_key, encode_membership(signed), settings
             )
     except BaseException:
         if joiner.has_new_key and not sent:
-            files.remove(state.private_key_file)
+            state.discard_joining_key(joiner.public_key)
         raise
     finally:
         state.unfinished_redemption.remove()

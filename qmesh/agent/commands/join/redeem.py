@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import msgspec
 
@@ -20,16 +21,21 @@ from qmesh.mesh.desired import host_network
 from qmesh.mesh.endpoints import ROUNDS, attempt_wait_s, sort_by_locality
 from qmesh.mesh.mtu import LEAST_MTU
 from qmesh.mesh.plan import CreateTunnel, plan_steps
-from qmesh.mesh.protocol.enrolment import Invitation, build_redemption, derive_permanent_preshared_key
+from qmesh.mesh.protocol.enrolment import (
+    Invitation,
+    build_redemption,
+    derive_permanent_preshared_key,
+    derive_public_key,
+)
 from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel
-from qmesh.mesh.values import KEEPALIVE_S, Endpoint, InterfaceKind, Secret
+from qmesh.mesh.values import KEEPALIVE_S, Endpoint, InterfaceKind, Secret, SecretStruct
 
 log = logging.getLogger("qmesh")
 
 _ANSWER_S = 5.0
 
 
-class Joiner(msgspec.Struct, frozen=True):
+class Joiner(SecretStruct, frozen=True, dict=True):
     """A join under way: what was asked for, valid, and this machine's own key.
 
     ports: worker ports that were closed before, on a machine that lost its membership: they stay so.
@@ -38,9 +44,14 @@ class Joiner(msgspec.Struct, frozen=True):
 
     invitation: Invitation
     options: LocalOptions
-    public_key: str
+    private_key: Secret
     ports: tuple[int, ...]
     has_new_key: bool
+
+    @cached_property
+    def public_key(self) -> str:
+        """Of its key."""
+        return derive_public_key(self.private_key)
 
     @property
     def preshared_key(self) -> Secret:

@@ -73,20 +73,35 @@ def check_join_options(wish: JoinOptions) -> LocalOptions:
 def build_joiner(state: State, invitation: Invitation, options: LocalOptions) -> Joiner:
     """A machine that may join, with its own key, which is durable now.
 
+    One that takes the place of a member, if its own, has a new key for that: whoever else has the old one,
+    such as a copy of this machine's disk, goes on calling with it.
     Raises BadInput, with no key made, where something is in the way.
     """
-    if has_no_join_interface(state, {invitation.derived_keys.public_key}, options.interface):
+    identifier, joining = invitation.derived_keys.identifier, state.joining_key()
+    join_keys = {invitation.derived_keys.public_key}
+    if joining is not None:
+        join_keys.add(derive_public_key(joining))
+    if has_no_join_interface(state, join_keys, options.interface):
         refuse_collisions(state, invitation.network, options.interface, options.listen_port)
-    has_new_key = state.private_key() is None
+    is_replacing = invitation.from_address is not None and not _is_redeemed_here(state, identifier)
+    key, has_new_key = state.ensure_joining_key(identifier, is_replacing=is_replacing)
     return Joiner(
         invitation=invitation,
         options=msgspec.structs.replace(
             options, config_directory=options.config_directory or _load_config_directory(state)
         ),
-        public_key=derive_public_key(state.ensure_private_key()),
+        private_key=key,
         ports=state.list_closed_ports(),
         has_new_key=has_new_key,
     )
+
+
+def _is_redeemed_here(state: State, identifier: str) -> bool:
+    """Whether this machine has redeemed that invitation with the key that it has, as its settings say."""
+    with contextlib.suppress(StateUnreadable):
+        settings = state.find_settings()
+        return settings is not None and settings.invitation == identifier
+    return False
 
 
 def finish_join(state: State, here: Local, *, apply: bool, patience_s: float) -> Local:
@@ -193,10 +208,16 @@ def warn_of_announcement(here: Local, announce: str | None) -> None:
         )
 
 
-def save_membership(state: State, preshared: Secret, membership: bytes, settings: Settings) -> None:
-    """Become a member, in the files: the settings, which make this machine one, are the last."""
+def save_membership(
+    state: State, public_key: str, preshared: Secret, membership: bytes, settings: Settings
+) -> None:
+    """Become a member, in the files: the settings, which make this machine one, are the last.
+
+    public_key: the one that this membership has for this machine.
+    """
     state.save_preshared_key(preshared)
     files.write(state.membership_file, membership)
+    state.activate_joining_key(public_key)
     state.key_rotation.remove()  # after it: until then the key that it tells of is in no membership here
     state.save_settings(settings)
 
