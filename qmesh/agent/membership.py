@@ -71,7 +71,9 @@ def update_membership(
     offered = None
     own = here.settings.name
     for hub in (machine for machine in here.inventory.hubs if machine.name != own):
-        client = Client(address=hub.address, port=here.inventory.service_port)
+        client = Client(
+            address=hub.address, port=here.inventory.service_port, can_report=answer_request is not None
+        )
         try:
             offered = _fetch_membership(
                 client,
@@ -147,7 +149,6 @@ def _fetch_membership(
         read_s=_ANSWER_S,
         wait_s=wait_s,
         key_report=key_report,
-        can_report=answer_request is not None,
         digest=digest,
         holds=b""
         if shared is None

@@ -70,11 +70,13 @@ class Client:
     """Asks the control node's membership service. Timeouts in seconds.
 
     read_s: until the answer begins, and between two pieces of it; all of it has `WHOLE_S` more.
+    can_report: whether this machine would report its findings; `asked_findings` then says if it should.
     """
 
-    def __init__(self, *, address: str, port: int) -> None:
+    def __init__(self, *, address: str, port: int, can_report: bool = False) -> None:
         self.asked_findings = ""
         """Which request for this machine's findings came with the last answer; empty for none."""
+        self._can_report = can_report
         self._place = address, port
         self._host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
@@ -118,7 +120,6 @@ class Client:
         whole: bool = False,
         holds: bytes = b"",
         key_report: bytes = b"",
-        can_report: bool = False,
         digest: str = "",
     ) -> bytes | None:
         """An Update to the newest membership; None when it is no newer. Raises as `redeem`.
@@ -130,14 +131,13 @@ class Client:
         whole: whether all of it is wanted, not a difference.
         holds: this machine's report that it holds that revision, encrypted; empty for no report.
         key_report: its report of its node's keys, as `holds`.
-        can_report: whether this machine would report its findings; `asked_findings` then says if it should.
         digest: of the membership that is held, as of `compute_membership_digest`; empty for none.
         """
         path = f"{MEMBERSHIP}?newer_than={newer_than}&wait={wait_s}&whole={int(whole)}"
         path += f"&digest={digest}" if digest else ""
         reports = {HOLDS: holds, KEY_DIGESTS: key_report}
         said = [(name, base64.b64encode(sealed).decode()) for name, sealed in reports.items() if sealed]
-        said += [(CAN_REPORT, "findings")] if can_report else []
+        said += [(CAN_REPORT, "findings")] if self._can_report else []
         return (
             self._fetch_response(path, None, connect_s=connect_s, read_s=read_s, wait_s=wait_s, said=said)
             or None
