@@ -45,7 +45,7 @@ _CONNECT_S: Final = 2.0
 _ANSWER_S: Final = 10.0
 
 
-class _CheckAnswer(msgspec.Struct, frozen=True):
+class CheckAnswer(msgspec.Struct, frozen=True):
     """What `check --json` prints."""
 
     findings: tuple[Finding, ...]
@@ -158,7 +158,7 @@ def _limit_process(number: int) -> None:
 def read_answer(said: bytes, *, code: int) -> FindingsReport:
     """The report of what a child printed. code: with which it ended."""
     with contextlib.suppress(Malformed):
-        answer = decode_json(said, _CheckAnswer)
+        answer = decode_json(said, CheckAnswer)
         return FindingsReport(revision=answer.revision, findings=answer.findings)
     why, cure = f"its check ended with code {code}, and without an answer", "run `qmesh check` there"
     with contextlib.suppress(Malformed):

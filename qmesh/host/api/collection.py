@@ -64,19 +64,27 @@ def collect_reports(directory: Path, *, wait_s: float = WAIT_S + 10.0) -> Iterat
         ):
             connection.settimeout(5.0)
             connection.connect(path)
-            for line in _receive_lines(connection, until):
-                collected = decode_json(line, CollectedReport)
-                if collected.is_busy:
-                    raise NoCollection("another `qmesh check --all` is under way")
-                if not collected.machine:
-                    return
-                yield collected
+            yield from read_reports(connection, until)
     except Malformed:
         raise NoCollection("the agent's answer is not understood: it belongs to another version") from None
     except (FileNotFoundError, ConnectionError):
         raise NoCollection("this machine's agent does not serve members") from None
     except OSError:
         raise NoCollection(f"this machine's agent did not answer within {wait_s:.0f} s") from None
+
+
+def read_reports(connection: socket.socket, until: float) -> Iterator[CollectedReport]:
+    """What comes by a connection, to the line that says that there are no more.
+
+    until: a time of the monotonic clock. Raises NoCollection, Malformed and OSError.
+    """
+    for line in _receive_lines(connection, until):
+        collected = decode_json(line, CollectedReport)
+        if collected.is_busy:
+            raise NoCollection("another `qmesh check --all` is under way")
+        if not collected.machine:
+            return
+        yield collected
     raise NoCollection("this machine's agent ended meanwhile")
 
 

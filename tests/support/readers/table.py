@@ -13,6 +13,7 @@ import hashlib
 import socket
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,12 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent import backup_contents
+from qmesh.agent.audit import reporter
 from qmesh.agent.daemon import supervisor
 from qmesh.agent.node import node_config
 from qmesh.errors import QmeshError
 from qmesh.host import api, registry
-from qmesh.host.api import client, connections, server
+from qmesh.host.api import client, collection, connections, server
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import foreign_rules, table_events, tables_and_chains
@@ -56,7 +58,7 @@ from qmesh.host.state import documents
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, processes, ssh_session
 from qmesh.host.wireguard import genetlink_messages, kernel, uapi
-from qmesh.mesh import endpoints, guard, imports, mtu, nodeconfig, rollback, values
+from qmesh.mesh import audit, endpoints, guard, imports, mtu, nodeconfig, rollback, values
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.node_keys import differences, key_store
@@ -68,6 +70,7 @@ from qmesh.mesh.protocol import (
     backup_file,
     enrolment,
     file_exchange,
+    findings_report,
     handover,
     key_digests,
     membership,
@@ -789,6 +792,20 @@ def _report_keys(octets: bytes) -> None:
     )
 
 
+def _report_findings(octets: bytes) -> None:
+    body = aead.encrypt_message(octets, SHARED, about=findings_report.FINDINGS, nonce=bytes(12))
+    findings_report.decrypt_report(body, "0" * 32, SHARED)
+
+
+def _collect(octets: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(octets[: 1 << 16])
+        theirs.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(collection.NoCollection):
+            list(collection.read_reports(ours, time.monotonic() + 5.0))
+
+
 def _unsealed(octets: bytes) -> None:
     enrolment.read_key_offer(aead.decrypt_message(octets, SHARED, about=enrolment.KEY_OFFER))
 
@@ -887,6 +904,32 @@ READERS: Final[dict[str, Reader]] = {
             _conflict,
             (membership_conflict.build_proof(NEWER, SIGNED, INVENTORY.revision),),
             mutate.msgpack_trees,
+        ),
+        Reader(
+            "findings of a member",
+            (findings_report,),
+            _report_findings,
+            (msgspec.msgpack.encode(["0" * 32, 3, 0, [["clock", "error", "a", "b", "c", "d"]]]),),
+            mutate.msgpack_trees,
+        ),
+        Reader(
+            "collected findings",
+            (collection,),
+            _collect,
+            (collection.encode_line(collection.CollectedReport(machine="b", silence="older")),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "findings of a child",
+            (reporter,),
+            lambda octets: reporter.read_answer(octets, code=1),
+            (
+                _json(
+                    reporter.CheckAnswer(findings=(audit.failed_check_finding("a", "b", "c"),), revision=7)
+                ),
+                b'{"error":"a","hint":"b","exit_code":3}',
+            ),
+            mutate.json_trees,
         ),
         Reader("keys.yml", (key_store,), key_store.normalize_key_store, (KEY_STORE.encode(),), mutate.text),
         Reader(
