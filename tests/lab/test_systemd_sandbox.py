@@ -155,14 +155,14 @@ def test_the_nodes_processes_are_their_owners_and_can_do_nothing_more():
 
 
 NET_ADMIN, NET_BIND_SERVICE, NET_RAW = 12, 10, 13
-CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID = 0, 1, 3, 6, 7
+CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SYS_PTRACE = 0, 1, 3, 5, 6, 7, 19
 
 
 def test_agent_and_holder_have_what_they_need_and_no_more():
     holder = process_of("qmesh-hold.service")
     assert status(holder, "NoNewPrivs", "Seccomp") == status(agent(), "NoNewPrivs", "Seccomp") == ("1", "2")
     assert capabilities(holder) == {NET_ADMIN}
-    own = {CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID}
+    own = {CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SYS_PTRACE}
     assert capabilities(agent()) == {NET_ADMIN, NET_BIND_SERVICE, NET_RAW, *own}
 
 

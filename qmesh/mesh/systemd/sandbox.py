@@ -53,11 +53,14 @@ def render_agent_settings() -> str:
     """The agent, and what undoes in its place: wireguard-go, units, and config.yml with its owner's rights.
 
     CAP_SETUID, CAP_SETGID and setfsuid(2): to read and write config.yml as its owner. CAP_NET_RAW: to
-    measure paths.
+    measure paths. CAP_SYS_PTRACE: to see whose sockets those of the node are, which is any user's, or root's
+    with more rights than this; CAP_KILL: to end a program of the node that was asked for its version.
     """
     return f"""\
 {_QMESH}{_LOG}CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW
 CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_SETGID CAP_SETUID
+CapabilityBoundingSet=CAP_KILL CAP_SYS_PTRACE
+PrivateMounts=yes
 SystemCallFilter=setfsuid setfsuid32 setfsgid setfsgid32
 DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw
