@@ -22,15 +22,23 @@ from qmesh.agent.commands.join.online import join
 from qmesh.agent.commands.join.steps import JoinOptions
 from qmesh.agent.commands.set import set_machine
 from qmesh.agent.local import load_local
+from qmesh.agent.node.node_files import FetchedFiles, choose_directory, write_node_files
+from qmesh.agent.node.node_processes import read_record
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.registry import Registry, sqlite
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
+from qmesh.mesh.node_keys.planned_files import plan_node_files
+from qmesh.mesh.node_processes.readings import ReadingRecord
+from qmesh.mesh.nodeconfig import render_config_for
 from qmesh.mesh.protocol.enrolment import Invitation, derive_permanent_preshared_key, derive_public_key
 from qmesh.mesh.protocol.file_exchange import parse_request
+from qmesh.mesh.protocol.node_files import NodeFiles
+from qmesh.mesh.values import Profile
 from tests.support.control_node import make_control_node
 from tests.support.lab.programs.cut_off import cut_offs
+from tests.support.node_identity import IDENTITY, KEY_STORE
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -40,10 +48,10 @@ WISH = JoinOptions(endpoint=None, config=None, listen_port=None, interface=None)
 class Cluster:
     """A control node, and other machines by name; nothing of them but their state directories."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, node: Profile = "1.4") -> None:
         self._directory = directory
         self.control = State(directory / "control")
-        make_control_node(self.control, endpoint="192.168.0.200", network=None)
+        make_control_node(self.control, endpoint="192.168.0.200", network=None, node=node)
 
     def machine(self, name: str = "machine-b") -> State:
         return State(self._directory / name)
@@ -117,6 +125,53 @@ def test_three_lines_make_a_member(directory):
     assert shared == derive_permanent_preshared_key(
         invitation.secret, invitation.control_key, standing.public_key
     )
+
+
+def notes(state: State) -> ReadingRecord:
+    """What is remembered of what the node's processes read."""
+    record = read_record(state)
+    assert record is not None
+    assert record.readings is not None
+    assert record.readings.facts.is_managed
+    assert set(record.readings.cores) == {4, 5, 6, 7}
+    return record.readings
+
+
+def test_join_and_node_files_note_what_they_wrote_for_the_node(directory):
+    """The agent looks every few seconds: a worker may have been started by then."""
+    cluster = Cluster(directory)
+    accept_answer(cluster.machine(), cluster.admit(cluster.ask(cluster.invite())).answer, apply=False)
+    assert notes(cluster.machine()).keys is None
+
+    cluster = Cluster(directory / "2.1-rust", node="2.1-rust")
+    state = cluster.machine()
+    accept_answer(state, cluster.admit(cluster.ask(cluster.invite())).answer, apply=False)
+    assert read_record(state) is None, "it has no file yet, and makes none without the node's keys"
+    here = load_local(state)
+    where = choose_directory(state, here.settings, None)
+    path, store = str(where.path), f"{where.path}/keys.yml"
+    config = render_config_for(here.inventory, "machine-b", IDENTITY, key_store=store).text
+    planned = plan_node_files(
+        here.inventory,
+        "machine-b",
+        NodeFiles(config=config, keys=KEY_STORE.encode()),
+        directory=path,
+        config=None,
+        key_store=None,
+    )
+    fetched = FetchedFiles(here=here, directory=where, files=planned)
+    assert len(write_node_files(state, fetched, replace=False)) == 2
+    noted = notes(state)
+    assert noted.keys is not None
+    others = [
+        msgspec.structs.replace(each, octets=each.octets.replace(b"5ec4e7b0", b"5ec4e7b1"), old=each.octets)
+        for each in planned
+    ]
+    write_node_files(state, msgspec.structs.replace(fetched, files=tuple(others)), replace=True)
+    after = notes(state)
+    assert after.keys is not None
+    assert after.keys.earlier[0][0] == noted.keys.digest
+    assert after.cores[4] == noted.cores[4]
 
 
 def test_a_request_is_the_same_again(directory):
