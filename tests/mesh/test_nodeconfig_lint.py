@@ -229,7 +229,7 @@ KEYS = {
         "engine:\n  dataWorkerBaseStreamPort: 32500\n  dataWorkerBaseP2pPort: 25k\n",
         [
             (
-                "3:26 error `dataWorkerBaseP2pPort` has to be a whole number from 0 to 65535:"
+                "3:26 error* `dataWorkerBaseP2pPort` has to be a whole number from 0 to 65535:"
                 " the node does not load this file"
             )
         ],

@@ -2,6 +2,7 @@
 
 Text in, text out, or what was parsed already, so that one text is parsed once. The layers, from below:
 
+characters     a character -> what to type in its place
 document       YAML text -> tree of nodes that know their place; refuses what is damaged
 key_location   tree -> where a key is, and what it holds
 known_keys     the one table of keys: versions, and the form of each value

@@ -22,6 +22,7 @@ import msgspec
 import yaml
 
 from qmesh.errors import BadInput
+from qmesh.mesh.nodeconfig.characters import OddCharacter, find_odd_characters
 from qmesh.mesh.values import SecretStruct
 
 BOM: Final = "\ufeff"
@@ -43,6 +44,7 @@ _BREAK = re.compile(f"\r\n|[{BREAKS}]")
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _QUOTED = re.compile(r"'[^']{5,}'|\"[^\"]{5,}\"|(?P<short>'[^']*'|\"[^\"]*\")")
 _DIRECTIVE = re.compile(f"(?:\\A|[{BREAKS}])%")
+_COMMENT = re.compile(r"(?:\A|(?<=\s))#")
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _SECTIONS: Final = frozenset({"alias", "db", "engine", "key", "logger", "p2p"})
 """The node's own words, which are shown: any other key may be a secret in the wrong place."""
@@ -161,8 +163,15 @@ def decode_config(octets: bytes) -> tuple[str, bool]:
         raise bad_config_at(
             mark_at(before, len(before)),
             f"this is not {encoding.upper()}",
-            "correct this character, and save the file as UTF-8",
+            f"{_describe_octet(octets[error.start])}, and save the file as UTF-8",
         ) from None
+
+
+def _describe_octet(octet: int) -> str:
+    """What to do with an octet that is no UTF-8: mostly it is of a text of Windows."""
+    for odd in find_odd_characters(bytes([octet]).decode("cp1252", "replace")):
+        return f"{odd.hint}: in the encoding of Windows this is {odd.name}"
+    return "correct this character"
 
 
 def scan_config(config: str | ParsedConfig, *, is_utf16: bool = False) -> ParsedConfig:
@@ -364,7 +373,23 @@ def _syntax_error(error: yaml.YAMLError, text: str) -> BadInput:
         return _depth_error(mark)
     if text[mark.at : mark.at + 1] == "\t":
         return bad_config_at(mark, "there is a tab where YAML needs spaces", "indent with spaces")
+    odd = _find_character_near(text, mark)
+    if odd is not None:
+        named = f"there is {odd.name}, and this is not YAML: {problem}"
+        return bad_config_at(mark_at(text, odd.at), named, odd.hint)
     return bad_config_at(mark, f"this is not YAML: {problem}", "correct this line, or the one before it")
+
+
+def _find_character_near(text: str, mark: Mark) -> OddCharacter | None:
+    """What may be the reason in that line or the one before it, but in no comment."""
+    starts = [0, *(found.end() for found in _BREAK.finditer(text, 0, mark.at))][-2:]
+    for start in reversed(starts):
+        line_break = _BREAK.search(text, start)
+        end = len(text) if line_break is None else line_break.start()
+        comment = _COMMENT.search(text, start, end)
+        for odd in find_odd_characters(text, start, end if comment is None else comment.start()):
+            return odd
+    return None
 
 
 def _convert_mark(mark: Any) -> Mark:  # PyYAML has two types of marks, and none in common

@@ -4,6 +4,7 @@ refusals    what the node of a version does not load, by each loader's rules
 go_values   what a value is to the loaders in Go
 rust_values what a value is to the loader in Rust
 problems    what the answer is made of
+characters  characters that are not what they look like
 list_names  the worker lists' keys in every profile
 keys        keys, sections, the template
 entries     a list, entry by entry

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 from qmesh.errors import BadInput
 from qmesh.mesh.nodeconfig.document import BadConfig, Mark, ParsedConfig, scan_config
+from qmesh.mesh.nodeconfig.lint.characters import find_character_problems
 from qmesh.mesh.nodeconfig.lint.keys import find_key_problems
 from qmesh.mesh.nodeconfig.lint.listeners import find_listener_problems
 from qmesh.mesh.nodeconfig.lint.lists import find_list_problems
@@ -48,6 +49,7 @@ def _find_problems(
     config: ParsedConfig, profile: Profile, mesh: ExpectedMesh | None, ephemeral: Collection[int]
 ) -> Iterator[Problem]:
     yield from find_refusals(config, profile)
+    yield from find_character_problems(config, profile)
     yield from find_key_problems(config.root, profile)
     yield from find_list_problems(config.root, profile, mesh, ephemeral)
     yield from find_listener_problems(config.root, profile)

@@ -12,7 +12,7 @@ from qmesh.mesh.nodeconfig.document import Mark
 Kind: TypeAlias = Literal[
     "unreadable", "misspelt", "level", "profile", "empty", "length", "repeated",
     "wildcard", "loopback", "LAN", "public", "stranger", "missing", "announce", "placeholder",
-    "entry", "template", "port", "ephemeral", "form",
+    "entry", "template", "port", "ephemeral", "form", "character",
 ]  # fmt: skip
 
 
