@@ -14,6 +14,11 @@ from qmesh.errors import JOIN_ANEW, RESTORE, KernelRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.firewall import held_table, holder_client, nftables
 from qmesh.host.network import links, ports, tcp_connections
+from qmesh.host.network.kernel_routes.tunnel import (
+    add_tunnel_route,
+    list_tunnel_routes,
+    remove_tunnel_route,
+)
 from qmesh.host.state.directory import State
 from qmesh.mesh.guard import (
     TABLE,
@@ -24,11 +29,14 @@ from qmesh.mesh.guard import (
 )
 from qmesh.mesh.plan import (
     AddAddress,
+    AddRoute,
     CreateTunnel,
     DeleteTunnel,
     LoadGuard,
+    ReleaseTunnel,
     RemoveAddress,
     RemovePeer,
+    RemoveRoute,
     ReservePorts,
     SetKey,
     SetListenPort,
@@ -39,7 +47,7 @@ from qmesh.mesh.plan import (
     UnloadGuard,
 )
 from qmesh.mesh.protocol.enrolment import derive_public_key
-from qmesh.mesh.state import AlteredGuard, Counters, Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.state import AlteredGuard, Counters, Guard, NodeState, Peer, Tunnel, TunnelRoute
 from qmesh.mesh.values import Secret
 
 _FIRST_UNPRIVILEGED: Final = 1024
@@ -47,10 +55,14 @@ _FIRST_UNPRIVILEGED: Final = 1024
 
 
 class Outline(msgspec.Struct, frozen=True):
-    """A machine without its peers. guarded: a state that names no tunnel; link: the tunnel's interface."""
+    """A machine without its peers.
+
+    node_state: one that names no tunnel. link, routes: the tunnel's interface, and its routes.
+    """
 
     node_state: NodeState
     link: links.Link | None
+    routes: tuple[TunnelRoute, ...] = ()
 
 
 class Linux:
@@ -109,6 +121,8 @@ class Linux:
             mtu=link.mtu,
             up=link.up,
             peers=device.peers,
+            routes=outline.routes,
+            master=link.master,
         )
         return msgspec.structs.replace(guarded, tunnel=tunnel), device.counters
 
@@ -139,7 +153,8 @@ class Linux:
 
     def observe_outline(self) -> Outline:
         """What can be seen of the machine at a cost that does not grow with its peers."""
-        return Outline(self.observe_guard(), links.read(self._interface))
+        guarded, link = self.observe_guard(), links.read(self._interface)
+        return Outline(guarded, link, () if link is None else list_tunnel_routes(link))
 
     def _read_guard(self) -> Guard | AlteredGuard | None:
         return build_observed_guard(
@@ -248,6 +263,14 @@ def _apply_to_link(step: Step) -> None:
             links.add_address(interface, address)
         case RemoveAddress(subject=interface, old=address):
             links.remove_address(interface, address)
+        case ReleaseTunnel(subject=interface):
+            links.release_from_master(interface)
+        case AddRoute(subject=interface, new=route):
+            add_tunnel_route(interface, route)
+        case RemoveRoute(subject=interface, old=route):
+            link = links.read(interface)
+            if link is not None:
+                remove_tunnel_route(link, route)
         case _:
             raise KernelRefused(f"unknown step {step.kind}", hint="please report this as a bug of qmesh")
 

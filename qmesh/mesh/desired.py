@@ -11,7 +11,7 @@ from qmesh.mesh.inventory import Inventory, reserved_ports
 from qmesh.mesh.machine import Machine, PendingKey
 from qmesh.mesh.mtu import compute_tunnel_mtu
 from qmesh.mesh.ports.closed_ports import ClosedPorts, SeenPorts, assign_closed_ports
-from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel, list_address_routes
 from qmesh.mesh.values import (
     CONTROL_PORTS,
     KEEPALIVE_S,
@@ -124,15 +124,17 @@ def _build_tunnel(
         build_pending_peer(each, preshared.get(each.public_key))
         for each in (inventory.stand_ins if is_control else ())
     )
+    addresses = (f"{machine.address}/{prefix_length}",)
     return Tunnel(
         interface=place.interface,
         kind=facts.kind,
         public_key=machine.public_key,
         listen_port=place.listen_port,
-        addresses=(f"{machine.address}/{prefix_length}",),
+        addresses=addresses,
         mtu=compute_tunnel_mtu(facts.path_mtus, most=place.most_mtu),
         up=True,
         peers=tuple(sorted((*peers, *stand_ins), key=lambda peer: peer.public_key)),
+        routes=list_address_routes(addresses),
     )
 
 

@@ -10,11 +10,20 @@ Every step is a value with old and new, so that the same value is printed, logge
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from typing import TypeAlias
 
 import msgspec
 
-from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.state import (
+    AlteredGuard,
+    Guard,
+    NodeState,
+    Peer,
+    Tunnel,
+    TunnelRoute,
+    list_address_routes,
+)
 from qmesh.mesh.values import InterfaceKind, format_port_ranges
 
 
@@ -106,6 +115,30 @@ class SetUp(msgspec.Struct, frozen=True):
     kind = "set-up"
 
 
+class ReleaseTunnel(msgspec.Struct, frozen=True):
+    """Take the interface out of another one, such as a VRF: with it go the routes to members."""
+
+    subject: str
+    old: str
+    kind = "release-tunnel"
+
+
+class RemoveRoute(msgspec.Struct, frozen=True):
+    """Remove a route of the interface that another program made."""
+
+    subject: str
+    old: TunnelRoute
+    kind = "remove-route"
+
+
+class AddRoute(msgspec.Struct, frozen=True):
+    """Add a route of the interface's own that is missing."""
+
+    subject: str
+    new: TunnelRoute
+    kind = "add-route"
+
+
 class RemovePeer(msgspec.Struct, frozen=True):
     """Take a peer out of WireGuard."""
 
@@ -135,10 +168,10 @@ class ReservePorts(msgspec.Struct, frozen=True):
     subject = "net.ipv4.ip_local_reserved_ports"
 
 
-DeviceStep: TypeAlias = SetKey | SetListenPort | SetMtu | SetUp
-TunnelStep: TypeAlias = (
-    CreateTunnel | DeleteTunnel | RemoveAddress | AddAddress | RemovePeer | SetPeer | DeviceStep
-)
+DeviceStep: TypeAlias = SetKey | SetListenPort | SetMtu
+PlaceStep: TypeAlias = RemoveAddress | AddAddress | SetUp | ReleaseTunnel | RemoveRoute | AddRoute
+"""What changes where packets go."""
+TunnelStep: TypeAlias = CreateTunnel | DeleteTunnel | RemovePeer | SetPeer | DeviceStep | PlaceStep
 Step: TypeAlias = LoadGuard | UnloadGuard | ReservePorts | TunnelStep
 
 
@@ -166,10 +199,14 @@ def _tunnel_steps(desired: Tunnel | None, observed: Tunnel | None) -> Iterator[S
     if observed is None:
         yield CreateTunnel(desired.interface, desired.kind)
         observed = bare_tunnel(desired.interface, desired.kind)
-    yield from _device_steps(desired, observed)
+    device = tuple(_device_steps(desired, observed))
+    yield from device
     yield from peer_steps(desired.interface, desired.peers, observed.peers)
-    if desired.up != observed.up:
-        yield SetUp(desired.interface, desired.up)
+    last = () if desired.up == observed.up else (SetUp(desired.interface, desired.up),)
+    yield from last
+    # With addresses, and going up, the kernel makes routes of itself; what it lacks then is for us to make.
+    places = (step for step in (*device, *last) if isinstance(step, PlaceStep))
+    yield from _route_steps(desired, reduce(_simulate_place_step, places, observed))
 
 
 def _is_same_device(desired: Tunnel, observed: Tunnel) -> bool:
@@ -179,12 +216,21 @@ def _is_same_device(desired: Tunnel, observed: Tunnel) -> bool:
 def bare_tunnel(interface: str, kind: InterfaceKind) -> Tunnel:
     """A tunnel interface just made."""
     return Tunnel(
-        interface=interface, kind=kind, public_key=None, listen_port=0, addresses=(), mtu=0, up=False
+        interface=interface,
+        kind=kind,
+        public_key=None,
+        listen_port=0,
+        addresses=(),
+        mtu=0,
+        up=False,
+        routes=(),
     )
 
 
 def _device_steps(desired: Tunnel, observed: Tunnel) -> Iterator[Step]:
     name = desired.interface
+    if desired.master is None and observed.master is not None:
+        yield ReleaseTunnel(name, observed.master)
     if desired.public_key != observed.public_key:
         yield SetKey(name, observed.public_key, desired.public_key)
     if desired.listen_port != observed.listen_port:
@@ -203,6 +249,18 @@ def _address_steps(desired: Tunnel, observed: Tunnel) -> Iterator[Step]:
     for new in desired.addresses:
         if new not in stays:
             yield AddAddress(desired.interface, new)
+
+
+def _route_steps(desired: Tunnel, observed: Tunnel) -> Iterator[Step]:
+    if desired.routes is None or observed.routes is None:
+        return
+    for old in observed.routes:
+        if old not in desired.routes:
+            yield RemoveRoute(desired.interface, old)
+    missing = (route for route in desired.routes if route not in observed.routes)
+    # The kernel takes an address for a source only once packets to it arrive.
+    for new in sorted(missing, key=lambda route: not route.is_local):
+        yield AddRoute(desired.interface, new)
 
 
 def peer_steps(interface: str, desired: Iterable[Peer], observed: Iterable[Peer]) -> Iterator[Step]:
@@ -265,12 +323,21 @@ def describe_step(step: Step) -> str:
             done = "add" if step.old is None else "change"
             where = f" at {step.new.endpoint}" if step.new.endpoint else ""
             return f"{done} peer {step.new.public_key} ({', '.join(step.new.allowed_ips)}){where}"
-        case RemoveAddress():
-            return f"remove address {step.old}"
-        case AddAddress():
-            return f"add address {step.new}"
-        case _:
+        case SetKey() | SetListenPort() | SetMtu():
             return _describe_device_step(step)
+        case _:
+            return _describe_place_step(step)
+
+
+def describe_route(route: TunnelRoute) -> str:
+    """A route as ip(8) writes it: `10.77.0.0/20 src 10.77.0.2`."""
+    words = (
+        *(("local",) if route.is_local else ()),
+        route.network,
+        *(("via", route.gateway) if route.gateway else ()),
+        *(() if route.is_local else ("src", route.source)),
+    )
+    return " ".join(words)
 
 
 def _describe_device_step(step: DeviceStep) -> str:
@@ -279,8 +346,22 @@ def _describe_device_step(step: DeviceStep) -> str:
             return f"public key {step.old or 'none'} -> {step.new or 'none'}"
         case SetListenPort():
             return f"listen port {step.old or 'none'} -> {step.new}"
-        case SetMtu():
+        case _:
             return f"MTU {step.old} -> {step.new}"
+
+
+def _describe_place_step(step: PlaceStep) -> str:
+    match step:
+        case RemoveAddress():
+            return f"remove address {step.old}"
+        case AddAddress():
+            return f"add address {step.new}"
+        case ReleaseTunnel():
+            return f"take the interface out of {step.old}"
+        case RemoveRoute():
+            return f"remove route {describe_route(step.old)}"
+        case AddRoute():
+            return f"add route {describe_route(step.new)}"
         case _:
             return f"bring the interface {'up' if step.new else 'down'}"
 
@@ -310,14 +391,10 @@ def _simulate_tunnel_step(tunnel: Tunnel | None, step: TunnelStep) -> Tunnel | N
         case RemovePeer(old=old):
             left = (peer for peer in tunnel.peers if peer.public_key != old.public_key)
             return msgspec.structs.replace(tunnel, peers=tuple(left))
-        case AddAddress(new=address):
-            there = tuple(sorted({*tunnel.addresses, address}))
-            return msgspec.structs.replace(tunnel, addresses=there)
-        case RemoveAddress(old=address):
-            left_over = tuple(other for other in tunnel.addresses if other != address)
-            return msgspec.structs.replace(tunnel, addresses=left_over)
-        case _:
+        case SetKey() | SetListenPort() | SetMtu():
             return _simulate_device_step(tunnel, step)
+        case _:
+            return _simulate_place_step(tunnel, step)
 
 
 def _simulate_device_step(tunnel: Tunnel, step: DeviceStep) -> Tunnel:
@@ -326,10 +403,43 @@ def _simulate_device_step(tunnel: Tunnel, step: DeviceStep) -> Tunnel:
             return msgspec.structs.replace(tunnel, public_key=key)
         case SetListenPort(new=port):
             return msgspec.structs.replace(tunnel, listen_port=port)
-        case SetMtu(new=octets):
-            return msgspec.structs.replace(tunnel, mtu=octets)
         case _:
-            return msgspec.structs.replace(tunnel, up=step.new)
+            return msgspec.structs.replace(tunnel, mtu=step.new)
+
+
+def _simulate_place_step(tunnel: Tunnel, step: PlaceStep) -> Tunnel:
+    """What changes where packets go, with the routes that the kernel makes and removes of itself."""
+    match step:
+        case AddAddress(new=address):
+            tunnel = msgspec.structs.replace(tunnel, addresses=tuple(sorted({*tunnel.addresses, address})))
+            return _add_routes(tunnel, list_address_routes((address,)))
+        case RemoveAddress(old=address):
+            left = tuple(other for other in tunnel.addresses if other != address)
+            kept = list_address_routes(left)
+            gone = {route for route in list_address_routes((address,)) if route not in kept}
+            routes = tunnel.routes and tuple(route for route in tunnel.routes if route not in gone)
+            return msgspec.structs.replace(tunnel, addresses=left, routes=routes)
+        case SetUp(new=True):
+            tunnel = msgspec.structs.replace(tunnel, up=True)
+            return _add_routes(tunnel, list_address_routes(tunnel.addresses))
+        case SetUp():
+            return msgspec.structs.replace(tunnel, up=False, routes=None if tunnel.routes is None else ())
+        case ReleaseTunnel():
+            tunnel = msgspec.structs.replace(tunnel, master=None)
+            return _add_routes(tunnel, list_address_routes(tunnel.addresses))
+        case AddRoute(new=new):
+            return _add_routes(tunnel, (new,))
+        case _:
+            routes = tunnel.routes and tuple(route for route in tunnel.routes if route != step.old)
+            return msgspec.structs.replace(tunnel, routes=routes)
+
+
+def _add_routes(tunnel: Tunnel, new: Iterable[TunnelRoute]) -> Tunnel:
+    if tunnel.routes is None or not tunnel.up:
+        return tunnel
+    there = {(route.network, route.is_local) for route in tunnel.routes}
+    routes = (*tunnel.routes, *(route for route in new if (route.network, route.is_local) not in there))
+    return msgspec.structs.replace(tunnel, routes=tuple(sorted(routes)))
 
 
 def _replace_peer(peers: Iterable[Peer], new: Peer) -> tuple[Peer, ...]:

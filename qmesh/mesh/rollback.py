@@ -11,10 +11,11 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.state import NodeState, Tunnel
+from qmesh.mesh.state import NodeState, Peer, Tunnel, TunnelRoute
 from qmesh.mesh.values import (
     Port,
     SecretStruct,
+    normalize_ip_address,
     normalize_ip_network,
     validate_interface_address,
     validate_interface_name,
@@ -64,19 +65,31 @@ def _refuse_invalid_tunnel(tunnel: Tunnel) -> None:
     validate_interface_name(tunnel.interface)
     for address in tunnel.addresses:
         validate_interface_address(address)
+    for route in tunnel.routes or ():
+        _refuse_invalid_route(route)
     for octets, most in ((tunnel.listen_port, 0xFFFF), (tunnel.mtu, 0x7FFF_FFFF)):
         if not 0 <= octets <= most:
             raise BadInput(f"{octets} is not a port or MTU of a tunnel", hint="run `qmesh check`")
-    for key in (tunnel.public_key, *(peer.public_key for peer in tunnel.peers)):
-        if key is not None:
-            validate_wireguard_key(key)
+    if tunnel.public_key is not None:
+        validate_wireguard_key(tunnel.public_key)
     for peer in tunnel.peers:
-        for network in peer.allowed_ips:
-            normalize_ip_network(network)
-        if peer.endpoint is not None and not peer.endpoint.is_address:
-            raise BadInput("a peer's endpoint is not an address", hint="run `qmesh check`")
-        if not 0 <= peer.keepalive_s <= 0xFFFF:
-            raise BadInput(f"{peer.keepalive_s} s is not a keepalive of a peer", hint="run `qmesh check`")
+        _refuse_invalid_peer(peer)
+
+
+def _refuse_invalid_route(route: TunnelRoute) -> None:
+    normalize_ip_network(route.network)
+    for address in filter(None, (route.source, route.gateway)):
+        normalize_ip_address(address)
+
+
+def _refuse_invalid_peer(peer: Peer) -> None:
+    validate_wireguard_key(peer.public_key)
+    for network in peer.allowed_ips:
+        normalize_ip_network(network)
+    if peer.endpoint is not None and not peer.endpoint.is_address:
+        raise BadInput("a peer's endpoint is not an address", hint="run `qmesh check`")
+    if not 0 <= peer.keepalive_s <= 0xFFFF:
+        raise BadInput(f"{peer.keepalive_s} s is not a keepalive of a peer", hint="run `qmesh check`")
 
 
 class ChangeProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

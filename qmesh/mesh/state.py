@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -37,12 +39,30 @@ class Counters(msgspec.Struct, frozen=True, gc=False):
     endpoint: Endpoint | None
 
 
+class TunnelRoute(msgspec.Struct, frozen=True, order=True, gc=False):
+    """A route of the tunnel's interface, in the main table; or that of an own address, in the local one.
+
+    network: where it leads, `10.77.0.0/20`, `10.77.0.2/32`.
+    source: the address that packets have which choose none.
+    is_local: whether packets to it have arrived: it is an address of this machine.
+    gateway: a router beyond the interface, which a tunnel does not have; empty without one.
+    """
+
+    network: str
+    source: str
+    is_local: bool = False
+    gateway: str = ""
+
+
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     """The tunnel interface with its WireGuard configuration.
 
     public_key: of the private key it is configured with; None when it has none.
     addresses: with prefix length, `10.77.0.2/20`, sorted.
     peers: sorted by public key.
+    routes: of the interface, sorted; none while it is down. None where they were not looked at, or do not
+        matter.
+    master: the interface that it is a part of, such as a VRF; None where it stands for itself.
     """
 
     interface: str
@@ -53,6 +73,8 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int
     up: bool
     peers: tuple[Peer, ...] = ()
+    routes: tuple[TunnelRoute, ...] | None = None
+    master: str | None = None
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +129,22 @@ class AlteredGuard(msgspec.Struct, frozen=True):
     text: str
     loaded: Guard | None = None
     lack: Lack | None = None
+
+
+def list_address_routes(addresses: Iterable[str]) -> tuple[TunnelRoute, ...]:
+    """The routes that the kernel makes for these addresses (`10.77.0.2/20`) of an interface that is up.
+
+    Of several in one network the first is the source.
+    """
+    networks: dict[str, TunnelRoute] = {}
+    own: list[TunnelRoute] = []
+    for text in addresses:
+        address = ipaddress.ip_interface(text)
+        source, network = str(address.ip), str(address.network)
+        own.append(TunnelRoute(f"{source}/{address.max_prefixlen}", source, is_local=True))
+        if address.network.num_addresses > 1:
+            networks.setdefault(network, TunnelRoute(network, source))
+    return tuple(sorted({*networks.values(), *own}))
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):

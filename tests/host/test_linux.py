@@ -29,7 +29,7 @@ from qmesh.mesh.plan import (
     strip_open_endpoints,
 )
 from qmesh.mesh.protocol.enrolment import derive_public_key
-from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel, list_address_routes
 from qmesh.mesh.values import Endpoint, InterfaceKind, Secret
 from tests.support import factories
 from tests.support.keeping import unkept
@@ -154,13 +154,16 @@ def test_and_back_to_nothing_the_guard_last(state):
 
 
 def test_a_worker_machine_over_ipv6(state):
+    own = ("fd12:3456:789a::2/64",)
     wanted = wanted_here()
     assert isinstance(wanted.guard, Guard)
     assert wanted.tunnel is not None
     hub = msgspec.structs.replace(PEERS[0], allowed_ips=("fd12:3456:789a::1/128",), keepalive_s=25)
     wanted = NodeState(
         guard=msgspec.structs.replace(wanted.guard, role="worker", control_address="fd12:3456:789a::1"),
-        tunnel=msgspec.structs.replace(wanted.tunnel, addresses=("fd12:3456:789a::2/64",), peers=(hub,)),
+        tunnel=msgspec.structs.replace(
+            wanted.tunnel, addresses=own, routes=list_address_routes(own), peers=(hub,)
+        ),
         reserved_ports=(40003,),
     )
     linux = machine(state)
@@ -231,6 +234,32 @@ DRIFT: dict[str, tuple[Callable[[], object], list[str]]] = {
         ["remove-address", "remove-address", "add-address"],
     ),
     "down": (lambda: ip("link", "set", NAME, "down"), ["set-up"]),
+    "route-removed": (lambda: ip("route", "delete", "10.77.0.0/20", "dev", NAME), ["add-route"]),
+    "routes-flushed": (
+        lambda: (ip("route", "flush", "dev", NAME), ip("route", "flush", "table", "local", "dev", NAME)),
+        ["add-route", "add-route"],
+    ),
+    "route-replaced": (
+        lambda: ip("route", "replace", "10.77.0.0/20", "dev", "lo"),
+        ["add-route"],
+    ),
+    "route-black": (lambda: ip("route", "replace", "blackhole", "10.77.0.0/20"), ["add-route"]),
+    "route-with-a-router": (
+        lambda: ip("route", "replace", "10.77.0.0/20", "via", "10.77.0.9", "dev", NAME, "onlink"),
+        ["remove-route", "add-route"],
+    ),
+    "route-with-another-source": (
+        lambda: (
+            ip("address", "add", "192.0.2.9/32", "dev", "lo"),
+            ip("route", "replace", "10.77.0.0/20", "dev", NAME, "src", "192.0.2.9"),
+        ),
+        ["remove-route", "add-route"],
+    ),
+    "route-of-another-network": (
+        lambda: ip("route", "add", "192.0.2.0/24", "dev", NAME, "metric", "50"),
+        ["remove-route"],
+    ),
+    "default-route": (lambda: ip("route", "add", "default", "dev", NAME), ["remove-route"]),
     "mtu": (lambda: ip("link", "set", NAME, "mtu", "1280"), ["set-mtu"]),
     "guard-flushed": (lambda: nft("flush ruleset"), ["load-guard"]),
     "guard-opened": (lambda: nft("insert rule inet qmesh closed_port accept"), ["load-guard"]),
@@ -275,6 +304,41 @@ def test_drift_is_seen_and_repaired_and_nothing_else_is_touched(state, drift, cu
 
     # A new device may choose its MTU, and with it whether that has to be set.
     assert [kind for kind in kinds if kind != "set-mtu" or cure == ["set-mtu"]] == cure
+
+
+def test_a_route_beside_the_tunnels_own_is_no_drift(state):
+    """One by another metric, one in another table: none of them takes the place of the kernel's."""
+    linux, wanted = machine(state), wanted_here()
+    converge(linux, wanted)
+    ip("route", "add", "10.77.0.0/20", "dev", NAME, "metric", "50")
+    ip("route", "add", "10.77.0.0/20", "dev", NAME, "table", "52")
+    assert plan_steps(wanted, linux.observe()) == ()
+
+    ip("route", "delete", "10.77.0.0/20", "dev", NAME, "proto", "kernel")  # as NetworkManager has them
+    assert plan_steps(wanted, linux.observe()) == ()
+
+
+@pytest.mark.parametrize(
+    ("drift", "kinds"),
+    [
+        (["route", "delete", "fd12:3456:789a::/64"], ["add-route"]),
+        (["route", "delete", "local", "fd12:3456:789a::2", "table", "local"], ["add-route"]),
+        (["route", "add", "fd12:3456:789a::7", "dev", NAME, "metric", "7"], ["remove-route"]),
+        (["route", "add", "blackhole", "fd12:3456:789a::/64"], []),
+    ],
+)
+def test_routes_of_ipv6_are_seen_and_repaired(state, drift, kinds):
+    linux, wanted = machine(state), wanted_here()
+    assert wanted.tunnel is not None
+    own = ("fd12:3456:789a::2/64",)
+    wanted = msgspec.structs.replace(
+        wanted,
+        tunnel=msgspec.structs.replace(wanted.tunnel, addresses=own, routes=list_address_routes(own)),
+    )
+    converge(linux, wanted)
+    ip("-6", *drift)
+
+    assert converge(linux, wanted) == kinds
 
 
 def test_a_guard_that_somebody_changed_is_observed_as_it_is(state):

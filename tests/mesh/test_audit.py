@@ -42,7 +42,7 @@ from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.reachability.announcements import list_missing_announcements
 from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
-from qmesh.mesh.state import AlteredGuard, Guard, NodeState
+from qmesh.mesh.state import AlteredGuard, Guard, NodeState, TunnelRoute, list_address_routes
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.systemd.unit_failures import UnitFailure
@@ -862,6 +862,52 @@ def test_the_control_nodes_audit_wants_its_own_role():
     assert list_findings(wanted, wanted, around) == ()
 
 
+OWN_ROUTES = list_address_routes(TUNNEL.addresses)
+OWN_WORDS = ("10.77.0.0/20 src 10.77.0.2", "local 10.77.0.2/32")
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        ({"routes": OWN_ROUTES}, []),
+        ({"routes": None}, []),
+        ({"routes": OWN_ROUTES[1:]}, [("the route 10.77.0.0/20 src 10.77.0.2", "no such route")]),
+        (
+            {"routes": (TunnelRoute("10.77.0.0/20", "192.0.2.1"), OWN_ROUTES[1])},
+            [
+                ("the route 10.77.0.0/20 src 10.77.0.2", "no such route"),
+                ("no such route", "the route 10.77.0.0/20 src 192.0.2.1"),
+            ],
+        ),
+        (
+            {"routes": (), "master": "blue"},
+            [
+                ("an interface that is part of no other", "a part of blue"),
+                *((f"the route {words}", "no such route") for words in OWN_WORDS),
+            ],
+        ),
+    ],
+)
+def test_a_route_of_the_tunnel_that_is_missing_or_not_its_own_is_named(seen, words):
+    tunnel = replace(TUNNEL, routes=OWN_ROUTES)
+    wanted, there = (replace(WANTED, tunnel=each) for each in (tunnel, replace(tunnel, **seen)))
+    found = list_findings(wanted, there, AROUND)
+    assert {(each.code, each.severity, each.cure) for each in found} <= {
+        ("tunnel-route", "error", "qmesh apply")
+    }
+    assert len(found) == len(words)
+    for each, said in zip(found, words, strict=True):
+        assert (each.wanted, each.seen[: len(said[1])]) == said
+
+
+@pytest.mark.parametrize("seen", [{"up": False}, {"addresses": ()}])
+def test_routes_are_not_named_besides_what_they_are_missing_for(seen):
+    tunnel = replace(TUNNEL, routes=OWN_ROUTES)
+    wanted, gone = (replace(WANTED, tunnel=each) for each in (tunnel, replace(tunnel, routes=(), **seen)))
+    (finding,) = list_findings(wanted, gone, AROUND)
+    assert finding.code in {"tunnel-down", "tunnel-address"}
+
+
 @pytest.mark.parametrize(
     ("other", "severity"),
     [("10.77.4.0/24", "error"), ("10.77.0.0/20", "error"), ("10.0.0.0/8", "warning")],
@@ -937,7 +983,7 @@ def test_every_code_is_one_that_stays():
     """The codes that tools are written against; more may be added, none may be renamed."""
     stable = {
         *("key-missing", "key-mode", "key-mismatch", "key-shared"),
-        *("tunnel-missing", "tunnel-down", "tunnel-address", "tunnel-port", "tunnel-mtu"),
+        *("tunnel-missing", "tunnel-down", "tunnel-address", "tunnel-port", "tunnel-mtu", "tunnel-route"),
         *(
             "peer-missing",
             "peer-unexpected",

@@ -12,7 +12,7 @@ from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state, host_networ
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine, PendingKey
 from qmesh.mesh.ports.closed_ports import SeenPorts
-from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel, list_address_routes
 from qmesh.mesh.values import Endpoint, Secret
 from tests.support import factories
 from tests.support.factories import key
@@ -49,6 +49,7 @@ def test_the_control_node_has_every_machine_as_peer_with_its_one_address() -> No
             public_key=key(3),
             listen_port=5555,
             addresses=("10.77.0.1/20",),
+            routes=list_address_routes(("10.77.0.1/20",)),
             mtu=1420,
             up=True,
             peers=(
@@ -98,6 +99,7 @@ def test_a_worker_machine_has_only_the_control_node_as_peer_and_keeps_alive() ->
             public_key=key(2),
             listen_port=51820,
             addresses=("10.77.0.2/20",),
+            routes=list_address_routes(("10.77.0.2/20",)),
             mtu=1420,
             up=True,
             peers=(

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 
 from qmesh.mesh.plan import (
     AddAddress,
+    AddRoute,
     CreateTunnel,
     DeleteTunnel,
     LoadGuard,
+    ReleaseTunnel,
     RemoveAddress,
     RemovePeer,
+    RemoveRoute,
     ReservePorts,
     SetKey,
     SetListenPort,
@@ -36,7 +39,7 @@ from qmesh.mesh.plan import (
     strip_open_endpoints,
     strip_peer_endpoint,
 )
-from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel, TunnelRoute
 from qmesh.mesh.values import Endpoint, Secret
 from tests.support import factories
 
@@ -59,6 +62,13 @@ tunnel = functools.partial(factories.tunnel, public_key=KEYS[0])
 NOTHING = NodeState(guard=None, tunnel=None)
 RUNNING = NodeState(guard=guard(), tunnel=tunnel(peer(1), peer(2)), reserved_ports=(40003, 40004, 40007))
 
+OTHER_ROUTES = (
+    TunnelRoute("10.77.0.0/20", "192.0.2.1"),
+    TunnelRoute("10.77.0.0/20", "10.77.0.1", gateway="10.77.0.9"),
+    TunnelRoute("10.77.0.5/32", "10.77.0.1"),
+    TunnelRoute("10.77.0.9/32", "10.77.0.9", is_local=True),
+)
+
 subset = st.sets(st.integers(1, 6)).map(sorted)
 
 
@@ -77,15 +87,26 @@ def tunnels(draw: st.DrawFn) -> Tunnel:
         for number in draw(subset)
         if number < 6
     )
+    up, addresses = draw(st.booleans()), tuple(f"10.77.0.{number}/20" for number in draw(subset))
     return tunnel(
         *peers,
         interface=draw(st.sampled_from(["qmesh0", "qmesh1"])),
         kind=draw(st.sampled_from(["wireguard", "tun"])),
         public_key=draw(st.sampled_from([None, *KEYS[:2]])),
         listen_port=draw(st.sampled_from([51820, 51821])),
-        addresses=tuple(f"10.77.0.{number}/20" for number in draw(subset)),
+        addresses=addresses,
         mtu=draw(st.sampled_from([1280, 1420])),
-        up=draw(st.booleans()),
+        up=up,
+    )
+
+
+@st.composite
+def drifted_tunnels(draw: st.DrawFn) -> Tunnel:
+    """One whose routes are not those of its addresses, or that is a part of another interface."""
+    made = draw(tunnels())
+    routes = draw(st.sets(st.sampled_from([*(made.routes or ()), *OTHER_ROUTES]))) if made.up else ()
+    return msgspec.structs.replace(
+        made, routes=tuple(sorted(routes)), master=draw(st.sampled_from([None, "vrf-blue"]))
     )
 
 
@@ -96,7 +117,7 @@ wanted = st.builds(NodeState, guard=guards, tunnel=st.none() | tunnels(), reserv
 seen = st.builds(
     NodeState,
     guard=guards | st.just(ALTERED),
-    tunnel=st.none() | tunnels() | st.just(bare_tunnel("qmesh0", "wireguard")),
+    tunnel=st.none() | tunnels() | drifted_tunnels() | st.just(bare_tunnel("qmesh0", "wireguard")),
     reserved_ports=subset.map(tuple),
 )
 
@@ -224,6 +245,19 @@ WORDS: list[tuple[Step, str, str, str]] = [
     (SetListenPort("wg7", 1, 51820), "set-listen-port", "wg7", "listen port 1 -> 51820"),
     (RemoveAddress("wg7", "fd00::1/64"), "remove-address", "wg7", "remove address fd00::1/64"),
     (AddAddress("wg7", "fd00::1/64"), "add-address", "wg7", "add address fd00::1/64"),
+    (ReleaseTunnel("wg7", "vrf-blue"), "release-tunnel", "wg7", "take the interface out of vrf-blue"),
+    (
+        *(AddRoute("wg7", TunnelRoute("10.77.0.0/20", "10.77.0.2")), "add-route", "wg7"),
+        "add route 10.77.0.0/20 src 10.77.0.2",
+    ),
+    (
+        *(AddRoute("wg7", TunnelRoute("fd00::2/128", "fd00::2", is_local=True)), "add-route", "wg7"),
+        "add route local fd00::2/128",
+    ),
+    (
+        *(RemoveRoute("wg7", TunnelRoute("10.0.0.0/8", "10.77.0.2", gateway="10.77.0.9")), "remove-route"),
+        *("wg7", "remove route 10.0.0.0/8 via 10.77.0.9 src 10.77.0.2"),
+    ),
     (SetMtu("wg7", 1280, 1420), "set-mtu", "wg7", "MTU 1280 -> 1420"),
     (SetUp("wg7", new=True), "set-up", "wg7", "bring the interface up"),
     (SetUp("wg7", new=False), "set-up", "wg7", "bring the interface down"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.state import Guard, Peer, Tunnel
+from qmesh.mesh.state import Guard, Peer, Tunnel, list_address_routes
 
 
 def key(number: int) -> str:
@@ -69,5 +69,7 @@ def tunnel(*peers: Peer, **named: Any) -> Tunnel:
         "mtu": 1420,
         "up": True,
         "peers": peers,
+        **named,
     }
-    return Tunnel(**{**values, **named})
+    routes = list_address_routes(values["addresses"]) if values["up"] else ()
+    return Tunnel(**{"routes": routes, **values})

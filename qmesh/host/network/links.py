@@ -5,6 +5,7 @@ Nothing here may be called from a coroutine: pyroute2 runs an event loop of its 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -34,6 +35,7 @@ class Link(msgspec.Struct, frozen=True):
     kind: what the kernel calls it, "wireguard" or "tun" for a tunnel; None for most hardware.
     mtu: octets.
     addresses: of global scope, with prefix length, `10.77.0.2/20`, sorted.
+    master: the interface that it is a part of, a VRF or a bridge.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Link(msgspec.Struct, frozen=True):
     mtu: int
     up: bool
     addresses: tuple[str, ...]
+    master: str | None = None
 
 
 def read(interface: str) -> Link | None:
@@ -58,7 +61,14 @@ def read(interface: str) -> Link | None:
             mtu=found.mtu,
             up=found.up,
             addresses=tuple(sorted(rtnetlink_messages.parse_addresses(dump, found.index))),
+            master=None if found.master is None else _find_interface_name(found.master),
         )
+
+
+def _find_interface_name(index: int) -> str:
+    with contextlib.suppress(OSError):  # gone since
+        return socket.if_indextoname(index)
+    return f"interface {index}"
 
 
 def find_interface_index(interface: str) -> int | None:
@@ -84,6 +94,12 @@ def set_link_state(interface: str, *, up: bool) -> None:
     """Bring an interface up or down. Raises MachineRefused."""
     with open_rtnetlink(f"bring {interface} {'up' if up else 'down'}") as netlink:
         netlink.link("set", index=_require_index(interface), state="up" if up else "down")
+
+
+def release_from_master(interface: str) -> None:
+    """Take an interface out of the one that it is a part of. Raises MachineRefused."""
+    with open_rtnetlink(f"take {interface} out of the interface that it is a part of") as netlink:
+        netlink.link("set", index=_require_index(interface), master=0)
 
 
 def set_mtu(interface: str, octets: int) -> None:

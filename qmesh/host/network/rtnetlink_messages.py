@@ -28,7 +28,7 @@ _LINK: Final = Struct("=BxHiII")  # family, type, index, flags, what of them is 
 _ADDRESS: Final = Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _U32: Final = Struct("=I")
 _UP = 0x1  # IFF_UP
-_IFNAME, _MTU, _LINKINFO, _EXT_MASK = 3, 4, 18, 29  # IFLA_*
+_IFNAME, _MTU, _MASTER, _LINKINFO, _EXT_MASK = 3, 4, 10, 18, 29  # IFLA_*
 _INFO_KIND = 1
 _SKIP_STATISTICS: Final = 1 << 3  # RTEXT_FILTER_SKIP_STATS
 _SIDE_OF_PEER, _LOCAL = 1, 2  # IFA_ADDRESS, IFA_LOCAL
@@ -43,6 +43,7 @@ class FoundInterface(msgspec.Struct, frozen=True):
     kind: str | None
     mtu: int
     up: bool
+    master: int | None = None
 
 
 def build_link_request(name: str) -> bytes:
@@ -72,6 +73,7 @@ def parse_link(message: bytes) -> FoundInterface:
             kind=None if kind is None else _decode_text(kind),
             mtu=_U32.unpack(found[_MTU])[0],
             up=bool(flags & _UP),
+            master=_U32.unpack(found[_MASTER])[0] if _MASTER in found else None,
         )
     except (LookupError, struct.error):
         raise ValueError("this is no interface") from None

@@ -8,6 +8,7 @@ from ipaddress import ip_interface, ip_network
 from qmesh.mesh.audit.findings import APPLY, Finding, error_finding
 from qmesh.mesh.audit.mtu import black_hole_finding
 from qmesh.mesh.audit.surroundings import AuditContext
+from qmesh.mesh.plan import describe_route
 from qmesh.mesh.state import Peer, Tunnel
 
 
@@ -35,11 +36,27 @@ def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: AuditCon
         yield error_finding("tunnel-port", interface, f"listen port {wanted.listen_port}", had)
     if seen.mtu != wanted.mtu:
         yield error_finding("tunnel-mtu", interface, f"MTU {wanted.mtu}", str(seen.mtu))
+    yield from _route_findings(wanted, seen)
     if around.collision is not None:
         yield _collision_finding(interface, seen.addresses, around.collision)
     if around.black_hole is not None:
         yield black_hole_finding(interface, around.black_hole)
     yield from _peers_findings(wanted.peers, seen.peers, around.names)
+
+
+def _route_findings(wanted: Tunnel, seen: Tunnel) -> Iterator[Finding]:
+    """The interface's own routes. Of one that is down, or has another address, there is no more to say."""
+    interface = wanted.interface
+    if wanted.master is None and seen.master is not None:
+        there = f"a part of {seen.master}: programs outside of that reach no member"
+        yield error_finding("tunnel-route", interface, "an interface that is part of no other", there)
+    if not seen.up or seen.addresses != wanted.addresses or None in (wanted.routes, seen.routes):
+        return
+    had, own = set(seen.routes or ()), set(wanted.routes or ())
+    for route in sorted(own - had):
+        yield error_finding("tunnel-route", interface, f"the route {describe_route(route)}", "no such route")
+    for route in sorted(had - own):
+        yield error_finding("tunnel-route", interface, "no such route", f"the route {describe_route(route)}")
 
 
 def _collision_finding(interface: str, addresses: tuple[str, ...], other: str) -> Finding:

@@ -43,6 +43,7 @@ from qmesh.host.network import (
     rtnetlink_messages,
     sockets,
 )
+from qmesh.host.network.kernel_routes import messages as route_messages
 from qmesh.host.network.netlink import translate_errors
 from qmesh.host.network.netlink_messages import (
     HEADER,
@@ -523,6 +524,27 @@ LINK: Final = _told(
 ADDRESS: Final = _told(
     rtnetlink_messages._ADDRESS.pack(2, 20, 0, 0, 7), (1, bytes((10, 77, 0, 1))), (2, bytes((10, 77, 0, 1)))
 )
+
+
+ROUTE: Final = _told(
+    route_messages._ROUTE.pack(2, 20, 0, 0, 254, 2, 253, 1, 0),
+    (route_messages._TABLE, (254).to_bytes(4, "little")),
+    (route_messages._TO, bytes((10, 77, 0, 0))),
+    (route_messages._OIF, (7).to_bytes(4, "little")),
+    (route_messages._SOURCE_HINT, bytes((10, 77, 0, 2))),
+)
+ROUTE_OF_TWO_HOPS: Final = _told(
+    route_messages._ROUTE.pack(10, 0, 0, 0, 254, 2, 0, 1, 0),
+    (
+        route_messages._MULTIPATH,
+        route_messages._HOP.pack(28, 0, 0, 7) + build_attribute(route_messages._GATEWAY, bytes(15) + b"\x01"),
+    ),
+)
+
+
+def _kernel_route(octets: bytes) -> None:
+    with translate_errors("read the routes"):
+        route_messages.parse_route(octets)
 
 
 def _flows(octets: bytes) -> None:
@@ -1184,6 +1206,7 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader("link", (rtnetlink_messages,), _link, (LINK,)),
         Reader("addresses", (rtnetlink_messages,), _addresses, (ADDRESS,)),
+        Reader("kernel's routes", (route_messages,), _kernel_route, (ROUTE, ROUTE_OF_TWO_HOPS)),
         Reader("connections", (), _flows, (bytes(range(100)),)),
         Reader(
             "sockets",

@@ -27,7 +27,7 @@ from qmesh.mesh.protocol.enrolment import (
     derive_permanent_preshared_key,
     derive_public_key,
 )
-from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel
+from qmesh.mesh.state import Guard, NodeState, Peer, Tunnel, list_address_routes
 from qmesh.mesh.values import KEEPALIVE_S, Endpoint, InterfaceKind, Secret, SecretStruct
 
 log = logging.getLogger("qmesh")
@@ -163,15 +163,17 @@ def _prepare_attempt(linux: Linux, joiner: Joiner, attempt: Attempt) -> None:
         keepalive_s=KEEPALIVE_S,
     )
     prefix_length = invitation.network.rpartition("/")[2]
+    addresses = (f"{attempt.source}/{prefix_length}",)
     tunnel = Tunnel(
         interface=joiner.options.interface,
         kind=linux.backend.kind,
         public_key=attempt.public_key,
         listen_port=joiner.options.listen_port,
-        addresses=(f"{attempt.source}/{prefix_length}",),
+        addresses=addresses,
         mtu=LEAST_MTU,  # what the path carries is not known yet
         up=True,
         peers=(peer,),
+        routes=list_address_routes(addresses),
     )
     steps = apply_steps(
         linux, plan_steps(joiner.build_joining_state(linux.backend.kind, tunnel), linux.observe())
