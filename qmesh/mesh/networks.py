@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import TypeAlias
 
+import msgspec
+
 from qmesh.errors import BadInput
 from qmesh.mesh.values import parse_ip_address
 
@@ -26,12 +28,38 @@ SITE_NETWORKS = tuple(
 )
 """Where no router of the internet leads. Source: RFC 1918, 3927, 4193, 4291, 6598."""
 
+CLOUD_NETWORKS = tuple(
+    ipaddress.ip_network(text) for text in ("10.0.0.0/8", "100.64.0.0/10", "172.31.0.0/16", "192.168.0.0/16")
+)
+"""What clouds, VPNs and LANs route as a whole, though a machine in them sees a part of it only.
+
+A machine that has one address or route of it leaves all of it alone.
+"""
+
 CANDIDATE_NETWORKS = (
     *(f"10.{octet}.0.0/20" for octet in range(77, 256)),
-    *(f"172.{octet}.16.0/20" for octet in range(31, 15, -1)),
-    *(f"192.168.{octet}.0/20" for octet in range(240, -1, -16)),
+    *(f"172.{octet}.16.0/20" for octet in (*range(30, 18, -1), 16)),
 )
-"""Networks that `init` tries in this order: room for 4,094 machines each."""
+"""Networks that `init` tries in this order: room for 4,094 machines each.
+
+Left out are 172.17 and 172.18, of container runtimes, 172.31, of clouds, and 192.168, of LANs.
+"""
+
+
+class OccupiedNetwork(msgspec.Struct, frozen=True):
+    """A network that a machine has a use for.
+
+    by: what uses it, in words. is_routed: whether the machine has an address in it, or its own route to it.
+    """
+
+    network: str
+    by: str
+    is_routed: bool = True
+
+    @property
+    def parsed(self) -> IPNetwork:
+        """The network."""
+        return parse_ip_network(self.network)
 
 
 def find_lowest_free_address(network: str, taken: Collection[str]) -> str:
@@ -60,14 +88,19 @@ def refuse_small_network(network: str) -> None:
         )
 
 
-def choose_network(occupied: Iterable[str]) -> str:
-    """The first candidate network that overlaps with none of `occupied` (networks, as text).
+def choose_network(occupied: Collection[OccupiedNetwork]) -> str:
+    """The first candidate network that overlaps with none of `occupied`, nor with a cloud's that one is in.
 
     Raises BadInput when all do.
     """
-    in_the_way = [ipaddress.ip_network(text, strict=False) for text in occupied]
+    routed = [each for each in occupied if each.is_routed]
+    clouds = tuple(
+        OccupiedNetwork(str(cloud), "a cloud")
+        for cloud in CLOUD_NETWORKS
+        if find_overlap(str(cloud), routed) is not None
+    )
     for candidate in CANDIDATE_NETWORKS:
-        if find_overlap(candidate, in_the_way) is None:
+        if find_overlap(candidate, (*occupied, *clouds)) is None:
             return candidate
     raise BadInput(
         "all private networks that qmesh tries are in use on this machine",
@@ -75,19 +108,23 @@ def choose_network(occupied: Iterable[str]) -> str:
     )
 
 
-def refuse_collision(network: str, occupied: Iterable[str], *, hint: str) -> None:
+def refuse_collision(network: str, occupied: Iterable[OccupiedNetwork], *, hint: str) -> None:
     """Raise BadInput when `network` overlaps with one of `occupied`, naming both."""
-    other = find_overlap(network, [ipaddress.ip_network(text, strict=False) for text in occupied])
+    other = find_overlap(network, occupied)
     if other is not None:
-        raise BadInput(f"the tunnel network {network} collides with {other} of this machine", hint=hint)
+        raise BadInput(
+            f"the tunnel network {network} collides with {other.network} of this machine: {other.by}",
+            hint=hint,
+        )
 
 
-def find_overlap(network: str, occupied: Iterable[IPNetwork]) -> str | None:
+def find_overlap(network: str, occupied: Iterable[OccupiedNetwork]) -> OccupiedNetwork | None:
     """The first of `occupied` that shares an address with `network`; a default route never does."""
     wanted = ipaddress.ip_network(network)
     for other in occupied:
-        if other.prefixlen > 0 and other.version == wanted.version and other.overlaps(wanted):
-            return str(other)
+        there = other.parsed
+        if there.prefixlen > 0 and there.version == wanted.version and there.overlaps(wanted):
+            return other
     return None
 
 

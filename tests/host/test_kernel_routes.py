@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections import Counter
+from random import Random
+
 import pytest
 
 from qmesh.host.network import links
+from qmesh.host.network.kernel_routes.questions import ask_kernel
+from qmesh.host.network.kernel_routes.tables import read_routing_tables
 from qmesh.host.network.kernel_routes.tunnel import add_tunnel_route, list_tunnel_routes, remove_tunnel_route
+from qmesh.mesh.routes.lookup import SentPacket, find_verdict
 from qmesh.mesh.state import TunnelRoute
 from tests.support.network import ip, veth
 
@@ -76,3 +83,83 @@ def test_an_interface_is_taken_out_of_another_one():
     assert tunnel().master == "br0"
     links.release_from_master("qmesh0")
     assert tunnel().master is None
+
+
+RULES = (
+    "from all lookup {table}",
+    "to 10.77.0.0/20 lookup {table}",
+    "to 10.77.0.4/30 lookup {table}",
+    "not from all fwmark 0xca6c lookup {table}",
+    "fwmark 0x1 lookup {table}",
+    "from all lookup main suppress_prefixlength 0",
+    "from all lookup {table} suppress_prefixlength 24",
+    "from 10.77.0.2 lookup {table}",
+    "not to 10.77.0.0/24 lookup {table}",
+    "uidrange 0-0 lookup {table}",
+    "uidrange 1000-2000 lookup {table}",
+    "iif lo lookup {table}",
+    "iif eth0 lookup {table}",
+    "oif eth0 lookup {table}",
+    "ipproto tcp dport 40000-41000 lookup {table}",
+    "ipproto udp lookup {table}",
+    "to 10.77.0.8/29 unreachable",
+    "to 10.77.0.16/29 prohibit",
+    "to 10.77.0.24/29 blackhole",
+    "from all goto 5000",
+    "to 10.77.0.6 nop",
+)
+ROUTES = (
+    "10.77.0.0/16 dev eth0",
+    "10.77.0.5/32 dev eth0",
+    "10.77.0.0/28 via 192.168.7.1",
+    "default via 192.168.7.1",
+    "0.0.0.0/1 dev eth0",
+    "blackhole 10.77.0.6",
+    "unreachable 10.77.0.8/30",
+    "prohibit 10.77.0.12",
+    "throw 10.77.0.16/28",
+    "throw default",
+    "10.77.0.0/20 dev eth0 metric 7",
+    "blackhole default metric 4000",
+)
+
+
+def test_our_walk_through_rules_and_tables_is_the_kernels():
+    """By random rules and routes, for packets of several kinds; the kernel's word is the right one."""
+    veth("qmesh0", "10.77.0.2/20")
+    veth("eth0", "192.168.7.5/24")
+    drawn = Random(18)  # noqa: S311 - to be the same again
+    kinds: Counter[str | None] = Counter()
+    for _ in range(60):
+        at = drawn.choice((1, 32766))
+        lines = ["rule flush", "rule add lookup local priority 0", f"rule add lookup main priority {at}"]
+        lines += [f"route flush table {table}" for table in (52, 100)]
+        lines += ["rule add lookup 100 priority 5000"]
+        for rule in drawn.sample(RULES, 4):
+            table = drawn.choice((52, 100, 7777))
+            lines.append(f"rule add {rule.format(table=table)} priority {drawn.randrange(2, 9000)}")
+        lines += ["route flush table main proto static", "route flush table main proto boot"]
+        for route in drawn.sample(ROUTES, 6):
+            lines.append(f"route add {route} table {drawn.choice((52, 52, 100, 254))}")
+        subprocess.run(
+            ["ip", "-force", "-batch", "-"], input="\n".join(lines), text=True, check=False, stderr=-3
+        )
+        tables = read_routing_tables("10.77.0.0/20", except_interface="qmesh0")
+        assert tables is not None
+        packets = [
+            SentPacket(f"10.77.0.{last}", source, user, port)
+            for last in (3, 5, 6, 9, 12, 17, 25)
+            for source, user, port in ((None, 0, None), ("10.77.0.2", 0, 40000), (None, 1500, 22))
+        ]
+        for packet, answer in zip(packets, ask_kernel(packets), strict=True):
+            verdict = find_verdict(tables.rules, tables.routes, packet)
+            ours = verdict.route.interface if verdict.route is not None and verdict.is_sent else None
+            kinds[answer.error or answer.interface] += 1
+            assert ours == answer.interface, (
+                packet,
+                answer,
+                verdict,
+                ip("rule"),
+                ip("route", "show", "table", "all"),
+            )
+    assert set(kinds) >= {"qmesh0", "eth0", "no route to host", "invalid argument", "permission denied"}

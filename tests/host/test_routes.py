@@ -16,8 +16,12 @@ def _no_resolvers(monkeypatch):
     monkeypatch.setattr(routes, "RESOLVER_FILES", (Path("/run/resolv.conf"),))
 
 
+def occupied(except_interface: str) -> tuple[str, ...]:
+    return tuple(each.network for each in routes.list_occupied_networks(except_interface))
+
+
 def test_nothing_is_occupied_on_a_machine_without_networks():
-    assert routes.list_occupied_networks("qmesh0") == ()
+    assert occupied("qmesh0") == ()
 
 
 def test_occupied_networks_are_those_of_addresses_routes_and_resolvers():
@@ -33,7 +37,7 @@ def test_occupied_networks_are_those_of_addresses_routes_and_resolvers():
         "nameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver 2001:db8::53\nnameserver\nnameserver x\n"
     )
 
-    assert routes.list_occupied_networks("qmesh0") == (
+    assert occupied("qmesh0") == (
         "10.0.0.53/32",
         "10.20.0.0/16",
         "10.99.0.0/16",
@@ -49,8 +53,8 @@ def test_our_own_tunnel_occupies_nothing():
     veth("qmesh0", "10.77.0.2/20", "fd00:77::2/64")
     ip("route", "add", "10.55.0.0/16", "dev", "qmesh0")
 
-    assert routes.list_occupied_networks("qmesh0") == ()
-    assert routes.list_occupied_networks("other") == ("10.55.0.0/16", "10.77.0.0/20", "fd00:77::/64")
+    assert occupied("qmesh0") == ()
+    assert occupied("other") == ("10.55.0.0/16", "10.77.0.0/20", "fd00:77::/64")
 
 
 def test_a_default_route_in_parts_occupies_nothing():
@@ -59,21 +63,27 @@ def test_a_default_route_in_parts_occupies_nothing():
         ip("route", "add", part, "via", "192.168.7.1")
     ip("-6", "route", "add", "2000::/3", "dev", "eth0")
 
-    assert routes.list_occupied_networks("qmesh0") == ("192.168.7.0/24",)
+    assert occupied("qmesh0") == ("192.168.7.0/24",)
 
 
-def test_other_tables_occupy_nothing():
+def test_another_table_occupies_what_a_rule_leads_to():
     veth("eth0", "192.168.7.5/24")
     ip("route", "add", "10.20.0.0/16", "via", "192.168.7.1", "table", "100")
+    assert occupied("qmesh0") == ("192.168.7.0/24",)
 
-    assert routes.list_occupied_networks("qmesh0") == ("192.168.7.0/24",)
+    ip("rule", "add", "from", "all", "lookup", "100", "priority", "5270")
+    ip("rule", "add", "to", "10.30.0.0/16", "prohibit", "priority", "7")
+    found = {each.network: each.by for each in routes.list_occupied_networks("qmesh0")}
+    assert found["10.20.0.0/16"] == "the route `10.20.0.0/16 via 192.168.7.1 dev eth0` of table 100"
+    assert found["10.30.0.0/16"] == "rule 7 (`from all to 10.30.0.0/16 prohibit`)"
+    assert found.keys() == {"10.20.0.0/16", "10.30.0.0/16", "192.168.7.0/24"}
 
 
 def test_an_unreadable_resolver_file_is_not_an_absent_one(monkeypatch):
     monkeypatch.setattr(routes, "RESOLVER_FILES", (Path("/run"),))
 
     with pytest.raises(KernelRefused, match="could not read /run"):
-        routes.list_occupied_networks("qmesh0")
+        occupied("qmesh0")
 
 
 def test_global_addresses_begin_at_the_default_route():

@@ -59,10 +59,10 @@ CASES = [
     Case("tunnel-address", "ip address flush dev qmesh0"),
     Case("tunnel-port", "wg set qmesh0 listen-port 51999"),
     Case("tunnel-mtu", "ip link set qmesh0 mtu 1300"),
+    Case("tunnel-route", "ip route delete 10.77.0.0/20 dev qmesh0"),
     Case(
         "route-collision",
-        "ip route add 10.77.4.0/24 via 192.168.0.200",
-        mend="ip route delete 10.77.4.0/24",
+        "ip route add 10.77.0.1 dev eth0 table 52; ip rule add lookup 52 priority 5270",
     ),
     Case("peer-missing", f"wg set qmesh0 peer {PEER} remove", subject="control"),
     Case("peer-unexpected", f"wg set qmesh0 peer {OTHER_KEY} allowed-ips 10.77.0.9/32", subject=OTHER_KEY),

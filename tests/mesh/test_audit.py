@@ -42,6 +42,8 @@ from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.reachability.announcements import list_missing_announcements
 from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
+from qmesh.mesh.routes.detours import Detour
+from qmesh.mesh.routes.overlaps import NetworkOverlap
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState, TunnelRoute, list_address_routes
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
@@ -908,22 +910,35 @@ def test_routes_are_not_named_besides_what_they_are_missing_for(seen):
     assert finding.code in {"tunnel-down", "tunnel-address"}
 
 
-@pytest.mark.parametrize(
-    ("other", "severity"),
-    [("10.77.4.0/24", "error"), ("10.77.0.0/20", "error"), ("10.0.0.0/8", "warning")],
-)
-def test_another_network_in_the_tunnels_is_named(other, severity):
-    (finding,) = list_findings(WANTED, WANTED, replace(AROUND, collision=other))
-    assert (finding.code, finding.severity) == ("route-collision", severity)
-    assert other in finding.seen
-    assert finding.wanted.startswith("10.77.0.0/20")
+DETOUR = Detour(("a", "b", "c", "d"), "10.77.0.3", "they leave by eth0, by a rule", "ip rule add")
 
 
-def test_another_network_is_named_where_the_tunnel_has_no_address():
-    bare = replace(WANTED, tunnel=replace(TUNNEL, addresses=()))
-    found = {each.code: each for each in list_findings(WANTED, bare, replace(AROUND, collision="10.0.0.0/8"))}
-    assert found.keys() == {"tunnel-address", "route-collision"}
-    assert found["route-collision"].severity == "error"
+def test_packets_that_do_not_go_into_the_tunnel_are_named():
+    (finding,) = list_findings(WANTED, WANTED, replace(AROUND, detours=(DETOUR,)))
+    assert (finding.code, finding.severity, finding.subject) == ("route-collision", "error", "qmesh0")
+    assert finding.wanted == "packets for a, b, c and 1 more (10.77.0.3) go into qmesh0"
+    assert (finding.seen, finding.cure) == (DETOUR.reason, DETOUR.cure)
+
+
+@pytest.mark.parametrize(("is_harmful", "severity"), [(True, "error"), (False, "info")])
+def test_another_use_of_the_tunnels_network_is_named(is_harmful, severity):
+    overlap = NetworkOverlap("10.77.0.0/20", "a route overlaps", "remove it", is_harmful)
+    around = replace(AROUND, overlaps=(overlap,), unanswered="no answer")
+    found = {each.code: each for each in list_findings(WANTED, WANTED, around)}
+    assert found["route-collision"].severity == severity
+    assert found["route-collision"].wanted == "10.77.0.0/20 for the mesh only"
+    # What is in nobody's way does not explain that the control node is silent.
+    assert ("service-silent" in found) is not is_harmful
+
+
+@pytest.mark.parametrize("seen", [{"up": False}, {"routes": ()}, {"master": "blue"}, None])
+def test_where_packets_go_is_no_news_while_the_tunnel_itself_is_missing(seen):
+    tunnel = replace(TUNNEL, routes=OWN_ROUTES)
+    wanted = replace(WANTED, tunnel=tunnel)
+    there = replace(wanted, tunnel=None if seen is None else replace(tunnel, **seen))
+    found = list_findings(wanted, there, replace(AROUND, detours=(DETOUR,)))
+    assert found
+    assert "route-collision" not in {each.code for each in found}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from qmesh.errors import BadInput
 from qmesh.mesh.networks import (
     CANDIDATE_NETWORKS,
+    CLOUD_NETWORKS,
+    OccupiedNetwork,
     choose_network,
     find_lowest_free_address,
     find_overlap,
@@ -25,6 +27,10 @@ from tests.support.errors import assert_refused
 from tests.support.factories import machine, mesh
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def in_use(*networks: str) -> list[OccupiedNetwork]:
+    return [OccupiedNetwork(network, "a test") for network in networks]
 
 
 FREE = [
@@ -93,7 +99,10 @@ def test_the_candidate_networks_are_private_large_and_apart() -> None:
     candidates = [ipaddress.IPv4Network(text) for text in CANDIDATE_NETWORKS]
     private = [ipaddress.IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
     assert candidates[0] == ipaddress.IPv4Network("10.77.0.0/20")
-    assert len(candidates) == 179 + 16 + 16
+    assert len(candidates) == 179 + 13
+    taken = ("172.17.0.0/16", "172.18.0.0/16", "172.31.0.0/16", "10.42.0.0/15", "192.168.0.0/16")
+    for others in map(ipaddress.ip_network, taken):
+        assert not any(network.overlaps(others) for network in candidates)
     assert all(any(network.subnet_of(outer) for outer in private) for network in candidates)
     assert all(network.prefixlen == 20 for network in candidates)
     assert not any(one.overlaps(other) for one, other in combinations(candidates, 2))
@@ -104,19 +113,25 @@ def test_the_candidate_networks_are_private_large_and_apart() -> None:
     [
         ((), "10.77.0.0/20"),
         (("0.0.0.0/0", "::/0", "fd00::/8"), "10.77.0.0/20"),
-        (("10.77.15.255",), "10.78.0.0/20"),
-        (("10.77.16.0/20", "10.76.255.255/32"), "10.77.0.0/20"),
-        (("10.77.3.4/24", "10.78.0.0/16"), "10.79.0.0/20"),
-        (("10.0.0.0/8",), "172.31.16.0/20"),
-        (("10.0.0.0/8", "172.16.0.0/12"), "192.168.240.0/20"),
+        (("192.168.0.0/24", "172.17.0.0/16", "172.31.0.0/20"), "10.77.0.0/20"),
+        # A machine that is in a part of 10.0.0.0/8 is in a network that may route all of it.
+        (("10.0.5.0/24",), "172.30.16.0/20"),
+        (("10.0.0.0/8",), "172.30.16.0/20"),
+        (("10.244.1.0/24", "172.30.0.0/16", "172.29.16.7/32"), "172.28.16.0/20"),
+        (("10.0.0.53/32", *(f"172.{octet}.0.0/16" for octet in range(17, 32))), "172.16.16.0/20"),
     ],
 )
 def test_the_first_network_that_is_not_in_the_way_is_chosen(occupied: tuple[str, ...], chosen: str) -> None:
-    assert choose_network(occupied) == chosen
+    assert choose_network(in_use(*occupied)) == chosen
+
+
+def test_a_dns_server_is_in_nobodys_network() -> None:
+    server = OccupiedNetwork("10.77.0.53/32", "a DNS server", is_routed=False)
+    assert choose_network([server]) == "10.78.0.0/20"
 
 
 def test_there_may_be_no_network_left() -> None:
-    error = assert_refused("are in use", choose_network, ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])
+    error = assert_refused("are in use", choose_network, in_use("10.0.0.0/8", "172.16.0.0/12"))
     assert "--network" in error.hint
 
 
@@ -124,7 +139,9 @@ def inside(first: str) -> st.SearchStrategy[str]:
     """Networks that share addresses with a private one, given by its first address and prefix length."""
     outer = ipaddress.IPv4Network(first)
     return st.builds(
-        lambda number, length: f"{outer.network_address + number}/{length}",
+        lambda number, length: str(
+            ipaddress.ip_network((outer.network_address + number, length), strict=False)
+        ),
         st.integers(0, outer.num_addresses - 1),
         st.integers(outer.prefixlen + 1, 32),
     )
@@ -133,10 +150,11 @@ def inside(first: str) -> st.SearchStrategy[str]:
 @given(st.lists(st.one_of(*map(inside, ["10.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"])), max_size=30))
 def test_a_chosen_network_overlaps_with_nothing_that_is_occupied(occupied: list[str]) -> None:
     try:
-        chosen = ipaddress.ip_network(choose_network(occupied))
+        chosen = ipaddress.ip_network(choose_network(in_use(*occupied)))
     except BadInput:
         chosen = None
-    others = [ipaddress.ip_network(text, strict=False) for text in occupied]
+    others = [ipaddress.ip_network(text) for text in occupied]
+    others += [cloud for cloud in CLOUD_NETWORKS if any(each.overlaps(cloud) for each in others)]
     for candidate in map(ipaddress.ip_network, CANDIDATE_NETWORKS):
         in_the_way = any(
             candidate[0] <= other[-1] and other[0] <= candidate[-1]  # type: ignore[operator]
@@ -160,18 +178,19 @@ def test_a_chosen_network_overlaps_with_nothing_that_is_occupied(occupied: list[
     ],
 )
 def test_the_first_network_in_the_way_is_found(occupied: list[str], found: str | None) -> None:
-    assert find_overlap("10.77.0.0/20", [ipaddress.ip_network(text) for text in occupied]) == found
+    other = find_overlap("10.77.0.0/20", in_use(*occupied))
+    assert (None if other is None else other.network) == found
 
 
 def test_networks_of_different_versions_are_never_in_the_way() -> None:
-    assert find_overlap("fd00::/64", [ipaddress.ip_network("10.0.0.0/8")]) is None
-    assert find_overlap("fd00::/64", [ipaddress.ip_network("fd00::/8")]) == "fd00::/8"
+    assert find_overlap("fd00::/64", in_use("10.0.0.0/8")) is None
+    assert find_overlap("fd00::/64", in_use("fd00::/8")) == OccupiedNetwork("fd00::/8", "a test")
 
 
 def test_a_collision_names_both_networks() -> None:
     error = assert_refused(
-        "the tunnel network 10.77.0.0/20 collides with 10.77.1.0/24 of this machine",
-        *(refuse_collision, "10.77.0.0/20", ["192.168.0.0/16", "10.77.1.5/24"]),
+        "the tunnel network 10.77.0.0/20 collides with 10.77.1.0/24 of this machine: a test",
+        *(refuse_collision, "10.77.0.0/20", in_use("192.168.0.0/16", "10.77.1.0/24")),
         hint="what to do",
     )
     assert error.hint == "what to do"
@@ -190,6 +209,6 @@ def test_an_endpoint_outside_the_tunnel_network_is_taken(host: str) -> None:
 
 
 def test_nothing_in_the_way_is_no_collision() -> None:
-    occupied = ["0.0.0.0/0", "10.78.0.0/16"]
+    occupied = in_use("0.0.0.0/0", "192.168.7.0/24")
     refuse_collision("10.77.0.0/20", occupied, hint="what to do")
     assert choose_network(occupied) == "10.77.0.0/20"

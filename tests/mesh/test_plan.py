@@ -39,7 +39,7 @@ from qmesh.mesh.plan import (
     strip_open_endpoints,
     strip_peer_endpoint,
 )
-from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel, TunnelRoute
+from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel, TunnelRoute, list_address_routes
 from qmesh.mesh.values import Endpoint, Secret
 from tests.support import factories
 
@@ -475,6 +475,65 @@ def test_an_address_that_is_there_is_not_there_twice() -> None:
     two = simulate_step(RUNNING, AddAddress("qmesh0", "10.77.0.9/20"))
     assert two != RUNNING
     assert simulate_step(two, RemoveAddress("qmesh0", "10.77.0.9/20")) == RUNNING
+
+
+@pytest.mark.parametrize(
+    ("addresses", "routes"),
+    [
+        ((), ()),
+        (("10.77.0.2/32",), (TunnelRoute("10.77.0.2/32", "10.77.0.2", is_local=True),)),
+        (
+            ("10.77.0.2/20", "10.77.0.9/20"),
+            (
+                TunnelRoute("10.77.0.0/20", "10.77.0.2"),
+                TunnelRoute("10.77.0.2/32", "10.77.0.2", is_local=True),
+                TunnelRoute("10.77.0.9/32", "10.77.0.9", is_local=True),
+            ),
+        ),
+    ],
+)
+def test_addresses_have_routes_of_their_own(
+    addresses: tuple[str, ...], routes: tuple[TunnelRoute, ...]
+) -> None:
+    assert list_address_routes(addresses) == routes
+
+
+OWN_ROUTES = list_address_routes(("10.77.0.1/20",))
+
+
+@pytest.mark.parametrize(
+    ("seen", "steps"),
+    [
+        ({"routes": OWN_ROUTES[1:]}, [AddRoute("qmesh0", OWN_ROUTES[0])]),
+        # Its source has to be an address at which packets arrive.
+        ({"routes": ()}, [AddRoute("qmesh0", OWN_ROUTES[1]), AddRoute("qmesh0", OWN_ROUTES[0])]),
+        (
+            {"routes": (OTHER_ROUTES[0], OWN_ROUTES[1])},
+            [RemoveRoute("qmesh0", OTHER_ROUTES[0]), AddRoute("qmesh0", OWN_ROUTES[0])],
+        ),
+        (
+            {"routes": (*OWN_ROUTES, OTHER_ROUTES[2])},
+            [RemoveRoute("qmesh0", OTHER_ROUTES[2])],
+        ),
+        ({"routes": (), "master": "vrf-blue"}, [ReleaseTunnel("qmesh0", "vrf-blue")]),
+        ({"routes": (), "up": False}, [SetUp("qmesh0", new=True)]),
+    ],
+)
+def test_what_the_kernel_does_not_make_of_itself_takes_a_step(
+    seen: dict[str, Any], steps: list[Step]
+) -> None:
+    observed = msgspec.structs.replace(RUNNING, tunnel=tunnel(peer(1), peer(2), **seen))
+    assert plan_steps(RUNNING, observed) == tuple(steps)
+    assert reduce(simulate_step, steps, observed) == RUNNING
+
+
+def test_routes_that_were_not_looked_at_are_left_alone() -> None:
+    blind = msgspec.structs.replace(RUNNING, tunnel=tunnel(peer(1), peer(2), routes=None))
+    assert plan_steps(blind, RUNNING) == plan_steps(RUNNING, blind) == ()
+    for step in (SetUp("qmesh0", new=False), RemoveAddress("qmesh0", "10.77.0.1/20")):
+        found = simulate_step(blind, step).tunnel
+        assert found is not None
+        assert found.routes is None
 
 
 def test_a_step_for_a_tunnel_needs_a_tunnel() -> None:

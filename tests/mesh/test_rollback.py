@@ -16,7 +16,7 @@ from qmesh.mesh.rollback import (
     build_rollback_state,
     validate_confirm_timeout,
 )
-from qmesh.mesh.state import AlteredGuard, NodeState, Peer, Tunnel
+from qmesh.mesh.state import AlteredGuard, NodeState, Peer, Tunnel, TunnelRoute
 from qmesh.mesh.values import Endpoint, Secret
 
 KEYS = ("A" * 43 + "=", "B" * 42 + "A=")
@@ -118,6 +118,8 @@ def test_a_peer_that_moved_is_left_where_it_is_and_one_that_is_nowhere_is_reache
         {"public_key": "x"},
         {"addresses": ("10.77.0.1", "x")},
         {"interface": "a/b"},
+        {"routes": (TunnelRoute("x", ""),)},
+        {"routes": (TunnelRoute("10.77.0.0/20", "x"),)},
         {"peers": (msgspec.structs.replace(PEERS[0], keepalive_s=65536),)},
         {"peers": (msgspec.structs.replace(PEERS[0], endpoint=Endpoint("control.example", 1)),)},
         {"peers": (msgspec.structs.replace(PEERS[0], allowed_ips=("x",)),)},
@@ -125,6 +127,8 @@ def test_a_peer_that_moved_is_left_where_it_is_and_one_that_is_nowhere_is_reache
     ids=repr,
 )
 def test_a_tunnel_that_no_machine_can_have_is_nothing_to_put_back(odd):
-    before(msgspec.structs.replace(TUNNEL, public_key=None))
+    before(
+        msgspec.structs.replace(TUNNEL, public_key=None, routes=(TunnelRoute("10.77.0.0/20", "10.77.0.1"),))
+    )
     with pytest.raises(BadInput):
         before(msgspec.structs.replace(TUNNEL, **odd))

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -17,6 +17,7 @@ import msgspec
 from qmesh.agent.audit.clocks import compare_clock
 from qmesh.agent.control_endpoint import find_black_hole, find_narrow_path
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
+from qmesh.agent.detours import find_detours, find_overlaps
 from qmesh.agent.foreign_firewalls import find_firewall_obstacles
 from qmesh.agent.links import build_link_context
 from qmesh.agent.local import Local, MembershipInvalid, load_local, with_tunnel_and_guard
@@ -46,7 +47,7 @@ from qmesh.host.network import ports, routes, sysctls
 from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, background, systemd
-from qmesh.mesh import networks, nodeconfig
+from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit import (
     AgentStatus,
     AgentTrouble,
@@ -273,7 +274,8 @@ def _build_audit_context(
         links=LinkContext()
         if health is None or taken_down
         else looks.run("links", lambda: build_link_context(here, health, silent, seen), LinkContext()),
-        collision=looks.run("tunnel", lambda: _find_network_collision(here), None),
+        detours=() if seen is None else looks.run("routes", lambda: find_detours(here, seen[1]), ()),
+        overlaps=looks.run("routes", lambda: find_overlaps(here), ()),
         weaknesses=looks.run("sysctls", lambda: _find_weaknesses(here.settings.interface), ()),
         flusher=looks.run("units that flush", lambda: _find_flushing_unit(state), None),
         held=looks.run("units that flush", held_table.is_held, otherwise=False),
@@ -309,11 +311,6 @@ def _find_obstacles(
     for each in unread:
         looks.add_failure("other firewalls", each, SEE_RULES)
     return found
-
-
-def _find_network_collision(here: Local) -> str | None:
-    occupied = map(ip_network, routes.list_occupied_networks(here.settings.interface))
-    return networks.find_overlap(here.inventory.network, occupied)
 
 
 def _list_secret_files(state: State) -> tuple[SecretFile, ...]:

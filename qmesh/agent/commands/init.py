@@ -11,6 +11,7 @@ import msgspec
 
 from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.bring_up import GivenOptions, bring_up, check_options
+from qmesh.agent.detours import refuse_collisions
 from qmesh.agent.leftovers import handle_leftovers, make_state_directory
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
 from qmesh.agent.node.node_program import ChosenProfile, choose_profile
@@ -32,6 +33,7 @@ from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public
 from qmesh.mesh.reachability.announcements import refuse_announcement
 from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.reachability.unsupported_options import refuse_unsupported_options
+from qmesh.mesh.routes.detours import TunnelPlace
 from qmesh.mesh.values import (
     DEFAULT_PROFILE,
     PROFILES,
@@ -146,10 +148,14 @@ def _find_service_port() -> int:
 def _choose_network(given: str | None, interface: str) -> str:
     occupied = routes.list_occupied_networks(interface)
     if given is None:
-        return networks.choose_network(occupied)
-    network = normalize_ip_network(given)
-    networks.refuse_small_network(network)
-    networks.refuse_collision(network, occupied, hint="choose another --network, or leave it to qmesh")
+        network, hint = networks.choose_network(occupied), "init needs a network that nothing else routes"
+    else:
+        network, hint = normalize_ip_network(given), "or choose another --network, or leave it to qmesh"
+        networks.refuse_small_network(network)
+        networks.refuse_collision(network, occupied, hint="choose another --network, or leave it to qmesh")
+    own = networks.find_lowest_free_address(network, ())
+    member = networks.find_lowest_free_address(network, (own,))
+    refuse_collisions(TunnelPlace(interface, network, own), {"a member": member}, hint=hint)
     return network
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from qmesh.agent import detours
 from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.backup_contents import BackupContents, open_backup
 from qmesh.agent.bring_up import bring_up
@@ -26,16 +27,16 @@ from qmesh.errors import BadInput, QmeshError
 from qmesh.host import config_directory, wireguard
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
-from qmesh.host.network import routes
 from qmesh.host.registry import RegistryImage
 from qmesh.host.registry.image import write_registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import RestoreProgress, Settings
 from qmesh.host.system.sudo_user import find_invoking_user
-from qmesh.mesh import networks, nodeconfig
+from qmesh.mesh import nodeconfig
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores
 from qmesh.mesh.protocol.backup_file import JUMP, build_restored_inventory, is_encrypted
+from qmesh.mesh.routes.detours import TunnelPlace
 from qmesh.mesh.values import Endpoint, Secret
 
 log = logging.getLogger("qmesh")
@@ -170,10 +171,11 @@ def _parse_endpoints(found: BackupContents, wish: RestoreOptions) -> tuple[Endpo
 
 def _refuse_collisions(state: State, found: BackupContents) -> None:
     interface, listen_port = found.settings.interface, found.settings.listen_port
-    networks.refuse_collision(
-        found.inventory.network,
-        routes.list_occupied_networks(interface),
-        hint="remove that network from this machine, or restore on another machine",
+    mesh = found.inventory
+    detours.refuse_collisions(
+        TunnelPlace(interface, mesh.network, mesh.control_node.address),
+        {each.name: each.address for each in mesh.machines if each.name != mesh.control},
+        hint="or restore on another machine",
     )
     refuse_occupied(
         state,

@@ -5,7 +5,6 @@ Nothing here may be called from a coroutine: pyroute2 runs an event loop of its 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import socket
@@ -61,14 +60,16 @@ def read(interface: str) -> Link | None:
             mtu=found.mtu,
             up=found.up,
             addresses=tuple(sorted(rtnetlink_messages.parse_addresses(dump, found.index))),
-            master=None if found.master is None else _find_interface_name(found.master),
+            master=None if found.master is None else name_interface(found.master),
         )
 
 
-def _find_interface_name(index: int) -> str:
-    with contextlib.suppress(OSError):  # gone since
+def name_interface(index: int) -> str:
+    """An interface's name by the kernel's number; `interface 7` where it is gone meanwhile."""
+    try:
         return socket.if_indextoname(index)
-    return f"interface {index}"
+    except OSError:
+        return f"interface {index}"
 
 
 def find_interface_index(interface: str) -> int | None:

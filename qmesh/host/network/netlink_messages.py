@@ -85,13 +85,18 @@ def parse_answers(octets: bytes) -> Iterator[tuple[bytes, int | None, bool]]:
         yield message, code, bool(flags & _DUMP_INTERRUPTED)
 
 
+class TooManyMessages(Exception):
+    """A dump has more messages than are wanted; the rest of it is still to come at that socket."""
+
+
 def send_request(
-    netlink: Any, request: bytes, *, timeout_s: float = ANSWER_TIMEOUT_S
+    netlink: Any, request: bytes, *, timeout_s: float = ANSWER_TIMEOUT_S, most: int | None = None
 ) -> tuple[list[bytes], bool]:
     """Send a message to the kernel; what it answers, and whether that was changed meanwhile.
 
     netlink: a socket. request: one that is a dump, or has the flag `ACK`: so the answer has an end.
-    Raises OSError, also for an errno in the answer, and ValueError.
+    most: messages that are read at most. Raises OSError, also for an errno in the answer, ValueError, and
+    TooManyMessages.
     """
     netlink.sendto(request, (0, 0))
     found: list[bytes] = []
@@ -108,6 +113,8 @@ def send_request(
             if code == 0:
                 return found, is_torn
             found.append(message)
+        if most is not None and len(found) > most:
+            raise TooManyMessages
 
 
 def read_whole_dump(dump: Callable[[], tuple[list[T], bool]]) -> list[T]:

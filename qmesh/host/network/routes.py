@@ -15,9 +15,13 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOOPBACK, IFF_UP
 
+from qmesh.host.network.kernel_routes.tables import read_all_tables
 from qmesh.host.network.links import find_interface_index
 from qmesh.host.network.netlink import open_rtnetlink, read_pyroute2_dump, translate_errors
 from qmesh.mesh.foreign.packets import UnderlayRoute
+from qmesh.mesh.networks import OccupiedNetwork
+from qmesh.mesh.routes.tables import MAIN, describe_rule, describe_table_route, name_table
+from qmesh.mesh.values import parse_ip_address
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -29,31 +33,46 @@ CONTAINER_BRIDGES: Final = ("docker", "br-", "virbr", "cni", "podman")
 """How names of bridges begin whose addresses are unreachable from outside."""
 
 _SCOPE_GLOBAL = 0
-_MAIN, _LOCAL = 254, 255
+_NO_USE: Final = frozenset({"broadcast", "anycast", "multicast", "throw"})
 _UNICAST = 1
 _PASSING = 0x01 | 0x08 | 0x20  # IFA_F_TEMPORARY (for IPv6), IFA_F_DADFAILED, IFA_F_DEPRECATED
 
 
-def list_occupied_networks(except_interface: str) -> tuple[str, ...]:
+def list_occupied_networks(except_interface: str) -> tuple[OccupiedNetwork, ...]:
     """Every network that this machine has a use for, other than by `except_interface`.
 
-    Those of routes in the main and local tables, of addresses, and the resolvers; one that lies
-    within another is left out, as are the default route (also in parts, `0.0.0.0/1`), loopback,
+    Those of routes in tables that a rule leads to, of addresses, of policy rules, and the resolvers; one that
+    lies within another is left out, as are the default route (also in parts, `0.0.0.0/1`), loopback,
     link-local IPv6 and multicast. Raises MachineRefused when it cannot look.
     """
-    index = find_interface_index(except_interface)
-    with open_rtnetlink("read the routes") as netlink:
-        routes, addresses = read_pyroute2_dump(netlink.get_routes), read_pyroute2_dump(netlink.get_addr)
     found = [
-        *(_parse_destination(route) for route in routes if _is_occupying(route, index)),
+        *(each for version in (4, 6) for each in _list_routed_networks(version, except_interface)),
         *(
-            ipaddress.ip_interface(_address_text(message)).network
-            for message in addresses
-            if message["index"] != index
+            OccupiedNetwork(
+                str(ipaddress.ip_network(resolver)), "a DNS server in /etc/resolv.conf", is_routed=False
+            )
+            for resolver in list_resolvers()
         ),
-        *_list_resolvers(),
     ]
-    return tuple(str(network) for network in _remove_subnets(filter(_is_specific_network, found)))
+    return tuple(_remove_subnets(each for each in found if _is_specific_network(each.parsed)))
+
+
+def _list_routed_networks(version: int, except_interface: str) -> Iterator[OccupiedNetwork]:
+    tables = read_all_tables(version)
+    if tables is None:  # a router of the internet's; what is private is in its addresses all the same
+        return
+    reached = {rule.table for rule in tables.rules if rule.action == "lookup"}
+    for route in tables.routes:
+        if route.table in reached and route.interface != except_interface and route.kind not in _NO_USE:
+            words = f"the route `{describe_table_route(route)}` of table {name_table(route.table)}"
+            yield OccupiedNetwork(route.network, words)
+    for rule in tables.rules:
+        if rule.destination is not None and not (rule.action == "lookup" and rule.table == MAIN):
+            yield OccupiedNetwork(rule.destination, f"rule {rule.priority} (`{describe_rule(rule)}`)")
+    for address, interface in tables.addresses:
+        if interface != except_interface:
+            network = ipaddress.ip_interface(address).network
+            yield OccupiedNetwork(str(network), f"the address {address} of {interface}")
 
 
 def list_global_addresses(except_interface: str) -> tuple[str, ...]:
@@ -163,6 +182,24 @@ def find_first_hop(address: str) -> FirstHop | None:
     return FirstHop(any(route.get_attr(name) is not None for name in ("RTA_GATEWAY", "RTA_VIA")), mtu)
 
 
+def list_resolvers() -> tuple[str, ...]:
+    """The addresses of this machine's DNS servers, each once. Raises MachineRefused when it cannot look."""
+    found: dict[str, None] = {}
+    for file in RESOLVER_FILES:
+        with translate_errors(f"read {file}"):
+            text = file.read_text(errors="replace") if file.exists() else ""
+        for words in map(str.split, text.splitlines()):
+            if words[:1] == ["nameserver"]:
+                found |= dict.fromkeys(_parse_resolver(words[1:]))
+    return tuple(found)
+
+
+def _parse_resolver(words: list[str]) -> Iterator[str]:
+    address = parse_ip_address(words[0]) if words else None
+    if address is not None:  # at anything else no resolver can be reached
+        yield str(address)
+
+
 def list_own_addresses() -> frozenset[str]:
     """Every address of this machine, on whichever interface. Raises MachineRefused when it cannot look."""
     with open_rtnetlink("read the addresses") as netlink:
@@ -189,21 +226,8 @@ def _is_external_link(link: Any) -> bool:
     return bool(up) and not link.get_attr("IFLA_IFNAME").startswith(CONTAINER_BRIDGES)
 
 
-def _parse_destination(route: Any) -> Network:
-    nowhere = "0.0.0.0" if route["family"] == socket.AF_INET else "::"  # noqa: S104 - not bound to
-    return ipaddress.ip_network(f"{route.get_attr('RTA_DST') or nowhere}/{route['dst_len']}")
-
-
 def _read_table_id(route: Any) -> int:
     return int(route.get_attr("RTA_TABLE") or route["table"])
-
-
-def _is_occupying(route: Any, except_index: int | None) -> bool:
-    return (
-        route["family"] in {socket.AF_INET, socket.AF_INET6}
-        and _read_table_id(route) in {_MAIN, _LOCAL}
-        and (except_index is None or route.get_attr("RTA_OIF") != except_index)
-    )
 
 
 def _find_default_interface(routes: list[Any], family: int) -> int | None:
@@ -211,7 +235,7 @@ def _find_default_interface(routes: list[Any], family: int) -> int | None:
         route
         for route in routes
         if (route["family"], route["dst_len"], route["type"]) == (family, 0, _UNICAST)
-        and _read_table_id(route) == _MAIN
+        and _read_table_id(route) == MAIN
     ]
     best = min(defaults, key=lambda route: route.get_attr("RTA_PRIORITY") or 0, default=None)
     if best is None:
@@ -219,22 +243,6 @@ def _find_default_interface(routes: list[Any], family: int) -> int | None:
     hops = best.get_attr("RTA_MULTIPATH") or ({"oif": best.get_attr("RTA_OIF")},)
     index: int | None = hops[0]["oif"]
     return index
-
-
-def _list_resolvers() -> Iterator[Network]:
-    for file in RESOLVER_FILES:
-        with translate_errors(f"read {file}"):
-            text = file.read_text(errors="replace") if file.exists() else ""
-        for words in map(str.split, text.splitlines()):
-            if words[:1] == ["nameserver"]:
-                yield from _parse_resolver(words[1:])
-
-
-def _parse_resolver(words: list[str]) -> Iterator[Network]:
-    try:
-        yield ipaddress.ip_network(words[0])
-    except (IndexError, ValueError):
-        return  # what no resolver can be reached at occupies nothing
 
 
 def _is_specific_network(network: Network) -> bool:
@@ -251,12 +259,14 @@ def _is_reachable(address: Address) -> bool:
     return _is_ordinary(address) and not address.is_link_local
 
 
-def _remove_subnets(networks: Iterable[Network]) -> list[Network]:
-    found: list[Network] = []
-    for network in sorted(
-        set(networks), key=lambda each: (each.version, each.network_address, each.prefixlen)
+def _remove_subnets(networks: Iterable[OccupiedNetwork]) -> list[OccupiedNetwork]:
+    found: list[OccupiedNetwork] = []
+    for each in sorted(
+        networks,
+        key=lambda each: (each.parsed.version, each.parsed.network_address, each.parsed.prefixlen),
     ):
         # Sorted so, what could hold a network comes before it with nothing in between that could.
-        if not (found and found[-1].version == network.version and network.subnet_of(found[-1])):  # type: ignore[arg-type] # versions are one
-            found.append(network)
+        last = found[-1].parsed if found else None
+        if last is None or last.version != each.parsed.version or not each.parsed.subnet_of(last):  # type: ignore[arg-type] # versions are one
+            found.append(each)
     return found

@@ -79,6 +79,14 @@ def parse_link(message: bytes) -> FoundInterface:
         raise ValueError("this is no interface") from None
 
 
+def read_address_index(message: bytes) -> int:
+    """The number of the interface that has an address. Raises ValueError as `parse_link` does."""
+    try:
+        return int(_ADDRESS.unpack_from(message, HEADER.size)[4])
+    except struct.error:
+        raise ValueError("this is no address") from None
+
+
 def parse_addresses(dump: Iterable[bytes], index: int) -> Iterator[str]:
     """One interface's addresses of global scope, `10.77.0.2/20`. Raises ValueError as `parse_link` does."""
     for message in dump:

@@ -71,7 +71,7 @@ from qmesh.mesh.audit.surroundings import (
     SilentWorkers,
     TriedEndpoint,
 )
-from qmesh.mesh.audit.tunnel import tunnel_findings
+from qmesh.mesh.audit.tunnel import collision_findings, tunnel_findings
 from qmesh.mesh.state import NodeState
 
 __all__ = [
@@ -107,7 +107,7 @@ __all__ = [
 
 Part: TypeAlias = Literal[
     "keys", "guard", "other firewalls", "units that flush", "ports", "sysctls", "listeners", "tunnel",
-    "links", "agent", "membership service", "unconfirmed changes", "node's program", "config.yml",
+    "links", "routes", "agent", "membership service", "unconfirmed changes", "node's program", "config.yml",
     "announcements", "node keys", "units of the node", "workers",
     "node processes", "membership", "clock", "members",
 ]  # fmt: skip
@@ -143,6 +143,7 @@ def list_audit_parts(
         ("tunnel", lambda: tunnel_findings(desired.tunnel, observed.tunnel, around)),
         ("tunnel", lambda: narrow_path_findings(observed.tunnel, around)),
         ("links", lambda: link_findings(around)),
+        ("routes", lambda: collision_findings(desired.tunnel, observed.tunnel, around)),
         ("agent", lambda: agent_findings(around)),
         (
             "membership service",
@@ -162,7 +163,11 @@ def list_audit_parts(
 
 
 def _is_tunnel_healthy(desired: NodeState, observed: NodeState, around: AuditContext) -> bool:
-    return not any(tunnel_findings(desired.tunnel, observed.tunnel, around))
+    found = (
+        *tunnel_findings(desired.tunnel, observed.tunnel, around),
+        *collision_findings(desired.tunnel, observed.tunnel, around),
+    )
+    return all(finding.severity == "info" for finding in found)
 
 
 def list_findings(desired: NodeState, observed: NodeState, around: AuditContext) -> tuple[Finding, ...]:

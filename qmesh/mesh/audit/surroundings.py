@@ -17,6 +17,8 @@ from qmesh.mesh.protocol.key_digests import NodeKey
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.reachability.announcements import MissingAnnouncement
 from qmesh.mesh.reachability.unsupported_options import UnsupportedOption
+from qmesh.mesh.routes.detours import Detour
+from qmesh.mesh.routes.overlaps import NetworkOverlap
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.systemd.unit_failures import UnitFailure
@@ -266,7 +268,8 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     narrow_path: to the control node, where the tunnel's packets do not fit it.
     links: what is heard of the other machines.
     conflict: on the control node, what a member showed that contradicts its registry.
-    collision: a network that this machine has another use for, and that overlaps with the tunnel's.
+    detours: packets for members that do not go into the tunnel.
+    overlaps: what else of this machine's network has addresses of the tunnel's.
     change: of `apply --confirm`, that waits to be confirmed, or that was not.
     clock: None where this machine's clock was not compared.
     """
@@ -305,7 +308,8 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     narrow_path: NarrowPath | None = None
     links: LinkContext = LinkContext()
     conflict: MembershipConflict | None = None
-    collision: str | None = None
+    detours: tuple[Detour, ...] = ()
+    overlaps: tuple[NetworkOverlap, ...] = ()
     control: str = ""
     missing_announcements: tuple[MissingAnnouncement, ...] = ()
     unsupported: tuple[UnsupportedOption, ...] = ()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import ip_interface, ip_network
 
 from qmesh.mesh.audit.findings import APPLY, Finding, error_finding
 from qmesh.mesh.audit.mtu import black_hole_finding
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.plan import describe_route
-from qmesh.mesh.state import Peer, Tunnel
+from qmesh.mesh.routes.detours import describe_machines
+from qmesh.mesh.state import Peer, Tunnel, TunnelRoute
 
 
 def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: AuditContext) -> Iterator[Finding]:
@@ -37,8 +37,6 @@ def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: AuditCon
     if seen.mtu != wanted.mtu:
         yield error_finding("tunnel-mtu", interface, f"MTU {wanted.mtu}", str(seen.mtu))
     yield from _route_findings(wanted, seen)
-    if around.collision is not None:
-        yield _collision_finding(interface, seen.addresses, around.collision)
     if around.black_hole is not None:
         yield black_hole_finding(interface, around.black_hole)
     yield from _peers_findings(wanted.peers, seen.peers, around.names)
@@ -52,25 +50,48 @@ def _route_findings(wanted: Tunnel, seen: Tunnel) -> Iterator[Finding]:
         yield error_finding("tunnel-route", interface, "an interface that is part of no other", there)
     if not seen.up or seen.addresses != wanted.addresses or None in (wanted.routes, seen.routes):
         return
-    had, own = set(seen.routes or ()), set(wanted.routes or ())
-    for route in sorted(own - had):
+    for route in sorted(_list_missing_routes(wanted, seen)):
         yield error_finding("tunnel-route", interface, f"the route {describe_route(route)}", "no such route")
-    for route in sorted(had - own):
+    for route in sorted(set(seen.routes or ()).difference(wanted.routes or ())):
         yield error_finding("tunnel-route", interface, "no such route", f"the route {describe_route(route)}")
 
 
-def _collision_finding(interface: str, addresses: tuple[str, ...], other: str) -> Finding:
-    """Routes go by the longest prefix: a wider network takes nothing from the tunnel's."""
-    own = next((ip_interface(address).network for address in addresses), None)
-    hides = own is None or ip_network(other).prefixlen >= own.prefixlen
-    return Finding(
-        "route-collision",
-        "error" if hides else "warning",
-        interface,
-        f"{own} for the mesh only",
-        f"{other} is in use by another interface, route or resolver",
-        "remove that network from this machine; `ip route` and `ip address` show which interface has it",
-    )
+def collision_findings(wanted: Tunnel | None, seen: Tunnel | None, around: AuditContext) -> Iterator[Finding]:
+    """What else uses the tunnel's network.
+
+    Where packets go is no news while the tunnel is not there, or its own routes are missing.
+    """
+    if (
+        wanted is None
+        or seen is None
+        or not seen.up
+        or seen.master is not None
+        or _list_missing_routes(wanted, seen)
+    ):
+        return
+    for detour in around.detours:
+        yield error_finding(
+            "route-collision",
+            wanted.interface,
+            f"packets for {describe_machines(detour.machines)} ({detour.address}) go into {wanted.interface}",
+            detour.reason,
+            detour.cure,
+        )
+    for overlap in around.overlaps:
+        yield Finding(
+            "route-collision",
+            "error" if overlap.is_harmful else "info",
+            wanted.interface,
+            f"{overlap.tunnel} for the mesh only",
+            overlap.reason,
+            overlap.cure,
+        )
+
+
+def _list_missing_routes(wanted: Tunnel, seen: Tunnel) -> set[TunnelRoute]:
+    if seen.routes is None:
+        return set()
+    return set(wanted.routes or ()).difference(seen.routes)
 
 
 def _peers_findings(

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
@@ -78,6 +79,7 @@ from qmesh.mesh.protocol import (
     membership_conflict,
     node_files,
 )
+from qmesh.mesh.routes.tables import describe_rule
 from qmesh.mesh.state import Guard, Peer, Tunnel
 from qmesh.mesh.systemd import node_restarts, units
 from qmesh.mesh.values import Endpoint, Secret
@@ -542,9 +544,30 @@ ROUTE_OF_TWO_HOPS: Final = _told(
 )
 
 
+RULE: Final = _told(
+    route_messages._RULE.pack(2, 20, 32, 0, 52, 0, 0, 1, 2),
+    (route_messages._RULE_TO, bytes((10, 77, 0, 0))),
+    (route_messages._RULE_FROM, bytes((10, 77, 0, 2))),
+    (route_messages._RULE_PRIORITY, (5270).to_bytes(4, "little")),
+    (route_messages._RULE_DPORTS, bytes((1, 0, 2, 0))),
+    (route_messages._USERS, bytes(8)),
+    (route_messages._IIF, b"lo\0"),
+)
+
+
 def _kernel_route(octets: bytes) -> None:
     with translate_errors("read the routes"):
         route_messages.parse_route(octets)
+        route_messages.overlaps(octets, ip_network("10.77.0.0/20"))
+        route_messages.parse_answer(24, octets)
+        route_messages.parse_answer(2, octets)
+
+
+def _kernel_rule(octets: bytes) -> None:
+    with translate_errors("read the rules"):
+        rule = route_messages.parse_rule(octets)
+        if rule is not None:
+            describe_rule(rule)
 
 
 def _flows(octets: bytes) -> None:
@@ -1207,6 +1230,7 @@ READERS: Final[dict[str, Reader]] = {
         Reader("link", (rtnetlink_messages,), _link, (LINK,)),
         Reader("addresses", (rtnetlink_messages,), _addresses, (ADDRESS,)),
         Reader("kernel's routes", (route_messages,), _kernel_route, (ROUTE, ROUTE_OF_TWO_HOPS)),
+        Reader("kernel's rules", (route_messages,), _kernel_rule, (RULE,)),
         Reader("connections", (), _flows, (bytes(range(100)),)),
         Reader(
             "sockets",

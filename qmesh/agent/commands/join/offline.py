@@ -47,6 +47,7 @@ from qmesh.mesh.protocol.membership import (
     refuse_unlisted_machine,
     verify_membership,
 )
+from qmesh.mesh.routes.detours import TunnelPlace
 
 _CONFIRM_S = 2.0
 """Seconds: where files are carried, most often nobody answers yet."""
@@ -179,7 +180,12 @@ def _become_member(state: State, answer: JoinAnswer) -> None:
     _refuse_another_key(state, asked)
     _refuse_older_membership(state, asked, offered)
     if state.unfinished_redemption.read() is None and has_no_join_interface(state, set(), asked.interface):
-        refuse_collisions(state, offered.network, asked.interface, asked.listen_port)
+        refuse_collisions(
+            state,
+            TunnelPlace(asked.interface, offered.network, asked.address),
+            offered.control_node.address,
+            listen_port=asked.listen_port,
+        )
     settings = _build_settings(state, asked, offered)
     save_membership(state, asked.redemption.public_key, asked.preshared_key, octets, settings)
 

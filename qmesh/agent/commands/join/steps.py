@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from qmesh.agent import detours
 from qmesh.agent.bring_up import GivenOptions, bring_up, check_options
 from qmesh.agent.commands.join.redeem import Joiner
 from qmesh.agent.control_endpoint import use_nearest_endpoint
@@ -31,11 +32,12 @@ from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
 from qmesh.host.linux import Linux
-from qmesh.host.network import links, routes
+from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LocalOptions, Settings
-from qmesh.mesh import networks, nodeconfig
+from qmesh.mesh import nodeconfig
 from qmesh.mesh.protocol.enrolment import Invitation, derive_public_key
+from qmesh.mesh.routes.detours import TunnelPlace
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import (
     DEFAULT_LISTEN_PORT,
@@ -82,7 +84,8 @@ def build_joiner(state: State, invitation: Invitation, options: LocalOptions) ->
     if joining is not None:
         join_keys.add(derive_public_key(joining))
     if has_no_join_interface(state, join_keys, options.interface):
-        refuse_collisions(state, invitation.network, options.interface, options.listen_port)
+        tunnel = TunnelPlace(options.interface, invitation.network, invitation.address)
+        refuse_collisions(state, tunnel, invitation.control_address, listen_port=options.listen_port)
     is_replacing = invitation.from_address is not None and not _is_redeemed_here(state, identifier)
     key, has_new_key = state.ensure_joining_key(identifier, is_replacing=is_replacing)
     return Joiner(
@@ -160,14 +163,14 @@ def _load_config_directory(state: State) -> ConfigDirectory | None:
     return None
 
 
-def refuse_collisions(state: State, network: str, interface: str, listen_port: int) -> None:
+def refuse_collisions(state: State, tunnel: TunnelPlace, control_address: str, *, listen_port: int) -> None:
     """Raise BadInput where something on this machine has the tunnel's network, interface, port or guard."""
-    networks.refuse_collision(
-        network,
-        routes.list_occupied_networks(interface),
-        hint="remove that network from this machine; or make a new mesh: `qmesh init --network NETWORK`",
+    detours.refuse_collisions(
+        tunnel,
+        {"the control node": control_address},
+        hint="or make a new mesh: `qmesh init --network NETWORK`",
     )
-    refuse_occupied(state, interface, listen_port)
+    refuse_occupied(state, tunnel.interface, listen_port)
 
 
 def refuse_another_mesh(state: State, mesh: str, name: str) -> None:

@@ -21,24 +21,57 @@ from qmesh.host.network.netlink_messages import (
     build_request,
     parse_attributes,
 )
+from qmesh.mesh.networks import IPNetwork
+from qmesh.mesh.routes.tables import Action, PolicyRule, RouteKind
 
-MAIN, LOCAL = 254, 255
-"""Numbers of tables. Source: linux/rtnetlink.h, RT_TABLE_*."""
 UNICAST, LOCAL_TYPE = 1, 2
 """Types of routes, RTN_*."""
+
+KINDS: Final[dict[int, RouteKind]] = {
+    1: "unicast",
+    2: "local",
+    3: "broadcast",
+    4: "anycast",
+    5: "multicast",
+    6: "blackhole",
+    7: "unreachable",
+    8: "prohibit",
+    9: "throw",
+}
+"""RTN_* by their words in ip(8)."""
+KERNEL_PROTOCOL: Final = 2
+"""Who made the route: RTPROT_KERNEL."""
 
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE, _GET_RULE = 24, 25, 26, 34  # RTM_*
 _CREATE = 0x400  # NLM_F_CREATE
 _ROUTE: Final = Struct("=BBBBBBBBI")  # family, lengths, tos, table, protocol, scope, type, flags
 _RULE: Final = _ROUTE  # fib_rule_hdr has the same places: the last are action and flags
 _U32: Final = Struct("=I")
+_S32: Final = Struct("=i")
 _U16: Final = Struct("=H")
+_RANGE: Final = Struct("=II")
+_PORTS: Final = Struct("=HH")
+_ERROR: Final = 2  # NLMSG_ERROR
 _TO, _OIF, _GATEWAY, _PRIORITY, _SOURCE_HINT, _MULTIPATH = 1, 4, 5, 6, 7, 9  # RTA_*
 _FROM, _TABLE, _VIA, _UID, _IP_PROTOCOL, _DPORT = 2, 15, 18, 25, 27, 29
 _HOP: Final = Struct("=HBBi")  # struct rtnexthop
 _LOOKUP_TABLE: Final = 0x1000  # RTM_F_LOOKUP_TABLE: tell the table that had the route
-_CLONED: Final = 0x200  # RTM_F_CLONED: of the kernel's own making, in no table
-_KERNEL_PROTOCOL, _LINK_SCOPE, _HOST_SCOPE, _ANY_SCOPE = 2, 253, 254, 255
+_NOT_IN_FORCE: Final = 0x200 | 0x1  # RTM_F_CLONED, RTNH_F_DEAD
+_LINK_SCOPE, _HOST_SCOPE, _ANY_SCOPE = 253, 254, 255
+_ACTIONS: Final[dict[int, Action]] = {
+    1: "lookup",
+    2: "goto",
+    3: "nop",
+    6: "blackhole",
+    7: "unreachable",
+    8: "prohibit",
+}
+"""FR_ACT_* by their words in ip(8)."""
+_INVERT: Final = 0x2  # FIB_RULE_INVERT
+_RULE_TO, _RULE_FROM, _IIF, _TARGET, _RULE_PRIORITY, _MARK, _TUNNEL = 1, 2, 3, 4, 6, 10, 12  # FRA_*
+_SUPPRESS, _RULE_TABLE, _MASK, _RULE_OIF, _L3MDEV, _USERS = 14, 15, 16, 17, 19, 20
+_RULE_PROTOCOL, _RULE_SPORTS, _RULE_DPORTS = 22, 23, 24
+_NO_SUPPRESS: Final = 0xFFFFFFFF
 _LENGTHS: Final = {socket.AF_INET: 32, socket.AF_INET6: 128}
 
 
@@ -57,6 +90,17 @@ class FoundRoute(msgspec.Struct, frozen=True, gc=False):
     index: int | None
     gateway: str | None
     source: str | None
+    protocol: int = 0
+
+
+class FoundAnswer(msgspec.Struct, frozen=True, gc=False):
+    """The kernel's answer to a question. error: an errno; 0 where there is a way, else as `FoundRoute`."""
+
+    error: int
+    kind: int = 0
+    table: int = 0
+    index: int | None = None
+    source: str | None = None
 
 
 def build_routes_request(family: int, table: int = 0, index: int | None = None) -> bytes:
@@ -100,7 +144,7 @@ def build_route_change(route: FoundRoute, *, add: bool) -> bytes:
     to = ipaddress.ip_network(route.network)
     scope = _choose_scope(route, to.version) if add else _ANY_SCOPE
     payload = _ROUTE.pack(
-        route.family, to.prefixlen, 0, 0, 0, _KERNEL_PROTOCOL if add else 0, scope, route.kind, 0
+        route.family, to.prefixlen, 0, 0, 0, KERNEL_PROTOCOL if add else 0, scope, route.kind, 0
     )
     payload += build_attribute(_TO, to.network_address.packed)
     payload += build_attribute(_TABLE, _U32.pack(route.table))
@@ -127,17 +171,15 @@ def _choose_scope(route: FoundRoute, version: int) -> int:
 
 
 def parse_route(message: bytes) -> FoundRoute | None:
-    """A route of a dump, or an answer to a question; None for what is in no table (a cached one).
+    """A route of a dump; None for one that usual packets do not take: cached, of a dead link, for some TOS.
 
     Raises ValueError where that is cut short.
     """
     try:
-        family, length, _, _, table, _, _, kind, flags = _ROUTE.unpack_from(message, HEADER.size)
-        if family not in _LENGTHS:
+        family, length, _, tos, table, protocol, _, kind, flags = _ROUTE.unpack_from(message, HEADER.size)
+        if family not in _LENGTHS or tos or flags & _NOT_IN_FORCE:
             return None
         found = _attribute_values(message, HEADER.size + _ROUTE.size)
-        if flags & _CLONED and _TO not in found:
-            return None
         index, gateway = _read_hop(found)
         return FoundRoute(
             family=family,
@@ -148,9 +190,91 @@ def parse_route(message: bytes) -> FoundRoute | None:
             index=index,
             gateway=gateway,
             source=None if _SOURCE_HINT not in found else str(ipaddress.ip_address(found[_SOURCE_HINT])),
+            protocol=protocol,
         )
     except (LookupError, struct.error):
         raise ValueError("this is no route") from None
+
+
+def overlaps(message: bytes, network: IPNetwork) -> bool:
+    """Whether a route of a dump and a network have addresses in common. Raises as `parse_route` does."""
+    try:
+        family, length, *_ = _ROUTE.unpack_from(message, HEADER.size)
+        bits = _LENGTHS.get(family, 0)
+        start = HEADER.size + _ROUTE.size
+        to = next(
+            (message[a:b] for kind, (a, b) in parse_attributes(message, start, len(message)) if kind == _TO),
+            b"",
+        )
+    except struct.error:
+        raise ValueError("this is no route") from None
+    if bits != network.max_prefixlen or length > bits:
+        return False
+    beyond = bits - min(length, network.prefixlen)
+    return bool((int.from_bytes(to, "big") ^ int(network.network_address)) >> beyond == 0)
+
+
+def parse_answer(kind: int, message: bytes) -> tuple[int, FoundAnswer]:
+    """The number of a question, and its answer. kind: of the message.
+
+    Raises ValueError where that is cut short.
+    """
+    try:
+        _, _, _, number, _ = HEADER.unpack_from(message)
+        if kind == _ERROR:
+            return number, FoundAnswer(-_S32.unpack_from(message, HEADER.size)[0])
+        found = _attribute_values(message, HEADER.size + _ROUTE.size)
+        family, _, _, _, table, _, _, type_, _ = _ROUTE.unpack_from(message, HEADER.size)
+        index, _ = _read_hop(found)
+        source = found.get(_SOURCE_HINT)
+        return number, FoundAnswer(
+            error=0,
+            kind=type_,
+            table=_U32.unpack(found[_TABLE])[0] if _TABLE in found else table,
+            index=index,
+            source=None if source is None else socket.inet_ntop(family, source),
+        )
+    except (struct.error, OSError):
+        raise ValueError("this is no answer about a route") from None
+
+
+def parse_rule(message: bytes) -> PolicyRule | None:
+    """A policy rule of a dump; None for one of another kind. Raises ValueError where it is cut short."""
+    try:
+        family, to, by, tos, table, _, _, action, flags = _RULE.unpack_from(message, HEADER.size)
+        if family not in _LENGTHS or action not in _ACTIONS:
+            return None
+        found = _attribute_values(message, HEADER.size + _RULE.size)
+        suppress = _read_u32(found, _SUPPRESS, _NO_SUPPRESS)
+        return PolicyRule(
+            priority=_read_u32(found, _RULE_PRIORITY, 0),
+            action=_ACTIONS[action],
+            table=_read_u32(found, _RULE_TABLE, table),
+            source=_format_network(family, found[_RULE_FROM], by) if _RULE_FROM in found else None,
+            destination=_format_network(family, found[_RULE_TO], to) if _RULE_TO in found else None,
+            mark=_read_u32(found, _MARK, 0),
+            mask=_read_u32(found, _MASK, 0),
+            incoming=_decode_name(found, _IIF),
+            outgoing=_decode_name(found, _RULE_OIF),
+            users=_RANGE.unpack(found[_USERS]) if _USERS in found else None,
+            protocol=found[_RULE_PROTOCOL][0] if found.get(_RULE_PROTOCOL) else 0,
+            ports=_PORTS.unpack(found[_RULE_DPORTS]) if _RULE_DPORTS in found else None,
+            source_ports=_PORTS.unpack(found[_RULE_SPORTS]) if _RULE_SPORTS in found else None,
+            is_other=bool(tos) or any(found.get(each, b"").strip(b"\0") for each in (_L3MDEV, _TUNNEL)),
+            is_inverted=bool(flags & _INVERT),
+            suppress=None if suppress == _NO_SUPPRESS else suppress,
+            target=_read_u32(found, _TARGET, 0),
+        )
+    except struct.error:
+        raise ValueError("this is no rule") from None
+
+
+def _read_u32(found: dict[int, bytes], kind: int, otherwise: int) -> int:
+    return int(_U32.unpack(found[kind])[0]) if kind in found else otherwise
+
+
+def _decode_name(found: dict[int, bytes], kind: int) -> str | None:
+    return found[kind].rstrip(b"\0").decode("utf-8", "replace") if kind in found else None
 
 
 def _read_hop(found: dict[int, bytes]) -> tuple[int | None, str | None]:

@@ -15,6 +15,7 @@ from qmesh.host.network.kernel_routes.netlink_socket import open_route_socket, r
 from qmesh.host.network.links import Link, find_interface_index
 from qmesh.host.network.netlink import build_kernel_error
 from qmesh.host.network.netlink_messages import send_request
+from qmesh.mesh.routes.tables import LOCAL, MAIN
 from qmesh.mesh.state import TunnelRoute
 
 _CONNECTED_METRIC_V6 = 256
@@ -36,7 +37,7 @@ def add_tunnel_route(interface: str, route: TunnelRoute) -> None:
     wanted = messages.FoundRoute(
         family=socket.AF_INET if to.version == 4 else socket.AF_INET6,
         network=route.network,
-        table=messages.MAIN if is_main else messages.LOCAL,
+        table=MAIN if is_main else LOCAL,
         kind=messages.UNICAST if is_main else messages.LOCAL_TYPE,
         metric=_CONNECTED_METRIC_V6 if is_main and to.version == 6 else 0,
         index=_require_index(interface),
@@ -71,8 +72,8 @@ def _find_tunnel_routes(link: Link) -> Iterator[tuple[TunnelRoute, messages.Foun
             sources = [address for address in own if address.version == version]
             family = socket.AF_INET if version == 4 else socket.AF_INET6
             for table, kind in (
-                (messages.MAIN, messages.UNICAST),
-                (messages.LOCAL, messages.LOCAL_TYPE),
+                (MAIN, messages.UNICAST),
+                (LOCAL, messages.LOCAL_TYPE),
             ):
                 for route in _read(netlink, family, table, link.index):
                     if route.kind == kind and _is_ordinary(route.network):
