@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -459,18 +460,18 @@ def test_a_question_that_is_given_up_waits_no_longer(tmp_path):
     listening, tell = told(tmp_path)
     agent = answering_after(threading.Event())
 
-    def is_news_to_somebody() -> bool:
-        before = len(agent.asked)
+    def was_news_to_somebody(before: int) -> bool:
         assert tell()
         return len(agent.asked) > before
 
     with service(agent, told=listening):
         for _ in range(10):
+            asked = len(agent.asked)
             polls = [polled("127.0.0.2") for _ in range(connections.MAX_UNDER_WAY_A_PEER)]
-            wait_until(is_news_to_somebody)
+            wait_until(partial(was_news_to_somebody, asked))
             for poll in polls:
                 poll.close()
-        assert not all(is_news_to_somebody() for _ in range(30))
+        assert not all(was_news_to_somebody(len(agent.asked)) for _ in range(30))
         assert ask("GET", "/v1/membership", address="127.0.0.2").status == 204
 
 
