@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import subprocess
 import sys
@@ -44,6 +45,26 @@ def test_who_says_nothing_is_waited_for_once_and_together():
         places = [("127.0.0.1", port) for port in (*range(1, 100), 40000)]
         assert list(measure_connect_times(places, wait_s=0.5)) == [("127.0.0.1", 40000)]
     assert time.monotonic() - began >= 0.5
+
+
+def test_why_a_place_does_not_answer_is_known():
+    rules = """table inet t { chain c { type filter hook input priority 0;
+        tcp dport 1 drop
+        tcp dport 2 reject with tcp reset
+        tcp dport 3 reject with icmpx admin-prohibited
+    }
+    }"""
+    subprocess.run(["nft", rules], check=True)
+    with listening("127.0.0.1", 4):
+        found = tcp_probe.probe_places([("127.0.0.1", port) for port in range(1, 6)], wait_s=0.5)
+    assert {port: found["127.0.0.1", port].error for port in range(1, 6)} == {
+        1: errno.ETIMEDOUT,
+        2: errno.ECONNREFUSED,
+        3: errno.EHOSTUNREACH,
+        4: 0,
+        5: errno.ECONNREFUSED,
+    }
+    assert tcp_probe.probe_places([("192.0.2.1", 1)], wait_s=1)["192.0.2.1", 1].error == errno.ENETUNREACH
 
 
 def test_more_than_are_dialled_at_once(monkeypatch):

@@ -128,7 +128,7 @@ def member():
         for each in (control, machine):
             assert checked(each)["findings"] == []
             stop_agent(each)
-            assert [finding["code"] for finding in checked(each)["findings"]] == ["agent-missing"]
+            assert [found["code"] for found in checked(each, code=1)["findings"]] == ["agent-missing"]
             be_the_agent(each)
             assert checked(each)["findings"] == []
         yield machine

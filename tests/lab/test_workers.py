@@ -51,6 +51,8 @@ def test_a_worker_that_is_killed_is_named_with_machine_unit_and_command(cluster)
         "port": 40004,
         "unit": "qmesh-worker@5.service",
         "restart": "on machine-b: restart the worker of core 5 (with systemd: qmesh-worker@5.service)",
+        "why": "refused",
+        "elsewhere": [],
     }
     shown = qmesh(control, "status").stdout
     assert "3 of 4" in shown
@@ -65,11 +67,27 @@ def test_a_worker_that_is_killed_is_named_with_machine_unit_and_command(cluster)
     assert facts(control, "check")["findings"] == facts(member, "check")["findings"] == []
 
 
-def test_a_worker_at_another_address_than_its_own_is_none(cluster):
+def test_a_worker_at_another_address_than_its_own_is_named_with_that(cluster):
     control, member = cluster
-    start_workers(member, "4..7", "--careless")
-    assert silent(control, "machine-b") == []
-    assert silent(member, "machine-b") == [4, 5, 6, 7]
+    qmesh(control, "render-config", "--write")
+    start_workers(control, "1..3")
+    start_workers(member, "4..6", "--careless")  # on every address, which `worker-wide` is about
+    loopback = "import socket; s = socket.create_server(('127.0.0.1', 40006)); print('up', flush=True);"
+    member.start(["python", "-c", f"{loopback} s.accept()"]).wait_for("up")
+    assert silent(control, "machine-b") == silent(member, "machine-b") == [7]
+    told = {each["code"]: each for each in facts(member, "check")["findings"]}
+    assert told.keys() == {"worker-wide", "worker-silent"}
+    assert "it listens on 127.0.0.1" in told["worker-silent"]["seen"]
+    (found,) = facts(control, "check")["findings"]
+    assert "the connection is refused" in found["seen"]
+
+    hook = "add chain inet mine c { type filter hook input priority 10; }"
+    for words in ("add table inet mine", hook, "add rule inet mine c tcp dport 40005 drop"):
+        member.run(["nft", words])
+    dropped = {each["subject"]: each for each in facts(control, "check")["findings"]}["machine-b core 6"]
+    assert "dropped by a firewall" in dropped["seen"]
+    assert "`foreign-drop` names the rule" in dropped["cure"]
+    assert "foreign-drop" in {each["code"] for each in facts(member, "check", code=1)["findings"]}
 
 
 def test_a_workers_unit_that_ends_again_and_again_says_with_what_and_its_last_words(lab):
@@ -89,7 +107,10 @@ def test_a_workers_unit_that_ends_again_and_again_says_with_what_and_its_last_wo
         return found.get("worker-silent", "")
 
     wait_until(lambda: "exit status 7" in told(), seconds=30)
-    ended = r"no answer; core 1 ended with exit status 7, \d+ restarts?, last line: no keys\.yml \\x1b\[2J"
+    ended = (
+        r"no answer: nothing listens at its port; core 1 ended with exit status 7, \d+ restarts?,"
+        r" last line: no keys\.yml \\x1b\[2J"
+    )
     assert re.fullmatch(ended, told())
 
 

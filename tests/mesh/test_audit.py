@@ -271,9 +271,9 @@ def test_a_change_that_is_not_kept_is_told(change, finding):
 
 
 @pytest.mark.parametrize(("is_control", "does"), [(True, "lets others join"), (False, "fixes this machine")])
-def test_an_agent_that_does_not_run_is_a_warning(is_control, does):
+def test_an_agent_that_does_not_run_is_an_error(is_control, does):
     (finding,) = list_findings(WANTED, WANTED, replace(AROUND, agent=None, is_control=is_control))
-    assert (finding.code, finding.severity) == ("agent-missing", "warning")
+    assert (finding.code, finding.severity) == ("agent-missing", "error")
     assert does in finding.wanted
 
 

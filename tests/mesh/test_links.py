@@ -286,8 +286,8 @@ def test_a_service_that_is_silent_while_the_tunnel_works_says_so():
 
 def test_no_worker_is_restarted_because_its_whole_machine_is_silent():
     away = [SilentWorkers(f"m{number}", f"10.77.0.{number}", (number,), are_all=True) for number in range(8)]
-    assert list(away_worker_findings([])) == []
-    (finding,) = away_worker_findings(away)
+    assert list(away_worker_findings(around(2), [])) == []
+    (finding,) = away_worker_findings(around(2), away)
     assert (finding.code, finding.severity) == ("worker-silent", "warning")
     assert finding.subject == "m0, m1, m2, m3, m4 and 3 more"
     assert finding.cure.startswith("restart no workers")
@@ -301,6 +301,7 @@ def test_no_worker_is_restarted_because_its_whole_machine_is_silent():
         whole, one = silent_worker_findings(context)
         assert (whole.subject, one.subject) == ("m0", "m1 core 1")
         assert "restart no workers" in whole.cure
+        assert ("m0: no packet for " in whole.seen) == (links == {"report": gone(1, watched=2)})
         assert "restart" in one.cure
 
 

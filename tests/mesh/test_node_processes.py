@@ -249,8 +249,14 @@ def test_a_worker_is_alive_that_listens_is_connected_and_up_to_date():
 
 
 def test_a_worker_at_another_address_or_protocol_is_silent():
-    sockets = NodeSockets((listens(EVERYWHERE, 32501, process()), listens(OWN, 32501, process(), 0, "udp")))
+    sockets = NodeSockets((listens("127.0.0.1", 32501, process()), listens(OWN, 32501, process(), 0, "udp")))
     assert states(sockets) == {2: "silent", 3: "silent"}
+
+
+@pytest.mark.parametrize("everywhere", [EVERYWHERE, "::"])
+def test_a_worker_at_every_address_listens_at_its_own_too(everywhere):
+    """That it should not is `worker-wide`."""
+    assert states(NodeSockets((listens(everywhere, 32501, process()),))) == {2: "connecting", 3: "silent"}
 
 
 def test_a_worker_that_is_older_than_what_it_reads_is_outdated():

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,7 +27,7 @@ from qmesh.agent.node.node_keys import list_other_keys
 from qmesh.agent.node.node_processes import build_readings, look_at_node, read_record
 from qmesh.agent.node.node_program import find_node_programs
 from qmesh.agent.node.unit_failures import find_unit_failures
-from qmesh.agent.node.worker_status import probe_workers
+from qmesh.agent.node.worker_status import WorkerHealth, probe_workers
 from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.errors import (
@@ -71,6 +71,7 @@ from qmesh.mesh.audit import (
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.inventory import worker_ports
 from qmesh.mesh.node_processes.readings import Stamp
+from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.ports.closed_ports import list_untouched_ports
 from qmesh.mesh.protocol.enrolment import derive_public_key
@@ -362,12 +363,20 @@ def _find_control_failure(here: Local) -> str | None:
 
 def _find_silent_workers(here: Local) -> tuple[SilentWorkers, ...]:
     return tuple(
-        SilentWorkers(
-            name, here.inventory.machine(name).address, tuple(w.core for w in each.silent), each.alive == 0
-        )
-        for name, each in probe_workers(here).items()
-        if each.silent
+        silent
+        for name, health in probe_workers(here).items()
+        for silent in _group_silent_cores(name, here.inventory.machine(name).address, health)
     )
+
+
+def _group_silent_cores(name: str, address: str, health: WorkerHealth) -> Iterator[SilentWorkers]:
+    """Those of a machine, by the reason."""
+    groups: dict[tuple[SilenceReason, tuple[str, ...]], list[int]] = {}
+    for each in health.silent:
+        groups.setdefault((each.why, each.elsewhere), []).append(each.core)
+    for (why, elsewhere), cores in groups.items():
+        are_all = health.alive == 0 and len(groups) == 1
+        yield SilentWorkers(name, address, tuple(cores), are_all, why, elsewhere)
 
 
 def _find_weaknesses(interface: str) -> tuple[Weakness, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,7 +17,9 @@ from qmesh.host.config_directory import ConfigDirectory, read_disk_size
 from qmesh.host.network import ports, tcp_probe
 from qmesh.mesh.advice import AdviceInputs
 from qmesh.mesh.inventory import Worker, list_workers
+from qmesh.mesh.node_processes.places import Place, find_other_places, list_accepting_places
 from qmesh.mesh.node_processes.restart import describe_worker_restart
+from qmesh.mesh.node_processes.silence import SilenceReason, explain_error
 from qmesh.mesh.node_processes.workers import WorkerProcess, WorkerState
 from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
 from qmesh.mesh.systemd.units import worker_unit_name
@@ -26,13 +29,18 @@ ANSWER_S = 2.0
 
 
 class SilentCore(msgspec.Struct, frozen=True):
-    """A core that nobody answers for. unit: what runs it under systemd. restart: how to restart it."""
+    """A core that nobody answers for. unit: what runs it under systemd. restart: how to restart it.
+
+    why: as far as this machine can tell. elsewhere: the addresses at which its port is listened on instead.
+    """
 
     core: int
     address: str
     port: int
     unit: str
     restart: str
+    why: SilenceReason = ""
+    elsewhere: tuple[str, ...] = ()
 
 
 class TroubledCore(msgspec.Struct, frozen=True):
@@ -113,37 +121,66 @@ def _probe_workers(here: Local) -> dict[str, WorkerHealth]:
     workers: dict[str, list[Worker]] = {name: [] for name in here.inventory.cores}
     for worker in list_workers(here.inventory):
         workers[worker.machine].append(worker)
+    name, listening = here.settings.name, frozenset(ports.list_listeners())
+    own = {place: _find_listener(place, listening) for place in map(_get_place, workers.get(name, ()))}
     if here.settings.control:
-        places = ((worker.address, worker.port) for each in workers.values() for worker in each)
-        times = tcp_probe.measure_connect_times(places, wait_s=ANSWER_S)
+        places = (_get_place(worker) for each in workers.values() for worker in each)
+        probed = tcp_probe.probe_places(places, wait_s=ANSWER_S)
+        answers = {place: _explain_result(each, own.get(place)) for place, each in probed.items()}
         return {
-            name: _build_worker_health(each, times, find_node_host(here.settings, name), dialled=True)
+            name: _build_worker_health(each, answers, find_node_host(here.settings, name), dialled=True)
             for name, each in workers.items()
         }
-    name = here.settings.name
-    listening = dict.fromkeys(ports.list_listeners(), 0.0)
     if name not in workers:
         return {}
-    host = find_node_host(here.settings)
-    return {name: _build_worker_health(workers[name], listening, host, dialled=False)}
+    return {name: _build_worker_health(workers[name], own, find_node_host(here.settings), dialled=False)}
+
+
+class _Answer(NamedTuple):
+    """A worker's. seconds: None where there is none; then `why` and `elsewhere` as of `SilentCore`."""
+
+    seconds: float | None
+    why: SilenceReason = ""
+    elsewhere: tuple[str, ...] = ()
+
+
+def _get_place(worker: Worker) -> Place:
+    return worker.address, worker.port
+
+
+def _find_listener(place: Place, listening: frozenset[Place]) -> _Answer:
+    """Of this machine's own worker: whether it listens where it should, or on every address."""
+    if not listening.isdisjoint(list_accepting_places(place)):
+        return _Answer(0.0)
+    others = find_other_places(place, sorted(listening))
+    return _Answer(None, "elsewhere" if others else "absent", others)
+
+
+def _explain_result(probed: tcp_probe.ProbeResult, own: _Answer | None) -> _Answer:
+    """What a connection's result says. own: what is known besides, of a worker of this machine."""
+    if not probed.error:
+        return _Answer(probed.seconds)
+    return own if own is not None and own.seconds is None else _Answer(None, explain_error(probed.error))
 
 
 def _build_worker_health(
-    workers: list[Worker], times: Mapping[tuple[str, int], float], host: NodeHost, *, dialled: bool
+    workers: list[Worker], answers: Mapping[Place, _Answer], host: NodeHost, *, dialled: bool
 ) -> WorkerHealth:
-    found = {worker: times.get((worker.address, worker.port)) for worker in workers}
-    taken = [seconds for seconds in found.values() if seconds is not None]
+    found = {worker: answers[_get_place(worker)] for worker in workers}
+    taken = [each.seconds for each in found.values() if each.seconds is not None]
     latency = round(statistics.median(taken), 4) if taken and dialled else None
-    silent = tuple(_build_silent_core(worker, host) for worker, seconds in found.items() if seconds is None)
+    silent = tuple(
+        _build_silent_core(worker, host, each) for worker, each in found.items() if each.seconds is None
+    )
     cores = tuple(each.core for each in silent)
     restart = describe_workers_action("restart", cores, host, are_all=not taken) if cores else ""
     return WorkerHealth(len(taken), silent, latency, restart)
 
 
-def _build_silent_core(worker: Worker, host: NodeHost) -> SilentCore:
+def _build_silent_core(worker: Worker, host: NodeHost, answer: _Answer) -> SilentCore:
     unit = worker_unit_name(worker.core)
     restart = f"on {worker.machine}: {describe_workers_action('restart', (worker.core,), host)}"
-    return SilentCore(worker.core, worker.address, worker.port, unit, restart)
+    return SilentCore(worker.core, worker.address, worker.port, unit, restart, answer.why, answer.elsewhere)
 
 
 def collect_advice_inputs(

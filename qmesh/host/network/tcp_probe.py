@@ -7,7 +7,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from qmesh.host.system import heartbeat
 
@@ -24,14 +24,32 @@ def measure_connect_times(
 
     wait_s: seconds to wait for each. Nothing is sent to who answers.
     """
+    probed = probe_places(places, wait_s=wait_s)
+    return {place: each.seconds for place, each in probed.items() if not each.error}
+
+
+class ProbeResult(NamedTuple):
+    """What became of a connection. error: as of errno(3), 0 where it was answered, ETIMEDOUT for nothing.
+
+    seconds: until that was so.
+    """
+
+    seconds: float
+    error: int
+
+
+def probe_places(places: Iterable[tuple[str, int]], *, wait_s: float) -> dict[tuple[str, int], ProbeResult]:
+    """What became of a connection to each address and TCP port. wait_s: seconds to wait for each."""
     waiting = iter(dict.fromkeys(places))
-    found: dict[tuple[str, int], float] = {}
+    found: dict[tuple[str, int], ProbeResult] = {}
     with heartbeat.allow_wait(wait_s * _LONGER), selectors.DefaultSelector() as selector:
         while True:
             for place in _take_places(waiting, AT_ONCE - len(selector.get_map())):
-                began, end = _start_connect(place)
+                began, end, error = _start_connect(place)
                 if end is not None:
                     selector.register(end, selectors.EVENT_WRITE, (place, began))
+                else:
+                    found[place] = ProbeResult(0.0, error)
             if not selector.get_map():
                 return found
             _collect_answers(selector, found, wait_s)
@@ -45,18 +63,19 @@ def _take_places(waiting: Iterator[tuple[str, int]], most: int) -> Iterator[tupl
         yield place
 
 
-def _start_connect(place: tuple[str, int]) -> tuple[float, socket.socket | None]:
+def _start_connect(place: tuple[str, int]) -> tuple[float, socket.socket | None, int]:
     end = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET, socket.SOCK_STREAM)
     end.setblocking(False)  # noqa: FBT003 - a method of the library
     began = time.monotonic()
-    if end.connect_ex(place) not in {0, errno.EINPROGRESS}:
+    error = end.connect_ex(place)
+    if error not in {0, errno.EINPROGRESS}:
         end.close()
-        return began, None
-    return began, end
+        return began, None, error
+    return began, end, 0
 
 
 def _collect_answers(
-    selector: selectors.BaseSelector, found: dict[tuple[str, int], float], wait_s: float
+    selector: selectors.BaseSelector, found: dict[tuple[str, int], ProbeResult], wait_s: float
 ) -> None:
     """Wait until something is decided; who waited too long is decided as well."""
     now = time.monotonic()
@@ -66,11 +85,12 @@ def _collect_answers(
     for key, _ in ready:
         end, (place, began) = key.fileobj, key.data
         assert isinstance(end, socket.socket)
-        if end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-            found[place] = now - began
+        error = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        found[place] = ProbeResult(now - began, error)
         _close_socket(selector, end)
     for key in list(selector.get_map().values()):
         if key.data[1] + wait_s <= now:
+            found[key.data[0]] = ProbeResult(wait_s, errno.ETIMEDOUT)
             _close_socket(selector, key.fileobj)
 
 

@@ -135,16 +135,19 @@ def _unasked_findings(around: AuditContext) -> Iterator[Finding]:
         yield error_finding("service-silent", name, wanted, seen, cure)
 
 
-def away_worker_findings(away: Sequence[SilentWorkers]) -> Iterator[Finding]:
+def away_worker_findings(around: AuditContext, away: Sequence[SilentWorkers]) -> Iterator[Finding]:
     """The workers of machines that are silent as a whole: one finding for all, and no restart."""
     if not away:
         return
     names = _list_names(each.machine for each in away)
+    ages = {around.names.get(link.public_key): _describe_silence(link) for link in around.links.report.silent}
+    known = dict.fromkeys(f"{each.machine}: {ages[each.machine]}" for each in away if each.machine in ages)
+    told = f" ({'; '.join(list(known)[:MOST_NAMED])})" if known else ""
     yield warning_finding(
         "worker-silent",
         names,
         "workers that answer",
-        "the machine as a whole answers nothing through the tunnel",
+        f"the machine as a whole answers nothing through the tunnel{told}",
         "restart no workers for this: run `qmesh check` there; after three minutes see `peer-silent` here",
     )
 

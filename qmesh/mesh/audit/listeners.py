@@ -10,10 +10,10 @@ from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit.config import own_tunnel_address, parse_worker_entries
 from qmesh.mesh.audit.findings import APPLY, RENDER, Finding, error_finding, warning_finding
 from qmesh.mesh.audit.links import away_worker_findings, list_quiet_machines
+from qmesh.mesh.audit.silence import advise_on_silence, describe_silence_with_failures
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.state import Guard, NodeState
-from qmesh.mesh.systemd.instructions import NodeHost, describe_unit_log, describe_workers_action
-from qmesh.mesh.systemd.unit_failures import describe_unit_failures
+from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
 from qmesh.mesh.values import format_port_ranges
 
 
@@ -107,18 +107,15 @@ def silent_worker_findings(around: AuditContext) -> Iterator[Finding]:
     if parse_worker_entries(around) != around.workers:
         return
     quiet = list_quiet_machines(around)
-    yield from away_worker_findings([each for each in around.silent if each.machine in quiet])
+    yield from away_worker_findings(around, [each for each in around.silent if each.machine in quiet])
     for each in around.silent:
         if each.machine in quiet:
             continue
         is_other = each.machine != around.names[around.public_key]
         host = NodeHost(has_units=around.host.has_units, is_other=True) if is_other else around.host
         restart = describe_workers_action("restart", each.cores, host, are_all=each.are_all)
-        failures = "" if is_other else describe_unit_failures(around.unit_failures, each.cores)
-        seen, cure = "no answer", f"on {each.machine}: {restart}"
-        if failures:
-            log = describe_unit_log(around.unit_failures[0].core)
-            seen, cure = f"{seen}; {failures}", f"on {each.machine}: fix what {log} says, then {restart}"
+        seen = describe_silence_with_failures(around, each, is_other=is_other)
+        cure = advise_on_silence(around, each, restart=restart, is_other=is_other)
         where = f"{each.machine} core {format_port_ranges(each.cores)}"
         yield warning_finding("worker-silent", where, f"a worker at {each.address}", seen, cure)
 

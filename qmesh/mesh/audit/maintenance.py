@@ -34,11 +34,13 @@ def key_findings(around: AuditContext) -> Iterator[Finding]:
 
 
 def agent_findings(around: AuditContext) -> Iterator[Finding]:
-    """No agent, or one with a problem."""
+    """No agent, or one with a problem. A machine that was removed needs none, and no advice to start one."""
     agent = around.agent
+    if around.removed:
+        return
     if agent is None:
         does = "fixes this machine and lets others join" if around.is_control else "fixes this machine"
-        yield warning_finding("agent-missing", "qmesh agent", f"an agent that {does}", "no agent runs")
+        yield error_finding("agent-missing", "qmesh agent", f"an agent that {does}", "no agent runs")
         return
     if agent.silent is not None:
         wanted = "an agent that reports how it is"

@@ -10,6 +10,7 @@ import msgspec
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.node_processes.control import ControlProcess
+from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import Setting
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
@@ -103,12 +104,17 @@ class FlushingUnit(msgspec.Struct, frozen=True):
 
 
 class SilentWorkers(msgspec.Struct, frozen=True):
-    """Cores of a machine whose workers do not answer. are_all: whether they are all that it has."""
+    """Cores of a machine whose workers do not answer. are_all: whether they are all that it has.
+
+    why: as far as this machine can tell. elsewhere: the addresses at which something has their ports instead.
+    """
 
     machine: str
     address: str
     cores: tuple[int, ...]
     are_all: bool
+    why: SilenceReason = ""
+    elsewhere: tuple[str, ...] = ()
 
 
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True):

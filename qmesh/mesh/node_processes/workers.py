@@ -16,6 +16,7 @@ from qmesh.mesh.node_processes.observed import (
     NodeSockets,
     is_loopback,
 )
+from qmesh.mesh.node_processes.places import list_accepting_places
 from qmesh.mesh.node_processes.readings import ReadingRecord, is_outdated
 from qmesh.mesh.node_processes.record import CUT_OFF_S, Absence
 from qmesh.mesh.values import STREAM_PORT
@@ -73,7 +74,7 @@ def judge_workers(
     cores, keys = ({}, None) if readings is None else (readings.cores, readings.keys)
 
     def judge(core: int, place: tuple[str, int]) -> WorkerProcess:
-        found = listening.get(place)
+        found = next((listening[each] for each in list_accepting_places(place) if each in listening), None)
         if found is None:
             return WorkerProcess(core, "silent")
         process = found.process

@@ -1,0 +1,65 @@
+"""Why workers do not answer, in words, and what to do about each reason."""
+
+from __future__ import annotations
+
+from qmesh.mesh.audit.surroundings import AuditContext, SilentWorkers
+from qmesh.mesh.systemd.instructions import describe_unit_log
+from qmesh.mesh.systemd.unit_failures import describe_unit_failures
+
+
+def describe_silence(each: SilentWorkers) -> str:
+    """What is seen of workers that do not answer."""
+    match each.why:
+        case "absent":
+            return "no answer: nothing listens at its port"
+        case "elsewhere":
+            where = ", ".join(each.elsewhere)
+            return f"no answer: it listens on {where}, and not where the control process dials"
+        case "refused":
+            return (
+                "no answer: the connection is refused; nothing listens there, or the worker listens on"
+                " another address, such as loopback"
+            )
+        case "dropped":
+            return (
+                "no answer: its machine is there, and packets to the port are dropped by a firewall; or the"
+                " worker hangs"
+            )
+        case "rejected":
+            return "no answer: a firewall rejects the connection"
+        case "unroutable":
+            return "no answer: nothing leaves this machine for that address"
+        case _:
+            return "no answer"
+
+
+def advise_on_silence(around: AuditContext, each: SilentWorkers, *, restart: str, is_other: bool) -> str:
+    """What to do. restart: what restarts these workers, without the machine. is_other: than this one."""
+    name = each.machine
+    match each.why:
+        case "elsewhere":
+            return f"on {name}: `qmesh render-config --write`, which `--diff` shows first, then {restart}"
+        case "refused" if is_other:
+            return f"on {name}: {restart}; if it stays so, `qmesh check` there says where it listens"
+        case "dropped" | "rejected" if around.obstacles:
+            return "first what `foreign-drop` says here: a rule of this machine may be why"
+        case "dropped" | "rejected" if is_other:
+            return (
+                f"on {name}: `qmesh check`, where `foreign-drop` names the rule; if there is none, {restart}"
+            )
+        case "unroutable":
+            return "first what the other findings here say of the tunnel and its routes; restart no worker"
+        case _:
+            return f"on {name}: {_describe_restart(around, each, restart, is_other=is_other)}"
+
+
+def describe_silence_with_failures(around: AuditContext, each: SilentWorkers, *, is_other: bool) -> str:
+    """What is seen, and of this machine's own workers how their units ended."""
+    failures = "" if is_other else describe_unit_failures(around.unit_failures, each.cores)
+    return "; ".join(filter(None, [describe_silence(each), failures]))
+
+
+def _describe_restart(around: AuditContext, each: SilentWorkers, restart: str, *, is_other: bool) -> str:
+    if is_other or not describe_unit_failures(around.unit_failures, each.cores):
+        return restart
+    return f"fix what {describe_unit_log(around.unit_failures[0].core)} says, then {restart}"
