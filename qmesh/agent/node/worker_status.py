@@ -136,7 +136,7 @@ def _probe_workers(here: Local) -> dict[str, WorkerHealth]:
     return {name: _build_worker_health(workers[name], own, find_node_host(here.settings), dialled=False)}
 
 
-class _Answer(NamedTuple):
+class _WorkerAnswer(NamedTuple):
     """A worker's. seconds: None where there is none; then `why` and `elsewhere` as of `SilentCore`."""
 
     seconds: float | None
@@ -148,23 +148,25 @@ def _get_place(worker: Worker) -> Place:
     return worker.address, worker.port
 
 
-def _find_listener(place: Place, listening: frozenset[Place]) -> _Answer:
+def _find_listener(place: Place, listening: frozenset[Place]) -> _WorkerAnswer:
     """Of this machine's own worker: whether it listens where it should, or on every address."""
     if not listening.isdisjoint(list_accepting_places(place)):
-        return _Answer(0.0)
+        return _WorkerAnswer(0.0)
     others = find_other_places(place, sorted(listening))
-    return _Answer(None, "elsewhere" if others else "absent", others)
+    return _WorkerAnswer(None, "elsewhere" if others else "absent", others)
 
 
-def _explain_result(probed: tcp_probe.ProbeResult, own: _Answer | None) -> _Answer:
+def _explain_result(probed: tcp_probe.ProbeResult, own: _WorkerAnswer | None) -> _WorkerAnswer:
     """What a connection's result says. own: what is known besides, of a worker of this machine."""
     if not probed.error:
-        return _Answer(probed.seconds)
-    return own if own is not None and own.seconds is None else _Answer(None, explain_error(probed.error))
+        return _WorkerAnswer(probed.seconds)
+    if own is not None and own.seconds is None:
+        return own
+    return _WorkerAnswer(None, explain_error(probed.error))
 
 
 def _build_worker_health(
-    workers: list[Worker], answers: Mapping[Place, _Answer], host: NodeHost, *, dialled: bool
+    workers: list[Worker], answers: Mapping[Place, _WorkerAnswer], host: NodeHost, *, dialled: bool
 ) -> WorkerHealth:
     found = {worker: answers[_get_place(worker)] for worker in workers}
     taken = [each.seconds for each in found.values() if each.seconds is not None]
@@ -177,7 +179,7 @@ def _build_worker_health(
     return WorkerHealth(len(taken), silent, latency, restart)
 
 
-def _build_silent_core(worker: Worker, host: NodeHost, answer: _Answer) -> SilentCore:
+def _build_silent_core(worker: Worker, host: NodeHost, answer: _WorkerAnswer) -> SilentCore:
     unit = worker_unit_name(worker.core)
     restart = f"on {worker.machine}: {describe_workers_action('restart', (worker.core,), host)}"
     return SilentCore(worker.core, worker.address, worker.port, unit, restart, answer.why, answer.elsewhere)
