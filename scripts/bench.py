@@ -64,6 +64,7 @@ ROWS: Final = {
         ({"members": 1, "runs": 1}, {"members": 2, "runs": 1}),
     ),
     "packets": Row(({"ports": 16, "runs": 51}, {"ports": 5000, "runs": 51}), ({"ports": 1, "runs": 1},)),
+    "sets": Row(tuple({"ports": ports, "runs": 51} for ports in (0, 16, 1000)), ({"ports": 1, "runs": 1},)),
     "storm": Row(({"flushes": 500, "deletions": 51},), ({"flushes": 10, "deletions": 1},)),
     "processes": Row(({"workers": 2048, "times": 5},), ({"workers": 2, "times": 1},)),
     "watching": Row(({"workers": 512, "times": 5},), ({"workers": 2, "times": 1},)),

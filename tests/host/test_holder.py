@@ -139,6 +139,17 @@ def test_a_table_of_that_name_which_nobody_holds_makes_way(state):
     assert found() == guard(40003)
 
 
+def test_the_held_table_saved_as_json_and_loaded_at_boot_makes_way(state):
+    """nft's JSON has the table's name as it is, and in 1.0.6 not that it has an owner."""
+    command = {"add": {"table": {"family": "inet", "name": HELD_IN_KERNEL}}}
+    subprocess.run(["nft", "-j", "-f", "-"], input=json.dumps({"nftables": [command]}), text=True, check=True)
+    assert not held_table.is_held()
+    assert held_table.read_held_table(state.directory) is not None
+    holder_client.hold_guard(state, guard(40003))
+
+    assert found() == guard(40003)
+
+
 def test_a_table_that_another_process_holds_is_told(state, tmp_path):
     other = State(tmp_path / "other")
     other.create_directory()

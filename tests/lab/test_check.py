@@ -82,6 +82,13 @@ CASES = [
     Case("guard-drift", "nft flush chain inet qmesh closed_port", subject="table inet qmesh"),
     Case("guard-boot", f"rm {STATE}/guard.nft", subject="guard.nft"),
     Case("guard-boot", f"echo >{STATE}/guard.nft", subject="guard.nft"),
+    Case("foreign-saved", "nft list ruleset >/etc/nftables.conf", "warning", "/etc/nftables.conf"),
+    Case(
+        "foreign-saved",
+        "mkdir -p /etc/nftables.d; nft list ruleset >/root/saved; ln -s /root/saved /etc/nftables.d",
+        "warning",
+        "/root/saved",
+    ),
     Case("port-not-reserved", "sysctl -qw net.ipv4.ip_local_reserved_ports=", subject="40003-40006"),
     Case("config-missing", f"rm {CONFIG}/config.yml", subject=f"{CONFIG}/config.yml"),
     Case(

@@ -224,6 +224,29 @@ def test_check_finds_a_flush_that_nothing_outlasts_and_apply_is_its_cure(mesh):
     assert is_loaded()
 
 
+@pytest.mark.long  # what is found of a file and a unit, without systemd in tests/host/test_firewall_units.py
+def test_rules_saved_with_the_guard_in_them_are_loaded_again_and_a_load_that_failed_is_named(mesh):
+    path = Path("/etc/nftables.conf")
+    before = path.read_text()
+    run("nft", "add", "table", "inet", "mine")
+    try:
+        path.write_text(run("nft", "list", "ruleset"))
+        run("systemctl", "restart", "nftables.service")
+        assert "table inet mine" in run("nft", "list", "tables")
+        assert is_loaded()
+        assert "warning: foreign-saved /etc/nftables.conf" in said(f"{QMESH} check")
+
+        path.write_text("nonsense\n")
+        subprocess.run(["systemctl", "restart", "nftables.service"], check=False, capture_output=True)
+        assert "error: foreign-failed nftables.service" in run(QMESH, "check", code=1)
+    finally:
+        path.write_text(before)
+    run("systemctl", "restart", "nftables.service")
+    assert "foreign-failed" not in said(f"{QMESH} check")
+    assert is_loaded()
+    run("systemctl", "stop", "nftables.service")
+
+
 @pytest.mark.long  # without systemd in tests/lab/test_state_gone.py
 def test_state_that_is_gone_is_taken_over_with_the_guard_held_throughout(mesh):
     """The units of the one whose state is gone are there still, and begin its agent again and again."""

@@ -98,7 +98,13 @@ def test_the_state_stays_unless_it_is_to_go_and_apply_takes_the_machine_up_again
     machine = make_control(lab)
     whole = what_is_there(machine)
 
-    assert STATE in facts(machine, "uninstall")["kept"]
+    machine.run(["sh", "-c", "nft list ruleset >/etc/nftables.conf"])
+    answer = facts(machine, "uninstall")
+    assert STATE in answer["kept"]
+    (saved,) = answer["saved_rules"]
+    assert (saved["path"], saved["tables"]) == ("/etc/nftables.conf", ["qmesh", "qmesh-held"])
+    machine.run(["sh", "-c", saved["cure"]])
+    assert "still contains a guard" not in qmesh(machine, "uninstall").stderr
     assert "inet qmesh" not in what_is_there(machine)["rules"]
 
     qmesh(machine, "apply")

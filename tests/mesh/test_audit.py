@@ -31,6 +31,7 @@ from qmesh.mesh.audit import (
 from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.foreign.obstacles import Obstacle
+from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.guard import render_table
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.machine import Machine
@@ -341,6 +342,27 @@ def test_a_unit_that_flushes_is_an_error_where_nothing_of_the_guard_outlasts_it(
         [] if answered or held else [("foreign-flush", "error", "nftables.service", "qmesh apply")]
     )
     assert list_findings(WANTED, WANTED, replace(around, flusher=None)) == ()
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_tables_of_qmesh_in_saved_rules_and_firewalls_that_failed_are_named(removed):
+    saved = SavedRules(path="/etc/nftables.conf", tables=("qmesh", "qmesh-held"), cure="sed ...")
+    around = replace(
+        AROUND,
+        removed=removed,
+        saved_rules=(saved, replace(saved, path="/etc/rules.json", is_json=True)),
+        failed_firewalls=("nftables.service",),
+    )
+    found = list_findings(WANTED, WANTED, around)
+    told = [(each.code, each.severity, each.subject, each.cure) for each in found]
+    assert [each for each in told if each[0].startswith("foreign")] == [
+        ("foreign-saved", "warning", "/etc/nftables.conf", "sed ..."),
+        ("foreign-saved", "error", "/etc/rules.json", "sed ..."),
+        ("foreign-failed", "error", "nftables.service", "systemctl restart nftables.service"),
+    ]
+    assert "table inet qmesh, table inet qmesh-held: each load" in next(
+        each.seen for each in found if each.code == "foreign-saved"
+    )
 
 
 @pytest.mark.parametrize(
@@ -1015,6 +1037,8 @@ def test_every_code_is_one_that_stays():
             "guard-boot",
             "guard-held",
             "foreign-flush",
+            "foreign-saved",
+            "foreign-failed",
             "foreign-drop",
             "agent-missing",
             "agent-silent",

@@ -1,13 +1,21 @@
-"""The guard's second table as nft prints it, with all others: no command can type its name."""
+"""Rule sets as nft prints them. The second table's name cannot be typed: it is listed with all others."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 
-from qmesh.mesh.guard import HELD, HELD_IN_KERNEL
+from qmesh.mesh.guard import HELD, HELD_IN_KERNEL, render_held_table, render_table
+from tests.support.factories import guard
 
 LIST_RULESET = ["nft", "-s", "list", "ruleset", "inet"]
+OTHERS = "table inet admin {\n\tchain input {\n\t\ttcp dport 22 accept\n\t}\n}\n"
+SAVED = (
+    render_table(guard(40003))
+    + OTHERS
+    + render_held_table(guard(40003)).replace(f"{HELD} {{", f"{HELD_IN_KERNEL} {{ # progname qmesh-hold")
+)
+"""What `nft list ruleset` prints of both tables, with one of somebody else's between them."""
 _HELD = re.compile(rf"^table inet {HELD_IN_KERNEL} (\{{.*?^\}}\n)", re.DOTALL | re.MULTILINE)
 
 

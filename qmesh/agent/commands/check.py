@@ -30,6 +30,7 @@ from qmesh.agent.node.unit_failures import find_unit_failures
 from qmesh.agent.node.worker_status import WorkerHealth, probe_workers
 from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back_if_due
+from qmesh.agent.saved_rules import find_flushing_unit, find_saved_rules
 from qmesh.errors import (
     BadInput,
     EnrolmentRefused,
@@ -41,7 +42,8 @@ from qmesh.errors import (
 from qmesh.host import files
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
-from qmesh.host.firewall import held_table
+from qmesh.host.firewall import firewall_units, held_table
+from qmesh.host.firewall.firewall_units import FirewallUnit
 from qmesh.host.linux import Linux
 from qmesh.host.network import ports, routes, sysctls
 from qmesh.host.network.ssh_ports import find_ssh_ports
@@ -55,7 +57,6 @@ from qmesh.mesh.audit import (
     Change,
     ConfigFile,
     Finding,
-    FlushingUnit,
     KeyFile,
     KeyStoreFile,
     LinkContext,
@@ -69,6 +70,7 @@ from qmesh.mesh.audit import (
     list_audit_parts,
 )
 from qmesh.mesh.foreign.obstacles import Obstacle
+from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.inventory import worker_ports
 from qmesh.mesh.node_processes.readings import Stamp
 from qmesh.mesh.node_processes.silence import SilenceReason
@@ -80,7 +82,6 @@ from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.sysctls import Weakness, find_weaknesses
 from qmesh.mesh.systemd.instructions import describe_agent_log
-from qmesh.mesh.systemd.units import AFTER_FLUSH, render_qmesh_units
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -219,6 +220,7 @@ def _build_audit_context(
     files: _SeenFiles,
 ) -> AuditContext:
     machines = here.inventory.machines
+    firewalls = looks.run("units that flush", firewall_units.read_firewall_units, ())
     is_asked = not taken_down and not here.settings.removed
     silent = () if taken_down else looks.run("workers", lambda: _find_silent_workers(here), ())
     return AuditContext(
@@ -278,9 +280,11 @@ def _build_audit_context(
         detours=() if seen is None else looks.run("routes", lambda: find_detours(here, seen[1]), ()),
         overlaps=looks.run("routes", lambda: find_overlaps(here), ()),
         weaknesses=looks.run("sysctls", lambda: _find_weaknesses(here.settings.interface), ()),
-        flusher=looks.run("units that flush", lambda: _find_flushing_unit(state), None),
+        flusher=looks.run("units that flush", lambda: find_flushing_unit(state, firewalls), None),
         held=looks.run("units that flush", held_table.is_held, otherwise=False),
         clock=looks.run("clock", lambda: compare_clock(state, here), None) if is_asked else None,
+        saved_rules=looks.run("saved rules", lambda: _find_saved_rules(state, looks, firewalls), ()),
+        failed_firewalls=tuple(each.name for each in firewalls if each.state == "failed"),
         change=looks.run("unconfirmed changes", lambda: _find_unconfirmed_change(state), None),
     )
 
@@ -384,13 +388,13 @@ def _find_weaknesses(interface: str) -> tuple[Weakness, ...]:
     return tuple(find_weaknesses(settings, sysctls.read_forwarding()))
 
 
-def _find_flushing_unit(state: State) -> FlushingUnit | None:
-    if not systemd.has_flushing_service():
-        return None
-    units = render_qmesh_units(
-        systemd.build_unit_paths(state, config_directory="/", program=systemd.DEFAULT_PROGRAM)
-    )
-    return FlushingUnit(systemd.FLUSHER, systemd.has_installed_units({AFTER_FLUSH: units[AFTER_FLUSH]}))
+def _find_saved_rules(
+    state: State, looks: PartChecks, units: tuple[FirewallUnit, ...]
+) -> tuple[SavedRules, ...]:
+    found, unread = find_saved_rules(state, units)
+    for each in unread:
+        looks.add_failure("saved rules", each, "see that root can read it, and look for `table inet qmesh`")
+    return found
 
 
 def _find_unconfirmed_change(state: State) -> Change | None:

@@ -10,9 +10,11 @@ from qmesh.agent.converge import apply_steps, warn_of_refusal
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
 from qmesh.agent.preconditions import check_state, check_user
+from qmesh.agent.saved_rules import find_saved_rules
 from qmesh.errors import QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.firewall import firewall_units
 from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.network import ports
 from qmesh.host.network.ports import Listener
@@ -20,6 +22,7 @@ from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LastBackup, Settings
 from qmesh.host.system import installed_files, processes, single_agent
+from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.inventory import list_members, worker_ports
 from qmesh.mesh.nodeconfig import render_config
 from qmesh.mesh.plan import Step, plan_steps
@@ -35,6 +38,7 @@ class UninstallResult(msgspec.Struct, frozen=True, kw_only=True):
     deleted, kept: paths. kept: what somebody edited or put there, and the state directory.
     ports: the worker ports that were closed, and are open now.
     listeners: who listens on them, beyond loopback.
+    saved_rules: files with rules in which there is still a guard.
     """
 
     steps: tuple[Step, ...]
@@ -43,6 +47,7 @@ class UninstallResult(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[int, ...]
     listeners: tuple[Listener, ...]
     guarded_ports: tuple[int, ...] = ()
+    saved_rules: tuple[SavedRules, ...] = ()
 
 
 class StateLoss(msgspec.Struct, frozen=True):
@@ -118,7 +123,17 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
         ports=closed,
         listeners=ports.find_listeners((*closed, *others)),
         guarded_ports=others,
+        saved_rules=_find_saved_rules(state),
     )
+
+
+def _find_saved_rules(state: State) -> tuple[SavedRules, ...]:
+    """Also where systemd does not tell which files are loaded: then of the usual ones."""
+    try:
+        units = firewall_units.read_firewall_units()
+    except QmeshError:
+        units = ()
+    return find_saved_rules(state, units)[0]
 
 
 def _load_state(state: State) -> tuple[Settings | None, tuple[int, ...], bool]:

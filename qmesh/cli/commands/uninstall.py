@@ -23,6 +23,8 @@ from qmesh.cli.step_text import Steps, StepShown
 from qmesh.errors import BadInput
 from qmesh.host.network.ports import Listener
 from qmesh.host.state.directory import State
+from qmesh.mesh.foreign.saved_rules import SavedRules
+from qmesh.mesh.printable import escape_line
 from qmesh.mesh.values import format_port_ranges, quote_text
 
 log = logging.getLogger("qmesh")
@@ -44,6 +46,7 @@ class UninstallAnswer(msgspec.Struct, frozen=True):
     kept: tuple[str, ...]
     open_ports: tuple[int, ...]
     listeners: tuple[Listener, ...]
+    saved_rules: tuple[SavedRules, ...] = ()
 
 
 def command(
@@ -85,6 +88,9 @@ def command(
         _confirm_deletion(stake, as_json=as_json)
     done = uninstall(where, delete_state=delete_state)
     _warn_of_open_ports(done)
+    for each in done.saved_rules:
+        log.warning("%s still contains a guard, which closes ports when it is loaded", escape_line(each.path))
+        log.warning("  %s", escape_line(each.cure))
     if str(where.directory) in done.kept:
         log.info(
             "the state is kept: `qmesh apply` uses it again, `qmesh uninstall --delete-state` deletes it"
@@ -95,6 +101,7 @@ def command(
         done.kept,
         (*done.ports, *done.guarded_ports),
         done.listeners,
+        done.saved_rules,
     )
     print_outcome(facts, as_json=as_json, text=lambda _: "\n".join(_render_lines(done)))
 

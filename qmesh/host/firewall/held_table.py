@@ -90,7 +90,11 @@ class HeldTable:
         """
         with stage_table(script, STAGED):
             staged = tables_and_chains.read_table_message("inet", STAGED)
-            self._send_batch([*_render_removal(), *([] if staged is None else _render_copy(staged, script))])
+            messages = [] if staged is None else list(_render_copy(staged, script))
+            if tables_and_chains.has_table("inet", HELD_IN_KERNEL):  # or nobody's: of rules saved as JSON
+                messages.insert(0, (_DELETE_TABLE, 0, _NAMED))
+            if messages:
+                self._send_batch(messages)
 
     def _send_batch(self, messages: list[tuple[int, int, bytes]]) -> None:
         """Have all of it done, or nothing. Raises KernelRefused."""
@@ -139,7 +143,9 @@ def stage_table(script: str, name: str) -> Iterator[None]:
 
 def is_held() -> bool:
     """Whether a process holds the table. Raises MachineRefused where it could not look."""
-    return tables_and_chains.has_table("inet", HELD_IN_KERNEL)
+    message = tables_and_chains.read_table_message("inet", HELD_IN_KERNEL)
+    flags = b"" if message is None else _index_attributes(message).get(_TABLE_FLAGS, b"")
+    return bool(int.from_bytes(flags, "big") & _OWNER)
 
 
 def read_header() -> str | None:
@@ -203,12 +209,6 @@ def _render_text(kind: int, text: str) -> bytes:
 
 _NAMED: Final = _INET + _render_text(_TABLE, HELD_IN_KERNEL)
 _OWNED: Final = _NAMED + build_attribute(_TABLE_FLAGS, struct.pack("!I", _OWNER))
-
-
-def _render_removal() -> Iterator[tuple[int, int, bytes]]:
-    """Messages that take the table away, whether it is there or not."""
-    yield _NEW_TABLE, _CREATE, _OWNED
-    yield _DELETE_TABLE, 0, _NAMED
 
 
 def _render_copy(staged: bytes, script: str) -> Iterator[tuple[int, int, bytes]]:

@@ -33,7 +33,6 @@ from qmesh.mesh.systemd.units import (
     worker_unit_name,
 )
 
-FLUSHER = "nftables.service"
 UNIT_DIRECTORY = Path("/etc/systemd/system")
 _UNIT_DIRECTORIES = (UNIT_DIRECTORY, Path("/run/systemd/system"), Path("/usr/lib/systemd/system"))
 DEFAULT_PROGRAM = "/usr/local/bin/quilibrium-node"
@@ -215,24 +214,6 @@ def run_systemctl(*words: str) -> str:
             hint=f"run `systemctl status {unit}`, and fix what it reports",
         )
     return done.stdout
-
-
-def has_flushing_service() -> bool:
-    """Whether nftables.service runs, or will at boot, and flushes all rules when it starts or stops.
-
-    That is only known where it names its files as `nft -f FILE`.
-    """
-    if not is_systemd_running():
-        return False
-    shown = run_systemctl(
-        "show", FLUSHER, "--property=ActiveState,UnitFileState,ExecStart,ExecReload,ExecStop"
-    )
-    states = {"ActiveState=active", "UnitFileState=enabled", "UnitFileState=enabled-runtime"}
-    if states.isdisjoint(shown.splitlines()):
-        return False
-    read = (files.read(Path(path)) or b"" for path in re.findall(r" -f (/\S+)", shown))
-    texts = [shown, *(octets.decode("utf-8", "replace") for octets in read)]
-    return any(re.search(r"^[^#]*\bflush ruleset\b", text, re.MULTILINE) for text in texts)
 
 
 def read_unit_failures(cores: Sequence[int]) -> tuple[UnitFailure, ...]:

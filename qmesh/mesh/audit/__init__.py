@@ -28,6 +28,7 @@ from qmesh.mesh.audit.guard import (
     foreign_rule_findings,
     guard_findings,
     port_findings,
+    saved_rule_findings,
     sysctl_findings,
 )
 from qmesh.mesh.audit.links import link_findings
@@ -106,7 +107,8 @@ __all__ = [
 
 
 Part: TypeAlias = Literal[
-    "keys", "guard", "other firewalls", "units that flush", "ports", "sysctls", "listeners", "tunnel",
+    "keys", "guard", "other firewalls", "units that flush", "saved rules", "ports", "sysctls",
+    "listeners", "tunnel",
     "links", "routes", "agent", "membership service", "unconfirmed changes", "node's program", "config.yml",
     "announcements", "node keys", "units of the node", "workers",
     "node processes", "membership", "clock", "members",
@@ -122,6 +124,7 @@ def list_audit_parts(
     guard: tuple[tuple[Part, Look], ...] = (
         ("guard", lambda: guard_findings(desired, observed)),
         ("units that flush", lambda: flush_findings(around)),
+        ("saved rules", lambda: saved_rule_findings(around)),
     )
     if around.removed:  # of all that a member has, only the guard should still be there
         return (
@@ -135,7 +138,7 @@ def list_audit_parts(
         ("keys", lambda: key_findings(around)),
         guard[0],
         ("other firewalls", lambda: foreign_rule_findings(around.obstacles)),
-        guard[1],
+        *guard[1:],
         ("ports", lambda: port_findings(desired, observed, around)),
         ("sysctls", lambda: sysctl_findings(desired, observed, around)),
         ("listeners", lambda: listener_findings(desired, observed, around)),

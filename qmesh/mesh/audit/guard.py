@@ -73,6 +73,24 @@ def flush_findings(around: AuditContext) -> Iterator[Finding]:
         yield error_finding("foreign-flush", around.flusher.unit, wanted, seen)
 
 
+def saved_rule_findings(around: AuditContext) -> Iterator[Finding]:
+    """Tables of qmesh in files with rules, and firewalls whose load failed, as it does of some of these."""
+    wanted = "no table of qmesh in a file with saved rules"
+    for each in around.saved_rules:
+        tables = ", ".join(f"table inet {name}" for name in each.tables)
+        if each.is_json:
+            seen = f"{tables}, saved as JSON: while the guard is held, the whole file cannot be loaded"
+            yield error_finding("foreign-saved", each.path, wanted, seen, each.cure)
+        else:
+            seen = f"{tables}: each load closes the ports of that day, also when qmesh is removed"
+            yield warning_finding("foreign-saved", each.path, wanted, seen, each.cure)
+    for unit in around.failed_firewalls:
+        seen = "it failed: this machine may be without that firewall's rules"
+        yield error_finding(
+            "foreign-failed", unit, "it has loaded its rules", seen, f"systemctl restart {unit}"
+        )
+
+
 def _describe_difference(wanted: Guard, loaded: Guard | None) -> str:
     if loaded is None:
         return "a table that another program or a user changed"

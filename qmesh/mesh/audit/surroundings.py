@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.foreign.obstacles import Obstacle
+from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.silence import SilenceReason
@@ -265,6 +266,8 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     weaknesses: what its kernel is set to.
     flusher: None where no unit that runs flushes all rules, as far as can be told.
     held: whether the guard's second table is there, which no flush removes.
+    saved_rules: files with rules of other firewalls in which there are tables of qmesh.
+    failed_firewalls: units that load other firewalls, and have failed.
     host: how it runs the node's processes.
     is_control_first: whether its unit lets the control process start before the workers; None without one.
     silent: workers that do not answer, as far as this machine can tell.
@@ -303,6 +306,8 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     weaknesses: tuple[Weakness, ...] = ()
     flusher: FlushingUnit | None = None
     held: bool = True
+    saved_rules: tuple[SavedRules, ...] = ()
+    failed_firewalls: tuple[str, ...] = ()
     change: Change | None = None
     settings: tuple[Setting, ...] = ()
     host: NodeHost = NodeHost(has_units=False)

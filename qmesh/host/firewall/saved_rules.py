@@ -1,0 +1,86 @@
+"""Files from which rules are loaded, looked through for tables of qmesh. Source: nft(8), include."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from qmesh.mesh.foreign.saved_rules import SavedRules, find_saved_rules, list_includes
+
+USUAL: Final = (
+    "/etc/nftables.conf",
+    "/etc/nftables.nft",
+    "/etc/nftables.rules",
+    "/etc/nftables/*",
+    "/etc/nftables.d/*",
+    "/etc/sysconfig/nftables.conf",
+    "/etc/iptables/rules.v[46]",
+    "/var/lib/nftables/*",
+)
+"""Where distributions, and their administrators, have them."""
+_INCLUDED_FROM: Final = "/etc"
+_MOST_FILES: Final = 256
+_MOST_OCTETS: Final = 64 << 20
+"""Of all files together."""
+
+
+def read_saved_rules(named: Iterable[str], own: Path) -> tuple[tuple[SavedRules, ...], tuple[str, ...]]:
+    """The files in which tables of qmesh are, each once, and why others could not be looked through.
+
+    named: paths that some unit loads, besides the usual ones.
+    own: the state directory; an include of its `guard.nft` is always that of today.
+    """
+    waiting = deque((*named, *USUAL))
+    found: list[SavedRules] = []
+    unread: list[str] = []
+    seen: set[str] = set()
+    left = _MOST_OCTETS
+    while waiting:
+        for path in _list_files(waiting.popleft()):
+            if path in seen or own in Path(path).parents:
+                continue
+            if len(seen) == _MOST_FILES:
+                return tuple(found), (*unread, f"there are more files with rules than {_MOST_FILES}")
+            seen.add(path)
+            try:
+                octets = _read_file(path, left)
+            except OSError as error:
+                unread.append(f"{path} cannot be read: {error.strerror or error}")
+                continue
+            left -= len(octets)
+            saved = find_saved_rules(path, octets)
+            found += [] if saved is None else [saved]
+            waiting.extend(list_includes(octets))
+    return tuple(found), tuple(unread)
+
+
+def _list_files(written: str) -> Iterator[str]:
+    """The files that a path leads to, without the links on the way, as nft would find them."""
+    if not written.startswith(("/", "./", "../")):
+        written = f"{_INCLUDED_FROM}/{written}"
+    below = re.sub(r"\*+", "*", written).strip(
+        "/"
+    )  # a unit's directory is the root; there is no `**` in glob(3)
+    for path in sorted(Path("/").glob(below)) if below else ():
+        with contextlib.suppress(OSError, RuntimeError):  # links that lead to themselves
+            real = path.resolve()
+            if real.exists() and not real.is_dir():
+                yield str(real)
+
+
+def _read_file(path: str, limit: int) -> bytes:
+    """A regular file's octets; of what is none, such as a FIFO, there are none. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", closefd=True) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        octets = file.read(limit + 1)
+    if len(octets) > limit:
+        raise OSError(f"the files with rules have more than {_MOST_OCTETS >> 20} MiB")
+    return octets
