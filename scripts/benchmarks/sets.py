@@ -16,6 +16,7 @@ from typing import Self
 
 from benchmarks import sample
 from benchmarks.measuring import Figure
+from benchmarks.packets import STATEFUL
 
 from qmesh.host.firewall import nftables
 from qmesh.mesh.guard import render_held_script, render_load_script, render_release_script
@@ -46,12 +47,14 @@ def figures(ports: int, runs: int) -> list[Figure]:
         asked["a guarded port, dropped"] = FIRST_GUARDED
     size = f"{ports:,} guarded ports"
     with listening(), Sender() as sender:
-        return [
-            Figure(
-                f"a datagram to {what}", size, *sender.compare(port, guard_with(ports), runs), "us", "", None
-            )
-            for what, port in asked.items()
-        ]
+        found = []
+        for what, port in asked.items():
+            ours, none, stateful = sender.compare(port, guard_with(ports), runs)
+            work = f"a datagram to {what}"
+            found += [Figure(f"{work}, beside no table", size, ours, none, "us", "", None)]
+            if port == OTHER:
+                found += [Figure(f"{work}, beside one stateful rule", size, ours, stateful, "us", "", None)]
+        return found
 
 
 def guard_with(ports: int) -> Guard:
@@ -92,12 +95,13 @@ class Sender:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def compare(self, port: int, guard: Guard, runs: int) -> tuple[float, float]:
-        """Microseconds a datagram with both tables and without any: medians, taken in turn."""
+    def compare(self, port: int, guard: Guard, runs: int) -> tuple[float, ...]:
+        """Microseconds a datagram with both tables, with none, and with one rule: medians, taken in turn."""
         without = f"flush ruleset\n{render_release_script()}"
-        scripts = (f"{without}{render_load_script(guard)}{render_held_script(guard)}", without)
+        both = f"{render_load_script(guard)}{render_held_script(guard)}"
+        scripts = [f"{without}{rules}" for rules in (both, "", STATEFUL)]
         taken = [[self._measure(port, script) for script in scripts] for _ in range(runs)]
-        return statistics.median(each[0] for each in taken), statistics.median(each[1] for each in taken)
+        return tuple(map(statistics.median, zip(*taken, strict=True)))
 
     def _measure(self, port: int, script: str) -> float:
         nftables.run(script)

@@ -150,6 +150,22 @@ def test_the_held_table_saved_as_json_and_loaded_at_boot_makes_way(state):
     assert found() == guard(40003)
 
 
+def test_a_table_that_saved_rules_leave_beside_the_held_one_is_removed(state):
+    files.write(state.guard_file, render_load_script(guard(40003)).encode())
+    holder_client.hold_guard(state, guard(40003))
+    wait_until(lambda: nftables.read_table(TABLE) is not None)
+    assert linux(state).observe_guard().guard == guard(40003)
+
+    nftables.run(f"table inet {HELD} {{ flags owner; }}")  # ends with its owner: nothing to do
+    assert linux(state).observe_guard().guard == guard(40003)
+    nftables.run(f"delete table inet {HELD}")
+    nft(f'table inet {HELD} {{ comment "mine"; }}')  # somebody took the flag out of the file
+    assert isinstance(linux(state).observe_guard().guard, AlteredGuard)
+    holder_client.hold_guard(state, guard(40003))
+    assert linux(state).observe_guard().guard == guard(40003)
+    assert nftables.read_table(HELD) is None
+
+
 def test_a_table_that_another_process_holds_is_told(state, tmp_path):
     other = State(tmp_path / "other")
     other.create_directory()

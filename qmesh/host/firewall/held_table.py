@@ -144,8 +144,7 @@ def stage_table(script: str, name: str) -> Iterator[None]:
 def is_held() -> bool:
     """Whether a process holds the table. Raises MachineRefused where it could not look."""
     message = tables_and_chains.read_table_message("inet", HELD_IN_KERNEL)
-    flags = b"" if message is None else _index_attributes(message).get(_TABLE_FLAGS, b"")
-    return bool(int.from_bytes(flags, "big") & _OWNER)
+    return message is not None and _is_owned(message)
 
 
 def read_header() -> str | None:
@@ -170,10 +169,15 @@ def read_held_table(directory: Path) -> str | None:
         plain = nftables.read_table(HELD)
         return None if plain is None else _HEADER_ONLY.sub("}", plain)
     script = guard_keeper.read_script(directory / SCRIPT)
-    is_stray = tables_and_chains.has_table("inet", HELD)
-    if is_stray or script is None or _parse_userdata(message).get(_DIGEST) != _digest(script):
+    stray = tables_and_chains.read_table_message("inet", HELD)
+    is_left = stray is not None and not _is_owned(stray)  # one with an owner ends with it
+    if is_left or script is None or _parse_userdata(message).get(_DIGEST) != _digest(script):
         return _render_header(message)
     return script.removeprefix(render_release_script())
+
+
+def _is_owned(message: bytes) -> bool:
+    return bool(int.from_bytes(_index_attributes(message).get(_TABLE_FLAGS, b""), "big") & _OWNER)
 
 
 def _render_header(message: bytes) -> str:

@@ -40,7 +40,10 @@ def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]
         )
     elif lack == "held table":
         yield error_finding(
-            "guard-held", "table inet qmesh-held", "the second table, held by a process", "no such table"
+            "guard-held",
+            "table inet qmesh-held",
+            "the second table, held by a process",
+            "no such table, or another one",
         )
     elif moved := _describe_moved_chains(wanted, seen):
         yield error_finding(
