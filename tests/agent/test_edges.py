@@ -16,11 +16,11 @@ from qmesh.agent.commands.join.online import join
 from qmesh.agent.commands.join.steps import JoinOptions
 from qmesh.agent.leftovers import make_state_directory
 from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused
-from qmesh.host.firewall import nftables
+from qmesh.host.firewall import held_table, nftables
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.wireguard import kernel
-from qmesh.mesh.guard import HELD, TABLE
+from qmesh.mesh.guard import TABLE
 from tests.support.control_node import make_control_node
 from tests.support.skips import CANNOT
 from tests.support.waiting import wait_until
@@ -165,7 +165,7 @@ def test_a_machine_whose_sysctls_cannot_be_written_is_kept_all_the_same(tmp_path
     assert has_tunnel_and_guard()
     assert run(state, "uninstall", "--delete-state", "--json").stdout
     assert not state.exists()
-    assert nftables.read_table(HELD) is None
+    assert not held_table.is_held()
 
 
 def test_what_was_done_is_said_where_standard_output_is_full(tmp_path):
