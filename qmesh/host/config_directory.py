@@ -25,9 +25,10 @@ from typing import BinaryIO, Final, NamedTuple, TypeVar
 import msgspec
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, QmeshError, StateUnreadable
-from qmesh.host import files
+from qmesh.host import files, write_obstacle
 from qmesh.host.disk_timeout import run_in_time
 from qmesh.host.files import FileChange
+from qmesh.host.write_obstacle import WriteObstacle
 from qmesh.mesh.values import quote_text
 
 MAX_OCTETS: Final = 1024 * 1024
@@ -128,6 +129,14 @@ def read_mode(directory: ConfigDirectory, name: str) -> int | None:
     return None
 
 
+def find_write_obstacle(directory: ConfigDirectory, name: str) -> WriteObstacle | None:
+    """What would keep `write` from replacing a file; None where nothing does. Raises as `read`."""
+    try:
+        return _run_in_thread(directory.path, lambda: _find_write_obstacle(directory, name))
+    except _PathMissingError:
+        return None
+
+
 def close_to_others(directory: ConfigDirectory, name: str) -> None:
     """Take from a file what any other than its owner may do; of one that is not there nothing.
 
@@ -187,6 +196,8 @@ def write_all(directory: ConfigDirectory, changes: Sequence[FileChange]) -> tupl
 def _write_changes(directory: ConfigDirectory, changes: Sequence[FileChange]) -> tuple[Path, ...]:
     with _open_directory(directory) as place:
         due = [change for change in changes if _is_due(place, change)]
+        for change in due:
+            _refuse_obstacle_at(place, change.name)
         # By the descriptor: whatever is put in its place meanwhile, this is the directory that was looked at.
         target = Path(f"/proc/self/fd/{place.descriptor}")
         with _act_as_user(place.status.st_uid):
@@ -195,6 +206,16 @@ def _write_changes(directory: ConfigDirectory, changes: Sequence[FileChange]) ->
             if due:
                 files.replace_all(target, place.path, due)
         return tuple(place.path / change.name for change in due)
+
+
+def _refuse_obstacle_at(place: _OpenedEntry, name: str) -> None:
+    named = place.path / name
+    with contextlib.ExitStack() as opened:
+        try:
+            found = _open_component(Path(name), named, place, opened)
+        except _PathMissingError:
+            found = None
+        _refuse_obstacle(_look_for_obstacle(place, place, named, found), named)
 
 
 def _is_due(place: _OpenedEntry, change: FileChange) -> bool:
@@ -259,6 +280,40 @@ def _read_mode(directory: ConfigDirectory, name: str) -> int:
         return stat.S_IMODE(found.status.st_mode)
 
 
+def _find_write_obstacle(directory: ConfigDirectory, name: str) -> WriteObstacle | None:
+    with _open_directory(directory) as place, contextlib.ExitStack() as opened:
+        try:
+            at, found = opened.enter_context(_open_file(place, name))
+        except _PathMissingError:
+            return _look_for_obstacle(place, place, place.path / name, None)
+        return _look_for_obstacle(place, at, found.path, found)
+
+
+def _look_for_obstacle(
+    place: _OpenedEntry, at: _OpenedEntry, named: Path, found: _OpenedEntry | None
+) -> WriteObstacle | None:
+    """place: the directory with whose owner's rights it is written; at: the one that the file is in."""
+    is_mounted = found is not None and _read_mount_id(found.descriptor) != _read_mount_id(at.descriptor)
+    owner = place.status.st_uid
+    with _act_as_user(owner):
+        return write_obstacle.find_write_obstacle(
+            at.descriptor,
+            named,
+            None if found is None else found.descriptor,
+            is_mounted=is_mounted,
+            owner=owner,
+        )
+
+
+def _refuse_obstacle(obstacle: WriteObstacle | None, named: Path) -> None:
+    """Raise MachineRefused before anything is written, where it could not be finished."""
+    if obstacle is not None:
+        raise MachineRefused(
+            f"{named} cannot be replaced: {obstacle.path} {obstacle.reason}",
+            hint=f"{obstacle.hint}; nothing was changed",
+        )
+
+
 def _close_file(directory: ConfigDirectory, name: str) -> None:
     with _open_directory(directory) as place, _open_file(place, name) as (_, found):
         _close_to_others(place, found)
@@ -271,8 +326,10 @@ def _write(
         try:
             at, found = opened.enter_context(_open_file(place, name))
         except _PathMissingError:
-            at, real, before, mode, owner = place, place.path / name, None, files.PRIVATE_MODE, None
+            at, entry = place, None
+            real, before, mode, owner = place.path / name, None, files.PRIVATE_MODE, None
         else:
+            entry = found
             content = _read_content(place, found)
             real, before, mode = found.path, content.octets, content.mode & files.PRIVATE_MODE
             owner = found.status.st_uid, found.status.st_gid
@@ -283,6 +340,7 @@ def _write(
             raise BadInput(
                 f"{real} was changed by another program meanwhile", hint="run the same command again"
             )
+        _refuse_obstacle(_look_for_obstacle(place, at, real, entry), real)
         # By the descriptor: whatever is put in its place meanwhile, this is the directory that was looked at.
         target = Path(f"/proc/self/fd/{at.descriptor}") / real.name
         with _act_as_user(place.status.st_uid):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
 from qmesh.host.system import disk_reserve
+from qmesh.host.write_obstacle import explain_refused_write
 
 PRIVATE_MODE = 0o600
 MAX_OCTETS = 64 * 1024 * 1024
@@ -116,8 +117,7 @@ def write_with_owner(
     except OSError as error:
         raise MachineRefused(
             f"{named} could not be written: {_describe_error(error)}",
-            hint="look for a full disk (`df`), a read-only file system (`mount`), or missing rights;"
-            " nothing was changed",
+            hint=explain_refused_write(named, path, error),
         ) from None
 
 
@@ -179,8 +179,7 @@ def replace_all(directory: Path, named: Path, changes: Sequence[FileChange]) -> 
         raise MachineRefused(
             f"{' and '.join(change.name for change in changes)} in {named} could not be written:"
             f" {_describe_error(error)}",
-            hint="look for a full disk (`df`), a read-only file system (`mount`), or missing rights;"
-            " nothing was changed",
+            hint=explain_refused_write(named / changes[0].name, directory / changes[0].name, error),
         ) from None
 
 

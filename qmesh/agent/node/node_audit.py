@@ -15,7 +15,15 @@ from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.network import ports
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.audit import AuditContext, ConfigFile, Finding, KeyStoreFile, SecretFile, list_node_findings
+from qmesh.mesh.audit import (
+    AuditContext,
+    ConfigFile,
+    FileObstacle,
+    Finding,
+    KeyStoreFile,
+    SecretFile,
+    list_node_findings,
+)
 from qmesh.mesh.desired import Facts
 from qmesh.mesh.node_keys.key_store import KEY_STORE, find_key_store
 from qmesh.mesh.node_processes.readings import Stamp
@@ -33,8 +41,32 @@ def read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, C
         found = node_config.read_in_any_encoding(directory)
     except QmeshError as error:
         return None, ConfigFile(str(path), None, None, unreadable=error.message, cure=error.hint)
-    keys = None if found.text is None else _look_at_keys_file(directory, found.text)
-    return stamp, ConfigFile(str(path), found.text, found.mode, is_utf16=found.is_utf16, keys=keys)
+    return stamp, ConfigFile(
+        str(path),
+        found.text,
+        found.mode,
+        is_utf16=found.is_utf16,
+        keys=None if found.text is None else _look_at_keys_file(directory, found.text),
+        obstacle=_find_obstacle(directory, node_config.FILE_NAME),
+    )
+
+
+def _find_obstacle(directory: ConfigDirectory, name: str) -> FileObstacle | None:
+    """What keeps a file from being replaced; what cannot be looked at is a finding of its own."""
+    try:
+        found = config_directory.find_write_obstacle(directory, name)
+    except QmeshError:
+        return None
+    if found is None:
+        return None
+    is_fixed = found.kind == "immutable" and found.path.name == name
+    return FileObstacle(
+        path=str(found.path),
+        reason=found.reason,
+        cure=found.hint,
+        is_mount=found.kind == "mount",
+        forbids_change=is_fixed or found.kind == "read-only",
+    )
 
 
 def _look_at_keys_file(directory: ConfigDirectory, config: str) -> SecretFile | None:
@@ -56,7 +88,8 @@ def read_key_store_file(directory: ConfigDirectory | None, config: ConfigFile | 
     except BadInput:  # which is a finding of config.yml
         return None
     try:
-        found = config_directory.read(locate_file(directory, path), path.name)
+        there = locate_file(directory, path)
+        found = config_directory.read(there, path.name)
         beside = config_directory.read_stamp(directory, KEY_STORE)
     except QmeshError as error:
         return KeyStoreFile(
@@ -70,6 +103,7 @@ def read_key_store_file(directory: ConfigDirectory | None, config: ConfigFile | 
         path=str(path),
         octets=None if found is None else found.octets,
         is_beside_config=beside is not None,
+        obstacle=_find_obstacle(there, path.name),
     )
 
 

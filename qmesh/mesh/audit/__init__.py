@@ -10,6 +10,7 @@ mtu           which packets of the tunnel its path carries
 links         machines of which nothing is heard, keys that two machines use
 programs      which version of the node runs
 config        the node's config.yml
+obstacles     files of the node's that cannot be replaced
 node_keys     the node's identity, here and on the other machines
 processes     the node's processes: outdated, cut off, silent, or of another machine's core
 announcements what the node's network is told of the workers
@@ -46,6 +47,7 @@ from qmesh.mesh.audit.maintenance import (
 )
 from qmesh.mesh.audit.mtu import narrow_path_findings
 from qmesh.mesh.audit.node_keys import node_key_findings
+from qmesh.mesh.audit.obstacles import with_obstacles
 from qmesh.mesh.audit.processes import (
     foreign_worker_findings,
     own_process_findings,
@@ -60,6 +62,7 @@ from qmesh.mesh.audit.surroundings import (
     Change,
     ClockOffset,
     ConfigFile,
+    FileObstacle,
     FlushingUnit,
     KeyFile,
     KeyStoreFile,
@@ -83,6 +86,7 @@ __all__ = [
     "Change",
     "ClockOffset",
     "ConfigFile",
+    "FileObstacle",
     "Finding",
     "FlushingUnit",
     "KeyFile",
@@ -156,10 +160,10 @@ def list_audit_parts(
         ("unconfirmed changes", lambda: change_findings(around)),
         ("clock", lambda: clock_findings(around)),
         ("node's program", lambda: program_findings(around)),
-        ("config.yml", lambda: config_findings(desired, around)),
+        ("config.yml", lambda: with_obstacles(config_findings(desired, around), around)),
         ("announcements", lambda: announcement_findings(observed, around)),
         ("units of the node", lambda: unit_findings(around)),
-        ("node keys", lambda: node_key_findings(around)),
+        ("node keys", lambda: with_obstacles(node_key_findings(around), around)),
         ("workers", lambda: silent_worker_findings(around)),
         ("node processes", lambda: process_findings(around)),
     )
@@ -182,6 +186,6 @@ def list_node_findings(desired: NodeState, around: AuditContext) -> tuple[Findin
     """The findings about the node's files and programs alone, for which nothing else has to be looked at."""
     return (
         *program_findings(around),
-        *config_findings(desired, around),
-        *node_key_findings(around),
+        *with_obstacles(config_findings(desired, around), around),
+        *with_obstacles(node_key_findings(around), around),
     )

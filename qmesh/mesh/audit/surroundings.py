@@ -54,12 +54,28 @@ class SecretFile(msgspec.Struct, frozen=True):
     mode: int | None
 
 
+class FileObstacle(msgspec.Struct, frozen=True, kw_only=True):
+    """What keeps a file from being replaced. path: of the file, or of its directory.
+
+    reason: in words, after the path; cure: what to do, with the command.
+    is_mount: whether the file is a mount point, which can be written into.
+    forbids_change: whether neither its mode nor its content can be changed.
+    """
+
+    path: str
+    reason: str
+    cure: str
+    is_mount: bool = False
+    forbids_change: bool = False
+
+
 class ConfigFile(SecretStruct, frozen=True):
     """The node's config.yml. text, mode: None when there is no such file; the text is never shown.
 
     unreadable, cure: why its text could not be read, though it is there, and what to do.
     is_utf16: whether it is that, and not UTF-8.
     keys: keys.yml, to which it leads; None where that is not known.
+    obstacle: what keeps it from being replaced; None where nothing does.
     """
 
     path: str
@@ -69,6 +85,7 @@ class ConfigFile(SecretStruct, frozen=True):
     cure: str = ""
     is_utf16: bool = False
     keys: SecretFile | None = None
+    obstacle: FileObstacle | None = None
 
 
 class KeyStoreFile(SecretStruct, frozen=True, kw_only=True):
@@ -76,6 +93,7 @@ class KeyStoreFile(SecretStruct, frozen=True, kw_only=True):
 
     is_beside_config: whether a keys.yml is in the directory of config.yml.
     unreadable, cure: why it could not be read, though it is there, and what to do.
+    obstacle: what keeps it from being replaced; None where nothing does.
     """
 
     path: str
@@ -83,6 +101,7 @@ class KeyStoreFile(SecretStruct, frozen=True, kw_only=True):
     is_beside_config: bool
     unreadable: str | None = None
     cure: str = ""
+    obstacle: FileObstacle | None = None
 
 
 class OtherKeys(msgspec.Struct, frozen=True, kw_only=True):
