@@ -1,6 +1,7 @@
 """`check` finds what is wrong, names the cure, and the cure cures it; a sound machine has no finding."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -176,6 +177,32 @@ def test_finds_it_names_the_cure_and_the_cure_cures_it(member, case):
     assert all(finding[field] for field in ("wanted", "seen", "cure"))
     for each in report["findings"]:
         cure(member, each, case.mend)
+    assert checked(member)["findings"] == []
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "place"),
+    [
+        ("mount --bind {0} {0}", f"{CONFIG}/config.yml"),
+        ("mount --bind {0} {0}; mount -o remount,bind,ro {0}", CONFIG),
+    ],
+)
+def test_the_cure_of_a_file_that_cannot_be_replaced_is_what_is_typed(member, obstacle, place):
+    file = f"{CONFIG}/config.yml"
+    member.run(["sed", "-i", "s,10.77.0.2/tcp/40004,192.168.0.201/tcp/40004,", file])
+    member.run(["sh", "-ec", obstacle.format(place)])
+    try:
+        (finding,) = checked(member, code=1)["findings"]
+        assert (finding["code"], finding["subject"]) == ("config-stale", file)
+        assert "cannot be replaced" in qmesh(member, "render-config", "--write", code=3).stderr
+        commands = re.findall("`([^`]+)`", finding["cure"])
+        assert len(commands) == 2
+        for command in commands:
+            member.run(["sh", "-ec", command])
+        assert checked(member)["findings"] == []
+        assert not member.run(["ls", "/run"]).stdout.count("config.yml")
+    finally:
+        member.run(["umount", place])
     assert checked(member)["findings"] == []
 
 
