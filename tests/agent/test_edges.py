@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from qmesh import __file__ as qmesh_file
 from qmesh.agent.commands.invite import InviteOptions, invite
 from qmesh.agent.commands.join.online import join
 from qmesh.agent.commands.join.steps import JoinOptions
@@ -23,10 +25,11 @@ from qmesh.host.wireguard import kernel
 from qmesh.mesh.guard import TABLE
 from tests.support.control_node import make_control_node
 from tests.support.skips import CANNOT
-from tests.support.waiting import wait_until
+from tests.support.waiting import comes_true, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
+PAGE = Path(qmesh_file).parents[1] / "docs/recovery.md"
 RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 INIT = ("--name", "fra-1", "--endpoint", "192.0.2.1", "--workers", "2", "--node", "2.0")
 
@@ -190,3 +193,37 @@ def test_what_was_done_is_said_where_standard_output_is_full(tmp_path):
     assert not State(state).last_backup.exists()
     done = run(state, "status", code=3, stdout=full)
     assert done.stderr.startswith("error: standard output cannot be written")
+
+
+def read_cleanup() -> str:
+    """What the page says to type where no systemd runs: all blocks of its section but the first."""
+    section = PAGE.read_text(encoding="utf-8").partition("\n### Clean up by hand\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert "systemctl" in blocks[0]
+    assert len(blocks) == 5
+    return "".join(blocks[1:])
+
+
+def list_leftovers() -> str:
+    """What is left over of a mesh that was there."""
+    looks = (
+        ["nft", "list", "tables"],
+        ["ip", "-o", "link", "show", "type", "tun"],
+        ["pgrep", "-r", "D,R,S,T", "-fa", "--", "--state /var/lib/qmesh|wireguard-go"],
+        ["find", "/var/lib/qmesh", "/run/qmesh", "/run/wireguard", "-mindepth", "1"],
+        ["cat", str(RESERVED)],
+    )
+    return "".join(
+        subprocess.run(words, capture_output=True, text=True, check=False).stdout for words in looks
+    )
+
+
+def test_what_the_page_says_to_type_leaves_nothing_of_a_program_that_is_gone():
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/var/lib"], check=True)
+    run(Path("/var/lib/qmesh"), "init", *INIT)
+    there = list_leftovers()
+    assert all(each in there for each in ("inet qmesh", "agent --state", "hold --state", "40000-40001"))
+    typed = subprocess.run(["sh"], input=read_cleanup(), capture_output=True, text=True, check=False)
+    assert "not found" not in typed.stderr
+    comes_true(lambda: not list_leftovers().strip(), 1)
+    assert list_leftovers().strip() == ""
