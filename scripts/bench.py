@@ -63,6 +63,13 @@ ROWS: Final = {
         ({"members": 500, "runs": 11}, {"members": 5000, "runs": 11}),
         ({"members": 1, "runs": 1}, {"members": 2, "runs": 1}),
     ),
+    "audit": Row(
+        (
+            {"members": 500, "intervals": 200_000, "runs": 5},
+            {"members": 5000, "intervals": 200_000, "runs": 5},
+        ),
+        ({"members": 1, "intervals": 10, "runs": 1},),
+    ),
     "packets": Row(({"ports": 16, "runs": 51}, {"ports": 5000, "runs": 51}), ({"ports": 1, "runs": 1},)),
     "sets": Row(tuple({"ports": ports, "runs": 51} for ports in (0, 16, 1000)), ({"ports": 1, "runs": 1},)),
     "storm": Row(({"flushes": 500, "deletions": 51},), ({"flushes": 10, "deletions": 1},)),
