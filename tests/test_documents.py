@@ -16,6 +16,7 @@ from qmesh.cli.app import COMMANDS, app, load_command
 from qmesh.mesh.audit import Finding
 from qmesh.mesh.systemd import units
 from tests.support.checkout import CHECKOUT
+from tests.support.finding_codes import findings_in_the_code, nodes_of_the_audit
 from tests.support.words import GLOSSARY, NOT_USED, is_used, words_that_are_not_used
 
 DOCS = CHECKOUT / "docs"
@@ -24,7 +25,6 @@ DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 PAGES = [DOCS / f"{name}.md" for name in ("quick-start", "operating", "recovery", "reference", "3am")]
 """What an operator reads."""
 CHECKS, FAULTS, GUARD = (DOCS / f"{name}.md" for name in ("checks", "faults", "guard"))
-AUDIT = sorted((CHECKOUT / "qmesh/mesh/audit").glob("*.py"))
 
 OTHER_PROGRAMS = {
     *("ansible", "apt-get", "cat", "git", "journalctl", "mkdir", "mv", "pipx", "rm", "scp", "ssh"),
@@ -89,26 +89,6 @@ def test_every_document_is_linked_to():
     assert [name_of(each) for each in DOCS.glob("*.md") if each not in linked] == []
 
 
-def nodes_of_the_audit() -> Iterator[ast.AST]:
-    for file in AUDIT:
-        yield from ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-
-
-def codes_of(nodes: Iterator[ast.AST]) -> Iterator[str]:
-    """The code of each finding that is made: the first argument, or either branch of one."""
-    makers = {"Finding", "error_finding", "warning_finding", "file_mode_finding", "say"}
-    for call in nodes:
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or not call.args:
-            continue
-        if call.func.id in makers:
-            constants = (node for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant))
-            yield from (node.value for node in constants if isinstance(node.value, str))
-
-
-def findings_in_the_code() -> set[str]:
-    return set(codes_of(nodes_of_the_audit()))
-
-
 def findings_in_the_document() -> list[str]:
     return _FINDING.findall(CHECKS.read_text(encoding="utf-8"))
 
@@ -128,6 +108,61 @@ def test_codes_are_found_in_the_code():
 
 def test_every_finding_is_in_the_document_once():
     assert sorted(findings_in_the_document()) == sorted(findings_in_the_code())
+
+
+CONTRACT = frozenset(
+    [
+        "key-missing",
+        "key-mode",
+        "key-mismatch",
+        "membership-stale",
+        "membership-invalid",
+        "tunnel-missing",
+        "tunnel-down",
+        "tunnel-address",
+        "tunnel-port",
+        "tunnel-mtu",
+        "peer-missing",
+        "peer-unexpected",
+        "peer-allowed-ips",
+        "peer-endpoint",
+        "peer-psk",
+        "peer-silent",
+        "guard-missing",
+        "guard-drift",
+        "guard-not-first",
+        "guard-boot",
+        "foreign-drop",
+        "foreign-flush",
+        "worker-exposed",
+        "worker-wide",
+        "worker-silent",
+        "port-not-reserved",
+        "sysctl",
+        "route-collision",
+        "config-missing",
+        "config-stale",
+        "config-lint",
+        "config-mode",
+        "clock",
+        "service-silent",
+        "check-failed",
+        "node-keys",
+        "node-program",
+        "worker-outdated",
+        "worker-cut-off",
+        "worker-not-ours",
+        "control-silent",
+        "control-outdated",
+        "announce-missing",
+        "port-wide",
+    ]
+)
+"""Codes that scripts rely on: they stay."""
+
+
+def test_every_code_that_scripts_rely_on_is_made():
+    assert findings_in_the_code() >= CONTRACT
 
 
 def test_the_link_of_every_finding_leads_to_its_row():

@@ -47,6 +47,18 @@ def test_who_says_nothing_is_waited_for_once_and_together():
     assert time.monotonic() - began >= 0.5
 
 
+def test_of_thousands_those_are_left_out_whose_turn_does_not_come_in_time(monkeypatch):
+    monkeypatch.setattr(tcp_probe, "AT_ONCE", 7)
+    rule = "add table inet t; add chain inet t c { type filter hook input priority 0; tcp dport 1-999 drop; }"
+    subprocess.run(["nft", rule], check=True)
+    places = [("127.0.0.1", port) for port in range(1, 101)]
+    with within(5):
+        found = tcp_probe.probe_places(places, wait_s=0.5, most_s=0.1)
+    assert found.keys() == set(places)
+    assert {each.error for each in found.values()} == {errno.ETIMEDOUT}
+    assert [each.seconds for each in found.values()].count(0.0) == 93
+
+
 def test_why_a_place_does_not_answer_is_known():
     rules = """table inet t { chain c { type filter hook input priority 0;
         tcp dport 1 drop

@@ -19,8 +19,10 @@ from qmesh.mesh.audit import (
     Finding,
     FlushingUnit,
     KeyFile,
+    LinkContext,
     NarrowPath,
     NodeReport,
+    OtherKeys,
     PortContext,
     SecretFile,
     SilentWorkers,
@@ -34,6 +36,7 @@ from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.guard import render_table
 from qmesh.mesh.inventory import Inventory, list_workers
+from qmesh.mesh.links.activity import LinkReport, SharedKey, SilentLink
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.observed import NodeProcess
@@ -41,8 +44,8 @@ from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
-from qmesh.mesh.reachability.announcements import list_missing_announcements
-from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
+from qmesh.mesh.reachability.announcements import MissingAnnouncement, list_missing_announcements
+from qmesh.mesh.reachability.unsupported_options import UnsupportedOption, list_unsupported_options
 from qmesh.mesh.routes.detours import Detour
 from qmesh.mesh.routes.overlaps import NetworkOverlap
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState, TunnelRoute, list_address_routes
@@ -51,6 +54,7 @@ from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.systemd.unit_failures import UnitFailure
 from qmesh.mesh.systemd.units import WORKERS as UNITS
 from qmesh.mesh.values import PROFILES, Endpoint, Secret
+from tests.support.finding_codes import findings_in_the_code
 
 replace = msgspec.structs.replace
 
@@ -1142,3 +1146,113 @@ def test_on_a_worker_machine_it_may_be_the_program_that_is_wrong():
         "if all machines run it: `qmesh set --node 2.1-rust` on the control node; else install the program of"
         " node 2.1 here, and restart its processes"
     )
+
+
+def around_agent(trouble: AgentTrouble | None = None, **fields: Any) -> AuditContext:
+    agent = AgentStatus(
+        **{"silent": None, "troubles": (trouble,) if trouble else (), "restart": "x", **fields}
+    )
+    return replace(AROUND, agent=agent)
+
+
+def around_node(**fields: Any) -> AuditContext:
+    return replace(AROUND, node=NodeReport(name="machine-b", control_node="control", **fields))
+
+
+def around_workers(state: Any) -> AuditContext:
+    return around_node(workers=(WorkerProcess(3, state, NodeProcess(7, "node", 5.0)),))
+
+
+def around_links(**fields: Any) -> AuditContext:
+    report = LinkReport(watched=1, **fields)
+    return replace(AROUND, is_control=True, links=LinkContext(report=report))
+
+
+TROUBLE = AgentTrouble("monitor", "it hung", "see the log")
+EACH_CODE: dict[str, NodeState | AuditContext | Finding] = {
+    "agent-failing": around_agent(TROUBLE),
+    "agent-missing": replace(AROUND, agent=None),
+    "agent-restarted": around_agent(restarts=(TROUBLE,)),
+    "agent-silent": around_agent(silent="no answer"),
+    "announce-missing": replace(
+        AROUND, profile="2.1", missing_announcements=(MissingAnnouncement("machine-b", (3,), "none"),)
+    ),
+    "change-unconfirmed": replace(AROUND, change="unconfirmed"),
+    "change-undone": replace(AROUND, change="undone"),
+    "check-failed": failed_check_finding("tunnel", "no", "look"),
+    "clock": replace(AROUND, clock=ClockOffset(99.0, "x")),
+    "config-lint": with_config("engine: ["),
+    "config-missing": with_config(None),
+    "config-mode": with_config(config(), 0o644),
+    "config-stale": with_config(config(())),
+    "control-outdated": around_node(control=ControlProcess("outdated", ())),
+    "control-silent": around_node(control=ControlProcess("silent", ("8336/udp",))),
+    "foreign-drop": replace(
+        AROUND, obstacles=(Obstacle(place="a", seen="b", wanted="c", cure="d", is_certain=True),)
+    ),
+    "foreign-flush": replace(AROUND, flusher=FlushingUnit("nftables.service", answered=False), held=False),
+    "guard-boot": replace(WANTED, guard=AlteredGuard("x", loaded=GUARD, lack="boot file")),
+    "guard-drift": replace(WANTED, guard=AlteredGuard("x")),
+    "guard-held": replace(WANTED, guard=AlteredGuard("x", loaded=GUARD, lack="held table")),
+    "guard-missing": replace(WANTED, guard=None),
+    "guard-not-first": replace(WANTED, guard=AlteredGuard(render_table(GUARD).replace("mangle", "7"))),
+    "key-mismatch": replace(AROUND, key_files=(replace(KEY_FILE, public_key=None),)),
+    "key-missing": replace(AROUND, key_files=(replace(KEY_FILE, mode=None),)),
+    "key-mode": replace(AROUND, key_files=(replace(KEY_FILE, mode=0o644),)),
+    "key-shared": around_links(shared=(SharedKey(CONTROL_KEY, (Endpoint("192.0.2.1", 1),) * 2, 5),)),
+    "membership-conflict": replace(
+        AROUND, conflict=MembershipConflict(own=5, revision=9, machine="machine-b", at=0)
+    ),
+    "membership-invalid": invalid_membership_finding("/s/membership.json", "is missing", "join"),
+    "membership-stale": replace(AROUND, removed=True),
+    "node-keys": replace(AROUND, other_keys=(OtherKeys(machine="b", keys=(), since="", may_fetch=True),)),
+    "node-program": with_program(RUST_25, "2.1"),
+    "node-unsupported": replace(AROUND, unsupported=(UnsupportedOption("--x", "no", "do it"),)),
+    "peer-allowed-ips": with_peer(allowed_ips=()),
+    "peer-endpoint": with_peer(endpoint=None),
+    "peer-keepalive": with_peer(keepalive_s=0),
+    "peer-missing": with_tunnel(peers=()),
+    "peer-psk": with_peer(preshared_key=None),
+    "peer-silent": around_links(silent=(SilentLink(CONTROL_KEY, 200.0, True),)),
+    "peer-unexpected": with_tunnel(peers=(PEER, STRANGER)),
+    "port-exposed": replace(WIDE, ports=PORTS),
+    "port-not-guarded": replace(WIDE, ports=replace(PORTS, asked=(2222,))),
+    "port-not-reserved": replace(WANTED, reserved_ports=()),
+    "port-wide": replace(WIDE, ports=PORTS),
+    "route-collision": replace(AROUND, detours=(DETOUR,)),
+    "service-silent": replace(AROUND, unanswered="no answer"),
+    "sysctl": replace(AROUND, weaknesses=(ALWAYS,)),
+    "tunnel-address": with_tunnel(addresses=()),
+    "tunnel-down": with_tunnel(up=False),
+    "tunnel-missing": replace(WANTED, tunnel=None),
+    "tunnel-mtu": with_tunnel(mtu=1500),
+    "tunnel-port": with_tunnel(listen_port=1),
+    "tunnel-route": with_tunnel(master="blue"),
+    "units-stale": replace(AROUND, is_control=True, is_control_first=True),
+    "worker-cut-off": around_workers("cut-off"),
+    "worker-exposed": replace(WANTED, guard=replace(GUARD, ports=(40003,))),
+    "worker-not-ours": around_workers("not-the-node"),
+    "worker-outdated": around_workers("outdated"),
+    "worker-silent": replace(AROUND, silent=(SilentWorkers("machine-b", "10.77.0.2", (4,), are_all=False),)),
+    "worker-wide": replace(AROUND, listeners=(("::", 40003),)),
+}
+"""What each code is found of, one thing wrong at a time."""
+
+
+@pytest.mark.parametrize("code", EACH_CODE)
+def test_each_code_is_found_where_that_is_wrong(code):
+    wrong, wanted = EACH_CODE[code], WANTED
+    if code == "port-exposed":
+        wanted = replace(WANTED, guard=replace(GUARD, own_ports=(5432,)))
+    match wrong:
+        case Finding():
+            findings: tuple[Finding, ...] = (wrong,)
+        case NodeState():
+            findings = list_findings(wanted, wrong, AROUND)
+        case _:
+            findings = list_findings(wanted, WANTED, wrong)
+    assert code in {finding.code for finding in findings}
+
+
+def test_no_code_is_left_out():
+    assert EACH_CODE.keys() == findings_in_the_code()

@@ -92,6 +92,8 @@ REPORT: Final = "report it with what `QMESH_TRACEBACK=1 qmesh check` shows"
 SEE_RULES: Final = (
     "qmesh cannot read it; look at it with `nft list ruleset`, and remove it if you do not need it"
 )
+MOST_AWAITED: Final = 8
+"""Machines that were never heard, and not awaited for long yet, whose workers are dialled all the same."""
 LATE_S = 30.0
 """Seconds since an agent's last whole look that cannot be explained by what it waits for."""
 
@@ -222,7 +224,7 @@ def _build_audit_context(
     machines = here.inventory.machines
     firewalls = looks.run("units that flush", firewall_units.read_firewall_units, ())
     is_asked = not taken_down and not here.settings.removed
-    silent = () if taken_down else looks.run("workers", lambda: _find_silent_workers(here), ())
+    silent = () if taken_down else looks.run("workers", lambda: _find_silent_workers(here, health), ())
     return AuditContext(
         public_key=here.machine.public_key,
         names={machine.public_key: machine.name for machine in machines},
@@ -365,12 +367,22 @@ def _find_control_failure(here: Local) -> str | None:
     return None
 
 
-def _find_silent_workers(here: Local) -> tuple[SilentWorkers, ...]:
+def _find_silent_workers(here: Local, health: agent_health.Health | None) -> tuple[SilentWorkers, ...]:
     return tuple(
         silent
-        for name, health in probe_workers(here).items()
-        for silent in _group_silent_cores(name, here.inventory.machine(name).address, health)
+        for name, workers in probe_workers(here, unheard=_list_unheard_machines(here, health)).items()
+        for silent in _group_silent_cores(name, here.inventory.machine(name).address, workers)
     )
+
+
+def _list_unheard_machines(here: Local, health: agent_health.Health | None) -> frozenset[str]:
+    """Those of which nothing comes, as the agent says; but for a few that may be about to be heard."""
+    if health is None:
+        return frozenset()
+    links = health.links
+    waiting = links.waiting if len(links.waiting) > MOST_AWAITED else ()
+    keys = {*(link.public_key for link in links.silent), *links.quiet, *waiting}
+    return frozenset(each.name for each in here.inventory.machines if each.public_key in keys)
 
 
 def _group_silent_cores(name: str, address: str, health: WorkerHealth) -> Iterator[SilentWorkers]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -26,6 +27,10 @@ from qmesh.mesh.systemd.units import worker_unit_name
 
 ANSWER_S = 2.0
 """Seconds in which a worker has to answer; a lost packet is sent again after one."""
+
+
+MOST_S = 10.0
+"""Seconds for all of them: of thousands of machines many may be away."""
 
 
 class SilentCore(msgspec.Struct, frozen=True):
@@ -76,12 +81,15 @@ class WorkerHealth(msgspec.Struct, frozen=True):
     connected: int | None = None
 
 
-def probe_workers(here: Local, look: NodeLook | None = None) -> dict[str, WorkerHealth]:
+def probe_workers(
+    here: Local, look: NodeLook | None = None, *, unheard: Collection[str] = ()
+) -> dict[str, WorkerHealth]:
     """By machine, what this one can tell: the control node of all, another of itself.
 
     look: at the node's processes here; without one, a worker that answers counts as alive.
+    unheard: machines of which nothing comes through the tunnel: they are not dialled, and do not answer.
     """
-    found = _probe_workers(here)
+    found = _probe_workers(here, unheard)
     if look is None:
         return found
     return {name: _with_processes(here, look, name, each) for name, each in found.items()}
@@ -117,16 +125,18 @@ def _build_troubled_core(worker: WorkerProcess, directory: str | None) -> Troubl
     return TroubledCore(worker.core, worker.state, number, program, restart)
 
 
-def _probe_workers(here: Local) -> dict[str, WorkerHealth]:
+def _probe_workers(here: Local, unheard: Collection[str]) -> dict[str, WorkerHealth]:
     workers: dict[str, list[Worker]] = {name: [] for name in here.inventory.cores}
     for worker in list_workers(here.inventory):
         workers[worker.machine].append(worker)
     name, listening = here.settings.name, frozenset(ports.list_listeners())
     own = {place: _find_listener(place, listening) for place in map(_get_place, workers.get(name, ()))}
     if here.settings.control:
-        places = (_get_place(worker) for each in workers.values() for worker in each)
-        probed = tcp_probe.probe_places(places, wait_s=ANSWER_S)
-        answers = {place: _explain_result(each, own.get(place)) for place, each in probed.items()}
+        places = {_get_place(worker): worker.machine for each in workers.values() for worker in each}
+        dialled = (place for place, machine in places.items() if machine not in unheard)
+        probed = tcp_probe.probe_places(dialled, wait_s=ANSWER_S, most_s=MOST_S)
+        answers = dict.fromkeys(places, _WorkerAnswer(None, explain_error(errno.ETIMEDOUT)))
+        answers |= {place: _explain_result(each, own.get(place)) for place, each in probed.items()}
         return {
             name: _build_worker_health(each, answers, find_node_host(here.settings, name), dialled=True)
             for name, each in workers.items()

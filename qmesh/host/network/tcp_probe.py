@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import selectors
 import socket
 import time
@@ -38,12 +39,20 @@ class ProbeResult(NamedTuple):
     error: int
 
 
-def probe_places(places: Iterable[tuple[str, int]], *, wait_s: float) -> dict[tuple[str, int], ProbeResult]:
-    """What became of a connection to each address and TCP port. wait_s: seconds to wait for each."""
+def probe_places(
+    places: Iterable[tuple[str, int]], *, wait_s: float, most_s: float = math.inf
+) -> dict[tuple[str, int], ProbeResult]:
+    """What became of a connection to each address and TCP port.
+
+    wait_s: seconds to wait for each. most_s: for all; those whose turn had not come by then have ETIMEDOUT.
+    """
+    until = time.monotonic() + most_s
     waiting = iter(dict.fromkeys(places))
     found: dict[tuple[str, int], ProbeResult] = {}
     with heartbeat.allow_wait(wait_s * _LONGER), selectors.DefaultSelector() as selector:
         while True:
+            if time.monotonic() > until:
+                found |= dict.fromkeys(waiting, ProbeResult(0.0, errno.ETIMEDOUT))
             for place in _take_places(waiting, AT_ONCE - len(selector.get_map())):
                 began, end, error = _start_connect(place)
                 if end is not None:
