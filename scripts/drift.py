@@ -46,6 +46,8 @@ def try_machines(random: Random, count: int) -> list[str]:
             ]
         left -= len(machines)
         wrong += alarms
+        if alarms:
+            print("\n".join(alarms), file=sys.stderr, flush=True)
         print(f"| {plan} | {len(machines)} | {len(alarms)} |", flush=True)
     return wrong
 

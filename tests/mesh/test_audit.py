@@ -983,6 +983,12 @@ def test_a_black_hole_is_named_with_what_passes(passes, seen, cure):
     assert finding.cure.startswith(cure)
 
 
+def test_what_is_lost_with_a_wrong_mtu_is_no_word_on_the_path():
+    hole = BlackHole("control", "192.0.2.1", 9000, 1440)
+    (finding,) = list_findings(WANTED, with_tunnel(mtu=9000), replace(AROUND, black_hole=hole))
+    assert (finding.code, finding.cure) == ("tunnel-mtu", "qmesh apply")
+
+
 @pytest.mark.parametrize(
     ("direction", "wanted", "seen"),
     [("to", "arrive at control", "path to control"), ("from", "arrive from control", "path from control")],

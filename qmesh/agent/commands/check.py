@@ -27,7 +27,7 @@ from qmesh.agent.node.node_keys import list_other_keys
 from qmesh.agent.node.node_processes import build_readings, look_at_node, read_record
 from qmesh.agent.node.node_program import find_node_programs
 from qmesh.agent.node.unit_failures import find_unit_failures
-from qmesh.agent.node.worker_status import WorkerHealth, probe_workers
+from qmesh.agent.node.worker_status import WorkerAnswer, probe_answers
 from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.agent.saved_rules import find_flushing_unit, find_saved_rules
@@ -71,7 +71,7 @@ from qmesh.mesh.audit import (
 )
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.foreign.saved_rules import SavedRules
-from qmesh.mesh.inventory import worker_ports
+from qmesh.mesh.inventory import Worker, worker_ports
 from qmesh.mesh.node_processes.readings import Stamp
 from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
@@ -370,8 +370,8 @@ def _find_control_failure(here: Local) -> str | None:
 def _find_silent_workers(here: Local, health: agent_health.Health | None) -> tuple[SilentWorkers, ...]:
     return tuple(
         silent
-        for name, workers in probe_workers(here, unheard=_list_unheard_machines(here, health)).items()
-        for silent in _group_silent_cores(name, here.inventory.machine(name).address, workers)
+        for name, found in probe_answers(here, unheard=_list_unheard_machines(here, health)).items()
+        for silent in _group_silent_cores(name, here.inventory.machine(name).address, found)
     )
 
 
@@ -385,13 +385,19 @@ def _list_unheard_machines(here: Local, health: agent_health.Health | None) -> f
     return frozenset(each.name for each in here.inventory.machines if each.public_key in keys)
 
 
-def _group_silent_cores(name: str, address: str, health: WorkerHealth) -> Iterator[SilentWorkers]:
+def _group_silent_cores(
+    name: str, address: str, found: Iterable[tuple[Worker, WorkerAnswer]]
+) -> Iterator[SilentWorkers]:
     """Those of a machine, by the reason."""
     groups: dict[tuple[SilenceReason, tuple[str, ...]], list[int]] = {}
-    for each in health.silent:
-        groups.setdefault((each.why, each.elsewhere), []).append(each.core)
+    is_alive = False
+    for worker, answer in found:
+        if answer.seconds is None:
+            groups.setdefault((answer.why, answer.elsewhere), []).append(worker.core)
+        else:
+            is_alive = True
     for (why, elsewhere), cores in groups.items():
-        are_all = health.alive == 0 and len(groups) == 1
+        are_all = not is_alive and len(groups) == 1
         yield SilentWorkers(name, address, tuple(cores), are_all, why, elsewhere)
 
 

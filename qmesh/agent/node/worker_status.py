@@ -81,15 +81,12 @@ class WorkerHealth(msgspec.Struct, frozen=True):
     connected: int | None = None
 
 
-def probe_workers(
-    here: Local, look: NodeLook | None = None, *, unheard: Collection[str] = ()
-) -> dict[str, WorkerHealth]:
+def probe_workers(here: Local, look: NodeLook | None = None) -> dict[str, WorkerHealth]:
     """By machine, what this one can tell: the control node of all, another of itself.
 
     look: at the node's processes here; without one, a worker that answers counts as alive.
-    unheard: machines of which nothing comes through the tunnel: they are not dialled, and do not answer.
     """
-    found = _probe_workers(here, unheard)
+    found = _probe_workers(here)
     if look is None:
         return found
     return {name: _with_processes(here, look, name, each) for name, each in found.items()}
@@ -125,7 +122,23 @@ def _build_troubled_core(worker: WorkerProcess, directory: str | None) -> Troubl
     return TroubledCore(worker.core, worker.state, number, program, restart)
 
 
-def _probe_workers(here: Local, unheard: Collection[str]) -> dict[str, WorkerHealth]:
+def _probe_workers(here: Local) -> dict[str, WorkerHealth]:
+    is_control = here.settings.control
+    return {
+        name: _build_worker_health(
+            found, find_node_host(here.settings, *((name,) if is_control else ())), dialled=is_control
+        )
+        for name, found in probe_answers(here).items()
+    }
+
+
+def probe_answers(
+    here: Local, *, unheard: Collection[str] = ()
+) -> dict[str, tuple[tuple[Worker, WorkerAnswer], ...]]:
+    """Of each machine's workers the answers, where this one can tell them.
+
+    unheard: machines of which nothing comes through the tunnel: they are not dialled, and do not answer.
+    """
     workers: dict[str, list[Worker]] = {name: [] for name in here.inventory.cores}
     for worker in list_workers(here.inventory):
         workers[worker.machine].append(worker)
@@ -135,18 +148,18 @@ def _probe_workers(here: Local, unheard: Collection[str]) -> dict[str, WorkerHea
         places = {_get_place(worker): worker.machine for each in workers.values() for worker in each}
         dialled = (place for place, machine in places.items() if machine not in unheard)
         probed = tcp_probe.probe_places(dialled, wait_s=ANSWER_S, most_s=MOST_S)
-        answers = dict.fromkeys(places, _WorkerAnswer(None, explain_error(errno.ETIMEDOUT)))
+        answers = dict.fromkeys(places, WorkerAnswer(None, explain_error(errno.ETIMEDOUT)))
         answers |= {place: _explain_result(each, own.get(place)) for place, each in probed.items()}
-        return {
-            name: _build_worker_health(each, answers, find_node_host(here.settings, name), dialled=True)
-            for name, each in workers.items()
-        }
-    if name not in workers:
-        return {}
-    return {name: _build_worker_health(workers[name], own, find_node_host(here.settings), dialled=False)}
+    else:
+        answers = own
+        workers = {name: workers[name]} if name in workers else {}
+    return {
+        machine: tuple((worker, answers[_get_place(worker)]) for worker in each)
+        for machine, each in workers.items()
+    }
 
 
-class _WorkerAnswer(NamedTuple):
+class WorkerAnswer(NamedTuple):
     """A worker's. seconds: None where there is none; then `why` and `elsewhere` as of `SilentCore`."""
 
     seconds: float | None
@@ -158,38 +171,35 @@ def _get_place(worker: Worker) -> Place:
     return worker.address, worker.port
 
 
-def _find_listener(place: Place, listening: frozenset[Place]) -> _WorkerAnswer:
+def _find_listener(place: Place, listening: frozenset[Place]) -> WorkerAnswer:
     """Of this machine's own worker: whether it listens where it should, or on every address."""
     if not listening.isdisjoint(list_accepting_places(place)):
-        return _WorkerAnswer(0.0)
+        return WorkerAnswer(0.0)
     others = find_other_places(place, sorted(listening))
-    return _WorkerAnswer(None, "elsewhere" if others else "absent", others)
+    return WorkerAnswer(None, "elsewhere" if others else "absent", others)
 
 
-def _explain_result(probed: tcp_probe.ProbeResult, own: _WorkerAnswer | None) -> _WorkerAnswer:
+def _explain_result(probed: tcp_probe.ProbeResult, own: WorkerAnswer | None) -> WorkerAnswer:
     """What a connection's result says. own: what is known besides, of a worker of this machine."""
     if not probed.error:
-        return _WorkerAnswer(probed.seconds)
+        return WorkerAnswer(probed.seconds)
     if own is not None and own.seconds is None:
         return own
-    return _WorkerAnswer(None, explain_error(probed.error))
+    return WorkerAnswer(None, explain_error(probed.error))
 
 
 def _build_worker_health(
-    workers: list[Worker], answers: Mapping[Place, _WorkerAnswer], host: NodeHost, *, dialled: bool
+    found: tuple[tuple[Worker, WorkerAnswer], ...], host: NodeHost, *, dialled: bool
 ) -> WorkerHealth:
-    found = {worker: answers[_get_place(worker)] for worker in workers}
-    taken = [each.seconds for each in found.values() if each.seconds is not None]
+    taken = [each.seconds for _, each in found if each.seconds is not None]
     latency = round(statistics.median(taken), 4) if taken and dialled else None
-    silent = tuple(
-        _build_silent_core(worker, host, each) for worker, each in found.items() if each.seconds is None
-    )
+    silent = tuple(_build_silent_core(worker, host, each) for worker, each in found if each.seconds is None)
     cores = tuple(each.core for each in silent)
     restart = describe_workers_action("restart", cores, host, are_all=not taken) if cores else ""
     return WorkerHealth(len(taken), silent, latency, restart)
 
 
-def _build_silent_core(worker: Worker, host: NodeHost, answer: _WorkerAnswer) -> SilentCore:
+def _build_silent_core(worker: Worker, host: NodeHost, answer: WorkerAnswer) -> SilentCore:
     unit = worker_unit_name(worker.core)
     restart = f"on {worker.machine}: {describe_workers_action('restart', (worker.core,), host)}"
     return SilentCore(worker.core, worker.address, worker.port, unit, restart, answer.why, answer.elsewhere)

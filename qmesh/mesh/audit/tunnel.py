@@ -36,9 +36,9 @@ def tunnel_findings(wanted: Tunnel | None, seen: Tunnel | None, around: AuditCon
         yield error_finding("tunnel-port", interface, f"listen port {wanted.listen_port}", had)
     if seen.mtu != wanted.mtu:
         yield error_finding("tunnel-mtu", interface, f"MTU {wanted.mtu}", str(seen.mtu))
-    yield from _route_findings(wanted, seen)
-    if around.black_hole is not None:
+    elif around.black_hole is not None:  # what is lost of packets of another size says nothing of the path
         yield black_hole_finding(interface, around.black_hole)
+    yield from _route_findings(wanted, seen)
     yield from _peers_findings(wanted.peers, seen.peers, around.names)
 
 

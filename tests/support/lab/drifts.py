@@ -325,9 +325,7 @@ class DriftCluster:
         done = machine.run(["qmesh", "check", "--json"], check=False)
         machine.thaw(HOLDER)
         assert done.returncode in {0, 1}, f"{drift}\n{done.stderr}"
-        report = json.loads(done.stdout)
-        report["findings"] = [each for each in report["findings"] if each["code"] != "worker-silent"]
-        return report
+        return _without_silent_workers(json.loads(done.stdout))
 
     def cure(self, drift: Drift, report: Any) -> Any:
         """Do as the findings say, or what a person does; what `check` says then."""
@@ -335,8 +333,14 @@ class DriftCluster:
         for script in dict.fromkeys(
             [drift.mend] if drift.mend else [each["cure"] for each in report["findings"]]
         ):
-            machine.run(["sh", "-c", script])
-        return checked(machine)
+            machine.run(["sh", "-c", script], check=False)
+        done = machine.run(["qmesh", "check", "--json"], check=False)
+        return _without_silent_workers(json.loads(done.stdout))
+
+
+def _without_silent_workers(report: Any) -> Any:
+    """The same but for workers that nobody started."""
+    return {**report, "findings": [each for each in report["findings"] if each["code"] != "worker-silent"]}
 
 
 def is_found(drift: Drift, report: Any) -> bool:
