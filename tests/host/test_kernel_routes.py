@@ -163,3 +163,14 @@ def test_our_walk_through_rules_and_tables_is_the_kernels():
                 ip("route", "show", "table", "all"),
             )
     assert set(kinds) >= {"qmesh0", "eth0", "no route to host", "invalid argument", "permission denied"}
+
+
+def test_packets_of_ipv6_are_asked_for_as_those_of_ipv4():
+    veth("qmesh0", "10.77.0.2/20", "fd77::2/64")
+    packets = [
+        *(SentPacket("fd77::3", source, 0, port) for source in (None, "fd77::2") for port in (None, 40000)),
+        SentPacket("10.77.0.3", "10.77.0.2", 0, 40000),
+    ]
+    answers = ask_kernel(packets)
+    assert [(each.error, each.interface, each.table) for each in answers] == [(None, "qmesh0", 254)] * 5
+    assert ask_kernel([SentPacket("fd77::2", None, 0, None)])[0].is_local

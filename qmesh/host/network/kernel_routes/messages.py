@@ -128,8 +128,10 @@ def build_question(number: int, destination: str, source: str | None, uid: int, 
     # Thousands are asked for: `ipaddress` would take most of the time.
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET
     bits = _LENGTHS[family]
+    # Of IPv6 the kernel tells the table anyway, and refuses the flag where it checks strictly.
+    flags = _LOOKUP_TABLE if family == socket.AF_INET else 0
     payload = _ROUTE.pack(
-        family, bits, 0 if source is None else bits, 0, 0, 0, 0, 0, _LOOKUP_TABLE
+        family, bits, 0 if source is None else bits, 0, 0, 0, 0, 0, flags
     ) + build_attribute(_TO, socket.inet_pton(family, destination))
     if source is not None:
         payload += build_attribute(_FROM, socket.inet_pton(family, source))
