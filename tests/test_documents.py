@@ -382,6 +382,54 @@ def test_three_in_the_morning_has_a_line_for_every_finding():
     assert {row[0].strip("`") for row in rows} >= findings_in_the_code()
 
 
+def texts_in_the_code() -> set[str]:
+    """Every text in the program, with `{}` where a value comes."""
+    found = set()
+    for path in (CHECKOUT / "qmesh").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            text = [each.value if isinstance(each, ast.Constant) else "{}" for each in parts]
+            if isinstance(node, ast.JoinedStr | ast.Constant) and all(isinstance(each, str) for each in text):
+                found.add("".join(map(str, text)))
+    return found
+
+
+def pattern_of(message: str) -> re.Pattern[str]:
+    """A message of which a page has one case: numbers, names, an ellipsis and the last word may be values."""
+    value = r"(?:\{\}|[^ ]+)"
+    words = [
+        value if re.fullmatch(r"[0-9]+|[A-Z]{2,}|\.\.\.", word) else rf"{re.escape(word)}(?:\{{\}})*"
+        for word in message.split()
+        if word not in {"error:", "hint:"}
+    ]
+    return re.compile(" ".join([*words[:-1], rf"(?:{words[-1]}|\{{\}})"]))
+
+
+def test_a_message_is_found_with_its_values():
+    texts = ("silent: core{} {} of {}; on", "no guard is loaded: worker ports", "this is not a qmesh {}")
+    for message, place in (
+        ("silent: core 5 of NAME", 0),
+        ("no guard was loaded", None),
+        ("no guard is loaded", 1),
+        ("this is not a qmesh invitation", 2),
+    ):
+        found = [number for number, text in enumerate(texts) if pattern_of(message).search(text)]
+        assert found == ([] if place is None else [place])
+
+
+def test_what_three_in_the_morning_quotes_is_said_by_the_program():
+    texts = texts_in_the_code()
+    programs = {"qmesh", "apply", "nft", "systemctl"}
+    messages = {
+        quoted
+        for row in rows_of(DOCS / "3am.md")
+        for quoted in re.findall("`([^`]+)`", row[0])
+        if " " in quoted and quoted.split()[0] not in programs
+    }
+    assert len(messages) > 15
+    assert [each for each in messages if not any(map(pattern_of(each).search, texts))] == []
+
+
 def said_in(document: Path) -> str:
     """A document's own words, on one line: no output of programs, no code, no targets of links.
 

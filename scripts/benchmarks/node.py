@@ -224,8 +224,8 @@ FAULTS: Final = (
         _set("--node", "2.1"),
         _set("--node", "2.1-rust"),
         where=0,
-        code="node-version",
-        words="node-version: ",
+        code="node-program",
+        words="node-program: ",
     ),
     Fault(
         2,

@@ -61,7 +61,7 @@ def test_status_says_what_check_calls_an_error_of_the_nodes_files():
         config.write_text(wrong, encoding="utf-8")
         said = status(state).errors
         assert code in {each.code for each in said}
-        about = {"config-lint", "config-stale", "config-mode", "node-keys", "node-version"}
+        about = {"config-lint", "config-stale", "config-mode", "node-keys", "node-program"}
         assert said == tuple(
             each for each in check(state).findings if each.severity == "error" and each.code in about
         )
