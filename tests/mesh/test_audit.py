@@ -629,6 +629,32 @@ def test_a_machine_without_an_address_to_announce_is_an_error_with_the_command()
     assert control.cure == "qmesh set control --announce ADDRESS"
 
 
+def test_a_machine_that_meets_the_control_node_in_a_private_network_is_reached_where_that_is():
+    """Behind one router, which forwards ports."""
+    hub, other = RUST.machines[:2]
+    known = replace(RUST, machines=(replace(hub, announce="203.0.113.5"), other, *RUST.machines[2:]))
+    beside = Endpoint("192.168.0.9", 51820)
+    at_home = (
+        "qmesh set machine-b --announce 203.0.113.5; as machine-b and control meet in a private network, its"
+        " router has to forward machine-b's ports: `qmesh status --ports`"
+    )
+    (found,) = announcements(
+        known, replace(AROUND, own_addresses=("192.168.0.7",)), with_peer(endpoint=beside)
+    )
+    assert found.cure == f"on control: {at_home}"
+    (found,) = announcements(known, replace(AROUND, own_addresses=("192.168.0.7",)))
+    assert found.cure == "on control: qmesh set machine-b --announce ADDRESS"
+    there = replace(AROUND, is_control=True, public_key=CONTROL_KEY, own_addresses=("203.0.113.5",))
+    for host, cure in (
+        ("192.168.0.9", at_home),
+        ("198.51.100.7", "qmesh set machine-b --announce 198.51.100.7"),
+        ("router.lan", "qmesh set machine-b --announce ADDRESS"),
+    ):
+        seen = with_peer(public_key=OWN_KEY, endpoint=Endpoint(host, 51820))
+        (found,) = announcements(known, there, seen)
+        assert found.cure == cure
+
+
 def test_machines_that_are_announced_and_nodes_that_announce_none_are_no_finding():
     machines = tuple(replace(each, announce="203.0.113.7") for each in RUST.machines)
     assert announcements(replace(RUST, machines=machines), AROUND) == []

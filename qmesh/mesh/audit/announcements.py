@@ -8,10 +8,11 @@ from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit.findings import Finding, error_finding, warning_finding
 from qmesh.mesh.audit.surroundings import AuditContext
+from qmesh.mesh.endpoints import is_private
 from qmesh.mesh.reachability.announcements import MissingAnnouncement, find_announced_host
 from qmesh.mesh.reachability.public_host import explain_private_host
 from qmesh.mesh.state import NodeState
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.values import Endpoint, format_port_ranges
 
 
 def announcement_findings(observed: NodeState, around: AuditContext) -> Iterator[Finding]:
@@ -35,8 +36,13 @@ def _missing_finding(missing: MissingAnnouncement, observed: NodeState, around: 
         )
     cores = f"core{'s' * (len(missing.cores) > 1)} {format_port_ranges(missing.cores)}"
     what = f"no other node can call {cores}" if missing.cores else "no other node can ask for data"
-    guess = _find_seen_host(name, observed, around)
+    guess = _find_seen_host(missing, observed, around)
     cure = f"{where}qmesh set {name} --announce {guess or 'ADDRESS'}"
+    if guess is not None and guess == missing.neighbour:
+        cure += (
+            f"; as {name} and {around.control} meet in a private network, its router has to forward"
+            f" {name}'s ports: `qmesh status --ports`"
+        )
     return error_finding("announce-missing", name, wanted, f"{missing.reason}: {what}", cure)
 
 
@@ -52,14 +58,23 @@ def _find_host_in_config(missing: MissingAnnouncement, around: AuditContext) -> 
     return find_announced_host(held, missing.cores) if isinstance(held, tuple) else None
 
 
-def _find_seen_host(name: str, observed: NodeState, around: AuditContext) -> str | None:
-    """A public address at which the machine is, as far as can be seen here."""
+def _find_seen_host(missing: MissingAnnouncement, observed: NodeState, around: AuditContext) -> str | None:
+    """A public address at which the machine is, as far as can be seen here.
+
+    It is the control node's where the two meet at a private address: then they are behind one router.
+    """
     own = around.names.get(around.public_key)
-    peers = () if observed.tunnel is None else observed.tunnel.peers
-    found = [
-        peer.endpoint.host
-        for peer in peers
+    is_own = missing.machine == own
+    met = _list_peer_endpoints(around.control if is_own else missing.machine, observed, around)
+    hosts = around.own_addresses if is_own else [each.host for each in met]
+    public = next((host for host in hosts if explain_private_host(host) is None), None)
+    return public or (missing.neighbour if any(map(is_private, met)) else None)
+
+
+def _list_peer_endpoints(name: str, observed: NodeState, around: AuditContext) -> list[Endpoint]:
+    """Where WireGuard here sends to a machine."""
+    return [
+        peer.endpoint
+        for peer in (() if observed.tunnel is None else observed.tunnel.peers)
         if around.names.get(peer.public_key) == name and peer.endpoint is not None
     ]
-    hosts = around.own_addresses if name == own else found
-    return next((host for host in hosts if explain_private_host(host) is None), None)

@@ -179,11 +179,14 @@ class MissingAnnouncement(msgspec.Struct, frozen=True):
 
     cores: of its workers, which nobody can call; none where that is the control process alone.
     reason: why there is none, as a sentence without its end.
+    neighbour: where the network reaches the control node, at which a machine beside it is reached too; None
+        where that is not known, or it is the control node.
     """
 
     machine: str
     cores: tuple[int, ...]
     reason: str
+    neighbour: str | None = None
 
 
 def list_missing_announcements(inventory: Inventory) -> tuple[MissingAnnouncement, ...]:
@@ -193,9 +196,11 @@ def list_missing_announcements(inventory: Inventory) -> tuple[MissingAnnouncemen
 
 def _find_missing_announcements(inventory: Inventory) -> Iterator[MissingAnnouncement]:
     control = inventory.control
+    neighbour = find_public_host(inventory, control).host
     for name, found in find_public_hosts(inventory).items():
         if found.host is None and (name == control or not inventory.master_proxy):
-            yield MissingAnnouncement(name, tuple(inventory.core_numbers(name)), "no public address is known")
+            cores = tuple(inventory.core_numbers(name))
+            yield MissingAnnouncement(name, cores, "no public address is known", neighbour)
         elif name == control and find_stream_host(inventory) is None:
             reason = f"its control process listens for streams on IPv4 alone, not at {found.host}"
             yield MissingAnnouncement(name, (), reason)
