@@ -27,7 +27,8 @@ OWNER = 1001
 LISTEN = """
 import os, socket, sys
 os.setgid(int(sys.argv[1])), os.setuid(int(sys.argv[1]))
-words = [sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.read()"]
+named = "import sys; open('/proc/self/comm', 'w').write(sys.argv[1]); print('ready', flush=True); "
+words = [sys.executable, "-c", f"{named}sys.stdin.read()", sys.argv[3]]
 with socket.create_server(("127.0.0.1", int(sys.argv[2]))) as kept:
     os.set_inheritable(kept.fileno(), True)
     os.execv(words[0], words)
@@ -36,6 +37,8 @@ LOOK = """
 import json, sys, time
 from pathlib import Path
 from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
+from qmesh.host.network.ssh_ports import find_ssh_ports
+from qmesh.host.system.processes import can_see_descriptors
 from qmesh.host.node_program.program_file import open_program
 from qmesh.host.node_program.version_query import ask_version
 ports, programs = json.loads(sys.argv[1]), sys.argv[2:]
@@ -45,14 +48,16 @@ answers = []
 for path in programs:
     with open_program(Path(path)) as program:
         answers.append(ask_version(program, 1001))
-print(json.dumps({"owners": owners, "answers": answers}))
+found = {"owners": owners, "answers": answers, "ssh": sorted(find_ssh_ports(ports))}
+print(json.dumps({**found, "sees": can_see_descriptors()}))
 """
 
 
-def as_agent(*words: str) -> Any:
-    """What a Python program says that has the agent's capabilities alone."""
+def as_agent(*words: str, but: str = "") -> Any:
+    """What a Python program says that has the agent's capabilities alone. but: for one of them."""
     settings = re.findall("^CapabilityBoundingSet=(.*)$", render_agent_settings(), re.MULTILINE)
-    kept = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in " ".join(settings).split())
+    names = set(" ".join(settings).split()) - {but}
+    kept = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in sorted(names))
     rights = ["setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set=-all,{kept}"]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(
@@ -66,9 +71,9 @@ def as_agent(*words: str) -> Any:
 
 
 @contextlib.contextmanager
-def listening(user: int, port: int) -> Iterator[int]:
-    """A program of a user that listens there; its process's number."""
-    words = [sys.executable, "-c", LISTEN, str(user), str(port)]
+def listening(user: int, port: int, name: str) -> Iterator[int]:
+    """A program of a user, with that name, that listens there; its process's number."""
+    words = [sys.executable, "-c", LISTEN, str(user), str(port), name]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -76,12 +81,20 @@ def listening(user: int, port: int) -> Iterator[int]:
         process.kill()
 
 
-def test_n2_the_agent_sees_whose_sockets_are_whoever_runs_the_node():
-    users = {40000: OWNER, 40001: 0}  # root's has all capabilities, as where no unit of qmesh's starts it
+def test_g2_n2_the_agent_sees_whose_sockets_are_whoever_runs_the_program():
+    # Root's has all capabilities, as where no unit of qmesh's starts it.
+    programs = {40000: (OWNER, "node"), 40001: (0, "node"), 2222: (0, "sshd")}
     with contextlib.ExitStack() as stack:
-        processes = {port: stack.enter_context(listening(user, port)) for port, user in users.items()}
-        found = as_agent(LOOK, json.dumps(list(users)))
-        assert found["owners"] == {str(port): number for port, number in processes.items()}
+        processes = {
+            port: stack.enter_context(listening(user, port, name)) for port, (user, name) in programs.items()
+        }
+        found = as_agent(LOOK, json.dumps(list(programs)))
+        older = as_agent(LOOK, json.dumps(list(programs)), but="CAP_SYS_PTRACE")
+    assert found["owners"] == {str(port): number for port, number in processes.items()}
+    assert found["ssh"] == [2222], "the guard closes no port that SSH is served at"
+    assert found["sees"]
+    # So it would be by the unit of an earlier version, which the agent's log says.
+    assert (set(older["owners"].values()), older["ssh"], older["sees"]) == ({None}, [], False)
 
 
 def test_the_agent_ends_a_program_that_it_asked_for_its_version():

@@ -81,6 +81,12 @@ def run_agent(directory: Path) -> None:
                 f"this machine's agent runs already{leftover_processes.describe_process('agent')}",
                 hint="leave it running; `qmesh status` and `qmesh check` work beside it",
             )
+        if not processes.can_see_descriptors():
+            log.warning(
+                "the agent may not see whose sockets are: it knows neither the node's processes nor SSH's"
+                " ports (hint: run `qmesh units --write /etc/systemd/system`, `systemctl daemon-reload` and"
+                " `systemctl restart qmesh`; a container needs CAP_SYS_PTRACE)"
+            )
         Agent(state).run()
 
 

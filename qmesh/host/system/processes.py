@@ -20,6 +20,8 @@ from qmesh.errors import MachineRefused
 from qmesh.mesh import own_command
 
 _PRIVATE_MODE = 0o600
+_SYS_PTRACE = 19
+"""A capability's number. Source: linux/capability.h."""
 
 
 def build_own_command(command: str, directory: Path) -> list[str]:
@@ -128,6 +130,12 @@ def list_descriptors() -> Iterator[tuple[int, Path]]:
         with contextlib.suppress(OSError):  # it ended, or is another user's
             for descriptor in (process / "fd").iterdir():
                 yield int(process.name), descriptor
+
+
+def can_see_descriptors() -> bool:
+    """Whether the kernel shows this process what those of other users have open. Source: capabilities(7)."""
+    found = re.search(r"^CapEff:\s+([0-9a-f]+)$", Path("/proc/self/status").read_text("ascii"), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> _SYS_PTRACE & 1)
 
 
 def find_socket_owners(inodes: Collection[str]) -> dict[str, int]:
