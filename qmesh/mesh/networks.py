@@ -57,7 +57,7 @@ class OccupiedNetwork(msgspec.Struct, frozen=True):
     is_routed: bool = True
 
     @property
-    def parsed(self) -> IPNetwork:
+    def ip_network(self) -> IPNetwork:
         """The network."""
         return parse_ip_network(self.network)
 
@@ -122,7 +122,7 @@ def find_overlap(network: str, occupied: Iterable[OccupiedNetwork]) -> OccupiedN
     """The first of `occupied` that shares an address with `network`; a default route never does."""
     wanted = ipaddress.ip_network(network)
     for other in occupied:
-        there = other.parsed
+        there = other.ip_network
         if there.prefixlen > 0 and there.version == wanted.version and there.overlaps(wanted):
             return other
     return None

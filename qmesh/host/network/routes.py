@@ -54,7 +54,7 @@ def list_occupied_networks(except_interface: str) -> tuple[OccupiedNetwork, ...]
             for resolver in list_resolvers()
         ),
     ]
-    return tuple(_remove_subnets(each for each in found if _is_specific_network(each.parsed)))
+    return tuple(_remove_subnets(each for each in found if _is_specific_network(each.ip_network)))
 
 
 def _list_routed_networks(version: int, except_interface: str) -> Iterator[OccupiedNetwork]:
@@ -263,10 +263,14 @@ def _remove_subnets(networks: Iterable[OccupiedNetwork]) -> list[OccupiedNetwork
     found: list[OccupiedNetwork] = []
     for each in sorted(
         networks,
-        key=lambda each: (each.parsed.version, each.parsed.network_address, each.parsed.prefixlen),
+        key=lambda each: (
+            each.ip_network.version,
+            each.ip_network.network_address,
+            each.ip_network.prefixlen,
+        ),
     ):
         # Sorted so, what could hold a network comes before it with nothing in between that could.
-        last = found[-1].parsed if found else None
-        if last is None or last.version != each.parsed.version or not each.parsed.subnet_of(last):  # type: ignore[arg-type] # versions are one
+        last = found[-1].ip_network if found else None
+        if last is None or last.version != each.ip_network.version or not each.ip_network.subnet_of(last):  # type: ignore[arg-type] # versions are one
             found.append(each)
     return found
