@@ -25,16 +25,13 @@ from qmesh.mesh.routes.detours import (
 )
 from qmesh.mesh.routes.lookup import SentPacket
 from qmesh.mesh.routes.overlaps import NetworkOverlap, list_overlaps
-from qmesh.mesh.state import NodeState
 
 
-def find_detours(here: Local, observed: NodeState) -> tuple[Detour, ...]:
+def find_detours(here: Local) -> tuple[Detour, ...]:
     """Packets to members, on a worker machine to the control node, that do not go into the tunnel.
 
-    Nothing while the tunnel is not up. Raises MachineRefused.
+    While that is not up, all of them. Raises MachineRefused.
     """
-    if observed.tunnel is None or not observed.tunnel.up:
-        return ()
     tunnel = _locate_tunnel(here)
     asked = list(_list_packets(here))
     answers = ask_kernel([packet for _, packet in asked])

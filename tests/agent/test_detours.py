@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from qmesh.agent.daemon.detour_log import DetourLog
 from qmesh.agent.detours import find_detours, find_overlaps, refuse_collisions
 from qmesh.agent.local import Local
 from qmesh.errors import BadInput
 from qmesh.host.network import routes
 from qmesh.host.state.documents import Settings
 from qmesh.mesh.routes.detours import Detour, TunnelPlace
-from qmesh.mesh.state import NodeState
 from tests.support import factories
 from tests.support.network import ip, veth
 
@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.usefixtures("own_
 
 MACHINES = tuple(factories.machine("abcdefgh"[number], number + 1) for number in range(8))
 NODE_USER = 1500
-UP = NodeState(guard=None, tunnel=factories.tunnel())
 TABLE_52 = "rule add lookup 52 priority 5270"
 
 
@@ -151,25 +150,25 @@ def test_what_sends_packets_elsewhere_is_named_and_the_command_ends_it():
     veth("qmesh0", "10.77.0.1/20")
     veth("eth0", "192.168.7.5/24")
     control = here("a")
-    assert find_detours(control, UP) == ()
+    assert find_detours(control) == ()
     for name, (spoil, reason, undo) in SITUATIONS.items():
         route_batch(spoil)
-        found = find_detours(control, UP)
+        found = find_detours(control)
         assert any(reason in each.reason for each in found), (name, found)
         for detour in found:
             subprocess.run(["sh", "-c", detour.cure], check=True)
-        assert find_detours(control, UP) == (), name
+        assert find_detours(control) == (), name
         route_batch(undo)
-        assert find_detours(control, UP) == (), name
+        assert find_detours(control) == (), name
 
 
 def test_a_worker_machine_asks_for_the_control_node_only():
     veth("qmesh0", "10.77.0.3/20")
     veth("eth0", "192.168.7.5/24")
     route_batch("route add 10.77.0.5 dev eth0")
-    assert find_detours(here("c"), UP) == ()
+    assert find_detours(here("c")) == ()
     route_batch("route add 10.77.0.1 dev eth0")
-    (found,) = find_detours(here("c"), UP)
+    (found,) = find_detours(here("c"))
     assert found == Detour(
         ("a",),
         "10.77.0.1",
@@ -207,15 +206,15 @@ def test_so_it_is_with_a_tunnel_of_ipv6():
     veth("eth0", "2001:db8:7::5/64")
     control = here("a", is_ipv6=True)
     route_batch("route add fd00::/8 via 2001:db8:7::1, address add fd77:0:0:1::1/64 dev eth0 nodad", "-6")
-    assert find_detours(control, UP) == ()
+    assert find_detours(control) == ()
     assert find_overlaps(control) == ()
     for name, (spoil, reason, cure) in SITUATIONS_6.items():
         route_batch(spoil, "-6")
-        (found,) = find_detours(control, UP)
+        (found,) = find_detours(control)
         assert reason in found.reason, name
         assert found.cure == cure
         subprocess.run(["sh", "-c", cure], check=True)
-        assert find_detours(control, UP) == (), name
+        assert find_detours(control) == (), name
 
 
 CORRECT = {
@@ -259,7 +258,7 @@ def test_on_a_machine_that_is_correct_nothing_is_found():
     control = here("a")
     for name, setup in CORRECT.items():
         route_batch(setup)
-        assert find_detours(control, UP) == (), name
+        assert find_detours(control) == (), name
         assert find_overlaps(control) == (), name
         tunnel = TunnelPlace("qmesh0", "10.77.0.0/20", "10.77.0.1")
         refuse_collisions(tunnel, {"b": "10.77.0.2"}, hint="")
@@ -271,7 +270,7 @@ def test_what_else_is_in_the_network_is_told_and_refused_only_where_it_is_in_the
     control, tunnel = here("a"), TunnelPlace("qmesh0", "10.77.0.0/20", "10.77.0.1")
     (found,) = find_overlaps(control)
     assert not found.is_harmful
-    assert find_detours(control, UP) == ()
+    assert find_detours(control) == ()
     refuse_collisions(tunnel, {"b": "10.77.0.2"}, hint="or not")
 
     Path("/run/resolv.conf").write_text("nameserver 10.77.0.3\nnameserver 10.77.0.53\n")
@@ -283,13 +282,44 @@ def test_what_else_is_in_the_network_is_told_and_refused_only_where_it_is_in_the
 
     Path("/run/resolv.conf").unlink()
     ip("address", "add", "10.77.1.1/20", "dev", "eth0")
-    assert find_detours(control, UP) == ()  # the tunnel's is the first, while it is up
+    assert find_detours(control) == ()  # the tunnel's is the first, while it is up
     assert [each.is_harmful for each in find_overlaps(control)] == [True, False]
     with pytest.raises(BadInput, match=r"by the route `10\.77\.0\.0/20 dev eth0` of table main") as refused:
         refuse_collisions(tunnel, {"b": "10.77.0.2"}, hint="or not")
     assert refused.value.hint == "run `ip address delete 10.77.1.1/20 dev eth0`; or not"
 
 
-def test_a_tunnel_that_is_not_up_sends_nothing_astray():
-    assert find_detours(here("a"), NodeState(guard=None, tunnel=None)) == ()
-    assert find_detours(here("a"), NodeState(guard=None, tunnel=factories.tunnel(up=False))) == ()
+def test_the_agent_says_what_is_news_and_when_it_has_ended(caplog):
+    caplog.set_level("INFO", "qmesh")
+    veth("qmesh0", "10.77.0.1/20")
+    veth("eth0", "192.168.7.5/24")
+    asked: list[int] = []
+
+    def wait_none(machines: int) -> float:
+        asked.append(machines)
+        return 0.0
+
+    control, watch = here("a"), DetourLog(wait_none)
+    watch.ask_kernel(control)
+    assert (asked, caplog.messages) == ([8], [])
+
+    route_batch("route add 10.77.0.4/30 dev eth0")
+    for _ in range(2):
+        watch.ask_kernel(control)
+    (said,) = caplog.messages
+    assert said == (
+        "packets for d, e, f and 1 more (10.77.0.4) do not go into the tunnel: they leave by eth0,"
+        " by the route `10.77.0.4/30 dev eth0` of table main; to fix it: "
+        "ip route delete 10.77.0.4/30 dev eth0"
+    )
+    route_batch("route del 10.77.0.4/30")
+    watch.ask_kernel(control)
+    assert caplog.messages[1:] == ["packets for all members go into the tunnel again"]
+
+    down = msgspec.structs.replace(control, settings=msgspec.structs.replace(control.settings, up=False))
+    watch.ask_kernel(down)
+    assert len(asked) == 4
+    seldom = DetourLog(lambda machines: wait_none(machines) + 3600.0)
+    for _ in range(2):
+        seldom.ask_kernel(control)
+    assert len(asked) == 5

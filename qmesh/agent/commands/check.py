@@ -279,7 +279,7 @@ def _build_audit_context(
         links=LinkContext()
         if health is None or taken_down
         else looks.run("links", lambda: build_link_context(here, health, silent, seen), LinkContext()),
-        detours=() if seen is None else looks.run("routes", lambda: find_detours(here, seen[1]), ()),
+        detours=() if taken_down else looks.run("routes", lambda: find_detours(here), ()),
         overlaps=looks.run("routes", lambda: find_overlaps(here), ()),
         weaknesses=looks.run("sysctls", lambda: _find_weaknesses(here.settings.interface), ()),
         flusher=looks.run("units that flush", lambda: find_flushing_unit(state, firewalls), None),

@@ -24,12 +24,13 @@ from qmesh.agent import control_role
 from qmesh.agent.audit.reporter import FindingsReporter
 from qmesh.agent.control_endpoint import EndpointFailover
 from qmesh.agent.daemon import supervisor
+from qmesh.agent.daemon.detour_log import DetourLog
 from qmesh.agent.daemon.guard_watch import keep_guard
 from qmesh.agent.daemon.membership_api import LookRequests
 from qmesh.agent.daemon.membership_poll import MembershipPoller
 from qmesh.agent.daemon.membership_server import MembershipService
 from qmesh.agent.daemon.monitor import Monitor
-from qmesh.agent.daemon.observe import MachineWatch
+from qmesh.agent.daemon.observe import MachineWatch, audit_interval_s
 from qmesh.agent.daemon.supervisor import AgentPart, Troubles
 from qmesh.agent.local import Local
 from qmesh.agent.node.node_keys import KeyComparer, KeyReporter
@@ -156,6 +157,7 @@ class Agent:
             begin_anew=self._restart_agent,
         )
         self._reporter = KeyReporter()
+        self._detours = DetourLog(audit_interval_s)
         self._findings = FindingsReporter(state)
         self._asking = AgentPart(supervisor.ASKING, self._poll_membership, self._troubles)
         self._parts = {
@@ -261,6 +263,7 @@ class Agent:
             here, steps = self._watch.converge_machine()
         self._log_steps(steps)
         self._service.update_service(here, self._watch.event)
+        self._detours.ask_kernel(here)
         return here
 
     def _log_steps(self, steps: tuple[Step, ...]) -> None:
