@@ -45,8 +45,10 @@ CURES = [
         STALE,
         MOUNT,
         None,
-        f"{PATH} is a mount point, so write into it: `qmesh render-config -o /run/config.yml.new && cat"
-        f" /run/config.yml.new > '{PATH}' && rm /run/config.yml.new`; then `{RENDER}`",
+        (
+            f"{PATH} is a mount point, so write into it: `qmesh render-config -o /run/config.yml.new && cat"
+            f" /run/config.yml.new > '{PATH}' && rm /run/config.yml.new`; then `{RENDER}`"
+        ),
     ),
     (MODE, FIXED, None, f"{PATH} is immutable: run `chattr -i x`; then `chmod 600 '{PATH}'`"),
     (LINT, FIXED, None, f"{PATH} is immutable: run `chattr -i x`; then indent with spaces"),
