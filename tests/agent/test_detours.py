@@ -15,6 +15,7 @@ from qmesh.errors import BadInput
 from qmesh.host.network import routes
 from qmesh.host.state.documents import Settings
 from qmesh.mesh.routes.detours import Detour, TunnelPlace
+from qmesh.mesh.routes.tables import TableRoute
 from tests.support import factories
 from tests.support.network import ip, veth
 
@@ -174,6 +175,7 @@ def test_a_worker_machine_asks_for_the_control_node_only():
         "10.77.0.1",
         "they leave by eth0, by the route `10.77.0.1/32 dev eth0` of table main",
         "ip route delete 10.77.0.1/32 dev eth0",
+        TableRoute(network="10.77.0.1/32", interface="eth0"),
     )
 
 

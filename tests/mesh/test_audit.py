@@ -48,6 +48,7 @@ from qmesh.mesh.reachability.announcements import MissingAnnouncement, list_miss
 from qmesh.mesh.reachability.unsupported_options import UnsupportedOption, list_unsupported_options
 from qmesh.mesh.routes.detours import Detour
 from qmesh.mesh.routes.overlaps import NetworkOverlap
+from qmesh.mesh.routes.tables import TableRoute
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState, TunnelRoute, list_address_routes
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
@@ -981,6 +982,17 @@ def test_another_use_of_the_tunnels_network_is_named(is_harmful, severity):
     assert found["route-collision"].wanted == "10.77.0.0/20 for the mesh only"
     # What is in nobody's way does not explain that the control node is silent.
     assert ("service-silent" in found) is not is_harmful
+
+
+def test_a_route_is_named_once():
+    route = TableRoute(network="10.77.0.3/32", interface="eth0")
+    overlaps = tuple(
+        NetworkOverlap("10.77.0.0/20", text, "nothing", is_harmful=False, route=each)
+        for text, each in (("this one", route), ("another", replace(route, metric=7)), ("no route", None))
+    )
+    around = replace(AROUND, detours=(DETOUR, replace(DETOUR, route=route)), overlaps=overlaps)
+    seen = [finding.seen for finding in list_findings(WANTED, WANTED, around)]
+    assert seen == [DETOUR.reason, DETOUR.reason, "another", "no route"]
 
 
 @pytest.mark.parametrize("seen", [{"up": False}, {"routes": ()}, {"master": "blue"}, None])

@@ -350,7 +350,7 @@ def test_what_else_uses_the_network_is_harmful_or_told_only():
         (True, "10.77.0.0/20"),
     ]
     assert "the DNS server 10.77.0.53" in found[0].reason
-    assert "`10.77.4.0/24 dev eth0` overlaps with it; no member's packets go there" in found[1].reason
+    assert "`10.77.4.0/24 dev eth0` overlaps with it; nothing for a member goes there" in found[1].reason
     assert "after the next start" in found[2].reason
     assert found[2].cure == "ip address delete 10.77.4.1/20 dev eth1"
 

@@ -77,7 +77,10 @@ def collision_findings(wanted: Tunnel | None, seen: Tunnel | None, around: Audit
             detour.reason,
             detour.cure,
         )
+    named = {detour.route for detour in around.detours} - {None}
     for overlap in around.overlaps:
+        if overlap.route in named:
+            continue
         yield Finding(
             "route-collision",
             "error" if overlap.is_harmful else "info",

@@ -62,12 +62,14 @@ class Detour(msgspec.Struct, frozen=True):
     """Packets for members that do not go into the tunnel, all for one reason.
 
     machines: to whom, in order. address: of the first. reason, cure: in words; the cure is a command.
+    route: what sends them elsewhere, where it is a route.
     """
 
     machines: tuple[str, ...]
     address: str
     reason: str
     cure: str
+    route: TableRoute | None = None
 
 
 class TunnelPlace(msgspec.Struct, frozen=True):
@@ -92,15 +94,13 @@ def group_detours(
 
     tables: None where they could not be looked through.
     """
-    found: dict[tuple[str, str], list[SentProbe]] = {}
+    found: dict[tuple[str, str, TableRoute | None], list[SentProbe]] = {}
     for probe in probes:
         words = _explain(probe.packet, probe.answer, tables, tunnel)
         found.setdefault(words, []).append(probe)
     return tuple(
-        Detour(
-            tuple(dict.fromkeys(each.machine for each in alike)), alike[0].packet.destination, reason, cure
-        )
-        for (reason, cure), alike in found.items()
+        Detour(tuple(dict.fromkeys(each.machine for each in alike)), alike[0].packet.destination, *words)
+        for words, alike in found.items()
     )
 
 
@@ -150,30 +150,29 @@ def _expect_answer(verdict: RouteVerdict) -> RouteAnswer:
 
 def _explain(
     packet: SentPacket, answer: RouteAnswer, tables: RoutingTables | None, tunnel: TunnelPlace
-) -> tuple[str, str]:
-    """Why a packet does not go into the tunnel, and the command."""
+) -> tuple[str, str, TableRoute | None]:
+    """Why a packet does not go into the tunnel, the command, and the route that says so."""
+    family, outcome = _family_option(tunnel), _describe_answer(answer, tunnel)
     verdict = None if tables is None else find_verdict(tables.rules, tables.routes, packet)
     if tables is None or verdict is None or not _is_agreed(verdict, answer):
-        family = _family_option(tunnel)
-        return f"the kernel says: {_describe_answer(answer, tunnel)}", (
+        reason = f"the kernel says: {outcome}"
+        cure = (
             f"`ip{family} route get {packet.destination}` and `ip{family} rule` show why; remove what sends"
             " these packets elsewhere"
         )
+        return reason, cure, None
     rule, route = verdict.rule, verdict.route
-    outcome = _describe_answer(answer, tunnel)
     if rule is None:
-        return f"no rule leads to a route for them ({outcome})", (
-            f"ip{_family_option(tunnel)} rule add lookup main priority {_MAIN_PRIORITY}"
-        )
+        reason = f"no rule leads to a route for them ({outcome})"
+        return reason, f"ip{family} rule add lookup main priority {_MAIN_PRIORITY}", None
     where = "" if route is None else f"the route `{describe_table_route(route)}`"
     if route is not None and route.table in {MAIN, LOCAL}:
-        return f"{outcome}, by {where} of table {name_table(route.table)}", remove_route_command(
-            route, tables, tunnel
-        )
+        reason = f"{outcome}, by {where} of table {name_table(route.table)}"
+        return reason, remove_route_command(route, tables, tunnel), route
     said = f"rule {rule.priority} (`{describe_rule(rule)}`)"
     if route is not None:
         said += f" and {where}"
-    return f"{outcome}, by {said}", _precede(verdict, tables.rules, packet, tunnel)
+    return f"{outcome}, by {said}", _precede(verdict, tables.rules, packet, tunnel), route
 
 
 def _is_agreed(verdict: RouteVerdict, answer: RouteAnswer) -> bool:

@@ -1,4 +1,4 @@
-"""What else of a machine's network has addresses of the tunnel's, though no member's packets go there."""
+"""What else of a machine's network has addresses of the tunnel's, though nothing for a member goes there."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ class NetworkOverlap(msgspec.Struct, frozen=True):
     """Another use of the tunnel's network.
 
     tunnel: that network. reason, cure: in words. is_harmful: whether it is in the way of something now, or
-        after the next start.
+        after the next start. route: which one it is, where it is a route.
     """
 
     tunnel: str
     reason: str
     cure: str
     is_harmful: bool
+    route: TableRoute | None = None
 
 
 def list_overlaps(
@@ -46,11 +47,12 @@ def list_overlaps(
         yield NetworkOverlap(
             tunnel.network,
             f"the route `{describe_table_route(route)}` overlaps with it; "
-            + ("after the next start it may be the first" if same else "no member's packets go there"),
+            + ("after the next start it may be the first" if same else "nothing for a member goes there"),
             remove_route_command(route, tables, tunnel)
             if same
             else "nothing, while no member has an address there",
             is_harmful=same,
+            route=route,
         )
 
 
