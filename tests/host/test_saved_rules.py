@@ -27,12 +27,14 @@ def found(*named: Path, own: Path = Path("/nowhere")) -> list[str]:
 
 def test_the_command_that_is_named_takes_out_the_tables_and_nothing_else(tmp_path):
     path = tmp_path / "it's saved.conf"
-    path.write_text(f"#!/usr/sbin/nft -f\nflush ruleset\n\n{SAVED}{OTHERS}")
+    head, indented = "#!/usr/sbin/nft -f\nflush ruleset\n\n", SAVED.replace("\t", "    ")
+    path.write_text(f"{head}{SAVED}{indented}{OTHERS}")
     ((each,), _) = read_saved_rules([str(path)], Path("/nowhere"))
 
     subprocess.run(["sh", "-c", each.cure], check=True)
 
-    assert path.read_text() == f"#!/usr/sbin/nft -f\nflush ruleset\n\n{OTHERS}{OTHERS}"
+    indented_others = OTHERS.replace("\t", "    ")
+    assert path.read_text() == f"{head}{OTHERS}{indented_others}{OTHERS}"
     assert found(path) == []
 
 

@@ -17,6 +17,7 @@ def test_both_tables_are_found_as_nft_prints_them_and_a_command_takes_them_out()
     assert found is not None
     assert set(found.tables) == {"qmesh", "qmesh-held"}
     assert (found.cure, found.is_json) == (f"{SED}/etc/nftables.conf", False)
+    assert find_saved_rules("/etc/nftables.conf", SAVED.replace("\t", "  ").encode()) == found
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_what_others_have_is_none_of_them(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param(render_table(guard(40003)).replace("\t", "    "), id="indented by hand"),
+        pytest.param(render_table(guard(40003)).replace("\t", ""), id="not indented"),
         pytest.param(f"{OTHERS}table inet qmesh {{ }}\n{OTHERS}", id="on one line"),
         pytest.param(render_table(guard(40003)).rstrip("}\n"), id="cut off"),
         pytest.param("add table inet qmesh\n", id="without a block"),

@@ -27,7 +27,7 @@ _OTHERS: Final = "|".join(name.removeprefix(TABLE) for name in (HELD, STAGED, ST
 _REMOVED: Final = rf"/^table inet {TABLE}({_OTHERS})? +\{{/,/^\}}/d"
 """For `sed -E`: from a table's first line, as nft prints it, to the line that ends it."""
 _LISTED: Final = re.compile(
-    rf"^table inet {TABLE}(?:{_OTHERS})? +\{{[^\n]*\n(?:(?:\t[^\n]*)?\n)*\}}[^\n]*(?:\n|\Z)", re.MULTILINE
+    rf"^table inet {TABLE}(?:{_OTHERS})? +\{{[^\n]*\n(?:(?:[ \t][^\n]*)?\n)*\}}[^\n]*(?:\n|\Z)", re.MULTILINE
 )
 
 
