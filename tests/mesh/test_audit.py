@@ -1234,6 +1234,10 @@ EACH_CODE: dict[str, NodeState | AuditContext | Finding] = {
     "foreign-drop": replace(
         AROUND, obstacles=(Obstacle(place="a", seen="b", wanted="c", cure="d", is_certain=True),)
     ),
+    "foreign-failed": replace(AROUND, failed_firewalls=("nftables.service",)),
+    "foreign-saved": replace(
+        AROUND, saved_rules=(SavedRules(path="/etc/nftables.conf", tables=("qmesh",), cure="sed ..."),)
+    ),
     "foreign-flush": replace(AROUND, flusher=FlushingUnit("nftables.service", answered=False), held=False),
     "guard-boot": replace(WANTED, guard=AlteredGuard("x", loaded=GUARD, lack="boot file")),
     "guard-drift": replace(WANTED, guard=AlteredGuard("x")),
