@@ -19,6 +19,7 @@ from qmesh.agent.node.process_watch import ProcessWatch
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
+from qmesh.mesh.audit import own_process_findings
 from qmesh.mesh.changes import set_worker_count
 from qmesh.mesh.node_processes.readings import SLACK_S, Reading, ReadingRecord
 from qmesh.mesh.node_processes.record import ProcessRecord
@@ -89,6 +90,67 @@ def test_n2_a_users_program_at_a_workers_port_that_cannot_read_the_file_is_not_t
         # Anyone may read it: then it may be anyone's node.
         (CONFIG / "config.yml").chmod(0o644)
         assert states(state, here) == ["alive", "alive", "silent"]
+
+
+OTHER_NODE = """
+import socket, sys
+tcp = socket.create_server(("", 40001))
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind(("", 8336))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def other_node(config: str, *, cwd: Path = Path("/")) -> Iterator[int]:
+    """A program that is called like a node's and was given that config directory; its number."""
+    program = Path("/run/other/quil-node")
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(OTHER_NODE, encoding="utf-8")
+    words = [sys.executable, str(program), "--config", config]
+    with subprocess.Popen(
+        words, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process.pid
+        process.kill()
+
+
+def test_a_second_node_on_the_machine_is_not_mixed_up_with_this_one_and_names_the_ports_that_it_took():
+    state = make()
+    here = load_local(state)
+    other = Path("/run/bob/.config")
+    other.mkdir(parents=True)
+    (other / "config.yml").write_text(TEXT, encoding="utf-8")
+    with worker(OWNER, 40000), other_node(str(other)) as number:
+        report = look_for_command(state, here)[0].report
+        assert [each.state for each in report.workers] == ["alive", "silent", "silent"]
+        assert report.control is not None
+        assert (report.control.state, report.control.process) == ("silent", None)
+        taken = [(each.protocol, each.port, each.core, each.process.number) for each in report.taken]
+        assert sorted(taken) == [("tcp", 40001, 2, number), ("udp", 8336, None, number)]
+        assert {each.directory for each in report.taken} == {str(other)}
+        findings = list(own_process_findings(report, has_units=False))
+        assert [(each.code, each.subject) for each in findings] == [
+            ("worker-not-ours", "control core 2"),
+            ("control-silent", "control process"),
+        ]
+        for finding, port in zip(findings, ("40001", "8336"), strict=True):
+            assert finding.wanted == f"port {port} free for this machine's node"
+            assert finding.seen == f"another node has it, that of {other}: python (process {number})"
+            assert f"{other}/config.yml" in finding.cure
+    # The same program with this node's directory, by whatever path, is this node.
+    (Path("/run/bob") / "link").symlink_to(CONFIG)
+    for path, cwd in ((str(CONFIG), Path("/")), ("/run/bob/link", Path("/")), (".config", HOME)):
+        with other_node(path, cwd=cwd):
+            report = look_for_command(state, here)[0].report
+            assert report.taken == ()
+            assert report.workers[1].state == "alive"
+    # And so is one whose directory is not there, as within a container.
+    with other_node("/run/nowhere"):
+        assert look_for_command(state, here)[0].report.taken == ()
 
 
 def test_n2_a_file_whose_disk_does_not_answer_hides_no_process():

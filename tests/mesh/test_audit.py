@@ -40,6 +40,7 @@ from qmesh.mesh.links.activity import LinkReport, SharedKey, SilentLink
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.observed import NodeProcess
+from qmesh.mesh.node_processes.other_nodes import TakenPort
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
@@ -508,6 +509,43 @@ def test_processes_are_audited_once_the_file_has_the_meshs_list_and_foreign_ones
     assert foreign in found(around=replace(around, config=ConfigFile("/c/config.yml", config(()), 0o600)))
     removed = found(replace(WANTED, tunnel=None), replace(around, removed=True))
     assert removed == [("membership-stale", "error", "membership"), foreign]
+
+
+def test_a_port_that_another_node_on_the_machine_has_is_named_with_that_node():
+    other = NodeProcess(90, "node", 5.0)
+    report = NodeReport(
+        name="machine-b",
+        control_node="control",
+        workers=(WorkerProcess(3, "silent"), WorkerProcess(4, "silent")),
+        control=ControlProcess("silent", ("8336/udp",)),
+        taken=(
+            TakenPort("tcp", "0.0.0.0", 40002, other, "/b/it's", 3),  # noqa: S104
+            TakenPort("tcp", "10.77.0.2", 40003, other, "/b/it's", 4),
+            TakenPort("tcp", "10.77.0.2", 40003, other, "/c", 4),
+            TakenPort("udp", "127.0.0.1", 8336, other, "/b/it's", None),
+        ),
+    )
+    listeners = (("0.0.0.0", 40002), ("0.0.0.0", 40003))  # noqa: S104
+    around = replace(AROUND, node=report, listeners=listeners)
+    findings = list_findings(WANTED, WANTED, around)
+    assert [(each.code, each.subject, each.wanted) for each in findings if each.severity == "error"] == [
+        ("worker-not-ours", "machine-b cores 3-4", "port 40002-40003 free for this machine's node"),
+        ("control-silent", "control process", "port 8336 free for this machine's node"),
+        ("worker-not-ours", "machine-b core 4", "port 40003 free for this machine's node"),
+    ]
+    assert findings[-3].seen == "another node has it, that of /b/it's: node (process 90)"
+    assert "in '/b/it'\"'\"'s/config.yml', and restart it" in findings[-3].cure
+    # The listener of the other node is no worker of this one's that listens too wide.
+    assert [each.subject for each in findings if each.code == "worker-wide"] == ["0.0.0.0:40003"]
+    # Where a port is taken and another one only silent, both are said.
+    both = replace(
+        report, control=ControlProcess("silent", ("8336/udp", "8340/tcp")), taken=report.taken[-1:]
+    )
+    findings = list_findings(WANTED, WANTED, replace(around, node=both))
+    assert [each.seen for each in findings if each.code == "control-silent"] == [
+        "another node has it, that of /b/it's: node (process 90)",
+        "nothing listens on 8336/udp and 8340/tcp",
+    ]
 
 
 @pytest.mark.parametrize("is_first", [None, False, True])

@@ -21,6 +21,7 @@ from qmesh.mesh.node_processes.control import (
 )
 from qmesh.mesh.node_processes.expected import ExpectedNode, build_expected_node, list_control_ports
 from qmesh.mesh.node_processes.observed import Connection, ListeningSocket, NodeProcess, NodeSockets, Protocol
+from qmesh.mesh.node_processes.other_nodes import TakenPort, find_taken_ports, set_aside_other_nodes
 from qmesh.mesh.node_processes.readings import (
     MOST_EARLIER,
     ConfigFacts,
@@ -348,6 +349,42 @@ def test_a_worker_of_another_machines_core_is_found_by_its_port():
         (32504, 5, "c"),
         (40009, None, None),
     ]
+
+
+def test_another_nodes_sockets_are_set_aside_and_name_what_they_take_of_this_node():
+    own, other = process(), process(90)
+    control = FACTS.control_ports
+    seen = NodeSockets(
+        (
+            listens(OWN, 32501, own),
+            listens(EVERYWHERE, 32502, other),
+            listens("127.0.0.1", 32501, other),  # which is in nobody's way
+            listens(HUB, 32502, other),  # at another address
+            listens(EVERYWHERE, 32502, None),
+            listens(EVERYWHERE, 32502, other, protocol="udp"),
+            listens("127.0.0.1", 8340, other),
+            listens(EVERYWHERE, 8336, other, protocol="udp"),
+        ),
+        (calls(77, HUB), calls(90, HUB)),
+    )
+    ours = set_aside_other_nodes(seen, {90: "/b"})
+    assert [each.process for each in ours.listening] == [own, None]
+    assert ours.connections == (calls(77, HUB),)
+    assert set_aside_other_nodes(seen, {}) == seen
+    worker = TakenPort("tcp", EVERYWHERE, 32502, other, "/b", 3)
+    ports = (
+        TakenPort("tcp", "127.0.0.1", 8340, other, "/b", None),
+        TakenPort("udp", EVERYWHERE, 8336, other, "/b", None),
+    )
+    found = msgspec.structs.replace(seen, listening=tuple(each for each in seen.listening if each.process))
+    assert find_taken_ports(expected(), (), found, {90: "/b"}) == (worker,)
+    assert find_taken_ports(expected(), control, found, {90: "/b"}) == (worker, *ports)
+    assert find_taken_ports(expected(), control, found, {}) == ()
+    # What this node has itself, nobody has taken.
+    assert find_taken_ports(expected(), (), seen, {90: "/b"}) == ()
+    assert judge_control(control, set_aside_other_nodes(found, {90: "/b"}), None) == ControlProcess(
+        "silent", ("8336/udp", "8340/tcp")
+    )
 
 
 def test_ports_that_are_taken_on_purpose_are_no_workers():

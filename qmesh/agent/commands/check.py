@@ -462,4 +462,4 @@ def _look_at_node(state: State, here: Local, stamp: Stamp | None, config: Config
     if stamp is not None and config is not None and config.text is not None:
         with contextlib.suppress(BadInput):  # which is a finding of config.yml
             readings = build_readings(here, record, stamp, config.text, config.mode)
-    return look_at_node(state, here, record=record, readings=readings).report
+    return look_at_node(state, here, record=record, readings=readings, with_other_nodes=True).report

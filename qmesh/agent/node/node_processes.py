@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 
@@ -11,7 +12,10 @@ from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
 from qmesh.errors import QmeshError, StateUnreadable
 from qmesh.host import config_directory
+from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.disk_timeout import run_in_time
 from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
+from qmesh.host.node_program.running_nodes import PROCESSES, find_other_nodes
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 from qmesh.mesh.audit import NodeReport
@@ -20,6 +24,7 @@ from qmesh.mesh.node_keys.key_store import KEY_STORE, normalize_key_store, read_
 from qmesh.mesh.node_processes.control import judge_control
 from qmesh.mesh.node_processes.expected import ExpectedNode, build_expected_node, list_control_ports
 from qmesh.mesh.node_processes.observed import NodeSockets
+from qmesh.mesh.node_processes.other_nodes import find_taken_ports, set_aside_other_nodes
 from qmesh.mesh.node_processes.readings import (
     ConfigFacts,
     ReadingRecord,
@@ -176,8 +181,13 @@ def look_at_node(
     record: ProcessRecord | None,
     readings: ReadingRecord | None,
     observer: SocketObserver | None = None,
+    with_other_nodes: bool = False,
 ) -> NodeLook:
-    """Look at the sockets of the node's processes, and judge them. Raises MachineRefused."""
+    """Look at the sockets of the node's processes, and judge them. Raises MachineRefused.
+
+    with_other_nodes: whether to tell those of another node on this machine from this one's. For that command
+    lines are read, which are memory of their processes: in a thread that is given up.
+    """
     now, settings = boot_clock.now(), here.settings
     directory = settings.node_directory
     is_private = readings is not None and readings.facts.is_private and directory is not None
@@ -189,7 +199,9 @@ def look_at_node(
         removed=settings.removed,
     )
     ports = () if readings is None or not expected.is_control else readings.facts.control_ports
-    seen = (observer or SocketObserver()).observe_sockets(_list_socket_ports(here, expected, ports))
+    every = (observer or SocketObserver()).observe_sockets(_list_socket_ports(here, expected, ports))
+    others = _find_other_nodes(directory, every) if with_other_nodes else {}
+    seen = set_aside_other_nodes(every, others)
     timed = None if record is None or not record.is_of(now) else record
     report = NodeReport(
         name=settings.name,
@@ -197,12 +209,23 @@ def look_at_node(
         directory=None if directory is None else str(directory.path),
         workers=judge_workers(expected, seen, readings, {} if timed is None else timed.absent, now.at_s),
         control=judge_control(ports, seen, readings) if not settings.removed else None,
-        foreign=find_foreign_workers(expected, seen),
+        foreign=find_foreign_workers(expected, every),
+        taken=find_taken_ports(expected, ports, every, others),
     )
     peers = Counter(each.remote for each in seen.connections if each.port == STREAM_PORT)
     return NodeLook(
         now=now, expected=expected, seen=seen, readings=readings, report=report, stream_peers=dict(peers)
     )
+
+
+def _find_other_nodes(directory: ConfigDirectory | None, seen: NodeSockets) -> dict[int, str]:
+    """The config directories of other nodes by the number of the process, among those that were seen."""
+    numbers = {each.process.number for each in seen.listening if each.process is not None}
+    if directory is None or not numbers:
+        return {}
+    with contextlib.suppress(OSError, QmeshError):
+        return run_in_time(PROCESSES / "self", lambda: find_other_nodes(directory, numbers))
+    return {}
 
 
 def _list_socket_ports(
@@ -228,4 +251,4 @@ def look_for_command(state: State, here: Local) -> tuple[NodeLook, ProcessRecord
         readings = read_readings(here, record)
     except QmeshError:  # which is a finding of config.yml
         readings = None
-    return look_at_node(state, here, record=record, readings=readings), record
+    return look_at_node(state, here, record=record, readings=readings, with_other_nodes=True), record

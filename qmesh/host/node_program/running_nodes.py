@@ -10,7 +10,7 @@ import contextlib
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,6 +20,8 @@ from qmesh.host.config_directory import ConfigDirectory
 
 DEFAULT_DIRECTORY: Final = ".config"
 """Where the node has its config.yml, unless it is told otherwise: in its working directory."""
+PROCESSES: Final = Path("/proc")
+_CONFIG: Final = "config.yml"
 _MOST_WORDS: Final = 64 * 1024
 """Bytes of a command line that are read."""
 _NAME: Final = re.compile("node|quil")
@@ -62,6 +64,40 @@ def list_running_nodes(directory: ConfigDirectory) -> list[RunningNode]:
     return sorted(found, key=lambda each: (each.core, each.number))
 
 
+def find_other_nodes(directory: ConfigDirectory, numbers: Iterable[int]) -> dict[int, str]:
+    """Of these processes those that run a node with another config directory; each with that directory.
+
+    One that may be in a container counts only where its directory is this machine's too, and no copy.
+    """
+    found = {}
+    for number in numbers:
+        process = PROCESSES / str(number)
+        with contextlib.suppress(OSError):  # it ended, or may not be looked at
+            words = _read_words(process)
+            place = _find_config_place(process, words) if _has_node_name(words) else None
+            if place is None or place == str(directory.path):
+                continue
+            seen, same = (
+                _identify(Path(f"{process}/root{place}") / _CONFIG),
+                _identify(directory.path / _CONFIG),
+            )
+            if seen in {None, same} or seen != _identify(Path(place) / _CONFIG):
+                continue
+            users = parse_users((process / "status").read_bytes())
+            if len(users) == 1 and users <= {0, Path(place).stat().st_uid}:
+                found[number] = place
+    return found
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file; None where nothing is."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def parse_users(status: bytes) -> set[int]:
     """A process's real, effective, saved and file system's user, of what proc(5) has as status."""
     numbers = re.search(rb"^Uid:\s+(\d{1,10})\s+(\d{1,10})\s+(\d{1,10})\s+(\d{1,10})$", status, re.MULTILINE)
@@ -71,20 +107,34 @@ def parse_users(status: bytes) -> set[int]:
 def _read_running_node(
     process: Path, directory: ConfigDirectory, known: dict[str, bool]
 ) -> RunningNode | None:
-    with (process / "cmdline").open("rb") as file:
-        words = parse_words(file.read(_MOST_WORDS))
-    told = find_option(words, "config", "c")
-    if told is None and not any(_NAME.search(posixpath.basename(word)) for word in words[:3]):
-        return None
-    place = DEFAULT_DIRECTORY if told is None else told
-    if not place.startswith("/"):
-        place = posixpath.join(str((process / "cwd").readlink()), place)
-    if not _leads_to(posixpath.normpath(place), directory, known):
+    words = _read_words(process)
+    place = _find_config_place(process, words)
+    if place is None or not _leads_to(place, directory, known):
         return None
     core = find_option(words, "core") or "0"
     if not re.fullmatch("[0-9]{1,5}", core, re.ASCII):
         return None
     return RunningNode(int(process.name), int(core), tuple(_list_programs(process, words)))
+
+
+def _read_words(process: Path) -> list[str]:
+    with (process / "cmdline").open("rb") as file:
+        return parse_words(file.read(_MOST_WORDS))
+
+
+def _find_config_place(process: Path, words: list[str]) -> str | None:
+    """The config directory that a command line names, as the process sees it; None where it is no node's."""
+    told = find_option(words, "config", "c")
+    if told is None and not _has_node_name(words):
+        return None
+    place = DEFAULT_DIRECTORY if told is None else told
+    if not place.startswith("/"):
+        place = posixpath.join(str((process / "cwd").readlink()), place)
+    return posixpath.normpath(place)
+
+
+def _has_node_name(words: list[str]) -> bool:
+    return any(_NAME.search(posixpath.basename(word)) for word in words[:3])
 
 
 def parse_words(cmdline: bytes) -> list[str]:

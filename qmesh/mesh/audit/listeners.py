@@ -23,6 +23,7 @@ def listener_findings(desired: NodeState, observed: NodeState, around: AuditCont
     own = desired.guard.ports if isinstance(desired.guard, Guard) else ()
     ports = {*own, *_list_configured_ports(around, mine)}
     guarded = () if observed.loaded_guard is None else observed.loaded_guard.closed_ports
+    taken = {(each.address, each.port) for each in ([] if around.node is None else around.node.taken)}
     for address, port in around.listeners:
         if port not in ports or ipaddress.ip_address(address).is_loopback:
             continue
@@ -32,7 +33,7 @@ def listener_findings(desired: NodeState, observed: NodeState, around: AuditCont
             yield error_finding(
                 "worker-exposed", where, "a port that the guard closes", "open to everyone", cure
             )
-        if address != mine:
+        if address != mine and (address, port) not in taken:  # which is another node's
             restart = (
                 "restart the worker; if it stays so, run `qmesh render-config --diff` and fix config.yml"
             )

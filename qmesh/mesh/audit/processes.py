@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from qmesh.mesh.audit.config import parse_worker_entries
 from qmesh.mesh.audit.findings import Finding, error_finding
+from qmesh.mesh.audit.other_nodes import taken_port_findings
 from qmesh.mesh.audit.surroundings import AuditContext, NodeReport
 from qmesh.mesh.node_processes.restart import (
     describe_control_restart,
@@ -32,6 +33,7 @@ def process_findings(around: AuditContext) -> Iterator[Finding]:
 
 def own_process_findings(report: NodeReport, *, has_units: bool) -> Iterator[Finding]:
     """What is wrong with the processes that should run on this machine. has_units: as of `NodeHost`."""
+    yield from taken_port_findings(report)
     yield from _control_findings(report, has_units=has_units)
     yield from _outdated_findings(report)
     yield from _cut_off_findings(report)
@@ -70,6 +72,9 @@ def _control_findings(report: NodeReport, *, has_units: bool) -> Iterator[Findin
     if control is None or control.state == "alive":
         return
     cure = describe_control_restart(control.process, directory=report.directory, has_units=has_units)
+    taken = {f"{each.port}/{each.protocol}" for each in report.taken}
+    if control.state == "silent" and taken.issuperset(control.missing):
+        return  # which was said with who has them
     if control.state == "silent":
         seen = f"nothing listens on {' and '.join(control.missing)}"
         wanted = "a control process that the network and the workers reach"

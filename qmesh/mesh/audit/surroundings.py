@@ -11,6 +11,7 @@ from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.node_processes.control import ControlProcess
+from qmesh.mesh.node_processes.other_nodes import TakenPort
 from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import Setting
@@ -143,6 +144,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     name, control_node: this machine, and the control node. directory: of config.yml, where it is known.
     workers: by core, of this machine. control: None where it should not run, or cannot be known.
     foreign: workers whose cores are not this machine's.
+    taken: ports of this node's that another node on this machine has.
     """
 
     name: str
@@ -151,6 +153,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerProcess, ...] = ()
     control: ControlProcess | None = None
     foreign: tuple[ForeignWorker, ...] = ()
+    taken: tuple[TakenPort, ...] = ()
 
 
 class PortContext(msgspec.Struct, frozen=True, kw_only=True):

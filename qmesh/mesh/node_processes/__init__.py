@@ -6,5 +6,6 @@ readings   what each reads of config.yml, and when that changed last
 record     what the agent remembers of them between two looks
 workers    the state of each core's worker, and workers of cores that are another machine's
 control    the state of the control process
+other_nodes sockets of another node on the same machine
 restart    how to restart what is wrong, in words
 """
