@@ -267,12 +267,10 @@ def _build_audit_context(
         own_addresses=looks.run(
             "announcements", lambda: tuple(routes.list_global_addresses(here.settings.interface)), ()
         ),
-        black_hole=None
-        if seen is None
-        else looks.run("tunnel", lambda: find_black_hole(here, seen[1]), None),
+        black_hole=None if seen is None else looks.run("tunnel", lambda: find_black_hole(here, *seen), None),
         narrow_path=None
         if seen is None
-        else looks.run("tunnel", lambda: find_narrow_path(here, seen[1], state.directory), None),
+        else looks.run("tunnel", lambda: find_narrow_path(here, *seen, state.directory), None),
         conflict=looks.run("membership", state.membership_conflict.read, None)
         if here.settings.control
         else None,
