@@ -27,7 +27,10 @@ from qmesh.mesh.changes import (
 )
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.machine import Cores, PendingKey
-from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
+from qmesh.mesh.reachability.unsupported_options import (
+    list_unsupported_options,
+    refuse_unsupported_options,
+)
 from qmesh.mesh.systemd.change_steps import list_change_steps
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import TUTORIAL, cluster, key
@@ -222,6 +225,18 @@ def test_what_the_rust_node_would_not_work_with_is_refused_and_of_a_mesh_of_befo
     assert set_mesh_options(older, MeshOptions(restart=True)).restart
     with pytest.raises(BadInput, match=r"node 2\.1-rust"):
         set_mesh_options(older, options)
+
+
+def test_a_network_of_ipv6_is_left_out_of_a_new_mesh_and_only_an_old_one_has_to_be_made_again():
+    mesh = msgspec.structs.replace(SIX, node="2.1-rust", p2p_base_port=25000)
+    with pytest.raises(BadInput) as new:
+        refuse_unsupported_options(mesh)
+    assert new.value.hint == "leave out --network, or pass one of IPv4, such as 10.77.0.0/20"
+    with pytest.raises(BadInput) as old:
+        refuse_unsupported_options(SIX, {"node": "2.1-rust"})
+    (listed,) = list_unsupported_options(mesh)
+    assert old.value.hint == listed.hint
+    assert listed.hint.startswith("make the mesh again: `qmesh uninstall --delete-state`")
 
 
 def test_what_is_not_supported_is_told_before_what_it_lacks_besides():

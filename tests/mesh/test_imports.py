@@ -24,6 +24,7 @@ from qmesh.mesh.imports import (
     list_config_notes,
     parse_machine_lines,
     render_script,
+    uses_master_proxy,
 )
 from qmesh.mesh.machine import Cores
 from qmesh.mesh.values import validate_machine_name
@@ -385,6 +386,11 @@ def test_workers_that_only_the_machine_knows_leave_the_cores_open():
 def test_the_commands_are_in_the_order_of_the_cores():
     proposal = build_proposal(parse_machine_lines(LINES, OWN), "1.4", BASE)
     there = "'qmesh join - --config '\"'\"'/root/my node'\"'\"''"
+    assert command_lines(proposal, ScriptOptions(init=True, master_proxy=True))[:2] == (
+        command_lines(proposal, ScriptOptions(init=True))[0],
+        "qmesh set --master-proxy",
+    )
+    assert "qmesh set" not in render_script(proposal, ScriptOptions(init=False, master_proxy=True))
     assert command_lines(proposal, ScriptOptions(init=True, config="/root/my node")) == (
         "qmesh init --name control --workers 3 --node 1.4 --config '/root/my node'",
         f"qmesh invite {B} --workers 4 --endpoint 192.168.0.201:51820 --out {B}.invitation",
@@ -481,6 +487,10 @@ def test_a_config_that_does_not_tell_its_node_or_has_lists_that_count_nothing_is
     for value in ("false", "[]", "&a true"):
         assert list_config_notes(proxied.format(value), "2.1-rust", is_sure=True) == ()
     assert list_config_notes(proxied.format("true"), "2.1", is_sure=True) == ()
+    # In Go it works, and the mesh is told: else `render-config` would switch it off.
+    assert uses_master_proxy(proxied.format("true"), "2.1")
+    assert not any(uses_master_proxy(proxied.format(value), "2.1") for value in ("false", "[]"))
+    assert not uses_master_proxy(proxied.format("true"), "2.1-rust")
     assert list_config_notes("dataWorkerMultiaddrs: []\n", "2.0", is_sure=True) == (
         "config.yml, line 1, column 1: the node ignores dataWorkerMultiaddrs silently",
     )

@@ -27,6 +27,7 @@ from qmesh.mesh.imports import (
     list_config_notes,
     parse_machine_lines,
     render_script,
+    uses_master_proxy,
 )
 from qmesh.mesh.reachability.unsupported_options import refuse_unsupported_options
 from qmesh.mesh.values import Profile, normalize_ip_address
@@ -94,6 +95,7 @@ def _build_mesh_proposal(state: State, wish: ImportOptions) -> tuple[ImportResul
         control_endpoints=control.addresses if here else (),
         base_port=proposal.base_port != default,
         config=None if directory is None else str(directory),
+        master_proxy=reading.master_proxy,
     )
     return _build_result(proposal, options), render_script(proposal, options)
 
@@ -119,7 +121,7 @@ def _read_existing_mesh(state: State) -> tuple[ExistingMesh | None, Profile | No
             hint="run `qmesh import` on the control machine",
         )
     inventory = load_local(state).inventory
-    refuse_unsupported_options(inventory)
+    refuse_unsupported_options(inventory, {})
     machines = tuple(
         ExistingMachine(
             name=machine.name,
@@ -151,5 +153,7 @@ def _read_machines(
     config = nodeconfig.parse_config(text)
     reading = find_machines_in_list(config, nodeconfig.read_workers(config, profile) or (), own_addresses)
     return msgspec.structs.replace(
-        reading, notes=(*list_config_notes(config, profile, is_sure=wish.node is not None), *reading.notes)
+        reading,
+        notes=(*list_config_notes(config, profile, is_sure=wish.node is not None), *reading.notes),
+        master_proxy=uses_master_proxy(config, profile),
     )

@@ -20,7 +20,7 @@ from qmesh.mesh.imports.proposal import (
     ProposedMachine,
     build_proposal,
 )
-from qmesh.mesh.imports.worker_list import find_machines_in_list, list_config_notes
+from qmesh.mesh.imports.worker_list import find_machines_in_list, list_config_notes, uses_master_proxy
 
 __all__ = [
     "ExistingMachine",
@@ -36,4 +36,5 @@ __all__ = [
     "list_config_notes",
     "parse_machine_lines",
     "render_script",
+    "uses_master_proxy",
 ]

@@ -27,13 +27,14 @@ class ScriptOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     init: whether the mesh is still to be made. control_endpoints: for `init --endpoint`, where its own
     addresses are not enough. base_port: whether `init` has to be told it. config: the node's config
-    directory, on each machine; None where it is not known.
+    directory, on each machine; None where it is not known. master_proxy: as of `ImportedMachines`.
     """
 
     init: bool
     control_endpoints: Sequence[str] = ()
     base_port: bool = False
     config: str | None = None
+    master_proxy: bool = False
 
 
 def command_lines(proposal: Proposal, options: ScriptOptions) -> tuple[str, ...]:
@@ -56,7 +57,11 @@ def render_script(proposal: Proposal, options: ScriptOptions) -> str:
 
 def _build_steps(proposal: Proposal, options: ScriptOptions) -> Iterator[tuple[str, tuple[str, ...]]]:
     if options.init:
-        yield "make the mesh, with the control machine in it", (_build_init_command(proposal, options),)
+        proxy = ("qmesh set --master-proxy",) if options.master_proxy else ()
+        yield (
+            "make the mesh, with the control machine in it",
+            (_build_init_command(proposal, options), *proxy),
+        )
     for machine in proposal.machines_to_join:
         cores = "its own cores" if machine.cores is None else core_text(machine.cores.numbers)
         yield f"{machine.name}: {cores}", _build_join_commands(machine, options)

@@ -31,10 +31,14 @@ class ListedMachine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImportedMachines(msgspec.Struct, frozen=True):
-    """What was read: the machines by their first core, one of them the control machine; and notes."""
+    """What was read: the machines by their first core, one of them the control machine; and notes.
+
+    master_proxy: whether other provers come via the control process, and the mesh has to be told so.
+    """
 
     machines: tuple[ListedMachine, ...]
     notes: tuple[str, ...] = ()
+    master_proxy: bool = False
 
 
 def is_loopback_or_unspecified(address: str) -> bool:

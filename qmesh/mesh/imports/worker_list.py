@@ -158,13 +158,20 @@ def list_config_notes(config: str | ParsedConfig, profile: Profile, *, is_sure: 
 
 def _note_master_proxy(config: str | ParsedConfig, profile: Profile) -> Iterator[str]:
     """What a mesh of 2.1-rust does not take over: its program would publish nothing of its workers."""
-    if profile != "2.1-rust":
-        return
-    value = None
-    with contextlib.suppress(BadInput):  # `render-config` refuses what cannot be changed there
-        (value,) = read_settings(config, [(MASTER_PROXY, False)])
-    if value == "true":
+    if profile == "2.1-rust" and _has_master_proxy(config):
         yield (
             f"config.yml has {MASTER_PROXY}: node 2.1-rust does not support that, nothing that its workers"
             " publish would arrive; the mesh sets it to false"
         )
+
+
+def uses_master_proxy(config: str | ParsedConfig, profile: Profile) -> bool:
+    """Whether other provers reach the workers via the control process, as only node 2.1 in Go has it."""
+    return profile == "2.1" and _has_master_proxy(config)
+
+
+def _has_master_proxy(config: str | ParsedConfig) -> bool:
+    value = None
+    with contextlib.suppress(BadInput):  # `render-config` refuses what cannot be changed there
+        (value,) = read_settings(config, [(MASTER_PROXY, False)])
+    return value == "true"

@@ -20,11 +20,11 @@ class UnsupportedOption(msgspec.Struct, frozen=True):
 
 def list_unsupported_options(inventory: Inventory) -> tuple[UnsupportedOption, ...]:
     """Those of a mesh that its node's program does not support; a mesh of before may have some."""
-    return tuple(_find_unsupported_options(inventory, {}))
+    return tuple(_find_unsupported_options(inventory, {}, is_new=False))
 
 
 def _find_unsupported_options(
-    inventory: Inventory, changed: Mapping[str, object]
+    inventory: Inventory, changed: Mapping[str, object], *, is_new: bool
 ) -> Iterator[UnsupportedOption]:
     node, stream, master_proxy = (
         changed.get(name, getattr(inventory, name)) for name in ("node", "stream", "master_proxy")
@@ -48,15 +48,16 @@ def _find_unsupported_options(
         yield UnsupportedOption(
             f"--network {inventory.network}",
             "its control process listens for workers on IPv4 alone: those of other machines never connect",
-            "use a tunnel network of IPv4, such as 10.77.0.0/20; a mesh that has another is made again, by"
-            " `qmesh uninstall --delete-state` on each machine and `qmesh init`",
+            "leave out --network, or pass one of IPv4, such as 10.77.0.0/20"
+            if is_new
+            else "make the mesh again: `qmesh uninstall --delete-state` on each machine, then `qmesh init`",
         )
 
 
 def refuse_unsupported_options(inventory: Inventory, changed: Mapping[str, object] | None = None) -> None:
     """Raise BadInput where a mesh has an option that its node's program does not support.
 
-    changed: fields of the mesh that it would have then, by name.
+    changed: fields of the mesh that it would have then, by name; None for a mesh that is about to be made.
     """
-    for each in _find_unsupported_options(inventory, changed or {}):
+    for each in _find_unsupported_options(inventory, changed or {}, is_new=changed is None):
         raise BadInput(f"node 2.1-rust does not support {each.option}: {each.reason}", hint=each.hint)
