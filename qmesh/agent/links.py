@@ -32,10 +32,9 @@ def build_link_context(
     """
     endpoints = {} if seen is None else _list_silent_endpoints(here, health.links, seen[1])
     quiet = {*(link.public_key for link in health.links.silent), *health.links.quiet, *health.links.waiting}
-    away = {each.name for each in here.inventory.machines if each.public_key in quiet}
-    mute = [each for each in silent if each.are_all and each.machine not in {here.settings.name, *away}][
-        :MOST_TRIED
-    ]  # of machines that are not heard it is known already
+    # Of machines that are not heard it is known already.
+    known = {here.settings.name, *(each.name for each in here.inventory.machines if each.public_key in quiet)}
+    mute = [each for each in silent if each.are_all and each.machine not in known][:MOST_TRIED]
     hosts = dict.fromkeys(endpoint.host for each in endpoints.values() for endpoint in each)
     echoing = _find_echoing_hosts([*list(hosts)[:MOST_TRIED], *(each.address for each in mute)])
     names = {here.inventory.machine(name).address: name for name in here.inventory.cores}

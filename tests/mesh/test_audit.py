@@ -1061,8 +1061,10 @@ def test_a_black_hole_is_named_with_what_passes(passes, seen, cure):
 
 def test_what_is_lost_with_a_wrong_mtu_is_no_word_on_the_path():
     hole = BlackHole("control", "192.0.2.1", 9000, 1440)
-    (finding,) = list_findings(WANTED, with_tunnel(mtu=9000), replace(AROUND, black_hole=hole))
-    assert (finding.code, finding.cure) == ("tunnel-mtu", "qmesh apply")
+    path = NarrowPath(Endpoint("192.0.2.1", 51820), 1280)
+    for around in (replace(AROUND, black_hole=hole), replace(AROUND, narrow_path=path)):
+        (finding,) = list_findings(WANTED, with_tunnel(mtu=9000), around)
+        assert (finding.code, finding.cure) == ("tunnel-mtu", "qmesh apply")
 
 
 @pytest.mark.parametrize(

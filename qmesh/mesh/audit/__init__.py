@@ -149,7 +149,7 @@ def list_audit_parts(
         ("listeners", lambda: listener_findings(desired, observed, around)),
         ("listeners", lambda: open_port_findings(desired, observed, around)),
         ("tunnel", lambda: tunnel_findings(desired.tunnel, observed.tunnel, around)),
-        ("tunnel", lambda: narrow_path_findings(observed.tunnel, around)),
+        ("tunnel", lambda: narrow_path_findings(desired.tunnel, observed.tunnel, around)),
         ("links", lambda: link_findings(around)),
         ("routes", lambda: collision_findings(desired.tunnel, observed.tunnel, around)),
         ("agent", lambda: agent_findings(around)),

@@ -26,14 +26,18 @@ def black_hole_finding(interface: str, hole: BlackHole) -> Finding:
     return error_finding("tunnel-mtu", interface, wanted, seen, f"qmesh apply --mtu {hole.passes}")
 
 
-def narrow_path_findings(seen: Tunnel | None, around: AuditContext) -> Iterator[Finding]:
+def narrow_path_findings(
+    wanted: Tunnel | None, seen: Tunnel | None, around: AuditContext
+) -> Iterator[Finding]:
     """A tunnel whose packets have to be sent in fragments, as WireGuard's own do not fit the path.
 
     That is so below 1340 bytes, as qmesh chooses no MTU below 1280. Where fragments are lost, the path is a
     black hole.
     """
     path = around.narrow_path
-    if path is None or seen is None or around.black_hole is not None:
+    if path is None or wanted is None or seen is None or around.black_hole is not None:
+        return
+    if seen.mtu != wanted.mtu:  # which is to be fixed first
         return
     room = compute_room(path.endpoint, path.mtu)
     outer = seen.mtu + path.mtu - room

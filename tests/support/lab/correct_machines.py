@@ -54,10 +54,9 @@ table ip nat {
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A mesh to be made. members: their workers; the control node's are `workers`."""
+    """A mesh to be made. members: their workers. options: of `init`."""
 
     node: str
-    workers: int
     members: tuple[int, ...]
     options: tuple[str, ...]
     listen_port: int
@@ -81,15 +80,14 @@ def draw_plan(random: Random) -> Plan:
     network = random.choice((None, None, "10.99.0.0/24", "fd77:1::/64"))
     if network is not None and not (":" in network and node == "2.1-rust"):
         options += ["--network", network]
-    if random.random() < 0.3:
-        options += ["--reserve", str(random.randint(2, 3))]
+    workers = random.randint(1, 8)
+    options += ["--workers", str(workers)] if random.random() < 0.7 else ["--reserve", "1"]
     if listen_port != 51820:
         options += ["--listen-port", str(listen_port)]
     if interface != "qmesh0":
         options += ["--interface", interface]
     return Plan(
         node=node,
-        workers=random.randint(1, 8),
         members=members,
         options=tuple(options),
         listen_port=listen_port,
@@ -134,7 +132,7 @@ def make_mesh(lab: Lab, plan: Plan) -> list[Machine]:
     announce = ("--announce", "203.0.113.200") if plan.node.startswith("2.1") else ()
     _load_firewall(control, plan)
     where = ("--endpoint", f"192.168.0.200:{plan.listen_port}", "--config", CONFIG, *announce)
-    qmesh(control, "init", "--node", plan.node, "--workers", str(plan.workers), *where, *plan.options)
+    qmesh(control, "init", "--node", plan.node, *where, *plan.options)
     qmesh(control, "render-config", "--write")
     machines = [control]
     for number, workers in enumerate(plan.members):
