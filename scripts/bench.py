@@ -70,6 +70,7 @@ ROWS: Final = {
         ),
         ({"members": 1, "intervals": 10, "runs": 1},),
     ),
+    "findings": Row(({"members": 2000},), ({"members": 2},)),
     "packets": Row(({"ports": 16, "runs": 51}, {"ports": 5000, "runs": 51}), ({"ports": 1, "runs": 1},)),
     "sets": Row(tuple({"ports": ports, "runs": 51} for ports in (0, 16, 1000)), ({"ports": 1, "runs": 1},)),
     "storm": Row(({"flushes": 500, "deletions": 51},), ({"flushes": 10, "deletions": 1},)),

