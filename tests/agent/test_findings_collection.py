@@ -210,5 +210,6 @@ def test_one_collection_at_a_time_and_none_without_an_agent(tmp_path: Path) -> N
             wait_until(lambda: collector.list_silent() != {})
             with pytest.raises(NoCollection, match="under way"):
                 list(collect_reports(tmp_path))
+        wait_until(lambda: collector.list_silent() == {})  # whoever asked has gone
     with pytest.raises(NoCollection, match="does not serve"):
         list(collect_reports(tmp_path))

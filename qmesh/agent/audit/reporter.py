@@ -86,7 +86,7 @@ class FindingsReporter:
         while True:
             with self._lock:
                 request = self._request
-                if request == answered:
+                if request in {answered, ""}:
                     self._is_running = False
                     return
             time.sleep(max(0.0, self._begun + LEAST_S - time.monotonic()))
@@ -96,8 +96,16 @@ class FindingsReporter:
                 self._report(request)
             except (QmeshError, ControlNodeUnavailable, OSError) as error:
                 log.warning("the findings could not be reported to the control node: %s", error)
+                self._forget(request)
             except Exception:
                 log.exception("the findings could not be reported to the control node")
+                self._forget(request)
+
+    def _forget(self, request: str) -> None:
+        """Answer that request once more, where it is made again."""
+        with self._lock:
+            if self._request == request:
+                self._request = ""
 
     def _report(self, request: str) -> None:
         report = run_check(self._state)

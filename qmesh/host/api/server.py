@@ -462,7 +462,6 @@ class _Server:
 
     async def _handle_collection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Collect the findings of all members for a command of this machine, and send them as they come."""
-        del reader
         assert self._collection is not None
         collector = self._collection.collector
         loop = asyncio.get_running_loop()
@@ -475,7 +474,7 @@ class _Server:
         try:
             if await run_in_thread(lambda: collector.begin(deliver)):
                 try:
-                    await self._send_reports(collector, arrived, writer)
+                    await self._send_reports(collector, arrived, reader, writer)
                 finally:
                     collector.end()
             else:
@@ -492,11 +491,12 @@ class _Server:
         self,
         collector: FindingsCollector,
         arrived: asyncio.Queue[CollectedReport],
+        reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
         loop = asyncio.get_running_loop()
         began, woken_at = loop.time(), -1.0
-        while not self.should_exit:
+        while not (self.should_exit or reader.at_eof()):  # whoever asked may have gone
             waited_s = loop.time() - began
             if waited_s - woken_at >= 1.0:  # who waits for news is asked; who comes later, as it comes
                 self._news.wake_waiters()
