@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from qmesh.agent.node import node_program
+from qmesh.agent.node.node_program import find_node_programs
 from qmesh.errors import MachineRefused
 from qmesh.host import disk_timeout
 from qmesh.host.config_directory import ConfigDirectory
@@ -181,6 +183,25 @@ def test_the_nodes_processes_are_those_of_root_and_the_owner_with_its_directory(
         )
         assert not {each.number for each in found} & {process.pid for process in others}
         assert [place.path for place in found[1].programs] == [Path(f"/proc/{found[1].number}/exe"), program]
+
+
+def test_programs_that_do_not_answer_are_not_all_waited_for(monkeypatch):
+    """Each could take seconds, and their user can start as many as he likes."""
+    monkeypatch.setattr(version_query, "ANSWER_S", 0.3)
+    monkeypatch.setattr(node_program, "_ASKING_S", 0.5)
+    Path("/run").chmod(0o755)
+    asked = PLACE / "asked"
+    asked.mkdir(parents=True)
+    (PLACE / ".config").mkdir()
+    for path in (asked, PLACE / ".config"):
+        os.chown(path, OWNER, OWNER)
+    body = f"if [ $# -gt 1 ]; then read line; exit; fi; : >{asked}/$$; exec sleep 1000"
+    with starting() as start:
+        for number in range(4):
+            start(make_program(body, name=f"node-{number}"), "--config", f"{PLACE}/.config", user=OWNER)
+        assert find_node_programs(ConfigDirectory(PLACE / ".config", OWNER)) == ()
+        assert len(list_running_nodes(ConfigDirectory(PLACE / ".config", OWNER))) == 4
+    assert 1 <= len(list(asked.iterdir())) <= 2
 
 
 def test_a_program_that_was_replaced_is_known_by_the_process_that_runs_it():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -25,7 +26,9 @@ log = logging.getLogger("qmesh")
 
 _PROCESSES: Final = Path("/proc")
 _MOST_ASKED: Final = 8
-"""Different programs that are asked: each may take seconds, and a node has two only while it is upgraded."""
+_ASKING_S: Final = 6.0
+"""So many different programs are asked, and none after so many seconds: each may take some for no answer, and
+a node has two only while it is upgraded."""
 
 
 class ChosenProfile(NamedTuple):
@@ -83,6 +86,7 @@ def find_node_programs(directory: ConfigDirectory) -> tuple[NodeProgram, ...]:
 
 def _find_running_programs(directory: ConfigDirectory) -> Iterator[NodeProgram]:
     asked, names = set[tuple[int, int, int]](), set[str]()
+    until = time.monotonic() + _ASKING_S
     with contextlib.suppress(OSError, QmeshError):
         # A command line is memory of its process, which a user may have put on a disk that does not answer.
         for process in run_in_time(_PROCESSES, lambda: list_running_nodes(directory)):
@@ -91,7 +95,8 @@ def _find_running_programs(directory: ConfigDirectory) -> Iterator[NodeProgram]:
                     continue
                 names.add(place.name)
                 with contextlib.suppress(OSError, QmeshError), open_program(place.path) as program:
-                    if program.identity in asked or len(asked) >= _MOST_ASKED:
+                    is_enough = len(asked) >= _MOST_ASKED or time.monotonic() > until
+                    if program.identity in asked or is_enough:
                         continue
                     asked.add(program.identity)
                     version = read_version(program, directory.owner or 0)
