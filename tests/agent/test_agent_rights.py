@@ -17,8 +17,12 @@ from typing import Any
 
 import pytest
 
+from qmesh.agent.commands.check import check
+from qmesh.host.state.directory import State
 from qmesh.mesh.systemd.sandbox import render_agent_settings
 from tests.support.checkout import CHECKOUT
+from tests.support.control_node import make_control_node
+from tests.support.node_identity import IDENTITY, KEY_STORE
 from tests.support.waiting import patience
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -29,7 +33,7 @@ import os, socket, sys
 os.setgid(int(sys.argv[1])), os.setuid(int(sys.argv[1]))
 named = "import sys; open('/proc/self/comm', 'w').write(sys.argv[1]); print('ready', flush=True); "
 words = [sys.executable, "-c", f"{named}sys.stdin.read()", sys.argv[3]]
-with socket.create_server(("127.0.0.1", int(sys.argv[2]))) as kept:
+with socket.create_server(("", int(sys.argv[2]))) as kept:
     os.set_inheritable(kept.fileno(), True)
     os.execv(words[0], words)
 """
@@ -50,6 +54,16 @@ for path in programs:
         answers.append(ask_version(program, 1001))
 found = {"owners": owners, "answers": answers, "ssh": sorted(find_ssh_ports(ports))}
 print(json.dumps({**found, "sees": can_see_descriptors()}))
+"""
+
+
+CHECK = """
+import json, sys
+from pathlib import Path
+from qmesh.agent.commands.check import check
+from qmesh.host.state.directory import State
+found = check(State(Path(sys.argv[1]))).findings
+print(json.dumps([[each.code, each.subject, each.seen] for each in found]))
 """
 
 
@@ -108,3 +122,26 @@ def test_the_agent_ends_a_program_that_it_asked_for_its_version():
     assert found["answers"] == ["quil-node 2.1.0.25\n", "\n"]
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
     assert not any(b"sleep\x00600" in each for each in commands)
+
+
+def test_the_agent_finds_what_check_finds_that_root_types():
+    """The control node has members' agents run it (`check --all`)."""
+    Path("/run").chmod(0o755)
+    config = Path("/run/alice/.config")
+    config.mkdir(parents=True)
+    (config / "config.yml").write_text(IDENTITY, encoding="utf-8")
+    (config / "keys.yml").write_text(KEY_STORE, encoding="utf-8")
+    for path in (config.parent, config, config / "config.yml", config / "keys.yml"):
+        os.chown(path, OWNER, OWNER)
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    state = State(Path("/run/state"))
+    make_control_node(state, node="2.1-rust", config=config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(listening(0, 2222, "sshd"))
+        stack.enter_context(listening(OWNER, 7000, "node"))
+        found = as_agent(CHECK, str(state.directory))
+        typed = [[each.code, each.subject, each.seen] for each in check(state).findings]
+    assert found == typed
+    assert not [each for each in found if each[0] == "check-failed"]
+    # Whose a port is, the kernel shows to few.
+    assert any(code == "port-wide" and "node" in seen for code, _, seen in found)
