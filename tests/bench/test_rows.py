@@ -92,7 +92,10 @@ def put_wg_in_the_way(tmp_path: Path, deed: str) -> str:
     return f"{program.parent}:{os.environ['PATH']}"
 
 
-@pytest.mark.parametrize("row", ROWS)
+# What `node` makes is made by tests/lab/test_node_processes.py too.
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=[pytest.mark.long] if row == "node" else []) for row in ROWS]
+)
 def test_a_row_prints_its_table_and_leaves_nothing(own_machine, tmp_path, row):
     environment(tmp_path)
     before = traces(tmp_path)
