@@ -174,12 +174,6 @@ def _have_other_keys(cluster: Cluster) -> None:
     cluster.member.write(f"{CONFIG}/keys.yml", new_key("default-proving-key", key), 0o600)
 
 
-def _restart_member(cluster: Cluster) -> None:
-    """Of more changes than a handful it is not remembered what a process was started with."""
-    for core in (2, 3):
-        restart(cluster.member, core)
-
-
 def _kill_control_process(cluster: Cluster) -> None:
     cluster.control.run(["kill", "-KILL", str(number_of(cluster.control, 0))])
 
@@ -329,7 +323,7 @@ FAULTS: Final = (
         13,
         "the same in a file",
         _edit(1, "enableMasterProxy: false", "enableMasterProxy: true"),
-        _restart_member,
+        _nothing,
         ends=_is_right(1, "enableMasterProxy: false"),
     ),
     Fault(

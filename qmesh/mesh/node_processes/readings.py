@@ -24,7 +24,9 @@ SLACK_S: Final = 0.1
 """Seconds by which the kernel's times of files and of processes may be apart: each counts in ticks."""
 
 MOST_EARLIER: Final = 8
-"""Earlier contents that are remembered of what a process reads."""
+"""Earlier contents that are remembered of what a process reads: the latest ones, and the first."""
+_FORGOTTEN: Final = "0" * 32
+"""In place of the digests between those; it is none."""
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 Stamp = tuple[int, int, int, int]
@@ -161,7 +163,7 @@ def update_readings(
             return old if same_boot else Reading(digest, 0.0)
         if not same_boot:
             return Reading(digest, made_s)
-        known = ((old.digest, old.changed_s), *old.earlier)[:MOST_EARLIER]
+        known = _forget_middle(((old.digest, old.changed_s), *old.earlier))
         since_s = before.looked_s - SLACK_S
         if since_s <= written_s <= made_s:  # the mode was changed after that
             return Reading(digest, written_s, known)
@@ -179,6 +181,13 @@ def update_readings(
         keys=None if keys is None else follow(None if before is None else before.keys, *keys),
         keys_stamp=None if keys is None else keys[1],
     )
+
+
+def _forget_middle(earlier: tuple[tuple[Digest, float], ...]) -> tuple[tuple[Digest, float], ...]:
+    """The latest, and the first: most processes were started with that, however often the file changed."""
+    if len(earlier) <= MOST_EARLIER:
+        return earlier
+    return (*earlier[: MOST_EARLIER - 2], (_FORGOTTEN, earlier[-2][1]), earlier[-1])
 
 
 def is_outdated(started_s: float, reading: Reading | None) -> bool:
