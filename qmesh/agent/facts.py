@@ -40,6 +40,7 @@ def gather_guard_facts(
         kind=kind or linux.backend.kind,
         observed=observed,
         ports=gather_ports(here, linux) if here.settings.guarded else SeenPorts(),
+        retired=linux.list_retired_keys() if here.settings.control else (),
     )
 
 
@@ -63,6 +64,7 @@ def with_path_mtus(here: Local, linux: Linux, facts: Facts) -> Facts:
     if not here.settings.up:
         return facts
     known = {here.inventory.machine(name).public_key for name in facts.endpoints}
+    known.update(each.public_key for each in facts.retired)  # to which nothing is sent but a word
     seen = list_seen_endpoints(facts.observed).items()
     where = [endpoint for key, endpoint in seen if endpoint is not None and key not in known]
     found = path_mtu.find_path_mtus(

@@ -35,7 +35,12 @@ def find_firewall_obstacles(
         return (), ()
     listing = foreign_rulesets.read_rulesets()
     peers = () if observed.tunnel is None else observed.tunnel.peers
-    ends = [(peer.endpoint.host, peer.endpoint.port) for peer in peers if peer.endpoint is not None]
+    keys = {each.public_key for each in here.inventory.machines}
+    ends = [
+        (peer.endpoint.host, peer.endpoint.port)
+        for peer in peers
+        if peer.endpoint is not None and peer.public_key in keys
+    ]
     ways = tuple(way for host, port in ends[:SAMPLE] if (way := routes.find_route(host, port)) is not None)
     if here.settings.control:
         ways += routes.list_inbound_routes(guard.interface, STRANGERS, DEFAULT_LISTEN_PORT)

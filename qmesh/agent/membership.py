@@ -107,7 +107,7 @@ def adopt_membership(state: State, signed: SignedMembership, inventory: Inventor
     if not is_newer_membership(held, inventory):
         return False
     if all(machine.name != settings.name for machine in inventory.machines):
-        _mark_removed(state)
+        mark_removed(state)
         raise RemovedFromMesh
     control_role.prepare_membership_change(state, held, inventory)
     files.write(state.membership_file, encode_membership(signed))
@@ -118,8 +118,11 @@ def adopt_membership(state: State, signed: SignedMembership, inventory: Inventor
     return True
 
 
-def _mark_removed(state: State) -> None:
-    """Remember that this machine is removed. The agent takes the tunnel down; the guard stays."""
+def mark_removed(state: State) -> None:
+    """Remember that this machine is removed. Holds the lock.
+
+    The agent takes the tunnel down; the guard stays.
+    """
     state.save_handover_payload(None)
     state.successor_key.remove()
     settings = state.settings()

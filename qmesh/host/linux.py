@@ -27,6 +27,7 @@ from qmesh.mesh.guard import (
     render_load_script,
     render_unload_script,
 )
+from qmesh.mesh.links.retirement import RetiredKey
 from qmesh.mesh.plan import (
     AddAddress,
     AddRoute,
@@ -132,6 +133,11 @@ class Linux:
             guard=self._read_guard(), tunnel=None, reserved_ports=ports.list_own_reserved_ports(self._state)
         )
 
+    def list_retired_keys(self) -> tuple[RetiredKey, ...]:
+        """Keys that the mesh does not have any more, as this control node remembers them."""
+        known = self._state.retired_keys.read()
+        return () if known is None else known.keys
+
     def list_listened_ports(self, beyond: Iterable[int]) -> frozenset[int]:
         """The ports beyond these that qmesh closed last, and that somebody listens on now."""
         closed = frozenset(self._state.list_closed_ports()).difference(beyond)
@@ -179,12 +185,14 @@ class Linux:
         That ports are not reserved is kept in `refusal` instead.
 
         Peers that follow one another go to WireGuard together; where that is refused, some may be set.
-        The connections of who is a peer no more are cut, but not where another peer has its addresses:
+        The connections of who is no peer at an address any more are cut, but not where another peer has that:
         that is the same machine, with another key.
         """
         for _, together in groupby(steps, key=_batch_key):
             self._apply(*together)
-        gone = _list_networks(step.old for step in steps if isinstance(step, RemovePeer))
+        gone = _list_networks(
+            step.old for step in steps if isinstance(step, RemovePeer | SetPeer) and step.old is not None
+        )
         there = _list_networks(step.new for step in steps if isinstance(step, SetPeer))
         if gone - there:
             tcp_connections.close_connections_from({network.partition("/")[0] for network in gone - there})

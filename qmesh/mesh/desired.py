@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from qmesh.mesh.inventory import Inventory, reserved_ports
+from qmesh.mesh.links.retirement import RetiredKey, compute_retired_address
 from qmesh.mesh.machine import Machine, PendingKey
 from qmesh.mesh.mtu import compute_tunnel_mtu
 from qmesh.mesh.ports.closed_ports import ClosedPorts, SeenPorts, assign_closed_ports
@@ -47,6 +48,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         left out is one that will call us, or whose lookup failed: its endpoint stays.
     path_mtus: octets that the way to a peer's endpoint carries, as far as that is known.
     ports: what the machine tells of its ports.
+    retired: keys that the mesh does not have any more, and that the control node still answers.
     """
 
     kind: InterfaceKind
@@ -55,6 +57,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: Mapping[str, Endpoint] = {}
     path_mtus: Mapping[Endpoint, int] = {}
     ports: SeenPorts = SeenPorts()
+    retired: tuple[RetiredKey, ...] = ()
 
 
 def build_desired_state(
@@ -125,6 +128,13 @@ def _build_tunnel(
         for each in (inventory.stand_ins if is_control else ())
     )
     addresses = (f"{machine.address}/{prefix_length}",)
+    known = {each.public_key for each in inventory.machines}
+    known.update(each.public_key for each in inventory.stand_ins)
+    retired = (
+        build_retired_peer(each, is_ipv6=":" in machine.address)
+        for each in (facts.retired if is_control else ())
+        if each.public_key not in known
+    )
     return Tunnel(
         interface=place.interface,
         kind=facts.kind,
@@ -133,7 +143,7 @@ def _build_tunnel(
         addresses=addresses,
         mtu=compute_tunnel_mtu(facts.path_mtus, most=place.most_mtu),
         up=True,
-        peers=tuple(sorted((*peers, *stand_ins), key=lambda peer: peer.public_key)),
+        peers=tuple(sorted((*peers, *stand_ins, *retired), key=lambda peer: peer.public_key)),
         routes=list_address_routes(addresses),
     )
 
@@ -162,6 +172,15 @@ def build_pending_peer(stand_in: PendingKey, preshared_key: Secret | None) -> Pe
         public_key=stand_in.public_key,
         allowed_ips=() if address is None else (host_network(address),),
         preshared_key=preshared_key,
+    )
+
+
+def build_retired_peer(retired: RetiredKey, *, is_ipv6: bool) -> Peer:
+    """A key that the mesh does not have any more, as a peer: it shakes hands, and is told so, and no more."""
+    return Peer(
+        public_key=retired.public_key,
+        allowed_ips=(host_network(compute_retired_address(retired.public_key, is_ipv6=is_ipv6)),),
+        preshared_key=retired.preshared_key,
     )
 
 

@@ -25,6 +25,7 @@ from qmesh.host import wireguard
 from qmesh.host.network import dns, links
 from qmesh.host.registry import IssuedInvitation, Registry
 from qmesh.host.state.directory import State
+from qmesh.mesh.links.retirement import compute_retired_address
 from qmesh.mesh.plan import Step
 from qmesh.mesh.protocol.enrolment import build_redemption, derive_invitation_keys, derive_public_key
 from qmesh.mesh.state import Guard
@@ -326,7 +327,10 @@ def test_a_registry_that_was_put_in_place_of_another_is_read_anew(directory, mon
     control.settle()
     replace_with(control.state.registry_file, backup)
 
-    assert control.look() == ["remove-peer"]
+    assert control.look() == ["set-peer"]  # it has no address of the mesh any more, and will be told that
+    (peer,) = wireguard.find_backend(NAME).read(NAME).peers
+    assert peer.allowed_ips == (f"{compute_retired_address(peer.public_key, is_ipv6=False)}/32",)
+    assert control.left() == ()
 
 
 def replace_with(path: Path, octets: bytes) -> None:

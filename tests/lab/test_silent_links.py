@@ -17,8 +17,10 @@ from tests.support.lab.cluster import (
     facts,
     invite,
     make_cluster,
+    make_control,
     make_member,
     newcomer,
+    peers_of,
     qmesh,
     stop_agent,
 )
@@ -65,31 +67,107 @@ def plug(*machines: Machine) -> None:
         machine.run(["ip", "link", "set", "eth0", "up"])
 
 
-def test_a_link_that_carries_nothing_is_named_on_both_sides_with_what_still_works(lab: Lab) -> None:
+def has_no_restart(control: Machine, silent: str, *others: str) -> bool:
+    """Whether the workers of a silent machine are no reason to restart anything, and those of others are."""
+    away, *near = named(control, "worker-silent").values()
+    names = {each["subject"].partition(" ")[0] for each in near}
+    return away["subject"] == silent and away["cure"].startswith("restart no workers") and names == {*others}
+
+
+def test_a_link_that_carries_nothing_is_named_on_both_sides_and_a_removal_meanwhile_is_told(lab: Lab) -> None:
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 2)
+    qmesh(control, "render-config", "--write", "--config", CONFIG)
+    for machine in (control, member):
+        watch(machine)
+    wait_until(lambda: all(is_named(each, "agent-missing") for each in (control, member)), 30)
+    assert is_named(control, "peer-silent")
+    assert is_named(member, "peer-silent")
+
+    unplug(member)
+    wait_until(lambda: is_named(control, "peer-silent", "machine-b"), 60)
+    finding = named(control, "peer-silent")["machine-b"]
+    assert finding["severity"] == "error"
+    assert "a ping is not answered by 192.168.0.201" in finding["seen"]
+    assert has_no_restart(control, "machine-b", "control")
+    wait_until(lambda: is_named(member, "peer-silent", "control"), 30)
+    finding = named(member, "peer-silent")["control"]
+    assert "this machine has no route to 192.168.0.200" in finding["seen"]
+    assert "own network" in finding["cure"]
+    assert is_named(member, "service-silent")  # which is no second cause
+
+    # It is removed while it is away, is told so when it is back, and joins again with another key.
+    key = facts(member, "status")["machines"][1]["public_key"]
+    qmesh(control, "remove", "machine-b")
+    plug(member)
+    idle(10)
+    wait_until(lambda: is_named(member, "membership-stale", "membership"), 90)
+    assert is_named(control, "peer-silent")
+    shown = control.run(["wg", "show", "qmesh0", "allowed-ips"]).stdout.split()
+    assert shown[0] == key
+    assert shown[1].startswith("239.")  # from which no kernel takes a packet
+    invite(control, member, "--workers", "2")
+    qmesh(member, "join", "invitation", "--config", CONFIG, timeout=90)
+    assert facts(member, "status")["machines"][1]["public_key"] != key
+    assert is_named(member, "membership-stale")
+
+
+def test_a_key_that_two_machines_use_is_named_and_the_copy_is_told_that_it_has_none(lab: Lab) -> None:
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 2)
+    copy = newcomer(lab, 203)
+    copy.run(["mkdir", "-p", STATE])
+    for name in ("machine.json", "private.key", "preshared.key", "membership.json", "guard.nft"):
+        copy.write(f"{STATE}/{name}", member.read(f"{STATE}/{name}"), 0o600)
+    watch(control)
+    copy.start(["qmesh", "agent"])
+    idle(40)
+    wait_until(lambda: is_named(control, "key-shared", "machine-b"), 90)
+    finding = named(control, "key-shared")["machine-b"]
+    assert "192.168.0.201:51820" in finding["seen"]
+    assert "192.168.0.203:51820" in finding["seen"]
+
+    old = facts(control, "status")["machines"][1]["public_key"]
+    invite(control, member, "--replace")
+    qmesh(member, "join", "invitation", "--config", CONFIG, timeout=90)
+    new = facts(control, "status")["machines"][1]["public_key"]
+    assert new != old
+    assert member.run(["sh", "-c", f"wg pubkey < {STATE}/private.key"]).stdout.strip() == new
+    assert peers_of(control) == [new]
+    wait_until(lambda: is_named(copy, "key-retired", "machine-b"), 90)
+    assert is_named(copy, "peer-silent")
+    wait_until(lambda: is_named(control, "key-shared") and is_named(control, "peer-silent"), 60)
+
+
+@pytest.mark.long
+def test_a_machine_whose_state_went_back_behind_its_new_key_is_told_so(lab: Lab) -> None:
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 2)
+    watch(control)
+    idle(2)
+    member.run(["cp", "-a", STATE, "/root/old"])
+    qmesh(member, "rotate-key")
+    stop_agent(member)
+    member.run(["sh", "-c", f"cp -a /root/old/private.key /root/old/membership.json {STATE}"])
+    qmesh(member, "apply")
+    wait_until(lambda: is_named(member, "key-retired", "machine-b"), 90)
+    invite(control, member, "--replace")
+    qmesh(member, "join", "invitation", "--config", CONFIG, timeout=90)
+    assert is_named(member, "key-retired")
+
+
+@pytest.mark.long
+def test_a_link_that_never_carried_anything_and_many_for_one_cause_are_named(lab: Lab) -> None:
     control, member = make_cluster(lab)
     other = make_member(lab, control, 202, 2)
     qmesh(control, "render-config", "--write", "--config", CONFIG)
     agents = {machine.name: watch(machine) for machine in (control, member, other)}
     wait_until(lambda: all(is_named(each, "agent-missing") for each in (control, member, other)), 30)
-    assert all(is_named(each, "peer-silent") for each in (control, member, other))
-
     unplug(other)
     wait_until(lambda: is_named(control, "peer-silent", "machine-c"), 60)
-    finding = named(control, "peer-silent")["machine-c"]
-    assert finding["severity"] == "error"
-    assert "1 of 1 other machines are reachable" in finding["seen"]
-    assert "192.168.0.202" in finding["seen"]
-    # Its workers are no reason to restart anything; those of the others are.
-    away, *near = named(control, "worker-silent").values()
-    assert away["subject"] == "machine-c"
-    assert away["cure"].startswith("restart no workers")
-    assert {each["subject"].partition(" ")[0] for each in near} == {"control", "machine-b"}
+    assert "1 of 1 other machines are reachable" in named(control, "peer-silent")["machine-c"]["seen"]
     assert is_named(member, "peer-silent")
-    wait_until(lambda: is_named(other, "peer-silent", "control"), 30)
-    finding = named(other, "peer-silent")["control"]
-    assert "this machine has no route to 192.168.0.200" in finding["seen"]
-    assert "own network" in finding["cure"]
-    assert is_named(other, "service-silent")  # which is no second cause
+    assert has_no_restart(control, "machine-c", "control", "machine-b")
 
     # As after a boot without a network: there never was a handshake.
     agents["machine-c"].stop(timeout=15)
@@ -138,27 +216,3 @@ table inet strict {
     }
 }
 """
-
-
-def test_a_key_that_two_machines_use_is_named_and_a_join_that_replaces_ends_it(lab: Lab) -> None:
-    control, member = make_cluster(lab)
-    copy = newcomer(lab, 203)
-    copy.run(["mkdir", "-p", STATE])
-    for name in ("machine.json", "private.key", "preshared.key", "membership.json", "guard.nft"):
-        copy.write(f"{STATE}/{name}", member.read(f"{STATE}/{name}"), 0o600)
-    watch(control)
-    copy.start(["qmesh", "agent"])
-    idle(40)
-    wait_until(lambda: is_named(control, "key-shared", "machine-b"), 90)
-    finding = named(control, "key-shared")["machine-b"]
-    assert "192.168.0.201:51820" in finding["seen"]
-    assert "192.168.0.203:51820" in finding["seen"]
-
-    old = facts(control, "status")["machines"][1]["public_key"]
-    invite(control, member, "--replace")
-    qmesh(member, "join", "invitation", "--config", CONFIG, timeout=90)
-    new = facts(control, "status")["machines"][1]["public_key"]
-    assert new != old
-    assert member.run(["sh", "-c", f"wg pubkey < {STATE}/private.key"]).stdout.strip() == new
-    assert control.run(["wg", "show", "qmesh0", "peers"]).stdout.split() == [new]
-    wait_until(lambda: is_named(control, "key-shared") and is_named(control, "peer-silent"), 60)

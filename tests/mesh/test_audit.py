@@ -1107,7 +1107,7 @@ def test_a_tunnel_of_1280_on_a_path_of_1280_is_named(host, addresses, path, oute
 def test_every_code_is_one_that_stays():
     """The codes that tools are written against; more may be added, none may be renamed."""
     stable = {
-        *("key-missing", "key-mode", "key-mismatch", "key-shared"),
+        *("key-missing", "key-mode", "key-mismatch", "key-shared", "key-retired"),
         *("tunnel-missing", "tunnel-down", "tunnel-address", "tunnel-port", "tunnel-mtu", "tunnel-route"),
         *(
             "peer-missing",
@@ -1287,6 +1287,7 @@ EACH_CODE: dict[str, NodeState | AuditContext | Finding] = {
     "key-mismatch": replace(AROUND, key_files=(replace(KEY_FILE, public_key=None),)),
     "key-missing": replace(AROUND, key_files=(replace(KEY_FILE, mode=None),)),
     "key-mode": replace(AROUND, key_files=(replace(KEY_FILE, mode=0o644),)),
+    "key-retired": replace(AROUND, retired_since="2026-11-14 22:13"),
     "key-shared": around_links(shared=(SharedKey(CONTROL_KEY, (Endpoint("192.0.2.1", 1),) * 2, 5),)),
     "membership-conflict": replace(
         AROUND, conflict=MembershipConflict(own=5, revision=9, machine="machine-b", at=0)

@@ -255,6 +255,18 @@ def test_a_shared_key_is_named_with_both_addresses_and_the_way_out():
     assert list(link_findings(around(1, is_control=False, report=LinkReport(watched=1, shared=shared)))) == []
 
 
+def test_a_machine_whose_key_is_not_the_meshs_any_more_is_told_that_and_nothing_else():
+    silent = around(1, is_control=False, report=gone(0, watched=1))
+    context = msgspec.structs.replace(
+        silent, retired_since="2026-11-14 22:13", own_name="m0", unanswered="no connection"
+    )
+    finding = only(context)
+    assert (finding.code, finding.severity, finding.subject) == ("key-retired", "error", "m0")
+    assert "since 2026-11-14 22:13: " in finding.seen
+    assert "`qmesh invite m0 --replace`" in finding.cure
+    assert list(service_findings(context, has_way=True)) == []
+
+
 def test_a_member_whose_agent_does_not_ask_is_named_on_the_control_node():
     finding = only(around(2, report=LinkReport(watched=2), unasked=(("m1", 200.0),)))
     assert (finding.code, finding.severity, finding.subject) == ("service-silent", "error", "m1")

@@ -76,7 +76,7 @@ DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw
 ProtectSystem=full
 ReadWritePaths=/etc/systemd/system
-RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6
+RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6 AF_PACKET
 MemoryHigh=1G
 """
 NODES = f"""\

@@ -271,6 +271,9 @@ def _build_audit_context(
         narrow_path=None
         if seen is None
         else looks.run("tunnel", lambda: find_narrow_path(here, *seen, state.directory), None),
+        retired_since=""
+        if here.settings.control
+        else looks.run("membership", lambda: _find_retirement(state, here), ""),
         conflict=looks.run("membership", state.membership_conflict.read, None)
         if here.settings.control
         else None,
@@ -363,6 +366,14 @@ def _find_control_failure(here: Local) -> str | None:
     except ControlNodeUnavailable as error:
         return f"{hub.name}, {hub.address} port {here.inventory.service_port}: {error}"
     return None
+
+
+def _find_retirement(state: State, here: Local) -> str:
+    """Since when the key that this machine has now is not the mesh's, as its agent was told; else empty."""
+    known = state.key_retirement.read()
+    if known is None or known.public_key != here.machine.public_key:
+        return ""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(known.at))
 
 
 def _find_silent_workers(here: Local, health: agent_health.Health | None) -> tuple[SilentWorkers, ...]:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 from qmesh.agent.control_role import report_handover_progress
+from qmesh.agent.daemon.retirements import RetirementListener
 from qmesh.agent.daemon.supervisor import CONTROL_NODE, Troubles
 from qmesh.agent.local import load_local
-from qmesh.agent.membership import update_membership
+from qmesh.agent.membership import mark_removed, update_membership
 from qmesh.errors import EnrolmentRefused, QmeshError, RemovedFromMesh
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
@@ -60,6 +61,7 @@ class MembershipPoller:
         self._find_key_report = find_key_report
         self._answer_request = answer_request
         self._failed = 0
+        self._listener = RetirementListener()
 
     def run(self) -> None:
         """Ask until it is stopped. Raises what nobody has foreseen."""
@@ -99,11 +101,15 @@ class MembershipPoller:
             self._arrived()
             return REST_S
         except (ControlNodeUnavailable, EnrolmentRefused) as error:
+            if self._take_notice():
+                return REST_S
             self._troubles.note(CONTROL_NODE, str(error), hint=getattr(error, "hint", _SEE_CONTROL))
         except (QmeshError, OSError):  # the agent's own look says what is wrong
             pass
         else:
             self._failed = 0
+            self._listener.close()
+            self._state.key_retirement.remove()
             self._troubles.clear(CONTROL_NODE)
             if not arrived:
                 return 0.0
@@ -113,3 +119,21 @@ class MembershipPoller:
         pause_s = AGAIN_S[min(self._failed, len(AGAIN_S) - 1)]
         self._failed += 1
         return pause_s * random.uniform(0.7, 1.3)  # noqa: S311 - as above
+
+    def _take_notice(self) -> bool:
+        """Hear whether the mesh has this machine's key no more; whether it was removed, and now knows it."""
+        said = self._listener.find_notice(load_local(self._state))
+        if said is None:
+            return False
+        if said.reason == "replaced":
+            if self._state.key_retirement.read() != said:
+                self._state.key_retirement.write(said)
+            return False
+        with self._state.lock():
+            mark_removed(self._state)
+        error = RemovedFromMesh()
+        log.warning("%s (hint: %s)", error.message, error.hint)
+        self._listener.close()
+        self._troubles.clear(CONTROL_NODE)
+        self._arrived()
+        return True

@@ -15,6 +15,7 @@ from typing import Final, Self
 import msgspec
 
 from qmesh.agent.converge import converge
+from qmesh.agent.daemon.retirements import RetirementWatch
 from qmesh.agent.facts import resolve_names
 from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.agent.rollback import find_active_rollback, maintain_rollback
@@ -92,6 +93,7 @@ class MachineWatch:
         self.noticed: Notice | None = None
         self.event: int | None = None
         self.links = LinkWatch()
+        self._retirements = RetirementWatch(state)
         self._state = state
         self._audit_s = audit_s
         self._held: _ConvergedState | None = None
@@ -186,10 +188,12 @@ class MachineWatch:
         self.event = event = self._read_last_event() if self._state.settings().control else None
         here = load_local(self._state) if known is None or event is not None else known
         linux = linux_for(self._state, here)
+        self._retirements.note_members(here)
         # Before all is looked at: this is how a machine looks that is then found as desired.
         outlined, outline = time.monotonic(), linux.observe_outline()
         steps = converge(here, linux, follow_roaming=True, outline=outline)
         self.links.note_counters(linux.counters, list_expected_keys(here), at_s=time.monotonic())
+        self._retirements.send_notices(here, linux)
         audited = None
         if event is not None and here.settings.up and not steps:
             machines = here.inventory.machines

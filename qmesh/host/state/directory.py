@@ -44,6 +44,7 @@ from qmesh.host.state.documents import (
 )
 from qmesh.host.system import agent_health, agent_notify, log_file, processes
 from qmesh.mesh.guard import is_complete_script, parse_table_header
+from qmesh.mesh.links.retirement import KeyRetirement, RetiredKeys
 from qmesh.mesh.node_keys.differences import KeyDifferences
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.protocol.enrolment import derive_public_key
@@ -100,6 +101,8 @@ class State:
         self.due_restarts = Document(directory / "due.json", DueRestarts)
         self.process_record = Document(directory / "processes.json", ProcessRecord)
         self.node_ports = Document(directory / "node-ports.json", NodePorts)
+        self.retired_keys = Document(directory / "retired.json", RetiredKeys)
+        self.key_retirement = Document(directory / "retirement.json", KeyRetirement)
         self.membership_conflict = Document(directory / "conflict.json", MembershipConflict)
         self.key_differences = Document(directory / "node-keys.json", KeyDifferences)
 
@@ -260,6 +263,8 @@ class State:
             self._joining_key_file,
             self.key_origin.path,
             self.membership_conflict.path,
+            self.retired_keys.path,
+            self.key_retirement.path,
             self.key_rotation.path,
             *(() if keep_private_key else (self.private_key_file,)),
             self.last_backup.path,
@@ -272,6 +277,7 @@ class State:
         files.remove(self.signing_key_file)
         self.key_differences.remove()
         self.membership_conflict.remove()
+        self.retired_keys.remove()
         for end in ("", "-wal", "-shm"):
             files.remove(self.registry_file.with_name(self.registry_file.name + end))
 

@@ -26,6 +26,10 @@ def link_findings(around: AuditContext) -> Iterator[Finding]:
     """Silent machines: each of a few, and one finding for many, which one cause explains."""
     if around.taken_down:
         return
+    if around.retired_since:  # which is why nothing comes
+        own = around.names.get(around.public_key, around.own_name)
+        yield _retired_key_finding(own, around.retired_since)
+        return
     report = around.links.report
     silent = [link for link in report.silent if _is_active(around, link.public_key)]
     is_all = len(silent) >= report.watched
@@ -105,6 +109,18 @@ def _advise_control(around: AuditContext, name: str, tried: Sequence[TriedEndpoi
     )
 
 
+def _retired_key_finding(name: str, since: str) -> Finding:
+    return error_finding(
+        "key-retired",
+        name,
+        f"the key that the mesh has for {name}",
+        f"another key has its place since {since}: this machine was restored to an older state, or another"
+        " one took its place; the control node lets nothing of it through",
+        f"if this machine should be {name}: `qmesh invite {name} --replace` on the control node, then `qmesh"
+        " join` here; else `qmesh uninstall`",
+    )
+
+
 def _shared_key_finding(name: str, shared: SharedKey) -> Finding:
     places = " and ".join(map(str, shared.endpoints))
     return error_finding(
@@ -154,7 +170,9 @@ def away_worker_findings(around: AuditContext, away: Sequence[SilentWorkers]) ->
 
 def is_control_away(around: AuditContext) -> bool:
     """Whether the control node is silent as a whole, so that no answer of its service is to be expected."""
-    return not around.is_control and bool(around.links.report.silent or around.links.report.waiting)
+    report = around.links.report
+    is_silent = bool(report.silent or report.waiting or around.retired_since)
+    return not around.is_control and is_silent
 
 
 def _describe_silence(link: SilentLink) -> str:

@@ -298,6 +298,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     black_hole: on the path to the control node, where there is one.
     narrow_path: to the control node, where the tunnel's packets do not fit it.
     links: what is heard of the other machines.
+    retired_since: since when the mesh has another key for this machine, in words; empty where it has not.
     conflict: on the control node, what a member showed that contradicts its registry.
     detours: packets for members that do not go into the tunnel.
     overlaps: what else of this machine's network has addresses of the tunnel's.
@@ -340,6 +341,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     black_hole: BlackHole | None = None
     narrow_path: NarrowPath | None = None
     links: LinkContext = LinkContext()
+    retired_since: str = ""
     conflict: MembershipConflict | None = None
     detours: tuple[Detour, ...] = ()
     overlaps: tuple[NetworkOverlap, ...] = ()

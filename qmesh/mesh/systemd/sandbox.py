@@ -55,6 +55,7 @@ def render_agent_settings() -> str:
     CAP_SETUID, CAP_SETGID and setfsuid(2): to read and write config.yml as its owner. CAP_NET_RAW: to
     measure paths. CAP_SYS_PTRACE: to see whose sockets those of the node are, which is any user's, or root's
     with more rights than this; CAP_KILL: to end a program of the node that was asked for its version.
+    CAP_NET_RAW and AF_PACKET: to tell who has a key of an earlier membership, and to be told.
     """
     return f"""\
 {_QMESH}{_LOG}CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW
@@ -66,7 +67,7 @@ DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw
 ProtectSystem=full
 ReadWritePaths=/etc/systemd/system
-RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6
+RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6 AF_PACKET
 MemoryHigh=1G
 """
 

@@ -139,6 +139,13 @@ def has_agent(machine: Machine) -> bool:
     return "agent-missing" not in [each["code"] for each in report["findings"]]
 
 
+def peers_of(machine: Machine) -> list[str]:
+    """The public keys of the peers that have an address of the mesh: retired ones have none."""
+    lines = machine.run(["wg", "show", "qmesh0", "allowed-ips"]).stdout.splitlines()
+    found = dict(line.split("\t") for line in lines)
+    return [key for key, allowed in found.items() if allowed.startswith("10.77.")]
+
+
 def count(machine: Machine, pattern: str) -> int:
     """How many agents or holders a machine has. What one starts is one for a moment too: it is waited for."""
     comes_true(lambda: len(machine.processes(pattern)) == 1, 5)

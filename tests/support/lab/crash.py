@@ -15,6 +15,7 @@ import msgspec
 
 from qmesh.host.registry.key_rotation import BETWEEN_S
 from qmesh.mesh.protocol.membership import SignedMembership
+from tests.support.lab.cluster import peers_of
 from tests.support.lab.faults import Ended, Faulty, sample
 from tests.support.lab.machines import TOOLS, Lab
 from tests.support.node_identity import IDENTITY, KEY_STORE, PEER_KEY
@@ -361,7 +362,7 @@ def remove(lab: Lab, *, every: int) -> Result:
         if ended.code and not ended.refused(2):
             return f"the same command again: {ended.err}"
         rig.control.succeed("apply")
-        peers = rig.machine_a.run(["wg", "show", "qmesh0", "peers"]).stdout
+        peers = peers_of(rig.machine_a)
         return trouble_of_control(rig) or (f"there are peers: {peers}" if peers else "")
 
     points = crash(0).points
@@ -381,7 +382,7 @@ def rotate_key(lab: Lab, *, every: int) -> Result:
     def again() -> str:
         wait_until(lambda: rig.member("rotate-key").code == 0, seconds=40)
         key = rig.machine_b.run(["sh", "-c", "wg pubkey < /var/lib/qmesh/private.key"]).stdout.strip()
-        peers = rig.machine_a.run(["wg", "show", "qmesh0", "peers"]).stdout.split()
+        peers = peers_of(rig.machine_a)
         if peers != [key]:
             return f"the control node knows {peers}, the machine has {key}"
         reached = "" if rig.reached() == closed else "the worker was reached"

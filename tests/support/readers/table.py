@@ -62,6 +62,7 @@ from qmesh.host.system import agent_health, processes, ssh_session
 from qmesh.host.wireguard import genetlink_messages, kernel, uapi
 from qmesh.mesh import audit, endpoints, guard, imports, mtu, nodeconfig, rollback, values
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.links import retirement
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.node_keys import differences, key_store
 from qmesh.mesh.node_processes import readings, record
@@ -436,6 +437,10 @@ PROCESSES: Final = record.ProcessRecord(
     called=record.CalledWorkers(76, 3.5, 4.5, (1, 4)),
 )
 
+RETIRED: Final = retirement.RetiredKey(
+    machine="b", public_key=KEYS[1], preshared_key=SHARED, reason="removed", at=NOW
+)
+
 _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
     ("machine.json", State.find_settings, SETTINGS),
     (
@@ -456,6 +461,16 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
         "conflict.json",
         lambda state: state.membership_conflict.read(),
         membership_conflict.MembershipConflict(5, 9, "machine-b", NOW),
+    ),
+    (
+        "retired.json",
+        lambda state: state.retired_keys.read(),
+        retirement.RetiredKeys((RETIRED,)),
+    ),
+    (
+        "retirement.json",
+        lambda state: state.key_retirement.read(),
+        retirement.KeyRetirement(mesh=MESH, machine="b", public_key=KEYS[1], reason="replaced", at=NOW),
     ),
     ("rotating.json", lambda state: state.key_rotation.read(), documents.KeyRotation(KEYS[1], KEYS[2])),
     (
@@ -798,6 +813,20 @@ def _update(octets: bytes) -> None:
     membership.verify_membership(membership.apply_update(update, held), VERIFIES, mesh=MESH)
 
 
+NOTICE: Final = retirement.build_notice(RETIRED, MESH, SIGNING, source="10.77.0.1", nonce=bytes(12))
+
+
+def _notice(octets: bytes) -> None:
+    """What comes in by the tunnel of a machine whose control node is silent."""
+    retirement.read_notice(octets, KEYS[1], SHARED, VERIFIES, mesh=MESH)
+
+
+def _notice_signed(octets: bytes) -> None:
+    signed = SIGNING.sign(b"qmesh retirement 1\n" + octets) + octets
+    body = aead.encrypt_message(signed, SHARED, about=retirement.ABOUT, nonce=bytes(12))
+    retirement.read_notice(NOTICE[:20] + body, KEYS[1], SHARED, VERIFIES, mesh=MESH)
+
+
 def _conflict(octets: bytes) -> None:
     """What root of a member shows."""
     membership_conflict.read_proof(octets, SIGNED, VERIFIES, INVENTORY)
@@ -942,6 +971,20 @@ READERS: Final[dict[str, Reader]] = {
             _report_keys,
             (msgspec.msgpack.encode(key_digests.KeyDigests(bytes(32), None, bytes(range(32)))),),
             mutate.msgpack_trees,
+        ),
+        Reader("notice of a retired key", (retirement,), _notice, (NOTICE,)),
+        Reader(
+            "notice of a retired key, signed",
+            (retirement,),
+            _notice_signed,
+            (
+                _json(
+                    retirement.KeyRetirement(
+                        mesh=MESH, machine="b", public_key=KEYS[1], reason="removed", at=5
+                    )
+                ),
+            ),
+            mutate.json_trees,
         ),
         Reader(
             "proof of a conflict",

@@ -86,7 +86,7 @@ def build_joiner(state: State, invitation: Invitation, options: LocalOptions) ->
     if has_no_join_interface(state, join_keys, options.interface):
         tunnel = TunnelPlace(options.interface, invitation.network, invitation.address)
         refuse_collisions(state, tunnel, invitation.control_address, listen_port=options.listen_port)
-    is_replacing = invitation.from_address is not None and not _is_redeemed_here(state, identifier)
+    is_replacing = _needs_another_key(state, identifier, is_replacing=invitation.from_address is not None)
     key, has_new_key = state.ensure_joining_key(identifier, is_replacing=is_replacing)
     return Joiner(
         invitation=invitation,
@@ -99,12 +99,17 @@ def build_joiner(state: State, invitation: Invitation, options: LocalOptions) ->
     )
 
 
-def _is_redeemed_here(state: State, identifier: str) -> bool:
-    """Whether this machine has redeemed that invitation with the key that it has, as its settings say."""
+def _needs_another_key(state: State, identifier: str, *, is_replacing: bool) -> bool:
+    """Whether the mesh does not have this machine's key any more, or is about not to.
+
+    is_replacing: as the invitation says. Not where it was redeemed here, with the key that there is.
+    """
+    settings = None
     with contextlib.suppress(StateUnreadable):
         settings = state.find_settings()
-        return settings is not None and settings.invitation == identifier
-    return False
+    if settings is not None and settings.invitation == identifier:
+        return False
+    return is_replacing or (settings is not None and settings.removed)
 
 
 def finish_join(state: State, here: Local, *, apply: bool, patience_s: float) -> Local:
@@ -174,14 +179,20 @@ def refuse_collisions(state: State, tunnel: TunnelPlace, control_address: str, *
 
 
 def refuse_another_mesh(state: State, mesh: str, name: str) -> None:
-    """Raise BadInput where this machine is in another mesh, or under another name."""
+    """Raise BadInput where this machine is in another mesh, or under another name.
+
+    One that its mesh has removed may join it again under any name.
+    """
     with contextlib.suppress(StateUnreadable):
         settings = state.find_settings()
         if settings is None or (settings.mesh, settings.name) == (mesh, name):
             return
+        if settings.removed and settings.mesh == mesh:
+            return
         raise BadInput(
             f"this machine is already {settings.name} of mesh {settings.mesh}",
-            hint="a machine can be in one mesh only, with one name; see it with `qmesh status`",
+            hint="a machine can be in one mesh only, with one name; see it with `qmesh status`. To leave that"
+            " mesh: `qmesh uninstall --delete-state`, which opens the worker ports; then `qmesh join` again",
         )
 
 
@@ -221,6 +232,7 @@ def save_membership(
     state.save_preshared_key(preshared)
     files.write(state.membership_file, membership)
     state.activate_joining_key(public_key)
+    state.key_retirement.remove()
     state.key_rotation.remove()  # after it: until then the key that it tells of is in no membership here
     state.save_settings(settings)
 

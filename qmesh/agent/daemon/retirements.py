@@ -1,0 +1,103 @@
+"""Keys that the mesh does not have any more: the control node tells who calls with one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import time
+from typing import Final
+
+from qmesh.agent.local import Local
+from qmesh.host.linux import Linux
+from qmesh.host.network.packet_sockets import PacketReceiver, send_packet
+from qmesh.host.state.directory import State
+from qmesh.mesh.links.retirement import KeyRetirement, RetiredKeys, build_notice, read_notice, retire_keys
+from qmesh.mesh.protocol.aead import NONCE_OCTETS
+from qmesh.mesh.values import Secret
+
+log = logging.getLogger("qmesh")
+
+_NONE: Final = RetiredKeys()
+
+
+class RetirementWatch:
+    """For the control node's loop, once in each look at everything."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._members: dict[str, tuple[str, Secret]] = {}
+        self._received: dict[str, int] = {}
+
+    def note_members(self, here: Local) -> None:
+        """Remember the keys of machines that were here at the last look, and are not any more."""
+        if not here.settings.control or here.has_handed_over:
+            self._members = {}
+            return
+        before = self._members
+        self._members = {
+            each.public_key: (each.name, here.preshared[each.public_key])
+            for each in here.inventory.machines
+            if each.state != "invited" and each.public_key in here.preshared
+        }
+        if before.keys() - self._members.keys():
+            known = self._state.retired_keys.read() or _NONE
+            machines = here.inventory.machines
+            self._state.retired_keys.write(retire_keys(known, before, machines, at=int(time.time())))
+
+    def send_notices(self, here: Local, linux: Linux) -> None:
+        """Tell those who call with such a key: each time that something came of it since the last look."""
+        if not here.settings.control or not here.settings.up:
+            return
+        before, self._received = self._received, {}
+        for retired in linux.list_retired_keys():
+            counters = linux.counters.get(retired.public_key)
+            if counters is None:
+                continue
+            self._received[retired.public_key] = counters.rx_bytes
+            if counters.rx_bytes > before.get(retired.public_key, 0):
+                notice = build_notice(
+                    retired,
+                    here.inventory.mesh,
+                    self._state.signing_key(),
+                    source=here.machine.address,
+                    nonce=secrets.token_bytes(NONCE_OCTETS),
+                )
+                with contextlib.suppress(OSError):  # then at the next look
+                    send_packet(here.settings.interface, notice)
+
+
+class RetirementListener:
+    """For another machine's questions: hears it while the control node gives no answer."""
+
+    def __init__(self) -> None:
+        self._receiver: PacketReceiver | None = None
+
+    def close(self) -> None:
+        """Hear nothing more, as the control node has answered."""
+        if self._receiver is not None:
+            self._receiver.close()
+            self._receiver = None
+
+    def find_notice(self, here: Local) -> KeyRetirement | None:
+        """What the control node has told of this machine's key since it is silent. Waits for nothing."""
+        shared = here.preshared.get(here.inventory.control_node.public_key)
+        if shared is None:
+            return None
+        try:
+            if self._receiver is None:
+                is_ipv6 = ":" in here.machine.address
+                self._receiver = PacketReceiver(here.settings.interface, is_ipv6=is_ipv6)
+            for packet in self._receiver.receive_packets():
+                said = read_notice(
+                    packet,
+                    here.machine.public_key,
+                    shared,
+                    here.settings.verification_key,
+                    mesh=here.settings.mesh,
+                )
+                if said is not None:
+                    return said
+        except OSError:  # the interface was made anew, or is none
+            self.close()
+        return None
