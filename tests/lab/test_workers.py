@@ -56,7 +56,10 @@ def test_a_worker_that_is_killed_is_named_with_machine_unit_and_command(cluster)
     }
     shown = qmesh(control, "status").stdout
     assert "3 of 4" in shown
-    assert "silent: core 5 of machine-b; on machine-b: restart the worker of core 5 (with systemd: " in shown
+    assert (
+        "silent: core 5 of machine-b (refused); on machine-b: restart the worker of core 5 (with systemd: "
+        in shown
+    )
     assert silent(member, "machine-b") == [5]
     assert facts(member, "status")["machines"][0]["workers"] is None
     for machine in (control, member):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -20,6 +20,7 @@ from qmesh.agent.preconditions import check_user
 from qmesh.errors import MachineRefused
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
+from qmesh.host.system import agent_health, background
 from qmesh.mesh.advice import list_advice
 from qmesh.mesh.audit import Finding
 from qmesh.mesh.inventory import Inventory
@@ -33,6 +34,9 @@ from qmesh.mesh.reachability.open_ports import MachinePorts, list_all_open_ports
 from qmesh.mesh.state import Counters
 
 log = logging.getLogger("qmesh")
+
+HEALTH_S: Final = 2.0
+"""Seconds that this machine's agent has to say how it is."""
 
 
 class CoreRange(msgspec.Struct, frozen=True):
@@ -101,12 +105,24 @@ class OtherKeysStatus(msgspec.Struct, frozen=True):
     fetch: str
 
 
+class SilentAgent(msgspec.Struct, frozen=True):
+    """A machine whose agent does not run, or asks the control node nothing. cure: what to do.
+
+    silent_s: seconds since it asked; None for this machine's own, which does not run.
+    """
+
+    machine: str
+    silent_s: float | None
+    cure: str
+
+
 class Status(msgspec.Struct, frozen=True):
     """What `status` answers. node: its profile; control: the control node's name.
 
     control_process: None on other machines than the control node, and where its state cannot be known.
     foreign: on this machine. other_keys: on the control node, machines whose nodes have other keys.
     errors: what is wrong with the node's files and programs on this machine, as `check` finds it.
+    silent_agents: this machine's, and on the control node those that it does not hear of.
     """
 
     mesh: str
@@ -119,6 +135,7 @@ class Status(msgspec.Struct, frozen=True):
     foreign: tuple[ForeignStatus, ...] = ()
     other_keys: tuple[OtherKeysStatus, ...] = ()
     errors: tuple[Finding, ...] = ()
+    silent_agents: tuple[SilentAgent, ...] = ()
 
 
 def status(state: State) -> Status:
@@ -128,7 +145,7 @@ def status(state: State) -> Status:
     counters = _read_counters(state, here)
     cores = here.inventory.cores
     look, record = _look_at_node(state, here)
-    watched = probe_workers(here, look)
+    watched = {} if here.settings.removed else probe_workers(here, look)
     uncalled = () if look is None else _list_uncalled(look, record, watched)
     now = time.time()
     return Status(
@@ -148,6 +165,7 @@ def status(state: State) -> Status:
             )
             for machine in here.inventory.machines
         ),
+        silent_agents=() if here.settings.removed else _list_silent_agents(state, here),
         other_keys=_list_other_keys(state, here),
         advice=list_advice(here.inventory, collect_advice_inputs(here, watched, uncalled)),
         control_process=None
@@ -155,6 +173,23 @@ def status(state: State) -> Status:
         else _build_control_status(look, uncalled, has_units=find_node_host(here.settings).has_units),
         foreign=() if look is None else tuple(map(_build_foreign_status, look.report.foreign)),
         errors=list_node_errors(here),
+    )
+
+
+def _list_silent_agents(state: State, here: Local) -> tuple[SilentAgent, ...]:
+    """As this machine's own agent says, where it runs."""
+    own = here.settings.name
+    if not background.is_agent_running(state):
+        return (SilentAgent(own, None, f"on {own}: qmesh apply"),)
+    try:
+        unasked = agent_health.request_health(state.directory, wait_s=HEALTH_S).unasked
+    except agent_health.NoAnswer:  # which is for `check` to say
+        return ()
+    names = {each.address: each.name for each in here.inventory.machines if each.name != own}
+    return tuple(
+        SilentAgent(names[address], age_s, f"on {names[address]}: qmesh check")
+        for address, age_s in unasked
+        if address in names
     )
 
 

@@ -17,6 +17,7 @@ from qmesh.agent.commands.status import (
     MachineStatus,
     OtherKeysStatus,
     PortStatus,
+    SilentAgent,
     Status,
     list_port_status,
     status,
@@ -27,6 +28,7 @@ from qmesh.cli.port_text import describe_machine_ports
 from qmesh.cli.streams import find_stdout_failure
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
+from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.printable import escape_text
 from qmesh.mesh.values import format_port_ranges
 
@@ -102,6 +104,7 @@ def _render_text(facts: Status) -> str:
             head,
             *lines,
             *_render_control_process(facts),
+            *map(_render_silent_agent, facts.silent_agents),
             *_render_silent_workers(facts),
             *_render_troubled_workers(facts),
             *(_render_foreign_worker(each) for each in facts.foreign),
@@ -162,16 +165,47 @@ def _render_other_keys(each: OtherKeysStatus) -> str:
     return f"other keys: {seen}; {each.fetch}"
 
 
+_SILENCES: Final[dict[SilenceReason, str]] = {
+    "": "no answer",
+    "absent": "nothing listens",
+    "elsewhere": "something listens at another address",
+    "refused": "refused",
+    "dropped": "dropped by a firewall, or hanging",
+    "rejected": "rejected by a firewall",
+    "unroutable": "no way from here",
+}
+_UNHEARD_S: Final = 180.0
+"""Seconds after which a handshake is too old for packets to pass: WireGuard's own limit."""
+
+
 def _render_silent_workers(facts: Status) -> Iterator[str]:
-    """A line for each machine with workers that do not answer."""
+    """A line for each machine and reason. A restart is advised only where the workers may be dead."""
     for machine in facts.machines:
         silent = () if machine.workers is None else machine.workers.silent
-        if silent and machine.workers is not None:
-            cores = tuple(each.core for each in silent)
+        for why in dict.fromkeys(each.why for each in silent):
+            found = [each for each in silent if each.why == why]
+            cores = tuple(each.core for each in found)
+            is_heard = machine.last_handshake is not None and machine.last_handshake < _UNHEARD_S
+            reason, cure = _SILENCES[why], f"on {machine.name}: qmesh check"
+            if why in {"dropped", "rejected"} and not is_heard and machine.name != facts.control:
+                reason = "nothing of the machine comes through the tunnel"
+            elif why not in {"dropped", "rejected", "unroutable"}:
+                more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+                assert machine.workers is not None
+                is_all = len(found) == len(silent)
+                cure = (
+                    f"on {machine.name}: {machine.workers.restart}" if is_all else f"{found[0].restart}{more}"
+                )
             yield (
-                f"silent: core{'s' * (len(cores) > 1)} {format_port_ranges(cores)} of {machine.name};"
-                f" on {machine.name}: {machine.workers.restart}"
+                f"silent: core{'s' * (len(cores) > 1)} {format_port_ranges(cores)} of {machine.name}"
+                f" ({reason}); {cure}"
             )
+
+
+def _render_silent_agent(each: SilentAgent) -> str:
+    if each.silent_s is None:
+        return f"no agent: nothing fixes {each.machine}; {each.cure}"
+    return f"no agent: {each.machine}'s has not asked for {_render_duration(each.silent_s)}; {each.cure}"
 
 
 def _render_row(machine: MachineStatus) -> tuple[str, ...]:

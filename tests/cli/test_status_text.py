@@ -1,0 +1,71 @@
+"""What `status` says of workers and agents that are silent: the reason, and what fits it."""
+
+from __future__ import annotations
+
+import pytest
+
+from qmesh.agent.commands.status import CoreRange, MachineStatus, SilentAgent, Status
+from qmesh.agent.node.worker_status import SilentCore, WorkerHealth
+from qmesh.cli.commands.status import _render_text
+from qmesh.mesh.node_processes.silence import SilenceReason
+
+AWAY = "cores 4-5 of hel-2 (nothing of the machine comes through the tunnel); on hel-2: qmesh check"
+
+
+def machine(name: str, heard_s: float | None, *silent: tuple[int, SilenceReason]) -> MachineStatus:
+    cores = tuple(
+        SilentCore(core, "10.77.0.2", 40000 + core, "u", f"on {name}: restart core {core}", why)
+        for core, why in silent
+    )
+    return MachineStatus(
+        name=name,
+        role="worker",
+        address="10.77.0.2",
+        public_key="k",
+        endpoint=None,
+        cores=CoreRange(4, 4),
+        ports=(40003, 40004, 40005, 40006),
+        state="active",
+        last_handshake=heard_s,
+        rx_bytes=None,
+        tx_bytes=None,
+        workers=WorkerHealth(4 - len(cores), cores, None, "restart them"),
+        node_files=False,
+    )
+
+
+def lines_of(*machines: MachineStatus, agents: tuple[SilentAgent, ...] = ()) -> list[str]:
+    facts = Status("m", 1, "1.4", "fra-1", machines, (), silent_agents=agents)
+    return _render_text(facts).splitlines()[2 + len(machines) :]
+
+
+@pytest.mark.parametrize(
+    ("heard_s", "why", "line"),
+    [
+        (0.0, "refused", "cores 4-5 of hel-2 (refused); on hel-2: restart them"),
+        (5.0, "dropped", "cores 4-5 of hel-2 (dropped by a firewall, or hanging); on hel-2: qmesh check"),
+        (None, "dropped", AWAY),
+        (900.0, "rejected", AWAY),
+        (5.0, "unroutable", "cores 4-5 of hel-2 (no way from here); on hel-2: qmesh check"),
+        (5.0, "", "cores 4-5 of hel-2 (no answer); on hel-2: restart them"),
+    ],
+)
+def test_a_silent_worker_is_restarted_only_where_that_may_help(heard_s, why, line):
+    assert lines_of(machine("hel-2", heard_s, (4, why), (5, why))) == [f"silent: {line}"]
+
+
+def test_each_reason_has_a_line_and_the_control_node_is_not_away():
+    assert lines_of(machine("hel-2", 5.0, (4, "refused"), (5, "dropped"), (6, "refused"))) == [
+        "silent: cores 4, 6 of hel-2 (refused); on hel-2: restart core 4 and 1 more",
+        "silent: core 5 of hel-2 (dropped by a firewall, or hanging); on hel-2: qmesh check",
+    ]
+    (line,) = lines_of(machine("fra-1", None, (4, "dropped")))
+    assert "dropped by a firewall" in line
+
+
+def test_agents_that_are_not_there_are_named():
+    agents = (SilentAgent("fra-1", None, "on fra-1: qmesh apply"), SilentAgent("hel-2", 300.0, "on hel-2: x"))
+    assert lines_of(machine("hel-2", 5.0), agents=agents) == [
+        "no agent: nothing fixes fra-1; on fra-1: qmesh apply",
+        "no agent: hel-2's has not asked for 5 min; on hel-2: x",
+    ]
