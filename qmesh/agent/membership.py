@@ -19,6 +19,7 @@ from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
+from qmesh.mesh.protocol.member_note import MemberNote
 from qmesh.mesh.protocol.membership import (
     SignedMembership,
     apply_update,
@@ -47,6 +48,10 @@ def _report_nothing(_: str) -> bytes:
     return b""
 
 
+def _note_nothing(_: Local) -> MemberNote:
+    return MemberNote()
+
+
 def update_membership(
     state: State,
     here: Local,
@@ -54,6 +59,7 @@ def update_membership(
     connect_s: float,
     wait_s: int = 0,
     find_key_report: Callable[[str], bytes] = _report_nothing,
+    find_note: Callable[[Local], MemberNote] = _note_nothing,
     answer_request: Callable[[str], None] | None = None,
 ) -> bool:
     """Ask the control node for a newer membership and keep it; whether there was one.
@@ -61,6 +67,7 @@ def update_membership(
     connect_s: seconds to wait for a connection.
     wait_s: seconds to wait for a newer one to come.
     find_key_report: gives what is reported of the node's keys, by the control node's public key.
+    find_note: gives what this machine notes of itself.
     answer_request: called where the control node asks for this machine's findings, with its request; without
         it, it is not asked.
     Raises ControlNodeUnavailable when the control node does not answer, EnrolmentRefused when it says no,
@@ -72,7 +79,10 @@ def update_membership(
     own = here.settings.name
     for hub in (machine for machine in here.inventory.hubs if machine.name != own):
         client = Client(
-            address=hub.address, port=here.inventory.service_port, can_report=answer_request is not None
+            address=hub.address,
+            port=here.inventory.service_port,
+            can_report=answer_request is not None,
+            note=find_note(here),
         )
         try:
             offered = _fetch_membership(

@@ -100,6 +100,9 @@ class Control:
     def record_key_report(self, sealed: bytes, *, sender: str) -> None:
         raise NotImplementedError
 
+    def record_note(self, line: str, *, sender: str) -> None:
+        pass
+
     def refresh_membership(self) -> None:
         pass
 

@@ -32,6 +32,7 @@ from qmesh.mesh.protocol.enrolment import (
     derive_public_key,
 )
 from qmesh.mesh.protocol.key_digests import NodeIdentity, compute_digests, encrypt_digests
+from qmesh.mesh.protocol.member_note import MemberNote
 from qmesh.mesh.protocol.membership import (
     HOLDS,
     apply_update,
@@ -403,6 +404,17 @@ def test_reports_of_keys_are_kept_of_members_alone_and_what_is_new_is_looked_at(
     assert (node.take_key_reports(), len(looks)) == ({}, 2)
     node.record_key_report(second, sender=B)
     assert (node.take_key_reports(), len(looks)) == ({B: second}, 2)
+
+
+def test_what_members_note_is_kept_until_they_ask_again(state: State) -> None:
+    node = ControlNode(state, changed=lambda: None, turns=Looking(lambda: None))
+    node.record_note("4@127.0.0.1", sender=B)
+    node.record_note("down", sender="10.77.0.9")  # no member's
+    assert node.list_notes() == ((B, MemberNote(elsewhere=((4, "127.0.0.1"),))),)
+    node.record_note("down", sender=B)
+    assert node.list_notes() == ((B, MemberNote(is_down=True)),)
+    node.record_note("", sender=B)
+    assert node.list_notes() == ()
 
 
 def restored_to(state: State, revision: int) -> None:

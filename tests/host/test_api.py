@@ -30,6 +30,7 @@ from qmesh.host.api.messages import ControlNodeUnavailable, ServiceUnresponsive
 from qmesh.host.api.server import Service
 from qmesh.host.system import agent_notify
 from qmesh.mesh.protocol.enrolment import Redemption
+from qmesh.mesh.protocol.member_note import MOST_CHARACTERS, MemberNote
 from tests.support.api import HERE, PORT, Agent, told_by
 from tests.support.checkout import CHECKOUT
 from tests.support.network import ip
@@ -1257,6 +1258,9 @@ def test_the_nodes_files_and_reports_of_its_keys_pass_as_they_are():
         client().report_keys(b"digests", connect_s=PLENTY_S, read_s=PLENTY_S)
         client().poll_membership(newer_than=5, connect_s=PLENTY_S, read_s=PLENTY_S, key_report=b"same")
         ask("GET", "/v1/membership", headers={"qmesh-key-digests": "no base64!"})
+        noting = Client(address=HERE, port=PORT, note=MemberNote(is_down=True))
+        noting.poll_membership(newer_than=5, connect_s=PLENTY_S, read_s=PLENTY_S)
+        ask("GET", "/v1/membership", headers={"qmesh-note": "x" * 2 * MOST_CHARACTERS})
         for path in ("/v1/node-files", "/v1/node-keys"):
             assert ask("GET", path).status == 405
             assert ask("POST", path, content=b"x" * (messages.MAX_BODY + 1)).status == 413
@@ -1265,6 +1269,8 @@ def test_the_nodes_files_and_reports_of_its_keys_pass_as_they_are():
         ("node files", b"sealed", HERE),
         ("report keys", b"digests", HERE),
         ("key report", b"same", HERE),
+        ("note", "down", HERE),
+        ("note", "x" * MOST_CHARACTERS, HERE),
     ]
 
 

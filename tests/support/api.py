@@ -67,6 +67,10 @@ class Agent:
     def record_key_report(self, sealed: bytes, *, sender: str) -> None:
         self.asked.append(("key report", sealed, sender))
 
+    def record_note(self, line: str, *, sender: str) -> None:
+        if line:
+            self.asked.append(("note", line, sender))
+
     def refresh_membership(self) -> None:
         self.refreshed += 1
 

@@ -377,9 +377,12 @@ def _find_retirement(state: State, here: Local) -> str:
 
 
 def _find_silent_workers(here: Local, health: agent_health.Health | None) -> tuple[SilentWorkers, ...]:
+    notes = () if health is None else health.notes
     return tuple(
         silent
-        for name, found in probe_answers(here, unheard=_list_unheard_machines(here, health)).items()
+        for name, found in probe_answers(
+            here, unheard=_list_unheard_machines(here, health), notes=notes
+        ).items()
         for silent in _group_silent_cores(name, here.inventory.machine(name).address, found)
     )
 

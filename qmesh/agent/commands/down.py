@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Final
+
 import msgspec
 
 from qmesh.agent.converge import converge, plan_steps_without_dns, warn_of_refusal
 from qmesh.agent.facts import gather_ports
-from qmesh.agent.local import linux_for
+from qmesh.agent.local import Local, linux_for
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
+from qmesh.errors import EnrolmentRefused
+from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import worker_ports
 from qmesh.mesh.plan import Step
 from qmesh.mesh.ports.closed_ports import assign_closed_ports
+from qmesh.mesh.protocol.member_note import MemberNote
+
+_NOTE_S: Final = 1.0
+"""Seconds that the control node has to hear of it: what it knows helps it, and is no condition."""
 
 
 class DownResult(msgspec.Struct, frozen=True):
@@ -36,6 +45,8 @@ def down(state: State, *, unguarded: bool) -> DownResult:
         # Remembered first, or the agent would put back what is taken away here.
         state.save_settings(settings)
         state.rollback_record.remove()
+        if remembered.settings.up:
+            _note_for_control_node(remembered)
         here = msgspec.structs.replace(remembered, settings=settings)
         linux = linux_for(state, here)
         warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
@@ -45,3 +56,15 @@ def down(state: State, *, unguarded: bool) -> DownResult:
     name = settings.name
     others = assign_closed_ports(here.inventory, name, settings.listen_port, seen).guarded_ports
     return DownResult(steps, worker_ports(here.inventory, name), guarded, others)
+
+
+def _note_for_control_node(here: Local) -> None:
+    """Have it say why no worker of this machine answers."""
+    if here.settings.control or here.inventory.control == here.settings.name:
+        return
+    from qmesh.host.api.client import Client  # noqa: PLC0415 - a control node has no use for it
+
+    hub, note = here.inventory.control_node, MemberNote(is_down=True)
+    client = Client(address=hub.address, port=here.inventory.service_port, note=note)
+    with contextlib.suppress(ControlNodeUnavailable, EnrolmentRefused):
+        client.poll_membership(newer_than=here.inventory.revision, connect_s=_NOTE_S, read_s=_NOTE_S)

@@ -145,7 +145,9 @@ def status(state: State) -> Status:
     counters = _read_counters(state, here)
     cores = here.inventory.cores
     look, record = _look_at_node(state, here)
-    watched = {} if here.settings.removed else probe_workers(here, look)
+    health = _request_health(state)
+    notes = () if health is None else health.notes
+    watched = {} if here.settings.removed else probe_workers(here, look, notes=notes)
     uncalled = () if look is None else _list_uncalled(look, record, watched)
     now = time.time()
     return Status(
@@ -165,7 +167,7 @@ def status(state: State) -> Status:
             )
             for machine in here.inventory.machines
         ),
-        silent_agents=() if here.settings.removed else _list_silent_agents(state, here),
+        silent_agents=() if here.settings.removed else _list_silent_agents(state, here, health),
         other_keys=_list_other_keys(state, here),
         advice=list_advice(here.inventory, collect_advice_inputs(here, watched, uncalled)),
         control_process=None
@@ -176,19 +178,27 @@ def status(state: State) -> Status:
     )
 
 
-def _list_silent_agents(state: State, here: Local) -> tuple[SilentAgent, ...]:
+def _request_health(state: State) -> agent_health.Health | None:
+    """This machine's agent's; None where it does not say, which is for `check` to tell."""
+    if not background.is_agent_running(state):
+        return None
+    try:
+        return agent_health.request_health(state.directory, wait_s=HEALTH_S)
+    except agent_health.NoAnswer:
+        return None
+
+
+def _list_silent_agents(
+    state: State, here: Local, health: agent_health.Health | None
+) -> tuple[SilentAgent, ...]:
     """As this machine's own agent says, where it runs."""
     own = here.settings.name
-    if not background.is_agent_running(state):
+    if health is None and not background.is_agent_running(state):
         return (SilentAgent(own, None, f"on {own}: qmesh apply"),)
-    try:
-        unasked = agent_health.request_health(state.directory, wait_s=HEALTH_S).unasked
-    except agent_health.NoAnswer:  # which is for `check` to say
-        return ()
     names = {each.address: each.name for each in here.inventory.machines if each.name != own}
     return tuple(
         SilentAgent(names[address], age_s, f"on {names[address]}: qmesh check")
-        for address, age_s in unasked
+        for address, age_s in (() if health is None else health.unasked)
         if address in names
     )
 

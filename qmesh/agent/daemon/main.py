@@ -368,6 +368,7 @@ class Agent:
             restarts=self._troubles.recent_restarts(),
             links=self._watch.links.report,
             unasked=self._service.list_unasked(),
+            notes=self._service.list_notes(),
         )
 
     def _restart_agent(self, part: str, pulse: Pulse) -> None:

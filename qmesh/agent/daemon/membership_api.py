@@ -23,6 +23,7 @@ from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, encrypt_mess
 from qmesh.mesh.protocol.enrolment import KEY_OFFER, read_key_offer, read_redemption
 from qmesh.mesh.protocol.handover import ESTATE, PROGRESS, HandoverData, encode_handover_data, read_progress
 from qmesh.mesh.protocol.key_digests import decrypt_digests
+from qmesh.mesh.protocol.member_note import MemberNote, decode_note
 from qmesh.mesh.protocol.membership import History, decrypt_held_revision, sign_membership
 from qmesh.mesh.protocol.membership_conflict import (
     MembershipConflict,
@@ -97,6 +98,7 @@ class ControlNode:
         self._offered: dict[str, str] = {}
         self._reply_keys: dict[str, deque[bytes]] = {}
         self._key_reports: dict[str, bytes] = {}
+        self._notes: dict[str, MemberNote] = {}
         self._verified_reports: dict[str, bytes] = {}
         self._is_redeemed = False
         settings = state.settings()
@@ -262,6 +264,19 @@ class ControlNode:
                 self._asked[sender] = time.monotonic()
             if sender in self._addresses and self._acknowledged.get(sender) != newer_than:
                 self._unread[sender] = sealed
+
+    def record_note(self, line: str, *, sender: str) -> None:
+        """Keep it until the next question of its agent."""
+        note = decode_note(line)
+        with self._lock:
+            self._notes.pop(sender, None)
+            if sender in self._addresses and note != MemberNote():
+                self._notes[sender] = note
+
+    def list_notes(self) -> tuple[tuple[str, MemberNote], ...]:
+        """What members note of themselves, by their addresses: of those that note something."""
+        with self._lock:
+            return tuple((at, note) for at, note in self._notes.items() if at in self._addresses)
 
     def list_unasked(self) -> tuple[tuple[str, float], ...]:
         """The addresses of members that have not asked for `SILENT_S`, and the seconds since they did.

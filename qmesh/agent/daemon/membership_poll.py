@@ -13,6 +13,7 @@ from qmesh.agent.daemon.retirements import RetirementListener
 from qmesh.agent.daemon.supervisor import CONTROL_NODE, Troubles
 from qmesh.agent.local import load_local
 from qmesh.agent.membership import mark_removed, update_membership
+from qmesh.agent.node.worker_status import find_worker_note
 from qmesh.errors import EnrolmentRefused, QmeshError, RemovedFromMesh
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
@@ -92,6 +93,7 @@ class MembershipPoller:
                 connect_s=CONNECT_S,
                 wait_s=wait_s,
                 find_key_report=self._find_key_report,
+                find_note=find_worker_note,
                 answer_request=self._answer_request,
             )
             if is_successor and not arrived and report_handover_progress(self._state, here):

@@ -16,6 +16,7 @@ from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
 from qmesh.host.system.heartbeat import Pulse
+from qmesh.mesh.protocol.member_note import MemberNote
 
 if TYPE_CHECKING:
     from qmesh.host.api.server import Service
@@ -77,6 +78,11 @@ class MembershipService:
         """What members have reported of their nodes' keys since this was asked last. From any thread."""
         running = self._running
         return {} if running is None else running[2].take_key_reports()
+
+    def list_notes(self) -> tuple[tuple[str, MemberNote], ...]:
+        """As `ControlNode.list_notes`. From any thread."""
+        running = self._running
+        return () if running is None else running[2].list_notes()
 
     def list_unasked(self) -> tuple[tuple[str, float], ...]:
         """As `ControlNode.list_unasked`. From any thread."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import statistics
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -22,6 +22,7 @@ from qmesh.mesh.node_processes.places import Place, find_other_places, list_acce
 from qmesh.mesh.node_processes.restart import describe_worker_restart
 from qmesh.mesh.node_processes.silence import SilenceReason, explain_error
 from qmesh.mesh.node_processes.workers import WorkerProcess, WorkerState
+from qmesh.mesh.protocol.member_note import MemberNote
 from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
 from qmesh.mesh.systemd.units import worker_unit_name
 
@@ -81,12 +82,15 @@ class WorkerHealth(msgspec.Struct, frozen=True):
     connected: int | None = None
 
 
-def probe_workers(here: Local, look: NodeLook | None = None) -> dict[str, WorkerHealth]:
+def probe_workers(
+    here: Local, look: NodeLook | None = None, *, notes: Iterable[tuple[str, MemberNote]] = ()
+) -> dict[str, WorkerHealth]:
     """By machine, what this one can tell: the control node of all, another of itself.
 
     look: at the node's processes here; without one, a worker that answers counts as alive.
+    notes: as of `probe_answers`.
     """
-    found = _probe_workers(here)
+    found = _probe_workers(here, notes)
     if look is None:
         return found
     return {name: _with_processes(here, look, name, each) for name, each in found.items()}
@@ -122,23 +126,25 @@ def _build_troubled_core(worker: WorkerProcess, directory: str | None) -> Troubl
     return TroubledCore(worker.core, worker.state, number, program, restart)
 
 
-def _probe_workers(here: Local) -> dict[str, WorkerHealth]:
+def _probe_workers(here: Local, notes: Iterable[tuple[str, MemberNote]]) -> dict[str, WorkerHealth]:
     is_control = here.settings.control
     return {
         name: _build_worker_health(
             found, find_node_host(here.settings, *((name,) if is_control else ())), dialled=is_control
         )
-        for name, found in probe_answers(here).items()
+        for name, found in probe_answers(here, notes=notes).items()
     }
 
 
 def probe_answers(
-    here: Local, *, unheard: Collection[str] = ()
+    here: Local, *, unheard: Collection[str] = (), notes: Iterable[tuple[str, MemberNote]] = ()
 ) -> dict[str, tuple[tuple[Worker, WorkerAnswer], ...]]:
     """Of each machine's workers the answers, where this one can tell them.
 
     unheard: machines of which nothing comes through the tunnel: they are not dialled, and do not answer.
+    notes: what machines have noted of themselves, by tunnel address.
     """
+    noted = dict(notes)
     workers: dict[str, list[Worker]] = {name: [] for name in here.inventory.cores}
     for worker in list_workers(here.inventory):
         workers[worker.machine].append(worker)
@@ -154,9 +160,35 @@ def probe_answers(
         answers = own
         workers = {name: workers[name]} if name in workers else {}
     return {
-        machine: tuple((worker, answers[_get_place(worker)]) for worker in each)
+        machine: tuple(
+            (worker, _apply_note(worker, answers[_get_place(worker)], noted.get(worker.address)))
+            for worker in each
+        )
         for machine, each in workers.items()
     }
+
+
+def _apply_note(worker: Worker, answer: WorkerAnswer, note: MemberNote | None) -> WorkerAnswer:
+    """The same with what the worker's machine has noted of itself."""
+    if note is None:
+        return answer
+    if note.is_down and answer.why in {"dropped", "unroutable"}:
+        return answer._replace(why="down")
+    elsewhere = dict(note.elsewhere).get(worker.core)
+    if elsewhere is not None and answer.why == "refused":
+        return answer._replace(why="elsewhere", elsewhere=(elsewhere,))
+    return answer
+
+
+def find_worker_note(here: Local) -> MemberNote:
+    """What this machine notes for the control node: where its workers listen, if that is another address."""
+    own = [worker for worker in list_workers(here.inventory) if worker.machine == here.settings.name]
+    try:
+        listening = frozenset(ports.list_listeners())
+    except MachineRefused:
+        return MemberNote()
+    found = ((worker.core, _find_listener(_get_place(worker), listening)) for worker in own)
+    return MemberNote(elsewhere=tuple((core, each.elsewhere[0]) for core, each in found if each.elsewhere))
 
 
 class WorkerAnswer(NamedTuple):

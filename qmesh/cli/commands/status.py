@@ -173,6 +173,7 @@ _SILENCES: Final[dict[SilenceReason, str]] = {
     "dropped": "dropped by a firewall, or hanging",
     "rejected": "rejected by a firewall",
     "unroutable": "no way from here",
+    "down": "`qmesh down` was run there",
 }
 _UNHEARD_S: Final = 180.0
 """Seconds after which a handshake is too old for packets to pass: WireGuard's own limit."""
@@ -189,6 +190,8 @@ def _render_silent_workers(facts: Status) -> Iterator[str]:
             reason, cure = _SILENCES[why], f"on {machine.name}: qmesh check"
             if why in {"dropped", "rejected"} and not is_heard and machine.name != facts.control:
                 reason = "nothing of the machine comes through the tunnel"
+            elif why == "down":
+                cure = f"on {machine.name}: qmesh apply"
             elif why not in {"dropped", "rejected", "unroutable"}:
                 more = f" and {len(found) - 1} more" if len(found) > 1 else ""
                 assert machine.workers is not None

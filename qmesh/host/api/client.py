@@ -30,6 +30,7 @@ from qmesh.host.api.messages import (
     MEMBERSHIP,
     NODE_FILES,
     NODE_KEYS,
+    NOTE,
     REDEMPTIONS,
     SUCCESSION,
     ControlNodeUnavailable,
@@ -37,6 +38,7 @@ from qmesh.host.api.messages import (
 )
 from qmesh.host.system import heartbeat
 from qmesh.mesh.protocol.enrolment import Redemption
+from qmesh.mesh.protocol.member_note import MemberNote, encode_note
 
 WHOLE_S: Final = 30.0
 """Seconds that an answer has to arrive whole, after those for its beginning: 9 Mbit/s for the largest."""
@@ -66,17 +68,24 @@ class Answer(NamedTuple):
     headers: Mapping[bytes, bytes]
 
 
+_NOTHING: Final = MemberNote()
+
+
 class Client:
     """Asks the control node's membership service. Timeouts in seconds.
 
     read_s: until the answer begins, and between two pieces of it; all of it has `WHOLE_S` more.
     can_report: whether this machine would report its findings; `asked_findings` then says if it should.
+    note: what it notes of itself when it asks for the membership.
     """
 
-    def __init__(self, *, address: str, port: int, can_report: bool = False) -> None:
+    def __init__(
+        self, *, address: str, port: int, can_report: bool = False, note: MemberNote = _NOTHING
+    ) -> None:
         self.asked_findings = ""
         """Which request for this machine's findings came with the last answer; empty for none."""
         self._can_report = can_report
+        self._note = encode_note(note)
         self._place = address, port
         self._host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
@@ -138,6 +147,7 @@ class Client:
         reports = {HOLDS: holds, KEY_DIGESTS: key_report}
         said = [(name, base64.b64encode(sealed).decode()) for name, sealed in reports.items() if sealed]
         said += [(CAN_REPORT, "findings")] if self._can_report else []
+        said += [(NOTE, self._note)] if self._note else []
         return (
             self._fetch_response(path, None, connect_s=connect_s, read_s=read_s, wait_s=wait_s, said=said)
             or None

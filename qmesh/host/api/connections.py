@@ -18,7 +18,8 @@ from urllib.parse import parse_qsl
 import h11
 
 from qmesh.errors import QmeshError
-from qmesh.host.api.messages import CAN_REPORT, HOLDS, KEY_DIGESTS, MAX_BODY
+from qmesh.host.api.messages import CAN_REPORT, HOLDS, KEY_DIGESTS, MAX_BODY, NOTE
+from qmesh.mesh.protocol.member_note import MOST_CHARACTERS
 
 log = logging.getLogger("qmesh")
 
@@ -63,6 +64,7 @@ class HttpRequest(NamedTuple):
 
     query: the path's. acknowledgement: the sender's report of the revision that it holds, key_report: of its
         node's keys, both encrypted, in base64. can_report: whether it would report its findings.
+    note: what it notes of itself.
     hung_up: done once the client has closed the connection.
     """
 
@@ -73,6 +75,7 @@ class HttpRequest(NamedTuple):
     acknowledgement: bytes
     key_report: bytes
     can_report: bool
+    note: bytes
     body: bytes
     hung_up: asyncio.Future[None]
 
@@ -176,6 +179,7 @@ class _HttpProtocol(asyncio.Protocol):
             acknowledgement=headers.get(HOLDS.encode(), b""),
             key_report=headers.get(KEY_DIGESTS.encode(), b""),
             can_report=bool(headers.get(CAN_REPORT.encode(), b"")),
+            note=headers.get(NOTE.encode(), b"")[:MOST_CHARACTERS],
             body=bytes(self._body),
             hung_up=self.hung_up,
         )

@@ -33,6 +33,8 @@ KEY_DIGESTS: Final = "qmesh-key-digests"
 """Another one of it: digests of the keys of the member's node, encrypted, in base64."""
 CAN_REPORT: Final = "qmesh-can-report"
 """Another one of it: that the member would report the findings of its check, where it is asked."""
+NOTE: Final = "qmesh-note"
+"""Another one of it: what the member notes of itself, as of `qmesh.mesh.protocol.member_note`."""
 ASKED_FINDINGS: Final = "qmesh-asked-findings"
 """The header of an answer to it: the member is asked for its findings; its value says by which request."""
 _MOST_WORDS: Final = 300

@@ -87,6 +87,9 @@ class MembershipHandler(Protocol):
     def record_key_report(self, sealed: bytes, *, sender: str) -> None:
         """Note a member's report of its node's keys, encrypted. Doesn't block."""
 
+    def record_note(self, line: str, *, sender: str) -> None:
+        """Keep what a member notes of itself; empty for nothing. Doesn't block."""
+
     def find_membership_update(
         self, *, newer_than: int, whole: bool, sender: str, digest: str
     ) -> bytes | None:
@@ -332,6 +335,8 @@ class Routes:
             with contextlib.suppress(ValueError):  # no base64: it is as if there was none
                 report = base64.b64decode(question.key_report, validate=True)
                 self._answers.record_key_report(report, sender=sender)
+        if question.note or wait_s:  # a command says nothing, which is no news
+            self._answers.record_note(question.note.decode("ascii", "replace"), sender=sender)
         if not wait_s:  # a command of somebody's, who wants to know how it is now
             await self._look()
         loop = asyncio.get_running_loop()

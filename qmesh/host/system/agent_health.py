@@ -17,6 +17,7 @@ import msgspec
 from qmesh.host.system import unix_socket
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.protocol.member_note import MemberNote
 
 SOCKET: Final = "health.sock"
 _MOST_OCTETS: Final = 1 << 21
@@ -50,6 +51,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     unasked: on the control node, the tunnel addresses of members whose agents ask for no membership, and for
         how many seconds they have not.
+    notes: likewise, what members note of themselves.
     """
 
     process: int
@@ -58,6 +60,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     restarts: tuple[Restart, ...]
     links: LinkReport = LinkReport()
     unasked: tuple[tuple[str, float], ...] = ()
+    notes: tuple[tuple[str, MemberNote], ...] = ()
 
 
 class NoAnswer(Exception):

@@ -107,7 +107,9 @@ def silent_worker_findings(around: AuditContext) -> Iterator[Finding]:
     """Workers that do not answer, once the node's file has them: before that, none should run."""
     if parse_worker_entries(around) != around.workers:
         return
-    quiet = list_quiet_machines(around)
+    quiet = list_quiet_machines(around).difference(
+        each.machine for each in around.silent if each.why == "down"
+    )
     yield from away_worker_findings(around, [each for each in around.silent if each.machine in quiet])
     for each in around.silent:
         if each.machine in quiet:

@@ -27,6 +27,8 @@ def describe_silence(each: SilentWorkers) -> str:
             )
         case "rejected":
             return "no answer: a firewall rejects the connection"
+        case "down":
+            return "no answer: `qmesh down` was run there, and removed the tunnel"
         case "unroutable":
             return "no answer: nothing leaves this machine for that address"
         case _:
@@ -47,6 +49,8 @@ def advise_on_silence(around: AuditContext, each: SilentWorkers, *, restart: str
             return (
                 f"on {name}: `qmesh check`, where `foreign-drop` names the rule; if there is none, {restart}"
             )
+        case "down":
+            return f"on {name}: `qmesh apply`, which brings the tunnel up again; restart no worker"
         case "unroutable":
             return "first what the other findings here say of the tunnel and its routes; restart no worker"
         case _:

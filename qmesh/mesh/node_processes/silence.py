@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 from typing import Final, Literal, TypeAlias
 
-SilenceReason: TypeAlias = Literal["", "absent", "elsewhere", "refused", "dropped", "rejected", "unroutable"]
+SilenceReason: TypeAlias = Literal[
+    "", "absent", "elsewhere", "refused", "dropped", "rejected", "unroutable", "down"
+]
 """Of a worker that does not answer; empty where nothing is known.
 
 absent: nothing listens at its port, on the machine that looks at itself. elsewhere: something listens at its
 port, but not at its address. refused: its machine says that nothing listens. dropped: nothing comes back.
-rejected: a firewall says no. unroutable: nothing leaves the machine that asks.
+rejected: a firewall says no. unroutable: nothing leaves the machine that asks. down: as its machine noted,
+`qmesh down` removed its tunnel.
 """
 _REASONS: Final[dict[int, SilenceReason]] = {
     errno.ECONNREFUSED: "refused",
