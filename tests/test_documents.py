@@ -398,7 +398,7 @@ def pattern_of(message: str) -> re.Pattern[str]:
     """A message of which a page has one case: numbers, names, an ellipsis and the last word may be values."""
     value = r"(?:\{\}|[^ ]+)"
     words = [
-        value if re.fullmatch(r"[0-9]+|[A-Z]{2,}|\.\.\.", word) else rf"{re.escape(word)}(?:\{{\}})*"
+        value if re.fullmatch(r"[0-9]+|[A-Z]{2,}(?:'s)?|\.\.\.", word) else rf"{re.escape(word)}(?:\{{\}})*"
         for word in message.split()
         if word not in {"error:", "hint:"}
     ]
