@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections import Counter
 from random import Random
@@ -89,6 +90,7 @@ RULES = (
     "from all lookup {table}",
     "to 10.77.0.0/20 lookup {table}",
     "to 10.77.0.4/30 lookup {table}",
+    "to 10.77.0.9/28 lookup {table}",
     "not from all fwmark 0xca6c lookup {table}",
     "fwmark 0x1 lookup {table}",
     "from all lookup main suppress_prefixlength 0",
@@ -124,13 +126,30 @@ ROUTES = (
 )
 
 
-def test_our_walk_through_rules_and_tables_is_the_kernels():
+LENGTHS = {"16": "48", "20": "64", "24": "120", "28": "124", "29": "125", "30": "126", "32": "128"}
+
+
+def as_ipv6(text: str) -> str:
+    """The same of networks of IPv6 that lie in one another alike."""
+    text = (
+        text.replace("192.168.7.", "2001:db8:7::").replace("10.77.0.", "fd77::").replace("0.0.0.0/1", "::/1")
+    )
+    text = re.sub(r"(fd77::\d+)/(\d+)", lambda found: f"{found[1]}/{LENGTHS[found[2]]}", text)
+    return re.sub(r"prefixlength 24", "prefixlength 120", text)
+
+
+def as_it_is(text: str) -> str:
+    return text
+
+
+@pytest.mark.parametrize(("option", "write"), [("-4", as_it_is), ("-6", as_ipv6)])
+def test_our_walk_through_rules_and_tables_is_the_kernels(option, write):
     """By random rules and routes, for packets of several kinds; the kernel's word is the right one."""
-    veth("qmesh0", "10.77.0.2/20")
-    veth("eth0", "192.168.7.5/24")
+    veth("qmesh0", write("10.77.0.2/20"))
+    veth("eth0", "192.168.7.5/24", "2001:db8:7::5/64")
     drawn = Random(18)  # noqa: S311 - to be the same again
     kinds: Counter[str | None] = Counter()
-    for _ in range(60):
+    for _ in range(40):
         at = drawn.choice((1, 32766))
         lines = ["rule flush", "rule add lookup local priority 0", f"rule add lookup main priority {at}"]
         lines += [f"route flush table {table}" for table in (52, 100)]
@@ -142,12 +161,16 @@ def test_our_walk_through_rules_and_tables_is_the_kernels():
         for route in drawn.sample(ROUTES, 6):
             lines.append(f"route add {route} table {drawn.choice((52, 52, 100, 254))}")
         subprocess.run(
-            ["ip", "-force", "-batch", "-"], input="\n".join(lines), text=True, check=False, stderr=-3
+            ["ip", option, "-force", "-batch", "-"],
+            input=write("\n".join(lines)),
+            text=True,
+            check=False,
+            stderr=subprocess.DEVNULL,
         )
-        tables = read_routing_tables("10.77.0.0/20", except_interface="qmesh0")
+        tables = read_routing_tables(write("10.77.0.0/20"), except_interface="qmesh0")
         assert tables is not None
         packets = [
-            SentPacket(f"10.77.0.{last}", source, user, port)
+            SentPacket(write(f"10.77.0.{last}"), source and write(source), user, port)
             for last in (3, 5, 6, 9, 12, 17, 25)
             for source, user, port in ((None, 0, None), ("10.77.0.2", 0, 40000), (None, 1500, 22))
         ]
@@ -159,8 +182,8 @@ def test_our_walk_through_rules_and_tables_is_the_kernels():
                 packet,
                 answer,
                 verdict,
-                ip("rule"),
-                ip("route", "show", "table", "all"),
+                ip(option, "rule"),
+                ip(option, "route", "show", "table", "all"),
             )
     assert set(kinds) >= {"qmesh0", "eth0", "no route to host", "invalid argument", "permission denied"}
 

@@ -293,9 +293,12 @@ def _read_hop(found: dict[int, bytes]) -> tuple[int | None, str | None]:
 
 
 def _format_network(family: int, address: bytes, length: int) -> str:
-    """Raises ValueError for a length that this family does not have."""
+    """Raises ValueError for a length that this family does not have.
+
+    A rule may have more bits than its length: the kernel leaves them out of account.
+    """
     octets = address or bytes(_LENGTHS[socket.AddressFamily(family)] // 8)
-    return str(ipaddress.ip_network((octets, length)))
+    return str(ipaddress.ip_network((octets, length), strict=False))
 
 
 def _attribute_values(message: bytes, start: int) -> dict[int, bytes]:
