@@ -10,6 +10,7 @@ import msgspec
 from qmesh.mesh.plan import (
     DeleteTunnel,
     LoadGuard,
+    ReleaseTunnel,
     RemoveAddress,
     RemovePeer,
     SetKey,
@@ -97,6 +98,8 @@ def _find_tunnel_lockout(session: Session, step: Step) -> str | None:
             return f"{address} is removed from {interface}, which this session uses"
         case SetKey(subject=interface) | SetListenPort(subject=interface):
             return f"{interface}, which this session uses, gets another key or port"
+        case ReleaseTunnel(subject=interface, old=master):
+            return f"{interface}, which this session uses, is taken out of {master}"
         case SetUp(subject=interface, new=False):
             return f"{interface}, which this session uses, goes down"
         case RemovePeer(old=peer) | SetPeer(new=peer) if _is_from_networks(session, peer.allowed_ips):

@@ -7,11 +7,14 @@ import pytest
 
 from qmesh.mesh.plan import (
     AddAddress,
+    AddRoute,
     CreateTunnel,
     DeleteTunnel,
     LoadGuard,
+    ReleaseTunnel,
     RemoveAddress,
     RemovePeer,
+    RemoveRoute,
     ReservePorts,
     SetKey,
     SetListenPort,
@@ -22,7 +25,7 @@ from qmesh.mesh.plan import (
     UnloadGuard,
 )
 from qmesh.mesh.ssh_lockout import Session, find_lockout_reason
-from qmesh.mesh.state import Guard, Peer, Tunnel
+from qmesh.mesh.state import Guard, Peer, Tunnel, TunnelRoute
 from qmesh.mesh.values import Endpoint
 
 KEY = "A" * 43 + "="
@@ -104,6 +107,9 @@ def test_a_guard_cuts_what_it_closes(login, guard, reason):
         (SetListenPort("qmesh0", 1, 2), True),
         (SetUp("qmesh0", new=False), True),
         (SetUp("qmesh0", new=True), False),
+        (ReleaseTunnel("qmesh0", "vrf-blue"), True),
+        (AddRoute("qmesh0", TunnelRoute("10.77.0.0/20", "10.77.0.2")), False),
+        (RemoveRoute("qmesh0", TunnelRoute("10.77.0.0/20", "192.0.2.1")), False),
         (RemovePeer("qmesh0", PEER), True),
         (SetPeer("qmesh0", None, PEER), True),
         (RemovePeer("qmesh0", OTHER), False),
