@@ -12,7 +12,7 @@ import msgspec
 
 from qmesh.agent.local import Local, list_control_endpoints
 from qmesh.host.linux import Linux, Outline
-from qmesh.host.network import dns, path_mtu
+from qmesh.host.network import dns, path_mtu, tcp_probe
 from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.mesh.desired import Facts
 from qmesh.mesh.endpoints import (
@@ -121,9 +121,15 @@ def _with_endpoints(
 
 
 def _can_reach_control(here: Local) -> bool:
-    """Whether the control node is where WireGuard sends to now: it may be behind NAT, and have called us."""
+    """Whether the control node is where WireGuard sends to now: it may be behind NAT, and have called us.
+
+    By its service, or, where its agent does not run, by an echo, which may be filtered.
+    """
+    address = here.inventory.control_node.address
+    place = address, here.inventory.service_port
     return (
-        path_mtu.measure_echo_time(here.inventory.control_node.address, 100, wait_s=1.0, tries=1) is not None
+        place in tcp_probe.measure_connect_times([place], wait_s=1.0)
+        or path_mtu.measure_echo_time(address, 100, wait_s=1.0, tries=1) is not None
     )
 
 
