@@ -97,6 +97,13 @@ def test_a_worker_at_another_address_than_its_own_is_named_with_that(cluster):
         member.run(["nft", words])
     assert "dropped by a firewall" in told_by(control, "machine-b core 6")
     assert "foreign-drop" in {each["code"] for each in facts(member, "check", code=1)["findings"]}
+    (named,) = [
+        each
+        for each in facts(control, "check", "--all", code=1)["findings"]
+        if each["subject"] == "machine-b core 6"
+    ]
+    assert "machine-b names" in named["seen"]
+    assert named["cure"].startswith("on machine-b: nft ")
 
     qmesh(member, "down")
     assert "`qmesh down` was run there" in told_by(control, "machine-b core 4-7")

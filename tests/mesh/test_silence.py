@@ -10,6 +10,7 @@ import pytest
 from qmesh.mesh.audit import AuditContext, Finding, SilentWorkers
 from qmesh.mesh.audit.listeners import silent_worker_findings
 from qmesh.mesh.audit.maintenance import agent_findings
+from qmesh.mesh.audit.silence import name_dropping_rules
 from qmesh.mesh.audit.surroundings import ConfigFile
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.node_processes.places import find_other_places, list_accepting_places
@@ -74,6 +75,19 @@ def test_a_rule_of_this_machine_comes_first(why, is_own):
     obstacle = Obstacle(place="x", wanted="x", seen="x", cure="x", is_certain=True)
     found = finding_of(why, obstacles=(obstacle,))
     assert ("a rule of this machine may be why" in found.cure) == is_own
+
+
+def test_the_rule_that_drops_is_the_one_that_the_workers_machine_names():
+    dropped, refused = finding_of("dropped"), finding_of("refused")
+    rule = Finding("foreign-drop", "warning", "table ip x", "packets", "tcp dport 1 drop", "nft delete x")
+    worse = Finding("foreign-drop", "error", "table ip y", "packets", "counter drop", "nft delete y")
+    other = Finding("key-mode", "error", "x", "x", "x", "x")
+    told = list(name_dropping_rules([dropped, refused], {"hel-2": [other, rule, worse], "fra-1": [rule]}))
+    assert told[1] == refused
+    assert told[0].seen == f"{dropped.seen}; hel-2 names table ip y: counter drop"
+    assert told[0].cure == "on hel-2: nft delete y"
+    assert list(name_dropping_rules([dropped], {"hel-2": [other]})) == [dropped]
+    assert list(name_dropping_rules([dropped], {})) == [dropped]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from qmesh.host.api.collection import CollectedReport, NoCollection, collect_rep
 from qmesh.host.state.directory import State
 from qmesh.mesh.audit import Finding
 from qmesh.mesh.audit.members import left_out_finding, unanswered_finding, uncollected_finding
+from qmesh.mesh.audit.silence import name_dropping_rules
 
 
 class MemberReport(msgspec.Struct, frozen=True):
@@ -51,6 +52,7 @@ def check_all(state: State) -> FleetReport:
     except NoCollection as error:
         findings = (*findings, uncollected_finding(str(error), "run `qmesh check`, then this again"))
     members.sort(key=lambda each: each.machine)
+    findings = tuple(name_dropping_rules(findings, {each.machine: each.findings for each in members}))
     return FleetReport(own.machine, own.revision, findings, tuple(members))
 
 

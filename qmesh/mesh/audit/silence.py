@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.audit.surroundings import AuditContext, SilentWorkers
 from qmesh.mesh.systemd.instructions import describe_unit_log
 from qmesh.mesh.systemd.unit_failures import describe_unit_failures
@@ -67,3 +72,24 @@ def _describe_restart(around: AuditContext, each: SilentWorkers, restart: str, *
     if is_other or not describe_unit_failures(around.unit_failures, each.cores):
         return restart
     return f"fix what {describe_unit_log(around.unit_failures[0].core)} says, then {restart}"
+
+
+def name_dropping_rules(
+    findings: Iterable[Finding], members: Mapping[str, Sequence[Finding]]
+) -> Iterator[Finding]:
+    """The same, and where packets to workers are dropped the rule that their machine names.
+
+    members: what other machines say of themselves, by name.
+    """
+    for finding in findings:
+        machine = finding.subject.partition(" core ")[0]
+        rules = [each for each in members.get(machine, ()) if each.code == "foreign-drop"]
+        if finding.code == "worker-silent" and "`foreign-drop` names the rule" in finding.cure and rules:
+            rule = min(rules, key=lambda each: each.severity)  # an error before a warning
+            yield msgspec.structs.replace(
+                finding,
+                seen=f"{finding.seen}; {machine} names {rule.subject}: {rule.seen}",
+                cure=f"on {machine}: {rule.cure}",
+            )
+        else:
+            yield finding

@@ -76,6 +76,7 @@ from qmesh.mesh.protocol import (
     findings_report,
     handover,
     key_digests,
+    member_note,
     membership,
     membership_conflict,
     node_files,
@@ -971,6 +972,13 @@ READERS: Final[dict[str, Reader]] = {
             _report_keys,
             (msgspec.msgpack.encode(key_digests.KeyDigests(bytes(32), None, bytes(range(32)))),),
             mutate.msgpack_trees,
+        ),
+        Reader(
+            "note of a member",
+            (member_note,),
+            lambda octets: member_note.decode_note(octets.decode("ascii", "replace")),
+            (b"down", b"4@127.0.0.1,5@::1"),
+            mutate.text,
         ),
         Reader("notice of a retired key", (retirement,), _notice, (NOTICE,)),
         Reader(
