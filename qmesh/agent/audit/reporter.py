@@ -24,6 +24,7 @@ from qmesh.agent.local import Local, load_local
 from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
+from qmesh.host.system import programs
 from qmesh.mesh.audit import Finding, failed_check_finding
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.own_command import build_command_line
@@ -135,6 +136,7 @@ def run_check(state: State) -> FindingsReport:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        cwd=programs.DIRECTORY,
         start_new_session=True,
     ) as child:
         _limit_process(child.pid)
