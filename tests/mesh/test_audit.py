@@ -197,7 +197,14 @@ def test_a_guard_whose_chains_are_elsewhere_among_others_is_not_first():
     altered = replace(WANTED, guard=AlteredGuard(moved))
     assert found(altered)[0] == ("guard-not-first", "error", "table inet qmesh")
     (finding, *_) = list_findings(WANTED, altered, AROUND)
-    assert finding.seen == "hook input at priority filter + 10, not mangle"
+    assert (
+        finding.seen
+        == "chain arrived_at at hook input priority filter + 10, not at hook input priority mangle"
+    )
+    more = text.replace(
+        "\tchain sent {", "\tchain x {\n\t\ttype filter hook input priority 7;\n\t}\n\n\tchain sent {"
+    )
+    assert found(replace(WANTED, guard=AlteredGuard(more)))[0][0] == "guard-drift"
     without = replace(WANTED, guard=AlteredGuard(text.replace("counter drop", "accept")))
     assert found(without)[0][0] == "guard-drift"
 

@@ -14,8 +14,8 @@ from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import describe_outer_sysctl
 from qmesh.mesh.values import format_port_ranges
 
-_PLACE: Final = re.compile(r"type filter hook (\w+) priority ([^;]+);")
-"""A base chain's hook and priority, as nft lists them."""
+_PLACE: Final = re.compile(r"chain (\w+) \{\s*type filter (hook \w+ priority [^;]+);")
+"""A base chain's name, and its hook and priority, as nft lists them."""
 
 
 def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]:
@@ -61,9 +61,9 @@ def _describe_moved_chains(wanted: Guard, seen: Guard | AlteredGuard) -> str:
         return ""
     places = dict(_PLACE.findall(render_table(wanted)))
     moved = (
-        f"hook {hook} at priority {priority}, not {places[hook]}"
-        for hook, priority in _PLACE.findall(seen.text)
-        if priority != places.get(hook, priority)
+        f"chain {name} at {place}, not at {places[name]}"
+        for name, place in _PLACE.findall(seen.text)
+        if place != places.get(name, place)
     )
     return ", ".join(moved)
 
