@@ -280,9 +280,8 @@ def _list_config_drifts(random: Random) -> Iterator[Drift]:
         ("printf 'x: \\000\\n'", "error"),
     ):
         yield Drift("config-lint", f"{keep}; {spoil} >>{FILE}", severity=severity, subject=FILE, mend=mend)
-    yield Drift(
-        "config-lint", f"{keep}; sed -i 's/maxFrames: -1/maxFrames: many/' {FILE}", subject=FILE, mend=mend
-    )
+    below = "s/^engine:/engine:\\n  maxFrames: many/"
+    yield Drift("config-lint", f"{keep}; sed -i '{below}' {FILE}", subject=FILE, mend=mend)
 
 
 def _list_agent_drifts() -> Iterator[Drift]:
