@@ -85,8 +85,7 @@ def run_agent(directory: Path) -> None:
         if not processes.can_see_descriptors():
             log.warning(
                 "the agent may not see whose sockets are: it knows neither the node's processes nor SSH's"
-                " ports (hint: run `qmesh units --write /etc/systemd/system`, `systemctl daemon-reload` and"
-                " `systemctl restart qmesh`; a container needs CAP_SYS_PTRACE)"
+                " ports (hint: `qmesh apply` writes its unit again; a container needs CAP_SYS_PTRACE)"
             )
         Agent(state).run()
 
