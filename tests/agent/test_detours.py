@@ -13,6 +13,7 @@ from qmesh.agent.detours import find_detours, find_overlaps, refuse_collisions
 from qmesh.agent.local import Local
 from qmesh.errors import BadInput
 from qmesh.host.network import routes
+from qmesh.host.network.kernel_routes import tables
 from qmesh.host.state.documents import Settings
 from qmesh.mesh.routes.detours import Detour, TunnelPlace
 from qmesh.mesh.routes.tables import TableRoute
@@ -289,6 +290,23 @@ def test_what_else_is_in_the_network_is_told_and_refused_only_where_it_is_in_the
     with pytest.raises(BadInput, match=r"by the route `10\.77\.0\.0/20 dev eth0` of table main") as refused:
         refuse_collisions(tunnel, {"b": "10.77.0.2"}, hint="or not")
     assert refused.value.hint == "run `ip address delete 10.77.1.1/20 dev eth0`; or not"
+
+
+def test_among_more_routes_than_are_looked_through_the_kernels_word_is_told(monkeypatch):
+    monkeypatch.setattr(tables, "MOST_ROUTES", 20)
+    veth("qmesh0", "10.77.0.3/20")
+    veth("eth0", "192.168.7.5/24")
+    route_batch(", ".join(f"route add 192.0.2.{last} dev eth0" for last in range(1, 30)))
+    member = here("c")
+    assert find_detours(member) == ()
+    assert find_overlaps(member) == ()
+    route_batch("route add 10.77.0.1 dev eth0")
+    (found,) = find_detours(member)
+    assert found.reason == "the kernel says: they leave by eth0"
+    assert "ip route get 10.77.0.1" in found.cure
+    assert find_overlaps(member) == ()
+    refuse_collisions(TunnelPlace("qmesh0", "10.77.0.0/20", "10.77.0.3"), {"a": "10.77.0.1"}, hint="")
+    assert "10.77.0.0/20" not in {each.network for each in routes.list_occupied_networks("qmesh0")}
 
 
 def test_the_agent_says_what_is_news_and_when_it_has_ended(caplog):

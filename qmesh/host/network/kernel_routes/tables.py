@@ -17,7 +17,7 @@ from qmesh.mesh.networks import IPNetwork
 from qmesh.mesh.routes.detours import RoutingTables
 from qmesh.mesh.routes.tables import TableRoute
 
-MOST_ROUTES: Final = 200_000
+MOST_ROUTES: Final = 100_000
 """Routes that are looked through: a router of the internet has a million, which would take too long."""
 
 
