@@ -126,6 +126,18 @@ ROUTES = (
 )
 
 
+def test_a_tunnel_in_a_vrf_has_no_routes_until_it_is_taken_out():
+    made = subprocess.run(["ip", "link", "add", "blue", "type", "vrf", "table", "10"], check=False)
+    if made.returncode:
+        pytest.skip("this machine cannot: its kernel has no VRFs")
+    veth("qmesh0", "10.77.0.2/20")
+    ip("link", "set", "blue", "up")
+    ip("link", "set", "qmesh0", "master", "blue")
+    assert (tunnel().master, list_tunnel_routes(tunnel())) == ("blue", ())
+    links.release_from_master("qmesh0")
+    assert (tunnel().master, list_tunnel_routes(tunnel())) == (None, OWN)
+
+
 LENGTHS = {"16": "48", "20": "64", "24": "120", "28": "124", "29": "125", "30": "126", "32": "128"}
 
 
