@@ -60,6 +60,7 @@ class Model:
 
     directory = Path("/nowhere")
     backend = SimpleNamespace(kind="wireguard")
+    refusal = None
 
     def __init__(self, *, listened: frozenset[int] = frozenset(), refuses: str = "") -> None:
         self.state = NodeState(guard=None, tunnel=None)
