@@ -182,6 +182,10 @@ def test_what_was_done_is_said_where_standard_output_is_full(tmp_path):
     told = json.loads(run(state, "set", "fra-1", "--workers", "2", "--json", code=3, stdout=full).stderr)
     assert told["answer"]["revision"] == 3
 
+    # It has no agent, which whoever asks is told.
+    assert "no agent runs here" in run(state, "plan", code=1).stderr
+    assert "no agent: nothing fixes fra-1; on fra-1: qmesh apply" in run(state, "status").stdout
+
     # A secret is said nowhere, and what nobody has is good for nothing.
     done = run(state, "invite", "hel-2", "--workers", "1", code=3, stdout=full)
     assert "could not be written, and is withdrawn again" in done.stderr
