@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LOOKED_AT: Final = (
     "  looked at: keys, tunnel, guard, other firewalls, listeners, agent, config.yml, this machine's"
     " workers\n"
-    "  not looked at: other machines; run `qmesh check` there, and `qmesh status` on the control node"
+    "  not looked at: other machines; for these run `qmesh check --all` on the control node"
 )
 _MOST_NAMED: Final = 3
 _MOST_SUBJECT: Final = 60
