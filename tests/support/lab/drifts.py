@@ -285,9 +285,8 @@ def _list_config_drifts(random: Random) -> Iterator[Drift]:
 
 
 def _list_agent_drifts() -> Iterator[Drift]:
-    yield Drift(
-        "agent-silent", "pkill -STOP -f idle_agent", subject="qmesh agent", mend="pkill -CONT -f idle_agent"
-    )
+    stop, go_on = (f"pkill -{name} -f '[i]dle_agent'" for name in ("STOP", "CONT"))
+    yield Drift("agent-silent", stop, subject="qmesh agent", mend=go_on)
     yield Drift(
         "change-unconfirmed",
         "ip link set qmesh0 mtu 1300; qmesh apply --confirm 3600",
