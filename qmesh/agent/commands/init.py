@@ -73,7 +73,7 @@ def init(state: State, wish: InitOptions, *, apply: bool) -> JoinResult:
     chosen = choose_profile(wish.node, options.config_directory) if is_new else None
     inventory = _plan_new_mesh(wish, options, chosen)
     if apply:
-        nftables.run("list tables")
+        nftables.require_nftables()
         wireguard.detect_tunnel_kind()
     with make_state_directory(state), lock_checked(state, "init"):
         if state.find_settings() is None:

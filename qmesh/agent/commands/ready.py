@@ -19,7 +19,7 @@ import msgspec
 from qmesh.agent.node import node_config
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import config_directory
-from qmesh.host.firewall import nftables
+from qmesh.host.firewall import tables_and_chains
 from qmesh.host.network import local_addresses, sockets, tcp_probe
 from qmesh.host.system import processes
 from qmesh.mesh.guard import HELD_IN_KERNEL, TABLE
@@ -200,8 +200,7 @@ def _answers(address: str, port: int) -> bool:
 
 
 def _check_guard() -> QmeshError | None:
-    wanted = {f"table inet {name}" for name in (TABLE, HELD_IN_KERNEL)}
-    if not wanted.isdisjoint(nftables.run("list tables inet").splitlines()):
+    if any(tables_and_chains.has_table("inet", name) for name in (TABLE, HELD_IN_KERNEL)):
         return None
     return MachineRefused(
         "no guard is loaded: worker ports would be open to everyone",

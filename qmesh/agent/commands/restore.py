@@ -119,7 +119,7 @@ def restore(
     directory = node_config.find_directory(wish.config)
     nodeconfig.refuse_newer_config(wanted.node, node_config.read_profile(directory))
     restoring = RestoreProgress(hashlib.sha256(octets).hexdigest())
-    nftables.run("list tables")
+    nftables.require_nftables()
     if apply:
         wireguard.detect_tunnel_kind()
     with make_state_directory(state), lock_checked(state, "restore"):

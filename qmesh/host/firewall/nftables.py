@@ -24,6 +24,15 @@ def _load_library() -> Any:
         ) from None
 
 
+def require_nftables() -> None:
+    """Raise what `run` would where nftables can't be used.
+
+    libnftables 1.0.6 reads every set of every table to list tables, which may take a minute: it is not asked.
+    """
+    _load_library()
+    tables_and_chains.list_tables()
+
+
 def run(script: str) -> str:
     """Run nftables commands as one transaction and return what they print.
 

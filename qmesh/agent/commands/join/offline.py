@@ -135,7 +135,7 @@ def accept_answer(state: State, text: str, *, apply: bool) -> JoinResult:
     """
     check_user("join")
     answer = parse_answer(text)
-    nftables.run("list tables")
+    nftables.require_nftables()
     with lock_checked(state, "join --answer"):
         asked = state.sent_request.read()
         if is_member(state, None if asked is None else asked.redemption.identifier):

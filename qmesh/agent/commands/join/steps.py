@@ -68,7 +68,7 @@ def check_join_options(wish: JoinOptions) -> LocalOptions:
     endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=port)
     options = check_options(wish, endpoint=endpoint)
     node_config.read_profile(options.config_directory)
-    nftables.run("list tables")
+    nftables.require_nftables()
     return options
 
 
