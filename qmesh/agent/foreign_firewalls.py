@@ -9,14 +9,17 @@ from typing import Final
 from qmesh.agent.local import Local
 from qmesh.host.firewall import foreign_rulesets
 from qmesh.host.network import routes
+from qmesh.mesh.foreign.lookups import Answers, Lookups
 from qmesh.mesh.foreign.obstacles import Obstacle, find_obstacles
-from qmesh.mesh.foreign.packets import list_required_packets
-from qmesh.mesh.foreign.rulesets import parse_foreign_tables
+from qmesh.mesh.foreign.packets import Packet, list_required_packets
+from qmesh.mesh.foreign.rulesets import Listing, build_tables
 from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.state import Guard, NodeState
 from qmesh.mesh.values import DEFAULT_LISTEN_PORT
 
 SAMPLE: Final = 16
+MOST_ROUNDS: Final = 8
+"""Of questions about sets: what is not known is followed both ways, so one is mostly enough."""
 STRANGERS: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 """Addresses of nobody (RFC 5737, RFC 3849): for machines that may ask the control node from anywhere."""
 
@@ -49,4 +52,25 @@ def find_firewall_obstacles(
     # And one that has not joined yet.
     joining = (str(ipaddress.ip_network(here.inventory.network)[-2]), here.inventory.base_port)
     packets = list_required_packets(guard, tunnel, (*members, joining), ways)
-    return find_obstacles(parse_foreign_tables(listing), packets, listing.lasting), listing.unread
+    return _find_obstacles(listing, tuple(packets))
+
+
+def _find_obstacles(
+    listing: Listing, packets: tuple[Packet, ...]
+) -> tuple[tuple[Obstacle, ...], tuple[str, ...]]:
+    """Ask the kernel for what rules look up in sets, until no question is open; a rule may lead to others."""
+    tables = build_tables(listing)
+    answers: Answers = {}
+    obstacles: tuple[Obstacle, ...] = ()
+    unread: tuple[str, ...] = ()
+    for _ in range(MOST_ROUNDS):
+        lookups = Lookups(answers)
+        obstacles = find_obstacles(
+            tables, packets, listing.lasting, lookups=lookups, interfaces=listing.interfaces
+        )
+        if not lookups.open or unread:
+            return obstacles, unread
+        found, failed = foreign_rulesets.answer_questions(lookups.open)
+        answers |= found
+        unread += failed
+    return obstacles, unread

@@ -1,21 +1,34 @@
-"""What becomes of a datagram under other programs' rules: the kernel's word against the evaluator's."""
+"""What becomes of packets under other programs' rules: the kernel's word against the evaluator's."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import json
 import os
-import re
 import socket
 import subprocess
-from collections.abc import Iterator
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from qmesh.host.firewall import foreign_rules, nftables
+from qmesh.host.firewall import foreign_rulesets, nftables
+from qmesh.mesh.foreign.lookups import Answers, Lookups, Question
+from qmesh.mesh.foreign.packets import Packet
+from qmesh.mesh.foreign.rules import Drop, find_drops
+from qmesh.mesh.foreign.rulesets import Listing, build_tables
+from qmesh.mesh.guard import render_load_script
 from tests.support.checkout import CHECKOUT
-from tests.support.foreign_cases import CASES, DATAGRAM
+from tests.support.foreign_cases import (
+    CASES,
+    DATAGRAM,
+    RECORDED,
+    Recording,
+    find_fate,
+    read_recordings,
+    record,
+    replay,
+)
+from tests.support.kernel_verdicts import Wire, build_guard, list_packets, open_far_socket
+from tests.support.rule_sets import compare, judge_listing, list_rule_sets, read_for
 from tests.support.waiting import patience
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -24,50 +37,35 @@ OUR_OWN = "the guard's own"
 LISTINGS = CHECKOUT / "tests/mesh/foreign_listings"
 
 
-def two_ends() -> None:
-    """This machine at one end of a cable, and whoever sends at the other."""
-    subprocess.run(["ip", "netns", "add", "far"], check=True)
-    commands = [
-        "link add eth0 type veth peer name far0 netns far",
-        f"addr add {DATAGRAM.target}/24 dev eth0",
-        "link set eth0 up",
-    ]
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(commands) + "\n", text=True, check=True)
-    commands = [f"addr add {DATAGRAM.source}/24 dev far0", "link set far0 up"]
-    subprocess.run(
-        ["ip", "-n", "far", "-batch", "-"], input="\n".join(commands) + "\n", text=True, check=True
-    )
+def judge(packet: Packet) -> tuple[list[Drop], Listing, Answers]:
+    """What drops a packet under the rules that are loaded, and what was read for it."""
+    listing = foreign_rulesets.read_rulesets()
+    tables, answers = build_tables(listing), Answers()
+    while True:
+        lookups = Lookups(answers)
+        drops = list(find_drops(tables, packet, lookups=lookups, interfaces=listing.interfaces))
+        if not lookups.open:
+            return drops, listing, answers
+        found, unread = foreign_rulesets.answer_questions(lookups.open)
+        assert unread == ()
+        answers |= found
 
 
-@contextlib.contextmanager
-def far_socket() -> Iterator[socket.socket]:
-    own = os.open("/proc/self/ns/net", os.O_RDONLY)
-    far = os.open("/run/netns/far", os.O_RDONLY)
-    libc = ctypes.CDLL(None, use_errno=True)
-    try:
-        assert libc.setns(far, 0x40000000) == 0
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        assert libc.setns(own, 0x40000000) == 0
-    finally:
-        os.close(far)
-        os.close(own)
-    with made:
-        made.bind((DATAGRAM.source, DATAGRAM.source_port))
-        yield made
-
-
-def test_the_kernel_does_with_each_ruleset_what_is_expected_of_the_evaluator():
-    two_ends()
+def test_the_kernel_and_the_evaluator_do_with_each_ruleset_what_is_expected():
+    """With QMESH_WRITE_LISTINGS=NAME what the kernel says is kept for the pure tests."""
     wrong = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here, far_socket() as there:
+    recordings: dict[str, Recording] = {}
+    with Wire(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here, open_far_socket() as there:
         here.bind(("0.0.0.0", DATAGRAM.target_port))  # noqa: S104
         here.settimeout(patience(5))
-        there.sendto(b"first", (DATAGRAM.target, DATAGRAM.target_port))  # neighbours know each other after it
-        assert here.recv(100) == b"first"
         for number, (name, (fate, ruleset)) in enumerate(CASES.items()):
             nftables.run("flush ruleset\n")
             nftables.run(ruleset)
-            here.settimeout(patience(5) if fate == "passes" and name != OUR_OWN else 0.15)
+            drops, listing, answers = judge(DATAGRAM)
+            recordings[name] = record(listing, answers)
+            if (ours := find_fate(drops)) != fate:
+                wrong.append(f"{name}: {fate}, but qmesh says that it {ours}")
+            here.settimeout(patience(5) if fate == "passes" and name != OUR_OWN else 0.1)
             there.sendto(f"{number}".encode(), (DATAGRAM.target, DATAGRAM.target_port))
             try:
                 came = here.recv(100) == f"{number}".encode()
@@ -75,48 +73,97 @@ def test_the_kernel_does_with_each_ruleset_what_is_expected_of_the_evaluator():
                 came = False
             if name != OUR_OWN and fate != "unclear" and came is not (fate == "passes"):
                 wrong.append(f"{name}: {fate}, but it {'came' if came else 'did not come'}")
+    if kept_as := os.environ.get("QMESH_WRITE_LISTINGS"):
+        (LISTINGS / f"{kept_as}.json").write_bytes(msgspec.json.encode(recordings) + b"\n")
     assert wrong == []
 
 
-def test_nft_prints_of_each_ruleset_what_the_evaluator_is_tested_with():
-    """With QMESH_WRITE_LISTINGS=NAME what this nft prints is kept, after a case was added."""
-    two_ends()
-    printed = {}
-    for name, (_, ruleset) in CASES.items():
-        nftables.run("flush ruleset\n")
-        nftables.run(ruleset)
-        found = foreign_rules.read_rules()
-        assert found.unread == ()
-        printed[name] = {"objects": found.objects, "text": found.text}
+def test_the_kernel_and_qmesh_say_the_same_of_each_packet_of_the_mesh_under_forty_rulesets():
+    """A rule that is not understood, or a limit that may be exceeded, is a disagreement too."""
+    unlike, unexpected = [], []
+    with Wire() as wire:
+        for rules in list_rule_sets():
+            found = list(compare(wire, rules))
+            assert len(found) == 26
+            unlike += [str(each) for each in found if not each.agrees]
+            fate = "drops" if any(each.kernel == "drops" for each in found) else "passes"
+            if fate != rules.expected:
+                unexpected.append(f"{rules}: {fate}, and not {rules.expected}")
+    assert unlike == []
+    assert unexpected == []
+    assert len({rules.path for rules in list_rule_sets()}) >= 40
+
+
+def test_what_was_recorded_of_rulesets_is_what_the_kernel_says():
+    """With QMESH_WRITE_LISTINGS=NAME it is recorded, for the pure tests."""
+    packets = list_packets("worker", 0)
+    recordings = {}
+    with Wire():
+        nftables.run(render_load_script(build_guard("worker")))
+        for rules in list_rule_sets():
+            if str(rules) in RECORDED:
+                rules.load()
+                recordings[str(rules)] = record(*read_for(packets))
+                rules.unload()
+                nftables.run(render_load_script(build_guard("worker")))
+    assert set(recordings) == set(RECORDED)
     if kept_as := os.environ.get("QMESH_WRITE_LISTINGS"):
-        (LISTINGS / f"{kept_as}.json").write_text(json.dumps(printed, indent=1, sort_keys=True) + "\n")
-    differing = [
-        [name for name, each in printed.items() if without_ages(each) != without_ages(kept.get(name))]
-        for kept in (json.loads(path.read_text()) for path in LISTINGS.glob("*.json"))
-    ]
-    assert [] in differing
+        (LISTINGS / f"{kept_as}-rule-sets.json").write_bytes(msgspec.json.encode(recordings) + b"\n")
+    kept = read_recordings(LISTINGS / "kernel-rule-sets.json")
+    for name, recording in recordings.items():
+        assert judge_listing(*replay(recording), packets) == judge_listing(*replay(kept[name]), packets)
 
 
-def test_a_table_with_a_flag_is_read_the_same_each_time():
-    """libnftables 1.0.6 prints, for the flag of a table, what else came to lie in its place."""
-    sets = "set s { type ipv4_addr; elements = { 192.0.2.1 }; }; "
-    maps = "map m { type inet_service : verdict; elements = { 22 : drop }; }; "
-    chain = "chain c { type filter hook input priority 0; ip saddr @s drop; tcp dport vmap @m; }; "
-    nftables.run("table inet sleeps { flags dormant; " + sets + maps + chain + "}\n")
-    seen = {json.dumps(foreign_rules.read_rules().objects) for _ in range(20)}
-    (found,) = map(json.loads, seen)
-    assert found == [{"table": {"family": "inet", "name": "sleeps", "dormant": True}}]
+def test_a_set_of_two_hundred_thousand_networks_is_asked_and_not_read(monkeypatch):
+    """What is received of the kernel is far less than the set."""
+    elements = ",".join(f"{11 + (n >> 16)}.{n >> 8 & 255}.{n & 255}.0/25" for n in range(200_000))
+    chain = "chain c {\ntype filter hook input priority 0\nip saddr != @s drop\n}"
+    nftables.run(
+        "table inet geo {\nset s {\ntype ipv4_addr\nflags interval\n"
+        f"elements = {{ {elements} }}\n}}\n{chain}\n}}\n"
+    )
+    received = []
+    receive = socket.socket.recv
+
+    def count(self: socket.socket, *arguments: int) -> bytes:
+        octets = receive(self, *arguments)
+        received.append(len(octets))
+        return octets
+
+    monkeypatch.setattr(socket.socket, "recv", count)
+    assert find_fate(judge(DATAGRAM)[0]) == "drops"
+    inside = msgspec.structs.replace(DATAGRAM, source="12.3.4.5")
+    assert find_fate(judge(inside)[0]) == "passes"
+    outside = msgspec.structs.replace(DATAGRAM, source="12.3.4.200")
+    assert find_fate(judge(outside)[0]) == "drops"
+    assert sum(received) < 100_000
 
 
-def test_a_chain_whose_name_is_a_word_of_nft_is_read():
-    subprocess.run(["iptables-nft", "-N", "log"], check=True)
-    subprocess.run(["iptables-nft", "-A", "log", "-j", "DROP"], check=True)
-    subprocess.run(["iptables-nft", "-A", "INPUT", "-j", "log"], check=True)
-    objects = foreign_rules.read_rules().objects
-    assert ["drop" in str(each) for each in objects if "rule" in each] == [True, False]
+def test_a_table_that_sleeps_is_left_out():
+    nftables.run(
+        "table inet sleeps { flags dormant; chain c { type filter hook input priority 0; drop; }; }\n"
+    )
+    assert foreign_rulesets.read_rulesets().tables == ()
 
 
-def without_ages(listings: object) -> object:
-    """An element's time to live is another at each look."""
-    text = json.dumps(listings, sort_keys=True)
-    return re.sub(r'"expires": \d+|expires \w+', "", text)
+def test_names_that_are_not_utf_8_are_followed():
+    for words in ("-N b\\xff", "-A b\\xff -j DROP", "-A INPUT -j b\\xff"):
+        subprocess.run(["bash", "-c", f"iptables-nft $(printf %b '{words}')"], check=True)
+    (drop,) = judge(DATAGRAM)[0]
+    assert drop.is_certain
+    assert drop.chain.encode("utf-8", "surrogateescape") == b"b\xff"
+
+
+def test_what_a_list_of_recent_addresses_has_is_asked():
+    rule = ["-A", "INPUT", "-m", "recent", "--name", "seen", "--rcheck", "--seconds", "99", "-j", "DROP"]
+    subprocess.run(["iptables-nft", *rule], check=True)
+    assert judge(DATAGRAM)[0] == []
+    Path("/proc/net/xt_recent/seen").write_text(f"+{DATAGRAM.source}\n")
+    assert find_fate(judge(DATAGRAM)[0]) == "drops"
+
+
+def test_a_set_that_is_gone_is_told():
+    answers, unread = foreign_rulesets.answer_questions([Question("ipset", "eth0", "7", b"\1\2" + bytes(13))])
+    assert answers == {}
+    assert len(unread) == 1
+    assert unread[0].startswith("set ipset eth0 7: ")

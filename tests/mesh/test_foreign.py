@@ -1,367 +1,1032 @@
-"""What other programs' rules do to the mesh's packets, by what their programs print of them."""
+"""What other programs' rules do to the mesh's packets, by what the kernel says of them."""
 
 from __future__ import annotations
 
-import json
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from qmesh.mesh.foreign import xtables
-from qmesh.mesh.foreign.rules import TOO_MANY, Budget, Chain, Condition, Rule, Table, find_drops
-from qmesh.mesh.foreign.rulesets import parse_foreign_tables
-from tests.support.foreign_cases import CASES, DATAGRAM, SAVED, Fate, listing
+from qmesh.mesh.foreign.kernel_rules import BuiltRule, Expression, KernelRule
+from qmesh.mesh.foreign.legacy_tables import LegacyBlock, parse_legacy_table
+from qmesh.mesh.foreign.lookups import MOST_QUESTIONS, Element, Lookups, Question, SetHeader
+from qmesh.mesh.foreign.packet_fields import ORDER, encode_field
+from qmesh.mesh.foreign.packets import Packet
+from qmesh.mesh.foreign.registers import (
+    Bits,
+    RegisterFile,
+    compare_equal,
+    compare_order,
+    join_bits,
+    make_unknown,
+    mask_bits,
+)
+from qmesh.mesh.foreign.rule_text import render_rule
+from qmesh.mesh.foreign.rules import TOO_MANY, UNREAD, Budget, Chain, Evaluation, Table, find_drops
+from qmesh.mesh.foreign.rulesets import ListedChain, Listing, build_tables
+from qmesh.mesh.foreign.xt_matches import build_match
+from qmesh.mesh.foreign.xt_targets import build_target
+from tests.support.foreign_cases import CASES, DATAGRAM, RECORDED, Fate, find_fate, read_recordings, replay
+from tests.support.foreign_rules import PlainRule
 
-LISTINGS = {
-    path.stem: json.loads(path.read_text(encoding="utf-8"))
-    for path in sorted(Path(__file__).with_name("foreign_listings").glob("*.json"))
-}
-"""By the nft that printed them, the oldest that does so."""
+FOLDER = Path(__file__).with_name("foreign_listings")
+RECORDINGS = read_recordings(FOLDER / "kernel.json")
 ANSWER = replace(DATAGRAM, is_reply=True)
-REQUEST = replace(DATAGRAM, protocol="tcp", traffic="tunnel in")
+LATER = replace(DATAGRAM, is_later=True)
+REQUEST = replace(DATAGRAM, protocol="tcp", traffic="tunnel in", kind="tun")
+SENT = replace(REQUEST, traffic="tunnel out", iif="", oif="qmesh0", source="192.0.2.2", target="192.0.2.1")
+OF_IP6 = replace(REQUEST, source="fd77::1", target="fd77::2")
+LOOPED = replace(DATAGRAM, traffic="loopback", iif="lo")
 
 
-def fate(tables: tuple[Table, ...], packet: Any = DATAGRAM) -> Fate:
-    found = list(find_drops(tables, packet))
-    if any(drop.is_certain for drop in found):
-        return "drops"
-    return "unclear" if found else "passes"
-
-
-@pytest.mark.parametrize("nft", LISTINGS)
 @pytest.mark.parametrize("name", CASES)
-def test_a_datagram_under_a_ruleset(name: str, nft: str) -> None:
+def test_a_datagram_under_a_ruleset(name: str) -> None:
     expected, _ = CASES[name]
-    assert fate(parse_foreign_tables(listing(**LISTINGS[nft][name]))) == expected
+    listing, answers = replay(RECORDINGS[name])
+    drops = find_drops(
+        build_tables(listing), DATAGRAM, lookups=Lookups(answers), interfaces=listing.interfaces
+    )
+    assert find_fate(drops) == expected
 
 
-def test_every_listing_is_of_a_case() -> None:
-    assert set(LISTINGS) == {"nft-1.0.6", "nft-1.1.3"}
-    assert all(set(printed) == set(CASES) for printed in LISTINGS.values())
+def test_every_recording_is_of_a_case_or_a_ruleset() -> None:
+    assert set(RECORDINGS) == set(CASES)
+    assert set(read_recordings(FOLDER / "kernel-rule-sets.json")) == set(RECORDED)
 
 
-def expressions(*found: Any) -> tuple[Table, ...]:
-    """A table whose one rule has these expressions, as libnftables-json(5) has them."""
-    chain = {"family": "inet", "table": "t", "name": "c", "handle": 1, "type": "filter", "hook": "input"}
-    rule = {"family": "inet", "table": "t", "chain": "c", "handle": 2, "expr": list(found)}
-    return parse_foreign_tables(
-        listing(
-            objects=[
-                {"metainfo": {"json_schema_version": 1}},
-                {"table": {"family": "inet", "name": "t", "handle": 1}},
-                {"chain": {**chain, "prio": 0, "policy": "accept"}},
-                {"rule": rule},
-            ]
+def attribute(kind: int, content: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(content), kind) + content + bytes(-len(content) % 4)
+
+
+def number(value: int) -> bytes:
+    return struct.pack("!I", value)
+
+
+def data(content: bytes) -> bytes:
+    return attribute(1, content)
+
+
+def verdict(code: int, chain: str = "") -> Expression:
+    found = attribute(1, struct.pack("!i", code)) + (attribute(2, chain.encode() + b"\0") if chain else b"")
+    return Expression("immediate", {1: number(0), 2: attribute(2, found)})
+
+
+DROP = verdict(0)
+
+
+def meta(key: int, register: int = 1) -> Expression:
+    return Expression("meta", {1: number(register), 2: number(key)})
+
+
+def ct(key: int, direction: int | None = None) -> Expression:
+    found = {1: number(1), 2: number(key)}
+    return Expression("ct", found if direction is None else found | {3: bytes([direction])})
+
+
+def payload(base: int, offset: int, length: int, register: int = 1) -> Expression:
+    places = {2: base, 3: offset, 4: length}
+    return Expression(
+        "payload", {1: number(register)} | {kind: number(each) for kind, each in places.items()}
+    )
+
+
+def compares(value: bytes, operator: int = 0, register: int = 1) -> Expression:
+    return Expression("cmp", {1: number(register), 2: number(operator), 3: data(value)})
+
+
+def bitwise(mask: bytes, **more: int) -> Expression:
+    found = {1: number(1), 2: number(1), 3: number(len(mask)), 4: data(mask), 5: data(bytes(len(mask)))}
+    return Expression("bitwise", found | {6: number(more.get("operation", 0))})
+
+
+def lookup(name: str, **more: int) -> Expression:
+    found = {1: name.encode() + b"\0", 2: number(1)}
+    kinds = {"target": 3, "flags": 5}
+    return Expression("lookup", found | {kinds[word]: number(value) for word, value in more.items()})
+
+
+def limit(rate: int, unit: int = 1, *, over: bool = False, in_bytes: bool = False) -> Expression:
+    counts = {1: struct.pack("!Q", rate), 2: struct.pack("!Q", unit), 3: number(5)}
+    return Expression("limit", counts | {4: number(in_bytes), 5: number(over)})
+
+
+def xt(name: str, revision: int, content: bytes, kind: str = "match") -> Expression:
+    return Expression(kind, {1: name.encode() + b"\0", 2: number(revision), 3: content})
+
+
+def tables_of(
+    *rules: list[Expression], sets: dict[str, SetHeader] | None = None, **named: Any
+) -> tuple[Table, ...]:
+    """A table with one base chain of these rules."""
+    family, table = named.pop("family", "inet"), named.pop("table", "t")
+    chain = {"hook": "input", "kind": "filter", **named}
+    return build_tables(
+        Listing(
+            tables=((family, table),),
+            chains=(
+                ListedChain(family=family, table=table, name="c", **chain),
+                ListedChain(family=family, table=table, name="other"),
+                ListedChain(family=family, table="asleep", name="c"),
+            ),
+            rules=tuple(
+                KernelRule(family, table, "c", place, tuple(expressions))
+                for place, expressions in enumerate(rules)
+            ),
+            sets={(family, table, name): header for name, header in (sets or {}).items()},
+            interfaces={"eth0": 2},
         )
     )
 
 
-PORT = {"payload": {"protocol": "udp", "field": "dport"}}
-DROP = {"drop": None}
+def fate(*rules: list[Expression], packet: Packet = DATAGRAM, answers: Any = None, **named: Any) -> Fate:
+    lookups = Lookups(answers)
+    return find_fate(find_drops(tables_of(*rules, **named), packet, lookups=lookups, interfaces={"eth0": 2}))
 
 
-def match(left: Any, right: Any, op: str = "==") -> dict[str, Any]:
-    return {"match": {"op": op, "left": left, "right": right}}
-
-
-@pytest.mark.parametrize(
-    ("expected", "found"),
-    [
-        ("unclear", [{"queue": None}]),
-        ("unclear", [{"xt": None}, DROP]),
-        ("unclear", [{"xt": {"type": "match", "name": "cpu"}}, DROP]),
-        ("unclear", [{"xt": {"type": "target", "name": "TARPIT"}}]),
-        ("drops", [{"xt": {"type": "target", "name": "LOG"}}, DROP]),
-        ("unclear", [match({"rt": {"key": "nexthop"}}, 1), DROP]),
-        ("unclear", [match({"ct": {"key": "state", "dir": "original"}}, 1), DROP]),
-        ("unclear", [match(PORT, "ssh"), DROP]),
-        ("unclear", [match(PORT, {"odd": 1}), DROP]),
-        ("unclear", [match(PORT, {"range": [True, {"odd": 1}]}), DROP]),
-        ("unclear", [match(PORT, {"range": ["a", "b"]}), DROP]),
-        ("unclear", [match(PORT, "@nowhere"), DROP]),
-        ("unclear", [match(PORT, 1, "~"), DROP]),
-        ("unclear", [match(PORT, "x", "<"), DROP]),
-        ("unclear", [match({"&": [PORT, 3]}, 1, "<"), DROP]),
-        ("unclear", [match({"&": [PORT, "x"]}, 1), DROP]),
-        ("unclear", [match({"&": [{"&": [PORT, 3]}, 1]}, 1), DROP]),
-        ("unclear", [match({"concat": [{"&": [PORT, 3]}, PORT]}, 1), DROP]),
-        ("unclear", [match({"ip saddr": 1, "udp dport": 2}, 1), DROP]),
-        ("passes", [match({"&": [PORT, 1]}, 1), DROP]),
-        ("unclear", [match({"&": [{"meta": {"key": "iifname"}}, 1]}, 1), DROP]),
-        ("passes", [match({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, False), DROP]),
-        ("drops", [match({"meta": {"key": "l4proto"}}, 17), DROP]),
-        ("passes", [match({"meta": {"key": "l4proto"}}, 99), DROP]),
-        ("drops", [match(PORT, "0xca6c"), DROP]),
-        ("unclear", [match({"payload": {"base": "th", "offset": 0, "len": 16}}, 1), DROP]),
-        ("passes", [match({"payload": {"protocol": "ip", "field": "saddr"}}, "1.2.3.999"), DROP]),
-        ("unclear", [match({"payload": {"protocol": "ip", "field": "saddr"}},
-                           {"prefix": {"addr": "1.2.3.999", "len": 8}}), DROP]),
-        ("drops", [{"mangle": {"key": {"rt": {"key": "x"}}, "value": 1}}, DROP]),
-        ("unclear", [{"mangle": {"key": PORT, "value": {"odd": 1}}}, match(PORT, 51820), DROP]),
-        ("unclear", [{"set": {"op": "add", "elem": PORT, "set": "@s", "stmt": [{"limit": {}}]}}, DROP]),
-        ("drops", [{"map": {"op": "add", "elem": PORT, "data": 1, "map": "@s"}}, DROP]),
-        ("unclear", [{"limit": {"rate": 1}}, DROP]),
-        ("unclear", [{"vmap": {"key": PORT, "data": {"set": [[51820, {"queue": None}]]}}}]),
-        ("unclear", [{"vmap": {"key": PORT, "data": {"set": [[51820, {"odd": None}]]}}}]),
-        ("passes", [match(PORT, {"set": 22}), DROP]),
-    ],
-)  # fmt: skip
-def test_what_is_not_understood_is_never_taken_for_a_pass(expected: Fate, found: list[Any]) -> None:
-    assert fate(expressions(*found)) == expected
-
-
-@pytest.mark.parametrize("printed", LISTINGS.values(), ids=LISTINGS)
-def test_an_answer_is_of_a_connection_whose_translation_is_not_known(printed: dict[str, Any]) -> None:
-    for name, expected in (
-        ("established or related", "drops"),
-        ("new", "passes"),
-        ("the direction", "passes"),
-        ("translated", "unclear"),
-    ):
-        assert fate(parse_foreign_tables(listing(**printed[name])), ANSWER) == expected
-
-
-@pytest.mark.parametrize("printed", LISTINGS.values(), ids=LISTINGS)
-def test_a_rule_is_told_as_nft_prints_it_with_its_handle(printed: dict[str, Any]) -> None:
-    (drop,) = find_drops(parse_foreign_tables(listing(**printed["the port"])), DATAGRAM)
-    assert drop.rule is not None
-    assert drop.rule.text == "udp dport 51820 drop"
-    assert f"{drop.rule.text} # handle {drop.rule.handle}" in printed["the port"]["text"]
-    (drop,) = find_drops(expressions(DROP), DATAGRAM)
-    assert drop.rule is not None
-    assert drop.rule.text == '[{"drop":null}]'
+PORT = payload(2, 2, 2)
+NATIVE_1 = (1).to_bytes(4, ORDER)
 
 
 @pytest.mark.parametrize(
-    ("expected", "rules"),
+    ("expected", "packet", "rule"),
     [
-        ("passes", ""),
-        ("drops", "-A INPUT -p udp -m udp --dport 51820 -j DROP"),
-        ("passes", "-A INPUT -p udp -m udp --dport 51821 -j DROP"),
-        ("passes", "-A INPUT -p tcp -m tcp --dport 51820 -j DROP"),
-        ("drops", "-A INPUT -p udp -m multiport --dports 22,51000:52000 -j REJECT --reject-with icmp-x"),
-        ("drops", "-A INPUT -p udp -m multiport --dports 51000:51900,51800:52000 -j DROP"),
-        ("drops", "-A INPUT -p udp --sport 51820: -j DROP"),
-        ("drops", "-A INPUT -p udp --dport :51820 -j DROP"),
-        ("passes", "-A INPUT -p udp ! --dport 51820 -j DROP"),
-        ("drops", "-A INPUT -i eth+ -j DROP"),
-        ("passes", "-A INPUT ! -i eth0 -j DROP"),
-        ("passes", "-A INPUT -o eth0 -j DROP"),
-        ("drops", "-A INPUT -s 192.0.2.0/24 -d 192.0.2.2/32 -j DROP"),
-        ("passes", "-A INPUT -s 10.0.0.0/255.0.0.0 -j DROP"),
-        ("drops", "-A INPUT -m conntrack --ctstate NEW -j DROP"),
-        ("passes", "-A INPUT -m state --state RELATED,ESTABLISHED -j DROP"),
-        ("drops", "-A INPUT -m conntrack --ctdir ORIGINAL -j DROP"),
-        ("drops", "-A INPUT -m addrtype --dst-type LOCAL -j DROP"),
-        ("passes", "-A INPUT -m mark --mark 0x1 -j DROP"),
-        ("drops", "-A INPUT -m mark --mark 0x0/0xff -j DROP"),
-        ("passes", "-A INPUT -p ipv6-icmp -j DROP\n-A INPUT -p icmpv6 -j DROP"),
-        ("drops", '-A INPUT -m comment --comment "a b" -j DROP'),
-        ("unclear", "-A INPUT -m recent --update --seconds 60 -j DROP"),
-        ("unclear", "-A INPUT -m limit --limit 3/min -j DROP"),
-        ("unclear", "-A INPUT -p udp --dport x -j DROP"),
-        ("unclear", "-A INPUT -s nowhere -j DROP"),
-        ("unclear", "-A INPUT --odd 1 2 -j DROP"),
-        ("unclear", "-A INPUT -j TARPIT"),
-        ("drops", "-A INPUT -j LOG --log-prefix x\n-A INPUT -j DROP"),
-        ("drops", "-A INPUT -p udp\n-A INPUT -j other\n-A other -j DROP"),
-        ("drops", "-A INPUT -j other\n-A INPUT -j DROP\n-A other -j RETURN"),
-        ("passes", "-A INPUT -g other\n-A INPUT -j DROP"),
-        ("passes", "-A INPUT -j ACCEPT\n-A INPUT -j DROP"),
-        ("unclear", "-A INPUT -j MARK --set-xmark 0x1/0xffffffff\n-A INPUT -m mark --mark 0x1 -j DROP"),
-        ("passes", "-A INPUT -j CT --notrack\n-A INPUT -m conntrack --ctstate NEW -j DROP"),
-        ("passes", "-A INPUT -j NOTRACK\n-A INPUT -m conntrack --ctstate NEW -j DROP"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("program", ["iptables", "iptables-legacy"])
-def test_a_datagram_under_what_iptables_saved(program: Any, expected: Fate, rules: str) -> None:
-    saved = {(program, "ip"): SAVED.format(policy="ACCEPT", rules=rules)}
-    assert fate(parse_foreign_tables(listing(saved=saved))) == expected
-
-
-def test_the_policy_of_iptables_and_of_its_other_tables() -> None:
-    assert (
-        fate(parse_foreign_tables(listing(saved={("iptables", "ip"): SAVED.format(policy="DROP", rules="")})))
-        == "drops"
-    )
-    text = "*nat\n:POSTROUTING ACCEPT [0:0]\n:INPUT DROP [0:0]\nCOMMIT\n"
-    (table,) = parse_foreign_tables(listing(saved={("iptables", "ip"): text}))
-    assert [(chain.hook, chain.priority) for chain in table.chains.values()] == [
-        ("postrouting", 100),
-        ("input", 100),
-    ]
-    six = {("iptables", "ip6"): SAVED.format(policy="DROP", rules="")}
-    assert fate(parse_foreign_tables(listing(saved=six))) == "passes"
-
-
-def test_a_table_of_iptables_is_read_once_and_in_its_own_words() -> None:
-    """nft sees it too, but says of what it does not know that it is xt."""
-    objects = [
-        {"table": {"family": "ip", "name": "filter", "handle": 1}},
-        {"table": {"family": "ip", "name": "mine", "handle": 2}},
-    ]
-    saved = {("iptables", "ip"): SAVED.format(policy="ACCEPT", rules="")}
-    found = parse_foreign_tables(listing(objects=objects, saved=saved))
-    assert [(table.program, table.name) for table in found] == [("nft", "mine"), ("iptables", "filter")]
-    assert [table.program for table in parse_foreign_tables(listing(objects=objects))] == ["nft", "nft"]
-
-
-NAMELESS = "jump {\n\t\t\tdrop\n\t\t}"
-"""What libnftables prints, within its JSON, of a chain that has no name."""
-
-
-@pytest.mark.parametrize(
-    ("expected", "found"),
-    [
-        ("unclear", [NAMELESS]),
-        ("unclear", [match(PORT, 51820), NAMELESS]),
-        ("passes", [match(PORT, 22), NAMELESS]),
-        ("unclear", [{"jump": None}]),
-        ("unclear", [{"jump": {"target": "nowhere"}}]),
-        ("unclear", [{"goto": {"target": "nowhere"}}, DROP]),
-        ("unclear", [{"vmap": {"key": PORT, "data": "@nowhere"}}]),
-        ("unclear", [{"vmap": {"key": PORT, "data": {"set": [[22, {"accept": None}], "odd"]}}}]),
-        ("unclear", [{}]),
-        ("unclear", [{"a": 1, "b": 2}]),
-        ("unclear", [7, DROP]),
-    ],
-)  # fmt: skip
-def test_a_rule_that_raises_is_one_that_was_not_understood(expected: Fate, found: list[Any]) -> None:
-    tables = expressions(*found)
-    assert fate(tables) == expected
-    (chain,) = tables[0].chains.values()
-    assert all("not understood" not in rule.text and rule.text for rule in chain.rules)
-
-
-WORDS = [
-    *(
-        "match",
-        "vmap",
-        "left",
-        "right",
-        "op",
-        "set",
-        "jump",
-        "goto",
-        "target",
-        "mangle",
-        "key",
-        "value",
-        "data",
-    ),
-    *("data", "xt", "payload", "protocol", "field", "concat", "&", "elem", "val", "prefix", "range"),
-]
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from(["@s", "udp", "c"]),
-        lambda some: st.lists(some, max_size=3)
-        | st.dictionaries(
-                        st.sampled_from(WORDS),
-            some,
-            max_size=3,
+        ("drops", DATAGRAM, [DROP]),
+        ("passes", DATAGRAM, [verdict(-5), DROP]),
+        ("passes", DATAGRAM, [verdict(-1)]),
+        ("unclear", DATAGRAM, [verdict(7)]),
+        ("unclear", DATAGRAM, [verdict(-3, "nowhere")]),
+        ("passes", DATAGRAM, [verdict(-3, "other")]),
+        ("unclear", DATAGRAM, [Expression("queue", {})]),
+        ("unclear", DATAGRAM, [Expression("unheard-of", {}), DROP]),
+        ("drops", DATAGRAM, [Expression("counter", {}), Expression("log", {}), DROP]),
+        ("unclear", DATAGRAM, [Expression("cmp", {1: number(1)}), DROP]),
+        ("unclear", DATAGRAM, [Expression("cmp", {1: number(1), 3: b"\1\0\1\0"}), DROP]),
+        ("unclear", DATAGRAM, [Expression("match", {1: b"conntrack\0", 2: number(3), 3: b""}), DROP]),
+        ("passes", DATAGRAM, [PORT, compares(b"\0\1"), Expression("cmp", {}), DROP]),
+        ("unclear", DATAGRAM, [compares(b"\0\1"), DROP]),
+        ("unclear", DATAGRAM, [payload(0, 0, 6), compares(bytes(6)), DROP]),
+        ("drops", DATAGRAM, [payload(0, 12, 2), compares(b"\x08\0"), DROP]),
+        ("unclear", DATAGRAM, [payload(2, 8, 4), compares(bytes(4)), DROP]),
+        ("drops", DATAGRAM, [Expression("payload", {5: number(1)}), DROP]),
+        ("drops", OF_IP6, [payload(1, 6, 1), compares(b"\6"), DROP]),
+        ("drops", OF_IP6, [meta(1), compares(b"\x86\xdd"), meta(15), compares(b"\x0a"), DROP]),
+        ("unclear", DATAGRAM, [PORT, bitwise(b"\0\1", operation=1), compares(b"\0\0"), DROP]),
+        ("passes", DATAGRAM, [PORT, bitwise(b"\0\1"), compares(b"\0\1"), DROP]),
+        (
+            "drops",
+            DATAGRAM,
+            [
+                PORT,
+                Expression("range", {1: number(1), 2: number(1), 3: data(b"\0\1"), 4: data(b"\0\2")}),
+                DROP,
+            ],
         ),
-        max_leaves=12,
+        (
+            "passes",
+            DATAGRAM,
+            [
+                PORT,
+                Expression("range", {1: number(1), 2: number(0), 3: data(b"\0\1"), 4: data(b"\0\2")}),
+                DROP,
+            ],
+        ),
+        ("drops", DATAGRAM, [meta(4), compares((2).to_bytes(4, ORDER)), DROP]),
+        ("drops", SENT, [meta(4), compares(bytes(4)), DROP]),
+        ("drops", DATAGRAM, [meta(25), compares(b"\0"), DROP]),
+        ("unclear", DATAGRAM, [meta(23), compares(bytes(4)), DROP]),
+        ("unclear", DATAGRAM, [meta(26), compares(bytes(16)), DROP]),
+        ("passes", LOOPED, [meta(26), compares(bytes(16)), DROP]),
+        ("drops", REQUEST, [meta(26), compares(b"tun".ljust(16, b"\0")), DROP]),
+        ("drops", replace(SENT, as_root=True), [meta(10), compares(bytes(4)), DROP]),
+        ("drops", DATAGRAM, [ct(7), compares(b"\2"), ct(10), compares(b"\x11"), DROP]),
+        ("drops", ANSWER, [ct(2), bitwise((2).to_bytes(4, ORDER)), compares(bytes(4), 1), DROP]),
+        ("unclear", ANSWER, [ct(2), bitwise((4).to_bytes(4, ORDER)), compares(bytes(4), 1), DROP]),
+        ("drops", ANSWER, [ct(19, 1), compares(bytes([192, 0, 2, 1])), DROP]),
+        ("drops", ANSWER, [ct(12, 0), compares(struct.pack("!H", 51820)), DROP]),
+        ("passes", DATAGRAM, [ct(21, 0), compares(bytes(16)), DROP]),
+        ("unclear", DATAGRAM, [ct(14, 0), compares(bytes(8)), DROP]),
+        (
+            "unclear",
+            DATAGRAM,
+            [Expression("fib", {1: number(1), 2: number(1), 3: number(2)}), compares(bytes(4)), DROP],
+        ),
+        (
+            "drops",
+            DATAGRAM,
+            [
+                Expression("fib", {1: number(1), 2: number(1), 3: number(9)}),
+                compares((2).to_bytes(4, ORDER)),
+                DROP,
+            ],
+        ),
+        (
+            "drops",
+            DATAGRAM,
+            [
+                Expression("fib", {1: number(1), 2: number(2), 3: number(9)}),
+                compares(b"eth0".ljust(16, b"\0")),
+                DROP,
+            ],
+        ),
+        (
+            "drops",
+            DATAGRAM,
+            [Expression("fib", {1: number(1), 2: number(1), 3: number(41)}), compares(b"\1"), DROP],
+        ),
+        (
+            "drops",
+            LOOPED,
+            [
+                Expression("fib", {1: number(1), 2: number(3), 3: number(10)}),
+                compares((2).to_bytes(4, ORDER), 1),
+                DROP,
+            ],
+        ),
+        ("unclear", DATAGRAM, [Expression("numgen", {1: number(1)}), compares(bytes(4)), DROP]),
+        ("unclear", DATAGRAM, [Expression("socket", {}), DROP]),
+        (
+            "drops",
+            DATAGRAM,
+            [
+                Expression("immediate", {1: number(1), 2: data(NATIVE_1)}),
+                Expression("meta", {2: number(3), 3: number(1)}),
+                meta(3),
+                compares(NATIVE_1),
+                DROP,
+            ],
+        ),
+        (
+            "unclear",
+            DATAGRAM,
+            [meta(20), Expression("meta", {2: number(3), 3: number(1)}), meta(3), compares(NATIVE_1), DROP],
+        ),
+        (
+            "drops",
+            DATAGRAM,
+            [
+                Expression("immediate", {1: number(1), 2: data(NATIVE_1)}),
+                Expression("ct", {2: number(3), 4: number(1)}),
+                ct(3),
+                compares(NATIVE_1),
+                DROP,
+            ],
+        ),
+        ("passes", LATER, [ct(3), compares(NATIVE_1), DROP]),
+        ("passes", DATAGRAM, [limit(1, over=True), DROP]),
+        ("unclear", DATAGRAM, [limit(1, 60, over=True), DROP]),
+        ("unclear", LATER, [limit(999, over=True), DROP]),
+        ("passes", LATER, [limit(1000, over=True), DROP]),
+        ("unclear", LATER, [limit(1000, over=True, in_bytes=True), DROP]),
+        ("passes", DATAGRAM, [limit(1000, over=True, in_bytes=True), DROP]),
+        ("drops", DATAGRAM, [limit(5), DROP]),
+        ("passes", DATAGRAM, [Expression("connlimit", {1: number(256), 2: number(1)}), DROP]),
+        ("unclear", DATAGRAM, [Expression("connlimit", {1: number(255), 2: number(0)}), DROP]),
+        ("unclear", DATAGRAM, [Expression("quota", {}), DROP]),
+        ("drops", DATAGRAM, [Expression("objref", {1: number(1)}), DROP]),
+        ("unclear", DATAGRAM, [Expression("objref", {1: number(4)}), DROP]),
+        ("unclear", DATAGRAM, [Expression("objref", {3: number(1)}), DROP]),
+        ("drops", DATAGRAM, [Expression("dynset", {1: b"s\0", 7: attribute(1, b"counter\0")}), DROP]),
+        ("unclear", DATAGRAM, [Expression("dynset", {1: b"s\0", 9: number(1)}), DROP]),
+    ],
+)
+def test_what_a_rule_asks_of_a_packet(expected: Fate, packet: Packet, rule: list[Expression]) -> None:
+    assert fate(rule, packet=packet, hook="input" if packet.iif else "output") == expected
+
+
+MSS = {1: number(1), 2: b"\2", 3: number(2), 4: number(2), 6: number(1)}
+
+
+@pytest.mark.parametrize(
+    ("expected", "packet", "attributes", "value"),
+    [
+        ("passes", DATAGRAM, MSS, b"\1\xf4"),
+        ("passes", REQUEST, MSS, b"\1\xf4"),
+        ("unclear", REQUEST, MSS, b"\4\xd8"),
+        ("passes", replace(REQUEST, is_later=True), MSS, b"\1\xf4"),
+        ("drops", REQUEST, MSS | {5: number(1)}, b"\1"),
+        ("unclear", REQUEST, MSS | {2: b"\3"}, b"\1\1"),
+        ("unclear", REQUEST, MSS | {6: number(0)}, b"\1\1"),
+    ],
+)
+def test_options_of_tcp(expected: Fate, packet: Packet, attributes: dict[int, bytes], value: bytes) -> None:
+    assert fate([Expression("exthdr", attributes), compares(value), DROP], packet=packet) == expected
+
+
+def test_an_option_that_is_changed_is_none_that_is_asked() -> None:
+    assert fate([Expression("exthdr", {7: number(1)}), DROP]) == "drops"
+
+
+@pytest.mark.parametrize(
+    ("expected", "packet", "attributes"),
+    [
+        ("passes", replace(DATAGRAM, traffic="wireguard out", iif="", oif="eth0"), {1: number(0)}),
+        ("unclear", SENT, {1: number(0)}),
+        ("unclear", SENT, {1: number(0), 3: number(1)}),
+        ("unclear", DATAGRAM, {1: number(1)}),
+        ("passes", ANSWER, {1: number(1)}),
+    ],
+)
+def test_a_translation(expected: Fate, packet: Packet, attributes: dict[int, bytes]) -> None:
+    rule = [
+        Expression("immediate", {1: number(1), 2: data(bytes([192, 0, 2, 9]))}),
+        Expression("nat", attributes),
+    ]
+    hook = "input" if packet.iif else "postrouting"
+    assert fate(rule, [DROP], packet=packet, hook=hook, kind="nat") == expected
+    own = [Expression("immediate", {1: number(1), 2: data(packet.packed_source)}), rule[1]]
+    if attributes.get(3):
+        assert fate(own, [DROP], packet=packet, hook=hook, kind="nat") == "passes"
+
+
+def test_bytes_are_turned_as_the_kernel_does() -> None:
+    turned = {1: number(1), 2: number(1), 3: number(0)}
+    swap = Expression("byteorder", turned | {4: number(4), 5: number(2)})
+    rule = [payload(2, 0, 4), swap, compares(struct.pack("<HH", 51820, 51820)), DROP]
+    assert fate(rule) == "drops"
+    less = Expression("byteorder", turned | {4: number(1), 5: number(2)})
+    assert fate([meta(16), less, compares(b"\x11"), DROP]) == "drops"
+    assert fate([payload(1, 1, 2), swap, compares(bytes(4)), DROP]) == "unclear"
+
+
+HEADER = {"s": SetHeader(2), "limited": SetHeader(2, counts=True)}
+ASKED = Question("inet", "t", "s", struct.pack("!H", 51820))
+
+
+def test_a_set_is_asked_for_a_value_and_both_ways_are_followed_until_it_is_known() -> None:
+    lookups = Lookups()
+    rule = [PORT, lookup("s"), DROP]
+    assert find_fate(find_drops(tables_of(rule, sets=HEADER), DATAGRAM, lookups=lookups)) == "unclear"
+    assert lookups.open == {ASKED}
+    for element, flags, expected in (
+        (Element(), 0, "drops"), (None, 0, "passes"), (Element(), 1, "passes"), (None, 1, "drops"),
+    ):  # fmt: skip
+        rule = [PORT, lookup("s", flags=flags), DROP]
+        assert fate(rule, answers={ASKED: element}, sets=HEADER) == expected
+    assert fate([PORT, lookup("nowhere"), DROP], sets=HEADER) == "unclear"
+    assert fate([payload(2, 4, 2), lookup("s"), DROP], sets=HEADER) == "unclear"
+    limited = replace(ASKED, collection="limited")
+    assert fate([PORT, lookup("limited"), DROP], answers={limited: Element()}, sets=HEADER) == "unclear"
+
+
+def test_a_map_has_verdicts_or_values() -> None:
+    rule = [PORT, lookup("s", target=0)]
+    assert fate(rule, sets=HEADER) == "unclear"
+    for element, expected in (
+        (Element(verdict=0), "drops"), (Element(verdict=-3, chain="other"), "passes"), (None, "passes"),
+    ):  # fmt: skip
+        assert fate(rule, answers={ASKED: element}, sets=HEADER) == expected
+    rule = [PORT, lookup("s", target=1), compares(b"\7"), DROP]
+    assert fate(rule, answers={ASKED: Element(value=b"\7")}, sets=HEADER) == "drops"
+    assert fate(rule, sets=HEADER) == "unclear"
+
+
+def test_there_are_only_so_many_questions() -> None:
+    lookups = Lookups(
+        {replace(ASKED, key=bytes([n >> 16, n >> 8 & 255, n & 255])): None for n in range(MOST_QUESTIONS)}
     )
-)  # fmt: skip
-def test_law_whatever_a_rule_is_it_is_read_and_asked(expression: Any) -> None:
-    fate(expressions(expression, DROP))
+    assert lookups.find_element(ASKED) == (False, None)
+    assert lookups.open == set()
 
 
-def test_a_chain_that_could_not_be_read_may_do_anything_and_a_table_that_sleeps_does_nothing() -> None:
-    about = {"family": "inet", "table": "t", "name": "c", "hook": "input", "prio": 0, "policy": "accept"}
-    table = {"family": "inet", "name": "t"}
+def test_a_limit_of_a_set_that_remembers_is_one() -> None:
+    counts = attribute(1, b"limit\0") + attribute(2, b"".join(
+        attribute(kind, content) for kind, content in limit(1, 3600, over=True).attributes.items()
+    ))  # fmt: skip
+    for attributes in ({7: counts}, {10: attribute(1, counts)}):
+        (drop,) = find_drops(tables_of([Expression("dynset", {1: b"s\0", **attributes}), DROP]), DATAGRAM)
+        assert (drop.is_certain, drop.is_limit) == (False, True)
+
+
+def test_the_rule_that_drops_beyond_a_limit_is_named_and_not_the_limit() -> None:
+    slow = limit(1, 3600)
+    (drop,) = find_drops(tables_of([slow, verdict(1)], [PORT, DROP]), DATAGRAM)
+    assert drop.is_limit
+    assert drop.rule is not None
+    assert drop.rule.handle == 1
+    (drop,) = find_drops(tables_of([slow, verdict(1)], drops=True), DATAGRAM)
+    assert (drop.is_limit, drop.rule) == (True, None)
+    (drop,) = find_drops(tables_of([limit(1, 3600, over=True), DROP], [DROP]), DATAGRAM)
+    assert drop.is_certain
+    assert drop.rule is not None
+    assert drop.rule.handle == 1
+    (drop,) = find_drops(tables_of([slow, meta(20), compares(bytes(4)), DROP]), DATAGRAM)
+    assert not drop.is_limit
+
+
+NOTRACK = [Expression("notrack", {})]
+
+
+def test_a_packet_belongs_to_no_connection_before_it_is_tracked() -> None:
+    early: dict[str, Any] = {"hook": "prerouting", "priority": -300}
+    invalid = [ct(0), bitwise((1).to_bytes(4, ORDER)), compares(bytes(4), 1), DROP]
+    assert fate(invalid, **early) == "drops"
+    assert fate(invalid, hook="prerouting", priority=-150) == "passes"
+    assert fate([ct(19, 0), compares(bytes(4)), DROP], **early) == "passes"
+    assert fate(invalid, packet=LOOPED, **early) == "passes"
     assert (
-        fate(parse_foreign_tables(listing(objects=[{"table": table}, {"chain": about | {"unread": True}}])))
+        fate([meta(15), compares(b"\5"), DROP], family="netdev", hook="ingress", devices=("eth0",)) == "drops"
+    )
+    assert fate([DROP], family="netdev", hook="ingress", devices=("eth1", "et*"), packet=REQUEST) == "drops"
+    assert fate([DROP], family="netdev", hook="ingress", devices=("eth1",)) == "passes"
+    # and afterwards it has one again
+    tables = (*tables_of([verdict(1)], **early), *tables_of(invalid, table="u"))
+    assert find_fate(find_drops(tables, DATAGRAM)) == "passes"
+
+
+def test_a_packet_that_is_not_tracked_meets_the_guard_as_none_of_the_mesh() -> None:
+    reply = [ct(1), compares(b"\1"), verdict(1)]
+    (guard,) = tables_of(reply, [DROP], table="guard", hook="prerouting", priority=-150)
+    guard = replace(guard, is_own=True)
+    for rules, expected in (
+        ([NOTRACK], "drops"), ([[meta(20), compares(bytes(4)), *NOTRACK]], "passes"), ([[DROP]], "drops"),
+        ([[verdict(1)]], "passes"),
+    ):  # fmt: skip
+        early = tables_of(*rules, hook="prerouting", priority=-300)
+        assert find_fate(find_drops((*early, guard), ANSWER)) == expected
+        late = tables_of(*rules, hook="prerouting", priority=-199)
+        assert find_fate(find_drops((*late, guard), ANSWER)) == ("drops" if rules == [[DROP]] else "passes")
+    (drop,) = find_drops((*tables_of(NOTRACK, hook="prerouting", priority=-300), guard), ANSWER)
+    assert (drop.table.name, drop.chain) == ("t", "c")
+    assert drop.rule is not None
+    assert drop.rule.text == "notrack"
+    assert find_fate(find_drops([guard], DATAGRAM)) == "passes"  # the guard's own audit tells of it
+    # a first packet that is not tracked comes to no translation
+    nat = tables_of([DROP], table="n", kind="nat")
+    assert (
+        find_fate(find_drops((*tables_of(NOTRACK, hook="prerouting", priority=-300), *nat), DATAGRAM))
+        == "passes"
+    )
+
+
+def test_what_was_not_tracked_for_sure_is_not_known_to_be_tracked() -> None:
+    perhaps = [meta(20), compares(bytes(4)), *NOTRACK]
+    tables = (
+        *tables_of(perhaps, hook="prerouting", priority=-300),
+        *tables_of([ct(0), compares((8).to_bytes(4, ORDER)), DROP], table="u"),
+    )
+    assert find_fate(find_drops(tables, DATAGRAM)) == "unclear"
+
+
+def test_a_connections_mark_is_what_its_first_packet_was_given() -> None:
+    marks = [
+        Expression("immediate", {1: number(1), 2: data(NATIVE_1)}),
+        Expression("ct", {2: number(3), 4: number(1)}),
+    ]
+    of_others = [payload(2, 2, 2), compares(b"\0\1"), *marks]
+    asks = [ct(3), compares(NATIVE_1), DROP]
+    for rules, expected in (([marks, asks], "drops"), ([of_others, asks], "passes")):
+        for packet in (LATER, DATAGRAM):
+            assert fate(*rules, packet=packet) == expected
+    unclear = [meta(20), Expression("ct", {2: number(3), 4: number(1)})]
+    assert fate(unclear, asks, packet=LATER) == "unclear"
+    assert ANSWER.first_of_connection.target == DATAGRAM.source
+
+
+CT3 = struct.Struct("=128sIIHHHHHHHHH")
+
+
+def conntrack(flags: int, inverted: int = 0, **more: Any) -> bytes:
+    addresses = more.get("addresses", b"").ljust(128, b"\0")
+    return CT3.pack(
+        addresses,
+        0,
+        0,
+        more.get("protocol", 0),
+        0,
+        0,
+        0,
+        0,
+        flags,
+        inverted,
+        more.get("states", 0),
+        more.get("status", 0),
+    )
+
+
+def network(address: bytes, mask: bytes) -> bytes:
+    return address.ljust(16, b"\0") + mask.ljust(16, b"\0")
+
+
+SOURCE = network(bytes([192, 0, 2, 0]), bytes([255, 255, 255, 0]))
+UDP = struct.Struct("=4HB")
+TCP = struct.Struct("=4H4B")
+ANY = (0, 65535)
+
+
+@pytest.mark.parametrize(
+    ("expected", "packet", "name", "revision", "content"),
+    [
+        ("drops", DATAGRAM, "conntrack", 3, conntrack(1, states=8)),
+        ("passes", DATAGRAM, "conntrack", 3, conntrack(1, 1, states=8)),
+        ("drops", DATAGRAM, "conntrack", 3, conntrack(2, protocol=17)),
+        ("drops", ANSWER, "conntrack", 3, conntrack(0x1000, 0x1000)),
+        ("drops", ANSWER, "conntrack", 3, conntrack(64, status=2)),
+        ("unclear", ANSWER, "conntrack", 3, conntrack(64, status=4)),
+        ("passes", DATAGRAM, "conntrack", 3, conntrack(64, status=6)),
+        ("drops", DATAGRAM, "conntrack", 3, conntrack(4, addresses=SOURCE)),
+        ("passes", DATAGRAM, "conntrack", 3, conntrack(4, 4, addresses=SOURCE)),
+        ("unclear", DATAGRAM, "conntrack", 3, conntrack(128)),
+        ("drops", DATAGRAM, "conntrack", 1, conntrack(1)[:146] + struct.pack("=HHBB", 1, 0, 8, 0)),
+        ("unclear", DATAGRAM, "conntrack", 9, b""),
+        ("drops", DATAGRAM, "state", 0, struct.pack("=I", 8)),
+        ("drops", DATAGRAM, "addrtype", 1, struct.pack("=HHI", 2, 4, 0)),
+        ("passes", DATAGRAM, "addrtype", 1, struct.pack("=HHI", 0, 4, 2)),
+        ("passes", DATAGRAM, "addrtype", 1, struct.pack("=HHI", 4, 0, 0)),
+        (
+            "drops",
+            DATAGRAM,
+            "multiport",
+            1,
+            struct.pack("=BB15H15sB", 1, 2, *(51000, 52000, *13 * [0]), b"\1", 0),
+        ),
+        ("passes", DATAGRAM, "multiport", 1, struct.pack("=BB15H15sB", 2, 2, *(51820, 1, *13 * [0]), b"", 1)),
+        ("passes", DATAGRAM, "multiport", 1, struct.pack("=BB15H15sB", 0, 1, *(22, *14 * [0]), b"", 0)),
+        ("drops", DATAGRAM, "mark", 1, struct.pack("=IIB", 0, 255, 0)),
+        ("passes", DATAGRAM, "connmark", 1, struct.pack("=IIB", 1, 255, 0)),
+        ("drops", REQUEST, "tcp", 0, TCP.pack(*ANY, 51820, 51820, 0, 0x17, 0x02, 0)),
+        ("passes", REQUEST, "tcp", 0, TCP.pack(*ANY, *ANY, 0, 0x17, 0x02, 4)),
+        ("unclear", REQUEST, "tcp", 0, TCP.pack(*ANY, *ANY, 7, 0, 0, 0)),
+        ("passes", DATAGRAM, "tcp", 0, TCP.pack(*ANY, *ANY, 0, 0, 0, 0)),
+        ("passes", DATAGRAM, "udp", 0, UDP.pack(1, 2, *ANY, 0)),
+        ("drops", DATAGRAM, "udp", 0, UDP.pack(1, 2, *ANY, 1)),
+        ("passes", REQUEST, "udp", 0, UDP.pack(*ANY, *ANY, 0)),
+        ("drops", DATAGRAM, "comment", 0, b"x"),
+        ("passes", DATAGRAM, "icmp", 0, b""),
+        ("drops", DATAGRAM, "limit", 0, struct.pack("=I", 10_000)),
+        ("unclear", DATAGRAM, "limit", 0, struct.pack("=I", 200_000)),
+        ("passes", DATAGRAM, "hashlimit", 1, struct.pack("=16xII", 0x10, 100)),
+        ("unclear", DATAGRAM, "hashlimit", 1, struct.pack("=16xII", 0x10, 100_000)),
+        ("passes", DATAGRAM, "hashlimit", 3, struct.pack("=256xQ8xI", 1000, 0x10)),
+        ("unclear", LATER, "hashlimit", 3, struct.pack("=256xQ8xI", 1000, 0x30)),
+        ("passes", DATAGRAM, "connlimit", 1, struct.pack("=16xII", 256, 0)),
+        ("drops", DATAGRAM, "connlimit", 1, struct.pack("=16xII", 256, 1)),
+        ("unclear", DATAGRAM, "connlimit", 1, struct.pack("=16xII", 20, 0)),
+        ("drops", DATAGRAM, "recent", 0, struct.pack("=IIBB200sB", 0, 0, 2, 0, b"x", 0)),
+        ("unclear", DATAGRAM, "recent", 0, struct.pack("=IIBB200sB", 30, 6, 4, 0, b"x", 0)),
+        ("passes", DATAGRAM, "recent", 0, struct.pack("=IIBB200sB", 1, 6, 4, 0, b"x", 0)),
+        ("unclear", DATAGRAM, "recent", 0, struct.pack("=IIBB200sB", 1, 0, 1, 0, b"x", 0)),
+        ("unclear", DATAGRAM, "set", 4, struct.pack("=HBB", 1, 1, 2)),
+        ("drops", replace(SENT, as_root=True), "owner", 1, struct.pack("=4IBB", 0, 0, 0, 0, 3, 0)),
+        ("passes", replace(SENT, as_root=True), "owner", 1, struct.pack("=4IBB", 1, 9, 0, 0, 1, 0)),
+        ("unclear", SENT, "owner", 1, struct.pack("=4IBB", 1, 9, 0, 0, 5, 0)),
+        ("unclear", REQUEST, "owner", 1, struct.pack("=4IBB", 1, 9, 0, 0, 1, 0)),
+        ("drops", DATAGRAM, "pkttype", 0, struct.pack("=ii", 0, 0)),
+        ("passes", DATAGRAM, "pkttype", 0, struct.pack("=ii", 1, 0)),
+        (
+            "drops",
+            DATAGRAM,
+            "iprange",
+            1,
+            struct.pack("=4s12x4s12x32xB", bytes([192, 0, 2, 0]), bytes([192, 0, 2, 9]), 1),
+        ),
+        (
+            "passes",
+            DATAGRAM,
+            "iprange",
+            1,
+            struct.pack("=32x4s12x4s12xB", bytes([192, 0, 2, 0]), bytes([192, 0, 2, 9]), 0x22),
+        ),
+        ("passes", DATAGRAM, "rpfilter", 0, b"\x08"),
+        ("drops", DATAGRAM, "rpfilter", 0, b"\0"),
+        ("passes", DATAGRAM, "policy", 0, bytes(32) + struct.pack("=HH", 1, 0)),
+        ("drops", DATAGRAM, "policy", 0, bytes(32) + struct.pack("=HH", 5, 0)),
+        ("passes", DATAGRAM, "physdev", 0, bytes(66)),
+        ("unclear", DATAGRAM, "physdev", 0, bytes(64) + b"\1\1"),
+        ("passes", DATAGRAM, "tcpmss", 0, struct.pack("=HHB", 1, 500, 1)),
+        ("passes", REQUEST, "tcpmss", 0, struct.pack("=HHB", 1, 500, 0)),
+        ("passes", REQUEST, "tcpmss", 0, struct.pack("=HHB", 536, 65535, 1)),
+        ("unclear", REQUEST, "tcpmss", 0, struct.pack("=HHB", 536, 1300, 1)),
+        ("drops", replace(REQUEST, is_later=True), "tcpmss", 0, struct.pack("=HHB", 536, 65535, 1)),
+    ],
+)
+def test_a_match_of_iptables(
+    expected: Fate, packet: Packet, name: str, revision: int, content: bytes
+) -> None:
+    hook = "input" if packet.iif else "output"
+    assert fate([xt(name, revision, content), DROP], packet=packet, hook=hook) == expected
+
+
+def test_matches_of_connections_where_there_is_none_or_it_is_not_known() -> None:
+    early: dict[str, Any] = {"hook": "prerouting", "priority": -300}
+    assert fate([xt("conntrack", 3, conntrack(1, states=1)), DROP], **early) == "drops"
+    assert fate([xt("conntrack", 3, conntrack(64, status=1)), DROP], **early) == "passes"
+    at = Evaluation(DATAGRAM, Lookups(), {})
+    at.fields = {}
+    for name, revision, content in (
+        ("conntrack", 3, conntrack(1, states=8)), ("conntrack", 3, conntrack(64, status=8)),
+        ("conntrack", 3, conntrack(0x1000)), ("mark", 1, struct.pack("=IIB", 0, 1, 0)),
+    ):  # fmt: skip
+        assert build_match(name, revision, content)(at) is None
+
+
+def test_sets_of_ipset_and_lists_of_addresses_are_asked() -> None:
+    lookups = Lookups()
+    content = struct.pack("=IIBB200sB", 1, 0, 1, 0, b"x", 1)
+    rules = [[xt("recent", 0, content), DROP], [xt("set", 4, struct.pack("=HBB", 7, 2, 2)), DROP]]
+    assert find_fate(find_drops(tables_of(*rules), DATAGRAM, lookups=lookups)) == "unclear"
+    key = struct.pack("!BBHHB", 2, 2, 51820, 51820, 17) + DATAGRAM.packed_source + DATAGRAM.packed_target
+    recent, ipset = Question("recent", "", "x", DATAGRAM.packed_target), Question("ipset", "eth0", "7", key)
+    assert lookups.open == {recent, ipset}
+    for answers, expected in (
+        ({recent: None, ipset: None}, "passes"), ({recent: Element(), ipset: None}, "drops"),
+        ({recent: None, ipset: Element()}, "drops"),
+    ):  # fmt: skip
+        assert fate(*rules, answers=answers) == expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "name", "revision", "content"),
+    [
+        ("passes", "ACCEPT", 0, b""),
+        ("drops", "REJECT", 0, b""),
+        ("passes", "MASQUERADE", 0, b""),
+        ("unclear", "SNAT", 1, b""),
+        ("unclear", "DNAT", 1, b""),
+        ("drops", "LOG", 0, b""),
+        ("drops", "CT", 2, b"\0\0"),
+    ],
+)
+def test_a_target_of_iptables(expected: Fate, name: str, revision: int, content: bytes) -> None:
+    rules = [[xt(name, revision, content, "target")], [DROP]]
+    if name == "ACCEPT":
+        rules = [[verdict(1)], [DROP]]
+    assert fate(*rules, packet=REQUEST) == expected
+
+
+def test_a_source_that_is_translated_by_iptables() -> None:
+    assert fate([xt("SNAT", 1, b"", "target")], [DROP], packet=DATAGRAM) == "passes"
+
+
+def test_marks_of_iptables() -> None:
+    marked = [xt("mark", 1, struct.pack("=IIB", 1, 1, 0)), DROP]
+    sets = [xt("MARK", 2, struct.pack("=II", 1, 1), "target")]
+    perhaps = [meta(20), compares(bytes(4)), *sets]
+    assert fate(sets, marked) == "drops"
+    assert fate(perhaps, marked) == "unclear"
+    assert fate(perhaps, sets, marked) == "unclear"
+    for mode, expected in ((2, "passes"), (0, "passes"), (1, "passes")):
+        changes = [xt("CONNMARK", 1, struct.pack("=IIIB", 1, 1, 0, mode), "target")]
+        assert fate(changes, marked) == expected
+    restores = [xt("CONNMARK", 1, struct.pack("=IIIB", 1, 1, 0, 2), "target")]
+    assert fate(sets, restores, marked) == "unclear"
+    assert (
+        fate(
+            [xt("CONNMARK", 1, bytes(13), "target")], [xt("connmark", 1, struct.pack("=IIB", 1, 1, 0)), DROP]
+        )
         == "unclear"
     )
-    drops_all = about | {"policy": "drop"}
-    assert fate(parse_foreign_tables(listing(objects=[{"table": table}, {"chain": drops_all}]))) == "drops"
-    asleep = [{"table": table | {"dormant": True}}, {"chain": drops_all}]
-    assert fate(parse_foreign_tables(listing(objects=asleep, text="table inet t {\n"))) == "passes"
-    comment = 'table inet t {\n\tchain c {\n\t\tdrop comment "x\nflags dormant\n" # handle 9\n'
+
+
+def test_targets_that_untrack() -> None:
+    for name, content in (("CT", b"\1\0"), ("NOTRACK", b"")):
+        rule = [xt(name, 2, content, "target")]
+        tables = tables_of(
+            rule, [xt("conntrack", 3, conntrack(1, states=256)), DROP], hook="prerouting", priority=-300
+        )
+        assert find_fate(find_drops(tables, DATAGRAM)) == "drops"
+    assert build_target("TARPIT", 0, b"")(Evaluation(DATAGRAM, Lookups(), {}), is_certain=True) == "unclear"
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_rulesets_are_judged_as_the_kernel_did(name: str) -> None:
+    listing, answers = replay(read_recordings(FOLDER / "kernel-rule-sets.json")[name])
+    tables = build_tables(listing)
+    packets = [DATAGRAM, ANSWER, LATER, REQUEST, OF_IP6, SENT, LOOPED]
+    fates = {
+        find_fate(find_drops(tables, packet, lookups=Lookups(answers), interfaces=listing.interfaces))
+        for packet in packets
+    }
+    assert fates <= {"passes", "drops", "unclear"}
+    for table in tables:
+        for chain in table.chains.values():
+            assert all(rule.text for rule in chain.rules)
+
+
+def test_whose_command_changes_a_table() -> None:
+    for family, table, chain, expressions, program in (
+        ("ip", "filter", "INPUT", [PORT, DROP], "iptables"),
+        ("ip", "filter", "INPUT", [ct(0), DROP], "nft"),
+        ("ip", "filter", "incoming", [DROP], "nft"),
+        ("ip", "mine", "INPUT", [DROP], "nft"),
+        ("inet", "filter", "INPUT", [DROP], "nft"),
+        ("ip6", "raw", "OUTPUT", [], "iptables"),
+    ):
+        (found,) = build_tables(
+            Listing(
+                tables=((family, table),),
+                chains=(ListedChain(family=family, table=table, name=chain, hook="input"),),
+                rules=(KernelRule(family, table, chain, 1, tuple(expressions)),),
+            )
+        )
+        assert found.program == program
+    (empty,) = build_tables(Listing(tables=(("ip", "filter"),)))
+    assert empty.program == "nft"
+
+
+def legacy_entry(target: str, content: bytes, **more: Any) -> bytes:
+    """An entry of IPv4. matches: name and content."""
+    head = bytearray(112)
+    for place, value in more.get("head", {}).items():
+        head[place : place + len(value)] = value
+    matches = b"".join(
+        struct.pack("=H29sB", 32 + len(each), name.encode(), 0) + each
+        for name, each in more.get("matches", ())
+    )
+    end = struct.pack("=H29sB", 32 + len(content), target.encode(), 0) + content
+    struct.pack_into("=HH", head, 88, 112 + len(matches), 112 + len(matches) + len(end))
+    return bytes(head) + matches + end
+
+
+def standard(code: int) -> bytes:
+    return struct.pack("=i4x", code)
+
+
+ACCEPT, DROPPED, BACK = standard(-2), standard(-1), standard(-5)
+JUMP_SIZE = 112 + 40
+
+
+def legacy(
+    *rules: bytes, policy: bytes = ACCEPT, user: tuple[bytes, ...] = (), name: str = "filter"
+) -> Table:
+    """A table with the chain INPUT, and a chain `mine`."""
+    base = b"".join(rules)
+    end = legacy_entry("", policy)
+    head = legacy_entry("ERROR", b"mine".ljust(32, b"\0"))
+    block = (
+        base
+        + end
+        + head
+        + b"".join(user)
+        + legacy_entry("", BACK)
+        + legacy_entry("ERROR", b"ERROR".ljust(32, b"\0"))
+    )
+    info = struct.pack("=32sI5I5III", name.encode(), 2, 0, 0, 0, 0, 0, 0, len(base), 0, 0, 0, 9, len(block))
+    return parse_legacy_table(LegacyBlock("ip", info, block))
+
+
+def test_a_table_of_iptables_legacy() -> None:
+    assert find_fate(find_drops([legacy()], DATAGRAM)) == "passes"
+    (drop,) = find_drops([legacy(policy=DROPPED)], DATAGRAM)
+    assert (drop.chain, drop.rule) == ("INPUT", None)
+    assert legacy(name="nat").chains["INPUT"].priority == 100
+    assert legacy(name="nat").chains["INPUT"].kind == "nat"
+    assert find_fate(find_drops([legacy(legacy_entry("", ACCEPT), policy=DROPPED)], DATAGRAM)) == "passes"
+
+
+def place_of_mine(rules: int) -> int:
+    return (rules + 1) * JUMP_SIZE + 112 + 64
+
+
+@pytest.mark.parametrize(
+    ("expected", "flags", "user"),
+    [
+        ("drops", 0, legacy_entry("", DROPPED)), ("passes", 0, legacy_entry("", ACCEPT)),
+        ("drops", 0, legacy_entry("", BACK)), ("passes", 2, legacy_entry("", BACK)),
+    ],
+)  # fmt: skip
+def test_a_jump_of_iptables_legacy(expected: Fate, flags: int, user: bytes) -> None:
+    jump = legacy_entry("", standard(place_of_mine(2)), head={82: bytes([flags])})
+    last = legacy_entry("", DROPPED)
+    assert find_fate(find_drops([legacy(jump, last, user=(user,))], DATAGRAM)) == expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "head"),
+    [
+        ("drops", {80: struct.pack("=H", 17)}),
+        ("passes", {80: struct.pack("=H", 6)}),
+        ("passes", {80: struct.pack("=H", 17), 83: b"\x40"}),
+        ("drops", {0: bytes([192, 0, 2, 1]), 8: b"\xff" * 4}),
+        ("passes", {4: bytes([192, 0, 2, 1]), 12: b"\xff" * 4}),
+        ("passes", {83: b"\x08"}),
+        ("passes", {83: b"\x10"}),
+        ("drops", {16: b"eth", 48: b"\xff" * 3}),
+        ("passes", {16: b"eth1\0", 48: b"\xff" * 5}),
+        ("passes", {32: b"eth0\0", 64: b"\xff" * 5}),
+        ("passes", {82: b"\1"}),
+        ("drops", {82: b"\1", 83: b"\x20"}),
+    ],
+)
+def test_what_a_rule_of_iptables_legacy_asks_of_the_header(expected: Fate, head: dict[int, bytes]) -> None:
+    rule = legacy_entry("", DROPPED, head=head)
+    assert find_fate(find_drops([legacy(rule)], DATAGRAM)) == expected
+
+
+def test_matches_and_targets_of_iptables_legacy() -> None:
+    udp = ("udp", UDP.pack(*ANY, 51820, 51820, 0).ljust(16, b"\0"))
+    slow = ("limit", struct.pack("=I", 36_000_000))
+    unknown = ("string", b"")
+    for matches, expected in (
+        ([udp], "drops"),
+        ([("tcp", TCP.pack(*ANY, *ANY, 0, 0, 0, 0)), udp], "passes"),
+        ([unknown], "unclear"),
+        ([slow, unknown], "unclear"),
+    ):
+        assert (
+            find_fate(find_drops([legacy(legacy_entry("", DROPPED, matches=matches))], DATAGRAM)) == expected
+        )
+    (drop,) = find_drops([legacy(legacy_entry("", ACCEPT, matches=[slow]), policy=DROPPED)], DATAGRAM)
+    assert (drop.is_limit, drop.rule) == (True, None)
+    assert find_fate(find_drops([legacy(legacy_entry("REJECT", bytes(8)))], DATAGRAM)) == "drops"
     assert (
-        fate(parse_foreign_tables(listing(objects=[{"table": table}, {"chain": drops_all}], text=comment)))
+        find_fate(find_drops([legacy(legacy_entry("", standard(JUMP_SIZE)), policy=DROPPED)], DATAGRAM))
         == "drops"
     )
+    assert find_fate(find_drops([legacy(legacy_entry("", standard(-77)))], DATAGRAM)) == "unclear"
+    odd = [legacy_entry("", standard(7)), legacy_entry("", DROPPED, matches=[("conntrack", b"")])]
+    for rule in odd:
+        assert find_fate(find_drops([legacy(rule)], DATAGRAM)) in {"unclear", "drops"}
 
 
-def test_a_hook_of_devices_whose_names_begin_so() -> None:
-    about = {"family": "netdev", "table": "t", "name": "c", "hook": "ingress", "prio": 0, "policy": "drop"}
-    table = {"table": {"family": "netdev", "name": "t"}}
-    for devices, expected in ((["eth*"], "drops"), (["lo", "eth0"], "drops"), (["eth1*"], "passes")):
-        found = parse_foreign_tables(listing(objects=[table, {"chain": about | {"devices": devices}}]))
-        assert fate(found) == expected
+def test_a_rule_of_iptables_legacy_is_shown_in_its_words() -> None:
+    head = {80: struct.pack("=H", 17), 16: b"eth0\0", 32: b"eth1\0"}
+    one = ("udp", UDP.pack(*ANY, 53, 53, 0))
+    span, every = ("udp", UDP.pack(*ANY, 53, 54, 0)), ("tcp", TCP.pack(*ANY, *ANY, 0, 0, 0, 0))
+    rule = legacy_entry("", DROPPED, head=head, matches=[one, span, every, ("comment", b"")])
+    table = legacy(rule, legacy_entry("LOG", b""), legacy_entry("", standard(7)))
+    texts = [each.text for each in table.chains["INPUT"].rules]
+    assert texts == [
+        "-p 17 -i eth0 -o eth1 -m udp --dport 53 -m udp --dport 53:54 -m tcp -m comment -j DROP",
+        "-j LOG",
+        "-j ?",
+    ]
+
+
+@pytest.mark.parametrize("block", [struct.pack("=88xHH20x", 0, 0), legacy_entry("x", b"")[:112] + bytes(40)])
+def test_a_block_that_is_no_table_is_refused(block: bytes) -> None:
+    info = struct.pack("=32sI5I5III", b"filter", 2, *12 * [0])
+    with pytest.raises((ValueError, LookupError, struct.error)):
+        parse_legacy_table(LegacyBlock("ip", info, block))
+
+
+def test_bits_that_are_not_known() -> None:
+    half = Bits(b"\x10\x00", b"\xf0\x00")
+    assert compare_equal(half, b"\x10\x00") is None
+    assert compare_equal(half, b"\x20\x00") is False
+    assert compare_order(half, b"\x20\x00") == (True, False)
+    assert compare_order(half, b"\x10\x01") == (None, None)
+    assert compare_order(half, b"\x0f\xff") == (False, True)
+    assert mask_bits(half, b"\xf0\x00", b"\x01\x01") == Bits(b"\x11\x01")
+    assert mask_bits(half, b"\xff\x00", b"\x00\x00") == Bits(b"\x10\x00", b"\xf0\xff")
+    assert join_bits(Bits(b"a"), make_unknown(1)) == Bits(b"a\0", b"\xff\0")
+    assert half.reverse() == Bits(b"\x00\x10", b"\x00\xf0")
+    with pytest.raises(ValueError, match="have none"):
+        half.take(0, 3)
+
+
+def test_registers_overlap_as_the_kernels_do() -> None:
+    registers = RegisterFile()
+    registers.load(1, Bits(b"abcdefgh"))
+    assert registers.read(1, 4) == Bits(b"abcd")
+    registers.load(9, Bits(b"xy"))
+    assert registers.read(8, 8) == Bits(b"abcdefgh")
+    registers.load(8, Bits(b"z"))
+    assert registers.read(1, 8) == Bits(b"z\0\0\0xy\0\0")
+    assert registers.read(1, 6) == Bits(b"z\0\0\0xy")
+    registers.load(1, Bits(b"abcdefgh"))
+    assert registers.read(9, 4) == make_unknown(4)
+    for beyond in (65, 1 << 90):
+        with pytest.raises(ValueError, match="no register has"):
+            registers.read(1, beyond)
+        with pytest.raises(ValueError, match="no register has"):
+            make_unknown(beyond)
+
+
+def test_what_has_no_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        encode_field("ct odd", "x", {})
+    with pytest.raises(KeyError):
+        encode_field("meta iif", "eth9", {})
+    assert fate([meta(4), compares(bytes(4)), DROP], packet=REQUEST, hook="input") == "passes"
 
 
 def test_jumps_that_multiply_are_given_up_and_told() -> None:
-    names = [f"c{number}" for number in range(30)]
+    names = [f"c{place}" for place in range(30)]
     chains = {
-        name: Chain(name=name, rules=(Rule("jump", verdict="jump", target=following),) * 9)
+        name: Chain(name=name, rules=(PlainRule("jump", "jump", following),) * 9)
         for name, following in zip(names, [*names[1:], "end"], strict=True)
     }
-    base = Chain(name="base", hook="input", rules=(Rule("jump", verdict="jump", target="c0"),))
+    base = Chain(name="base", hook="input", rules=(PlainRule("jump", "jump", "c0"),))
     table = Table(
         program="nft", family="inet", name="t", chains={**chains, "base": base, "end": Chain(name="end")}
     )
-    (drop,) = find_drops([table], DATAGRAM, Budget(1000))
+    (drop,) = find_drops([table], DATAGRAM, budget=Budget(1000))
     assert not drop.is_certain
     assert drop.rule is TOO_MANY
 
 
 def test_a_chain_that_leads_to_itself_is_given_up() -> None:
-    chain = Chain(name="c", hook="input", rules=(Rule("jump", verdict="jump", target="c"),))
+    chain = Chain(name="c", hook="input", rules=(PlainRule("jump", "jump", "c"),))
     (drop,) = find_drops([Table(program="iptables", family="ip", name="t", chains={"c": chain})], DATAGRAM)
     assert not drop.is_certain
 
 
+def test_a_rule_that_could_not_be_read_may_do_anything() -> None:
+    chain = Chain(name="c", hook="input", rules=(UNREAD,))
+    (drop,) = find_drops([Table(program="nft", family="inet", name="t", chains={"c": chain})], DATAGRAM)
+    assert (drop.is_certain, drop.rule) == (False, UNREAD)
+
+
 class Odd:
-    """A collection that raises."""
+    """A rule that raises."""
 
-    def has(self, value: object) -> bool:
-        raise TypeError(value)
+    text: ClassVar = "odd"
+    handle: ClassVar = None
+
+    def judge(self, at: object) -> Any:
+        raise TypeError(at)
 
 
-def test_a_comparison_that_raises_is_not_understood() -> None:
-    rule = Rule("odd", (Condition(("udp dport",), ((Odd(),),)),), "drop")
-    chain = Chain(name="c", hook="input", rules=(rule,))
+def test_a_rule_that_raises_is_not_understood() -> None:
+    chain = Chain(name="c", hook="input", rules=(Odd(),))
     (drop,) = find_drops([Table(program="nft", family="inet", name="t", chains={"c": chain})], DATAGRAM)
     assert not drop.is_certain
 
 
-@pytest.mark.parametrize(
-    ("expected", "rules"),
-    [
-        ("drops", ":it's - [0:0]\n-A INPUT -j it's\n-A it's -j DROP"),
-        ("drops", ':"q - [0:0]\n-A INPUT -j "q\n-A "q -p udp -j DROP'),
-        ("drops", '-A INPUT -i a"b -j ACCEPT\n-A INPUT -i " -j ACCEPT\n-A INPUT -j DROP'),
-        ("drops", '-A INPUT -m comment --comment "x\nCOMMIT\n*filter\n:INPUT ACCEPT [0:0]\n" -j DROP'),
-        ("drops", '-A INPUT -m comment --comment "a \\"b\\" \\\\" -j DROP'),
-        ("drops", "-A INPUT -m comment --comment -j -j DROP"),
-        ("drops", "-A INPUT -m comment --comment \u2028-j -j DROP"),
-        ("drops", " \t-A INPUT -j DROP"),
-        ("drops", "-A INPUT --reject-with icmp-port-unreachable -j DROP"),
-        ("unclear", "-A INPUT -m"),
-        ("unclear", "-A INPUT -j"),
-        ("drops", "-A nowhere -j ACCEPT\n-A INPUT -j DROP"),
-        ("drops", "-A\n:\n*\n\n-A INPUT -j DROP"),
-    ],
+EXPRESSIONS = st.builds(
+    Expression,
+    st.sampled_from(
+        [
+            "cmp",
+            "range",
+            "bitwise",
+            "payload",
+            "meta",
+            "ct",
+            "fib",
+            "lookup",
+            "dynset",
+            "limit",
+            "match",
+            "target",
+            "immediate",
+            "nat",
+            "exthdr",
+            "objref",
+            "byteorder",
+            "connlimit",
+            "x",
+        ]
+    ),
+    st.dictionaries(
+        st.integers(0, 10),
+        st.binary(max_size=12)
+        | st.integers(0, 20).map(number)
+        | st.sampled_from([data(b"\1"), b"conntrack\0", b"multiport\0", b"CT\0", b"MARK\0"]),
+    ),
 )
-def test_what_iptables_prints_of_names_that_mean_to_be_misread(expected: Fate, rules: str) -> None:
-    saved = {("iptables-legacy", "ip"): SAVED.format(policy="ACCEPT", rules=rules)}
-    if rules.startswith("-A\n"):
-        saved = {("iptables-legacy", "ip"): SAVED.format(policy="ACCEPT", rules=rules.replace("*\n", ""))}
-    assert fate(parse_foreign_tables(listing(saved=saved))) == expected
 
 
-@given(st.text(st.sampled_from("*:-Aijm \n\"'\\!COMMITx[0]"), max_size=60))
-def test_law_whatever_iptables_prints_it_is_read(text: str) -> None:
-    for table in xtables.parse_iptables_save(
-        f"*filter\n:INPUT ACCEPT [0:0]\n{text}\nCOMMIT\n", family="ip", program="iptables"
-    ):
-        list(find_drops([table], DATAGRAM))
+@given(st.lists(EXPRESSIONS, max_size=4))
+def test_law_whatever_a_rule_is_it_is_asked_and_shown(expressions: list[Expression]) -> None:
+    fate([*expressions, DROP], sets=HEADER)
+    rule = BuiltRule(KernelRule("inet", "t", "c", 1, tuple(expressions)))
+    assert rule.text
+
+
+def shown(*expressions: Expression) -> str:
+    return render_rule([(each.name, each.attributes) for each in expressions])
+
+
+def test_a_rule_is_shown_in_words_like_nfts() -> None:
+    udp = [meta(16), compares(b"\x11")]
+    assert shown(*udp, PORT, compares(struct.pack("!H", 51820)), DROP) == "udp dport 51820 drop"
+    assert shown(*udp, PORT, lookup("s"), DROP) == "meta l4proto udp udp dport @s drop"
+    assert shown(PORT, lookup("s", flags=1), DROP) == "th dport != @s drop"
+    assert shown(PORT, lookup("s", target=0)) == "th dport vmap @s"
+    assert shown(payload(1, 12, 4), compares(bytes([192, 0, 2, 0]), 1), DROP) == "ip saddr != 192.0.2.0 drop"
+    assert shown(payload(1, 12, 3), compares(bytes([192, 0, 2]))) == "ip saddr 192.0.2.0/24"
+    assert shown(payload(1, 8, 16), compares(bytes(16))) == "ip6 saddr ::"
+    assert shown(payload(0, 6, 6), compares(b"\1")) == "@0,6,6 1"
+    assert shown(meta(6), compares(b"eth0".ljust(16, b"\0"))) == "iifname eth0"
+    assert shown(meta(6), compares(b"eth")) == "iifname eth*"
+    assert shown(ct(0), bitwise(bytes(4)), compares((10).to_bytes(4, ORDER))) == "ct state established,new"
+    assert shown(ct(0), compares(bytes(4))) == "ct state 0"
+    assert shown(ct(99), meta(99), meta(3), compares(NATIVE_1)) == "meta mark 1"
+    assert shown(payload(1, 9, 1), compares(b"\x63")) == "ip protocol 99"
+    ends = {1: number(1), 2: number(0), 3: data(b"\0\1"), 4: data(b"\0\2")}
+    assert shown(PORT, Expression("range", ends)) == "th dport 1-2"
+    assert shown(PORT, Expression("range", ends | {2: number(1)})) == "th dport != 1-2"
+    assert (
+        shown(Expression("fib", {1: number(1), 2: number(1), 3: number(1)}), compares(b"\1"))
+        == "fib saddr oif 1"
+    )
+    assert shown(limit(5, 60, over=True), limit(5, 7)) == "limit rate over 5/minute limit rate 5/?"
+    assert shown(xt("conntrack", 3, b""), xt("LOG", 0, b"", "target")) == "xt match conntrack xt target LOG"
+    assert shown(verdict(-3, "other")) == "jump other"
+    assert shown(verdict(99)) == "verdict"
+    assert (
+        shown(Expression("dynset", {1: b"s\0"}), Expression("log", {}), Expression("cmp", {}))
+        == "update @s log cmp"
+    )
+    assert shown(Expression("counter", {})) == "a rule without a condition"
+    assert shown(PORT, *udp, PORT, compares(b"\0\1")) == "udp dport 1"
+
+
+def test_where_a_prefix_of_a_network_is_written_by_a_mask() -> None:
+    rule = [payload(1, 12, 4), bitwise(bytes([255, 255, 255, 0])), compares(bytes([192, 0, 2, 0])), DROP]
+    assert fate(rule) == "drops"

@@ -13,11 +13,10 @@ from msgspec.structs import replace
 from qmesh.mesh.foreign.obstacles import Obstacle, find_obstacles
 from qmesh.mesh.foreign.packets import Packet, UnderlayRoute, list_required_packets
 from qmesh.mesh.foreign.rules import Chain, Program, Rule, Table
-from qmesh.mesh.foreign.rulesets import parse_foreign_tables
-from qmesh.mesh.foreign.values import ElementSet, UnknownSet
 from qmesh.mesh.state import Tunnel
 from tests.support import factories
-from tests.support.foreign_cases import DATAGRAM, SAVED, listing
+from tests.support.foreign_cases import DATAGRAM
+from tests.support.foreign_rules import PlainRule
 
 WAY = UnderlayRoute("eth0", "192.0.2.2", "192.0.2.1", 51820)
 
@@ -32,22 +31,30 @@ def tunnel(address: str) -> Tunnel:
 def said(packets: Any) -> list[str]:
     return [
         f"{p.traffic} {p.protocol} {p.source}:{p.source_port} > {p.target}:{p.target_port}"
-        f"{' answer' if p.is_reply else ''}"
+        f"{' answer' if p.is_reply else ' later' if p.is_later else ''}"
         for p in packets
+    ]
+
+
+def connection(asker: str, asked: str, own: str, protocol: str = "tcp") -> list[str]:
+    """What is said of a connection's packets, by its ends."""
+    forth, back = f"{asker} > {asked}", f"{asked} > {asker} answer"
+    ways = ("out", "in") if asker.startswith(f"{own}:") else ("in", "out")
+    return [
+        f"tunnel {way} {protocol} {ends}"
+        for way, ends in zip((*ways, ways[0]), (forth, back, f"{forth} later"), strict=True)
     ]
 
 
 def test_what_a_worker_machine_needs() -> None:
     found = said(list_required_packets(guard(ports=(40003,)), tunnel("10.77.0.2"), (), (WAY,)))
     assert found == [
-        "wireguard in udp 192.0.2.1:51820 > 192.0.2.2:51820 answer",
         "wireguard out udp 192.0.2.2:51820 > 192.0.2.1:51820",
-        "tunnel in tcp 10.77.0.1:32768 > 10.77.0.2:40003",
-        "tunnel out tcp 10.77.0.2:40003 > 10.77.0.1:32768 answer",
-        "tunnel in udp 10.77.0.1:32768 > 10.77.0.2:40003",
-        "tunnel out udp 10.77.0.2:40003 > 10.77.0.1:32768 answer",
-        "tunnel in tcp 10.77.0.1:51821 > 10.77.0.2:32768 answer",
-        "tunnel out tcp 10.77.0.2:32768 > 10.77.0.1:51821",
+        "wireguard in udp 192.0.2.1:51820 > 192.0.2.2:51820 answer",
+        "wireguard out udp 192.0.2.2:51820 > 192.0.2.1:51820 later",
+        *connection("10.77.0.1:32768", "10.77.0.2:40003", "10.77.0.2"),
+        *connection("10.77.0.1:32768", "10.77.0.2:40003", "10.77.0.2", "udp"),
+        *connection("10.77.0.2:32768", "10.77.0.1:51821", "10.77.0.2"),
     ]
 
 
@@ -57,12 +64,10 @@ def test_what_the_control_node_needs() -> None:
     assert found == [
         "wireguard in udp 192.0.2.1:51820 > 192.0.2.2:51820",
         "wireguard out udp 192.0.2.2:51820 > 192.0.2.1:51820 answer",
-        "tunnel in tcp 10.77.0.2:32768 > 10.77.0.1:51821",
-        "tunnel out tcp 10.77.0.1:51821 > 10.77.0.2:32768 answer",
-        "tunnel in tcp 10.77.0.2:40003 > 10.77.0.1:32768 answer",
-        "tunnel out tcp 10.77.0.1:32768 > 10.77.0.2:40003",
-        "tunnel in udp 10.77.0.2:40003 > 10.77.0.1:32768 answer",
-        "tunnel out udp 10.77.0.1:32768 > 10.77.0.2:40003",
+        "wireguard in udp 192.0.2.1:51820 > 192.0.2.2:51820 later",
+        *connection("10.77.0.2:32768", "10.77.0.1:51821", "10.77.0.1"),
+        *connection("10.77.0.1:32768", "10.77.0.2:40003", "10.77.0.1"),
+        *connection("10.77.0.1:32768", "10.77.0.2:40003", "10.77.0.1", "udp"),
         *(f"loopback {way} 10.77.0.1:32768 > 10.77.0.1:40000" for way in ("tcp", "tcp", "udp", "udp")),
     ]
 
@@ -72,22 +77,19 @@ def test_ports_that_are_closed_but_for_members_need_their_packets_over_tcp() -> 
     before = set(said(list_required_packets(guard(ports=(40003,)), tunnel("10.77.0.2"), (), (WAY,))))
     found = said(list_required_packets(guard(ports=(40003,), **further), tunnel("10.77.0.2"), (), (WAY,)))
     assert [each for each in found if each not in before] == [
-        "tunnel in tcp 10.77.0.1:32768 > 10.77.0.2:9100",
-        "tunnel out tcp 10.77.0.2:9100 > 10.77.0.1:32768 answer",
-        "tunnel in tcp 10.77.0.1:32768 > 10.77.0.2:5432",
-        "tunnel out tcp 10.77.0.2:5432 > 10.77.0.1:32768 answer",
+        *connection("10.77.0.1:32768", "10.77.0.2:9100", "10.77.0.2"),
+        *connection("10.77.0.1:32768", "10.77.0.2:5432", "10.77.0.2"),
     ]
     control = guard(role="control", ports=(40000,), own_ports=(6600,), mesh_ports=(5432,))
     found = said(list_required_packets(control, tunnel("10.77.0.1"), (("10.77.0.2", 40003),), (WAY,)))
-    assert [each for each in found if "5432" in each or "6600" in each] == [
-        "tunnel in tcp 10.77.0.2:32768 > 10.77.0.1:5432",
-        "tunnel out tcp 10.77.0.1:5432 > 10.77.0.2:32768 answer",
-    ]
+    assert [each for each in found if "5432" in each or "6600" in each] == connection(
+        "10.77.0.2:32768", "10.77.0.1:5432", "10.77.0.1"
+    )
 
 
 def test_a_packet_of_ipv6_is_one() -> None:
     packet = replace(DATAGRAM, source="2001:db8::1", target="2001:db8::2")
-    assert (packet.family, packet.fields()["meta nfproto"], packet.fields()["ip"]) == ("ip6", "ipv6", None)
+    assert (packet.family, packet.fields()["meta nfproto"]) == ("ip6", "ipv6")
     assert replace(DATAGRAM, iif="", oif="lo", traffic="loopback").fields()["meta oiftype"] == ("loopback",)
     assert replace(DATAGRAM, iif="", oif="eth0").remote == "192.0.2.2"
 
@@ -106,7 +108,7 @@ PACKETS: dict[str, Packet] = {
         target="10.77.0.1", target_port=32768, is_reply=True,
     ),
 }  # fmt: skip
-EVERY = Rule("drop", verdict="drop", handle=7)
+EVERY = PlainRule("drop", verdict="drop", handle=7)
 
 
 def under(
@@ -124,7 +126,7 @@ def under(
     base = Chain(
         name="base" if rule else chain,
         hook=hook,
-        rules=(Rule("jump", verdict="jump", target=chain),) if rule else (),
+        rules=(PlainRule("jump", "jump", chain),) if rule else (),
         drops=rule is None,
     )
     chains = {base.name: base}
@@ -143,7 +145,7 @@ def test_an_obstacle_names_place_rule_and_packets() -> None:
     assert found.is_certain
     assert under("tunnel in", rule=None).seen == "policy drop"
     assert under("tunnel out").wanted == "the mesh's packets go out via qmesh0: TCP port 40003"
-    unclear = under("tunnel in", rule=Rule("odd", verdict="unclear"))
+    unclear = under("tunnel in", rule=PlainRule("odd", "unclear", truth=None))
     assert (unclear.seen, unclear.is_certain) == ("not understood: odd", False)
 
 
@@ -190,7 +192,7 @@ THROUGH = "-i qmesh0 -j ACCEPT"
         ("tunnel in", {**PLAIN, "name": "filter", "chains": {"INPUT_ZONES": Chain(name="INPUT_ZONES")}},
          "firewall-cmd --permanent --zone=trusted --change-interface=qmesh0 && firewall-cmd --reload"),
         ("tunnel in", {"chain": "f2b-sshd"}, "fail2ban-client unban 10.77.0.1"),
-        ("wireguard in", {"rule": Rule("ip saddr @f2b-x drop", verdict="drop")},
+        ("wireguard in", {"rule": PlainRule("ip saddr @f2b-x drop", "drop")},
          "fail2ban-client unban 192.0.2.1"),
         ("wireguard in", {**PLAIN, "chain": "INPUT"}, "iptables -I INPUT -p udp --dport 51820 -j ACCEPT"),
         ("wireguard out", {**PLAIN, "name": "raw", "chain": "OUTPUT"},
@@ -211,9 +213,10 @@ def test_of_ipv6_the_command_is_another() -> None:
 
 
 def test_many_packets_that_one_rule_takes_are_one_obstacle() -> None:
-    tables = parse_foreign_tables(listing(saved={("iptables", "ip"): SAVED.format(policy="DROP", rules="")}))
+    chain = Chain(name="INPUT", hook="input", drops=True)
     (wireguard, through) = find_obstacles(
-        tables, [DATAGRAM, *(replace(PACKETS["tunnel in"], target_port=port) for port in (40003, 40004))]
+        [Table(chains={"INPUT": chain}, name="filter", **PLAIN)],
+        [DATAGRAM, *(replace(PACKETS["tunnel in"], target_port=port) for port in (40003, 40004))],
     )
     assert wireguard.wanted == "WireGuard's packets come in via eth0: UDP port 51820"
     assert through.wanted == "the mesh's packets come in via qmesh0: TCP port 40003-40004"
@@ -222,10 +225,10 @@ def test_many_packets_that_one_rule_takes_are_one_obstacle() -> None:
 def test_a_port_that_firewalld_denies_is_allowed_by_a_rule_that_comes_first() -> None:
     chains = {
         "filter_INPUT": Chain(
-            name="filter_INPUT", hook="input", rules=(Rule("", verdict="jump", target="filter_IN_public"),)
+            name="filter_INPUT", hook="input", rules=(PlainRule("", "jump", "filter_IN_public"),)
         ),
         "filter_IN_public": Chain(
-            name="filter_IN_public", rules=(Rule("", verdict="jump", target="filter_IN_public_deny"),)
+            name="filter_IN_public", rules=(PlainRule("", "jump", "filter_IN_public_deny"),)
         ),
         "filter_IN_public_deny": Chain(name="filter_IN_public_deny", rules=(EVERY,)),
     }
@@ -238,9 +241,28 @@ def test_a_port_that_firewalld_denies_is_allowed_by_a_rule_that_comes_first() ->
     )
 
 
-def test_of_what_nobody_knows_nothing_is_said() -> None:
-    assert UnknownSet().has(1) is None
-    assert ElementSet([]).has(("a", "b")) is False
+def test_a_limit_that_may_be_exceeded_is_told_as_one() -> None:
+    rule = PlainRule("limit rate over 1/hour drop", "drop", truth=None, is_limit=True)
+    found = under("tunnel in", rule=rule)
+    assert (found.seen, found.is_certain) == ("beyond a limit: limit rate over 1/hour drop", False)
+    base = Chain(
+        name="c", hook="input", rules=(PlainRule("limit", "accept", truth=None, is_limit=True),), drops=True
+    )
+    (found,) = find_obstacles([Table(program="nft", family="ip", name="t", chains={"c": base})], [DATAGRAM])
+    assert found.seen == "beyond a limit: policy drop"
+
+
+def test_a_name_that_is_not_utf_8_is_shown_escaped() -> None:
+    name = b"b\xff".decode("utf-8", "surrogateescape")
+    chain = Chain(name=name, hook="input", drops=True)
+    (found,) = find_obstacles(
+        [Table(program="nft", family="ip", name=name, chains={name: chain})], [DATAGRAM]
+    )
+    assert found.place == "table ip b\\xff chain b\\xff"
+    assert found.cure == "nft -a list ruleset  # then delete that rule by its handle"
+    chain = Chain(name=name, hook="input", drops=True)
+    (found,) = find_obstacles([Table(chains={name: chain}, name="filter", **PLAIN)], [DATAGRAM])
+    assert found.cure == """iptables -I "$(printf '\\142\\377')" -p udp --dport 51820 -j ACCEPT"""
 
 
 @pytest.mark.parametrize("name", ["a b", "x; touch /owned", "$(x)", "it's", "\u2028", "a\nb"])

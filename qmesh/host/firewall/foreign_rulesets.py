@@ -1,85 +1,177 @@
-"""Other programs' firewalls as they are: nftables' tables, iptables' as iptables prints them."""
+"""Other programs' firewalls as the kernel has them, and what their sets have of single values."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
+import contextlib
+import ipaddress
+import socket
+import struct
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from qmesh.errors import KernelRefused, MissingProgram
-from qmesh.host.firewall import foreign_rules, tables_and_chains
-from qmesh.host.system import programs
-from qmesh.mesh.foreign import xtables
-from qmesh.mesh.foreign.rules import Program
-from qmesh.mesh.foreign.rulesets import Listing
+from pyroute2 import IPSet
+from pyroute2.ipset import PortEntry
+from pyroute2.netlink.exceptions import NetlinkError
 
-_COMMANDS: Final = {"ip": "iptables", "ip6": "ip6tables"}
-_TIMEOUT_S: Final = 20.0
+from qmesh.errors import KernelRefused
+from qmesh.host.firewall import rule_messages, tables_and_chains
+from qmesh.host.firewall.legacy_iptables import list_legacy_tables
+from qmesh.host.firewall.rule_messages import SetReader, decode_name
+from qmesh.host.firewall.tables_and_chains import ChainHeader
+from qmesh.mesh.foreign.lookups import Answers, Element, Question
+from qmesh.mesh.foreign.rulesets import FAMILIES, ListedChain, Listing
+from qmesh.mesh.guard import OWN_TABLES
+
 _LASTING: Final = Path("/etc/nftables.conf")
+_RECENT: Final = Path("/proc/net/xt_recent")
+_OWN: Final = frozenset(("inet", name) for name in OWN_TABLES)
+_ATTEMPTS: Final = 3
+_MOST_TEXT: Final = 1 << 20
+"""Bytes of a file that are looked at."""
+DEADLINE_S: Final = 10.0
+"""Seconds for all questions of one look."""
 
 
 def read_rulesets() -> Listing:
-    """Everything, without making a table or loading a module by looking.
+    """Every rule, without a set's elements, and without making a table or loading a module by looking.
 
-    Raises NeedsRoot, MissingProgram or KernelRefused where something could not be looked at.
+    Raises MachineRefused where something could not be looked at.
     """
-    names = {name.encode() for name in xtables.TABLES}
-    there = {table.family for table in tables_and_chains.list_tables() if table.name in names}
-    by_nft = dict(_read_nft_tables(there))
-    # What iptables tells in its own words, libnftables is not asked: it may die of it.
-    told = {
-        (family, table.name.encode())
-        for (program, family), text in by_nft.items()
-        for table in xtables.parse_iptables_save(text, family=family, program=program)
-    }
-    others = foreign_rules.read_rules(told)
+    for attempt in range(1, _ATTEMPTS + 1):
+        before = tables_and_chains.read_generation()
+        found = _read_once()
+        if tables_and_chains.read_generation() == before or attempt == _ATTEMPTS:
+            return found
+    raise AssertionError  # the last attempt returns
+
+
+def _read_once() -> Listing:
+    tables = [
+        (each.family, each.name)
+        for each in tables_and_chains.list_tables()
+        if each.family in FAMILIES and not each.is_dormant
+    ]
+    names = tuple((family, decode_name(name)) for family, name in tables)
     return Listing(
-        objects=others.objects,
-        text=others.text,
-        saved={**by_nft, **dict(_read_legacy_tables())},
-        lasting=_LASTING.read_text(encoding="utf-8", errors="replace") if _LASTING.exists() else None,
-        unread=others.unread,
+        tables=names,
+        own=_OWN.intersection(names),
+        chains=tuple(map(_list_chain, tables_and_chains.list_chains())),
+        rules=tuple(rule_messages.list_rules(tables)),
+        sets=rule_messages.list_sets(tables),
+        legacy=tuple(list_legacy_tables()),
+        lasting=_read_lasting(),
+        interfaces={name: index for index, name in socket.if_nameindex()},
     )
 
 
-def _read_nft_tables(families: set[str]) -> Iterator[tuple[tuple[Program, str], str]]:
-    """Without the program the tables are still seen as nft sees them."""
-    for family in sorted(families & _COMMANDS.keys()):
-        program = f"{_COMMANDS[family]}-nft-save"
-        if programs.find_program(program) is not None:
-            yield ("iptables", family), _run_program(program)
+def _list_chain(chain: ChainHeader) -> ListedChain:
+    return ListedChain(
+        family=chain.family,
+        table=decode_name(chain.table),
+        name=decode_name(chain.name),
+        hook=chain.hook,
+        kind=chain.type,
+        priority=chain.priority,
+        drops=not chain.accepts,
+        devices=chain.devices,
+    )
 
 
-def _read_legacy_tables() -> Iterator[tuple[tuple[Program, str], str]]:
-    """Only what is loaded: the program would load a table that it is asked for."""
-    for family, command in _COMMANDS.items():
-        names = Path(f"/proc/net/{family}_tables_names")
-        loaded = names.read_text(encoding="ascii").split() if names.exists() else []
-        program = f"{command}-legacy-save"
-        if loaded and programs.find_program(program) is None:
-            raise MissingProgram(
-                f"{names} lists tables that only {program} can read",
-                hint="run `apt-get install iptables`, then the same command again",
-            )
-        texts = [_run_program(program, "-t", name) for name in loaded]
-        if texts:
-            yield ("iptables-legacy", family), "".join(texts)
-
-
-def _run_program(*argv: str) -> str:
-    words = [programs.find_program(argv[0]) or argv[0], *argv[1:]]
-    hint = f"run `{' '.join(argv)}` and fix what it reports"
+def _read_lasting() -> str | None:
     try:
-        done = subprocess.run(
-            words, capture_output=True, cwd=programs.DIRECTORY, check=False, timeout=_TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired:
-        raise KernelRefused(
-            f"could not list rules: {argv[0]} did not end within {_TIMEOUT_S:.0f} s", hint=hint
-        ) from None
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "backslashreplace").strip()
-        reason = (said or f"it ended with {done.returncode}").split("\n")[-1]
-        raise KernelRefused(f"could not list rules: {argv[0]}: {reason}", hint=hint)
-    return done.stdout.decode("utf-8", "backslashreplace")
+        with _LASTING.open(encoding="utf-8", errors="replace") as file:
+            return file.read(_MOST_TEXT)
+    except OSError:
+        return None
+
+
+def answer_questions(questions: Iterable[Question]) -> tuple[Answers, tuple[str, ...]]:
+    """What the sets have of these values; and what could not be asked, and why.
+
+    It takes DEADLINE_S at most: what was not asked then has no answer.
+    """
+    answers: Answers = {}
+    unread: dict[str, str] = {}
+    until = time.monotonic() + DEADLINE_S
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(SetReader())
+        sets = _IpSets(stack)
+        for question in sorted(
+            questions, key=lambda each: (each.family, each.table, each.collection, each.key)
+        ):
+            place = f"{question.family} {question.table} {question.collection}"
+            if time.monotonic() > until:
+                unread[place] = "there was no time to ask for it"
+                break
+            try:
+                answers[question] = _find_element(reader, sets, question)
+            except (KernelRefused, OSError, NetlinkError, LookupError, ValueError, struct.error) as error:
+                unread[place] = error.message if isinstance(error, KernelRefused) else str(error)
+    return answers, tuple(f"set {place}: {why}" for place, why in unread.items())
+
+
+def _find_element(reader: SetReader, sets: _IpSets, question: Question) -> Element | None:
+    match question.family:
+        case "recent":
+            return _find_recent(question)
+        case "ipset":
+            return Element() if sets.has(question) else None
+    return reader.find_element(question)
+
+
+def _find_recent(question: Question) -> Element | None:
+    """Whether iptables' match `recent` remembers an address."""
+    if "/" in question.collection:
+        raise ValueError("a list cannot have that name")
+    address = ipaddress.ip_address(question.key)
+    try:
+        with (_RECENT / question.collection).open(encoding="ascii", errors="replace") as file:
+            seen = {line.split()[0].removeprefix("src=") for line in file if line.startswith("src=")}
+    except FileNotFoundError:
+        return None
+    return Element() if any(ipaddress.ip_address(each) == address for each in seen) else None
+
+
+class _IpSets:
+    """The sets of `ipset`, asked by their numbers as iptables' rules have them."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._netlink: Any = None
+        self._known: dict[int, tuple[str, str]] = {}
+
+    def has(self, question: Question) -> bool:
+        """Whether the packet's ends are in it. Raises NetlinkError, LookupError or ValueError."""
+        if self._netlink is None:
+            self._netlink = self._stack.enter_context(IPSet())
+        name, kind = self._find_set(int(question.collection))
+        dimension, flags, source_port, target_port, protocol = struct.unpack_from("!BBHHB", question.key)
+        addresses = question.key[7:]
+        ends = [addresses[: len(addresses) // 2], addresses[len(addresses) // 2 :]]
+        words = kind.removeprefix("hash:").removeprefix("bitmap:").split(",")
+        entry: list[Any] = []
+        for number, word in enumerate(words[:dimension]):
+            is_source = bool(flags & 2 << number)
+            if word in {"ip", "net"}:
+                entry.append(str(ipaddress.ip_address(ends[not is_source])))
+            elif word == "port":
+                entry.append(PortEntry(source_port if is_source else target_port, protocol=protocol))
+            elif word == "iface":
+                entry.append(question.table)
+            else:
+                raise ValueError(f"a set of the type {kind} is not understood")
+        if len(entry) != len(words):
+            raise ValueError(f"a set of the type {kind} is asked for {dimension} values")
+        family = socket.AF_INET if len(ends[0]) == 4 else socket.AF_INET6
+        return bool(self._netlink.test(name, tuple(entry), family=family, etype=",".join(words)))
+
+    def _find_set(self, index: int) -> tuple[str, str]:
+        """Its name and type."""
+        if index not in self._known:
+            (found,) = self._netlink.get_set_byindex(index)
+            name = found.get_attr("IPSET_ATTR_SETNAME")
+            (header,) = self._netlink.headers(name)
+            self._known[index] = name, header.get_attr("IPSET_ATTR_TYPENAME")
+        return self._known[index]

@@ -27,10 +27,10 @@ from qmesh.host.network.netlink_messages import (
 )
 
 FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
-_NUMBERS: Final = {name: number for number, name in FAMILIES.items()}
-_NETFILTER: Final = 12  # NETLINK_NETFILTER
-_NFTABLES: Final = 10 << 8  # NFNL_SUBSYS_NFTABLES
-_GET_TABLE, _GET_CHAIN, _GET_GENERATION = (_NFTABLES | message for message in (1, 4, 16))  # NFT_MSG_*
+NUMBERS: Final = {name: number for number, name in FAMILIES.items()}
+NETFILTER: Final = 12  # NETLINK_NETFILTER
+NFTABLES: Final = 10 << 8  # NFNL_SUBSYS_NFTABLES
+_GET_TABLE, _GET_CHAIN, _GET_GENERATION = (NFTABLES | message for message in (1, 4, 16))  # NFT_MSG_*
 _ABOUT: Final = struct.Struct("=BBH")  # nfgenmsg: family, version, resource
 _TABLE_NAME, _TABLE_FLAGS = 1, 2  # NFTA_TABLE_*
 _DORMANT = 0x1  # NFT_TABLE_F_DORMANT
@@ -73,32 +73,33 @@ class ChainHeader(msgspec.Struct, frozen=True):
 
 def list_tables() -> list[TableHeader]:
     """All of them. Raises MachineRefused where it could not look."""
-    return parse_tables(_dump_messages(_GET_TABLE))
+    return parse_tables(dump_messages(_GET_TABLE))
 
 
 def parse_tables(messages: Iterable[bytes]) -> list[TableHeader]:
     """Those in a dump. Raises KernelRefused for what is none."""
-    with _translate_parse_errors():
+    with translate_parse_errors():
         return [_parse_table(message) for message in messages]
 
 
 def list_chains() -> list[ChainHeader]:
     """All of them, table by table. Raises MachineRefused where it could not look."""
-    return parse_chains(_dump_messages(_GET_CHAIN))
+    return parse_chains(dump_messages(_GET_CHAIN))
 
 
 def parse_chains(messages: Iterable[bytes]) -> list[ChainHeader]:
     """Those in a dump. Raises KernelRefused for what is none."""
-    with _translate_parse_errors():
+    with translate_parse_errors():
         return [_parse_chain(message) for message in messages]
 
 
 @contextlib.contextmanager
-def _translate_parse_errors() -> Iterator[None]:
+def translate_parse_errors() -> Iterator[None]:
+    """Raise KernelRefused for what a message that is none makes of its parser."""
     try:
         yield
     except (ValueError, LookupError, struct.error) as error:
-        raise _build_read_error(ValueError(f"not understood: {error!r}")) from None
+        raise build_read_error(ValueError(f"not understood: {error!r}")) from None
 
 
 def has_table(family: str, name: str) -> bool:
@@ -109,20 +110,21 @@ def has_table(family: str, name: str) -> bool:
 def read_generation() -> int:
     """A number that is another after each change of any table. Raises MachineRefused."""
     try:
-        (message,) = _send_request(_build_request(_GET_GENERATION, ACK, 0))
+        (message,) = _send_request(build_table_request(_GET_GENERATION, ACK, 0))
     except (OSError, ValueError) as error:
-        raise _build_read_error(error) from None
-    with _translate_parse_errors():
-        return int(_U32.unpack_from(message, _index_attributes(message)[_GENERATION_ID][0])[0])
+        raise build_read_error(error) from None
+    with translate_parse_errors():
+        return int(_U32.unpack_from(message, index_attributes(message)[_GENERATION_ID][0])[0])
 
 
 def _send_request(request: bytes) -> list[bytes]:
     """What the kernel answers, whole. Raises OSError, ValueError or KernelRefused."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as netlink:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as netlink:
         return read_whole_dump(lambda: send_request(netlink, request))
 
 
-def _build_read_error(error: OSError | ValueError) -> MachineRefused:
+def build_read_error(error: OSError | ValueError) -> MachineRefused:
+    """What the kernel said instead of an answer, as one of ours."""
     reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     if isinstance(error, PermissionError):
         return NeedsRoot("nftables may not be used by this user", hint="run the command as root")
@@ -132,7 +134,8 @@ def _build_read_error(error: OSError | ValueError) -> MachineRefused:
     )
 
 
-def _build_request(kind: int, flags: int, family: int, payload: bytes = b"") -> bytes:
+def build_table_request(kind: int, flags: int, family: int, payload: bytes = b"") -> bytes:
+    """A message to nftables. family: by number; 0 for all."""
     return build_request(kind, flags, _ABOUT.pack(family, 0, 0) + payload)
 
 
@@ -141,55 +144,58 @@ def dump_table(kind: int, family: str, payload: bytes) -> list[bytes]:
 
     kind: NFT_MSG_GET*. payload: attributes. Raises MachineRefused where it could not look.
     """
-    return _dump_messages(_NFTABLES | kind, _NUMBERS[family], payload)
+    return dump_messages(NFTABLES | kind, NUMBERS[family], payload)
 
 
 def read_table_message(family: str, name: str) -> bytes | None:
     """What the kernel says of one table, as a netlink message; None without it. Raises MachineRefused."""
     wanted = build_attribute(_TABLE_NAME, name.encode() + b"\0")
     try:
-        (message,) = _send_request(_build_request(_GET_TABLE, ACK, _NUMBERS[family], wanted))
+        (message,) = _send_request(build_table_request(_GET_TABLE, ACK, NUMBERS[family], wanted))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _build_read_error(error) from None
+        raise build_read_error(error) from None
     return message
 
 
-def _dump_messages(kind: int, family: int = 0, payload: bytes = b"") -> list[bytes]:
-    """Each message of a dump."""
+def dump_messages(kind: int, family: int = 0, payload: bytes = b"") -> list[bytes]:
+    """Each message of a dump. family: by number; 0 for all. Raises MachineRefused."""
     try:
-        return _send_request(_build_request(kind, DUMP, family, payload))
+        return _send_request(build_table_request(kind, DUMP, family, payload))
     except (OSError, ValueError) as error:
-        raise _build_read_error(error) from None
+        raise build_read_error(error) from None
 
 
-def _index_attributes(message: bytes) -> Spans:
+def index_attributes(message: bytes) -> Spans:
+    """Where each attribute of a message lies, by its type."""
     return dict(parse_attributes(message, HEADER.size + _ABOUT.size, len(message)))
 
 
-def _parse_family(message: bytes) -> str:
+def parse_family(message: bytes) -> str:
+    """The family of a message's table, by nft's name."""
     number = message[HEADER.size]
     return FAMILIES.get(number, str(number))
 
 
-def _parse_text(message: bytes, span: tuple[int, int] | None) -> bytes:
+def parse_text(message: bytes, span: tuple[int, int] | None) -> bytes:
+    """A name; empty without one."""
     return b"" if span is None else message[slice(*span)].rstrip(b"\0")
 
 
 def _parse_table(message: bytes) -> TableHeader:
-    found = _index_attributes(message)
+    found = index_attributes(message)
     flags = _U32.unpack_from(message, found[_TABLE_FLAGS][0])[0] if _TABLE_FLAGS in found else 0
     return TableHeader(
-        _parse_family(message), _parse_text(message, found.get(_TABLE_NAME)), bool(flags & _DORMANT)
+        parse_family(message), parse_text(message, found.get(_TABLE_NAME)), bool(flags & _DORMANT)
     )
 
 
 def _parse_chain(message: bytes) -> ChainHeader:
-    found, family = _index_attributes(message), _parse_family(message)
+    found, family = index_attributes(message), parse_family(message)
     handle = _U64.unpack_from(message, found[_CHAIN_HANDLE][0])[0]
     plain = ChainHeader(
-        family, _parse_text(message, found[_CHAIN_TABLE]), _parse_text(message, found[_CHAIN_NAME]), handle
+        family, parse_text(message, found[_CHAIN_TABLE]), parse_text(message, found[_CHAIN_NAME]), handle
     )
     if _CHAIN_HOOK not in found:
         return plain
@@ -200,7 +206,7 @@ def _parse_chain(message: bytes) -> ChainHeader:
     return msgspec.structs.replace(
         plain,
         hook=names[number] if number < len(names) else str(number),
-        type=_parse_text(message, found.get(_CHAIN_TYPE)).decode("utf-8", "backslashreplace"),
+        type=parse_text(message, found.get(_CHAIN_TYPE)).decode("utf-8", "backslashreplace"),
         priority=_I32.unpack_from(message, hook[_HOOK_PRIORITY][0])[0],
         accepts=policy == _ACCEPT,
         devices=tuple(_parse_devices(message, hook)),
@@ -214,5 +220,5 @@ def _parse_devices(message: bytes, hook: Spans) -> Iterator[str]:
     else:
         named = [(_DEVICE_NAME, hook[_HOOK_DEVICE])] if _HOOK_DEVICE in hook else []
     for kind, span in named:
-        name = _parse_text(message, span).decode("utf-8", "backslashreplace")
+        name = parse_text(message, span).decode("utf-8", "backslashreplace")
         yield f"{name}*" if kind == _DEVICE_PREFIX else name

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from qmesh.mesh.foreign.lookups import Lookups
 from qmesh.mesh.foreign.packets import Packet, Traffic
 from qmesh.mesh.foreign.rules import Budget, Drop, Table, find_drops
 from qmesh.mesh.values import format_port_ranges
@@ -41,17 +42,23 @@ class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_obstacles(
-    tables: Iterable[Table], packets: Iterable[Packet], lasting: str | None = None
+    tables: Iterable[Table],
+    packets: Iterable[Packet],
+    lasting: str | None = None,
+    *,
+    lookups: Lookups | None = None,
+    interfaces: Mapping[str, int] | None = None,
 ) -> tuple[Obstacle, ...]:
     """Each obstacle once, with all packets that it drops.
 
-    lasting: text of /etc/nftables.conf, None without one.
+    lasting: text of /etc/nftables.conf, None without one. lookups: what is known of sets; it then has the
+    questions that are open. interfaces: numbers by name.
     """
     tables = tuple(tables)
     found: dict[tuple[str, str, str, bool], list[Packet]] = {}
     budget = Budget()
     for packet in packets:
-        for drop in find_drops(tables, packet, budget):
+        for drop in find_drops(tables, packet, budget=budget, lookups=lookups, interfaces=interfaces):
             key = (
                 _describe_chain(drop),
                 _describe_rule(drop),
@@ -68,14 +75,20 @@ def find_obstacles(
 def _describe_chain(drop: Drop) -> str:
     table = drop.table
     by = "" if table.program == "nft" else f" of {_iptables_command(table)}"
-    return f"table {table.family} {table.name} chain {drop.chain}{by}"
+    return f"table {table.family} {_show(table.name)} chain {_show(drop.chain)}{by}"
+
+
+def _show(name: str) -> str:
+    """A name, with what of it is not UTF-8 escaped."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _describe_rule(drop: Drop) -> str:
+    doubt = "" if drop.is_certain else "beyond a limit: " if drop.is_limit else "not understood: "
     if drop.rule is None:
-        return "policy drop"
+        return f"{doubt}policy drop"
     handle = "" if drop.rule.handle is None else f" (handle {drop.rule.handle})"
-    return f"{'' if drop.is_certain else 'not understood: '}{drop.rule.text}{handle}"
+    return f"{doubt}{drop.rule.text}{handle}"
 
 
 def _describe_packets(packets: list[Packet]) -> str:
@@ -101,11 +114,11 @@ def identify_firewall(drop: Drop) -> Firewall:
     text = "" if drop.rule is None else drop.rule.text
     if "f2b-" in f"{table.name} {drop.chain} {text}":
         return "fail2ban"
-    if table.program == "nft":
-        return "firewalld" if table.name.startswith("firewalld") else "nft"
     if any(chain.startswith(("ufw-", "ufw6-")) for chain in table.chains):
         return "ufw"
-    return "firewalld" if "INPUT_ZONES" in table.chains else "iptables"
+    if table.name.startswith("firewalld") or "INPUT_ZONES" in table.chains:
+        return "firewalld"
+    return "nft" if table.program == "nft" else "iptables"
 
 
 def _build_fix(drop: Drop, packet: Packet, lasting: str | None) -> str:
@@ -165,6 +178,8 @@ def _find_zone(drop: Drop) -> str:
 
 def _build_nft_fix(drop: Drop, packet: Packet, lasting: str | None) -> str:
     names = (drop.table.family, drop.table.name, drop.chain)
+    if any(map(_is_no_text, names)):
+        return "nft -a list ruleset  # then delete that rule by its handle"
     if not all(map(_WORD.fullmatch, names)):
         return f"nft -j {shlex.quote(_build_json_insert(names, packet))}"
     table = f"{drop.table.family} {drop.table.name}"
@@ -209,7 +224,20 @@ def _build_iptables_fix(drop: Drop, packet: Packet) -> str:
         case _:
             asked = f"{'-i' if packet.iif else '-o'} {shlex.quote(packet.interface)}"
     table = "" if drop.table.name == "filter" else f" -t {drop.table.name}"
-    return f"{_iptables_command(drop.table)}{table} -I {shlex.quote(drop.chain)} {asked} -j ACCEPT"
+    return f"{_iptables_command(drop.table)}{table} -I {_quote(drop.chain)} {asked} -j ACCEPT"
+
+
+def _is_no_text(name: str) -> bool:
+    """Whether a name is not UTF-8."""
+    return any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _quote(name: str) -> str:
+    """A name as a word of the shell's."""
+    if not _is_no_text(name):
+        return shlex.quote(name)
+    octal = "".join(f"\\{octet:03o}" for octet in name.encode("utf-8", "surrogateescape"))
+    return f"\"$(printf '{octal}')\""
 
 
 def _iptables_command(table: Table) -> str:

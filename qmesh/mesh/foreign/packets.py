@@ -12,27 +12,31 @@ from qmesh.mesh.foreign.values import Value
 from qmesh.mesh.state import Guard, Tunnel
 
 Traffic: TypeAlias = Literal["wireguard in", "wireguard out", "tunnel in", "tunnel out", "loopback"]
-Hook: TypeAlias = Literal["ingress", "prerouting", "input", "output", "postrouting"]
+Hook: TypeAlias = Literal["ingress", "prerouting", "input", "output", "postrouting", "egress"]
 Protocol: TypeAlias = Literal["tcp", "udp"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = ("tcp", "udp")
 
 INBOUND: Final[tuple[Hook, ...]] = ("ingress", "prerouting", "input")
-OUTBOUND: Final[tuple[Hook, ...]] = ("output", "postrouting")
+OUTBOUND: Final[tuple[Hook, ...]] = ("output", "postrouting", "egress")
 
+_OPPOSITE: Final[dict[Traffic, Traffic]] = {
+    "wireguard in": "wireguard out", "wireguard out": "wireguard in", "tunnel in": "tunnel out",
+    "tunnel out": "tunnel in", "loopback": "loopback",
+}  # fmt: skip
+OPENING, ANSWER, DATA = 0x02, 0x12, 0x10
+"""Flags of TCP: SYN, SYN and ACK, ACK."""
 EPHEMERAL: Final = 32768
 """Stands for whichever port a program was given: the least of Linux's own range."""
-
-_OTHER_HEADERS: Final = ("icmp", "icmpv6", "sctp", "dccp", "udplite", "esp", "ah", "comp", "igmp", "arp")
-_TUNNEL_TYPE: Final = ("65534", "none")
-"""ARPHRD_NONE, which nft knows no name of."""
 
 
 class Packet(msgspec.Struct, frozen=True, kw_only=True):
     """One packet on its way into the machine or out of it.
 
     iif, oif: the interface it comes or goes by; "" for none.
-    is_reply: whether it answers a connection that the other end began; else it is the first packet
-        of one.
+    is_reply: whether it answers a connection that the other end began.
+    is_later: whether it goes the way of its connection's first packet, after an answer.
+    kind: of the tunnel's interface, as the kernel has it.
+    as_root: whether a process of root sends it.
     """
 
     traffic: Traffic
@@ -44,6 +48,40 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     target_port: int
     is_reply: bool = False
+    is_later: bool = False
+    kind: str = ""
+    as_root: bool = False
+
+    @property
+    def opens(self) -> bool:
+        """Whether it is the first of a connection."""
+        return not self.is_reply and not self.is_later
+
+    @property
+    def first_of_connection(self) -> Packet:
+        """The one by which its connection was begun."""
+        if not self.is_reply:
+            return msgspec.structs.replace(self, is_later=False)
+        return msgspec.structs.replace(
+            self, traffic=_OPPOSITE[self.traffic], iif=self.oif, oif=self.iif, is_reply=False,
+            source=self.target, source_port=self.target_port,
+            target=self.source, target_port=self.source_port,
+        )  # fmt: skip
+
+    @property
+    def tcp_flags(self) -> int:
+        """SYN, SYN and ACK, or ACK."""
+        return OPENING if self.opens else ANSWER if self.is_reply else DATA
+
+    @property
+    def packed_source(self) -> bytes:
+        """Its source address, as in the header."""
+        return ipaddress.ip_address(self.source).packed
+
+    @property
+    def packed_target(self) -> bytes:
+        """Its target address, as in the header."""
+        return ipaddress.ip_address(self.target).packed
 
     @property
     def hooks(self) -> tuple[Hook, ...]:
@@ -70,7 +108,6 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
 
         What is not in it at all is not known.
         """
-        state = "established" if self.is_reply else "new"
         known: dict[str, Value | None] = {
             "meta iifname": self.iif,
             "meta iif": self.iif,
@@ -83,36 +120,26 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
             "meta l4proto": self.protocol,
             "meta mark": 0,
             "meta pkttype": "host",
-            "ct state": state,
+            "meta secpath": 0,
+            "ct state": "new" if self.opens else "established",
             "ct direction": "reply" if self.is_reply else "original",
+            "ct status": () if self.opens else ("seen-reply",),
             "ct mark": 0,
+            "ct l3proto": self.family,
+            "ct protocol": self.protocol,
             "fib type daddr": "local" if self.iif or self.oif == "lo" else "unicast",
+            # The tunnel's address belongs to no loopback interface.
+            "fib type daddr . iif": "local" if self.iif and self.iif != "lo" else "unicast",
             "fib type saddr": "local" if self.oif or self.iif == "lo" else "unicast",
             "fib oif saddr": self.iif or "lo",
-            "th sport": self.source_port,
-            "th dport": self.target_port,
         }
-        if not self.is_reply:
-            known["ct status"] = ()
-        return known | self._header_fields()
-
-    def _header_fields(self) -> dict[str, Value | None]:
-        source, target = (int(ipaddress.ip_address(each)) for each in (self.source, self.target))
-        mine, other = ("ip", "ip6") if self.family == "ip" else ("ip6", "ip")
-        protocol_field = {"ip": "protocol", "ip6": "nexthdr"}
-        other_protocol = "udp" if self.protocol == "tcp" else "tcp"
-        return {
-            "saddr": source,
-            "daddr": target,
-            f"{mine} saddr": source,
-            f"{mine} daddr": target,
-            f"{mine} {protocol_field[mine]}": self.protocol,
-            other: None,
-            f"{self.protocol} sport": self.source_port,
-            f"{self.protocol} dport": self.target_port,
-            other_protocol: None,
-            **dict.fromkeys(_OTHER_HEADERS),
-        }
+        if self.traffic.startswith("tunnel"):
+            known["meta iifkind" if self.iif else "meta oifkind"] = self.kind
+        if self.interface == "lo":
+            known |= {"meta iifkind": None, "meta oifkind": None}
+        if self.as_root:
+            known |= {"meta skuid": 0, "meta skgid": 0}
+        return known
 
 
 def _interface_type(interface: str, traffic: Traffic) -> Value | None:
@@ -120,7 +147,7 @@ def _interface_type(interface: str, traffic: Traffic) -> Value | None:
         return None
     if interface == "lo":
         return ("loopback",)
-    return _TUNNEL_TYPE if traffic.startswith("tunnel") else ("ether",)
+    return ("none",) if traffic.startswith("tunnel") else ("ether",)
 
 
 class UnderlayRoute(msgspec.Struct, frozen=True):
@@ -139,31 +166,26 @@ class UnderlayRoute(msgspec.Struct, frozen=True):
 def list_required_packets(
     guard: Guard, tunnel: Tunnel, members: tuple[tuple[str, int], ...], ways: tuple[UnderlayRoute, ...]
 ) -> Iterator[Packet]:
-    """All packets that this machine's part in the mesh needs.
+    """All packets that this machine's part in the mesh needs: of a connection the first, an answer, and data.
 
     members: tunnel address and a worker port of other machines, with which the control node speaks.
     """
     for way in ways:
         yield from _build_wireguard_packets(guard, tunnel, way)
     own = tunnel.addresses[0].partition("/")[0]
+    through = _TunnelPackets(guard, own)
     if guard.role == "worker":
         for port in guard.ports:
-            yield from _build_worker_packets(
-                guard.interface, own, guard.control_address, port, comes="control"
-            )
+            yield from through.build_worker_packets(guard.control_address, port, is_asked=True)
         for port in (*guard.control_ports, *guard.mesh_ports):
-            yield from _build_connection_packets(
-                guard.interface, own, guard.control_address, port, "tcp", asked=True
-            )
-        yield from _build_membership_packets(
-            guard.interface, own, guard.control_address, guard.service_port, comes="answer"
-        )
+            yield from through.build_connection(guard.control_address, port, "tcp", is_asked=True)
+        yield from through.build_service_packets(guard.control_address, is_asked=False)
         return
     for member, port in members:
-        yield from _build_membership_packets(guard.interface, own, member, guard.service_port, comes="member")
-        yield from _build_worker_packets(guard.interface, own, member, port, comes="answer")
+        yield from through.build_service_packets(member, is_asked=True)
+        yield from through.build_worker_packets(member, port, is_asked=False)
         for asked in guard.mesh_ports:
-            yield from _build_connection_packets(guard.interface, own, member, asked, "tcp", asked=True)
+            yield from through.build_connection(member, asked, "tcp", is_asked=True)
     for port in guard.ports:
         yield from _build_loopback_packets(own, port)
 
@@ -172,47 +194,53 @@ def _build_wireguard_packets(guard: Guard, tunnel: Tunnel, way: UnderlayRoute) -
     """A worker machine begins, and goes on to every 25 s; the control node is begun with."""
     begins = guard.role == "worker"
     port = tunnel.listen_port
-    yield Packet(
+    incoming = Packet(
         traffic="wireguard in", iif=way.interface, protocol="udp", is_reply=begins,
         source=way.remote, source_port=way.port, target=way.source, target_port=port,
     )  # fmt: skip
-    yield Packet(
+    outgoing = Packet(
         traffic="wireguard out", oif=way.interface, protocol="udp", is_reply=not begins,
         source=way.source, source_port=port, target=way.remote, target_port=way.port,
     )  # fmt: skip
+    yield from (outgoing, incoming) if begins else (incoming, outgoing)
+    yield msgspec.structs.replace(outgoing if begins else incoming, is_later=True)
 
 
-Comes: TypeAlias = Literal["control", "answer", "member"]
+class _TunnelPackets:
+    """Packets of connections through the tunnel, in the order in which they are sent."""
 
+    def __init__(self, guard: Guard, own: str) -> None:
+        self._guard = guard
+        self._own = own
 
-def _build_worker_packets(
-    interface: str, own: str, other: str, port: int, *, comes: Comes
-) -> Iterator[Packet]:
-    """The control node's packets to a worker, over TCP and UDP, and the answers."""
-    for protocol in PROTOCOLS:
-        yield from _build_connection_packets(interface, own, other, port, protocol, asked=comes == "control")
+    def build_worker_packets(self, other: str, port: int, *, is_asked: bool) -> Iterator[Packet]:
+        """The control node's packets to a worker, over TCP and UDP, and the answers."""
+        for protocol in PROTOCOLS:
+            yield from self.build_connection(other, port, protocol, is_asked=is_asked)
 
+    def build_service_packets(self, other: str, *, is_asked: bool) -> Iterator[Packet]:
+        """A member's questions to the membership service, which only root asks, and the answers."""
+        yield from self.build_connection(
+            other, self._guard.service_port, "tcp", is_asked=is_asked, as_root=True
+        )
 
-def _build_membership_packets(
-    interface: str, own: str, other: str, port: int, *, comes: Comes
-) -> Iterator[Packet]:
-    """A member's questions to the membership service, and the answers."""
-    yield from _build_connection_packets(interface, own, other, port, "tcp", asked=comes == "member")
-
-
-def _build_connection_packets(
-    interface: str, own: str, other: str, port: int, protocol: Protocol, *, asked: bool
-) -> Iterator[Packet]:
-    """A connection to `port`: this machine's where it is the one that is asked, else the other's."""
-    own_port, other_port = (port, EPHEMERAL) if asked else (EPHEMERAL, port)
-    yield Packet(
-        traffic="tunnel in", iif=interface, protocol=protocol, is_reply=not asked,
-        source=other, source_port=other_port, target=own, target_port=own_port,
-    )  # fmt: skip
-    yield Packet(
-        traffic="tunnel out", oif=interface, protocol=protocol, is_reply=asked,
-        source=own, source_port=own_port, target=other, target_port=other_port,
-    )  # fmt: skip
+    def build_connection(
+        self, other: str, port: int, protocol: Protocol, *, is_asked: bool, as_root: bool = False
+    ) -> Iterator[Packet]:
+        """A connection to `port`: this machine's where it is the one that is asked, else the other's."""
+        own_port, other_port = (port, EPHEMERAL) if is_asked else (EPHEMERAL, port)
+        incoming = Packet(
+            traffic="tunnel in", iif=self._guard.interface, protocol=protocol, is_reply=not is_asked,
+            source=other, source_port=other_port, target=self._own, target_port=own_port,
+            kind=self._guard.kind,
+        )  # fmt: skip
+        outgoing = Packet(
+            traffic="tunnel out", oif=self._guard.interface, protocol=protocol, is_reply=is_asked,
+            source=self._own, source_port=own_port, target=other, target_port=other_port,
+            kind=self._guard.kind, as_root=as_root,
+        )  # fmt: skip
+        yield from (incoming, outgoing) if is_asked else (outgoing, incoming)
+        yield msgspec.structs.replace(incoming if is_asked else outgoing, is_later=True)
 
 
 def _build_loopback_packets(own: str, port: int) -> Iterator[Packet]:

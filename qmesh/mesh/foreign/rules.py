@@ -7,83 +7,66 @@ where they end unlike, the answer says which rule it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from qmesh.mesh.foreign.packets import Packet
-from qmesh.mesh.foreign.values import ElementSet, Truth, Value, ValueSet, all_of, any_of
+from qmesh.mesh.foreign.lookups import Lookups, SetHeader
+from qmesh.mesh.foreign.packet_fields import build_headers
+from qmesh.mesh.foreign.packets import Hook, Packet
+from qmesh.mesh.foreign.values import Truth, Value
 
 Ending: TypeAlias = Literal["accept", "drop", "return", "jump", "goto", "unclear", "continue"]
 Program: TypeAlias = Literal["nft", "iptables", "iptables-legacy"]
 Fields: TypeAlias = dict[str, Value | None]
 
-
-class Condition(msgspec.Struct, frozen=True):
-    """Something that a rule asks of a packet.
-
-    fields: what is compared; several for a concatenation. Empty: it could not be understood.
-    among: alternatives, of which each has a collection for each field.
-    """
-
-    fields: tuple[str, ...] = ()
-    alternatives: tuple[tuple[ValueSet, ...], ...] = ()
-    negated: bool = False
-
-    def matches(self, known: Mapping[str, Value | None]) -> Truth:
-        """Whether a packet of these fields is meant. What it does not have at all is no match."""
-        if not self.fields:
-            return None
-        values: list[Value] = []
-        for field in self.fields:
-            if known.get(field, 0) is None or known.get(field.partition(" ")[0], 0) is None:
-                return False
-            value = known.get(field)
-            if value is None:
-                return None
-            values.append(value)
-        truth = any_of(
-            [
-                all_of([each.has(value) for each, value in zip(row, values, strict=True)])
-                for row in self.alternatives
-            ]
-        )
-        return truth if truth is None else truth is not self.negated
-
-
 _DEEPEST: Final = 64
 """Jumps in jumps: the kernel follows 16, that of iptables as many as there are chains."""
+_CONNTRACK_PRIORITY: Final = -200
+"""Before it a packet has no connection. Source: NF_IP_PRI_CONNTRACK."""
+_CONNTRACK_FIELDS: Final = (
+    "ct direction", "ct status", "ct mark", "ct l3proto", "ct protocol", "ct saddr", "ct daddr",
+    "ct sport", "ct dport",
+)  # fmt: skip
 
 
-class FieldChange(msgspec.Struct, frozen=True):
-    """A field that a rule sets; None: to something unclear."""
+class Outcome(msgspec.Struct, frozen=True):
+    """What a rule does with a packet.
 
-    field: str
-    value: Value | None
-
-
-class Rule(msgspec.Struct, frozen=True):
-    """A rule, or one of the alternatives of a verdict map.
-
-    text: as its program prints it. handle: nft's number of it.
-    target: the chain of a jump or goto.
+    truth: whether it is meant. verdict, target: what becomes of it then, and the chain of a jump or goto.
+    is_limit: whether all that is not known is whether a limit is exceeded.
     """
 
-    text: str
-    conditions: tuple[Condition, ...] = ()
+    truth: Truth
     verdict: Ending = "continue"
     target: str = ""
-    changes: tuple[FieldChange, ...] = ()
+    is_limit: bool = False
+
+
+class Rule(Protocol):
+    """A rule that can be asked. text: to show it by. handle: nft's number of it."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def handle(self) -> int | None: ...
+    def judge(self, at: Evaluation, /) -> Outcome:
+        """What becomes of a packet. May raise anything: others wrote it."""
+
+
+class UnclearRule(msgspec.Struct, frozen=True):
+    """A rule that may do anything, or nothing."""
+
+    text: str
     handle: int | None = None
 
+    def judge(self, _: Evaluation) -> Outcome:
+        """That nothing is known."""
+        return Outcome(None, "unclear")
 
-def build_unclear_rule(text: str, handle: int | None = None) -> Rule:
-    """A rule that may do anything, or nothing."""
-    return Rule(text, (Condition(),), "unclear", handle=handle)
 
-
-UNREAD: Final = build_unclear_rule("rules that could not be read")
-TOO_MANY: Final = build_unclear_rule("more rules than qmesh follows")
+UNREAD: Final = UnclearRule("rules that could not be read")
+TOO_MANY: Final = UnclearRule("more rules than qmesh follows")
 MOST_RULES: Final = 2_000_000
 """That are held against all packets together, each chain as often as a packet may come to it."""
 
@@ -91,31 +74,44 @@ MOST_RULES: Final = 2_000_000
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
     """A chain; a base chain where it has a hook.
 
+    kind: nft's type of it: only the first packet of a connection comes to one of `nat`.
     devices: of a hook that is a device's; `*` ends the beginning of a name.
     """
 
     name: str
     rules: tuple[Rule, ...] = ()
     hook: str = ""
+    kind: str = "filter"
     priority: int = 0
     drops: bool = False
     devices: tuple[str, ...] = ()
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """A table with its chains, by name; family: by nft's name."""
+    """A table with its chains and sets, by name; family: by nft's name.
+
+    is_own: whether it is the guard's. marks_connections: whether a rule sets connections' marks.
+    """
 
     program: Program
     family: str
     name: str
     chains: Mapping[str, Chain]
+    sets: Mapping[str, SetHeader] = {}
+    is_own: bool = False
+    marks_connections: bool = False
+
+
+Place: TypeAlias = tuple[Table, str, Rule]
+"""A rule in its chain and table."""
 
 
 class Drop(msgspec.Struct, frozen=True, kw_only=True):
     """What drops a packet, or might.
 
     rule: None where it is the base chain's policy.
-    is_certain: False where `rule` could not be understood.
+    is_certain: False where it depends on something that is not known.
+    is_limit: whether that is no more than how many packets there are.
     visited: the chains that the packet came into, in order.
     """
 
@@ -123,7 +119,8 @@ class Drop(msgspec.Struct, frozen=True, kw_only=True):
     chain: str
     rule: Rule | None
     is_certain: bool
-    visited: tuple[str, ...]
+    is_limit: bool = False
+    visited: tuple[str, ...] = ()
 
 
 class Budget:
@@ -138,58 +135,199 @@ class Budget:
         return self._left < 0
 
 
-def find_drops(tables: Iterable[Table], packet: Packet, budget: Budget | None = None) -> Iterator[Drop]:
+class Evaluation:
+    """One packet on its way: what is known of it, which rules change.
+
+    interfaces: their numbers, by name. table: where it is. is_certain: whether it surely comes to this rule.
+    asked_limit: whether the rule at hand asks for a limit that may be exceeded.
+    untracked: the rule because of which it belongs to no connection.
+    """
+
+    def __init__(self, packet: Packet, lookups: Lookups, interfaces: Mapping[str, int]) -> None:
+        self.packet = packet
+        self.lookups = lookups
+        self.interfaces = interfaces
+        self.fields: Fields = packet.fields()
+        self.headers = build_headers(packet)
+        self.table: Table
+        self.chain = ""
+        self.rule: Rule = UNREAD
+        self.is_certain = True
+        self.asked_limit = False
+        self.untracked: Place | None = None
+        self._is_early = False
+        self._patch: dict[str, tuple[Value | None, object]] = {}
+
+    def change(self, field: str, value: Value | None) -> None:
+        """A rule sets a field; None: to something unclear."""
+        if self.is_certain and value is not None:
+            self.fields[field] = value
+        else:
+            self.fields.pop(field, None)
+
+    def untrack(self, *, is_certain: bool) -> None:
+        """A rule says that the packet belongs to no connection; or may say so."""
+        if not self._is_early:
+            return  # the kernel leaves a packet in the connection that it has
+        if is_certain and self.is_certain:
+            self.fields |= _describe_no_connection("untracked")
+            self.untracked = self.table, self.chain, self.rule
+            return
+        for field in ("ct state", *_CONNTRACK_FIELDS):
+            self.fields.pop(field, None)
+
+    def enter_chain(self, table: Table, chain: Chain) -> None:
+        """Begin with a base chain, in which some of the packet is not there yet."""
+        self.table = table
+        patch: Fields = {"meta nfproto": "netdev"} if table.family == "netdev" else {}
+        self._is_early = self.untracked is None and self._is_before_conntrack(chain)
+        if self._is_early:
+            patch |= _describe_no_connection("invalid")
+        self._patch = {field: (value, self.fields.get(field, ...)) for field, value in patch.items()}
+        self.fields |= patch
+
+    def leave_chain(self) -> None:
+        """End with it: what was not there is, but for what a rule has changed."""
+        for field, (value, before) in self._patch.items():
+            is_changed = self.fields.get(field, ...) != value
+            if is_changed or (self.untracked is not None and field.startswith("ct ")):
+                continue
+            if before is ...:
+                del self.fields[field]
+            else:
+                self.fields[field] = before  # type: ignore[assignment]  # the sentinel was excluded
+
+    def _is_before_conntrack(self, chain: Chain) -> bool:
+        if self.packet.traffic == "loopback" and self.packet.iif:
+            return False  # it has had its connection since it was sent
+        early = chain.hook in {"prerouting", "output"} and chain.priority < _CONNTRACK_PRIORITY
+        return early or chain.hook == "ingress"
+
+    def load_tuple(self, field: str, *, is_reply: bool) -> bytes | None:
+        """An end of the packet's connection, in one of its two directions; None for what is none."""
+        packet = self.packet
+        ends = {
+            "ct saddr": packet.packed_source, "ct daddr": packet.packed_target,
+            "ct sport": packet.source_port.to_bytes(2, "big"),
+            "ct dport": packet.target_port.to_bytes(2, "big"),
+        }  # fmt: skip
+        turned = {
+            "ct saddr": "ct daddr",
+            "ct daddr": "ct saddr",
+            "ct sport": "ct dport",
+            "ct dport": "ct sport",
+        }
+        is_same = is_reply is packet.is_reply
+        return ends.get(field if is_same else turned.get(field, ""))
+
+
+def _describe_no_connection(state: str) -> Fields:
+    return {"ct state": state, **dict.fromkeys(_CONNTRACK_FIELDS)}
+
+
+def find_drops(
+    tables: Iterable[Table],
+    packet: Packet,
+    *,
+    budget: Budget | None = None,
+    lookups: Lookups | None = None,
+    interfaces: Mapping[str, int] | None = None,
+) -> Iterator[Drop]:
     """Every base chain's drop of a packet, in the order in which it would meet them.
 
-    budget: of all packets that are asked about together.
+    The guard's own tables are walked too: where another program's rule says that the packet belongs to no
+    connection, and the guard drops it therefore, that rule is named. Whether the guard itself is as it should
+    be is the guard's own audit.
+
+    budget: of all packets that are asked about together. lookups: what is known of sets.
+    interfaces: numbers by name.
     """
-    budget = budget or Budget()
-    known = packet.fields()
-    found = [
-        (packet.hooks.index(chain.hook), chain.priority, table, chain)
-        for table in tables
-        if table.family in {"inet", "netdev", packet.family}
-        for chain in table.chains.values()
-        if chain.hook in packet.hooks and _is_on_interface(chain, packet)
-    ]
-    for _, _, table, chain in sorted(found, key=lambda each: each[:2]):
-        at_hook = known if chain.hook != "ingress" else _strip_conntrack_fields(known)
-        drop = _TableWalk(table, at_hook, budget).find_drop(chain)
+    tables, budget = tuple(tables), budget or Budget()
+    at = Evaluation(packet, lookups or Lookups(), interfaces or {})
+    if not packet.opens and any(table.marks_connections for table in tables):
+        first = Evaluation(packet.first_of_connection, at.lookups, at.interfaces)
+        for _ in _walk_tables(tables, first, budget):
+            pass
+        at.fields.pop("ct mark")
+        at.fields |= {field: value for field, value in first.fields.items() if field == "ct mark"}
+    yield from _walk_tables(tables, at, budget)
+
+
+def _walk_tables(tables: tuple[Table, ...], at: Evaluation, budget: Budget) -> Iterator[Drop]:
+    packet = at.packet
+    for table, chain in _list_base_chains(tables, packet):
+        if chain.kind == "nat" and (not packet.opens or at.untracked is not None):
+            continue
+        at.enter_chain(table, chain)
+        drop = _TableWalk(at, budget).find_drop(chain)
+        at.leave_chain()
+        if drop is not None and table.is_own:
+            drop = _blame_untracking(drop, at.untracked)
         if drop is not None:
             yield drop
 
 
+def _blame_untracking(drop: Drop, untracked: Place | None) -> Drop | None:
+    if untracked is None or not drop.is_certain:
+        return None
+    table, chain, rule = untracked
+    return Drop(table=table, chain=chain, rule=rule, is_certain=True)
+
+
+def _list_base_chains(tables: Iterable[Table], packet: Packet) -> list[tuple[Table, Chain]]:
+    hooks: tuple[Hook, ...] = packet.hooks
+    found = [
+        (hooks.index(chain.hook), chain.priority, table, chain)
+        for table in tables
+        if table.family in {"inet", "netdev", packet.family}
+        for chain in table.chains.values()
+        if chain.hook in hooks and _is_on_interface(chain, packet)
+    ]
+    return [(table, chain) for _, _, table, chain in sorted(found, key=lambda each: each[:2])]
+
+
 def _is_on_interface(chain: Chain, packet: Packet) -> bool:
-    return not chain.devices or bool(ElementSet(chain.devices).has(packet.interface))
-
-
-def _strip_conntrack_fields(known: Fields) -> Fields:
-    return {field: value for field, value in known.items() if not field.startswith(("ct ", "fib "))}
+    return not chain.devices or any(
+        packet.interface.startswith(each[:-1]) if each.endswith("*") else packet.interface == each
+        for each in chain.devices
+    )
 
 
 class _ChainOutcomes(msgspec.Struct):
     """How a walk through a chain may end: several at once, where a rule was not understood.
 
-    drop: the chain and the rule. doubt: the first that was not understood.
+    drop: the chain and rule that surely drops what comes there, else the first that may.
+    doubt: the first that was not understood, or may be; is_limit: whether all such are about limits.
     """
 
     accepts: bool = False
     falls_through: bool = False
     unclear: bool = False
     drop: tuple[str, Rule] | None = None
+    is_sure: bool = False
     doubt: tuple[str, Rule] | None = None
+    is_limit: bool = True
+
+    def add_drop(self, drop: tuple[str, Rule] | None, *, is_sure: bool) -> None:
+        if drop is not None and (self.drop is None or (is_sure and not self.is_sure)):
+            self.drop, self.is_sure = drop, is_sure
+
+    def add_doubt(self, doubt: tuple[str, Rule], *, is_limit: bool = False) -> None:
+        self.doubt = self.doubt or doubt
+        self.is_limit &= is_limit
 
     def merge(self, other: _ChainOutcomes) -> None:
         self.accepts |= other.accepts
         self.unclear |= other.unclear
-        self.drop = self.drop or other.drop
-        self.doubt = self.doubt or other.doubt
+        self.add_drop(other.drop, is_sure=other.is_sure)
+        if other.doubt is not None:
+            self.add_doubt(other.doubt, is_limit=other.is_limit)
 
 
 class _TableWalk:
-    def __init__(self, table: Table, known: Fields, budget: Budget) -> None:
-        self._table = table
-        self._known = known
+    def __init__(self, at: Evaluation, budget: Budget) -> None:
+        self._at = at
+        self._table = at.table
         self._budget = budget
         self._visited: list[str] = []
         self._depth = 0
@@ -199,12 +337,15 @@ class _TableWalk:
         if not ends.unclear and ends.drop is None and not (ends.falls_through and chain.drops):
             return None
         is_certain = not ends.accepts and not ends.unclear and (chain.drops or not ends.falls_through)
-        place = ends.drop if is_certain else ends.doubt
+        is_limit = not is_certain and ends.is_limit and not ends.unclear
+        # A limit is understood: what drops beyond it is known, and may be another rule or the policy.
+        place = ends.drop if is_certain or is_limit else ends.doubt
         return Drop(
             table=self._table,
             chain=place[0] if place else chain.name,
             rule=place[1] if place else None,
             is_certain=is_certain,
+            is_limit=is_limit,
             visited=tuple(self._visited),
         )
 
@@ -214,54 +355,57 @@ class _TableWalk:
         ends = _ChainOutcomes()
         for rule in self._table.chains[name].rules:
             if self._budget.is_spent():
-                ends.falls_through, ends.unclear, ends.doubt = True, True, (name, TOO_MANY)
+                ends.falls_through, ends.unclear = True, True
+                ends.add_doubt((name, TOO_MANY))
                 return ends
-            truth = self._match_rule(rule)
-            if truth is False:
+            outcome = self._judge_rule(name, rule, certain=certain)
+            if outcome.truth is False:
                 continue
-            if truth is None and rule.verdict != "continue":
-                ends.doubt = ends.doubt or (name, rule)
-            self._apply_changes(rule, certain=certain and truth is True)
-            if self._apply_verdict(ends, name, rule, certain=certain and truth is True) and truth:
+            if outcome.truth is None and outcome.verdict != "continue":
+                ends.add_doubt((name, rule), is_limit=outcome.is_limit)
+            is_over = self._apply_verdict(
+                ends, name, rule, outcome, certain=certain and outcome.truth is True
+            )
+            if is_over and outcome.truth:
                 return ends
+            certain = certain and not is_over
         ends.falls_through = True
         return ends
 
-    def _match_rule(self, rule: Rule) -> Truth:
+    def _judge_rule(self, name: str, rule: Rule, *, certain: bool) -> Outcome:
+        at = self._at
+        at.chain, at.rule, at.is_certain, at.asked_limit = name, rule, certain, False
         try:
-            return all_of([condition.matches(self._known) for condition in rule.conditions])
+            return rule.judge(at)
         except Exception:  # noqa: BLE001 - whatever it is, others wrote it
-            return None
+            return Outcome(None, "unclear")
 
-    def _apply_verdict(self, ends: _ChainOutcomes, name: str, rule: Rule, *, certain: bool) -> bool:
+    def _apply_verdict(
+        self, ends: _ChainOutcomes, name: str, rule: Rule, outcome: Outcome, *, certain: bool
+    ) -> bool:
         """Note how the chain may end by this rule; return whether a match ends it."""
-        match rule.verdict:
+        match outcome.verdict:
             case "continue":
                 return False
             case "accept":
                 ends.accepts = True
             case "drop":
-                ends.drop = ends.drop or (name, rule)
+                ends.add_drop((name, rule), is_sure=outcome.truth is True)
             case "return":
                 ends.falls_through = True
             case "unclear":
                 ends.unclear = True
-                ends.doubt = ends.doubt or (name, rule)
-            case _ if rule.target not in self._table.chains or self._depth == _DEEPEST:
+                ends.add_doubt((name, rule))
+            case _ if outcome.target not in self._table.chains or self._depth == _DEEPEST:
                 ends.unclear = ends.falls_through = True
-                ends.doubt = ends.doubt or (name, rule)
+                ends.add_doubt((name, rule))
             case _:  # a jump or goto
                 self._depth += 1
-                inner = self._walk_chain(rule.target, certain=certain)
+                inner = self._walk_chain(outcome.target, certain=certain)
                 self._depth -= 1
+                if outcome.truth is None:
+                    inner.is_sure = False
                 ends.merge(inner)
-                ends.falls_through |= inner.falls_through and rule.verdict == "goto"
-                return rule.verdict == "goto" or not inner.falls_through
+                ends.falls_through |= inner.falls_through and outcome.verdict == "goto"
+                return outcome.verdict == "goto" or not inner.falls_through
         return True
-
-    def _apply_changes(self, rule: Rule, *, certain: bool) -> None:
-        for change in rule.changes:
-            if certain and change.value is not None:
-                self._known[change.field] = change.value
-            else:
-                self._known.pop(change.field, None)

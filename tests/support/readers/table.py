@@ -33,7 +33,7 @@ from qmesh.host import api, registry
 from qmesh.host.api import client, collection, connections, server
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
-from qmesh.host.firewall import foreign_rules, table_events, tables_and_chains
+from qmesh.host.firewall import legacy_iptables, rule_messages, table_events, tables_and_chains
 from qmesh.host.network import (
     dns,
     local_addresses,
@@ -92,6 +92,53 @@ from tests.support.readers import images, mutate
 
 def _attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+_RULE: Final = (
+    bytes(16)
+    + b"\1\0\0\0"
+    + _attribute(1, b"t\0")
+    + _attribute(2, b"c\0")
+    + _attribute(3, struct.pack("!Q", 3))
+    + _attribute(
+        4,
+        _attribute(
+            1,
+            _attribute(1, b"meta\0")
+            + _attribute(2, _attribute(1, struct.pack("!I", 1)) + _attribute(2, struct.pack("!I", 16))),
+        )
+        + _attribute(
+            1,
+            _attribute(1, b"cmp\0")
+            + _attribute(2, _attribute(1, struct.pack("!I", 1)) + _attribute(3, _attribute(1, b"\x11"))),
+        ),
+    )
+)
+"""A rule, as the kernel tells of it."""
+_ELEMENT: Final = (
+    bytes(16)
+    + b"\1\0\0\0"
+    + _attribute(
+        3,
+        _attribute(1, _attribute(2, _attribute(2, _attribute(1, bytes(4)) + _attribute(2, b"c\0")))),
+    )
+)
+_SET: Final = (
+    bytes(16)
+    + b"\1\0\0\0"
+    + _attribute(1, b"t\0")
+    + _attribute(2, b"s\0")
+    + _attribute(5, struct.pack("!I", 4))
+    + _attribute(18, _attribute(1, _attribute(1, b"limit\0")))
+)
+_LEGACY: Final = (
+    struct.pack("=32sI5I5III", b"filter", 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 328)
+    + struct.pack("=88xHH20x", 112, 152)
+    + struct.pack("=H29sBi4x", 40, b"", 0, -2)
+    + struct.pack("=88xHH20x", 112, 176)
+    + struct.pack("=H29sB32s", 64, b"ERROR", 0, b"ERROR")
+)
+"""What IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES tell of a table without rules."""
 
 
 _CHAIN: Final = (
@@ -1229,11 +1276,28 @@ READERS: Final[dict[str, Reader]] = {
             mutate.json_trees,
         ),
         Reader(
-            "nftables in JSON",
-            (foreign_rules,),
-            foreign_rules.parse_json_output,
-            (b'{"nftables": [{"metainfo": {}}, {"chain": {"name": "c"}}]}',),
-            mutate.json_trees,
+            "rules by netlink",
+            (rule_messages,),
+            lambda octets: rule_messages.parse_rules([octets], lambda _: True),
+            (_RULE,),
+        ),
+        Reader(
+            "sets by netlink",
+            (rule_messages,),
+            lambda octets: rule_messages.parse_sets([octets], lambda _: True),
+            (_SET,),
+        ),
+        Reader(
+            "elements by netlink",
+            (rule_messages,),
+            lambda octets: rule_messages.parse_elements([octets]),
+            (_ELEMENT,),
+        ),
+        Reader(
+            "tables of iptables-legacy",
+            (legacy_iptables,),
+            lambda octets: legacy_iptables.parse_table("ip", octets[:84], octets[84:]),
+            (_LEGACY,),
         ),
         Reader(
             "what routers said",

@@ -1,0 +1,88 @@
+"""iptables' targets: what becomes of a packet. Source: linux/netfilter/xt_*.h."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from qmesh.mesh.foreign.rules import Ending, Evaluation
+
+
+class Target(Protocol):
+    """A target, to be asked. is_certain: whether the rule surely means the packet."""
+
+    def __call__(self, at: Evaluation, /, *, is_certain: bool) -> Ending: ...
+
+
+_ENDINGS: Final[Mapping[str, Ending]] = {
+    "REJECT": "drop", "DROP": "drop", "MASQUERADE": "accept", "SNAT": "accept",
+    **dict.fromkeys(
+        ("LOG", "NFLOG", "ULOG", "TRACE", "TCPMSS", "SET", "TOS", "DSCP", "TTL", "HL", "CLASSIFY", "CHECKSUM",
+         "AUDIT", "TEE", "ECN", "LED", "IDLETIMER", "RATEEST", "TCPOPTSTRIP", "SECMARK",
+         "CONNSECMARK"), "continue",
+    ),
+}  # fmt: skip
+_SET_MARK, _SAVE_MARK, _RESTORE_MARK = 0, 1, 2  # XT_CONNMARK_*
+_NOTRACK: Final = 1  # XT_CT_NOTRACK
+
+
+def build_target(name: str, revision: int, content: bytes) -> Target:
+    """A target as a function. Raises struct.error for what is too short."""
+    match name, revision:
+        case "NOTRACK", _:
+            return _untrack
+        case "CT", _:
+            return _untrack if struct.unpack_from("=H", content)[0] & _NOTRACK else _end("continue")
+        case "MARK", 2:
+            return _build_mark(content)
+        case "CONNMARK", 1 | 2:
+            return _build_connection_mark(content)
+        case "SNAT", _:
+            return _translate_source
+    return _end(_ENDINGS.get(name, "unclear"))
+
+
+def _end(ending: Ending) -> Target:
+    def act(_: Evaluation, /, *, is_certain: bool) -> Ending:
+        del is_certain
+        return ending
+
+    return act
+
+
+def _untrack(at: Evaluation, /, *, is_certain: bool) -> Ending:
+    at.untrack(is_certain=is_certain)
+    return "continue"
+
+
+def _build_mark(content: bytes) -> Target:
+    mark, mask = struct.unpack_from("=II", content)
+
+    def act(at: Evaluation, /, *, is_certain: bool) -> Ending:
+        before = at.fields.get("meta mark")
+        value = (before & ~mask) ^ mark if isinstance(before, int) and is_certain else None
+        at.change("meta mark", value)
+        return "continue"
+
+    return act
+
+
+def _build_connection_mark(content: bytes) -> Target:
+    mode = content[12]
+
+    def act(at: Evaluation, /, *, is_certain: bool) -> Ending:
+        if mode == _RESTORE_MARK:
+            both = at.fields.get("ct mark"), at.fields.get("meta mark")
+            at.change("meta mark", 0 if both == (0, 0) and is_certain else None)
+        else:
+            at.change("ct mark", None)
+        return "continue"
+
+    return act
+
+
+def _translate_source(at: Evaluation, /, *, is_certain: bool) -> Ending:
+    """Of WireGuard's packets the other end learns each address; of the tunnel's it accepts one."""
+    del is_certain
+    return "unclear" if at.packet.traffic.startswith("tunnel") else "accept"

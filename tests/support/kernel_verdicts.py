@@ -1,0 +1,299 @@
+"""What becomes of the mesh's packets under a ruleset, by the kernel's word: real ones, in a namespace.
+
+The tunnel is a TUN device whose far end is this program; the machine beside it is another namespace.
+Nothing but the packets of one flow is under way at a time, so the kernel's own counters say whether one was
+delivered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self, TypeAlias
+
+from msgspec.structs import replace
+
+from qmesh.host.network import links
+from qmesh.mesh.foreign.packets import EPHEMERAL, Packet, UnderlayRoute, list_required_packets
+from qmesh.mesh.state import Guard
+from tests.support import factories
+from tests.support.waiting import patience
+
+Verdict: TypeAlias = Literal["passes", "drops"]
+
+NEAR, FAR = "192.0.2.2", "192.0.2.1"
+CONTROL, MEMBER = "10.77.0.1", "10.77.0.2"
+WORKER_PORT: Final = 40003
+TUNNEL: Final = "qmesh0"
+ABSENCE_S: Final = 0.06
+"""Seconds after which a packet that is expected to be dropped has not come."""
+_SYN, _ACK = 0x02, 0x10
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def build_guard(role: Literal["control", "worker"]) -> Guard:
+    """The guard of this machine, as the product renders it."""
+    return factories.guard(role=role, kind="tun", ports=(WORKER_PORT,))
+
+
+def list_packets(role: Literal["control", "worker"], number: int) -> list[Packet]:
+    """The packets that a machine needs. number: of the round, so that no connection is used twice."""
+    own = CONTROL if role == "control" else MEMBER
+    tunnel = factories.tunnel(kind="tun", public_key=None, addresses=(f"{own}/20",))
+    way = UnderlayRoute("eth0", NEAR, FAR, 51820)
+    members = ((MEMBER, WORKER_PORT + 1),) if role == "control" else ()
+    port = EPHEMERAL + number
+
+    def renumber(packet: Packet) -> Packet:
+        ends = {side: port for side in ("source_port", "target_port") if getattr(packet, side) == EPHEMERAL}
+        return replace(packet, **ends)
+
+    return [renumber(each) for each in list_required_packets(build_guard(role), tunnel, members, (way,))]
+
+
+class Wire:
+    """A machine with a tunnel, and what is at the other ends; to be closed."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        _run("ip netns add far")
+        _run(
+            "ip link add eth0 address 02:00:00:00:00:02 type veth"
+            " peer name far0 address 02:00:00:00:00:01 netns far",
+            f"ip addr add {NEAR}/24 dev eth0",
+            "ip link set eth0 up",
+            f"ip neigh replace {FAR} lladdr 02:00:00:00:00:01 dev eth0 nud permanent",
+            f"ip -n far addr add {FAR}/24 dev far0",
+            "ip -n far link set far0 up",
+            f"ip -n far neigh replace {NEAR} lladdr 02:00:00:00:00:02 dev far0 nud permanent",
+        )
+        self._tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        self._stack.callback(os.close, self._tun)
+        fcntl.ioctl(self._tun, 0x400454CA, struct.pack("16sH22x", TUNNEL.encode(), 0x1001))  # TUNSETIFF
+        _run(f"ip link set {TUNNEL} up mtu 1420")
+        self._far_end: socket.socket | None = None
+        self._sockets: dict[tuple[str, int], socket.socket] = {}
+        self._number = 0
+        self._sequence = 0
+        self._own = ""
+        self._wait_s = ABSENCE_S
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close_sockets()
+        self._stack.close()
+
+    def begin_round(self, role: Literal["control", "worker"]) -> list[Packet]:
+        """Become a machine of this kind, without connections from before; the packets that it needs."""
+        self._number += 1
+        own = CONTROL if role == "control" else MEMBER
+        if own != self._own:
+            if self._own:
+                links.remove_address(TUNNEL, f"{self._own}/20")
+            links.add_address(TUNNEL, f"{own}/20")
+            self._own = own
+        self._close_sockets()
+        _flush_connections()
+        self._drain()
+        return list_packets(role, self._number)
+
+    def send_all(self, packets: Iterable[tuple[Packet, str]]) -> Iterator[tuple[Packet, Verdict | None]]:
+        """Each packet's verdict; None where it could not be sent, as an earlier one of its flow was dropped.
+
+        packets: each with what is expected of it, which decides only how long is waited.
+        """
+        is_broken: dict[frozenset[object], bool] = {}
+        for packet, expected in packets:
+            flow = frozenset(
+                {packet.protocol, (packet.source, packet.source_port), (packet.target, packet.target_port)}
+            )
+            if is_broken.get(flow):
+                yield packet, None
+                continue
+            self._wait_s = patience(5) if expected == "passes" else ABSENCE_S
+            came = self._send_in(packet) if packet.iif and packet.iif != "lo" else self._send_out(packet)
+            is_broken[flow] = not came
+            yield packet, "passes" if came else "drops"
+
+    def _send_in(self, packet: Packet) -> bool:
+        """Send it from the other end; whether it came past all rules."""
+        if packet.opens:
+            self._open_socket(packet.protocol, packet.target_port)
+        before = _count_delivered()
+        if packet.iif == TUNNEL:
+            os.write(self._tun, _build_packet(packet, self._sequence))
+        else:
+            self._get_far_end().sendto(b"x" * 148, (NEAR, packet.target_port))
+        return self._wait_until(lambda: _count_delivered() > before)
+
+    def _send_out(self, packet: Packet) -> bool:
+        """Have a program of this machine send it; whether it came out at the other end."""
+        if packet.protocol == "udp" or packet.opens:  # TCP has answered already
+            self._drain()
+        before = _count_delivered()
+        if packet.protocol == "udp":
+            sender = self._open_socket("udp", packet.source_port)
+            if packet.oif == "lo" or packet.iif == "lo":
+                self._open_socket("udp", packet.target_port)
+            with contextlib.suppress(PermissionError):
+                sender.sendto(b"x" * 148, (packet.target, packet.target_port))
+        elif packet.opens:
+            if packet.interface == "lo":
+                self._open_socket("tcp", packet.target_port)
+            self._connect(packet)
+        if packet.interface == "lo":
+            return self._wait_until(lambda: _count_delivered() > before)
+        if packet.oif == TUNNEL:
+            return self._wait_until(lambda: self._has_come(packet))
+        return bool(select.select([self._get_far_end()], [], [], self._wait_s)[0]) and bool(
+            self._get_far_end().recv(2000)
+        )
+
+    def _connect(self, packet: Packet) -> None:
+        key = ("connected", packet.source_port)
+        if key in self._sockets:
+            self._sockets.pop(key).close()
+        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        made.bind((packet.source, packet.source_port))
+        self._sockets[key] = made
+        with contextlib.suppress(BlockingIOError, PermissionError):
+            made.connect((packet.target, packet.target_port))
+
+    def _open_socket(self, protocol: str, port: int) -> socket.socket:
+        """A program of this machine at a port."""
+        if (protocol, port) not in self._sockets:
+            made = socket.socket(
+                socket.AF_INET, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+            )
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(("0.0.0.0", port))  # noqa: S104
+            if protocol == "tcp":
+                made.listen()
+            self._sockets[protocol, port] = made
+        return self._sockets[protocol, port]
+
+    def _has_come(self, packet: Packet) -> bool:
+        """Whether this packet came out of the tunnel."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found = os.read(self._tun, 2000)
+                if found[0] >> 4 != 4:
+                    continue
+                ports = struct.unpack_from("!HH", found, 20)
+                if ports != (packet.source_port, packet.target_port) or found[9] != (
+                    6 if packet.protocol == "tcp" else 17
+                ):
+                    continue
+                if packet.protocol == "udp" or found[33] & 0x17 == packet.tcp_flags:
+                    if packet.protocol == "tcp":
+                        self._sequence = struct.unpack_from("!I", found, 24)[0]
+                    return True
+        return False
+
+    def _wait_until(self, has_happened: object) -> bool:
+        assert callable(has_happened)
+        until = time.monotonic() + self._wait_s
+        while not has_happened():
+            if time.monotonic() > until:
+                return False
+            select.select([], [], [], 0.001)
+        return True
+
+    def _drain(self) -> None:
+        for descriptor in (self._tun, self._get_far_end().fileno()):
+            with contextlib.suppress(BlockingIOError):
+                while os.read(descriptor, 2000):
+                    pass
+
+    def _get_far_end(self) -> socket.socket:
+        if self._far_end is None:
+            self._far_end = self._stack.enter_context(open_far_socket())
+        return self._far_end
+
+    def _close_sockets(self) -> None:
+        for each in self._sockets.values():
+            each.close()
+        self._sockets.clear()
+
+
+def _build_packet(packet: Packet, seen: int) -> bytes:
+    """Its bytes. seen: the sequence number of TCP that came last from the machine; our own begin at 1000."""
+    if packet.protocol == "udp":
+        content = struct.pack("!HHHH", packet.source_port, packet.target_port, 8 + 4, 0) + b"test"
+    else:
+        flags = packet.tcp_flags
+        acknowledged = seen + 1 if flags != _SYN else 0
+        size = struct.pack("!BBH", 2, 4, 1380) if flags & _SYN else b""  # the option MSS
+        content = struct.pack(
+            "!HHIIBBHHH", packet.source_port, packet.target_port, 1000 + (flags == _ACK), acknowledged,
+            0x50 + (len(size) << 2), flags, 64240, 0, 0,
+        ) + size  # fmt: skip
+        pseudo = packet.packed_source + packet.packed_target + struct.pack("!BBH", 0, 6, len(content))
+        content = content[:16] + struct.pack("!H", _checksum(pseudo + content)) + content[18:]
+    number = 6 if packet.protocol == "tcp" else 17
+    header = struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, 20 + len(content), 1, 0x4000, 64, number, 0,
+        packet.packed_source, packet.packed_target,
+    )  # fmt: skip
+    return header[:10] + struct.pack("!H", _checksum(header)) + header[12:] + content
+
+
+def _checksum(octets: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return int(total) ^ 0xFFFF
+
+
+def _count_delivered() -> int:
+    """Packets of IPv4 that came past all rules to this machine's own protocols."""
+    names, values, *_ = Path("/proc/net/snmp").read_text(encoding="ascii").splitlines()
+    return int(values.split()[names.split().index("InDelivers")])
+
+
+@contextlib.contextmanager
+def open_far_socket() -> Iterator[socket.socket]:
+    """A socket of the machine beside this one, which a `Wire` made, at WireGuard's port."""
+    own, far = (os.open(path, os.O_RDONLY) for path in ("/proc/self/ns/net", "/run/netns/far"))
+    try:
+        assert _libc.setns(far, 0x40000000) == 0
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        assert _libc.setns(own, 0x40000000) == 0
+    finally:
+        os.close(far)
+        os.close(own)
+    with made:
+        made.bind((FAR, 51820))
+        made.setblocking(False)
+        yield made
+
+
+def _flush_connections() -> None:
+    """The kernel's table of connections. Source: nfnetlink_conntrack.h, IPCTNL_MSG_CT_DELETE."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
+        netlink.sendto(struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 0x5, 1, 0, 0, 0, 0), (0, 0))
+        (code,) = struct.unpack_from("=i", netlink.recv(4096), 16)
+        assert code in {0, -errno.EOPNOTSUPP}
+
+
+def _run(*commands: str) -> None:
+    for command in commands:
+        subprocess.run(command.split(), check=True)
