@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import select
 import socket
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -66,7 +66,7 @@ _OF_ELEMENTS: Final = frozenset({2, 3})  # NFTA_SET_ELEM_LIST_*: their set, and 
 _OF_CHAIN: Final = frozenset({3, 4, 5, 7, 12})  # name, hook, policy, type, user data
 _OF_RULE: Final = frozenset({2, 4, 7})  # chain, expressions, user data
 _HEADER_ONLY: Final = re.compile(r"\n\tset .*\}", re.DOTALL)
-_COMMENT, _DIGEST = 0, 200
+_COMMENT, _CHECKSUM = 0, 200
 """Entries of a table's user data: nft's comment, and which commands made the table, which nft passes over."""
 
 
@@ -171,7 +171,7 @@ def read_held_table(directory: Path) -> str | None:
     script = guard_keeper.read_script(directory / SCRIPT)
     stray = tables_and_chains.read_table_message("inet", HELD)
     is_left = stray is not None and not _is_owned(stray)  # one with an owner ends with it
-    if is_left or script is None or _parse_userdata(message).get(_DIGEST) != _digest(script):
+    if is_left or script is None or _parse_userdata(message).get(_CHECKSUM) != _compute_checksum(script):
         return _render_header(message)
     return script.removeprefix(render_release_script())
 
@@ -185,8 +185,9 @@ def _render_header(message: bytes) -> str:
     return render_held_header(comment.decode("utf-8", "replace"))
 
 
-def _digest(script: str) -> bytes:
-    return hashlib.sha256(script.encode()).digest()
+def _compute_checksum(script: str) -> bytes:
+    """Of commands that only root writes. hashlib would take 3 MB of the holder's memory."""
+    return zlib.crc32(script.encode()).to_bytes(4, "big")
 
 
 def _parse_userdata(table: bytes) -> dict[int, bytes]:
@@ -218,7 +219,7 @@ _OWNED: Final = _NAMED + build_attribute(_TABLE_FLAGS, struct.pack("!I", _OWNER)
 def _render_copy(staged: bytes, script: str) -> Iterator[tuple[int, int, bytes]]:
     """Messages that make the staged table's copy with the other name, in the order that the kernel needs."""
     comment = _parse_userdata(staged).get(_COMMENT, b"")
-    entries = {_COMMENT: comment, _DIGEST: _digest(script)}
+    entries = {_COMMENT: comment, _CHECKSUM: _compute_checksum(script)}
     userdata = b"".join(bytes((kind, len(value))) + value for kind, value in entries.items() if value)
     yield _NEW_TABLE, _CREATE, _OWNED + build_attribute(_TABLE_USERDATA, userdata)
     sets = _dump(_GET_SETS)
