@@ -369,25 +369,21 @@ def render_held_header(comment: str) -> str:
 def render_change_script(old: Guard | AlteredGuard | None, new: Guard) -> str:
     """Nftables commands that take the table from `old` to `new`, in one transaction.
 
-    Where only the ports differ, they name just those ports; else the table is replaced.
+    Where ports are only added, they name just those; else the table is replaced.
     """
     if not isinstance(old, Guard) or _without_ports(old) != _without_ports(new):
         return render_load_script(new)
-    before = _list_port_sets(old)
-    return "".join(
-        _render_ports_change("delete", name, set(before[name]).difference(ports))
-        + _render_ports_change("add", name, set(ports).difference(before[name]))
-        for name, ports in _list_port_sets(new).items()
-    )
+    before, after = _list_port_sets(old), _list_port_sets(new)
+    if any(set(before[name]).difference(ports) for name, ports in after.items()):
+        return render_load_script(new)
+    added = {name: tuple(sorted(set(ports).difference(before[name]))) for name, ports in after.items()}
+    # Within the table: for `add element` libnftables 1.0.6 reads every set of every table first.
+    sets = "\n".join(_render_port_set(name, ports) for name, ports in added.items() if ports)
+    return f"table inet {TABLE} {{\n{sets}}}\n" if sets else ""
 
 
 def _without_ports(guard: Guard) -> Guard:
     return msgspec.structs.replace(guard, ports=(), own_ports=(), control_ports=(), mesh_ports=())
-
-
-def _render_ports_change(verb: str, name: str, ports: AbstractSet[int]) -> str:
-    listed = ", ".join(map(str, sorted(ports)))
-    return f"{verb} element inet {TABLE} {name} {{ {listed} }}\n" if ports else ""
 
 
 def render_unload_script() -> str:
