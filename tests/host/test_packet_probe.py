@@ -9,7 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from qmesh.host.api.packet_probe import LostPackets, find_lost_packets, measure_exchange
+from qmesh.host.api.packet_probe import (
+    CONNECT_S,
+    LostPackets,
+    ServiceUnreachable,
+    find_lost_packets,
+    measure_exchange,
+)
 from tests.support.api import PORT
 from tests.support.checkout import CHECKOUT
 from tests.support.waiting import within
@@ -118,5 +124,7 @@ def test_what_is_lost_by_chance_or_with_the_service_is_no_question_of_sizes():
         have_router("tcp flags ack meta length > 1000 numgen random mod 10 == 0 drop")  # every tenth
         assert find_lost() is None
         have_router(f"tcp dport {PORT} drop")
-        assert measure_exchange((FAR, PORT), 16, 16, wait_s=0.2) is None
-        assert find_lost() is None
+        with pytest.raises(ServiceUnreachable):
+            measure_exchange((FAR, PORT), 16, 16, wait_s=0.2)
+        with within(2 * CONNECT_S):
+            assert find_lost() is None

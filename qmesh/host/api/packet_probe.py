@@ -34,6 +34,10 @@ _STEP: Final = 4
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: what is left unsent is dropped at the end
 
 
+class ServiceUnreachable(Exception):
+    """There is no connection to the service, whose packets are all small: that is no question of sizes."""
+
+
 class LostPackets(NamedTuple):
     """What is lost on a path. passes: bytes of the largest packet that arrives; None where not even `least`.
 
@@ -51,8 +55,12 @@ def find_lost_packets(address: str, port: int, *, most: int, least: int) -> Lost
     most: bytes of the largest packet that is sent; least: of the smallest that would be of use.
     Takes a few round trips where nothing is lost, and some ten seconds at most.
     """
-    place = address, port
+    with contextlib.suppress(ServiceUnreachable):
+        return _find_lost_packets((address, port), most, least)
+    return None
 
+
+def _find_lost_packets(place: tuple[str, int], most: int, least: int) -> LostPackets | None:
     def is_lost(sent: int, received: int, packet: int | None = None, wait_s: float = AGAIN_S) -> bool:
         return measure_exchange(place, sent, received, packet=packet, wait_s=wait_s) is None
 
@@ -84,6 +92,7 @@ def measure_exchange(
 
     packet: bytes of the largest IP packet in both directions; None for what fits the interface.
     wait_s: beyond four round trips, for the answer's beginning and again for its rest.
+    Raises ServiceUnreachable.
     """
     address, _ = place
     is_ipv6 = ":" in address
@@ -97,8 +106,8 @@ def measure_exchange(
         try:
             with heartbeat.allow_wait(CONNECT_S):
                 connection.connect(place)
-        except OSError:
-            return None
+        except OSError as error:
+            raise ServiceUnreachable(str(error)) from error
         wait_s += 4 * (time.monotonic() - began)
         path = f"{PACKETS}?octets={received}"
         with contextlib.suppress(EnrolmentRefused):  # too much of an answer is one that arrived
