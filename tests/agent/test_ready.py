@@ -81,7 +81,7 @@ def listening(address: str, port: int = PORT) -> Iterator[None]:
 def test_a_core_with_guard_address_and_free_port_can_start_at_once(config, is_held):
     with contextlib.closing(HeldTable()) as table:
         if is_held:
-            table.replace(f"add table inet {HELD}\n")
+            table.replace(f"add table inet {HELD} {{ flags owner; }}\n")
         else:
             guard()
         tunnel()

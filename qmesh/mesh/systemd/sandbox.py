@@ -62,6 +62,7 @@ def render_agent_settings() -> str:
 CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_SETGID CAP_SETUID
 CapabilityBoundingSet=CAP_KILL CAP_SYS_PTRACE
 PrivateMounts=yes
+PrivateTmp=yes
 SystemCallFilter=setfsuid setfsuid32 setfsgid setfsgid32
 DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw
