@@ -162,6 +162,19 @@ def test_what_a_list_of_recent_addresses_has_is_asked():
     assert find_fate(judge(DATAGRAM)[0]) == "drops"
 
 
+def test_no_program_is_run_so_that_nothing_depends_on_path(monkeypatch):
+    for program in ("iptables-legacy", "iptables-nft"):
+        rule = ["-A", "INPUT", "-p", "udp", "-m", "udp", "--dport", "51820", "-j", "DROP"]
+        subprocess.run([program, *rule], check=True)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a program was run")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.delenv("PATH")
+    assert [drop.table.program for drop in judge(DATAGRAM)[0]] == ["iptables", "iptables-legacy"]
+
+
 def test_a_set_that_is_gone_is_told():
     answers, unread = foreign_rulesets.answer_questions([Question("ipset", "eth0", "7", b"\1\2" + bytes(13))])
     assert answers == {}
