@@ -29,6 +29,7 @@ from qmesh.mesh.audit import (
     failed_check_finding,
     invalid_membership_finding,
     list_findings,
+    list_node_findings,
 )
 from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
@@ -55,7 +56,7 @@ from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.systemd.unit_failures import UnitFailure
 from qmesh.mesh.systemd.units import WORKERS as UNITS
-from qmesh.mesh.values import PROFILES, Endpoint, Secret
+from qmesh.mesh.values import PROFILES, Endpoint, Secret, format_port_ranges
 from tests.support.finding_codes import findings_in_the_code
 
 replace = msgspec.structs.replace
@@ -1348,6 +1349,22 @@ def test_each_code_is_found_where_that_is_wrong(code):
         case _:
             findings = list_findings(wanted, WANTED, wrong)
     assert code in {finding.code for finding in findings}
+
+
+def test_a_list_of_reserved_ports_that_is_read_only_is_written_from_outside():
+    around = replace(AROUND, can_reserve=False)
+    (finding,) = list_findings(WANTED, replace(WANTED, reserved_ports=()), around)
+    ports = format_port_ranges(WANTED.reserved_ports, ",")
+    assert (finding.code, finding.severity) == ("port-not-reserved", "error")
+    assert f"`sysctl -w net.ipv4.ip_local_reserved_ports={ports}`" in finding.cure
+    assert "qmesh apply" not in finding.cure
+
+
+def test_of_the_node_alone_files_and_programs_are_looked_at():
+    around = replace(with_config(config(), 0o644), change=AROUND.change, key_files=())
+    findings = list_node_findings(WANTED, around)
+    assert [finding.code for finding in findings] == ["config-mode"]
+    assert list_node_findings(WANTED, AROUND) == ()
 
 
 def test_no_code_is_left_out():
