@@ -189,7 +189,7 @@ def test_a_machine_on_which_it_cannot_be_is_refused_and_left_as_it_is(fresh):
     assert "already" in refusal(control, "restore", BACKUP, "--plain", code=2)
     ways = {
         "ip link add qmesh0 type bridge": ("ip link delete qmesh0", "interface qmesh0"),
-        "ip route add 10.77.0.0/28 dev eth0": ("ip route delete 10.77.0.0/28", "collides"),
+        "ip route add 10.77.0.0/20 dev eth0": ("ip route delete 10.77.0.0/20", "collides"),
         "nft add table inet qmesh": ("nft delete table inet qmesh", "table inet qmesh exists"),
     }
     for make, (end, what) in ways.items():

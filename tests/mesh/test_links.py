@@ -317,6 +317,17 @@ def test_no_worker_is_restarted_because_its_whole_machine_is_silent():
         assert "restart" in one.cure
 
 
+def test_a_machine_of_whose_workers_some_answer_is_not_silent_as_a_whole():
+    """The agent looks every few seconds: of a machine that joined just now it has not seen the handshake."""
+    config = ConfigFile("/c/config.yml", "engine:\n  dataWorkerMultiaddrs: []\n", 0o600)
+    silent = (SilentWorkers("m0", "10.77.0.2", (5,), are_all=False),)
+    links = LinkContext(report=LinkReport(watched=1, waiting=(key(0),)))
+    context = msgspec.structs.replace(around(2), links=links, silent=silent, config=config)
+    (finding,) = silent_worker_findings(context)
+    assert finding.subject == "m0 core 5"
+    assert "restart" in finding.cure
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(20.0, "20 s"), (240.0, "4 min"), (7200.0, "2 h"), (47 * 3600.0, "47 h"), (2.5e5, "2 days")],

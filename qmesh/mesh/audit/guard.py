@@ -12,6 +12,7 @@ from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import render_table
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import describe_outer_sysctl
+from qmesh.mesh.systemd.instructions import describe_unit_restart
 from qmesh.mesh.values import format_port_ranges
 
 _PLACE: Final = re.compile(r"chain (\w+) \{\s*type filter (hook \w+ priority [^;]+);")
@@ -90,7 +91,7 @@ def saved_rule_findings(around: AuditContext) -> Iterator[Finding]:
     for unit in around.failed_firewalls:
         seen = "it failed: this machine may be without that firewall's rules"
         yield error_finding(
-            "foreign-failed", unit, "it has loaded its rules", seen, f"systemctl restart {unit}"
+            "foreign-failed", unit, "it has loaded its rules", seen, describe_unit_restart(unit)
         )
 
 

@@ -15,11 +15,15 @@ OWN_NETWORK: Final = "this machine's own network: `ip address` and `ip route` sh
 
 
 def list_quiet_machines(around: AuditContext) -> frozenset[str]:
-    """The machines of which nothing is heard now, whether for long or not."""
+    """The machines of which nothing is heard now, whether for long or not.
+
+    One of whose workers some answer is none of them: what the agent says may be older.
+    """
     report = around.links.report
     keys = (*(link.public_key for link in report.silent), *report.quiet, *report.waiting)
     heard_not = (around.names[key] for key in keys if key in around.names)
-    return around.links.unreachable.union(heard_not)
+    answering = (each.machine for each in around.silent if not each.are_all)
+    return around.links.unreachable.union(heard_not).difference(answering)
 
 
 def link_findings(around: AuditContext) -> Iterator[Finding]:

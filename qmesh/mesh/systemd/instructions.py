@@ -57,6 +57,11 @@ def describe_control_action(verb: Verb, host: NodeHost) -> str:
     return _choose_words(verb, CONTROL_PROCESS, plain, host)
 
 
+def describe_unit_restart(unit: str) -> str:
+    """What restarts a unit of another program, which systemd runs."""
+    return f"systemctl restart {unit}"
+
+
 def describe_cores_action(verb: Verb, cores: Sequence[int], host: NodeHost) -> str:
     """The same without systemd, which knows no unit: the workers by their cores, and their options."""
     many = len(cores) > 1
