@@ -126,6 +126,7 @@ ROUTES = (
 )
 
 
+@pytest.mark.emulated
 def test_a_tunnel_in_a_vrf_has_no_routes_until_it_is_taken_out():
     made = subprocess.run(["ip", "link", "add", "blue", "type", "vrf", "table", "10"], check=False)
     if made.returncode:
