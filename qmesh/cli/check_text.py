@@ -91,7 +91,7 @@ def render_fixed(report: FixedReport) -> str:
 
 
 def _render_finding(finding: Finding, *, where: str = "") -> str:
-    on = f"on {where}: " if where else ""
+    on = f"on {where}: " if where and not finding.cure.startswith(f"on {where}: ") else ""
     return (
         f"{finding.severity}: {finding.code} {escape_line(finding.subject)}\n"
         f"  wanted: {escape_line(finding.wanted)}\n"

@@ -13,7 +13,8 @@ from qmesh.mesh.printable import escape_line
 AS_DESIRED: Final = (
     "as desired: nothing to do\n"
     "  looked at: tunnel, guard, reserved ports\n"
-    "  not looked at: keys, agent, config.yml, workers, other firewalls; for these run `qmesh check`"
+    "  not looked at: keys, agent, config.yml, workers, others' firewalls and routes; for these run"
+    " `qmesh check`"
 )
 """What `plan` and `apply` print where there are no steps."""
 

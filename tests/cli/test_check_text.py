@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 
 from qmesh.agent.audit.fleet import FleetReport, MemberReport
@@ -95,6 +96,8 @@ def test_findings_of_all_machines_are_told_with_whose_they_are_and_where_the_cur
         "2 of 2 other machines are as desired, as they say",
     ]
     assert render_report(FleetReport("a", 2, (), ())).endswith("\nthere are no other machines")
+    named = render_report(fleet(of_member=(msgspec.structs.replace(finding(), cure="on b: cure"),)))
+    assert "    cure:   on b: cure\n" in named
     silent = FleetReport("a", 2, (), (MemberReport("b", None, (finding("check-failed"),)),))
     assert "\nb:\n  error: check-failed" in render_report(silent)
     assert not silent.is_fine

@@ -16,7 +16,7 @@ _WANTED: Final = "the findings of its own `check`"
 
 def unanswered_finding(machine: str, why: Silence) -> Finding:
     """A machine whose findings are not known: it may be right or wrong."""
-    run = f"run `qmesh check` on {machine}"
+    run = f"on {machine}: `qmesh check`"
     if why == "older":
         return warning_finding(
             "check-failed",
@@ -30,7 +30,9 @@ def unanswered_finding(machine: str, why: Silence) -> Finding:
         if why == "away"
         else "its agent was asked, and gave no answer in time"
     )
-    return error_finding("check-failed", machine, _WANTED, seen, f"{run}; `qmesh status` shows its handshake")
+    return error_finding(
+        "check-failed", machine, _WANTED, seen, f"{run}; `qmesh status` here shows its handshake"
+    )
 
 
 def left_out_finding(machine: str, count: int) -> Finding:
