@@ -410,7 +410,8 @@ def test_what_does_not_belong_together_is_refused_with_nothing_written(own_machi
     assert not (tmp_path / "new").exists()
 
 
-def test_a_clock_that_is_behind_the_backup_is_said(own_machine, tmp_path):
+def test_a_clock_that_is_behind_the_backup_is_said(own_machine, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "qmesh")
     backup = decode_backup(make_backup(made(tmp_path / "old"), None)[0], None)
     said: list[str] = []
     handler = logging.Handler()

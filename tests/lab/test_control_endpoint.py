@@ -230,6 +230,19 @@ def test_a_machine_that_was_away_when_the_control_node_moved_is_told_where_it_is
     assert endpoint_seen(member) == "192.168.0.210:51820"
 
 
+def find_black_hole(machine: Machine) -> dict[str, str]:
+    """What `check` says of it. On a busy machine small packets may be late too, and then it says nothing."""
+    found: list[dict[str, str]] = []
+
+    def is_found() -> bool:
+        report = facts(machine, "check", code=None)
+        found[:] = [each for each in report["findings"] if each["code"] == "tunnel-mtu"]
+        return bool(found)
+
+    wait_until(is_found, 60)
+    return found[0]
+
+
 def test_the_tunnel_fits_its_path_and_a_black_hole_is_named(lab):
     gate = router(lab)
     gate.run(["ip", "link", "set", "eth0", "mtu", "1400"])
@@ -245,8 +258,8 @@ def test_the_tunnel_fits_its_path_and_a_black_hole_is_named(lab):
     # The path gets narrower, and its router keeps that to itself.
     gate.run(["ip", "link", "set", "eth0", "mtu", "1300"])
     gate.run(["nft", "-f", "-"], input=SILENT_ROUTER)
-    (finding,) = checked(member, code=1)["findings"]
-    assert (finding["code"], finding["subject"]) == ("tunnel-mtu", "qmesh0")
+    finding = find_black_hole(member)
+    assert (finding["severity"], finding["subject"]) == ("error", "qmesh0")
     assert f"{CONTROL}:51820" in finding["wanted"]
     assert finding["cure"] == "qmesh apply --mtu 1232"
     qmesh(member, *finding["cure"].split()[1:])
