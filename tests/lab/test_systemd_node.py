@@ -353,7 +353,7 @@ def with_workers(count: int) -> str:
 
 def test_units_writes_what_changed_keeps_what_was_edited_and_tells_of_removed_cores():
     words = (QMESH, "units", "--write", str(UNITS))
-    assert run(*words) == f"the units in {UNITS} are up to date\n"
+    assert run(*words) == f"nothing to do: the units in {UNITS} are up to date\n"
     target = UNITS / TARGET
     text = target.read_text()
     edited = f"{text}# mine\n"
