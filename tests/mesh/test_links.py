@@ -321,7 +321,7 @@ def test_a_machine_of_whose_workers_some_answer_is_not_silent_as_a_whole():
     """The agent looks every few seconds: of a machine that joined just now it has not seen the handshake."""
     config = ConfigFile("/c/config.yml", "engine:\n  dataWorkerMultiaddrs: []\n", 0o600)
     silent = (SilentWorkers("m0", "10.77.0.2", (5,), are_all=False),)
-    links = LinkContext(report=LinkReport(watched=1, waiting=(key(0),)))
+    links = LinkContext(report=LinkReport(watched=1, waiting=(key(1),)))
     context = msgspec.structs.replace(around(2), links=links, silent=silent, config=config)
     (finding,) = silent_worker_findings(context)
     assert finding.subject == "m0 core 5"
