@@ -1,6 +1,7 @@
 """What holds for all tests: which may be skipped, and when a skip is a failure."""
 
 import functools
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -49,6 +50,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("lab")
         if os.geteuid() != 0 and item.get_closest_marker("lab"):
             item.add_marker(pytest.mark.skip(reason="needs root: sudo ./scripts/test"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """A command that an earlier test ran in this process lets what it says be seen, from then on."""
+    talk = logging.getLogger("qmesh")
+    talk.handlers.clear()
+    talk.setLevel(logging.NOTSET)
+    talk.propagate = True
 
 
 @pytest.hookimpl(wrapper=True)
