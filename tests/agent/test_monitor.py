@@ -80,7 +80,7 @@ def seconds(told: list[str]) -> list[int]:
 def test_a1_the_watchdog_is_fed_by_each_look_and_waits_longer_where_they_are_slow(monitor, systemd):
     for took_s in (0.02, 0.02, 3.0, 0.02):
         monitor.feed_watchdog(took_s)
-    wait_until(lambda: systemd.count("WATCHDOG=1") == 4)
+    wait_until(lambda: systemd.count("WATCHDOG=1") == 4 and len(seconds(systemd)) == 3)
     quick, slow, less_slow = seconds(systemd)
     assert quick == WATCHDOG_S
     assert slow >= WATCHDOG_S + 3 * 3  # the next one may take three times as long
@@ -90,8 +90,7 @@ def test_a1_the_watchdog_is_fed_by_each_look_and_waits_longer_where_they_are_slo
 def test_a1_the_watchdog_is_as_quick_again_when_looks_are(monitor, systemd):
     for took_s in (3.0, *[0.02] * 60):
         monitor.feed_watchdog(took_s)
-    wait_until(lambda: systemd.count("WATCHDOG=1") == 61)
-    assert seconds(systemd)[-1] == WATCHDOG_S
+    wait_until(lambda: systemd.count("WATCHDOG=1") == 61 and seconds(systemd)[-1] == WATCHDOG_S)
 
 
 def test_a1_a_look_that_is_not_ended_in_time_is_borne_once_and_no_longer_than_it_takes(
