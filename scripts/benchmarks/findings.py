@@ -13,7 +13,8 @@ from benchmarks import sample
 from benchmarks.measuring import Figure, resident_mb
 
 from qmesh.agent.audit.collection import Collector
-from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
+from qmesh.agent.daemon.loop_events import LookRequests
+from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.host.api import collection
 from qmesh.host.api.messages import ASKED_FINDINGS, CAN_REPORT, FINDINGS, MEMBERSHIP
 from qmesh.host.api.server import Collection, Service

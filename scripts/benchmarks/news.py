@@ -18,7 +18,8 @@ from pathlib import Path
 from benchmarks import sample
 from benchmarks.measuring import Figure, resident_mb
 
-from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
+from qmesh.agent.daemon.loop_events import LookRequests
+from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.host.api.server import Service
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State

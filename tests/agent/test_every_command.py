@@ -31,7 +31,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from qmesh.agent import mesh_change
 from qmesh.agent.commands import invite, pause, remove, resume
 from qmesh.agent.commands.set import set_machine
-from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
+from qmesh.agent.daemon.loop_events import LookRequests
+from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
 from qmesh.host.registry import Registry, sqlite
 from qmesh.host.state.directory import State

@@ -15,7 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.daemon import membership_api
-from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
+from qmesh.agent.daemon.loop_events import LookRequests
+from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.agent.node import identity_files
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host.registry import IssuedInvitation, Registry, sqlite

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from qmesh.agent.daemon import monitor as monitoring
-from qmesh.agent.daemon.membership_api import LookRequests
+from qmesh.agent.daemon.loop_events import LookRequests
 from qmesh.agent.daemon.membership_server import MembershipService
 from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.supervisor import LOOK, Troubles

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.agent.daemon.main import LOOK_S
+from qmesh.agent.daemon.loop_events import LOOK_S
 from tests.support.lab.cluster import CONFIG, NODE_CONFIG
 from tests.support.rulesets import LIST_RULESET, find_held_table
 from tests.support.systemd import (

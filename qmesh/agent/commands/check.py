@@ -15,11 +15,12 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from qmesh.agent.audit.clocks import compare_clock
-from qmesh.agent.control_endpoint import find_black_hole, find_narrow_path
+from qmesh.agent.audit.control_path import find_black_hole, find_narrow_path
+from qmesh.agent.audit.foreign_firewalls import find_firewall_obstacles
+from qmesh.agent.audit.links import build_link_context
+from qmesh.agent.audit.saved_rules import find_flushing_unit, find_saved_rules
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
 from qmesh.agent.detours import find_detours, find_overlaps
-from qmesh.agent.foreign_firewalls import find_firewall_obstacles
-from qmesh.agent.links import build_link_context
 from qmesh.agent.local import Local, MembershipInvalid, load_local, with_tunnel_and_guard
 from qmesh.agent.node.node_audit import read_config_file, read_key_store_file
 from qmesh.agent.node.node_host import find_node_host
@@ -30,7 +31,6 @@ from qmesh.agent.node.unit_failures import find_unit_failures
 from qmesh.agent.node.worker_status import WorkerAnswer, probe_answers
 from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back_if_due
-from qmesh.agent.saved_rules import find_flushing_unit, find_saved_rules
 from qmesh.errors import (
     BadInput,
     EnrolmentRefused,

@@ -6,11 +6,11 @@ import contextlib
 
 import msgspec
 
+from qmesh.agent.audit.saved_rules import find_saved_rules
 from qmesh.agent.converge import apply_steps, warn_of_refusal
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
 from qmesh.agent.preconditions import check_state, check_user
-from qmesh.agent.saved_rules import find_saved_rules
 from qmesh.errors import QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory

@@ -11,22 +11,20 @@ import contextlib
 import gc
 import logging
 import os
-import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from socket import socket
 from typing import Final
 
 from qmesh.agent import control_role
 from qmesh.agent.audit.reporter import FindingsReporter
-from qmesh.agent.control_endpoint import EndpointFailover
 from qmesh.agent.daemon import supervisor
 from qmesh.agent.daemon.detour_log import DetourLog
+from qmesh.agent.daemon.endpoint_failover import EndpointFailover
 from qmesh.agent.daemon.guard_watch import keep_guard
-from qmesh.agent.daemon.membership_api import LookRequests
+from qmesh.agent.daemon.loop_events import LOOK_S, LookRequests, LoopEvents
 from qmesh.agent.daemon.membership_poll import MembershipPoller
 from qmesh.agent.daemon.membership_server import MembershipService
 from qmesh.agent.daemon.monitor import Monitor
@@ -47,15 +45,11 @@ from qmesh.mesh.plan import LoadGuard, Step, describe_step
 
 log = logging.getLogger("qmesh")
 
-LOOK_S: Final = 5.0
-"""Seconds between two looks at the machine, at most."""
 CHANGING_S: Final = 0.1
 """The same, while a machine changes its key: what it sends before that is seen is lost; and while another
 machine is about to be heard as the control node."""
 SOON_S: Final = 1.0
 """The same of what follows the node's files, after one was written."""
-BREATH_S: Final = 0.02
-"""Seconds between two looks, at least: another program may change the rules without end."""
 MOST_STEPS_TOLD: Final = 20
 """Of one look; a first apply has one for each peer."""
 PATIENCE_S: Final = 3.0
@@ -88,45 +82,6 @@ def run_agent(directory: Path) -> None:
                 " ports (hint: `qmesh apply` writes its unit again; a container needs CAP_SYS_PTRACE)"
             )
         Agent(state).run()
-
-
-class LoopEvents:
-    """What the loop waits for: that it is time, a word from elsewhere in this process, or a notice.
-
-    notices: gives what is readable when the kernel has something to tell.
-    """
-
-    def __init__(self, notices: Callable[[], Sequence[socket]]) -> None:
-        self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._notices = notices
-        self._stopped = False
-        self._next = 0.0
-        self.request_look()
-
-    def close(self) -> None:
-        """Wait no more."""
-        os.close(self._woken)
-        os.close(self._wake)
-
-    def request_look(self) -> None:
-        """Have a look come at once. From any thread, and from a signal handler."""
-        with contextlib.suppress(BlockingIOError):  # then many are waiting to be read
-            os.write(self._wake, b"\n")
-
-    def stop(self) -> None:
-        """Have no look come any more. As `look`."""
-        self._stopped = True
-        self.request_look()
-
-    def wait(self, seconds: float = LOOK_S) -> bool:
-        """Wait for the next look, so long at most; False when there is to be none."""
-        time.sleep(max(0.0, self._next - time.monotonic()))
-        self._next = time.monotonic() + BREATH_S
-        select.select([self._woken, *(each.fileno() for each in self._notices())], [], [], seconds)
-        self._next = time.monotonic() + BREATH_S
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._woken, 1 << 16)
-        return not self._stopped
 
 
 class Agent:

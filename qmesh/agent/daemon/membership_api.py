@@ -9,9 +9,10 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
+from qmesh.agent.daemon.loop_events import LookRequests
 from qmesh.agent.node.identity_files import read_files_for
 from qmesh.agent.packet_origin import find_peer_endpoint
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError
@@ -46,35 +47,6 @@ _REPLY_KEYS: Final = 64
 """Of each member, the keys of so many requests are remembered: a request is answered once."""
 _MOST_REPORT: Final = 1024
 """Octets of a report of keys: three digests and what encrypts them take some 140."""
-
-
-class LookRequests:
-    """The agent's looks at its machine, for other threads that need one more.
-
-    ask: has one come.
-    """
-
-    def __init__(self, ask: Callable[[], None]) -> None:
-        self._ask = ask
-        self._begun = self._ended = 0
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def track_look(self) -> Iterator[None]:
-        """One that ends well when the block does."""
-        with self._changed:
-            self._begun += 1
-        yield
-        with self._changed:
-            self._ended = self._begun
-            self._changed.notify_all()
-
-    def wait_for_look(self, seconds: float) -> bool:
-        """Wait for one that begins from now on; whether it ended well in that time."""
-        with self._changed:
-            before = self._begun
-            self._ask()
-            return self._changed.wait_for(lambda: self._ended > before, seconds)
 
 
 class ControlNode:

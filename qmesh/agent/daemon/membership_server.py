@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from qmesh.agent import control_role
-from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
+from qmesh.agent.daemon.loop_events import LookRequests
+from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.agent.daemon.supervisor import RETIRING, SERVICE, AgentPart, Retries, Troubles, describe_error
 from qmesh.agent.local import Local
 from qmesh.errors import Busy, KernelRefused, QmeshError

@@ -23,7 +23,8 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
+from qmesh.agent.daemon.loop_events import LookRequests
+from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.host.api.server import Service
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.enrolment import Invitation, build_redemption, parse_invitation

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from qmesh.agent.daemon.membership_api import ControlNode, LookRequests
+from qmesh.agent.daemon.loop_events import LookRequests
+from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.agent.local import load_local
 from qmesh.host.api.server import Service
 from qmesh.host.state.directory import State

@@ -1,0 +1,85 @@
+"""What the agent's loop waits for, and who waits for the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from socket import socket
+from typing import Final
+
+LOOK_S: Final = 5.0
+"""Seconds between two looks at the machine, at most."""
+BREATH_S: Final = 0.02
+"""Seconds between two looks, at least: another program may change the rules without end."""
+
+
+class LoopEvents:
+    """What the loop waits for: that it is time, a word from elsewhere in this process, or a notice.
+
+    notices: gives what is readable when the kernel has something to tell.
+    """
+
+    def __init__(self, notices: Callable[[], Sequence[socket]]) -> None:
+        self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._notices = notices
+        self._stopped = False
+        self._next = 0.0
+        self.request_look()
+
+    def close(self) -> None:
+        """Wait no more."""
+        os.close(self._woken)
+        os.close(self._wake)
+
+    def request_look(self) -> None:
+        """Have a look come at once. From any thread, and from a signal handler."""
+        with contextlib.suppress(BlockingIOError):  # then many are waiting to be read
+            os.write(self._wake, b"\n")
+
+    def stop(self) -> None:
+        """Have no look come any more. As `look`."""
+        self._stopped = True
+        self.request_look()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the next look, so long at most; False when there is to be none."""
+        time.sleep(max(0.0, self._next - time.monotonic()))
+        self._next = time.monotonic() + BREATH_S
+        select.select([self._woken, *(each.fileno() for each in self._notices())], [], [], seconds)
+        self._next = time.monotonic() + BREATH_S
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._woken, 1 << 16)
+        return not self._stopped
+
+
+class LookRequests:
+    """The agent's looks at its machine, for other threads that need one more.
+
+    ask: has one come.
+    """
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        self._ask = ask
+        self._begun = self._ended = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def track_look(self) -> Iterator[None]:
+        """One that ends well when the block does."""
+        with self._changed:
+            self._begun += 1
+        yield
+        with self._changed:
+            self._ended = self._begun
+            self._changed.notify_all()
+
+    def wait_for_look(self, seconds: float) -> bool:
+        """Wait for one that begins from now on; whether it ended well in that time."""
+        with self._changed:
+            before = self._begun
+            self._ask()
+            return self._changed.wait_for(lambda: self._ended > before, seconds)
