@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from qmesh.agent.control_client import build_client
 from qmesh.agent.local import Local, read_held_membership
 from qmesh.errors import JOIN_ANEW, EnrolmentRefused, StateUnreadable
 from qmesh.host import files, wireguard
@@ -46,9 +46,6 @@ from qmesh.mesh.protocol.membership import (
     verify_membership,
 )
 from qmesh.mesh.values import Secret, SecretStruct
-
-if TYPE_CHECKING:
-    from qmesh.host.api.client import Client
 
 log = logging.getLogger("qmesh")
 
@@ -167,9 +164,7 @@ def report_handover_progress(state: State, here: Local) -> bool:
     body = encrypt_message(
         msgspec.json.encode(said), shared, about=PROGRESS, nonce=secrets.token_bytes(NONCE_OCTETS)
     )
-    answer = _build_client(here, here.inventory.control).report_handover(
-        body, connect_s=_CONNECT_S, read_s=_ANSWER_S
-    )
+    answer = build_client(here).report_handover(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
     if answer is None:
         return False
     octets = decrypt_message(answer, shared, about=ESTATE)
@@ -220,7 +215,7 @@ def ask_new_control_node(state: State, here: Local) -> NewControlAnswer | None:
     with Registry(state.registry_file) as registry:
         mesh, keys = registry.inventory(), registry.preshared_keys()
     try:
-        answer = _build_client(here, mesh.control).poll_membership(
+        answer = build_client(here, here.inventory.machine(mesh.control)).poll_membership(
             newer_than=mesh.revision - 1, connect_s=_CONNECT_S, read_s=_ANSWER_S, whole=True
         )
         if answer is None:
@@ -252,9 +247,3 @@ def become_member(state: State, answered: NewControlAnswer) -> None:
             state.save_settings(member)
             state.remove_control_files()
             log.info("%s is the control node now; this machine is a member", answered.control)
-
-
-def _build_client(here: Local, name: str) -> Client:
-    from qmesh.host.api.client import Client  # noqa: PLC0415 - what never hands over has no use for it
-
-    return Client(address=here.inventory.machine(name).address, port=here.inventory.service_port)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from qmesh.agent import control_role
+from qmesh.agent.control_client import NOTHING, build_client
 from qmesh.agent.local import Local, load_local, read_held_membership
 from qmesh.errors import ContradictedByMember, EnrolmentRefused, RemovedFromMesh
 from qmesh.host import files
@@ -44,46 +45,31 @@ log = logging.getLogger("qmesh")
 _ANSWER_S = 5.0
 
 
-def _report_nothing(_: str) -> bytes:
-    return b""
-
-
-def _note_nothing(_: Local) -> MemberNote:
-    return MemberNote()
-
-
 def update_membership(
     state: State,
     here: Local,
     *,
     connect_s: float,
     wait_s: int = 0,
-    find_key_report: Callable[[str], bytes] = _report_nothing,
-    find_note: Callable[[Local], MemberNote] = _note_nothing,
+    key_reports: Mapping[str, bytes] | None = None,
+    note: MemberNote = NOTHING,
     answer_request: Callable[[str], None] | None = None,
 ) -> bool:
     """Ask the control node for a newer membership and keep it; whether there was one.
 
     connect_s: seconds to wait for a connection.
     wait_s: seconds to wait for a newer one to come.
-    find_key_report: gives what is reported of the node's keys, by the control node's public key.
-    find_note: gives what this machine notes of itself.
+    key_reports: what is reported of the node's keys, by the control node's public key.
+    note: what this machine notes of itself.
     answer_request: called where the control node asks for this machine's findings, with its request; without
         it, it is not asked.
     Raises ControlNodeUnavailable when the control node does not answer, EnrolmentRefused when it says no,
     or when its answer is not to be believed (E6); RemovedFromMesh when it is, and this machine is not in it.
     """
-    from qmesh.host.api.client import Client  # noqa: PLC0415 - a control node has no use for it
-
     offered = None
     own = here.settings.name
     for hub in (machine for machine in here.inventory.hubs if machine.name != own):
-        client = Client(
-            address=hub.address,
-            port=here.inventory.service_port,
-            can_report=answer_request is not None,
-            note=find_note(here),
-        )
+        client = build_client(here, hub, can_report=answer_request is not None, note=note)
         try:
             offered = _fetch_membership(
                 client,
@@ -92,7 +78,7 @@ def update_membership(
                 hub,
                 connect_s=connect_s,
                 wait_s=wait_s,
-                key_report=find_key_report(hub.public_key),
+                key_report=(key_reports or {}).get(hub.public_key, b""),
                 answer_request=answer_request,
             )
             break

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from qmesh.agent.commands.check import REPORT, PartChecks
+from qmesh.agent.audit.part_checks import REPORT, PartChecks
 from qmesh.errors import Interrupted, KernelRefused
 from qmesh.mesh.audit import failed_check_finding
 

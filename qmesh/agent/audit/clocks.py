@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from qmesh.agent.control_client import build_client
 from qmesh.agent.local import Local
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -23,19 +24,12 @@ def compare_clock(state: State, here: Local) -> ClockOffset | None:
     if here.settings.control:
         with Registry(state.registry_file) as registry:
             last = registry.find_last_time()
-        return (
-            None
-            if last is None
-            else ClockOffset(time.time() - last, "the newest entry of `qmesh log`", may_be_ahead=True)
-        )
-    from qmesh.host.api.client import Client  # noqa: PLC0415 - a control node has no use for it
-
-    hub = here.inventory.control_node
+        if last is None:
+            return None
+        return ClockOffset(time.time() - last, "the newest entry of `qmesh log`", may_be_ahead=True)
     try:
         before = time.time()
-        there = Client(address=hub.address, port=here.inventory.service_port).read_clock(
-            connect_s=CONNECT_S, read_s=ANSWER_S
-        )
+        there = build_client(here).read_clock(connect_s=CONNECT_S, read_s=ANSWER_S)
     except (ControlNodeUnavailable, EnrolmentRefused):  # `service-silent` says so
         return None
-    return None if there is None else ClockOffset(before - there, f"the clock of {hub.name}")
+    return None if there is None else ClockOffset(before - there, f"the clock of {here.inventory.control}")

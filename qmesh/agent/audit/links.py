@@ -31,7 +31,7 @@ def build_link_context(
     Raises MachineRefused where it could not look.
     """
     endpoints = {} if seen is None else _list_silent_endpoints(here, health.links, seen[1])
-    quiet = {*(link.public_key for link in health.links.silent), *health.links.quiet, *health.links.waiting}
+    quiet = health.links.unheard_keys
     # Of machines that are not heard it is known already.
     known = {here.settings.name, *(each.name for each in here.inventory.machines if each.public_key in quiet)}
     mute = [each for each in silent if each.are_all and each.machine not in known][:MOST_TRIED]

@@ -20,6 +20,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from qmesh.agent.control_client import build_client
 from qmesh.agent.local import Local, load_local
 from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -115,16 +116,12 @@ class FindingsReporter:
 
 
 def _send_report(here: Local, report: FindingsReport, request: str) -> None:
-    from qmesh.host.api.client import Client  # noqa: PLC0415 - a control node has no use for it
-
-    hub = here.inventory.control_node
-    shared = here.preshared.get(hub.public_key)
+    shared = here.preshared.get(here.inventory.control_node.public_key)
     if shared is None or here.settings.control:
         return
     sealed = encrypt_report(report, request, shared, nonce=secrets.token_bytes(NONCE_OCTETS))
-    client = Client(address=hub.address, port=here.inventory.service_port)
     with contextlib.suppress(EnrolmentRefused):  # it came too late, or the control node is another one
-        client.report_findings(sealed, connect_s=_CONNECT_S, read_s=_ANSWER_S)
+        build_client(here).report_findings(sealed, connect_s=_CONNECT_S, read_s=_ANSWER_S)
 
 
 def run_check(state: State) -> FindingsReport:

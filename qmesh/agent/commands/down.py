@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from qmesh.agent.control_client import build_client
 from qmesh.agent.converge import converge, plan_steps_without_dns, warn_of_refusal
 from qmesh.agent.facts import gather_ports
 from qmesh.agent.local import Local, linux_for
@@ -62,9 +63,6 @@ def _note_for_control_node(here: Local) -> None:
     """Have it say why no worker of this machine answers."""
     if here.settings.control or here.inventory.control == here.settings.name:
         return
-    from qmesh.host.api.client import Client  # noqa: PLC0415 - a control node has no use for it
-
-    hub, note = here.inventory.control_node, MemberNote(is_down=True)
-    client = Client(address=hub.address, port=here.inventory.service_port, note=note)
+    client = build_client(here, note=MemberNote(is_down=True))
     with contextlib.suppress(ControlNodeUnavailable, EnrolmentRefused):
         client.poll_membership(newer_than=here.inventory.revision, connect_s=_NOTE_S, read_s=_NOTE_S)

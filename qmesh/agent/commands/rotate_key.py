@@ -14,13 +14,13 @@ import time
 
 import msgspec
 
+from qmesh.agent.control_client import build_client
 from qmesh.agent.converge import converge
 from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.agent.membership import update_membership
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import find_active_rollback
 from qmesh.errors import BadInput, EnrolmentRefused
-from qmesh.host.api.client import Client
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import KeyRotation
@@ -85,9 +85,8 @@ def _offer_key(here: Local, public_key: str) -> None:
     shared = here.preshared[here.inventory.control_node.public_key]
     offer = msgspec.json.encode(KeyOffer(public_key))
     body = encrypt_message(offer, shared, about=KEY_OFFER, nonce=secrets.token_bytes(NONCE_OCTETS))
-    client = Client(address=here.inventory.control_node.address, port=here.inventory.service_port)
     try:
-        client.offer_key(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
+        build_client(here).offer_key(body, connect_s=_CONNECT_S, read_s=_ANSWER_S)
     except ControlNodeUnavailable as silent:
         raise EnrolmentRefused(
             f"the key stays as it is: {silent}",

@@ -260,7 +260,7 @@ class Agent:
             arrived=self._calls.request_look,
             troubles=self._troubles,
             stopped=self._asking.stopped,
-            find_key_report=self._reporter.find_report,
+            key_reporter=self._reporter,
             answer_request=self._findings.answer_request,
         ).run()
 

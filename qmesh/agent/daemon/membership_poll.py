@@ -13,6 +13,7 @@ from qmesh.agent.daemon.retirements import RetirementListener
 from qmesh.agent.daemon.supervisor import CONTROL_NODE, Troubles
 from qmesh.agent.local import load_local
 from qmesh.agent.membership import mark_removed, update_membership
+from qmesh.agent.node.node_keys import KeyReporter
 from qmesh.agent.node.worker_status import find_worker_note
 from qmesh.errors import EnrolmentRefused, QmeshError, RemovedFromMesh
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -41,7 +42,7 @@ class MembershipPoller:
     arrived: called when there is a newer membership, or when this machine was removed.
     troubles: where it says what stands in the way of an answer.
     stopped: set when it is to ask no more.
-    find_key_report: gives what is reported of the node's keys to the control node with that key.
+    key_reporter: what is reported of the node's keys.
     answer_request: called where the control node asks for this machine's findings; it does not wait.
     """
 
@@ -52,14 +53,14 @@ class MembershipPoller:
         arrived: Callable[[], None],
         troubles: Troubles,
         stopped: threading.Event,
-        find_key_report: Callable[[str], bytes],
+        key_reporter: KeyReporter,
         answer_request: Callable[[str], None],
     ) -> None:
         self._state = state
         self._arrived = arrived
         self._troubles = troubles
         self._stopped = stopped
-        self._find_key_report = find_key_report
+        self._key_reporter = key_reporter
         self._answer_request = answer_request
         self._failed = 0
         self._listener = RetirementListener()
@@ -92,8 +93,8 @@ class MembershipPoller:
                 here,
                 connect_s=CONNECT_S,
                 wait_s=wait_s,
-                find_key_report=self._find_key_report,
-                find_note=find_worker_note,
+                key_reports=self._key_reporter.reports,
+                note=find_worker_note(here),
                 answer_request=self._answer_request,
             )
             if is_successor and not arrived and report_handover_progress(self._state, here):

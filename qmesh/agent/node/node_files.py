@@ -12,6 +12,7 @@ import secrets
 from pathlib import Path
 from typing import Final
 
+from qmesh.agent.control_client import build_client
 from qmesh.agent.local import Local
 from qmesh.agent.node import node_config
 from qmesh.agent.node.identity_files import refuse_unprintable_path
@@ -111,8 +112,6 @@ def _read_octets(directory: ConfigDirectory, name: str) -> bytes | None:
 
 
 def _ask_control_node(state: State, here: Local, key_store: str) -> NodeFiles:
-    from qmesh.host.api.client import Client  # noqa: PLC0415 - a control node has no use for it
-
     hub = here.inventory.control_node
     shared, own = here.preshared.get(hub.public_key), state.private_key()
     if shared is None or own is None:
@@ -124,9 +123,8 @@ def _ask_control_node(state: State, here: Local, key_store: str) -> NodeFiles:
     request = NodeFilesRequest(
         name=here.settings.name, reply_key=compute_reply_key(private_key), key_store=key_store
     )
-    client = Client(address=hub.address, port=here.inventory.service_port)
     try:
-        answer = client.fetch_node_files(
+        answer = build_client(here).fetch_node_files(
             encrypt_request(request, shared, nonce=secrets.token_bytes(NONCE_OCTETS)),
             connect_s=_CONNECT_S,
             read_s=_ANSWER_S,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from qmesh.agent.control_client import build_client
 from qmesh.agent.local import Local
 from qmesh.agent.node import node_config
 from qmesh.agent.node.identity_files import Stamp, is_settled, locate_file, read_stamp
@@ -107,9 +108,10 @@ class KeyReporter:
         """Whether another look should come within a second or so."""
         return self._files.is_unsettled
 
-    def find_report(self, public_key: str) -> bytes:
-        """The report for the control node with that key, encrypted; empty for none. From any thread."""
-        return self._sealed.get(public_key, b"")
+    @property
+    def reports(self) -> Mapping[str, bytes]:
+        """For each machine that may be the control node, by its key, encrypted. From any thread."""
+        return self._sealed
 
     def look(self, here: Local) -> None:
         """Look, where it is time for that; report what is new. What can't be reported is tried again."""
@@ -134,12 +136,9 @@ class KeyReporter:
         sealed = self._sealed.get(hub.public_key)
         if sealed is None or not here.settings.up or (hub.public_key, sealed) == self._reported:
             return
-        from qmesh.host.api.client import Client  # noqa: PLC0415 - a control node has no use for it
-
-        client = Client(address=hub.address, port=here.inventory.service_port)
         with contextlib.suppress(ControlNodeUnavailable):  # then it is tried again
             with contextlib.suppress(EnrolmentRefused):  # as of an older qmesh: the next question has it too
-                client.report_keys(sealed, connect_s=_CONNECT_S, read_s=_ANSWER_S)
+                build_client(here).report_keys(sealed, connect_s=_CONNECT_S, read_s=_ANSWER_S)
             self._reported = hub.public_key, sealed
 
 

@@ -6,7 +6,6 @@ import errno
 import os
 import statistics
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
 
 import msgspec
 
@@ -18,7 +17,13 @@ from qmesh.host.config_directory import ConfigDirectory, read_disk_size
 from qmesh.host.network import ports, tcp_probe
 from qmesh.mesh.advice import AdviceInputs
 from qmesh.mesh.inventory import Worker, list_workers
-from qmesh.mesh.node_processes.places import Place, find_other_places, list_accepting_places
+from qmesh.mesh.node_processes.answers import (
+    WorkerAnswer,
+    apply_note,
+    explain_connection,
+    find_listener,
+    note_listeners,
+)
 from qmesh.mesh.node_processes.restart import describe_worker_restart
 from qmesh.mesh.node_processes.silence import SilenceReason, explain_error
 from qmesh.mesh.node_processes.workers import WorkerProcess, WorkerState
@@ -149,75 +154,42 @@ def probe_answers(
     for worker in list_workers(here.inventory):
         workers[worker.machine].append(worker)
     name, listening = here.settings.name, frozenset(ports.list_listeners())
-    own = {place: _find_listener(place, listening) for place in map(_get_place, workers.get(name, ()))}
+    own = {
+        (each.address, each.port): find_listener((each.address, each.port), listening)
+        for each in workers.get(name, ())
+    }
     if here.settings.control:
-        places = {_get_place(worker): worker.machine for each in workers.values() for worker in each}
+        places = {(each.address, each.port): each.machine for each in list_workers(here.inventory)}
         dialled = (place for place, machine in places.items() if machine not in unheard)
         probed = tcp_probe.probe_places(dialled, wait_s=ANSWER_S, most_s=MOST_S)
         answers = dict.fromkeys(places, WorkerAnswer(None, explain_error(errno.ETIMEDOUT)))
-        answers |= {place: _explain_result(each, own.get(place)) for place, each in probed.items()}
+        answers |= {place: explain_connection(*each, own.get(place)) for place, each in probed.items()}
     else:
         answers = own
         workers = {name: workers[name]} if name in workers else {}
     return {
         machine: tuple(
-            (worker, _apply_note(worker, answers[_get_place(worker)], noted.get(worker.address)))
+            (
+                worker,
+                apply_note(
+                    worker.core,
+                    answers[worker.address, worker.port],
+                    noted.get(worker.address, MemberNote()),
+                ),
+            )
             for worker in each
         )
         for machine, each in workers.items()
     }
 
 
-def _apply_note(worker: Worker, answer: WorkerAnswer, note: MemberNote | None) -> WorkerAnswer:
-    """The same with what the worker's machine has noted of itself."""
-    if note is None:
-        return answer
-    if note.is_down and answer.why in {"dropped", "unroutable"}:
-        return answer._replace(why="down")
-    elsewhere = dict(note.elsewhere).get(worker.core)
-    if elsewhere is not None and answer.why == "refused":
-        return answer._replace(why="elsewhere", elsewhere=(elsewhere,))
-    return answer
-
-
 def find_worker_note(here: Local) -> MemberNote:
     """What this machine notes for the control node: where its workers listen, if that is another address."""
-    own = [worker for worker in list_workers(here.inventory) if worker.machine == here.settings.name]
+    own = (worker for worker in list_workers(here.inventory) if worker.machine == here.settings.name)
     try:
-        listening = frozenset(ports.list_listeners())
+        return note_listeners(own, frozenset(ports.list_listeners()))
     except MachineRefused:
         return MemberNote()
-    found = ((worker.core, _find_listener(_get_place(worker), listening)) for worker in own)
-    return MemberNote(elsewhere=tuple((core, each.elsewhere[0]) for core, each in found if each.elsewhere))
-
-
-class WorkerAnswer(NamedTuple):
-    """A worker's. seconds: None where there is none; then `why` and `elsewhere` as of `SilentCore`."""
-
-    seconds: float | None
-    why: SilenceReason = ""
-    elsewhere: tuple[str, ...] = ()
-
-
-def _get_place(worker: Worker) -> Place:
-    return worker.address, worker.port
-
-
-def _find_listener(place: Place, listening: frozenset[Place]) -> WorkerAnswer:
-    """Of this machine's own worker: whether it listens where it should, or on every address."""
-    if not listening.isdisjoint(list_accepting_places(place)):
-        return WorkerAnswer(0.0)
-    others = find_other_places(place, sorted(listening))
-    return WorkerAnswer(None, "elsewhere" if others else "absent", others)
-
-
-def _explain_result(probed: tcp_probe.ProbeResult, own: WorkerAnswer | None) -> WorkerAnswer:
-    """What a connection's result says. own: what is known besides, of a worker of this machine."""
-    if not probed.error:
-        return WorkerAnswer(probed.seconds)
-    if own is not None and own.seconds is None:
-        return own
-    return WorkerAnswer(None, explain_error(probed.error))
 
 
 def _build_worker_health(

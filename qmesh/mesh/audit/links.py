@@ -19,9 +19,7 @@ def list_quiet_machines(around: AuditContext) -> frozenset[str]:
 
     One of whose workers some answer is none of them: what the agent says may be older.
     """
-    report = around.links.report
-    keys = (*(link.public_key for link in report.silent), *report.quiet, *report.waiting)
-    heard_not = (around.names[key] for key in keys if key in around.names)
+    heard_not = (around.names[key] for key in around.links.report.unheard_keys if key in around.names)
     answering = (each.machine for each in around.silent if not each.are_all)
     return around.links.unreachable.union(heard_not).difference(answering)
 

@@ -8,8 +8,26 @@ import msgspec
 
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.audit.surroundings import AuditContext, SilentWorkers
+from qmesh.mesh.inventory import Worker
+from qmesh.mesh.node_processes.answers import WorkerAnswer
+from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.systemd.instructions import describe_unit_log
 from qmesh.mesh.systemd.unit_failures import describe_unit_failures
+
+
+def group_silent_cores(
+    name: str, address: str, found: Iterable[tuple[Worker, WorkerAnswer]]
+) -> Iterator[SilentWorkers]:
+    """The cores of a machine whose workers do not answer, by the reason."""
+    groups: dict[tuple[SilenceReason, tuple[str, ...]], list[int]] = {}
+    are_all = True
+    for worker, answer in found:
+        if answer.seconds is None:
+            groups.setdefault((answer.why, answer.elsewhere), []).append(worker.core)
+        else:
+            are_all = False
+    for (why, elsewhere), cores in groups.items():
+        yield SilentWorkers(name, address, tuple(cores), are_all, why, elsewhere)
 
 
 def describe_silence(each: SilentWorkers) -> str:

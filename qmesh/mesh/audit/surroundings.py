@@ -125,7 +125,7 @@ class FlushingUnit(msgspec.Struct, frozen=True):
 
 
 class SilentWorkers(msgspec.Struct, frozen=True):
-    """Cores of a machine whose workers do not answer. are_all: whether they are all that it has.
+    """Cores of a machine whose workers do not answer. are_all: whether no other worker of it answers.
 
     why: as far as this machine can tell. elsewhere: the addresses at which something has their ports instead.
     """

@@ -58,6 +58,11 @@ class LinkReport(msgspec.Struct, frozen=True, kw_only=True):
     waiting: tuple[str, ...] = ()
     shared: tuple[SharedKey, ...] = ()
 
+    @property
+    def unheard_keys(self) -> frozenset[str]:
+        """The public keys of all machines of which nothing comes now."""
+        return frozenset((*(link.public_key for link in self.silent), *self.quiet, *self.waiting))
+
 
 class _Link:
     """received: octets, as WireGuard counts; heard_at: when that grew; places: where it was, since when."""

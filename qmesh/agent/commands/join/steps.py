@@ -13,6 +13,7 @@ import msgspec
 from qmesh.agent import detours
 from qmesh.agent.bring_up import GivenOptions, bring_up, check_options
 from qmesh.agent.commands.join.redeem import Joiner
+from qmesh.agent.control_client import build_client
 from qmesh.agent.control_endpoint import use_nearest_endpoint
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
@@ -27,7 +28,6 @@ from qmesh.agent.node.node_processes import note_readings
 from qmesh.agent.preconditions import refuse_occupied
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import files, wireguard
-from qmesh.host.api.client import Client
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
@@ -239,10 +239,9 @@ def save_membership(
 
 def _wait_for_control_node(here: Local, linux: Linux, *, patience_s: float) -> None:
     """See that the control node knows this machine by its own key now."""
-    control = here.inventory.control_node
     observed = linux.observe().tunnel
     peers = () if observed is None else observed.peers
-    client = Client(address=control.address, port=here.inventory.service_port)
+    client = build_client(here)
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         try:

@@ -1,0 +1,39 @@
+"""How this machine's agent is, by its own word."""
+
+from __future__ import annotations
+
+import time
+
+from qmesh.host.state.directory import State
+from qmesh.host.system import agent_health, background, systemd
+from qmesh.mesh.audit import AgentStatus, AgentTrouble
+from qmesh.mesh.systemd.instructions import describe_agent_log
+
+AGENT_ANSWER_S = 3.0
+LATE_S = 30.0
+"""Seconds since an agent's last whole look that cannot be explained by what it waits for."""
+
+
+def read_agent_status(state: State) -> tuple[AgentStatus | None, agent_health.Health | None]:
+    """This machine's agent, and what it said; None where none runs, or it says nothing."""
+    if not background.is_agent_running(state):
+        return None, None
+    restart = background.format_restart_command(state)
+    try:
+        said = agent_health.request_health(state.directory, wait_s=AGENT_ANSWER_S)
+    except agent_health.NoAnswer as error:
+        if not background.is_agent_running(state):
+            return None, None
+        return AgentStatus(f"it runs, but does not report its state: {error}", (), restart), None
+    troubles = tuple(AgentTrouble(each.part, each.reason, each.hint) for each in said.troubles)
+    late = said.looked_s is not None and said.looked_s > LATE_S
+    see_log = f"see the agent's log: {describe_agent_log(has_systemd=systemd.is_systemd_running())}"
+    restarts = tuple(AgentTrouble(each.part, _describe_restart(each), see_log) for each in said.restarts)
+    silent = f"it last looked at this machine {said.looked_s:.0f} s ago" if late else None
+    return AgentStatus(silent, troubles, restart, restarts), said
+
+
+def _describe_restart(restart: agent_health.Restart) -> str:
+    ago = max(0, round((time.time() - restart.last) / 60))
+    often = "once" if restart.times == 1 else f"{restart.times} times"
+    return f"restarted {often} within an hour, last {ago} min ago: {restart.reason}"
