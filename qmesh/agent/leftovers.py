@@ -51,8 +51,7 @@ def handle_leftovers(state: State, *, take_over: bool) -> None:
     Raises BadInput where there is something and it is not to be taken over, and where a qmesh runs whose
     state is another directory; MachineRefused where something does not end.
     """
-    own = (state.guard_file, state.held_file)  # of one that is being taken away the second is left
-    if state.has_settings() or any(files.read_mode(path) is not None for path in own):
+    if state.has_settings() or state.has_own_guard():
         return
     _refuse_other_state_directory(state)
     found = leftover_processes.find_leftovers()

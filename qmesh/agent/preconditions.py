@@ -109,8 +109,7 @@ def _has_later_events(state: State) -> bool:
 
 def _refuse_foreign_guard(state: State) -> None:
     """Raise BadInput where a guard is loaded that this state knows nothing of: another one's, or a rest."""
-    own = (state.guard_file, state.held_file)  # of one that is being taken away the second is left
-    if nftables.read_table(TABLE) is not None and all(files.read_mode(path) is None for path in own):
+    if nftables.read_table(TABLE) is not None and not state.has_own_guard():
         raise BadInput(
             f"table inet {TABLE} exists but was not loaded from {state.directory}",
             hint="pass the other state directory with --state; if there is none, remove the table (its ports"

@@ -32,7 +32,7 @@ MEASURE = """
 import json, statistics, sys, time
 from pathlib import Path
 from qmesh.agent.local import load_local
-from qmesh.agent.node.node_processes import look_at_node, look_for_command, read_readings, read_record
+from qmesh.agent.node.node_processes import look_at_node, look_for_command, read_readings
 from qmesh.agent.node.worker_status import probe_workers
 from qmesh.host.network.node_sockets import SocketObserver
 from qmesh.host.state.directory import State

@@ -23,7 +23,6 @@ from qmesh.agent.commands.join.steps import JoinOptions
 from qmesh.agent.commands.set import set_machine
 from qmesh.agent.local import load_local
 from qmesh.agent.node.node_files import FetchedFiles, choose_directory, write_node_files
-from qmesh.agent.node.node_processes import read_record
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.registry import Registry, sqlite
@@ -129,7 +128,7 @@ def test_three_lines_make_a_member(directory):
 
 def notes(state: State) -> ReadingRecord:
     """What is remembered of what the node's processes read."""
-    record = read_record(state)
+    record = state.process_record.read_valid()
     assert record is not None
     assert record.readings is not None
     assert record.readings.facts.is_managed
@@ -146,7 +145,9 @@ def test_join_and_node_files_note_what_they_wrote_for_the_node(directory):
     cluster = Cluster(directory / "2.1-rust", node="2.1-rust")
     state = cluster.machine()
     accept_answer(state, cluster.admit(cluster.ask(cluster.invite())).answer, apply=False)
-    assert read_record(state) is None, "it has no file yet, and makes none without the node's keys"
+    assert state.process_record.read_valid() is None, (
+        "it has no file yet, and makes none without the node's keys"
+    )
     here = load_local(state)
     where = choose_directory(state, here.settings, None)
     path, store = str(where.path), f"{where.path}/keys.yml"

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from qmesh.agent.local import Local, load_local
-from qmesh.agent.node.node_processes import look_for_command, read_readings, read_record
+from qmesh.agent.node.node_processes import look_for_command, read_readings
 from qmesh.agent.node.process_watch import ProcessWatch
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
@@ -179,13 +179,13 @@ def test_n2_what_changed_while_nobody_looked_is_known_of_the_files_time():
     with worker(OWNER, 40000, 40001):
         watch.look(here)
         assert states(state, here) == ["alive", "alive", "silent"]
-        record = read_record(state)
+        record = state.process_record.read_valid()
         assert record is not None
         (CONFIG / "config.yml").write_text(TEXT.replace("40001", "40009"), encoding="utf-8")
         os.utime(CONFIG / "config.yml", (0, 0))
         # The same process has both ports; only what core 2 reads is another.
         assert states(state, here) == ["alive", "outdated", "silent"]
-        assert read_record(state) == record
+        assert state.process_record.read_valid() == record
         # As if the agent had been started again by now.
         later = ProcessWatch(state)
         later.look(here)
@@ -248,9 +248,9 @@ def test_n2_a_damaged_record_is_as_none_and_made_again():
     here = load_local(state)
     ProcessWatch(state).look(here)
     state.process_record.path.write_text("{", encoding="utf-8")
-    assert read_record(state) is None
+    assert state.process_record.read_valid() is None
     ProcessWatch(state).look(here)
-    assert read_record(state) is not None
+    assert state.process_record.read_valid() is not None
 
 
 def test_n2_connections_of_another_machines_worker_are_cut_and_that_is_said_once(caplog):

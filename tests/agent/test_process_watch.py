@@ -9,7 +9,7 @@ import pytest
 
 from qmesh.agent.commands.render_config import render_node_config, write_node_config
 from qmesh.agent.local import load_local
-from qmesh.agent.node.node_processes import note_readings, read_record
+from qmesh.agent.node.node_processes import note_readings
 from qmesh.agent.node.process_watch import ProcessWatch
 from qmesh.host.state.directory import State
 from qmesh.mesh.node_processes.readings import SLACK_S, is_outdated
@@ -45,7 +45,7 @@ def test_a_worker_that_was_started_with_what_stood_there_for_a_moment_is_outdate
     watch._look_at = 0.0
     watch.look(here)
 
-    record = read_record(state)
+    record = state.process_record.read_valid()
     assert record is not None
     assert record.readings is not None
     assert is_outdated(started_s, record.readings.cores[1]) == is_noted
@@ -69,7 +69,7 @@ def test_a_worker_that_a_command_wrote_the_file_for_is_not_outdated_by_what_is_n
     watch._look_at = 0.0
     watch.look(here)
 
-    record = read_record(state)
+    record = state.process_record.read_valid()
     assert record is not None
     assert record.readings is not None
     assert is_outdated(started_s, record.readings.cores[1]) == (not is_noted)
@@ -80,10 +80,10 @@ def test_render_config_notes_what_it_wrote():
     state = State(Path("/run/state"), patience_s=1.0)
     write("engine:\n  dataWorkerMultiaddrs: []\n")
     make_control_node(state, config=CONFIG)
-    assert read_record(state) is None
+    assert state.process_record.read_valid() is None
     write_node_config(state, render_node_config(state, config=CONFIG, for_name=None))
 
-    record = read_record(state)
+    record = state.process_record.read_valid()
     assert record is not None
     assert record.readings is not None
     assert record.readings.facts.is_managed

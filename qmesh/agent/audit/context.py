@@ -20,7 +20,7 @@ from qmesh.agent.local import Local
 from qmesh.agent.node.node_audit import read_config_file, read_key_store_file
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_keys import list_other_keys
-from qmesh.agent.node.node_processes import build_readings, look_at_node, read_record
+from qmesh.agent.node.node_processes import build_readings, look_at_node
 from qmesh.agent.node.node_program import find_node_programs
 from qmesh.agent.node.worker_status import probe_answers
 from qmesh.errors import BadInput, EnrolmentRefused
@@ -258,7 +258,7 @@ def _find_unconfirmed_change(state: State) -> Change | None:
 
 
 def _look_at_node(state: State, here: Local, files: SeenNodeFiles) -> NodeReport:
-    record, readings, config = read_record(state), None, files.config
+    record, readings, config = state.process_record.read_valid(), None, files.config
     if files.stamp is not None and config is not None and config.text is not None:
         with contextlib.suppress(BadInput):  # which is a finding of config.yml
             readings = build_readings(here, record, files.stamp, config.text, config.mode)

@@ -11,7 +11,7 @@ from qmesh.agent.converge import apply_steps, warn_of_refusal
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
 from qmesh.agent.preconditions import check_state, check_user
-from qmesh.errors import QmeshError, StateUnreadable
+from qmesh.errors import QmeshError
 from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import firewall_units
@@ -66,11 +66,7 @@ class StateLoss(msgspec.Struct, frozen=True):
 def find_state_loss(state: State) -> StateLoss | None:
     """What others lose with this machine's state; None where that is nothing, as on a member."""
     check_user("uninstall")
-    settings, backed_up = None, None
-    with contextlib.suppress(StateUnreadable):
-        settings = state.find_settings()
-    with contextlib.suppress(StateUnreadable):
-        backed_up = state.last_backup.read()
+    settings, backed_up = state.find_valid_settings(), state.last_backup.read_valid()
     if files.read_mode(state.registry_file) is None:
         return None
     try:
@@ -84,10 +80,9 @@ def find_state_loss(state: State) -> StateLoss | None:
 
 def read_own_name(state: State) -> str | None:
     """What this machine is called in its mesh; None where it is in none, or that cannot be read."""
-    with contextlib.suppress(QmeshError):
-        settings = state.find_settings()
-        return None if settings is None else settings.name
-    return None
+    check_user("uninstall")
+    settings = state.find_valid_settings()
+    return None if settings is None else settings.name
 
 
 def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
@@ -100,7 +95,8 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
     """
     check_user("uninstall")
     check_state(state, "uninstall")
-    settings, closed, with_config = _load_state(state)
+    settings = state.find_valid_settings()
+    closed, with_config = _list_own_ports(state)
     others: tuple[int, ...] = ()
     with contextlib.suppress(QmeshError):
         others = state.list_guarded_ports()
@@ -136,22 +132,20 @@ def _find_saved_rules(state: State) -> tuple[SavedRules, ...]:
     return find_saved_rules(state, units)[0]
 
 
-def _load_state(state: State) -> tuple[Settings | None, tuple[int, ...], bool]:
-    """The settings, the worker ports, and whether the config.yml of the state directory is qmesh's alone.
+def _list_own_ports(state: State) -> tuple[tuple[int, ...], bool]:
+    """The worker ports, and whether the config.yml of the state directory is qmesh's alone.
 
     What is damaged is in nobody's way here.
     """
-    settings, with_config = None, False
+    with_config = False
     closed: tuple[int, ...] = ()
-    with contextlib.suppress(StateUnreadable):
-        settings = state.find_settings()
     with contextlib.suppress(QmeshError):
         closed = state.list_closed_ports()
         here = load_local(state)
         closed = worker_ports(here.inventory, here.settings.name)
         text = node_config.read(ConfigDirectory(state.worker_config_directory, None)).text
         with_config = text is not None and _render(here, text) == _render(here, None)
-    return settings, closed, with_config
+    return closed, with_config
 
 
 def _render(here: Local, text: str | None) -> str:
@@ -168,7 +162,8 @@ def _remove_tunnel_and_guard(state: State, settings: Settings | None) -> tuple[S
             state.save_settings(msgspec.structs.replace(settings, up=False, guarded=False))
             state.rollback_record.remove()
         steps: tuple[Step, ...] = ()
-        if settings is not None or _has_more_than_keys(state):
+        # Without settings there may be a tunnel all the same: they are lost, or a join was cut off.
+        if settings is not None or state.has_leftover_state() or state.has_own_guard():
             interface = DEFAULT_INTERFACE if settings is None else settings.interface
             linux = Linux(state, interface, [])
             steps = apply_steps(linux, plan_steps(NodeState(guard=None, tunnel=None), linux.observe()))
@@ -176,9 +171,3 @@ def _remove_tunnel_and_guard(state: State, settings: Settings | None) -> tuple[S
         # Also what a machine without its tables may have of it.
         unload_guard(state)
     return steps
-
-
-def _has_more_than_keys(state: State) -> bool:
-    """Whether there may be a tunnel, though the settings are lost or a join was cut off."""
-    guards = (state.guard_file, state.held_file)
-    return state.has_leftover_state() or any(files.read_mode(path) is not None for path in guards)

@@ -9,7 +9,7 @@ import logging
 
 from qmesh.agent.local import Local
 from qmesh.agent.node import node_config
-from qmesh.errors import QmeshError, StateUnreadable
+from qmesh.errors import QmeshError
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import NodePorts
 from qmesh.mesh.nodeconfig import list_wide_ports
@@ -34,16 +34,9 @@ def update_node_ports(state: State, here: Local) -> bool:
         except QmeshError:  # what is wrong with it is said by who writes it
             return False
     with state.lock():
-        if _read_known_ports(state) == found:
+        if state.node_ports.read_valid() == found:
             return False
         state.node_ports.write(found)
     if found.ports:
         log.info("config.yml opens ports %s on every address", format_port_ranges(found.ports))
     return True
-
-
-def _read_known_ports(state: State) -> NodePorts | None:
-    try:
-        return state.node_ports.read()
-    except StateUnreadable:
-        return None

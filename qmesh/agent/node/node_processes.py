@@ -10,7 +10,7 @@ import msgspec
 
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
-from qmesh.errors import QmeshError, StateUnreadable
+from qmesh.errors import QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.disk_timeout import run_in_time
@@ -64,14 +64,6 @@ class NodeLook(msgspec.Struct, frozen=True, kw_only=True):
         return self.readings is not None and self.readings.facts.is_managed
 
 
-def read_record(state: State) -> ProcessRecord | None:
-    """What the agent has seen before; None where that is nothing, or damaged: it is only a note."""
-    try:
-        return state.process_record.read()
-    except StateUnreadable:
-        return None
-
-
 def note_readings(state: State) -> None:
     """Remember what the node's processes read, where a command has just written it.
 
@@ -79,7 +71,7 @@ def note_readings(state: State) -> None:
     """
     now = boot_clock.now()
     try:
-        record = read_record(state)
+        record = state.process_record.read_valid()
         readings = read_readings(load_local(state), record)
         known = ProcessRecord(boot=now.boot) if record is None or not record.is_of(now) else record
         with state.lock():
@@ -246,7 +238,7 @@ def _list_socket_ports(
 
 def look_for_command(state: State, here: Local) -> tuple[NodeLook, ProcessRecord | None]:
     """Look once, for a command, with what the agent remembers; and that."""
-    record = read_record(state)
+    record = state.process_record.read_valid()
     try:
         readings = read_readings(here, record)
     except QmeshError:  # which is a finding of config.yml

@@ -14,7 +14,7 @@ import msgspec
 
 from qmesh.agent.local import Local
 from qmesh.agent.node.node_host import find_node_host
-from qmesh.agent.node.node_processes import NodeLook, look_at_node, read_readings, read_record
+from qmesh.agent.node.node_processes import NodeLook, look_at_node, read_readings
 from qmesh.errors import QmeshError
 from qmesh.host.network import tcp_connections
 from qmesh.host.network.node_sockets import SocketObserver
@@ -66,7 +66,7 @@ class ProcessWatch:
             self._record = msgspec.structs.replace(self._record, readings=self._read_readings(here))
 
     def _look(self, here: Local) -> None:
-        noted = read_record(self._state)
+        noted = self._state.process_record.read_valid()
         if self._record is None:
             self._record = self._written = noted
         elif noted is not None and noted != self._written:  # by a command that wrote the file

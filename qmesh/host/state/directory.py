@@ -202,6 +202,10 @@ class State:
         )
         return any(files.read_mode(path) is not None for path in rests)
 
+    def has_own_guard(self) -> bool:
+        """Whether a guard is written here; of one that is being removed the second file is left."""
+        return any(files.read_mode(path) is not None for path in (self.guard_file, self.held_file))
+
     def read_directory_id(self) -> tuple[int, int] | None:
         """Which directory this is, by the kernel's numbers; None where there is none."""
         try:
@@ -235,6 +239,10 @@ class State:
     def find_settings(self) -> Settings | None:
         """This machine's settings; None when it is in no mesh."""
         return self._settings.read()
+
+    def find_valid_settings(self) -> Settings | None:
+        """The same, but None where they are damaged too."""
+        return self._settings.read_valid()
 
     def has_settings(self) -> bool:
         """Whether there are some, damaged ones included."""

@@ -5,6 +5,7 @@ None can be built wrong: what was read from a file is as good as what was typed.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -247,6 +248,12 @@ class Document(Generic[T]):
             raise StateUnreadable(
                 f"{self.path} is damaged, and qmesh does not guess", hint=self._hint
             ) from None
+
+    def read_valid(self) -> T | None:
+        """The same, but None for what is damaged too: for what nothing depends on."""
+        with contextlib.suppress(StateUnreadable):
+            return self.read()
+        return None
 
     def write(self, value: T | None) -> None:
         """Have it hold this, 0600 from the first byte and durable when this returns; None for no file."""

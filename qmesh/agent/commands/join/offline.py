@@ -7,7 +7,6 @@ the invitation, which is a secret, can be deleted once the request is written.
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 import msgspec
@@ -103,11 +102,10 @@ def _build_sent_request(state: State, joiner: Joiner) -> SentRequest:
         endpoint=joiner.options.endpoint,
         announce=joiner.options.announce,
     )
-    with contextlib.suppress(StateUnreadable):  # it is replaced
-        before = state.sent_request.read()
-        if before is not None:
-            again = msgspec.structs.replace(before.redemption, workers=message.workers, proof=message.proof)
-            message = before.redemption if again == message else message
+    before = state.sent_request.read_valid()
+    if before is not None:
+        again = msgspec.structs.replace(before.redemption, workers=message.workers, proof=message.proof)
+        message = before.redemption if again == message else message
     return SentRequest(
         mesh=invitation.mesh,
         name=invitation.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -88,11 +87,11 @@ def build_joiner(state: State, invitation: Invitation, options: LocalOptions) ->
         refuse_collisions(state, tunnel, invitation.control_address, listen_port=options.listen_port)
     is_replacing = _needs_another_key(state, identifier, is_replacing=invitation.from_address is not None)
     key, has_new_key = state.ensure_joining_key(identifier, is_replacing=is_replacing)
+    settings = state.find_valid_settings()
+    directory = options.config_directory or (None if settings is None else settings.node_directory)
     return Joiner(
         invitation=invitation,
-        options=msgspec.structs.replace(
-            options, config_directory=options.config_directory or _load_config_directory(state)
-        ),
+        options=msgspec.structs.replace(options, config_directory=directory),
         private_key=key,
         ports=state.list_closed_ports(),
         has_new_key=has_new_key,
@@ -104,9 +103,7 @@ def _needs_another_key(state: State, identifier: str, *, is_replacing: bool) -> 
 
     is_replacing: as the invitation says. Not where it was redeemed here, with the key that there is.
     """
-    settings = None
-    with contextlib.suppress(StateUnreadable):
-        settings = state.find_settings()
+    settings = state.find_valid_settings()
     if settings is not None and settings.invitation == identifier:
         return False
     return is_replacing or (settings is not None and settings.removed)
@@ -161,13 +158,6 @@ def has_no_join_interface(state: State, throwaway: set[str], interface: str) -> 
     return found not in {*throwaway, None if key is None else derive_public_key(key)}
 
 
-def _load_config_directory(state: State) -> ConfigDirectory | None:
-    with contextlib.suppress(StateUnreadable):
-        settings = state.find_settings()
-        return None if settings is None else settings.node_directory
-    return None
-
-
 def refuse_collisions(state: State, tunnel: TunnelPlace, control_address: str, *, listen_port: int) -> None:
     """Raise BadInput where something on this machine has the tunnel's network, interface, port or guard."""
     detours.refuse_collisions(
@@ -183,17 +173,16 @@ def refuse_another_mesh(state: State, mesh: str, name: str) -> None:
 
     One that its mesh has removed may join it again under any name.
     """
-    with contextlib.suppress(StateUnreadable):
-        settings = state.find_settings()
-        if settings is None or (settings.mesh, settings.name) == (mesh, name):
-            return
-        if settings.removed and settings.mesh == mesh:
-            return
-        raise BadInput(
-            f"this machine is already {settings.name} of mesh {settings.mesh}",
-            hint="a machine can be in one mesh only, with one name; see it with `qmesh status`. To leave that"
-            " mesh: `qmesh uninstall --delete-state`, which opens the worker ports; then `qmesh join` again",
-        )
+    settings = state.find_valid_settings()
+    if settings is None or (settings.mesh, settings.name) == (mesh, name):
+        return
+    if settings.removed and settings.mesh == mesh:
+        return
+    raise BadInput(
+        f"this machine is already {settings.name} of mesh {settings.mesh}",
+        hint="a machine can be in one mesh only, with one name; see it with `qmesh status`. To leave that"
+        " mesh: `qmesh uninstall --delete-state`, which opens the worker ports; then `qmesh join` again",
+    )
 
 
 def refuse_control(here: Local) -> None:
