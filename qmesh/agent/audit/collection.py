@@ -24,7 +24,7 @@ _AGAIN_S: Final = 5.0
 
 
 class Collector:
-    """Implements `qmesh.host.api.server.FindingsCollector` from the registry: one request at a time.
+    """Implements `qmesh.host.api.handlers.FindingsCollector` from the registry: one request at a time.
 
     own: this machine's name.
     """

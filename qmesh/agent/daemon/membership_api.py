@@ -50,7 +50,7 @@ _MOST_REPORT: Final = 1024
 
 
 class ControlNode:
-    """Implements `qmesh.host.api.server.MembershipHandler` from the registry.
+    """Implements `qmesh.host.api.handlers.MembershipHandler` from the registry.
 
     changed: called after a redemption was answered, from a thread of the service.
     turns: those of the agent, which sees to it that WireGuard knows what the registry says.

@@ -5,6 +5,10 @@ each peer are bounded.
 
 messages     what both ends agree on
 connections  those of the service, and what is under way for each peer
-service      the control node's end: what is answered
+handlers     what the service asks of the agent
+dispatch     what each request is answered with
+server       the control node's end, in a thread of its own
+collection   how `check --all` asks the control node's agent for all findings
 client       a member's end
+packet_probe which packets pass on the way to the service
 """

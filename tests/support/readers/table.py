@@ -30,7 +30,7 @@ from qmesh.agent.daemon import supervisor
 from qmesh.agent.node import node_config
 from qmesh.errors import QmeshError
 from qmesh.host import api, registry
-from qmesh.host.api import client, collection, connections, server
+from qmesh.host.api import client, collection, connections, dispatch, server
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import legacy_iptables, rule_messages, table_events, tables_and_chains
@@ -806,7 +806,7 @@ def _question(octets: bytes) -> None:
         found = wire.question.result()
         if isinstance(found, connections.HttpRequest):
             for said in found.query.values():
-                server._parse_number(said)
+                dispatch._parse_number(said)
         else:
             assert isinstance(found, connections._BadRequest | connections.RequestTooLarge), found
 
@@ -1118,7 +1118,11 @@ READERS: Final[dict[str, Reader]] = {
             mutate.json_trees,
         ),
         Reader(
-            "query number", (api,), lambda octets: server._parse_number(_text(octets)), (b"42",), mutate.text
+            "query number",
+            (api,),
+            lambda octets: dispatch._parse_number(_text(octets)),
+            (b"42",),
+            mutate.text,
         ),
         Reader(
             "invitation",

@@ -1,0 +1,278 @@
+"""What each request to the membership service is answered with."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+from qmesh.errors import EnrolmentRefused, QmeshError
+from qmesh.host.api.connections import HttpRequest, RequestTooLarge, Response
+from qmesh.host.api.handlers import FindingsCollector, MembershipHandler
+from qmesh.host.api.messages import (
+    ASKED_FINDINGS,
+    CONFLICTS,
+    FINDINGS,
+    HEALTH,
+    KEYS,
+    MAX_PADDING,
+    MEMBERSHIP,
+    NODE_FILES,
+    NODE_KEYS,
+    PACKETS,
+    REDEMPTIONS,
+    SUCCESSION,
+    Refusal,
+)
+
+T = TypeVar("T")
+
+MAX_JOBS: Final = 8
+"""Threads that work for peers at once; fewer for one of them, see `connections`."""
+_MESSAGEPACK: Final = "application/vnd.msgpack"
+_JSON: Final = "application/json"
+_PADDING: Final = "application/octet-stream"
+LONGEST_WAIT_S: Final = 60.0
+"""Seconds that a member is kept waiting for a newer membership, at most."""
+
+
+class NewsWaiters:
+    """Those who wait for a newer membership, and how they are woken. Of one event loop."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    async def wait_for_news(self, seconds: float, hung_up: asyncio.Future[None]) -> None:
+        """Until there is news, or that time is over, or the client has closed the connection."""
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: object = None) -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        timer = loop.call_later(seconds, wake)
+        hung_up.add_done_callback(wake)
+        self._waiting.add(woken)
+        try:
+            await woken
+        finally:
+            self._waiting.discard(woken)
+            hung_up.remove_done_callback(wake)
+            timer.cancel()
+
+    def wake_waiters(self) -> None:
+        """Wake all who wait now."""
+        for woken in self._waiting:
+            if not woken.done():
+                woken.set_result(None)
+
+    def close(self) -> None:
+        """Wake all who wait, for ever."""
+        self.is_over = True
+        self.wake_waiters()
+
+
+class JobPool:
+    """What may block, in threads: so many at once, and of one peer so few that others have their turn."""
+
+    def __init__(self) -> None:
+        self._jobs = asyncio.Semaphore(MAX_JOBS)
+
+    async def run_job(self, question: HttpRequest, do: Callable[[], T]) -> T:
+        """The result, once it is this peer's turn. Raises what `do` does, and Gone."""
+        async with question.peer.jobs, self._jobs:
+            if question.hung_up.done():
+                raise ClientDisconnected
+            return await run_in_thread(do)
+
+
+class ClientDisconnected(QmeshError):
+    """The client closed the connection before its answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection is closed", hint="run the same command again")
+
+
+async def run_in_thread(do: Callable[[], T]) -> T:
+    """The result of something that may block. Raises what it does.
+
+    Its thread keeps no process alive; one that waits for this and is cancelled leaves it to end by itself.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[tuple[T, None] | tuple[None, BaseException]] = loop.create_future()
+
+    def deliver_result(found: tuple[T, None] | tuple[None, BaseException]) -> None:
+        if not done.done():
+            done.set_result(found)
+
+    def run() -> None:
+        found: tuple[T, None] | tuple[None, BaseException]
+        try:
+            found = do(), None
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            found = None, error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(deliver_result, found)
+
+    threading.Thread(target=run, name="membership work", daemon=True).start()
+    result, error = await done
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # it is the result's where there is no error
+
+
+class Routes:
+    """What each question is answered with.
+
+    address: the service's own.
+    look: has a look at the registry come, and waits for it.
+    """
+
+    def __init__(
+        self,
+        answers: MembershipHandler,
+        news: NewsWaiters,
+        *,
+        address: str,
+        look: Callable[[], Awaitable[None]],
+        collector: FindingsCollector | None = None,
+    ) -> None:
+        self._answers = answers
+        self._news = news
+        self._address = address
+        self._look = look
+        self._collector = collector
+        self._work = JobPool()
+        self._routes: dict[str, tuple[str, Callable[[HttpRequest], Awaitable[Response]]]] = {
+            REDEMPTIONS: ("POST", self._redeem),
+            KEYS: ("POST", self._offer_key),
+            SUCCESSION: ("POST", self._report_handover),
+            NODE_FILES: ("POST", self._fetch_node_files),
+            NODE_KEYS: ("POST", self._report_keys),
+            FINDINGS: ("POST", self._report_findings),
+            CONFLICTS: ("POST", self._report_conflict),
+            MEMBERSHIP: ("GET", self._poll_membership),
+            PACKETS: ("POST", self._answer_padding),
+            HEALTH: ("GET", self._check_health),
+        }
+
+    async def dispatch_request(self, question: HttpRequest) -> Response:
+        """Raises QmeshError, which `build_error_response` words."""
+        method, found = self._routes.get(question.path, ("", None))
+        if found is None:
+            return Response(404)
+        return await found(question) if question.method == method else Response(405)
+
+    async def _redeem(self, question: HttpRequest) -> Response:
+        answer = await self._run_handler(question, self._answers.redeem)
+        return Response(200, answer, _MESSAGEPACK, self._answers.finish_redemption)
+
+    async def _offer_key(self, question: HttpRequest) -> Response:
+        await self._run_handler(question, self._answers.offer_key)
+        return Response(204)
+
+    async def _report_handover(self, question: HttpRequest) -> Response:
+        return _build_response(await self._run_handler(question, self._answers.report_handover))
+
+    async def _fetch_node_files(self, question: HttpRequest) -> Response:
+        answer = await self._run_handler(question, self._answers.fetch_node_files)
+        return Response(200, answer, _MESSAGEPACK)
+
+    async def _report_keys(self, question: HttpRequest) -> Response:
+        await self._run_handler(question, self._answers.report_keys)
+        return Response(204)
+
+    async def _report_findings(self, question: HttpRequest) -> Response:
+        if self._collector is None:
+            return Response(404)
+        await self._run_handler(question, self._collector.accept_report)
+        return Response(204)
+
+    async def _report_conflict(self, question: HttpRequest) -> Response:
+        await self._run_handler(question, self._answers.report_conflict)
+        return Response(204)
+
+    async def _run_handler(self, question: HttpRequest, do: Callable[..., T]) -> T:
+        return await self._work.run_job(question, lambda: do(question.body, sender=question.peer.address))
+
+    async def _answer_padding(self, question: HttpRequest) -> Response:
+        """So many bytes, which say nothing: whether they arrive is the answer."""
+        count = min(_parse_number(question.query.get("octets", "")), MAX_PADDING)
+        return Response(200, bytes(count), _PADDING)
+
+    async def _check_health(self, question: HttpRequest) -> Response:
+        if question.peer.address != self._address:  # no other machine may cause that work
+            return Response(404)
+        await self._look()
+        return Response(204)
+
+    async def _poll_membership(self, question: HttpRequest) -> Response:
+        """Answer once there is a newer membership, or when the time is over or the client is gone."""
+        newer_than = _parse_number(question.query.get("newer_than", ""))
+        wait_s = min(_parse_number(question.query.get("wait", "")), LONGEST_WAIT_S)
+        sender = question.peer.address
+
+        def find_update() -> bytes | None:
+            is_whole = question.query.get("whole") == "1"
+            return self._answers.find_membership_update(
+                newer_than=newer_than,
+                whole=is_whole,
+                sender=sender,
+                digest=question.query.get("digest", ""),
+            )
+
+        def find_request() -> str | None:
+            if self._collector is None:
+                return None
+            return self._collector.find_request(sender=sender, can_report=question.can_report)
+
+        if question.acknowledgement:
+            self._answers.record_acknowledgement(
+                question.acknowledgement, newer_than=newer_than, sender=sender
+            )
+        if question.key_report:
+            with contextlib.suppress(ValueError):  # no base64: it is as if there was none
+                report = base64.b64decode(question.key_report, validate=True)
+                self._answers.record_key_report(report, sender=sender)
+        if question.note or wait_s:  # a command says nothing, which is no news
+            self._answers.record_note(question.note.decode("ascii", "replace"), sender=sender)
+        if not wait_s:  # a command of somebody's, who wants to know how it is now
+            await self._look()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        found = find_update()
+        asked = find_request() if wait_s else None
+        while (
+            found is None
+            and asked is None
+            and loop.time() < until
+            and not (self._news.is_over or question.hung_up.done())
+        ):
+            await self._news.wait_for_news(until - loop.time(), question.hung_up)
+            found = find_update()
+            asked = find_request()
+        headers = () if asked is None else ((ASKED_FINDINGS, asked),)
+        return _build_response(found)._replace(headers=headers)
+
+
+def _build_response(octets: bytes | None) -> Response:
+    return Response(204) if octets is None else Response(200, octets, _MESSAGEPACK)
+
+
+def _parse_number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
+def build_error_response(error: QmeshError) -> Response:
+    """How an error is told."""
+    status = (
+        413 if isinstance(error, RequestTooLarge) else 403 if isinstance(error, EnrolmentRefused) else 503
+    )
+    return Response(status, msgspec.json.encode(Refusal(error.message, error.hint)), _JSON)
