@@ -24,12 +24,12 @@ METHODS = {"loads", "deserialize", "unpack", "unpack_from", "fromhex", "read_byt
 
 ELSEWHERE = {
     "mesh/foreign/attributes.py": "of rules: one that raises was not understood",
-    "mesh/foreign/kernel_rules.py": "the same",
     "mesh/foreign/legacy_tables.py": "in the table as `tables of iptables-legacy`",
-    "mesh/foreign/xt_matches.py": "the same as of rules",
+    "mesh/foreign/xt_matches.py": "of rules: one that raises was not understood",
     "mesh/foreign/xt_targets.py": "the same",
     "host/firewall/held_table.py": "a comment in the kernel's message, any octets of which will do",
     "host/write_obstacle.py": "a file's name out of an error",
+    "host/owned_path.py": "what the kernel tells of a descriptor",
     "host/config_directory.py": "what the kernel tells of a descriptor; octets go on to nodefile",
     "host/firewall/foreign_rulesets.py": "octets of questions that mesh/foreign asked",
     "host/network/tcp_connections.py": "in the table as `connections`; its module is loaded late",

@@ -10,11 +10,8 @@ Source: openat(2), O_PATH; setfsuid(2): of one thread, and nobody may send signa
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
-import posixpath
-import pwd
 import shlex
 import stat
 import struct
@@ -28,28 +25,26 @@ from qmesh.errors import BadInput, MachineRefused, NeedsRoot, QmeshError, StateU
 from qmesh.host import files, write_obstacle
 from qmesh.host.disk_timeout import run_in_time
 from qmesh.host.files import FileChange
+from qmesh.host.owned_path import (
+    OpenedEntry,
+    PathMissing,
+    act_as_user,
+    open_component,
+    open_without_links,
+    read_link,
+    read_mount_id,
+)
 from qmesh.host.write_obstacle import WriteObstacle
 from qmesh.mesh.values import quote_text
 
 MAX_OCTETS: Final = 1024 * 1024
 WRITE_S: Final = 30.0
 """Seconds until a file system counts as one that does not answer where a file is written and synced to it."""
-_MOST_LINKS: Final = 40
 _FLOCK: Final = "hhqqi"
 """Kind, origin, start, length and process of a lock. Source: fcntl(2), struct flock."""
-_NOBODY: Final = 65534
-_FIND: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME_IT: Final = "run `qmesh render-config --write --config DIR`, with this directory or another one"
 
-_libc = ctypes.CDLL(None)
-for _call in (_libc.setfsuid, _libc.setfsgid):
-    _call.argtypes, _call.restype = (ctypes.c_uint,), ctypes.c_uint
-
 _T = TypeVar("_T")
-
-
-class _PathMissingError(Exception):
-    """Something on the way is not there. FileNotFoundError could be about /proc as well."""
 
 
 class ConfigDirectory(msgspec.Struct, frozen=True):
@@ -72,20 +67,12 @@ class Content(NamedTuple):
     mode: int
 
 
-class _OpenedEntry(NamedTuple):
-    """What is open, only to be looked at (O_PATH), where that is, and what the kernel says of it."""
-
-    descriptor: int
-    path: Path
-    status: os.stat_result
-
-
 def find(path: Path) -> ConfigDirectory | None:
     """The directory at `path`, with who owns it now; None where nothing is.
 
     Raises BadInput where the way leads through a link that root did not put there, or to no directory.
     """
-    with contextlib.suppress(_PathMissingError):
+    with contextlib.suppress(PathMissing):
         return _run_in_thread(path, lambda: _find(path))
     return None
 
@@ -96,7 +83,7 @@ def read(directory: ConfigDirectory, name: str) -> Content | None:
     Raises BadInput where the directory or the file is not what it was, StateUnreadable for a file that can't
     be read, MachineRefused where the disk does not answer, NeedsRoot.
     """
-    with contextlib.suppress(_PathMissingError):
+    with contextlib.suppress(PathMissing):
         return _run_in_thread(directory.path, lambda: _read(directory, name))
     return None
 
@@ -107,7 +94,7 @@ def read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int, in
     Times are in nanoseconds. The kernel alone sets the first, also where only the mode changes; its owner may
     set the second. Nothing of the file is read. Raises as `read`.
     """
-    with contextlib.suppress(_PathMissingError):
+    with contextlib.suppress(PathMissing):
         return _run_in_thread(directory.path, lambda: _read_stamp(directory, name))
     return None
 
@@ -117,14 +104,14 @@ def find_lock_owner(directory: ConfigDirectory, name: str) -> int | None:
 
     It is 0 where that process is out of sight. Nothing of the file is read. Raises as `read`.
     """
-    with contextlib.suppress(_PathMissingError):
+    with contextlib.suppress(PathMissing):
         return _run_in_thread(directory.path, lambda: _find_lock_owner(directory, name))
     return None
 
 
 def read_mode(directory: ConfigDirectory, name: str) -> int | None:
     """Permission bits of a file; None where nothing is. Nothing of the file is read. Raises as `read`."""
-    with contextlib.suppress(_PathMissingError):
+    with contextlib.suppress(PathMissing):
         return _run_in_thread(directory.path, lambda: _read_mode(directory, name))
     return None
 
@@ -133,7 +120,7 @@ def find_write_obstacle(directory: ConfigDirectory, name: str) -> WriteObstacle 
     """What would keep `write` from replacing a file; None where nothing does. Raises as `read`."""
     try:
         return _run_in_thread(directory.path, lambda: _find_write_obstacle(directory, name))
-    except _PathMissingError:
+    except PathMissing:
         return None
 
 
@@ -142,7 +129,7 @@ def close_to_others(directory: ConfigDirectory, name: str) -> None:
 
     One that is not the directory owner's stays as it is. Raises as `read`.
     """
-    with contextlib.suppress(_PathMissingError):
+    with contextlib.suppress(PathMissing):
         _run_in_thread(directory.path, lambda: _close_file(directory, name))
 
 
@@ -156,7 +143,7 @@ def read_disk_size(directory: ConfigDirectory) -> int:
 
     try:
         return _run_in_thread(directory.path, read_size)
-    except _PathMissingError:
+    except PathMissing:
         raise _build_no_directory_error(directory) from None
 
 
@@ -177,7 +164,7 @@ def write(
         return _run_in_thread(
             directory.path, lambda: _write(directory, name, octets, instead_of), wait_s=WRITE_S
         )
-    except _PathMissingError:
+    except PathMissing:
         raise _build_no_directory_error(directory) from None
 
 
@@ -189,7 +176,7 @@ def write_all(directory: ConfigDirectory, changes: Sequence[FileChange]) -> tupl
     """
     try:
         return _run_in_thread(directory.path, lambda: _write_changes(directory, changes), wait_s=WRITE_S)
-    except _PathMissingError:
+    except PathMissing:
         raise _build_no_directory_error(directory) from None
 
 
@@ -200,7 +187,7 @@ def _write_changes(directory: ConfigDirectory, changes: Sequence[FileChange]) ->
             _refuse_obstacle_at(place, change.name)
         # By the descriptor: whatever is put in its place meanwhile, this is the directory that was looked at.
         target = Path(f"/proc/self/fd/{place.descriptor}")
-        with _act_as_user(place.status.st_uid):
+        with act_as_user(place.status.st_uid):
             for change in changes:
                 files.remove_temporary_files(target, change.name)
             if due:
@@ -208,27 +195,27 @@ def _write_changes(directory: ConfigDirectory, changes: Sequence[FileChange]) ->
         return tuple(place.path / change.name for change in due)
 
 
-def _refuse_obstacle_at(place: _OpenedEntry, name: str) -> None:
+def _refuse_obstacle_at(place: OpenedEntry, name: str) -> None:
     named = place.path / name
     with contextlib.ExitStack() as opened:
         try:
-            found = _open_component(Path(name), named, place, opened)
-        except _PathMissingError:
+            found = open_component(Path(name), named, place, opened)
+        except PathMissing:
             found = None
         _refuse_obstacle(_look_for_obstacle(place, place, named, found), named)
 
 
-def _is_due(place: _OpenedEntry, change: FileChange) -> bool:
+def _is_due(place: OpenedEntry, change: FileChange) -> bool:
     """Whether a file has to be written. Raises BadInput where it is not what it was, or is a link."""
     with contextlib.ExitStack() as opened:
         try:
-            found = _open_component(Path(change.name), place.path / change.name, place, opened)
-        except _PathMissingError:
+            found = open_component(Path(change.name), place.path / change.name, place, opened)
+        except PathMissing:
             before, mode = None, 0
         else:
             if stat.S_ISLNK(found.status.st_mode):
                 raise BadInput(
-                    f"{found.path} is a link to {quote_text(_read_link(found))}, and secrets are not written"
+                    f"{found.path} is a link to {quote_text(read_link(found))}, and secrets are not written"
                     " through links",
                     hint=f"remove the link: `rm {shlex.quote(str(found.path))}`; or pass the directory that"
                     " it leads to with --config",
@@ -245,7 +232,7 @@ def _is_due(place: _OpenedEntry, change: FileChange) -> bool:
 
 
 def _find(path: Path) -> ConfigDirectory:
-    with _open_without_links(path) as found:
+    with open_without_links(path) as found:
         return ConfigDirectory(found.path, found.status.st_uid)
 
 
@@ -284,18 +271,18 @@ def _find_write_obstacle(directory: ConfigDirectory, name: str) -> WriteObstacle
     with _open_directory(directory) as place, contextlib.ExitStack() as opened:
         try:
             at, found = opened.enter_context(_open_file(place, name))
-        except _PathMissingError:
+        except PathMissing:
             return _look_for_obstacle(place, place, place.path / name, None)
         return _look_for_obstacle(place, at, found.path, found)
 
 
 def _look_for_obstacle(
-    place: _OpenedEntry, at: _OpenedEntry, named: Path, found: _OpenedEntry | None
+    place: OpenedEntry, at: OpenedEntry, named: Path, found: OpenedEntry | None
 ) -> WriteObstacle | None:
     """place: the directory with whose owner's rights it is written; at: the one that the file is in."""
-    is_mounted = found is not None and _read_mount_id(found.descriptor) != _read_mount_id(at.descriptor)
+    is_mounted = found is not None and read_mount_id(found.descriptor) != read_mount_id(at.descriptor)
     owner = place.status.st_uid
-    with _act_as_user(owner):
+    with act_as_user(owner):
         return write_obstacle.find_write_obstacle(
             at.descriptor,
             named,
@@ -325,7 +312,7 @@ def _write(
     with _open_directory(directory) as place, contextlib.ExitStack() as opened:
         try:
             at, found = opened.enter_context(_open_file(place, name))
-        except _PathMissingError:
+        except PathMissing:
             at, entry = place, None
             real, before, mode, owner = place.path / name, None, files.PRIVATE_MODE, None
         else:
@@ -343,22 +330,22 @@ def _write(
         _refuse_obstacle(_look_for_obstacle(place, at, real, entry), real)
         # By the descriptor: whatever is put in its place meanwhile, this is the directory that was looked at.
         target = Path(f"/proc/self/fd/{at.descriptor}") / real.name
-        with _act_as_user(place.status.st_uid):
+        with act_as_user(place.status.st_uid):
             if before is not None:
                 files.write_with_owner(target.with_name(f"{real.name}.bak"), real, before, mode, owner)
             files.write_with_owner(target, real, octets, mode, owner)
         return real, True
 
 
-def _close_to_others(place: _OpenedEntry, found: _OpenedEntry) -> None:
+def _close_to_others(place: OpenedEntry, found: OpenedEntry) -> None:
     """Take from a file what any other than its owner may do; one that is not the directory owner's stays."""
     mode = stat.S_IMODE(found.status.st_mode)
     if mode & ~files.PRIVATE_MODE:
-        with _act_as_user(place.status.st_uid), contextlib.suppress(PermissionError):
+        with act_as_user(place.status.st_uid), contextlib.suppress(PermissionError):
             os.chmod(f"/proc/self/fd/{found.descriptor}", mode & files.PRIVATE_MODE)  # noqa: PTH101
 
 
-def _read_content(place: _OpenedEntry, found: _OpenedEntry) -> Content:
+def _read_content(place: OpenedEntry, found: OpenedEntry) -> Content:
     with _open_to_read(place, found) as file:
         octets = file.read(MAX_OCTETS + 1)
     if len(octets) > MAX_OCTETS:
@@ -367,9 +354,9 @@ def _read_content(place: _OpenedEntry, found: _OpenedEntry) -> Content:
 
 
 @contextlib.contextmanager
-def _open_to_read(place: _OpenedEntry, found: _OpenedEntry) -> Iterator[BinaryIO]:
+def _open_to_read(place: OpenedEntry, found: OpenedEntry) -> Iterator[BinaryIO]:
     """A file that was looked at, with the rights of the directory's owner. Raises as `read`."""
-    with _act_as_user(place.status.st_uid):
+    with act_as_user(place.status.st_uid):
         try:
             descriptor = os.open(
                 f"/proc/self/fd/{found.descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -383,9 +370,9 @@ def _open_to_read(place: _OpenedEntry, found: _OpenedEntry) -> Iterator[BinaryIO
 
 
 @contextlib.contextmanager
-def _open_directory(directory: ConfigDirectory) -> Iterator[_OpenedEntry]:
+def _open_directory(directory: ConfigDirectory) -> Iterator[OpenedEntry]:
     """The directory, where it is still whose it was."""
-    with _open_without_links(directory.path) as found:
+    with open_without_links(directory.path) as found:
         owner = found.status.st_uid
         if directory.owner not in {None, owner}:
             raise BadInput(
@@ -396,86 +383,19 @@ def _open_directory(directory: ConfigDirectory) -> Iterator[_OpenedEntry]:
 
 
 @contextlib.contextmanager
-def _open_without_links(path: Path) -> Iterator[_OpenedEntry]:
-    """Go to a directory from `/`, without links but those that only root can have put there.
-
-    Who is not root has no rights to lend, and goes his way as he likes.
-    """
-    if not path.is_absolute() or "\0" in str(path):
-        raise BadInput(
-            f"{quote_text(str(path))} is not an absolute path",
-            hint="pass the directory with --config, as a path that begins with /",
-        )
-    with contextlib.ExitStack() as opened:
-        if os.geteuid() == 0:
-            found = _walk_components(path, opened)
-        else:
-            real = Path(os.path.realpath(path))
-            found = _open_component(real, real, None, opened)
-        if not stat.S_ISDIR(found.status.st_mode):
-            raise BadInput(f"{path} is not a directory", hint="pass the directory that has config.yml in it")
-        yield found
-
-
-def _walk_components(path: Path, opened: contextlib.ExitStack) -> _OpenedEntry:
-    for _ in range(_MOST_LINKS):
-        waiting = Path(posixpath.normpath(path)).parts[1:]
-        here = _open_component(Path("/"), Path("/"), None, opened)
-        is_roots = _is_root_only(here.status)
-        for number, name in enumerate(waiting):
-            below = _open_component(Path(name), here.path / name, here, opened)
-            if stat.S_ISLNK(below.status.st_mode):
-                if not is_roots:
-                    raise _build_link_error(below)
-                path = here.path.joinpath(_read_link(below), *waiting[number + 1 :])
-                break
-            is_roots = is_roots and _is_root_only(below.status)
-            here = below
-        else:
-            return here
-    raise BadInput(f"{path} has too many symbolic links", hint="pass the directory itself")
-
-
-def _is_root_only(status: os.stat_result) -> bool:
-    """Whether only root can create or replace entries there."""
-    return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def _open_component(
-    name: Path, path: Path, within: _OpenedEntry | None, opened: contextlib.ExitStack
-) -> _OpenedEntry:
-    """Open what has a name, only to look at it. path: as it is called in messages."""
-    place = None if within is None else within.descriptor
-    try:
-        descriptor = os.open(name, _FIND, dir_fd=place)
-    except FileNotFoundError:
-        raise _PathMissingError from None
-    except PermissionError:
-        raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root") from None
-    except OSError as error:
-        raise BadInput(
-            f"{path} cannot be opened: {error.strerror}", hint="pass the directory that has config.yml in it"
-        ) from None
-    opened.callback(os.close, descriptor)
-    if within is not None:  # before anything is asked of it
-        _refuse_user_mount(descriptor, within.descriptor, path)
-    return _OpenedEntry(descriptor, path, os.fstat(descriptor))
-
-
-@contextlib.contextmanager
-def _open_file(place: _OpenedEntry, name: str) -> Iterator[tuple[_OpenedEntry, _OpenedEntry]]:
+def _open_file(place: OpenedEntry, name: str) -> Iterator[tuple[OpenedEntry, OpenedEntry]]:
     """A regular file of a directory, and the directory that it is in: another one where a link leads there.
 
     Raises BadInput for a link unless link, file and the file's directory are of one owner.
     """
     with contextlib.ExitStack() as opened:
-        at, found = place, _open_component(Path(name), place.path / name, place, opened)
+        at, found = place, open_component(Path(name), place.path / name, place, opened)
         if stat.S_ISLNK(found.status.st_mode):
-            link, target = found, place.path / _read_link(found)
+            link, target = found, place.path / read_link(found)
             try:
-                at = opened.enter_context(_open_without_links(target.parent))
-                found = _open_component(Path(target.name), at.path / target.name, at, opened)
-            except _PathMissingError:
+                at = opened.enter_context(open_without_links(target.parent))
+                found = open_component(Path(target.name), at.path / target.name, at, opened)
+            except PathMissing:
                 raise _build_foreign_link_error(link) from None
             owners = {each.status.st_uid for each in (place, link, at, found)}
             if len(owners) > 1 or not stat.S_ISREG(found.status.st_mode):
@@ -483,80 +403,6 @@ def _open_file(place: _OpenedEntry, name: str) -> Iterator[tuple[_OpenedEntry, _
         if not stat.S_ISREG(found.status.st_mode):
             raise _build_read_error(found.path, "is not a regular file")
         yield at, found
-
-
-def _read_link(link: _OpenedEntry) -> str:
-    return os.readlink("", dir_fd=link.descriptor)
-
-
-def _refuse_user_mount(descriptor: int, within: int, path: Path) -> None:
-    """Raise BadInput where something that a user mounted begins: his program need not ever answer.
-
-    Source: fuse(4), mount option user_id; proc(5), fdinfo and mountinfo.
-    """
-    mount = _read_mount_id(descriptor)
-    if mount == _read_mount_id(within):
-        return
-    for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
-        fields = line.split()
-        if fields[0] != mount:
-            continue
-        kind, _, options = fields[fields.index("-") + 1 :][:3]
-        users = [each for each in options.split(",") if each.startswith("user_id=")]
-        if kind.startswith("fuse") and users and users != ["user_id=0"]:
-            raise BadInput(
-                f"{path} is a file system that a user mounted",
-                hint="move the node's config.yml to a file system that root mounted",
-            )
-
-
-def _read_mount_id(descriptor: int) -> str:
-    told = Path(f"/proc/self/fdinfo/{descriptor}").read_text("ascii")
-    return told.partition("mnt_id:")[2].split(maxsplit=1)[0]
-
-
-@contextlib.contextmanager
-def _act_as_user(owner: int) -> Iterator[None]:
-    """Have this thread open, make and rename files with a user's rights and no others.
-
-    Root's other groups go for good, in the whole process, which has no use for them.
-    Raises MachineRefused where this process may not become somebody else.
-    """
-    if os.geteuid() != 0 or owner == 0:
-        yield
-        return
-    group = _find_group(owner)
-    try:
-        if os.getgroups():
-            with contextlib.suppress(PermissionError):  # what follows is refused then as well
-                os.setgroups([])
-        _libc.setfsgid(group)
-        _libc.setfsuid(owner)
-        if (_read_current_id(_libc.setfsuid), _read_current_id(_libc.setfsgid), os.getgroups()) != (
-            owner,
-            group,
-            [],
-        ):
-            raise MachineRefused(
-                f"qmesh cannot take the rights of user {owner}",
-                hint="run it as root, in a container with CAP_SETUID and CAP_SETGID",
-            )
-        yield
-    finally:
-        _libc.setfsuid(os.geteuid())
-        _libc.setfsgid(os.getegid())
-
-
-def _read_current_id(call: Callable[[int], int]) -> int:
-    """What a call would change. Source: setfsuid(2): no user has the number -1."""
-    return call(2**32 - 1)
-
-
-def _find_group(owner: int) -> int:
-    try:
-        return pwd.getpwuid(owner).pw_gid
-    except KeyError:
-        return _NOBODY
 
 
 def _run_in_thread(path: Path, work: Callable[[], _T], *, wait_s: float | None = None) -> _T:
@@ -573,23 +419,14 @@ def _build_no_directory_error(directory: ConfigDirectory) -> MachineRefused:
     return MachineRefused(f"there is no directory {directory}", hint="make the directory first: `mkdir`")
 
 
-def _build_link_error(found: _OpenedEntry) -> BadInput:
+def _build_foreign_link_error(link: OpenedEntry) -> BadInput:
     return BadInput(
-        f"{found.path} is a link to {quote_text(_read_link(found))}, in a directory that others than root"
-        " can change",
-        hint="pass the directory that the link leads to with --config: through a link, other users could have"
-        " root write elsewhere",
-    )
-
-
-def _build_foreign_link_error(link: _OpenedEntry) -> BadInput:
-    return BadInput(
-        f"{link.path} is a link to {quote_text(_read_link(link))}, which is not a file of the same owner",
+        f"{link.path} is a link to {quote_text(read_link(link))}, which is not a file of the same owner",
         hint="move the file itself there, or pass its directory with --config",
     )
 
 
-def _build_permission_error(place: _OpenedEntry, found: _OpenedEntry) -> QmeshError:
+def _build_permission_error(place: OpenedEntry, found: OpenedEntry) -> QmeshError:
     if os.geteuid() != 0:
         return NeedsRoot(f"{found.path} cannot be read by this user", hint="run the command as root")
     owner = place.status.st_uid

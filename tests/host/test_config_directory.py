@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host import config_directory, disk_timeout
+from qmesh.host import config_directory, disk_timeout, owned_path
 from qmesh.host.config_directory import MAX_OCTETS, ConfigDirectory, find, read, read_stamp, write
 from tests.support.fuse import mount_fuse
 from tests.support.own_machine import small_disk
@@ -244,7 +244,7 @@ def test_only_the_thread_that_works_there_has_the_owners_rights():
     found: dict[str, object] = {}
 
     def work() -> None:
-        with config_directory._act_as_user(USER):
+        with owned_path.act_as_user(USER):
             try:
                 (VICTIM / NAME).read_bytes()
             except PermissionError:

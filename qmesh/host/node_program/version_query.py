@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import selectors
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import time
 from typing import Final
 
 from qmesh.host.node_program.program_file import ProgramFile
-from qmesh.host.system import heartbeat, programs
+from qmesh.host.system import heartbeat, node_user, programs
 from qmesh.mesh.nodeconfig.program_version import (
     MAX_ANSWER,
     ProgramVersion,
@@ -27,7 +26,6 @@ from qmesh.mesh.nodeconfig.program_version import (
 ANSWER_S: Final = 5.0
 """Seconds that an answer may take; on a slow disk the program has some hundred megabytes to be read first."""
 _END_S: Final = 2.0
-_NOBODY: Final = 65534
 _ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 _LIMITS: Final = ("--core=0:0", "--fsize=0:0", f"--cpu={ANSWER_S:.0f}:{ANSWER_S:.0f}")
 
@@ -84,16 +82,9 @@ def _build_starter(owner: int) -> tuple[str, ...] | None:
         return None
     privileges = ["--no-new-privs"]
     if os.geteuid() == 0:
-        user = owner or _NOBODY
-        privileges += [f"--reuid={user}", f"--regid={_find_group(user)}", "--clear-groups"]
+        user = owner or node_user.NOBODY
+        privileges += [f"--reuid={user}", f"--regid={node_user.find_group(user)}", "--clear-groups"]
     return prlimit, *_LIMITS, setpriv, *privileges, "--"
-
-
-def _find_group(user: int) -> int:
-    try:
-        return pwd.getpwuid(user).pw_gid
-    except KeyError:
-        return _NOBODY
 
 
 def _read_answer(descriptor: int) -> bytes:

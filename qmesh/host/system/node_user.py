@@ -12,6 +12,7 @@ from typing import Final
 from qmesh.errors import BadInput
 from qmesh.mesh.systemd import sandbox
 
+NOBODY: Final = 65534
 _MOST_ENTRIES: Final = 10_000
 """Files that are looked at: a store has a hundred thousand, all made by the same process."""
 
@@ -48,6 +49,14 @@ def resolve_user_name(number: int) -> str:
             hint="give it to the user that runs the node: `chown -R USER DIRECTORY`",
         ) from None
     return found if sandbox.is_valid_user(found) else str(number)
+
+
+def find_group(number: int) -> int:
+    """The number of a user's own group; nobody's where this machine has no such user."""
+    try:
+        return pwd.getpwuid(number).pw_gid
+    except KeyError:
+        return NOBODY
 
 
 def find_foreign_path(directory: Path, user: int) -> Path | None:
