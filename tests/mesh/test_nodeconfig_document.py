@@ -13,27 +13,21 @@ from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
 from qmesh.mesh.nodeconfig import (
+    composer,
     detect_profile,
-    document,
     find_ignored_lists,
     read_secret,
     read_workers,
     redact_config,
 )
-from qmesh.mesh.nodeconfig.document import (
+from qmesh.mesh.nodeconfig.composer import (
     MAX_CHARACTERS,
     MAX_DEPTH,
     MAX_DIRECTIVES,
     MAX_NODES,
-    Alias,
-    Mapping,
-    Mark,
-    Scalar,
-    Sequence,
-    find_pair,
-    mark_at,
     parse_document,
 )
+from qmesh.mesh.nodeconfig.document import Alias, Mapping, Mark, Scalar, Sequence, find_pair, mark_at
 from tests.support.config_files import edit_worker_list
 
 HEX = "0badc0de5ec12e7f"
@@ -121,7 +115,7 @@ def test_every_reader_refuses(reader, text):
 
 @pytest.mark.parametrize("text", [text for text, _ in REFUSED.values() if len(text) < 100_000])
 def test_the_slow_parser_refuses_the_same_and_says_no_more(text, monkeypatch):
-    monkeypatch.setattr(document, "_LOADER", yaml.SafeLoader)
+    monkeypatch.setattr(composer, "_LOADER", yaml.SafeLoader)
     error = refusal(parse_document, text)
     assert HEX not in f"{error!r} {error.message} {error.hint}"
 
@@ -228,7 +222,7 @@ class TestTree:
         assert find_pair(root, "c") is None
 
     def test_libyaml_is_used_where_it_is(self):
-        assert document._LOADER is getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        assert composer._LOADER is getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @given(st.text(st.sampled_from("a\r\n\x85\u2028😀")), st.data())

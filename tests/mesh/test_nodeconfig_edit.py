@@ -13,7 +13,7 @@ from qmesh.errors import BadInput
 from qmesh.mesh.nodeconfig import (
     Key,
     Setting,
-    document,
+    composer,
     edit_settings,
     read_settings,
     read_settings_as_node,
@@ -339,7 +339,7 @@ def filled(text: str) -> str:
 def either_parser(request, monkeypatch):
     """Both of PyYAML's parsers: they differ in their marks, and a machine may have only the slow one."""
     if request.param == "PyYAML":
-        monkeypatch.setattr(document, "_LOADER", yaml.SafeLoader)
+        monkeypatch.setattr(composer, "_LOADER", yaml.SafeLoader)
 
 
 @pytest.mark.usefixtures("either_parser")

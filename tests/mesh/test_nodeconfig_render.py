@@ -23,7 +23,7 @@ from qmesh.mesh.machine import Machine
 from qmesh.mesh.nodeconfig import (
     build_desired_settings,
     build_expected_mesh,
-    document,
+    composer,
     edit_settings,
     lint_config,
     parse_config,
@@ -310,13 +310,13 @@ def test_without_a_config_the_least_one_is_rendered_and_shows_no_secret():
 
 def test_a_config_is_parsed_once_and_again_after_each_edit(monkeypatch):
     parsed: list[str] = []
-    parse = document._parse_events
+    parse = composer._parse_events
 
     def note(text: str) -> Iterator[yaml.Event]:
         parsed.append(text)
         return parse(text)
 
-    monkeypatch.setattr(document, "_parse_events", note)
+    monkeypatch.setattr(composer, "_parse_events", note)
     mesh = cluster("2.1", A, B)
     rendered = render_config(mesh, "b", OWN)
     assert len(parsed) == 1 + len(build_desired_settings(mesh, "b"))

@@ -14,15 +14,8 @@ from qmesh.mesh.nodeconfig import (
     parse_multiaddr,
     read_settings,
 )
-from qmesh.mesh.nodeconfig.document import (
-    Mapping,
-    Mark,
-    Node,
-    ParsedConfig,
-    Scalar,
-    bad_config_at,
-    parse_config,
-)
+from qmesh.mesh.nodeconfig.composer import parse_config
+from qmesh.mesh.nodeconfig.document import Mapping, Mark, Node, ParsedConfig, Scalar, bad_config_at
 from qmesh.mesh.nodeconfig.document import Sequence as Items
 from qmesh.mesh.values import Profile
 

@@ -19,14 +19,9 @@ lint           text + mesh -> problems, by subject
 render         inventory + a machine's name -> settings; with a config -> the config as the mesh wants it
 """
 
+from qmesh.mesh.nodeconfig.composer import decode_config, parse_config, refuse_oddities, scan_config
 from qmesh.mesh.nodeconfig.control_process import find_stream_address, read_store_path
-from qmesh.mesh.nodeconfig.document import (
-    ParsedConfig,
-    decode_config,
-    parse_config,
-    refuse_oddities,
-    scan_config,
-)
+from qmesh.mesh.nodeconfig.document import ParsedConfig
 from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, read_settings, read_settings_as_node
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.lint.config import lint_config

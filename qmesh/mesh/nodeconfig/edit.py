@@ -13,18 +13,8 @@ from collections.abc import Iterable
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.document import (
-    BOM,
-    Mapping,
-    Node,
-    ParsedConfig,
-    Scalar,
-    Sequence,
-    bad_config_at,
-    parse_config,
-    refuse_oddities,
-    scan_config,
-)
+from qmesh.mesh.nodeconfig.composer import parse_config, refuse_oddities, scan_config
+from qmesh.mesh.nodeconfig.document import BOM, Mapping, Node, ParsedConfig, Scalar, Sequence, bad_config_at
 from qmesh.mesh.nodeconfig.key_location import (
     Key,
     KeyLocation,

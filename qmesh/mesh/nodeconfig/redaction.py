@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from qmesh.mesh.nodeconfig.composer import parse_config
 from qmesh.mesh.nodeconfig.document import (
     BOM,
     BREAKS,
@@ -17,7 +18,6 @@ from qmesh.mesh.nodeconfig.document import (
     Sequence,
     bad_config_at,
     find_pair,
-    parse_config,
     resolve_alias,
 )
 from qmesh.mesh.nodeconfig.known_keys import list_names

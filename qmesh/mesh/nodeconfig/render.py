@@ -7,7 +7,8 @@ from itertools import zip_longest
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import WILDCARD, Inventory, list_workers
-from qmesh.mesh.nodeconfig.document import BOM, MAX_NODES, ParsedConfig, parse_config
+from qmesh.mesh.nodeconfig.composer import MAX_NODES, parse_config
+from qmesh.mesh.nodeconfig.document import BOM, ParsedConfig
 from qmesh.mesh.nodeconfig.edit import Setting, edit_config, read_settings_as_node
 from qmesh.mesh.nodeconfig.lint.config import lint_config
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh

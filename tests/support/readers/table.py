@@ -50,7 +50,6 @@ from qmesh.host.network.netlink_messages import (
     HEADER,
     build_attribute,
     parse_answers,
-    parse_attributes,
     parse_messages,
 )
 from qmesh.host.node_program import running_nodes
@@ -61,6 +60,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, processes, ssh_session
 from qmesh.host.wireguard import genetlink_messages, kernel, uapi
 from qmesh.mesh import audit, endpoints, guard, imports, mtu, nodeconfig, rollback, values
+from qmesh.mesh.foreign.attributes import parse_attributes
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.links import retirement
 from qmesh.mesh.machine import Machine
@@ -557,7 +557,7 @@ def _netlink(octets: bytes) -> None:
     with translate_errors("read"):
         for kind, _, message in parse_messages(octets):
             table_events._describe_process(message)
-            list(parse_attributes(message, 20, len(message)))
+            list(parse_attributes(message[20:]))
             del kind
         for _message, code, _torn in parse_answers(octets):
             if code:
@@ -1354,7 +1354,7 @@ READERS: Final[dict[str, Reader]] = {
         Reader(
             "sockets",
             (sockets, ports),
-            lambda octets: list(sockets.parse_sockets("tcp", octets)),
+            lambda octets: list(sockets.parse_sockets("tcp", octets.splitlines()[1:], lambda *_: True)),
             (TCP,),
             mutate.text,
         ),

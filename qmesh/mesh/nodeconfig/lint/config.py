@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.document import BadConfig, Mark, ParsedConfig, scan_config
+from qmesh.mesh.nodeconfig.composer import scan_config
+from qmesh.mesh.nodeconfig.document import BadConfig, Mark, ParsedConfig
 from qmesh.mesh.nodeconfig.lint.characters import find_character_problems
 from qmesh.mesh.nodeconfig.lint.keys import find_key_problems
 from qmesh.mesh.nodeconfig.lint.listeners import find_listener_problems

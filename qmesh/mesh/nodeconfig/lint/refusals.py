@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from qmesh.mesh.nodeconfig.composer import has_one_document_behind_bom
 from qmesh.mesh.nodeconfig.document import (
     BOM,
     Mapping,
@@ -22,7 +23,6 @@ from qmesh.mesh.nodeconfig.document import (
     Scalar,
     Sequence,
     flatten_merges,
-    has_one_document_behind_bom,
     is_merge_key,
     list_merged,
     resolve_alias,
