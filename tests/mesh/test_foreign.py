@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from qmesh.mesh.foreign.kernel_rules import BuiltRule, Expression, KernelRule
+from qmesh.mesh.foreign.expressions import Expression
+from qmesh.mesh.foreign.kernel_rules import BuiltRule, KernelRule
 from qmesh.mesh.foreign.legacy_tables import LegacyBlock, parse_legacy_table
 from qmesh.mesh.foreign.lookups import MOST_QUESTIONS, Element, Lookups, Question, SetHeader
 from qmesh.mesh.foreign.packet_fields import ORDER, encode_field
@@ -26,8 +27,9 @@ from qmesh.mesh.foreign.registers import (
     mask_bits,
 )
 from qmesh.mesh.foreign.rule_text import render_rule
-from qmesh.mesh.foreign.rules import TOO_MANY, UNREAD, Budget, Chain, Evaluation, Table, find_drops
+from qmesh.mesh.foreign.rules import UNREAD, Chain, Evaluation, Table
 from qmesh.mesh.foreign.rulesets import ListedChain, Listing, build_tables
+from qmesh.mesh.foreign.walk import TOO_MANY, Budget, find_drops
 from qmesh.mesh.foreign.xt_matches import build_match
 from qmesh.mesh.foreign.xt_targets import build_target
 from tests.support.foreign_cases import CASES, DATAGRAM, RECORDED, Fate, find_fate, read_recordings, replay

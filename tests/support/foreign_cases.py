@@ -16,8 +16,8 @@ from qmesh.mesh.foreign.kernel_rules import KernelRule
 from qmesh.mesh.foreign.legacy_tables import LegacyBlock
 from qmesh.mesh.foreign.lookups import Answers, Element, Question, SetHeader
 from qmesh.mesh.foreign.packets import Packet
-from qmesh.mesh.foreign.rules import Drop
 from qmesh.mesh.foreign.rulesets import ListedChain, Listing
+from qmesh.mesh.foreign.walk import Drop
 
 Fate: TypeAlias = Literal["passes", "drops", "unclear"]
 

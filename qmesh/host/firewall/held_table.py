@@ -12,10 +12,8 @@ of them is read, and sent again under the other name. Source: linux/netfilter/nf
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
-import select
 import socket
 import struct
 import zlib
@@ -26,14 +24,13 @@ from typing import Final
 from qmesh.errors import KernelRefused
 from qmesh.host.firewall import guard_keeper, nftables, tables_and_chains
 from qmesh.host.network.netlink_messages import (
-    ANSWER_TIMEOUT_S,
+    ACK,
     HEADER,
-    MOST_OCTETS,
     build_attribute,
-    parse_attributes,
-    parse_messages,
+    build_request,
+    parse_answers,
+    receive_octets,
 )
-from qmesh.host.system import heartbeat
 from qmesh.mesh.guard import (
     HELD,
     HELD_IN_KERNEL,
@@ -45,18 +42,16 @@ from qmesh.mesh.guard import (
 
 SCRIPT: Final = "held.nft"
 """The file of its commands in the state directory."""
-_NETFILTER: Final = 12  # NETLINK_NETFILTER
-_BATCH_BEGIN, _BATCH_END, _ANSWER = 0x10, 0x11, 2  # NFNL_MSG_BATCH_*, NLMSG_ERROR
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_BATCH_*
 _NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE, _NEW_SET, _NEW_ELEMENTS = (
     10 << 8 | message for message in (0, 2, 3, 6, 9, 12)
 )  # NFNL_SUBSYS_NFTABLES, NFT_MSG_*
 _GET_CHAINS, _GET_RULES, _GET_SETS, _GET_ELEMENTS = 4, 7, 10, 13
-_REQUEST, _ACK, _CREATE, _APPEND = 0x1, 0x4, 0x400, 0x800  # NLM_F_*
+_CREATE, _APPEND = 0x400, 0x800  # NLM_F_*
 _ABOUT: Final = struct.Struct("!BBH")  # nfgenmsg: family, version, resource
 _INET: Final = _ABOUT.pack(1, 0, 0)
 _BATCH: Final = _ABOUT.pack(0, 0, 10)
 _SNDBUFFORCE: Final = 32  # asm-generic/socket.h
-_CODE: Final = struct.Struct("=i")
 _TABLE: Final = 1
 """NFTA_*_TABLE, of every kind of message."""
 _TABLE_FLAGS, _TABLE_USERDATA, _OWNER = 2, 6, 0x2  # NFTA_TABLE_*, NFT_TABLE_F_OWNER
@@ -74,8 +69,7 @@ class HeldTable:
     """The table of one process: the kernel removes it with this object's socket. Raises OSError."""
 
     def __init__(self) -> None:
-        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER)
-        self._netlink.bind((0, 0))
+        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, tables_and_chains.NETFILTER)
         self._batches = 0
 
     def close(self) -> None:
@@ -89,7 +83,7 @@ class HeldTable:
         Raises MachineRefused; then what was held still is.
         """
         with stage_table(script, STAGED):
-            staged = tables_and_chains.read_table_message("inet", STAGED)
+            staged = tables_and_chains.read_table_attributes("inet", STAGED)
             messages = [] if staged is None else list(_render_copy(staged, script))
             if tables_and_chains.has_table("inet", HELD_IN_KERNEL):  # or nobody's: of rules saved as JSON
                 messages.insert(0, (_DELETE_TABLE, 0, _NAMED))
@@ -101,11 +95,11 @@ class HeldTable:
         self._batches += 1
         *others, (kind, flags, payload) = messages
         octets = b"".join(
-            _render_message(*each, self._batches)
+            build_request(*each, sequence=self._batches)
             for each in [
                 (_BATCH_BEGIN, 0, _BATCH),
                 *others,
-                (kind, flags | _ACK, payload),
+                (kind, flags | ACK, payload),
                 (_BATCH_END, 0, _BATCH),
             ]
         )
@@ -122,13 +116,10 @@ class HeldTable:
     def _receive_code(self) -> int:
         """The first errno of the batch that was sent last; 0 where it was done."""
         while True:
-            with heartbeat.allow_wait(ANSWER_TIMEOUT_S):
-                if not select.select([self._netlink], [], [], ANSWER_TIMEOUT_S)[0]:
-                    raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
-            for kind, _, message in parse_messages(self._netlink.recv(MOST_OCTETS)):
+            for message, code, _ in parse_answers(receive_octets(self._netlink)):
                 # Of a batch that was refused, more answers than the first may lie there.
-                if kind == _ANSWER and HEADER.unpack_from(message)[3] == self._batches:
-                    return -int(_CODE.unpack_from(message, HEADER.size)[0])
+                if code is not None and HEADER.unpack_from(message)[3] == self._batches:
+                    return code
 
 
 @contextlib.contextmanager
@@ -143,8 +134,8 @@ def stage_table(script: str, name: str) -> Iterator[None]:
 
 def is_held() -> bool:
     """Whether a process holds the table. Raises MachineRefused where it could not look."""
-    message = tables_and_chains.read_table_message("inet", HELD_IN_KERNEL)
-    return message is not None and _is_owned(message)
+    table = tables_and_chains.read_table_attributes("inet", HELD_IN_KERNEL)
+    return table is not None and _is_owned(table)
 
 
 def read_header() -> str | None:
@@ -152,8 +143,8 @@ def read_header() -> str | None:
 
     Also of a table named `HELD`, an older qmesh's or a saved rule set's. Raises as `read_held_table` does.
     """
-    message = tables_and_chains.read_table_message("inet", HELD_IN_KERNEL)
-    return nftables.read_table(HELD) if message is None else _render_header(message)
+    table = tables_and_chains.read_table_attributes("inet", HELD_IN_KERNEL)
+    return nftables.read_table(HELD) if table is None else _render_header(table)
 
 
 def read_held_table(directory: Path) -> str | None:
@@ -164,24 +155,24 @@ def read_held_table(directory: Path) -> str | None:
     be: none but the process that holds the table can change it.
     Raises MachineRefused: could not look is never nothing there.
     """
-    message = tables_and_chains.read_table_message("inet", HELD_IN_KERNEL)
-    if message is None:
+    table = tables_and_chains.read_table_attributes("inet", HELD_IN_KERNEL)
+    if table is None:
         plain = nftables.read_table(HELD)
         return None if plain is None else _HEADER_ONLY.sub("}", plain)
     script = guard_keeper.read_script(directory / SCRIPT)
-    stray = tables_and_chains.read_table_message("inet", HELD)
+    stray = tables_and_chains.read_table_attributes("inet", HELD)
     is_left = stray is not None and not _is_owned(stray)  # one with an owner ends with it
-    if is_left or script is None or _parse_userdata(message).get(_CHECKSUM) != _compute_checksum(script):
-        return _render_header(message)
+    if is_left or script is None or _parse_userdata(table).get(_CHECKSUM) != _compute_checksum(script):
+        return _render_header(table)
     return script.removeprefix(render_release_script())
 
 
-def _is_owned(message: bytes) -> bool:
-    return bool(int.from_bytes(_index_attributes(message).get(_TABLE_FLAGS, b""), "big") & _OWNER)
+def _is_owned(table: dict[int, bytes]) -> bool:
+    return bool(int.from_bytes(table.get(_TABLE_FLAGS, b""), "big") & _OWNER)
 
 
-def _render_header(message: bytes) -> str:
-    comment = _parse_userdata(message).get(_COMMENT, b"").rstrip(b"\0")
+def _render_header(table: dict[int, bytes]) -> str:
+    comment = _parse_userdata(table).get(_COMMENT, b"").rstrip(b"\0")
     return render_held_header(comment.decode("utf-8", "replace"))
 
 
@@ -190,22 +181,13 @@ def _compute_checksum(script: str) -> bytes:
     return zlib.crc32(script.encode()).to_bytes(4, "big")
 
 
-def _parse_userdata(table: bytes) -> dict[int, bytes]:
+def _parse_userdata(table: dict[int, bytes]) -> dict[int, bytes]:
     """The entries of a table's user data, by their type."""
-    found, octets = {}, _index_attributes(table).get(_TABLE_USERDATA, b"")
+    found, octets = {}, table.get(_TABLE_USERDATA, b"")
     while len(octets) >= 2:
         kind, length = octets[0], octets[1]
         found[kind], octets = octets[2 : 2 + length], octets[2 + length :]
     return found
-
-
-def _index_attributes(message: bytes) -> dict[int, bytes]:
-    start = HEADER.size + _ABOUT.size
-    return {kind: message[slice(*span)] for kind, span in parse_attributes(message, start, len(message))}
-
-
-def _render_message(kind: int, flags: int, payload: bytes, sequence: int) -> bytes:
-    return HEADER.pack(HEADER.size + len(payload), kind, flags | _REQUEST, sequence, 0) + payload
 
 
 def _render_text(kind: int, text: str) -> bytes:
@@ -216,7 +198,7 @@ _NAMED: Final = _INET + _render_text(_TABLE, HELD_IN_KERNEL)
 _OWNED: Final = _NAMED + build_attribute(_TABLE_FLAGS, struct.pack("!I", _OWNER))
 
 
-def _render_copy(staged: bytes, script: str) -> Iterator[tuple[int, int, bytes]]:
+def _render_copy(staged: dict[int, bytes], script: str) -> Iterator[tuple[int, int, bytes]]:
     """Messages that make the staged table's copy with the other name, in the order that the kernel needs."""
     comment = _parse_userdata(staged).get(_COMMENT, b"")
     entries = {_COMMENT: comment, _CHECKSUM: _compute_checksum(script)}
@@ -236,8 +218,8 @@ def _render_copy(staged: bytes, script: str) -> Iterator[tuple[int, int, bytes]]
 def _dump(kind: int, payload: bytes = b"") -> list[dict[int, bytes]]:
     """The staged table's objects of a kind, as their attributes; of chains the kernel tells all tables'."""
     name = STAGED.encode() + b"\0"
-    messages = tables_and_chains.dump_table(kind, "inet", _render_text(_TABLE, STAGED) + payload)
-    return [each for each in map(_index_attributes, messages) if each.get(_TABLE) == name]
+    found = tables_and_chains.dump_table(kind, "inet", _render_text(_TABLE, STAGED) + payload)
+    return [each for each in found if each.get(_TABLE) == name]
 
 
 def _copy(attributes: dict[int, bytes], kept: Iterable[int]) -> bytes:

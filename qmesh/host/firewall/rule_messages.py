@@ -24,13 +24,10 @@ from qmesh.host.firewall.tables_and_chains import (
     parse_text,
     translate_parse_errors,
 )
-from qmesh.host.network.netlink_messages import (
-    ACK,
-    build_attribute,
-    parse_attributes,
-    send_request,
-)
-from qmesh.mesh.foreign.kernel_rules import Expression, KernelRule
+from qmesh.host.network.netlink_messages import ACK, build_attribute, send_request
+from qmesh.mesh.foreign.attributes import parse_attributes
+from qmesh.mesh.foreign.expressions import Expression
+from qmesh.mesh.foreign.kernel_rules import KernelRule
 from qmesh.mesh.foreign.lookups import Element, Question, SetHeader
 
 _GET_RULE, _GET_SET, _GET_ELEMENT = NFTABLES | 7, NFTABLES | 10, NFTABLES | 13  # NFT_MSG_*
@@ -65,24 +62,23 @@ def parse_rules(messages: Iterable[bytes], is_wanted: Callable[[Key], bool]) -> 
 
 def _parse_rule(message: bytes, is_wanted: Callable[[Key], bool]) -> KernelRule | None:
     found, family = index_attributes(message), parse_family(message)
-    table = parse_text(message, found[_RULE_TABLE])
+    table = parse_text(found[_RULE_TABLE])
     if not is_wanted((family, table)):
         return None
-    expressions = parse_attributes(message, *found[_RULE_EXPRESSIONS]) if _RULE_EXPRESSIONS in found else ()
+    expressions = parse_attributes(found.get(_RULE_EXPRESSIONS, b""))
     return KernelRule(
         family=family,
         table=decode_name(table),
-        chain=decode_name(parse_text(message, found[_RULE_CHAIN])),
-        handle=_U64.unpack_from(message, found[_RULE_HANDLE][0])[0],
-        expressions=tuple(_parse_expression(message, span) for _, span in expressions),
+        chain=decode_name(parse_text(found[_RULE_CHAIN])),
+        handle=_U64.unpack(found[_RULE_HANDLE])[0],
+        expressions=tuple(_parse_expression(content) for _, content in expressions),
     )
 
 
-def _parse_expression(message: bytes, span: tuple[int, int]) -> Expression:
-    found = dict(parse_attributes(message, *span))
-    name = parse_text(message, found[_EXPRESSION_NAME]).decode("ascii", "backslashreplace")
-    data = parse_attributes(message, *found[_EXPRESSION_DATA]) if _EXPRESSION_DATA in found else ()
-    return Expression(name, {kind: message[slice(*where)] for kind, where in data})
+def _parse_expression(content: bytes) -> Expression:
+    found = dict(parse_attributes(content))
+    name = parse_text(found[_EXPRESSION_NAME]).decode("ascii", "backslashreplace")
+    return Expression(name, dict(parse_attributes(found.get(_EXPRESSION_DATA, b""))))
 
 
 def list_sets(tables: Iterable[Key]) -> dict[tuple[str, str, str], SetHeader]:
@@ -99,21 +95,20 @@ def parse_sets(
     with translate_parse_errors():
         for message in messages:
             found, family = index_attributes(message), parse_family(message)
-            table = parse_text(message, found[_SET_TABLE])
+            table = parse_text(found[_SET_TABLE])
             if is_wanted((family, table)):
-                name = decode_name(parse_text(message, found[_SET_NAME]))
-                (length,) = _U32.unpack_from(message, found[_SET_KEY_LENGTH][0])
-                listed[family, decode_name(table), name] = SetHeader(length, counts=_counts(message, found))
+                name = decode_name(parse_text(found[_SET_NAME]))
+                (length,) = _U32.unpack(found[_SET_KEY_LENGTH])
+                listed[family, decode_name(table), name] = SetHeader(length, counts=_counts(found))
     return listed
 
 
-def _counts(message: bytes, found: Mapping[int, tuple[int, int]]) -> bool:
+def _counts(found: Mapping[int, bytes]) -> bool:
     """Whether each element has a limit of its own."""
-    spans = [found[_SET_EXPRESSION]] if _SET_EXPRESSION in found else []
-    if _SET_EXPRESSIONS in found:
-        spans += [span for _, span in parse_attributes(message, *found[_SET_EXPRESSIONS])]
-    names = [dict(parse_attributes(message, *span)).get(_EXPRESSION_NAME) for span in spans]
-    return any(parse_text(message, name) in _COUNTING for name in names)
+    listed = [found[_SET_EXPRESSION]] if _SET_EXPRESSION in found else []
+    listed += [content for _, content in parse_attributes(found.get(_SET_EXPRESSIONS, b""))]
+    names = [dict(parse_attributes(content)).get(_EXPRESSION_NAME) for content in listed]
+    return any(parse_text(name) in _COUNTING for name in names)
 
 
 def decode_name(name: bytes) -> str:
@@ -174,18 +169,16 @@ def parse_elements(messages: Iterable[bytes]) -> list[Element]:
 
 
 def _parse_element(message: bytes) -> Element:
-    found = index_attributes(message)
-    ((_, span),) = parse_attributes(message, *found[_ELEMENTS])
-    element = dict(parse_attributes(message, *span))
+    ((_, content),) = parse_attributes(index_attributes(message)[_ELEMENTS])
+    element = dict(parse_attributes(content))
     if _ELEMENT_DATA not in element:
         return Element()
-    data = dict(parse_attributes(message, *element[_ELEMENT_DATA]))
+    data = dict(parse_attributes(element[_ELEMENT_DATA]))
     if _DATA_VALUE in data:
-        return Element(value=message[slice(*data[_DATA_VALUE])])
-    verdict = dict(parse_attributes(message, *data[_DATA_VERDICT]))
-    (code,) = _I32.unpack_from(message, verdict[_VERDICT_CODE][0])
-    chain = decode_name(parse_text(message, verdict.get(_VERDICT_CHAIN)))
-    return Element(verdict=code, chain=chain)
+        return Element(value=data[_DATA_VALUE])
+    verdict = dict(parse_attributes(data[_DATA_VERDICT]))
+    (code,) = _I32.unpack(verdict[_VERDICT_CODE])
+    return Element(verdict=code, chain=decode_name(parse_text(verdict.get(_VERDICT_CHAIN))))
 
 
 def _nest(kind: int, content: bytes) -> bytes:

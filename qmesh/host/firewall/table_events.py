@@ -14,7 +14,8 @@ from typing import Final
 
 import msgspec
 
-from qmesh.host.network.netlink_messages import HEADER, MOST_OCTETS, parse_attributes, parse_messages
+from qmesh.host.network.netlink_messages import HEADER, MOST_OCTETS, parse_messages
+from qmesh.mesh.foreign.attributes import parse_attributes
 from qmesh.mesh.guard import HELD, HELD_IN_KERNEL, TABLE
 
 _NETLINK_NETFILTER: Final = 12
@@ -85,10 +86,7 @@ def receive_datagrams(notices: socket.socket) -> Iterator[bytes | None]:
 
 
 def _find_attribute(message: bytes, wanted: int) -> bytes:
-    for kind, (start, end) in parse_attributes(message, _PAYLOAD, len(message)):
-        if kind == wanted:
-            return message[start:end]
-    return b""
+    return next((value for kind, value in parse_attributes(message[_PAYLOAD:]) if kind == wanted), b"")
 
 
 def _describe_process(message: bytes) -> str:

@@ -21,10 +21,10 @@ from qmesh.host.network.netlink_messages import (
     HEADER,
     build_attribute,
     build_request,
-    parse_attributes,
     read_whole_dump,
     send_request,
 )
+from qmesh.mesh.foreign.attributes import parse_attributes
 
 FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 NUMBERS: Final = {name: number for number, name in FAMILIES.items()}
@@ -42,8 +42,6 @@ _ACCEPT = 1  # NF_ACCEPT
 _HOOKS: Final = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 _HOOKS_OF_DEVICES: Final = ("ingress", "egress")
 _U32, _I32, _U64 = struct.Struct("!I"), struct.Struct("!i"), struct.Struct("!Q")
-
-Spans = dict[int, tuple[int, int]]
 
 
 class TableHeader(msgspec.Struct, frozen=True):
@@ -104,7 +102,7 @@ def translate_parse_errors() -> Iterator[None]:
 
 def has_table(family: str, name: str) -> bool:
     """Whether there is such a table. Raises MachineRefused where it could not look."""
-    return read_table_message(family, name) is not None
+    return read_table_attributes(family, name) is not None
 
 
 def read_generation() -> int:
@@ -114,7 +112,7 @@ def read_generation() -> int:
     except (OSError, ValueError) as error:
         raise build_read_error(error) from None
     with translate_parse_errors():
-        return int(_U32.unpack_from(message, index_attributes(message)[_GENERATION_ID][0])[0])
+        return int(_U32.unpack(index_attributes(message)[_GENERATION_ID])[0])
 
 
 def _send_request(request: bytes) -> list[bytes]:
@@ -139,16 +137,18 @@ def build_table_request(kind: int, flags: int, family: int, payload: bytes = b""
     return build_request(kind, flags, _ABOUT.pack(family, 0, 0) + payload)
 
 
-def dump_table(kind: int, family: str, payload: bytes) -> list[bytes]:
-    """Each message of a dump of one table's objects, or of more where the kernel does not choose.
+def dump_table(kind: int, family: str, payload: bytes) -> list[dict[int, bytes]]:
+    """The attributes of each of one table's objects, or of more where the kernel does not choose.
 
     kind: NFT_MSG_GET*. payload: attributes. Raises MachineRefused where it could not look.
     """
-    return dump_messages(NFTABLES | kind, NUMBERS[family], payload)
+    messages = dump_messages(NFTABLES | kind, NUMBERS[family], payload)
+    with translate_parse_errors():
+        return list(map(index_attributes, messages))
 
 
-def read_table_message(family: str, name: str) -> bytes | None:
-    """What the kernel says of one table, as a netlink message; None without it. Raises MachineRefused."""
+def read_table_attributes(family: str, name: str) -> dict[int, bytes] | None:
+    """What the kernel says of one table, by NFTA_TABLE_*; None without it. Raises MachineRefused."""
     wanted = build_attribute(_TABLE_NAME, name.encode() + b"\0")
     try:
         (message,) = _send_request(build_table_request(_GET_TABLE, ACK, NUMBERS[family], wanted))
@@ -156,7 +156,8 @@ def read_table_message(family: str, name: str) -> bytes | None:
         return None
     except (OSError, ValueError) as error:
         raise build_read_error(error) from None
-    return message
+    with translate_parse_errors():
+        return index_attributes(message)
 
 
 def dump_messages(kind: int, family: int = 0, payload: bytes = b"") -> list[bytes]:
@@ -167,9 +168,9 @@ def dump_messages(kind: int, family: int = 0, payload: bytes = b"") -> list[byte
         raise build_read_error(error) from None
 
 
-def index_attributes(message: bytes) -> Spans:
-    """Where each attribute of a message lies, by its type."""
-    return dict(parse_attributes(message, HEADER.size + _ABOUT.size, len(message)))
+def index_attributes(message: bytes) -> dict[int, bytes]:
+    """The attributes of a message, by their type. Raises ValueError where one breaks off."""
+    return dict(parse_attributes(message[HEADER.size + _ABOUT.size :]))
 
 
 def parse_family(message: bytes) -> str:
@@ -178,47 +179,47 @@ def parse_family(message: bytes) -> str:
     return FAMILIES.get(number, str(number))
 
 
-def parse_text(message: bytes, span: tuple[int, int] | None) -> bytes:
+def parse_text(value: bytes | None) -> bytes:
     """A name; empty without one."""
-    return b"" if span is None else message[slice(*span)].rstrip(b"\0")
+    return (value or b"").rstrip(b"\0")
 
 
 def _parse_table(message: bytes) -> TableHeader:
     found = index_attributes(message)
-    flags = _U32.unpack_from(message, found[_TABLE_FLAGS][0])[0] if _TABLE_FLAGS in found else 0
-    return TableHeader(
-        parse_family(message), parse_text(message, found.get(_TABLE_NAME)), bool(flags & _DORMANT)
-    )
+    flags = _U32.unpack(found[_TABLE_FLAGS])[0] if _TABLE_FLAGS in found else 0
+    return TableHeader(parse_family(message), parse_text(found.get(_TABLE_NAME)), bool(flags & _DORMANT))
 
 
 def _parse_chain(message: bytes) -> ChainHeader:
     found, family = index_attributes(message), parse_family(message)
-    handle = _U64.unpack_from(message, found[_CHAIN_HANDLE][0])[0]
     plain = ChainHeader(
-        family, parse_text(message, found[_CHAIN_TABLE]), parse_text(message, found[_CHAIN_NAME]), handle
+        family,
+        parse_text(found[_CHAIN_TABLE]),
+        parse_text(found[_CHAIN_NAME]),
+        _U64.unpack(found[_CHAIN_HANDLE])[0],
     )
     if _CHAIN_HOOK not in found:
         return plain
-    hook = dict(parse_attributes(message, *found[_CHAIN_HOOK]))
-    number = _U32.unpack_from(message, hook[_HOOK_NUMBER][0])[0]
+    hook = dict(parse_attributes(found[_CHAIN_HOOK]))
+    number = _U32.unpack(hook[_HOOK_NUMBER])[0]
     names = _HOOKS_OF_DEVICES if family == "netdev" else _HOOKS
-    policy = _U32.unpack_from(message, found[_CHAIN_POLICY][0])[0] if _CHAIN_POLICY in found else _ACCEPT
+    policy = _U32.unpack(found[_CHAIN_POLICY])[0] if _CHAIN_POLICY in found else _ACCEPT
     return msgspec.structs.replace(
         plain,
         hook=names[number] if number < len(names) else str(number),
-        type=parse_text(message, found.get(_CHAIN_TYPE)).decode("utf-8", "backslashreplace"),
-        priority=_I32.unpack_from(message, hook[_HOOK_PRIORITY][0])[0],
+        type=parse_text(found.get(_CHAIN_TYPE)).decode("utf-8", "backslashreplace"),
+        priority=_I32.unpack(hook[_HOOK_PRIORITY])[0],
         accepts=policy == _ACCEPT,
-        devices=tuple(_parse_devices(message, hook)),
+        devices=tuple(_parse_devices(hook)),
     )
 
 
-def _parse_devices(message: bytes, hook: Spans) -> Iterator[str]:
+def _parse_devices(hook: dict[int, bytes]) -> Iterator[str]:
     """Older kernels name the one device as well, newer ones all of them."""
     if _HOOK_DEVICES in hook:
-        named = list(parse_attributes(message, *hook[_HOOK_DEVICES]))
+        named = list(parse_attributes(hook[_HOOK_DEVICES]))
     else:
         named = [(_DEVICE_NAME, hook[_HOOK_DEVICE])] if _HOOK_DEVICE in hook else []
-    for kind, span in named:
-        name = parse_text(message, span).decode("utf-8", "backslashreplace")
+    for kind, value in named:
+        name = parse_text(value).decode("utf-8", "backslashreplace")
         yield f"{name}*" if kind == _DEVICE_PREFIX else name

@@ -31,7 +31,6 @@ HEADER: Final = struct.Struct("=IHHII")
 """Of a message: length with these octets, type, flags, sequence number, port."""
 ATTRIBUTE: Final = struct.Struct("=HH")
 """Before an attribute's value: length with these octets, type."""
-_TYPE: Final = 0x3FFF
 
 
 def parse_messages(octets: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -48,23 +47,9 @@ def parse_messages(octets: bytes) -> Iterator[tuple[int, int, bytes]]:
         start += length + -length % 4
 
 
-def parse_attributes(message: bytes, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
-    """The type of each attribute between two places of a message, and where its value lies.
-
-    Raises ValueError when one breaks off.
-    """
-    while start < end:
-        is_there = start + ATTRIBUTE.size <= len(message)
-        length, kind = ATTRIBUTE.unpack_from(message, start) if is_there else (0, 0)
-        if not ATTRIBUTE.size <= length <= end - start:
-            raise ValueError("a netlink attribute breaks off")
-        yield kind & _TYPE, (start + ATTRIBUTE.size, start + length)
-        start += length + -length % 4
-
-
-def build_request(kind: int, flags: int, payload: bytes) -> bytes:
-    """A message to the kernel. flags: ACK or DUMP."""
-    return HEADER.pack(HEADER.size + len(payload), kind, flags | _REQUEST, 1, 0) + payload
+def build_request(kind: int, flags: int, payload: bytes, *, sequence: int = 1) -> bytes:
+    """A message to the kernel. flags: ACK or DUMP, and others. sequence: by which its answer is known."""
+    return HEADER.pack(HEADER.size + len(payload), kind, flags | _REQUEST, sequence, 0) + payload
 
 
 def build_attribute(kind: int, value: bytes) -> bytes:
@@ -85,6 +70,16 @@ def parse_answers(octets: bytes) -> Iterator[tuple[bytes, int | None, bool]]:
         yield message, code, bool(flags & _DUMP_INTERRUPTED)
 
 
+def receive_octets(netlink: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> bytes:
+    """What the kernel sends next by a socket. Raises OSError, also where nothing comes in time."""
+    with heartbeat.allow_wait(timeout_s):
+        has_come = bool(select.select([netlink.fileno()], [], [], timeout_s)[0])
+    if not has_come:
+        raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
+    octets: bytes = netlink.recv(MOST_OCTETS)
+    return octets
+
+
 class TooManyMessages(Exception):
     """A dump has more messages than are wanted; the rest of it is still to come at that socket."""
 
@@ -102,11 +97,7 @@ def send_request(
     found: list[bytes] = []
     is_torn = False
     while True:
-        with heartbeat.allow_wait(timeout_s):
-            has_come = bool(select.select([netlink.fileno()], [], [], timeout_s)[0])
-        if not has_come:
-            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
-        for message, code, torn in parse_answers(netlink.recv(MOST_OCTETS)):
+        for message, code, torn in parse_answers(receive_octets(netlink, timeout_s)):
             is_torn |= torn
             if code:
                 raise OSError(code, os.strerror(code))

@@ -20,8 +20,8 @@ from qmesh.host.network.netlink_messages import (
     HEADER,
     build_attribute,
     build_request,
-    parse_attributes,
 )
+from qmesh.mesh.foreign.attributes import parse_attributes
 
 _GET_LINK, _GET_ADDRESS = 18, 22  # RTM_*
 _LINK: Final = Struct("=BxHiII")  # family, type, index, flags, what of them is changed
@@ -63,10 +63,8 @@ def parse_link(message: bytes) -> FoundInterface:
     """What the kernel tells of an interface. Raises ValueError where that is cut short."""
     try:
         _, _, index, flags, _ = _LINK.unpack_from(message, HEADER.size)
-        found = _attribute_values(message, HEADER.size + _LINK.size, len(message))
-        kind = None
-        if _LINKINFO in found:
-            kind = _attribute_values(found[_LINKINFO], 0, len(found[_LINKINFO])).get(_INFO_KIND)
+        found = dict(parse_attributes(message[HEADER.size + _LINK.size :]))
+        kind = dict(parse_attributes(found.get(_LINKINFO, b""))).get(_INFO_KIND)
         return FoundInterface(
             name=_decode_text(found[_IFNAME]),
             index=index,
@@ -94,16 +92,12 @@ def parse_addresses(dump: Iterable[bytes], index: int) -> Iterator[str]:
             _, prefix_length, _, scope, its = _ADDRESS.unpack_from(message, HEADER.size)
             if (its, scope) != (index, _SCOPE_GLOBAL):
                 continue
-            found = _attribute_values(message, HEADER.size + _ADDRESS.size, len(message))
+            found = dict(parse_attributes(message[HEADER.size + _ADDRESS.size :]))
             # With a point-to-point address, IFA_ADDRESS is the other side's.
             own = ipaddress.ip_address(found.get(_LOCAL) or found[_SIDE_OF_PEER])
         except (LookupError, struct.error):
             raise ValueError("this is no address") from None
         yield f"{own}/{prefix_length}"
-
-
-def _attribute_values(message: bytes, start: int, end: int) -> dict[int, bytes]:
-    return {kind: message[first:last] for kind, (first, last) in parse_attributes(message, start, end)}
 
 
 def _decode_text(value: bytes) -> str:

@@ -23,7 +23,6 @@ from qmesh.host.network.netlink_messages import (
     HEADER,
     build_attribute,
     build_request,
-    parse_attributes,
 )
 from qmesh.host.wireguard.device import (
     REMEMBERED,
@@ -33,6 +32,7 @@ from qmesh.host.wireguard.device import (
     normalize_allowed_ips,
     parse_endpoint,
 )
+from qmesh.mesh.foreign.attributes import parse_attributes
 from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
 
@@ -60,8 +60,8 @@ _REMOVE, _REPLACE_ALLOWED_IPS, _UPDATE_ONLY = 1, 2, 4  # WGPEER_F_*
 
 _UNSET = bytes(32)
 
-Spans = dict[int, tuple[int, int]]
-"""Where an attribute's value lies, by its type: of a type that repeats, the last."""
+Values = dict[int, bytes]
+"""Attributes by their type: of a type that repeats, the last."""
 
 
 def build_private_key_message(family: int, interface: str, private_key: Secret) -> bytes:
@@ -135,10 +135,10 @@ def parse_device(dump: Sequence[bytes]) -> Device:
 
 def _merge_dump(dump: Sequence[bytes]) -> Device:
     peers: dict[bytes, tuple[Peer, Counters]] = {}
-    own = [_index_attributes(message, _PAYLOAD, len(message)) for message in dump]
-    for message, spans in zip(dump, own, strict=True):
-        for start, end in _list_items(message, spans.get(_PEERS)):
-            key, peer, counters = _parse_peer(message, _index_attributes(message, start, end))
+    own: list[Values] = [dict(parse_attributes(message[_PAYLOAD:])) for message in dump]
+    for values in own:
+        for _, content in parse_attributes(values.get(_PEERS, b"")):
+            key, peer, counters = _parse_peer(dict(parse_attributes(content)))
             if key in peers:
                 begun, counters = peers[key]
                 networks = tuple(sorted({*begun.allowed_ips, *peer.allowed_ips}))
@@ -146,10 +146,10 @@ def _merge_dump(dump: Sequence[bytes]) -> Device:
             peers[key] = peer, counters
     if not own or _LISTEN_PORT not in own[0]:
         raise ValueError("this tells of no device")
-    public_key = _read_value(dump[0], own[0], _PUBLIC_KEY)
+    public_key = own[0].get(_PUBLIC_KEY)
     return build_device(
         public_key=encode_key(public_key) if public_key else None,
-        listen_port=_read_number(dump[0], own[0], _LISTEN_PORT, _U16),
+        listen_port=_read_number(own[0], _LISTEN_PORT, _U16),
         peers=peers.values(),
     )
 
@@ -197,43 +197,25 @@ def _address_family(address: str) -> int:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def _index_attributes(message: bytes, start: int, end: int) -> Spans:
-    """Where the values of the attributes between `start` and `end` lie, by type."""
-    return dict(parse_attributes(message, start, end))
+def _read_number(values: Values, kind: int, layout: Struct) -> int:
+    return int(layout.unpack(values[kind])[0]) if kind in values else 0
 
 
-def _list_items(message: bytes, span: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
-    """Where the attributes of a list lie; an absent list is an empty one."""
-    return (where for _, where in parse_attributes(message, *span)) if span else iter(())
-
-
-def _read_value(message: bytes, spans: Spans, kind: int) -> bytes:
-    start, end = spans.get(kind, (0, 0))
-    return message[start:end]
-
-
-def _read_number(message: bytes, spans: Spans, kind: int, layout: Struct) -> int:
-    if kind not in spans:
-        return 0
-    return int(layout.unpack(_read_value(message, spans, kind))[0])
-
-
-def _parse_peer(message: bytes, spans: Spans) -> tuple[bytes, Peer, Counters]:
-    start, end = spans[_PEER_KEY]
-    key = message[start:end]
-    preshared_key = _read_value(message, spans, _PRESHARED_KEY) or _UNSET
-    endpoint = _parse_endpoint(_read_value(message, spans, _ENDPOINT))
+def _parse_peer(values: Values) -> tuple[bytes, Peer, Counters]:
+    key = values[_PEER_KEY]
+    preshared_key = values.get(_PRESHARED_KEY) or _UNSET
+    endpoint = _parse_endpoint(values.get(_ENDPOINT, b""))
     peer = Peer(
         public_key=encode_key(key),
-        allowed_ips=_parse_allowed_ips(_read_value(message, spans, _ALLOWED_IPS)),
+        allowed_ips=_parse_allowed_ips(values.get(_ALLOWED_IPS, b"")),
         endpoint=endpoint,
         preshared_key=None if preshared_key == _UNSET else Secret(encode_key(preshared_key)),
-        keepalive_s=_read_number(message, spans, _KEEPALIVE, _U16),
+        keepalive_s=_read_number(values, _KEEPALIVE, _U16),
     )
     counters = Counters(
-        last_handshake_s=_read_number(message, spans, _HANDSHAKE, _TIME) or None,
-        rx_bytes=_read_number(message, spans, _RX, _U64),
-        tx_bytes=_read_number(message, spans, _TX, _U64),
+        last_handshake_s=_read_number(values, _HANDSHAKE, _TIME) or None,
+        rx_bytes=_read_number(values, _RX, _U64),
+        tx_bytes=_read_number(values, _TX, _U64),
         endpoint=endpoint,
     )
     return key, peer, counters
@@ -242,12 +224,10 @@ def _parse_peer(message: bytes, spans: Spans) -> tuple[bytes, Peer, Counters]:
 @lru_cache(REMEMBERED)
 def _parse_allowed_ips(allowed_ips: bytes) -> tuple[str, ...]:
     found = []
-    for start, end in _list_items(allowed_ips, (0, len(allowed_ips))):
-        spans = _index_attributes(allowed_ips, start, end)
-        family = _read_number(allowed_ips, spans, _FAMILY, _U16)
-        address = socket.inet_ntop(family, _read_value(allowed_ips, spans, _ADDRESS))
-        prefix_length = allowed_ips[spans[_PREFIX_LENGTH][0]]
-        found.append(f"{address}/{prefix_length}")
+    for _, content in parse_attributes(allowed_ips):
+        values = dict(parse_attributes(content))
+        address = socket.inet_ntop(_read_number(values, _FAMILY, _U16), values.get(_ADDRESS, b""))
+        found.append(f"{address}/{values[_PREFIX_LENGTH][0]}")
     return normalize_allowed_ips(*found)
 
 

@@ -1,7 +1,15 @@
 """What other programs' rules do to the packets that the mesh needs: rulesets in, obstacles out.
 
-native, xtables   read a ruleset (nft's JSON, iptables-save's text) into the values of `rules`
-packets           the packets that must pass, concretely
-rules             one packet against a ruleset: passed, dropped, or not understood
-obstacles         both together, and the command that fixes each
+attributes, expressions  what the kernel tells of a rule
+registers, packet_fields bytes of which each bit is known or not: headers, and what rules load
+loads, kernel_rules      expressions that load something of a packet; a rule, built to be asked
+xt_matches, xt_targets   those of iptables
+legacy_tables            the tables of iptables-legacy
+rules                    tables, chains and rules as values, and a packet on its way through them
+walk                     one packet against all tables: passed, dropped, or not understood
+lookups                  what is asked of sets, and answered
+packets                  the packets that must pass, concretely
+rulesets                 all that was read, as tables
+obstacles                all together, and the command that fixes each
+saved_rules              tables of qmesh in files with rules
 """

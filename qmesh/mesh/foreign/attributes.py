@@ -1,17 +1,22 @@
-"""Netlink's attributes within an attribute. Source: linux/netlink.h."""
+"""Netlink's attributes, one behind the other or within another. Source: linux/netlink.h."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Final
+
+_HEAD: Final = struct.Struct("=HH")
+"""Before each value: length with these bytes, type."""
+_TYPE: Final = 0x3FFF
 
 
-def list_attributes(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and value of each. Raises ValueError or struct.error when one breaks off."""
-    start = 0
-    while start + 4 <= len(content):
-        length, kind = struct.unpack_from("=HH", content, start)
-        if length < 4:
-            raise ValueError("an attribute breaks off")
-        yield kind & 0x3FFF, content[start + 4 : start + length]
+def parse_attributes(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and value of each. Raises ValueError when one breaks off."""
+    start, end = 0, len(content)
+    while start < end:
+        length, kind = _HEAD.unpack_from(content, start) if start + _HEAD.size <= end else (0, 0)
+        if not _HEAD.size <= length <= end - start:
+            raise ValueError("a netlink attribute breaks off")
+        yield kind & _TYPE, content[start + _HEAD.size : start + length]
         start += length + -length % 4

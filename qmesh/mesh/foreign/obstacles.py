@@ -12,7 +12,8 @@ import msgspec
 
 from qmesh.mesh.foreign.lookups import Lookups
 from qmesh.mesh.foreign.packets import Packet, Traffic
-from qmesh.mesh.foreign.rules import Budget, Drop, Table, find_drops
+from qmesh.mesh.foreign.rules import Table
+from qmesh.mesh.foreign.walk import Budget, Drop, find_drops
 from qmesh.mesh.values import format_port_ranges
 
 Firewall: TypeAlias = Literal["ufw", "firewalld", "fail2ban", "nft", "iptables"]

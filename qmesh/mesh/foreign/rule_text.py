@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
-from qmesh.mesh.foreign.attributes import list_attributes
+from qmesh.mesh.foreign.expressions import Attributes, read_data, read_number, read_verdict
 from qmesh.mesh.foreign.packet_fields import ORDER, STATES
-
-Attributes = Mapping[int, bytes]
 
 _HEADER_FIELDS: Final = {
     (1, 12, 4): "ip saddr", (1, 16, 4): "ip daddr", (1, 9, 1): "ip protocol", (1, 8, 1): "ip ttl",
@@ -64,35 +62,35 @@ class _RuleWriter:
         """Add one expression; many only load what a later one compares."""
         match name:
             case "payload" if 1 in attributes:
-                place = (_number(attributes, 2), _number(attributes, 3), _number(attributes, 4))
+                place = (read_number(attributes, 2), read_number(attributes, 3), read_number(attributes, 4))
                 text = _name_header_field(*place)
                 self._note(attributes, text.replace("th ", f"{self._protocol} "))
             case "meta" if 1 in attributes:
-                key = _META.get(_number(attributes, 2), "?")
+                key = _META.get(read_number(attributes, 2), "?")
                 self._note(attributes, key if key in _PLAIN_META else f"meta {key}")
             case "ct" if 1 in attributes:
-                self._note(attributes, f"ct {_CT.get(_number(attributes, 2), '?')}")
+                self._note(attributes, f"ct {_CT.get(read_number(attributes, 2), '?')}")
             case "fib":
-                end = "saddr" if _number(attributes, 3) & 1 else "daddr"
-                self._note(attributes, f"fib {end} {_FIB.get(_number(attributes, 2), '?')}")
+                end = "saddr" if read_number(attributes, 3) & 1 else "daddr"
+                self._note(attributes, f"fib {end} {_FIB.get(read_number(attributes, 2), '?')}")
             case "bitwise":
-                self._fields[_number(attributes, 2)] = self._field(attributes, 1)
+                self._fields[read_number(attributes, 2)] = self._field(attributes, 1)
             case "cmp":
                 self._add_comparison(attributes)
             case "range":
-                operator = "!= " if _number(attributes, 2) else ""
+                operator = "!= " if read_number(attributes, 2) else ""
                 ends = "-".join(
-                    _value(_data(attributes, kind), self._field(attributes, 1)) for kind in (3, 4)
+                    _value(read_data(attributes, kind), self._field(attributes, 1)) for kind in (3, 4)
                 )
                 self.words.append(f"{self._field(attributes, 1)} {operator}{ends}")
             case "lookup":
-                verb = "vmap " if 3 in attributes else "!= " if _number(attributes, 5) else ""
+                verb = "vmap " if 3 in attributes else "!= " if read_number(attributes, 5) else ""
                 self.words.append(f"{self._field(attributes, 2)} {verb}@{_text(attributes[1])}")
             case "limit":
-                over = "over " if _number(attributes, 5) else ""
-                unit = _UNITS.get(_number(attributes, 2), "?")
-                self.words.append(f"limit rate {over}{_number(attributes, 1)}/{unit}")
-            case "immediate" if _number(attributes, 1) == 0:
+                over = "over " if read_number(attributes, 5) else ""
+                unit = _UNITS.get(read_number(attributes, 2), "?")
+                self.words.append(f"limit rate {over}{read_number(attributes, 1)}/{unit}")
+            case "immediate" if read_number(attributes, 1) == 0:
                 self._add_verdict(attributes)
             case "match" | "target":
                 self.words.append(f"xt {name} {_text(attributes[1])}")
@@ -104,14 +102,14 @@ class _RuleWriter:
                 self.words.append(name)
 
     def _note(self, attributes: Attributes, text: str) -> None:
-        self._fields[_number(attributes, 1)] = text
+        self._fields[read_number(attributes, 1)] = text
 
     def _field(self, attributes: Attributes, kind: int) -> str:
-        return self._fields.get(_number(attributes, kind), "?")
+        return self._fields.get(read_number(attributes, kind), "?")
 
     def _add_comparison(self, attributes: Attributes) -> None:
-        field, value = self._field(attributes, 1), _data(attributes, 3)
-        text = f"{field} {_OPERATORS[_number(attributes, 2)]}{_value(value, field)}"
+        field, value = self._field(attributes, 1), read_data(attributes, 3)
+        text = f"{field} {_OPERATORS[read_number(attributes, 2)]}{_value(value, field)}"
         if text in {"meta l4proto tcp", "meta l4proto udp"}:
             self._protocol = text[-3:]
         elif (
@@ -123,7 +121,7 @@ class _RuleWriter:
         self.words.append(text)
 
     def _add_verdict(self, attributes: Attributes) -> None:
-        verdict = dict(list_attributes(dict(list_attributes(attributes[2]))[2]))
+        verdict = read_verdict(attributes, 2)
         word = _VERDICTS.get(int.from_bytes(verdict[1], "big", signed=True), "verdict")
         self.words.append(f"{word} {_text(verdict[2])}" if 2 in verdict else word)
 
@@ -136,16 +134,8 @@ def _name_header_field(base: int, offset: int, length: int) -> str:
     return f"@{base},{offset},{length}"
 
 
-def _number(attributes: Attributes, kind: int) -> int:
-    return int.from_bytes(attributes.get(kind, b""), "big")
-
-
 def _text(octets: bytes) -> str:
     return octets.rstrip(b"\0").decode("utf-8", "backslashreplace")
-
-
-def _data(attributes: Attributes, kind: int) -> bytes:
-    return dict(list_attributes(attributes[kind]))[1]
 
 
 def _value(value: bytes, field: str) -> str:

@@ -19,8 +19,8 @@ from qmesh.host.network.netlink_messages import (
     HEADER,
     build_attribute,
     build_request,
-    parse_attributes,
 )
+from qmesh.mesh.foreign.attributes import parse_attributes
 from qmesh.mesh.networks import IPNetwork
 from qmesh.mesh.routes.tables import Action, PolicyRule, RouteKind
 
@@ -46,6 +46,7 @@ _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE, _GET_RULE = 24, 25, 26, 34  # RTM_*
 _CREATE = 0x400  # NLM_F_CREATE
 _ROUTE: Final = Struct("=BBBBBBBBI")  # family, lengths, tos, table, protocol, scope, type, flags
 _RULE: Final = _ROUTE  # fib_rule_hdr has the same places: the last are action and flags
+_ROUTE_PAYLOAD: Final = HEADER.size + _ROUTE.size
 _U32: Final = Struct("=I")
 _S32: Final = Struct("=i")
 _U16: Final = Struct("=H")
@@ -139,7 +140,7 @@ def build_question(number: int, destination: str, source: str | None, uid: int, 
     if port is not None:
         payload += build_attribute(_IP_PROTOCOL, bytes([socket.IPPROTO_TCP]))
         payload += build_attribute(_DPORT, port.to_bytes(2, "big"))
-    return HEADER.pack(HEADER.size + len(payload), _GET_ROUTE, 1, number, 0) + payload
+    return build_request(_GET_ROUTE, 0, payload, sequence=number)
 
 
 def build_route_change(route: FoundRoute, *, add: bool) -> bytes:
@@ -182,14 +183,14 @@ def parse_route(message: bytes) -> FoundRoute | None:
         family, length, _, tos, table, protocol, _, kind, flags = _ROUTE.unpack_from(message, HEADER.size)
         if family not in _LENGTHS or tos or flags & _NOT_IN_FORCE:
             return None
-        found = _attribute_values(message, HEADER.size + _ROUTE.size)
+        found = dict(parse_attributes(message[_ROUTE_PAYLOAD:]))
         index, gateway = _read_hop(found)
         return FoundRoute(
             family=family,
             network=_format_network(family, found.get(_TO, b""), length),
-            table=_U32.unpack(found[_TABLE])[0] if _TABLE in found else table,
+            table=_read_u32(found, _TABLE, table),
             kind=kind,
-            metric=_U32.unpack(found[_PRIORITY])[0] if _PRIORITY in found else 0,
+            metric=_read_u32(found, _PRIORITY, 0),
             index=index,
             gateway=gateway,
             source=None if _SOURCE_HINT not in found else str(ipaddress.ip_address(found[_SOURCE_HINT])),
@@ -204,11 +205,7 @@ def overlaps(message: bytes, network: IPNetwork) -> bool:
     try:
         family, length, *_ = _ROUTE.unpack_from(message, HEADER.size)
         bits = _LENGTHS.get(family, 0)
-        start = HEADER.size + _ROUTE.size
-        to = next(
-            (message[a:b] for kind, (a, b) in parse_attributes(message, start, len(message)) if kind == _TO),
-            b"",
-        )
+        to = next((value for kind, value in parse_attributes(message[_ROUTE_PAYLOAD:]) if kind == _TO), b"")
     except struct.error:
         raise ValueError("this is no route") from None
     if bits != network.max_prefixlen or length > bits:
@@ -226,14 +223,14 @@ def parse_answer(kind: int, message: bytes) -> tuple[int, FoundAnswer]:
         _, _, _, number, _ = HEADER.unpack_from(message)
         if kind == _ERROR:
             return number, FoundAnswer(-_S32.unpack_from(message, HEADER.size)[0])
-        found = _attribute_values(message, HEADER.size + _ROUTE.size)
+        found = dict(parse_attributes(message[_ROUTE_PAYLOAD:]))
         family, _, _, _, table, _, _, type_, _ = _ROUTE.unpack_from(message, HEADER.size)
         index, _ = _read_hop(found)
         source = found.get(_SOURCE_HINT)
         return number, FoundAnswer(
             error=0,
             kind=type_,
-            table=_U32.unpack(found[_TABLE])[0] if _TABLE in found else table,
+            table=_read_u32(found, _TABLE, table),
             index=index,
             source=None if source is None else socket.inet_ntop(family, source),
         )
@@ -247,7 +244,7 @@ def parse_rule(message: bytes) -> PolicyRule | None:
         family, to, by, tos, table, _, _, action, flags = _RULE.unpack_from(message, HEADER.size)
         if family not in _LENGTHS or action not in _ACTIONS:
             return None
-        found = _attribute_values(message, HEADER.size + _RULE.size)
+        found = dict(parse_attributes(message[_ROUTE_PAYLOAD:]))
         suppress = _read_u32(found, _SUPPRESS, _NO_SUPPRESS)
         return PolicyRule(
             priority=_read_u32(found, _RULE_PRIORITY, 0),
@@ -284,7 +281,7 @@ def _read_hop(found: dict[int, bytes]) -> tuple[int | None, str | None]:
     if _MULTIPATH in found:
         hops = found[_MULTIPATH]
         size, _, _, index = _HOP.unpack_from(hops)
-        found = {_OIF: _U32.pack(index), **_attribute_values(hops[:size], _HOP.size)}
+        found = {_OIF: _U32.pack(index), **dict(parse_attributes(hops[_HOP.size : size]))}
     index = _U32.unpack(found[_OIF])[0] if _OIF in found else None
     if _GATEWAY in found:
         return index, str(ipaddress.ip_address(found[_GATEWAY]))
@@ -299,9 +296,3 @@ def _format_network(family: int, address: bytes, length: int) -> str:
     """
     octets = address or bytes(_LENGTHS[socket.AddressFamily(family)] // 8)
     return str(ipaddress.ip_network((octets, length), strict=False))
-
-
-def _attribute_values(message: bytes, start: int) -> dict[int, bytes]:
-    return {
-        kind: message[first:last] for kind, (first, last) in parse_attributes(message, start, len(message))
-    }

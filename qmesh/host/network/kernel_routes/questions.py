@@ -5,9 +5,7 @@ Source: rtnetlink(7), RTM_GETROUTE.
 
 from __future__ import annotations
 
-import errno
 import os
-import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -16,8 +14,7 @@ from typing import Final
 from qmesh.host.network.kernel_routes import messages
 from qmesh.host.network.kernel_routes.netlink_socket import open_route_socket
 from qmesh.host.network.links import name_interface
-from qmesh.host.network.netlink_messages import ANSWER_TIMEOUT_S, MOST_OCTETS, parse_messages
-from qmesh.host.system import heartbeat
+from qmesh.host.network.netlink_messages import parse_messages, receive_octets
 from qmesh.mesh.routes.detours import RouteAnswer
 from qmesh.mesh.routes.lookup import SentPacket
 
@@ -46,10 +43,7 @@ def _ask(netlink: socket.socket, packets: Sequence[SentPacket]) -> Iterator[mess
     netlink.sendto(b"".join(requests), (0, 0))
     found: dict[int, messages.FoundAnswer] = {}
     while len(found) < len(packets):
-        with heartbeat.allow_wait(ANSWER_TIMEOUT_S):
-            if not select.select([netlink.fileno()], [], [], ANSWER_TIMEOUT_S)[0]:
-                raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
-        for kind, _, message in parse_messages(netlink.recv(MOST_OCTETS)):
+        for kind, _, message in parse_messages(receive_octets(netlink)):
             number, answer = messages.parse_answer(kind, message)
             found[number] = answer
     return (found[number] for number in range(len(packets)))
