@@ -21,7 +21,7 @@ from qmesh.host.network.sockets import (
     UNCONNECTED,
     Socket,
     list_listening_sockets,
-    list_sockets,
+    select_sockets,
 )
 from qmesh.host.network.sysctl_files import read_configured_ports
 from qmesh.host.state.directory import State
@@ -138,9 +138,8 @@ def list_ports_of_others(among: Iterable[int], user: int) -> frozenset[int]:
     return frozenset(
         each.port
         for protocol in ("tcp", "udp")
-        for each in (list_sockets(protocol) if wanted else ())
-        if each.port in wanted
-        and each.user != user
+        for each in (select_sockets(protocol, lambda _, port, __: port in wanted) if wanted else ())
+        if each.user != user
         and (each.state == LISTENING or (each.state in there and each.user < _FIRST_ORDINARY_USER))
     )
 
@@ -148,13 +147,11 @@ def list_ports_of_others(among: Iterable[int], user: int) -> frozenset[int]:
 def find_listeners(ports: Iterable[int]) -> tuple[Listener, ...]:
     """Who listens on any of these ports, over TCP or UDP, beyond loopback."""
     wanted = set(ports)
-    mine = [
-        each
-        for each in (*list_sockets("tcp"), *list_sockets("udp"))
-        if each.state == {"tcp": LISTENING, "udp": UNCONNECTED}[each.protocol]
-        and each.port in wanted
-        and not ipaddress.ip_address(each.local).is_loopback
-    ]
+    found = (
+        *select_sockets("tcp", lambda state, port, _: state == LISTENING and port in wanted),
+        *select_sockets("udp", lambda state, port, _: state == UNCONNECTED and port in wanted),
+    )
+    mine = [each for each in found if not ipaddress.ip_address(each.local).is_loopback]
     owners = processes.find_socket_owners({each.inode for each in mine})
     return tuple(sorted(_build_listener(each, owners.get(each.inode, 0)) for each in mine))
 

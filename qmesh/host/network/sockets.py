@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import ipaddress
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from qmesh.errors import KernelRefused
-from qmesh.host import files
 
 LISTENING: Final = "0A"
 ESTABLISHED: Final = "01"
@@ -37,18 +35,6 @@ class Socket(msgspec.Struct, frozen=True):
     user: int = 0
 
 
-def list_sockets(protocol: str) -> Iterator[Socket]:
-    """All sockets of `tcp` or `udp`, of both families; none of a family that the kernel has not."""
-    for name in (protocol, f"{protocol}6"):
-        yield from parse_sockets(protocol, files.read(Path("/proc/net") / name) or b"")
-
-
-def parse_sockets(protocol: str, octets: bytes) -> Iterator[Socket]:
-    """The sockets of a list of the kernel. Raises KernelRefused."""
-    for line in octets.decode("ascii", "replace").splitlines()[1:]:
-        yield _parse_socket(protocol, line)
-
-
 def select_sockets(protocol: str, is_wanted: Callable[[str, int, int], bool]) -> Iterator[Socket]:
     """The sockets of `tcp` or `udp` that are wanted, of both families, out of many.
 
@@ -56,11 +42,31 @@ def select_sockets(protocol: str, is_wanted: Callable[[str, int, int], bool]) ->
     Raises KernelRefused.
     """
     for name in (protocol, f"{protocol}6"):
-        with contextlib.suppress(FileNotFoundError), Path("/proc/net", name).open("rb") as lines:
-            for line in itertools.islice(lines, 1, None):
-                text = line.decode("ascii", "replace")
-                if is_wanted(*_parse_outline(text)):
-                    yield _parse_socket(protocol, text)
+        yield from parse_sockets(protocol, _read_lines(name), is_wanted)
+
+
+def parse_sockets(
+    protocol: str, lines: Iterable[bytes], is_wanted: Callable[[str, int, int], bool]
+) -> Iterator[Socket]:
+    """The same of lines of the kernel's list. Raises KernelRefused."""
+    for line in lines:
+        text = line.decode("ascii", "replace")
+        if is_wanted(*_parse_outline(text)):
+            yield _parse_socket(protocol, text)
+
+
+def _read_lines(name: str) -> Iterator[bytes]:
+    """A list of the kernel's, line by line, as it may be long; none where it has no such family."""
+    try:
+        with Path("/proc/net", name).open("rb") as lines:
+            yield from itertools.islice(lines, 1, None)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KernelRefused(
+            f"the kernel's list of sockets cannot be read: {error.strerror}",
+            hint="mount /proc: `mount -t proc proc /proc`",
+        ) from None
 
 
 def _parse_outline(line: str) -> tuple[str, int, int]:
@@ -84,12 +90,8 @@ def list_listening_sockets() -> Iterator[Socket]:
     the rest of its list is not read. Source: the kernel's networking/proc_net_tcp.
     """
     for name in ("tcp", "tcp6"):
-        with contextlib.suppress(FileNotFoundError), Path("/proc/net", name).open("rb") as lines:
-            every = (
-                _parse_socket("tcp", line.decode("ascii", "replace"))
-                for line in itertools.islice(lines, 1, None)
-            )
-            yield from itertools.takewhile(lambda each: each.state == LISTENING, every)
+        every = (_parse_socket("tcp", line.decode("ascii", "replace")) for line in _read_lines(name))
+        yield from itertools.takewhile(lambda each: each.state == LISTENING, every)
 
 
 def _parse_socket(protocol: str, line: str) -> Socket:

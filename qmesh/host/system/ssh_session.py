@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from qmesh.host.network.sockets import ESTABLISHED, list_sockets, render_address
+from qmesh.host.network.sockets import ESTABLISHED, render_address, select_sockets
 from qmesh.host.system import processes
 from qmesh.mesh.ssh_lockout import Session
 
@@ -63,6 +63,5 @@ def _normalize_address(text: str) -> str:
 
 def _list_connections() -> Iterator[Session]:
     """The TCP connections of this machine, seen as those of a server."""
-    for each in list_sockets("tcp"):
-        if each.state == ESTABLISHED:
-            yield Session(each.remote, each.remote_port, each.local, each.port)
+    for each in select_sockets("tcp", lambda state, *_: state == ESTABLISHED):
+        yield Session(each.remote, each.remote_port, each.local, each.port)
