@@ -44,6 +44,16 @@ def test_a_unit_flushes_where_it_or_its_file_says_so(tmp_path, text):
     assert parse_unit(block).is_flushing
 
 
+def test_a_file_with_rules_is_read_through_links_and_one_that_cannot_be_read_flushes_nothing(tmp_path):
+    real, link, loop = tmp_path / "real.conf", tmp_path / "link.conf", tmp_path / "loop.conf"
+    real.write_text("flush ruleset\n")
+    link.symlink_to(real)
+    loop.symlink_to(loop)
+    assert parse_unit(RED_HAT.format(file=link, command="")).is_flushing
+    for other in (loop, tmp_path, real / "below"):
+        assert not parse_unit(RED_HAT.format(file=other, command="")).is_flushing
+
+
 def test_of_units_that_are_not_there_or_do_nothing_none_is_told(monkeypatch):
     blocks = {name: f"Id={name}\nActiveState=inactive\nUnitFileState=" for name in UNITS}
     blocks["ufw.service"] = "Id=ufw.service\nActiveState=inactive\nUnitFileState=enabled"

@@ -10,11 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qmesh.host.firewall import foreign_rulesets, nftables
+from qmesh.errors import KernelRefused
+from qmesh.host.firewall import foreign_rulesets, legacy_iptables, nftables
 from qmesh.mesh.foreign.lookups import Answers, Lookups, Question
 from qmesh.mesh.foreign.packets import Packet
-from qmesh.mesh.foreign.rules import Drop, find_drops
 from qmesh.mesh.foreign.rulesets import Listing, build_tables
+from qmesh.mesh.foreign.walk import Drop, find_drops
 from qmesh.mesh.guard import render_load_script
 from tests.support.checkout import CHECKOUT
 from tests.support.foreign_cases import (
@@ -173,6 +174,13 @@ def test_no_program_is_run_so_that_nothing_depends_on_path(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", refuse)
     monkeypatch.delenv("PATH")
     assert [drop.table.program for drop in judge(DATAGRAM)[0]] == ["iptables", "iptables-legacy"]
+
+
+def test_legacy_tables_whose_names_cannot_be_read_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "ip_tables_names").mkdir()
+    monkeypatch.setattr(legacy_iptables, "LOADED", tmp_path)
+    with pytest.raises(KernelRefused, match="ip_tables_names"):
+        list(legacy_iptables.list_legacy_tables())
 
 
 def test_a_set_that_is_gone_is_told():

@@ -55,6 +55,13 @@ def test_included_files_are_looked_through_each_once_whatever_links_lead_there(t
     assert found(link, top, tmp_path / "missing") == [str(folder / "a.nft")]
 
 
+@pytest.mark.parametrize("written", ["./", "./.", "/", "/./", "//", "..", "*/..", "[", "./[a"])
+def test_an_include_that_names_no_file_leads_to_none(tmp_path, written):
+    top = tmp_path / "top.conf"
+    top.write_text(f'include "{written}"\n{SAVED}')
+    assert found(top) == [str(top)]
+
+
 def test_the_guards_own_file_may_be_included(tmp_path):
     (tmp_path / "guard.nft").write_text(SAVED)
     top = tmp_path.parent / f"{tmp_path.name}.conf"

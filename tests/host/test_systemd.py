@@ -149,6 +149,16 @@ def test_the_agents_lock_is_0600_in_a_directory_that_is_0700(state):
         assert state.directory.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_lock_in_a_directory_that_there_is_not_is_refused(tmp_path):
+    """`qmesh hold --state /nowhere` once said that qmesh itself had failed."""
+    lock_file = tmp_path / "nowhere/lock"
+    with (
+        pytest.raises(MachineRefused, match=f"{lock_file} cannot be opened: No such file or directory"),
+        processes.acquire_process_lock(lock_file),
+    ):
+        pass
+
+
 @pytest.fixture(params=["path", "abstract"])
 def listener(request, tmp_path, monkeypatch):
     """A socket on which whoever started a service hears of it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import resource
 import socket
 import subprocess
 import sys
@@ -93,6 +95,18 @@ def test_more_than_are_dialled_at_once(monkeypatch):
 def test_no_network_is_no_answer():
     assert measure_connect_times([("192.0.2.1", 1), ("2001:db8::1", 1)], wait_s=1) == {}
     assert measure_connect_times([], wait_s=1) == {}
+
+
+def test_where_this_process_has_no_room_for_a_socket_that_is_the_answer():
+    last = os.dup(0)
+    os.close(last)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, hard))  # which the selector takes
+    try:
+        found = tcp_probe.probe_places([("127.0.0.1", 9), ("::1", 9)], wait_s=1.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [each.error for each in found.values()] == [errno.EMFILE] * 2
 
 
 def test_nothing_is_sent_and_no_descriptor_is_left():

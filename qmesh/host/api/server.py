@@ -355,7 +355,10 @@ class Service:
 def _listen(address: str, port: int, interface: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     # With the protocol named, asyncio sends an answer's parts at once (TCP_NODELAY) and saves 40 ms.
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:
+        raise _build_listen_error(address, port, error) from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Linux answers for any of its addresses on any interface: the address alone binds nothing.
@@ -364,8 +367,12 @@ def _listen(address: str, port: int, interface: str) -> socket.socket:
         listening.listen(4096)
     except OSError as error:
         listening.close()
-        raise KernelRefused(
-            f"the membership service cannot listen on {address} port {port}: {error.strerror}",
-            hint=f"`ss -ltnp sport = :{port}` shows which program has the port: stop that program",
-        ) from None
+        raise _build_listen_error(address, port, error) from None
     return listening
+
+
+def _build_listen_error(address: str, port: int, error: OSError) -> KernelRefused:
+    return KernelRefused(
+        f"the membership service cannot listen on {address} port {port}: {error.strerror}",
+        hint=f"`ss -ltnp sport = :{port}` shows which program has the port: stop that program",
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.system import systemd
 
@@ -63,6 +65,12 @@ def parse_unit(block: str) -> FirewallUnit:
 
 
 def _has_flush(block: str, rules: tuple[str, ...]) -> bool:
-    read = (files.read(Path(path)) or b"" for path in rules)
-    texts = [block, *(octets.decode("utf-8", "replace") for octets in read)]
+    texts = [block, *map(_read_rules, rules)]
     return any(re.search(r"^[^#]*\bflush ruleset\b", text, re.MULTILINE) for text in texts)
+
+
+def _read_rules(path: str) -> str:
+    """What nft would load, through links too; nothing where it cannot be read."""
+    with contextlib.suppress(MachineRefused, OSError, RuntimeError):
+        return (files.read(Path(path).resolve()) or b"").decode("utf-8", "replace")
+    return ""

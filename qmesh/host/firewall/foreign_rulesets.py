@@ -20,6 +20,7 @@ from qmesh.host.firewall import rule_messages, tables_and_chains
 from qmesh.host.firewall.legacy_iptables import list_legacy_tables
 from qmesh.host.firewall.rule_messages import SetReader, decode_name
 from qmesh.host.firewall.tables_and_chains import ChainHeader
+from qmesh.host.network.netlink import translate_errors
 from qmesh.mesh.foreign.lookups import Answers, Element, Question
 from qmesh.mesh.foreign.rulesets import FAMILIES, ListedChain, Listing
 from qmesh.mesh.guard import OWN_TABLES
@@ -54,6 +55,8 @@ def _read_once() -> Listing:
         if each.family in FAMILIES and not each.is_dormant
     ]
     names = tuple((family, decode_name(name)) for family, name in tables)
+    with translate_errors("list the interfaces"):
+        interfaces = {name: index for index, name in socket.if_nameindex()}
     return Listing(
         tables=names,
         own=_OWN.intersection(names),
@@ -62,7 +65,7 @@ def _read_once() -> Listing:
         sets=rule_messages.list_sets(tables),
         legacy=tuple(list_legacy_tables()),
         lasting=_read_lasting(),
-        interfaces={name: index for index, name in socket.if_nameindex()},
+        interfaces=interfaces,
     )
 
 
@@ -91,11 +94,12 @@ def answer_questions(questions: Iterable[Question]) -> tuple[Answers, tuple[str,
     """What the sets have of these values; and what could not be asked, and why.
 
     It takes DEADLINE_S at most: what was not asked then has no answer.
+    Raises MachineRefused where nothing can be asked.
     """
     answers: Answers = {}
     unread: dict[str, str] = {}
     until = time.monotonic() + DEADLINE_S
-    with contextlib.ExitStack() as stack:
+    with translate_errors("ask for elements of sets"), contextlib.ExitStack() as stack:
         reader = stack.enter_context(SetReader())
         sets = _IpSets(stack)
         for question in sorted(

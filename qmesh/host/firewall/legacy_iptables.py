@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from qmesh.errors import KernelRefused
+from qmesh.host.network.netlink import translate_errors
 from qmesh.mesh.foreign.legacy_tables import INFO, LegacyBlock, parse_legacy_table
 from qmesh.mesh.foreign.rules import Table
 
@@ -19,6 +21,7 @@ _FAMILIES: Final = {"ip": (socket.AF_INET, socket.IPPROTO_IP), "ip6": (socket.AF
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_*, IP6T_SO_*
 _ENTRIES: Final = struct.Struct("=32sI4x")
 """ipt_get_entries: name, and bytes of the block behind it."""
+LOADED: Final = Path("/proc/net")
 _MOST_OCTETS: Final = 64 << 20
 _ATTEMPTS: Final = 5
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -30,14 +33,21 @@ def list_legacy_tables() -> Iterator[LegacyBlock]:
     Raises KernelRefused where one can't be read.
     """
     for family in _FAMILIES:
-        names = Path(f"/proc/net/{family}_tables_names")
-        for name in names.read_text(encoding="ascii").split() if names.exists() else ():
+        for name in _list_names(family):
             try:
                 found = _read_table(family, name)
             except (OSError, ValueError) as error:
                 raise _build_refusal(family, name, error) from None
             parse_table(family, *found)
             yield LegacyBlock(family, *found)
+
+
+def _list_names(family: str) -> list[str]:
+    """The tables that are loaded; none where the kernel has no such list."""
+    names = LOADED / f"{family}_tables_names"
+    with translate_errors(f"read {names}"), contextlib.suppress(FileNotFoundError):
+        return names.read_text(encoding="ascii").split()
+    return []
 
 
 def parse_table(family: str, info: bytes, block: bytes) -> Table:

@@ -64,10 +64,9 @@ def _list_files(written: str) -> Iterator[str]:
     """The files that a path leads to, without the links on the way, as nft would find them."""
     if not written.startswith(("/", "./", "../")):
         written = f"{_INCLUDED_FROM}/{written}"
-    below = re.sub(r"\*+", "*", written).strip(
-        "/"
-    )  # a unit's directory is the root; there is no `**` in glob(3)
-    for path in sorted(Path("/").glob(below)) if below else ():
+    # A unit's directory is the root; there is no `**` in glob(3).
+    below = Path(re.sub(r"\*+", "*", written).strip("/"))
+    for path in sorted(Path("/").glob(str(below))) if below.parts else ():
         with contextlib.suppress(OSError, RuntimeError):  # links that lead to themselves
             real = path.resolve()
             if real.exists() and not real.is_dir():

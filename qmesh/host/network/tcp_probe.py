@@ -73,13 +73,17 @@ def _take_places(waiting: Iterator[tuple[str, int]], most: int) -> Iterator[tupl
 
 
 def _start_connect(place: tuple[str, int]) -> tuple[float, socket.socket | None, int]:
-    end = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET, socket.SOCK_STREAM)
-    end.setblocking(False)  # noqa: FBT003 - a method of the library
+    """When it was begun, and the socket; or the errno of why there is none."""
     began = time.monotonic()
-    error = end.connect_ex(place)
-    if error not in {0, errno.EINPROGRESS}:
+    try:
+        end = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:  # this process has no room for one, or the kernel no such family
+        return began, None, error.errno or errno.EIO
+    end.setblocking(False)  # noqa: FBT003 - a method of the library
+    refused = end.connect_ex(place)
+    if refused not in {0, errno.EINPROGRESS}:
         end.close()
-        return began, None, error
+        return began, None, refused
     return began, end, 0
 
 

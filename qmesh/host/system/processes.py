@@ -50,9 +50,18 @@ def notify(message: str) -> None:
 
 @contextlib.contextmanager
 def acquire_process_lock(lock_file: Path) -> Iterator[bool]:
-    """Be the one process of its kind while the block runs; gives False when another is already."""
+    """Be the one process of its kind while the block runs; gives False when another is already.
+
+    Raises MachineRefused where there can be no such file.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(lock_file, flags, _PRIVATE_MODE)
+    try:
+        descriptor = os.open(lock_file, flags, _PRIVATE_MODE)
+    except OSError as error:
+        raise MachineRefused(
+            f"{lock_file} cannot be opened: {error.strerror}",
+            hint=f"look at the state directory: `ls -la {lock_file.parent}`; pass another one with --state",
+        ) from None
     try:
         yield acquire_lock(descriptor)
     finally:

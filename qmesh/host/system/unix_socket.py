@@ -21,16 +21,15 @@ def open_socket_path(directory: Path, name: str) -> Iterator[str]:
 
 def listen(directory: Path, name: str) -> socket.socket:
     """The listening end, 0600. There is one at a time: the socket that a killed process left is removed."""
-    listening = socket.socket(socket.AF_UNIX)
-    (directory / name).unlink(missing_ok=True)
-    before = os.umask(0o177)
-    try:
-        with open_socket_path(directory, name) as path:
-            listening.bind(path)
-    except OSError:
-        listening.close()
-        raise
-    finally:
-        os.umask(before)
-    listening.listen()
+    with contextlib.ExitStack() as unless_it_listens:
+        listening = unless_it_listens.enter_context(socket.socket(socket.AF_UNIX))
+        (directory / name).unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            with open_socket_path(directory, name) as path:
+                listening.bind(path)
+        finally:
+            os.umask(before)
+        listening.listen()
+        unless_it_listens.pop_all()
     return listening
