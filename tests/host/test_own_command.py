@@ -165,6 +165,36 @@ def test_r1_programs_are_run_from_where_they_are_and_elsewhere():
     assert Path(where.nft).parent != TRAP
 
 
+FOLDERS = {
+    "a user's": "chown 1000 folder",
+    "of a group": "chgrp 1000 folder; chmod g+w folder",
+    "of everybody": "chmod 1777 folder",
+    "below a user's": "mkdir home roots; mv folder home; chown 1000 home; ln -s ../home/folder roots",
+}
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+@pytest.mark.parametrize("whose", FOLDERS)
+def test_r1_no_program_is_taken_from_a_folder_that_a_user_can_change(whose, monkeypatch):
+    """By `su` a user's PATH becomes root's, and units remember where nft is."""
+    nft = programs.find_program("nft")
+    assert nft is not None
+    TRAP.mkdir()
+    Path("/run").chmod(0o1777)  # where others may add something, and not replace it
+    for folder in (TRAP / "folder", TRAP / "roots"):
+        monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    (TRAP / "folder").mkdir()
+    (TRAP / "folder/nft").symlink_to(nft)
+    assert programs.find_program("nft") == str(TRAP / "folder/nft")
+
+    subprocess.run(["sh", "-ec", FOLDERS[whose]], cwd=TRAP, check=True)
+    monkeypatch.setenv("PATH", f"{TRAP}/roots/folder:{TRAP}/home/folder", prepend=os.pathsep)
+    assert programs.find_program("nft") == nft
+    where = systemd.build_unit_paths(State(Path(STATE)), config_directory=CONFIG, program=NODE)
+    assert where.nft == nft
+
+
 def calls(module: str) -> list[tuple[str, str, ast.Call]]:
     """Every call in qmesh of something of a module: where that is, of what, and the call."""
     return [
@@ -196,8 +226,8 @@ def test_r1_every_process_of_qmesh_is_begun_in_the_same_words():
     texts = {path.name: path.read_text(encoding="utf-8") for path in CODE.rglob("*.py")}
     starting = {name for name, text in texts.items() if '"-m",' in text or "-m qmesh" in text}
 
-    # One of the three keeps its own words, in another mode of the interpreter.
-    assert replaced == ["os.execv(words[0], words)"] * 3
+    # One of the three keeps its own words, in another mode of the interpreter; another program is the node's.
+    assert sorted(replaced) == ["os.execv(program[0], program)", *["os.execv(words[0], words)"] * 3]
     # The second says what it is for, the third looks for units of earlier versions.
     assert starting == {"own_command.py", "__main__.py", "systemd.py"}
     assert not [where for where, name, _ in calls("os") if name in {"system", "popen"}]
