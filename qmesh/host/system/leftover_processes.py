@@ -13,6 +13,7 @@ import msgspec
 from qmesh.errors import MachineRefused
 from qmesh.host.firewall import held_table, nftables
 from qmesh.host.network import links
+from qmesh.host.node_program.running_nodes import parse_users
 from qmesh.host.system import background, processes
 from qmesh.mesh.guard import TABLE, parse_table_header
 from qmesh.mesh.state import Guard
@@ -61,13 +62,19 @@ def list_processes() -> tuple[RunningProcess, ...]:
 
 
 def _has_lock(number: int, descriptor: Path) -> bool:
-    """Whether it is root's, on this machine, and has that file locked. Source: proc(5), fdinfo."""
+    """Whether it is root's alone, on this machine, and has that file of root's locked.
+
+    A user may lock a file of that name, and start a program that gains root's rights with it.
+    Source: proc(5), fdinfo.
+    """
     process = Path(f"/proc/{number}")
-    if process.stat().st_uid != 0:
+    if parse_users((process / "status").read_bytes()) != {0}:
         return False
     if not os.path.samestat((process / "ns/net").stat(), Path("/proc/self/ns/net").stat()):
         return False
-    return "FLOCK" in (process / "fdinfo" / descriptor.name).read_text("ascii", "replace")
+    if "FLOCK" not in (process / "fdinfo" / descriptor.name).read_text("ascii", "replace"):
+        return False
+    return descriptor.stat().st_uid == 0
 
 
 def _is_same_file(descriptor: Path, path: Path) -> bool:

@@ -120,7 +120,10 @@ def kill_lock_owner(lock_file: Path) -> None:
 
 
 def list_opening_processes(path: Path) -> set[int]:
-    """The processes that have a file open, but for this one."""
+    """The processes that have a file open, but for this one.
+
+    Of others' files only the names are asked for: a disk that does not answer makes nobody wait.
+    """
     try:
         wanted = path.stat()
     except FileNotFoundError:
@@ -128,7 +131,7 @@ def list_opening_processes(path: Path) -> set[int]:
     found = set()
     for number, descriptor in list_descriptors():
         with contextlib.suppress(OSError):
-            if os.path.samestat(descriptor.stat(), wanted):
+            if descriptor.readlink().name == path.name and os.path.samestat(descriptor.stat(), wanted):
                 found.add(number)
     return found - {os.getpid()}
 
