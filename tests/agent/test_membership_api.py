@@ -489,6 +489,23 @@ def test_what_a_command_gave_out_a_moment_ago_contradicts_nothing(state: State, 
     assert state.membership_conflict.read() is None
 
 
+def test_no_member_keeps_the_others_from_hearing_of_a_handover(state: State) -> None:
+    """The new control node's memberships contradict nothing: the one before it goes on telling of it."""
+    with contextlib.closing(sqlite3.connect(state.registry_file)) as connection, connection:
+        connection.execute("UPDATE mesh SET revision = revision + 1, control = 'machine-b'")
+    with Registry(state.registry_file) as registry:
+        held = registry.inventory()
+    node = ControlNode(state, changed=lambda: None, turns=Looking(lambda: None))
+    assert node.has_handed_over
+    node.publish_handover()
+    newer = msgspec.structs.replace(held, revision=held.revision + 1)
+    own, shown = (sign_membership(each, state.signing_key()) for each in (held, newer))
+    with pytest.raises(EnrolmentRefused, match="another machine is the control node"):
+        node.report_conflict(build_proof(shown, own, held.revision), sender=B)
+    assert state.membership_conflict.read() is None
+    assert node.find_membership_update(newer_than=held.revision - 1, whole=True, sender=B) is not None
+
+
 def test_a_member_that_asks_for_no_membership_is_known_after_three_minutes(
     state: State, node: ControlNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

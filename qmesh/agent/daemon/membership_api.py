@@ -266,6 +266,9 @@ class ControlNode:
         with self._lock:
             if sender not in self._addresses:
                 raise EnrolmentRefused("this machine is not a member of the mesh", hint="")
+            if self.has_handed_over:
+                # That one's memberships come after this one's, and any member can show them.
+                raise EnrolmentRefused("another machine is the control node", hint="ask that one")
             own, inventory = self._history.signed, self._inventory
         shown = read_proof(body, own, self._verification_key, inventory)
         names = {machine.address: machine.name for machine in inventory.machines}
