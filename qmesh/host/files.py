@@ -282,10 +282,13 @@ def move(path: Path, to: Path) -> None:
 def make_private_directory(path: Path) -> None:
     """Make a directory that only its owner enters; fix its mode where it is wider.
 
+    Where those above it are not there, they are made too, for others to enter and not to change.
     Raises MachineRefused when it is a link, is not a directory, or belongs to another user.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for parent in reversed(path.parents):
+            parent.mkdir(mode=0o755, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
         found = path.lstat()
     except OSError as error:
         raise MachineRefused(

@@ -359,6 +359,7 @@ def test_a_private_directory_is_0700_whatever_the_umask(tmp_path, umask):
         os.umask(before)
 
     assert files.read_mode(tmp_path / "a" / "b") == 0o700
+    assert files.read_mode(tmp_path / "a") == 0o755 & ~umask, "nobody else can put another in its place"
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o777, 0o770, 0o701, 0o1777])

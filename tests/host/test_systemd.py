@@ -18,6 +18,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host.state.directory import State
 from qmesh.host.system import background, processes, systemd
 from qmesh.mesh.systemd.units import (
+    AFTER_FLUSH,
     AGENT,
     BOOT_GUARD,
     CONTROL_PROCESS,
@@ -238,6 +239,17 @@ def test_units_are_written_0644_and_replaced(tmp_path):
 
     assert {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()} == UNITS
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_r1_nobody_else_can_add_to_a_unit_whatever_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        systemd.write_units({AFTER_FLUSH: "[Service]\n"}, tmp_path)
+    finally:
+        os.umask(before)
+
+    assert (tmp_path / AFTER_FLUSH).parent.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_unit_that_was_linked_away_is_replaced_and_not_followed(tmp_path):

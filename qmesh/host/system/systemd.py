@@ -89,7 +89,7 @@ def write_units(units: Mapping[str, str], directory: Path) -> None:
         path = directory / name
         if path.parent != directory:  # that of a drop-in
             with contextlib.suppress(OSError):
-                path.parent.mkdir(exist_ok=True)
+                path.parent.mkdir(mode=0o755, exist_ok=True)  # whatever the umask is
         files.write(path, text.encode(), mode=0o644)
 
 
