@@ -131,6 +131,24 @@ def test_a_program_that_does_not_end_is_ended_with_its_children(monkeypatch):
     wait_until(lambda: not Path(f"/proc/{child}/exe").exists() or is_dead(child), seconds=5)
 
 
+def test_nothing_of_a_program_that_was_asked_outlives_that(monkeypatch):
+    """As children of the agent's they would be in its unit, and use up what that may have."""
+    monkeypatch.setattr(version_query, "ANSWER_S", 1.0)
+    begun = "(setsid sleep 54321 & setsid -f sleep 54321; sleep 54321) >&- 2>&- & sleep 54321 >&- & wait"
+    assert ask(make_program(f"{begun}; echo said"), OWNER) == ""
+    wait_until(lambda: not list_processes("54321"), seconds=5)
+
+
+def list_processes(word: str) -> list[str]:
+    """The numbers of those that have it on their command lines."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word.encode() in (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found
+
+
 def is_dead(number: str) -> bool:
     return "State:\tZ" in Path(f"/proc/{number}/status").read_text()
 

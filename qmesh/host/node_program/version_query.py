@@ -1,7 +1,8 @@
 """What a program answers to `--version`: run as the node's user, or as nobody, and never as root.
 
 It could do anything that this user can do, which is what the node does anyway: it gets no descriptor, no
-environment and no privilege, may write no file, and ends with all its children within some seconds.
+environment and no privilege, may write no file, and ends with all its children within some seconds, whatever
+sessions they would have begun.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import time
 from typing import Final
 
+from qmesh.host.node_program.group_confinement import build_confined_command, can_confine
 from qmesh.host.node_program.program_file import ProgramFile
 from qmesh.host.system import heartbeat, node_user, programs
 from qmesh.mesh.nodeconfig.program_version import (
@@ -78,13 +80,13 @@ def ask_version(program: ProgramFile, owner: int) -> str | None:
 def _build_starter(owner: int) -> tuple[str, ...] | None:
     """The words before the program that take away what it should not have. Source: setpriv(1), prlimit(1)."""
     prlimit, setpriv = programs.find_program("prlimit"), programs.find_program("setpriv")
-    if prlimit is None or setpriv is None:
+    if prlimit is None or setpriv is None or not can_confine():
         return None
-    privileges = ["--no-new-privs"]
+    privileges = ["--no-new-privs", "--pdeathsig=KILL"]
     if os.geteuid() == 0:
         user = owner or node_user.NOBODY
         privileges += [f"--reuid={user}", f"--regid={node_user.find_group(user)}", "--clear-groups"]
-    return prlimit, *_LIMITS, setpriv, *privileges, "--"
+    return build_confined_command((prlimit, *_LIMITS, setpriv, *privileges, "--"))
 
 
 def _read_answer(descriptor: int) -> bytes:
