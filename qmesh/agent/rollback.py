@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -229,6 +230,15 @@ def _roll_back_or_retry(state: State) -> None:
         time.sleep(RETRY_S)
 
 
+def _is_hung_change(undoing: RollbackRecord, number: int) -> bool:
+    """Whether a process is the one that makes the change; that is said."""
+    found = processes.read_stat(number)
+    if found is None or found.started != undoing.by.started:
+        return False
+    log.warning("`qmesh apply --confirm` (process %d) hangs, and is killed", number)
+    return True
+
+
 @contextlib.contextmanager
 def _lock_killing_hung_change(state: State) -> Iterator[None]:
     """The lock; who hangs with it is killed where it is the change, and else not waited for for ever."""
@@ -237,11 +247,8 @@ def _lock_killing_hung_change(state: State) -> Iterator[None]:
             yield
             return
     undoing = state.rollback_record.read()
-    found = None if undoing is None else processes.read_stat(undoing.by.process)
-    if undoing is not None and found is not None and found.started == undoing.by.started:
-        log.warning("`qmesh apply --confirm` (process %d) hangs, and is killed", undoing.by.process)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(undoing.by.process, signal.SIGKILL)
+    if undoing is not None:
+        processes.send_signal(undoing.by.process, signal.SIGKILL, is_meant=partial(_is_hung_change, undoing))
     with state.try_lock(2 * PATIENCE_S) as locked:
         if not locked:
             log.warning("another qmesh command hangs: the rollback no longer waits for it")

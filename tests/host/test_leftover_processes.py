@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ import pytest
 
 from qmesh.host.disk_timeout import run_in_time
 from qmesh.host.system.leftover_processes import list_processes
-from qmesh.host.system.processes import list_opening_processes
+from qmesh.host.system.processes import list_opening_processes, send_signal
 from tests.support.fuse import mount_fuse
-from tests.support.waiting import patience
+from tests.support.waiting import comes_true, patience
 
 pytestmark = pytest.mark.usefixtures("own_machine")
 
@@ -67,6 +68,27 @@ def test_a_process_of_roots_with_that_lock_is_one():
         lock.unlink()
         (found,) = list_processes()
         assert not found.is_there
+
+
+def test_a_number_that_is_another_process_by_now_gets_no_signal():
+    """A user can have all numbers used up, until the one comes again."""
+    meant, later = subprocess.Popen(["sleep", "1000"]), []
+
+    def replace(number: int) -> bool:
+        meant.kill()
+        meant.wait()
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(number - 1))
+        later.append(subprocess.Popen(["sleep", "1000"]))
+        return True
+
+    send_signal(meant.pid, signal.SIGTERM, is_meant=replace)
+    (other,) = later
+    assert other.pid == meant.pid, "this test is about nothing else"
+    send_signal(other.pid, signal.SIGTERM, is_meant=lambda _: False)
+    assert not comes_true(lambda: other.poll() is not None, 0.2)
+    send_signal(other.pid, signal.SIGTERM, is_meant=lambda _: True)
+    assert other.wait(patience(10)) == -signal.SIGTERM
+    send_signal(other.pid, signal.SIGTERM, is_meant=lambda _: True)  # of none there is none
 
 
 def test_who_has_a_file_open_is_seen_beside_a_disk_that_does_not_answer():

@@ -25,7 +25,7 @@ from qmesh.agent.local import Local, load_local
 from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
-from qmesh.host.system import programs
+from qmesh.host.system import processes, programs
 from qmesh.mesh.audit import Finding, failed_check_finding
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.own_command import build_command_line
@@ -144,9 +144,10 @@ def run_check(state: State) -> FindingsReport:
             said = child.stdout.read(MOST_OUTPUT)
         finally:
             timer.cancel()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(1.0)
-            _kill_group(child.pid)  # and what it has started
+            timer.join()
+            # And what it has started. Until it is waited for, its number is nobody else's.
+            processes.wait_for_exit(child.pid, 1.0)
+            _kill_group(child.pid)
     return read_answer(said, code=child.returncode)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -106,14 +107,17 @@ def find_leftovers() -> Leftovers:
     return Leftovers(list_orphaned_processes(), guard, interface)
 
 
+def _is_of_kind(kind: str, number: int) -> bool:
+    return any((each.number, each.kind) == (number, kind) for each in list_processes())
+
+
 def terminate_process(each: RunningProcess) -> None:
     """End a process, under systemd its unit. Raises MachineRefused where it does not end."""
     if each.kind == "agent":
         background.stop_agent()
     elif each.kind == "hold":
         background.stop_holder()
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(each.number, signal.SIGTERM)
+    processes.send_signal(each.number, signal.SIGTERM, is_meant=partial(_is_of_kind, each.kind))
     if not processes.wait_for_exit(each.number, _END_S):
         raise MachineRefused(
             f"`qmesh {each.kind}` of {each.state} does not end (process {each.number})",

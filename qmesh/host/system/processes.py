@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,8 +100,7 @@ def terminate_lock_owner(lock_file: Path, *, timeout_s: float) -> None:
     told: set[int] = set()
     while is_locked(lock_file):
         for number in list_opening_processes(lock_file) - told:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGTERM)
+            send_signal(number, signal.SIGTERM, is_meant=partial(_has_open, path=lock_file))
             told.add(number)
         if time.monotonic() > deadline:
             who = ", ".join(map(str, sorted(told))) or "unknown"
@@ -115,8 +115,21 @@ def kill_lock_owner(lock_file: Path) -> None:
     """Kill the process that has this lock, also where it is stopped; none is fine."""
     if is_locked(lock_file):
         for number in list_opening_processes(lock_file):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
+            send_signal(number, signal.SIGKILL, is_meant=partial(_has_open, path=lock_file))
+
+
+def send_signal(number: int, which: signal.Signals, *, is_meant: Callable[[int], bool]) -> None:
+    """Send a signal to a process, where it is still what it was taken for; none is fine.
+
+    Its number may be another's by now: the process is held while that is looked at. Source: pidfd_open(2).
+    """
+    with contextlib.suppress(ProcessLookupError):
+        process = os.pidfd_open(number)
+        try:
+            if is_meant(number):
+                signal.pidfd_send_signal(process, which)
+        finally:
+            os.close(process)
 
 
 def list_opening_processes(path: Path) -> set[int]:
@@ -124,16 +137,19 @@ def list_opening_processes(path: Path) -> set[int]:
 
     Of others' files only the names are asked for: a disk that does not answer makes nobody wait.
     """
-    try:
+    numbers = map(int, filter(str.isdecimal, os.listdir("/proc")))  # noqa: PTH208 - as below
+    return {number for number in numbers if _has_open(number, path)} - {os.getpid()}
+
+
+def _has_open(number: int, path: Path) -> bool:
+    """Whether a process has that file open."""
+    with contextlib.suppress(OSError):  # it ended, or is another user's; or there is no such file
         wanted = path.stat()
-    except FileNotFoundError:
-        return set()
-    found = set()
-    for number, descriptor in list_descriptors():
-        with contextlib.suppress(OSError):
-            if descriptor.readlink().name == path.name and os.path.samestat(descriptor.stat(), wanted):
-                found.add(number)
-    return found - {os.getpid()}
+        for descriptor in Path(f"/proc/{number}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if descriptor.readlink().name == path.name and os.path.samestat(descriptor.stat(), wanted):
+                    return True
+    return False
 
 
 def list_descriptors() -> Iterator[tuple[int, Path]]:
