@@ -466,6 +466,9 @@ def test_a_control_node_that_is_an_older_copy_gives_out_nothing_once_a_member_ha
         held.revision + 3,
         "machine-b",
     )
+    written = state.membership_conflict.path.stat()
+    node.report_conflict(build_proof(newer, own, held.revision), sender=B)
+    assert os.path.samestat(state.membership_conflict.path.stat(), written), "each proof costs a write"
     for each in (node, ControlNode(state, changed=lambda: None, turns=Looking(lambda: None))):
         # None of it reaches a member, also once its revision is beyond theirs, and after a restart.
         restored_to(state, held.revision + 10)

@@ -274,8 +274,10 @@ class ControlNode:
         names = {machine.address: machine.name for machine in inventory.machines}
         conflict = MembershipConflict(inventory.revision, shown.revision, names[sender], int(time.time()))
         with self._lock:
-            self._conflict = self._conflict or conflict
-        self._state.membership_conflict.write(self._conflict)
+            conflict = self._conflict = self._conflict or conflict
+        if self._state.membership_conflict.exists():
+            return  # whoever is first is enough: the others cost no writing to the disk
+        self._state.membership_conflict.write(conflict)
         log.error("%s", _build_conflict_error(conflict).message)
 
     def refresh_membership(self) -> None:

@@ -18,7 +18,7 @@ from tests.support.lab.cluster import AGENT, STATE, facts, make_control, make_me
 from tests.support.lab.machines import TOOLS, Lab, Machine
 from tests.support.waiting import patience, pause
 
-KINDS = ("polls", "bodies", "redemptions", "connections", "documents")
+KINDS = ("polls", "bodies", "redemptions", "connections", "documents", "reports")
 MOST_HEARD_S, MOST_MB, MOST_SHARE, MOST_LOGGED = 2.0, 150.0, 0.5, 64 * 1024
 MOST_GUARD_MS = 100.0
 _EVERY_S = 1.0

@@ -8,20 +8,31 @@ Until SIGTERM; then it prints how many connections it has begun, and how many of
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import secrets
 import signal
 import socket
 import struct
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
+from qmesh.host.api.messages import CONFLICTS, FINDINGS, NODE_FILES, NODE_KEYS, PACKETS, REDEMPTIONS
+from qmesh.mesh.protocol.aead import NONCE_OCTETS
 from qmesh.mesh.protocol.enrolment import build_redemption, derive_invitation_keys, parse_invitation
+from qmesh.mesh.protocol.findings_report import FindingsReport, encrypt_report
+from qmesh.mesh.protocol.key_digests import KeyDigests, encrypt_digests
+from qmesh.mesh.protocol.membership import Update, compute_difference
+from qmesh.mesh.protocol.node_files import NodeFilesRequest, encrypt_request
+from qmesh.mesh.values import Secret
 from tests.support.waiting import pause
 
+STATE = Path("/var/lib/qmesh")
 THREADS = 8
 MOST_HELD = 1000
 _RESET = struct.pack("ii", 1, 0)
@@ -76,13 +87,38 @@ class Flood:
         """An invitation that was used, redeemed anew."""
         self._ask(posted(body, len(body)))
 
+    def reports(self) -> None:
+        """All that root of a member can say besides, sealed with its key: each time something new."""
+        shared = Secret((STATE / "preshared.key").read_text("ascii").strip())
+        digests = KeyDigests(secrets.token_bytes(32), None, None)
+        report = FindingsReport(revision=1, findings=())
+        nonce = secrets.token_bytes(NONCE_OCTETS)
+        asks = NodeFilesRequest(name="x", reply_key=secrets.token_bytes(32), key_store="/keys.yml")
+        for path, body in (
+            (NODE_KEYS, encrypt_digests(digests, shared)),
+            (FINDINGS, encrypt_report(report, secrets.token_hex(16), shared, nonce=nonce)),
+            (CONFLICTS, build_large_proof()),
+            (NODE_FILES, encrypt_request(asks, shared, nonce=nonce)),
+            (f"{PACKETS}?octets=4096", bytes(16000)),
+        ):
+            with contextlib.suppress(OSError):
+                self._ask(posted(body, len(body), path))
+
 
 def asked(query: str) -> bytes:
     return f"GET /v1/membership?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
-def posted(body: bytes, length: int) -> bytes:
-    return f"POST /v1/redemptions HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + body
+def posted(body: bytes, length: int, path: str = REDEMPTIONS) -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + body
+
+
+def build_large_proof() -> bytes:
+    """What unpacks to as much as may be, and is signed by nobody."""
+    held = json.loads((STATE / "membership.json").read_bytes())
+    revision = json.loads(base64.b64decode(held["payload"]))["revision"]
+    part = compute_difference(b"", bytes(1 << 20))
+    return msgspec.msgpack.encode(Update(revision, (part,), bytes(64)))
 
 
 def used() -> bytes:
