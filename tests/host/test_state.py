@@ -637,6 +637,27 @@ def test_a_directory_of_ours_that_was_opened_to_others_is_closed(state):
     assert stat.S_IMODE(state.directory.stat().st_mode) == 0o700
 
 
+def lock(state: State) -> None:
+    with state.lock():
+        pytest.fail("it is locked")
+
+
+def try_lock(state: State) -> None:
+    with state.try_lock(1):
+        pytest.fail("it is locked")
+
+
+@pytest.mark.lab  # for root alone there is something to lose
+@pytest.mark.parametrize("use", [lock, try_lock, State.settings, State.find_settings, State.create_directory])
+def test_r1_root_does_nothing_that_a_users_directory_says(state, use):
+    """A command may be typed with `--state` of a user's choice, as where a hint names it."""
+    state.create_directory()
+    state.save_settings(SETTINGS)
+    os.chown(state.directory, 1000, 1000)
+    with pytest.raises(MachineRefused, match=r"belongs to (user 1000|another user)"):
+        use(state)
+
+
 def test_a_directory_that_is_a_link_is_no_state(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "state").symlink_to("real")

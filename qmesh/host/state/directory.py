@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Hashable, Iterator
 from pathlib import Path
@@ -126,7 +127,7 @@ class State:
         """Hold the one lock of this machine's qmesh; waits, and says so, while another has it.
 
         Raises BadInput when there is no state directory: then the machine is in no mesh; Busy when
-        this state's patience is over.
+        this state's patience is over; MachineRefused where the directory is not this user's own.
         """
         try:
             descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -138,6 +139,7 @@ class State:
                 hint="remove it, if it is a link or a file; or pass another directory with --state",
             ) from None
         try:
+            self._refuse_other_owner(os.fstat(descriptor))
             if self._patience_s is None:
                 _wait_for_lock(descriptor)
             elif not _try_lock(descriptor, self._patience_s):
@@ -145,6 +147,15 @@ class State:
             yield
         finally:
             os.close(descriptor)
+
+    def _refuse_other_owner(self, found: os.stat_result) -> None:
+        """Raise MachineRefused where another user says what this machine is, and root would do it."""
+        if found.st_uid != os.geteuid() == 0:
+            raise MachineRefused(
+                f"{self.directory} belongs to user {found.st_uid}, who could have root do anything by it",
+                hint="pass root's own state directory with --state; or look at all of its files, then run"
+                f" `chown -R root {shlex.quote(str(self.directory))}`",
+            )
 
     def _build_busy_error(self) -> Busy:
         others = ", ".join(map(str, sorted(processes.list_opening_processes(self.directory)))) or "unknown"
@@ -164,6 +175,7 @@ class State:
                 hint=f"look at it with `ls -ld {self.directory}`: was it removed or replaced?",
             ) from None
         try:
+            self._refuse_other_owner(os.fstat(descriptor))
             yield _try_lock(descriptor, seconds)
         finally:
             os.close(descriptor)
@@ -237,7 +249,9 @@ class State:
         return (*map(files.read_stamp, written), (files.read_stamp(self.registry_file) or (None,))[0])
 
     def find_settings(self) -> Settings | None:
-        """This machine's settings; None when it is in no mesh."""
+        """This machine's settings; None when it is in no mesh. Raises MachineRefused as `lock`."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            self._refuse_other_owner(self.directory.stat())
         return self._settings.read()
 
     def find_valid_settings(self) -> Settings | None:
