@@ -1,4 +1,9 @@
-"""`remove`: take a machine out of the mesh."""
+"""`remove`: take a machine out of the mesh.
+
+The machine is told by the membership service, which answers it still (`list_departed` of
+`qmesh.agent.daemon.membership_api`); if it was away, by a notice when it calls
+(`qmesh.agent.daemon.retirements`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from qmesh.mesh.inventory import Inventory
 
 
 def remove(state: State, name: str) -> ChangeResult:
-    """Take a member out of the mesh: its key counts no more, and its connections are cut."""
+    """Take a member out of the mesh: its key is invalid, and its connections are cut. It is told before."""
 
     def remove_machine(mesh: Inventory) -> Inventory:
         after = changes.remove_machine(mesh, name)

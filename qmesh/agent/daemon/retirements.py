@@ -1,4 +1,4 @@
-"""Keys that the mesh does not have any more: the control node tells who calls with one."""
+"""Machines that were away when they were removed, or got another key: they call, and are told by a notice."""
 
 from __future__ import annotations
 
