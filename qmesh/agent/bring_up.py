@@ -61,7 +61,7 @@ def bring_up(
     Returns what the machine remembers now, and the machine. Raises MachineRefused, Removed.
     """
     here = enable_tunnel_and_guard(state, here)
-    linux = linux_for(state, here)
+    linux = linux_for(state, here.settings)
     warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
     with revert_on_failure(linux, back_to=linux.observe()) if revert else contextlib.nullcontext():
         converge(here, linux, follow_roaming=follow_roaming)

@@ -19,11 +19,9 @@ from qmesh.mesh.state import NodeState
 log = logging.getLogger("qmesh")
 
 
-def desired_and_observed(
-    here: Local, linux: Linux, *, follow_roaming: bool = False
-) -> tuple[NodeState, NodeState]:
-    """What this machine should be, and what it is. follow_roaming: as `gather_facts` has it."""
-    facts = gather_facts(here, linux, follow_roaming=follow_roaming)
+def desired_and_observed(here: Local, linux: Linux) -> tuple[NodeState, NodeState]:
+    """What this machine should be, and what it is."""
+    facts = gather_facts(here, linux, follow_roaming=False)
     return here.build_desired_state(facts), facts.observed
 
 

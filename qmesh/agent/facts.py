@@ -79,7 +79,7 @@ def gather_facts(
     here: Local,
     linux: Linux,
     *,
-    follow_roaming: bool = False,
+    follow_roaming: bool,
     outline: Outline | None = None,
     guard_facts: Facts | None = None,
 ) -> Facts:
@@ -100,7 +100,7 @@ def gather_facts(
     return with_path_mtus(here, linux, facts)
 
 
-def observe_again(here: Local, linux: Linux, facts: Facts, *, follow_roaming: bool = False) -> Facts:
+def observe_again(here: Local, linux: Linux, facts: Facts, *, follow_roaming: bool) -> Facts:
     """The same after steps were taken: names, paths and listeners are not asked for again."""
     observed, counters = linux.observe_with_counters()
     facts = msgspec.structs.replace(facts, observed=observed)

@@ -188,10 +188,10 @@ def _unreadable_error(path: Path, why: str) -> StateUnreadable:
     )
 
 
-def linux_for(state: State, here: Local) -> Linux:
+def linux_for(state: State, settings: Settings) -> Linux:
     """This machine, ready to be observed and changed. Raises MachineRefused."""
     key = state.private_key()
-    return Linux(state, here.settings.interface, [] if key is None else [key])
+    return Linux(state, settings.interface, [] if key is None else [key])
 
 
 def list_control_endpoints(here: Local) -> tuple[Endpoint, ...]:

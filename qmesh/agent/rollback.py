@@ -120,7 +120,7 @@ def roll_back(state: State, undoing: RollbackRecord, *, at_boot: bool) -> None:
     except KernelRefused as error:  # which is no reason to leave the rest as the change made it
         log.warning("%s (hint: %s)", error.message, error.hint)
     if settings is not None and not at_boot:
-        linux = _linux_without_membership(state, settings)
+        linux = linux_for(state, settings)
         observed = linux.observe()
         tunnel = _with_current_peers(state, settings, before.tunnel, observed)
         exactly = msgspec.structs.replace(observed, tunnel=tunnel)
@@ -137,12 +137,6 @@ def roll_back(state: State, undoing: RollbackRecord, *, at_boot: bool) -> None:
             " machine that reaches it"
         )
     log.warning("it stays as it was then until you run `qmesh apply`")
-
-
-def _linux_without_membership(state: State, settings: Settings) -> Linux:
-    """This machine, whatever becomes of its membership: what is put back does not come from that."""
-    key = state.private_key()
-    return Linux(state, settings.interface, [] if key is None else [key])
 
 
 def _with_current_peers(
@@ -170,7 +164,7 @@ def follow_mesh(state: State) -> None:
         return
     here = load_local(state)
     if here.settings.up:
-        converge(here, linux_for(state, here), follow_roaming=True)
+        converge(here, linux_for(state, here.settings), follow_roaming=True)
 
 
 def maintain_rollback(state: State, undoing: RollbackRecord) -> tuple[Step, ...]:
@@ -178,7 +172,7 @@ def maintain_rollback(state: State, undoing: RollbackRecord) -> tuple[Step, ...]
     if guard_snapshot.is_table_missing(undoing.before.guard):
         log.info("the guard was removed: loading it again")
         guard_snapshot.roll_back_guard(state, undoing.before.guard, at_boot=False)
-    linux = _linux_without_membership(state, state.settings())
+    linux = linux_for(state, state.settings())
     observed = linux.observe()
     tunnel = _with_current_peers(state, state.settings(), undoing.before.tunnel, observed)
     before = msgspec.structs.replace(undoing.before, tunnel=tunnel)

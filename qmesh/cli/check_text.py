@@ -5,6 +5,7 @@ Source of the latter: the monitoring plugins' development guidelines, plugin out
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -37,14 +38,13 @@ class PluginStatus(NamedTuple):
 def render_report(report: Report) -> str:
     """A report in words; that of all machines has those of the others below this one's."""
     members = list_members(report)
-    if not report.findings and members is None:
-        return f"{report.machine} is as desired (revision {report.revision})\n{LOOKED_AT}"
     lines = [*map(_render_finding, report.findings)]
     if not report.findings:
         lines = [f"{report.machine} is as desired (revision {report.revision})"]
+        lines += [LOOKED_AT] if members is None else []
     if members is not None:
         lines += _render_members(members)
-    return "\n".join((*lines, *_render_links(list_all_findings(report))))
+    return "\n".join((*lines, *_render_links(report.all_findings)))
 
 
 def list_members(report: Report) -> tuple[MemberReport, ...] | None:
@@ -52,25 +52,13 @@ def list_members(report: Report) -> tuple[MemberReport, ...] | None:
     return getattr(report, "members", None)
 
 
-def list_all_findings(report: Report) -> tuple[Finding, ...]:
-    """Of this machine, and of all others that were asked."""
-    members = list_members(report) or ()
-    return (*report.findings, *(finding for member in members for finding in member.findings))
-
-
 def _render_members(members: tuple[MemberReport, ...]) -> Iterable[str]:
     fine = sum(not member.findings for member in members)
     for member in members:
         if member.findings:
-            yield (
-                f"{escape_line(member.machine)} says:"
-                if member.revision is not None
-                else f"{member.machine}:"
-            )
+            yield f"{escape_line(member.machine)}{'' if member.revision is None else ' says'}:"
             for finding in member.findings:
-                yield "\n".join(
-                    f"  {line}" for line in _render_finding(finding, where=member.machine).split("\n")
-                )
+                yield textwrap.indent(_render_finding(finding, where=member.machine), "  ")
     if members:
         yield f"{fine} of {len(members)} other machines are as desired, as they say"
     else:
@@ -113,7 +101,7 @@ def summarize_for_plugin(report: Report) -> PluginStatus:
 
     Where something could not be looked at, and nothing is an error besides, it is UNKNOWN.
     """
-    findings = list_all_findings(report)
+    findings = report.all_findings
     counts = Counter(finding.severity for finding in findings)
     errors = [finding for finding in findings if finding.severity == "error"]
     if not errors:

@@ -86,7 +86,7 @@ def one_member(state: State, watch: MachineWatch, members: int, how: str, runs: 
 def first_apply(state: State, members: int, how: str, runs: int) -> list[Figure]:
     """All peers at once, into an interface that has none."""
     here = load_local(state)
-    linux = linux_for(state, here)
+    linux = linux_for(state, here.settings)
     wanted, _ = desired_and_observed(here, linux)
     assert wanted.tunnel is not None
     peers = wanted.tunnel.peers
@@ -146,7 +146,7 @@ def first_apply(state: State, members: int, how: str, runs: int) -> list[Figure]
 
 def observe(state: State, members: int, how: str, runs: int) -> Figure:
     """The whole machine, with every peer."""
-    linux = linux_for(state, load_local(state))
+    linux = linux_for(state, state.settings())
     wall, dump = paired(
         runs,
         lambda _: seconds(linux.observe),

@@ -80,7 +80,7 @@ class Control:
     def left(self) -> tuple[Step, ...]:
         """What a look at everything, from the beginning, would do."""
         here = load_local(self.state)
-        return plan_local_steps(here, linux_for(self.state, here), follow_roaming=True)
+        return plan_local_steps(here, linux_for(self.state, here.settings), follow_roaming=True)
 
     def invite(self, name: str, *, endpoint: str | None = None) -> IssuedInvitation:
         now = int(time.time())
@@ -180,7 +180,7 @@ def test_who_is_invited_by_a_command_and_joins_before_the_next_look_leaves_no_pe
     control.settle()
     issued = control.invite("machine-b")
     here = load_local(control.state)
-    converge(here, linux_for(control.state, here))  # as `qmesh invite` does, to let it in
+    converge(here, linux_for(control.state, here.settings))  # as `qmesh invite` does, to let it in
     public_key = control.redeem(issued)
     control.settle()
     assert [peer.public_key for peer in wireguard.find_backend(NAME).read(NAME).peers] == [public_key]
@@ -368,7 +368,7 @@ def test_what_a_command_has_loaded_is_not_taken_back_for_a_moment(directory, mon
     control.settle()
     control.set_workers(4)
     here = load_local(control.state)
-    linux = linux_for(control.state, here)
+    linux = linux_for(control.state, here.settings)
     converge(here, linux)
     assert isinstance(guard := linux.observe_guard().guard, Guard)
     assert len(guard.ports) == 4
@@ -382,7 +382,7 @@ def test_events_of_other_kinds_are_an_audits_to_follow(directory, monkeypatch):
     control.set_workers(5)
 
     assert control.look() == ["load-guard", "reserve-ports"]
-    guard = linux_for(control.state, load_local(control.state)).observe().guard
+    guard = linux_for(control.state, control.state.settings()).observe().guard
     assert isinstance(guard, Guard)
     assert len(guard.ports) == 5
 

@@ -28,13 +28,7 @@ class FleetReport(Report, frozen=True):
 
     @property
     def all_findings(self) -> tuple[Finding, ...]:
-        """This machine's and all others'."""
         return (*self.findings, *(finding for member in self.members for finding in member.findings))
-
-    @property
-    def is_fine(self) -> bool:
-        """Whether no finding of any machine is an error."""
-        return all(finding.severity != "error" for finding in self.all_findings)
 
 
 def check_all(state: State) -> FleetReport:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -23,7 +25,6 @@ from qmesh.host import config_directory
 from qmesh.host.state.directory import State
 from qmesh.host.system import processes, systemd
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.audit import Finding
 from qmesh.mesh.audit.findings import APPLY, PRIVATE_MODE, RENDER
 from qmesh.mesh.audit.fixes import Fix, list_fixes
 from qmesh.mesh.plan import describe_step
@@ -52,43 +53,32 @@ def check_and_fix(state: State) -> FixedReport:
     """
     check_user("check")
     report = check(state)
-    fixes = fix_findings(state, report.findings)
+    # Each in turn: one that fails does not keep the others from being done.
+    fixes = tuple(_try_fix(state, fix) for fix in list_fixes(report.findings))
     if fixes:
         report = check(state)
     return FixedReport(report.machine, report.revision, report.findings, fixes)
 
 
-def fix_findings(state: State, findings: tuple[Finding, ...]) -> tuple[FixResult, ...]:
-    """Fix what is qmesh's own, each in turn. One that fails does not keep the others from being done."""
-    return tuple(_try_fix(state, fix) for fix in list_fixes(findings))
-
-
 def _try_fix(state: State, fix: Fix) -> FixResult:
-    name = {
-        "apply": APPLY,
-        "render-config": RENDER,
-        "restart-agent": "restart the agent",
-        "close-file": f"chmod 600 {fix.subject}",
-    }[fix.kind]
+    fixes: dict[str, tuple[str, Callable[[State], tuple[str, ...]]]] = {
+        "apply": (APPLY, _apply),
+        "render-config": (RENDER, _render_config),
+        "restart-agent": ("restart the agent", _restart_agent),
+        "close-file": (f"chmod 600 {fix.subject}", partial(_close_file, path=Path(fix.subject))),
+    }
+    name, run = fixes[fix.kind]
     try:
-        return FixResult(fix=name, did=_run_fix(state, fix))
+        return FixResult(fix=name, did=run(state))
     except QmeshError as error:
         return FixResult(fix=name, error=error.message, hint=error.hint)
-
-
-def _run_fix(state: State, fix: Fix) -> tuple[str, ...]:
-    if fix.kind == "close-file":
-        return _close_file(state, Path(fix.subject))
-    if fix.kind == "restart-agent":
-        return _restart_agent(state)
-    return _apply(state) if fix.kind == "apply" else _render_config(state)
 
 
 def _apply(state: State) -> tuple[str, ...]:
     """As `apply`; but a tunnel that `qmesh down` took down stays so."""
     with lock_member(state, "apply") as here:
         is_up = here.settings.up
-        steps = () if is_up else converge(here, linux_for(state, here))
+        steps = () if is_up else converge(here, linux_for(state, here.settings))
     if is_up:
         steps = apply(state)
     else:

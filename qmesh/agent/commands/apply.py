@@ -52,7 +52,7 @@ def apply(state: State, *, mtu: str | None = None, control_endpoint: str | None 
         if mtu is not None:
             settings = msgspec.structs.replace(here.settings, mtu=parse_mtu(mtu, here.inventory.network))
             here = msgspec.structs.replace(here, settings=settings)
-        linux = linux_for(state, here)
+        linux = linux_for(state, here.settings)
         refuse_ssh_lockout(linux, plan_steps_without_dns(with_tunnel_and_guard(here), linux))
         if mtu is not None:
             state.save_settings(here.settings)
@@ -97,7 +97,7 @@ def apply_with_rollback(state: State, *, seconds: int) -> TrialResult:
     check_user("apply")
     validate_confirm_timeout(seconds)
     with lock_member(state, "apply --confirm") as here:
-        linux = linux_for(state, here)
+        linux = linux_for(state, here.settings)
         steps = plan_steps_without_dns(with_tunnel_and_guard(here), linux) or plan_local_steps(
             with_tunnel_and_guard(here), linux
         )

@@ -31,9 +31,14 @@ class Report(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
 
     @property
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Of this machine, and of all others that were asked."""
+        return self.findings
+
+    @property
     def is_fine(self) -> bool:
         """Whether no finding is an error."""
-        return all(finding.severity != "error" for finding in self.findings)
+        return all(finding.severity != "error" for finding in self.all_findings)
 
 
 def check(state: State) -> Report:

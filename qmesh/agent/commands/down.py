@@ -49,7 +49,7 @@ def down(state: State, *, unguarded: bool) -> DownResult:
         if remembered.settings.up:
             _note_for_control_node(remembered)
         here = msgspec.structs.replace(remembered, settings=settings)
-        linux = linux_for(state, here)
+        linux = linux_for(state, here.settings)
         warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
         steps = converge(here, linux)
         warn_of_refusal(linux)

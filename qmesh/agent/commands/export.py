@@ -54,7 +54,7 @@ def write_export(made: Export, path: Path) -> None:
 
 
 def _export_wg_quick(state: State, here: Local) -> Export:
-    linux = linux_for(state, here)
+    linux = linux_for(state, here.settings)
     key = linux.private_key(here.machine.public_key)
     name, inventory = here.settings.name, here.inventory
     tunnel = _build_export_state(here, linux, _choose_endpoints(here, linux)).tunnel
@@ -79,7 +79,7 @@ def _choose_endpoints(here: Local, linux: Linux) -> dict[str, Endpoint]:
 
 
 def _export_nft(state: State, here: Local) -> Export:
-    guard = _build_export_state(here, linux_for(state, here), {}).guard
+    guard = _build_export_state(here, linux_for(state, here.settings), {}).guard
     assert isinstance(guard, Guard)
     facts = nft.guard_file(guard, here.settings.name, here.inventory.revision)
     return _export_without_secrets(facts, nft.render_guard_file(facts))

@@ -19,7 +19,7 @@ def plan(state: State) -> tuple[Step, ...]:
     """The steps that `apply` would take; none when the machine is as desired."""
     check_user("plan")
     here = with_tunnel_and_guard(load_checked(state, "plan"))
-    linux = linux_for(state, here)
+    linux = linux_for(state, here.settings)
     steps = plan_local_steps(here, linux)
     warn_of_ssh_lockout(linux, steps)
     if not background.is_agent_running(state):

@@ -54,7 +54,7 @@ def rotate_key(state: State) -> RotationResult:
         state.key_rotation.write(KeyRotation(old, new))
         state.activate_next_key()
         here = load_local(state)
-        converge(here, linux_for(state, here), follow_roaming=True)
+        converge(here, linux_for(state, here.settings), follow_roaming=True)
     confirmed = _wait_for_key(state)
     if not confirmed:
         log.warning("the control node has not confirmed the new key yet; the agent keeps trying")

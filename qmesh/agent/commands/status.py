@@ -27,6 +27,7 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
 from qmesh.mesh.node_keys.differences import describe_fetch
 from qmesh.mesh.node_processes.control import ControlState, list_uncalled_cores
+from qmesh.mesh.node_processes.observed import UNKNOWN_PROCESS
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.node_processes.restart import describe_control_restart, describe_stop
 from qmesh.mesh.node_processes.workers import ForeignWorker
@@ -233,16 +234,16 @@ def _build_control_status(
     control = look.report.control
     if control is None or not look.is_begun:
         return None
-    number, program = (
-        (0, "") if control.process is None else (control.process.number, control.process.program)
-    )
+    process = control.process or UNKNOWN_PROCESS
     restart = describe_control_restart(control.process, directory=look.report.directory, has_units=has_units)
-    return ControlStatus(control.state, control.missing, number, program, uncalled, restart)
+    return ControlStatus(control.state, control.missing, process.number, process.program, uncalled, restart)
 
 
 def _build_foreign_status(each: ForeignWorker) -> ForeignStatus:
-    number, program = (0, "") if each.process is None else (each.process.number, each.process.program)
-    return ForeignStatus(each.address, each.port, each.core, each.owner, number, program, describe_stop(each))
+    process = each.process or UNKNOWN_PROCESS
+    return ForeignStatus(
+        each.address, each.port, each.core, each.owner, process.number, process.program, describe_stop(each)
+    )
 
 
 class PortStatus(msgspec.Struct, frozen=True):
@@ -285,7 +286,7 @@ def _read_counters(state: State, here: Local) -> Mapping[str, Counters]:
     interface = here.settings.interface
     if links.read(interface) is None:
         return {}
-    return linux_for(state, here).backend.read(interface).counters
+    return linux_for(state, here.settings).backend.read(interface).counters
 
 
 def _build_machine_status(

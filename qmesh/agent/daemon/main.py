@@ -41,6 +41,7 @@ from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, leftover_processes, processes, single_agent
 from qmesh.host.system.heartbeat import Pulse
+from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.plan import LoadGuard, Step, describe_step
 
 log = logging.getLogger("qmesh")
@@ -334,4 +335,4 @@ class Agent:
         parts = (self._asking, self._service.retiring, *others)
         pulses = {supervisor.LOOK: self._pulse, **{part.name: part.pulse for part in parts}}
         service = self._service.pulse
-        return pulses if service is None else {**pulses, supervisor.SERVICE: service}
+        return pulses if service is None else {**pulses, SERVICE: service}

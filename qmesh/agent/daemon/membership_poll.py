@@ -10,7 +10,7 @@ from typing import Final
 
 from qmesh.agent.control_role import report_handover_progress
 from qmesh.agent.daemon.retirements import RetirementListener
-from qmesh.agent.daemon.supervisor import CONTROL_NODE, Troubles
+from qmesh.agent.daemon.supervisor import Troubles
 from qmesh.agent.local import load_local
 from qmesh.agent.membership import mark_removed, update_membership
 from qmesh.agent.node.node_keys import KeyReporter
@@ -19,6 +19,7 @@ from qmesh.errors import EnrolmentRefused, QmeshError, RemovedFromMesh
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat
+from qmesh.mesh.audit.surroundings import CONTROL_NODE
 
 log = logging.getLogger("qmesh")
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 from qmesh.agent import control_role
 from qmesh.agent.daemon.loop_events import LookRequests
 from qmesh.agent.daemon.membership_api import ControlNode
-from qmesh.agent.daemon.supervisor import RETIRING, SERVICE, AgentPart, Retries, Troubles, describe_error
+from qmesh.agent.daemon.supervisor import RETIRING, AgentPart, Retries, Troubles, describe_error
 from qmesh.agent.local import Local
 from qmesh.errors import Busy, KernelRefused, QmeshError
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
 from qmesh.host.system.heartbeat import Pulse
+from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.protocol.member_note import MemberNote
 
 if TYPE_CHECKING:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from qmesh.agent.daemon.membership_server import MembershipService
-from qmesh.agent.daemon.supervisor import DISK, HOLDER, SERVICE, Troubles, Watchdog, describe_error
+from qmesh.agent.daemon.supervisor import DISK, HOLDER, Troubles, Watchdog, describe_error
 from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host.api.messages import ServiceUnresponsive
 from qmesh.host.firewall import holder_client
 from qmesh.host.state.directory import State
 from qmesh.host.system import disk_reserve, heartbeat, processes
 from qmesh.host.system.heartbeat import Pulse
+from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.systemd.units import WATCHDOG_S
 
 log = logging.getLogger("qmesh")

@@ -165,7 +165,7 @@ class MachineWatch:
         offered, _ = self._changing
         if not offered:
             return False
-        counters = linux_for(self._state, here).backend.read(here.settings.interface).counters
+        counters = linux_for(self._state, here.settings).backend.read(here.settings.interface).counters
         came = [key for key in offered if key in counters and counters[key].last_handshake_s]
         if not came:
             return False
@@ -187,7 +187,7 @@ class MachineWatch:
         """Look at everything. known: what the files of that stamp say; what a registry says is not in it."""
         self.event = event = self._read_last_event() if self._state.settings().control else None
         here = load_local(self._state) if known is None or event is not None else known
-        linux = linux_for(self._state, here)
+        linux = linux_for(self._state, here.settings)
         self._retirements.note_members(here)
         # Before all is looked at: this is how a machine looks that is then found as desired.
         outlined, outline = time.monotonic(), linux.observe_outline()

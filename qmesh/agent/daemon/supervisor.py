@@ -20,10 +20,7 @@ from qmesh.errors import MachineRefused, QmeshError
 from qmesh.host.system import processes
 from qmesh.host.system.agent_health import Restart, Trouble
 from qmesh.host.system.heartbeat import Pulse
-from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE
 from qmesh.mesh.decode import Malformed, decode_json
-
-__all__ = ["CONTROL_NODE", "SERVICE"]
 
 log = logging.getLogger("qmesh")
 

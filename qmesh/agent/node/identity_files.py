@@ -95,12 +95,7 @@ def read_settled_files(directory: ConfigDirectory, profile: Profile) -> Identity
         try:
             files = read_identity_files(directory, profile)
             before = read_stamp(directory, files.path)
-            again = read_identity_files(directory, profile)
-            is_same = (files.config, files.key_store, files.path) == (
-                again.config,
-                again.key_store,
-                again.path,
-            )
+            is_same = files == read_identity_files(directory, profile)
             if is_same and is_settled(before) and before == read_stamp(directory, files.path):
                 return files
         except QmeshError as error:

@@ -24,6 +24,7 @@ from qmesh.mesh.node_processes.answers import (
     find_listener,
     note_listeners,
 )
+from qmesh.mesh.node_processes.observed import UNKNOWN_PROCESS
 from qmesh.mesh.node_processes.restart import describe_worker_restart
 from qmesh.mesh.node_processes.silence import SilenceReason, explain_error
 from qmesh.mesh.node_processes.workers import WorkerProcess, WorkerState
@@ -88,14 +89,19 @@ class WorkerHealth(msgspec.Struct, frozen=True):
 
 
 def probe_workers(
-    here: Local, look: NodeLook | None = None, *, notes: Iterable[tuple[str, MemberNote]] = ()
+    here: Local, look: NodeLook | None, *, notes: Iterable[tuple[str, MemberNote]]
 ) -> dict[str, WorkerHealth]:
     """By machine, what this one can tell: the control node of all, another of itself.
 
     look: at the node's processes here; without one, a worker that answers counts as alive.
     notes: as of `probe_answers`.
     """
-    found = _probe_workers(here, notes)
+    found = {
+        name: _build_worker_health(
+            answers, find_node_host(here.settings, name), dialled=here.settings.control
+        )
+        for name, answers in probe_answers(here, notes=notes).items()
+    }
     if look is None:
         return found
     return {name: _with_processes(here, look, name, each) for name, each in found.items()}
@@ -126,23 +132,13 @@ def _with_own_processes(look: NodeLook, health: WorkerHealth) -> WorkerHealth:
 
 
 def _build_troubled_core(worker: WorkerProcess, directory: str | None) -> TroubledCore:
-    number, program = (0, "") if worker.process is None else (worker.process.number, worker.process.program)
+    process = worker.process or UNKNOWN_PROCESS
     restart = describe_worker_restart((worker,), are_all=False, directory=directory)
-    return TroubledCore(worker.core, worker.state, number, program, restart)
-
-
-def _probe_workers(here: Local, notes: Iterable[tuple[str, MemberNote]]) -> dict[str, WorkerHealth]:
-    is_control = here.settings.control
-    return {
-        name: _build_worker_health(
-            found, find_node_host(here.settings, *((name,) if is_control else ())), dialled=is_control
-        )
-        for name, found in probe_answers(here, notes=notes).items()
-    }
+    return TroubledCore(worker.core, worker.state, process.number, process.program, restart)
 
 
 def probe_answers(
-    here: Local, *, unheard: Collection[str] = (), notes: Iterable[tuple[str, MemberNote]] = ()
+    here: Local, *, unheard: Collection[str] = (), notes: Iterable[tuple[str, MemberNote]]
 ) -> dict[str, tuple[tuple[Worker, WorkerAnswer], ...]]:
     """Of each machine's workers the answers, where this one can tell them.
 
@@ -210,7 +206,7 @@ def _build_silent_core(worker: Worker, host: NodeHost, answer: WorkerAnswer) -> 
 
 
 def collect_advice_inputs(
-    here: Local, watched: Mapping[str, WorkerHealth], uncalled: tuple[int, ...] = ()
+    here: Local, watched: Mapping[str, WorkerHealth], uncalled: tuple[int, ...]
 ) -> AdviceInputs:
     """What advice is made of, besides the inventory. uncalled: as of `AdviceInputs`."""
     try:

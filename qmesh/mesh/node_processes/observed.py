@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -20,6 +20,10 @@ class NodeProcess(msgspec.Struct, frozen=True):
     program: str
     started_s: float
     unit: str = ""
+
+
+UNKNOWN_PROCESS: Final = NodeProcess(number=0, program="", started_s=0.0)
+"""As answers have one of which nothing is known."""
 
 
 class ListeningSocket(msgspec.Struct, frozen=True):
