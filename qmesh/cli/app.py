@@ -174,8 +174,7 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
 def qmesh(
     ctx: typer.Context,
     state: Annotated[
-        Path | None,
-        typer.Option(help="The state directory; works with any command.", show_default=False, readable=False),
+        Path | None, typer.Option(help="The state directory; works with any command.", readable=False)
     ] = None,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)

@@ -25,24 +25,11 @@ JsonOption: TypeAlias = Annotated[
 ]
 ConfigOption: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        "--config",
-        help="Directory of the node's config.yml.",
-        metavar="DIR",
-        show_default=False,
-        readable=False,
-    ),
+    typer.Option("--config", help="Directory of the node's config.yml.", metavar="DIR", readable=False),
 ]
 NewFileOption: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        "-o",
-        "--out",
-        help="Write it to a new FILE, mode 0600.",
-        metavar="FILE",
-        show_default=False,
-        readable=False,
-    ),
+    typer.Option("-o", "--out", help="Write it to a new FILE, mode 0600.", metavar="FILE", readable=False),
 ]
 
 NodeOption: TypeAlias = Annotated[

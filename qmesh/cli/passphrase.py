@@ -18,11 +18,7 @@ _MOST = 4096
 PassphraseFileOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "--passphrase-file",
-        help="FILE with the passphrase as its only line.",
-        metavar="FILE",
-        show_default=False,
-        readable=False,
+        "--passphrase-file", help="FILE with the passphrase as its only line.", metavar="FILE", readable=False
     ),
 ]
 

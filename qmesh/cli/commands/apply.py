@@ -31,7 +31,6 @@ def command(
         typer.Option(
             help="Roll everything back after 10 to 3600 seconds, unless you run `qmesh confirm`.",
             metavar="SECONDS",
-            show_default=False,
         ),
     ] = None,
     mtu: Annotated[
@@ -40,7 +39,6 @@ def command(
             help="Limit the tunnel MTU (bytes), after `check` reported a black hole; `auto` removes the"
             " limit.",
             metavar="BYTES",
-            show_default=False,
         ),
     ] = None,
     control_endpoint: Annotated[
@@ -48,7 +46,6 @@ def command(
         typer.Option(
             help="HOST[:PORT] at which this machine reaches the control node from now on, if that has moved.",
             metavar="HOST[:PORT]",
-            show_default=False,
         ),
     ] = None,
     state: StateOption = STATE,

@@ -32,10 +32,7 @@ EXAMPLES = (
 
 def command(
     file: Annotated[
-        str,
-        typer.Argument(
-            help="The file to write, or - for standard output.", metavar="FILE|-", show_default=False
-        ),
+        str, typer.Argument(help="The file to write, or - for standard output.", metavar="FILE|-")
     ],
     encrypt: Annotated[
         bool, typer.Option("--encrypt", help="Ask for a passphrase, and encrypt the backup with it.")

@@ -22,10 +22,7 @@ EXAMPLES = (
 
 
 def command(
-    wanted: Annotated[
-        str,
-        typer.Argument(help="The format.", metavar="wg-quick|nft|hosts|ansible", show_default=False),
-    ],
+    wanted: Annotated[str, typer.Argument(help="The format.", metavar="wg-quick|nft|hosts|ansible")],
     out: NewFileOption = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,

@@ -25,8 +25,7 @@ EXAMPLES = (
 
 def command(
     name: Annotated[
-        str | None,
-        typer.Argument(help="The member that will be the control node.", metavar="NAME", show_default=False),
+        str | None, typer.Argument(help="The member that will be the control node.", metavar="NAME")
     ] = None,
     wait: Annotated[
         int, typer.Option(min=5, max=86400, help="Seconds to wait until every member is ready.")

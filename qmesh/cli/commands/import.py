@@ -37,7 +37,6 @@ def command(
         typer.Option(
             help="An address in the list that is this machine's, but on no interface, as behind NAT.",
             metavar="ADDRESS",
-            show_default=False,
         ),
     ] = None,
     state: StateOption = STATE,

@@ -45,20 +45,17 @@ EXAMPLES = (
 
 def command(
     name: Annotated[
-        str | None,
-        typer.Argument(help="The name that the new machine will have.", metavar="NAME", show_default=False),
+        str | None, typer.Argument(help="The name that the new machine will have.", metavar="NAME")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Its data workers.", show_default="its cores")] = None,
     endpoint: Annotated[
-        str | None,
-        typer.Option(help="HOST[:PORT] at which others reach it, if they can.", show_default=False),
+        str | None, typer.Option(help="HOST[:PORT] at which others reach it, if they can.")
     ] = None,
     announce: Annotated[
         str | None,
         typer.Option(
             help="From 2.1: IP address or DNS name at which the internet will reach its workers.",
             metavar="ADDRESS",
-            show_default=False,
         ),
     ] = None,
     expires: Annotated[str, typer.Option(help="How long the invitation is valid: 30m, 24h, 7d.")] = "24h",
@@ -85,10 +82,7 @@ def command(
         bool, typer.Option("--list", help="Show the invitations that can still be used.")
     ] = False,
     withdrawn: Annotated[
-        str | None,
-        typer.Option(
-            "--withdraw", metavar="NAME", help="Withdraw the invitation of that name.", show_default=False
-        ),
+        str | None, typer.Option("--withdraw", metavar="NAME", help="Withdraw the invitation of that name.")
     ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,

@@ -55,8 +55,7 @@ def command(
     ] = None,
     config: ConfigOption = None,
     endpoint: Annotated[
-        str | None,
-        typer.Option(help="HOST[:PORT] at which others reach this machine, if they can.", show_default=False),
+        str | None, typer.Option(help="HOST[:PORT] at which others reach this machine, if they can.")
     ] = None,
     announce: AnnounceOption = None,
     listen_port: Annotated[
@@ -93,7 +92,6 @@ def command(
             "--answer",
             help="Complete a join that began with --offline: file with the answer, or - for standard input.",
             metavar="FILE|-",
-            show_default=False,
         ),
     ] = None,
     state: StateOption = STATE,

@@ -15,7 +15,7 @@ EXAMPLES = ("qmesh pause hel-2",)
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="The machine.", metavar="NAME", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The machine.", metavar="NAME")],
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:

@@ -15,7 +15,7 @@ EXAMPLES = ("qmesh remove hel-2",)
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="The member.", metavar="NAME", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The member.", metavar="NAME")],
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:

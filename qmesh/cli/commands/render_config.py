@@ -47,9 +47,7 @@ def command(
     ] = False,
     for_name: Annotated[
         str | None,
-        typer.Option(
-            "--for", help="Make a minimal config.yml for another machine.", metavar="NAME", show_default=False
-        ),
+        typer.Option("--for", help="Make a minimal config.yml for another machine.", metavar="NAME"),
     ] = None,
     out: NewFileOption = None,
     state: StateOption = STATE,

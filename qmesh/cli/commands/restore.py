@@ -42,11 +42,7 @@ EXAMPLES = (
 def command(
     file: Annotated[
         str,
-        typer.Argument(
-            help="The file that `qmesh backup` wrote, or - for standard input.",
-            metavar="FILE|-",
-            show_default=False,
-        ),
+        typer.Argument(help="The file that `qmesh backup` wrote, or - for standard input.", metavar="FILE|-"),
     ],
     config: ConfigOption = None,
     endpoint: Annotated[

@@ -35,16 +35,12 @@ EXAMPLES = (
 
 def command(
     name: Annotated[
-        str | None,
-        typer.Argument(help="The machine; without it, the whole mesh.", metavar="NAME", show_default=False),
+        str | None, typer.Argument(help="The machine; without it, the whole mesh.", metavar="NAME")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Its data workers.", show_default=False)] = None,
+    workers: Annotated[int | None, typer.Option(help="Its data workers.")] = None,
     endpoint: Annotated[
         list[str] | None,
-        typer.Option(
-            help="HOST[:PORT] at which others reach it, the best first; `none` if they cannot.",
-            show_default=False,
-        ),
+        typer.Option(help="HOST[:PORT] at which others reach it, the best first; `none` if they cannot."),
     ] = None,
     announce: Annotated[
         str | None,
@@ -52,19 +48,15 @@ def command(
             help="From 2.1: IP address or DNS name at which the internet reaches its workers; `none` for its"
             " public endpoint.",
             metavar="ADDRESS",
-            show_default=False,
         ),
     ] = None,
     node_files: Annotated[
-        Switch | None,
-        typer.Option(help="Whether it may fetch the node's keys from here.", show_default=False),
+        Switch | None, typer.Option(help="Whether it may fetch the node's keys from here.")
     ] = None,
     guard_port: Annotated[
         str | None,
         typer.Option(
-            help="Further ports that its guard closes; `none` for no more of them.",
-            metavar="PORT[,PORT...]",
-            show_default=False,
+            help="Further ports that its guard closes; `none` for no more of them.", metavar="PORT[,PORT...]"
         ),
     ] = None,
     source: Annotated[
@@ -79,26 +71,18 @@ def command(
     leave_open: Annotated[
         str | None,
         typer.Option(
-            help="Ports that are open on purpose; `none` for no more of them.",
-            metavar="PORT[,PORT...]",
-            show_default=False,
+            help="Ports that are open on purpose; `none` for no more of them.", metavar="PORT[,PORT...]"
         ),
     ] = None,
-    node: Annotated[Profile | None, typer.Option(help="The node's version.", show_default=False)] = None,
-    worker_base_port: Annotated[
-        int | None, typer.Option(help="Port of the first worker.", show_default=False)
-    ] = None,
+    node: Annotated[Profile | None, typer.Option(help="The node's version.")] = None,
+    worker_base_port: Annotated[int | None, typer.Option(help="Port of the first worker.")] = None,
     p2p_base_port: Annotated[
-        int | None,
-        typer.Option(
-            help="From 2.1: the port at which other provers reach the first worker.", show_default=False
-        ),
+        int | None, typer.Option(help="From 2.1: the port at which other provers reach the first worker.")
     ] = None,
     stream: Annotated[
         Stream | None,
         typer.Option(
-            help="From 2.1: what may dial the workers: `tunnel` (only the control node) or `public`.",
-            show_default=False,
+            help="From 2.1: what may dial the workers: `tunnel` (only the control node) or `public`."
         ),
     ] = None,
     master_proxy: Annotated[
@@ -106,15 +90,12 @@ def command(
         typer.Option(
             "--master-proxy/--no-master-proxy",
             help="From 2.1: other provers connect via the control process.",
-            show_default=False,
         ),
     ] = None,
     restart: Annotated[
         bool | None,
         typer.Option(
-            "--restart/--no-restart",
-            help="Let the agents restart the node's processes after a change.",
-            show_default=False,
+            "--restart/--no-restart", help="Let the agents restart the node's processes after a change."
         ),
     ] = None,
     state: StateOption = STATE,

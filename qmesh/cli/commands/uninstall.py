@@ -63,7 +63,6 @@ def command(
             "--yes",
             help="This machine's name; then --delete-state on a control node does not ask for it.",
             metavar="NAME",
-            show_default=False,
         ),
     ] = None,
     state: StateOption = STATE,
