@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import time
-from typing import Final
 
 from qmesh.agent.local import Local
+from qmesh.agent.retired_keys import MemberKeys, list_member_keys, remember_retired_keys
 from qmesh.host.linux import Linux
 from qmesh.host.network.packet_sockets import PacketReceiver, send_packet
 from qmesh.host.state.directory import State
-from qmesh.mesh.links.retirement import KeyRetirement, RetiredKeys, build_notice, read_notice, retire_keys
+from qmesh.mesh.links.retirement import KeyRetirement, build_notice, read_notice
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
-from qmesh.mesh.values import Secret
 
 log = logging.getLogger("qmesh")
-
-_NONE: Final = RetiredKeys()
 
 
 class RetirementWatch:
@@ -26,7 +22,7 @@ class RetirementWatch:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._members: dict[str, tuple[str, Secret]] = {}
+        self._members: MemberKeys = {}
         self._received: dict[str, int] = {}
 
     def note_members(self, here: Local) -> None:
@@ -34,16 +30,8 @@ class RetirementWatch:
         if not here.settings.control or here.has_handed_over:
             self._members = {}
             return
-        before = self._members
-        self._members = {
-            each.public_key: (each.name, here.preshared[each.public_key])
-            for each in here.inventory.machines
-            if each.state != "invited" and each.public_key in here.preshared
-        }
-        if before.keys() - self._members.keys():
-            known = self._state.retired_keys.read() or _NONE
-            machines = here.inventory.machines
-            self._state.retired_keys.write(retire_keys(known, before, machines, at=int(time.time())))
+        before, self._members = self._members, list_member_keys(here)
+        remember_retired_keys(self._state, before, here.inventory.machines)
 
     def send_notices(self, here: Local, linux: Linux) -> None:
         """Tell those who call with such a key: each time that something came of it since the last look."""

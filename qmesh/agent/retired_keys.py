@@ -1,0 +1,32 @@
+"""Keys that were members' until now: the control node remembers them, to tell who calls with one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from qmesh.agent.local import Local
+from qmesh.host.state.directory import State
+from qmesh.mesh.links.retirement import RetiredKeys, retire_keys
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.values import Secret
+
+MemberKeys: TypeAlias = Mapping[str, tuple[str, Secret]]
+"""Names and preshared keys of members, by public key."""
+
+
+def list_member_keys(here: Local) -> MemberKeys:
+    """Those of the mesh as it is."""
+    return {
+        each.public_key: (each.name, here.preshared[each.public_key])
+        for each in here.inventory.machines
+        if each.state != "invited" and each.public_key in here.preshared
+    }
+
+
+def remember_retired_keys(state: State, before: MemberKeys, machines: tuple[Machine, ...]) -> None:
+    """Remember which of these keys no machine has any more. Holds the lock."""
+    if before.keys() - {each.public_key for each in machines}:
+        known = state.retired_keys.read() or RetiredKeys()
+        state.retired_keys.write(retire_keys(known, dict(before), machines, at=int(time.time())))
