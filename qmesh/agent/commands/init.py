@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import time
@@ -205,7 +204,7 @@ def _refuse_another_mesh(here: Local, wish: InitOptions, directory: ConfigDirect
     endpoints = tuple(Endpoint.parse(text, default_port=settings.listen_port) for text in wish.endpoints)
     differs = find_differences(
         ("--name", wish.name, machine.name),
-        ("--network", wish.network and str(ipaddress.ip_network(wish.network)), inventory.network),
+        ("--network", wish.network and normalize_ip_network(wish.network), inventory.network),
         ("--listen-port", wish.listen_port, settings.listen_port),
         ("--workers", wish.workers, machine.workers),
         ("--node", wish.node, inventory.node),

@@ -39,7 +39,7 @@ def command(
     --fix runs the commands that need no decision and restart nothing of the node: `qmesh apply`,
     `qmesh render-config --write`, `chmod 600` of secret files, and a new start of the agent.
     """
-    if sum((fix, all_machines)) == 2:
+    if fix and all_machines:
         raise BadInput("--fix and --all do not go together", hint="run `qmesh check --fix` on each machine")
     if plugin:
         if fix or as_json:

@@ -151,6 +151,11 @@ def command(
 
 
 def _parse_endpoints(said: list[str] | None) -> tuple[str, ...] | None:
+    if said is not None and "none" in said and len(said) > 1:
+        raise BadInput(
+            "--endpoint none says that others cannot reach it, and another --endpoint where they do",
+            hint="leave one of the two out",
+        )
     return None if said is None else () if said == ["none"] else tuple(said)
 
 
