@@ -20,6 +20,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.wireguard import Backend
 from qmesh.mesh.endpoints import (
     MOST_ENDPOINTS,
+    index_addresses,
     sort_by_latency,
     sort_by_locality,
 )
@@ -95,14 +96,7 @@ def _no_answer_error(endpoint: Endpoint) -> EnrolmentRefused:
 
 def resolve_candidate_endpoints(here: Local) -> dict[Endpoint, Endpoint]:
     """The addresses at which the control node may be, best first, each with the endpoint that it is of."""
-    ways: dict[Endpoint, Endpoint] = {}
-    endpoints = list_control_endpoints(here)
-    for endpoint in endpoints:
-        dns.start_lookup(endpoint)
-    for endpoint in endpoints:
-        for address in dns.resolve_addresses(endpoint):
-            ways.setdefault(address, endpoint)
-    return ways
+    return index_addresses(dns.resolve_all(list_control_endpoints(here)))
 
 
 def _measure_candidates(

@@ -65,6 +65,15 @@ def list_candidate_endpoints(
     ]
 
 
+def index_addresses(found: Mapping[Endpoint, tuple[Endpoint, ...]]) -> dict[Endpoint, Endpoint]:
+    """The addresses of endpoints, in their order, each with the first endpoint that it is of."""
+    of: dict[Endpoint, Endpoint] = {}
+    for endpoint, addresses in found.items():
+        for address in addresses:
+            of.setdefault(address, endpoint)
+    return of
+
+
 def sort_by_locality(endpoints: Iterable[Endpoint], attached: Iterable[str]) -> tuple[Endpoint, ...]:
     """First those in a network that this machine is itself in, last other sites' private ones.
 

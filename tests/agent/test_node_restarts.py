@@ -223,23 +223,20 @@ def test_agents_restart_what_is_due_in_the_order_of_the_nodes_version(
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("node", ["2.0", "2.1-rust"])
-def test_what_is_due_is_said_in_the_order_of_the_nodes_version(
-    own_machine: None, node: Profile, caplog: pytest.LogCaptureFixture
+def test_what_is_due_is_said_where_nobody_allowed_the_agent_to_restart(
+    own_machine: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = State(Path("/run/state"), patience_s=1.0)
-    make_control_node(state, node=node)
+    make_control_node(state, node="2.1-rust")
     caplog.set_level("INFO", "qmesh")
     waiting = DueRestarts(restart=(1, 2, 3), stop=(9,), control=True)
     state.due_restarts.write(waiting)
     caplog.clear()
     NodeConfigFollower(state)._restart_due(load_local(state), waiting)
-    todo = ["restart the workers of cores 1-3", "restart the control process"]
-    first, then = todo if node == "2.0" else todo[::-1]
     assert caplog.messages == [
         "core 9: another machine's now: stop the worker of core 9",
-        f"now: {first}",
-        f"then: {then}",
+        "now: restart the control process",
+        "then: restart the workers of cores 1-3",
     ]
     assert state.due_restarts.read() is None
 

@@ -23,6 +23,7 @@ from qmesh.mesh.endpoints import (
     choose_peer_endpoints,
     find_roamed_endpoints,
     find_stale_keys,
+    index_addresses,
     is_private,
     list_candidate_endpoints,
     list_lookups,
@@ -331,3 +332,9 @@ def test_a_joining_machine_waits_longer_in_later_rounds_and_once_for_a_control_n
     few = [[attempt_wait_s(turn, number, 2) for number in range(2)] for turn in range(ROUNDS)]
     assert few == [[1.0, 1.0], [2.0, 2.0], [6.0, 2.0]]
     assert [attempt_wait_s(turn, 1, 5) for turn in range(ROUNDS)] == [1.0, 1.0, 1.0]
+
+
+def test_an_address_of_two_endpoints_is_the_first_ones():
+    one, two = Endpoint("one.example", 1), Endpoint("two.example", 1)
+    a, b = Endpoint("192.0.2.1", 1), Endpoint("192.0.2.2", 1)
+    assert list(index_addresses({one: (a,), two: (b, a)}).items()) == [(a, one), (b, two)]

@@ -477,9 +477,19 @@ def test_which_workers_it_has_called_is_remembered_until_it_is_another_one():
     )
     assert update_calls(first, process(60, 501.0), frozenset(), 505.0) == CalledWorkers(60, 501.0, 505.0)
     assert update_calls(first, None, frozenset(), 505.0) is None
-    assert list_uncalled_cores(first, [2, 3], 500.0 + CALLED_S) == (3,)
-    assert list_uncalled_cores(first, [2, 3], 499.0 + CALLED_S) == ()
-    assert list_uncalled_cores(None, [2, 3], 9999.0) == ()
+
+
+def test_cores_are_uncalled_once_the_same_process_was_watched_for_a_while():
+    called = CalledWorkers(60, 400.0, 500.0, (2,))
+    record, own = ProcessRecord(boot="one", called=called), process(60, 400.0)
+    late = BootTimestamp("one", 500.0 + CALLED_S)
+    assert list_uncalled_cores(record, own, [2, 3], late) == (3,)
+    assert list_uncalled_cores(record, own, [2, 3], BootTimestamp("one", 499.0 + CALLED_S)) == ()
+    assert list_uncalled_cores(record, own, [2, 3], BootTimestamp("two", 9999.0)) == ()
+    assert list_uncalled_cores(record, process(60, 450.0), [2, 3], late) == ()
+    assert list_uncalled_cores(record, None, [2, 3], late) == ()
+    assert list_uncalled_cores(ProcessRecord(boot="one"), own, [2, 3], late) == ()
+    assert list_uncalled_cores(None, own, [2, 3], late) == ()
 
 
 def test_who_has_no_connection_is_so_since_the_first_look_that_saw_it():

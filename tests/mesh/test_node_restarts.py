@@ -18,8 +18,10 @@ from qmesh.mesh.changes import (
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings, parse_config
 from qmesh.mesh.systemd.change_steps import list_change_steps
+from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.systemd.node_restarts import (
     DueRestarts,
+    describe_due_restarts,
     explain_restarts,
     find_due_restarts,
     is_managed_by_qmesh,
@@ -193,3 +195,25 @@ def test_what_stands_alone_tells_nothing_of_other_machines():
     assert explain_restarts(proxied, parse_config(text(before, "b")), before, "b").startswith(
         "now restart the control process on a, then this machine's workers:"
     )
+
+
+@pytest.mark.parametrize(
+    ("node", "due", "said"),
+    [
+        ("2.0", {"restart": (1, 2, 3), "control": True}, ["now: WORKERS 1-3", "then: CONTROL"]),
+        ("2.1-rust", {"restart": (1, 2, 3), "control": True}, ["now: CONTROL", "then: WORKERS 1-3"]),
+        ("2.1-rust", {"restart": (1,)}, ["now: WORKERS 1"]),
+        ("2.0", {"stop": (9,), "control": True}, ["core 9: another machine's now: STOP 9", "now: CONTROL"]),
+        ("2.0", {}, []),
+    ],
+)
+def test_what_is_due_is_said_in_the_order_of_the_nodes_version(node, due, said):
+    words = {
+        "STOP 9": "stop the worker of core 9",
+        "WORKERS 1-3": "restart the workers of cores 1-3",
+        "WORKERS 1": "restart the worker of core 1",
+        "CONTROL": "restart the control process",
+    }
+    mesh = cluster(3, 4, node=node, p2p_base_port=None if node == "2.0" else 25000)
+    lines = list(describe_due_restarts(DueRestarts(**due), mesh, "a", NodeHost(has_units=False)))
+    assert lines == [f"{line.rpartition(': ')[0]}: {words[line.rpartition(': ')[2]]}" for line in said]

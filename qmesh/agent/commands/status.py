@@ -217,15 +217,11 @@ def _list_uncalled(
     look: NodeLook, record: ProcessRecord | None, watched: Mapping[str, WorkerHealth]
 ) -> tuple[int, ...]:
     """The cores whose workers answer, and which the control process has not called: of node 2.1 alone."""
-    if record is None or not record.is_of(look.now) or look.expected.stream_address is None:
-        return ()
-    control, called = look.report.control, record.called
-    if control is None or control.process is None or called is None:
-        return ()
-    if (called.process, called.started_s) != (control.process.number, control.process.started_s):
+    control = look.report.control
+    if control is None or look.expected.stream_address is None:
         return ()
     silent = {core.core for each in watched.values() for core in each.silent}
-    return list_uncalled_cores(called, look.expected.owners.keys() - silent, look.now.at_s)
+    return list_uncalled_cores(record, control.process, look.expected.owners.keys() - silent, look.now)
 
 
 def _build_control_status(

@@ -27,13 +27,10 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.nodeconfig import parse_config, render_config
-from qmesh.mesh.systemd.instructions import (
-    describe_control_action,
-    describe_workers_action,
-    format_core_ranges,
-)
+from qmesh.mesh.systemd.instructions import format_core_ranges
 from qmesh.mesh.systemd.node_restarts import (
     DueRestarts,
+    describe_due_restarts,
     explain_restarts,
     find_due_restarts,
     is_managed_by_qmesh,
@@ -160,7 +157,9 @@ class NodeConfigFollower:
         if installed:
             update_workers_target(here)
         if not (installed and here.inventory.restart):
-            _log_commands(here, waiting)
+            host = find_node_host(here.settings)
+            for line in describe_due_restarts(waiting, here.inventory, here.settings.name, host):
+                log.info("%s", line)
             self._save_remaining(waiting, None)
             return
         if waiting.control and here.inventory.node in CONTROL_FIRST:
@@ -210,24 +209,6 @@ class NodeConfigFollower:
             first.machine,
         )
         return here.inventory.node != "1.4" and now - self._control_since > PATIENCE_S
-
-
-def _log_commands(here: Local, waiting: DueRestarts) -> None:
-    """What to do, in this order, where nobody allowed the agent to."""
-    host = find_node_host(here.settings)
-    if waiting.stop:
-        stop = describe_workers_action("stop", waiting.stop, host)
-        log.info("core %s: another machine's now: %s", format_core_ranges(waiting.stop), stop)
-    todo = []
-    if waiting.restart:
-        are_all = waiting.restart == tuple(here.inventory.core_numbers(here.settings.name))
-        todo.append(describe_workers_action("restart", waiting.restart, host, are_all=are_all))
-    if waiting.control:
-        todo.append(describe_control_action("restart", host))
-    if here.inventory.node in CONTROL_FIRST:
-        todo.reverse()
-    for each, when in zip(todo, ("now", "then"), strict=False):
-        log.info("%s: %s", when, each)
 
 
 def _restart_control() -> None:

@@ -61,10 +61,13 @@ def resolve_addresses(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[En
     return looking.found
 
 
-def start_lookup(endpoint: Endpoint) -> None:
-    """Have a name looked up already, where more than one is going to be asked for."""
-    if not endpoint.is_address:
-        _find_or_start_lookup(endpoint)
+def resolve_all(endpoints: Iterable[Endpoint]) -> dict[Endpoint, tuple[Endpoint, ...]]:
+    """The same of each, looked up side by side."""
+    names = tuple(endpoints)
+    for name in names:
+        if not name.is_address:
+            _find_or_start_lookup(name)
+    return {name: resolve_addresses(name) for name in names}
 
 
 def _find_or_start_lookup(endpoint: Endpoint) -> _LookUp | None:

@@ -9,7 +9,8 @@ import msgspec
 
 from qmesh.mesh.node_processes.observed import NodeProcess, NodeSockets, Protocol, is_loopback
 from qmesh.mesh.node_processes.readings import ReadingRecord, is_outdated
-from qmesh.mesh.node_processes.record import CalledWorkers
+from qmesh.mesh.node_processes.record import ProcessRecord
+from qmesh.mesh.rollback import BootTimestamp
 
 ControlState: TypeAlias = Literal["alive", "silent", "outdated"]
 CALLED_S: Final = 60.0
@@ -66,9 +67,15 @@ def list_called_cores(
 
 
 def list_uncalled_cores(
-    called: CalledWorkers | None, cores: Collection[int], now_s: float
+    record: ProcessRecord | None, process: NodeProcess | None, cores: Collection[int], now: BootTimestamp
 ) -> tuple[int, ...]:
-    """The cores whose workers the control process has not called since it was started, once that is clear."""
-    if called is None or now_s - called.since_s < CALLED_S:
+    """The cores whose workers the control process has not called since it was started, once that is clear.
+
+    record: what the agent has seen. process: the control process, where one runs. cores: those that answer.
+    """
+    called = None if record is None or not record.is_of(now) else record.called
+    if called is None or process is None or now.at_s - called.since_s < CALLED_S:
+        return ()
+    if (called.process, called.started_s) != (process.number, process.started_s):
         return ()
     return tuple(sorted(set(cores).difference(called.cores)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -19,6 +19,12 @@ from qmesh.mesh.nodeconfig import (
     profile_facts,
     read_settings,
     read_workers,
+)
+from qmesh.mesh.systemd.instructions import (
+    NodeHost,
+    describe_control_action,
+    describe_workers_action,
+    format_core_ranges,
 )
 from qmesh.mesh.values import CONTROL_FIRST, PROFILES, CoreNumber
 
@@ -159,3 +165,19 @@ def _parse_entry_address(entry: str) -> str | None:
         return parse_multiaddr(entry)[0]
     except BadInput:
         return None
+
+
+def describe_due_restarts(due: DueRestarts, inventory: Inventory, name: str, host: NodeHost) -> Iterator[str]:
+    """What to do on a machine, in this order, where nobody allowed its agent to."""
+    if due.stop:
+        stop = describe_workers_action("stop", due.stop, host)
+        yield f"core {format_core_ranges(due.stop)}: another machine's now: {stop}"
+    todo = []
+    if due.restart:
+        are_all = due.restart == tuple(inventory.core_numbers(name))
+        todo.append(describe_workers_action("restart", due.restart, host, are_all=are_all))
+    if due.control:
+        todo.append(describe_control_action("restart", host))
+    if inventory.node in CONTROL_FIRST:
+        todo.reverse()
+    yield from (f"{when}: {each}" for each, when in zip(todo, ("now", "then"), strict=False))

@@ -18,7 +18,7 @@ from qmesh.host.network import dns, routes
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LocalOptions, UnfinishedRedemption
 from qmesh.mesh.desired import host_network
-from qmesh.mesh.endpoints import ROUNDS, attempt_wait_s, sort_by_locality
+from qmesh.mesh.endpoints import ROUNDS, attempt_wait_s, index_addresses, sort_by_locality
 from qmesh.mesh.mtu import LEAST_MTU
 from qmesh.mesh.plan import CreateTunnel, plan_steps
 from qmesh.mesh.protocol.enrolment import (
@@ -134,14 +134,11 @@ def _generate_attempts(joiner: Joiner, may_be_known: list[bool]) -> Iterator[Att
     derived = invitation.derived_keys
     throwaway = (derived.public_key, derived.preshared_key, invitation.source_address)
     own = (joiner.public_key, joiner.preshared_key, invitation.address)
-    found = {endpoint: dns.resolve_addresses(endpoint) for endpoint in invitation.endpoints}
+    found = dns.resolve_all(invitation.endpoints)
     for endpoint, addresses in found.items():
         if not addresses:
             log.warning("DNS has no address for %s on this machine", endpoint.host)
-    of: dict[Endpoint, Endpoint] = {}
-    for endpoint, addresses in found.items():
-        for address in addresses:
-            of.setdefault(address, endpoint)
+    of = index_addresses(found)
     order = sort_by_locality(of, routes.list_attached_networks(joiner.options.interface))
     routed = [way for way in order if routes.find_route(way.host, way.port) is not None]
     # Where no way leads anywhere, the control node may still call this machine.
