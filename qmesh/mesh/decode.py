@@ -13,13 +13,15 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from qmesh.errors import BadInput, QmeshError
+from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
 
 T = TypeVar("T")
 
 Hook = Callable[[type, Any], Any]
 """Makes a value of a type that the decoder does not know; raises ValueError or BadInput."""
 
+SAME_VERSION: Final = "use the same version of qmesh on both machines"
+"""What helps where one machine does not understand another."""
 _NO: Final = (QmeshError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError)
 
 
@@ -27,9 +29,7 @@ class Malformed(BadInput):
     """What was read is not what it should be. Nothing of it is repeated: it may hold secrets."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "what was read is not understood", hint="use the same version of qmesh on both machines"
-        )
+        super().__init__("what was read is not understood", hint=SAME_VERSION)
 
 
 @contextlib.contextmanager
@@ -39,6 +39,15 @@ def translate_decode_errors() -> Iterator[None]:
         yield
     except _NO:
         raise Malformed from None
+
+
+@contextlib.contextmanager
+def refuse_malformed(message: str, hint: str = SAME_VERSION) -> Iterator[None]:
+    """Raise EnrolmentRefused where what the block reads of another machine is not what it should be."""
+    try:
+        yield
+    except BadInput:
+        raise EnrolmentRefused(message, hint=hint) from None
 
 
 def decode_json(octets: bytes | str, kind: type[T], hook: Hook | None = None) -> T:

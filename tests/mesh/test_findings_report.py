@@ -1,5 +1,7 @@
 """What a member reports of itself: it fits, is of the member that was asked, and lies within bounds only."""
 
+from typing import get_args
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from qmesh.mesh.audit import Finding
 from qmesh.mesh.audit.findings import Severity
 from qmesh.mesh.audit.fixes import Fix, list_fixes
 from qmesh.mesh.audit.members import (
-    SILENCES,
+    Silence,
     left_out_finding,
     unanswered_finding,
     uncollected_finding,
@@ -116,7 +118,7 @@ def test_what_names_a_request(text, is_one):
     assert is_request_id(text) is is_one
 
 
-@pytest.mark.parametrize("why", SILENCES)
+@pytest.mark.parametrize("why", get_args(Silence))
 def test_a_machine_that_says_nothing_is_a_finding(why):
     finding = unanswered_finding("machine-b", why)
     assert (finding.code, finding.subject) == ("check-failed", "machine-b")

@@ -37,6 +37,7 @@ from qmesh.host.api.messages import (
     quote_refusal,
 )
 from qmesh.host.system import heartbeat
+from qmesh.mesh.decode import SAME_VERSION
 from qmesh.mesh.protocol.enrolment import Redemption
 from qmesh.mesh.protocol.member_note import MemberNote, encode_note
 
@@ -44,7 +45,6 @@ WHOLE_S: Final = 30.0
 """Seconds that an answer has to arrive whole, after those for its beginning: 9 Mbit/s for the largest."""
 _MOST_INFORMATIONAL: Final = 8
 """Informational answers, such as `100 Continue`, that may come before the final one."""
-_SAME_VERSION: Final = "use the same version of qmesh on both machines"
 _ITS_WORDS: Final = "run `qmesh status` and `qmesh check` on the control node; the quoted text is its own"
 
 _BEAT_S: Final = 1.0
@@ -270,7 +270,7 @@ def _receive_response(
         elif isinstance(event, h11.Data):
             body += event.data
             if len(body) > MAX_ANSWER:
-                raise EnrolmentRefused("the control node's answer is too large", hint=_SAME_VERSION)
+                raise EnrolmentRefused("the control node's answer is too large", hint=SAME_VERSION)
         elif isinstance(event, h11.EndOfMessage):
             return Answer(status, bytes(body), headers)
         else:
@@ -292,5 +292,5 @@ def _receive_chunk(connection: socket.socket, until: float) -> bytes:
 def _build_refusal(body: bytes) -> EnrolmentRefused:
     words = quote_refusal(body)
     if words is None:
-        return EnrolmentRefused("the control node's answer is not understood", hint=_SAME_VERSION)
+        return EnrolmentRefused("the control node's answer is not understood", hint=SAME_VERSION)
     return EnrolmentRefused(f"the control node answered: {words}", hint=_ITS_WORDS)

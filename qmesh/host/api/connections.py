@@ -19,6 +19,7 @@ import h11
 
 from qmesh.errors import QmeshError
 from qmesh.host.api.messages import CAN_REPORT, HOLDS, KEY_DIGESTS, MAX_BODY, NOTE
+from qmesh.mesh.decode import SAME_VERSION
 from qmesh.mesh.protocol.member_note import MOST_CHARACTERS
 
 log = logging.getLogger("qmesh")
@@ -47,7 +48,7 @@ class RequestTooLarge(QmeshError):
     """A request that is larger than any of qmesh's."""
 
     def __init__(self) -> None:
-        super().__init__("the request is too large", hint="use the same version of qmesh on both machines")
+        super().__init__("the request is too large", hint=SAME_VERSION)
 
 
 class ConnectedPeer:

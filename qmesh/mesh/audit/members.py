@@ -9,7 +9,6 @@ from qmesh.mesh.audit.findings import Finding, error_finding, warning_finding
 Silence: TypeAlias = Literal["away", "silent", "older"]
 """Why there is none: the machine was not reached, it was asked and gave no answer, or its qmesh knows no such
 question."""
-SILENCES: Final[tuple[Silence, ...]] = ("away", "silent", "older")
 
 _WANTED: Final = "the findings of its own `check`"
 

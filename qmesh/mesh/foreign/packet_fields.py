@@ -21,7 +21,7 @@ _INTERFACE_TYPES: Final = {"ether": 1, "none": 0xFFFE, "loopback": 772}
 STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
 """Source: linux/netfilter/nf_conntrack_common.h."""
 DIRECTIONS: Final = {"original": 0, "reply": 1}
-SEEN_REPLY, ASSURED, CONFIRMED, SOURCE_NAT, TARGET_NAT = 2, 4, 8, 16, 32
+SEEN_REPLY, ASSURED, CONFIRMED = 2, 4, 8
 """IPS_*."""
 _HALF_UNKNOWN: Final = struct.Struct("=I").pack((1 << 32) - 1 - ASSURED - 0x180)
 """Of a connection's status: whether it lasts and what was set up for it, nobody can tell before."""

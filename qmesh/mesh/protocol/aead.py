@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import EnrolmentRefused
+from qmesh.mesh.decode import SAME_VERSION
 from qmesh.mesh.values import Secret
 
 NONCE_OCTETS: Final = 12
@@ -35,11 +36,15 @@ def decrypt_message(octets: bytes, shared: Secret, *, about: bytes) -> bytes:
     except (InvalidTag, ValueError):
         raise EnrolmentRefused(
             "the message is not encrypted with the preshared key of the two machines",
-            hint="use the same version of qmesh on both machines",
+            hint=SAME_VERSION,
         ) from None
 
 
 def derive_cipher(shared: Secret, *, info: bytes, salt: bytes = b"qmesh sealed 1") -> ChaCha20Poly1305:
     """ChaCha20-Poly1305 (RFC 8439) under a key for one purpose, which HKDF makes of a preshared one."""
-    kdf = HKDF(algorithm=SHA256(), length=32, salt=salt, info=info)
-    return ChaCha20Poly1305(kdf.derive(base64.b64decode(shared.reveal())))
+    return ChaCha20Poly1305(derive_key(base64.b64decode(shared.reveal()), salt=salt, info=info))
+
+
+def derive_key(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
+    """32 octets for one purpose. Source: RFC 5869."""
+    return HKDF(algorithm=SHA256(), length=32, salt=salt, info=info).derive(secret)

@@ -6,9 +6,12 @@ import base64
 import binascii
 import hashlib
 import hmac
-from typing import Final
+from typing import Final, TypeVar
 
 from qmesh.errors import BadInput
+from qmesh.mesh.decode import SAME_VERSION, Malformed, decode_msgpack
+
+T = TypeVar("T")
 
 _CHECKSUM_OCTETS: Final = 6
 
@@ -40,3 +43,13 @@ def decode_line(text: str, prefix: str, *, what: str, most: int, hint: str) -> b
     if encode_line(prefix, packed) != line:  # base64 has several spellings of one ending
         raise BadInput(f"this {what} is damaged", hint=hint)
     return packed
+
+
+def decode_carried(packed: bytes, kind: type[T], *, what: str) -> T:
+    """What `decode_line` gave, which is MessagePack, as a value of a type. Raises BadInput."""
+    try:
+        return decode_msgpack(packed, kind)
+    except Malformed:
+        raise BadInput(
+            f"this {what} was not made by a qmesh that this one understands", hint=SAME_VERSION
+        ) from None

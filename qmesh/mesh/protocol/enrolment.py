@@ -19,14 +19,13 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import BadInput, EnrolmentRefused
-from qmesh.mesh.decode import Malformed, decode_json, decode_msgpack
+from qmesh.mesh.decode import decode_json, refuse_malformed
 from qmesh.mesh.machine import validate_worker_count
 from qmesh.mesh.networks import refuse_endpoint_inside
-from qmesh.mesh.protocol.armor import decode_line, encode_line
+from qmesh.mesh.protocol.aead import derive_key
+from qmesh.mesh.protocol.armor import decode_carried, decode_line, encode_line
 from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.values import (
     Endpoint,
@@ -119,20 +118,10 @@ class Invitation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 def parse_invitation(text: str) -> Invitation:
     """Read the line that `qmesh invite` printed. Raises BadInput, repeating nothing of the text."""
     packed = decode_line(text, PREFIX, what="invitation", most=MAX_TEXT, hint=_NOT_AN_INVITATION)
-    invitation = _decode_invitation(packed)
+    invitation = decode_carried(packed, Invitation, what="invitation")
     if invitation.text() != text.strip():  # MessagePack has several spellings of one value
         raise BadInput("this invitation is damaged", hint=_NOT_AN_INVITATION)
     return invitation
-
-
-def _decode_invitation(packed: bytes) -> Invitation:
-    try:
-        return decode_msgpack(packed, Invitation)
-    except Malformed:
-        raise BadInput(
-            "this invitation was not made by a qmesh that this one understands",
-            hint="use the same version of qmesh on both machines",
-        ) from None
 
 
 class InvitationKeys(msgspec.Struct, frozen=True):
@@ -150,7 +139,7 @@ class InvitationKeys(msgspec.Struct, frozen=True):
     proof_key: bytes
 
     def __repr__(self) -> str:
-        return f"Derived(identifier={self.identifier!r}, ...)"
+        return f"InvitationKeys(identifier={self.identifier!r}, ...)"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("identifier", self.identifier)]
@@ -158,20 +147,20 @@ class InvitationKeys(msgspec.Struct, frozen=True):
 
 def derive_invitation_keys(secret: bytes) -> InvitationKeys:
     """Derive the throwaway keys from an invitation's 32-byte secret."""
-    private = X25519PrivateKey.from_private_bytes(_hkdf(secret, b"throwaway private key"))
+    private = X25519PrivateKey.from_private_bytes(_derive(secret, b"throwaway private key"))
     return InvitationKeys(
-        identifier=_hkdf(secret, b"identifier")[:16].hex(),
+        identifier=_derive(secret, b"identifier")[:16].hex(),
         private_key=Secret(base64.b64encode(private.private_bytes_raw()).decode()),
         public_key=base64.b64encode(private.public_key().public_bytes_raw()).decode(),
-        preshared_key=Secret(base64.b64encode(_hkdf(secret, b"throwaway preshared key")).decode()),
-        proof_key=_hkdf(secret, b"redemption"),
+        preshared_key=Secret(base64.b64encode(_derive(secret, b"throwaway preshared key")).decode()),
+        proof_key=_derive(secret, b"redemption"),
     )
 
 
 def derive_permanent_preshared_key(secret: bytes, control_key: str, member_key: str) -> Secret:
     """The preshared key of a member and the control node: both derive it, it crosses no wire."""
     info = b"preshared key" + base64.b64decode(control_key) + base64.b64decode(member_key)
-    return Secret(base64.b64encode(_hkdf(secret, info)).decode())
+    return Secret(base64.b64encode(_derive(secret, info)).decode())
 
 
 def derive_public_key(private_key: Secret) -> str:
@@ -194,8 +183,8 @@ def refuse_weak_key(public_key: str) -> None:
         ) from None
 
 
-def _hkdf(secret: bytes, info: bytes) -> bytes:
-    return HKDF(algorithm=SHA256(), length=32, salt=b"qmesh invitation 1", info=info).derive(secret)
+def _derive(secret: bytes, info: bytes) -> bytes:
+    return derive_key(secret, salt=b"qmesh invitation 1", info=info)
 
 
 def parse_duration_s(text: str) -> int:
@@ -241,13 +230,9 @@ class KeyOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_key_offer(body: bytes) -> str:
     """The public key that a member offers. Raises EnrolmentRefused."""
-    try:
+    with refuse_malformed("the key is not understood"):
         offered = decode_json(body, KeyOffer)
         validate_wireguard_key(offered.public_key)
-    except BadInput:
-        raise EnrolmentRefused(
-            "the key is not understood", hint="use the same version of qmesh on both machines"
-        ) from None
     refuse_weak_key(offered.public_key)
     return offered.public_key
 
@@ -268,17 +253,13 @@ def build_redemption(
 
 def read_redemption(body: bytes) -> Redemption:
     """Read a redemption as it arrived. Raises EnrolmentRefused."""
-    try:
+    with refuse_malformed("the redemption is not understood"):
         message = decode_json(body, Redemption)
         validate_wireguard_key(message.public_key)
         if message.endpoint is not None:
             Endpoint.parse(message.endpoint, default_port=None)
         if message.announce is not None:
             parse_public_host(message.announce)
-    except BadInput:
-        raise EnrolmentRefused(
-            "the redemption is not understood", hint="use the same version of qmesh on both machines"
-        ) from None
     refuse_weak_key(message.public_key)
     return message
 

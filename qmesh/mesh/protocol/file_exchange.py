@@ -10,16 +10,15 @@ No randomness here: a nonce is an argument.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from qmesh.errors import BadInput, EnrolmentRefused
-from qmesh.mesh.decode import Malformed, decode_msgpack
+from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.protocol.aead import NONCE_OCTETS, derive_cipher
-from qmesh.mesh.protocol.armor import decode_line, encode_line
+from qmesh.mesh.protocol.armor import decode_carried, decode_line, encode_line
 from qmesh.mesh.values import Secret
 
 REQUEST_PREFIX: Final = "qmesh-request1"
@@ -30,8 +29,6 @@ MAX_ANSWER: Final = 64 * 1024 * 1024
 
 _NO_REQUEST: Final = "pass the whole file that `qmesh join --offline` wrote on the machine"
 _NO_ANSWER: Final = "pass the whole file that `qmesh admit` wrote on the control node"
-
-T = TypeVar("T")
 
 
 class JoinRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -52,7 +49,7 @@ class JoinRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 def parse_request(text: str) -> JoinRequest:
     """Read the line that `qmesh join --offline` wrote. Raises BadInput."""
     packed = decode_line(text, REQUEST_PREFIX, what="request", most=MAX_REQUEST, hint=_NO_REQUEST)
-    return _decode_message(packed, JoinRequest, "request")
+    return decode_carried(packed, JoinRequest, what="request")
 
 
 class JoinAnswer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -86,7 +83,7 @@ def encrypt_answer(membership: bytes, *, identifier: str, preshared: Secret, non
 def parse_answer(text: str) -> JoinAnswer:
     """Read the line that `qmesh admit` wrote. Raises BadInput."""
     packed = decode_line(text, ANSWER_PREFIX, what="answer", most=MAX_ANSWER, hint=_NO_ANSWER)
-    return _decode_message(packed, JoinAnswer, "answer")
+    return decode_carried(packed, JoinAnswer, what="answer")
 
 
 def decrypt_answer(answer: JoinAnswer, preshared: Secret) -> bytes:
@@ -108,13 +105,3 @@ def decrypt_answer(answer: JoinAnswer, preshared: Secret) -> bytes:
 
 def _derive_cipher(preshared: Secret, identifier: str) -> ChaCha20Poly1305:
     return derive_cipher(preshared, info=identifier.encode(), salt=b"qmesh offline answer 1")
-
-
-def _decode_message(packed: bytes, kind: type[T], what: str) -> T:
-    try:
-        return decode_msgpack(packed, kind)
-    except Malformed:
-        raise BadInput(
-            f"this {what} was not made by a qmesh that this one understands",
-            hint="use the same version of qmesh on both machines",
-        ) from None

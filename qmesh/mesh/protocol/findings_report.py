@@ -6,14 +6,13 @@ bounded here, and escaped where it is printed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Final
 
 import msgspec
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.audit.findings import Finding, Severity
-from qmesh.mesh.decode import Malformed, decode_msgpack
+from qmesh.mesh.decode import SAME_VERSION, decode_msgpack, refuse_malformed
 from qmesh.mesh.protocol.aead import decrypt_message, encrypt_message
 from qmesh.mesh.values import Secret
 
@@ -92,20 +91,9 @@ def _cut_finding(finding: Finding) -> _ReportedFinding:
 def decrypt_report(sealed: bytes, request: str, shared: Secret) -> FindingsReport:
     """Read a report as it arrived. Raises EnrolmentRefused where it is not that member's answer to it."""
     octets = decrypt_message(sealed, shared, about=FINDINGS)
-    try:
+    with refuse_malformed("a member's report of its findings is not understood"):
         report = decode_msgpack(octets, _Report)
-    except Malformed:
-        raise _build_refusal("a member's report of its findings is not understood") from None
     if report.request != request:
-        raise _build_refusal("a member's report of its findings answers another request")
-    return FindingsReport(
-        revision=report.revision, findings=_build_findings(report.findings), left_out=report.left_out
-    )
-
-
-def _build_findings(reported: Iterable[_ReportedFinding]) -> tuple[Finding, ...]:
-    return tuple(Finding(*msgspec.structs.astuple(each)) for each in reported)
-
-
-def _build_refusal(message: str) -> EnrolmentRefused:
-    return EnrolmentRefused(message, hint="use the same version of qmesh on both machines")
+        raise EnrolmentRefused("a member's report of its findings answers another request", hint=SAME_VERSION)
+    findings = tuple(Finding(*msgspec.structs.astuple(each)) for each in report.findings)
+    return FindingsReport(revision=report.revision, findings=findings, left_out=report.left_out)

@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from typing import Annotated, Final
 
 import msgspec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from qmesh.errors import EnrolmentRefused
-from qmesh.mesh.decode import Malformed, decode_json, decode_msgpack
+from qmesh.mesh.decode import decode_json, decode_msgpack, refuse_malformed
 from qmesh.mesh.inventory import Inventory, list_members
+from qmesh.mesh.protocol.aead import derive_key
 from qmesh.mesh.values import Secret, SecretStruct
 
 PROGRESS: Final = b"how far the successor is"
@@ -26,6 +24,7 @@ ESTATE: Final = b"what the successor is to have"
 MOST_SILENT: Final = 200
 FRESH_S: Final = 5
 """Seconds for which it counts what the successor said last."""
+_NOT_UNDERSTOOD: Final = "the message of the handover is not understood"
 
 
 class HandoverData(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,16 +54,14 @@ class HandoverProgress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 def derive_successor_preshared_key(successor_key: str, shared: Secret) -> Secret:
     """The key that a member shares with the successor. shared: the one of member and control node."""
     info = b"preshared key with a successor" + base64.b64decode(successor_key)
-    kdf = HKDF(algorithm=SHA256(), length=32, salt=b"qmesh handover 1", info=info)
-    return Secret(base64.b64encode(kdf.derive(base64.b64decode(shared.reveal()))).decode())
+    key = derive_key(base64.b64decode(shared.reveal()), salt=b"qmesh handover 1", info=info)
+    return Secret(base64.b64encode(key).decode())
 
 
 def read_progress(body: bytes) -> HandoverProgress:
     """Read what a successor says. Raises EnrolmentRefused."""
-    try:
+    with refuse_malformed(_NOT_UNDERSTOOD):
         return decode_json(body, HandoverProgress)
-    except Malformed:
-        raise _build_malformed_error() from None
 
 
 def encode_handover_data(handover_data: HandoverData) -> bytes:
@@ -74,17 +71,8 @@ def encode_handover_data(handover_data: HandoverData) -> bytes:
 
 def decode_handover_data(octets: bytes) -> HandoverData:
     """Read the handover data. Raises EnrolmentRefused."""
-    try:
+    with refuse_malformed(_NOT_UNDERSTOOD):
         return decode_msgpack(octets, HandoverData)
-    except Malformed:
-        raise _build_malformed_error() from None
-
-
-def _build_malformed_error() -> EnrolmentRefused:
-    return EnrolmentRefused(
-        "the message of the handover is not understood",
-        hint="use the same version of qmesh on both machines",
-    )
 
 
 def list_unready_members(

@@ -13,12 +13,9 @@ from collections.abc import Iterable
 from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 import msgspec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from qmesh.errors import EnrolmentRefused
-from qmesh.mesh.decode import Malformed, decode_msgpack
-from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, encrypt_message
+from qmesh.mesh.decode import decode_msgpack, refuse_malformed
+from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, derive_key, encrypt_message
 from qmesh.mesh.values import Secret, SecretStruct
 
 DIGESTS: Final = b"digests of the node's keys"
@@ -60,8 +57,7 @@ class KeyDigests(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 def compute_digests(identity: NodeIdentity, shared: Secret) -> KeyDigests:
     """The digests of an identity. shared: the preshared key of member and control node."""
-    kdf = HKDF(algorithm=SHA256(), length=32, salt=b"qmesh key digests 1", info=DIGESTS)
-    key = kdf.derive(base64.b64decode(shared.reveal()))
+    key = derive_key(base64.b64decode(shared.reveal()), salt=b"qmesh key digests 1", info=DIGESTS)
     return KeyDigests(
         *(
             None if value is None else hmac.new(key, name.encode() + b"\0" + value, hashlib.sha256).digest()
@@ -98,10 +94,5 @@ def encrypt_digests(digests: KeyDigests, shared: Secret) -> bytes:
 
 def decrypt_digests(sealed: bytes, shared: Secret) -> KeyDigests:
     """Read a report as it arrived. Raises EnrolmentRefused where it is not that member's."""
-    try:
+    with refuse_malformed("a member's report of its node's keys is not understood"):
         return decode_msgpack(decrypt_message(sealed, shared, about=DIGESTS), KeyDigests)
-    except Malformed:
-        raise EnrolmentRefused(
-            "a member's report of its node's keys is not understood",
-            hint="use the same version of qmesh on both machines",
-        ) from None

@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from qmesh.errors import EnrolmentRefused
-from qmesh.mesh.decode import Malformed, decode_json, decode_msgpack
+from qmesh.mesh.decode import SAME_VERSION, Malformed, decode_json, decode_msgpack, refuse_malformed
 from qmesh.mesh.inventory import Inventory, list_members
 from qmesh.mesh.protocol.aead import decrypt_message, encrypt_message
 from qmesh.mesh.values import MOST_REVISION, Secret, quote_text
@@ -153,9 +153,7 @@ def _decompress_part(old: bytes, part: bytes, most: int) -> bytes:
     except zstd.ZstdError:
         payload = b""
     if not decompressor.eof or decompressor.unused_data:
-        raise EnrolmentRefused(
-            "the membership arrived damaged", hint="use the same version of qmesh on both machines"
-        )
+        raise EnrolmentRefused("the membership arrived damaged", hint=SAME_VERSION)
     return payload
 
 
@@ -207,13 +205,8 @@ class History:
 
 def read_update(octets: bytes) -> Update:
     """Read an update as it arrived. Raises EnrolmentRefused."""
-    try:
+    with refuse_malformed("the control node's answer is not understood"):
         return decode_msgpack(octets, Update)
-    except Malformed:
-        raise EnrolmentRefused(
-            "the control node's answer is not understood",
-            hint="use the same version of qmesh on both machines",
-        ) from None
 
 
 def encrypt_held_revision(revision: int, shared: Secret, *, nonce: bytes) -> bytes:
@@ -226,15 +219,10 @@ def encrypt_held_revision(revision: int, shared: Secret, *, nonce: bytes) -> byt
 
 def decrypt_held_revision(sealed: bytes, shared: Secret) -> int:
     """The revision that a member reports to hold. Raises EnrolmentRefused where that can't be decrypted."""
-    try:
+    with refuse_malformed("a member's report of its revision is not understood"):
         revision = decode_json(decrypt_message(sealed, shared, about=HOLDS), int)
-    except Malformed:
-        revision = -1
-    if not 0 <= revision <= MOST_REVISION:  # no number beyond it gets into the registry
-        raise EnrolmentRefused(
-            "a member's report of its revision is not understood",
-            hint="use the same version of qmesh on both machines",
-        )
+        if not 0 <= revision <= MOST_REVISION:  # no number beyond it gets into the registry
+            raise Malformed
     return revision
 
 
@@ -245,7 +233,5 @@ def encode_membership(signed: SignedMembership) -> bytes:
 
 def decode_membership(octets: bytes) -> SignedMembership:
     """The membership that `encode_membership` made; not verified yet. Raises EnrolmentRefused."""
-    try:
+    with refuse_malformed(_NOT_OURS, hint=_LOOK_THERE):
         return decode_json(octets, SignedMembership)
-    except Malformed:
-        raise EnrolmentRefused(_NOT_OURS, hint=_LOOK_THERE) from None

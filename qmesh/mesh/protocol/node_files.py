@@ -12,18 +12,18 @@ No randomness here: private keys and nonces are arguments.
 from __future__ import annotations
 
 import base64
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Final
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qmesh.errors import EnrolmentRefused
-from qmesh.mesh.decode import Malformed, decode_msgpack
-from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, encrypt_message
+from qmesh.mesh.decode import SAME_VERSION, Malformed, decode_msgpack
+from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, derive_key, encrypt_message
 from qmesh.mesh.values import Secret, SecretStruct
 
 REQUEST: Final = b"a request for the node's files"
@@ -76,10 +76,8 @@ def encrypt_request(request: NodeFilesRequest, shared: Secret, *, nonce: bytes) 
 
 def decrypt_request(body: bytes, shared: Secret) -> NodeFilesRequest:
     """Read a request as it arrived. Raises EnrolmentRefused."""
-    try:
+    with _refuse_unreadable("request"):
         return decode_msgpack(decrypt_message(body, shared, about=REQUEST), NodeFilesRequest)
-    except Malformed:
-        raise _build_unreadable_error("request") from None
 
 
 def encrypt_node_files(
@@ -92,12 +90,10 @@ def encrypt_node_files(
     own = X25519PrivateKey.from_private_bytes(private_key)
     reply_key = own.public_key().public_bytes_raw()
     static = base64.b64decode(member_key)
-    try:
+    with _refuse_unreadable("request"):
         agreed = own.exchange(X25519PublicKey.from_public_bytes(request.reply_key)) + own.exchange(
             X25519PublicKey.from_public_bytes(static)
         )
-    except ValueError:  # a key with which X25519 agrees on nothing but zeros
-        raise _build_unreadable_error("request") from None
     cipher = _derive_cipher(agreed, shared, request.reply_key + reply_key + static)
     sealed = cipher.encrypt(_NONCE, msgspec.msgpack.encode(files), None)
     return msgspec.msgpack.encode(_Answer(reply_key, sealed))
@@ -112,7 +108,7 @@ def decrypt_node_files(
     """
     own = X25519PrivateKey.from_private_bytes(private_key)
     member = X25519PrivateKey.from_private_bytes(base64.b64decode(member_private_key.reveal()))
-    try:
+    with _refuse_unreadable("answer"):
         answer = decode_msgpack(body, _Answer)
         theirs = X25519PublicKey.from_public_bytes(answer.reply_key)
         agreed = own.exchange(theirs) + member.exchange(theirs)
@@ -121,8 +117,6 @@ def decrypt_node_files(
         )
         octets = _derive_cipher(agreed, shared, transcript).decrypt(_NONCE, answer.sealed, None)
         return decode_msgpack(octets, NodeFiles)
-    except (Malformed, InvalidTag, ValueError):
-        raise _build_unreadable_error("answer") from None
 
 
 _NONCE: Final = bytes(NONCE_OCTETS)
@@ -131,11 +125,16 @@ _NONCE: Final = bytes(NONCE_OCTETS)
 
 def _derive_cipher(agreed: bytes, shared: Secret, transcript: bytes) -> ChaCha20Poly1305:
     salt = b"qmesh node files 1" + base64.b64decode(shared.reveal())
-    return ChaCha20Poly1305(HKDF(algorithm=SHA256(), length=32, salt=salt, info=transcript).derive(agreed))
+    return ChaCha20Poly1305(derive_key(agreed, salt=salt, info=transcript))
 
 
-def _build_unreadable_error(what: str) -> EnrolmentRefused:
-    return EnrolmentRefused(
-        f"the {what} for the node's files is not understood",
-        hint="use the same version of qmesh on both machines; after `qmesh rotate-key`, wait a minute",
-    )
+@contextlib.contextmanager
+def _refuse_unreadable(what: str) -> Iterator[None]:
+    """Raise EnrolmentRefused also for a key with which X25519 agrees on nothing but zeros: ValueError."""
+    try:
+        yield
+    except (Malformed, InvalidTag, ValueError):
+        raise EnrolmentRefused(
+            f"the {what} for the node's files is not understood",
+            hint=f"{SAME_VERSION}; after `qmesh rotate-key`, wait a minute",
+        ) from None
