@@ -15,7 +15,7 @@ from qmesh.mesh.nodeconfig import (
     read_settings,
 )
 from qmesh.mesh.nodeconfig.composer import parse_config
-from qmesh.mesh.nodeconfig.document import Mapping, Mark, Node, ParsedConfig, Scalar, bad_config_at
+from qmesh.mesh.nodeconfig.document import Mark, Node, ParsedConfig, Scalar, bad_config_at, walk_nodes
 from qmesh.mesh.nodeconfig.document import Sequence as Items
 from qmesh.mesh.values import Profile
 
@@ -91,24 +91,12 @@ def _find_entry_mark(root: Node | None, entries: Sequence[str], core: int) -> Ma
     wanted = list(entries)
     lists = (
         node.items
-        for node in _walk_nodes(root)
+        for node, _ in walk_nodes(root)
         if isinstance(node, Items)
         and [item.value for item in node.items if isinstance(item, Scalar)] == wanted
     )
     found = next(lists, ())
     return found[core - 1].start if found else Mark(0, 0, 0)
-
-
-def _walk_nodes(node: Node | None) -> Iterator[Node]:
-    if node is not None:
-        yield node
-    match node:
-        case Items(items=items):
-            for item in items:
-                yield from _walk_nodes(item)
-        case Mapping(pairs=pairs):
-            for _key, value in pairs:
-                yield from _walk_nodes(value)
 
 
 def _note_local_addresses(listens: Sequence[tuple[str, int]]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import msgspec
@@ -112,6 +113,20 @@ class ParsedConfig(SecretStruct, frozen=True, eq=False):
 def bad_config_at(mark: Mark, problem: str, hint: str) -> BadConfig:
     """A BadInput that names the place, as editors count it: from 1."""
     return BadConfig(mark, problem, hint=hint)
+
+
+def walk_nodes(root: Node | None) -> Iterator[tuple[Node, bool]]:
+    """Every node in the order of the text, with whether it is a key. Aliases are not followed."""
+    waiting: list[tuple[Node, bool]] = [] if root is None else [(root, False)]
+    while waiting:
+        node, is_key = waiting.pop()
+        yield node, is_key
+        match node:
+            case Sequence(items=items):
+                waiting += ((item, False) for item in reversed(items))
+            case Mapping(pairs=pairs):
+                for key, value in reversed(pairs):
+                    waiting += ((value, False), (key, True))
 
 
 def find_pair(mapping: Mapping, key: str) -> tuple[Scalar, Node] | None:

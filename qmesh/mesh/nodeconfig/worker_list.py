@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
 from qmesh.mesh.nodeconfig.composer import parse_config
-from qmesh.mesh.nodeconfig.document import Mapping, Node, ParsedConfig, Scalar, Sequence
+from qmesh.mesh.nodeconfig.document import Mapping, Node, ParsedConfig, Scalar, walk_nodes
 from qmesh.mesh.nodeconfig.key_location import find_key, read_value
 from qmesh.mesh.nodeconfig.profiles import ProfileFacts, profile_facts
 from qmesh.mesh.values import Profile
@@ -59,8 +58,11 @@ def find_ignored_lists(config: str | ParsedConfig, profile: Profile) -> tuple[Ig
     right = _find_known_keys(root, profile_facts(profile))
     return tuple(
         IgnoredList(key.value, key.start.line + 1, key.start.column + 1)
-        for key in _walk_keys(root)
-        if key.value.casefold() in _LIST_NAMES and not any(key is each for each in right)
+        for key, is_key in walk_nodes(root)
+        if is_key
+        and isinstance(key, Scalar)
+        and key.value.casefold() in _LIST_NAMES
+        and not any(key is each for each in right)
     )
 
 
@@ -74,14 +76,3 @@ def _find_known_keys(root: Node | None, known: ProfileFacts) -> list[Scalar]:
         for key, _ in (value.pairs if isinstance(value, Mapping) else ())
         if (section.value, key.value) in names
     ]
-
-
-def _walk_keys(node: Node | None) -> Iterator[Scalar]:
-    match node:
-        case Sequence(items=items):
-            for item in items:
-                yield from _walk_keys(item)
-        case Mapping(pairs=pairs):
-            for key, value in pairs:
-                yield key
-                yield from _walk_keys(value)

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from qmesh.mesh.nodeconfig.characters import OddCharacter, find_odd_characters, strip_odd_characters
 from qmesh.mesh.nodeconfig.document import (
     BOM,
-    Mapping,
-    Node,
     ParsedConfig,
     Scalar,
     Sequence,
     mark_at,
+    walk_nodes,
 )
 from qmesh.mesh.nodeconfig.lint.entries import WRITTEN
 from qmesh.mesh.nodeconfig.lint.list_names import find_lists
@@ -30,7 +29,9 @@ def find_character_problems(config: ParsedConfig, profile: Profile) -> Iterator[
     lists = [found.value for found in find_lists(config.root, profile) if found.role in WRITTEN]
     written = {id(item) for found in lists if isinstance(found, Sequence) for item in found.items}
     found: dict[tuple[str, bool, bool], list[OddCharacter]] = {}
-    for node, is_key in _walk_scalars(config.root):
+    for node, is_key in walk_nodes(config.root):
+        if not isinstance(node, Scalar):
+            continue
         for odd in find_odd_characters(body, node.start.at, node.end.at):
             if is_key or _matters(odd, body[odd.at], node.value):
                 found.setdefault((odd.name, is_key, id(node) in written), []).append(odd)
@@ -46,19 +47,3 @@ def _matters(odd: OddCharacter, character: str, value: str) -> bool:
     """Whether it is hardly meant: a sign within a text, as of a path or a name, may be."""
     is_multiaddr = strip_odd_characters(value).startswith(_MULTIADDR)
     return not odd.is_visible or character in {value[:1], value[-1:]} or is_multiaddr
-
-
-def _walk_scalars(root: Node | None) -> Iterator[tuple[Scalar, bool]]:
-    """Every scalar, with whether it is a key."""
-    waiting: list[Node | None] = [root]
-    while waiting:
-        node = waiting.pop()
-        match node:
-            case Scalar():
-                yield node, False
-            case Sequence(items=items):
-                waiting += items[::-1]
-            case Mapping(pairs=pairs):
-                for key, _ in pairs:
-                    yield key, True
-                waiting += [value for _, value in pairs][::-1]

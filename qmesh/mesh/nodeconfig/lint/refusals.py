@@ -26,6 +26,7 @@ from qmesh.mesh.nodeconfig.document import (
     is_merge_key,
     list_merged,
     resolve_alias,
+    walk_nodes,
 )
 from qmesh.mesh.nodeconfig.known_keys import Form, KnownKey, known_sections
 from qmesh.mesh.nodeconfig.lint.go_values import fits_go, is_go_null, resolve_go_value
@@ -146,28 +147,14 @@ def _build_section_refusal(key: Scalar, value: Node) -> Problem:
 def _find_unknown_escapes(config: ParsedConfig) -> Iterator[Problem]:
     """An escaped slash in double quotes, which YAML has since 1.2, as JSON does."""
     body = config.text.lstrip(BOM)
-    for node in _walk_scalars(config.root):
-        if node.style != '"':
+    for node, _ in walk_nodes(config.root):
+        if not isinstance(node, Scalar) or node.style != '"':
             continue
         written = body[node.start.at : node.end.at]
         if any(escape[1] == "/" for escape in _ESCAPE.finditer(written)):
             message = "the node does not know the escape \\/ in double quotes"
             yield build_refusal(node.start, "unreadable", message, "write / without the backslash")
             return
-
-
-def _walk_scalars(root: Node | None) -> Iterator[Scalar]:
-    waiting: list[Node | None] = [root]
-    while waiting:
-        node = waiting.pop()
-        match node:
-            case Scalar():
-                yield node
-            case Sequence(items=items):
-                waiting += items
-            case Mapping(pairs=pairs):
-                for key, value in pairs:
-                    waiting += [key, value]
 
 
 class _Visits:
