@@ -83,9 +83,7 @@ def read(directory: ConfigDirectory, name: str) -> Content | None:
     Raises BadInput where the directory or the file is not what it was, StateUnreadable for a file that can't
     be read, MachineRefused where the disk does not answer, NeedsRoot.
     """
-    with contextlib.suppress(PathMissing):
-        return _run_in_thread(directory.path, lambda: _read(directory, name))
-    return None
+    return _look_at_file(directory, name, _read_content)
 
 
 def read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int, int] | None:
@@ -94,9 +92,8 @@ def read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int, in
     Times are in nanoseconds. The kernel alone sets the first, also where only the mode changes; its owner may
     set the second. Nothing of the file is read. Raises as `read`.
     """
-    with contextlib.suppress(PathMissing):
-        return _run_in_thread(directory.path, lambda: _read_stamp(directory, name))
-    return None
+    found = _look_at_file(directory, name, lambda _, found: found.status)
+    return None if found is None else (found.st_ino, found.st_ctime_ns, found.st_size, found.st_mtime_ns)
 
 
 def find_lock_owner(directory: ConfigDirectory, name: str) -> int | None:
@@ -104,24 +101,19 @@ def find_lock_owner(directory: ConfigDirectory, name: str) -> int | None:
 
     It is 0 where that process is out of sight. Nothing of the file is read. Raises as `read`.
     """
-    with contextlib.suppress(PathMissing):
-        return _run_in_thread(directory.path, lambda: _find_lock_owner(directory, name))
-    return None
+    return _look_at_file(directory, name, _find_lock_owner)
 
 
 def read_mode(directory: ConfigDirectory, name: str) -> int | None:
     """Permission bits of a file; None where nothing is. Nothing of the file is read. Raises as `read`."""
-    with contextlib.suppress(PathMissing):
-        return _run_in_thread(directory.path, lambda: _read_mode(directory, name))
-    return None
+    return _look_at_file(directory, name, lambda _, found: stat.S_IMODE(found.status.st_mode))
 
 
 def find_write_obstacle(directory: ConfigDirectory, name: str) -> WriteObstacle | None:
     """What would keep `write` from replacing a file; None where nothing does. Raises as `read`."""
-    try:
+    with contextlib.suppress(PathMissing):
         return _run_in_thread(directory.path, lambda: _find_write_obstacle(directory, name))
-    except PathMissing:
-        return None
+    return None
 
 
 def close_to_others(directory: ConfigDirectory, name: str) -> None:
@@ -129,22 +121,13 @@ def close_to_others(directory: ConfigDirectory, name: str) -> None:
 
     One that is not the directory owner's stays as it is. Raises as `read`.
     """
-    with contextlib.suppress(PathMissing):
-        _run_in_thread(directory.path, lambda: _close_file(directory, name))
+    _look_at_file(directory, name, _close_to_others)
 
 
 def read_disk_size(directory: ConfigDirectory) -> int:
     """Octets of the disk that the directory is on. Raises MachineRefused where none is, and as `read`."""
-
-    def read_size() -> int:
-        with _open_directory(directory) as found:
-            disk = os.fstatvfs(found.descriptor)
-            return disk.f_blocks * disk.f_frsize
-
-    try:
-        return _run_in_thread(directory.path, read_size)
-    except PathMissing:
-        raise _build_no_directory_error(directory) from None
+    disk = _work_in(directory, lambda place: os.fstatvfs(place.descriptor))
+    return disk.f_blocks * disk.f_frsize
 
 
 def write(
@@ -160,12 +143,7 @@ def write(
     Raises BadInput where something was changed meanwhile, MachineRefused where there is no such directory or
     it can't be written to; else as `read`.
     """
-    try:
-        return _run_in_thread(
-            directory.path, lambda: _write(directory, name, octets, instead_of), wait_s=WRITE_S
-        )
-    except PathMissing:
-        raise _build_no_directory_error(directory) from None
+    return _work_in(directory, lambda place: _write(place, name, octets, instead_of), wait_s=WRITE_S)
 
 
 def write_all(directory: ConfigDirectory, changes: Sequence[FileChange]) -> tuple[Path, ...]:
@@ -174,25 +152,52 @@ def write_all(directory: ConfigDirectory, changes: Sequence[FileChange]) -> tupl
     Each old one is kept as `NAME.bak`. One that holds its octets already, and that others can't read, stays.
     Raises BadInput where a link stands in the place of one, or one was changed meanwhile; else as `write`.
     """
+    return _work_in(directory, lambda place: _write_changes(place, changes), wait_s=WRITE_S)
+
+
+def _look_at_file(
+    directory: ConfigDirectory, name: str, look: Callable[[OpenedEntry, OpenedEntry], _T]
+) -> _T | None:
+    """What `look` gives for the directory and a file of it; None where nothing is."""
+
+    def work() -> _T:
+        with _open_directory(directory) as place, _open_file(place, name) as (_, found):
+            return look(place, found)
+
+    with contextlib.suppress(PathMissing):
+        return _run_in_thread(directory.path, work)
+    return None
+
+
+def _work_in(
+    directory: ConfigDirectory, work: Callable[[OpenedEntry], _T], *, wait_s: float | None = None
+) -> _T:
+    """What `work` gives for the directory. Raises MachineRefused where none is."""
+
+    def enter() -> _T:
+        with _open_directory(directory) as place:
+            return work(place)
+
     try:
-        return _run_in_thread(directory.path, lambda: _write_changes(directory, changes), wait_s=WRITE_S)
+        return _run_in_thread(directory.path, enter, wait_s=wait_s)
     except PathMissing:
-        raise _build_no_directory_error(directory) from None
+        raise MachineRefused(
+            f"there is no directory {directory}", hint="make the directory first: `mkdir`"
+        ) from None
 
 
-def _write_changes(directory: ConfigDirectory, changes: Sequence[FileChange]) -> tuple[Path, ...]:
-    with _open_directory(directory) as place:
-        due = [change for change in changes if _is_due(place, change)]
-        for change in due:
-            _refuse_obstacle_at(place, change.name)
-        # By the descriptor: whatever is put in its place meanwhile, this is the directory that was looked at.
-        target = Path(f"/proc/self/fd/{place.descriptor}")
-        with act_as_user(place.status.st_uid):
-            for change in changes:
-                files.remove_temporary_files(target, change.name)
-            if due:
-                files.replace_all(target, place.path, due)
-        return tuple(place.path / change.name for change in due)
+def _write_changes(place: OpenedEntry, changes: Sequence[FileChange]) -> tuple[Path, ...]:
+    due = [change for change in changes if _is_due(place, change)]
+    for change in due:
+        _refuse_obstacle_at(place, change.name)
+    # By the descriptor: whatever is put in its place meanwhile, this is the directory that was looked at.
+    target = Path(f"/proc/self/fd/{place.descriptor}")
+    with act_as_user(place.status.st_uid):
+        for change in changes:
+            files.remove_temporary_files(target, change.name)
+        if due:
+            files.replace_all(target, place.path, due)
+    return tuple(place.path / change.name for change in due)
 
 
 def _refuse_obstacle_at(place: OpenedEntry, name: str) -> None:
@@ -236,35 +241,11 @@ def _find(path: Path) -> ConfigDirectory:
         return ConfigDirectory(found.path, found.status.st_uid)
 
 
-def _read(directory: ConfigDirectory, name: str) -> Content:
-    with _open_directory(directory) as place, _open_file(place, name) as (_, found):
-        return _read_content(place, found)
-
-
-def _read_stamp(directory: ConfigDirectory, name: str) -> tuple[int, int, int, int]:
-    with _open_directory(directory) as place, _open_file(place, name) as (_, found):
-        return (
-            found.status.st_ino,
-            found.status.st_ctime_ns,
-            found.status.st_size,
-            found.status.st_mtime_ns,
-        )
-
-
-def _find_lock_owner(directory: ConfigDirectory, name: str) -> int | None:
-    with (
-        _open_directory(directory) as place,
-        _open_file(place, name) as (_, found),
-        _open_to_read(place, found) as file,
-    ):
+def _find_lock_owner(place: OpenedEntry, found: OpenedEntry) -> int | None:
+    with _open_to_read(place, found) as file:
         asked = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     kind, _, _, _, owner = struct.unpack(_FLOCK, asked)
     return None if kind == fcntl.F_UNLCK else max(owner, 0)
-
-
-def _read_mode(directory: ConfigDirectory, name: str) -> int:
-    with _open_directory(directory) as place, _open_file(place, name) as (_, found):
-        return stat.S_IMODE(found.status.st_mode)
 
 
 def _find_write_obstacle(directory: ConfigDirectory, name: str) -> WriteObstacle | None:
@@ -301,15 +282,8 @@ def _refuse_obstacle(obstacle: WriteObstacle | None, named: Path) -> None:
         )
 
 
-def _close_file(directory: ConfigDirectory, name: str) -> None:
-    with _open_directory(directory) as place, _open_file(place, name) as (_, found):
-        _close_to_others(place, found)
-
-
-def _write(
-    directory: ConfigDirectory, name: str, octets: bytes, instead_of: bytes | None
-) -> tuple[Path, bool]:
-    with _open_directory(directory) as place, contextlib.ExitStack() as opened:
+def _write(place: OpenedEntry, name: str, octets: bytes, instead_of: bytes | None) -> tuple[Path, bool]:
+    with contextlib.ExitStack() as opened:
         try:
             at, found = opened.enter_context(_open_file(place, name))
         except PathMissing:
@@ -413,10 +387,6 @@ def _run_in_thread(path: Path, work: Callable[[], _T], *, wait_s: float | None =
         raise MachineRefused(
             f"{path} cannot be used: {error}", hint="look in `dmesg` for errors of the disk"
         ) from error
-
-
-def _build_no_directory_error(directory: ConfigDirectory) -> MachineRefused:
-    return MachineRefused(f"there is no directory {directory}", hint="make the directory first: `mkdir`")
 
 
 def _build_foreign_link_error(link: OpenedEntry) -> BadInput:

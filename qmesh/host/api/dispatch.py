@@ -86,7 +86,7 @@ class JobPool:
         self._jobs = asyncio.Semaphore(MAX_JOBS)
 
     async def run_job(self, question: HttpRequest, do: Callable[[], T]) -> T:
-        """The result, once it is this peer's turn. Raises what `do` does, and Gone."""
+        """The result, once it is this peer's turn. Raises what `do` does, and ClientDisconnected."""
         async with question.peer.jobs, self._jobs:
             if question.hung_up.done():
                 raise ClientDisconnected
@@ -152,16 +152,17 @@ class Routes:
         self._work = JobPool()
         self._routes: dict[str, tuple[str, Callable[[HttpRequest], Awaitable[Response]]]] = {
             REDEMPTIONS: ("POST", self._redeem),
-            KEYS: ("POST", self._offer_key),
-            SUCCESSION: ("POST", self._report_handover),
-            NODE_FILES: ("POST", self._fetch_node_files),
-            NODE_KEYS: ("POST", self._report_keys),
-            FINDINGS: ("POST", self._report_findings),
-            CONFLICTS: ("POST", self._report_conflict),
+            KEYS: ("POST", self._answer_with(answers.offer_key)),
+            SUCCESSION: ("POST", self._answer_with(answers.report_handover)),
+            NODE_FILES: ("POST", self._answer_with(answers.fetch_node_files)),
+            NODE_KEYS: ("POST", self._answer_with(answers.report_keys)),
+            CONFLICTS: ("POST", self._answer_with(answers.report_conflict)),
             MEMBERSHIP: ("GET", self._poll_membership),
             PACKETS: ("POST", self._answer_padding),
             HEALTH: ("GET", self._check_health),
         }
+        if collector is not None:
+            self._routes[FINDINGS] = ("POST", self._answer_with(collector.accept_report))
 
     async def dispatch_request(self, question: HttpRequest) -> Response:
         """Raises QmeshError, which `build_error_response` words."""
@@ -174,30 +175,11 @@ class Routes:
         answer = await self._run_handler(question, self._answers.redeem)
         return Response(200, answer, _MESSAGEPACK, self._answers.finish_redemption)
 
-    async def _offer_key(self, question: HttpRequest) -> Response:
-        await self._run_handler(question, self._answers.offer_key)
-        return Response(204)
+    def _answer_with(self, do: Callable[..., bytes | None]) -> Callable[[HttpRequest], Awaitable[Response]]:
+        async def answer(question: HttpRequest) -> Response:
+            return _build_response(await self._run_handler(question, do))
 
-    async def _report_handover(self, question: HttpRequest) -> Response:
-        return _build_response(await self._run_handler(question, self._answers.report_handover))
-
-    async def _fetch_node_files(self, question: HttpRequest) -> Response:
-        answer = await self._run_handler(question, self._answers.fetch_node_files)
-        return Response(200, answer, _MESSAGEPACK)
-
-    async def _report_keys(self, question: HttpRequest) -> Response:
-        await self._run_handler(question, self._answers.report_keys)
-        return Response(204)
-
-    async def _report_findings(self, question: HttpRequest) -> Response:
-        if self._collector is None:
-            return Response(404)
-        await self._run_handler(question, self._collector.accept_report)
-        return Response(204)
-
-    async def _report_conflict(self, question: HttpRequest) -> Response:
-        await self._run_handler(question, self._answers.report_conflict)
-        return Response(204)
+        return answer
 
     async def _run_handler(self, question: HttpRequest, do: Callable[..., T]) -> T:
         return await self._work.run_job(question, lambda: do(question.body, sender=question.peer.address))
