@@ -12,12 +12,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from qmesh.host.firewall import nft_library
+from tests.support.lab import fork_server
 from tests.support.skips import CANNOT
 
 # A machine that is busy with something else is slow, and no test of ours is about that.
 settings.register_profile("qmesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", settings.get_profile("qmesh"), max_examples=20)  # for scripts/test-unit
 settings.load_profile("qmesh")
+
+fork_server.enable()
 
 HERE = Path("/proc/self/ns/net").readlink()
 

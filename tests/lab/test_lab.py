@@ -1,6 +1,7 @@
 """The lab itself: that it is a lab, that it leaves nothing behind, and that its attacks are attacks."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from qmesh.host.firewall import nft_library
 from tests.support.checkout import CHECKOUT
 from tests.support.lab import machines
 from tests.support.lab.machines import TOOLS, CommandFailed, Lab, Machine, Running, host_state
-from tests.support.waiting import wait_until, within
+from tests.support.waiting import comes_true, wait_until, within
 
 pytestmark = pytest.mark.lab
 
@@ -31,6 +32,11 @@ def namespaces_in_use() -> set[str]:
         with contextlib.suppress(OSError):
             found.add(str(link.readlink()))
     return found
+
+
+def children_named(parent: int, name: str) -> list[int]:
+    found = map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+    return [child for child in found if name.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_the_firewall_of_the_machine_that_the_tests_run_on_is_out_of_reach():
@@ -132,6 +138,73 @@ class TestRun:
         wait_until(lambda: "sleep" not in machine.run(["ps", "ax"]).stdout)  # not even as a zombie
 
 
+def seen_of(process: int) -> dict[str, object]:
+    """What others see of a process, but for its words and what makes it another one."""
+    there = Path(f"/proc/{process}")
+    fields = dict(line.split(":\t", 1) for line in (there / "status").read_text().splitlines())
+    same = ("Name", "Umask", "Uid", "Gid", "Groups", "PPid", "SigCgt", "SigBlk", "CapEff", "CapBnd")
+    return {
+        **{name: fields[name] for name in same},
+        "ignored": int(fields["SigIgn"], 16) & 0x7FFFFFFF,  # signal 32 and above are the C library's own
+        "is leader": os.getsid(process) == os.getpgid(process) == process,
+        "namespaces": {link.name: link.readlink() for link in (there / "ns").iterdir()},
+        "open": {int(link.name) for link in (there / "fd").iterdir() if int(link.name) < 3},
+        "at": [(there / name).readlink() for name in ("cwd", "root", "exe")],
+        "limits": (there / "limits").read_text(),
+    }
+
+
+class TestForking:
+    """A command of qmesh that is forked is as one that is started."""
+
+    def both(self, machine: Machine, *words: str, input: str | None = None) -> list[Running]:  # noqa: A002
+        return [
+            machine._start(["qmesh", *words], input=input, env=None, may_fork=may_fork)
+            for may_fork in (True, False)
+        ]
+
+    @pytest.mark.parametrize(
+        ("words", "code"),
+        [
+            (("--version",), 0),
+            (("status", "--help"), 0),
+            (("status",), 2),
+            (("check", "--json"), 2),
+            (("join", "-"), 2),
+            (("no-such-command",), 2),
+            (("init", "--workers", "0"), 2),
+        ],
+    )
+    def test_says_the_same(self, lab, words, code):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        ended = self.both(machine, *words, input="no invitation")
+        assert [each.wait(30) for each in ended] == [code, code]
+        for said in (Running.output, Running.error_output):
+            forked, started = map(said, ended)
+            assert forked == started
+
+    def test_is_seen_as_the_same(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        machine.write("/root/config.yml", CONFIG.replace("127.0.0.1", machine.ipv4), 0o600)
+        both = self.both(machine, "ready", "1", "--config", "/root", "--timeout", "60", "--listening")
+        # One of them begins as other programs, which make it what it is.
+        comes_true(lambda: len({str(seen_of(each.pid)) for each in both}) == 1, 15)
+        forked, started = (seen_of(each.pid) for each in both)
+        assert forked == started
+        for each in both:
+            each.kill()
+        assert [each.wait(10) for each in both] == [-signal.SIGKILL, -signal.SIGKILL]
+
+    def test_is_started_where_that_may_matter(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(machines, "fork", lambda *_: pytest.fail("it was forked"))
+            machine.start(["qmesh", "--version"]).wait(30)
+            machine.run(["qmesh", "--version"], env={"PYTHONDEVMODE": "1"})
+            machine.run(["sh", "-c", "qmesh --version"])
+            machine.run(["qmesh", "ready", "1", "--config", "/", "--timeout", "0"], check=False)
+
+
 class TestClosing:
     def test_leaves_nothing(self):
         before = host_state()
@@ -187,11 +260,14 @@ class TestClosing:
         before = host_state()
         script = """
             import os, time
+            from tests.support.lab import fork_server
             from tests.support.lab.machines import Lab
+            fork_server.enable()
             with Lab() as lab:
                 a, b = lab.machine("machine-a", "192.168.0.200"), lab.machine("machine-b", "192.168.0.201")
                 a.start(["sleep", "1000"])
                 a.run(["sh", "-c", "setsid sleep 1001 &"])
+                a.run(["qmesh", "--version"])
                 print(a.pid, b.pid, flush=True)
                 time.sleep(60)
         """
@@ -201,7 +277,9 @@ class TestClosing:
             namespaces: set[str] = set().union(*map(own_namespaces, holder.stdout.readline().split()))
             namespaces -= own_namespaces("self")
             assert namespaces <= namespaces_in_use()
+            (server,) = children_named(holder.pid, "fork_server.py")
             holder.send_signal(signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{server}").exists())
         wait_until(lambda: not namespaces & namespaces_in_use())
         wait_until(lambda: host_state() == before)
 

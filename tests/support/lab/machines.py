@@ -25,11 +25,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
 from tests.support.checkout import CHECKOUT
+from tests.support.lab.fork_server import can_fork, fork
 from tests.support.waiting import HANDED_ON, Deadline, comes_true, patience, slowness, wait_until
 
 TOOLS = Path(__file__).resolve().with_name("programs")
@@ -56,13 +57,22 @@ class Running(subprocess.Popen[str]):
     Signals reach the command itself: it is a child of this process, in the machine's namespaces.
     """
 
-    def __init__(self, argv: Sequence[str], *, input: str | None) -> None:  # noqa: A002
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        input: str | None,  # noqa: A002
+        fork: Callable[[Sequence[int]], int] | None = None,
+    ) -> None:
+        """fork: makes the process, with these standard streams; without it a program is started."""
+        self._fork = fork
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # until forget()
         self._complained: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         with tempfile.TemporaryFile() if input else Path(os.devnull).open("rb") as given:
             if input:
                 given.write(input.encode())
                 given.seek(0)
+            self._streams = [file.fileno() for file in (given, self._said, self._complained)]
             super().__init__(
                 argv,
                 stdin=given,
@@ -71,6 +81,14 @@ class Running(subprocess.Popen[str]):
                 start_new_session=True,
                 env={},
             )
+
+    def _execute_child(self, *arguments: Any) -> None:
+        """Make the process; of the base class, which does all else."""
+        if self._fork is None:
+            super()._execute_child(*arguments)  # type: ignore[misc]
+            return
+        self.pid = self._fork(self._streams)
+        self._child_created = True
 
     def output(self) -> str:
         """What the command wrote to standard output until now."""
@@ -158,6 +176,8 @@ class Machine:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; a daemon that it leaves behind is not waited for.
 
+        One of qmesh is forked, without a start of Python: see tests/support/lab/fork_server.py.
+
         Args:
             argv: program and arguments; `python` and `qmesh` are those of the running interpreter.
             check: raise CommandFailed unless the exit code is 0.
@@ -167,7 +187,7 @@ class Machine:
                 raised.
         """
         words = [str(word) for word in argv]
-        running = self.start(words, input=input, env=env)
+        running = self._start(words, input=input, env=env, may_fork=can_fork(words, env))
         try:
             code = running.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -193,7 +213,24 @@ class Machine:
         env: Mapping[str, str] | None = None,
     ) -> Running:
         """Start a command that runs on; it ends with the machine at the latest. As `run` otherwise."""
+        return self._start([str(word) for word in argv], input=input, env=env, may_fork=False)
+
+    def _start(
+        self,
+        words: Sequence[str],
+        *,
+        input: str | None,  # noqa: A002
+        env: Mapping[str, str] | None,
+        may_fork: bool,
+    ) -> Running:
         variables = {**_clean_environment(), HANDED_ON: f"{slowness():.1f}", **(env or {})}
+        if may_fork:
+            with _interrupted_later():
+                running = Running(
+                    words, input=input, fork=lambda streams: fork(words, variables, self.pid, streams)
+                )
+                self._running.append(running)
+            return running
         enter = _entering(self.pid, mount="mnt", net="net", uts="uts", ipc="ipc")
         # A shell's background jobs ignore SIGINT, and hand that on.
         settings = [
@@ -202,9 +239,8 @@ class Machine:
             "-i",
             *(f"{key}={value}" for key, value in variables.items()),
         ]
-        words = [*enter, "--wdns=/root", "--", *settings, *(str(word) for word in argv)]
         with _interrupted_later(), _next_child_in(self._pids):
-            running = Running(words, input=input)
+            running = Running([*enter, "--wdns=/root", "--", *settings, *words], input=input)
             self._running.append(running)
         return running
 
