@@ -19,6 +19,7 @@ from tests.support.lab.cluster import (
     SERVICE,
     STATE,
     facts,
+    find_only,
     make_control,
     make_member,
     qmesh,
@@ -147,7 +148,7 @@ ROWS = {
 def test_g3_a_registry_that_cannot_be_ends_no_agent_and_opens_no_port(cluster, damage):
     control = cluster.control
     damaging, mending = ROWS[damage]
-    agent = control.processes(AGENT)
+    agent = find_only(control, AGENT)
     run = ("python", "-c", SQL, f"{STATE}/mesh.db")
     control.run([*run, damaging])
     try:
@@ -157,7 +158,7 @@ def test_g3_a_registry_that_cannot_be_ends_no_agent_and_opens_no_port(cluster, d
     finally:
         control.run([*run, mending])
     wait_until(lambda: is_well(control), seconds=30)
-    assert control.processes(AGENT) == agent != {}
+    assert find_only(control, AGENT) == agent
 
 
 FILES = {
@@ -171,7 +172,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_g3_a_file_that_cannot_be_ends_no_agent_and_opens_no_port(cluster, name):
     member = cluster.member
-    agent = member.processes(AGENT)
+    agent = find_only(member, AGENT)
     was = member.read(f"{STATE}/{name}") if name == "machine.json" else None
     damaged = FILES[name].decode() if was is None else was.replace('"mtu": null', '"mtu": -5')
     assert damaged != was
@@ -186,7 +187,7 @@ def test_g3_a_file_that_cannot_be_ends_no_agent_and_opens_no_port(cluster, name)
         else:
             member.write(f"{STATE}/{name}", was)
     wait_until(lambda: is_well(member), seconds=30)
-    assert member.processes(AGENT) == agent != {}
+    assert find_only(member, AGENT) == agent
 
 
 def findings_or_refusal(machine: Machine) -> str:
@@ -197,7 +198,7 @@ def findings_or_refusal(machine: Machine) -> str:
 
 def test_a1_an_agent_that_is_stopped_as_a_whole_is_named_here_and_on_a_member(cluster):
     control, member = cluster
-    (agent,) = control.processes(AGENT)
+    agent = find_only(control, AGENT)
     control.freeze(AGENT)
     found = findings(control)["agent-silent"]
     assert found["severity"] == "error"

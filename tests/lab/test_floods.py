@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.lab.cluster import AGENT
+from tests.support.lab.cluster import AGENT, find_only
 from tests.support.lab.floods import KINDS, MOST_LOGGED, MOST_MB, Floods
 from tests.support.lab.machines import Lab
 from tests.support.waiting import patience
@@ -25,10 +25,10 @@ def floods() -> Iterator[Floods]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flood_by_root_of_one_member_keeps_no_other_from_hearing(floods: Floods, kind: str) -> None:
-    agents = floods.control.processes(AGENT)
+    agent = find_only(floods.control, AGENT)
     flooded = floods.flood(kind, 4)
     assert flooded.begun > 20
     assert flooded.heard_s < patience(10)
     assert flooded.megabytes < MOST_MB
     assert flooded.logged < MOST_LOGGED
-    assert floods.control.processes(AGENT) == agents
+    assert find_only(floods.control, AGENT) == agent

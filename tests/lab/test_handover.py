@@ -13,6 +13,7 @@ from tests.support.lab.cluster import (
     STATE,
     checked,
     facts,
+    find_only,
     invite,
     make_control,
     make_member,
@@ -236,7 +237,7 @@ def test_a_successor_that_answers_an_octet_now_and_then_does_not_keep_the_loop(l
     dripping = member.start(["python", "-c", DRIPPING, "10.77.0.2", served[1]])
     dripping.wait_for("ready")
     handing_over = control.start(["qmesh", "handover", "machine-b"])
-    (agent,) = control.processes(AGENT)
+    agent = find_only(control, AGENT)
     asking = ["ss", "-Htnp", "state", "established", "dst", f"10.77.0.2:{served[1]}"]
     wait_until(lambda: f"pid={agent}," in control.run(asking).stdout, 60)
     control.run(["ip", "link", "set", "qmesh0", "mtu", "1300"])

@@ -14,6 +14,7 @@ from tests.support.lab.cluster import (
     STATE,
     count,
     facts,
+    find_only,
     has_agent,
     invite,
     make_control,
@@ -59,22 +60,22 @@ def test_an_agent_whose_state_is_gone_ends_and_leaves_the_guard(lab, how):
 
 def test_a_file_that_is_lost_is_no_state_that_is_gone(lab):
     control = make_control(lab)
-    (agent,) = control.processes(AGENT)
+    agent = find_only(control, AGENT)
     control.run(["rm", f"{STATE}/agent.lock"])
     # Without its lock file another one does not begin: the machine's lock is elsewhere.
     said = refusal(control, "agent", code=3)
     assert "runs already" in said
     assert str(agent) in said
-    assert list(control.processes(AGENT)) == [agent]
+    assert find_only(control, AGENT) == agent
 
 
 def test_a_machine_has_one_agent_whatever_the_state_directory(lab):
     control = make_control(lab)
-    (agent,) = control.processes(AGENT)
+    agent = find_only(control, AGENT)
     control.run(["cp", "-a", STATE, "/root/other"])
     said = refusal(control, "agent", "--state", "/root/other", code=3)
     assert f"runs already (process {agent}, of {STATE})" in said
-    assert list(control.processes(AGENT)) == [agent]
+    assert find_only(control, AGENT) == agent
     # No user can be there first: only root enters.
     assert control.run(["stat", "-c", "%U %a", "/run/qmesh"]).stdout == "root 700\n"
     stop_agent(control)
@@ -92,7 +93,7 @@ def test_join_says_in_one_message_what_is_left_over_and_takes_it_over_with_the_p
     member = make_member(lab, control, 201, 2)
     attacker = lab.machine("attacker", "192.168.0.66")
     member.start(["python", TOOLS / "knock.py", "listen", "/root/reached", "40003", "40004", "9001"])
-    (agent,), (holder,) = member.processes(AGENT), member.processes(HOLDER)
+    agent, holder = find_only(member, AGENT), find_only(member, HOLDER)
     knocking = attacker.start(
         ["python", TOOLS / "knock.py", "ask", "/root/asked", "192.168.0.201", "--", "40003", "40004", "9001"]
     )

@@ -10,6 +10,7 @@ from tests.support.lab.cluster import (
     HOLDER,
     STATE,
     facts,
+    find_only,
     make_control,
     make_member,
     qmesh,
@@ -88,7 +89,7 @@ def test_it_says_who_listens_where_it_is_open_now(lab):
 
     assert "worker ports 40003-40004 are OPEN" in done.stderr
     assert "tcp port 40003 at ::: python" in done.stderr
-    (worker,) = member.processes(r"worker\.py")
+    worker = find_only(member, r"worker\.py")
     assert str(worker) in done.stderr
     workers.stop()
     assert "no program listens there now" in qmesh(member, "uninstall").stderr

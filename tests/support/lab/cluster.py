@@ -146,6 +146,18 @@ def peers_of(machine: Machine) -> list[str]:
     return [key for key, allowed in found.items() if allowed.startswith("10.77.")]
 
 
+def find_only(machine: Machine, pattern: str) -> int:
+    """The machine's number of the one process that matches; what it starts is one for a moment too."""
+    found: list[int] = []
+
+    def is_alone() -> bool:
+        found[:] = machine.processes(pattern)
+        return len(found) == 1
+
+    wait_until(is_alone)
+    return found[0]
+
+
 def count(machine: Machine, pattern: str) -> int:
     """How many agents or holders a machine has. What one starts is one for a moment too: it is waited for."""
     comes_true(lambda: len(machine.processes(pattern)) == 1, 5)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from qmesh.mesh.protocol.enrolment import parse_invitation
-from tests.support.lab.cluster import AGENT, STATE, facts, make_control, make_member
+from tests.support.lab.cluster import AGENT, STATE, facts, find_only, make_control, make_member
 from tests.support.lab.machines import TOOLS, Lab, Machine
 from tests.support.waiting import patience, pause
 
@@ -116,7 +116,7 @@ def _held(machine: Machine) -> int:
 
 def _process(control: Machine) -> int:
     """The host's number of the agent."""
-    (process,) = control._on_host(control.processes(AGENT))
+    (process,) = control._on_host([find_only(control, AGENT)])
     return process
 
 
