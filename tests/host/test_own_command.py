@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -186,11 +187,13 @@ def test_r1_no_program_is_taken_from_a_folder_that_a_user_can_change(whose, monk
         monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     (TRAP / "folder").mkdir()
     (TRAP / "folder/nft").symlink_to(nft)
+    (TRAP / "folder/only-here").symlink_to("/bin/pwd")
     assert programs.find_program("nft") == str(TRAP / "folder/nft")
 
     subprocess.run(["sh", "-ec", FOLDERS[whose]], cwd=TRAP, check=True)
     monkeypatch.setenv("PATH", f"{TRAP}/roots/folder:{TRAP}/home/folder", prepend=os.pathsep)
     assert programs.find_program("nft") == nft
+    assert systemd._read_output(["only-here"], time.monotonic() + patience(10)) == ""
     where = systemd.build_unit_paths(State(Path(STATE)), config_directory=CONFIG, program=NODE)
     assert where.nft == nft
 

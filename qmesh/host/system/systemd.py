@@ -193,7 +193,7 @@ def run_systemctl(*words: str) -> str:
     try:
         with heartbeat.allow_wait(_SYSTEMCTL_S):
             done = subprocess.run(
-                [programs.find_program("systemctl") or "systemctl", *words],
+                [programs.find_program("systemctl") or "/usr/bin/systemctl", *words],
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
@@ -203,7 +203,7 @@ def run_systemctl(*words: str) -> str:
     except OSError as error:
         raise MachineRefused(
             f"systemctl cannot be run: {error.strerror}",
-            hint="systemd runs on this machine: install its systemctl, or put it into PATH",
+            hint="systemd runs on this machine: install its systemctl, or put it into /usr/local/bin",
         ) from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines() or ["no reason given"]
@@ -259,7 +259,9 @@ def _read_last_line(unit: str, deadline: float) -> str:
 
 def _read_output(words: Sequence[str], deadline: float) -> str:
     """What a program prints until then, of `_MOST_OCTETS` at most; nothing where it can't be run."""
-    program = programs.find_program(words[0]) or words[0]
+    program = programs.find_program(words[0])
+    if program is None:
+        return ""
     try:
         process = subprocess.Popen(
             [program, *words[1:]],
