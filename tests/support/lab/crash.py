@@ -321,6 +321,35 @@ def join_again(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
+def join_own_place(lab: Lab, *, every: int) -> Result:
+    """A member that takes its own place with a new key: its workers stay closed, and one key is left."""
+    rig = _of_two(lab)
+    state = Path(f"/proc/{rig.machine_b.pid}/root/var/lib/qmesh")
+    closed = rig.reached()
+
+    def crash(number: int) -> Ended:
+        rig.put(rig.control.succeed("invite", "machine-b", "--replace").out)
+        return rig.join(kill=number)
+
+    def again() -> str:
+        ended = rig.join()
+        if ended.code:
+            return f"the same command again: {ended.err}"
+        found = [(each["name"], each["address"]) for each in rig.control.facts("status")["machines"][1:]]
+        if found != [("machine-b", "10.77.0.2")]:
+            return f"the mesh is {found}"
+        if (state / "joining.key").exists():
+            return "the key that it joined with is there twice"
+        return (
+            trouble_of_plan(rig.control)
+            or trouble_of_plan(rig.member)
+            or ("" if rig.reached() == closed else "the worker was reached")
+        )
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
 def set_workers(lab: Lab, *, every: int) -> Result:
     """A change is made once, or not at all."""
     rig = _of_two(lab)
@@ -598,6 +627,7 @@ MATRICES: Final[dict[str, Matrix]] = {
     "invite": invite,
     "join": join,
     "join of a machine that lost its membership": join_again,
+    "join of a member in its own place": join_own_place,
     "set": set_workers,
     "remove": remove,
     "invite --replace": replace,
