@@ -24,7 +24,7 @@ from qmesh.mesh.endpoints import (
     list_seen_endpoints,
 )
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.ports.closed_ports import SeenPorts, list_known_ports
+from qmesh.mesh.ports.closed_ports import ClosedPorts, SeenPorts, assign_closed_ports, list_known_ports
 from qmesh.mesh.state import Counters, NodeState
 from qmesh.mesh.values import NODE_PORTS, Endpoint, InterfaceKind
 
@@ -54,6 +54,13 @@ def gather_ports(here: Local, linux: Linux) -> SeenPorts:
         of_node=of_node,
         of_ssh=find_ssh_ports(NODE_PORTS[inventory.node], with_sessions=asked),
     )
+
+
+def find_closed_ports(here: Local, linux: Linux) -> ClosedPorts:
+    """What this machine's guard closes. Raises MachineRefused."""
+    settings = here.settings
+    seen = gather_ports(here, linux)
+    return assign_closed_ports(here.inventory, settings.name, settings.listen_port, seen)
 
 
 def with_path_mtus(here: Local, linux: Linux, facts: Facts) -> Facts:

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from qmesh.agent.mesh_change import ChangeResult
 from qmesh.cli.core_text import describe_cores
 from qmesh.cli.output import print_outcome
@@ -27,17 +25,11 @@ _BY_AGENTS: Final = (
 )
 
 
-class _Facts(msgspec.Struct, frozen=True):
-    revision: int
-    renumbered: tuple[RenumberedMachine, ...]
-    restart: tuple[str, ...]
-    steps: tuple[StepText, ...]
-    open_ports: tuple[MachinePorts, ...]
-
-
 def print_change(changed: ChangeResult, *, as_json: bool, done: str) -> None:
     """Print what was done, which machines have other cores and ports to the internet, and what to do."""
-    facts = _Facts(changed.revision, changed.renumbered, changed.restart, changed.steps, changed.open_ports)
+    facts = {
+        name: getattr(changed, name) for name in ("revision", "renumbered", "restart", "steps", "open_ports")
+    }
     head = done if changed.is_another else "nothing to do, the mesh is so already"
     lines = [f"{head}: revision {changed.revision}", *map(_render_renumbering, changed.renumbered)]
     print_outcome(facts, as_json=as_json, text=lambda _: "\n".join(lines))

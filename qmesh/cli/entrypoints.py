@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from qmesh.cli.errors import report_exception
 
 
-def _run_agent(state: Path) -> None:
-    from qmesh.agent.daemon.main import run_agent  # noqa: PLC0415 - each process loads what it needs itself
+def _run_resident(name: str, state: Path) -> None:
+    """Do what that command does until it is ended. Each process loads what it needs itself."""
+    if name == "agent":
+        from qmesh.agent.daemon.main import run_agent  # noqa: PLC0415 - see above
 
-    run_agent(state)
+        run_agent(state)
+    elif name == "hold":
+        from qmesh.host.firewall.holder import run_holder  # noqa: PLC0415 - see above
 
+        run_holder(state)
+    else:
+        from qmesh.agent.preconditions import check_user  # noqa: PLC0415 - see above
+        from qmesh.agent.rollback import run_rollback  # noqa: PLC0415 - see above
+        from qmesh.host.state.directory import State  # noqa: PLC0415 - see above
 
-def _run_holder(state: Path) -> None:
-    from qmesh.host.firewall.holder import run_holder  # noqa: PLC0415 - see above
-
-    run_holder(state)
-
-
-def _run_rollback(state: Path) -> None:
-    from qmesh.agent.preconditions import check_user  # noqa: PLC0415 - see above
-    from qmesh.agent.rollback import run_rollback  # noqa: PLC0415 - see above
-    from qmesh.host.state.directory import State  # noqa: PLC0415 - see above
-
-    check_user("undo")
-    run_rollback(State(state))
-
-
-RESIDENTS: Final[dict[str, Callable[[Path], None]]] = {
-    "agent": _run_agent,
-    "hold": _run_holder,
-    "undo": _run_rollback,
-}
-"""What each of these commands does until it is ended, by its name."""
+        check_user("undo")
+        run_rollback(State(state))
 
 
 def run(name: str, state: Path) -> int:
@@ -46,7 +35,7 @@ def run(name: str, state: Path) -> int:
     os.chdir("/")  # the directory that it was typed in may be any user's, and may be unmounted one day
     log_file.configure_logging(state / log_file.NAME)
     try:
-        RESIDENTS[name](state)
+        _run_resident(name, state)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - printed as every command's are
         return report_exception(error, as_json=False)
     return 0

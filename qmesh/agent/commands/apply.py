@@ -12,18 +12,16 @@ from qmesh.agent.agent_start import ensure_agent
 from qmesh.agent.bring_up import enable_tunnel_and_guard
 from qmesh.agent.control_endpoint import use_endpoint
 from qmesh.agent.converge import converge, plan_local_steps, plan_steps_without_dns, warn_of_refusal
-from qmesh.agent.facts import gather_ports
+from qmesh.agent.facts import find_closed_ports
 from qmesh.agent.local import Local, linux_for, list_control_endpoints, load_local, with_tunnel_and_guard
 from qmesh.agent.node.node_restarts import update_managed_config
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import arm_rollback, rearm_rollback
 from qmesh.agent.ssh_lockout import refuse_ssh_lockout, warn_of_ssh_lockout
 from qmesh.errors import BadInput, KernelRefused, QmeshError
-from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
 from qmesh.mesh.mtu import parse_mtu
 from qmesh.mesh.plan import Step
-from qmesh.mesh.ports.closed_ports import ClosedPorts, assign_closed_ports
 from qmesh.mesh.rollback import validate_confirm_timeout
 from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint
 
@@ -85,7 +83,7 @@ class TrialResult(msgspec.Struct, frozen=True):
 
     steps: tuple[Step, ...]
     undone_in_s: int | None
-    opens: tuple[int, ...]
+    opens: tuple[int, ...] = ()
     opens_others: tuple[int, ...] = ()
 
 
@@ -104,7 +102,7 @@ def apply_with_rollback(state: State, *, seconds: int) -> TrialResult:
         waiting = state.rollback_record.read()
         if not steps and (waiting is None or waiting.undone):
             enable_tunnel_and_guard(state, here)
-            tried = TrialResult((), None, ())
+            tried = TrialResult((), None)
         else:
             warn_of_ssh_lockout(linux, steps)
             undoing = arm_rollback(state, here, linux, seconds=seconds)
@@ -112,19 +110,13 @@ def apply_with_rollback(state: State, *, seconds: int) -> TrialResult:
                 steps = converge(enable_tunnel_and_guard(state, here, keep_undoing=True), linux)
             rearm_rollback(state, seconds=seconds)
             warn_of_refusal(linux)
-            tried = TrialResult(steps, seconds, ())
+            tried = TrialResult(steps, seconds)
             if undoing.before.guard.script is None:
-                closed = _assign_closed_ports(here, linux)
+                closed = find_closed_ports(with_tunnel_and_guard(here), linux)
                 tried = TrialResult(steps, seconds, closed.workers, closed.guarded_ports)
     with _warn_if_interrupted(seconds) if tried.undone_in_s is not None else contextlib.nullcontext():
         ensure_agent(state)
     return tried
-
-
-def _assign_closed_ports(here: Local, linux: Linux) -> ClosedPorts:
-    settings = here.settings
-    seen = gather_ports(with_tunnel_and_guard(here), linux)
-    return assign_closed_ports(here.inventory, settings.name, settings.listen_port, seen)
 
 
 @contextlib.contextmanager

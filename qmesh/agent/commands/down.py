@@ -9,7 +9,7 @@ import msgspec
 
 from qmesh.agent.control_client import build_client
 from qmesh.agent.converge import converge, plan_steps_without_dns, warn_of_refusal
-from qmesh.agent.facts import gather_ports
+from qmesh.agent.facts import find_closed_ports
 from qmesh.agent.local import Local, linux_for
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
@@ -18,7 +18,6 @@ from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import worker_ports
 from qmesh.mesh.plan import Step
-from qmesh.mesh.ports.closed_ports import assign_closed_ports
 from qmesh.mesh.protocol.member_note import MemberNote
 
 _NOTE_S: Final = 1.0
@@ -53,10 +52,8 @@ def down(state: State, *, unguarded: bool) -> DownResult:
         warn_of_ssh_lockout(linux, plan_steps_without_dns(here, linux))
         steps = converge(here, linux)
         warn_of_refusal(linux)
-        seen = gather_ports(here, linux)
-    name = settings.name
-    others = assign_closed_ports(here.inventory, name, settings.listen_port, seen).guarded_ports
-    return DownResult(steps, worker_ports(here.inventory, name), guarded, others)
+        others = find_closed_ports(here, linux).guarded_ports
+    return DownResult(steps, worker_ports(here.inventory, settings.name), guarded, others)
 
 
 def _note_for_control_node(here: Local) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from qmesh.agent.commands.node_files import fetch_files
@@ -23,16 +23,6 @@ EXAMPLES = (
     "qmesh node-files --write --config /root/node/.config",
     "qmesh node-files --write --replace",
 )
-
-
-class _FileOutcome(msgspec.Struct, frozen=True):
-    path: str
-    outcome: Outcome
-
-
-class _FilesAnswer(msgspec.Struct, frozen=True):
-    files: tuple[_FileOutcome, ...]
-    written: tuple[str, ...]
 
 
 def command(
@@ -57,28 +47,27 @@ def command(
         raise BadInput("--replace is for --write", hint="add --write, or leave --replace out")
     fetched = fetch_files(State(state), config=config)
     written = write_node_files(State(state), fetched, replace=replace) if write else ()
-    facts = _FilesAnswer(
-        tuple(
-            _FileOutcome(str(path), each.outcome)
-            for path, each in zip(fetched.paths, fetched.files, strict=True)
-        ),
-        tuple(map(str, written)),
-    )
+    found = zip(fetched.paths, fetched.files, strict=True)
+    facts = {
+        "files": [{"path": str(path), "outcome": each.outcome} for path, each in found],
+        "written": [str(path) for path in written],
+    }
     tell = print_outcome if write else print_answer
-    tell(facts, as_json=as_json, text=lambda _: _render_files(fetched, facts, is_written=write))
+    tell(facts, as_json=as_json, text=lambda _: _render_files(fetched, written if write else None))
     if written and (advice := describe_restart(fetched)):
         log.info("%s", advice)
 
 
-def _render_files(fetched: FetchedFiles, facts: _FilesAnswer, *, is_written: bool) -> str:
+def _render_files(fetched: FetchedFiles, written: tuple[Path, ...] | None) -> str:
+    """A line a file. written: those that were; None where nothing was to be written."""
     lines = []
     for path, each in zip(fetched.paths, fetched.files, strict=True):
-        if is_written:
-            done = f"wrote {path}" if str(path) in facts.written else f"nothing to do, {path} is up to date"
-            has_old = str(path) in facts.written and each.old is not None
-            lines.append(f"{done}; the old one is {path}.bak" if has_old else done)
-        else:
+        if written is None:
             lines.append(f"{path}: {_WOULD_BE[each.outcome]}")
+        elif path not in written:
+            lines.append(f"nothing to do, {path} is up to date")
+        else:
+            lines.append(f"wrote {path}" + (f"; the old one is {path}.bak" if each.old is not None else ""))
     return "\n".join(lines)
 
 

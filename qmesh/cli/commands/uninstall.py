@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from typing import Annotated
 
-import msgspec
 import typer
 
 from qmesh.agent.commands.uninstall import (
@@ -19,11 +18,9 @@ from qmesh.agent.commands.uninstall import (
 )
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.cli.prompts import ask_question
-from qmesh.cli.step_text import Steps, StepShown
+from qmesh.cli.step_text import Steps
 from qmesh.errors import BadInput
-from qmesh.host.network.ports import Listener
 from qmesh.host.state.directory import State
-from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.printable import escape_line
 from qmesh.mesh.values import format_port_ranges, quote_text
 
@@ -36,17 +33,6 @@ EXAMPLES = (
 )
 
 _MOST_SHOWN = 10
-
-
-class UninstallAnswer(msgspec.Struct, frozen=True):
-    """What is answered: what was done, and what is open now."""
-
-    steps: tuple[StepShown, ...]
-    deleted: tuple[str, ...]
-    kept: tuple[str, ...]
-    open_ports: tuple[int, ...]
-    listeners: tuple[Listener, ...]
-    saved_rules: tuple[SavedRules, ...] = ()
 
 
 def command(
@@ -94,14 +80,14 @@ def command(
         log.info(
             "the state is kept: `qmesh apply` uses it again, `qmesh uninstall --delete-state` deletes it"
         )
-    facts = UninstallAnswer(
-        Steps.from_steps(done.steps).steps,
-        done.deleted,
-        done.kept,
-        (*done.ports, *done.guarded_ports),
-        done.listeners,
-        done.saved_rules,
-    )
+    facts = {
+        "steps": Steps.from_steps(done.steps).steps,
+        "deleted": done.deleted,
+        "kept": done.kept,
+        "open_ports": (*done.ports, *done.guarded_ports),
+        "listeners": done.listeners,
+        "saved_rules": done.saved_rules,
+    }
     print_outcome(facts, as_json=as_json, text=lambda _: "\n".join(_render_lines(done)))
 
 
