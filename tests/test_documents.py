@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from qmesh.cli.app import COMMANDS, app, load_command
-from qmesh.mesh.audit import Finding
+from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.systemd import units
 from tests.support.checkout import CHECKOUT
 from tests.support.finding_codes import findings_in_the_code, nodes_of_the_audit

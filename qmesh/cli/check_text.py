@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qmesh.agent.commands.check import Report
-from qmesh.mesh.audit import Finding
+from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.printable import escape_line
 
 if TYPE_CHECKING:

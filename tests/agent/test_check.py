@@ -9,7 +9,7 @@ import pytest
 
 from qmesh.agent.audit.part_checks import REPORT, PartChecks
 from qmesh.errors import Interrupted, KernelRefused
-from qmesh.mesh.audit import failed_check_finding
+from qmesh.mesh.audit.findings import failed_check_finding
 
 
 def raising(error: BaseException) -> object:

@@ -21,7 +21,7 @@ from qmesh.host.api.server import Collection, Service
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system.agent_notify import FINDINGS_SOCKET
-from qmesh.mesh.audit import Finding
+from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.audit.members import Silence
 from qmesh.mesh.protocol.findings_report import FindingsReport, decrypt_report, encrypt_report
 from qmesh.mesh.values import Secret

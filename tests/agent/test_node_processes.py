@@ -19,7 +19,7 @@ from qmesh.agent.node.process_watch import ProcessWatch
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
-from qmesh.mesh.audit import own_process_findings
+from qmesh.mesh.audit.processes import own_process_findings
 from qmesh.mesh.changes import set_worker_count
 from qmesh.mesh.node_processes.readings import SLACK_S, Reading, ReadingRecord
 from qmesh.mesh.node_processes.record import ProcessRecord

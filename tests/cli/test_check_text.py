@@ -16,8 +16,7 @@ from qmesh.cli.check_text import (
     render_report,
     summarize_for_plugin,
 )
-from qmesh.mesh.audit import Finding
-from qmesh.mesh.audit.findings import Severity
+from qmesh.mesh.audit.findings import Finding, Severity
 
 HOSTILE = "x\x1b[2J\nOK | errors=0\u202e"
 FIGURES = re.compile(r"\|( '?[a-z]+'?=\d+(;[0-9.:@~]*){0,4})+$")

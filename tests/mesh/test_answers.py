@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from qmesh.mesh.audit import AuditContext, SilentWorkers
 from qmesh.mesh.audit.links import list_quiet_machines
 from qmesh.mesh.audit.silence import group_silent_cores
-from qmesh.mesh.audit.surroundings import LinkContext
+from qmesh.mesh.audit.surroundings import AuditContext, LinkContext, SilentWorkers
 from qmesh.mesh.inventory import Worker
 from qmesh.mesh.links.activity import LinkReport, SilentLink
 from qmesh.mesh.node_processes.answers import (

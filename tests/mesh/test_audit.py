@@ -8,15 +8,19 @@ import msgspec
 import pytest
 from rich.pretty import pretty_repr
 
-from qmesh.mesh import audit as audit_module
-from qmesh.mesh.audit import (
+from qmesh.mesh.audit import parts
+from qmesh.mesh.audit.findings import Finding, failed_check_finding
+from qmesh.mesh.audit.maintenance import invalid_membership_finding
+from qmesh.mesh.audit.parts import list_findings, list_node_findings
+from qmesh.mesh.audit.surroundings import (
+    CONTROL_NODE,
+    SERVICE,
     AgentStatus,
     AgentTrouble,
     AuditContext,
     BlackHole,
     ClockOffset,
     ConfigFile,
-    Finding,
     FlushingUnit,
     KeyFile,
     LinkContext,
@@ -26,12 +30,7 @@ from qmesh.mesh.audit import (
     PortContext,
     SecretFile,
     SilentWorkers,
-    failed_check_finding,
-    invalid_membership_finding,
-    list_findings,
-    list_node_findings,
 )
-from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.foreign.saved_rules import SavedRules
@@ -1162,7 +1161,7 @@ def test_every_code_is_one_that_stays():
     first_words = set(
         "key agent tunnel peer guard config worker control port foreign change service node".split()  # noqa: SIM905
     )
-    sources = Path(audit_module.__file__).parent.glob("*.py")
+    sources = Path(parts.__file__).parent.glob("*.py")
     words = {
         node.value
         for source in sources
@@ -1200,8 +1199,8 @@ def with_program(version: ProgramVersion, profile: str, *, core: int | None = 0,
 
 
 def version_findings(around: AuditContext) -> list[Finding]:
-    parts = dict(audit_module.list_audit_parts(WANTED, WANTED, around))
-    return list(parts["node's program"]())
+    found = dict(parts.list_audit_parts(WANTED, WANTED, around))
+    return list(found["node's program"]())
 
 
 @pytest.mark.parametrize(

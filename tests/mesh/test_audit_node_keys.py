@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from qmesh.mesh.audit import AuditContext, ConfigFile, KeyStoreFile, OtherKeys, list_audit_parts
 from qmesh.mesh.audit.node_keys import node_key_findings
+from qmesh.mesh.audit.parts import list_audit_parts
+from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, KeyStoreFile, OtherKeys
 from qmesh.mesh.state import NodeState
 from tests.support.factories import key
 from tests.support.node_identity import ENCRYPTION_KEY, IDENTITY, KEY_STORE, PEER_KEY, SECRETS

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from qmesh.mesh.audit import AuditContext, ConfigFile, FileObstacle, Finding, KeyStoreFile
-from qmesh.mesh.audit.findings import RENDER, error_finding
+from qmesh.mesh.audit.findings import RENDER, Finding, error_finding
 from qmesh.mesh.audit.obstacles import with_obstacles
+from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, FileObstacle, KeyStoreFile
 
 replace = msgspec.structs.replace
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import EnrolmentRefused
-from qmesh.mesh.audit import Finding
-from qmesh.mesh.audit.findings import Severity
+from qmesh.mesh.audit.findings import Finding, Severity
 from qmesh.mesh.audit.fixes import Fix, list_fixes
 from qmesh.mesh.audit.members import (
     Silence,

@@ -10,22 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
-from qmesh.mesh.imports import (
+from qmesh.mesh.imports.commands import ScriptOptions, command_lines, render_script
+from qmesh.mesh.imports.lines import parse_machine_lines
+from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine
+from qmesh.mesh.imports.proposal import (
     ExistingMachine,
     ExistingMesh,
-    ImportedMachines,
-    ListedMachine,
     Proposal,
     ProposedMachine,
-    ScriptOptions,
     build_proposal,
-    command_lines,
-    find_machines_in_list,
-    list_config_notes,
-    parse_machine_lines,
-    render_script,
-    uses_master_proxy,
 )
+from qmesh.mesh.imports.worker_list import find_machines_in_list, list_config_notes, uses_master_proxy
 from qmesh.mesh.machine import Cores
 from qmesh.mesh.values import validate_machine_name
 from tests.support.strategies import addresses

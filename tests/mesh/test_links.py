@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from qmesh.mesh.audit import AuditContext, ConfigFile, Finding, LinkContext, SilentWorkers, TriedEndpoint
+from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.audit.links import away_worker_findings, link_findings
 from qmesh.mesh.audit.listeners import silent_worker_findings
 from qmesh.mesh.audit.maintenance import service_findings
+from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, LinkContext, SilentWorkers, TriedEndpoint
 from qmesh.mesh.links.activity import (
     LEAST_RETURNS,
     MOST_GAP_S,

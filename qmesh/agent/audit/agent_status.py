@@ -6,7 +6,7 @@ import time
 
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, background, systemd
-from qmesh.mesh.audit import AgentStatus, AgentTrouble
+from qmesh.mesh.audit.surroundings import AgentStatus, AgentTrouble
 from qmesh.mesh.systemd.instructions import describe_agent_log
 
 AGENT_ANSWER_S = 3.0

@@ -10,7 +10,7 @@ from qmesh.errors import EnrolmentRefused
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
-from qmesh.mesh.audit import ClockOffset
+from qmesh.mesh.audit.surroundings import ClockOffset
 
 CONNECT_S = 1.0
 ANSWER_S = 2.0

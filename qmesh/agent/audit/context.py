@@ -33,7 +33,8 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.host.system.agent_health import Health
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.audit import (
+from qmesh.mesh.audit.silence import group_silent_cores
+from qmesh.mesh.audit.surroundings import (
     AgentStatus,
     AuditContext,
     Change,
@@ -44,7 +45,6 @@ from qmesh.mesh.audit import (
     PortContext,
     SilentWorkers,
 )
-from qmesh.mesh.audit.silence import group_silent_cores
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.inventory import worker_ports

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qmesh.agent.local import Local
 from qmesh.host.network import path_mtu
-from qmesh.mesh.audit import BlackHole, NarrowPath
+from qmesh.mesh.audit.surroundings import BlackHole, NarrowPath
 from qmesh.mesh.mtu import LEAST_MTU, LEAST_MTU_IPV4, compute_room
 from qmesh.mesh.state import NodeState, Tunnel
 from qmesh.mesh.values import Endpoint

@@ -8,7 +8,7 @@ from qmesh.agent.commands.check import Report, check
 from qmesh.agent.preconditions import check_user, load_checked
 from qmesh.host.api.collection import CollectedReport, NoCollection, collect_reports
 from qmesh.host.state.directory import State
-from qmesh.mesh.audit import Finding
+from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.audit.members import left_out_finding, unanswered_finding, uncollected_finding
 from qmesh.mesh.audit.silence import name_dropping_rules
 

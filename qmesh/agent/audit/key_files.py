@@ -9,7 +9,7 @@ from qmesh.agent.local import Local
 from qmesh.errors import StateUnreadable
 from qmesh.host import files
 from qmesh.host.state.directory import State
-from qmesh.mesh.audit import KeyFile, SecretFile
+from qmesh.mesh.audit.surroundings import KeyFile, SecretFile
 from qmesh.mesh.protocol.enrolment import derive_public_key
 
 

@@ -10,7 +10,7 @@ from qmesh.agent.local import Local, list_control_endpoints
 from qmesh.errors import MachineRefused
 from qmesh.host.network import path_mtu, routes
 from qmesh.host.system.agent_health import Health
-from qmesh.mesh.audit import LinkContext, SilentWorkers, TriedEndpoint
+from qmesh.mesh.audit.surroundings import LinkContext, SilentWorkers, TriedEndpoint
 from qmesh.mesh.endpoints import list_seen_endpoints
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.state import NodeState

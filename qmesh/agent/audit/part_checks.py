@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from qmesh.errors import Interrupted, QmeshError, describe_unexpected_error
-from qmesh.mesh.audit import Finding, Part, failed_check_finding
+from qmesh.mesh.audit.findings import Finding, failed_check_finding
+from qmesh.mesh.audit.parts import Part
 
 T = TypeVar("T")
 U = TypeVar("U")

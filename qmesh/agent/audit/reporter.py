@@ -26,7 +26,7 @@ from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
 from qmesh.host.system import processes, programs
-from qmesh.mesh.audit import Finding, failed_check_finding
+from qmesh.mesh.audit.findings import Finding, failed_check_finding
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.own_command import build_command_line
 from qmesh.mesh.protocol.aead import NONCE_OCTETS

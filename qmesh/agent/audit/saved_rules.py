@@ -8,7 +8,7 @@ from qmesh.host.firewall import saved_rules
 from qmesh.host.firewall.firewall_units import NFTABLES, FirewallUnit
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
-from qmesh.mesh.audit import FlushingUnit
+from qmesh.mesh.audit.surroundings import FlushingUnit
 from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.systemd.units import AFTER_FLUSH, render_qmesh_units
 

@@ -17,7 +17,9 @@ from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
-from qmesh.mesh.audit import Finding, invalid_membership_finding, list_audit_parts
+from qmesh.mesh.audit.findings import Finding
+from qmesh.mesh.audit.maintenance import invalid_membership_finding
+from qmesh.mesh.audit.parts import list_audit_parts
 from qmesh.mesh.state import NodeState
 
 NOTHING: Final = NodeState(guard=None, tunnel=None, reserved_ports=())

@@ -14,21 +14,17 @@ from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.network import routes
 from qmesh.host.state.directory import State
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.imports import (
+from qmesh.mesh.imports.commands import ScriptOptions, command_lines, render_script
+from qmesh.mesh.imports.lines import parse_machine_lines
+from qmesh.mesh.imports.machine import ImportedMachines
+from qmesh.mesh.imports.proposal import (
     ExistingMachine,
     ExistingMesh,
-    ImportedMachines,
     Proposal,
     ProposedMachine,
-    ScriptOptions,
     build_proposal,
-    command_lines,
-    find_machines_in_list,
-    list_config_notes,
-    parse_machine_lines,
-    render_script,
-    uses_master_proxy,
 )
+from qmesh.mesh.imports.worker_list import find_machines_in_list, list_config_notes, uses_master_proxy
 from qmesh.mesh.reachability.unsupported_options import refuse_unsupported_options
 from qmesh.mesh.values import Profile, normalize_ip_address
 

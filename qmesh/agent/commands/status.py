@@ -22,7 +22,7 @@ from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, background
 from qmesh.mesh.advice import list_advice
-from qmesh.mesh.audit import Finding
+from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
 from qmesh.mesh.node_keys.differences import describe_fetch

@@ -15,15 +15,9 @@ from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.network import ports
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.audit import (
-    AuditContext,
-    ConfigFile,
-    FileObstacle,
-    Finding,
-    KeyStoreFile,
-    SecretFile,
-    list_node_findings,
-)
+from qmesh.mesh.audit.findings import Finding
+from qmesh.mesh.audit.parts import list_node_findings
+from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, FileObstacle, KeyStoreFile, SecretFile
 from qmesh.mesh.desired import Facts
 from qmesh.mesh.node_keys.key_store import KEY_STORE, find_key_store
 from qmesh.mesh.node_processes.readings import Stamp

@@ -23,7 +23,7 @@ from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
-from qmesh.mesh.audit import OtherKeys
+from qmesh.mesh.audit.surroundings import OtherKeys
 from qmesh.mesh.node_keys.differences import KeyDifferences, describe_fetch, describe_keys
 from qmesh.mesh.node_keys.key_store import KEY_STORE, find_key_store, list_needed_keys, read_identity
 from qmesh.mesh.protocol.key_digests import (

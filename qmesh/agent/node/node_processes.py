@@ -18,7 +18,7 @@ from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
 from qmesh.host.node_program.running_nodes import PROCESSES, find_other_nodes
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
-from qmesh.mesh.audit import NodeReport
+from qmesh.mesh.audit.surroundings import NodeReport
 from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.node_keys.key_store import KEY_STORE, normalize_key_store, read_identity
 from qmesh.mesh.node_processes.control import judge_control

@@ -20,7 +20,7 @@ from qmesh.host.network import tcp_connections
 from qmesh.host.network.node_sockets import SocketObserver
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
-from qmesh.mesh.audit import foreign_worker_findings, own_process_findings
+from qmesh.mesh.audit.processes import foreign_worker_findings, own_process_findings
 from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.node_processes.control import list_called_cores
 from qmesh.mesh.node_processes.readings import ReadingRecord

@@ -59,8 +59,14 @@ from qmesh.host.state import documents
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, processes, ssh_session
 from qmesh.host.wireguard import genetlink_messages, kernel, uapi
-from qmesh.mesh import audit, endpoints, guard, imports, mtu, nodeconfig, rollback, values
+from qmesh.mesh import endpoints, guard, imports, mtu, nodeconfig, rollback, values
+from qmesh.mesh.audit.findings import failed_check_finding
 from qmesh.mesh.foreign.attributes import parse_attributes
+from qmesh.mesh.imports.commands import ScriptOptions, command_lines, render_script
+from qmesh.mesh.imports.lines import parse_machine_lines
+from qmesh.mesh.imports.machine import ImportedMachines
+from qmesh.mesh.imports.proposal import build_proposal
+from qmesh.mesh.imports.worker_list import find_machines_in_list
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.links import retirement
 from qmesh.mesh.machine import Machine
@@ -706,22 +712,22 @@ def _config(octets: bytes) -> None:
     )
 
 
-def _imported(read: Callable[[str], imports.ImportedMachines], octets: bytes) -> None:
+def _imported(read: Callable[[str], ImportedMachines], octets: bytes) -> None:
     reading = read(_text(octets))
-    options = imports.ScriptOptions(init=True, control_endpoints=(), base_port=False, config=None)
-    proposal = imports.build_proposal(reading, "2.1", 32500)
-    imports.render_script(proposal, options)
-    imports.command_lines(proposal, options)
+    options = ScriptOptions(init=True, control_endpoints=(), base_port=False, config=None)
+    proposal = build_proposal(reading, "2.1", 32500)
+    render_script(proposal, options)
+    command_lines(proposal, options)
 
 
 def _import_lines(octets: bytes) -> None:
-    _imported(lambda text: imports.parse_machine_lines(text, {"192.168.0.200"}), octets)
+    _imported(lambda text: parse_machine_lines(text, {"192.168.0.200"}), octets)
 
 
 def _import_list(octets: bytes) -> None:
     def read(profile: values.Profile) -> None:
         _imported(
-            lambda text: imports.find_machines_in_list(
+            lambda text: find_machines_in_list(
                 text, nodeconfig.read_workers(text, profile) or (), {"192.168.0.200"}
             ),
             octets,
@@ -1067,9 +1073,7 @@ READERS: Final[dict[str, Reader]] = {
             (reporter,),
             lambda octets: reporter.read_answer(octets, code=1),
             (
-                _json(
-                    reporter.CheckAnswer(findings=(audit.failed_check_finding("a", "b", "c"),), revision=7)
-                ),
+                _json(reporter.CheckAnswer(findings=(failed_check_finding("a", "b", "c"),), revision=7)),
                 b'{"error":"a","hint":"b","exit_code":3}',
             ),
             mutate.json_trees,
