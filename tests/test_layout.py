@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -15,7 +16,6 @@ from tests.support.checkout import CHECKOUT
 PACKAGE = CHECKOUT / "qmesh"
 TESTS = CHECKOUT / "tests"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-TREES = {module: ast.parse(module.read_text(encoding="utf-8")) for module in MODULES}
 
 PROCESSES = {"agent": "agent/daemon/main.py", "hold": "host/firewall/holder.py"}
 """Commands that systemd runs: each is a process of its own, and not a command's work."""
@@ -25,6 +25,11 @@ PARTICIPLES = re.compile(
     r"_*(?:[a-z]+ed|[a-z]+ing|said|told|held|known|gone|kept|made|seen|given|taken|left|found|heard|met|sent|written|shown"
     r"|chosen|bound|born|built|lost|meant|paid|stood|thought|risen|drawn|done|begun|undone|brought|led|taught)"
 )
+
+
+@functools.cache  # and not at once: each process that collects tests imports this
+def parse(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"))
 
 
 def name_of(path: Path) -> str:
@@ -74,8 +79,8 @@ def test_every_command_is_run_by_a_test_on_lab_machines(command):
 
 def test_a_class_has_one_name_and_a_name_one_class():
     homes = defaultdict(list)
-    for module, tree in TREES.items():
-        for node in ast.walk(tree):
+    for module in MODULES:
+        for node in ast.walk(parse(module)):
             if isinstance(node, ast.ClassDef):
                 homes[node.name].append(name_of(module))
     assert {name: places for name, places in homes.items() if len(places) > 1} == {}
@@ -88,7 +93,7 @@ def test_no_module_is_named_after_a_gesture():
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_no_function_is_a_bare_participle(module):
     functions = (
-        node for node in ast.walk(TREES[module]) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node for node in ast.walk(parse(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
     bare = [
         node.name
