@@ -1,5 +1,6 @@
 """The hall: parse, call one function, print, exit."""
 
+import resource
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -11,8 +12,15 @@ from qmesh.cli.streams import prepare_streams, report_lost_output
 def main() -> NoReturn:
     """The program `qmesh`."""
     prepare_streams()
+    _forbid_core_dumps()
     words = sys.argv[1:]
     sys.exit(report_lost_output(_run(words), as_json="--json" in words))
+
+
+def _forbid_core_dumps() -> None:
+    """Have no file made of the memory of this process, or of one that it starts: keys are in it."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 
 
 def _run(words: list[str]) -> int:

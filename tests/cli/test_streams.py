@@ -151,6 +151,14 @@ def test_no_file_is_opened_as_a_standard_stream(tmp_path):
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 3
 
 
+def test_e1_no_process_of_qmesh_has_its_memory_written_to_a_file():
+    """Nor has what it starts, such as wireguard-go."""
+    allow = "import resource, subprocess, qmesh.cli as c; resource.setrlimit(resource.RLIMIT_CORE, most)"
+    look = 'c._run = lambda words: subprocess.call(["sh", "-c", "ulimit -c"])'
+    words = [sys.executable, "-c", f"most = 1 << 20, 1 << 20; {allow}; {look}; c.main()"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "0\n"
+
+
 def test_a_path_is_the_same_text_in_every_locale(tmp_path):
     """It is remembered, and read by processes of other locales; see the error, which names it."""
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
