@@ -5,18 +5,22 @@ from __future__ import annotations
 import base64
 import contextlib
 import subprocess
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.agent.local import load_local
+from qmesh.agent.commands.join.steps import _wait_for_control_node
+from qmesh.agent.commands.rotate_key import _wait_for_key
+from qmesh.agent.local import linux_for, load_local
 from qmesh.agent.membership import update_membership
 from qmesh.errors import ContradictedByMember, EnrolmentRefused, RemovedFromMesh
 from qmesh.host import files
 from qmesh.host.api.server import Service
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import Settings, SuccessorKey
+from qmesh.host.state.documents import KeyRotation, Settings, SuccessorKey
 from qmesh.host.system import agent_notify
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
@@ -155,16 +159,22 @@ def ask(state: State, answer: bytes, whole: bytes | None = None) -> bool:
     return asked(state, Control(answer, whole))
 
 
-def asked(state: State, control: Control) -> bool:
+@contextlib.contextmanager
+def served(state: State, control: Control) -> Iterator[None]:
     for words in ("link set lo up", "addr replace 10.77.0.1/32 dev lo"):
         subprocess.run(["ip", *words.split()], check=True)
     told = agent_notify.listen(state.directory)
     service = Service(control, address="10.77.0.1", port=51820, interface="lo", told=told)
     service.start()
     try:
-        return update_membership(state, load_local(state), connect_s=5)
+        yield
     finally:
         service.stop()
+
+
+def asked(state: State, control: Control) -> bool:
+    with served(state, control):
+        return update_membership(state, load_local(state), connect_s=5)
 
 
 def test_what_a_member_holds_it_says_sealed_with_its_preshared_key(member):
@@ -243,3 +253,35 @@ def test_e6_what_is_not_to_be_believed_changes_nothing(member, answer):
     with pytest.raises(EnrolmentRefused):
         ask(member, answer)
     assert member.membership_file.read_bytes() == before
+
+
+class Hesitating(Control):
+    """One that refuses the first question."""
+
+    has_refused = False
+
+    def find_membership_update(self, **asked: Any) -> bytes | None:
+        if not self.has_refused:
+            self.has_refused = True
+            raise EnrolmentRefused("not yet", hint="ask again")
+        return super().find_membership_update(**asked)
+
+
+def test_a_key_that_is_in_use_is_waited_for_though_the_control_node_refuses_at_first(member):
+    own = HELD.machines[1]
+    new = base64.b64encode(bytes([77]) * 32).decode()
+    changed = (HELD.machines[0], msgspec.structs.replace(own, public_key=new))
+    member.key_rotation.write(KeyRotation(own.public_key, new))
+    control = Hesitating(signed(msgspec.structs.replace(HELD, revision=6, machines=changed)))
+    with served(member, control):
+        assert _wait_for_key(member)
+    assert control.has_refused
+    assert member.key_rotation.read() is None
+
+
+def test_e4_who_is_a_member_goes_on_though_the_control_node_refuses_at_first(member, caplog):
+    control = Hesitating(signed(HELD))
+    with served(member, control):
+        _wait_for_control_node(load_local(member), linux_for(member, member.settings()), patience_s=30.0)
+    assert control.has_refused
+    assert caplog.messages == []

@@ -7,7 +7,6 @@ instant, the machine has one of two keys that the control node knows.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
 import time
@@ -20,7 +19,7 @@ from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.agent.membership import update_membership
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import find_active_rollback
-from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.errors import BadInput, EnrolmentRefused, RemovedFromMesh
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import KeyRotation
@@ -99,8 +98,12 @@ def _wait_for_key(state: State) -> bool:
     """Wait until the membership has the key, as the control node sees the first handshake with it."""
     until = time.monotonic() + _KNOWN_S
     while time.monotonic() < until:
-        with contextlib.suppress(ControlNodeUnavailable):
+        try:
             update_membership(state, load_local(state), connect_s=1.0, wait_s=2)
+        except RemovedFromMesh:
+            raise
+        except (ControlNodeUnavailable, EnrolmentRefused):  # the new key is in use, whatever is answered
+            pass
         if state.key_rotation.read() is None:
             return True
         time.sleep(0.1)

@@ -25,7 +25,7 @@ from qmesh.agent.node.node_files import (
 )
 from qmesh.agent.node.node_processes import note_readings
 from qmesh.agent.preconditions import refuse_occupied
-from qmesh.errors import BadInput, QmeshError, StateUnreadable
+from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
@@ -235,7 +235,7 @@ def _wait_for_control_node(here: Local, linux: Linux, *, patience_s: float) -> N
     while time.monotonic() < deadline:
         try:
             client.poll_membership(newer_than=here.inventory.revision, connect_s=0.5, read_s=_ANSWER_S)
-        except ControlNodeUnavailable:
+        except (ControlNodeUnavailable, EnrolmentRefused):
             # The control node takes our own key a moment after its answer: shake hands anew.
             for peer in peers:
                 linux.backend.reset_session(here.settings.interface, peer)
