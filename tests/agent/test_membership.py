@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import subprocess
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.commands.join.steps import _wait_for_control_node
 from qmesh.agent.commands.rotate_key import _wait_for_key
-from qmesh.agent.local import linux_for, load_local
+from qmesh.agent.daemon.membership_poll import REST_S, MembershipPoller
+from qmesh.agent.daemon.supervisor import Troubles
+from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.agent.membership import update_membership
+from qmesh.agent.node.node_keys import KeyReporter
 from qmesh.errors import ContradictedByMember, EnrolmentRefused, RemovedFromMesh
 from qmesh.host import files
 from qmesh.host.api.server import Service
@@ -23,6 +27,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import KeyRotation, Settings, SuccessorKey
 from qmesh.host.system import agent_notify
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.links.retirement import KeyRetirement
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.enrolment import compute_mesh_identifier
 from qmesh.mesh.protocol.membership import (
@@ -285,3 +290,36 @@ def test_e4_who_is_a_member_goes_on_though_the_control_node_refuses_at_first(mem
         _wait_for_control_node(load_local(member), linux_for(member, member.settings()), patience_s=30.0)
     assert control.has_refused
     assert caplog.messages == []
+
+
+class Told:
+    """Has heard that the machine was removed."""
+
+    def close(self) -> None: ...
+
+    def find_notice(self, here: Local) -> KeyRetirement:
+        return KeyRetirement(
+            mesh=HELD.mesh,
+            machine="machine-b",
+            public_key=here.machine.public_key,
+            reason="removed",
+            at=1,
+        )
+
+
+def test_e7_a_notice_that_comes_while_a_command_changes_the_machine_counts_the_next_time(member):
+    arrived: list[bool] = []
+    poller = MembershipPoller(
+        State(member.directory, patience_s=0.05),
+        arrived=lambda: arrived.append(True),
+        troubles=Troubles(lambda _: None),
+        stopped=threading.Event(),
+        key_reporter=KeyReporter(),
+        answer_request=lambda _: None,
+    )
+    poller._listener = Told()  # type: ignore[assignment]
+    with member.lock():
+        assert poller._poll_once() < REST_S
+    assert (member.settings().removed, arrived) == (False, [])
+    assert poller._poll_once() == REST_S
+    assert (member.settings().removed, arrived) == (True, [True])

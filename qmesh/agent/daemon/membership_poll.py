@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -105,8 +106,9 @@ class MembershipPoller:
             self._arrived()
             return REST_S
         except (ControlNodeUnavailable, EnrolmentRefused) as error:
-            if self._take_notice():
-                return REST_S
+            with contextlib.suppress(QmeshError, OSError):  # then the next notice: it is sent again
+                if self._take_notice():
+                    return REST_S
             self._troubles.note(CONTROL_NODE, str(error), hint=getattr(error, "hint", _SEE_CONTROL))
         except (QmeshError, OSError):  # the agent's own look says what is wrong
             pass
