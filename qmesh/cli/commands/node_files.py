@@ -59,7 +59,7 @@ def command(
 
 
 def _render_files(fetched: FetchedFiles, written: tuple[Path, ...] | None) -> str:
-    """A line a file. written: those that were; None where nothing was to be written."""
+    """A line a file. written: those that were; None without --write."""
     lines = []
     for path, each in zip(fetched.paths, fetched.files, strict=True):
         if written is None:
