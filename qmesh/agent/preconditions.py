@@ -224,7 +224,8 @@ def check_user(command: str) -> None:
     """Raise NeedsRoot unless this process may do that command."""
     if PRECONDITIONS[command].root and os.geteuid() != 0:
         raise NeedsRoot(
-            f"`qmesh {command}` needs root; nothing was changed", hint=f"run `sudo qmesh {command}`"
+            f"`qmesh {command}` needs root; nothing was changed",
+            hint="run the same command again, with `sudo` before it",
         )
 
 

@@ -30,7 +30,7 @@ def print_change(changed: ChangeResult, *, as_json: bool, done: str) -> None:
     facts = {
         name: getattr(changed, name) for name in ("revision", "renumbered", "restart", "steps", "open_ports")
     }
-    head = done if changed.is_another else "nothing to do, the mesh is so already"
+    head = done if changed.is_another else "nothing to do, the mesh is like that already"
     lines = [f"{head}: revision {changed.revision}", *map(_render_renumbering, changed.renumbered)]
     print_outcome(facts, as_json=as_json, text=lambda _: "\n".join(lines))
     log_open_ports(changed.open_ports, announces=changed.announces)

@@ -116,12 +116,16 @@ class PendingKey(msgspec.Struct, frozen=True):
 
 
 def describe_machine_at(machines: Iterable[Machine], text: str) -> str | None:
-    """Whose tunnel address or endpoint `text` is: a name, or several that are behind one address."""
+    """Whose tunnel address, endpoint or announced address `text` is: a name, or several behind one."""
     try:
         host = Endpoint.parse(text).host
     except BadInput:
         return None
-    found = [each for each in machines if host in {each.address, *(end.host for end in each.endpoints)}]
+    found = [
+        each
+        for each in machines
+        if host in {each.address, each.announce, *(end.host for end in each.endpoints)}
+    ]
     exact = [each for each in found if text in map(str, each.endpoints)]
     return " or ".join(each.name for each in exact or found) or None
 

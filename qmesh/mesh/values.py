@@ -187,7 +187,7 @@ def validate_port(number: int, what: str) -> int:
     """Return `number` when it is a port, 1 to 65535. Raises BadInput naming `what`."""
     if 1 <= number <= 65535:
         return number
-    raise BadInput(f"{what} {number} is not a port", hint="use a number from 1 to 65535")
+    raise BadInput(f"{what} {number} is out of range", hint="use a number from 1 to 65535")
 
 
 NOT_SHOWN: Final = "<not shown>"

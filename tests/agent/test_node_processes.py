@@ -23,6 +23,7 @@ from qmesh.mesh.audit.processes import own_process_findings
 from qmesh.mesh.changes import set_worker_count
 from qmesh.mesh.node_processes.readings import SLACK_S, Reading, ReadingRecord
 from qmesh.mesh.node_processes.record import ProcessRecord
+from qmesh.mesh.systemd.instructions import NodeHost
 from tests.support.control_node import make_control_node
 from tests.support.factories import key
 from tests.support.fuse import mount_fuse
@@ -132,7 +133,7 @@ def test_a_second_node_on_the_machine_is_not_mixed_up_with_this_one_and_names_th
         taken = [(each.protocol, each.port, each.core, each.process.number) for each in report.taken]
         assert sorted(taken) == [("tcp", 40001, 2, number), ("udp", 8336, None, number)]
         assert {each.directory for each in report.taken} == {str(other)}
-        findings = list(own_process_findings(report, has_units=False))
+        findings = list(own_process_findings(report, NodeHost(has_units=False)))
         assert [(each.code, each.subject) for each in findings] == [
             ("worker-not-ours", "control core 2"),
             ("control-silent", "control process"),

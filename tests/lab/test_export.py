@@ -314,4 +314,4 @@ def test_without_a_mesh_without_root_and_without_a_key_it_is_refused(lab):
     if "Permission denied" in done.stderr:
         pytest.skip("this machine cannot: its users may not run this checkout")
     assert done.returncode == 3
-    assert "hint: run `sudo qmesh export hosts`" in done.stderr
+    assert "with `sudo` before it" in done.stderr

@@ -497,6 +497,25 @@ def test_workers_that_nobody_answers_for_are_named_with_what_restarts_them():
     assert [each.code for each in list_findings(WANTED, WANTED, nowhere)] == ["config-missing"]
 
 
+def test_where_no_config_is_known_the_cure_also_says_how_a_worker_gets_one():
+    def cure(**changes: object) -> str:
+        (finding,) = list_findings(WANTED, WANTED, replace(AROUND, config=None, **changes))
+        return finding.cure
+
+    render = "qmesh render-config --write --config DIR"
+    fetch = "qmesh node-files --write --config DIR"
+    names = {"own_name": "machine-b", "control": "control", "listeners": ()}
+    assert cure(**names) == render
+    assert cure(**names, profile="2.1-rust", may_fetch=True) == (
+        f"{render}; if there is no config.yml yet, {fetch}"
+    )
+    assert cure(**names, profile="2.1-rust") == (
+        f"{render}; if there is no config.yml yet, on control: qmesh set machine-b --node-files on;"
+        f" then here: {fetch}"
+    )
+    assert cure(**names, profile="2.1-rust", is_control=True) == render
+
+
 def test_processes_are_audited_once_the_file_has_the_meshs_list_and_foreign_ones_always():
     process = NodeProcess(7, "node", 5.0)
     report = NodeReport(

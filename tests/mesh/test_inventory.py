@@ -88,11 +88,12 @@ def test_an_unknown_machine_is_answered_with_some_of_those_that_are_known() -> N
         ("203.0.113.5:51829", "b or c"),
         ("node.example.org", "a"),
         ("[fd00::2]:51820", "c"),
+        ("203.0.113.80", "a"),
     ],
 )
 def test_an_address_in_place_of_a_name_is_answered_with_whose_it_is(text: str, name: str) -> None:
     reached = mesh(
-        msgspec.structs.replace(A, endpoints=(Endpoint("node.example.org", 51820),)),
+        msgspec.structs.replace(A, endpoints=(Endpoint("node.example.org", 51820),), announce="203.0.113.80"),
         msgspec.structs.replace(B, endpoints=(Endpoint("203.0.113.5", 51820),)),
         msgspec.structs.replace(C, endpoints=(Endpoint("203.0.113.5", 51821), Endpoint("fd00::2", 51820))),
     )
@@ -157,8 +158,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"service_port": 325, "base_port": 324},
         "port 325 would be both the membership service's and a worker's on a",
     ),
-    "base port 0": ({"base_port": 0}, "worker base port 0 is not a port"),
-    "service port 65536": ({"service_port": 65536}, "service port 65536 is not a port"),
+    "base port 0": ({"base_port": 0}, "worker base port 0 is out of range"),
+    "service port 65536": ({"service_port": 65536}, "service port 65536 is out of range"),
     "network with host bits": ({"network": "10.77.0.1/20"}, "'10.77.0.1/20' is not a network"),
     "no network": ({"network": "\n"}, r"'\n' is not a network"),
     "network not canonical": (

@@ -51,6 +51,7 @@ from qmesh.mesh.node_processes.workers import (
 )
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.rollback import BootTimestamp
+from qmesh.mesh.systemd.instructions import NodeHost
 from tests.support.factories import cluster
 
 RUST = cluster(1, 2, 3, node="2.1-rust", base_port=32500, p2p_base_port=25000)
@@ -534,7 +535,7 @@ def test_a_unit_is_restarted_by_systemd_and_another_process_as_it_was_started():
         "systemctl restart qmesh-workers.target"
     )
     assert [
-        describe_control_restart(each, directory="/n", has_units=units)
+        describe_control_restart(each, NodeHost(has_units=units, directory="/n"))
         for each, units in (
             (None, False),
             (None, True),
@@ -547,6 +548,11 @@ def test_a_unit_is_restarted_by_systemd_and_another_process_as_it_was_started():
         "restart the control process (--config /n); now node (process 7)",
         "systemctl restart qmesh-control.service",
     ]
+    without = NodeHost(has_units=True, has_control_unit=False)  # a machine that has become the control node
+    assert describe_control_restart(None, without) == (
+        "qmesh units --write /etc/systemd/system && systemctl daemon-reload"
+        " && systemctl enable --now qmesh-control.service"
+    )
     foreign = ForeignWorker(OWN, 32504, process(7, unit="qmesh-worker@5.service"), 5, "c")
     assert describe_stop(foreign) == "systemctl stop qmesh-worker@5.service"
     for by, named in ((process(7), "node (process 7)"), (None, "a program")):
@@ -555,7 +561,7 @@ def test_a_unit_is_restarted_by_systemd_and_another_process_as_it_was_started():
 
 
 def findings(report: NodeReport) -> list[tuple[str, str, str]]:
-    found = [*foreign_worker_findings(report), *own_process_findings(report, has_units=False)]
+    found = [*foreign_worker_findings(report), *own_process_findings(report, NodeHost(has_units=False))]
     assert {each.severity for each in found} <= {"error"}
     return [(each.code, each.subject, each.seen) for each in found]
 
@@ -592,10 +598,10 @@ def test_what_is_wrong_is_an_error_each_with_its_cores():
         ("worker-cut-off", "b core 6", "a connection to 10.77.0.3 in its place"),
         ("worker-not-ours", "b core 7", "node (process 6), of a user who cannot read config.yml"),
     ]
-    cures = {each.subject: each.cure for each in own_process_findings(report, has_units=False)}
+    cures = {each.subject: each.cure for each in own_process_findings(report, NodeHost(has_units=False))}
     assert cures["b core 5"].startswith("run `qmesh check` on a; if all is well there: restart the worker")
     hub = msgspec.structs.replace(report, name="a", workers=(worker(1, "cut-off", process(4)),), foreign=())
-    assert [each.cure for each in own_process_findings(hub, has_units=False)] == [
+    assert [each.cure for each in own_process_findings(hub, NodeHost(has_units=False))] == [
         "restart the worker of core 1 (--config /n --core 1); now node (process 4)"
     ]
     one = msgspec.structs.replace(hub, workers=(worker(1, "outdated", process(4)),))

@@ -396,6 +396,12 @@ def test_no_config_is_made_that_would_be_a_node_without_identity_or_secret(node,
     assert hint in refused.value.hint
 
 
+def test_the_hint_fetches_the_files_into_the_directory_that_was_meant():
+    with pytest.raises(BadInput) as refused:
+        refuse_new_config(cluster("2.1", A, B), "b", "there is none", directory="/my node/.config")
+    assert "`qmesh node-files --write --config '/my node/.config'` here" in refused.value.hint
+
+
 def test_a_worker_that_needs_no_secret_can_have_a_new_config():
     refuse_new_config(cluster("1.4", A, B), "b", "there is none")
 

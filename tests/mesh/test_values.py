@@ -200,7 +200,7 @@ def test_a_port_is_taken(number: int) -> None:
 
 @pytest.mark.parametrize("number", [0, -1, 65536, 10**9])
 def test_what_is_no_port_is_refused_by_its_purpose(number: int) -> None:
-    assert refusal(validate_port, number, "listen port").message == f"listen port {number} is not a port"
+    assert refusal(validate_port, number, "listen port").message == f"listen port {number} is out of range"
 
 
 @pytest.mark.parametrize("number", [1, 64, 65535])
@@ -306,8 +306,8 @@ def test_without_a_default_an_endpoint_needs_its_port() -> None:
 @pytest.mark.parametrize(
     ("host", "port", "message"),
     [
-        ("host", 0, "endpoint port 0 is not a port"),
-        ("host", 65536, "endpoint port 65536 is not a port"),
+        ("host", 0, "endpoint port 0 is out of range"),
+        ("host", 65536, "endpoint port 65536 is out of range"),
         ("2001:DB8::5", 5, "endpoint '2001:DB8::5' is not canonical"),
         ("[::1]", 5, "'[::1]' is not an IP address"),
         ("host\n", 5, r"'host\n' is not a host"),

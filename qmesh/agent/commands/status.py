@@ -33,6 +33,7 @@ from qmesh.mesh.node_processes.restart import describe_control_restart, describe
 from qmesh.mesh.node_processes.workers import ForeignWorker
 from qmesh.mesh.reachability.open_ports import MachinePorts, list_all_open_ports
 from qmesh.mesh.state import Counters
+from qmesh.mesh.systemd.instructions import NodeHost
 
 log = logging.getLogger("qmesh")
 
@@ -173,7 +174,7 @@ def status(state: State) -> Status:
         advice=list_advice(here.inventory, collect_advice_inputs(here, watched, uncalled)),
         control_process=None
         if look is None
-        else _build_control_status(look, uncalled, has_units=find_node_host(here.settings).has_units),
+        else _build_control_status(look, uncalled, find_node_host(here.settings)),
         foreign=() if look is None else tuple(map(_build_foreign_status, look.report.foreign)),
         errors=list_node_errors(here),
     )
@@ -224,14 +225,13 @@ def _list_uncalled(
     return list_uncalled_cores(record, control.process, look.expected.owners.keys() - silent, look.now)
 
 
-def _build_control_status(
-    look: NodeLook, uncalled: tuple[int, ...], *, has_units: bool
-) -> ControlStatus | None:
+def _build_control_status(look: NodeLook, uncalled: tuple[int, ...], host: NodeHost) -> ControlStatus | None:
     control = look.report.control
     if control is None or not look.is_begun:
         return None
     process = control.process or UNKNOWN_PROCESS
-    restart = describe_control_restart(control.process, directory=look.report.directory, has_units=has_units)
+    here = msgspec.structs.replace(host, directory=look.report.directory)
+    restart = describe_control_restart(control.process, here)
     return ControlStatus(control.state, control.missing, process.number, process.program, uncalled, restart)
 
 

@@ -45,7 +45,8 @@ def find_directory(given: Path | None) -> ConfigDirectory | None:
         return found
     raise BadInput(
         f"there is no directory {given}",
-        hint=f"name the directory of the node's config.yml; a new one is made with `mkdir -p {given}`",
+        hint="pass the directory that has the node's config.yml; where the node has not run yet: on the"
+        f" control machine start the node once, on a worker machine run `mkdir -p {given}`",
     )
 
 
@@ -117,7 +118,8 @@ def refuse_to_create(here: Local, directory: ConfigDirectory | None) -> None:
         if directory is None
         else f"there is no config.yml in {directory}"
     )
-    nodeconfig.refuse_new_config(here.inventory, here.settings.name, missing)
+    where = None if directory is None else str(directory)
+    nodeconfig.refuse_new_config(here.inventory, here.settings.name, missing, directory=where)
 
 
 def write(directory: ConfigDirectory, old: str | None, new: str) -> tuple[Path, bool]:

@@ -15,7 +15,11 @@ def find_node_host(settings: Settings, name: str | None = None) -> NodeHost:
     has_units = systemd.has_node_units()
     if name is not None and name != settings.name:
         return NodeHost(has_units=has_units, is_other=True)
-    return NodeHost(has_units=has_units, directory=settings.config_directory)
+    return NodeHost(
+        has_units=has_units,
+        directory=settings.config_directory,
+        has_control_unit=systemd.has_control_unit(),
+    )
 
 
 def describe_steps(settings: Settings, steps: Iterable[NodeStep]) -> tuple[StepText, ...]:

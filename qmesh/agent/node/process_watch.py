@@ -132,8 +132,8 @@ class ProcessWatch:
 
     def _say_what_lasts(self, here: Local, seen: NodeLook) -> None:
         now = time.monotonic()
-        has_units = find_node_host(here.settings).has_units
-        findings = own_process_findings(seen.report, has_units=has_units) if seen.is_begun else ()
+        host = find_node_host(here.settings)
+        findings = own_process_findings(seen.report, host) if seen.is_begun else ()
         lines = [f"{each.subject}: {each.seen} (hint: {each.cure})" for each in findings]
         self._wrong = {line: self._wrong.get(line, now + LASTS_S) for line in lines}
         for line, due in self._wrong.items():

@@ -76,6 +76,7 @@ class WorkerHealth(msgspec.Struct, frozen=True):
     connected: connections that the control process has from that machine; None where that was not looked at.
 
     restart: how to restart those that do not answer; empty where all do.
+    restarts: how to restart all of one kind at once, by `why` of `silent` and by `state` of `troubled`.
     On a worker machine they are looked at and not dialled, as its guard lets only the control node
     in: there the latency is None.
     """
@@ -86,6 +87,7 @@ class WorkerHealth(msgspec.Struct, frozen=True):
     restart: str = ""
     troubled: tuple[TroubledCore, ...] = ()
     connected: int | None = None
+    restarts: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def probe_workers(
@@ -124,10 +126,17 @@ def _with_own_processes(look: NodeLook, health: WorkerHealth) -> WorkerHealth:
         for each in look.report.workers
         if each.state not in {"alive", "silent"} and each.core not in silent
     ]
+    directory = look.report.directory
+    restarts: dict[str, str] = {}
+    for state in dict.fromkeys(each.state for each in troubled):
+        alike = [each for each in troubled if each.state == state]
+        are_all = len(alike) == len(look.report.workers)
+        restarts[state] = describe_worker_restart(alike, are_all=are_all, directory=directory)
     return msgspec.structs.replace(
         health,
         alive=health.alive - len(troubled),
-        troubled=tuple(_build_troubled_core(each, look.report.directory) for each in troubled),
+        troubled=tuple(_build_troubled_core(each, directory) for each in troubled),
+        restarts={**health.restarts, **restarts},
     )
 
 
@@ -196,7 +205,11 @@ def _build_worker_health(
     silent = tuple(_build_silent_core(worker, host, each) for worker, each in found if each.seconds is None)
     cores = tuple(each.core for each in silent)
     restart = describe_workers_action("restart", cores, host, are_all=not taken) if cores else ""
-    return WorkerHealth(len(taken), silent, latency, restart)
+    restarts: dict[str, str] = {}
+    for why in dict.fromkeys(each.why for each in silent):
+        alike = tuple(each.core for each in silent if each.why == why)
+        restarts[why] = describe_workers_action("restart", alike, host, are_all=len(alike) == len(found))
+    return WorkerHealth(len(taken), silent, latency, restart, restarts=restarts)
 
 
 def _build_silent_core(worker: Worker, host: NodeHost, answer: WorkerAnswer) -> SilentCore:

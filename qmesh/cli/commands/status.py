@@ -143,8 +143,7 @@ def _render_troubled_workers(facts: Status) -> Iterator[str]:
             found = [each for each in health.troubled if each.state == state]
             if found:
                 cores = tuple(each.core for each in found)
-                more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-                cure = "" if state == "connecting" else f"; {found[0].restart}{more}"
+                cure = "" if state == "connecting" else f"; {health.restarts[state]}"
                 yield f"{words}: core{'s' * (len(cores) > 1)} {format_port_ranges(cores)}{cure}"
         answering = len(machine.ports) - len(health.silent)
         if health.connected is not None and health.connected < answering:
@@ -193,12 +192,8 @@ def _render_silent_workers(facts: Status) -> Iterator[str]:
             elif why == "down":
                 cure = f"on {machine.name}: qmesh apply"
             elif why not in {"dropped", "rejected", "unroutable"}:
-                more = f" and {len(found) - 1} more" if len(found) > 1 else ""
                 assert machine.workers is not None
-                is_all = len(found) == len(silent)
-                cure = (
-                    f"on {machine.name}: {machine.workers.restart}" if is_all else f"{found[0].restart}{more}"
-                )
+                cure = f"on {machine.name}: {machine.workers.restarts[why]}"
             yield (
                 f"silent: core{'s' * (len(cores) > 1)} {format_port_ranges(cores)} of {machine.name}"
                 f" ({reason}); {cure}"

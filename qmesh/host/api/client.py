@@ -45,7 +45,9 @@ WHOLE_S: Final = 30.0
 """Seconds that an answer has to arrive whole, after those for its beginning: 9 Mbit/s for the largest."""
 _MOST_INFORMATIONAL: Final = 8
 """Informational answers, such as `100 Continue`, that may come before the final one."""
-_ITS_WORDS: Final = "run `qmesh status` and `qmesh check` on the control node; the quoted text is its own"
+_ITS_WORDS: Final = (
+    "the text in quotes is the control node's: follow its hint, or run `qmesh status` and `qmesh check` there"
+)
 
 _BEAT_S: Final = 1.0
 _PIECE: Final = 64 * 1024

@@ -156,7 +156,16 @@ def has_node_units() -> bool:
 
     Cheap, and it asks no program: for texts that say what to type.
     """
-    return is_systemd_running() and any((directory / WORKER).is_file() for directory in _UNIT_DIRECTORIES)
+    return is_systemd_running() and _has_unit_file(WORKER)
+
+
+def has_control_unit() -> bool:
+    """Whether systemd runs here and has the unit of the control process; as cheap."""
+    return is_systemd_running() and _has_unit_file(CONTROL_PROCESS)
+
+
+def _has_unit_file(unit: str) -> bool:
+    return any((directory / unit).is_file() for directory in _UNIT_DIRECTORIES)
 
 
 def has_control_first() -> bool | None:

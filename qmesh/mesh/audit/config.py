@@ -26,9 +26,9 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
     """What is wrong with the file, and with the worker list in it."""
     config = around.config
     if config is None:
-        render = f"{RENDER} --config DIR"
+        cure = _unknown_directory_cure(around)
         yield warning_finding(
-            "config-missing", "config.yml", "the node's config.yml", "its directory is not known", render
+            "config-missing", "config.yml", "the node's config.yml", "its directory is not known", cure
         )
         return
     if config.unreadable is not None:
@@ -131,11 +131,20 @@ def _missing_config_cure(around: AuditContext) -> str:
         return (
             f"restore the file from a backup of the node; or, with the right directory: {RENDER} --config DIR"
         )
-    if nodeconfig.profile_facts(around.profile).secrets:
-        return describe_fetch(
-            around.own_name, around.control, may_fetch=around.may_fetch, is_here=True, replace=False
-        )
-    return RENDER
+    return _describe_own_fetch(around) if nodeconfig.profile_facts(around.profile).secrets else RENDER
+
+
+def _unknown_directory_cure(around: AuditContext) -> str:
+    render = f"{RENDER} --config DIR"
+    if around.is_control or not nodeconfig.profile_facts(around.profile).secrets:
+        return render
+    return f"{render}; if there is no config.yml yet, {_describe_own_fetch(around)} --config DIR"
+
+
+def _describe_own_fetch(around: AuditContext) -> str:
+    return describe_fetch(
+        around.own_name, around.control, may_fetch=around.may_fetch, is_here=True, replace=False
+    )
 
 
 def _stale_config_finding(

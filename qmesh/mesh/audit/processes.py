@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from qmesh.mesh.audit.config import parse_worker_entries
 from qmesh.mesh.audit.findings import Finding, error_finding
 from qmesh.mesh.audit.other_nodes import taken_port_findings
@@ -16,6 +18,7 @@ from qmesh.mesh.node_processes.restart import (
     describe_worker_restart,
 )
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess, WorkerState
+from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.values import STREAM_PORT
 
 
@@ -28,13 +31,13 @@ def process_findings(around: AuditContext) -> Iterator[Finding]:
         return
     yield from foreign_worker_findings(around.node)
     if parse_worker_entries(around) == around.workers:
-        yield from own_process_findings(around.node, has_units=around.host.has_units)
+        yield from own_process_findings(around.node, around.host)
 
 
-def own_process_findings(report: NodeReport, *, has_units: bool) -> Iterator[Finding]:
-    """What is wrong with the processes that should run on this machine. has_units: as of `NodeHost`."""
+def own_process_findings(report: NodeReport, host: NodeHost) -> Iterator[Finding]:
+    """What is wrong with the processes that should run on this machine, which is `host`."""
     yield from taken_port_findings(report)
-    yield from _control_findings(report, has_units=has_units)
+    yield from _control_findings(report, host)
     yield from _outdated_findings(report)
     yield from _cut_off_findings(report)
     for each in _select(report, "not-the-node"):
@@ -67,11 +70,12 @@ def describe_owner(foreign: ForeignWorker) -> str:
     return f"core {foreign.core}, which is {foreign.owner}'s"
 
 
-def _control_findings(report: NodeReport, *, has_units: bool) -> Iterator[Finding]:
+def _control_findings(report: NodeReport, host: NodeHost) -> Iterator[Finding]:
     control = report.control
     if control is None or control.state == "alive":
         return
-    cure = describe_control_restart(control.process, directory=report.directory, has_units=has_units)
+    here = msgspec.structs.replace(host, directory=report.directory)
+    cure = describe_control_restart(control.process, here)
     taken = {f"{each.port}/{each.protocol}" for each in report.taken}
     if control.state == "silent" and taken.issuperset(control.missing):
         return  # which was said with who has them

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from qmesh.mesh.node_processes.observed import NodeProcess
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.systemd.instructions import (
@@ -40,15 +42,12 @@ def describe_worker_restart(workers: Sequence[WorkerProcess], *, are_all: bool, 
     return restart if in_units or not processes else f"{restart}; now {_describe_processes(processes)}"
 
 
-def describe_control_restart(process: NodeProcess | None, *, directory: str | None, has_units: bool) -> str:
-    """How to restart the control process, or start it where none runs.
-
-    has_units: whether this machine has qmesh's units, by which it is started.
-    """
+def describe_control_restart(process: NodeProcess | None, host: NodeHost) -> str:
+    """How to restart the control process of this machine, or start it where none runs."""
     if process is None:
-        return describe_control_action("start", NodeHost(has_units=has_units, directory=directory))
+        return describe_control_action("start", host)
     in_unit = process.unit == CONTROL_PROCESS
-    restart = describe_control_action("restart", NodeHost(has_units=in_unit, directory=directory))
+    restart = describe_control_action("restart", msgspec.structs.replace(host, has_units=in_unit))
     return restart if in_unit else f"{restart}; now {_describe_processes((process,))}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 
@@ -174,10 +175,10 @@ def refuse_newer_config(profile: Profile, found: Profile | None) -> None:
         )
 
 
-def refuse_new_config(inventory: Inventory, name: str, missing: str) -> None:
+def refuse_new_config(inventory: Inventory, name: str, missing: str, *, directory: str | None = None) -> None:
     """Raise BadInput where a new config.yml would be a node without its identity or a worker's secret.
 
-    missing: what there is not, in words.
+    missing: what there is not, in words. directory: where it would be; None where that is not known.
     """
     control, known = inventory.control, profile_facts(inventory.node)
     if name == control:
@@ -187,9 +188,11 @@ def refuse_new_config(inventory: Inventory, name: str, missing: str) -> None:
         )
     if known.secrets:
         keys = " and the node's keys.yml" if known.key_store else ""
+        where = "" if directory is None else f" --config {shlex.quote(directory)}"
         raise BadInput(
             f"{missing}, and a worker of node {known.profile} needs {', '.join(known.secrets)}{keys}",
-            hint=f"run `qmesh set {name} --node-files on` on {control}, then `qmesh node-files --write` here",
+            hint=f"run `qmesh set {name} --node-files on` on {control}, then"
+            f" `qmesh node-files --write{where}` here",
         )
 
 

@@ -29,11 +29,13 @@ class NodeHost(msgspec.Struct, frozen=True, kw_only=True):
     has_units: whether systemd runs them, by qmesh's units. Of another machine that is not known: then it is
         what holds for the machine that says it.
     directory: of its config.yml; None where that is not known.
+    has_control_unit: whether a unit of the control process is among these, as on the control node.
     is_other: whether it is another machine than the one that says it.
     """
 
     has_units: bool
     directory: str | None = None
+    has_control_unit: bool = True
     is_other: bool = False
 
 
@@ -54,6 +56,8 @@ def describe_control_action(verb: Verb, host: NodeHost) -> str:
     plain = f"{_PLAIN.get(verb, verb)} the control process"
     if not plain.startswith("stop") and host.directory is not None:
         plain += f" (--config {shlex.quote(host.directory)})"
+    if host.has_units and not host.has_control_unit and verb == "start":
+        return f"{describe_units_update()} && systemctl enable --now {CONTROL_PROCESS}"
     return _choose_words(verb, CONTROL_PROCESS, plain, host)
 
 

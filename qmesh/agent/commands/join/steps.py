@@ -264,7 +264,7 @@ def write_fetched_files(state: State) -> None:
         )
         raise
     for path in fetched.paths:
-        log.info("%s %s", "wrote" if path in written else "nothing to do, up to date is", path)
+        log.info("wrote %s" if path in written else "nothing to do, %s is up to date", path)
     if advice := describe_restart(fetched):
         log.info("%s", advice)
 
