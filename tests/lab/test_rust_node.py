@@ -28,6 +28,7 @@ from tests.support.lab.rust_node import (
     start_core,
     start_node,
 )
+from tests.support.node_files import verdicts
 from tests.support.waiting import idle, wait_until
 
 pytestmark = pytest.mark.lab
@@ -346,6 +347,19 @@ def test_its_loader_refuses(there, instead):
     assert there in DEFAULT_FILE
     with pytest.raises(NodeRefuses):
         read_config(DEFAULT_FILE.replace(there, instead, 1).encode())
+
+
+def test_its_loader_agrees_with_every_verdict_of_the_real_one():
+    def loads(file: bytes) -> bool:
+        try:
+            read_config(file)
+        except NodeRefuses:
+            return False
+        return True
+
+    ours = [verdict for verdict in verdicts() if verdict.profile == "2.1-rust"]
+    assert len(ours) == 118
+    assert [each.case for each in ours if loads(each.file) is not each.loads] == []
 
 
 @pytest.mark.parametrize(
