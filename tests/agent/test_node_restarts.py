@@ -184,15 +184,13 @@ esac
 """
 
 
-@pytest.mark.lab
-@pytest.mark.parametrize("node", ["2.0", "2.1-rust"])
-def test_agents_restart_what_is_due_in_the_order_of_the_nodes_version(
-    own_machine: None, node: Profile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """systemd itself: `tests/lab/test_systemd_node.py`."""
+def restart_due(
+    node: Profile, waiting: DueRestarts, monkeypatch: pytest.MonkeyPatch, systemctl: str = SYSTEMCTL
+) -> tuple[list[str], DueRestarts | None]:
+    """What the agent of a control node asks of systemd, and what is left to do then."""
     Path("/run/systemd/system").mkdir(parents=True)
     Path("/run/bin").mkdir()
-    Path("/run/bin/systemctl").write_text(SYSTEMCTL, encoding="utf-8")
+    Path("/run/bin/systemctl").write_text(systemctl, encoding="utf-8")
     Path("/run/bin/systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", "/run/bin", prepend=os.pathsep)
     monkeypatch.setattr(systemd, "UNIT_DIRECTORY", Path("/run/bin"))
@@ -206,20 +204,43 @@ def test_agents_restart_what_is_due_in_the_order_of_the_nodes_version(
             machine=load_local(state).settings.name,
             now=0,
         )
-    waiting = DueRestarts(restart=(1, 2), stop=(9,), control=True)
     state.due_restarts.write(waiting)
     NodeConfigFollower(state)._restart_due(load_local(state), waiting)
-    jobs = [line for line in Path("/run/said").read_text(encoding="utf-8").splitlines() if "no-block" in line]
+    said = Path("/run/said").read_text(encoding="utf-8").splitlines()
+    return [line for line in said if "no-block" in line], state.due_restarts.read()
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("node", ["2.0", "2.1-rust"])
+def test_agents_restart_what_is_due_in_the_order_of_the_nodes_version(
+    own_machine: None, node: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd itself: `tests/lab/test_systemd_node.py`."""
+    waiting = DueRestarts(restart=(1, 2), stop=(9,), control=True)
+    jobs, left = restart_due(node, waiting, monkeypatch)
     workers = [
         "--no-block stop qmesh-worker@9.service",
         "--no-block restart qmesh-worker@1.service qmesh-worker@2.service",
     ]
     if node == "2.0":  # none of whose workers answers yet
         assert jobs == workers
-        assert state.due_restarts.read() == DueRestarts(control=True)
+        assert left == DueRestarts(control=True)
     else:
         assert jobs == ["--no-block try-restart qmesh-control.service", *workers]
-        assert state.due_restarts.read() is None
+        assert left is None
+
+
+@pytest.mark.lab
+def test_workers_are_restarted_where_the_control_process_is_in_no_unit(
+    own_machine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that has just become the control node: systemctl fails for a unit that is not there."""
+    gone = "*qmesh-control.service) case $* in *Active*) echo inactive ;; *) exit 5 ;; esac ;;"
+    systemctl = SYSTEMCTL.replace("*ActiveState*", f"{gone}\n*ActiveState*")
+    waiting = DueRestarts(restart=(1, 2), control=True)
+    jobs, left = restart_due("2.1-rust", waiting, monkeypatch, systemctl)
+    assert jobs == ["--no-block restart qmesh-worker@1.service qmesh-worker@2.service"]
+    assert left is None
 
 
 @pytest.mark.lab

@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -19,6 +20,7 @@ from tests.support.lab.cluster import NODE_CONFIG, dial, facts
 from tests.support.lab.machines import TOOLS, Lab, Machine
 from tests.support.lab.rust_node import CONFIG, PROGRAM, ask_node, earning_cores, install_node
 from tests.support.lab.services import start_services
+from tests.support.lab.systemd import control_group, start_systemd
 from tests.support.pages import read_blocks
 from tests.support.waiting import comes_true, wait_until
 
@@ -46,11 +48,12 @@ INSTALL = ("apt-get", "git clone", "PIPX_HOME=")
 class Servers:
     """Bare servers with the node's program, and somebody who types there what stands on a page."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, start: Callable[[Machine], object] = start_services) -> None:
+        """start: what gives a machine its service manager."""
         self.machines = {name: lab.machine(name, address) for name, address in ADDRESSES.items()}
         self.carried: list[str] = []
         for machine in self.machines.values():
-            start_services(machine)
+            start(machine)
             install_node(machine)
             machine.write("/root/bin/scp", SCP, 0o755)
 
@@ -247,6 +250,33 @@ def test_after_each_change_its_printed_steps_alone_are_enough(typed):
         # The guard lets go of ports that no worker has any more at the agent's next look.
         comes_true(functools.partial(servers.is_well, then), 15, every_s=1)
         assert servers.complaints(then) == {}, said
+
+
+@pytest.mark.long
+def test_the_blocks_and_a_handover_with_restart_are_right_under_systemd_itself(capsys):
+    with control_group() as group, Lab() as lab:
+        servers = Servers(lab, lambda machine: start_systemd(machine, group))
+        start_node_once(servers)
+        two, three = type_and_look(servers, SCREEN), type_and_look(servers, THIRD)
+        assert two.said == three.said == ["qmesh check", "qmesh check", "qmesh status"]
+        servers.type_line("fra-1", "qmesh set hel-2 --endpoint 203.0.113.6:51820")
+        servers.type_line("fra-1", "qmesh set --restart")
+        figures = [f"two servers {two.seconds:.1f} s", f"a third one {three.seconds:.1f} s"]
+        for control, successor in (("fra-1", "hel-2"), ("hel-2", "fra-1")):
+            began = time.monotonic()
+            said = servers.type_line(control, f"qmesh handover {successor} 2>&1")
+            passed = time.monotonic()
+            assert servers.follow_steps(said), said
+            wait_until(functools.partial(servers.all_earn, successor), 60)
+            figures.append(
+                f"the role {passed - began:.1f} s, all earn {time.monotonic() - passed:.1f} s later"
+            )
+            comes_true(functools.partial(servers.is_well, successor), 15, every_s=1)
+            assert servers.complaints(successor) == {}, said
+        for name in ADDRESSES:
+            assert servers.type_line(name, "systemctl --failed --no-legend") == ""
+    with capsys.disabled():
+        print(f"\nunder systemd: {'; '.join(figures)}")  # noqa: T201 - figures that are asked for
 
 
 def test_what_is_installed_is_what_the_readme_installs():

@@ -26,6 +26,7 @@ from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.node_processes.restart import describe_cores
 from qmesh.mesh.nodeconfig import parse_config, render_config
 from qmesh.mesh.systemd.instructions import format_core_ranges
 from qmesh.mesh.systemd.node_restarts import (
@@ -212,8 +213,12 @@ class NodeConfigFollower:
 
 
 def _restart_control() -> None:
-    systemd.enqueue_job("try-restart", CONTROL_PROCESS)
-    log.info("restarted %s", CONTROL_PROCESS)
+    """Restart it where it runs. Its unit may not be there yet, as on a machine that has just got the role."""
+    if systemd.is_active(CONTROL_PROCESS):
+        systemd.enqueue_job("try-restart", CONTROL_PROCESS)
+        log.info("restarted %s", CONTROL_PROCESS)
+    else:
+        log.info("%s does not run here, and is not started", CONTROL_PROCESS)
 
 
 def _restart_workers(here: Local, waiting: DueRestarts) -> None:
@@ -227,7 +232,7 @@ def _restart_workers(here: Local, waiting: DueRestarts) -> None:
     systemd.enqueue_job(verb, *map(worker_unit_name, wanted))
     for what, which in (("stopped", stop), ("restarted", wanted)):
         if which:
-            log.info("%s the workers of cores %s", what, format_core_ranges(which))
+            log.info("%s the workers of %s", what, describe_cores(which))
 
 
 def update_workers_target(here: Local) -> None:

@@ -105,20 +105,34 @@ def command(
 
     It prints the machines whose core numbers change, and what to restart, in which order.
     """
-    for_all = (node, worker_base_port, p2p_base_port, stream, master_proxy, restart)
-    for_one = (workers, endpoint, announce, node_files, guard_port, leave_open)
+    for_all = _list_given(
+        ("--node", node),
+        ("--worker-base-port", worker_base_port),
+        ("--p2p-base-port", p2p_base_port),
+        ("--stream", stream),
+        ("--master-proxy" if master_proxy else "--no-master-proxy", master_proxy),
+        ("--restart" if restart else "--no-restart", restart),
+    )
+    for_one = _list_given(
+        ("--workers", workers),
+        ("--endpoint", endpoint),
+        ("--announce", announce),
+        ("--node-files", node_files),
+        ("--guard-port", guard_port),
+        ("--leave-open", leave_open),
+    )
     if source is not None and guard_port is None:
         raise BadInput(
             "--from says for whom --guard-port is, and no port is given",
             hint="pass both: `qmesh set NAME --guard-port PORT --from control`",
         )
-    if all(option is None for option in (*for_one, *for_all)):
+    if not for_one and not for_all:
         raise BadInput("nothing to change was given", hint="see `qmesh set --help`")
     if name is not None:
-        if any(option is not None for option in for_all):
+        if for_all:
             raise BadInput(
-                f"these options are for the whole mesh, not for {name} alone",
-                hint="leave the name out: `qmesh set OPTIONS`",
+                f"for the whole mesh, not for {name} alone: {', '.join(for_all)}",
+                hint=f"type it without the name: `qmesh set {' ... '.join(for_all)}`",
             )
         changed = set_machine(
             State(state),
@@ -133,11 +147,10 @@ def command(
         if node_files == "on":
             log.info("next, on %s: qmesh node-files --write", name)
         return
-    if any(option is not None for option in for_one):
+    if for_one:
         raise BadInput(
-            "--workers, --endpoint, --announce, --node-files, --guard-port and --leave-open are for one"
-            " machine, and none is named",
-            hint="name it: `qmesh set NAME OPTIONS`",
+            f"for one machine, and none is named: {', '.join(for_one)}",
+            hint=f"name it: `qmesh set NAME {' ... '.join(for_one)}`; `qmesh status` shows the names",
         )
     options = MeshOptions(
         node=node,
@@ -148,6 +161,11 @@ def command(
         restart=restart,
     )
     print_change(set_options(State(state), options), as_json=as_json, done="the mesh is changed")
+
+
+def _list_given(*options: tuple[str, object]) -> tuple[str, ...]:
+    """The options that were typed."""
+    return tuple(option for option, value in options if value is not None)
 
 
 def _parse_endpoints(said: list[str] | None) -> tuple[str, ...] | None:

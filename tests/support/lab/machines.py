@@ -323,6 +323,15 @@ class Machine:
         """
         return Path(f"/proc/{self.pid}/root{Path('/root', path)}")
 
+    def enter(self, first: int) -> None:
+        """Have what is run from here on see what a process of the machine sees.
+
+        first: the host's number of the first process of PID and mount namespaces within the machine's.
+        """
+        inner = os.open(f"/proc/{first}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        os.close(self._pids)
+        self.pid, self._pids = first, inner
+
     def close(self) -> None:
         """End every process of the machine, and wait until they and the namespaces are gone."""
         self._first.kill()

@@ -498,7 +498,7 @@ def greet(
             writer.write(f"{line}\n".encode())
             await writer.drain()
             await then(reader, writer)
-        except (OSError, ValueError, TimeoutError):
+        except (OSError, EOFError, ValueError, TimeoutError):
             pass
         finally:
             writer.close()

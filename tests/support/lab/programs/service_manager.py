@@ -351,6 +351,7 @@ class Manager:
         properties = [each for flag in flags if "property=" in flag for each in flag.split("=")[1].split(",")]
         try:
             if verb in {"start", "stop", "restart", "try-restart"}:
+                self._refuse_unknown(verb, names)
                 change = asyncio.create_task(self._change(verb, names))
                 if "--no-block" in flags:
                     change.add_done_callback(lambda task: task.exception())
@@ -373,6 +374,12 @@ class Manager:
         except JobFailed as error:
             return 1, "", f"{error}\n"
         return 0, "", ""
+
+    def _refuse_unknown(self, verb: str, names: list[str]) -> None:
+        """As systemd does, also where it is not waited for. Raises JobFailed."""
+        for unit in map(self.unit, names):
+            if read_unit(unit.name) is None and unit.state not in {"active", "activating"}:
+                raise JobFailed(f"Failed to {verb} {unit.name}: Unit {unit.name} not found.")
 
     async def _change(self, verb: str, names: list[str]) -> None:
         if verb == "stop":
