@@ -28,7 +28,6 @@ from qmesh.host.system import systemd
 from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.node_processes.restart import describe_cores
 from qmesh.mesh.nodeconfig import parse_config, render_config
-from qmesh.mesh.systemd.instructions import format_core_ranges
 from qmesh.mesh.systemd.node_restarts import (
     DueRestarts,
     describe_due_restarts,

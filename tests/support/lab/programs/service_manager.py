@@ -351,12 +351,7 @@ class Manager:
         properties = [each for flag in flags if "property=" in flag for each in flag.split("=")[1].split(",")]
         try:
             if verb in {"start", "stop", "restart", "try-restart"}:
-                self._refuse_unknown(verb, names)
-                change = asyncio.create_task(self._change(verb, names))
-                if "--no-block" in flags:
-                    change.add_done_callback(lambda task: task.exception())
-                else:
-                    await change
+                await self._change_known(verb, names, waits="--no-block" not in flags)
             elif verb in {"enable", "disable"}:
                 self._set_links(names, enable=verb == "enable")
                 if "--now" in flags:
@@ -375,11 +370,20 @@ class Manager:
             return 1, "", f"{error}\n"
         return 0, "", ""
 
-    def _refuse_unknown(self, verb: str, names: list[str]) -> None:
-        """As systemd does, also where it is not waited for. Raises JobFailed."""
-        for unit in map(self.unit, names):
-            if read_unit(unit.name) is None and unit.state not in {"active", "activating"}:
-                raise JobFailed(f"Failed to {verb} {unit.name}: Unit {unit.name} not found.")
+    async def _change_known(self, verb: str, names: list[str], *, waits: bool) -> None:
+        """Change the units that there are. Raises JobFailed where one is not, also where nothing waits."""
+        running = {"active", "activating"}
+        known = [
+            name for name in names if read_unit(self.unit(name).name) or self.unit(name).state in running
+        ]
+        change = asyncio.create_task(self._change(verb, known))
+        if waits:
+            await change
+        else:
+            change.add_done_callback(lambda task: task.exception())
+        for name in names:
+            if name not in known:
+                raise JobFailed(f"Failed to {verb} {name}: Unit {name} not found.")
 
     async def _change(self, verb: str, names: list[str]) -> None:
         if verb == "stop":
