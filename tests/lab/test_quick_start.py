@@ -21,7 +21,7 @@ from tests.support.lab.machines import TOOLS, Lab, Machine
 from tests.support.lab.rust_node import CONFIG, PROGRAM, ask_node, earning_cores, install_node
 from tests.support.lab.services import start_services
 from tests.support.lab.systemd import control_group, start_systemd
-from tests.support.pages import read_blocks
+from tests.support.pages import read_blocks, read_shown
 from tests.support.waiting import comes_true, wait_until
 
 pytestmark = pytest.mark.lab
@@ -52,6 +52,8 @@ class Servers:
         """start: what gives a machine its service manager."""
         self.machines = {name: lab.machine(name, address) for name, address in ADDRESSES.items()}
         self.carried: list[str] = []
+        self.answers: dict[tuple[str, str], str] = {}
+        """What each command printed on each machine, the first time."""
         for machine in self.machines.values():
             start(machine)
             install_node(machine)
@@ -63,9 +65,10 @@ class Servers:
     def type_line(self, name: str, line: str) -> str:
         """Type a line on a machine; it must end with 0. What it sent by scp is carried there."""
         machine = self[name]
-        words = ["taskset", "--cpu-list", PROCESSORS, "sh", "-c", f"PATH=/root/bin:$PATH; {line}"]
+        words = ["taskset", "--cpu-list", PROCESSORS, "sh", "-c", f"PATH=/root/bin:$PATH; {{ {line}; }} 2>&1"]
         done = machine.run(words, check=False, timeout=100)
         assert done.returncode == 0, f"{name}# {line}\n{done.stdout}{done.stderr}"
+        self.answers.setdefault((name, " ".join(line.split()[:2])), done.stdout)
         for target, address in ADDRESSES.items():
             with contextlib.suppress(OSError):
                 for file in machine.path(f"/run/sent/{address}").iterdir():
@@ -250,6 +253,109 @@ def test_after_each_change_its_printed_steps_alone_are_enough(typed):
         # The guard lets go of ports that no worker has any more at the agent's next look.
         comes_true(functools.partial(servers.is_well, then), 15, every_s=1)
         assert servers.complaints(then) == {}, said
+
+
+def outline(said: str) -> list[str]:
+    """The lines that a command prints, without what is another on each machine."""
+    said = re.sub(r"[0-9A-Za-z+/]{43}=", "KEY", said)
+    said = re.sub(r"\b[0-9a-f]{16}\b", "MESH", said)
+    return re.sub(r"\bcores? N", "cores N", re.sub(r"\d[\d.:-]*( \d\d:\d\d)?", "N", said)).splitlines()
+
+
+def test_the_readmes_first_screen_shows_what_the_commands_print(typed):
+    shown = read_shown("README.md")
+    for typed_line in (
+        *(("fra-1", "qmesh init"), ("fra-1", "qmesh invite")),
+        *(("hel-2", "qmesh join"), ("hel-2", "qmesh check")),
+    ):
+        assert outline(shown[typed_line]) == outline(typed.servers.answers[typed_line])
+
+
+MISTAKES = (
+    # machine, line, what it ends with, a part of the error, a part of the hint
+    ("fra-1", "qmesh init --name Fra_1 --endpoint 203.0.113.5", 2, "not a machine name", "1 to 63 of a-z"),
+    (
+        "fra-1",
+        "qmesh init --name x --config /root/nod/.config",
+        2,
+        "there is no directory",
+        "start the node once",
+    ),
+    (
+        "fra-1",
+        f"qmesh init --name x --config {CONFIG}/config.yml",
+        2,
+        "not a directory",
+        "has config.yml in it",
+    ),
+    ("fra-1", "qmesh init --nam x", 2, "No such option: --nam", "did you mean --name?"),
+    (
+        "fra-1",
+        "setpriv --reuid=1000 --clear-groups qmesh plan",
+        3,
+        "needs root",
+        "the same command again, with `sudo`",
+    ),
+    ("fra-1", "qmesh invite hel-2", 2, "already in the mesh", "`qmesh invite hel-2 --replace`"),
+    ("fra-1", "qmesh invite x --announce 10.0.0.3", 2, "a private network", "such as 203.0.113.7"),
+    ("fra-1", "qmesh pause 203.0.113.6", 2, "'203.0.113.6' is hel-2", "use hel-2 in its place"),
+    ("fra-1", "qmesh pause hel-3", 2, "no machine is named 'hel-3'", "fra-1, hel-2"),
+    ("fra-1", "qmesh pause fra-1", 2, "cannot be paused", "`qmesh handover NAME`"),
+    ("fra-1", "qmesh check hel-2", 2, "no further argument", "log in to hel-2"),
+    ("fra-1", "qmesh ceck", 2, "no command 'ceck'", "did you mean `qmesh check`?"),
+    (
+        "fra-1",
+        "qmesh set hel-2 --restart",
+        2,
+        "for the whole mesh, not for hel-2 alone: --restart",
+        "`qmesh set --restart`",
+    ),
+    ("fra-1", "qmesh set --workers 4", 2, "none is named: --workers", "`qmesh set NAME --workers`"),
+    ("fra-1", "qmesh set hel-2 --workers four", 2, "'four' is not a whole number", "`qmesh set --help`"),
+    ("fra-1", "qmesh set hel-2 --guard-port 99999", 2, "99999 is out of range", "1 to 65535"),
+    ("fra-1", "qmesh set hel-2 --guard-port 22", 2, "you would be locked out", "choose another port"),
+    (
+        "fra-1",
+        "qmesh units --write /etc/systemd/sytem",
+        2,
+        "no directory /etc/systemd/sytem",
+        "`--write /etc/systemd/system`",
+    ),
+    (
+        "fra-1",
+        "qmesh units --write /tmp --program /root/node/nod",
+        2,
+        "there is no program",
+        "--program, such as",
+    ),
+    (
+        "fra-1",
+        "qmesh admit /root/node/.config/config.yml",
+        2,
+        "not a qmesh request",
+        "`qmesh join --offline`",
+    ),
+    ("fra-1", "qmesh restore /root/node/.config/config.yml", 2, "not a qmesh backup", "`qmesh backup`"),
+    ("hel-2", "qmesh invite x", 2, "hel-2 is not the control node", "`qmesh invite` on fra-1"),
+    ("hel-2", "qmesh join hel-2.invitatio", 2, "cannot be read", "the file with the invitation"),
+    ("hel-2", f"qmesh join {CONFIG}/config.yml", 2, "not a qmesh invitation", "from qmesh1 to its end"),
+    ("hel-2", "qmesh apply --confirm 5", 2, "not a time to confirm in", "10 to 3600 seconds"),
+    ("hel-2", "qmesh export wg-quik", 2, "no format 'wg-quik'", "wg-quick, nft, hosts, ansible"),
+)
+
+
+@pytest.mark.long
+def test_a_line_with_a_mistake_changes_nothing_and_says_what_to_type(typed):
+    before = {name: facts(typed.servers[name], "status")["revision"] for name in ADDRESSES}
+    wrong = []
+    for name, line, code, error, hint in MISTAKES:
+        done = typed.servers[name].run(["sh", "-c", f"cd /root; {line}"], check=False)
+        first, last = done.stderr.splitlines()[-2:]
+        said = first.startswith("error: ") and error in first and last.startswith("hint: ") and hint in last
+        if not said or done.returncode != code or done.stdout:
+            wrong.append((line, done.returncode, done.stdout, done.stderr))
+    assert wrong == []
+    assert {name: facts(typed.servers[name], "status")["revision"] for name in ADDRESSES} == before
 
 
 @pytest.mark.long

@@ -1226,7 +1226,7 @@ def version_findings(around: AuditContext) -> list[Finding]:
     ("version", "profile"), [(RUST_25, "2.1-rust"), (GO, "1.4"), (GO, "2.0"), (GO, "2.1")]
 )
 def test_a_program_of_the_meshs_version_is_no_finding(version, profile):
-    assert version_findings(with_program(version, profile)) == []
+    assert version_findings(with_program(version, profile, core=1)) == []
 
 
 @pytest.mark.parametrize(
@@ -1247,6 +1247,23 @@ def test_a_program_of_another_version_is_an_error_with_the_version_to_set(versio
     assert error.wanted == f"node {profile}"
     assert error.seen == f"core 0 runs '/root/node/node', which is {version}"
     assert error.cure == f"qmesh set --node {node}"
+
+
+def test_a_control_process_on_another_machine_than_the_control_node_is_an_error():
+    """As on the former control node after a handover: two processes with one identity."""
+    program = with_program(RUST_25, "2.1-rust", own_name="fra-1", control="hel-2")
+    for host, cure in (
+        (NodeHost(has_units=True), "systemctl disable --now qmesh-control.service"),
+        (NodeHost(has_units=False), "stop the control process"),
+    ):
+        (error,) = version_findings(replace(program, host=host))
+        assert (error.code, error.severity, error.subject) == ("worker-not-ours", "error", "control process")
+        assert "on hel-2 alone" in error.wanted
+        assert "core 0 runs '/root/node/node'" in error.seen
+        assert error.cure == cure
+    assert version_findings(replace(program, is_control=True)) == []
+    for core in (1, None):
+        assert version_findings(with_program(RUST_25, "2.1-rust", core=core)) == []
 
 
 def test_on_a_worker_machine_it_may_be_the_program_that_is_wrong():

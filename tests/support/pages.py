@@ -35,3 +35,15 @@ def read_blocks(page: str, heading: str) -> list[Block]:
     """The blocks of shell lines of a section, in order."""
     found = _BLOCK.findall(read_section(page, heading))
     return [Block(where, tuple(lines.splitlines())) for where, lines in found]
+
+
+def read_shown(page: str) -> dict[tuple[str, str], str]:
+    """What a page shows that a command prints, by machine and command: the first time of each."""
+    found: dict[tuple[str, str], str] = {}
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        for machine, line, output in re.findall(
+            r"^([a-z]+-\d)# (.*)\n((?:(?![a-z]+-\d# ).*\n)*)", block, re.MULTILINE
+        ):
+            found.setdefault((machine, " ".join(line.split()[:2])), output)
+    return found

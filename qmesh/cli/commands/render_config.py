@@ -78,12 +78,8 @@ def command(
 def _write_in_place(state: State, rendered: RenderedConfig, *, as_json: bool) -> None:
     path, changed = write_node_config(state, rendered)
     facts = {"path": str(path), "changed": changed, "workers": rendered.workers}
-    count = len(rendered.workers)
-    done = (
-        f"wrote {path}: {count} workers"
-        if changed
-        else f"nothing to do, {path} is up to date: {count} workers"
-    )
+    count = f"{len(rendered.workers)} worker{'s' * (len(rendered.workers) != 1)}"
+    done = f"wrote {path}: {count}" if changed else f"nothing to do, {path} is up to date: {count}"
     print_outcome(facts, as_json=as_json, text=lambda _: done)
     if changed:
         log.info("%s", rendered.restart_advice)

@@ -66,6 +66,8 @@ def command(
     One template unit runs each data worker, and one target all workers of this machine. Only what
     changed is written. A unit that was edited is kept, and the exit code is 1.
     """
+    if directory is not None and not directory.is_dir():
+        raise BadInput(f"there is no directory {directory}", hint="use `--write /etc/systemd/system`")
     wish = UnitOptions(
         directory=directory or UNIT_DIRECTORY,
         write=directory is not None,
@@ -76,8 +78,6 @@ def command(
     texts = rendered.texts
     done, removed = UpdatedUnits((), ()), tuple[int, ...]()
     if directory is not None:
-        if not directory.is_dir():
-            raise BadInput(f"there is no directory {directory}", hint="use `--write /etc/systemd/system`")
         done = update_units(texts, directory)
         _log_written_units(directory, done)
         removed = find_removed_workers(State(state))

@@ -151,7 +151,7 @@ def _stale_config_finding(
     path: str, entries: tuple[str, ...], reasons: tuple[str, ...], desired: NodeState, around: AuditContext
 ) -> Finding:
     wanted, seen = (
-        f"the mesh's {len(around.workers)} workers",
+        f"the mesh's {_format_worker_count(around.workers)}",
         _describe_first_difference(around.workers, entries),
     )
     # A worker listens at its own entry and has no use for the others.
@@ -168,7 +168,11 @@ def _describe_first_difference(wanted: tuple[str, ...], seen: tuple[str, ...]) -
     for core, (right, there) in enumerate(zip(wanted, seen, strict=False), 1):
         if right != there:
             return f"core {core} is at {there!a} instead of {right}"
-    return f"{len(seen)} workers"
+    return _format_worker_count(seen)
+
+
+def _format_worker_count(entries: tuple[str, ...]) -> str:
+    return f"{len(entries)} worker{'s' * (len(entries) != 1)}"
 
 
 def parse_worker_entries(around: AuditContext) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""The node's program: that it is of the version that the mesh is for."""
+"""The node's program: that it is of the version that the mesh is for, and runs no core of another machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from qmesh.mesh.audit.findings import Finding, error_finding
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.nodeconfig import list_possible_profiles
 from qmesh.mesh.nodeconfig.program_version import NodeProgram, narrow_profiles
+from qmesh.mesh.systemd.instructions import describe_control_action
 from qmesh.mesh.values import PROFILES, Profile
 
 
@@ -23,6 +24,15 @@ def program_findings(around: AuditContext) -> Iterator[Finding]:
                     f" {around.profile} here, and restart its processes"
                 )
             yield error_finding("node-program", program.path, f"node {around.profile}", str(program), fix)
+        if program.core == 0 and not around.is_control:
+            # Whatever it is called: it has this node's identity, and the network takes both for one.
+            yield error_finding(
+                "worker-not-ours",
+                "control process",
+                f"a control process on {around.control} alone, with this node's keys",
+                f"one runs on this machine too: {program}",
+                describe_control_action("disable --now", around.host),
+            )
 
 
 def _choose_profile(program: NodeProgram, around: AuditContext) -> Profile:
