@@ -27,7 +27,7 @@ from qmesh.mesh.systemd.instructions import NodeHost
 from tests.support.control_node import make_control_node
 from tests.support.factories import key
 from tests.support.fuse import mount_fuse
-from tests.support.waiting import idle
+from tests.support.waiting import idle, wait_until, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -142,6 +142,9 @@ def test_a_second_node_on_the_machine_is_not_mixed_up_with_this_one_and_names_th
             assert finding.wanted == f"port {port} free for this machine's node"
             assert finding.seen == f"another node has it, that of {other}: python (process {number})"
             assert f"{other}/config.yml" in finding.cure
+        watch = ProcessWatch(state)
+        wait_until(lambda: watch._look(here).report.taken != (), 30)
+        assert watch._look(here).report == report
     # The same program with this node's directory, by whatever path, is this node.
     (Path("/run/bob") / "link").symlink_to(CONFIG)
     for path, cwd in ((str(CONFIG), Path("/")), ("/run/bob/link", Path("/")), (".config", HOME)):
@@ -152,6 +155,24 @@ def test_a_second_node_on_the_machine_is_not_mixed_up_with_this_one_and_names_th
     # And so is one whose directory is not there, as within a container.
     with other_node("/run/nowhere"):
         assert look_for_command(state, here)[0].report.taken == ()
+
+
+def test_the_agent_waits_for_no_directory_of_a_process_and_learns_whose_it_is_once_it_can_be_read():
+    state = make()
+    here = load_local(state)
+    other = Path("/run/bob/.config")
+    other.mkdir(parents=True)
+    (other / "config.yml").write_text(TEXT, encoding="utf-8")
+    watch = ProcessWatch(state)
+    mounted = mount_fuse(other, user=0)
+    with worker(OWNER, 40000), other_node(str(other)):
+        for _ in range(3):
+            with within(3.0):
+                assert watch._look(here).report.taken == ()
+        os.close(mounted)
+        subprocess.run(["umount", "--lazy", str(other)], check=True)
+        watch._other_nodes._asked_at -= 60.0
+        wait_until(lambda: watch._look(here).report.taken != (), 30)
 
 
 def test_n2_a_file_whose_disk_does_not_answer_hides_no_process():

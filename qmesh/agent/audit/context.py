@@ -262,4 +262,4 @@ def _look_at_node(state: State, here: Local, files: SeenNodeFiles) -> NodeReport
     if files.stamp is not None and config is not None and config.text is not None:
         with contextlib.suppress(BadInput):  # which is a finding of config.yml
             readings = build_readings(here, record, files.stamp, config.text, config.mode)
-    return look_at_node(state, here, record=record, readings=readings, with_other_nodes=True).report
+    return look_at_node(state, here, record=record, readings=readings).report

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
+from qmesh.agent.node.other_nodes import ask_other_nodes
 from qmesh.errors import QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
-from qmesh.host.disk_timeout import run_in_time
 from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
-from qmesh.host.node_program.running_nodes import PROCESSES, find_other_nodes
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 from qmesh.mesh.audit.surroundings import NodeReport
@@ -47,12 +46,14 @@ _PRIVATE = 0o077
 class NodeLook(msgspec.Struct, frozen=True, kw_only=True):
     """The node on this machine at one moment.
 
+    every: all sockets that were looked at; seen: those without the ones of other nodes on this machine.
     readings: None where its config.yml is not known, or not read.
     stream_peers: how many connections each tunnel address has to the control process here.
     """
 
     now: BootTimestamp
     expected: ExpectedNode
+    every: NodeSockets
     seen: NodeSockets
     readings: ReadingRecord | None
     report: NodeReport
@@ -173,12 +174,11 @@ def look_at_node(
     record: ProcessRecord | None,
     readings: ReadingRecord | None,
     observer: SocketObserver | None = None,
-    with_other_nodes: bool = False,
+    find_other_nodes: Callable[[ConfigDirectory, NodeSockets], dict[int, str]] = ask_other_nodes,
 ) -> NodeLook:
     """Look at the sockets of the node's processes, and judge them. Raises MachineRefused.
 
-    with_other_nodes: whether to tell those of another node on this machine from this one's. For that command
-    lines are read, which are memory of their processes: in a thread that is given up.
+    find_other_nodes: tells those of another node on this machine from this one's, as `ask_other_nodes`.
     """
     now, settings = boot_clock.now(), here.settings
     directory = settings.node_directory
@@ -192,7 +192,7 @@ def look_at_node(
     )
     ports = () if readings is None or not expected.is_control else readings.facts.control_ports
     every = (observer or SocketObserver()).observe_sockets(_list_socket_ports(here, expected, ports))
-    others = _find_other_nodes(directory, every) if with_other_nodes else {}
+    others = {} if directory is None else find_other_nodes(directory, every)
     seen = set_aside_other_nodes(every, others)
     timed = None if record is None or not record.is_of(now) else record
     report = NodeReport(
@@ -206,18 +206,14 @@ def look_at_node(
     )
     peers = Counter(each.remote for each in seen.connections if each.port == STREAM_PORT)
     return NodeLook(
-        now=now, expected=expected, seen=seen, readings=readings, report=report, stream_peers=dict(peers)
+        now=now,
+        expected=expected,
+        every=every,
+        seen=seen,
+        readings=readings,
+        report=report,
+        stream_peers=dict(peers),
     )
-
-
-def _find_other_nodes(directory: ConfigDirectory | None, seen: NodeSockets) -> dict[int, str]:
-    """The config directories of other nodes by the number of the process, among those that were seen."""
-    numbers = {each.process.number for each in seen.listening if each.process is not None}
-    if directory is None or not numbers:
-        return {}
-    with contextlib.suppress(OSError, QmeshError):
-        return run_in_time(PROCESSES / "self", lambda: find_other_nodes(directory, numbers))
-    return {}
 
 
 def _list_socket_ports(
@@ -243,4 +239,4 @@ def look_for_command(state: State, here: Local) -> tuple[NodeLook, ProcessRecord
         readings = read_readings(here, record)
     except QmeshError:  # which is a finding of config.yml
         readings = None
-    return look_at_node(state, here, record=record, readings=readings, with_other_nodes=True), record
+    return look_at_node(state, here, record=record, readings=readings), record

@@ -1,7 +1,7 @@
 """The agent's watch of the node's processes on its machine: it remembers, cuts off, and says what lasts.
 
-A process that a user runs can make none of this wait: only the kernel is asked, and a user's config.yml is
-read as `config_directory` reads, with a limit of time.
+A process that a user runs can make none of this wait: only the kernel is asked, a user's config.yml is read
+as `config_directory` reads, with a limit of time, and which node a process is of, in a thread of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from qmesh.agent.local import Local
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_processes import NodeLook, look_at_node, read_readings
+from qmesh.agent.node.other_nodes import OtherNodeWatch
 from qmesh.errors import QmeshError
 from qmesh.host.network import tcp_connections
 from qmesh.host.network.node_sockets import SocketObserver
@@ -43,6 +44,7 @@ class ProcessWatch:
     def __init__(self, state: State) -> None:
         self._state = state
         self._observer = SocketObserver()
+        self._other_nodes = OtherNodeWatch()
         self._record: ProcessRecord | None = None
         self._written: ProcessRecord | None = None
         self._look_at = 0.0
@@ -65,7 +67,7 @@ class ProcessWatch:
         if self._record is not None:
             self._record = msgspec.structs.replace(self._record, readings=self._read_readings(here))
 
-    def _look(self, here: Local) -> None:
+    def _look(self, here: Local) -> NodeLook:
         noted = self._state.process_record.read_valid()
         if self._record is None:
             self._record = self._written = noted
@@ -77,10 +79,12 @@ class ProcessWatch:
             record=self._record,
             readings=self._read_readings(here),
             observer=self._observer,
+            find_other_nodes=self._other_nodes.find,
         )
         self._cut_off_foreign_workers(seen)
         self._say_what_lasts(here, seen)
         self._remember(here, seen)
+        return seen
 
     def _read_readings(self, here: Local) -> ReadingRecord | None:
         """What the processes read; as it was where the file cannot be read, which its follower says."""
@@ -121,7 +125,7 @@ class ProcessWatch:
     def _cut_off_foreign_workers(self, seen: NodeLook) -> None:
         """End the connections through the tunnel of workers whose cores are another machine's."""
         foreign = seen.report.foreign
-        tcp_connections.close_connections(list_foreign_connections(seen.expected, seen.seen, foreign))
+        tcp_connections.close_connections(list_foreign_connections(seen.expected, seen.every, foreign))
         findings = {
             f"{each.seen}: its connections through the tunnel are cut; {each.cure}"
             for each in foreign_worker_findings(seen.report)
