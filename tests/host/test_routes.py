@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,22 @@ def test_our_own_tunnel_occupies_nothing():
 
     assert occupied("qmesh0") == ()
     assert occupied("other") == ("10.55.0.0/16", "10.77.0.0/20", "fd00:77::/64")
+
+
+def test_whose_link_layer_address_has_to_be_discovered_for_ipv6():
+    veth("eth0", "192.168.7.5/24", "2001:db8:7::5/64")
+    strangers = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
+
+    def inbound() -> dict[str, str | None]:
+        return {each.source: each.neighbour for each in routes.list_inbound_routes("qmesh0", strangers, 1)}
+
+    assert inbound() == {"192.168.7.5": None, "2001:db8:7::5": "2001:db8:7::1"}  # any of its network
+    ip("-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
+    assert inbound() == {"192.168.7.5": None, "2001:db8:7::5": "fe80::1"}
+    found = {name: routes.find_route(name, 1) for name in ("192.168.7.9", "2001:db8:7::9", "2001:db8:9::9")}
+    assert [each and each.neighbour for each in found.values()] == [None, "2001:db8:7::9", "fe80::1"]
+    ip("link", "set", "eth0", "arp", "off")
+    assert inbound() == {"192.168.7.5": None, "2001:db8:7::5": None}
 
 
 def test_a_default_route_in_parts_occupies_nothing():

@@ -6,7 +6,9 @@ what it could do.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -19,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.mesh.guard import HELD_IN_KERNEL, TABLE
+from qmesh.mesh.systemd.sandbox import render_agent_settings
 from tests.support import trap
 from tests.support.checkout import CHECKOUT
 from tests.support.lab.cluster import NODE_CONFIG
@@ -249,6 +252,76 @@ def test_the_agent_writes_the_users_config_and_it_stays_his_and_it_restarts_his_
         run(QMESH, "set", "--no-restart")
 
 
+FAULTS = f"""
+nft add table ip strangers
+nft add set ip strangers nets '{{ type ipv4_addr; flags interval; elements = {{ 0.0.0.0/1, 128.0.0.0/1 }}; }}'
+nft add chain ip strangers in '{{ type filter hook input priority -5; }}'
+nft add rule ip strangers in udp dport 51820 ip saddr @nets drop
+iptables-legacy -A INPUT -p udp --dport 51820 -m state --state NEW -j DROP
+iptables-nft -A OUTPUT -p udp --sport 51820 -j DROP
+nft list ruleset > /etc/nftables.conf
+ip route add blackhole 10.77.0.9/32
+sysctl -qw net.ipv4.conf.lo.route_localnet=1 net.ipv4.conf.all.route_localnet=1
+chmod 644 /var/lib/qmesh/signing.key /var/lib/qmesh/mesh.db {CONFIG}/config.yml
+sed -i s,127.0.0.1/tcp/40001,192.0.2.9/tcp/40001, {CONFIG}/config.yml
+"""
+ENDED = """
+nft delete table ip strangers; nft delete table ip filter
+iptables-legacy -F INPUT
+rm /etc/nftables.conf; ip route del blackhole 10.77.0.9/32
+sysctl -qw net.ipv4.conf.lo.route_localnet=0 net.ipv4.conf.all.route_localnet=0
+chmod 600 /var/lib/qmesh/signing.key /var/lib/qmesh/mesh.db
+"""
+CHILD = f"""
+import sys; sys.path.insert(0, {str(CHECKOUT)!r})
+import msgspec
+from pathlib import Path
+from qmesh.agent.audit.reporter import run_check
+from qmesh.host.state.directory import State
+sys.stdout.buffer.write(msgspec.json.encode(run_check(State(Path("/var/lib/qmesh"))).findings))
+"""
+
+
+def in_sandbox(program: str) -> str:
+    """What a Python program prints in the agent's sandbox."""
+    settings = [
+        f"--property={line}"
+        for line in render_agent_settings().splitlines()
+        if not line.startswith("LogRate")  # which systemd-run of Debian 12 does not know
+    ]
+    return run("systemd-run", "--wait", "--pipe", "--quiet", *settings, sys.executable, "-I", "-c", program)
+
+
+def test_the_agents_own_check_finds_in_its_sandbox_what_root_finds_outside():
+    """`check --all` of the control node has each member's agent run it."""
+    run("sh", "-ec", FAULTS)
+    try:
+        start_program = ("systemd-run", "--quiet", "--unit=wide", sys.executable, "-c")
+        run(*start_program, "import socket, time; s = socket.create_server(('', 7001)); time.sleep(3600)")
+        run("systemctl", "kill", "--signal=KILL", WORKER)
+        run("systemctl", "stop", WORKER)
+        until(lambda: "7001" in said("ss -ltn"))
+        outside = json.loads(said(f"{QMESH} check --json"))["findings"]
+        inside = json.loads(in_sandbox(CHILD))
+    finally:
+        run("sh", "-c", ENDED, code=0)
+        run(QMESH, "render-config", "--write", "--config", str(CONFIG))
+        run("systemctl", "stop", "wide.service")
+        start(WORKER)
+    assert [stable(each) for each in inside] == [stable(each) for each in outside]
+    codes = {each["code"] for each in inside}
+    assert "check-failed" not in codes
+    assert codes >= {"foreign-drop", "foreign-saved", "sysctl", "key-mode", "config-mode", "config-stale"}
+    assert codes >= {"worker-silent", "port-wide"}
+    rules = [str(each) for each in inside if each["code"] == "foreign-drop"]
+    assert all(any(name in rule for rule in rules) for name in ("strangers", "INPUT", "OUTPUT"))
+
+
+def stable(finding: dict[str, str]) -> dict[str, str]:
+    """A finding without the numbers that a second changes."""
+    return {name: re.sub(r"\d+(?= (s|min)\b)", "N", value) for name, value in finding.items()}
+
+
 def answer_every_name(port: socket.socket) -> None:
     """A name server of 203.0.113.9 for whatever it is asked. Source: RFC 1035, 4.1."""
     while True:
@@ -265,15 +338,6 @@ def answer_every_name(port: socket.socket) -> None:
 def test_names_are_looked_up_in_the_agents_sandbox():
     resolv = Path("/etc/resolv.conf")
     before = resolv.read_bytes() if resolv.exists() else b""
-    settings = [
-        f"--property={line}"
-        for line in (UNITS / "qmesh.service")
-        .read_text()
-        .split("LimitCORE=0\n")[1]
-        .split("\n\n")[0]
-        .splitlines()
-        if not line.startswith("LogRate")
-    ]
     look = "import socket; print(socket.getaddrinfo('control.example.org', 51820)[0][4])"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as port:
         port.bind(("127.0.0.1", 53))
@@ -282,9 +346,7 @@ def test_names_are_looked_up_in_the_agents_sandbox():
         resolv.unlink(missing_ok=True)
         resolv.write_text("nameserver 127.0.0.1\n")
         try:
-            found = run(
-                "systemd-run", "--wait", "--pipe", "--quiet", *settings, sys.executable, "-I", "-c", look
-            )
+            found = in_sandbox(look)
         finally:
             resolv.write_bytes(before)
             port.sendto(b"end", port.getsockname())

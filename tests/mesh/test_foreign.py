@@ -16,7 +16,7 @@ from qmesh.mesh.foreign.kernel_rules import BuiltRule, KernelRule
 from qmesh.mesh.foreign.legacy_tables import LegacyBlock, parse_legacy_table
 from qmesh.mesh.foreign.lookups import MOST_QUESTIONS, Element, Lookups, Question, SetHeader
 from qmesh.mesh.foreign.packet_fields import ORDER, encode_field
-from qmesh.mesh.foreign.packets import Packet
+from qmesh.mesh.foreign.packets import SOLICITATION, Packet, UnderlayRoute, list_required_packets
 from qmesh.mesh.foreign.registers import (
     Bits,
     RegisterFile,
@@ -32,6 +32,7 @@ from qmesh.mesh.foreign.rulesets import ListedChain, Listing, build_tables
 from qmesh.mesh.foreign.walk import TOO_MANY, Budget, find_drops
 from qmesh.mesh.foreign.xt_matches import build_match
 from qmesh.mesh.foreign.xt_targets import build_target
+from tests.support import factories
 from tests.support.foreign_cases import CASES, DATAGRAM, RECORDED, Fate, find_fate, read_recordings, replay
 from tests.support.foreign_rules import PlainRule
 
@@ -42,6 +43,17 @@ LATER = replace(DATAGRAM, is_later=True)
 REQUEST = replace(DATAGRAM, protocol="tcp", traffic="tunnel in", kind="tun")
 SENT = replace(REQUEST, traffic="tunnel out", iif="", oif="qmesh0", source="192.0.2.2", target="192.0.2.1")
 OF_IP6 = replace(REQUEST, source="fd77::1", target="fd77::2")
+ASKS, ANSWERS, IS_ASKED = (
+    packet
+    for packet in list_required_packets(
+        factories.guard(),
+        factories.tunnel(),
+        (),
+        (UnderlayRoute("eth0", "2001:db8::2", "2001:db8::1", 51820, "2001:db8::1"),),
+    )
+    if packet.protocol == "icmpv6" and (packet.iif or packet.icmp_type == SOLICITATION)
+)
+"""Neighbour discovery: what goes out, its answer, and what comes in."""
 LOOPED = replace(DATAGRAM, traffic="loopback", iif="lo")
 
 
@@ -311,7 +323,9 @@ MSS = {1: number(1), 2: b"\2", 3: number(2), 4: number(2), 6: number(1)}
         ("passes", replace(REQUEST, is_later=True), MSS, b"\1\xf4"),
         ("drops", REQUEST, MSS | {5: number(1)}, b"\1"),
         ("unclear", REQUEST, MSS | {2: b"\3"}, b"\1\1"),
-        ("unclear", REQUEST, MSS | {6: number(0)}, b"\1\1"),
+        ("passes", OF_IP6, MSS | {6: number(0)}, b"\1\1"),
+        ("drops", OF_IP6, MSS | {5: number(1), 6: number(0)}, b"\0"),
+        ("passes", DATAGRAM, MSS | {5: number(1), 6: number(2)}, b"\1"),
     ],
 )
 def test_options_of_tcp(expected: Fate, packet: Packet, attributes: dict[int, bytes], value: bytes) -> None:
@@ -610,6 +624,55 @@ def test_a_match_of_iptables(
 ) -> None:
     hook = "input" if packet.iif else "output"
     assert fate([xt(name, revision, content), DROP], packet=packet, hook=hook) == expected
+
+
+ICMPV6_TYPE = [meta(16), compares(b"\x3a"), payload(2, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("expected", "packet", "rule"),
+    [
+        ("drops", ANSWERS, [*ICMPV6_TYPE, compares(b"\x88")]),
+        ("passes", IS_ASKED, [*ICMPV6_TYPE, compares(b"\x88")]),
+        ("passes", OF_IP6, [meta(16), compares(b"\x3a")]),
+        ("drops", ASKS, [payload(1, 7, 1), compares(b"\xff")]),
+        ("unclear", OF_IP6, [payload(1, 7, 1), compares(b"\xff")]),
+        ("drops", IS_ASKED, [payload(1, 24, 13), compares(bytes.fromhex("ff0200000000000000000001ff"))]),
+        ("drops", IS_ASKED, [meta(19), compares(b"\2")]),
+        ("drops", ASKS, [meta(19), compares(b"\0")]),
+        ("drops", ANSWERS, [ct(0), bitwise((64).to_bytes(4, ORDER)), compares(bytes(4), 1)]),
+        ("passes", ANSWERS, [ct(1), compares(b"\0")]),
+        ("passes", ASKS, [meta(10), compares(bytes(4))]),
+        ("drops", ANSWERS, [xt("icmp6", 0, b"\x88\0\xff\0")]),
+        ("passes", ANSWERS, [xt("icmp6", 0, b"\x88\1\xff\0")]),
+        ("drops", IS_ASKED, [xt("icmp6", 0, b"\x88\0\xff\1")]),
+        ("passes", OF_IP6, [xt("icmp6", 0, b"\x88\0\xff\1")]),
+        ("drops", ANSWERS, [xt("hl", 0, b"\0\xff")]),
+        ("passes", ANSWERS, [xt("hl", 0, b"\1\xff")]),
+        ("passes", ANSWERS, [xt("hl", 0, b"\2\xff")]),
+        ("drops", ANSWERS, [xt("hl", 0, b"\3\x80")]),
+        ("unclear", DATAGRAM, [xt("ttl", 0, b"\0\x40")]),
+        ("drops", IS_ASKED, [xt("addrtype", 1, struct.pack("=HHI", 2, 32, 0))]),
+        ("passes", ANSWERS, [xt("addrtype", 1, struct.pack("=HHI", 0, 32, 0))]),
+        ("drops", ANSWERS, [xt("addrtype", 1, struct.pack("=HHI", 2, 2 | 4, 0))]),
+        ("passes", IS_ASKED, [xt("addrtype", 1, struct.pack("=HHI", 0, 4, 0))]),
+        ("passes", IS_ASKED, [xt("addrtype", 1, struct.pack("=HHI", 0, 2, 0))]),
+        ("drops", IS_ASKED, [xt("pkttype", 0, struct.pack("=ii", 2, 0))]),
+        ("passes", ASKS, [xt("owner", 1, struct.pack("=4IBB", 0, 0, 0, 0, 1, 0))]),
+        ("drops", ASKS, [xt("owner", 1, struct.pack("=4IBB", 0, 0, 0, 0, 1, 1))]),
+    ],
+)
+def test_neighbour_discovery_under_a_rule(expected: Fate, packet: Packet, rule: list[Expression]) -> None:
+    hook = "input" if packet.iif else "output"
+    assert fate([*rule, DROP], packet=packet, hook=hook) == expected
+
+
+def test_neighbour_discovery_has_no_connection_that_is_translated_and_is_shown_in_words() -> None:
+    assert fate([DROP], packet=ASKS, hook="output", kind="nat") == "passes"
+    assert fate([DROP], packet=replace(SENT, protocol="udp"), hook="output", kind="nat") == "drops"
+    rule = [*ICMPV6_TYPE, compares(b"\x88"), DROP]
+    words = render_rule([(each.name, each.attributes) for each in rule])
+    assert words == "meta l4proto ipv6-icmp icmpv6 type 136 drop"
 
 
 def test_matches_of_connections_where_there_is_none_or_it_is_not_known() -> None:

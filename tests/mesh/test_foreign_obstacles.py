@@ -58,6 +58,23 @@ def test_what_a_worker_machine_needs() -> None:
     ]
 
 
+def test_what_a_machine_needs_on_a_link_where_ipv6_discovers_neighbours() -> None:
+    own, router = "2001:db8::12:3456", "fe80::1"
+    ways = tuple(UnderlayRoute("eth0", own, f"2001:db8:9::{n}", 51820, router) for n in (1, 2))
+    found = list(list_required_packets(guard(), tunnel("10.77.0.2"), (), ways))
+    discovery = [each for each in found if each.protocol == "icmpv6"]
+    assert [(each.traffic, each.source, each.target, each.icmp_type) for each in discovery] == [
+        ("discovery out", own, "ff02::1:ff00:1", 135),
+        ("discovery in", router, own, 136),
+        ("discovery in", router, "ff02::1:ff12:3456", 135),
+        ("discovery out", own, router, 136),
+    ]
+    assert (
+        len(found)
+        == len(discovery) + len(list(list_required_packets(guard(), tunnel("10.77.0.2"), (), ()))) + 6
+    )
+
+
 def test_what_the_control_node_needs() -> None:
     control = guard(role="control", ports=(40000,))
     found = said(list_required_packets(control, tunnel("10.77.0.1"), (("10.77.0.2", 40003),), (WAY,)))
@@ -98,6 +115,14 @@ PACKETS: dict[str, Packet] = {
     "wireguard in": DATAGRAM,
     "wireguard out": replace(
         DATAGRAM, traffic="wireguard out", iif="", oif="eth0", source="192.0.2.2", target="192.0.2.1"
+    ),
+    "discovery in": Packet(
+        traffic="discovery in", iif="eth0", protocol="icmpv6", source="fe80::1", source_port=0,
+        target="ff02::1:ff00:2", target_port=0, icmp_type=135,
+    ),
+    "discovery out": Packet(
+        traffic="discovery out", oif="eth0", protocol="icmpv6", source="fe80::2", source_port=0,
+        target="fe80::1", target_port=0, icmp_type=136,
     ),
     "tunnel in": Packet(
         traffic="tunnel in", iif="qmesh0", protocol="tcp", source="10.77.0.1", source_port=32768,
@@ -154,6 +179,19 @@ UFW: dict[str, Any] = {
 }  # fmt: skip
 FIREWALLD: dict[str, Any] = {"name": "firewalld"}
 LEGACY: dict[str, Any] = {"program": "iptables-legacy", "family": "ip6"}
+PLAIN6: dict[str, Any] = {"program": "iptables", "family": "ip6"}
+DISCOVERY_NFT = (
+    "nft insert rule inet filter input icmpv6 type '{ nd-neighbor-solicit, nd-neighbor-advert }' accept"
+)
+RICH = """--add-rich-rule='rule family="ipv6" priority="-32768" icmp-type name="neighbour-{}" accept'"""
+DISCOVERY_FIREWALLD = (
+    f"firewall-cmd --permanent --zone=home {RICH.format('solicitation')} {RICH.format('advertisement')}"
+    " && firewall-cmd --reload"
+)
+DISCOVERY_IPTABLES = (
+    "ip6tables -I {0} -p icmpv6 --icmpv6-type 135 -j ACCEPT"
+    " && ip6tables -I {0} -p icmpv6 --icmpv6-type 136 -j ACCEPT"
+)
 PLAIN: dict[str, Any] = {"program": "iptables", "family": "ip"}
 RELOADED = "  # add it to {} too, or a reload removes it"
 IIFNAME = "nft insert rule inet filter input iifname qmesh0 accept"
@@ -197,6 +235,15 @@ THROUGH = "-i qmesh0 -j ACCEPT"
         ("wireguard in", {**PLAIN, "chain": "INPUT"}, "iptables -I INPUT -p udp --dport 51820 -j ACCEPT"),
         ("wireguard out", {**PLAIN, "name": "raw", "chain": "OUTPUT"},
          "iptables -t raw -I OUTPUT -p udp --sport 51820 -j ACCEPT"),
+        ("discovery in", {**PLAIN6, "chain": "INPUT"}, DISCOVERY_IPTABLES.format("INPUT")),
+        ("discovery out", {**PLAIN6, "chain": "OUTPUT"}, DISCOVERY_IPTABLES.format("OUTPUT")),
+        ("discovery in", {**PLAIN6, **UFW, "family": "ip6", "rule": None, "chain": "INPUT"},
+         DISCOVERY_IPTABLES.format("INPUT") + RELOADED.format("ufw's files /etc/ufw/*.rules")),
+        ("discovery in", {}, DISCOVERY_NFT),
+        ("discovery out", FIREWALLD,
+         "firewall-cmd --list-all-policies  # then remove the rule that drops them"),
+        ("discovery in", {**FIREWALLD, "chain": "filter_IN_home"},
+         DISCOVERY_FIREWALLD),
         ("tunnel out", {**PLAIN, "chain": "OUTPUT"}, "iptables -I OUTPUT -o qmesh0 -j ACCEPT"),
     ],
 )  # fmt: skip
@@ -220,6 +267,25 @@ def test_many_packets_that_one_rule_takes_are_one_obstacle() -> None:
     )
     assert wireguard.wanted == "WireGuard's packets come in via eth0: UDP port 51820"
     assert through.wanted == "the mesh's packets come in via qmesh0: TCP port 40003-40004"
+
+
+def test_neighbour_discovery_that_is_dropped_is_named_by_its_types() -> None:
+    chain = Chain(name="INPUT", hook="input", drops=True)
+    asked = PACKETS["discovery in"]
+    (found,) = find_obstacles(
+        [Table(chains={"INPUT": chain}, name="filter", **PLAIN6)], [replace(asked, icmp_type=136), asked]
+    )
+    assert found.wanted.startswith("IPv6 neighbour discovery, without which no packet goes there, comes in")
+    assert found.wanted.endswith(" via eth0: ICMPv6 type 135, 136")
+    (written,) = find_obstacles(
+        [Table(chains={"a b": replace(chain, name="a b")}, name="t", program="nft", family="ip6")], [asked]
+    )
+    (_, _, command) = shlex.split(written.cure)
+    assert json.loads(command)["nftables"][0]["insert"]["rule"]["expr"][0]["match"] == {
+        "op": "==",
+        "left": {"payload": {"protocol": "icmpv6", "field": "type"}},
+        "right": {"set": ["nd-neighbor-solicit", "nd-neighbor-advert"]},
+    }
 
 
 def test_a_port_that_firewalld_denies_is_allowed_by_a_rule_that_comes_first() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -17,11 +18,11 @@ from qmesh.mesh.foreign.packets import Packet
 from qmesh.mesh.foreign.rulesets import Listing, build_tables
 from qmesh.mesh.foreign.walk import find_drops
 from qmesh.mesh.guard import render_load_script
-from tests.support.kernel_verdicts import Verdict, Wire, build_guard
+from tests.support.kernel_verdicts import Verdict, Version, Wire, build_guard
 from tests.support.waiting import wait_until
 
 FOLDER: Final = Path(__file__).with_name("foreign_rule_sets")
-Backend: TypeAlias = Literal["nft", "iptables-nft", "iptables-legacy"]
+Backend: TypeAlias = Literal["nft", "iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"]
 Role: TypeAlias = Literal["worker", "control"]
 ROLES: Final[tuple[Role, ...]] = ("worker", "control")
 Judgement: TypeAlias = Literal["passes", "drops", "may drop"]
@@ -38,9 +39,14 @@ class RuleSet(NamedTuple):
         return f"{self.path.stem} by {self.backend}"
 
     @property
-    def expected(self) -> str:
+    def versions(self) -> tuple[Version, ...]:
+        """Those of IP that it is about."""
+        return (4, 6) if self.backend == "nft" else (6,) if self.backend.startswith("ip6") else (4,)
+
+    def read_expected(self, version: Version) -> str:
         """Whether all of the mesh passes it, or something is dropped: `passes` or `drops`."""
-        return self._list_notes("expect")[0]
+        notes = self._list_notes("expect of IPv6") if version == 6 else []
+        return (notes or self._list_notes("expect"))[0]
 
     def _list_notes(self, word: str) -> list[str]:
         lines = self.path.read_text(encoding="utf-8").splitlines()
@@ -60,7 +66,7 @@ class RuleSet(NamedTuple):
     def unload(self) -> None:
         """Remove all rules and sets."""
         nftables.run("flush ruleset\n")
-        if self.backend == "iptables-legacy":
+        if self.backend.endswith("-legacy"):
             tables = "".join(f"*{table}\nCOMMIT\n" for table in _TABLES)
             _restore(self.backend, _POLICIES + tables)
         for note in self._list_notes("ipset"):
@@ -96,11 +102,14 @@ def list_rule_sets() -> list[RuleSet]:
     """Every file with each program that can load it; iptables-legacy is last, as it leaves empty tables."""
     paths = sorted(FOLDER.iterdir())
     iptables = [path for path in paths if path.suffix == ".iptables"]
+    ip6tables = [path for path in paths if path.suffix == ".ip6tables"]
     legacy = [path for path in iptables if "# nft:" not in path.read_text(encoding="utf-8")]
     return [
         *(RuleSet(path, "nft") for path in paths if path.suffix == ".nft"),
         *(RuleSet(path, "iptables-nft") for path in iptables),
+        *(RuleSet(path, "ip6tables-nft") for path in ip6tables),
         *(RuleSet(path, "iptables-legacy") for path in legacy),
+        *(RuleSet(path, "ip6tables-legacy") for path in ip6tables),
     ]
 
 
@@ -109,6 +118,7 @@ class Comparison(NamedTuple):
 
     rules: RuleSet
     role: Role
+    version: Version
     packet: Packet
     kernel: Verdict | None
     ours: Judgement
@@ -122,6 +132,7 @@ class Comparison(NamedTuple):
     def __str__(self) -> str:
         packet = self.packet
         kind = "opening" if packet.opens else "answer" if packet.is_reply else "data"
+        kind = f"type {packet.icmp_type}" if packet.protocol == "icmpv6" else kind
         ends = f"{packet.source}:{packet.source_port} > {packet.target}:{packet.target_port}"
         words = f"{packet.traffic} {packet.protocol} {kind} {ends}"
         return (
@@ -133,13 +144,13 @@ def compare(wire: Wire, rules: RuleSet) -> Iterator[Comparison]:
     """All packets of a worker machine and of a control node, under a ruleset with the guard beside it."""
     rules.load()
     try:
-        for role in ROLES:
-            packets = merge_loopback(wire.begin_round(role))
-            nftables.run(render_load_script(build_guard(role)))
+        for role, version in itertools.product(ROLES, rules.versions):
+            packets = merge_loopback(wire.begin_round(role, version))
+            nftables.run(render_load_script(build_guard(role, version)))
             judged = judge(packets)
             asked = [(packet, ours) for packet, (ours, _) in zip(packets, judged, strict=True)]
             for (packet, kernel), (ours, rule) in zip(wire.send_all(asked), judged, strict=True):
-                yield Comparison(rules, role, packet, kernel, ours, rule)
+                yield Comparison(rules, role, version, packet, kernel, ours, rule)
     finally:
         rules.unload()
 

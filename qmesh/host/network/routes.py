@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import itertools
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOOPBACK, IFF_UP
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOOPBACK, IFF_NOARP, IFF_UP
 
 from qmesh.host.network.kernel_routes.tables import read_all_tables
 from qmesh.host.network.links import find_interface_index
@@ -33,6 +34,7 @@ CONTAINER_BRIDGES: Final = ("docker", "br-", "virbr", "cni", "podman")
 """How names of bridges begin whose addresses are unreachable from outside."""
 
 _SCOPE_GLOBAL = 0
+_ETHERNET: Final = 1  # ARPHRD_ETHER
 _NO_USE: Final = frozenset({"broadcast", "anycast", "multicast", "throw"})
 _UNICAST = 1
 _PASSING = 0x01 | 0x08 | 0x20  # IFA_F_TEMPORARY (for IPv6), IFA_F_DADFAILED, IFA_F_DEPRECATED
@@ -122,18 +124,36 @@ def list_inbound_routes(
     """
     with open_rtnetlink("read the addresses") as netlink:
         outward = {
-            link["index"]: link.get_attr("IFLA_IFNAME")
+            link["index"]: link
             for link in read_pyroute2_dump(netlink.get_links)
             if _is_external_link(link) and link.get_attr("IFLA_IFNAME") != except_interface
         }
-        addresses = read_pyroute2_dump(netlink.get_addr)
-    return tuple(
-        UnderlayRoute(
-            outward[each["index"]], _address_text(each).partition("/")[0], strangers[each["family"]], port
+        addresses = [
+            each
+            for each in read_pyroute2_dump(netlink.get_addr)
+            if each["index"] in outward and _is_lasting(each)
+        ]
+        return tuple(
+            _build_inbound_route(netlink, outward[each["index"]], each, strangers[each["family"]], port)
+            for each in addresses
         )
-        for each in addresses
-        if each["index"] in outward and _is_lasting(each)
-    )
+
+
+def _build_inbound_route(netlink: Any, link: Any, address: Any, stranger: str, port: int) -> UnderlayRoute:
+    own, neighbour = ipaddress.ip_interface(_address_text(address)), None
+    if own.version == 6 and _has_neighbours(link):
+        try:
+            (route, *_) = netlink.route("get", dst=stranger, oif=link["index"])
+            neighbour = str(route.get_attr("RTA_GATEWAY") or stranger)
+        except NetlinkError:  # only machines of its own network are reached there: any of them
+            others = (each for each in itertools.islice(own.network, 1, 3) if each != own.ip)
+            neighbour = next(map(str, others), None)
+    return UnderlayRoute(link.get_attr("IFLA_IFNAME"), str(own.ip), stranger, port, neighbour)
+
+
+def _has_neighbours(link: Any) -> bool:
+    """Whether the kernel has to discover link-layer addresses there."""
+    return link["ifi_type"] == _ETHERNET and not link["flags"] & (IFF_NOARP | IFF_LOOPBACK)
 
 
 def find_route(address: str, port: int) -> UnderlayRoute | None:
@@ -152,7 +172,10 @@ def find_route(address: str, port: int) -> UnderlayRoute | None:
     source = route.get_attr("RTA_PREFSRC")
     if source is None:
         return None
-    return UnderlayRoute(link.get_attr("IFLA_IFNAME"), source, address, port)
+    neighbour = None
+    if route["family"] == socket.AF_INET6 and _has_neighbours(link):
+        neighbour = str(route.get_attr("RTA_GATEWAY") or address)
+    return UnderlayRoute(link.get_attr("IFLA_IFNAME"), source, address, port, neighbour)
 
 
 class FirstHop(NamedTuple):

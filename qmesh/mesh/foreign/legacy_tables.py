@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from qmesh.mesh.foreign.packets import PROTOCOL_NUMBERS
 from qmesh.mesh.foreign.rules import Chain, Ending, Evaluation, Outcome, Rule, Table, UnclearRule
 from qmesh.mesh.foreign.values import Truth, all_of
 from qmesh.mesh.foreign.xt_matches import Match, build_match
@@ -235,7 +236,7 @@ class _LegacyRule:
             head[place : place + size] for place in range(0, 4 * size, size)
         )
         inputs, outputs = _interface_places(self._layout)
-        protocol = self._protocol == (6 if packet.protocol == "tcp" else 17)
+        protocol = self._protocol == PROTOCOL_NUMBERS[packet.protocol]
         return all(
             (
                 _is_alike(packet.packed_source, source, source_mask) is not bool(self._inverted & 0x08),

@@ -38,6 +38,8 @@ _CT_ADDRESS_FAMILIES: Final = {19: 4, 20: 4, 21: 16, 22: 16}
 _FIB: Final = {1: "oif", 2: "oifname", 3: "type"}
 _OF_SOURCE, _BY_INPUT, _PRESENT = 1, 8, 32  # NFTA_FIB_F_*
 _TCP_OPTION, _MSS = 1, 2
+_ABSENT_HEADERS: Final = frozenset({0, 2})
+"""NFT_EXTHDR_OP_IPV6, _IPV4: extension headers and options of the network's header."""
 _ETHERTYPE: Final = (0, 12, 2)
 """Place of the protocol in Ethernet's header; rules ask first whether there is one."""
 
@@ -149,6 +151,8 @@ def build_exthdr(attributes: Attributes) -> Step:
     is_mss = of == _TCP_OPTION and (kind, offset, length) == (_MSS, 2, 2)
 
     def load(run: Run) -> Truth:
+        if of in _ABSENT_HEADERS:  # the mesh's packets have none
+            return load_bits(run, register, Bits(b"\0")) if flags & 1 else False
         has_mss = run.at.packet.protocol == "tcp" and run.at.packet.opens
         if of == _TCP_OPTION and run.at.packet.protocol != "tcp":
             return False

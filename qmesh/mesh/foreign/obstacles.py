@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.foreign.lookups import Lookups
-from qmesh.mesh.foreign.packets import Packet, Traffic
+from qmesh.mesh.foreign.packets import ADVERTISEMENT, SOLICITATION, Packet, Traffic
 from qmesh.mesh.foreign.rules import Table
 from qmesh.mesh.foreign.walk import Budget, Drop, find_drops
 from qmesh.mesh.values import format_port_ranges
@@ -22,10 +22,18 @@ _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _ONE_WAY: Final[dict[Traffic, str]] = {
     "wireguard in": "WireGuard's packets come in via",
     "wireguard out": "WireGuard's packets go out via",
+    "discovery in": "IPv6 neighbour discovery, without which no packet goes there, comes in via",
+    "discovery out": "IPv6 neighbour discovery, without which no packet goes there, goes out via",
     "tunnel in": "the mesh's packets come in via",
     "tunnel out": "the mesh's packets go out via",
     "loopback": "this machine's packets reach its own workers via",
 }
+
+
+_UFW_FILES: Final = "add it to ufw's files /etc/ufw/*.rules too, or a reload removes it"
+_TYPES: Final = {SOLICITATION: "nd-neighbor-solicit", ADVERTISEMENT: "nd-neighbor-advert"}
+"""Of ICMPv6, in nft's words. Both are let pass where one is dropped: a machine asks and answers."""
+_FIREWALLD_TYPES: Final = ("neighbour-solicitation", "neighbour-advertisement")
 
 
 class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +105,10 @@ def _describe_packets(packets: list[Packet]) -> str:
     protocols = sorted({packet.protocol for packet in packets})
     parts = []
     for protocol in protocols:
+        if protocol == "icmpv6":
+            types = sorted({each.icmp_type for each in packets if each.protocol == protocol})
+            parts.append(f"ICMPv6 type {', '.join(map(str, types))}")
+            continue
         ports = {_server_port(each) for each in packets if each.protocol == protocol}
         parts.append(f"{protocol.upper()} port {format_port_ranges(tuple(sorted(ports)))}")
     return f"{_ONE_WAY[first.traffic]} {first.interface}: {', '.join(parts)}"
@@ -140,7 +152,9 @@ def _build_ufw_fix(drop: Drop, packet: Packet) -> str:
         ("ufw-user", "ufw6-user", "ufw-reject", "ufw-skip")
     ):
         fix = _build_iptables_fix(drop, packet)
-        return f"{fix}  # add it to ufw's files /etc/ufw/*.rules too, or a reload removes it"
+        return f"{fix}  # {_UFW_FILES}"
+    if packet.protocol == "icmpv6":  # of which ufw's own command knows nothing
+        return f"{_build_iptables_fix(drop, packet)}  # {_UFW_FILES}"
     ufw = "ufw" if drop.rule is None else "ufw prepend"
     port = _server_port(packet)
     match packet.traffic:
@@ -162,6 +176,10 @@ def _build_firewalld_fix(drop: Drop, packet: Packet) -> str:
             rule = f'rule priority="-32768" port port="{packet.target_port}" protocol="udp" accept'
             allow = f"--add-rich-rule='{rule}'"
         change = f"--zone={shlex.quote(_find_zone(drop))} {allow}"
+    elif packet.traffic == "discovery in":
+        rule = 'rule family="ipv6" priority="-32768" icmp-type name="{}" accept'
+        rules = " ".join(f"--add-rich-rule={shlex.quote(rule.format(each))}" for each in _FIREWALLD_TYPES)
+        change = f"--zone={shlex.quote(_find_zone(drop))} {rules}"
     else:
         return "firewall-cmd --list-all-policies  # then remove the rule that drops them"
     return f"firewall-cmd --permanent {change} && firewall-cmd --reload"
@@ -193,12 +211,14 @@ def _build_json_insert(names: tuple[str, str, str], packet: Packet) -> str:
     """The same where a name is none that nft's own language has a way to write."""
     family, table, chain = names
     left: dict[str, object]
-    right: int | str
+    right: int | str | dict[str, object]
     match packet.traffic:
         case "wireguard in":
             left, right = {"payload": {"protocol": "udp", "field": "dport"}}, packet.target_port
         case "wireguard out":
             left, right = {"payload": {"protocol": "udp", "field": "sport"}}, packet.source_port
+        case "discovery in" | "discovery out":
+            left, right = {"payload": {"protocol": "icmpv6", "field": "type"}}, {"set": list(_TYPES.values())}
         case _:
             left, right = {"meta": {"key": "iifname" if packet.iif else "oifname"}}, packet.interface
     asked = {"match": {"op": "==", "left": left, "right": right}}
@@ -213,6 +233,8 @@ def _render_nft_match(packet: Packet) -> str:
             return f"udp dport {packet.target_port}"
         case "wireguard out":
             return f"udp sport {packet.source_port}"
+        case "discovery in" | "discovery out":
+            return f"icmpv6 type '{{ {', '.join(_TYPES.values())} }}'"
     return f"{'iifname' if packet.iif else 'oifname'} {shlex.quote(packet.interface)}"
 
 
@@ -225,7 +247,10 @@ def _build_iptables_fix(drop: Drop, packet: Packet) -> str:
         case _:
             asked = f"{'-i' if packet.iif else '-o'} {shlex.quote(packet.interface)}"
     table = "" if drop.table.name == "filter" else f" -t {drop.table.name}"
-    return f"{_iptables_command(drop.table)}{table} -I {_quote(drop.chain)} {asked} -j ACCEPT"
+    insert = f"{_iptables_command(drop.table)}{table} -I {_quote(drop.chain)}"
+    if packet.protocol == "icmpv6":
+        return " && ".join(f"{insert} -p icmpv6 --icmpv6-type {each} -j ACCEPT" for each in _TYPES)
+    return f"{insert} {asked} -j ACCEPT"
 
 
 def _is_no_text(name: str) -> bool:

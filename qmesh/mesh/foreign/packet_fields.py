@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from qmesh.mesh.foreign.packets import OPENING, Packet
+from qmesh.mesh.foreign.packets import OPENING, PROTOCOL_NUMBERS, Packet
 from qmesh.mesh.foreign.registers import Bits, join_bits, make_unknown
 from qmesh.mesh.foreign.values import Value
 
@@ -15,9 +15,14 @@ ORDER: Final[Literal["little", "big"]] = "little" if struct.pack("=H", 1)[0] els
 """Of what is no header: a rule comes to the machine that it is for."""
 LEAST_MSS: Final = 0x0400
 """Of the tunnel's connections the MSS is 1220 to 1380: these are its highest bits."""
-_NUMBERS: Final = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58}
-_ADDRESS_TYPES: Final = {"unicast": 1, "local": 2}
+_ADDRESS_TYPES: Final = {"unicast": 1, "local": 2, "multicast": 5}
+_DISCOVERY_HOPS: Final = 255
+"""Of neighbour discovery: it was passed on by no router."""
 _INTERFACE_TYPES: Final = {"ether": 1, "none": 0xFFFE, "loopback": 772}
+_ANY_CHECKSUM: Final = b"\xa5\x3c"
+"""Stands for whichever it is: rules may take it for a port."""
+PACKET_TYPES: Final = {"host": 0, "multicast": 2}
+"""Source: linux/if_packet.h."""
 STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
 """Source: linux/netfilter/nf_conntrack_common.h."""
 DIRECTIONS: Final = {"original": 0, "reply": 1}
@@ -39,11 +44,11 @@ def encode_name(name: str) -> Bits:
 
 _WORDS: Final[Mapping[str, tuple[Mapping[str, int], int]]] = {
     "meta nfproto": ({"ipv4": 2, "ipv6": 10, "netdev": 5}, 1),
-    "meta l4proto": (_NUMBERS, 1),
-    "meta pkttype": ({"host": 0}, 1),
+    "meta l4proto": (PROTOCOL_NUMBERS, 1),
+    "meta pkttype": (PACKET_TYPES, 1),
     "ct state": (STATES, 4),
     "ct direction": (DIRECTIONS, 1),
-    "ct protocol": (_NUMBERS, 1),
+    "ct protocol": (PROTOCOL_NUMBERS, 1),
     "ct l3proto": ({"ip": 2, "ip6": 10}, 1),
     "fib type daddr": (_ADDRESS_TYPES, 4),
     "fib type saddr": (_ADDRESS_TYPES, 4),
@@ -81,7 +86,7 @@ def encode_field(field: str, value: Value, interfaces: Mapping[str, int]) -> Bit
 def build_headers(packet: Packet) -> tuple[Bits, Bits]:
     """The network's and the transport's header of a packet, as far as it is known before there is one."""
     source, target = (ipaddress.ip_address(each).packed for each in (packet.source, packet.target))
-    protocol = bytes([_NUMBERS[packet.protocol]])
+    protocol = bytes([PROTOCOL_NUMBERS[packet.protocol]])
     if packet.family == "ip":
         network = join_bits(
             Bits(b"\x45"), make_unknown(5),
@@ -93,10 +98,12 @@ def build_headers(packet: Packet) -> tuple[Bits, Bits]:
             Bits(b"\x60", b"\xf0"),
             make_unknown(5),
             Bits(protocol),
-            make_unknown(1),
+            make_unknown(1) if packet.protocol != "icmpv6" else Bits(bytes([_DISCOVERY_HOPS])),
             Bits(source),
             Bits(target),
         )
+    if packet.protocol == "icmpv6":
+        return network, join_bits(Bits(bytes([packet.icmp_type, 0]) + _ANY_CHECKSUM), make_unknown(20))
     ports = Bits(struct.pack("!HH", packet.source_port, packet.target_port))
     if packet.protocol == "udp":
         return network, join_bits(ports, make_unknown(4))

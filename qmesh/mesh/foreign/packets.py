@@ -11,17 +11,29 @@ import msgspec
 from qmesh.mesh.foreign.values import Value
 from qmesh.mesh.state import Guard, Tunnel
 
-Traffic: TypeAlias = Literal["wireguard in", "wireguard out", "tunnel in", "tunnel out", "loopback"]
+Traffic: TypeAlias = Literal[
+    "wireguard in", "wireguard out", "discovery in", "discovery out", "tunnel in", "tunnel out", "loopback"
+]  # fmt: skip
+"""discovery: of a neighbour's link-layer address, without which IPv6 sends nothing (RFC 4861)."""
 Hook: TypeAlias = Literal["ingress", "prerouting", "input", "output", "postrouting", "egress"]
-Protocol: TypeAlias = Literal["tcp", "udp"]
-PROTOCOLS: Final[tuple[Protocol, ...]] = ("tcp", "udp")
+Protocol: TypeAlias = Literal["tcp", "udp", "icmpv6"]
+PROTOCOL_NUMBERS: Final = {"tcp": 6, "udp": 17, "icmpv6": 58}
+WORKER_PROTOCOLS: Final[tuple[Protocol, ...]] = ("tcp", "udp")
+SOLICITATION, ADVERTISEMENT = 135, 136
+"""Types of ICMPv6."""
+CONNECTION_FIELDS: Final = (
+    "ct direction", "ct status", "ct mark", "ct l3proto", "ct protocol", "ct saddr", "ct daddr",
+    "ct sport", "ct dport",
+)  # fmt: skip
+"""What a packet without a connection has not."""
 
 INBOUND: Final[tuple[Hook, ...]] = ("ingress", "prerouting", "input")
 OUTBOUND: Final[tuple[Hook, ...]] = ("output", "postrouting", "egress")
 
 _OPPOSITE: Final[dict[Traffic, Traffic]] = {
-    "wireguard in": "wireguard out", "wireguard out": "wireguard in", "tunnel in": "tunnel out",
-    "tunnel out": "tunnel in", "loopback": "loopback",
+    "wireguard in": "wireguard out", "wireguard out": "wireguard in", "discovery in": "discovery out",
+    "discovery out": "discovery in", "tunnel in": "tunnel out", "tunnel out": "tunnel in",
+    "loopback": "loopback",
 }  # fmt: skip
 OPENING, ANSWER, DATA = 0x02, 0x12, 0x10
 """Flags of TCP: SYN, SYN and ACK, ACK."""
@@ -37,6 +49,7 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     is_later: whether it goes the way of its connection's first packet, after an answer.
     kind: of the tunnel's interface, as the kernel has it.
     as_root: whether a process of root sends it.
+    icmp_type: of ICMPv6, which has no ports: these are 0.
     """
 
     traffic: Traffic
@@ -51,6 +64,12 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     is_later: bool = False
     kind: str = ""
     as_root: bool = False
+    icmp_type: int = 0
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether the kernel makes a connection of it: it makes none of neighbour discovery."""
+        return self.protocol != "icmpv6"
 
     @property
     def opens(self) -> bool:
@@ -87,6 +106,11 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     def hooks(self) -> tuple[Hook, ...]:
         """The hooks that it passes, in order."""
         return INBOUND if self.iif else OUTBOUND
+
+    @property
+    def is_multicast(self) -> bool:
+        """Whether it is for more than one machine."""
+        return ipaddress.ip_address(self.target).is_multicast
 
     @property
     def family(self) -> Literal["ip", "ip6"]:
@@ -133,6 +157,12 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
             "fib type saddr": "local" if self.oif or self.iif == "lo" else "unicast",
             "fib oif saddr": self.iif or "lo",
         }
+        if not self.has_connection:
+            known |= {"ct state": "untracked", **dict.fromkeys(CONNECTION_FIELDS)}
+            known |= dict.fromkeys(("meta skuid", "meta skgid"))  # the kernel itself sends it
+        if self.is_multicast:
+            known |= dict.fromkeys(("fib type daddr", "fib type daddr . iif"), "multicast")
+            known |= {"meta pkttype": "multicast"} if self.iif else {}
         if self.traffic.startswith("tunnel"):
             known["meta iifkind" if self.iif else "meta oifkind"] = self.kind
         if self.interface == "lo":
@@ -155,12 +185,15 @@ class UnderlayRoute(msgspec.Struct, frozen=True):
 
     interface: the one that the kernel's route takes. source: own address there.
     remote, port: the other machine's endpoint.
+    neighbour: the address, of that machine or of a router, whose link-layer address the kernel has to
+        discover; None where it discovers none, or not by ICMPv6.
     """
 
     interface: str
     source: str
     remote: str
     port: int
+    neighbour: str | None = None
 
 
 def list_required_packets(
@@ -172,6 +205,8 @@ def list_required_packets(
     """
     for way in ways:
         yield from _build_wireguard_packets(guard, tunnel, way)
+    for link in dict.fromkeys((each.interface, each.source, each.neighbour) for each in ways):
+        yield from _build_discovery_packets(*link)
     own = tunnel.addresses[0].partition("/")[0]
     through = _TunnelPackets(guard, own)
     if guard.role == "worker":
@@ -188,6 +223,29 @@ def list_required_packets(
             yield from through.build_connection(member, asked, "tcp", is_asked=True)
     for port in guard.ports:
         yield from _build_loopback_packets(own, port)
+
+
+def _build_discovery_packets(interface: str, own: str, neighbour: str | None) -> Iterator[Packet]:
+    """Each asks for the other's link-layer address, and answers: all four, on every machine."""
+    if neighbour is None:
+        return
+    for oif, iif in ((interface, ""), ("", interface)):
+        asks, asked = (own, neighbour) if oif else (neighbour, own)
+        yield Packet(
+            traffic="discovery out" if oif else "discovery in", iif=iif, oif=oif, protocol="icmpv6",
+            source=asks, source_port=0, target=derive_solicited_node(asked), target_port=0,
+            icmp_type=SOLICITATION,
+        )  # fmt: skip
+        yield Packet(
+            traffic="discovery in" if oif else "discovery out", iif=oif, oif=iif, protocol="icmpv6",
+            source=asked, source_port=0, target=asks, target_port=0, icmp_type=ADVERTISEMENT,
+        )  # fmt: skip
+
+
+def derive_solicited_node(address: str) -> str:
+    """The multicast group in which a machine with that address is asked for. Source: RFC 4291, 2.7.1."""
+    group = b"\xff\x02" + bytes(9) + b"\x01\xff" + ipaddress.ip_address(address).packed[-3:]
+    return str(ipaddress.ip_address(group))
 
 
 def _build_wireguard_packets(guard: Guard, tunnel: Tunnel, way: UnderlayRoute) -> Iterator[Packet]:
@@ -215,7 +273,7 @@ class _TunnelPackets:
 
     def build_worker_packets(self, other: str, port: int, *, is_asked: bool) -> Iterator[Packet]:
         """The control node's packets to a worker, over TCP and UDP, and the answers."""
-        for protocol in PROTOCOLS:
+        for protocol in WORKER_PROTOCOLS:
             yield from self.build_connection(other, port, protocol, is_asked=is_asked)
 
     def build_service_packets(self, other: str, *, is_asked: bool) -> Iterator[Packet]:
@@ -244,7 +302,7 @@ class _TunnelPackets:
 
 
 def _build_loopback_packets(own: str, port: int) -> Iterator[Packet]:
-    for protocol in PROTOCOLS:
+    for protocol in WORKER_PROTOCOLS:
         for iif, oif in (("", "lo"), ("lo", "")):
             yield Packet(
                 traffic="loopback", iif=iif, oif=oif, protocol=protocol,

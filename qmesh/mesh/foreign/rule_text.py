@@ -57,6 +57,7 @@ class _RuleWriter:
         self.words: list[str] = []
         self._fields: dict[int, str] = {}
         self._protocol = "th"
+        self._icmp = "icmp"
 
     def add(self, name: str, attributes: Attributes) -> None:  # noqa: C901, PLR0912 - a case for each
         """Add one expression; many only load what a later one compares."""
@@ -64,7 +65,8 @@ class _RuleWriter:
             case "payload" if 1 in attributes:
                 place = (read_number(attributes, 2), read_number(attributes, 3), read_number(attributes, 4))
                 text = _name_header_field(*place)
-                self._note(attributes, text.replace("th ", f"{self._protocol} "))
+                text = text.replace("th ", f"{self._protocol} ").replace("icmp ", f"{self._icmp} ")
+                self._note(attributes, text)
             case "meta" if 1 in attributes:
                 key = _META.get(read_number(attributes, 2), "?")
                 self._note(attributes, key if key in _PLAIN_META else f"meta {key}")
@@ -112,6 +114,8 @@ class _RuleWriter:
         text = f"{field} {_OPERATORS[read_number(attributes, 2)]}{_value(value, field)}"
         if text in {"meta l4proto tcp", "meta l4proto udp"}:
             self._protocol = text[-3:]
+        elif text == "meta l4proto ipv6-icmp":
+            self._icmp = "icmpv6"
         elif (
             self.words
             and field.startswith(f"{self._protocol} ")

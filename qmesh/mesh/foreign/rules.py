@@ -9,7 +9,7 @@ import msgspec
 
 from qmesh.mesh.foreign.lookups import Lookups, SetHeader
 from qmesh.mesh.foreign.packet_fields import build_headers
-from qmesh.mesh.foreign.packets import Packet
+from qmesh.mesh.foreign.packets import CONNECTION_FIELDS, Packet
 from qmesh.mesh.foreign.values import Truth, Value
 
 Ending: TypeAlias = Literal["accept", "drop", "return", "jump", "goto", "unclear", "continue"]
@@ -17,10 +17,6 @@ Program: TypeAlias = Literal["nft", "iptables", "iptables-legacy"]
 Fields: TypeAlias = dict[str, Value | None]
 _CONNTRACK_PRIORITY: Final = -200
 """Before it a packet has no connection. Source: NF_IP_PRI_CONNTRACK."""
-_CONNTRACK_FIELDS: Final = (
-    "ct direction", "ct status", "ct mark", "ct l3proto", "ct protocol", "ct saddr", "ct daddr",
-    "ct sport", "ct dport",
-)  # fmt: skip
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -128,13 +124,13 @@ class Evaluation:
 
     def untrack(self, *, is_certain: bool) -> None:
         """A rule says that the packet belongs to no connection; or may say so."""
-        if not self._is_early:
+        if not self._is_early or not self.packet.has_connection:
             return  # the kernel leaves a packet in the connection that it has
         if is_certain and self.is_certain:
             self.fields |= _describe_no_connection("untracked")
             self.untracked = self.table, self.chain, self.rule
             return
-        for field in ("ct state", *_CONNTRACK_FIELDS):
+        for field in ("ct state", *CONNECTION_FIELDS):
             self.fields.pop(field, None)
 
     def enter_chain(self, table: Table, chain: Chain) -> None:
@@ -183,4 +179,4 @@ class Evaluation:
 
 
 def _describe_no_connection(state: str) -> Fields:
-    return {"ct state": state, **dict.fromkeys(_CONNTRACK_FIELDS)}
+    return {"ct state": state, **dict.fromkeys(CONNECTION_FIELDS)}

@@ -82,7 +82,8 @@ def find_drops(
 def _walk_tables(tables: tuple[Table, ...], at: Evaluation, budget: Budget) -> Iterator[Drop]:
     packet = at.packet
     for table, chain in _list_base_chains(tables, packet):
-        if chain.kind == "nat" and (not packet.opens or at.untracked is not None):
+        has_connection = packet.has_connection and at.untracked is None
+        if chain.kind == "nat" and not (packet.opens and has_connection):
             continue
         at.enter_chain(table, chain)
         drop = _TableWalk(at, budget).find_drop(chain)

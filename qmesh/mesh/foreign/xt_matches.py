@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from qmesh.mesh.foreign.lookups import Question
-from qmesh.mesh.foreign.packet_fields import LEAST_MSS
+from qmesh.mesh.foreign.packet_fields import LEAST_MSS, PACKET_TYPES
+from qmesh.mesh.foreign.packets import PROTOCOL_NUMBERS
 from qmesh.mesh.foreign.rates import MOST_CONNECTIONS, allows_rate
+from qmesh.mesh.foreign.registers import compare_equal, compare_order
 from qmesh.mesh.foreign.rules import Evaluation
 from qmesh.mesh.foreign.values import Truth, Value, all_of, negate
 
@@ -23,14 +25,15 @@ _Builder = Callable[[int, bytes], Match]
 
 _STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 256}
 _OLD_STATES: Final = _STATES | {"untracked": 64}
-_TYPES: Final = {"unicast": 2, "local": 4}
+_TYPES: Final = {"unicast": 2, "local": 4, "multicast": 32}
+_ROUTED_TYPES: Final = 4 | 16 | 128 | 256
+"""Of IPv6 those that the kernel asks its routes for: local, anycast, unreachable, prohibited."""
 _STATE, _PROTOCOL, _ENDS, _STATUS, _DIRECTION = 1, 2, 0x3C, 64, 0x1000  # XT_CONNTRACK_*
 _NOT_READ: Final = 0xF80  # XT_CONNTRACK_EXPIRES and the ports of both ends
 _STATUS_BITS: Final = {(): 0, ("seen-reply",): 2 | 8}
 _UNKNOWN_STATUS: Final = 4
 _OTHER_PROTOCOLS: Final = (
     "icmp",
-    "icmp6",
     "sctp",
     "dccp",
     "esp",
@@ -70,7 +73,7 @@ def _build_conntrack(revision: int, content: bytes) -> Match:
         if at.fields.get("ct direction", "") is None:  # no connection: nothing else holds
             return False if flags & ~(_STATE | 0x2000) else all_of(truths)
         if flags & _PROTOCOL:
-            truths.append(negate(protocol == _number_of(at.packet.protocol), inverted & _PROTOCOL))
+            truths.append(negate(protocol == PROTOCOL_NUMBERS[at.packet.protocol], inverted & _PROTOCOL))
         if flags & _DIRECTION:
             direction = at.fields.get("ct direction")
             truths.append(
@@ -114,10 +117,6 @@ def _is_in_network(address: bytes, network: bytes) -> bool:
     return all((a ^ b) & mask == 0 for a, b, mask in pairs)
 
 
-def _number_of(protocol: str) -> int:
-    return 6 if protocol == "tcp" else 17
-
-
 def _build_state(_: int, content: bytes) -> Match:
     (states,) = struct.unpack_from("=I", content)
     return lambda at: _has_state(at, states, _OLD_STATES)
@@ -132,10 +131,23 @@ def _build_address_type(_: int, content: bytes) -> Match:
             (source, "fib type saddr", flags & 1), (target, "fib type daddr", flags & 2),
         ):  # fmt: skip
             if wanted:
-                truths.append(negate(bool(_TYPES[str(at.fields[field])] & wanted), is_inverted))
+                is_meant = _has_address_type(str(at.fields[field]), wanted, at.packet.family)
+                truths.append(negate(is_meant, is_inverted))
         return all_of(truths)
 
     return match
+
+
+def _has_address_type(found: str, wanted: int, family: str) -> bool:
+    """Of IPv6 every kind that is wanted must fit, and an own address is unicast too."""
+    if family == "ip":
+        return bool(_TYPES[found] & wanted)
+    kinds = _TYPES[found] | (_TYPES["unicast"] if found == "local" else 0)
+    return (
+        not wanted & _TYPES["unicast"] & ~kinds
+        and not wanted & _TYPES["multicast"] & ~kinds
+        and (not wanted & _ROUTED_TYPES or bool(wanted & kinds & _ROUTED_TYPES))
+    )
 
 
 def _build_multiport(_: int, content: bytes) -> Match:
@@ -257,7 +269,7 @@ def _build_ipset(_: int, content: bytes) -> Match:
     def match(at: Evaluation) -> Truth:
         packet = at.packet
         key = struct.pack("!BBHH", dimension, flags & 0x0E, packet.source_port, packet.target_port)
-        key += bytes([_number_of(packet.protocol)]) + packet.packed_source + packet.packed_target
+        key += bytes([PROTOCOL_NUMBERS[packet.protocol]]) + packet.packed_source + packet.packed_target
         is_known, element = at.lookups.find_element(Question("ipset", packet.interface, str(index), key))
         return negate(element is not None, flags & 1) if is_known else None
 
@@ -270,6 +282,8 @@ def _build_owner(_: int, content: bytes) -> Match:
     def match(at: Evaluation) -> Truth:
         if at.packet.iif:
             return None
+        if at.fields.get("meta skuid", "") is None:  # no process has its socket
+            return not flags & ~inverted & 3
         truths: list[Truth] = [None] if flags & 4 else []
         for bit, field, (first, last) in ((1, "meta skuid", spans[:2]), (2, "meta skgid", spans[2:])):
             if flags & bit:
@@ -284,7 +298,7 @@ def _build_owner(_: int, content: bytes) -> Match:
 
 def _build_packet_type(_: int, content: bytes) -> Match:
     kind, is_inverted = struct.unpack_from("=ii", content)
-    return lambda _: negate(kind == 0, is_inverted)  # PACKET_HOST
+    return lambda at: negate(kind == PACKET_TYPES[str(at.fields["meta pkttype"])], is_inverted)
 
 
 def _build_range(_: int, content: bytes) -> Match:
@@ -305,6 +319,30 @@ def _build_range(_: int, content: bytes) -> Match:
 
 def _is_between(address: bytes, first: bytes, last: bytes) -> bool:
     return first[: len(address)] <= address <= last[: len(address)]
+
+
+def _build_icmpv6(_: int, content: bytes) -> Match:
+    kind, first_code, last_code, inverted = content[:4]
+
+    def match(at: Evaluation) -> Truth:
+        is_meant = at.packet.icmp_type == kind and first_code == 0 <= last_code
+        return at.packet.protocol == "icmpv6" and negate(is_meant, inverted & 1)
+
+    return match
+
+
+def _build_hops(_: int, content: bytes) -> Match:
+    """A header's TTL or hop limit. Source: linux/netfilter_ipv6/ip6t_hl.h: is, is not, less, greater."""
+    mode, wanted = content[:2]
+
+    def match(at: Evaluation) -> Truth:
+        is_ipv6 = at.packet.family == "ip6"
+        found = at.headers[0].take(7 if is_ipv6 else 8, 1)
+        less, greater = compare_order(found, bytes([wanted]))
+        is_same = compare_equal(found, bytes([wanted]))
+        return (is_same, negate(is_same), less, greater)[mode]
+
+    return match
 
 
 def _build_reverse_path(_: int, content: bytes) -> Match:
@@ -347,6 +385,7 @@ _BUILDERS: Final[Mapping[tuple[str, int], _Builder]] = {
     ("connlimit", 1): _build_connection_limit, ("recent", 0): _build_recent, ("recent", 1): _build_recent,
     ("owner", 1): _build_owner, ("pkttype", 0): _build_packet_type, ("iprange", 1): _build_range,
     ("rpfilter", 0): _build_reverse_path, ("policy", 0): _build_policy, ("physdev", 0): _build_bridge_port,
-    ("tcpmss", 0): _build_segment_size,
+    ("tcpmss", 0): _build_segment_size, ("icmp6", 0): _build_icmpv6, ("hl", 0): _build_hops,
+    ("ttl", 0): _build_hops,
     **{(name, revision): _answer(_NO) for name in _OTHER_PROTOCOLS for revision in (0, 1)},
 }  # fmt: skip
