@@ -7,9 +7,10 @@ import msgspec
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host import files
 from qmesh.host.registry import RegistryImage
-from qmesh.host.state.documents import Settings
+from qmesh.host.state.documents import Settings, decode_document
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.links.retirement import RetiredKeys
 from qmesh.mesh.protocol.backup_file import Backup, decode_backup, find_mismatched_key
 from qmesh.mesh.values import Secret
 
@@ -20,6 +21,7 @@ class BackupContents(msgspec.Struct, frozen=True):
     backup: Backup
     settings: Settings
     inventory: Inventory
+    retired: RetiredKeys
 
 
 def open_backup(octets: bytes, passphrase: bytes | None) -> BackupContents:
@@ -39,12 +41,13 @@ def parse_contents(backup: Backup) -> BackupContents:
     """Look at all that is in a backup. Raises BadInput where something does not belong to the rest."""
     try:
         settings = decode_json(backup.settings, Settings)
+        retired = decode_document(backup.retired or b"{}", RetiredKeys)
         with RegistryImage(backup.registry) as image:
             mesh = image.inventory()
             image.events()
     except Malformed:
         raise BadInput(
-            "the backup's settings cannot be read",
+            "the backup's settings or retired keys cannot be read",
             hint="if a newer qmesh wrote it, install that version here; otherwise use an older backup",
         ) from None
     except QmeshError as error:
@@ -62,4 +65,4 @@ def parse_contents(backup: Backup) -> BackupContents:
             f"the backup is damaged: its {odd} does not match its mesh",
             hint="use an older backup; nothing was changed",
         )
-    return BackupContents(backup, settings, mesh)
+    return BackupContents(backup, settings, mesh, retired)

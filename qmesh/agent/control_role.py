@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.control_client import build_client
 from qmesh.agent.local import Local, read_held_membership
+from qmesh.agent.retired_keys import sign_retired_keys
 from qmesh.errors import JOIN_ANEW, EnrolmentRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -242,6 +243,7 @@ def become_member(state: State, answered: NewControlAnswer) -> None:
         if settings.control:
             files.write(state.membership_file, encode_membership(answered.signed))
             state.save_preshared_key(answered.preshared_key)
+            sign_retired_keys(state, settings.mesh)
             # No invitation made it a member: one for its place is to be redeemed.
             member = msgspec.structs.replace(settings, control=False, control_endpoints=(), invitation="")
             state.save_settings(member)

@@ -40,7 +40,7 @@ def gather_guard_facts(
         kind=kind or linux.backend.kind,
         observed=observed,
         ports=gather_ports(here, linux) if here.settings.guarded else SeenPorts(),
-        retired=linux.list_retired_keys() if here.settings.control else (),
+        retired=linux.list_retired_keys(),
     )
 
 

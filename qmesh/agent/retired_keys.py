@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from qmesh.agent.local import Local
 from qmesh.host.state.directory import State
-from qmesh.mesh.links.retirement import RetiredKeys, retire_keys
+from qmesh.mesh.links.retirement import RetiredKeys, retire_keys, sign_retirement
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.values import Secret
 
@@ -30,3 +30,12 @@ def remember_retired_keys(state: State, before: MemberKeys, machines: tuple[Mach
     if before.keys() - {each.public_key for each in machines}:
         known = state.retired_keys.read() or RetiredKeys()
         state.retired_keys.write(retire_keys(known, dict(before), machines, at=int(time.time())))
+
+
+def sign_retired_keys(state: State, mesh: str) -> None:
+    """Have notices of them ready, for when this machine has no signing key any more. Holds the lock."""
+    known = state.retired_keys.read()
+    if known is not None:
+        signing_key = state.signing_key()
+        signed = tuple(sign_retirement(each, mesh, signing_key) for each in known.keys)
+        state.retired_keys.write(RetiredKeys(signed))

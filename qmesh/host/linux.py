@@ -134,7 +134,7 @@ class Linux:
         )
 
     def list_retired_keys(self) -> tuple[RetiredKey, ...]:
-        """Keys that the mesh does not have any more, as this control node remembers them."""
+        """Keys that the mesh does not have any more, where this machine is, or was, its control node."""
         known = self._state.retired_keys.read()
         return () if known is None else known.keys
 

@@ -48,7 +48,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         left out is one that will call us, or whose lookup failed: its endpoint stays.
     path_mtus: octets that the way to a peer's endpoint carries, as far as that is known.
     ports: what the machine tells of its ports.
-    retired: keys that the mesh does not have any more, and that the control node still answers.
+    retired: keys that the mesh does not have any more, and that this machine still answers, as it is or was
+        the control node.
     """
 
     kind: InterfaceKind
@@ -132,7 +133,7 @@ def _build_tunnel(
     known.update(each.public_key for each in inventory.stand_ins)
     retired = (
         build_retired_peer(each, is_ipv6=":" in machine.address)
-        for each in (facts.retired if is_control else ())
+        for each in facts.retired
         if each.public_key not in known
     )
     return Tunnel(

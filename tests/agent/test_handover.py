@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings, SuccessorKey
 from qmesh.mesh.changes import set_endpoints
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.links.retirement import RetiredKey, RetiredKeys, build_notice, read_notice
 from qmesh.mesh.protocol.handover import (
     HandoverData,
     HandoverProgress,
@@ -334,6 +337,42 @@ def test_the_old_control_node_serves_on_until_it_is_a_member(control: State) -> 
     # Where nobody answers it any more, an invitation for its place makes it a member.
     assert is_member(control, None)
     assert not is_member(control, "an invitation")
+
+
+def test_who_was_the_control_node_tells_a_removed_machine_so_wherever_it_is_killed(
+    control: State, mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # That was away meanwhile, and knows no other key and endpoint than this machine's.
+    shared = Secret(base64.b64encode(bytes(32)).decode())
+    gone = RetiredKey(machine="d", public_key=key(9), preshared_key=shared, reason="removed", at=NOW)
+    control.save_signing_key(SIGNS.private_bytes_raw())
+    control.retired_keys.write(RetiredKeys((gone,)))
+    mesh.begin()
+    answered = control_role.NewControlAnswer("machine-b", sign_membership(mesh.hand_over(), SIGNS), shared)
+    verifies = SIGNS.public_key().public_bytes_raw()
+    for number in range(1, 40):
+        state = State(shutil.copytree(control.directory, tmp_path / str(number)))
+        died = True
+        with killed_at(number, monkeypatch), contextlib.suppress(Killed):
+            control_role.become_member(state, answered)
+            died = False
+        with state.lock():
+            control_role.resume_handover(state)
+        control_role.become_member(state, answered)
+        left = {path.name for path in state.directory.iterdir() if not path.name.startswith(".")}
+        assert left == {"machine.json", "membership.json", "preshared.key", "retired.json"}, number
+        known = state.retired_keys.read()
+        assert known is not None
+        packet = build_notice(known.keys[0], MESH.mesh, source="10.77.0.1", nonce=bytes(12))
+        said = read_notice(packet, key(9), shared, verifies, mesh=MESH.mesh)
+        assert said is not None
+        assert (said.machine, said.reason) == ("d", "removed")
+        if not died:
+            assert number > 6
+            state.remove_mesh_state(keep_private_key=False)
+            assert state.retired_keys.read() is None
+            return
+    pytest.fail("it never came to its end")
 
 
 def test_a_command_that_is_cut_off_gives_up_no_handover_that_another_began_meanwhile(control: State) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import logging
@@ -31,8 +32,11 @@ from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LastBackup
+from qmesh.mesh.links.retirement import RetiredKey, RetiredKeys
 from qmesh.mesh.protocol.backup_file import JUMP, MAGIC, decode_backup, encode_backup
+from qmesh.mesh.values import Secret
 from tests.support.control_node import make_control_node
+from tests.support.factories import key
 
 pytestmark = [pytest.mark.lab]
 
@@ -41,11 +45,21 @@ CALLS = ("open", "write", "fsync", "rename", "replace", "unlink", "mkdir", "chmo
 """Of the system, by which anything becomes durable or visible."""
 
 
+RETIRED = RetiredKey(
+    machine="d",
+    public_key=key(9),
+    preshared_key=Secret(base64.b64encode(bytes(32)).decode()),
+    reason="removed",
+    at=1_800_000_000,
+)
+
+
 def made(directory: Path) -> State:
     """A control node's state, its tunnel never up; machine-b is invited."""
     state = State(directory)
     make_control_node(state, node="2.0")
     invite(state, Invited(name="machine-b", workers=4, endpoint=None, expires="24h"))
+    state.retired_keys.write(RetiredKeys((RETIRED,)))
     return state
 
 
@@ -68,6 +82,7 @@ def what_counts(state: State) -> dict[str, object]:
         "invitations": invitations,
         "key": state.private_key(),
         "signing": state.signing_key().private_bytes_raw(),
+        "retired": state.retired_keys.read(),
         "files": {path.name: path.stat().st_mode & 0o777 for path in state.directory.iterdir()},
     }
 
@@ -107,6 +122,7 @@ def test_e4_killed_at_any_write_the_same_restore_again_succeeds(own_machine, tmp
     whole = State(tmp_path / "whole")
     restored(whole, octets)
     wanted = what_counts(whole)
+    assert wanted["retired"] == RetiredKeys((RETIRED,)), "a removed machine that was away is still told"
     seen: set[tuple[str, ...]] = set()
     for number, state in in_turn(tmp_path):
         if not killed_at(number, state, octets):
@@ -132,8 +148,8 @@ def test_e4_killed_at_any_write_the_same_restore_again_succeeds(own_machine, tmp
         ("restored.json",),
         keys,
         (*keys, "signing.key"),
-        ("mesh.db", *keys, "signing.key"),
-        ("machine.json", "mesh.db", *keys, "signing.key"),
+        ("mesh.db", *keys, "retired.json", "signing.key"),
+        ("machine.json", "mesh.db", *keys, "retired.json", "signing.key"),
     }
 
 

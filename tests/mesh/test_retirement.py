@@ -18,6 +18,7 @@ from qmesh.mesh.links.retirement import (
     compute_retired_address,
     read_notice,
     retire_keys,
+    sign_retirement,
 )
 from qmesh.mesh.machine import Machine, PendingKey
 from qmesh.mesh.protocol.aead import encrypt_message
@@ -31,6 +32,8 @@ SIGNING, FOREIGN = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) f
 VERIFIES = SIGNING.public_key().public_bytes_raw()
 SHARED, OTHER = (Secret(base64.b64encode(bytes([number]) * 32).decode()) for number in (3, 4))
 RETIRED = RetiredKey(machine="b", public_key=key(1), preshared_key=SHARED, reason="removed", at=1_700_000_000)
+
+SIGNED = sign_retirement(RETIRED, "m", SIGNING)
 
 
 def machine(name: str, number: int) -> Machine:
@@ -64,7 +67,7 @@ def test_such_a_key_has_an_address_that_no_kernel_takes_a_packet_from():
 
 @pytest.mark.parametrize("source", ["10.77.0.1", "fd00::1"])
 def test_who_has_it_is_told_by_a_packet_that_the_mesh_has_signed(source):
-    packet = build_notice(RETIRED, "m", SIGNING, source=source, nonce=bytes(12))
+    packet = build_notice(SIGNED, "m", source=source, nonce=bytes(12))
     said = read_notice(packet, key(1), SHARED, VERIFIES, mesh="m")
     assert said == KeyRetirement(mesh="m", machine="b", public_key=key(1), reason="removed", at=RETIRED.at)
     assert len(packet) < 1280
@@ -76,7 +79,7 @@ def test_who_has_it_is_told_by_a_packet_that_the_mesh_has_signed(source):
         assert int.from_bytes(packet[4:6]) == len(packet) - 40
 
 
-NOTICE = build_notice(RETIRED, "m", SIGNING, source="10.77.0.1", nonce=bytes(12))
+NOTICE = build_notice(SIGNED, "m", source="10.77.0.1", nonce=bytes(12))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,12 @@ NOTICE = build_notice(RETIRED, "m", SIGNING, source="10.77.0.1", nonce=bytes(12)
         (NOTICE[:19], key(1), SHARED, "m"),
         (b"", key(1), SHARED, "m"),
         (b"\x60" + bytes(80), key(1), SHARED, "m"),
-        (build_notice(RETIRED, "m", FOREIGN, source="10.77.0.1", nonce=bytes(12)), key(1), SHARED, "m"),
+        (
+            build_notice(sign_retirement(RETIRED, "m", FOREIGN), "m", source="10.77.0.1", nonce=bytes(12)),
+            key(1),
+            SHARED,
+            "m",
+        ),
         (
             NOTICE[:20] + encrypt_message(bytes(100), SHARED, about=ABOUT, nonce=bytes(12)),
             key(1),
@@ -111,19 +119,20 @@ def test_nothing_else_is_believed(packet, own, shared, mesh):
     assert read_notice(packet, own, shared, VERIFIES, mesh=mesh) is None
 
 
-def test_the_control_node_keeps_it_as_a_peer_and_no_other_machine_does():
+def test_who_is_or_was_the_control_node_keeps_it_as_a_peer():
     mesh = mesh_of(machine("a", 0), machine("c", 2))
     here = LocalEnd(interface="qmesh0", listen_port=51820)
     facts = Facts(kind="tun", retired=(RETIRED, replace(RETIRED, public_key=key(2))))
 
-    def peers(name: str) -> dict[str, tuple[str, ...]]:
+    def peers(name: str, facts: Facts = facts) -> dict[str, tuple[str, ...]]:
         tunnel = build_desired_state(mesh, name, here, {key(2): SHARED}, facts).tunnel
         assert tunnel is not None
         return {peer.public_key: peer.allowed_ips for peer in tunnel.peers}
 
     own = compute_retired_address(key(1), is_ipv6=False)
     assert peers("a") == {key(1): (f"{own}/32",), key(2): ("10.77.0.3/32",)}
-    assert peers("c") == {key(0): ("10.77.0.1/32",)}
+    assert peers("c") == {key(0): ("10.77.0.1/32",), key(1): (f"{own}/32",)}
+    assert peers("c", Facts(kind="tun")) == {key(0): ("10.77.0.1/32",)}
     # One that a machine is about to have again is none.
     mesh = replace(mesh, stand_ins=(PendingKey("c", key(1), None),))
     assert peers("a")[key(1)] == ()

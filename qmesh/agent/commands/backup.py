@@ -13,7 +13,8 @@ from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host.registry import load_image
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import LastBackup
+from qmesh.host.state.documents import LastBackup, encode_document
+from qmesh.mesh.links.retirement import RetiredKeys
 from qmesh.mesh.protocol import backup_file as format_
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
 from qmesh.mesh.protocol.backup_file import SALT_OCTETS, Backup, BackupEncryption
@@ -62,6 +63,7 @@ def make_backup(state: State, passphrase: bytes | None) -> tuple[bytes, BackupRe
             signing_key=state.signing_key().private_bytes_raw(),
             registry=registry,
             withdrawn=withdrawn,
+            retired=encode_document(state.retired_keys.read() or RetiredKeys()),
         )
     seal = None if passphrase is None else _build_encryption(passphrase)
     octets = format_.encode_backup(backup, seal)

@@ -227,6 +227,7 @@ def _restore_state(
         state.membership_conflict.remove()
         state.save_private_key(Secret(found.backup.private_key))
         state.save_signing_key(found.backup.signing_key)
+        state.retired_keys.write(found.retired)
         write_registry(state.registry_file, _build_registry(found, wish))
         state.save_settings(_build_settings(found.settings, directory))
         if apply:

@@ -11,14 +11,14 @@ from qmesh.agent.retired_keys import MemberKeys, list_member_keys, remember_reti
 from qmesh.host.linux import Linux
 from qmesh.host.network.packet_sockets import PacketReceiver, send_packet
 from qmesh.host.state.directory import State
-from qmesh.mesh.links.retirement import KeyRetirement, build_notice, read_notice
+from qmesh.mesh.links.retirement import KeyRetirement, build_notice, read_notice, sign_retirement
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
 
 log = logging.getLogger("qmesh")
 
 
 class RetirementWatch:
-    """For the control node's loop, once in each look at everything."""
+    """For the agent's loop, once in each look at everything."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -35,7 +35,7 @@ class RetirementWatch:
 
     def send_notices(self, here: Local, linux: Linux) -> None:
         """Tell those who call with such a key: each time that something came of it since the last look."""
-        if not here.settings.control or not here.settings.up:
+        if not here.settings.up:
             return
         before, self._received = self._received, {}
         for retired in linux.list_retired_keys():
@@ -44,13 +44,11 @@ class RetirementWatch:
                 continue
             self._received[retired.public_key] = counters.rx_bytes
             if counters.rx_bytes > before.get(retired.public_key, 0):
-                notice = build_notice(
-                    retired,
-                    here.inventory.mesh,
-                    self._state.signing_key(),
-                    source=here.machine.address,
-                    nonce=secrets.token_bytes(NONCE_OCTETS),
-                )
+                mesh, nonce = here.inventory.mesh, secrets.token_bytes(NONCE_OCTETS)
+                signed = retired
+                if here.settings.control:
+                    signed = sign_retirement(retired, mesh, self._state.signing_key())
+                notice = build_notice(signed, mesh, source=here.machine.address, nonce=nonce)
                 with contextlib.suppress(OSError):  # then at the next look
                     send_packet(here.settings.interface, notice)
 

@@ -295,11 +295,13 @@ class State:
             files.remove(path)
 
     def remove_control_files(self) -> None:
-        """Have no signing key and no registry any more, and nothing of what a control node's agent knows."""
+        """Have no signing key and no registry any more, and little of what a control node's agent knows.
+
+        Retired keys are kept: a machine with such a key calls this one still.
+        """
         files.remove(self.signing_key_file)
         self.key_differences.remove()
         self.membership_conflict.remove()
-        self.retired_keys.remove()
         for end in ("", "-wal", "-shm"):
             files.remove(self.registry_file.with_name(self.registry_file.name + end))
 

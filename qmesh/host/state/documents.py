@@ -227,6 +227,16 @@ class NodePorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ports: tuple[Port, ...]
 
 
+def encode_document(value: object) -> bytes:
+    """A value as its file has it, secrets in clear."""
+    return msgspec.json.encode(value, enc_hook=_encode_secret)
+
+
+def decode_document(octets: bytes, kind: type[T]) -> T:
+    """A value of what its file has. Raises Malformed."""
+    return decode_json(octets, kind, hook=_decode_secret)
+
+
 class Document(Generic[T]):
     """A file that is one value as JSON, and replaced whole. hint: what to do where it is damaged."""
 
@@ -243,7 +253,7 @@ class Document(Generic[T]):
         """What it holds; None where it is not there. Raises StateUnreadable for what is damaged."""
         octets = files.read(self.path)
         try:
-            return None if octets is None else decode_json(octets, self._kind, hook=_decode_secret)
+            return None if octets is None else decode_document(octets, self._kind)
         except Malformed:
             raise StateUnreadable(
                 f"{self.path} is damaged, and qmesh does not guess", hint=self._hint
@@ -260,7 +270,7 @@ class Document(Generic[T]):
         if value is None:
             self.remove()
         else:
-            files.write(self.path, msgspec.json.encode(value, enc_hook=_encode_secret))
+            files.write(self.path, encode_document(value))
 
     def remove(self) -> None:
         """Have it no more, durably; it need not be there."""

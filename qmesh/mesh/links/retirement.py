@@ -5,6 +5,10 @@ ever, and so would one whose disk went back to an older key. So the control node
 the last such keys, with an address that is no host's: what comes from it the kernel takes for no packet, so
 that nothing is let in. To that address one message goes, signed by the mesh, which the machine picks up from
 its tunnel before its own kernel drops it.
+
+Such a machine calls the key and the endpoint that it knows. After a restore these are the control node's
+still. After a handover they are those of the machine that was it before, which so goes on telling, with
+signatures that were made while it could.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import struct
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -29,7 +33,7 @@ MOST_RETIRED: Final = 64
 ABOUT: Final = b"a key that the mesh does not have any more"
 """The kind of message, for `qmesh.mesh.protocol.aead`."""
 _SIGNED_FOR: Final = b"qmesh retirement 1\n"
-_SIGNATURE: Final = 64
+_SIGNATURE = 64
 _IPV4: Final = struct.Struct("!BBHHHBBH4s4s")
 _IPV6: Final = struct.Struct("!IHBB16s16s")
 _EXPERIMENT, _NO_NEXT_HEADER, _HOPS = 253, 59, 64
@@ -40,13 +44,17 @@ Reason: TypeAlias = Literal["removed", "replaced"]
 
 
 class RetiredKey(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A key that a machine had. at: Unix time in seconds, since when it has it no more."""
+    """A key that a machine had. at: Unix time in seconds, since when it has it no more.
+
+    signature: of what its machine is told, 64 bytes; empty while the machine that tells it can sign.
+    """
 
     machine: str
     public_key: str
     preshared_key: Secret
     reason: Reason
     at: UnixTime
+    signature: Annotated[bytes, msgspec.Meta(max_length=_SIGNATURE)] = b""
 
     def __post_init__(self) -> None:
         validate_machine_name(self.machine)
@@ -56,7 +64,7 @@ class RetiredKey(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=
 class RetiredKeys(SecretStruct, frozen=True, forbid_unknown_fields=True):
     """Those that a control node remembers, oldest first."""
 
-    keys: tuple[RetiredKey, ...] = ()
+    keys: Annotated[tuple[RetiredKey, ...], msgspec.Meta(max_length=MOST_RETIRED)] = ()
 
 
 class KeyRetirement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,14 +116,14 @@ def compute_retired_address(public_key: str, *, is_ipv6: bool) -> str:
     return str(ipaddress.IPv4Address(b"\xef" + digest[:3]))
 
 
-def build_notice(
-    retired: RetiredKey, mesh: str, signing_key: Ed25519PrivateKey, *, source: str, nonce: bytes
-) -> bytes:
-    """The packet that tells who has a key what became of it. source: the control node's tunnel address.
+def sign_retirement(retired: RetiredKey, mesh: str, signing_key: Ed25519PrivateKey) -> RetiredKey:
+    """The same with the mesh's signature: its machine can be told then by one that has no signing key."""
+    signature = signing_key.sign(_SIGNED_FOR + _encode_retirement(retired, mesh))
+    return msgspec.structs.replace(retired, signature=signature)
 
-    nonce: see `qmesh.mesh.protocol.aead.encrypt_message`.
-    """
-    said = msgspec.json.encode(
+
+def _encode_retirement(retired: RetiredKey, mesh: str) -> bytes:
+    return msgspec.json.encode(
         KeyRetirement(
             mesh=mesh,
             machine=retired.machine,
@@ -124,7 +132,14 @@ def build_notice(
             at=retired.at,
         )
     )
-    signed = signing_key.sign(_SIGNED_FOR + said) + said
+
+
+def build_notice(retired: RetiredKey, mesh: str, *, source: str, nonce: bytes) -> bytes:
+    """The packet that tells who has a key what became of it. source: the sender's tunnel address.
+
+    retired: signed. nonce: see `qmesh.mesh.protocol.aead.encrypt_message`.
+    """
+    signed = retired.signature + _encode_retirement(retired, mesh)
     body = encrypt_message(signed, retired.preshared_key, about=ABOUT, nonce=nonce)
     is_ipv6 = ":" in source
     there = compute_retired_address(retired.public_key, is_ipv6=is_ipv6)

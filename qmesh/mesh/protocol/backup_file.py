@@ -39,7 +39,7 @@ _CHECKSUM_OCTETS: Final = 32
 _SCRYPT_N: Final = 2**17  # with r = 8 that is 128 MiB and some tenths of a second
 
 
-class Backup(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Backup(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """All that makes a machine the control node of its mesh.
 
     taken_at: Unix time in seconds.
@@ -48,6 +48,7 @@ class Backup(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True
     private_key: WireGuard's, base64; signing_key: Ed25519, 32 octets.
     registry: a SQLite database in which no invitation is open.
     withdrawn: the machines whose invitations were open, and are withdrawn in it.
+    retired: `retired.json`; empty where no key was retired.
     """
 
     taken_at: UnixTime
@@ -57,6 +58,7 @@ class Backup(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=True
     signing_key: bytes
     registry: bytes
     withdrawn: tuple[str, ...]
+    retired: bytes = b""
 
 
 class BackupEncryption(SecretStruct, frozen=True, kw_only=True):

@@ -867,7 +867,9 @@ def _update(octets: bytes) -> None:
     membership.verify_membership(membership.apply_update(update, held), VERIFIES, mesh=MESH)
 
 
-NOTICE: Final = retirement.build_notice(RETIRED, MESH, SIGNING, source="10.77.0.1", nonce=bytes(12))
+NOTICE: Final = retirement.build_notice(
+    retirement.sign_retirement(RETIRED, MESH, SIGNING), MESH, source="10.77.0.1", nonce=bytes(12)
+)
 
 
 def _notice(octets: bytes) -> None:
